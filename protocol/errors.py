@@ -1,0 +1,117 @@
+"""The error taxonomy: one small tree, by whose fault it is. Doors (HTTP, gRPC, CLI) map `Code` once each.
+
+Invariant: nothing below a door knows a status number; the wire carries the code's name.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class Code(enum.StrEnum):
+    """What went wrong, for machines. The names cross the wire, so they are only ever added to."""
+
+    INVALID_ARGUMENT = "INVALID_ARGUMENT"
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    NOT_FOUND = "NOT_FOUND"
+    ALREADY_EXISTS = "ALREADY_EXISTS"
+    KEY_REUSED = "KEY_REUSED"
+    TOO_LARGE = "TOO_LARGE"
+    UNSUPPORTED = "UNSUPPORTED"
+    EXHAUSTED = "EXHAUSTED"
+    UNAVAILABLE = "UNAVAILABLE"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    CANCELLED = "CANCELLED"
+    GONE = "GONE"
+    MODEL_FAILED = "MODEL_FAILED"
+    INTERNAL = "INTERNAL"
+
+
+RETRYABLE = frozenset({Code.EXHAUSTED, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED})
+"""Ends after which the same `Idempotency-Key` runs again: the model has not refused the request itself."""
+
+
+class FleetError(Exception):
+    """Base of every error that a caller may see. Names what is wrong, where, and what to do.
+
+    Attributes:
+        code: the machine-readable kind.
+        message: one sentence for a person.
+        retry_after: seconds after which trying again makes sense, where known.
+    """
+
+    code = Code.INTERNAL
+
+    def __init__(self, message: str, *, code: Code | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after = retry_after
+        if code is not None:
+            self.code = code
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request may succeed later without being changed."""
+        return self.code in RETRYABLE
+
+
+class InvalidArgument(FleetError):
+    """The request itself is wrong; sending it again will not help."""
+
+    code = Code.INVALID_ARGUMENT
+
+
+class CodecError(InvalidArgument):
+    """Bytes that are not a message: malformed, truncated, over a limit or of an unknown version."""
+
+
+class ConfigError(InvalidArgument):
+    """A model configuration or a setting that cannot be served; names the field."""
+
+
+class NotFound(FleetError):
+    """The named model, version or request does not exist."""
+
+    code = Code.NOT_FOUND
+
+
+class TooLarge(InvalidArgument):
+    """Over a size limit; the message names the limit."""
+
+    code = Code.TOO_LARGE
+
+
+class Unsupported(FleetError):
+    """Understood, and not offered here."""
+
+    code = Code.UNSUPPORTED
+
+
+class Exhausted(FleetError):
+    """A bounded queue is full; try again after `retry_after` seconds."""
+
+    code = Code.EXHAUSTED
+
+
+class Unavailable(FleetError):
+    """A part of the fleet cannot be reached, or is going down."""
+
+    code = Code.UNAVAILABLE
+
+
+class DeadlineExceeded(FleetError):
+    """The caller's deadline passed before an answer was there."""
+
+    code = Code.DEADLINE_EXCEEDED
+
+
+class Cancelled(FleetError):
+    """The caller cancelled the request."""
+
+    code = Code.CANCELLED
+
+
+class ModelFailed(FleetError):
+    """The model raised, or returned something that is not an answer."""
+
+    code = Code.MODEL_FAILED
