@@ -1,0 +1,201 @@
+"""One type per message that crosses a process boundary. Instances are treated as immutable once made.
+
+Times are seconds since the epoch on the store's clock (see `protocol.clock`), as float; on the wire they are integer microseconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import Any
+
+from protocol.errors import Code, FleetError
+from protocol.tensors import Tensor
+
+Parameter = str | int | bool | float
+Parameters = dict[str, Parameter]
+
+ANONYMOUS = "-"
+"""The principal of a caller that nobody authenticated."""
+
+
+@dataclasses.dataclass(slots=True)
+class InferRequest:
+    """One inference request, resolved to a concrete model version.
+
+    Attributes:
+        id: the fleet id, unique within the principal; never the caller's label.
+        model: model name.
+        version: model version, decimal.
+        inputs: the tensors, in the caller's order.
+        outputs: names of the wanted outputs; empty for all.
+        parameters: custom parameters, passed to the model.
+        label: the `id` of the V2 body: echoed and logged, never a key.
+        principal: who asked.
+        reply_to: channel that is woken when the answer is there, or "" for none.
+        deadline: no batch with this request starts after it; None for never.
+        priority: 1 is the highest; 0 asks for the model's default.
+        timeout: seconds it may wait in the worker's queue (V2's `timeout` parameter); 0 for the model's default.
+        traceparent: W3C trace context, or "".
+        claimed: the result stream holds an entry of the accepting gateway already (keyed and asynchronous calls).
+        accepted: when the gateway had read the request, or the producer's time stamp.
+        published: when it was handed to the bus.
+    """
+
+    id: str
+    model: str
+    version: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[str, ...] = ()
+    parameters: Parameters = dataclasses.field(default_factory=dict)
+    label: str = ""
+    principal: str = ANONYMOUS
+    reply_to: str = ""
+    deadline: float | None = None
+    priority: int = 0
+    timeout: float = 0.0
+    traceparent: str = ""
+    claimed: bool = False
+    accepted: float = 0.0
+    published: float = 0.0
+
+
+@dataclasses.dataclass(slots=True)
+class Timing:
+    """What happened when, and in which batch. A time that did not happen is 0.
+
+    Attributes:
+        accepted, published: see `InferRequest`.
+        fetched: the worker's consumer handed the record over.
+        enqueued: it joined the batcher's queue.
+        released: its batch was formed.
+        compute_start, compute_end: the backend ran.
+        emitted: the answer went to the result store.
+        woken: the gateway received the answer (added there, not on the wire).
+        reason: why the batch was released: a value of `workers.scheduling.types.Release`.
+        batch_rows: rows in the batch that it ran in.
+        batch_requests: requests in that batch.
+        attempt: 1 for the first delivery, more after redelivery.
+        worker: the worker's id.
+    """
+
+    accepted: float = 0.0
+    published: float = 0.0
+    fetched: float = 0.0
+    enqueued: float = 0.0
+    released: float = 0.0
+    compute_start: float = 0.0
+    compute_end: float = 0.0
+    emitted: float = 0.0
+    woken: float = 0.0
+    reason: str = ""
+    batch_rows: int = 0
+    batch_requests: int = 0
+    attempt: int = 1
+    worker: str = ""
+
+
+@dataclasses.dataclass(slots=True)
+class Failure:
+    """Why there is no result."""
+
+    code: Code
+    message: str
+
+    def error(self) -> FleetError:
+        """The failure as an exception, for doors that raise."""
+        return FleetError(self.message, code=self.code)
+
+
+@dataclasses.dataclass(slots=True)
+class InferReply:
+    """The terminal answer to one request: outputs or a failure, never both."""
+
+    model: str
+    version: str
+    label: str = ""
+    outputs: tuple[Tensor, ...] = ()
+    parameters: Parameters = dataclasses.field(default_factory=dict)
+    failure: Failure | None = None
+    timing: Timing = dataclasses.field(default_factory=Timing)
+
+
+class ModelState(enum.StrEnum):
+    """Triton's model states, as the repository index shows them."""
+
+    LOADING = "LOADING"
+    READY = "READY"
+    UNLOADING = "UNLOADING"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Announcement:
+    """One record of the catalogue topic: a model version exists, with this configuration.
+
+    Attributes:
+        config: the completed configuration in Triton's JSON form (`ModelConfig.to_json`).
+        digest: sha256 of the version's files and configuration.
+        reason: why it is UNAVAILABLE; empty otherwise.
+        at: when it was announced.
+        partitions: how many partitions its topic has.
+    """
+
+    model: str
+    version: str
+    state: ModelState
+    config: dict[str, Any]
+    digest: str
+    reason: str = ""
+    at: float = 0.0
+    partitions: int = 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelLoad:
+    """What one worker says of one model version in its heartbeat.
+
+    Attributes:
+        partitions: the partitions it owns.
+        queued_rows, queued_requests: waiting in its batcher.
+        running_rows: in batches that are being executed.
+        lag: records in its partitions that are not yet committed.
+        oldest_age: seconds since the oldest waiting request was published; 0 when nothing waits.
+        seconds_per_row: measured, by "<shape class>/<batch size>".
+        statistics: the model's Triton statistics (3.6) as plain numbers.
+    """
+
+    model: str
+    version: str
+    state: ModelState
+    partitions: tuple[int, ...] = ()
+    queued_rows: int = 0
+    queued_requests: int = 0
+    running_rows: int = 0
+    lag: int = 0
+    oldest_age: float = 0.0
+    seconds_per_row: dict[str, float] = dataclasses.field(default_factory=dict)
+    statistics: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """A worker's sign of life, sent every 500 ms; admission, routing and scaling only read it.
+
+    Attributes:
+        worker: the worker's id, also its `group.instance.id`.
+        incarnation: changes with every start of the process.
+        host, pid: where it runs.
+        at: when it was sent, on the store's clock.
+        members: consumer group -> member id, so that a peer can send LeaveGroup for the dead.
+        draining: it is going down and takes nothing new.
+    """
+
+    worker: str
+    incarnation: str
+    host: str
+    pid: int
+    at: float
+    models: tuple[ModelLoad, ...] = ()
+    members: dict[str, str] = dataclasses.field(default_factory=dict)
+    draining: bool = False

@@ -1,0 +1,152 @@
+"""Names of topics, groups, keys and channels: built and parsed here, nowhere else.
+
+Kafka allows `[a-zA-Z0-9._-]{1,249}` and treats `.` and `_` as equal when it looks for collisions, so a model name keeps letters,
+digits and `_`; every other byte of its UTF-8 becomes `-XX` (hexadecimal), and `-` becomes `--`. The mapping is reversible, and two
+models never collide, not even where `.` equals `_`: a version is only digits, and is always the last part.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Final
+from urllib.parse import quote, unquote
+
+from protocol.errors import InvalidArgument
+from protocol.messages import ANONYMOUS
+
+PREFIX: Final = re.compile(r"[a-z][a-z0-9-]{0,30}\Z")
+_VERSION: Final = re.compile(r"[0-9]{1,19}\Z")
+_ESCAPE: Final = re.compile(rb"-(-|[0-9A-F]{2})?")
+_KEPT: Final = re.compile(rb"[^a-zA-Z0-9_]")
+_SAFE: Final = "~.:"
+MAX_TOPIC: Final = 249
+MAX_ID: Final = 256
+"""Characters of a fleet id or a principal; both are part of a Redis key."""
+
+
+def encode_model(model: str) -> str:
+    """The model's name as a part of a topic name.
+
+    Raises:
+        InvalidArgument: the name is empty or not valid Unicode.
+    """
+    if not model:
+        raise InvalidArgument("a model name must not be empty")
+    try:
+        raw = model.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"model name {model!r} is not valid Unicode") from None
+    return _KEPT.sub(lambda m: b"--" if m[0] == b"-" else b"-%02X" % m[0][0], raw).decode()
+
+
+def decode_model(part: str) -> str:
+    """The inverse of `encode_model`.
+
+    Raises:
+        InvalidArgument: no model name encodes to this.
+    """
+
+    def byte(match: re.Match[bytes]) -> bytes:
+        escape: bytes | None = match[1]
+        if escape is None:
+            raise InvalidArgument(f"{part!r} is not an encoded model name")
+        return b"-" if escape == b"-" else bytes([int(escape, 16)])
+
+    try:
+        model = _ESCAPE.sub(byte, part.encode()).decode()
+    except UnicodeDecodeError:
+        raise InvalidArgument(f"{part!r} is not an encoded model name") from None
+    if encode_model(model) != part:
+        raise InvalidArgument(f"{part!r} is not an encoded model name")
+    return model
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Names:
+    """All names under one prefix, so that several fleets share a broker and a store.
+
+    Raises:
+        InvalidArgument: the prefix is not `[a-z][a-z0-9-]{0,30}`.
+    """
+
+    prefix: str = "penstock"
+
+    def __post_init__(self) -> None:
+        if not PREFIX.match(self.prefix):
+            raise InvalidArgument(f"prefix {self.prefix!r} must match [a-z][a-z0-9-]{{0,30}}")
+
+    def infer_topic(self, model: str, version: str) -> str:
+        """The interactive lane of a model version; also the name of its consumer group."""
+        if not _VERSION.match(version):
+            raise InvalidArgument(f"model version {version!r} must be a decimal number of at most 19 digits")
+        topic = f"{self.prefix}.infer.{encode_model(model)}.{version}"
+        if len(topic) > MAX_TOPIC:
+            raise InvalidArgument(
+                f"model name {model!r} is too long: its Kafka topic {topic[:40]}… has {len(topic)} characters of {MAX_TOPIC}"
+            )
+        return topic
+
+    def parse_infer_topic(self, topic: str) -> tuple[str, str]:
+        """(model, version) of an infer topic.
+
+        Raises:
+            InvalidArgument: the topic is not one.
+        """
+        head = f"{self.prefix}.infer."
+        model, dot, version = topic.removeprefix(head).rpartition(".")
+        if not topic.startswith(head) or not dot or not _VERSION.match(version):
+            raise InvalidArgument(f"{topic!r} is not an infer topic of prefix {self.prefix!r}")
+        return decode_model(model), version
+
+    def dead_topic(self, model: str) -> str:
+        """Where the requests of a model go that cannot be served."""
+        return f"{self.prefix}.dead.{encode_model(model)}"
+
+    @property
+    def catalogue_topic(self) -> str:
+        """The compacted topic of announcements, keyed by `model/version`."""
+        return f"{self.prefix}.models"
+
+    def result_key(self, ref: str) -> str:
+        """The Redis stream of one request (see `ref`)."""
+        return f"{self.prefix}:result:{ref}"
+
+    def gateway_channel(self, gateway: str) -> str:
+        """The publish/subscribe channel on which a gateway is woken."""
+        return f"{self.prefix}:gateway:{gateway}"
+
+    def is_reply_to(self, channel: str) -> bool:
+        """Whether a `reply-to` header may be obeyed: only channels of our gateways are."""
+        head = f"{self.prefix}:gateway:"
+        return channel.startswith(head) and PREFIX.match(channel.removeprefix(head)) is not None
+
+    def cancel_channel(self, topic: str) -> str:
+        """Where workers of a topic hear which requests were cancelled."""
+        return f"{self.prefix}:cancel:{topic}"
+
+    @property
+    def workers_key(self) -> str:
+        """The Redis hash worker id -> heartbeat."""
+        return f"{self.prefix}:workers"
+
+
+def ref(principal: str, request_id: str) -> str:
+    """What names one request everywhere: `<id>` for the anonymous principal, `<principal>/<id>` for any other.
+
+    Both parts are percent-encoded, so no id of one principal can be mistaken for another's.
+
+    Raises:
+        InvalidArgument: a part is empty or longer than `MAX_ID`.
+    """
+    if not 0 < len(request_id) <= MAX_ID or not 0 < len(principal) <= MAX_ID:
+        raise InvalidArgument(f"a request id and a principal must have 1 to {MAX_ID} characters")
+    if principal == ANONYMOUS:
+        return request_id if request_id.isalnum() and request_id.isascii() else quote(request_id, safe=_SAFE)
+    return f"{quote(principal, safe=_SAFE)}/{quote(request_id, safe=_SAFE)}"
+
+
+def parse_ref(text: str) -> tuple[str, str]:
+    """(principal, id) of a ref."""
+    principal, slash, request_id = text.rpartition("/")
+    return (unquote(principal) if slash else ANONYMOUS), unquote(request_id)

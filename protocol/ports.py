@@ -1,0 +1,323 @@
+"""What carries messages, as small protocols. Their docstrings are the contract; `tests/transport` runs one suite over every
+implementation (memory, SQLite, Kafka, Redis).
+
+The bus is a partitioned log: order within a partition, at-least-once delivery, a consumer group's committed offset per
+partition. A crash between any two calls costs at most a redelivery, never a record. The results are one fenced stream per
+request: at most one terminal entry is ever kept. The directory says who serves now; it may forget everything at any moment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from typing import Protocol
+
+from protocol.messages import Heartbeat
+from protocol.tensors import Buffer
+
+Headers = Sequence[tuple[str, bytes]]
+
+
+# --- bus -------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(slots=True)
+class OutRecord:
+    """A record to publish."""
+
+    value: bytes
+    headers: Headers = ()
+    key: bytes | None = None
+    timestamp: float = 0.0
+
+
+@dataclasses.dataclass(slots=True)
+class Record:
+    """A record as it was fetched. `timestamp` is in seconds."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: float
+    value: Buffer
+    headers: Headers
+    key: bytes | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Published:
+    """Where a batch of records was acknowledged: they hold `offset`, `offset + 1`, … of the partition."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Assigned:
+    """One partition as it is given to a consumer.
+
+    Attributes:
+        committed: where to go on; 0 or the log's start where nothing was committed yet.
+        end: the log's end at assignment; records below it may have been delivered before.
+        start: the log's start; above `committed` means records were deleted unread.
+    """
+
+    partition: int
+    committed: int
+    end: int
+    start: int = 0
+
+
+class Listener(Protocol):
+    """Told of ownership; called on the event loop, must not block."""
+
+    def assigned(self, epoch: int, partitions: Sequence[Assigned]) -> None:
+        """From now on records of these partitions come; `epoch` grows by one with every rebalance seen by this consumer."""
+
+    def revoked(self, partitions: Collection[int]) -> None:
+        """Records of these may now also go to another member; commits for them are refused or useless."""
+
+
+class Consumer(Protocol):
+    """One member of one group on one topic."""
+
+    @property
+    def member(self) -> str:
+        """The member id that the group's coordinator gave; "" before the first join."""
+
+    async def fetch(self, max_records: int, timeout: float, partitions: Collection[int] | None = None) -> list[Record]:
+        """At most `max_records`, in order within each partition; [] after `timeout` seconds without any.
+
+        Args:
+            max_records: bound over all partitions.
+            timeout: seconds.
+            partitions: only from these; None means from all owned. An empty collection returns nothing after `timeout`, yet
+                counts as polling: a full worker keeps its membership.
+        """
+
+    def backlog(self) -> int:
+        """Records known (from the last fetches, no I/O) to be in the owned partitions behind what `fetch` returned."""
+
+    async def commit(self, offsets: Mapping[int, int]) -> None:
+        """Commit the next offset to read per partition.
+
+        Raises:
+            Unavailable: it may not have happened (rebalance, coordinator away); commit again later or drop.
+        """
+
+    async def lag(self) -> int:
+        """Records in the owned partitions at or behind the committed offsets."""
+
+    async def close(self) -> None:
+        """Stop fetching; a static member stays in its group until its session times out or `Bus.evict` removes it."""
+
+
+class Bus(Protocol):
+    """A partitioned, durable log."""
+
+    async def open(self) -> None:
+        """Connect, with retries and jitter.
+
+        Raises:
+            Unavailable: the broker did not answer in the configured time; names it.
+        """
+
+    async def close(self) -> None:
+        """Send what is buffered and disconnect."""
+
+    async def ensure_topic(self, topic: str, partitions: int, *, compacted: bool = False) -> int:
+        """Create the topic where it does not exist; returns its number of partitions."""
+
+    async def publish(self, topic: str, records: Sequence[OutRecord], partition: int | None = None) -> Published:
+        """Append all records to one partition, in order; returns once acknowledged (`acks=all`).
+
+        With `partition=None` every call takes the next partition; a group of records stays together.
+
+        Raises:
+            Unavailable: not acknowledged; the records may or may not be in the log.
+            TooLarge: a record is over the limit.
+            NotFound: there is no such topic.
+        """
+
+    async def subscribe(self, topic: str, group: str, member: str, listener: Listener) -> Consumer:
+        """Join the group as the static member `member` (`group.instance.id`), from the earliest record where nothing is committed."""
+
+    def follow(self, topic: str) -> AsyncIterator[Sequence[Record]]:
+        """Every record of a (small, compacted) topic from its start, then the new ones as they come, for ever.
+
+        Yields an empty list once when the end that was there at the start has been reached.
+        """
+
+    async def read(self, topic: str, partition: int, offset: int) -> Record | None:
+        """That one record, or None where the topic no longer (or not yet) has it."""
+
+    async def evict(self, group: str, members: Sequence[str]) -> None:
+        """Send LeaveGroup for dead static members (`group.instance.id`), so that the others own their partitions at once."""
+
+    async def healthy(self) -> bool:
+        """Whether the broker answers now."""
+
+
+# --- results ---------------------------------------------------------------------------------------------------------
+
+
+class Outcome(enum.Enum):
+    """What became of a terminal write."""
+
+    WRITTEN = 0
+    ALREADY_TERMINAL = 1
+    OLDER_ATTEMPT = 2
+
+
+@dataclasses.dataclass(slots=True)
+class Answer:
+    """A terminal entry to write.
+
+    Attributes:
+        ref: which request (`naming.ref`).
+        payload: `codec.encode_reply`.
+        reply_to: channel to wake besides those in the stream, or "".
+        ttl: seconds the fence outlives this write; the store takes its result TTL instead where the stream was claimed.
+    """
+
+    ref: str
+    payload: bytes
+    reply_to: str = ""
+    ttl: float = 300.0
+
+
+@dataclasses.dataclass(slots=True)
+class Wake:
+    """A hint that a request has its terminal; `payload` is None where it was too large to come along."""
+
+    ref: str
+    payload: bytes | None
+
+
+class ClaimState(enum.Enum):
+    """What a keyed or asynchronous call finds."""
+
+    FRESH = 0
+    """It is yours: publish, then confirm."""
+    ATTACHED = 1
+    """Another call is in flight; your channel will be woken."""
+    DONE = 2
+    """The terminal is there already."""
+    MISMATCH = 3
+    """The key was used with another body."""
+
+
+@dataclasses.dataclass(slots=True)
+class Claim:
+    """The accepting gateway's entry `0-1`.
+
+    Attributes:
+        fingerprint: a digest of the body; another one under the same key is refused.
+        reply_to: channel to wake.
+        lease: seconds the claim holds without the broker's acknowledgement.
+        ttl: seconds the stream outlives this call.
+        model, version, accepted: shown to whoever asks for the request's state.
+    """
+
+    ref: str
+    fingerprint: str
+    reply_to: str
+    lease: float
+    ttl: float
+    model: str
+    version: str
+    accepted: float
+
+
+@dataclasses.dataclass(slots=True)
+class Claimed:
+    """The store's answer to a claim; `payload` only with DONE."""
+
+    state: ClaimState
+    payload: bytes | None = None
+
+
+@dataclasses.dataclass(slots=True)
+class RequestState:
+    """What the store knows of a request.
+
+    Attributes:
+        state: "queued", "running" or "done".
+        payload: the terminal's payload, None before it, b"" where it was trimmed.
+        accepted: when it was accepted; 0 where the stream was never claimed.
+    """
+
+    state: str
+    payload: bytes | None
+    model: str = ""
+    version: str = ""
+    accepted: float = 0.0
+
+
+class Results(Protocol):
+    """One fenced stream per request, and hints to whoever waits.
+
+    Every method raises `Unavailable` when the store cannot take or give data now (unreachable, OOM, READONLY, LOADING): then
+    nothing may be taken as done, and the call is repeated later. Repeating any of them is harmless.
+    """
+
+    async def open(self) -> None:
+        """Connect, with retries and jitter."""
+
+    async def close(self) -> None:
+        """Disconnect."""
+
+    async def now(self) -> float:
+        """The store's clock (Redis TIME), seconds since the epoch."""
+
+    async def finish(self, answers: Sequence[Answer]) -> list[Outcome]:
+        """Write terminals, first one wins, and wake every reply-to of each stream even where refused."""
+
+    async def claim(self, claim: Claim) -> Claimed:
+        """Take the request for this gateway, or attach to whoever has it; a retriable terminal is cleared and claimed anew."""
+
+    async def confirm(self, ref: str, published: bool) -> None:
+        """The broker acknowledged the claimed request (or refused it: the lease lapses at once)."""
+
+    async def start(self, refs: Sequence[str], worker: str, ttl: float) -> list[int]:
+        """Begin an attempt for claimed or redelivered requests: its number, >= 1; 0 where a terminal is there already."""
+
+    async def look(self, refs: Sequence[str]) -> list[RequestState | None]:
+        """What is known of each, in one round trip; None where there is no stream."""
+
+    async def trim(self, refs: Sequence[str]) -> None:
+        """Drop delivered payloads; the fences stay."""
+
+    async def listen(self, channel: str, on_wake: Callable[[list[Wake]], None]) -> None:
+        """Call back with wake-ups of this channel until `close`; reconnects by itself. Returns once subscribed."""
+
+    async def cancel(self, channel: str, refs: Sequence[str]) -> None:
+        """Tell the workers of a topic (`Names.cancel_channel`) that these need not run."""
+
+    async def listen_cancels(self, channel: str, on_cancel: Callable[[list[str]], None]) -> None:
+        """Call back with the refs cancelled on this channel until `unlisten` or `close`."""
+
+    async def unlisten(self, channel: str) -> None:
+        """Stop a `listen` or `listen_cancels`."""
+
+    async def fill(self) -> float:
+        """Used share of the store's memory limit, 0..1; 0 where there is no limit."""
+
+    async def healthy(self) -> bool:
+        """Whether the store answers and its listeners are connected."""
+
+
+class Directory(Protocol):
+    """Who serves now."""
+
+    async def beat(self, heartbeat: Heartbeat) -> None:
+        """Say that a worker lives. Raises `Unavailable` when the store cannot be reached."""
+
+    async def workers(self) -> list[Heartbeat]:
+        """The last sign of life of every worker, also of those that have fallen silent."""
+
+    async def forget(self, worker: str) -> None:
+        """Remove a worker that has gone."""

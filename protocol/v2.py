@@ -1,0 +1,348 @@
+"""The Open Inference Protocol's V2 bodies: JSON, and Triton's binary tensor extension. Pure; shared by the HTTP door and by
+producers that put a V2 JSON body on Kafka.
+
+Where Triton answers a malformed body with 500, truncates integers silently, or writes NaN literals, this refuses with
+`CodecError` or writes null: what an API user expects.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Final, cast
+
+import numpy as np
+import orjson
+
+from protocol.errors import CodecError, Unsupported
+from protocol.messages import Parameters
+from protocol.tensors import (
+    ITEM_SIZE,
+    NUMPY_DTYPE,
+    Buffer,
+    Tensor,
+    bytes_elements,
+    check_shape,
+    check_size,
+    element_count,
+    pack_bytes,
+)
+
+MAX_DEPTH: Final = 100
+"""Nesting of JSON lists, as Triton's."""
+MAX_TENSORS: Final = 256
+MAX_PARAMETERS: Final = 256
+_RESERVED: Final = "triton_"
+_TENSOR_RESERVED: Final = frozenset({"binary_data_size", "shared_memory_region"})
+
+
+@dataclasses.dataclass(slots=True)
+class RequestedOutput:
+    """One entry of `outputs`: a name and how it is wanted.
+
+    Attributes:
+        binary: True or False where the caller said so with `binary_data`, else False (listed means JSON).
+    """
+
+    name: str
+    binary: bool = False
+
+
+@dataclasses.dataclass(slots=True)
+class InferBody:
+    """A V2 infer body after parsing: typed, sizes checked, nothing resolved against a model."""
+
+    id: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[RequestedOutput, ...]
+    parameters: Parameters
+    binary_default: bool = False
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the wanted outputs; empty for all."""
+        return tuple([output.name for output in self.outputs])
+
+
+def parse_json(body: Buffer) -> InferBody:
+    """An infer body that is all JSON.
+
+    Raises:
+        CodecError: naming the field that is wrong.
+    """
+    return parse(body, None)
+
+
+def parse(body: Buffer, header_length: int | None) -> InferBody:
+    """An infer body, with binary tensors behind `header_length` bytes of JSON where that is not None.
+
+    Raises:
+        CodecError: naming the field that is wrong.
+        Unsupported: shared memory or classification is asked for.
+    """
+    view = memoryview(body)
+    tail = view[:0]
+    if header_length is not None:
+        if not 0 < header_length <= len(view):
+            raise CodecError(f"inference header size should be in range (0, {len(view)}), got: {header_length}")
+        view, tail = view[:header_length], view[header_length:]
+    root = _load(view)
+    if type(root) is not dict:
+        raise CodecError("the request body must be a JSON object")
+    inputs, used = _inputs(root.get("inputs"), tail)
+    if used != len(tail):
+        raise CodecError(f"unexpected additional input data: {len(tail) - used} bytes belong to no input")
+    label = root.get("id", "")
+    if type(label) is not str:
+        raise CodecError("'id' must be a string")
+    raw = root.get("parameters")
+    parameters = check_parameters(raw, "the request") if raw is not None else {}
+    binary_default = parameters.pop("binary_data_output", False) if parameters else False
+    if type(binary_default) is not bool:
+        raise CodecError("parameter 'binary_data_output' must be a boolean")
+    return InferBody(label, inputs, _outputs(root.get("outputs")), parameters, binary_default)
+
+
+def _load(view: memoryview) -> Any:
+    try:
+        return orjson.loads(view)
+    except orjson.JSONDecodeError as exc:
+        raise CodecError(f"failed to parse the request JSON buffer: {exc}") from None
+
+
+def check_parameters(value: object, where: str) -> Parameters:
+    """Parameters: an object of strings, integers, booleans and floats under names that are not reserved.
+
+    Raises:
+        CodecError: naming the parameter.
+    """
+    if type(value) is not dict or len(value) > MAX_PARAMETERS:
+        raise CodecError(f"'parameters' of {where} must be an object of at most {MAX_PARAMETERS} entries")
+    for key, item in value.items():
+        if type(key) is not str:
+            raise CodecError(f"parameter names of {where} must be strings")
+        if key.startswith(_RESERVED):
+            raise CodecError(
+                "parameter keys starting with 'triton_' are reserved for Triton usage and should not be specified."
+            )
+        if type(item) not in (str, int, bool, float):
+            raise CodecError(f"parameter '{key}' has invalid type. It should be either 'int', 'bool', 'float' or 'string'.")
+    return cast(Parameters, value)
+
+
+def _inputs(value: object, tail: memoryview) -> tuple[tuple[Tensor, ...], int]:
+    if type(value) is not list or not value:
+        raise CodecError("'inputs' must be a non-empty list of tensors")
+    if len(value) > MAX_TENSORS:
+        raise CodecError(f"'inputs' has {len(value)} tensors; at most {MAX_TENSORS} are allowed")
+    tensors, position = [], 0
+    for entry in value:
+        tensor, used = _input(entry, tail[position:] if tail else tail)
+        position += used
+        tensors.append(tensor)
+    return tuple(tensors), position
+
+
+def _input(entry: object, tail: memoryview) -> tuple[Tensor, int]:
+    """One input and how many bytes of the tail it took."""
+    if type(entry) is not dict:
+        raise CodecError("each of 'inputs' must be an object")
+    name, datatype, shape = entry.get("name"), entry.get("datatype"), entry.get("shape")
+    if type(name) is not str or not name:
+        raise CodecError("an input lacks its 'name'")
+    if type(datatype) is not str or datatype not in ITEM_SIZE:
+        raise CodecError(f"input '{name}' has unknown datatype {datatype!r}; known are {', '.join(ITEM_SIZE)}")
+    if type(shape) is not list:
+        raise CodecError(f"input '{name}' lacks its 'shape'")
+    sizes = check_shape(shape, f"input '{name}'")
+    if "data" in entry:
+        _refuse_other_sources(name, entry.get("parameters"))
+        return _json_tensor(name, datatype, sizes, entry["data"]), 0
+    size = _binary_size(name, entry.get("parameters"))
+    if size > len(tail):
+        raise CodecError(f"unexpected size for input '{name}', expecting {size - len(tail)} additional bytes")
+    tensor = Tensor(name, datatype, sizes, tail[:size])
+    check_size(tensor)
+    return tensor, size
+
+
+def _refuse_other_sources(name: str, parameters: object) -> None:
+    if type(parameters) is dict and not _TENSOR_RESERVED.isdisjoint(parameters):
+        raise CodecError(
+            f"Input must set only one of the following fields: 'data', 'binary_data_size', 'shared_memory_region': '{name}'"
+        )
+
+
+def _binary_size(name: str, parameters: object) -> int:
+    if type(parameters) is dict:
+        if "shared_memory_region" in parameters:
+            raise Unsupported(f"input '{name}': shared memory is not offered; a fleet's workers are other hosts")
+        size = parameters.get("binary_data_size")
+        if type(size) is int and size >= 0:
+            return size
+        if size is not None:
+            raise CodecError(f"input '{name}': 'binary_data_size' must be a non-negative integer, not {size!r}")
+    raise CodecError(f"input '{name}' has neither 'data' nor the parameter 'binary_data_size'")
+
+
+def _json_tensor(name: str, datatype: str, shape: tuple[int, ...], data: object) -> Tensor:
+    if datatype in ("FP16", "BF16"):
+        raise CodecError(
+            f"receiving {datatype} data via JSON is not supported. Please use the binary data format for input '{name}'"
+        )
+    if type(data) is not list:
+        raise CodecError(f"input '{name}': 'data' must be a list")
+    if datatype == "BYTES":
+        raw = _strings(name, data)
+        count = len(raw)
+        encoded: bytes = pack_bytes(raw)
+    else:
+        array = _numbers(name, datatype, data)
+        count = array.size
+        encoded = array.tobytes()
+    if count != element_count(shape):
+        raise CodecError(
+            f"Unable to parse 'data': Shape does not match true shape of 'data' field: input '{name}' has shape "
+            f"{list(shape)} ({element_count(shape)} elements) and {count} elements of data"
+        )
+    return Tensor(name, datatype, shape, encoded)
+
+
+def _strings(name: str, data: list[Any]) -> list[str]:
+    flat, depth = data, 1
+    while any(type(item) is list for item in flat):
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise CodecError(f"input '{name}': 'data' is nested deeper than {MAX_DEPTH}")
+        flat = [leaf for item in flat for leaf in (item if type(item) is list else [item])]
+    if not all(type(item) is str for item in flat):
+        raise CodecError(f"input '{name}': 'data' of datatype BYTES must hold strings; other bytes need the binary format")
+    return flat
+
+
+def _numbers(name: str, datatype: str, data: list[Any]) -> np.ndarray[Any, Any]:
+    """The list as an array of exactly this datatype: nothing is rounded, wrapped or guessed."""
+    wanted = NUMPY_DTYPE[datatype]
+    depth, inner = 1, data
+    while inner and type(inner[0]) is list:
+        inner = inner[0]
+        depth += 1
+    if depth > MAX_DEPTH:
+        raise CodecError(f"input '{name}': 'data' is nested deeper than {MAX_DEPTH}")
+    try:
+        array = np.array(data)
+    except (ValueError, OverflowError):
+        raise CodecError(f"input '{name}': 'data' must be flat or nested in the tensor's shape") from None
+    if array.dtype == wanted or array.size == 0:
+        return array if array.size else np.empty(0, wanted)
+    kind = array.dtype.kind
+    if wanted.kind == "f" and kind in "fiu":
+        return _narrow_float(name, datatype, array, wanted)
+    if wanted.kind in "iu" and kind in "iu":
+        limits = np.iinfo(wanted)
+        if int(array.min()) >= limits.min and int(array.max()) <= limits.max:
+            return array.astype(wanted)
+        raise CodecError(f"input '{name}': 'data' has a value outside the range of {datatype}")
+    raise CodecError(f"input '{name}': 'data' must hold only values of datatype {datatype}")
+
+
+def _narrow_float(name: str, datatype: str, array: np.ndarray[Any, Any], wanted: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    with np.errstate(over="ignore"):
+        narrowed = array.astype(wanted)
+    if not np.isfinite(narrowed).all():
+        raise CodecError(f"input '{name}': 'data' has a value outside the range of {datatype}")
+    return narrowed
+
+
+def _outputs(value: object) -> tuple[RequestedOutput, ...]:
+    if value is None:
+        return ()
+    if type(value) is not list or len(value) > MAX_TENSORS:
+        raise CodecError(f"'outputs' must be a list of at most {MAX_TENSORS} objects")
+    outputs: list[RequestedOutput] = []
+    seen: set[str] = set()
+    for entry in value:
+        name = entry.get("name") if type(entry) is dict else None
+        if type(name) is not str or not name:
+            raise CodecError("each of 'outputs' must be an object with a 'name'")
+        if name in seen:
+            raise CodecError(f"output '{name}' already exists in request")
+        seen.add(name)
+        outputs.append(_output(name, entry.get("parameters")))
+    return tuple(outputs)
+
+
+def _output(name: str, parameters: object) -> RequestedOutput:
+    if parameters is None:
+        return RequestedOutput(name)
+    if type(parameters) is not dict:
+        raise CodecError(f"'parameters' of output '{name}' must be an object")
+    if "classification" in parameters:
+        raise Unsupported(f"output '{name}': the classification extension is not offered yet")
+    if "shared_memory_region" in parameters:
+        raise Unsupported(f"output '{name}': shared memory is not offered; a fleet's workers are other hosts")
+    binary = parameters.get("binary_data", False)
+    if type(binary) is not bool:
+        raise CodecError(f"parameter 'binary_data' of output '{name}' must be a boolean")
+    return RequestedOutput(name, binary)
+
+
+@dataclasses.dataclass(slots=True)
+class ReplyBody:
+    """An encoded V2 infer response.
+
+    Attributes:
+        parts: the body, to be written one after the other.
+        header_length: bytes of JSON in front of binary tensors; None for a body that is all JSON.
+    """
+
+    parts: list[Buffer]
+    header_length: int | None = None
+
+
+def encode_reply(
+    model: str, version: str, label: str, parameters: Parameters, outputs: Sequence[Tensor], binary: frozenset[str]
+) -> ReplyBody:
+    """A V2 infer response; outputs named in `binary` become raw bytes behind the JSON.
+
+    Raises:
+        CodecError: an output cannot be said in JSON (FP16, BF16, BYTES that are not UTF-8).
+    """
+    head: dict[str, Any] = {"model_name": model, "model_version": version}
+    if label:
+        head["id"] = label
+    if parameters:
+        head["parameters"] = parameters
+    entries: list[dict[str, Any]] = []
+    tail: list[Buffer] = []
+    for tensor in outputs:
+        entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+        if tensor.name in binary:
+            entry["parameters"] = {"binary_data_size": len(tensor.data)}
+            tail.append(tensor.data)
+        else:
+            entry["data"] = json_data(tensor)
+        entries.append(entry)
+    head["outputs"] = entries
+    encoded = orjson.dumps(head, option=orjson.OPT_SERIALIZE_NUMPY)
+    return ReplyBody([encoded, *tail], len(encoded) if tail else None)
+
+
+def json_data(tensor: Tensor) -> Any:
+    """The tensor's elements, flat, as something `orjson` writes (with OPT_SERIALIZE_NUMPY).
+
+    Raises:
+        CodecError: the datatype has no JSON form.
+    """
+    if tensor.datatype == "BYTES":
+        try:
+            return [element.decode() for element in bytes_elements(tensor)]
+        except UnicodeDecodeError:
+            raise CodecError(f"output '{tensor.name}' is not UTF-8; ask for it with 'binary_data'") from None
+    if tensor.datatype in ("FP16", "BF16"):
+        raise CodecError(
+            f"sending {tensor.datatype} data via JSON is not supported. Please use the binary data format for output "
+            f"'{tensor.name}'"
+        )
+    return np.frombuffer(tensor.data, NUMPY_DTYPE[tensor.datatype])
+
