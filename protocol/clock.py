@@ -19,6 +19,7 @@ class Clock:
         self._offset = wall() - monotonic()
 
     def __call__(self) -> float:
+        """Now."""
         return self._monotonic() + self._offset
 
     async def resync(self, store_time: Callable[[], Awaitable[float]]) -> None:

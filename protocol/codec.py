@@ -27,7 +27,6 @@ from protocol.messages import (
     InferRequest,
     ModelLoad,
     ModelState,
-    Parameters,
     Timing,
 )
 from protocol.tensors import ITEM_SIZE, Buffer, Tensor, check_shape, check_size

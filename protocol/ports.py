@@ -181,12 +181,14 @@ class Answer:
         payload: `codec.encode_reply`.
         reply_to: channel to wake besides those in the stream, or "".
         ttl: seconds the fence outlives this write; the store takes its result TTL instead where the stream was claimed.
+        retriable: the failure lets the same `Idempotency-Key` run again (`errors.RETRYABLE`).
     """
 
     ref: str
     payload: bytes
     reply_to: str = ""
     ttl: float = 300.0
+    retriable: bool = False
 
 
 @dataclasses.dataclass(slots=True)

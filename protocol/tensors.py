@@ -104,7 +104,9 @@ def check_size(tensor: Tensor) -> None:
         return
     expected = element_count(tensor.shape) * item
     if len(tensor.data) != expected:
-        raise CodecError(f"input byte size mismatch for input '{tensor.name}'. Expected {expected}, got {len(tensor.data)}")
+        raise CodecError(
+            f"input byte size mismatch for input '{tensor.name}'. Expected {expected}, got {len(tensor.data)}"
+        )
 
 
 def to_array(tensor: Tensor) -> Array:
@@ -136,7 +138,7 @@ def from_array(name: str, array: Array, datatype: str | None = None) -> Tensor:
     if datatype is None:
         datatype = datatype_of(array.dtype)
     array = np.ascontiguousarray(array, NUMPY_DTYPE[datatype])
-    return Tensor(name, datatype, array.shape, memoryview(array.reshape(-1)).cast("B") if array.size else b"")
+    return Tensor(name, datatype, array.shape, memoryview(array.reshape(-1)).cast("B") if array.size else b"")  # type: ignore[arg-type]  # ndarray is a buffer
 
 
 def datatype_of(dtype: np.dtype[Any]) -> str:
@@ -177,7 +179,9 @@ def bytes_elements(tensor: Tensor) -> list[bytes]:
         (size,) = struct.unpack_from("<I", data, position)
         position += 4
         if position + size > len(data):
-            raise CodecError(f"incomplete string data for input '{tensor.name}' at byte {position}: expected {size} bytes")
+            raise CodecError(
+                f"incomplete string data for input '{tensor.name}' at byte {position}: expected {size} bytes"
+            )
         elements.append(bytes(data[position : position + size]))
         position += size
         if len(elements) > expected:

@@ -126,8 +126,10 @@ def check_parameters(value: object, where: str) -> Parameters:
                 "parameter keys starting with 'triton_' are reserved for Triton usage and should not be specified."
             )
         if type(item) not in (str, int, bool, float):
-            raise CodecError(f"parameter '{key}' has invalid type. It should be either 'int', 'bool', 'float' or 'string'.")
-    return cast(Parameters, value)
+            raise CodecError(
+                f"parameter '{key}' has invalid type. It should be either 'int', 'bool', 'float' or 'string'."
+            )
+    return cast("Parameters", value)
 
 
 def _inputs(value: object, tail: memoryview) -> tuple[tuple[Tensor, ...], int]:
@@ -216,7 +218,9 @@ def _strings(name: str, data: list[Any]) -> list[str]:
             raise CodecError(f"input '{name}': 'data' is nested deeper than {MAX_DEPTH}")
         flat = [leaf for item in flat for leaf in (item if type(item) is list else [item])]
     if not all(type(item) is str for item in flat):
-        raise CodecError(f"input '{name}': 'data' of datatype BYTES must hold strings; other bytes need the binary format")
+        raise CodecError(
+            f"input '{name}': 'data' of datatype BYTES must hold strings; other bytes need the binary format"
+        )
     return flat
 
 
@@ -345,4 +349,3 @@ def json_data(tensor: Tensor) -> Any:
             f"'{tensor.name}'"
         )
     return np.frombuffer(tensor.data, NUMPY_DTYPE[tensor.datatype])
-

@@ -1,0 +1,1 @@
+"""Calls in, answers out: publish, await, reply. Imports `protocol`, never `workers`."""

@@ -1,0 +1,46 @@
+"""The carriers: memory and SQLite for one process, Kafka and Redis for a fleet. Opened by `open_transport`, imported lazily."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from protocol.ports import Bus, Directory, Results
+from protocol.transport.settings import TransportSettings
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Transport:
+    """A bus, the results and the directory that belong together."""
+
+    bus: Bus
+    results: Results
+    directory: Directory
+
+    async def open(self) -> None:
+        """Connect both; see `Bus.open` and `Results.open`."""
+        await self.bus.open()
+        await self.results.open()
+
+    async def close(self) -> None:
+        """Disconnect both."""
+        await self.bus.close()
+        await self.results.close()
+
+
+def open_transport(settings: TransportSettings) -> Transport:
+    """The transport that the settings name, not yet connected: Kafka and Redis, a data folder, or memory."""
+    if settings.kafka:
+        from protocol.transport.kafka import KafkaBus
+        from protocol.transport.redis import RedisStore
+
+        store = RedisStore(settings)
+        return Transport(KafkaBus(settings), store, store)
+    if settings.data_dir is not None:
+        from protocol.transport.sqlite import SqliteBus, SqliteStore
+
+        durable = SqliteStore(settings)
+        return Transport(SqliteBus(settings), durable, durable)
+    from protocol.transport.memory import MemoryBus, MemoryStore
+
+    memory = MemoryStore(settings)
+    return Transport(MemoryBus(), memory, memory)

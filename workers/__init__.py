@@ -1,0 +1,1 @@
+"""Drain partitions, form batches, run models, emit answers. Imports `protocol`, never `gateway`."""

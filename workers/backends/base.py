@@ -1,0 +1,57 @@
+"""What a backend is: it loads a model version onto a device and runs batches there.
+
+A batch goes through three calls so that they overlap between batches: `prepare` (decode and stack, while the batch before runs),
+`run` (the only call that touches the device, one at a time per instance), `split` (cut the outputs, while the next batch runs).
+Invariant: `prepare` and `split` keep no state in the instance, so they may run in another thread than `run`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from protocol.messages import Failure, InferRequest
+from protocol.tensors import Tensor
+from workers.placement import Placement
+from workers.repository import BackendMetadata, ModelVersion
+
+Outcome = tuple[Tensor, ...] | Failure
+"""One request's share of a batch: its outputs, or why it alone has none."""
+
+
+class Instance(Protocol):
+    """One loaded copy of a model on one device."""
+
+    def prepare(self, requests: Sequence[InferRequest]) -> Any:
+        """Whatever `run` takes, made from the requests' inputs (all of one shape class)."""
+
+    def run(self, prepared: Any) -> Any:
+        """Execute the whole batch.
+
+        Raises:
+            FleetError or any other exception: the whole batch failed.
+        """
+
+    def split(self, requests: Sequence[InferRequest], raw: Any) -> list[Outcome]:
+        """One outcome per request, in order; only the outputs that it asked for."""
+
+    def close(self) -> None:
+        """Free what the instance holds."""
+
+
+class Backend(Protocol):
+    """Loads models of one kind. Made once per worker, without arguments, through its entry point."""
+
+    def inspect(self, version: ModelVersion) -> BackendMetadata | None:
+        """What the model file says of its inputs and outputs, for completing and checking the configuration; None if nothing.
+
+        Raises:
+            ConfigError: the file cannot be read as such a model.
+        """
+
+    def load(self, version: ModelVersion, placement: Placement) -> Instance:
+        """Load one instance; `version.config` is complete.
+
+        Raises:
+            ConfigError, ModelFailed: naming what is wrong and where.
+        """
