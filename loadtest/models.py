@@ -1,0 +1,203 @@
+"""The benchmark's models, written as a Triton model repository from fixed seeds.
+
+`addsub` costs nothing, so it measures the server; `encoder` is compute-bound, so batching pays little; `mlp` reads 34 MB of weights
+per call, so batching pays most; `mlp-half` has one of its two large layers, so the server's share is twice as visible. All run on
+one CPU thread. The files are made on demand and never committed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from loadtest.payloads import InputSpec
+
+VOCABULARY: Final = 1000
+TOKENS: Final = 32
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BenchModel:
+    """One model of the benchmark.
+
+    Attributes:
+        name: folder and model name.
+        file: the model file's name inside version 1.
+        inputs: what one request carries, with its batch dimension of 1.
+        outputs: names, in the order in which the model returns them.
+        config: the text of config.pbtxt.
+        write: makes the model file at a path.
+    """
+
+    name: str
+    file: str
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[str, ...]
+    config: str
+    write: Callable[[Path], None]
+
+
+def write_repository(folder: Path, names: Iterable[str] | None = None) -> Path:
+    """Write the named models (all, when none are) below `folder` where they are not there yet, and return it.
+
+    Raises:
+        ModuleNotFoundError: `onnx` or `torch` is not installed.
+    """
+    for name in names or MODELS:
+        model = MODELS[name]
+        target = folder / name / "1" / model.file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (folder / name / "config.pbtxt").write_text(model.config)
+        if not target.exists():
+            partial = target.with_suffix(".partial")
+            model.write(partial)
+            partial.replace(target)
+    return folder
+
+
+def write_copies(folder: Path, count: int) -> list[str]:
+    """Write `count` copies of addsub named idle-000, idle-001, … for measuring idle models; returns their names."""
+    addsub = MODELS["addsub"]
+    names = [f"idle-{index:03d}" for index in range(count)]
+    for name in names:
+        (folder / name / "1").mkdir(parents=True, exist_ok=True)
+        addsub.write(folder / name / "1" / addsub.file)
+        text = addsub.config.replace('name: "addsub"', f'name: "{name}"')
+        (folder / name / "config.pbtxt").write_text(text)
+    return names
+
+
+def _write_addsub(path: Path) -> None:
+    from onnx import TensorProto, helper
+
+    def value(name: str) -> Any:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 16])
+
+    nodes = [
+        helper.make_node("Add", ["INPUT0", "INPUT1"], ["OUTPUT0"]),
+        helper.make_node("Sub", ["INPUT0", "INPUT1"], ["OUTPUT1"]),
+    ]
+    inputs, outputs = [value("INPUT0"), value("INPUT1")], [value("OUTPUT0"), value("OUTPUT1")]
+    _save_onnx(helper.make_graph(nodes, "addsub", inputs, outputs), path)
+
+
+def _write_mlp(path: Path, layers: int = 2) -> None:
+    from onnx import TensorProto, helper, numpy_helper
+
+    random = np.random.default_rng(2)
+    sizes = [TOKENS * 64, *[2048] * layers, 16]
+    weights = {"embedding": random.normal(0, 1, (VOCABULARY, 64)).astype(np.float32)}
+    nodes = [
+        helper.make_node("Gather", ["embedding", "ids"], ["embedded"]),
+        helper.make_node("Flatten", ["embedded"], ["hidden0"], axis=1),
+    ]
+    for layer, (rows, columns) in enumerate(itertools.pairwise(sizes)):
+        weights[f"weight{layer}"] = random.normal(0, rows**-0.5, (rows, columns)).astype(np.float32)
+        weights[f"bias{layer}"] = np.zeros(columns, np.float32)
+        last = layer == len(sizes) - 2
+        product = "scores" if last else f"product{layer}"
+        nodes.append(helper.make_node("Gemm", [f"hidden{layer}", f"weight{layer}", f"bias{layer}"], [product]))
+        if not last:
+            nodes.append(helper.make_node("Relu", [product], [f"hidden{layer + 1}"]))
+    inputs = [helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", TOKENS])]
+    outputs = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 16])]
+    initializers = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    _save_onnx(helper.make_graph(nodes, "mlp", inputs, outputs, initializers), path)
+
+
+def _save_onnx(graph: Any, path: Path) -> None:
+    import onnx
+    from onnx import helper
+
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+
+
+def _write_encoder(path: Path) -> None:
+    import torch
+
+    from loadtest.encoder import Encoder
+
+    torch.manual_seed(3)
+    example = torch.arange(2 * TOKENS).reshape(2, TOKENS)
+    with torch.inference_mode():
+        traced = torch.jit.trace(Encoder(VOCABULARY).eval(), example)
+    traced.save(str(path))
+
+
+_IDS: Final = InputSpec("ids", "INT64", (1, TOKENS), high=VOCABULARY)
+
+_ADDSUB_CONFIG: Final = """\
+name: "addsub"
+backend: "onnxruntime"
+max_batch_size: 256
+input [
+  { name: "INPUT0" data_type: TYPE_FP32 dims: [ 16 ] },
+  { name: "INPUT1" data_type: TYPE_FP32 dims: [ 16 ] }
+]
+output [
+  { name: "OUTPUT0" data_type: TYPE_FP32 dims: [ 16 ] },
+  { name: "OUTPUT1" data_type: TYPE_FP32 dims: [ 16 ] }
+]
+instance_group [ { count: 1 kind: KIND_CPU } ]
+dynamic_batching { }
+parameters { key: "intra_op_thread_count" value: { string_value: "1" } }
+"""
+
+_MLP_CONFIG: Final = """\
+name: "%s"
+backend: "onnxruntime"
+max_batch_size: 32
+input [ { name: "ids" data_type: TYPE_INT64 dims: [ 32 ] } ]
+output [ { name: "scores" data_type: TYPE_FP32 dims: [ 16 ] } ]
+instance_group [ { count: 1 kind: KIND_CPU } ]
+dynamic_batching { max_queue_delay_microseconds: 3000 }
+parameters { key: "intra_op_thread_count" value: { string_value: "1" } }
+"""
+
+_ENCODER_CONFIG: Final = """\
+name: "encoder"
+backend: "pytorch"
+max_batch_size: 32
+input [ { name: "INPUT__0" data_type: TYPE_INT64 dims: [ 32 ] } ]
+output [ { name: "OUTPUT__0" data_type: TYPE_FP32 dims: [ 16 ] } ]
+instance_group [ { count: 1 kind: KIND_CPU } ]
+dynamic_batching { max_queue_delay_microseconds: 3000 }
+parameters { key: "INTRA_OP_THREAD_COUNT" value: { string_value: "1" } }
+"""
+
+MODELS: Final = {
+    "addsub": BenchModel(
+        "addsub",
+        "model.onnx",
+        (InputSpec("INPUT0", "FP32", (1, 16)), InputSpec("INPUT1", "FP32", (1, 16))),
+        ("OUTPUT0", "OUTPUT1"),
+        _ADDSUB_CONFIG,
+        _write_addsub,
+    ),
+    "encoder": BenchModel(
+        "encoder",
+        "model.pt",
+        (dataclasses.replace(_IDS, name="INPUT__0"),),
+        ("OUTPUT__0",),
+        _ENCODER_CONFIG,
+        _write_encoder,
+    ),
+    "mlp": BenchModel("mlp", "model.onnx", (_IDS,), ("scores",), _MLP_CONFIG % "mlp", _write_mlp),
+    "mlp-half": BenchModel(
+        "mlp-half",
+        "model.onnx",
+        (_IDS,),
+        ("scores",),
+        _MLP_CONFIG % "mlp-half",
+        functools.partial(_write_mlp, layers=1),
+    ),
+}
+"""The benchmark's models by name."""
