@@ -242,11 +242,14 @@ def _numbers(name: str, datatype: str, data: list[Any]) -> np.ndarray[Any, Any]:
     kind = array.dtype.kind
     if wanted.kind == "f" and kind in "fiu":
         return _narrow_float(name, datatype, array, wanted)
-    if wanted.kind in "iu" and kind in "iu":
-        limits = np.iinfo(wanted)
-        if int(array.min()) >= limits.min and int(array.max()) <= limits.max:
-            return array.astype(wanted)
-        raise CodecError(f"input '{name}': 'data' has a value outside the range of {datatype}")
+    if wanted.kind in "iu":
+        if kind not in "iu":  # NumPy makes floats of integers on both sides of 2**63: look at each
+            array = np.array(data, dtype=object)
+        if kind in "iu" or all(type(item) is int for item in array.flat):
+            limits = np.iinfo(wanted)
+            if int(array.min()) >= limits.min and int(array.max()) <= limits.max:
+                return array.astype(wanted)
+            raise CodecError(f"input '{name}': 'data' has a value outside the range of {datatype}")
     raise CodecError(f"input '{name}': 'data' must hold only values of datatype {datatype}")
 
 

@@ -1,0 +1,56 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both set up what they need, in virtual environments of their own.
+PYTHON ?= python3
+DEMO := .venv
+DEV := .venv-dev
+LOCK := requirements-dev.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench fleet lock clean
+
+help: ## what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(DEMO)/.ready ## classify handwritten digits with a one-process fleet (about a minute the first time)
+	$(DEMO)/bin/python examples/digits/demo.py
+
+test: $(DEV)/.ready ## everything, on a real Kafka broker and a real Redis server
+	$(DEV)/bin/python -m infra.local check
+	$(DEV)/bin/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=$(COVERAGE) $(ARGS)
+
+COVERAGE ?= 80
+
+lint: $(DEV)/.ready ## ruff, mypy --strict and the import contracts
+	$(DEV)/bin/ruff check .
+	$(DEV)/bin/ruff format --check .
+	$(DEV)/bin/mypy
+	$(DEV)/bin/lint-imports
+
+bench: $(DEV)/.ready ## measure everything and write docs/benchmarks.md (needs wrk)
+	$(DEV)/bin/python -m loadtest bench $(ARGS)
+
+fleet: $(DEV)/.ready ## a real broker, Redis, a gateway and two workers with the demo's model, until Ctrl-C
+	$(DEV)/bin/python -m infra.local fleet --model-repository examples/digits/models
+
+lock: ## pin what CI installs
+	$(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install -q '.[onnx,torch,loadtest,local,dev]'
+	.venv-lock/bin/pip freeze --exclude penstock | sed 's/+cpu//; /^penstock/d' > $(LOCK)
+	rm -rf .venv-lock
+
+clean: ## remove the virtual environments and caches
+	rm -rf $(DEMO) $(DEV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+
+$(DEMO)/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Penstock needs Python 3.11 or newer; name one with: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(DEMO) || { echo "venv is missing; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@echo "installing Penstock with onnxruntime into $(DEMO) ..."
+	@$(DEMO)/bin/pip install --quiet --disable-pip-version-check -e '.[onnx]'
+	@touch $@
+
+$(DEV)/.ready: pyproject.toml $(LOCK)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Penstock needs Python 3.11 or newer; name one with: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(DEV) || { echo "venv is missing; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@echo "installing Penstock with everything the tests need into $(DEV) ..."
+	@$(DEV)/bin/pip install --quiet --disable-pip-version-check -c $(LOCK) -e '.[onnx,torch,loadtest,local,dev]'
+	@touch $@

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from pathlib import Path
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol import codec
+from protocol.errors import Code, CodecError, FleetError
+from protocol.messages import Announcement, Failure, Heartbeat, InferReply, InferRequest, ModelLoad, ModelState, Timing
+from protocol.tensors import Tensor
+from tests.strategies import replies, requests
+
+GOLDEN = Path(__file__).parent / "golden"
+
+REQUEST = InferRequest(
+    id="6f1c", model="addsub", version="1",
+    inputs=(Tensor("A", "FP32", (1, 2), b"\0\0\x80?\0\0\0@"), Tensor("S", "BYTES", (1,), b"\x02\0\0\0hi")),
+    outputs=("SUM",), parameters={"k": 3}, label="1", principal="key", reply_to="penstock:gateway:gw-1",
+    deadline=1_800_000_000.5, priority=2, timeout=0.25, traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    claimed=True, accepted=1_800_000_000.0, published=1_800_000_000.000250,
+)  # fmt: skip
+TIMING = Timing(
+    1_800_000_000.0, 1_800_000_000.00025, 1_800_000_000.001, 1_800_000_000.0011, 1_800_000_000.0015, 1_800_000_000.0016,
+    1_800_000_000.002, 1_800_000_000.0021, 0.0, "delay", 8, 5, 1, "worker-1",
+)  # fmt: skip
+REPLY = InferReply("addsub", "1", "1", (Tensor("SUM", "FP32", (1,), b"\0\0@@"),), {"note": "ok"}, None, TIMING)
+FAILURE = InferReply("addsub", "1", "", failure=Failure(Code.MODEL_FAILED, "it raised"), timing=TIMING)
+ANNOUNCEMENT = Announcement("addsub", "1", ModelState.READY, {"name": "addsub"}, "ab12", "", 1_800_000_000.0, 4)
+HEARTBEAT = Heartbeat(
+    "worker-1", "c0ffee", "host", 42, 1_800_000_000.0,
+    (ModelLoad("addsub", "1", ModelState.READY, (0, 2), 3, 2, 8, 5, 0.5, {"FP32[2]/8": 0.001}, {"inference_count": 9}),),
+    {"penstock.infer.addsub.1": "worker-1-x"}, False,
+)  # fmt: skip
+
+
+def encoded_request(request: InferRequest) -> bytes:
+    value, headers = codec.encode_request(request)
+    return codec.pack([value, headers])
+
+
+GOLDEN_FILES = {
+    "request": encoded_request(REQUEST),
+    "reply": codec.encode_reply(REPLY),
+    "failure": codec.encode_reply(FAILURE),
+    "announcement": b"".join(codec.encode_announcement(ANNOUNCEMENT)),
+    "heartbeat": codec.encode_heartbeat(HEARTBEAT),
+}
+
+
+def decode(value: bytes, headers: list[tuple[str, bytes]], **more: object) -> InferRequest:
+    arguments = {"model": "addsub", "version": "1", "default_id": "t-0-1", "timestamp": 5.0} | more
+    return codec.decode_request(value, headers, **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", GOLDEN_FILES)
+def test_the_wire_format_is_the_golden_files(name: str) -> None:
+    """To change the format on purpose: raise WIRE_VERSION, keep the old files readable, write new ones beside them."""
+    assert (GOLDEN / f"{name}.v1.bin").read_bytes() == GOLDEN_FILES[name]
+
+
+def test_golden_files_decode_to_their_messages() -> None:
+    value, headers = codec.unpack((GOLDEN / "request.v1.bin").read_bytes())
+
+    assert decode(value, [tuple(pair) for pair in headers]) == REQUEST
+    assert codec.decode_reply((GOLDEN / "reply.v1.bin").read_bytes()) == REPLY
+    assert codec.decode_reply((GOLDEN / "failure.v1.bin").read_bytes()) == FAILURE
+    assert codec.decode_heartbeat((GOLDEN / "heartbeat.v1.bin").read_bytes()) == HEARTBEAT
+    assert codec.decode_announcement(codec.encode_announcement(ANNOUNCEMENT)[1]) == ANNOUNCEMENT
+
+
+@given(requests)
+def test_a_request_survives_the_wire(request: InferRequest) -> None:
+    value, headers = codec.encode_request(request)
+
+    back = decode(value, headers, model=request.model, version=request.version)
+
+    assert dataclasses.replace(back, accepted=0, published=0, deadline=0, timeout=0) == dataclasses.replace(
+        request, accepted=0, published=0, deadline=0, timeout=0
+    )
+    for field in ("accepted", "published", "timeout"):
+        assert getattr(back, field) == pytest.approx(getattr(request, field), abs=2e-6)
+
+
+@given(replies)
+def test_a_reply_survives_the_wire(reply: InferReply) -> None:
+    back = codec.decode_reply(codec.encode_reply(reply))
+
+    assert dataclasses.replace(back, timing=reply.timing) == reply
+    assert back.timing.compute_end == pytest.approx(reply.timing.compute_end, abs=2e-6)
+
+
+def test_tensors_are_views_of_the_record() -> None:
+    value, headers = codec.encode_request(REQUEST)
+
+    data = decode(value, headers).inputs[0].data
+
+    assert isinstance(data, memoryview)
+    assert data.obj is value
+
+
+@given(st.binary(max_size=200), st.lists(st.tuples(st.text(max_size=8), st.binary(max_size=20)), max_size=4))
+def test_random_bytes_raise_the_codecs_error_and_nothing_else(value: bytes, headers: list[tuple[str, bytes]]) -> None:
+    for attempt in (
+        lambda: decode(value, headers),
+        lambda: decode(value, [*headers, ("content-type", b"application/json")]),
+        lambda: codec.decode_reply(value),
+        lambda: codec.decode_heartbeat(value),
+        lambda: codec.decode_announcement(value),
+    ):
+        with contextlib.suppress(CodecError):
+            attempt()
+
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text(max_size=6)
+    | st.binary(max_size=6),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=12,
+)
+FIELDS = st.sampled_from(
+    ["v", "inputs", "outputs", "id", "parameters", "name", "datatype", "shape", "size", "data", "stamps", "batch", "models",
+     "error", "model_name", "model_version", "release", "attempt", "worker", "members", "at", "state", "config"]
+)  # fmt: skip
+
+
+@given(st.dictionaries(FIELDS, plain, max_size=6), st.dictionaries(FIELDS, plain, max_size=4))
+def test_maps_of_the_right_names_with_wrong_values_raise_only_the_codecs_error(
+    head: dict[str, object], tensor: dict[str, object]
+) -> None:
+    for value in (head, head | {"inputs": [tensor], "v": 1}, head | {"outputs": [tensor], "v": 1}):
+        packed = msgpack.packb(value, use_bin_type=True)
+        for attempt in (
+            lambda packed=packed: decode(packed, []),
+            lambda packed=packed: codec.decode_reply(packed),
+            lambda packed=packed: codec.decode_heartbeat(packed),
+            lambda packed=packed: codec.decode_announcement(packed),
+        ):
+            with contextlib.suppress(CodecError):
+                attempt()
+
+
+@given(requests, st.data())
+def test_a_truncated_request_is_refused(request: InferRequest, data: st.DataObject) -> None:
+    value, headers = codec.encode_request(request)
+    cut = data.draw(st.integers(0, len(value) - 1))
+
+    with pytest.raises(CodecError):
+        decode(value[:cut], headers)
+
+
+@given(requests, st.integers(0, 10_000), st.integers(1, 255))
+def test_a_flipped_byte_gives_a_message_or_the_codecs_error(request: InferRequest, position: int, flip: int) -> None:
+    value, headers = codec.encode_request(request)
+    broken = bytearray(value)
+    broken[position % len(broken)] ^= flip
+
+    with contextlib.suppress(CodecError):
+        decode(bytes(broken), headers)
+
+
+def test_a_foreign_producer_may_send_one_plain_map_with_inline_data() -> None:
+    value = msgpack.packb({"inputs": [{"name": "A", "datatype": "FP32", "shape": [1], "data": b"\0\0\x80?"}]})
+
+    request = decode(value, [("deadline", b"7000000")])
+
+    assert request.inputs[0].array().tolist() == [1.0]
+    assert (request.id, request.deadline, request.accepted) == ("t-0-1", 7.0, 5.0)
+
+
+def test_a_foreign_producer_may_send_a_v2_json_body() -> None:
+    body = b'{"id":"7","inputs":[{"name":"A","datatype":"INT64","shape":[2],"data":[1,2]}],"outputs":[{"name":"B"}]}'
+
+    request = decode(body, [("content-type", b"application/json"), ("id", b"order-1"), ("principal", b"bob")])
+
+    assert request.inputs[0].array().tolist() == [1, 2]
+    assert (request.id, request.principal, request.label, request.outputs) == ("order-1", "bob", "7", ("B",))
+
+
+@pytest.mark.parametrize(
+    ("headers", "text"),
+    [
+        ([("schema", b"penstock/9")], "schema"),
+        ([("deadline", b"-1")], "deadline"),
+        ([("priority", b"1" * 19)], "priority"),
+        ([("id", b"\xff")], "'id' is not UTF-8"),
+        ([("reply-to", b"x" * 1025)], "at most 1024"),
+    ],
+)
+def test_bad_headers_are_named(headers: list[tuple[str, bytes]], text: str) -> None:
+    value, good = codec.encode_request(REQUEST)
+
+    with pytest.raises(CodecError, match=text):
+        decode(value, [*good, *headers])
+
+
+def test_unknown_headers_and_fields_are_ignored() -> None:
+    value = msgpack.packb({"inputs": [], "colour": "red"})
+
+    assert decode(value, [("x-colour", b"red")]).inputs == ()
+
+
+def test_a_reply_of_an_unknown_version_is_refused() -> None:
+    with pytest.raises(CodecError, match="wire version 9"):
+        codec.decode_reply(msgpack.packb({"v": 9}))
+
+
+def test_an_oversized_record_is_refused_before_it_is_parsed() -> None:
+    with pytest.raises(CodecError, match="at most"):
+        decode(bytes(codec.MAX_RECORD + 1), [])
+
+
+def test_a_failure_becomes_the_error_of_its_code() -> None:
+    error = Failure(Code.DEADLINE_EXCEEDED, "too late").error()
+
+    assert isinstance(error, FleetError)
+    assert (error.code, error.retryable, str(error)) == (Code.DEADLINE_EXCEEDED, True, "too late")

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import contextlib
+import json
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol import v2
+from protocol.errors import CodecError, FleetError, Unsupported
+from protocol.tensors import ITEM_SIZE, Tensor, from_array
+from tests.strategies import tensors
+
+JSON_TYPES = tuple(name for name in ITEM_SIZE if name not in ("FP16", "BF16", "BYTES", "FP32", "FP64"))
+
+
+def body(**fields: object) -> bytes:
+    tensor = {"name": "A", "shape": [2], "datatype": "FP32", "data": [1, 2.5]} | fields
+    return json.dumps({"inputs": [{key: value for key, value in tensor.items() if value is not None}]}).encode()
+
+
+def refused(raw: bytes, header_length: int | None = None) -> str:
+    with pytest.raises(FleetError) as caught:
+        v2.parse(raw, header_length)
+    return caught.value.message
+
+
+@given(tensors(JSON_TYPES))
+def test_every_json_datatype_survives(tensor: Tensor) -> None:
+    data = json.loads(orjson.dumps(v2.json_data(tensor), option=orjson.OPT_SERIALIZE_NUMPY))
+
+    parsed = v2.parse_json(body(name=tensor.name, shape=list(tensor.shape), datatype=tensor.datatype, data=data))
+
+    assert bytes(parsed.inputs[0].data) == bytes(tensor.data)
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=8))
+def test_fp32_survives_json_exactly(values: list[float]) -> None:
+    tensor = from_array("A", np.array(values, dtype=np.float32))
+    data = json.loads(orjson.dumps(v2.json_data(tensor), option=orjson.OPT_SERIALIZE_NUMPY))
+
+    assert bytes(v2.parse_json(body(shape=[len(values)], data=data)).inputs[0].data) == bytes(tensor.data)
+
+
+@given(tensors(), st.integers(0, 3))
+def test_a_binary_reply_is_a_binary_request_when_read_back(tensor: Tensor, version: int) -> None:
+    reply = v2.encode_reply("m", str(version), "7", {"k": 1}, [tensor], frozenset({tensor.name}))
+    head = json.loads(bytes(reply.parts[0]))
+    assert (head["id"], head["model_version"], head["parameters"]) == ("7", str(version), {"k": 1})
+
+    request = orjson.dumps({"inputs": head["outputs"]}) + b"".join(bytes(part) for part in reply.parts[1:])
+    header_length = len(request) - len(tensor.data)
+
+    assert v2.parse(request, header_length).inputs[0] == tensor
+
+
+def test_nested_and_flat_data_are_the_same() -> None:
+    nested = v2.parse_json(body(shape=[2, 2], data=[[1, 2], [3, 4]]))
+
+    assert nested.inputs[0].data == v2.parse_json(body(shape=[2, 2], data=[1, 2, 3, 4])).inputs[0].data
+
+
+def test_bytes_are_utf8_strings_in_json() -> None:
+    parsed = v2.parse_json(body(datatype="BYTES", data=["é", ""]))
+
+    assert parsed.inputs[0].array().tolist() == ["é".encode(), b""]
+    assert v2.json_data(parsed.inputs[0]) == ["é", ""]
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"datatype": "INT8", "data": [1, 300]}, "outside the range of INT8"),
+        ({"datatype": "UINT8", "data": [1, -1]}, "outside the range of UINT8"),
+        ({"datatype": "INT32", "data": [1, 2.5]}, "only values of datatype INT32"),
+        ({"datatype": "BOOL", "data": [1, 0]}, "only values of datatype BOOL"),
+        ({"datatype": "INT64", "data": [True, False]}, "only values of datatype INT64"),
+        ({"datatype": "FP32", "data": [1, 1e300]}, "outside the range of FP32"),
+        ({"datatype": "FP32", "data": [1, None]}, "only values of datatype FP32"),
+        ({"datatype": "FP32", "data": [1, "2"]}, "only values of datatype FP32"),
+        ({"datatype": "FP32", "data": [[1], [2, 3]]}, "flat or nested"),
+        ({"datatype": "FP32", "data": 5}, "'data' must be a list"),
+        ({"datatype": "FP16"}, "receiving FP16 data via JSON is not supported"),
+        ({"datatype": "FP31"}, "unknown datatype 'FP31'"),
+        ({"datatype": "BYTES", "data": ["a", 5]}, "must hold strings"),
+        ({"shape": [3]}, "Shape does not match true shape of 'data' field"),
+        ({"shape": [-1]}, "non-negative integer"),
+        ({"shape": None}, "lacks its 'shape'"),
+        ({"name": None}, "lacks its 'name'"),
+        ({"data": None}, "neither 'data' nor the parameter 'binary_data_size'"),
+        ({"data": None, "parameters": {"shared_memory_region": "r"}}, "shared memory is not offered"),
+        ({"parameters": {"binary_data_size": 8}}, "Input must set only one of the following fields"),
+        ({"data": None, "parameters": {"binary_data_size": -1}}, "'binary_data_size' must be a non-negative integer"),
+        ({"data": None, "parameters": {"binary_data_size": 8}}, "expecting 8 additional bytes"),
+    ],
+)
+def test_a_wrong_input_is_refused_by_name(fields: dict[str, object], text: str) -> None:
+    message = refused(body(**fields))
+
+    assert text in message
+    assert "None" in str(fields.get("name", "")) or "A" in message or "input" in message
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        (b"", "failed to parse the request JSON buffer"),
+        (b"{", "failed to parse the request JSON buffer"),
+        (b"\xff", "failed to parse the request JSON buffer"),
+        (b'{"inputs":[NaN]}', "failed to parse the request JSON buffer"),
+        (b"[]", "must be a JSON object"),
+        (b"{}", "'inputs' must be a non-empty list"),
+        (b'{"inputs":[]}', "'inputs' must be a non-empty list"),
+        (b'{"inputs":[1]}', "each of 'inputs' must be an object"),
+        (b'{"inputs":[' + b"[" * 2000 + b"]" * 2000 + b"]}", "failed to parse"),
+    ],
+)
+def test_a_body_that_is_not_a_request_is_refused(raw: bytes, text: str) -> None:
+    assert text in refused(raw)
+
+
+def test_deep_data_is_refused() -> None:
+    data = "[" * 101 + "1" + "]" * 101
+    raw = b'{"inputs":[{"name":"A","shape":[1],"datatype":"FP32","data":%s}]}' % data.encode()
+
+    assert "nested deeper than 100" in refused(raw)
+
+
+def test_the_headers_length_must_lie_in_the_body() -> None:
+    raw = body()
+
+    for length in (0, -1, len(raw) + 1):
+        assert f"inference header size should be in range (0, {len(raw)}), got: {length}" in refused(raw, length)
+
+
+def test_left_over_binary_data_is_refused() -> None:
+    raw = body(data=None, parameters={"binary_data_size": 8})
+
+    assert "unexpected additional input data: 1 bytes" in refused(raw + bytes(9), len(raw))
+
+
+def with_root(**fields: object) -> bytes:
+    return json.dumps(json.loads(body()) | fields).encode()
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"id": 5}, "'id' must be a string"),
+        ({"parameters": []}, "must be an object"),
+        ({"parameters": {"triton_x": 1}}, "reserved for Triton usage"),
+        ({"parameters": {"x": [1]}}, "parameter 'x' has invalid type"),
+        ({"parameters": {"binary_data_output": "yes"}}, "must be a boolean"),
+        ({"outputs": {}}, "'outputs' must be a list"),
+        ({"outputs": [{"name": "S"}, {"name": "S"}]}, "output 'S' already exists in request"),
+        ({"outputs": [{}]}, "an object with a 'name'"),
+        ({"outputs": [{"name": "S", "parameters": {"binary_data": 1}}]}, "must be a boolean"),
+        ({"outputs": [{"name": "S", "parameters": 1}]}, "'parameters' of output 'S'"),
+    ],
+)
+def test_a_wrong_field_is_refused_by_name(fields: dict[str, object], text: str) -> None:
+    assert text in refused(with_root(**fields))
+
+
+@pytest.mark.parametrize("parameter", ["classification", "shared_memory_region"])
+def test_what_is_not_offered_says_so(parameter: str) -> None:
+    with pytest.raises(Unsupported, match="not offered"):
+        v2.parse_json(with_root(outputs=[{"name": "S", "parameters": {parameter: 1}}]))
+
+
+def test_which_outputs_are_binary() -> None:
+    outputs = [{"name": "S", "parameters": {"binary_data": True}}, {"name": "T"}]
+
+    parsed = v2.parse_json(with_root(outputs=outputs, parameters={"binary_data_output": True, "k": "v"}))
+
+    assert [(output.name, output.binary) for output in parsed.outputs] == [("S", True), ("T", False)]
+    assert (parsed.binary_default, parsed.parameters, parsed.output_names) == (True, {"k": "v"}, ("S", "T"))
+
+
+def test_outputs_without_a_json_form_are_refused() -> None:
+    for tensor in (Tensor("S", "FP16", (1,), b"\0\0"), Tensor("S", "BYTES", (1,), b"\x01\0\0\0\xff")):
+        with pytest.raises(CodecError, match="output 'S'"):
+            v2.encode_reply("m", "1", "", {}, [tensor], frozenset())
+
+
+@given(st.binary(max_size=300), st.none() | st.integers(-5, 310))
+def test_random_bodies_raise_only_the_codecs_errors(raw: bytes, header_length: int | None) -> None:
+    with contextlib.suppress(FleetError):
+        v2.parse(raw, header_length)
+
+
+KEYS = st.sampled_from(
+    ["name", "shape", "datatype", "data", "parameters", "binary_data_size", "binary_data", "inputs", "outputs", "id"]
+)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.sampled_from([*ITEM_SIZE, "A", ""]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=15,
+)  # fmt: skip
+
+
+@given(st.dictionaries(KEYS, values, max_size=5), st.dictionaries(KEYS, values, max_size=6))
+def test_bodies_of_the_right_names_with_wrong_values_raise_only_the_codecs_errors(
+    root: dict[str, object], entry: dict[str, object]
+) -> None:
+    tensor = {"name": "A", "datatype": "FP32", "shape": [1], "data": [1]} | entry
+    for candidate in (root, root | {"inputs": [tensor]}, {"inputs": [tensor]}):
+        with contextlib.suppress(FleetError):
+            v2.parse(orjson.dumps(candidate), None)
