@@ -1,0 +1,137 @@
+"""One object of a configuration document (JSON, or protobuf's JSON form of config.pbtxt): typed reads that name the path."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from protocol.errors import ConfigError
+
+MAX_INT32: Final = 2**31 - 1
+MAX_UINT32: Final = 2**32 - 1
+MAX_INT64: Final = 2**63 - 1
+MAX_UINT64: Final = 2**64 - 1
+
+_DECIMAL: Final = re.compile(r"-?[0-9]{1,20}")
+
+
+class Document:
+    """A JSON object at a path of the configuration, such as `input[1].reshape`; every read of it raises `ConfigError`."""
+
+    __slots__ = ("_fields", "path")
+
+    def __init__(self, value: object, path: str = "") -> None:
+        self.path = path
+        self._fields = as_object(value, path)
+
+    def __contains__(self, key: str) -> bool:
+        return self._fields.get(key) is not None
+
+    def at(self, key: str) -> str:
+        """The path of a field of this object."""
+        return f"{self.path}.{key}" if self.path else key
+
+    def text(self, key: str) -> str:
+        """A string without NUL characters; "" where absent."""
+        return as_text(self._fields.get(key, ""), self.at(key))
+
+    def flag(self, key: str) -> bool:
+        """A boolean; false where absent."""
+        value = self._fields.get(key, False)
+        if not isinstance(value, bool):
+            raise ConfigError(f"'{self.at(key)}' must be true or false, not {shown(value)}")
+        return value
+
+    def integer(self, key: str, low: int = 0, high: int = MAX_UINT32) -> int:
+        """An integer, also as decimal text (protobuf's JSON form of 64-bit fields); 0 where absent."""
+        return as_integer(self._fields.get(key, 0), self.at(key), low, high)
+
+    def integers(self, key: str, low: int, high: int) -> tuple[int, ...]:
+        """A list of integers; empty where absent."""
+        items = enumerate(self._items(key))
+        return tuple(as_integer(item, f"{self.at(key)}[{index}]", low, high) for index, item in items)
+
+    def choice(self, key: str, names: Sequence[str]) -> str:
+        """One of `names` in any case; the first of them where absent, as protobuf's enums have it."""
+        value = self._fields.get(key, names[0])
+        name = value.upper() if isinstance(value, str) else ""
+        if name not in names:
+            raise ConfigError(f"'{self.at(key)}' must be one of {', '.join(names)}, not {shown(value)}")
+        return name
+
+    def document(self, key: str) -> Document | None:
+        """An object; None where absent."""
+        return Document(self._fields[key], self.at(key)) if key in self else None
+
+    def documents(self, key: str) -> tuple[Document, ...]:
+        """A list of objects; empty where absent."""
+        return tuple(Document(item, f"{self.at(key)}[{index}]") for index, item in enumerate(self._items(key)))
+
+    def mapping(self, key: str) -> dict[str, object]:
+        """An object whose keys are data; empty where absent."""
+        return dict(as_object(self._fields.get(key, {}), self.at(key)))
+
+    def texts_by_key(self, key: str) -> dict[str, str]:
+        """An object of strings; empty where absent."""
+        return {name: as_text(value, f"{self.at(key)}[{shown(name)}]") for name, value in self.mapping(key).items()}
+
+    def documents_by_key(self, key: str) -> dict[str, Document]:
+        """An object of objects; empty where absent."""
+        return {name: Document(value, f"{self.at(key)}[{shown(name)}]") for name, value in self.mapping(key).items()}
+
+    def _items(self, key: str) -> Sequence[object]:
+        value = self._fields.get(key, ())
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise ConfigError(f"'{self.at(key)}' must be a list, not {shown(value)}")
+        return value
+
+
+def as_object(value: object, path: str) -> Mapping[str, object]:
+    """The value as a mapping with text keys.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if not isinstance(value, Mapping):
+        where = f"'{path}'" if path else "the model configuration"
+        raise ConfigError(f"{where} must be an object, not {shown(value)}")
+    for key in value:
+        as_text(key, f"{path} key")
+    return value
+
+
+def as_text(value: object, path: str) -> str:
+    """The value as text that can be encoded as UTF-8 and holds no NUL.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if not isinstance(value, str):
+        raise ConfigError(f"'{path}' must be a string, not {shown(value)}")
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise ConfigError(f"'{path}' must be text without NUL characters and lone surrogates, not {shown(value)}")
+    return value
+
+
+def as_integer(value: object, path: str, low: int, high: int) -> int:
+    """The value as an integer between `low` and `high`.
+
+    Raises:
+        ConfigError: it is something else, or out of range.
+    """
+    if isinstance(value, str) and _DECIMAL.fullmatch(value):
+        value = int(value)
+    if type(value) is not int:
+        raise ConfigError(f"'{path}' must be an integer, not {shown(value)}")
+    if not low <= value <= high:
+        raise ConfigError(f"'{path}' is {shown(value)}; it must be between {low} and {high}")
+    return value
+
+
+def shown(value: object) -> str:
+    """The value as it appears in a message: short, however long or deep it is."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return "a number of more than 128 bits"
+    return reprlib.repr(value)

@@ -1,0 +1,229 @@
+"""Model repositories: folders of model folders, each with a config.pbtxt (optional) and one folder per version.
+
+    <repository>/<model>/config.pbtxt
+    <repository>/<model>/<version>/model.onnx | model.pt | model.pt2 | model.py | …
+
+Invariants: scanning loads no framework and changes nothing; what is wrong with one model is that model's `reason` and never
+keeps another from being served. Symbolic links are followed, also out of the repository: operators lay repositories out that way,
+so whoever may write there decides what is read.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from protocol import pbtxt
+from protocol.config_document import MAX_INT64
+from protocol.errors import ConfigError
+from protocol.model_config import ModelConfig
+from workers.completion import DEFAULT_MAX_BATCH_SIZE, SUFFIX_BACKEND, BackendMetadata, complete, infer_backend
+
+__all__ = [
+    "DEFAULT_MAX_BATCH_SIZE",
+    "BackendMetadata",
+    "ModelFolder",
+    "ModelVersion",
+    "complete",
+    "scan",
+    "single_file",
+]
+
+CONFIG_FILE: Final = "config.pbtxt"
+
+_VERSION: Final = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
+_NOT_VERSIONS: Final = frozenset({"configs", "warmup", "initial_state", "__pycache__"})
+_CHUNK: Final = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """One version of a model, as it lies on disk.
+
+    Attributes:
+        name: the model's name.
+        version: its number.
+        path: the folder with its files; of a single file, the folder it lies in.
+        folder: the model's folder, with warm-up data and labels; the same as `path` for a single file.
+        config: complete but for what only the model file can say; see `complete`.
+        digest: SHA-256 over the version's files and config.pbtxt, in hex; "" where it was not asked for.
+    """
+
+    name: str
+    version: int
+    path: Path
+    folder: Path
+    config: ModelConfig
+    digest: str
+
+    @property
+    def file(self) -> Path:
+        """The model file; `path` itself for a backend that needs none."""
+        return self.path / self.config.default_model_filename
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A model of a repository.
+
+    Attributes:
+        name: the folder's name.
+        path: the folder.
+        versions: those to serve, ascending; empty with a `reason`.
+        reason: why none is served; "" when all is well.
+        warnings: what was passed over.
+    """
+
+    name: str
+    path: Path
+    versions: tuple[ModelVersion, ...] = ()
+    reason: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+def scan(repositories: Sequence[Path], *, digests: bool = True) -> tuple[ModelFolder, ...]:
+    """Every model of the repositories, by name.
+
+    Args:
+        repositories: folders; a model that is in two of them is not served from either.
+        digests: whether to read all files of the versions for their digests.
+
+    Raises:
+        ConfigError: a repository is not a folder that can be read, or is itself a model's folder.
+    """
+    places: dict[str, list[Path]] = collections.defaultdict(list)
+    for repository in repositories:
+        for folder in _model_folders(repository):
+            places[folder.name].append(folder)
+    return tuple(_model(places[name], digests=digests) for name in sorted(places))
+
+
+def _model_folders(repository: Path) -> list[Path]:
+    if not repository.is_dir():
+        raise ConfigError(f"model repository '{repository}' is not a folder")
+    if (repository / CONFIG_FILE).is_file():
+        raise ConfigError(
+            f"'{repository}' is a model's folder; give the folder above it, '{repository.absolute().parent}', as the repository"
+        )
+    try:
+        return [path for path in repository.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    except OSError as error:
+        raise ConfigError(f"model repository '{repository}' cannot be read: {error.strerror}") from None
+
+
+def _model(folders: Sequence[Path], *, digests: bool) -> ModelFolder:
+    folder = folders[0]
+    if len(folders) > 1:
+        where = ", ".join(str(path) for path in folders)
+        return ModelFolder(folder.name, folder, reason=f"model appears in two or more repositories: {where}")
+    try:
+        folder.name.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(folder.name).decode(errors="backslashreplace")
+        return ModelFolder(shown, folder, reason="the folder's name is not UTF-8; rename it")
+    warnings: list[str] = []
+    try:
+        versions = _versions(folder, warnings, digests=digests)
+        return ModelFolder(folder.name, folder, versions, warnings=tuple(warnings))
+    except ConfigError as error:
+        return ModelFolder(folder.name, folder, reason=error.message, warnings=tuple(warnings))
+    except OSError as error:
+        reason = f"'{error.filename or folder}' cannot be read: {error.strerror}"
+        return ModelFolder(folder.name, folder, reason=reason, warnings=tuple(warnings))
+
+
+def _versions(folder: Path, warnings: list[str], *, digests: bool) -> tuple[ModelVersion, ...]:
+    raw = _config_bytes(folder)
+    config = ModelConfig(name=folder.name, batch_size_stated=False)
+    if raw is not None:
+        config = pbtxt.parse(raw, CONFIG_FILE, folder.name)
+    present = dict(_version_folders(folder, warnings))
+    chosen = config.version_policy.select(present)
+    absent = [version for version in config.version_policy.specific or () if version not in present]
+    warnings.extend(f"version {version} is specified, but the version directory is not present" for version in absent)
+    if not chosen:
+        raise ConfigError(f"at least one version must be available under the version policy of model '{folder.name}'")
+    return tuple(
+        ModelVersion(
+            name=folder.name,
+            version=version,
+            path=present[version],
+            folder=folder,
+            config=infer_backend(config, [path.name for path in present[version].iterdir()]),
+            digest=_digest(_files(present[version]), present[version], raw or b"") if digests else "",
+        )
+        for version in chosen
+    )
+
+
+def _config_bytes(folder: Path) -> bytes | None:
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return file.read(pbtxt.MAX_BYTES + 1)
+
+
+def _version_folders(folder: Path, warnings: list[str]) -> Iterator[tuple[int, Path]]:
+    for path in sorted(folder.iterdir()):
+        name = path.name
+        if name in _NOT_VERSIONS or name.startswith(".") or not path.is_dir():
+            continue
+        if _VERSION.fullmatch(name) and int(name) <= MAX_INT64:
+            yield int(name), path
+        elif name.isdecimal() and name.startswith("0"):
+            warnings.append(f"ignore version directory '{name}' which contains leading zeros in its directory name")
+        else:
+            warnings.append(f"ignore version directory '{name}' which fails to convert to integral number")
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The regular files below a folder; each folder once, whatever links lead to it."""
+    seen: set[tuple[int, int]] = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        status = Path(root).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if name != "__pycache__")
+        yield from (path for path in (Path(root) / name for name in sorted(names)) if path.is_file())
+
+
+def _digest(files: Iterator[Path], base: Path, config: bytes) -> str:
+    """SHA-256 over names, sizes and contents, so that no two different trees have the same input."""
+    total = hashlib.sha256(len(config).to_bytes(8) + config)
+    for path in files:
+        name = os.fsencode(path.relative_to(base).as_posix())
+        content = hashlib.sha256()
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                content.update(chunk)
+        total.update(len(name).to_bytes(8) + name + content.digest())
+    return total.hexdigest()
+
+
+def single_file(path: Path) -> ModelVersion:
+    """A model that is one file, without a repository: its name is the file's, its version 1, its configuration all completed.
+
+    Raises:
+        ConfigError: it is not a file, or its suffix is no backend's.
+    """
+    backend = SUFFIX_BACKEND.get(path.suffix.lower())
+    if backend is None:
+        raise ConfigError(f"'{path}' is not a model file; known suffixes are: {', '.join(SUFFIX_BACKEND)}")
+    if not path.is_file():
+        raise ConfigError(f"there is no file '{path}'")
+    config = ModelConfig(name=path.stem, backend=backend, batch_size_stated=False, default_model_filename=path.name)
+    folder = path.absolute().parent
+    try:
+        digest = _digest(iter([folder / path.name]), folder, b"")
+    except OSError as error:
+        raise ConfigError(f"'{path}' cannot be read: {error.strerror}") from None
+    return ModelVersion(path.stem, 1, folder, folder, infer_backend(config, [path.name]), digest)
