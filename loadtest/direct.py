@@ -5,7 +5,6 @@ Invariant: nothing between the loop and the framework but the call itself; input
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -21,19 +20,6 @@ Array = npt.NDArray[Any]
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 
 BATCH_SIZES: Final = (1, 2, 4, 8, 16, 32)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Limit:
-    """Rows per second of a bare loop by batch size."""
-
-    model: str
-    rows_per_s: dict[int, float]
-
-    @property
-    def best(self) -> float:
-        """The highest rate of all batch sizes."""
-        return max(self.rows_per_s.values())
 
 
 def load(folder: Path, outputs: tuple[str, ...] | None = None) -> Run:
@@ -88,8 +74,8 @@ def _torch(path: Path, outputs: tuple[str, ...]) -> Run:
 
 def measure(
     folder: Path, inputs: Iterable[InputSpec], seconds: float = 2.0, batch_sizes: Iterable[int] = BATCH_SIZES
-) -> Limit:
-    """Call the model in a loop for `seconds` per batch size; run it on the core that the servers are pinned to."""
+) -> dict[int, float]:
+    """Rows per second by batch size, each called in a loop for `seconds`; run it on the core that the servers are pinned to."""
     run, specs = load(folder), tuple(inputs)
     random = np.random.default_rng(0)
     rates: dict[int, float] = {}
@@ -100,7 +86,7 @@ def measure(
         for batch in batches:
             run(batch)
         rates[size] = size * _calls_per_second(run, batches, seconds)
-    return Limit(folder.name, rates)
+    return rates
 
 
 def _calls_per_second(run: Run, batches: list[dict[str, Array]], seconds: float) -> float:

@@ -42,10 +42,24 @@ class InputSpec:
 
 def specs_of(metadata: Mapping[str, Any], high: int = 100) -> tuple[InputSpec, ...]:
     """The inputs that a model's V2 metadata (`GET /v2/models/M`) names; every size that is -1 becomes 1."""
+    return tuple(InputSpec(item["name"], item["datatype"], _fixed(item["shape"]), high) for item in metadata["inputs"])
+
+
+def specs_of_config(config: Mapping[str, Any], high: int = 100) -> tuple[InputSpec, ...]:
+    """The same from a configuration in Triton's JSON form; the batch dimension is 1 where the model has one."""
+    batch = [1] if int(config.get("max_batch_size", 0)) > 0 else []
     return tuple(
-        InputSpec(item["name"], item["datatype"], tuple(max(1, int(size)) for size in item["shape"]), high)
-        for item in metadata["inputs"]
+        InputSpec(item["name"], _datatype(item["data_type"]), _fixed([*batch, *item["dims"]]), high)
+        for item in config["input"]
     )
+
+
+def _fixed(shape: Iterable[int | str]) -> tuple[int, ...]:
+    return tuple(max(1, int(size)) for size in shape)
+
+
+def _datatype(config_type: str) -> str:
+    return "BYTES" if config_type == "TYPE_STRING" else config_type.removeprefix("TYPE_")
 
 
 def draw(spec: InputSpec, random: np.random.Generator) -> Array:

@@ -71,6 +71,16 @@ class Latencies:
             return float("nan")
         return float(self._histogram.get_value_at_percentile(percentile)) / 1e3
 
+    def share_within(self, seconds: float) -> float:
+        """The share of the requests that took no longer, 0..1; NaN when there are none."""
+        self._fold()
+        if not self.count:
+            return float("nan")
+        limit = self._histogram.get_highest_equivalent_value(round(seconds * 1e6))
+        recorded = self._histogram.get_recorded_iterator()
+        within = sum(item.count_at_value_iterated_to for item in recorded if item.value_iterated_to <= limit)
+        return float(within) / self.count
+
     def curve_ms(self, points: int = 200) -> list[tuple[float, float]]:
         """(percentile, milliseconds) pairs for a plot, denser towards 100; empty when nothing was recorded."""
         self._fold()

@@ -1,0 +1,144 @@
+"""The command line: `python -m loadtest run|closed|direct|models|bench|report`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+
+from loadtest import arrivals, direct, models, report
+from loadtest.results import OpenPoint, Results
+from loadtest.run import OpenPlan, closed_point, open_point
+from loadtest.targets import TargetChoice
+from protocol.errors import FleetError
+
+
+class _Commands(click.Group):
+    def invoke(self, context: click.Context) -> Any:
+        """Errors that name what to do need no traceback."""
+        try:
+            return super().invoke(context)
+        except (FleetError, OSError, ModuleNotFoundError, ValueError) as exc:
+            raise click.ClickException(str(exc)) from exc
+
+
+@click.group(cls=_Commands, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Load a Penstock fleet (or any V2 server) and report latencies that hide nothing.
+
+    \b
+    Start with:
+      python -m loadtest run http://127.0.0.1:8000 --model digits --rate 200
+    """
+
+
+def _target_options(function: Any) -> Any:
+    options = [
+        click.argument("url"),
+        click.option("--model", "-m", required=True, help="Model name."),
+        click.option("--version", default="", help="Model version; for kafka:// it is 1 unless given."),
+        click.option("--redis", default="redis://127.0.0.1:6379", help="With kafka://: where the results are."),
+        click.option("--prefix", default="penstock", help="With kafka://: the fleet's prefix."),
+        click.option(
+            "--repository",
+            type=click.Path(exists=True, file_okay=False, path_type=Path),
+            help="Model repository: calls the model directly to know the right answers, and checks every one.",
+        ),
+        click.option("--integers-below", default=100, help="Random integers are drawn from 0 up to this."),
+        click.option("--bodies", default=512, help="How many different bodies to send in rotation."),
+        click.option("--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="An extra HTTP header."),
+        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def _choice(options: dict[str, Any]) -> TargetChoice:
+    fields = {field.name for field in dataclasses.fields(TargetChoice)}
+    return TargetChoice(**{name: options.pop(name) for name in list(options) if name in fields})
+
+
+@main.command()
+@_target_options
+@click.option("--rate", "-r", default=100.0, help="Requests due per second.")
+@click.option("--duration", "-d", default=10.0, help="Seconds that are measured.")
+@click.option("--warmup", default=1.0, help="Seconds before those.")
+@click.option("--arrivals", "process", type=click.Choice(arrivals.PROCESSES), default="poisson", help="When they come.")
+@click.option("--seed", default=0, help="Of the arrivals.")
+@click.option("--slo-ms", default=50.0, help="Goodput counts right answers within this.")
+@click.option("--rows", type=click.File("w"), help="Write one JSON line per request.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write the latency distribution as PNG.")
+def run(as_json: bool, rows: TextIO | None, plot: Path | None, **options: Any) -> None:
+    """Open loop: requests are due whatever the server does, and latency counts from then.
+
+    URL is a base URL (http://127.0.0.1:8000), or kafka://HOST:PORT to publish straight to the fleet's topic.
+    """
+    choice = _choice(options)
+    point = open_point(choice.open(), OpenPlan(**options), rows)
+    if plot is not None:
+        from loadtest.plots import write_distribution
+
+        write_distribution([(choice.model, point)], choice.model, plot)
+    click.echo(json.dumps(dataclasses.asdict(point)) if as_json else _describe(point))
+
+
+def _describe(point: OpenPoint) -> str:
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in point.outcomes.items() if count)
+    lines = [report.open_table([point]), f"{outcomes or 'nothing was sent'}"]
+    lines += [f"{count} x {complaint}" for complaint, count in point.complaints.items()]
+    return "\n".join(lines)
+
+
+@main.command()
+@_target_options
+@click.option("--callers", "-c", default=[1], multiple=True, help="Callers at once; may be repeated.")
+@click.option("--duration", "-d", default=5.0, help="Seconds that are measured, for each number of callers.")
+@click.option("--warmup", default=1.0, help="Seconds before those.")
+def closed(as_json: bool, callers: tuple[int, ...], duration: float, warmup: float, **options: Any) -> None:
+    """Closed loop: callers that wait for each answer before they send again. Shows capacity, hides stalls."""
+    choice = _choice(options)
+    points = [closed_point(choice.open(), count, duration, warmup) for count in callers]
+    click.echo(json.dumps([dataclasses.asdict(p) for p in points]) if as_json else report.closed_table(points))
+
+
+@main.command(name="direct")
+@click.argument("repository", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("model", type=click.Choice(list(models.MODELS)))
+@click.option("--duration", "-d", default=2.0, help="Seconds per batch size.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def direct_(repository: Path, model: str, duration: float, as_json: bool) -> None:
+    """The limit: call a benchmark model directly in a loop, on one thread, at batch sizes 1 to 32."""
+    limit = direct.measure(repository / model, models.MODELS[model].inputs, duration)
+    rows = {str(size): rate for size, rate in limit.items()}
+    click.echo(json.dumps(rows) if as_json else report.table(("batch size", "rows/s"), rows.items()))
+
+
+@main.command(name="models")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("names", nargs=-1, type=click.Choice(list(models.MODELS)))
+def models_(folder: Path, names: tuple[str, ...]) -> None:
+    """Write the benchmark's models (all, or the named ones) into a model repository FOLDER."""
+    click.echo(models.write_repository(folder, names))
+
+
+@main.command(name="report")
+@click.argument("results", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("docs/benchmarks.md"))
+def report_(results: Path, out: Path) -> None:
+    """Write the Markdown report and its plots again from a results file."""
+    write_report(Results.load(results), out)
+    click.echo(out)
+
+
+def write_report(results: Results, out: Path) -> None:
+    """Markdown at `out`; plots and results.json in the folder of the same name beside it."""
+    from loadtest.plots import write_all
+
+    folder = out.with_suffix("")
+    pictures = write_all(results, folder)
+    results.save(folder / "results.json")
+    out.write_text(report.markdown(results, [f"{folder.name}/{picture.name}" for picture in pictures]))

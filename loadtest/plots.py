@@ -1,0 +1,90 @@
+"""Pictures of results, as PNG: latency against throughput, latency distributions, memory over time.
+
+The only importer of matplotlib.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from loadtest.results import OpenPoint, Results
+
+
+def write_all(results: Results, folder: Path) -> list[Path]:
+    """One picture per model and kind of measurement, and one of all soaks; returns the files.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed (extra `loadtest`).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    models = list(dict.fromkeys(model for server in results.servers.values() for model in server.models))
+    for model in models:
+        served = {name: server.models[model] for name, server in results.servers.items() if model in server.models}
+        if any(result.closed for result in served.values()):
+            files.append(_throughput(results, model, folder / f"{model}-throughput.png"))
+        points = [(name, point) for name, result in served.items() for point in result.open]
+        if points:
+            files.append(write_distribution(points, model, folder / f"{model}-latency.png"))
+    if results.soaks:
+        files.append(_memory(results, folder / "soak-memory.png"))
+    return files
+
+
+@contextmanager
+def _figure(path: Path, title: str, x: str, y: str) -> Iterator[Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set(title=title, xlabel=x, ylabel=y)
+    axes.grid(visible=True, alpha=0.3)
+    yield axes
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=100)
+
+
+def _throughput(results: Results, model: str, path: Path) -> Path:
+    """Closed loop: each point is one number of callers."""
+    with _figure(path, f"{model}, closed loop", "answers per second", "latency, ms") as axes:
+        axes.set_yscale("log")
+        for name, server in results.servers.items():
+            points = server.models[model].closed if model in server.models else []
+            for percentile, style in (("p50", "o-"), ("p99", "s--")):
+                rates = [point.rate for point in points]
+                axes.plot(rates, [p.latency_ms[percentile] for p in points], style, ms=4, label=f"{name}, {percentile}")
+            for point in points:
+                axes.annotate(str(point.callers), (point.rate, point.latency_ms["p50"]), fontsize="x-small")
+        if model in results.limits and model != "addsub":
+            axes.axvline(max(results.limits[model].values()), color="black", lw=1, ls=":", label="the limit")
+    return path
+
+
+def write_distribution(points: Iterable[tuple[str, OpenPoint]], title: str, path: Path) -> Path:
+    """Open loop: what share of the requests was answered in which time, from the intended send time; points are named."""
+    with _figure(path, f"{title}, open loop", "latency, ms", "share of requests") as axes:
+        axes.set_xscale("log")
+        axes.set_yscale("logit")
+        axes.set_ylim(0.05, 0.9999)
+        for name, point in points:
+            if point.curve_ms:
+                shares = [percentile / 100 for percentile, _ in point.curve_ms]
+                label = f"{name}, {point.arrivals} {point.offered:,.0f}/s"
+                axes.plot([value for _, value in point.curve_ms], shares, label=label)
+    return path
+
+
+def _memory(results: Results, path: Path) -> Path:
+    """Soaks: resident memory by process over time."""
+    with _figure(path, "memory under steady load", "seconds", "MiB") as axes:
+        for soak in results.soaks:
+            for name in (name for name in soak.series[0] if name != "seconds"):
+                seconds = [row["seconds"] for row in soak.series]
+                axes.plot(seconds, [row[name] for row in soak.series], label=f"{soak.server} {soak.model}: {name}")
+        axes.set_ylim(bottom=0)
+    return path

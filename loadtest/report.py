@@ -1,0 +1,174 @@
+"""From results to Markdown: what was reached, as a share of the limit, with the raw numbers below. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from loadtest.results import ClosedPoint, Idle, ModelResult, OpenPoint, Results, ServerResult, Soak
+
+_METHOD = """\
+Written by `make bench` (`python -m loadtest bench`). The method is in loadtest/README.md, the raw numbers are in the JSON file
+beside the plots. Ratios to the limit travel between machines better than rates do.
+"""
+_TITLE = {"embedded": "one process (embedded)", "fleet": "gateway, Kafka, worker and Redis"}
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table; floats get the digits that their size deserves."""
+    lines = ["| " + " | ".join(columns) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
+    lines += ["| " + " | ".join(cell(value) for value in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def cell(value: Any) -> str:
+    """A number as a person wants to read it; None and NaN as a dash."""
+    if value is None or value != value:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def ratio(rate: float, limit: Mapping[int, float] | None) -> float | None:
+    """The rate as a share of the limit's best, None where no limit was measured."""
+    return rate / max(limit.values()) if limit else None
+
+
+def markdown(results: Results, pictures: Sequence[str] = ()) -> str:
+    """The whole report; `pictures` are file names relative to it."""
+    parts = [
+        "# Benchmarks\n",
+        _METHOD,
+        table(("about this run", ""), sorted(results.about.items())),
+        "## What was reached\n",
+        _headline(results),
+    ]
+    parts += [f"![{name}]({name})\n" for name in pictures]
+    if results.limits:
+        parts += ["## The limit: the model called directly in a loop\n", _limits(results.limits)]
+    for name, server in results.servers.items():
+        parts += _server(name, server, results.limits)
+    if results.idle:
+        parts += ["## Idle models\n", *map(_idle, results.idle)]
+    if results.soaks:
+        parts += ["## Steady memory\n", *map(_soak, results.soaks)]
+    return "\n".join(parts)
+
+
+def _headline(results: Results) -> str:
+    names = list(results.servers)
+    columns = ["model", "limit, rows/s"]
+    for name in names:
+        columns += [f"{name}: best rate/s", "of the limit", "p50 with one caller, ms", "p99 with one caller, ms"]
+    rows = []
+    for model in _models(results):
+        limit = results.limits.get(model)
+        row: list[Any] = [model, max(limit.values()) if limit else None]
+        for name in names:
+            row += _headline_cells(results.servers[name].models.get(model), limit)
+        rows.append(row)
+    return table(columns, rows)
+
+
+def _headline_cells(result: ModelResult | None, limit: Mapping[int, float] | None) -> list[Any]:
+    if result is None or not result.closed:
+        return [None] * 4
+    best = result.best
+    alone = next((point for point in result.closed if point.callers == 1), None)
+    latency = alone.latency_ms if alone else {}
+    rate = f"{cell(best.rate)} ({best.callers} callers)"
+    return [rate, ratio(best.rate, limit), latency.get("p50"), latency.get("p99")]
+
+
+def _models(results: Results) -> list[str]:
+    served = (model for server in results.servers.values() for model in server.models)
+    return list(dict.fromkeys([*served, *results.limits]))
+
+
+def _limits(limits: Mapping[str, Mapping[int, float]]) -> str:
+    sizes = sorted({size for rates in limits.values() for size in rates})
+    columns = ["model, rows/s by batch size", *map(str, sizes), "best"]
+    rows = [[model, *(rates.get(size) for size in sizes), max(rates.values())] for model, rates in limits.items()]
+    return table(columns, rows)
+
+
+def _server(name: str, server: ServerResult, limits: Mapping[str, Mapping[int, float]]) -> list[str]:
+    processes = sorted({process for reading in server.memory_mib.values() for process in reading})
+    memory = [
+        [moment, *(reading.get(process) for process in processes)] for moment, reading in server.memory_mib.items()
+    ]
+    parts = [
+        f"## {_TITLE.get(name, name).capitalize()}\n",
+        f"First right answer {cell(server.first_answer_s)} s after the start of its processes.\n",
+        table(("resident memory, MiB", *processes), memory),
+    ]
+    for model, result in server.models.items():
+        if result.closed:
+            parts += [f"### {name}: {model}, closed loop\n", closed_table(result.closed, limits.get(model))]
+        if result.open:
+            parts += [f"### {name}: {model}, open loop\n", open_table(result.open)]
+    return parts
+
+
+def closed_table(points: Sequence[ClosedPoint], limit: Mapping[int, float] | None = None) -> str:
+    """One row per number of callers; CPU is in microseconds per request."""
+    processes = list(dict.fromkeys(process for point in points for process in point.cpu_us))
+    columns = ["callers", "rate/s", "of the limit", "p50, ms", "p99, ms", "mean batch", "errors"]
+    rows = [
+        [
+            point.callers,
+            point.rate,
+            ratio(point.rate, limit),
+            point.latency_ms.get("p50"),
+            point.latency_ms.get("p99"),
+            point.batch or None,
+            point.errors,
+            *(point.cpu_us.get(process) for process in processes),
+        ]
+        for point in points
+    ]
+    return table([*columns, *(f"{process} CPU, µs" for process in processes)], rows)
+
+
+def open_table(points: Sequence[OpenPoint]) -> str:
+    """One row per offered rate; latency counts from the intended send time, CPU is in microseconds per request."""
+    processes = list(dict.fromkeys(process for point in points for process in point.cpu_us))
+    columns = ["arrivals", "offered/s", "right/s", "goodput/s", "p50, ms", "p99, ms", "p99.9, ms", "mean batch"]
+    columns += ["not right", "sent late, p99 ms", "generator CPU, µs", *(f"{process} CPU, µs" for process in processes)]
+    rows = [
+        [
+            point.arrivals,
+            point.offered,
+            point.rate,
+            f"{cell(point.goodput)} (≤ {point.slo_ms:g} ms)",
+            *(point.latency_ms.get(name) for name in ("p50", "p99", "p99.9")),
+            point.batch or None,
+            sum(count for outcome, count in point.outcomes.items() if outcome != "ok"),
+            point.lateness_ms.get("p99"),
+            point.generator_us,
+            *(point.cpu_us.get(process) for process in processes),
+        ]
+        for point in points
+    ]
+    return table(columns, rows)
+
+
+def _idle(idle: Idle) -> str:
+    rows = [(name, share * 100, idle.memory_mib.get(name)) for name, share in idle.cpu_share.items()]
+    return table((f"{idle.models} idle models", "% of a core", "resident MiB"), rows)
+
+
+def _soak(soak: Soak) -> str:
+    if not soak.series:
+        return ""
+    first, last = soak.series[0], soak.series[-1]
+    title = f"{soak.server}: {soak.model} at {cell(soak.point.offered)}/s for {cell(soak.point.seconds)} s"
+    names = [name for name in first if name != "seconds"]
+    rows = [
+        (name, first[name], max(row[name] for row in soak.series), last[name], last[name] - first[name])
+        for name in names
+    ]
+    return (
+        table((title, "first, MiB", "highest, MiB", "last, MiB", "grown, MiB"), rows) + "\n" + open_table([soak.point])
+    )
