@@ -32,7 +32,7 @@ class Instance(Protocol):
             FleetError or any other exception: the whole batch failed.
         """
 
-    def split(self, requests: Sequence[InferRequest], raw: Any) -> list[Outcome]:
+    def split(self, requests: Sequence[InferRequest], raw: Any) -> Sequence[Outcome]:
         """One outcome per request, in order; only the outputs that it asked for."""
 
     def close(self) -> None:

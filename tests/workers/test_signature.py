@@ -1,0 +1,98 @@
+import pytest
+
+from protocol.config_parts import TensorSpec
+from protocol.errors import InvalidArgument
+from protocol.messages import InferRequest
+from protocol.model_config import ModelConfig
+from protocol.tensors import Tensor
+from workers.signature import MAX_REMEMBERED, Signature, fits
+
+CONFIG = ModelConfig(
+    name="m",
+    backend="identity",
+    max_batch_size=8,
+    inputs=(
+        TensorSpec("A", "FP32", (4,)),
+        TensorSpec("B", "INT64", (-1,)),
+        TensorSpec("C", "BYTES", (1,), optional=True),
+    ),
+    outputs=(TensorSpec("Y", "FP32", (4,)), TensorSpec("Z", "INT64", (-1,))),
+)
+
+
+def tensor(name: str, datatype: str, *shape: int) -> Tensor:
+    return Tensor(name, datatype, shape, b"")
+
+
+def request(*inputs: Tensor, outputs: tuple[str, ...] = ()) -> InferRequest:
+    return InferRequest("id", "m", "1", inputs, outputs)
+
+
+A = tensor("A", "FP32", 2, 4)
+B = tensor("B", "INT64", 2, 7)
+
+
+def test_rows_and_shape_class() -> None:
+    assert Signature(CONFIG).read(request(A, B)) == (2, "4,7,-", None)
+    assert Signature(CONFIG).read(request(A, B, tensor("C", "BYTES", 2, 1)))[:2] == (2, "4,7,1")
+
+
+def test_inputs_are_put_into_the_configurations_order() -> None:
+    signature = Signature(CONFIG)
+    for _ in range(2):  # judged, then remembered
+        given = request(B, A, outputs=("Z",))
+        signature.read(given)
+        assert given.inputs == (A, B)
+
+
+def test_same_sizes_with_other_rows_share_a_class() -> None:
+    signature = Signature(CONFIG)
+    one = signature.read(request(tensor("A", "FP32", 1, 4), tensor("B", "INT64", 1, 7)))
+    two = signature.read(request(A, B))
+    assert one.shape_class == two.shape_class
+    assert (one.rows, two.rows) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (request(A), r"expected 3 inputs but got 1 inputs for model 'm'.*missing required input\(s\) \['B'\]"),
+        (request(), "expected 3 inputs but got 0"),
+        (request(A, B, tensor("D", "FP32", 2, 1)), "unexpected inference input 'D', allowed inputs are: A, B, C"),
+        (request(A, B, A), "input 'A' already exists in request"),
+        (request(tensor("A", "FP64", 2, 4), B), "input 'A' data-type is 'FP64', but model 'm' expects 'FP32'"),
+        (request(tensor("A", "FP32", 2, 5), B), r"unexpected shape for input 'A'.*Expected \[-1, 4\], got \[2, 5\]"),
+        (request(tensor("A", "FP32", 4), B), "Setting a non-zero max_batch_size requires a batch dimension"),
+        (request(tensor("A", "FP32", 1, 4), B), "input 'B' batch size does not match other inputs"),
+        (request(tensor("A", "FP32", 9, 4), B), "batch-size must be between 1 and 8 for 'm', got 9"),
+        (request(tensor("A", "FP32", 0, 4), B), "batch-size must be between 1 and 8 for 'm', got 0"),
+        (request(A, B, outputs=("X",)), "unexpected inference output 'X', allowed outputs are: Y, Z"),
+        (request(A, B, outputs=("Y", "Y")), "already exists in request"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(given: InferRequest, message: str) -> None:
+    signature = Signature(CONFIG)
+    for _ in range(2):
+        with pytest.raises(InvalidArgument, match=message):
+            signature.read(given)
+
+
+def test_a_model_without_batch_dimension_has_one_row() -> None:
+    plain = ModelConfig(name="p", inputs=(TensorSpec("A", "FP32", (4, 2)),), outputs=(TensorSpec("Y", "FP32", (1,)),))
+    assert Signature(plain).read(request(tensor("A", "FP32", 4, 2))) == (1, "4x2", None)
+    with pytest.raises(InvalidArgument, match="unexpected shape"):
+        Signature(plain).read(request(tensor("A", "FP32", 1, 4, 2)))
+
+
+def test_memory_is_bounded_whatever_sizes_come() -> None:
+    signature = Signature(CONFIG)
+    for size in range(MAX_REMEMBERED * 2 + 10):
+        shape = signature.read(request(A, tensor("B", "INT64", 2, size)))
+        assert shape.shape_class == f"4,{size},-"
+    assert len(signature._remembered) <= MAX_REMEMBERED
+
+
+def test_minus_one_is_any_size() -> None:
+    assert fits((3, 0, 5), (3, -1, -1))
+    assert not fits((3,), (3, -1))
+    assert not fits((2, 1), (3, -1))

@@ -1,0 +1,51 @@
+"""The base of backends that map named arrays to named arrays: they write `compute` and get stacking and cutting."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+
+from protocol.messages import InferRequest
+from protocol.model_config import ModelConfig
+from protocol.tensors import Array
+from workers.assembly import Stacked, cut, stack
+from workers.backends.base import Outcome
+
+
+class TensorInstance(abc.ABC):
+    """An `Instance` whose batch is one dict of arrays in, one out.
+
+    Args:
+        config: the version's, complete.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+
+    @abc.abstractmethod
+    def compute(self, inputs: dict[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
+        """Run the model once.
+
+        Args:
+            inputs: see `assembly.Stacked`: read-only and shorter than configured where optional inputs are left out.
+            outputs: the names that somebody wants, in the configuration's order; more may be returned.
+
+        Returns:
+            One array per wanted output, of the configured datatype (BF16 as uint16 bits, BYTES as an object array of bytes or str)
+            and shape, all rows in front where the model batches. It belongs to the caller: it must not be written to afterwards.
+        """
+
+    def prepare(self, requests: Sequence[InferRequest]) -> Stacked:
+        """See `Instance.prepare`."""
+        return stack(requests, self.config)
+
+    def run(self, prepared: Stacked) -> Mapping[str, Array]:
+        """See `Instance.run`."""
+        return self.compute(prepared.inputs, prepared.outputs)
+
+    def split(self, requests: Sequence[InferRequest], raw: Mapping[str, Array]) -> Sequence[Outcome]:
+        """See `Instance.split`."""
+        return cut(requests, raw, self.config)
+
+    def close(self) -> None:  # noqa: B027  # most instances are freed with their last reference
+        """See `Instance.close`."""
