@@ -1,0 +1,616 @@
+"""What every result store and directory must do. `tests/transport/test_*.py` inherit `ResultsContract` and give it a `site`.
+
+A gateway or worker of its own is a store of its own (`Site.connect`); a crash is a call that never comes.
+Nothing here sleeps for a fixed time: tests wait for a condition, or for the ttl that they are about.
+"""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import dataclasses
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import pytest
+
+from protocol.messages import Heartbeat, ModelLoad, ModelState
+from protocol.naming import Names
+from protocol.ports import Answer, Claim, ClaimState, Directory, Outcome, RequestState, Results, Wake
+
+POLL = 0.01
+INLINE_LIMIT = 16 * 1024
+CALL_LIMIT = 256 * 1024
+NOT_TEXT = bytes(range(256))
+WRITTEN, ALREADY = Outcome.WRITTEN, Outcome.ALREADY_TERMINAL
+
+
+class Store(Results, Directory, Protocol):
+    """All implementations are both."""
+
+
+class Site(abc.ABC):
+    """One store, under a prefix that no other test uses.
+
+    Attributes:
+        patience: seconds that any condition may take to become true.
+    """
+
+    patience: float = 10.0
+
+    @property
+    @abc.abstractmethod
+    def names(self) -> Names:
+        """Names under this test's prefix."""
+
+    @abc.abstractmethod
+    async def connect(self, result_ttl: float = 60.0) -> Store:
+        """One more process's connection to the same store, open; closed by the site at the end of the test."""
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(self.patience):
+            while not condition():  # noqa: ASYNC110 (it waits for whatever a test is about)
+                await asyncio.sleep(POLL)
+
+    async def until_true(self, condition: Callable[[], Awaitable[bool]]) -> None:
+        async with asyncio.timeout(self.patience):
+            while not await condition():  # noqa: ASYNC110
+                await asyncio.sleep(POLL)
+
+
+class Gateway:
+    """A store with a channel of its own that keeps what it was woken with."""
+
+    def __init__(self, store: Store, channel: str) -> None:
+        self.store = store
+        self.channel = channel
+        self.wakes: list[Wake] = []
+
+    def woken(self, ref: str) -> int:
+        return sum(wake.ref == ref for wake in self.wakes)
+
+
+def new_ref() -> str:
+    return uuid.uuid4().hex
+
+
+def new_claim(ref: str, reply_to: str = "", **changes: object) -> Claim:
+    claim = Claim(
+        ref=ref,
+        fingerprint="f1",
+        reply_to=reply_to,
+        lease=30.0,
+        ttl=60.0,
+        model="m",
+        version="3",
+        accepted=1_700_000_000.123456,
+    )
+    return dataclasses.replace(claim, **changes)  # type: ignore[arg-type]
+
+
+class ResultsContract:
+    """Inherit, and give the fixture `site`."""
+
+    @pytest.fixture
+    async def store(self, site: Site) -> Store:
+        return await site.connect()
+
+    async def gateway(self, site: Site, name: str = "g1") -> Gateway:
+        store = await site.connect()
+        gateway = Gateway(store, site.names.gateway_channel(name))
+        await store.listen(gateway.channel, gateway.wakes.extend)
+        return gateway
+
+    async def state(self, store: Store, ref: str) -> RequestState:
+        (state,) = await store.look([ref])
+        assert state is not None
+        return state
+
+    # --- answering ---------------------------------------------------------------------------------------------------
+
+    async def test_the_first_terminal_wins(self, site: Site, store: Store) -> None:
+        ref, other = new_ref(), await site.connect()
+        assert await store.finish([Answer(ref, b"first")]) == [WRITTEN]
+        assert await other.finish([Answer(ref, b"second")]) == [ALREADY]
+        assert await store.finish([Answer(ref, b"third", retriable=True)]) == [ALREADY]
+        assert await self.state(other, ref) == RequestState("done", b"first")
+
+    async def test_each_answer_of_a_batch_has_its_own_outcome(self, store: Store) -> None:
+        old, new, twice = new_ref(), new_ref(), new_ref()
+        await store.finish([Answer(old, b"old")])
+        batch = [Answer(new, b"new"), Answer(old, b"late"), Answer(twice, b"one"), Answer(twice, b"two")]
+        assert await store.finish(batch) == [WRITTEN, ALREADY, WRITTEN, ALREADY]
+        assert [state and state.payload for state in await store.look([new, old, twice])] == [b"new", b"old", b"one"]
+
+    async def test_racing_writers_agree_on_one_terminal(self, site: Site) -> None:
+        stores, ref = [await site.connect() for _ in range(4)], new_ref()
+        outcomes = await asyncio.gather(*(store.finish([Answer(ref, b"%d" % n)]) for n, store in enumerate(stores)))
+        assert sorted(outcome[0].value for outcome in outcomes) == [0, 1, 1, 1]
+        winner = outcomes.index([WRITTEN])
+        assert (await self.state(stores[0], ref)).payload == b"%d" % winner
+
+    async def test_a_terminal_after_attempts_is_never_an_older_attempt(self, store: Store) -> None:
+        ref = new_ref()
+        assert await store.start([ref], "w1", 60.0) == [1]
+        assert await store.start([ref], "w2", 60.0) == [2]
+        assert await store.finish([Answer(ref, b"of attempt 1")]) == [WRITTEN]
+        assert await store.finish([Answer(ref, b"of attempt 2")]) == [ALREADY]
+
+    async def test_payloads_are_bytes_not_text(self, site: Site) -> None:
+        gateway, ref = await self.gateway(site), new_ref()
+        silent = new_ref()
+        await gateway.store.finish([Answer(ref, NOT_TEXT, gateway.channel), Answer(silent, NOT_TEXT)])
+        await site.until(lambda: bool(gateway.wakes))
+        assert gateway.wakes == [Wake(ref, NOT_TEXT)]
+        assert (await self.state(gateway.store, silent)).payload == NOT_TEXT
+
+    async def test_refs_with_principals_are_names_like_any_other(self, site: Site) -> None:
+        gateway = await self.gateway(site)
+        ref = f"team%20a/{new_ref()}:x~1.%C3%A9"
+        assert await gateway.store.finish([Answer(ref, b"x", gateway.channel)]) == [WRITTEN]
+        await site.until(lambda: bool(gateway.wakes))
+        assert gateway.wakes == [Wake(ref, b"x")]
+
+    async def test_nothing_asked_nothing_answered(self, store: Store) -> None:
+        assert await store.finish([]) == []
+        assert await store.start([], "w", 60.0) == []
+        assert await store.look([]) == []
+        await store.trim([])
+        assert await store.look([new_ref()]) == [None]
+
+    # --- waking ------------------------------------------------------------------------------------------------------
+
+    async def test_a_batch_wakes_each_gateway_with_its_own(self, site: Site) -> None:
+        one, two = await self.gateway(site, "g1"), await self.gateway(site, "g2")
+        worker = await site.connect()
+        mine, yours = [new_ref() for _ in range(5)], [new_ref() for _ in range(5)]
+        answers = [Answer(ref, ref.encode(), one.channel) for ref in mine]
+        answers += [Answer(ref, ref.encode(), two.channel) for ref in yours]
+        await worker.finish(answers)
+        await site.until(lambda: len(one.wakes) == 5 and len(two.wakes) == 5)
+        assert one.wakes == [Wake(ref, ref.encode()) for ref in mine]
+        assert two.wakes == [Wake(ref, ref.encode()) for ref in yours]
+
+    async def test_the_wake_comes_after_the_terminal_is_there(self, site: Site) -> None:
+        gateway, ref = await self.gateway(site), new_ref()
+        await gateway.store.finish([Answer(ref, b"x" * (INLINE_LIMIT + 1), gateway.channel)])
+        await site.until(lambda: bool(gateway.wakes))
+        assert (await self.state(gateway.store, ref)).state == "done"
+
+    @pytest.mark.parametrize(
+        ("size", "inline"), [(0, True), (INLINE_LIMIT, True), (INLINE_LIMIT + 1, False), (1_000_000, False)]
+    )
+    async def test_small_results_come_along_and_large_ones_by_pointer(
+        self, site: Site, size: int, inline: bool
+    ) -> None:
+        gateway, ref = await self.gateway(site), new_ref()
+        payload = NOT_TEXT[255:] * size
+        await gateway.store.finish([Answer(ref, payload, gateway.channel)])
+        await site.until(lambda: bool(gateway.wakes))
+        (wake,) = gateway.wakes
+        if inline and size:
+            assert wake.payload == payload
+        elif not inline:
+            assert wake.payload is None
+            assert (await self.state(gateway.store, ref)).payload == payload
+
+    async def test_one_call_sends_no_more_than_its_limit_inline(self, site: Site) -> None:
+        gateway = await self.gateway(site)
+        refs = [new_ref() for _ in range(40)]
+        payloads = {ref: ref.encode() * 375 for ref in refs}
+        await gateway.store.finish([Answer(ref, payload, gateway.channel) for ref, payload in payloads.items()])
+        await site.until(lambda: len(gateway.wakes) == 40)
+        assert [wake.ref for wake in gateway.wakes] == refs
+        inline = [wake for wake in gateway.wakes if wake.payload is not None]
+        pointers = [wake.ref for wake in gateway.wakes if wake.payload is None]
+        assert 0 < sum(len(wake.payload or b"") for wake in inline) <= CALL_LIMIT
+        assert all(wake.payload == payloads[wake.ref] for wake in inline)
+        assert [state and state.payload for state in await gateway.store.look(pointers)] == [
+            payloads[ref] for ref in pointers
+        ]
+
+    async def test_a_refused_write_wakes_by_pointer(self, site: Site, store: Store) -> None:
+        gateway, ref = await self.gateway(site), new_ref()
+        await store.finish([Answer(ref, b"first")])
+        assert await store.finish([Answer(ref, b"second", gateway.channel)]) == [ALREADY]
+        await site.until(lambda: bool(gateway.wakes))
+        assert gateway.wakes == [Wake(ref, None)]
+        assert (await self.state(gateway.store, ref)).payload == b"first"
+
+    async def test_nobody_listening_is_no_error_and_keeps_the_result(self, site: Site, store: Store) -> None:
+        ref = new_ref()
+        assert await store.finish([Answer(ref, b"kept", site.names.gateway_channel("gone"))]) == [WRITTEN]
+        assert (await self.state(store, ref)).payload == b"kept"
+
+    async def test_a_channel_is_silent_after_unlisten(self, site: Site) -> None:
+        gateway, other = await self.gateway(site, "g1"), await self.gateway(site, "g2")
+        await gateway.store.unlisten(gateway.channel)
+        await gateway.store.unlisten(gateway.channel)
+        quiet, heard = new_ref(), new_ref()
+        await other.store.finish([Answer(quiet, b"1", gateway.channel), Answer(heard, b"2", other.channel)])
+        await site.until(lambda: other.woken(heard) == 1)
+        assert gateway.wakes == []
+        assert (await self.state(other.store, quiet)).payload == b"1"
+
+    async def test_listening_again_after_unlisten(self, site: Site) -> None:
+        gateway, ref = await self.gateway(site), new_ref()
+        await gateway.store.unlisten(gateway.channel)
+        await gateway.store.listen(gateway.channel, gateway.wakes.extend)
+        await gateway.store.finish([Answer(ref, b"1", gateway.channel)])
+        await site.until(lambda: gateway.wakes == [Wake(ref, b"1")])
+
+    # --- claiming ----------------------------------------------------------------------------------------------------
+
+    async def test_the_first_claim_is_fresh_and_the_second_attaches(self, site: Site) -> None:
+        one, two, ref = await self.gateway(site, "g1"), await self.gateway(site, "g2"), new_ref()
+        assert (await one.store.claim(new_claim(ref, one.channel))).state is ClaimState.FRESH
+        await one.store.confirm(ref, published=True)
+        assert (await two.store.claim(new_claim(ref, two.channel))).state is ClaimState.ATTACHED
+        worker = await site.connect()
+        assert await worker.finish([Answer(ref, b"r", one.channel)]) == [WRITTEN]
+        await site.until(lambda: bool(one.wakes) and bool(two.wakes))
+        assert one.wakes == [Wake(ref, b"r")]
+        assert two.wakes == [Wake(ref, b"r")]
+
+    async def test_a_claim_of_what_is_done_brings_the_result(self, site: Site) -> None:
+        one, two, ref = await self.gateway(site, "g1"), await self.gateway(site, "g2"), new_ref()
+        await one.store.claim(new_claim(ref, one.channel))
+        await one.store.confirm(ref, published=True)
+        await one.store.finish([Answer(ref, NOT_TEXT, one.channel)])
+        claimed = await two.store.claim(new_claim(ref, two.channel))
+        assert (claimed.state, claimed.payload) == (ClaimState.DONE, NOT_TEXT)
+
+    async def test_the_same_key_with_another_body_is_refused_at_every_stage(self, site: Site, store: Store) -> None:
+        ref = new_ref()
+        wrong = new_claim(ref, fingerprint="f2")
+        await store.claim(new_claim(ref))
+        assert (await store.claim(wrong)).state is ClaimState.MISMATCH
+        await store.confirm(ref, published=True)
+        assert (await store.claim(wrong)).state is ClaimState.MISMATCH
+        await store.start([ref], "w1", 60.0)
+        assert (await store.claim(wrong)).state is ClaimState.MISMATCH
+        await store.finish([Answer(ref, b"r", retriable=True)])
+        assert (await store.claim(wrong)).state is ClaimState.MISMATCH
+        assert (await self.state(store, ref)).payload == b"r"
+
+    async def test_a_mismatch_is_not_woken(self, site: Site, store: Store) -> None:
+        one, two, ref = await self.gateway(site, "g1"), await self.gateway(site, "g2"), new_ref()
+        await one.store.claim(new_claim(ref, one.channel))
+        await two.store.claim(new_claim(ref, two.channel, fingerprint="f2"))
+        await store.finish([Answer(ref, b"r")])
+        await site.until(lambda: bool(one.wakes))
+        marker = new_ref()
+        await store.finish([Answer(marker, b"m", two.channel)])
+        await site.until(lambda: bool(two.wakes))
+        assert two.wakes == [Wake(marker, b"m")]
+
+    async def test_an_unconfirmed_claim_lapses_with_its_lease(self, site: Site) -> None:
+        """The gateway died between claim and publish: the next one publishes."""
+        one, two, ref = await self.gateway(site, "g1"), await self.gateway(site, "g2"), new_ref()
+        assert (await one.store.claim(new_claim(ref, one.channel, lease=0.2))).state is ClaimState.FRESH
+
+        async def taken_over() -> bool:
+            claimed = await two.store.claim(new_claim(ref, two.channel))
+            assert claimed.state in {ClaimState.ATTACHED, ClaimState.FRESH}
+            return claimed.state is ClaimState.FRESH
+
+        assert not await taken_over()
+        await site.until_true(taken_over)
+        assert not await taken_over()
+        await two.store.finish([Answer(ref, b"r", two.channel)])
+        await site.until(lambda: bool(one.wakes) and bool(two.wakes))
+        assert (one.wakes, two.wakes) == ([Wake(ref, b"r")], [Wake(ref, b"r")])
+
+    async def test_a_confirmed_claim_outlives_its_lease(self, site: Site, store: Store) -> None:
+        ref = new_ref()
+        await store.claim(new_claim(ref, lease=0.05))
+        await store.confirm(ref, published=True)
+        began = time.monotonic()
+        await site.until(lambda: time.monotonic() - began > 0.15)
+        assert (await store.claim(new_claim(ref))).state is ClaimState.ATTACHED
+
+    async def test_a_running_request_outlives_its_lease(self, site: Site, store: Store) -> None:
+        """The gateway died between publish and confirm; that a worker has it shows that it was published."""
+        ref = new_ref()
+        await store.claim(new_claim(ref, lease=0.05))
+        await store.start([ref], "w1", 60.0)
+        began = time.monotonic()
+        await site.until(lambda: time.monotonic() - began > 0.15)
+        assert (await store.claim(new_claim(ref))).state is ClaimState.ATTACHED
+
+    async def test_a_failed_publish_releases_the_claim_at_once(self, store: Store) -> None:
+        ref = new_ref()
+        await store.claim(new_claim(ref))
+        await store.confirm(ref, published=False)
+        assert (await store.claim(new_claim(ref))).state is ClaimState.FRESH
+        assert (await store.claim(new_claim(ref))).state is ClaimState.ATTACHED
+
+    async def test_an_acknowledged_publish_is_not_undone_by_a_failed_one(self, store: Store) -> None:
+        ref = new_ref()
+        await store.claim(new_claim(ref))
+        await store.confirm(ref, published=True)
+        await store.confirm(ref, published=False)
+        assert (await store.claim(new_claim(ref))).state is ClaimState.ATTACHED
+
+    async def test_confirming_what_is_over_or_unknown_changes_nothing(self, store: Store) -> None:
+        ref, unknown = new_ref(), new_ref()
+        await store.claim(new_claim(ref))
+        await store.finish([Answer(ref, b"r")])
+        for published in (True, False):
+            await store.confirm(ref, published=published)
+            await store.confirm(unknown, published=published)
+        assert (await self.state(store, ref)).payload == b"r"
+        assert await store.look([unknown]) == [None]
+        assert (await store.claim(new_claim(unknown))).state is ClaimState.FRESH
+
+    async def test_after_a_retriable_end_the_same_key_runs_again(self, site: Site) -> None:
+        one, two, ref = await self.gateway(site, "g1"), await self.gateway(site, "g2"), new_ref()
+        await one.store.claim(new_claim(ref, one.channel))
+        await one.store.start([ref], "w1", 60.0)
+        await one.store.finish([Answer(ref, b"cancelled", one.channel, retriable=True)])
+        await site.until(lambda: one.wakes == [Wake(ref, b"cancelled")])
+        assert (await two.store.claim(new_claim(ref, two.channel, accepted=5.0))).state is ClaimState.FRESH
+        assert await self.state(two.store, ref) == RequestState("queued", None, "m", "3", 5.0)
+        assert (await one.store.claim(new_claim(ref, one.channel))).state is ClaimState.ATTACHED
+        assert await two.store.finish([Answer(ref, b"result", two.channel)]) == [WRITTEN]
+        await site.until(lambda: len(one.wakes) == 2 and len(two.wakes) == 1)
+        assert (one.wakes[1], two.wakes[0]) == (Wake(ref, b"result"), Wake(ref, b"result"))
+        assert (await two.store.claim(new_claim(ref))).state is ClaimState.DONE
+
+    async def test_a_final_failure_is_not_run_again(self, store: Store) -> None:
+        ref = new_ref()
+        await store.claim(new_claim(ref))
+        await store.finish([Answer(ref, b"model failed")])
+        claimed = await store.claim(new_claim(ref))
+        assert (claimed.state, claimed.payload) == (ClaimState.DONE, b"model failed")
+
+    async def test_who_attaches_after_a_start_is_woken_too(self, site: Site, store: Store) -> None:
+        gateways = [await self.gateway(site, f"g{n}") for n in range(3)]
+        ref = new_ref()
+        await gateways[0].store.claim(new_claim(ref, gateways[0].channel))
+        assert await store.start([ref], "w1", 60.0) == [1]
+        assert (await gateways[1].store.claim(new_claim(ref, gateways[1].channel))).state is ClaimState.ATTACHED
+        await gateways[0].store.confirm(ref, published=True)
+        assert await store.start([ref], "w2", 60.0) == [2]
+        assert (await gateways[2].store.claim(new_claim(ref, gateways[2].channel))).state is ClaimState.ATTACHED
+        assert await store.finish([Answer(ref, b"r", gateways[0].channel)]) == [WRITTEN]
+        await site.until(lambda: all(gateway.wakes for gateway in gateways))
+        assert [gateway.wakes for gateway in gateways] == [[Wake(ref, b"r")]] * 3
+
+    async def test_one_gateway_that_claims_twice_is_woken_once(self, site: Site) -> None:
+        gateway, ref, marker = await self.gateway(site), new_ref(), new_ref()
+        for _ in range(3):
+            await gateway.store.claim(new_claim(ref, gateway.channel))
+        await gateway.store.finish([Answer(ref, b"r", gateway.channel)])
+        await gateway.store.finish([Answer(marker, b"m", gateway.channel)])
+        await site.until(lambda: gateway.woken(marker) == 1)
+        assert gateway.wakes == [Wake(ref, b"r"), Wake(marker, b"m")]
+
+    async def test_a_refused_write_wakes_everybody_in_the_stream(self, site: Site, store: Store) -> None:
+        gateway, ref = await self.gateway(site), new_ref()
+        await gateway.store.claim(new_claim(ref, gateway.channel))
+        await store.finish([Answer(ref, b"r")])
+        await site.until(lambda: len(gateway.wakes) == 1)
+        assert await store.finish([Answer(ref, b"late")]) == [ALREADY]
+        await site.until(lambda: len(gateway.wakes) == 2)
+        assert gateway.wakes == [Wake(ref, b"r"), Wake(ref, None)]
+
+    # --- attempts and states -----------------------------------------------------------------------------------------
+
+    async def test_start_numbers_the_attempts_and_tells_what_is_over(self, store: Store) -> None:
+        claimed, plain, over = new_ref(), new_ref(), new_ref()
+        await store.claim(new_claim(claimed))
+        await store.finish([Answer(over, b"r")])
+        assert await store.start([claimed, plain, over], "w1", 60.0) == [1, 1, 0]
+        assert await store.start([over, plain, claimed], "w2", 60.0) == [0, 2, 2]
+        assert (await self.state(store, over)).payload == b"r"
+
+    async def test_the_states_of_a_request(self, site: Site, store: Store) -> None:
+        ref, other = new_ref(), await site.connect()
+        claim = new_claim(ref, site.names.gateway_channel("g1"))
+        await store.claim(claim)
+        queued = RequestState("queued", None, "m", "3", pytest.approx(claim.accepted, abs=1e-6))  # type: ignore[arg-type]
+        assert await self.state(other, ref) == queued
+        await store.confirm(ref, published=True)
+        assert await self.state(other, ref) == queued
+        await other.claim(dataclasses.replace(claim, accepted=9.0))
+        assert await self.state(other, ref) == queued
+        await store.start([ref], "w1", 60.0)
+        assert await self.state(other, ref) == dataclasses.replace(queued, state="running")
+        await store.finish([Answer(ref, b"r")])
+        assert await self.state(other, ref) == dataclasses.replace(queued, state="done", payload=b"r")
+
+    async def test_a_plain_call_that_was_started_is_running(self, store: Store) -> None:
+        ref = new_ref()
+        await store.start([ref], "w1", 60.0)
+        assert await self.state(store, ref) == RequestState("running", None)
+
+    async def test_looking_at_many_in_one_call_keeps_their_order(self, store: Store) -> None:
+        refs = [new_ref() for _ in range(50)]
+        await store.finish([Answer(ref, ref.encode()) for ref in refs[::2]])
+        states = await store.look(refs)
+        assert [state and state.payload for state in states] == [
+            ref.encode() if n % 2 == 0 else None for n, ref in enumerate(refs)
+        ]
+
+    # --- how long the fence lasts ------------------------------------------------------------------------------------
+
+    async def test_trimming_drops_the_payload_and_keeps_the_fence(self, site: Site, store: Store) -> None:
+        plain, claimed = new_ref(), new_ref()
+        await store.claim(new_claim(claimed))
+        await store.finish([Answer(plain, b"x" * 2000), Answer(claimed, b"y" * 2000)])
+        await store.trim([plain, claimed, new_ref()])
+        for ref in (plain, claimed):
+            state = await self.state(store, ref)
+            assert (state.state, state.payload) == ("done", b"")
+            assert await store.finish([Answer(ref, b"late")]) == [ALREADY]
+            assert await store.start([ref], "w1", 60.0) == [0]
+            assert (await self.state(store, ref)).payload == b""
+
+    async def test_trimming_what_is_not_done_changes_nothing(self, site: Site) -> None:
+        gateway, ref = await self.gateway(site), new_ref()
+        await gateway.store.claim(new_claim(ref, gateway.channel))
+        await gateway.store.trim([ref])
+        assert (await self.state(gateway.store, ref)).state == "queued"
+        assert (await gateway.store.claim(new_claim(ref, fingerprint="f2"))).state is ClaimState.MISMATCH
+        await gateway.store.finish([Answer(ref, b"r")])
+        await site.until(lambda: gateway.wakes == [Wake(ref, b"r")])
+
+    async def test_a_plain_fence_lasts_its_ttl(self, site: Site, store: Store) -> None:
+        short, long, channel = new_ref(), new_ref(), site.names.gateway_channel("g1")
+        await store.finish([Answer(short, b"1", channel, ttl=0.2), Answer(long, b"1", channel, ttl=60.0)])
+        assert await store.finish([Answer(short, b"2", channel), Answer(long, b"2", channel)]) == [ALREADY, ALREADY]
+
+        async def gone() -> bool:
+            return await store.look([short]) == [None]
+
+        assert not await gone()
+        await site.until_true(gone)
+        assert await store.finish([Answer(short, b"3", channel), Answer(long, b"3", channel)]) == [WRITTEN, ALREADY]
+        assert [state and state.payload for state in await store.look([short, long])] == [b"3", b"1"]
+
+    async def test_a_delivered_fence_lasts_its_ttl_too(self, site: Site) -> None:
+        gateway, ref = await self.gateway(site), new_ref()
+        await gateway.store.finish([Answer(ref, b"1", gateway.channel, ttl=0.2)])
+        assert await gateway.store.finish([Answer(ref, b"2", gateway.channel)]) == [ALREADY]
+
+        async def gone() -> bool:
+            return await gateway.store.look([ref]) == [None]
+
+        await site.until_true(gone)
+        assert await gateway.store.finish([Answer(ref, b"3", gateway.channel)]) == [WRITTEN]
+        await site.until(lambda: len(gateway.wakes) == 3)
+        assert gateway.wakes == [Wake(ref, b"1"), Wake(ref, None), Wake(ref, b"3")]
+
+    async def test_a_claimed_result_is_kept_for_the_stores_ttl(self, site: Site) -> None:
+        long, short, ref, other = await site.connect(60.0), await site.connect(0.3), new_ref(), new_ref()
+        await long.claim(new_claim(ref))
+        await long.claim(new_claim(other))
+        await long.finish([Answer(ref, b"r", ttl=0.05)])
+        await short.finish([Answer(other, b"r", ttl=60.0)])
+
+        async def gone() -> bool:
+            return await long.look([other]) == [None]
+
+        assert not await gone()
+        await site.until_true(gone)
+        assert (await self.state(long, ref)).payload == b"r"
+
+    async def test_an_answer_that_wakes_nobody_is_kept_for_the_stores_ttl(self, site: Site, store: Store) -> None:
+        ref = new_ref()
+        await store.finish([Answer(ref, b"to be polled", ttl=0.05)])
+        began = time.monotonic()
+        await site.until(lambda: time.monotonic() - began > 0.15)
+        assert (await self.state(store, ref)).payload == b"to be polled"
+
+    async def test_a_claim_expires_with_its_own_ttl(self, site: Site, store: Store) -> None:
+        ref = new_ref()
+        await store.claim(new_claim(ref, ttl=0.2))
+        await store.confirm(ref, published=True)
+
+        async def fresh() -> bool:
+            return (await store.look([ref])) == [None]
+
+        assert not await fresh()
+        await site.until_true(fresh)
+        assert (await store.claim(new_claim(ref, fingerprint="f2"))).state is ClaimState.FRESH
+
+    async def test_attaching_prolongs_a_claim(self, site: Site, store: Store) -> None:
+        ref = new_ref()
+        await store.claim(new_claim(ref, ttl=0.2))
+        await store.confirm(ref, published=True)
+        assert (await store.claim(new_claim(ref, ttl=60.0))).state is ClaimState.ATTACHED
+        assert (await store.claim(new_claim(ref, ttl=0.01))).state is ClaimState.ATTACHED
+        began = time.monotonic()
+        await site.until(lambda: time.monotonic() - began > 0.3)
+        assert (await self.state(store, ref)).state == "queued"
+
+    async def test_an_attempt_without_an_end_expires(self, site: Site, store: Store) -> None:
+        ref = new_ref()
+        await store.start([ref], "w1", 0.2)
+
+        async def gone() -> bool:
+            return await store.look([ref]) == [None]
+
+        assert not await gone()
+        await site.until_true(gone)
+        assert await store.start([ref], "w1", 60.0) == [1]
+
+    async def test_starting_never_shortens_a_claim(self, site: Site, store: Store) -> None:
+        ref = new_ref()
+        await store.claim(new_claim(ref, ttl=60.0))
+        await store.start([ref], "w1", 0.01)
+        began = time.monotonic()
+        await site.until(lambda: time.monotonic() - began > 0.1)
+        assert (await self.state(store, ref)).state == "running"
+
+    # --- cancelling --------------------------------------------------------------------------------------------------
+
+    async def test_cancels_reach_every_worker_of_the_topic(self, site: Site, store: Store) -> None:
+        channel = site.names.cancel_channel(site.names.infer_topic("m", "1"))
+        other = site.names.cancel_channel(site.names.infer_topic("m", "2"))
+        heard: list[list[str]] = [[], [], []]
+        for refs, name in zip(heard, (channel, channel, other), strict=True):
+            await (await site.connect()).listen_cancels(name, refs.extend)
+        await store.cancel(channel, ["a/1", "2"])
+        await site.until(lambda: len(heard[0]) == 2 and len(heard[1]) == 2)
+        assert heard == [["a/1", "2"], ["a/1", "2"], []]
+        await store.cancel(other, ["3"])
+        await site.until(lambda: heard[2] == ["3"])
+
+    async def test_no_cancels_after_unlisten(self, site: Site, store: Store) -> None:
+        first, second = site.names.cancel_channel("t1"), site.names.cancel_channel("t2")
+        heard: list[str] = []
+        worker = await site.connect()
+        await worker.listen_cancels(first, heard.extend)
+        await worker.listen_cancels(second, heard.extend)
+        await worker.unlisten(first)
+        await store.cancel(first, ["1"])
+        await store.cancel(second, ["2"])
+        await site.until(lambda: heard == ["2"])
+
+    async def test_cancelling_with_nobody_there_is_no_error(self, site: Site, store: Store) -> None:
+        await store.cancel(site.names.cancel_channel("nobody"), ["1"])
+
+    # --- the store itself --------------------------------------------------------------------------------------------
+
+    async def test_its_clock_goes_forward(self, site: Site, store: Store) -> None:
+        times = [await store.now() for _ in range(20)]
+        assert times == sorted(times)
+        assert times[0] == pytest.approx(time.time(), abs=5)
+        assert (await (await site.connect()).now()) >= times[0]
+
+    async def test_its_fill_is_a_share(self, store: Store) -> None:
+        assert 0 <= await store.fill() <= 1
+
+    async def test_a_closed_store_is_not_healthy(self, site: Site) -> None:
+        gateway, other = await self.gateway(site), await site.connect()
+        assert await gateway.store.healthy()
+        await gateway.store.close()
+        assert not await gateway.store.healthy()
+        assert await other.healthy()
+        await other.finish([Answer(new_ref(), b"r", gateway.channel)])
+        assert gateway.wakes == []
+        await gateway.store.close()
+
+    # --- the directory -----------------------------------------------------------------------------------------------
+
+    async def test_the_directory_keeps_the_last_beat_of_every_worker(self, site: Site, store: Store) -> None:
+        reader = await site.connect()
+        load = ModelLoad(
+            "m", "1", ModelState.READY, (0, 3), lag=4, seconds_per_row={"16/8": 0.001}, statistics={"n": 1}
+        )
+        beats = [
+            Heartbeat(f"w{n}", f"i{n}", "host", 42, at=1_700_000_000.5, models=(load,), members={"g": "m-1"})
+            for n in range(2)
+        ]
+        for beat in beats:
+            await store.beat(beat)
+        later = dataclasses.replace(beats[0], at=1_700_000_001.5, draining=True)
+        await store.beat(later)
+        assert sorted(await reader.workers(), key=lambda beat: beat.worker) == [later, beats[1]]
+        await reader.forget("w0")
+        await reader.forget("stranger")
+        assert await store.workers() == [beats[1]]
