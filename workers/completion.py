@@ -43,6 +43,9 @@ FILE_BACKEND: Final[dict[str, str]] = {
 }
 """The backend that a file in a version's folder stands for, in the order in which they are looked for."""
 
+SILENT_BACKENDS: Final = frozenset({"pytorch", "identity"})
+"""Backends whose model files say nothing about inputs and outputs: the configuration must."""
+
 SUFFIX_BACKEND: Final[dict[str, str]] = {PurePosixPath(name).suffix: backend for name, backend in FILE_BACKEND.items()}
 """The backend of a model file of any name, by its suffix."""
 
@@ -52,20 +55,25 @@ class BackendMetadata:
     """What a model file says of itself.
 
     Attributes:
-        inputs: dims are the model's own full shape, with the batch dimension where it has one; `datatype` may be "" (unknown).
-        outputs: the same; empty dims also stand for an unknown shape.
-        batchable: the first dimension of every tensor is the batch and takes any size.
+        inputs: as a configuration would state them: without the batch dimension where `batchable`; `datatype` may be ""
+            (not known).
+        outputs: the same; empty dims of a model that is not batchable also stand for an unknown shape.
+        batchable: every tensor has a first dimension, of any size, that is the batch.
+        max_batch_size: the model's own wish where the configuration states none; 0 is no wish.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     batchable: bool
+    max_batch_size: int = 0
 
     @classmethod
     def of(cls, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> BackendMetadata:
-        """The metadata of a model that batches if every tensor's first dimension is of any size (Triton's rule for ONNX)."""
-        batchable = all(spec.dims[:1] == (-1,) for spec in (*inputs, *outputs))
-        return cls(tuple(inputs), tuple(outputs), batchable and bool(inputs))
+        """From tensors with the model's full shapes: it batches if all first dimensions are -1 (Triton's rule for ONNX)."""
+        batchable = bool(inputs) and all(spec.dims[:1] == (-1,) for spec in (*inputs, *outputs))
+        skip = 1 if batchable else 0
+        sides = [tuple(dataclasses.replace(spec, dims=spec.dims[skip:]) for spec in side) for side in (inputs, outputs)]
+        return cls(sides[0], sides[1], batchable)
 
 
 def infer_backend(config: ModelConfig, files: Collection[str]) -> ModelConfig:
@@ -132,8 +140,8 @@ def complete(
     rows = _max_batch_size(config, metadata, default_max_batch_size)
     inputs, outputs = config.inputs, config.outputs
     if metadata is not None:
-        inputs = inputs or tuple(_as_stated("input", spec, rows, config.name) for spec in metadata.inputs)
-        outputs = outputs or tuple(_as_stated("output", spec, rows, config.name) for spec in metadata.outputs)
+        inputs = inputs or tuple(_as_stated("input", spec, metadata, rows, config.name) for spec in metadata.inputs)
+        outputs = outputs or tuple(_as_stated("output", spec, metadata, rows, config.name) for spec in metadata.outputs)
     groups = config.instance_groups or (InstanceGroup(),)
     completed = dataclasses.replace(
         config,
@@ -162,19 +170,20 @@ def _max_batch_size(config: ModelConfig, metadata: BackendMetadata | None, defau
                 "max_batch_size is specified; its first dimensions are not all of any size"
             )
         return config.max_batch_size
-    return default if batchable and not _states_batch_dimension(config, metadata) else 0
+    if metadata is None or not batchable or _states_batch_dimension(config, metadata):
+        return 0
+    return metadata.max_batch_size or default
 
 
-def _states_batch_dimension(config: ModelConfig, metadata: BackendMetadata | None) -> bool:
-    """Whether a tensor is stated with as many dims as the model has, so that none is left for the batch."""
-    assert metadata is not None
-    ranks = {spec.name: len(spec.dims) for spec in (*metadata.inputs, *metadata.outputs) if spec.dims}
+def _states_batch_dimension(config: ModelConfig, metadata: BackendMetadata) -> bool:
+    """Whether a tensor is stated with as many dims as the model has with its batch, so that none is left for the batch."""
+    ranks = {spec.name: 1 + len(spec.dims) for spec in (*metadata.inputs, *metadata.outputs)}
     return any(ranks.get(spec.name) == len(spec.model_dims) for spec in (*config.inputs, *config.outputs))
 
 
-def _as_stated(kind: str, spec: TensorSpec, rows: int, model: str) -> TensorSpec:
-    """The model's own tensor as a configuration states it: without the batch dimension, one element for a scalar."""
-    dims = spec.dims[1:] if rows else spec.dims
+def _as_stated(kind: str, spec: TensorSpec, metadata: BackendMetadata, rows: int, model: str) -> TensorSpec:
+    """The model's own tensor as a configuration states it: one element for a scalar, the batch where it is not batched."""
+    dims = (-1, *spec.dims) if metadata.batchable and not rows else spec.dims
     if dims:
         return dataclasses.replace(spec, dims=dims)
     if not rows:
@@ -194,18 +203,19 @@ def _batching(batching: DynamicBatching | None, rows: int) -> DynamicBatching | 
 
 
 def _check_against_model(config: ModelConfig, metadata: BackendMetadata) -> None:
-    inputs = {spec.name: spec for spec in metadata.inputs}
-    _check_tensors("input", config, config.inputs, inputs)
-    _check_tensors("output", config, config.outputs, {spec.name: spec for spec in metadata.outputs})
-    missing = [name for name, spec in inputs.items() if config.input(name) is None and not spec.optional]
+    _check_tensors("input", config, metadata)
+    _check_tensors("output", config, metadata)
+    missing = [spec.name for spec in metadata.inputs if config.input(spec.name) is None and not spec.optional]
     if missing:
         raise ConfigError(
             f"unable to load model '{config.name}', configuration expects {len(config.inputs)} inputs, model provides "
-            f"{len(inputs)}: '{missing[0]}' is not in the configuration"
+            f"{len(metadata.inputs)}: '{missing[0]}' is not in the configuration"
         )
 
 
-def _check_tensors(kind: str, config: ModelConfig, stated: Sequence[TensorSpec], own: dict[str, TensorSpec]) -> None:
+def _check_tensors(kind: str, config: ModelConfig, metadata: BackendMetadata) -> None:
+    stated, given = (config.inputs, metadata.inputs) if kind == "input" else (config.outputs, metadata.outputs)
+    own = {spec.name: spec for spec in given}
     for spec in stated:
         if spec.name not in own:
             raise ConfigError(
@@ -217,7 +227,8 @@ def _check_tensors(kind: str, config: ModelConfig, stated: Sequence[TensorSpec],
                 f"unable to load model '{config.name}', configuration expects datatype {spec.datatype} for {kind} "
                 f"'{spec.name}', model provides {model.datatype}"
             )
-        problem = _shape_problem(config, spec, model.dims) if model.dims or kind == "input" else ""
+        full = (-1, *model.dims) if metadata.batchable else model.dims
+        problem = _shape_problem(config, spec, full) if full or kind == "input" else ""
         if problem:
             raise ConfigError(f"unable to load model '{config.name}', {kind} '{spec.name}': {problem}")
 

@@ -47,25 +47,21 @@ class ModelVersion:
     """One version of a model, as it lies on disk.
 
     Attributes:
-        name: the model's name.
+        model: the model's name.
         version: its number.
-        path: the folder with its files; of a single file, the folder it lies in.
-        folder: the model's folder, with warm-up data and labels; the same as `path` for a single file.
+        path: the model file (for ONNX perhaps a folder), whether it is there or not; the version's folder where the backend has
+            no file of its own.
+        folder: the model's folder, with warm-up data and labels; of a single file, the folder it lies in.
         config: complete but for what only the model file can say; see `complete`.
         digest: SHA-256 over the version's files and config.pbtxt, in hex; "" where it was not asked for.
     """
 
-    name: str
+    model: str
     version: int
     path: Path
     folder: Path
     config: ModelConfig
     digest: str
-
-    @property
-    def file(self) -> Path:
-        """The model file; `path` itself for a backend that needs none."""
-        return self.path / self.config.default_model_filename
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -140,9 +136,7 @@ def _model(folders: Sequence[Path], *, digests: bool) -> ModelFolder:
 
 def _versions(folder: Path, warnings: list[str], *, digests: bool) -> tuple[ModelVersion, ...]:
     raw = _config_bytes(folder)
-    config = ModelConfig(name=folder.name, batch_size_stated=False)
-    if raw is not None:
-        config = pbtxt.parse(raw, CONFIG_FILE, folder.name)
+    config = pbtxt.parse(raw, CONFIG_FILE, folder.name)
     present = dict(_version_folders(folder, warnings))
     chosen = config.version_policy.select(present)
     absent = [version for version in config.version_policy.specific or () if version not in present]
@@ -150,22 +144,26 @@ def _versions(folder: Path, warnings: list[str], *, digests: bool) -> tuple[Mode
     if not chosen:
         raise ConfigError(f"at least one version must be available under the version policy of model '{folder.name}'")
     return tuple(
-        ModelVersion(
-            name=folder.name,
-            version=version,
-            path=present[version],
-            folder=folder,
-            config=infer_backend(config, [path.name for path in present[version].iterdir()]),
-            digest=_digest(_files(present[version]), present[version], raw or b"") if digests else "",
+        _version(
+            folder, version, present[version], infer_backend(config, _names(present[version])), raw if digests else None
         )
         for version in chosen
     )
 
 
-def _config_bytes(folder: Path) -> bytes | None:
+def _version(folder: Path, version: int, path: Path, config: ModelConfig, raw: bytes | None) -> ModelVersion:
+    digest = "" if raw is None else _digest(_files(path), path, raw)
+    return ModelVersion(folder.name, version, path / config.default_model_filename, folder, config, digest)
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+def _config_bytes(folder: Path) -> bytes:
     path = folder / CONFIG_FILE
     if not path.is_file():
-        return None
+        return b""
     with path.open("rb") as file:
         return file.read(pbtxt.MAX_BYTES + 1)
 
@@ -226,4 +224,4 @@ def single_file(path: Path) -> ModelVersion:
         digest = _digest(iter([folder / path.name]), folder, b"")
     except OSError as error:
         raise ConfigError(f"'{path}' cannot be read: {error.strerror}") from None
-    return ModelVersion(path.stem, 1, folder, folder, infer_backend(config, [path.name]), digest)
+    return ModelVersion(path.stem, 1, folder / path.name, folder, infer_backend(config, [path.name]), digest)
