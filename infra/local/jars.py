@@ -68,7 +68,8 @@ def parse_pins(text: str) -> list[Jar]:
         parts = coordinates.split(":")
         if len(sha256) != 64 or len(parts) != 3 or not all(parts):
             raise ConfigError(f"{PINS.name} line {number}: expected 'SHA256  GROUP:ARTIFACT:VERSION', got {line!r}")
-        jars.append(Jar(*parts, sha256=sha256))
+        group, artifact, version = parts
+        jars.append(Jar(group, artifact, version, sha256))
     return jars
 
 
@@ -131,7 +132,7 @@ def pin(places: Places | None = None) -> list[Jar]:
 
 def _from_layout(root: Path, path: Path) -> Jar:
     *group, artifact, version, _ = path.relative_to(root).parts
-    return Jar(".".join(group), artifact, version, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    return Jar(".".join(group), artifact, version, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def _bring(arriving: Path, environ: Mapping[str, str], places: Places) -> None:

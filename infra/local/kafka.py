@@ -148,4 +148,3 @@ class Broker(LocalServer):
         if done.returncode != 0:
             last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
             raise Unavailable(f"Kafka cannot format {self.data}:\n{last}")
-

@@ -77,7 +77,7 @@ class LocalServer(abc.ABC):
     """
 
     name: str
-    ready_timeout = 60.0
+    ready_timeout = 45.0
 
     def __init__(self, data: Path, *, cores: Collection[int] | None = None) -> None:
         self.data = data
@@ -155,7 +155,9 @@ class LocalServer(abc.ABC):
         if wait_until(lambda: not self.running or self.answers(), deadline) and self.running:
             return
         ended = None if self._child is None else self._child.poll()
-        what = f"ended with status {ended}" if ended is not None else f"did not answer within {self.ready_timeout:.0f} s"
+        what = (
+            f"ended with status {ended}" if ended is not None else f"did not answer within {self.ready_timeout:.0f} s"
+        )
         self.kill()
         raise Unavailable(f"{self.name} at {self.address} {what}; last lines of {self.log}:\n{self.log_tail()}")
 
