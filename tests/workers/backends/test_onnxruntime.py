@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from protocol.errors import ConfigError
+from tests.workers.backends.models import load, request, run, version_of
+from workers.backends.onnxruntime import OnnxBackend
+from workers.repository import single_file
+
+DIGITS = Path("examples/digits")
+
+
+def save(path: Path, nodes: list[onnx.NodeProto], inputs: dict, outputs: dict) -> Path:
+    """An ONNX file of these nodes; tensors as name -> (type, shape)."""
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, *value) for name, value in inputs.items()],
+        [helper.make_tensor_value_info(name, *value) for name, value in outputs.items()],
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def adder(path: Path, rows: object = "n") -> Path:
+    tensor = (TensorProto.FLOAT, [rows, 2])
+    return save(path, [helper.make_node("Add", ["A", "B"], ["SUM"])], {"A": tensor, "B": tensor}, {"SUM": tensor})
+
+
+def test_the_demos_model_classifies_held_back_digits_in_one_batch() -> None:
+    held_back = np.load(DIGITS / "held_back.npz")
+    images = (held_back["pixels"][:32] / 16).astype(np.float32)
+    instance = load(OnnxBackend(), version_of(DIGITS / "models", "digits"))
+
+    answers = run(instance, [request(image=image[None]) for image in images])
+
+    right = sum(
+        int(answer["digit"][0, 0]) == label for answer, label in zip(answers, held_back["labels"], strict=False)
+    )
+    assert right >= 30
+    assert answers[0]["probabilities"].sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_file_alone_is_completed_from_its_graph(tmp_path: Path) -> None:
+    instance = load(OnnxBackend(), single_file(adder(tmp_path / "adder.onnx")))
+
+    (answer,) = run(instance, [request(A=np.float32([[1, 2]]), B=np.float32([[3, 4]]))])
+
+    assert instance.config.max_batch_size == 32
+    assert [spec.dims for spec in instance.config.inputs] == [(2,), (2,)]
+    np.testing.assert_array_equal(answer["SUM"], [[4, 6]])
+
+
+def test_a_graph_with_a_fixed_first_dimension_does_not_batch(tmp_path: Path) -> None:
+    instance = load(OnnxBackend(), single_file(adder(tmp_path / "adder.onnx", rows=1)))
+
+    assert instance.config.max_batch_size == 0
+    assert run(instance, [request(A=np.float32([[1, 2]]), B=np.float32([[3, 4]]))])[0]["SUM"].shape == (1, 2)
+
+
+def test_text_goes_in_and_out(tmp_path: Path) -> None:
+    text = (TensorProto.STRING, ["n", 1])
+    path = save(tmp_path / "echo.onnx", [helper.make_node("Identity", ["IN"], ["OUT"])], {"IN": text}, {"OUT": text})
+    instance = load(OnnxBackend(), single_file(path))
+
+    answers = run(instance, [request(IN=np.array([["é"]])), request(IN=np.array([["b"], ["c"]]))])
+
+    assert [answer["OUT"].tolist() for answer in answers] == [[["é".encode()]], [[b"b"], [b"c"]]]
+
+
+def test_only_wanted_outputs_are_computed_and_answered(tmp_path: Path) -> None:
+    tensor = (TensorProto.FLOAT, ["n", 1])
+    nodes = [helper.make_node("Neg", ["IN"], ["A"]), helper.make_node("Abs", ["IN"], ["B"])]
+    instance = load(
+        OnnxBackend(), single_file(save(tmp_path / "two.onnx", nodes, {"IN": tensor}, {"A": tensor, "B": tensor}))
+    )
+
+    answers = run(instance, [request(("B",), IN=np.float32([[-1]])), request(IN=np.float32([[2]]))])
+
+    assert [sorted(answer) for answer in answers] == [["B"], ["A", "B"]]
+
+
+def test_a_file_that_is_no_model_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(b"not a model")
+
+    with pytest.raises(ConfigError, match=r"onnxruntime cannot load model 'broken' version 1"):
+        OnnxBackend().inspect(single_file(path))
+
+
+@pytest.mark.parametrize(
+    ("parameter", "text"),
+    [
+        ('key: "execution_providers" value { string_value: "MagicExecutionProvider" }', "needs MagicExecutionProvider"),
+        ('key: "intra_op_thread_count" value { string_value: "many" }', "must be a number, not 'many'"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_by_name(tmp_path: Path, parameter: str, text: str) -> None:
+    adder(tmp_path / "adder" / "1" / "model.onnx")
+    (tmp_path / "adder" / "config.pbtxt").write_text(f"parameters {{ {parameter} }}")
+
+    with pytest.raises(ConfigError, match=text):
+        load(OnnxBackend(), version_of(tmp_path, "adder"))

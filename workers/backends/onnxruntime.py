@@ -1,0 +1,135 @@
+"""ONNX models on onnxruntime, on the CPU or on an execution provider such as CUDA or TensorRT.
+
+Parameters of the configuration, with Triton's names: `intra_op_thread_count`, `inter_op_thread_count`, `execution_mode` (0
+sequential, 1 parallel), `enable_mem_arena`, `session.<key>` for any of onnxruntime's session entries, and, ours,
+`execution_providers`: names in order of preference, as `CUDAExecutionProvider,CPUExecutionProvider`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from protocol.errors import ConfigError
+from protocol.model_config import Kind, ModelConfig, TensorSpec
+from protocol.tensors import Array
+from workers.backends.base import Instance
+from workers.backends.tensor_instance import TensorInstance
+from workers.placement import Placement
+from workers.repository import BackendMetadata, ModelVersion
+
+_DATATYPES: Final = {
+    "tensor(bool)": "BOOL", "tensor(uint8)": "UINT8", "tensor(uint16)": "UINT16", "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64", "tensor(int8)": "INT8", "tensor(int16)": "INT16", "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64", "tensor(float16)": "FP16", "tensor(float)": "FP32", "tensor(double)": "FP64",
+    "tensor(string)": "BYTES", "tensor(bfloat16)": "BF16",
+}  # fmt: skip
+
+
+class OnnxBackend:
+    """Loads `model.onnx`."""
+
+    def inspect(self, version: ModelVersion) -> BackendMetadata | None:
+        """Inputs and outputs of the graph; it batches when every tensor's first dimension is of any size."""
+        session = _session(version, _options(version.config, 1), ["CPUExecutionProvider"])
+        inputs = [_spec(node) for node in session.get_inputs()]
+        return BackendMetadata.of(inputs, [_spec(node) for node in session.get_outputs()])
+
+    def load(self, version: ModelVersion, placement: Placement) -> Instance:
+        """One session per instance: sessions share nothing, so instances never wait for each other."""
+        session = _session(version, _options(version.config, placement.threads), _providers(version.config, placement))
+        return OnnxInstance(version.config, session)
+
+
+class OnnxInstance(TensorInstance):
+    """One session."""
+
+    def __init__(self, config: ModelConfig, session: Any) -> None:
+        super().__init__(config)
+        self._session = session
+        self._strings = frozenset(spec.name for spec in config.inputs if spec.datatype == "BYTES")
+
+    def compute(self, inputs: dict[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
+        """One run of the graph; BYTES go in as text, onnxruntime's only string type."""
+        if self._strings:
+            inputs = {name: _decode(array) if name in self._strings else array for name, array in inputs.items()}
+        return dict(zip(outputs, self._session.run(outputs, inputs), strict=True))
+
+    def close(self) -> None:
+        """Free the session's memory."""
+        self._session = None
+
+
+def _decode(array: Array) -> Array:
+    text = np.empty(array.shape, dtype=object)
+    text.reshape(-1)[:] = [item.decode(errors="replace") for item in array.ravel()]
+    return text
+
+
+def _session(version: ModelVersion, options: Any, providers: list[Any]) -> Any:
+    import onnxruntime as ort
+
+    try:
+        return ort.InferenceSession(str(version.path), options, providers=providers)
+    except Exception as exc:  # onnxruntime raises many types, all of them about the file or the provider
+        raise ConfigError(f"onnxruntime cannot load model '{version.model}' version {version.version}: {exc}") from exc
+
+
+def _options(config: ModelConfig, threads: int) -> Any:
+    """Threads as the placement says unless the configuration does; no spinning, which would burn cores that others need."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    parameters = config.parameters
+    options.intra_op_num_threads = _number(config, "intra_op_thread_count", threads) or threads
+    options.inter_op_num_threads = _number(config, "inter_op_thread_count", 1) or 1
+    if _number(config, "execution_mode", 0) == 1:
+        options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+    options.enable_cpu_mem_arena = _number(config, "enable_mem_arena", 1) != 0
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    for key, value in parameters.items():
+        if key.startswith("session."):
+            options.add_session_config_entry(key, value)
+    options.log_severity_level = 3
+    return options
+
+
+def _number(config: ModelConfig, key: str, default: int) -> int:
+    text = config.parameters.get(key, str(default))
+    if not text.isdigit():
+        raise ConfigError(f"parameter '{key}' of model '{config.name}' must be a number, not {text!r}")
+    return int(text)
+
+
+def _providers(config: ModelConfig, placement: Placement) -> list[Any]:
+    """The configured providers, else CUDA on the placed GPU, else the CPU; the CPU always backs the others.
+
+    Raises:
+        ConfigError: a provider is not in the installed onnxruntime.
+    """
+    import onnxruntime as ort
+
+    named = [name.strip() for name in config.parameters.get("execution_providers", "").split(",") if name.strip()]
+    if not named:
+        named = ["CUDAExecutionProvider"] if placement.kind is Kind.GPU else ["CPUExecutionProvider"]
+    there = ort.get_available_providers()
+    for name in named:
+        if name not in there:
+            raise ConfigError(
+                f"model '{config.name}' needs {name}, and the installed onnxruntime has {', '.join(there)}; "
+                "for GPUs: pip uninstall onnxruntime && pip install 'penstock[onnx-gpu]'"
+            )
+    device = {"device_id": str(placement.device_id or 0)}
+    chosen: list[Any] = [(name, device) if name != "CPUExecutionProvider" else name for name in named]
+    return chosen if "CPUExecutionProvider" in named else [*chosen, "CPUExecutionProvider"]
+
+
+def _spec(node: Any) -> TensorSpec:
+    datatype = _DATATYPES.get(node.type)
+    if datatype is None:
+        raise ConfigError(f"tensor '{node.name}' has the ONNX type {node.type}, which has no V2 datatype")
+    dims = tuple(size if isinstance(size, int) and size > 0 else -1 for size in node.shape)
+    return TensorSpec(node.name, datatype, dims)
