@@ -49,6 +49,12 @@ SILENT_BACKENDS: Final = frozenset({"pytorch", "identity"})
 SUFFIX_BACKEND: Final[dict[str, str]] = {PurePosixPath(name).suffix: backend for name, backend in FILE_BACKEND.items()}
 """The backend of a model file of any name, by its suffix."""
 
+REFUSED_PARAMETERS: Final[dict[str, str]] = {
+    "EXECUTION_ENV_PATH": "models run in the worker's own Python environment; install what they need there",
+    "TRITON_BATCH_STRATEGY_PATH": "custom batching libraries (native code) are not loaded from a repository",
+}
+"""Parameters that Triton acts upon and this version does not; all others go to the backend as they are."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BackendMetadata:
@@ -80,8 +86,11 @@ def infer_backend(config: ModelConfig, files: Collection[str]) -> ModelConfig:
     """Fill in `backend`, `platform` and `default_model_filename` from each other and from the files of the version's folder.
 
     Raises:
-        ConfigError: no backend can be inferred, or the platform is unknown or another backend's.
+        ConfigError: no backend can be inferred, the platform is unknown or another backend's, or a parameter is refused.
     """
+    for parameter, why in REFUSED_PARAMETERS.items():
+        if parameter in config.parameters:
+            raise ConfigError(f"parameter '{parameter}' of model '{config.name}' is not supported: {why}")
     backend = config.backend or _platform_backend(config) or _file_backend(config, files)
     of_platform = PLATFORM_BACKEND.get(config.platform)
     if config.platform and of_platform != backend and (of_platform or backend in FILE_BACKEND.values()):
