@@ -39,7 +39,7 @@ def _target_options(function: Any) -> Any:
     options = [
         click.argument("url"),
         click.option("--model", "-m", required=True, help="Model name."),
-        click.option("--version", default="", help="Model version; for kafka:// it is 1 unless given."),
+        click.option("--version", default="", show_default=False, help="Model version; the newest one unless given."),
         click.option("--redis", default="redis://127.0.0.1:6379", help="With kafka://: where the results are."),
         click.option("--prefix", default="penstock", help="With kafka://: the fleet's prefix."),
         click.option(

@@ -119,22 +119,29 @@ class HttpTarget:
             task.add_done_callback(self._connecting.discard)
 
     async def _connect(self) -> None:
+        while (connection := await self._try_to_connect()) is None:
+            if not self._waiting:
+                return
+        self._all.add(connection)
+        self._reuse(connection)
+
+    async def _try_to_connect(self) -> _Connection | None:
+        """A connection; or None after one waiting request, if there is one, was failed for want of it."""
         loop = asyncio.get_running_loop()
         try:
             transport, connection = await loop.create_connection(
                 lambda: _Connection(self._free, self._lost), self._address.host, self._address.port
             )
-            if transport.is_closing():
-                raise ConnectionResetError("closed at once")
         except OSError as exc:
-            await asyncio.sleep(RECONNECT_AFTER)
-            if self._waiting:
-                self._end(self._waiting.popleft(), 0, f"cannot connect: {exc}".encode())
-            if self._waiting:
-                self._grow()
-            return
-        self._all.add(connection)
-        self._reuse(connection)
+            reason = f"cannot connect: {exc}".encode()
+        else:
+            if not transport.is_closing():
+                return connection
+            reason = b"cannot connect: closed at once"
+        await asyncio.sleep(RECONNECT_AFTER)
+        if self._waiting:
+            self._end(self._waiting.popleft(), 0, reason)
+        return None
 
     def _reuse(self, connection: _Connection) -> None:
         if self._waiting:

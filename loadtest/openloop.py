@@ -22,8 +22,8 @@ class Ticket:
 
     Attributes:
         index: its number; the payload is this modulo the pool's size.
-        due: when it was to be sent, on `time.perf_counter`.
-        sent: when it was; the target sets it.
+        due: when it was to be sent, seconds since the start of the load.
+        sent: when it was, on `time.perf_counter`; the target sets it.
     """
 
     index: int
@@ -98,7 +98,7 @@ class _Run:
             nonlocal upcoming
             now = time.perf_counter() - self._begin
             while upcoming is not None and upcoming <= now:
-                self._send(self._begin + upcoming)
+                self._send(upcoming)
                 upcoming = next(times, None)
             if upcoming is None:
                 all_sent.set()
@@ -119,9 +119,9 @@ class _Run:
         await self._target.open(self._answered, self._width)
         try:
             self._begin = time.perf_counter()
-            self._until = self._begin + duration
+            self._until = duration
             for _ in range(callers):
-                self._send(time.perf_counter())
+                self._send(0.0)
             await asyncio.sleep(duration)
             await self._drain()
         finally:
@@ -136,17 +136,18 @@ class _Run:
     def _answered(self, ticket: Ticket, outcome: Outcome) -> None:
         if ticket not in self._open:
             return
-        self._record(ticket, outcome)
-        if time.perf_counter() < self._until:
-            self._send(time.perf_counter())
+        now = self._record(ticket, outcome)
+        if now < self._until:
+            self._send(now)
         elif self._last_sent and not self._open:
             self._finished.set()
 
-    def _record(self, ticket: Ticket, outcome: Outcome) -> None:
+    def _record(self, ticket: Ticket, outcome: Outcome) -> float:
         self._open.discard(ticket)
-        finished, begin = time.perf_counter(), self._begin
-        sent = ticket.sent or finished
-        self._recorder.record(ticket.due - begin, sent - begin, finished - begin, outcome)
+        finished = time.perf_counter() - self._begin
+        sent = ticket.sent - self._begin if ticket.sent else finished
+        self._recorder.record(ticket.due, sent, finished, outcome)
+        return finished
 
     async def _drain(self) -> None:
         self._last_sent = True

@@ -52,7 +52,11 @@ class ServerProcess:
         self._line = [sys.executable, *arguments]
         with on_core(core):
             self._process = subprocess.Popen(  # noqa: S603  # the command line is ours
-                self._line, stdout=self._log, stderr=subprocess.STDOUT, env={**os.environ, **(environment or {})}
+                self._line,
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
             )
 
     @property

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loadtest import direct, models
+from loadtest.payloads import draw
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return models.write_repository(tmp_path_factory.mktemp("repository"))
+
+
+def test_the_repository_has_tritons_layout(repository: Path) -> None:
+    for model in models.MODELS.values():
+        assert (repository / model.name / "1" / model.file).is_file()
+        assert f'name: "{model.name}"' in (repository / model.name / "config.pbtxt").read_text()
+    assert not list(repository.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("name", list(models.MODELS))
+def test_a_batch_gives_what_its_rows_give_alone(repository: Path, name: str) -> None:
+    model = models.MODELS[name]
+    run = direct.load(repository / name)
+    random = np.random.default_rng(7)
+    rows = [{spec.name: draw(spec, random) for spec in model.inputs} for _ in range(5)]
+    batch = {spec.name: np.concatenate([row[spec.name] for row in rows]) for spec in model.inputs}
+    together = run(batch)
+    assert list(together) == list(model.outputs)
+    for index, row in enumerate(rows):
+        for output, values in run(row).items():
+            assert values.shape == (1, 16)
+            np.testing.assert_allclose(together[output][index], values[0], rtol=1e-3, atol=1e-3)
+    assert np.ptp(together[model.outputs[0]], axis=0).max() > 0.05  # rows can be told apart
+
+
+def test_models_are_the_same_every_time(repository: Path, tmp_path: Path) -> None:
+    again = models.write_repository(tmp_path, ["mlp", "encoder"])
+    random = np.random.default_rng(1)
+    for name in ("mlp", "encoder"):
+        row = {spec.name: draw(spec, random) for spec in models.MODELS[name].inputs}
+        first, second = direct.load(repository / name)(row), direct.load(again / name)(row)
+        for output, values in first.items():
+            np.testing.assert_array_equal(values, second[output])
+
+
+def test_copies_for_idling_are_models_of_their_own(tmp_path: Path) -> None:
+    names = models.write_copies(tmp_path, 3)
+    assert names == ["idle-000", "idle-001", "idle-002"]
+    assert 'name: "idle-002"' in (tmp_path / "idle-002" / "config.pbtxt").read_text()
+
+
+def test_the_limit_is_measured_for_every_batch_size(repository: Path) -> None:
+    rates = direct.measure(repository / "addsub", models.MODELS["addsub"].inputs, 0.02, (1, 8))
+    assert set(rates) == {1, 8}
+    assert all(rate > 0 for rate in rates.values())
+
+
+def test_a_folder_without_a_model_says_what_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"model\.onnx"):
+        direct.load(tmp_path)

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+
+from loadtest import report
+from loadtest.plots import write_all
+from loadtest.results import ClosedPoint, Idle, ModelResult, OpenPoint, Results, ServerResult, Soak
+
+LATENCY = {"p50": 1.5, "p90": 2.0, "p95": 2.5, "p99": 4.0, "p99.9": 9.0, "mean": 1.7, "max": 12.0}
+OPEN = OpenPoint(
+    "poisson", 2000.0, 10.0, 1998.0, 1990.0, 50.0, {"ok": 19980, "rejected": 15, "failed": 5, "wrong": 0}, LATENCY,
+    {"p99": 0.08}, [(0.0, 0.5), (50.0, 1.5), (99.0, 4.0)], 21.5, {"server": 98.0}, 5.5, {"rejected 429": 15},
+)  # fmt: skip
+CLOSED = [
+    ClosedPoint(1, 5.0, 1800.0, LATENCY, 0, {"server": 210.0}, 1.0),
+    ClosedPoint(32, 5.0, 4570.0, {**LATENCY, "p50": 6.0}, 0, {"server": 160.0}, 28.4),
+    ClosedPoint(64, 5.0, 4400.0, {**LATENCY, "p50": 12.0}, 3, {"server": 165.0}, 31.0),
+]
+RESULTS = Results(
+    about={"machine": "2 cores", "commit": "abc"},
+    limits={"mlp": {1: 600.0, 32: 7310.0}, "addsub": {1: 42000.0}},
+    servers={
+        "embedded": ServerResult(
+            0.82,
+            {"first answer": {"server": 120.0}, "after load": {"server": 131.0}},
+            {"mlp": ModelResult(CLOSED, [OPEN])},
+        )
+    },
+    soaks=[Soak("embedded", "addsub", OPEN, [{"seconds": 0.0, "server": 120.0}, {"seconds": 10.0, "server": 121.5}])],
+    idle=[Idle(100, {"worker": 0.036}, {"worker": 310.0})],
+)
+
+
+def test_results_survive_json(tmp_path: Path) -> None:
+    RESULTS.save(tmp_path / "results.json")
+    assert Results.load(tmp_path / "results.json") == RESULTS
+
+
+def test_the_best_point_is_the_fastest_not_the_last() -> None:
+    assert ModelResult(CLOSED, []).best.callers == 32
+    with pytest.raises(ValueError, match="empty"):
+        _ = ModelResult([], []).best
+
+
+def test_ratios_are_to_the_best_batch_size() -> None:
+    assert report.ratio(4570.0, {1: 600.0, 32: 7310.0}) == pytest.approx(0.625, abs=1e-3)
+    assert report.ratio(4570.0, None) is None
+    assert report.ratio(4570.0, {}) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1234567, "1,234,567"),
+        (1234.5, "1,234"),
+        (12.34, "12.3"),
+        (0.625, "0.62"),
+        (None, "-"),
+        (math.nan, "-"),
+        ("x", "x"),
+    ],
+)
+def test_cells(value: object, text: str) -> None:
+    assert report.cell(value) == text
+
+
+def test_the_report_leads_with_the_ratio() -> None:
+    text = report.markdown(RESULTS, ["benchmarks/mlp-throughput.png"])
+    headline = next(line for line in text.splitlines() if line.startswith("| mlp |"))
+    assert headline == "| mlp | 7,310 | 4,570 (32 callers) | 0.63 | 1.50 | 4.00 |"
+    assert "![benchmarks/mlp-throughput.png](benchmarks/mlp-throughput.png)" in text
+    assert "| 64 | 4,400 | 0.60 | 12.0 | 4.00 | 31.0 | 3 | 165 |" in text
+    assert "| poisson | 2,000 | 1,998 | 1,990 (≤ 50 ms) | 1.50 | 4.00 | 9.00 | 5.50 | 20 | 0.08 | 21.5 | 98.0 |" in text
+    assert "| worker | 3.60 | 310 |" in text
+    assert "| server | 120 | 122 | 122 | 1.50 |" in text
+
+
+def test_every_table_is_rectangular() -> None:
+    widths = []
+    for line in report.markdown(RESULTS).splitlines():
+        if line.startswith("|"):
+            widths.append(line.count("|"))
+        elif widths:
+            assert len(set(widths)) == 1
+            widths.clear()
+
+
+def test_an_empty_run_still_makes_a_report() -> None:
+    assert "# Benchmarks" in report.markdown(Results(about={}))
+
+
+def test_plots_are_written(tmp_path: Path) -> None:
+    files = write_all(RESULTS, tmp_path / "plots")
+    assert [file.name for file in files] == ["mlp-throughput.png", "mlp-latency.png", "soak-memory.png"]
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
+
+
+def test_a_model_without_open_loop_has_no_distribution(tmp_path: Path) -> None:
+    server = dataclasses.replace(RESULTS.servers["embedded"], models={"mlp": ModelResult(CLOSED, [])})
+    results = dataclasses.replace(RESULTS, servers={"embedded": server}, soaks=[])
+    assert [file.name for file in write_all(results, tmp_path)] == ["mlp-throughput.png"]
