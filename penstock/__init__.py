@@ -1,0 +1,20 @@
+"""Penstock: an inference worker fleet on a log. What a user types (`penstock.cli`) and imports (`Client`, `AsyncClient`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from penstock.client import AsyncClient, Client
+
+__version__ = "0.1.0"
+__all__ = ["AsyncClient", "Client", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the clients when they are first asked for: `penstock --version` should not wait for them."""
+    if name in ("AsyncClient", "Client"):
+        from penstock import client
+
+        return getattr(client, name)
+    raise AttributeError(f"module 'penstock' has no attribute {name!r}")

@@ -1,0 +1,73 @@
+"""The command line. Each command is one file, imported when it is called: `penstock --version` starts in a fraction of a second."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Final
+
+import click
+
+from penstock import __version__
+
+COMMANDS: Final = {
+    "serve": "Serve models in one process: no Kafka, no Redis.",
+    "gateway": "Take calls over HTTP and publish them to Kafka.",
+    "worker": "Drain Kafka into batches and run models.",
+    "infer": "Send one request and print the answer.",
+    "models": "List the models that a gateway knows.",
+    "check": "Say for every model of a repository whether it can be served, and how.",
+    "new": "Write a model folder to start from.",
+    "doctor": "Look at broker, store, repository and GPUs, and say what to fix.",
+}
+"""Every command and its line in `penstock --help`."""
+
+
+class Commands(click.Group):
+    """The group that imports a command's file when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All commands, in the order of their use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"penstock.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in `--help`, without importing any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Start here:  penstock serve model.onnx   (or a Triton model repository: penstock serve --model-repository DIR)",
+)
+@click.version_option(__version__, "-V", "--version", package_name="penstock", message="penstock %(version)s")
+def group() -> None:
+    """An inference worker fleet on a log: Kafka in, dynamic batches, Redis streams out; or all of it in one process."""
+
+
+def main() -> None:
+    """The entry point: runs a command, and turns a `FleetError` into one line and an exit code."""
+    try:
+        group.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as exc:
+        exc.show()
+        sys.exit(exc.exit_code)
+    except Exception as exc:
+        from protocol.errors import FleetError
+
+        if not isinstance(exc, FleetError):
+            raise
+        from penstock.cli.exits import EXIT_CODES
+
+        click.echo(f"penstock: {exc.message}", err=True)
+        sys.exit(EXIT_CODES[exc.code])

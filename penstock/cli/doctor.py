@@ -1,0 +1,150 @@
+"""`penstock doctor`."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+
+from penstock.cli.options import fleet_options, option
+from penstock.cli.settings import transport_settings
+from protocol.errors import FleetError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the diagnosis.
+
+    Attributes:
+        subject: what was looked at.
+        state: "ok", "warning" or "problem".
+        text: what was found, and what to do.
+    """
+
+    subject: str
+    state: str
+    text: str
+
+
+@click.command()
+@fleet_options
+@option("--model-repository", multiple=True, type=click.Path(path_type=Path), help="Look at these, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of text.")
+def command(model_repository: tuple[Path, ...], as_json: bool, **flags: Any) -> None:
+    """Look at broker, store, repository, frameworks and GPUs, and say what to fix. Exits with 1 on a problem.
+
+    penstock doctor --kafka localhost:9092 --redis redis://localhost:6379 --model-repository models
+    """
+    findings = [*_frameworks(), *_gpus(), *_repositories(model_repository)]
+    if flags["kafka"] or flags["redis"]:
+        findings += asyncio.run(_servers(flags))
+    else:
+        findings.append(Finding("fleet", "ok", "no --kafka and --redis given: one process needs neither"))
+    if as_json:
+        print(orjson.dumps([dataclasses.asdict(finding) for finding in findings], option=orjson.OPT_INDENT_2).decode())
+    else:
+        for finding in findings:
+            print(f"{finding.state:8} {finding.subject:12} {finding.text}")
+    sys.exit(any(finding.state == "problem" for finding in findings))
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _frameworks() -> Iterator[Finding]:
+    yield Finding("python", "ok", sys.version.split()[0])
+    cpu, gpu = _version("onnxruntime"), _version("onnxruntime-gpu")
+    if cpu and gpu:
+        yield Finding(
+            "onnxruntime", "problem",
+            f"onnxruntime {cpu} and onnxruntime-gpu {gpu} are both installed, and overwrite each other's files: "
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then install one of penstock[onnx] and penstock[onnx-gpu]",
+        )  # fmt: skip
+    elif cpu or gpu:
+        yield Finding("onnxruntime", "ok", f"{cpu or gpu}{' with CUDA' if gpu else ', CPU only'}")
+    else:
+        yield Finding("onnxruntime", "warning", "not installed; for ONNX models: pip install 'penstock[onnx]'")
+    torch = _version("torch")
+    text = torch or "not installed; for PyTorch models: pip install 'penstock[torch]'"
+    yield Finding("torch", "ok" if torch else "warning", text)
+
+
+def _gpus() -> Iterator[Finding]:
+    if importlib.util.find_spec("pynvml") is None:
+        yield Finding("gpu", "ok", "not looked for: pip install 'penstock[gpu]' reads NVIDIA's management library")
+        return
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as exc:
+        yield Finding("gpu", "ok", f"none that NVIDIA's management library can see ({exc})")
+        return
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        yield Finding(
+            f"gpu {index}",
+            "ok",
+            f"{pynvml.nvmlDeviceGetName(handle)}, {memory.free >> 20} MiB of {memory.total >> 20} free",
+        )
+
+
+def _repositories(paths: tuple[Path, ...]) -> Iterator[Finding]:
+    from workers.backends import installed
+    from workers.checking import Status, check
+
+    for path in paths:
+        try:
+            verdicts = check([path], installed())
+        except FleetError as exc:
+            yield Finding(str(path), "problem", exc.message)
+            continue
+        refused = [verdict for verdict in verdicts if verdict.status is Status.REFUSED]
+        for verdict in refused:
+            yield Finding(f"model {verdict.model}", "problem", "; ".join(verdict.reasons))
+        text = f"{len(verdicts)} model(s), {len(refused)} refused; details: penstock check {path}"
+        yield Finding(str(path), "ok" if verdicts else "warning", text)
+
+
+async def _servers(flags: dict[str, Any]) -> list[Finding]:
+    from protocol.transport import open_transport
+
+    try:
+        settings = transport_settings(**flags | {"connect_timeout": min(flags["connect_timeout"], 5.0)})
+        transport = open_transport(settings)
+    except FleetError as exc:
+        return [Finding("fleet", "problem", exc.message)]
+    return [
+        await _server("kafka", transport.bus.open, transport.bus.healthy, transport.bus.close),
+        await _server("redis", transport.results.open, transport.results.healthy, transport.results.close),
+    ]
+
+
+async def _server(
+    name: str,
+    open_: Callable[[], Awaitable[None]],
+    healthy: Callable[[], Awaitable[bool]],
+    close: Callable[[], Awaitable[None]],
+) -> Finding:
+    try:
+        await open_()
+        state = await healthy()
+    except FleetError as exc:
+        return Finding(name, "problem", exc.message)
+    else:
+        return Finding(name, "ok" if state else "problem", "answers" if state else "is connected, and does not answer")
+    finally:
+        await close()

@@ -1,0 +1,25 @@
+"""Exit codes of the command line: `Code` mapped once. 2 is click's own, for wrong usage."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from protocol.errors import Code
+
+EXIT_CODES: Final[dict[Code, int]] = {
+    Code.INVALID_ARGUMENT: 3,
+    Code.TOO_LARGE: 3,
+    Code.KEY_REUSED: 3,
+    Code.ALREADY_EXISTS: 3,
+    Code.NOT_FOUND: 4,
+    Code.GONE: 4,
+    Code.UNAUTHENTICATED: 5,
+    Code.UNSUPPORTED: 6,
+    Code.EXHAUSTED: 7,
+    Code.UNAVAILABLE: 7,
+    Code.DEADLINE_EXCEEDED: 8,
+    Code.CANCELLED: 9,
+    Code.MODEL_FAILED: 10,
+    Code.INTERNAL: 11,
+}
+"""3 wrong input, 4 not found, 5 not allowed, 6 not offered, 7 try again later, 8 too late, 9 cancelled, 10 the model failed."""

@@ -1,0 +1,140 @@
+"""`penstock infer`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import orjson
+
+from penstock.cli.options import api_key_option, url_option
+from penstock.client import Client, InferResult
+from protocol.errors import InvalidArgument
+from protocol.tensors import NUMPY_DTYPE, Array
+
+_SHOWN = 32
+"""Elements of an output that are printed."""
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--input", "-i", "inputs", multiple=True, metavar="NAME=JSON", help="A tensor, as nested lists; may be repeated."
+)
+@click.option(
+    "--file", "-f", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A V2 JSON body."
+)
+@click.option(
+    "--random", "random_rows", is_flag=False, flag_value=1, type=int, help="Make up inputs, with so many rows. [1]"
+)
+@click.option("--seed", default=0, show_default=True, help="Of the made-up inputs.")
+@click.option("--version", "version", default="", help="Model version. [the highest that is ready]")
+@click.option("--timeout", type=float, help="Seconds to wait for the answer. [the gateway's default]")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+@url_option
+@api_key_option
+def command(
+    model: str,
+    inputs: tuple[str, ...],
+    file: Path | None,
+    random_rows: int | None,
+    seed: int,
+    version: str,
+    timeout: float | None,
+    as_json: bool,
+    url: str,
+    api_key: str,
+) -> None:
+    """Send one request to MODEL and print the answer.
+
+    \b
+        penstock infer mymodel -i 'A=[[1,2,3,4]]' -i 'B=[[10,20,30,40]]'
+        penstock infer mymodel --random 8
+    """
+    with Client(url, api_key=api_key) as client:
+        metadata = client.get(f"/v2/models/{model}" + (f"/versions/{version}" if version else ""))
+        kinds = {entry["name"]: entry for entry in metadata["inputs"]}
+        if random_rows is not None:
+            arrays = _random(kinds, random_rows, np.random.default_rng(seed))
+        elif file is not None:
+            arrays = _from_body(file)
+        else:
+            arrays = dict(_parse(text, kinds) for text in inputs)
+        result = client.infer(model, arrays, version=version, timeout=timeout)
+    if as_json:
+        print(orjson.dumps(_plain(result), option=orjson.OPT_INDENT_2).decode())
+    else:
+        _show(result)
+
+
+def _parse(text: str, kinds: dict[str, Any]) -> tuple[str, Array]:
+    name, equals, raw = text.partition("=")
+    if not equals:
+        raise click.UsageError(f"--input {text!r} must be NAME=JSON, for example -i 'A=[[1,2,3,4]]'")
+    if name not in kinds:
+        raise InvalidArgument(f"the model has no input '{name}'; it has {', '.join(kinds)}")
+    try:
+        value = orjson.loads(raw)
+        dtype = NUMPY_DTYPE[kinds[name]["datatype"]]
+        return name, np.array(value, dtype=dtype)
+    except (orjson.JSONDecodeError, ValueError, OverflowError) as exc:
+        raise InvalidArgument(f"--input {name}: {exc}") from None
+
+
+def _from_body(file: Path) -> dict[str, Array]:
+    from protocol import v2
+
+    return {tensor.name: tensor.array() for tensor in v2.parse_json(file.read_bytes()).inputs}
+
+
+def _random(kinds: dict[str, Any], rows: int, rng: np.random.Generator) -> dict[str, Array]:
+    """Inputs of the metadata's shapes: the first free size is the rows, any other is 1."""
+    arrays: dict[str, Array] = {}
+    for name, entry in kinds.items():
+        free = iter([rows])
+        shape = tuple(next(free, 1) if size == -1 else size for size in entry["shape"])
+        arrays[name] = _values(entry["datatype"], shape, rng)
+    return arrays
+
+
+def _values(datatype: str, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    dtype = NUMPY_DTYPE[datatype]
+    if datatype == "BYTES":
+        values = np.empty(shape, dtype=object)
+        values.reshape(-1)[:] = [f"text {number}" for number in rng.integers(0, 1000, values.size)]
+        return values
+    if dtype.kind == "f":
+        return rng.standard_normal(shape).astype(dtype)
+    return rng.integers(0, 2 if datatype == "BOOL" else 100, shape).astype(dtype)
+
+
+def _plain(result: InferResult) -> dict[str, Any]:
+    return {
+        "model_name": result.model,
+        "model_version": result.version,
+        "outputs": {name: _lists(array) for name, array in result.outputs.items()},
+        "request_id": result.request_id,
+        "timing": result.timing,
+    }
+
+
+def _lists(array: Array) -> Any:
+    if array.dtype == object:
+        return (
+            np.array([item.decode(errors="replace") for item in array.reshape(-1)], dtype=object)
+            .reshape(array.shape)
+            .tolist()
+        )
+    return array.tolist()
+
+
+def _show(result: InferResult) -> None:
+    print(f"{result.model} version {result.version}")
+    for name, array in result.outputs.items():
+        text = np.array2string(
+            np.array(_lists(array), dtype=object) if array.dtype == object else array, threshold=_SHOWN, precision=5
+        )
+        print(f"{name} {list(array.shape)} = {text}")
+    print(f"request {result.request_id}  {result.timing}")

@@ -1,0 +1,69 @@
+"""`penstock new`."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import click
+
+from protocol.errors import InvalidArgument
+from protocol.naming import Names
+
+_MODEL = '''
+    """A model to start from: replace `predict`. Try it with: penstock serve --model-repository {repository}"""
+
+    import numpy as np
+
+
+    class Model:
+        """Adds two vectors. Arrays come stacked: their first dimension is the batch."""
+
+        inputs = {{"A": ("FP32", [4]), "B": ("FP32", [4])}}
+        outputs = {{"SUM": ("FP32", [4])}}
+        max_batch_size = 32
+
+        def predict(self, A: np.ndarray, B: np.ndarray) -> dict[str, np.ndarray]:
+            return {{"SUM": A + B}}
+'''
+_CONFIG = """
+    # Triton's format. Everything here may be left out: it is completed from model.py.
+    name: "{name}"
+    backend: "python"
+    max_batch_size: 32
+    input [
+      {{ name: "A" data_type: TYPE_FP32 dims: [ 4 ] }},
+      {{ name: "B" data_type: TYPE_FP32 dims: [ 4 ] }}
+    ]
+    output [ {{ name: "SUM" data_type: TYPE_FP32 dims: [ 4 ] }} ]
+
+    # Wait at most 2 ms for others to share a batch with; a full batch goes at once.
+    dynamic_batching {{ max_queue_delay_microseconds: 2000 }}
+"""
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--model-repository",
+    "repository",
+    default="models",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder to write it into; made where it is not there.",
+)
+def command(name: str, repository: Path) -> None:
+    """Write a model folder NAME to start from: a Python model that works, and its configuration.
+
+    penstock new mymodel && penstock serve --model-repository models
+    """
+    Names().infer_topic(name, "1")
+    if "/" in name or name.startswith("."):
+        raise InvalidArgument(f"model name {name!r} must be usable as a folder's name")
+    folder = repository / name
+    if folder.exists():
+        raise InvalidArgument(f"{folder} is already there; choose another name, or delete it first")
+    (folder / "1").mkdir(parents=True)
+    (folder / "1" / "model.py").write_text(textwrap.dedent(_MODEL).lstrip().format(repository=repository))
+    (folder / "config.pbtxt").write_text(textwrap.dedent(_CONFIG).lstrip().format(name=name))
+    print(f"{folder}/config.pbtxt\n{folder}/1/model.py\n\nnext: penstock serve --model-repository {repository}")

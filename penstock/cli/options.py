@@ -1,0 +1,88 @@
+"""Flags that several commands share. Every flag is also an environment variable, `PENSTOCK_` and its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def option(name: str, **settings: Any) -> Decorator:
+    """A click option whose environment variable and default are shown in its help."""
+    settings.setdefault("show_envvar", True)
+    settings.setdefault("envvar", "PENSTOCK_" + name.lstrip("-").upper().replace("-", "_"))
+    if settings.get("default") is not None and "show_default" not in settings:
+        settings["show_default"] = True
+    return click.option(name, **settings)
+
+
+def options(*decorators: Decorator) -> Decorator:
+    """Several options as one decorator, in their order."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+url_option = option("--url", default="http://localhost:8000", help="The gateway.")
+api_key_option = option("--api-key", default="", show_default=False, help="The gateway's key, where it has one.")
+
+log_options = options(
+    option(
+        "--log-format",
+        type=click.Choice(["human", "json"]),
+        default="human",
+        help="Lines for people or for machines.",
+    ),
+    option(
+        "--log-level",
+        type=click.Choice(["debug", "info", "warning", "error"]),
+        default="info",
+        help="What is worth a line.",
+    ),
+)
+
+fleet_options = options(
+    option("--kafka", default="", metavar="HOST:PORT[,…]", help="Bootstrap servers of the broker."),
+    option("--redis", default="", metavar="URL", help="The result store: redis://, rediss:// or unix://."),
+    option("--prefix", default="penstock", help="Of all topics, keys and channels: several fleets can share one broker."),
+    option("--session-timeout", type=float, default=10.0, help="Seconds until Kafka takes a silent worker for dead."),
+    option("--result-ttl", type=float, default=3600.0, help="Seconds that results of keyed and asynchronous calls are kept."),
+    option("--connect-timeout", type=float, default=30.0, help="Seconds to try to reach broker and store at start."),
+    option("--kafka-security-protocol", type=click.Choice(["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]), default="PLAINTEXT", help="As in Kafka's clients."),  # noqa: E501
+    option("--kafka-sasl-mechanism", type=click.Choice(["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]), help="With SASL."),
+    option("--kafka-sasl-username", help="With SASL."),
+    option("--kafka-sasl-password", help="With SASL; better given by the environment variable."),
+    option("--kafka-ssl-cafile", type=click.Path(exists=True, dir_okay=False), help="PEM file of the broker's authority."),
+    option("--kafka-ssl-certfile", type=click.Path(exists=True, dir_okay=False), help="PEM file of our certificate."),
+    option("--kafka-ssl-keyfile", type=click.Path(exists=True, dir_okay=False), help="PEM file of our key."),
+)  # fmt: skip
+
+gateway_options = options(
+    option("--host", default="127.0.0.1", help="Address to listen on; anything but loopback needs --api-key."),
+    option("--http-port", type=int, default=8000, help="Of the V2 API; 0 takes a free one."),
+    option("--api-key", default="", show_default=False, help="What callers must send as bearer token or X-API-Key."),
+    option("--tls-certificate", default="", help="PEM file; with --tls-key the API speaks HTTPS."),
+    option("--tls-key", default="", help="PEM file."),
+    option("--max-queued-calls", type=int, default=4096, help="Accepted and unanswered at once; more are answered 429."),
+    option("--default-timeout", type=float, default=60.0, help="Seconds a call may take that names no deadline; then 504."),
+    option("--no-worker-policy", type=click.Choice(["queue", "reject"]), default="queue", help="For calls to a model without workers."),  # noqa: E501
+)  # fmt: skip
+
+model_options = options(
+    option("--model-repository", multiple=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of model folders, in Triton's layout; may be repeated."),  # noqa: E501
+    option("--model-control-mode", type=click.Choice(["none", "poll", "explicit"]), default="none", help="Load all at start; follow changes; or only --load-model."),  # noqa: E501
+    option("--load-model", multiple=True, help="With explicit control: load this one; may be repeated; * for all."),
+    option("--repository-poll-secs", type=float, default=15.0, help="With polling: seconds between looks."),
+    option("--exit-on-error/--no-exit-on-error", default=True, envvar="PENSTOCK_EXIT_ON_ERROR", help="End when a model cannot be loaded at start."),  # noqa: E501
+    option("--drain-grace", type=float, default=30.0, help="Seconds that work in flight gets after SIGTERM."),
+)  # fmt: skip
+
+metrics_option = option("--metrics-port", type=int, default=8002, help="Of Prometheus' /metrics; 0 takes a free one.")

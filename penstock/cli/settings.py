@@ -1,0 +1,30 @@
+"""Flags to settings: the one place where a flag's name meets the field that it sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from protocol.transport.settings import TransportSettings
+
+_SECURITY: Final = {
+    "kafka_security_protocol": "security_protocol",
+    "kafka_sasl_mechanism": "sasl_mechanism",
+    "kafka_sasl_username": "sasl_plain_username",
+    "kafka_sasl_password": "sasl_plain_password",
+    "kafka_ssl_cafile": "ssl_cafile",
+    "kafka_ssl_certfile": "ssl_certfile",
+    "kafka_ssl_keyfile": "ssl_keyfile",
+}
+
+
+def transport_settings(data_dir: Path | None = None, fsync: bool = False, **flags: Any) -> TransportSettings:
+    """The transport that `options.fleet_options` and `--data-dir` describe; other flags are left to others.
+
+    Raises:
+        ConfigError: the flags contradict each other.
+    """
+    security = {name: str(flags[flag]) for flag, name in _SECURITY.items() if flags.get(flag)}
+    names = ("kafka", "redis", "prefix", "session_timeout", "result_ttl", "connect_timeout")
+    chosen = {name: flags[name] for name in names if flags.get(name) is not None}
+    return TransportSettings(data_dir=data_dir, fsync=fsync, kafka_security=security, **chosen)

@@ -1,0 +1,164 @@
+"""The clients over HTTP: thin shells of `requests` around httpx."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Final, Self
+
+import httpx
+import numpy.typing as npt
+import orjson
+
+from penstock.client import requests
+from penstock.client.requests import InferOptions, InferResult, Pending, Request
+from protocol.errors import Unavailable
+
+_SLACK: Final = 5.0
+"""Seconds the connection outlives the deadline that was asked for, so that the gateway's 504 arrives."""
+
+
+def _headers(api_key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+
+
+def _read_timeout(options: InferOptions) -> float | None:
+    return None if options.timeout is None else options.timeout + _SLACK
+
+
+class Client:
+    """A blocking client of one gateway (or of a load balancer in front of several).
+
+    Args:
+        url: for example `http://localhost:8000`.
+        api_key: the gateway's, where it has one.
+
+    Every method raises `protocol.errors.FleetError` with the gateway's text, and `Unavailable` when it cannot be reached.
+    """
+
+    def __init__(self, url: str = "http://localhost:8000", *, api_key: str = "") -> None:
+        self._http = httpx.Client(base_url=url, headers=_headers(api_key), timeout=httpx.Timeout(10, read=None))
+
+    def infer(self, model: str, inputs: Mapping[str, npt.ArrayLike], **options: Any) -> InferResult:
+        """Run the model and wait for its answer.
+
+        Args:
+            model: its name.
+            inputs: arrays by name, with the batch dimension in front where the model batches.
+            **options: `version`, `outputs` (names; default all), `parameters`, `label`, `timeout` (seconds; then a
+                DEADLINE_EXCEEDED error) and `idempotency_key` (repeat the call with the same key as often as you like: it
+                runs once).
+        """
+        asked = InferOptions(**options)
+        response = self._send(requests.infer(model, inputs, asked), _read_timeout(asked))
+        return requests.result(response.headers, response.content)
+
+    def submit(self, model: str, inputs: Mapping[str, npt.ArrayLike], **options: Any) -> Pending:
+        """Leave the request with the fleet; returns once it is durable. Takes the options of `infer`."""
+        asked = InferOptions(**options)
+        return requests.pending(self._send(requests.infer(model, inputs, asked, wait=False), 30.0).headers)
+
+    def result(self, pending: Pending, wait: float = 30.0) -> InferResult | None:
+        """The answer of a submitted request, waiting up to `wait` seconds for it; None if it is not there yet."""
+        response = self._send(Request("GET", f"{pending.location}?wait_s={wait:g}", {}), wait + _SLACK)
+        return None if response.status_code == 202 else requests.result(response.headers, response.content)
+
+    def cancel(self, pending: Pending) -> None:
+        """Take a submitted request back; one that already runs goes on, and its answer is dropped."""
+        self._send(Request("DELETE", pending.location, {}), 30.0)
+
+    def get(self, path: str) -> Any:
+        """Any JSON of the API, for example `/v2/models/digits/config`."""
+        return orjson.loads(self._send(Request("GET", path, {}), 30.0).content)
+
+    def models(self) -> list[dict[str, Any]]:
+        """The repository index: name, version, state and reason of every model version."""
+        index: list[dict[str, Any]] = orjson.loads(
+            self._send(Request("POST", "/v2/repository/index", {}), 30.0).content
+        )
+        return index
+
+    def ready(self) -> bool:
+        """Whether the gateway takes requests now."""
+        try:
+            return self._http.get("/v2/health/ready", timeout=5).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def _send(self, request: Request, read_timeout: float | None) -> httpx.Response:
+        timeout = httpx.Timeout(10, read=read_timeout)
+        try:
+            response = self._http.request(
+                request.method, request.path, headers=request.headers, content=request.body, timeout=timeout
+            )
+        except httpx.HTTPError as exc:
+            raise Unavailable(f"{self._http.base_url} cannot be reached: {exc}") from exc
+        requests.check(response.status_code, response.headers, response.content)
+        return response
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncClient:
+    """The same for asyncio; `infer`, `submit`, `result` and `cancel` as in `Client`."""
+
+    def __init__(self, url: str = "http://localhost:8000", *, api_key: str = "", connections: int = 100) -> None:
+        self._http = httpx.AsyncClient(
+            base_url=url,
+            headers=_headers(api_key),
+            timeout=httpx.Timeout(10, read=None),
+            limits=httpx.Limits(max_connections=connections),
+        )
+
+    async def infer(self, model: str, inputs: Mapping[str, npt.ArrayLike], **options: Any) -> InferResult:
+        """See `Client.infer`."""
+        asked = InferOptions(**options)
+        response = await self._send(requests.infer(model, inputs, asked), _read_timeout(asked))
+        return requests.result(response.headers, response.content)
+
+    async def submit(self, model: str, inputs: Mapping[str, npt.ArrayLike], **options: Any) -> Pending:
+        """See `Client.submit`."""
+        asked = InferOptions(**options)
+        return requests.pending((await self._send(requests.infer(model, inputs, asked, wait=False), 30.0)).headers)
+
+    async def result(self, pending: Pending, wait: float = 30.0) -> InferResult | None:
+        """See `Client.result`."""
+        response = await self._send(Request("GET", f"{pending.location}?wait_s={wait:g}", {}), wait + _SLACK)
+        return None if response.status_code == 202 else requests.result(response.headers, response.content)
+
+    async def cancel(self, pending: Pending) -> None:
+        """See `Client.cancel`."""
+        await self._send(Request("DELETE", pending.location, {}), 30.0)
+
+    async def _send(self, request: Request, read_timeout: float | None) -> httpx.Response:
+        timeout = httpx.Timeout(10, read=read_timeout, pool=None)
+        try:
+            response = await self._http.request(
+                request.method, request.path, headers=request.headers, content=request.body, timeout=timeout
+            )
+        except httpx.HTTPError as exc:
+            raise Unavailable(f"{self._http.base_url} cannot be reached: {exc}") from exc
+        requests.check(response.status_code, response.headers, response.content)
+        return response
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
