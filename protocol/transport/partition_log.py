@@ -1,0 +1,98 @@
+"""One partition's records, in memory: appended at the end, dropped at the start, or compacted by key. No I/O, no clock."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+
+from protocol.ports import OutRecord, Record
+
+
+class PartitionLog:
+    """The records from `start` to before `end`; a compacted one has gaps.
+
+    Attributes:
+        start: the first offset that may still be there.
+        end: the offset that the next record gets.
+        size: bytes of all values.
+    """
+
+    __slots__ = ("_compacted", "_keys", "_records", "end", "size", "start")
+
+    def __init__(self, *, compacted: bool = False, start: int = 0) -> None:
+        self.start = start
+        self.end = start
+        self.size = 0
+        self._records: list[Record] = []
+        self._keys: set[bytes | None] = set()
+        self._compacted = compacted
+
+    def append(self, topic: str, partition: int, records: Sequence[OutRecord], now: float) -> int:
+        """Add records at the end; returns the first one's offset."""
+        first = offset = self.end
+        for record in records:
+            stamp = record.timestamp or now
+            value = record.value
+            self._records.append(Record(topic, partition, offset, stamp, value, record.headers, record.key))
+            self.size += len(value)
+            offset += 1
+        self.end = offset
+        if self._compacted:
+            self._keys.update(record.key for record in records)
+        return first
+
+    def restore(self, record: Record) -> None:
+        """Put back a saved record, in the order of offsets."""
+        if not self._records and not self._compacted:
+            self.start = record.offset
+        self._records.append(record)
+        self._keys.add(record.key)
+        self.size += len(record.value)
+        self.end = record.offset + 1
+
+    def slice(self, offset: int, count: int) -> list[Record]:
+        """At most `count` records from `offset` on."""
+        first = self._index(offset)
+        return self._records[first : first + count]
+
+    def read(self, offset: int) -> Record | None:
+        """That one record, where it is there."""
+        found = self.slice(offset, 1)
+        return found[0] if found and found[0].offset == offset else None
+
+    def behind(self, offset: int) -> int:
+        """How many records there are from `offset` on."""
+        return len(self._records) - self._index(offset)
+
+    def drop(self, before: int) -> None:
+        """Forget the records below an offset. A compacted log keeps them."""
+        if self._compacted or before <= self.start:
+            return
+        count = self._index(before)
+        self.size -= sum(len(record.value) for record in self._records[:count])
+        del self._records[:count]
+        self.start = min(before, self.end)
+
+    def excess(self, size: int) -> int:
+        """The offset below which records must go so that at most `size` bytes stay."""
+        over = self.size - size
+        for record in self._records:
+            if over <= 0:
+                return record.offset
+            over -= len(record.value)
+        return self.end
+
+    def compact(self) -> list[int]:
+        """Drop what a later record of the same key replaces, once that is more than half; returns the offsets dropped."""
+        if not self._compacted or len(self._records) < 2 * len(self._keys) + 64:
+            return []
+        last = {record.key: record.offset for record in self._records}
+        dropped = [record.offset for record in self._records if last[record.key] != record.offset]
+        self._records = [record for record in self._records if last[record.key] == record.offset]
+        self.size = sum(len(record.value) for record in self._records)
+        return dropped
+
+    def _index(self, offset: int) -> int:
+        if self._compacted:
+            return bisect.bisect_left(self._records, offset, key=lambda record: record.offset)
+        return min(max(offset - self.start, 0), len(self._records))
