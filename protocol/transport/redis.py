@@ -1,0 +1,259 @@
+"""The result store and the directory on Redis (6.2 or newer): one fenced stream per request, wake-ups over pub/sub.
+
+What a stream holds, and what each script promises, stands at the top of `scripts/*.lua`.
+Invariant: a key is written only by those scripts, so that whatever is refused leaves nothing half decided.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib import resources
+from typing import Final
+
+import msgpack
+from hiredis import ReplyError
+
+from protocol import codec
+from protocol.errors import CodecError, FleetError
+from protocol.messages import Heartbeat
+from protocol.ports import Answer, Claim, Claimed, ClaimState, Outcome, RequestState, Wake
+from protocol.transport.redis_client import Client, Subscriptions, commands
+from protocol.transport.redis_connection import Address, Argument, Reply, pack
+from protocol.transport.settings import TransportSettings
+
+log = logging.getLogger(__name__)
+
+TERMINAL: Final = b"18446744073709551615-18446744073709551615"
+ANSWERS_IN_CALL: Final = 128
+BYTES_IN_CALL: Final = 1024 * 1024
+"""A script with more answers than this is split: while one runs, Redis serves nobody else."""
+FILL_AGE: Final = 1.0
+HEALTH_TIMEOUT: Final = 1.0
+_OUTCOMES: Final = tuple(Outcome)
+_CLAIM_STATES: Final = tuple(ClaimState)
+
+
+class Script:
+    """A Lua file and its hash."""
+
+    def __init__(self, name: str) -> None:
+        self.source = resources.files(__package__).joinpath("scripts", f"{name}.lua").read_bytes()
+        self.digest = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
+
+
+def milliseconds(seconds: float) -> int:
+    """A duration as Redis takes it; at least 1, because 0 would delete the key."""
+    return max(1, round(seconds * 1000))
+
+
+class RedisStore:
+    """`protocol.ports.Results` and `Directory` on one Redis primary."""
+
+    def __init__(self, settings: TransportSettings) -> None:
+        names = settings.names
+        self._address = Address.parse(settings.redis)
+        self._client = Client(self._address, settings.connect_timeout)
+        self._listening = Subscriptions(self._address, settings.connect_timeout)
+        self._prefix = names.result_key("")
+        self._workers_key = names.workers_key
+        self._result_ttl = milliseconds(settings.result_ttl)
+        self._finish, self._claim, self._confirm, self._start = map(Script, ("finish", "claim", "confirm", "start"))
+        self._fill = 0.0
+        self._fill_at = float("-inf")
+
+    async def open(self) -> None:
+        """See `Results.open`."""
+        await self._client.open()
+        scripts = (self._finish, self._claim, self._confirm, self._start)
+        await self._client.send(commands([("SCRIPT", "LOAD", script.source) for script in scripts]), len(scripts))
+        memory = await self._memory()
+        if int(memory["maxmemory"]) and memory["maxmemory_policy"] != "noeviction":
+            log.warning(
+                "Redis at %s evicts keys (maxmemory-policy %s): a request may then be answered twice; set noeviction",
+                self._address,
+                memory["maxmemory_policy"],
+            )
+
+    async def close(self) -> None:
+        """See `Results.close`."""
+        await self._listening.close()
+        await self._client.close()
+
+    async def now(self) -> float:
+        """See `Results.now`."""
+        seconds, micros = await self._client.call("TIME")
+        return int(seconds) + int(micros) / 1e6
+
+    async def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
+        """A script's reply; it is loaded again where Redis has forgotten it (restart, SCRIPT FLUSH, failover)."""
+        packed = pack(("EVALSHA", script.digest, len(keys), *keys, *arguments))
+        (reply,) = await self._client.send(packed, raw=True)
+        if isinstance(reply, ReplyError) and str(reply).startswith("NOSCRIPT"):
+            load = pack(("SCRIPT", "LOAD", script.source))
+            _, reply = await self._client.send(load + packed, 2, raw=True)
+        if isinstance(reply, ReplyError):
+            raise self._client.refusal(reply)
+        return reply
+
+    # --- results ---
+
+    async def finish(self, answers: Sequence[Answer]) -> list[Outcome]:
+        """See `Results.finish`; one script call, or several of at most `BYTES_IN_CALL`."""
+        outcomes: list[Outcome] = []
+        for part in _portions(answers):
+            keys = [self._prefix + answer.ref for answer in part]
+            arguments: list[Argument] = [self._result_ttl, len(self._prefix)]
+            for answer in part:
+                retriable = b"1" if answer.retriable else b"0"
+                arguments += (answer.payload, answer.reply_to, milliseconds(answer.ttl), retriable)
+            outcomes += [_OUTCOMES[code] for code in await self._run(self._finish, keys, arguments)]
+        return outcomes
+
+    async def claim(self, claim: Claim) -> Claimed:
+        """See `Results.claim`."""
+        arguments: list[Argument] = [
+            claim.fingerprint,
+            claim.reply_to,
+            milliseconds(claim.lease),
+            milliseconds(claim.ttl),
+            claim.model,
+            claim.version,
+            codec.micros(claim.accepted),
+            secrets.token_bytes(8),
+        ]
+        state, *payload = await self._run(self._claim, [self._prefix + claim.ref], arguments)
+        return Claimed(_CLAIM_STATES[state], payload[0] if payload else None)
+
+    async def confirm(self, ref: str, published: bool) -> None:
+        """See `Results.confirm`."""
+        await self._run(self._confirm, [self._prefix + ref], ["ok" if published else "no"])
+
+    async def start(self, refs: Sequence[str], worker: str, ttl: float) -> list[int]:
+        """See `Results.start`."""
+        if not refs:
+            return []
+        attempts: list[int] = await self._run(
+            self._start, [self._prefix + ref for ref in refs], [worker, milliseconds(ttl)]
+        )
+        return attempts
+
+    async def look(self, refs: Sequence[str]) -> list[RequestState | None]:
+        """See `Results.look`. One command each and no script, so that large payloads do not hold up other clients."""
+        if not refs:
+            return []
+        asked = commands([("XINFO", "STREAM", self._prefix + ref) for ref in refs])
+        return [self._state(reply) for reply in await self._client.send(asked, len(refs), raw=True)]
+
+    def _state(self, reply: Reply) -> RequestState | None:
+        if isinstance(reply, ReplyError):
+            if "no such key" in str(reply):
+                return None
+            raise self._client.refusal(reply)
+        stream = dict(zip(reply[::2], reply[1::2], strict=True))
+        first, last, newest = stream[b"first-entry"], stream[b"last-entry"], stream[b"last-generated-id"]
+        claim = dict(zip(first[1][::2], first[1][1::2], strict=True)) if first else {}
+        payload = None
+        if newest == TERMINAL:
+            state, payload = "done", (last[1][1] if last and last[0] == TERMINAL else b"")
+        else:
+            state = "queued" if newest.startswith(b"0-") else "running"
+        return RequestState(
+            state,
+            payload,
+            claim.get(b"m", b"").decode(),
+            claim.get(b"v", b"").decode(),
+            int(claim.get(b"a", 0)) / 1e6,
+        )
+
+    async def trim(self, refs: Sequence[str]) -> None:
+        """See `Results.trim`. Deletes the terminal's entry; the stream's last id, which is the fence, stays."""
+        if refs:
+            asked = commands([("XDEL", self._prefix + ref, TERMINAL) for ref in refs])
+            await self._client.send(asked, len(refs))
+
+    # --- wake-ups and cancels ---
+
+    async def listen(self, channel: str, on_wake: Callable[[list[Wake]], None]) -> None:
+        """See `Results.listen`."""
+        await self._listening.listen(channel, lambda message: on_wake(_wakes(message)))
+
+    async def cancel(self, channel: str, refs: Sequence[str]) -> None:
+        """See `Results.cancel`."""
+        if refs:
+            await self._client.call("PUBLISH", channel, codec.pack(list(refs)))
+
+    async def listen_cancels(self, channel: str, on_cancel: Callable[[list[str]], None]) -> None:
+        """See `Results.listen_cancels`."""
+        await self._listening.listen(channel, lambda message: on_cancel(codec.unpack(message)))
+
+    async def unlisten(self, channel: str) -> None:
+        """See `Results.unlisten`."""
+        self._listening.unlisten(channel)
+
+    # --- the server ---
+
+    async def _memory(self) -> dict[str, str]:
+        text: bytes = await self._client.call("INFO", "memory")
+        return dict(line.split(":", 1) for line in text.decode().splitlines() if ":" in line)
+
+    async def fill(self) -> float:
+        """See `Results.fill`; measured at most once a second."""
+        now = time.monotonic()
+        if now - self._fill_at >= FILL_AGE:
+            memory = await self._memory()
+            limit = int(memory["maxmemory"])
+            self._fill = min(1.0, int(memory["used_memory"]) / limit) if limit else 0.0
+            self._fill_at = now
+        return self._fill
+
+    async def healthy(self) -> bool:
+        """See `Results.healthy`."""
+        try:
+            async with asyncio.timeout(HEALTH_TIMEOUT):
+                await self._client.call("PING")
+        except (TimeoutError, FleetError):
+            return False
+        return self._listening.healthy
+
+    # --- directory ---
+
+    async def beat(self, heartbeat: Heartbeat) -> None:
+        """See `Directory.beat`."""
+        await self._client.call("HSET", self._workers_key, heartbeat.worker, codec.encode_heartbeat(heartbeat))
+
+    async def workers(self) -> list[Heartbeat]:
+        """See `Directory.workers`; a record of another wire version is passed over."""
+        beats = []
+        for value in await self._client.call("HVALS", self._workers_key):
+            try:
+                beats.append(codec.decode_heartbeat(value))
+            except CodecError as exc:
+                log.warning("a worker's heartbeat cannot be read: %s", exc)
+        return beats
+
+    async def forget(self, worker: str) -> None:
+        """See `Directory.forget`."""
+        await self._client.call("HDEL", self._workers_key, worker)
+
+
+def _portions(answers: Sequence[Answer]) -> Iterator[Sequence[Answer]]:
+    """The answers of each script call, in order; usually all of them."""
+    start = size = 0
+    for at, answer in enumerate(answers):
+        if at > start and (size + len(answer.payload) > BYTES_IN_CALL or at - start == ANSWERS_IN_CALL):
+            yield answers[start:at]
+            start, size = at, 0
+        size += len(answer.payload)
+    if answers:
+        yield answers[start:]
+
+
+def _wakes(message: bytes) -> list[Wake]:
+    """The wake-ups of one script call: [ref, payload, ref, payload, …]."""
+    flat: list[bytes] = msgpack.unpackb(message, raw=True)
+    return [Wake(flat[i].decode(), flat[i + 1] or None) for i in range(0, len(flat), 2)]

@@ -1,0 +1,1 @@
+"""What Redis runs for us, one Lua file per call of `protocol.ports.Results`; each opens with its contract."""

@@ -1,0 +1,90 @@
+-- Write terminals, the first of each request wins, and wake whoever waits for it.
+--
+-- KEYS: the result stream of each answer.
+-- ARGV: 1 milliseconds that a claimed result, or one that wakes nobody, is kept
+--       2 characters before the ref in a key
+--       then for each answer: payload, channel to wake or "", milliseconds that a plain fence lasts,
+--       "1" where the failure is retriable, else "0".
+-- Returns for each answer 0 written, 1 already terminal, 2 older attempt.
+-- Any other refusal (out of memory, read-only, ...) is returned as this call's error. Redis decides on that before the
+-- first write, so nothing is done then; and repeating a half done call only wakes its readers again.
+--
+-- The terminal has the highest id that a stream can hold, so Redis itself refuses every later entry, for as long as the
+-- key lives; also after XDEL, XTRIM, a reload or a rewrite of the append-only file.
+-- Wake-up: msgpack list [ref, payload, ref, payload, ...], one for each channel; "" stands for a payload that is to be
+-- looked up: it is larger than 16 KB, more than 256 KB came along already, or the write was refused.
+
+local TERMINAL = '18446744073709551615-18446744073709551615'
+local BEFORE_TERMINAL = '18446744073709551615-18446744073709551614'
+local INLINE, INLINE_IN_CALL = 16 * 1024, 256 * 1024
+local FIRST, PER_ANSWER = 3, 4
+
+local kept, head = ARGV[1], tonumber(ARGV[2])
+local outcomes, channels, letters, inlined = {}, {}, {}, 0
+
+local function refusal(message)
+  if string.find(message, 'exhausted', 1, true) then return 1 end
+  if string.find(message, 'equal or smaller', 1, true) then return 2 end
+  return nil
+end
+
+local function write(letter_of, channel, ref, payload)
+  if letter_of[channel] then return end
+  letter_of[channel] = true
+  local letter = letters[channel]
+  if not letter then
+    letter = {}
+    letters[channel] = letter
+    channels[#channels + 1] = channel
+  end
+  letter[#letter + 1] = ref
+  letter[#letter + 1] = payload
+end
+
+for i, key in ipairs(KEYS) do
+  local at = FIRST + (i - 1) * PER_ANSWER
+  local payload, reply_to, ttl = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  local written
+  if ARGV[at + 3] == '1' then
+    written = redis.pcall('XADD', key, TERMINAL, 'r', payload, 'x', '1')
+  else
+    written = redis.pcall('XADD', key, TERMINAL, 'r', payload)
+  end
+  local outcome = 0
+  if type(written) == 'table' and written.err then
+    outcome = refusal(written.err)
+    if not outcome then return written end
+  end
+  outcomes[i] = outcome
+
+  local waiting, claimed = {}, false
+  if outcome ~= 0 or redis.call('XLEN', key) > 1 then
+    for _, entry in ipairs(redis.call('XRANGE', key, '-', BEFORE_TERMINAL)) do
+      local fields = entry[2]
+      for f = 1, #fields, 2 do
+        if fields[f] == 'f' then claimed = true end
+        if fields[f] == 'to' and fields[f + 1] ~= '' then waiting[#waiting + 1] = fields[f + 1] end
+      end
+    end
+  end
+  if outcome == 0 then
+    if claimed or reply_to == '' then ttl = kept end
+    redis.call('PEXPIRE', key, ttl)
+  end
+
+  if reply_to ~= '' or #waiting > 0 then
+    local sent = ''
+    if outcome == 0 and #payload <= INLINE and inlined + #payload <= INLINE_IN_CALL then
+      sent = payload
+      inlined = inlined + #payload
+    end
+    local ref, letter_of = string.sub(key, head + 1), {}
+    if reply_to ~= '' then write(letter_of, reply_to, ref, sent) end
+    for _, channel in ipairs(waiting) do write(letter_of, channel, ref, sent) end
+  end
+end
+
+for _, channel in ipairs(channels) do
+  redis.call('PUBLISH', channel, cmsgpack.pack(letters[channel]))
+end
+return outcomes

@@ -1,0 +1,32 @@
+-- Begin an attempt for each request: a marker entry <attempt>-0, after which every entry of an older attempt is refused.
+--
+-- KEYS: the result stream of each request.
+-- ARGV: 1 worker, 2 milliseconds that the stream lives on at least.
+-- Returns for each its attempt, 1 for the first; 0 where the terminal is there already.
+
+local TERMINAL = '18446744073709551615-18446744073709551615'
+local worker, ttl = ARGV[1], tonumber(ARGV[2])
+local time = redis.call('TIME')
+local at = time[1] .. string.format('%06d', time[2])
+
+local function last_id(key)
+  local facts = redis.pcall('XINFO', 'STREAM', key)
+  if facts.err then return '0-0' end
+  for i = 1, #facts, 2 do
+    if facts[i] == 'last-generated-id' then return facts[i + 1] end
+  end
+end
+
+local attempts = {}
+for i, key in ipairs(KEYS) do
+  local last = last_id(key)
+  if last == TERMINAL then
+    attempts[i] = 0
+  else
+    local attempt = tonumber(string.match(last, '^%d+')) + 1
+    redis.call('XADD', key, string.format('%.0f-0', attempt), 'w', worker, 'at', at)
+    if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, ttl) end
+    attempts[i] = attempt
+  end
+end
+return attempts
