@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -174,8 +175,13 @@ def _download(arriving: Path, repository: str) -> None:
         raise ValueError(f"{REPOSITORY_VARIABLE} must be an http or https URL")
 
     def one(jar: Jar) -> None:
-        with urllib.request.urlopen(f"{repository.rstrip('/')}/{jar.path}", timeout=60) as answer:  # noqa: S310
-            (arriving / jar.file_name).write_bytes(answer.read(LARGEST_JAR))
+        url = f"{repository.rstrip('/')}/{jar.path}"
+        try:
+            with urllib.request.urlopen(url, timeout=60) as answer:  # noqa: S310 -- the scheme is checked above
+                (arriving / jar.file_name).write_bytes(answer.read(LARGEST_JAR))
+        except urllib.error.HTTPError as error:
+            with error:  # it is the answer too, with a connection to close
+                raise OSError(f"{jar.file_name}: {error.code} {error.reason}") from None
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=8) as threads:
         for done in [threads.submit(one, jar) for jar in pinned()]:

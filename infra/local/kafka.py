@@ -108,6 +108,10 @@ class Broker(LocalServer):
         """The version of the pinned broker."""
         return jars.kafka_version()
 
+    def ports(self) -> tuple[int, ...]:
+        """The ports of both listeners."""
+        return (self.port, self._controller_port)
+
     def choose_ports(self) -> bool:
         """Other free ports, unless the caller named one."""
         if not self._port_named:

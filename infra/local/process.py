@@ -35,13 +35,20 @@ def free_port(host: str = "127.0.0.1") -> int:
     """A TCP port that nobody listens on right now."""
     choose = random.SystemRandom()
     for _ in range(200):
-        port = choose.choice(PORTS)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind((host, port))
-                return port
+        if is_free(port := choose.choice(PORTS), host):
+            return port
     raise Unavailable(f"no free TCP port on {host} between {PORTS.start} and {PORTS.stop}")
+
+
+def is_free(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether a server could listen there; closed connections that linger are no hindrance."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True
 
 
 def wait_until(answers: Callable[[], bool], deadline: float) -> bool:
@@ -99,6 +106,10 @@ class LocalServer(abc.ABC):
     def address(self) -> str:
         """Where it listens, for messages."""
 
+    def ports(self) -> tuple[int, ...]:
+        """The TCP ports that it will listen on."""
+        return ()
+
     def choose_ports(self) -> bool:
         """Takes other ports, unless the caller named them. Returns whether it did."""
         return False
@@ -115,20 +126,21 @@ class LocalServer(abc.ABC):
 
     def start(self) -> Self:
         """Starts and waits until it answers. A free port that somebody else took meanwhile is chosen again."""
-        for _ in range(3):
-            self.launch()
+        for _ in range(2):
             try:
-                self.wait_ready()
-                return self
-            except Unavailable:
-                if "in use" not in self.log_tail() or not self.choose_ports():
+                return self._start_once()
+            except Unavailable as error:
+                if "in use" not in error.message or not self.choose_ports():
                     raise
-        raise Unavailable(f"{self.name} found its free ports taken three times; last log lines:\n{self.log_tail()}")
+        return self._start_once()
 
     def launch(self) -> None:
         """Starts the child without waiting for it."""
         if self.running:
             raise ConfigError(f"{self.name} already runs at {self.address}")
+        if taken := [port for port in self.ports() if not is_free(port)]:
+            # Asked first: else whoever listens there would answer in its place.
+            raise Unavailable(f"{self.name} cannot listen on port {taken[0]}, which is in use by another program")
         self.data.mkdir(parents=True, exist_ok=True)
         command = self.command()
         # A session of its own: Ctrl-C in the terminal reaches us, and we stop servers in order.
@@ -172,9 +184,7 @@ class LocalServer(abc.ABC):
     def restart(self) -> Self:
         """Stops it if it runs and starts it on the same ports and data; after `kill()`, this is the recovery."""
         self.stop()
-        self.launch()
-        self.wait_ready()
-        return self
+        return self._start_once()
 
     def cpu_seconds(self) -> float:
         """User and system time that the running child has used, in seconds."""
@@ -211,6 +221,15 @@ class LocalServer(abc.ABC):
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def _start_once(self) -> Self:
+        try:
+            self.launch()
+            self.wait_ready()
+        except BaseException:  # an interrupt too: a `with` that is never entered is never left
+            self.kill()
+            raise
+        return self
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._child is None or not self.running:

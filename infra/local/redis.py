@@ -110,6 +110,10 @@ class RedisServer(LocalServer):
         """As the program says, e.g. "7.0.15"."""
         return self._found().version
 
+    def ports(self) -> tuple[int, ...]:
+        """The port of its one listener."""
+        return (self.port,)
+
     def choose_ports(self) -> bool:
         """Another free port, unless the caller named one."""
         if not self._port_named:
