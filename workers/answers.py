@@ -1,0 +1,68 @@
+"""What goes back to the caller: the terminal answer of each entry, with its times and its batch. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from protocol.codec import MAX_RECORD, encode_reply
+from protocol.errors import RETRYABLE, Code
+from protocol.messages import Failure, InferReply, Timing
+from protocol.ports import Answer
+from workers.backends.base import Outcome
+from workers.entries import Entry
+from workers.execution import Job
+
+
+class Answers:
+    """Makes answers in the name of one worker.
+
+    Args:
+        worker: the worker's id.
+        ttl: seconds that a plain call's fence outlives its answer.
+    """
+
+    def __init__(self, worker: str, ttl: float) -> None:
+        self._worker = worker
+        self._ttl = ttl
+
+    def of_batch(self, job: Job, outcomes: Sequence[Outcome], now: float) -> list[Answer]:
+        """One per entry of a batch that was run, or failed."""
+        rows, requests, reason = job.batch.rows, len(job.entries), job.batch.reason.value
+        answers = []
+        for entry, outcome in zip(job.entries, outcomes, strict=True):
+            request = entry.payload
+            timing = Timing(
+                request.accepted, request.published, entry.fetched, entry.enqueued, job.released, job.compute_start,
+                job.compute_end, now, 0.0, reason, rows, requests, entry.attempt, self._worker,
+            )  # fmt: skip
+            answers.append(self._answer(entry, outcome, timing))
+        return answers
+
+    def of_failure(self, entry: Entry, failure: Failure, now: float) -> Answer:
+        """For an entry that did not run."""
+        request = entry.payload
+        timing = Timing(
+            request.accepted, request.published, entry.fetched, entry.enqueued, emitted=now, attempt=entry.attempt,
+            worker=self._worker,
+        )  # fmt: skip
+        return self._answer(entry, failure, timing)
+
+    def _answer(self, entry: Entry, outcome: Outcome, timing: Timing) -> Answer:
+        request = entry.payload
+        reply = InferReply(request.model, request.version, request.label)
+        reply.timing = timing
+        retriable = False
+        if isinstance(outcome, Failure):
+            reply.failure = outcome
+            retriable = outcome.code in RETRYABLE
+        else:
+            reply.outputs = outcome
+        payload = encode_reply(reply)
+        if len(payload) > MAX_RECORD:
+            reply.failure = Failure(
+                Code.TOO_LARGE, f"the outputs have {len(payload)} bytes; an answer may have {MAX_RECORD}"
+            )
+            reply.outputs = ()
+            payload = encode_reply(reply)
+        return Answer(entry.ref, payload, request.reply_to, self._ttl, retriable)
+

@@ -1,0 +1,40 @@
+"""One record between intake and its answer."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from protocol.messages import Failure, InferRequest
+from workers.scheduling.types import Item
+
+if TYPE_CHECKING:
+    from workers.execution import Job
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Entry(Item[InferRequest]):
+    """A scheduler's item that knows which record it came from.
+
+    Attributes:
+        partition, offset: where the record is.
+        token: of the assignment under which it was taken in; see `offsets.OffsetTracker`.
+        fetched: when the consumer handed it over.
+        suspect: it was claimed by a gateway or may have been delivered before: an attempt is begun before it runs.
+        problem: why the model cannot take it; it is answered with that.
+        attempt: 1 for the first delivery.
+        cancelled: the caller no longer wants it; it is not run if it has not started.
+        job: the batch it is in, once it is in one.
+        followers: later records of the same request, answered by this one.
+    """
+
+    partition: int = 0
+    offset: int = 0
+    token: int = 0
+    fetched: float = 0.0
+    suspect: bool = False
+    problem: Failure | None = None
+    attempt: int = 1
+    cancelled: bool = False
+    job: Job | None = None
+    followers: list[Entry] | None = None

@@ -1,0 +1,210 @@
+"""Instances that run batches: one dedicated thread each, which also loads, warms up and closes its model.
+
+Invariants: a job's fields are written by one side at a time: by the event loop until `submit`, then by the instance's thread until
+the job comes back through `Completions`; only `withdrawn` may be set by the loop in between. A job whose deadline has passed or
+that was withdrawn before its turn comes back with `stale` set and has not run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import concurrent.futures
+import math
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol, TypeVar
+
+from protocol.errors import FleetError
+from protocol.messages import InferRequest
+from workers.backends.base import Instance
+from workers.entries import Entry
+from workers.scheduling.types import Batch
+
+T = TypeVar("T")
+
+DEPTH: Final = 2
+"""Batches that an instance holds: one that runs and one that is ready when it ends."""
+
+
+class Job:
+    """One batch on its way through an instance. Times are seconds on the fleet's clock, 0 for not yet."""
+
+    __slots__ = (
+        "batch", "compute_end", "compute_start", "entries", "error", "executor", "input_end", "input_start", "not_after",
+        "prepared", "raw", "released", "stale", "withdrawn",
+    )  # fmt: skip
+
+    def __init__(self, batch: Batch[InferRequest], entries: list[Entry], executor: Executor) -> None:
+        self.batch = batch
+        self.entries = entries
+        self.executor = executor
+        self.released = batch.formed
+        self.not_after = math.inf
+        self.withdrawn = False
+        self.stale = False
+        self.prepared: Any = None
+        self.raw: Any = None
+        self.error: BaseException | None = None
+        self.input_start = self.input_end = self.compute_start = self.compute_end = 0.0
+
+    @property
+    def requests(self) -> list[InferRequest]:
+        """The batch's requests, in order."""
+        return [entry.payload for entry in self.entries]
+
+
+class Executor(Protocol):
+    """One loaded instance, wherever it runs: in a thread of this process, later in a child process.
+
+    Attributes:
+        name: the instance's, for messages and metrics.
+        held: jobs given to it (or about to be) that have not come back; at most `DEPTH`.
+    """
+
+    name: str
+    held: int
+
+    def prepare(self, requests: Sequence[InferRequest]) -> Any:
+        """See `Instance.prepare`; on any thread."""
+
+    def submit(self, job: Job) -> None:
+        """Run the prepared job after those before it; never blocks."""
+
+    def split(self, requests: Sequence[InferRequest], raw: Any) -> Sequence[Any]:
+        """See `Instance.split`; on any thread."""
+
+    async def close(self) -> None:
+        """Free the instance once its jobs have run."""
+
+
+class Completions:
+    """Hands jobs that have run from the instances' threads to the event loop, several with one wake-up."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_finished: Callable[[list[Job]], None]) -> None:
+        self._loop = loop
+        self._on_finished = on_finished
+        self._jobs: collections.deque[Job] = collections.deque()
+        self._woken = False
+
+    def push(self, job: Job) -> None:
+        """From any thread: the job has run."""
+        self._jobs.append(job)
+        if not self._woken:
+            self._woken = True
+            try:
+                self._loop.call_soon_threadsafe(self._drain)
+            except RuntimeError:  # the loop is closed: nobody waits for this job any more
+                return
+
+    def _drain(self) -> None:
+        # Reset before reading: a thread that still sees it set has appended before the loop below looks.
+        self._woken = False
+        jobs = []
+        while self._jobs:
+            jobs.append(self._jobs.popleft())
+        if jobs:
+            self._on_finished(jobs)
+
+
+class ThreadExecutor:
+    """An `Executor` that is one thread. Loading happens on it too: some frameworks tie a device or a loop to the thread."""
+
+    def __init__(self, name: str, clock: Callable[[], float]) -> None:
+        self.name = name
+        self.held = 0
+        self._clock = clock
+        self._instance: Instance | None = None
+        self._completions: Completions | None = None
+        self._work: queue.SimpleQueue[Callable[[], None] | Job | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        self._thread.start()
+
+    async def load(self, load: Callable[[], Instance]) -> Instance:
+        """Load the instance on its thread; whatever `load` raises is raised here."""
+        self._instance = await self.call(load)
+        return self._instance
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """Run a function on the instance's thread, behind the work it has."""
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def work() -> None:
+            try:
+                future.set_result(function())
+            except BaseException as exc:
+                future.set_exception(exc)
+
+        self._work.put(work)
+        return await asyncio.wrap_future(future)
+
+    def deliver_to(self, completions: Completions) -> None:
+        """Where jobs go once they have run; before the first `submit`."""
+        self._completions = completions
+
+    def prepare(self, requests: Sequence[InferRequest]) -> Any:
+        """See `Executor.prepare`."""
+        assert self._instance is not None
+        return self._instance.prepare(requests)
+
+    def submit(self, job: Job) -> None:
+        """See `Executor.submit`."""
+        self._work.put(job)
+
+    def split(self, requests: Sequence[InferRequest], raw: Any) -> Sequence[Any]:
+        """See `Executor.split`."""
+        assert self._instance is not None
+        return self._instance.split(requests, raw)
+
+    async def close(self) -> None:
+        """See `Executor.close`; the thread ends."""
+        try:
+            await self.call(self._free)
+        finally:
+            self._work.put(None)
+
+    def _free(self) -> None:
+        instance, self._instance = self._instance, None
+        if instance is not None:
+            instance.close()
+
+    def _serve(self) -> None:
+        while (work := self._work.get()) is not None:
+            if isinstance(work, Job):
+                self._run(work)
+                assert self._completions is not None
+                self._completions.push(work)
+            else:
+                work()
+            del work  # an idle instance must not keep its last batch in memory
+
+    def _run(self, job: Job) -> None:
+        now = self._clock()
+        if job.withdrawn or job.not_after <= now:
+            job.stale = True
+            return
+        assert self._instance is not None
+        job.compute_start = now
+        try:
+            job.raw = self._instance.run(job.prepared)
+        except BaseException as exc:  # SystemExit of a model must not end its thread with the batch unanswered
+            job.error = exc
+        job.prepared = None
+        job.compute_end = self._clock()
+
+
+def next_free(executors: Sequence[Executor]) -> Executor | None:
+    """The executor that holds the fewest jobs; None where all hold `DEPTH`."""
+    best = min(executors, key=_held) if len(executors) > 1 else executors[0]
+    return best if best.held < DEPTH else None
+
+
+def _held(executor: Executor) -> int:
+    return executor.held
+
+
+def failure_message(name: str, error: BaseException) -> str:
+    """What callers are told when a batch failed on an instance; Triton's words."""
+    text = error.message if isinstance(error, FleetError) else f"{type(error).__name__}: {error}"
+    return f"Failed to process the request(s) for model instance '{name}', message: {text}"

@@ -1,0 +1,382 @@
+"""The way in: one consumer per model version fetches, decodes, checks and queues records, and commits what is done.
+
+Invariants: a record is done exactly when its answer is in the store, when it turned out to be answered already, or when it is in
+the dead letters; a partition's committed offset never passes a record that is not done; a full worker keeps polling, so that it keeps
+its membership; records that may have been delivered before are looked up, in one call, before they are queued.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Collection, Coroutine, Sequence
+from typing import Any, Final, TypeVar
+
+import structlog
+
+from protocol.codec import JSON
+from protocol.errors import Code, FleetError, Unavailable
+from protocol.messages import Failure
+from protocol.ports import Assigned, Consumer, Record
+from workers.cancellations import Cancellations
+from workers.context import Context
+from workers.deadletters import DeadLetters
+from workers.entries import Entry
+from workers.offsets import OffsetTracker
+from workers.reading import Reader
+from workers.runner import Runner
+from workers.statistics import ModelStatistics, Reason
+
+T = TypeVar("T")
+
+POLL: Final = 1.0
+"""Seconds between polls of a worker that is full or idle; the broker allows 300."""
+COMMIT_INTERVAL: Final = 0.15
+"""Seconds from a record being done to the commit: what a crash in between costs is looked up, not run again."""
+MAX_FETCH: Final = 512
+"""Records of one fetch: they are decoded on the event loop, `SLICE` at a time."""
+SLICE: Final = 64
+LARGE: Final = 1024 * 1024
+"""Bytes of a JSON body above which it is parsed in another thread."""
+
+log = structlog.get_logger(__name__)
+
+
+class Intake:
+    """Feeds one runner from one topic; the bus's `Listener` and the runner's `Source`.
+
+    Args:
+        context: the worker's.
+        reader: makes entries of this model version's records.
+        statistics: counts what happens here.
+
+    Attributes:
+        topic: also the group.
+        owned: partitions.
+        assigned_once: partitions have been assigned, be it none.
+    """
+
+    def __init__(self, context: Context, reader: Reader, statistics: ModelStatistics) -> None:
+        self.topic = reader.topic
+        self.owned: frozenset[int] = frozenset()
+        self.assigned_once = False
+        self._context = context
+        self._reader = reader
+        self._statistics = statistics
+        self._dead_letters = DeadLetters(context, reader.model, statistics)
+        self._burying = 0
+        self._tracker: OffsetTracker[int] = OffsetTracker()
+        self._cancellations = Cancellations()
+        self._ends: dict[int, int] = {}
+        self._first_commits: dict[int, int] = {}
+        self._leaving: set[int] = set()
+        self._refusal: Failure | None = None
+        self._paused = False
+        self._opening = asyncio.Event()
+        self._runner: Runner | None = None
+        self._consumer: Consumer | None = None
+        self._loop = asyncio.get_running_loop()
+        self._commit_timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    async def open(self, runner: Runner) -> None:
+        """Join the topic's group and feed the runner from now on."""
+        context = self._context
+        self._runner = runner
+        context.patience.on_recovered.append(self.opened)
+        await context.results.listen_cancels(context.names.cancel_channel(self.topic), self._on_cancel)
+        self._consumer = await context.bus.subscribe(self.topic, self.topic, context.worker, self)
+        self._spawn(self._poll())
+
+    def pause(self) -> None:
+        """Take nothing more; go on polling, so that nobody else gets what is being finished here."""
+        self._paused = True
+
+    def refuse_all(self, failure: Failure) -> None:
+        """Answer whatever still comes with this."""
+        self._refusal = failure
+        self.opened()
+
+    async def close(self, *, evict: bool = True) -> None:
+        """Commit what is done and leave.
+
+        Args:
+            evict: leave the group at once; False where this worker subscribes again in a moment.
+        """
+        context = self._context
+        if self.opened in context.patience.on_recovered:
+            context.patience.on_recovered.remove(self.opened)
+        with contextlib.suppress(Unavailable):
+            await context.results.unlisten(context.names.cancel_channel(self.topic))
+        await self._stop_tasks()
+        if self._consumer is not None:
+            await self._commit()
+            await self._consumer.close()
+            if evict:
+                await self._leave_group()
+
+    def abandon(self) -> None:
+        """Stop in the middle, as a crash would."""
+        self._paused = True
+        for task in self._tasks:
+            task.cancel()
+        self._disarm()
+
+    async def _stop_tasks(self) -> None:
+        self._disarm()
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _leave_group(self) -> None:
+        try:
+            await self._context.bus.evict(self.topic, [self._context.worker])
+        except Unavailable as exc:
+            log.warning("could not leave the group; its session has to time out", group=self.topic, error=str(exc))
+
+    # --- for the heartbeat -------------------------------------------------------------------------------------------
+
+    @property
+    def member(self) -> str:
+        """The member id that the coordinator gave; "" before the first join."""
+        return "" if self._consumer is None else self._consumer.member
+
+    async def lag(self) -> int:
+        """Records in the owned partitions that are not committed."""
+        return 0 if self._consumer is None else await self._consumer.lag()
+
+    # --- fetching ----------------------------------------------------------------------------------------------------
+
+    async def _poll(self) -> None:
+        while True:
+            try:
+                await self._poll_once()
+            except Unavailable as exc:
+                log.warning("fetching failed; it is tried again", topic=self.topic, error=str(exc))
+                await asyncio.sleep(POLL)
+            except Exception as exc:
+                log.error("fetching failed; it is tried again", topic=self.topic, exc_info=exc)
+                await asyncio.sleep(POLL)
+
+    async def _poll_once(self) -> None:
+        assert self._consumer is not None
+        room = self._room()
+        if room > 0:
+            records = await self._consumer.fetch(min(room, MAX_FETCH), POLL)
+            if records:
+                await self._take_in(records)
+            return
+        self._opening.clear()
+        try:
+            await asyncio.wait_for(self._opening.wait(), POLL)
+        except TimeoutError:
+            await self._keep_membership()
+
+    def _room(self) -> int:
+        assert self._runner is not None
+        if self._paused:
+            return 0
+        if self._refusal is not None:
+            return MAX_FETCH if not self._context.patience.failing else 0
+        return self._runner.room() - self._burying
+
+    async def _keep_membership(self) -> None:
+        assert self._consumer is not None
+        with contextlib.suppress(Unavailable):
+            await self._consumer.fetch(1, 0.0, ())
+
+    async def _meanwhile(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """The coroutine's result; polling goes on however long it takes."""
+        task = self._loop.create_task(coroutine)
+        try:
+            while not (await asyncio.wait({task}, timeout=POLL))[0]:
+                await self._keep_membership()
+        finally:
+            task.cancel()
+        return task.result()
+
+    async def _take_in(self, records: Sequence[Record]) -> None:
+        fetched = self._context.clock()
+        for start in range(0, len(records), SLICE):
+            if start:
+                await asyncio.sleep(0)  # other models' turns and answers go in between
+            await self._take_in_slice(records[start : start + SLICE], fetched)
+
+    async def _take_in_slice(self, records: Sequence[Record], fetched: float) -> None:
+        entries: list[Entry] = []
+        hopeless: list[tuple[Record, int, str]] = []
+        suspects = False
+        for record in records:
+            token = self._tracker.add(record.partition, record.offset)
+            if token is None:
+                continue
+            try:
+                if len(record.value) > LARGE and ("content-type", JSON) in record.headers:
+                    entry = await self._meanwhile(asyncio.to_thread(self._reader.read, record, token, fetched))
+                else:
+                    entry = self._reader.read(record, token, fetched)
+            except Exception as exc:  # whatever a stranger sent must not stop the intake
+                hopeless.append((record, token, _reason(exc)))
+                continue
+            if record.offset < self._ends.get(record.partition, 0):
+                entry.suspect = suspects = True
+            entries.append(entry)
+        if hopeless:
+            self._spawn(self._bury(hopeless))
+        if suspects:
+            entries = await self._meanwhile(self._skip_answered(entries))
+        self._queue(entries)
+
+    async def _skip_answered(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Without those whose answer is in the store; one call for all that may have been delivered before."""
+        suspects = [entry for entry in entries if entry.suspect]
+        refs = [entry.ref for entry in suspects]
+        states = await self._context.patience.call("look", lambda: self._context.results.look(refs))
+        answered = [
+            entry for entry, state in zip(suspects, states, strict=True) if state is not None and state.state == "done"
+        ]
+        if answered:
+            self._statistics.already_answered += len(answered)
+            self.settled(answered)
+        gone = {id(entry) for entry in answered}
+        return [entry for entry in entries if id(entry) not in gone]
+
+    def _queue(self, entries: Sequence[Entry]) -> None:
+        runner = self._runner
+        assert runner is not None
+        cancellations, now = self._cancellations, self._context.clock()
+        for entry in entries:
+            entry.enqueued = now
+            if entry.partition not in self.owned:
+                continue  # moved while this was looked up; it comes again, here or elsewhere
+            if entry.problem is not None:
+                runner.refuse(entry, entry.problem, Reason.OTHER)
+            elif self._refusal is not None:
+                runner.refuse(entry, self._refusal, Reason.OTHER)
+            elif cancellations.covers(entry.ref, entry.published):
+                failure = Failure(Code.CANCELLED, "the request was cancelled before it was fetched")
+                runner.refuse(entry, failure, Reason.CANCELED)
+            else:
+                runner.add(entry)
+        runner.turn()
+
+    async def _bury(self, hopeless: Sequence[tuple[Record, int, str]]) -> None:
+        """To the dead letters; whoever can be told is told, and only then is the record done."""
+        self._burying += len(hopeless)
+        try:
+            await self._dead_letters.bury([(record, reason) for record, _, reason in hopeless], "undecodable")
+        finally:
+            self._burying -= len(hopeless)
+        assert self._runner is not None
+        for record, token, reason in hopeless:
+            entry = self._reader.addressee(record, token, self._context.clock())
+            if entry is None:
+                self._tracker.done(record.partition, record.offset, token)
+                self._arm()
+            else:
+                self._runner.refuse(entry, Failure(Code.INVALID_ARGUMENT, reason), Reason.OTHER)
+        self.opened()
+
+    def _on_cancel(self, refs: list[str]) -> None:
+        if self._runner is None:
+            return
+        now = self._context.clock()
+        for name in refs:
+            if not self._runner.cancel(name):
+                self._cancellations.note(name, now)
+
+    # --- Source: for the runner --------------------------------------------------------------------------------------
+
+    def backlog(self) -> int:
+        """See `Source.backlog`."""
+        return 0 if self._consumer is None else self._consumer.backlog()
+
+    def settled(self, entries: Sequence[Entry]) -> None:
+        """See `Source.settled`."""
+        done = self._tracker.done
+        for entry in entries:
+            done(entry.partition, entry.offset, entry.token)
+        self._arm()
+
+    def opened(self) -> None:
+        """See `Source.opened`."""
+        self._opening.set()
+
+    # --- Listener: for the bus ---------------------------------------------------------------------------------------
+
+    def assigned(self, epoch: int, partitions: Sequence[Assigned]) -> None:
+        """See `Listener.assigned`. What waits here from partitions that did not come back is another worker's now."""
+        for entry in partitions:
+            if entry.start > entry.committed:
+                self._spawn(self._dead_letters.note_loss(self.topic, entry.partition, entry.committed, entry.start))
+            position = max(entry.committed, entry.start)
+            self._tracker.assign(entry.partition, epoch, position)
+            self._ends[entry.partition] = entry.end
+            if not self.assigned_once:
+                self._first_commits[entry.partition] = position
+        self.owned = (self.owned - self._leaving) | {entry.partition for entry in partitions}
+        self._leaving.clear()
+        self.assigned_once = True
+        log.info("partitions assigned", topic=self.topic, epoch=epoch, partitions=sorted(self.owned))
+        if self._runner is not None:
+            self._runner.forget(self.owned)
+        self._arm()
+
+    def revoked(self, partitions: Collection[int]) -> None:
+        """See `Listener.revoked`. Nothing is dropped before it is known which of them come back."""
+        positions = self._tracker.commits()
+        if positions and self._consumer is not None:
+            self._spawn(self._try_commit(self._consumer, positions))
+        for partition in partitions:
+            self._tracker.revoke(partition)
+        self._leaving.update(partitions)
+
+    # --- commits -----------------------------------------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        if self._commit_timer is None:
+            self._commit_timer = self._loop.call_later(COMMIT_INTERVAL, self._commit_due)
+
+    def _disarm(self) -> None:
+        if self._commit_timer is not None:
+            self._commit_timer.cancel()
+            self._commit_timer = None
+
+    def _commit_due(self) -> None:
+        self._commit_timer = None
+        self._spawn(self._commit())
+
+    async def _commit(self) -> None:
+        positions = {p: at for p, at in self._first_commits.items() if p in self.owned} | self._tracker.commits()
+        if not positions or self._consumer is None:
+            return
+        if await self._try_commit(self._consumer, positions):
+            self._first_commits.clear()
+            self._tracker.committed(positions)
+        else:
+            self._arm()
+
+    async def _try_commit(self, consumer: Consumer, positions: dict[int, int]) -> bool:
+        try:
+            await consumer.commit(positions)
+        except Unavailable as exc:
+            log.info("commit refused; what is still owned is committed again", topic=self.topic, error=str(exc))
+            return False
+        return True
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("an intake task failed", topic=self.topic, exc_info=error)
+
+
+def _reason(error: Exception) -> str:
+    return error.message if isinstance(error, FleetError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,34 @@
+"""How long a row takes: measured seconds per row by shape class and batch size, for whoever plans ahead. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+WEIGHT: Final = 0.2
+"""Of the newest batch in the moving average."""
+MAX_KEYS: Final = 64
+"""Shape classes times sizes that are kept; a model with free sizes has any number."""
+
+
+class Pace:
+    """An exponentially weighted average per shape class and batch size (rounded up to a power of two)."""
+
+    __slots__ = ("_seconds",)
+
+    def __init__(self) -> None:
+        self._seconds: dict[tuple[object, int], float] = {}
+
+    def observe(self, shape_class: object, rows: int, seconds: float) -> None:
+        """A batch of `rows` ran for `seconds`."""
+        key = (shape_class, (rows - 1).bit_length())
+        per_row = seconds / rows
+        known = self._seconds.pop(key, None)
+        if known is None and len(self._seconds) >= MAX_KEYS:
+            del self._seconds[
+                next(iter(self._seconds))
+            ]  # the one not seen for longest: every observation moves its key back
+        self._seconds[key] = per_row if known is None else known + WEIGHT * (per_row - known)
+
+    def seconds_per_row(self) -> dict[str, float]:
+        """By "<shape class>/<batch size>"."""
+        return {f"{shape_class}/{1 << power}": seconds for (shape_class, power), seconds in self._seconds.items()}

@@ -1,0 +1,77 @@
+"""Store and broker calls that are repeated until they succeed. While one of them is failing, intake rests."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import structlog
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+
+from protocol.errors import Unavailable
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+
+@dataclasses.dataclass(slots=True)
+class Patience:
+    """How long to wait between attempts, and whether any call is being repeated now.
+
+    Attributes:
+        first, longest: seconds; the wait is random below a bound that doubles from `first` to `longest`.
+        failing: calls that failed and have not succeeded yet.
+        failures: attempts that failed, ever.
+        on_recovered: each is called when the last failing call has succeeded.
+    """
+
+    first: float = 0.05
+    longest: float = 2.0
+    failing: int = 0
+    failures: int = 0
+    on_recovered: list[Callable[[], None]] = dataclasses.field(default_factory=list)
+
+    async def call(self, what: str, make: Callable[[], Awaitable[T]]) -> T:
+        """The result of `make()`, called again and again while it raises.
+
+        Not only after `Unavailable`: whatever goes wrong with a call that must succeed in the end, giving up would lose something.
+
+        Args:
+            what: names the call in the log.
+            make: makes a fresh awaitable for every attempt; repeating it must be harmless.
+        """
+        try:
+            return await make()
+        except Exception as exc:
+            self._note(what, exc)
+        self.failing += 1
+        try:
+            retrying = AsyncRetrying(
+                retry=retry_if_exception_type(Exception),
+                wait=wait_random_exponential(multiplier=self.first, max=self.longest),
+                after=lambda state: self._note(what, _error(state)),
+            )
+            result: T = await retrying(make)
+        finally:
+            self.failing -= 1
+        log.info("recovered", call=what)
+        if not self.failing:
+            for listener in tuple(self.on_recovered):
+                listener()
+        return result
+
+    def _note(self, what: str, error: BaseException | None) -> None:
+        self.failures += 1
+        expected = isinstance(error, Unavailable)
+        log.warning(
+            "failed; it is repeated until it succeeds",
+            call=what,
+            error=str(error),
+            exc_info=None if expected else error,
+        )
+
+
+def _error(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome is not None else None

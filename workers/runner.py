@@ -1,0 +1,293 @@
+"""The driver of one model version: a turn is expire, take, prepare, run; what has run is split, emitted and marked done.
+
+Invariants: everything here happens on the event loop; every entry that was added leaves exactly once, through `Source.settled`
+(its answer is in the store) or `forget` (its partition is another worker's now); a record is done only after its answer is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Collection, Sequence
+from typing import Final, Protocol, cast
+
+from protocol.errors import Code
+from protocol.messages import Failure, InferRequest
+from protocol.model_config import ModelConfig
+from protocol.ports import Answer
+from workers.answers import Answers
+from workers.context import Context
+from workers.emission import Emission
+from workers.entries import Entry
+from workers.execution import Job, ThreadExecutor, next_free
+from workers.pipeline import Pipeline
+from workers.scheduling import for_config
+from workers.scheduling.types import Reject, Rejection, Scheduler
+from workers.statistics import ModelStatistics, Reason
+
+BATCHES_PER_INSTANCE: Final = 3
+"""Maximum batches here per instance: one that runs, one staged, one that is being put together."""
+
+
+class Source(Protocol):
+    """Where a runner's entries come from."""
+
+    def backlog(self) -> int:
+        """Records known to be in the log and not yet fetched."""
+
+    def settled(self, entries: Sequence[Entry]) -> None:
+        """These have their answer: their records are done."""
+
+    def opened(self) -> None:
+        """There may be room for more."""
+
+
+class Runner:
+    """Batches, runs and answers the entries of one model version.
+
+    Args:
+        context: the worker's.
+        config: complete.
+        executors: the loaded instances, at least one.
+        statistics: counts what happens here.
+        source: gives the entries.
+        max_bytes: of entries that wait or run.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        config: ModelConfig,
+        executors: Sequence[ThreadExecutor],
+        statistics: ModelStatistics,
+        source: Source,
+        max_bytes: int,
+    ) -> None:
+        self._context = context
+        self._clock = context.clock
+        self._statistics = statistics
+        self._source = source
+        self._max_rows = BATCHES_PER_INSTANCE * max(1, config.max_batch_size) * len(executors)
+        self._max_bytes = max_bytes
+        self._max_queue_size = _max_queue_size(config)
+        self._scheduler: Scheduler[InferRequest] = for_config(config.max_batch_size, config.dynamic_batching)
+        self._pipeline = Pipeline(context, executors, statistics, self)
+        self._answers = Answers(context.worker, context.fence_ttl)
+        self._emission = Emission(context, statistics, self._settle)
+        self._entries: dict[str, Entry] = {}
+        self._nbytes = 0
+        self._rows_per_request = 1.0
+        self._withheld: dict[int, tuple[Job, list[Answer]]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._empty = asyncio.Event()
+
+    # --- what is here ------------------------------------------------------------------------------------------------
+
+    @property
+    def queued_requests(self) -> int:
+        """Requests that wait to be put in a batch."""
+        return self._scheduler.depth
+
+    @property
+    def queued_rows(self) -> int:
+        """Rows that wait to be put in a batch."""
+        return self._scheduler.rows
+
+    @property
+    def running_rows(self) -> int:
+        """Rows in batches that run or are about to."""
+        return self._pipeline.running_rows
+
+    @property
+    def in_flight(self) -> int:
+        """Requests taken in whose answer is not yet in the store; refused ones not counted."""
+        return len(self._entries)
+
+    def oldest_published(self) -> float | None:
+        """When the oldest request here was published; None where there is none."""
+        first = next(iter(self._entries.values()), None)
+        return None if first is None else first.published or first.enqueued
+
+    def room(self) -> int:
+        """How many more requests may be taken in; 0 while the store is failing."""
+        if self._context.patience.failing or self._nbytes >= self._max_bytes:
+            return 0
+        if self._emission.pending > 2 * self._max_rows:
+            return 0
+        rows = self._max_rows - self._scheduler.rows - self._pipeline.running_rows
+        if rows > 0:
+            return math.ceil(rows / self._rows_per_request)
+        # A bounded queue answers what it cannot take, so what is over its bound must be fetched and seen.
+        return max(0, self._max_queue_size + 1 - self._scheduler.depth) if self._max_queue_size else 0
+
+    # --- in ----------------------------------------------------------------------------------------------------------
+
+    def add(self, entry: Entry) -> None:
+        """Queue the entry, or answer why not. Call `turn` after the last of a group."""
+        leader = self._entries.get(entry.ref)
+        if leader is not None:  # the same request again: see what became of the first one before running it twice
+            entry.suspect = True
+            leader.followers = [*(leader.followers or ()), entry]
+            return
+        rejection = self._scheduler.add(entry, entry.enqueued)
+        if rejection is None:
+            self._entries[entry.ref] = entry
+            self._nbytes += entry.nbytes
+            self._rows_per_request += 0.1 * (entry.rows - self._rows_per_request)
+        elif rejection.reason is not Reject.DRAINING:  # then the record stays in the log for another worker
+            self._reject(entry, rejection)
+
+    def refuse(self, entry: Entry, failure: Failure, reason: Reason) -> None:
+        """Answer an entry, queued here or not, with a failure; it must not be in a batch any more."""
+        now = self._clock()
+        self._statistics.failed(reason, now - entry.enqueued)
+        self._emission.put([self._answers.of_failure(entry, failure, now)], [entry])
+
+    def _reject(self, entry: Entry, rejection: Rejection) -> None:
+        self._statistics.rejections[rejection.reason.value] += 1
+        self.refuse(entry, Failure(rejection.code, rejection.message), Reason.REJECTED)
+
+    def cancel(self, ref: str) -> bool:
+        """Answer CANCELLED if the request is here and has not started; whether it is here."""
+        entry = self._entries.get(ref)
+        if entry is None:
+            return False
+        if self._scheduler.cancel(ref) is not None:
+            self.refuse(entry, Failure(Code.CANCELLED, "the request was cancelled while it waited"), Reason.CANCELED)
+        else:
+            entry.cancelled = True
+            if entry.job is not None:
+                entry.job.withdrawn = True  # the instance's thread gives the batch back if it has not started
+        return True
+
+    def forget(self, owned: Collection[int]) -> None:
+        """Drop what waits here from partitions that are another's now; what runs is finished."""
+        followers: list[Entry] = []
+        for entry in [entry for entry in self._entries.values() if entry.partition not in owned]:
+            if self._scheduler.cancel(entry.ref) is not None:
+                self._drop(entry)
+                followers += entry.followers or ()
+        for follower in followers:
+            if follower.partition in owned:
+                self.add(follower)
+        self._note_if_empty()
+
+    # --- the turn ----------------------------------------------------------------------------------------------------
+
+    def turn(self) -> None:
+        """Expire, take, prepare, run; then sleep until the next decision is due."""
+        now = self._clock()
+        for item in self._scheduler.expire(now):
+            self.refuse(cast("Entry", item), _expiry(item.late(now)), Reason.REJECTED)
+        backlog, executors = self._source.backlog(), self._pipeline.executors
+        while (executor := next_free(executors)) is not None:
+            batch = self._scheduler.take(now, backlog_rows=backlog, idle=executor.held == 0)
+            if batch is None:
+                break
+            self._pipeline.start(batch, executor)
+        self._sleep(now, backlog, idle=executor is not None and executor.held == 0)
+
+    def _sleep(self, now: float, backlog: int, *, idle: bool) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        wake = self._scheduler.wake_at(backlog_rows=backlog, idle=idle)
+        if wake is not None and wake < math.inf:
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, wake - now), self.turn)
+
+    # --- what comes back (pipeline.Owner) ----------------------------------------------------------------------------
+
+    def left(self, entry: Entry, failure: Failure | None) -> None:
+        """See `Owner.left`."""
+        if failure is None:
+            self._statistics.already_answered += 1
+            self._settle([entry])
+        else:
+            reason = Reason.CANCELED if failure.code is Code.CANCELLED else Reason.REJECTED
+            self.refuse(entry, failure, reason)
+
+    def answered(self, job: Job, answers: list[Answer]) -> None:
+        """See `Owner.answered`."""
+        self._withheld[job.batch.sequence] = (job, answers)
+        self._emit_in_order(job)
+
+    def emptied(self, job: Job) -> None:
+        """See `Owner.emptied`."""
+        self._withheld[job.batch.sequence] = (job, [])
+        self._emit_in_order(job)
+
+    def freed(self) -> None:
+        """See `Owner.freed`."""
+        self.turn()
+        self._source.opened()
+
+    def _emit_in_order(self, job: Job) -> None:
+        for batch in self._scheduler.completed(job.batch, self._clock()):
+            ready, answers = self._withheld.pop(batch.sequence)
+            if answers:
+                self._emission.put(answers, ready.entries)
+
+    def _settle(self, entries: Sequence[Entry]) -> None:
+        """The answers are kept: the records are done. Repetitions that waited for them now find the answer, or run."""
+        followers: list[Entry] = []
+        for entry in entries:
+            if self._entries.get(entry.ref) is entry:
+                self._drop(entry)
+                followers += entry.followers or ()
+        for follower in followers:
+            self.add(follower)
+        if followers:
+            self.turn()
+        self._note_if_empty()
+        self._source.settled(entries)
+        self._source.opened()
+
+    def _drop(self, entry: Entry) -> None:
+        del self._entries[entry.ref]
+        self._nbytes -= entry.nbytes
+        entry.job = None
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Nothing more will be added: run what is here without waiting for more."""
+        self._scheduler.drain()
+        self.turn()
+
+    async def drained(self) -> None:
+        """Return once everything that was added is answered."""
+        self._note_if_empty()
+        await self._empty.wait()
+        await self._emission.drained()
+
+    def abandon(self) -> None:
+        """Stop in the middle, as a crash would: what is not answered is delivered again."""
+        self._scheduler.drain()
+        self._pipeline.abandon()
+        self._emission.abandon()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _note_if_empty(self) -> None:
+        if self._entries:
+            self._empty.clear()
+        else:
+            self._empty.set()
+
+
+def _expiry(late: bool) -> Failure:
+    """A deadline is the caller's, a queue timeout the model's (Triton's words)."""
+    if late:
+        return Failure(Code.DEADLINE_EXCEEDED, "the deadline passed while the request waited")
+    return Failure(Code.UNAVAILABLE, "Request timeout expired")
+
+
+def _max_queue_size(config: ModelConfig) -> int:
+    """Requests that the model's queue may hold over all its levels; 0 is unbounded."""
+    batching = config.dynamic_batching
+    if batching is None or not config.batching:
+        return 0
+    own = [policy.max_queue_size for policy in batching.priority_queue_policies.values()]
+    others = max(1, batching.priority_levels) - len(own)
+    sizes = [*own, batching.default_queue_policy.max_queue_size] if others > 0 else own
+    return 0 if 0 in sizes else sum(own) + max(0, others) * batching.default_queue_policy.max_queue_size

@@ -1,0 +1,210 @@
+"""What one model version has done, as plain numbers: Triton's statistics and the queue's own. Pure.
+
+Invariants: a batch is counted before its answers go out, so whoever has an answer finds it counted; counters only grow. Requests
+count 1 whatever their rows; `inference_count` counts rows; `execution_count` counts batches that ran. Every request of a batch is
+charged the batch's full compute times, as in Triton, so that means over `success` are what a request saw.
+"""
+
+from __future__ import annotations
+
+import bisect
+import collections
+import dataclasses
+import enum
+from collections.abc import Sequence
+from typing import Any, Final
+
+from workers.pace import Pace
+
+SECONDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+ROWS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
+
+
+class Reason(enum.StrEnum):
+    """Why a request failed: the `reason` label of `nv_inference_request_failure`."""
+
+    REJECTED = "REJECTED"
+    CANCELED = "CANCELED"
+    BACKEND = "BACKEND"
+    OTHER = "OTHER"
+
+
+class Histogram:
+    """Counts per bucket; a value belongs to the first bound that is not below it.
+
+    Attributes:
+        bounds: upper, ascending; one more bucket takes what is above the last.
+        counts: per bucket, not cumulative.
+        total: sum of the values.
+    """
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float, times: int = 1) -> None:
+        """Count the value."""
+        self.counts[bisect.bisect_left(self.bounds, value)] += times
+        self.total += value * times
+
+
+@dataclasses.dataclass(slots=True)
+class Duration:
+    """How often, and how many seconds in all."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+    def add(self, count: int, seconds: float) -> None:
+        """Count more; a clock that was set back in between never makes time negative."""
+        self.count += count
+        self.seconds += max(0.0, seconds)
+
+    def to_json(self) -> dict[str, int]:
+        """Triton's `{count, ns}`."""
+        return {"count": self.count, "ns": round(self.seconds * 1e9)}
+
+
+@dataclasses.dataclass(slots=True)
+class Executed:
+    """One batch that ran, or that failed before or while it ran.
+
+    Attributes:
+        rows: in the batch.
+        enqueued: of each request that succeeded, in seconds.
+        succeeded_rows: rows of those.
+        failed: requests that the model answered with an error.
+        failed_seconds: from enqueued to the end, summed over those.
+        compute_input, compute_infer: seconds of the batch; `compute_infer` is 0 where it never ran.
+        compute_start, compute_end, end: when; `end` is when the answers were ready.
+    """
+
+    rows: int
+    enqueued: list[float]
+    succeeded_rows: int
+    failed: int
+    failed_seconds: float
+    compute_input: float
+    compute_start: float
+    compute_end: float
+    end: float
+
+    @property
+    def compute_infer(self) -> float:
+        """Seconds that the backend ran."""
+        return self.compute_end - self.compute_start
+
+    @property
+    def compute_output(self) -> float:
+        """Seconds until the answers were ready."""
+        return self.end - self.compute_end
+
+
+class ModelStatistics:
+    """Accumulates; read by the heartbeat, the metrics and `/v2/models/<m>/stats`.
+
+    Attributes:
+        releases: batches by reason of release.
+        rejections: requests not queued, by reason.
+        dead_letters: records by reason.
+        redeliveries: requests that were begun before, here or elsewhere.
+        already_answered: redelivered requests that had their answer and were skipped.
+        cancellations: requests answered CANCELLED without having run.
+        lost: records that were deleted from the log unread.
+        emit_failures: attempts to store answers that failed.
+    """
+
+    def __init__(self) -> None:
+        self.last_inference = 0.0
+        self.inference_count = 0
+        self.execution_count = 0
+        self.success = Duration()
+        self.fail = Duration()
+        self.queue = Duration()
+        self.compute_input = Duration()
+        self.compute_infer = Duration()
+        self.compute_output = Duration()
+        self.failures: dict[Reason, int] = dict.fromkeys(Reason, 0)
+        self.by_batch_size: dict[int, tuple[Duration, Duration, Duration]] = {}
+        self.releases: collections.Counter[str] = collections.Counter()
+        self.rejections: collections.Counter[str] = collections.Counter()
+        self.dead_letters: collections.Counter[str] = collections.Counter()
+        self.redeliveries = self.already_answered = self.cancellations = self.lost = 0
+        self.batch_rows = Histogram(ROWS)
+        self.queue_seconds = Histogram(SECONDS)
+        self.compute_seconds = Histogram(SECONDS)
+        self.emit_seconds = Histogram(SECONDS)
+        self.pace = Pace()
+
+    def executed(self, batch: Executed) -> None:
+        """A batch has been answered by the backend."""
+        if batch.compute_start:
+            self._ran(batch)
+        count = len(batch.enqueued)
+        if count:
+            self._succeeded(batch, count)
+        if batch.failed:
+            self.failures[Reason.BACKEND] += batch.failed
+            self.fail.add(batch.failed, batch.failed_seconds)
+
+    def _ran(self, batch: Executed) -> None:
+        self.execution_count += 1
+        self.batch_rows.observe(batch.rows)
+        self.compute_seconds.observe(batch.compute_infer)
+        row = self.by_batch_size.get(batch.rows)
+        if row is None:
+            row = self.by_batch_size[batch.rows] = (Duration(), Duration(), Duration())
+        row[0].add(1, batch.compute_input)
+        row[1].add(1, batch.compute_infer)
+        row[2].add(1, batch.compute_output)
+
+    def _succeeded(self, batch: Executed, count: int) -> None:
+        self.last_inference = batch.end
+        self.inference_count += batch.succeeded_rows
+        enqueued = sum(batch.enqueued)
+        self.success.add(count, batch.end * count - enqueued)
+        self.queue.add(count, (batch.compute_start - batch.compute_input) * count - enqueued)
+        self.compute_input.add(count, batch.compute_input * count)
+        self.compute_infer.add(count, batch.compute_infer * count)
+        self.compute_output.add(count, batch.compute_output * count)
+        started = batch.compute_start
+        for at in batch.enqueued:
+            self.queue_seconds.observe(started - at)
+
+    def failed(self, reason: Reason, seconds: float) -> None:
+        """A request was answered with a failure without having run, `seconds` after it was taken in."""
+        self.failures[reason] += 1
+        self.fail.add(1, seconds)
+        if reason is Reason.CANCELED:
+            self.cancellations += 1
+
+    def to_json(self) -> dict[str, Any]:
+        """One entry of Triton's `model_stats` (without name and version): plain numbers that can be summed over workers."""
+        return {
+            "last_inference": round(self.last_inference * 1000),
+            "inference_count": self.inference_count,
+            "execution_count": self.execution_count,
+            "inference_stats": {
+                "success": self.success.to_json(),
+                "fail": self.fail.to_json(),
+                "queue": self.queue.to_json(),
+                "compute_input": self.compute_input.to_json(),
+                "compute_infer": self.compute_infer.to_json(),
+                "compute_output": self.compute_output.to_json(),
+                "cache_hit": Duration().to_json(),
+                "cache_miss": Duration().to_json(),
+            },
+            "batch_stats": [
+                {
+                    "batch_size": rows,
+                    "compute_input": taken.to_json(),
+                    "compute_infer": ran.to_json(),
+                    "compute_output": given.to_json(),
+                }
+                for rows, (taken, ran, given) in sorted(self.by_batch_size.items())
+            ],
+            "memory_usage": [],
+        }
