@@ -109,10 +109,13 @@ def closed(as_json: bool, callers: tuple[int, ...], duration: float, warmup: flo
 @click.argument("repository", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("model", type=click.Choice(list(models.MODELS)))
 @click.option("--duration", "-d", default=2.0, help="Seconds per batch size.")
+@click.option(
+    "--size", "sizes", type=int, multiple=True, default=direct.BATCH_SIZES, help="Batch size; may be repeated."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def direct_(repository: Path, model: str, duration: float, as_json: bool) -> None:
-    """The limit: call a benchmark model directly in a loop, on one thread, at batch sizes 1 to 32."""
-    limit = direct.measure(repository / model, models.MODELS[model].inputs, duration)
+def direct_(repository: Path, model: str, duration: float, sizes: tuple[int, ...], as_json: bool) -> None:
+    """The limit: call a benchmark model directly in a loop, on one thread."""
+    limit = direct.measure(repository / model, models.MODELS[model].inputs, duration, sizes)
     rows = {str(size): rate for size, rate in limit.items()}
     click.echo(json.dumps(rows) if as_json else report.table(("batch size", "rows/s"), rows.items()))
 
@@ -123,6 +126,35 @@ def direct_(repository: Path, model: str, duration: float, as_json: bool) -> Non
 def models_(folder: Path, names: tuple[str, ...]) -> None:
     """Write the benchmark's models (all, or the named ones) into a model repository FOLDER."""
     click.echo(models.write_repository(folder, names))
+
+
+@main.command()
+@click.option("--quick", is_flag=True, help="About a minute: two models, few points. Not for publishing.")
+@click.option(
+    "--soak", "soak_s", default=0.0, help="Seconds at half the maximum rate, memory recorded; 600 to publish."
+)
+@click.option("--model", "names", multiple=True, type=click.Choice(list(models.MODELS)), help="Only this; repeatable.")
+@click.option("--only", multiple=True, type=click.Choice(["embedded", "fleet"]), help="Only this system; repeatable.")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("docs/benchmarks.md"), help="Report."
+)
+@click.option("--cache", type=click.Path(file_okay=False, path_type=Path), default=Path(".cache/bench"), help="Models.")
+def bench(quick: bool, soak_s: float, names: tuple[str, ...], only: tuple[str, ...], out: Path, cache: Path) -> None:
+    """The whole benchmark: the model called directly, the one-process fleet, and the fleet on Kafka and Redis.
+
+    Servers are pinned to one core and the load to another. Takes less than ten minutes without --soak.
+    """
+    from loadtest.bench import QUICK, Bench, Plan
+
+    plan = dataclasses.replace(QUICK if quick else Plan(), soak_s=soak_s)
+    plan = dataclasses.replace(plan, models=names or plan.models, systems=only or plan.systems)
+    run_ = Bench(plan, cache.absolute(), click.echo)
+    try:
+        run_.run()
+    finally:
+        run_.results.save(cache / "results.json")
+    write_report(run_.results, out)
+    click.echo(f"wrote {out}")
 
 
 @main.command(name="report")
@@ -139,6 +171,7 @@ def write_report(results: Results, out: Path) -> None:
     from loadtest.plots import write_all
 
     folder = out.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
     pictures = write_all(results, folder)
     results.save(folder / "results.json")
     out.write_text(report.markdown(results, [f"{folder.name}/{picture.name}" for picture in pictures]))

@@ -76,8 +76,8 @@ class ServerProcess:
 
     def log(self) -> str:
         """What it has written so far."""
-        self._log.seek(0)
-        return self._log.read().decode(errors="replace")
+        descriptor = self._log.fileno()  # shared with the process: reading must not move its position
+        return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
 
     def stop(self, grace: float = 20.0) -> int:
         """SIGTERM, after `grace` seconds SIGKILL; the exit status."""

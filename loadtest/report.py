@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from loadtest.goals import GOALS
 from loadtest.results import ClosedPoint, Idle, ModelResult, OpenPoint, Results, ServerResult, Soak
 
 _METHOD = """\
 Written by `make bench` (`python -m loadtest bench`). The method is in loadtest/README.md, the raw numbers are in the JSON file
 beside the plots. Ratios to the limit travel between machines better than rates do.
 """
-_TITLE = {"embedded": "one process (embedded)", "fleet": "gateway, Kafka, worker and Redis"}
+_TITLE = {
+    "embedded": "embedded: one process",
+    "fleet": "fleet: gateway, Kafka, worker and Redis",
+    "queue": "queue: the fleet without its gateway, straight to Kafka and from Redis",
+}
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -43,6 +48,7 @@ def markdown(results: Results, pictures: Sequence[str] = ()) -> str:
         table(("about this run", ""), sorted(results.about.items())),
         "## What was reached\n",
         _headline(results),
+        _goals(results),
     ]
     parts += [f"![{name}]({name})\n" for name in pictures]
     if results.limits:
@@ -81,6 +87,17 @@ def _headline_cells(result: ModelResult | None, limit: Mapping[int, float] | Non
     return [rate, ratio(best.rate, limit), latency.get("p50"), latency.get("p99")]
 
 
+def _goals(results: Results) -> str:
+    rows = []
+    for goal in GOALS:
+        met = goal.met(results)
+        bound = f"{'≥' if goal.at_least else '≤'} {cell(float(goal.bound))}"
+        rows.append(
+            [goal.text, bound, goal.measure(results), "not measured" if met is None else "yes" if met else "NO"]
+        )
+    return table(("goal", "", "measured", "reached"), rows)
+
+
 def _models(results: Results) -> list[str]:
     served = (model for server in results.servers.values() for model in server.models)
     return list(dict.fromkeys([*served, *results.limits]))
@@ -98,11 +115,11 @@ def _server(name: str, server: ServerResult, limits: Mapping[str, Mapping[int, f
     memory = [
         [moment, *(reading.get(process) for process in processes)] for moment, reading in server.memory_mib.items()
     ]
-    parts = [
-        f"## {_TITLE.get(name, name).capitalize()}\n",
-        f"First right answer {cell(server.first_answer_s)} s after the start of its processes.\n",
-        table(("resident memory, MiB", *processes), memory),
-    ]
+    parts = [f"## {_TITLE.get(name, name)}\n"]
+    if server.first_answer_s is not None:
+        parts.append(f"First right answer {cell(server.first_answer_s)} s after the start of its processes.\n")
+    if memory:
+        parts.append(table(("resident memory, MiB", *processes), memory))
     for model, result in server.models.items():
         if result.closed:
             parts += [f"### {name}: {model}, closed loop\n", closed_table(result.closed, limits.get(model))]
@@ -160,15 +177,10 @@ def _idle(idle: Idle) -> str:
 
 
 def _soak(soak: Soak) -> str:
-    if not soak.series:
-        return ""
-    first, last = soak.series[0], soak.series[-1]
     title = f"{soak.server}: {soak.model} at {cell(soak.point.offered)}/s for {cell(soak.point.seconds)} s"
-    names = [name for name in first if name != "seconds"]
-    rows = [
-        (name, first[name], max(row[name] for row in soak.series), last[name], last[name] - first[name])
-        for name in names
-    ]
-    return (
-        table((title, "first, MiB", "highest, MiB", "last, MiB", "grown, MiB"), rows) + "\n" + open_table([soak.point])
-    )
+    if not soak.series:
+        return f"{title}: too short to be sampled\n"
+    first, half, last = soak.series[0], soak.series[len(soak.series) // 2], soak.series[-1]
+    rows = [(name, first[name], half[name], last[name], last[name] - half[name]) for name in first if name != "seconds"]
+    columns = (title, "at first, MiB", "at half time", "at the end", "grown in the second half")
+    return table(columns, rows) + "\n" + open_table([soak.point])

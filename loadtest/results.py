@@ -89,12 +89,12 @@ class ServerResult:
     """One server (or fleet of processes) under test.
 
     Attributes:
-        first_answer_s: from the start of its processes to its first right answer.
+        first_answer_s: from the start of its processes to its first right answer; None where it was not started for this.
         memory_mib: resident memory by process, after the first answer and after all load.
         models: by model name.
     """
 
-    first_answer_s: float
+    first_answer_s: float | None
     memory_mib: dict[str, dict[str, float]]
     models: dict[str, ModelResult]
 
@@ -125,7 +125,7 @@ class Results:
     Attributes:
         about: machine, versions, commit, date, settings.
         limits: rows per second of the model called directly, by model and batch size.
-        servers: by name ("embedded", "fleet").
+        servers: by name ("embedded", "fleet", "queue").
     """
 
     about: dict[str, str]

@@ -17,6 +17,8 @@ from loadtest.run import CheckedTarget
 from protocol import codec
 from protocol.errors import FleetError, InvalidArgument, NotFound, Unavailable
 from protocol.messages import Announcement, ModelState
+from protocol.naming import Names
+from protocol.ports import Bus
 from protocol.transport import open_transport
 from protocol.transport.settings import TransportSettings
 
@@ -70,7 +72,7 @@ class TargetChoice:
         from loadtest.fleet_target import FleetTarget
 
         settings = TransportSettings(kafka=kafka, redis=self.redis, prefix=self.prefix)
-        announcement = asyncio.run(announced(settings, self.model, self.version))
+        announcement = asyncio.run(_announced(settings, self.model, self.version))
         pool = self.pool(payloads.specs_of_config(announcement.config, self.integers_below))
         transport = open_transport(settings)
         return FleetTarget(transport, settings.names, self.model, announcement.version, pool)
@@ -83,28 +85,30 @@ def _header(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-async def announced(settings: TransportSettings, model: str, version: str = "") -> Announcement:
-    """What the catalogue says of a model version, or of the newest one that is ready.
+async def _announced(settings: TransportSettings, model: str, version: str) -> Announcement:
+    bus = open_transport(settings).bus
+    await bus.open()
+    try:
+        return await newest_ready(bus, settings.names, model, version)
+    finally:
+        await bus.close()
+
+
+async def newest_ready(bus: Bus, names: Names, model: str, version: str = "") -> Announcement:
+    """What the catalogue says of a model version, or of the newest one that is ready; the bus is open.
 
     Raises:
         NotFound: the catalogue does not know it.
         Unavailable: the broker does not answer.
     """
-    bus = open_transport(settings).bus
-    await bus.open()
     known: dict[str, Announcement] = {}
-    try:
-        async for records in bus.follow(settings.names.catalogue_topic):
-            if not records:
-                break
-            for record in records:
-                if record.value:
-                    entry = codec.decode_announcement(record.value)
-                    if entry.model == model:
-                        known[entry.version] = entry
-    finally:
-        await bus.close()
-    ready = [entry for entry in known.values() if entry.state is ModelState.READY and version in ("", entry.version)]
+    async for records in bus.follow(names.catalogue_topic):
+        if not records:
+            break
+        for entry in (codec.decode_announcement(record.value) for record in records if record.value):
+            if entry.model == model and version in ("", entry.version):
+                known[entry.version] = entry
+    ready = [entry for entry in known.values() if entry.state is ModelState.READY]
     if not ready:
         raise NotFound(f"the catalogue knows no ready version {version or 'at all'} of model '{model}'")
     return max(ready, key=lambda entry: int(entry.version))

@@ -70,6 +70,13 @@ class V2Server:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._server.wait_closed()
 
+    def document(self, path: bytes) -> dict[str, Any]:
+        """Metadata, or statistics of pairs that were executed together."""
+        if not path.endswith(b"/stats"):
+            return METADATA
+        counts = {"inference_count": self.requests, "execution_count": self.requests // 2}
+        return {"model_stats": [{"name": "addsub", "version": "1", **counts}]}
+
     @property
     def address(self) -> Address:
         return Address("127.0.0.1", self.port, "addsub")
@@ -91,7 +98,7 @@ class V2Server:
     async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = await reader.readuntil(b"\r\n\r\n")
         if head.startswith(b"GET "):
-            status, answer = 200, orjson.dumps(METADATA)
+            status, answer = 200, orjson.dumps(self.document(head.split(b" ")[1]))
         else:
             length = next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
             body = await reader.readexactly(length)

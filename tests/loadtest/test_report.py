@@ -30,7 +30,14 @@ RESULTS = Results(
             {"mlp": ModelResult(CLOSED, [OPEN])},
         )
     },
-    soaks=[Soak("embedded", "addsub", OPEN, [{"seconds": 0.0, "server": 120.0}, {"seconds": 10.0, "server": 121.5}])],
+    soaks=[
+        Soak(
+            "embedded",
+            "addsub",
+            OPEN,
+            [{"seconds": at, "server": mib} for at, mib in ((0.0, 120.0), (5.0, 131.0), (10.0, 131.5))],
+        )
+    ],
     idle=[Idle(100, {"worker": 0.036}, {"worker": 310.0})],
 )
 
@@ -76,7 +83,7 @@ def test_the_report_leads_with_the_ratio() -> None:
     assert "| 64 | 4,400 | 0.60 | 12.0 | 4.00 | 31.0 | 3 | 165 |" in text
     assert "| poisson | 2,000 | 1,998 | 1,990 (≤ 50 ms) | 1.50 | 4.00 | 9.00 | 5.50 | 20 | 0.08 | 21.5 | 98.0 |" in text
     assert "| worker | 3.60 | 310 |" in text
-    assert "| server | 120 | 122 | 122 | 1.50 |" in text
+    assert "| server | 120 | 131 | 132 | 0.50 |" in text
 
 
 def test_every_table_is_rectangular() -> None:

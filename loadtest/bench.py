@@ -1,0 +1,255 @@
+"""The whole benchmark: the limit, the one-process fleet and the Kafka fleet, one after the other in one run.
+
+Invariants: servers on one core, load on another; only one system runs at a time; the limit is taken right before each system that
+is compared with it, and the best of these counts, so that a slow minute of the machine does not flatter a ratio.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Final
+
+from loadtest import direct, machine, models, payloads, systems, wrk
+from loadtest.connections import HttpTarget
+from loadtest.payloads import Pool
+from loadtest.processes import cores, on_core
+from loadtest.results import ClosedPoint, Idle, ModelResult, OpenPoint, Results, ServerResult, Soak
+from loadtest.run import CheckedTarget, OpenPlan, closed_point, open_point
+from loadtest.systems import System
+from loadtest.targets import TargetChoice
+from protocol.errors import FleetError
+
+Start = Callable[[Path, int | None, str, Pool], AbstractContextManager[System]]
+IDLE_SETTLE: Final = 5.0
+"""Seconds that freshly loaded models get to come to rest."""
+IDLE_FOR: Final = 10.0
+SYSTEMS: Final[dict[str, Start]] = {"embedded": systems.embedded, "fleet": systems.fleet}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is measured; times in seconds.
+
+    Attributes:
+        models: names of `models.MODELS`.
+        systems: names of `SYSTEMS`.
+        callers: closed-loop points; "fleet" also gets `many`.
+        many: the fleet's largest number of callers.
+        closed_s: length of a closed-loop point.
+        shares: open-loop rates as shares of the best closed-loop rate.
+        open_s: length of an open-loop point.
+        batch_sizes: of the limit.
+        limit_s: length of the limit at each batch size.
+        idle: how many idle models to load on the fleet; 0 for none.
+        soak_s: length of the soak at half the best rate; 0 for none.
+    """
+
+    models: tuple[str, ...] = tuple(models.MODELS)
+    systems: tuple[str, ...] = tuple(SYSTEMS)
+    callers: tuple[int, ...] = (1, 4, 16, 32, 64)
+    many: int = 256
+    closed_s: float = 4.0
+    shares: tuple[float, ...] = (0.25, 0.5, 0.75)
+    open_s: float = 6.0
+    batch_sizes: tuple[int, ...] = direct.BATCH_SIZES
+    limit_s: float = 1.0
+    idle: int = 100
+    soak_s: float = 0.0
+
+
+QUICK: Final = Plan(
+    models=("addsub", "mlp"),
+    callers=(1, 32),
+    closed_s=2.0,
+    shares=(0.5,),
+    open_s=2.0,
+    batch_sizes=(16, 32),
+    limit_s=0.5,
+    idle=0,
+)
+"""About a minute: enough to see a regression, too short to publish."""
+
+
+class Bench:
+    """One run. `results` grows while it goes on, so that an interrupted run keeps what it has.
+
+    Raises:
+        ModuleNotFoundError: onnx, onnxruntime or torch is missing.
+    """
+
+    def __init__(self, plan: Plan, folder: Path, say: Callable[[str], None]) -> None:
+        self._plan = plan
+        self._say = say
+        self._folder = folder
+        self._server_core, self._load_core = cores()
+        self.results = Results(about=machine.about(self._server_core, self._load_core))
+        self._repository = models.write_repository(folder / "models", plan.models)
+        self._pools = {
+            name: payloads.build(models.MODELS[name].inputs, reference=direct.load(self._repository / name))
+            for name in plan.models
+        }
+
+    def run(self) -> None:
+        """Everything that the plan names.
+
+        Raises:
+            FleetError: a server did not start, or gave a wrong answer.
+        """
+        with on_core(self._load_core):
+            for name in self._plan.systems:
+                self._measure_system(name)
+            if self._plan.idle and "fleet" in self._plan.systems:
+                self._measure_idle(self._plan.idle)
+
+    def _measure_system(self, name: str) -> None:
+        first = self._plan.models[0]
+        with SYSTEMS[name](self._repository, self._server_core, first, self._pools[first]) as system:
+            self._say(f"{name}: first answer after {system.first_answer_s:.2f} s")
+            server = ServerResult(system.first_answer_s, {"after the first answer": system.memory_mib()}, {})
+            self.results.servers[name] = server
+            for model in self._plan.models:
+                self._measure_limit(model)
+                server.models[model] = self._measure_model(system, model)
+            server.memory_mib["after all load"] = system.memory_mib()
+            if system.kafka:
+                self.results.servers["queue"] = self._measure_queue(system, first)
+            if self._plan.soak_s:
+                self._soak(system, first, server.models[first].best.rate / 2)
+
+    def _measure_limit(self, model: str) -> None:
+        """In a process of its own, on the servers' core, while the servers idle."""
+        line = [sys.executable, "-m", "loadtest", "direct", str(self._repository), model, "--json"]
+        line += ["--duration", str(self._plan.limit_s)]
+        line += [part for size in self._plan.batch_sizes for part in ("--size", str(size))]
+        with on_core(self._server_core):
+            done = subprocess.run(line, capture_output=True, text=True, check=False)  # noqa: S603  # ours
+        if done.returncode != 0:
+            raise FleetError(f"{model} cannot be called directly: {done.stderr.strip()[-500:]}")
+        known = self.results.limits.setdefault(model, {})
+        for size, rate in json.loads(done.stdout).items():
+            known[int(size)] = max(rate, known.get(int(size), 0.0))
+        self._say(f"limit: {model}: {max(known.values()):,.0f} rows/s")
+
+    def _measure_model(self, system: System, model: str) -> ModelResult:
+        address, pool, core = system.address(model), self._pools[model], self._load_core
+        wrk.run(address, pool, callers=32, seconds=2, core=core)  # warm-up
+        account = Account(system, model)
+        result = ModelResult([], [])
+        for callers in (*self._plan.callers, *([self._plan.many] if system.kafka else [])):
+            with account.window():
+                point = wrk.run(address, pool, callers=callers, seconds=self._plan.closed_s, core=core)
+            result.closed.append(self._closed(system.name, model, point, account))
+        for share in self._plan.shares:
+            rate = share * result.best.rate
+            result.open.append(self._open(system, model, HttpTarget(address, pool), OpenPlan(rate, self._plan.open_s)))
+        return result
+
+    def _closed(self, name: str, model: str, point: ClosedPoint, account: Account) -> ClosedPoint:
+        latency, batch = point.latency_ms, account.mean_batch()
+        self._say(
+            f"{name}: {model}, {point.callers} callers: {point.rate:,.0f}/s, p50 {latency['p50']:.2f} ms, "
+            f"p99 {latency['p99']:.2f} ms, batch {batch:.1f}, errors {point.errors}"
+        )
+        return dataclasses.replace(point, cpu_us=account.cpu_us(point.rate * point.seconds), batch=batch)
+
+    def _open(self, system: System, model: str, target: CheckedTarget, plan: OpenPlan) -> OpenPoint:
+        account = Account(system, model)
+        with account.window():
+            point = open_point(target, plan)
+        total = sum(point.outcomes.values()) * (plan.warmup + plan.duration) / plan.duration
+        latency = point.latency_ms
+        self._say(
+            f"{system.name}: {model}, {plan.rate:,.0f}/s offered: {point.rate:,.0f}/s right, "
+            f"p50 {latency.get('p50', 0.0):.2f} ms, p99 {latency.get('p99', 0.0):.2f} ms"
+        )
+        if point.outcomes["wrong"]:
+            raise FleetError(f"{system.name} gave wrong answers for {model}: {point.complaints}")
+        return dataclasses.replace(point, cpu_us=account.cpu_us(total), batch=account.mean_batch())
+
+    def _measure_queue(self, system: System, model: str) -> ServerResult:
+        """The same fleet without its gateway: our generator publishes to Kafka and reads Redis."""
+        url = f"kafka://{system.kafka}"
+        choice = TargetChoice(url, model, redis=system.redis, repository=self._repository)
+        result, account = ModelResult([], []), Account(system, model)
+        for callers in (32, self._plan.many):
+            with account.window():
+                point = closed_point(choice.open(), callers, self._plan.closed_s)
+            result.closed.append(self._closed("queue", model, point, account))
+        plan = OpenPlan(result.best.rate / 2, self._plan.open_s)
+        result.open.append(self._open(dataclasses.replace(system, name="queue"), model, choice.open(), plan))
+        return ServerResult(None, {}, {model: result})
+
+    def _soak(self, system: System, model: str, rate: float) -> None:
+        self._say(f"{system.name}: soak of {self._plan.soak_s:g} s at {rate:,.0f}/s")
+        target = HttpTarget(system.address(model), self._pools[model])
+        with sampled(system.memory_mib, max(1.0, self._plan.soak_s / 60)) as series:
+            point = self._open(system, model, target, OpenPlan(rate, self._plan.soak_s))
+        self.results.soaks.append(Soak(system.name, model, point, series))
+
+    def _measure_idle(self, count: int) -> None:
+        names = models.write_copies(self._folder / "idle", count)
+        pool = payloads.build(models.MODELS["addsub"].inputs, 1)
+        with systems.fleet(self._folder / "idle", self._server_core, names[0], pool) as system:
+            for name in names:
+                systems.wait_until_ready(system.address(name))
+            time.sleep(IDLE_SETTLE)
+            with system.meter.window() as spent:
+                time.sleep(IDLE_FOR)
+            shares = {name: seconds / IDLE_FOR for name, seconds in spent.items()}
+            self.results.idle.append(Idle(count, shares, system.memory_mib()))
+            self._say(f"{count} idle models: " + ", ".join(f"{name} {share:.1%}" for name, share in shares.items()))
+
+
+class Account:
+    """What a load cost a system: CPU by process within `window`, rows and executions since the last time it was asked."""
+
+    def __init__(self, system: System, model: str) -> None:
+        self._system = system
+        self._model = model
+        self._spent: dict[str, float] = {}
+        self._seen = system.executed(model)
+
+    @contextlib.contextmanager
+    def window(self) -> Iterator[None]:
+        """The load happens in here."""
+        with self._system.meter.window() as spent:
+            yield
+        self._spent = spent
+
+    def cpu_us(self, requests: float) -> dict[str, float]:
+        """Microseconds per request by process."""
+        return {name: seconds * 1e6 / max(1.0, requests) for name, seconds in self._spent.items()}
+
+    def mean_batch(self) -> float:
+        """Mean rows per execution since the last call; 0 when nothing ran."""
+        rows, executions = self._system.executed(self._model)
+        seen, self._seen = self._seen, (rows, executions)
+        return (rows - seen[0]) / (executions - seen[1]) if executions > seen[1] else 0.0
+
+
+@contextlib.contextmanager
+def sampled(read: Callable[[], dict[str, float]], interval: float) -> Iterator[list[dict[str, float]]]:
+    """Reads on a thread every `interval` seconds while the block runs; rows of "seconds" and what was read."""
+    rows: list[dict[str, float]] = []
+    stop, begin = threading.Event(), time.monotonic()
+
+    def sample() -> None:
+        while not stop.wait(interval):
+            rows.append({"seconds": time.monotonic() - begin, **read()})
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield rows
+    finally:
+        stop.set()
+        thread.join()

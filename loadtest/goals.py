@@ -1,0 +1,99 @@
+"""What the project promises of its speed, as figures that a run either reaches or does not. No I/O."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Final
+
+from loadtest.results import ClosedPoint, Results
+
+Measure = Callable[[Results], float | None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Goal:
+    """One figure.
+
+    Attributes:
+        text: what is measured, with its unit.
+        measure: reads it from results; None where it was not measured.
+        bound: what it must be.
+        at_least: whether `bound` is the smallest or the largest allowed value.
+    """
+
+    text: str
+    measure: Measure
+    bound: float
+    at_least: bool = True
+
+    def met(self, results: Results) -> bool | None:
+        """Whether it is reached; None where it was not measured."""
+        value = self.measure(results)
+        if value is None:
+            return None
+        return value >= self.bound if self.at_least else value <= self.bound
+
+
+def _best_rate(server: str, model: str) -> Measure:
+    def measure(results: Results) -> float | None:
+        found = results.servers.get(server)
+        result = found.models.get(model) if found else None
+        return result.best.rate if result and result.closed else None
+
+    return measure
+
+
+def _at(server: str, model: str, callers: int, read: Callable[[ClosedPoint], float]) -> Measure:
+    def measure(results: Results) -> float | None:
+        found = results.servers.get(server)
+        result = found.models.get(model) if found else None
+        points = [point for point in result.closed if point.callers == callers] if result else []
+        return read(points[0]) if points else None
+
+    return measure
+
+
+def _share(server: str, model: str) -> Measure:
+    best = _best_rate(server, model)
+
+    def measure(results: Results) -> float | None:
+        rate, limit = best(results), results.limits.get(model)
+        return rate / max(limit.values()) if rate is not None and limit else None
+
+    return measure
+
+
+def _first_answer(results: Results) -> float | None:
+    return results.servers["embedded"].first_answer_s if "embedded" in results.servers else None
+
+
+def _rate(point: ClosedPoint) -> float:
+    return point.rate
+
+
+def _p50(point: ClosedPoint) -> float:
+    return point.latency_ms["p50"]
+
+
+def _p99(point: ClosedPoint) -> float:
+    return point.latency_ms["p99"]
+
+
+GOALS: Final = (
+    Goal("embedded: add/sub, best rate per second", _best_rate("embedded", "addsub"), 8000),
+    Goal("embedded: add/sub, p50 with one caller, ms", _at("embedded", "addsub", 1, _p50), 0.6, at_least=False),
+    Goal("embedded: encoder, share of the limit", _share("embedded", "encoder"), 0.96),
+    Goal("embedded: mlp, share of the limit", _share("embedded", "mlp"), 0.60),
+    Goal("embedded: mlp-half, share of the limit", _share("embedded", "mlp-half"), 0.60),
+    Goal("embedded: first answer, s", _first_answer, 1.0, at_least=False),
+    Goal("fleet: add/sub at 256 callers, per second", _at("fleet", "addsub", 256, _rate), 5000),
+    Goal("fleet: add/sub at 32 callers, per second", _at("fleet", "addsub", 32, _rate), 3000),
+    Goal("fleet: add/sub, p50 with one caller, ms", _at("fleet", "addsub", 1, _p50), 2.5, at_least=False),
+    Goal("fleet: add/sub, p99 with one caller, ms", _at("fleet", "addsub", 1, _p99), 20, at_least=False),
+    Goal("fleet: add/sub, mean batch at 256 callers", _at("fleet", "addsub", 256, lambda point: point.batch), 16),
+    Goal("fleet: encoder, share of the limit", _share("fleet", "encoder"), 0.92),
+    Goal("fleet: mlp, share of the limit", _share("fleet", "mlp"), 0.40),
+    Goal("fleet: mlp-half, share of the limit", _share("fleet", "mlp-half"), 0.40),
+)
+"""Every promised figure; servers all on one core."""

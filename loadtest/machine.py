@@ -1,0 +1,54 @@
+"""What a result was measured on: enough to compare runs, nothing that names the machine."""
+
+from __future__ import annotations
+
+import datetime as dt
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+
+import psutil
+
+_PACKAGES = ("penstock", "onnxruntime", "torch", "numpy", "uvloop", "httptools", "aiokafka", "redis")
+
+
+def about(server_core: int | None, load_core: int | None) -> dict[str, str]:
+    """Facts by name: processor, memory, cores used, versions, commit and date."""
+    pinned = "not pinned (fewer than two cores)" if server_core is None else f"servers {server_core}, load {load_core}"
+    return {
+        "processor": f"{_processor()}, {psutil.cpu_count()} cores",
+        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "cores": pinned,
+        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        "packages": ", ".join(f"{name} {version}" for name in _PACKAGES if (version := _version(name))),
+        "commit": _commit(),
+        "date": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _commit() -> str:
+    """The short hash, with a + where the working tree differs; "unknown" outside a repository."""
+    root = Path(__file__).parent
+    line = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--exclude=*"]
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, check=False)  # noqa: S603  # no input of others
+    except OSError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"
