@@ -26,12 +26,14 @@ class Alarm:
         self._loop = loop
         self._callback = callback
         self._handle: asyncio.TimerHandle | None = None
+        self._is_set = False
         self._fd = _timerfd()
         if self._fd is not None:
             loop.add_reader(self._fd, self._fired)
 
     def set(self, delay: float) -> None:
         """Ring after `delay` seconds; 0 or less rings in the loop's next turn."""
+        self._is_set = True
         if self._fd is None or _libc is None:
             if self._handle is not None:
                 self._handle.cancel()
@@ -52,10 +54,11 @@ class Alarm:
             self._fd = None
 
     def _fired(self) -> None:
-        if self._fd is not None:
-            with contextlib.suppress(BlockingIOError):  # it was set again in between
-                os.read(self._fd, 8)
+        self._is_set = False
         self._callback()
+        if self._fd is not None and not self._is_set:  # setting it again has cleared it already
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._fd, 8)
 
 
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
