@@ -41,7 +41,10 @@ def parse(text: str | bytes, source: str = "config.pbtxt", folder: str = "") -> 
         text_format.Parse(_checked(text, source), message, descriptor_pool=pool())
     except text_format.ParseError as error:
         raise ConfigError(f"{_where(error, source)}: {_shortened(str(error))}") from None
-    except (ValueError, RecursionError) as error:
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # pragma: no cover - no text is known to come here in protobuf 5.26 to 7
         raise ConfigError(f"{source} is not a model configuration: {_shortened(str(error))}") from None
     document = json_format.MessageToDict(message, preserving_proto_field_name=True)
     try:

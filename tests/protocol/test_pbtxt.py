@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from google.protobuf import descriptor_pb2, json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol import pbtxt
@@ -17,7 +17,7 @@ from protocol.config_fields import FIELDS
 from protocol.errors import ConfigError
 from protocol.model_config import ModelConfig
 from protocol.proto import DESCRIPTOR_SETS, descriptor, message_class, pool
-from protocol.proto.compile import HERE, descriptor_set
+from protocol.proto.compile import HERE, descriptor_set, main
 from tests.config_strategies import configs
 
 CORPUS = Path(__file__).parent / "golden" / "pbtxt"
@@ -129,7 +129,6 @@ class TestFormat:
         assert pbtxt.parse(pbtxt.format_text(config), folder=config.name) == config
 
     @given(configs())
-    @settings(max_examples=50)
     def test_json_prints_every_primitive_and_number_as_triton_does(self, config: ModelConfig) -> None:
         """Protobuf's own printer, told to print defaults, finds nothing that `to_json` left out."""
         message = message_class("inference.ModelConfig")()
@@ -150,6 +149,20 @@ class TestDescriptors:
         fresh = descriptor_set(compiled.with_suffix(".proto"))
 
         assert _messages(fresh) == _messages(compiled.read_bytes())
+
+    def test_compiling_writes_a_file_beside_each_text(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "a.proto").write_text('syntax = "proto3"; message A { string name = 1; }')
+
+        main(tmp_path)
+
+        assert [file.name for file in _messages((tmp_path / "a.binpb").read_bytes()).file] == ["a.proto"]
+        assert capsys.readouterr().out.startswith("a.binpb: ")
+
+    def test_a_text_that_does_not_compile_is_an_error(self, tmp_path: Path) -> None:
+        (tmp_path / "a.proto").write_text("message {")
+
+        with pytest.raises(RuntimeError, match=r"protoc could not compile a.proto"):
+            descriptor_set(tmp_path / "a.proto")
 
     def test_our_pool_is_not_the_global_one(self) -> None:
         """Another package's `inference.ModelConfig`, such as Triton's client's, may be in the same process."""

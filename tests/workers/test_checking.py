@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from protocol.errors import ConfigError
+from protocol.model_config import TensorSpec
+from workers.checking import Inspect, Status, Verdict, check
+from workers.completion import BackendMetadata
+from workers.repository import ModelVersion
+
+BACKENDS = {"onnxruntime", "pytorch", "python", "identity"}
+WARMUP = """
+max_batch_size: 1
+model_warmup { name: "w" batch_size: 1 inputs { key: "%s" value { data_type: TYPE_FP32 dims: 4 %s } } }
+"""
+TENSORS = """
+input { name: "X" data_type: TYPE_FP32 dims: [ 4 ] }
+output { name: "Y" data_type: TYPE_FP32 dims: [ 4 ] }
+"""
+
+
+def verdict(tmp_path: Path, config: str, file: str = "model.onnx", inspect: Inspect | None = None) -> Verdict:
+    version = tmp_path / "m" / "1"
+    version.mkdir(parents=True)
+    (tmp_path / "m" / "config.pbtxt").write_text(config)
+    (version / file).write_text("")
+    (found,) = check([tmp_path], BACKENDS, inspect)
+    return found
+
+
+def four_floats(version: ModelVersion) -> BackendMetadata:
+    specs = [TensorSpec(name, "FP32", (4,)) for name in "XY"]
+    return BackendMetadata((specs[0],), (specs[1],), batchable=True)
+
+
+class TestAsIs:
+    @pytest.mark.parametrize(
+        "config",
+        [
+            "max_batch_size: 8 dynamic_batching { }" + TENSORS,
+            "max_batch_size: 0" + TENSORS,
+            "max_batch_size: 8",
+            "max_batch_size: 8 instance_group { kind: KIND_CPU count: 2 }",
+        ],
+    )
+    def test_nothing_to_report(self, tmp_path: Path, config: str) -> None:
+        assert verdict(tmp_path, config) == Verdict("m", Status.AS_IS, (1,))
+
+    def test_the_model_file_agrees(self, tmp_path: Path) -> None:
+        assert verdict(tmp_path, "max_batch_size: 8" + TENSORS, inspect=four_floats).status is Status.AS_IS
+
+
+class TestDiffers:
+    @pytest.mark.parametrize(
+        ("config", "file", "difference"),
+        [
+            ("max_batch_size: 8 optimization { graph { level: 1 } }", "model.onnx", "'optimization.graph.level' has no effect: "),
+            (
+                "max_batch_size: 8 optimization { input_pinned_memory { enable: false } }",
+                "model.onnx",
+                "'optimization.input_pinned_memory.enable' has no effect: ",
+            ),
+            (
+                'max_batch_size: 8 output { name: "Y" data_type: TYPE_FP32 dims: 4 label_filename: "l.txt" }',
+                "model.onnx",
+                "'output[0].label_filename' has no effect",
+            ),
+            ("", "model.onnx", "max_batch_size is not stated and becomes 32 (where the model can batch); Triton's backends take 4"),
+            ("max_batch_size: 8" + TENSORS, "model.py", "dynamic batching is on, since max_batch_size is 8; "),
+            ("max_batch_size: 0" + TENSORS, "model.pt2", "the file is loaded as a torch.export program"),
+            (
+                "max_batch_size: 8 dynamic_batching { default_queue_policy { allow_timeout_override: true } }",
+                "model.onnx",
+                "a request's own timeout counts where the policy allows it without a default timeout",
+            ),
+        ],
+        ids=lambda value: value[:30],
+    )  # fmt: skip
+    def test_each_difference_is_named(self, tmp_path: Path, config: str, file: str, difference: str) -> None:
+        found = verdict(tmp_path, config, file)
+
+        assert (found.status, found.versions, len(found.reasons)) == (Status.DIFFERS, (1,), 1)
+        assert found.reasons[0].startswith(difference)
+
+    def test_what_the_model_file_says_is_counted_in(self, tmp_path: Path) -> None:
+        found = verdict(tmp_path, "", inspect=four_floats)
+
+        assert found.reasons == (
+            "max_batch_size is not stated and becomes 32; Triton's backends take 4 or, where they cannot tell, 0",
+        )
+
+    def test_a_difference_of_all_versions_is_named_once(self, tmp_path: Path) -> None:
+        (tmp_path / "m" / "2").mkdir(parents=True)
+        (tmp_path / "m" / "2" / "model.onnx").write_text("")
+
+        found = verdict(tmp_path, "version_policy { all { } }")
+
+        assert (found.versions, len(found.reasons)) == ((1, 2), 1)
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("config", "file", "reason"),
+        [
+            ("sequence_batching { }", "model.onnx", "config.pbtxt: 'sequence_batching' is not supported: sequences"),
+            ('backend: "openvino"', "model.xml", "version 1: there is no backend 'openvino'; there are: identity, onnxruntime, "),
+            ("max_batch_size: 8", "model.plan", "version 1: there is no backend 'tensorrt'"),
+            ('backend: "python"', "main.py", "version 1: there is no file '1/model.py'"),
+            ("max_batch_size: 8", "model.pt", "version 1: model configuration must specify at least one 'input' for m"),
+            ("", "weights.bin", "Could not determine backend for model 'm'"),
+            (
+                WARMUP % ("X", 'input_data_file: "x"') + TENSORS,
+                "model.onnx",
+                "version 1: there is no file 'warmup/x' for model_warmup 'w'",
+            ),
+            (
+                WARMUP % ("Z", "zero_data: true") + TENSORS,
+                "model.onnx",
+                "version 1: model_warmup 'w' of model m must specify input 'X'",
+            ),
+        ],
+        ids=lambda value: value[:30],
+    )  # fmt: skip
+    def test_the_reason_is_given(self, tmp_path: Path, config: str, file: str, reason: str) -> None:
+        found = verdict(tmp_path, config, file)
+
+        assert (found.status, found.versions) == (Status.REFUSED, ())
+        assert found.reasons[0].startswith(reason)
+
+    def test_a_model_file_that_says_otherwise(self, tmp_path: Path) -> None:
+        tensors = TENSORS.replace('"X"', '"Z"')
+
+        found = verdict(tmp_path, "max_batch_size: 8" + tensors, inspect=four_floats)
+
+        assert found.reasons == ("version 1: unexpected inference input 'Z' for model 'm', allowed inputs are: X",)
+
+    def test_a_model_file_that_cannot_be_read(self, tmp_path: Path) -> None:
+        def inspect(version: ModelVersion) -> BackendMetadata | None:
+            raise ConfigError(f"{version.path.name} is no model")
+
+        assert verdict(tmp_path, "", inspect=inspect).reasons == ("version 1: model.onnx is no model",)
+
+    def test_a_repository_that_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="is not a folder"):
+            check([tmp_path / "none"], BACKENDS)
+
+
+def test_warnings_are_passed_on(tmp_path: Path) -> None:
+    (tmp_path / "m" / "01").mkdir(parents=True)
+
+    found = verdict(tmp_path, "max_batch_size: 1")
+
+    assert found.status is Status.AS_IS
+    assert found.warnings == ("ignore version directory '01' which contains leading zeros in its directory name",)
+
+
+def test_a_verdict_is_a_json_object(tmp_path: Path) -> None:
+    document = verdict(tmp_path, "max_batch_size: 0", "model.pt2").as_json()
+
+    assert json.loads(json.dumps(document)) == {
+        "model": "m",
+        "status": "refused",
+        "versions": [],
+        "reasons": ["version 1: model configuration must specify at least one 'input' for m"],
+        "warnings": [],
+    }
