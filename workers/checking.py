@@ -71,13 +71,17 @@ def _verdict(folder: ModelFolder, backends: Collection[str], inspect: Inspect | 
     numbers = tuple(version.version for version in folder.versions)
     if folder.reason:
         return Verdict(folder.name, Status.REFUSED, (), (folder.reason,), folder.warnings)
-    refused, differs = [], []
+    refused: list[str] = []
+    differs: list[str] = []
     for version in folder.versions:
+        problems = list(_problems(version, backends))
+        refused += [f"version {version.version}: {problem}" for problem in problems]
         try:
-            refused += [f"version {version.version}: {problem}" for problem in _problems(version, backends)]
-            differs += list(_differences(version.config, _completed(version, inspect)))
+            differs += [] if problems else _differences(version.config, _completed(version, inspect))
         except FleetError as error:
             refused.append(f"version {version.version}: {error.message}")
+        except ImportError as error:
+            refused.append(f"version {version.version}: backend '{version.config.backend}' lacks a package: {error}")
     if refused:
         return Verdict(folder.name, Status.REFUSED, (), tuple(dict.fromkeys(refused)), folder.warnings)
     status = Status.DIFFERS if differs else Status.AS_IS

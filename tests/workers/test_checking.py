@@ -143,6 +143,22 @@ class TestRefused:
 
         assert verdict(tmp_path, "", inspect=inspect).reasons == ("version 1: model.onnx is no model",)
 
+    def test_a_framework_that_is_not_installed(self, tmp_path: Path) -> None:
+        def inspect(version: ModelVersion) -> BackendMetadata | None:
+            raise ModuleNotFoundError("No module named 'onnxruntime'")
+
+        assert verdict(tmp_path, "", inspect=inspect).reasons == (
+            "version 1: backend 'onnxruntime' lacks a package: No module named 'onnxruntime'",
+        )
+
+    def test_a_file_that_is_not_there_is_not_inspected(self, tmp_path: Path) -> None:
+        def inspect(version: ModelVersion) -> BackendMetadata | None:
+            raise AssertionError(version)
+
+        found = verdict(tmp_path, 'backend: "onnxruntime"', "other.onnx", inspect)
+
+        assert found.reasons == ("version 1: there is no file '1/model.onnx'",)
+
     def test_a_repository_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="is not a folder"):
             check([tmp_path / "none"], BACKENDS)
