@@ -1,0 +1,319 @@
+"""One static member of one group on one topic.
+
+Invariants:
+- Everything that aiokafka has fetched is drained at once into a lane per partition: as long as it holds unread records of
+  one partition it fetches that partition no more, and after 100 ms waits up to `fetch_max_wait` for the others alone.
+- Lanes are thrown away at revocation; what is assigned is fetched again from its committed offset.
+- No record leaves before its partition was announced to the listener with its offsets.
+- A member whose `group.instance.id` was taken over by another process stops; one that was evicted joins again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.abc import ConsumerRebalanceListener
+from aiokafka.errors import IllegalStateError, KafkaError
+
+from protocol.errors import Unavailable
+from protocol.ports import Assigned, Listener, Record
+from protocol.transport.kafka_assignor import StickyAssignor
+from protocol.transport.kafka_connection import FencedInstanceIdError, connection_options, consumer_limits
+from protocol.transport.kafka_lanes import Lanes
+from protocol.transport.settings import TransportSettings
+
+log = logging.getLogger(__name__)
+
+BUFFERED_BYTES: Final = 32 * 1024 * 1024
+"""Bytes of records in the lanes above which nothing more is drained; one more fetch may be on its way."""
+COMMIT_TIMEOUT: Final = 5.0
+STOP_TIMEOUT: Final = 15.0
+WATCH_INTERVAL: Final = 1.0
+STALE: Final = 30.0
+"""Seconds without any answer to a fetch after which the inner consumer is replaced."""
+FRESH: Final = 2.0
+"""Seconds that the log's end, as the last fetch told it, is good enough for a lag."""
+RESTART_PAUSE: Final = (0.1, 3.0)
+ERROR_PAUSE: Final = 0.1
+NOWHERE: Final = TopicPartition("", -1)
+"""Holds nothing: asking for it polls without taking, while asking for no partition would mean all."""
+_TROUBLE: Final = (KafkaError, OSError, TimeoutError)
+
+
+class KafkaConsumer:
+    """`protocol.ports.Consumer` on aiokafka; made by `KafkaBus.subscribe`."""
+
+    def __init__(self, settings: TransportSettings, topic: str, group: str, member: str, listener: Listener) -> None:
+        self._settings = settings
+        self._topic = topic
+        self._group = group
+        self._instance = member
+        self._listener = listener
+        self._assignor = StickyAssignor()
+        self._inner: AIOKafkaConsumer | None = None
+        self._member = ""
+        self._epoch = 0
+        self._lanes = Lanes()
+        self._announced = asyncio.Event()
+        self._announced_at = 0.0
+        self._announcing: asyncio.Task[None] | None = None
+        self._replaced = False
+        self._closed = False
+        self._running = asyncio.get_running_loop().create_task(self._run())
+
+    @property
+    def member(self) -> str:
+        """See `Consumer.member`."""
+        return self._member
+
+    # --- life ---
+
+    async def _run(self) -> None:
+        """Keep an inner consumer alive."""
+        pause, longest = RESTART_PAUSE
+        while not self._replaced:
+            inner = self._new_inner()
+            try:
+                await inner.start()
+                self._inner = inner
+                pause = RESTART_PAUSE[0]
+                log.warning("consumer of %s begins anew: %s", self._topic, await self._watch(inner))
+            except _TROUBLE as exc:
+                log.warning("consumer of %s cannot start: %s", self._topic, exc)
+            finally:
+                self._inner = None
+                self._take_away()
+                await self._stop(inner)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, longest)
+
+    def _new_inner(self) -> AIOKafkaConsumer:
+        inner = AIOKafkaConsumer(
+            group_id=self._group,
+            group_instance_id=self._instance,
+            client_id=self._instance,
+            session_timeout_ms=int(self._settings.session_timeout * 1000),
+            heartbeat_interval_ms=int(self._settings.heartbeat_interval * 1000),
+            partition_assignment_strategy=(self._assignor,),
+            **consumer_limits(self._settings),
+            **connection_options(self._settings),
+        )
+        inner.subscribe([self._topic], listener=_Rebalances(self, inner))
+        return inner
+
+    async def _watch(self, inner: AIOKafkaConsumer) -> str:
+        """Returns why the inner consumer cannot go on. aiokafka has no public sign of health (its issue 1154)."""
+        coordinator, fetching = inner._coordinator, inner._fetcher.error_future
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL)
+            try:
+                coordinator.check_errors()  # it stands still until its error was taken
+            except KafkaError as exc:
+                if FencedInstanceIdError.__name__ in repr(exc):
+                    self._replaced = True
+                    return self._why_ended()
+                log.warning("consumer of %s: %s", self._topic, exc)
+            if coordinator._coordination_task.done() or fetching.done():
+                return "a task of aiokafka has ended"
+            if self._lanes.bytes < BUFFERED_BYTES and self._silence(inner) > STALE:
+                return f"no answer to a fetch for {STALE:g} s"
+
+    def _silence(self, inner: AIOKafkaConsumer) -> float:
+        """Seconds since the last answer to a fetch, or since the partitions came; 0 where there are none."""
+        polls = [inner.last_poll_timestamp(TopicPartition(self._topic, number)) or 0 for number, _ in self._lanes]
+        return time.time() - max(self._announced_at, max(polls) / 1000) if polls else 0.0
+
+    async def _stop(self, inner: AIOKafkaConsumer) -> None:
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT):
+                await inner.stop()
+        except _TROUBLE as exc:
+            log.warning("consumer of %s did not stop cleanly: %r", self._topic, exc)
+
+    async def close(self) -> None:
+        """See `Consumer.close`."""
+        self._closed = True
+        self._running.cancel()
+        await asyncio.wait([self._running])
+
+    # --- ownership ---
+
+    def _take_away(self) -> None:
+        """The group rebalances, or the inner consumer ends: whatever was owned may now be anybody's."""
+        if self._announcing is not None:
+            self._announcing.cancel()
+            self._announcing = None
+        self._announced.clear()
+        partitions = self._lanes.close()
+        if partitions and not self._closed:
+            self._listener.revoked(partitions)
+
+    def _given(self, inner: AIOKafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
+        self._member = inner._coordinator.member_id  # aiokafka has no public name for it
+        self._announcing = asyncio.get_running_loop().create_task(self._announce(inner, sorted(partitions)))
+
+    async def _announce(self, inner: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> None:
+        """Look up where each partition stands, then let records go; tried again until the next rebalance."""
+        while True:
+            try:
+                entries = await self._positions(inner, partitions)
+                break
+            except _TROUBLE as exc:
+                log.warning("offsets of %s cannot be read yet: %s", self._topic, exc)
+                await asyncio.sleep(ERROR_PAUSE)
+        self._announcing = None
+        self._lanes.open(entries)
+        self._epoch += 1
+        self._listener.assigned(self._epoch, entries)
+        self._announced_at = time.time()
+        self._announced.set()
+
+    async def _positions(self, inner: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> list[Assigned]:
+        """Where each partition stands. What nobody has committed yet is committed as its start, so that it is pinned."""
+        if not partitions:
+            return []
+        starts, ends, *offsets = await asyncio.gather(
+            inner.beginning_offsets(partitions), inner.end_offsets(partitions), *map(inner.committed, partitions)
+        )
+        entries, first = [], {}
+        for partition, offset in zip(partitions, offsets, strict=True):
+            start, end = starts[partition], ends[partition]
+            if offset is None or offset > end:  # a new group; or the topic was deleted and made again
+                first[partition] = start
+            entries.append(Assigned(partition.partition, first.get(partition, offset), end, start))
+        if first:
+            await inner.commit(first)
+        for entry, partition in zip(entries, partitions, strict=True):
+            inner.seek(partition, max(entry.committed, entry.start))
+        return entries
+
+    # --- fetching ---
+
+    async def fetch(self, max_records: int, timeout: float, partitions: Collection[int] | None = None) -> list[Record]:
+        """See `Consumer.fetch`. Cancelling it loses nothing.
+
+        Raises:
+            Unavailable: another process has joined as this member, or the consumer was closed: no record will come again.
+        """
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + timeout
+        remaining = timeout
+        await self._drain(0.0)
+        while not (records := self._lanes.take(max_records, partitions)):
+            if self._replaced or self._closed:
+                raise Unavailable(self._why_ended())
+            if remaining <= 0:
+                return []
+            if self._announced.is_set():
+                await self._drain(remaining)
+            else:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._announced.wait(), remaining)
+            remaining = deadline - clock()
+        return records
+
+    def _why_ended(self) -> str:
+        if self._replaced:
+            return f"another process has joined {self._group} as {self._instance}: two workers have the same id"
+        return f"the consumer of {self._topic} is closed"
+
+    async def _drain(self, timeout: float) -> None:
+        """Move what aiokafka has fetched into the lanes; waits for some where there is none."""
+        inner = self._inner
+        if inner is None or not self._announced.is_set():
+            return
+        where = () if self._lanes.bytes < BUFFERED_BYTES else (NOWHERE,)
+        try:
+            if timeout == 0:
+                fetched = await inner.getmany(*where)
+            else:  # it ends by itself, except that it would wait out a rebalance that begins meanwhile
+                async with asyncio.timeout(timeout):
+                    fetched = await inner.getmany(*where, timeout_ms=timeout * 1000)
+        except TimeoutError:
+            return
+        except (KafkaError, OSError) as exc:
+            await self._failed(inner, exc, timeout)
+            return
+        for partition, records in fetched.items():
+            if partition.partition in self._lanes:
+                self._lanes.add(partition.partition, records)
+
+    async def _failed(self, inner: AIOKafkaConsumer, error: BaseException, timeout: float) -> None:
+        """What was drained together with an error is lost: fetch again from the lanes' tails."""
+        log.warning("fetching from %s failed: %r", self._topic, error)
+        if self._announced.is_set():
+            for number, lane in self._lanes:
+                with contextlib.suppress(IllegalStateError):
+                    inner.seek(TopicPartition(self._topic, number), lane.tail)
+        await asyncio.sleep(min(timeout, ERROR_PAUSE))
+
+    # --- offsets ---
+
+    def _end(self, number: int, end: int) -> int:
+        """The log's end as the last fetch told it; as it was at assignment before the first."""
+        told = self._inner.highwater(TopicPartition(self._topic, number)) if self._inner is not None else None
+        return max(told or 0, end)
+
+    def backlog(self) -> int:
+        """See `Consumer.backlog`."""
+        return sum(max(0, self._end(number, lane.end) - lane.position) for number, lane in self._lanes)
+
+    async def lag(self) -> int:
+        """See `Consumer.lag`. Without I/O while fetches are answered, which tells the log's end twice a second.
+
+        Raises:
+            Unavailable: the log's end is old and no broker tells it.
+        """
+        inner = self._inner
+        if inner is not None and self._announced.is_set() and self._silence(inner) > FRESH:
+            partitions = [TopicPartition(self._topic, number) for number, _ in self._lanes]
+            try:
+                ends = await inner.end_offsets(partitions)
+            except _TROUBLE as exc:
+                raise Unavailable(f"the end of {self._topic} cannot be read: {exc}") from None
+            for number, lane in self._lanes:
+                lane.end = max(lane.end, ends.get(TopicPartition(self._topic, number), 0))
+        return sum(max(0, self._end(number, lane.end) - lane.committed) for number, lane in self._lanes)
+
+    async def commit(self, offsets: Mapping[int, int]) -> None:
+        """See `Consumer.commit`."""
+        inner = self._inner
+        lanes = dict(self._lanes)
+        if inner is None or not self._announced.is_set() or not offsets.keys() <= lanes.keys():
+            raise Unavailable(f"partitions {sorted(offsets)} of {self._topic} are not this member's now")
+        try:
+            async with asyncio.timeout(COMMIT_TIMEOUT):
+                await inner.commit({TopicPartition(self._topic, number): offset for number, offset in offsets.items()})
+        except (*_TROUBLE, IllegalStateError) as exc:
+            raise Unavailable(f"offsets of {self._topic} were not committed: {exc or type(exc).__name__}") from None
+        for number, offset in offsets.items():
+            lanes[number].committed = offset
+
+
+class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]
+    """aiokafka's side of ownership."""
+
+    def __init__(self, consumer: KafkaConsumer, inner: AIOKafkaConsumer) -> None:
+        self._consumer = consumer
+        self._inner = inner
+
+    def on_partitions_revoked(self, revoked: Any) -> None:
+        """Called before every join, also the first.
+
+        aiokafka forgets its member id when the coordinator does not know it. Joining under the old one lets the coordinator
+        tell an evicted member (unknown: aiokafka then joins anew) from a replaced one (fenced: it must not steal back).
+        """
+        coordinator = self._inner._coordinator
+        if not coordinator.member_id:
+            coordinator.member_id = self._consumer.member
+        self._consumer._take_away()
+
+    def on_partitions_assigned(self, assigned: Any) -> None:
+        """Called after every join."""
+        self._consumer._given(self._inner, assigned)

@@ -1,0 +1,104 @@
+"""What a consumer has fetched and not yet handed out: one lane per owned partition, served in turn. Pure."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
+
+from protocol.ports import Assigned, Record
+
+
+class Lane:
+    """One partition.
+
+    Attributes:
+        records: fetched, in order; objects with aiokafka's record attributes.
+        position: the offset behind the last record handed out.
+        tail: the offset behind the last record fetched.
+        committed: the committed offset, as far as this member knows.
+        end: the log's end when it was assigned.
+    """
+
+    __slots__ = ("committed", "end", "position", "records", "tail")
+
+    def __init__(self, assigned: Assigned) -> None:
+        self.records: collections.deque[Any] = collections.deque()
+        self.position = self.tail = max(assigned.committed, assigned.start)
+        self.committed = assigned.committed
+        self.end = assigned.end
+
+
+@dataclasses.dataclass(slots=True)
+class Lanes:
+    """All owned partitions.
+
+    Attributes:
+        bytes: the values' size of all records that wait here.
+    """
+
+    bytes: int = 0
+    _lanes: dict[int, Lane] = dataclasses.field(default_factory=dict)
+    _turn: int = 0
+
+    def open(self, assigned: Iterable[Assigned]) -> None:
+        """Begin with these partitions, and nothing fetched."""
+        self._lanes = {entry.partition: Lane(entry) for entry in assigned}
+        self.bytes = 0
+
+    def close(self) -> list[int]:
+        """Throw everything away; returns the partitions that were open."""
+        partitions = list(self._lanes)
+        self.open(())
+        return partitions
+
+    def __iter__(self) -> Iterator[tuple[int, Lane]]:
+        return iter(self._lanes.items())
+
+    def __contains__(self, partition: int) -> bool:
+        return partition in self._lanes
+
+    def add(self, partition: int, records: Sequence[Any]) -> None:
+        """Records that follow the lane's tail."""
+        lane = self._lanes[partition]
+        lane.records.extend(records)
+        lane.tail = records[-1].offset + 1
+        self.bytes += sum(len(record.value or b"") for record in records)
+
+    def take(self, most: int, partitions: Collection[int] | None = None) -> list[Record]:
+        """At most so many records, in order within each partition; the partitions take turns at being first, and share alike.
+
+        By age instead of in turn, a producer whose clock is ahead would starve its partition under load.
+        """
+        waiting = [
+            (number, lane)
+            for number, lane in self._lanes.items()
+            if lane.records and (partitions is None or number in partitions)
+        ]
+        if not waiting:
+            return []
+        first = self._turn % len(waiting)
+        self._turn += 1
+        taken: list[Record] = []
+        order = waiting[first:] + waiting[:first]
+        for left, (number, lane) in enumerate(order):
+            self._move(number, lane, -(-(most - len(taken)) // (len(order) - left)), taken)
+        for number, lane in order:
+            self._move(number, lane, most - len(taken), taken)
+        return taken
+
+    def _move(self, number: int, lane: Lane, count: int, taken: list[Record]) -> None:
+        """Up to `count` records from the lane's head, in the port's form."""
+        records = lane.records
+        count = min(count, len(records))
+        if count == 0:
+            return
+        for _ in range(count):
+            record = records.popleft()
+            value = record.value or b""
+            self.bytes -= len(value)
+            taken.append(
+                Record(record.topic, number, record.offset, record.timestamp / 1000, value, record.headers, record.key)
+            )
+        lane.position = taken[-1].offset + 1

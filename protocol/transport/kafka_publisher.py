@@ -1,0 +1,236 @@
+"""The producing end: one idempotent producer, groups of records as ready-made batches.
+
+Invariants:
+- A group goes to one partition as one batch; only a group above `MAX_BATCH` is split, and then sent part by part.
+- The producer is replaced after any batch that was given up: aiokafka counts its sequence number as used, so that the
+  broker would refuse everything that follows on that partition (OUT_OF_ORDER_SEQUENCE_NUMBER, for ever).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+import tenacity
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import (
+    InvalidProducerEpoch,
+    KafkaError,
+    OutOfOrderSequenceNumber,
+    ProducerClosed,
+    ProducerFenced,
+    UnknownProducerId,
+)
+
+from protocol.codec import MAX_RECORD
+from protocol.errors import NotFound, TooLarge, Unavailable
+from protocol.ports import OutRecord, Published
+from protocol.transport.kafka_connection import MAX_BATCH, connection_options, partition_count, translated
+from protocol.transport.settings import TransportSettings
+
+log = logging.getLogger(__name__)
+
+PUBLISH_TIMEOUT: Final = 10.0
+"""Seconds after which a group that was not acknowledged counts as failed; the producer goes on trying to deliver it."""
+STOP_TIMEOUT: Final = 15.0
+LONGEST_PAUSE: Final = 2.0
+
+_UNNUMBERED: Final = (OutOfOrderSequenceNumber, UnknownProducerId, InvalidProducerEpoch, ProducerFenced, ProducerClosed)
+"""Not appended because the broker and this producer count differently: a new producer may send it again."""
+_TROUBLE: Final = (KafkaError, OSError, TimeoutError)
+
+
+class Publisher:
+    """Sends groups of records; comes back after whatever happened to its producer."""
+
+    def __init__(self, settings: TransportSettings) -> None:
+        self._settings = settings
+        self._producer: AIOKafkaProducer | None = None
+        self._starting: asyncio.Task[AIOKafkaProducer] | None = None
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._partitions: dict[str, int] = {}
+        self._turns: dict[str, int] = {}
+        self._closed = False
+
+    async def open(self) -> None:
+        """Connect, with retries and jitter.
+
+        Raises:
+            Unavailable: no broker answered within the connect timeout.
+        """
+        self._closed = False
+        limit = self._settings.connect_timeout
+        try:
+            async with asyncio.timeout(limit):
+                async for attempt in tenacity.AsyncRetrying(
+                    retry=tenacity.retry_if_exception_type(_TROUBLE),
+                    wait=tenacity.wait_random_exponential(multiplier=0.1, max=LONGEST_PAUSE),
+                    reraise=True,
+                ):
+                    with attempt:
+                        await self.producer()
+        except TimeoutError:
+            raise Unavailable(f"Kafka at {self._settings.kafka} did not answer within {limit:g} s") from None
+
+    async def close(self) -> None:
+        """Send what is buffered and disconnect."""
+        self._closed = True
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.wait([self._starting])
+        if self._producer is not None:
+            self._retire(self._producer)
+        if self._retiring:
+            await asyncio.wait(self._retiring)
+
+    async def producer(self) -> AIOKafkaProducer:
+        """The running producer; whoever finds none waits for the same new one.
+
+        Raises:
+            KafkaError, OSError, TimeoutError: no broker answers.
+        """
+        if self._producer is not None:
+            return self._producer
+        if self._closed:
+            raise ProducerClosed
+        if self._starting is None:
+            self._starting = asyncio.get_running_loop().create_task(self._start())
+            self._starting.add_done_callback(self._started)
+        return await asyncio.shield(self._starting)
+
+    async def _start(self) -> AIOKafkaProducer:
+        producer = AIOKafkaProducer(
+            acks="all",
+            enable_idempotence=True,
+            linger_ms=0,
+            max_batch_size=MAX_BATCH,
+            max_request_size=MAX_BATCH,
+            **connection_options(self._settings),
+        )
+        try:
+            async with asyncio.timeout(PUBLISH_TIMEOUT):
+                await producer.start()
+        except BaseException:
+            await _stop(producer)
+            raise
+        producer.client.cluster.add_listener(lambda _cluster: self._partitions.clear())
+        self._partitions.clear()
+        self._producer = producer
+        return producer
+
+    def _started(self, starting: asyncio.Task[AIOKafkaProducer]) -> None:
+        self._starting = None
+        if not starting.cancelled():
+            starting.exception()  # seen, also where every caller has gone away
+
+    def _retire(self, producer: AIOKafkaProducer) -> None:
+        """Let it deliver what it holds, in the background; the next call starts a new one."""
+        if self._producer is producer:
+            self._producer = None
+            task = asyncio.get_running_loop().create_task(_stop(producer))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+
+    async def partitions(self, topic: str) -> int:
+        """How many partitions the topic has.
+
+        Raises:
+            NotFound: there is no such topic.
+            Unavailable: no broker tells.
+        """
+        where = f"topic {topic} at {self._settings.kafka}"
+        try:
+            async with asyncio.timeout(PUBLISH_TIMEOUT):
+                producer = await self.producer()
+                known = producer.client.cluster.partitions_for_topic(topic)
+                if known is None and await partition_count(producer.client, topic):
+                    known = await producer.partitions_for(topic)
+        except _TROUBLE as exc:
+            raise translated(exc, where) from None
+        if not known:
+            raise NotFound(f"{where}: there is no such topic")
+        self._partitions[topic] = len(known)
+        return len(known)
+
+    async def publish(self, topic: str, records: Sequence[OutRecord], partition: int | None) -> Published:
+        """See `Bus.publish`."""
+        count = self._partitions.get(topic) or await self.partitions(topic)
+        if partition is None:
+            turn = self._turns.get(topic, 0)
+            self._turns[topic] = turn + 1
+            partition = turn % count
+        elif not 0 <= partition < count:
+            raise NotFound(f"topic {topic} has partitions 0 to {count - 1}, not {partition}")
+        try:
+            async with asyncio.timeout(PUBLISH_TIMEOUT):
+                try:
+                    return await self._deliver(topic, records, partition)
+                except _UNNUMBERED as exc:
+                    log.warning("the producer to %s is replaced: %r", topic, exc)
+                    return await self._deliver(topic, records, partition)
+        except _TROUBLE as exc:
+            self._partitions.pop(topic, None)
+            raise translated(exc, f"publishing to {topic} at {self._settings.kafka}") from None
+
+    async def _deliver(self, topic: str, records: Sequence[OutRecord], partition: int) -> Published:
+        """Send the group's batches one after the other; nearly always it is one."""
+        producer = self._producer or await self.producer()
+        first: Published | None = None
+        for batch, stamp in _batches(producer, records):
+            told = await self._send(producer, batch, topic, partition)
+            if told.offset < 0:
+                raise KafkaError("acknowledged as a duplicate whose place the broker no longer knows")
+            if first is None:
+                appended = told.timestamp is not None and told.timestamp >= 0  # LogAppendTime
+                first = Published(topic, partition, told.offset, (told.timestamp if appended else stamp) / 1000)
+        assert first is not None, "publish needs a record"
+        return first
+
+    async def _send(self, producer: AIOKafkaProducer, batch: Any, topic: str, partition: int) -> Any:
+        """Queue a batch and wait for its acknowledgement."""
+        delivery = await producer.send_batch(batch, topic, partition=partition)
+        try:
+            return await delivery
+        except KafkaError:
+            self._retire(producer)
+            raise
+
+
+async def _stop(producer: AIOKafkaProducer) -> None:
+    with contextlib.suppress(*_TROUBLE):
+        async with asyncio.timeout(STOP_TIMEOUT):
+            await producer.stop()
+            return
+    # It would try for ever to deliver what it holds: give that up, and disconnect.
+    with contextlib.suppress(*_TROUBLE):
+        producer._message_accumulator.fail_all(ProducerClosed())
+        await producer._sender.close()
+        await producer.client.close()
+
+
+def _batches(producer: AIOKafkaProducer, records: Sequence[OutRecord]) -> list[tuple[Any, int]]:
+    """The group as one batch, with its first record's time in milliseconds; as several where it is above `MAX_BATCH`.
+
+    Raises:
+        TooLarge: a record is above the limit; nothing was sent.
+    """
+    now = int(time.time() * 1000)
+    done: list[tuple[Any, int]] = []
+    batch = None
+    for record in records:
+        size = len(record.value)
+        if size > MAX_RECORD:
+            raise TooLarge(f"a record of {size} bytes is above the limit of {MAX_RECORD}")
+        stamp = round(record.timestamp * 1000) or now
+        headers = record.headers if type(record.headers) is list else [*record.headers]
+        if batch is None or not batch.append(timestamp=stamp, key=record.key, value=record.value, headers=headers):
+            batch = producer.create_batch()
+            batch.append(timestamp=stamp, key=record.key, value=record.value, headers=headers)
+            done.append((batch, stamp))
+            if batch.size() > MAX_BATCH:
+                raise TooLarge(f"a record of {batch.size()} bytes with its headers is above the limit of {MAX_BATCH}")
+    return done

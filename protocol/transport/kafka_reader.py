@@ -1,0 +1,94 @@
+"""Reading without a group: one record by its offset, or a small topic from its start for ever."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import LeaderNotAvailableError, NoError, OffsetOutOfRangeError, for_code
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.record.memory_records import MemoryRecords
+
+from protocol.ports import Record
+from protocol.transport.kafka_connection import MAX_BATCH, connection_options, consumer_limits
+from protocol.transport.settings import TransportSettings
+
+POLL: Final = 5.0
+ONE_BATCH: Final = 1
+"""Bytes asked for: a broker always sends the first batch whole, and then no more than that."""
+
+
+async def fetch_one(client: AIOKafkaClient, place: TopicPartition, offset: int) -> Record | None:
+    """The record at this offset, or None where the log has none there.
+
+    Raises:
+        KafkaError: the partition's leader cannot be asked.
+    """
+    leader = client.cluster.leader_for_partition(place)
+    if leader is None or leader == -1:
+        raise LeaderNotAvailableError(place)
+    asked = [(place.topic, [(place.partition, offset, ONE_BATCH)])]
+    response = await client.send(leader, FetchRequest(0, 0, MAX_BATCH, 0, asked))
+    ((_, ((_, code, *_, data),)),) = response.topics
+    error = for_code(code)
+    if error is OffsetOutOfRangeError:
+        return None
+    if error is not NoError:
+        raise error(place)
+    batches = MemoryRecords(data)
+    while batches.has_next():
+        for record in batches.next_batch():
+            if record.offset == offset:
+                return _record(place.topic, place.partition, record)
+    return None
+
+
+def _record(topic: str, partition: int, record: Any) -> Record:
+    return Record(
+        topic, partition, record.offset, record.timestamp / 1000, record.value or b"", record.headers, record.key
+    )
+
+
+class Follower:
+    """Where the reading of one topic stands, across reconnections."""
+
+    def __init__(self, settings: TransportSettings, topic: str, partitions: int) -> None:
+        self._settings = settings
+        self._places = [TopicPartition(topic, number) for number in range(partitions)]
+        self._next: dict[TopicPartition, int] = {}
+        self._caught_up = False
+
+    async def read(self) -> AsyncGenerator[Sequence[Record], None]:
+        """What comes, until the connection is lost; an empty list once, where the log ended when reading began.
+
+        Raises:
+            KafkaError, OSError, TimeoutError: begin again; it goes on where it was.
+        """
+        consumer = AIOKafkaConsumer(**consumer_limits(self._settings), **connection_options(self._settings))
+        try:
+            await consumer.start()
+            consumer.assign(self._places)
+            starts = await consumer.beginning_offsets(self._places)
+            ends = await consumer.end_offsets(self._places)
+            for place in self._places:
+                consumer.seek(place, max(self._next.get(place, 0), starts[place]))
+            while True:
+                if not self._caught_up and await self._at_end(consumer, ends):
+                    self._caught_up = True
+                    yield []
+                fetched = await consumer.getmany(timeout_ms=POLL * 1000)
+                for place, records in fetched.items():
+                    self._next[place] = records[-1].offset + 1
+                if records := [_record(place.topic, place.partition, r) for place, got in fetched.items() for r in got]:
+                    yield records
+        finally:
+            await consumer.stop()
+
+    async def _at_end(self, consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> bool:
+        """By position: the last records before the end may have been compacted away."""
+        for place in self._places:
+            if await consumer.position(place) < ends[place]:
+                return False
+        return True

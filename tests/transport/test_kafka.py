@@ -1,0 +1,52 @@
+"""The contract of the bus, on a real broker."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from protocol.transport.kafka import KafkaBus
+from protocol.transport.settings import TransportSettings
+from tests.transport import contract_bus
+
+
+class KafkaSite(contract_bus.Site):
+    """A broker and a prefix."""
+
+    session_timeout = 3.0
+    patience = 30.0
+
+    def __init__(self, bootstrap: str, prefix: str) -> None:
+        self.bootstrap = bootstrap
+        self.prefix = prefix
+        self.buses: list[KafkaBus] = []
+
+    async def connect(self) -> KafkaBus:
+        settings = TransportSettings(
+            kafka=self.bootstrap,
+            redis="redis://unused",
+            prefix=self.prefix,
+            session_timeout=self.session_timeout,
+            connect_timeout=10.0,
+        )
+        bus = KafkaBus(settings)
+        self.buses.append(bus)
+        await bus.open()
+        return bus
+
+    def topic(self, name: str) -> str:
+        return f"{self.prefix}.{name}"
+
+    async def close(self) -> None:
+        for bus in self.buses:
+            await bus.close()
+
+
+@pytest.mark.servers
+class TestKafkaBus(contract_bus.BusContract):
+    @pytest.fixture
+    async def site(self, kafka_bootstrap: str, prefix: str) -> AsyncIterator[KafkaSite]:
+        site = KafkaSite(kafka_bootstrap, prefix)
+        yield site
+        await site.close()
