@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from pathlib import PurePosixPath
 from typing import Final
 
 from protocol.config_batching import DynamicBatching, QueuePolicy, TimeoutAction
@@ -183,6 +182,5 @@ def fits(dims: Sequence[int], expected: Sequence[int]) -> bool:
 
 def check_file_name(name: str, where: str) -> None:
     """Check that a file named by the configuration lies inside the model's folder; "" is no file."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name:
+    if name.startswith("/") or ".." in name.split("/") or "\\" in name:
         raise ConfigError(f"{where} is '{name}'; it must be a path inside the model's folder")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Sequence
-from pathlib import PurePosixPath
 from typing import Final
 
 from protocol.errors import ConfigError
@@ -46,7 +45,7 @@ FILE_BACKEND: Final[dict[str, str]] = {
 SILENT_BACKENDS: Final = frozenset({"pytorch", "identity"})
 """Backends whose model files say nothing about inputs and outputs: the configuration must."""
 
-SUFFIX_BACKEND: Final[dict[str, str]] = {PurePosixPath(name).suffix: backend for name, backend in FILE_BACKEND.items()}
+SUFFIX_BACKEND: Final[dict[str, str]] = {name.removeprefix("model"): backend for name, backend in FILE_BACKEND.items()}
 """The backend of a model file of any name, by its suffix."""
 
 REFUSED_PARAMETERS: Final[dict[str, str]] = {
@@ -115,7 +114,7 @@ def _platform_backend(config: ModelConfig) -> str:
 
 def _file_backend(config: ModelConfig, files: Collection[str]) -> str:
     if config.default_model_filename:
-        found = SUFFIX_BACKEND.get(PurePosixPath(config.default_model_filename).suffix, "")
+        found = SUFFIX_BACKEND.get(f".{config.default_model_filename.rpartition('.')[2]}", "")
     else:
         found = next((backend for name, backend in FILE_BACKEND.items() if name in files), "")
     suffix = config.name.partition(".")[2]
