@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import statistics
 import subprocess
 import sys
 import threading
@@ -49,6 +50,7 @@ class Plan:
         open_s: length of an open-loop point.
         batch_sizes: of the limit.
         limit_s: length of the limit at each batch size.
+        starts: how often each system is started to see how long it takes.
         idle: how many idle models to load on the fleet; 0 for none.
         soak_s: length of the soak at half the best rate; 0 for none.
     """
@@ -62,6 +64,7 @@ class Plan:
     open_s: float = 6.0
     batch_sizes: tuple[int, ...] = direct.BATCH_SIZES
     limit_s: float = 1.0
+    starts: int = 3
     idle: int = 100
     soak_s: float = 0.0
 
@@ -74,6 +77,7 @@ QUICK: Final = Plan(
     open_s=2.0,
     batch_sizes=(16, 32),
     limit_s=0.5,
+    starts=1,
     idle=0,
 )
 """About a minute: enough to see a regression, too short to publish."""
@@ -112,10 +116,9 @@ class Bench:
 
     def _measure_system(self, name: str) -> None:
         first = self._plan.models[0]
+        server = self.results.servers[name] = self._measure_start(name)
         with SYSTEMS[name](self._repository, self._server_core, first, self._pools[first]) as system:
-            self._say(f"{name}: first answer after {system.first_answer_s:.2f} s")
-            server = ServerResult(system.first_answer_s, {"after the first answer": system.memory_mib()}, {})
-            self.results.servers[name] = server
+            server.memory_mib["all models loaded"] = system.memory_mib()
             for model in self._plan.models:
                 self._measure_limit(model)
                 server.models[model] = self._measure_model(system, model)
@@ -124,6 +127,18 @@ class Bench:
                 self.results.servers["queue"] = self._measure_queue(system, first)
             if self._plan.soak_s:
                 self._soak(system, first, server.models[first].best.rate / 2)
+
+    def _measure_start(self, name: str) -> ServerResult:
+        """With one small model: a framework's import would be most of the time and memory. The median of several starts."""
+        repository = models.write_repository(self._folder / "start", ["addsub"])
+        pool = payloads.build(models.MODELS["addsub"].inputs, 1)
+        times: list[float] = []
+        for _ in range(self._plan.starts):
+            with SYSTEMS[name](repository, self._server_core, "addsub", pool) as system:
+                times.append(system.first_answer_s)
+                memory = {"first answer, addsub alone": system.memory_mib()}
+        self._say(f"{name}: first answer after {statistics.median(times):.2f} s (of {len(times)} starts)")
+        return ServerResult(statistics.median(times), memory, {})
 
     def _measure_limit(self, model: str) -> None:
         """In a process of its own, on the servers' core, while the servers idle."""
