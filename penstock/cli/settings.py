@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,3 +29,9 @@ def transport_settings(data_dir: Path | None = None, fsync: bool = False, **flag
     names = ("kafka", "redis", "prefix", "session_timeout", "result_ttl", "connect_timeout")
     chosen = {name: flags[name] for name in names if flags.get(name) is not None}
     return TransportSettings(data_dir=data_dir, fsync=fsync, kafka_security=security, **chosen)
+
+
+def chosen(kind: type[Any], flags: dict[str, Any]) -> dict[str, Any]:
+    """Those of the flags that are fields of the settings type, as its constructor takes them."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {name: value for name, value in flags.items() if name in names and value is not None}

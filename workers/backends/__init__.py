@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from importlib.metadata import entry_points
 from typing import Final
 
@@ -19,7 +20,8 @@ _OURS: Final = {
 }
 """Also found where the package is not installed; an entry point of the same name replaces one."""
 
-_EXTRAS: Final = {"onnxruntime": "onnx", "pytorch": "torch", "tensorrt": "tensorrt"}
+_EXTRAS: Final = {"onnxruntime": ("onnxruntime", "onnx"), "pytorch": ("torch", "torch")}
+"""The module that a backend of ours imports when it loads a model, and the extra that brings it."""
 
 
 def installed() -> dict[str, str]:
@@ -36,10 +38,12 @@ def load_backend(name: str) -> Backend:
     known = installed()
     if name not in known:
         raise ConfigError(f"there is no backend '{name}'; installed are {', '.join(sorted(known))}")
-    module, _, attribute = known[name].partition(":")
+    module, extra = _EXTRAS.get(name, ("", ""))
+    if module and importlib.util.find_spec(module) is None:
+        raise ConfigError(f"backend '{name}' needs {module}, which is not installed: pip install 'penstock[{extra}]'")
+    where, _, attribute = known[name].partition(":")
     try:
-        backend: Backend = getattr(importlib.import_module(module), attribute)()
+        backend: Backend = getattr(importlib.import_module(where), attribute)()
     except ImportError as exc:
-        extra = f"; install it with: pip install 'penstock[{_EXTRAS[name]}]'" if name in _EXTRAS else ""
-        raise ConfigError(f"backend '{name}' cannot be imported: {exc}{extra}") from exc
+        raise ConfigError(f"backend '{name}' cannot be imported: {exc}") from exc
     return backend

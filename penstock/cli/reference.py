@@ -1,0 +1,63 @@
+"""Writes docs/configuration.md from the commands themselves, so that it cannot drift: `python -m penstock.cli.reference`."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from penstock.cli import COMMANDS
+from protocol.config_fields import FIELDS
+
+_HEAD = """\
+# Configuration
+
+Written by `python -m penstock.cli.reference`; a test compares. Flags beat environment variables, which beat defaults.
+"""
+
+
+def page() -> str:
+    """The whole page, as Markdown."""
+    sections = [_HEAD]
+    for name, summary in COMMANDS.items():
+        command = importlib.import_module(f"penstock.cli.{name}").command
+        sections.append(f"## penstock {name}\n\n{summary}\n\n" + "\n".join(_flags(command)) + "\n")
+    sections.append("## config.pbtxt\n\n" + "\n".join(_fields()) + "\n")
+    return "\n".join(sections)
+
+
+def _flags(command: click.Command) -> Iterator[str]:
+    yield "| flag | environment variable | default | meaning |\n| --- | --- | --- | --- |"
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            names = ", ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
+            variable = f"`{parameter.envvar}`" if parameter.envvar else ""
+            yield f"| {names} | {variable} | {_default(parameter)} | {_cell(parameter.help or '')} |"
+        else:
+            yield f"| `{parameter.human_readable_name}` | | | argument |"
+
+
+def _default(option: click.Option) -> str:
+    value: Any = option.default
+    if value is None or value == "" or value == () or repr(value).startswith("Sentinel") or "UNSET" in repr(value):
+        return ""
+    return f"`{value}`"
+
+
+def _fields() -> Iterator[str]:
+    yield "Triton's fields. A field that is not supported is refused when the model is loaded, with the reason; none is ignored.\n"
+    yield "| field | | what this version does |\n| --- | --- | --- |"
+    for name, field in FIELDS.items():
+        yield f"| `{name}` | {field.support.value} | {_cell(field.why)} |"
+
+
+def _cell(text: str) -> str:
+    return inspect.cleandoc(text).replace("\n", " ").replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
