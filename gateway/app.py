@@ -1,0 +1,141 @@
+"""One gateway process, put together: transport and settings in, a serving gateway out."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import importlib.metadata
+import secrets
+import signal
+from collections.abc import Callable
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from gateway.claims import Claims
+from gateway.dispatcher import Dispatcher
+from gateway.metrics import GatewayMetrics
+from gateway.rest.server import HttpServer
+from gateway.service import Service
+from gateway.settings import GatewaySettings
+from gateway.upkeep import Upkeep
+from protocol.clock import Clock
+from protocol.errors import ConfigError, Unavailable
+from protocol.naming import Names
+from protocol.transport import Transport
+
+_log = structlog.get_logger("gateway")
+
+
+class Gateway:
+    """Calls in, answers out. Start it on an open transport, which stays the caller's to close.
+
+    Args:
+        settings: what it does.
+        transport: where requests go and answers come from.
+        names: of topics and channels.
+        clock: the fleet's; it is synchronised with the result store's.
+        registry: where its metrics are registered.
+
+    Attributes:
+        service: what doors call.
+        port: of HTTP, once started.
+        metrics_port: of Prometheus, once started; None where it serves none.
+    """
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        transport: Transport,
+        names: Names | None = None,
+        clock: Clock | None = None,
+        registry: CollectorRegistry | None = None,
+    ) -> None:
+        self.settings = dataclasses.replace(settings, gateway=settings.gateway or f"g{secrets.token_hex(8)}")
+        self._clock = clock or Clock()
+        self._transport = transport
+        self._names = names or Names()
+        self._metrics = GatewayMetrics(registry if registry is not None else CollectorRegistry())
+        self._stop_metrics: Callable[[], None] | None = None
+        self.metrics_port: int | None = None
+
+    @property
+    def port(self) -> int:
+        """The HTTP port that it listens on."""
+        return self._http.port
+
+    async def start(self) -> None:
+        """Listen for wake-ups, read the catalogue, then take calls.
+
+        Raises:
+            Unavailable: the result store or the broker does not answer.
+            ConfigError: a port cannot be listened on.
+        """
+        await self._clock.resync(self._transport.results.now)
+        self.service = Service(self.settings, self._transport, self._names, self._clock, self._metrics)
+        self._dispatcher = Dispatcher(self.service)
+        self._upkeep = Upkeep(self.service, self._dispatcher)
+        self._http = HttpServer(self.service, Claims(self.service), version())
+        await self._dispatcher.start()
+        await self._upkeep.start()
+        await self._http.start()
+        self._serve_metrics()
+        _log.info("gateway serves", host=self.settings.host, port=self.port, gateway=self.settings.gateway)
+
+    async def drain(self) -> None:
+        """Stop being ready, take no new connection, answer what is in flight; not longer than the drain grace."""
+        self.service.draining = True
+        _log.info("gateway drains", waiting=len(self.service.answers.pending))
+        await self._http.drain()
+
+    async def close(self) -> None:
+        """End; who still waits is answered 503."""
+        self.service.draining = True
+        self.service.answers.fail_all(
+            Unavailable("Server is stopping before the request was answered", retry_after=1.0)
+        )
+        await self._http.close()
+        await self._upkeep.close()
+        await self._dispatcher.close()
+        await self.service.close()
+        if self._stop_metrics is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._stop_metrics)
+
+    async def serve(self) -> None:
+        """Start, run until SIGTERM or SIGINT, then drain and close; a second signal ends the draining."""
+        loop = asyncio.get_running_loop()
+        asked = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, asked.set)
+        await self.start()
+        try:
+            await asked.wait()
+            asked.clear()
+            drained, insisted = loop.create_task(self.drain()), loop.create_task(asked.wait())
+            await asyncio.wait((drained, insisted), return_when=asyncio.FIRST_COMPLETED)
+            for task in (drained, insisted):
+                task.cancel()
+            await asyncio.gather(drained, insisted, return_exceptions=True)
+        finally:
+            await self.close()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def _serve_metrics(self) -> None:
+        port = self.settings.metrics_port
+        if port is None:
+            return
+        try:
+            self._stop_metrics, self.metrics_port = self._metrics.serve(self.settings.host, port)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot serve metrics on {self.settings.host}:{port}: {error}; choose another --metrics-port"
+            ) from None
+
+
+def version() -> str:
+    """The installed version of Penstock."""
+    try:
+        return importlib.metadata.version("penstock")
+    except importlib.metadata.PackageNotFoundError:
+        return "0"

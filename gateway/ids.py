@@ -1,0 +1,69 @@
+"""Names that a gateway gives: fleet ids, and trace contexts for callers that bring none."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from typing import Final
+
+from protocol.errors import InvalidArgument
+
+MAX_KEY: Final = 255
+"""Characters of an `Idempotency-Key`."""
+_POOL: Final = 512
+_TRACEPARENT: Final = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.{0,200})?\Z"
+)
+
+
+class Ids:
+    """Unguessable ids of 128 bits, as 32 hexadecimal digits; the operating system is asked for many at once."""
+
+    __slots__ = ("_pool",)
+
+    def __init__(self) -> None:
+        self._pool: list[str] = []
+
+    def __call__(self) -> str:
+        """A new id."""
+        if not self._pool:
+            digits = secrets.token_hex(16 * _POOL)
+            self._pool = [digits[at : at + 32] for at in range(0, len(digits), 32)]
+        return self._pool.pop()
+
+
+def keyed_id(principal: str, model: str, version: str, key: str) -> str:
+    """The fleet id of a call with an `Idempotency-Key`: the same on every gateway.
+
+    Args:
+        principal: who asks.
+        model: the model's name.
+        version: as it was asked for, "" where the caller left it open.
+        key: the header's value.
+
+    Raises:
+        InvalidArgument: the key is empty or too long.
+    """
+    if not 0 < len(key) <= MAX_KEY:
+        raise InvalidArgument(f"Idempotency-Key has {len(key)} characters; it must have 1 to {MAX_KEY}")
+    digest = hashlib.blake2b(digest_size=16, person=b"penstock-key")
+    for part in (principal, model, version, key):
+        raw = part.encode()
+        digest.update(len(raw).to_bytes(4, "big"))
+        digest.update(raw)
+    return digest.hexdigest()
+
+
+def fingerprint(body: bytes | bytearray | memoryview, header_length: str) -> str:
+    """A digest of a request's content: the same key with another one is refused."""
+    digest = hashlib.blake2b(header_length.encode(), digest_size=16, person=b"penstock-body")
+    digest.update(body)
+    return digest.hexdigest()
+
+
+def trace_context(given: str, fleet_id: str) -> str:
+    """The caller's W3C `traceparent` where it is one, else a new one whose trace id is the fleet id (not sampled)."""
+    if given and _TRACEPARENT.match(given):
+        return given
+    return f"00-{fleet_id}-{fleet_id[16:]}-00"

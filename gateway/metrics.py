@@ -1,0 +1,165 @@
+"""The gateway's metrics. Counting is plain integers; Prometheus' own objects are made when somebody scrapes.
+
+`nv_inference_*` are the workers' to count. Labels are only names that the catalogue knows, so strangers cannot add series.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+_SECONDS: Final = (
+    0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0,
+    30.0, 60.0,
+)  # fmt: skip
+_RECORDS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
+
+
+class Buckets:
+    """One histogram: how many observations were at most each bound, and their sum."""
+
+    __slots__ = ("_bounds", "_counts", "total")
+
+    def __init__(self, bounds: Sequence[float] = _SECONDS) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self._counts[bisect.bisect_left(self._bounds, value)] += 1
+        self.total += value
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """(upper bound, values up to it) in Prometheus' form."""
+        rows: list[tuple[str, float]] = []
+        count = 0
+        for bound, here in zip((*self._bounds, None), self._counts, strict=True):
+            count += here
+            rows.append(("+Inf" if bound is None else str(bound), float(count)))
+        return rows
+
+
+class Tally:
+    """Counts of one model version: answers by code ("OK" or an error's), and the time they took."""
+
+    __slots__ = ("codes", "seconds")
+
+    def __init__(self) -> None:
+        self.codes: dict[str, int] = {}
+        self.seconds = Buckets()
+
+    def count(self, code: str, seconds: float) -> None:
+        """One call was answered `seconds` after it had been read."""
+        codes = self.codes
+        codes[code] = codes.get(code, 0) + 1
+        self.seconds.observe(seconds)
+
+
+class GatewayMetrics(Collector):
+    """Everything a gateway counts; a collector of the given registry.
+
+    Attributes:
+        tallies: by (model, version).
+        refused: answers by code that never reached a model: unknown models, malformed bodies.
+        rejections: calls turned away by reason.
+        claims: keyed and asynchronous calls by what the store said.
+        cancellations: calls that nobody waited for any more.
+        publish_seconds, publish_records: per publish of a group.
+        wake_age: seconds between a worker's emit and the gateway's delivery.
+        swept: answers that a sweep found and no wake-up brought; must stay near 0.
+        restarts: background tasks that failed and were started again, by name.
+        inflight, queued_bytes, ready: read when scraped.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.tallies: dict[tuple[str, str], Tally] = {}
+        self.refused: dict[str, int] = {}
+        self.rejections: dict[str, int] = {}
+        self.claims: dict[str, int] = {}
+        self.restarts: dict[str, int] = {}
+        self.cancellations = 0
+        self.publish_seconds = Buckets()
+        self.publish_records = Buckets(_RECORDS)
+        self.wake_age = Buckets()
+        self.swept = 0
+        self.inflight: Callable[[], float] = lambda: 0
+        self.queued_bytes: Callable[[], float] = lambda: 0
+        self.ready: Callable[[], bool] = lambda: False
+        self._registry = registry
+        registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        """All families as they are now."""
+        yield from self._requests()
+        yield _counter(
+            "rejections", "Calls turned away before they were published, by reason.", "reason", self.rejections
+        )
+        yield _counter("claims", "Keyed and asynchronous calls, by what the result store said.", "state", self.claims)
+        yield _counter("task_restarts", "Background tasks that failed and were started again.", "task", self.restarts)
+        yield CounterMetricFamily(
+            "penstock_gateway_cancellations", "Calls cancelled by their caller or its disconnect.", self.cancellations
+        )
+        yield CounterMetricFamily(
+            "penstock_gateway_swept_answers", "Answers found by a sweep that no wake-up had brought.", self.swept
+        )
+        yield _histogram("publish_seconds", "Time until a group of records was acknowledged.", self.publish_seconds)
+        yield _histogram("publish_records", "Records per published group.", self.publish_records)
+        yield _histogram("wake_age_seconds", "Time from a worker's emit to the gateway's delivery.", self.wake_age)
+        yield GaugeMetricFamily("penstock_gateway_inflight", "Calls accepted and not yet answered.", self.inflight())
+        yield GaugeMetricFamily(
+            "penstock_gateway_queued_bytes", "Bytes that admission counts now.", self.queued_bytes()
+        )
+        yield GaugeMetricFamily("penstock_gateway_ready", "1 while /v2/health/ready answers 200.", float(self.ready()))
+
+    def _requests(self) -> Iterable[Metric]:
+        requests = CounterMetricFamily(
+            "penstock_gateway_requests", "Answered inference calls, by model version and code.",
+            labels=("model", "version", "code"),
+        )  # fmt: skip
+        seconds = HistogramMetricFamily(
+            "penstock_gateway_request_seconds",
+            "Time from a call's last byte to its answer.",
+            labels=("model", "version"),
+        )
+        for (model, version), tally in list(self.tallies.items()):
+            for code, count in list(tally.codes.items()):
+                requests.add_metric((model, version, code), count)
+            if tally.codes:
+                seconds.add_metric((model, version), tally.seconds.cumulative(), tally.seconds.total)
+        for code, count in list(self.refused.items()):
+            requests.add_metric(("", "", code), count)
+        return requests, seconds
+
+    def serve(self, host: str, port: int) -> tuple[Callable[[], None], int]:
+        """Serve `/metrics` of the whole registry from a thread; returns what stops it, and the port.
+
+        Raises:
+            OSError: the port is taken.
+        """
+        server, thread = start_http_server(port, host, self._registry)
+
+        def stop() -> None:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+        return stop, server.server_port
+
+
+def _counter(name: str, text: str, label: str, counts: dict[str, int]) -> Metric:
+    family = CounterMetricFamily(f"penstock_gateway_{name}", text, labels=(label,))
+    for key, count in list(counts.items()):
+        family.add_metric((key,), count)
+    return family
+
+
+def _histogram(name: str, text: str, buckets: Buckets) -> Metric:
+    family = HistogramMetricFamily(f"penstock_gateway_{name}", text)
+    family.add_metric((), buckets.cumulative(), buckets.total)
+    return family

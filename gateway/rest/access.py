@@ -1,0 +1,49 @@
+"""Who may call: one static API key, compared in constant time; without one everybody, who can only be on this machine. Pure."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from typing import Final
+
+from protocol.errors import Code, FleetError
+from protocol.messages import ANONYMOUS
+
+KEYED: Final = "key"
+"""The principal of a caller that showed the API key."""
+
+
+class Access:
+    """Turns a call's headers into its principal: "-" where there is no key to show, "key" for those who showed it."""
+
+    __slots__ = ("_key",)
+
+    def __init__(self, api_key: str) -> None:
+        self._key = api_key.encode()
+
+    @property
+    def open(self) -> bool:
+        """Whether nobody has to show anything."""
+        return not self._key
+
+    def principal(self, fields: Mapping[bytes, bytes]) -> str:
+        """Who is calling.
+
+        Args:
+            fields: headers by lower-case name.
+
+        Raises:
+            FleetError: UNAUTHENTICATED; the key is missing or wrong.
+        """
+        if not self._key:
+            return ANONYMOUS
+        shown = fields.get(b"x-api-key")
+        if shown is None:
+            scheme, _, value = fields.get(b"authorization", b"").partition(b" ")
+            shown = value.strip() if scheme.lower() == b"bearer" else b""
+        if not hmac.compare_digest(shown, self._key):
+            raise FleetError(
+                "the API key is missing or wrong: send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'",
+                code=Code.UNAUTHENTICATED,
+            )
+        return KEYED

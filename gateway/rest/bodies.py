@@ -1,0 +1,138 @@
+"""The infer route's bodies: from bytes and headers to tensors and back. Pure."""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from protocol import v2
+from protocol.errors import InvalidArgument
+from protocol.messages import InferReply, Timing
+from protocol.model_config import ModelConfig
+from protocol.tensors import ITEM_SIZE, Buffer, Tensor, check_size, element_count
+from protocol.v2 import InferBody, ReplyBody
+
+Binary = frozenset[str] | bool
+"""Which outputs a caller wants as raw bytes behind the JSON: by name, all, or none."""
+
+_LENGTH: Final = struct.Struct("<I")
+
+
+def header_length(raw: bytes | None) -> int | None:
+    """The number in `Inference-Header-Content-Length`.
+
+    Raises:
+        InvalidArgument: it is not one.
+    """
+    if raw is None:
+        return None
+    if not raw.isdigit() or len(raw) > 12:
+        raise InvalidArgument(f"Inference-Header-Content-Length must be a number of bytes, not {raw[:32]!r}")
+    return int(raw)
+
+
+def parse(body: Buffer | bytearray, length: int | None, config: ModelConfig) -> InferBody:
+    """The infer body, in whichever of the three forms its header length says.
+
+    Raises:
+        CodecError, InvalidArgument, Unsupported: naming what is wrong.
+    """
+    if length == 0:
+        return raw_binary(memoryview(body), config)
+    return v2.parse(memoryview(body), length)
+
+
+def raw_binary(body: memoryview, config: ModelConfig) -> InferBody:
+    """A body that is nothing but the single input's bytes.
+
+    Raises:
+        InvalidArgument: the model has several inputs, or its shape cannot be told from the number of bytes.
+    """
+    if len(config.inputs) != 1:
+        raise InvalidArgument(
+            f"a raw binary request needs a model with one input; '{config.name}' has {len(config.inputs)}"
+        )
+    spec = config.inputs[0]
+    dims = list(spec.dims)
+    if dims.count(-1) > 1:
+        raise InvalidArgument(
+            f"the shape of a raw binary request for '{config.name}' is not known: {dims} has several sizes open"
+        )
+    data: Buffer = body
+    if spec.datatype == "BYTES":
+        if any(size not in (-1, 1) for size in dims):
+            raise InvalidArgument(
+                f"a raw binary request for '{config.name}' can hold one BYTES element, its shape is {dims}"
+            )
+        data, dims = _LENGTH.pack(len(body)) + bytes(body), [1] * len(dims)
+    elif -1 in dims:
+        dims[dims.index(-1)] = _open_size(len(body), [size for size in dims if size != -1], spec.datatype, spec.name)
+    shape = (1, *dims) if config.batching else tuple(dims)
+    tensor = Tensor(spec.name, spec.datatype, shape, data)
+    check_size(tensor)
+    return InferBody("", (tensor,), (), {}, binary_default=True)
+
+
+def _open_size(size: int, others: list[int], datatype: str, name: str) -> int:
+    step = element_count(others) * ITEM_SIZE[datatype]
+    if size % step:
+        raise InvalidArgument(f"input byte size mismatch for input '{name}'. Expected a multiple of {step}, got {size}")
+    return size // step
+
+
+def wanted(body: InferBody) -> Binary:
+    """Which outputs the caller wants as raw bytes: a listed one says so itself, the default is for those not listed."""
+    if body.outputs:
+        return frozenset([output.name for output in body.outputs if output.binary]) or False
+    return body.binary_default
+
+
+def render(reply: InferReply, binary: Binary) -> ReplyBody:
+    """The V2 response of an answer with outputs.
+
+    Raises:
+        CodecError: an output has no JSON form and was not asked for as raw bytes.
+    """
+    names = frozenset([tensor.name for tensor in reply.outputs]) if binary is True else binary or _NONE
+    return v2.encode_reply(reply.model, reply.version, reply.label, reply.parameters, reply.outputs, names)
+
+
+def json_bytes(reply: InferReply, binary: Binary) -> int:
+    """Bytes of the tensors that `render` would write as JSON."""
+    if binary is True:
+        return 0
+    names = binary or _NONE
+    return sum([len(tensor.data) for tensor in reply.outputs if tensor.name not in names])
+
+
+_NONE: Final[frozenset[str]] = frozenset()
+_STAGES: Final = ("published", "fetched", "enqueued", "released", "compute_start", "compute_end", "emitted", "woken")
+_NAMES: Final = ("publish", "fetch", "enqueue", "release", "compute_start", "compute_end", "emit", "wake")
+_ALL: Final = (
+    b"publish=%d, fetch=%d, enqueue=%d, release=%d, compute_start=%d, compute_end=%d, emit=%d, wake=%d, rows=%d, requests=%d, "
+    b"attempt=%d, reason=%s"
+)
+
+
+def timing(stamps: Timing) -> bytes:
+    """The value of `Penstock-Timing`: a structured dictionary (RFC 8941) of microseconds since the gateway had read the request,
+    the batch's rows and requests, the attempt, and why the batch was released. What did not happen is left out."""
+    t0 = stamps.accepted
+    if stamps.released and stamps.emitted:
+        return _ALL % (
+            (stamps.published - t0) * 1e6, (stamps.fetched - t0) * 1e6, (stamps.enqueued - t0) * 1e6,
+            (stamps.released - t0) * 1e6, (stamps.compute_start - t0) * 1e6, (stamps.compute_end - t0) * 1e6,
+            (stamps.emitted - t0) * 1e6, (stamps.woken - t0) * 1e6, stamps.batch_rows, stamps.batch_requests, stamps.attempt,
+            _token(stamps.reason),
+        )  # fmt: skip
+    parts = [
+        b"%s=%d" % (name.encode(), (getattr(stamps, stage) - t0) * 1e6)
+        for name, stage in zip(_NAMES, _STAGES, strict=True)
+        if getattr(stamps, stage) and t0
+    ]
+    return b", ".join(parts)
+
+
+def _token(text: str) -> bytes:
+    """The text as a token that can stand in a header; it comes from a worker."""
+    return text.encode() if text.isidentifier() and text.isascii() else b"other"

@@ -1,0 +1,48 @@
+"""What each error is in HTTP: one table. Nothing below this door knows a status number. Pure."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import orjson
+
+from protocol.errors import Code, FleetError
+
+STATUS: Final[dict[Code, int]] = {
+    Code.INVALID_ARGUMENT: 400,
+    Code.UNAUTHENTICATED: 401,
+    Code.NOT_FOUND: 404,
+    Code.ALREADY_EXISTS: 409,
+    Code.GONE: 410,
+    Code.TOO_LARGE: 413,
+    Code.KEY_REUSED: 422,
+    Code.EXHAUSTED: 429,
+    Code.CANCELLED: 499,
+    Code.MODEL_FAILED: 500,
+    Code.INTERNAL: 500,
+    Code.UNSUPPORTED: 501,
+    Code.UNAVAILABLE: 503,
+    Code.DEADLINE_EXCEEDED: 504,
+}
+"""499 is nginx's "client closed request" and what gRPC's CANCELLED is over HTTP; Triton says 400, which blames the request."""
+
+_RETRY_AFTER: Final = {Code.EXHAUSTED: 1.0, Code.UNAVAILABLE: 1.0}
+
+
+def error_body(message: str) -> bytes:
+    """The JSON body of every error."""
+    return orjson.dumps({"error": message})
+
+
+def error_headers(error: FleetError) -> list[tuple[str, str]]:
+    """What a caller should know besides status and message."""
+    headers: list[tuple[str, str]] = []
+    seconds = error.retry_after if error.retry_after is not None else _RETRY_AFTER.get(error.code)
+    if seconds is not None:
+        headers.append(("retry-after", str(max(1, math.ceil(seconds)))))
+    if error.code is Code.UNAUTHENTICATED:
+        headers.append(("www-authenticate", 'Bearer realm="penstock"'))
+    if error.code is Code.UNSUPPORTED and "compression" in error.message:
+        headers.append(("accept-encoding", "gzip, deflate"))
+    return headers

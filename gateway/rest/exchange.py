@@ -1,0 +1,103 @@
+"""One infer request and its response, between a connection and the door that takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from gateway.pending import Call
+from gateway.rest.bodies import Binary
+from protocol.messages import ANONYMOUS
+from protocol.tensors import Buffer
+
+
+class Line(Protocol):
+    """The connection that an exchange is on."""
+
+    def respond(self, exchange: Exchange, status: int, head: bytes, parts: Sequence[Buffer], *, close: bool) -> None:
+        """Write an exchange's response and let the next request have its turn."""
+
+
+class Exchange:
+    """One infer request and its response on a connection; what uvicorn calls a cycle.
+
+    Attributes:
+        model, version: of the URL; version is "" where it names none.
+        fields: headers by lower-case name; of repeated ones the last.
+        body: what was read of it.
+        complete: all of the request was read.
+        started: it is its turn on this connection.
+        response_complete: nothing more is sent for it.
+        disconnected: the client has gone.
+        id: its fleet id, "" until it has one.
+        accepted: when all of it was read, on the fleet's clock.
+        call: the waiting call, None before and after.
+        binary: which outputs its caller wants as raw bytes.
+        reserved: bytes that admission holds for its body.
+    """
+
+    __slots__ = (
+        "accepted", "binary", "body", "call", "complete", "connection", "disconnected", "expects", "fields", "id", "keep_alive",
+        "model", "principal", "reserved", "response_complete", "started", "version",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        connection: Line,
+        model: str,
+        version: str,
+        fields: dict[bytes, bytes],
+        *,
+        keep_alive: bool,
+        expects: bool,
+    ) -> None:
+        self.connection = connection
+        self.model = model
+        self.version = version
+        self.fields = fields
+        self.keep_alive = keep_alive
+        self.expects = expects
+        self.body: bytes | bytearray = b""
+        self.complete = False
+        self.started = False
+        self.response_complete = False
+        self.disconnected = False
+        self.id = ""
+        self.principal = ANONYMOUS
+        self.accepted = 0.0
+        self.call: Call | None = None
+        self.binary: Binary = False
+        self.reserved = 0
+
+    def send(self, status: int, head: bytes, parts: Sequence[Buffer], *, close: bool = False) -> None:
+        """Write the whole response, once; nothing happens where the client has gone.
+
+        Args:
+            status: HTTP status.
+            head: header lines, each with its CRLF, without date, length and connection.
+            parts: the body.
+            close: end the connection after it.
+        """
+        if self.response_complete or self.disconnected:
+            return
+        self.response_complete = True
+        self.connection.respond(self, status, head, parts, close=close)
+
+
+class Door(Protocol):
+    """Who takes infer requests."""
+
+    def route(self, url: bytes) -> tuple[str, str] | None:
+        """(model, version) of an infer URL, None for any other."""
+
+    def begin(self, exchange: Exchange) -> None:
+        """The headers are there and it is its turn; may answer at once."""
+
+    def grow(self, exchange: Exchange) -> None:
+        """More of a large body was read; may answer at once."""
+
+    def handle(self, exchange: Exchange) -> None:
+        """All of the request is there; answer now or later."""
+
+    def lost(self, exchange: Exchange) -> None:
+        """It will not be answered by the door: the client has gone, or the rest of the request is not HTTP."""

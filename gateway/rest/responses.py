@@ -1,0 +1,152 @@
+"""An exchange's response: an answer, a 202, or an error, written once whatever goes wrong.
+
+Invariant: every response carries `Penstock-Request-Id`, and no caller ever sees a stack trace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any, Final
+
+import structlog
+
+from gateway.rest import bodies, compression
+from gateway.rest.connection import JSON_TYPE
+from gateway.rest.errors import STATUS, error_body, error_headers
+from gateway.rest.exchange import Exchange
+from gateway.rest.json_process import JsonProcess
+from gateway.service import Service
+from protocol.errors import FleetError, TooLarge
+from protocol.messages import InferReply
+from protocol.tensors import Buffer
+from protocol.v2 import ReplyBody
+
+THREAD_FROM: Final = 64 * 1024
+"""Bodies of this size are compressed and decompressed in a thread, where zlib lets go of the interpreter's lock."""
+_TEXT_PER_BYTE: Final = 4
+"""JSON that a byte of a tensor becomes, about."""
+_RAW_TYPE: Final = b"content-type: application/octet-stream\r\n"
+
+_log = structlog.get_logger("gateway.rest")
+
+
+class Responses:
+    """Writes responses; what takes long is done beside the event loop's direct way."""
+
+    def __init__(self, service: Service, json: JsonProcess) -> None:
+        self._service = service
+        self._json = json
+        self._offload_bytes = service.settings.json_offload_bytes
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Wait for what is still being worked on."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def spawn(self, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
+        """Work on an exchange in a task; whatever it raises becomes the response."""
+        task = self._loop.create_task(self._guard(exchange, work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def answer(self, exchange: Exchange, reply: InferReply) -> None:
+        """The response of an answer; a large or compressed one leaves the direct way."""
+        if exchange.disconnected:
+            return
+        try:
+            failure = reply.failure
+            if failure is not None:
+                form = _form_of(failure.error())
+                self._write(exchange, STATUS[failure.code], (error_body(failure.message),), reply, form)
+            elif bodies.json_bytes(reply, exchange.binary) * _TEXT_PER_BYTE > self._offload_bytes:
+                self.spawn(exchange, self._answer_large(exchange, reply))
+            else:
+                self._encode(exchange, reply, bodies.render(reply, exchange.binary))
+        except FleetError as error:
+            self.refuse(exchange, error)
+        except Exception:
+            self.broken(exchange)
+
+    def accepted(self, exchange: Exchange, token: str) -> None:
+        """202: where to ask for the answer."""
+        request_id, location = exchange.id.encode(), b"/v2/requests/" + token.encode()
+        head = b"%blocation: %b\r\npreference-applied: respond-async\r\npenstock-request-id: %b\r\n" % (
+            JSON_TYPE, location, request_id,
+        )  # fmt: skip
+        exchange.send(202, head, (b'{"id":"%b","state":"queued","location":"%b"}' % (request_id, location),))
+
+    def refuse(self, exchange: Exchange, error: FleetError) -> None:
+        """The response to a request that was not taken."""
+        self._service.count_refusal(error)
+        self.release(exchange)
+        exchange.id = exchange.id or self._service.new_id()
+        head = b"%bpenstock-request-id: %b\r\n" % (_form_of(error), exchange.id.encode())
+        unread = isinstance(error, TooLarge) and not exchange.complete
+        exchange.send(STATUS[error.code], head, (error_body(error.message),), close=unread)
+
+    def broken(self, exchange: Exchange) -> None:
+        """A fault of ours: the log has the trace, the caller an id to name it by."""
+        exchange.id = exchange.id or self._service.new_id()
+        _log.exception("a request failed inside the gateway", request_id=exchange.id, model=exchange.model)
+        self.refuse(
+            exchange, FleetError("internal error in the gateway; its log has the details under this request's id")
+        )
+
+    def release(self, exchange: Exchange) -> None:
+        """The exchange's body is not needed any more."""
+        exchange.body = b""
+        if exchange.reserved:
+            self._service.admission.release(exchange.reserved)
+            exchange.reserved = 0
+
+    async def _guard(self, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except FleetError as error:
+            self.refuse(exchange, error)
+        except Exception:
+            self.broken(exchange)
+
+    async def _answer_large(self, exchange: Exchange, reply: InferReply) -> None:
+        self._encode(exchange, reply, await self._json.render(reply, exchange.binary))
+
+    def _encode(self, exchange: Exchange, reply: InferReply, body: ReplyBody) -> None:
+        accept = exchange.fields.get(b"accept-encoding")
+        if accept is not None:
+            size = sum([len(part) for part in body.parts])
+            encoding = compression.choose(accept.decode("latin-1")) if size >= compression.COMPRESS_FROM else ""
+            if encoding and size >= THREAD_FROM:
+                self.spawn(exchange, self._compress(exchange, reply, body, encoding))
+                return
+            if encoding:
+                packed = compression.compress(body.parts, encoding)
+                self._write(exchange, 200, (packed,), reply, _form(body, encoding))
+                return
+        self._write(exchange, 200, body.parts, reply, _form(body))
+
+    async def _compress(self, exchange: Exchange, reply: InferReply, body: ReplyBody, encoding: str) -> None:
+        packed = await self._loop.run_in_executor(None, compression.compress, body.parts, encoding)
+        self._write(exchange, 200, (packed,), reply, _form(body, encoding))
+
+    def _write(self, exchange: Exchange, status: int, parts: Sequence[Buffer], reply: InferReply, form: bytes) -> None:
+        head = b"%bpenstock-request-id: %b\r\npenstock-timing: %b\r\n" % (
+            form, exchange.id.encode(), bodies.timing(reply.timing),
+        )  # fmt: skip
+        exchange.send(status, head, parts)
+
+
+def _form_of(error: FleetError) -> bytes:
+    lines = [b"%b: %b\r\n" % (name.encode(), value.encode()) for name, value in error_headers(error)]
+    return b"".join((JSON_TYPE, *lines))
+
+
+def _form(body: ReplyBody, encoding: str = "") -> bytes:
+    """The header lines that say how a body is to be read."""
+    if body.header_length is None:
+        lines = JSON_TYPE
+    else:
+        lines = b"%binference-header-content-length: %d\r\n" % (_RAW_TYPE, body.header_length)
+    return b"%bcontent-encoding: %b\r\n" % (lines, encoding.encode()) if encoding else lines

@@ -1,0 +1,120 @@
+"""What a gateway does all the time beside answering: follow the catalogue, sweep, look whether the fleet is well.
+
+Invariant: each of these runs in its own task that is started again when it fails, and readiness knows of all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from gateway.dispatcher import Dispatcher
+from gateway.service import Service
+from protocol.errors import FleetError
+
+_SWEEP_EVERY: Final = 0.1
+_LOOK_EVERY: Final = 1.0
+_RESYNC_EVERY: Final = 10
+_RESTART_AFTER: Final = 0.2
+_RESTART_AT_MOST: Final = 5.0
+
+_log = structlog.get_logger("gateway.upkeep")
+
+
+class Upkeep:
+    """The background tasks of one gateway."""
+
+    def __init__(self, service: Service, dispatcher: Dispatcher) -> None:
+        self._service = service
+        self._dispatcher = dispatcher
+        self._caught_up = asyncio.Event()
+        self._failed: dict[str, str] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Start everything; returns when the catalogue has been read and health is known."""
+        loop = asyncio.get_running_loop()
+        work: dict[str, Callable[[], Awaitable[None]]] = {
+            "catalogue": self._follow,
+            "sweep": self._sweep,
+            "health": self._health,
+        }
+        self._tasks = [loop.create_task(self._forever(name, run), name=f"gateway-{name}") for name, run in work.items()]
+        await self._caught_up.wait()
+        await self._examine()
+
+    async def close(self) -> None:
+        """Stop everything."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _forever(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        pause = _RESTART_AFTER
+        while True:
+            started = asyncio.get_running_loop().time()
+            try:
+                await run()
+                problem = "it ended"
+            except FleetError as error:
+                problem = error.message
+                _log.warning("background task failed", task=name, error=problem)
+            except Exception as error:
+                problem = repr(error)
+                _log.exception("background task failed", task=name)
+            restarts = self._service.metrics.restarts
+            restarts[name] = restarts.get(name, 0) + 1
+            self._failed[name] = problem
+            long_ago = asyncio.get_running_loop().time() - started > _RESTART_AT_MOST
+            pause = _RESTART_AFTER if long_ago else min(2 * pause, _RESTART_AT_MOST)
+            await asyncio.sleep(pause)
+
+    async def _follow(self) -> None:
+        service = self._service
+        topic = service.names.catalogue_topic
+        await service.transport.bus.ensure_topic(topic, 1, compacted=True)
+        async for records in service.transport.bus.follow(topic):
+            for problem in service.catalogue.read(records):
+                _log.warning("announcement cannot be read", error=problem)
+            if not records:
+                self._caught_up.set()
+                self._failed.pop("catalogue", None)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_EVERY)
+            await self._dispatcher.sweep()
+            await self._dispatcher.trim()
+            self._failed.pop("sweep", None)
+
+    async def _health(self) -> None:
+        turn = 0
+        while True:
+            await asyncio.sleep(_LOOK_EVERY)
+            turn += 1
+            if turn % _RESYNC_EVERY == 0:
+                await self._service.clock.resync(self._service.transport.results.now)
+            await self._examine()
+            self._failed.pop("health", None)
+
+    async def _examine(self) -> None:
+        """Set what the service says of its readiness, and what it knows of workers and room."""
+        service, transport = self._service, self._service.transport
+        service.admission.measure(service.clock())
+        service.not_ready = await self._problem()
+        if not service.not_ready:
+            service.fill = await transport.results.fill()
+            since = service.clock() - service.settings.worker_timeout
+            service.catalogue.seen(await transport.directory.workers(), since)
+
+    async def _problem(self) -> str:
+        if not self._caught_up.is_set():
+            return "the catalogue has not been read"
+        if not await self._service.transport.bus.healthy():
+            return "the broker does not answer"
+        if not await self._service.transport.results.healthy():
+            return "the result store does not answer"
+        return next((f"{name} failed: {problem}" for name, problem in self._failed.items()), "")
