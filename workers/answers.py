@@ -65,4 +65,3 @@ class Answers:
             reply.outputs = ()
             payload = encode_reply(reply)
         return Answer(entry.ref, payload, request.reply_to, self._ttl, retriable)
-

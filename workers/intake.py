@@ -1,8 +1,8 @@
 """The way in: one consumer per model version fetches, decodes, checks and queues records, and commits what is done.
 
 Invariants: a record is done exactly when its answer is in the store, when it turned out to be answered already, or when it is in
-the dead letters; a partition's committed offset never passes a record that is not done; a full worker keeps polling, so that it keeps
-its membership; records that may have been delivered before are looked up, in one call, before they are queued.
+the dead letters; a partition's committed offset never passes a record that is not done; a full worker keeps polling, so that it
+keeps its membership; records that may have been delivered before are looked up, in one call, before they are queued.
 """
 
 from __future__ import annotations
@@ -68,7 +68,6 @@ class Intake:
         self._tracker: OffsetTracker[int] = OffsetTracker()
         self._cancellations = Cancellations()
         self._ends: dict[int, int] = {}
-        self._first_commits: dict[int, int] = {}
         self._leaving: set[int] = set()
         self._refusal: Failure | None = None
         self._paused = False
@@ -312,11 +311,8 @@ class Intake:
         for entry in partitions:
             if entry.start > entry.committed:
                 self._spawn(self._dead_letters.note_loss(self.topic, entry.partition, entry.committed, entry.start))
-            position = max(entry.committed, entry.start)
-            self._tracker.assign(entry.partition, epoch, position)
+            self._tracker.assign(entry.partition, epoch, max(entry.committed, entry.start))
             self._ends[entry.partition] = entry.end
-            if not self.assigned_once:
-                self._first_commits[entry.partition] = position
         self.owned = (self.owned - self._leaving) | {entry.partition for entry in partitions}
         self._leaving.clear()
         self.assigned_once = True
@@ -350,11 +346,10 @@ class Intake:
         self._spawn(self._commit())
 
     async def _commit(self) -> None:
-        positions = {p: at for p, at in self._first_commits.items() if p in self.owned} | self._tracker.commits()
+        positions = self._tracker.commits()
         if not positions or self._consumer is None:
             return
         if await self._try_commit(self._consumer, positions):
-            self._first_commits.clear()
             self._tracker.committed(positions)
         else:
             self._arm()

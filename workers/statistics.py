@@ -11,6 +11,7 @@ import bisect
 import collections
 import dataclasses
 import enum
+import itertools
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -49,6 +50,11 @@ class Histogram:
         """Count the value."""
         self.counts[bisect.bisect_left(self.bounds, value)] += times
         self.total += value * times
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """(upper bound, values up to it) in Prometheus' form."""
+        totals = itertools.accumulate(self.counts)
+        return list(zip([*map(str, self.bounds), "+Inf"], map(float, totals), strict=True))
 
 
 @dataclasses.dataclass(slots=True)

@@ -1,0 +1,165 @@
+"""A fleet in memory for tests: one broker, one store, any number of workers, and a caller that publishes and is woken."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+
+from protocol.codec import decode_reply, encode_request
+from protocol.messages import InferReply, InferRequest
+from protocol.naming import Names, ref
+from protocol.ports import OutRecord, Wake
+from protocol.tensors import from_array
+from protocol.transport import Transport
+from protocol.transport.broker import MemoryBroker
+from protocol.transport.memory import MemoryBus, MemoryServer, MemoryStore
+from protocol.transport.settings import TransportSettings
+from workers.settings import WorkerSettings
+from workers.worker import Worker
+
+NAMES = Names("test")
+CHANNEL = NAMES.gateway_channel("gateway")
+TIMEOUT = 10.0
+
+IDENTITY = """
+backend: "identity"
+max_batch_size: 8
+input [ { name: "X" data_type: TYPE_FP32 dims: [ -1 ] } ]
+output [ { name: "Y" data_type: TYPE_FP32 dims: [ -1 ] } ]
+"""
+
+
+def write_model(repository: Path, name: str, config: str = IDENTITY, files: Mapping[str, str] | None = None) -> Path:
+    """A model folder with version 1."""
+    folder = repository / name / "1"
+    folder.mkdir(parents=True, exist_ok=True)
+    (repository / name / "config.pbtxt").write_text(config)
+    for path, text in (files or {}).items():
+        (folder / path).write_text(text)
+    return repository / name
+
+
+class Caller:
+    """Publishes requests and collects their answers, as a gateway does."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self.answers: dict[str, InferReply] = {}
+        self.counts: dict[str, int] = {}
+        self._waiting: dict[str, asyncio.Future[InferReply]] = {}
+        self._ids = itertools.count()
+
+    async def open(self) -> None:
+        await self.transport.results.listen(CHANNEL, self._on_wake)
+
+    def _on_wake(self, wakes: list[Wake]) -> None:
+        for wake in wakes:
+            assert wake.payload is not None
+            reply = decode_reply(wake.payload)
+            self.answers[wake.ref] = reply
+            self.counts[wake.ref] = self.counts.get(wake.ref, 0) + 1
+            waiter = self._waiting.pop(wake.ref, None)
+            if waiter is not None and not waiter.done():
+                waiter.set_result(reply)
+
+    def request(self, *values: float, model: str = "m", **fields: object) -> InferRequest:
+        """A request of one row."""
+        array = np.array([values], np.float32)
+        request = InferRequest(f"r{next(self._ids)}", model, "1", (from_array("X", array),), reply_to=CHANNEL)
+        return dataclasses.replace(request, **fields)  # type: ignore[arg-type]
+
+    async def publish(self, *requests: InferRequest, partition: int | None = None) -> list[asyncio.Future[InferReply]]:
+        """All of them as one group; a future for the answer of each."""
+        futures = []
+        for request in requests:
+            future = asyncio.get_running_loop().create_future()
+            self._waiting[ref(request.principal, request.id)] = future
+            futures.append(future)
+        records = [OutRecord(*encode_request(request)) for request in requests]
+        topic = NAMES.infer_topic(requests[0].model, requests[0].version)
+        await self.transport.bus.publish(topic, records, partition)
+        return futures
+
+    async def ask(self, *requests: InferRequest, partition: int | None = None) -> list[InferReply]:
+        """Publish them and wait for all answers."""
+        futures = await self.publish(*requests, partition=partition)
+        async with asyncio.timeout(TIMEOUT):
+            return list(await asyncio.gather(*futures))
+
+
+@dataclasses.dataclass
+class Fleet:
+    """Everything on one broker and one store."""
+
+    repository: Path
+    broker: MemoryBroker = dataclasses.field(default_factory=lambda: MemoryBroker(session_timeout=30.0))
+    server: MemoryServer = dataclasses.field(default_factory=MemoryServer)
+    workers: list[Worker] = dataclasses.field(default_factory=list)
+    transports: list[Transport] = dataclasses.field(default_factory=list)
+
+    async def transport(self) -> Transport:
+        """A process's own way to the broker and the store."""
+        store = MemoryStore(TransportSettings(), self.server)
+        transport = Transport(MemoryBus(self.broker), store, store)
+        await transport.open()
+        self.transports.append(transport)
+        return transport
+
+    async def caller(self) -> Caller:
+        caller = Caller(await self.transport())
+        await caller.open()
+        return caller
+
+    def settings(self, **fields: object) -> WorkerSettings:
+        chosen: dict[str, object] = {
+            "model_repository": (self.repository,),
+            "worker": f"w{len(self.workers)}",
+            "metrics_port": None,
+            "unload_grace": 5.0,
+        }
+        return WorkerSettings(**chosen | fields)  # type: ignore[arg-type]
+
+    async def worker(self, transport: Transport | None = None, **fields: object) -> Worker:
+        """A started worker."""
+        worker = Worker(self.settings(**fields), transport or await self.transport(), NAMES)
+        self.workers.append(worker)
+        await worker.start()
+        return worker
+
+    async def close(self) -> None:
+        for worker in self.workers:
+            await worker.close()
+        for transport in self.transports:
+            await transport.close()
+
+
+@asynccontextmanager
+async def fleet(repository: Path) -> AsyncIterator[Fleet]:
+    """A fleet over a folder of models, closed at the end."""
+    built = Fleet(repository)
+    try:
+        yield built
+    finally:
+        await built.close()
+
+
+async def until(condition: object, what: str = "it") -> None:
+    """Let the event loop run until the condition holds; fails after `TIMEOUT` seconds."""
+    assert callable(condition)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + TIMEOUT
+    while not condition():
+        assert loop.time() < deadline, f"{what} did not happen"
+        await asyncio.to_thread(os.sched_yield)
+
+
+def values(replies: Sequence[InferReply]) -> list[list[float]]:
+    """The first output of each."""
+    return [reply.outputs[0].array().ravel().tolist() for reply in replies]

@@ -1,0 +1,100 @@
+"""The worker's sign of life, twice a second: who it is and how each model version stands."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from typing import Final, Protocol
+
+from protocol.codec import encode_heartbeat
+from protocol.errors import Unavailable
+from protocol.messages import Heartbeat
+from protocol.ports import Directory
+from workers.context import Context
+from workers.models import Models
+
+FRAME: Final = struct.Struct(">I")
+"""In front of each heartbeat in a supervisor's pipe: its length."""
+MAX_PIPE: Final = 1024 * 1024
+"""Bytes that may wait in the pipe; with more the supervisor is stuck, and the newest beat is dropped."""
+
+
+class Outlet(Protocol):
+    """Where heartbeats go."""
+
+    async def beat(self, heartbeat: Heartbeat) -> None:
+        """Send one. Raises `Unavailable` when it cannot be sent now."""
+
+
+class Pulse:
+    """Makes heartbeats.
+
+    Attributes:
+        draining: what they say of that.
+    """
+
+    def __init__(self, context: Context, models: Models, incarnation: str) -> None:
+        self.draining = False
+        self._context = context
+        self._models = models
+        self._incarnation = incarnation
+        self._host = socket.gethostname()
+
+    async def read(self) -> Heartbeat:
+        """How the worker stands now."""
+        context = self._context
+        return Heartbeat(
+            context.worker,
+            self._incarnation,
+            self._host,
+            os.getpid(),
+            context.clock(),
+            tuple(await self._models.loads()),
+            {serving.topic: serving.intake.member for serving in self._models.serving()},
+            self.draining,
+        )
+
+
+class DirectoryOutlet:
+    """Straight to the directory: for a worker without a supervisor."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+
+    async def beat(self, heartbeat: Heartbeat) -> None:
+        """See `Outlet.beat`."""
+        await self._directory.beat(heartbeat)
+
+
+class PipeOutlet:
+    """To the supervisor, which relays the newest one even while this process is too busy to send any."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._transport: asyncio.WriteTransport | None = None
+
+    async def beat(self, heartbeat: Heartbeat) -> None:
+        """See `Outlet.beat`."""
+        if self._transport is None:
+            loop = asyncio.get_running_loop()
+            pipe = os.fdopen(self._fd, "wb", buffering=0)
+            self._transport, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, pipe)
+        if self._transport.is_closing():
+            raise Unavailable("the supervisor has gone")
+        if self._transport.get_write_buffer_size() < MAX_PIPE:
+            payload = encode_heartbeat(heartbeat)
+            self._transport.write(FRAME.pack(len(payload)) + payload)
+
+
+def frames(buffer: bytearray) -> list[bytes]:
+    """The whole frames in the buffer, which they leave."""
+    found = []
+    while len(buffer) >= FRAME.size:
+        end = FRAME.size + FRAME.unpack_from(buffer)[0]
+        if len(buffer) < end:
+            break
+        found.append(bytes(buffer[FRAME.size : end]))
+        del buffer[:end]
+    return found

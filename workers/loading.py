@@ -1,0 +1,126 @@
+"""From a version's folder to loaded, warmed-up instances; nothing of it on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+
+from protocol.errors import ConfigError, FleetError
+from protocol.messages import InferRequest
+from protocol.model_config import Warmup
+from workers.backends import load_backend
+from workers.backends.base import Backend
+from workers.completion import complete
+from workers.execution import ThreadExecutor
+from workers.placement import Placement, place
+from workers.repository import ModelVersion
+from workers.warmup import samples, warm_up
+
+log = structlog.get_logger(__name__)
+
+
+@dataclasses.dataclass(slots=True)
+class LoadedModel:
+    """A version that can run.
+
+    Attributes:
+        version: with its complete configuration.
+        executors: its instances.
+        seconds: that loading took.
+    """
+
+    version: ModelVersion
+    executors: list[ThreadExecutor]
+    seconds: float
+
+    async def close(self) -> None:
+        """Free the instances."""
+        for error in await asyncio.gather(*[executor.close() for executor in self.executors], return_exceptions=True):
+            if error is not None:
+                log.warning("an instance failed to close", model=self.version.model, error=str(error))
+
+
+class Loader:
+    """Loads model versions; backends are made once, at their first model.
+
+    Args:
+        gpus: numbers of the GPUs of this worker.
+        cores: CPU cores to share out.
+        default_max_batch_size: see `completion.complete`.
+        at_once: versions that are loaded at the same time.
+        clock: for the instances.
+    """
+
+    def __init__(
+        self, gpus: Sequence[int], cores: int, default_max_batch_size: int, at_once: int, clock: Callable[[], float]
+    ) -> None:
+        self._gpus = gpus
+        self._cores = cores
+        self._default_max_batch_size = default_max_batch_size
+        self._at_once = asyncio.Semaphore(at_once)
+        self._clock = clock
+        self._backends: dict[str, Backend] = {}
+
+    async def load(self, version: ModelVersion) -> LoadedModel:
+        """Complete the configuration, place, load and warm up every instance.
+
+        Raises:
+            FleetError: naming what is wrong with the model; whatever else its files raise becomes a `ConfigError`.
+        """
+        async with self._at_once:
+            started = self._clock()
+            try:
+                return await self._load(version, started)
+            except FleetError:
+                raise
+            except Exception as exc:
+                log.exception("a model cannot be loaded", model=version.model, version=version.version)
+                raise ConfigError(
+                    f"model '{version.model}' version {version.version} cannot be loaded: {type(exc).__name__}: {exc}"
+                ) from exc
+
+    async def _load(self, version: ModelVersion, started: float) -> LoadedModel:
+        backend = await self._backend(version.config.backend)
+        metadata = await asyncio.to_thread(backend.inspect, version)
+        config = complete(version.config, metadata, self._default_max_batch_size)
+        version = dataclasses.replace(version, config=config)
+        warmups = await asyncio.to_thread(samples, config, str(version.version), version.folder)
+        placements = place(config, usable_gpus(backend, self._gpus), self._cores)
+        loaded = LoadedModel(version, [ThreadExecutor(placement.name, self._clock) for placement in placements], 0.0)
+        try:
+            for executor, placement in zip(loaded.executors, placements, strict=True):
+                await self._load_instance(executor, placement, backend, version, warmups)
+        except BaseException:
+            await loaded.close()
+            raise
+        loaded.seconds = self._clock() - started
+        return loaded
+
+    async def _load_instance(
+        self,
+        executor: ThreadExecutor,
+        placement: Placement,
+        backend: Backend,
+        version: ModelVersion,
+        warmups: list[tuple[Warmup, list[InferRequest]]],
+    ) -> None:
+        instance = await executor.load(functools.partial(backend.load, version, placement))
+        if warmups:
+            await executor.call(functools.partial(warm_up, instance, version.config, warmups))
+
+    async def _backend(self, name: str) -> Backend:
+        backend = self._backends.get(name)
+        if backend is None:  # importing a framework takes seconds
+            backend = self._backends[name] = await asyncio.to_thread(load_backend, name)
+        return backend
+
+
+def usable_gpus(backend: Any, gpus: Sequence[int]) -> Sequence[int]:
+    """Those of the worker's GPUs that the backend, as it is installed, can use: none unless it says so."""
+    choose: Callable[[Sequence[int]], Sequence[int]] | None = getattr(backend, "usable_gpus", None)
+    return choose(gpus) if choose is not None else ()

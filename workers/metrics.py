@@ -1,0 +1,175 @@
+"""The worker's metrics. Counting is plain integers (`statistics`); Prometheus' own objects are made when somebody scrapes.
+
+`nv_*` have Triton's names and meanings, except that requests rejected at a full queue count as failed; `penstock_worker_*` are the
+queue's own. Labels are a model's name, its version and its `metric_tags`, so strangers cannot add series.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from workers.devices import Devices
+from workers.patience import Patience
+from workers.serving import Serving
+from workers.statistics import Histogram, ModelStatistics
+
+_MICROSECONDS: Final = 1e6
+
+_Read = Callable[[ModelStatistics], float]
+
+_NV_COUNTERS: Final[tuple[tuple[str, str, _Read], ...]] = (
+    ("nv_inference_request_success", "Successful requests, each 1 whatever its rows.", lambda s: s.success.count),
+    ("nv_inference_count", "Inferences: rows of successful requests.", lambda s: s.inference_count),
+    ("nv_inference_exec_count", "Executions: batches that ran.", lambda s: s.execution_count),
+    ("nv_inference_request_duration_us", "Cumulative time of successful requests, from intake to answer.", lambda s: s.success.seconds * _MICROSECONDS),  # noqa: E501
+    ("nv_inference_queue_duration_us", "Cumulative time that they waited.", lambda s: s.queue.seconds * _MICROSECONDS),
+    ("nv_inference_compute_input_duration_us", "Cumulative time of stacking inputs.", lambda s: s.compute_input.seconds * _MICROSECONDS),  # noqa: E501
+    ("nv_inference_compute_infer_duration_us", "Cumulative time of running the model.", lambda s: s.compute_infer.seconds * _MICROSECONDS),  # noqa: E501
+    ("nv_inference_compute_output_duration_us", "Cumulative time of making answers.", lambda s: s.compute_output.seconds * _MICROSECONDS),  # noqa: E501
+)  # fmt: skip
+
+_COUNTERS: Final[tuple[tuple[str, str, _Read], ...]] = (
+    ("redeliveries", "Requests begun again after an earlier attempt.", lambda s: s.redeliveries),
+    ("already_answered", "Redelivered requests that had their answer and were not run.", lambda s: s.already_answered),
+    ("cancellations", "Requests answered CANCELLED without having run.", lambda s: s.cancellations),
+    ("lost_records", "Records that retention deleted before anybody read them.", lambda s: s.lost),
+)
+
+_LABELLED: Final[tuple[tuple[str, str, str, Callable[[ModelStatistics], Mapping[str, int]]], ...]] = (
+    ("batches", "Batches by the reason of their release.", "reason", lambda s: s.releases),
+    ("rejections", "Requests that were not queued, by reason.", "reason", lambda s: s.rejections),
+    ("dead_letters", "Records moved to the dead letters, by reason.", "reason", lambda s: s.dead_letters),
+)
+
+_HISTOGRAMS: Final[tuple[tuple[str, str, Callable[[ModelStatistics], Histogram]], ...]] = (
+    ("batch_rows", "Rows per executed batch.", lambda s: s.batch_rows),
+    ("queue_seconds", "Time of a successful request from intake to its batch's start.", lambda s: s.queue_seconds),
+    ("compute_seconds", "Time of a batch in the model.", lambda s: s.compute_seconds),
+    ("emit_seconds", "Time to store a group of answers, repetitions included.", lambda s: s.emit_seconds),
+)
+
+_GAUGES: Final[tuple[tuple[str, str, Callable[[Serving], float]], ...]] = (
+    ("queued_requests", "Requests that wait for a batch.", lambda m: m.runner.queued_requests),
+    ("queued_rows", "Rows that wait for a batch.", lambda m: m.runner.queued_rows),
+    ("running_rows", "Rows in batches that run or are staged.", lambda m: m.runner.running_rows),
+    ("inflight_requests", "Requests taken in whose answer is not stored yet.", lambda m: m.runner.in_flight),
+    (
+        "lag_records",
+        "Records of the owned partitions that are not committed, as of the last heartbeat.",
+        lambda m: m.last_lag,
+    ),
+    ("oldest_age_seconds", "Age of the oldest request here since it was published.", lambda m: m.oldest_age()),
+    ("partitions", "Partitions owned.", lambda m: len(m.intake.owned)),
+    ("instances", "Instances loaded.", lambda m: len(m.loaded.executors)),
+)
+
+
+class WorkerMetrics(Collector):
+    """A collector of the given registry.
+
+    Args:
+        registry: where it registers itself.
+        serving: every model version that takes requests.
+        patience: whose calls fail.
+        devices: utilisation of CPU and GPUs.
+    """
+
+    def __init__(
+        self, registry: CollectorRegistry, serving: Callable[[], list[Serving]], patience: Patience, devices: Devices
+    ) -> None:
+        self.ready: Callable[[], bool] = lambda: False
+        self._serving = serving
+        self._patience = patience
+        self._devices = devices
+        self._registry = registry
+        registry.register(self)
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: asking for the families now would be a scrape before there is anything."""
+        return ()
+
+    def close(self) -> None:
+        """Leave the registry, so that a worker made later can register."""
+        self._registry.unregister(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """All families as they are now."""
+        models = [(serving, _labels(serving)) for serving in self._serving()]
+        names = sorted({name for _, labels in models for name in labels}, key=_label_order)
+        yield from self._triton(models, names)
+        yield from self._own(models, names)
+        yield CounterMetricFamily(
+            "penstock_worker_failed_calls",
+            "Calls of store or broker that failed and were repeated.",
+            self._patience.failures,
+        )
+        yield GaugeMetricFamily(
+            "penstock_worker_failing_calls", "Calls that are being repeated now; intake rests.", self._patience.failing
+        )
+        yield GaugeMetricFamily("penstock_worker_ready", "1 while the worker is ready.", float(self.ready()))
+        yield from self._devices.collect()
+
+    def _triton(self, models: list[tuple[Serving, dict[str, str]]], names: list[str]) -> Iterator[Metric]:
+        for name, text, read in _NV_COUNTERS:
+            family: Metric = CounterMetricFamily(name, text, labels=names)
+            for serving, labels in models:
+                family.add_metric(_values(names, labels), read(serving.statistics))  # type: ignore[attr-defined]  # a counter family
+            yield family
+        failures = CounterMetricFamily(
+            "nv_inference_request_failure", "Failed requests by reason.", labels=[*names, "reason"]
+        )
+        pending = GaugeMetricFamily(
+            "nv_inference_pending_request_count", "Requests that wait to be executed.", labels=names
+        )
+        seconds = GaugeMetricFamily("nv_model_load_duration_secs", "Time of the last load.", labels=names)
+        for serving, labels in models:
+            values = _values(names, labels)
+            for reason, count in serving.statistics.failures.items():
+                failures.add_metric([*values, reason.value], count)
+            pending.add_metric(values, serving.runner.queued_requests)
+            seconds.add_metric(values, serving.loaded.seconds)
+        yield from (failures, pending, seconds)
+
+    def _own(self, models: list[tuple[Serving, dict[str, str]]], names: list[str]) -> Iterator[Metric]:
+        for name, text, read in _COUNTERS:
+            counter = CounterMetricFamily(f"penstock_worker_{name}", text, labels=names)
+            for serving, labels in models:
+                counter.add_metric(_values(names, labels), read(serving.statistics))
+            yield counter
+        for name, text, label, counts in _LABELLED:
+            counter = CounterMetricFamily(f"penstock_worker_{name}", text, labels=[*names, label])
+            for serving, labels in models:
+                for key, count in list(counts(serving.statistics).items()):
+                    counter.add_metric([*_values(names, labels), key], count)
+            yield counter
+        for name, text, choose in _HISTOGRAMS:
+            histogram = HistogramMetricFamily(f"penstock_worker_{name}", text, labels=names)
+            for serving, labels in models:
+                buckets = choose(serving.statistics)
+                histogram.add_metric(_values(names, labels), buckets.cumulative(), buckets.total)
+            yield histogram
+        for name, text, measure in _GAUGES:
+            gauge = GaugeMetricFamily(f"penstock_worker_{name}", text, labels=names)
+            for serving, labels in models:
+                gauge.add_metric(_values(names, labels), measure(serving))
+            yield gauge
+
+
+def _labels(serving: Serving) -> dict[str, str]:
+    """Triton's labels: the model, its version, and its `metric_tags` with an underscore in front."""
+    model, version = serving.key
+    tags = serving.loaded.version.config.metric_tags
+    return {"model": model, "version": version} | {f"_{name}": value for name, value in tags.items()}
+
+
+def _label_order(name: str) -> tuple[int, str]:
+    return (("model", "version").index(name) if name in ("model", "version") else 2, name)
+
+
+def _values(names: list[str], labels: dict[str, str]) -> list[str]:
+    return [labels.get(name, "") for name in names]

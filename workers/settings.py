@@ -1,0 +1,187 @@
+"""One frozen object says everything a worker can be told, and how it is written to and read from the environment.
+
+Units: seconds and bytes. `PENSTOCK_` and a field's flag name is its environment variable; a supervisor hands its settings to the
+worker it starts that way, so that nothing secret stands in a command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+from protocol.errors import ConfigError
+from protocol.transport.settings import TransportSettings
+from workers.completion import DEFAULT_MAX_BATCH_SIZE
+
+Mode = Literal["none", "poll", "explicit"]
+
+_PREFIX: Final = "PENSTOCK_"
+_TRUE: Final = frozenset({"1", "true", "yes", "on"})
+_FALSE: Final = frozenset({"0", "false", "no", "off"})
+_SECURITY: Final = {
+    "security_protocol": "PENSTOCK_KAFKA_SECURITY_PROTOCOL",
+    "sasl_mechanism": "PENSTOCK_KAFKA_SASL_MECHANISM",
+    "sasl_plain_username": "PENSTOCK_KAFKA_SASL_USERNAME",
+    "sasl_plain_password": "PENSTOCK_KAFKA_SASL_PASSWORD",
+    "ssl_cafile": "PENSTOCK_KAFKA_SSL_CAFILE",
+    "ssl_certfile": "PENSTOCK_KAFKA_SSL_CERTFILE",
+    "ssl_keyfile": "PENSTOCK_KAFKA_SSL_KEYFILE",
+}
+"""As the command line calls them."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """What one worker process does.
+
+    Attributes:
+        model_repository: folders of model folders, in Triton's layout.
+        model_file: single model files that are served as well.
+        model_control_mode: load all at start, also follow changes, or only `load_model`.
+        load_model: with explicit control: these at start; `*` for all.
+        repository_poll_secs: with polling, seconds between looks.
+        exit_on_error: a model that cannot be loaded at start ends the worker.
+        worker: this worker's id and static membership; unique in the fleet, the same over restarts. "" makes one up.
+        partitions: of a topic that has to be created. Four let four workers share one version without repartitioning, and each
+            costs only an entry in every fetch and a log segment.
+        metrics_port: of `/metrics` and the health routes; 0 takes a free one, None serves none.
+        metrics_host: address to listen on for those.
+        drain_grace: what is here after SIGTERM gets this long.
+        unload_grace: the rest of an unloaded version's topic gets this long before it is refused.
+        heartbeat_interval: between signs of life.
+        heartbeat_fd: write them to this pipe of a supervisor instead of the directory.
+        resync_interval: between measurements of the offset to the store's clock.
+        max_queued_bytes: of requests that wait or run, per model version.
+        default_max_batch_size: of models that can batch and do not say how much; 0 batches only where a configuration asks.
+        gpus: the numbers of the GPUs to use; None for all there are.
+        cores: CPU cores to share out between instances; 0 for all this process may use.
+        load_threads: model versions that are loaded at the same time.
+        fence_ttl: seconds that a plain call's fence outlives its answer; see `TransportSettings.fence_ttl`.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+
+    model_repository: tuple[Path, ...] = ()
+    model_file: tuple[Path, ...] = ()
+    model_control_mode: Mode = "none"
+    load_model: tuple[str, ...] = ()
+    repository_poll_secs: float = 15.0
+    exit_on_error: bool = True
+    worker: str = ""
+    partitions: int = 4
+    metrics_port: int | None = 8002
+    metrics_host: str = "127.0.0.1"
+    drain_grace: float = 30.0
+    unload_grace: float = 30.0
+    heartbeat_interval: float = 0.5
+    heartbeat_fd: int | None = None
+    resync_interval: float = 10.0
+    max_queued_bytes: int = 256 * 1024 * 1024
+    default_max_batch_size: int = DEFAULT_MAX_BATCH_SIZE
+    gpus: tuple[int, ...] | None = None
+    cores: int = 0
+    load_threads: int = 2
+    fence_ttl: float = 300.0
+
+    def __post_init__(self) -> None:
+        if self.model_control_mode not in get_args(Mode):
+            raise ConfigError(f"model_control_mode is {self.model_control_mode!r}; it must be none, poll or explicit")
+        if self.load_model and self.model_control_mode != "explicit":
+            raise ConfigError("load_model has a meaning only with model_control_mode explicit")
+        if self.worker and (
+            len(self.worker) > 128 or not all(c.isascii() and (c.isalnum() or c in "._-") for c in self.worker)
+        ):
+            raise ConfigError(
+                f"worker id {self.worker!r} must be at most 128 letters, digits, dots, dashes and underscores"
+            )
+        if self.metrics_port is not None and not 0 <= self.metrics_port <= 65535:
+            raise ConfigError(f"metrics_port is {self.metrics_port}; a port is between 0 and 65535")
+        for name in (
+            "repository_poll_secs", "partitions", "heartbeat_interval", "resync_interval", "max_queued_bytes", "load_threads",
+            "fence_ttl",
+        ):  # fmt: skip
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")
+        for name in ("drain_grace", "unload_grace", "default_max_batch_size", "cores"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
+
+
+def to_environment(worker: WorkerSettings, transport: TransportSettings) -> dict[str, str]:
+    """The variables that `from_environment` makes these settings of; some hold secrets.
+
+    Raises:
+        ConfigError: a value cannot stand in a list in the environment.
+    """
+    environment: dict[str, str] = {}
+    for settings in (worker, transport):
+        for field in dataclasses.fields(settings):
+            value = getattr(settings, field.name)
+            if isinstance(value, dict):
+                environment.update({_SECURITY[key]: text for key, text in value.items()})
+            elif value is not None:
+                environment[_PREFIX + field.name.upper()] = _write(field.name, value)
+    return environment
+
+
+def from_environment(environment: Mapping[str, str]) -> tuple[WorkerSettings, TransportSettings]:
+    """The settings that `PENSTOCK_*` variables describe; what is not set has its default.
+
+    Raises:
+        ConfigError: a variable cannot be read, or the settings contradict each other; names it.
+    """
+    security = {key: environment[name] for key, name in _SECURITY.items() if environment.get(name)}
+    transport = TransportSettings(kafka_security=security, **_read(TransportSettings, environment))
+    return WorkerSettings(**{"fence_ttl": transport.fence_ttl} | _read(WorkerSettings, environment)), transport
+
+
+def _write(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, tuple):
+        return str(value)
+    separator = os.pathsep if value and isinstance(value[0], Path) else " "
+    parts = [str(part) for part in value]
+    if any(separator in part for part in parts):
+        raise ConfigError(f"{name} has an entry with {separator!r} in it, which separates entries")
+    return separator.join(parts)
+
+
+def _read(kind: type[WorkerSettings] | type[TransportSettings], environment: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):
+        name = _PREFIX + field.name.upper()
+        text = environment.get(name)
+        if text is None or field.name == "kafka_security":
+            continue
+        try:
+            values[field.name] = _READERS[str(field.type)](text)
+        except ValueError:
+            raise ConfigError(f"{name} is {text!r}; it must be {str(field.type).removesuffix(' | None')}") from None
+    return values
+
+
+def _flag(text: str) -> bool:
+    lowered = text.lower()
+    if lowered not in _TRUE | _FALSE:
+        raise ValueError(text)
+    return lowered in _TRUE
+
+
+_READERS: Final[dict[str, Callable[[str], Any]]] = {
+    "str": str,
+    "Mode": str,
+    "int": int,
+    "float": float,
+    "bool": _flag,
+    "int | None": lambda text: int(text) if text else None,
+    "Path | None": lambda text: Path(text) if text else None,
+    "tuple[Path, ...]": lambda text: tuple(Path(part) for part in text.split(os.pathsep) if part),
+    "tuple[str, ...]": lambda text: tuple(text.split()),
+    "tuple[int, ...] | None": lambda text: tuple(int(part) for part in text.split()),
+}
+"""By the type that a field is declared with; a field of another type fails the tests."""

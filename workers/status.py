@@ -1,0 +1,100 @@
+"""The worker's only door: `/metrics`, and whether it lives and is ready, for probes. Plain GET, one request per connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from protocol.errors import ConfigError
+
+MAX_HEAD: Final = 16 * 1024
+"""Bytes of request line and headers."""
+TIMEOUT: Final = 5.0
+"""Seconds in which a request must have come and its answer must have gone."""
+MAX_CONNECTIONS: Final = 64
+
+TEXT: Final = "text/plain; charset=utf-8"
+
+
+class StatusServer:
+    """Serves the registry and the readiness.
+
+    Args:
+        registry: what `/metrics` shows.
+        readiness: why the worker is not ready, one sentence each.
+    """
+
+    def __init__(self, registry: CollectorRegistry, readiness: Callable[[], Awaitable[list[str]]]) -> None:
+        self._registry = registry
+        self._readiness = readiness
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.Task[None]] = set()
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; returns the port.
+
+        Raises:
+            ConfigError: it is taken.
+        """
+        try:
+            self._server = await asyncio.start_server(self._accept, host, port, limit=MAX_HEAD)
+        except OSError as exc:
+            raise ConfigError(
+                f"cannot serve metrics on {host}:{port}: {exc.strerror}; choose another --metrics-port"
+            ) from None
+        bound: int = self._server.sockets[0].getsockname()[1]
+        return bound
+
+    async def close(self) -> None:
+        """Stop listening, and cut who is still connected."""
+        if self._server is not None:
+            self._server.close()
+            for task in self._open:
+                task.cancel()
+            await asyncio.gather(*self._open, return_exceptions=True)
+            await self._server.wait_closed()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._open.add(task)
+        try:
+            if len(self._open) <= MAX_CONNECTIONS:
+                async with asyncio.timeout(TIMEOUT):
+                    await self._answer(reader, writer)
+        except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # a probe that gave up, or a stranger that speaks something else
+        finally:
+            self._open.discard(task)
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        line = head.split(b"\r\n", 1)[0].split(b" ")
+        status, kind, body = await self._route(line[0], line[1].split(b"?")[0] if len(line) > 1 else b"")
+        writer.write(
+            f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+        )
+        if line[0] != b"HEAD":
+            writer.write(body)
+        await writer.drain()
+
+    async def _route(self, method: bytes, path: bytes) -> tuple[str, str, bytes]:
+        if method not in (b"GET", b"HEAD"):
+            return "405 Method Not Allowed", TEXT, b"only GET\n"
+        if path == b"/metrics":
+            # In a thread: with a hundred models this is tens of milliseconds.
+            return "200 OK", CONTENT_TYPE_LATEST, await asyncio.to_thread(generate_latest, self._registry)
+        if path == b"/v2/health/live":
+            return "200 OK", TEXT, b""
+        if path == b"/v2/health/ready":
+            problems = await self._readiness()
+            return ("503 Service Unavailable" if problems else "200 OK"), TEXT, "\n".join(problems).encode()
+        return "404 Not Found", TEXT, b"/metrics, /v2/health/live or /v2/health/ready\n"

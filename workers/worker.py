@@ -1,0 +1,235 @@
+"""One worker: its models, its heartbeat and its upkeep, from start to drain to close.
+
+Invariants: the transport is open before `start` and is closed by whoever opened it; each background task that fails is started
+again, and readiness knows of it; after `drain` nothing is fetched any more, and what was fetched is answered or stays in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from protocol.clock import Clock
+from protocol.errors import FleetError, Unavailable
+from protocol.naming import Names
+from protocol.transport import Transport
+from workers.context import Context
+from workers.devices import Hardware, cores
+from workers.heartbeat import DirectoryOutlet, Outlet, PipeOutlet, Pulse
+from workers.loading import Loader
+from workers.metrics import WorkerMetrics
+from workers.models import Models
+from workers.patience import Patience
+from workers.settings import WorkerSettings
+from workers.status import StatusServer
+
+RESTART_PAUSE: Final = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+class Worker:
+    """Serves the models of its repositories from the bus into the results.
+
+    Args:
+        settings: what to serve.
+        transport: open.
+        names: of topics and channels.
+        clock: the process's; it is synchronised with the result store's.
+        registry: where its metrics are registered.
+
+    Attributes:
+        id: also the static membership.
+        models: what it serves.
+        metrics_port: of metrics and health, once started; None where it serves none.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        transport: Transport,
+        names: Names | None = None,
+        clock: Clock | None = None,
+        registry: CollectorRegistry | None = None,
+    ) -> None:
+        self.id = settings.worker or made_up_id()
+        self.registry = CollectorRegistry() if registry is None else registry
+        self.metrics_port: int | None = None
+        self._settings = settings
+        self._transport = transport
+        self._clock = clock or Clock()
+        hardware = Hardware()
+        self._context = Context(
+            self.id,
+            names or Names(),
+            self._clock,
+            transport.bus,
+            transport.results,
+            Patience(),
+            settings.fence_ttl,
+        )
+        gpus = hardware.gpus if settings.gpus is None else settings.gpus
+        loader = Loader(
+            gpus, settings.cores or cores(), settings.default_max_batch_size, settings.load_threads, self._clock
+        )
+        self.models = Models(self._context, settings, loader, transport.directory)
+        self.metrics = WorkerMetrics(self.registry, self.models.serving, self._context.patience, hardware)
+        self._pulse = Pulse(self._context, self.models, secrets.token_hex(8))
+        self._outlet = _outlet(settings, transport)
+        self._failed: dict[str, str] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._started = False
+        self._status: StatusServer | None = None
+
+    async def start(self) -> None:
+        """Load the models and serve them.
+
+        Raises:
+            ConfigError: a model cannot be loaded, and the settings say to give up then.
+            Unavailable: broker or store do not answer.
+        """
+        names = self._context.names
+        await self._clock.resync(self._transport.results.now)
+        await self._transport.bus.ensure_topic(names.catalogue_topic, 1, compacted=True)
+        self._tasks = [self._keep("heartbeat", self._beat), self._keep("clock", self._resync)]
+        await self.models.start()
+        if self._settings.model_control_mode == "poll":
+            self._tasks.append(self._keep("repository", self._poll))
+        self._started = True
+        await self._serve_status()
+        self.metrics.ready = lambda: not self._problems()
+        log.info("worker ready", worker=self.id, models=len(self.models.serving()))
+
+    async def readiness(self) -> list[str]:
+        """Why this worker should get no work now, one sentence each; empty when it is ready."""
+        problems = self._problems()
+        if not await self._transport.bus.healthy():
+            problems.append("the broker does not answer")
+        if not await self._transport.results.healthy():
+            problems.append("the result store does not answer")
+        return problems
+
+    def _problems(self) -> list[str]:
+        problems = [f"{name} failed: {problem}" for name, problem in self._failed.items()]
+        if not self._started:
+            problems.append("the worker is starting")
+        if self._pulse.draining:
+            problems.append("the worker is draining")
+        if self._context.patience.failing:
+            problems.append("calls of store or broker fail and are repeated")
+        problems += [
+            f"{m.topic} has no partitions assigned yet" for m in self.models.serving() if not m.intake.assigned_once
+        ]
+        return problems + self.models.problems()
+
+    async def drain(self, grace: float) -> None:
+        """Fetch nothing more and answer what is here, for at most `grace` seconds."""
+        self._pulse.draining = True
+        await self._say()
+        await self.models.drain(grace)
+
+    async def close(self) -> None:
+        """Leave all groups, free the models, stop. Without `drain`, what was fetched is delivered again."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._status is not None:
+            await self._status.close()
+        await self.models.close()
+        self.metrics.close()
+        try:
+            await self._transport.directory.forget(self.id)
+        except Unavailable as exc:
+            log.info("the directory keeps this worker's last sign of life", error=exc.message)
+
+    def abandon(self) -> None:
+        """Stop in the middle, as a crash would: no answer, no commit, no word. For tests of what happens then."""
+        for task in self._tasks:
+            task.cancel()
+        self.models.abandon()
+
+    async def _serve_status(self) -> None:
+        if self._settings.metrics_port is not None:
+            self._status = StatusServer(self.registry, self.readiness)
+            self.metrics_port = await self._status.start(self._settings.metrics_host, self._settings.metrics_port)
+
+    async def serve(self) -> None:
+        """Start, run until SIGTERM or SIGINT, then drain and close; a second signal ends the draining."""
+        loop = asyncio.get_running_loop()
+        asked = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, asked.set)
+        try:
+            await self._until(asked, self.start())
+            await asked.wait()
+            asked.clear()
+            await self._until(asked, self.drain(self._settings.drain_grace))
+        finally:
+            await self.close()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    async def _until(self, asked: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+        """Do the work, or leave it when a signal comes first."""
+        tasks = [asyncio.ensure_future(work), asyncio.ensure_future(asked.wait())]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not tasks[0].done():
+            log.info("interrupted by a signal", worker=self.id)
+            tasks[0].cancel()
+        tasks[1].cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        if isinstance(results[0], Exception):
+            raise results[0]
+
+    # --- upkeep ------------------------------------------------------------------------------------------------------
+
+    def _keep(self, name: str, step: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        return asyncio.get_running_loop().create_task(self._forever(name, step), name=f"worker-{name}")
+
+    async def _forever(self, name: str, step: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await step()
+                self._failed.pop(name, None)
+            except Exception as exc:
+                known = isinstance(exc, FleetError)
+                if name not in self._failed:
+                    log.warning(
+                        "background task failed; it goes on", task=name, error=str(exc), exc_info=None if known else exc
+                    )
+                self._failed[name] = str(exc)
+                await asyncio.sleep(RESTART_PAUSE)
+
+    async def _beat(self) -> None:
+        await self._say()
+        await asyncio.sleep(self._settings.heartbeat_interval)
+
+    async def _say(self) -> None:
+        await self._outlet.beat(await self._pulse.read())
+
+    async def _resync(self) -> None:
+        await asyncio.sleep(self._settings.resync_interval)
+        await self._clock.resync(self._transport.results.now)
+
+    async def _poll(self) -> None:
+        await asyncio.sleep(self._settings.repository_poll_secs)
+        await self.models.poll()
+
+
+def _outlet(settings: WorkerSettings, transport: Transport) -> Outlet:
+    if settings.heartbeat_fd is not None:
+        return PipeOutlet(settings.heartbeat_fd)
+    return DirectoryOutlet(transport.directory)
+
+
+def made_up_id() -> str:
+    """Of a worker that was given none: a restart under another id takes over only once the session of the old one has ended."""
+    host = "".join(c for c in socket.gethostname() if c.isascii() and (c.isalnum() or c == "-"))[:40] or "host"
+    return f"{host}-{secrets.token_hex(4)}"
