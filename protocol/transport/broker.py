@@ -32,11 +32,18 @@ class Topic:
     def __init__(self, name: str, partitions: int, *, compacted: bool) -> None:
         self.name = name
         self.compacted = compacted
-        self.logs = [PartitionLog(compacted=compacted) for _ in range(partitions)]
+        self.logs: list[PartitionLog] = []
         self.groups: dict[str, Group] = {}
         self.consumers: dict[str, dict[str, MemoryConsumer]] = {}
-        self.readers: list[list[MemoryConsumer]] = [[] for _ in range(partitions)]
+        self.readers: list[list[MemoryConsumer]] = []
         self.followers: set[asyncio.Future[None]] = set()
+        for _ in range(partitions):
+            self.add(PartitionLog(compacted=compacted))
+
+    def add(self, log: PartitionLog) -> None:
+        """One more partition, before anybody reads."""
+        self.logs.append(log)
+        self.readers.append([])
 
 
 class MemoryBroker:
@@ -107,12 +114,13 @@ class MemoryBroker:
         log = topic.logs[partition]
         before = log.size
         first = log.append(topic.name, partition, records, now)
-        if topic.compacted:
-            log.compact()
+        if dropped := log.compact():
+            self.pruned(topic, partition, dropped)
         if topic.groups:
             self._size += log.size - before
-        elif log.size > RETENTION:
+        elif log.size > RETENTION and not topic.compacted:
             log.drop(log.excess(RETENTION))
+            self.pruned(topic, partition)
         for consumer in topic.readers[partition]:
             consumer.notify(partition)
         if topic.followers:
@@ -121,6 +129,9 @@ class MemoryBroker:
                     waiter.set_result(None)
             topic.followers.clear()
         return Published(topic.name, partition, first, records[0].timestamp or now if records else now)
+
+    def pruned(self, topic: Topic, partition: int, offsets: Sequence[int] = ()) -> None:
+        """These offsets were compacted away, or else everything below the log's start went."""
 
     async def commit(self, topic: Topic, group_id: str, offsets: Mapping[int, int]) -> None:
         """Note how far a group has come, and drop what every group is done with."""
@@ -142,8 +153,13 @@ class MemoryBroker:
         if group is None:
             if not topic.groups:
                 self._size += sum(log.size for log in topic.logs)
-            group = topic.groups[group_id] = Group(len(topic.logs), self._session_timeout)
-            topic.consumers[group_id] = {}
+            group = self.new_group(topic, group_id)
+        return group
+
+    def new_group(self, topic: Topic, group_id: str) -> Group:
+        """A group without members."""
+        topic.consumers[group_id] = {}
+        group = topic.groups[group_id] = Group(len(topic.logs), self._session_timeout)
         return group
 
     # --- membership --------------------------------------------------------------------------------------------------

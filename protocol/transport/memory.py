@@ -31,7 +31,7 @@ from protocol.transport.fence import Fences
 from protocol.transport.settings import TransportSettings
 
 RESULTS_LIMIT: Final = 512 * 1024 * 1024
-"""Bytes of results that are kept: what `fill` is a share of."""
+"""Bytes of results that are kept, unless another limit is given."""
 
 
 class MemoryBus:
@@ -144,9 +144,14 @@ def _advance(topic: Topic, positions: list[int]) -> list[Record]:
 
 
 class MemoryServer:
-    """What the stores of one process connect to: streams, listeners and heartbeats."""
+    """What the stores of one process connect to: streams, listeners and heartbeats.
 
-    def __init__(self) -> None:
+    Args:
+        limit: bytes of kept results, what `fill` is a share of; above it nothing more is claimed.
+    """
+
+    def __init__(self, limit: int = RESULTS_LIMIT) -> None:
+        self.limit = limit
         self.fences = Fences()
         self.wakes: dict[str, dict[MemoryStore, Callable[[list[Wake]], None]]] = {}
         self.cancels: dict[str, dict[MemoryStore, Callable[[list[str]], None]]] = {}
@@ -186,7 +191,7 @@ class MemoryStore:
 
     async def fill(self) -> float:
         """Share of the limit that kept results take."""
-        return min(1.0, self._server.fences.size / RESULTS_LIMIT)
+        return min(1.0, self._server.fences.size / self._server.limit)
 
     # --- results -----------------------------------------------------------------------------------------------------
 
@@ -289,8 +294,8 @@ class MemoryStore:
             raise Unavailable("the embedded result store is closed")
 
     def _check_room(self) -> None:
-        if self._server.fences.size > RESULTS_LIMIT:
+        if self._server.fences.size > self._server.limit:
             raise Unavailable(
-                f"the embedded result store is full: it keeps {self._server.fences.size} bytes of {RESULTS_LIMIT}",
+                f"the embedded result store is full: it keeps {self._server.fences.size} bytes of {self._server.limit}",
                 retry_after=1.0,
             )

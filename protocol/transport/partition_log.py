@@ -42,9 +42,13 @@ class PartitionLog:
         return first
 
     def restore(self, record: Record) -> None:
-        """Put back a saved record, in the order of offsets."""
-        if not self._records and not self._compacted:
-            self.start = record.offset
+        """Put back a saved record, in the order of offsets.
+
+        Raises:
+            ValueError: there is a gap before it.
+        """
+        if record.offset != self.end and not self._compacted:
+            raise ValueError(f"{record.topic}/{record.partition} has a gap before offset {record.offset}")
         self._records.append(record)
         self._keys.add(record.key)
         self.size += len(record.value)
