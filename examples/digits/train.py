@@ -53,7 +53,9 @@ def train(images: np.ndarray, labels: np.ndarray) -> DigitsNet:
     for _ in range(EPOCHS):
         for rows in torch.randperm(len(x)).split(64):
             dx, dy = torch.randint(-1, 2, (2,)).tolist()
-            loss = nn.functional.cross_entropy(net(torch.roll(x[rows], (dx, dy), (2, 3))), y[rows], label_smoothing=0.05)
+            loss = nn.functional.cross_entropy(
+                net(torch.roll(x[rows], (dx, dy), (2, 3))), y[rows], label_smoothing=0.05
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -91,7 +93,9 @@ def to_onnx(net: DigitsNet) -> onnx.ModelProto:
         ],
         weights,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="penstock")
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="penstock"
+    )
     onnx.checker.check_model(model, full_check=True)
     return model
 

@@ -1,0 +1,49 @@
+"""`penstock gateway`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from penstock.cli.options import fleet_options, gateway_options, log_options, metrics_option, option, options
+from penstock.cli.settings import chosen, transport_settings
+from protocol.errors import ConfigError
+
+
+@click.command()
+@options(
+    fleet_options,
+    gateway_options,
+    metrics_option,
+    option("--signing-secret", default="", show_default=False, help="Signs the handles of asynchronous calls; the same on all gateways. [derived from --api-key]"),  # noqa: E501
+    option("--drain-grace", type=float, default=30.0, help="Seconds that calls in flight get after SIGTERM."),
+    log_options,
+)  # fmt: skip
+def command(log_format: str, log_level: str, **flags: Any) -> None:
+    """Take calls over HTTP, publish them to Kafka, answer from Redis. Any number of gateways share a fleet.
+
+    penstock gateway --kafka localhost:9092 --redis redis://localhost:6379
+    """
+    from penstock import loop
+    from protocol import logs
+
+    if not flags["kafka"]:
+        raise ConfigError("a gateway needs --kafka HOST:PORT and --redis URL; without them: penstock serve")
+    logs.configure(log_format, log_level)
+    loop.run(_serve(flags))
+
+
+async def _serve(flags: dict[str, Any]) -> None:
+    from gateway.app import Gateway
+    from gateway.settings import GatewaySettings
+    from protocol.transport import open_transport
+
+    settings = transport_settings(**flags)
+    transport = open_transport(settings)
+    gateway = Gateway(GatewaySettings(**chosen(GatewaySettings, flags)), transport, settings.names)
+    await transport.open()
+    try:
+        await gateway.serve()
+    finally:
+        await transport.close()
