@@ -9,18 +9,19 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
 from infra.local import jars, java, redis
-from infra.local.installation import Installation
+from infra.local.fleet import fleet
 from infra.local.kafka import Jvm
 from infra.local.places import cache_folder, this_system
 from infra.local.prepare import prepare
 from infra.local.process import LocalServer
-from infra.local.servers import KAFKA_VARIABLE, REDIS_VARIABLE, servers
+from infra.local.servers import KAFKA_VARIABLE, REDIS_VARIABLE, named_kafka, named_redis, servers
 from protocol.errors import FleetError, Unavailable
 
 
@@ -38,38 +39,52 @@ class Finding:
     text: str
 
 
-def findings() -> Iterator[Finding]:
-    """What is there of the three things that the two servers need."""
-    places = this_system()
-    found_java = None
+def looked_for(what: str, look: Callable[[], str]) -> Finding:
+    """What `look` found, or why not."""
     try:
-        found_java = java.find_java(places)
-        yield Finding("java", found=True, text=f"{found_java.version} at {found_java.program}")
+        return Finding(what, found=True, text=look())
     except FleetError as error:
-        yield Finding("java", found=False, text=error.message)
-    folder = jars.folder(cache_folder())
-    if jars.complete(cache_folder()):
-        trained = found_java is not None and Installation(found_java, folder).archive.exists()
-        text = f"Kafka {jars.kafka_version()} in {folder}" + ("" if trained else "; `fetch` makes it start faster")
-        yield Finding("jars", found=True, text=text)
+        return Finding(what, found=False, text=error.message)
+
+
+def findings(environ: Mapping[str, str] = os.environ) -> list[Finding]:
+    """Whether there is a broker and a store, or what it takes to start them."""
+    places = this_system(environ)
+
+    def named(address: str | None) -> str:
+        return f"a running one, {address and address.rpartition('@')[2]}"
+
+    def found_java() -> str:
+        found = java.find_java(places)
+        return f"{found.version} at {found.program}"
+
+    def found_jars() -> str:
+        cache = cache_folder(environ)
+        where = f"{jars.folder(cache)}"
+        if jars.complete(cache):
+            return f"Kafka {jars.kafka_version()} in {where}"
+        return f"Kafka {jars.kafka_version()} (43 MB) comes to {where} when it is first needed, or now by `fetch`"
+
+    def found_redis() -> str:
+        found = redis.find_redis(places)
+        return f"{found.version} at {found.program}"
+
+    if environ.get(KAFKA_VARIABLE):
+        kafka = [looked_for("kafka", lambda: named(named_kafka(environ)))]
     else:
-        text = f"Kafka {jars.kafka_version()} (43 MB) is not fetched yet: `{sys.executable} -m infra.local fetch`"
-        yield Finding("jars", found=False, text=text)
-    try:
-        server = redis.find_redis(places)
-        yield Finding("redis", found=True, text=f"{server.version} at {server.program}")
-    except FleetError as error:
-        yield Finding("redis", found=False, text=error.message)
+        kafka = [looked_for("java", found_java), looked_for("kafka", found_jars)]
+    if environ.get(REDIS_VARIABLE):
+        return [*kafka, looked_for("redis", lambda: named(named_redis(environ)))]
+    return [*kafka, looked_for("redis", found_redis)]
 
 
 @main.command()
 def check() -> None:
     """Say what is there; exit with 1 if something is missing."""
-    complete = True
-    for finding in findings():
-        complete &= finding.found
+    found = findings()
+    for finding in found:
         print(f"{finding.what:6} {'ok     ' if finding.found else 'missing'}  {finding.text}")
-    sys.exit(0 if complete else 1)
+    sys.exit(0 if all(finding.found for finding in found) else 1)
 
 
 @main.command()
@@ -98,21 +113,51 @@ def pin() -> None:
 @click.option("--core", "cores", type=int, multiple=True, help="Pin both to this CPU core; may be repeated.")
 def up(kafka_port: int, redis_port: int, data_dir: Path | None, heap: str, cores: tuple[int, ...]) -> None:
     """Run both until Ctrl-C, and print where they are."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with contextlib.ExitStack() as stack, _as_message():
-        folder = data_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-")))
-        unnamed = {k: v for k, v in os.environ.items() if k not in {KAFKA_VARIABLE, REDIS_VARIABLE}}
-        running = stack.enter_context(
-            servers(folder, environ=unnamed, jvm=Jvm(heap=heap), cores=cores or None, ports=(kafka_port, redis_port))
-        )
-        print(f"kafka  {running.kafka}\nredis  {running.redis}\nlogs   {folder}/*/server.log")
-        print(f"\nexport {KAFKA_VARIABLE}={running.kafka} {REDIS_VARIABLE}={running.redis}", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
+    unnamed = {k: v for k, v in os.environ.items() if k not in {KAFKA_VARIABLE, REDIS_VARIABLE}}
+    with _folder_until_interrupted(data_dir) as folder:
+        ports, jvm = (kafka_port, redis_port), Jvm(heap=heap)
+        with servers(folder, environ=unnamed, jvm=jvm, cores=cores or None, ports=ports) as running:
+            print(f"kafka  {running.kafka}\nredis  {running.redis}\nlogs   {folder}/*/server.log")
+            print(f"\nexport {KAFKA_VARIABLE}={running.kafka} {REDIS_VARIABLE}={running.redis}", flush=True)
             _watch([server for server in (running.broker, running.store) if server is not None])
 
 
-def _watch(started: Sequence[LocalServer]) -> None:
-    """Returns never; raises when one of them ends by itself."""
+@main.command("fleet")
+@click.option(
+    "--model-repository",
+    "repositories",
+    multiple=True,
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="What the workers serve; may be repeated.",
+)
+@click.option("--workers", default=2, show_default=True, help="How many workers.")
+@click.option("--http-port", default=8000, show_default=True, help="The gateway's port on loopback.")
+@click.option(
+    "--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Keep topics here. [a temporary folder]"
+)
+def run_fleet(repositories: tuple[Path, ...], workers: int, http_port: int, data_dir: Path | None) -> None:
+    """Run a broker, a store, a gateway and workers until Ctrl-C, and print where to call."""
+    with _folder_until_interrupted(data_dir) as folder:
+        print(
+            f"starting Kafka, Redis, a gateway and {workers} workers; their logs are {folder}/*/server.log", flush=True
+        )
+        with fleet(folder, repositories, workers=workers, http_port=http_port) as running:
+            print(f"kafka    {running.backing.kafka}\nredis    {running.backing.redis}\ngateway  {running.url}")
+            print(f"\n  penstock models --url {running.url}\n\nCtrl-C drains and ends all of it.", flush=True)
+            _watch(running.started)
+
+
+@contextlib.contextmanager
+def _folder_until_interrupted(data_dir: Path | None) -> Iterator[Path]:
+    """A data folder, temporary if none is named; Ctrl-C and SIGTERM end the `with` in order."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with contextlib.ExitStack() as stack, _as_message(), contextlib.suppress(KeyboardInterrupt):
+        yield data_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-")))
+
+
+def _watch(started: Sequence[LocalServer]) -> NoReturn:
+    """Raises when one of them ends by itself."""
     while True:
         for server in started:
             if not server.running:

@@ -89,6 +89,7 @@ class LocalServer(abc.ABC):
     def __init__(self, data: Path, *, cores: Collection[int] | None = None) -> None:
         self.data = data
         self.log = data / "server.log"
+        self.cwd = data
         self.cores = cores
         self._child: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
@@ -140,13 +141,15 @@ class LocalServer(abc.ABC):
             raise ConfigError(f"{self.name} already runs at {self.address}")
         if taken := [port for port in self.ports() if not is_free(port)]:
             # Asked first: else whoever listens there would answer in its place.
-            raise Unavailable(f"{self.name} cannot listen on port {taken[0]}, which is in use by another program")
+            raise Unavailable(
+                f"{self.name} cannot listen on port {taken[0]}, which is in use by another program; stop that, or name another port"
+            )
         self.data.mkdir(parents=True, exist_ok=True)
         command = self.command()
         # A session of its own: Ctrl-C in the terminal reaches us, and we stop servers in order.
         with self.log.open("ab") as log, _on_cores(self.cores):
             self._child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=self.data
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=self.cwd
             )
         # CONT, because a stopped process handles TERM only once it goes on.
         self._guard = subprocess.Popen(

@@ -1,0 +1,122 @@
+"""A whole fleet on this machine: broker, store, one gateway and some workers, each a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import http.client
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from infra.local.process import LocalServer, free_port
+from infra.local.servers import Servers, servers
+
+HOST = "127.0.0.1"
+ROOT = Path(__file__).parents[2]
+"""Where `python -m penstock` is found even where it is not installed."""
+
+
+class FleetProcess(LocalServer):
+    """One `penstock` process, ready once it answers GET `path` with 200 on its port."""
+
+    def __init__(self, data: Path, name: str, arguments: Sequence[str], *, port: int, path: str) -> None:
+        super().__init__(data.absolute())
+        self.cwd = ROOT
+        self.name = name
+        self.arguments = arguments
+        self.port = port
+        self.path = path
+
+    @property
+    def address(self) -> str:
+        """Where it answers, for messages."""
+        return f"{HOST}:{self.port}"
+
+    def ports(self) -> tuple[int, ...]:
+        """The port it is asked on."""
+        return (self.port,)
+
+    def command(self) -> list[str]:
+        """The command line, under the Python that runs us."""
+        return [sys.executable, "-m", "penstock", *self.arguments]
+
+    def answers(self) -> bool:
+        """Whether `path` answers 200."""
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=1.0)
+        try:
+            connection.request("GET", self.path)
+            return connection.getresponse().status == http.client.OK
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Fleet:
+    """A running fleet.
+
+    Attributes:
+        url: of the gateway.
+        backing: the broker and the store.
+        processes: the gateway, then the workers.
+    """
+
+    url: str
+    backing: Servers
+    processes: tuple[FleetProcess, ...]
+
+    @property
+    def started(self) -> list[LocalServer]:
+        """Everything that was started here, to be watched."""
+        return [s for s in (self.backing.broker, self.backing.store) if s is not None] + list(self.processes)
+
+
+def gateway(data: Path, backing: Servers, http_port: int) -> FleetProcess:
+    """A gateway that listens on loopback."""
+    ports = ["--http-port", str(http_port), "--metrics-port", str(free_port())]
+    arguments = ["gateway", *_transport(backing), *ports]
+    return FleetProcess(data / "gateway", "gateway", arguments, port=http_port, path="/v2/health/ready")
+
+
+def worker(data: Path, name: str, backing: Servers, repositories: Sequence[Path]) -> FleetProcess:
+    """A worker that serves these repositories."""
+    port = free_port()
+    models = [part for folder in repositories for part in ("--model-repository", str(folder.absolute()))]
+    arguments = ["worker", *models, *_transport(backing), "--metrics-port", str(port)]
+    return FleetProcess(data / name, name, arguments, port=port, path="/metrics")
+
+
+@contextlib.contextmanager
+def fleet(
+    data: Path,
+    repositories: Sequence[Path],
+    *,
+    workers: int = 2,
+    http_port: int = 8000,
+    environ: Mapping[str, str] = os.environ,
+) -> Iterator[Fleet]:
+    """A fleet for the time of a `with`, with its logs in `data`; workers may still be loading models when it begins.
+
+    Broker and store are those that the environment names, or started here on free ports. At the end the gateway is
+    drained first, then the workers; broker and store go last.
+
+    Raises:
+        Unavailable: a process cannot be started; names it and the last lines of its log.
+    """
+    with contextlib.ExitStack() as stack:
+        backing = stack.enter_context(servers(data, environ=environ))
+        crew = [worker(data, f"worker-{number}", backing, repositories) for number in range(1, workers + 1)]
+        processes = [*crew, gateway(data, backing, http_port)]
+        for process in processes:
+            stack.callback(process.stop, timeout=45.0)
+            process.launch()
+        for process in processes:
+            process.wait_ready()
+        yield Fleet(f"http://{HOST}:{http_port}", backing, (processes[-1], *crew))
+
+
+def _transport(backing: Servers) -> list[str]:
+    return ["--kafka", backing.kafka, "--redis", backing.redis]
