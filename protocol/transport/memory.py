@@ -26,7 +26,8 @@ from protocol.ports import (
     RequestState,
     Wake,
 )
-from protocol.transport.broker import MemoryBroker, MemoryConsumer, Topic
+from protocol.transport.broker import MemoryBroker
+from protocol.transport.consumer import MemoryConsumer, Topic
 from protocol.transport.fence import Fences
 from protocol.transport.settings import TransportSettings
 
@@ -89,7 +90,7 @@ class MemoryBus:
         self._check_open()
         found = self._broker.topic(topic)
         await self._broker.add_group(found, group)
-        consumer = MemoryConsumer(self._broker, found, group, member, listener)
+        consumer = MemoryConsumer(found, group, member, listener, self._broker)
         self._broker.join(consumer)
         self._consumers = [other for other in self._consumers if not other.closed]
         self._consumers.append(consumer)

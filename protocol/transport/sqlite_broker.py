@@ -18,7 +18,8 @@ from typing import Final
 
 from protocol.codec import pack, unpack
 from protocol.ports import OutRecord, Published, Record
-from protocol.transport.broker import MemoryBroker, Topic
+from protocol.transport.broker import RETENTION, MemoryBroker
+from protocol.transport.consumer import Topic
 from protocol.transport.groups import Group
 from protocol.transport.journal import Journal, Statement
 from protocol.transport.partition_log import PartitionLog
@@ -55,12 +56,14 @@ class SqliteBroker(MemoryBroker):
 
     Args:
         path: of the file.
-        session_timeout: see `MemoryBroker`.
+        session_timeout, retention: see `MemoryBroker`.
         fsync: every acknowledged record survives a power loss, not only a kill.
     """
 
-    def __init__(self, path: Path, session_timeout: float = 10.0, *, fsync: bool = False) -> None:
-        super().__init__(session_timeout)
+    def __init__(
+        self, path: Path, session_timeout: float = 10.0, *, fsync: bool = False, retention: int = RETENTION
+    ) -> None:
+        super().__init__(session_timeout, retention=retention)
         self.journal = Journal(path, _SCHEMA, _VERSION, fsync=fsync)
         self.journal.on_failure = self._forget_reservations
         self._lock = asyncio.Lock()
