@@ -5,6 +5,7 @@ Everything that the fleet lets aiokafka's errors mean is here: `Unavailable`, `T
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -26,6 +27,15 @@ RETRY_BACKOFF: Final = 0.1
 
 _PASSED: Final = frozenset({"security_protocol", "sasl_mechanism", "sasl_plain_username", "sasl_plain_password"})
 _FILES: Final = {"ssl_cafile": "cafile", "ssl_certfile": "certfile", "ssl_keyfile": "keyfile"}
+
+
+def _says_no_secret(record: logging.LogRecord) -> bool:
+    arguments = record.args if isinstance(record.args, tuple) else ()
+    return not any(type(argument).__name__.startswith("SaslAuthenticate") for argument in arguments)
+
+
+# At DEBUG aiokafka prints every request, and with it the password.
+logging.getLogger("aiokafka.conn").addFilter(_says_no_secret)
 
 
 class FencedInstanceIdError(errors.BrokerResponseError):  # type: ignore[misc]
@@ -169,4 +179,6 @@ def consumer_limits(settings: TransportSettings) -> Mapping[str, Any]:
         "fetch_max_wait_ms": int(settings.fetch_max_wait * 1000),
         "fetch_max_bytes": MAX_BATCH,
         "max_partition_fetch_bytes": MAX_BATCH,
+        # How often its fetch loop turns without a reason; at the default of 0.2 s that is half of an idle consumer's turns.
+        "consumer_timeout_ms": 1000,
     }

@@ -4,6 +4,7 @@ Invariants:
 - A group goes to one partition as one batch; only a group above `MAX_BATCH` is split, and then sent part by part.
 - The producer is replaced after any batch that was given up: aiokafka counts its sequence number as used, so that the
   broker would refuse everything that follows on that partition (OUT_OF_ORDER_SEQUENCE_NUMBER, for ever).
+- A replaced producer is stopped when nobody sends through it any more: what waits in it for a free place would hang.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
     InvalidProducerEpoch,
     KafkaError,
+    KafkaTimeoutError,
     OutOfOrderSequenceNumber,
     ProducerClosed,
     ProducerFenced,
@@ -51,7 +53,8 @@ class Publisher:
         self._settings = settings
         self._producer: AIOKafkaProducer | None = None
         self._starting: asyncio.Task[AIOKafkaProducer] | None = None
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._sending: dict[AIOKafkaProducer, int] = {}
+        self._stopping: set[asyncio.Task[None]] = set()
         self._partitions: dict[str, int] = {}
         self._turns: dict[str, int] = {}
         self._closed = False
@@ -82,10 +85,11 @@ class Publisher:
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.wait([self._starting])
-        if self._producer is not None:
-            self._retire(self._producer)
-        if self._retiring:
-            await asyncio.wait(self._retiring)
+        for producer in list(self._sending):
+            self._sending[producer] = 0
+            self._retire(producer)
+        if self._stopping:
+            await asyncio.wait(self._stopping)
 
     async def producer(self) -> AIOKafkaProducer:
         """The running producer; whoever finds none waits for the same new one.
@@ -120,6 +124,7 @@ class Publisher:
         producer.client.cluster.add_listener(lambda _cluster: self._partitions.clear())
         self._partitions.clear()
         self._producer = producer
+        self._sending[producer] = 0
         return producer
 
     def _started(self, starting: asyncio.Task[AIOKafkaProducer]) -> None:
@@ -128,12 +133,14 @@ class Publisher:
             starting.exception()  # seen, also where every caller has gone away
 
     def _retire(self, producer: AIOKafkaProducer) -> None:
-        """Let it deliver what it holds, in the background; the next call starts a new one."""
+        """The next call starts a new one; this one is stopped in the background once nobody sends through it."""
         if self._producer is producer:
             self._producer = None
+        if self._sending.get(producer) == 0:
+            del self._sending[producer]
             task = asyncio.get_running_loop().create_task(_stop(producer))
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
+            self._stopping.add(task)
+            task.add_done_callback(self._stopping.discard)
 
     async def partitions(self, topic: str) -> int:
         """How many partitions the topic has.
@@ -167,11 +174,13 @@ class Publisher:
             raise NotFound(f"topic {topic} has partitions 0 to {count - 1}, not {partition}")
         try:
             async with asyncio.timeout(PUBLISH_TIMEOUT):
-                try:
-                    return await self._deliver(topic, records, partition)
-                except _UNNUMBERED as exc:
-                    log.warning("the producer to %s is replaced: %r", topic, exc)
-                    return await self._deliver(topic, records, partition)
+                while True:
+                    try:
+                        return await self._deliver(topic, records, partition)
+                    except _UNNUMBERED as exc:
+                        if self._closed:
+                            raise
+                        log.info("a group for %s/%d is sent by a new producer: %r", topic, partition, exc)
         except _TROUBLE as exc:
             self._partitions.pop(topic, None)
             raise translated(exc, f"publishing to {topic} at {self._settings.kafka}") from None
@@ -192,12 +201,20 @@ class Publisher:
 
     async def _send(self, producer: AIOKafkaProducer, batch: Any, topic: str, partition: int) -> Any:
         """Queue a batch and wait for its acknowledgement."""
-        delivery = await producer.send_batch(batch, topic, partition=partition)
+        self._sending[producer] += 1
         try:
-            return await delivery
-        except KafkaError:
-            self._retire(producer)
+            return await (await producer.send_batch(batch, topic, partition=partition))
+        except KafkaTimeoutError:  # no place in its queue; nothing was given up
             raise
+        except KafkaError:
+            if self._producer is producer:
+                self._producer = None
+            raise
+        finally:
+            if producer in self._sending:  # closing does not wait
+                self._sending[producer] -= 1
+                if self._producer is not producer:
+                    self._retire(producer)
 
 
 async def _stop(producer: AIOKafkaProducer) -> None:

@@ -17,9 +17,10 @@ class KafkaSite(contract_bus.Site):
     session_timeout = 3.0
     patience = 30.0
 
-    def __init__(self, bootstrap: str, prefix: str) -> None:
+    def __init__(self, bootstrap: str, prefix: str, security: dict[str, str] | None = None) -> None:
         self.bootstrap = bootstrap
         self.prefix = prefix
+        self.security = security or {}
         self.buses: list[KafkaBus] = []
 
     async def connect(self) -> KafkaBus:
@@ -29,6 +30,7 @@ class KafkaSite(contract_bus.Site):
             prefix=self.prefix,
             session_timeout=self.session_timeout,
             connect_timeout=10.0,
+            kafka_security=self.security,
         )
         bus = KafkaBus(settings)
         self.buses.append(bus)
