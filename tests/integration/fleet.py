@@ -1,0 +1,153 @@
+"""A real fleet as processes, for tests: gateways and workers started by their commands, on a real broker and a real store."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from penstock.client import Client
+from tests.integration.ports import free_port
+
+START_WITHIN = 60.0
+
+
+def wait_for(what: str, check: Callable[[], Any], within: float = START_WITHIN) -> Any:
+    """The first true value of `check`; fails after `within` seconds, saying for `what`."""
+    end = time.monotonic() + within
+    while time.monotonic() < end:
+        if value := check():
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"waited {within} s for {what}")
+
+
+class Process:
+    """One `penstock` command, its log in a file."""
+
+    def __init__(self, name: str, log: Path, *arguments: str) -> None:
+        self.name, self.log = name, log
+        self.http_port, self.metrics_port = free_port(), free_port()
+        ports = ["--metrics-port", str(self.metrics_port)]
+        if arguments[0] != "worker":
+            ports += ["--http-port", str(self.http_port)]
+        self._file = log.open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "penstock", *arguments, *ports, "--log-level", "info"],
+            stdout=self._file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http_port}"
+
+    @property
+    def working_pid(self) -> int:
+        """Of the process that holds the Kafka membership: a supervisor's child, or the process itself."""
+        children = psutil.Process(self.process.pid).children()
+        return children[0].pid if children else self.process.pid
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels; 0 while the process does not answer."""
+        try:
+            text = httpx.get(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=2).text
+        except httpx.HTTPError:
+            return 0.0
+        lines = [line for line in text.splitlines() if line.split("{")[0].split(" ")[0] == name]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+    def kill_worker(self) -> None:
+        """SIGKILL the process that runs models; a supervisor lives on."""
+        os.kill(self.working_pid, signal.SIGKILL)
+
+    def kill(self) -> None:
+        """SIGKILL everything, as when the machine is gone."""
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        self.process.kill()
+        self.process.wait(10)
+
+    def stop(self, within: float = 60.0) -> int:
+        """SIGTERM and the exit code."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            return self.process.wait(within)
+        finally:
+            if self.process.poll() is None:
+                self.kill()
+            self._file.close()
+
+    def tail(self) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-30:])
+
+
+class Fleet:
+    """Gateways and workers under one prefix."""
+
+    def __init__(self, kafka: str, redis: str, prefix: str, folder: Path, repository: Path) -> None:
+        self.kafka, self.redis, self.prefix, self.folder, self.repository = kafka, redis, prefix, folder, repository
+        self._servers = ("--kafka", kafka, "--redis", redis, "--prefix", prefix)
+        self.gateways: list[Process] = []
+        self.workers: list[Process] = []
+
+    def add_gateway(self, *flags: str) -> Process:
+        name = f"gateway-{len(self.gateways)}"
+        self.gateways.append(Process(name, self.folder / f"{name}.log", "gateway", *self._servers, *flags))
+        return self.gateways[-1]
+
+    def add_worker(self, *flags: str, name: str = "") -> Process:
+        name = name or f"worker-{len(self.workers)}"
+        repository = ("--model-repository", str(self.repository))
+        arguments = ("worker", *self._servers, *repository, "--worker", name, *flags)
+        self.workers.append(Process(name, self.folder / f"{name}.log", *arguments))
+        return self.workers[-1]
+
+    def wait_ready(self, models: int) -> None:
+        """Until every gateway knows so many ready models and every worker has joined its groups."""
+
+        def ready() -> bool:
+            for process in (*self.gateways, *self.workers):
+                if process.process.poll() is not None:
+                    raise AssertionError(f"{process.name} ended:\n{process.tail()}")
+            for gateway in self.gateways:
+                with Client(gateway.url) as client, contextlib.suppress(Exception):
+                    if client.ready() and sum(entry.get("state") == "READY" for entry in client.models()) >= models:
+                        continue
+                return False
+            return all(b"partitions assigned" in worker.log.read_bytes() for worker in self.workers)
+
+        wait_for(f"{models} ready models on {len(self.gateways)} gateways", ready)
+
+    def stop(self) -> list[int]:
+        """Exit codes of all, gateways first."""
+        return [process.stop() for process in (*self.gateways, *self.workers)]
+
+
+@contextlib.contextmanager
+def fleet(kafka: str, redis: str, prefix: str, folder: Path, repository: Path) -> Iterator[Fleet]:
+    """A fleet without processes yet; all that are added end with the test, and their logs are shown if it fails."""
+    made = Fleet(kafka, redis, prefix, folder, repository)
+    try:
+        yield made
+    except BaseException:
+        for process in (*made.gateways, *made.workers):
+            print(f"--- {process.name}\n{process.tail()}")
+        raise
+    finally:
+        for process in (*made.gateways, *made.workers):
+            with contextlib.suppress(Exception):
+                process.stop(5.0)

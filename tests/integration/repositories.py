@@ -1,0 +1,51 @@
+"""Model repositories for tests of whole fleets."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+ADD = """
+    import os
+    import time
+
+    class Model:
+        inputs = {"A": ("FP32", [4]), "B": ("FP32", [4])}
+        outputs = {"SUM": ("FP32", [4])}
+        max_batch_size = 16
+
+        def predict(self, A, B):
+            with open(f"%s.{os.getpid()}", "a") as file:
+                file.writelines(f"{number:.0f}\\n" for number in A[:, 0])
+            time.sleep(0.01)
+            return {"SUM": A + B}
+"""
+"""Adds, after noting the first element of each row's A in a file of its process."""
+
+COUNT = """
+    import time
+
+    class Model:
+        inputs = {"NUMBER": ("INT64", [1])}
+        outputs = {"NUMBER": ("INT64", [1])}
+        max_batch_size = 1
+
+        def predict(self, NUMBER):
+            with open(%r, "a") as file:
+                file.write(f"{NUMBER[0, 0]}\\n")
+            time.sleep(max(0, NUMBER[0, 0]) / 1000)
+            return {"NUMBER": NUMBER}
+"""
+
+
+def write_model(repository: Path, name: str, code: str) -> None:
+    """A Python model of one version."""
+    folder = repository / name / "1"
+    folder.mkdir(parents=True)
+    (folder / "model.py").write_text(textwrap.dedent(code))
+
+
+def executed(counter: Path) -> list[int]:
+    """What a model has begun to run so far, by its own account, in all its processes."""
+    files = [counter, *counter.parent.glob(f"{counter.name}.*")]
+    return [int(line) for file in files if file.exists() for line in file.read_text().split()]
