@@ -29,7 +29,7 @@ from protocol.messages import (
     ModelState,
     Timing,
 )
-from protocol.tensors import ITEM_SIZE, Buffer, Tensor, check_shape, check_size
+from protocol.tensors import ITEM_SIZE, MAX_RANK, Buffer, Tensor, check_shape, check_size
 
 WIRE_VERSION: Final = 1
 """Readers accept this version and the one before it; anything else goes to the dead letters."""
@@ -44,13 +44,17 @@ _BIN32: Final = 0xC6
 _ARRAY2: Final = 0x92
 _STAMPS: Final = struct.Struct(">QQ")
 _LENGTH: Final = struct.Struct(">I")
+_BINARY: Final = struct.Struct(">BI")
+
+_PACKER: Final = msgpack.Packer(use_bin_type=True, autoreset=True)
+"""Shared: `pack` runs to its end without letting go of the interpreter's lock, and making a packer takes longer than packing."""
 
 Headers = Sequence[tuple[str, bytes]]
 
 
 def pack(value: object) -> bytes:
     """Plain data as msgpack."""
-    packed: bytes = msgpack.packb(value, use_bin_type=True)
+    packed: bytes = _PACKER.pack(value)
     return packed
 
 
@@ -78,14 +82,15 @@ def _split(value: Buffer) -> tuple[dict[str, Any], memoryview]:
     """The head's map and a view of the tail (empty for a map alone)."""
     if len(value) > MAX_RECORD:
         raise CodecError(f"record has {len(value)} bytes; at most {MAX_RECORD} are allowed")
+    size = len(value)
     view = memoryview(value)
-    tail = view[:0]
-    if len(view) >= 11 and view[0] == _ARRAY2 and view[1] == _BIN32:
-        end = 6 + _LENGTH.unpack_from(view, 2)[0]
-        if end + 5 > len(view) or view[end] != _BIN32 or _LENGTH.unpack_from(view, end + 1)[0] != len(view) - end - 5:
+    if size >= 11 and view[0] == _ARRAY2 and view[1] == _BIN32:
+        end = 6 + _LENGTH.unpack_from(value, 2)[0]
+        if end + 5 > size or _BINARY.unpack_from(value, end) != (_BIN32, size - end - 5):
             raise CodecError("record is truncated: its head and tail lengths do not match its size")
-        view, tail = view[6:end], view[end + 5 :]
-    head = unpack(view)
+        head, tail = unpack(view[6:end]), view[end + 5 :]
+    else:
+        head, tail = unpack(view), view[:0]
     if not isinstance(head, dict):
         raise CodecError(f"record must hold a map, not {type(head).__name__}")
     return head, tail
@@ -103,12 +108,34 @@ def _tensors(heads: object, tail: memoryview, where: str) -> tuple[Tensor, ...]:
         raise CodecError(f"'{where}' must be a list of at most {MAX_TENSORS} tensors")
     tensors, position = [], 0
     for head in heads:
-        tensor, used = _tensor(head, tail[position:], where)
-        position += used
+        tensor = _plain_tensor(head, tail, position)
+        if tensor is not None:
+            position += len(tensor.data)
+        else:
+            tensor, used = _tensor(head, tail[position:], where)
+            position += used
         tensors.append(tensor)
     if position != len(tail):
         raise CodecError(f"record has {len(tail) - position} bytes that belong to no tensor of '{where}'")
     return tuple(tensors)
+
+
+def _plain_tensor(head: Any, tail: memoryview, position: int) -> Tensor | None:
+    """The tensor of a head as `_tensor_heads` writes it, where it fits the tail; `_tensor` says what is wrong with any other."""
+    try:
+        name, datatype, shape, size = head["name"], head["datatype"], head["shape"], head["size"]
+        count = ITEM_SIZE[datatype]
+    except (KeyError, TypeError):
+        return None
+    if count == 0 or type(name) is not str or type(shape) is not list or len(shape) > MAX_RANK or "data" in head:
+        return None
+    for length in shape:
+        if type(length) is not int or length < 0:
+            return None
+        count *= length
+    if count != size or type(size) is not int or position + size > len(tail):
+        return None
+    return Tensor(name, datatype, tuple(shape), tail[position : position + size])
 
 
 def _tensor(head: object, tail: memoryview, where: str) -> tuple[Tensor, int]:
@@ -287,19 +314,16 @@ def decode_reply(data: Buffer) -> InferReply:
     head, tail = _split(data)
     if head.get("v") != WIRE_VERSION:
         raise CodecError(f"reply has wire version {head.get('v')!r}; this reader speaks {WIRE_VERSION}")
+    error = head.get("error")
+    outputs = () if error is not None else _tensors(head.get("outputs"), tail, "outputs")
+    parameters = v2.check_parameters(head["parameters"], "the reply") if "parameters" in head else {}
     try:
-        reply = InferReply(head["model_name"], head["model_version"], head.get("id", ""))
-        reply.timing = _timing(head)
-        error = head.get("error")
-        if error is not None:
-            reply.failure = Failure(Code(error[0]), str(error[1]))
+        failure = Failure(Code(error[0]), str(error[1])) if error is not None else None
+        return InferReply(
+            head["model_name"], head["model_version"], head.get("id", ""), outputs, parameters, failure, _timing(head)
+        )
     except (KeyError, TypeError, ValueError, IndexError) as exc:
         raise CodecError(f"reply lacks or mistypes a field: {exc!r}") from None
-    if reply.failure is None:
-        reply.outputs = _tensors(head.get("outputs"), tail, "outputs")
-    if "parameters" in head:
-        reply.parameters = v2.check_parameters(head["parameters"], "the reply")
-    return reply
 
 
 def _timing(head: dict[str, Any]) -> Timing:

@@ -57,6 +57,8 @@ class InferConnection(HttpToolsProtocol):
         self._door = door
         self._max_header_bytes = max_header_bytes
         self._max_connections = max_connections
+        self._default_headers: list[tuple[bytes, bytes]] = []
+        self._date = b""
         self._active: Any = None
         self._in_head = False
         self._head_bytes = 0
@@ -196,7 +198,7 @@ class InferConnection(HttpToolsProtocol):
         """Write an exchange's response and let the next request have its turn."""
         transport = self.transport
         close = close or not exchange.keep_alive
-        size = sum([len(part) for part in parts])
+        size = len(parts[0]) if len(parts) == 1 else sum([len(part) for part in parts])
         first = b"%b%b%b%bcontent-length: %d\r\n\r\n" % (
             STATUS_LINE[status], self._date_line(), head, _CLOSE if close else b"", size,
         )  # fmt: skip
@@ -240,8 +242,12 @@ class InferConnection(HttpToolsProtocol):
             self.flow.resume_reading()
 
     def _date_line(self) -> bytes:
+        """uvicorn's Date header, which it renews every second."""
         lines = self.server_state.default_headers
-        return b"%b: %b\r\n" % lines[0] if lines else b""
+        if lines is not self._default_headers:
+            self._default_headers = lines
+            self._date = b"".join([b"%b: %b\r\n" % line for line in lines])
+        return self._date
 
     def pause_writing(self) -> None:
         """The client does not read: read no more of it."""

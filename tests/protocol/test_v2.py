@@ -211,3 +211,24 @@ def test_bodies_of_the_right_names_with_wrong_values_raise_only_the_codecs_error
     for candidate in (root, root | {"inputs": [tensor]}, {"inputs": [tensor]}):
         with contextlib.suppress(FleetError):
             v2.parse(orjson.dumps(candidate), None)
+
+
+def outcome(datatype: str, shape: list[int], data: object) -> bytes | str:
+    try:
+        return bytes(v2.parse_json(body(shape=shape, datatype=datatype, data=data)).inputs[0].data)
+    except CodecError as error:
+        return error.message
+
+
+@given(
+    st.sampled_from([*JSON_TYPES, "FP32", "FP64"]),
+    st.lists(
+        st.one_of(st.booleans(), st.integers(-(2**63), 2**64 - 1), st.integers(-300, 300), st.floats(allow_nan=False, allow_infinity=False)),
+        min_size=1, max_size=4,
+    ),
+)  # fmt: skip
+def test_flat_and_nested_lists_are_read_alike(datatype: str, data: list[float]) -> None:
+    flat = outcome(datatype, [len(data)], data)
+    nested = outcome(datatype, [1, len(data)], [data])
+
+    assert flat == nested
