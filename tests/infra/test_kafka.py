@@ -49,9 +49,8 @@ async def read_one(bootstrap: str, topic: str, group: str) -> bytes:
         auto_offset_reset="earliest",
         max_partition_fetch_bytes=17 * MEBIBYTE,
     ) as consumer:
-        record = await consumer.getone()
-        assert record.value is not None
-        return record.value
+        value: bytes = (await consumer.getone()).value
+        return value
 
 
 def test_reads_the_properties_that_ship() -> None:

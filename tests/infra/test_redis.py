@@ -8,7 +8,7 @@ from infra.local.redis import RedisServer, find_redis, read_version
 from protocol.errors import Unavailable
 
 
-def connect(server: RedisServer) -> "redis.Redis[bytes]":
+def connect(server: RedisServer) -> redis.Redis:
     return redis.Redis.from_url(server.url)
 
 
