@@ -22,8 +22,8 @@ from protocol import codec
 from protocol.errors import CodecError, FleetError
 from protocol.messages import Heartbeat
 from protocol.ports import Answer, Claim, Claimed, ClaimState, Outcome, RequestState, Wake
-from protocol.transport.redis_client import Client, Subscriptions, commands
-from protocol.transport.redis_connection import Address, Argument, Reply, pack
+from protocol.transport.redis_client import Client, Subscriptions
+from protocol.transport.redis_connection import Address, Argument, Reply, commands, pack
 from protocol.transport.settings import TransportSettings
 
 log = logging.getLogger(__name__)

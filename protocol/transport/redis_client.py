@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 import tenacity
@@ -289,8 +289,3 @@ class Subscriptions:
             self._confirmed.add(channel)
             if (waiting := self._confirmations.get(channel)) is not None and not waiting.done():
                 waiting.set_result(None)
-
-
-def commands(listed: Sequence[Sequence[Argument]]) -> bytes:
-    """Several commands for one round trip."""
-    return b"".join(map(pack, listed))

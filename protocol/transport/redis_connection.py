@@ -175,7 +175,7 @@ class Connection(asyncio.Protocol):
         if address.database:
             greetings.append(("SELECT", address.database))
         greetings.append(("PING",))
-        for reply in await self.send(b"".join(map(pack, greetings)), len(greetings)):
+        for reply in await self.send(commands(greetings), len(greetings)):
             if isinstance(reply, ReplyError):
                 raise reply
 
@@ -282,3 +282,8 @@ def pack(command: Sequence[Argument]) -> bytes:
     """A command as RESP."""
     packed: bytes = hiredis.pack_command(tuple(command))  # type: ignore[arg-type]
     return packed
+
+
+def commands(listed: Sequence[Sequence[Argument]]) -> bytes:
+    """Several commands for one round trip."""
+    return b"".join(map(pack, listed))

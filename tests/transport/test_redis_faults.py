@@ -1,0 +1,450 @@
+"""What only a real Redis does: refuse, load, hang, restart, forget scripts, drop connections; passwords and TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.local.process import free_port
+from infra.local.redis import RedisServer
+from protocol.errors import Unavailable
+from protocol.ports import Answer, Claimed, ClaimState, Outcome, Wake
+from protocol.transport.redis import RedisStore
+from protocol.transport.redis_connection import Address, Connection, ReplyError, commands
+from protocol.transport.settings import TransportSettings
+from tests.transport.contract_results import new_claim, new_ref
+from tests.transport.test_redis import RedisSite
+
+pytestmark = pytest.mark.servers
+
+TLS = Path(__file__).parent / "tls"
+WRITTEN, ALREADY = [Outcome.WRITTEN], [Outcome.ALREADY_TERMINAL]
+
+
+@pytest.fixture
+async def site(own_redis: RedisServer, prefix: str) -> AsyncIterator[RedisSite]:
+    site = RedisSite(own_redis.url, prefix)
+    yield site
+    await site.close()
+
+
+async def ask(connection: Connection, *words: str) -> Any:
+    (reply,) = await connection.send(commands([words]))
+    if isinstance(reply, ReplyError):
+        raise reply
+    return reply
+
+
+async def command(server: RedisServer, *words: str) -> Any:
+    """What an operator types into redis-cli."""
+    connection = await Connection.open(Address.parse(server.url), 20.0)
+    try:
+        return await ask(connection, *words)
+    finally:
+        connection.close()
+        await connection.closed
+
+
+async def listening(site: RedisSite, name: str = "g1") -> tuple[RedisStore, str, list[Wake]]:
+    store, channel, wakes = await site.connect(), site.names.gateway_channel(name), []
+    await store.listen(channel, wakes.extend)
+    return store, channel, wakes
+
+
+async def eventually(site: RedisSite, call: Callable[[], Awaitable[Any]]) -> Any:
+    """What the fleet does: repeat while it is unavailable."""
+    async with asyncio.timeout(site.patience):
+        while True:
+            try:
+                return await call()
+            except Unavailable:
+                await asyncio.sleep(0.02)
+
+
+class TestRefusals:
+    """A Redis that cannot take a result says so; nothing is done, and the repeated call writes exactly one terminal."""
+
+    async def refuses_then_recovers(self, site: RedisSite, server: RedisServer, words: str, *recovery: str) -> None:
+        worker, (gateway, channel, wakes) = await site.connect(), await listening(site)
+        refs = [new_ref() for _ in range(8)]
+        claimed = new_ref()
+        answers = [Answer(ref, ref.encode() * 40, channel) for ref in refs]
+        for call in (
+            lambda: worker.finish(answers),
+            lambda: gateway.claim(new_claim(claimed, channel)),
+            lambda: worker.start([claimed], "w1", 60.0),
+        ):
+            with pytest.raises(Unavailable, match=words):
+                await call()
+        await command(server, *recovery)
+        assert await eventually(site, lambda: gateway.look([*refs, claimed])) == [None] * 9
+        assert wakes == []
+        assert await worker.finish(answers) == WRITTEN * 8
+        assert await worker.finish([Answer(ref, b"late") for ref in refs]) == ALREADY * 8
+        assert (await gateway.claim(new_claim(claimed, channel))).state is ClaimState.FRESH
+        await site.until(lambda: len(wakes) == 8)
+        assert wakes == [Wake(ref, ref.encode() * 40) for ref in refs]
+
+    async def test_out_of_memory(self, site: RedisSite, own_redis: RedisServer) -> None:
+        await command(own_redis, "CONFIG", "SET", "maxmemory", "1")
+        assert await (await site.connect()).fill() == 1.0
+        await self.refuses_then_recovers(site, own_redis, "maxmemory", "CONFIG", "SET", "maxmemory", "0")
+        assert await (await site.connect()).fill() == 0.0
+
+    async def test_read_only(self, site: RedisSite, own_redis: RedisServer) -> None:
+        """A primary that a failover has made a replica."""
+        await command(own_redis, "REPLICAOF", "127.0.0.1", str(free_port()))
+        await self.refuses_then_recovers(site, own_redis, "read-only replica", "REPLICAOF", "NO", "ONE")
+
+    async def test_too_few_replicas(self, site: RedisSite, own_redis: RedisServer) -> None:
+        await command(own_redis, "CONFIG", "SET", "min-replicas-to-write", "1")
+        recovery = ("CONFIG", "SET", "min-replicas-to-write", "0")
+        await self.refuses_then_recovers(site, own_redis, "too few replicas", *recovery)
+
+    async def test_busy_with_a_script(self, site: RedisSite, own_redis: RedisServer) -> None:
+        await command(own_redis, "CONFIG", "SET", "lua-time-limit", "50")
+        worker = await site.connect()
+        operator = await Connection.open(Address.parse(own_redis.url), 20.0)
+        endless = asyncio.ensure_future(command(own_redis, "EVAL", "while true do end", "0"))
+
+        async def finish_until_refused() -> None:
+            async with asyncio.timeout(site.patience):
+                while True:
+                    await worker.finish([Answer(new_ref(), b"r")])
+
+        with pytest.raises(Unavailable, match="busy with a script"):
+            await finish_until_refused()
+        await ask(operator, "SCRIPT", "KILL")
+        with pytest.raises(ReplyError):
+            await endless
+        operator.close()
+        assert await worker.finish([Answer(new_ref(), b"r")]) == WRITTEN
+
+    async def test_a_full_store_takes_what_fits_and_loses_nothing(
+        self, site: RedisSite, own_redis: RedisServer
+    ) -> None:
+        worker = await site.connect()
+        used = int(re.findall(rb"used_memory:(\d+)", await command(own_redis, "INFO", "memory"))[0])
+        await command(own_redis, "CONFIG", "SET", "maxmemory", str(used + 2_000_000))
+        batches = [[Answer(new_ref(), bytes(20_000)) for _ in range(16)] for _ in range(20)]
+        outcomes = []
+        for batch in batches:
+            try:
+                outcomes.append(await worker.finish(batch))
+            except Unavailable:
+                outcomes.append(None)
+        assert None in outcomes
+        assert outcomes[0] == WRITTEN * 16
+        assert await worker.fill() > 0.9
+        await command(own_redis, "CONFIG", "SET", "maxmemory", "0")
+        for batch, outcome in zip(batches, outcomes, strict=True):
+            assert await worker.finish(batch) == (ALREADY if outcome else WRITTEN) * 16
+
+
+LOADS_SLOWLY = {"appendonly": "yes", "aof-use-rdb-preamble": "no", "key-load-delay": "400"}
+"""400 µs for every command in the file; the option is Redis's own, for its tests."""
+
+
+@pytest.mark.parametrize("own_redis", [LOADS_SLOWLY], indirect=True)
+class TestLoading:
+    async def fill_file(self, own_redis: RedisServer) -> None:
+        script = "for n = 1, 4000 do redis.call('SET', 'filler:' .. n, string.rep('x', 600)) end"
+        await command(own_redis, "EVAL", script, "0")
+
+    async def test_a_restarted_redis_that_loads_is_unavailable_and_then_goes_on(
+        self, site: RedisSite, own_redis: RedisServer
+    ) -> None:
+        worker, (gateway, channel, wakes) = await site.connect(), await listening(site)
+        old, new = new_ref(), new_ref()
+        assert await worker.finish([Answer(old, b"before", channel)]) == WRITTEN
+        await self.fill_file(own_redis)
+        await asyncio.to_thread(own_redis.stop)
+        own_redis.launch()
+        refused = set()
+        async with asyncio.timeout(site.patience):
+            while True:
+                try:
+                    assert await worker.finish([Answer(new, b"after", channel)]) == WRITTEN
+                    break
+                except Unavailable as exc:
+                    refused.add("loading" if "is loading" in exc.message else "away")
+        assert "loading" in refused
+        assert await worker.finish([Answer(old, b"late"), Answer(new, b"late")]) == ALREADY * 2
+        assert [state and state.payload for state in await worker.look([old, new])] == [b"before", b"after"]
+        await site.until_true(gateway.healthy)
+        late = new_ref()
+        await worker.finish([Answer(late, b"x", channel)])
+        await site.until(lambda: Wake(late, b"x") in wakes)
+
+    async def test_opening_waits_until_it_has_loaded(self, site: RedisSite, own_redis: RedisServer) -> None:
+        await self.fill_file(own_redis)
+        await asyncio.to_thread(own_redis.stop)
+        own_redis.launch()
+        store = await site.connect()
+        assert await store.finish([Answer(new_ref(), b"r")]) == WRITTEN
+
+
+class TestConnections:
+    async def test_listeners_come_back_after_a_restart(self, site: RedisSite, own_redis: RedisServer) -> None:
+        worker, (gateway, channel, wakes) = await site.connect(), await listening(site)
+        cancelled: list[str] = []
+        await worker.listen_cancels("cancels", cancelled.extend)
+        own_redis.kill()
+        assert not await gateway.healthy()
+        with pytest.raises(Unavailable):
+            await worker.finish([Answer(new_ref(), b"r", channel)])
+        await asyncio.to_thread(own_redis.start)
+        await site.until_true(gateway.healthy)
+        await site.until_true(worker.healthy)
+        ref = new_ref()
+        assert await worker.finish([Answer(ref, b"r", channel)]) == WRITTEN
+        await site.until(lambda: wakes == [Wake(ref, b"r")])
+        await gateway.cancel("cancels", ["1"])
+        await site.until(lambda: cancelled == ["1"])
+
+    async def test_a_dropped_connection_is_not_noticed(self, site: RedisSite, own_redis: RedisServer) -> None:
+        worker, (gateway, channel, wakes) = await site.connect(), await listening(site)
+        for turn in range(5):
+            await command(own_redis, "CLIENT", "KILL", "TYPE", "normal")
+            ref = new_ref()
+            assert await worker.finish([Answer(ref, b"%d" % turn, channel)]) == WRITTEN
+            assert (await gateway.claim(new_claim(new_ref()))).state is ClaimState.FRESH
+        await site.until(lambda: len(wakes) == 5)
+
+    async def test_a_dropped_listener_subscribes_again(self, site: RedisSite, own_redis: RedisServer) -> None:
+        worker, (gateway, channel, wakes) = await site.connect(), await listening(site)
+        await command(own_redis, "CLIENT", "KILL", "TYPE", "pubsub")
+        await site.until_true(gateway.healthy)
+        ref = new_ref()
+
+        async def heard() -> bool:
+            await worker.finish([Answer(ref, b"r", channel)])
+            return bool(wakes)
+
+        await site.until_true(heard)
+
+    async def test_forgotten_scripts_are_loaded_again(self, site: RedisSite, own_redis: RedisServer) -> None:
+        store, ref = await site.connect(), new_ref()
+        await command(own_redis, "SCRIPT", "FLUSH")
+        assert (await store.claim(new_claim(ref))).state is ClaimState.FRESH
+        await command(own_redis, "SCRIPT", "FLUSH")
+        outcomes = await asyncio.gather(*(store.finish([Answer(new_ref(), b"r")]) for _ in range(20)))
+        assert outcomes == [WRITTEN] * 20
+
+    async def test_a_hanging_redis_is_unavailable_and_not_healthy(
+        self, site: RedisSite, own_redis: RedisServer
+    ) -> None:
+        worker, (gateway, channel, _) = await site.connect(), await listening(site)
+        ref = new_ref()
+        os.kill(own_redis.pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            assert not await gateway.healthy()
+            assert time.monotonic() - began < 3
+            with pytest.raises(Unavailable, match="gave no answer"):
+                await worker.finish([Answer(ref, b"r", channel)])
+            assert time.monotonic() - began < 10
+        finally:
+            os.kill(own_redis.pid, signal.SIGCONT)
+        # The first call was carried out after all; its repetition is refused, and wakes by pointer.
+        assert await worker.finish([Answer(ref, b"r", channel)]) == ALREADY
+        await site.until_true(gateway.healthy)
+        assert (await gateway.look([ref]))[0].payload == b"r"  # type: ignore[union-attr]
+
+    async def test_cancelled_calls_leave_the_replies_in_order(self, site: RedisSite) -> None:
+        store = await site.connect()
+        refs = [new_ref() for _ in range(50)]
+        await store.finish([Answer(ref, ref.encode()) for ref in refs])
+        looks = [asyncio.ensure_future(store.look([ref])) for ref in refs]
+        await asyncio.sleep(0)
+        for look in looks[::2]:
+            look.cancel()
+        kept = await asyncio.gather(*looks[1::2])
+        assert [states[0].payload for states in kept if states[0]] == [ref.encode() for ref in refs[1::2]]
+
+    async def test_no_redis_is_unavailable_within_the_connect_timeout(self, prefix: str) -> None:
+        url = f"redis://:secret@127.0.0.1:{free_port()}/0"
+        store = RedisStore(TransportSettings(kafka="unused:1", redis=url, prefix=prefix, connect_timeout=0.5))
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match=r"127\.0\.0\.1") as caught:
+            await store.open()
+        assert time.monotonic() - began < 3
+        assert "secret" not in caught.value.message
+        await store.close()
+
+    async def test_large_batches_are_split_and_do_not_hold_up_others(self, site: RedisSite) -> None:
+        worker, other = await site.connect(), await site.connect()
+        (_, channel, wakes), slowest = await listening(site), 0.0
+        answers = [Answer(new_ref(), bytes(1_000_000), channel) for _ in range(32)]
+        writing = asyncio.ensure_future(worker.finish(answers))
+        while not writing.done():
+            began = time.monotonic()
+            await other.now()
+            slowest = max(slowest, time.monotonic() - began)
+        assert await writing == WRITTEN * 32
+        await site.until(lambda: len(wakes) == 32)
+        assert [wake.payload for wake in wakes] == [None] * 32
+        assert slowest < 0.15, f"another client waited {slowest * 1000:.0f} ms"
+
+
+class Proxy:
+    """Passes bytes on to Redis, over TLS if told so; drops the next reply, and with it the connection, if told so."""
+
+    def __init__(self, server: RedisServer, tls: ssl.SSLContext | None = None) -> None:
+        self.server = server
+        self.tls = tls
+        self.drop_next_reply = False
+        self.port = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Proxy:
+        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self.tls)
+        self.port = self._listener.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._listener.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        back, forth = await asyncio.open_connection("127.0.0.1", self.server.port)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pass(reader, forth))
+                group.create_task(self._pass(back, writer, replies=True))
+        except* (OSError, EOFError):
+            pass
+        finally:
+            for end in (writer, forth):
+                end.close()
+                with contextlib.suppress(OSError, asyncio.CancelledError):
+                    await end.wait_closed()
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, replies: bool = False) -> None:
+        while data := await reader.read(65536):
+            if replies and self.drop_next_reply:
+                self.drop_next_reply = False
+                break
+            writer.write(data)
+            await writer.drain()
+        raise EOFError
+
+
+class TestLostReplies:
+    """The call was carried out, its reply got lost: the client asks again by itself."""
+
+    @pytest.fixture
+    async def proxied(self, own_redis: RedisServer, prefix: str) -> AsyncIterator[tuple[Proxy, RedisSite]]:
+        async with Proxy(own_redis) as proxy:
+            site = RedisSite(f"redis://127.0.0.1:{proxy.port}", prefix)
+            yield proxy, site
+            await site.close()
+
+    async def test_a_claim_stays_ones_own(self, proxied: tuple[Proxy, RedisSite]) -> None:
+        proxy, site = proxied
+        store, ref = await site.connect(), new_ref()
+        proxy.drop_next_reply = True
+        assert await store.claim(new_claim(ref)) == Claimed(ClaimState.FRESH)
+        assert not proxy.drop_next_reply
+        assert (await store.claim(new_claim(ref))).state is ClaimState.ATTACHED
+
+    async def test_a_terminal_is_written_once(self, proxied: tuple[Proxy, RedisSite]) -> None:
+        proxy, site = proxied
+        store, ref = await site.connect(), new_ref()
+        proxy.drop_next_reply = True
+        assert await store.finish([Answer(ref, b"r")]) == ALREADY
+        assert (await store.look([ref]))[0].payload == b"r"  # type: ignore[union-attr]
+
+
+DURABLE = {"appendonly": "yes", "appendfsync": "always"}
+
+
+@pytest.mark.parametrize("own_redis", [DURABLE], indirect=True)
+class TestTheFenceSurvives:
+    async def test_a_restart_and_a_rewrite_also_when_trimmed(self, site: RedisSite, own_redis: RedisServer) -> None:
+        store = await site.connect()
+        whole, trimmed, claimed, cut = (new_ref() for _ in range(4))
+        await store.claim(new_claim(claimed))
+        await store.finish([Answer(ref, b"x" * 2000) for ref in (whole, trimmed, claimed, cut)])
+        await store.trim([trimmed, claimed])
+        await command(own_redis, "XTRIM", site.names.result_key(cut), "MAXLEN", "0")
+
+        async def holds() -> None:
+            late = [Answer(ref, b"late") for ref in (whole, trimmed, claimed, cut)]
+            assert await eventually(site, lambda: store.finish(late)) == ALREADY * 4
+            states = await store.look([whole, trimmed, claimed, cut])
+            assert [state and (state.state, state.payload) for state in states] == [
+                ("done", b"x" * 2000),
+                ("done", b""),
+                ("done", b""),
+                ("done", b""),
+            ]
+            assert (await store.claim(new_claim(claimed, fingerprint="f2"))).state is ClaimState.MISMATCH
+
+        await holds()
+        await asyncio.to_thread(own_redis.restart)
+        await holds()
+        await command(own_redis, "BGREWRITEAOF")
+
+        async def rewritten() -> bool:
+            said = (await command(own_redis, "INFO", "persistence")).decode()
+            return "aof_rewrite_in_progress:0" in said and "aof_last_bgrewrite_status:ok" in said
+
+        await site.until_true(rewritten)
+        await asyncio.to_thread(own_redis.restart)
+        await holds()
+
+
+class TestSecurity:
+    @pytest.mark.parametrize("own_redis", [{"requirepass": "s3cret"}], indirect=True)
+    async def test_a_password_in_the_url(
+        self, site: RedisSite, own_redis: RedisServer, prefix: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("DEBUG")
+        worker, (_, channel, wakes) = await site.connect(), await listening(site)
+        await worker.finish([Answer(new_ref(), b"r", channel)])
+        await site.until(lambda: len(wakes) == 1)
+        for url, words in (
+            (own_redis.url.replace("s3cret", "wr0ng"), "password"),
+            (own_redis.url.replace(":s3cret@", ""), "password"),
+        ):
+            stranger = RedisSite(url, prefix)
+            with pytest.raises(Unavailable, match=words) as caught:
+                await stranger.connect()
+            assert "wr0ng" not in caught.value.message
+            await stranger.close()
+        assert "s3cret" not in caplog.text
+
+    async def test_tls(self, own_redis: RedisServer, prefix: str) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(TLS / "server.pem", TLS / "server.key")
+        async with Proxy(own_redis, context) as proxy:
+            site = RedisSite(f"rediss://localhost:{proxy.port}/0?ssl_ca_certs={TLS / 'ca.pem'}", prefix)
+            worker, (_, channel, wakes) = await site.connect(), await listening(site)
+            await worker.finish([Answer(new_ref(), b"r", channel)])
+            await site.until(lambda: len(wakes) == 1)
+            await site.close()
+            distrustful = RedisStore(
+                TransportSettings(
+                    kafka="unused:1", redis=f"rediss://localhost:{proxy.port}/0", prefix=prefix, connect_timeout=0.5
+                )
+            )
+            with pytest.raises(Unavailable, match="certificate"):
+                await distrustful.open()
+            await distrustful.close()
