@@ -1,0 +1,355 @@
+"""Every scheduler against a list: whatever is called in whatever order, these hold.
+
+- Every item leaves exactly once: refused, in a batch, expired or cancelled.
+- A batch is the head of the service order, has one shape class, fits, and holds nothing that is late.
+- Sleeping until `wake_at` always makes progress, and never past the delay, a deadline or a queue timeout.
+- How many go is what Triton's rules say, computed another way.
+- Nothing partial is staged while no instance is idle.
+- What the batcher keeps between calls changes no decision: a new one with the same items decides the same.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from protocol.config_batching import DynamicBatching, QueuePolicy, TimeoutAction
+from workers.scheduling import for_config
+from workers.scheduling.dynamic import DynamicBatcher
+from workers.scheduling.types import Batch, Item, Reject, Release
+
+MAXIMUM = 10
+
+preferences = st.sampled_from([(), (), (6,), (4, 8), (3, MAXIMUM)])
+policies = st.builds(
+    QueuePolicy,
+    st.sampled_from(TimeoutAction),
+    st.sampled_from([0.0, 2.0, 5.0]),
+    st.booleans(),
+    st.sampled_from([0, 0, 3]),
+)
+plain = st.builds(
+    DynamicBatching,
+    preferences,
+    st.sampled_from([0.0, 3.0, 8.0, 8.0]),
+    st.booleans(),
+)
+rich = st.builds(
+    DynamicBatching,
+    preferences,
+    st.sampled_from([0.0, 3.0, 8.0, 8.0]),
+    st.just(False),
+    st.sampled_from([2, 0]),
+    st.just(2),
+    policies,
+    st.dictionaries(st.integers(1, 2), policies, max_size=2),
+)
+
+arrivals = st.tuples(
+    st.sampled_from([1, 2, 1, 2, 3, 5, MAXIMUM, MAXIMUM + 1]),
+    st.sampled_from("aaab"),
+    st.integers(0, 3),
+    st.tuples(*[st.sampled_from([0, 0, 0, 1, 3, 4, 9])] * 3),
+)
+"""Rows, shape class, priority, and seconds of: deadline, queue timeout, age; 0 for none."""
+
+
+class Reference:
+    """The queue as a list that is sorted and searched anew for every question."""
+
+    def __init__(self, policy: DynamicBatching) -> None:
+        self.policy = policy
+        self.items: list[Item[int]] = []
+        self.settled = -math.inf
+
+    def level(self, item: Item[int]) -> int:
+        levels = self.policy.priority_levels
+        if not levels:
+            return 0
+        return item.priority if 1 <= item.priority <= levels else self.policy.default_priority_level
+
+    def policy_of(self, item: Item[int]) -> QueuePolicy:
+        level = self.level(item)
+        return self.policy.queue_policy(level) if level else self.policy.default_queue_policy
+
+    def timeout_at(self, item: Item[int]) -> float:
+        policy = self.policy_of(item)
+        choices = [policy.default_timeout, item.timeout or 0.0 if policy.allow_timeout_override else 0.0]
+        return item.enqueued + min((choice for choice in choices if choice), default=math.inf)
+
+    def delays(self, item: Item[int]) -> bool:
+        return self.policy_of(item).timeout_action == TimeoutAction.DELAY
+
+    def gone_at(self, item: Item[int]) -> float:
+        timeout = math.inf if self.delays(item) else self.timeout_at(item)
+        return min(timeout, math.inf if item.deadline is None else item.deadline)
+
+    def order(self) -> list[Item[int]]:
+        def place(item: Item[int]) -> tuple[Any, ...]:
+            if self.timeout_at(item) <= self.settled:
+                return self.level(item), True, self.timeout_at(item), item.ref
+            return self.level(item), False, item.payload, ""
+
+        return sorted((item for item in self.items if self.gone_at(item) > self.settled), key=place)
+
+    def remove(self, gone: list[Item[int]]) -> None:
+        for item in gone:
+            self.items.remove(item)
+
+
+class Machine(RuleBasedStateMachine):
+    scheduler: Any
+    reference: Reference
+
+    @initialize(
+        policy=st.one_of(plain, rich, rich),
+        dynamic=st.sampled_from([True] * 7 + [False]),
+        shapes=st.sampled_from(["a", "a", "ab"]),
+    )
+    def start(self, policy: DynamicBatching, dynamic: bool, shapes: str) -> None:
+        self.shapes = shapes
+        self.policy = policy if dynamic else DynamicBatching()
+        self.dynamic = dynamic
+        self.scheduler = for_config(MAXIMUM, policy if dynamic else None)
+        self.reference = Reference(self.policy)
+        self.largest = max(self.policy.preferred_batch_sizes, default=MAXIMUM)
+        self.now = 100.0
+        self.added = 0
+        self.draining = False
+        self.running: list[Batch[int]] = []
+        self.formed: list[Batch[int]] = []
+        self.answered: list[Batch[int]] = []
+
+    # --- what may happen ---
+
+    @rule(several=st.lists(arrivals, min_size=1, max_size=4))
+    def add_several(self, several: list[tuple[int, str, int, tuple[int, int, int]]]) -> None:
+        for rows, shape, priority, (patience, timeout, age) in several:
+            item = Item(f"r{self.added:04}", rows, shape if shape in self.shapes else "a", self.added, self.now)
+            item.published = self.now - age if age else 0.0
+            item.priority = priority
+            item.deadline = self.now + patience if patience else None
+            item.timeout = float(timeout) if timeout else None
+            item.nbytes = 10 * rows
+            self.add(item)
+
+    def add(self, item: Item[int]) -> None:
+        self.added += 1
+        rejection = self.scheduler.add(item, self.now)
+        assert (rejection and rejection.reason) == self.expected_rejection(item)
+        if rejection is None:
+            self.reference.items.append(item)
+
+    def expected_rejection(self, item: Item[int]) -> Reject | None:
+        if item.rows > MAXIMUM:
+            return Reject.TOO_MANY_ROWS
+        if self.draining:
+            return Reject.DRAINING
+        limit = self.reference.policy_of(item).max_queue_size or math.inf
+        if len(self.beside(item)) >= limit:
+            self.reference.settled = self.now
+        return Reject.QUEUE_FULL if len(self.beside(item)) >= limit else None
+
+    def beside(self, item: Item[int]) -> list[Item[int]]:
+        level = self.reference.level(item)
+        return [other for other in self.reference.order() if self.reference.level(other) == level]
+
+    @precondition(lambda self: self.added)
+    @rule(back=st.integers(1, 9))
+    def cancel(self, back: int) -> None:
+        ref = f"r{self.added - back:04}"
+        cancelled = self.scheduler.cancel(ref)
+        there = [item for item in self.reference.order() if item.ref == ref]
+        assert ([] if cancelled is None else [cancelled]) == there
+        self.reference.remove(there)
+
+    @precondition(lambda self: self.reference.items)
+    @rule()
+    def add_the_same_again(self) -> None:
+        queued = [item for item in self.reference.order() if item.rows <= MAXIMUM]
+        if queued and not self.draining:
+            rejection = self.scheduler.add(queued[0], self.now)
+            assert rejection is not None
+            assert rejection.reason == Reject.DUPLICATE
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 3.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def expire(self) -> None:
+        expired = self.scheduler.expire(self.now)
+        self.reference.settled = self.now
+        due = [item for item in self.reference.items if self.reference.gone_at(item) <= self.now]
+        assert sorted(item.ref for item in expired) == sorted(item.ref for item in due)
+        for item in expired:
+            assert item.late(self.now) or self.reference.timeout_at(item) <= self.now
+        self.reference.remove(expired)
+
+    @precondition(lambda self: self.reference.items)
+    @rule(idle=st.sampled_from([False, False, True]), backlog_rows=st.sampled_from([0, 1, 5]))
+    def take(self, idle: bool, backlog_rows: int) -> None:
+        self.take_and_check(idle, backlog_rows)
+
+    @precondition(lambda self: self.reference.items)
+    @rule(idle=st.sampled_from([False, True]), backlog_rows=st.sampled_from([0, 1, 2]))
+    def sleep(self, idle: bool, backlog_rows: int) -> None:
+        """A runner's turn, then its sleep, then what it finds."""
+        self.expire()
+        while self.take_and_check(idle, backlog_rows) is not None:
+            pass
+        wake = self.scheduler.wake_at(backlog_rows=backlog_rows, idle=idle)
+        self.check_wake(wake, idle)
+        if wake is None:
+            return
+        assert wake > self.now
+        turned = [item for item in self.reference.items if self.reference.timeout_at(item) == wake]
+        before = len(self.reference.items)
+        self.now = wake
+        self.expire()
+        self.take_and_check(idle, backlog_rows)
+        assert len(self.reference.items) < before or turned
+
+    @rule(surely=st.sampled_from([False] * 7 + [True]))
+    def drain(self, surely: bool) -> None:
+        if surely:
+            self.scheduler.drain()
+            self.draining = True
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def complete(self, data: st.DataObject) -> None:
+        index = data.draw(st.integers(0, len(self.running) - 1))
+        self.answered += self.scheduler.completed(self.running.pop(index), self.now)
+
+    # --- what must hold ---
+
+    def take_and_check(self, idle: bool, backlog_rows: int) -> Batch[int] | None:
+        decided = self.decide_anew(idle, backlog_rows)
+        batch: Batch[int] | None = self.scheduler.take(self.now, backlog_rows=backlog_rows, idle=idle)
+        self.reference.settled = max(self.reference.settled, self.now)
+        order = self.reference.order()
+        if batch is None:
+            self.check_waiting(order, idle, backlog_rows)
+        else:
+            self.check_batch(batch, order, idle)
+            self.reference.remove(batch.items)
+            self.running.append(batch)
+            self.formed.append(batch)
+        if decided is not None:
+            assert decided == self.decision(batch)
+        return batch
+
+    def decide_anew(self, idle: bool, backlog_rows: int) -> Any:
+        """What a batcher without a past does, as (refs, reason); None where it does not apply: a past may have moved items."""
+        if not self.dynamic or self.policy.priority_levels or self.policy.default_queue_policy != QueuePolicy():
+            return None
+        fresh: DynamicBatcher[int] = DynamicBatcher(MAXIMUM, self.policy)
+        for item in self.reference.items:
+            fresh.add(item, self.now)
+        if self.draining:
+            fresh.drain()
+        fresh.expire(self.now)
+        batch = fresh.take(self.now, backlog_rows=backlog_rows, idle=idle)
+        return self.decision(batch)
+
+    @staticmethod
+    def decision(batch: Batch[int] | None) -> tuple[list[str], str]:
+        return ([], "") if batch is None else ([item.ref for item in batch.items], batch.reason.value)
+
+    def check_batch(self, batch: Batch[int], order: list[Item[int]], idle: bool) -> None:
+        count = len(batch.items)
+        assert batch.items == order[:count]
+        assert count >= 1
+        assert batch.rows == sum(item.rows for item in batch.items) <= MAXIMUM
+        assert len({item.shape_class for item in batch.items}) == 1
+        assert batch.formed == self.now
+        assert batch.sequence == len(self.formed)
+        assert not any(item.late(self.now) for item in batch.items)
+        if not self.dynamic:
+            assert (count, batch.reason) == (1, Release.ALONE)
+            return
+        assert count == self.expected_count(order)
+        if not idle:
+            follower = order[count] if count < len(order) else None
+            closed = follower is not None and (
+                follower.shape_class != batch.items[0].shape_class or follower.rows + batch.rows > MAXIMUM
+            )
+            assert batch.rows >= self.largest or closed or self.draining
+
+    def expected_count(self, order: list[Item[int]]) -> int:
+        """How many Triton would send, given that it sends: by prefix sums of the longest run that could be one batch."""
+        sums: list[int] = []
+        for item in order:
+            rows = (sums[-1] if sums else 0) + item.rows
+            if rows > MAXIMUM or item.shape_class != order[0].shape_class:
+                break
+            sums.append(rows)
+        delay = self.policy.max_queue_delay
+        if delay and min(item.enqueued for item in order[: len(sums)]) + delay <= self.now:
+            return len(sums)
+        preferred = [
+            count for count, rows in enumerate(sums, 1) if rows in (self.policy.preferred_batch_sizes or (MAXIMUM,))
+        ]
+        return preferred[-1] if preferred else max(1, sum(rows <= self.largest for rows in sums))
+
+    def check_waiting(self, order: list[Item[int]], idle: bool, backlog_rows: int) -> None:
+        if not order:
+            return
+        assert self.dynamic
+        if not idle:
+            return
+        until = min(item.enqueued for item in order) + self.policy.max_queue_delay
+        assert self.policy.max_queue_delay > 0
+        assert self.now < until
+        assert sum(item.rows for item in order) + backlog_rows < self.largest
+        assert len({item.shape_class for item in order}) == 1
+        assert not self.draining
+        assert all(item.deadline is None or item.deadline > until for item in order)
+        if backlog_rows == 0:
+            assert all(not item.published or item.published + self.policy.max_queue_delay > self.now for item in order)
+
+    def check_wake(self, wake: float | None, idle: bool) -> None:
+        order = self.reference.order()
+        limits = [self.reference.gone_at(item) for item in order]
+        if idle and order:
+            limits.append(min(item.enqueued for item in order) + self.policy.max_queue_delay)
+        latest = min(limits, default=math.inf)
+        assert latest == math.inf if wake is None else wake <= latest
+
+    @invariant()
+    def sums(self) -> None:
+        if not hasattr(self, "reference"):
+            return
+        if self.reference.settled == self.now:
+            order = self.reference.order()
+            assert (self.scheduler.depth, self.scheduler.rows, self.scheduler.nbytes) == (
+                len(order),
+                sum(item.rows for item in order),
+                sum(item.nbytes for item in order),
+            )
+
+    def teardown(self) -> None:
+        if not hasattr(self, "reference"):
+            return
+        self.drain(surely=True)
+        self.expire()
+        while self.take_and_check(True, 0) is not None:
+            pass
+        assert self.reference.items == []
+        assert self.scheduler.depth == self.scheduler.rows == self.scheduler.nbytes == 0
+        for batch in self.running:
+            self.answered += self.scheduler.completed(batch, self.now)
+        assert len(self.answered) == len(self.formed)
+        if self.policy.preserve_ordering:
+            assert self.answered == self.formed
+
+
+TestScheduler = Machine.TestCase
+TestScheduler.settings = settings(
+    max_examples=300, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)

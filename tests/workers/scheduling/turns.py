@@ -1,0 +1,58 @@
+"""A runner without I/O: it takes its turns at the scheduler's own times, so a test reads as a table of arrivals and batches."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from workers.scheduling.types import Item, Rejection, Scheduler
+
+Arrival = tuple[float, Item[None]]
+
+
+@dataclasses.dataclass
+class Played:
+    """What left the scheduler: batches as (when, refs, rows, reason), the rest as (when, ref)."""
+
+    batches: list[tuple[float, str, int, str]] = dataclasses.field(default_factory=list)
+    expired: list[tuple[float, str]] = dataclasses.field(default_factory=list)
+    rejected: list[tuple[float, str, Rejection]] = dataclasses.field(default_factory=list)
+
+    def sizes(self) -> list[tuple[float, int]]:
+        return [(when, rows) for when, _, rows, _ in self.batches]
+
+
+def item(ref: str, rows: int = 1, shape: str = "16", **attributes: Any) -> Item[None]:
+    attributes.setdefault("enqueued", 0.0)
+    return Item(ref, rows, (shape,), None, **attributes)
+
+
+def at(when: float, ref: str, rows: int = 1, shape: str = "16", **attributes: Any) -> Arrival:
+    return when, item(ref, rows, shape, enqueued=when, **attributes)
+
+
+def play(scheduler: Scheduler[None], arrivals: Sequence[Arrival], *, busy_until: float = 0.0) -> Played:
+    """Until nothing is left to wait for. The one instance is busy until then, afterwards it runs every batch in no time."""
+    played, coming, now, staged = Played(), sorted(arrivals, key=lambda arrival: arrival[0]), 0.0, None
+    while True:
+        while coming and coming[0][0] <= now:
+            _, arriving = coming.pop(0)
+            rejection = scheduler.add(arriving, now)
+            if rejection is not None:
+                played.rejected.append((now, arriving.ref, rejection))
+        played.expired += [(now, gone.ref) for gone in scheduler.expire(now)]
+        idle = now >= busy_until
+        if staged is None and not idle:
+            staged = scheduler.take(now, idle=False)
+        while idle and (batch := staged or scheduler.take(now)) is not None:
+            staged = None
+            refs = " ".join(queued.ref for queued in batch.items)
+            played.batches.append((now, refs, batch.rows, batch.reason.value))
+        times = [coming[0][0] if coming else None, None if idle else busy_until, scheduler.wake_at(idle=idle)]
+        wake = min((when for when in times if when is not None), default=math.inf)
+        if wake == math.inf:
+            return played
+        assert wake > now, "the scheduler asks to be called again at once"
+        now = wake
