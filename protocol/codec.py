@@ -173,6 +173,10 @@ def encode_request(request: InferRequest) -> tuple[bytes, list[tuple[str, bytes]
         head["outputs"] = request.outputs
     if request.parameters:
         head["parameters"] = request.parameters
+    return _join(head, request.inputs), _headers(request)
+
+
+def _headers(request: InferRequest) -> list[tuple[str, bytes]]:
     headers = [
         ("id", request.id.encode()),
         ("schema", SCHEMA),
@@ -192,7 +196,7 @@ def encode_request(request: InferRequest) -> tuple[bytes, list[tuple[str, bytes]
         headers.append(("traceparent", request.traceparent.encode()))
     if request.claimed:
         headers.append(("claimed", b"1"))
-    return _join(head, request.inputs), headers
+    return headers
 
 
 def decode_request(

@@ -143,7 +143,7 @@ class Bus(Protocol):
         """
 
     async def subscribe(self, topic: str, group: str, member: str, listener: Listener) -> Consumer:
-        """Join the group as the static member `member` (`group.instance.id`), from the earliest record where nothing is committed."""
+        """Join the group as the static member `member` (`group.instance.id`); where nothing is committed, from the log's start."""
 
     def follow(self, topic: str) -> AsyncIterator[Sequence[Record]]:
         """Every record of a (small, compacted) topic from its start, then the new ones as they come, for ever.

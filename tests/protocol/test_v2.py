@@ -223,7 +223,8 @@ def outcome(datatype: str, shape: list[int], data: object) -> bytes | str:
 @given(
     st.sampled_from([*JSON_TYPES, "FP32", "FP64"]),
     st.lists(
-        st.one_of(st.booleans(), st.integers(-(2**63), 2**64 - 1), st.integers(-300, 300), st.floats(allow_nan=False, allow_infinity=False)),
+        st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.integers(-300, 300)
+        | st.floats(allow_nan=False, allow_infinity=False),
         min_size=1, max_size=4,
     ),
 )  # fmt: skip

@@ -134,7 +134,10 @@ def test_two_models_may_each_have_their_own_module_of_one_name(tmp_path: Path) -
         ("def broken(:", "SyntaxError"),
         ("import not_there", "No module named 'not_there'"),
         ("class TritonPythonModel:\n    pass", "has no 'execute' method"),
-        ("class TritonPythonModel:\n    def initialize(self, args): raise RuntimeError('no weights')\n    def execute(self, r): ...", "initialize.*no weights"),
+        (
+            "class TritonPythonModel:\n    def initialize(self, args): raise RuntimeError('no weights')\n    execute = print",
+            "initialize.*no weights",
+        ),
         ("class Model:\n    def run(self): ...", "has no method 'predict'"),
         ("class Model:\n    inputs = {'IN': 5}\n    def predict(self, IN): ...", "'inputs' must map names"),
         ("import triton_python_backend_utils as p\nx = p.InferenceResponseSender", "InferenceResponseSender"),
