@@ -32,6 +32,7 @@ from protocol.errors import FleetError
 Start = Callable[[Path, int | None, str, Pool], AbstractContextManager[System]]
 IDLE_SETTLE: Final = 5.0
 """Seconds that freshly loaded models get to come to rest."""
+BROKER_WARMUPS: Final = 5
 IDLE_FOR: Final = 10.0
 SYSTEMS: Final[dict[str, Start]] = {"embedded": systems.embedded, "fleet": systems.fleet}
 
@@ -43,6 +44,7 @@ class Plan:
     Attributes:
         models: names of `models.MODELS`.
         systems: names of `SYSTEMS`.
+        warmup_s: load on each model before anything counts.
         callers: closed-loop points; "fleet" also gets `many`.
         many: the fleet's largest number of callers.
         closed_s: length of a closed-loop point.
@@ -57,6 +59,7 @@ class Plan:
 
     models: tuple[str, ...] = tuple(models.MODELS)
     systems: tuple[str, ...] = tuple(SYSTEMS)
+    warmup_s: float = 3.0
     callers: tuple[int, ...] = (1, 4, 16, 32, 64)
     many: int = 256
     closed_s: float = 4.0
@@ -71,6 +74,7 @@ class Plan:
 
 QUICK: Final = Plan(
     models=("addsub", "mlp"),
+    warmup_s=1.0,
     callers=(1, 32),
     closed_s=2.0,
     shares=(0.5,),
@@ -119,8 +123,11 @@ class Bench:
         server = self.results.servers[name] = self._measure_start(name)
         with SYSTEMS[name](self._repository, self._server_core, first, self._pools[first]) as system:
             server.memory_mib["all models loaded"] = system.memory_mib()
+            if system.kafka:
+                self._warm_broker(system, first)
             for model in self._plan.models:
-                self._measure_limit(model)
+                if models.MODELS[model].has_limit:
+                    self._measure_limit(model)
                 server.models[model] = self._measure_model(system, model)
             server.memory_mib["after all load"] = system.memory_mib()
             if system.kafka:
@@ -154,9 +161,14 @@ class Bench:
             known[int(size)] = max(rate, known.get(int(size), 0.0))
         self._say(f"limit: {model}: {max(known.values()):,.0f} rows/s")
 
+    def _warm_broker(self, system: System, model: str) -> None:
+        """A JVM compiles what it does often; until then Kafka takes several times the CPU."""
+        seconds = BROKER_WARMUPS * self._plan.warmup_s
+        wrk.run(system.address(model), self._pools[model], callers=32, seconds=seconds, core=self._load_core)
+
     def _measure_model(self, system: System, model: str) -> ModelResult:
         address, pool, core = system.address(model), self._pools[model], self._load_core
-        wrk.run(address, pool, callers=32, seconds=2, core=core)  # warm-up
+        wrk.run(address, pool, callers=32, seconds=self._plan.warmup_s, core=core)
         account = Account(system, model)
         result = ModelResult([], [])
         for callers in (*self._plan.callers, *([self._plan.many] if system.kafka else [])):

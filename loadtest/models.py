@@ -33,6 +33,7 @@ class BenchModel:
         outputs: names, in the order in which the model returns them.
         config: the text of config.pbtxt.
         write: makes the model file at a path.
+        has_limit: whether calling it directly bounds a server; not where the call costs next to nothing.
     """
 
     name: str
@@ -41,6 +42,7 @@ class BenchModel:
     outputs: tuple[str, ...]
     config: str
     write: Callable[[Path], None]
+    has_limit: bool = True
 
 
 def write_repository(folder: Path, names: Iterable[str] | None = None) -> Path:
@@ -181,6 +183,7 @@ MODELS: Final = {
         ("OUTPUT0", "OUTPUT1"),
         _ADDSUB_CONFIG,
         _write_addsub,
+        has_limit=False,
     ),
     "encoder": BenchModel(
         "encoder",

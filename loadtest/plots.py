@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from loadtest.results import OpenPoint, Results
+
+_SHARES: Final = (0.1, 0.5, 0.9, 0.99, 0.999)
 
 
 def write_all(results: Results, folder: Path) -> list[Path]:
@@ -60,7 +62,7 @@ def _throughput(results: Results, model: str, path: Path) -> Path:
                 axes.plot(rates, [p.latency_ms[percentile] for p in points], style, ms=4, label=f"{name}, {percentile}")
             for point in points:
                 axes.annotate(str(point.callers), (point.rate, point.latency_ms["p50"]), fontsize="x-small")
-        if model in results.limits and model != "addsub":
+        if model in results.limits:
             axes.axvline(max(results.limits[model].values()), color="black", lw=1, ls=":", label="the limit")
     return path
 
@@ -71,6 +73,8 @@ def write_distribution(points: Iterable[tuple[str, OpenPoint]], title: str, path
         axes.set_xscale("log")
         axes.set_yscale("logit")
         axes.set_ylim(0.05, 0.9999)
+        axes.set_yticks(_SHARES, [f"{share * 100:g} %" for share in _SHARES])
+        axes.minorticks_off()
         for name, point in points:
             if point.curve_ms:
                 shares = [percentile / 100 for percentile, _ in point.curve_ms]

@@ -63,7 +63,7 @@ def markdown(results: Results, pictures: Sequence[str] = ()) -> str:
 
 
 def _headline(results: Results) -> str:
-    names = list(results.servers)
+    names = [name for name, server in results.servers.items() if server.first_answer_s is not None]
     columns = ["model", "limit, rows/s"]
     for name in names:
         columns += [f"{name}: best rate/s", "of the limit", "p50 with one caller, ms", "p99 with one caller, ms"]
@@ -168,7 +168,12 @@ def open_table(points: Sequence[OpenPoint]) -> str:
         ]
         for point in points
     ]
-    return table(columns, rows)
+    complaints = [
+        f"- at {cell(point.offered)}/s, {count} times: {complaint.replace('|', '/')}"
+        for point in points
+        for complaint, count in point.complaints.items()
+    ]
+    return "\n".join([table(columns, rows), *(line + "\n" for line in complaints)])
 
 
 def _idle(idle: Idle) -> str:
