@@ -19,7 +19,8 @@ local BEFORE_TERMINAL = '18446744073709551615-18446744073709551614'
 local INLINE, INLINE_IN_CALL = 16 * 1024, 256 * 1024
 local FIRST, PER_ANSWER = 3, 4
 
-local kept, head = ARGV[1], tonumber(ARGV[2])
+local call, pcall = redis.call, redis.pcall
+local kept, head = ARGV[1], tonumber(ARGV[2]) + 1
 local outcomes, channels, letters, inlined = {}, {}, {}, 0
 
 local function refusal(message)
@@ -28,63 +29,73 @@ local function refusal(message)
   return nil
 end
 
-local function write(letter_of, channel, ref, payload)
-  if letter_of[channel] then return end
-  letter_of[channel] = true
+local function write(channel, ref, payload)
   local letter = letters[channel]
   if not letter then
     letter = {}
     letters[channel] = letter
     channels[#channels + 1] = channel
   end
-  letter[#letter + 1] = ref
-  letter[#letter + 1] = payload
+  local size = #letter
+  letter[size + 1] = ref
+  letter[size + 2] = payload
 end
 
-for i, key in ipairs(KEYS) do
-  local at = FIRST + (i - 1) * PER_ANSWER
-  local payload, reply_to, ttl = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+-- Who else is to be woken, and whether the request was claimed: what stands in the stream before its terminal.
+local function look(key, reply_to)
+  local waiting, claimed, known = {}, false, {[reply_to] = true, [''] = true}
+  for _, entry in ipairs(call('XRANGE', key, '-', BEFORE_TERMINAL)) do
+    local fields = entry[2]
+    for f = 1, #fields, 2 do
+      local name, value = fields[f], fields[f + 1]
+      if name == 'f' then claimed = true end
+      if name == 'to' and not known[value] then
+        known[value] = true
+        waiting[#waiting + 1] = value
+      end
+    end
+  end
+  return waiting, claimed
+end
+
+local at = FIRST
+for i = 1, #KEYS do
+  local key, payload, reply_to, ttl = KEYS[i], ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local written
   if ARGV[at + 3] == '1' then
-    written = redis.pcall('XADD', key, TERMINAL, 'r', payload, 'x', '1')
+    written = pcall('XADD', key, TERMINAL, 'r', payload, 'x', '1')
   else
-    written = redis.pcall('XADD', key, TERMINAL, 'r', payload)
+    written = pcall('XADD', key, TERMINAL, 'r', payload)
   end
-  local outcome = 0
-  if type(written) == 'table' and written.err then
+  at = at + PER_ANSWER
+
+  local outcome, waiting, claimed = 0, nil, false
+  if type(written) == 'table' then
     outcome = refusal(written.err)
     if not outcome then return written end
   end
   outcomes[i] = outcome
-
-  local waiting, claimed = {}, false
-  if outcome ~= 0 or redis.call('XLEN', key) > 1 then
-    for _, entry in ipairs(redis.call('XRANGE', key, '-', BEFORE_TERMINAL)) do
-      local fields = entry[2]
-      for f = 1, #fields, 2 do
-        if fields[f] == 'f' then claimed = true end
-        if fields[f] == 'to' and fields[f + 1] ~= '' then waiting[#waiting + 1] = fields[f + 1] end
-      end
-    end
-  end
+  if outcome ~= 0 or call('XLEN', key) > 1 then waiting, claimed = look(key, reply_to) end
   if outcome == 0 then
     if claimed or reply_to == '' then ttl = kept end
-    redis.call('PEXPIRE', key, ttl)
+    call('PEXPIRE', key, ttl)
   end
 
-  if reply_to ~= '' or #waiting > 0 then
+  if reply_to ~= '' or waiting and waiting[1] then
     local sent = ''
     if outcome == 0 and #payload <= INLINE and inlined + #payload <= INLINE_IN_CALL then
       sent = payload
       inlined = inlined + #payload
     end
-    local ref, letter_of = string.sub(key, head + 1), {}
-    if reply_to ~= '' then write(letter_of, reply_to, ref, sent) end
-    for _, channel in ipairs(waiting) do write(letter_of, channel, ref, sent) end
+    local ref = string.sub(key, head)
+    if reply_to ~= '' then write(reply_to, ref, sent) end
+    if waiting then
+      for _, channel in ipairs(waiting) do write(channel, ref, sent) end
+    end
   end
 end
 
 for _, channel in ipairs(channels) do
-  redis.call('PUBLISH', channel, cmsgpack.pack(letters[channel]))
+  call('PUBLISH', channel, cmsgpack.pack(letters[channel]))
 end
 return outcomes
