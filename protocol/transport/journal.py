@@ -63,6 +63,7 @@ class Journal:
         self._waiting: list[_Operation] = []
         self._writing: asyncio.Future[None] | None = None
         self._failed = False
+        self._closing = False
 
     async def open(self, load: Callable[[sqlite3.Connection], T]) -> T:
         """Open or create the file, and read from it.
@@ -79,18 +80,21 @@ class Journal:
 
     async def close(self) -> None:
         """Write what waits, and let go of the file."""
-        thread, self._thread = self._thread, None
-        if thread is None:
+        if self._thread is None or self._closing:
             return
+        self._closing = True
         while self._writing is not None:
             await asyncio.wait([self._writing])
+            # The callback that goes on with what waits runs after this task was woken.
             await asyncio.sleep(0)
+        thread, self._thread = self._thread, None
         await asyncio.get_running_loop().run_in_executor(thread, self._close)
         thread.shutdown()
+        self._closing = False
 
     async def healthy(self) -> bool:
         """Whether the file can be written: as far as is known, or after a failure by trying."""
-        if self._thread is None:
+        if self._thread is None or self._closing:
             return False
         if self._failed:
             try:
@@ -110,7 +114,7 @@ class Journal:
             Unavailable: (in the future) not written; nothing was applied.
         """
         done = asyncio.get_running_loop().create_future()
-        if self._thread is None:
+        if self._thread is None or self._closing:
             done.set_exception(Unavailable(f"{self._path} is closed"))
         elif not statements and self._writing is None:
             done.set_result(apply())
@@ -126,7 +130,7 @@ class Journal:
         Raises:
             Unavailable: the file cannot be read.
         """
-        if self._thread is None:
+        if self._thread is None or self._closing:
             raise Unavailable(f"{self._path} is closed")
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: read(self._connection()))
@@ -155,11 +159,19 @@ class Journal:
             self.on_failure()
             return
         for operation in group:
-            result = operation.apply()
-            if not operation.done.done():
-                operation.done.set_result(result)
+            self._apply(operation)
         if self._waiting:
             self._write_next()
+
+    def _apply(self, operation: _Operation) -> None:
+        try:
+            result = operation.apply()
+        except Exception as error:
+            if not operation.done.done():
+                operation.done.set_exception(error)
+        else:
+            if not operation.done.done():
+                operation.done.set_result(result)
 
     # --- in the thread -----------------------------------------------------------------------------------------------
 

@@ -286,3 +286,24 @@ def test_prolonging_a_claim_does_not_pile_up() -> None:
         assert not fences.expire(float(second), 10)
     assert len(fences._expiries) == 1
     assert fences.expire(1099.0, 10) == ["a"]
+
+
+def test_a_key_that_runs_again_and_again_leaves_nothing_behind() -> None:
+    fences = Fences()
+    claim = Claim("a", "f", "", 1.0, 100.0, "m", "1", 0.0)
+    for second in range(50):
+        assert fences.claim(claim, float(second)).state is ClaimState.FRESH
+        fences.finish([Answer("a", b"cancelled", retriable=True)], float(second), 100.0)
+    fences.expire(120.0, 1000)
+    assert len(fences._expiries) == 29
+    assert fences.expire(149.0, 1000) == ["a"]
+    assert (fences._expiries, fences.size) == ([], 0)
+
+
+def test_an_acknowledged_publish_is_not_undone() -> None:
+    fences = Fences()
+    claim = Claim("a", "f", "", 1.0, 100.0, "m", "1", 0.0)
+    fences.claim(claim, 0.0)
+    fences.confirm("a", True, 0.0)
+    fences.confirm("a", False, 0.0)
+    assert fences.claim(claim, 50.0).state is ClaimState.ATTACHED
