@@ -26,7 +26,11 @@ log = structlog.get_logger(__name__)
 
 
 class Emission:
-    """Answers of one model version on their way to the store."""
+    """Answers of one model version on their way to the store.
+
+    Attributes:
+        pending: answers that are not settled.
+    """
 
     def __init__(
         self, context: Context, statistics: ModelStatistics, on_settled: Callable[[Sequence[Entry]], None]
@@ -36,10 +40,13 @@ class Emission:
         self._on_settled = on_settled
         self._waiting: collections.deque[tuple[Answer, Entry]] = collections.deque()
         self._task: asyncio.Task[None] | None = None
+        self._abandoned = False
         self.pending = 0
 
     def put(self, answers: Sequence[Answer], entries: Sequence[Entry]) -> None:
         """Send these; what is put in one turn of the event loop goes out together."""
+        if self._abandoned:
+            return
         self._waiting.extend(zip(answers, entries, strict=True))
         self.pending += len(answers)
         if self._task is None:
@@ -52,6 +59,7 @@ class Emission:
 
     def abandon(self) -> None:
         """Stop in the middle: the records stay in the log and are delivered again."""
+        self._abandoned = True
         if self._task is not None:
             self._task.cancel()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import struct
 from typing import Final, Protocol
 
 from protocol.codec import encode_heartbeat
@@ -13,12 +12,15 @@ from protocol.errors import Unavailable
 from protocol.messages import Heartbeat
 from protocol.ports import Directory
 from workers.context import Context
+from workers.framing import frame
 from workers.models import Models
 
-FRAME: Final = struct.Struct(">I")
-"""In front of each heartbeat in a supervisor's pipe: its length."""
 MAX_PIPE: Final = 1024 * 1024
 """Bytes that may wait in the pipe; with more the supervisor is stuck, and the newest beat is dropped."""
+
+
+class SupervisorGone(Unavailable):
+    """Nobody reads the pipe any more: nobody would start this worker again, or speak for it."""
 
 
 class Outlet(Protocol):
@@ -82,19 +84,6 @@ class PipeOutlet:
             pipe = os.fdopen(self._fd, "wb", buffering=0)
             self._transport, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, pipe)
         if self._transport.is_closing():
-            raise Unavailable("the supervisor has gone")
+            raise SupervisorGone("the supervisor of this worker has ended")
         if self._transport.get_write_buffer_size() < MAX_PIPE:
-            payload = encode_heartbeat(heartbeat)
-            self._transport.write(FRAME.pack(len(payload)) + payload)
-
-
-def frames(buffer: bytearray) -> list[bytes]:
-    """The whole frames in the buffer, which they leave."""
-    found = []
-    while len(buffer) >= FRAME.size:
-        end = FRAME.size + FRAME.unpack_from(buffer)[0]
-        if len(buffer) < end:
-            break
-        found.append(bytes(buffer[FRAME.size : end]))
-        del buffer[:end]
-    return found
+            self._transport.write(frame(encode_heartbeat(heartbeat)))

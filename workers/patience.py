@@ -53,7 +53,7 @@ class Patience:
                 wait=wait_random_exponential(multiplier=self.first, max=self.longest),
                 after=lambda state: self._note(what, _error(state)),
             )
-            result: T = await retrying(make)
+            result: T = await retrying(_attempt, make)
         finally:
             self.failing -= 1
         log.info("recovered", call=what)
@@ -71,6 +71,10 @@ class Patience:
             error=str(error),
             exc_info=None if expected else error,
         )
+
+
+async def _attempt(make: Callable[[], Awaitable[T]]) -> T:
+    return await make()
 
 
 def _error(state: RetryCallState) -> BaseException | None:

@@ -78,7 +78,9 @@ class Runner:
         self._nbytes = 0
         self._rows_per_request = 1.0
         self._withheld: dict[int, tuple[Job, list[Answer]]] = {}
+        self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._wakes = math.inf
         self._empty = asyncio.Event()
 
     # --- what is here ------------------------------------------------------------------------------------------------
@@ -188,12 +190,19 @@ class Runner:
         self._sleep(now, backlog, idle=executor is not None and executor.held == 0)
 
     def _sleep(self, now: float, backlog: int, *, idle: bool) -> None:
+        """One timer; one that is due earlier than needed stays, as a turn too many changes nothing."""
+        wake = self._scheduler.wake_at(backlog_rows=backlog, idle=idle)
+        if wake is None or wake >= self._wakes:
+            return
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        wake = self._scheduler.wake_at(backlog_rows=backlog, idle=idle)
-        if wake is not None and wake < math.inf:
-            self._timer = asyncio.get_running_loop().call_later(max(0.0, wake - now), self.turn)
+        self._wakes = wake
+        self._timer = self._loop.call_later(max(0.0, wake - now), self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._wakes = math.inf
+        self.turn()
 
     # --- what comes back (pipeline.Owner) ----------------------------------------------------------------------------
 

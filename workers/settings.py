@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import secrets
+import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -185,3 +187,9 @@ _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "tuple[int, ...] | None": lambda text: tuple(int(part) for part in text.split()),
 }
 """By the type that a field is declared with; a field of another type fails the tests."""
+
+
+def made_up_id() -> str:
+    """Of a worker that was given none: a restart under another id takes over only once the session of the old one has ended."""
+    host = "".join(c for c in socket.gethostname() if c.isascii() and (c.isalnum() or c == "-"))[:40] or "host"
+    return f"{host}-{secrets.token_hex(4)}"

@@ -7,9 +7,9 @@ again, and readiness knows of it; after `drain` nothing is fetched any more, and
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import signal
-import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
@@ -22,12 +22,12 @@ from protocol.naming import Names
 from protocol.transport import Transport
 from workers.context import Context
 from workers.devices import Hardware, cores
-from workers.heartbeat import DirectoryOutlet, Outlet, PipeOutlet, Pulse
+from workers.heartbeat import DirectoryOutlet, Outlet, PipeOutlet, Pulse, SupervisorGone
 from workers.loading import Loader
 from workers.metrics import WorkerMetrics
 from workers.models import Models
 from workers.patience import Patience
-from workers.settings import WorkerSettings
+from workers.settings import WorkerSettings, made_up_id
 from workers.status import StatusServer
 
 RESTART_PAUSE: Final = 1.0
@@ -85,7 +85,7 @@ class Worker:
         self._outlet = _outlet(settings, transport)
         self._failed: dict[str, str] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._started = False
+        self._started = self._closed = False
         self._status: StatusServer | None = None
 
     async def start(self) -> None:
@@ -132,11 +132,15 @@ class Worker:
     async def drain(self, grace: float) -> None:
         """Fetch nothing more and answer what is here, for at most `grace` seconds."""
         self._pulse.draining = True
-        await self._say()
+        with contextlib.suppress(Unavailable):
+            await self._say()
         await self.models.drain(grace)
 
     async def close(self) -> None:
-        """Leave all groups, free the models, stop. Without `drain`, what was fetched is delivered again."""
+        """Leave all groups, free the models, stop. Without `drain`, what was fetched is delivered again. Again does nothing."""
+        if self._closed:
+            return
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -212,7 +216,13 @@ class Worker:
         await asyncio.sleep(self._settings.heartbeat_interval)
 
     async def _say(self) -> None:
-        await self._outlet.beat(await self._pulse.read())
+        try:
+            await self._outlet.beat(await self._pulse.read())
+        except SupervisorGone:
+            if not self._pulse.draining:
+                log.error("the supervisor has ended; this worker drains and ends too", worker=self.id)
+                signal.raise_signal(signal.SIGTERM)
+            raise
 
     async def _resync(self) -> None:
         await asyncio.sleep(self._settings.resync_interval)
@@ -227,9 +237,3 @@ def _outlet(settings: WorkerSettings, transport: Transport) -> Outlet:
     if settings.heartbeat_fd is not None:
         return PipeOutlet(settings.heartbeat_fd)
     return DirectoryOutlet(transport.directory)
-
-
-def made_up_id() -> str:
-    """Of a worker that was given none: a restart under another id takes over only once the session of the old one has ended."""
-    host = "".join(c for c in socket.gethostname() if c.isascii() and (c.isalnum() or c == "-"))[:40] or "host"
-    return f"{host}-{secrets.token_hex(4)}"

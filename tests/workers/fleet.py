@@ -54,6 +54,7 @@ class Caller:
         self.answers: dict[str, InferReply] = {}
         self.counts: dict[str, int] = {}
         self._waiting: dict[str, asyncio.Future[InferReply]] = {}
+        self._looking: set[asyncio.Future[None]] = set()
         self._ids = itertools.count()
 
     async def open(self) -> None:
@@ -61,13 +62,23 @@ class Caller:
 
     def _on_wake(self, wakes: list[Wake]) -> None:
         for wake in wakes:
-            assert wake.payload is not None
-            reply = decode_reply(wake.payload)
-            self.answers[wake.ref] = reply
-            self.counts[wake.ref] = self.counts.get(wake.ref, 0) + 1
-            waiter = self._waiting.pop(wake.ref, None)
-            if waiter is not None and not waiter.done():
-                waiter.set_result(reply)
+            if wake.payload is not None:
+                self._deliver(wake.ref, wake.payload)
+            elif wake.ref not in self.answers:
+                self._looking.add(asyncio.ensure_future(self._look(wake.ref)))
+
+    async def _look(self, name: str) -> None:
+        (state,) = await self.transport.results.look([name])
+        if state is not None and state.payload:
+            self._deliver(name, state.payload)
+
+    def _deliver(self, name: str, payload: bytes) -> None:
+        reply = decode_reply(payload)
+        self.answers[name] = reply
+        self.counts[name] = self.counts.get(name, 0) + 1
+        waiter = self._waiting.pop(name, None)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(reply)
 
     def request(self, *values: float, model: str = "m", **fields: object) -> InferRequest:
         """A request of one row."""

@@ -1,0 +1,168 @@
+"""One served model version in memory, with an instance that a test can hold and count."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from protocol.clock import Clock
+from protocol.model_config import ModelConfig
+from protocol.pbtxt import parse
+from protocol.ports import Answer, Bus, Outcome, RequestState, Results
+from protocol.errors import Unavailable
+from protocol.tensors import Array
+from protocol.transport.broker import MemoryBroker
+from protocol.transport.memory import MemoryBus, MemoryServer, MemoryStore
+from protocol.transport import Transport
+from protocol.transport.settings import TransportSettings
+from tests.workers.fleet import IDENTITY, NAMES, Caller
+from workers.backends.tensor_instance import TensorInstance
+from workers.completion import complete
+from workers.context import Context
+from workers.execution import ThreadExecutor
+from workers.loading import LoadedModel
+from workers.patience import Patience
+from workers.repository import ModelVersion
+from workers.serving import Serving
+
+
+class Gated(TensorInstance):
+    """Outputs are inputs; every batch first waits until the gate is open, and is noted.
+
+    Attributes:
+        gate: open unless a test closes it.
+        begun: released once per batch that starts.
+        batches: the first value of each row, by batch.
+        error: raised instead of an answer.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.begun = threading.Semaphore(0)
+        self.batches: list[list[float]] = []
+        self.error: BaseException | None = None
+        self.closed = False
+
+    def compute(self, inputs: dict[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
+        self.batches.append(inputs["X"].reshape(len(inputs["X"]), -1)[:, 0].tolist())
+        self.begun.release()
+        assert self.gate.wait(20)
+        if self.error is not None:
+            raise self.error
+        return {"Y": inputs["X"]}
+
+    def close(self) -> None:
+        self.closed = True
+
+    async def started(self) -> None:
+        """Return once one more batch has started."""
+        assert await asyncio.to_thread(self.begun.acquire, True, 10)
+
+
+class Flaky:
+    """A store whose calls fail while a test says so; everything else is the store behind it."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self.down = False
+        self.refused: list[str] = []
+        self.attempted = asyncio.Event()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+    def _check(self, call: str) -> None:
+        if self.down:
+            self.refused.append(call)
+            self.attempted.set()
+            raise Unavailable("the store is down, says the test")
+
+    async def finish(self, answers: Sequence[Answer]) -> list[Outcome]:
+        self._check("finish")
+        return await self._store.finish(answers)
+
+    async def look(self, refs: Sequence[str]) -> list[RequestState | None]:
+        self._check("look")
+        return await self._store.look(refs)
+
+    async def start(self, refs: Sequence[str], worker: str, ttl: float) -> list[int]:
+        self._check("start")
+        return await self._store.start(refs, worker, ttl)
+
+
+class Bench:
+    """Parts of a worker around one model, on its own broker and store unless told otherwise."""
+
+    def __init__(self, broker: MemoryBroker | None = None, server: MemoryServer | None = None) -> None:
+        self.broker = broker or MemoryBroker(session_timeout=30.0)
+        self.server = server or MemoryServer()
+        self.store = Flaky(MemoryStore(TransportSettings(), self.server))
+        self.bus: Bus = MemoryBus(self.broker)
+        self.caller: Caller
+        self.serving: list[Serving] = []
+        self.instances: list[Gated] = []
+        self.clock = Clock()
+
+    async def open(self) -> None:
+        await self.bus.open()
+        await self.store.open()  # type: ignore[operator]  # the store's own
+        store = MemoryStore(TransportSettings(), self.server)
+        transport = Transport(MemoryBus(self.broker), store, store)
+        await transport.open()
+        self.caller = Caller(transport)
+        await self.caller.open()
+
+    def context(self, worker: str = "w", results: Results | None = None) -> Context:
+        patience = Patience(first=0.001, longest=0.002)
+        store: Results = results or self.store  # type: ignore[assignment]  # Flaky is one
+        return Context(worker, NAMES, self.clock, self.bus, store, patience, 300.0)
+
+    async def serve(
+        self,
+        config: str = IDENTITY,
+        *,
+        worker: str = "w",
+        instances: int = 1,
+        partitions: int = 1,
+        max_bytes: int = 2**30,
+    ) -> Serving:
+        """A version of model m that takes requests."""
+        complete_config = complete(parse(config, "config.pbtxt", "m"), None)
+        version = ModelVersion("m", 1, Path("/nowhere"), Path("/nowhere"), complete_config, "digest")
+        executors = []
+        for index in range(instances):
+            executor = ThreadExecutor(f"m_0_{index}", self.clock)
+            instance = Gated(complete_config)
+            await executor.load(lambda instance=instance: instance)
+            self.instances.append(instance)
+            executors.append(executor)
+        serving = Serving(self.context(worker), LoadedModel(version, executors, 0.0), max_bytes)
+        self.serving.append(serving)
+        await self.bus.ensure_topic(serving.topic, partitions)
+        await serving.open()
+        return serving
+
+    async def close(self) -> None:
+        for instance in self.instances:
+            instance.gate.set()
+        for serving in self.serving:
+            await serving.close()
+        await self.caller.transport.close()
+        await self.bus.close()
+        await self.store.close()  # type: ignore[operator]
+
+
+@asynccontextmanager
+async def bench(broker: MemoryBroker | None = None, server: MemoryServer | None = None) -> AsyncIterator[Bench]:
+    """An open bench, closed at the end."""
+    built = Bench(broker, server)
+    await built.open()
+    try:
+        yield built
+    finally:
+        await built.close()
