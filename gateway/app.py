@@ -76,10 +76,15 @@ class Gateway:
         self._dispatcher = Dispatcher(self.service)
         self._upkeep = Upkeep(self.service, self._dispatcher)
         self._http = HttpServer(self.service, Claims(self.service), version())
-        await self._dispatcher.start()
-        await self._upkeep.start()
-        await self._http.start()
-        self._serve_metrics()
+        try:
+            await self._dispatcher.start()
+            await self._upkeep.start()
+            await self._http.start()
+            self._serve_metrics()
+        except BaseException:
+            await self.drain()
+            await self.close()
+            raise
         _log.info("gateway serves", host=self.settings.host, port=self.port, gateway=self.settings.gateway)
 
     async def drain(self) -> None:

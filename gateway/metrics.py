@@ -66,8 +66,7 @@ class GatewayMetrics(Collector):
 
     Attributes:
         tallies: by (model, version).
-        refused: answers by code that never reached a model: unknown models, malformed bodies.
-        rejections: calls turned away by reason.
+        rejections: calls turned away before they were published, by error code.
         claims: keyed and asynchronous calls by what the store said.
         cancellations: calls that nobody waited for any more.
         publish_seconds, publish_records: per publish of a group.
@@ -79,7 +78,6 @@ class GatewayMetrics(Collector):
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.tallies: dict[tuple[str, str], Tally] = {}
-        self.refused: dict[str, int] = {}
         self.rejections: dict[str, int] = {}
         self.claims: dict[str, int] = {}
         self.restarts: dict[str, int] = {}
@@ -98,7 +96,7 @@ class GatewayMetrics(Collector):
         """All families as they are now."""
         yield from self._requests()
         yield _counter(
-            "rejections", "Calls turned away before they were published, by reason.", "reason", self.rejections
+            "rejections", "Calls turned away before they were published, by error code.", "code", self.rejections
         )
         yield _counter("claims", "Keyed and asynchronous calls, by what the result store said.", "state", self.claims)
         yield _counter("task_restarts", "Background tasks that failed and were started again.", "task", self.restarts)
@@ -132,8 +130,6 @@ class GatewayMetrics(Collector):
                 requests.add_metric((model, version, code), count)
             if tally.codes:
                 seconds.add_metric((model, version), tally.seconds.cumulative(), tally.seconds.total)
-        for code, count in list(self.refused.items()):
-            requests.add_metric(("", "", code), count)
         return requests, seconds
 
     def serve(self, host: str, port: int) -> tuple[Callable[[], None], int]:

@@ -206,7 +206,7 @@ class Service:
 
     def count_refusal(self, error: FleetError) -> None:
         """A call was turned away before it was published."""
-        codes, code = self.metrics.refused, error.code.value
+        codes, code = self.metrics.rejections, error.code.value
         codes[code] = codes.get(code, 0) + 1
 
     async def close(self) -> None:

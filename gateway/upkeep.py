@@ -13,11 +13,12 @@ import structlog
 
 from gateway.dispatcher import Dispatcher
 from gateway.service import Service
-from protocol.errors import FleetError
+from protocol.errors import FleetError, Unavailable
 
 _SWEEP_EVERY: Final = 0.1
 _LOOK_EVERY: Final = 1.0
 _RESYNC_EVERY: Final = 10
+_READ_CATALOGUE: Final = 30.0
 _RESTART_AFTER: Final = 0.2
 _RESTART_AT_MOST: Final = 5.0
 
@@ -35,7 +36,11 @@ class Upkeep:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Start everything; returns when the catalogue has been read and health is known."""
+        """Start everything; returns when the catalogue has been read and health is known.
+
+        Raises:
+            Unavailable: the catalogue could not be read in time.
+        """
         loop = asyncio.get_running_loop()
         work: dict[str, Callable[[], Awaitable[None]]] = {
             "catalogue": self._follow,
@@ -43,7 +48,13 @@ class Upkeep:
             "health": self._health,
         }
         self._tasks = [loop.create_task(self._forever(name, run), name=f"gateway-{name}") for name, run in work.items()]
-        await self._caught_up.wait()
+        try:
+            await asyncio.wait_for(self._caught_up.wait(), _READ_CATALOGUE)
+        except TimeoutError:
+            problem = self._failed.get("catalogue", f"not done after {_READ_CATALOGUE:.0f} s")
+            raise Unavailable(
+                f"the catalogue {self._service.names.catalogue_topic} could not be read: {problem}"
+            ) from None
         await self._examine()
 
     async def close(self) -> None:
