@@ -1,3 +1,4 @@
 import pytest
 
-pytest.register_assert_rewrite("tests.transport.contract_bus", "tests.transport.contract_results")
+for module in ("bus_site", "contract_bus", "contract_claims", "contract_members", "contract_results", "results_site"):
+    pytest.register_assert_rewrite(f"tests.transport.{module}")

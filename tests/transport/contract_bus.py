@@ -1,116 +1,23 @@
-"""What every bus must do. `tests/transport/test_*.py` inherit `BusContract` and give it a `site`: somewhere real to run.
-
-A crash is a member that stops without committing (`Site.crash`); a process of its own is a bus of its own (`Site.connect`).
-Nothing here sleeps for a fixed time: tests wait for a condition, or for the deadline that they are about.
-"""
+"""What every bus must do. `tests/transport/test_*.py` inherit `BusContract` and give it a `site`: somewhere real to run."""
 
 from __future__ import annotations
 
-import abc
 import asyncio
-import contextlib
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
 
 import pytest
 
 from protocol.codec import MAX_RECORD
-from protocol.errors import FleetError, NotFound, TooLarge, Unavailable
-from protocol.ports import Assigned, Bus, Consumer, OutRecord, Record
+from protocol.errors import NotFound, TooLarge, Unavailable
+from protocol.ports import Assigned, Bus, OutRecord, Record
+from tests.transport.bus_site import POLL, Owner, Site, numbered, take, values
+from tests.transport.contract_members import MembersContract
 
-POLL = 0.02
-
-
-class Site(abc.ABC):
-    """One broker, and topic names that no other test uses.
-
-    Attributes:
-        session_timeout: seconds after which this broker takes a silent member for dead.
-        patience: seconds that any condition may take to become true.
-    """
-
-    session_timeout: float = 10.0
-    patience: float = 20.0
-
-    @abc.abstractmethod
-    async def connect(self) -> Bus:
-        """One more process's bus on the same broker, open; closed by the site at the end of the test."""
-
-    @abc.abstractmethod
-    def topic(self, name: str) -> str:
-        """A topic's full name, unique to this test."""
-
-    async def crash(self, consumer: Consumer) -> None:
-        """The member stops as if its process had been killed: nothing is committed, the group is not told."""
-        await consumer.close()
-
-    async def until(self, condition: Callable[[], bool], *polling: Consumer) -> None:
-        """Wait for a condition while these members keep polling without taking anything."""
-        async with asyncio.timeout(self.patience):
-            while not condition():
-                await asyncio.gather(*(consumer.fetch(1, POLL, ()) for consumer in polling), asyncio.sleep(POLL / 4))
+__all__ = ["BusContract", "Owner", "Site", "numbered", "take", "values"]
 
 
-class Owner:
-    """A listener that remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.owned: dict[int, Assigned] = {}
-        self.epochs: list[int] = []
-        self.revocations: list[set[int]] = []
-
-    def assigned(self, epoch: int, partitions: Sequence[Assigned]) -> None:
-        self.epochs.append(epoch)
-        self.owned.update({entry.partition: entry for entry in partitions})
-
-    def revoked(self, partitions: Collection[int]) -> None:
-        self.revocations.append(set(partitions))
-        for partition in partitions:
-            del self.owned[partition]
-
-
-def numbered(count: int, first: int = 0) -> list[OutRecord]:
-    return [OutRecord(b"record %d" % number) for number in range(first, first + count)]
-
-
-def values(records: Sequence[Record]) -> list[bytes]:
-    return [bytes(record.value) for record in records]
-
-
-async def take(consumer: Consumer, count: int, patience: float = 20.0) -> list[Record]:
-    """Fetch until there are `count` records; fewer when `patience` runs out."""
-    records: list[Record] = []
-    end = time.monotonic() + patience
-    while len(records) < count and time.monotonic() < end:
-        records += await consumer.fetch(count - len(records), min(0.5, patience))
-    return records
-
-
-async def nothing_comes(consumer: Consumer, seconds: float = 0.3) -> bool:
-    return not await take(consumer, 1, seconds)
-
-
-async def refused_or_harmless(call: Awaitable[object]) -> None:
-    """A call of a member that no longer owns: it may say `Unavailable`, or do nothing."""
-    with contextlib.suppress(Unavailable):
-        await call
-
-
-class BusContract:
+class BusContract(MembersContract):
     """Inherit, and give the fixture `site`."""
-
-    @pytest.fixture
-    async def bus(self, site: Site) -> Bus:
-        return await site.connect()
-
-    async def joined(
-        self, site: Site, bus: Bus, topic: str, member: str, partitions: int, group: str | None = None
-    ) -> tuple[Consumer, Owner]:
-        """A member that owns `partitions` partitions."""
-        owner = Owner()
-        consumer = await bus.subscribe(topic, group or topic, member, owner)
-        await site.until(lambda: len(owner.owned) == partitions, consumer)
-        return consumer, owner
 
     # --- topics and publishing ---------------------------------------------------------------------------------------
 
@@ -318,177 +225,6 @@ class BusContract:
         assert await consumer.lag() == 11
         await consumer.commit({0: 10, 1: 5})
         assert await consumer.lag() == 0
-
-    # --- crashes -----------------------------------------------------------------------------------------------------
-
-    async def test_fetched_and_not_committed_comes_again_after_a_crash(self, site: Site, bus: Bus) -> None:
-        topic = site.topic("again")
-        await bus.ensure_topic(topic, 1)
-        await bus.publish(topic, numbered(6))
-        first, _ = await self.joined(site, bus, topic, "a", 1)
-        assert len(await take(first, 6)) == 6
-        await site.crash(first)
-        second, _ = await self.joined(site, await site.connect(), topic, "a", 1)
-        assert values(await take(second, 6)) == [record.value for record in numbered(6)]
-
-    async def test_a_replacement_with_the_same_id_goes_on_at_the_commit(self, site: Site, bus: Bus) -> None:
-        topic = site.topic("resume")
-        await bus.ensure_topic(topic, 1)
-        await bus.publish(topic, numbered(6))
-        first, _ = await self.joined(site, bus, topic, "a", 1)
-        await take(first, 6)
-        await first.commit({0: 4})
-        await site.crash(first)
-        began = time.monotonic()
-        second, owner = await self.joined(site, await site.connect(), topic, "a", 1)
-        assert time.monotonic() - began < site.session_timeout, "the replacement waited for the dead member's session"
-        assert owner.owned[0] == Assigned(partition=0, committed=4, end=6, start=owner.owned[0].start)
-        assert owner.owned[0].start <= 4
-        assert values(await take(second, 2)) == [b"record 4", b"record 5"]
-        assert await nothing_comes(second)
-
-    async def test_the_replaced_member_gets_and_commits_nothing(self, site: Site, bus: Bus) -> None:
-        topic = site.topic("fenced")
-        await bus.ensure_topic(topic, 1)
-        await bus.publish(topic, numbered(6))
-        first, _ = await self.joined(site, bus, topic, "a", 1)
-        await take(first, 2)
-        second, owner = await self.joined(site, await site.connect(), topic, "a", 1)
-        await take(second, 6)
-        await second.commit({0: 3})
-        await refused_or_harmless(first.commit({0: 6}))
-        await site.crash(second)
-        third, owner = await self.joined(site, await site.connect(), topic, "a", 1)
-        assert owner.owned[0].committed == 3
-        assert len(await take(third, 3)) == 3
-        with contextlib.suppress(FleetError):
-            assert await first.fetch(10, 0.1) == []
-        await first.close()
-
-    async def test_members_share_the_partitions_and_epochs_grow(self, site: Site, bus: Bus) -> None:
-        topic = site.topic("shared")
-        await bus.ensure_topic(topic, 4)
-        one, first = await self.joined(site, bus, topic, "a", 4)
-        second = Owner()
-        two = await (await site.connect()).subscribe(topic, topic, "b", second)
-        await site.until(lambda: len(first.owned) == 2 and len(second.owned) == 2, one, two)
-        assert sorted([*first.owned, *second.owned]) == [0, 1, 2, 3]
-        assert first.revocations[0] >= set(second.owned)
-        for owner in (first, second):
-            assert owner.epochs == list(range(owner.epochs[0], owner.epochs[0] + len(owner.epochs)))
-        for turn in range(4):
-            await bus.publish(topic, numbered(5, 5 * turn), partition=turn)
-        got = [await take(one, 10), await take(two, 10)]
-        for records, owner in zip(got, (first, second), strict=True):
-            assert {record.partition for record in records} == set(owner.owned)
-
-    async def test_revocation_in_mid_batch(self, site: Site, bus: Bus) -> None:
-        """Fetched by one, then the partition moves: the other gets it again, and the first one's commit changes nothing."""
-        topic = site.topic("moved")
-        await bus.ensure_topic(topic, 2)
-        for partition in (0, 1):
-            await bus.publish(topic, numbered(5), partition=partition)
-        one, first = await self.joined(site, bus, topic, "a", 2)
-        assert len(await take(one, 10)) == 10
-        second = Owner()
-        two = await (await site.connect()).subscribe(topic, topic, "b", second)
-        await site.until(lambda: len(first.owned) == 1 and len(second.owned) == 1, one, two)
-        (moved,) = second.owned
-        assert second.owned[moved].committed == 0
-        assert second.owned[moved].end == 5
-        again = await take(two, 5)
-        assert [(record.partition, record.offset) for record in again] == [(moved, offset) for offset in range(5)]
-        await two.commit({moved: 2})
-        await refused_or_harmless(one.commit({moved: 5}))
-        await site.crash(two)
-        three, third = await self.joined(site, await site.connect(), topic, "b", 1)
-        assert third.owned[moved].committed == 2
-        assert [record.offset for record in await take(three, 3)] == [2, 3, 4]
-
-    async def test_a_partition_that_stays_can_still_be_committed(self, site: Site, bus: Bus) -> None:
-        topic = site.topic("stayed")
-        await bus.ensure_topic(topic, 2)
-        for partition in (0, 1):
-            await bus.publish(topic, numbered(5), partition=partition)
-        one, first = await self.joined(site, bus, topic, "a", 2)
-        await take(one, 10)
-        second = Owner()
-        two = await (await site.connect()).subscribe(topic, topic, "b", second)
-        await site.until(lambda: len(first.owned) == 1 and len(second.owned) == 1, one, two)
-        (kept,) = first.owned
-        await one.commit({kept: 5})
-        await site.crash(one)
-        _, third = await self.joined(site, await site.connect(), topic, "a", 1)
-        assert third.owned[kept].committed == 5
-
-    async def test_an_evicted_member_leaves_its_partitions_to_the_others_at_once(self, site: Site, bus: Bus) -> None:
-        topic = site.topic("evicted")
-        await bus.ensure_topic(topic, 4)
-        one, first = await self.joined(site, bus, topic, "a", 4)
-        second = Owner()
-        survivor = await site.connect()
-        two = await survivor.subscribe(topic, topic, "b", second)
-        await site.until(lambda: len(first.owned) == 2 and len(second.owned) == 2, one, two)
-        for partition in range(4):
-            await bus.publish(topic, numbered(2), partition=partition)
-        await take(one, 4)
-        await site.crash(one)
-        began = time.monotonic()
-        await survivor.evict(topic, ["a"])
-        await site.until(lambda: len(second.owned) == 4, two)
-        assert time.monotonic() - began < site.session_timeout
-        assert len(await take(two, 8)) == 8
-
-    async def test_an_evicted_member_that_lives_cannot_commit_what_moved(self, site: Site, bus: Bus) -> None:
-        topic = site.topic("zombie")
-        await bus.ensure_topic(topic, 2)
-        for partition in (0, 1):
-            await bus.publish(topic, numbered(4), partition=partition)
-        one, first = await self.joined(site, bus, topic, "a", 2)
-        await take(one, 8)
-        second = Owner()
-        survivor = await site.connect()
-        two = await survivor.subscribe(topic, topic, "b", second)
-        await site.until(lambda: len(second.owned) == 1 and len(first.owned) == 1, one, two)
-        await survivor.evict(topic, ["a"])
-        await refused_or_harmless(one.commit(dict.fromkeys(second.owned, 4)))
-        await one.close()
-        await survivor.evict(topic, ["a"])
-        await site.until(lambda: len(second.owned) == 2, two)
-        assert {entry.committed for entry in second.owned.values()} == {0}
-        assert len(await take(two, 8)) == 8
-
-    async def test_evicting_nobody_is_harmless(self, site: Site, bus: Bus) -> None:
-        topic = site.topic("nobody")
-        await bus.ensure_topic(topic, 1)
-        consumer, _ = await self.joined(site, bus, topic, "a", 1)
-        await bus.evict(topic, ["stranger"])
-        await bus.evict(site.topic("no-group"), ["a"])
-        await bus.publish(topic, numbered(1))
-        assert len(await take(consumer, 1)) == 1
-
-    async def test_a_silent_member_loses_its_partitions_after_its_session(self, site: Site, bus: Bus) -> None:
-        topic = site.topic("silent")
-        await bus.ensure_topic(topic, 2)
-        one, first = await self.joined(site, bus, topic, "a", 2)
-        second = Owner()
-        two = await (await site.connect()).subscribe(topic, topic, "b", second)
-        await site.until(lambda: len(first.owned) == 1 and len(second.owned) == 1, one, two)
-        await site.crash(one)
-        await site.until(lambda: len(second.owned) == 2, two)
-
-    async def test_a_full_member_that_fetches_from_no_partition_keeps_its_own(self, site: Site, bus: Bus) -> None:
-        topic = site.topic("busy")
-        await bus.ensure_topic(topic, 2)
-        one, first = await self.joined(site, bus, topic, "a", 2)
-        second = Owner()
-        two = await (await site.connect()).subscribe(topic, topic, "b", second)
-        await site.until(lambda: len(first.owned) == 1 and len(second.owned) == 1, one, two)
-        seen = len(first.epochs)
-        end = time.monotonic() + 1.5 * site.session_timeout
-        await site.until(lambda: time.monotonic() > end, one, two)
-        assert len(first.epochs) == seen
-        assert len(first.owned) == 1
 
     # --- following and reading ---------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from protocol.errors import NotFound, Unavailable
 from protocol.ports import Assigned, OutRecord
 from protocol.transport.broker import MemoryBroker
 from protocol.transport.memory import MemoryBus
-from tests.transport.contract_bus import Owner, numbered, values
+from tests.transport.bus_site import Owner, numbered, values
 
 TOPIC = "t.infer.m.1"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from protocol.ports import Answer, Claim, OutRecord
 from protocol.transport.settings import TransportSettings
 from protocol.transport.sqlite import SqliteBus, SqliteStore
-from tests.transport.contract_bus import Owner
+from tests.transport.bus_site import Owner
 
 TOPIC = "t.infer.m.1"
 
