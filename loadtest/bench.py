@@ -63,7 +63,7 @@ class Plan:
     callers: tuple[int, ...] = (1, 4, 16, 32, 64)
     many: int = 256
     closed_s: float = 4.0
-    shares: tuple[float, ...] = (0.25, 0.5, 0.75)
+    shares: tuple[float, ...] = (0.5, 0.8)
     open_s: float = 6.0
     batch_sizes: tuple[int, ...] = direct.BATCH_SIZES
     limit_s: float = 1.0
@@ -177,7 +177,8 @@ class Bench:
             result.closed.append(self._closed(system.name, model, point, account))
         for share in self._plan.shares:
             rate = share * result.best.rate
-            result.open.append(self._open(system, model, HttpTarget(address, pool), OpenPlan(rate, self._plan.open_s)))
+            plan = OpenPlan(rate, self._plan.open_s)
+            result.open.append(self._open(system.name, model, HttpTarget(address, pool), plan, account))
         return result
 
     def _closed(self, name: str, model: str, point: ClosedPoint, account: Account) -> ClosedPoint:
@@ -188,38 +189,38 @@ class Bench:
         )
         return dataclasses.replace(point, cpu_us=account.cpu_us(point.rate * point.seconds), batch=batch)
 
-    def _open(self, system: System, model: str, target: CheckedTarget, plan: OpenPlan) -> OpenPoint:
-        account = Account(system, model)
+    def _open(self, name: str, model: str, target: CheckedTarget, plan: OpenPlan, account: Account) -> OpenPoint:
         with account.window():
             point = open_point(target, plan)
         total = sum(point.outcomes.values()) * (plan.warmup + plan.duration) / plan.duration
         latency = point.latency_ms
         self._say(
-            f"{system.name}: {model}, {plan.rate:,.0f}/s offered: {point.rate:,.0f}/s right, "
+            f"{name}: {model}, {plan.rate:,.0f}/s offered: {point.rate:,.0f}/s right, "
             f"p50 {latency.get('p50', 0.0):.2f} ms, p99 {latency.get('p99', 0.0):.2f} ms"
         )
         if point.outcomes["wrong"]:
-            raise FleetError(f"{system.name} gave wrong answers for {model}: {point.complaints}")
+            raise FleetError(f"{name} gave wrong answers for {model}: {point.complaints}")
         return dataclasses.replace(point, cpu_us=account.cpu_us(total), batch=account.mean_batch())
 
     def _measure_queue(self, system: System, model: str) -> ServerResult:
         """The same fleet without its gateway: our generator publishes to Kafka and reads Redis."""
         url = f"kafka://{system.kafka}"
-        choice = TargetChoice(url, model, redis=system.redis, repository=self._repository)
+        choice = TargetChoice(url, model, redis=system.redis, prefix=system.prefix, repository=self._repository)
         result, account = ModelResult([], []), Account(system, model)
         for callers in (32, self._plan.many):
             with account.window():
                 point = closed_point(choice.open(), callers, self._plan.closed_s)
             result.closed.append(self._closed("queue", model, point, account))
         plan = OpenPlan(result.best.rate / 2, self._plan.open_s)
-        result.open.append(self._open(dataclasses.replace(system, name="queue"), model, choice.open(), plan))
+        result.open.append(self._open("queue", model, choice.open(), plan, account))
         return ServerResult(None, {}, {model: result})
 
     def _soak(self, system: System, model: str, rate: float) -> None:
         self._say(f"{system.name}: soak of {self._plan.soak_s:g} s at {rate:,.0f}/s")
         target = HttpTarget(system.address(model), self._pools[model])
         with sampled(system.memory_mib, max(1.0, self._plan.soak_s / 60)) as series:
-            point = self._open(system, model, target, OpenPlan(rate, self._plan.soak_s))
+            plan = OpenPlan(rate, self._plan.soak_s)
+            point = self._open(system.name, model, target, plan, Account(system, model))
         self.results.soaks.append(Soak(system.name, model, point, series))
 
     def _measure_idle(self, count: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import http.client
+import secrets
 import socket
 import tempfile
 import time
@@ -25,7 +26,7 @@ from protocol.errors import FleetError, Unavailable
 START_WITHIN: Final = 120.0
 """Seconds for a server to give its first answer."""
 HEARTBEATS: Final = 1.0
-"""Seconds after which a gateway knows its workers' statistics; they come with heartbeats, every 0.5 s."""
+"""Seconds after which a gateway knows all that its workers have counted; that comes with heartbeats, every 0.5 s."""
 _POLL: Final = 0.005
 
 
@@ -38,18 +39,18 @@ class System:
         port: of its V2 API on loopback.
         meter: of all its processes.
         first_answer_s: from the start of its own processes to the first right answer.
-        settle: seconds until its statistics hold all that was answered.
         kafka: bootstrap servers, where it has any.
         redis: URL of its store, where it has one.
+        prefix: of its topics and keys, where it has any.
     """
 
     name: str
     port: int
     meter: Meter
     first_answer_s: float
-    settle: float = 0.0
     kafka: str = ""
     redis: str = ""
+    prefix: str = ""
 
     def address(self, model: str) -> Address:
         """Where a model of it is called."""
@@ -57,7 +58,7 @@ class System:
 
     def executed(self, model: str) -> tuple[int, int]:
         """(rows, executions) so far, from the server's own statistics; differences of two readings give the mean batch."""
-        time.sleep(self.settle)
+        time.sleep(HEARTBEATS)
         document = get_json(self.address(model), f"/v2/models/{model}/stats")
         stats = document["model_stats"]
         return sum(s["inference_count"] for s in stats), sum(s["execution_count"] for s in stats)
@@ -92,7 +93,8 @@ def fleet(repository: Path, core: int | None, model: str, pool: Pool) -> Iterato
     with contextlib.ExitStack() as stack:
         data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-bench-")))
         backing = stack.enter_context(servers(data, cores=None if core is None else [core]))
-        transport = ["--kafka", backing.kafka, "--redis", backing.redis]
+        prefix = f"bench-{secrets.token_hex(4)}"  # the environment may have named servers that others use too
+        transport = ["--kafka", backing.kafka, "--redis", backing.redis, "--prefix", prefix]
         port = free_port()
         begin = time.perf_counter()
         worker_line = ["-m", "penstock", "worker", "--model-repository", str(repository), *transport]
@@ -105,7 +107,7 @@ def fleet(repository: Path, core: int | None, model: str, pool: Pool) -> Iterato
         roots = {"gateway": gateway.pid, "worker": worker.pid}
         roots |= {"kafka": backing.broker.pid} if backing.broker else {}
         roots |= {"redis": backing.store.pid} if backing.store else {}
-        yield System("fleet", port, Meter(roots), first_answer, HEARTBEATS, backing.kafka, backing.redis)
+        yield System("fleet", port, Meter(roots), first_answer, backing.kafka, backing.redis, prefix)
 
 
 def _ports(http_port: int, metrics_port: int) -> list[str]:

@@ -1,0 +1,57 @@
+"""The benchmark against the real thing: `penstock serve`, and a gateway and a worker on Kafka and Redis."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+
+from loadtest import direct, models, payloads, systems
+from loadtest.bench import QUICK, Bench
+from loadtest.connections import HttpTarget
+from loadtest.run import OpenPlan, closed_point, open_point
+from loadtest.targets import TargetChoice
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed: apt-get install wrk")
+def test_a_small_benchmark_of_one_process(tmp_path: Path) -> None:
+    plan = dataclasses.replace(QUICK, models=("addsub",), systems=("embedded",), callers=(1,), closed_s=1.0, open_s=1.0)
+    said: list[str] = []
+    bench = Bench(dataclasses.replace(plan, soak_s=2.5), tmp_path, said.append)
+    bench.run()
+    server = bench.results.servers["embedded"]
+    (alone,), (half,) = server.models["addsub"].closed, server.models["addsub"].open
+    assert alone.rate > 50
+    assert alone.errors == 0
+    assert alone.batch == 1.0
+    assert alone.cpu_us["server"] > 10
+    assert half.outcomes["ok"] == sum(half.outcomes.values()) > 0
+    assert half.batch >= 1
+    assert server.memory_mib["first answer, addsub alone"]["server"] > 10
+    (soak,) = bench.results.soaks
+    assert len(soak.series) >= 2
+    assert any(line.startswith("embedded: addsub, 1 callers") for line in said)
+
+
+@pytest.mark.servers
+@pytest.mark.usefixtures("kafka_installation")
+def test_a_fleet_is_loaded_through_its_gateway_and_straight_through_kafka(tmp_path: Path) -> None:
+    repository = models.write_repository(tmp_path, ["addsub"])
+    pool = payloads.build(models.MODELS["addsub"].inputs, 64, reference=direct.load(repository / "addsub"))
+    with systems.fleet(repository, None, "addsub", pool) as fleet:
+        over_http = open_point(HttpTarget(fleet.address("addsub"), pool), OpenPlan(100, 1.0))
+        choice = TargetChoice(
+            f"kafka://{fleet.kafka}", "addsub", redis=fleet.redis, prefix=fleet.prefix, repository=repository
+        )
+        over_kafka = closed_point(choice.open(), callers=8, duration=1.0)
+        rows, executions = fleet.executed("addsub")
+        memory = fleet.memory_mib()
+    assert over_http.outcomes["ok"] == sum(over_http.outcomes.values()) > 50
+    assert over_kafka.rate > 10
+    assert over_kafka.errors == 0
+    assert rows >= executions > 10
+    assert {"gateway", "worker"} <= set(memory)
