@@ -57,7 +57,7 @@ class ClaimsContract(ResultsSuite):
     async def test_an_unconfirmed_claim_lapses_with_its_lease(self, site: Site) -> None:
         """The gateway died between claim and publish: the next one publishes."""
         one, two, ref = await self.gateway(site, "g1"), await self.gateway(site, "g2"), new_ref()
-        assert (await one.store.claim(new_claim(ref, one.channel, lease=0.2))).state is ClaimState.FRESH
+        assert (await one.store.claim(new_claim(ref, one.channel, lease=0.4))).state is ClaimState.FRESH
 
         async def taken_over() -> bool:
             claimed = await two.store.claim(new_claim(ref, two.channel))

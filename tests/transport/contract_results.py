@@ -16,6 +16,7 @@ from tests.transport.results_site import (
     CALL_LIMIT,
     INLINE_LIMIT,
     NOT_TEXT,
+    SHORT_TTL,
     WRITTEN,
     Site,
     Store,
@@ -225,42 +226,31 @@ class ResultsContract(ClaimsContract):
 
     async def test_a_plain_fence_lasts_its_ttl(self, site: Site, store: Store) -> None:
         short, long, channel = new_ref(), new_ref(), site.names.gateway_channel("g1")
-        await store.finish([Answer(short, b"1", channel, ttl=0.2), Answer(long, b"1", channel, ttl=60.0)])
+        began = time.monotonic()
+        await store.finish([Answer(short, b"1", channel, ttl=SHORT_TTL), Answer(long, b"1", channel, ttl=60.0)])
         assert await store.finish([Answer(short, b"2", channel), Answer(long, b"2", channel)]) == [ALREADY, ALREADY]
-
-        async def gone() -> bool:
-            return await store.look([short]) == [None]
-
-        assert not await gone()
-        await site.until_true(gone)
+        await self.until_gone(site, store, short, began=began, ttl=SHORT_TTL)
         assert await store.finish([Answer(short, b"3", channel), Answer(long, b"3", channel)]) == [WRITTEN, ALREADY]
         assert [state and state.payload for state in await store.look([short, long])] == [b"3", b"1"]
 
     async def test_a_delivered_fence_lasts_its_ttl_too(self, site: Site) -> None:
         gateway, ref = await self.gateway(site), new_ref()
-        await gateway.store.finish([Answer(ref, b"1", gateway.channel, ttl=0.2)])
+        began = time.monotonic()
+        await gateway.store.finish([Answer(ref, b"1", gateway.channel, ttl=SHORT_TTL)])
         assert await gateway.store.finish([Answer(ref, b"2", gateway.channel)]) == [ALREADY]
-
-        async def gone() -> bool:
-            return await gateway.store.look([ref]) == [None]
-
-        await site.until_true(gone)
+        await self.until_gone(site, gateway.store, ref, began=began, ttl=SHORT_TTL)
         assert await gateway.store.finish([Answer(ref, b"3", gateway.channel)]) == [WRITTEN]
         await site.until(lambda: len(gateway.wakes) == 3)
         assert gateway.wakes == [Wake(ref, b"1"), Wake(ref, None), Wake(ref, b"3")]
 
     async def test_a_claimed_result_is_kept_for_the_stores_ttl(self, site: Site) -> None:
-        long, short, ref, other = await site.connect(60.0), await site.connect(0.3), new_ref(), new_ref()
+        long, short, ref, other = await site.connect(60.0), await site.connect(SHORT_TTL), new_ref(), new_ref()
         await long.claim(new_claim(ref))
         await long.claim(new_claim(other))
         await long.finish([Answer(ref, b"r", ttl=0.05)])
+        began = time.monotonic()
         await short.finish([Answer(other, b"r", ttl=60.0)])
-
-        async def gone() -> bool:
-            return await long.look([other]) == [None]
-
-        assert not await gone()
-        await site.until_true(gone)
+        await self.until_gone(site, long, other, began=began, ttl=SHORT_TTL)
         assert (await self.state(long, ref)).payload == b"r"
 
     async def test_an_answer_that_wakes_nobody_is_kept_for_the_stores_ttl(self, site: Site, store: Store) -> None:
@@ -272,35 +262,27 @@ class ResultsContract(ClaimsContract):
 
     async def test_a_claim_expires_with_its_own_ttl(self, site: Site, store: Store) -> None:
         ref = new_ref()
-        await store.claim(new_claim(ref, ttl=0.2))
+        began = time.monotonic()
+        await store.claim(new_claim(ref, ttl=SHORT_TTL))
         await store.confirm(ref, published=True)
-
-        async def fresh() -> bool:
-            return (await store.look([ref])) == [None]
-
-        assert not await fresh()
-        await site.until_true(fresh)
+        await self.until_gone(site, store, ref, began=began, ttl=SHORT_TTL)
         assert (await store.claim(new_claim(ref, fingerprint="f2"))).state is ClaimState.FRESH
 
     async def test_attaching_prolongs_a_claim(self, site: Site, store: Store) -> None:
         ref = new_ref()
-        await store.claim(new_claim(ref, ttl=0.2))
+        await store.claim(new_claim(ref, ttl=SHORT_TTL))
         await store.confirm(ref, published=True)
         assert (await store.claim(new_claim(ref, ttl=60.0))).state is ClaimState.ATTACHED
         assert (await store.claim(new_claim(ref, ttl=0.01))).state is ClaimState.ATTACHED
         began = time.monotonic()
-        await site.until(lambda: time.monotonic() - began > 0.3)
+        await site.until(lambda: time.monotonic() - began > SHORT_TTL + 0.05)
         assert (await self.state(store, ref)).state == "queued"
 
     async def test_an_attempt_without_an_end_expires(self, site: Site, store: Store) -> None:
         ref = new_ref()
-        await store.start([ref], "w1", 0.2)
-
-        async def gone() -> bool:
-            return await store.look([ref]) == [None]
-
-        assert not await gone()
-        await site.until_true(gone)
+        began = time.monotonic()
+        await store.start([ref], "w1", SHORT_TTL)
+        await self.until_gone(site, store, ref, began=began, ttl=SHORT_TTL)
         assert await store.start([ref], "w1", 60.0) == [1]
 
     async def test_starting_never_shortens_a_claim(self, site: Site, store: Store) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import asyncio
 import dataclasses
+import time
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Protocol
@@ -19,6 +20,8 @@ from protocol.naming import Names
 from protocol.ports import Claim, Directory, Outcome, RequestState, Results, Wake
 
 POLL = 0.01
+CLOCK_ERROR = 0.02
+SHORT_TTL = 0.4
 INLINE_LIMIT = 16 * 1024
 CALL_LIMIT = 256 * 1024
 NOT_TEXT = bytes(range(256))
@@ -105,3 +108,12 @@ class ResultsSuite:
         (state,) = await store.look([ref])
         assert state is not None
         return state
+
+    async def until_gone(self, site: Site, store: Store, ref: str, *, began: float, ttl: float) -> None:
+        """Wait until a stream has expired, which must not be before `ttl` seconds after `began`."""
+
+        async def gone() -> bool:
+            return await store.look([ref]) == [None]
+
+        await site.until_true(gone)
+        assert time.monotonic() - began >= ttl - CLOCK_ERROR
