@@ -192,7 +192,7 @@ async def test_claims_and_terminals_are_there_after_a_restart(place: Place) -> N
 
     store = await place.store()
     assert await store.look(refs) == before
-    while await store.look(["short"]) != [None]:
+    while await store.look(["short"]) != [None]:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     outcomes = await store.finish([Answer(ref, b"late") for ref in refs[3:9]])
     assert outcomes == [Outcome.ALREADY_TERMINAL] * 6
