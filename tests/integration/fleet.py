@@ -79,6 +79,7 @@ class Process:
                 child.kill()
         self.process.kill()
         self.process.wait(10)
+        self._file.close()
 
     def stop(self, within: float = 60.0) -> int:
         """SIGTERM and the exit code."""
