@@ -132,7 +132,7 @@ class KafkaBus:
         """
         await self._publisher.partitions(topic)
         consumer = KafkaConsumer(self._settings, topic, group, member, listener)
-        self._consumers.add(consumer)
+        self._consumers = {other for other in self._consumers if not other.closed} | {consumer}
         return consumer
 
     async def evict(self, group: str, members: Sequence[str]) -> None:

@@ -63,6 +63,7 @@ class KafkaConsumer:
         self._announced = asyncio.Event()
         self._announced_at = 0.0
         self._announcing: asyncio.Task[None] | None = None
+        self._polled = False
         self._replaced = False
         self._closed = False
         self._running = asyncio.get_running_loop().create_task(self._run())
@@ -75,23 +76,31 @@ class KafkaConsumer:
     # --- life ---
 
     async def _run(self) -> None:
-        """Keep an inner consumer alive."""
+        """Keep an inner consumer alive, until another process takes this member's place."""
         pause, longest = RESTART_PAUSE
         while not self._replaced:
             inner = self._new_inner()
             try:
                 await inner.start()
-                self._inner = inner
                 pause = RESTART_PAUSE[0]
-                log.warning("consumer of %s begins anew: %s", self._topic, await self._watch(inner))
+                log.warning("the consumer of %s is made anew: %s", self._topic, await self._watch(inner))
             except _TROUBLE as exc:
-                log.warning("consumer of %s cannot start: %s", self._topic, exc)
+                self._told(exc)
+            except Exception:
+                log.exception("the consumer of %s failed and is made anew", self._topic)
             finally:
                 self._inner = None
                 self._take_away()
                 await self._stop(inner)
             await asyncio.sleep(pause)
             pause = min(2 * pause, longest)
+        log.error("%s", self._why_ended())
+
+    def _told(self, error: BaseException) -> None:
+        """Log what aiokafka reports, and see whether it means that this member was replaced."""
+        log.warning("the consumer of %s: %r", self._topic, error)
+        if FencedInstanceIdError.__name__ in repr(error):
+            self._replaced = True
 
     def _new_inner(self) -> AIOKafkaConsumer:
         inner = AIOKafkaConsumer(
@@ -110,19 +119,22 @@ class KafkaConsumer:
     async def _watch(self, inner: AIOKafkaConsumer) -> str:
         """Returns why the inner consumer cannot go on. aiokafka has no public sign of health (its issue 1154)."""
         coordinator, fetching = inner._coordinator, inner._fetcher.error_future
-        while True:
+        stale = 0.0
+        while not self._replaced:
+            self._polled = False
             await asyncio.sleep(WATCH_INTERVAL)
             try:
                 coordinator.check_errors()  # it stands still until its error was taken
             except KafkaError as exc:
-                if FencedInstanceIdError.__name__ in repr(exc):
-                    self._replaced = True
-                    return self._why_ended()
-                log.warning("consumer of %s: %s", self._topic, exc)
+                self._told(exc)
             if coordinator._coordination_task.done() or fetching.done():
                 return "a task of aiokafka has ended"
-            if self._lanes.bytes < BUFFERED_BYTES and self._silence(inner) > STALE:
+            # Nobody polls, or the lanes are full: then no answer is due.
+            due = self._polled and self._lanes.bytes < BUFFERED_BYTES
+            stale = stale + WATCH_INTERVAL if due and self._silence(inner) > STALE else 0.0
+            if stale > STALE / 3:
                 return f"no answer to a fetch for {STALE:g} s"
+        return "it was replaced"
 
     def _silence(self, inner: AIOKafkaConsumer) -> float:
         """Seconds since the last answer to a fetch, or since the partitions came; 0 where there are none."""
@@ -135,6 +147,11 @@ class KafkaConsumer:
                 await inner.stop()
         except _TROUBLE as exc:
             log.warning("consumer of %s did not stop cleanly: %r", self._topic, exc)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
 
     async def close(self) -> None:
         """See `Consumer.close`."""
@@ -155,6 +172,7 @@ class KafkaConsumer:
             self._listener.revoked(partitions)
 
     def _given(self, inner: AIOKafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
+        self._inner = inner
         self._member = inner._coordinator.member_id  # aiokafka has no public name for it
         self._announcing = asyncio.get_running_loop().create_task(self._announce(inner, sorted(partitions)))
 
@@ -165,14 +183,14 @@ class KafkaConsumer:
                 entries = await self._positions(inner, partitions)
                 break
             except _TROUBLE as exc:
-                log.warning("offsets of %s cannot be read yet: %s", self._topic, exc)
+                log.warning("offsets of %s cannot be read yet: %r", self._topic, exc)
                 await asyncio.sleep(ERROR_PAUSE)
         self._announcing = None
         self._lanes.open(entries)
         self._epoch += 1
-        self._listener.assigned(self._epoch, entries)
         self._announced_at = time.time()
         self._announced.set()
+        self._listener.assigned(self._epoch, entries)
 
     async def _positions(self, inner: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> list[Assigned]:
         """Where each partition stands. What nobody has committed yet is committed as its start, so that it is pinned."""
@@ -225,6 +243,7 @@ class KafkaConsumer:
 
     async def _drain(self, timeout: float) -> None:
         """Move what aiokafka has fetched into the lanes; waits for some where there is none."""
+        self._polled = True
         inner = self._inner
         if inner is None or not self._announced.is_set():
             return
@@ -276,13 +295,15 @@ class KafkaConsumer:
             try:
                 ends = await inner.end_offsets(partitions)
             except _TROUBLE as exc:
-                raise Unavailable(f"the end of {self._topic} cannot be read: {exc}") from None
+                raise Unavailable(f"the end of {self._topic} cannot be read: {exc!r}") from None
             for number, lane in self._lanes:
                 lane.end = max(lane.end, ends.get(TopicPartition(self._topic, number), 0))
         return sum(max(0, self._end(number, lane.end) - lane.committed) for number, lane in self._lanes)
 
     async def commit(self, offsets: Mapping[int, int]) -> None:
         """See `Consumer.commit`."""
+        if not offsets:
+            return
         inner = self._inner
         lanes = dict(self._lanes)
         if inner is None or not self._announced.is_set() or not offsets.keys() <= lanes.keys():
@@ -291,7 +312,7 @@ class KafkaConsumer:
             async with asyncio.timeout(COMMIT_TIMEOUT):
                 await inner.commit({TopicPartition(self._topic, number): offset for number, offset in offsets.items()})
         except (*_TROUBLE, IllegalStateError) as exc:
-            raise Unavailable(f"offsets of {self._topic} were not committed: {exc or type(exc).__name__}") from None
+            raise Unavailable(f"offsets of {self._topic} were not committed: {exc!r}") from None
         for number, offset in offsets.items():
             lanes[number].committed = offset
 

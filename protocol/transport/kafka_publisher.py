@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Sequence
 from typing import Any, Final
@@ -57,7 +58,9 @@ class Publisher:
         self._stopping: set[asyncio.Task[None]] = set()
         self._partitions: dict[str, int] = {}
         self._turns: dict[str, int] = {}
+        self._first_turn = os.getpid()  # processes that publish once do not all choose the first partition
         self._closed = False
+        self._failure = "no connection was made"
 
     async def open(self) -> None:
         """Connect, with retries and jitter.
@@ -67,17 +70,18 @@ class Publisher:
         """
         self._closed = False
         limit = self._settings.connect_timeout
+        retrying = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(_TROUBLE),
+            wait=tenacity.wait_random_exponential(multiplier=0.1, max=LONGEST_PAUSE),
+        )
         try:
             async with asyncio.timeout(limit):
-                async for attempt in tenacity.AsyncRetrying(
-                    retry=tenacity.retry_if_exception_type(_TROUBLE),
-                    wait=tenacity.wait_random_exponential(multiplier=0.1, max=LONGEST_PAUSE),
-                    reraise=True,
-                ):
-                    with attempt:
-                        await self.producer()
+                await retrying(self.producer)
         except TimeoutError:
-            raise Unavailable(f"Kafka at {self._settings.kafka} did not answer within {limit:g} s") from None
+            await self.close()
+            raise Unavailable(
+                f"Kafka at {self._settings.kafka} did not answer within {limit:g} s: {self._failure}"
+            ) from None
 
     async def close(self) -> None:
         """Send what is buffered and disconnect."""
@@ -118,7 +122,8 @@ class Publisher:
         try:
             async with asyncio.timeout(PUBLISH_TIMEOUT):
                 await producer.start()
-        except BaseException:
+        except BaseException as exc:
+            self._failure = str(exc) or self._failure
             await _stop(producer)
             raise
         producer.client.cluster.add_listener(lambda _cluster: self._partitions.clear())
@@ -167,7 +172,7 @@ class Publisher:
         """See `Bus.publish`."""
         count = self._partitions.get(topic) or await self.partitions(topic)
         if partition is None:
-            turn = self._turns.get(topic, 0)
+            turn = self._turns.get(topic, self._first_turn)
             self._turns[topic] = turn + 1
             partition = turn % count
         elif not 0 <= partition < count:
@@ -201,6 +206,8 @@ class Publisher:
 
     async def _send(self, producer: AIOKafkaProducer, batch: Any, topic: str, partition: int) -> Any:
         """Queue a batch and wait for its acknowledgement."""
+        if producer not in self._sending:  # it was replaced meanwhile
+            raise ProducerClosed
         self._sending[producer] += 1
         try:
             return await (await producer.send_batch(batch, topic, partition=partition))

@@ -206,6 +206,21 @@ class TestTopics:
         assert [record.offset for record in await take(second, 4)] == [6, 7, 8, 9]
         assert await bus.read(topic, 0, 3) is None
 
+    async def test_a_commit_behind_the_end_of_the_log_starts_again(self, site: KafkaSite) -> None:
+        """An unclean election has cut the log short: what is there may be unanswered, and is read again."""
+        topic, bus = site.topic("cut"), await site.connect()
+        await bus.ensure_topic(topic, 1)
+        await bus.publish(topic, numbered(4))
+        first, owner = await join(site, bus, topic, "w0")
+        await site.until(lambda: len(owner.owned) == 1, first)
+        await first.commit({0: 100})
+        await site.crash(first)
+        second, owner = await join(site, await site.connect(), topic, "w0")
+        await site.until(lambda: len(owner.owned) == 1, second)
+        assert owner.owned[0] == Assigned(partition=0, committed=0, end=4, start=0)
+        assert [record.offset for record in await take(second, 4)] == [0, 1, 2, 3]
+        assert (second.backlog(), await second.lag()) == (0, 4)
+
     async def test_a_topic_made_again_is_read_from_its_start(self, site: KafkaSite, admin: AIOKafkaAdminClient) -> None:
         topic = site.topic("again")
         bus = await site.connect()
