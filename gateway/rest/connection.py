@@ -13,8 +13,9 @@ why it is a subclass.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import httptools
@@ -39,6 +40,23 @@ _CLOSE: Final = b"connection: close\r\n"
 _log = logging.getLogger("gateway.rest")
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What all connections of a server share.
+
+    Attributes:
+        door: who takes infer requests.
+        max_header_bytes: of request line and headers.
+        max_connections: open at once.
+        closed: told of every connection that has ended.
+    """
+
+    door: Door
+    max_header_bytes: int
+    max_connections: int
+    closed: Callable[[], None]
+
+
 class InferConnection(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 protocol with the infer route taken out of it."""
 
@@ -49,14 +67,12 @@ class InferConnection(HttpToolsProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
-        door: Door,
-        max_header_bytes: int,
-        max_connections: int,
+        endpoint: Endpoint,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._door = door
-        self._max_header_bytes = max_header_bytes
-        self._max_connections = max_connections
+        self._endpoint = endpoint
+        self._door = endpoint.door
+        self._max_header_bytes = endpoint.max_header_bytes
         self._default_headers: list[tuple[bytes, bytes]] = []
         self._date = b""
         self._active: Any = None
@@ -73,8 +89,9 @@ class InferConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
         super().connection_made(transport)
-        if len(self.connections) > self._max_connections:
-            self._refuse(503, f"this gateway has {self._max_connections} connections open, the limit (max_connections)")
+        limit = self._endpoint.max_connections
+        if len(self.connections) > limit:
+            self._refuse(503, f"this gateway has {limit} connections open, the limit (max_connections)")
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -279,6 +296,7 @@ class InferConnection(HttpToolsProtocol):
         if type(latest) is Exchange:
             self.cycle = None  # type: ignore[assignment]
         super().connection_lost(exc)
+        self._endpoint.closed()
 
     def tick(self, keep_alive_ticks: int, read_ticks: int) -> None:
         """Called now and then for every connection: close it where it was idle, or stuck in one message, for so many ticks."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import math
 import socket
+from collections.abc import Callable
+from email.utils import formatdate
 from typing import Any, Final, cast
 
-import structlog
 import uvicorn
 
 from gateway.claims import Claims
 from gateway.rest.access import Access
-from gateway.rest.connection import InferConnection
+from gateway.rest.connection import Endpoint, InferConnection
 from gateway.rest.inference import InferDoor
 from gateway.rest.routes import Routes
 from gateway.service import Service
@@ -22,8 +24,6 @@ from protocol.errors import ConfigError
 _TICKS: Final = 5
 """How finely the time of idle connections is told."""
 _BACKLOG: Final = 2048
-
-_log = structlog.get_logger("gateway.rest")
 
 
 class HttpServer:
@@ -38,15 +38,10 @@ class HttpServer:
         access = Access(settings.api_key)
         self._door = InferDoor(service, claims, access)
         routes = Routes(service, claims, access, version)
-        protocol = functools.partial(
-            InferConnection,
-            door=self._door,
-            max_header_bytes=settings.max_header_bytes,
-            max_connections=settings.max_connections,
-        )
+        endpoint = Endpoint(self._door, settings.max_header_bytes, settings.max_connections, self._connection_closed)
         config = uvicorn.Config(
             routes.app,
-            http=cast("Any", protocol),
+            http=cast("Any", functools.partial(InferConnection, endpoint=endpoint)),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -55,14 +50,12 @@ class HttpServer:
             proxy_headers=False,
             ssl_certfile=settings.tls_certificate or None,
             ssl_keyfile=settings.tls_key or None,
-            timeout_graceful_shutdown=math.ceil(settings.drain_grace),
         )
         config.load()
         self._server = uvicorn.Server(config)
         self._server.lifespan = config.lifespan_class(config)
-        self._socket: socket.socket | None = None
-        self._main: asyncio.Task[None] | None = None
-        self._ticker: asyncio.TimerHandle | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._all_closed = asyncio.Event()
         self.port = settings.http_port
 
     async def start(self) -> None:
@@ -71,35 +64,57 @@ class HttpServer:
         Raises:
             ConfigError: the address cannot be listened on.
         """
-        self._socket = bind(self._settings.host, self._settings.http_port)
-        self.port = self._socket.getsockname()[1]
-        await self._server.startup(sockets=[self._socket])
-        self._main = asyncio.get_running_loop().create_task(self._server.main_loop())
-        self._tick()
+        listener = bind(self._settings.host, self._settings.http_port)
+        self.port = listener.getsockname()[1]
+        await self._server.startup(sockets=[listener])
+        settings = self._settings
+        period = min(settings.keep_alive, settings.read_timeout) / _TICKS
+        self._every(1.0, self._renew_date)
+        self._every(
+            period, self._tick, math.ceil(settings.keep_alive / period), math.ceil(settings.read_timeout / period)
+        )
 
     async def drain(self) -> None:
         """Take no new connection, answer what was begun, close; not longer than the drain grace."""
-        self._server.should_exit = True
-        if self._main is not None:
-            await self._main
-            await self._server.shutdown(sockets=[self._socket] if self._socket else None)
-        if self._ticker is not None:
-            self._ticker.cancel()
+        state = self._server.server_state
+        for server in self._server.servers if self._server.started else ():
+            server.close()
+        for connection in list(state.connections):
+            connection.shutdown()
+        if state.connections:
+            self._all_closed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._all_closed.wait(), self._settings.drain_grace)
 
     async def close(self) -> None:
         """End what is left after `drain`."""
-        for connection in list(self._server.server_state.connections):
+        for timer in self._timers.values():
+            timer.cancel()
+        state = self._server.server_state
+        for connection in list(state.connections):
             connection.transport.abort()
+        for task in state.tasks:
+            task.cancel()
+        await asyncio.gather(*state.tasks, return_exceptions=True)
         await self._door.close()
 
-    def _tick(self) -> None:
-        settings = self._settings
-        period = min(settings.keep_alive, settings.read_timeout) / _TICKS
-        keep_alive_ticks = math.ceil(settings.keep_alive / period)
-        read_ticks = math.ceil(settings.read_timeout / period)
+    def _connection_closed(self) -> None:
+        if not self._server.server_state.connections:
+            self._all_closed.set()
+
+    def _every(self, period: float, call: Callable[..., None], *arguments: int) -> None:
+        """Call something now and again after every period, until `close`."""
+        call(*arguments)
+        self._timers[call.__name__] = asyncio.get_running_loop().call_later(
+            period, self._every, period, call, *arguments
+        )
+
+    def _renew_date(self) -> None:
+        self._server.server_state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
+
+    def _tick(self, keep_alive_ticks: int, read_ticks: int) -> None:
         for connection in list(self._server.server_state.connections):
             cast("InferConnection", connection).tick(keep_alive_ticks, read_ticks)
-        self._ticker = asyncio.get_running_loop().call_later(period, self._tick)
 
 
 def bind(host: str, port: int) -> socket.socket:
