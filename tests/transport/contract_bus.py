@@ -250,7 +250,7 @@ class BusContract(MembersContract):
         following = bus.follow(topic)
         async with asyncio.timeout(site.patience):
             assert await anext(following) == []
-            waiting = asyncio.ensure_future(anext(following))  # type: ignore[arg-type]
+            waiting = asyncio.ensure_future(anext(following))
             await bus.publish(topic, [OutRecord(b"1", key=b"a")])
             assert values(await waiting) == [b"1"]
         await following.aclose()  # type: ignore[attr-defined]
