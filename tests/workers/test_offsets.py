@@ -121,6 +121,14 @@ def test_the_table_goes_on_when_the_partition_comes_back_in_the_next_generation(
     assert offsets.add(0, 3) == token
 
 
+def test_a_commit_that_is_confirmed_late_takes_nothing_back() -> None:
+    offsets = tracker(5)
+    offsets.committed({0: 3, 9: 1})
+    token = add(offsets, 5)
+    offsets.done(0, 5, token)
+    assert offsets.commits() == {0: 6}
+
+
 @pytest.mark.parametrize(("told", "expected"), [(0, {0: 1}), (1, {})])
 def test_what_the_broker_has_committed_is_what_it_says_at_assignment(told: int, expected: dict[int, int]) -> None:
     offsets = tracker()

@@ -13,92 +13,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from protocol.config_batching import DynamicBatching, QueuePolicy, TimeoutAction
+from protocol.config_batching import DynamicBatching, QueuePolicy
+from tests.workers.scheduling.reference import MAXIMUM, Reference, arrivals, arriving, plain, rich
 from workers.scheduling import for_config
 from workers.scheduling.dynamic import DynamicBatcher
 from workers.scheduling.types import Batch, Item, Reject, Release
-
-MAXIMUM = 10
-
-preferences = st.sampled_from([(), (), (6,), (4, 8), (3, MAXIMUM)])
-policies = st.builds(
-    QueuePolicy,
-    st.sampled_from(TimeoutAction),
-    st.sampled_from([0.0, 2.0, 5.0]),
-    st.booleans(),
-    st.sampled_from([0, 0, 3]),
-)
-plain = st.builds(
-    DynamicBatching,
-    preferences,
-    st.sampled_from([0.0, 3.0, 8.0, 8.0]),
-    st.booleans(),
-)
-rich = st.builds(
-    DynamicBatching,
-    preferences,
-    st.sampled_from([0.0, 3.0, 8.0, 8.0]),
-    st.just(False),
-    st.sampled_from([2, 0]),
-    st.just(2),
-    policies,
-    st.dictionaries(st.integers(1, 2), policies, max_size=2),
-)
-
-arrivals = st.tuples(
-    st.sampled_from([1, 2, 1, 2, 3, 5, MAXIMUM, MAXIMUM + 1]),
-    st.sampled_from("aaab"),
-    st.integers(0, 3),
-    st.tuples(*[st.sampled_from([0, 0, 0, 1, 3, 4, 9])] * 3),
-)
-"""Rows, shape class, priority, and seconds of: deadline, queue timeout, age; 0 for none."""
-
-
-class Reference:
-    """The queue as a list that is sorted and searched anew for every question."""
-
-    def __init__(self, policy: DynamicBatching) -> None:
-        self.policy = policy
-        self.items: list[Item[int]] = []
-        self.settled = -math.inf
-
-    def level(self, item: Item[int]) -> int:
-        levels = self.policy.priority_levels
-        if not levels:
-            return 0
-        return item.priority if 1 <= item.priority <= levels else self.policy.default_priority_level
-
-    def policy_of(self, item: Item[int]) -> QueuePolicy:
-        level = self.level(item)
-        return self.policy.queue_policy(level) if level else self.policy.default_queue_policy
-
-    def timeout_at(self, item: Item[int]) -> float:
-        policy = self.policy_of(item)
-        choices = [policy.default_timeout, item.timeout or 0.0 if policy.allow_timeout_override else 0.0]
-        return item.enqueued + min((choice for choice in choices if choice), default=math.inf)
-
-    def delays(self, item: Item[int]) -> bool:
-        return self.policy_of(item).timeout_action == TimeoutAction.DELAY
-
-    def gone_at(self, item: Item[int]) -> float:
-        timeout = math.inf if self.delays(item) else self.timeout_at(item)
-        return min(timeout, math.inf if item.deadline is None else item.deadline)
-
-    def order(self) -> list[Item[int]]:
-        def place(item: Item[int]) -> tuple[Any, ...]:
-            if self.timeout_at(item) <= self.settled:
-                return self.level(item), True, self.timeout_at(item), item.ref
-            return self.level(item), False, item.payload, ""
-
-        return sorted((item for item in self.items if self.gone_at(item) > self.settled), key=place)
-
-    def remove(self, gone: list[Item[int]]) -> None:
-        for item in gone:
-            self.items.remove(item)
 
 
 class Machine(RuleBasedStateMachine):
@@ -127,15 +50,9 @@ class Machine(RuleBasedStateMachine):
     # --- what may happen ---
 
     @rule(several=st.lists(arrivals, min_size=1, max_size=4))
-    def add_several(self, several: list[tuple[int, str, int, tuple[int, int, int]]]) -> None:
-        for rows, shape, priority, (patience, timeout, age) in several:
-            item = Item(f"r{self.added:04}", rows, shape if shape in self.shapes else "a", self.added, self.now)
-            item.published = self.now - age if age else 0.0
-            item.priority = priority
-            item.deadline = self.now + patience if patience else None
-            item.timeout = float(timeout) if timeout else None
-            item.nbytes = 10 * rows
-            self.add(item)
+    def add_several(self, several: list[int]) -> None:
+        for code in several:
+            self.add(arriving(code, f"{self.added:04}", self.now, self.shapes))
 
     def add(self, item: Item[int]) -> None:
         self.added += 1
@@ -161,7 +78,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.added)
     @rule(back=st.integers(1, 9))
     def cancel(self, back: int) -> None:
-        ref = f"r{self.added - back:04}"
+        ref = f"{self.added - back:04}"
         cancelled = self.scheduler.cancel(ref)
         there = [item for item in self.reference.order() if item.ref == ref]
         assert ([] if cancelled is None else [cancelled]) == there
@@ -275,6 +192,9 @@ class Machine(RuleBasedStateMachine):
             return
         assert count == self.expected_count(order)
         if not idle:
+            assert not self.policy.priority_levels
+            quiet = QueuePolicy(self.policy.default_queue_policy.timeout_action)
+            assert self.policy.default_queue_policy == quiet, "Triton keeps it in the queue, and so do we"
             follower = order[count] if count < len(order) else None
             closed = follower is not None and (
                 follower.shape_class != batch.items[0].shape_class or follower.rows + batch.rows > MAXIMUM
@@ -353,3 +273,34 @@ TestScheduler = Machine.TestCase
 TestScheduler.settings = settings(
     max_examples=300, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    policy=st.one_of(plain, rich),
+    shapes=st.sampled_from(["a", "ab"]),
+    steps=st.lists(st.tuples(st.sampled_from([0.0, 0.0, 0.5, 1.0]), arrivals), min_size=1, max_size=16),
+    wait=st.sampled_from([0.0, 1.0, 3.0, 8.0, 9.0]),
+    idle=st.sampled_from([True, True, False]),
+    backlog_rows=st.sampled_from([0, 1, 3, 9]),
+)
+def test_a_turn_after_the_instance_was_busy(
+    policy: DynamicBatching,
+    shapes: str,
+    steps: list[tuple[float, int]],
+    wait: float,
+    idle: bool,
+    backlog_rows: int,
+) -> None:
+    """Long queues and overdue delays, which a random walk hardly reaches; the checks are the machine's."""
+    machine = Machine()
+    machine.start(policy, True, shapes)
+    for step, arrival in steps:
+        machine.now += step
+        machine.add_several([arrival])
+    machine.now += wait
+    while machine.take_and_check(idle, backlog_rows) is not None:
+        pass
+    machine.expire()
+    machine.sums()
+    machine.teardown()

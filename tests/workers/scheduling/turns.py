@@ -7,9 +7,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from protocol.config_batching import DynamicBatching, QueuePolicy
+from workers.scheduling.dynamic import DynamicBatcher
 from workers.scheduling.types import Item, Rejection, Scheduler
 
 Arrival = tuple[float, Item[None]]
+
+DELAY = 10.0
+"""Seconds that the batchers below let the oldest request wait."""
 
 
 @dataclasses.dataclass
@@ -22,6 +27,21 @@ class Played:
 
     def sizes(self) -> list[tuple[float, int]]:
         return [(when, rows) for when, _, rows, _ in self.batches]
+
+
+def batcher(*preferred: int, delay: float = DELAY, maximum: int = 8, **policy: object) -> DynamicBatcher[None]:
+    """At most `maximum` rows."""
+    return DynamicBatcher(maximum, DynamicBatching(preferred, delay, **policy))  # type: ignore[arg-type]
+
+
+def queue(
+    *, policies: dict[int, QueuePolicy] | None = None, levels: int = 0, default: int = 0, **policy: object
+) -> DynamicBatcher[None]:
+    """L0_model_queue's model: preferred [4, 8], at most 32; the rest is the default queue policy."""
+    return batcher(
+        4, 8, maximum=32, priority_levels=levels, default_priority_level=default,
+        default_queue_policy=QueuePolicy(**policy), priority_queue_policies=policies or {},  # type: ignore[arg-type]
+    )  # fmt: skip
 
 
 def item(ref: str, rows: int = 1, shape: str = "16", **attributes: Any) -> Item[None]:
