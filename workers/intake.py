@@ -125,10 +125,10 @@ class Intake:
 
     async def _stop_tasks(self) -> None:
         self._disarm()
-        tasks = tuple(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while tasks := tuple(self._tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=POLL)  # a library on the way may have swallowed the cancellation
 
     async def _leave_group(self) -> None:
         try:
@@ -170,7 +170,9 @@ class Intake:
             return
         self._opening.clear()
         try:
-            await asyncio.wait_for(self._opening.wait(), POLL)
+            # Not wait_for: Python 3.11's loses a cancellation that comes together with the event.
+            async with asyncio.timeout(POLL):
+                await self._opening.wait()
         except TimeoutError:
             await self._keep_membership()
 

@@ -61,7 +61,8 @@ class Serving:
         self.intake.pause()
         self.runner.drain()
         try:
-            await asyncio.wait_for(self.runner.drained(), grace)
+            async with asyncio.timeout(grace):
+                await self.runner.drained()
         except TimeoutError:
             log.warning("requests were left; they stay in the log", topic=self.topic, requests=self.runner.in_flight)
             return False

@@ -127,6 +127,8 @@ def to_environment(worker: WorkerSettings, transport: TransportSettings) -> dict
                 environment.update({_SECURITY[key]: text for key, text in value.items()})
             elif value is not None:
                 environment[_PREFIX + field.name.upper()] = _write(field.name, value)
+            elif field.default is not None:
+                environment[_PREFIX + field.name.upper()] = ""
     return environment
 
 

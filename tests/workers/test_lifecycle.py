@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import pytest
+
+from protocol.messages import ModelState
+from workers.lifecycle import MOVES, Event, State, move, shown, table
+
+
+def test_every_state_has_its_moves_and_can_be_reached() -> None:
+    assert set(MOVES) == set(State)
+    reached = {State.UNLOADED}
+    while True:
+        further = reached | {after for state in reached for after in MOVES[state].values()}
+        if further == reached:
+            break
+        reached = further
+    assert reached == set(State)
+
+
+def test_every_state_leads_back_to_unloaded() -> None:
+    for start in State:
+        reached, frontier = {start}, {start}
+        while frontier:
+            frontier = {after for state in frontier for after in MOVES[state].values()} - reached
+            reached |= frontier
+        assert State.UNLOADED in reached
+
+
+def test_what_is_not_in_the_table_is_refused() -> None:
+    assert move(State.LOADING, Event.LOADED) is State.READY
+    for state in State:
+        for event in set(Event) - set(MOVES[state]):
+            with pytest.raises(ValueError, match=f"{state} cannot be {event}"):
+                move(state, event)
+
+
+def test_shown_in_tritons_terms() -> None:
+    assert shown(State.UNLOADED) is ModelState.UNAVAILABLE
+    assert {shown(state) for state in State} == set(ModelState)
+
+
+def test_the_readme_shows_this_table() -> None:
+    assert table() in (Path(__file__).parents[2] / "workers" / "README.md").read_text()
