@@ -83,7 +83,7 @@ def translated(error: BaseException, where: str) -> FleetError:
         error: a `KafkaError`, `OSError` or `TimeoutError`.
         where: what was being done, and with which broker or topic.
     """
-    said = str(error) or type(error).__name__
+    said = str(error) or ("it took too long" if isinstance(error, TimeoutError) else type(error).__name__)
     if isinstance(error, errors.MessageSizeTooLargeError | errors.RecordListTooLargeError):
         return TooLarge(f"{where}: the broker takes no record batch of this size (max.message.bytes)")
     if isinstance(error, errors.UnknownTopicOrPartitionError):
