@@ -136,20 +136,22 @@ class Answers:
         self._cancels.setdefault(topic, []).append(request_ref)
 
     async def end(self, request_ref: str, reply: InferReply) -> InferReply | None:
-        """Write a retriable terminal of the gateway's own.
+        """Write a retriable terminal of the gateway's own; with `reply.timing.accepted`, only for the run accepted then.
 
         Returns:
-            None where it was written, else the answer that was there first.
+            None where nothing else is there, else the answer that was there first.
 
         Raises:
             Unavailable: the store cannot be reached.
         """
-        answer = Answer(request_ref, encode_reply(reply), "", self._result_ttl, retriable=True)
+        answer = Answer(request_ref, encode_reply(reply), "", self._result_ttl, True, reply.timing.accepted)
         (outcome,) = await self._results.finish([answer])
         if outcome is Outcome.WRITTEN:
             return None
         (state,) = await self._results.look([request_ref])
-        if state is not None and state.payload:
+        if state is None or state.payload is None:
+            return None
+        if state.payload:
             return decode_reply(state.payload)
         return InferReply(reply.model, reply.version, failure=Failure(Code.GONE, _NOT_KEPT))
 

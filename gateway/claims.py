@@ -18,9 +18,9 @@ from gateway.handle import Handle, is_handle, sign, verify
 from gateway.pending import Call
 from gateway.publisher import Place
 from gateway.service import Service
-from protocol.codec import decode_reply
+from protocol.codec import decode_reply, decode_request
 from protocol.errors import Cancelled, Code, FleetError, NotFound, Unavailable
-from protocol.messages import ANONYMOUS, Failure, InferReply, InferRequest
+from protocol.messages import Failure, InferReply, InferRequest
 from protocol.naming import ref
 from protocol.ports import Claim, Claimed, ClaimState, OutRecord, Record, RequestState
 
@@ -246,17 +246,18 @@ class Claims:
         return await self._republish(named, named.handle)
 
     async def _republish(self, named: _Named, handle: Handle) -> RequestState:
-        record = await self._bus.read(handle.topic, handle.partition, handle.offset)
-        if record is None or not _is_that(record, handle):
-            raise FleetError("the request and its answer are no longer kept", code=Code.GONE)
         service = self._service
         model, version = service.names.parse_infer_topic(handle.topic)
-        request = InferRequest(handle.id, model, version, (), principal=handle.principal, accepted=record.timestamp)
+        record = await self._bus.read(handle.topic, handle.partition, handle.offset)
+        request = None if record is None else _read(record, model, version)
+        # A topic can be deleted and made again, so the record at the handle's offset may be another one.
+        if record is None or request is None or (request.id, request.principal) != (handle.id, handle.principal):
+            raise FleetError("the request and its answer are no longer kept", code=Code.GONE)
         claimed = await self._claim(request, handle.fingerprint)
         if claimed.state is ClaimState.FRESH:
             _log.info("published again, its result was lost", request_id=named.ref, topic=handle.topic)
             await self._publish(named.ref, handle.topic, OutRecord(bytes(record.value), record.headers, record.key))
-        return RequestState("queued", None, model, version, record.timestamp)
+        return RequestState("queued", None, model, version, request.accepted)
 
     async def _wait(self, request_ref: str, topic: str, seconds: float) -> None:
         """Return once an answer is there, or after so many seconds."""
@@ -293,8 +294,10 @@ def _final(reply: InferReply) -> str:
     return "cancelled" if reply.failure is not None and reply.failure.code is Code.CANCELLED else "done"
 
 
-def _is_that(record: Record, handle: Handle) -> bool:
-    """Whether the record is the one the handle was given for; a topic can be deleted and made again."""
-    headers = dict(record.headers)
-    principal = headers.get("principal", ANONYMOUS.encode()).decode(errors="replace")
-    return headers.get("id") == handle.id.encode() and principal == handle.principal
+def _read(record: Record, model: str, version: str) -> InferRequest | None:
+    try:
+        return decode_request(
+            record.value, record.headers, model=model, version=version, default_id="", timestamp=record.timestamp
+        )
+    except FleetError:
+        return None

@@ -182,6 +182,8 @@ class Answer:
         reply_to: channel to wake besides those in the stream, or "".
         ttl: seconds the fence outlives this write; the store takes its result TTL instead where the stream was claimed.
         retriable: the failure lets the same `Idempotency-Key` run again (`errors.RETRYABLE`).
+        accepted: when the published request was accepted, 0 where that is not known. A retriable end of one that is older than
+            the stream's claim is refused: the key was claimed again, and the record left over from before must not end it.
     """
 
     ref: str
@@ -189,6 +191,7 @@ class Answer:
     reply_to: str = ""
     ttl: float = 300.0
     retriable: bool = False
+    accepted: float = 0.0
 
 
 @dataclasses.dataclass(slots=True)

@@ -64,4 +64,4 @@ class Answers:
             )
             reply.outputs = ()
             payload = encode_reply(reply)
-        return Answer(entry.ref, payload, request.reply_to, self._ttl, retriable)
+        return Answer(entry.ref, payload, request.reply_to, self._ttl, retriable, request.accepted)

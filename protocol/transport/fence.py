@@ -108,6 +108,8 @@ class Fences:
             inline: bytes | None = None
             if self._over(ref, stream, now):
                 outcomes.append(Outcome.ALREADY_TERMINAL)
+            elif stream is not None and _is_left_over(answer, stream):
+                outcomes.append(Outcome.OLDER_ATTEMPT)
             else:
                 outcomes.append(Outcome.WRITTEN)
                 if len(payload) <= INLINE_LIMIT and len(payload) * len(channels) <= room:
@@ -289,3 +291,8 @@ class Fences:
         stream = self.streams.pop(ref, None)
         if stream is not None:
             self.size -= OVERHEAD + len(stream.payload or b"")
+
+
+def _is_left_over(answer: Answer, stream: Stream) -> bool:
+    """Whether it is the retriable end of a record from before the stream's claim. Stamps are whole microseconds on the wire."""
+    return answer.retriable and answer.accepted > 0 and answer.accepted < stream.accepted - 1e-6

@@ -110,7 +110,8 @@ class RedisStore:
             arguments: list[Argument] = [self._result_ttl, len(self._prefix)]
             for answer in part:
                 retriable = b"1" if answer.retriable else b"0"
-                arguments += (answer.payload, answer.reply_to, milliseconds(answer.ttl), retriable)
+                accepted = codec.micros(answer.accepted)
+                arguments += (answer.payload, answer.reply_to, milliseconds(answer.ttl), retriable, accepted)
             outcomes += [_OUTCOMES[code] for code in await self._run(self._finish, keys, arguments)]
         return outcomes
 

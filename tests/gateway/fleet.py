@@ -93,7 +93,7 @@ class Worker:
         self.open.set()
         self.ran: list[str] = []
         self.requests: list[InferRequest] = []
-        self.cancelled: set[str] = set()
+        self.cancelled: dict[str, float] = {}
         self.fail: Failure | None = None
         self._transport = transport
         self._clock = Clock()
@@ -115,7 +115,7 @@ class Worker:
     async def start(self) -> None:
         await self.announce()
         await self.beat()
-        await self._transport.results.listen_cancels(NAMES.cancel_channel(self.topic), self.cancelled.update)
+        await self._transport.results.listen_cancels(NAMES.cancel_channel(self.topic), self._on_cancel)
         self._consumer = await self._transport.bus.subscribe(self.topic, self.topic, self.name, self)
         self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -124,6 +124,9 @@ class Worker:
             self._task.cancel()
             await asyncio.wait([self._task])
             await self._consumer.close()
+
+    def _on_cancel(self, refs: list[str]) -> None:
+        self.cancelled.update(dict.fromkeys(refs, self._clock()))
 
     def assigned(self, epoch: int, partitions: Sequence[Assigned]) -> None:
         pass
@@ -171,7 +174,7 @@ class Worker:
             self.name,
         )
         reply = InferReply(self.model, self.version, request.label, timing=timing)
-        if request_ref in self.cancelled:
+        if request.published <= self.cancelled.get(request_ref, 0.0):
             reply.failure = Failure(Code.CANCELLED, "cancelled")
         elif self.fail is not None:
             reply.failure = self.fail
@@ -181,7 +184,7 @@ class Worker:
             reply.outputs = tuple(t for t in self._outputs(request) if not request.outputs or t.name in request.outputs)
         failure = reply.failure
         retriable = failure is not None and failure.code in RETRYABLE
-        return Answer(request_ref, encode_reply(reply), request.reply_to, 300.0, retriable)
+        return Answer(request_ref, encode_reply(reply), request.reply_to, 300.0, retriable, request.accepted)
 
     def _outputs(self, request: InferRequest) -> tuple[Tensor, ...]:
         if self.model == "add_sub":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
-from protocol.ports import Answer, ClaimState, RequestState, Wake
+from protocol.ports import Answer, ClaimState, Outcome, RequestState, Wake
 from tests.transport.results_site import ALREADY, NOT_TEXT, WRITTEN, ResultsSuite, Site, Store, new_claim, new_ref
 
 
@@ -126,6 +127,19 @@ class ClaimsContract(ResultsSuite):
         await site.until(lambda: len(one.wakes) == 2 and len(two.wakes) == 1)
         assert (one.wakes[1], two.wakes[0]) == (Wake(ref, b"result"), Wake(ref, b"result"))
         assert (await two.store.claim(new_claim(ref))).state is ClaimState.DONE
+
+    async def test_what_is_left_of_an_earlier_run_does_not_end_the_next(self, site: Site) -> None:
+        gateway, ref = await self.gateway(site, "g1"), new_ref()
+        store = gateway.store
+        await store.claim(new_claim(ref, gateway.channel, accepted=5.0))
+        old = Answer(ref, b"cancelled", gateway.channel, retriable=True, accepted=5.0)
+        assert await store.finish([old]) == [WRITTEN]
+        assert (await store.claim(new_claim(ref, gateway.channel, accepted=6.0))).state is ClaimState.FRESH
+        assert await store.finish([old]) == [Outcome.OLDER_ATTEMPT]
+        assert (await self.state(store, ref)).state == "queued"
+        result = dataclasses.replace(old, payload=b"result", retriable=False)
+        assert await store.finish([result]) == [WRITTEN], "the answer of the same body is as good from the older record"
+        assert await store.finish([old]) == [ALREADY]
 
     async def test_a_final_failure_is_not_run_again(self, store: Store) -> None:
         ref = new_ref()

@@ -4,7 +4,7 @@
 -- ARGV: 1 milliseconds that a claimed result, or one that wakes nobody, is kept
 --       2 characters before the ref in a key
 --       then for each answer: payload, channel to wake or "", milliseconds that a plain fence lasts,
---       "1" where the failure is retriable, else "0".
+--       "1" where the failure is retriable, else "0", microseconds when its record was accepted or 0.
 -- Returns for each answer 0 written, 1 already terminal, 2 older attempt.
 -- Any other refusal (out of memory, read-only, ...) is returned as this call's error. Redis decides on that before the
 -- first write, so nothing is done then; and repeating a half done call only wakes its readers again.
@@ -17,7 +17,7 @@
 local TERMINAL = '18446744073709551615-18446744073709551615'
 local BEFORE_TERMINAL = '18446744073709551615-18446744073709551614'
 local INLINE, INLINE_IN_CALL = 16 * 1024, 256 * 1024
-local FIRST, PER_ANSWER = 3, 4
+local FIRST, PER_ANSWER = 3, 5
 
 local call, pcall = redis.call, redis.pcall
 local kept, head = ARGV[1], tonumber(ARGV[2]) + 1
@@ -58,18 +58,33 @@ local function look(key, reply_to)
   return waiting, claimed
 end
 
+-- The retriable end of a record from before the stream's claim: the key was claimed again, and is not ended by what is left.
+local function left_over(key, accepted)
+  local claim = call('XRANGE', key, '0-1', '0-1')[1]
+  if not claim then return nil end
+  for f = 1, #claim[2], 2 do
+    if claim[2][f] == 'a' and accepted < tonumber(claim[2][f + 1]) then
+      return #call('XRANGE', key, TERMINAL, TERMINAL) > 0 and 1 or 2
+    end
+  end
+end
+
 local at = FIRST
 for i = 1, #KEYS do
   local key, payload, reply_to, ttl = KEYS[i], ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  local accepted = tonumber(ARGV[at + 4])
   local written
-  if ARGV[at + 3] == '1' then
+  local outcome, waiting, claimed = 0, nil, false
+  if ARGV[at + 3] == '1' and accepted > 0 then outcome = left_over(key, accepted) or 0 end
+  if outcome ~= 0 then
+    written = nil
+  elseif ARGV[at + 3] == '1' then
     written = pcall('XADD', key, TERMINAL, 'r', payload, 'x', '1')
   else
     written = pcall('XADD', key, TERMINAL, 'r', payload)
   end
   at = at + PER_ANSWER
 
-  local outcome, waiting, claimed = 0, nil, false
   if type(written) == 'table' then
     outcome = refusal(written.err)
     if not outcome then return written end
