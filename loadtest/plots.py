@@ -48,7 +48,7 @@ def _figure(path: Path, title: str, x: str, y: str) -> Iterator[Any]:
     axes.grid(visible=True, alpha=0.3)
     yield axes
     axes.legend(fontsize="small")
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=80)
 
 
 def _throughput(results: Results, model: str, path: Path) -> Path:

@@ -81,7 +81,7 @@ class Latencies:
         within = sum(item.count_at_value_iterated_to for item in recorded if item.value_iterated_to <= limit)
         return float(within) / self.count
 
-    def curve_ms(self, points: int = 200) -> list[tuple[float, float]]:
+    def curve_ms(self, points: int = 60) -> list[tuple[float, float]]:
         """(percentile, milliseconds) pairs for a plot, denser towards 100; empty when nothing was recorded."""
         self._fold()
         if not self.count:
