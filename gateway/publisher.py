@@ -1,6 +1,10 @@
 """Requests to the bus: everything of one turn of the event loop and one topic goes out as one group, to one partition.
 
-Invariant: every record that was handed in is accounted for: its place is told, or its failure; none is dropped in silence.
+While `IN_FLIGHT` groups of a topic wait for their acknowledgement, the next one stays open and grows: a broker's cost is per group
+much more than per record, so that many groups of one record would fill its time long before the records do.
+
+Invariants: every record that was handed in is accounted for: its place is told, or its failure; none is dropped in silence. A group
+that is held back goes out with the next acknowledgement or failure, so it never waits for more traffic.
 """
 
 from __future__ import annotations
@@ -19,6 +23,9 @@ from protocol.ports import Bus, OutRecord, Published
 
 _GROUP_BYTES: Final = 1024 * 1024
 """A group is closed at this size, so that a broker's batch limit is never the sum of many large requests."""
+
+IN_FLIGHT: Final = 2
+"""Groups of one topic on their way at once: one at the broker, one behind it in the producer."""
 
 Place = tuple[int, int]
 """Partition and offset of an acknowledged record."""
@@ -53,6 +60,7 @@ class Publisher:
         self._loop = asyncio.get_running_loop()
         self._open: dict[str, _Group] = {}
         self._closed: list[_Group] = []
+        self._in_flight: dict[str, int] = {}
         self._scheduled = False
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -78,6 +86,7 @@ class Publisher:
         self._flush()
         while self._tasks:
             await asyncio.wait(self._tasks)
+            await asyncio.sleep(0)  # for the callbacks that send what was held back
 
     def _join(self, topic: str, record: OutRecord) -> _Group:
         """The topic's open group, with the record in it."""
@@ -95,14 +104,34 @@ class Publisher:
         return group
 
     def _flush(self) -> None:
+        """Send what may go; what may not stays where it is."""
         self._scheduled = False
-        groups = [*self._closed, *self._open.values()]
-        self._closed = []
-        self._open = {}
-        for group in groups:
-            task = self._loop.create_task(self._publish(group))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        self._closed = [group for group in self._closed if not self._send(group)]
+        waiting = {group.topic for group in self._closed}
+        for topic, group in list(self._open.items()):
+            if topic not in waiting and self._send(group):
+                del self._open[topic]
+
+    def _send(self, group: _Group) -> bool:
+        """Start publishing a group, unless enough of its topic is on its way."""
+        count = self._in_flight.get(group.topic, 0)
+        if count >= IN_FLIGHT:
+            return False
+        self._in_flight[group.topic] = count + 1
+        task = self._loop.create_task(self._publish(group))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return True
+
+    def _landed(self, topic: str) -> None:
+        """A group has been acknowledged or has failed: the next one may go."""
+        count = self._in_flight[topic] - 1
+        if count:
+            self._in_flight[topic] = count
+        else:
+            del self._in_flight[topic]
+        if topic in self._open or self._closed:
+            self._flush()
 
     async def _publish(self, group: _Group) -> None:
         started = time.perf_counter()
@@ -118,6 +147,8 @@ class Publisher:
             self._metrics.publish_seconds.observe(time.perf_counter() - started)
             self._metrics.publish_records.observe(len(group.records))
             _tell(group, published)
+        finally:
+            self._landed(group.topic)
 
     def _fail(self, group: _Group, error: FleetError) -> None:
         unavailable = Unavailable(
