@@ -77,6 +77,11 @@ class PipeOutlet:
         self._fd = fd
         self._transport: asyncio.WriteTransport | None = None
 
+    def close(self) -> None:
+        """End it."""
+        if self._transport is not None:
+            self._transport.close()
+
     async def beat(self, heartbeat: Heartbeat) -> None:
         """See `Outlet.beat`."""
         if self._transport is None:

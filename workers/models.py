@@ -28,6 +28,9 @@ from workers.settings import WorkerSettings
 LIVE: Final = 2.5
 """Seconds since its last sign of life for which another worker is believed to serve."""
 
+WITHHOLD: Final = 10.0
+"""Seconds for which an announcement that another worker's service makes wrong is kept, in case that ends too."""
+
 Key = tuple[str, str]
 """(model, version)."""
 
@@ -98,6 +101,7 @@ class Models:
         self._directory = directory
         self._folders: dict[str, ModelFolder] = {}
         self._changing = asyncio.Lock()
+        self._withheld: dict[Key, Announcement] = {}
 
     # --- what is here ------------------------------------------------------------------------------------------------
 
@@ -275,13 +279,27 @@ class Models:
 
     async def _announce(self, key: Key, slot: Slot) -> None:
         """Tell the gateways; a version that another worker serves is not announced as anything else than ready."""
+        now = self._context.clock()
+        entry = Announcement(*key, shown(slot.state), slot.config, slot.digest, slot.reason, now, slot.partitions)
+        self._withheld.pop(key, None)
+        if entry.state is not ModelState.READY and await self._served_elsewhere(key):
+            self._withheld[key] = entry
+        else:
+            await self._publish(entry)
+
+    async def look_again(self) -> None:
+        """Announce what was withheld for a worker that turns out to have gone too.
+
+        Workers that follow one repository unload at about the same time, each still seeing the last heartbeat of the other.
+        """
+        for key, entry in list(self._withheld.items()):
+            if entry.at + WITHHOLD < self._context.clock():
+                del self._withheld[key]
+            elif not await self._served_elsewhere(key) and self._withheld.pop(key, None) is entry:
+                await self._publish(entry)
+
+    async def _publish(self, entry: Announcement) -> None:
         context = self._context
-        state = shown(slot.state)
-        if state is not ModelState.READY and await self._served_elsewhere(key):
-            return
-        entry = Announcement(
-            *key, state, slot.config, slot.digest, slot.reason, context.clock(), slot.partitions
-        )  # fmt: skip
         name, value = encode_announcement(entry)
         await context.patience.call(
             "announce", lambda: context.bus.publish(context.names.catalogue_topic, [OutRecord(value, key=name)])

@@ -31,6 +31,7 @@ from workers.settings import WorkerSettings, made_up_id
 from workers.status import StatusServer
 
 RESTART_PAUSE: Final = 1.0
+LOOK_INTERVAL: Final = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -98,11 +99,17 @@ class Worker:
         names = self._context.names
         await self._clock.resync(self._transport.results.now)
         await self._transport.bus.ensure_topic(names.catalogue_topic, 1, compacted=True)
-        self._tasks = [self._keep("heartbeat", self._beat), self._keep("clock", self._resync)]
+        self._tasks = [
+            self._keep("heartbeat", self._beat),
+            self._keep("clock", self._resync),
+            self._keep("catalogue", self._look_again),
+        ]
         await self.models.start()
         if self._settings.model_control_mode == "poll":
             self._tasks.append(self._keep("repository", self._poll))
         self._started = True
+        with contextlib.suppress(Unavailable):
+            await self._say()
         await self._serve_status()
         self.metrics.ready = lambda: not self._problems()
         log.info("worker ready", worker=self.id, models=len(self.models.serving()))
@@ -227,6 +234,10 @@ class Worker:
     async def _resync(self) -> None:
         await asyncio.sleep(self._settings.resync_interval)
         await self._clock.resync(self._transport.results.now)
+
+    async def _look_again(self) -> None:
+        await asyncio.sleep(LOOK_INTERVAL)
+        await self.models.look_again()
 
     async def _poll(self) -> None:
         await asyncio.sleep(self._settings.repository_poll_secs)

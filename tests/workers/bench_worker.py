@@ -19,10 +19,9 @@ import structlog
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.workers.fleet import CHANNEL, IDENTITY, NAMES, Fleet, write_model
-
 from protocol.codec import encode_request
 from protocol.ports import OutRecord, Wake
+from tests.workers.fleet import CHANNEL, IDENTITY, NAMES, Caller, Fleet, write_model
 from workers.app import tune
 
 ROWS = 32
@@ -73,7 +72,7 @@ async def main(requests: int, config: str, size: int, profile: bool) -> None:
         await fleet.close()
 
 
-async def lone(fleet: Fleet, caller, size: int) -> None:
+async def lone(fleet: Fleet, caller: Caller, size: int) -> None:
     """One caller at a time."""
     worker = await fleet.worker()
     for _ in range(200):

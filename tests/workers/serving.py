@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from protocol.clock import Clock
+from protocol.errors import Unavailable
 from protocol.model_config import ModelConfig
 from protocol.pbtxt import parse
 from protocol.ports import Answer, Bus, Outcome, RequestState, Results
-from protocol.errors import Unavailable
 from protocol.tensors import Array
+from protocol.transport import Transport
 from protocol.transport.broker import MemoryBroker
 from protocol.transport.memory import MemoryBus, MemoryServer, MemoryStore
-from protocol.transport import Transport
 from protocol.transport.settings import TransportSettings
 from tests.workers.fleet import IDENTITY, NAMES, Caller
 from workers.backends.tensor_instance import TensorInstance
@@ -62,6 +63,10 @@ class Gated(TensorInstance):
     async def started(self) -> None:
         """Return once one more batch has started."""
         assert await asyncio.to_thread(self.begun.acquire, True, 10)
+
+
+def _itself(instance: Gated) -> Gated:
+    return instance
 
 
 class Flaky:
@@ -138,7 +143,7 @@ class Bench:
         for index in range(instances):
             executor = ThreadExecutor(f"m_0_{index}", self.clock)
             instance = Gated(complete_config)
-            await executor.load(lambda instance=instance: instance)
+            await executor.load(functools.partial(_itself, instance))
             self.instances.append(instance)
             executors.append(executor)
         serving = Serving(self.context(worker), LoadedModel(version, executors, 0.0), max_bytes)

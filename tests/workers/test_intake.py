@@ -10,6 +10,7 @@ from protocol.ports import Answer, Assigned, OutRecord
 from protocol.tensors import from_array
 from tests.workers.fleet import CHANNEL, IDENTITY, NAMES, until, values
 from tests.workers.serving import Bench, bench
+from workers.statistics import Reason
 
 TOPIC = NAMES.infer_topic("m", "1")
 DEAD = NAMES.dead_topic("m")
@@ -36,7 +37,7 @@ async def test_what_is_answered_is_committed() -> None:
 async def test_a_commit_never_passes_what_has_no_answer() -> None:
     async with bench() as b:
         serving = await b.serve(instances=2)
-        first, second = b.instances
+        first = b.instances[0]
         first.gate.clear()
         slow = await b.caller.publish(b.caller.request(0))
         await first.started()
@@ -107,7 +108,7 @@ async def test_a_request_that_does_not_fit_the_model_is_told_why(shape: tuple[in
         assert reply.failure.code is Code.INVALID_ARGUMENT
         assert message in reply.failure.message
         assert b.instances[0].batches == []
-        assert serving.statistics.failures["OTHER"] == 1
+        assert serving.statistics.failures[Reason.OTHER] == 1
 
 
 async def test_a_foreign_producer_gets_an_id_from_where_its_record_is() -> None:

@@ -6,12 +6,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from protocol.errors import Code
+from protocol.messages import InferRequest
 from protocol.naming import ref
 from protocol.tensors import from_array
 from tests.workers.fleet import IDENTITY, NAMES, until, values
-from tests.workers.serving import bench
+from tests.workers.serving import Bench, bench
 from workers.execution import DEPTH
 from workers.runner import BATCHES_PER_INSTANCE
+from workers.statistics import Reason
 
 DELAYED = IDENTITY + "dynamic_batching { preferred_batch_size: [ 8 ] max_queue_delay_microseconds: 60000000 }"
 ORDERED = IDENTITY + "dynamic_batching { preserve_ordering: true }"
@@ -121,7 +123,7 @@ async def test_a_deadline_that_passes_in_the_queue_never_runs() -> None:
         assert late.failure is not None
         assert late.failure.code is Code.DEADLINE_EXCEEDED
         assert b.instances[0].batches == []
-        assert serving.statistics.failures["REJECTED"] == 1
+        assert serving.statistics.failures[Reason.REJECTED] == 1
 
 
 async def test_a_deadline_that_passes_behind_a_running_batch_never_runs() -> None:
@@ -406,60 +408,79 @@ async def test_room_counts_rows_and_bytes() -> None:
         await until(lambda: serving.runner.room() > 0)
 
 
-@given(data=st.data())
+ACTIONS = ["publish", "publish", "claimed", "again", "cancel", "deadline", "hold", "release", "down", "up"]
+plans = st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(1, 9), st.integers(0, 2)), min_size=1, max_size=25)
+configs = st.sampled_from([IDENTITY, ORDERED, DELAYED.replace("60000000", "2000"), BOUNDED, IMPATIENT])
+
+
+class Play:
+    """Acts out a plan against a served model, and knows what must come of it."""
+
+    def __init__(self, b: Bench) -> None:
+        self.bench = b
+        self.requests: list[InferRequest] = []
+        self.repeated: set[str] = set()
+
+    async def act(self, action: str, count: int, where: int) -> None:
+        b = self.bench
+        if action in ("publish", "claimed", "deadline"):
+            deadline = b.clock() + 0.002 * count if action == "deadline" else None
+            numbers = range(len(self.requests), len(self.requests) + count)
+            fresh = [b.caller.request(n, claimed=action == "claimed", deadline=deadline) for n in numbers]
+            self.requests += fresh
+            await b.caller.publish(*fresh, partition=where)
+        elif action == "again" and self.requests:
+            self.repeated.update(request.id for request in self.requests[-count:])
+            await b.caller.publish(*self.requests[-count:], partition=where)
+        elif action == "cancel":
+            await b.caller.transport.results.cancel(CANCEL, [request.id for request in self.requests[-count:]])
+        elif action in ("hold", "release"):
+            gate = b.instances[where % len(b.instances)].gate
+            gate.clear() if action == "hold" else gate.set()
+        else:
+            b.store.down = action == "down"
+
+    async def end(self) -> None:
+        """Let everything come to its end."""
+        b, (serving,) = self.bench, self.bench.serving
+        b.store.down = False
+        for instance in b.instances:
+            instance.gate.set()
+        await until(lambda: len(b.caller.answers) == len(self.requests), "every answer")
+        await until(lambda: serving.runner.in_flight == 0 and serving.intake._tracker.in_flight == 0, "every record")
+
+    def check(self) -> None:
+        b, (serving,) = self.bench, self.bench.serving
+        assert set(b.caller.counts.values()) <= {1}
+        ran = [int(row) for instance in b.instances for batch in instance.batches for row in batch]
+        once = [number for number in ran if self.requests[number].id not in self.repeated]
+        assert len(once) == len(set(once)), "a request that was published once ran twice"
+        for number, request in enumerate(self.requests):
+            reply = b.caller.answers[request.id]
+            if reply.failure is None:
+                assert reply.outputs[0].array().tolist() == [[number]]
+                assert number in ran
+            elif request.id not in self.repeated:
+                assert number not in ran
+        assert serving.runner.running_rows == serving.runner.queued_rows == 0
+        assert all(executor.held == 0 for executor in serving.loaded.executors)
+
+
+@given(plan=plans, config=configs, instances=st.integers(1, 2))
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
-def test_whatever_happens_every_request_is_answered_once_and_every_record_is_done(data: st.DataObject) -> None:
-    """Random arrivals, rows, repetitions, cancellations, deadlines, store failures and slow instances."""
-    actions = st.sampled_from(
-        ["publish", "publish", "claimed", "again", "cancel", "deadline", "hold", "release", "down", "up"]
-    )
-    plan = data.draw(st.lists(st.tuples(actions, st.integers(1, 9), st.integers(0, 2)), min_size=1, max_size=25))
-    config = data.draw(st.sampled_from([IDENTITY, ORDERED, DELAYED.replace("60000000", "2000"), BOUNDED, IMPATIENT]))
+def test_whatever_happens_every_request_is_answered_once_and_every_record_is_done(
+    plan: list[tuple[str, int, int]], config: str, instances: int
+) -> None:
+    """Random arrivals, repetitions, cancellations, deadlines, store failures and slow instances."""
 
     async def play() -> None:
         async with bench() as b:
-            serving = await b.serve(config, instances=data.draw(st.integers(1, 2)), partitions=3)
-            requests = []
-            repeated: set[str] = set()
-            for action, count, where in plan:
-                if action in ("publish", "claimed", "deadline"):
-                    deadline = b.clock() + 0.002 * count if action == "deadline" else None
-                    fresh = [
-                        b.caller.request(len(requests) + n, claimed=action == "claimed", deadline=deadline)
-                        for n in range(count)
-                    ]
-                    requests += fresh
-                    await b.caller.publish(*fresh, partition=where)
-                elif action == "again" and requests:
-                    repeated.update(request.id for request in requests[-count:])
-                    await b.caller.publish(*requests[-count:], partition=where)
-                elif action == "cancel":
-                    await b.caller.transport.results.cancel(CANCEL, [r.id for r in requests[-count:]])
-                elif action in ("hold", "release"):
-                    (b.instances[where % len(b.instances)].gate.clear if action == "hold" else
-                     b.instances[where % len(b.instances)].gate.set)()  # fmt: skip
-                else:
-                    b.store.down = action == "down"
+            await b.serve(config, instances=instances, partitions=3)
+            acted = Play(b)
+            for step in plan:
+                await acted.act(*step)
                 await asyncio.sleep(0)
-            b.store.down = False
-            for instance in b.instances:
-                instance.gate.set()
-            await until(lambda: len(b.caller.answers) == len(requests), "every answer")
-            await until(
-                lambda: serving.runner.in_flight == 0 and serving.intake._tracker.in_flight == 0, "every record"
-            )
-            assert set(b.caller.counts.values()) <= {1}
-            ran = [row for instance in b.instances for batch in instance.batches for row in batch]
-            once = [number for number in ran if requests[int(number)].id not in repeated]
-            assert len(once) == len(set(once)), "a request that was published once ran twice"
-            for number, request in enumerate(requests):
-                reply = b.caller.answers[request.id]
-                if reply.failure is None:
-                    assert reply.outputs[0].array().tolist() == [[number]]
-                    assert number in ran
-                elif request.id not in repeated:
-                    assert number not in ran
-            assert serving.runner.running_rows == serving.runner.queued_rows == 0
-            assert all(executor.held == 0 for executor in serving.loaded.executors)
+            await acted.end()
+            acted.check()
 
     asyncio.run(play())

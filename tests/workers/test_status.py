@@ -1,0 +1,74 @@
+import asyncio
+import contextlib
+import urllib.error
+import urllib.request
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+
+from protocol.errors import ConfigError
+from workers.status import StatusServer
+
+
+def get(port: int, path: str, method: str = "GET") -> tuple[int, bytes]:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+async def test_metrics_and_health() -> None:
+    registry = CollectorRegistry()
+    Counter("seen", "Things.", registry=registry).inc(3)
+    problems = ["it is starting"]
+
+    async def readiness() -> list[str]:
+        return problems
+
+    server = StatusServer(registry, readiness)
+    port = await server.start("127.0.0.1", 0)
+
+    async def ask(path: str, method: str = "GET") -> tuple[int, bytes]:
+        return await asyncio.to_thread(get, port, path, method)
+
+    code, body = await ask("/metrics?x=1")
+    assert code == 200
+    assert b"seen_total 3.0" in body
+    assert await ask("/v2/health/live") == (200, b"")
+    assert await ask("/v2/health/ready") == (503, b"it is starting")
+    problems.clear()
+    assert await ask("/v2/health/ready") == (200, b"")
+    assert (await ask("/nothing"))[0] == 404
+    assert (await ask("/metrics", "POST"))[0] == 405
+    assert await ask("/v2/health/live", "HEAD") == (200, b"")
+    await server.close()
+
+
+async def test_strangers_do_no_harm() -> None:
+    async def readiness() -> list[str]:
+        return []
+
+    server = StatusServer(CollectorRegistry(), readiness)
+    port = await server.start("127.0.0.1", 0)
+    for sent in (b"\r\n\r\n", b"\x16\x03\x01\x00\r\n\r\n", b"x" * 40_000, b""):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        writer.write_eof()
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+    assert (await asyncio.to_thread(get, port, "/v2/health/live"))[0] == 200
+    await server.close()
+
+
+async def test_a_port_that_is_taken_is_named() -> None:
+    async def readiness() -> list[str]:
+        return []
+
+    first, second = StatusServer(CollectorRegistry(), readiness), StatusServer(CollectorRegistry(), readiness)
+    port = await first.start("127.0.0.1", 0)
+    with pytest.raises(ConfigError, match=f"127.0.0.1:{port}"):
+        await second.start("127.0.0.1", port)
+    await first.close()
