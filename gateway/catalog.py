@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any, Final
 
-from gateway.metrics import Tally
+from gateway.tally import Tally
 from gateway.validation import RequestCheck
 from protocol.codec import decode_announcement
 from protocol.errors import FleetError, NotFound, Unavailable

@@ -111,7 +111,9 @@ class Dispatcher:
             return 0
         payload = state.payload
         if not payload and not call.claimed:
-            return 0  # an embedded store keeps no plain answer that it handed over: the wake-up with it is on its way here
+            return (
+                0  # an embedded store keeps no plain answer that it handed over: the wake-up with it is on its way here
+            )
         if len(payload) > self._trim_above and not call.claimed:
             self._trims.append(ref)
         deliveries, _ = self._answers.pending.feed([Wake(ref, payload)])

@@ -5,60 +5,16 @@
 
 from __future__ import annotations
 
-import bisect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-_SECONDS: Final = (
-    0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0,
-    30.0, 60.0,
-)  # fmt: skip
+from gateway.tally import Buckets, Tally
+
 _RECORDS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
-
-
-class Buckets:
-    """One histogram: how many observations were at most each bound, and their sum."""
-
-    __slots__ = ("_bounds", "_counts", "total")
-
-    def __init__(self, bounds: Sequence[float] = _SECONDS) -> None:
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count one value."""
-        self._counts[bisect.bisect_left(self._bounds, value)] += 1
-        self.total += value
-
-    def cumulative(self) -> list[tuple[str, float]]:
-        """(upper bound, values up to it) in Prometheus' form."""
-        rows: list[tuple[str, float]] = []
-        count = 0
-        for bound, here in zip((*self._bounds, None), self._counts, strict=True):
-            count += here
-            rows.append(("+Inf" if bound is None else str(bound), float(count)))
-        return rows
-
-
-class Tally:
-    """Counts of one model version: answers by code ("OK" or an error's), and the time they took."""
-
-    __slots__ = ("codes", "seconds")
-
-    def __init__(self) -> None:
-        self.codes: dict[str, int] = {}
-        self.seconds = Buckets()
-
-    def count(self, code: str, seconds: float) -> None:
-        """One call was answered `seconds` after it had been read."""
-        codes = self.codes
-        codes[code] = codes.get(code, 0) + 1
-        self.seconds.observe(seconds)
 
 
 class GatewayMetrics(Collector):

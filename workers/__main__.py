@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import sys
 
+from protocol import logs, loop
 from protocol.errors import FleetError
-from workers.app import configure_logs, run
+from workers.app import serve
 from workers.settings import from_environment
 
 
 def main() -> int:
     """Serve until told to stop; the exit code is 2 where a setting or a model is wrong, 1 for any other end by an error."""
     environment = os.environ
-    configure_logs(environment.get("PENSTOCK_LOG_FORMAT", "human"), environment.get("PENSTOCK_LOG_LEVEL", "info"))
+    logs.configure(environment.get("PENSTOCK_LOG_FORMAT", "human"), environment.get("PENSTOCK_LOG_LEVEL", "info"))
     try:
-        run(*from_environment(environment))
+        loop.run(serve(*from_environment(environment)))
     except FleetError as exc:
         print(f"penstock worker: {exc.message}", file=sys.stderr)  # noqa: T201  # the last word of the process
         return 1 if exc.retryable else 2

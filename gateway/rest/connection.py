@@ -79,6 +79,7 @@ class InferConnection(HttpToolsProtocol):
         self._in_head = False
         self._head_bytes = 0
         self._large_chunk = False
+        self._upgrade_body = 0
         self._advancing = False
         self._refused = False
         self._message = 0
@@ -97,25 +98,29 @@ class InferConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, which calls the methods below."""
-        if self._refused:
-            return
         self._quiet = 0
-        size = len(data)
-        self._large_chunk = size > self._max_header_bytes or (self._in_head and self._large_chunk)
-        if self._in_head:
-            self._head_bytes += size
-            if self._head_bytes > self._max_header_bytes:
-                self._refuse(431, f"the request's headers have more than {self._max_header_bytes} bytes, the limit")
-                return
+        while data and not self._refused:
+            data = self._take_upgrade_body(data) if self._upgrade_body else self._feed(data)
+
+    def _feed(self, data: bytes) -> bytes:
+        """Feed the parser; returns what it leaves, which is nothing but after a request that offers an upgrade."""
+        self._large_chunk = len(data) > self._max_header_bytes or (self._in_head and self._large_chunk)
+        head = self._message if self._in_head else -1
+        rest = b""
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            return  # no upgrade is offered; the request itself was handled
+        except httptools.HttpParserUpgrade as upgrade:
+            rest = data[upgrade.args[0] :]
         except httptools.HttpParserError as error:
             cause = error.__context__
             if cause is not None and not isinstance(cause, httptools.HttpParserError | ValueError):
                 _log.error("a request could not be taken", exc_info=cause)
             self._refuse(400, f"not an HTTP/1.1 request: {error}"[:200])
+        if self._in_head and head == self._message:
+            self._head_bytes += len(data)
+            if self._head_bytes > self._max_header_bytes:
+                self._refuse(431, f"the request's headers have more than {self._max_header_bytes} bytes, the limit")
+        return rest
 
     def on_message_begin(self) -> None:
         """A request line comes."""
@@ -147,6 +152,8 @@ class InferConnection(HttpToolsProtocol):
             return
         keep_alive = parser.should_keep_alive() and parser.get_http_version() != "1.0"
         exchange = Exchange(self, *route, dict(self.headers), keep_alive=keep_alive, expects=self.expect_100_continue)
+        if b"upgrade" in exchange.fields and parser.should_upgrade():
+            self._upgrade_body = int(exchange.fields.get(b"content-length", b"0"))
         previous, self.cycle = self.cycle, exchange  # type: ignore[assignment]  # it has what the base class reads of a cycle
         if previous is None or previous.response_complete:
             self._start_asgi_task(exchange, self.app)
@@ -179,12 +186,24 @@ class InferConnection(HttpToolsProtocol):
         if type(exchange) is not Exchange:
             super().on_message_complete()
             return
+        if self._upgrade_body:
+            return
         exchange.complete = True
         if exchange.response_complete:
             if not exchange.keep_alive:
                 self.transport.close()
         elif exchange.started:
             self._door.handle(exchange)
+
+    def _take_upgrade_body(self, data: bytes) -> bytes:
+        """The body of a request that offers an upgrade (Java's client does so unasked): the parser leaves it to us, as if the
+        upgrade had been taken. Returns what follows it."""
+        body, rest = data[: self._upgrade_body], data[self._upgrade_body :]
+        self._upgrade_body -= len(body)
+        self.on_body(body)
+        if not self._upgrade_body:
+            self.on_message_complete()
+        return rest
 
     def _give_to_asgi(self) -> None:
         """Let uvicorn's own methods see the request from its beginning."""
@@ -341,6 +360,8 @@ class InferConnection(HttpToolsProtocol):
         elif type(active) is Exchange and not active.complete:
             self._door.lost(active)
             active.send(status, JSON_TYPE, (body,), close=True)
+        elif type(active) is not Exchange and active.more_body:
+            self.transport.close()  # the application is told that the client has gone
         else:
             active.keep_alive = False
             self.flow.pause_reading()

@@ -87,12 +87,12 @@ class InferDoor:
     def grow(self, exchange: Exchange) -> None:
         """Count a large body while it is read."""
         size = len(exchange.body)
-        if size > exchange.reserved:
-            try:
-                self._check_size(size)
+        try:
+            self._check_size(size)
+            if size > exchange.reserved:
                 self._reserve(exchange, size + _RESERVE_STEP)
-            except FleetError as error:
-                self._responses.refuse(exchange, error)
+        except FleetError as error:
+            self._responses.refuse(exchange, error)
 
     def handle(self, exchange: Exchange) -> None:
         """All of the request is there."""

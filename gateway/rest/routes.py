@@ -9,7 +9,7 @@ import orjson
 import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -53,7 +53,12 @@ class Routes:
         self._version = version
         app = Starlette(
             routes=self._routes(),
-            exception_handlers={FleetError: _fleet_error, HTTPException: _http_error, Exception: _internal_error},
+            exception_handlers={
+                FleetError: _fleet_error,
+                HTTPException: _http_error,
+                ClientDisconnect: _nobody_there,
+                Exception: _internal_error,
+            },
         )
         app.router.redirect_slashes = False
         self.app: ASGIApp = _Guarded(app, access)
@@ -247,6 +252,10 @@ async def _fleet_error(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return Json({"error": error.detail}, error.status_code, error.headers)
+
+
+async def _nobody_there(request: Request, error: Exception) -> Response:
+    return Response(status_code=STATUS[Code.CANCELLED])
 
 
 async def _internal_error(request: Request, error: Exception) -> Response:

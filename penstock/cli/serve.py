@@ -35,8 +35,7 @@ def command(model_file: tuple[Path, ...], log_format: str, log_level: str, **fla
         penstock serve model.onnx
         penstock serve --model-repository models --data-dir /var/lib/penstock
     """
-    from penstock import loop
-    from protocol import logs
+    from protocol import logs, loop
 
     if not model_file and not flags["model_repository"]:
         raise ConfigError("nothing to serve: name a model file, or give --model-repository")

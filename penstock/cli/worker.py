@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import click
@@ -18,9 +20,10 @@ from protocol.errors import ConfigError
     option("--worker", default="", show_default=False, help="This worker's id and static membership: unique in the fleet, the same after a restart. [made up]"),  # noqa: E501
     metrics_option,
     option("--metrics-host", default="127.0.0.1", help="Address of metrics and health routes."),
+    option("--supervised/--not-supervised", default=True, envvar="PENSTOCK_SUPERVISED", help="Run the worker as a child that is restarted when it dies, and whose partitions are then given away at once."),  # noqa: E501
     log_options,
 )  # fmt: skip
-def command(log_format: str, log_level: str, **flags: Any) -> None:
+def command(supervised: bool, log_format: str, log_level: str, **flags: Any) -> None:
     """Drain Kafka into dynamic batches, run models, answer through Redis. Any number of workers share the work.
 
     \b
@@ -34,9 +37,15 @@ def command(log_format: str, log_level: str, **flags: Any) -> None:
         raise ConfigError(
             "a worker needs --model-repository, a folder of model folders; start one with: penstock new NAME"
         )
-    settings = WorkerSettings(**chosen(WorkerSettings, flags))
-    from protocol import logs
-    from workers.app import run
+    from protocol import logs, loop
 
+    settings, transport = WorkerSettings(**chosen(WorkerSettings, flags)), transport_settings(**flags)
     logs.configure(log_format, log_level)
-    run(settings, transport_settings(**flags))
+    if supervised:
+        from workers.supervisor import supervise
+
+        os.environ |= {"PENSTOCK_LOG_FORMAT": log_format, "PENSTOCK_LOG_LEVEL": log_level}
+        sys.exit(loop.run(supervise(settings, transport)))
+    from workers.app import serve
+
+    loop.run(serve(settings, transport))

@@ -235,6 +235,7 @@ class Running:
         self.registry = registry
         self.client = httpx.AsyncClient(timeout=20.0, trust_env=False)
         self._stopped = False
+        self._writers: list[asyncio.StreamWriter] = []
 
     @property
     def url(self) -> str:
@@ -242,6 +243,10 @@ class Running:
 
     async def stop(self) -> None:
         await self.client.aclose()
+        for writer in self._writers:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
         if not self._stopped:
             self._stopped = True
             await self.gateway.drain()
@@ -264,7 +269,9 @@ class Running:
         return await self.post(f"/v2/models/{model}/infer", content=content, headers=named)
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self.gateway.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.gateway.port)
+        self._writers.append(writer)
+        return reader, writer
 
     def metric(self, line: str) -> float:
         """The value of one sample, by its name and labels as they are printed; 0 where it is not there."""

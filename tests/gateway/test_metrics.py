@@ -6,12 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
-from gateway.metrics import _SECONDS, Buckets, GatewayMetrics, Tally
+from gateway.metrics import GatewayMetrics
+from gateway.tally import SECONDS, Buckets, Tally
 
 
 @given(st.lists(st.floats(0, 100), max_size=30))
 def test_buckets_count_as_prometheus_own_histogram_does(values: list[float]) -> None:
-    ours, theirs = Buckets(), Histogram("h", "", registry=None, buckets=_SECONDS)
+    ours, theirs = Buckets(), Histogram("h", "", registry=None, buckets=SECONDS)
     for value in values:
         ours.observe(value)
         theirs.observe(value)

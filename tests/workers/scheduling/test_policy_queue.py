@@ -66,6 +66,8 @@ def test_a_reminder_of_an_item_that_left_does_not_touch_its_successor_of_the_sam
     queue = leveled(0)
     queue.add(item("a", deadline=1.0), 0)
     queue.cancel("a")
+    queue.add(item("b", deadline=1.0), 0)
+    queue.cancel("b")
     queue.add(item("a", deadline=9.0), 0)
     queue.settle(2.0)
     assert refs(list(queue)) == "a"
