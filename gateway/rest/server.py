@@ -90,13 +90,16 @@ class HttpServer:
         """End what is left after `drain`."""
         for timer in self._timers.values():
             timer.cancel()
+        await self._door.close()
         state = self._server.server_state
         for connection in list(state.connections):
-            connection.transport.abort()
+            if cast("InferConnection", connection).flow.write_paused:
+                connection.transport.abort()
+            else:
+                connection.transport.close()
         for task in state.tasks:
             task.cancel()
         await asyncio.gather(*state.tasks, return_exceptions=True)
-        await self._door.close()
 
     def _connection_closed(self) -> None:
         if not self._server.server_state.connections:

@@ -1,0 +1,144 @@
+"""Large JSON beside the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+
+import numpy as np
+import orjson
+import pytest
+
+from gateway.rest.json_process import JsonProcess
+from protocol import v2
+from protocol.errors import CodecError, FleetError, Unavailable, Unsupported
+from protocol.messages import InferReply
+from protocol.tensors import from_array
+from tests.gateway.fleet import ANY, Site, add_sub, floats
+
+
+@pytest.fixture
+async def process() -> AsyncIterator[JsonProcess]:
+    made = JsonProcess()
+    yield made
+    await made.close()
+
+
+async def test_it_reads_what_the_loop_would(process: JsonProcess) -> None:
+    body = add_sub(
+        id="L",
+        parameters={"x": 1, "binary_data_output": True},
+        outputs=[{"name": "O", "parameters": {"binary_data": True}}],
+    )
+    raw = orjson.dumps(body)
+
+    here, there = v2.parse(raw, None), await process.parse(raw, None)
+
+    assert (there.id, there.outputs, there.parameters, there.binary_default) == (
+        here.id, here.outputs, here.parameters, here.binary_default,
+    )  # fmt: skip
+    assert [(t.name, t.datatype, t.shape, bytes(t.data)) for t in there.inputs] == [
+        (t.name, t.datatype, t.shape, bytes(t.data)) for t in here.inputs
+    ]
+
+
+async def test_it_writes_what_the_loop_would(process: JsonProcess) -> None:
+    reply = InferReply("m", "1", "L", (from_array("A", np.arange(4.0)), from_array("B", np.zeros(2, np.int32))))
+
+    for binary in (False, True, frozenset({"B"})):
+        body = await process.render(reply, binary)
+        raw = b"".join(body.parts)
+        head = orjson.loads(raw[: body.header_length])
+        assert [("data" in output) for output in head["outputs"]] == [binary is not True, binary is False]
+
+
+async def test_errors_come_back_as_they_are(process: JsonProcess) -> None:
+    with pytest.raises(FleetError) as caught:
+        await process.parse(b"{", None)
+    assert caught.value.code is CodecError.code
+    shared = {"inputs": [{"name": "A", "datatype": "FP32", "shape": [1], "parameters": {"shared_memory_region": "x"}}]}
+    with pytest.raises(FleetError) as caught:
+        await process.parse(orjson.dumps(shared), None)
+    assert caught.value.code is Unsupported.code
+    assert (await process.parse(orjson.dumps(add_sub()), None)).inputs
+
+
+async def test_a_process_that_dies_fails_its_request_and_is_replaced(process: JsonProcess) -> None:
+    await process.parse(orjson.dumps(add_sub()), None)
+    child = process._process
+    assert child is not None
+    child.kill()
+    with pytest.raises(Unavailable):
+        await process.parse(orjson.dumps(floats(100_000)), None)
+
+    assert (await process.parse(orjson.dumps(add_sub()), None)).inputs
+
+
+async def test_it_ends_with_its_standard_input(process: JsonProcess) -> None:
+    await process.parse(orjson.dumps(add_sub()), None)
+    child = process._process
+    assert child is not None
+    assert child.stdin is not None
+    child.stdin.close()
+
+    assert await asyncio.wait_for(child.wait(), 10) == 0
+
+
+async def test_a_cancelled_question_does_not_spoil_the_next(process: JsonProcess) -> None:
+    large = asyncio.ensure_future(process.parse(orjson.dumps(floats(300_000)), None))
+    await asyncio.wait([large], timeout=0.05)
+    large.cancel()
+    await asyncio.wait([large])
+
+    assert (await process.parse(orjson.dumps(add_sub()), None)).inputs
+
+
+async def test_json_above_a_megabyte_does_not_stop_the_loop(fleet: Site) -> None:
+    await fleet.worker(ANY)
+    gateway = await fleet.gateway()
+    numbers = np.random.default_rng(1).random(700_000).tolist()
+    body = orjson.dumps({"inputs": [{"name": "IN", "datatype": "FP32", "shape": [700_000], "data": numbers}]})
+    assert len(body) > 12_000_000
+    await gateway.infer(body, "any")  # starts the process
+    started = time.process_time()
+    v2.parse(body, None)
+    alone = time.process_time() - started
+    longest, last = 0.0, time.thread_time()
+
+    def beat() -> None:
+        nonlocal longest, last
+        now = time.thread_time()
+        longest, last = max(longest, now - last), now
+
+    ticking = asyncio.ensure_future(_every_turn(beat))
+    answer = await gateway.infer(body, "any")
+    ticking.cancel()
+
+    assert answer.status_code == 200
+    assert len(answer.content) > 6_000_000
+    assert longest < alone / 2, "in CPU time of the loop's thread, so that a busy machine does not matter"
+
+
+async def _every_turn(beat: object) -> None:
+    assert callable(beat)
+    while True:
+        beat()
+        await asyncio.sleep(0)
+
+
+async def test_large_bodies_run_like_small_ones(fleet: Site) -> None:
+    worker = await fleet.worker(ANY)
+    gateway = await fleet.gateway(json_offload_bytes=1000)
+    for headers in ({}, {"idempotency_key": "k"}, {"content_encoding": "identity"}):
+        answer = await gateway.infer(floats(500, id="L"), "any", **headers)
+        assert answer.status_code == 200
+        assert answer.json()["id"] == "L"
+        assert answer.json()["outputs"][0]["data"] == [float(n) for n in range(500)]
+    refused = await gateway.infer(b"{" + b" " * 2000, "any")
+    assert refused.status_code == 400
+    wrong = await gateway.infer(floats(500, outputs=[{"name": "X"}]), "any")
+    assert "unexpected inference output 'X'" in wrong.json()["error"]
+    assert len(worker.ran) == 3
+    assert os.getpid() != gateway.gateway._http._door._json._process.pid  # type: ignore[union-attr]
