@@ -16,7 +16,7 @@ from importlib import resources
 from typing import Final
 
 import msgpack
-from hiredis import ReplyError
+from redis.exceptions import NoScriptError, RedisError
 
 from protocol import codec
 from protocol.errors import CodecError, FleetError
@@ -93,10 +93,10 @@ class RedisStore:
         """A script's reply; it is loaded again where Redis has forgotten it (restart, SCRIPT FLUSH, failover)."""
         packed = pack(("EVALSHA", script.digest, len(keys), *keys, *arguments))
         (reply,) = await self._client.send(packed, raw=True)
-        if isinstance(reply, ReplyError) and str(reply).startswith("NOSCRIPT"):
+        if isinstance(reply, NoScriptError):
             load = pack(("SCRIPT", "LOAD", script.source))
             _, reply = await self._client.send(load + packed, 2, raw=True)
-        if isinstance(reply, ReplyError):
+        if isinstance(reply, RedisError):
             raise self._client.refusal(reply)
         return reply
 
@@ -151,7 +151,7 @@ class RedisStore:
         return [self._state(reply) for reply in await self._client.send(asked, len(refs), raw=True)]
 
     def _state(self, reply: Reply) -> RequestState | None:
-        if isinstance(reply, ReplyError):
+        if isinstance(reply, RedisError):
             if "no such key" in str(reply):
                 return None
             raise self._client.refusal(reply)

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Final
 
 import tenacity
-from hiredis import ReplyError
+from redis.exceptions import RedisError
 
 from protocol.errors import Unavailable
-from protocol.transport.redis_connection import Address, Argument, Connection, ConnectionLost, Reply, pack
+from protocol.transport.redis_connection import Address, Argument, Connection, ConnectionLost, Reply, code, pack, told
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,6 @@ KEEPALIVE: Final = 5.0
 """Seconds between two signs of life of the listening connection."""
 LONGEST_PAUSE: Final = 1.0
 
-_LOST: Final = (ConnectionLost, OSError, TimeoutError)
 _WHY: Final = {
     "OOM": "has no memory left (maxmemory): give it more, or wait until results expire",
     "READONLY": "is a read-only replica: name the primary, or wait for the failover to end",
@@ -46,11 +45,6 @@ _WHY: Final = {
 def pause(attempt: int) -> float:
     """Seconds before reconnecting, with full jitter: 0.05, 0.1, 0.2, … at most `LONGEST_PAUSE`."""
     return random.uniform(0.01, min(LONGEST_PAUSE, 0.05 * 2.0 ** min(attempt, 10)))  # noqa: S311
-
-
-def told(error: BaseException) -> str:
-    """An error's words; its kind where it has none (`TimeoutError`)."""
-    return str(error) or type(error).__name__
 
 
 class Client:
@@ -79,9 +73,9 @@ class Client:
             ):
                 with attempt:
                     await self._connected()
-        except ReplyError as exc:
+        except RedisError as exc:
             raise self.refusal(exc) from None
-        except _LOST as exc:
+        except ConnectionLost as exc:
             raise Unavailable(
                 f"Redis at {self.address} did not answer within {self._connect_timeout:g} s: {told(exc)}"
             ) from None
@@ -124,16 +118,15 @@ class Client:
                     raise Unavailable(f"Redis at {self.address} gave no answer: {exc}") from None
         return self._checked(await self._send_again(packed, wanted), raw)
 
-    def refusal(self, reply: ReplyError) -> Unavailable:
+    def refusal(self, reply: RedisError) -> Unavailable:
         """What an error reply means for whoever runs the fleet."""
-        text = str(reply)
-        why = _WHY.get(text.partition(" ")[0])
-        return Unavailable(f"Redis at {self.address} {why}" if why else f"Redis at {self.address} answered: {text}")
+        why = _WHY.get(code(reply))
+        return Unavailable(f"Redis at {self.address} {why}" if why else f"Redis at {self.address} answered: {reply}")
 
     def _checked(self, replies: list[Reply], raw: bool) -> list[Reply]:
         if not raw:
             for reply in replies:
-                if isinstance(reply, ReplyError):
+                if isinstance(reply, RedisError):
                     raise self.refusal(reply)
         return replies
 
@@ -146,9 +139,9 @@ class Client:
                 await asyncio.sleep(pause(attempt))
             try:
                 return await (await self._connected()).send(packed, wanted)
-            except ReplyError as exc:
+            except RedisError as exc:
                 raise self.refusal(exc) from None
-            except _LOST as exc:
+            except ConnectionLost as exc:
                 lost = told(exc)
         raise Unavailable(f"Redis at {self.address} cannot be reached: {lost}")
 
@@ -173,9 +166,9 @@ class Client:
 
 def _may_pass(error: BaseException) -> bool:
     """Whether waiting can help against it."""
-    if isinstance(error, ReplyError):
-        return str(error).startswith(("LOADING", "BUSY", "MASTERDOWN"))
-    return isinstance(error, _LOST)
+    if isinstance(error, RedisError):
+        return code(error) in {"LOADING", "BUSY", "MASTERDOWN"}
+    return isinstance(error, ConnectionLost)
 
 
 class Subscriptions:
@@ -250,7 +243,7 @@ class Subscriptions:
                 attempt = 0
                 await self._keep(self._connection)
                 log.warning("the listening connection to Redis at %s was lost", self.address)
-            except (*_LOST, ReplyError) as exc:
+            except (ConnectionLost, RedisError) as exc:
                 if attempt == 0:
                     log.warning("cannot listen to Redis at %s: %s", self.address, told(exc))
             except Exception:
@@ -259,6 +252,7 @@ class Subscriptions:
                 self._confirmed.clear()
                 if self._connection is not None:
                     self._connection.close()
+                    await asyncio.wait([self._connection.closed])
                     self._connection = None
             attempt += 1
             await asyncio.sleep(pause(attempt))
@@ -275,7 +269,7 @@ class Subscriptions:
 
     def _on_push(self, message: Reply) -> None:
         self._heard = True
-        if isinstance(message, ReplyError):
+        if isinstance(message, RedisError):
             log.error("Redis at %s refuses to be listened to: %s", self.address, message)
         if not isinstance(message, list):
             return
