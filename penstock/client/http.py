@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final, Self
@@ -109,16 +110,31 @@ class Client:
         self.close()
 
 
+class _Lane:
+    """A small connection pool: httpx looks at all connections of a pool for every request, which grows with their square."""
+
+    WIDTH: Final = 4
+
+    def __init__(self, url: str, headers: dict[str, str], context: ssl.SSLContext) -> None:
+        limits = httpx.Limits(max_connections=self.WIDTH, max_keepalive_connections=self.WIDTH)
+        timeout = httpx.Timeout(10, read=None)
+        self.http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout, limits=limits, verify=context)
+        self.busy = 0
+
+
 class AsyncClient:
-    """The same for asyncio; `infer`, `submit`, `result` and `cancel` as in `Client`."""
+    """The same for asyncio; `infer`, `submit`, `result` and `cancel` as in `Client`.
+
+    Args:
+        url, api_key: as for `Client`.
+        connections: how many requests may be under way at once; more wait.
+    """
 
     def __init__(self, url: str = "http://localhost:8000", *, api_key: str = "", connections: int = 100) -> None:
-        self._http = httpx.AsyncClient(
-            base_url=url,
-            headers=_headers(api_key),
-            timeout=httpx.Timeout(10, read=None),
-            limits=httpx.Limits(max_connections=connections),
-        )
+        context = ssl.create_default_context()
+        count = -(-connections // _Lane.WIDTH)
+        self._url = url
+        self._lanes = [_Lane(url, _headers(api_key), context) for _ in range(count)]
 
     async def infer(self, model: str, inputs: Mapping[str, npt.ArrayLike], **options: Any) -> InferResult:
         """See `Client.infer`."""
@@ -142,18 +158,23 @@ class AsyncClient:
 
     async def _send(self, request: Request, read_timeout: float | None) -> httpx.Response:
         timeout = httpx.Timeout(10, read=read_timeout, pool=None)
+        lane = min(self._lanes, key=_busy)
+        lane.busy += 1
         try:
-            response = await self._http.request(
+            response = await lane.http.request(
                 request.method, request.path, headers=request.headers, content=request.body, timeout=timeout
             )
         except httpx.HTTPError as exc:
-            raise Unavailable(f"{self._http.base_url} cannot be reached: {exc}") from exc
+            raise Unavailable(f"{self._url} cannot be reached: {exc}") from exc
+        finally:
+            lane.busy -= 1
         requests.check(response.status_code, response.headers, response.content)
         return response
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        for lane in self._lanes:
+            await lane.http.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -162,3 +183,7 @@ class AsyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _busy(lane: _Lane) -> int:
+    return lane.busy

@@ -21,13 +21,13 @@ from tests.integration.ports import free_port
 START_WITHIN = 60.0
 
 
-def wait_for(what: str, check: Callable[[], Any], within: float = START_WITHIN) -> Any:
+def wait_for(what: str, check: Callable[[], Any], within: float = START_WITHIN, pause: float = 0.05) -> Any:
     """The first true value of `check`; fails after `within` seconds, saying for `what`."""
     end = time.monotonic() + within
     while time.monotonic() < end:
         if value := check():
             return value
-        time.sleep(0.05)
+        time.sleep(pause)
     raise AssertionError(f"waited {within} s for {what}")
 
 

@@ -70,12 +70,15 @@ async def test_every_request_is_answered_right_and_once(
             running.add_worker("--partitions", "4")
         running.wait_ready(models=2)
         traffic, kill = Traffic(running), asyncio.Event()
+        begun_at = time.monotonic()
         work = asyncio.create_task(traffic.run(kill))
         await kill.wait()
         victim = running.workers[0]
+        await asyncio.to_thread(in_mid_batch, tmp_path / f"runs.{victim.working_pid}")
         killed_at = time.monotonic()
         await asyncio.to_thread(victim.kill if whole_machine else victim.kill_worker)
         await work
+        print(f"{REQUESTS} requests in {time.monotonic() - begun_at:.1f} s")
 
         assert traffic.wrong == []
         assert len(traffic.ids) == REQUESTS
@@ -90,6 +93,12 @@ async def test_every_request_is_answered_right_and_once(
         print(f"longest gap {gap:.2f} s, {len(redelivered)} requests ran twice")
         survivors = running.workers[1:] if whole_machine else running.workers
         wait_for("the lag to reach zero", lambda: sum(w.metric("penstock_worker_lag_records") for w in survivors) == 0)
+
+
+def in_mid_batch(runs: Path) -> None:
+    """Return when a model of this process has just begun a batch: it notes that, and then takes 30 ms."""
+    size = runs.stat().st_size
+    wait_for("a batch of the victim", lambda: runs.stat().st_size > size, pause=0.001)
 
 
 def one_terminal_each(url: str, names: Names, ids: list[str]) -> None:
