@@ -3,7 +3,7 @@
 - Every item leaves exactly once: refused, in a batch, expired or cancelled.
 - A batch is the head of the service order, has one shape class, fits, and holds nothing that is late.
 - Sleeping until `wake_at` always makes progress, and never past the delay, a deadline or a queue timeout.
-- How many go is what Triton's rules say, computed another way.
+- Its reason is true, and how many go is what Triton's rules say, computed another way.
 - Nothing partial is staged while no instance is idle.
 - What the batcher keeps between calls changes no decision: a new one with the same items decides the same.
 """
@@ -154,6 +154,8 @@ class Machine(RuleBasedStateMachine):
             self.check_waiting(order, idle, backlog_rows)
         else:
             self.check_batch(batch, order, idle)
+            if self.dynamic:
+                self.check_reason(batch, order, backlog_rows)
             self.reference.remove(batch.items)
             self.running.append(batch)
             self.formed.append(batch)
@@ -200,6 +202,22 @@ class Machine(RuleBasedStateMachine):
                 follower.shape_class != batch.items[0].shape_class or follower.rows + batch.rows > MAXIMUM
             )
             assert batch.rows >= self.largest or closed or self.draining
+
+    def check_reason(self, batch: Batch[int], order: list[Item[int]], backlog_rows: int) -> None:
+        delay = self.policy.max_queue_delay
+        until = min(item.enqueued for item in batch.items) + delay
+        true = {
+            Release.PREFERRED: batch.rows in self.policy.preferred_batch_sizes,
+            Release.FULL: batch.rows >= self.largest,
+            Release.CLOSED: len(batch.items) < len(order),
+            Release.NO_DELAY: delay == 0,
+            Release.DELAY: delay > 0 and until <= self.now,
+            Release.DRAIN: self.draining,
+            Release.DEADLINE: any(item.deadline is not None and item.deadline <= until for item in batch.items),
+            Release.BACKLOG: batch.rows + backlog_rows >= self.largest,
+            Release.AGE: backlog_rows == 0 and any(0 < item.published <= self.now - delay for item in batch.items),
+        }
+        assert true[batch.reason]
 
     def expected_count(self, order: list[Item[int]]) -> int:
         """How many Triton would send, given that it sends: by prefix sums of the longest run that could be one batch."""
@@ -284,7 +302,7 @@ TestScheduler.settings = settings(
     idle=st.sampled_from([True, True, False]),
     backlog_rows=st.sampled_from([0, 1, 3, 9]),
 )
-def test_a_turn_after_the_instance_was_busy(
+def test_turns_after_the_instance_was_busy(
     policy: DynamicBatching,
     shapes: str,
     steps: list[tuple[float, int]],
@@ -292,15 +310,14 @@ def test_a_turn_after_the_instance_was_busy(
     idle: bool,
     backlog_rows: int,
 ) -> None:
-    """Long queues and overdue delays, which a random walk hardly reaches; the checks are the machine's."""
+    """Long queues and overdue delays, which a random walk hardly reaches, then sleep after sleep; the checks are the machine's."""
     machine = Machine()
     machine.start(policy, True, shapes)
     for step, arrival in steps:
         machine.now += step
         machine.add_several([arrival])
     machine.now += wait
-    while machine.take_and_check(idle, backlog_rows) is not None:
-        pass
-    machine.expire()
-    machine.sums()
+    for _ in range(4):
+        machine.sleep(idle, backlog_rows)
+        machine.sums()
     machine.teardown()
