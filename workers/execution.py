@@ -32,7 +32,7 @@ class Job:
     """One batch on its way through an instance. Times are seconds on the fleet's clock, 0 for not yet."""
 
     __slots__ = (
-        "batch", "compute_end", "compute_start", "entries", "error", "executor", "input_end", "input_start", "not_after",
+        "batch", "compute_end", "compute_start", "entries", "error", "executor", "here", "input_end", "input_start", "not_after",
         "prepared", "raw", "released", "stale", "withdrawn",
     )  # fmt: skip
 
@@ -44,6 +44,7 @@ class Job:
         self.not_after = math.inf
         self.withdrawn = False
         self.stale = False
+        self.here = False
         self.prepared: Any = None
         self.raw: Any = None
         self.error: BaseException | None = None
@@ -61,16 +62,21 @@ class Executor(Protocol):
     Attributes:
         name: the instance's, for messages and metrics.
         held: jobs given to it (or about to be) that have not come back; at most `DEPTH`.
+        anywhere: see `Instance.anywhere`.
     """
 
     name: str
     held: int
+    anywhere: bool
 
     def prepare(self, requests: Sequence[InferRequest]) -> Any:
         """See `Instance.prepare`; on any thread."""
 
     def submit(self, job: Job) -> None:
         """Run the prepared job after those before it; never blocks."""
+
+    def run_here(self, job: Job) -> None:
+        """Run the prepared job now, on this thread; only if `anywhere` and no other job is held."""
 
     def split(self, requests: Sequence[InferRequest], raw: Any) -> Sequence[Any]:
         """See `Instance.split`; on any thread."""
@@ -114,6 +120,7 @@ class ThreadExecutor:
     def __init__(self, name: str, clock: Callable[[], float]) -> None:
         self.name = name
         self.held = 0
+        self.anywhere = False
         self._clock = clock
         self._instance: Instance | None = None
         self._completions: Completions | None = None
@@ -124,6 +131,7 @@ class ThreadExecutor:
     async def load(self, load: Callable[[], Instance]) -> Instance:
         """Load the instance on its thread; whatever `load` raises is raised here."""
         self._instance = await self.call(load)
+        self.anywhere = bool(getattr(self._instance, "anywhere", False))
         return self._instance
 
     async def call(self, function: Callable[[], T]) -> T:
@@ -151,6 +159,10 @@ class ThreadExecutor:
     def submit(self, job: Job) -> None:
         """See `Executor.submit`."""
         self._work.put(job)
+
+    def run_here(self, job: Job) -> None:
+        """See `Executor.run_here`."""
+        self._run(job)
 
     def split(self, requests: Sequence[InferRequest], raw: Any) -> Sequence[Any]:
         """See `Executor.split`."""

@@ -1,8 +1,8 @@
 """A batch's way through an instance: begin attempts, prepare, run, split, encode. Up to `DEPTH` batches per instance overlap.
 
-Invariants: all of it happens on the event loop except running, and copying more than `LARGE` bytes; a batch that was started comes
-back through `Owner.answered` or, if none of its entries is left to run, `Owner.emptied`; entries that leave it before it runs go
-through `Owner.left`.
+Invariants: all of it happens on the event loop except running what is not brief, and copying more than `LARGE` bytes; a batch that
+was started comes back through `Owner.answered` or, if none of its entries is left to run, `Owner.emptied`; entries that leave it
+before it runs go through `Owner.left`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from protocol.messages import Failure, InferRequest
 from protocol.ports import Answer
 from workers.answers import Answers
 from workers.backends.base import Outcome
+from workers.brevity import Brevity
 from workers.context import Context
 from workers.entries import Entry
 from workers.execution import Completions, Executor, Job, ThreadExecutor, failure_message
@@ -65,6 +66,7 @@ class Pipeline:
         self._owner = owner
         self._answers = Answers(context.worker, context.fence_ttl)
         self._loop = asyncio.get_running_loop()
+        self._brevity = Brevity()
         self._tasks: set[asyncio.Task[None]] = set()
         completions = Completions(self._loop, self._finished)
         for executor in executors:
@@ -160,9 +162,19 @@ class Pipeline:
 
     def _submit(self, job: Job) -> None:
         if job.error is None:
-            job.executor.submit(job)
-        else:
-            self._loop.call_soon(self._finished, [job])
+            if not self._is_brief(job):
+                job.executor.submit(job)
+                return
+            job.here = True
+            job.executor.run_here(job)
+        self._loop.call_soon(self._finished, [job])
+
+    def _is_brief(self, job: Job) -> bool:
+        """Whether running the batch right here costs less than handing it over would."""
+        executor = job.executor
+        if not executor.anywhere or executor.held > 1:
+            return False
+        return self._brevity.expected(job.entries[0].shape_class, job.batch.rows, job.input_end)
 
     # --- after it ran ------------------------------------------------------------------------------------------------
 
@@ -246,7 +258,10 @@ class Pipeline:
         )  # fmt: skip
         self._statistics.executed(executed)
         if job.compute_start and job.error is None:
-            self._statistics.pace.observe(job.entries[0].shape_class, job.batch.rows, executed.compute_infer)
+            shape_class, seconds = job.entries[0].shape_class, executed.compute_infer
+            self._statistics.pace.observe(shape_class, job.batch.rows, seconds)
+            if job.executor.anywhere:
+                self._brevity.ran(shape_class, job.batch.rows, seconds, here=job.here, now=end)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(coroutine)

@@ -38,6 +38,7 @@ class Gated(TensorInstance):
         begun: released once per batch that starts.
         batches: the first value of each row, by batch.
         error: raised instead of an answer.
+        threads: where batches ran.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -47,9 +48,11 @@ class Gated(TensorInstance):
         self.begun = threading.Semaphore(0)
         self.batches: list[list[float]] = []
         self.error: BaseException | None = None
+        self.threads: set[str] = set()
         self.closed = False
 
     def compute(self, inputs: dict[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
+        self.threads.add(threading.current_thread().name)
         self.batches.append(inputs["X"].reshape(len(inputs["X"]), -1)[:, 0].tolist())
         self.begun.release()
         assert self.gate.wait(20)

@@ -1,4 +1,5 @@
 import asyncio
+import threading
 
 import numpy as np
 import pytest
@@ -361,6 +362,23 @@ async def test_the_same_request_twice_is_run_once() -> None:
         assert instance.batches == [[1]]
         await until(lambda: serving.intake._tracker.in_flight == 0)
         assert serving.statistics.already_answered == 1
+
+
+async def test_brief_batches_run_on_the_event_loop_where_the_instance_allows_it() -> None:
+    async with bench() as b:
+        serving = await b.serve()
+        (instance,) = b.instances
+        for _ in range(20):
+            await b.caller.ask(b.caller.request(1))
+        assert instance.threads == {"m_0_0"}
+        serving.loaded.executors[0].anywhere = True
+        for _ in range(50):
+            await b.caller.ask(b.caller.request(1))
+        assert instance.threads == {"m_0_0", threading.current_thread().name}
+        instance.error = ValueError("no")
+        (reply,) = await b.caller.ask(b.caller.request(1))
+        assert reply.failure is not None
+        assert serving.loaded.executors[0].held == 0
 
 
 async def test_large_batches_are_stacked_and_encoded_off_the_event_loop() -> None:

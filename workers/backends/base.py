@@ -20,7 +20,12 @@ Outcome = tuple[Tensor, ...] | Failure
 
 
 class Instance(Protocol):
-    """One loaded copy of a model on one device."""
+    """One loaded copy of a model on one device.
+
+    An attribute `anywhere` that is true says that `run` only computes (no waiting, no I/O, no state tied to a thread), so that it
+    may be called on another thread than `load`. Runs that are expected to take less than handing them over costs then happen on
+    the event loop (`workers.brevity`). Without it every run is on the instance's own thread.
+    """
 
     def prepare(self, requests: Sequence[InferRequest]) -> Any:
         """Whatever `run` takes, made from the requests' inputs (all of one shape class)."""

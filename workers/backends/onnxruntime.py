@@ -49,6 +49,9 @@ class OnnxInstance(TensorInstance):
     def __init__(self, config: ModelConfig, session: Any) -> None:
         super().__init__(config)
         self._session = session
+        self.anywhere = session.get_providers() == [
+            "CPUExecutionProvider"
+        ]  # a session's run may be called from any thread
         self._strings = frozenset(spec.name for spec in config.inputs if spec.datatype == "BYTES")
 
     def compute(self, inputs: dict[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:

@@ -1,0 +1,61 @@
+"""Which batches run for so short a time that running them on the event loop costs less than handing them to a thread. Pure.
+
+A run on the loop is measured as it is; a run on a thread also waits for the interpreter, so of those only the fastest says
+something. Invariant: one slow run on the loop sends its kind back to the thread for a while.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Final
+
+BRIEF: Final = 0.0001
+"""Seconds: what handing a batch to a thread and back costs in CPU time, and about as much in latency."""
+SLOW: Final = 0.001
+"""Seconds of a run on the loop that are too many even once."""
+DISTRUST: Final = 10.0
+"""Seconds for which a kind that was not brief is left to the thread."""
+WEIGHT: Final = 0.2
+MAX_KINDS: Final = 64
+
+Kind = tuple[object, int]
+"""Shape class and rows, rounded up to a power of two."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Seen:
+    fastest: float = math.inf
+    here: float | None = None
+    not_before: float = 0.0
+
+
+class Brevity:
+    """What was seen of one model version's runs."""
+
+    __slots__ = ("_seen",)
+
+    def __init__(self) -> None:
+        self._seen: dict[Kind, _Seen] = {}
+
+    def expected(self, shape_class: object, rows: int, now: float) -> bool:
+        """Whether such a batch should run on the loop."""
+        seen = self._seen.get((shape_class, (rows - 1).bit_length()))
+        if seen is None or now < seen.not_before:
+            return False
+        return (seen.fastest if seen.here is None else seen.here) < BRIEF
+
+    def ran(self, shape_class: object, rows: int, seconds: float, *, here: bool, now: float) -> None:
+        """Such a batch ran for so long, on the loop or on a thread."""
+        kind = (shape_class, (rows - 1).bit_length())
+        seen = self._seen.get(kind)
+        if seen is None:
+            if len(self._seen) >= MAX_KINDS:
+                del self._seen[next(iter(self._seen))]
+            seen = self._seen[kind] = _Seen()
+        if not here:
+            seen.fastest = min(seen.fastest, seconds)
+            return
+        seen.here = seconds if seen.here is None else seen.here + WEIGHT * (seconds - seen.here)
+        if seconds > SLOW or seen.here >= BRIEF:
+            self._seen[kind] = _Seen(not_before=now + DISTRUST)
