@@ -1,0 +1,119 @@
+"""The command line as a user meets it: real processes, real exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from penstock.cli import COMMANDS, group
+from penstock.cli.exits import EXIT_CODES
+from protocol.errors import Code
+
+ROOT = Path(__file__).parents[2]
+
+
+def penstock(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "penstock", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        check=False,
+    )
+
+
+def test_the_version_needs_no_framework_and_no_client() -> None:
+    code = "import sys, penstock.cli as c; c.group(['--version'], standalone_mode=False); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+
+    version, modules = done.stdout.splitlines()
+    assert version.startswith("penstock ")
+    assert {"numpy", "httpx", "torch", "onnxruntime", "aiokafka", "starlette"}.isdisjoint(modules.split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_teaches_by_example(name: str) -> None:
+    done = CliRunner().invoke(group, [name, "--help"])
+
+    assert done.exit_code == 0
+    assert f"penstock {name}" in done.output
+
+
+def test_every_code_has_an_exit_code() -> None:
+    assert set(EXIT_CODES) == set(Code)
+    assert {0, 1, 2}.isdisjoint(EXIT_CODES.values())
+
+
+def test_a_new_model_is_one_that_works(tmp_path: Path) -> None:
+    made = penstock("new", "mymodel", cwd=tmp_path)
+    checked = penstock("check", "models", "--json", cwd=tmp_path)
+    again = penstock("new", "mymodel", cwd=tmp_path)
+
+    assert made.returncode == 0, made.stderr
+    assert json.loads(checked.stdout)[0]["status"] == "as is"
+    assert (again.returncode, "already there" in again.stderr) == (EXIT_CODES[Code.INVALID_ARGUMENT], True)
+
+
+def test_check_refuses_with_the_reason_and_an_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "bad" / "1").mkdir(parents=True)
+    (tmp_path / "bad" / "config.pbtxt").write_text('backend: "python" sequence_batching { }')
+
+    done = penstock("check", str(tmp_path))
+
+    assert done.returncode == 1
+    assert "bad: refused" in done.stdout
+    assert "sequences (stateful models) are not supported yet" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["serve"], "nothing to serve"),
+        (["gateway"], "needs --kafka"),
+        (["worker"], "needs --kafka"),
+        (["serve", "--model-repository", "examples/digits/models", "--host", "0.0.0.0"], "no API key is set"),
+        (["gateway", "--kafka", "127.0.0.1:1"], "needs both --kafka and --redis"),
+        (["infer", "digits", "--url", "http://127.0.0.1:1"], "cannot be reached"),
+        (["models", "--url", "http://127.0.0.1:1"], "cannot be reached"),
+    ],
+)
+def test_what_is_wrong_is_one_line_that_says_what_to_do(arguments: list[str], text: str) -> None:
+    done = penstock(*arguments)
+
+    assert done.returncode not in (0, 1, 2)
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_flags_are_environment_variables_too() -> None:
+    done = penstock("serve", "--model-repository", "examples/digits/models", PENSTOCK_HOST="0.0.0.0")
+
+    assert "no API key is set" in done.stderr
+
+
+def test_doctor_finds_what_is_missing_and_says_so(tmp_path: Path) -> None:
+    done = penstock(
+        "doctor", "--kafka", "127.0.0.1:1", "--redis", "redis://127.0.0.1:1", "--connect-timeout", "0.2",
+        "--model-repository", "examples/digits/models", "--json",
+    )  # fmt: skip
+    findings = {finding["subject"]: finding for finding in json.loads(done.stdout)}
+
+    assert done.returncode == 1
+    assert (findings["kafka"]["state"], findings["redis"]["state"]) == ("problem", "problem")
+    assert "127.0.0.1:1" in findings["kafka"]["text"]
+    assert findings["examples/digits/models"]["state"] == "ok"
+
+
+def test_doctor_is_content_with_servers_that_answer(kafka_bootstrap: str, redis_url: str) -> None:
+    done = penstock("doctor", "--kafka", kafka_bootstrap, "--redis", redis_url)
+
+    assert done.returncode == 0, done.stdout
+    assert "ok       kafka" in done.stdout

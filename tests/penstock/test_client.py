@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import numpy as np
+import orjson
+import pytest
+
+from penstock.client import requests
+from penstock.client.requests import InferOptions
+from protocol import v2
+from protocol.errors import Code, CodecError, FleetError
+from protocol.tensors import from_array
+
+
+def test_a_request_is_one_that_the_gateway_reads() -> None:
+    inputs = {"A": np.arange(4, dtype=np.float32)[None], "T": np.array([["hi"]])}
+    made = requests.infer(
+        "m x", inputs, InferOptions(version="2", outputs=("S",), label="7", timeout=1.5, idempotency_key="k")
+    )
+
+    parsed = v2.parse(made.body, int(made.headers["Inference-Header-Content-Length"]))
+
+    assert made.path == "/v2/models/m%20x/versions/2/infer"
+    assert [tensor.array().tolist() for tensor in parsed.inputs] == [[[0, 1, 2, 3]], [[b"hi"]]]
+    assert (parsed.id, parsed.output_names, parsed.binary_default) == ("7", ("S",), True)
+    assert (made.headers["Penstock-Timeout-Ms"], made.headers["Idempotency-Key"]) == ("1500", "k")
+
+
+def test_an_asynchronous_request_says_so() -> None:
+    assert requests.infer("m", {}, InferOptions(), wait=False).headers["Prefer"] == "respond-async"
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_an_answer_becomes_arrays(binary: bool) -> None:
+    outputs = [from_array("S", np.array([[1.5, 2]], np.float32)), from_array("N", np.array([[3]]))]
+    body = v2.encode_reply("m", "1", "7", {"k": 1}, outputs, frozenset({"S"} if binary else ()))
+    headers = {"penstock-request-id": "id"}
+    if body.header_length is not None:
+        headers["inference-header-content-length"] = str(body.header_length)
+
+    result = requests.result(headers, b"".join(bytes(part) for part in body.parts))
+
+    assert {name: array.tolist() for name, array in result.outputs.items()} == {"S": [[1.5, 2]], "N": [[3]]}
+    assert (result.label, result.parameters, result.request_id) == ("7", {"k": 1}, "id")
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(400, Code.INVALID_ARGUMENT), (429, Code.EXHAUSTED), (504, Code.DEADLINE_EXCEEDED), (500, Code.INTERNAL)],
+)
+def test_an_error_has_the_gateways_words_and_code(status: int, code: Code) -> None:
+    with pytest.raises(FleetError, match="what is wrong") as caught:
+        requests.check(status, {"retry-after": "2"}, orjson.dumps({"error": "what is wrong"}))
+
+    assert (caught.value.code, caught.value.retry_after) == (code, 2.0)
+
+
+def test_an_answer_of_something_else_is_said_to_be_one() -> None:
+    with pytest.raises(CodecError, match="not a V2 response"):
+        requests.result({}, b"<html>")
+    with pytest.raises(FleetError, match="<html>"):
+        requests.check(502, {}, b"<html>")
