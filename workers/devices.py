@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Final, Protocol
 
 import psutil
 import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+_DRIVER: Final = Path("/proc/driver/nvidia/gpus")
 
 log = structlog.get_logger(__name__)
 
@@ -44,10 +47,11 @@ class Hardware:
     @property
     def gpus(self) -> Sequence[int]:
         """The numbers of the GPUs that CUDA shows this process: all, or as many as CUDA_VISIBLE_DEVICES lists."""
+        there = len(self._handles) or _driver_gpus()
         if self._visible is None:
-            return range(len(self._handles))
+            return range(there)
         listed = [part for part in self._visible.split(",") if part.strip()]
-        return range(min(len(listed), len(self._handles)))
+        return range(min(len(listed), there))
 
     def collect(self) -> Iterator[Metric]:
         """See `Devices.collect`."""
@@ -95,6 +99,11 @@ def _readings(nvml: Any, handle: Any) -> Iterator[tuple[str, float]]:
             yield name, read()
         except nvml.NVMLError:
             continue
+
+
+def _driver_gpus() -> int:
+    """How many GPUs NVIDIA's driver lists, for where NVML's Python package is not installed."""
+    return len(list(_DRIVER.iterdir())) if _DRIVER.is_dir() else 0
 
 
 def _nvml() -> Any:

@@ -90,7 +90,8 @@ class Loader:
         config = complete(version.config, metadata, self._default_max_batch_size)
         version = dataclasses.replace(version, config=config)
         warmups = await asyncio.to_thread(samples, config, str(version.version), version.folder)
-        placements = place(config, usable_gpus(backend, self._gpus), self._cores)
+        gpus = await asyncio.to_thread(usable_gpus, backend, self._gpus)
+        placements = place(config, gpus, self._cores)
         loaded = LoadedModel(version, [ThreadExecutor(placement.name, self._clock) for placement in placements], 0.0)
         try:
             for executor, placement in zip(loaded.executors, placements, strict=True):

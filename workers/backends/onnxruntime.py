@@ -37,6 +37,12 @@ class OnnxBackend:
         inputs = [_spec(node) for node in session.get_inputs()]
         return BackendMetadata.of(inputs, [_spec(node) for node in session.get_outputs()])
 
+    def usable_gpus(self, gpus: Sequence[int]) -> Sequence[int]:
+        """All of them with the onnxruntime that has CUDA, else none."""
+        import onnxruntime as ort
+
+        return gpus if "CUDAExecutionProvider" in ort.get_available_providers() else ()
+
     def load(self, version: ModelVersion, placement: Placement) -> Instance:
         """One session per instance: sessions share nothing, so instances never wait for each other."""
         session = _session(version, _options(version.config, placement.threads), _providers(version.config, placement))

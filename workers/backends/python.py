@@ -56,6 +56,10 @@ class PythonBackend:
         config = ModelConfig.from_json(completed.as_dict())
         return BackendMetadata(config.inputs, config.outputs, config.max_batch_size > 0, config.max_batch_size)
 
+    def usable_gpus(self, gpus: Sequence[int]) -> Sequence[int]:
+        """All: what runs on them is the model's own code."""
+        return gpus
+
     def load(self, version: ModelVersion, placement: Placement) -> Instance:
         """Import the file afresh, make the object, call `initialize` where it has one."""
         model_class = _model_class(version)

@@ -31,6 +31,12 @@ class TorchBackend:
         """None: neither format says names, datatypes and batch dimension reliably; the configuration must."""
         return None
 
+    def usable_gpus(self, gpus: Sequence[int]) -> Sequence[int]:
+        """Those that torch sees."""
+        import torch
+
+        return [gpu for gpu in gpus if gpu < torch.cuda.device_count()] if torch.cuda.is_available() else ()
+
     def load(self, version: ModelVersion, placement: Placement) -> Instance:
         """Load onto the placed device."""
         import torch
