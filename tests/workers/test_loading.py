@@ -32,7 +32,7 @@ async def test_what_the_files_raise_becomes_an_error_that_names_the_model(tmp_pa
     code = "class Model:\n    def __init__(self):\n        raise KeyError('weights')\n    def predict(self, X):\n        return X\n"
     write_model(tmp_path, "m", IDENTITY.replace("identity", "python"), {"model.py": code})
     ((broken,),) = (folder.versions for folder in scan([tmp_path]))
-    with pytest.raises(FleetError, match="'m'.*weights"):
+    with pytest.raises(FleetError, match=r"(?s)'m'.*weights"):
         await loader().load(broken)
 
 
