@@ -19,6 +19,7 @@ from protocol.errors import Code, FleetError, Unavailable
 from protocol.messages import Failure
 from protocol.ports import Assigned, Consumer, Record
 from workers.cancellations import Cancellations
+from workers.commits import Commits
 from workers.context import Context
 from workers.deadletters import DeadLetters
 from workers.entries import Entry
@@ -30,9 +31,9 @@ from workers.statistics import ModelStatistics, Reason
 T = TypeVar("T")
 
 POLL: Final = 1.0
-"""Seconds between polls of a worker that is full or idle; the broker allows 300."""
-COMMIT_INTERVAL: Final = 0.15
-"""Seconds from a record being done to the commit: what a crash in between costs is looked up, not run again."""
+"""Seconds between polls of a worker that is full; the broker allows 300."""
+IDLE_POLL: Final = 5.0
+"""Seconds that one fetch waits for records; they end it, and so does closing."""
 MAX_FETCH: Final = 512
 """Records of one fetch: they are decoded on the event loop, `SLICE` at a time."""
 SLICE: Final = 64
@@ -66,6 +67,7 @@ class Intake:
         self._dead_letters = DeadLetters(context, reader.model, statistics)
         self._burying = 0
         self._tracker: OffsetTracker[int] = OffsetTracker()
+        self._commits = Commits(reader.topic, self._tracker)
         self._cancellations = Cancellations()
         self._ends: dict[int, int] = {}
         self._leaving: set[int] = set()
@@ -75,7 +77,6 @@ class Intake:
         self._runner: Runner | None = None
         self._consumer: Consumer | None = None
         self._loop = asyncio.get_running_loop()
-        self._commit_timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # --- life --------------------------------------------------------------------------------------------------------
@@ -87,6 +88,7 @@ class Intake:
         context.patience.on_recovered.append(self.opened)
         await context.results.listen_cancels(context.names.cancel_channel(self.topic), self._on_cancel)
         self._consumer = await context.bus.subscribe(self.topic, self.topic, context.worker, self)
+        self._commits.consumer = self._consumer
         self._spawn(self._poll())
 
     def pause(self) -> None:
@@ -110,8 +112,8 @@ class Intake:
         with contextlib.suppress(Unavailable):
             await context.results.unlisten(context.names.cancel_channel(self.topic))
         await self._stop_tasks()
+        await self._commits.close(flush=True)
         if self._consumer is not None:
-            await self._commit()
             await self._consumer.close()
             if evict:
                 await self._leave_group()
@@ -121,10 +123,9 @@ class Intake:
         self._paused = True
         for task in self._tasks:
             task.cancel()
-        self._disarm()
+        self._commits.abandon()
 
     async def _stop_tasks(self) -> None:
-        self._disarm()
         while tasks := tuple(self._tasks):
             for task in tasks:
                 task.cancel()
@@ -164,7 +165,7 @@ class Intake:
         assert self._consumer is not None
         room = self._room()
         if room > 0:
-            records = await self._consumer.fetch(min(room, MAX_FETCH), POLL)
+            records = await self._consumer.fetch(min(room, MAX_FETCH), IDLE_POLL)
             if records:
                 await self._take_in(records)
             return
@@ -276,7 +277,7 @@ class Intake:
             entry = self._reader.addressee(record, token, self._context.clock())
             if entry is None:
                 self._tracker.done(record.partition, record.offset, token)
-                self._arm()
+                self._commits.arm()
             else:
                 self._runner.refuse(entry, Failure(Code.INVALID_ARGUMENT, reason), Reason.OTHER)
         self.opened()
@@ -297,10 +298,7 @@ class Intake:
 
     def settled(self, entries: Sequence[Entry]) -> None:
         """See `Source.settled`."""
-        done = self._tracker.done
-        for entry in entries:
-            done(entry.partition, entry.offset, entry.token)
-        self._arm()
+        self._commits.done(entries)
 
     def opened(self) -> None:
         """See `Source.opened`."""
@@ -321,48 +319,13 @@ class Intake:
         log.info("partitions assigned", topic=self.topic, epoch=epoch, partitions=sorted(self.owned))
         if self._runner is not None:
             self._runner.forget(self.owned)
-        self._arm()
+        self._commits.arm()
 
     def revoked(self, partitions: Collection[int]) -> None:
         """See `Listener.revoked`. Nothing is dropped before it is known which of them come back."""
-        positions = self._tracker.commits()
-        if positions and self._consumer is not None:
-            self._spawn(self._try_commit(self._consumer, positions))
         for partition in partitions:
             self._tracker.revoke(partition)
         self._leaving.update(partitions)
-
-    # --- commits -----------------------------------------------------------------------------------------------------
-
-    def _arm(self) -> None:
-        if self._commit_timer is None:
-            self._commit_timer = self._loop.call_later(COMMIT_INTERVAL, self._commit_due)
-
-    def _disarm(self) -> None:
-        if self._commit_timer is not None:
-            self._commit_timer.cancel()
-            self._commit_timer = None
-
-    def _commit_due(self) -> None:
-        self._commit_timer = None
-        self._spawn(self._commit())
-
-    async def _commit(self) -> None:
-        positions = self._tracker.commits()
-        if not positions or self._consumer is None:
-            return
-        if await self._try_commit(self._consumer, positions):
-            self._tracker.committed(positions)
-        else:
-            self._arm()
-
-    async def _try_commit(self, consumer: Consumer, positions: dict[int, int]) -> bool:
-        try:
-            await consumer.commit(positions)
-        except Unavailable as exc:
-            log.info("commit refused; what is still owned is committed again", topic=self.topic, error=str(exc))
-            return False
-        return True
 
     def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         task = self._loop.create_task(coroutine)

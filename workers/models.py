@@ -10,26 +10,20 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import structlog
 
-from protocol.codec import encode_announcement
-from protocol.errors import ConfigError, FleetError, NotFound, Unavailable
-from protocol.messages import Announcement, ModelLoad, ModelState
-from protocol.ports import Directory, OutRecord
+from protocol.errors import ConfigError, FleetError, NotFound
+from protocol.messages import Announcement, ModelLoad
+from protocol.ports import Directory
+from workers.catalogue import Catalogue
 from workers.context import Context
 from workers.lifecycle import Event, State, move, shown
 from workers.loading import LoadedModel, Loader
 from workers.repository import ModelFolder, ModelVersion, scan, single_file
 from workers.serving import Serving
 from workers.settings import WorkerSettings
-
-LIVE: Final = 2.5
-"""Seconds since its last sign of life for which another worker is believed to serve."""
-
-WITHHOLD: Final = 10.0
-"""Seconds for which an announcement that another worker's service makes wrong is kept, in case that ends too."""
 
 Key = tuple[str, str]
 """(model, version)."""
@@ -91,17 +85,17 @@ class Models:
 
     Attributes:
         slots: by key.
+        catalogue: where they are announced.
     """
 
     def __init__(self, context: Context, settings: WorkerSettings, loader: Loader, directory: Directory) -> None:
         self.slots: dict[Key, Slot] = {}
+        self.catalogue = Catalogue(context, directory)
         self._context = context
         self._settings = settings
         self._loader = loader
-        self._directory = directory
         self._folders: dict[str, ModelFolder] = {}
         self._changing = asyncio.Lock()
-        self._withheld: dict[Key, Announcement] = {}
 
     # --- what is here ------------------------------------------------------------------------------------------------
 
@@ -278,45 +272,9 @@ class Models:
         del self.slots[key]
 
     async def _announce(self, key: Key, slot: Slot) -> None:
-        """Tell the gateways; a version that another worker serves is not announced as anything else than ready."""
         now = self._context.clock()
         entry = Announcement(*key, shown(slot.state), slot.config, slot.digest, slot.reason, now, slot.partitions)
-        self._withheld.pop(key, None)
-        if entry.state is not ModelState.READY and await self._served_elsewhere(key):
-            self._withheld[key] = entry
-        else:
-            await self._publish(entry)
-
-    async def look_again(self) -> None:
-        """Announce what was withheld for a worker that turns out to have gone too.
-
-        Workers that follow one repository unload at about the same time, each still seeing the last heartbeat of the other.
-        """
-        for key, entry in list(self._withheld.items()):
-            if entry.at + WITHHOLD < self._context.clock():
-                del self._withheld[key]
-            elif not await self._served_elsewhere(key) and self._withheld.pop(key, None) is entry:
-                await self._publish(entry)
-
-    async def _publish(self, entry: Announcement) -> None:
-        context = self._context
-        name, value = encode_announcement(entry)
-        await context.patience.call(
-            "announce", lambda: context.bus.publish(context.names.catalogue_topic, [OutRecord(value, key=name)])
-        )
-
-    async def _served_elsewhere(self, key: Key) -> bool:
-        try:
-            beats = await self._directory.workers()
-        except Unavailable:
-            return False
-        since = self._context.clock() - LIVE
-        return any(
-            (load.model, load.version) == key and load.state is ModelState.READY
-            for beat in beats
-            if beat.worker != self._context.worker and beat.at >= since and not beat.draining
-            for load in beat.models
-        )
+        await self.catalogue.announce(entry)
 
     # --- the end -----------------------------------------------------------------------------------------------------
 

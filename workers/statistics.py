@@ -144,6 +144,7 @@ class ModelStatistics:
         self.compute_seconds = Histogram(SECONDS)
         self.emit_seconds = Histogram(SECONDS)
         self.pace = Pace()
+        self._shown: tuple[tuple[int, int, int], dict[str, Any]] | None = None
 
     def executed(self, batch: Executed) -> None:
         """A batch has been answered by the backend."""
@@ -188,7 +189,16 @@ class ModelStatistics:
             self.cancellations += 1
 
     def to_json(self) -> dict[str, Any]:
-        """One entry of Triton's `model_stats` (without name and version): plain numbers that can be summed over workers."""
+        """One entry of Triton's `model_stats` (without name and version): plain numbers that can be summed over workers.
+
+        Made anew only after something was counted: an idle model is asked twice a second, too.
+        """
+        counted = (self.execution_count, self.success.count, self.fail.count)
+        if self._shown is None or self._shown[0] != counted:
+            self._shown = (counted, self._to_json())
+        return self._shown[1]
+
+    def _to_json(self) -> dict[str, Any]:
         return {
             "last_inference": round(self.last_inference * 1000),
             "inference_count": self.inference_count,

@@ -237,7 +237,7 @@ class Worker:
 
     async def _look_again(self) -> None:
         await asyncio.sleep(LOOK_INTERVAL)
-        await self.models.look_again()
+        await self.models.catalogue.look_again()
 
     async def _poll(self) -> None:
         await asyncio.sleep(self._settings.repository_poll_secs)

@@ -141,7 +141,7 @@ if __name__ == "__main__":
     options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     if options.inline:
-        ThreadExecutor.submit = inline  # type: ignore[method-assign]
+        ThreadExecutor.submit = inline  # type: ignore[method-assign, assignment]
     profile = cProfile.Profile() if options.profile else None
     work = main(options.rounds, options.size, profile)
     if options.uvloop:

@@ -43,7 +43,7 @@ async def test_a_commit_never_passes_what_has_no_answer() -> None:
         await first.started()
         await asyncio.gather(*await b.caller.publish(b.caller.request(1)))
         await until(lambda: serving.intake._tracker.in_flight == 1)
-        await serving.intake._commit()
+        await serving.intake._commits.flush()
         assert (await committed(b)).get(0, 0) == 0
         first.gate.set()
         await asyncio.gather(*slow)

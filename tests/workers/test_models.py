@@ -217,7 +217,7 @@ async def test_workers_that_unload_at_the_same_time_leave_nothing_ready(tmp_path
         assert state(f, "m").state is ModelState.READY
         for worker in workers:
             await worker._say()
-            await worker.models.look_again()
+            await worker.models.catalogue.look_again()
         assert (state(f, "m").state, state(f, "m").reason) == (ModelState.UNAVAILABLE, "unloaded")
 
 

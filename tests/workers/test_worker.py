@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import os
+import time
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -167,3 +168,50 @@ async def test_heartbeats_go_through_the_supervisors_pipe() -> None:
     assert [decode_heartbeat(payload) for payload in frames(buffer)] == [beat, beat]
     os.close(reader)
     outlet.close()
+
+
+async def test_readiness_tells_the_truth(tmp_path: Path) -> None:
+    write_model(tmp_path, "m")
+    async with fleet(tmp_path) as f:
+        transport = await f.transport()
+        worker = await f.worker(transport)
+        assert await worker.readiness() == []
+        await transport.results.close()
+        assert "the result store does not answer" in await worker.readiness()
+        await transport.results.open()
+        assert await worker.readiness() == []
+        worker.models._context.patience.failing = 1
+        assert "calls of store or broker fail and are repeated" in await worker.readiness()
+        worker.models._context.patience.failing = 0
+        await transport.bus.close()
+        assert "the broker does not answer" in await worker.readiness()
+        await transport.bus.open()
+
+
+async def test_a_heartbeat_that_cannot_be_sent_makes_it_unready_until_one_can(tmp_path: Path) -> None:
+    write_model(tmp_path, "m")
+    async with fleet(tmp_path) as f:
+        transport = await f.transport()
+        worker = await f.worker(transport, heartbeat_interval=0.01)
+        await transport.results.close()
+        await until(lambda: "heartbeat" in worker._failed)
+        assert any(problem.startswith("heartbeat failed: ") for problem in worker._problems())
+        await transport.results.open()
+        await until(lambda: not worker._failed)
+        assert worker._problems() == []
+
+
+async def test_the_clock_follows_the_stores(tmp_path: Path) -> None:
+    async with fleet(tmp_path) as f:
+        worker = await f.worker(resync_interval=0.01)
+        worker._clock._offset += 3600.0
+        await until(lambda: abs(worker._clock() - time.time()) < 60.0)
+
+
+async def test_polling_goes_on_by_itself(tmp_path: Path) -> None:
+    write_model(tmp_path, "m")
+    async with fleet(tmp_path) as f:
+        worker = await f.worker(model_control_mode="poll", repository_poll_secs=0.01)
+        write_model(tmp_path, "n")
+        await until(lambda: ("n", "1") in worker.models.slots)
+        await until(lambda: not worker.models.problems())

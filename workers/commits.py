@@ -1,0 +1,91 @@
+"""Commits the contiguous watermark of one consumer's partitions, a little after something is done.
+
+Invariant: what was refused is committed again for as long as its partition is owned; being late costs a look-up, never a record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+
+from protocol.errors import Unavailable
+from protocol.ports import Consumer
+from workers.entries import Entry
+from workers.offsets import OffsetTracker
+
+INTERVAL: Final = 0.15
+"""Seconds from a record being done to the commit: what a crash in between costs is looked up, not run again."""
+
+log = structlog.get_logger(__name__)
+
+
+class Commits:
+    """One consumer's commits.
+
+    Args:
+        topic: for the log.
+        tracker: knows what is done.
+
+    Attributes:
+        consumer: set once it has joined.
+    """
+
+    def __init__(self, topic: str, tracker: OffsetTracker[int]) -> None:
+        self.consumer: Consumer | None = None
+        self._topic = topic
+        self._tracker = tracker
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def done(self, entries: Sequence[Entry]) -> None:
+        """The answers of these are kept."""
+        done = self._tracker.done
+        for entry in entries:
+            done(entry.partition, entry.offset, entry.token)
+        self.arm()
+
+    def arm(self) -> None:
+        """Commit soon."""
+        if self._timer is None:
+            self._timer = self._loop.call_later(INTERVAL, self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        if self._task is not None and not self._task.done():
+            self.arm()  # one at a time: two could arrive in the wrong order
+        else:
+            self._task = self._loop.create_task(self.flush())
+
+    async def flush(self) -> None:
+        """Commit what is done now."""
+        positions = self._tracker.commits()
+        if not positions or self.consumer is None:
+            return
+        try:
+            await self.consumer.commit(positions)
+        except Unavailable as exc:
+            log.debug("commit refused; what is still owned is committed again", topic=self._topic, error=str(exc))
+            self.arm()
+        else:
+            self._tracker.committed(positions)
+
+    async def close(self, *, flush: bool) -> None:
+        """Stop, after a last commit if `flush`."""
+        self.abandon()
+        if self._task is not None:
+            await asyncio.wait((self._task,))
+        if flush:
+            await self.flush()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Commit nothing more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._task is not None:
+            self._task.cancel()
