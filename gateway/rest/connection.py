@@ -16,7 +16,7 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import httptools
 from uvicorn.config import Config
@@ -25,6 +25,7 @@ from uvicorn.server import ServerState
 
 from gateway.rest.errors import error_body
 from gateway.rest.exchange import Door, Exchange
+from gateway.rest.turn import Turn
 from protocol.tensors import Buffer
 
 SMALL_BODY: Final = 64 * 1024
@@ -40,6 +41,25 @@ _CLOSE: Final = b"connection: close\r\n"
 _log = logging.getLogger("gateway.rest")
 
 
+class Response(NamedTuple):
+    """What is to be written for an exchange.
+
+    Attributes:
+        parts: the bytes, in one piece where they are few.
+        close: the connection ends after it.
+    """
+
+    exchange: Exchange
+    parts: Sequence[Buffer]
+    close: bool
+
+    def write(self) -> None:
+        """Write it to its connection."""
+        connection = self.exchange.connection
+        assert isinstance(connection, InferConnection)
+        connection.write_response(self)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Endpoint:
     """What all connections of a server share.
@@ -49,12 +69,14 @@ class Endpoint:
         max_header_bytes: of request line and headers.
         max_connections: open at once.
         closed: told of every connection that has ended.
+        outgoing: responses on their way to their sockets.
     """
 
     door: Door
     max_header_bytes: int
     max_connections: int
     closed: Callable[[], None]
+    outgoing: Turn[Response]
 
 
 class InferConnection(HttpToolsProtocol):
@@ -80,7 +102,6 @@ class InferConnection(HttpToolsProtocol):
         self._head_bytes = 0
         self._large_chunk = False
         self._upgrade_body = 0
-        self._advancing = False
         self._refused = False
         self._message = 0
         self._seen_message = -1
@@ -167,7 +188,7 @@ class InferConnection(HttpToolsProtocol):
         if type(exchange) is not Exchange:
             super().on_body(body)
             return
-        if exchange.response_complete:
+        if exchange.answered:
             return
         held = exchange.body
         if not held:
@@ -192,7 +213,7 @@ class InferConnection(HttpToolsProtocol):
         if exchange.response_complete:
             if not exchange.keep_alive:
                 self.transport.close()
-        elif exchange.started:
+        elif exchange.started and not exchange.answered:
             self._door.handle(exchange)
 
     def _take_upgrade_body(self, data: bytes) -> bytes:
@@ -223,7 +244,7 @@ class InferConnection(HttpToolsProtocol):
             return
         cycle.started = True
         self._door.begin(cycle)
-        if cycle.response_complete:
+        if cycle.answered:
             return
         if cycle.complete:
             self._door.handle(cycle)
@@ -231,18 +252,26 @@ class InferConnection(HttpToolsProtocol):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def respond(self, exchange: Exchange, status: int, head: bytes, parts: Sequence[Buffer], *, close: bool) -> None:
-        """Write an exchange's response and let the next request have its turn."""
-        transport = self.transport
+        """Send an exchange's response, and let the next request have its turn after it."""
         close = close or not exchange.keep_alive
         size = len(parts[0]) if len(parts) == 1 else sum([len(part) for part in parts])
         first = b"%b%b%b%bcontent-length: %d\r\n\r\n" % (
             STATUS_LINE[status], self._date_line(), head, _CLOSE if close else b"", size,
         )  # fmt: skip
-        if size < _JOIN_BELOW:
-            transport.write(b"".join((first, *parts)))
+        pieces = (b"".join((first, *parts)),) if size < _JOIN_BELOW else (first, *parts)
+        self._endpoint.outgoing.add(Response(exchange, pieces, close))
+
+    def write_response(self, response: Response) -> None:
+        """Write what `respond` sent."""
+        transport, exchange = self.transport, response.exchange
+        exchange.response_complete = True
+        if transport.is_closing():
+            return
+        if len(response.parts) == 1:
+            transport.write(response.parts[0])
         else:
-            transport.writelines((first, *parts))
-        if close:
+            transport.writelines(response.parts)
+        if response.close or not exchange.keep_alive:
             exchange.keep_alive = False
             if exchange.complete:
                 transport.close()
@@ -256,25 +285,15 @@ class InferConnection(HttpToolsProtocol):
         self.server_state.total_requests += 1
         self._active = None
         self._quiet = 0
-        if not self.transport.is_closing() and not self.flow.write_paused:
-            self._advance()
+        self._advance()
 
     def _advance(self) -> None:
-        if self._advancing:  # a request was answered while it was started: the loop below goes on
+        """Start the next request, and read on where there is no other; not while the client does not read."""
+        if self.flow.write_paused or self.transport.is_closing():
             return
-        self._advancing = True
-        try:
-            while (
-                self.pipeline
-                and self._active is None
-                and not self.flow.write_paused
-                and not self.transport.is_closing()
-            ):
-                cycle, app = self.pipeline.pop()
-                self._start_asgi_task(cycle, app)
-        finally:
-            self._advancing = False
-        if not self.pipeline and not self.flow.write_paused:
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        if not self.pipeline:
             self.flow.resume_reading()
 
     def _date_line(self) -> bytes:

@@ -15,7 +15,7 @@ class Line(Protocol):
     """The connection that an exchange is on."""
 
     def respond(self, exchange: Exchange, status: int, head: bytes, parts: Sequence[Buffer], *, close: bool) -> None:
-        """Write an exchange's response and let the next request have its turn."""
+        """Send an exchange's response, and let the next request have its turn after it."""
 
 
 class Exchange:
@@ -27,7 +27,8 @@ class Exchange:
         body: what was read of it.
         complete: all of the request was read.
         started: it is its turn on this connection.
-        response_complete: nothing more is sent for it.
+        answered: its response is on the way out.
+        response_complete: its response was written.
         disconnected: the client has gone.
         id: its fleet id, "" until it has one.
         accepted: when all of it was read, on the fleet's clock.
@@ -37,8 +38,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "accepted", "binary", "body", "call", "complete", "connection", "disconnected", "expects", "fields", "id", "keep_alive",
-        "model", "principal", "reserved", "response_complete", "started", "version",
+        "accepted", "answered", "binary", "body", "call", "complete", "connection", "disconnected", "expects", "fields", "id",
+        "keep_alive", "model", "principal", "reserved", "response_complete", "started", "version",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +61,7 @@ class Exchange:
         self.body: bytes | bytearray = b""
         self.complete = False
         self.started = False
+        self.answered = False
         self.response_complete = False
         self.disconnected = False
         self.id = ""
@@ -78,9 +80,9 @@ class Exchange:
             parts: the body.
             close: end the connection after it.
         """
-        if self.response_complete or self.disconnected:
+        if self.answered or self.disconnected:
             return
-        self.response_complete = True
+        self.answered = True
         self.connection.respond(self, status, head, parts, close=close)
 
 

@@ -23,6 +23,7 @@ from gateway.rest.connection import SMALL_BODY
 from gateway.rest.exchange import Exchange
 from gateway.rest.json_process import JsonProcess
 from gateway.rest.responses import THREAD_FROM, Responses
+from gateway.rest.turn import Turn
 from gateway.service import Service, Terms
 from protocol.errors import FleetError, InvalidArgument, TooLarge
 from protocol.messages import InferReply
@@ -49,6 +50,7 @@ class InferDoor:
         self._clock = service.clock
         self._json = JsonProcess()
         self._responses = Responses(service, self._json)
+        self._complete = Turn(self._handle)
         self._routes: dict[bytes, tuple[str, str] | None] = {}
         self._loop = asyncio.get_running_loop()
 
@@ -95,8 +97,13 @@ class InferDoor:
             self._responses.refuse(exchange, error)
 
     def handle(self, exchange: Exchange) -> None:
-        """All of the request is there."""
+        """All of the request is there; it is handled when all sockets of this turn were read."""
         exchange.accepted = self._clock()
+        self._complete.add(exchange)
+
+    def _handle(self, exchange: Exchange) -> None:
+        if exchange.disconnected or exchange.answered:
+            return
         fields = exchange.fields
         try:
             if not _SPECIAL.isdisjoint(fields):

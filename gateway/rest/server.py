@@ -15,9 +15,10 @@ import uvicorn
 
 from gateway.claims import Claims
 from gateway.rest.access import Access
-from gateway.rest.connection import Endpoint, InferConnection
+from gateway.rest.connection import Endpoint, InferConnection, Response
 from gateway.rest.inference import InferDoor
 from gateway.rest.routes import Routes
+from gateway.rest.turn import Turn
 from gateway.service import Service
 from protocol.errors import ConfigError
 
@@ -38,7 +39,10 @@ class HttpServer:
         access = Access(settings.api_key)
         self._door = InferDoor(service, claims, access)
         routes = Routes(service, claims, access, version)
-        endpoint = Endpoint(self._door, settings.max_header_bytes, settings.max_connections, self._connection_closed)
+        self._outgoing = Turn(Response.write)
+        endpoint = Endpoint(
+            self._door, settings.max_header_bytes, settings.max_connections, self._connection_closed, self._outgoing
+        )
         config = uvicorn.Config(
             routes.app,
             http=cast("Any", functools.partial(InferConnection, endpoint=endpoint)),
@@ -91,6 +95,7 @@ class HttpServer:
         for timer in self._timers.values():
             timer.cancel()
         await self._door.close()
+        self._outgoing.run()
         state = self._server.server_state
         for connection in list(state.connections):
             if cast("InferConnection", connection).flow.write_paused:

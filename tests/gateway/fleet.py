@@ -244,7 +244,7 @@ class Running:
     async def stop(self) -> None:
         await self.client.aclose()
         for writer in self._writers:
-            writer.close()
+            writer.transport.abort()
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
         if not self._stopped:

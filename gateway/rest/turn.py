@@ -1,0 +1,38 @@
+"""Work that is collected during a turn of the event loop and done together at its end.
+
+Reading or writing a socket leaves the processor's caches and predictors cold, and a written answer may wake the client at once.
+So requests are handled after all sockets of a turn were read, and answers are written after all of a batch were encoded: at 256
+callers this takes a fifth off the cost of a request (docs/decisions/0002).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Turn(Generic[Item]):
+    """Calls `work` for every item at the end of the turn in which it was added, in order. `work` must not raise."""
+
+    __slots__ = ("_items", "_loop", "_work")
+
+    def __init__(self, work: Callable[[Item], None]) -> None:
+        self._work = work
+        self._items: list[Item] = []
+        self._loop = asyncio.get_running_loop()
+
+    def add(self, item: Item) -> None:
+        """Do it at the end of this turn."""
+        if not self._items:
+            self._loop.call_soon(self.run)
+        self._items.append(item)
+
+    def run(self) -> None:
+        """Do everything now; what is added meanwhile belongs to the next turn."""
+        items, self._items = self._items, []
+        work = self._work
+        for item in items:
+            work(item)
