@@ -15,10 +15,12 @@ class Log:
     def __init__(self) -> None:
         self.committed: list[dict[int, int]] = []
         self.refuse = 0
+        self.asked = 0
         self.gate = asyncio.Event()
         self.gate.set()
 
     async def commit(self, offsets: Mapping[int, int]) -> None:
+        self.asked += 1
         await self.gate.wait()
         if self.refuse:
             self.refuse -= 1
@@ -76,7 +78,7 @@ async def test_commits_never_overtake_each_other() -> None:
     log.gate.clear()
     first, second = entries(tracker, 0, 1)
     commits.done([first])
-    await until(lambda: commits._task is not None)
+    await until(lambda: log.asked == 1)
     task = commits._task
     commits.done([second])
     await until(lambda: commits._timer is not None)
