@@ -161,6 +161,14 @@ async def fleet(repository: Path) -> AsyncIterator[Fleet]:
         await built.close()
 
 
+async def turn_of_the_loop() -> None:
+    """Let everything run that is due now."""
+    loop = asyncio.get_running_loop()
+    passed = loop.create_future()
+    loop.call_soon(passed.set_result, None)
+    await passed
+
+
 async def until(condition: object, what: str = "it") -> None:
     """Let the event loop run until the condition holds; fails after `TIMEOUT` seconds."""
     assert callable(condition)

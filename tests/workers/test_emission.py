@@ -3,7 +3,7 @@ from collections.abc import Sequence
 
 from protocol.messages import InferRequest
 from protocol.ports import Answer, Outcome
-from tests.workers.fleet import until
+from tests.workers.fleet import turn_of_the_loop, until
 from tests.workers.serving import bench
 from workers.emission import MAX_ANSWERS, MAX_BYTES, Emission
 from workers.entries import Entry
@@ -74,7 +74,7 @@ async def test_what_is_abandoned_is_neither_written_nor_settled() -> None:
         emission.abandon()
         put(emission, pair("b"))
         store.gate.set()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await turn_of_the_loop()
+        await turn_of_the_loop()
         assert settled == []
         assert store.calls == [["a"]]

@@ -10,7 +10,7 @@ from protocol.errors import Code
 from protocol.messages import InferRequest
 from protocol.naming import ref
 from protocol.tensors import from_array
-from tests.workers.fleet import IDENTITY, NAMES, until, values
+from tests.workers.fleet import IDENTITY, NAMES, turn_of_the_loop, until, values
 from tests.workers.serving import Bench, bench
 from workers.execution import DEPTH
 from workers.runner import BATCHES_PER_INSTANCE
@@ -497,7 +497,7 @@ def test_whatever_happens_every_request_is_answered_once_and_every_record_is_don
             acted = Play(b)
             for step in plan:
                 await acted.act(*step)
-                await asyncio.sleep(0)
+                await turn_of_the_loop()
             await acted.end()
             acted.check()
 

@@ -16,7 +16,7 @@ from tests.workers.fleet import until
 from workers.supervisor import Supervisor
 
 CHILD = """
-import os, signal, sys, time
+import os, signal, sys
 sys.path.insert(0, {root!r})
 from protocol.codec import encode_heartbeat
 from protocol.messages import Heartbeat, ModelLoad, ModelState
@@ -28,7 +28,7 @@ beat = Heartbeat(worker, str(os.getpid()), "host", os.getpid(), 1.0, (ModelLoad(
 os.write(fd, frame(encode_heartbeat(beat)))
 {then}
 """
-FOREVER = "while True: time.sleep(60)"
+FOREVER = "while True: signal.pause()"
 
 
 class Group:

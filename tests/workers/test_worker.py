@@ -107,9 +107,9 @@ async def test_another_model_is_served_while_one_loads(tmp_path: Path) -> None:
         worker = await f.worker()
         caller = await f.caller()
         slow = (
-            "import time\nimport numpy as np\n"
+            "import threading\n"
             "class Model:\n"
-            "    def __init__(self):\n        time.sleep(0.5)\n"
+            "    def __init__(self):\n        threading.Event().wait(0.5)\n"
             "    def predict(self, X):\n        return {'Y': X}\n"
         )
         write_model(tmp_path, "slow", IDENTITY.replace("identity", "python"), {"model.py": slow})
