@@ -127,7 +127,7 @@ class Service:
         Raises:
             InvalidArgument: naming what does not fit.
         """
-        outputs = body.output_names
+        outputs = body.output_names if body.outputs else ()
         try:
             served.check(body.inputs, outputs)
         except InvalidArgument as error:
