@@ -1,7 +1,8 @@
 """Which batches run for so short a time that running them on the event loop costs less than handing them to a thread. Pure.
 
-A run on the loop is measured as it is; a run on a thread also waits for the interpreter, so of those only the fastest says
-something. Invariant: one slow run on the loop sends its kind back to the thread for a while.
+Runs on the loop are judged by their CPU time, so that a process that another one interrupted is not taken for a slow model; what
+may run there only computes. A run on a thread also waits for the interpreter: of those only the fastest says something.
+Invariant: one slow run on the loop sends its kind back to the thread for a while.
 """
 
 from __future__ import annotations
@@ -45,17 +46,17 @@ class Brevity:
             return False
         return (seen.fastest if seen.here is None else seen.here) < BRIEF
 
-    def ran(self, shape_class: object, rows: int, seconds: float, *, here: bool, now: float) -> None:
-        """Such a batch ran for so long, on the loop or on a thread."""
+    def ran(self, shape_class: object, rows: int, seconds: float, cpu: float | None, now: float) -> None:
+        """Such a batch ran for so many seconds on a thread, or with so much CPU time (not None) on the loop."""
         kind = (shape_class, (rows - 1).bit_length())
         seen = self._seen.get(kind)
         if seen is None:
             if len(self._seen) >= MAX_KINDS:
                 del self._seen[next(iter(self._seen))]
             seen = self._seen[kind] = _Seen()
-        if not here:
+        if cpu is None:
             seen.fastest = min(seen.fastest, seconds)
             return
-        seen.here = seconds if seen.here is None else seen.here + WEIGHT * (seconds - seen.here)
-        if seconds > SLOW or seen.here >= BRIEF:
+        seen.here = cpu if seen.here is None else seen.here + WEIGHT * (cpu - seen.here)
+        if cpu > SLOW or seen.here >= BRIEF:
             self._seen[kind] = _Seen(not_before=now + DISTRUST)

@@ -13,6 +13,7 @@ import concurrent.futures
 import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
@@ -29,10 +30,13 @@ DEPTH: Final = 2
 
 
 class Job:
-    """One batch on its way through an instance. Times are seconds on the fleet's clock, 0 for not yet."""
+    """One batch on its way through an instance. Times are seconds on the fleet's clock, 0 for not yet.
+
+    `cpu` is the seconds of CPU time of a run on the event loop; None for one on the instance's thread.
+    """
 
     __slots__ = (
-        "batch", "compute_end", "compute_start", "entries", "error", "executor", "here", "input_end", "input_start", "not_after",
+        "batch", "compute_end", "compute_start", "cpu", "entries", "error", "executor", "input_end", "input_start", "not_after",
         "prepared", "raw", "released", "stale", "withdrawn",
     )  # fmt: skip
 
@@ -44,7 +48,7 @@ class Job:
         self.not_after = math.inf
         self.withdrawn = False
         self.stale = False
-        self.here = False
+        self.cpu: float | None = None
         self.prepared: Any = None
         self.raw: Any = None
         self.error: BaseException | None = None
@@ -76,7 +80,7 @@ class Executor(Protocol):
         """Run the prepared job after those before it; never blocks."""
 
     def run_here(self, job: Job) -> None:
-        """Run the prepared job now, on this thread; only if `anywhere` and no other job is held."""
+        """Run the prepared job now, on this thread, and note its CPU time; only if `anywhere` and no other job is held."""
 
     def split(self, requests: Sequence[InferRequest], raw: Any) -> Sequence[Any]:
         """See `Instance.split`; on any thread."""
@@ -162,7 +166,9 @@ class ThreadExecutor:
 
     def run_here(self, job: Job) -> None:
         """See `Executor.run_here`."""
+        before = time.thread_time()
         self._run(job)
+        job.cpu = time.thread_time() - before
 
     def split(self, requests: Sequence[InferRequest], raw: Any) -> Sequence[Any]:
         """See `Executor.split`."""

@@ -165,7 +165,6 @@ class Pipeline:
             if not self._is_brief(job):
                 job.executor.submit(job)
                 return
-            job.here = True
             job.executor.run_here(job)
         self._loop.call_soon(self._finished, [job])
 
@@ -186,11 +185,13 @@ class Pipeline:
             else:
                 self._release(job)
                 ran.append(job)
-        if any(executor.held == 0 for executor in self.executors):
-            self._owner.freed()  # an idle instance comes first: it can run while the answers below are made
+        idle = any(executor.held == 0 for executor in self.executors)
+        if idle:
+            self._owner.freed()  # it can run while the answers below are made
         for job in ran:
             self._answer(job)
-        self._owner.freed()
+        if not idle:
+            self._owner.freed()
 
     def _release(self, job: Job) -> None:
         job.executor.held -= 1
@@ -261,7 +262,7 @@ class Pipeline:
             shape_class, seconds = job.entries[0].shape_class, executed.compute_infer
             self._statistics.pace.observe(shape_class, job.batch.rows, seconds)
             if job.executor.anywhere:
-                self._brevity.ran(shape_class, job.batch.rows, seconds, here=job.here, now=end)
+                self._brevity.ran(shape_class, job.batch.rows, seconds, job.cpu, end)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(coroutine)

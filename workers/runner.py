@@ -181,7 +181,10 @@ class Runner:
         now = self._clock()
         for item in self._scheduler.expire(now):
             self.refuse(cast("Entry", item), _expiry(item.late(now)), Reason.REJECTED)
-        backlog, executors = self._source.backlog(), self._pipeline.executors
+        if self._scheduler.depth == 0:
+            return
+        executors = self._pipeline.executors
+        backlog = self._source.backlog() if next_free(executors) is not None else 0
         while (executor := next_free(executors)) is not None:
             batch = self._scheduler.take(now, backlog_rows=backlog, idle=executor.held == 0)
             if batch is None:

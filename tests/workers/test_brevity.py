@@ -6,17 +6,17 @@ from workers.brevity import BRIEF, DISTRUST, MAX_KINDS, SLOW, Brevity
 def test_what_was_fast_on_a_thread_is_tried_on_the_loop() -> None:
     brevity = Brevity()
     assert not brevity.expected("16", 4, 0.0)
-    brevity.ran("16", 4, BRIEF * 5, here=False, now=0.0)
+    brevity.ran("16", 4, BRIEF * 5, None, 0.0)
     assert not brevity.expected("16", 4, 0.0)
-    brevity.ran("16", 4, BRIEF / 2, here=False, now=0.0)
-    brevity.ran("16", 4, BRIEF * 5, here=False, now=0.0)
+    brevity.ran("16", 4, BRIEF / 2, None, 0.0)
+    brevity.ran("16", 4, BRIEF * 5, None, 0.0)
     assert brevity.expected("16", 4, 0.0)
     assert brevity.expected("16", 3, 0.0)
 
 
 def test_other_shapes_and_larger_batches_are_another_kind() -> None:
     brevity = Brevity()
-    brevity.ran("16", 4, BRIEF / 2, here=False, now=0.0)
+    brevity.ran("16", 4, BRIEF / 2, None, 0.0)
     assert not brevity.expected("16", 5, 0.0)
     assert not brevity.expected("32", 4, 0.0)
 
@@ -24,11 +24,11 @@ def test_other_shapes_and_larger_batches_are_another_kind() -> None:
 @pytest.mark.parametrize("runs", [[SLOW * 2], [BRIEF * 1.5] * 3, [BRIEF / 2, BRIEF * 9, BRIEF * 9]])
 def test_what_is_not_brief_on_the_loop_goes_back_to_the_thread_for_a_while(runs: list[float]) -> None:
     brevity = Brevity()
-    brevity.ran("16", 1, BRIEF / 2, here=False, now=0.0)
+    brevity.ran("16", 1, BRIEF / 2, None, 0.0)
     for seconds in runs:
-        brevity.ran("16", 1, seconds, here=True, now=100.0)
+        brevity.ran("16", 1, 9.9, seconds, 100.0)
     assert not brevity.expected("16", 1, 100.0)
-    brevity.ran("16", 1, BRIEF / 2, here=False, now=101.0)
+    brevity.ran("16", 1, BRIEF / 2, None, 101.0)
     assert not brevity.expected("16", 1, 101.0 + DISTRUST / 2)
     assert brevity.expected("16", 1, 101.0 + DISTRUST)
 
@@ -36,13 +36,13 @@ def test_what_is_not_brief_on_the_loop_goes_back_to_the_thread_for_a_while(runs:
 def test_a_single_longer_run_is_forgiven() -> None:
     brevity = Brevity()
     for seconds in (BRIEF / 10, BRIEF * 2, BRIEF / 10):
-        brevity.ran("16", 1, seconds, here=True, now=0.0)
+        brevity.ran("16", 1, 9.9, seconds, 0.0)
         assert brevity.expected("16", 1, 0.0)
 
 
 def test_memory_is_bounded() -> None:
     brevity = Brevity()
     for size in range(MAX_KINDS + 1):
-        brevity.ran(str(size), 1, BRIEF / 2, here=False, now=0.0)
+        brevity.ran(str(size), 1, BRIEF / 2, None, 0.0)
     assert not brevity.expected("0", 1, 0.0)
     assert brevity.expected("1", 1, 0.0)
