@@ -6,11 +6,13 @@ Invariant: every response carries `Penstock-Request-Id`, and no caller ever sees
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final
 
 import structlog
 
+from gateway.ids import trace_context
 from gateway.rest import bodies, compression
 from gateway.rest.connection import JSON_TYPE
 from gateway.rest.errors import STATUS, error_body, error_headers
@@ -38,6 +40,7 @@ class Responses:
         self._service = service
         self._json = json
         self._offload_bytes = service.settings.json_offload_bytes
+        self._verbose = logging.getLogger("gateway.rest").isEnabledFor(logging.DEBUG)
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -76,7 +79,7 @@ class Responses:
         head = b"%blocation: %b\r\npreference-applied: respond-async\r\npenstock-request-id: %b\r\n" % (
             JSON_TYPE, location, request_id,
         )  # fmt: skip
-        exchange.send(202, head, (b'{"id":"%b","state":"queued","location":"%b"}' % (request_id, location),))
+        self._send(exchange, 202, head, (b'{"id":"%b","state":"queued","location":"%b"}' % (request_id, location),))
 
     def refuse(self, exchange: Exchange, error: FleetError) -> None:
         """The response to a request that was not taken."""
@@ -85,12 +88,17 @@ class Responses:
         exchange.id = exchange.id or self._service.new_id()
         head = b"%bpenstock-request-id: %b\r\n" % (_form_of(error), exchange.id.encode())
         unread = isinstance(error, TooLarge) and not exchange.complete
-        exchange.send(STATUS[error.code], head, (error_body(error.message),), close=unread)
+        self._send(exchange, STATUS[error.code], head, (error_body(error.message),), close=unread)
 
     def broken(self, exchange: Exchange) -> None:
         """A fault of ours: the log has the trace, the caller an id to name it by."""
         exchange.id = exchange.id or self._service.new_id()
-        _log.exception("a request failed inside the gateway", request_id=exchange.id, model=exchange.model)
+        _log.exception(
+            "a request failed inside the gateway",
+            request_id=exchange.id,
+            traceparent=_trace(exchange),
+            model=exchange.model,
+        )
         self.refuse(
             exchange, FleetError("internal error in the gateway; its log has the details under this request's id")
         )
@@ -135,7 +143,21 @@ class Responses:
         head = b"%bpenstock-request-id: %b\r\npenstock-timing: %b\r\n" % (
             form, exchange.id.encode(), bodies.timing(reply.timing),
         )  # fmt: skip
-        exchange.send(status, head, parts)
+        self._send(exchange, status, head, parts)
+
+    def _send(
+        self, exchange: Exchange, status: int, head: bytes, parts: Sequence[Buffer], *, close: bool = False
+    ) -> None:
+        exchange.send(status, head, parts, close=close)
+        if self._verbose:
+            _log.debug(
+                "answered", request_id=exchange.id, traceparent=_trace(exchange), model=exchange.model, version=exchange.version,
+                status=status, ms=round((self._service.clock() - exchange.accepted) * 1e3, 3) if exchange.accepted else None,
+            )  # fmt: skip
+
+
+def _trace(exchange: Exchange) -> str:
+    return trace_context(exchange.fields.get(b"traceparent", b"").decode("latin-1"), exchange.id)
 
 
 def _form_of(error: FleetError) -> bytes:

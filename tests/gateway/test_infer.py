@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+import structlog.testing
 
 from protocol.errors import Code
 from protocol.messages import Failure, ModelState
@@ -359,3 +360,28 @@ async def test_an_unloaded_version_is_refused_at_once(fleet: Site) -> None:
 
     assert answer.status_code == 503
     assert "is not at ready state: unloaded" in answer.json()["error"]
+
+
+async def test_at_debug_every_answer_is_a_line_with_id_and_trace(fleet: Site, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "gateway.rest")
+    await fleet.worker()
+    gateway = await fleet.gateway()
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+    with structlog.testing.capture_logs() as lines:
+        served = await gateway.infer(traceparent=trace)
+        refused = await gateway.infer(model="nope")
+
+    first, second = [line for line in lines if line["event"] == "answered"]
+    assert (first["request_id"], first["traceparent"], first["status"]) == (
+        served.headers["penstock-request-id"],
+        trace,
+        200,
+    )
+    assert first["ms"] > 0
+    assert (second["request_id"], second["model"], second["status"]) == (
+        refused.headers["penstock-request-id"],
+        "nope",
+        404,
+    )
+    assert second["request_id"] in second["traceparent"]
