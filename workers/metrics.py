@@ -10,7 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    UnknownMetricFamily,
+)
 from prometheus_client.registry import Collector
 
 from workers.devices import Devices
@@ -116,11 +122,12 @@ class WorkerMetrics(Collector):
 
     def _triton(self, models: list[tuple[Serving, dict[str, str]]], names: list[str]) -> Iterator[Metric]:
         for name, text, read in _NV_COUNTERS:
-            family: Metric = CounterMetricFamily(name, text, labels=names)
+            # Not a counter family: that would put `_total` behind Triton's names, which dashboards know without it.
+            family = UnknownMetricFamily(name, text, labels=names)
             for serving, labels in models:
-                family.add_metric(_values(names, labels), read(serving.statistics))  # type: ignore[attr-defined]  # a counter family
+                family.add_metric(_values(names, labels), read(serving.statistics))
             yield family
-        failures = CounterMetricFamily(
+        failures = UnknownMetricFamily(
             "nv_inference_request_failure", "Failed requests by reason.", labels=[*names, "reason"]
         )
         pending = GaugeMetricFamily(
