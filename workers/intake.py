@@ -55,12 +55,14 @@ class Intake:
         topic: also the group.
         owned: partitions.
         assigned_once: partitions have been assigned, be it none.
+        problem: why fetching fails; "" while it does not.
     """
 
     def __init__(self, context: Context, reader: Reader, statistics: ModelStatistics) -> None:
         self.topic = reader.topic
         self.owned: frozenset[int] = frozenset()
         self.assigned_once = False
+        self.problem = ""
         self._context = context
         self._reader = reader
         self._statistics = statistics
@@ -154,11 +156,17 @@ class Intake:
         while True:
             try:
                 await self._poll_once()
-            except Unavailable as exc:
-                log.warning("fetching failed; it is tried again", topic=self.topic, error=str(exc))
-                await asyncio.sleep(POLL)
+                self.problem = ""
             except Exception as exc:
-                log.error("fetching failed; it is tried again", topic=self.topic, exc_info=exc)
+                known = isinstance(exc, Unavailable)
+                if str(exc) != self.problem:
+                    log.error(
+                        "fetching failed; it is tried again",
+                        topic=self.topic,
+                        error=str(exc),
+                        exc_info=None if known else exc,
+                    )
+                self.problem = str(exc) or repr(exc)
                 await asyncio.sleep(POLL)
 
     async def _poll_once(self) -> None:

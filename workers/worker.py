@@ -131,6 +131,8 @@ class Worker:
             problems.append("the worker is draining")
         if self._context.patience.failing:
             problems.append("calls of store or broker fail and are repeated")
+        serving = self.models.serving()
+        problems += [f"fetching from {m.topic} fails: {m.intake.problem}" for m in serving if m.intake.problem]
         problems += [
             f"{m.topic} has no partitions assigned yet" for m in self.models.serving() if not m.intake.assigned_once
         ]

@@ -131,7 +131,7 @@ async def test_metrics_and_health_are_served(tmp_path: Path) -> None:
         writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
         text = await reader.read()
         writer.close()
-        assert b'nv_inference_count_total{model="m",version="1"} 0.0' in text
+        assert b'nv_inference_count{model="m",version="1"} 0.0' in text
         assert b"penstock_worker_ready 1.0" in text
 
 
@@ -215,3 +215,14 @@ async def test_polling_goes_on_by_itself(tmp_path: Path) -> None:
         write_model(tmp_path, "n")
         await until(lambda: ("n", "1") in worker.models.slots)
         await until(lambda: not worker.models.problems())
+
+
+async def test_a_worker_that_was_replaced_by_another_of_the_same_id_says_so(tmp_path: Path) -> None:
+    write_model(tmp_path, "m")
+    async with fleet(tmp_path) as f:
+        first = await f.worker(worker="twin")
+        second = await f.worker(worker="twin")
+        await until(lambda: any("same id" in problem for problem in first._problems()))
+        assert second._problems() == []
+        caller = await f.caller()
+        assert values(await caller.ask(caller.request(1))) == [[1]]
