@@ -13,6 +13,9 @@ MAX_REMEMBERED: Final = 65_536
 MAX_AGE: Final = 300.0
 """Seconds; a request that waits longer in the log than this may run although it was cancelled."""
 
+SKEW: Final = 0.1
+"""Seconds by which the clocks of a gateway and a worker may differ: each knows the store's within half a round trip."""
+
 
 class Cancellations:
     """Refs cancelled ahead of their records."""
@@ -37,4 +40,4 @@ class Cancellations:
         if not self._at:
             return False
         at = self._at.get(ref)
-        return at is not None and published <= at
+        return at is not None and published <= at + SKEW
