@@ -76,7 +76,8 @@ class Gateway:
         self.service = Service(self.settings, self._transport, self._names, self._clock, self._metrics)
         self._dispatcher = Dispatcher(self.service)
         self._upkeep = Upkeep(self.service, self._dispatcher)
-        self._http = HttpServer(self.service, Claims(self.service), version())
+        self._claims = Claims(self.service)
+        self._http = HttpServer(self.service, self._claims, version())
         try:
             await self._dispatcher.start()
             await self._upkeep.start()
@@ -101,6 +102,7 @@ class Gateway:
             Unavailable("Server is stopping before the request was answered", retry_after=1.0)
         )
         await self._http.close()
+        await self._claims.close()
         await self._upkeep.close()
         await self._dispatcher.close()
         await self.service.close()

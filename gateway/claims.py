@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import structlog
 
 from gateway.catalog import Served
-from gateway.handle import Handle, is_handle, sign, verify
+from gateway.handle import Handle, sign
 from gateway.pending import Call
 from gateway.publisher import Place
 from gateway.service import Service
-from protocol.codec import decode_reply, decode_request
-from protocol.errors import Cancelled, Code, FleetError, NotFound, Unavailable
-from protocol.messages import Failure, InferReply, InferRequest
+from protocol.codec import decode_reply
+from protocol.errors import Code, FleetError, Unavailable
+from protocol.messages import InferReply, InferRequest
 from protocol.naming import ref
-from protocol.ports import Claim, Claimed, ClaimState, OutRecord, Record, RequestState
-
-_CANCELLED: Final = "the request was cancelled"
+from protocol.ports import Claim, Claimed, ClaimState, OutRecord
 
 _log = structlog.get_logger("gateway.claims")
 
@@ -42,44 +40,14 @@ class Accepted:
     reply: InferReply | None = None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Standing:
-    """How a request stands.
-
-    Attributes:
-        id: its fleet id.
-        state: "queued", "running", "done" or "cancelled".
-        age: seconds since it was accepted.
-        reply: its answer once it is done.
-        binary: which outputs its caller wanted as raw bytes; True for all.
-    """
-
-    id: str
-    state: str
-    model: str = ""
-    version: str = ""
-    age: float = 0.0
-    reply: InferReply | None = None
-    binary: frozenset[str] | bool = False
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Named:
-    """A request as a caller names it."""
-
-    id: str
-    ref: str
-    handle: Handle | None
-
-
 class Claims:
     """Keyed and asynchronous calls of one gateway."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._results = service.transport.results
-        self._bus = service.transport.bus
         self._key = service.settings.signing_key()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def infer(self, served: Served, request: InferRequest, fingerprint: str) -> InferReply:
         """Run a keyed call, or attach to the one that runs already; its answer.
@@ -90,7 +58,7 @@ class Claims:
         service = self._service
         record = service.record(request)
         future: asyncio.Future[InferReply] = asyncio.get_running_loop().create_future()
-        call = service.enter(served, request, len(record.value), _settle(future))
+        call = service.enter(served, request, len(record.value), settle(future))
         call.owner = False
         try:
             if not await self._take(call, request, fingerprint, record):
@@ -103,13 +71,13 @@ class Claims:
 
     async def _take(self, call: Call, request: InferRequest, fingerprint: str, record: OutRecord) -> bool:
         """Claim a keyed call and, where that makes it ours, publish it; False where somebody else has it."""
-        claimed = await self._claim(request, fingerprint)
+        claimed = await self.claim(request, fingerprint)
         answers = self._service.answers
         if claimed.state is ClaimState.DONE:
             answers.settle(call, claimed.payload or b"")
         elif claimed.state is ClaimState.FRESH:
             call.owner = True
-            await self._publish(call.ref, call.topic, record)
+            await self.publish(call.ref, call.topic, record)
         return claimed.state is not ClaimState.ATTACHED
 
     async def accept(
@@ -132,63 +100,44 @@ class Claims:
         request_ref = ref(request.principal, request.id)
         service.admission.admit(served.topic, len(record.value))
         try:
-            claimed = await self._claim(request, fingerprint)
+            claimed = await self.claim(request, fingerprint)
             if claimed.state is ClaimState.DONE:
                 return Accepted(request.id, decode_reply(claimed.payload) if claimed.payload else None)
             if claimed.state is ClaimState.ATTACHED:
+                self._spawn(self._make_sure(request, fingerprint, served.topic, record))
                 return Accepted(request.id)
-            partition, offset = await self._publish(request_ref, served.topic, record)
+            partition, offset = await self.publish(request_ref, served.topic, record)
         finally:
             service.admission.leave(served.topic, len(record.value))
         return Accepted(sign(dataclasses.replace(handle, partition=partition, offset=offset), self._key))
 
-    async def find(self, token: str, principal: str, wait: float = 0.0) -> Standing:
-        """How a request stands; with `wait`, as soon as it is done or after so many seconds.
+    async def _make_sure(self, request: InferRequest, fingerprint: str, topic: str, record: OutRecord) -> None:
+        """Whoever has an asynchronous call may die before it is published: publish it once the lease is over, if it was not."""
+        await asyncio.sleep(self._service.settings.claim_lease)
+        try:
+            claimed = await self.claim(request, fingerprint)
+            if claimed.state is ClaimState.FRESH:
+                await self.publish(ref(request.principal, request.id), topic, record)
+        except FleetError as error:
+            _log.warning("an attached call could not be followed", request_id=request.id, error=error.message)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Stop what runs beside the calls."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def claim(self, request: InferRequest, fingerprint: str) -> Claimed:
+        """Claim a request in the result store for this gateway.
 
         Raises:
-            NotFound: there is no such request of this principal.
-            FleetError: its answer is no longer kept (GONE), or the store cannot be reached.
+            FleetError: KEY_REUSED with another body, or the store cannot be reached.
         """
-        named = self._parse(token, principal)
-        state = await self._look(named)
-        if wait > 0 and state.state != "done":
-            topic = named.handle.topic if named.handle else self._service.names.infer_topic(state.model, state.version)
-            await self._wait(named.ref, topic, wait)
-            state = await self._look(named)
-        return self._standing(named, state)
-
-    async def cancel(self, token: str, principal: str) -> Standing:
-        """Cancel a request: it does not run if it has not started, and its end is CANCELLED if it has no other yet.
-
-        Raises:
-            NotFound: there is no such request of this principal.
-            Unavailable: the store cannot be reached.
-        """
-        named = self._parse(token, principal)
-        service = self._service
-        pending = service.answers.pending.first(named.ref)
-        if pending is not None and not pending.claimed:
-            service.answers.cancel_queued(pending.topic, named.ref)
-            service.answers.fail(pending, Cancelled(_CANCELLED))
-            return Standing(named.id, "cancelled", pending.model, pending.version)
-        state = await self._state(named)
-        if state is None and named.handle is None:
-            raise NotFound(f"there is no request {named.id}")
-        model, version = (state.model, state.version) if state is not None and state.model else ("", "")
-        if named.handle is not None:
-            model, version = service.names.parse_infer_topic(named.handle.topic)
-        reply = InferReply(model, version, failure=Failure(Code.CANCELLED, _CANCELLED))
-        first = await service.answers.end(named.ref, reply)
-        if model:
-            service.answers.cancel_queued(service.names.infer_topic(model, version), named.ref)
-        if first is None:
-            service.metrics.cancellations += 1
-            return Standing(named.id, "cancelled", model, version)
-        return Standing(named.id, _final(first), model, version)
-
-    # --- parts --------------------------------------------------------------------------------------------------------
-
-    async def _claim(self, request: InferRequest, fingerprint: str) -> Claimed:
         service = self._service
         settings = service.settings
         claimed = await self._results.claim(
@@ -203,7 +152,7 @@ class Claims:
             raise FleetError("this Idempotency-Key was used with another request body", code=Code.KEY_REUSED)
         return claimed
 
-    async def _publish(self, request_ref: str, topic: str, record: OutRecord) -> Place:
+    async def publish(self, request_ref: str, topic: str, record: OutRecord) -> Place:
         """Publish a claimed request, and tell the claim how that went."""
         try:
             place = await self._service.publisher.place(topic, record)
@@ -221,83 +170,12 @@ class Claims:
                 "claim could not be confirmed", request_id=request_ref, published=published, error=error.message
             )
 
-    def _parse(self, token: str, principal: str) -> _Named:
-        if not is_handle(token):
-            return _Named(token, ref(principal, token), None)
-        handle = verify(token, self._key)
-        if handle.principal != principal:
-            raise NotFound("no such request: the handle was given to somebody else")
-        return _Named(handle.id, ref(principal, handle.id), handle)
 
-    async def _state(self, named: _Named) -> RequestState | None:
-        (state,) = await self._results.look([named.ref])
-        return state
+def settle(future: asyncio.Future[InferReply]) -> Callable[[InferReply], None]:
+    """An `on_done` that sets the future's result, once."""
 
-    async def _look(self, named: _Named) -> RequestState:
-        """What is known; a request whose stream is gone is published again while the log has it."""
-        state = await self._state(named)
-        if state is not None:
-            return state
-        pending = self._service.answers.pending.first(named.ref)
-        if pending is not None:
-            return RequestState("queued", None, pending.model, pending.version, pending.accepted)
-        if named.handle is None:
-            raise NotFound(f"there is no request {named.id}, or its answer is no longer kept")
-        return await self._republish(named, named.handle)
-
-    async def _republish(self, named: _Named, handle: Handle) -> RequestState:
-        service = self._service
-        model, version = service.names.parse_infer_topic(handle.topic)
-        record = await self._bus.read(handle.topic, handle.partition, handle.offset)
-        request = None if record is None else _read(record, model, version)
-        # A topic can be deleted and made again, so the record at the handle's offset may be another one.
-        if record is None or request is None or (request.id, request.principal) != (handle.id, handle.principal):
-            raise FleetError("the request and its answer are no longer kept", code=Code.GONE)
-        claimed = await self._claim(request, handle.fingerprint)
-        if claimed.state is ClaimState.FRESH:
-            _log.info("published again, its result was lost", request_id=named.ref, topic=handle.topic)
-            await self._publish(named.ref, handle.topic, OutRecord(bytes(record.value), record.headers, record.key))
-        return RequestState("queued", None, model, version, request.accepted)
-
-    async def _wait(self, request_ref: str, topic: str, seconds: float) -> None:
-        """Return once an answer is there, or after so many seconds."""
-        service = self._service
-        future: asyncio.Future[InferReply] = asyncio.get_running_loop().create_future()
-        call = service.watch(
-            request_ref, topic, service.clock() + min(seconds, service.settings.max_wait), _settle(future)
-        )
-        try:
-            await future
-        finally:
-            service.answers.drop(call)
-
-    def _standing(self, named: _Named, state: RequestState) -> Standing:
-        age = max(0.0, self._service.clock() - state.accepted) if state.accepted else 0.0
-        if state.state != "done":
-            return Standing(named.id, state.state, state.model, state.version, age)
-        if not state.payload:
-            raise FleetError("the answer was delivered before and is no longer kept", code=Code.GONE)
-        reply = decode_reply(state.payload)
-        binary = named.handle.binary if named.handle else False
-        return Standing(named.id, _final(reply), reply.model, reply.version, age, reply, binary)
-
-
-def _settle(future: asyncio.Future[InferReply]) -> Callable[[InferReply], None]:
     def settle(reply: InferReply) -> None:
         if not future.done():
             future.set_result(reply)
 
     return settle
-
-
-def _final(reply: InferReply) -> str:
-    return "cancelled" if reply.failure is not None and reply.failure.code is Code.CANCELLED else "done"
-
-
-def _read(record: Record, model: str, version: str) -> InferRequest | None:
-    try:
-        return decode_request(
-            record.value, record.headers, model=model, version=version, default_id="", timestamp=record.timestamp
-        )
-    except FleetError:
-        return None

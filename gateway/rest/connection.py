@@ -13,10 +13,9 @@ why it is a subclass.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Final
 
 import httptools
 from uvicorn.config import Config
@@ -24,8 +23,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from gateway.rest.errors import error_body
-from gateway.rest.exchange import Door, Exchange
-from gateway.rest.turn import Turn
+from gateway.rest.exchange import Endpoint, Exchange, Response
 from protocol.tensors import Buffer
 
 SMALL_BODY: Final = 64 * 1024
@@ -39,44 +37,6 @@ JSON_TYPE: Final = b"content-type: application/json\r\n"
 _CLOSE: Final = b"connection: close\r\n"
 
 _log = logging.getLogger("gateway.rest")
-
-
-class Response(NamedTuple):
-    """What is to be written for an exchange.
-
-    Attributes:
-        parts: the bytes, in one piece where they are few.
-        close: the connection ends after it.
-    """
-
-    exchange: Exchange
-    parts: Sequence[Buffer]
-    close: bool
-
-    def write(self) -> None:
-        """Write it to its connection."""
-        connection = self.exchange.connection
-        assert isinstance(connection, InferConnection)
-        connection.write_response(self)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Endpoint:
-    """What all connections of a server share.
-
-    Attributes:
-        door: who takes infer requests.
-        max_header_bytes: of request line and headers.
-        max_connections: open at once.
-        closed: told of every connection that has ended.
-        outgoing: responses on their way to their sockets.
-    """
-
-    door: Door
-    max_header_bytes: int
-    max_connections: int
-    closed: Callable[[], None]
-    outgoing: Turn[Response]
 
 
 class InferConnection(HttpToolsProtocol):

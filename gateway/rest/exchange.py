@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 from gateway.pending import Call
 from gateway.rest.bodies import Binary
+from gateway.rest.turn import Turn
 from protocol.messages import ANONYMOUS
 from protocol.tensors import Buffer
 
@@ -16,6 +18,9 @@ class Line(Protocol):
 
     def respond(self, exchange: Exchange, status: int, head: bytes, parts: Sequence[Buffer], *, close: bool) -> None:
         """Send an exchange's response, and let the next request have its turn after it."""
+
+    def write_response(self, response: Response) -> None:
+        """Write what `respond` sent."""
 
 
 class Exchange:
@@ -103,3 +108,39 @@ class Door(Protocol):
 
     def lost(self, exchange: Exchange) -> None:
         """It will not be answered by the door: the client has gone, or the rest of the request is not HTTP."""
+
+
+class Response(NamedTuple):
+    """What is to be written for an exchange.
+
+    Attributes:
+        parts: the bytes, in one piece where they are few.
+        close: the connection ends after it.
+    """
+
+    exchange: Exchange
+    parts: Sequence[Buffer]
+    close: bool
+
+    def write(self) -> None:
+        """Write it to its connection."""
+        self.exchange.connection.write_response(self)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What all connections of a server share.
+
+    Attributes:
+        door: who takes infer requests.
+        max_header_bytes: of request line and headers.
+        max_connections: open at once.
+        closed: told of every connection that has ended.
+        outgoing: responses on their way to their sockets.
+    """
+
+    door: Door
+    max_header_bytes: int
+    max_connections: int
+    closed: Callable[[], None]
+    outgoing: Turn[Response]

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import statistics
-from gateway.claims import Claims, Standing
+from gateway.requests import Requests, Standing
 from gateway.rest import bodies
 from gateway.rest.access import Access
 from gateway.rest.errors import STATUS, error_body, error_headers
@@ -47,9 +47,9 @@ class Json(Response):
 class Routes:
     """The handlers; `app` is the application that has them all."""
 
-    def __init__(self, service: Service, claims: Claims, access: Access, version: str) -> None:
+    def __init__(self, service: Service, requests: Requests, access: Access, version: str) -> None:
         self._service = service
-        self._claims = claims
+        self._requests = requests
         self._version = version
         app = Starlette(
             routes=self._routes(),
@@ -154,7 +154,7 @@ class Routes:
     # --- requests -----------------------------------------------------------------------------------------------------
 
     async def _request(self, request: Request) -> Response:
-        standing = await self._claims.find(request.path_params["token"], request.state.principal, _wait(request))
+        standing = await self._requests.find(request.path_params["token"], request.state.principal, _wait(request))
         reply = standing.reply
         if reply is None:
             return Json(_state(standing), 202, {"retry-after": "1", "penstock-request-id": standing.id})
@@ -169,7 +169,7 @@ class Routes:
         return Response(b"".join(body.parts), 200, headers, "application/octet-stream")
 
     async def _cancel(self, request: Request) -> Response:
-        standing = await self._claims.cancel(request.path_params["token"], request.state.principal)
+        standing = await self._requests.cancel(request.path_params["token"], request.state.principal)
         return Json(_state(standing), 200, {"penstock-request-id": standing.id})
 
 

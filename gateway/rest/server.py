@@ -14,8 +14,10 @@ from typing import Any, Final, cast
 import uvicorn
 
 from gateway.claims import Claims
+from gateway.requests import Requests
 from gateway.rest.access import Access
-from gateway.rest.connection import Endpoint, InferConnection, Response
+from gateway.rest.connection import InferConnection
+from gateway.rest.exchange import Endpoint, Response
 from gateway.rest.inference import InferDoor
 from gateway.rest.routes import Routes
 from gateway.rest.turn import Turn
@@ -38,7 +40,7 @@ class HttpServer:
         self._settings = settings = service.settings
         access = Access(settings.api_key)
         self._door = InferDoor(service, claims, access)
-        routes = Routes(service, claims, access, version)
+        routes = Routes(service, Requests(service, claims), access, version)
         self._outgoing = Turn(Response.write)
         endpoint = Endpoint(
             self._door, settings.max_header_bytes, settings.max_connections, self._connection_closed, self._outgoing

@@ -8,11 +8,12 @@ import orjson
 import pytest
 
 from gateway.handle import verify
+from gateway.ids import fingerprint, keyed_id
 from protocol.codec import encode_reply
 from protocol.errors import Code
 from protocol.messages import Failure, InferReply
 from protocol.naming import ref
-from protocol.ports import Answer
+from protocol.ports import Answer, Claim
 from protocol.transport import Transport
 from protocol.transport.memory import MemoryBus, MemoryServer, MemoryStore
 from protocol.transport.settings import TransportSettings
@@ -241,6 +242,21 @@ async def test_keyed_and_asynchronous_at_once(fleet: Site) -> None:
     assert (await gateway.infer(add_sub(), **ASYNC, **KEY)).status_code == 200
     assert (await gateway.infer(add_sub(9), **ASYNC, **KEY)).status_code == 422
     assert len(worker.ran) == 1
+
+
+async def test_an_accepted_call_whose_first_gateway_died_before_publishing_runs(fleet: Site) -> None:
+    worker = await fleet.worker()
+    gateway = await fleet.gateway(claim_lease=0.2)
+    request_id = keyed_id("-", "add_sub", "", "job-1")
+    mark = fingerprint(orjson.dumps(add_sub()), "")
+    store = (await fleet.transport()).results
+    await store.claim(Claim(ref("-", request_id), mark, "", 0.1, 60.0, "add_sub", "1", 1.0))
+
+    location, _ = await accepted(gateway, **KEY)
+    answer = await gateway.get(location, params={"wait_s": "10"})
+
+    assert answer.status_code == 200
+    assert worker.ran == [request_id]
 
 
 async def test_raw_outputs_can_be_asked_for_by_accept(fleet: Site) -> None:

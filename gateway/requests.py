@@ -1,0 +1,189 @@
+"""Requests that somebody asks about: how they stand, their answers, cancelling them. Any gateway can be asked.
+
+Invariant: a request that was accepted is found as long as its result or its record is kept; what the result store has lost is
+published again from the log, by one gateway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import Final
+
+import structlog
+
+from gateway.claims import Claims, settle
+from gateway.handle import Handle, is_handle, verify
+from gateway.service import Service
+from protocol.codec import decode_reply, decode_request
+from protocol.errors import Cancelled, Code, FleetError, NotFound
+from protocol.messages import Failure, InferReply, InferRequest
+from protocol.naming import ref
+from protocol.ports import ClaimState, OutRecord, Record, RequestState
+
+_CANCELLED: Final = "the request was cancelled"
+
+_log = structlog.get_logger("gateway.requests")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Standing:
+    """How a request stands.
+
+    Attributes:
+        id: its fleet id.
+        state: "queued", "running", "done" or "cancelled".
+        age: seconds since it was accepted.
+        reply: its answer once it is done.
+        binary: which outputs its caller wanted as raw bytes; True for all.
+    """
+
+    id: str
+    state: str
+    model: str = ""
+    version: str = ""
+    age: float = 0.0
+    reply: InferReply | None = None
+    binary: frozenset[str] | bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Named:
+    """A request as a caller names it."""
+
+    id: str
+    ref: str
+    handle: Handle | None
+
+
+class Requests:
+    """Answers questions about requests."""
+
+    def __init__(self, service: Service, claims: Claims) -> None:
+        self._service = service
+        self._claims = claims
+        self._results = service.transport.results
+        self._bus = service.transport.bus
+        self._key = service.settings.signing_key()
+
+    async def find(self, token: str, principal: str, wait: float = 0.0) -> Standing:
+        """How a request stands; with `wait`, as soon as it is done or after so many seconds.
+
+        Raises:
+            NotFound: there is no such request of this principal.
+            FleetError: its answer is no longer kept (GONE), or the store cannot be reached.
+        """
+        named = self._parse(token, principal)
+        state = await self._look(named)
+        if wait > 0 and state.state != "done":
+            topic = named.handle.topic if named.handle else self._service.names.infer_topic(state.model, state.version)
+            await self._wait(named.ref, topic, wait)
+            state = await self._look(named)
+        return self._standing(named, state)
+
+    async def cancel(self, token: str, principal: str) -> Standing:
+        """Cancel a request: it does not run if it has not started, and its end is CANCELLED if it has no other yet.
+
+        Raises:
+            NotFound: there is no such request of this principal.
+            Unavailable: the store cannot be reached.
+        """
+        named = self._parse(token, principal)
+        service = self._service
+        pending = service.answers.pending.first(named.ref)
+        if pending is not None and not pending.claimed:
+            service.answers.cancel_queued(pending.topic, named.ref)
+            service.answers.fail(pending, Cancelled(_CANCELLED))
+            return Standing(named.id, "cancelled", pending.model, pending.version)
+        state = await self._state(named)
+        if state is None and named.handle is None:
+            raise NotFound(f"there is no request {named.id}")
+        model, version = (state.model, state.version) if state is not None and state.model else ("", "")
+        if named.handle is not None:
+            model, version = service.names.parse_infer_topic(named.handle.topic)
+        reply = InferReply(model, version, failure=Failure(Code.CANCELLED, _CANCELLED))
+        first = await service.answers.end(named.ref, reply)
+        if model:  # told before this returns, so that the same key may run again at once
+            channel = service.names.cancel_channel(service.names.infer_topic(model, version))
+            await self._results.cancel(channel, [named.ref])
+        if first is None:
+            service.metrics.cancellations += 1
+            return Standing(named.id, "cancelled", model, version)
+        return Standing(named.id, _final(first), model, version)
+
+    # --- parts --------------------------------------------------------------------------------------------------------
+
+    def _parse(self, token: str, principal: str) -> _Named:
+        if not is_handle(token):
+            return _Named(token, ref(principal, token), None)
+        handle = verify(token, self._key)
+        if handle.principal != principal:
+            raise NotFound("no such request: the handle was given to somebody else")
+        return _Named(handle.id, ref(principal, handle.id), handle)
+
+    async def _state(self, named: _Named) -> RequestState | None:
+        (state,) = await self._results.look([named.ref])
+        return state
+
+    async def _look(self, named: _Named) -> RequestState:
+        """What is known; a request whose stream is gone is published again while the log has it."""
+        state = await self._state(named)
+        if state is not None:
+            return state
+        pending = self._service.answers.pending.first(named.ref)
+        if pending is not None:
+            return RequestState("queued", None, pending.model, pending.version, pending.accepted)
+        if named.handle is None:
+            raise NotFound(f"there is no request {named.id}, or its answer is no longer kept")
+        return await self._republish(named, named.handle)
+
+    async def _republish(self, named: _Named, handle: Handle) -> RequestState:
+        service = self._service
+        model, version = service.names.parse_infer_topic(handle.topic)
+        record = await self._bus.read(handle.topic, handle.partition, handle.offset)
+        request = None if record is None else _read(record, model, version)
+        # A topic can be deleted and made again, so the record at the handle's offset may be another one.
+        if record is None or request is None or (request.id, request.principal) != (handle.id, handle.principal):
+            raise FleetError("the request and its answer are no longer kept", code=Code.GONE)
+        claimed = await self._claims.claim(request, handle.fingerprint)
+        if claimed.state is ClaimState.FRESH:
+            _log.info("published again, its result was lost", request_id=named.ref, topic=handle.topic)
+            await self._claims.publish(
+                named.ref, handle.topic, OutRecord(bytes(record.value), record.headers, record.key)
+            )
+        return RequestState("queued", None, model, version, request.accepted)
+
+    async def _wait(self, request_ref: str, topic: str, seconds: float) -> None:
+        """Return once an answer is there, or after so many seconds."""
+        service = self._service
+        future: asyncio.Future[InferReply] = asyncio.get_running_loop().create_future()
+        call = service.watch(
+            request_ref, topic, service.clock() + min(seconds, service.settings.max_wait), settle(future)
+        )
+        try:
+            await future
+        finally:
+            service.answers.drop(call)
+
+    def _standing(self, named: _Named, state: RequestState) -> Standing:
+        age = max(0.0, self._service.clock() - state.accepted) if state.accepted else 0.0
+        if state.state != "done":
+            return Standing(named.id, state.state, state.model, state.version, age)
+        if not state.payload:
+            raise FleetError("the answer was delivered before and is no longer kept", code=Code.GONE)
+        reply = decode_reply(state.payload)
+        binary = named.handle.binary if named.handle else False
+        return Standing(named.id, _final(reply), reply.model, reply.version, age, reply, binary)
+
+
+def _final(reply: InferReply) -> str:
+    return "cancelled" if reply.failure is not None and reply.failure.code is Code.CANCELLED else "done"
+
+
+def _read(record: Record, model: str, version: str) -> InferRequest | None:
+    try:
+        return decode_request(
+            record.value, record.headers, model=model, version=version, default_id="", timestamp=record.timestamp
+        )
+    except FleetError:
+        return None
