@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import gc
 import importlib.metadata
 import secrets
-import signal
 from collections.abc import Callable
 
 import structlog
@@ -22,6 +20,7 @@ from gateway.settings import GatewaySettings
 from gateway.upkeep import Upkeep
 from protocol.clock import Clock
 from protocol.errors import ConfigError, Unavailable
+from protocol.loop import spare_collector, stop_signals
 from protocol.naming import Names
 from protocol.transport import Transport
 
@@ -111,24 +110,19 @@ class Gateway:
 
     async def serve(self) -> None:
         """Start, run until SIGTERM or SIGINT, then drain and close; a second signal ends the draining."""
-        loop = asyncio.get_running_loop()
-        asked = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, asked.set)
-        await self.start()
-        tune()
-        try:
-            await asked.wait()
-            asked.clear()
-            drained, insisted = loop.create_task(self.drain()), loop.create_task(asked.wait())
-            await asyncio.wait((drained, insisted), return_when=asyncio.FIRST_COMPLETED)
-            for task in (drained, insisted):
-                task.cancel()
-            await asyncio.gather(drained, insisted, return_exceptions=True)
-        finally:
-            await self.close()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
+        with stop_signals() as asked:
+            await self.start()
+            spare_collector()
+            try:
+                await asked.wait()
+                asked.clear()
+                drained, insisted = asyncio.ensure_future(self.drain()), asyncio.ensure_future(asked.wait())
+                await asyncio.wait((drained, insisted), return_when=asyncio.FIRST_COMPLETED)
+                for task in (drained, insisted):
+                    task.cancel()
+                await asyncio.gather(drained, insisted, return_exceptions=True)
+            finally:
+                await self.close()
 
     def _serve_metrics(self) -> None:
         port = self.settings.metrics_port
@@ -140,13 +134,6 @@ class Gateway:
             raise ConfigError(
                 f"cannot serve metrics on {self.settings.host}:{port}: {error}; choose another --metrics-port"
             ) from None
-
-
-def tune() -> None:
-    """Settings of the interpreter that a gateway alone in its process wants: its requests leave no cycles to be collected."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
 
 
 def version() -> str:

@@ -4,9 +4,7 @@ Redis. Nothing is short-circuited: a request goes through the log, the batcher a
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-import signal
 
 from prometheus_client import CollectorRegistry
 
@@ -68,13 +66,3 @@ class OneProcess:
         await self.gateway.close()
         await self.worker.close()
         await self._transport.close()
-
-
-async def until_signal() -> None:
-    """Return at the first SIGTERM or SIGINT; the next one does what it always does."""
-    loop, asked = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked.set)
-    await asked.wait()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.remove_signal_handler(number)

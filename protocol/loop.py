@@ -1,10 +1,13 @@
-"""Running a process's main coroutine: on uvloop where it is there."""
+"""What every process of the fleet does around its event loop: run on uvloop, be told to stop, spare the garbage collector."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import importlib.util
-from collections.abc import Coroutine
+import signal
+from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -18,3 +21,24 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[asyncio.Event]:
+    """An event that every SIGTERM and SIGINT sets while the block lasts; afterwards they do what they always do."""
+    loop, asked = asyncio.get_running_loop(), asyncio.Event()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, asked.set)
+    try:
+        yield asked
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+def spare_collector() -> None:
+    """Have the garbage collector pass over what is there now and look less often; call it once everything is imported."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from typing import Final
 
+from protocol.loop import spare_collector
 from protocol.transport import open_transport
 from protocol.transport.settings import TransportSettings
 from workers.settings import WorkerSettings
@@ -19,9 +19,7 @@ behind an event loop that is busy."""
 def tune() -> None:
     """Settings of the interpreter that a process with a worker in it wants; call it once everything is imported."""
     sys.setswitchinterval(SWITCH_INTERVAL)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    spare_collector()
 
 
 async def serve(settings: WorkerSettings, transport: TransportSettings) -> None:

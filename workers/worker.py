@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from protocol.clock import Clock
 from protocol.errors import FleetError, Unavailable
+from protocol.loop import stop_signals
 from protocol.naming import Names
 from protocol.transport import Transport
 from workers.context import Context
@@ -175,19 +176,14 @@ class Worker:
 
     async def serve(self) -> None:
         """Start, run until SIGTERM or SIGINT, then drain and close; a second signal ends the draining."""
-        loop = asyncio.get_running_loop()
-        asked = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, asked.set)
-        try:
-            await self._until(asked, self.start())
-            await asked.wait()
-            asked.clear()
-            await self._until(asked, self.drain(self._settings.drain_grace))
-        finally:
-            await self.close()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
+        with stop_signals() as asked:
+            try:
+                await self._until(asked, self.start())
+                await asked.wait()
+                asked.clear()
+                await self._until(asked, self.drain(self._settings.drain_grace))
+            finally:
+                await self.close()
 
     async def _until(self, asked: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
         """Do the work, or leave it when a signal comes first."""

@@ -45,7 +45,8 @@ def command(model_file: tuple[Path, ...], log_format: str, log_level: str, **fla
 
 async def _serve(model_file: tuple[Path, ...], flags: dict[str, Any]) -> None:
     from gateway.settings import GatewaySettings
-    from penstock.one_process import OneProcess, until_signal
+    from penstock.one_process import OneProcess
+    from protocol.loop import stop_signals
     from workers.settings import WorkerSettings
 
     fleet = OneProcess(
@@ -59,7 +60,8 @@ async def _serve(model_file: tuple[Path, ...], flags: dict[str, Any]) -> None:
     for serving in fleet.worker.models.serving():
         config = serving.loaded.version.config
         print(f"\n{config.name} is served at {url}; try:\n  {example(url, config, flags['api_key'])}", flush=True)
-    await until_signal()
+    with stop_signals() as asked:
+        await asked.wait()
     await fleet.stop()
 
 
