@@ -12,12 +12,12 @@ from typing import Any, Final
 
 from gateway.tally import Tally
 from gateway.validation import RequestCheck
-from protocol.codec import decode_announcement
 from protocol.errors import FleetError, NotFound, Unavailable
 from protocol.messages import Announcement, Heartbeat, ModelState
 from protocol.model_config import ModelConfig
 from protocol.naming import Names
 from protocol.ports import Record
+from protocol.presence import decode_announcement
 
 _MAX_RESOLVED: Final = 4096
 

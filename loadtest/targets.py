@@ -14,7 +14,7 @@ import orjson
 from loadtest import direct, payloads
 from loadtest.connections import Address, HttpTarget
 from loadtest.run import CheckedTarget
-from protocol import codec
+from protocol import presence
 from protocol.errors import FleetError, InvalidArgument, NotFound, Unavailable
 from protocol.messages import Announcement, ModelState
 from protocol.naming import Names
@@ -105,7 +105,7 @@ async def newest_ready(bus: Bus, names: Names, model: str, version: str = "") ->
     async for records in bus.follow(names.catalogue_topic):
         if not records:
             break
-        for entry in (codec.decode_announcement(record.value) for record in records if record.value):
+        for entry in (presence.decode_announcement(record.value) for record in records if record.value):
             if entry.model == model and version in ("", entry.version):
                 known[entry.version] = entry
     ready = [entry for entry in known.values() if entry.state is ModelState.READY]

@@ -20,13 +20,9 @@ from protocol import v2
 from protocol.errors import Code, CodecError
 from protocol.messages import (
     ANONYMOUS,
-    Announcement,
     Failure,
-    Heartbeat,
     InferReply,
     InferRequest,
-    ModelLoad,
-    ModelState,
     Timing,
 )
 from protocol.tensors import ITEM_SIZE, MAX_RANK, Buffer, Tensor, check_shape, check_size
@@ -38,7 +34,6 @@ MSGPACK: Final = b"application/msgpack"
 JSON: Final = b"application/json"
 MAX_RECORD: Final = 16 * 1024 * 1024
 """Bytes of one record; topics, producer and consumer are set to allow it."""
-MAX_TENSORS: Final = 256
 
 _BIN32: Final = 0xC6
 _ARRAY2: Final = 0x92
@@ -78,8 +73,12 @@ def _join(head: dict[str, Any], tensors: Sequence[Tensor]) -> bytes:
     )
 
 
-def _split(value: Buffer) -> tuple[dict[str, Any], memoryview]:
-    """The head's map and a view of the tail (empty for a map alone)."""
+def split(value: Buffer) -> tuple[dict[str, Any], memoryview]:
+    """The head's map and a view of the tail (empty for a map alone).
+
+    Raises:
+        CodecError: it is neither of the two, or over `MAX_RECORD`.
+    """
     if len(value) > MAX_RECORD:
         raise CodecError(f"record has {len(value)} bytes; at most {MAX_RECORD} are allowed")
     size = len(value)
@@ -104,8 +103,8 @@ def _tensor_heads(tensors: Sequence[Tensor]) -> list[dict[str, Any]]:
 
 
 def _tensors(heads: object, tail: memoryview, where: str) -> tuple[Tensor, ...]:
-    if not isinstance(heads, list) or len(heads) > MAX_TENSORS:
-        raise CodecError(f"'{where}' must be a list of at most {MAX_TENSORS} tensors")
+    if not isinstance(heads, list) or len(heads) > v2.MAX_TENSORS:
+        raise CodecError(f"'{where}' must be a list of at most {v2.MAX_TENSORS} tensors")
     tensors, position = [], 0
     for head in heads:
         tensor = _plain_tensor(head, tail, position)
@@ -222,7 +221,7 @@ def decode_request(
         body = v2.parse_json(value)
         inputs, outputs, parameters, label = body.inputs, body.output_names, body.parameters, body.id
     else:
-        head, tail = _split(value)
+        head, tail = split(value)
         inputs = _tensors(head.get("inputs"), tail, "inputs")
         outputs = _names(head.get("outputs", ()))
         parameters = v2.check_parameters(head.get("parameters", {}), "the request")
@@ -277,8 +276,12 @@ def _number(raw: bytes, name: str) -> int:
 
 
 def _names(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple) or not all(type(name) is str for name in value) or len(value) > MAX_TENSORS:
-        raise CodecError(f"'outputs' must be a list of at most {MAX_TENSORS} names")
+    if (
+        not isinstance(value, list | tuple)
+        or not all(type(name) is str for name in value)
+        or len(value) > v2.MAX_TENSORS
+    ):
+        raise CodecError(f"'outputs' must be a list of at most {v2.MAX_TENSORS} names")
     return tuple(value)
 
 
@@ -315,7 +318,7 @@ def decode_reply(data: Buffer) -> InferReply:
     Raises:
         CodecError: the bytes are not a reply of a version this reader speaks.
     """
-    head, tail = _split(data)
+    head, tail = split(data)
     if head.get("v") != WIRE_VERSION:
         raise CodecError(f"reply has wire version {head.get('v')!r}; this reader speaks {WIRE_VERSION}")
     error = head.get("error")
@@ -337,68 +340,3 @@ def _timing(head: dict[str, Any]) -> Timing:
         a / 1e6, p / 1e6, f / 1e6, e / 1e6, r / 1e6, cs / 1e6, ce / 1e6, em / 1e6, 0.0,
         head["release"], rows, requests, head["attempt"], head["worker"],
     )  # fmt: skip
-
-
-def encode_announcement(entry: Announcement) -> tuple[bytes, bytes]:
-    """(key, value) of a record of the catalogue topic."""
-    value = {
-        "v": WIRE_VERSION, "model": entry.model, "version": entry.version, "state": entry.state.value,
-        "config": entry.config, "digest": entry.digest, "reason": entry.reason, "at": micros(entry.at),
-        "partitions": entry.partitions,
-    }  # fmt: skip
-    return f"{entry.model}/{entry.version}".encode(), pack(value)
-
-
-def decode_announcement(value: Buffer) -> Announcement:
-    """The inverse of `encode_announcement`.
-
-    Raises:
-        CodecError: the bytes are not an announcement.
-    """
-    head, _ = _split(value)
-    try:
-        if head["v"] != WIRE_VERSION or not isinstance(head["config"], dict):
-            raise CodecError(f"announcement of wire version {head['v']!r} is not known")
-        return Announcement(
-            str(head["model"]), str(head["version"]), ModelState(head["state"]), head["config"], str(head["digest"]),
-            str(head["reason"]), head["at"] / 1e6, int(head["partitions"]),
-        )  # fmt: skip
-    except (KeyError, TypeError, ValueError) as exc:
-        raise CodecError(f"announcement lacks or mistypes a field: {exc!r}") from None
-
-
-def encode_heartbeat(beat: Heartbeat) -> bytes:
-    """The field value of the hash of workers."""
-    models = [
-        [m.model, m.version, m.state.value, m.partitions, m.queued_rows, m.queued_requests, m.running_rows, m.lag,
-         micros(m.oldest_age), m.seconds_per_row, m.statistics]
-        for m in beat.models
-    ]  # fmt: skip
-    return pack(
-        {
-            "v": WIRE_VERSION, "worker": beat.worker, "incarnation": beat.incarnation, "host": beat.host, "pid": beat.pid,
-            "at": micros(beat.at), "models": models, "members": beat.members, "draining": beat.draining,
-        }
-    )  # fmt: skip
-
-
-def decode_heartbeat(data: Buffer) -> Heartbeat:
-    """The inverse of `encode_heartbeat`.
-
-    Raises:
-        CodecError: the bytes are not a heartbeat.
-    """
-    head, _ = _split(data)
-    try:
-        if head["v"] != WIRE_VERSION:
-            raise CodecError(f"heartbeat of wire version {head['v']!r} is not known")
-        models = tuple(
-            ModelLoad(m[0], m[1], ModelState(m[2]), tuple(m[3]), m[4], m[5], m[6], m[7], m[8] / 1e6, m[9], m[10])
-            for m in head["models"]
-        )
-        return Heartbeat(
-            head["worker"], head["incarnation"], head["host"], head["pid"], head["at"] / 1e6, models,
-            dict(head["members"]), bool(head["draining"]),
-        )  # fmt: skip
-    except (KeyError, TypeError, ValueError, IndexError) as exc:
-        raise CodecError(f"heartbeat lacks or mistypes a field: {exc!r}") from None

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from protocol.codec import encode_announcement
 from protocol.errors import Unavailable
 from protocol.messages import Announcement, ModelState
 from protocol.ports import Directory, OutRecord
+from protocol.presence import encode_announcement
 from workers.context import Context
 
 LIVE: Final = 2.5

@@ -7,10 +7,10 @@ import os
 import socket
 from typing import Final, Protocol
 
-from protocol.codec import encode_heartbeat
 from protocol.errors import Unavailable
 from protocol.messages import Heartbeat
 from protocol.ports import Directory
+from protocol.presence import encode_heartbeat
 from workers.context import Context
 from workers.framing import frame
 from workers.models import Models

@@ -21,9 +21,9 @@ from typing import Any, Final
 
 import structlog
 
-from protocol.codec import decode_heartbeat
 from protocol.errors import CodecError, FleetError
 from protocol.messages import Heartbeat
+from protocol.presence import decode_heartbeat
 from protocol.transport import Transport, open_transport
 from protocol.transport.settings import TransportSettings
 from workers.backoff import Backoff

@@ -18,7 +18,7 @@ from typing import Final
 import msgpack
 from redis.exceptions import NoScriptError, RedisError
 
-from protocol import codec
+from protocol import codec, presence
 from protocol.errors import CodecError, FleetError
 from protocol.messages import Heartbeat
 from protocol.ports import Answer, Claim, Claimed, ClaimState, Outcome, RequestState, Wake
@@ -225,14 +225,14 @@ class RedisStore:
 
     async def beat(self, heartbeat: Heartbeat) -> None:
         """See `Directory.beat`."""
-        await self._client.call("HSET", self._workers_key, heartbeat.worker, codec.encode_heartbeat(heartbeat))
+        await self._client.call("HSET", self._workers_key, heartbeat.worker, presence.encode_heartbeat(heartbeat))
 
     async def workers(self) -> list[Heartbeat]:
         """See `Directory.workers`; a record of another wire version is passed over."""
         beats = []
         for value in await self._client.call("HVALS", self._workers_key):
             try:
-                beats.append(codec.decode_heartbeat(value))
+                beats.append(presence.decode_heartbeat(value))
             except CodecError as exc:
                 log.warning("a worker's heartbeat cannot be read: %s", exc)
         return beats

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from gateway.app import Gateway
 from gateway.settings import GatewaySettings
 from protocol.clock import Clock
-from protocol.codec import decode_request, encode_announcement, encode_reply
+from protocol.codec import decode_request, encode_reply
 from protocol.errors import RETRYABLE, Code
 from protocol.messages import (
     Announcement,
@@ -30,6 +30,7 @@ from protocol.messages import (
 )
 from protocol.naming import Names, ref
 from protocol.ports import Answer, Assigned, OutRecord, Record
+from protocol.presence import encode_announcement
 from protocol.tensors import Tensor, from_array
 from protocol.transport import Transport
 from protocol.transport.broker import MemoryBroker

@@ -13,7 +13,7 @@ from loadtest.openloop import closed_loop, open_loop
 from loadtest.payloads import Pool
 from loadtest.samples import Outcome, Samples
 from loadtest.targets import newest_ready
-from protocol import codec, naming
+from protocol import codec, naming, presence
 from protocol.errors import Code, NotFound
 from protocol.messages import Announcement, Failure, InferReply, InferRequest, ModelState
 from protocol.naming import Names
@@ -163,7 +163,7 @@ async def test_the_newest_ready_version_is_found_in_the_catalogue() -> None:
     entries = [announcement(version) for version in ("2", "10", "9")]
     entries += [announcement("11", ModelState.LOADING), announcement("12"), announcement("12", ModelState.UNAVAILABLE)]
     for entry in entries:
-        key, value = codec.encode_announcement(entry)
+        key, value = presence.encode_announcement(entry)
         await bus.publish(NAMES.catalogue_topic, [OutRecord(value, key=key)])
     assert (await newest_ready(bus, NAMES, "m")).version == "10"
     assert (await newest_ready(bus, NAMES, "m", "9")).version == "9"

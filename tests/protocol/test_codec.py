@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import codec
+from protocol import codec, presence
 from protocol.errors import Code, CodecError, FleetError
 from protocol.messages import Announcement, Failure, Heartbeat, InferReply, InferRequest, ModelLoad, ModelState, Timing
 from protocol.tensors import Tensor
@@ -47,8 +47,8 @@ GOLDEN_FILES = {
     "request": encoded_request(REQUEST),
     "reply": codec.encode_reply(REPLY),
     "failure": codec.encode_reply(FAILURE),
-    "announcement": b"".join(codec.encode_announcement(ANNOUNCEMENT)),
-    "heartbeat": codec.encode_heartbeat(HEARTBEAT),
+    "announcement": b"".join(presence.encode_announcement(ANNOUNCEMENT)),
+    "heartbeat": presence.encode_heartbeat(HEARTBEAT),
 }
 
 
@@ -69,8 +69,8 @@ def test_golden_files_decode_to_their_messages() -> None:
     assert decode(value, [tuple(pair) for pair in headers]) == REQUEST
     assert codec.decode_reply((GOLDEN / "reply.v1.bin").read_bytes()) == REPLY
     assert codec.decode_reply((GOLDEN / "failure.v1.bin").read_bytes()) == FAILURE
-    assert codec.decode_heartbeat((GOLDEN / "heartbeat.v1.bin").read_bytes()) == HEARTBEAT
-    assert codec.decode_announcement(codec.encode_announcement(ANNOUNCEMENT)[1]) == ANNOUNCEMENT
+    assert presence.decode_heartbeat((GOLDEN / "heartbeat.v1.bin").read_bytes()) == HEARTBEAT
+    assert presence.decode_announcement(presence.encode_announcement(ANNOUNCEMENT)[1]) == ANNOUNCEMENT
 
 
 @given(requests)
@@ -109,8 +109,8 @@ def test_random_bytes_raise_the_codecs_error_and_nothing_else(value: bytes, head
         lambda: decode(value, headers),
         lambda: decode(value, [*headers, ("content-type", b"application/json")]),
         lambda: codec.decode_reply(value),
-        lambda: codec.decode_heartbeat(value),
-        lambda: codec.decode_announcement(value),
+        lambda: presence.decode_heartbeat(value),
+        lambda: presence.decode_announcement(value),
     ):
         with contextlib.suppress(CodecError):
             attempt()
@@ -141,8 +141,8 @@ def test_maps_of_the_right_names_with_wrong_values_raise_only_the_codecs_error(
         for attempt in (
             lambda packed=packed: decode(packed, []),
             lambda packed=packed: codec.decode_reply(packed),
-            lambda packed=packed: codec.decode_heartbeat(packed),
-            lambda packed=packed: codec.decode_announcement(packed),
+            lambda packed=packed: presence.decode_heartbeat(packed),
+            lambda packed=packed: presence.decode_announcement(packed),
         ):
             with contextlib.suppress(CodecError):
                 attempt()

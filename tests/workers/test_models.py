@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.codec import decode_announcement
 from protocol.errors import Code, ConfigError, NotFound
 from protocol.messages import Announcement, Heartbeat, ModelLoad, ModelState
+from protocol.presence import decode_announcement
 from tests.workers.fleet import IDENTITY, NAMES, Fleet, fleet, until, values, write_model
 from workers.lifecycle import State
 from workers.models import Slot, plan

@@ -18,7 +18,7 @@ from workers.supervisor import Supervisor
 CHILD = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
-from protocol.codec import encode_heartbeat
+from protocol.presence import encode_heartbeat
 from protocol.messages import Heartbeat, ModelLoad, ModelState
 from workers.framing import frame
 fd, worker = int(os.environ["PENSTOCK_HEARTBEAT_FD"]), os.environ["PENSTOCK_WORKER"]

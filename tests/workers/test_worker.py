@@ -6,8 +6,8 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from protocol.codec import decode_heartbeat
 from protocol.messages import ModelState
+from protocol.presence import decode_heartbeat
 from tests.workers.fleet import IDENTITY, NAMES, fleet, until, values, write_model
 from workers.framing import frames
 from workers.heartbeat import PipeOutlet

@@ -1,0 +1,73 @@
+"""Announcements and heartbeats to bytes and back: what exists and who serves it, beside `codec`'s requests and replies. Pure."""
+
+from __future__ import annotations
+
+from protocol.codec import WIRE_VERSION, micros, pack, split
+from protocol.errors import CodecError
+from protocol.messages import Announcement, Heartbeat, ModelLoad, ModelState
+from protocol.tensors import Buffer
+
+
+def encode_announcement(entry: Announcement) -> tuple[bytes, bytes]:
+    """(key, value) of a record of the catalogue topic."""
+    value = {
+        "v": WIRE_VERSION, "model": entry.model, "version": entry.version, "state": entry.state.value,
+        "config": entry.config, "digest": entry.digest, "reason": entry.reason, "at": micros(entry.at),
+        "partitions": entry.partitions,
+    }  # fmt: skip
+    return f"{entry.model}/{entry.version}".encode(), pack(value)
+
+
+def decode_announcement(value: Buffer) -> Announcement:
+    """The inverse of `encode_announcement`.
+
+    Raises:
+        CodecError: the bytes are not an announcement.
+    """
+    head, _ = split(value)
+    try:
+        if head["v"] != WIRE_VERSION or not isinstance(head["config"], dict):
+            raise CodecError(f"announcement of wire version {head['v']!r} is not known")
+        return Announcement(
+            str(head["model"]), str(head["version"]), ModelState(head["state"]), head["config"], str(head["digest"]),
+            str(head["reason"]), head["at"] / 1e6, int(head["partitions"]),
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError) as exc:
+        raise CodecError(f"announcement lacks or mistypes a field: {exc!r}") from None
+
+
+def encode_heartbeat(beat: Heartbeat) -> bytes:
+    """The field value of the hash of workers."""
+    models = [
+        [m.model, m.version, m.state.value, m.partitions, m.queued_rows, m.queued_requests, m.running_rows, m.lag,
+         micros(m.oldest_age), m.seconds_per_row, m.statistics]
+        for m in beat.models
+    ]  # fmt: skip
+    return pack(
+        {
+            "v": WIRE_VERSION, "worker": beat.worker, "incarnation": beat.incarnation, "host": beat.host, "pid": beat.pid,
+            "at": micros(beat.at), "models": models, "members": beat.members, "draining": beat.draining,
+        }
+    )  # fmt: skip
+
+
+def decode_heartbeat(data: Buffer) -> Heartbeat:
+    """The inverse of `encode_heartbeat`.
+
+    Raises:
+        CodecError: the bytes are not a heartbeat.
+    """
+    head, _ = split(data)
+    try:
+        if head["v"] != WIRE_VERSION:
+            raise CodecError(f"heartbeat of wire version {head['v']!r} is not known")
+        models = tuple(
+            ModelLoad(m[0], m[1], ModelState(m[2]), tuple(m[3]), m[4], m[5], m[6], m[7], m[8] / 1e6, m[9], m[10])
+            for m in head["models"]
+        )
+        return Heartbeat(
+            head["worker"], head["incarnation"], head["host"], head["pid"], head["at"] / 1e6, models,
+            dict(head["members"]), bool(head["draining"]),
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError, IndexError) as exc:
+        raise CodecError(f"heartbeat lacks or mistypes a field: {exc!r}") from None
