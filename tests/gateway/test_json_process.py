@@ -17,6 +17,7 @@ from protocol.errors import CodecError, FleetError, Unavailable, Unsupported
 from protocol.messages import InferReply
 from protocol.tensors import from_array
 from tests.gateway.fleet import ANY, Site, add_sub, floats
+from tests.gateway.turns import turns
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ async def _every_turn(beat: object) -> None:
     assert callable(beat)
     while True:
         beat()
-        await asyncio.sleep(0)
+        await turns(1)
 
 
 async def test_large_bodies_run_like_small_ones(fleet: Site) -> None:

@@ -11,6 +11,7 @@ from gateway.pending import Call
 from gateway.publisher import IN_FLIGHT, Publisher
 from protocol.errors import FleetError, Unavailable
 from protocol.ports import OutRecord, Published
+from tests.gateway.turns import turns
 
 
 class SlowBus:
@@ -45,14 +46,6 @@ class Site:
         for _ in range(count):
             call = Call("ref", topic, "m", "1", "", 0, 1e12, 0.0, lambda _: None)
             self.publisher.send(topic, OutRecord(b"x"), call)
-
-
-async def turns(count: int = 5) -> None:
-    """Let the event loop go round."""
-    for _ in range(count):
-        gone_round = asyncio.Event()
-        asyncio.get_running_loop().call_soon(gone_round.set)
-        await gone_round.wait()
 
 
 @pytest.fixture

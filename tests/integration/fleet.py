@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 import psutil
 
+from infra.local.process import free_port
 from penstock.client import Client
-from tests.integration.ports import free_port
 
 START_WITHIN = 60.0
 

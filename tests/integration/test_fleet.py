@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from protocol import codec
 from protocol.errors import Code, FleetError
 from protocol.naming import Names
 from tests.integration.fleet import Fleet, fleet, wait_for
-from tests.integration.repositories import ADD, COUNT, executed, write_model
+from tests.integration.repositories import ADD, COUNT, executed, executed_by, write_model
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -39,6 +40,10 @@ class Site:
         """A number that no other test sends: negative ones take no time."""
         self._next += 1
         return -self._next
+
+    def begun(self) -> collections.Counter[str]:
+        """Long calls begun so far, by the worker's process."""
+        return collections.Counter({process: runs.count(LONG) for process, runs in executed_by(self.counter).items()})
 
     def ran(self, number: int) -> int:
         """How often the model began to run that number."""
@@ -65,10 +70,15 @@ def count(number: int) -> dict[str, np.ndarray]:
 
 
 async def keep_busy(site: Site, client: AsyncClient, calls: int = 8) -> list[asyncio.Task]:
-    """Calls that keep the counting model's instances busy; returns once both workers run one, with others behind it."""
-    before = site.ran(LONG)
-    tasks = [asyncio.create_task(client.infer("count", count(LONG))) for _ in range(calls)]
-    await asyncio.to_thread(wait_for, "both workers to be busy", lambda: site.ran(LONG) >= before + 2)
+    """Keep the counting model busy; returns once both workers have begun one of these calls, with others behind it.
+
+    Each is accepted before the next is sent, so they go round all partitions, and no worker can have begun two while the other
+    has none.
+    """
+    before = site.begun()
+    pending = [await client.submit("count", count(LONG)) for _ in range(calls)]
+    tasks = [asyncio.create_task(client.result(call, wait=30)) for call in pending]
+    await asyncio.to_thread(wait_for, "both workers to be busy", lambda: len(site.begun() - before) >= 2)
     return tasks
 
 
