@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
-from protocol.errors import FleetError
+from protocol.errors import Code, FleetError
 from protocol.messages import InferRequest
 from workers.backends.base import Instance
 from workers.entries import Entry
@@ -27,6 +27,26 @@ T = TypeVar("T")
 
 DEPTH: Final = 2
 """Batches that an instance holds: one that runs and one that is ready when it ends."""
+
+
+class InstanceDied(FleetError):
+    """The process of an instance ended, or was killed as hung, with a batch in it.
+
+    Attributes:
+        signal: the number of the signal that ended it, where one did.
+        exit_code: what it ended with, where it ended by itself.
+        hung: it was killed from here (`Executor.kill`).
+    """
+
+    code = Code.MODEL_FAILED
+
+    def __init__(
+        self, message: str, *, signal: int | None = None, exit_code: int | None = None, hung: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.signal = signal
+        self.exit_code = exit_code
+        self.hung = hung
 
 
 class Job:
@@ -61,17 +81,25 @@ class Job:
 
 
 class Executor(Protocol):
-    """One loaded instance, wherever it runs: in a thread of this process, later in a child process.
+    """One loaded instance, wherever it runs: in a thread of this process or in a child process.
 
     Attributes:
         name: the instance's, for messages and metrics.
         held: jobs given to it (or about to be) that have not come back; at most `DEPTH`.
         anywhere: see `Instance.anywhere`.
+        isolated: it is a process of its own, so that a crash of the model costs only that; its jobs then come back with
+            `InstanceDied`, and it starts again by itself.
+        restarts: how often it was started again; 0 where it is not isolated.
     """
 
     name: str
     held: int
     anywhere: bool
+    isolated: bool
+    restarts: int
+
+    def deliver_to(self, completions: Completions) -> None:
+        """Where jobs go once they have run; before the first `submit`."""
 
     def prepare(self, requests: Sequence[InferRequest]) -> Any:
         """See `Instance.prepare`; on any thread."""
@@ -84,6 +112,9 @@ class Executor(Protocol):
 
     def split(self, requests: Sequence[InferRequest], raw: Any) -> Sequence[Any]:
         """See `Instance.split`; on any thread."""
+
+    def kill(self) -> None:
+        """End the process as hung: the job that runs in it comes back with `InstanceDied`. Only if `isolated`; else nothing."""
 
     async def close(self) -> None:
         """Free the instance once its jobs have run."""
@@ -121,6 +152,9 @@ class Completions:
 class ThreadExecutor:
     """An `Executor` that is one thread. Loading happens on it too: some frameworks tie a device or a loop to the thread."""
 
+    isolated = False
+    restarts = 0
+
     def __init__(self, name: str, clock: Callable[[], float]) -> None:
         self.name = name
         self.held = 0
@@ -152,7 +186,7 @@ class ThreadExecutor:
         return await asyncio.wrap_future(future)
 
     def deliver_to(self, completions: Completions) -> None:
-        """Where jobs go once they have run; before the first `submit`."""
+        """See `Executor.deliver_to`."""
         self._completions = completions
 
     def prepare(self, requests: Sequence[InferRequest]) -> Any:
@@ -174,6 +208,9 @@ class ThreadExecutor:
         """See `Executor.split`."""
         assert self._instance is not None
         return self._instance.split(requests, raw)
+
+    def kill(self) -> None:
+        """See `Executor.kill`: a thread cannot be ended."""
 
     async def close(self) -> None:
         """See `Executor.close`; the thread ends."""
