@@ -16,7 +16,7 @@ from protocol.model_config import Warmup
 from workers.backends import load_backend
 from workers.backends.base import Backend
 from workers.completion import complete
-from workers.execution import ThreadExecutor
+from workers.execution import Executor, ThreadExecutor
 from workers.placement import Placement, place
 from workers.repository import ModelVersion
 from workers.warmup import samples, warm_up
@@ -35,7 +35,7 @@ class LoadedModel:
     """
 
     version: ModelVersion
-    executors: list[ThreadExecutor]
+    executors: Sequence[Executor]
     seconds: float
 
     async def close(self) -> None:
@@ -92,9 +92,10 @@ class Loader:
         warmups = await asyncio.to_thread(samples, config, str(version.version), version.folder)
         gpus = await asyncio.to_thread(usable_gpus, backend, self._gpus)
         placements = place(config, gpus, self._cores)
-        loaded = LoadedModel(version, [ThreadExecutor(placement.name, self._clock) for placement in placements], 0.0)
+        executors = [ThreadExecutor(placement.name, self._clock) for placement in placements]
+        loaded = LoadedModel(version, executors, 0.0)
         try:
-            for executor, placement in zip(loaded.executors, placements, strict=True):
+            for executor, placement in zip(executors, placements, strict=True):
                 await self._load_instance(executor, placement, backend, version, warmups)
         except BaseException:
             await loaded.close()

@@ -22,7 +22,7 @@ from workers.backends.base import Outcome
 from workers.brevity import Brevity
 from workers.context import Context
 from workers.entries import Entry
-from workers.execution import Completions, Executor, Job, ThreadExecutor, failure_message
+from workers.execution import Completions, Executor, Job, failure_message
 from workers.scheduling.types import Batch
 from workers.statistics import Executed, ModelStatistics
 
@@ -56,7 +56,7 @@ class Pipeline:
     """
 
     def __init__(
-        self, context: Context, executors: Sequence[ThreadExecutor], statistics: ModelStatistics, owner: Owner
+        self, context: Context, executors: Sequence[Executor], statistics: ModelStatistics, owner: Owner
     ) -> None:
         self.running_rows = 0
         self.executors: Sequence[Executor] = executors

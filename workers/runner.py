@@ -19,7 +19,7 @@ from workers.answers import Answers
 from workers.context import Context
 from workers.emission import Emission
 from workers.entries import Entry
-from workers.execution import Job, ThreadExecutor, next_free
+from workers.execution import Executor, Job, next_free
 from workers.pipeline import Pipeline
 from workers.scheduling import for_config
 from workers.scheduling.types import Reject, Rejection, Scheduler
@@ -58,7 +58,7 @@ class Runner:
         self,
         context: Context,
         config: ModelConfig,
-        executors: Sequence[ThreadExecutor],
+        executors: Sequence[Executor],
         statistics: ModelStatistics,
         source: Source,
         max_bytes: int,
