@@ -1,0 +1,113 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.errors import ConfigError
+from tests.workers.test_verdicts import Request
+from workers.remedies import (
+    LEAST,
+    MANY,
+    MULTIPLE,
+    RECOVERY,
+    UNKNOWN,
+    WINDOW,
+    Caps,
+    Flood,
+    parts,
+    stated_limit,
+    time_limit,
+)
+
+
+def test_a_batch_that_ran_out_of_memory_halves_the_cap_of_its_shape_only() -> None:
+    caps = Caps(64)
+    assert caps.exceeded("a", 32, 0.0) == 16
+    assert caps.exceeded("a", 16, 1.0) == 8
+    assert caps.exceeded("a", 32, 1.0) == 8  # one that was formed before: the cap is lower by now
+    assert (caps.cap("a", 1.0), caps.cap("b", 1.0)) == (8, None)
+    assert caps.exceeded("a", 1, 2.0) == 1
+
+
+def test_a_cap_is_raised_slowly_and_forgotten_at_the_maximum() -> None:
+    caps = Caps(16)
+    caps.exceeded("a", 16, 0.0)
+    assert caps.cap("a", RECOVERY - 0.1) == 8
+    assert caps.cap("a", RECOVERY) == 9
+    assert caps.cap("a", RECOVERY * 3) == 11
+    assert caps.cap("a", RECOVERY * 100) is None
+    assert not caps
+
+
+def test_only_so_many_shapes_have_a_cap() -> None:
+    caps = Caps(16)
+    for shape in range(1000):
+        caps.exceeded(shape, 16, 0.0)
+    assert caps.cap(999, 0.0) == 8
+    assert sum(caps.cap(shape, 0.0) is not None for shape in range(1000)) == 64
+
+
+@given(rows=st.lists(st.integers(1, 9), max_size=40), cap=st.none() | st.integers(1, 20), alone=st.sets(st.integers()))
+def test_parts_hold_everybody_once_in_order_and_within_the_cap(
+    rows: list[int], cap: int | None, alone: set[int]
+) -> None:
+    requests = [Request(n, count) for n, count in enumerate(rows)]
+    suspects = [request for request in requests if request.number in alone]
+    made = parts(requests, cap, suspects)
+    together = [request for part in made[: len(made) - len(suspects)] for request in part]
+    assert together == [request for request in requests if request not in suspects]
+    assert made[len(made) - len(suspects) :] == [(suspect,) for suspect in suspects]
+    for part in made:
+        assert cap is None or len(part) == 1 or sum(request.rows for request in part) <= cap
+    if cap is None:
+        assert len(made) <= 1 + len(suspects)
+
+
+def test_few_failures_and_a_few_bad_requests_among_good_ones_are_no_flood() -> None:
+    flood = Flood()
+    flood.note(0.0, MANY - 1, 0)
+    assert not flood.rising(0.0)
+    flood.note(0.0, 100, 100)
+    assert not flood.rising(1.0)
+
+
+def test_when_nearly_everything_fails_it_is_a_flood_until_that_is_long_ago() -> None:
+    flood = Flood()
+    for second in range(10):
+        flood.note(float(second), 2, 0)
+    assert flood.rising(10.0)
+    flood.note(10.0, 0, 3)
+    assert flood.rising(10.0)
+    flood.note(11.0, 0, 30)
+    assert not flood.rising(11.0)
+    fresh = Flood()
+    fresh.note(0.0, 100, 0)
+    assert fresh.rising(WINDOW - 0.1)
+    assert not fresh.rising(WINDOW)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1000), st.integers(0, 5), st.integers(0, 5)), max_size=60))
+def test_a_flood_is_counted_over_its_window(events: list[tuple[float, int, int]]) -> None:
+    flood = Flood()
+    events.sort(key=lambda event: event[0])
+    for at, blamed, innocent in events:
+        flood.note(at, blamed, innocent)
+    flood.rising(3000.0)
+    assert (flood._blamed, flood._innocent, len(flood._events)) == (0, 0, 0)
+
+
+def test_a_batch_hangs_beyond_a_multiple_of_its_prediction_or_what_the_model_states() -> None:
+    assert time_limit(None, None) == UNKNOWN
+    assert time_limit(None, 0.001) == LEAST
+    assert time_limit(None, 2.0) == 2.0 * MULTIPLE
+    assert time_limit(0.25, 2.0) == 0.25
+    assert stated_limit({}, "m") is None
+    assert stated_limit({"max_execution_ms": "250"}, "m") == 0.25
+    assert stated_limit({"max_execution_ms": "0"}, "m") == math.inf
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf", ""])
+def test_a_limit_that_is_no_number_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="max_execution_ms of model 'm'"):
+        stated_limit({"max_execution_ms": text}, "m")

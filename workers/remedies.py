@@ -1,0 +1,163 @@
+"""What protects a model from its requests, and requests from a model that is broken itself. Pure: time is an argument.
+
+`Caps` keeps batches of a shape below the size that ran out of memory; `Flood` tells when nearly everything fails, so that the model
+is at fault and not the requests; `time_limit` says when a batch hangs.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Final
+
+from protocol.errors import ConfigError
+from workers.verdicts import S
+
+RECOVERY: Final = 30.0
+"""Seconds after which a cap is raised by an eighth, if nothing ran out of memory."""
+MAX_SHAPES: Final = 64
+
+WINDOW: Final = 60.0
+"""Seconds over which blame is counted."""
+MANY: Final = 8
+"""Requests blamed within the window below which it is no flood."""
+SHARE: Final = 0.8
+"""Of all that were run in the window; more of them blamed is a flood."""
+
+LEAST: Final = 10.0
+"""Seconds that every batch may run, whatever was predicted."""
+MULTIPLE: Final = 20.0
+"""Of its prediction that a batch may run."""
+UNKNOWN: Final = 60.0
+"""Seconds that a batch may run of which nothing is known: the first one may compile something."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Cap:
+    rows: int
+    since: float
+
+
+class Caps:
+    """The most rows per batch, by shape class, that memory is known to be enough for.
+
+    Args:
+        max_rows: of any batch; a cap that has grown to this is forgotten.
+    """
+
+    __slots__ = ("_caps", "_max_rows")
+
+    def __init__(self, max_rows: int) -> None:
+        self._max_rows = max_rows
+        self._caps: dict[Hashable, _Cap] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._caps)
+
+    def exceeded(self, shape_class: Hashable, rows: int, now: float) -> int:
+        """A batch of so many rows ran out of memory; returns the new cap."""
+        cap = max(1, rows // 2)
+        known = self._caps.pop(shape_class, None)
+        if known is not None:
+            cap = min(cap, known.rows)
+        elif len(self._caps) >= MAX_SHAPES:
+            del self._caps[next(iter(self._caps))]
+        self._caps[shape_class] = _Cap(cap, now)
+        return cap
+
+    def cap(self, shape_class: Hashable, now: float) -> int | None:
+        """The most rows to run at once; None for no cap."""
+        known = self._caps.get(shape_class)
+        while known is not None and now - known.since >= RECOVERY:
+            known.since += RECOVERY
+            known.rows += max(1, known.rows // 8)
+            if known.rows >= self._max_rows:
+                del self._caps[shape_class]
+                known = None
+        return None if known is None else known.rows
+
+
+def parts(items: Iterable[S], cap: int | None, alone: Sequence[S] = ()) -> list[tuple[S, ...]]:
+    """The items in order, in parts of at most `cap` rows (an item that has more runs alone); last, each of `alone` by itself."""
+    suspects = set(map(id, alone))
+    made: list[tuple[S, ...]] = []
+    part: list[S] = []
+    rows = 0
+    for item in items:
+        if id(item) in suspects:
+            continue
+        if part and cap is not None and rows + item.rows > cap:
+            made.append(tuple(part))
+            part, rows = [], 0
+        part.append(item)
+        rows += item.rows
+    if part:
+        made.append(tuple(part))
+    return made + [(item,) for item in alone]
+
+
+class Flood:
+    """Whether nearly everything that runs is to blame: then nobody is, and the model is broken."""
+
+    __slots__ = ("_blamed", "_events", "_innocent")
+
+    def __init__(self) -> None:
+        self._events: collections.deque[tuple[float, int, int]] = collections.deque()
+        self._blamed = 0
+        self._innocent = 0
+
+    def note(self, now: float, blamed: int, innocent: int) -> None:
+        """So many requests were found to blame, or ran well."""
+        if self._events and now - self._events[-1][0] < 0.1:  # few events, however many batches run
+            at, more_blamed, more_innocent = self._events.pop()
+            self._events.append((at, more_blamed + blamed, more_innocent + innocent))
+        else:
+            self._events.append((now, blamed, innocent))
+        self._blamed += blamed
+        self._innocent += innocent
+        self._forget(now)
+
+    def rising(self, now: float) -> bool:
+        """Whether to stop blaming requests."""
+        self._forget(now)
+        return self._blamed >= MANY and self._blamed > SHARE * (self._blamed + self._innocent)
+
+    def _forget(self, now: float) -> None:
+        while self._events and self._events[0][0] <= now - WINDOW:
+            _, blamed, innocent = self._events.popleft()
+            self._blamed -= blamed
+            self._innocent -= innocent
+
+
+def stated_limit(parameters: Mapping[str, str], model: str) -> float | None:
+    """Seconds of the model's parameter `max_execution_ms`; None where it states none, infinite for 0.
+
+    Raises:
+        ConfigError: it is not a number of milliseconds.
+    """
+    text = parameters.get("max_execution_ms")
+    if text is None:
+        return None
+    try:
+        milliseconds = float(text)
+    except ValueError:
+        milliseconds = -1.0
+    if not 0 <= milliseconds < math.inf:
+        raise ConfigError(
+            f"parameter max_execution_ms of model '{model}' is {text!r}; it must be a number of milliseconds, 0 for no limit"
+        )
+    return milliseconds / 1000 or math.inf
+
+
+def time_limit(stated: float | None, predicted: float | None) -> float:
+    """Seconds after which a batch hangs.
+
+    Args:
+        stated: see `stated_limit`.
+        predicted: seconds that it should take; None where nothing is known.
+    """
+    if stated is not None:
+        return stated
+    return UNKNOWN if predicted is None else max(LEAST, MULTIPLE * predicted)
