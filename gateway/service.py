@@ -21,8 +21,9 @@ from gateway.pending import Call
 from gateway.publisher import Publisher
 from gateway.settings import GatewaySettings
 from protocol.clock import Clock
-from protocol.codec import MAX_RECORD, encode_request
+from protocol.codec import encode_request
 from protocol.errors import FleetError, InvalidArgument, TooLarge, Unavailable
+from protocol.frames import MAX_RECORD
 from protocol.messages import InferReply, InferRequest, Parameters
 from protocol.naming import Names, ref
 from protocol.ports import OutRecord

@@ -7,8 +7,8 @@ import hashlib
 import ipaddress
 from typing import Final, Literal
 
-from protocol.codec import MAX_RECORD
 from protocol.errors import ConfigError
+from protocol.frames import MAX_RECORD
 from protocol.naming import PREFIX
 
 MAX_TIMEOUT: Final = 24 * 3600.0

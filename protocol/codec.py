@@ -1,23 +1,34 @@
-"""Messages to bytes and back. The only place that knows msgpack; golden files pin every form.
+"""Messages to bytes and back, as records (`frames`) and their headers; golden files pin every form.
 
-A record's value is one msgpack array of two binaries, `[head, tail]`: the head is a msgpack map (an Open Inference Protocol
-request or reply), the tail is all tensors' raw bytes, one after the other, each `size` bytes of the head's tensor. Because both
-lengths stand in front, tensors are read as views of the record without a copy. A producer that finds this awkward sends the map
-alone, with each tensor's bytes inline as `data`; or the V2 JSON body (`content-type: application/json`).
+A request is a frame of head and tail, a reply one of head, tail and timing. A producer that finds frames awkward sends the head's
+map alone, with each tensor's bytes inline as `data`; or the V2 JSON body (`content-type: application/json`).
 
 Invariant: any input bytes give a message or `CodecError`, nothing else.
 """
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import msgpack
-
 from protocol import v2
 from protocol.errors import Code, CodecError
+from protocol.frames import (
+    WIRE_VERSION,
+    framed,
+    join,
+    known,
+    mapping,
+    names_of,
+    pack,
+    reply_names,
+    tensor_heads,
+    tensors_of,
+    unpack,
+    view_of,
+)
 from protocol.messages import (
     ANONYMOUS,
     Failure,
@@ -25,137 +36,14 @@ from protocol.messages import (
     InferRequest,
     Timing,
 )
-from protocol.tensors import ITEM_SIZE, MAX_RANK, Buffer, Tensor, check_shape, check_size
+from protocol.tensors import Buffer
 
-WIRE_VERSION: Final = 1
-"""Readers accept this version and the one before it; anything else goes to the dead letters."""
 SCHEMA: Final = b"penstock/1"
 MSGPACK: Final = b"application/msgpack"
 JSON: Final = b"application/json"
-MAX_RECORD: Final = 16 * 1024 * 1024
-"""Bytes of one record; topics, producer and consumer are set to allow it."""
-
-_BIN32: Final = 0xC6
-_ARRAY2: Final = 0x92
 _STAMPS: Final = struct.Struct(">QQ")
-_LENGTH: Final = struct.Struct(">I")
-_BINARY: Final = struct.Struct(">BI")
-
-_PACKER: Final = msgpack.Packer(use_bin_type=True, autoreset=True)
-"""Shared: `pack` runs to its end without letting go of the interpreter's lock, and making a packer takes longer than packing."""
 
 Headers = Sequence[tuple[str, bytes]]
-
-
-def pack(value: object) -> bytes:
-    """Plain data as msgpack."""
-    packed: bytes = _PACKER.pack(value)
-    return packed
-
-
-def unpack(data: Buffer) -> Any:
-    """Plain data from msgpack, with limits.
-
-    Raises:
-        CodecError: the bytes are not one msgpack value.
-    """
-    try:
-        return msgpack.unpackb(data, raw=False, strict_map_key=True, max_ext_len=0)
-    except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as exc:
-        raise CodecError(f"not a msgpack value: {type(exc).__name__} {exc}") from None
-
-
-def _join(head: dict[str, Any], tensors: Sequence[Tensor]) -> bytes:
-    packed = pack(head)
-    size = sum([len(tensor.data) for tensor in tensors])
-    return b"".join(
-        (b"\x92\xc6", _LENGTH.pack(len(packed)), packed, b"\xc6", _LENGTH.pack(size), *[t.data for t in tensors])
-    )
-
-
-def split(value: Buffer) -> tuple[dict[str, Any], memoryview]:
-    """The head's map and a view of the tail (empty for a map alone).
-
-    Raises:
-        CodecError: it is neither of the two, or over `MAX_RECORD`.
-    """
-    if len(value) > MAX_RECORD:
-        raise CodecError(f"record has {len(value)} bytes; at most {MAX_RECORD} are allowed")
-    size = len(value)
-    view = memoryview(value)
-    if size >= 11 and view[0] == _ARRAY2 and view[1] == _BIN32:
-        end = 6 + _LENGTH.unpack_from(value, 2)[0]
-        if end + 5 > size or _BINARY.unpack_from(value, end) != (_BIN32, size - end - 5):
-            raise CodecError("record is truncated: its head and tail lengths do not match its size")
-        head, tail = unpack(view[6:end]), view[end + 5 :]
-    else:
-        head, tail = unpack(view), view[:0]
-    if not isinstance(head, dict):
-        raise CodecError(f"record must hold a map, not {type(head).__name__}")
-    return head, tail
-
-
-def _tensor_heads(tensors: Sequence[Tensor]) -> list[dict[str, Any]]:
-    return [
-        {"name": t.name, "datatype": t.datatype, "shape": t.shape, "size": len(t.data)}
-        for t in tensors
-    ]  # fmt: skip
-
-
-def _tensors(heads: object, tail: memoryview, where: str) -> tuple[Tensor, ...]:
-    if not isinstance(heads, list) or len(heads) > v2.MAX_TENSORS:
-        raise CodecError(f"'{where}' must be a list of at most {v2.MAX_TENSORS} tensors")
-    tensors, position = [], 0
-    for head in heads:
-        tensor = _plain_tensor(head, tail, position)
-        if tensor is not None:
-            position += len(tensor.data)
-        else:
-            tensor, used = _tensor(head, tail[position:], where)
-            position += used
-        tensors.append(tensor)
-    if position != len(tail):
-        raise CodecError(f"record has {len(tail) - position} bytes that belong to no tensor of '{where}'")
-    return tuple(tensors)
-
-
-def _plain_tensor(head: Any, tail: memoryview, position: int) -> Tensor | None:
-    """The tensor of a head as `_tensor_heads` writes it, where it fits the tail; `_tensor` says what is wrong with any other."""
-    try:
-        name, datatype, shape, size = head["name"], head["datatype"], head["shape"], head["size"]
-        count = ITEM_SIZE[datatype]
-    except (KeyError, TypeError):
-        return None
-    if count == 0 or type(name) is not str or type(shape) is not list or len(shape) > MAX_RANK or "data" in head:
-        return None
-    for length in shape:
-        if type(length) is not int or length < 0:
-            return None
-        count *= length
-    if count != size or type(size) is not int or position + size > len(tail):
-        return None
-    return Tensor(name, datatype, tuple(shape), tail[position : position + size])
-
-
-def _tensor(head: object, tail: memoryview, where: str) -> tuple[Tensor, int]:
-    """One tensor and how many bytes of the tail it took."""
-    if not isinstance(head, dict):
-        raise CodecError(f"each of '{where}' must be a map")
-    name, datatype, shape = head.get("name"), head.get("datatype"), head.get("shape")
-    if type(name) is not str or type(datatype) is not str or type(shape) is not list or datatype not in ITEM_SIZE:
-        raise CodecError(f"a tensor of '{where}' lacks a name, a known datatype or a shape: {name!r}, {datatype!r}")
-    data = head.get("data")
-    if data is None:
-        size = head.get("size")
-        if type(size) is not int or not 0 <= size <= len(tail):
-            raise CodecError(f"tensor '{name}' claims {size!r} bytes of {len(tail)} that are there")
-        tensor, used = Tensor(name, datatype, check_shape(shape, f"tensor '{name}'"), tail[:size]), size
-    elif type(data) is bytes:
-        tensor, used = Tensor(name, datatype, check_shape(shape, f"tensor '{name}'"), data), 0
-    else:
-        raise CodecError(f"tensor '{name}': data must be binary, not {type(data).__name__}")
-    check_size(tensor)
-    return tensor, used
 
 
 def micros(seconds: float) -> int:
@@ -165,14 +53,14 @@ def micros(seconds: float) -> int:
 
 def encode_request(request: InferRequest) -> tuple[bytes, list[tuple[str, bytes]]]:
     """The record's value and headers; see protocol/README.md for every header."""
-    head: dict[str, Any] = {"inputs": _tensor_heads(request.inputs)}
+    head: dict[str, Any] = {"inputs": tensor_heads(request.inputs)}
     if request.label:
         head["id"] = request.label
     if request.outputs:
         head["outputs"] = request.outputs
     if request.parameters:
         head["parameters"] = request.parameters
-    return _join(head, request.inputs), _headers(request)
+    return join(pack(head), request.inputs), _headers(request)
 
 
 def _headers(request: InferRequest) -> list[tuple[str, bytes]]:
@@ -217,20 +105,30 @@ def decode_request(
     schema = fields.get("schema", SCHEMA)
     if schema != SCHEMA:
         raise CodecError(f"schema {schema!r} is not known; this reader speaks {SCHEMA.decode()}")
+    name = fields_text(fields, "id") or default_id
     if fields.get("content-type", MSGPACK) == JSON:
         body = v2.parse_json(value)
-        inputs, outputs, parameters, label = body.inputs, body.output_names, body.parameters, body.id
+        request = InferRequest(name, model, version, body.inputs, body.output_names, body.parameters, body.id)
     else:
-        head, tail = split(value)
-        inputs = _tensors(head.get("inputs"), tail, "inputs")
-        outputs = _names(head.get("outputs", ()))
-        parameters = v2.check_parameters(head.get("parameters", {}), "the request")
-        label = head.get("id", "")
-        if type(label) is not str:
-            raise CodecError("'id' must be a string")
-    request = InferRequest(fields_text(fields, "id") or default_id, model, version, inputs, outputs, parameters, label)
+        view = view_of(value)
+        head, tail = framed(view, 2) or (view, view[:0])
+        layout = known(head, tail, reply=False)
+        if layout is not None:
+            request = InferRequest(name, model, version, layout.cut(tail), layout.outputs)
+        else:
+            request = _request(name, model, version, mapping(head), tail)
     _read_headers(request, fields, timestamp)
     return request
+
+
+def _request(name: str, model: str, version: str, head: dict[str, Any], tail: memoryview) -> InferRequest:
+    """The long way: with a label or parameters, with inline data, or wrong."""
+    inputs = tensors_of(head.get("inputs"), tail, "inputs")
+    parameters = v2.check_parameters(head.get("parameters", {}), "the request")
+    label = head.get("id", "")
+    if type(label) is not str:
+        raise CodecError("'id' must be a string")
+    return InferRequest(name, model, version, inputs, names_of(head.get("outputs", ())), parameters, label)
 
 
 def _read_headers(request: InferRequest, fields: Mapping[str, bytes], timestamp: float) -> None:
@@ -275,41 +173,43 @@ def _number(raw: bytes, name: str) -> int:
     return int(raw)
 
 
-def _names(value: object) -> tuple[str, ...]:
-    if (
-        not isinstance(value, list | tuple)
-        or not all(type(name) is str for name in value)
-        or len(value) > v2.MAX_TENSORS
-    ):
-        raise CodecError(f"'outputs' must be a list of at most {v2.MAX_TENSORS} names")
-    return tuple(value)
-
-
 def encode_reply(reply: InferReply) -> bytes:
-    """The payload of a terminal entry: the same array of head and tail."""
-    timing = reply.timing
-    head: dict[str, Any] = {
-        "v": WIRE_VERSION,
-        "model_name": reply.model,
-        "model_version": reply.version,
-        "stamps": [
-            micros(timing.accepted), micros(timing.published), micros(timing.fetched), micros(timing.enqueued),
-            micros(timing.released), micros(timing.compute_start), micros(timing.compute_end), micros(timing.emitted),
-        ],
-        "release": timing.reason,
-        "batch": [timing.batch_rows, timing.batch_requests],
-        "attempt": timing.attempt,
-        "worker": timing.worker,
-    }  # fmt: skip
+    """The payload of a terminal entry: head, tail and timing."""
+    outputs = reply.outputs
+    if reply.label or reply.parameters or reply.failure is not None:
+        head = _full_head(reply)
+    else:
+        shown = [(t.name, t.datatype, t.shape, len(t.data)) for t in outputs]
+        head = _reply_head(reply.model, reply.version, *shown)
+    return join(head, outputs, _pack_timing(reply.timing))
+
+
+@functools.lru_cache(1024)
+def _reply_head(model: str, version: str, *tensors: tuple[str, str, tuple[int, ...], int]) -> bytes:
+    """The head of an answer that says nothing but its outputs."""
+    heads = [{"name": name, "datatype": kind, "shape": shape, "size": size} for name, kind, shape, size in tensors]
+    return pack({"v": WIRE_VERSION, "model_name": model, "model_version": version, "outputs": heads})
+
+
+def _full_head(reply: InferReply) -> bytes:
+    head: dict[str, Any] = {"v": WIRE_VERSION, "model_name": reply.model, "model_version": reply.version}
     if reply.label:
         head["id"] = reply.label
     if reply.failure is not None:
         head["error"] = [reply.failure.code.value, reply.failure.message]
     else:
-        head["outputs"] = _tensor_heads(reply.outputs)
+        head["outputs"] = tensor_heads(reply.outputs)
     if reply.parameters:
         head["parameters"] = reply.parameters
-    return _join(head, reply.outputs)
+    return pack(head)
+
+
+def _pack_timing(t: Timing) -> bytes:
+    stamps = (
+        t.accepted, t.published, t.fetched, t.enqueued, t.released, t.compute_start, t.compute_end, t.emitted,
+    )  # fmt: skip
+    micro = [int(seconds * 1e6 + 0.5) for seconds in stamps]
+    return pack([*micro, t.reason, t.batch_rows, t.batch_requests, t.attempt, t.worker])
 
 
 def decode_reply(data: Buffer) -> InferReply:
@@ -318,25 +218,34 @@ def decode_reply(data: Buffer) -> InferReply:
     Raises:
         CodecError: the bytes are not a reply of a version this reader speaks.
     """
-    head, tail = split(data)
-    if head.get("v") != WIRE_VERSION:
-        raise CodecError(f"reply has wire version {head.get('v')!r}; this reader speaks {WIRE_VERSION}")
-    error = head.get("error")
-    outputs = () if error is not None else _tensors(head.get("outputs"), tail, "outputs")
+    parts = framed(view_of(data), 3)
+    if parts is None:
+        raise CodecError("not a reply: it is no array of head, tail and timing")
+    first, tail, times = parts
+    timing = _timing(times)
+    layout = known(first, tail, reply=True)
+    if layout is not None:
+        return InferReply(layout.model, layout.version, "", layout.cut(tail), {}, None, timing)
+    head = mapping(first)
+    model, version = reply_names(head)
+    error, label = head.get("error"), head.get("id", "")
+    if type(label) is not str:
+        raise CodecError("'id' must be a string")
+    outputs = () if error is not None else tensors_of(head.get("outputs"), tail, "outputs")
     parameters = v2.check_parameters(head["parameters"], "the reply") if "parameters" in head else {}
     try:
         failure = Failure(Code(error[0]), str(error[1])) if error is not None else None
-        return InferReply(
-            head["model_name"], head["model_version"], head.get("id", ""), outputs, parameters, failure, _timing(head)
-        )
     except (KeyError, TypeError, ValueError, IndexError) as exc:
-        raise CodecError(f"reply lacks or mistypes a field: {exc!r}") from None
+        raise CodecError(f"reply lacks or mistypes its error: {exc!r}") from None
+    return InferReply(model, version, label, outputs, parameters, failure, timing)
 
 
-def _timing(head: dict[str, Any]) -> Timing:
-    a, p, f, e, r, cs, ce, em = head["stamps"]
-    rows, requests = head["batch"]
-    return Timing(
-        a / 1e6, p / 1e6, f / 1e6, e / 1e6, r / 1e6, cs / 1e6, ce / 1e6, em / 1e6, 0.0,
-        head["release"], rows, requests, head["attempt"], head["worker"],
-    )  # fmt: skip
+def _timing(data: Buffer) -> Timing:
+    try:
+        a, p, f, e, r, cs, ce, em, reason, rows, requests, attempt, worker, *_ = unpack(data)
+        return Timing(
+            a / 1e6, p / 1e6, f / 1e6, e / 1e6, r / 1e6, cs / 1e6, ce / 1e6, em / 1e6, 0.0, reason, rows, requests, attempt,
+            worker,
+        )  # fmt: skip
+    except (TypeError, ValueError, OverflowError) as exc:
+        raise CodecError(f"reply lacks or mistypes its timing: {exc!r}") from None

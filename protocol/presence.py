@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from protocol.codec import WIRE_VERSION, micros, pack, split
+from protocol.codec import micros
 from protocol.errors import CodecError
+from protocol.frames import WIRE_VERSION, pack, split
 from protocol.messages import Announcement, Heartbeat, ModelLoad, ModelState
 from protocol.tensors import Buffer
 

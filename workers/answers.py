@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from protocol.codec import MAX_RECORD, encode_reply
+from protocol.codec import encode_reply
 from protocol.errors import RETRYABLE, Code
+from protocol.frames import MAX_RECORD
 from protocol.messages import Failure, InferReply, Timing
 from protocol.ports import Answer
 from workers.backends.base import Outcome

@@ -11,9 +11,9 @@ import dataclasses
 import math
 from typing import Final
 
-BRIEF: Final = 0.0001
+BRIEF: Final = 0.0003
 """Seconds: what handing a batch to a thread and back costs in CPU time, and about as much in latency."""
-SLOW: Final = 0.001
+SLOW: Final = 0.002
 """Seconds of a run on the loop that are too many even once."""
 DISTRUST: Final = 10.0
 """Seconds for which a kind that was not brief is left to the thread."""

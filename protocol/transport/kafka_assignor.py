@@ -14,7 +14,7 @@ from typing import Any, Final
 from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 
-from protocol import codec
+from protocol import frames
 from protocol.errors import CodecError
 
 NAME: Final = "penstock-sticky"
@@ -52,7 +52,7 @@ class StickyAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
 
     def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
         """What this member tells the leader: its topic, and what it owned."""
-        return ConsumerProtocolMemberMetadata(VERSION, list(topics), codec.pack(self._owned))
+        return ConsumerProtocolMemberMetadata(VERSION, list(topics), frames.pack(self._owned))
 
     def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
         """Remember what this member was given."""
@@ -72,7 +72,7 @@ class StickyAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
 
 def _owned(metadata: ConsumerProtocolMemberMetadata) -> list[int]:
     try:
-        told = codec.unpack(metadata.user_data)
+        told = frames.unpack(metadata.user_data)
     except CodecError:
         return []
     return [partition for partition in told if isinstance(partition, int)] if isinstance(told, list) else []

@@ -16,11 +16,11 @@ from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.types import Array, Int16, Int32, Schema, String
 
-from protocol import codec
+from protocol import frames
 from protocol.errors import ConfigError, FleetError, NotFound, TooLarge, Unavailable
 from protocol.transport.settings import TransportSettings
 
-MAX_BATCH: Final = codec.MAX_RECORD + 1024 * 1024
+MAX_BATCH: Final = frames.MAX_RECORD + 1024 * 1024
 """Bytes of a batch: the largest record with its headers. The topics' `max.message.bytes`."""
 REQUEST_TIMEOUT: Final = 10.0
 RETRY_BACKOFF: Final = 0.1

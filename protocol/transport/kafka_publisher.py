@@ -29,8 +29,8 @@ from aiokafka.errors import (
     UnknownProducerId,
 )
 
-from protocol.codec import MAX_RECORD
 from protocol.errors import NotFound, TooLarge, Unavailable
+from protocol.frames import MAX_RECORD
 from protocol.ports import OutRecord, Published
 from protocol.transport.kafka_connection import MAX_BATCH, connection_options, partition_count, translated
 from protocol.transport.settings import TransportSettings

@@ -10,8 +10,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
 
-from protocol.codec import MAX_RECORD
 from protocol.errors import NotFound, TooLarge, Unavailable
+from protocol.frames import MAX_RECORD
 from protocol.messages import Heartbeat
 from protocol.ports import (
     Answer,

@@ -18,7 +18,7 @@ from typing import Final
 import msgpack
 from redis.exceptions import NoScriptError, RedisError
 
-from protocol import codec, presence
+from protocol import codec, frames, presence
 from protocol.errors import CodecError, FleetError
 from protocol.messages import Heartbeat
 from protocol.ports import Answer, Claim, Claimed, ClaimState, Outcome, RequestState, Wake
@@ -186,11 +186,11 @@ class RedisStore:
     async def cancel(self, channel: str, refs: Sequence[str]) -> None:
         """See `Results.cancel`."""
         if refs:
-            await self._client.call("PUBLISH", channel, codec.pack(list(refs)))
+            await self._client.call("PUBLISH", channel, frames.pack(list(refs)))
 
     async def listen_cancels(self, channel: str, on_cancel: Callable[[list[str]], None]) -> None:
         """See `Results.listen_cancels`."""
-        await self._listening.listen(channel, lambda message: on_cancel(codec.unpack(message)))
+        await self._listening.listen(channel, lambda message: on_cancel(frames.unpack(message)))
 
     async def unlisten(self, channel: str) -> None:
         """See `Results.unlisten`."""

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from protocol.codec import pack, unpack
+from protocol.frames import pack, unpack
 from protocol.ports import OutRecord, Published, Record
 from protocol.transport.broker import RETENTION, MemoryBroker
 from protocol.transport.consumer import Topic

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
-from protocol.codec import pack, unpack
 from protocol.errors import Unavailable
+from protocol.frames import pack, unpack
 from protocol.transport.fence import Fences, Stream
 from protocol.transport.journal import Journal, Statement
 from protocol.transport.memory import MemoryServer

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from gateway.settings import GatewaySettings
-from protocol.codec import MAX_RECORD
 from protocol.errors import ConfigError
+from protocol.frames import MAX_RECORD
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.8.8"])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import codec, presence
+from protocol import codec, frames, presence
 from protocol.errors import Code, CodecError, FleetError
 from protocol.messages import Announcement, Failure, Heartbeat, InferReply, InferRequest, ModelLoad, ModelState, Timing
 from protocol.tensors import Tensor
@@ -40,7 +40,7 @@ HEARTBEAT = Heartbeat(
 
 def encoded_request(request: InferRequest) -> bytes:
     value, headers = codec.encode_request(request)
-    return codec.pack([value, headers])
+    return frames.pack([value, headers])
 
 
 GOLDEN_FILES = {
@@ -64,7 +64,7 @@ def test_the_wire_format_is_the_golden_files(name: str) -> None:
 
 
 def test_golden_files_decode_to_their_messages() -> None:
-    value, headers = codec.unpack((GOLDEN / "request.v1.bin").read_bytes())
+    value, headers = frames.unpack((GOLDEN / "request.v1.bin").read_bytes())
 
     assert decode(value, [tuple(pair) for pair in headers]) == REQUEST
     assert codec.decode_reply((GOLDEN / "reply.v1.bin").read_bytes()) == REPLY
@@ -84,6 +84,30 @@ def test_a_request_survives_the_wire(request: InferRequest) -> None:
     )
     for field in ("accepted", "published", "timeout"):
         assert getattr(back, field) == pytest.approx(getattr(request, field), abs=2e-6)
+
+
+@given(requests)
+def test_a_head_that_is_remembered_says_what_it_said_when_it_was_read(request: InferRequest) -> None:
+    plain = dataclasses.replace(request, label="", parameters={})
+    value, headers = codec.encode_request(plain)
+
+    remembered = decode(value, headers)
+    labelled = decode(*codec.encode_request(dataclasses.replace(plain, label="the long way")))
+
+    assert remembered == decode(bytes(bytearray(value)), headers)
+    assert dataclasses.replace(labelled, label="") == remembered
+
+
+def test_a_remembered_head_is_not_taken_for_a_tail_of_another_size() -> None:
+    value, headers = codec.encode_request(
+        dataclasses.replace(REQUEST, inputs=REQUEST.inputs[:1], label="", parameters={})
+    )
+    decode(value, headers)
+    end = 6 + int.from_bytes(value[2:6])
+
+    for size in (7, 9):
+        with pytest.raises(CodecError, match="bytes"):
+            decode(value[: end + 1] + size.to_bytes(4) + bytes(size), headers)
 
 
 @given(replies)
@@ -148,6 +172,22 @@ def test_maps_of_the_right_names_with_wrong_values_raise_only_the_codecs_error(
                 attempt()
 
 
+@given(
+    st.dictionaries(FIELDS, plain, max_size=6), st.dictionaries(FIELDS, plain, max_size=4), plain, st.binary(max_size=9)
+)
+def test_frames_of_such_maps_raise_only_the_codecs_error(
+    head: dict[str, object], tensor: dict[str, object], timing: object, tail: bytes
+) -> None:
+    names = {"v": 1, "model_name": "m", "model_version": "1"}
+    for value in (head, head | {"inputs": [tensor]}, {"inputs": [tensor]}, names | {"outputs": [tensor]}, names | head):
+        request = frames.join(frames.pack(value), [Tensor("", "", (), tail)])
+        reply = frames.join(frames.pack(value), [Tensor("", "", (), tail)], frames.pack(timing))
+        with contextlib.suppress(CodecError):
+            decode(request, [])
+        with contextlib.suppress(CodecError):
+            codec.decode_reply(reply)
+
+
 @given(requests, st.data())
 def test_a_truncated_request_is_refused(request: InferRequest, data: st.DataObject) -> None:
     value, headers = codec.encode_request(request)
@@ -210,12 +250,12 @@ def test_unknown_headers_and_fields_are_ignored() -> None:
 
 def test_a_reply_of_an_unknown_version_is_refused() -> None:
     with pytest.raises(CodecError, match="wire version 9"):
-        codec.decode_reply(msgpack.packb({"v": 9}))
+        codec.decode_reply(frames.join(msgpack.packb({"v": 9}), (), frames.pack([0] * 8 + ["", 1, 1, 1, ""])))
 
 
 def test_an_oversized_record_is_refused_before_it_is_parsed() -> None:
     with pytest.raises(CodecError, match="at most"):
-        decode(bytes(codec.MAX_RECORD + 1), [])
+        decode(bytes(frames.MAX_RECORD + 1), [])
 
 
 def test_a_failure_becomes_the_error_of_its_code() -> None:

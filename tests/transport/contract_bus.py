@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from protocol.codec import MAX_RECORD
 from protocol.errors import NotFound, TooLarge, Unavailable
+from protocol.frames import MAX_RECORD
 from protocol.ports import Assigned, Bus, OutRecord, Record
 from tests.transport.bus_site import POLL, Owner, Site, numbered, take, values
 from tests.transport.contract_members import MembersContract

@@ -15,8 +15,8 @@ from aiokafka.structs import TopicPartition
 from infra.local.installation import Installation
 from infra.local.kafka import QUICK_JVM, Broker
 from infra.local.process import free_port
-from protocol.codec import MAX_RECORD
 from protocol.errors import FleetError, TooLarge, Unavailable
+from protocol.frames import MAX_RECORD
 from protocol.ports import Assigned, Consumer, OutRecord, Record
 from protocol.transport.kafka import KafkaBus
 from protocol.transport.settings import TransportSettings

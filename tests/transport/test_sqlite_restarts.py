@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from protocol.codec import pack
 from protocol.errors import ConfigError, Unavailable
+from protocol.frames import pack
 from protocol.ports import Answer, Assigned, ClaimState, Outcome, OutRecord
 from protocol.transport.settings import TransportSettings
 from protocol.transport.sqlite import SqliteBus, SqliteStore

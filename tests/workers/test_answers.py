@@ -1,5 +1,6 @@
-from protocol.codec import MAX_RECORD, decode_reply
+from protocol.codec import decode_reply
 from protocol.errors import RETRYABLE, Code
+from protocol.frames import MAX_RECORD
 from protocol.messages import Failure, InferRequest
 from protocol.tensors import Tensor
 from workers.answers import Answers

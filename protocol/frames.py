@@ -1,0 +1,279 @@
+"""Records as frames: a head that names tensors, and behind it their bytes. The only place that knows msgpack.
+
+A frame is one msgpack array of binaries. Its first is the head, a msgpack map (an Open Inference Protocol request or reply); the
+second is the tail, all tensors' raw bytes, one after the other, each `size` bytes of the head's tensor. Because the lengths stand
+in front, tensors are read as views of the record without a copy.
+
+What differs between two requests of the same shapes stands outside the head. So most heads have been seen before, and what they
+say is remembered (`known`) instead of being read and checked again: that halves the cost of reading a small request.
+
+Invariant: any input bytes give a value or `CodecError`, nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import msgpack
+
+from protocol import v2
+from protocol.errors import CodecError
+from protocol.tensors import ITEM_SIZE, Buffer, Tensor, check_shape, check_size, element_count
+
+WIRE_VERSION: Final = 1
+"""Readers accept this version and the one before it; anything else goes to the dead letters."""
+MAX_RECORD: Final = 16 * 1024 * 1024
+"""Bytes of one record; topics, producer and consumer are set to allow it."""
+
+_BIN32: Final = 0xC6
+_ARRAY: Final = 0x90
+"""First byte of a msgpack array, plus its length."""
+_HEADS: Final = 1024
+_HEAD_BYTES: Final = 1024
+"""So many heads of at most so many bytes are remembered, in and out."""
+_LENGTH: Final = struct.Struct(">I")
+
+_PACKER: Final = msgpack.Packer(use_bin_type=True, autoreset=True)
+"""Shared: `pack` runs to its end without letting go of the interpreter's lock, and making a packer takes longer than packing."""
+
+
+def pack(value: object) -> bytes:
+    """Plain data as msgpack."""
+    packed: bytes = _PACKER.pack(value)
+    return packed
+
+
+def unpack(data: Buffer) -> Any:
+    """Plain data from msgpack, with limits.
+
+    Raises:
+        CodecError: the bytes are not one msgpack value.
+    """
+    try:
+        return msgpack.unpackb(data, raw=False, strict_map_key=True, max_ext_len=0)
+    except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as exc:
+        raise CodecError(f"not a msgpack value: {type(exc).__name__} {exc}") from None
+
+
+def join(head: bytes, tensors: Sequence[Tensor], third: bytes | None = None) -> bytes:
+    """A frame of two, or three: the head, the tensors' bytes, and what follows them."""
+    size = sum([len(tensor.data) for tensor in tensors])
+    parts: list[Buffer] = [
+        b"\x93\xc6" if third is not None else b"\x92\xc6",
+        _LENGTH.pack(len(head)),
+        head,
+        b"\xc6",
+        _LENGTH.pack(size),
+    ]
+    parts += [tensor.data for tensor in tensors]
+    if third is not None:
+        parts += (b"\xc6", _LENGTH.pack(len(third)), third)
+    return b"".join(parts)
+
+
+def split(value: Buffer) -> tuple[dict[str, Any], memoryview]:
+    """The head's map and a view of the tail (empty for a map alone).
+
+    Raises:
+        CodecError: it is neither of the two, or over `MAX_RECORD`.
+    """
+    view = view_of(value)
+    parts = framed(view, 2)
+    if parts is None:
+        return mapping(view), view[:0]
+    return mapping(parts[0]), parts[1]
+
+
+def view_of(value: Buffer) -> memoryview:
+    """A view of a record.
+
+    Raises:
+        CodecError: it is over `MAX_RECORD`.
+    """
+    if len(value) > MAX_RECORD:
+        raise CodecError(f"record has {len(value)} bytes; at most {MAX_RECORD} are allowed")
+    return memoryview(value)
+
+
+def framed(view: memoryview, count: int) -> list[memoryview] | None:
+    """The binaries of a frame of two or three; None for anything else.
+
+    Raises:
+        CodecError: it begins like one and does not end like one.
+    """
+    size, at = len(view), 1
+    if size < 1 + 5 * count or view[0] != _ARRAY + count or view[1] != _BIN32:
+        return None
+    parts = []
+    for _ in range(count):
+        if at + 5 > size or view[at] != _BIN32:
+            raise CodecError("record is truncated: its lengths do not match its size")
+        start = at + 5
+        at = start + _LENGTH.unpack_from(view, at + 1)[0]
+        parts.append(view[start:at])
+    if at != size:
+        raise CodecError("record is truncated: its lengths do not match its size")
+    return parts
+
+
+def mapping(data: Buffer) -> dict[str, Any]:
+    """The map that a head is.
+
+    Raises:
+        CodecError: it is none.
+    """
+    head = unpack(data)
+    if not isinstance(head, dict):
+        raise CodecError(f"record must hold a map, not {type(head).__name__}")
+    return head
+
+
+_Span = tuple[str, str, tuple[int, ...], int, int]
+
+
+class Layout(NamedTuple):
+    """What a head says that says nothing but names and tensors.
+
+    Attributes:
+        tensors: name, datatype, shape, and where in the tail its bytes start and end.
+        size: of the tail.
+        outputs: names of the wanted outputs, of a request.
+        model, version: of a reply.
+    """
+
+    tensors: tuple[_Span, ...]
+    size: int
+    outputs: tuple[str, ...]
+    model: str
+    version: str
+
+    def cut(self, tail: memoryview) -> tuple[Tensor, ...]:
+        """The tensors in a tail of this size."""
+        return tuple([Tensor(name, kind, shape, tail[start:end]) for name, kind, shape, start, end in self.tensors])
+
+
+_PLAIN_REQUEST: Final = frozenset({"inputs", "outputs"})
+_PLAIN_REPLY: Final = frozenset({"v", "model_name", "model_version", "outputs"})
+_PLAIN_TENSOR: Final = {"name", "datatype", "shape", "size"}
+
+
+@functools.lru_cache(_HEADS)
+def _layout(head: bytes, reply: bool) -> Layout | None:
+    """The layout of a head; None for one that says more, or that is wrong: the long way tells what."""
+    try:
+        fields = mapping(head)
+        if not fields.keys() <= (_PLAIN_REPLY if reply else _PLAIN_REQUEST):
+            return None
+        model, version = reply_names(fields) if reply else ("", "")
+        outputs = () if reply else names_of(fields.get("outputs", ()))
+    except CodecError:
+        return None
+    spans = _spans(fields.get("outputs" if reply else "inputs"))
+    return None if spans is None else Layout(spans, spans[-1][-1] if spans else 0, outputs, model, version)
+
+
+def _spans(heads: object) -> tuple[_Span, ...] | None:
+    """Where each tensor's bytes are; None where that is not certain from the heads alone."""
+    if type(heads) is not list or len(heads) > v2.MAX_TENSORS:
+        return None
+    spans: list[_Span] = []
+    start = 0
+    for head in heads:
+        if type(head) is not dict or head.keys() != _PLAIN_TENSOR:
+            return None
+        name, datatype, shape, size = head["name"], head["datatype"], head["shape"], head["size"]
+        if type(name) is not str or type(datatype) is not str or type(shape) is not list or type(size) is not int:
+            return None
+        item = ITEM_SIZE.get(datatype, 0)  # of BYTES every element has to be looked at
+        try:
+            sizes = check_shape(shape, name)
+        except CodecError:
+            return None
+        if item == 0 or element_count(sizes) * item != size:
+            return None
+        spans.append((name, datatype, sizes, start, start := start + size))
+    return tuple(spans)
+
+
+def tensor_heads(tensors: Sequence[Tensor]) -> list[dict[str, Any]]:
+    """What a head says of tensors whose bytes are in the tail."""
+    return [{"name": t.name, "datatype": t.datatype, "shape": t.shape, "size": len(t.data)} for t in tensors]
+
+
+def tensors_of(heads: object, tail: memoryview, where: str) -> tuple[Tensor, ...]:
+    """The tensors that a head's field `where` and the tail hold, each looked at.
+
+    Raises:
+        CodecError: naming what is wrong.
+    """
+    if not isinstance(heads, list) or len(heads) > v2.MAX_TENSORS:
+        raise CodecError(f"'{where}' must be a list of at most {v2.MAX_TENSORS} tensors")
+    tensors, position = [], 0
+    for head in heads:
+        tensor, used = _tensor(head, tail[position:], where)
+        position += used
+        tensors.append(tensor)
+    if position != len(tail):
+        raise CodecError(f"record has {len(tail) - position} bytes that belong to no tensor of '{where}'")
+    return tuple(tensors)
+
+
+def _tensor(head: object, tail: memoryview, where: str) -> tuple[Tensor, int]:
+    """One tensor and how many bytes of the tail it took."""
+    if not isinstance(head, dict):
+        raise CodecError(f"each of '{where}' must be a map")
+    name, datatype, shape = head.get("name"), head.get("datatype"), head.get("shape")
+    if type(name) is not str or type(datatype) is not str or type(shape) is not list or datatype not in ITEM_SIZE:
+        raise CodecError(f"a tensor of '{where}' lacks a name, a known datatype or a shape: {name!r}, {datatype!r}")
+    data = head.get("data")
+    if data is None:
+        size = head.get("size")
+        if type(size) is not int or not 0 <= size <= len(tail):
+            raise CodecError(f"tensor '{name}' claims {size!r} bytes of {len(tail)} that are there")
+        tensor, used = Tensor(name, datatype, check_shape(shape, f"tensor '{name}'"), tail[:size]), size
+    elif type(data) is bytes:
+        tensor, used = Tensor(name, datatype, check_shape(shape, f"tensor '{name}'"), data), 0
+    else:
+        raise CodecError(f"tensor '{name}': data must be binary, not {type(data).__name__}")
+    check_size(tensor)
+    return tensor, used
+
+
+def names_of(value: object) -> tuple[str, ...]:
+    """The names of wanted outputs.
+
+    Raises:
+        CodecError: they are no list of names, or too many.
+    """
+    if (
+        not isinstance(value, list | tuple)
+        or not all(type(name) is str for name in value)
+        or len(value) > v2.MAX_TENSORS
+    ):
+        raise CodecError(f"'outputs' must be a list of at most {v2.MAX_TENSORS} names")
+    return tuple(value)
+
+
+def reply_names(head: dict[str, Any]) -> tuple[str, str]:
+    """Model and version of a reply's head.
+
+    Raises:
+        CodecError: this reader does not speak its version, or they are missing.
+    """
+    if head.get("v") != WIRE_VERSION:
+        raise CodecError(f"reply has wire version {head.get('v')!r}; this reader speaks {WIRE_VERSION}")
+    model, version = head.get("model_name"), head.get("model_version")
+    if type(model) is not str or type(version) is not str:
+        raise CodecError(f"reply lacks its model's name or version: {model!r}, {version!r}")
+    return model, version
+
+
+def known(head: memoryview, tail: memoryview, *, reply: bool) -> Layout | None:
+    """The layout of a plain head, where the tail has its size; None where the long way has to look."""
+    if len(head) > _HEAD_BYTES:
+        return None
+    layout = _layout(bytes(head), reply)
+    return layout if layout is not None and layout.size == len(tail) else None
