@@ -18,6 +18,7 @@ COMMANDS: Final = {
     "models": "List the models that a gateway knows.",
     "check": "Say for every model of a repository whether it can be served, and how.",
     "new": "Write a model folder to start from.",
+    "dead": "List, show, reproduce and redrive the requests that workers gave up.",
     "doctor": "Look at broker, store, repository and GPUs, and say what to fix.",
 }
 """Every command and its line in `penstock --help`."""

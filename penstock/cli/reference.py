@@ -25,9 +25,19 @@ def page() -> str:
     sections = [_HEAD]
     for name, summary in COMMANDS.items():
         command = importlib.import_module(f"penstock.cli.{name}").command
-        sections.append(f"## penstock {name}\n\n{summary}\n\n" + "\n".join(_flags(command)) + "\n")
+        sections += _command(name, summary, command)
     sections.append("## config.pbtxt\n\n" + "\n".join(_fields()) + "\n")
     return "\n".join(sections)
+
+
+def _command(name: str, summary: str, command: click.Command) -> Iterator[str]:
+    if not isinstance(command, click.Group):
+        yield f"## penstock {name}\n\n{summary}\n\n" + "\n".join(_flags(command)) + "\n"
+        return
+    yield f"## penstock {name}\n\n{summary}\n"
+    for part, inner in command.commands.items():
+        says = (inner.help or "").partition("\n")[0]
+        yield f"### penstock {name} {part}\n\n{_cell(says)}\n\n" + "\n".join(_flags(inner)) + "\n"
 
 
 def _flags(command: click.Command) -> Iterator[str]:

@@ -1,0 +1,135 @@
+"""A reproducer: one dead record in a folder that can be sent to whoever is to mend the model.
+
+request.bin       the record's value, byte for byte
+dead-letter.json  its headers, key and evidence
+reproduce.py      runs it: python reproduce.py --model-repository DIR
+models/           the model version that it is run against, where it was asked for
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from penstock.dead.letters import DeadLetter
+from protocol.errors import ConfigError, NotFound
+from workers.repository import CONFIG_FILE, ModelVersion
+
+VALUE: Final = "request.bin"
+LETTER: Final = "dead-letter.json"
+SCRIPT: Final = "reproduce.py"
+MODELS: Final = "models"
+_FORM: Final = 1
+_MAX_LETTER: Final = 8 * 1024 * 1024
+_MAX_VALUE: Final = 64 * 1024 * 1024
+_SCRIPT: Final = '''\
+"""Runs the request of this folder against its model, in a process that may die; needs Penstock with the model's backend.
+
+    python reproduce.py --model-repository DIR     (without it: the folder models/ beside this file)
+
+Exits with 0 where it crashed, hung or failed again, and with 1 where it succeeded.
+"""
+
+import sys
+from pathlib import Path
+
+from penstock.cli.dead import command
+
+command(["reproduce", "--from", str(Path(__file__).parent), *sys.argv[1:]], prog_name="penstock dead")
+'''
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Case:
+    """A record to run.
+
+    Attributes:
+        letter: what is known of it.
+        version: of the model, decimal.
+        value: its value.
+    """
+
+    letter: DeadLetter
+    version: str
+    value: bytes
+
+
+def write(folder: Path, case: Case, model: ModelVersion | None = None) -> None:
+    """Make the folder, with a copy of the model version where one is given.
+
+    Raises:
+        ConfigError: the folder has something in it, or cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise ConfigError(f"'{folder}' is not empty; name a new folder")
+        (folder / VALUE).write_bytes(case.value)
+        (folder / LETTER).write_bytes(orjson.dumps(_plain(case), option=orjson.OPT_INDENT_2))
+        (folder / SCRIPT).write_text(_SCRIPT)
+        if model is not None:
+            _copy(model, folder / MODELS / model.model)
+    except OSError as error:
+        raise ConfigError(f"'{folder}' cannot be written: {error.strerror}") from None
+
+
+def _copy(model: ModelVersion, to: Path) -> None:
+    to.mkdir(parents=True)
+    if (model.folder / CONFIG_FILE).is_file():
+        shutil.copy2(model.folder / CONFIG_FILE, to)
+    version = model.folder / str(model.version)
+    shutil.copytree(version, to / version.name, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def load(folder: Path) -> Case:
+    """What `write` wrote.
+
+    Raises:
+        NotFound: it is not such a folder.
+        ConfigError: a file of it is damaged.
+    """
+    try:
+        raw, value = _bounded(folder / LETTER, _MAX_LETTER), _bounded(folder / VALUE, _MAX_VALUE)
+    except OSError as error:
+        raise NotFound(f"'{folder}' holds no dead letter: {error.filename}: {error.strerror}") from None
+    try:
+        document = orjson.loads(raw)
+        if document["form"] != _FORM:
+            raise ValueError(f"form {document['form']}")
+        letter = DeadLetter(
+            str(document["model"]), int(document["partition"]), int(document["offset"]), float(document["buried"]), len(value),
+            _bytes(document["key"]), tuple((str(name), _bytes(content) or b"") for name, content in document["headers"]),
+            {str(name): str(text) for name, text in document["evidence"].items()},
+        )  # fmt: skip
+        return Case(letter, str(document["version"]), value)
+    except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
+        raise ConfigError(f"'{folder / LETTER}' is damaged: {error!r}") from None
+
+
+def _bounded(path: Path, limit: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(limit)
+
+
+def _plain(case: Case) -> dict[str, Any]:
+    letter = case.letter
+    return {
+        "form": _FORM, "model": letter.model, "version": case.version, "id": letter.id, "reason": letter.reason,
+        "error": letter.error, "partition": letter.partition, "offset": letter.offset, "buried": letter.buried,
+        "key": _text(letter.key), "headers": [[name, _text(content)] for name, content in letter.original],
+        "evidence": letter.evidence,
+    }  # fmt: skip
+
+
+def _text(content: bytes | None) -> str | None:
+    return None if content is None else base64.b64encode(content).decode()
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else base64.b64decode(text, validate=True)

@@ -1,0 +1,143 @@
+"""Which dead letters are sent again, under which id, and when. Pure.
+
+Invariants: a redriven record has the original's key, value and headers, but for `id`, `redrive-of` and `deadline`; one request is
+sent once, however many dead letters it has; a redrive whose bookkeeping was lost is repeated under the same id, so that the fence
+of the result store keeps one answer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from penstock.dead.letters import REDRIVE_OF, REDRIVEN, REDRIVEN_AS, DeadLetter, HeaderPairs, Redriven
+from protocol.naming import MAX_ID, Names
+from protocol.ports import OutRecord
+
+DROPPED: Final = frozenset({"deadline"})
+"""It passed long ago: a request that kept it would be refused at once."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Redrive:
+    """One record to send again.
+
+    Attributes:
+        letter: the dead letter.
+        id: `<id>~r<n>`.
+    """
+
+    letter: DeadLetter
+    id: str
+
+    def headers(self) -> HeaderPairs:
+        """Those of the record to publish; the new id stands where the old one stood."""
+        kept: list[tuple[str, bytes]] = []
+        named = False
+        for name, value in self.letter.original:
+            if name == "id" and not named:
+                kept.append((name, self.id.encode()))
+                named = True
+            elif name not in DROPPED and name not in ("id", REDRIVE_OF):
+                kept.append((name, value))
+        if not named:
+            kept.append(("id", self.id.encode()))
+        return (*kept, (REDRIVE_OF, self.letter.id.encode()))
+
+    def note(self) -> OutRecord:
+        """What the dead topic keeps of it."""
+        return OutRecord(b"", ((REDRIVEN, self.letter.root_ref.encode()), (REDRIVEN_AS, self.id.encode())))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Skipped:
+    """A letter that is not sent again, and why."""
+
+    letter: DeadLetter
+    why: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """What a redrive would do, in the order in which the letters were buried."""
+
+    redrives: tuple[Redrive, ...]
+    skipped: tuple[Skipped, ...]
+
+
+def plan(
+    chosen: Sequence[DeadLetter],
+    everything: Iterable[DeadLetter],
+    notes: Iterable[Redriven],
+    names: Names,
+    *,
+    again: bool,
+) -> Plan:
+    """What to send again.
+
+    Args:
+        chosen: the letters that are meant, of one model, in the topic's order.
+        everything: all letters of that dead topic: redrives that died again are counted, too.
+        notes: all notes of that dead topic.
+        names: under the fleet's prefix: nothing is sent to a topic that is not the model's.
+        again: send also what was sent again since it died.
+    """
+    redriven = _last_notes(notes)
+    numbers = {root: note.number for root, note in redriven.items()}
+    newest: dict[str, DeadLetter] = {}
+    for letter in everything:
+        numbers[letter.root_ref] = max(numbers.get(letter.root_ref, 0), letter.root[1])
+        newest[letter.root_ref] = letter
+    redrives: list[Redrive] = []
+    skipped: list[Skipped] = []
+    for letter in chosen:
+        root = letter.root_ref
+        note = redriven.get(root)
+        if newest.get(root, letter) is not letter:
+            skipped.append(Skipped(letter, f"died again later, at {newest[root].place}: that one counts"))
+        elif note is not None and not again and _is_after(note, letter):
+            skipped.append(Skipped(letter, f"was sent again as {note.id}; --again sends it once more"))
+        elif why := _hopeless(letter, names):
+            skipped.append(Skipped(letter, why))
+        else:
+            _choose(letter, numbers.get(root, 0) + 1, redrives, skipped)
+    return Plan(tuple(redrives), tuple(skipped))
+
+
+def _choose(letter: DeadLetter, number: int, redrives: list[Redrive], skipped: list[Skipped]) -> None:
+    name = f"{letter.root[0]}~r{number}"
+    if len(name) > MAX_ID:
+        skipped.append(Skipped(letter, f"its id leaves no room for ~r{number}: an id has at most {MAX_ID} characters"))
+    else:
+        redrives.append(Redrive(letter, name))
+
+
+def _last_notes(notes: Iterable[Redriven]) -> dict[str, Redriven]:
+    last: dict[str, Redriven] = {}
+    for note in notes:
+        if note.root_ref not in last or note.number >= last[note.root_ref].number:
+            last[note.root_ref] = note
+    return last
+
+
+def _is_after(note: Redriven, letter: DeadLetter) -> bool:
+    """Whether the note was written after the letter was; clocks are only asked across partitions."""
+    if note.partition == letter.partition:
+        return note.offset > letter.offset
+    return note.at >= letter.buried
+
+
+def _hopeless(letter: DeadLetter, names: Names) -> str:
+    if letter.reason == "lost":
+        return "is a note that records were deleted unread: there is nothing to send"
+    if not letter.topic:
+        return "says nothing of its original topic"
+    if letter.version(names) is None:
+        return f"names {letter.topic[:100]!r}, which is no topic of model {letter.model}"
+    return ""
+
+
+def due(number: int, rate: float, started: float) -> float:
+    """When the record of this number (from 0) may go, at `rate` records a second; `rate` 0 is as fast as it can."""
+    return started + number / rate if rate > 0 else started

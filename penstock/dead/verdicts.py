@@ -1,0 +1,118 @@
+"""What became of a record that was run again, and whether that is what it died of. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import signal
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from penstock.dead.letters import DeadLetter
+from protocol.errors import FleetError
+
+
+class End(enum.StrEnum):
+    """How a run ended."""
+
+    CRASHED = "crashed"
+    HUNG = "hung"
+    FAILED = "failed"
+    REFUSED = "refused"
+    SUCCEEDED = "succeeded"
+
+
+class Stage(enum.StrEnum):
+    """What the child was doing last."""
+
+    STARTING = "starting"
+    LOADING = "loading the model"
+    READING = "reading the request"
+    RUNNING = "running the request"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """One run.
+
+    Attributes:
+        end: how it ended.
+        text: what was said, or how the process ended.
+        signal: that ended it, as `SIGSEGV`; "".
+        digest: of the model version that it was run against, in hex; "" where it was not asked for.
+        seconds: that the run took, without loading.
+        outputs: what it answered, summarised.
+        trace: the end of what the process wrote to standard error.
+    """
+
+    end: End
+    text: str
+    signal: str = ""
+    digest: str = ""
+    seconds: float = 0.0
+    outputs: Sequence[Mapping[str, Any]] = ()
+    trace: str = ""
+
+    @property
+    def reproduced(self) -> bool:
+        """Whether the record has done harm, or been refused, again."""
+        return self.end is not End.SUCCEEDED
+
+    def as_json(self) -> dict[str, Any]:
+        """The outcome as a JSON object."""
+        return dataclasses.asdict(self) | {"end": self.end.value, "reproduced": self.reproduced}
+
+
+class ModelUnusable(FleetError):
+    """The model could not be loaded, so that nothing can be said of the record."""
+
+
+def judge(said: Sequence[Mapping[str, Any]], exit_code: int | None, trace: str, limit: float) -> Outcome:
+    """The outcome of a child.
+
+    Args:
+        said: the lines that it wrote, in order: stages, and at the end an outcome.
+        exit_code: negative for a signal; None where it had to be killed.
+        trace: see `Outcome`.
+        limit: seconds that it had.
+
+    Raises:
+        ModelUnusable: it ended before the record was run.
+    """
+    facts = dict(pair for line in said for pair in line.items())
+    stage = Stage(facts.get("stage", Stage.STARTING))
+    if "unusable" in facts:
+        raise ModelUnusable(f"the model cannot be run here: {facts['unusable']}")
+    digest = facts.get("digest", "")
+    if "end" in facts:
+        return Outcome(End(facts["end"]), facts["text"], "", digest, facts["seconds"], facts["outputs"], trace)
+    name = _signal(exit_code)
+    if exit_code is None:
+        how = f"did not end within {limit:g} s"
+    else:
+        how = f"was ended by {name}" if name else f"ended by itself with exit code {exit_code}"
+    if stage is not Stage.RUNNING:
+        raise ModelUnusable(f"the process {how} while {stage}, before the request was run\n{trace}".rstrip())
+    end = End.HUNG if exit_code is None else End.CRASHED
+    return Outcome(end, f"the process {how} while {stage}", name, digest, 0.0, (), trace)
+
+
+def _signal(exit_code: int | None) -> str:
+    if exit_code is None or exit_code >= 0:
+        return ""
+    try:
+        return signal.Signals(-exit_code).name
+    except ValueError:
+        return f"signal {-exit_code}"
+
+
+def compared(outcome: Outcome, letter: DeadLetter) -> str:
+    """Whether the run ended as the evidence says; "" where the evidence says nothing to compare with."""
+    recorded = letter.evidence.get("dead-model-digest", "")
+    if recorded and outcome.digest and recorded != outcome.digest:
+        return "the model's files are not those that were served when it died"
+    if outcome.end is End.SUCCEEDED and letter.mates:
+        return f"it died in a batch of {len(letter.mates) + 1} requests, and was run alone"
+    if outcome.end is End.CRASHED and letter.signal and outcome.signal != letter.signal:
+        return f"it died of {letter.signal}"
+    return ""
