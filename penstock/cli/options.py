@@ -49,10 +49,12 @@ log_options = options(
     ),
 )
 
-fleet_options = options(
+address_options = options(
     option("--kafka", default="", metavar="HOST:PORT[,…]", help="Bootstrap servers of the broker."),
     option("--redis", default="", metavar="URL", help="The result store: redis://, rediss:// or unix://."),
-    option("--prefix", default="penstock", help="Of all topics, keys and channels: several fleets can share one broker."),
+)  # fmt: skip
+
+connection_options = options(
     option("--session-timeout", type=float, default=10.0, help="Seconds until Kafka takes a silent worker for dead."),
     option("--result-ttl", type=float, default=3600.0, help="Seconds that results of keyed and asynchronous calls are kept."),
     option("--connect-timeout", type=float, default=30.0, help="Seconds to try to reach broker and store at start."),
@@ -64,6 +66,12 @@ fleet_options = options(
     option("--kafka-ssl-certfile", type=click.Path(exists=True, dir_okay=False), help="PEM file of our certificate."),
     option("--kafka-ssl-keyfile", type=click.Path(exists=True, dir_okay=False), help="PEM file of our key."),
 )  # fmt: skip
+
+fleet_options = options(
+    address_options,
+    option("--prefix", default="penstock", help="Of all topics, keys and channels: several fleets can share one broker."),
+    connection_options,
+)
 
 gateway_options = options(
     option("--host", default="127.0.0.1", help="Address to listen on; anything but loopback needs --api-key."),

@@ -1,0 +1,180 @@
+"""Breaks what the plan says, when it says, and mends it again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shlex
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from penstock.verify import model
+from penstock.verify.fleet import Fleet
+from penstock.verify.history import Broken, History
+from penstock.verify.plan import COMMAND, Fault, FaultKind
+from penstock.verify.processes import Member, send
+from penstock.verify.proxy import Proxy
+from penstock.verify.raw import TROUBLE, Store
+
+MID_BATCH: Final = 4.0
+"""Seconds that a kill waits for a batch of its victim to begin."""
+COMMAND_WITHIN: Final = 120.0
+
+
+class Breaking:
+    """Does faults.
+
+    Args:
+        fleet: whose processes are broken.
+        account: where the models note what they run.
+        commands: what the user says breaks his servers, by name.
+        store: asked whether it still remembers, after such a command.
+        clock: seconds since the epoch on the store's clock.
+        history: takes what was done.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        account: Path,
+        commands: Mapping[str, str],
+        store: Store,
+        clock: Callable[[], float],
+        history: History,
+    ) -> None:
+        self._fleet = fleet
+        self._account = account
+        self._commands = commands
+        self._store = store
+        self._clock = clock
+        self._history = history
+
+    async def do(self, fault: Fault) -> None:
+        """One fault, until it is mended."""
+        broken = Broken(fault.kind, fault.target, self._clock(), 0.0)
+        if fault.kind.startswith(COMMAND):
+            await self._command(fault, broken)
+        elif fault.kind in {FaultKind.REDIS_DELAY, FaultKind.REDIS_DROP}:
+            await self._redis(fault, broken)
+        else:
+            await self._process(fault, broken, self._fleet.members[fault.target])
+        broken.ended = self._clock()
+        self._history.faults.append(broken)
+
+    async def _process(self, fault: Fault, broken: Broken, member: Member) -> None:
+        if fault.kind == FaultKind.REBALANCE:
+            await self._rebalance(fault, broken, member)
+            return
+        if not member.running:
+            broken.note = "it did not run"
+            return
+        if fault.kind in {FaultKind.WORKER_KILL, FaultKind.CHILD_KILL}:
+            await self._kill_in_batch(fault, broken, member)
+        elif fault.kind in {FaultKind.MACHINE_KILL, FaultKind.GATEWAY_KILL}:
+            broken.pids = _pids(member.family())
+            await asyncio.to_thread(member.kill)
+            await asyncio.sleep(fault.lasts)
+            member.start()
+        else:
+            await self._stop(fault, broken, member)
+
+    async def _stop(self, fault: Fault, broken: Broken, member: Member) -> None:
+        working = member.working()
+        whole = fault.kind == FaultKind.ZOMBIE
+        processes = member.family() if whole else [working] if working is not None else []
+        broken.pids = _pids(member.family())
+        send(processes, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(fault.lasts)
+        finally:
+            send(processes[::-1], signal.SIGCONT)
+
+    async def _kill_in_batch(self, fault: Fault, broken: Broken, member: Member) -> None:
+        """Wait until one of its processes has just begun a batch: only then is something sure to be delivered again."""
+        end = self._clock() + MID_BATCH
+        before = self._sizes(member)
+        while not (running := {pid for pid, size in self._sizes(member).items() if size > before.get(pid, 0)}):
+            if self._clock() > end:
+                break
+            await asyncio.sleep(0.001)
+        victim = member.working()
+        if fault.kind == FaultKind.CHILD_KILL:
+            others = [process for process in member.family() if victim is None or process.pid != victim.pid]
+            victim = next((process for process in others if process.pid in running), None)
+            if victim is None:
+                broken.note = "no model ran in a process of its own"
+        elif victim is None:
+            broken.note = "it was being started again"
+        if victim is not None:
+            broken.pids = (victim.pid,)
+            send([victim], signal.SIGKILL)
+
+    def _sizes(self, member: Member) -> dict[int, int]:
+        """How much each of its processes has noted so far."""
+        sizes = {}
+        for process in member.family():
+            with contextlib.suppress(FileNotFoundError):
+                sizes[process.pid] = model.account_of(self._account, process.pid).stat().st_size
+        return sizes
+
+    async def _rebalance(self, fault: Fault, broken: Broken, member: Member) -> None:
+        if member.running:
+            broken.note = "it was there already"
+            return
+        member.start()
+        await asyncio.sleep(fault.lasts)
+        broken.pids = _pids(member.family())
+        member.terminate()
+        await asyncio.to_thread(member.wait, 20.0)
+
+    async def _redis(self, fault: Fault, broken: Broken) -> None:
+        members = self._fleet.members.values() if fault.target == "all" else [self._fleet.members[fault.target]]
+        proxies: list[Proxy] = [member.proxy for member in members if member.proxy is not None]
+        if not proxies:
+            broken.note = "there is no proxy before this Redis (TLS, or a UNIX socket)"
+            return
+        for proxy in proxies:
+            if fault.kind == FaultKind.REDIS_DELAY:
+                proxy.delay += fault.amount
+            else:
+                proxy.cut = True
+                proxy.drop()
+        before = [process.pid for member in members for process in member.family()]
+        await asyncio.sleep(fault.lasts)
+        for proxy in proxies:
+            if fault.kind == FaultKind.REDIS_DELAY:
+                proxy.delay = max(0.0, proxy.delay - fault.amount)
+            else:
+                proxy.cut = False
+        after = [process.pid for member in members for process in member.family()]
+        broken.pids = tuple(sorted({*before, *after}))
+
+    async def _command(self, fault: Fault, broken: Broken) -> None:
+        words = shlex.split(self._commands[fault.kind.removeprefix(COMMAND)])
+        process = await asyncio.create_subprocess_exec(*words, start_new_session=True)
+        try:
+            async with asyncio.timeout(COMMAND_WITHIN):
+                code = await process.wait()
+            broken.note = f"the command ended with {code}" if code else ""
+        except TimeoutError:
+            process.kill()
+            broken.note = f"the command did not end within {COMMAND_WITHIN:.0f} s"
+        await self._see_loss(broken)
+
+    async def _see_loss(self, broken: Broken) -> None:
+        """Whether the store has forgotten what it held: asked until it answers."""
+        for _ in range(120):
+            with contextlib.suppress(*TROUBLE):
+                broken.loses = not await self._store.remembers()
+                await self._store.mark()
+                return
+            await asyncio.sleep(0.5)
+        broken.note = "the store did not come back"
+
+
+def _pids(processes: list[psutil.Process]) -> tuple[int, ...]:
+    return tuple(process.pid for process in processes)

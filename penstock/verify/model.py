@@ -1,0 +1,75 @@
+"""The model that the checker serves: its answers are a known function of the input, and it keeps its own account of what it ran."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Final
+
+from penstock.verify.history import Run
+from penstock.verify.plan import MODELS
+
+FACTOR: Final = 2_654_435_761
+OFFSETS: Final = {model: 97 + place for place, model in enumerate(MODELS)}
+"""So that an answer of the wrong model is a wrong answer."""
+
+_CODE: Final = """
+    import os
+    import time
+
+    import numpy as np
+
+
+    class Model:
+        inputs = {"NUMBER": ("INT64", [1]), "MILLIS": ("INT64", [1])}
+        outputs = {"ANSWER": ("INT64", [1]), "RUN": ("INT64", [1])}
+        max_batch_size = 8
+
+        def predict(self, NUMBER, MILLIS):
+            at = time.time()
+            runs = [int.from_bytes(os.urandom(7), "big") for _ in NUMBER]
+            with open(f"%(account)s.{os.getpid()}", "a") as file:
+                file.writelines(f"{number} {run} {at:.6f}\\n" for number, run in zip(NUMBER[:, 0].tolist(), runs))
+            time.sleep(max(0, int(MILLIS.max())) / 1000)
+            return {"ANSWER": NUMBER * %(factor)d + %(offset)d, "RUN": np.array(runs, dtype=np.int64)[:, None]}
+"""
+
+
+def answer(model: str, number: int) -> int:
+    """What the model must say."""
+    return number * FACTOR + OFFSETS[model]
+
+
+def write(repository: Path, account: Path) -> None:
+    """The models, each in a folder of the repository; both note what they run in `account.<pid>`."""
+    for model in MODELS:
+        folder = repository / model / "1"
+        folder.mkdir(parents=True)
+        code = textwrap.dedent(_CODE) % {"account": account, "factor": FACTOR, "offset": OFFSETS[model]}
+        (folder / "model.py").write_text(code.lstrip())
+
+
+def account_of(account: Path, pid: int) -> Path:
+    """Where one process notes what it runs."""
+    return account.with_name(f"{account.name}.{pid}")
+
+
+def pids(account: Path) -> list[int]:
+    """Processes that have run the models."""
+    return sorted(int(file.suffix[1:]) for file in account.parent.glob(f"{account.name}.*"))
+
+
+def read(account: Path, offset: float = 0.0) -> list[Run]:
+    """All executions so far. A line that a kill cut off is passed over.
+
+    Args:
+        account: as for `write`.
+        offset: seconds that the store's clock is ahead of this machine's.
+    """
+    runs = []
+    for pid in pids(account):
+        for line in account_of(account, pid).read_text().splitlines(keepends=True):
+            if line.endswith("\n"):
+                number, run, at = line.split()
+                runs.append(Run(int(number), int(run), float(at) + offset, pid))
+    return sorted(runs, key=lambda run: run.at)

@@ -1,0 +1,71 @@
+"""A TCP proxy that can be slow, or cut: it stands between one process of the fleet and Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Final
+
+_CHUNK: Final = 64 * 1024
+
+
+class Proxy:
+    """Passes bytes on, both ways.
+
+    Attributes:
+        delay: seconds by which every piece is late, each way.
+        cut: connections that come are closed at once.
+        port: where it listens on loopback.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self.delay = 0.0
+        self.cut = False
+        self.port = 0
+        self._target = (host, port)
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    async def open(self) -> None:
+        """Listen."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        """Stop listening and drop all connections."""
+        if self._server is not None:
+            self._server.close()
+        self.drop()
+
+    def drop(self) -> None:
+        """Cut all connections in the middle, as when a network goes."""
+        for writer in tuple(self._writers):
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.cut:
+            writer.transport.abort()
+            return
+        try:
+            far_reader, far_writer = await asyncio.open_connection(*self._target)
+        except OSError:
+            writer.transport.abort()
+            return
+        pair = {writer, far_writer}
+        self._writers |= pair
+        try:
+            await asyncio.gather(self._pass_on(reader, far_writer), self._pass_on(far_reader, writer))
+        finally:
+            self._writers -= pair
+            for end in pair:
+                end.transport.abort()
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(_CHUNK):
+                if self.delay:
+                    await asyncio.sleep(self.delay)
+                writer.write(data)
+                await writer.drain()
+        with contextlib.suppress(OSError):
+            writer.transport.abort()

@@ -1,0 +1,95 @@
+"""What a run is worth: its report as JSON, its exit code, and lines for people. Pure."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from penstock.verify.history import History
+from penstock.verify.judge import Verdict, judge, longest_gap, redelivered
+from penstock.verify.plan import Plan
+
+HELD: Final = 0
+BROKEN: Final = 1
+PROVES_NOTHING: Final = 12
+
+NOT_JUDGED: Final = {
+    "I4": "this version does not stream",
+    "I9": "memory is not measured here",
+    "I10": "no model of the run asks for order",
+    "I12": "a run is shorter than any retention",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """A judged run.
+
+    Attributes:
+        verdicts: one for each promise.
+        redelivered: numbers that were delivered again, by the model's own account.
+    """
+
+    plan: Plan
+    history: History
+    verdicts: Sequence[Verdict]
+    redelivered: Sequence[int]
+
+    @property
+    def exit_code(self) -> int:
+        """0 when all promises held, 1 when one broke, 12 when nothing was delivered twice, so that the run proves nothing."""
+        if not all(verdict.held for verdict in self.verdicts):
+            return BROKEN
+        return HELD if self.redelivered else PROVES_NOTHING
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON takes it: plan, verdicts with evidence, measures, faults as they were done, and the history's digest."""
+        return {
+            "seed": self.plan.seed,
+            "exit_code": self.exit_code,
+            "verdicts": [dataclasses.asdict(verdict) for verdict in self.verdicts],
+            "not_judged": NOT_JUDGED,
+            "redelivered": list(self.redelivered),
+            "measures": measures(self.history),
+            "faults": [dataclasses.asdict(fault) for fault in self.history.faults],
+            "history_sha256": self.history.digest(),
+            "plan": dataclasses.asdict(self.plan),
+        }
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        for verdict in self.verdicts:
+            mark = "held  " if verdict.held else "BROKEN"
+            excused = f", {verdict.excused} excused" if verdict.excused else ""
+            yield f"{mark} {verdict.promise:4} {verdict.says} ({verdict.checked} checked{excused})"
+            yield from (f"         {text}" for text in verdict.evidence[:5])
+        for fault in self.history.faults:
+            if fault.note:
+                yield f"left out: {fault.kind} of {fault.target}: {fault.note}"
+        facts = measures(self.history)
+        yield f"{facts['answered']} answers, {len(self.redelivered)} redelivered, longest gap {facts['longest_gap_s']} s"
+        if self.exit_code == PROVES_NOTHING:
+            yield "nothing was delivered twice, so this run proves nothing; take more requests or more faults"
+
+
+def report(plan: Plan, history: History) -> Report:
+    """Judge a run."""
+    return Report(plan, history, judge(plan, history), redelivered(plan, history))
+
+
+def measures(history: History) -> dict[str, Any]:
+    """Numbers beside the verdicts."""
+    ends = collections.Counter(f"{seen.kind} {seen.end} {seen.status}".rstrip(" 0") for seen in history.seen)
+    zero = next((sample.at for sample in history.samples if sample.at >= history.quiet_at and sample.lag == 0), None)
+    return {
+        "answered": sum(seen.run is not None for seen in history.seen),
+        "ends": dict(sorted(ends.items())),
+        "executions": len(history.runs),
+        "records": len(history.logged),
+        "dead_letters": len(history.dead),
+        "samples": len(history.samples),
+        "longest_gap_s": round(longest_gap(history.seen), 2),
+        "lag_zero_after_s": None if zero is None else round(zero - history.quiet_at, 2),
+    }

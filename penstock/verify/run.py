@@ -1,0 +1,152 @@
+"""One run: servers given, fleet started, plan carried out, history kept. The only place that knows all parts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from penstock.verify import model
+from penstock.verify.breaking import Breaking
+from penstock.verify.fleet import Fleet
+from penstock.verify.history import History
+from penstock.verify.plan import GATEWAYS, MODELS, WORKERS, Call, Fault, Plan
+from penstock.verify.processes import Backing
+from penstock.verify.raw import TROUBLE, Log, Store
+from penstock.verify.traffic import Traffic
+from penstock.verify.watch import Watch
+from protocol.errors import Unavailable
+from protocol.transport.settings import TransportSettings
+
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """Where a run takes place.
+
+    Attributes:
+        transport: the servers; the prefix is the run's own.
+        arguments: the same as flags of `penstock gateway` and `penstock worker`, without the Redis URL.
+        commands: faults that the user supplies, by name.
+        settle: seconds after the last fault in which the lag may reach zero.
+        keep: leave topics, keys and logs.
+    """
+
+    transport: TransportSettings
+    arguments: tuple[str, ...]
+    commands: Mapping[str, str]
+    settle: float
+    keep: bool = False
+
+
+def fresh_prefix() -> str:
+    """A prefix that no other run has."""
+    return f"verify-{secrets.token_hex(4)}"
+
+
+async def run(plan: Plan, site: Site, say: Say) -> History:
+    """Carry out a plan.
+
+    Raises:
+        FleetError: servers or fleet did not start.
+    """
+    with contextlib.ExitStack() as stack:
+        if site.keep:
+            folder = Path(tempfile.mkdtemp(prefix="penstock-verify-"))
+            say(f"logs and accounts are kept in {folder}, topics and keys under {site.transport.prefix}")
+        else:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-verify-")))
+        return await _Run(plan, site, folder, say).carry_out()
+
+
+class _Run:
+    """The parts of a run, while it lasts."""
+
+    def __init__(self, plan: Plan, site: Site, folder: Path, say: Say) -> None:
+        names = site.transport.names
+        self._plan, self._site, self._folder, self._say = plan, site, folder, say
+        self._account = folder / "runs"
+        self._names = names
+        self._log = Log(site.transport, [names.infer_topic(name, "1") for name in MODELS])
+        self._store = Store(site.transport)
+        self._fleet = Fleet(Backing(site.transport.redis, site.arguments), folder / "models", folder)
+        self._history = History(settle=site.settle)
+        self._ahead = 0.0
+
+    def _clock(self) -> float:
+        return time.time() + self._ahead
+
+    async def carry_out(self) -> History:
+        model.write(self._folder / "models", self._account)
+        try:
+            try:
+                await self._log.open()
+                await self._store.mark()
+                self._ahead = await self._store.ahead()
+            except TROUBLE as error:
+                raise Unavailable(f"Kafka or Redis cannot be reached: {error}") from error
+            self._say(f"starting {GATEWAYS} gateways and {WORKERS} workers")
+            await self._fleet.start()
+            await self._log.follow(self._log.topics)
+            await self._break_and_send()
+            return self._history
+        finally:
+            await self._clean_up()
+
+    async def _break_and_send(self) -> None:
+        history, plan = self._history, self._plan
+        traffic = Traffic(self._fleet.urls, self._log, self._names, self._clock, history)
+        breaking = Breaking(self._fleet, self._account, self._site.commands, self._store, self._clock, history)
+        watch = Watch(self._log, self._store, self._names, self._clock, history)
+        self._say(f"{len(plan.calls)} requests and {len(plan.faults)} faults in {plan.seconds:.0f} s")
+        watching = asyncio.create_task(watch.run())
+        begun = time.monotonic()
+        try:
+            async with asyncio.TaskGroup() as group:
+                items: list[Call | Fault] = [*plan.calls, *plan.faults]
+                for item in sorted(items, key=lambda item: item.at):
+                    await asyncio.sleep(max(0.0, begun + item.at - time.monotonic()))
+                    group.create_task(self._one(item, traffic, breaking))
+        finally:
+            await traffic.close()
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching  # what it stumbled over, if it did not last until now
+        history.quiet_at = max([fault.ended for fault in history.faults], default=self._clock())
+        await self._settle(watch)
+        history.runs = model.read(self._account, self._ahead)
+
+    @staticmethod
+    async def _one(item: Call | Fault, traffic: Traffic, breaking: Breaking) -> None:
+        await (breaking.do(item) if isinstance(item, Fault) else traffic.send(item))
+
+    async def _settle(self, watch: Watch) -> None:
+        """Until the lag is zero, twice; or until its time is over."""
+        end, zeros = self._clock() + self._site.settle, 0
+        while zeros < 2 and self._clock() < end:
+            with contextlib.suppress(*TROUBLE):
+                sample = await watch.sample()
+                zeros = zeros + 1 if sample.lag == 0 else 0
+            await asyncio.sleep(0.3)
+        for _ in range(20):
+            with contextlib.suppress(*TROUBLE):
+                await watch.final()
+                return
+            await asyncio.sleep(0.5)
+        raise Unavailable("Redis could not be read at the end of the run, so nothing can be judged")
+
+    async def _clean_up(self) -> None:
+        await self._fleet.stop()
+        if not self._site.keep:
+            with contextlib.suppress(*TROUBLE):
+                await self._store.forget()
+            with contextlib.suppress(*TROUBLE):
+                await self._log.forget()
+        await self._store.close()
+        await self._log.close()
