@@ -212,7 +212,7 @@ def _nobody_else_is_harmed(facts: Facts) -> Iterator[Finding]:
 def _lag_returns_to_zero(facts: Facts) -> Iterator[Finding]:
     history = facts.history
     after = [sample for sample in history.samples if sample.at >= history.quiet_at]
-    zero = next((sample for sample in after if sample.lag == 0), None)
+    zero = next((sample for sample in after if sample.ends and sample.lag == 0), None)
     if zero is None:
         lag = after[-1].lag if after else "never read"
         yield Finding(f"the lag was still {lag} {history.settle:.0f} s after the last fault")

@@ -64,24 +64,19 @@ class Log:
                 with contextlib.suppress(Exception):
                     await getattr(client, end)()
 
-    async def partitions(self) -> dict[str, int]:
-        """How many partitions each infer topic has; those that are not there are left out."""
-        described = await self._admin.describe_topics(list(self.topics))
-        return {entry["topic"]: len(entry["partitions"]) for entry in described if not entry["error_code"]}
-
     async def follow(self, topics: Iterable[str]) -> None:
         """From now on read these too, from their start; those that are not there yet are left out."""
-        there = await self._consumer.topics()
-        wanted = set(self._assigned)
-        for topic in topics:
-            if topic in there:
-                wanted |= {TopicPartition(topic, n) for n in self._consumer.partitions_for_topic(topic) or ()}
-        if wanted != self._assigned:
-            positions = {place: await self._consumer.position(place) for place in self._assigned}
-            self._consumer.assign(list(wanted))
-            for place in wanted:
-                self._consumer.seek(place, positions.get(place, 0))
-            self._assigned = wanted
+        followed = {place.topic for place in self._assigned}
+        new = set(topics) - followed
+        there = sorted(new & set(await self._admin.list_topics())) if new else []
+        if not there:
+            return
+        positions = {place: await self._consumer.position(place) for place in self._assigned}
+        for entry in await self._admin.describe_topics(there):
+            self._assigned |= {TopicPartition(entry["topic"], part["partition"]) for part in entry["partitions"]}
+        self._consumer.assign(list(self._assigned))
+        for place in self._assigned:
+            self._consumer.seek(place, positions.get(place, 0))
 
     async def committed(self) -> dict[tuple[str, int], int]:
         """Committed offsets of all groups, as their coordinators hold them now."""

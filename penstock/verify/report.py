@@ -14,6 +14,7 @@ from penstock.verify.plan import Plan
 HELD: Final = 0
 BROKEN: Final = 1
 PROVES_NOTHING: Final = 12
+ALWAYS: Final = frozenset({"I1", "I2", "I3", "I5", "I11"})
 
 NOT_JUDGED: Final = {
     "I4": "this version does not stream",
@@ -42,7 +43,12 @@ class Report:
         """0 when all promises held, 1 when one broke, 12 when nothing was delivered twice, so that the run proves nothing."""
         if not all(verdict.held for verdict in self.verdicts):
             return BROKEN
-        return HELD if self.redelivered else PROVES_NOTHING
+        return HELD if self.redelivered and not self.unseen else PROVES_NOTHING
+
+    @property
+    def unseen(self) -> list[str]:
+        """Promises of every run for which this one found no case."""
+        return [verdict.promise for verdict in self.verdicts if verdict.promise in ALWAYS and not verdict.checked]
 
     def plain(self) -> dict[str, Any]:
         """As JSON takes it: plan, verdicts with evidence, measures, faults as they were done, and the history's digest."""
@@ -70,7 +76,9 @@ class Report:
                 yield f"left out: {fault.kind} of {fault.target}: {fault.note}"
         facts = measures(self.history)
         yield f"{facts['answered']} answers, {len(self.redelivered)} redelivered, longest gap {facts['longest_gap_s']} s"
-        if self.exit_code == PROVES_NOTHING:
+        if self.unseen:
+            yield f"there was nothing to judge {', '.join(self.unseen)} by, so this run proves nothing"
+        if not self.redelivered:
             yield "nothing was delivered twice, so this run proves nothing; take more requests or more faults"
 
 
@@ -81,7 +89,7 @@ def report(plan: Plan, history: History) -> Report:
 
 def measures(history: History) -> dict[str, Any]:
     """Numbers beside the verdicts."""
-    ends = collections.Counter(f"{seen.kind} {seen.end} {seen.status}".rstrip(" 0") for seen in history.seen)
+    ends = collections.Counter(f"{seen.kind} {seen.end} {seen.status or ''}".strip() for seen in history.seen)
     zero = next((sample.at for sample in history.samples if sample.at >= history.quiet_at and sample.lag == 0), None)
     return {
         "answered": sum(seen.run is not None for seen in history.seen),

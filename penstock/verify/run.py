@@ -132,7 +132,7 @@ class _Run:
         while zeros < 2 and self._clock() < end:
             with contextlib.suppress(*TROUBLE):
                 sample = await watch.sample()
-                zeros = zeros + 1 if sample.lag == 0 else 0
+                zeros = zeros + 1 if sample.ends and sample.lag == 0 else 0
             await asyncio.sleep(0.3)
         for _ in range(20):
             with contextlib.suppress(*TROUBLE):
