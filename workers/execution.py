@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
-from protocol.errors import Code, FleetError
+from protocol.errors import Code, FleetError, ModelFailed
 from protocol.messages import InferRequest
 from workers.backends.base import Instance
 from workers.entries import Entry
@@ -47,6 +47,18 @@ class InstanceDied(FleetError):
         self.signal = signal
         self.exit_code = exit_code
         self.hung = hung
+
+
+class ModelRaised(ModelFailed):
+    """The model raised in a process of its own, where the exception stays; the message is a `FleetError`'s, else type and text.
+
+    Attributes:
+        kinds: the names of the exception's class and of its bases, itself first.
+    """
+
+    def __init__(self, message: str, kinds: Sequence[str], *, code: Code = Code.MODEL_FAILED) -> None:
+        super().__init__(message, code=code)
+        self.kinds = tuple(kinds)
 
 
 class Job:

@@ -11,11 +11,13 @@ from typing import Any
 import structlog
 
 from protocol.errors import ConfigError, FleetError
-from protocol.messages import InferRequest
-from protocol.model_config import Warmup
 from workers.backends import load_backend
 from workers.backends.base import Backend
-from workers.completion import complete
+from workers.children import orders
+from workers.children.executor import ChildExecutor, is_isolated
+from workers.children.process import Child
+from workers.children.spares import Spares
+from workers.completion import BackendMetadata, complete
 from workers.execution import Executor, ThreadExecutor
 from workers.placement import Placement, place
 from workers.repository import ModelVersion
@@ -65,6 +67,7 @@ class Loader:
         self._at_once = asyncio.Semaphore(at_once)
         self._clock = clock
         self._backends: dict[str, Backend] = {}
+        self._spares = Spares()
 
     async def load(self, version: ModelVersion) -> LoadedModel:
         """Complete the configuration, place, load and warm up every instance.
@@ -86,34 +89,55 @@ class Loader:
 
     async def _load(self, version: ModelVersion, started: float) -> LoadedModel:
         backend = await self._backend(version.config.backend)
+        loaded = await (self._load_children if is_isolated(version.config) else self._load_threads)(backend, version)
+        loaded.seconds = self._clock() - started
+        return loaded
+
+    async def _load_threads(self, backend: Backend, version: ModelVersion) -> LoadedModel:
         metadata = await asyncio.to_thread(backend.inspect, version)
-        config = complete(version.config, metadata, self._default_max_batch_size)
-        version = dataclasses.replace(version, config=config)
-        warmups = await asyncio.to_thread(samples, config, str(version.version), version.folder)
-        gpus = await asyncio.to_thread(usable_gpus, backend, self._gpus)
-        placements = place(config, gpus, self._cores)
+        version, placements = await self._complete(backend, version, metadata)
+        warmups = await asyncio.to_thread(samples, version.config, str(version.version), version.folder)
         executors = [ThreadExecutor(placement.name, self._clock) for placement in placements]
         loaded = LoadedModel(version, executors, 0.0)
         try:
             for executor, placement in zip(executors, placements, strict=True):
-                await self._load_instance(executor, placement, backend, version, warmups)
+                instance = await executor.load(functools.partial(backend.load, version, placement))
+                if warmups:
+                    await executor.call(functools.partial(warm_up, instance, version.config, warmups))
         except BaseException:
             await loaded.close()
             raise
-        loaded.seconds = self._clock() - started
         return loaded
 
-    async def _load_instance(
-        self,
-        executor: ThreadExecutor,
-        placement: Placement,
-        backend: Backend,
-        version: ModelVersion,
-        warmups: list[tuple[Warmup, list[InferRequest]]],
-    ) -> None:
-        instance = await executor.load(functools.partial(backend.load, version, placement))
-        if warmups:
-            await executor.call(functools.partial(warm_up, instance, version.config, warmups))
+    async def _load_children(self, backend: Backend, version: ModelVersion) -> LoadedModel:
+        """The same in children: nothing of the model runs in this process. The first child inspects and is the first instance."""
+        child: Child | None = self._spares.take()
+        assert child is not None
+        child.about = {"model": version.model, "version": version.version}
+        loaded = LoadedModel(version, (), 0.0)
+        try:
+            metadata = await asyncio.to_thread(orders.inspect, child, version)
+            version, placements = await self._complete(backend, version, metadata)
+            executors = [ChildExecutor(self._clock, self._spares, version, placement) for placement in placements]
+            loaded = LoadedModel(version, executors, 0.0)
+            for executor in executors:
+                first, child = child, None
+                await executor.load(first)
+        except BaseException:
+            if child is not None:
+                child.kill()
+                await asyncio.to_thread(child.end, 0.0)
+            await loaded.close()
+            raise
+        return loaded
+
+    async def _complete(
+        self, backend: Backend, version: ModelVersion, metadata: BackendMetadata | None
+    ) -> tuple[ModelVersion, tuple[Placement, ...]]:
+        """The version with its whole configuration, and where its instances go."""
+        config = complete(version.config, metadata, self._default_max_batch_size)
+        gpus = await asyncio.to_thread(usable_gpus, backend, self._gpus)
+        return dataclasses.replace(version, config=config), place(config, gpus, self._cores)
 
     async def _backend(self, name: str) -> Backend:
         backend = self._backends.get(name)

@@ -4,7 +4,7 @@ Triton's class gets the batch's requests as they are and answers each. The short
 returns arrays by name: `def predict(self, **inputs) -> dict[str, ndarray]`; it states its tensors as class attributes, for example
 `inputs = {"TEXT": ("BYTES", [1])}`, `outputs = {"SCORE": ("FP32", [1])}` and optionally `max_batch_size = 32`.
 
-Instances are threads of the worker: a model that may crash the process belongs in a child process, which is a later step.
+Instances are child processes (`workers.children`) unless the configuration's parameter `instance_isolation` says `thread`.
 """
 
 from __future__ import annotations
@@ -38,11 +38,17 @@ _TRITON_FORM: Final = "TritonPythonModel"
 
 
 class PythonBackend:
-    """Loads `model.py`. Importing user code runs it: a repository is trusted as much as a server's own code."""
+    """Loads `model.py`. Importing user code runs it: a repository is trusted as much as a server's own code.
+
+    Attributes:
+        alone: this process runs nothing but one model: the modules beside it stay importable, also while it runs.
+    """
+
+    alone = False
 
     def inspect(self, version: ModelVersion) -> BackendMetadata | None:
         """What the class says of its tensors: `auto_complete_config`, or the short form's attributes."""
-        model_class = _model_class(version)
+        model_class = _model_class(version, alone=self.alone)
         if model_class.__name__ == _SHORT_FORM:
             return _stated(model_class, version)
         complete = getattr(model_class, "auto_complete_config", None)
@@ -62,7 +68,7 @@ class PythonBackend:
 
     def load(self, version: ModelVersion, placement: Placement) -> Instance:
         """Import the file afresh, make the object, call `initialize` where it has one."""
-        model_class = _model_class(version)
+        model_class = _model_class(version, alone=self.alone)
         with _at(version, "__init__"):
             model = model_class()
         if model_class.__name__ == _SHORT_FORM:
@@ -192,13 +198,13 @@ def _stated(model_class: type, version: ModelVersion) -> BackendMetadata:
     return BackendMetadata(sides[0], sides[1], rows != 0, rows or 0)
 
 
-def _model_class(version: ModelVersion) -> type:
+def _model_class(version: ModelVersion, *, alone: bool) -> type:
     """The class in a freshly imported model.py.
 
     Raises:
         ConfigError: the file cannot be imported or holds no model class.
     """
-    module = _import(version)
+    module = _import(version, alone=alone)
     for name in (_TRITON_FORM, _SHORT_FORM):
         found = getattr(module, name, None)
         if isinstance(found, type):
@@ -208,10 +214,11 @@ def _model_class(version: ModelVersion) -> type:
     )
 
 
-def _import(version: ModelVersion) -> ModuleType:
+def _import(version: ModelVersion, *, alone: bool) -> ModuleType:
     """The module, with its folder and its model's folder importable while it loads.
 
-    Siblings that it imported are taken out of `sys.modules` again: two models may each have their own `utils.py`.
+    Unless it is alone, siblings that it imported are taken out of `sys.modules` again: two models may each have their own
+    `utils.py`.
     """
     folders = [str(version.path.parent), str(version.folder)]
     with _IMPORT_LOCK, _at(version, "import"):
@@ -229,7 +236,7 @@ def _import(version: ModelVersion) -> ModuleType:
         finally:
             for folder in folders:
                 sys.path.remove(folder)
-            for name in set(sys.modules) - before:
+            for name in () if alone else set(sys.modules) - before:
                 if _is_below(sys.modules[name], folders):
                     del sys.modules[name]
     return module

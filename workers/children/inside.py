@@ -1,0 +1,156 @@
+"""The inside of a child process: it obeys orders, one after the other, until the worker hangs up.
+
+Invariants: one thread does everything, so a model's device, event loop and thread-local state see one thread from load to close, as
+in a thread of the worker; the child ends when the line does; what a model keeps of its inputs stays as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from typing import Any, Final
+
+from protocol.messages import Failure
+from protocol.tensors import Tensor
+from workers.backends import load_backend
+from workers.backends.base import Instance, Outcome
+from workers.children.line import Broken, Line, packed
+from workers.children.messages import (
+    Told,
+    hear_placement,
+    hear_requests,
+    hear_version,
+    tell_error,
+    tell_metadata,
+    tell_outcome,
+)
+from workers.children.namespace import give_way
+from workers.children.segments import Slot, View
+from workers.repository import ModelVersion
+from workers.warmup import samples, warm_up
+
+
+class Inside:
+    """One child, as its orders see it: at most one model, one instance of it.
+
+    Args:
+        line: to the worker.
+    """
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._backend: Any = None
+        self._version: ModelVersion | None = None
+        self._instance: Instance | None = None
+        self._views: dict[int, View] = {}
+        self._outputs = Slot(0)
+        self._orders: Final = {
+            "inspect": self._inspect,
+            "load": self._load,
+            "run": self._run,
+            "close": self._close,
+        }
+
+    def serve(self) -> None:
+        """Obey until the line ends, or was told to close."""
+        with contextlib.suppress(Broken):
+            while True:
+                order, descriptors = self._line.receive()
+                for descriptor in descriptors:
+                    self._views[order["slot"]] = View(descriptor)
+                self._orders[order["do"]](order)
+                if order["do"] == "close":
+                    return
+
+    def _inspect(self, order: Told) -> None:
+        try:
+            metadata = self._find(hear_version(order["version"])).inspect(self._version)
+            self._line.send(packed({"metadata": tell_metadata(metadata)}))
+        except Exception as exc:
+            self._line.send(packed({"error": tell_error(exc)}))
+
+    def _load(self, order: Told) -> None:
+        try:
+            version = hear_version(order["version"])
+            self._instance = self._find(version).load(version, hear_placement(order["placement"]))
+            warm_up(self._instance, version.config, samples(version.config, str(version.version), version.folder))
+            self._line.send(packed({}))
+        except Exception as exc:
+            self._line.send(packed({"error": tell_error(exc)}))
+
+    def _find(self, version: ModelVersion) -> Any:
+        if self._backend is None:
+            self._backend = load_backend(version.config.backend)
+            if hasattr(self._backend, "alone"):
+                self._backend.alone = True
+            give_way(list(dict.fromkeys((version.path.parent, version.folder))))
+        self._version = version
+        return self._backend
+
+    def _run(self, order: Told) -> None:
+        answer, descriptors = self._batch(order)
+        self._line.send(packed(answer), descriptors)
+
+    def _batch(self, order: Told) -> tuple[Told, list[int]]:
+        """The answer to a batch: outcomes, or an error, with the times when it ran where it came so far."""
+        tensors = [self._views[order["slot"]].read(each) for each in order["tensors"]]
+        answer: Told = {"ran": [0.0, 0.0]}
+        descriptors: list[int] = []
+        try:
+            descriptors = self._write(self._outcomes(order, tensors, answer), answer)
+        except BaseException as exc:  # SystemExit of a model must not end its process with the batch unanswered
+            _show(exc)
+            answer["error"] = tell_error(exc)
+        answer["kept"] = _kept(tensors)
+        return answer, descriptors
+
+    def _outcomes(self, order: Told, tensors: list[Tensor], answer: Told) -> Sequence[Outcome]:
+        assert self._instance is not None
+        assert self._version is not None
+        requests = hear_requests(order["requests"], tensors, self._version)
+        prepared = self._instance.prepare(requests)
+        answer["ran"][:] = [time.monotonic()] * 2
+        try:
+            raw = self._instance.run(prepared)
+        finally:
+            answer["ran"][1] = time.monotonic()
+        answer["splits"] = True
+        return self._instance.split(requests, raw)
+
+    def _write(self, outcomes: Sequence[Outcome], answer: Told) -> list[int]:
+        """Put the outcomes' tensors into shared memory; the descriptors that go with the answer."""
+        flat = [tensor for outcome in outcomes if not isinstance(outcome, Failure) for tensor in outcome]
+        former = self._outputs.segment
+        answer["tensors"] = self._outputs.write(flat)
+        answer["outcomes"] = [tell_outcome(outcome) for outcome in outcomes]
+        segment = self._outputs.segment
+        return [] if segment is None or segment is former else [segment.descriptor]
+
+    def _close(self, _: Told) -> None:
+        instance, self._instance = self._instance, None
+        try:
+            if instance is not None:
+                instance.close()
+            self._line.send(packed({}))
+        except Exception as exc:
+            self._line.send(packed({"error": tell_error(exc)}))
+
+
+def _kept(tensors: list[Tensor]) -> bool:
+    """Whether the model still holds a view of an input: its memory must not be written to again then."""
+    kept = False
+    for tensor in tensors:
+        try:
+            tensor.data.release()  # type: ignore[union-attr]  # made by `View.read`
+        except BufferError:
+            kept = True
+    return kept
+
+
+def _show(error: BaseException) -> None:
+    """The traceback, for the worker's log: the worker itself only hears the text. Its frames would keep the inputs alive."""
+    traceback.print_exception(error, file=sys.stderr)
+    traceback.clear_frames(error.__traceback__)

@@ -1,0 +1,60 @@
+"""The orders that a worker gives to a child, as calls. All of them wait for the answer: never on the event loop."""
+
+from __future__ import annotations
+
+from workers.children.line import Broken, packed
+from workers.children.messages import (
+    hear_metadata,
+    hear_refusal,
+    tell_placement,
+    tell_version,
+)
+from workers.children.process import Child
+from workers.completion import BackendMetadata
+from workers.placement import Placement
+from workers.repository import ModelVersion
+
+
+def inspect(child: Child, version: ModelVersion) -> BackendMetadata | None:
+    """See `Backend.inspect`.
+
+    Raises:
+        FleetError: the model's own words, as a backend in this process would have raised them.
+        InstanceDied: the model ended the child.
+    """
+    try:
+        answer, _ = child.ask(packed({"do": "inspect", "version": tell_version(version)}))
+    except Broken:
+        raise child.obituary(f"while model '{version.model}' was inspected") from None
+    if "error" in answer:
+        raise hear_refusal(answer["error"], version)
+    return hear_metadata(answer["metadata"])
+
+
+def load(child: Child, version: ModelVersion, placement: Placement) -> None:
+    """See `Backend.load`; also warms up.
+
+    Raises:
+        FleetError, InstanceDied: see `inspect`.
+    """
+    order = {"do": "load", "version": tell_version(version), "placement": tell_placement(placement)}
+    try:
+        answer, _ = child.ask(packed(order))
+    except Broken:
+        raise child.obituary(f"while instance '{placement.name}' was loaded") from None
+    if "error" in answer:
+        raise hear_refusal(answer["error"], version)
+
+
+def close(child: Child, version: ModelVersion) -> None:
+    """See `Instance.close`; the child ends.
+
+    Raises:
+        FleetError, InstanceDied: see `inspect`.
+    """
+    try:
+        answer, _ = child.ask(packed({"do": "close"}))
+    except Broken:
+        raise child.obituary("while it was closed") from None
+    if "error" in answer:
+        raise hear_refusal(answer["error"], version)

@@ -1,0 +1,159 @@
+"""Shared memory without a name: tensors lie in it side by side, and it is gone with the last process that holds it.
+
+Invariants: a segment never changes its size; one that is too small is replaced. Every tensor begins at a multiple of `ALIGNMENT`. A
+batch's slot is written by the worker until its batch runs, then only read by the child, then free again.
+"""
+
+from __future__ import annotations
+
+import collections
+import fcntl
+import itertools
+import mmap
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from protocol.tensors import ITEM_SIZE, Buffer, Tensor, element_count
+
+ALIGNMENT: Final = 64
+SMALLEST: Final = 256 * 1024
+"""Bytes of a first segment; pages that nobody writes to cost nothing."""
+
+Described = list[Any]
+"""A tensor as a message describes it: name, datatype, shape, offset, size."""
+
+
+class Segment:
+    """Memory that two processes share.
+
+    Attributes:
+        descriptor: what the other process maps it with; -1 once it is closed.
+        size: in bytes.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.descriptor = _anonymous(size)
+        self._map = mmap.mmap(self.descriptor, size)
+
+    def write(self, tensors: Iterable[Tensor]) -> list[Described]:
+        """Copy the tensors in; there is room for them (`room`)."""
+        described, position = [], 0
+        for tensor in tensors:
+            size = len(tensor.data)
+            if size:
+                self._map[position : position + size] = tensor.data
+            described.append([tensor.name, tensor.datatype, list(map(int, tensor.shape)), position, size])
+            position += _aligned(size)
+        return described
+
+    def close(self) -> None:
+        """Let go of it; views of it that are still in use keep the memory, not the descriptor."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class View:
+    """The other process's segment, for reading. Frees the descriptor at once; the mapping lives as long as what was read of it."""
+
+    def __init__(self, descriptor: int) -> None:
+        try:
+            self._bytes = memoryview(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ))
+        finally:
+            os.close(descriptor)
+
+    def read(self, described: Described) -> Tensor:
+        """A tensor whose data is a read-only view.
+
+        Raises:
+            ValueError: it does not lie in the segment, or its bytes do not fit its shape.
+        """
+        name, datatype, shape, offset, size = described
+        if not (offset >= 0 and size >= 0 and offset + size <= len(self._bytes)):
+            raise ValueError(f"tensor '{name}' lies outside of the shared memory")
+        item = ITEM_SIZE[datatype]
+        if item and element_count(shape) * item != size:
+            raise ValueError(f"tensor '{name}' has {size} bytes, which is not {datatype}{shape}")
+        return Tensor(name, datatype, tuple(shape), self._bytes[offset : offset + size])
+
+    def copy(self, described: Sequence[Described]) -> list[Tensor]:
+        """The tensors with data of their own: one copy for all of them.
+
+        Raises:
+            ValueError: see `read`.
+        """
+        tensors = [self.read(each) for each in described]
+        end = max([each[3] + each[4] for each in described], default=0)
+        whole = memoryview(bytes(self._bytes[:end]))
+        for tensor, each in zip(tensors, described, strict=True):
+            tensor.data = whole[each[3] : each[3] + each[4]]
+        return tensors
+
+
+class Slot:
+    """A numbered place for one batch's tensors, with a segment that grows by being replaced."""
+
+    __slots__ = ("number", "segment")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.segment: Segment | None = None
+
+    def write(self, tensors: Sequence[Tensor]) -> list[Described]:
+        """Copy the tensors into the segment, or into a new one that is large enough."""
+        size = room([tensor.data for tensor in tensors])
+        if self.segment is None or self.segment.size < size:
+            self.segment = Segment(capacity(size))
+        return self.segment.write(tensors)
+
+
+class Slots:
+    """The slots of one instance; any thread may take one and give it back."""
+
+    def __init__(self) -> None:
+        self._free: collections.deque[Slot] = collections.deque()
+        self._numbers = itertools.count()
+
+    def take(self) -> Slot:
+        """A free slot, or a new one."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return Slot(next(self._numbers))
+
+    def give_back(self, slot: Slot) -> None:
+        """Nobody reads it any more."""
+        self._free.append(slot)
+
+
+def room(parts: Sequence[Buffer]) -> int:
+    """Bytes that these take side by side."""
+    return sum([_aligned(len(part)) for part in parts])
+
+
+def capacity(size: int) -> int:
+    """Of a segment for so many bytes: a power of two, so that batches that grow slowly replace it rarely."""
+    return max(SMALLEST, 1 << (size - 1).bit_length() if size else 0)
+
+
+def _aligned(size: int) -> int:
+    return (size + ALIGNMENT - 1) & -ALIGNMENT
+
+
+def _anonymous(size: int) -> int:
+    """A descriptor of memory that no path leads to."""
+    if not hasattr(os, "memfd_create"):
+        with tempfile.TemporaryFile() as file:  # it has no name any more, or never had one
+            file.truncate(size)
+            return os.dup(file.fileno())
+    descriptor = os.memfd_create("penstock", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, size)
+    # Reading what another process cut off would be a SIGBUS here.
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    return descriptor
