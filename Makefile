@@ -5,7 +5,7 @@ DEV := .venv-dev
 LOCK := requirements-dev.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench fleet lock clean
+.PHONY: help demo test lint bench fleet verify lock clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ bench: $(DEV)/.ready ## measure everything and write docs/benchmarks.md (needs w
 
 fleet: $(DEV)/.ready ## a real broker, Redis, a gateway and two workers with the demo's model, until Ctrl-C
 	$(DEV)/bin/python -m infra.local fleet --model-repository examples/digits/models
+
+verify: $(DEV)/.ready ## break a fleet on a real broker and a real Redis on purpose, and judge what it promises
+	$(DEV)/bin/python -m infra.local verify --break-server kafka-restart --break-server redis-stop $(ARGS)
 
 lock: ## pin what CI installs
 	$(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install -q '.[onnx,torch,loadtest,local,dev]'

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -15,7 +16,7 @@ from typing import NoReturn
 
 import click
 
-from infra.local import jars, java, redis
+from infra.local import faults, jars, java, redis
 from infra.local.fleet import fleet
 from infra.local.kafka import Jvm
 from infra.local.places import cache_folder, this_system
@@ -146,6 +147,39 @@ def run_fleet(repositories: tuple[Path, ...], workers: int, http_port: int, data
             print(f"kafka    {running.backing.kafka}\nredis    {running.backing.redis}\ngateway  {running.url}")
             print(f"\n  penstock models --url {running.url}\n\nCtrl-C drains and ends all of it.", flush=True)
             _watch(running.started)
+
+
+@main.command("verify", context_settings={"ignore_unknown_options": True})
+@click.option(
+    "--break-server",
+    "broken",
+    multiple=True,
+    type=click.Choice([f"{server}-{how}" for server in ("kafka", "redis") for how in ("kill", "restart", "stop")]),
+    help="Do this to the server, too, in the middle of the run; may be repeated.",
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def run_verify(broken: tuple[str, ...], arguments: tuple[str, ...]) -> None:
+    """Run a broker and a store, and `penstock verify` with these ARGUMENTS on them; its exit code is this command's.
+
+    Kafka takes members for dead after 6 s here, unless ARGUMENTS name another --session-timeout.
+    """
+    unnamed = {k: v for k, v in os.environ.items() if k not in {KAFKA_VARIABLE, REDIS_VARIABLE}}
+    with _folder_until_interrupted(None) as folder, servers(folder, environ=unnamed) as running:
+        asked = folder / "faults"
+        hooks = [f"--fault-command={name}={faults.command(asked, name)}" for name in broken]
+        command = [sys.executable, "-m", "penstock", "verify", "--kafka", running.kafka, "--redis", running.redis]
+        with faults.offered(faults.faults(running), asked):
+            ended = subprocess.run([*command, "--session-timeout", "6", *hooks, *arguments], check=False)
+        sys.exit(ended.returncode)
+
+
+@main.command("fault", hidden=True)
+@click.argument("address", type=click.Path(path_type=Path))
+@click.argument("name")
+def ask_for_fault(address: Path, name: str) -> None:
+    """Ask a running `verify` to break its server NAME."""
+    with _as_message():
+        faults.ask(address, name)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "check": "Say for every model of a repository whether it can be served, and how.",
     "new": "Write a model folder to start from.",
     "dead": "List, show, reproduce and redrive the requests that workers gave up.",
+    "verify": "Break a fleet on purpose, and judge what it promises.",
     "doctor": "Look at broker, store, repository and GPUs, and say what to fix.",
 }
 """Every command and its line in `penstock --help`."""

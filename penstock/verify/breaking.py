@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shlex
 import signal
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
@@ -22,6 +24,8 @@ from penstock.verify.raw import TROUBLE, Store
 
 MID_BATCH: Final = 4.0
 """Seconds that a kill waits for a batch of its victim to begin."""
+LOOK_AGAIN: Final = 0.5
+"""Seconds after which it is asked anew which processes it has."""
 COMMAND_WITHIN: Final = 120.0
 
 
@@ -73,10 +77,10 @@ class Breaking:
             broken.note = "it did not run"
             return
         if fault.kind in {FaultKind.WORKER_KILL, FaultKind.CHILD_KILL}:
-            await self._kill_in_batch(fault, broken, member)
+            await asyncio.to_thread(self._kill_in_batch, fault, broken, member)
         elif fault.kind in {FaultKind.MACHINE_KILL, FaultKind.GATEWAY_KILL}:
             broken.pids = _pids(member.family())
-            await asyncio.to_thread(member.kill)
+            await asyncio.to_thread(self._kill_all, fault, member)
             await asyncio.sleep(fault.lasts)
             member.start()
         else:
@@ -93,33 +97,44 @@ class Breaking:
         finally:
             send(processes[::-1], signal.SIGCONT)
 
-    async def _kill_in_batch(self, fault: Fault, broken: Broken, member: Member) -> None:
-        """Wait until one of its processes has just begun a batch: only then is something sure to be delivered again."""
-        end = self._clock() + MID_BATCH
-        before = self._sizes(member)
-        while not (running := {pid for pid, size in self._sizes(member).items() if size > before.get(pid, 0)}):
-            if self._clock() > end:
-                break
-            await asyncio.sleep(0.001)
-        victim = member.working()
-        if fault.kind == FaultKind.CHILD_KILL:
-            others = [process for process in member.family() if victim is None or process.pid != victim.pid]
-            victim = next((process for process in others if process.pid in running), None)
-            if victim is None:
-                broken.note = "no model ran in a process of its own"
-        elif victim is None:
-            broken.note = "it was being started again"
-        if victim is not None:
-            broken.pids = (victim.pid,)
-            send([victim], signal.SIGKILL)
+    # The kills run in a thread: a batch takes milliseconds, and the event loop has callers to serve.
 
-    def _sizes(self, member: Member) -> dict[int, int]:
-        """How much each of its processes has noted so far."""
-        sizes = {}
-        for process in member.family():
-            with contextlib.suppress(FileNotFoundError):
-                sizes[process.pid] = model.account_of(self._account, process.pid).stat().st_size
-        return sizes
+    def _kill_all(self, fault: Fault, member: Member) -> None:
+        if fault.kind == FaultKind.MACHINE_KILL:
+            self._in_batch(member)
+        member.kill()
+
+    def _kill_in_batch(self, fault: Fault, broken: Broken, member: Member) -> None:
+        working = member.working()
+        if working is None:
+            broken.note = "it was being started again"
+            return
+        victim = self._in_batch(member)
+        if fault.kind == FaultKind.WORKER_KILL:
+            victim = working.pid
+        elif victim == working.pid:
+            broken.note = "no model ran in a process of its own"
+            return
+        if victim is None:
+            broken.note = f"no batch of it began within {MID_BATCH:.0f} s"
+            return
+        broken.pids = (victim,)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(victim, signal.SIGKILL)
+
+    def _in_batch(self, member: Member) -> int | None:
+        """Wait until one of its processes has just begun a batch, and say which: only then is something sure to come again."""
+        end = time.monotonic() + MID_BATCH
+        while time.monotonic() < end:
+            files = {pid: model.account_of(self._account, pid) for pid in _pids(member.family())}
+            before = {pid: _size(file) for pid, file in files.items()}
+            again = time.monotonic() + LOOK_AGAIN
+            while time.monotonic() < again:
+                for pid, file in files.items():
+                    if _size(file) > before[pid]:
+                        return pid
+                time.sleep(0.0005)
+        return None
 
     async def _rebalance(self, fault: Fault, broken: Broken, member: Member) -> None:
         if member.running:
@@ -174,6 +189,13 @@ class Breaking:
                 return
             await asyncio.sleep(0.5)
         broken.note = "the store did not come back"
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _pids(processes: list[psutil.Process]) -> tuple[int, ...]:

@@ -113,7 +113,7 @@ def _at_most_one_terminal(facts: Facts) -> Iterator[Finding]:
             yield Finding(f"{ref} was answered by a result and by {final[0].status}: {final[0].text[:200]}")
     for seen in facts.history.seen:
         if seen.cancelled_at and seen.end is End.ANSWER:
-            yield Finding(f"{seen.ref} was confirmed to be cancelled, and then answered")
+            yield Finding(f"{seen.ref} was confirmed to be cancelled, and then answered", excused=facts.store_lost)
     for ref, why in facts.terminals_undone():
         yield Finding(f"{ref}: {why}", excused=facts.store_lost)
 
@@ -170,9 +170,9 @@ def _late(facts: Facts, number: int, end: float, what: str) -> Iterator[Finding]
     for run in facts.executions.get(number, {}).values():
         if run.at > end + SLACK:
             excused = any(
-                fault.began <= run.at and fault.ended >= end - SLACK
+                fault.began <= run.at and (fault.loses or fault.ended >= end - SLACK)
                 for fault in facts.history.faults
-                if fault.kind in _TOUCHES_CHECKS and run.pid in fault.pids and not fault.note
+                if not fault.note and (fault.loses or (fault.kind in _TOUCHES_CHECKS and run.pid in fault.pids))
             )
             yield Finding(f"{number} began to run {run.at - end:.2f} s after {what}", excused)
 

@@ -159,7 +159,7 @@ def _calls(chance: random.Random, requests: int, seconds: float) -> Iterator[Cal
 
 def _call(chance: random.Random, number: int, at: float, kind: Kind) -> Call:
     model, gateway = chance.choice(MODELS), chance.randrange(GATEWAYS)
-    millis = chance.choice((0, 1, 2, 5, 10, 30))
+    millis = chance.choice((0, 1, 2, 5, 20, 50))
     limit, copies, principal = 0.0, 1, ""
     if kind is Kind.DEADLINE:
         limit = chance.choice((0.02, 0.05, 0.1, 0.3, 1.0))

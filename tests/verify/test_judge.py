@@ -243,6 +243,15 @@ def test_a_worker_that_stood_still_between_check_and_run_is_excused() -> None:
     assert verdict.excused == 1
 
 
+def test_a_cancellation_that_the_store_was_made_to_forget_is_excused() -> None:
+    def change(history: History) -> None:
+        history.runs.append(Run(4, run_of(4), START + 9.0, 77))
+        history.faults.append(Broken("command:redis-kill", "all", START + 1, START + 2, loses=True))
+
+    assert broken(change) == set()
+    assert judged(change)["I6"].excused == 1
+
+
 def test_another_worker_that_stood_still_excuses_nothing() -> None:
     def change(history: History) -> None:
         history.runs.append(Run(5, run_of(5), START + 3.0, 77))

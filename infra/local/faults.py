@@ -1,0 +1,103 @@
+"""What `make verify` may do to the broker and the store that it has started: asked for by name over a UNIX socket.
+
+`penstock verify` breaks its own processes; servers it only knows by address. So it is given a command for each of these faults, and
+the command asks whoever started the servers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from infra.local.process import LocalServer
+from infra.local.servers import Servers
+from protocol.errors import FleetError, Unavailable
+
+PAUSE = 3.0
+"""Seconds for which a server stands still."""
+ANSWER_WITHIN = 110.0
+
+Faults = dict[str, Callable[[], None]]
+
+
+def faults(running: Servers) -> Faults:
+    """What can be done to those of the servers that were started here, by name."""
+    possible: Faults = {}
+    for name, server in (("kafka", running.broker), ("redis", running.store)):
+        if server is not None:
+            possible |= _of(name, server)
+    return possible
+
+
+def _of(name: str, server: LocalServer) -> Faults:
+    def killed() -> None:
+        server.kill()
+        server.start()
+
+    def restarted() -> None:
+        server.restart()
+
+    def stopped() -> None:
+        os.kill(server.pid, signal.SIGSTOP)
+        time.sleep(PAUSE)
+        os.kill(server.pid, signal.SIGCONT)
+
+    return {f"{name}-kill": killed, f"{name}-restart": restarted, f"{name}-stop": stopped}
+
+
+def command(address: Path, name: str) -> str:
+    """The command line that asks for one of them, and returns once it is mended."""
+    return shlex.join([sys.executable, "-m", "infra.local", "fault", str(address), name])
+
+
+@contextlib.contextmanager
+def offered(possible: Faults, address: Path) -> Iterator[None]:
+    """Do what is asked for at this socket, one after the other, for the time of a `with`."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(address))
+        listening.listen()
+        threading.Thread(target=_serve, args=(listening, possible), daemon=True).start()
+        yield
+
+
+def _serve(listening: socket.socket, possible: Faults) -> None:
+    while True:
+        try:
+            asking, _ = listening.accept()
+        except OSError:
+            return
+        with asking:
+            name = asking.recv(100).decode()
+            try:
+                possible[name]()
+                said = "done"
+            except (FleetError, KeyError, OSError) as error:
+                said = f"{name}: {error}"
+            with contextlib.suppress(OSError):
+                asking.sendall(said.encode()[:1000])
+
+
+def ask(address: Path, name: str) -> None:
+    """Ask for a fault and wait until it is mended.
+
+    Raises:
+        Unavailable: it is not possible, or nobody listens.
+    """
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(ANSWER_WITHIN)
+        try:
+            asking.connect(str(address))
+            asking.sendall(name.encode())
+            said = asking.recv(1000).decode()
+        except OSError as error:
+            raise Unavailable(f"nobody breaks servers at {address}: {error}") from error
+    if said != "done":
+        raise Unavailable(f"the fault was not done: {said}")
