@@ -8,6 +8,7 @@ from collections.abc import Callable
 from protocol.naming import Names
 from protocol.ports import Bus, Results
 from workers.patience import Patience
+from workers.verdicts import ATTEMPTS
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class Context:
         bus, results: open.
         patience: for calls that must succeed in the end.
         fence_ttl: seconds that a plain call's fence outlives its answer.
+        max_attempts: runs that may die with a request in them before it goes to the dead letters.
     """
 
     worker: str
@@ -30,3 +32,4 @@ class Context:
     results: Results
     patience: Patience
     fence_ttl: float
+    max_attempts: int = ATTEMPTS

@@ -1,8 +1,16 @@
-"""Records that cannot be served go to the model's dead topic, byte for byte, with the reason beside them."""
+"""Records that cannot be served go to the model's dead topic, byte for byte, with the evidence in headers beside their own.
+
+The headers are ours (`dead-*`) and Kafka Connect's (`__connect.errors.*`), which tools for dead letters read; all are UTF-8 text.
+Invariant: value, key and own headers are the original's; a letter may be written twice (a crash in between), never half.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import enum
+import signal
 from collections.abc import Sequence
+from typing import Final
 
 import structlog
 
@@ -11,72 +19,160 @@ from protocol.ports import OutRecord, Record
 from workers.context import Context
 from workers.statistics import ModelStatistics
 
-MAX_REASON = 1000
-"""Bytes of the reason: it may quote what a stranger sent."""
+MAX_ERROR: Final = 4096
+"""Bytes of the error's text: it may quote what a stranger sent."""
+MAX_MATES: Final = 64
 
 log = structlog.get_logger(__name__)
 
 
-class DeadLetters:
-    """The dead topic of one model."""
+class Reason(enum.StrEnum):
+    """Why a record is here: the header `dead-reason` and the label of the metric."""
 
-    def __init__(self, context: Context, model: str, statistics: ModelStatistics) -> None:
+    UNDECODABLE = "undecodable"
+    """It is not a request."""
+    POISON = "poison"
+    """Instances die of it."""
+    HUNG = "hung"
+    """Instances hang with it."""
+    ATTEMPTS = "attempts"
+    """It was begun too often, and no worker lived to answer it."""
+    LOST = "lost"
+    """Records were deleted unread; the letter is a note without a value."""
+
+
+_STAGES: Final = {
+    Reason.UNDECODABLE: "VALUE_CONVERTER",
+    Reason.POISON: "TASK_PUT",
+    Reason.HUNG: "TASK_PUT",
+    Reason.ATTEMPTS: "TASK_PUT",
+    Reason.LOST: "KAFKA_CONSUME",
+}
+"""In Kafka Connect's words (`org.apache.kafka.connect.runtime.errors.Stage`)."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Letter:
+    """A record and what is known of its end.
+
+    Attributes:
+        record: as it was fetched.
+        reason: see `Reason`.
+        error: a sentence.
+        exception: its class, with the module.
+        signal: the number of the signal that ended the instance, where one did.
+        attempts: runs that died with it.
+        mates: ids of the others in its batch.
+    """
+
+    record: Record
+    reason: Reason
+    error: str
+    exception: str
+    signal: int | None = None
+    attempts: int = 0
+    mates: Sequence[str] = ()
+
+
+class DeadLetters:
+    """The dead topic of one model.
+
+    Args:
+        context: the worker's.
+        model: whose.
+        digest: of the model version's files.
+        statistics: counts the letters.
+    """
+
+    def __init__(self, context: Context, model: str, digest: str, statistics: ModelStatistics) -> None:
+        self.topic = context.names.dead_topic(model)
         self._context = context
-        self._topic = context.names.dead_topic(model)
+        self._digest = digest
         self._statistics = statistics
 
-    async def bury(self, records: Sequence[tuple[Record, str]], kind: str) -> None:
-        """Publish each record with its reason; returns once they are acknowledged, however long that takes.
-
-        Args:
-            records: with the sentence that says what is wrong with each.
-            kind: label of the metric.
-        """
-        buried = [
-            OutRecord(
-                record.value if isinstance(record.value, bytes) else bytes(record.value),
-                _headers(record, reason),
-                record.key,
-            )
-            for record, reason in records
-        ]
-        await self._publish(buried)
-        self._statistics.dead_letters[kind] += len(records)
-        record, reason = records[0]
+    async def bury(self, letters: Sequence[Letter]) -> None:
+        """Publish the letters; returns once they are acknowledged, however long that takes."""
+        await self._publish([self._record(letter) for letter in letters])
+        for letter in letters:
+            self._statistics.dead_letters[letter.reason.value] += 1
+        first = letters[0]
         log.warning(
-            "records moved to the dead letters", topic=self._topic, records=len(records), partition=record.partition,
-            offset=record.offset, reason=reason,
+            "records moved to the dead letters", topic=self.topic, records=len(letters), partition=first.record.partition,
+            offset=first.record.offset, reason=first.reason.value, error=first.error,
         )  # fmt: skip
 
     async def note_loss(self, topic: str, partition: int, committed: int, start: int) -> None:
         """Leave a note that records were deleted from the log before anybody read them."""
         lost = start - committed
         self._statistics.lost += lost
-        reason = (
+        error = (
             f"{lost} records of {topic}-{partition} from offset {committed} were deleted unread; retention is too short"
         )
         log.error("records were lost", topic=topic, partition=partition, lost=lost, committed=committed, start=start)
-        await self._publish([OutRecord(b"", _headers(Record(topic, partition, committed, 0.0, b"", ()), reason))])
-        self._statistics.dead_letters["lost"] += 1
+        record = Record(topic, partition, committed, 0.0, b"", ())
+        await self._publish([self._record(Letter(record, Reason.LOST, error, ""))])
+        self._statistics.dead_letters[Reason.LOST.value] += 1
+
+    def _record(self, letter: Letter) -> OutRecord:
+        record = letter.record
+        value = record.value if isinstance(record.value, bytes) else bytes(record.value)
+        evidence = evidence_of(letter, self._context.worker, self._digest)
+        added = [(name, text.encode(errors="replace")) for name, text in evidence]
+        return OutRecord(value, [*record.headers, *added], record.key)
 
     async def _publish(self, records: Sequence[OutRecord]) -> None:
         context = self._context
 
         async def publish() -> None:
             try:
-                await context.bus.publish(self._topic, records)
+                await context.bus.publish(self.topic, records)
             except NotFound:
-                await context.bus.ensure_topic(self._topic, 1)
-                await context.bus.publish(self._topic, records)
+                await context.bus.ensure_topic(self.topic, 1)
+                await context.bus.publish(self.topic, records)
 
         await context.patience.call("publish dead letters", publish)
 
 
-def _headers(record: Record, reason: str) -> list[tuple[str, bytes]]:
+def evidence_of(letter: Letter, worker: str, digest: str) -> list[tuple[str, str]]:
+    """The headers that are added to the record's own."""
+    record, error = letter.record, _cut(letter.error)
+    partition, offset = str(record.partition), str(record.offset)
+    died = [("dead-signal", signal_name(letter.signal))] if letter.signal is not None else []
     return [
-        *record.headers,
-        ("dead-reason", reason.encode(errors="replace")[:MAX_REASON]),
-        ("dead-topic", record.topic.encode()),
-        ("dead-partition", b"%d" % record.partition),
-        ("dead-offset", b"%d" % record.offset),
+        ("dead-reason", letter.reason.value),
+        ("dead-error", error),
+        *died,
+        ("dead-attempts", str(letter.attempts)),
+        ("dead-worker", worker),
+        ("dead-model-digest", digest),
+        ("dead-batch", ",".join([mate.replace(",", "%2C") for mate in letter.mates[:MAX_MATES]])),
+        ("dead-topic", record.topic),
+        ("dead-partition", partition),
+        ("dead-offset", offset),
+        ("dead-timestamp", str(round(record.timestamp * 1000))),
+        ("__connect.errors.topic", record.topic),
+        ("__connect.errors.partition", partition),
+        ("__connect.errors.offset", offset),
+        ("__connect.errors.stage", _STAGES[letter.reason]),
+        ("__connect.errors.exception.class.name", letter.exception),
+        ("__connect.errors.exception.message", error),
     ]
+
+
+def signal_name(number: int) -> str:
+    """`SIGSEGV` for 11; the number where it has no name here."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
+
+
+def class_name(error: BaseException) -> str:
+    """The error's class with its module."""
+    kind = type(error)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _cut(text: str) -> str:
+    """At most `MAX_ERROR` bytes of UTF-8, not cut within a character."""
+    return text.encode(errors="replace")[:MAX_ERROR].decode(errors="ignore")

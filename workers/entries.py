@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from protocol.messages import Failure, InferRequest
+from protocol.ports import Record
 from workers.scheduling.types import Item
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Entry(Item[InferRequest]):
         cancelled: the caller no longer wants it; it is not run if it has not started.
         job: the batch it is in, once it is in one.
         followers: later records of the same request, answered by this one.
+        record: as it was fetched, for the dead letters.
     """
 
     partition: int = 0
@@ -38,3 +40,4 @@ class Entry(Item[InferRequest]):
     cancelled: bool = False
     job: Job | None = None
     followers: list[Entry] | None = None
+    record: Record | None = None

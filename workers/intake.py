@@ -15,13 +15,14 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from protocol.codec import JSON
-from protocol.errors import Code, FleetError, Unavailable
+from protocol.errors import Code, Unavailable
 from protocol.messages import Failure
 from protocol.ports import Assigned, Consumer, Record
+from workers.burial import Burial, Hopeless
 from workers.cancellations import Cancellations
 from workers.commits import Commits
 from workers.context import Context
-from workers.deadletters import DeadLetters
+from workers.deadletters import DeadLetters, Letter
 from workers.entries import Entry
 from workers.offsets import OffsetTracker
 from workers.reading import Reader
@@ -50,6 +51,7 @@ class Intake:
         context: the worker's.
         reader: makes entries of this model version's records.
         statistics: counts what happens here.
+        digest: of the model version's files.
 
     Attributes:
         topic: also the group.
@@ -58,7 +60,7 @@ class Intake:
         problem: why fetching fails; "" while it does not.
     """
 
-    def __init__(self, context: Context, reader: Reader, statistics: ModelStatistics) -> None:
+    def __init__(self, context: Context, reader: Reader, statistics: ModelStatistics, digest: str = "") -> None:
         self.topic = reader.topic
         self.owned: frozenset[int] = frozenset()
         self.assigned_once = False
@@ -66,10 +68,10 @@ class Intake:
         self._context = context
         self._reader = reader
         self._statistics = statistics
-        self._dead_letters = DeadLetters(context, reader.model, statistics)
-        self._burying = 0
+        self._dead_letters = DeadLetters(context, reader.model, digest, statistics)
         self._tracker: OffsetTracker[int] = OffsetTracker()
         self._commits = Commits(reader.topic, self._tracker)
+        self._burial = Burial(self._dead_letters, reader, self._tracker, self._spawn, self._buried)
         self._cancellations = Cancellations()
         self._ends: dict[int, int] = {}
         self._leaving: set[int] = set()
@@ -86,7 +88,7 @@ class Intake:
     async def open(self, runner: Runner) -> None:
         """Join the topic's group and feed the runner from now on."""
         context = self._context
-        self._runner = runner
+        self._runner = self._burial.answering = runner
         context.patience.on_recovered.append(self.opened)
         await context.results.listen_cancels(context.names.cancel_channel(self.topic), self._on_cancel)
         self._consumer = await context.bus.subscribe(self.topic, self.topic, context.worker, self)
@@ -191,7 +193,7 @@ class Intake:
             return 0
         if self._refusal is not None:
             return MAX_FETCH if not self._context.patience.failing else 0
-        return self._runner.room() - self._burying
+        return self._runner.room() - self._burial.pending
 
     async def _keep_membership(self) -> None:
         assert self._consumer is not None
@@ -217,7 +219,7 @@ class Intake:
 
     async def _take_in_slice(self, records: Sequence[Record], fetched: float) -> None:
         entries: list[Entry] = []
-        hopeless: list[tuple[Record, int, str]] = []
+        hopeless: list[Hopeless] = []
         suspects = False
         for record in records:
             token = self._tracker.add(record.partition, record.offset)
@@ -229,13 +231,14 @@ class Intake:
                 else:
                     entry = self._reader.read(record, token, fetched)
             except Exception as exc:  # whatever a stranger sent must not stop the intake
-                hopeless.append((record, token, _reason(exc)))
+                hopeless.append((record, token, exc))
                 continue
+            entry.record = record
             if record.offset < self._ends.get(record.partition, 0):
                 entry.suspect = suspects = True
             entries.append(entry)
         if hopeless:
-            self._spawn(self._bury(hopeless))
+            self._burial.unreadable(hopeless, fetched)
         if suspects:
             entries = await self._meanwhile(self._skip_answered(entries))
         self._queue(entries)
@@ -273,23 +276,6 @@ class Intake:
                 runner.add(entry)
         runner.turn()
 
-    async def _bury(self, hopeless: Sequence[tuple[Record, int, str]]) -> None:
-        """To the dead letters; whoever can be told is told, and only then is the record done."""
-        self._burying += len(hopeless)
-        try:
-            await self._dead_letters.bury([(record, reason) for record, _, reason in hopeless], "undecodable")
-        finally:
-            self._burying -= len(hopeless)
-        assert self._runner is not None
-        for record, token, reason in hopeless:
-            entry = self._reader.addressee(record, token, self._context.clock())
-            if entry is None:
-                self._tracker.done(record.partition, record.offset, token)
-                self._commits.arm()
-            else:
-                self._runner.refuse(entry, Failure(Code.INVALID_ARGUMENT, reason), Reason.OTHER)
-        self.opened()
-
     def _on_cancel(self, refs: list[str]) -> None:
         if self._runner is None:
             return
@@ -311,6 +297,14 @@ class Intake:
     def opened(self) -> None:
         """See `Source.opened`."""
         self._opening.set()
+
+    def bury(self, entry: Entry, letter: Letter, failure: Failure) -> None:
+        """See `Source.bury`."""
+        self._burial.bury(entry, letter, failure)
+
+    def _buried(self) -> None:
+        self._commits.arm()
+        self.opened()
 
     # --- Listener: for the bus ---------------------------------------------------------------------------------------
 
@@ -344,7 +338,3 @@ class Intake:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("an intake task failed", topic=self.topic, exc_info=error)
-
-
-def _reason(error: Exception) -> str:
-    return error.message if isinstance(error, FleetError) else f"{type(error).__name__}: {error}"

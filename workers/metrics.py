@@ -43,6 +43,12 @@ _COUNTERS: Final[tuple[tuple[str, str, _Read], ...]] = (
     ("redeliveries", "Requests begun again after an earlier attempt.", lambda s: s.redeliveries),
     ("already_answered", "Redelivered requests that had their answer and were not run.", lambda s: s.already_answered),
     ("cancellations", "Requests answered CANCELLED without having run.", lambda s: s.cancellations),
+    ("instance_deaths", "Runs that their instance's process died in, or was killed in as hung.", lambda s: s.deaths),
+    (
+        "reruns",
+        "Parts of batches that were run by themselves: to find a culprit, or for want of memory.",
+        lambda s: s.reruns,
+    ),
     ("lost_records", "Records that retention deleted before anybody read them.", lambda s: s.lost),
 )
 

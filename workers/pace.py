@@ -29,6 +29,19 @@ class Pace:
             ]  # the one not seen for longest: every observation moves its key back
         self._seconds[key] = per_row if known is None else known + WEIGHT * (per_row - known)
 
+    def predict(self, shape_class: object, rows: int) -> float | None:
+        """Seconds that such a batch should take: as measured at its size, else at the next larger one, else from smaller ones."""
+        power = (rows - 1).bit_length()
+        known = self._seconds.get((shape_class, power))
+        if known is not None:
+            return known * rows
+        sizes = [size for shape, size in self._seconds if shape == shape_class]
+        larger = min((size for size in sizes if size > power), default=None)
+        if larger is not None:
+            return self._seconds[shape_class, larger] * (1 << larger)
+        smaller = max(sizes, default=None)
+        return None if smaller is None else self._seconds[shape_class, smaller] * rows
+
     def seconds_per_row(self) -> dict[str, float]:
         """By "<shape class>/<batch size>"."""
         return {f"{shape_class}/{1 << power}": seconds for (shape_class, power), seconds in self._seconds.items()}

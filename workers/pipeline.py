@@ -1,8 +1,8 @@
 """A batch's way through an instance: begin attempts, prepare, run, split, encode. Up to `DEPTH` batches per instance overlap.
 
 Invariants: all of it happens on the event loop except running what is not brief, and copying more than `LARGE` bytes; a batch that
-was started comes back through `Owner.answered` or, if none of its entries is left to run, `Owner.emptied`; entries that leave it
-before it runs go through `Owner.left`.
+was started comes back through `Owner.answered` or, if none of its entries is left, `Owner.emptied`; entries that leave it before it
+runs go through `Owner.left`; what fails as a whole is an inquest's (`inquests`), which sends parts of it through here again.
 """
 
 from __future__ import annotations
@@ -14,17 +14,23 @@ from typing import Any, Final, Protocol, cast
 
 import structlog
 
-from protocol.errors import Code, FleetError, ModelFailed
+from protocol.errors import Code
 from protocol.messages import Failure, InferRequest
+from protocol.model_config import ModelConfig
 from protocol.ports import Answer
+from workers import inquests
 from workers.answers import Answers
 from workers.backends.base import Outcome
 from workers.brevity import Brevity
+from workers.causes import exhausted
+from workers.conclusions import Conclusions, size_of
 from workers.context import Context
 from workers.entries import Entry
-from workers.execution import Completions, Executor, Job, failure_message
+from workers.execution import Completions, Executor, Job, next_free
+from workers.inquests import Inquests, Part
+from workers.remedies import parts
 from workers.scheduling.types import Batch
-from workers.statistics import Executed, ModelStatistics
+from workers.statistics import ModelStatistics
 
 LARGE: Final = 1024 * 1024
 """Bytes of a batch's inputs or outputs above which copying them is left to another thread."""
@@ -32,50 +38,63 @@ LARGE: Final = 1024 * 1024
 log = structlog.get_logger(__name__)
 
 
-class Owner(Protocol):
+class Owner(inquests.Owner, Protocol):
     """Whose batches these are."""
 
     def left(self, entry: Entry, failure: Failure | None) -> None:
         """The entry will not run: it is late or cancelled (`failure`), or has its answer already (None)."""
 
-    def answered(self, job: Job, answers: list[Answer]) -> None:
-        """The batch has run, or failed: one answer per entry of the job."""
-
-    def emptied(self, job: Job) -> None:
-        """Nothing of the batch is left to run."""
-
-    def freed(self) -> None:
-        """An instance can take another batch."""
-
 
 class Pipeline:
-    """The instances of one model version and the batches in them.
-
-    Attributes:
-        running_rows: in batches that were started and are not answered.
-    """
+    """The instances of one model version and the batches in them."""
 
     def __init__(
-        self, context: Context, executors: Sequence[Executor], statistics: ModelStatistics, owner: Owner
+        self,
+        context: Context,
+        config: ModelConfig,
+        executors: Sequence[Executor],
+        statistics: ModelStatistics,
+        owner: Owner,
     ) -> None:
-        self.running_rows = 0
         self.executors: Sequence[Executor] = executors
         self._context = context
         self._clock = context.clock
         self._statistics = statistics
         self._owner = owner
-        self._answers = Answers(context.worker, context.fence_ttl)
         self._loop = asyncio.get_running_loop()
         self._brevity = Brevity()
+        self._conclusions = Conclusions(
+            Answers(context.worker, context.fence_ttl), statistics, self._brevity, context.clock,
+            refuse_nan=config.parameters.get("refuse_nan", "").lower() == "true",
+        )  # fmt: skip
+        rows = max(1, config.max_batch_size)
+        self._inquests = Inquests(statistics, owner, context.clock, self._launch, rows, context.max_attempts)
+        self._rows = 0
         self._tasks: set[asyncio.Task[None]] = set()
         completions = Completions(self._loop, self._finished)
         for executor in executors:
             executor.deliver_to(completions)
 
+    @property
+    def running_rows(self) -> int:
+        """In batches that were started and are not answered."""
+        return self._rows + self._inquests.rows
+
+    def free(self) -> Executor | None:
+        """The instance that should take the next batch; None where all have enough."""
+        if not self._inquests:
+            return next_free(self.executors)
+        executors = [executor for executor in self.executors if not self._inquests.at(executor)]
+        return next_free(executors) if executors else None
+
+    def problem(self) -> str:
+        """Why nobody should send requests now; "" while nothing speaks against it."""
+        return self._inquests.problem()
+
     def start(self, batch: Batch[InferRequest], executor: Executor) -> None:
         """Send the batch on its way; `executor` must hold fewer than `DEPTH`."""
         executor.held += 1
-        self.running_rows += batch.rows
+        self._rows += batch.rows
         self._statistics.releases[batch.reason.value] += 1
         job = Job(batch, cast("list[Entry]", batch.items), executor)
         suspect = False
@@ -84,11 +103,14 @@ class Pipeline:
             suspect = suspect or entry.suspect
         if suspect:
             self._spawn(self._begin_attempts(job))
+        elif self._inquests.caps:
+            self._enter(job)
         else:
             self._prepare(job)
 
     def abandon(self) -> None:
         """Stop in the middle, as a crash would: what is in flight is delivered again."""
+        self._inquests.abandon()
         for task in self._tasks:
             task.cancel()
 
@@ -108,7 +130,16 @@ class Pipeline:
             if attempt > 1:
                 self._statistics.redeliveries += 1
         self._remove(job, [(entry, None) for entry in job.entries if entry.attempt == 0])
+        self._bury_exhausted(job)
         self._again(job)
+
+    def _bury_exhausted(self, job: Job) -> None:
+        """What was begun too often is not run again: whoever ran it may have died of it."""
+        gone = [entry for entry in job.entries if entry.attempt > self._context.max_attempts]
+        mates = [entry.payload.id for entry in job.entries]
+        self._take_out(job, gone)
+        for entry in gone:
+            self._owner.bury(entry, *exhausted(entry, entry.attempt - 1, mates))
 
     def _again(self, job: Job) -> None:
         """Time has passed since the batch was formed: what is late or cancelled leaves it, the rest goes on."""
@@ -122,22 +153,46 @@ class Pipeline:
         self._remove(job, leaving)
         if job.entries:
             job.withdrawn = job.stale = False
-            self._prepare(job)
+            self._enter(job)
+            return
+        self._release(job)
+        if isinstance(job, Part):
+            self._inquests.skipped(job)
         else:
-            self._release(job)
             self._owner.emptied(job)
             self._owner.freed()
 
     def _remove(self, job: Job, leaving: Sequence[tuple[Entry, Failure | None]]) -> None:
-        if not leaving:
-            return
-        gone = {id(entry) for entry, _ in leaving}
-        job.entries = [entry for entry in job.entries if id(entry) not in gone]
-        rows = sum(entry.rows for entry, _ in leaving)
-        job.batch.rows -= rows
-        self.running_rows -= rows
+        self._take_out(job, [entry for entry, _ in leaving])
         for entry, failure in leaving:
             self._owner.left(entry, failure)
+
+    def _take_out(self, job: Job, leaving: Sequence[Entry]) -> None:
+        if leaving:
+            gone = {id(entry) for entry in leaving}
+            job.entries = [entry for entry in job.entries if id(entry) not in gone]
+            rows = sum(entry.rows for entry in leaving)
+            job.batch.rows -= rows
+            self._rows -= rows
+
+    def _launch(self, part: Part) -> None:
+        """Send a part of an earlier batch on its way."""
+        part.executor.held += 1
+        self._rows += part.batch.rows
+        self._again(part)
+
+    def _enter(self, job: Job) -> None:
+        """Prepare the batch as it is, or have it run in parts: memory is short, or some of it must run alone."""
+        if not isinstance(job, Part):
+            # A process of its own may die; only where the whole worker would, its return makes a request suspicious.
+            alone = [] if job.executor.isolated else [entry for entry in job.entries if entry.attempt > 1]
+            cap = self._inquests.caps.cap(job.entries[0].shape_class, self._clock())
+            made = parts(job.entries, cap, alone)
+            if len(made) > 1:
+                self._release(job)
+                self._inquests.divide(job, made)
+                return
+        self._prepare(job)
 
     def _prepare(self, job: Job) -> None:
         job.not_after = min([entry.deadline for entry in job.entries if entry.deadline is not None], default=math.inf)
@@ -182,9 +237,12 @@ class Pipeline:
         for job in jobs:
             if job.stale:
                 self._again(job)
-            else:
-                self._release(job)
+                continue
+            self._release(job)
+            if job.error is None:
                 ran.append(job)
+            else:
+                self._troubled(job, job.error)
         idle = any(executor.held == 0 for executor in self.executors)
         if idle:
             self._owner.freed()  # it can run while the answers below are made
@@ -195,74 +253,37 @@ class Pipeline:
 
     def _release(self, job: Job) -> None:
         job.executor.held -= 1
-        self.running_rows -= job.batch.rows
+        self._rows -= job.batch.rows
+        if self._inquests:
+            self._inquests.advance(job.executor)
+
+    def _troubled(self, job: Job, error: BaseException) -> None:
+        """The batch gave no answers; its requests run again, or fail with it."""
+        if not self._inquests.failed(job, error):
+            self._emit(job, *self._conclusions.encode(job, self._conclusions.failures(job, error)))
 
     def _answer(self, job: Job) -> None:
-        outcomes = self._outcomes(job)
-        size = sum([len(t.data) for outcome in outcomes if not isinstance(outcome, Failure) for t in outcome])
-        if size > LARGE:
+        try:
+            outcomes = self._conclusions.outcomes(job)
+        except Exception as exc:
+            self._troubled(job, exc)
+            return
+        self._inquests.succeeded(job)
+        if size_of(outcomes) > LARGE:
             self._spawn(self._answer_large(job, outcomes))
         else:
-            self._emit(job, *self._encode(job, outcomes))
+            self._emit(job, *self._conclusions.encode(job, outcomes))
 
     async def _answer_large(self, job: Job, outcomes: Sequence[Outcome]) -> None:
-        self._emit(job, *await self._loop.run_in_executor(None, self._encode, job, outcomes))
-
-    def _encode(self, job: Job, outcomes: Sequence[Outcome]) -> tuple[Sequence[Outcome], list[Answer]]:
-        """The outcomes and their answers; if they cannot be encoded, failures for all."""
-        try:
-            return outcomes, self._answers.of_batch(job, outcomes, self._clock())
-        except Exception as exc:
-            outcomes = self._failures(job, exc)
-            return outcomes, self._answers.of_batch(job, outcomes, self._clock())
+        self._emit(job, *await self._loop.run_in_executor(None, self._conclusions.encode, job, outcomes))
 
     def _emit(self, job: Job, outcomes: Sequence[Outcome], answers: list[Answer]) -> None:
-        self._count(job, outcomes)
+        self._conclusions.count(job, outcomes)
         job.raw = None
-        self._owner.answered(job, answers)
-
-    def _outcomes(self, job: Job) -> Sequence[Outcome]:
-        """One per entry: what the instance made of it, or the batch's failure for all."""
-        if job.error is not None:
-            return self._failures(job, job.error)
-        try:
-            outcomes: Sequence[Outcome] = job.executor.split(job.requests, job.raw)
-        except Exception as exc:
-            return self._failures(job, exc)
-        if len(outcomes) != len(job.entries):
-            return self._failures(job, ModelFailed(f"it gave {len(outcomes)} answers to {len(job.entries)} requests"))
-        return outcomes
-
-    def _failures(self, job: Job, error: BaseException) -> Sequence[Outcome]:
-        message = failure_message(job.executor.name, error)
-        first = job.entries[0].payload
-        log.warning(
-            "batch failed", model=first.model, version=first.version, requests=len(job.entries), request=first.id,
-            traceparent=first.traceparent, error=message, exc_info=None if isinstance(error, FleetError) else error,
-        )  # fmt: skip
-        code = error.code if isinstance(error, FleetError) else Code.MODEL_FAILED
-        return [Failure(code, message)] * len(job.entries)
-
-    def _count(self, job: Job, outcomes: Sequence[Outcome]) -> None:
-        end = self._clock()
-        enqueued, rows, failed, failed_seconds = [], 0, 0, 0.0
-        for entry, outcome in zip(job.entries, outcomes, strict=True):
-            if isinstance(outcome, Failure):
-                failed += 1
-                failed_seconds += end - entry.enqueued
-            else:
-                enqueued.append(entry.enqueued)
-                rows += entry.rows
-        executed = Executed(
-            job.batch.rows, enqueued, rows, failed, failed_seconds, job.input_end - job.input_start, job.compute_start,
-            job.compute_end, end,
-        )  # fmt: skip
-        self._statistics.executed(executed)
-        if job.compute_start and job.error is None:
-            shape_class, seconds = job.entries[0].shape_class, executed.compute_infer
-            self._statistics.pace.observe(shape_class, job.batch.rows, seconds)
-            if job.executor.anywhere:
-                self._brevity.ran(shape_class, job.batch.rows, seconds, job.cpu, end)
+        if isinstance(job, Part):
+            self._inquests.answered(job, answers)
+        else:
+            self._owner.answered(job, answers)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(coroutine)

@@ -23,8 +23,10 @@ WINDOW: Final = 60.0
 """Seconds over which blame is counted."""
 MANY: Final = 8
 """Requests blamed within the window below which it is no flood."""
-SHARE: Final = 0.8
-"""Of all that were run in the window; more of them blamed is a flood."""
+DEATHS: Final = 0.8
+"""Share of requests to blame for deaths from which on the model is to blame: each death costs everybody a restart."""
+FAILURES: Final = 0.98
+"""The same for runs that only fail, which cost little: here it takes a model that answers nothing."""
 
 LEAST: Final = 10.0
 """Seconds that every batch may run, whatever was predicted."""
@@ -99,11 +101,16 @@ def parts(items: Iterable[S], cap: int | None, alone: Sequence[S] = ()) -> list[
 
 
 class Flood:
-    """Whether nearly everything that runs is to blame: then nobody is, and the model is broken."""
+    """Whether nearly everything that runs is to blame: then nobody is, and the model is broken.
 
-    __slots__ = ("_blamed", "_events", "_innocent")
+    Args:
+        share: of all that was run; with more of them blamed it is a flood.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_blamed", "_events", "_innocent", "_share")
+
+    def __init__(self, share: float) -> None:
+        self._share = share
         self._events: collections.deque[tuple[float, int, int]] = collections.deque()
         self._blamed = 0
         self._innocent = 0
@@ -122,7 +129,7 @@ class Flood:
     def rising(self, now: float) -> bool:
         """Whether to stop blaming requests."""
         self._forget(now)
-        return self._blamed >= MANY and self._blamed > SHARE * (self._blamed + self._innocent)
+        return self._blamed >= MANY and self._blamed > self._share * (self._blamed + self._innocent)
 
     def _forget(self, now: float) -> None:
         while self._events and self._events[0][0] <= now - WINDOW:

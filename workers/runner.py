@@ -17,9 +17,10 @@ from protocol.model_config import ModelConfig
 from protocol.ports import Answer
 from workers.answers import Answers
 from workers.context import Context
+from workers.deadletters import Letter
 from workers.emission import Emission
 from workers.entries import Entry
-from workers.execution import Executor, Job, next_free
+from workers.execution import Executor, Job
 from workers.pipeline import Pipeline
 from workers.scheduling import for_config
 from workers.scheduling.types import Reject, Rejection, Scheduler
@@ -37,6 +38,9 @@ class Source(Protocol):
 
     def settled(self, entries: Sequence[Entry]) -> None:
         """These have their answer: their records are done."""
+
+    def bury(self, entry: Entry, letter: Letter, failure: Failure) -> None:
+        """The record goes to the dead letters; then the entry comes back through `Runner.refuse`."""
 
     def opened(self) -> None:
         """There may be room for more."""
@@ -71,7 +75,8 @@ class Runner:
         self._max_bytes = max_bytes
         self._max_queue_size = _max_queue_size(config)
         self._scheduler: Scheduler[InferRequest] = for_config(config.max_batch_size, config.dynamic_batching)
-        self._pipeline = Pipeline(context, executors, statistics, self)
+        self.ordered = config.dynamic_batching is not None and config.dynamic_batching.preserve_ordering
+        self._pipeline = Pipeline(context, config, executors, statistics, self)
         self._answers = Answers(context.worker, context.fence_ttl)
         self._emission = Emission(context, statistics, self._settle)
         self._entries: dict[str, Entry] = {}
@@ -121,6 +126,10 @@ class Runner:
             return math.ceil(rows / self._rows_per_request)
         # A bounded queue answers what it cannot take, so what is over its bound must be fetched and seen.
         return max(0, self._max_queue_size + 1 - self._scheduler.depth) if self._max_queue_size else 0
+
+    def problem(self) -> str:
+        """Why nobody should send requests now; "" while nothing speaks against it."""
+        return self._pipeline.problem()
 
     # --- in ----------------------------------------------------------------------------------------------------------
 
@@ -183,13 +192,13 @@ class Runner:
             self.refuse(cast("Entry", item), _expiry(item.late(now)), Reason.REJECTED)
         if self._scheduler.depth == 0:
             return
-        executors = self._pipeline.executors
-        backlog = self._source.backlog() if next_free(executors) is not None else 0
-        while (executor := next_free(executors)) is not None:
+        pipeline = self._pipeline
+        backlog = self._source.backlog() if pipeline.free() is not None else 0
+        while (executor := pipeline.free()) is not None:
             batch = self._scheduler.take(now, backlog_rows=backlog, idle=executor.held == 0)
             if batch is None:
                 break
-            self._pipeline.start(batch, executor)
+            pipeline.start(batch, executor)
         self._sleep(now, backlog, idle=executor is not None and executor.held == 0)
 
     def _sleep(self, now: float, backlog: int, *, idle: bool) -> None:
@@ -217,6 +226,14 @@ class Runner:
         else:
             reason = Reason.CANCELED if failure.code is Code.CANCELLED else Reason.REJECTED
             self.refuse(entry, failure, reason)
+
+    def partly(self, entries: Sequence[Entry], answers: list[Answer]) -> None:
+        """See `Owner.partly`."""
+        self._emission.put(answers, entries)
+
+    def bury(self, entry: Entry, letter: Letter, failure: Failure) -> None:
+        """See `Owner.bury`."""
+        self._source.bury(entry, letter, failure)
 
     def answered(self, job: Job, answers: list[Answer]) -> None:
         """See `Owner.answered`."""

@@ -44,7 +44,7 @@ class Serving:
         self.last_lag = 0
         self._context = context
         reader = Reader(context.names, Signature(version.config), *self.key)
-        self.intake = Intake(context, reader, self.statistics)
+        self.intake = Intake(context, reader, self.statistics, version.digest)
         self.runner = Runner(context, version.config, loaded.executors, self.statistics, self.intake, max_bytes)
 
     @property

@@ -121,6 +121,8 @@ class ModelStatistics:
         cancellations: requests answered CANCELLED without having run.
         lost: records that were deleted from the log unread.
         emit_failures: attempts to store answers that failed.
+        deaths: runs that an instance died in.
+        reruns: parts of batches that were run again, or by themselves from the start.
     """
 
     def __init__(self) -> None:
@@ -139,6 +141,7 @@ class ModelStatistics:
         self.rejections: collections.Counter[str] = collections.Counter()
         self.dead_letters: collections.Counter[str] = collections.Counter()
         self.redeliveries = self.already_answered = self.cancellations = self.lost = 0
+        self.deaths = self.reruns = 0
         self.batch_rows = Histogram(ROWS)
         self.queue_seconds = Histogram(SECONDS)
         self.compute_seconds = Histogram(SECONDS)

@@ -1,12 +1,12 @@
 """What a batch that went wrong says about its requests: who runs again with whom, and who is to blame. Pure.
 
 A batch whose run crashed, hung, raised or gave something that is no answer is run again in parts. A part that succeeds is answered
-and is out of it; one that fails is parted further; a request is blamed only for a run in which it was alone. A process that dies may
-also have been killed by somebody else, so a request goes to the dead letters only after it has died alone *and* has been in
+and is out of it; one that fails is parted further; a request is blamed only for a run in which it was alone. A process that dies
+may also have been killed by somebody else, so a request goes to the dead letters only after it has died alone *and* has been in
 `attempts` runs that died. Running out of memory blames nobody who has company: smaller batches help (`remedies.Caps`).
 
-Invariants: every item that was given leaves exactly once, by a run that succeeds, by a sentence or by `remove`; an item is in at
-most log2(n) + 2 + `attempts` failing runs; a lone culprit among n costs at most log2(n) + 1 + `attempts` of them.
+Invariants: every item that was given leaves exactly once, by a run that succeeds, by a sentence, or by being left out of a run;
+an item is in at most log2(n) + 2 + `attempts` failing runs; a lone culprit among n costs at most log2(n) + 1 + `attempts` of them.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Inquiry(Generic[S]):
         """A run failed: of the part that `next` gave, or of a batch before this inquiry.
 
         Args:
-            items: of the run, without those removed.
+            items: of the run, without those that left before it.
             cause: why.
             price: how many runs that succeed cost as much as this one did.
 
@@ -157,26 +157,24 @@ class Inquiry(Generic[S]):
         return sentences
 
     def skipped(self) -> None:
-        """Nothing of the part was left to run."""
+        """Nothing of the part was left to run: its callers do not want it any more."""
         part, self._current = self._current, None
         if part is not None and part.rest:
             self._parts.appendleft(_Part(part.rest))
 
-    def remove(self, item: S) -> None:
-        """The item has another end: its caller does not want it any more."""
-        if self._current is not None:
-            self._current = _Part(self._current.items, tuple(i for i in self._current.rest if i is not item))
-        for parts in (self._parts, self._doubtful):
-            kept = [
-                _Part(tuple(i for i in part.items if i is not item), tuple(i for i in part.rest if i is not item))
-                for part in parts
-            ]
-            parts.clear()
-            for part in kept:
-                if part.items:
-                    parts.append(part)
-                elif part.rest:
-                    parts.append(_Part(part.rest))
+    @property
+    def waiting(self) -> bool:
+        """Whether `next` has a part to give."""
+        return bool(self._parts or self._doubtful)
+
+    def drop(self) -> list[S]:
+        """Give up: nothing more is run; returns who has no end and is not in the part that was given out last."""
+        parts = [*self._parts, *self._doubtful]
+        left = list(self._current.rest) if self._current is not None else []
+        self._parts.clear()
+        self._doubtful.clear()
+        self._current = None
+        return left + [item for part in parts for item in (*part.items, *part.rest)]
 
     def deaths_of(self, item: S) -> int:
         """Runs that died with the item in them, of earlier deliveries too."""

@@ -65,7 +65,8 @@ async def test_a_record_that_nobody_can_read_goes_to_the_dead_letters_byte_for_b
             b"0",
             b"0",
         )
-        assert b"not a msgpack value" in headers["dead-reason"]
+        assert headers["dead-reason"] == b"undecodable"
+        assert b"not a msgpack value" in headers["dead-error"]
         await until(lambda: serving.intake._tracker.in_flight == 0)
         assert values(await b.caller.ask(b.caller.request(1))) == [[1]]
 
@@ -259,7 +260,8 @@ async def test_records_deleted_unread_are_a_loss_that_is_told() -> None:
         record = await b.bus.read(DEAD, 0, 0)
         assert record is not None
         assert dict(record.headers)["dead-offset"] == b"3"
-        assert b"5 records" in dict(record.headers)["dead-reason"]
+        assert dict(record.headers)["dead-reason"] == b"lost"
+        assert b"5 records" in dict(record.headers)["dead-error"]
 
 
 async def test_a_full_worker_keeps_its_membership() -> None:

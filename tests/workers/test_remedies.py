@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from protocol.errors import ConfigError
 from tests.workers.test_verdicts import Request
 from workers.remedies import (
+    DEATHS,
     LEAST,
     MANY,
     MULTIPLE,
@@ -65,7 +66,7 @@ def test_parts_hold_everybody_once_in_order_and_within_the_cap(
 
 
 def test_few_failures_and_a_few_bad_requests_among_good_ones_are_no_flood() -> None:
-    flood = Flood()
+    flood = Flood(DEATHS)
     flood.note(0.0, MANY - 1, 0)
     assert not flood.rising(0.0)
     flood.note(0.0, 100, 100)
@@ -73,7 +74,7 @@ def test_few_failures_and_a_few_bad_requests_among_good_ones_are_no_flood() -> N
 
 
 def test_when_nearly_everything_fails_it_is_a_flood_until_that_is_long_ago() -> None:
-    flood = Flood()
+    flood = Flood(DEATHS)
     for second in range(10):
         flood.note(float(second), 2, 0)
     assert flood.rising(10.0)
@@ -81,7 +82,7 @@ def test_when_nearly_everything_fails_it_is_a_flood_until_that_is_long_ago() -> 
     assert flood.rising(10.0)
     flood.note(11.0, 0, 30)
     assert not flood.rising(11.0)
-    fresh = Flood()
+    fresh = Flood(DEATHS)
     fresh.note(0.0, 100, 0)
     assert fresh.rising(WINDOW - 0.1)
     assert not fresh.rising(WINDOW)
@@ -89,7 +90,7 @@ def test_when_nearly_everything_fails_it_is_a_flood_until_that_is_long_ago() -> 
 
 @given(st.lists(st.tuples(st.floats(0, 1000), st.integers(0, 5), st.integers(0, 5)), max_size=60))
 def test_a_flood_is_counted_over_its_window(events: list[tuple[float, int, int]]) -> None:
-    flood = Flood()
+    flood = Flood(DEATHS)
     events.sort(key=lambda event: event[0])
     for at, blamed, innocent in events:
         flood.note(at, blamed, innocent)

@@ -104,7 +104,8 @@ async def test_a_model_that_raises_fails_its_whole_batch_and_nothing_else(error:
         instance.error = None
         assert values(await b.caller.ask(b.caller.request(3))) == [[3]]
         statistics = serving.statistics
-        assert (statistics.fail.count, statistics.success.count, statistics.execution_count) == (2, 1, 2)
+        assert (statistics.fail.count, statistics.success.count, statistics.reruns) == (2, 1, 2)
+        assert instance.batches == [[1, 2], [1], [2], [3]]
 
 
 async def test_a_model_whose_outputs_break_its_configuration_is_told_so() -> None:

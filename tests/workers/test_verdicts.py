@@ -1,4 +1,5 @@
 import math
+import random
 from collections.abc import Sequence
 
 import pytest
@@ -157,20 +158,17 @@ def test_those_who_are_probably_innocent_go_first_and_doubtful_ones_last() -> No
     assert inquiry.next() is None
 
 
-@given(batch=batches, order=st.randoms(use_true_random=False))
-def test_whoever_leaves_in_between_is_not_run_and_nobody_is_lost(batch: tuple[int, set[int]], order: object) -> None:
+@given(batch=batches, draw=st.randoms(use_true_random=False))
+def test_whoever_leaves_before_a_run_is_not_in_it_and_nobody_is_lost(
+    batch: tuple[int, set[int]], draw: random.Random
+) -> None:
     count, culprits = batch
     inquiry: Inquiry[Request] = Inquiry(max_deaths=10_000)
-    requests = [Request(n) for n in range(count)]
-    ended: list[int] = [s.item.number for s in inquiry.failed(requests, Cause.CRASH)]
-    left: set[int] = set()
+    ended = [s.item.number for s in inquiry.failed([Request(n) for n in range(count)], Cause.CRASH)]
     while (part := inquiry.next()) is not None:
-        waiting = [request for request in requests if request.number not in {*ended, *left}]
-        gone = order.choice(waiting)  # type: ignore[attr-defined]
-        if order.random() < 0.3:  # type: ignore[attr-defined]
-            left.add(gone.number)
-            inquiry.remove(gone)
-        part = tuple(request for request in part if request.number not in left)
+        left = [request for request in part if draw.random() < 0.2]
+        ended += [request.number for request in left]
+        part = tuple(request for request in part if request not in left)
         if not part:
             inquiry.skipped()
         elif any(request.number in culprits for request in part):
@@ -178,7 +176,28 @@ def test_whoever_leaves_in_between_is_not_run_and_nobody_is_lost(batch: tuple[in
         else:
             ended += [request.number for request in part]
             inquiry.succeeded()
+    assert sorted(ended) == list(range(count))
+
+
+@given(count=st.integers(2, 40), culprits=st.sets(st.integers(0, 39)), price=prices, steps=st.integers(0, 30))
+def test_giving_up_tells_everybody_who_has_no_end(count: int, culprits: set[int], price: float, steps: int) -> None:
+    requests = [Request(n) for n in range(count)]
+    inquiry: Inquiry[Request] = Inquiry()
+    ended = [s.item.number for s in inquiry.failed(requests, Cause.CRASH, price)]
+    for _ in range(steps):
+        part = inquiry.next()
+        if part is None:
+            break
+        if any(request.number in culprits for request in part):
+            ended += [s.item.number for s in inquiry.failed(part, Cause.CRASH, price)]
+        else:
+            ended += [request.number for request in part]
+            inquiry.succeeded()
+    running = inquiry.next() or ()
+    left = [request.number for request in (*running, *inquiry.drop())]
     assert sorted([*ended, *left]) == list(range(count))
+    assert not inquiry.waiting
+    assert inquiry.next() is None
 
 
 @given(count=st.integers(1, 64), fits=st.integers(1, 64))

@@ -1,0 +1,125 @@
+"""What a batch that has run comes to: outcomes, answers and counts. Nothing of it waits; encoding may happen on any thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+import structlog
+
+from protocol.errors import Code, FleetError, ModelFailed
+from protocol.messages import Failure
+from protocol.ports import Answer
+from protocol.tensors import Tensor
+from workers.answers import Answers
+from workers.backends.base import Outcome
+from workers.brevity import Brevity
+from workers.execution import Job, failure_message
+from workers.statistics import Executed, ModelStatistics
+
+_FLOATS: Final = frozenset({"FP16", "FP32", "FP64"})
+
+log = structlog.get_logger(__name__)
+
+
+class Conclusions:
+    """Of one model version.
+
+    Args:
+        answers: makes them.
+        statistics: counts.
+        brevity: learns how long runs take.
+        clock: the fleet's.
+        refuse_nan: an output that is not a number is a failure.
+    """
+
+    def __init__(
+        self,
+        answers: Answers,
+        statistics: ModelStatistics,
+        brevity: Brevity,
+        clock: Callable[[], float],
+        *,
+        refuse_nan: bool,
+    ) -> None:
+        self._answers = answers
+        self._statistics = statistics
+        self._brevity = brevity
+        self._clock = clock
+        self._refuse_nan = refuse_nan
+
+    def outcomes(self, job: Job) -> Sequence[Outcome]:
+        """One per entry of a job that ran without an error.
+
+        Raises:
+            Exception: whatever `split` raises; the batch has no outcomes.
+            ModelFailed: they are too few or too many, or not numbers where that is refused.
+        """
+        outcomes: Sequence[Outcome] = job.executor.split(job.requests, job.raw)
+        if len(outcomes) != len(job.entries):
+            raise ModelFailed(f"it gave {len(outcomes)} answers to {len(job.entries)} requests")
+        if self._refuse_nan:
+            _check_numbers(outcomes)
+        return outcomes
+
+    def failures(self, job: Job, error: BaseException) -> Sequence[Outcome]:
+        """The same failure for all."""
+        message = failure_message(job.executor.name, error)
+        first = job.entries[0].payload
+        log.warning(
+            "batch failed", model=first.model, version=first.version, requests=len(job.entries), request=first.id,
+            traceparent=first.traceparent, error=message, exc_info=None if isinstance(error, FleetError) else error,
+        )  # fmt: skip
+        code = error.code if isinstance(error, FleetError) else Code.MODEL_FAILED
+        return [Failure(code, message)] * len(job.entries)
+
+    def encode(self, job: Job, outcomes: Sequence[Outcome]) -> tuple[Sequence[Outcome], list[Answer]]:
+        """The outcomes and their answers; if they cannot be encoded, failures for all."""
+        try:
+            return outcomes, self._answers.of_batch(job, outcomes, self._clock())
+        except Exception as exc:
+            outcomes = self.failures(job, exc)
+            return outcomes, self._answers.of_batch(job, outcomes, self._clock())
+
+    def count(self, job: Job, outcomes: Sequence[Outcome]) -> None:
+        """Into the statistics, before the answers go out."""
+        end = self._clock()
+        enqueued, rows, failed, failed_seconds = [], 0, 0, 0.0
+        for entry, outcome in zip(job.entries, outcomes, strict=True):
+            if isinstance(outcome, Failure):
+                failed += 1
+                failed_seconds += end - entry.enqueued
+            else:
+                enqueued.append(entry.enqueued)
+                rows += entry.rows
+        executed = Executed(
+            job.batch.rows, enqueued, rows, failed, failed_seconds, job.input_end - job.input_start, job.compute_start,
+            job.compute_end, end,
+        )  # fmt: skip
+        self._statistics.executed(executed)
+        if job.compute_start and job.error is None:
+            shape_class, seconds = job.entries[0].shape_class, executed.compute_infer
+            self._statistics.pace.observe(shape_class, job.batch.rows, seconds)
+            if job.executor.anywhere:
+                self._brevity.ran(shape_class, job.batch.rows, seconds, job.cpu, end)
+
+
+def size_of(outcomes: Sequence[Outcome]) -> int:
+    """Bytes of all outputs."""
+    return sum([len(t.data) for outcome in outcomes if not isinstance(outcome, Failure) for t in outcome])
+
+
+def _check_numbers(outcomes: Sequence[Outcome]) -> None:
+    for outcome in outcomes:
+        if not isinstance(outcome, Failure):
+            for tensor in outcome:
+                if _has_nan(tensor):
+                    raise ModelFailed(f"output '{tensor.name}' holds a NaN, which the parameter refuse_nan forbids")
+
+
+def _has_nan(tensor: Tensor) -> bool:
+    if tensor.datatype == "BF16":
+        bits = np.frombuffer(tensor.data, "<u2")
+        return bool(np.any((bits & 0x7FFF) > 0x7F80))
+    return tensor.datatype in _FLOATS and bool(np.isnan(tensor.array()).any())
