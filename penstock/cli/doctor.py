@@ -16,7 +16,9 @@ import orjson
 
 from penstock.cli.options import fleet_options, option
 from penstock.cli.settings import transport_settings
+from penstock.promises.breach import Breach
 from protocol.errors import FleetError
+from protocol.transport.settings import TransportSettings
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,11 +29,13 @@ class Finding:
         subject: what was looked at.
         state: "ok", "warning" or "problem".
         text: what was found, and what to do.
+        breach: of a promise of docs/guarantees.md: which, by which setting, and the command that mends it; None for anything else.
     """
 
     subject: str
     state: str
     text: str
+    breach: Breach | None = None
 
 
 @click.command()
@@ -40,6 +44,8 @@ class Finding:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of text.")
 def command(model_repository: tuple[Path, ...], as_json: bool, **flags: Any) -> None:
     """Look at broker, store, repository, frameworks and GPUs, and say what to fix. Exits with 1 on a problem.
+
+    Warns where a setting of Kafka or Redis breaks a promise of docs/guarantees.md, with the command that mends it.
 
     penstock doctor --kafka localhost:9092 --redis redis://localhost:6379 --model-repository models
     """
@@ -127,9 +133,39 @@ async def _servers(flags: dict[str, Any]) -> list[Finding]:
         transport = open_transport(settings)
     except FleetError as exc:
         return [Finding("fleet", "problem", exc.message)]
+    kafka = await _server("kafka", transport.bus.open, transport.bus.healthy, transport.bus.close)
+    redis = await _server("redis", transport.results.open, transport.results.healthy, transport.results.close)
+    findings = [kafka, redis]
+    if kafka.state == "ok":
+        findings += await _judged("kafka", _kafka(settings))
+    if redis.state == "ok":
+        findings += await _judged("redis", _redis(settings))
+    return findings
+
+
+async def _kafka(settings: TransportSettings) -> list[Breach]:
+    from gateway.settings import GatewaySettings
+    from penstock.promises.kafka import Needs, judge
+    from protocol.transport.kafka_facts import read_kafka
+
+    longest = max(GatewaySettings().max_timeout, settings.result_ttl)
+    return judge(await read_kafka(settings), Needs(longest, settings.session_timeout, settings.prefix))
+
+
+async def _redis(settings: TransportSettings) -> list[Breach]:
+    from penstock.promises.redis import judge
+    from protocol.transport.redis_facts import read_redis
+
+    return judge(await read_redis(settings))
+
+
+async def _judged(name: str, reading: Awaitable[list[Breach]]) -> list[Finding]:
+    try:
+        breaches = await reading
+    except FleetError as exc:
+        return [Finding(f"{name} settings", "warning", exc.message)]
     return [
-        await _server("kafka", transport.bus.open, transport.bus.healthy, transport.bus.close),
-        await _server("redis", transport.results.open, transport.results.healthy, transport.results.close),
+        Finding(f"{name} {each.promise}", "problem" if each.severe else "warning", str(each), each) for each in breaches
     ]
 
 

@@ -117,3 +117,15 @@ def test_doctor_is_content_with_servers_that_answer(kafka_bootstrap: str, redis_
 
     assert done.returncode == 0, done.stdout
     assert "ok       kafka" in done.stdout
+
+
+def test_doctor_names_the_promises_that_a_lone_broker_and_a_forgetful_redis_break(
+    kafka_bootstrap: str, redis_url: str
+) -> None:
+    done = penstock("doctor", "--kafka", kafka_bootstrap, "--redis", redis_url, "--session-timeout", "9999", "--json")
+    breaches = [finding["breach"] for finding in json.loads(done.stdout) if finding["breach"]]
+    found = {(breach["promise"], breach["setting"]): breach for breach in breaches}
+
+    assert found["I1", "number of brokers"]["value"] == "1"
+    assert found["I2", "appendonly"]["command"] == "redis-cli CONFIG SET appendonly yes"
+    assert (found["I11", "group.max.session.timeout.ms"]["severe"], done.returncode) == (True, 1)
