@@ -32,7 +32,6 @@ from protocol.errors import FleetError
 Start = Callable[[Path, int | None, str, Pool], AbstractContextManager[System]]
 IDLE_SETTLE: Final = 10.0
 """Seconds that freshly loaded models get to come to rest."""
-BROKER_WARMUPS: Final = 5
 IDLE_FOR: Final = 10.0
 SYSTEMS: Final[dict[str, Start]] = {"embedded": systems.embedded, "fleet": systems.fleet}
 
@@ -45,6 +44,7 @@ class Plan:
         models: names of `models.MODELS`.
         systems: names of `SYSTEMS`.
         warmup_s: load on each model before anything counts.
+        broker_warmup_s: load on a fresh broker before anything counts, half of it by one caller and half by 32.
         callers: closed-loop points; "fleet" also gets `many`.
         many: the fleet's largest number of callers.
         closed_s: length of a closed-loop point.
@@ -55,11 +55,13 @@ class Plan:
         starts: how often the one-process fleet is started to see how long it takes; the other is once.
         idle: how many idle models to load on the fleet; 0 for none.
         soak_s: length of the soak at half the best rate; 0 for none.
+        rivals: names of other V2 servers and the commands that start them (`systems.rival`); they get the portable models.
     """
 
-    models: tuple[str, ...] = tuple(models.MODELS)
+    models: tuple[str, ...] = tuple(name for name, model in models.MODELS.items() if not model.portable)
     systems: tuple[str, ...] = tuple(SYSTEMS)
     warmup_s: float = 3.0
+    broker_warmup_s: float = 48.0
     callers: tuple[int, ...] = (1, 4, 16, 32, 64)
     many: int = 256
     closed_s: float = 3.0
@@ -70,11 +72,13 @@ class Plan:
     starts: int = 3
     idle: int = 100
     soak_s: float = 0.0
+    rivals: tuple[tuple[str, str], ...] = ()
 
 
 QUICK: Final = Plan(
     models=("addsub", "mlp"),
     warmup_s=1.0,
+    broker_warmup_s=4.0,
     callers=(1, 32),
     closed_s=2.0,
     shares=(0.5,),
@@ -101,9 +105,11 @@ class Bench:
         self._server_core, self._load_core = cores()
         self.results = Results(about=machine.about(self._server_core, self._load_core))
         self._repository = models.write_repository(folder / "models", plan.models)
+        twins = {name: models.MODELS[name].twin or name for name in plan.models}
+        references = models.write_repository(folder / "references", twins.values())
         self._pools = {
-            name: payloads.build(models.MODELS[name].inputs, reference=direct.load(self._repository / name))
-            for name in plan.models
+            name: payloads.build(models.MODELS[name].inputs, reference=direct.load(references / twin))
+            for name, twin in twins.items()
         }
 
     def run(self) -> None:
@@ -115,6 +121,8 @@ class Bench:
         with on_core(self._load_core):
             for name in self._plan.systems:
                 self._measure_system(name)
+            for name, command in self._plan.rivals:
+                self._measure_rival(name, command)
             if self._plan.idle and "fleet" in self._plan.systems:
                 self._measure_idle(self._plan.idle)
 
@@ -134,6 +142,15 @@ class Bench:
                 self.results.servers["queue"] = self._measure_queue(system, first)
             if self._plan.soak_s:
                 self._soak(system, first, server.models[first].best.rate / 2)
+
+    def _measure_rival(self, name: str, command: str) -> None:
+        names = [model for model in self._plan.models if models.MODELS[model].portable]
+        folder = models.write_repository(self._folder / "portable", names)
+        with systems.rival(name, command, folder, self._server_core, (names[0], self._pools[names[0]])) as system:
+            server = self.results.servers[name] = ServerResult(system.first_answer_s, {}, {})
+            for model in names:
+                server.models[model] = self._measure_model(system, model)
+            server.memory_mib["after all load"] = system.memory_mib()
 
     def _measure_start(self, name: str) -> ServerResult:
         """With one small model: a framework's import would be most of the time and memory. The median of several starts."""
@@ -162,9 +179,10 @@ class Bench:
         self._say(f"limit: {model}: {max(known.values()):,.0f} rows/s")
 
     def _warm_broker(self, system: System, model: str) -> None:
-        """A JVM compiles what it does often; until then Kafka takes several times the CPU."""
-        seconds = BROKER_WARMUPS * self._plan.warmup_s
-        wrk.run(system.address(model), self._pools[model], callers=32, seconds=seconds, core=self._load_core)
+        """A JVM compiles what it does often: until some ten thousand calls, one costs Kafka two to five times the CPU."""
+        seconds = self._plan.broker_warmup_s / 4
+        for callers in (32, 1, 32, 1):
+            wrk.run(system.address(model), self._pools[model], callers=callers, seconds=seconds, core=self._load_core)
 
     def _measure_model(self, system: System, model: str) -> ModelResult:
         address, pool, core = system.address(model), self._pools[model], self._load_core

@@ -136,10 +136,19 @@ def models_(folder: Path, names: tuple[str, ...]) -> None:
 @click.option("--model", "names", multiple=True, type=click.Choice(list(models.MODELS)), help="Only this; repeatable.")
 @click.option("--only", multiple=True, type=click.Choice(["embedded", "fleet"]), help="Only this system; repeatable.")
 @click.option(
+    "--against",
+    "rivals",
+    multiple=True,
+    metavar="NAME=COMMAND",
+    help="Also another V2 server, started by this command with {repository}, {port} and {free}; it gets the Python models.",
+)
+@click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("docs/benchmarks.md"), help="Report."
 )
 @click.option("--cache", type=click.Path(file_okay=False, path_type=Path), default=Path(".cache/bench"), help="Models.")
-def bench(quick: bool, soak_s: float, names: tuple[str, ...], only: tuple[str, ...], out: Path, cache: Path) -> None:
+def bench(
+    quick: bool, soak_s: float, rivals: tuple[str, ...], out: Path, cache: Path, **chosen: tuple[str, ...]
+) -> None:
     """The whole benchmark: the model called directly, the one-process fleet, and the fleet on Kafka and Redis.
 
     Servers are pinned to one core and the load to another. Takes less than ten minutes without --soak.
@@ -147,7 +156,14 @@ def bench(quick: bool, soak_s: float, names: tuple[str, ...], only: tuple[str, .
     from loadtest.bench import QUICK, Bench, Plan
 
     plan = dataclasses.replace(QUICK if quick else Plan(), soak_s=soak_s)
-    plan = dataclasses.replace(plan, models=names or plan.models, systems=only or plan.systems)
+    plan = dataclasses.replace(plan, models=chosen["names"] or plan.models, systems=chosen["only"] or plan.systems)
+    named = [rival.partition("=") for rival in rivals]
+    if not all(command for _, _, command in named):
+        raise click.UsageError("--against takes NAME=COMMAND")
+    if named:
+        portable = [name for name, model in models.MODELS.items() if model.portable and name not in plan.models]
+        plan = dataclasses.replace(plan, models=(*plan.models, *portable))
+    plan = dataclasses.replace(plan, rivals=tuple([(name, command) for name, _, command in named]))
     run_ = Bench(plan, cache.absolute(), click.echo)
     try:
         run_.run()

@@ -2,7 +2,8 @@
 
 `addsub` costs nothing, so it measures the server; `encoder` is compute-bound, so batching pays little; `mlp` reads 34 MB of weights
 per call, so batching pays most; `mlp-half` has one of its two large layers, so the server's share is twice as visible. All run on
-one CPU thread. The files are made on demand and never committed.
+one CPU thread. `addsub-python` is addsub as a Python model of Triton's kind, which other servers can run as well. The files are
+made on demand and never committed.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class BenchModel:
         outputs: names, in the order in which the model returns them.
         config: the text of config.pbtxt.
         write: makes the model file at a path.
+        twin: name of a model that gives the same answers and, other than this one, can be called directly; "" for itself.
         has_limit: whether calling it directly bounds a server; not where the call costs next to nothing.
     """
 
@@ -43,6 +45,12 @@ class BenchModel:
     config: str
     write: Callable[[Path], None]
     has_limit: bool = True
+    twin: str = ""
+
+    @property
+    def portable(self) -> bool:
+        """Whether a server without our backends can run it: Python models need nothing but NumPy."""
+        return self.file.endswith(".py")
 
 
 def write_repository(folder: Path, names: Iterable[str] | None = None) -> Path:
@@ -87,6 +95,26 @@ def _write_addsub(path: Path) -> None:
     ]
     inputs, outputs = [value("INPUT0"), value("INPUT1")], [value("OUTPUT0"), value("OUTPUT1")]
     _save_onnx(helper.make_graph(nodes, "addsub", inputs, outputs), path)
+
+
+_ADDSUB_PYTHON: Final = """\
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        responses = []
+        for request in requests:
+            left = pb_utils.get_input_tensor_by_name(request, "INPUT0").as_numpy()
+            right = pb_utils.get_input_tensor_by_name(request, "INPUT1").as_numpy()
+            outputs = [pb_utils.Tensor("OUTPUT0", left + right), pb_utils.Tensor("OUTPUT1", left - right)]
+            responses.append(pb_utils.InferenceResponse(output_tensors=outputs))
+        return responses
+"""
+
+
+def _write_addsub_python(path: Path) -> None:
+    path.write_text(_ADDSUB_PYTHON)
 
 
 def _write_mlp(path: Path, layers: int = 2) -> None:
@@ -184,6 +212,16 @@ MODELS: Final = {
         _ADDSUB_CONFIG,
         _write_addsub,
         has_limit=False,
+    ),
+    "addsub-python": BenchModel(
+        "addsub-python",
+        "model.py",
+        (InputSpec("INPUT0", "FP32", (1, 16)), InputSpec("INPUT1", "FP32", (1, 16))),
+        ("OUTPUT0", "OUTPUT1"),
+        _ADDSUB_CONFIG.replace("onnxruntime", "python").replace('"addsub"', '"addsub-python"'),
+        _write_addsub_python,
+        has_limit=False,
+        twin="addsub",
     ),
     "encoder": BenchModel(
         "encoder",

@@ -43,13 +43,18 @@ def cores() -> tuple[int | None, int | None]:
 
 
 class ServerProcess:
-    """A Python server of ours as a child process; its log is kept in a temporary file until it is stopped."""
+    """A server as a child process, by default a Python one of ours; its log is kept in a temporary file until it is stopped."""
 
     def __init__(
-        self, arguments: Sequence[str], core: int | None, environment: Mapping[str, str] | None = None
+        self,
+        arguments: Sequence[str],
+        core: int | None,
+        environment: Mapping[str, str] | None = None,
+        *,
+        program: str = sys.executable,
     ) -> None:
         self._log = tempfile.TemporaryFile("w+b")  # noqa: SIM115  # closed by stop
-        self._line = [sys.executable, *arguments]
+        self._line = [program, *arguments] if program else list(arguments)
         with on_core(core):
             self._process = subprocess.Popen(  # noqa: S603  # the command line is ours
                 self._line,

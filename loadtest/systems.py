@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import http.client
 import secrets
+import shlex
 import socket
 import tempfile
 import time
@@ -108,6 +109,21 @@ def fleet(repository: Path, core: int | None, model: str, pool: Pool) -> Iterato
         roots |= {"kafka": backing.broker.pid} if backing.broker else {}
         roots |= {"redis": backing.store.pid} if backing.store else {}
         yield System("fleet", port, Meter(roots), first_answer, backing.kafka, backing.redis, prefix)
+
+
+@contextlib.contextmanager
+def rival(name: str, command: str, repository: Path, core: int | None, first: tuple[str, Pool]) -> Iterator[System]:
+    """Another V2 server, by a shell command with `{repository}`, `{port}` and `{free}` (any other port that it wants)."""
+    model, pool = first
+    port = free_port()
+    words = [word.format(repository=repository, port=port, free=free_port()) for word in shlex.split(command)]
+    begin = time.perf_counter()
+    server = ServerProcess(words, core, program="")
+    try:
+        wait_for_answer(Address("127.0.0.1", port, model), pool, {"server": server})
+        yield System(name, port, Meter({"server": server.pid}), time.perf_counter() - begin)
+    finally:
+        server.stop()
 
 
 def _ports(http_port: int, metrics_port: int) -> list[str]:

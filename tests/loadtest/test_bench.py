@@ -57,5 +57,5 @@ def test_the_full_plan_stays_below_ten_minutes_of_load() -> None:
     asked = 2 * (len(plan.callers) + len(plan.shares) + 2) * systems.HEARTBEATS  # for statistics
     fleet_only = plan.closed_s + asked
     queue = 3 * plan.closed_s + plan.open_s
-    rest = bench.IDLE_SETTLE + bench.IDLE_FOR + bench.BROKER_WARMUPS * plan.warmup_s + 40  # seconds of starting
+    rest = bench.IDLE_SETTLE + bench.IDLE_FOR + plan.broker_warmup_s + 40  # seconds of starting
     assert len(plan.models) * (2 * (points + limits) + fleet_only) + queue + rest < 600

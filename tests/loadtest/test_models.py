@@ -21,7 +21,7 @@ def test_the_repository_has_tritons_layout(repository: Path) -> None:
     assert not list(repository.rglob("*.partial"))
 
 
-@pytest.mark.parametrize("name", list(models.MODELS))
+@pytest.mark.parametrize("name", [name for name, model in models.MODELS.items() if not model.twin])
 def test_a_batch_gives_what_its_rows_give_alone(repository: Path, name: str) -> None:
     model = models.MODELS[name]
     run = direct.load(repository / name)
@@ -45,6 +45,14 @@ def test_models_are_the_same_every_time(repository: Path, tmp_path: Path) -> Non
         first, second = direct.load(repository / name)(row), direct.load(again / name)(row)
         for output, values in first.items():
             np.testing.assert_array_equal(values, second[output])
+
+
+def test_a_model_that_cannot_be_called_directly_names_one_of_the_same_inputs_and_outputs_that_can() -> None:
+    portable = [model for model in models.MODELS.values() if model.portable]
+    assert portable
+    for model in portable:
+        twin = models.MODELS[model.twin]
+        assert (twin.inputs, twin.outputs, twin.portable) == (model.inputs, model.outputs, False)
 
 
 def test_copies_for_idling_are_models_of_their_own(tmp_path: Path) -> None:
