@@ -98,6 +98,6 @@ class Exchange:
             ran.error = hear_error(error)
         else:
             described = answer["tensors"]
-            tensors = self._outputs.copy(described) if self._outputs is not None and described else []
+            tensors = [] if self._outputs is None else self._outputs.copy(described)
             ran.raw = hear_outcomes(answer["outcomes"], tensors)
         return ran

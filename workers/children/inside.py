@@ -96,15 +96,15 @@ class Inside:
 
     def _batch(self, order: Told) -> tuple[Told, list[int]]:
         """The answer to a batch: outcomes, or an error, with the times when it ran where it came so far."""
-        tensors = [self._views[order["slot"]].read(each) for each in order["tensors"]]
+        view = self._views[order["slot"]]
         answer: Told = {"ran": [0.0, 0.0]}
         descriptors: list[int] = []
         try:
-            descriptors = self._write(self._outcomes(order, tensors, answer), answer)
+            descriptors = self._write(self._outcomes(order, view.read(order["tensors"]), answer), answer)
         except BaseException as exc:  # SystemExit of a model must not end its process with the batch unanswered
             _show(exc)
             answer["error"] = tell_error(exc)
-        answer["kept"] = _kept(tensors)
+        answer["kept"] = view.kept  # by the model: its memory must not be written to again then
         return answer, descriptors
 
     def _outcomes(self, order: Told, tensors: list[Tensor], answer: Told) -> Sequence[Outcome]:
@@ -137,17 +137,6 @@ class Inside:
             self._line.send(packed({}))
         except Exception as exc:
             self._line.send(packed({"error": tell_error(exc)}))
-
-
-def _kept(tensors: list[Tensor]) -> bool:
-    """Whether the model still holds a view of an input: its memory must not be written to again then."""
-    kept = False
-    for tensor in tensors:
-        try:
-            tensor.data.release()  # type: ignore[union-attr]  # made by `View.read`
-        except BufferError:
-            kept = True
-    return kept
 
 
 def _show(error: BaseException) -> None:

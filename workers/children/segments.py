@@ -12,10 +12,13 @@ import itertools
 import mmap
 import os
 import tempfile
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from protocol.tensors import ITEM_SIZE, Buffer, Tensor, element_count
+import numpy as np
+
+from protocol.tensors import ITEM_SIZE, Array, Buffer, Tensor, element_count
 
 ALIGNMENT: Final = 64
 SMALLEST: Final = 256 * 1024
@@ -64,36 +67,46 @@ class View:
 
     def __init__(self, descriptor: int) -> None:
         try:
-            self._bytes = memoryview(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ))
+            self._bytes: Array = np.frombuffer(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ), np.uint8)
         finally:
             os.close(descriptor)
+        self._lent: weakref.ref[Array] | None = None
 
-    def read(self, described: Described) -> Tensor:
-        """A tensor whose data is a read-only view.
+    def read(self, described: Sequence[Described]) -> list[Tensor]:
+        """Tensors whose data are read-only views.
 
         Raises:
-            ValueError: it does not lie in the segment, or its bytes do not fit its shape.
+            ValueError: one does not lie in the segment, or its bytes do not fit its shape.
         """
-        name, datatype, shape, offset, size = described
-        if not (offset >= 0 and size >= 0 and offset + size <= len(self._bytes)):
-            raise ValueError(f"tensor '{name}' lies outside of the shared memory")
-        item = ITEM_SIZE[datatype]
-        if item and element_count(shape) * item != size:
-            raise ValueError(f"tensor '{name}' has {size} bytes, which is not {datatype}{shape}")
-        return Tensor(name, datatype, tuple(shape), self._bytes[offset : offset + size])
+        lent = self._bytes.view()
+        self._lent = weakref.ref(lent)
+        whole = memoryview(lent)  # type: ignore[arg-type]  # ndarray is a buffer
+        return [_cut(whole, each) for each in described]
+
+    @property
+    def kept(self) -> bool:
+        """Whether somebody still holds what was read last."""
+        return self._lent is not None and self._lent() is not None
 
     def copy(self, described: Sequence[Described]) -> list[Tensor]:
-        """The tensors with data of their own: one copy for all of them.
+        """Tensors with data of their own: one copy for all of them.
 
         Raises:
             ValueError: see `read`.
         """
-        tensors = [self.read(each) for each in described]
         end = max([each[3] + each[4] for each in described], default=0)
-        whole = memoryview(bytes(self._bytes[:end]))
-        for tensor, each in zip(tensors, described, strict=True):
-            tensor.data = whole[each[3] : each[3] + each[4]]
-        return tensors
+        whole = memoryview(self._bytes[:end].tobytes())
+        return [_cut(whole, each) for each in described]
+
+
+def _cut(whole: memoryview, described: Described) -> Tensor:
+    name, datatype, shape, offset, size = described
+    if not (offset >= 0 and size >= 0 and offset + size <= len(whole)):
+        raise ValueError(f"tensor '{name}' lies outside of the shared memory")
+    item = ITEM_SIZE[datatype]
+    if item and element_count(shape) * item != size:
+        raise ValueError(f"tensor '{name}' has {size} bytes, which is not {datatype}{shape}")
+    return Tensor(name, datatype, tuple(shape), whole[offset : offset + size])
 
 
 class Slot:
