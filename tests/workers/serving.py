@@ -138,6 +138,7 @@ class Bench:
         instances: int = 1,
         partitions: int = 1,
         max_bytes: int = 2**30,
+        kind: type[Gated] = Gated,
     ) -> Serving:
         """A version of model m that takes requests."""
         complete_config = complete(parse(config, "config.pbtxt", "m"), None)
@@ -145,7 +146,7 @@ class Bench:
         executors = []
         for index in range(instances):
             executor = ThreadExecutor(f"m_0_{index}", self.clock)
-            instance = Gated(complete_config)
+            instance = kind(complete_config)
             await executor.load(functools.partial(_itself, instance))
             self.instances.append(instance)
             executors.append(executor)

@@ -1,0 +1,386 @@
+"""One bad request harms nobody else: batches that crash, hang, fail, hold NaN or do not fit into memory, on instances in memory."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from protocol.codec import encode_request
+from protocol.errors import Code
+from protocol.messages import InferReply
+from protocol.naming import ref
+from protocol.ports import Record
+from protocol.tensors import Array
+from tests.workers.fleet import IDENTITY, NAMES, until, values
+from tests.workers.serving import Bench, Gated, bench
+from workers.execution import InstanceDied
+from workers.verdicts import ATTEMPTS
+
+WIDE = IDENTITY.replace("max_batch_size: 8", "max_batch_size: 32")
+ORDERED = WIDE + "dynamic_batching { preserve_ordering: true }"
+TOPIC = NAMES.infer_topic("m", "1")
+DEAD = NAMES.dead_topic("m")
+
+
+class Fragile(Gated):
+    """Dies of some values, fails of others, and cannot hold many rows.
+
+    Attributes:
+        deadly, bad, nan: values that end it, that it raises at, that it makes NaN of.
+        fits: rows that its memory is enough for.
+        hung: what it died of was a hang.
+        lives: how often it can die.
+    """
+
+    deadly: frozenset[float] = frozenset()
+    bad: frozenset[float] = frozenset()
+    nan: frozenset[float] = frozenset()
+    fits = 10_000
+    hung = False
+    lives = 10_000
+
+    def compute(self, inputs: dict[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
+        made = super().compute(inputs, outputs)
+        there = set(self.batches[-1])
+        if there & self.deadly and self.lives > 0:
+            self.lives -= 1
+            raise InstanceDied("instance 'm_0_0' died, says the test", signal=11, hung=self.hung)
+        if there & self.bad:
+            raise ValueError(f"these are bad: {sorted(there & self.bad)}")
+        if len(self.batches[-1]) > self.fits:
+            raise MemoryError("no room for so many rows")
+        return {"Y": np.where(np.isin(made["Y"], list(self.nan)), np.float32("nan"), made["Y"])}
+
+
+async def fragile(b: Bench, config: str = WIDE, *, isolated: bool = True, **fields: object) -> Fragile:
+    """A served model on one fragile instance."""
+    serving = await b.serve(config, kind=Fragile)
+    instance = b.instances[-1]
+    assert isinstance(instance, Fragile)
+    for name, value in fields.items():
+        setattr(instance, name, value)
+    serving.loaded.executors[0].isolated = isolated
+    return instance
+
+
+async def together(b: Bench, *numbers: float) -> list[InferReply]:
+    """The answers to requests that were in one batch."""
+    instance = b.instances[-1]
+    instance.gate.clear()
+    first = await b.caller.publish(b.caller.request(-1))
+    await instance.started()
+    futures = await b.caller.publish(*[b.caller.request(number) for number in numbers])
+    await until(lambda: b.serving[-1].runner.in_flight == 1 + len(numbers))
+    instance.gate.set()
+    async with asyncio.timeout(20):
+        return (await asyncio.gather(*first, *futures))[1:]
+
+
+async def dead_letters(b: Bench) -> list[Record]:
+    found = []
+    while (record := await b.bus.read(DEAD, 0, len(found))) is not None:
+        found.append(record)
+    return found
+
+
+def failed(replies: Sequence[InferReply]) -> list[int]:
+    return [index for index, reply in enumerate(replies) if reply.failure is not None]
+
+
+async def all_done(b: Bench) -> None:
+    """Nothing is left, and everything is committed."""
+    serving = b.serving[-1]
+    await until(lambda: serving.runner.in_flight == 0 and serving.intake._tracker.in_flight == 0)
+    assert serving.runner.running_rows == serving.runner.queued_rows == 0
+    assert [executor.held for executor in serving.loaded.executors] == [0] * len(serving.loaded.executors)
+    await serving.intake._commits.flush()
+    assert await serving.intake.lag() == 0
+
+
+async def test_the_mates_of_a_crasher_are_answered_and_only_it_is_buried() -> None:
+    async with bench() as b:
+        instance = await fragile(b, deadly=frozenset({20.0}))
+        replies = await together(b, *range(32))
+        assert failed(replies) == [20]
+        assert values(replies[:20]) == [[number] for number in range(20)]
+        failure = replies[20].failure
+        assert failure is not None
+        assert failure.code is Code.MODEL_FAILED
+        assert "died with SIGSEGV on this request, alone and in 3 runs" in failure.message
+        deaths = [batch for batch in instance.batches if 20 in batch]
+        assert len(deaths) <= 5 + 1 + ATTEMPTS
+        assert deaths[-1] == [20]
+        await all_done(b)
+        statistics = b.serving[-1].statistics
+        assert (statistics.deaths, statistics.dead_letters["poison"]) == (len(deaths), 1)
+        assert values(await b.caller.ask(b.caller.request(5))) == [[5]]
+
+
+async def test_a_dead_letter_is_the_record_byte_for_byte_and_says_why() -> None:
+    async with bench() as b:
+        await fragile(b, deadly=frozenset({1.0}))
+        b.instances[-1].gate.clear()
+        first = await b.caller.publish(b.caller.request(0))
+        await b.instances[-1].started()
+        requests = [b.caller.request(n, id=f"mine,{n}" if n == 2 else f"mine-{n}") for n in range(1, 4)]
+        futures = await b.caller.publish(*requests)
+        await until(lambda: b.serving[-1].runner.in_flight == 4)
+        b.instances[-1].gate.set()
+        await asyncio.gather(*first, *futures)
+        (letter,) = await dead_letters(b)
+        value, headers = encode_request(requests[0])
+        original = await b.bus.read(TOPIC, 0, 1)
+        assert original is not None
+        assert letter.value == value == original.value
+        assert letter.key == original.key
+        text = b"instance 'm_0_0' died, says the test"
+        assert list(letter.headers) == [
+            *headers,
+            ("dead-reason", b"poison"),
+            ("dead-error", text),
+            ("dead-signal", b"SIGSEGV"),
+            ("dead-attempts", b"3"),
+            ("dead-worker", b"w"),
+            ("dead-model-digest", b"digest"),
+            ("dead-batch", b"mine%2C2,mine-3"),
+            ("dead-topic", TOPIC.encode()),
+            ("dead-partition", b"0"),
+            ("dead-offset", b"1"),
+            ("dead-timestamp", b"%d" % round(original.timestamp * 1000)),
+            ("__connect.errors.topic", TOPIC.encode()),
+            ("__connect.errors.partition", b"0"),
+            ("__connect.errors.offset", b"1"),
+            ("__connect.errors.stage", b"TASK_PUT"),
+            ("__connect.errors.exception.class.name", b"workers.execution.InstanceDied"),
+            ("__connect.errors.exception.message", text),
+        ]
+
+
+async def test_two_crashers_in_one_batch_are_both_found() -> None:
+    async with bench() as b:
+        await fragile(b, deadly=frozenset({3.0, 29.0}))
+        replies = await together(b, *range(32))
+        assert failed(replies) == [3, 29]
+        assert len(await dead_letters(b)) == 2
+        await all_done(b)
+
+
+async def test_a_batch_that_hung_is_judged_like_one_that_crashed() -> None:
+    async with bench() as b:
+        await fragile(b, deadly=frozenset({3.0}), hung=True)
+        replies = await together(b, *range(5))
+        assert failed(replies) == [3]
+        (letter,) = await dead_letters(b)
+        assert dict(letter.headers)["dead-reason"] == b"hung"
+        assert b.serving[-1].statistics.dead_letters["hung"] == 1
+
+
+async def test_a_crash_that_does_not_come_again_blames_nobody() -> None:
+    async with bench() as b:
+        await fragile(b, deadly=frozenset({2.0}), lives=1)
+        assert failed(await together(b, *range(6))) == []
+        assert b.serving[-1].statistics.deaths == 1
+        assert await dead_letters(b) == []
+        await all_done(b)
+
+
+async def test_one_bad_request_fails_alone_and_is_not_buried() -> None:
+    async with bench() as b:
+        instance = await fragile(b, bad=frozenset({2.0}), isolated=False)
+        replies = await together(b, *range(8))
+        assert failed(replies) == [2]
+        failure = replies[2].failure
+        assert failure is not None
+        assert "ValueError: these are bad: [2.0]" in failure.message
+        assert await dead_letters(b) == []
+        assert len(instance.batches) <= 2 + 2 * 3 + 1
+        await all_done(b)
+
+
+async def test_numbers_that_are_none_fail_alone_where_the_model_asks_for_it() -> None:
+    asked = WIDE + 'parameters { key: "refuse_nan" value { string_value: "true" } }'
+    for config, expected in ((asked, [4]), (WIDE, [])):
+        async with bench() as b:
+            await fragile(b, config, nan=frozenset({4.0}), isolated=False)
+            assert failed(await together(b, *range(8))) == expected
+
+
+async def test_out_of_memory_blames_nobody_and_makes_the_batches_of_that_shape_smaller() -> None:
+    async with bench() as b:
+        instance = await fragile(b, fits=7, isolated=False)
+        assert failed(await together(b, *range(32))) == []
+        assert [len(batch) for batch in instance.batches] == [1, 32, 16, 8, 4, 4, 8, 4, 4, 16, 8, 4, 4, 8, 4, 4]
+        instance.batches.clear()
+        assert failed(await together(b, *range(20))) == []
+        assert [len(batch) for batch in instance.batches] == [1, 4, 4, 4, 4, 4]
+        await all_done(b)
+
+
+async def test_answers_of_a_batch_with_a_crasher_keep_their_order_where_the_model_says_so() -> None:
+    async with bench() as b:
+        await fragile(b, ORDERED, deadly=frozenset({5.0}))
+        b.instances[-1].gate.clear()
+        futures = await b.caller.publish(b.caller.request(-1))
+        await b.instances[-1].started()
+        requests = [b.caller.request(n) for n in range(10)]
+        futures += await b.caller.publish(*requests)
+        await until(lambda: b.serving[-1].runner.in_flight == 11)
+        b.instances[-1].gate.set()
+        assert failed(await asyncio.gather(*futures)) == [6]
+        await all_done(b)
+        answered = [name for name in b.caller.answers if name in {request.id for request in requests}]
+        innocent = [request.id for request in requests if request is not requests[5]]
+        assert [name for name in answered if name in innocent] == innocent
+
+
+async def test_a_cancellation_between_two_parts_is_seen_before_the_next_one_runs() -> None:
+    async with bench() as b:
+        instance = await fragile(b, deadly=frozenset({0.0}))
+        instance.gate.clear()
+        first = await b.caller.publish(b.caller.request(-1))
+        await instance.started()
+        requests = [b.caller.request(n) for n in range(4)]
+        futures = await b.caller.publish(*requests)
+        await until(lambda: b.serving[-1].runner.in_flight == 5)
+        instance.gate.set()
+        await instance.started()
+        await until(lambda: b.serving[-1].statistics.deaths >= 1)
+        await b.caller.transport.results.cancel(NAMES.cancel_channel(TOPIC), [ref("-", requests[0].id)])
+        replies = await asyncio.gather(*first, *futures)
+        assert failed(replies) == [1]
+        await all_done(b)
+
+
+async def test_while_parts_run_the_instance_takes_no_other_batch() -> None:
+    async with bench() as b:
+        instance = await fragile(b, deadly=frozenset({3.0}))
+        instance.gate.clear()
+        futures = await b.caller.publish(b.caller.request(-1))
+        await instance.started()
+        futures += await b.caller.publish(*[b.caller.request(n) for n in range(8)])
+        await until(lambda: b.serving[-1].runner.in_flight == 9)
+        instance.gate.set()
+        await until(lambda: b.serving[-1].statistics.deaths == 1)
+        futures += await b.caller.publish(*[b.caller.request(n) for n in range(100, 108)])
+        assert failed(await asyncio.gather(*futures)) == [4]
+        for batch in instance.batches:
+            assert not (3 in batch and any(number >= 100 for number in batch))
+        await all_done(b)
+
+
+async def test_a_model_that_dies_of_everything_buries_few_and_says_so() -> None:
+    async with bench() as b:
+        instance = await fragile(b, deadly=frozenset(float(n) for n in range(1000)))
+        replies = await together(b, *range(32))
+        assert failed(replies) == list(range(32))
+        buried = len(await dead_letters(b))
+        assert 0 < buried < 16
+        assert "die on nearly every request" in b.serving[-1].runner.problem()
+        ran = len(instance.batches)
+        replies = await asyncio.gather(*await b.caller.publish(*[b.caller.request(n) for n in range(100, 104)]))
+        assert failed(replies) == [0, 1, 2, 3]
+        assert len(instance.batches) <= ran + 4
+        assert len(await dead_letters(b)) == buried
+        await all_done(b)
+
+
+async def begin(b: Bench, name: str, times: int) -> None:
+    """Earlier deliveries that came to no end."""
+    for _ in range(times):
+        await b.store.start([name], "gone", 300.0)
+
+
+async def test_what_was_begun_before_runs_alone_on_an_instance_that_would_take_the_worker_with_it() -> None:
+    async with bench() as b:
+        instance = await fragile(b, isolated=False)
+        instance.gate.clear()
+        first = await b.caller.publish(b.caller.request(-1))
+        await instance.started()
+        requests = [b.caller.request(n, claimed=True) for n in range(6)]
+        await begin(b, requests[2].id, 1)
+        await begin(b, requests[4].id, ATTEMPTS - 1)
+        futures = await b.caller.publish(*requests)
+        await until(lambda: b.serving[-1].runner.in_flight == 7)
+        instance.gate.set()
+        replies = (await asyncio.gather(*first, *futures))[1:]
+        assert values(replies) == [[n] for n in range(6)]
+        assert instance.batches == [[-1], [0, 1, 3, 5], [2], [4]]
+        assert [reply.timing.attempt for reply in replies] == [1, 1, 2, 1, ATTEMPTS, 1]
+        await all_done(b)
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+async def test_what_was_begun_too_often_is_buried_without_another_run(isolated: bool) -> None:
+    async with bench() as b:
+        instance = await fragile(b, isolated=isolated)
+        request = b.caller.request(1, claimed=True)
+        await begin(b, request.id, ATTEMPTS)
+        replies = await b.caller.ask(request, b.caller.request(2))
+        assert failed(replies) == [0]
+        assert replies[0].failure is not None
+        assert "begun 3 times" in replies[0].failure.message
+        assert all(1 not in batch for batch in instance.batches)
+        (letter,) = await dead_letters(b)
+        headers = dict(letter.headers)
+        assert (headers["dead-reason"], headers["dead-attempts"]) == (b"attempts", b"3")
+        assert "dead-signal" not in headers
+        await all_done(b)
+
+
+async def test_a_death_counts_those_of_earlier_deliveries() -> None:
+    async with bench() as b:
+        instance = await fragile(b, deadly=frozenset({1.0}))
+        request = b.caller.request(1, claimed=True)
+        await begin(b, request.id, ATTEMPTS - 1)
+        assert failed(await b.caller.ask(request)) == [0]
+        assert instance.batches == [[1]]
+
+
+async def test_a_partition_is_not_committed_past_what_is_being_found_out() -> None:
+    async with bench() as b:
+        instance = await fragile(b, deadly=frozenset({0.0}))
+        instance.gate.clear()
+        first = await b.caller.publish(b.caller.request(-1))
+        await instance.started()
+        futures = await b.caller.publish(*[b.caller.request(n) for n in range(4)])
+        await until(lambda: b.serving[-1].runner.in_flight == 5)
+        instance.gate.set()
+        await asyncio.gather(*futures[1:])
+        committed = b.broker.topics[TOPIC].groups[TOPIC].committed
+        await b.serving[-1].intake._commits.flush()
+        if not futures[0].done():
+            assert committed.get(0, 0) <= 1
+        await asyncio.gather(*first, *futures)
+        await all_done(b)
+        assert committed == {0: 5}
+
+
+@given(
+    rows=st.lists(st.sampled_from(["good", "good", "good", "deadly", "bad", "nan"]), min_size=1, max_size=24),
+    config=st.sampled_from([WIDE, ORDERED, IDENTITY]),
+    fits=st.sampled_from([3, 10_000]),
+)
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+def test_whatever_is_in_a_batch_the_good_succeed_and_only_the_others_fail(
+    rows: list[str], config: str, fits: int
+) -> None:
+    async def play() -> None:
+        async with bench() as b:
+            asked = config + 'parameters { key: "refuse_nan" value { string_value: "true" } }'
+            kinds = {kind: frozenset(float(n) for n, own in enumerate(rows) if own == kind) for kind in set(rows)}
+            await fragile(b, asked, fits=fits, **{k: v for k, v in kinds.items() if k != "good"})
+            await b.caller.ask(*[b.caller.request(1000 + n) for n in range(100)])  # a model that is known to work
+            replies = await together(b, *range(len(rows)))
+            assert failed(replies) == [n for n, kind in enumerate(rows) if kind != "good"]
+            for number, kind in enumerate(rows):
+                if kind == "good":
+                    assert values([replies[number]]) == [[number]]
+            await until(lambda: b.serving[-1].runner.in_flight == 0)
+            assert len(await dead_letters(b)) == rows.count("deadly")
+            assert set(b.caller.counts.values()) == {1}
+            await all_done(b)
+
+    asyncio.run(play())
