@@ -64,7 +64,9 @@ def version_of(
     """Model m, of this code and these files beside it."""
     files = {name: textwrap.dedent(text) for name, text in {"model.py": code, **(files or {})}.items()}
     write_model(root, "m", config, files)
-    ((version,),) = (folder.versions for folder in scan([root]))
+    (folder,) = scan([root])
+    assert not folder.reason, folder.reason
+    (version,) = folder.versions
     return version
 
 
@@ -96,6 +98,11 @@ class Running:
         executor = self.loaded.executors[0]
         assert isinstance(executor, ChildExecutor)
         return executor
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing has come back that was not taken."""
+        return self._back.empty()
 
     def job(self, *requests: InferRequest, executor: Executor | None = None) -> Job:
         """A prepared batch."""

@@ -147,6 +147,7 @@ class ChildExecutor:
             await closing
         finally:
             self._work.put(None)
+            self._slots.close()
             await asyncio.to_thread(self._spares.release)
 
     @property

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from protocol.errors import Code, ConfigError, FleetError
+from protocol.errors import Code, ConfigError, FleetError, ModelFailed
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import Kind, ModelConfig, TensorSpec
 from protocol.tensors import Tensor
@@ -142,4 +142,5 @@ def hear_refusal(told: Told, version: ModelVersion) -> FleetError:
     code = Code(told["code"])
     if not told["known"]:
         return ConfigError(f"model '{version.model}' version {version.version} cannot be loaded: {told['text']}")
-    return ConfigError(told["text"]) if code is Code.INVALID_ARGUMENT else FleetError(told["text"], code=code)
+    kind = {Code.INVALID_ARGUMENT: ConfigError, Code.MODEL_FAILED: ModelFailed}.get(code, FleetError)
+    return kind(told["text"], code=code)

@@ -132,6 +132,7 @@ class Slots:
     def __init__(self) -> None:
         self._free: collections.deque[Slot] = collections.deque()
         self._numbers = itertools.count()
+        self._closed = False
 
     def take(self) -> Slot:
         """A free slot, or a new one."""
@@ -142,7 +143,13 @@ class Slots:
 
     def give_back(self, slot: Slot) -> None:
         """Nobody reads it any more."""
-        self._free.append(slot)
+        if not self._closed:
+            self._free.append(slot)
+
+    def close(self) -> None:
+        """Free the memory of all slots, now or when they are given back."""
+        self._closed = True
+        self._free.clear()
 
 
 def room(parts: Sequence[Buffer]) -> int:
