@@ -1,0 +1,339 @@
+"""Callers of a simulated fleet, and what each of them saw."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from gateway.ids import fingerprint, keyed_id
+from gateway.requests import Standing
+from gateway.service import Terms
+from protocol.codec import encode_request
+from protocol.errors import RETRYABLE, Code, FleetError
+from protocol.messages import InferReply, InferRequest
+from protocol.ports import OutRecord
+from protocol.tensors import from_array
+from protocol.v2 import InferBody
+from tests.simulation.fleet import BAD, TOPIC, WORSE, ConnectionLost, Fleet, GatewayProcess
+from tests.simulation.weather import EPOCH
+
+LONG = 600.0
+"""A deadline that no schedule reaches."""
+SLACK = 0.5
+"""Seconds by which a gateway's clock may be off after drift and a slow resync."""
+
+
+@dataclasses.dataclass
+class Call:
+    """One call and its end.
+
+    Attributes:
+        name: unique; also the label.
+        value: unique; comes back as the output.
+        timeout: seconds until its deadline; 0 for none.
+        answers: everything that came back, in order.
+        lost: its gateway died.
+        cancelled: the caller asked for that.
+        attached: its id, not a handle, was given out: it cannot be found again after the store lost it.
+    """
+
+    name: str
+    kind: str
+    value: float
+    bad: float
+    timeout: float
+    principal: str = "-"
+    key: str = ""
+    started: float = 0.0
+    answers: list[InferReply | FleetError] = dataclasses.field(default_factory=list)
+    lost: bool = False
+    cancelled: bool = False
+    done: bool = False
+    attached: bool = False
+    losses: int = 0
+
+    def body(self) -> InferBody:
+        array = np.array([[self.value, self.bad]], np.float32)
+        return InferBody(self.key or self.name, (from_array("X", array),), (), {})
+
+
+class Clients:
+    """All callers of one simulation. They run outside of the fleet's processes, and nothing kills them."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.process = fleet.process("client")
+        self.calls: list[Call] = []
+        self.produced: list[str] = []
+        self._values = 0
+        self._bus = fleet.transport(self.process).bus
+
+    def make(self, kind: str, **fields: object) -> Call:
+        dice = self.fleet.dice
+        self._values += 1
+        call = Call(
+            f"c{self._values}",
+            kind,
+            float(self._values),
+            dice.choice((BAD, WORSE)) if dice.random() < 0.1 else 0.0,
+            dice.choice((LONG, LONG, LONG, 0.3, 2.0)),
+            dice.choice(("-", "alice", "bob")),
+        )
+        for name, value in fields.items():
+            setattr(call, name, value)
+        self.calls.append(call)
+        return call
+
+    def start(self, call: Call) -> None:
+        work = {
+            "plain": self.plain,
+            "probe": self.plain,
+            "keyed": self.keyed,
+            "async": self.asynchronous,
+            "cancel": self.plain_cancelled,
+            "async-cancel": self.asynchronous,
+        }[call.kind]
+        call.started = self.fleet.loop.now
+        call.losses = self.fleet.history.losses
+        self.fleet.loop.spawn(self.process, self._follow(call, work(call)))
+
+    async def _follow(self, call: Call, work: object) -> None:
+        try:
+            await work  # type: ignore[misc]
+        except ConnectionLost:
+            call.lost = True
+        call.done = True
+        self.fleet.history.note("done", call.name, call.kind, *[_short(answer) for answer in call.answers])
+
+    def pending(self) -> list[Call]:
+        return [call for call in self.calls if not call.done]
+
+    async def _gateway(self) -> GatewayProcess:
+        while True:
+            up = [gateway for gateway in self.fleet.gateways.values() if gateway.up]
+            if up:
+                return self.fleet.dice.choice(up)
+            await asyncio.sleep(0.1)
+
+    # --- kinds -------------------------------------------------------------------------------------------------------
+
+    async def plain(self, call: Call) -> None:
+        gateway = await self._gateway()
+        call.started = self.fleet.loop.now
+        ended: asyncio.Future[None] = self.fleet.loop.create_future()
+
+        async def submit(served_by: GatewayProcess) -> None:
+            self._submit(served_by, call, ended)
+            await ended
+
+        await gateway.ask(submit)
+
+    def _submit(self, gateway: GatewayProcess, call: Call, ended: asyncio.Future[None]) -> object:
+        service = gateway.service
+
+        def on_done(reply: InferReply) -> None:
+            call.answers.append(reply)
+            if not ended.done():
+                ended.set_result(None)
+
+        try:
+            served = service.resolve("m", "1")
+            now = service.clock()
+            deadline = now + call.timeout if call.timeout else None
+            terms = Terms(service.new_id(), call.principal, now, deadline)
+            return service.submit(served, service.request(served, call.body(), terms), on_done)
+        except FleetError as error:
+            call.answers.append(error)
+            ended.set_result(None)
+            return None
+
+    async def plain_cancelled(self, call: Call) -> None:
+        """The caller hangs up."""
+        gateway = await self._gateway()
+        after = self.fleet.dice.choice((0.0, 0.001, 0.005, 0.05, 0.5))
+
+        async def submit(served_by: GatewayProcess) -> None:
+            ended: asyncio.Future[None] = self.fleet.loop.create_future()
+            entered = self._submit(served_by, call, ended)
+            await asyncio.sleep(after)
+            if entered is not None and not ended.done():
+                call.cancelled = True
+                served_by.service.answers.cancel(entered)  # type: ignore[arg-type]
+
+        await gateway.ask(submit)
+
+    async def keyed(self, call: Call) -> None:
+        """Again and again with one key, until it is answered for good."""
+        while True:
+            gateway = await self._gateway()
+            try:
+                reply = await gateway.ask(lambda g: self._keyed_once(g, call))
+            except ConnectionLost:
+                reply = None
+            except FleetError as error:
+                call.answers.append(error)
+                if error.code not in RETRYABLE:
+                    return
+                reply = None
+            if reply is not None:
+                call.answers.append(reply)
+                if reply.failure is None or reply.failure.code not in RETRYABLE:
+                    return
+            await asyncio.sleep(self.fleet.dice.uniform(0.05, 0.5))
+
+    async def _keyed_once(self, gateway: GatewayProcess, call: Call) -> InferReply:
+        service = gateway.service
+        served = service.resolve("m", "1")
+        request = service.request(served, call.body(), self._terms(gateway, call, call.timeout))
+        return await gateway.claims.infer(served, request, self._mark(call))
+
+    def _terms(self, gateway: GatewayProcess, call: Call, timeout: float) -> Terms:
+        now = gateway.service.clock()
+        name = keyed_id(call.principal, "m", "1", call.key) if call.key else gateway.service.new_id()
+        return Terms(name, call.principal, now, now + timeout if timeout else None, claimed=True)
+
+    def _mark(self, call: Call) -> str:
+        return fingerprint(f"{call.value} {call.bad}".encode(), "")
+
+    async def asynchronous(self, call: Call) -> None:
+        """202 and a handle; then asked for until it is there."""
+        accepted = None
+        while accepted is None:
+            gateway = await self._gateway()
+            try:
+                accepted = await gateway.ask(lambda g: self._accept(g, call))
+            except (ConnectionLost, FleetError) as error:
+                if isinstance(error, FleetError) and error.code not in RETRYABLE:
+                    call.answers.append(error)
+                    return
+                await asyncio.sleep(self.fleet.dice.uniform(0.1, 1.0))
+        token, reply = accepted
+        if reply is not None:
+            call.answers.append(reply)
+            return
+        call.attached = "." not in token
+        if call.kind == "async-cancel":
+            await asyncio.sleep(self.fleet.dice.choice((0.0, 0.01, 0.3)))
+            await self._persist(call, lambda g: g.requests.cancel(token, call.principal))
+            call.cancelled = True
+        while True:
+            standing = await self._persist(call, lambda g: g.requests.find(token, call.principal, 2.0))
+            if standing is None:
+                return
+            if standing.reply is not None:
+                call.answers.append(standing.reply)
+                return
+
+    async def _accept(self, gateway: GatewayProcess, call: Call) -> tuple[str, InferReply | None]:
+        service = gateway.service
+        served = service.resolve("m", "1")
+        request = service.request(served, call.body(), self._terms(gateway, call, 0.0))
+        accepted = await gateway.claims.accept(served, request, self._mark(call), False)
+        return accepted.token, accepted.reply
+
+    async def _persist(self, call: Call, work: object) -> Standing | None:
+        """Ask until there is an answer; None where the error is final."""
+        while True:
+            gateway = await self._gateway()
+            try:
+                return await gateway.ask(work)  # type: ignore[arg-type]
+            except ConnectionLost:
+                pass
+            except FleetError as error:
+                if error.code not in RETRYABLE:
+                    call.answers.append(error)
+                    return None
+            await asyncio.sleep(self.fleet.dice.uniform(0.1, 0.5))
+
+    # --- producers that are no gateways ------------------------------------------------------------------------------
+
+    def produce(self, records: Sequence[OutRecord]) -> None:
+        async def publish() -> None:
+            try:
+                await self._bus.publish(TOPIC, records)
+            except FleetError as error:
+                self.fleet.history.note("producer failed", error.message)
+
+        self.fleet.loop.spawn(self.process, publish())
+
+    def record(self) -> OutRecord:
+        """A request, a request twice, one without an id, or garbage."""
+        dice = self.fleet.dice
+        self._values += 1
+        kind = dice.choice(("named", "nameless", "again", "garbage", "garbage named"))
+        stamp = EPOCH + self.fleet.loop.now
+        if kind.startswith("garbage"):
+            headers = [("id", b"p%d" % self._values)] if kind == "garbage named" else []
+            return OutRecord(dice.randbytes(dice.randrange(40)), headers, None, stamp)
+        name = f"p{self._values}"
+        if kind == "again" and self.produced:
+            name = dice.choice(self.produced)
+        self.produced.append(name)
+        array = np.array([[float(self._values), 0.0]], np.float32)
+        value, headers = encode_request(InferRequest(name, "m", "1", (from_array("X", array),)))
+        if kind == "nameless":
+            headers = [(key, text) for key, text in headers if key != "id"]
+        return OutRecord(value, headers, None, stamp)
+
+
+def judge(call: Call, fleet: Fleet) -> None:
+    """Whether what the caller saw is what was promised."""
+    history = fleet.history
+    data_lost = history.losses > call.losses
+    if not call.done and not is_only_pending(call, fleet):
+        history.broken("I1", f"{call.kind} call {call.name} has no answer")
+        return
+    if call.kind in ("plain", "probe") and len(call.answers) != 1 and not call.lost:
+        history.broken("I1", f"{call.name} has {len(call.answers)} answers")
+    if call.cancelled and call.kind == "cancel" and call.answers:
+        history.broken("I6", f"{call.name} was answered after its caller had hung up")
+    for answer in call.answers:
+        if isinstance(answer, InferReply) and answer.failure is None:
+            _judge_output(call, answer, fleet)
+        else:
+            error = answer.failure.error() if isinstance(answer, InferReply) else answer  # type: ignore[union-attr]
+            _judge_error(call, error, fleet, data_lost=data_lost)  # type: ignore[arg-type]
+
+
+def is_only_pending(call: Call, fleet: Fleet) -> bool:
+    """Whether the call may be visible as pending for ever: what the guarantees say of it.
+
+    An asynchronous call that attached to another one got 202 before the broker had the record. And a stream whose end was lost in
+    a failover, while its beginning survived, looks like a request that runs.
+    """
+    return call.kind.startswith("async") and (call.attached or fleet.history.tails_lost > 0)
+
+
+def _judge_output(call: Call, answer: InferReply, fleet: Fleet) -> None:
+    (tensor,) = answer.outputs
+    values = tensor.array().ravel().tolist()
+    if values != [call.value, 0.0] or answer.label != (call.key or call.name):
+        fleet.history.broken("I5", f"{call.name} ({call.value}) got {values} labelled {answer.label!r}")
+    if call.bad:
+        fleet.history.broken("I8", f"{call.name} is bad and succeeded")
+
+
+def _judge_error(call: Call, error: FleetError, fleet: Fleet, *, data_lost: bool) -> None:
+    history, code = fleet.history, error.code
+    late = call.timeout and fleet.loop.now >= call.started + call.timeout - SLACK
+    # Where one of several calls with a key brings a short deadline, that is the record's, and ends it for all of them, be it by its owner, who cancels it.
+    shared = bool(call.key)
+    right = {
+        Code.MODEL_FAILED: bool(call.bad),
+        Code.DEADLINE_EXCEEDED: bool(late) and (call.timeout != LONG or data_lost) or shared,
+        Code.CANCELLED: call.cancelled or shared,
+        Code.UNAVAILABLE: call.kind != "probe",
+        Code.NOT_FOUND: data_lost and call.attached,
+    }
+    if not right.get(code, False):
+        promise = "I6" if code in {Code.CANCELLED, Code.DEADLINE_EXCEEDED} else "I8" if code is Code.MODEL_FAILED else "I1"
+        history.broken(promise, f"{call.kind} call {call.name} ended with {code}: {error.message}")
+
+
+def _short(answer: InferReply | FleetError) -> str:
+    if isinstance(answer, FleetError):
+        return answer.code.value
+    return "OK" if answer.failure is None else answer.failure.code.value

@@ -1,0 +1,158 @@
+"""What an onlooker sees of the log, the store and the instances, and which promises that breaks. It asks no part of the fleet."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+
+from protocol.naming import ref
+from protocol.ports import Answer, Claim, Outcome, Record
+from tests.simulation.kafka import Topic
+from tests.simulation.loop import Process, VirtualLoop
+from tests.simulation.weather import EPOCH
+from workers.entries import Entry
+
+NOTED_WITHIN = 0.15
+"""Seconds by which a record may have been published after its cancellation and yet be covered by it: the clocks' difference."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Violation:
+    """One broken promise."""
+
+    promise: str
+    what: str
+    at: float
+
+    def __str__(self) -> str:
+        return f"{self.promise} at {self.at:.3f} s: {self.what}"
+
+
+class History:
+    """Notes and judges.
+
+    Attributes:
+        violations: of the promises.
+        settled: refs for which the store was ever given an end.
+        terminals: how many ends were written, by ref.
+        runs: how often each ref was run.
+        losses: how often the store lost data.
+        tails_lost: how often that was its last second alone, so that a stream may be there without its end.
+    """
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self.loop = loop
+        self.violations: list[Violation] = []
+        self.settled: set[str] = set()
+        self.terminals: dict[str, int] = {}
+        self.runs: dict[str, int] = {}
+        self.losses = 0
+        self.tails_lost = 0
+        self.dead: set[tuple[str, int, int]] = set()
+        self.events: list[str] = []
+        self._ended: dict[str, Answer] = {}
+        self._cancelled: dict[tuple[Process, str], float] = {}
+        self._digest = hashlib.sha256()
+
+    def note(self, *what: object) -> None:
+        """Something happened."""
+        text = f"{self.loop.now:9.4f} {' '.join(map(str, what))}"
+        self.events.append(text)
+        self._digest.update(text.encode())
+
+    @property
+    def digest(self) -> str:
+        """Of everything that happened, in order."""
+        return self._digest.hexdigest()
+
+    def broken(self, promise: str, what: str) -> None:
+        self.violations.append(Violation(promise, what, self.loop.now))
+        self.note("VIOLATION", promise, what)
+
+    # --- the store ---
+
+    def finished(self, answer: Answer, outcome: Outcome) -> None:
+        name = answer.ref
+        self.note("finish", name, outcome.name, answer.retriable, len(answer.payload))
+        self.settled.add(name)
+        if outcome is Outcome.WRITTEN:
+            if name in self._ended:
+                self.broken("I2", f"{name} has a second terminal")
+            self._ended[name] = answer
+            self.terminals[name] = self.terminals.get(name, 0) + 1
+
+    def fresh(self, claim: Claim) -> None:
+        self.note("claim", claim.ref)
+        former = self._ended.pop(claim.ref, None)
+        if former is not None and not former.retriable:
+            self.broken("I2", f"the final answer of {claim.ref} was cleared by a claim")
+
+    def lost(self, partly: bool) -> None:
+        self.note("the store lost data", "its tail" if partly else "all")
+        self.losses += 1
+        self.tails_lost += partly
+        self._ended.clear()
+
+    def cancelled(self, process: Process, refs: Sequence[str]) -> None:
+        self.note("cancel", process, *refs)
+        for name in refs:
+            self._cancelled[process, name] = self.loop.now
+
+    # --- the log ---
+
+    def committed(self, topic: Topic, partition: int, before: int, offset: int) -> None:
+        self.note("commit", topic.name, partition, offset)
+        log = topic.logs[partition]
+        if offset > log.end:
+            self.broken("I3", f"{topic.name}/{partition}: {offset} is committed, the log ends at {log.end}")
+        for record in log.slice(before, max(0, offset - before)):
+            if not self.is_complete(record):
+                self.broken("I3", f"{topic.name}/{partition}/{record.offset} is committed without an end: {name_of(record)}")
+
+    def committed_after(self, dead: Callable[[], Sequence[Record]]) -> Callable[[Topic, int, int, int], None]:
+        """`committed`, with what the dead letters hold by then."""
+
+        def committed(topic: Topic, partition: int, before: int, offset: int) -> None:
+            self.buried(dead())
+            self.committed(topic, partition, before, offset)
+
+        return committed
+
+    def is_complete(self, record: Record) -> bool:
+        place = (record.topic, record.partition, record.offset)
+        return name_of(record) in self.settled or place in self.dead
+
+    def buried(self, records: Sequence[Record]) -> None:
+        """What the dead letters hold."""
+        for record in records:
+            fields = dict(record.headers)
+            self.dead.add(
+                (fields["dead-topic"].decode(), int(fields["dead-partition"]), int(fields["dead-offset"]))
+            )
+
+    # --- the instances ---
+
+    def ran(self, process: Process, entries: Sequence[Entry], clock: float) -> None:
+        """A batch starts on an instance of this worker, whose clock says so."""
+        self.note("run", process, *[entry.ref for entry in entries])
+        for entry in entries:
+            self.runs[entry.ref] = self.runs.get(entry.ref, 0) + 1
+            if entry.deadline is not None and clock >= entry.deadline:
+                self.broken("I6", f"{entry.ref} starts {clock - entry.deadline:.3f} s after its deadline")
+            at = self._cancelled.get((process, entry.ref))
+            if at is not None and at < self.loop.now and entry.payload.published <= EPOCH + at - NOTED_WITHIN:
+                self.broken("I6", f"{entry.ref} starts on {process} {self.loop.now - at:.3f} s after its cancellation")
+
+
+def name_of(record: Record) -> str:
+    """The ref of a record, as protocol/README.md defines it."""
+    fields = dict(record.headers)
+    try:
+        name = fields.get("id", b"").decode()
+        principal = fields.get("principal", b"-").decode()
+    except UnicodeDecodeError:
+        return ""
+    if not name:
+        name = f"{record.topic}-{record.partition}-{record.offset}-{round(record.timestamp * 1000)}"
+    return ref(principal, name)

@@ -1,0 +1,204 @@
+"""A Redis over the real fence logic: it can be away, full, read-only, restarted empty, or failed over with its last second lost."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from protocol.errors import Unavailable
+from protocol.messages import Heartbeat
+from protocol.ports import Answer, Claim, Claimed, ClaimState, Outcome, RequestState, Wake
+from protocol.transport.fence import Fences
+from tests.simulation.loop import Process, VirtualLoop
+from tests.simulation.weather import EPOCH, Network, Weather
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass
+class Subscription:
+    process: Process
+    callback: Callable[[list[Any]], None]
+    deaf_until: float = 0.0
+
+
+class Redis:
+    """The server, and what an onlooker notes of it.
+
+    Attributes:
+        on_finish: told of every terminal write with its outcome.
+        on_fresh: told of every claim that was granted.
+        on_loss: told that data was lost.
+        on_cancel: told of every cancellation that reaches a worker.
+    """
+
+    def __init__(self, loop: VirtualLoop, weather: Weather, result_ttl: float) -> None:
+        self.loop = loop
+        self.weather = weather
+        self.fences = Fences()
+        self.heartbeats: dict[str, Heartbeat] = {}
+        self.subscriptions: dict[str, list[Subscription]] = {}
+        self.on_finish: Callable[[Answer, Outcome], None] = lambda *_: None
+        self.on_fresh: Callable[[Claim], None] = lambda *_: None
+        self.on_loss: Callable[[bool], None] = lambda partly: None
+        self.on_cancel: Callable[[Process, list[str]], None] = lambda *_: None
+        self._result_ttl = result_ttl
+        self._replica: tuple[Fences, dict[str, Heartbeat]] | None = None
+
+    def now(self) -> float:
+        return EPOCH + self.loop.now
+
+    def writable(self) -> None:
+        if self.weather.redis == "oom":
+            raise Unavailable("OOM command not allowed when used memory > 'maxmemory'")
+        if self.weather.redis == "readonly":
+            raise Unavailable("READONLY You can't write against a read only replica")
+
+    # --- faults ---
+
+    def restart_empty(self) -> None:
+        self._lose(Fences(), {}, partly=False)
+
+    def stop_replicating(self) -> None:
+        """What comes now does not reach the replica."""
+        self._replica = (copy.deepcopy(self.fences), dict(self.heartbeats))
+
+    def fail_over(self) -> None:
+        """The replica is the primary now."""
+        if self._replica is not None:
+            self._lose(*self._replica, partly=True)
+            self._replica = None
+
+    def _lose(self, fences: Fences, heartbeats: dict[str, Heartbeat], *, partly: bool) -> None:
+        self.fences, self.heartbeats = fences, heartbeats
+        self.on_loss(partly)
+        for subscriptions in self.subscriptions.values():
+            for subscription in subscriptions:
+                subscription.deaf_until = self.loop.now + self.weather.dice.uniform(0.0, 1.0)
+
+    # --- commands ---
+
+    def finish(self, answers: Sequence[Answer]) -> list[Outcome]:
+        self.writable()
+        outcomes, wakes = self.fences.finish(answers, self.now(), self._result_ttl)
+        for answer, outcome in zip(answers, outcomes, strict=True):
+            self.on_finish(answer, outcome)
+        for channel, hints in wakes.items():
+            self.send(channel, hints)
+        return outcomes
+
+    def claim(self, claim: Claim) -> Claimed:
+        self.writable()
+        claimed = self.fences.claim(claim, self.now())
+        if claimed.state is ClaimState.FRESH:
+            self.on_fresh(claim)
+        return claimed
+
+    def confirm(self, ref: str, published: bool) -> None:
+        self.writable()
+        self.fences.confirm(ref, published, self.now())
+
+    def start(self, refs: Sequence[str], ttl: float) -> list[int]:
+        self.writable()
+        return [self.fences.start(ref, ttl, self.now()) for ref in refs]
+
+    def look(self, refs: Sequence[str]) -> list[RequestState | None]:
+        return [self.fences.look(ref, self.now()) for ref in refs]
+
+    def trim(self, refs: Sequence[str]) -> None:
+        for ref in refs:
+            self.fences.trim(ref, self.now())
+
+    def beat(self, heartbeat: Heartbeat) -> None:
+        self.writable()
+        self.heartbeats[heartbeat.worker] = heartbeat
+
+    # --- publish and subscribe ---
+
+    def send(self, channel: str, message: list[Any]) -> None:
+        """Hints: lost, doubled and out of order."""
+        weather = self.weather
+        for subscription in self.subscriptions.get(channel, []):
+            if subscription.deaf_until > self.loop.now or "redis" in subscription.process.cut:
+                continue
+            copies = 0 if weather.happens(weather.wakes_lost) else 1 + weather.happens(weather.wakes_doubled)
+            for _ in range(copies):
+                self.loop.call_later(
+                    weather.latency(), self._deliver, subscription, list(message), context=subscription.process.context
+                )
+
+    def _deliver(self, subscription: Subscription, message: list[Any]) -> None:
+        if message and isinstance(message[0], str):
+            self.on_cancel(subscription.process, message)
+        subscription.callback(message)
+
+
+class SimStore:
+    """`protocol.ports.Results` and `Directory` of one process."""
+
+    def __init__(self, server: Redis, network: Network, process: Process) -> None:
+        self._server = server
+        self._network = network
+        self._process = process
+
+    async def _call(self, do: Callable[[], T]) -> T:
+        return await self._network.call("redis", do)
+
+    async def open(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        for subscriptions in self._server.subscriptions.values():
+            subscriptions[:] = [s for s in subscriptions if s.process is not self._process]
+
+    async def now(self) -> float:
+        return await self._call(self._server.now)
+
+    async def finish(self, answers: Sequence[Answer]) -> list[Outcome]:
+        return await self._call(lambda: self._server.finish(answers))
+
+    async def claim(self, claim: Claim) -> Claimed:
+        return await self._call(lambda: self._server.claim(claim))
+
+    async def confirm(self, ref: str, published: bool) -> None:
+        await self._call(lambda: self._server.confirm(ref, published))
+
+    async def start(self, refs: Sequence[str], worker: str, ttl: float) -> list[int]:
+        return await self._call(lambda: self._server.start(refs, ttl))
+
+    async def look(self, refs: Sequence[str]) -> list[RequestState | None]:
+        return await self._call(lambda: self._server.look(refs))
+
+    async def trim(self, refs: Sequence[str]) -> None:
+        await self._call(lambda: self._server.trim(refs))
+
+    async def listen(self, channel: str, on_wake: Callable[[list[Wake]], None]) -> None:
+        subscription = Subscription(self._process, on_wake)
+        await self._call(lambda: self._server.subscriptions.setdefault(channel, []).append(subscription))
+
+    async def cancel(self, channel: str, refs: Sequence[str]) -> None:
+        await self._call(lambda: self._server.send(channel, list(refs)))
+
+    async def listen_cancels(self, channel: str, on_cancel: Callable[[list[str]], None]) -> None:
+        await self.listen(channel, on_cancel)
+
+    async def unlisten(self, channel: str) -> None:
+        subscriptions = self._server.subscriptions.get(channel, [])
+        subscriptions[:] = [s for s in subscriptions if s.process is not self._process]
+
+    async def fill(self) -> float:
+        return 1.0 if self._server.weather.redis == "oom" else 0.1
+
+    async def healthy(self) -> bool:
+        return self._network.reachable("redis")
+
+    async def beat(self, heartbeat: Heartbeat) -> None:
+        await self._call(lambda: self._server.beat(heartbeat))
+
+    async def workers(self) -> list[Heartbeat]:
+        return await self._call(lambda: list(self._server.heartbeats.values()))
+
+    async def forget(self, worker: str) -> None:
+        await self._call(lambda: self._server.heartbeats.pop(worker, None))

@@ -1,0 +1,15 @@
+"""How many schedules are simulated, and which: `PENSTOCK_SIMULATION_SEEDS=FIRST:COUNT`, or one by `PENSTOCK_SIMULATION_SEED`."""
+
+from __future__ import annotations
+
+import os
+
+COUNT = 1000
+
+
+def seeds() -> range:
+    """Those to simulate in this test run."""
+    if one := os.environ.get("PENSTOCK_SIMULATION_SEED"):
+        return range(int(one), int(one) + 1)
+    first, _, count = os.environ.get("PENSTOCK_SIMULATION_SEEDS", f"0:{COUNT}").partition(":")
+    return range(int(first), int(first) + int(count))

@@ -1,0 +1,195 @@
+"""One schedule from its seed: a fleet, callers, faults; then no more faults, and everything has to come to rest.
+
+    python -m tests.simulation --seed 17            what happened in schedule 17
+    python -m tests.simulation --count 3000         the schedules 0 to 2999
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import random
+from typing import Final
+
+import structlog
+
+from protocol.errors import FleetError
+from tests.simulation.clients import LONG, Clients, is_only_pending, judge
+from tests.simulation.fleet import DEAD, RESULT_TTL, TOPIC, Fleet, GatewayProcess, Host
+from tests.simulation.history import History, name_of
+from tests.simulation.kafka import SESSION, Kafka
+from tests.simulation.loop import PROCESS, Stuck, VirtualLoop
+from tests.simulation.plan import WINDOW, Fault, plan, schedule
+from tests.simulation.redis import Redis
+from tests.simulation.weather import Network, Weather
+
+REST: Final = 6 * SESSION + 20.0
+"""Virtual seconds after the last fault in which all calls without a deadline must be answered and the lag must be zero."""
+PROBES: Final = 4
+
+
+@dataclasses.dataclass
+class Report:
+    """What came of a seed.
+
+    Attributes:
+        violations: one sentence each; none when all promises held.
+        digest: of everything that happened; equal for equal seeds.
+        events: everything that happened.
+    """
+
+    seed: int
+    faults: list[Fault]
+    violations: list[str]
+    digest: str
+    events: list[str]
+    calls: int
+    reruns: int
+    steps: int
+    seconds: float
+
+    def __str__(self) -> str:
+        lines = [f"seed {self.seed}: {len(self.violations)} promises broken", *self.violations, "faults:"]
+        lines += [f"  {fault}" for fault in self.faults]
+        lines.append(f"replay it with: python -m tests.simulation --seed {self.seed}")
+        return "\n".join(lines)
+
+
+def simulate(seed: int) -> Report:
+    """Run the schedule of a seed. The same seed does the same, whatever ran before it."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    state = random.getstate()
+    random.seed(seed)  # tenacity's dice
+    loop = VirtualLoop()
+    asyncio.set_event_loop(None)
+    try:
+        return loop.run_until_complete(_run(seed, loop))  # type: ignore[no-any-return]
+    finally:
+        loop.close()
+        random.setstate(state)
+        structlog.reset_defaults()
+
+
+async def _run(seed: int, loop: VirtualLoop) -> Report:
+    dice = random.Random(seed)
+    faults = plan(dice)
+    fleet = _fleet(loop, dice)
+    clients = Clients(fleet)
+    try:
+        await _live(fleet, clients, faults)
+    except Stuck as stuck:
+        fleet.history.broken("I11", str(stuck))
+    _judge(fleet, clients)
+    history = fleet.history
+    return Report(
+        seed, faults, [str(violation) for violation in history.violations], history.digest, history.events,
+        len(clients.calls), sum(count - 1 for count in history.runs.values()), loop.steps, loop.now,
+    )  # fmt: skip
+
+
+def _fleet(loop: VirtualLoop, dice: random.Random) -> Fleet:
+    weather = Weather(dice)
+    kafka, redis = Kafka(loop, weather), Redis(loop, weather, RESULT_TTL)
+    history = History(loop)
+    kafka.on_commit = history.committed_after(lambda: kafka.topics[DEAD].logs[0].slice(0, 10_000))
+    redis.on_finish, redis.on_fresh = history.finished, history.fresh
+    redis.on_loss, redis.on_cancel = history.lost, history.cancelled
+    return Fleet(loop, dice, weather, Network(loop, weather), kafka, redis, history)
+
+
+async def _live(fleet: Fleet, clients: Clients, faults: list[Fault]) -> None:
+    dice = fleet.dice
+    PROCESS.set(clients.process)
+    fleet.announce()
+    await asyncio.sleep(0.1)
+    for n in range(2):
+        GatewayProcess(fleet, f"g{n}")
+    for n in range(dice.choice((1, 2, 2, 3))):
+        Host(fleet, f"w{n}")
+    happening = schedule(fleet, faults)
+    for delay in sorted(dice.uniform(0, WINDOW) for _ in range(dice.choice((6, 12, 24)))):
+        await asyncio.sleep(max(0.0, delay - fleet.loop.now))
+        _one_more(fleet, clients)
+    for task in happening:
+        await task
+    await _rest(fleet, clients)
+
+
+def _one_more(fleet: Fleet, clients: Clients) -> None:
+    """Somebody calls, perhaps several at once."""
+    dice = fleet.dice
+    kind = dice.choice(("plain", "plain", "plain", "keyed", "keyed", "async", "cancel", "async-cancel", "producer"))
+    if kind == "producer":
+        clients.produce([clients.record() for _ in range(dice.choice((1, 2, 4)))])
+    elif kind in ("keyed", "async") and dice.random() < 0.7:
+        first = clients.make(kind)
+        first.key = f"key-{first.name}"
+        again = [
+            clients.make(kind, key=first.key, value=first.value, bad=first.bad, principal=first.principal)
+            for _ in range(dice.choice((0, 1, 2)))
+        ]
+        for call in (first, *again):
+            clients.start(call)
+    else:
+        for _ in range(dice.choice((1, 1, 2, 5))):
+            call = clients.make(kind)
+            call.key = f"key-{call.name}" if kind == "keyed" else ""
+            clients.start(call)
+
+
+async def _rest(fleet: Fleet, clients: Clients) -> None:
+    """The faults are over: everything must be answered and committed, and new calls must succeed."""
+    fleet.weather.clear()
+    fleet.history.note("the faults are over")
+    end = fleet.loop.now + REST
+    while fleet.loop.now < end and (_waiting(fleet, clients) or any(fleet.kafka.lag().values())):
+        await asyncio.sleep(0.25)
+    for call in _waiting(fleet, clients):
+        fleet.history.broken("I11", f"{call} is not answered {REST:.0f} s after the last fault")
+    for topic, lag in fleet.kafka.lag().items():
+        if lag:
+            fleet.history.broken("I11", f"{lag} records of {topic} are not committed {REST:.0f} s after the last fault")
+    probes = [clients.make("probe", timeout=LONG, bad=0.0) for _ in range(PROBES)]
+    for call in probes:
+        clients.start(call)
+    await asyncio.sleep(5.0)
+    for call in probes:
+        if not call.done or any(isinstance(answer, FleetError) or answer.failure for answer in call.answers):
+            fleet.history.broken("I11", f"a call after the last fault had no success: {call.answers}")
+    if any(not is_only_pending(call, fleet) for call in clients.pending()):  # only those whose answer was lost with the store's data: they have their deadline
+        await asyncio.sleep(LONG)
+
+
+def _waiting(fleet: Fleet, clients: Clients) -> list[str]:
+    """Who should have been answered by now."""
+    lost = fleet.history.losses
+    return [
+        call.name
+        for call in clients.pending()
+        if not is_only_pending(call, fleet) and not (call.kind in ("plain", "keyed") and lost > call.losses)
+    ]
+
+
+def _judge(fleet: Fleet, clients: Clients) -> None:
+    history = fleet.history
+    for call in clients.calls:
+        judge(call, fleet)
+    topic = fleet.kafka.topics[TOPIC]
+    for log in topic.logs:
+        for record in log.slice(0, log.end):
+            if not history.is_complete(record):
+                history.broken("I1", f"{record.topic}/{record.partition}/{record.offset} ({name_of(record)}) has no end")
+    for gateway in fleet.gateways.values():
+        left = sum(call.counted for call in gateway.service.answers.pending) if gateway.up else 0
+        if left:
+            history.broken("I9", f"{left} calls are left in {gateway.process}")
+        if gateway.up and gateway.service.admission.size:
+            history.broken("I9", f"{gateway.service.admission.size} bytes are still counted in {gateway.process}")
+    for host in fleet.hosts.values():
+        if host.worker is not None and host.worker.serving is not None and host.worker.process.alive:
+            left = host.worker.serving.runner.in_flight
+            if left:
+                history.broken("I9", f"{left} requests are left in {host.worker.process}")
+    for error in fleet.loop.errors:
+        history.broken("no error goes unhandled", error)
