@@ -70,8 +70,11 @@ def test_the_settings_that_it_recommends_break_nothing() -> None:
     assert redis.judge(RedisFacts("r", info, options)) == []
 
 
-def test_the_metric_that_it_names_is_exported() -> None:
-    (name,) = set(re.findall(r"`(penstock_[a-z_]+)`", PAGE))
+def test_the_metrics_that_it_names_are_exported() -> None:
+    named = set(re.findall(r"`penstock_worker_([a-z_]+?)(?:_total)?`", PAGE))
     text = (ROOT / "workers" / "metrics.py").read_text()
 
-    assert f'"{name.removeprefix("penstock_").removesuffix("_total")}"' in text
+    assert named == set(
+        re.findall(r"`penstock_([a-z_]+)", PAGE.replace("penstock_worker_", "penstock_").replace("_total", ""))
+    )
+    assert all(f'("{name}"' in text or f'        "{name}"' in text for name in named)
