@@ -12,6 +12,7 @@ from typing import Final
 
 from protocol.errors import ConfigError
 from protocol.model_config import DynamicBatching, InstanceGroup, ModelConfig, TensorSpec
+from workers.remedies import stated_limit
 
 DEFAULT_MAX_BATCH_SIZE: Final = 32
 """Of a model that can batch and does not say how much. Triton's 4 dates from when batching had to be asked for; here the rows
@@ -166,6 +167,7 @@ def complete(
     if metadata is not None:
         _check_against_model(completed, metadata)
     completed.require_complete()
+    stated_limit(completed.parameters, completed.name)
     return completed
 
 

@@ -28,9 +28,10 @@ from workers.context import Context
 from workers.entries import Entry
 from workers.execution import Completions, Executor, Job, next_free
 from workers.inquests import Inquests, Part
-from workers.remedies import parts
+from workers.remedies import parts, stated_limit
 from workers.scheduling.types import Batch
 from workers.statistics import ModelStatistics
+from workers.watch import Watch
 
 LARGE: Final = 1024 * 1024
 """Bytes of a batch's inputs or outputs above which copying them is left to another thread."""
@@ -69,6 +70,7 @@ class Pipeline:
         )  # fmt: skip
         rows = max(1, config.max_batch_size)
         self._inquests = Inquests(statistics, owner, context.clock, self._launch, rows, context.max_attempts)
+        self._watch = Watch(statistics.pace, stated_limit(config.parameters, config.name), context.clock)
         self._rows = 0
         self._tasks: set[asyncio.Task[None]] = set()
         completions = Completions(self._loop, self._finished)
@@ -89,7 +91,8 @@ class Pipeline:
 
     def problem(self) -> str:
         """Why nobody should send requests now; "" while nothing speaks against it."""
-        return self._inquests.problem()
+        stuck = [job.executor.name for job in self._watch.stuck]
+        return f"instance {stuck[0]} hangs with a batch" if stuck else self._inquests.problem()
 
     def start(self, batch: Batch[InferRequest], executor: Executor) -> None:
         """Send the batch on its way; `executor` must hold fewer than `DEPTH`."""
@@ -111,6 +114,7 @@ class Pipeline:
     def abandon(self) -> None:
         """Stop in the middle, as a crash would: what is in flight is delivered again."""
         self._inquests.abandon()
+        self._watch.stop()
         for task in self._tasks:
             task.cancel()
 
@@ -218,6 +222,7 @@ class Pipeline:
     def _submit(self, job: Job) -> None:
         if job.error is None:
             if not self._is_brief(job):
+                self._watch.begin(job)
                 job.executor.submit(job)
                 return
             job.executor.run_here(job)
@@ -235,6 +240,7 @@ class Pipeline:
     def _finished(self, jobs: list[Job]) -> None:
         ran = []
         for job in jobs:
+            self._watch.end(job)
             if job.stale:
                 self._again(job)
                 continue

@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, get_args
 from protocol.errors import ConfigError
 from protocol.transport.settings import TransportSettings
 from workers.completion import DEFAULT_MAX_BATCH_SIZE
+from workers.verdicts import ATTEMPTS
 
 Mode = Literal["none", "poll", "explicit"]
 
@@ -62,6 +63,7 @@ class WorkerSettings:
         cores: CPU cores to share out between instances; 0 for all this process may use.
         load_threads: model versions that are loaded at the same time.
         fence_ttl: seconds that a plain call's fence outlives its answer; see `TransportSettings.fence_ttl`.
+        max_attempts: runs that may die with a request in them before it goes to the dead letters.
 
     Raises:
         ConfigError: naming the setting.
@@ -88,6 +90,7 @@ class WorkerSettings:
     cores: int = 0
     load_threads: int = 2
     fence_ttl: float = 300.0
+    max_attempts: int = ATTEMPTS
 
     def __post_init__(self) -> None:
         if self.model_control_mode not in get_args(Mode):
@@ -104,7 +107,7 @@ class WorkerSettings:
             raise ConfigError(f"metrics_port is {self.metrics_port}; a port is between 0 and 65535")
         for name in (
             "repository_poll_secs", "partitions", "heartbeat_interval", "resync_interval", "max_queued_bytes", "load_threads",
-            "fence_ttl",
+            "fence_ttl", "max_attempts",
         ):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")

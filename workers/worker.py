@@ -76,6 +76,7 @@ class Worker:
             transport.results,
             Patience(),
             settings.fence_ttl,
+            settings.max_attempts,
         )
         gpus = hardware.gpus if settings.gpus is None else settings.gpus
         loader = Loader(
@@ -134,6 +135,7 @@ class Worker:
             problems.append("calls of store or broker fail and are repeated")
         serving = self.models.serving()
         problems += [f"fetching from {m.topic} fails: {m.intake.problem}" for m in serving if m.intake.problem]
+        problems += [f"model '{m.key[0]}' version {m.key[1]}: {text}" for m in serving if (text := m.runner.problem())]
         problems += [
             f"{m.topic} has no partitions assigned yet" for m in self.models.serving() if not m.intake.assigned_once
         ]

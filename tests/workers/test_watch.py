@@ -1,0 +1,102 @@
+import math
+
+import pytest
+
+from tests.workers.fleet import IDENTITY, until
+from tests.workers.serving import bench
+from workers.entries import Entry
+from workers.execution import Job
+from workers.pace import Pace
+from workers.remedies import LEAST, MULTIPLE, UNKNOWN
+from workers.scheduling.types import Batch, Release
+from workers.watch import Watch
+
+LIMITED = IDENTITY + 'parameters { key: "max_execution_ms" value { string_value: "50" } }'
+
+
+class Killable:
+    """Of an executor, what a watch uses."""
+
+    def __init__(self, *, isolated: bool) -> None:
+        self.name = "m_0_0"
+        self.isolated = isolated
+        self.kills = 0
+
+    def kill(self) -> None:
+        self.kills += 1
+
+
+def job(executor: Killable, began: float) -> Job:
+    entry = Entry("i", 2, "", None, 0.0)  # type: ignore[arg-type]  # nothing here looks at the request
+    made = Job(Batch([entry], 2, Release.FULL, 0.0, 0), [entry], executor)  # type: ignore[arg-type]
+    made.compute_start = began
+    return made
+
+
+async def test_a_batch_that_runs_too_long_has_its_process_killed() -> None:
+    watch, executor = Watch(Pace(), 3.0, lambda: 0.0), Killable(isolated=True)
+    watch.begin(job(executor, 100.0))
+    watch.check(103.0)
+    assert executor.kills == 0
+    watch.check(103.1)
+    assert executor.kills == 1
+    assert watch.stuck == set()
+    watch.stop()
+
+
+async def test_what_has_not_begun_or_has_come_back_does_not_hang() -> None:
+    watch, executor = Watch(Pace(), 3.0, lambda: 0.0), Killable(isolated=True)
+    waits, back = job(executor, 0.0), job(executor, 100.0)
+    watch.begin(waits)
+    watch.begin(back)
+    watch.end(back)
+    watch.check(1e9)
+    assert executor.kills == 0
+    watch.stop()
+
+
+async def test_on_a_thread_it_is_only_said() -> None:
+    watch, executor = Watch(Pace(), 3.0, lambda: 0.0), Killable(isolated=False)
+    hangs = job(executor, 100.0)
+    watch.begin(hangs)
+    watch.check(104.0)
+    watch.check(105.0)
+    assert (executor.kills, watch.stuck) == (0, {hangs})
+    watch.end(hangs)
+    assert watch.stuck == set()
+    watch.stop()
+
+
+async def test_without_a_stated_limit_it_is_a_multiple_of_what_was_measured() -> None:
+    pace = Pace()
+    watch, some = Watch(pace, None, lambda: 0.0), job(Killable(isolated=True), 100.0)
+    assert watch.limit(some) == UNKNOWN
+    pace.observe("", 2, 0.5)
+    assert watch.limit(some) == max(LEAST, 0.5 * MULTIPLE)
+    pace.observe("", 2, 5000.0)
+    assert watch.limit(some) > 1000
+    assert Watch(pace, math.inf, lambda: 0.0).limit(some) == math.inf
+
+
+async def test_a_worker_with_a_hanging_thread_is_not_ready_until_it_goes_on() -> None:
+    async with bench() as b:
+        serving = await b.serve(LIMITED)
+        (instance,) = b.instances
+        instance.gate.clear()
+        futures = await b.caller.publish(b.caller.request(1))
+        await until(lambda: serving.runner.problem() == "instance m_0_0 hangs with a batch")
+        instance.gate.set()
+        await futures[0]
+        assert serving.runner.problem() == ""
+
+
+def test_predictions_come_from_the_nearest_size_that_was_measured() -> None:
+    pace = Pace()
+    assert pace.predict("s", 4) is None
+    pace.observe("s", 8, 0.8)
+    assert pace.predict("s", 8) == pytest.approx(0.8)
+    assert pace.predict("s", 2) == pytest.approx(0.8)  # at most as long as the larger one
+    assert pace.predict("s", 32) == pytest.approx(3.2)
+    pace.observe("s", 1, 0.3)
+    assert pace.predict("s", 1) == pytest.approx(0.3)
+    assert pace.predict("other", 1) is None
