@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
-from loadtest import direct, machine, models, payloads, systems, wrk
+from loadtest import direct, disturbance, machine, models, payloads, systems, wrk
 from loadtest.connections import HttpTarget
 from loadtest.payloads import Pool
 from loadtest.processes import cores, on_core
@@ -55,6 +55,7 @@ class Plan:
         starts: how often the one-process fleet is started to see how long it takes; the other is once.
         idle: how many idle models to load on the fleet; 0 for none.
         soak_s: length of the soak at half the best rate; 0 for none.
+        disturbances: how often each is caused (`disturbance`); 0 for never.
         rivals: names of other V2 servers and the commands that start them (`systems.rival`); they get the portable models.
     """
 
@@ -72,6 +73,7 @@ class Plan:
     starts: int = 3
     idle: int = 100
     soak_s: float = 0.0
+    disturbances: int = 3
     rivals: tuple[tuple[str, str], ...] = ()
 
 
@@ -87,6 +89,7 @@ QUICK: Final = Plan(
     limit_s=0.5,
     starts=1,
     idle=0,
+    disturbances=0,
 )
 """About a minute: enough to see a regression, too short to publish."""
 
@@ -125,6 +128,8 @@ class Bench:
                 self._measure_rival(name, command)
             if self._plan.idle and "fleet" in self._plan.systems:
                 self._measure_idle(self._plan.idle)
+        if self._plan.disturbances and "fleet" in self._plan.systems:
+            self.results.disturbances.extend(disturbance.measure(self._folder, self._plan.disturbances, self._say))
 
     def _measure_system(self, name: str) -> None:
         first = self._plan.models[0]

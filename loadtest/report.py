@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from loadtest.goals import GOALS
-from loadtest.results import ClosedPoint, Idle, ModelResult, OpenPoint, Results, ServerResult, Soak
+from loadtest.results import ClosedPoint, Disturbance, Idle, ModelResult, OpenPoint, Results, ServerResult, Soak
 
 _METHOD = """\
 Written by `make bench` (`python -m loadtest bench`). The method is in loadtest/README.md, the raw numbers are in the JSON file
@@ -57,6 +57,8 @@ def markdown(results: Results, pictures: Sequence[str] = ()) -> str:
         parts += _server(name, server, results.limits)
     if results.idle:
         parts += ["## Idle models\n", *map(_idle, results.idle)]
+    if results.disturbances:
+        parts += ["## Beside a load or a join\n", _disturbances(results.disturbances)]
     if results.soaks:
         parts += ["## Steady memory\n", *map(_soak, results.soaks)]
     return "\n".join(parts)
@@ -179,6 +181,18 @@ def open_table(points: Sequence[OpenPoint]) -> str:
 def _idle(idle: Idle) -> str:
     rows = [(name, share * 100, idle.memory_mib.get(name)) for name, share in idle.cpu_share.items()]
     return table((f"{idle.models} idle models", "% of a core", "resident MiB"), rows)
+
+
+def _disturbances(found: Sequence[Disturbance]) -> str:
+    columns = ["while", "p50 before, ms", "p99 before", "p50 then", "p99 then", "p99 ratio", "longest", "not right"]
+    rows = [
+        (d.name, d.quiet_p50_ms, d.quiet_p99_ms, d.p50_ms, d.p99_ms, d.p99_ms / d.quiet_p99_ms, d.max_ms, d.failed)
+        for d in found
+    ]
+    title = (
+        f"Callers of add/sub at {cell(found[0].rate)}/s on the fleet, nothing pinned; each time a fleet of its own.\n\n"
+    )
+    return title + table(columns, rows)
 
 
 def _soak(soak: Soak) -> str:

@@ -119,6 +119,24 @@ class Idle:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Disturbance:
+    """What the callers of one model noticed while something happened beside it, against the quiet seconds before.
+
+    Attributes:
+        failed: requests in the disturbed seconds that were not answered rightly.
+    """
+
+    name: str
+    rate: float
+    quiet_p50_ms: float
+    quiet_p99_ms: float
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+    failed: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Results:
     """One run of the whole benchmark.
 
@@ -133,6 +151,7 @@ class Results:
     servers: dict[str, ServerResult] = dataclasses.field(default_factory=dict)
     soaks: list[Soak] = dataclasses.field(default_factory=list)
     idle: list[Idle] = dataclasses.field(default_factory=list)
+    disturbances: list[Disturbance] = dataclasses.field(default_factory=list)
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
@@ -150,6 +169,7 @@ class Results:
             servers={name: _server(server) for name, server in data["servers"].items()},
             soaks=[Soak(**{**soak, "point": _open(soak["point"])}) for soak in data["soaks"]],
             idle=[Idle(**idle) for idle in data["idle"]],
+            disturbances=[Disturbance(**found) for found in data.get("disturbances", ())],
         )
 
 

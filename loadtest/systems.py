@@ -13,7 +13,7 @@ import shlex
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -87,7 +87,9 @@ def embedded(repository: Path, core: int | None, model: str, pool: Pool) -> Iter
 
 
 @contextlib.contextmanager
-def fleet(repository: Path, core: int | None, model: str, pool: Pool) -> Iterator[System]:
+def fleet(
+    repository: Path, core: int | None, model: str, pool: Pool, worker_options: Sequence[str] = ()
+) -> Iterator[System]:
     """A gateway and a worker on a real broker and a real Redis, once they have answered rightly; started in this order."""
     from infra.local.servers import servers
 
@@ -98,7 +100,7 @@ def fleet(repository: Path, core: int | None, model: str, pool: Pool) -> Iterato
         transport = ["--kafka", backing.kafka, "--redis", backing.redis, "--prefix", prefix]
         port = free_port()
         begin = time.perf_counter()
-        worker_line = ["-m", "penstock", "worker", "--model-repository", str(repository), *transport]
+        worker_line = ["-m", "penstock", "worker", "--model-repository", str(repository), *transport, *worker_options]
         worker = ServerProcess([*worker_line, "--metrics-port", str(free_port())], core)
         stack.callback(worker.stop)
         gateway = ServerProcess(["-m", "penstock", "gateway", *transport, *_ports(port, free_port())], core)
