@@ -25,6 +25,7 @@ class Proxy:
         self._target = (host, port)
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._serving: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Listen."""
@@ -36,29 +37,35 @@ class Proxy:
         if self._server is not None:
             self._server.close()
         self.drop()
+        if self._serving:
+            await asyncio.wait(self._serving)
 
     def drop(self) -> None:
         """Cut all connections in the middle, as when a network goes."""
         for writer in tuple(self._writers):
             writer.transport.abort()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self.cut:
-            writer.transport.abort()
-            return
+    def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._join(reader, writer))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        pair = {writer}
         try:
+            if self.cut:
+                return
             far_reader, far_writer = await asyncio.open_connection(*self._target)
-        except OSError:
-            writer.transport.abort()
-            return
-        pair = {writer, far_writer}
-        self._writers |= pair
-        try:
+            pair.add(far_writer)
+            self._writers |= pair
             await asyncio.gather(self._pass_on(reader, far_writer), self._pass_on(far_reader, writer))
+        except OSError:
+            pass  # the server is away: so is this connection
         finally:
             self._writers -= pair
             for end in pair:
                 end.transport.abort()
+            await asyncio.sleep(0)  # the loop closes what was aborted in its next turn
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
