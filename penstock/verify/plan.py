@@ -68,9 +68,18 @@ COMMAND: Final = "command:"
 ALL_FAULTS: Final = tuple(kind.value for kind in FaultKind)
 
 _PER_SECOND: Final = 120
-_SHORTEST: Final = 20.0
-_EVERY: Final = 20.0
+_SHORTEST: Final = 30.0
+_EVERY: Final = 30.0
 """Seconds in which each kind of fault comes once."""
+_TRIES: Final = 50
+_STARTS_WITHIN: Final = 4.0
+"""Seconds after which a process that was started again has work."""
+_PROCESS_FAULTS: Final = frozenset(
+    {
+        FaultKind.WORKER_KILL, FaultKind.CHILD_KILL, FaultKind.MACHINE_KILL, FaultKind.WORKER_STOP, FaultKind.ZOMBIE,
+        FaultKind.GATEWAY_KILL, FaultKind.GATEWAY_STOP,
+    }
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -173,13 +182,30 @@ def _call(chance: random.Random, number: int, at: float, kind: Kind) -> Call:
 
 
 def _faults(chance: random.Random, kinds: Sequence[str], seconds: float, session_timeout: float) -> Iterator[Fault]:
+    """One after the other; each finds its place among those before it, the longest first."""
+    made: list[Fault] = []
+    if FaultKind.ZOMBIE in kinds:
+        lasts = 2 * session_timeout + 1
+        made.append(Fault(round(chance.uniform(2, seconds - lasts - 4), 3), FaultKind.ZOMBIE, _worker(chance), lasts))
     for kind in kinds:
-        if kind == FaultKind.ZOMBIE:
-            lasts = 2 * session_timeout + 1
-            yield Fault(round(chance.uniform(2, seconds - lasts - 4), 3), kind, _worker(chance), lasts)
-            continue
-        for _ in range(max(1, round(seconds / _EVERY))):
-            yield _fault(chance, kind, round(chance.uniform(0.1, 0.85) * seconds, 3))
+        times = max(1, round(seconds / _EVERY)) * (2 if kind == FaultKind.WORKER_KILL else 1)
+        for _ in range(times if kind != FaultKind.ZOMBIE else 0):
+            made.append(_placed(chance, kind, seconds, made))
+    yield from made
+
+
+def _placed(chance: random.Random, kind: str, seconds: float, others: Sequence[Fault]) -> Fault:
+    """Where its target neither stands still nor is just being started, so that it is not done in vain; if there is such a place."""
+    for _ in range(_TRIES):
+        fault = _fault(chance, kind, round(chance.uniform(0.1, 0.85) * seconds, 3))
+        if kind not in _PROCESS_FAULTS or not any(_in_vain(fault, other) for other in others):
+            break
+    return fault
+
+
+def _in_vain(fault: Fault, other: Fault) -> bool:
+    apart = max(fault.at - other.at - other.lasts, other.at - fault.at - fault.lasts)
+    return other.kind in _PROCESS_FAULTS and other.target == fault.target and apart < _STARTS_WITHIN
 
 
 def _fault(chance: random.Random, kind: str, at: float) -> Fault:
