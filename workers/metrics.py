@@ -115,6 +115,7 @@ class WorkerMetrics(Collector):
         names = sorted({name for _, labels in models for name in labels}, key=_label_order)
         yield from self._triton(models, names)
         yield from self._own(models, names)
+        yield _restarts(models, names)
         yield CounterMetricFamily(
             "penstock_worker_failed_calls",
             "Calls of store or broker that failed and were repeated.",
@@ -171,6 +172,15 @@ class WorkerMetrics(Collector):
             for serving, labels in models:
                 gauge.add_metric(_values(names, labels), measure(serving))
             yield gauge
+
+
+def _restarts(models: list[tuple[Serving, dict[str, str]]], names: list[str]) -> Metric:
+    text = "Child processes of instances that were started again after their end."
+    counter = CounterMetricFamily("penstock_worker_instance_restarts", text, labels=names)
+    for serving, labels in models:
+        restarts = sum([executor.restarts for executor in serving.loaded.executors])
+        counter.add_metric(_values(names, labels), restarts)
+    return counter
 
 
 def _labels(serving: Serving) -> dict[str, str]:
