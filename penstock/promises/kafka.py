@@ -134,6 +134,30 @@ def short_retention(facts: KafkaFacts, needs: Needs) -> Iterator[Breach]:
             )  # fmt: skip
 
 
+def nearly_deleted(facts: KafkaFacts, needs: Needs) -> Iterator[Breach]:
+    """I12: the alarm before retention deletes what nobody has read."""
+    for topic in facts.topics:
+        half = _retention(topic.settings) / 2
+        if topic.settings and topic.oldest_unread > half:
+            wanted = round(4 * half * 1000)
+            yield Breach(
+                "I12", "age of the oldest unread record", f"{topic.oldest_unread:.0f} s", f"{half:.0f} s or less",
+                "half of its retention has passed, and after the rest it is deleted unread",
+                f"start workers that have the model, or meanwhile {_alter(facts, f'retention.ms={wanted}', topic.name)}",
+                topic.name, severe=True,
+            )  # fmt: skip
+
+
+def deleted_unread(facts: KafkaFacts, needs: Needs) -> Iterator[Breach]:
+    """I12: a log that begins above the committed offset."""
+    for topic in facts.topics:
+        if topic.lost:
+            yield Breach(
+                "I12", "records deleted unread", str(topic.lost), "0", "retention was shorter than their wait; they are gone",
+                "a longer retention.ms; the workers note the loss in the dead topic when they go on", topic.name,
+            )  # fmt: skip
+
+
 def bounded_size(facts: KafkaFacts, needs: Needs) -> Iterator[Breach]:
     """I12: a bound in bytes deletes unread records however young they are."""
     for value, where in _grouped(_infer(facts, needs), lambda topic: topic.settings.get("retention.bytes", "-1")):
@@ -230,8 +254,9 @@ def unreadable(facts: KafkaFacts, needs: Needs) -> Iterator[Breach]:
 
 
 _RULES: Final[tuple[Callable[[KafkaFacts, Needs], Iterator[Breach]], ...]] = (
-    too_few_brokers, too_few_replicas, too_few_in_sync, no_room_for_a_broker_to_go, out_of_sync, unclean_election, short_retention,
-    bounded_size, compacted, forgotten_offsets, small_messages, small_default, made_by_accident, refused_sessions, unreadable,
+    too_few_brokers, too_few_replicas, too_few_in_sync, no_room_for_a_broker_to_go, out_of_sync, unclean_election,
+    short_retention, nearly_deleted, deleted_unread, bounded_size, compacted, forgotten_offsets, small_messages, small_default,
+    made_by_accident, refused_sessions, unreadable,
 )  # fmt: skip
 
 

@@ -15,12 +15,16 @@ class TopicFacts:
         replicas: the smallest number that any of its partitions has.
         in_sync: the smallest number that is in sync now.
         settings: as they hold for this topic, by name; empty where they may not be read.
+        oldest_unread: seconds since the oldest record that its workers have not committed; 0 where there is none.
+        lost: records that were deleted before they were committed, as far as the group has not gone on since.
     """
 
     name: str
     replicas: int
     in_sync: int
     settings: Mapping[str, str]
+    oldest_unread: float = 0.0
+    lost: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

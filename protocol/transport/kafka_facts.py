@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import dataclasses
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
 from protocol.transport.facts import KafkaFacts, TopicFacts
-from protocol.transport.kafka_connection import connection_options, translated
+from protocol.transport.kafka_connection import connection_options, consumer_limits, translated
+from protocol.transport.kafka_reader import fetch_one
 from protocol.transport.settings import TransportSettings
 
 OFFSETS_TOPIC: Final = "__consumer_offsets"
-TIMEOUT: Final = 10.0
+TIMEOUT: Final = 30.0
+PAUSE: Final = 0.2
 _BROKER: Final = 4
 
 
@@ -51,12 +56,58 @@ async def _read(admin: AIOKafkaAdminClient, settings: TransportSettings) -> Kafk
     resources += [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
     found = _settings(await admin.describe_configs(resources))
     topics = [_topic(topic, found.get((False, topic["topic"]), {})) for topic in described]
+    served = [topic for topic in topics if topic.name.startswith(f"{settings.names.prefix}.infer.")]
+    unread = await read_unread(admin, settings, {t["topic"]: len(t["partitions"]) for t in described}, served)
+    topics = [unread.get(topic.name, topic) for topic in topics]
     return KafkaFacts(
         settings.kafka,
         brokers,
         {broker: found.get((True, str(broker)), {}) for broker in brokers},
         tuple(sorted(topics, key=lambda topic: topic.name)),
     )
+
+
+async def read_unread(
+    admin: AIOKafkaAdminClient, settings: TransportSettings, partitions: Mapping[str, int], served: Sequence[TopicFacts]
+) -> dict[str, TopicFacts]:
+    """The topics with what their groups have not read yet. A group has the name of its topic.
+
+    Raises:
+        KafkaError: a log or a group cannot be read.
+    """
+    consumer = AIOKafkaConsumer(**consumer_limits(settings), **connection_options(settings))
+    try:
+        await consumer.start()
+        return {topic.name: await _settled(_unread, admin, consumer, topic, partitions[topic.name]) for topic in served}
+    finally:
+        await consumer.stop()
+
+
+async def _settled(read: Callable[..., Awaitable[TopicFacts]], *arguments: Any) -> TopicFacts:
+    """Read again where a leader or coordinator is not there yet, as on a broker that has just made its offsets topic."""
+    while True:
+        try:
+            return await read(*arguments)
+        except KafkaError as exc:
+            if not exc.retriable:
+                raise
+            await asyncio.sleep(PAUSE)
+
+
+async def _unread(
+    admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer, topic: TopicFacts, partitions: int
+) -> TopicFacts:
+    places = [TopicPartition(topic.name, number) for number in range(partitions)]
+    starts, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
+    committed = await admin.list_consumer_group_offsets(topic.name, partitions=places)
+    oldest, lost, now = 0.0, 0, time.time()
+    for place in places:
+        position = committed[place].offset if place in committed else -1
+        lost += max(0, starts[place] - position) if position >= 0 else 0
+        if max(position, starts[place]) < ends[place]:
+            record = await fetch_one(consumer._client, place, max(position, starts[place]))
+            oldest = max(oldest, now - record.timestamp if record is not None else 0.0)
+    return dataclasses.replace(topic, oldest_unread=oldest, lost=lost)
 
 
 def _topic(described: Mapping[str, Any], settings: Mapping[str, str]) -> TopicFacts:

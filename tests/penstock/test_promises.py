@@ -121,6 +121,22 @@ def test_records_that_are_kept_for_ever_need_offsets_that_are() -> None:
     assert broken({"offsets.retention.minutes": breach.wanted}, retention_ms="-1") == []
 
 
+def test_the_alarm_comes_at_half_of_the_retention() -> None:
+    for age, count in ((43_200.0, 0), (43_201.0, 1)):
+        topic = TopicFacts(INFER, 3, 3, TOPIC, oldest_unread=age)
+        found = kafka.judge(dataclasses.replace(GOOD_KAFKA, topics=(topic,)), Needs())
+        assert [(each.promise, each.severe, each.wanted) for each in found] == [
+            ("I12", True, "43200 s or less")
+        ] * count
+
+
+def test_what_was_deleted_unread_is_told() -> None:
+    topic = TopicFacts(INFER, 3, 3, TOPIC, lost=7)
+    (breach,) = kafka.judge(dataclasses.replace(GOOD_KAFKA, topics=(topic,)), Needs())
+
+    assert (breach.promise, breach.setting, breach.value, breach.where) == ("I12", "records deleted unread", "7", INFER)
+
+
 def test_few_brokers_are_told_once_and_not_by_what_follows_from_them() -> None:
     one = KafkaFacts("b:1", (1,), {1: BROKER}, (TopicFacts(INFER, 1, 1, TOPIC | {"min.insync.replicas": "1"}),))
 
