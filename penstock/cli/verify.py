@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import signal
 import sys
@@ -63,6 +64,7 @@ def command(
     # A prefix of its own, always: the run deletes what it has made.
     settings = transport_settings(**(flags | {"prefix": run.fresh_prefix()}))
     site = run.Site(settings, _arguments(flags, settings.prefix), commands, settle, keep)
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what is broken on purpose is no news
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the fleet of the run ends with it
     seen = asyncio.run(run.run(made, site, lambda text: print(text, flush=True)))
     judged = judged_by(made, seen)

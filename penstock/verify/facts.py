@@ -20,7 +20,6 @@ class Facts:
     Attributes:
         calls: by number.
         executions: by number, then by run.
-        store_lost: a fault made the result store forget, so that what is missing there proves nothing.
     """
 
     def __init__(self, plan: Plan, history: History) -> None:
@@ -29,8 +28,7 @@ class Facts:
         self.executions: dict[int, dict[int, Run]] = collections.defaultdict(dict)
         for run in history.runs:
             self.executions[run.number][run.run] = run
-        self._losses = [fault.ended for fault in history.faults if fault.loses and not fault.note]
-        self.store_lost = bool(self._losses)
+        self._losses = [fault for fault in history.faults if fault.loses and not fault.note]
         self._by_ref: dict[str, list[Seen]] = collections.defaultdict(list)
         for seen in history.seen:
             if seen.ref:
@@ -40,6 +38,9 @@ class Facts:
             self._stored[stored.ref].append(stored)
         self._records = {(record.topic, record.partition, record.offset): record for record in history.logged}
         self._record_of = {record.ref: record for record in history.logged if record.ref}
+        self._first: dict[str, float] = {}
+        for record in history.logged:
+            self._first[record.ref] = min(record.at, self._first.get(record.ref, record.at))
         self._letters: dict[tuple[str, int, int], list[Dead]] = collections.defaultdict(list)
         for letter in history.dead:
             self._letters[letter.topic, letter.partition, letter.offset].append(letter)
@@ -74,9 +75,9 @@ class Facts:
         """Whether an offset above this record was ever committed."""
         return self._committed.get(f"{topic}/{partition}", 0) > offset
 
-    def forgotten(self, at: float) -> bool:
-        """Whether the store had lost data before then."""
-        return any(loss <= at for loss in self._losses)
+    def forgotten(self, ref: str) -> bool:
+        """Whether the store lost its data after this request had come, so that what is missing there proves nothing."""
+        return any(self._first.get(ref, 0.0) <= loss.ended for loss in self._losses)
 
     def ended(self, ref: str) -> bool:
         """Whether the stream ever held a terminal, or a record of it was seen done."""
@@ -116,7 +117,7 @@ class Facts:
         """Streams that had a terminal, and then none or another, without having been claimed again in between."""
         for ref, reads in self._stored.items():
             for before, after in itertools.pairwise(reads):
-                if not before.terminal or after.claimed > before.claimed:
+                if not before.terminal or after.claimed > before.claimed or self._lost_between(before.at, after.at):
                     continue
                 if not after.terminal:
                     yield ref, "its stream had a terminal, and later none"
@@ -124,6 +125,9 @@ class Facts:
                     yield ref, f"its stream said {before.error}, and later {after.error}"
                 elif (before.run is not None and after.error) or (before.error and after.run is not None):
                     yield ref, "its stream held a result and an error, one after the other"
+
+    def _lost_between(self, sooner: float, later: float) -> bool:
+        return any(loss.began <= later and loss.ended >= sooner for loss in self._losses)
 
     def redelivered(self) -> list[int]:
         """See `judge.redelivered`."""

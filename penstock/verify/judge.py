@@ -94,28 +94,30 @@ def _every_accepted_request_ends(facts: Facts) -> Iterator[Finding]:
                 f"record {produced.topic}/{produced.partition}@{produced.offset} of {produced.ref} has no answer"
                 if lost
                 else "",
-                excused=lost and facts.store_lost,
+                excused=lost and facts.forgotten(produced.ref),
             )
     for record in facts.unanswered_records():
         yield Finding(
             f"record {record.topic}/{record.partition}@{record.offset} of {record.ref} is committed and has no answer",
-            excused=facts.store_lost,
+            excused=facts.forgotten(record.ref),
         )
 
 
 def _at_most_one_terminal(facts: Facts) -> Iterator[Finding]:
     for ref, runs in facts.runs_seen().items():
         text = f"{ref} was answered by {len(runs)} different executions: {sorted(runs)}" if len(runs) > 1 else ""
-        yield Finding(text, excused=bool(text) and facts.store_lost)
+        yield Finding(text, excused=bool(text) and facts.forgotten(ref))
     for ref in facts.refs_with_results():
         final = [seen for seen in facts.by_ref(ref) if seen.end is End.ERROR and seen.status not in HARMLESS]
         if final:
             yield Finding(f"{ref} was answered by a result and by {final[0].status}: {final[0].text[:200]}")
     for seen in facts.history.seen:
         if seen.cancelled_at and seen.end is End.ANSWER:
-            yield Finding(f"{seen.ref} was confirmed to be cancelled, and then answered", excused=facts.store_lost)
+            yield Finding(
+                f"{seen.ref} was confirmed to be cancelled, and then answered", excused=facts.forgotten(seen.ref)
+            )
     for ref, why in facts.terminals_undone():
-        yield Finding(f"{ref}: {why}", excused=facts.store_lost)
+        yield Finding(f"{ref}: {why}")
 
 
 def _commits_stay_below(facts: Facts) -> Iterator[Finding]:
@@ -127,7 +129,7 @@ def _commits_stay_below(facts: Facts) -> Iterator[Finding]:
         renewed = record is not None and passed.claimed > record.accepted > 0
         yield Finding(
             f"{passed.topic}/{passed.partition}: an offset above {passed.offset} was committed, and that record has no end",
-            excused=renewed or facts.forgotten(passed.at),
+            excused=renewed or (record is not None and facts.forgotten(record.ref)),
         )
 
 

@@ -186,6 +186,22 @@ def test_a_store_that_was_made_to_forget_excuses_what_came_before() -> None:
     assert judged(change)["I3"].excused == 1
 
 
+def test_a_store_that_forgot_excuses_nothing_that_came_later() -> None:
+    def change(history: History) -> None:
+        history.passed[7].terminal = False
+        history.faults.append(Broken("command:redis", "all", START + 0.2, START + 0.5, loses=True))
+
+    assert broken(change) == {"I3"}
+
+
+def test_a_terminal_that_the_store_was_made_to_forget_is_no_fault_of_the_fleet() -> None:
+    def change(history: History) -> None:
+        history.stored.append(Stored(REFS[1], START + 20, terminal=False))
+        history.faults.append(Broken("command:redis", "all", START + 17, START + 18, loses=True))
+
+    assert broken(change) == set()
+
+
 # --- I5 ---------------------------------------------------------------------------------------------------------------
 
 
