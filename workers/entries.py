@@ -28,6 +28,8 @@ class Entry(Item[InferRequest]):
         job: the batch it is in, once it is in one.
         followers: later records of the same request, answered by this one.
         record: as it was fetched, for the dead letters.
+        alone: an attempt was begun in an earlier delivery, so it may be what ended that worker.
+        begun: the store knows of this attempt.
     """
 
     partition: int = 0
@@ -41,3 +43,5 @@ class Entry(Item[InferRequest]):
     job: Job | None = None
     followers: list[Entry] | None = None
     record: Record | None = None
+    alone: bool = False
+    begun: bool = False

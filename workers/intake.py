@@ -251,6 +251,8 @@ class Intake:
         answered = [
             entry for entry, state in zip(suspects, states, strict=True) if state is not None and state.state == "done"
         ]
+        for entry, state in zip(suspects, states, strict=True):
+            entry.alone = state is not None and state.state == "running"
         if answered:
             self._statistics.already_answered += len(answered)
             self.settled(answered)

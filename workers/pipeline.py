@@ -100,16 +100,14 @@ class Pipeline:
         self._rows += batch.rows
         self._statistics.releases[batch.reason.value] += 1
         job = Job(batch, cast("list[Entry]", batch.items), executor)
-        suspect = False
+        alone = False
         for entry in job.entries:
             entry.job = job
-            suspect = suspect or entry.suspect
-        if suspect:
-            self._spawn(self._begin_attempts(job))
-        elif self._inquests.caps:
+            alone = alone or entry.alone
+        if alone or self._inquests.caps:
             self._enter(job)
         else:
-            self._prepare(job)
+            self._begin(job)
 
     def abandon(self) -> None:
         """Stop in the middle, as a crash would: what is in flight is delivered again."""
@@ -119,6 +117,12 @@ class Pipeline:
             task.cancel()
 
     # --- before it runs ----------------------------------------------------------------------------------------------
+
+    def _begin(self, job: Job) -> None:
+        if any(entry.suspect for entry in job.entries):
+            self._spawn(self._begin_attempts(job))
+        else:
+            self._prepare(job)
 
     async def _begin_attempts(self, job: Job) -> None:
         """What may have been delivered before gets an attempt number, or turns out to be answered."""
@@ -131,6 +135,7 @@ class Pipeline:
         for entry, attempt in zip(suspects, attempts, strict=True):
             entry.attempt = attempt
             entry.suspect = False
+            entry.begun = True
             if attempt > 1:
                 self._statistics.redeliveries += 1
         self._remove(job, [(entry, None) for entry in job.entries if entry.attempt == 0])
@@ -138,9 +143,10 @@ class Pipeline:
         self._again(job)
 
     def _bury_exhausted(self, job: Job) -> None:
-        """What was begun too often is not run again: whoever ran it may have died of it."""
-        gone = [entry for entry in job.entries if entry.attempt > self._context.max_attempts]
-        mates = [entry.payload.id for entry in job.entries]
+        """What was begun too often is not run again where the whole worker may die of it."""
+        limit = math.inf if job.executor.isolated else self._context.max_attempts
+        gone = [entry for entry in job.entries if entry.attempt > limit]
+        mates = job.inquest.mates if isinstance(job, Part) else [entry.payload.id for entry in job.entries]
         self._take_out(job, gone)
         for entry in gone:
             self._owner.bury(entry, *exhausted(entry, entry.attempt - 1, mates))
@@ -186,17 +192,20 @@ class Pipeline:
         self._again(part)
 
     def _enter(self, job: Job) -> None:
-        """Prepare the batch as it is, or have it run in parts: memory is short, or some of it must run alone."""
+        """Run the batch as it is, or in parts: memory is short, or some of it must run alone.
+
+        On a thread the whole worker dies of a bad request. What was begun in an earlier delivery runs alone there, and its next
+        attempt begins right before: whoever waits behind a crasher must not be taken for one.
+        """
         if not isinstance(job, Part):
-            # A process of its own may die; only where the whole worker would, its return makes a request suspicious.
-            alone = [] if job.executor.isolated else [entry for entry in job.entries if entry.attempt > 1]
+            alone = [] if job.executor.isolated else [e for e in job.entries if e.alone or e.attempt > 1]
             cap = self._inquests.caps.cap(job.entries[0].shape_class, self._clock())
             made = parts(job.entries, cap, alone)
             if len(made) > 1:
                 self._release(job)
                 self._inquests.divide(job, made)
                 return
-        self._prepare(job)
+        self._begin(job)
 
     def _prepare(self, job: Job) -> None:
         job.not_after = min([entry.deadline for entry in job.entries if entry.deadline is not None], default=math.inf)
