@@ -136,6 +136,10 @@ class OffsetTracker(Generic[P]):
                 self._moved.discard(partition)
         return positions
 
+    def positions(self) -> dict[P, int]:
+        """The next offset to read of every owned partition, also where the broker has it: brokers forget offsets with time."""
+        return {partition: table.position() for partition, table in self._tables.items() if table.owned}
+
     def committed(self, positions: Mapping[P, int]) -> None:
         """The broker took these positions, a result of `commits`."""
         for partition, position in positions.items():

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from protocol.errors import Unavailable
 from protocol.messages import InferRequest
 from tests.workers.fleet import until
-from workers.commits import Commits
+from workers.commits import AGAIN, Commits
 from workers.entries import Entry
 from workers.offsets import OffsetTracker
 
@@ -28,10 +28,10 @@ class Log:
         self.committed.append(dict(offsets))
 
 
-def build() -> tuple[Commits, OffsetTracker[int], Log]:
+def build(again: float = AGAIN) -> tuple[Commits, OffsetTracker[int], Log]:
     tracker: OffsetTracker[int] = OffsetTracker()
     tracker.assign(0, 1, 0)
-    commits, log = Commits("topic", tracker), Log()
+    commits, log = Commits("topic", tracker, again), Log()
     commits.consumer = log  # type: ignore[assignment]  # only commit is used
     return commits, tracker, log
 
@@ -86,3 +86,20 @@ async def test_commits_never_overtake_each_other() -> None:
     log.gate.set()
     await until(lambda: log.committed == [{0: 1}, {0: 2}])
     await commits.close(flush=False)
+
+
+async def test_positions_of_an_idle_model_are_committed_again_and_never_above_what_is_done() -> None:
+    commits, tracker, log = build(again=0.01)
+    first, second = entries(tracker, 0, 1)
+    tracker.assign(1, 1, 7)
+    commits.done([first])
+    await until(lambda: log.committed[-2:] == [{0: 1, 1: 7}] * 2)
+    log.refuse = 1
+    tracker.revoke(1)
+    await until(lambda: log.committed[-1] == {0: 1})
+    commits.done([second])
+    await until(lambda: log.committed[-1] == {0: 2})
+    commits.abandon()
+    count = log.asked
+    await commits.close(flush=False)
+    assert log.asked == count

@@ -340,6 +340,10 @@ class Machine(RuleBasedStateMachine):
         for number, log in enumerate(self.logs):
             if log.owned and log.open:
                 assert self.offsets.lowest_incomplete(number) == min(log.open)
+        positions = self.offsets.positions()
+        assert set(positions) == {number for number, log in enumerate(self.logs) if log.owned}
+        for number, position in positions.items():
+            assert self.logs[number].committed <= position <= min(self.logs[number].open, default=self.logs[number].end)
         assert self.offsets.in_flight >= sum(len(log.open) for log in self.logs if log.owned)
 
     def teardown(self) -> None:
