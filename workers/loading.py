@@ -111,6 +111,7 @@ class Loader:
 
     async def _load_children(self, backend: Backend, version: ModelVersion) -> LoadedModel:
         """The same in children: nothing of the model runs in this process. The first child inspects and is the first instance."""
+        self._spares.hold()
         child: Child | None = self._spares.take()
         assert child is not None
         child.about = {"model": version.model, "version": version.version}
@@ -129,6 +130,8 @@ class Loader:
                 await asyncio.to_thread(child.end, 0.0)
             await loaded.close()
             raise
+        finally:
+            await asyncio.to_thread(self._spares.release)
         return loaded
 
     async def _complete(

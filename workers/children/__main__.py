@@ -1,8 +1,10 @@
-"""`python -m workers.children FD PARENT`: one child of a worker, which hears its orders on that socket. Only a worker starts it."""
+"""`python -m workers.children FD PARENT`: the template of a worker's children, which is told on that socket to copy itself.
+
+Each copy becomes a child. Only a worker starts it (`template`).
+"""
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import gc
 import io
@@ -13,43 +15,44 @@ import socket
 import sys
 import types
 from types import FrameType
-from typing import Any, Final
+from typing import Any
 
 import structlog
 
-import workers.backends.python  # noqa: F401  # most children run Python models; a spare has it ready
+import workers.backends.python  # noqa: F401  # most children run Python models
+from workers.children.copies import Copies
+from workers.children.dying import die_with
 from workers.children.inside import Inside
 from workers.children.line import Line
 
-_SET_DEATH_SIGNAL: Final = 1
-"""PR_SET_PDEATHSIG of Linux."""
-
 
 def main() -> int:
-    """Serve until the worker hangs up."""
+    """Serve, as the template or as one of its copies, until the worker hangs up."""
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
-    _die_with(parent)
-    os.set_inheritable(descriptor, False)
-    faulthandler.enable()  # a crash then says in the worker's log where it was
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _leave_it_to_the_worker)
-    for stream in (sys.stdout, sys.stderr):
-        assert isinstance(stream, io.TextIOWrapper)
-        stream.reconfigure(line_buffering=True, errors="backslashreplace")
-    _log_plainly()
+    die_with(parent)
     _forget_ourselves()
     gc.freeze()
-    Inside(Line(socket.socket(fileno=descriptor))).serve()
-    sys.stdout.flush()
+    born = Copies(socket.socket(fileno=descriptor)).serve()
+    if born is not None:
+        _begin()
+        Inside(Line(born)).serve()
+        sys.stdout.flush()
     return 0
 
 
-def _die_with(parent: int) -> None:
-    """End when the worker does, even while a model hangs; a worker that is gone already has left another parent."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit(0)
+def _begin() -> None:
+    """What a copy sets up for the model that it is going to run."""
+    faulthandler.enable()  # a crash then says in the worker's log where it was
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave_it_to_the_worker)
+    sys.stdout = sys.__stdout__ = _by_lines(1)  # type: ignore[misc]  # the template's own ones led elsewhere
+    sys.stderr = sys.__stderr__ = _by_lines(2)  # type: ignore[misc]
+    _log_plainly()
+
+
+def _by_lines(descriptor: int) -> io.TextIOWrapper:
+    raw = io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False))
+    return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
 def _leave_it_to_the_worker(number: int, frame: FrameType | None) -> None:

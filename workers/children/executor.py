@@ -243,7 +243,6 @@ class ChildExecutor:
         self._exchange = Exchange(child)
         self._loaded_at = time.monotonic()
         child.call_at_end(lambda: self._work.put(child))
-        self._spares.provide()
 
     def _ended(self, child: Child) -> None:
         """A child has ended; if it was this instance's, it did so between two batches."""

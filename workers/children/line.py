@@ -18,7 +18,7 @@ from workers.framing import frame
 
 MAX_MESSAGE: Final = 256 * 1024 * 1024
 """Bytes; what claims more comes from a process that has lost its senses."""
-MAX_DESCRIPTORS: Final = 1
+MAX_DESCRIPTORS: Final = 2
 
 _LENGTH: Final = struct.Struct(">I")
 _CHUNK: Final = 256 * 1024

@@ -1,6 +1,7 @@
-"""A child that was started ahead: Python and this package are loaded in it, so a crash costs little more than the model's load.
+"""Where a worker's children come from: its template process, which is there as long as anything may need a child at once.
 
-Invariants: there is at most one, and only while somebody holds the spares; each is given away once.
+Invariant: while somebody holds it there is a template, so that a crash costs little more than the model's load; one that is gone is
+replaced when it is missed.
 """
 
 from __future__ import annotations
@@ -8,48 +9,36 @@ from __future__ import annotations
 import threading
 
 from workers.children.process import Child
+from workers.children.template import Template
 
 
 class Spares:
-    """The spare child of a worker. All of it from any thread."""
+    """The template of one worker and who needs it. All of it from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._spare: Child | None = None
+        self._template: Template | None = None
         self._holders = 0
 
     def hold(self) -> None:
-        """Somebody has a child that may die."""
+        """Somebody has a child that may die, or is about to have one."""
         with self._lock:
             self._holders += 1
 
     def release(self) -> None:
-        """See `hold`; after the last one there is no spare any more."""
+        """See `hold`; after the last one the template ends, and with it all children."""
         with self._lock:
             self._holders -= 1
-            spare = None if self._holders else self._take()
-        if spare is not None:
-            spare.kill()
-            spare.end(0.0)
+            template = None
+            if not self._holders:
+                template, self._template = self._template, None
+        if template is not None:
+            template.close()
 
     def take(self) -> Child:
-        """The spare, or a child that has only just been started."""
+        """A new child."""
         with self._lock:
-            spare = self._take()
-        if spare is not None and spare.ended:
-            spare.end(0.0)
-            spare = None
-        return spare or Child()
-
-    def provide(self) -> None:
-        """Have a spare from now on; called when nothing is waited for, since starting one takes the CPU for a moment."""
-        with self._lock:
-            if self._spare is not None and self._spare.ended:
-                self._spare.end(0.0)
-                self._spare = None
-            if self._holders and self._spare is None:
-                self._spare = Child()
-
-    def _take(self) -> Child | None:
-        spare, self._spare = self._spare, None
-        return spare
+            assert self._holders > 0
+            if self._template is None or self._template.gone:
+                self._template = Template()
+            return Child(self._template)

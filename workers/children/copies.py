@@ -1,0 +1,94 @@
+"""The inside of the template process: it makes copies of itself, and tells the worker when one has ended.
+
+Invariants: it runs nothing else and has no second thread, so a copy starts from a known state; a copy dies with the template, and
+the template with the worker; what a copy has started is killed once the copy has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+from types import FrameType
+
+from workers.children.dying import die_with
+from workers.children.line import Broken, Line, packed
+
+
+class Copies:
+    """The template's loop.
+
+    Args:
+        end: of the socket pair to the worker.
+    """
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+        self._line = Line(end)
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+
+    def serve(self) -> socket.socket | None:
+        """Make copies until the worker hangs up, and return None then; in each copy, return the socket of its orders."""
+        asked = self._end.fileno()
+        signal.signal(signal.SIGCHLD, _wake_up)
+        signal.set_wakeup_fd(self._writer)
+        with contextlib.suppress(Broken):
+            while True:
+                ready, _, _ = select.select([asked, self._reader], [], [])
+                if self._reader in ready:
+                    os.read(self._reader, 4096)
+                    self._reap()
+                if asked in ready:
+                    _, (line, output) = self._line.receive()
+                    if (born := self._copy(line, output)) is not None:
+                        return born
+        return None
+
+    def _copy(self, line: int, output: int) -> socket.socket | None:
+        template = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            return self._begin(template, line, output)
+        os.close(line)
+        os.close(output)
+        self._line.send(packed({"made": pid}))
+        return None
+
+    def _begin(self, template: int, line: int, output: int) -> socket.socket:
+        """The first steps of a copy: nothing of the template's remains but what is loaded."""
+        die_with(template)
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for descriptor in (self._reader, self._writer):
+            os.close(descriptor)
+        self._line.close()
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.close(output)
+        os.set_inheritable(line, False)
+        if (random := sys.modules.get("numpy.random")) is not None:
+            random.seed()  # Python's own generator is seeded anew in every copy, NumPy's is not
+        return socket.socket(fileno=line)
+
+    def _reap(self) -> None:
+        while (ended := _ended())[0]:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(ended[0], signal.SIGKILL)
+            self._line.send(packed({"ended": ended[0], "code": os.waitstatus_to_exitcode(ended[1])}))
+
+
+def _ended() -> tuple[int, int]:
+    """The number and status of a copy that has ended; 0 where there is none."""
+    try:
+        return os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return 0, 0
+
+
+def _wake_up(number: int, frame: FrameType | None) -> None:
+    """Python writes to the wake-up descriptor; nothing else is to be done."""
