@@ -9,7 +9,7 @@ from protocol.errors import Code, FleetError
 from protocol.messages import Failure
 from workers.deadletters import Letter, Reason, class_name, signal_name
 from workers.entries import Entry
-from workers.execution import InstanceDied
+from workers.execution import InstanceDied, ModelRaised
 from workers.verdicts import Cause, Sentence
 
 MEMORY_CLASSES: Final = frozenset({"MemoryError", "OutOfMemoryError"})
@@ -30,7 +30,8 @@ def cause_of(error: BaseException) -> Cause:
     if isinstance(error, InstanceDied):
         return Cause.HANG if error.hung else Cause.CRASH
     text = error.message if isinstance(error, FleetError) else str(error)
-    named = type(error).__name__ in MEMORY_CLASSES
+    kinds = error.kinds if isinstance(error, ModelRaised) else [kind.__name__ for kind in type(error).__mro__]
+    named = not MEMORY_CLASSES.isdisjoint(kinds)
     return Cause.MEMORY if named or any(words in text for words in MEMORY_TEXTS) else Cause.FAILED
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from protocol.naming import Names
 from protocol.ports import Bus, Results
+from workers.journal import Journal
 from workers.patience import Patience
 from workers.verdicts import ATTEMPTS
 
@@ -22,6 +23,7 @@ class Context:
         bus, results: open.
         patience: for calls that must succeed in the end.
         fence_ttl: seconds that a plain call's fence outlives its answer.
+        journal: where instances note what they run; None without a supervisor.
         max_attempts: runs that may die with a request in them before it goes to the dead letters.
     """
 
@@ -33,3 +35,4 @@ class Context:
     patience: Patience
     fence_ttl: float
     max_attempts: int = ATTEMPTS
+    journal: Journal | None = None

@@ -21,6 +21,7 @@ from protocol.errors import Code, FleetError, ModelFailed
 from protocol.messages import InferRequest
 from workers.backends.base import Instance
 from workers.entries import Entry
+from workers.journal import Slot
 from workers.scheduling.types import Batch
 
 T = TypeVar("T")
@@ -64,12 +65,13 @@ class ModelRaised(ModelFailed):
 class Job:
     """One batch on its way through an instance. Times are seconds on the fleet's clock, 0 for not yet.
 
-    `cpu` is the seconds of CPU time of a run on the event loop; None for one on the instance's thread.
+    `cpu` is the seconds of CPU time of a run on the event loop; None for one on the instance's thread. `note` is what its instance
+    leaves in the journal while it runs; b"" for nothing.
     """
 
     __slots__ = (
         "batch", "compute_end", "compute_start", "cpu", "entries", "error", "executor", "input_end", "input_start", "not_after",
-        "prepared", "raw", "released", "stale", "withdrawn",
+        "note", "prepared", "raw", "released", "stale", "withdrawn",
     )  # fmt: skip
 
     def __init__(self, batch: Batch[InferRequest], entries: list[Entry], executor: Executor) -> None:
@@ -81,6 +83,7 @@ class Job:
         self.withdrawn = False
         self.stale = False
         self.cpu: float | None = None
+        self.note = b""
         self.prepared: Any = None
         self.raw: Any = None
         self.error: BaseException | None = None
@@ -174,6 +177,7 @@ class ThreadExecutor:
         self._clock = clock
         self._instance: Instance | None = None
         self._completions: Completions | None = None
+        self.slot: Slot | None = None
         self._work: queue.SimpleQueue[Callable[[], None] | Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
@@ -253,10 +257,15 @@ class ThreadExecutor:
             return
         assert self._instance is not None
         job.compute_start = now
+        slot = self.slot if job.note else None
+        if slot is not None:
+            slot.note(job.note)
         try:
             job.raw = self._instance.run(job.prepared)
         except BaseException as exc:  # SystemExit of a model must not end its thread with the batch unanswered
             job.error = exc
+        if slot is not None:
+            slot.clear()
         job.prepared = None
         job.compute_end = self._clock()
 

@@ -10,18 +10,16 @@ from __future__ import annotations
 import asyncio
 import collections
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol, cast
+from typing import Final
 
 import structlog
 
-from protocol.messages import Failure, InferRequest
 from protocol.ports import Answer
 from workers.causes import answer_to_poison, cause_of, letter_of
-from workers.deadletters import Letter
 from workers.entries import Entry
 from workers.execution import DEPTH, Executor, Job
+from workers.parts import Inquest, Owner, Part
 from workers.remedies import DEATHS, FAILURES, Caps, Flood
-from workers.scheduling.types import Batch, Item
 from workers.statistics import ModelStatistics
 from workers.verdicts import Cause, Inquiry
 
@@ -33,65 +31,6 @@ OVERHEAD: Final = 0.001
 """Seconds that a part costs besides running."""
 
 log = structlog.get_logger(__name__)
-
-
-class Owner(Protocol):
-    """Whose batches these are."""
-
-    ordered: bool
-    """Answers leave in the order of their batches."""
-
-    def partly(self, entries: Sequence[Entry], answers: list[Answer]) -> None:
-        """Some of a batch have their answers."""
-
-    def bury(self, entry: Entry, letter: Letter, failure: Failure) -> None:
-        """The entry goes to the dead letters, and `failure` to its sender."""
-
-    def answered(self, job: Job, answers: list[Answer]) -> None:
-        """The batch has its end: one answer per entry that is still in the job."""
-
-    def emptied(self, job: Job) -> None:
-        """The batch has its end, and no entry is left in it."""
-
-    def freed(self) -> None:
-        """An instance can take another batch."""
-
-
-class Inquest:
-    """One batch whose requests run in parts.
-
-    Attributes:
-        job: the batch.
-        inquiry: knows what to run next.
-        part: what runs now.
-        kept: answers that wait for the whole batch.
-        mates: the ids of its requests.
-    """
-
-    __slots__ = ("inquiry", "job", "kept", "mates", "part")
-
-    def __init__(self, job: Job, inquiry: Inquiry[Entry]) -> None:
-        self.job = job
-        self.inquiry = inquiry
-        self.part: Part | None = None
-        self.kept: list[tuple[Entry, Answer]] = []
-        self.mates = [entry.payload.id for entry in job.entries]
-
-
-class Part(Job):
-    """Some of a batch's requests on their way through its instance."""
-
-    __slots__ = ("inquest",)
-
-    def __init__(self, inquest: Inquest, entries: Sequence[Entry]) -> None:
-        whole = inquest.job.batch
-        rows = sum([entry.rows for entry in entries])
-        items = cast("list[Item[InferRequest]]", list(entries))
-        batch = Batch(items, rows, whole.reason, whole.formed, whole.sequence)
-        super().__init__(batch, list(entries), inquest.job.executor)
-        self.inquest = inquest
-        for entry in entries:
-            entry.job = self
 
 
 class Inquests:

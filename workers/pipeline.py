@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Coroutine, Sequence
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 import structlog
 
@@ -18,7 +18,6 @@ from protocol.errors import Code
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import ModelConfig
 from protocol.ports import Answer
-from workers import inquests
 from workers.answers import Answers
 from workers.backends.base import Outcome
 from workers.brevity import Brevity
@@ -26,8 +25,10 @@ from workers.causes import exhausted
 from workers.conclusions import Conclusions, size_of
 from workers.context import Context
 from workers.entries import Entry
-from workers.execution import Completions, Executor, Job, next_free
-from workers.inquests import Inquests, Part
+from workers.execution import Completions, Executor, Job, ThreadExecutor, next_free
+from workers.inquests import Inquests
+from workers.journal import Slot
+from workers.parts import Owner, Part
 from workers.remedies import parts, stated_limit
 from workers.scheduling.types import Batch
 from workers.statistics import ModelStatistics
@@ -37,13 +38,6 @@ LARGE: Final = 1024 * 1024
 """Bytes of a batch's inputs or outputs above which copying them is left to another thread."""
 
 log = structlog.get_logger(__name__)
-
-
-class Owner(inquests.Owner, Protocol):
-    """Whose batches these are."""
-
-    def left(self, entry: Entry, failure: Failure | None) -> None:
-        """The entry will not run: it is late or cancelled (`failure`), or has its answer already (None)."""
 
 
 class Pipeline:
@@ -74,8 +68,12 @@ class Pipeline:
         self._rows = 0
         self._tasks: set[asyncio.Task[None]] = set()
         completions = Completions(self._loop, self._finished)
+        self._slots: list[Slot] = []
         for executor in executors:
             executor.deliver_to(completions)
+            if context.journal is not None and isinstance(executor, ThreadExecutor):
+                executor.slot = context.journal.open()
+                self._slots += [executor.slot] if executor.slot is not None else []
 
     @property
     def running_rows(self) -> int:
@@ -113,6 +111,8 @@ class Pipeline:
         """Stop in the middle, as a crash would: what is in flight is delivered again."""
         self._inquests.abandon()
         self._watch.stop()
+        while self._slots and self._context.journal is not None:
+            self._context.journal.give_back(self._slots.pop())
         for task in self._tasks:
             task.cancel()
 
@@ -209,6 +209,8 @@ class Pipeline:
 
     def _prepare(self, job: Job) -> None:
         job.not_after = min([entry.deadline for entry in job.entries if entry.deadline is not None], default=math.inf)
+        if self._slots:  # those that the store knows of already need no note
+            job.note = "\n".join([entry.ref for entry in job.entries if not entry.begun]).encode()
         size = sum([entry.nbytes for entry in job.entries])
         if size > LARGE:
             self._spawn(self._prepare_large(job))

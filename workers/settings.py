@@ -56,6 +56,7 @@ class WorkerSettings:
         unload_grace: the rest of an unloaded version's topic gets this long before it is refused.
         heartbeat_interval: between signs of life.
         heartbeat_fd: write them to this pipe of a supervisor instead of the directory.
+        journal_fd: note what runs in this file of a supervisor.
         resync_interval: between measurements of the offset to the store's clock.
         max_queued_bytes: of requests that wait or run, per model version.
         default_max_batch_size: of models that can batch and do not say how much; 0 batches only where a configuration asks.
@@ -83,6 +84,7 @@ class WorkerSettings:
     unload_grace: float = 30.0
     heartbeat_interval: float = 0.5
     heartbeat_fd: int | None = None
+    journal_fd: int | None = None
     resync_interval: float = 10.0
     max_queued_bytes: int = 256 * 1024 * 1024
     default_max_batch_size: int = DEFAULT_MAX_BATCH_SIZE

@@ -28,6 +28,7 @@ from protocol.transport import Transport, open_transport
 from protocol.transport.settings import TransportSettings
 from workers.backoff import Backoff
 from workers.framing import frames
+from workers.journal import Legacy
 from workers.peers import Peers
 from workers.settings import WorkerSettings, made_up_id, to_environment
 
@@ -51,6 +52,7 @@ class Supervisor:
         environment: of the worker process.
         transport: open; only its bus and its directory are used.
         drain_grace: seconds that the worker may take to end after SIGTERM.
+        fence_ttl: seconds that the store keeps the attempts of what a dead worker was running.
     """
 
     def __init__(
@@ -60,12 +62,15 @@ class Supervisor:
         environment: Mapping[str, str],
         transport: Transport,
         drain_grace: float,
+        fence_ttl: float = 300.0,
     ) -> None:
         self._worker = worker
         self._command = command
         self._environment = environment
         self._transport = transport
         self._drain_grace = drain_grace
+        self._fence_ttl = fence_ttl
+        self._legacy: Legacy
         self._peers = Peers(worker)
         self._beat: Heartbeat | None = None
         self._process: asyncio.subprocess.Process | None = None
@@ -85,6 +90,7 @@ class Supervisor:
 
     async def run(self) -> int:
         """Keep the worker alive until it is told to stop; returns its exit code."""
+        self._legacy = Legacy()
         beating = asyncio.get_running_loop().create_task(self._beat_forever())
         try:
             return await self._restart_forever()
@@ -93,6 +99,7 @@ class Supervisor:
             for task in tuple(self._tasks):
                 task.cancel()
             await asyncio.gather(beating, *self._tasks, return_exceptions=True)
+            self._legacy.close()
 
     # --- the process -------------------------------------------------------------------------------------------------
 
@@ -123,8 +130,13 @@ class Supervisor:
         try:
             process = self._process = await asyncio.create_subprocess_exec(
                 *self._command,
-                env={**self._environment, "PENSTOCK_WORKER": self._worker, "PENSTOCK_HEARTBEAT_FD": str(writer)},
-                pass_fds=(writer,),
+                env={
+                    **self._environment,
+                    "PENSTOCK_WORKER": self._worker,
+                    "PENSTOCK_HEARTBEAT_FD": str(writer),
+                    "PENSTOCK_JOURNAL_FD": str(self._legacy.descriptor),
+                },
+                pass_fds=(writer, self._legacy.descriptor),
                 start_new_session=True,  # a terminal's Ctrl-C reaches the supervisor, which passes it on
             )
         finally:
@@ -137,9 +149,22 @@ class Supervisor:
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
+            await self._name_suspects()
             last, self._beat = self._beat, None
             if last is not None:
                 await self._evict(last)
+
+    async def _name_suspects(self) -> None:
+        """What the dead worker was running has had an attempt; its next owner must know before it gets the partitions."""
+        suspects = self._legacy.take()
+        if not suspects:
+            return
+        log.warning("requests were running when the worker died; each runs alone next", requests=len(suspects))
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT):
+                await self._transport.results.start(suspects, self._worker, self._fence_ttl)
+        except (FleetError, TimeoutError) as exc:
+            log.warning("the store could not be told of them", error=str(exc) or "it took too long")
 
     async def _ended(self, process: asyncio.subprocess.Process) -> int:
         waiting = asyncio.ensure_future(process.wait())
@@ -251,6 +276,7 @@ async def supervise(settings: WorkerSettings, transport: TransportSettings, comm
             {**os.environ, **to_environment(settings, transport)},
             carriers,
             settings.drain_grace,
+            settings.fence_ttl,
         )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

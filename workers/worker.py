@@ -24,6 +24,7 @@ from protocol.transport import Transport
 from workers.context import Context
 from workers.devices import Hardware, cores
 from workers.heartbeat import DirectoryOutlet, Outlet, PipeOutlet, Pulse, SupervisorGone
+from workers.journal import Journal
 from workers.loading import Loader
 from workers.metrics import WorkerMetrics
 from workers.models import Models
@@ -77,6 +78,7 @@ class Worker:
             Patience(),
             settings.fence_ttl,
             settings.max_attempts,
+            None if settings.journal_fd is None else Journal(settings.journal_fd),
         )
         gpus = hardware.gpus if settings.gpus is None else settings.gpus
         loader = Loader(

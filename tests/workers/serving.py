@@ -24,6 +24,7 @@ from workers.backends.tensor_instance import TensorInstance
 from workers.completion import complete
 from workers.context import Context
 from workers.execution import ThreadExecutor
+from workers.journal import Journal
 from workers.loading import LoadedModel
 from workers.patience import Patience
 from workers.repository import ModelVersion
@@ -115,6 +116,7 @@ class Bench:
         self.serving: list[Serving] = []
         self.instances: list[Gated] = []
         self.clock = Clock()
+        self.journal: Journal | None = None
 
     async def open(self) -> None:
         await self.bus.open()
@@ -128,7 +130,7 @@ class Bench:
     def context(self, worker: str = "w", results: Results | None = None) -> Context:
         patience = Patience(first=0.001, longest=0.002)
         store: Results = results or self.store  # type: ignore[assignment]  # Flaky is one
-        return Context(worker, NAMES, self.clock, self.bus, store, patience, 300.0)
+        return Context(worker, NAMES, self.clock, self.bus, store, patience, 300.0, journal=self.journal)
 
     async def serve(
         self,

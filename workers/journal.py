@@ -1,0 +1,100 @@
+"""What runs now, noted where it outlives this process: so that after a death exactly the requests that were running are suspects.
+
+The supervisor gives its worker an unlinked file; both map it. Each instance that is a thread has a slot and leaves the names of its
+batch's requests there before it runs them. After a death the supervisor begins an attempt for each of them, in the store, before it
+lets other workers have the partitions: whoever gets such a record sees that it was begun before and runs it alone.
+
+Invariants: a slot's length is written after its text and cleared first, so a reader of a dead process' journal sees whole notes;
+what does not fit into a slot is left out at its end; the file lives in the page cache, which the death of a process does not touch.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import tempfile
+from typing import IO, Final
+
+SLOTS: Final = 64
+"""Instances that can note something; with more, the others' batches are found only by their attempts."""
+SLOT: Final = 64 * 1024
+"""Bytes of a slot; the file is sparse, so only what was used takes memory."""
+SIZE: Final = SLOTS * SLOT
+
+_LENGTH: Final = struct.Struct("<I")
+_ROOM: Final = SLOT - _LENGTH.size
+
+
+class Slot:
+    """Where one instance notes the batch that it runs; from any thread, one at a time."""
+
+    __slots__ = ("_at", "_memory", "number")
+
+    def __init__(self, memory: mmap.mmap, number: int) -> None:
+        self.number = number
+        self._memory = memory
+        self._at = number * SLOT
+
+    def note(self, text: bytes) -> None:
+        """These run now: the names of requests, one a line."""
+        if len(text) > _ROOM:
+            text = text[: text.rfind(b"\n", 0, _ROOM)] if b"\n" in text[:_ROOM] else b""
+        start = self._at + _LENGTH.size
+        self._memory[start : start + len(text)] = text
+        _LENGTH.pack_into(self._memory, self._at, len(text))
+
+    def clear(self) -> None:
+        """Nothing runs."""
+        _LENGTH.pack_into(self._memory, self._at, 0)
+
+
+class Journal:
+    """The worker's side.
+
+    Args:
+        descriptor: of the file that the supervisor made; it is closed here.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._memory = mmap.mmap(descriptor, SIZE)
+        os.close(descriptor)
+        self._free = list(range(SLOTS - 1, -1, -1))
+
+    def open(self) -> Slot | None:
+        """A slot; None where all are taken."""
+        return Slot(self._memory, self._free.pop()) if self._free else None
+
+    def give_back(self, slot: Slot) -> None:
+        """The instance has gone."""
+        slot.clear()
+        self._free.append(slot.number)
+
+
+class Legacy:
+    """The supervisor's side: what a dead worker was running.
+
+    Attributes:
+        descriptor: of the file, to be inherited by the worker.
+    """
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="penstock-journal-")  # noqa: SIM115  # closed by `close`
+        self.descriptor = self._file.fileno()
+        os.ftruncate(self.descriptor, SIZE)
+
+    def take(self) -> list[str]:
+        """The names of the requests that were running; the journal is empty afterwards."""
+        found: dict[str, None] = {}
+        for number in range(SLOTS):
+            (length,) = _LENGTH.unpack(os.pread(self.descriptor, _LENGTH.size, number * SLOT))
+            if 0 < length <= _ROOM:
+                text = os.pread(self.descriptor, length, number * SLOT + _LENGTH.size)
+                found.update(dict.fromkeys(text.decode(errors="replace").split("\n")))
+        os.ftruncate(self.descriptor, 0)
+        os.ftruncate(self.descriptor, SIZE)
+        return list(found)
+
+    def close(self) -> None:
+        """Forget it."""
+        self._file.close()
