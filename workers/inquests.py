@@ -14,6 +14,7 @@ from typing import Final
 
 import structlog
 
+from protocol.errors import ModelFailed
 from protocol.ports import Answer
 from workers.causes import answer_to_poison, cause_of, letter_of
 from workers.entries import Entry
@@ -94,11 +95,11 @@ class Inquests:
         """Run the batch in these parts from the start; it holds no place in its executor."""
         self._begin(Inquest(job, Inquiry(parts, self._attempts)))
 
-    def failed(self, job: Job, error: BaseException) -> bool:
+    def failed(self, job: Job, error: BaseException) -> BaseException | None:
         """A batch, or a part of one, gave no answers.
 
         Returns:
-            Whether its entries are taken care of; otherwise they are to be answered with this error.
+            The error to answer the job's entries with; None where they are taken care of.
         """
         now, cause = self._clock(), cause_of(error)
         if cause is Cause.MEMORY and len(job.entries) > 1:
@@ -113,12 +114,12 @@ class Inquests:
         if isinstance(job, Part):
             return self._part_failed(job, error, cause, flooded=flooded)
         if flooded and cause is not Cause.MEMORY:
-            return False
+            return _flooded(error) if cause.deadly else error
         inquest = Inquest(job, Inquiry((), self._attempts))
-        taken = self._judge(inquest, job, error, cause)
-        if taken:
-            self._begin(inquest)
-        return taken
+        if not self._judge(inquest, job, error, cause):
+            return error
+        self._begin(inquest)
+        return None
 
     def succeeded(self, job: Job) -> None:
         """A batch, or a part of one, has answers."""
@@ -182,7 +183,7 @@ class Inquests:
         self._open.setdefault(job.executor, collections.deque()).append(inquest)
         self._loop.call_soon(self.advance, job.executor)
 
-    def _part_failed(self, part: Part, error: BaseException, cause: Cause, *, flooded: bool) -> bool:
+    def _part_failed(self, part: Part, error: BaseException, cause: Cause, *, flooded: bool) -> BaseException | None:
         self._measure_restart(part)
         inquest = part.inquest
         if cause.deadly and flooded:
@@ -193,12 +194,12 @@ class Inquests:
             self.rows -= sum([entry.rows for entry in left])
             part.entries += left
             part.batch.rows = sum([entry.rows for entry in part.entries])
-            return False
-        taken = self._judge(inquest, part, error, cause)
-        if taken:
-            self.rows += part.batch.rows
-            self._ended(part)
-        return taken
+            return _flooded(error)
+        if not self._judge(inquest, part, error, cause):
+            return error
+        self.rows += part.batch.rows
+        self._ended(part)
+        return None
 
     def _judge(self, inquest: Inquest, job: Job, error: BaseException, cause: Cause) -> bool:
         """Let the inquiry decide; whether the job's entries run again or are buried."""
@@ -247,3 +248,10 @@ class Inquests:
         inquest.kept.sort(key=lambda pair: place[id(pair[0])])
         job.entries = [entry for entry, _ in inquest.kept]
         self._owner.answered(job, [answer for _, answer in inquest.kept])
+
+
+def _flooded(error: BaseException) -> BaseException:
+    """What callers are told where the model is at fault."""
+    return ModelFailed(
+        f"{error}; its instances die on nearly every request, so the model is at fault, not this request"
+    )

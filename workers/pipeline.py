@@ -276,8 +276,9 @@ class Pipeline:
 
     def _troubled(self, job: Job, error: BaseException) -> None:
         """The batch gave no answers; its requests run again, or fail with it."""
-        if not self._inquests.failed(job, error):
-            self._emit(job, *self._conclusions.encode(job, self._conclusions.failures(job, error)))
+        told = self._inquests.failed(job, error)
+        if told is not None:
+            self._emit(job, *self._conclusions.encode(job, self._conclusions.failures(job, told)))
 
     def _answer(self, job: Job) -> None:
         try:

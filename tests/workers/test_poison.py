@@ -281,6 +281,8 @@ async def test_a_model_that_dies_of_everything_buries_few_and_says_so() -> None:
         ran = len(instance.batches)
         replies = await asyncio.gather(*await b.caller.publish(*[b.caller.request(n) for n in range(100, 104)]))
         assert failed(replies) == [0, 1, 2, 3]
+        assert replies[0].failure is not None
+        assert "so the model is at fault, not this request" in replies[0].failure.message
         assert len(instance.batches) <= ran + 4
         assert len(await dead_letters(b)) == buried
         await all_done(b)
