@@ -19,6 +19,16 @@ _HEAD = """\
 Written by `python -m penstock.cli.reference`; a test compares. Flags beat environment variables, which beat defaults.
 """
 
+_PARAMETERS = """\
+## Parameters of a model
+
+`parameters { key: "..." value { string_value: "..." } }` in config.pbtxt goes to the model's backend. Read for every backend:
+
+| key | default | meaning |
+| --- | --- | --- |
+| `instance_isolation` | `process` for backend python, else `thread` | Whether each instance is a child process or a thread of the worker. A model that crashes or hangs ends its process, never the worker, which starts the next one; a thread saves about a third of a millisecond per batch. |
+"""
+
 
 def page() -> str:
     """The whole page, as Markdown."""
@@ -27,6 +37,7 @@ def page() -> str:
         command = importlib.import_module(f"penstock.cli.{name}").command
         sections += _command(name, summary, command)
     sections.append("## config.pbtxt\n\n" + "\n".join(_fields()) + "\n")
+    sections.append(_PARAMETERS)
     return "\n".join(sections)
 
 
