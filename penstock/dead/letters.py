@@ -106,7 +106,7 @@ class DeadLetter:
     @property
     def mates(self) -> tuple[str, ...]:
         """The ids that were in its batch."""
-        return tuple(filter(None, self.evidence.get("dead-batch", "").split(",")))
+        return tuple(mate.replace("%2C", ",") for mate in self.evidence.get("dead-batch", "").split(",") if mate)
 
     @property
     def principal(self) -> str:

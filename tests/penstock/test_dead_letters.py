@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.dead.letters import DeadLetter, Redriven, is_mark, read, split
+from penstock.dead.letters import REASONS, DeadLetter, Redriven, is_mark, read, split
 from protocol.naming import Names
 from protocol.ports import Record
 from tests.penstock.burials import evidence
+from workers.deadletters import Letter, Reason, evidence_of
 
 NAMES = Names("penstock")
 header_names = st.one_of(
@@ -59,12 +60,29 @@ def test_evidence_of_another_version_is_found_although_something_follows_it() ->
     assert (found.reason, found.worker) == ("hung", "w9")
 
 
+def test_the_reasons_are_the_workers() -> None:
+    assert set(REASONS) == {reason.value for reason in Reason}
+
+
 def test_a_letter_says_what_its_worker_wrote() -> None:
     found = letter(("id", b"r1"), *evidence("poison", signal="SIGSEGV", batch="a,b", model_digest="ab"))
 
     assert (found.reason, found.error, found.signal) == ("poison", "it was ended by a signal", "SIGSEGV")
     assert (found.attempts, found.worker, found.mates) == (3, "w1", ("a", "b"))
     assert (found.topic, found.source, found.version(NAMES)) == ("penstock.infer.m.1", (0, 7), "1")
+
+
+@given(pairs, st.text(max_size=20), st.lists(st.text("ab,~", min_size=1, max_size=4), max_size=3))
+def test_what_workers_write_today_is_what_is_read(
+    original: tuple[tuple[str, bytes], ...], error: str, mates: list[str]
+) -> None:
+    died = Record("penstock.infer.m.4", 2, 9, 1.5, b"v", original)
+    marks = evidence_of(Letter(died, Reason.HUNG, error, "builtins.OSError", 9, 2, mates), "w7", "ab12")
+    found = letter(*original, *((name, text.encode(errors="replace")) for name, text in marks))
+
+    assert found.original == original
+    assert (found.reason, found.signal, found.attempts, found.worker) == ("hung", "SIGKILL", 2, "w7")
+    assert (found.mates, found.source, found.version(NAMES)) == (tuple(mates), (2, 9), "4")
 
 
 def test_a_sentence_where_a_reason_should_be_is_the_error() -> None:
