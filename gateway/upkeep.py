@@ -49,7 +49,8 @@ class Upkeep:
         }
         self._tasks = [loop.create_task(self._forever(name, run), name=f"gateway-{name}") for name, run in work.items()]
         try:
-            await asyncio.wait_for(self._caught_up.wait(), _READ_CATALOGUE)
+            async with asyncio.timeout(_READ_CATALOGUE):
+                await self._caught_up.wait()
         except TimeoutError:
             problem = self._failed.get("catalogue", f"not done after {_READ_CATALOGUE:.0f} s")
             raise Unavailable(

@@ -90,7 +90,8 @@ class HttpServer:
         if state.connections:
             self._all_closed.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._all_closed.wait(), self._settings.drain_grace)
+                async with asyncio.timeout(self._settings.drain_grace):
+                    await self._all_closed.wait()
 
     async def close(self) -> None:
         """End what is left after `drain`."""

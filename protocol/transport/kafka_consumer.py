@@ -222,7 +222,8 @@ class KafkaConsumer:
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout
         remaining = timeout
-        await self._drain(0.0)
+        if self._lanes.bytes or timeout <= 0:  # where nothing is there, the loop below drains, and waits
+            await self._drain(0.0)
         while not (records := self._lanes.take(max_records, partitions)):
             if self._replaced or self._closed:
                 raise Unavailable(self._why_ended())
@@ -232,7 +233,8 @@ class KafkaConsumer:
                 await self._drain(remaining)
             else:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._announced.wait(), remaining)
+                    async with asyncio.timeout(remaining):
+                        await self._announced.wait()
             remaining = deadline - clock()
         return records
 
