@@ -23,6 +23,7 @@ from protocol.errors import FleetError
 from protocol.messages import Failure, InferRequest
 from workers.backends import load_backend
 from workers.backends.base import Instance, Outcome
+from workers.children.namespace import give_way
 from workers.completion import complete
 from workers.devices import Hardware, cores
 from workers.loading import usable_gpus
@@ -63,8 +64,11 @@ def find(repositories: list[Path], model: str, version: str, *, digests: bool) -
 
 
 def load(version: ModelVersion) -> tuple[ModelVersion, Instance]:
-    """One instance, as a worker on this machine would load it; the version with its complete configuration."""
-    backend = load_backend(version.config.backend)
+    """One instance, as a child of a worker on this machine would load it; the version with its complete configuration."""
+    backend: Any = load_backend(version.config.backend)
+    if hasattr(backend, "alone"):
+        backend.alone = True
+    give_way(list(dict.fromkeys((version.path.parent, version.folder))))
     version = dataclasses.replace(version, config=complete(version.config, backend.inspect(version)))
     placement = place(version.config, usable_gpus(backend, Hardware().gpus), cores())[0]
     return version, backend.load(version, placement)

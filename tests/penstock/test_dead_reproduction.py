@@ -86,6 +86,19 @@ def test_a_record_does_to_the_child_what_it_did_to_the_worker(
         assert outcome.outputs[0]["first_values"] == [2.0, 2.0]
 
 
+def test_the_models_own_modules_come_before_ours_as_in_a_worker(repository: Path) -> None:
+    beside = repository / "m" / "1"
+    (beside / "protocol.py").write_text("FACTOR = 3\n")
+    code = (beside / "model.py").read_text()
+    (beside / "model.py").write_text(
+        code.replace("import ctypes", "import protocol, ctypes").replace("X * 2", "X * protocol.FACTOR")
+    )
+
+    outcome = reproduce(case(1), [repository], "1", 60)
+
+    assert outcome.outputs[0]["first_values"] == [3.0, 3.0], outcome
+
+
 @pytest.mark.slow
 def test_a_record_that_hangs_is_killed(repository: Path) -> None:
     outcome = reproduce(case(12), [repository], "1", 6)
