@@ -27,6 +27,9 @@ MID_BATCH: Final = 4.0
 LOOK_AGAIN: Final = 0.5
 """Seconds after which it is asked anew which processes it has."""
 COMMAND_WITHIN: Final = 120.0
+CUT_FOR: Final = 1.0
+"""Seconds in which a worker has time to commit what it should not."""
+NO_PROXY: Final = "there is no proxy before this Redis (TLS, or a UNIX socket)"
 
 
 class Breaking:
@@ -78,6 +81,8 @@ class Breaking:
             return
         if fault.kind in {FaultKind.WORKER_KILL, FaultKind.CHILD_KILL}:
             await asyncio.to_thread(self._kill_in_batch, fault, broken, member)
+        elif fault.kind == FaultKind.CUT_KILL:
+            await self._cut_and_kill(fault, broken, member)
         elif fault.kind in {FaultKind.MACHINE_KILL, FaultKind.GATEWAY_KILL}:
             broken.pids = _pids(member.family())
             await asyncio.to_thread(self._kill_all, fault, member)
@@ -96,6 +101,19 @@ class Breaking:
             await asyncio.sleep(fault.lasts)
         finally:
             send(processes[::-1], signal.SIGCONT)
+
+    async def _cut_and_kill(self, fault: Fault, broken: Broken, member: Member) -> None:
+        if member.proxy is None:
+            broken.note = NO_PROXY
+            return
+        broken.pids = _pids(member.family())
+        member.proxy.cut = True
+        member.proxy.drop()
+        await asyncio.sleep(CUT_FOR)
+        await asyncio.to_thread(member.kill)
+        member.proxy.cut = False
+        await asyncio.sleep(fault.lasts)
+        member.start()
 
     # The kills run in a thread: a batch takes milliseconds, and the event loop has callers to serve.
 
@@ -150,7 +168,7 @@ class Breaking:
         members = self._fleet.members.values() if fault.target == "all" else [self._fleet.members[fault.target]]
         proxies: list[Proxy] = [member.proxy for member in members if member.proxy is not None]
         if not proxies:
-            broken.note = "there is no proxy before this Redis (TLS, or a UNIX socket)"
+            broken.note = NO_PROXY
             return
         for proxy in proxies:
             if fault.kind == FaultKind.REDIS_DELAY:

@@ -8,10 +8,15 @@ from collections.abc import Iterator
 from typing import Final
 
 from penstock.verify.history import Dead, End, History, Logged, Run, Seen, Stored
-from penstock.verify.plan import Call, Kind, Plan
+from penstock.verify.plan import Call, FaultKind, Kind, Plan
 
 ONCE: Final = frozenset({Kind.PLAIN, Kind.ASYNC, Kind.DEADLINE, Kind.CANCELLED, Kind.DIRECT})
 """Kinds whose caller sends them once."""
+DEATHS: Final = frozenset(
+    {FaultKind.WORKER_KILL, FaultKind.MACHINE_KILL, FaultKind.CHILD_KILL, FaultKind.ZOMBIE, FaultKind.CUT_KILL}
+)
+ATTEMPTS: Final = 3
+"""Deaths with a request in them after which the fleet gives it up."""
 
 
 class Facts:
@@ -39,7 +44,9 @@ class Facts:
         self._records = {(record.topic, record.partition, record.offset): record for record in history.logged}
         self._record_of = {record.ref: record for record in history.logged if record.ref}
         self._first: dict[str, float] = {}
+        self._places: dict[str, list[tuple[str, int, int]]] = collections.defaultdict(list)
         for record in history.logged:
+            self._places[record.ref].append((record.topic, record.partition, record.offset))
             self._first[record.ref] = min(record.at, self._first.get(record.ref, record.at))
         self._letters: dict[tuple[str, int, int], list[Dead]] = collections.defaultdict(list)
         for letter in history.dead:
@@ -67,9 +74,23 @@ class Facts:
         """Dead letters that name this place."""
         return self._letters.get((topic, partition, offset), [])
 
-    def is_garbage(self, ref: str) -> bool:
-        """Whether the run itself wrote bytes that are no request under this ref."""
-        return ref in self._garbage
+    def is_good(self, ref: str) -> bool:
+        """Whether the request is one that the model can answer."""
+        record = self.record_of(ref)
+        return ref not in self._garbage and (record is None or not self.is_poison(record.number))
+
+    def is_poison(self, number: int | None) -> bool:
+        """Whether the run sent this input to do harm."""
+        return number in self.calls and self.calls[number].kind is Kind.POISON
+
+    def given_up(self, ref: str) -> bool:
+        """Whether a good request may be in the dead letters: it was under way in too many deaths, of which there were enough."""
+        deaths = sum(fault.kind in DEATHS and not fault.note for fault in self.history.faults)
+        return deaths >= ATTEMPTS and any(
+            letter.reason == "attempts"
+            for place in self._places.get(ref, ())
+            for letter in self._letters.get(place, ())
+        )
 
     def committed_past(self, topic: str, partition: int, offset: int) -> bool:
         """Whether an offset above this record was ever committed."""
@@ -131,11 +152,19 @@ class Facts:
 
     def redelivered(self) -> list[int]:
         """See `judge.redelivered`."""
-        copies: dict[int, int] = collections.Counter(
-            record.number for record in self.history.logged if record.number is not None
-        )
+        copies = collections.Counter(record.number for record in self.history.logged)
+        again = self._run_again_by_a_worker()
         return sorted(
             number
             for number, runs in self.executions.items()
-            if len(runs) > 1 and copies.get(number) == 1 and number in self.calls and self.calls[number].kind in ONCE
+            if len(runs) > 1 and copies[number] == 1 and number not in again and self._sent_once(number)
         )
+
+    def _sent_once(self, number: int) -> bool:
+        return number in self.calls and self.calls[number].kind in ONCE
+
+    def _run_again_by_a_worker(self) -> set[int]:
+        """Numbers that a worker itself may have run again: they were in a batch with poison, or in a child that was killed."""
+        killed = {pid for fault in self.history.faults if fault.kind == FaultKind.CHILD_KILL for pid in fault.pids}
+        spoilt = {(run.pid, run.at) for run in self.history.runs if self.is_poison(run.number)}
+        return {run.number for run in self.history.runs if run.pid in killed or (run.pid, run.at) in spoilt}

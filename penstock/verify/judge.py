@@ -15,7 +15,7 @@ from typing import Final
 from penstock.verify import model
 from penstock.verify.facts import Facts
 from penstock.verify.history import End, History, Seen
-from penstock.verify.plan import FaultKind, Kind, Plan
+from penstock.verify.plan import DIES, FaultKind, Kind, Plan
 
 SLACK: Final = 0.5
 """Seconds between a batch's last check and its run, on a machine that is busy: less than this says nothing of I6."""
@@ -25,7 +25,7 @@ HARMLESS: Final = frozenset({429, 499, 503, 504})
 """Statuses that a good request may end with: the fleet, its caller or the clock, and none blames the request."""
 
 _TOUCHES_CHECKS: Final = frozenset(
-    {FaultKind.WORKER_STOP, FaultKind.ZOMBIE, FaultKind.REDIS_DELAY, FaultKind.REDIS_DROP}
+    {FaultKind.WORKER_STOP, FaultKind.ZOMBIE, FaultKind.REDIS_DELAY, FaultKind.REDIS_DROP, FaultKind.CUT_KILL}
 )
 """While one of these lasts, a worker may act on what it knew before: it has not seen the cancellation, or stood between its check
 and its run."""
@@ -182,33 +182,44 @@ def _late(facts: Facts, number: int, end: float, what: str) -> Iterator[Finding]
 def _what_cannot_be_served_is_kept(facts: Facts) -> Iterator[Finding]:
     for produced in facts.history.produced:
         if produced.kind is Kind.GARBAGE:
-            where = f"{produced.topic}/{produced.partition}@{produced.offset}"
-            letters = facts.letters(produced.topic, produced.partition, produced.offset)
-            if not letters:
-                unread = not facts.committed_past(produced.topic, produced.partition, produced.offset)
-                yield Finding(f"garbage at {where} is not among the dead letters", excused=unread)
-            elif any(letter.digest != produced.digest for letter in letters):
-                yield Finding(f"the dead letter of {where} is not byte-identical")
-            elif not all(letter.reason for letter in letters):
-                yield Finding(f"the dead letter of {where} does not say why")
-            else:
-                yield Finding()
+            yield _kept(facts, produced.topic, produced.partition, produced.offset, produced.digest)
+    for record in facts.history.logged:
+        if record.number in facts.calls and facts.calls[record.number].millis == DIES:
+            yield _kept(facts, record.topic, record.partition, record.offset, record.digest)
+
+
+def _kept(facts: Facts, topic: str, partition: int, offset: int, digest: str) -> Finding:
+    where = f"{topic}/{partition}@{offset}"
+    letters = facts.letters(topic, partition, offset)
+    if not letters:
+        unread = not facts.committed_past(topic, partition, offset)
+        return Finding(f"{where} cannot be served and is not among the dead letters", excused=unread)
+    if any(letter.digest != digest for letter in letters):
+        return Finding(f"the dead letter of {where} is not byte-identical")
+    if not all(letter.reason for letter in letters):
+        return Finding(f"the dead letter of {where} does not say why")
+    return Finding()
 
 
 def _nobody_else_is_harmed(facts: Facts) -> Iterator[Finding]:
     for seen in facts.history.seen:
-        harmed = seen.end is End.ERROR and seen.status not in HARMLESS
+        harmed = seen.end is End.ERROR and seen.status not in HARMLESS and not facts.is_poison(seen.number)
         yield Finding(
-            f"call {seen.number} ({seen.kind}) was answered {seen.status}: {seen.text[:200]}" if harmed else ""
+            f"call {seen.number} ({seen.kind}) was answered {seen.status}: {seen.text[:200]}" if harmed else "",
+            excused=harmed and facts.given_up(seen.ref),
         )
     garbage = {(p.topic, p.partition, p.offset) for p in facts.history.produced if p.kind is Kind.GARBAGE}
     for letter in facts.history.dead:
-        if letter.reason and (letter.topic, letter.partition, letter.offset) not in garbage:
+        place = (letter.topic, letter.partition, letter.offset)
+        record = facts.record(*place)
+        if place not in garbage and record is not None and not facts.is_poison(record.number):
             where = f"{letter.topic}/{letter.partition}@{letter.offset}"
-            yield Finding(f"{where} is a good request among the dead letters: {letter.reason}")
+            text = f"{where} is a good request among the dead letters: {letter.reason}"
+            yield Finding(text, excused=facts.given_up(record.ref))
     for stored in facts.history.stored:
-        if stored.error in {"MODEL_FAILED", "INTERNAL", "INVALID_ARGUMENT"} and not facts.is_garbage(stored.ref):
-            yield Finding(f"{stored.ref}, a good request, ended with {stored.error}")
+        if stored.error in {"MODEL_FAILED", "INTERNAL", "INVALID_ARGUMENT"} and facts.is_good(stored.ref):
+            text = f"{stored.ref}, a good request, ended with {stored.error}"
+            yield Finding(text, excused=facts.given_up(stored.ref))
 
 
 def _lag_returns_to_zero(facts: Facts) -> Iterator[Finding]:

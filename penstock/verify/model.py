@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from penstock.verify.history import Run
-from penstock.verify.plan import MODELS
+from penstock.verify.plan import DIES, MODELS, RAISES
 
 FACTOR: Final = 2_654_435_761
 OFFSETS: Final = {model: 97 + place for place, model in enumerate(MODELS)}
@@ -15,6 +15,7 @@ OFFSETS: Final = {model: 97 + place for place, model in enumerate(MODELS)}
 
 _CODE: Final = """
     import os
+    import signal
     import time
 
     import numpy as np
@@ -30,6 +31,10 @@ _CODE: Final = """
             runs = [int.from_bytes(os.urandom(7), "big") for _ in NUMBER]
             with open(f"%(account)s.{os.getpid()}", "a") as file:
                 file.writelines(f"{number} {run} {at:.6f}\\n" for number, run in zip(NUMBER[:, 0].tolist(), runs))
+            if (MILLIS == %(dies)d).any():
+                os.kill(os.getpid(), signal.SIGKILL)
+            if (MILLIS == %(raises)d).any():
+                raise ValueError("poison, as planned")
             time.sleep(max(0, int(MILLIS.max())) / 1000)
             return {"ANSWER": NUMBER * %(factor)d + %(offset)d, "RUN": np.array(runs, dtype=np.int64)[:, None]}
 """
@@ -45,7 +50,8 @@ def write(repository: Path, account: Path) -> None:
     for model in MODELS:
         folder = repository / model / "1"
         folder.mkdir(parents=True)
-        code = textwrap.dedent(_CODE) % {"account": account, "factor": FACTOR, "offset": OFFSETS[model]}
+        facts = {"account": account, "factor": FACTOR, "offset": OFFSETS[model], "dies": DIES, "raises": RAISES}
+        code = textwrap.dedent(_CODE) % facts
         (folder / "model.py").write_text(code.lstrip())
 
 

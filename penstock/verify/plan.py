@@ -30,6 +30,8 @@ class Kind(enum.StrEnum):
     """The same, written more than once."""
     GARBAGE = "garbage"
     """Bytes that are no request."""
+    POISON = "poison"
+    """A request that its model raises on, or that ends the model's process."""
 
 
 class FaultKind(enum.StrEnum):
@@ -51,14 +53,19 @@ class FaultKind(enum.StrEnum):
     """Added latency between one process, or all, and Redis."""
     REDIS_DROP = "redis-drop"
     """Connections to Redis cut, and refused for a while."""
+    CUT_KILL = "cut-kill"
+    """A worker's connections to Redis cut and refused for a second, and then SIGKILL of all of it: its answers never arrive."""
     REBALANCE = "rebalance"
     """A worker more joins, and leaves again."""
 
 
 WEIGHTS: Final[dict[Kind, int]] = {
-    Kind.PLAIN: 40, Kind.KEYED: 12, Kind.SHARED: 6, Kind.ASYNC: 14, Kind.DEADLINE: 8, Kind.CANCELLED: 6, Kind.DIRECT: 8,
-    Kind.DUPLICATE: 4, Kind.GARBAGE: 2,
+    Kind.PLAIN: 400, Kind.KEYED: 120, Kind.SHARED: 60, Kind.ASYNC: 140, Kind.DEADLINE: 80, Kind.CANCELLED: 60, Kind.DIRECT: 80,
+    Kind.DUPLICATE: 40, Kind.GARBAGE: 20, Kind.POISON: 5,
 }  # fmt: skip
+RAISES: Final = -1
+DIES: Final = -2
+"""What poison asks of the model instead of milliseconds."""
 MODELS: Final = ("checked", "brisk")
 GATEWAYS: Final = 2
 WORKERS: Final = 2
@@ -68,16 +75,19 @@ COMMAND: Final = "command:"
 ALL_FAULTS: Final = tuple(kind.value for kind in FaultKind)
 
 _PER_SECOND: Final = 120
-_SHORTEST: Final = 30.0
-_EVERY: Final = 30.0
+_SHORTEST: Final = 40.0
+_EVERY: Final = 40.0
 """Seconds in which each kind of fault comes once."""
+_FIRST: Final = frozenset({FaultKind.REDIS_DROP, FaultKind.CUT_KILL})
+_TWICE: Final = frozenset({FaultKind.WORKER_KILL, FaultKind.REDIS_DROP})
+"""What proves the most."""
 _TRIES: Final = 50
-_STARTS_WITHIN: Final = 4.0
+_STARTS_WITHIN: Final = 3.0
 """Seconds after which a process that was started again has work."""
-_PROCESS_FAULTS: Final = frozenset(
+_OF_ONE_PROCESS: Final = frozenset(
     {
         FaultKind.WORKER_KILL, FaultKind.CHILD_KILL, FaultKind.MACHINE_KILL, FaultKind.WORKER_STOP, FaultKind.ZOMBIE,
-        FaultKind.GATEWAY_KILL, FaultKind.GATEWAY_STOP,
+        FaultKind.GATEWAY_KILL, FaultKind.GATEWAY_STOP, FaultKind.CUT_KILL, FaultKind.REDIS_DELAY, FaultKind.REDIS_DROP,
     }
 )  # fmt: skip
 
@@ -89,7 +99,7 @@ class Call:
     Attributes:
         number: its input, unique in the run; the right answer is a function of it.
         at: seconds since the start.
-        millis: how long its batch runs.
+        millis: how long its batch runs; or `RAISES`, or `DIES`.
         gateway: which one is asked first.
         limit: seconds: its deadline, or how long it is left before it is cancelled.
         copies: how many callers, or how many times a record is written.
@@ -174,6 +184,8 @@ def _call(chance: random.Random, number: int, at: float, kind: Kind) -> Call:
         limit = chance.choice((0.02, 0.05, 0.1, 0.3, 1.0))
     elif kind is Kind.CANCELLED:
         limit = chance.choice((0.0, 0.005, 0.02, 0.1))
+    elif kind is Kind.POISON:
+        millis = chance.choice((RAISES, DIES))
     elif kind in {Kind.SHARED, Kind.DUPLICATE}:
         copies = chance.randint(2, 4)
     if kind in {Kind.DIRECT, Kind.DUPLICATE}:
@@ -187,8 +199,8 @@ def _faults(chance: random.Random, kinds: Sequence[str], seconds: float, session
     if FaultKind.ZOMBIE in kinds:
         lasts = 2 * session_timeout + 1
         made.append(Fault(round(chance.uniform(2, seconds - lasts - 4), 3), FaultKind.ZOMBIE, _worker(chance), lasts))
-    for kind in kinds:
-        times = max(1, round(seconds / _EVERY)) * (2 if kind == FaultKind.WORKER_KILL else 1)
+    for kind in sorted(kinds, key=_FIRST.__contains__, reverse=True):
+        times = max(1, round(seconds / _EVERY)) * (2 if kind in _TWICE else 1)
         for _ in range(times if kind != FaultKind.ZOMBIE else 0):
             made.append(_placed(chance, kind, seconds, made))
     yield from made
@@ -198,22 +210,25 @@ def _placed(chance: random.Random, kind: str, seconds: float, others: Sequence[F
     """Where its target neither stands still nor is just being started, so that it is not done in vain; if there is such a place."""
     for _ in range(_TRIES):
         fault = _fault(chance, kind, round(chance.uniform(0.1, 0.85) * seconds, 3))
-        if kind not in _PROCESS_FAULTS or not any(_in_vain(fault, other) for other in others):
+        first_drop = kind == FaultKind.REDIS_DROP and not any(other.kind == kind for other in others)
+        aimed = fault.target.startswith("worker") or not first_drop
+        if aimed and not any(_in_vain(fault, other) for other in others):
             break
     return fault
 
 
 def _in_vain(fault: Fault, other: Fault) -> bool:
     apart = max(fault.at - other.at - other.lasts, other.at - fault.at - fault.lasts)
-    return other.kind in _PROCESS_FAULTS and other.target == fault.target and apart < _STARTS_WITHIN
+    return {fault.kind, other.kind} <= _OF_ONE_PROCESS and other.target == fault.target and apart < _STARTS_WITHIN
 
 
 def _fault(chance: random.Random, kind: str, at: float) -> Fault:
     lasts = round(chance.uniform(0.5, 3.0), 2)
     if kind in {FaultKind.REDIS_DELAY, FaultKind.REDIS_DROP}:
-        everyone = [f"worker-{n}" for n in range(WORKERS)] + [f"gateway-{n}" for n in range(GATEWAYS)] + ["all"]
+        # Workers first: what they write is what must not be lost.
+        target = chance.choice((_worker(chance), _worker(chance), f"gateway-{chance.randrange(GATEWAYS)}", "all"))
         amount = round(chance.uniform(0.01, 0.2), 3) if kind == FaultKind.REDIS_DELAY else 0.0
-        return Fault(at, kind, chance.choice(everyone), lasts, amount)
+        return Fault(at, kind, target, lasts, amount)
     if kind in {FaultKind.GATEWAY_KILL, FaultKind.GATEWAY_STOP}:
         return Fault(at, kind, f"gateway-{chance.randrange(GATEWAYS)}", lasts)
     if kind == FaultKind.REBALANCE:

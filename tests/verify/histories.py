@@ -21,7 +21,7 @@ from penstock.verify.history import (
     digest,
 )
 from penstock.verify.judge import Verdict, judge
-from penstock.verify.plan import Call, Kind, Plan
+from penstock.verify.plan import DIES, Call, Kind, Plan
 
 TOPIC = "verify.infer.checked.1"
 PLACE = f"{TOPIC}/0"
@@ -36,10 +36,11 @@ CALLS = (
     Call(6, 0.5, Kind.DIRECT, "checked", 1, 0, principal="shop"),
     Call(7, 0.6, Kind.GARBAGE, "checked", 1, 0),
     Call(8, 0.7, Kind.PLAIN, "checked", 1, 0),
+    Call(9, 0.8, Kind.POISON, "checked", DIES, 0),
 )
 PLAN = Plan(1, 20.0, 6.0, CALLS, ())
 
-REFS = {1: "r1", 2: "r2", 3: "r3", 4: "r4", 5: "r5", 6: "shop/order-6", 7: "shop/garbage-7", 8: "r8"}
+REFS = {1: "r1", 2: "r2", 3: "r3", 4: "r4", 5: "r5", 6: "shop/order-6", 7: "shop/garbage-7", 8: "r8", 9: "r9"}
 ANSWERED = (1, 2, 3, 6, 8)
 
 
@@ -59,17 +60,17 @@ def seen(number: int, end: End = End.ANSWER, status: int = 200) -> Seen:
 def stored(number: int, at: float = START + 5) -> Stored:
     if number in ANSWERED:
         return Stored(REFS[number], at, True, model.answer("checked", number), run_of(number))
-    error = {4: "CANCELLED", 5: "DEADLINE_EXCEEDED", 7: "INVALID_ARGUMENT"}[number]
+    error = {4: "CANCELLED", 5: "DEADLINE_EXCEEDED", 7: "INVALID_ARGUMENT", 9: "MODEL_FAILED"}[number]
     return Stored(REFS[number], at, True, error=error)
 
 
 def healthy() -> History:
-    """Eight calls, of which number 8 was delivered twice, and every promise held."""
+    """Nine calls, of which number 8 was delivered twice and number 9 killed its model three times, and every promise held."""
     history = History(quiet_at=START + 10, settle=30.0)
     history.seen = [
         seen(1), seen(2), seen(2), dataclasses.replace(seen(3), accepted=True),
         dataclasses.replace(seen(4, End.ERROR, 499), accepted=True, cancelled_at=START + 0.5),
-        seen(5, End.ERROR, 504), seen(8),
+        seen(5, End.ERROR, 504), seen(8), seen(9, End.ERROR, 500),
     ]  # fmt: skip
     for offset, call in enumerate(CALLS):
         known = call.number if call.kind is not Kind.GARBAGE else None
@@ -83,11 +84,12 @@ def healthy() -> History:
         if call.kind in {Kind.DIRECT, Kind.GARBAGE}:
             number = call.number if call.kind is Kind.DIRECT else -call.number
             history.produced.append(Produced(number, call.kind, REFS[call.number], TOPIC, 0, offset, value))
-    history.dead = [Dead(TOPIC, 0, 6, digest(b"7"), "undecodable")]
+    history.dead = [Dead(TOPIC, 0, 6, digest(b"7"), "undecodable"), Dead(TOPIC, 0, 8, digest(b"9"), "poison")]
     history.runs = [Run(number, run_of(number), START + 0.2, 77) for number in ANSWERED]
     history.runs.append(Run(8, run_of(8, again=1), START + 1.0, 78))
+    history.runs += [Run(9, run_of(9, again), START + 1.0 + again, 80 + again) for again in range(3)]
     history.faults = [Broken("worker-kill", "worker-0", START + 0.8, START + 0.9, (77,))]
-    history.samples = [Sample(START + 1, {PLACE: 3}, {PLACE: 8}), Sample(START + 11, {PLACE: 8}, {PLACE: 8})]
+    history.samples = [Sample(START + 1, {PLACE: 3}, {PLACE: 9}), Sample(START + 11, {PLACE: 9}, {PLACE: 9})]
     return history
 
 

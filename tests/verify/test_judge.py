@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.verify import model
-from penstock.verify.history import Broken, Dead, End, History, Logged, Run, Sample, Stored
+from penstock.verify.history import Broken, Dead, End, History, Logged, Run, Sample, Stored, digest
 from penstock.verify.judge import PROMISES, judge, redelivered
 from penstock.verify.report import BROKEN, HELD, PROVES_NOTHING, report
 from tests.verify.histories import (
@@ -75,7 +75,7 @@ def test_what_is_still_pending_in_the_log_is_not_lost() -> None:
         history.seen[caller(history, 3)].end = End.OPEN
         history.stored = [stored for stored in history.stored if stored.ref != REFS[3]]
         history.passed = [passed for passed in history.passed if passed.offset < 2]
-        history.samples = [Sample(START + 11, {PLACE: 2}, {PLACE: 8})]
+        history.samples = [Sample(START + 11, {PLACE: 2}, {PLACE: 9})]
 
     assert "I1" not in broken(change)
 
@@ -283,6 +283,10 @@ def test_garbage_that_nobody_kept() -> None:
     assert broken(lambda history: history.dead.clear()) == {"I7"}
 
 
+def test_poison_that_nobody_kept() -> None:
+    assert broken(lambda history: history.dead.pop()) == {"I7"}
+
+
 def test_a_dead_letter_that_is_not_byte_identical() -> None:
     def change(history: History) -> None:
         history.dead[0].digest = "another"
@@ -311,6 +315,25 @@ def test_a_good_request_that_is_blamed() -> None:
     assert broken(change) == {"I8"}
 
 
+def given_up(history: History) -> None:
+    """Call 1 is buried after as many deliveries as a request gets."""
+    history.seen[0] = dataclasses.replace(seen(1, End.ERROR, 500))
+    history.stored = [held for held in history.stored if held.ref != REFS[1]]
+    history.stored.append(Stored(REFS[1], START + 2, True, error="MODEL_FAILED"))
+    history.dead.append(Dead(TOPIC, 0, 0, digest(b"1"), "attempts"))
+
+
+def test_a_good_request_that_was_under_way_in_three_deaths_may_be_given_up() -> None:
+    def die(history: History) -> None:
+        history.faults += [Broken("worker-kill", "worker-0", START + 2, START + 3) for _ in range(2)]
+
+    assert broken(given_up, die) == set()
+
+
+def test_a_good_request_is_not_given_up_for_less() -> None:
+    assert broken(given_up) == {"I8"}
+
+
 # --- I11 and the proof ------------------------------------------------------------------------------------------------
 
 
@@ -337,7 +360,7 @@ def test_a_lag_that_nobody_read_is_not_zero() -> None:
 
 def test_a_run_without_a_redelivery_proves_nothing() -> None:
     history = healthy()
-    history.runs = history.runs[:-1]
+    history.runs = [run for run in history.runs if run.run != run_of(8, again=1)]
 
     assert report(PLAN, history).exit_code == PROVES_NOTHING
 
@@ -345,6 +368,21 @@ def test_a_run_without_a_redelivery_proves_nothing() -> None:
 def test_a_record_that_was_written_twice_is_no_redelivery() -> None:
     history = healthy()
     history.logged.append(Logged(TOPIC, 1, 0, REFS[8], 8, START, 0.0, "", START))
+
+    assert redelivered(PLAN, history) == []
+
+
+def test_what_ran_again_beside_poison_is_no_redelivery() -> None:
+    history = healthy()
+    first = next(run for run in history.runs if run.number == 8)
+    history.runs.append(Run(9, 12345, first.at, first.pid))
+
+    assert redelivered(PLAN, history) == []
+
+
+def test_what_ran_again_after_its_child_was_killed_is_no_redelivery() -> None:
+    history = healthy()
+    history.faults.append(Broken("child-kill", "worker-0", START + 0.3, START + 0.4, (77,)))
 
     assert redelivered(PLAN, history) == []
 

@@ -41,3 +41,16 @@ def test_faults_of_the_user_are_planned_by_name() -> None:
     plan = make(3, 10, ["command:redis-restart"], 6.0)
 
     assert [fault.kind for fault in plan.faults] == ["command:redis-restart"]
+
+
+@given(st.integers())
+def test_one_cut_from_redis_hits_a_worker_that_is_awake(seed: int) -> None:
+    faults = make(seed, 1000, ALL_FAULTS, 6.0).faults
+    zombie = next(fault for fault in faults if fault.kind == FaultKind.ZOMBIE)
+    drops = [fault for fault in faults if fault.kind == FaultKind.REDIS_DROP]
+
+    assert any(
+        drop.target.startswith("worker")
+        and not (drop.target == zombie.target and zombie.at <= drop.at <= zombie.at + zombie.lasts)
+        for drop in drops
+    )
