@@ -12,13 +12,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from penstock.cli import group
-from protocol.errors import FleetError
+from penstock.cli.exits import EXIT_CODES
+from protocol.errors import Code, FleetError
 from protocol.naming import Names
 from protocol.ports import Bus, Record
 from protocol.transport import open_transport
 from protocol.transport.settings import TransportSettings
 from tests.integration.repositories import write_model
 from tests.penstock.burials import bury, evidence, request
+from tests.penstock.test_cli import penstock
 
 NAMES = Names("penstock")
 INFER = NAMES.infer_topic("m", "1")
@@ -173,3 +175,27 @@ def test_without_a_place_to_look_it_says_where_they_lie() -> None:
     done = CliRunner().invoke(group, ["dead", "list"])
 
     assert "--kafka HOST:PORT and --redis URL; or in --data-dir" in str(done.exception)
+
+
+def test_a_fleets_letters_are_listed_and_sent_again(kafka_bootstrap: str, redis_url: str, prefix: str) -> None:
+    servers = ("--kafka", kafka_bootstrap, "--redis", redis_url, "--prefix", prefix)
+    names = Names(prefix)
+
+    async def prepare() -> None:
+        bus = open_transport(TransportSettings(kafka=kafka_bootstrap, redis=redis_url, prefix=prefix)).bus
+        await bus.open()
+        await bus.ensure_topic(names.infer_topic("m", "1"), 1)
+        value, headers = request("r1")
+        await bury(bus, names, value, headers, evidence(topic=names.infer_topic("m", "1")))
+        await bus.close()
+
+    asyncio.run(prepare())
+    listed = penstock("dead", "list", *servers, "--json")
+    sent = penstock("dead", "redrive", *servers, "--json")
+    after = penstock("dead", "redrive", *servers)
+    nothing = penstock("dead", "show", "r2", *servers)
+
+    assert [letter["id"] for letter in json.loads(listed.stdout)["letters"]] == ["r1"], listed.stderr
+    assert json.loads(sent.stdout)["redriven"][0]["record"] == f"{names.infer_topic('m', '1')}/0/0", sent.stderr
+    assert "0 sent again, 0 failed, 1 left out" in after.stdout
+    assert (nothing.returncode, "no dead letter 'r2'" in nothing.stderr) == (EXIT_CODES[Code.NOT_FOUND], True)
