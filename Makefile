@@ -5,7 +5,7 @@ DEV := .venv-dev
 LOCK := requirements-dev.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench fleet verify lock clean
+.PHONY: help demo test lint bench fuzz fleet verify lock clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ lint: $(DEV)/.ready ## ruff, mypy --strict and the import contracts
 
 bench: $(DEV)/.ready ## measure everything and write docs/benchmarks.md (needs wrk)
 	$(DEV)/bin/python -m loadtest bench $(ARGS)
+
+fuzz: $(DEV)/.ready ## a million hostile inputs to the codecs, a hundred thousand over HTTP
+	$(DEV)/bin/python -m tests.bad_input $(ARGS)
 
 fleet: $(DEV)/.ready ## a real broker, Redis, a gateway and two workers with the demo's model, until Ctrl-C
 	$(DEV)/bin/python -m infra.local fleet --model-repository examples/digits/models

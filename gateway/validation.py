@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
-from protocol.errors import InvalidArgument
+from protocol.errors import MAX_QUOTED, InvalidArgument
 from protocol.model_config import ModelConfig, TensorSpec
 from protocol.tensors import Tensor
 
@@ -131,7 +131,8 @@ class RequestCheck:
 
     def _refuse_name(self, name: str) -> NoReturn:
         raise InvalidArgument(
-            f"unexpected inference input '{name}', allowed inputs are: {', '.join(self._inputs)} (model '{self._model}')"
+            f"unexpected inference input '{name[:MAX_QUOTED]}', "
+            f"allowed inputs are: {', '.join(self._inputs)} (model '{self._model}')"
         )
 
     def _check_outputs(self, outputs: Sequence[str]) -> None:
@@ -139,7 +140,7 @@ class RequestCheck:
             if name not in self._outputs:
                 allowed = ", ".join(spec.name for spec in self._config.outputs)
                 raise InvalidArgument(
-                    f"unexpected inference output '{name}', allowed outputs are: {allowed} (model '{self._model}')"
+                    f"unexpected inference output '{name[:MAX_QUOTED]}', allowed outputs are: {allowed} (model '{self._model}')"
                 )
 
     def _refuse_tensor(self, tensor: Tensor, spec: TensorSpec | None) -> NoReturn:

@@ -27,6 +27,9 @@ class Code(enum.StrEnum):
     INTERNAL = "INTERNAL"
 
 
+MAX_QUOTED = 200
+"""Characters that an error repeats of a name that a stranger sent."""
+
 RETRYABLE = frozenset({Code.EXHAUSTED, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED})
 """Ends after which the same `Idempotency-Key` runs again: the model has not refused the request itself."""
 

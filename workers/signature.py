@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from protocol.config_parts import TensorSpec
-from protocol.errors import InvalidArgument
+from protocol.errors import MAX_QUOTED, InvalidArgument
 from protocol.messages import InferRequest
 from protocol.model_config import ModelConfig
 
@@ -88,11 +88,11 @@ class Signature:
         if len(index_by_name) != len(request.inputs):
             names = [tensor.name for tensor in request.inputs]
             twice = next(name for name in names if names.count(name) > 1)
-            raise InvalidArgument(f"input '{twice}' already exists in request")
+            raise InvalidArgument(f"input '{twice[:MAX_QUOTED]}' already exists in request")
         unknown = [name for name in index_by_name if name not in self._expected]
         if unknown:
             raise InvalidArgument(
-                f"unexpected inference input '{unknown[0]}', allowed inputs are: {', '.join(self._expected)}"
+                f"unexpected inference input '{unknown[0][:MAX_QUOTED]}', allowed inputs are: {', '.join(self._expected)}"
             )
         missing = [spec.name for spec in self._inputs if not spec.optional and spec.name not in index_by_name]
         if missing or not index_by_name:
@@ -104,7 +104,8 @@ class Signature:
         for name in request.outputs:
             if name not in self._output_names:
                 raise InvalidArgument(
-                    f"unexpected inference output '{name}', allowed outputs are: {', '.join(sorted(self._output_names))}"
+                    f"unexpected inference output '{name[:MAX_QUOTED]}', "
+                    f"allowed outputs are: {', '.join(sorted(self._output_names))}"
                 )
         if len(set(request.outputs)) != len(request.outputs):
             raise InvalidArgument(f"an output of {list(request.outputs)} already exists in request")

@@ -319,17 +319,20 @@ def _judge_output(call: Call, answer: InferReply, fleet: Fleet) -> None:
 def _judge_error(call: Call, error: FleetError, fleet: Fleet, *, data_lost: bool) -> None:
     history, code = fleet.history, error.code
     late = call.timeout and fleet.loop.now >= call.started + call.timeout - SLACK
-    # Where one of several calls with a key brings a short deadline, that is the record's, and ends it for all of them, be it by its owner, who cancels it.
+    # Where one of several calls with a key brings a short deadline, that is the record's, and ends it for all of them, be it by
+    # its owner, who cancels it.
     shared = bool(call.key)
     right = {
         Code.MODEL_FAILED: bool(call.bad),
-        Code.DEADLINE_EXCEEDED: bool(late) and (call.timeout != LONG or data_lost) or shared,
+        Code.DEADLINE_EXCEEDED: (bool(late) and (call.timeout != LONG or data_lost)) or shared,
         Code.CANCELLED: call.cancelled or shared,
         Code.UNAVAILABLE: call.kind != "probe",
         Code.NOT_FOUND: data_lost and call.attached,
     }
     if not right.get(code, False):
-        promise = "I6" if code in {Code.CANCELLED, Code.DEADLINE_EXCEEDED} else "I8" if code is Code.MODEL_FAILED else "I1"
+        promise = (
+            "I6" if code in {Code.CANCELLED, Code.DEADLINE_EXCEEDED} else "I8" if code is Code.MODEL_FAILED else "I1"
+        )
         history.broken(promise, f"{call.kind} call {call.name} ended with {code}: {error.message}")
 
 

@@ -1,4 +1,4 @@
-"""Processes of a simulated fleet: real gateways (without their HTTP door), real served models, real supervisors, on a virtual loop."""
+"""Processes of a simulated fleet: real gateways (without their HTTP door), real served models and real supervisors."""
 
 from __future__ import annotations
 
@@ -314,7 +314,9 @@ class WorkerProcess:
         while True:
             load = await self.serving.load(ModelState.READY)
             members = {TOPIC: self.serving.intake.member}
-            self.host.supervisor.heard(Heartbeat(self.host.name, self.process.name, "h", 1, self.clock(), (load,), members))
+            self.host.supervisor.heard(
+                Heartbeat(self.host.name, self.process.name, "h", 1, self.clock(), (load,), members)
+            )
             await asyncio.sleep(0.5)
             turn += 1
             if turn % 20 == 0:

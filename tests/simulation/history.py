@@ -108,7 +108,9 @@ class History:
             self.broken("I3", f"{topic.name}/{partition}: {offset} is committed, the log ends at {log.end}")
         for record in log.slice(before, max(0, offset - before)):
             if not self.is_complete(record):
-                self.broken("I3", f"{topic.name}/{partition}/{record.offset} is committed without an end: {name_of(record)}")
+                self.broken(
+                    "I3", f"{topic.name}/{partition}/{record.offset} is committed without an end: {name_of(record)}"
+                )
 
     def committed_after(self, dead: Callable[[], Sequence[Record]]) -> Callable[[Topic, int, int, int], None]:
         """`committed`, with what the dead letters hold by then."""
@@ -127,9 +129,7 @@ class History:
         """What the dead letters hold."""
         for record in records:
             fields = dict(record.headers)
-            self.dead.add(
-                (fields["dead-topic"].decode(), int(fields["dead-partition"]), int(fields["dead-offset"]))
-            )
+            self.dead.add((fields["dead-topic"].decode(), int(fields["dead-partition"]), int(fields["dead-offset"])))
 
     # --- the instances ---
 

@@ -375,4 +375,3 @@ class SimConsumer:
             self._running.cancel()
             self._positions = {}
             self._wake()
-

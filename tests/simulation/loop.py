@@ -81,7 +81,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         errors: what the loop's exception handler was told.
     """
 
-    def __init__(self, max_steps: int = 2_000_000) -> None:
+    def __init__(self, max_steps: int = 100_000) -> None:
         super().__init__()
         _Numbered._numbers = itertools.count()
         self.now = 0.0
@@ -139,23 +139,23 @@ class VirtualLoop(asyncio.BaseEventLoop):
             ready.append(heapq.heappop(heap)[2])
         for _ in range(len(ready)):
             handle = ready.popleft()
-            if handle._cancelled:
-                continue
-            process = handle._context.get(PROCESS)
-            if process is not None:
-                if not process.alive:
-                    continue
-                if process.paused:
-                    process.parked.append(handle)
-                    continue
-            handle._run()
-            self.steps += 1
+            if not handle._cancelled and self._may_run(handle):
+                handle._run()
+                self.steps += 1
         if self.steps > self.max_steps:
             raise Stuck(f"{self.steps} callbacks were run by {self.now:.3f} s")
 
+    def _may_run(self, handle: asyncio.Handle) -> bool:
+        process = handle._context.get(PROCESS)  # type: ignore[attr-defined]
+        if process is None:
+            return True
+        if process.alive and process.paused:
+            process.parked.append(handle)
+        return process.alive and not process.paused
+
     def run_until_complete(self, future: Any) -> Any:
         """Without the cleaning up after exceptions, which a simulation does in `close`."""
-        task = asyncio.ensure_future(future, loop=self)
+        task = self.create_task(future)
         task.add_done_callback(lambda _: self.stop(), context=OUTSIDE)
         self.run_forever()
         return task.result()

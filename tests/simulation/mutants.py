@@ -22,6 +22,7 @@ from protocol.errors import Unavailable
 from protocol.ports import Claimed, ClaimState, Outcome
 from protocol.transport.fence import Fences
 from tests.simulation.simulate import Report, simulate
+from workers.burial import Burial
 from workers.cancellations import Cancellations
 from workers.commits import Commits
 from workers.deadletters import DeadLetters
@@ -90,17 +91,17 @@ def _(right: Any) -> Any:
     return done
 
 
-@bug("an acknowledgement of an old assignment counts", OffsetTracker, "done")
+@bug("acknowledgements of an old epoch count", OffsetTracker, "assign")
 def _(right: Any) -> Any:
-    def done(self: Any, partition: Any, offset: int, token: int) -> None:
+    def assign(self: Any, partition: Any, epoch: int, committed: int) -> Any:
         table = self._tables.get(partition)
-        right(self, partition, offset, table.token if table is not None else token)
-        if table is not None and table.token != token:
-            table.end = max(table.end, offset + 1)
-            table.open.clear()
-            self._moved.add(partition)
+        if table is None:
+            return right(self, partition, epoch, committed)
+        table.epoch, table.owned, table.committed = epoch, True, committed
+        self._moved.add(partition)
+        return tuple(table.open)
 
-    return done
+    return assign
 
 
 @bug("fetching goes on where the last member stopped, not where it committed", OffsetTracker, "assign")
@@ -190,12 +191,14 @@ def _(right: Any) -> Any:
     return drop
 
 
-@bug("what was delivered before is not looked up", Intake, "_skip_answered")
+@bug("whatever the store knows of is taken for answered", Intake, "_skip_answered")
 def _(right: Any) -> Any:
     async def skip(self: Any, entries: Any) -> Any:
-        for entry in entries:
-            entry.suspect = False
-        return entries
+        states = await self._context.patience.call(
+            "look", lambda: self._context.results.look([entry.ref for entry in entries])
+        )
+        self.settled([entry for entry, state in zip(entries, states, strict=True) if state is not None])
+        return [entry for entry, state in zip(entries, states, strict=True) if state is None]
 
     return skip
 
@@ -225,12 +228,9 @@ def _(right: Any) -> Any:
     return bury
 
 
-@bug("a record that cannot be read stops its partition", Intake, "_bury")
+@bug("a record that cannot be read stops its partition", Burial, "unreadable")
 def _(right: Any) -> Any:
-    async def bury(self: Any, hopeless: Any) -> None:
-        return None
-
-    return bury
+    return lambda self, hopeless, fetched: None
 
 
 @bug("a full worker no longer wakes up", Runner, "room")
@@ -345,11 +345,13 @@ def _(right: Any) -> Any:
     return take
 
 
-@bug("two callers with one key both run", Claims, "claim")
+@bug("a retriable end is kept for ever", Fences, "claim")
 def _(right: Any) -> Any:
-    async def claim(self: Any, request: Any, fingerprint: str) -> Claimed:
-        claimed: Claimed = await right(self, request, fingerprint)
-        return Claimed(ClaimState.FRESH) if claimed.state is ClaimState.DONE else claimed
+    def claim(self: Any, claim: Any, now: float) -> Any:
+        stream = self.streams.get(claim.ref)
+        if stream is not None:
+            stream.retriable = False
+        return right(self, claim, now)
 
     return claim
 

@@ -107,6 +107,13 @@ async def evict_worker(fleet: Fleet, seconds: float) -> None:
         coordinator.remove([found[0].name])
 
 
+async def rebalance_storm(fleet: Fleet, seconds: float) -> None:
+    """Members go and come back, again and again, as fast as a group can follow."""
+    for _ in range(6):
+        await evict_worker(fleet, 0.0)
+        await asyncio.sleep(fleet.dice.uniform(0.2, 1.2))
+
+
 async def kill_gateway(fleet: Fleet, seconds: float) -> None:
     gateway = _gateway(fleet)
     fleet.loop.kill(gateway.process)
@@ -229,7 +236,8 @@ async def fail_redis_over(fleet: Fleet, seconds: float) -> None:
 FAULTS: Final[dict[str, Callable[[Fleet, float], object]]] = {
     work.__name__: work
     for work in (
-        kill_worker, kill_worker, stop_worker, fail_machine, stop_machine, roll_worker, join_worker, evict_worker, kill_gateway,
+        kill_worker, kill_worker, stop_worker, fail_machine, stop_machine, roll_worker, join_worker, evict_worker, rebalance_storm,
+        kill_gateway,
         stop_gateway, cut_worker_from_kafka, cut_worker_from_redis, cut_gateway_from_kafka, cut_gateway_from_redis, kafka_away,
         redis_away, redis_full, redis_readonly, refuse_calls, lose_answers, late_records, doubled_records, lose_wakes,
         double_wakes, slow_network, restart_redis_empty, fail_redis_over,

@@ -1,7 +1,7 @@
 """One schedule from its seed: a fleet, callers, faults; then no more faults, and everything has to come to rest.
 
-    python -m tests.simulation --seed 17            what happened in schedule 17
-    python -m tests.simulation --count 3000         the schedules 0 to 2999
+python -m tests.simulation --seed 17            what happened in schedule 17
+python -m tests.simulation --count 3000         the schedules 0 to 2999
 """
 
 from __future__ import annotations
@@ -64,20 +64,20 @@ def simulate(seed: int) -> Report:
     loop = VirtualLoop()
     asyncio.set_event_loop(None)
     try:
-        return loop.run_until_complete(_run(seed, loop))  # type: ignore[no-any-return]
+        return _run(seed, loop)
     finally:
         loop.close()
         random.setstate(state)
         structlog.reset_defaults()
 
 
-async def _run(seed: int, loop: VirtualLoop) -> Report:
+def _run(seed: int, loop: VirtualLoop) -> Report:
     dice = random.Random(seed)
     faults = plan(dice)
     fleet = _fleet(loop, dice)
     clients = Clients(fleet)
     try:
-        await _live(fleet, clients, faults)
+        loop.run_until_complete(_live(fleet, clients, faults))
     except Stuck as stuck:
         fleet.history.broken("I11", str(stuck))
     _judge(fleet, clients)
@@ -143,7 +143,7 @@ async def _rest(fleet: Fleet, clients: Clients) -> None:
     fleet.weather.clear()
     fleet.history.note("the faults are over")
     end = fleet.loop.now + REST
-    while fleet.loop.now < end and (_waiting(fleet, clients) or any(fleet.kafka.lag().values())):
+    while fleet.loop.now < end and (_waiting(fleet, clients) or any(fleet.kafka.lag().values())):  # noqa: ASYNC110
         await asyncio.sleep(0.25)
     for call in _waiting(fleet, clients):
         fleet.history.broken("I11", f"{call} is not answered {REST:.0f} s after the last fault")
@@ -157,7 +157,8 @@ async def _rest(fleet: Fleet, clients: Clients) -> None:
     for call in probes:
         if not call.done or any(isinstance(answer, FleetError) or answer.failure for answer in call.answers):
             fleet.history.broken("I11", f"a call after the last fault had no success: {call.answers}")
-    if any(not is_only_pending(call, fleet) for call in clients.pending()):  # only those whose answer was lost with the store's data: they have their deadline
+    if any(not is_only_pending(call, fleet) for call in clients.pending()):
+        # Only those are left whose answer was lost with the store's data: they have their deadline.
         await asyncio.sleep(LONG)
 
 
@@ -179,7 +180,17 @@ def _judge(fleet: Fleet, clients: Clients) -> None:
     for log in topic.logs:
         for record in log.slice(0, log.end):
             if not history.is_complete(record):
-                history.broken("I1", f"{record.topic}/{record.partition}/{record.offset} ({name_of(record)}) has no end")
+                history.broken(
+                    "I1", f"{record.topic}/{record.partition}/{record.offset} ({name_of(record)}) has no end"
+                )
+    _judge_leftovers(fleet)
+    for error in fleet.loop.errors:
+        history.broken("no error goes unhandled", error)
+
+
+def _judge_leftovers(fleet: Fleet) -> None:
+    """Nobody keeps anything of calls that have ended."""
+    history = fleet.history
     for gateway in fleet.gateways.values():
         left = sum(call.counted for call in gateway.service.answers.pending) if gateway.up else 0
         if left:
@@ -191,5 +202,3 @@ def _judge(fleet: Fleet, clients: Clients) -> None:
             left = host.worker.serving.runner.in_flight
             if left:
                 history.broken("I9", f"{left} requests are left in {host.worker.process}")
-    for error in fleet.loop.errors:
-        history.broken("no error goes unhandled", error)

@@ -1,0 +1,34 @@
+"""The simulation finds bugs: each of these, planted alone, breaks a promise that an onlooker sees.
+
+The bar is 19 of 20. What no onlooker can see (work done twice that the fence hides) is not in the list.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+
+import pytest
+
+from tests.simulation.mutants import MUTANTS, hunt, planted
+from tests.simulation.simulate import simulate
+
+MISSES = 20
+"""One of so many may be missed."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_planted_bugs_are_found() -> None:
+    assert len(MUTANTS) >= 20
+    with concurrent.futures.ProcessPoolExecutor(os.cpu_count() or 1) as pool:
+        verdicts = list(pool.map(hunt, MUTANTS))
+    missed = [str(verdict) for verdict in verdicts if not verdict.found]
+    assert len(missed) <= len(MUTANTS) // MISSES, "\n".join(missed)
+
+
+def test_a_bug_is_gone_after_its_hunt() -> None:
+    before = simulate(0).digest
+    with planted(MUTANTS["the last terminal wins"]):
+        assert simulate(0).violations
+    assert simulate(0).digest == before
