@@ -73,6 +73,10 @@ def test_a_redrive_whose_note_was_lost_is_repeated_under_the_same_id() -> None:
     assert sent(letter()) == sent(letter()) == ["a~r1"]
 
 
+def test_a_redrive_that_died_is_counted_although_its_note_was_lost() -> None:
+    assert sent(letter(offset=0), again("a~r3", 5)) == ["a~r4"]
+
+
 def test_one_request_goes_once_however_often_it_was_buried() -> None:
     both = [letter(offset=0), letter(offset=1)]
     made = plan(both, both, [], NAMES, again=False)
