@@ -68,6 +68,10 @@ def alive(pid: int) -> bool:
         return False
 
 
+def parent_of(pid: int | None) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 async def test_a_model_that_exits_costs_its_batch_and_nothing_else(tmp_path: Path) -> None:
     async with running(version_of(tmp_path)) as model:
         error = await died(model, model.submit(request(EXIT), request(1.0)))
@@ -256,6 +260,17 @@ async def test_processes_that_a_model_started_end_with_it(tmp_path: Path) -> Non
         assert job.error.exit_code == 0
         other = int((version.path.parent / "other").read_text())
         await until(lambda: not alive(other))
+
+
+async def test_the_end_of_the_template_is_survived(tmp_path: Path) -> None:
+    async with running(version_of(tmp_path)) as model:
+        template = parent_of(model.child.pid)
+        assert template != os.getpid()
+        os.kill(template, signal.SIGKILL)  # and its copies die with it
+        await until(lambda: model.child.restarts > 0 and model.child.pid is not None)
+
+        assert await model.value(1.0) == [2.0]
+        await died(model, model.submit(request(EXIT)))
 
 
 async def test_a_sigterm_to_all_processes_leaves_the_end_to_the_worker(tmp_path: Path) -> None:
