@@ -69,7 +69,9 @@ connection_options = options(
 
 fleet_options = options(
     address_options,
-    option("--prefix", default="penstock", help="Of all topics, keys and channels: several fleets can share one broker."),
+    option(
+        "--prefix", default="penstock", help="Of all topics, keys and channels: several fleets can share one broker."
+    ),
     connection_options,
 )
 
