@@ -83,7 +83,7 @@ class Publisher:
 
     async def close(self) -> None:
         """Wait until everything that was handed in is accounted for."""
-        self._flush()
+        self.flush()
         while self._tasks:
             await asyncio.wait(self._tasks)
             await asyncio.sleep(0)  # for the callbacks that send what was held back
@@ -98,13 +98,13 @@ class Publisher:
             group = self._open[topic] = _Group(topic)
             if not self._scheduled:
                 self._scheduled = True
-                self._loop.call_soon(self._flush)
+                self._loop.call_soon(self.flush)
         group.records.append(record)
         group.size += size
         return group
 
-    def _flush(self) -> None:
-        """Send what may go; what may not stays where it is."""
+    def flush(self) -> None:
+        """Send what may go; what may not stays where it is. Happens by itself with the next turn of the loop."""
         self._scheduled = False
         self._closed = [group for group in self._closed if not self._send(group)]
         waiting = {group.topic for group in self._closed}
@@ -131,7 +131,7 @@ class Publisher:
         else:
             del self._in_flight[topic]
         if topic in self._open or self._closed:
-            self._flush()
+            self.flush()
 
     async def _publish(self, group: _Group) -> None:
         started = time.perf_counter()

@@ -50,7 +50,7 @@ class InferDoor:
         self._clock = service.clock
         self._json = JsonProcess()
         self._responses = Responses(service, self._json)
-        self._complete = Turn(self._handle)
+        self._complete = Turn(self._handle, service.publisher.flush)
         self._routes: dict[bytes, tuple[str, str] | None] = {}
         self._loop = asyncio.get_running_loop()
 

@@ -15,12 +15,13 @@ Item = TypeVar("Item")
 
 
 class Turn(Generic[Item]):
-    """Calls `work` for every item at the end of the turn in which it was added, in order. `work` must not raise."""
+    """Calls `work` for every item at the end of the turn in which it was added, in order, and `after` them. Neither may raise."""
 
-    __slots__ = ("_items", "_loop", "_work")
+    __slots__ = ("_after", "_items", "_loop", "_work")
 
-    def __init__(self, work: Callable[[Item], None]) -> None:
+    def __init__(self, work: Callable[[Item], None], after: Callable[[], None] | None = None) -> None:
         self._work = work
+        self._after = after
         self._items: list[Item] = []
         self._loop = asyncio.get_running_loop()
 
@@ -36,3 +37,5 @@ class Turn(Generic[Item]):
         work = self._work
         for item in items:
             work(item)
+        if self._after is not None:
+            self._after()
