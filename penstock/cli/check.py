@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 import orjson
 
 from workers import checking
 from workers.backends import installed, load_backend
+from workers.children import orders
+from workers.children.executor import is_isolated
+from workers.children.spares import Spares
+from workers.completion import BackendMetadata
 from workers.repository import ModelVersion
 
 
@@ -25,7 +29,13 @@ def command(repository: tuple[Path, ...], as_json: bool, no_inspect: bool) -> No
 
         penstock check /models --json
     """
-    verdicts = checking.check(repository, installed(), None if no_inspect else _inspect)
+    spares = Spares()
+    spares.hold()
+    try:
+        inspect = None if no_inspect else functools.partial(_inspect, spares)
+        verdicts = checking.check(repository, installed(), inspect)
+    finally:
+        spares.release()
     if as_json:
         print(orjson.dumps([verdict.as_json() for verdict in verdicts], option=orjson.OPT_INDENT_2).decode())
     else:
@@ -39,5 +49,13 @@ def command(repository: tuple[Path, ...], as_json: bool, no_inspect: bool) -> No
     sys.exit(any(verdict.status is checking.Status.REFUSED for verdict in verdicts))
 
 
-def _inspect(version: ModelVersion) -> Any:
-    return load_backend(version.config.backend).inspect(version)
+def _inspect(spares: Spares, version: ModelVersion) -> BackendMetadata | None:
+    """As a worker would: what may crash is asked in a process of its own."""
+    if not is_isolated(version.config):
+        return load_backend(version.config.backend).inspect(version)
+    child = spares.take()
+    try:
+        return orders.inspect(child, version)
+    finally:
+        child.kill()
+        child.end(0.0)
