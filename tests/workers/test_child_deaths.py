@@ -273,6 +273,28 @@ async def test_the_end_of_the_template_is_survived(tmp_path: Path) -> None:
         await died(model, model.submit(request(EXIT)))
 
 
+async def test_a_cuda_error_that_spoils_the_process_replaces_it(tmp_path: Path) -> None:
+    code = """
+        class Model:
+            def predict(self, X):
+                if X[0, 0] == 1:
+                    raise RuntimeError("CUDA error: device-side assert triggered\\nCompile with TORCH_USE_CUDA_DSA")
+                if X[0, 0] == 2:
+                    raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+                return {"Y": X}
+    """
+    async with running(version_of(tmp_path, code)) as model:
+        pid = model.child.pid
+        with pytest.raises(ModelFailed, match="out of memory"):
+            await model.value(2.0)
+        assert (model.child.pid, model.child.restarts) == (pid, 0)
+        with pytest.raises(ModelFailed, match="device-side assert"):
+            await model.value(1.0)
+        assert await model.value(3.0) == [3.0]
+        assert model.child.restarts == 1
+        assert model.child.pid != pid
+
+
 async def test_a_sigterm_to_all_processes_leaves_the_end_to_the_worker(tmp_path: Path) -> None:
     async with running(version_of(tmp_path)) as model:
         pid = model.child.pid

@@ -28,6 +28,7 @@ from workers.children.line import Broken
 from workers.children.process import Child
 from workers.children.segments import Slots
 from workers.children.spares import Spares
+from workers.children.sticky import is_sticky
 from workers.execution import Completions, Job
 from workers.placement import Placement
 from workers.repository import ModelVersion
@@ -210,6 +211,9 @@ class ChildExecutor:
             job.compute_start = job.compute_end = 0.0
         job.raw, job.error, job.prepared = ran.raw, ran.error, None
         self._deliver(job)
+        if ran.error is not None and is_sticky(ran.error.message):
+            log.error("CUDA is of no use in this process any more", error=ran.error.message, **self._about)
+            self._restart()
 
     def _lose(self, job: Job) -> None:
         """The child has ended with the job in it: say so first, then start the next one."""
