@@ -23,7 +23,7 @@ from protocol.errors import ConfigError
     address_options,
     connection_options,
     option("--seed", type=int, help="Of requests and faults: the same seed makes the same plan. [made up, and said]"),
-    option("--requests", type=click.IntRange(1), default=1000, help="How many."),
+    option("--requests", type=click.IntRange(1), default=2000, help="How many."),
     option("--faults", default="all", metavar="KIND[,…]", help="Which: all, none, or some of worker-kill, child-kill, machine-kill, worker-stop, zombie, gateway-kill, gateway-stop, redis-delay, redis-drop, cut-kill, rebalance."),  # noqa: E501
     option("--fault-command", multiple=True, metavar="NAME=COMMAND", help="A fault of your own, for example restarting a broker: COMMAND breaks and mends it; may be repeated."),  # noqa: E501
     option("--settle", type=float, default=60.0, help="Seconds after the last fault in which the lag has to reach zero."),

@@ -107,6 +107,7 @@ class Breaking:
             broken.note = NO_PROXY
             return
         broken.pids = _pids(member.family())
+        await asyncio.to_thread(self._in_batch, member)  # so that an answer is on its way
         member.proxy.cut = True
         member.proxy.drop()
         await asyncio.sleep(CUT_FOR)
@@ -170,6 +171,8 @@ class Breaking:
         if not proxies:
             broken.note = NO_PROXY
             return
+        if fault.kind == FaultKind.REDIS_DROP and fault.target.startswith("worker"):
+            await asyncio.to_thread(self._in_batch, self._fleet.members[fault.target])
         for proxy in proxies:
             if fault.kind == FaultKind.REDIS_DELAY:
                 proxy.delay += fault.amount
