@@ -75,6 +75,8 @@ async def read_unread(
     Raises:
         KafkaError: a log or a group cannot be read.
     """
+    if not served:
+        return {}  # aiokafka's consumer cannot be stopped the moment that it has started
     consumer = AIOKafkaConsumer(**consumer_limits(settings), **connection_options(settings))
     try:
         await consumer.start()

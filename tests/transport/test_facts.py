@@ -29,6 +29,7 @@ async def test_a_brokers_and_its_topics_settings_are_read(kafka_bootstrap: str, 
         await bus.open()
         stack.push_async_callback(bus.close)
         topic = settings.names.infer_topic("m", "1")
+        assert not [each for each in (await read_kafka(settings)).topics if each.name.startswith(prefix)]
         await bus.ensure_topic(topic, 2)
         facts = await read_kafka(settings)
 
