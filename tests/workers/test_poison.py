@@ -32,6 +32,7 @@ class Fragile(Gated):
         fits: rows that its memory is enough for.
         hung: what it died of was a hang.
         lives: how often it can die.
+        holds: the next death closes the gate.
     """
 
     deadly: frozenset[float] = frozenset()
@@ -40,12 +41,16 @@ class Fragile(Gated):
     fits = 10_000
     hung = False
     lives = 10_000
+    holds = False
 
     def compute(self, inputs: dict[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
         made = super().compute(inputs, outputs)
         there = set(self.batches[-1])
         if there & self.deadly and self.lives > 0:
             self.lives -= 1
+            if self.holds:
+                self.holds = False
+                self.gate.clear()
             raise InstanceDied("instance 'm_0_0' died, says the test", signal=11, hung=self.hung)
         if there & self.bad:
             raise ValueError(f"these are bad: {sorted(there & self.bad)}")
@@ -235,21 +240,29 @@ async def test_answers_of_a_batch_with_a_crasher_keep_their_order_where_the_mode
         assert [name for name in answered if name in innocent] == innocent
 
 
-async def test_a_cancellation_between_two_parts_is_seen_before_the_next_one_runs() -> None:
+async def test_a_cancellation_or_a_deadline_between_two_parts_is_seen_before_the_next_one_runs() -> None:
     async with bench() as b:
-        instance = await fragile(b, deadly=frozenset({0.0}))
+        instance = await fragile(b, deadly=frozenset({0.0}), holds=True)
         instance.gate.clear()
         first = await b.caller.publish(b.caller.request(-1))
         await instance.started()
-        requests = [b.caller.request(n) for n in range(4)]
+        deadline = b.clock() + 0.3
+        requests = [b.caller.request(n, deadline=deadline if n == 2 else None) for n in range(4)]
         futures = await b.caller.publish(*requests)
         await until(lambda: b.serving[-1].runner.in_flight == 5)
         instance.gate.set()
         await instance.started()
-        await until(lambda: b.serving[-1].statistics.deaths >= 1)
-        await b.caller.transport.results.cancel(NAMES.cancel_channel(TOPIC), [ref("-", requests[0].id)])
-        replies = await asyncio.gather(*first, *futures)
-        assert failed(replies) == [1]
+        await instance.started()  # the first part
+        assert len(instance.batches) == 3
+        assert set(instance.batches[2]).isdisjoint({2, 3})
+        await b.caller.transport.results.cancel(NAMES.cancel_channel(TOPIC), [ref("-", requests[3].id)])
+        await until(lambda: b.serving[-1].runner._entries[requests[3].id].cancelled)
+        await until(lambda: b.clock() > deadline)
+        instance.gate.set()
+        replies = (await asyncio.gather(*first, *futures))[1:]
+        codes = [reply.failure.code if reply.failure else None for reply in replies]
+        assert codes == [Code.MODEL_FAILED, None, Code.DEADLINE_EXCEEDED, Code.CANCELLED]
+        assert all(set(batch).isdisjoint({2, 3}) for batch in instance.batches[2:])
         await all_done(b)
 
 
