@@ -350,6 +350,7 @@ class SimSupervisor(Supervisor):
         self._beat = beat
 
     async def _restart_forever(self) -> int:
+        self._legacy.close()  # the journal of a worker process; there is none
         backoff = Backoff(self._fleet.dice)
         while True:
             started = self._fleet.loop.now
