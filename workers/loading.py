@@ -6,12 +6,11 @@ import asyncio
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import structlog
 
 from protocol.errors import ConfigError, FleetError
-from workers.backends import load_backend
+from workers.backends import load_backend, usable_gpus
 from workers.backends.base import Backend
 from workers.children import orders
 from workers.children.executor import ChildExecutor, is_isolated
@@ -95,7 +94,8 @@ class Loader:
 
     async def _load_threads(self, backend: Backend, version: ModelVersion) -> LoadedModel:
         metadata = await asyncio.to_thread(backend.inspect, version)
-        version, placements = await self._complete(backend, version, metadata)
+        gpus = await asyncio.to_thread(usable_gpus, backend, self._gpus)
+        version, placements = self._complete(version, metadata, gpus)
         warmups = await asyncio.to_thread(samples, version.config, str(version.version), version.folder)
         executors = [ThreadExecutor(placement.name, self._clock) for placement in placements]
         loaded = LoadedModel(version, executors, 0.0)
@@ -117,8 +117,8 @@ class Loader:
         child.about = {"model": version.model, "version": version.version}
         loaded = LoadedModel(version, (), 0.0)
         try:
-            metadata = await asyncio.to_thread(orders.inspect, child, version)
-            version, placements = await self._complete(backend, version, metadata)
+            metadata, gpus = await asyncio.to_thread(orders.inspect, child, version, self._gpus)
+            version, placements = self._complete(version, metadata, gpus)
             executors = [ChildExecutor(self._clock, self._spares, version, placement) for placement in placements]
             loaded = LoadedModel(version, executors, 0.0)
             for executor in executors:
@@ -134,12 +134,11 @@ class Loader:
             await asyncio.to_thread(self._spares.release)
         return loaded
 
-    async def _complete(
-        self, backend: Backend, version: ModelVersion, metadata: BackendMetadata | None
+    def _complete(
+        self, version: ModelVersion, metadata: BackendMetadata | None, gpus: Sequence[int]
     ) -> tuple[ModelVersion, tuple[Placement, ...]]:
         """The version with its whole configuration, and where its instances go."""
         config = complete(version.config, metadata, self._default_max_batch_size)
-        gpus = await asyncio.to_thread(usable_gpus, backend, self._gpus)
         return dataclasses.replace(version, config=config), place(config, gpus, self._cores)
 
     async def _backend(self, name: str) -> Backend:
@@ -147,9 +146,3 @@ class Loader:
         if backend is None:  # importing a framework takes seconds
             backend = self._backends[name] = await asyncio.to_thread(load_backend, name)
         return backend
-
-
-def usable_gpus(backend: Any, gpus: Sequence[int]) -> Sequence[int]:
-    """Those of the worker's GPUs that the backend, as it is installed, can use: none unless it says so."""
-    choose: Callable[[Sequence[int]], Sequence[int]] | None = getattr(backend, "usable_gpus", None)
-    return choose(gpus) if choose is not None else ()

@@ -55,7 +55,7 @@ def _inspect(spares: Spares, version: ModelVersion) -> BackendMetadata | None:
         return load_backend(version.config.backend).inspect(version)
     child = spares.take()
     try:
-        return orders.inspect(child, version)
+        return orders.inspect(child, version)[0]
     finally:
         child.kill()
         child.end(0.0)

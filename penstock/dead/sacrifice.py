@@ -21,12 +21,11 @@ from penstock.dead.verdicts import End, Stage
 from protocol.codec import decode_request
 from protocol.errors import FleetError
 from protocol.messages import Failure, InferRequest
-from workers.backends import load_backend
+from workers.backends import load_backend, usable_gpus
 from workers.backends.base import Instance, Outcome
 from workers.children.namespace import give_way
 from workers.completion import complete
 from workers.devices import Hardware, cores
-from workers.loading import usable_gpus
 from workers.placement import place
 from workers.repository import ModelVersion, scan
 from workers.signature import Signature

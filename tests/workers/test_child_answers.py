@@ -11,6 +11,7 @@ import pytest
 
 from protocol.errors import Code, ConfigError, FleetError, ModelFailed
 from protocol.messages import Failure, InferRequest
+from protocol.model_config import ModelConfig
 from protocol.tensors import ITEM_SIZE, Tensor, from_array
 from tests.workers.children import (
     CONFIG,
@@ -27,6 +28,7 @@ from tests.workers.children import (
     version_of,
 )  # fmt: skip
 from tests.workers.fleet import IDENTITY
+from workers.children.executor import is_isolated
 from workers.execution import ModelRaised, ThreadExecutor, failure_message
 from workers.repository import ModelVersion
 
@@ -255,3 +257,10 @@ async def test_the_parameter_chooses_and_refuses_other_words(tmp_path: Path) -> 
         assert isinstance(model.loaded.executors[0], ThreadExecutor)
     with pytest.raises(ConfigError, match="'instance_isolation' of m must be process or thread, not 'fork'"):
         await loader().load(version_of(tmp_path / "b", config=CONFIG + ISOLATED % "fork"))
+
+
+@pytest.mark.parametrize(("backend", "isolated"), [("python", True), ("pytorch", True), ("onnxruntime", False)])
+def test_what_runs_strangers_code_or_holds_the_interpreter_at_its_import_is_isolated_by_default(
+    backend: str, isolated: bool
+) -> None:
+    assert is_isolated(ModelConfig(name="m", backend=backend)) is isolated

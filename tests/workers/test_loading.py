@@ -8,8 +8,8 @@ import pytest
 from protocol.errors import ConfigError, FleetError
 from protocol.pbtxt import parse
 from tests.workers.fleet import IDENTITY, write_model
-from workers.backends import installed, load_backend
-from workers.loading import Loader, usable_gpus
+from workers.backends import installed, load_backend, usable_gpus
+from workers.loading import Loader
 from workers.repository import ModelVersion, scan
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
-from typing import Final
+from typing import Any, Final
 
 from protocol.errors import ConfigError
 from workers.backends.base import Backend
@@ -47,3 +48,9 @@ def load_backend(name: str) -> Backend:
     except ImportError as exc:
         raise ConfigError(f"backend '{name}' cannot be imported: {exc}") from exc
     return backend
+
+
+def usable_gpus(backend: Any, gpus: Sequence[int]) -> Sequence[int]:
+    """Those GPUs that the backend, as it is installed, can use: none unless it says so. Without any it is not even asked."""
+    choose: Callable[[Sequence[int]], Sequence[int]] | None = getattr(backend, "usable_gpus", None)
+    return choose(gpus) if choose is not None and gpus else ()

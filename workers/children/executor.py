@@ -39,8 +39,10 @@ SHORT_LIFE: Final = 2.0
 """Seconds: a child that ends by itself earlier is not started again at once."""
 PARAMETER: Final = "instance_isolation"
 """Of a model: `process` or `thread`."""
-CRASHING: Final = frozenset({"python"})
-"""Backends whose models run the code of strangers: their instances are processes unless their configuration says otherwise."""
+ISOLATED: Final = frozenset({"python", "pytorch"})
+"""Backends whose instances are processes unless their configuration says otherwise: Python models run the code of strangers; torch
+is isolated for its import, which holds the interpreter's lock for more than half a second in one piece, during which a worker
+that has it imported in a thread answers nobody."""
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +55,7 @@ def is_isolated(config: ModelConfig) -> bool:
     """
     chosen = config.parameters.get(PARAMETER)
     if chosen is None:
-        return config.backend in CRASHING
+        return config.backend in ISOLATED
     if chosen not in ("process", "thread"):
         raise ConfigError(f"parameter '{PARAMETER}' of {config.name} must be process or thread, not {chosen!r}")
     return chosen == "process"

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from protocol.messages import Failure
 from protocol.tensors import Tensor
-from workers.backends import load_backend
+from workers.backends import load_backend, usable_gpus
 from workers.backends.base import Instance, Outcome
 from workers.children.line import Broken, Line, packed
 from workers.children.messages import (
@@ -67,8 +67,9 @@ class Inside:
 
     def _inspect(self, order: Told) -> None:
         try:
-            metadata = self._find(hear_version(order["version"])).inspect(self._version)
-            self._line.send(packed({"metadata": tell_metadata(metadata)}))
+            backend = self._find(hear_version(order["version"]))
+            gpus = usable_gpus(backend, order["gpus"])
+            self._line.send(packed({"metadata": tell_metadata(backend.inspect(self._version)), "gpus": list(gpus)}))
         except Exception as exc:
             self._line.send(packed({"error": tell_error(exc)}))
 

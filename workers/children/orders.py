@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from workers.children.line import Broken, packed
 from workers.children.messages import (
     hear_metadata,
@@ -15,20 +17,22 @@ from workers.placement import Placement
 from workers.repository import ModelVersion
 
 
-def inspect(child: Child, version: ModelVersion) -> BackendMetadata | None:
-    """See `Backend.inspect`.
+def inspect(
+    child: Child, version: ModelVersion, gpus: Sequence[int] = ()
+) -> tuple[BackendMetadata | None, tuple[int, ...]]:
+    """See `Backend.inspect`; also which of the GPUs the backend can use, so that no framework is imported here to ask it.
 
     Raises:
         FleetError: the model's own words, as a backend in this process would have raised them.
         InstanceDied: the model ended the child.
     """
     try:
-        answer, _ = child.ask(packed({"do": "inspect", "version": tell_version(version)}))
+        answer, _ = child.ask(packed({"do": "inspect", "version": tell_version(version), "gpus": list(gpus)}))
     except Broken:
         raise child.obituary(f"while model '{version.model}' was inspected") from None
     if "error" in answer:
         raise hear_refusal(answer["error"], version)
-    return hear_metadata(answer["metadata"])
+    return hear_metadata(answer["metadata"]), tuple(answer["gpus"])
 
 
 def load(child: Child, version: ModelVersion, placement: Placement) -> None:
