@@ -302,8 +302,10 @@ def is_only_pending(call: Call, fleet: Fleet) -> bool:
     """Whether the call may be visible as pending for ever: what the guarantees say of it.
 
     An asynchronous call that attached to another one got 202 before the broker had the record. And a stream whose end was lost in
-    a failover, while its beginning survived, looks like a request that runs.
+    a failover, while its beginning survived, looks like a request that runs; whoever comes with its key attaches to it.
     """
+    if call.kind == "keyed":
+        return fleet.history.losses > call.losses
     return call.kind.startswith("async") and (call.attached or fleet.history.tails_lost > 0)
 
 
@@ -328,6 +330,7 @@ def _judge_error(call: Call, error: FleetError, fleet: Fleet, *, data_lost: bool
         Code.CANCELLED: call.cancelled or shared,
         Code.UNAVAILABLE: call.kind != "probe",
         Code.NOT_FOUND: data_lost and call.attached,
+        Code.INVALID_ARGUMENT: data_lost and call.attached,  # its stream is there again, and names no model
     }
     if not right.get(code, False):
         promise = (

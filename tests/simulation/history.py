@@ -52,6 +52,7 @@ class History:
         self.dead: set[tuple[str, int, int]] = set()
         self.events: list[str] = []
         self._ended: dict[str, Answer] = {}
+        self._claims: dict[str, int] = {}
         self._cancelled: dict[tuple[Process, str], float] = {}
         self._digest = hashlib.sha256()
 
@@ -84,6 +85,7 @@ class History:
 
     def fresh(self, claim: Claim) -> None:
         self.note("claim", claim.ref)
+        self._claims[claim.ref] = self._claims.get(claim.ref, 0) + 1
         former = self._ended.pop(claim.ref, None)
         if former is not None and not former.retriable:
             self.broken("I2", f"the final answer of {claim.ref} was cleared by a claim")
@@ -140,6 +142,8 @@ class History:
             self.runs[entry.ref] = self.runs.get(entry.ref, 0) + 1
             if entry.deadline is not None and clock >= entry.deadline:
                 self.broken("I6", f"{entry.ref} starts {clock - entry.deadline:.3f} s after its deadline")
+            if self._claims.get(entry.ref, 0) > 1:
+                continue  # the cancellation may be of an earlier run of the key, and late
             at = self._cancelled.get((process, entry.ref))
             if at is not None and at < self.loop.now and entry.payload.published <= EPOCH + at - NOTED_WITHIN:
                 self.broken("I6", f"{entry.ref} starts on {process} {self.loop.now - at:.3f} s after its cancellation")

@@ -81,7 +81,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         errors: what the loop's exception handler was told.
     """
 
-    def __init__(self, max_steps: int = 100_000) -> None:
+    def __init__(self, max_steps: int = 300_000) -> None:
         super().__init__()
         _Numbered._numbers = itertools.count()
         self.now = 0.0
