@@ -76,8 +76,10 @@ class Requests:
         named = self._parse(token, principal)
         state = await self._look(named)
         if wait > 0 and state.state != "done":
-            topic = named.handle.topic if named.handle else self._service.names.infer_topic(state.model, state.version)
-            await self._wait(named.ref, topic, wait)
+            model, version = state.model, state.version
+            if named.handle is not None:
+                model, version = self._service.names.parse_infer_topic(named.handle.topic)
+            await self._wait(named.ref, model, version, wait)
             state = await self._look(named)
         return self._standing(named, state)
 
@@ -153,12 +155,12 @@ class Requests:
             )
         return RequestState("queued", None, model, version, request.accepted)
 
-    async def _wait(self, request_ref: str, topic: str, seconds: float) -> None:
+    async def _wait(self, request_ref: str, model: str, version: str, seconds: float) -> None:
         """Return once an answer is there, or after so many seconds."""
         service = self._service
         future: asyncio.Future[InferReply] = asyncio.get_running_loop().create_future()
         call = service.watch(
-            request_ref, topic, service.clock() + min(seconds, service.settings.max_wait), settle(future)
+            request_ref, model, version, service.clock() + min(seconds, service.settings.max_wait), settle(future)
         )
         try:
             await future

@@ -178,9 +178,13 @@ class Service:
         self.answers.expect(call, request.published)
         return call
 
-    def watch(self, request_ref: str, topic: str, deadline: float, on_done: OnDone) -> Call:
-        """Wait for a request that is on its way already; counts for nothing, and its deadline only ends the waiting."""
-        model, version = self.names.parse_infer_topic(topic)
+    def watch(self, request_ref: str, model: str, version: str, deadline: float, on_done: OnDone) -> Call:
+        """Wait for a request that is on its way already; counts for nothing, and its deadline only ends the waiting.
+
+        Args:
+            model, version: "" where nobody knows: a store that lost its data learns of a request from the worker that has it.
+        """
+        topic = self.names.infer_topic(model, version) if model else ""
         now = self.clock()
         call = Call(
             request_ref, topic, model, version, "", 0, deadline, now, on_done, claimed=True, owner=False, counted=False

@@ -288,7 +288,14 @@ class Results(Protocol):
         """The broker acknowledged the claimed request (or refused it: the lease lapses at once)."""
 
     async def start(self, refs: Sequence[str], worker: str, ttl: float) -> list[int]:
-        """Begin an attempt for claimed or redelivered requests: its number, >= 1; 0 where a terminal is there already."""
+        """Begin an attempt for claimed or redelivered requests: its number, >= 1; 0 where a terminal is there already.
+
+        Args:
+            refs: of the requests.
+            worker: who begins it, by a name that changes with every start of the process. What the same worker began last is not
+                begun again, so that neither a repeated call nor a partition that comes back counts as a run that died.
+            ttl: seconds that the streams live on at least.
+        """
 
     async def look(self, refs: Sequence[str]) -> list[RequestState | None]:
         """What is known of each, in one round trip; None where there is no stream."""

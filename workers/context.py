@@ -18,6 +18,7 @@ class Context:
 
     Attributes:
         worker: its id, also its `group.instance.id`.
+        incarnation: changes with every start of the process.
         names: under the fleet's prefix.
         clock: seconds on the fleet's clock; called from any thread.
         bus, results: open.
@@ -28,6 +29,7 @@ class Context:
     """
 
     worker: str
+    incarnation: str
     names: Names
     clock: Callable[[], float]
     bus: Bus
@@ -36,3 +38,13 @@ class Context:
     fence_ttl: float
     max_attempts: int = ATTEMPTS
     journal: Journal | None = None
+
+    @property
+    def runner(self) -> str:
+        """Who begins attempts (`runner_name`)."""
+        return runner_name(self.worker, self.incarnation)
+
+
+def runner_name(worker: str, incarnation: str) -> str:
+    """By which the store tells a run that died from one that was only begun again: its supervisor uses the dead worker's."""
+    return f"{worker}/{incarnation}"

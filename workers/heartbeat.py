@@ -37,11 +37,10 @@ class Pulse:
         draining: what they say of that.
     """
 
-    def __init__(self, context: Context, models: Models, incarnation: str) -> None:
+    def __init__(self, context: Context, models: Models) -> None:
         self.draining = False
         self._context = context
         self._models = models
-        self._incarnation = incarnation
         self._host = socket.gethostname()
 
     async def read(self) -> Heartbeat:
@@ -49,7 +48,7 @@ class Pulse:
         context = self._context
         return Heartbeat(
             context.worker,
-            self._incarnation,
+            context.incarnation,
             self._host,
             os.getpid(),
             context.clock(),

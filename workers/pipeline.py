@@ -130,7 +130,7 @@ class Pipeline:
         suspects = [entry for entry in job.entries if entry.suspect]
         refs = [entry.ref for entry in suspects]
         attempts = await context.patience.call(
-            "start", lambda: context.results.start(refs, context.worker, context.fence_ttl)
+            "start", lambda: context.results.start(refs, context.runner, context.fence_ttl)
         )
         for entry, attempt in zip(suspects, attempts, strict=True):
             entry.attempt = attempt

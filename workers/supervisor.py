@@ -27,6 +27,7 @@ from protocol.presence import decode_heartbeat
 from protocol.transport import Transport, open_transport
 from protocol.transport.settings import TransportSettings
 from workers.backoff import Backoff
+from workers.context import runner_name
 from workers.framing import frames
 from workers.journal import Legacy
 from workers.peers import Peers
@@ -149,12 +150,12 @@ class Supervisor:
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
-            await self._name_suspects()
             last, self._beat = self._beat, None
+            await self._name_suspects("" if last is None else last.incarnation)
             if last is not None:
                 await self._evict(last)
 
-    async def _name_suspects(self) -> None:
+    async def _name_suspects(self, incarnation: str) -> None:
         """What the dead worker was running has had an attempt; its next owner must know before it gets the partitions."""
         suspects = self._legacy.take()
         if not suspects:
@@ -162,7 +163,7 @@ class Supervisor:
         log.warning("requests were running when the worker died; each runs alone next", requests=len(suspects))
         try:
             async with asyncio.timeout(CALL_TIMEOUT):
-                await self._transport.results.start(suspects, self._worker, self._fence_ttl)
+                await self._transport.results.start(suspects, runner_name(self._worker, incarnation), self._fence_ttl)
         except (FleetError, TimeoutError) as exc:
             log.warning("the store could not be told of them", error=str(exc) or "it took too long")
 

@@ -71,6 +71,7 @@ class Worker:
         hardware = Hardware()
         self._context = Context(
             self.id,
+            secrets.token_hex(8),
             names or Names(),
             self._clock,
             transport.bus,
@@ -86,7 +87,7 @@ class Worker:
         )
         self.models = Models(self._context, settings, loader, transport.directory)
         self.metrics = WorkerMetrics(self.registry, self.models.serving, self._context.patience, hardware)
-        self._pulse = Pulse(self._context, self.models, secrets.token_hex(8))
+        self._pulse = Pulse(self._context, self.models)
         self._outlet = _outlet(settings, transport)
         self._failed: dict[str, str] = {}
         self._tasks: list[asyncio.Task[None]] = []

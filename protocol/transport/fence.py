@@ -43,6 +43,7 @@ class Stream:
         channels: whom to wake.
         lease: until when the claim holds unconfirmed; infinite once confirmed.
         attempts: how many were started.
+        worker: who started the last of them.
         payload: the terminal; None before it, b"" where it was trimmed.
         retriable: the terminal lets the same key run again.
     """
@@ -56,6 +57,7 @@ class Stream:
     accepted: float = 0.0
     lease: float = 0.0
     attempts: int = 0
+    worker: str = ""
     payload: bytes | None = None
     retriable: bool = False
 
@@ -179,14 +181,16 @@ class Fences:
 
     # --- attempts, states --------------------------------------------------------------------------------------------
 
-    def start(self, ref: str, ttl: float, now: float) -> int:
-        """Begin an attempt: its number, or 0 after a terminal."""
+    def start(self, ref: str, worker: str, ttl: float, now: float) -> int:
+        """Begin an attempt, unless the last one is the same worker's: its number, or 0 after a terminal."""
         stream = self._find(ref, now)
         if self._over(ref, stream, now):
             return 0
         if stream is None:
             stream = self._create(ref, now + ttl)
-        stream.attempts += 1
+        if not stream.attempts or stream.worker != worker:
+            stream.attempts += 1
+            stream.worker = worker
         stream.expires = max(stream.expires, now + ttl)
         return stream.attempts
 

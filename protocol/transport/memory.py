@@ -222,7 +222,7 @@ class MemoryStore:
         """See `Results.start`."""
         self._check_open()
         now = time.time()
-        return [self._server.fences.start(ref, ttl, now) for ref in refs]
+        return [self._server.fences.start(ref, worker, ttl, now) for ref in refs]
 
     async def look(self, refs: Sequence[str]) -> list[RequestState | None]:
         """See `Results.look`."""

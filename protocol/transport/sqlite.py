@@ -92,7 +92,9 @@ class SqliteStore(MemoryStore):
     async def start(self, refs: Sequence[str], worker: str, ttl: float) -> list[int]:
         """See `Results.start`."""
         self._check_open()
-        return await self._server.durably(refs, lambda fences, now: [fences.start(ref, ttl, now) for ref in refs])
+        return await self._server.durably(
+            refs, lambda fences, now: [fences.start(ref, worker, ttl, now) for ref in refs]
+        )
 
     async def look(self, refs: Sequence[str]) -> list[RequestState | None]:
         """See `Results.look`; tells only what is on disk."""

@@ -78,6 +78,14 @@ async def test_a_running_request_says_so(fleet: Site) -> None:
     assert (await gateway.get(location)).json()["state"] == "running"
 
 
+async def test_a_request_that_a_store_without_its_data_knows_only_from_its_worker_is_running(fleet: Site) -> None:
+    gateway = await fleet.gateway()
+    await (await fleet.transport()).results.start([ref("-", "lost")], "w1", 60.0)
+
+    for wait in ("0", "0.03"):
+        assert (await gateway.get("/v2/requests/lost", params={"wait_s": wait})).json()["state"] == "running"
+
+
 async def test_the_result_outlives_the_gateway_that_accepted_it(fleet: Site) -> None:
     worker = await fleet.worker()
     worker.open.clear()

@@ -297,8 +297,9 @@ class WorkerProcess:
             transport = fleet.transport(self.process)
             await self.clock.resync(transport.results.now)
             context = Context(
-                self.host.name, NAMES, self.clock, transport.bus, transport.results, Patience(), FENCE_TTL, MAX_ATTEMPTS
-            )
+                self.host.name, self.process.name, NAMES, self.clock, transport.bus, transport.results, Patience(), FENCE_TTL,
+                MAX_ATTEMPTS,
+            )  # fmt: skip
             executors: list[Executor] = [SimExecutor(self, f"m_{n}") for n in range(fleet.dice.choice((1, 1, 2)))]
             self.serving = Serving(context, LoadedModel(VERSION, executors, 0.0), 2**20)
             await self.serving.open()

@@ -100,9 +100,9 @@ class Redis:
         self.writable()
         self.fences.confirm(ref, published, self.now())
 
-    def start(self, refs: Sequence[str], ttl: float) -> list[int]:
+    def start(self, refs: Sequence[str], worker: str, ttl: float) -> list[int]:
         self.writable()
-        return [self.fences.start(ref, ttl, self.now()) for ref in refs]
+        return [self.fences.start(ref, worker, ttl, self.now()) for ref in refs]
 
     def look(self, refs: Sequence[str]) -> list[RequestState | None]:
         return [self.fences.look(ref, self.now()) for ref in refs]
@@ -166,7 +166,7 @@ class SimStore:
         await self._call(lambda: self._server.confirm(ref, published))
 
     async def start(self, refs: Sequence[str], worker: str, ttl: float) -> list[int]:
-        return await self._call(lambda: self._server.start(refs, ttl))
+        return await self._call(lambda: self._server.start(refs, worker, ttl))
 
     async def look(self, refs: Sequence[str]) -> list[RequestState | None]:
         return await self._call(lambda: self._server.look(refs))

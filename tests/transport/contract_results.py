@@ -56,7 +56,9 @@ class ResultsContract(ClaimsContract):
     async def test_a_terminal_after_attempts_is_never_an_older_attempt(self, store: Store) -> None:
         ref = new_ref()
         assert await store.start([ref], "w1", 60.0) == [1]
+        assert await store.start([ref], "w1", 60.0) == [1], "a call that is repeated begins nothing"
         assert await store.start([ref], "w2", 60.0) == [2]
+        assert await store.start([ref], "w1", 60.0) == [3], "it came back from another worker"
         assert await store.finish([Answer(ref, b"of attempt 1")]) == [WRITTEN]
         assert await store.finish([Answer(ref, b"of attempt 2")]) == [ALREADY]
 

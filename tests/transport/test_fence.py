@@ -102,13 +102,15 @@ class RedisModel:
         if stream is not None and not stream.over:
             stream.append(**({"ok": "1"} if published else {"lease": 0.0}))
 
-    def start(self, ref: str, ttl: float, now: float) -> int:
+    def start(self, ref: str, worker: str, ttl: float, now: float) -> int:
         stream = self.get(ref, now)
         if stream is not None and stream.over:
             return 0
         stream = stream or self.make(ref, now + ttl)
         stream.expires = max(stream.expires, now + ttl)
-        stream.add((stream.last[0] + 1, 0), worker="w")
+        begun = [entry for entry in stream.entries if "worker" in entry]
+        if not begun or begun[-1]["worker"] != worker:
+            stream.add((stream.last[0] + 1, 0), worker=worker)
         return stream.last[0]
 
     def trim(self, ref: str, now: float) -> None:
@@ -164,9 +166,9 @@ class Claims(RuleBasedStateMachine):
         self.fences.confirm(ref, published, self.now)
         self.model.confirm(ref, published, self.now)
 
-    @rule(ref=REFS, ttl=TTLS)
-    def start(self, ref: str, ttl: float) -> None:
-        assert self.fences.start(ref, ttl, self.now) == self.model.start(ref, ttl, self.now)
+    @rule(ref=REFS, worker=st.sampled_from("uvw"), ttl=TTLS)
+    def start(self, ref: str, worker: str, ttl: float) -> None:
+        assert self.fences.start(ref, worker, ttl, self.now) == self.model.start(ref, worker, ttl, self.now)
 
     @rule(ref=REFS)
     def trim(self, ref: str) -> None:
@@ -224,9 +226,9 @@ class Delivered(RuleBasedStateMachine):
                 state = self.fences.look(answer.ref, self.now)
                 assert state == RequestState("done", b"" if certain else answer.payload)
 
-    @rule(ref=REFS, ttl=TTLS)
-    def start(self, ref: str, ttl: float) -> None:
-        assert self.fences.start(ref, ttl, self.now) == self.model.start(ref, ttl, self.now)
+    @rule(ref=REFS, worker=st.sampled_from("uvw"), ttl=TTLS)
+    def start(self, ref: str, worker: str, ttl: float) -> None:
+        assert self.fences.start(ref, worker, ttl, self.now) == self.model.start(ref, worker, ttl, self.now)
 
     @rule(ref=REFS)
     def trim(self, ref: str) -> None:

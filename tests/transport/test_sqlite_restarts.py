@@ -209,7 +209,8 @@ async def test_claims_and_terminals_are_there_after_a_restart(place: Place) -> N
         "done": ClaimState.DONE,
         "retriable": ClaimState.FRESH,
     }
-    assert await store.start(["running"], "w", 60.0) == [2]
+    assert await store.start(["running"], "w", 60.0) == [1], "it is known who began it"
+    assert await store.start(["running"], "w2", 60.0) == [2]
 
 
 async def test_expired_streams_are_gone_from_the_disk(place: Place) -> None:

@@ -124,13 +124,16 @@ class Bench:
         store = MemoryStore(TransportSettings(), self.server)
         transport = Transport(MemoryBus(self.broker), store, store)
         await transport.open()
+        self.incarnations = 0
         self.caller = Caller(transport)
         await self.caller.open()
 
     def context(self, worker: str = "w", results: Results | None = None) -> Context:
         patience = Patience(first=0.001, longest=0.002)
         store: Results = results or self.store  # type: ignore[assignment]  # Flaky is one
-        return Context(worker, NAMES, self.clock, self.bus, store, patience, 300.0, journal=self.journal)
+        self.incarnations += 1
+        incarnation = str(self.incarnations)
+        return Context(worker, incarnation, NAMES, self.clock, self.bus, store, patience, 300.0, journal=self.journal)
 
     async def serve(
         self,

@@ -315,8 +315,8 @@ async def test_a_model_that_dies_of_everything_buries_few_and_says_so() -> None:
 
 async def begin(b: Bench, name: str, times: int) -> None:
     """Earlier deliveries that came to no end."""
-    for _ in range(times):
-        await b.store.start([name], "gone", 300.0)
+    for number in range(times):
+        await b.store.start([name], f"gone-{number}", 300.0)
 
 
 async def test_what_was_begun_before_runs_alone_on_an_instance_that_would_take_the_worker_with_it() -> None:

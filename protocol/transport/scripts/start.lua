@@ -1,7 +1,8 @@
 -- Begin an attempt for each request: a marker entry <attempt>-0, after which every entry of an older attempt is refused.
+-- What the same worker began last is not begun again.
 --
 -- KEYS: the result stream of each request.
--- ARGV: 1 worker, 2 milliseconds that the stream lives on at least.
+-- ARGV: 1 worker (another name with every start of its process), 2 milliseconds that the stream lives on at least.
 -- Returns for each its attempt, 1 for the first; 0 where the terminal is there already.
 
 local TERMINAL = '18446744073709551615-18446744073709551615'
@@ -17,14 +18,27 @@ local function last_id(key)
   end
 end
 
+local function begun_by(key, attempt)
+  if attempt == 0 then return nil end
+  local id = string.format('%.0f-0', attempt)
+  local found = redis.call('XRANGE', key, id, id)[1]
+  if not found then return nil end
+  for i = 1, #found[2], 2 do
+    if found[2][i] == 'w' then return found[2][i + 1] end
+  end
+end
+
 local attempts = {}
 for i, key in ipairs(KEYS) do
   local last = last_id(key)
   if last == TERMINAL then
     attempts[i] = 0
   else
-    local attempt = tonumber(string.match(last, '^%d+')) + 1
-    redis.call('XADD', key, string.format('%.0f-0', attempt), 'w', worker, 'at', at)
+    local attempt = tonumber(string.match(last, '^%d+'))
+    if begun_by(key, attempt) ~= worker then
+      attempt = attempt + 1
+      redis.call('XADD', key, string.format('%.0f-0', attempt), 'w', worker, 'at', at)
+    end
     if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, ttl) end
     attempts[i] = attempt
   end
