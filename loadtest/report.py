@@ -10,7 +10,8 @@ from loadtest.results import ClosedPoint, Disturbance, Idle, ModelResult, OpenPo
 
 _METHOD = """\
 Written by `make bench` (`python -m loadtest bench`). The method is in loadtest/README.md, the raw numbers are in the JSON file
-beside the plots. Ratios to the limit travel between machines better than rates do.
+beside the plots. Ratios to the limit travel between machines better than rates do. [What profiling found](benchmarks/findings.md)
+is a page of its own.
 """
 _TITLE = {
     "embedded": "embedded: one process",
