@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import redis
 
@@ -74,7 +75,7 @@ async def test_every_request_is_answered_right_and_once(
         work = asyncio.create_task(traffic.run(kill))
         await kill.wait()
         victim = running.workers[0]
-        await asyncio.to_thread(in_mid_batch, tmp_path / f"runs.{victim.working_pid}")
+        await asyncio.to_thread(in_mid_batch, tmp_path, victim.working_pid)
         killed_at = time.monotonic()
         await asyncio.to_thread(victim.kill if whole_machine else victim.kill_worker)
         await work
@@ -95,10 +96,16 @@ async def test_every_request_is_answered_right_and_once(
         wait_for("the lag to reach zero", lambda: sum(w.metric("penstock_worker_lag_records") for w in survivors) == 0)
 
 
-def in_mid_batch(runs: Path) -> None:
-    """Return when a model of this process has just begun a batch: it notes that, and then takes 30 ms."""
-    size = runs.stat().st_size
-    wait_for("a batch of the victim", lambda: runs.stat().st_size > size, pause=0.001)
+def in_mid_batch(folder: Path, worker: int) -> None:
+    """Return when a model of this worker, in a child of it, has just begun a batch: it notes that, and then takes 30 ms."""
+    children = psutil.Process(worker).children(recursive=True)
+    notes = [path for child in children if (path := folder / f"runs.{child.pid}").exists()]
+
+    def noted() -> int:
+        return sum(path.stat().st_size for path in notes)
+
+    before = noted()
+    wait_for("a batch of the victim", lambda: noted() > before, pause=0.001)
 
 
 def one_terminal_each(url: str, names: Names, ids: list[str]) -> None:
