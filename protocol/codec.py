@@ -16,6 +16,7 @@ from typing import Any, Final
 from protocol import v2
 from protocol.errors import Code, CodecError
 from protocol.frames import (
+    HEADS,
     WIRE_VERSION,
     framed,
     join,
@@ -184,7 +185,7 @@ def encode_reply(reply: InferReply) -> bytes:
     return join(head, outputs, _pack_timing(reply.timing))
 
 
-@functools.lru_cache(1024)
+@functools.lru_cache(HEADS)
 def _reply_head(model: str, version: str, *tensors: tuple[str, str, tuple[int, ...], int]) -> bytes:
     """The head of an answer that says nothing but its outputs."""
     heads = [{"name": name, "datatype": kind, "shape": shape, "size": size} for name, kind, shape, size in tensors]

@@ -31,7 +31,7 @@ MAX_RECORD: Final = 16 * 1024 * 1024
 _BIN32: Final = 0xC6
 _ARRAY: Final = 0x90
 """First byte of a msgpack array, plus its length."""
-_HEADS: Final = 1024
+HEADS: Final = 1024
 _HEAD_BYTES: Final = 1024
 """So many heads of at most so many bytes are remembered, in and out."""
 _LENGTH: Final = struct.Struct(">I")
@@ -160,7 +160,7 @@ _PLAIN_REPLY: Final = frozenset({"v", "model_name", "model_version", "outputs"})
 _PLAIN_TENSOR: Final = {"name", "datatype", "shape", "size"}
 
 
-@functools.lru_cache(_HEADS)
+@functools.lru_cache(HEADS)
 def _layout(head: bytes, reply: bool) -> Layout | None:
     """The layout of a head; None for one that says more, or that is wrong: the long way tells what."""
     try:

@@ -164,6 +164,20 @@ class Completions:
             self._on_finished(jobs)
 
 
+async def call_on(put: Callable[[Callable[[], None]], None], function: Callable[[], T]) -> T:
+    """The function's result, or what it raises, from the thread that takes what is `put`."""
+    future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def work() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as exc:
+            future.set_exception(exc)
+
+    put(work)
+    return await asyncio.wrap_future(future)
+
+
 class ThreadExecutor:
     """An `Executor` that is one thread. Loading happens on it too: some frameworks tie a device or a loop to the thread."""
 
@@ -190,16 +204,7 @@ class ThreadExecutor:
 
     async def call(self, function: Callable[[], T]) -> T:
         """Run a function on the instance's thread, behind the work it has."""
-        future: concurrent.futures.Future[T] = concurrent.futures.Future()
-
-        def work() -> None:
-            try:
-                future.set_result(function())
-            except BaseException as exc:
-                future.set_exception(exc)
-
-        self._work.put(work)
-        return await asyncio.wrap_future(future)
+        return await call_on(self._work.put, function)
 
     def deliver_to(self, completions: Completions) -> None:
         """See `Executor.deliver_to`."""

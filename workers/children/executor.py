@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import concurrent.futures
 import queue
 import threading
 import time
@@ -29,7 +28,7 @@ from workers.children.process import Child
 from workers.children.segments import Slots
 from workers.children.spares import Spares
 from workers.children.sticky import is_sticky
-from workers.execution import Completions, Job
+from workers.execution import Completions, Job, call_on
 from workers.placement import Placement
 from workers.repository import ModelVersion
 
@@ -160,16 +159,7 @@ class ChildExecutor:
         return None if child is None else child.pid
 
     async def _call(self, function: Callable[[], object]) -> None:
-        future: concurrent.futures.Future[object] = concurrent.futures.Future()
-
-        def work() -> None:
-            try:
-                future.set_result(function())
-            except BaseException as exc:
-                future.set_exception(exc)
-
-        self._work.put(work)
-        await asyncio.wrap_future(future)
+        await call_on(self._work.put, function)
 
     # --- the thread --------------------------------------------------------------------------------------------------
 
