@@ -16,7 +16,7 @@ import pytest
 from hypothesis import settings
 
 from infra.local.installation import Installation
-from infra.local.kafka import QUICK_JVM, Broker
+from infra.local.kafka import Broker
 from infra.local.prepare import prepare
 from infra.local.redis import RedisServer
 from infra.local.servers import KAFKA_VARIABLE, named_kafka, named_redis
@@ -52,7 +52,7 @@ def kafka_bootstrap(request: pytest.FixtureRequest, tmp_path_factory: pytest.Tem
         yield named
         return
     installed = request.getfixturevalue("kafka_installation")
-    with Broker(tmp_path_factory.mktemp("kafka"), jvm=QUICK_JVM, installed=installed) as broker:
+    with Broker(tmp_path_factory.mktemp("kafka"), installed=installed) as broker:
         yield broker.bootstrap
 
 
@@ -73,7 +73,7 @@ def own_kafka(request: pytest.FixtureRequest, kafka_installation: Installation, 
     Broker properties by `@pytest.mark.parametrize("own_kafka", [{...}], indirect=True)`.
     """
     properties = getattr(request, "param", None)
-    with Broker(tmp_path / "kafka", properties=properties, jvm=QUICK_JVM, installed=kafka_installation) as broker:
+    with Broker(tmp_path / "kafka", properties=properties, installed=kafka_installation) as broker:
         yield broker
 
 

@@ -35,15 +35,12 @@ class Jvm:
 
     Attributes:
         heap: the largest heap, as `-Xmx` takes it. 512m carries the benchmarks; the page cache does the rest.
-        options: further options, such as the garbage collector.
+        options: further options. On one core the second compiler took 18 % of it still after a minute of load, and two thirds in
+            the first seconds; the first alone gives code that is a third slower than the second's and settles at once.
     """
 
     heap: str = "512m"
-    options: tuple[str, ...] = ("-XX:+UseSerialGC",)
-
-
-QUICK_JVM = Jvm(options=("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"))
-"""For tests: a third less CPU until it is up, but code that runs for long is compiled less well. Not for benchmarks."""
+    options: tuple[str, ...] = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 
 def parse_properties(text: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from infra.local.installation import Installation
-from infra.local.kafka import PROFILE, QUICK_JVM, Broker, parse_properties, single_node
+from infra.local.kafka import PROFILE, Broker, parse_properties, single_node
 from protocol.errors import ConfigError, Unavailable
 
 MEBIBYTE = 1 << 20
@@ -127,7 +127,7 @@ async def test_the_callers_properties_go_before_the_profiles(own_kafka: Broker) 
 def test_a_broker_that_cannot_start_says_why(own_kafka: Broker, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="already runs"):
         own_kafka.launch()
-    second = Broker(tmp_path / "second", port=own_kafka.port, jvm=QUICK_JVM)
+    second = Broker(tmp_path / "second", port=own_kafka.port)
 
     with pytest.raises(Unavailable, match=f"port {own_kafka.port}, which is in use"):
         second.start()
@@ -137,7 +137,7 @@ def test_a_broker_that_cannot_start_says_why(own_kafka: Broker, tmp_path: Path) 
 
 @pytest.mark.servers
 def test_a_property_that_kafka_refuses_is_named(kafka_installation: Installation, tmp_path: Path) -> None:
-    broker = Broker(tmp_path, properties={"num.network.threads": "none"}, jvm=QUICK_JVM, installed=kafka_installation)
+    broker = Broker(tmp_path, properties={"num.network.threads": "none"}, installed=kafka_installation)
 
     with pytest.raises(Unavailable, match=r"num\.network\.threads"):
         broker.start()
@@ -148,7 +148,7 @@ def test_a_property_that_kafka_refuses_is_named(kafka_installation: Installation
 def test_every_thread_runs_on_the_cores_it_was_pinned_to(kafka_installation: Installation, tmp_path: Path) -> None:
     cores = sorted(os.sched_getaffinity(0))
 
-    with Broker(tmp_path, jvm=QUICK_JVM, cores=cores[:1], installed=kafka_installation) as broker:
+    with Broker(tmp_path, cores=cores[:1], installed=kafka_installation) as broker:
         assert affinities(broker.pid) == {tuple(cores[:1])}
         broker.pin(cores[-1:])
         assert affinities(broker.pid) == {tuple(cores[-1:])}

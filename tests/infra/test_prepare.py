@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from infra.local.installation import Installation
-from infra.local.kafka import QUICK_JVM, Broker
+from infra.local.kafka import Broker, Jvm
 from infra.local.prepare import train
 
 
@@ -25,7 +25,7 @@ def test_trains_an_archive_that_the_broker_starts_from(untrained: Installation, 
     assert train(untrained)
 
     # `on` instead of the default `auto`: a JVM that cannot use the archive ends instead of going on without.
-    strict = dataclasses.replace(QUICK_JVM, options=(*QUICK_JVM.options, "-Xshare:on"))
+    strict = Jvm(options=(*Jvm.options, "-Xshare:on"))
     with Broker(tmp_path / "kafka", jvm=strict, installed=untrained) as broker:
         assert broker.running
 
@@ -34,5 +34,5 @@ def test_trains_an_archive_that_the_broker_starts_from(untrained: Installation, 
 def test_an_archive_that_java_cannot_read_is_not_in_the_way(untrained: Installation, tmp_path: Path) -> None:
     untrained.archive.write_bytes(b"not an archive")
 
-    with Broker(tmp_path / "kafka", jvm=QUICK_JVM, installed=untrained) as broker:
+    with Broker(tmp_path / "kafka", installed=untrained) as broker:
         assert broker.running

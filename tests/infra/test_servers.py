@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.kafka import QUICK_JVM
 from infra.local.process import free_port
 from infra.local.servers import KAFKA_VARIABLE, REDIS_VARIABLE, named_kafka, named_redis, servers
 from protocol.errors import ConfigError, Unavailable
@@ -47,7 +46,7 @@ def test_named_servers_are_taken_as_they_are(kafka_bootstrap: str, redis_url: st
 @pytest.mark.servers
 @pytest.mark.usefixtures("kafka_installation")
 def test_what_is_not_named_is_started_and_stopped(tmp_path: Path) -> None:
-    with servers(tmp_path, jvm=QUICK_JVM) as started:
+    with servers(tmp_path) as started:
         assert started.broker is not None
         assert started.store is not None
         assert named_kafka({KAFKA_VARIABLE: started.kafka}, timeout=0.0) == started.kafka

@@ -13,7 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.structs import TopicPartition
 
 from infra.local.installation import Installation
-from infra.local.kafka import QUICK_JVM, Broker
+from infra.local.kafka import Broker
 from infra.local.process import free_port
 from protocol.errors import FleetError, TooLarge, Unavailable
 from protocol.frames import MAX_RECORD
@@ -333,7 +333,6 @@ def secured(kafka_installation: Installation, tmp_path: Path) -> Iterator[tuple[
         tmp_path / "secured",
         port=ports["PLAINTEXT"],
         properties=properties,
-        jvm=QUICK_JVM,
         installed=kafka_installation,
     ) as broker:
         yield broker, f"127.0.0.1:{ports['TLS']}", f"127.0.0.1:{ports['LOGIN']}"
