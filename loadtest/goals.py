@@ -12,6 +12,19 @@ Measure = Callable[[Results], float | None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Yardstick:
+    """Another server's figure, by which goals travel from the machine where they were set to the one of a run.
+
+    Attributes:
+        measure: the figure in this run.
+        there: what it was on the machine where the goals were set.
+    """
+
+    measure: Measure
+    there: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Goal:
     """One figure.
 
@@ -20,19 +33,33 @@ class Goal:
         measure: reads it from results; None where it was not measured.
         bound: what it must be.
         at_least: whether `bound` is the smallest or the largest allowed value.
+        yardstick: what else depends on the machine as this figure does.
     """
 
     text: str
     measure: Measure
     bound: float
     at_least: bool = True
+    yardstick: Yardstick | None = None
 
     def met(self, results: Results) -> bool | None:
         """Whether it is reached; None where it was not measured."""
-        value = self.measure(results)
+        return self._reaches(self.measure(results), self.bound)
+
+    def scaled(self, results: Results) -> float | None:
+        """The bound on this run's machine: as many times the yardstick as where the goal was set; None without it."""
+        here = self.yardstick.measure(results) if self.yardstick else None
+        return self.bound * here / self.yardstick.there if self.yardstick and here else None
+
+    def met_here(self, results: Results) -> bool | None:
+        """Whether the scaled bound is reached; None where that cannot be said."""
+        bound = self.scaled(results)
+        return None if bound is None else self._reaches(self.measure(results), bound)
+
+    def _reaches(self, value: float | None, bound: float) -> bool | None:
         if value is None:
             return None
-        return value >= self.bound if self.at_least else value <= self.bound
+        return value >= bound if self.at_least else value <= bound
 
 
 def _best_rate(server: str, model: str) -> Measure:
@@ -91,19 +118,30 @@ def _against(rival: str) -> Measure:
     return measure
 
 
+_RATE: Final = Yardstick(_best_rate("triton", "addsub-python"), 11_100)
+_TURN: Final = Yardstick(_at("triton", "addsub-python", 1, _p50), 0.22)
+"""Triton with its Python backend, add/sub: its best rate per second, and its p50 with one caller in ms."""
+
 GOALS: Final = (
-    Goal("embedded: add/sub, best rate per second", _best_rate("embedded", "addsub"), 8000),
+    Goal("embedded: add/sub, best rate per second", _best_rate("embedded", "addsub"), 8000, yardstick=_RATE),
     Goal("embedded: add/sub, best rate as a multiple of Triton's", _against("triton"), 1),
-    Goal("embedded: add/sub, p50 with one caller, ms", _at("embedded", "addsub", 1, _p50), 0.6, at_least=False),
+    Goal(
+        "embedded: add/sub, p50 with one caller, ms", _at("embedded", "addsub", 1, _p50), 0.6,
+        at_least=False, yardstick=_TURN,
+    ),
     Goal("embedded: encoder, share of the limit", _share("embedded", "encoder"), 0.96),
     Goal("embedded: mlp, share of the limit", _share("embedded", "mlp"), 0.60),
     Goal("embedded: first answer, s", _first_answer, 1.0, at_least=False),
-    Goal("fleet: add/sub at 256 callers, per second", _at("fleet", "addsub", 256, _rate), 5000),
-    Goal("fleet: add/sub at 32 callers, per second", _at("fleet", "addsub", 32, _rate), 3000),
-    Goal("fleet: add/sub, p50 with one caller, ms", _at("fleet", "addsub", 1, _p50), 2.5, at_least=False),
-    Goal("fleet: add/sub, p99 with one caller, ms", _at("fleet", "addsub", 1, _p99), 20, at_least=False),
+    Goal("fleet: add/sub at 256 callers, per second", _at("fleet", "addsub", 256, _rate), 5000, yardstick=_RATE),
+    Goal("fleet: add/sub at 32 callers, per second", _at("fleet", "addsub", 32, _rate), 3000, yardstick=_RATE),
+    Goal(
+        "fleet: add/sub, p50 with one caller, ms", _at("fleet", "addsub", 1, _p50), 2.5, at_least=False, yardstick=_TURN
+    ),
+    Goal(
+        "fleet: add/sub, p99 with one caller, ms", _at("fleet", "addsub", 1, _p99), 20, at_least=False, yardstick=_TURN
+    ),
     Goal("fleet: add/sub, mean batch at 256 callers", _at("fleet", "addsub", 256, lambda point: point.batch), 16),
     Goal("fleet: encoder, share of the limit", _share("fleet", "encoder"), 0.92),
     Goal("fleet: mlp, share of the limit", _share("fleet", "mlp"), 0.40),
-)
+)  # fmt: skip
 """Every promised figure; servers all on one core."""

@@ -45,5 +45,21 @@ def test_what_was_not_measured_is_neither_reached_nor_missed() -> None:
 
 def test_the_report_says_yes_or_no() -> None:
     text = report.markdown(results(8500, 0.7))
-    assert "| embedded: add/sub, best rate per second | ≥ 8,000 | 8,500 | yes |" in text
-    assert "| embedded: add/sub, p50 with one caller, ms | ≤ 0.60 | 0.70 | NO |" in text
+    assert "| embedded: add/sub, best rate per second | ≥ 8,000 | 8,500 | yes | - | - |" in text
+    assert "| embedded: add/sub, p50 with one caller, ms | ≤ 0.60 | 0.70 | NO | - | - |" in text
+
+
+@pytest.mark.parametrize(("rate", "met"), [(3700.0, True), (3500.0, False)])
+def test_a_goal_travels_by_what_triton_does_in_the_same_run(rate: float, met: bool) -> None:
+    ran = results(rate, 1.2)
+    rival = ModelResult([ClosedPoint(1, 1.0, 5_000.0, {"p50": 0.44, "p99": 1.0})], [])
+    ran.servers["triton"] = ServerResult(1.0, {}, {"addsub-python": rival})
+    best, alone = goal("embedded: add/sub, best rate per second"), goal("embedded: add/sub, p50")
+    assert best.scaled(ran) == pytest.approx(8000 * 5000 / 11_100)
+    assert best.met_here(ran) is met
+    assert (alone.scaled(ran), alone.met(ran), alone.met_here(ran)) == (pytest.approx(1.2), False, True)
+
+
+def test_without_the_other_server_a_goal_does_not_travel() -> None:
+    ran = results(8500, 0.7)
+    assert all(goal.scaled(ran) is None and goal.met_here(ran) is None for goal in GOALS)
