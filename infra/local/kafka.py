@@ -1,4 +1,4 @@
-"""A single-node Kafka broker (KRaft, both roles in one process) on this machine.
+"""A Kafka broker (KRaft, both roles in one process) on this machine, by itself or one of several (`cluster`).
 
 Invariant: the settings are infra/kafka.properties, then what this machine decides (addresses, folders), then the caller's.
 """
@@ -11,6 +11,7 @@ import subprocess
 import uuid
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Final
 
 from infra.local import installation, jars, probes
 from infra.local.installation import Installation
@@ -43,6 +44,10 @@ class Jvm:
     options: tuple[str, ...] = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 
+LONG_RUNNING: Final = Jvm(options=("-XX:+UseSerialGC",))
+"""With both compilers, for a broker that is given a minute or two of load before it counts."""
+
+
 def parse_properties(text: str) -> dict[str, str]:
     """The settings of a Java properties file; plain `key=value` lines and `#` comments, nothing fancier."""
     lines = (line.strip() for line in text.splitlines())
@@ -64,10 +69,19 @@ def single_node(port: int, controller_port: int, log_folder: Path) -> dict[str, 
     }
 
 
+def new_cluster_id() -> str:
+    """What Kafka takes for the name of a cluster."""
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+
+
 class Broker(LocalServer):
     """A broker whose topics are in `data`; on free ports unless `port` names one.
 
     `properties` overrides and adds; a listener for TLS or SASL goes in beside the plain one, which readiness asks.
+
+    Attributes:
+        cluster_id: brokers of one cluster are given the same before they start.
+        controller_port: where the controllers of a cluster find each other.
     """
 
     name = "Kafka"
@@ -87,7 +101,8 @@ class Broker(LocalServer):
         self.jvm = jvm or Jvm()
         self.port = port or free_port(HOST)
         self._port_named = port is not None
-        self._controller_port = free_port(HOST)
+        self.controller_port = free_port(HOST)
+        self.cluster_id = new_cluster_id()
         self._installed = installed
 
     @property
@@ -107,19 +122,19 @@ class Broker(LocalServer):
 
     def ports(self) -> tuple[int, ...]:
         """The ports of both listeners."""
-        return (self.port, self._controller_port)
+        return (self.port, self.controller_port)
 
     def choose_ports(self) -> bool:
         """Other free ports, unless the caller named one."""
         if not self._port_named:
-            self.port, self._controller_port = free_port(HOST), free_port(HOST)
+            self.port, self.controller_port = free_port(HOST), free_port(HOST)
         return not self._port_named
 
     def command(self) -> list[str]:
         """Writes server.properties and, for a new folder, formats its storage."""
         log_folder = self.data / "log"
         settings = parse_properties(PROFILE.read_text())
-        settings |= single_node(self.port, self._controller_port, log_folder) | self.properties
+        settings |= single_node(self.port, self.controller_port, log_folder) | self.properties
         file = self.data / "server.properties"
         file.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
         if not (log_folder / "meta.properties").exists():
@@ -143,8 +158,8 @@ class Broker(LocalServer):
         return [str(self._installed.java.program), *options, "-cp", self._installed.class_path]
 
     def _format(self, properties: Path) -> None:
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        command = [*self._java(), "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(properties)]
+        identity = f"--cluster-id={self.cluster_id}"
+        command = [*self._java(), "kafka.tools.StorageTool", "format", identity, "-c", str(properties)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=self.ready_timeout, check=False)
         if done.returncode != 0:
             last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Iterator
+from typing import BinaryIO
 
 CLIENT_ID = b"penstock"
 METADATA_API = 3
@@ -55,6 +57,32 @@ def redis_answers(host: str, port: int, timeout: float = 1.0) -> bool:
             return redis_ready(_exactly(connection, 5))
     except OSError:
         return False
+
+
+def redis_words(host: str, port: int, *command: str, timeout: float = 2.0) -> list[str]:
+    """The words of Redis' answer to a command, in order and without its structure.
+
+    Raises:
+        OSError: nobody answers, or with an error.
+    """
+    sent = b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in (part.encode() for part in command))
+    with socket.create_connection((host, port), timeout) as connection:
+        connection.sendall(b"*%d\r\n" % len(command) + sent)
+        return list(_words(connection.makefile("rb")))
+
+
+def _words(stream: BinaryIO) -> Iterator[str]:
+    """One RESP2 answer, flattened."""
+    kind, line = stream.read(1), stream.readline().rstrip(b"\r\n")
+    if kind == b"*":
+        for _ in range(int(line)):
+            yield from _words(stream)
+    elif kind == b"$" and int(line) >= 0:
+        yield stream.read(int(line) + 2)[:-2].decode(errors="replace")
+    elif kind in (b"+", b":"):
+        yield line.decode(errors="replace")
+    elif kind != b"$":
+        raise ConnectionError(f"Redis answered {line.decode(errors='replace') or 'nothing'}")
 
 
 def listens(host: str, port: int, timeout: float = 1.0) -> bool:
