@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import statistics
 import subprocess
@@ -19,7 +20,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
-from loadtest import direct, disturbance, machine, models, payloads, systems, wrk
+from loadtest import direct, disturbance, machine, models, payloads, safety, systems, warming, wrk
 from loadtest.connections import HttpTarget
 from loadtest.payloads import Pool
 from loadtest.processes import cores, on_core
@@ -33,7 +34,10 @@ Start = Callable[[Path, int | None, str, Pool], AbstractContextManager[System]]
 IDLE_SETTLE: Final = 10.0
 """Seconds that freshly loaded models get to come to rest."""
 IDLE_FOR: Final = 10.0
-SYSTEMS: Final[dict[str, Start]] = {"embedded": systems.embedded, "fleet": systems.fleet}
+SYSTEMS: Final[dict[str, Start]] = {
+    "embedded": systems.embedded,
+    "fleet": functools.partial(systems.fleet, long_running=True),
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ class Plan:
         models: names of `models.MODELS`.
         systems: names of `SYSTEMS`.
         warmup_s: load on each model before anything counts.
-        broker_warmup_s: load on a fresh broker before anything counts, half of it by one caller and half by 32.
+        broker_warmup_s: load on a fresh broker before anything counts, at most: it ends when the broker has become no faster.
         callers: closed-loop points; "fleet" also gets `many`.
         many: the fleet's largest number of callers.
         closed_s: length of a closed-loop point.
@@ -56,13 +60,14 @@ class Plan:
         idle: how many idle models to load on the fleet; 0 for none.
         soak_s: length of the soak at half the best rate; 0 for none.
         disturbances: how often each is caused (`disturbance`); 0 for never.
+        safety_s: CPU seconds for each row of `safety`; 0 for none.
         rivals: names of other V2 servers and the commands that start them (`systems.rival`); they get the portable models.
     """
 
     models: tuple[str, ...] = tuple(name for name, model in models.MODELS.items() if not model.portable)
     systems: tuple[str, ...] = tuple(SYSTEMS)
     warmup_s: float = 3.0
-    broker_warmup_s: float = 48.0
+    broker_warmup_s: float = 180.0
     callers: tuple[int, ...] = (1, 4, 16, 32, 64)
     many: int = 256
     closed_s: float = 3.0
@@ -74,13 +79,14 @@ class Plan:
     idle: int = 100
     soak_s: float = 0.0
     disturbances: int = 3
+    safety_s: float = 2.0
     rivals: tuple[tuple[str, str], ...] = ()
 
 
 QUICK: Final = Plan(
     models=("addsub", "mlp"),
     warmup_s=1.0,
-    broker_warmup_s=4.0,
+    broker_warmup_s=12.0,
     callers=(1, 32),
     closed_s=2.0,
     shares=(0.5,),
@@ -90,6 +96,7 @@ QUICK: Final = Plan(
     starts=1,
     idle=0,
     disturbances=0,
+    safety_s=0,
 )
 """About a minute: enough to see a regression, too short to publish."""
 
@@ -128,6 +135,9 @@ class Bench:
                 self._measure_rival(name, command)
             if self._plan.idle and "fleet" in self._plan.systems:
                 self._measure_idle(self._plan.idle)
+            if self._plan.safety_s:
+                with on_core(self._server_core):
+                    self.results.safety.extend(safety.measure(self._folder, self._plan.safety_s))
         if self._plan.disturbances and "fleet" in self._plan.systems:
             self.results.disturbances.extend(disturbance.measure(self._folder, self._plan.disturbances, self._say))
 
@@ -137,7 +147,10 @@ class Bench:
         with SYSTEMS[name](self._repository, self._server_core, first, self._pools[first]) as system:
             server.memory_mib["all models loaded"] = system.memory_mib()
             if system.kafka:
-                self._warm_broker(system, first)
+                costs = warming.warm(system, first, self._pools[first], self._load_core, self._plan.broker_warmup_s)
+                self._say(
+                    f"broker warmed: its CPU per call, in the gateway's: {', '.join(f'{cost:.2f}' for cost in costs)}"
+                )
             for model in self._plan.models:
                 if models.MODELS[model].has_limit:
                     self._measure_limit(model)
@@ -182,12 +195,6 @@ class Bench:
         for size, rate in json.loads(done.stdout).items():
             known[int(size)] = max(rate, known.get(int(size), 0.0))
         self._say(f"limit: {model}: {max(known.values()):,.0f} rows/s")
-
-    def _warm_broker(self, system: System, model: str) -> None:
-        """A JVM compiles what it does often: until some ten thousand calls, one costs Kafka two to five times the CPU."""
-        seconds = self._plan.broker_warmup_s / 4
-        for callers in (32, 1, 32, 1):
-            wrk.run(system.address(model), self._pools[model], callers=callers, seconds=seconds, core=self._load_core)
 
     def _measure_model(self, system: System, model: str) -> ModelResult:
         address, pool, core = system.address(model), self._pools[model], self._load_core

@@ -1,9 +1,10 @@
-"""The command line: `python -m loadtest run|closed|direct|models|bench|report`."""
+"""The command line: `python -m loadtest run|closed|direct|safety|models|bench|report`."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -120,6 +121,16 @@ def direct_(repository: Path, model: str, duration: float, sizes: tuple[int, ...
     click.echo(json.dumps(rows) if as_json else report.table(("batch size", "rows/s"), rows.items()))
 
 
+@main.command()
+@click.option("--duration", "-d", default=2.0, help="Seconds of CPU time per row.")
+def safety(duration: float) -> None:
+    """What the journal, heartbeats and child processes cost, in CPU time."""
+    from loadtest.safety import measure
+
+    with tempfile.TemporaryDirectory(prefix="penstock-safety-") as folder:
+        click.echo(report.safety_table(measure(Path(folder), duration)))
+
+
 @main.command(name="models")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.argument("names", nargs=-1, type=click.Choice(list(models.MODELS)))
@@ -151,7 +162,7 @@ def bench(
 ) -> None:
     """The whole benchmark: the model called directly, the one-process fleet, and the fleet on Kafka and Redis.
 
-    Servers are pinned to one core and the load to another. Takes less than ten minutes without --soak.
+    Servers are pinned to one core and the load to another. Takes about twelve minutes without --soak.
     """
     from loadtest.bench import QUICK, Bench, Plan
 

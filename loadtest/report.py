@@ -6,7 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from loadtest.goals import GOALS, Goal
-from loadtest.results import ClosedPoint, Disturbance, Idle, ModelResult, OpenPoint, Results, ServerResult, Soak
+from loadtest.results import (
+    ClosedPoint,
+    Disturbance,
+    Idle,
+    ModelResult,
+    OpenPoint,
+    Results,
+    SafetyCost,
+    ServerResult,
+    Soak,
+)
 
 _METHOD = """\
 Written by `make bench` (`python -m loadtest bench`). The method is in loadtest/README.md, the raw numbers are in the JSON file
@@ -66,6 +76,8 @@ def markdown(results: Results, pictures: Sequence[str] = ()) -> str:
         parts += ["## Idle models\n", *map(_idle, results.idle)]
     if results.disturbances:
         parts += ["## Beside a load or a join\n", _disturbances(results.disturbances)]
+    if results.safety:
+        parts += ["## What safety costs\n", safety_table(results.safety)]
     if results.soaks:
         parts += ["## Steady memory\n", *map(_soak, results.soaks)]
     return "\n".join(parts)
@@ -209,6 +221,17 @@ def _disturbances(found: Sequence[Disturbance]) -> str:
         f"Callers of add/sub at {cell(found[0].rate)}/s on the fleet, nothing pinned; each time a fleet of its own.\n\n"
     )
     return title + table(columns, rows)
+
+
+def safety_table(costs: Sequence[SafetyCost]) -> str:
+    """CPU time by part, process and, where there is a batch, request."""
+    columns = ("CPU time, µs", "requests in the batch", "process", "each time", "per request")
+    rows = [
+        (cost.what, cost.size or None, process, spent, spent / cost.size if cost.size else None)
+        for cost in costs
+        for process, spent in cost.cpu_us.items()
+    ]
+    return table(columns, rows)
 
 
 def _soak(soak: Soak) -> str:

@@ -137,6 +137,21 @@ class Disturbance:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class SafetyCost:
+    """What one part of the fleet's safety costs.
+
+    Attributes:
+        what: the part.
+        size: requests in the batch that it was measured with; 0 where it does not come with a batch.
+        cpu_us: CPU microseconds each time, by process.
+    """
+
+    what: str
+    size: int
+    cpu_us: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Results:
     """One run of the whole benchmark.
 
@@ -152,6 +167,7 @@ class Results:
     soaks: list[Soak] = dataclasses.field(default_factory=list)
     idle: list[Idle] = dataclasses.field(default_factory=list)
     disturbances: list[Disturbance] = dataclasses.field(default_factory=list)
+    safety: list[SafetyCost] = dataclasses.field(default_factory=list)
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
@@ -170,6 +186,7 @@ class Results:
             soaks=[Soak(**{**soak, "point": _open(soak["point"])}) for soak in data["soaks"]],
             idle=[Idle(**idle) for idle in data["idle"]],
             disturbances=[Disturbance(**found) for found in data.get("disturbances", ())],
+            safety=[SafetyCost(**cost) for cost in data.get("safety", ())],
         )
 
 

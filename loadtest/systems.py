@@ -88,14 +88,26 @@ def embedded(repository: Path, core: int | None, model: str, pool: Pool) -> Iter
 
 @contextlib.contextmanager
 def fleet(
-    repository: Path, core: int | None, model: str, pool: Pool, worker_options: Sequence[str] = ()
+    repository: Path,
+    core: int | None,
+    model: str,
+    pool: Pool,
+    worker_options: Sequence[str] = (),
+    *,
+    long_running: bool = False,
 ) -> Iterator[System]:
-    """A gateway and a worker on a real broker and a real Redis, once they have answered rightly; started in this order."""
+    """A gateway and a worker on a real broker and a real Redis, once they have answered rightly; started in this order.
+
+    A `long_running` broker compiles what it does often as one in production has: slow for its first minutes, fast afterwards.
+    """
+    from infra.local.kafka import LONG_RUNNING
     from infra.local.servers import servers
 
     with contextlib.ExitStack() as stack:
         data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-bench-")))
-        backing = stack.enter_context(servers(data, cores=None if core is None else [core]))
+        backing = stack.enter_context(
+            servers(data, jvm=LONG_RUNNING if long_running else None, cores=None if core is None else [core])
+        )
         prefix = f"bench-{secrets.token_hex(4)}"  # the environment may have named servers that others use too
         transport = ["--kafka", backing.kafka, "--redis", backing.redis, "--prefix", prefix]
         port = free_port()

@@ -1,0 +1,41 @@
+"""Load on a fresh broker until it has become no faster.
+
+A JVM compiles what it does often: for its first minutes a call costs Kafka two to five times the CPU, and most of that is the
+compiler's. Kafka's time is taken as a multiple of the gateway's, which changes with the machine's speed only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from loadtest import wrk
+from loadtest.payloads import Pool
+from loadtest.systems import System
+
+ROUND: Final = 12.0
+"""Seconds; half of them by 32 callers, half by one."""
+NO_BETTER: Final = 0.95
+"""Two rounds that cost no less than this share of the best before them end it."""
+
+
+def warm(system: System, model: str, pool: Pool, load_core: int | None, seconds: float) -> list[float]:
+    """Rounds until the broker has settled, for `seconds` at most; what a call of one caller cost it in each."""
+    costs: list[float] = []
+    while len(costs) < int(seconds / ROUND) and not settled(costs):
+        costs.append(_round(system, model, pool, load_core))
+    return costs
+
+
+def settled(costs: Sequence[float]) -> bool:
+    """Whether the last two rounds were no better than those before."""
+    return len(costs) > 2 and min(costs[-2:]) >= NO_BETTER * min(costs[:-2])
+
+
+def _round(system: System, model: str, pool: Pool, load_core: int | None) -> float:
+    address = system.address(model)
+    wrk.run(address, pool, callers=32, seconds=ROUND / 2, core=load_core)
+    with system.meter.window() as spent:
+        wrk.run(address, pool, callers=1, seconds=ROUND / 2, core=load_core)
+    return spent["kafka"] / spent["gateway"] if spent.get("kafka") else math.inf
