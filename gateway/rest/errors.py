@@ -37,7 +37,7 @@ def error_body(message: str) -> bytes:
 
 def error_headers(error: FleetError) -> list[tuple[str, str]]:
     """What a caller should know besides status and message."""
-    headers: list[tuple[str, str]] = []
+    headers = [("penstock-error", error.code.value)]  # 500 alone does not tell a model that failed from a fault of ours
     seconds = error.retry_after if error.retry_after is not None else _RETRY_AFTER.get(error.code)
     if seconds is not None:
         headers.append(("retry-after", str(max(1, math.ceil(seconds)))))

@@ -20,6 +20,8 @@ _CODES: Final[dict[int, Code]] = {
     422: Code.KEY_REUSED, 429: Code.EXHAUSTED, 499: Code.CANCELLED, 501: Code.UNSUPPORTED, 503: Code.UNAVAILABLE,
     504: Code.DEADLINE_EXCEEDED,
 }  # fmt: skip
+"""Of answers that name no code: a proxy's, or another server's."""
+_NAMES: Final = frozenset(Code)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ def check(status: int, headers: Mapping[str, str], body: bytes) -> None:
     """Raise what the gateway said, if it said no.
 
     Raises:
-        FleetError: with the code of the status and the gateway's text.
+        FleetError: with the code that the gateway names, else that of the status, and the gateway's text.
     """
     if status < 400:
         return
@@ -127,7 +129,9 @@ def check(status: int, headers: Mapping[str, str], body: bytes) -> None:
         message = body[:500].decode(errors="replace") or f"HTTP status {status}"
     after = headers.get("retry-after", "")
     retry_after = float(after) if after.replace(".", "", 1).isdigit() else None
-    raise FleetError(message, code=_CODES.get(status, Code.INTERNAL), retry_after=retry_after)
+    named = headers.get("penstock-error", "")
+    code = Code(named) if named in _NAMES else _CODES.get(status, Code.INTERNAL)
+    raise FleetError(message, code=code, retry_after=retry_after)
 
 
 def result(headers: Mapping[str, str], body: bytes) -> InferResult:

@@ -49,10 +49,13 @@ def test_every_code_has_a_status() -> None:
 
 
 def test_callers_are_told_when_to_come_back_and_what_to_send() -> None:
-    assert error_headers(Exhausted("x", retry_after=2.2)) == [("retry-after", "3")]
-    assert error_headers(Unavailable("x")) == [("retry-after", "1")]
-    assert error_headers(FleetError("x", code=Code.UNAUTHENTICATED)) == [
-        ("www-authenticate", 'Bearer realm="penstock"')
-    ]
-    assert error_headers(Unsupported("Unsupported compression type 'br'")) == [("accept-encoding", "gzip, deflate")]
-    assert error_headers(FleetError("x")) == []
+    def told(error: FleetError) -> list[tuple[str, str]]:
+        code, *rest = error_headers(error)
+        assert code == ("penstock-error", error.code)
+        return rest
+
+    assert told(Exhausted("x", retry_after=2.2)) == [("retry-after", "3")]
+    assert told(Unavailable("x")) == [("retry-after", "1")]
+    assert told(FleetError("x", code=Code.UNAUTHENTICATED)) == [("www-authenticate", 'Bearer realm="penstock"')]
+    assert told(Unsupported("Unsupported compression type 'br'")) == [("accept-encoding", "gzip, deflate")]
+    assert told(FleetError("x")) == []

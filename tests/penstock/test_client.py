@@ -54,6 +54,14 @@ def test_an_error_has_the_gateways_words_and_code(status: int, code: Code) -> No
     assert (caught.value.code, caught.value.retry_after) == (code, 2.0)
 
 
+@pytest.mark.parametrize(("named", "code"), [("MODEL_FAILED", Code.MODEL_FAILED), ("NO_SUCH_CODE", Code.INTERNAL)])
+def test_a_code_that_the_gateway_names_is_more_exact_than_the_status(named: str, code: Code) -> None:
+    with pytest.raises(FleetError) as caught:
+        requests.check(500, {"penstock-error": named}, orjson.dumps({"error": "the model raised"}))
+
+    assert caught.value.code is code
+
+
 def test_an_answer_of_something_else_is_said_to_be_one() -> None:
     with pytest.raises(CodecError, match="not a V2 response"):
         requests.result({}, b"<html>")
