@@ -4,8 +4,8 @@ It starts the worker, relays its heartbeats to the store even while the worker i
 dies, and sends Kafka LeaveGroup for the dead: for its own worker at once, for another's after its silence (`peers`).
 
 Invariants: the worker's id, and so its static membership, stays the same over restarts; while the worker process lives, its newest
-heartbeat is repeated with a new time; the dead member is removed before its successor starts, which would be taken for it; a
-worker that ends with exit code 0 or 2 (told to stop, wrongly set up) is not started again.
+heartbeat is repeated with a new time, until it was silent for too long and is killed; the dead member is removed before its successor
+starts, which would be taken for it; a worker that ends with exit code 0 or 2 (told to stop, wrongly set up) is not started again.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ from workers.settings import WorkerSettings, made_up_id, to_environment
 BEAT_INTERVAL: Final = 0.5
 CALL_TIMEOUT: Final = 2.0
 """Seconds for one call of the store or the broker; a slower one is as good as none."""
+WEDGED_AFTER: Final = 240
+"""Beats of the supervisor without one of the worker, two minutes, after which a worker that lives is killed: its partitions are others'
+long since, and by itself it will not come back. Counted, not timed, so that a machine that stood still kills nobody."""
 KILL_AFTER: Final = 10.0
 """Seconds after the drain grace in which a worker must have ended by itself."""
 NO_RESTART: Final = frozenset({0, 2})
@@ -74,6 +77,7 @@ class Supervisor:
         self._legacy: Legacy
         self._peers = Peers(worker)
         self._beat: Heartbeat | None = None
+        self._missed = 0
         self._process: asyncio.subprocess.Process | None = None
         self._asked = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -198,6 +202,7 @@ class Supervisor:
             transport.close()
 
     def _take(self, frame: bytes) -> None:
+        self._missed = 0
         try:
             self._beat = decode_heartbeat(frame)
         except CodecError as exc:
@@ -209,6 +214,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
+            self._judge()
             try:
                 async with asyncio.timeout(CALL_TIMEOUT):
                     await self._beat_once(loop.time())
@@ -220,6 +226,14 @@ class Supervisor:
                 log.error("no heartbeat could be written or read", exc_info=exc)
             due = max(due + BEAT_INTERVAL, loop.time())
             await asyncio.sleep(due - loop.time())
+
+    def _judge(self) -> None:
+        """Kill a worker that has beaten once and no more: stopped, or deadlocked."""
+        self._missed = self._missed + 1 if self._beat is not None and self.pid is not None else 0
+        if self._missed > WEDGED_AFTER:
+            self._missed = 0
+            log.error("the worker lives and says nothing; it is killed", worker=self._worker, pid=self.pid)
+            self._signal(signal.SIGKILL)
 
     async def _beat_once(self, now: float) -> None:
         transport, beat = self._transport, self._beat

@@ -7,6 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
+import workers.supervisor
 from protocol.messages import Heartbeat, ModelLoad, ModelState
 from protocol.transport import Transport
 from protocol.transport.broker import MemoryBroker
@@ -25,7 +28,7 @@ fd, worker = int(os.environ["PENSTOCK_HEARTBEAT_FD"]), os.environ["PENSTOCK_WORK
 open({log!r}, "a").write(f"{{os.getpid()}}\\n")
 signal.signal(signal.SIGTERM, lambda *_: sys.exit({code}))
 beat = Heartbeat(worker, str(os.getpid()), "host", os.getpid(), 1.0, (ModelLoad("m", "1", ModelState.READY),), {{"topic": "x"}})
-os.write(fd, frame(encode_heartbeat(beat)))
+{speak}os.write(fd, frame(encode_heartbeat(beat)))
 {then}
 """
 FOREVER = "while True: signal.pause()"
@@ -47,10 +50,14 @@ class Group:
 class Rig:
     """A supervisor on a memory transport, and what it did."""
 
-    def __init__(self, folder: Path, then: str = FOREVER, code: int = 0, grace: float = 5.0) -> None:
+    def __init__(
+        self, folder: Path, then: str = FOREVER, code: int = 0, grace: float = 5.0, *, speaks: bool = True
+    ) -> None:
         self.log = folder / "starts"
         self.log.touch()
-        script = CHILD.format(root=str(Path(__file__).parents[2]), log=str(self.log), code=code, then=then)
+        script = CHILD.format(
+            root=str(Path(__file__).parents[2]), log=str(self.log), code=code, then=then, speak="" if speaks else "# "
+        )
         self.server = MemoryServer()
         store = MemoryStore(TransportSettings(), self.server)
         self.transport = Transport(MemoryBus(MemoryBroker()), store, store)
@@ -140,6 +147,28 @@ async def test_a_worker_that_does_not_end_is_killed(tmp_path: Path) -> None:
         await until(lambda: rig.beat is not None)
         rig.supervisor.stop()
         assert await task == -9
+
+
+async def test_a_worker_that_lives_and_says_nothing_is_killed_and_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers.supervisor, "WEDGED_AFTER", 2)
+    rig = Rig(tmp_path)
+    async with running(rig):
+        await until(lambda: len(rig.starts) == 2, "a second start")
+
+
+async def test_a_worker_that_has_not_beaten_yet_may_take_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers.supervisor, "WEDGED_AFTER", 0)
+    rig = Rig(tmp_path, then=FOREVER, speaks=False)
+    async with running(rig):
+        await until(lambda: rig.starts != [])
+        pid = rig.supervisor.pid
+        for _ in range(3):
+            rig.supervisor._judge()
+        assert rig.supervisor.pid == pid is not None
 
 
 async def test_what_is_no_heartbeat_is_passed_over(tmp_path: Path) -> None:
