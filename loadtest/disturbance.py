@@ -59,6 +59,7 @@ def _acts(folder: Path, repository: Path, system: System, stack: contextlib.Exit
         stack.callback(ServerProcess(line, None).stop)
         time.sleep(SECONDS - 1)
 
+    yield "nothing: what the machine does by itself", lambda: None
     yield "loading a model of the same framework (mlp-half, 17 MB)", lambda: load("mlp-half")
     yield "loading a model of a framework that was not imported yet (encoder, torch)", lambda: load("encoder")
     yield "a second worker that joins", join
