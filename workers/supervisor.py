@@ -4,8 +4,9 @@ It starts the worker, relays its heartbeats to the store even while the worker i
 dies, and sends Kafka LeaveGroup for the dead: for its own worker at once, for another's after its silence (`peers`).
 
 Invariants: the worker's id, and so its static membership, stays the same over restarts; while the worker process lives, its newest
-heartbeat is repeated with a new time, until it was silent for too long and is killed; the dead member is removed before its successor
-starts, which would be taken for it; a worker that ends with exit code 0 or 2 (told to stop, wrongly set up) is not started again.
+heartbeat is repeated with a new time, until it was silent for too long and is killed; the dead member is removed before its
+successor starts, which would be taken for it; a worker that ends with exit code 0 or 2 (told to stop, wrongly set up) is not
+started again.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ BEAT_INTERVAL: Final = 0.5
 CALL_TIMEOUT: Final = 2.0
 """Seconds for one call of the store or the broker; a slower one is as good as none."""
 WEDGED_AFTER: Final = 240
-"""Beats of the supervisor without one of the worker, two minutes, after which a worker that lives is killed: its partitions are others'
-long since, and by itself it will not come back. Counted, not timed, so that a machine that stood still kills nobody."""
+"""Beats of the supervisor without one of the worker, two minutes, after which a worker that lives is killed: its partitions are
+others' long since, and by itself it will not come back. Counted, not timed, so that a machine that stood still kills nobody."""
 KILL_AFTER: Final = 10.0
 """Seconds after the drain grace in which a worker must have ended by itself."""
 NO_RESTART: Final = frozenset({0, 2})
