@@ -51,7 +51,7 @@ log_options = options(
 
 address_options = options(
     option("--kafka", default="", metavar="HOST:PORT[,…]", help="Bootstrap servers of the broker."),
-    option("--redis", default="", metavar="URL", help="The result store: redis://, rediss:// or unix://."),
+    option("--redis", default="", metavar="URL", help="The result store: redis://, rediss:// or unix://; redis+sentinel://HOST:26379,HOST:26379/NAME/0 with Sentinels."),  # noqa: E501
 )  # fmt: skip
 
 connection_options = options(

@@ -15,7 +15,8 @@ import tenacity
 from redis.exceptions import RedisError
 
 from protocol.errors import Unavailable
-from protocol.transport.redis_connection import Address, Argument, Connection, ConnectionLost, Reply, code, pack, told
+from protocol.transport.redis_address import Address
+from protocol.transport.redis_connection import Argument, Connection, ConnectionLost, Reply, code, pack, told
 
 log = logging.getLogger(__name__)
 

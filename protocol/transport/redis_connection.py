@@ -13,18 +13,15 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import dataclasses
-import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-from redis.asyncio.connection import AbstractConnection, SSLConnection, UnixDomainSocketConnection, parse_url
-from redis.asyncio.connection import Connection as TcpConnection
+from redis.asyncio.connection import AbstractConnection
 from redis.connection import HiredisRespSerializer
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
-from protocol.errors import ConfigError
+from protocol.transport.redis_address import Address
+from protocol.transport.redis_sentinel import Asking
 
 Argument = str | bytes | int
 Reply = Any
@@ -32,19 +29,10 @@ Reply = Any
 
 _PACKER: Final[Any] = HiredisRespSerializer()
 """redis-py's own; its asyncio connections pack in Python, which for 32 answers takes three times the rest."""
-_OURS: Final[dict[str, Any]] = {
-    "protocol": 2,
-    "socket_timeout": None,  # one timer for all requests instead: `Connection._check`
-    "socket_read_size": 65536,
-}
-_OPTIONS: Final = frozenset(
-    {
-        "connection_class", "username", "password", "host", "port", "db", "path", "client_name", "socket_keepalive",
-        "ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password", "ssl_cert_reqs",
-        "ssl_check_hostname", "ssl_min_version", "ssl_ciphers",
-    }
-)  # fmt: skip
-"""What a URL may say; the others would change what replies look like or how often there are extra ones."""
+FOLLOW: Final = 0.5
+"""Seconds between two questions to the Sentinels whether the primary is still the same."""
+PRIMARY_WITHIN: Final = 2.0
+"""Seconds in which a primary that Sentinels name has to answer; they need about as long to notice that one stands still."""
 
 
 class ConnectionLost(Exception):
@@ -74,59 +62,6 @@ def _is_reply(error: BaseException | None) -> bool:
     return isinstance(error, ResponseError | AuthenticationError) or getattr(error, "status_code", None) is not None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Address:
-    """Where and as whom to connect; neither `str()` nor `repr()` of it has the password.
-
-    Attributes:
-        kind: redis-py's connection class.
-        options: its arguments.
-    """
-
-    kind: type[AbstractConnection] = TcpConnection
-    options: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
-
-    @classmethod
-    def parse(cls, url: str) -> Address:
-        """`redis://`, `rediss://` or `unix://`, as redis-py reads them; TLS is set by `ssl_ca_certs` and so on in the query.
-
-        Raises:
-            ConfigError: it is none of them; the message leaves out the password.
-        """
-        try:
-            options: dict[str, Any] = dict(parse_url(url))
-            path = urlsplit(url).path.strip("/")
-        except ValueError:
-            raise ConfigError(
-                "the Redis URL is none: it looks like redis://HOST:6379/0, rediss://HOST:6379/0 or unix:///PATH?db=0"
-            ) from None
-        if strange := options.keys() - _OPTIONS:
-            raise ConfigError(f"the Redis URL has options that it cannot have: {', '.join(sorted(strange))}")
-        if path and "path" not in options and "db" not in options:
-            raise ConfigError("the Redis URL needs a database number behind the host, as redis://HOST:6379/0")
-        address = cls(options.pop("connection_class", TcpConnection), options)
-        try:
-            connection = address.connection(1.0)
-            if isinstance(connection, SSLConnection):
-                connection.ssl_context.get()
-        except (OSError, ssl.SSLError) as exc:
-            raise ConfigError(f"the certificates that the Redis URL names cannot be read: {exc}") from None
-        except (TypeError, ValueError, RedisError) as exc:
-            raise ConfigError(f"the Redis URL's options do not go together: {exc}") from None
-        return address
-
-    def connection(self, timeout: float) -> AbstractConnection:
-        """A connection of redis-py's, not yet connected."""
-        return self.kind(**self.options | _OURS, socket_connect_timeout=timeout)
-
-    def __str__(self) -> str:
-        if issubclass(self.kind, UnixDomainSocketConnection):
-            return f"unix://{self.options.get('path', '')}"
-        scheme = "rediss" if issubclass(self.kind, SSLConnection) else "redis"
-        where = {"host": "localhost", "port": 6379, "db": 0} | self.options
-        return f"{scheme}://{where['host']}:{where['port']}/{where['db']}"
-
-
 class _Exchange:
     """A request that waits for its replies."""
 
@@ -146,6 +81,7 @@ class Connection:
         connection: of redis-py's, connected; nobody else reads from it or writes to it.
         timeout: seconds without an answer after which the server counts as dead.
         on_push: gets every reply that `send` did not ask for: messages of subscribed channels, and what `push` brings.
+        asking: the Sentinels who said that the server is the primary; closed with the connection.
 
     Attributes:
         alive: whether requests can be sent.
@@ -153,44 +89,47 @@ class Connection:
     """
 
     def __init__(
-        self, connection: AbstractConnection, timeout: float, on_push: Callable[[Reply], None] | None = None
+        self,
+        connection: AbstractConnection,
+        timeout: float,
+        on_push: Callable[[Reply], None] | None = None,
+        asking: Asking | None = None,
     ) -> None:
         self._redis = connection
         self._timeout = timeout
         self._on_push = on_push
+        self._asking = asking
         self._loop = asyncio.get_running_loop()
         self._exchanges: collections.deque[_Exchange] = collections.deque()
         self._outgoing: list[bytes] = []
         self._written: asyncio.Future[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._tasks = [self._loop.create_task(self._read()), self._loop.create_task(self._write())]
+        if asking is not None:
+            self._tasks.append(self._loop.create_task(self._follow(asking)))
         self._closing: asyncio.Task[None] | None = None
         self.alive = True
         self.closed: asyncio.Future[None] = self._loop.create_future()
 
     @classmethod
     async def open(cls, address: Address, timeout: float, on_push: Callable[[Reply], None] | None = None) -> Connection:
-        """Connect, log in and choose the database.
+        """Connect, log in and choose the database; with Sentinels, of the server that is the primary now.
 
         Raises:
-            ConnectionLost: not reachable.
+            ConnectionLost: not reachable, or no primary.
             RedisError: refused (`LOADING`, `WRONGPASS`, …); see `code`.
         """
-        connection = address.connection(timeout)
+        asking = address.asking()
         try:
-            async with asyncio.timeout(timeout):
-                await connection.connect()  # type: ignore[no-untyped-call]
-                await connection.send_command("PING", check_health=False)
-                await connection.read_response()
+            return cls(await _connected(address, asking, timeout), timeout, on_push, asking)
         except BaseException as exc:
-            with contextlib.suppress(RedisError, OSError):
-                await connection.disconnect(nowait=True)
+            if asking is not None:
+                await asking.close()
             if not isinstance(exc, RedisError | OSError):
                 raise
             # What a server says at a unix socket, redis-py raises as a cause.
             refused = next((error for error in (exc, exc.__cause__) if _is_reply(error)), None)
             raise refused or ConnectionLost(told(exc)) from None
-        return cls(connection, timeout, on_push)
 
     async def send(self, packed: bytes, wanted: int = 1) -> list[Reply]:
         """Send packed commands that have `wanted` replies together.
@@ -236,6 +175,8 @@ class Connection:
         try:
             with contextlib.suppress(RedisError, OSError):
                 await self._redis.disconnect(nowait=nowait)
+            if self._asking is not None:
+                await self._asking.close()
         finally:
             self.closed.set_result(None)
 
@@ -261,12 +202,22 @@ class Connection:
                 try:
                     reply = await read(disable_decoding=True, disconnect_on_error=False)
                 except RedisError as exc:
-                    if not _is_reply(exc):
+                    if not _is_reply(exc) or (self._asking is not None and _demoted(exc)):
                         raise
                     reply = exc
                 self._take(reply)
         except Exception as exc:  # whatever it is, nobody would read on
             self.close(f"the connection to Redis was lost: {told(exc)}")
+
+    async def _follow(self, asking: Asking) -> None:
+        """Close once the Sentinels name another primary: the old one may stand still, or come back and take what is lost then."""
+        primary = (self._redis.host, self._redis.port)  # type: ignore[attr-defined]  # TCP, as Sentinels name no others
+        while True:
+            await asyncio.sleep(FOLLOW)
+            with contextlib.suppress(RedisError, OSError):
+                if (named := await asking.primary()) != primary:
+                    self.close(f"the primary is {named[0]}:{named[1]} now")
+                    return
 
     def _take(self, reply: Reply) -> None:
         """What nobody waits for is a push message."""
@@ -290,6 +241,31 @@ class Connection:
             self._watch = self._loop.call_at(self._exchanges[0].deadline, self._check)
         else:
             self.close(f"Redis gave no answer within {self._timeout:g} s", silent=True)
+
+
+async def _connected(address: Address, asking: Asking | None, timeout: float) -> AbstractConnection:
+    """A connection that has answered. A server that Sentinels name must say itself that it is a primary."""
+    primary = None
+    if asking is not None:
+        primary, timeout = await asking.primary(), min(timeout, PRIMARY_WITHIN)
+    connection = address.connection(timeout, primary)
+    try:
+        async with asyncio.timeout(timeout):
+            await connection.connect()  # type: ignore[no-untyped-call]
+            await connection.send_command("PING" if primary is None else "ROLE", check_health=False)
+            answer = await connection.read_response(disable_decoding=True)
+            if primary is not None and answer[0] != b"master":
+                raise ConnectionError(f"{primary[0]}:{primary[1]} is not a primary yet")
+    except BaseException:
+        with contextlib.suppress(RedisError, OSError):
+            await connection.disconnect(nowait=True)
+        raise
+    return connection
+
+
+def _demoted(reply: RedisError) -> bool:
+    """Whether a server says that it is a replica; in Redis 6.2, a script's error has that in the middle."""
+    return code(reply) in {"READONLY", "MASTERDOWN"} or "-READONLY" in str(reply)
 
 
 def pack(command: Sequence[Argument]) -> bytes:

@@ -7,8 +7,9 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from protocol.transport.facts import RedisFacts
+from protocol.transport.redis_address import Address
 from protocol.transport.redis_client import Client
-from protocol.transport.redis_connection import Address, commands
+from protocol.transport.redis_connection import commands
 from protocol.transport.settings import TransportSettings
 
 

@@ -18,7 +18,8 @@ from infra.local.redis import RedisServer
 from protocol.errors import Unavailable
 from protocol.ports import Answer, ClaimState, Outcome, Wake
 from protocol.transport.redis import RedisStore
-from protocol.transport.redis_connection import Address, Connection, commands
+from protocol.transport.redis_address import Address
+from protocol.transport.redis_connection import Connection, commands
 from protocol.transport.settings import TransportSettings
 from tests.transport.contract_results import new_claim, new_ref
 from tests.transport.test_redis import RedisSite

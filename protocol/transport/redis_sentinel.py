@@ -1,0 +1,127 @@
+"""Who the primary is, as Redis' Sentinels say.
+
+Invariant: all of them are asked, and the newest of their configurations counts, as among themselves. redis-py's `Sentinel` takes
+the first answer: one that was cut off, or stood still, would send its callers back to the old primary.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import MasterNotFoundError
+from redis.backoff import NoBackoff
+
+from protocol.errors import ConfigError
+
+SCHEMES: Final = ("redis+sentinel", "rediss+sentinel")
+PORT: Final = 26379
+ANSWER_WITHIN: Final = 1.0
+"""Seconds after which a Sentinel's answer is not waited for any more."""
+FORM: Final = "redis+sentinel://HOST:26379,HOST:26379,HOST:26379/NAME/0"
+
+_LOGIN: Final = {"sentinel_username": "username", "sentinel_password": "password"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sentinels:
+    """Those that watch one primary; neither `str()` nor `repr()` has a password.
+
+    Attributes:
+        name: of the primary, as they know it.
+        hosts: where they are.
+        login: user name and password for themselves, where they want one.
+    """
+
+    name: str
+    hosts: tuple[tuple[str, int], ...]
+    login: dict[str, str] = dataclasses.field(default_factory=dict, repr=False)
+
+    def asking(self, tls: Mapping[str, Any]) -> Asking:
+        """Connections to them; `tls` are redis-py's arguments about TLS, the same as for the primary."""
+        options: dict[str, Any] = {
+            **self.login,
+            **tls,
+            "protocol": 2,
+            "socket_timeout": ANSWER_WITHIN,
+            "socket_connect_timeout": ANSWER_WITHIN,
+            "retry": Retry(NoBackoff(), 0),  # the other Sentinels are the retry
+        }
+        return Asking(self.name, [Redis(host=host, port=port, **options) for host, port in self.hosts])
+
+    def __str__(self) -> str:
+        return f"{','.join(f'{host}:{port}' for host, port in self.hosts)}/{self.name}"
+
+
+class Asking:
+    """Connections to Sentinels, for one event loop."""
+
+    def __init__(self, name: str, clients: Sequence[Any]) -> None:
+        self._name = name
+        self._clients = clients
+
+    async def primary(self) -> tuple[str, int]:
+        """Its host and port.
+
+        Raises:
+            RedisError: none of them answers or knows the name, one refuses to be asked, or they take the primary for dead.
+        """
+        answers = await asyncio.gather(*(client.sentinel_masters() for client in self._clients), return_exceptions=True)
+        newest = _newest([each[self._name] for each in answers if isinstance(each, dict) and self._name in each])
+        if newest is not None:
+            return newest
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        raise MasterNotFoundError(f"no Sentinel has a primary {self._name!r} that is alive")
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await asyncio.gather(*(client.aclose() for client in self._clients), return_exceptions=True)
+
+
+def _newest(states: Sequence[Mapping[str, Any]]) -> tuple[str, int] | None:
+    """The primary of the newest configuration; None where most of those that have it take it for dead."""
+    epoch = max((state["config-epoch"] for state in states), default=0)
+    known = [state for state in states if state["config-epoch"] == epoch]
+    if not known or sum(state["is_sdown"] for state in known) * 2 > len(known):
+        return None
+    return str(known[0]["ip"]), int(known[0]["port"])
+
+
+def split(url: str) -> tuple[str, Sentinels | None]:
+    """A URL as `FORM` in two: one of redis-py's with all that is said of the primary but its place, and who knows that.
+
+    Any other URL comes back as it is. Who logs in before the `@` logs in to the primary; `sentinel_username` and
+    `sentinel_password` in the query are for the Sentinels. `rediss+sentinel` is TLS to both.
+
+    Raises:
+        ConfigError: it is one, and not complete; the message leaves out the password.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in SCHEMES:
+        return url, None
+    login, at, places = parts.netloc.rpartition("@")
+    name, _, database = parts.path.strip("/").partition("/")
+    hosts = tuple(_host_and_port(place) for place in places.split(",") if place)
+    if not hosts or not name:
+        raise ConfigError(f"a Redis URL with Sentinels names them and the primary, as {FORM}")
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    own = {_LOGIN[key]: value for key, value in query if key in _LOGIN}
+    rest = urlencode([(key, value) for key, value in query if key not in _LOGIN])
+    plain = urlunsplit((parts.scheme.removesuffix("+sentinel"), f"{login}{at}primary", f"/{database}", rest, ""))
+    return plain, Sentinels(name, hosts, own)
+
+
+def _host_and_port(place: str) -> tuple[str, int]:
+    host, colon, port = place.rpartition(":")
+    if not colon or place.endswith("]"):
+        host, port = place, str(PORT)
+    if not host or not port.isdecimal():
+        raise ConfigError(f"a Sentinel is HOST:PORT, and {place!r} is not; the Redis URL looks like {FORM}")
+    return host.strip("[]"), int(port)
