@@ -17,6 +17,8 @@ from protocol.messages import Heartbeat
 from protocol.tensors import Buffer
 
 Headers = Sequence[tuple[str, bytes]]
+Place = tuple[int, int]
+"""Partition and offset of a record, within its topic."""
 
 
 # --- bus -------------------------------------------------------------------------------------------------------------
@@ -75,7 +77,11 @@ class Listener(Protocol):
     """Told of ownership; called on the event loop, must not block."""
 
     def assigned(self, epoch: int, partitions: Sequence[Assigned]) -> None:
-        """From now on records of these partitions come; `epoch` grows by one with every rebalance seen by this consumer."""
+        """From now on records of these partitions come.
+
+        `epoch` grows by one with every rebalance seen by this consumer, and by more where what was in flight must not go on: the
+        log of a partition may be another one.
+        """
 
     def revoked(self, partitions: Collection[int]) -> None:
         """Records of these may now also go to another member; commits for them are refused or useless."""
@@ -100,6 +106,10 @@ class Consumer(Protocol):
 
     def backlog(self) -> int:
         """Records known (from the last fetches, no I/O) to be in the owned partitions behind what `fetch` returned."""
+
+    def positions(self) -> Mapping[int, int]:
+        """Per owned partition the offset at which the next fetch begins: whatever `fetch` has not returned below it is a gap, such
+        as an aborted transaction's records or a marker."""
 
     async def commit(self, offsets: Mapping[int, int]) -> None:
         """Commit the next offset to read per partition.
@@ -153,6 +163,13 @@ class Bus(Protocol):
 
     async def read(self, topic: str, partition: int, offset: int) -> Record | None:
         """That one record, or None where the topic no longer (or not yet) has it."""
+
+    async def committed(self, topic: str, group: str) -> Mapping[int, int]:
+        """Where the group goes on, by partition; without those in which it has committed nothing.
+
+        Raises:
+            Unavailable: the group's coordinator cannot be asked.
+        """
 
     async def evict(self, group: str, members: Sequence[str]) -> None:
         """Send LeaveGroup for dead static members (`group.instance.id`), so that the others own their partitions at once."""
@@ -225,6 +242,8 @@ class Claim:
         lease: seconds the claim holds without the broker's acknowledgement.
         ttl: seconds the stream outlives this call.
         model, version, accepted: shown to whoever asks for the request's state.
+        lost: the record there is done with, as its group's committed offset says. Where the stream has no terminal and knows of no
+            later record, it has lost its end: the request is published again, by one caller at a time.
     """
 
     ref: str
@@ -235,14 +254,24 @@ class Claim:
     model: str
     version: str
     accepted: float
+    lost: Place | None = None
 
 
 @dataclasses.dataclass(slots=True)
 class Claimed:
-    """The store's answer to a claim; `payload` only with DONE."""
+    """The store's answer to a claim.
+
+    Attributes:
+        state: what the call found.
+        payload: the terminal's, only with DONE.
+        published: with ATTACHED: the request is in the log, as its gateway or a worker has said.
+        place: with ATTACHED: where its newest record is, if that is known.
+    """
 
     state: ClaimState
     payload: bytes | None = None
+    published: bool = False
+    place: Place | None = None
 
 
 @dataclasses.dataclass(slots=True)
@@ -284,8 +313,8 @@ class Results(Protocol):
     async def claim(self, claim: Claim) -> Claimed:
         """Take the request for this gateway, or attach to whoever has it; a retriable terminal is cleared and claimed anew."""
 
-    async def confirm(self, ref: str, published: bool) -> None:
-        """The broker acknowledged the claimed request (or refused it: the lease lapses at once)."""
+    async def confirm(self, ref: str, published: bool, place: Place | None = None) -> None:
+        """The broker acknowledged the claimed request, there (or refused it: the lease lapses at once)."""
 
     async def start(self, refs: Sequence[str], worker: str, ttl: float) -> list[int]:
         """Begin an attempt for claimed or redelivered requests: its number, >= 1; 0 where a terminal is there already.

@@ -178,6 +178,7 @@ class Intake:
             records = await self._consumer.fetch(min(room, MAX_FETCH), IDLE_POLL)
             if records:
                 await self._take_in(records)
+            self._pass_gaps()
             return
         self._opening.clear()
         try:
@@ -186,6 +187,13 @@ class Intake:
                 await self._opening.wait()
         except TimeoutError:
             await self._keep_membership()
+
+    def _pass_gaps(self) -> None:
+        """Commit over what is no record at a log's end. Only here, where all that was fetched has been put in flight."""
+        assert self._consumer is not None
+        gaps = [self._tracker.advance(number, position) for number, position in self._consumer.positions().items()]
+        if any(gaps):
+            self._commits.arm()
 
     def _room(self) -> int:
         assert self._runner is not None

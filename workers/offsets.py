@@ -109,15 +109,20 @@ class OffsetTracker(Generic[P]):
             del table.open[offset]
             self._moved.add(partition)
 
-    def advance(self, partition: P, position: int) -> None:
+    def advance(self, partition: P, position: int) -> bool:
         """The consumer's next fetch starts at `position`: what was not added below it is a gap.
 
         For logs that end in a gap (a transaction's marker), where no higher record closes it.
+
+        Returns:
+            Whether there was such a gap.
         """
         table = self._tables.get(partition)
-        if table is not None and table.owned and position > table.end:
-            table.end = position
-            self._moved.add(partition)
+        if table is None or not table.owned or position <= table.end:
+            return False
+        table.end = position
+        self._moved.add(partition)
+        return True
 
     def duplicate(self, partition: P, offset: int) -> bool:
         """Whether the record is in flight or done under this assignment already."""

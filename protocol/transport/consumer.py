@@ -101,6 +101,10 @@ class MemoryConsumer:
         logs = self.topic.logs
         return sum(logs[partition].behind(position) for partition, position in self._positions.items())
 
+    def positions(self) -> dict[int, int]:
+        """See `Consumer.positions`."""
+        return dict(self._positions)
+
     async def commit(self, offsets: Mapping[int, int]) -> None:
         """See `Consumer.commit`: all of the offsets, or none."""
         if not all(partition in self._positions for partition in offsets):

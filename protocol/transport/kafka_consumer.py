@@ -5,6 +5,10 @@ Invariants:
   one partition it fetches that partition no more, and after 100 ms waits up to `fetch_max_wait` for the others alone.
 - Lanes are thrown away at revocation; what is assigned is fetched again from its committed offset.
 - No record leaves before its partition was announced to the listener with its offsets.
+- Of transactions only what was committed is read: an aborted record is no request. Whatever is behind an open transaction in its
+  partition waits for its end.
+- A log that is not the one it was (its topic was made again, it was cut short, or what is to be read next was deleted) is never
+  skipped over: the partitions are announced anew, with an epoch by which nothing in flight goes on.
 - A member whose `group.instance.id` was taken over by another process stops; one that was evicted joins again.
 """
 
@@ -19,13 +23,14 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
-from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
 
 from protocol.errors import Unavailable
 from protocol.ports import Assigned, Listener, Record
 from protocol.transport.kafka_assignor import StickyAssignor
 from protocol.transport.kafka_connection import FencedInstanceIdError, connection_options, consumer_limits
-from protocol.transport.kafka_lanes import Lanes
+from protocol.transport.kafka_lanes import Lane, Lanes
+from protocol.transport.kafka_positions import TopicName, offset_of, read_positions
 from protocol.transport.settings import TransportSettings
 
 log = logging.getLogger(__name__)
@@ -35,6 +40,8 @@ BUFFERED_BYTES: Final = 32 * 1024 * 1024
 COMMIT_TIMEOUT: Final = 5.0
 STOP_TIMEOUT: Final = 15.0
 WATCH_INTERVAL: Final = 1.0
+TOPIC_INTERVAL: Final = 2.0
+"""Seconds between looks whether the topic is still the one that it was."""
 STALE: Final = 30.0
 """Seconds without any answer to a fetch after which the inner consumer is replaced."""
 FRESH: Final = 2.0
@@ -59,6 +66,8 @@ class KafkaConsumer:
         self._inner: AIOKafkaConsumer | None = None
         self._member = ""
         self._epoch = 0
+        self._name = TopicName(topic)
+        self._astray = ""
         self._lanes = Lanes()
         self._announced = asyncio.Event()
         self._announced_at = 0.0
@@ -110,7 +119,8 @@ class KafkaConsumer:
             session_timeout_ms=int(self._settings.session_timeout * 1000),
             heartbeat_interval_ms=int(self._settings.heartbeat_interval * 1000),
             partition_assignment_strategy=(self._assignor,),
-            **consumer_limits(self._settings),
+            isolation_level="read_committed",
+            **{**consumer_limits(self._settings), "auto_offset_reset": "none"},
             **connection_options(self._settings),
         )
         inner.subscribe([self._topic], listener=_Rebalances(self, inner))
@@ -119,10 +129,21 @@ class KafkaConsumer:
     async def _watch(self, inner: AIOKafkaConsumer) -> str:
         """Returns why the inner consumer cannot go on. aiokafka has no public sign of health (its issue 1154)."""
         coordinator, fetching = inner._coordinator, inner._fetcher.error_future
-        stale = 0.0
+        stale, looked = 0.0, time.monotonic()
+        self._astray = ""
         while not self._replaced:
             self._polled = False
             await asyncio.sleep(WATCH_INTERVAL)
+            if time.monotonic() - looked > TOPIC_INTERVAL:
+                try:
+                    async with asyncio.timeout(COMMIT_TIMEOUT):
+                        if await self._name.moved(inner._client) and self._announced.is_set():
+                            return "its topic was deleted and made again"
+                except _TROUBLE as exc:
+                    log.info("topic %s cannot be looked at: %r", self._topic, exc)
+                looked = time.monotonic()
+            if self._astray:
+                return self._astray
             try:
                 coordinator.check_errors()  # it stands still until its error was taken
             except KafkaError as exc:
@@ -180,36 +201,33 @@ class KafkaConsumer:
         """Look up where each partition stands, then let records go; tried again until the next rebalance."""
         while True:
             try:
-                entries = await self._positions(inner, partitions)
+                entries, anew = await self._positions(inner, partitions)
                 break
             except _TROUBLE as exc:
                 log.warning("offsets of %s cannot be read yet: %r", self._topic, exc)
                 await asyncio.sleep(ERROR_PAUSE)
         self._announcing = None
         self._lanes.open(entries)
-        self._epoch += 1
+        # Two steps tell the listener that another log, or another member, was in between: nothing in flight goes on.
+        self._epoch += 2 if anew and self._epoch else 1
         self._announced_at = time.time()
         self._announced.set()
         self._listener.assigned(self._epoch, entries)
 
-    async def _positions(self, inner: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> list[Assigned]:
-        """Where each partition stands. What nobody has committed yet is committed as its start, so that it is pinned."""
+    async def _positions(
+        self, inner: AIOKafkaConsumer, partitions: Sequence[TopicPartition]
+    ) -> tuple[list[Assigned], bool]:
+        """Where each partition stands, and whether any begins anew: then its start is committed, so that it is pinned."""
         if not partitions:
-            return []
-        starts, ends, *offsets = await asyncio.gather(
-            inner.beginning_offsets(partitions), inner.end_offsets(partitions), *map(inner.committed, partitions)
-        )
-        entries, first = [], {}
-        for partition, offset in zip(partitions, offsets, strict=True):
-            start, end = starts[partition], ends[partition]
-            if offset is None or offset > end:  # a new group; or the topic was deleted and made again
-                first[partition] = start
-            entries.append(Assigned(partition.partition, first.get(partition, offset), end, start))
-        if first:
-            await inner.commit(first)
+            return [], False
+        await self._name.resolve(inner._client)
+        entries, anew = await read_positions(inner, partitions, self._name.id)
+        if anew:
+            starts = {entry.partition: entry.committed for entry in entries}
+            await inner.commit({place: offset_of(starts[place.partition], self._name.id) for place in anew})
         for entry, partition in zip(entries, partitions, strict=True):
             inner.seek(partition, max(entry.committed, entry.start))
-        return entries
+        return entries, bool(anew)
 
     # --- fetching ---
 
@@ -227,6 +245,8 @@ class KafkaConsumer:
         while not (records := self._lanes.take(max_records, partitions)):
             if self._replaced or self._closed:
                 raise Unavailable(self._why_ended())
+            if self._name.gone:
+                raise Unavailable(f"topic {self._topic} does not exist any more")
             if remaining <= 0:
                 return []
             if self._announced.is_set():
@@ -265,9 +285,26 @@ class KafkaConsumer:
             if partition.partition in self._lanes:
                 self._lanes.add(partition.partition, records)
 
+    def positions(self) -> dict[int, int]:
+        """See `Consumer.positions`. aiokafka moves on over aborted transactions and markers without telling."""
+        inner = self._inner
+        if inner is not None and self._announced.is_set():
+            for number, lane in self._lanes:
+                self._pass_gap(inner, number, lane)
+        return {number: lane.position for number, lane in self._lanes}
+
+    def _pass_gap(self, inner: AIOKafkaConsumer, number: int, lane: Lane) -> None:
+        """Move an empty lane to where the next fetch begins."""
+        assignment = inner._subscription.subscription.assignment
+        state = assignment.state_value(TopicPartition(self._topic, number)) if assignment is not None else None
+        if not lane.records and state is not None and state.has_valid_position and state.position > lane.tail:
+            lane.position = lane.tail = state.position
+
     async def _failed(self, inner: AIOKafkaConsumer, error: BaseException, timeout: float) -> None:
         """What was drained together with an error is lost: fetch again from the lanes' tails."""
         log.warning("fetching from %s failed: %r", self._topic, error)
+        if isinstance(error, OffsetOutOfRangeError):
+            self._astray = "its log was cut short, made again, or deleted where it was to be read"
         if self._announced.is_set():
             for number, lane in self._lanes:
                 with contextlib.suppress(IllegalStateError):
@@ -281,9 +318,14 @@ class KafkaConsumer:
         told = self._inner.highwater(TopicPartition(self._topic, number)) if self._inner is not None else None
         return max(told or 0, end)
 
+    def _readable(self, number: int, lane: Lane) -> int:
+        """The same without what is behind an open transaction: nobody knows when that comes."""
+        told = self._inner.last_stable_offset(TopicPartition(self._topic, number)) if self._inner is not None else None
+        return max(told or 0, lane.end)
+
     def backlog(self) -> int:
         """See `Consumer.backlog`."""
-        return sum(max(0, self._end(number, lane.end) - lane.position) for number, lane in self._lanes)
+        return sum(max(0, self._readable(number, lane) - lane.position) for number, lane in self._lanes)
 
     async def lag(self) -> int:
         """See `Consumer.lag`. Without I/O while fetches are answered, which tells the log's end twice a second.
@@ -312,7 +354,8 @@ class KafkaConsumer:
             raise Unavailable(f"partitions {sorted(offsets)} of {self._topic} are not this member's now")
         try:
             async with asyncio.timeout(COMMIT_TIMEOUT):
-                await inner.commit({TopicPartition(self._topic, number): offset for number, offset in offsets.items()})
+                marked = {number: offset_of(offset, self._name.id) for number, offset in offsets.items()}
+                await inner.commit({TopicPartition(self._topic, number): told for number, told in marked.items()})
         except (*_TROUBLE, IllegalStateError) as exc:
             raise Unavailable(f"offsets of {self._topic} were not committed: {exc!r}") from None
         for number, offset in offsets.items():
