@@ -155,14 +155,20 @@ NO_MEMBER: Final = ""
 _NOT_THERE: Final = (errors.UnknownMemberIdError, errors.GroupIdNotFound, FencedInstanceIdError)
 
 
-async def leave_group(client: AIOKafkaClient, group: str, members: Sequence[str]) -> None:
+async def leave_group(client: AIOKafkaClient, group: str, members: Sequence[str], member: str = NO_MEMBER) -> None:
     """Send LeaveGroup for static members to the group's coordinator; those that are not there are no error.
+
+    Args:
+        client: any.
+        group: of the members.
+        members: their `group.instance.id`s.
+        member: the member id that they must have; by default whoever has the `group.instance.id` goes.
 
     Raises:
         KafkaError: the coordinator cannot be reached, or refuses.
     """
     coordinator = await client.coordinator_lookup(CoordinationType.GROUP, group)
-    request = LeaveGroup(group, [(NO_MEMBER, member) for member in members])
+    request = LeaveGroup(group, [(member, instance) for instance in members])
     response = await client.send(coordinator, request, group=ConnectionGroup.COORDINATION)
     codes = [response.error_code, *(code for _, _, code in response.members)]
     for code in codes:

@@ -28,7 +28,7 @@ from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
 from protocol.errors import Unavailable
 from protocol.ports import Assigned, Listener, Record
 from protocol.transport.kafka_assignor import StickyAssignor
-from protocol.transport.kafka_connection import FencedInstanceIdError, connection_options, consumer_limits
+from protocol.transport.kafka_connection import FencedInstanceIdError, connection_options, consumer_limits, leave_group
 from protocol.transport.kafka_lanes import Lane, Lanes
 from protocol.transport.kafka_positions import TopicName, offset_of, read_positions
 from protocol.transport.settings import TransportSettings
@@ -68,6 +68,7 @@ class KafkaConsumer:
         self._epoch = 0
         self._name = TopicName(topic)
         self._astray = ""
+        self._leaves = False
         self._lanes = Lanes()
         self._announced = asyncio.Event()
         self._announced_at = 0.0
@@ -93,6 +94,7 @@ class KafkaConsumer:
                 await inner.start()
                 pause = RESTART_PAUSE[0]
                 log.warning("the consumer of %s is made anew: %s", self._topic, await self._watch(inner))
+                await self._leave(inner)
             except _TROUBLE as exc:
                 self._told(exc)
             except Exception:
@@ -104,6 +106,13 @@ class KafkaConsumer:
             await asyncio.sleep(pause)
             pause = min(2 * pause, longest)
         log.error("%s", self._why_ended())
+
+    async def _leave(self, inner: AIOKafkaConsumer) -> None:
+        """Have the group share its partitions anew: a static member that only comes back is given what it had."""
+        if self._leaves and not self._replaced:
+            self._leaves = False
+            async with asyncio.timeout(COMMIT_TIMEOUT):
+                await leave_group(inner._client, self._group, [self._instance], self._member)
 
     def _told(self, error: BaseException) -> None:
         """Log what aiokafka reports, and see whether it means that this member was replaced."""
@@ -135,12 +144,7 @@ class KafkaConsumer:
             self._polled = False
             await asyncio.sleep(WATCH_INTERVAL)
             if time.monotonic() - looked > TOPIC_INTERVAL:
-                try:
-                    async with asyncio.timeout(COMMIT_TIMEOUT):
-                        if await self._name.moved(inner._client) and self._announced.is_set():
-                            return "its topic was deleted and made again"
-                except _TROUBLE as exc:
-                    log.info("topic %s cannot be looked at: %r", self._topic, exc)
+                await self._look_at_topic(inner)
                 looked = time.monotonic()
             if self._astray:
                 return self._astray
@@ -156,6 +160,12 @@ class KafkaConsumer:
             if stale > STALE / 3:
                 return f"no answer to a fetch for {STALE:g} s"
         return "it was replaced"
+
+    async def _look_at_topic(self, inner: AIOKafkaConsumer) -> None:
+        with contextlib.suppress(*_TROUBLE):  # then it is looked at again
+            async with asyncio.timeout(COMMIT_TIMEOUT):
+                if await self._name.moved(inner._client):
+                    self._leaves, self._astray = True, "its topic was deleted and made again"
 
     def _silence(self, inner: AIOKafkaConsumer) -> float:
         """Seconds since the last answer to a fetch, or since the partitions came; 0 where there are none."""
@@ -207,6 +217,9 @@ class KafkaConsumer:
                 log.warning("offsets of %s cannot be read yet: %r", self._topic, exc)
                 await asyncio.sleep(ERROR_PAUSE)
         self._announcing = None
+        if not entries and not self._epoch:
+            # What this static member had may be from before the topic was made again; a spare one is only given nothing again.
+            self._leaves, self._astray = True, "it was given no partition, as a member that comes back"
         self._lanes.open(entries)
         # Two steps tell the listener that another log, or another member, was in between: nothing in flight goes on.
         self._epoch += 2 if anew and self._epoch else 1
