@@ -16,13 +16,14 @@ from typing import NoReturn
 
 import click
 
-from infra.local import faults, jars, java, redis
+from infra.local import cluster_faults, faults, jars, java, redis
+from infra.local.cluster import Cluster, cluster
 from infra.local.fleet import fleet
 from infra.local.kafka import Jvm
 from infra.local.places import cache_folder, this_system
 from infra.local.prepare import prepare
 from infra.local.process import LocalServer
-from infra.local.servers import KAFKA_VARIABLE, REDIS_VARIABLE, named_kafka, named_redis, servers
+from infra.local.servers import KAFKA_VARIABLE, REDIS_VARIABLE, Servers, named_kafka, named_redis, servers
 from protocol.errors import FleetError, Unavailable
 
 
@@ -151,24 +152,41 @@ def run_fleet(repositories: tuple[Path, ...], workers: int, http_port: int, data
 
 @main.command("verify", context_settings={"ignore_unknown_options": True})
 @click.option(
+    "--cluster", "clustered", is_flag=True, help="On three brokers, and a Redis with a replica and three Sentinels."
+)
+@click.option(
     "--break-server",
     "broken",
     multiple=True,
-    type=click.Choice([f"{server}-{how}" for server in ("kafka", "redis") for how in ("kill", "restart", "stop")]),
-    help="Do this to the server, too, in the middle of the run; may be repeated.",
+    type=click.Choice(sorted({*faults.NAMES, *cluster_faults.NAMES, "none"})),
+    help=f"Do this to the servers, too, in the middle of the run; may be repeated. [{', '.join(faults.USUAL)}; with --cluster "
+    f"{', '.join(cluster_faults.USUAL)}]",
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def run_verify(broken: tuple[str, ...], arguments: tuple[str, ...]) -> None:
+def run_verify(clustered: bool, broken: tuple[str, ...], arguments: tuple[str, ...]) -> None:
     """Run a broker and a store, and `penstock verify` with these ARGUMENTS on them; its exit code is this command's.
 
     Kafka takes members for dead after 6 s here, unless ARGUMENTS name another --session-timeout.
     """
-    unnamed = {k: v for k, v in os.environ.items() if k not in {KAFKA_VARIABLE, REDIS_VARIABLE}}
-    with _folder_until_interrupted(None) as folder, servers(folder, environ=unnamed) as running:
+    known, usual = (cluster_faults.NAMES, cluster_faults.USUAL) if clustered else (faults.NAMES, faults.USUAL)
+    wanted = [name for name in broken or usual if name != "none"]
+    if wrong := [name for name in wanted if name not in known]:
+        raise click.ClickException(
+            f"--break-server {wrong[0]} is for a run {'without' if clustered else 'with'} --cluster"
+        )
+    with _folder_until_interrupted(None) as folder, contextlib.ExitStack() as stack:
+        running: Servers | Cluster
+        if clustered:
+            running = stack.enter_context(cluster(folder))
+            possible = cluster_faults.cluster_faults(running)
+        else:
+            unnamed = {k: v for k, v in os.environ.items() if k not in {KAFKA_VARIABLE, REDIS_VARIABLE}}
+            running = stack.enter_context(servers(folder, environ=unnamed))
+            possible = faults.faults(running)
         asked = folder / "faults"
-        hooks = [f"--fault-command={name}={faults.command(asked, name)}" for name in broken]
+        hooks = [f"--fault-command={name}={faults.command(asked, name)}" for name in wanted]
         command = [sys.executable, "-m", "penstock", "verify", "--kafka", running.kafka, "--redis", running.redis]
-        with faults.offered(faults.faults(running), asked):
+        with faults.offered(possible, asked):
             ended = subprocess.run([*command, "--session-timeout", "6", *hooks, *arguments], check=False)
         sys.exit(ended.returncode)
 

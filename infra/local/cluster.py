@@ -100,16 +100,22 @@ class Cluster:
                 return broker
         raise Unavailable("no broker answers")
 
-    def wait_whole(self, within: float = WHOLE_WITHIN) -> None:
-        """Until all brokers are there, every partition has all of its replicas in sync, and Redis has a replica that follows.
+    def wait_brokers(self, within: float = WHOLE_WITHIN) -> None:
+        """Until all brokers are there and every partition has all of its replicas in sync.
 
         Raises:
             Unavailable: not in time.
         """
-        deadline = time.monotonic() + within
-        if not wait_until(self.brokers_whole, deadline):
+        if not wait_until(self.brokers_whole, time.monotonic() + within):
             raise Unavailable(f"the brokers at {self.kafka} are not whole again after {within:g} s")
-        if not wait_until(self.stores_whole, deadline):
+
+    def wait_stores(self, within: float = WHOLE_WITHIN) -> None:
+        """Until Redis has a replica that follows, and all Sentinels know it.
+
+        Raises:
+            Unavailable: not in time.
+        """
+        if not wait_until(self.stores_whole, time.monotonic() + within):
             raise Unavailable(f"Redis behind {self.redis} is not whole again after {within:g} s")
 
     def brokers_whole(self) -> bool:
@@ -117,7 +123,7 @@ class Cluster:
         try:
             known = [kafka_roles.nodes(HOST, broker.port) for broker in self.brokers]
             placed = kafka_roles.partitions(HOST, self.brokers[0].port)
-        except OSError:
+        except (OSError, ValueError):
             return False
         return all(len(seen) == len(self.brokers) for seen in known) and all(
             leader > 0 and len(in_sync) == len(replicas) for _, leader, replicas, in_sync in placed
@@ -184,7 +190,8 @@ def cluster(
             (primary, replica),
             sentinels,
         )
-        running.wait_whole()
+        running.wait_brokers()
+        running.wait_stores()
         yield running
 
 

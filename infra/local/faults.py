@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from infra.local.process import LocalServer
@@ -26,6 +26,11 @@ PAUSE = 3.0
 ANSWER_WITHIN = 110.0
 
 Faults = dict[str, Callable[[], None]]
+"""What can be done, by name; the word before the first `-` names the servers. One at a time is done to the same servers."""
+
+NAMES = tuple(f"{server}-{how}" for server in ("kafka", "redis") for how in ("kill", "restart", "stop"))
+USUAL = ("kafka-restart", "redis-stop")
+"""What a run on one broker and one store does unless it is told otherwise."""
 
 
 def faults(running: Servers) -> Faults:
@@ -60,7 +65,7 @@ def command(address: Path, name: str) -> str:
 
 @contextlib.contextmanager
 def offered(possible: Faults, address: Path) -> Iterator[None]:
-    """Do what is asked for at this socket, one after the other, for the time of a `with`."""
+    """Do what is asked for at this socket for the time of a `with`."""
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(address))
         listening.listen()
@@ -69,20 +74,26 @@ def offered(possible: Faults, address: Path) -> Iterator[None]:
 
 
 def _serve(listening: socket.socket, possible: Faults) -> None:
+    busy = {name.partition("-")[0]: threading.Lock() for name in possible}
     while True:
         try:
             asking, _ = listening.accept()
         except OSError:
             return
-        with asking:
-            name = asking.recv(100).decode()
-            try:
+        threading.Thread(target=_answer, args=(asking, possible, busy), daemon=True).start()
+
+
+def _answer(asking: socket.socket, possible: Faults, busy: Mapping[str, threading.Lock]) -> None:
+    with asking:
+        name = asking.recv(100).decode()
+        try:
+            with busy[name.partition("-")[0]]:
                 possible[name]()
-                said = "done"
-            except (FleetError, KeyError, OSError) as error:
-                said = f"{name}: {error}"
-            with contextlib.suppress(OSError):
-                asking.sendall(said.encode()[:1000])
+            said = "done"
+        except (FleetError, KeyError, OSError) as error:
+            said = f"{name}: {error}"
+        with contextlib.suppress(OSError):
+            asking.sendall(said.encode()[:1000])
 
 
 def ask(address: Path, name: str) -> None:
