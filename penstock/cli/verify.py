@@ -3,36 +3,46 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
+import functools
 import logging
+import os
+import platform
 import secrets
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
 
+import penstock
 from penstock.cli.options import address_options, connection_options, option, options
 from penstock.cli.settings import transport_settings
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, FleetError
+
+if TYPE_CHECKING:
+    from penstock.verify.report import Report
 
 
 @click.command()
 @options(
     address_options,
     connection_options,
-    option("--seed", type=int, help="Of requests and faults: the same seed makes the same plan. [made up, and said]"),
+    option("--seed", default="", metavar="N|FIRST-LAST", show_default=False, help="Of requests and faults: the same seed makes the same plan. A range runs one fleet after the other. [made up, and said]"),  # noqa: E501
+    option("--seeds", type=click.IntRange(1), help="So many, from --seed or 1 on."),
     option("--requests", type=click.IntRange(1), default=2000, help="How many."),
-    option("--faults", default="all", metavar="KIND[,…]", help="Which: all, none, or some of worker-kill, child-kill, machine-kill, worker-stop, zombie, gateway-kill, gateway-stop, redis-delay, redis-drop, cut-kill, rebalance."),  # noqa: E501
+    option("--faults", default="all", metavar="KIND[,…]", help="Which: all, none, or some of worker-kill, child-kill, machine-kill, worker-stop, zombie, gateway-kill, gateway-stop, redis-delay, redis-drop, cut-kill, rebalance, kafka-delay, kafka-drop, clock-skew."),  # noqa: E501
     option("--fault-command", multiple=True, metavar="NAME=COMMAND", help="A fault of your own, for example restarting a broker: COMMAND breaks and mends it; may be repeated."),  # noqa: E501
     option("--settle", type=float, default=60.0, help="Seconds after the last fault in which the lag has to reach zero."),
-    option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write verdicts, evidence and plan here, as JSON."),
-    option("--history", type=click.Path(dir_okay=False, path_type=Path), help="Write everything that was seen here, as JSON."),
+    option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write verdicts, evidence and plan here, as JSON; of several seeds together."),  # noqa: E501
+    option("--history", type=click.Path(dir_okay=False, path_type=Path), help="Write everything that was seen here, as JSON (one seed)."),  # noqa: E501
     option("--keep/--no-keep", default=False, envvar="PENSTOCK_KEEP", help="Leave topics, keys and logs of the run."),
 )  # fmt: skip
 def command(
-    seed: int | None,
+    seed: str,
+    seeds: int | None,
     requests: int,
     faults: str,
     fault_command: tuple[str, ...],
@@ -50,31 +60,89 @@ def command(
     \b
         penstock verify --kafka localhost:9092 --redis redis://localhost:6379 --seed 7 --report verify.json
     """
-    from penstock.verify import plan, run
-    from penstock.verify.report import report as judged_by
+    from penstock.verify import series
 
     if not flags["kafka"]:
         raise ConfigError("verify needs --kafka HOST:PORT and --redis URL; `make verify` starts both on this machine")
+    chosen = _seeds(seed, seeds)
     commands = _commands(fault_command)
-    seed = secrets.randbelow(10**6) if seed is None else seed
-    print(f"seed {seed}", flush=True)
-    made = plan.make(
-        seed, requests, [*_kinds(faults), *(plan.COMMAND + name for name in commands)], flags["session_timeout"]
+    kinds = _kinds(faults)
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what is broken on purpose is no news
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the fleet of the run ends with it
+    one = functools.partial(
+        _one, requests=requests, kinds=kinds, commands=commands, settle=settle, keep=keep, flags=flags
     )
+    if len(chosen) == 1:
+        judged = one(chosen[0], history=history)
+        if report is not None:
+            report.write_bytes(orjson.dumps(judged.plain(), option=orjson.OPT_INDENT_2))
+        sys.exit(judged.exit_code)
+    runs: list[dict[str, Any]] = []
+    about = _about({"requests": requests, "faults": [*kinds, *commands], "session_timeout": flags["session_timeout"]})
+    for number in chosen:
+        try:
+            runs.append(series.brief(one(number).plain()))
+        except FleetError as error:
+            runs.append(series.failed(number, error.message))
+        print(series.line(runs[-1]), flush=True)
+        if report is not None:  # after each, so that what is known is kept
+            report.write_bytes(orjson.dumps(series.merged(runs, about), option=orjson.OPT_INDENT_2))
+    for run in runs:
+        print(series.line(run))
+    print("\n".join(series.table(series.merged(runs, about))))
+    sys.exit(series.exit_code(runs))
+
+
+def _one(
+    seed: int,
+    *,
+    requests: int,
+    kinds: list[str],
+    commands: dict[str, str],
+    settle: float,
+    keep: bool,
+    flags: dict[str, Any],
+    history: Path | None = None,
+) -> Report:
+    """One seed on a fleet of its own; says what came of it."""
+    from penstock.verify import planner, run
+    from penstock.verify.plan import COMMAND
+    from penstock.verify.report import report as judged_by
+
+    print(f"seed {seed}", flush=True)
+    made = planner.make(seed, requests, [*kinds, *(COMMAND + name for name in commands)], flags["session_timeout"])
     # A prefix of its own, always: the run deletes what it has made.
     settings = transport_settings(**(flags | {"prefix": run.fresh_prefix()}))
     site = run.Site(settings, _arguments(flags, settings.prefix), commands, settle, keep)
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what is broken on purpose is no news
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the fleet of the run ends with it
     seen = asyncio.run(run.run(made, site, lambda text: print(text, flush=True)))
     judged = judged_by(made, seen)
-    if report is not None:
-        report.write_bytes(orjson.dumps(judged.plain(), option=orjson.OPT_INDENT_2))
     if history is not None:
         history.write_bytes(orjson.dumps(seen.plain()))
     for line in judged.lines():
-        print(line)
-    sys.exit(judged.exit_code)
+        print(line, flush=True)
+    return judged
+
+
+def _about(settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
+        "penstock": penstock.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} on {platform.machine()}, {os.cpu_count()} cores",
+        "settings": settings,
+    }
+
+
+def _seeds(text: str, count: int | None) -> list[int]:
+    first, dash, last = text.partition("-") if not text.startswith("-") else (text, "", "")
+    try:
+        begin = int(first) if first else (1 if count else secrets.randbelow(10**6))
+        end = int(last) if dash else begin + (count or 1) - 1
+    except ValueError:
+        raise ConfigError(f"--seed {text!r} must be a number, or a range like 1-20") from None
+    if end < begin or (dash and count):
+        raise ConfigError("--seed FIRST-LAST names all seeds; --seeds counts from one --seed on")
+    return list(range(begin, end + 1))
 
 
 def _kinds(text: str) -> list[str]:
@@ -104,4 +172,6 @@ def _arguments(flags: dict[str, Any], prefix: str) -> tuple[str, ...]:
     """The servers, as flags of the gateways and workers that the run starts."""
     given = {f"--{name.replace('_', '-')}": value for name, value in flags.items() if value not in (None, "")}
     given["--prefix"] = prefix
-    return tuple(str(part) for name, value in given.items() if name != "--redis" for part in (name, value))
+    return tuple(
+        str(part) for name, value in given.items() if name not in {"--redis", "--kafka"} for part in (name, value)
+    )

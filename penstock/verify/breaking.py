@@ -17,19 +17,19 @@ import psutil
 from penstock.verify import model
 from penstock.verify.fleet import Fleet
 from penstock.verify.history import Broken, History
-from penstock.verify.plan import COMMAND, Fault, FaultKind
-from penstock.verify.processes import Member, send
-from penstock.verify.proxy import Proxy
+from penstock.verify.plan import COMMAND, DELAYS, DROPS, Fault, FaultKind
+from penstock.verify.processes import Member, faketime, send
 from penstock.verify.raw import TROUBLE, Store
 
-MID_BATCH: Final = 4.0
+MID_BATCH: Final = 8.0
 """Seconds that a kill waits for a batch of its victim to begin."""
 LOOK_AGAIN: Final = 0.5
 """Seconds after which it is asked anew which processes it has."""
 COMMAND_WITHIN: Final = 120.0
 CUT_FOR: Final = 1.0
 """Seconds in which a worker has time to commit what it should not."""
-NO_PROXY: Final = "there is no proxy before this Redis (TLS, or a UNIX socket)"
+NO_PROXY: Final = "there is no proxy before this Redis (TLS, a UNIX socket, or Sentinels)"
+NO_KAFKA_PROXY: Final = "there is no proxy before these brokers (TLS)"
 
 
 class Breaking:
@@ -65,8 +65,8 @@ class Breaking:
         broken = Broken(fault.kind, fault.target, self._clock(), 0.0)
         if fault.kind.startswith(COMMAND):
             await self._command(fault, broken)
-        elif fault.kind in {FaultKind.REDIS_DELAY, FaultKind.REDIS_DROP}:
-            await self._redis(fault, broken)
+        elif fault.kind in DELAYS or fault.kind in DROPS:
+            await self._network(fault, broken)
         else:
             await self._process(fault, broken, self._fleet.members[fault.target])
         broken.ended = self._clock()
@@ -81,11 +81,13 @@ class Breaking:
             return
         if fault.kind in {FaultKind.WORKER_KILL, FaultKind.CHILD_KILL}:
             await asyncio.to_thread(self._kill_in_batch, fault, broken, member)
+        elif fault.kind == FaultKind.CLOCK_SKEW:
+            await self._skew(fault, broken, member)
         elif fault.kind == FaultKind.CUT_KILL:
             await self._cut_and_kill(fault, broken, member)
         elif fault.kind in {FaultKind.MACHINE_KILL, FaultKind.GATEWAY_KILL}:
             broken.pids = _pids(member.family())
-            await asyncio.to_thread(self._kill_all, fault, member)
+            await asyncio.to_thread(self._kill_all, fault, broken, member)
             await asyncio.sleep(fault.lasts)
             member.start()
         else:
@@ -102,6 +104,15 @@ class Breaking:
         finally:
             send(processes[::-1], signal.SIGCONT)
 
+    async def _skew(self, fault: Fault, broken: Broken, member: Member) -> None:
+        if faketime() is None:
+            broken.note = "libfaketime is not installed here, so no clock can be made wrong"
+            return
+        broken.pids = _pids(member.family())
+        await asyncio.to_thread(member.kill)
+        member.skew = fault.amount
+        member.start()
+
     async def _cut_and_kill(self, fault: Fault, broken: Broken, member: Member) -> None:
         if member.proxy is None:
             broken.note = NO_PROXY
@@ -112,23 +123,25 @@ class Breaking:
         member.proxy.drop()
         await asyncio.sleep(CUT_FOR)
         await asyncio.to_thread(member.kill)
+        broken.hit = self._clock()
         member.proxy.cut = False
         await asyncio.sleep(fault.lasts)
         member.start()
 
     # The kills run in a thread: a batch takes milliseconds, and the event loop has callers to serve.
 
-    def _kill_all(self, fault: Fault, member: Member) -> None:
+    def _kill_all(self, fault: Fault, broken: Broken, member: Member) -> None:
         if fault.kind == FaultKind.MACHINE_KILL:
             self._in_batch(member)
+        broken.hit = self._clock()
         member.kill()
 
     def _kill_in_batch(self, fault: Fault, broken: Broken, member: Member) -> None:
+        victim = self._in_batch(member)
         working = member.working()
         if working is None:
             broken.note = "it was being started again"
             return
-        victim = self._in_batch(member)
         if fault.kind == FaultKind.WORKER_KILL:
             victim = working.pid
         elif victim == working.pid:
@@ -140,6 +153,7 @@ class Breaking:
         broken.pids = (victim,)
         with contextlib.suppress(ProcessLookupError):
             os.kill(victim, signal.SIGKILL)
+            broken.hit = self._clock()
 
     def _in_batch(self, member: Member) -> int | None:
         """Wait until one of its processes has just begun a batch, and say which: only then is something sure to come again."""
@@ -165,16 +179,18 @@ class Breaking:
         member.terminate()
         await asyncio.to_thread(member.wait, 20.0)
 
-    async def _redis(self, fault: Fault, broken: Broken) -> None:
-        members = self._fleet.members.values() if fault.target == "all" else [self._fleet.members[fault.target]]
-        proxies: list[Proxy] = [member.proxy for member in members if member.proxy is not None]
+    async def _network(self, fault: Fault, broken: Broken) -> None:
+        members = list(self._fleet.members.values()) if fault.target == "all" else [self._fleet.members[fault.target]]
+        redis = fault.kind in {FaultKind.REDIS_DELAY, FaultKind.REDIS_DROP}
+        found = [member.proxy if redis else member.kafka for member in members]
+        proxies = [proxy for proxy in found if proxy is not None]
         if not proxies:
-            broken.note = NO_PROXY
+            broken.note = NO_PROXY if redis else NO_KAFKA_PROXY
             return
-        if fault.kind == FaultKind.REDIS_DROP and fault.target.startswith("worker"):
+        if fault.kind in DROPS and fault.target.startswith("worker"):
             await asyncio.to_thread(self._in_batch, self._fleet.members[fault.target])
         for proxy in proxies:
-            if fault.kind == FaultKind.REDIS_DELAY:
+            if fault.kind in DELAYS:
                 proxy.delay += fault.amount
             else:
                 proxy.cut = True
@@ -182,7 +198,7 @@ class Breaking:
         before = [process.pid for member in members for process in member.family()]
         await asyncio.sleep(fault.lasts)
         for proxy in proxies:
-            if fault.kind == FaultKind.REDIS_DELAY:
+            if fault.kind in DELAYS:
                 proxy.delay = max(0.0, proxy.delay - fault.amount)
             else:
                 proxy.cut = False

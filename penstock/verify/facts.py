@@ -13,7 +13,14 @@ from penstock.verify.plan import Call, FaultKind, Kind, Plan
 ONCE: Final = frozenset({Kind.PLAIN, Kind.ASYNC, Kind.DEADLINE, Kind.CANCELLED, Kind.DIRECT})
 """Kinds whose caller sends them once."""
 DEATHS: Final = frozenset(
-    {FaultKind.WORKER_KILL, FaultKind.MACHINE_KILL, FaultKind.CHILD_KILL, FaultKind.ZOMBIE, FaultKind.CUT_KILL}
+    {
+        FaultKind.WORKER_KILL,
+        FaultKind.MACHINE_KILL,
+        FaultKind.CHILD_KILL,
+        FaultKind.ZOMBIE,
+        FaultKind.CUT_KILL,
+        FaultKind.CLOCK_SKEW,
+    }
 )
 ATTEMPTS: Final = 3
 """Deaths with a request in them after which the fleet gives it up."""
@@ -25,6 +32,7 @@ class Facts:
     Attributes:
         calls: by number.
         executions: by number, then by run.
+        losses: faults that made the store forget.
     """
 
     def __init__(self, plan: Plan, history: History) -> None:
@@ -33,7 +41,7 @@ class Facts:
         self.executions: dict[int, dict[int, Run]] = collections.defaultdict(dict)
         for run in history.runs:
             self.executions[run.number][run.run] = run
-        self._losses = [fault for fault in history.faults if fault.loses and not fault.note]
+        self.losses = [fault for fault in history.faults if fault.loses and not fault.note]
         self._by_ref: dict[str, list[Seen]] = collections.defaultdict(list)
         for seen in history.seen:
             if seen.ref:
@@ -98,7 +106,7 @@ class Facts:
 
     def forgotten(self, ref: str) -> bool:
         """Whether the store lost its data after this request had come, so that what is missing there proves nothing."""
-        return any(self._first.get(ref, 0.0) <= loss.ended for loss in self._losses)
+        return any(self._first.get(ref, 0.0) <= loss.ended for loss in self.losses)
 
     def ended(self, ref: str) -> bool:
         """Whether the stream ever held a terminal, or a record of it was seen done."""
@@ -148,7 +156,7 @@ class Facts:
                     yield ref, "its stream held a result and an error, one after the other"
 
     def _lost_between(self, sooner: float, later: float) -> bool:
-        return any(loss.began <= later and loss.ended >= sooner for loss in self._losses)
+        return any(loss.began <= later and loss.ended >= sooner for loss in self.losses)
 
     def redelivered(self) -> list[int]:
         """See `judge.redelivered`."""

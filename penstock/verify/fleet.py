@@ -9,13 +9,14 @@ from typing import Final
 
 import httpx
 
+from penstock.verify.kafka_proxy import KafkaProxy
 from penstock.verify.plan import GATEWAYS, MODELS, WORKERS
 from penstock.verify.processes import Backing, Member, free_port
 from penstock.verify.proxy import Proxy
 from protocol.errors import Unavailable
 
 PARTITIONS: Final = 4
-READY_WITHIN: Final = 90.0
+READY_WITHIN: Final = 120.0
 
 
 class Fleet:
@@ -26,12 +27,13 @@ class Fleet:
         urls: of the gateways.
     """
 
-    def __init__(self, backing: Backing, repository: Path, folder: Path) -> None:
+    def __init__(self, backing: Backing, repository: Path, folder: Path, token: str) -> None:
         self.members: dict[str, Member] = {}
         self.urls: list[str] = []
         self._backing = backing
         self._repository = repository
         self._folder = folder
+        self._token = token
         self._secret = secrets.token_hex(16)
 
     async def start(self) -> None:
@@ -66,17 +68,24 @@ class Fleet:
             member.terminate()
         for member in self.members.values():
             await asyncio.to_thread(member.wait, 20.0)
-            if member.proxy is not None:
-                await member.proxy.close()
+            for proxy in (member.proxy, member.kafka):
+                if proxy is not None:
+                    await proxy.close()
 
     async def _add(self, name: str, role: str, *flags: str) -> None:
-        target, proxy, redis = self._backing.target(), None, self._backing.redis
-        if target is not None:
-            proxy = Proxy(*target)
+        target, brokers = self._backing.target(), self._backing.brokers()
+        proxy, kafka = Proxy(*target) if target else None, KafkaProxy(brokers) if brokers else None
+        redis, bootstrap = self._backing.redis, self._backing.kafka
+        if proxy is not None:
             await proxy.open()
             redis = self._backing.through(proxy.port)
-        arguments = (role, *self._backing.arguments, "--redis", redis, "--metrics-port", "0", *flags)
-        self.members[name] = Member(name, arguments, self._folder, proxy)
+        if kafka is not None:
+            await kafka.open()
+            bootstrap = kafka.bootstrap
+        servers = ("--kafka", bootstrap, "--redis", redis, "--metrics-port", "0")
+        member = Member(name, (role, *self._backing.arguments, *servers, *flags), self._folder, self._token)
+        member.proxy, member.kafka = proxy, kafka
+        self.members[name] = member
 
     async def _ready(self) -> None:
         end = asyncio.get_running_loop().time() + READY_WITHIN

@@ -140,11 +140,12 @@ class Passed:
 
 @dataclasses.dataclass(slots=True)
 class Sample:
-    """Committed offsets and log ends of one moment, by `topic/partition`."""
+    """Committed offsets, log ends and log starts of one moment, by `topic/partition`; starts were read before the offsets."""
 
     at: float
     committed: dict[str, int]
     ends: dict[str, int]
+    starts: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def lag(self) -> int:
@@ -171,6 +172,7 @@ class Broken:
         pids: processes that it touched.
         note: why it was left out; "" where it was done.
         loses: it made the store forget.
+        hit: of a kill, when the signal was sent; 0 for others.
     """
 
     kind: str
@@ -180,13 +182,25 @@ class Broken:
     pids: tuple[int, ...] = ()
     note: str = ""
     loses: bool = False
+    hit: float = 0.0
 
 
 @dataclasses.dataclass(slots=True)
+class Held:
+    """The resident memory of one process of the fleet at one moment, in bytes."""
+
+    at: float
+    member: str
+    pid: int
+    rss: int
+
+
+@dataclasses.dataclass(slots=True, repr=False)  # asyncio makes the repr of what a run returns: seconds of it
 class History:
     """Everything that is known of a run.
 
     Attributes:
+        store_bytes: what Redis says that the run's keys take at its end; None where it was not asked.
         quiet_at: from when on there were neither faults nor new calls.
         settle: seconds after that in which the lag may reach zero.
     """
@@ -200,6 +214,9 @@ class History:
     samples: list[Sample] = dataclasses.field(default_factory=list)
     runs: list[Run] = dataclasses.field(default_factory=list)
     faults: list[Broken] = dataclasses.field(default_factory=list)
+    memory: list[Held] = dataclasses.field(default_factory=list)
+    store_bytes: int | None = None
+    store_version: str = ""
     quiet_at: float = 0.0
     settle: float = 60.0
 

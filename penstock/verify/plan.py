@@ -1,15 +1,9 @@
-"""What a run will do: every call and every fault, as a pure function of the seed and the settings.
-
-Invariant: equal arguments give equal plans, on every machine, so a failing seed replays. When things happen on the clock is the
-operating system's; what is sent, and what is broken around it, is not.
-"""
+"""What a run will do: every call and every fault. `planner` makes it."""
 
 from __future__ import annotations
 
 import dataclasses
 import enum
-import random
-from collections.abc import Iterator, Sequence
 from typing import Final
 
 
@@ -57,12 +51,14 @@ class FaultKind(enum.StrEnum):
     """A worker's connections to Redis cut and refused for a second, and then SIGKILL of all of it: its answers never arrive."""
     REBALANCE = "rebalance"
     """A worker more joins, and leaves again."""
+    KAFKA_DELAY = "kafka-delay"
+    """Added latency between one process, or all, and the brokers."""
+    KAFKA_DROP = "kafka-drop"
+    """Connections to the brokers cut, and refused for a while."""
+    CLOCK_SKEW = "clock-skew"
+    """A process is ended and started again with a clock that is minutes off."""
 
 
-WEIGHTS: Final[dict[Kind, int]] = {
-    Kind.PLAIN: 400, Kind.KEYED: 120, Kind.SHARED: 60, Kind.ASYNC: 140, Kind.DEADLINE: 80, Kind.CANCELLED: 60, Kind.DIRECT: 80,
-    Kind.DUPLICATE: 40, Kind.GARBAGE: 20, Kind.POISON: 5,
-}  # fmt: skip
 RAISES: Final = -1
 DIES: Final = -2
 """What poison asks of the model instead of milliseconds."""
@@ -73,23 +69,10 @@ PRINCIPALS: Final = ("shop", "desk")
 COMMAND: Final = "command:"
 """Before the name of a fault that the user supplies."""
 ALL_FAULTS: Final = tuple(kind.value for kind in FaultKind)
-
-_PER_SECOND: Final = 120
-_SHORTEST: Final = 40.0
-_EVERY: Final = 40.0
-"""Seconds in which each kind of fault comes once."""
-_FIRST: Final = frozenset({FaultKind.REDIS_DROP, FaultKind.CUT_KILL})
-_TWICE: Final = frozenset({FaultKind.WORKER_KILL, FaultKind.REDIS_DROP})
-"""What proves the most."""
-_TRIES: Final = 50
-_STARTS_WITHIN: Final = 3.0
-"""Seconds after which a process that was started again has work."""
-_OF_ONE_PROCESS: Final = frozenset(
-    {
-        FaultKind.WORKER_KILL, FaultKind.CHILD_KILL, FaultKind.MACHINE_KILL, FaultKind.WORKER_STOP, FaultKind.ZOMBIE,
-        FaultKind.GATEWAY_KILL, FaultKind.GATEWAY_STOP, FaultKind.CUT_KILL, FaultKind.REDIS_DELAY, FaultKind.REDIS_DROP,
-    }
-)  # fmt: skip
+DELAYS: Final = frozenset({FaultKind.REDIS_DELAY, FaultKind.KAFKA_DELAY})
+DROPS: Final = frozenset({FaultKind.REDIS_DROP, FaultKind.KAFKA_DROP})
+PAD: Final = 64 * 1024
+"""Bytes that every HTTP call carries besides: a process that keeps one request's bytes per request would show it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -126,7 +109,7 @@ class Fault:
         kind: a `FaultKind`'s value, or `command:NAME`.
         target: a process ("worker-0", "gateway-1"), or "all".
         lasts: seconds until it is mended.
-        amount: seconds of added latency.
+        amount: seconds of added latency, or by which a clock is wrong.
     """
 
     at: float
@@ -145,98 +128,3 @@ class Plan:
     session_timeout: float
     calls: tuple[Call, ...]
     faults: tuple[Fault, ...]
-
-
-def make(seed: int, requests: int, faults: Sequence[str], session_timeout: float) -> Plan:
-    """The plan of a seed.
-
-    Args:
-        seed: any number.
-        requests: how many calls.
-        faults: kinds; each comes about every `_EVERY` seconds, and at least once.
-        session_timeout: seconds, the fleet's.
-    """
-    chance = random.Random(f"penstock {seed}")  # noqa: S311  # a plan is to be repeated, not to be kept from guessing
-    seconds = max(_SHORTEST, requests / _PER_SECOND)
-    if FaultKind.ZOMBIE in faults:
-        seconds = max(seconds, 2 * session_timeout + 10)
-    calls = sorted(_calls(chance, requests, seconds), key=lambda call: (call.at, call.number))
-    made = sorted(_faults(chance, faults, seconds, session_timeout), key=lambda fault: (fault.at, fault.kind))
-    return Plan(seed, seconds, session_timeout, tuple(calls), tuple(made))
-
-
-def _calls(chance: random.Random, requests: int, seconds: float) -> Iterator[Call]:
-    kinds = chance.choices(list(WEIGHTS), list(WEIGHTS.values()), k=requests)
-    burst = 0.0
-    for number, kind in enumerate(kinds, 1):
-        # One in eight begins a moment in which others come, too: batches form of what arrives together.
-        if number == 1 or chance.random() < 0.125:
-            burst = round(chance.uniform(0, seconds), 3)
-        at = burst if chance.random() < 0.3 else round(chance.uniform(0, seconds), 3)
-        yield _call(chance, number, at, kind)
-
-
-def _call(chance: random.Random, number: int, at: float, kind: Kind) -> Call:
-    model, gateway = chance.choice(MODELS), chance.randrange(GATEWAYS)
-    millis = chance.choice((0, 1, 2, 5, 20, 50))
-    limit, copies, principal = 0.0, 1, ""
-    if kind is Kind.DEADLINE:
-        limit = chance.choice((0.02, 0.05, 0.1, 0.3, 1.0))
-    elif kind is Kind.CANCELLED:
-        limit = chance.choice((0.0, 0.005, 0.02, 0.1))
-    elif kind is Kind.POISON:
-        millis = chance.choice((RAISES, DIES))
-    elif kind in {Kind.SHARED, Kind.DUPLICATE}:
-        copies = chance.randint(2, 4)
-    if kind in {Kind.DIRECT, Kind.DUPLICATE}:
-        principal = chance.choice(PRINCIPALS)
-    return Call(number, at, kind, model, millis, gateway, limit, copies, principal)
-
-
-def _faults(chance: random.Random, kinds: Sequence[str], seconds: float, session_timeout: float) -> Iterator[Fault]:
-    """One after the other; each finds its place among those before it, the longest first."""
-    made: list[Fault] = []
-    if FaultKind.ZOMBIE in kinds:
-        lasts = 2 * session_timeout + 1
-        made.append(Fault(round(chance.uniform(2, seconds - lasts - 4), 3), FaultKind.ZOMBIE, _worker(chance), lasts))
-    for kind in sorted(kinds, key=_FIRST.__contains__, reverse=True):
-        times = max(1, round(seconds / _EVERY)) * (2 if kind in _TWICE else 1)
-        for _ in range(times if kind != FaultKind.ZOMBIE else 0):
-            made.append(_placed(chance, kind, seconds, made))
-    yield from made
-
-
-def _placed(chance: random.Random, kind: str, seconds: float, others: Sequence[Fault]) -> Fault:
-    """Where its target neither stands still nor is just being started, so that it is not done in vain; if there is such a place."""
-    for _ in range(_TRIES):
-        fault = _fault(chance, kind, round(chance.uniform(0.1, 0.85) * seconds, 3))
-        first_drop = kind == FaultKind.REDIS_DROP and not any(other.kind == kind for other in others)
-        aimed = fault.target.startswith("worker") or not first_drop
-        if aimed and not any(_in_vain(fault, other) for other in others):
-            break
-    return fault
-
-
-def _in_vain(fault: Fault, other: Fault) -> bool:
-    apart = max(fault.at - other.at - other.lasts, other.at - fault.at - fault.lasts)
-    return {fault.kind, other.kind} <= _OF_ONE_PROCESS and other.target == fault.target and apart < _STARTS_WITHIN
-
-
-def _fault(chance: random.Random, kind: str, at: float) -> Fault:
-    lasts = round(chance.uniform(0.5, 3.0), 2)
-    if kind in {FaultKind.REDIS_DELAY, FaultKind.REDIS_DROP}:
-        # Workers first: what they write is what must not be lost.
-        target = chance.choice((_worker(chance), _worker(chance), f"gateway-{chance.randrange(GATEWAYS)}", "all"))
-        amount = round(chance.uniform(0.01, 0.2), 3) if kind == FaultKind.REDIS_DELAY else 0.0
-        return Fault(at, kind, target, lasts, amount)
-    if kind in {FaultKind.GATEWAY_KILL, FaultKind.GATEWAY_STOP}:
-        return Fault(at, kind, f"gateway-{chance.randrange(GATEWAYS)}", lasts)
-    if kind == FaultKind.REBALANCE:
-        return Fault(at, kind, f"worker-{WORKERS}", round(chance.uniform(2.0, 6.0), 2))
-    if kind.startswith(COMMAND):
-        return Fault(at, kind, "all", 0.0)
-    return Fault(at, kind, _worker(chance), lasts)
-
-
-def _worker(chance: random.Random) -> str:
-    return f"worker-{chance.randrange(WORKERS)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psutil
 
+from penstock.verify import watchdog
+from penstock.verify.kafka_proxy import KafkaProxy
 from penstock.verify.proxy import Proxy
 from protocol.errors import ConfigError
 
@@ -38,13 +41,21 @@ class Member:
         name: "worker-0", "gateway-1", …
         arguments: after `penstock`.
         folder: for its log.
+        token: by which the watchdog knows it and its children.
+
+    Attributes:
         proxy: between it and Redis; None where there is none.
+        kafka: the same, for the brokers.
+        skew: seconds by which its clock is wrong, from its next start on.
     """
 
-    def __init__(self, name: str, arguments: Sequence[str], folder: Path, proxy: Proxy | None) -> None:
+    def __init__(self, name: str, arguments: Sequence[str], folder: Path, token: str) -> None:
         self.name = name
-        self.proxy = proxy
+        self.proxy: Proxy | None = None
+        self.kafka: KafkaProxy | None = None
+        self.skew = 0.0
         self.log = folder / f"{name}.log"
+        self._token = token
         self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -64,7 +75,7 @@ class Member:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+                env=os.environ | {"PYTHONUNBUFFERED": "1", watchdog.VARIABLE: self._token} | skewed(self.skew),
             )
 
     def family(self) -> list[psutil.Process]:
@@ -120,16 +131,41 @@ def send(processes: Sequence[psutil.Process], number: signal.Signals) -> None:
             process.send_signal(number)
 
 
+def faketime() -> Path | None:
+    """libfaketime, where the system has it: by its own folders, or beside the program of that name."""
+    if sys.platform != "linux":
+        return None
+    found = shutil.which("faketime")
+    roots = [Path("/usr/lib"), Path("/usr/lib64"), *([Path(found).resolve().parents[1] / "lib"] if found else [])]
+    for root in roots:
+        for pattern in ("faketime/libfaketimeMT.so.1", "*/faketime/libfaketimeMT.so.1"):
+            for library in sorted(root.glob(pattern)):
+                return library
+    return None
+
+
+def skewed(seconds: float) -> dict[str, str]:
+    """The environment of a process whose clock is wrong by so much. Time that only passes is right: durations are not clocks."""
+    library = faketime()
+    if not seconds or library is None:
+        return {}
+    return {"LD_PRELOAD": str(library), "FAKETIME": f"{seconds:+.1f}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Backing:
     """How to reach the servers, for every process of the fleet.
 
     Attributes:
         redis: URL.
+        kafka: bootstrap servers.
+        encrypted: the brokers speak TLS.
         arguments: all other flags about the servers.
     """
 
     redis: str
+    kafka: str
+    encrypted: bool
     arguments: tuple[str, ...]
 
     def through(self, port: int) -> str:
@@ -139,12 +175,23 @@ class Backing:
         return urlunsplit(url._replace(netloc=f"{login}{at}127.0.0.1:{port}"))
 
     def target(self) -> tuple[str, int] | None:
-        """Host and port that a proxy can stand before; None for TLS (its certificate names the host) and UNIX sockets.
+        """Host and port that a proxy can stand before; None for TLS (its certificate names the host), UNIX sockets and Sentinels.
 
         Raises:
             ConfigError: the URL is none.
         """
         url = urlsplit(self.redis)
-        if url.scheme not in {"redis", "rediss", "unix"}:
+        if url.scheme not in {"redis", "rediss", "unix", "redis+sentinel"}:
             raise ConfigError("--redis must be a URL like redis://HOST:6379/0")
         return (url.hostname or "127.0.0.1", url.port or 6379) if url.scheme == "redis" else None
+
+    def brokers(self) -> list[tuple[str, int]] | None:
+        """Hosts and ports that proxies can stand before; None for TLS.
+
+        Raises:
+            ConfigError: they are not HOST:PORT.
+        """
+        named = [address.strip().rpartition(":") for address in self.kafka.split(",")]
+        if not all(host and port.isdecimal() for host, _, port in named):
+            raise ConfigError(f"--kafka must be HOST:PORT[,HOST:PORT…], and {self.kafka!r} is not")
+        return None if self.encrypted else [(host.strip("[]"), int(port)) for host, _, port in named]

@@ -1,12 +1,14 @@
-"""A TCP proxy that can be slow, or cut: it stands between one process of the fleet and Redis."""
+"""A TCP proxy that can be slow, or cut: it stands between one process of the fleet and a server."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Coroutine
 from typing import Final
 
-_CHUNK: Final = 64 * 1024
+CHUNK: Final = 64 * 1024
+Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Proxy:
@@ -58,7 +60,7 @@ class Proxy:
             far_reader, far_writer = await asyncio.open_connection(*self._target)
             pair.add(far_writer)
             self._writers |= pair
-            await asyncio.gather(self._pass_on(reader, far_writer), self._pass_on(far_reader, writer))
+            await self._both_ways((reader, writer), (far_reader, far_writer))
         except OSError:
             pass  # the server is away: so is this connection
         finally:
@@ -67,12 +69,26 @@ class Proxy:
                 end.transport.abort()
             await asyncio.sleep(0)  # the loop closes what was aborted in its next turn
 
+    async def _both_ways(self, near: Ends, far: Ends) -> None:
+        await asyncio.gather(
+            self._until_it_ends(self._pass_on(near[0], far[1]), far[1]),
+            self._until_it_ends(self._pass_on(far[0], near[1]), near[1]),
+        )
+
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(_CHUNK):
-                if self.delay:
-                    await asyncio.sleep(self.delay)
-                writer.write(data)
-                await writer.drain()
+        while data := await reader.read(CHUNK):
+            await self._write(writer, data)
+
+    async def _write(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        if self.delay:
+            await asyncio.sleep(self.delay)
+        writer.write(data)
+        await writer.drain()
+
+    @staticmethod
+    async def _until_it_ends(passing: Coroutine[None, None, None], writer: asyncio.StreamWriter) -> None:
+        """One way; when it ends, so does the other."""
+        with contextlib.suppress(OSError, EOFError, ValueError):
+            await passing
         with contextlib.suppress(OSError):
             writer.transport.abort()

@@ -9,11 +9,12 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
-from redis.asyncio import Redis
+from redis.asyncio import Redis, Sentinel
 from redis.exceptions import RedisError
 
 from penstock.verify.history import Dead, Logged, Stored, digest
@@ -91,6 +92,12 @@ class Log:
         ends: dict[TopicPartition, int] = await self._consumer.end_offsets(list(self._assigned))
         return ends
 
+    async def starts(self) -> dict[str, int]:
+        """Where the logs of the infer topics begin, by `topic/partition`."""
+        mine = [place for place in self._assigned if place.topic in self.topics]
+        found = await self._consumer.beginning_offsets(mine)
+        return {f"{place.topic}/{place.partition}": offset for place, offset in found.items()}
+
     async def read_to(self, ends: dict[TopicPartition, int]) -> list[Any]:
         """All records from where the last call stopped up to these ends; what a failing call has read comes with the next."""
         while behind := [place for place, end in ends.items() if await self._consumer.position(place) < end]:
@@ -143,7 +150,7 @@ class Store:
 
     def __init__(self, settings: TransportSettings) -> None:
         self._names: Names = settings.names
-        self._redis: Any = Redis.from_url(settings.redis)
+        self._redis: Any = _connected(settings.redis)
         self._canary = f"{settings.prefix}:verify"
 
     async def close(self) -> None:
@@ -155,6 +162,10 @@ class Store:
         sent = time.time()
         seconds, micros = await self._redis.time()
         return float(seconds) + float(micros) / 1e6 - (sent + time.time()) / 2
+
+    async def version(self) -> str:
+        """Redis' own."""
+        return str((await self._redis.info("server")).get("redis_version", ""))
 
     async def mark(self) -> None:
         """Leave a key by which a store that has lost its data is known."""
@@ -181,11 +192,37 @@ class Store:
                 found[request] = _stored(request, at, reply)
         return found
 
+    async def weigh(self) -> int:
+        """Bytes that all keys of the run take."""
+        keys, total = await self._keys(), 0
+        for start in range(0, len(keys), _IN_CALL):
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for key in keys[start : start + _IN_CALL]:
+                    pipe.memory_usage(key)
+                total += sum(size or 0 for size in await pipe.execute())
+        return total
+
+    async def _keys(self) -> list[bytes]:
+        return [key async for key in self._redis.scan_iter(match=f"{self._names.prefix}:*", count=1000)]
+
     async def forget(self) -> None:
         """Delete all keys of the run."""
-        keys = [key async for key in self._redis.scan_iter(match=f"{self._names.prefix}:*", count=1000)]
+        keys = await self._keys()
         for start in range(0, len(keys), _IN_CALL):
             await self._redis.unlink(*keys[start : start + _IN_CALL])
+
+
+def _connected(url: str) -> Any:
+    """A client of this URL; behind Sentinels (`redis+sentinel://HOST:PORT,…/NAME/DB`) it finds the primary for every connection."""
+    parts = urlsplit(url)
+    if parts.scheme != "redis+sentinel":
+        return Redis.from_url(url)
+    login, _, addresses = parts.netloc.rpartition("@")
+    name, _, db = parts.path.strip("/").partition("/")
+    user, _, password = login.partition(":")
+    pairs = [(host.strip("[]"), int(port)) for host, _, port in (each.rpartition(":") for each in addresses.split(","))]
+    sentinel: Any = Sentinel(pairs)  # type: ignore[no-untyped-call]
+    return sentinel.master_for(name, db=int(db or 0), username=user or None, password=password or None)
 
 
 def _stored(request: str, at: float, facts: dict[str, Any]) -> Stored:

@@ -7,8 +7,9 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from penstock.verify.gaps import gaps, longest_gap
 from penstock.verify.history import History
-from penstock.verify.judge import Verdict, judge, longest_gap, redelivered
+from penstock.verify.judge import Verdict, judge, redelivered
 from penstock.verify.plan import Plan
 
 HELD: Final = 0
@@ -18,9 +19,7 @@ ALWAYS: Final = frozenset({"I1", "I2", "I3", "I5", "I11"})
 
 NOT_JUDGED: Final = {
     "I4": "this version does not stream",
-    "I9": "memory is not measured here",
-    "I10": "no model of the run asks for order",
-    "I12": "a run is shorter than any retention",
+    "I10": "it is promised to batch producers for one instance with preserve_ordering and without faults only",
 }
 
 
@@ -59,6 +58,7 @@ class Report:
             "not_judged": NOT_JUDGED,
             "redelivered": list(self.redelivered),
             "measures": measures(self.history),
+            "gaps": [dataclasses.asdict(gap) for gap in gaps(self.plan, self.history)],
             "faults": [dataclasses.asdict(fault) for fault in self.history.faults],
             "history_sha256": self.history.digest(),
             "plan": dataclasses.asdict(self.plan),
@@ -74,6 +74,12 @@ class Report:
         for fault in self.history.faults:
             if fault.note:
                 yield f"left out: {fault.kind} of {fault.target}: {fault.note}"
+        for gap in gaps(self.plan, self.history):
+            alone = "" if gap.alone else ", other faults beside it"
+            yield (
+                f"{gap.kind} of {gap.target}: of {gap.waiting} callers of {gap.model} one waited {gap.wait:.2f} s; "
+                f"nobody was answered for {gap.silence:.2f} s{alone}"
+            )
         facts = measures(self.history)
         yield f"{facts['answered']} answers, {len(self.redelivered)} redelivered, longest gap {facts['longest_gap_s']} s"
         if self.unseen:
@@ -98,6 +104,9 @@ def measures(history: History) -> dict[str, Any]:
         "records": len(history.logged),
         "dead_letters": len(history.dead),
         "samples": len(history.samples),
+        "largest_process_mb": round(max((held.rss for held in history.memory), default=0) / 1e6, 1),
+        "store_bytes": history.store_bytes,
+        "store_version": history.store_version,
         "longest_gap_s": round(longest_gap(history.seen), 2),
         "lag_zero_after_s": None if zero is None else round(zero - history.quiet_at, 2),
     }

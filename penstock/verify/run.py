@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from penstock.verify import model
+from penstock.verify import memory, model, watchdog
 from penstock.verify.breaking import Breaking
 from penstock.verify.fleet import Fleet
 from penstock.verify.history import History
@@ -75,7 +75,10 @@ class _Run:
         self._names = names
         self._log = Log(site.transport, [names.infer_topic(name, "1") for name in MODELS])
         self._store = Store(site.transport)
-        self._fleet = Fleet(Backing(site.transport.redis, site.arguments), folder / "models", folder)
+        security = site.transport.kafka_security.get("security_protocol") or ""
+        backing = Backing(site.transport.redis, site.transport.kafka, str(security).endswith("SSL"), site.arguments)
+        self._token = site.transport.prefix
+        self._fleet = Fleet(backing, folder / "models", folder, self._token)
         self._history = History(settle=site.settle)
         self._ahead = 0.0
 
@@ -83,12 +86,22 @@ class _Run:
         return time.time() + self._ahead
 
     async def carry_out(self) -> History:
+        guard = watchdog.start(self._token, None if self._site.keep else self._folder)
+        try:
+            return await self._guarded()
+        finally:
+            if guard.stdin is not None:
+                guard.stdin.close()  # it ends what is left, as it does when we are killed
+            await asyncio.to_thread(guard.wait)
+
+    async def _guarded(self) -> History:
         model.write(self._folder / "models", self._account)
         try:
             try:
                 await self._log.open()
                 await self._store.mark()
                 self._ahead = await self._store.ahead()
+                self._history.store_version = await self._store.version()
             except TROUBLE as error:
                 raise Unavailable(f"Kafka or Redis cannot be reached: {error}") from error
             self._say(f"starting {GATEWAYS} gateways and {WORKERS} workers")
@@ -106,6 +119,7 @@ class _Run:
         watch = Watch(self._log, self._store, self._names, self._clock, history)
         self._say(f"{len(plan.calls)} requests and {len(plan.faults)} faults in {plan.seconds:.0f} s")
         watching = asyncio.create_task(watch.run())
+        weighing = asyncio.create_task(memory.sample(self._fleet, self._clock, history.memory))
         begun = time.monotonic()
         try:
             async with asyncio.TaskGroup() as group:
@@ -115,12 +129,13 @@ class _Run:
                     group.create_task(self._one(item, traffic, breaking))
         finally:
             await traffic.close()
-            watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watching  # what it stumbled over, if it did not last until now
+            for task in (watching, weighing):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task  # what it stumbled over, if it did not last until now
         history.quiet_at = max([fault.ended for fault in history.faults], default=self._clock())
         await self._settle(watch)
-        history.runs = model.read(self._account, self._ahead)
+        history.runs = model.read(self._account, self._clock() - time.monotonic())
 
     @staticmethod
     async def _one(item: Call | Fault, traffic: Traffic, breaking: Breaking) -> None:

@@ -15,7 +15,7 @@ import orjson
 
 from penstock.client import requests
 from penstock.verify.history import End, History, Produced, Seen, digest
-from penstock.verify.plan import Call, Kind
+from penstock.verify.plan import PAD, Call, Kind
 from penstock.verify.raw import TROUBLE, Log
 from protocol.errors import FleetError
 from protocol.naming import Names, ref
@@ -27,6 +27,7 @@ KEEP_TRYING: Final = 90.0
 """Seconds for which a caller with a key, or a handle, asks again."""
 LANES: Final = 8
 """HTTP clients per gateway: httpx looks at all connections of one for every request."""
+PADDING: Final = np.array([[bytes(PAD)]], dtype=object)
 AGAIN: Final = frozenset({429, 499, 503, 504})
 
 
@@ -83,7 +84,7 @@ class Traffic:
         """One infer call, as one caller sees it; its text holds the Location of a 202."""
         asked = requests.infer(
             call.model,
-            {"NUMBER": np.array([[call.number]]), "MILLIS": np.array([[call.millis]])},
+            {"NUMBER": np.array([[call.number]]), "MILLIS": np.array([[call.millis]]), "PAD": PADDING},
             requests.InferOptions(**options),
             wait=wait,
         )
@@ -203,11 +204,15 @@ def record(call: Call) -> tuple[bytes, list[tuple[str, bytes]]]:
     values = {"NUMBER": call.number, "MILLIS": call.millis}
     headers = [("id", b"order-%d" % call.number), ("principal", call.principal.encode())]
     if call.number % 2:
-        inputs = [{"name": k, "datatype": "INT64", "shape": [1, 1], "data": [v]} for k, v in values.items()]
+        inputs: list[dict[str, Any]] = [
+            {"name": k, "datatype": "INT64", "shape": [1, 1], "data": [v]} for k, v in values.items()
+        ]
+        inputs.append({"name": "PAD", "datatype": "BYTES", "shape": [1, 1], "data": [""]})
         return orjson.dumps({"inputs": inputs}), [*headers, ("content-type", b"application/json")]
-    packed = [
+    packed: list[dict[str, Any]] = [
         {"name": k, "datatype": "INT64", "shape": [1, 1], "data": v.to_bytes(8, "little")} for k, v in values.items()
     ]
+    packed.append({"name": "PAD", "datatype": "BYTES", "shape": [1, 1], "data": bytes(4)})
     return msgpack.packb({"inputs": packed}), headers
 
 

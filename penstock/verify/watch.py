@@ -47,6 +47,7 @@ class Watch:
     async def sample(self) -> Sample:
         """One look. Raises what its servers' clients raise while they are being broken."""
         async with asyncio.timeout(60):
+            starts = await self._log.starts()
             committed = await self._log.committed()
             await self._log.follow(self._names.dead_topic(model) for model in MODELS)
             ends = await self._log.ends()
@@ -58,6 +59,7 @@ class Watch:
             at,
             {f"{topic}/{partition}": offset for (topic, partition), offset in committed.items()},
             {f"{place.topic}/{place.partition}": end for place, end in mine.items()},
+            starts,
         )
         self._history.samples.append(sample)
         return sample
@@ -76,6 +78,7 @@ class Watch:
             for name in wanted
             if name not in found and at - self._first_end.get(name, -FENCES_LAST) < FENCES_LAST
         ]
+        self._history.store_bytes = await self._store.weigh()
 
     def _note(self, records: list[Any]) -> None:
         for record in records:

@@ -89,7 +89,11 @@ def healthy() -> History:
     history.runs.append(Run(8, run_of(8, again=1), START + 1.0, 78))
     history.runs += [Run(9, run_of(9, again), START + 1.0 + again, 80 + again) for again in range(3)]
     history.faults = [Broken("worker-kill", "worker-0", START + 0.8, START + 0.9, (77,))]
-    history.samples = [Sample(START + 1, {PLACE: 3}, {PLACE: 9}), Sample(START + 11, {PLACE: 9}, {PLACE: 9})]
+    history.samples = [
+        Sample(START + 1, {PLACE: 3}, {PLACE: 9}, {PLACE: 0}),
+        Sample(START + 11, {PLACE: 9}, {PLACE: 9}, {PLACE: 0}),
+    ]
+    history.store_bytes = 9 * 1000
     return history
 
 
@@ -104,3 +108,8 @@ def judged(*changes: Callable[[History], None]) -> dict[str, Verdict]:
 def broken(*changes: Callable[[History], None]) -> set[str]:
     """The promises that do not hold any more."""
     return {promise for promise, verdict in judged(*changes).items() if not verdict.held}
+
+
+def caller(history: History, number: int) -> int:
+    """Where its first call stands in the list."""
+    return next(place for place, seen in enumerate(history.seen) if seen.number == number)
