@@ -91,7 +91,7 @@ def loses_its_tail(facts: RedisFacts) -> Iterator[Breach]:
     needed = number(facts.settings.get("min-replicas-to-write"), 0)
     if replicas and facts.settings and not needed:
         yield Breach(
-            "I2", "min-replicas-to-write", "0", "1, with min-replicas-max-lag 1",
+            "I2", "min-replicas-to-write", "0", f"1, with min-replicas-max-lag 1{'' if replicas > 1 else ' and a second replica'}",
             "answers are not waited for on a replica (no WAIT): a failover may lose the last ones, and a primary that was cut off "
             "goes on taking them", "redis-cli CONFIG SET min-replicas-to-write 1, and CONFIG SET min-replicas-max-lag 1",
         )  # fmt: skip
