@@ -321,9 +321,10 @@ class Intake:
     def assigned(self, epoch: int, partitions: Sequence[Assigned]) -> None:
         """See `Listener.assigned`. What waits here from partitions that did not come back is another worker's now."""
         for entry in partitions:
-            if entry.start > entry.committed:
-                self._spawn(self._dead_letters.note_loss(self.topic, entry.partition, entry.committed, entry.start))
-            self._tracker.assign(entry.partition, epoch, max(entry.committed, entry.start))
+            self._tracker.assign(entry.partition, epoch, entry.committed)
+            lost = self._tracker.deleted(entry.partition, entry.start)
+            if lost is not None:
+                self._spawn(self._tell_loss(entry.partition, *lost, entry.start))
             self._ends[entry.partition] = entry.end
         self.owned = (self.owned - self._leaving) | {entry.partition for entry in partitions}
         self._leaving.clear()
@@ -331,6 +332,12 @@ class Intake:
         log.info("partitions assigned", topic=self.topic, epoch=epoch, partitions=sorted(self.owned))
         if self._runner is not None:
             self._runner.forget(self.owned)
+        self._commits.arm()
+
+    async def _tell_loss(self, partition: int, first: int, token: int, start: int) -> None:
+        """Nothing is committed over what was deleted unread before the note of it is acknowledged."""
+        await self._dead_letters.note_loss(self.topic, partition, first, start)
+        self._tracker.done(partition, first, token)
         self._commits.arm()
 
     def revoked(self, partitions: Collection[int]) -> None:

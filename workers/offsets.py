@@ -124,6 +124,20 @@ class OffsetTracker(Generic[P]):
         self._moved.add(partition)
         return True
 
+    def deleted(self, partition: P, start: int) -> tuple[int, int] | None:
+        """The log begins at `start`: what lies below and was never added is gone. It is in flight, as one record at its first
+        offset, until `done` says that somebody was told: whoever comes after a crash before that finds the loss, too.
+
+        Returns:
+            That offset and its token; None where nothing was lost.
+        """
+        table = self._tables.get(partition)
+        if table is None or table.end >= start:
+            return None
+        first, table.end = table.end, start
+        table.open[first] = None
+        return first, table.token
+
     def duplicate(self, partition: P, offset: int) -> bool:
         """Whether the record is in flight or done under this assignment already."""
         table = self._tables.get(partition)

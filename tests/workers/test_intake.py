@@ -1,4 +1,5 @@
 import asyncio
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import pytest
 from protocol.codec import encode_request
 from protocol.errors import Code
 from protocol.naming import ref
-from protocol.ports import Answer, Assigned, OutRecord
+from protocol.ports import Answer, Assigned, OutRecord, Published
 from protocol.tensors import from_array
 from tests.workers.fleet import CHANNEL, IDENTITY, NAMES, until, values
 from tests.workers.serving import Bench, bench
@@ -262,6 +263,25 @@ async def test_records_deleted_unread_are_a_loss_that_is_told() -> None:
         assert dict(record.headers)["dead-offset"] == b"3"
         assert dict(record.headers)["dead-reason"] == b"lost"
         assert b"5 records" in dict(record.headers)["dead-error"]
+
+
+async def test_no_commit_passes_what_was_deleted_unread_before_the_loss_is_told() -> None:
+    async with bench() as b:
+        serving = await b.serve()
+        told, asked = asyncio.Event(), list[str]()
+        publish = b.bus.publish
+
+        async def slowly(topic: str, *arguments: Any) -> Published:
+            asked.append(topic)
+            await told.wait()
+            return await publish(topic, *arguments)
+
+        b.bus.publish = slowly  # type: ignore[assignment,method-assign]
+        serving.intake.assigned(9, [Assigned(0, committed=0, end=0, start=5)])
+        await until(lambda: asked)
+        assert serving.intake._tracker.lowest_incomplete(0) == 0
+        told.set()
+        await until(lambda: serving.intake._tracker.lowest_incomplete(0) == 5)
 
 
 async def test_a_full_worker_keeps_its_membership() -> None:

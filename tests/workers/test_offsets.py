@@ -74,6 +74,31 @@ def test_a_gap_at_the_end_is_closed_by_the_consumers_position() -> None:
     assert offsets.lowest_incomplete(0) == 2
 
 
+def test_what_was_deleted_unread_is_passed_over_only_when_it_is_told() -> None:
+    offsets = tracker(3)
+    assert offsets.deleted(0, 3) is None
+    lost = offsets.deleted(0, 8)
+    assert lost is not None
+    first, token = lost
+    assert first == 3
+    add(offsets, 8)
+    offsets.done(0, 8, token)
+    assert offsets.commits() == {}
+    offsets.done(0, 3, token)
+    assert offsets.commits() == {0: 9}
+
+
+def test_what_is_in_flight_is_not_lost_when_the_log_begins_behind_it() -> None:
+    offsets = tracker()
+    token = add(offsets, 0, 1)
+    offsets.revoke(0)
+    assert offsets.assign(0, 2, 0) == (0, 1)
+    assert offsets.deleted(0, 5) == (2, token)
+    for number in (0, 1, 2):
+        offsets.done(0, number, token)
+    assert offsets.commits() == {0: 5}
+
+
 def test_a_record_that_is_in_flight_or_done_is_not_added_again() -> None:
     offsets = tracker(5)
     token = add(offsets, 5, 6)
