@@ -7,7 +7,9 @@ the command asks whoever started the servers.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import resource
 import shlex
 import signal
 import socket
@@ -17,7 +19,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from infra.local.process import LocalServer
+from infra.local import probes
+from infra.local.process import LocalServer, wait_until
+from infra.local.redis import HOST, RedisServer
 from infra.local.servers import Servers
 from protocol.errors import FleetError, Unavailable
 
@@ -28,8 +32,8 @@ ANSWER_WITHIN = 110.0
 Faults = dict[str, Callable[[], None]]
 """What can be done, by name; the word before the first `-` names the servers. One at a time is done to the same servers."""
 
-NAMES = tuple(f"{server}-{how}" for server in ("kafka", "redis") for how in ("kill", "restart", "stop"))
-USUAL = ("kafka-restart", "redis-stop")
+NAMES = tuple(f"{server}-{how}" for server in ("kafka", "redis") for how in ("full", "kill", "restart", "stop"))
+USUAL = ("kafka-full", "redis-full", "redis-stop")
 """What a run on one broker and one store does unless it is told otherwise."""
 
 
@@ -39,7 +43,33 @@ def faults(running: Servers) -> Faults:
     for name, server in (("kafka", running.broker), ("redis", running.store)):
         if server is not None:
             possible |= _of(name, server)
+    if running.broker is not None:
+        possible["kafka-full"] = functools.partial(_no_room_on_disk, running.broker)
+    if running.store is not None:
+        possible["redis-full"] = functools.partial(_no_room_in_memory, running.store)
     return possible
+
+
+def _no_room_on_disk(broker: LocalServer) -> None:
+    """Every write of the broker to a file fails, as on a full disk, and it gives its log folder up; then it is started again.
+
+    By a limit on its files' size: the same `IOException` to it, and no file system has to be made and filled.
+    """
+    if sys.platform != "linux":
+        raise Unavailable("only Linux limits the files of a process that runs")
+    _, hard = resource.prlimit(broker.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(broker.pid, resource.RLIMIT_FSIZE, (1, hard))
+    wait_until(lambda: not broker.running, time.monotonic() + PAUSE)
+    broker.kill()  # one that had nothing to write still runs, with the limit
+    broker.start()
+
+
+def _no_room_in_memory(store: RedisServer) -> None:
+    """Redis refuses every write for a while."""
+    (_, before) = probes.redis_words(HOST, store.port, "CONFIG", "GET", "maxmemory")
+    probes.redis_words(HOST, store.port, "CONFIG", "SET", "maxmemory", "1")
+    time.sleep(PAUSE)
+    probes.redis_words(HOST, store.port, "CONFIG", "SET", "maxmemory", before)
 
 
 def _of(name: str, server: LocalServer) -> Faults:

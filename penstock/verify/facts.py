@@ -173,6 +173,11 @@ class Facts:
 
     def _run_again_by_a_worker(self) -> set[int]:
         """Numbers that a worker itself may have run again: they were in a batch with poison, or in a child that was killed."""
-        killed = {pid for fault in self.history.faults if fault.kind == FaultKind.CHILD_KILL for pid in fault.pids}
         spoilt = {(run.pid, run.at) for run in self.history.runs if self.is_poison(run.number)}
-        return {run.number for run in self.history.runs if run.pid in killed or (run.pid, run.at) in spoilt}
+        for fault in self.history.faults:
+            if fault.kind == FaultKind.CHILD_KILL:
+                spoilt |= {(pid, self._last_batch(pid)) for pid in fault.pids}
+        return {run.number for run in self.history.runs if (run.pid, run.at) in spoilt}
+
+    def _last_batch(self, pid: int) -> float:
+        return max((run.at for run in self.history.runs if run.pid == pid), default=0.0)

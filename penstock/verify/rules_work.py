@@ -96,8 +96,10 @@ def lag_returns_to_zero(facts: Facts) -> Iterator[Finding]:
     zero = next((sample for sample in after if sample.ends and sample.lag == 0), None)
     if zero is None:
         lag = after[-1].lag if after else "never read"
-        yield Finding(f"the lag was still {lag} {history.settle:.0f} s after the last fault")
+        yield Finding(f"the lag was still {lag} {history.settle:.0f} s after the last fault and the last call")
     elif zero.at - history.quiet_at > history.settle:
-        yield Finding(f"the lag reached zero only {zero.at - history.quiet_at:.1f} s after the last fault")
+        yield Finding(
+            f"the lag reached zero only {zero.at - history.quiet_at:.1f} s after the last fault and the last call"
+        )
     else:
         yield Finding()

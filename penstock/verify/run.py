@@ -133,7 +133,9 @@ class _Run:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task  # what it stumbled over, if it did not last until now
-        history.quiet_at = max([fault.ended for fault in history.faults], default=self._clock())
+        # On a slow machine callers are late, and still send when the last fault is over.
+        quiet = [*(fault.ended for fault in history.faults), *(seen.sent for seen in history.seen)]
+        history.quiet_at = max(quiet, default=self._clock())
         await self._settle(watch)
         history.runs = model.read(self._account, self._clock() - time.monotonic())
 

@@ -24,7 +24,7 @@ def section(title: str) -> str:
 def test_every_flag_of_the_page_is_one() -> None:
     flags = {flag for parameter in command.params for flag in parameter.opts}
 
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE)) - {"--break-server"} <= flags
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE)) - {"--break-server", "--cluster"} <= flags
 
 
 def test_the_page_names_every_fault_and_every_promise() -> None:
