@@ -1,14 +1,12 @@
-"""Processes of a simulated fleet: real gateways (without their HTTP door), real served models and real supervisors."""
+"""A simulated fleet, and its gateways: real ones, without their HTTP door."""
 
 from __future__ import annotations
 
 import asyncio
-import collections
 import dataclasses
 import random
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prometheus_client import CollectorRegistry
 
@@ -20,30 +18,22 @@ from gateway.service import Service
 from gateway.settings import GatewaySettings
 from gateway.upkeep import Upkeep
 from protocol.clock import Clock
-from protocol.errors import Code, FleetError
-from protocol.messages import Announcement, Failure, Heartbeat, InferRequest, ModelState
+from protocol.errors import FleetError
+from protocol.messages import Announcement, ModelState
 from protocol.naming import Names
-from protocol.pbtxt import parse
 from protocol.ports import OutRecord
 from protocol.presence import encode_announcement
-from protocol.tensors import Array
 from protocol.transport import Transport
+from tests.simulation.bus import SimBus
 from tests.simulation.history import History
-from tests.simulation.kafka import Kafka, SimBus
+from tests.simulation.instances import CONFIG
+from tests.simulation.kafka import Kafka
 from tests.simulation.loop import Process, VirtualLoop
 from tests.simulation.redis import Redis, SimStore
 from tests.simulation.weather import EPOCH, Network, Weather
-from workers.backends.base import Outcome
-from workers.backends.tensor_instance import TensorInstance
-from workers.backoff import Backoff
-from workers.completion import complete
-from workers.context import Context
-from workers.execution import Completions, Executor, Job, ThreadExecutor
-from workers.loading import LoadedModel
-from workers.patience import Patience
-from workers.repository import ModelVersion
-from workers.serving import Serving
-from workers.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from tests.simulation.processes import Host
 
 T = TypeVar("T")
 
@@ -53,93 +43,10 @@ DEAD = NAMES.dead_topic("m")
 PARTITIONS = 4
 RESULT_TTL = 3600.0
 FENCE_TTL = 300.0
-SECONDS = (0.001, 0.004, 0.02, 0.2) * 4 + (2.5,)
-"""That a batch may run."""
-MAX_ATTEMPTS = 1000
-"""Nothing kills a worker here but the plan: whoever was begun often is innocent."""
-BAD = 1.0
-"""A request whose second value is this has no output: the model refuses it, alone."""
-WORSE = 2.0
-"""With this one the whole batch fails, and the worker has to find out whose fault it was."""
-CONFIG = complete(
-    parse(
-        """
-        backend: "identity" max_batch_size: 4
-        input [ { name: "X" data_type: TYPE_FP32 dims: [ 2 ] } ]
-        output [ { name: "Y" data_type: TYPE_FP32 dims: [ 2 ] } ]
-        dynamic_batching { max_queue_delay_microseconds: 3000 }
-        """,
-        "config.pbtxt",
-        "m",
-    ),
-    None,
-)
-VERSION = ModelVersion("m", 1, Path("/nowhere"), Path("/nowhere"), CONFIG, "digest")
 
 
 class ConnectionLost(Exception):
     """The gateway died with the call in it."""
-
-
-class SimInstance(TensorInstance):
-    """Gives its input back."""
-
-    def compute(self, inputs: dict[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
-        if (inputs["X"][:, 1] == WORSE).any():
-            raise RuntimeError("a row that no batch survives")
-        return {"Y": inputs["X"]}
-
-    def split(self, requests: Sequence[InferRequest], raw: Mapping[str, Array]) -> Sequence[Outcome]:
-        outcomes = list(super().split(requests, raw))
-        for index, request in enumerate(requests):
-            if request.inputs[0].array().flat[1] == BAD:
-                outcomes[index] = Failure(Code.MODEL_FAILED, "a bad row")
-        return outcomes
-
-
-class SimExecutor(ThreadExecutor):
-    """The real one's run, at a virtual time and for a virtual while, without its thread."""
-
-    def __init__(self, worker: WorkerProcess, name: str) -> None:
-        self.name = name
-        self.held = 0
-        self.anywhere = False
-        self.isolated = False
-        self.restarts = 0
-        self._worker = worker
-        self._clock = worker.clock
-        self._instance = SimInstance(CONFIG)
-        self._completions: Completions | None = None
-        self._jobs: collections.deque[Job] = collections.deque()
-        self._running = False
-
-    def submit(self, job: Job) -> None:
-        self._jobs.append(job)
-        if not self._running:
-            self._next()
-
-    def _next(self) -> None:
-        if not self._jobs:
-            return
-        job = self._jobs.popleft()
-        self._running = True
-        self._run(job)
-        seconds = 0.0
-        if not job.stale:
-            self._worker.fleet.history.ran(self._worker.process, job.entries, self._clock())
-            seconds = self._worker.fleet.dice.choice(SECONDS)
-        self._worker.fleet.loop.call_later(seconds, self._over, job)
-
-    def _over(self, job: Job) -> None:
-        self._running = False
-        if not job.stale:
-            job.compute_end = self._clock()
-        assert self._completions is not None
-        self._completions.push(job)
-        self._next()
-
-    async def close(self) -> None:
-        pass
 
 
 @dataclasses.dataclass
@@ -150,6 +57,8 @@ class Fleet:
         dice: decides what the fleet's surroundings do.
         gateways: those that serve.
         hosts: machines with a supervisor and a worker, by worker id.
+        isolated: instances are processes of their own.
+        poison: share of the requests that kill or hang their instance.
     """
 
     loop: VirtualLoop
@@ -159,6 +68,8 @@ class Fleet:
     kafka: Kafka
     redis: Redis
     history: History
+    isolated: bool
+    poison: float
     gateways: dict[str, GatewayProcess] = dataclasses.field(default_factory=dict)
     hosts: dict[str, Host] = dataclasses.field(default_factory=dict)
     incarnations: int = 0
@@ -269,128 +180,3 @@ class GatewayProcess:
         for answer in list(self._asked):
             if not answer.done():
                 answer.set_exception(ConnectionLost(self.name))
-
-
-class WorkerProcess:
-    """One worker: a served model, as `workers.models` puts it together, and its heartbeat."""
-
-    def __init__(self, fleet: Fleet, host: Host) -> None:
-        self.fleet = fleet
-        self.host = host
-        self.process = fleet.process(host.name)
-        self.ended: asyncio.Future[int] = fleet.loop.create_future()
-        self.serving: Serving | None = None
-        self.clock = fleet.clock(self.process)
-        self.process.on_death.append(lambda: self.end(-9))
-        fleet.loop.spawn(self.process, self._run())
-
-    def end(self, code: int) -> None:
-        if not self.ended.done():
-            self.fleet.history.note("ended", self.process, code)
-            self.process.alive = False
-            self.ended.set_result(code)
-
-    async def _run(self) -> None:
-        fleet = self.fleet
-        try:
-            await asyncio.sleep(fleet.dice.choice((0.05, 0.3, 1.0)))  # loading
-            transport = fleet.transport(self.process)
-            await self.clock.resync(transport.results.now)
-            context = Context(
-                self.host.name, self.process.name, NAMES, self.clock, transport.bus, transport.results, Patience(), FENCE_TTL,
-                MAX_ATTEMPTS,
-            )  # fmt: skip
-            executors: list[Executor] = [SimExecutor(self, f"m_{n}") for n in range(fleet.dice.choice((1, 1, 2)))]
-            self.serving = Serving(context, LoadedModel(VERSION, executors, 0.0), 2**20)
-            await self.serving.open()
-        except FleetError as error:
-            fleet.history.note("start failed", self.process, error.message)
-            self.end(1)
-            return
-        await self._beat(transport)
-
-    async def _beat(self, transport: Transport) -> None:
-        assert self.serving is not None
-        turn = 0
-        while True:
-            load = await self.serving.load(ModelState.READY)
-            members = {TOPIC: self.serving.intake.member}
-            self.host.supervisor.heard(
-                Heartbeat(self.host.name, self.process.name, "h", 1, self.clock(), (load,), members)
-            )
-            await asyncio.sleep(0.5)
-            turn += 1
-            if turn % 20 == 0:
-                try:
-                    await self.clock.resync(transport.results.now)
-                except FleetError:
-                    continue
-
-    async def drain(self) -> None:
-        """SIGTERM."""
-        if self.serving is not None:
-            await self.serving.finish(5.0)
-            await self.serving.close()
-        self.end(0)
-
-
-class SimSupervisor(Supervisor):
-    """The real one; only what it starts is a process of the simulation."""
-
-    def __init__(self, fleet: Fleet, host: Host, transport: Transport) -> None:
-        super().__init__(host.name, (), {}, transport, 5.0)
-        self._fleet = fleet
-        self._host = host
-
-    @property
-    def pid(self) -> int | None:
-        worker = self._host.worker
-        return 1 if worker is not None and worker.process.alive else None
-
-    def heard(self, beat: Heartbeat) -> None:
-        self._beat = beat
-
-    async def _restart_forever(self) -> int:
-        self._legacy.close()  # the journal of a worker process; there is none
-        backoff = Backoff(self._fleet.dice)
-        while True:
-            started = self._fleet.loop.now
-            code = await self._run_once()
-            if code == 0:
-                return code
-            await asyncio.sleep(backoff.after(self._fleet.loop.now - started))
-
-    async def _run_once(self) -> int:
-        self._host.worker = WorkerProcess(self._fleet, self._host)
-        code = await self._host.worker.ended
-        last, self._beat = self._beat, None
-        if last is not None:
-            await self._evict(last)
-        return code
-
-
-class Host:
-    """A machine: a supervisor and its worker.
-
-    Attributes:
-        worker: that runs now, or ran last.
-    """
-
-    def __init__(self, fleet: Fleet, name: str) -> None:
-        self.fleet = fleet
-        self.name = name
-        self.worker: WorkerProcess | None = None
-        self.start()
-        fleet.hosts[name] = self
-
-    def start(self) -> None:
-        """Power on."""
-        self.process = self.fleet.process(f"supervisor-{self.name}")
-        self.supervisor = SimSupervisor(self.fleet, self, self.fleet.transport(self.process))
-        self.fleet.loop.spawn(self.process, self.supervisor.run())
-
-    def fail(self) -> None:
-        """Power off."""
-        self.fleet.loop.kill(self.process)
-        if self.worker is not None:
-            self.fleet.loop.kill(self.worker.process)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from protocol.naming import ref
 from protocol.ports import Answer, Claim, Outcome, Record
 from tests.simulation.kafka import Topic
+from tests.simulation.letters import Letters, name_of
 from tests.simulation.loop import Process, VirtualLoop
 from tests.simulation.weather import EPOCH
 from workers.entries import Entry
@@ -37,6 +37,8 @@ class History:
         settled: refs for which the store was ever given an end.
         terminals: how many ends were written, by ref.
         runs: how often each ref was run.
+        letters: the dead letters.
+        gone: refs whose record was deleted before it had an end.
         losses: how often the store lost data.
         tails_lost: how often that was its last second alone, so that a stream may be there without its end.
     """
@@ -47,9 +49,10 @@ class History:
         self.settled: set[str] = set()
         self.terminals: dict[str, int] = {}
         self.runs: dict[str, int] = {}
+        self.letters = Letters(self.broken)
+        self.gone: set[str] = set()
         self.losses = 0
         self.tails_lost = 0
-        self.dead: set[tuple[str, int, int]] = set()
         self.events: list[str] = []
         self._ended: dict[str, Answer] = {}
         self._claims: dict[str, int] = {}
@@ -82,6 +85,8 @@ class History:
                 self.broken("I2", f"{name} has a second terminal")
             self._ended[name] = answer
             self.terminals[name] = self.terminals.get(name, 0) + 1
+            if not answer.retriable:
+                self.letters.answered(name)
 
     def fresh(self, claim: Claim) -> None:
         self.note("claim", claim.ref)
@@ -109,31 +114,55 @@ class History:
         if offset > log.end:
             self.broken("I3", f"{topic.name}/{partition}: {offset} is committed, the log ends at {log.end}")
         for record in log.slice(before, max(0, offset - before)):
-            if not self.is_complete(record):
+            if record.offset < offset and not self.is_complete(record):
                 self.broken(
                     "I3", f"{topic.name}/{partition}/{record.offset} is committed without an end: {name_of(record)}"
                 )
 
-    def committed_after(self, dead: Callable[[], Sequence[Record]]) -> Callable[[Topic, int, int, int], None]:
-        """`committed`, with what the dead letters hold by then."""
-
-        def committed(topic: Topic, partition: int, before: int, offset: int) -> None:
-            self.buried(dead())
-            self.committed(topic, partition, before, offset)
-
-        return committed
-
     def is_complete(self, record: Record) -> bool:
-        place = (record.topic, record.partition, record.offset)
-        return name_of(record) in self.settled or place in self.dead
+        return name_of(record) in self.settled or self.letters.has(record)
 
-    def buried(self, records: Sequence[Record]) -> None:
-        """What the dead letters hold."""
-        for record in records:
-            fields = dict(record.headers)
-            self.dead.add((fields["dead-topic"].decode(), int(fields["dead-partition"]), int(fields["dead-offset"])))
+    def appended(self, records: Sequence[Record]) -> None:
+        """The log has taken these."""
+        self.letters.appended(records)
+
+    def deleted(self, records: Sequence[Record], unknowable: bool) -> None:
+        """The log has them no more; and nobody can know that they were unread where their topic went with them."""
+        # By the newest claim: a key may have ended before, and run again.
+        without_end = [r for r in records if name_of(r) not in self._ended and not self.letters.has(r)]
+        self.note("deleted", len(records), "without an end", len(without_end), "unknowably" if unknowable else "")
+        self.gone.update(map(name_of, without_end))
+        if not unknowable:
+            self.letters.unread += without_end
+
+    def judge_losses(self) -> None:
+        """At the end: whatever was deleted unread is in a note."""
+        for record in self.letters.unread:
+            if not self.is_complete(record) and not self.letters.told_lost(record):
+                place = f"{record.topic}/{record.partition}/{record.offset}"
+                self.broken("I12", f"{place} was deleted unread, and nobody was told")
 
     # --- the instances ---
+
+    def began(self, refs: Sequence[str], runner: str) -> None:
+        """The store was told that this worker begins them."""
+        for name in refs:
+            self.letters.begun.setdefault(name, set()).add(runner)
+
+    def ended(self, process: Process, code: int) -> None:
+        """A worker's process."""
+        self.note("ended", process, code)
+        if code:
+            self.letters.died.add(process.name)
+
+    def taken_for_dead(self, process: Process) -> None:
+        """Stopped, or removed from its group: what it runs moves away, and counts as begun."""
+        self.letters.died.add(process.name)
+
+    def child_died(self, entries: Sequence[Entry]) -> None:
+        """An instance's process, with these in it."""
+        for entry in entries:
+            self.letters.deaths[entry.ref] = self.letters.deaths.get(entry.ref, 0) + 1
 
     def ran(self, process: Process, entries: Sequence[Entry], clock: float) -> None:
         """A batch starts on an instance of this worker, whose clock says so."""
@@ -147,16 +176,3 @@ class History:
             at = self._cancelled.get((process, entry.ref))
             if at is not None and at < self.loop.now and entry.payload.published <= EPOCH + at - NOTED_WITHIN:
                 self.broken("I6", f"{entry.ref} starts on {process} {self.loop.now - at:.3f} s after its cancellation")
-
-
-def name_of(record: Record) -> str:
-    """The ref of a record, as protocol/README.md defines it."""
-    fields = dict(record.headers)
-    try:
-        name = fields.get("id", b"").decode()
-        principal = fields.get("principal", b"-").decode()
-    except UnicodeDecodeError:
-        return ""
-    if not name:
-        name = f"{record.topic}-{record.partition}-{record.offset}-{round(record.timestamp * 1000)}"
-    return ref(principal, name)

@@ -126,11 +126,11 @@ class Coordinator:
             return "rebalance", []
         return "ok", [log.end for log in self.topic.logs]
 
-    def commit(self, consumer: SimConsumer, generation: int, offsets: Mapping[int, int]) -> None:
+    def commit(self, consumer: SimConsumer, generation: int, made: int, offsets: Mapping[int, int]) -> None:
         member = self.group.members.get(consumer.static)
         if member is None or member.id != consumer.member or generation != self.generation:
             raise Unavailable(f"{consumer.static} commits in generation {generation}, the group's is {self.generation}")
-        if consumer.made != self.topic.made:
+        if made != self.topic.made:
             return  # it says of which log it is, and counts for nothing
         for partition, offset in offsets.items():
             self.server.on_commit(self.topic, partition, self.group.committed.get(partition, 0), offset)
@@ -143,7 +143,7 @@ class Kafka:
     Attributes:
         on_commit: told of every offset that is committed, before it is.
         on_append: told of every record.
-        on_delete: told of the records that the log no longer has, and whether their topic went with them.
+        on_delete: told of the records that the log no longer has, and whether nobody can know of it.
     """
 
     def __init__(self, loop: VirtualLoop, weather: Weather) -> None:
@@ -179,9 +179,12 @@ class Kafka:
 
     def retain(self, name: str, share: float) -> None:
         """Retention deletes this share of what a partition holds, whether it was read or not."""
-        for log in self.topic(name).logs:
+        topic = self.topic(name)
+        for n, log in enumerate(topic.logs):
             before = log.start + round(share * (log.end - log.start))
-            self.on_delete(log.slice(log.start, before - log.start), False)
+            # Where nobody has ever committed, nobody can tell what was read: a group begins at the log's start.
+            known = any(n in coordinator.group.committed for coordinator in topic.coordinators.values())
+            self.on_delete(log.slice(log.start, before - log.start), not known)
             log.drop(before)
 
     def remake(self, name: str) -> None:

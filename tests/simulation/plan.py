@@ -8,9 +8,11 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from tests.simulation.fleet import TOPIC, Fleet, GatewayProcess, Host
+from tests.simulation.fleet import TOPIC, Fleet, GatewayProcess
+from tests.simulation.instances import SimChild
 from tests.simulation.kafka import SESSION
 from tests.simulation.loop import OUTSIDE, Process
+from tests.simulation.processes import Host
 
 WINDOW: Final = 6.0
 """Seconds in which faults begin and calls are made."""
@@ -30,7 +32,7 @@ def plan(dice: random.Random) -> list[Fault]:
     """The faults of one schedule, in the order of their times."""
     kinds = [kind for kind in FAULTS if kind not in LOSSES]
     chosen = [dice.choice(kinds) for _ in range(dice.choice((0, 1, 2, 3, 3, 4, 5, 6)))]
-    if dice.random() < 0.15:
+    if dice.random() < 0.3:
         chosen.append(dice.choice(LOSSES))
     faults = [Fault(dice.uniform(0.0, WINDOW), kind, dice.choice((0.05, 0.5, 1.5, 4.0))) for kind in chosen]
     return sorted(faults, key=lambda fault: fault.at)
@@ -57,6 +59,22 @@ async def kill_worker(fleet: Fleet, seconds: float) -> None:
         fleet.loop.kill(found[1])
 
 
+async def kill_child(fleet: Fleet, seconds: float) -> None:
+    """SIGKILL of a process that holds an instance only, as soon as there is one with a batch."""
+    for _ in range(40):
+        for host in fleet.hosts.values():
+            worker = host.worker
+            if worker is None or not worker.process.alive:
+                continue
+            for executor in worker.executors:
+                if isinstance(executor, SimChild) and executor.busy:
+                    fleet.loop.call_soon(executor.die, 9, context=worker.process.context)
+                    return
+        if not fleet.isolated:
+            return
+        await asyncio.sleep(0.05)
+
+
 async def stop_worker(fleet: Fleet, seconds: float) -> None:
     """SIGSTOP for up to more than twice the session timeout, then SIGCONT: a zombie."""
     if found := _worker(fleet):
@@ -65,6 +83,7 @@ async def stop_worker(fleet: Fleet, seconds: float) -> None:
 
 async def _pause(fleet: Fleet, process: Process, seconds: float) -> None:
     process.paused = True
+    fleet.history.taken_for_dead(process)
     await asyncio.sleep(seconds)
     fleet.loop.resume(process)
 
@@ -104,6 +123,7 @@ async def evict_worker(fleet: Fleet, seconds: float) -> None:
     """LeaveGroup for one that lives."""
     coordinator = fleet.kafka.topics[TOPIC].coordinators.get(TOPIC)
     if coordinator is not None and (found := _worker(fleet)):
+        fleet.history.taken_for_dead(found[1])
         coordinator.remove([found[0].name])
 
 
@@ -233,17 +253,27 @@ async def fail_redis_over(fleet: Fleet, seconds: float) -> None:
     fleet.weather.down.discard("redis")
 
 
+async def retain(fleet: Fleet, seconds: float) -> None:
+    """Retention deletes records, read or not."""
+    fleet.kafka.retain(TOPIC, fleet.dice.uniform(0.3, 1.0))
+
+
+async def remake_topic(fleet: Fleet, seconds: float) -> None:
+    """Deleted and made again, empty."""
+    fleet.kafka.remake(TOPIC)
+
+
 FAULTS: Final[dict[str, Callable[[Fleet, float], object]]] = {
     work.__name__: work
     for work in (
-        kill_worker, kill_worker, stop_worker, fail_machine, stop_machine, roll_worker, join_worker, evict_worker, rebalance_storm,
+        kill_worker, kill_child, stop_worker, fail_machine, stop_machine, roll_worker, join_worker, evict_worker, rebalance_storm,
         kill_gateway,
         stop_gateway, cut_worker_from_kafka, cut_worker_from_redis, cut_gateway_from_kafka, cut_gateway_from_redis, kafka_away,
         redis_away, redis_full, redis_readonly, refuse_calls, lose_answers, late_records, doubled_records, lose_wakes,
-        double_wakes, slow_network, restart_redis_empty, fail_redis_over,
+        double_wakes, slow_network, restart_redis_empty, fail_redis_over, retain, remake_topic,
     )
 }  # fmt: skip
-LOSSES: Final = ("restart_redis_empty", "fail_redis_over")
+LOSSES: Final = ("restart_redis_empty", "fail_redis_over", "retain", "remake_topic")
 
 
 def schedule(fleet: Fleet, faults: list[Fault]) -> list[asyncio.Task[None]]:

@@ -30,6 +30,7 @@ class Redis:
     Attributes:
         on_finish: told of every terminal write with its outcome.
         on_fresh: told of every claim that was granted.
+        on_start: told who begins which requests.
         on_loss: told that data was lost.
         on_cancel: told of every cancellation that reaches a worker.
     """
@@ -42,6 +43,7 @@ class Redis:
         self.subscriptions: dict[str, list[Subscription]] = {}
         self.on_finish: Callable[[Answer, Outcome], None] = lambda *_: None
         self.on_fresh: Callable[[Claim], None] = lambda *_: None
+        self.on_start: Callable[[Sequence[str], str], None] = lambda *_: None
         self.on_loss: Callable[[bool], None] = lambda partly: None
         self.on_cancel: Callable[[Process, list[str]], None] = lambda *_: None
         self._result_ttl = result_ttl
@@ -102,6 +104,7 @@ class Redis:
 
     def start(self, refs: Sequence[str], worker: str, ttl: float) -> list[int]:
         self.writable()
+        self.on_start(refs, worker)
         return [self.fences.start(ref, worker, ttl, self.now()) for ref in refs]
 
     def look(self, refs: Sequence[str]) -> list[RequestState | None]:

@@ -15,17 +15,22 @@ from typing import Final
 import structlog
 
 from protocol.errors import FleetError
-from tests.simulation.clients import LONG, Clients, is_only_pending, judge
-from tests.simulation.fleet import DEAD, RESULT_TTL, TOPIC, Fleet, GatewayProcess, Host
-from tests.simulation.history import History, name_of
+from tests.simulation.clients import LONG, Clients
+from tests.simulation.fleet import RESULT_TTL, TOPIC, Fleet, GatewayProcess
+from tests.simulation.history import History
+from tests.simulation.judge import is_only_pending, judge, judge_leftovers
 from tests.simulation.kafka import SESSION, Kafka
+from tests.simulation.letters import name_of
 from tests.simulation.loop import PROCESS, Stuck, VirtualLoop
 from tests.simulation.plan import WINDOW, Fault, plan, schedule
+from tests.simulation.processes import Host
 from tests.simulation.redis import Redis
 from tests.simulation.weather import Network, Weather
 
 REST: Final = 6 * SESSION + 20.0
 """Virtual seconds after the last fault in which all calls without a deadline must be answered and the lag must be zero."""
+LEFT_ALONE: Final = 25.0
+"""More of them for each request that kills or hangs its instance, again and again until it is buried."""
 PROBES: Final = 4
 
 
@@ -92,10 +97,12 @@ def _fleet(loop: VirtualLoop, dice: random.Random) -> Fleet:
     weather = Weather(dice)
     kafka, redis = Kafka(loop, weather), Redis(loop, weather, RESULT_TTL)
     history = History(loop)
-    kafka.on_commit = history.committed_after(lambda: kafka.topics[DEAD].logs[0].slice(0, 10_000))
+    kafka.on_commit, kafka.on_append, kafka.on_delete = history.committed, history.appended, history.deleted
+    redis.on_start = history.began
     redis.on_finish, redis.on_fresh = history.finished, history.fresh
     redis.on_loss, redis.on_cancel = history.lost, history.cancelled
-    return Fleet(loop, dice, weather, Network(loop, weather), kafka, redis, history)
+    isolated, poison = dice.random() < 0.4, dice.choice((0.0, 0.06))
+    return Fleet(loop, dice, weather, Network(loop, weather), kafka, redis, history, isolated, poison)
 
 
 async def _live(fleet: Fleet, clients: Clients, faults: list[Fault]) -> None:
@@ -142,14 +149,15 @@ async def _rest(fleet: Fleet, clients: Clients) -> None:
     """The faults are over: everything must be answered and committed, and new calls must succeed."""
     fleet.weather.clear()
     fleet.history.note("the faults are over")
-    end = fleet.loop.now + REST
+    rest = REST + LEFT_ALONE * len(fleet.history.letters.poison)
+    end = fleet.loop.now + rest
     while fleet.loop.now < end and (_waiting(fleet, clients) or any(fleet.kafka.lag().values())):  # noqa: ASYNC110
         await asyncio.sleep(0.25)
     for call in _waiting(fleet, clients):
-        fleet.history.broken("I11", f"{call} is not answered {REST:.0f} s after the last fault")
+        fleet.history.broken("I11", f"{call} is not answered {rest:.0f} s after the last fault")
     for topic, lag in fleet.kafka.lag().items():
         if lag:
-            fleet.history.broken("I11", f"{lag} records of {topic} are not committed {REST:.0f} s after the last fault")
+            fleet.history.broken("I11", f"{lag} records of {topic} are not committed {rest:.0f} s after the last fault")
     probes = [clients.make("probe", timeout=LONG, bad=0.0) for _ in range(PROBES)]
     for call in probes:
         clients.start(call)
@@ -157,6 +165,9 @@ async def _rest(fleet: Fleet, clients: Clients) -> None:
     for call in probes:
         if not call.done or any(isinstance(answer, FleetError) or answer.failure for answer in call.answers):
             fleet.history.broken("I11", f"a call after the last fault had no success: {call.answers}")
+    end = fleet.loop.now + rest
+    while fleet.loop.now < end and any(fleet.kafka.lag().values()):  # noqa: ASYNC110
+        await asyncio.sleep(0.25)  # what may be pending for ever was published again
     if any(not is_only_pending(call, fleet) for call in clients.pending()):
         # Only those are left whose answer was lost with the store's data: they have their deadline.
         await asyncio.sleep(LONG + REST)
@@ -183,22 +194,7 @@ def _judge(fleet: Fleet, clients: Clients) -> None:
                 history.broken(
                     "I1", f"{record.topic}/{record.partition}/{record.offset} ({name_of(record)}) has no end"
                 )
-    _judge_leftovers(fleet)
+    history.judge_losses()
+    judge_leftovers(fleet)
     for error in fleet.loop.errors:
         history.broken("no error goes unhandled", error)
-
-
-def _judge_leftovers(fleet: Fleet) -> None:
-    """Nobody keeps anything of calls that have ended."""
-    history = fleet.history
-    for gateway in fleet.gateways.values() if not history.losses else ():
-        left = sum(call.counted for call in gateway.service.answers.pending) if gateway.up else 0
-        if left:
-            history.broken("I9", f"{left} calls are left in {gateway.process}")
-        if gateway.up and gateway.service.admission.size:
-            history.broken("I9", f"{gateway.service.admission.size} bytes are still counted in {gateway.process}")
-    for host in fleet.hosts.values():
-        if host.worker is not None and host.worker.serving is not None and host.worker.process.alive:
-            left = host.worker.serving.runner.in_flight
-            if left:
-                history.broken("I9", f"{left} requests are left in {host.worker.process}")

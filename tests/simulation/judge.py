@@ -1,0 +1,89 @@
+"""Whether callers saw what was promised, and whether anything is left of calls that have ended."""
+
+from __future__ import annotations
+
+from protocol.errors import Code, FleetError
+from protocol.messages import InferReply
+from tests.simulation.clients import LONG, SLACK, Call
+from tests.simulation.fleet import Fleet
+
+
+def judge(call: Call, fleet: Fleet) -> None:
+    """Whether what the caller saw is what was promised."""
+    history = fleet.history
+    data_lost = history.losses > call.losses
+    if not call.done:
+        if not is_only_pending(call, fleet):
+            history.broken("I1", f"{call.kind} call {call.name} has no answer")
+        return
+    if call.kind in ("plain", "probe") and len(call.answers) != 1 and not call.lost:
+        history.broken("I1", f"{call.name} has {len(call.answers)} answers")
+    if call.cancelled and call.kind == "cancel" and call.answers:
+        history.broken("I6", f"{call.name} was answered after its caller had hung up")
+    for answer in call.answers:
+        if isinstance(answer, InferReply) and answer.failure is None:
+            _judge_output(call, answer, fleet)
+        else:
+            error = answer.failure.error() if isinstance(answer, InferReply) else answer  # type: ignore[union-attr]
+            _judge_error(call, error, fleet, data_lost=data_lost)  # type: ignore[arg-type]
+
+
+def is_only_pending(call: Call, fleet: Fleet) -> bool:
+    """Whether the call may be visible as pending for ever: what the guarantees say of it.
+
+    An asynchronous call that attached to another one got 202 before the broker had the record. And a stream whose end was lost in
+    a failover, while its beginning survived, looks like a request that runs; whoever comes with its key attaches to it.
+    """
+    if call.refs & fleet.history.gone:  # its record was deleted: I12 is what is promised
+        return True
+    if call.kind == "keyed":
+        return fleet.history.losses > call.losses
+    return call.kind.startswith("async") and (call.attached or fleet.history.tails_lost > 0)
+
+
+def _judge_output(call: Call, answer: InferReply, fleet: Fleet) -> None:
+    (tensor,) = answer.outputs
+    values = tensor.array().ravel().tolist()
+    if values != [call.value, 0.0] or answer.label != (call.key or call.name):
+        fleet.history.broken("I5", f"{call.name} ({call.value}) got {values} labelled {answer.label!r}")
+    if call.bad:
+        fleet.history.broken("I8", f"{call.name} is bad and succeeded")
+
+
+def _judge_error(call: Call, error: FleetError, fleet: Fleet, *, data_lost: bool) -> None:
+    history, code = fleet.history, error.code
+    late = call.timeout and fleet.loop.now >= call.started + call.timeout - SLACK
+    # Where one of several calls with a key brings a short deadline, that is the record's, and ends it for all of them, be it by
+    # its owner, who cancels it.
+    shared = bool(call.key)
+    deleted = bool(call.refs & history.gone)
+    right = {
+        Code.MODEL_FAILED: bool(call.bad or call.refs & history.letters.given_up),
+        Code.DEADLINE_EXCEEDED: (bool(late) and (call.timeout != LONG or data_lost or deleted)) or shared,
+        Code.CANCELLED: call.cancelled or shared,
+        Code.UNAVAILABLE: call.kind != "probe",
+        Code.NOT_FOUND: (data_lost or deleted) and call.attached,
+        Code.GONE: deleted,
+        Code.INVALID_ARGUMENT: data_lost and call.attached,  # its stream is there again, and names no model
+    }
+    if not right.get(code, False):
+        promise = (
+            "I6" if code in {Code.CANCELLED, Code.DEADLINE_EXCEEDED} else "I8" if code is Code.MODEL_FAILED else "I1"
+        )
+        history.broken(promise, f"{call.kind} call {call.name} ended with {code}: {error.message}")
+
+
+def judge_leftovers(fleet: Fleet) -> None:
+    """Nobody keeps anything of calls that have ended."""
+    history = fleet.history
+    for gateway in fleet.gateways.values() if not history.losses and not history.gone else ():
+        left = sum(call.counted for call in gateway.service.answers.pending) if gateway.up else 0
+        if left:
+            history.broken("I9", f"{left} calls are left in {gateway.process}")
+        if gateway.up and gateway.service.admission.size:
+            history.broken("I9", f"{gateway.service.admission.size} bytes are still counted in {gateway.process}")
+    for host in fleet.hosts.values():
+        if host.worker is not None and host.worker.serving is not None and host.worker.process.alive:
+            left = host.worker.serving.runner.in_flight
+            if left:
+                history.broken("I9", f"{left} requests are left in {host.worker.process}")
