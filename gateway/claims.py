@@ -1,7 +1,8 @@
 """Calls that outlive their connection: keyed ones (`Idempotency-Key`) and asynchronous ones.
 
 Invariants: such a call has a claim in the result store before it is published, and the claim is confirmed by the broker's
-acknowledgement; a waiter is registered before the claim is made, so that no wake-up can come too early.
+acknowledgement; a waiter is registered before the claim is made, so that no wake-up can come too early; whoever is told that such a
+call was accepted can rely on its record.
 """
 
 from __future__ import annotations
@@ -9,20 +10,23 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
 from gateway.catalog import Served
 from gateway.handle import Handle, sign
 from gateway.pending import Call
-from gateway.publisher import Place
 from gateway.service import Service
 from protocol.codec import decode_reply
 from protocol.errors import Code, FleetError, Unavailable
 from protocol.messages import InferReply, InferRequest
 from protocol.naming import ref
-from protocol.ports import Claim, Claimed, ClaimState, OutRecord
+from protocol.ports import NOWHERE, Claim, Claimed, ClaimState, OutRecord, Place
+
+_FIRST_PAUSE: Final = 0.02
+_LONGEST_PAUSE: Final = 0.5
+"""Between two looks whether the first call with a key was published."""
 
 _log = structlog.get_logger("gateway.claims")
 
@@ -61,24 +65,51 @@ class Claims:
         call = service.enter(served, request, len(record.value), settle(future))
         call.owner = False
         try:
-            if not await self._take(call, request, fingerprint, record):
+            await self._take(call, request, fingerprint, record)
+            if call.place is not None and not call.owner:  # in the log, perhaps long ago, and its end may be lost
+                self._spawn(self._take_again(call, request, fingerprint, record))
+            while not call.left:
                 await asyncio.wait([future], timeout=service.settings.claim_lease)
-                if not call.left:  # whoever had it may have died before it was published
-                    await self._take(call, request, fingerprint, record)
+                if not call.left:
+                    await self._take_again(call, request, fingerprint, record)
         except FleetError as error:
             service.answers.fail(call, error)
         return await future
 
-    async def _take(self, call: Call, request: InferRequest, fingerprint: str, record: OutRecord) -> bool:
-        """Claim a keyed call and, where that makes it ours, publish it; False where somebody else has it."""
-        claimed = await self.claim(request, fingerprint)
-        answers = self._service.answers
+    async def _take(
+        self, call: Call, request: InferRequest, fingerprint: str, record: OutRecord, lost: Place | None = None
+    ) -> None:
+        """Claim a keyed call and, where that makes it ours, publish it."""
+        claimed = await self.claim(request, fingerprint, lost)
+        call.place = claimed.place or (NOWHERE if claimed.published else None)
         if claimed.state is ClaimState.DONE:
-            answers.settle(call, claimed.payload or b"")
+            self._service.answers.settle(call, claimed.payload or b"")
         elif claimed.state is ClaimState.FRESH:
             call.owner = True
-            await self.publish(call.ref, call.topic, record)
-        return claimed.state is not ClaimState.ATTACHED
+            call.place = await self.publish(call.ref, call.topic, record)
+
+    async def _take_again(self, call: Call, request: InferRequest, fingerprint: str, record: OutRecord) -> None:
+        """Publish a call that somebody else has, where that one died before it did, or where its end was lost."""
+        place = call.place
+        if place is None:
+            await self._take(call, request, fingerprint, record)
+        elif place == NOWHERE or await self._service.positions.passed(call.topic, place):
+            try:
+                await self._take(call, request, fingerprint, record, place)
+            except Unavailable as error:  # it is in the log all the same; the next turn tries again
+                call.place = call.place or place
+                _log.warning("a lost answer could not be made up for", request_id=call.ref, error=error.message)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Stop what runs beside the calls."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def accept(
         self, served: Served, request: InferRequest, fingerprint: str, binary: frozenset[str] | bool
@@ -100,40 +131,34 @@ class Claims:
         request_ref = ref(request.principal, request.id)
         service.admission.admit(served.topic, len(record.value))
         try:
-            claimed = await self.claim(request, fingerprint)
+            claimed = await self._claim_published(request, fingerprint)
             if claimed.state is ClaimState.DONE:
                 return Accepted(request.id, decode_reply(claimed.payload) if claimed.payload else None)
-            if claimed.state is ClaimState.ATTACHED:
-                self._spawn(self._make_sure(request, fingerprint, served.topic, record))
-                return Accepted(request.id)
-            partition, offset = await self.publish(request_ref, served.topic, record)
+            partition, offset = claimed.place or await self.publish(request_ref, served.topic, record)
         finally:
             service.admission.leave(served.topic, len(record.value))
         return Accepted(sign(dataclasses.replace(handle, partition=partition, offset=offset), self._key))
 
-    async def _make_sure(self, request: InferRequest, fingerprint: str, topic: str, record: OutRecord) -> None:
-        """Whoever has an asynchronous call may die before it is published: publish it once the lease is over, if it was not."""
-        await asyncio.sleep(self._service.settings.claim_lease)
-        try:
-            claimed = await self.claim(request, fingerprint)
-            if claimed.state is ClaimState.FRESH:
-                await self.publish(ref(request.principal, request.id), topic, record)
-        except FleetError as error:
-            _log.warning("an attached call could not be followed", request_id=request.id, error=error.message)
+    async def _claim_published(self, request: InferRequest, fingerprint: str) -> Claimed:
+        """Claim it, or attach to it once its record is known: a 202 is never given for what nobody may ever publish.
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        Raises:
+            Unavailable: others have it, and none of them has published it in all this time.
+        """
+        loop, lease = asyncio.get_running_loop(), self._service.settings.claim_lease
+        began, pause = loop.time(), _FIRST_PAUSE
+        while True:
+            waited = loop.time() - began
+            claimed = await self.claim(request, fingerprint, NOWHERE if waited >= lease else None)
+            if claimed.state is not ClaimState.ATTACHED or claimed.place is not None:
+                return claimed
+            if waited >= 2 * lease:
+                raise Unavailable("the first call with this Idempotency-Key has not been accepted yet", retry_after=1.0)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
-    async def close(self) -> None:
-        """Stop what runs beside the calls."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def claim(self, request: InferRequest, fingerprint: str) -> Claimed:
-        """Claim a request in the result store for this gateway.
+    async def claim(self, request: InferRequest, fingerprint: str, lost: Place | None = None) -> Claimed:
+        """Claim a request in the result store for this gateway; with `lost`, its record there is done with.
 
         Raises:
             FleetError: KEY_REUSED with another body, or the store cannot be reached.
@@ -143,7 +168,7 @@ class Claims:
         claimed = await self._results.claim(
             Claim(
                 ref(request.principal, request.id), fingerprint, service.channel, settings.claim_lease, settings.result_ttl,
-                request.model, request.version, request.accepted,
+                request.model, request.version, request.accepted, lost,
             )
         )  # fmt: skip
         counts, name = service.metrics.claims, claimed.state.name.lower()
@@ -157,15 +182,17 @@ class Claims:
         try:
             place = await self._service.publisher.place(topic, record)
         except FleetError:
-            await self._confirm(request_ref, published=False)
+            await self.confirm(request_ref, None)
             raise
-        await self._confirm(request_ref, published=True)
+        await self.confirm(request_ref, place)
         return place
 
-    async def _confirm(self, request_ref: str, *, published: bool) -> None:
+    async def confirm(self, request_ref: str, place: Place | None) -> None:
+        """Tell a claim where its record is, or that it was not published; a claim that is not told lapses with its lease."""
         try:
-            await self._results.confirm(request_ref, published)
+            await self._results.confirm(request_ref, place is not None, place)
         except FleetError as error:
+            published = place is not None
             _log.warning(
                 "claim could not be confirmed", request_id=request_ref, published=published, error=error.message
             )

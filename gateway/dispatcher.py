@@ -1,7 +1,8 @@
 """The one reader of results: wake-ups come in, waiting calls are answered; what no wake-up brought is swept up.
 
-Invariants: wake-ups are hints, so every call is looked up after a second at the latest; one answer that cannot be read, or one look
-that fails, holds up nobody else; only payloads of plain calls, delivered, are trimmed.
+Invariants: wake-ups are hints, so every call is looked up after a second at the latest; what a worker is done with and what has no
+answer is published again; one answer that cannot be read, or one look that fails, holds up nobody else; only payloads of plain
+calls, delivered, are trimmed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from gateway.lost import Recovery
 from gateway.pending import Call
 from gateway.service import Service
 from protocol.errors import FleetError
@@ -37,6 +39,7 @@ class Dispatcher:
         self._pointers: dict[str, None] = {}
         self._trims: list[str] = []
         self._fetching: asyncio.Task[None] | None = None
+        self._recovery = Recovery(service)
 
     async def start(self) -> None:
         """Listen on the gateway's channel; returns once subscribed."""
@@ -47,6 +50,7 @@ class Dispatcher:
         await self._results.unlisten(self._service.channel)
         if self._fetching is not None:
             await asyncio.wait([self._fetching])
+        await self._recovery.close()
         await self.trim()
 
     async def sweep(self) -> None:
@@ -61,6 +65,8 @@ class Dispatcher:
             found = await self._look(refs)
             if found:
                 self._service.metrics.swept += found
+            waiting = (self._answers.pending.first(ref) for ref in refs)
+            self._recovery.consider(call for call in waiting if call is not None and not call.claimed)
 
     async def trim(self) -> None:
         """Drop delivered payloads from the store; one that cannot be dropped expires by itself."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from protocol.messages import InferReply
-from protocol.ports import Wake
+from protocol.ports import Place, Wake
 
 SWEEP_AFTER: Final = 1.0
 """Age at which a waiting call's stream is looked up for the first time; wake-ups are hints."""
@@ -36,6 +36,7 @@ class Call:
         owner: it is the call whose deadline the published record carries.
         counted: admission and the metrics count it; a long poll is not counted.
         sweep_at: when its stream is looked up next; 0 takes `SWEEP_AFTER`.
+        place: where its record is, once the broker has said so.
         left: it is no longer waiting.
         twin: the next call that waits for the same ref.
     """
@@ -54,6 +55,7 @@ class Call:
     counted: bool = True
     registered: float = 0.0
     sweep_at: float = 0.0
+    place: Place | None = None
     left: bool = False
     twin: Call | None = None
 

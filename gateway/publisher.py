@@ -19,16 +19,13 @@ import structlog
 from gateway.metrics import GatewayMetrics
 from gateway.pending import Call
 from protocol.errors import FleetError, Unavailable
-from protocol.ports import Bus, OutRecord, Published
+from protocol.ports import Bus, OutRecord, Place, Published
 
 _GROUP_BYTES: Final = 1024 * 1024
 """A group is closed at this size, so that a broker's batch limit is never the sum of many large requests."""
 
 IN_FLIGHT: Final = 2
 """Groups of one topic on their way at once: one at the broker, one behind it in the producer."""
-
-Place = tuple[int, int]
-"""Partition and offset of an acknowledged record."""
 
 _log = structlog.get_logger("gateway.publisher")
 
@@ -163,6 +160,9 @@ class Publisher:
 
 
 def _tell(group: _Group, published: Published) -> None:
+    for offset, call in enumerate(group.calls, published.offset):
+        if call is not None:
+            call.place = published.partition, offset
     for index, place in group.places:
         if not place.done():
             place.set_result((published.partition, published.offset + index))

@@ -14,12 +14,14 @@ import structlog
 
 from gateway.claims import Claims, settle
 from gateway.handle import Handle, is_handle, verify
+from gateway.lost import GONE, read_request
+from gateway.positions import OVERDUE
 from gateway.service import Service
-from protocol.codec import decode_reply, decode_request
+from protocol.codec import decode_reply
 from protocol.errors import Cancelled, Code, FleetError, NotFound
 from protocol.messages import Failure, InferReply, InferRequest
 from protocol.naming import ref
-from protocol.ports import ClaimState, OutRecord, Record, RequestState
+from protocol.ports import ClaimState, Place, RequestState
 
 _CANCELLED: Final = "the request was cancelled"
 
@@ -63,7 +65,6 @@ class Requests:
         self._service = service
         self._claims = claims
         self._results = service.transport.results
-        self._bus = service.transport.bus
         self._key = service.settings.signing_key()
 
     async def find(self, token: str, principal: str, wait: float = 0.0) -> Standing:
@@ -128,10 +129,12 @@ class Requests:
         return state
 
     async def _look(self, named: _Named) -> RequestState:
-        """What is known; a request whose stream is gone is published again while the log has it."""
+        """What is known; a request whose stream or whose end is lost is published again while the log has it."""
         state = await self._state(named)
         if state is not None:
-            return state
+            if named.handle is None or state.state == "done" or self._service.clock() - state.accepted < OVERDUE:
+                return state
+            return await self._make_up(named, named.handle, state)
         pending = self._service.answers.pending.first(named.ref)
         if pending is not None:
             return RequestState("queued", None, pending.model, pending.version, pending.accepted)
@@ -140,20 +143,42 @@ class Requests:
         return await self._republish(named, named.handle)
 
     async def _republish(self, named: _Named, handle: Handle) -> RequestState:
-        service = self._service
-        model, version = service.names.parse_infer_topic(handle.topic)
-        record = await self._bus.read(handle.topic, handle.partition, handle.offset)
-        request = None if record is None else _read(record, model, version)
-        # A topic can be deleted and made again, so the record at the handle's offset may be another one.
-        if record is None or request is None or (request.id, request.principal) != (handle.id, handle.principal):
+        record, request = await read_request(self._service, handle.topic, (handle.partition, handle.offset), named.ref)
+        if record is None or request is None:
             raise FleetError("the request and its answer are no longer kept", code=Code.GONE)
         claimed = await self._claims.claim(request, handle.fingerprint)
         if claimed.state is ClaimState.FRESH:
             _log.info("published again, its result was lost", request_id=named.ref, topic=handle.topic)
-            await self._claims.publish(
-                named.ref, handle.topic, OutRecord(bytes(record.value), record.headers, record.key)
+            await self._claims.publish(named.ref, handle.topic, record)
+        return RequestState("queued", None, request.model, request.version, request.accepted)
+
+    async def _make_up(self, named: _Named, handle: Handle, state: RequestState) -> RequestState:
+        """A request without an end whose newest record is done with has lost its end: it is published again, by one gateway."""
+        positions, place = self._service.positions, (handle.partition, handle.offset)
+        while await positions.passed(handle.topic, place):
+            model, version = self._service.names.parse_infer_topic(handle.topic)
+            request = InferRequest(
+                handle.id, model, version, (), principal=handle.principal, accepted=state.accepted, claimed=True
             )
-        return RequestState("queued", None, model, version, request.accepted)
+            claimed = await self._claims.claim(request, handle.fingerprint, place)
+            if claimed.state is ClaimState.FRESH:
+                return await self._publish_again(named, handle, place, state)
+            if claimed.state is ClaimState.DONE:
+                return await self._state(named) or state
+            if claimed.place in {None, place}:  # somebody else does that now
+                return state
+            place = claimed.place
+        return state
+
+    async def _publish_again(self, named: _Named, handle: Handle, place: Place, state: RequestState) -> RequestState:
+        record, request = await read_request(self._service, handle.topic, place, named.ref)
+        if record is None or request is None:
+            model, version = self._service.names.parse_infer_topic(handle.topic)
+            await self._service.answers.end(named.ref, InferReply(model, version, failure=Failure(Code.GONE, GONE)))
+            raise FleetError(GONE, code=Code.GONE)
+        _log.info("published again, its answer was lost", request_id=named.ref, topic=handle.topic)
+        await self._claims.publish(named.ref, handle.topic, record)
+        return dataclasses.replace(state, state="queued")
 
     async def _wait(self, request_ref: str, model: str, version: str, seconds: float) -> None:
         """Return once an answer is there, or after so many seconds."""
@@ -180,12 +205,3 @@ class Requests:
 
 def _final(reply: InferReply) -> str:
     return "cancelled" if reply.failure is not None and reply.failure.code is Code.CANCELLED else "done"
-
-
-def _read(record: Record, model: str, version: str) -> InferRequest | None:
-    try:
-        return decode_request(
-            record.value, record.headers, model=model, version=version, default_id="", timestamp=record.timestamp
-        )
-    except FleetError:
-        return None

@@ -18,6 +18,7 @@ from gateway.catalog import Catalogue, Served
 from gateway.ids import Ids, trace_context
 from gateway.metrics import GatewayMetrics
 from gateway.pending import Call
+from gateway.positions import Positions
 from gateway.publisher import Publisher
 from gateway.settings import GatewaySettings
 from protocol.clock import Clock
@@ -65,6 +66,7 @@ class Service:
         catalogue: what exists.
         admission: how much waits.
         answers: who waits, and how they end.
+        positions: what the workers are done with.
         channel: where this gateway is woken.
         draining: no new call is taken.
         not_ready: why this gateway is not ready, "" when it is; set by the upkeep.
@@ -83,6 +85,7 @@ class Service:
         limits = Limits(settings.max_queued_calls, settings.max_queued_bytes, settings.max_queued_calls_per_model)
         self.admission = Admission(limits)
         self.answers = Answers(transport.results, names, clock, metrics, self.admission, settings.result_ttl)
+        self.positions = Positions(transport.bus)
         self.publisher = Publisher(transport.bus, metrics, self.answers.fail)
         self.new_id = Ids()
         self.channel = names.gateway_channel(settings.gateway)

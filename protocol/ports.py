@@ -19,6 +19,8 @@ from protocol.tensors import Buffer
 Headers = Sequence[tuple[str, bytes]]
 Place = tuple[int, int]
 """Partition and offset of a record, within its topic."""
+NOWHERE: Place = (-1, -1)
+"""Where no record is."""
 
 
 # --- bus -------------------------------------------------------------------------------------------------------------
@@ -243,7 +245,8 @@ class Claim:
         ttl: seconds the stream outlives this call.
         model, version, accepted: shown to whoever asks for the request's state.
         lost: the record there is done with, as its group's committed offset says. Where the stream has no terminal and knows of no
-            later record, it has lost its end: the request is published again, by one caller at a time.
+            other record, it has lost its end: the request is published again, by one caller at a time. `NOWHERE` does that only
+            where the stream knows of no record at all, for which there has been time enough.
     """
 
     ref: str

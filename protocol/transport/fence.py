@@ -13,11 +13,10 @@ from __future__ import annotations
 import collections
 import dataclasses
 import heapq
-import math
 from collections.abc import Container, Sequence
 from typing import Final
 
-from protocol.ports import Answer, Claim, Claimed, ClaimState, Outcome, RequestState, Wake
+from protocol.ports import Answer, Claim, Claimed, ClaimState, Outcome, Place, RequestState, Wake
 
 INLINE_LIMIT: Final = 16 * 1024
 """Bytes of the largest payload that travels with its wake-up."""
@@ -41,7 +40,9 @@ class Stream:
         serial: tells apart two streams of one ref, one after the other.
         fingerprint: of the claim's body; None where it was never claimed.
         channels: whom to wake.
-        lease: until when the claim holds unconfirmed; infinite once confirmed.
+        lease: until when the claim holds unconfirmed.
+        confirmed: the broker has acknowledged the request.
+        place: where, as far as that was told.
         attempts: how many were started.
         worker: who started the last of them.
         payload: the terminal; None before it, b"" where it was trimmed.
@@ -60,6 +61,8 @@ class Stream:
     worker: str = ""
     payload: bytes | None = None
     retriable: bool = False
+    confirmed: bool = False
+    place: Place | None = None
 
     def attach(self, channel: str) -> None:
         """Wake this channel too."""
@@ -158,8 +161,10 @@ class Fences:
             return Claimed(ClaimState.MISMATCH)
         stream.attach(claim.reply_to)
         stream.expires = max(stream.expires, now + claim.ttl)
-        if stream.attempts or now < stream.lease:
-            return Claimed(ClaimState.ATTACHED)
+        published = stream.confirmed or stream.attempts > 0
+        lost = claim.lost is not None and stream.place in {None, claim.lost}
+        if (published and not lost) or now < stream.lease:
+            return Claimed(ClaimState.ATTACHED, None, published, stream.place)
         stream.lease = now + claim.lease
         return Claimed(ClaimState.FRESH)
 
@@ -171,13 +176,16 @@ class Fences:
         stream.model, stream.version, stream.accepted = claim.model, claim.version, claim.accepted
         return Claimed(ClaimState.FRESH)
 
-    def confirm(self, ref: str, published: bool, now: float) -> None:
+    def confirm(self, ref: str, published: bool, now: float, place: Place | None = None) -> None:
         """The broker has the claimed request: the claim holds. It refused it: the next claim is fresh, unless another one
         was acknowledged."""
         stream = self._find(ref, now)
-        if stream is None or stream.payload is not None or stream.lease == math.inf:
+        if stream is None or stream.payload is not None:
             return
-        stream.lease = math.inf if published else 0.0
+        if published:
+            stream.confirmed, stream.place = True, place or stream.place
+        else:
+            stream.lease = 0.0
 
     # --- attempts, states --------------------------------------------------------------------------------------------
 

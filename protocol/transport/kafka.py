@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, LeaderNotAvailableError, NoError, TopicAlreadyExistsError, for_code
 from aiokafka.protocol.metadata import MetadataRequest
@@ -28,7 +29,7 @@ from protocol.transport.kafka_connection import (
 )
 from protocol.transport.kafka_consumer import KafkaConsumer
 from protocol.transport.kafka_publisher import Publisher
-from protocol.transport.kafka_reader import Follower, fetch_one
+from protocol.transport.kafka_reader import Follower, fetch_committed, fetch_one
 from protocol.transport.settings import TransportSettings
 
 log = logging.getLogger(__name__)
@@ -106,13 +107,13 @@ class KafkaBus:
         return await self._ask(f"creating topic {topic}", ensure)
 
     async def _create(self, client: AIOKafkaClient, topic: str, partitions: int, compacted: bool) -> None:
-        replicas = min(REPLICAS, len(client.cluster.brokers()))
-        config = {"max.message.bytes": str(MAX_BATCH), "min.insync.replicas": "2" if replicas == REPLICAS else "1"}
-        if compacted:
-            config |= COMPACTED
         admin = AIOKafkaAdminClient(**connection_options(self._settings))
         try:
             await admin.start()
+            replicas = max(min(REPLICAS, len(client.cluster.brokers())), await _default_replicas(admin))
+            config = {"max.message.bytes": str(MAX_BATCH), "min.insync.replicas": "2" if replicas >= REPLICAS else "1"}
+            if compacted:
+                config |= COMPACTED
             response = await admin.create_topics([NewTopic(topic, partitions, replicas, topic_configs=config)])
         finally:
             await admin.close()
@@ -176,6 +177,16 @@ class KafkaBus:
         place = TopicPartition(topic, partition)
         return await self._ask(f"reading {topic}/{partition}/{offset}", lambda client: fetch_one(client, place, offset))
 
+    async def committed(self, topic: str, group: str) -> Mapping[int, int]:
+        """See `Bus.committed`."""
+        try:
+            count = await self._publisher.partitions(topic)
+        except NotFound:
+            return {}
+        return await self._ask(
+            f"reading the offsets of {group}", lambda client: fetch_committed(client, group, topic, count)
+        )
+
     async def healthy(self) -> bool:
         """See `Bus.healthy`."""
         if not self._open:
@@ -187,3 +198,14 @@ class KafkaBus:
         except _TROUBLE:
             return False
         return True
+
+
+async def _default_replicas(admin: AIOKafkaAdminClient) -> int:
+    """How many copies this cluster gives a topic; while one of its brokers is away, that is more than are seen. 1 where it may not
+    be read.
+    """
+    node = (await admin.describe_cluster())["brokers"][0]["node_id"]
+    asked = ConfigResource(ConfigResourceType.BROKER, str(node), {"default.replication.factor": None})
+    (answer,) = await admin.describe_configs([asked])
+    values = [entry[1] for error, _, _, _, entries, *_ in answer.resources if not error for entry in entries]
+    return int(values[0] or 1) if values else 1

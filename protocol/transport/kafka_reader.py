@@ -6,13 +6,16 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.client import AIOKafkaClient
+from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 from aiokafka.errors import LeaderNotAvailableError, NoError, OffsetOutOfRangeError, for_code
+from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.structs import OffsetAndMetadata
 
 from protocol.ports import Record
 from protocol.transport.kafka_connection import MAX_BATCH, connection_options, consumer_limits
+from protocol.transport.kafka_positions import TopicName, counts
 from protocol.transport.settings import TransportSettings
 
 POLL: Final = 5.0
@@ -43,6 +46,29 @@ async def fetch_one(client: AIOKafkaClient, place: TopicPartition, offset: int) 
             if record.offset == offset:
                 return _record(place.topic, place.partition, record)
     return None
+
+
+async def fetch_committed(client: AIOKafkaClient, group: str, topic: str, partitions: int) -> dict[int, int]:
+    """What the group has committed on this topic, by partition, and not on an earlier one of its name.
+
+    Raises:
+        KafkaError: the group's coordinator cannot be asked.
+    """
+    name = TopicName(topic)
+    await name.resolve(client)
+    coordinator = await client.coordinator_lookup(CoordinationType.GROUP, group)
+    request = OffsetFetchRequest(group, [(topic, list(range(partitions)))])
+    response = await client.send(coordinator, request, group=ConnectionGroup.COORDINATION)
+    found = [entry for _, entries in response.topics for entry in entries]
+    for code in (getattr(response, "error_code", 0), *(code for *_, code in found)):
+        error = for_code(code)
+        if error is not NoError:
+            raise error(group)
+    return {
+        partition: offset
+        for partition, offset, metadata, _ in found
+        if offset >= 0 and counts(OffsetAndMetadata(offset, metadata), offset, name.id)
+    }
 
 
 def _record(topic: str, partition: int, record: Any) -> Record:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from protocol.errors import NotFound, TooLarge, Unavailable
@@ -21,6 +21,7 @@ from protocol.ports import (
     Listener,
     Outcome,
     OutRecord,
+    Place,
     Published,
     Record,
     RequestState,
@@ -125,6 +126,12 @@ class MemoryBus:
             return None
         return found.logs[partition].read(offset)
 
+    async def committed(self, topic: str, group: str) -> Mapping[int, int]:
+        """See `Bus.committed`."""
+        self._check_open()
+        found = self._broker.topics.get(topic)
+        return dict(found.groups[group].committed) if found is not None and group in found.groups else {}
+
     async def evict(self, group: str, members: Sequence[str]) -> None:
         """See `Bus.evict`."""
         self._check_open()
@@ -213,10 +220,10 @@ class MemoryStore:
         self._server.fences.expire(now, 2)
         return self._server.fences.claim(claim, now)
 
-    async def confirm(self, ref: str, published: bool) -> None:
+    async def confirm(self, ref: str, published: bool, place: Place | None = None) -> None:
         """See `Results.confirm`."""
         self._check_open()
-        self._server.fences.confirm(ref, published, time.time())
+        self._server.fences.confirm(ref, published, time.time(), place)
 
     async def start(self, refs: Sequence[str], worker: str, ttl: float) -> list[int]:
         """See `Results.start`."""

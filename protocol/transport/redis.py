@@ -21,9 +21,10 @@ from redis.exceptions import NoScriptError, RedisError
 from protocol import codec, frames, presence
 from protocol.errors import CodecError, FleetError
 from protocol.messages import Heartbeat
-from protocol.ports import Answer, Claim, Claimed, ClaimState, Outcome, RequestState, Wake
+from protocol.ports import Answer, Claim, Claimed, ClaimState, Outcome, Place, RequestState, Wake
+from protocol.transport.redis_address import Address
 from protocol.transport.redis_client import Client, Subscriptions
-from protocol.transport.redis_connection import Address, Argument, Reply, commands, pack
+from protocol.transport.redis_connection import Argument, Reply, commands, pack
 from protocol.transport.settings import TransportSettings
 
 log = logging.getLogger(__name__)
@@ -126,13 +127,17 @@ class RedisStore:
             claim.version,
             codec.micros(claim.accepted),
             secrets.token_bytes(8),
+            _text(claim.lost),
         ]
-        state, *payload = await self._run(self._claim, [self._prefix + claim.ref], arguments)
-        return Claimed(_CLAIM_STATES[state], payload[0] if payload else None)
+        code, *found = await self._run(self._claim, [self._prefix + claim.ref], arguments)
+        state = _CLAIM_STATES[code]
+        if state is ClaimState.ATTACHED:
+            return Claimed(state, None, found[0] == b"1", _place(found[1]))
+        return Claimed(state, found[0] if found else None)
 
-    async def confirm(self, ref: str, published: bool) -> None:
+    async def confirm(self, ref: str, published: bool, place: Place | None = None) -> None:
         """See `Results.confirm`."""
-        await self._run(self._confirm, [self._prefix + ref], ["ok" if published else "no"])
+        await self._run(self._confirm, [self._prefix + ref], ["ok" if published else "no", _text(place) or "1"])
 
     async def start(self, refs: Sequence[str], worker: str, ttl: float) -> list[int]:
         """See `Results.start`."""
@@ -252,6 +257,16 @@ def _portions(answers: Sequence[Answer]) -> Iterator[Sequence[Answer]]:
         size += len(answer.payload)
     if answers:
         yield answers[start:]
+
+
+def _text(place: Place | None) -> str:
+    """A place as it stands in a stream; "" for none."""
+    return f"{place[0]}/{place[1]}" if place is not None else ""
+
+
+def _place(text: bytes) -> Place | None:
+    partition, _, offset = text.partition(b"/")
+    return (int(partition), int(offset)) if offset else None
 
 
 def _wakes(message: bytes) -> list[Wake]:

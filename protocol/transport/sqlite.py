@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from protocol.errors import ConfigError
-from protocol.ports import Answer, Claim, Claimed, Outcome, RequestState
+from protocol.ports import Answer, Claim, Claimed, Outcome, Place, RequestState
 from protocol.transport.fence import Fences
 from protocol.transport.memory import MemoryBus, MemoryStore
 from protocol.transport.settings import TransportSettings
@@ -84,10 +84,10 @@ class SqliteStore(MemoryStore):
         self._check_room()
         return await self._server.durably([claim.ref], lambda fences, now: fences.claim(claim, now))
 
-    async def confirm(self, ref: str, published: bool) -> None:
+    async def confirm(self, ref: str, published: bool, place: Place | None = None) -> None:
         """See `Results.confirm`."""
         self._check_open()
-        await self._server.durably([ref], lambda fences, now: fences.confirm(ref, published, now))
+        await self._server.durably([ref], lambda fences, now: fences.confirm(ref, published, now, place))
 
     async def start(self, refs: Sequence[str], worker: str, ttl: float) -> list[int]:
         """See `Results.start`."""

@@ -145,7 +145,8 @@ def _signature(fences: Fences, ref: str) -> object:
     if stream is None:
         return None
     size = None if stream.payload is None else len(stream.payload)
-    return stream.serial, stream.expires, len(stream.channels), stream.lease, stream.attempts, size, stream.fingerprint
+    said = stream.lease, stream.confirmed, stream.place, stream.attempts, size, stream.fingerprint
+    return stream.serial, stream.expires, len(stream.channels), *said
 
 
 def _body(stream: Stream) -> bytes:
@@ -164,6 +165,7 @@ def _load(database: sqlite3.Connection) -> tuple[Fences, list[str]]:
     for ref, body in database.execute("SELECT * FROM streams"):
         try:
             stream = Stream(serial=0, **unpack(body))
+            stream.place = (stream.place[0], stream.place[1]) if stream.place else None
         except TypeError as error:
             raise ValueError(f"the stream of {ref} is not readable: {error}") from error
         if stream.expires > now:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from protocol.errors import Unavailable
 from protocol.messages import Heartbeat
-from protocol.ports import Answer, Claim, Claimed, ClaimState, Outcome, RequestState, Wake
+from protocol.ports import Answer, Claim, Claimed, ClaimState, Outcome, Place, RequestState, Wake
 from protocol.transport.fence import Fences
 from tests.simulation.loop import Process, VirtualLoop
 from tests.simulation.weather import EPOCH, Network, Weather
@@ -98,9 +98,9 @@ class Redis:
             self.on_fresh(claim)
         return claimed
 
-    def confirm(self, ref: str, published: bool) -> None:
+    def confirm(self, ref: str, published: bool, place: Place | None) -> None:
         self.writable()
-        self.fences.confirm(ref, published, self.now())
+        self.fences.confirm(ref, published, self.now(), place)
 
     def start(self, refs: Sequence[str], worker: str, ttl: float) -> list[int]:
         self.writable()
@@ -165,8 +165,8 @@ class SimStore:
     async def claim(self, claim: Claim) -> Claimed:
         return await self._call(lambda: self._server.claim(claim))
 
-    async def confirm(self, ref: str, published: bool) -> None:
-        await self._call(lambda: self._server.confirm(ref, published))
+    async def confirm(self, ref: str, published: bool, place: Place | None = None) -> None:
+        await self._call(lambda: self._server.confirm(ref, published, place))
 
     async def start(self, refs: Sequence[str], worker: str, ttl: float) -> list[int]:
         return await self._call(lambda: self._server.start(refs, worker, ttl))

@@ -280,6 +280,19 @@ class BusContract(MembersContract):
             [("id", b"3")],
         )
 
+    async def test_what_a_group_has_committed_is_told(self, site: Site, bus: Bus) -> None:
+        topic = site.topic("committed")
+        await bus.ensure_topic(topic, 2)
+        assert await bus.committed(topic, topic) == {}
+        published = await bus.publish(topic, numbered(5), partition=1)
+        consumer, _ = await self.joined(site, bus, topic, "a", 2)
+        await take(consumer, 5)
+        await consumer.commit({1: published.offset + 3})
+        told = await (await site.connect()).committed(topic, topic)
+        assert (told.get(0, 0), told[1]) == (0, published.offset + 3)
+        assert await bus.committed(topic, "another") == {}
+        assert await bus.committed(site.topic("never"), topic) == {}
+
     async def test_reading_what_is_not_there_is_none(self, site: Site, bus: Bus) -> None:
         topic = site.topic("gone")
         await bus.ensure_topic(topic, 1)

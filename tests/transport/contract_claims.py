@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 
-from protocol.ports import Answer, ClaimState, Outcome, RequestState, Wake
+from protocol.ports import NOWHERE, Answer, Claimed, ClaimState, Outcome, RequestState, Wake
 from tests.transport.results_site import ALREADY, NOT_TEXT, WRITTEN, ResultsSuite, Site, Store, new_claim, new_ref
 
 
@@ -102,6 +102,54 @@ class ClaimsContract(ResultsSuite):
         await store.confirm(ref, published=True)
         await store.confirm(ref, published=False)
         assert (await store.claim(new_claim(ref))).state is ClaimState.ATTACHED
+
+    async def test_an_attached_caller_is_told_where_the_request_is(self, store: Store) -> None:
+        ref = new_ref()
+        await store.claim(new_claim(ref))
+        assert await store.claim(new_claim(ref)) == Claimed(ClaimState.ATTACHED)
+        await store.confirm(ref, True, (3, 41))
+        assert await store.claim(new_claim(ref)) == Claimed(ClaimState.ATTACHED, None, True, (3, 41))
+        await store.start([ref], "w1", 60.0)
+        assert await store.claim(new_claim(ref)) == Claimed(ClaimState.ATTACHED, None, True, (3, 41))
+
+    async def test_what_runs_and_whose_record_nobody_knows_may_be_published_again(
+        self, site: Site, store: Store
+    ) -> None:
+        ref, known = new_ref(), new_ref()
+        for name in (ref, known):
+            await store.claim(new_claim(name, lease=0.05))
+            await store.start([name], "w1", 60.0)
+        await store.confirm(known, True, (0, 5))
+        began = time.monotonic()
+        await site.until(lambda: time.monotonic() - began > 0.15)
+        assert await store.claim(new_claim(ref)) == Claimed(ClaimState.ATTACHED, None, True, None)
+        assert await store.claim(dataclasses.replace(new_claim(ref), lost=NOWHERE)) == Claimed(ClaimState.FRESH)
+        again = await store.claim(dataclasses.replace(new_claim(known), lost=NOWHERE))
+        assert again == Claimed(ClaimState.ATTACHED, None, True, (0, 5))
+
+    async def test_a_lost_end_is_made_up_for_by_one_caller_at_a_time(self, site: Site, store: Store) -> None:
+        """Whoever knows that the record was done with gets the claim anew, once for each record that there is."""
+        ref, old, new = new_ref(), (0, 5), (1, 2)
+        await store.claim(new_claim(ref, lease=0.4))
+        await store.start([ref], "w1", 60.0)
+        await store.confirm(ref, True, old)
+        lost = dataclasses.replace(new_claim(ref), lost=old)
+
+        async def taken_over() -> bool:
+            claimed = await store.claim(lost)
+            assert claimed in (Claimed(ClaimState.ATTACHED, None, True, old), Claimed(ClaimState.FRESH))
+            return claimed.state is ClaimState.FRESH
+
+        assert not await taken_over(), "the lease of whoever published it may still run"
+        await site.until_true(taken_over)
+        assert not await taken_over()
+        assert (await store.claim(new_claim(ref))).state is ClaimState.ATTACHED
+        await store.confirm(ref, False)
+        assert await taken_over()
+        await store.confirm(ref, True, new)
+        assert await store.claim(lost) == Claimed(ClaimState.ATTACHED, None, True, new)
+        await store.finish([Answer(ref, b"r")])
+        assert await store.claim(dataclasses.replace(lost, lost=new)) == Claimed(ClaimState.DONE, b"r")
 
     async def test_confirming_what_is_over_or_unknown_changes_nothing(self, store: Store) -> None:
         ref, unknown = new_ref(), new_ref()

@@ -7,7 +7,7 @@ import dataclasses
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from protocol.ports import Answer, Claim, Claimed, ClaimState, Outcome, RequestState, Wake
+from protocol.ports import Answer, Claim, Claimed, ClaimState, Outcome, Place, RequestState, Wake
 from protocol.transport.fence import CALL_LIMIT, INLINE_LIMIT, MAX_FENCES, Fences
 
 RESULT_TTL = 50.0
@@ -16,6 +16,11 @@ REFS = st.sampled_from(["a", "b", "c/1"])
 CHANNELS = st.sampled_from(["", "g1", "g2", "g3"])
 PAYLOADS = st.sampled_from([b"", b"\xff\xfe", b"x" * INLINE_LIMIT, b"y" * (INLINE_LIMIT + 1)])
 TTLS = st.sampled_from([1.0, 5.0, 30.0])
+PLACES = [(0, 7), (2, 9)]
+
+
+def text(place: Place) -> str:
+    return f"{place[0]}/{place[1]}"
 
 
 @dataclasses.dataclass
@@ -90,17 +95,22 @@ class RedisModel:
             stream.add((0, 1), to=claim.reply_to, lease=now + claim.lease, **fields)
             return Claimed(ClaimState.FRESH)
         stream.expires = max(stream.expires, now + claim.ttl)
-        leases = [float(entry["lease"]) for entry in stream.entries if "lease" in entry]
-        if stream.last[0] or "ok" in {key for entry in stream.entries for key in entry} or now < leases[-1]:
+        leases = [float(entry["lease"]) for entry in stream.entries if "lease" in entry] or [0.0]
+        said = [entry["ok"] for entry in stream.entries if "ok" in entry]
+        places = [place for place in said if place != "1"]
+        published = bool(stream.last[0] or said)
+        lost = claim.lost is not None and (not places or places[-1] == text(claim.lost))
+        if (published and not lost) or now < leases[-1]:
             stream.append(to=claim.reply_to)
-            return Claimed(ClaimState.ATTACHED)
+            place = None if not places else PLACES[[text(known) for known in PLACES].index(str(places[-1]))]
+            return Claimed(ClaimState.ATTACHED, None, published, place)
         stream.append(to=claim.reply_to, lease=now + claim.lease)
         return Claimed(ClaimState.FRESH)
 
-    def confirm(self, ref: str, published: bool, now: float) -> None:
+    def confirm(self, ref: str, published: bool, now: float, place: Place | None) -> None:
         stream = self.get(ref, now)
         if stream is not None and not stream.over:
-            stream.append(**({"ok": "1"} if published else {"lease": 0.0}))
+            stream.append(**({"ok": text(place) if place else "1"} if published else {"lease": 0.0}))
 
     def start(self, ref: str, worker: str, ttl: float, now: float) -> int:
         stream = self.get(ref, now)
@@ -156,15 +166,16 @@ class Claims(RuleBasedStateMachine):
         channel=CHANNELS,
         lease=st.sampled_from([1.0, 10.0]),
         ttl=TTLS,
+        lost=st.sampled_from([None, *PLACES]),
     )
-    def claim(self, ref: str, body: str, channel: str, lease: float, ttl: float) -> None:
-        claim = Claim(ref, body, channel, lease, ttl, "m", "1", accepted=self.now)
+    def claim(self, ref: str, body: str, channel: str, lease: float, ttl: float, lost: Place | None) -> None:
+        claim = Claim(ref, body, channel, lease, ttl, "m", "1", accepted=self.now, lost=lost)
         assert self.fences.claim(claim, self.now) == self.model.claim(claim, self.now)
 
-    @rule(ref=REFS, published=st.booleans())
-    def confirm(self, ref: str, published: bool) -> None:
-        self.fences.confirm(ref, published, self.now)
-        self.model.confirm(ref, published, self.now)
+    @rule(ref=REFS, published=st.booleans(), place=st.sampled_from([None, *PLACES]))
+    def confirm(self, ref: str, published: bool, place: Place | None) -> None:
+        self.fences.confirm(ref, published, self.now, place)
+        self.model.confirm(ref, published, self.now, place)
 
     @rule(ref=REFS, worker=st.sampled_from("uvw"), ttl=TTLS)
     def start(self, ref: str, worker: str, ttl: float) -> None:

@@ -2,18 +2,22 @@
 --
 -- KEYS: 1 the request's result stream.
 -- ARGV: 1 fingerprint of the body, 2 channel to wake or "", 3 milliseconds of the lease, 4 milliseconds that the stream
---       lives on at least, 5 model, 6 version, 7 microseconds when it was accepted, 8 what names this very call.
--- Returns {0} it is yours: publish; {1} another call is in flight, yours will be woken; {2, payload} it is done
--- ("" where the payload was trimmed); {3} the key was used with another body.
+--       lives on at least, 5 model, 6 version, 7 microseconds when it was accepted, 8 what names this very call,
+--       9 partition/offset of a record that is done with, or "".
+-- Returns {0} it is yours: publish; {1, published, place} another call is in flight, yours will be woken: "1" where it is
+-- known to be in the log, and partition/offset of its newest record or ""; {2, payload} it is done ("" where the payload
+-- was trimmed); {3} the key was used with another body.
 --
 -- A claim starts the stream with entry 0-1: f(ingerprint), to, lease (its end on this server's clock), call, m(odel),
 -- v(ersion), a(ccepted). Later ones append to, and lease where they took over. It holds while its lease runs, or when it
--- was confirmed (`ok`), or when a worker has the request (an attempt). A retriable terminal is deleted and claimed anew.
+-- was confirmed (`ok`, with the record's place), or when a worker has the request (an attempt). A retriable terminal is
+-- deleted and claimed anew. A stream without a terminal whose newest record is done with has lost its end: then only a
+-- lease holds, so that one caller at a time publishes it again.
 -- The same call again (its answer was lost on the way) gets the same answer.
 
 local TERMINAL = '18446744073709551615-18446744073709551615'
 local key = KEYS[1]
-local fingerprint, reply_to, ttl, call = ARGV[1], ARGV[2], tonumber(ARGV[4]), ARGV[8]
+local fingerprint, reply_to, ttl, call, done_with = ARGV[1], ARGV[2], tonumber(ARGV[4]), ARGV[8], ARGV[9]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local lease = string.format('%.0f', now + ARGV[3])
@@ -41,7 +45,7 @@ local last = last_id()
 if not last then return fresh() end
 
 local known, payload, retriable = nil, '', false
-local held_until, holder, confirmed, channels = 0, nil, false, {}
+local held_until, holder, confirmed, place, channels = 0, nil, false, '', {}
 for _, entry in ipairs(redis.call('XRANGE', key, '-', '+')) do
   local fields = entry[2]
   for f = 1, #fields, 2 do
@@ -50,7 +54,10 @@ for _, entry in ipairs(redis.call('XRANGE', key, '-', '+')) do
     elseif name == 'to' then channels[value] = true
     elseif name == 'lease' then held_until = tonumber(value)
     elseif name == 'call' then holder = value
-    elseif name == 'ok' or name == 'w' then confirmed = true
+    elseif name == 'w' then confirmed = true
+    elseif name == 'ok' then
+      confirmed = true
+      if value ~= '1' then place = value end
     elseif name == 'no' then held_until = 0
     elseif name == 'r' then payload = value
     elseif name == 'x' then retriable = true
@@ -73,7 +80,8 @@ local function field(name, value)
   add[#add + 1] = name
   add[#add + 1] = value
 end
-local mine = not confirmed and now >= held_until
+local lost = done_with ~= '' and (place == '' or place == done_with)
+local mine = (not confirmed or lost) and now >= held_until
 if not known then field('f', fingerprint) end
 if reply_to ~= '' and not channels[reply_to] then field('to', reply_to) end
 if mine then
@@ -82,4 +90,5 @@ if mine then
 end
 if #add > 3 then redis.call(unpack(add)) end
 live_on()
-return {mine and 0 or 1}
+if mine then return {0} end
+return {1, confirmed and '1' or '', place}

@@ -1,7 +1,7 @@
 -- Note on a claimed request whether the broker acknowledged it: `ok` makes the claim hold, `no` ends its lease at once.
 --
 -- KEYS: 1 the request's result stream.
--- ARGV: 1 "ok" or "no".
+-- ARGV: 1 "ok" or "no", 2 with ok where the record is, as partition/offset, or "1" where that is not told.
 -- Returns 1 when it was noted, 0 where there is nothing to confirm: no stream, or it is done.
 -- `ok` is final; a `no` that comes after it changes nothing.
 
@@ -14,5 +14,5 @@ for i = 1, #facts, 2 do
 end
 if last == TERMINAL then return 0 end
 local ms, seq = string.match(last, '^(%d+)-(%d+)$')
-redis.call('XADD', KEYS[1], ms .. '-' .. string.format('%.0f', seq + 1), ARGV[1], '1')
+redis.call('XADD', KEYS[1], ms .. '-' .. string.format('%.0f', seq + 1), ARGV[1], ARGV[2])
 return 1
