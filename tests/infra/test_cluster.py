@@ -95,6 +95,10 @@ async def test_a_killed_leader_costs_no_acknowledged_record_and_with_two_away_no
         while len(acknowledged) < before + 100:  # noqa: ASYNC110  # with a broker less, also where it led
             await asyncio.sleep(0.01)
     writing.cancel()
+    later = settings.names.infer_topic("later", "1")
+    await bus.ensure_topic(later, 3)
+    made = kafka_roles.partitions(HOST, running.any_broker().port)
+    assert [sorted(replicas) for name, _, replicas, _ in made if name == later] == [[1, 2, 3]] * 3
 
     await asyncio.to_thread(ended.stop)
     assert await refused(running, topic) == "NotEnoughReplicasError"
