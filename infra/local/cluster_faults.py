@@ -11,15 +11,17 @@ import signal
 import time
 from collections.abc import Callable
 
-from infra.local import kafka_roles
+from infra.local import kafka_roles, probes
 from infra.local.cluster import Cluster, replica_of
 from infra.local.faults import PAUSE, Faults
 from infra.local.kafka import HOST, Broker
-from infra.local.process import wait_until
+from infra.local.process import free_port, wait_until
 from infra.local.redis import RedisServer
 from protocol.errors import Unavailable
 
 PROMOTED_WITHIN = 30.0
+LOST = 1.0
+"""Seconds of answers that `redis-primary-lose` costs."""
 
 Choose = Callable[[Cluster], Broker]
 
@@ -33,6 +35,7 @@ def cluster_faults(running: Cluster) -> Faults:
     possible["kafka-two-kill"] = lambda: two(running, Broker.kill)
     possible["kafka-two-restart"] = lambda: two(running, Broker.stop)
     possible["redis-primary-kill"] = lambda: kill_primary(running)
+    possible["redis-primary-lose"] = lambda: lose_tail(running)
     possible["redis-primary-stop"] = lambda: stop_primary(running)
     possible["redis-replica-kill"] = lambda: kill_replica(running)
     return possible
@@ -103,6 +106,14 @@ def kill_primary(running: Cluster) -> None:
     rejoin(running, old)
 
 
+def lose_tail(running: Cluster) -> None:
+    """As `kill_primary`, and what was written in the last second before it never reaches the replica."""
+    nowhere = str(free_port(HOST))
+    probes.redis_words(HOST, running.replica.port, "REPLICAOF", HOST, nowhere)
+    time.sleep(LOST)
+    kill_primary(running)
+
+
 def stop_primary(running: Cluster) -> None:
     """SIGSTOP until a second after the replica was promoted, then SIGCONT: the old primary knows nothing of it yet."""
     old = running.primary
@@ -147,7 +158,7 @@ _HOW: dict[str, Callable[[Cluster, Broker], None]] = {
 }
 
 NAMES = (*(f"kafka-{role}-{how}" for role in _ROLES for how in _HOW), "kafka-two-kill", "kafka-two-restart",
-         "redis-primary-kill", "redis-primary-stop", "redis-replica-kill")  # fmt: skip
+         "redis-primary-kill", "redis-primary-lose", "redis-primary-stop", "redis-replica-kill")  # fmt: skip
 USUAL = ("kafka-leader-kill", "kafka-coordinator-kill", "kafka-controller-kill", "kafka-two-restart", "redis-primary-kill",
          "redis-primary-stop", "redis-replica-kill")  # fmt: skip
 """What a run on a cluster does unless it is told otherwise."""

@@ -221,8 +221,8 @@ class Breaking:
         """Whether the store has forgotten what it held: asked until it answers."""
         for _ in range(120):
             with contextlib.suppress(*TROUBLE):
-                broken.loses = not await self._store.remembers()
-                await self._store.mark()
+                await self._store.mark(self._clock())
+                broken.loses = any(at >= broken.began for at in self._store.losses)
                 return
             await asyncio.sleep(0.5)
         broken.note = "the store did not come back"

@@ -5,6 +5,7 @@ Invariant: nothing of `protocol.transport` is used but how to connect: a fault t
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +16,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from redis.asyncio import Redis, Sentinel
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import RedisError
 
 from penstock.verify.history import Dead, Logged, Stored, digest
@@ -146,12 +148,19 @@ def _ref(fields: dict[str, bytes]) -> str:
 
 
 class Store:
-    """Redis: result streams as they are."""
+    """Redis: result streams as they are.
+
+    Attributes:
+        losses: when it was seen to have forgotten something.
+    """
 
     def __init__(self, settings: TransportSettings) -> None:
         self._names: Names = settings.names
         self._redis: Any = _connected(settings.redis)
         self._canary = f"{settings.prefix}:verify"
+        self._marks = 0
+        self._marking = asyncio.Lock()
+        self.losses: list[float] = []
 
     async def close(self) -> None:
         """Disconnect."""
@@ -167,17 +176,25 @@ class Store:
         """Redis' own."""
         return str((await self._redis.info("server")).get("redis_version", ""))
 
-    async def mark(self) -> None:
-        """Leave a key by which a store that has lost its data is known."""
-        await self._redis.set(self._canary, "1")
+    async def mark(self, at: float) -> None:
+        """Count a key up, and note in `losses` where it has gone back: what a failover has lost is its end, not all of it."""
+        async with self._marking:
+            await self._to_primary()
+            before = await self._redis.getset(self._canary, self._marks + 1)
+            if int(before or 0) < self._marks:
+                self.losses.append(at)
+            self._marks += 1
 
-    async def remembers(self) -> bool:
-        """Whether that key is still there."""
-        return bool(await self._redis.exists(self._canary))
+    async def _to_primary(self) -> None:
+        """Leave a primary that the Sentinels have replaced: one that stood still answers again, and knows nothing of what came."""
+        pool = self._redis.connection_pool
+        if isinstance(pool, SentinelConnectionPool):
+            await pool.get_master_address()  # type: ignore[no-untyped-call]
 
     async def look(self, refs: Sequence[str], at: float) -> dict[str, Stored]:
         """What each stream holds; refs without one are left out."""
         found: dict[str, Stored] = {}
+        await self._to_primary()
         for start in range(0, len(refs), _IN_CALL):
             part = refs[start : start + _IN_CALL]
             async with self._redis.pipeline(transaction=False) as pipe:

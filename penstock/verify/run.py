@@ -99,7 +99,7 @@ class _Run:
         try:
             try:
                 await self._log.open()
-                await self._store.mark()
+                await self._store.mark(self._clock())
                 self._ahead = await self._store.ahead()
                 self._history.store_version = await self._store.version()
             except TROUBLE as error:

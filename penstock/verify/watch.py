@@ -47,6 +47,7 @@ class Watch:
     async def sample(self) -> Sample:
         """One look. Raises what its servers' clients raise while they are being broken."""
         async with asyncio.timeout(60):
+            await self._store.mark(self._clock())
             starts = await self._log.starts()
             committed = await self._log.committed()
             await self._log.follow(self._names.dead_topic(model) for model in MODELS)
