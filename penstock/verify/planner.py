@@ -106,7 +106,7 @@ def _call(chance: random.Random, number: int, at: float, kind: Kind) -> Call:
 def _measured(kinds: Sequence[str]) -> Iterator[Fault]:
     for at, kind, worker in _MEASURED:
         if kind in kinds:
-            yield Fault(at, kind, f"worker-{worker}", 0.0)
+            yield Fault(at, kind.value, f"worker-{worker}", 0.0)
 
 
 def _zombie_lasts(session_timeout: float) -> float:
@@ -122,7 +122,7 @@ def _faults(
     if FaultKind.ZOMBIE in kinds:
         lasts = _zombie_lasts(session_timeout)
         at = round(chance.uniform(begin, seconds - lasts - 4), 3)
-        made.append(Fault(at, FaultKind.ZOMBIE, _worker(chance), lasts))
+        made.append(Fault(at, FaultKind.ZOMBIE.value, _worker(chance), lasts))
     for kind in sorted(kinds, key=_FIRST.__contains__, reverse=True):
         times = max(1, round(seconds / _EVERY)) * (2 if kind in _TWICE else 1)
         for _ in range(times if kind != FaultKind.ZOMBIE else 0):

@@ -79,7 +79,7 @@ def _verdicts(done: Sequence[Plain]) -> Plain:
 def _faults(done: Sequence[Plain]) -> Plain:
     sums: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for fault in (fault for run in done for fault in run["faults"]):
-        sums[fault["kind"]].update({"done": not fault["note"], "left_out": bool(fault["note"])})
+        sums[str(fault["kind"])].update({"done": not fault["note"], "left_out": bool(fault["note"])})
     return {kind: dict(counted) for kind, counted in sorted(sums.items())}
 
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-import httpx
 import msgpack
 import numpy as np
 import orjson
 
 from penstock.client import requests
 from penstock.verify.history import End, History, Produced, Seen, digest
+from penstock.verify.http import Caller, Lost, Response, Silent
 from penstock.verify.plan import PAD, Call, Kind
 from penstock.verify.raw import TROUBLE, Log
 from protocol.errors import FleetError
@@ -25,8 +24,6 @@ LONGEST: Final = 75.0
 """Seconds after which a call that the gateway holds counts as silent: its own default deadline is 60."""
 KEEP_TRYING: Final = 90.0
 """Seconds for which a caller with a key, or a handle, asks again."""
-LANES: Final = 8
-"""HTTP clients per gateway: httpx looks at all connections of one for every request."""
 PADDING: Final = np.array([[bytes(PAD)]], dtype=object)
 AGAIN: Final = frozenset({429, 499, 503, 504})
 
@@ -43,13 +40,7 @@ class Traffic:
     """
 
     def __init__(self, urls: list[str], log: Log, names: Names, clock: Callable[[], float], history: History) -> None:
-        context = ssl.create_default_context()
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=16)
-        timeout = httpx.Timeout(10, read=LONGEST, pool=None)
-        self._clients = [
-            [httpx.AsyncClient(base_url=url, timeout=timeout, limits=limits, verify=context) for _ in range(LANES)]
-            for url in urls
-        ]
+        self._callers = [Caller(url, LONGEST) for url in urls]
         self._log = log
         self._names = names
         self._clock = clock
@@ -70,15 +61,14 @@ class Traffic:
 
     async def close(self) -> None:
         """Close all connections."""
-        for lanes in self._clients:
-            for client in lanes:
-                await client.aclose()
+        for caller in self._callers:
+            await caller.close()
 
     # --- over HTTP ----------------------------------------------------------------------------------------------------
 
-    async def _ask(self, gateway: int, number: int, request: requests.Request) -> httpx.Response:
-        client = self._clients[gateway % len(self._clients)][number % LANES]
-        return await client.request(request.method, request.path, headers=request.headers, content=request.body or None)
+    async def _ask(self, gateway: int, request: requests.Request) -> Response:
+        caller = self._callers[gateway % len(self._callers)]
+        return await caller.request(request.method, request.path, request.headers, request.body)
 
     async def _post(self, call: Call, gateway: int, *, wait: bool = True, **options: Any) -> Seen:
         """One infer call, as one caller sees it; its text holds the Location of a 202."""
@@ -94,11 +84,11 @@ class Traffic:
         sent = self._clock()
         seen = Seen(call.number, call.kind, "", End.LOST, 0.0, sent)
         try:
-            response = await self._ask(gateway, call.number, asked)
-        except httpx.ReadTimeout as error:
-            seen.end, seen.text = End.SILENT, repr(error)
-        except httpx.HTTPError as error:
-            seen.text = repr(error)
+            response = await self._ask(gateway, asked)
+        except Silent as error:
+            seen.end, seen.text = End.SILENT, str(error)
+        except Lost as error:
+            seen.text = str(error)
         else:
             _read(seen, response)
         seen.at = self._clock()
@@ -136,12 +126,10 @@ class Traffic:
         """When the fleet confirmed it; 0 where the call was done before, or nobody could be asked."""
         for attempt in range(20):
             try:
-                response = await self._ask(
-                    call.gateway + attempt, call.number, requests.Request("DELETE", location, {})
-                )
-            except httpx.HTTPError:
+                response = await self._ask(call.gateway + attempt, requests.Request("DELETE", location, {}))
+            except (Lost, Silent):
                 response = None
-            if response is not None and response.status_code == 200:
+            if response is not None and response.status == 200:
                 return self._clock() if response.json().get("state") == "cancelled" else 0.0
             await asyncio.sleep(0.2)
         return 0.0
@@ -181,16 +169,16 @@ class Traffic:
             self._history.produced.append(produced)
 
 
-def _read(seen: Seen, response: httpx.Response) -> None:
+def _read(seen: Seen, response: Response) -> None:
     """What a response says."""
-    seen.status = response.status_code
+    seen.status = response.status
     seen.ref = response.headers.get("penstock-request-id", "")
     if seen.status == 202:
         seen.end, seen.text = End.ERROR, response.headers.get("location", "")
         return
     try:
-        requests.check(seen.status, response.headers, response.content)
-        outputs: Mapping[str, Any] = requests.result(response.headers, response.content).outputs
+        requests.check(seen.status, response.headers, response.body)
+        outputs: Mapping[str, Any] = requests.result(response.headers, response.body).outputs
         seen.answer, seen.run = (int(outputs[name].reshape(-1)[0]) for name in ("ANSWER", "RUN"))
         seen.end = End.ANSWER
     except FleetError as error:

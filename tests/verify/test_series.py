@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import orjson
 import pytest
 
 from penstock.cli.verify import _seeds
 from penstock.verify.history import Broken, Seen
+from penstock.verify.plan import FaultKind
 from penstock.verify.report import BROKEN, HELD, PROVES_NOTHING, report
 from penstock.verify.series import brief, exit_code, failed, line, merged, percentiles, table
 from protocol.errors import ConfigError
@@ -19,7 +21,7 @@ ABOUT = {"date": "2026-01-01", "penstock": "1", "python": "3", "machine": "a mac
 
 def run(seed: int = 1, *, wait: float = 0.5, wrong: bool = False) -> dict[str, Any]:
     history = healthy()
-    history.faults = [Broken("worker-kill", "worker-0", START + 0.8, START + 0.9, (77,), hit=START + 0.85)]
+    history.faults = [Broken(FaultKind.WORKER_KILL, "worker-0", START + 0.8, START + 0.9, (77,), hit=START + 0.85)]
     last: Seen = next(seen for seen in history.seen if seen.number == 8)
     last.at = START + 0.85 + wait
     if wrong:
@@ -31,6 +33,7 @@ def test_the_sum_of_two_runs() -> None:
     made = merged([run(1, wait=0.5), run(2, wait=3.5)], ABOUT)
 
     assert made["exit_code"] == HELD
+    assert orjson.loads(orjson.dumps(made))["totals"] == made["totals"]
     assert made["totals"]["requests"] == 18
     assert made["totals"]["redelivered"] == 2
     assert made["faults"] == {"worker-kill": {"done": 2, "left_out": 0}}
