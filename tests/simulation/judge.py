@@ -11,7 +11,6 @@ from tests.simulation.fleet import Fleet
 def judge(call: Call, fleet: Fleet) -> None:
     """Whether what the caller saw is what was promised."""
     history = fleet.history
-    data_lost = history.losses > call.losses
     if not call.done:
         if not is_only_pending(call, fleet):
             history.broken("I1", f"{call.kind} call {call.name} has no answer")
@@ -25,20 +24,12 @@ def judge(call: Call, fleet: Fleet) -> None:
             _judge_output(call, answer, fleet)
         else:
             error = answer.failure.error() if isinstance(answer, InferReply) else answer  # type: ignore[union-attr]
-            _judge_error(call, error, fleet, data_lost=data_lost)  # type: ignore[arg-type]
+            _judge_error(call, error, fleet)  # type: ignore[arg-type]
 
 
 def is_only_pending(call: Call, fleet: Fleet) -> bool:
-    """Whether the call may be visible as pending for ever: what the guarantees say of it.
-
-    An asynchronous call that attached to another one got 202 before the broker had the record. And a stream whose end was lost in
-    a failover, while its beginning survived, looks like a request that runs; whoever comes with its key attaches to it.
-    """
-    if call.refs & fleet.history.gone:  # its record was deleted: I12 is what is promised
-        return True
-    if call.kind == "keyed":
-        return fleet.history.losses > call.losses
-    return call.kind.startswith("async") and (call.attached or fleet.history.tails_lost > 0)
+    """Whether the call may be visible as pending for ever: its record was deleted, and I12 is what is promised."""
+    return bool(call.refs & fleet.history.gone)
 
 
 def _judge_output(call: Call, answer: InferReply, fleet: Fleet) -> None:
@@ -50,7 +41,7 @@ def _judge_output(call: Call, answer: InferReply, fleet: Fleet) -> None:
         fleet.history.broken("I8", f"{call.name} is bad and succeeded")
 
 
-def _judge_error(call: Call, error: FleetError, fleet: Fleet, *, data_lost: bool) -> None:
+def _judge_error(call: Call, error: FleetError, fleet: Fleet) -> None:
     history, code = fleet.history, error.code
     late = call.timeout and fleet.loop.now >= call.started + call.timeout - SLACK
     # Where one of several calls with a key brings a short deadline, that is the record's, and ends it for all of them, be it by
@@ -59,12 +50,10 @@ def _judge_error(call: Call, error: FleetError, fleet: Fleet, *, data_lost: bool
     deleted = bool(call.refs & history.gone)
     right = {
         Code.MODEL_FAILED: bool(call.bad or call.refs & history.letters.given_up),
-        Code.DEADLINE_EXCEEDED: (bool(late) and (call.timeout != LONG or data_lost or deleted)) or shared,
+        Code.DEADLINE_EXCEEDED: (bool(late) and (call.timeout != LONG or deleted)) or shared,
         Code.CANCELLED: call.cancelled or shared,
         Code.UNAVAILABLE: call.kind != "probe",
-        Code.NOT_FOUND: (data_lost or deleted) and call.attached,
         Code.GONE: deleted,
-        Code.INVALID_ARGUMENT: data_lost and call.attached,  # its stream is there again, and names no model
     }
     if not right.get(code, False):
         promise = (
