@@ -44,7 +44,7 @@ def test_a_redis_that_is_too_old_is_named(tmp_path: Path) -> None:
 @pytest.mark.servers
 def test_runs_with_the_settings_that_ship(redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client:
-        assert client.config_get("stream-node-max-bytes") == {"stream-node-max-bytes": "512"}
+        assert client.config_get("stream-node-max-bytes") == {"stream-node-max-bytes": "256"}
         assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
         assert client.config_get("maxmemory") == {"maxmemory": str(1 << 30)}
 
@@ -128,4 +128,4 @@ def test_the_wheels_redis_runs_the_same_settings(tmp_path: Path) -> None:
 
     with RedisServer(tmp_path, program=wheel) as server, connect(server) as client:
         assert server.version == client.info("server")["redis_version"]
-        assert client.config_get("stream-node-max-bytes") == {"stream-node-max-bytes": "512"}
+        assert client.config_get("stream-node-max-bytes") == {"stream-node-max-bytes": "256"}
