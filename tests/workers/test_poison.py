@@ -1,108 +1,18 @@
 """One bad request harms nobody else: batches that crash, hang, fail, hold NaN or do not fit into memory, on instances in memory."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from protocol.codec import encode_request
 from protocol.errors import Code
-from protocol.messages import InferReply
 from protocol.naming import ref
-from protocol.ports import Record
-from protocol.tensors import Array
 from tests.workers.fleet import IDENTITY, NAMES, until, values
-from tests.workers.serving import Bench, Gated, bench
-from workers.execution import InstanceDied
+from tests.workers.fragile import ORDERED, TOPIC, WIDE, all_done, dead_letters, failed, fragile, together
+from tests.workers.serving import bench
 from workers.verdicts import ATTEMPTS
-
-WIDE = IDENTITY.replace("max_batch_size: 8", "max_batch_size: 32")
-ORDERED = WIDE + "dynamic_batching { preserve_ordering: true }"
-TOPIC = NAMES.infer_topic("m", "1")
-DEAD = NAMES.dead_topic("m")
-
-
-class Fragile(Gated):
-    """Dies of some values, fails of others, and cannot hold many rows.
-
-    Attributes:
-        deadly, bad, nan: values that end it, that it raises at, that it makes NaN of.
-        fits: rows that its memory is enough for.
-        hung: what it died of was a hang.
-        lives: how often it can die.
-        holds: the next death closes the gate.
-    """
-
-    deadly: frozenset[float] = frozenset()
-    bad: frozenset[float] = frozenset()
-    nan: frozenset[float] = frozenset()
-    fits = 10_000
-    hung = False
-    lives = 10_000
-    holds = False
-
-    def compute(self, inputs: dict[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
-        made = super().compute(inputs, outputs)
-        there = set(self.batches[-1])
-        if there & self.deadly and self.lives > 0:
-            self.lives -= 1
-            if self.holds:
-                self.holds = False
-                self.gate.clear()
-            raise InstanceDied("instance 'm_0_0' died, says the test", signal=11, hung=self.hung)
-        if there & self.bad:
-            raise ValueError(f"these are bad: {sorted(there & self.bad)}")
-        if len(self.batches[-1]) > self.fits:
-            raise MemoryError("no room for so many rows")
-        return {"Y": np.where(np.isin(made["Y"], list(self.nan)), np.float32("nan"), made["Y"])}
-
-
-async def fragile(b: Bench, config: str = WIDE, *, isolated: bool = True, **fields: object) -> Fragile:
-    """A served model on one fragile instance."""
-    serving = await b.serve(config, kind=Fragile)
-    instance = b.instances[-1]
-    assert isinstance(instance, Fragile)
-    for name, value in fields.items():
-        setattr(instance, name, value)
-    serving.loaded.executors[0].isolated = isolated
-    return instance
-
-
-async def together(b: Bench, *numbers: float) -> list[InferReply]:
-    """The answers to requests that were in one batch."""
-    instance = b.instances[-1]
-    instance.gate.clear()
-    first = await b.caller.publish(b.caller.request(-1))
-    await instance.started()
-    futures = await b.caller.publish(*[b.caller.request(number) for number in numbers])
-    await until(lambda: b.serving[-1].runner.in_flight == 1 + len(numbers))
-    instance.gate.set()
-    async with asyncio.timeout(20):
-        return (await asyncio.gather(*first, *futures))[1:]
-
-
-async def dead_letters(b: Bench) -> list[Record]:
-    found: list[Record] = []
-    while (record := await b.bus.read(DEAD, 0, len(found))) is not None:
-        found.append(record)
-    return found
-
-
-def failed(replies: Sequence[InferReply]) -> list[int]:
-    return [index for index, reply in enumerate(replies) if reply.failure is not None]
-
-
-async def all_done(b: Bench) -> None:
-    """Nothing is left, and everything is committed."""
-    serving = b.serving[-1]
-    await until(lambda: serving.runner.in_flight == 0 and serving.intake._tracker.in_flight == 0)
-    assert serving.runner.running_rows == serving.runner.queued_rows == 0
-    assert [executor.held for executor in serving.loaded.executors] == [0] * len(serving.loaded.executors)
-    await serving.intake._commits.flush()
-    assert await serving.intake.lag() == 0
 
 
 async def test_the_mates_of_a_crasher_are_answered_and_only_it_is_buried() -> None:
@@ -311,82 +221,6 @@ async def test_a_model_that_dies_of_everything_buries_few_and_says_so() -> None:
         assert len(instance.batches) <= ran + 4
         assert len(await dead_letters(b)) == buried
         await all_done(b)
-
-
-async def begin(b: Bench, name: str, times: int) -> None:
-    """Earlier deliveries that came to no end."""
-    for number in range(times):
-        await b.store.start([name], f"gone-{number}", 300.0)
-
-
-async def test_what_was_begun_before_runs_alone_on_an_instance_that_would_take_the_worker_with_it() -> None:
-    async with bench() as b:
-        instance = await fragile(b, isolated=False)
-        instance.gate.clear()
-        first = await b.caller.publish(b.caller.request(-1))
-        await instance.started()
-        requests = [b.caller.request(n, claimed=True) for n in range(6)]
-        await begin(b, requests[2].id, 1)
-        await begin(b, requests[4].id, ATTEMPTS - 1)
-        futures = await b.caller.publish(*requests)
-        await until(lambda: b.serving[-1].runner.in_flight == 7)
-        instance.gate.set()
-        replies = (await asyncio.gather(*first, *futures))[1:]
-        assert values(replies) == [[n] for n in range(6)]
-        assert instance.batches == [[-1], [0, 1, 3, 5], [2], [4]]
-        assert [reply.timing.attempt for reply in replies] == [1, 1, 2, 1, ATTEMPTS, 1]
-        await all_done(b)
-
-
-async def test_whoever_waits_behind_a_crasher_does_not_count_as_begun() -> None:
-    async with bench() as b:
-        await b.bus.ensure_topic(TOPIC, 1)
-        requests = [b.caller.request(n) for n in range(4)]
-        futures = await b.caller.publish(*requests)
-        for request in requests[1:3]:
-            await begin(b, request.id, 1)
-        instance = await fragile(b, isolated=False, deadly=frozenset({1.0}))
-        async with asyncio.timeout(10):
-            replies = await asyncio.gather(*futures)
-        assert instance.batches[:3] == [[0, 3], [1], [2]]
-        assert [reply.timing.attempt for reply in replies] == [1, 2, 2, 1]
-        assert failed(replies) == [1]
-        await all_done(b)
-
-
-async def test_what_was_begun_too_often_is_buried_without_another_run() -> None:
-    async with bench() as b:
-        instance = await fragile(b, isolated=False)
-        request = b.caller.request(1, claimed=True)
-        await begin(b, request.id, ATTEMPTS)
-        replies = await b.caller.ask(request, b.caller.request(2))
-        assert failed(replies) == [0]
-        assert replies[0].failure is not None
-        assert "begun 3 times" in replies[0].failure.message
-        assert all(1 not in batch for batch in instance.batches)
-        (letter,) = await dead_letters(b)
-        headers = dict(letter.headers)
-        assert (headers["dead-reason"], headers["dead-attempts"]) == (b"attempts", b"3")
-        assert "dead-signal" not in headers
-        await all_done(b)
-
-
-async def test_workers_that_died_blame_nobody_whose_instance_is_a_process_of_its_own() -> None:
-    async with bench() as b:
-        await fragile(b)
-        request = b.caller.request(1, claimed=True)
-        await begin(b, request.id, 9)
-        assert failed(await b.caller.ask(request, b.caller.request(2))) == []
-        assert await dead_letters(b) == []
-
-
-async def test_a_death_counts_those_of_earlier_deliveries() -> None:
-    async with bench() as b:
-        instance = await fragile(b, deadly=frozenset({1.0}))
-        request = b.caller.request(1, claimed=True)
-        await begin(b, request.id, ATTEMPTS - 1)
-        assert failed(await b.caller.ask(request)) == [0]
-        assert instance.batches == [[1]]
 
 
 async def test_a_partition_is_not_committed_past_what_is_being_found_out() -> None:

@@ -3,26 +3,16 @@ import threading
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from protocol.errors import Code
-from protocol.messages import InferRequest
-from protocol.naming import ref
 from protocol.tensors import from_array
-from tests.workers.fleet import IDENTITY, NAMES, turn_of_the_loop, until, values
-from tests.workers.serving import Bench, bench
+from tests.workers.fleet import IDENTITY, NAMES, until, values
+from tests.workers.serving import bench
 from workers.execution import DEPTH
 from workers.runner import BATCHES_PER_INSTANCE
-from workers.statistics import Reason
 
 DELAYED = IDENTITY + "dynamic_batching { preferred_batch_size: [ 8 ] max_queue_delay_microseconds: 60000000 }"
 ORDERED = IDENTITY + "dynamic_batching { preserve_ordering: true }"
-BOUNDED = IDENTITY + "dynamic_batching { default_queue_policy { max_queue_size: 3 } }"
-IMPATIENT = (
-    IDENTITY
-    + "dynamic_batching { default_queue_policy { default_timeout_microseconds: 20000 timeout_action: REJECT } }"
-)
 CANCEL = NAMES.cancel_channel(NAMES.infer_topic("m", "1"))
 
 
@@ -115,154 +105,6 @@ async def test_a_model_whose_outputs_break_its_configuration_is_told_so() -> Non
         (reply,) = await b.caller.ask(b.caller.request(1))
         assert reply.failure is not None
         assert "returned output 'Y' as FP32; its configuration says INT64" in reply.failure.message
-
-
-async def test_a_deadline_that_passes_in_the_queue_never_runs() -> None:
-    async with bench() as b:
-        serving = await b.serve(DELAYED)
-        now = b.clock()
-        (late,) = await b.caller.ask(b.caller.request(1, deadline=now - 1))
-        assert late.failure is not None
-        assert late.failure.code is Code.DEADLINE_EXCEEDED
-        assert b.instances[0].batches == []
-        assert serving.statistics.failures[Reason.REJECTED] == 1
-
-
-async def test_a_deadline_that_passes_behind_a_running_batch_never_runs() -> None:
-    async with bench() as b:
-        serving = await b.serve()
-        (instance,) = b.instances
-        instance.gate.clear()
-        first = await b.caller.publish(b.caller.request(0))
-        await instance.started()
-        deadline = b.clock() + 0.05
-        requests = [b.caller.request(n, deadline=deadline if n % 2 else None) for n in range(8)]
-        staged = await b.caller.publish(*requests)
-        await until(lambda: serving.runner.running_rows == 9)
-        await until(lambda: b.clock() > deadline)
-        instance.gate.set()
-        replies = await asyncio.gather(*staged)
-        await asyncio.gather(*first)
-        codes = [reply.failure.code if reply.failure else None for reply in replies]
-        assert codes == [None, Code.DEADLINE_EXCEEDED] * 4
-        assert instance.batches == [[0], [0, 2, 4, 6]]
-        assert replies[0].timing.batch_rows == 4
-
-
-async def test_a_queue_timeout_is_answered_in_tritons_words() -> None:
-    async with bench() as b:
-        await b.serve(IMPATIENT)
-        (instance,) = b.instances
-        instance.gate.clear()
-        first = await b.caller.publish(b.caller.request(0))
-        await instance.started()
-        (late,) = await b.caller.ask(b.caller.request(1))
-        assert late.failure is not None
-        assert (late.failure.code, late.failure.message) == (Code.UNAVAILABLE, "Request timeout expired")
-        instance.gate.set()
-        await asyncio.gather(*first)
-        assert instance.batches == [[0]]
-
-
-async def test_a_bounded_queue_turns_away_what_is_over_its_bound() -> None:
-    async with bench() as b:
-        serving = await b.serve(BOUNDED)
-        (instance,) = b.instances
-        instance.gate.clear()
-        first = await b.caller.publish(b.caller.request(0))
-        await instance.started()
-        futures = await b.caller.publish(*[b.caller.request(n) for n in range(5)])
-        await until(lambda: serving.statistics.rejections["queue_full"] == 2)
-        instance.gate.set()
-        replies = await asyncio.gather(*futures)
-        refused = [reply.failure for reply in replies if reply.failure]
-        assert len(refused) == 2
-        assert all("Exceeds maximum queue size" in failure.message for failure in refused)
-        await asyncio.gather(*first)
-
-
-async def test_a_bounded_queue_sees_what_is_over_its_bound_even_when_the_worker_is_full() -> None:
-    async with bench() as b:
-        serving = await b.serve(BOUNDED.replace("max_batch_size: 8", "max_batch_size: 1").replace("size: 3", "size: 4"))
-        (instance,) = b.instances
-        instance.gate.clear()
-        futures = await b.caller.publish(*[b.caller.request(n) for n in range(20)])
-        await until(lambda: serving.statistics.rejections["queue_full"] > 10)
-        instance.gate.set()
-        replies = await asyncio.gather(*futures)
-        assert len(instance.batches) == sum(reply.failure is None for reply in replies) < 10
-
-
-async def test_a_cancelled_request_that_waits_never_runs() -> None:
-    async with bench() as b:
-        serving = await b.serve()
-        (instance,) = b.instances
-        instance.gate.clear()
-        first = await b.caller.publish(b.caller.request(0))
-        await instance.started()
-        keep, drop = b.caller.request(1), b.caller.request(2)
-        futures = await b.caller.publish(keep, drop)
-        await until(lambda: serving.runner.in_flight == 3)
-        await b.caller.transport.results.cancel(CANCEL, [ref("-", drop.id)])
-        cancelled = await futures[1]
-        assert cancelled.failure is not None
-        assert cancelled.failure.code is Code.CANCELLED
-        instance.gate.set()
-        await asyncio.gather(*first, futures[0])
-        assert instance.batches == [[0], [1]]
-        assert serving.statistics.cancellations == 1
-
-
-async def test_a_cancelled_request_in_a_staged_batch_never_runs() -> None:
-    async with bench() as b:
-        serving = await b.serve()
-        (instance,) = b.instances
-        instance.gate.clear()
-        first = await b.caller.publish(b.caller.request(0))
-        await instance.started()
-        requests = [b.caller.request(n) for n in range(8)]
-        futures = await b.caller.publish(*requests)
-        await until(lambda: serving.runner.running_rows == 9)
-        await b.caller.transport.results.cancel(CANCEL, [ref("-", requests[n].id) for n in (3, 5)])
-        await until(lambda: serving.runner._entries[requests[5].id].cancelled)
-        instance.gate.set()
-        replies = await asyncio.gather(*futures)
-        await asyncio.gather(*first)
-        assert [reply.failure is not None for reply in replies] == [n in (3, 5) for n in range(8)]
-        assert instance.batches == [[0], [0, 1, 2, 4, 6, 7]]
-
-
-async def test_a_staged_batch_that_is_cancelled_altogether_makes_room() -> None:
-    async with bench() as b:
-        serving = await b.serve()
-        (instance,) = b.instances
-        instance.gate.clear()
-        first = await b.caller.publish(b.caller.request(0))
-        await instance.started()
-        requests = [b.caller.request(n) for n in range(8)]
-        futures = await b.caller.publish(*requests)
-        await until(lambda: serving.runner.running_rows == 9)
-        await b.caller.transport.results.cancel(CANCEL, [ref("-", request.id) for request in requests])
-        await until(lambda: serving.runner._entries[requests[7].id].cancelled)
-        instance.gate.set()
-        await asyncio.gather(*first, *futures)
-        assert instance.batches == [[0]]
-        assert serving.runner.running_rows == 0
-        assert [executor.held for executor in serving.loaded.executors] == [0]
-        assert values(await b.caller.ask(b.caller.request(9))) == [[9]]
-
-
-async def test_cancelling_what_runs_changes_nothing() -> None:
-    async with bench() as b:
-        await b.serve()
-        (instance,) = b.instances
-        instance.gate.clear()
-        request = b.caller.request(1)
-        futures = await b.caller.publish(request)
-        await instance.started()
-        await b.caller.transport.results.cancel(CANCEL, [ref("-", request.id)])
-        instance.gate.set()
-        assert values(await asyncio.gather(*futures)) == [[1]]
 
 
 async def test_answers_keep_the_order_of_requests_where_the_model_says_so() -> None:
@@ -425,81 +267,3 @@ async def test_room_counts_rows_and_bytes() -> None:
         instance.gate.set()
         await asyncio.gather(*futures)
         await until(lambda: serving.runner.room() > 0)
-
-
-ACTIONS = ["publish", "publish", "claimed", "again", "cancel", "deadline", "hold", "release", "down", "up"]
-plans = st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(1, 9), st.integers(0, 2)), min_size=1, max_size=25)
-configs = st.sampled_from([IDENTITY, ORDERED, DELAYED.replace("60000000", "2000"), BOUNDED, IMPATIENT])
-
-
-class Play:
-    """Acts out a plan against a served model, and knows what must come of it."""
-
-    def __init__(self, b: Bench) -> None:
-        self.bench = b
-        self.requests: list[InferRequest] = []
-        self.repeated: set[str] = set()
-
-    async def act(self, action: str, count: int, where: int) -> None:
-        b = self.bench
-        if action in ("publish", "claimed", "deadline"):
-            deadline = b.clock() + 0.002 * count if action == "deadline" else None
-            numbers = range(len(self.requests), len(self.requests) + count)
-            fresh = [b.caller.request(n, claimed=action == "claimed", deadline=deadline) for n in numbers]
-            self.requests += fresh
-            await b.caller.publish(*fresh, partition=where)
-        elif action == "again" and self.requests:
-            self.repeated.update(request.id for request in self.requests[-count:])
-            await b.caller.publish(*self.requests[-count:], partition=where)
-        elif action == "cancel":
-            await b.caller.transport.results.cancel(CANCEL, [request.id for request in self.requests[-count:]])
-        elif action in ("hold", "release"):
-            gate = b.instances[where % len(b.instances)].gate
-            gate.clear() if action == "hold" else gate.set()
-        else:
-            b.store.down = action == "down"
-
-    async def end(self) -> None:
-        """Let everything come to its end."""
-        b, (serving,) = self.bench, self.bench.serving
-        b.store.down = False
-        for instance in b.instances:
-            instance.gate.set()
-        await until(lambda: len(b.caller.answers) == len(self.requests), "every answer")
-        await until(lambda: serving.runner.in_flight == 0 and serving.intake._tracker.in_flight == 0, "every record")
-
-    def check(self) -> None:
-        b, (serving,) = self.bench, self.bench.serving
-        assert set(b.caller.counts.values()) <= {1}
-        ran = [int(row) for instance in b.instances for batch in instance.batches for row in batch]
-        once = [number for number in ran if self.requests[number].id not in self.repeated]
-        assert len(once) == len(set(once)), "a request that was published once ran twice"
-        for number, request in enumerate(self.requests):
-            reply = b.caller.answers[request.id]
-            if reply.failure is None:
-                assert reply.outputs[0].array().tolist() == [[number]]
-                assert number in ran
-            elif request.id not in self.repeated:
-                assert number not in ran
-        assert serving.runner.running_rows == serving.runner.queued_rows == 0
-        assert all(executor.held == 0 for executor in serving.loaded.executors)
-
-
-@given(plan=plans, config=configs, instances=st.integers(1, 2))
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
-def test_whatever_happens_every_request_is_answered_once_and_every_record_is_done(
-    plan: list[tuple[str, int, int]], config: str, instances: int
-) -> None:
-    """Random arrivals, repetitions, cancellations, deadlines, store failures and slow instances."""
-
-    async def play() -> None:
-        async with bench() as b:
-            await b.serve(config, instances=instances, partitions=3)
-            acted = Play(b)
-            for step in plan:
-                await acted.act(*step)
-                await turn_of_the_loop()
-            await acted.end()
-            acted.check()
-
-    asyncio.run(play())

@@ -1,0 +1,165 @@
+"""Requests that wait: deadlines, queues with bounds, cancellations."""
+
+import asyncio
+
+from protocol.errors import Code
+from protocol.naming import ref
+from tests.workers.fleet import IDENTITY, NAMES, until, values
+from tests.workers.serving import bench
+from workers.statistics import Reason
+
+DELAYED = IDENTITY + "dynamic_batching { preferred_batch_size: [ 8 ] max_queue_delay_microseconds: 60000000 }"
+BOUNDED = IDENTITY + "dynamic_batching { default_queue_policy { max_queue_size: 3 } }"
+IMPATIENT = (
+    IDENTITY
+    + "dynamic_batching { default_queue_policy { default_timeout_microseconds: 20000 timeout_action: REJECT } }"
+)
+CANCEL = NAMES.cancel_channel(NAMES.infer_topic("m", "1"))
+
+
+async def test_a_deadline_that_passes_in_the_queue_never_runs() -> None:
+    async with bench() as b:
+        serving = await b.serve(DELAYED)
+        now = b.clock()
+        (late,) = await b.caller.ask(b.caller.request(1, deadline=now - 1))
+        assert late.failure is not None
+        assert late.failure.code is Code.DEADLINE_EXCEEDED
+        assert b.instances[0].batches == []
+        assert serving.statistics.failures[Reason.REJECTED] == 1
+
+
+async def test_a_deadline_that_passes_behind_a_running_batch_never_runs() -> None:
+    async with bench() as b:
+        serving = await b.serve()
+        (instance,) = b.instances
+        instance.gate.clear()
+        first = await b.caller.publish(b.caller.request(0))
+        await instance.started()
+        deadline = b.clock() + 0.05
+        requests = [b.caller.request(n, deadline=deadline if n % 2 else None) for n in range(8)]
+        staged = await b.caller.publish(*requests)
+        await until(lambda: serving.runner.running_rows == 9)
+        await until(lambda: b.clock() > deadline)
+        instance.gate.set()
+        replies = await asyncio.gather(*staged)
+        await asyncio.gather(*first)
+        codes = [reply.failure.code if reply.failure else None for reply in replies]
+        assert codes == [None, Code.DEADLINE_EXCEEDED] * 4
+        assert instance.batches == [[0], [0, 2, 4, 6]]
+        assert replies[0].timing.batch_rows == 4
+
+
+async def test_a_queue_timeout_is_answered_in_tritons_words() -> None:
+    async with bench() as b:
+        await b.serve(IMPATIENT)
+        (instance,) = b.instances
+        instance.gate.clear()
+        first = await b.caller.publish(b.caller.request(0))
+        await instance.started()
+        (late,) = await b.caller.ask(b.caller.request(1))
+        assert late.failure is not None
+        assert (late.failure.code, late.failure.message) == (Code.UNAVAILABLE, "Request timeout expired")
+        instance.gate.set()
+        await asyncio.gather(*first)
+        assert instance.batches == [[0]]
+
+
+async def test_a_bounded_queue_turns_away_what_is_over_its_bound() -> None:
+    async with bench() as b:
+        serving = await b.serve(BOUNDED)
+        (instance,) = b.instances
+        instance.gate.clear()
+        first = await b.caller.publish(b.caller.request(0))
+        await instance.started()
+        futures = await b.caller.publish(*[b.caller.request(n) for n in range(5)])
+        await until(lambda: serving.statistics.rejections["queue_full"] == 2)
+        instance.gate.set()
+        replies = await asyncio.gather(*futures)
+        refused = [reply.failure for reply in replies if reply.failure]
+        assert len(refused) == 2
+        assert all("Exceeds maximum queue size" in failure.message for failure in refused)
+        await asyncio.gather(*first)
+
+
+async def test_a_bounded_queue_sees_what_is_over_its_bound_even_when_the_worker_is_full() -> None:
+    async with bench() as b:
+        serving = await b.serve(BOUNDED.replace("max_batch_size: 8", "max_batch_size: 1").replace("size: 3", "size: 4"))
+        (instance,) = b.instances
+        instance.gate.clear()
+        futures = await b.caller.publish(*[b.caller.request(n) for n in range(20)])
+        await until(lambda: serving.statistics.rejections["queue_full"] > 10)
+        instance.gate.set()
+        replies = await asyncio.gather(*futures)
+        assert len(instance.batches) == sum(reply.failure is None for reply in replies) < 10
+
+
+async def test_a_cancelled_request_that_waits_never_runs() -> None:
+    async with bench() as b:
+        serving = await b.serve()
+        (instance,) = b.instances
+        instance.gate.clear()
+        first = await b.caller.publish(b.caller.request(0))
+        await instance.started()
+        keep, drop = b.caller.request(1), b.caller.request(2)
+        futures = await b.caller.publish(keep, drop)
+        await until(lambda: serving.runner.in_flight == 3)
+        await b.caller.transport.results.cancel(CANCEL, [ref("-", drop.id)])
+        cancelled = await futures[1]
+        assert cancelled.failure is not None
+        assert cancelled.failure.code is Code.CANCELLED
+        instance.gate.set()
+        await asyncio.gather(*first, futures[0])
+        assert instance.batches == [[0], [1]]
+        assert serving.statistics.cancellations == 1
+
+
+async def test_a_cancelled_request_in_a_staged_batch_never_runs() -> None:
+    async with bench() as b:
+        serving = await b.serve()
+        (instance,) = b.instances
+        instance.gate.clear()
+        first = await b.caller.publish(b.caller.request(0))
+        await instance.started()
+        requests = [b.caller.request(n) for n in range(8)]
+        futures = await b.caller.publish(*requests)
+        await until(lambda: serving.runner.running_rows == 9)
+        await b.caller.transport.results.cancel(CANCEL, [ref("-", requests[n].id) for n in (3, 5)])
+        await until(lambda: serving.runner._entries[requests[5].id].cancelled)
+        instance.gate.set()
+        replies = await asyncio.gather(*futures)
+        await asyncio.gather(*first)
+        assert [reply.failure is not None for reply in replies] == [n in (3, 5) for n in range(8)]
+        assert instance.batches == [[0], [0, 1, 2, 4, 6, 7]]
+
+
+async def test_a_staged_batch_that_is_cancelled_altogether_makes_room() -> None:
+    async with bench() as b:
+        serving = await b.serve()
+        (instance,) = b.instances
+        instance.gate.clear()
+        first = await b.caller.publish(b.caller.request(0))
+        await instance.started()
+        requests = [b.caller.request(n) for n in range(8)]
+        futures = await b.caller.publish(*requests)
+        await until(lambda: serving.runner.running_rows == 9)
+        await b.caller.transport.results.cancel(CANCEL, [ref("-", request.id) for request in requests])
+        await until(lambda: serving.runner._entries[requests[7].id].cancelled)
+        instance.gate.set()
+        await asyncio.gather(*first, *futures)
+        assert instance.batches == [[0]]
+        assert serving.runner.running_rows == 0
+        assert [executor.held for executor in serving.loaded.executors] == [0]
+        assert values(await b.caller.ask(b.caller.request(9))) == [[9]]
+
+
+async def test_cancelling_what_runs_changes_nothing() -> None:
+    async with bench() as b:
+        await b.serve()
+        (instance,) = b.instances
+        instance.gate.clear()
+        request = b.caller.request(1)
+        futures = await b.caller.publish(request)
+        await instance.started()
+        await b.caller.transport.results.cancel(CANCEL, [ref("-", request.id)])
+        instance.gate.set()
+        assert values(await asyncio.gather(*futures)) == [[1]]
