@@ -1,0 +1,80 @@
+"""What a connection does that was made because Sentinels named the server; they themselves are in tests/infra/test_cluster.py."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from infra.local.process import free_port
+from infra.local.redis import HOST, RedisServer
+from protocol.errors import Unavailable
+from protocol.transport.redis_address import Address
+from protocol.transport.redis_client import Client
+from protocol.transport.redis_connection import Connection
+from protocol.transport.redis_sentinel import Asking, Sentinels
+
+pytestmark = pytest.mark.servers
+
+WRITE = ("EVAL", "return redis.call('SET', 'key', '1')", 0)
+"""As the fleet writes: in a script, whose errors Redis 6.2 words otherwise than a command's."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Named(Sentinels):
+    """Sentinels that say what they are told to."""
+
+    told: list[tuple[str, int]] = dataclasses.field(default_factory=list)
+
+    def asking(self, tls: Mapping[str, Any]) -> Asking:
+        return Told(self.told)
+
+
+class Told(Asking):
+    def __init__(self, told: list[tuple[str, int]]) -> None:
+        super().__init__("fleet", [])
+        self._told = told
+
+    async def primary(self) -> tuple[str, int]:
+        return self._told[-1]
+
+
+def named(server: RedisServer) -> tuple[Address, list[tuple[str, int]]]:
+    told = [(HOST, server.port)]
+    return Address(sentinels=Named("fleet", (), told=told)), told
+
+
+async def by_hand(server: RedisServer, *command: str) -> None:
+    client = Client(Address.parse(server.url), 5.0)
+    await client.call(*command)
+    await client.close()
+
+
+async def test_a_primary_that_says_it_is_a_replica_is_left_and_not_written_to_before_it_is_one_again(
+    own_redis: RedisServer,
+) -> None:
+    client = Client(named(own_redis)[0], 5.0)
+    await client.open()
+    assert await client.call(*WRITE) == b"OK"
+
+    await by_hand(own_redis, "REPLICAOF", HOST, str(free_port()))
+    with pytest.raises(Unavailable, match="is not a primary yet"):
+        await client.call(*WRITE)
+
+    await by_hand(own_redis, "REPLICAOF", "NO", "ONE")
+    assert await client.call(*WRITE) == b"OK"
+    await client.close()
+
+
+async def test_a_connection_ends_when_another_server_is_named(own_redis: RedisServer) -> None:
+    address, told = named(own_redis)
+    connection = await Connection.open(address, 5.0)
+
+    told.append(("elsewhere", 1))
+
+    async with asyncio.timeout(5):
+        await connection.closed
+    assert not connection.alive
