@@ -55,6 +55,7 @@ async def synchronised(server: RedisServer, keys: int) -> None:
 @contextlib.asynccontextmanager
 async def replica_of(server: RedisServer, data: Path, port: int | None = None) -> AsyncIterator[RedisServer]:
     """Another server with everything that this one has."""
+    await command(server, "CONFIG", "SET", "repl-diskless-sync-delay", "0")
     with RedisServer(data, port=port, config={"replicaof": f"{HOST} {server.port}"}) as replica:
         await synchronised(replica, int(await command(server, "DBSIZE")))
         yield replica
