@@ -47,7 +47,8 @@ def test_seeds_differ() -> None:
 
 
 def test_a_broken_promise_says_how_to_see_it_again() -> None:
-    from tests.simulation.mutants import MUTANTS, planted
+    from tests.simulation.mutants import MUTANTS
+    from tests.simulation.planting import planted
 
     with planted(MUTANTS["answers are swapped within a batch"]):
         report = next(report for report in map(simulate, range(200)) if report.violations)

@@ -1,0 +1,85 @@
+"""Bugs in what becomes of requests whose instance or worker dies or hangs, and of records that are gone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from protocol.ports import OutRecord
+from tests.simulation.planting import bug
+from workers.burial import Burial
+from workers.deadletters import DeadLetters
+from workers.execution import InstanceDied
+from workers.inquests import Inquests
+from workers.offsets import OffsetTracker
+from workers.pipeline import Pipeline
+from workers.statistics import Reason
+from workers.verdicts import Inquiry, Sentence, _Part
+from workers.watch import Watch
+
+
+@bug("whoever killed its instance is told so and not buried", Burial, "bury", 3)
+def _(right: Any) -> Any:
+    return lambda self, entry, letter, failure: self.answering.refuse(entry, failure, Reason.BACKEND)
+
+
+@bug("a letter has not the headers of its record", DeadLetters, "_record")
+def _(right: Any) -> Any:
+    def record(self: Any, letter: Any) -> OutRecord:
+        made = right(self, letter)
+        return OutRecord(made.value, list(made.headers)[len(letter.record.headers) :], made.key)
+
+    return record
+
+
+@bug("the first of a batch is blamed for the death of its instance", Inquiry, "_judge", 3)
+def _(right: Any) -> Any:
+    def judge(self: Any, items: Any, cause: Any) -> Any:
+        if cause.deadly and len(items) > 1:
+            self._parts.append(_Part(tuple(items[1:])))
+            return [Sentence(items[0], cause, 1, buried=True)]
+        return right(self, items, cause)
+
+    return judge
+
+
+@bug("a death takes the whole batch with it", Inquests, "failed", 3)
+def _(right: Any) -> Any:
+    def failed(self: Any, job: Any, error: BaseException) -> Any:
+        whole = isinstance(error, InstanceDied) and not hasattr(job, "inquest")
+        return error if whole else right(self, job, error)
+
+    return failed
+
+
+@bug("one death is enough to be buried", Inquiry, "deaths_of", 35)
+def _(right: Any) -> Any:
+    return lambda self, item: right(self, item) + 2
+
+
+@bug("what hangs is never killed", Watch, "check", 3)
+def _(right: Any) -> Any:
+    return lambda self, now: None
+
+
+@bug("what was begun too often runs again", Pipeline, "_bury_exhausted", 6)
+def _(right: Any) -> Any:
+    return lambda self, job: None
+
+
+@bug("nobody is told of records deleted unread", DeadLetters, "note_loss", 64)
+def _(right: Any) -> Any:
+    async def note_loss(self: Any, *arguments: Any) -> None:
+        return None
+
+    return note_loss
+
+
+@bug("a topic made again is taken for the one before", OffsetTracker, "assign", 11)
+def _(right: Any) -> Any:
+    def assign(self: Any, partition: Any, epoch: int, committed: int) -> Any:
+        table = self._tables.get(partition)
+        if table is not None:
+            table.epoch = epoch - 1
+        return right(self, partition, epoch, committed)
+
+    return assign

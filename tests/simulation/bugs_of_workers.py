@@ -1,0 +1,215 @@
+"""Bugs in the way of a request through a worker that lives."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import Any
+
+from protocol.errors import Unavailable
+from protocol.ports import Outcome
+from tests.simulation.planting import bug
+from workers.burial import Burial
+from workers.cancellations import Cancellations
+from workers.commits import Commits
+from workers.deadletters import DeadLetters
+from workers.emission import Emission
+from workers.execution import ThreadExecutor
+from workers.intake import Intake
+from workers.offsets import OffsetTracker
+from workers.patience import Patience
+from workers.pipeline import Pipeline
+from workers.runner import Runner
+from workers.scheduling.dynamic import DynamicBatcher
+from workers.scheduling.types import Item
+
+
+@bug("committed before the answer is written", Intake, "_queue")
+def _(right: Any) -> Any:
+    def queue(self: Any, entries: Any) -> None:
+        self._commits.done(entries)
+        right(self, entries)
+
+    return queue
+
+
+@bug("committed up to the highest that is done", OffsetTracker, "done")
+def _(right: Any) -> Any:
+    def done(self: Any, partition: Any, offset: int, token: int) -> None:
+        table = self._tables.get(partition)
+        if table is not None and table.token == token:
+            for lower in [other for other in table.open if other < offset]:
+                right(self, partition, lower, token)
+        right(self, partition, offset, token)
+
+    return done
+
+
+@bug("acknowledgements of an old epoch count", OffsetTracker, "assign", 11)
+def _(right: Any) -> Any:
+    def assign(self: Any, partition: Any, epoch: int, committed: int) -> Any:
+        table = self._tables.get(partition)
+        if table is None:
+            return right(self, partition, epoch, committed)
+        table.epoch, table.owned, table.committed = epoch, True, committed
+        self._moved.add(partition)
+        return tuple(table.open)
+
+    return assign
+
+
+@bug("fetching goes on where the last member stopped, not where it committed", OffsetTracker, "assign")
+def _(right: Any) -> Any:
+    def assign(self: Any, partition: Any, epoch: int, committed: int) -> Any:
+        kept = right(self, partition, epoch, committed)
+        table = self._tables[partition]
+        if epoch > 1:
+            table.end += 1
+            self._moved.add(partition)
+        return kept
+
+    return assign
+
+
+@bug("a store that is full is taken for one that has written", Patience, "call", 1)
+def _(right: Any) -> Any:
+    async def call(self: Any, what: str, make: Any) -> Any:
+        if what != "finish":
+            return await right(self, what, make)
+        try:
+            return await make()
+        except Unavailable:
+            return [Outcome.WRITTEN] * 512
+
+    return call
+
+
+@bug("an answer that could not be written is forgotten", Emission, "_send", 1)
+def _(right: Any) -> Any:
+    async def send(self: Any, answers: Any, entries: Any) -> None:
+        try:
+            await self._context.results.finish(answers)
+        except Unavailable:
+            self.pending -= len(answers)
+            return
+        await right(self, answers, entries)
+
+    return send
+
+
+@bug("answers are swapped within a batch", Emission, "put")
+def _(right: Any) -> Any:
+    def put(self: Any, answers: Any, entries: Any) -> None:
+        if len(answers) > 1:
+            one, other = answers[0], answers[1]
+            answers = [
+                dataclasses.replace(one, payload=other.payload),
+                dataclasses.replace(other, payload=one.payload),
+                *answers[2:],
+            ]
+        right(self, answers, entries)
+
+    return put
+
+
+@bug("the deadline is not looked at", Item, "late", 7)
+def _(right: Any) -> Any:
+    return lambda self, now: False
+
+
+@bug("an instance runs what is late", ThreadExecutor, "_run", 9)
+def _(right: Any) -> Any:
+    def run(self: Any, job: Any) -> None:
+        job.not_after, job.withdrawn = float("inf"), False
+        right(self, job)
+
+    return run
+
+
+@bug("a cancellation of what waits is ignored", Runner, "cancel", 13)
+def _(right: Any) -> Any:
+    return lambda self, ref: ref in self._entries
+
+
+@bug("a cancellation that comes before its request is forgotten", Cancellations, "covers", 35)
+def _(right: Any) -> Any:
+    return lambda self, ref, published: False
+
+
+@bug("a repetition that waited for the first is dropped", Runner, "_drop", 10)
+def _(right: Any) -> Any:
+    def drop(self: Any, entry: Any) -> None:
+        entry.followers = None
+        right(self, entry)
+
+    return drop
+
+
+@bug("whatever the store knows of is taken for answered", Intake, "_skip_answered", 1)
+def _(right: Any) -> Any:
+    async def skip(self: Any, entries: Any) -> Any:
+        states = await self._context.patience.call(
+            "look", lambda: self._context.results.look([entry.ref for entry in entries])
+        )
+        self.settled([entry for entry, state in zip(entries, states, strict=True) if state is not None])
+        return [entry for entry, state in zip(entries, states, strict=True) if state is None]
+
+    return skip
+
+
+@bug("what waits of a lost partition stays, and its offsets with it", Intake, "revoked", 3)
+def _(right: Any) -> Any:
+    return lambda self, partitions: None
+
+
+@bug("a refused commit is taken for done and never repeated", Commits, "flush", 64)
+def _(right: Any) -> Any:
+    async def flush(self: Any) -> None:
+        positions = self._tracker.commits()
+        self._tracker.committed(positions)
+        with contextlib.suppress(Unavailable):
+            if positions and self.consumer is not None:
+                await self.consumer.commit(positions)
+
+    return flush
+
+
+@bug("records that cannot be read are dropped, not buried", DeadLetters, "bury", 1)
+def _(right: Any) -> Any:
+    async def bury(self: Any, *arguments: Any, **options: Any) -> None:
+        return None
+
+    return bury
+
+
+@bug("a record that cannot be read stops its partition", Burial, "unreadable")
+def _(right: Any) -> Any:
+    return lambda self, hopeless, fetched: None
+
+
+@bug("a full worker no longer wakes up", Runner, "room", 1)
+def _(right: Any) -> Any:
+    def room(self: Any) -> int:
+        if self._context.patience.failures:
+            return 0
+        return right(self)  # type: ignore[no-any-return]
+
+    return room
+
+
+@bug("a batch that fails takes its innocent requests with it", Pipeline, "_troubled", 3)
+def _(right: Any) -> Any:
+    def troubled(self: Any, job: Any, error: BaseException) -> None:
+        self._emit(job, *self._conclusions.encode(job, self._conclusions.failures(job, error)))
+
+    return troubled
+
+
+@bug("the batcher forgets one of two that came together", DynamicBatcher, "add")
+def _(right: Any) -> Any:
+    def add(self: Any, item: Any, now: float) -> Any:
+        if item.enqueued and self.depth == 3:
+            return None
+        return right(self, item, now)
+
+    return add
