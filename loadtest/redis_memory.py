@@ -26,7 +26,7 @@ from protocol.transport.redis_connection import Connection, commands
 from protocol.transport.settings import TransportSettings
 
 PREFIX = "memory"
-NODE_BYTES = (512, 4096)
+NODE_BYTES = (256, 4096)
 """`stream-node-max-bytes`: ours, and Redis's default."""
 BATCHES = (1, 8, 32)
 PAYLOADS = (64, 400, 2000)

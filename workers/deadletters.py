@@ -1,7 +1,8 @@
 """Records that cannot be served go to the model's dead topic, byte for byte, with the evidence in headers beside their own.
 
 The headers are ours (`dead-*`) and Kafka Connect's (`__connect.errors.*`), which tools for dead letters read; all are UTF-8 text.
-Invariant: value, key and own headers are the original's; a letter may be written twice (a crash in between), never half.
+Invariant: value, key and own headers are the original's, but for a record that Kafka takes from others and not from us (over
+`MAX_RECORD`): its letter has the evidence alone. A letter may be written twice (a crash in between), never half.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from protocol.errors import NotFound
+from protocol.errors import NotFound, TooLarge
 from protocol.ports import OutRecord, Record
 from workers.context import Context
 from workers.statistics import ModelStatistics
@@ -22,6 +23,8 @@ from workers.statistics import ModelStatistics
 MAX_ERROR: Final = 4096
 """Bytes of the error's text: it may quote what a stranger sent."""
 MAX_MATES: Final = 64
+LEFT_OUT: Final = "dead-left-out"
+"""The header that says that a letter is the evidence alone, and of how many bytes."""
 
 log = structlog.get_logger(__name__)
 
@@ -92,7 +95,10 @@ class DeadLetters:
 
     async def bury(self, letters: Sequence[Letter]) -> None:
         """Publish the letters; returns once they are acknowledged, however long that takes."""
-        await self._publish([self._record(letter) for letter in letters])
+        if not await self._publish([self._record(letter) for letter in letters]):
+            for letter in letters:
+                if not await self._publish([self._record(letter)]):
+                    await self._publish([self._bare(letter)])
         for letter in letters:
             self._statistics.dead_letters[letter.reason.value] += 1
         first = letters[0]
@@ -120,17 +126,34 @@ class DeadLetters:
         added = [(name, text.encode(errors="replace")) for name, text in evidence]
         return OutRecord(value, [*record.headers, *added], record.key)
 
-    async def _publish(self, records: Sequence[OutRecord]) -> None:
+    def _bare(self, letter: Letter) -> OutRecord:
+        """The evidence alone, for a record that is too large to be written by us; it stays at its place until retention."""
+        record = letter.record
+        size = (
+            len(record.value) + len(record.key or b"") + sum(len(name) + len(value) for name, value in record.headers)
+        )
+        evidence = [
+            *evidence_of(letter, self._context.worker, self._digest),
+            (LEFT_OUT, f"{size} bytes of value, key and headers"),
+        ]
+        return OutRecord(b"", [(name, text.encode(errors="replace")) for name, text in evidence])
+
+    async def _publish(self, records: Sequence[OutRecord]) -> bool:
+        """Whether they are there; False where they are too large, which no patience changes."""
         context = self._context
 
-        async def publish() -> None:
+        async def publish() -> bool:
             try:
-                await context.bus.publish(self.topic, records)
-            except NotFound:
-                await context.bus.ensure_topic(self.topic, 1)
-                await context.bus.publish(self.topic, records)
+                try:
+                    await context.bus.publish(self.topic, records)
+                except NotFound:
+                    await context.bus.ensure_topic(self.topic, 1)
+                    await context.bus.publish(self.topic, records)
+            except TooLarge:
+                return False
+            return True
 
-        await context.patience.call("publish dead letters", publish)
+        return await context.patience.call("publish dead letters", publish)
 
 
 def evidence_of(letter: Letter, worker: str, digest: str) -> list[tuple[str, str]]:

@@ -237,6 +237,8 @@ def _case(settings: TransportSettings, models: tuple[str, ...], name: str) -> fo
     letter, value = _run(settings, lambda bus: _fetch(bus, settings.names, models, name))
     if letter.reason == "lost":
         raise InvalidArgument(f"{letter.id} is a note that records were deleted unread: there is nothing to run")
+    if letter.left_out:
+        raise InvalidArgument(f"{letter.id} is the evidence alone: {letter.left_out} were too large to be kept")
     return folder.Case(letter, letter.version(settings.names) or "1", value)
 
 

@@ -23,7 +23,7 @@ FIRST_MARK: Final = "dead-reason"
 MARKS: Final = frozenset(
     {
         FIRST_MARK, "dead-error", "dead-signal", "dead-attempts", "dead-worker", "dead-model-digest", "dead-batch", "dead-topic",
-        "dead-partition", "dead-offset", "dead-timestamp",
+        "dead-partition", "dead-offset", "dead-timestamp", "dead-left-out",
     }
 )  # fmt: skip
 CONNECT: Final = "__connect.errors."
@@ -87,6 +87,11 @@ class DeadLetter:
         """(partition, offset) of the original record."""
         pair = [self._number(f"dead-{name}", CONNECT + name) for name in ("partition", "offset")]
         return None if pair[0] is None or pair[1] is None else (pair[0], pair[1])
+
+    @property
+    def left_out(self) -> str:
+        """What the letter does not hold because it was too large to be written again; "" where it is whole."""
+        return self.evidence.get("dead-left-out", "")
 
     @property
     def attempts(self) -> int | None:

@@ -131,6 +131,8 @@ def _is_after(note: Redriven, letter: DeadLetter) -> bool:
 def _hopeless(letter: DeadLetter, names: Names) -> str:
     if letter.reason == "lost":
         return "is a note that records were deleted unread: there is nothing to send"
+    if letter.left_out:
+        return f"is the evidence alone: {letter.left_out} were too large to be kept"
     if not letter.topic:
         return "says nothing of its original topic"
     if letter.version(names) is None:

@@ -112,3 +112,10 @@ def test_an_undecodable_record_without_an_id_gets_one_of_its_place() -> None:
 def test_the_rate_spreads_the_records() -> None:
     assert [due(number, 4.0, 10.0) for number in range(3)] == [10.0, 10.25, 10.5]
     assert due(1000, 0.0, 10.0) == 10.0
+
+
+def test_a_letter_of_evidence_alone_is_not_sent() -> None:
+    bare = letter(marks=evidence("undecodable", left_out="17000000 bytes of value, key and headers"))
+    made = plan([bare], [bare], (), NAMES, again=False)
+    assert not made.redrives
+    assert "17000000 bytes of value, key and headers were too large" in str(made)

@@ -6,6 +6,7 @@ import pytest
 
 from protocol.codec import encode_request
 from protocol.errors import Code
+from protocol.frames import MAX_RECORD
 from protocol.naming import ref
 from protocol.ports import Answer, Assigned, OutRecord, Published
 from protocol.tensors import from_array
@@ -69,6 +70,23 @@ async def test_a_record_that_nobody_can_read_goes_to_the_dead_letters_byte_for_b
         assert headers["dead-reason"] == b"undecodable"
         assert b"not a msgpack value" in headers["dead-error"]
         await until(lambda: serving.intake._tracker.in_flight == 0)
+        assert values(await b.caller.ask(b.caller.request(1))) == [[1]]
+
+
+async def test_a_record_that_only_others_can_write_leaves_a_letter_without_it_and_holds_up_nothing() -> None:
+    async with bench() as b:
+        serving = await b.serve()
+        log = b.broker.topic(TOPIC)
+        await b.broker.append(log, 0, [OutRecord(bytes(MAX_RECORD + 1), [("x", b"1")], b"k"), OutRecord(b"\xc1", [])])
+        await until(lambda: serving.statistics.dead_letters["undecodable"] == 2)
+        large, small = [await b.bus.read(DEAD, 0, offset) for offset in (0, 1)]
+        assert large is not None
+        assert small is not None
+        assert (large.value, large.key, small.value) == (b"", None, b"\xc1")
+        told = dict(large.headers)
+        assert (told["dead-reason"], told["dead-offset"]) == (b"undecodable", b"0")
+        assert told["dead-left-out"] == b"%d bytes of value, key and headers" % (MAX_RECORD + 4)
+        assert "dead-left-out" not in dict(small.headers)
         assert values(await b.caller.ask(b.caller.request(1))) == [[1]]
 
 
