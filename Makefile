@@ -15,9 +15,10 @@ demo: $(DEMO)/.ready ## classify handwritten digits with a one-process fleet (ab
 
 test: $(DEV)/.ready ## everything, on a real Kafka broker and a real Redis server
 	$(DEV)/bin/python -m infra.local check
-	$(DEV)/bin/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=$(COVERAGE) $(ARGS)
+	$(DEV)/bin/python -m pytest -n $(JOBS) --dist loadgroup --cov --cov-report=term:skip-covered --cov-fail-under=$(COVERAGE) $(ARGS)
 
 COVERAGE ?= 80
+JOBS ?= 2
 
 lint: $(DEV)/.ready ## ruff, mypy --strict and the import contracts
 	$(DEV)/bin/ruff check .

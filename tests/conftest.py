@@ -28,6 +28,18 @@ settings.register_profile("ci", max_examples=300, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 
+SERVERS = frozenset({"kafka_bootstrap", "redis_url", "own_kafka", "own_redis", "kafka_installation"})
+"""Fixtures that start servers."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests with real servers run one after the other, beside those without: they share servers, and have clocks to meet."""
+    for item in items:
+        if item.get_closest_marker("servers") or SERVERS.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group("servers"))
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Fetches Kafka before the first test's clock starts, if any test will start it."""
     asked = {name for item in session.items for name in getattr(item, "fixturenames", ())}
