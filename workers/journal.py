@@ -1,11 +1,12 @@
 """What runs now, noted where it outlives this process: so that after a death exactly the requests that were running are suspects.
 
-The supervisor gives its worker an unlinked file; both map it. Each instance that is a thread has a slot and leaves the names of its
-batch's requests there before it runs them. After a death the supervisor begins an attempt for each of them, in the store, before it
-lets other workers have the partitions: whoever gets such a record sees that it was begun before and runs it alone.
+The supervisor gives its worker a file without a name, in memory where the system can (on a full disk a note would end the worker);
+both map it. Each instance that is a thread has a slot and leaves the names of its batch's requests there before it runs them. After a
+death the supervisor begins an attempt for each of them, in the store, before it lets other workers have the partitions: whoever gets
+such a record sees that it was begun before and runs it alone.
 
 Invariants: a slot's length is written after its text and cleared first, so a reader of a dead process' journal sees whole notes;
-what does not fit into a slot is left out at its end; the file lives in the page cache, which the death of a process does not touch.
+what does not fit into a slot is left out at its end; the death of the process that maps the file does not touch it.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class Legacy:
     """
 
     def __init__(self) -> None:
-        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="penstock-journal-")  # noqa: SIM115  # closed by `close`
+        self._file = _nameless()
         self.descriptor = self._file.fileno()
         os.ftruncate(self.descriptor, SIZE)
 
@@ -98,3 +99,9 @@ class Legacy:
     def close(self) -> None:
         """Forget it."""
         self._file.close()
+
+
+def _nameless() -> IO[bytes]:
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("penstock-journal"), "w+b")
+    return tempfile.TemporaryFile(prefix="penstock-journal-")
