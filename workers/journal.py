@@ -1,9 +1,9 @@
 """What runs now, noted where it outlives this process: so that after a death exactly the requests that were running are suspects.
 
 The supervisor gives its worker a file without a name, in memory where the system can (on a full disk a note would end the worker);
-both map it. Each instance that is a thread has a slot and leaves the names of its batch's requests there before it runs them. After a
-death the supervisor begins an attempt for each of them, in the store, before it lets other workers have the partitions: whoever gets
-such a record sees that it was begun before and runs it alone.
+both map it. Each instance that is a thread has a slot and leaves the names of its batch's requests there before it runs them. After
+a death the supervisor begins an attempt for each of them, in the store, before it lets other workers have the partitions: whoever
+gets such a record sees that it was begun before and runs it alone.
 
 Invariants: a slot's length is written after its text and cleared first, so a reader of a dead process' journal sees whole notes;
 what does not fit into a slot is left out at its end; the death of the process that maps the file does not touch it.
