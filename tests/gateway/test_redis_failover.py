@@ -17,7 +17,7 @@ from protocol.transport.redis import RedisStore
 from protocol.transport.settings import TransportSettings
 from tests.gateway.fleet import Running, Site, add_sub
 from tests.gateway.test_lost import Keeper, done_with
-from tests.transport.test_redis_faults import command
+from tests.redis_operator import command
 
 pytestmark = pytest.mark.servers
 

@@ -56,7 +56,10 @@ def folder(tmp_path: Path) -> Path:
 
 def dead(folder: Path, *arguments: str, answer: str = "") -> Result:
     return CliRunner(catch_exceptions=True).invoke(
-        group, ["dead", arguments[0], "--data-dir", str(folder), *arguments[1:]], input=answer
+        group,
+        ["dead", arguments[0], "--data-dir", str(folder), *arguments[1:]],
+        input=answer,
+        env={"COLUMNS": "132"},  # lines are cut to the terminal
     )
 
 

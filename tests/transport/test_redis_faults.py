@@ -19,8 +19,9 @@ from protocol.errors import Unavailable
 from protocol.ports import Answer, ClaimState, Outcome, Wake
 from protocol.transport.redis import RedisStore
 from protocol.transport.redis_address import Address
-from protocol.transport.redis_connection import Connection, commands
+from protocol.transport.redis_connection import Connection
 from protocol.transport.settings import TransportSettings
+from tests.redis_operator import ask, command
 from tests.transport.contract_results import new_claim, new_ref
 from tests.transport.test_redis import RedisSite
 
@@ -34,23 +35,6 @@ async def site(own_redis: RedisServer, prefix: str) -> AsyncIterator[RedisSite]:
     site = RedisSite(own_redis.url, prefix)
     yield site
     await site.close()
-
-
-async def ask(connection: Connection, *words: str) -> Any:
-    (reply,) = await connection.send(commands([words]))
-    if isinstance(reply, RedisError):
-        raise reply
-    return reply
-
-
-async def command(server: RedisServer, *words: str) -> Any:
-    """What an operator types into redis-cli."""
-    connection = await Connection.open(Address.parse(server.url), 20.0)
-    try:
-        return await ask(connection, *words)
-    finally:
-        connection.close()
-        await connection.closed
 
 
 async def listening(site: RedisSite, name: str = "g1") -> tuple[RedisStore, str, list[Wake]]:

@@ -1,0 +1,28 @@
+"""What an operator does to a Redis by hand, for tests that do it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from infra.local.redis import RedisServer
+from protocol.transport.redis_address import Address
+from protocol.transport.redis_connection import Connection, commands
+
+
+async def ask(connection: Connection, *words: str) -> Any:
+    (reply,) = await connection.send(commands([words]))
+    if isinstance(reply, RedisError):
+        raise reply
+    return reply
+
+
+async def command(server: RedisServer, *words: str) -> Any:
+    """What an operator types into redis-cli."""
+    connection = await Connection.open(Address.parse(server.url), 20.0)
+    try:
+        return await ask(connection, *words)
+    finally:
+        connection.close()
+        await connection.closed
