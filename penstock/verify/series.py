@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import collections
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,6 +13,8 @@ from penstock.verify.report import BROKEN, HELD, PROVES_NOTHING
 Plain = dict[str, Any]
 BARS: Final[Mapping[str, float]] = {"worker-kill": 3.0, "child-kill": 0.3}
 """Seconds that one caller may wait after it."""
+BUCKETS: Final = (0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0)
+"""Seconds, for a histogram of waits that fits into a line."""
 _WORDS: Final = {HELD: "held", BROKEN: "BROKEN", PROVES_NOTHING: "proves nothing"}
 
 
@@ -113,6 +116,13 @@ def percentiles(values: Sequence[float]) -> dict[str, float | None]:
     return {"p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "max": at(1.0)}
 
 
+def histogram(values: Sequence[float]) -> str:
+    """How many lie in each of `BUCKETS`, without empty ones."""
+    counted = collections.Counter(bisect.bisect_left(BUCKETS, value) for value in values)
+    names = [*(f"≤ {bound:g} s" for bound in BUCKETS), f"> {BUCKETS[-1]:g} s"]
+    return ", ".join(f"{name}: {counted[index]}" for index, name in enumerate(names) if counted[index])
+
+
 def line(run: Plain) -> str:
     """One run in one line."""
     if run["exit_code"] is None:
@@ -145,6 +155,7 @@ def table(report: Plain) -> Iterator[str]:
             f"| {kind}: the longest wait of a caller | {waits['alone']} kills, median {wait['p50']} s, p90 {wait['p90']} s, "
             f"longest {wait['max']} s; nobody answered for at most {silence['max']} s |"
         )
+        yield f"| {kind}: kills by that wait | {histogram(waits['waits_s']) or 'none'} |"
     done = ", ".join(f"{kind} {counted['done']}" for kind, counted in report["faults"].items())
     yield f"| faults done | {done} |"
     if left := ", ".join(

@@ -12,7 +12,7 @@ from penstock.cli.verify import _seeds
 from penstock.verify.history import Broken, Seen
 from penstock.verify.plan import FaultKind
 from penstock.verify.report import BROKEN, HELD, PROVES_NOTHING, report
-from penstock.verify.series import brief, exit_code, failed, line, merged, percentiles, table
+from penstock.verify.series import brief, exit_code, failed, histogram, line, merged, percentiles, table
 from protocol.errors import ConfigError
 from tests.verify.histories import PLAN, START, healthy
 
@@ -67,6 +67,11 @@ def test_the_table_says_what_was_run_and_what_became_of_it() -> None:
 def test_percentiles_are_values_that_were_seen() -> None:
     assert percentiles([0.3, 0.1, 0.2]) == {"p50": 0.2, "p90": 0.3, "p99": 0.3, "max": 0.3}
     assert percentiles([])["max"] is None
+
+
+def test_a_histogram_counts_every_value_once_and_a_bound_belongs_to_its_bucket() -> None:
+    assert histogram([0.05, 0.1, 0.11, 0.3, 2.5, 3.0, 7.0]) == "≤ 0.1 s: 2, ≤ 0.15 s: 1, ≤ 0.3 s: 1, ≤ 3 s: 2, > 3 s: 1"
+    assert histogram([]) == ""
 
 
 def test_seeds_are_one_a_range_or_a_count() -> None:
