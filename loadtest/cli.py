@@ -162,7 +162,7 @@ def bench(
 ) -> None:
     """The whole benchmark: the model called directly, the one-process fleet, and the fleet on Kafka and Redis.
 
-    Servers are pinned to one core and the load to another. Takes about twelve minutes without --soak.
+    Servers are pinned to one core and the load to another. Takes about a quarter of an hour without --soak.
     """
     from loadtest.bench import QUICK, Bench, Plan
 

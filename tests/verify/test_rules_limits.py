@@ -37,6 +37,12 @@ def test_what_a_process_takes_at_its_start_is_no_leak() -> None:
     assert judged(busy, lambda history: weigh(history, 10, 160))["I9"].checked == 2
 
 
+def test_what_a_worker_takes_once_to_read_what_has_piled_up_is_no_leak() -> None:
+    once = [60.0 + (3 * ROOM / MB if second > 18 else 0) for second in range(30)]
+
+    assert broken(busy, lambda history: weigh(history, *once)) == set()
+
+
 def test_of_a_process_that_saw_too_little_nothing_is_said() -> None:
     leaking = [60.0 + 10 * second for second in range(30)]
 
