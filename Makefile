@@ -18,7 +18,7 @@ test: $(DEV)/.ready ## everything, on a real Kafka broker and a real Redis serve
 	$(DEV)/bin/python -m pytest -n $(JOBS) --dist loadgroup --cov --cov-report=term:skip-covered --cov-fail-under=$(COVERAGE) $(ARGS)
 
 COVERAGE ?= 80
-JOBS ?= 2
+JOBS ?= 0
 
 lint: $(DEV)/.ready ## ruff, mypy --strict and the import contracts
 	$(DEV)/bin/ruff check .
