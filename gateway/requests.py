@@ -77,10 +77,7 @@ class Requests:
         named = self._parse(token, principal)
         state = await self._look(named)
         if wait > 0 and state.state != "done":
-            model, version = state.model, state.version
-            if named.handle is not None:
-                model, version = self._service.names.parse_infer_topic(named.handle.topic)
-            await self._wait(named.ref, model, version, wait)
+            await self._wait(named.ref, *self._asked_of(named, state), wait)
             state = await self._look(named)
         return self._standing(named, state)
 
@@ -101,9 +98,7 @@ class Requests:
         state = await self._state(named)
         if state is None and named.handle is None:
             raise NotFound(f"there is no request {named.id}")
-        model, version = (state.model, state.version) if state is not None and state.model else ("", "")
-        if named.handle is not None:
-            model, version = service.names.parse_infer_topic(named.handle.topic)
+        model, version = self._asked_of(named, state)
         reply = InferReply(model, version, failure=Failure(Code.CANCELLED, _CANCELLED))
         first = await service.answers.end(named.ref, reply)
         if model:  # told before this returns, so that the same key may run again at once
@@ -123,6 +118,12 @@ class Requests:
         if handle.principal != principal:
             raise NotFound("no such request: the handle was given to somebody else")
         return _Named(handle.id, ref(principal, handle.id), handle)
+
+    def _asked_of(self, named: _Named, state: RequestState | None) -> tuple[str, str]:
+        """The model and its version: a handle knows them, else the store may; "" where nobody does."""
+        if named.handle is not None:
+            return self._service.names.parse_infer_topic(named.handle.topic)
+        return (state.model, state.version) if state is not None and state.model else ("", "")
 
     async def _state(self, named: _Named) -> RequestState | None:
         (state,) = await self._results.look([named.ref])

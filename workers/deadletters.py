@@ -122,9 +122,7 @@ class DeadLetters:
     def _record(self, letter: Letter) -> OutRecord:
         record = letter.record
         value = record.value if isinstance(record.value, bytes) else bytes(record.value)
-        evidence = evidence_of(letter, self._context.worker, self._digest)
-        added = [(name, text.encode(errors="replace")) for name, text in evidence]
-        return OutRecord(value, [*record.headers, *added], record.key)
+        return OutRecord(value, [*record.headers, *self._evidence(letter)], record.key)
 
     def _bare(self, letter: Letter) -> OutRecord:
         """The evidence alone, for a record that is too large to be written by us; it stays at its place until retention."""
@@ -132,11 +130,11 @@ class DeadLetters:
         size = (
             len(record.value) + len(record.key or b"") + sum(len(name) + len(value) for name, value in record.headers)
         )
-        evidence = [
-            *evidence_of(letter, self._context.worker, self._digest),
-            (LEFT_OUT, f"{size} bytes of value, key and headers"),
-        ]
-        return OutRecord(b"", [(name, text.encode(errors="replace")) for name, text in evidence])
+        return OutRecord(b"", self._evidence(letter, (LEFT_OUT, f"{size} bytes of value, key and headers")))
+
+    def _evidence(self, letter: Letter, *more: tuple[str, str]) -> list[tuple[str, bytes]]:
+        told = (*evidence_of(letter, self._context.worker, self._digest), *more)
+        return [(name, text.encode(errors="replace")) for name, text in told]
 
     async def _publish(self, records: Sequence[OutRecord]) -> bool:
         """Whether they are there; False where they are too large, which no patience changes."""

@@ -16,9 +16,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from infra.local import kafka_roles, probes
-from infra.local.kafka import HOST, Broker, Jvm, new_cluster_id
+from infra.local.kafka import Broker, Jvm, new_cluster_id
 from infra.local.prepare import prepare
-from infra.local.process import free_port, wait_until
+from infra.local.process import HOST, free_port, wait_until
 from infra.local.redis import RedisServer
 from infra.local.sentinel import MASTER, SentinelServer
 from protocol.errors import Unavailable

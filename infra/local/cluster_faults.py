@@ -14,8 +14,8 @@ from collections.abc import Callable
 from infra.local import kafka_roles, probes
 from infra.local.cluster import Cluster, replica_of
 from infra.local.faults import PAUSE, Faults
-from infra.local.kafka import HOST, Broker
-from infra.local.process import free_port, wait_until
+from infra.local.kafka import Broker
+from infra.local.process import HOST, free_port, wait_until
 from infra.local.redis import RedisServer
 from protocol.errors import Unavailable
 

@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from infra.local import probes
-from infra.local.process import LocalServer, wait_until
-from infra.local.redis import HOST, RedisServer
+from infra.local.process import HOST, LocalServer, wait_until
+from infra.local.redis import RedisServer
 from infra.local.servers import Servers
 from protocol.errors import FleetError, Unavailable
 

@@ -10,15 +10,14 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from infra.local.process import LocalServer, free_port
+from infra.local.process import HOST, LocalServer, OnePortServer, free_port
 from infra.local.servers import Servers, servers
 
-HOST = "127.0.0.1"
 ROOT = Path(__file__).parents[2]
 """Where `python -m penstock` is found even where it is not installed."""
 
 
-class FleetProcess(LocalServer):
+class FleetProcess(OnePortServer):
     """One `penstock` process, ready once it answers GET `path` with 200 on its port."""
 
     def __init__(self, data: Path, name: str, arguments: Sequence[str], *, port: int, path: str) -> None:
@@ -28,15 +27,6 @@ class FleetProcess(LocalServer):
         self.arguments = arguments
         self.port = port
         self.path = path
-
-    @property
-    def address(self) -> str:
-        """Where it answers, for messages."""
-        return f"{HOST}:{self.port}"
-
-    def ports(self) -> tuple[int, ...]:
-        """The port it is asked on."""
-        return (self.port,)
 
     def command(self) -> list[str]:
         """The command line, under the Python that runs us."""

@@ -15,11 +15,10 @@ from typing import Final
 
 from infra.local import installation, jars, probes
 from infra.local.installation import Installation
-from infra.local.process import LocalServer, free_port
+from infra.local.process import HOST, LocalServer, free_port
 from protocol.errors import Unavailable
 
 PROFILE = Path(__file__).parents[1] / "kafka.properties"
-HOST = "127.0.0.1"
 
 LOGGING = (
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",

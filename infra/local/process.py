@@ -27,11 +27,14 @@ from protocol.errors import ConfigError, Unavailable
 POLL = 0.02
 """Seconds between two questions whether a starting server answers."""
 
+HOST = "127.0.0.1"
+"""Where everything here listens."""
+
 PORTS = range(20_000, 32_000)
 """Below Linux's and macOS's ephemeral ports: an outgoing connection never takes one while its server restarts."""
 
 
-def free_port(host: str = "127.0.0.1") -> int:
+def free_port(host: str = HOST) -> int:
     """A TCP port that nobody listens on right now."""
     choose = random.SystemRandom()
     for _ in range(200):
@@ -40,7 +43,7 @@ def free_port(host: str = "127.0.0.1") -> int:
     raise Unavailable(f"no free TCP port on {host} between {PORTS.start} and {PORTS.stop}")
 
 
-def is_free(port: int, host: str = "127.0.0.1") -> bool:
+def is_free(port: int, host: str = HOST) -> bool:
     """Whether a server could listen there; closed connections that linger are no hindrance."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -255,3 +258,18 @@ class LocalServer(abc.ABC):
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+
+
+class OnePortServer(LocalServer):
+    """A server with one listener, on `port`."""
+
+    port: int
+
+    @property
+    def address(self) -> str:
+        """`HOST:PORT`, without a password."""
+        return f"{HOST}:{self.port}"
+
+    def ports(self) -> tuple[int, ...]:
+        """The port of its one listener."""
+        return (self.port,)

@@ -14,11 +14,10 @@ from urllib.parse import quote
 
 from infra.local import probes
 from infra.local.places import Places, this_system
-from infra.local.process import LocalServer, free_port
+from infra.local.process import HOST, OnePortServer, free_port
 from protocol.errors import Unavailable
 
 PROFILE = Path(__file__).parents[1] / "redis.conf"
-HOST = "127.0.0.1"
 OLDEST = (6, 2)
 
 _VERSION = re.compile(r"\bv=((\d+)\.(\d+)[0-9.]*)")
@@ -69,7 +68,7 @@ def find_redis(places: Places | None = None) -> RedisProgram:
     )
 
 
-class RedisServer(LocalServer):
+class RedisServer(OnePortServer):
     """A Redis server with its files in `data`; on a free port unless `port` names one.
 
     `config` overrides and adds: option → value as redis.conf writes it. As shipped, a restart forgets everything;
@@ -101,18 +100,9 @@ class RedisServer(LocalServer):
         return f"redis://{login}{self.address}/0"
 
     @property
-    def address(self) -> str:
-        """The same without the password, for messages."""
-        return f"{HOST}:{self.port}"
-
-    @property
     def version(self) -> str:
         """As the program says, e.g. "7.0.15"."""
         return self._found().version
-
-    def ports(self) -> tuple[int, ...]:
-        """The port of its one listener."""
-        return (self.port,)
 
     def choose_ports(self) -> bool:
         """Another free port, unless the caller named one."""

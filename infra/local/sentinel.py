@@ -8,14 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from infra.local import probes
-from infra.local.process import LocalServer, free_port
-from infra.local.redis import HOST, RedisProgram, RedisServer, find_redis
+from infra.local.process import HOST, OnePortServer, free_port
+from infra.local.redis import RedisProgram, RedisServer, find_redis
 
 MASTER = "penstock"
 """The name under which the Sentinels know the primary."""
 
 
-class SentinelServer(LocalServer):
+class SentinelServer(OnePortServer):
     """One of several.
 
     Args:
@@ -42,15 +42,6 @@ class SentinelServer(LocalServer):
         self._quorum = quorum
         self._down_after = down_after
         self._program = program
-
-    @property
-    def address(self) -> str:
-        """`HOST:PORT`."""
-        return f"{HOST}:{self.port}"
-
-    def ports(self) -> tuple[int, ...]:
-        """The port of its one listener."""
-        return (self.port,)
 
     def command(self) -> list[str]:
         """Writes sentinel.conf, unless it is there."""

@@ -10,7 +10,6 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
@@ -25,6 +24,7 @@ from protocol.errors import FleetError
 from protocol.messages import ANONYMOUS, InferReply
 from protocol.naming import Names, ref
 from protocol.transport.kafka_connection import connection_options
+from protocol.transport.redis_address import Address
 from protocol.transport.settings import TransportSettings
 
 TERMINAL: Final = b"18446744073709551615-18446744073709551615"
@@ -230,16 +230,14 @@ class Store:
 
 
 def _connected(url: str) -> Any:
-    """A client of this URL; behind Sentinels (`redis+sentinel://HOST:PORT,…/NAME/DB`) it finds the primary for every connection."""
-    parts = urlsplit(url)
-    if parts.scheme != "redis+sentinel":
+    """A client of this URL; behind Sentinels it finds the primary for every connection."""
+    address = Address.parse(url)
+    if address.sentinels is None:
         return Redis.from_url(url)
-    login, _, addresses = parts.netloc.rpartition("@")
-    name, _, db = parts.path.strip("/").partition("/")
-    user, _, password = login.partition(":")
-    pairs = [(host.strip("[]"), int(port)) for host, _, port in (each.rpartition(":") for each in addresses.split(","))]
-    sentinel: Any = Sentinel(pairs)  # type: ignore[no-untyped-call]
-    return sentinel.master_for(name, db=int(db or 0), username=user or None, password=password or None)
+    sentinels = address.sentinels
+    asked: Any = Sentinel(sentinels.hosts, sentinel_kwargs={**sentinels.login, **address.tls})  # type: ignore[no-untyped-call]
+    own = {name: value for name, value in address.options.items() if name not in {"host", "port"}}
+    return asked.master_for(sentinels.name, **own | address.tls)
 
 
 def _stored(request: str, at: float, facts: dict[str, Any]) -> Stored:

@@ -302,16 +302,17 @@ class KafkaConsumer:
         """See `Consumer.positions`. aiokafka moves on over aborted transactions and markers without telling."""
         inner = self._inner
         if inner is not None and self._announced.is_set():
-            for number, lane in self._lanes:
-                self._pass_gap(inner, number, lane)
+            self._pass_gaps(inner._subscription.subscription.assignment)
         return {number: lane.position for number, lane in self._lanes}
 
-    def _pass_gap(self, inner: AIOKafkaConsumer, number: int, lane: Lane) -> None:
-        """Move an empty lane to where the next fetch begins."""
-        assignment = inner._subscription.subscription.assignment
-        state = assignment.state_value(TopicPartition(self._topic, number)) if assignment is not None else None
-        if not lane.records and state is not None and state.has_valid_position and state.position > lane.tail:
-            lane.position = lane.tail = state.position
+    def _pass_gaps(self, assignment: Any) -> None:
+        """Move empty lanes to where the next fetch begins."""
+        for number, lane in self._lanes if assignment is not None else ():
+            if lane.records:
+                continue
+            state = assignment.state_value(TopicPartition(self._topic, number))
+            if state is not None and state.has_valid_position and state.position > lane.tail:
+                lane.position = lane.tail = state.position
 
     async def _failed(self, inner: AIOKafkaConsumer, error: BaseException, timeout: float) -> None:
         """What was drained together with an error is lost: fetch again from the lanes' tails."""

@@ -82,10 +82,13 @@ class Address:
 
     def asking(self) -> Asking | None:
         """Connections to the Sentinels, not yet connected, where there are some."""
-        if self.sentinels is None:
-            return None
-        tls = {name: value for name, value in self.options.items() if name.startswith("ssl_")}
-        return self.sentinels.asking({"ssl": issubclass(self.kind, SSLConnection), **tls})
+        return self.sentinels.asking(self.tls) if self.sentinels is not None else None
+
+    @property
+    def tls(self) -> dict[str, Any]:
+        """Redis-py's arguments about TLS, the same for the server and its Sentinels."""
+        named = {name: value for name, value in self.options.items() if name.startswith("ssl_")}
+        return {"ssl": issubclass(self.kind, SSLConnection), **named}
 
     def __str__(self) -> str:
         if issubclass(self.kind, UnixDomainSocketConnection):
