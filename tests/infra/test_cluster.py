@@ -17,9 +17,8 @@ from aiokafka.errors import KafkaTimeoutError, NotEnoughReplicasError
 
 from infra.local import cluster_faults, kafka_roles
 from infra.local.cluster import Cluster, cluster, replica_of
-from infra.local.kafka import HOST
 from infra.local.probes import redis_words
-from infra.local.process import wait_until
+from infra.local.process import HOST, wait_until
 from infra.local.redis import RedisServer
 from protocol.errors import Unavailable
 from protocol.ports import Answer, Outcome, OutRecord, Wake

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from infra.local.installation import Installation
-from infra.local.kafka import HOST, Broker
-from infra.local.process import free_port
+from infra.local.kafka import Broker
+from infra.local.process import HOST, free_port
 from protocol.errors import Unavailable
 from protocol.ports import Consumer
 from protocol.transport.kafka_publisher import PUBLISH_TIMEOUT

@@ -35,14 +35,6 @@ async def site(kafka_bootstrap: str, prefix: str) -> AsyncIterator[KafkaSite]:
     await site.close()
 
 
-@pytest.fixture
-async def admin(kafka_bootstrap: str) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_bootstrap)
-    await admin.start()
-    yield admin
-    await admin.close()
-
-
 async def join(site: KafkaSite, bus: KafkaBus, topic: str, member: str) -> tuple[Consumer, Owner]:
     owner = Owner()
     return await bus.subscribe(topic, topic, member, owner), owner

@@ -30,14 +30,6 @@ async def site(kafka_bootstrap: str, prefix: str) -> AsyncIterator[KafkaSite]:
 
 
 @pytest.fixture
-async def admin(kafka_bootstrap: str) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_bootstrap)
-    await admin.start()
-    yield admin
-    await admin.close()
-
-
-@pytest.fixture
 async def batch_producer(kafka_bootstrap: str, prefix: str) -> AsyncIterator[AIOKafkaProducer]:
     """Somebody else's producer, which writes in transactions."""
     producer = AIOKafkaProducer(bootstrap_servers=kafka_bootstrap, transactional_id=f"{prefix}-batch")

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from infra.local.process import free_port
-from infra.local.redis import HOST, RedisServer
+from infra.local.process import HOST, free_port
+from infra.local.redis import RedisServer
 from protocol.errors import Unavailable
 from protocol.transport.redis_address import Address
 from protocol.transport.redis_client import Client

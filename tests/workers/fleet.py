@@ -34,6 +34,13 @@ max_batch_size: 8
 input [ { name: "X" data_type: TYPE_FP32 dims: [ -1 ] } ]
 output [ { name: "Y" data_type: TYPE_FP32 dims: [ -1 ] } ]
 """
+DELAYED = IDENTITY + "dynamic_batching { preferred_batch_size: [ 8 ] max_queue_delay_microseconds: 60000000 }"
+ORDERED = IDENTITY + "dynamic_batching { preserve_ordering: true }"
+BOUNDED = IDENTITY + "dynamic_batching { default_queue_policy { max_queue_size: 3 } }"
+IMPATIENT = (
+    IDENTITY
+    + "dynamic_batching { default_queue_policy { default_timeout_microseconds: 20000 timeout_action: REJECT } }"
+)
 
 
 def write_model(repository: Path, name: str, config: str = IDENTITY, files: Mapping[str, str] | None = None) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from protocol.clock import Clock
 from protocol.errors import Unavailable
+from protocol.messages import InferReply
 from protocol.model_config import ModelConfig
 from protocol.pbtxt import parse
 from protocol.ports import Answer, Bus, Outcome, RequestState, Results
@@ -160,6 +161,14 @@ class Bench:
         await self.bus.ensure_topic(serving.topic, partitions)
         await serving.open()
         return serving
+
+    async def hold(self) -> Sequence[asyncio.Future[InferReply]]:
+        """Close the gate of the one instance and have it run request 0 behind it: whatever comes now waits."""
+        (instance,) = self.instances
+        instance.gate.clear()
+        first = await self.caller.publish(self.caller.request(0))
+        await instance.started()
+        return first
 
     async def close(self) -> None:
         for instance in self.instances:

@@ -6,13 +6,11 @@ import pytest
 
 from protocol.errors import Code
 from protocol.tensors import from_array
-from tests.workers.fleet import IDENTITY, NAMES, until, values
+from tests.workers.fleet import DELAYED, IDENTITY, NAMES, ORDERED, until, values
 from tests.workers.serving import bench
 from workers.execution import DEPTH
 from workers.runner import BATCHES_PER_INSTANCE
 
-DELAYED = IDENTITY + "dynamic_batching { preferred_batch_size: [ 8 ] max_queue_delay_microseconds: 60000000 }"
-ORDERED = IDENTITY + "dynamic_batching { preserve_ordering: true }"
 CANCEL = NAMES.cancel_channel(NAMES.infer_topic("m", "1"))
 
 
@@ -20,9 +18,7 @@ async def test_requests_that_wait_together_run_together() -> None:
     async with bench() as b:
         serving = await b.serve()
         (instance,) = b.instances
-        instance.gate.clear()
-        first = await b.caller.publish(b.caller.request(0))
-        await instance.started()
+        first = await b.hold()
         rest = await b.caller.publish(*[b.caller.request(n) for n in range(1, 6)])
         await until(lambda: serving.runner.in_flight == 6)
         instance.gate.set()

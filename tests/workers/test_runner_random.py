@@ -6,16 +6,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from protocol.messages import InferRequest
-from tests.workers.fleet import IDENTITY, NAMES, turn_of_the_loop, until
+from tests.workers.fleet import BOUNDED, DELAYED, IDENTITY, IMPATIENT, NAMES, ORDERED, turn_of_the_loop, until
 from tests.workers.serving import Bench, bench
 
-DELAYED = IDENTITY + "dynamic_batching { preferred_batch_size: [ 8 ] max_queue_delay_microseconds: 60000000 }"
-ORDERED = IDENTITY + "dynamic_batching { preserve_ordering: true }"
-BOUNDED = IDENTITY + "dynamic_batching { default_queue_policy { max_queue_size: 3 } }"
-IMPATIENT = (
-    IDENTITY
-    + "dynamic_batching { default_queue_policy { default_timeout_microseconds: 20000 timeout_action: REJECT } }"
-)
 CANCEL = NAMES.cancel_channel(NAMES.infer_topic("m", "1"))
 
 ACTIONS = ["publish", "publish", "claimed", "again", "cancel", "deadline", "hold", "release", "down", "up"]

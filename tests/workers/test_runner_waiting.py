@@ -4,16 +4,10 @@ import asyncio
 
 from protocol.errors import Code
 from protocol.naming import ref
-from tests.workers.fleet import IDENTITY, NAMES, until, values
+from tests.workers.fleet import BOUNDED, DELAYED, IMPATIENT, NAMES, until, values
 from tests.workers.serving import bench
 from workers.statistics import Reason
 
-DELAYED = IDENTITY + "dynamic_batching { preferred_batch_size: [ 8 ] max_queue_delay_microseconds: 60000000 }"
-BOUNDED = IDENTITY + "dynamic_batching { default_queue_policy { max_queue_size: 3 } }"
-IMPATIENT = (
-    IDENTITY
-    + "dynamic_batching { default_queue_policy { default_timeout_microseconds: 20000 timeout_action: REJECT } }"
-)
 CANCEL = NAMES.cancel_channel(NAMES.infer_topic("m", "1"))
 
 
@@ -32,9 +26,7 @@ async def test_a_deadline_that_passes_behind_a_running_batch_never_runs() -> Non
     async with bench() as b:
         serving = await b.serve()
         (instance,) = b.instances
-        instance.gate.clear()
-        first = await b.caller.publish(b.caller.request(0))
-        await instance.started()
+        first = await b.hold()
         deadline = b.clock() + 0.05
         requests = [b.caller.request(n, deadline=deadline if n % 2 else None) for n in range(8)]
         staged = await b.caller.publish(*requests)
@@ -53,9 +45,7 @@ async def test_a_queue_timeout_is_answered_in_tritons_words() -> None:
     async with bench() as b:
         await b.serve(IMPATIENT)
         (instance,) = b.instances
-        instance.gate.clear()
-        first = await b.caller.publish(b.caller.request(0))
-        await instance.started()
+        first = await b.hold()
         (late,) = await b.caller.ask(b.caller.request(1))
         assert late.failure is not None
         assert (late.failure.code, late.failure.message) == (Code.UNAVAILABLE, "Request timeout expired")
@@ -68,9 +58,7 @@ async def test_a_bounded_queue_turns_away_what_is_over_its_bound() -> None:
     async with bench() as b:
         serving = await b.serve(BOUNDED)
         (instance,) = b.instances
-        instance.gate.clear()
-        first = await b.caller.publish(b.caller.request(0))
-        await instance.started()
+        first = await b.hold()
         futures = await b.caller.publish(*[b.caller.request(n) for n in range(5)])
         await until(lambda: serving.statistics.rejections["queue_full"] == 2)
         instance.gate.set()
@@ -97,9 +85,7 @@ async def test_a_cancelled_request_that_waits_never_runs() -> None:
     async with bench() as b:
         serving = await b.serve()
         (instance,) = b.instances
-        instance.gate.clear()
-        first = await b.caller.publish(b.caller.request(0))
-        await instance.started()
+        first = await b.hold()
         keep, drop = b.caller.request(1), b.caller.request(2)
         futures = await b.caller.publish(keep, drop)
         await until(lambda: serving.runner.in_flight == 3)
@@ -117,9 +103,7 @@ async def test_a_cancelled_request_in_a_staged_batch_never_runs() -> None:
     async with bench() as b:
         serving = await b.serve()
         (instance,) = b.instances
-        instance.gate.clear()
-        first = await b.caller.publish(b.caller.request(0))
-        await instance.started()
+        first = await b.hold()
         requests = [b.caller.request(n) for n in range(8)]
         futures = await b.caller.publish(*requests)
         await until(lambda: serving.runner.running_rows == 9)
@@ -136,9 +120,7 @@ async def test_a_staged_batch_that_is_cancelled_altogether_makes_room() -> None:
     async with bench() as b:
         serving = await b.serve()
         (instance,) = b.instances
-        instance.gate.clear()
-        first = await b.caller.publish(b.caller.request(0))
-        await instance.started()
+        first = await b.hold()
         requests = [b.caller.request(n) for n in range(8)]
         futures = await b.caller.publish(*requests)
         await until(lambda: serving.runner.running_rows == 9)

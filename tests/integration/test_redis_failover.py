@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.redis import HOST, RedisServer
+from infra.local.process import HOST
+from infra.local.redis import RedisServer
 from protocol.transport import Transport
 from protocol.transport.broker import MemoryBroker
 from protocol.transport.memory import MemoryBus, MemoryServer
