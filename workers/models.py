@@ -19,6 +19,7 @@ from protocol.messages import Announcement, ModelLoad
 from protocol.ports import Directory
 from workers.catalogue import Catalogue
 from workers.context import Context
+from workers.digests import Digests
 from workers.lifecycle import Event, State, move, shown
 from workers.loading import LoadedModel, Loader
 from workers.repository import ModelFolder, ModelVersion, scan, single_file
@@ -95,6 +96,7 @@ class Models:
         self._settings = settings
         self._loader = loader
         self._folders: dict[str, ModelFolder] = {}
+        self._digests = Digests()
         self._changing = asyncio.Lock()
 
     # --- what is here ------------------------------------------------------------------------------------------------
@@ -164,15 +166,16 @@ class Models:
             await asyncio.gather(*[self._unload(key) for key in list(self.slots) if key[0] == name])
 
     async def _look(self) -> dict[Key, ModelVersion]:
-        folders = await asyncio.to_thread(scan, self._settings.model_repository)
+        folders = await asyncio.to_thread(scan, self._settings.model_repository, known=self._digests)
         self._folders = {folder.name: folder for folder in folders}
         for folder in folders:
             for warning in folder.warnings:
                 log.warning(warning, model=folder.name)
         wanted = {(v.model, str(v.version)): v for folder in folders for v in folder.versions}
         for path in self._settings.model_file:
-            version = await asyncio.to_thread(single_file, path)
+            version = await asyncio.to_thread(single_file, path, self._digests)
             wanted[version.model, str(version.version)] = version
+        self._digests.forget_others()
         return wanted
 
     async def _reconcile(self, wanted: Mapping[Key, ModelVersion], chosen: Sequence[str]) -> list[str]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from protocol.config_document import MAX_INT64
 from protocol.errors import ConfigError
 from protocol.model_config import ModelConfig
 from workers.completion import DEFAULT_MAX_BATCH_SIZE, SUFFIX_BACKEND, BackendMetadata, complete, infer_backend
+from workers.digests import Digests
 
 __all__ = [
     "DEFAULT_MAX_BATCH_SIZE",
@@ -39,7 +39,6 @@ CONFIG_FILE: Final = "config.pbtxt"
 
 _VERSION: Final = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 _NOT_VERSIONS: Final = frozenset({"configs", "warmup", "initial_state", "__pycache__"})
-_CHUNK: Final = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -83,12 +82,15 @@ class ModelFolder:
     warnings: tuple[str, ...] = ()
 
 
-def scan(repositories: Sequence[Path], *, digests: bool = True) -> tuple[ModelFolder, ...]:
+def scan(
+    repositories: Sequence[Path], *, digests: bool = True, known: Digests | None = None
+) -> tuple[ModelFolder, ...]:
     """Every model of the repositories, by name.
 
     Args:
         repositories: folders; a model that is in two of them is not served from either.
         digests: whether to read all files of the versions for their digests.
+        known: digests of earlier scans, so that only what has changed is read.
 
     Raises:
         ConfigError: a repository is not a folder that can be read, or is itself a model's folder.
@@ -97,7 +99,8 @@ def scan(repositories: Sequence[Path], *, digests: bool = True) -> tuple[ModelFo
     for repository in repositories:
         for folder in _model_folders(repository):
             places[folder.name].append(folder)
-    return tuple(_model(places[name], digests=digests) for name in sorted(places))
+    reader = (known or Digests()) if digests else None
+    return tuple(_model(places[name], reader) for name in sorted(places))
 
 
 def _model_folders(repository: Path) -> list[Path]:
@@ -113,7 +116,7 @@ def _model_folders(repository: Path) -> list[Path]:
         raise ConfigError(f"model repository '{repository}' cannot be read: {error.strerror}") from None
 
 
-def _model(folders: Sequence[Path], *, digests: bool) -> ModelFolder:
+def _model(folders: Sequence[Path], digests: Digests | None) -> ModelFolder:
     folder = folders[0]
     if len(folders) > 1:
         where = ", ".join(str(path) for path in folders)
@@ -125,7 +128,7 @@ def _model(folders: Sequence[Path], *, digests: bool) -> ModelFolder:
         return ModelFolder(shown, folder, reason="the folder's name is not UTF-8; rename it")
     warnings: list[str] = []
     try:
-        versions = _versions(folder, warnings, digests=digests)
+        versions = _versions(folder, warnings, digests)
         return ModelFolder(folder.name, folder, versions, warnings=tuple(warnings))
     except ConfigError as error:
         return ModelFolder(folder.name, folder, reason=error.message, warnings=tuple(warnings))
@@ -134,7 +137,7 @@ def _model(folders: Sequence[Path], *, digests: bool) -> ModelFolder:
         return ModelFolder(folder.name, folder, reason=reason, warnings=tuple(warnings))
 
 
-def _versions(folder: Path, warnings: list[str], *, digests: bool) -> tuple[ModelVersion, ...]:
+def _versions(folder: Path, warnings: list[str], digests: Digests | None) -> tuple[ModelVersion, ...]:
     raw = _config_bytes(folder)
     config = pbtxt.parse(raw, CONFIG_FILE, folder.name)
     present = dict(_version_folders(folder, warnings))
@@ -144,15 +147,15 @@ def _versions(folder: Path, warnings: list[str], *, digests: bool) -> tuple[Mode
     if not chosen:
         raise ConfigError(f"at least one version must be available under the version policy of model '{folder.name}'")
     return tuple(
-        _version(
-            folder, version, present[version], infer_backend(config, _names(present[version])), raw if digests else None
-        )
+        _version(folder, version, present[version], infer_backend(config, _names(present[version])), raw, digests)
         for version in chosen
     )
 
 
-def _version(folder: Path, version: int, path: Path, config: ModelConfig, raw: bytes | None) -> ModelVersion:
-    digest = "" if raw is None else _digest(_files(path), path, raw)
+def _version(
+    folder: Path, version: int, path: Path, config: ModelConfig, raw: bytes, digests: Digests | None
+) -> ModelVersion:
+    digest = "" if digests is None else digests.of(_files(path), path, raw)
     return ModelVersion(folder.name, version, path / config.default_model_filename, folder, config, digest)
 
 
@@ -194,21 +197,12 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (path for path in (Path(root) / name for name in sorted(names)) if path.is_file())
 
 
-def _digest(files: Iterator[Path], base: Path, config: bytes) -> str:
-    """SHA-256 over names, sizes and contents, so that no two different trees have the same input."""
-    total = hashlib.sha256(len(config).to_bytes(8) + config)
-    for path in files:
-        name = os.fsencode(path.relative_to(base).as_posix())
-        content = hashlib.sha256()
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                content.update(chunk)
-        total.update(len(name).to_bytes(8) + name + content.digest())
-    return total.hexdigest()
-
-
-def single_file(path: Path) -> ModelVersion:
+def single_file(path: Path, known: Digests | None = None) -> ModelVersion:
     """A model that is one file, without a repository: its name is the file's, its version 1, its configuration all completed.
+
+    Args:
+        path: of the file.
+        known: see `scan`.
 
     Raises:
         ConfigError: it is not a file, or its suffix is no backend's.
@@ -221,7 +215,7 @@ def single_file(path: Path) -> ModelVersion:
     config = ModelConfig(name=path.stem, backend=backend, batch_size_stated=False, default_model_filename=path.name)
     folder = path.absolute().parent
     try:
-        digest = _digest(iter([folder / path.name]), folder, b"")
+        digest = (known or Digests()).of([folder / path.name], folder, b"")
     except OSError as error:
         raise ConfigError(f"'{path}' cannot be read: {error.strerror}") from None
     return ModelVersion(path.stem, 1, folder / path.name, folder, infer_backend(config, [path.name]), digest)
