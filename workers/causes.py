@@ -7,6 +7,7 @@ from typing import Final
 
 from protocol.errors import Code, FleetError
 from protocol.messages import Failure
+from workers.children.sticky import is_sticky
 from workers.deadletters import Letter, Reason, class_name, signal_name
 from workers.entries import Entry
 from workers.execution import InstanceDied, ModelRaised
@@ -26,10 +27,12 @@ MEMORY_TEXTS: Final = (
 
 
 def cause_of(error: BaseException) -> Cause:
-    """The kind of failure that the error of a run is."""
+    """The kind of failure that the error of a run is; one that has spoilt its process has ended it as a signal would have."""
     if isinstance(error, InstanceDied):
         return Cause.HANG if error.hung else Cause.CRASH
     text = error.message if isinstance(error, FleetError) else str(error)
+    if is_sticky(text):
+        return Cause.CRASH
     kinds = error.kinds if isinstance(error, ModelRaised) else [kind.__name__ for kind in type(error).__mro__]
     named = not MEMORY_CLASSES.isdisjoint(kinds)
     return Cause.MEMORY if named or any(words in text for words in MEMORY_TEXTS) else Cause.FAILED
@@ -52,6 +55,8 @@ def answer_to_poison(sentence: Sentence[Entry], error: BaseException) -> Failure
         how = "did not end in time"
     elif isinstance(error, InstanceDied) and error.signal is not None:
         how = f"died with {signal_name(error.signal)}"
+    elif isinstance(error, FleetError) and not isinstance(error, InstanceDied):
+        how = f"raised '{error.message.partition(chr(10))[0]}', which no process survives,"
     else:
         how = "died"
     return Failure(

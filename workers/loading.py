@@ -88,13 +88,17 @@ class Loader:
 
     async def _load(self, version: ModelVersion, started: float) -> LoadedModel:
         backend = await self._backend(version.config.backend)
-        loaded = await (self._load_children if is_isolated(version.config) else self._load_threads)(backend, version)
+        gpus: Sequence[int] = ()
+        isolated = is_isolated(version.config)
+        if not isolated:
+            gpus = await asyncio.to_thread(usable_gpus, backend, self._gpus)
+            isolated = is_isolated(version.config, place(version.config, gpus, self._cores))
+        loaded = await (self._load_children(version) if isolated else self._load_threads(backend, version, gpus))
         loaded.seconds = self._clock() - started
         return loaded
 
-    async def _load_threads(self, backend: Backend, version: ModelVersion) -> LoadedModel:
+    async def _load_threads(self, backend: Backend, version: ModelVersion, gpus: Sequence[int]) -> LoadedModel:
         metadata = await asyncio.to_thread(backend.inspect, version)
-        gpus = await asyncio.to_thread(usable_gpus, backend, self._gpus)
         version, placements = self._complete(version, metadata, gpus)
         warmups = await asyncio.to_thread(samples, version.config, str(version.version), version.folder)
         executors = [ThreadExecutor(placement.name, self._clock) for placement in placements]
@@ -109,10 +113,11 @@ class Loader:
             raise
         return loaded
 
-    async def _load_children(self, backend: Backend, version: ModelVersion) -> LoadedModel:
+    async def _load_children(self, version: ModelVersion) -> LoadedModel:
         """The same in children: nothing of the model runs in this process. The first child inspects and is the first instance."""
-        self._spares.hold()
-        child: Child | None = self._spares.take()
+        name = version.config.backend
+        self._spares.hold(name)
+        child: Child | None = self._spares.take(name)
         assert child is not None
         child.about = {"model": version.model, "version": version.version}
         loaded = LoadedModel(version, (), 0.0)
@@ -131,7 +136,7 @@ class Loader:
             await loaded.close()
             raise
         finally:
-            await asyncio.to_thread(self._spares.release)
+            await asyncio.to_thread(self._spares.release, name)
         return loaded
 
     def _complete(

@@ -12,7 +12,7 @@ import orjson
 from workers import checking
 from workers.backends import installed, load_backend
 from workers.children import orders
-from workers.children.executor import is_isolated
+from workers.children.executor import ISOLATED, is_isolated
 from workers.children.spares import Spares
 from workers.completion import BackendMetadata
 from workers.repository import ModelVersion
@@ -30,12 +30,14 @@ def command(repository: tuple[Path, ...], as_json: bool, no_inspect: bool) -> No
         penstock check /models --json
     """
     spares = Spares()
-    spares.hold()
+    for backend in ISOLATED:  # one template for all models of a backend
+        spares.hold(backend)
     try:
         inspect = None if no_inspect else functools.partial(_inspect, spares)
         verdicts = checking.check(repository, installed(), inspect)
     finally:
-        spares.release()
+        for backend in ISOLATED:
+            spares.release(backend)
     if as_json:
         print(orjson.dumps([verdict.as_json() for verdict in verdicts], option=orjson.OPT_INDENT_2).decode())
     else:
@@ -53,7 +55,7 @@ def _inspect(spares: Spares, version: ModelVersion) -> BackendMetadata | None:
     """As a worker would: what may crash is asked in a process of its own."""
     if not is_isolated(version.config):
         return load_backend(version.config.backend).inspect(version)
-    child = spares.take()
+    child = spares.take(version.config.backend)
     try:
         return orders.inspect(child, version)[0]
     finally:

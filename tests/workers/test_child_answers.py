@@ -11,7 +11,7 @@ import pytest
 
 from protocol.errors import Code, ConfigError, FleetError, ModelFailed
 from protocol.messages import Failure, InferRequest
-from protocol.model_config import ModelConfig
+from protocol.model_config import Kind, ModelConfig
 from protocol.tensors import ITEM_SIZE, Tensor, from_array
 from tests.workers.children import (
     CONFIG,
@@ -30,6 +30,7 @@ from tests.workers.children import (
 from tests.workers.fleet import IDENTITY
 from workers.children.executor import is_isolated
 from workers.execution import ModelRaised, ThreadExecutor, failure_message
+from workers.placement import Placement
 from workers.repository import ModelVersion
 
 SIDES = """
@@ -264,3 +265,11 @@ def test_what_runs_strangers_code_or_holds_the_interpreter_at_its_import_is_isol
     backend: str, isolated: bool
 ) -> None:
     assert is_isolated(ModelConfig(name="m", backend=backend)) is isolated
+
+
+@pytest.mark.parametrize(("kind", "isolated"), [(Kind.GPU, True), (Kind.CPU, False), (Kind.MODEL, False)])
+def test_on_a_gpu_every_model_is_isolated_unless_it_says_otherwise(kind: Kind, isolated: bool) -> None:
+    placements = [Placement("m_0_0", Kind.CPU, None, 1), Placement("m_1_0", kind, 0 if kind is Kind.GPU else None, 1)]
+    assert is_isolated(ModelConfig(name="m", backend="onnxruntime"), placements) is isolated
+    in_thread = ModelConfig(name="m", backend="onnxruntime", parameters={"instance_isolation": "thread"})
+    assert not is_isolated(in_thread, placements)

@@ -81,6 +81,7 @@ class _ArrayMemoryError(MemoryError):
         (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"), Cause.MEMORY),
         (RuntimeError("Failed to allocate memory for requested buffer of size 4294967296"), Cause.MEMORY),
         (ModelRaised("Unable to allocate 3 TiB", ("_ArrayMemoryError", "MemoryError", "Exception")), Cause.MEMORY),
+        (ModelRaised("AcceleratorError: CUDA error: device-side assert triggered", ("AcceleratorError",)), Cause.CRASH),
         (ModelFailed("it gave 3 answers to 4 requests"), Cause.FAILED),
         (ValueError("no"), Cause.FAILED),
         (SystemExit(1), Cause.FAILED),

@@ -33,7 +33,7 @@ class OnnxBackend:
 
     def inspect(self, version: ModelVersion) -> BackendMetadata | None:
         """Inputs and outputs of the graph; it batches when every tensor's first dimension is of any size."""
-        session = _session(version, _options(version.config, 1), ["CPUExecutionProvider"])
+        session = _session(version, _to_look_at(version.config), ["CPUExecutionProvider"])
         inputs = [_spec(node) for node in session.get_inputs()]
         return BackendMetadata.of(inputs, [_spec(node) for node in session.get_outputs()])
 
@@ -45,7 +45,9 @@ class OnnxBackend:
 
     def load(self, version: ModelVersion, placement: Placement) -> Instance:
         """One session per instance: sessions share nothing, so instances never wait for each other."""
-        session = _session(version, _options(version.config, placement.threads), _providers(version.config, placement))
+        providers = _providers(version.config, placement)
+        session = _session(version, _options(version.config, placement.threads), providers)
+        _check_providers(version.config, providers, session.get_providers())
         return OnnxInstance(version.config, session)
 
 
@@ -84,6 +86,16 @@ def _session(version: ModelVersion, options: Any, providers: list[Any]) -> Any:
         return ort.InferenceSession(str(version.path), options, providers=providers)
     except Exception as exc:  # onnxruntime raises many types, all of them about the file or the provider
         raise ConfigError(f"onnxruntime cannot load model '{version.model}' version {version.version}: {exc}") from exc
+
+
+def _to_look_at(config: ModelConfig) -> Any:
+    """Options for a session that never runs: nothing is optimised for it, which is most of the time that a session takes."""
+    import onnxruntime as ort
+
+    options = _options(config, 1)
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    return options
 
 
 def _options(config: ModelConfig, threads: int) -> Any:
@@ -131,9 +143,26 @@ def _providers(config: ModelConfig, placement: Placement) -> list[Any]:
                 f"model '{config.name}' needs {name}, and the installed onnxruntime has {', '.join(there)}; "
                 "for GPUs: pip uninstall onnxruntime && pip install 'penstock[onnx-gpu]'"
             )
+    if named != ["CPUExecutionProvider"] and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # of CUDA and cuDNN from their wheels: the dynamic linker does not look there
     device = {"device_id": str(placement.device_id or 0)}
     chosen: list[Any] = [(name, device) if name != "CPUExecutionProvider" else name for name in named]
     return chosen if "CPUExecutionProvider" in named else [*chosen, "CPUExecutionProvider"]
+
+
+def _check_providers(config: ModelConfig, asked: list[Any], used: Sequence[str]) -> None:
+    """onnxruntime goes on without a provider that it cannot start; a model that was placed on a GPU must not end up on the CPU.
+
+    Raises:
+        ConfigError: names the provider and what it mostly lacks.
+    """
+    for provider in asked:
+        name = provider if isinstance(provider, str) else provider[0]
+        if name not in used:
+            raise ConfigError(
+                f"onnxruntime could not start {name} for model '{config.name}': the driver or a library of its version of CUDA or "
+                "cuDNN is missing (its log has the name); pip install 'penstock[onnx-gpu]' brings the libraries"
+            )
 
 
 def _spec(node: Any) -> TensorSpec:

@@ -1,6 +1,6 @@
-"""`python -m workers.children FD PARENT`: the template of a worker's children, which is told on that socket to copy itself.
+"""`python -m workers.children FD PARENT FRAMEWORK`: a template of a worker's children, which is told on that socket to copy itself.
 
-Each copy becomes a child. Only a worker starts it (`template`).
+FRAMEWORK is a module to import before that, or "". Each copy becomes a child. Only a worker starts it (`template`).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import faulthandler
 import gc
+import importlib
 import io
 import logging
 import os
@@ -40,6 +41,9 @@ def main() -> int:
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     die_with(parent)
     _forget_ourselves()
+    if framework := sys.argv[3]:
+        with contextlib.suppress(Exception):  # a copy whose model needs it meets the error again, and tells it
+            importlib.import_module(framework)
     gc.freeze()
     born = Copies(socket.socket(fileno=descriptor)).serve()
     if born is not None:

@@ -19,7 +19,7 @@ import structlog
 
 from protocol.errors import ConfigError, FleetError
 from protocol.messages import InferRequest
-from protocol.model_config import ModelConfig
+from protocol.model_config import Kind, ModelConfig
 from workers.backoff import Backoff
 from workers.children import orders
 from workers.children.batches import Exchange, Staged
@@ -46,15 +46,20 @@ that has it imported in a thread answers nobody."""
 log = structlog.get_logger(__name__)
 
 
-def is_isolated(config: ModelConfig) -> bool:
+def is_isolated(config: ModelConfig, placements: Sequence[Placement] = ()) -> bool:
     """Whether the model's instances are processes.
+
+    Args:
+        config: of the model.
+        placements: of its instances, where they are known. On a GPU each is a process: after some errors CUDA refuses every further
+            call in the process where they happened (`sticky`), and that must not be the worker.
 
     Raises:
         ConfigError: its parameter says neither yes nor no.
     """
     chosen = config.parameters.get(PARAMETER)
     if chosen is None:
-        return config.backend in ISOLATED
+        return config.backend in ISOLATED or any(placement.kind is Kind.GPU for placement in placements)
     if chosen not in ("process", "thread"):
         raise ConfigError(f"parameter '{PARAMETER}' of {config.name} must be process or thread, not {chosen!r}")
     return chosen == "process"
@@ -93,7 +98,7 @@ class ChildExecutor:
         self._closing = threading.Event()
         self._waiting: collections.deque[Job] = collections.deque()
         self._work: queue.SimpleQueue[Callable[[], None] | Job | Child | None] = queue.SimpleQueue()
-        spares.hold()
+        spares.hold(version.config.backend)
         threading.Thread(target=self._serve, name=self.name, daemon=True).start()
 
     async def load(self, child: Child | None = None) -> None:
@@ -105,7 +110,7 @@ class ChildExecutor:
         Raises:
             FleetError: whatever the model says, or `InstanceDied`.
         """
-        await self._call(lambda: self._start(child or self._spares.take()))
+        await self._call(lambda: self._start(child or self._take()))
 
     def deliver_to(self, completions: Completions) -> None:
         """See `Executor.deliver_to`."""
@@ -150,7 +155,7 @@ class ChildExecutor:
         finally:
             self._work.put(None)
             self._slots.close()
-            await asyncio.to_thread(self._spares.release)
+            await asyncio.to_thread(self._spares.release, self._version.config.backend)
 
     @property
     def pid(self) -> int | None:
@@ -225,6 +230,9 @@ class ChildExecutor:
 
     # --- its child ---------------------------------------------------------------------------------------------------
 
+    def _take(self) -> Child:
+        return self._spares.take(self._version.config.backend)
+
     def _start(self, child: Child) -> None:
         """Load the model in the child, which then is this instance's."""
         child.about = self._about
@@ -259,7 +267,7 @@ class ChildExecutor:
         while not self._closing.is_set():
             self.restarts += 1
             try:
-                self._start(self._spares.take())
+                self._start(self._take())
             except Exception as exc:
                 log.error("an instance cannot be loaded again", error=str(exc), **self._about)
                 self._give_back_late()

@@ -1,6 +1,7 @@
-"""The template of all children: a process that has Python and this package loaded and copies itself, which takes milliseconds.
+"""The template of children: a process that has Python and this package loaded and copies itself, which takes milliseconds.
 
-Copying is safe here, and only here: the template has one thread, no framework and no model, and never runs anything but `copies`.
+Copying is safe here, and only here: the template has one thread and no model, has at most imported a framework (`spares`), and
+never runs anything but `copies`.
 Invariants: the thread that started the template ends after it (to die with its parent means on Linux: with the *thread* that
 started it); whoever waits for a copy is told its end, also when the template itself is gone, which no copy survives.
 """
@@ -76,9 +77,14 @@ class Copy:
 
 
 class Template:
-    """The template process of one worker. All of it from any thread."""
+    """One template process of a worker. All of it from any thread.
 
-    def __init__(self) -> None:
+    Args:
+        framework: module that it imports before the first copy; "" for none.
+    """
+
+    def __init__(self, framework: str = "") -> None:
+        self._framework = framework
         ours, theirs = socket.socketpair()
         self._line = Line(ours)
         self._asking = threading.Lock()
@@ -114,7 +120,7 @@ class Template:
 
     def _keep(self, theirs: socket.socket) -> None:
         try:
-            process = _start(theirs.fileno())
+            process = _start(theirs.fileno(), self._framework)
         except OSError as exc:
             log.error("no child processes can be started", error=str(exc))
             process = None
@@ -140,9 +146,9 @@ class Template:
             self._copies.pop(told["ended"]).end(told["code"])
 
 
-def _start(descriptor: int) -> subprocess.Popen[bytes]:
+def _start(descriptor: int, framework: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603  # all of it is ours
-        [sys.executable, "-P", "-m", "workers.children", str(descriptor), str(os.getpid())],
+        [sys.executable, "-P", "-m", "workers.children", str(descriptor), str(os.getpid()), framework],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         pass_fds=(descriptor,),

@@ -8,8 +8,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from protocol.errors import ConfigError
+from protocol.model_config import ModelConfig
 from tests.workers.backends.models import load, request, run, version_of
-from workers.backends.onnxruntime import OnnxBackend
+from workers.backends.onnxruntime import OnnxBackend, _check_providers
 from workers.repository import single_file
 
 DIGITS = Path("examples/digits")
@@ -107,3 +108,11 @@ def test_a_wrong_parameter_is_refused_by_name(tmp_path: Path, parameter: str, te
 
     with pytest.raises(ConfigError, match=text):
         load(OnnxBackend(), version_of(tmp_path, "adder"))
+
+
+def test_a_provider_that_onnxruntime_could_not_start_is_an_error_and_not_the_cpu_instead() -> None:
+    config = ModelConfig(name="m", backend="onnxruntime")
+    cuda = ("CUDAExecutionProvider", {"device_id": "0"})
+    _check_providers(config, [cuda, "CPUExecutionProvider"], ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    with pytest.raises(ConfigError, match="could not start CUDAExecutionProvider for model 'm'"):
+        _check_providers(config, [cuda, "CPUExecutionProvider"], ["CPUExecutionProvider"])
