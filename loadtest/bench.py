@@ -64,6 +64,7 @@ class Plan:
         disturbances: how often each is caused (`disturbance`); 0 for never.
         safety_s: CPU seconds for each row of `safety`; 0 for none.
         rivals: names of other V2 servers and the commands that start them (`systems.rival`); they get the portable models.
+        pinned: servers on one core and load on another.
     """
 
     models: tuple[str, ...] = tuple(name for name, model in models.MODELS.items() if not model.portable)
@@ -81,9 +82,10 @@ class Plan:
     starts: int = 3
     idle: int = 100
     soak_s: float = 0.0
-    disturbances: int = 3
+    disturbances: int = 5
     safety_s: float = 2.0
     rivals: tuple[tuple[str, str], ...] = ()
+    pinned: bool = True
 
 
 QUICK: Final = Plan(
@@ -103,6 +105,16 @@ QUICK: Final = Plan(
     safety_s=0,
 )
 """About a minute: enough to see a regression, too short to publish."""
+GPU: Final = Plan(
+    models=tuple(models.GPU_MODELS),
+    callers=(1, 16, 32, 64, 128),
+    sweeps=1,
+    idle=0,
+    disturbances=0,
+    safety_s=0,
+    pinned=False,
+)
+"""What a GPU is fed with: one core for all servers would only show that core."""
 
 
 class Bench:
@@ -116,15 +128,12 @@ class Bench:
         self._plan = plan
         self._say = say
         self._folder = folder
-        self._server_core, self._load_core = cores()
+        self._server_core, self._load_core = cores() if plan.pinned else (None, None)
         self.results = Results(about=machine.about(self._server_core, self._load_core))
         self._repository = models.write_repository(folder / "models", plan.models)
-        twins = {name: models.MODELS[name].twin or name for name in plan.models}
+        twins = {name: models.find(name).twin or name for name in plan.models}
         references = models.write_repository(folder / "references", twins.values())
-        self._pools = {
-            name: payloads.build(models.MODELS[name].inputs, reference=direct.load(references / twin))
-            for name, twin in twins.items()
-        }
+        self._pools = {name: _pool(models.find(name), direct.load(references / twin)) for name, twin in twins.items()}
 
     def run(self) -> None:
         """Everything that the plan names.
@@ -156,7 +165,7 @@ class Bench:
                     f"broker warmed: its CPU per call, in the gateway's: {', '.join(f'{cost:.2f}' for cost in costs)}"
                 )
             for model in self._plan.models:
-                if models.MODELS[model].has_limit:
+                if models.find(model).has_limit:
                     self._measure_limit(model)
                 server.models[model] = self._measure_model(system, model)
             server.memory_mib["after all load"] = system.memory_mib()
@@ -166,7 +175,7 @@ class Bench:
                 self._soak(system, first, server.models[first].best.rate / 2)
 
     def _measure_rival(self, name: str, command: str) -> None:
-        names = [model for model in self._plan.models if models.MODELS[model].portable]
+        names = [model for model in self._plan.models if models.find(model).portable]
         folder = models.write_repository(self._folder / "portable", names)
         with systems.rival(name, command, folder, self._server_core, (names[0], self._pools[names[0]])) as system:
             server = self.results.servers[name] = ServerResult(system.first_answer_s, {}, {})
@@ -271,6 +280,10 @@ class Bench:
             shares = {name: seconds / IDLE_FOR for name, seconds in spent.items()}
             self.results.idle.append(Idle(count, shares, system.memory_mib()))
             self._say(f"{count} idle models: " + ", ".join(f"{name} {share:.1%}" for name, share in shares.items()))
+
+
+def _pool(model: models.BenchModel, reference: direct.Run) -> Pool:
+    return payloads.build(model.inputs, reference=reference, tolerance=model.tolerance)
 
 
 class Account:

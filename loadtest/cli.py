@@ -131,6 +131,23 @@ def safety(duration: float) -> None:
         click.echo(report.safety_table(measure(Path(folder), duration)))
 
 
+@main.command()
+@click.option("--rounds", default=5, help="How often each disturbance is caused.")
+@click.option("--cache", type=click.Path(file_okay=False, path_type=Path), default=Path(".cache/bench"), help="Models.")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="A report of `bench`: replace its disturbances."
+)
+def disturb(rounds: int, cache: Path, out: Path | None) -> None:
+    """What the callers of one model notice while another loads or a worker joins."""
+    from loadtest.disturbance import measure
+
+    found = measure(cache.absolute(), rounds, click.echo)
+    click.echo(report.disturbances_table(found))
+    if out is not None:
+        results = Results.load(out.with_suffix("") / "results.json")
+        write_report(dataclasses.replace(results, disturbances=found), out)
+
+
 @main.command(name="models")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.argument("names", nargs=-1, type=click.Choice(list(models.MODELS)))
@@ -141,6 +158,9 @@ def models_(folder: Path, names: tuple[str, ...]) -> None:
 
 @main.command()
 @click.option("--quick", is_flag=True, help="About a minute: two models, few points. Not for publishing.")
+@click.option(
+    "--gpu", is_flag=True, help="Models on a GPU; nothing is pinned. Publish with --out docs/benchmarks-gpu.md."
+)
 @click.option(
     "--soak", "soak_s", default=0.0, help="Seconds at half the maximum rate, memory recorded; 600 to publish."
 )
@@ -158,15 +178,15 @@ def models_(folder: Path, names: tuple[str, ...]) -> None:
 )
 @click.option("--cache", type=click.Path(file_okay=False, path_type=Path), default=Path(".cache/bench"), help="Models.")
 def bench(
-    quick: bool, soak_s: float, rivals: tuple[str, ...], out: Path, cache: Path, **chosen: tuple[str, ...]
+    quick: bool, gpu: bool, soak_s: float, rivals: tuple[str, ...], out: Path, cache: Path, **chosen: tuple[str, ...]
 ) -> None:
     """The whole benchmark: the model called directly, the one-process fleet, and the fleet on Kafka and Redis.
 
     Servers are pinned to one core and the load to another. Takes about a quarter of an hour without --soak.
     """
-    from loadtest.bench import QUICK, Bench, Plan
+    from loadtest.bench import GPU, QUICK, Bench, Plan
 
-    plan = dataclasses.replace(QUICK if quick else Plan(), soak_s=soak_s)
+    plan = dataclasses.replace(GPU if gpu else QUICK if quick else Plan(), soak_s=soak_s)
     plan = dataclasses.replace(plan, models=chosen["names"] or plan.models, systems=chosen["only"] or plan.systems)
     named = [rival.partition("=") for rival in rivals]
     if not all(command for _, _, command in named):

@@ -1,6 +1,7 @@
 """The limit: a model called directly in a loop, without any server. Also the reference that answers are checked against.
 
-Invariant: nothing between the loop and the framework but the call itself; inputs are stacked beforehand.
+Invariant: nothing between the loop and the framework but the call itself; inputs are stacked beforehand. On a GPU the call takes
+arrays of the host and gives arrays of the host, as a server's does.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from loadtest.models import MODELS
+from loadtest.models import GPU_MODELS, MODELS
 from loadtest.payloads import InputSpec, draw
 
 Array = npt.NDArray[Any]
@@ -33,22 +34,24 @@ def load(folder: Path, outputs: tuple[str, ...] | None = None) -> Run:
         FileNotFoundError: no version holds a model file of these kinds.
     """
     versions = sorted((int(path.name), path) for path in folder.iterdir() if path.name.isdecimal())
+    known = MODELS.get(folder.name) or GPU_MODELS.get(folder.name)
+    on_gpu = known is not None and known.on_gpu
     for _, version in reversed(versions):
         if (version / "model.onnx").exists():
-            return _onnx(version / "model.onnx")
+            return _onnx(version / "model.onnx", on_gpu=on_gpu)
         if (version / "model.pt").exists():
-            known = MODELS.get(folder.name)
-            return _torch(version / "model.pt", outputs or (known.outputs if known else ("OUTPUT__0",)))
+            return _torch(version / "model.pt", outputs or (known.outputs if known else ("OUTPUT__0",)), on_gpu=on_gpu)
     raise FileNotFoundError(f"{folder} holds no N/model.onnx and no N/model.pt; only these can be called directly")
 
 
-def _onnx(path: Path) -> Run:
+def _onnx(path: Path, *, on_gpu: bool) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    providers = ["CUDAExecutionProvider"] if on_gpu else ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -57,17 +60,18 @@ def _onnx(path: Path) -> Run:
     return run
 
 
-def _torch(path: Path, outputs: tuple[str, ...]) -> Run:
+def _torch(path: Path, outputs: tuple[str, ...], *, on_gpu: bool) -> Run:
     import torch
 
     torch.set_num_threads(1)
-    module = torch.jit.load(str(path)).eval()
+    device = "cuda" if on_gpu else "cpu"
+    module = torch.jit.load(str(path), map_location=device).eval()
 
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
         with torch.inference_mode():
-            results = module(*(torch.from_numpy(array) for array in inputs.values()))
+            results = module(*(torch.from_numpy(array).to(device) for array in inputs.values()))
         tensors = results if isinstance(results, tuple) else (results,)
-        return {name: tensor.numpy() for name, tensor in zip(outputs, tensors, strict=True)}
+        return {name: tensor.cpu().numpy() for name, tensor in zip(outputs, tensors, strict=True)}
 
     return run
 

@@ -1,7 +1,8 @@
 """What the callers of one model notice while something happens beside it: another model loads, a worker joins.
 
 Unlike the benchmark proper nothing is pinned: a load takes CPU time, and what is asked is whether it can take it from those who
-already serve. The rate is low for the same reason. Each disturbance is compared with the quiet seconds right before it.
+already serve. The rate is low for the same reason. Each disturbance is compared with the quiet seconds right before it. Only
+what the fleet does falls into the disturbed seconds: models are written and copied before them, and appear by a rename.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ RATE: Final = 200.0
 SECONDS: Final = 8.0
 POLL: Final = ["--model-control-mode", "poll", "--repository-poll-secs", "0.5"]
 
-Act = Callable[[], None]
+Act = Callable[[], Callable[[], None]]
+"""Prepares a disturbance, and returns what causes it."""
 
 
 def measure(folder: Path, rounds: int, say: Callable[[str], None]) -> list[Disturbance]:
@@ -47,19 +49,27 @@ def measure(folder: Path, rounds: int, say: Callable[[str], None]) -> list[Distu
 
 
 def _acts(folder: Path, repository: Path, system: System, stack: contextlib.ExitStack) -> Iterator[tuple[str, Act]]:
-    def load(model: str) -> None:
+    def load(model: str) -> Callable[[], None]:
         source = models.write_repository(folder / "disturbing", [model]) / model
         partial = shutil.copytree(source, repository.parent / f"{repository.name}-{model}")
-        partial.rename(repository / model)
-        wait_until_ready(dataclasses.replace(system.address(SERVED), model=model))
 
-    def join() -> None:
+        def act() -> None:
+            partial.rename(repository / model)
+            wait_until_ready(dataclasses.replace(system.address(SERVED), model=model))
+
+        return act
+
+    def join() -> Callable[[], None]:
         line = ["-m", "penstock", "worker", "--model-repository", str(repository), *POLL, "--metrics-port", "0"]
         line += ["--kafka", system.kafka, "--redis", system.redis, "--prefix", system.prefix]
-        stack.callback(ServerProcess(line, None).stop)
-        time.sleep(SECONDS - 1)
 
-    yield "nothing: what the machine does by itself", lambda: None
+        def act() -> None:
+            stack.callback(ServerProcess(line, None).stop)
+            time.sleep(SECONDS - 1)
+
+        return act
+
+    yield "nothing: what the machine does by itself", lambda: lambda: None
     yield "loading a model of the same framework (mlp-half, 17 MB)", lambda: load("mlp-half")
     yield "loading a model of a framework that was not imported yet (encoder, torch)", lambda: load("encoder")
     yield "a second worker that joins", join
@@ -67,8 +77,9 @@ def _acts(folder: Path, repository: Path, system: System, stack: contextlib.Exit
 
 def _disturb(name: str, target: HttpTarget, act: Act) -> Disturbance:
     open_point(target, OpenPlan(RATE, 2.0, warmup=0.0))
+    cause = act()
     quiet = open_point(target, OpenPlan(RATE, SECONDS))
-    thread = threading.Thread(target=act)
+    thread = threading.Thread(target=cause)
     thread.start()
     point = open_point(target, OpenPlan(RATE, SECONDS, warmup=0.0, seed=1))
     thread.join()

@@ -1,4 +1,4 @@
-"""The benchmark's transformer encoder: 4 layers, d = 256, 4 heads, feed-forward 1024; token ids in, 16 floats out."""
+"""The benchmark's transformer encoder: by default 4 layers, d = 256, 4 heads, feed-forward 1024; token ids in, 16 floats out."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class EncoderLayer(nn.Module):  # type: ignore[misc]  # torch is not followed
 
 
 class Encoder(nn.Module):  # type: ignore[misc]  # torch is not followed
-    """Embedding, position, four layers, mean over the tokens, 16 scores."""
+    """Embedding, position, layers, mean over the tokens, 16 scores."""
 
-    def __init__(self, vocabulary: int, width: int = 256, layers: int = 4) -> None:
+    def __init__(self, vocabulary: int, width: int = 256, layers: int = 4, *, heads: int = 4, tokens: int = 32) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, width)
-        self.position = nn.Parameter(torch.randn(32, width) * 0.02)
-        self.layers = nn.Sequential(*(EncoderLayer(width, 4, 4 * width) for _ in range(layers)))
+        self.position = nn.Parameter(torch.randn(tokens, width) * 0.02)
+        self.layers = nn.Sequential(*(EncoderLayer(width, heads, 4 * width) for _ in range(layers)))
         self.norm = nn.LayerNorm(width)
         self.scores = nn.Linear(width, 16)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(batch, 32) int64 token ids to (batch, 16) float32 scores."""
-        return self.scores(self.norm(self.layers(self.embedding(ids) + self.position)).mean(1))
+        """(batch, tokens) int64 token ids to (batch, 16) float32 scores, whatever precision the weights have."""
+        return self.scores(self.norm(self.layers(self.embedding(ids) + self.position)).mean(1)).float()

@@ -1,7 +1,8 @@
 """Requests published straight to Kafka, answers read from Redis: the fleet without its gateway.
 
 It speaks the protocol's ports, so it loads an in-memory fleet the same way. Requests that are due in one turn of the event loop
-are published together, as a gateway does; results come by wake-up, and are looked up where a wake-up did not carry them.
+are published together, and what is due while two groups are on their way goes with the next one, as in a gateway; results come by
+wake-up, and are looked up where a wake-up did not carry them.
 
 Invariant: a ticket is answered at most once, whether by wake-up, look-up or failed publication.
 """
@@ -30,6 +31,8 @@ from protocol.transport import Transport
 SWEEP_EVERY: Final = 1.0
 """Seconds between look-ups of tickets that no wake-up has answered; wake-ups are hints."""
 _LOOK_AT_MOST: Final = 512
+IN_FLIGHT: Final = 2
+"""Groups that are not acknowledged yet; with one for every turn of the loop the producer's queue grows without bound."""
 
 
 class FleetTarget:
@@ -60,6 +63,7 @@ class FleetTarget:
         ]
         self._due: list[Ticket] = []
         self._open: dict[str, Ticket] = {}
+        self._flying = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._answered: Answered | None = None
 
@@ -74,6 +78,7 @@ class FleetTarget:
         """See `Target.send`."""
         if not self._due:
             asyncio.get_running_loop().call_soon(self._flush)
+        ticket.sent = time.perf_counter()
         self._due.append(ticket)
 
     async def close(self) -> None:
@@ -90,11 +95,12 @@ class FleetTarget:
         task.add_done_callback(self._tasks.discard)
 
     def _flush(self) -> None:
+        if self._flying >= IN_FLIGHT or not self._due:
+            return
         tickets, self._due = self._due, []
-        now, wall = time.perf_counter(), time.time()
+        wall = time.time()
         records = []
         for ticket in tickets:
-            ticket.sent = now
             request = self._requests[ticket.index % len(self._requests)]
             # The template is used again for every request that carries this payload; it is encoded before the next one is.
             request.id = f"{self._generator}x{ticket.index}"
@@ -102,6 +108,7 @@ class FleetTarget:
             self._open[request.id] = ticket
             value, headers = codec.encode_request(request)
             records.append(OutRecord(value, headers))
+        self._flying += 1
         self._spawn(self._publish(records, tickets))
 
     async def _publish(self, records: Sequence[OutRecord], tickets: Sequence[Ticket]) -> None:
@@ -111,6 +118,9 @@ class FleetTarget:
             failed = {id(ticket) for ticket in tickets}
             for ref in [ref for ref, ticket in self._open.items() if id(ticket) in failed]:
                 self._end(ref, Outcome.FAILED, f"publish: {exc.message}")
+        finally:
+            self._flying -= 1
+            self._flush()
 
     def _wake(self, wakes: list[Wake]) -> None:
         pointers = []
@@ -162,7 +172,7 @@ class FleetTarget:
         if not self._pool.expected:
             return bool(reply.outputs)
         outputs = {tensor.name: tensor.array().ravel().tolist() for tensor in reply.outputs}
-        return is_close(outputs, self._pool.expected[index])
+        return is_close(outputs, self._pool.expected[index], self._pool.tolerance)
 
     def _end(self, ref: str, outcome: Outcome, complaint: str) -> None:
         ticket = self._open.pop(ref, None)

@@ -6,17 +6,19 @@ import datetime as dt
 import importlib.metadata
 import platform
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
-_PACKAGES = ("penstock", "onnxruntime", "torch", "numpy", "uvloop", "httptools", "aiokafka", "redis")
+_PACKAGES = ("penstock", "onnxruntime", "onnxruntime-gpu", "torch", "numpy", "uvloop", "httptools", "aiokafka", "redis")
 
 
 def about(server_core: int | None, load_core: int | None) -> dict[str, str]:
     """Facts by name: processor, memory, cores used, versions, commit and date."""
-    pinned = "not pinned (fewer than two cores)" if server_core is None else f"servers {server_core}, load {load_core}"
-    return {
+    pinned = "not pinned" if server_core is None else f"servers {server_core}, load {load_core}"
+    gpus = ", ".join(_gpus())
+    return ({"gpu": gpus} if gpus else {}) | {
         "processor": f"{_processor()}, {psutil.cpu_count()} cores",
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
         "cores": pinned,
@@ -35,6 +37,21 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())
+
+
+def _gpus() -> Iterator[str]:
+    """The name of each GPU and its driver, where NVIDIA's management library is installed and sees any."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except (ImportError, OSError):
+        return
+    except pynvml.NVMLError:
+        return
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        name = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(index))
+        yield f"{name}, driver {pynvml.nvmlSystemGetDriverVersion()}"
 
 
 def _version(package: str) -> str:

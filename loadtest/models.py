@@ -2,8 +2,9 @@
 
 `addsub` costs nothing, so it measures the server; `encoder` is compute-bound, so batching pays little; `mlp` reads 34 MB of weights
 per call, so batching pays most; `mlp-half` has one of its two large layers, so the server's share is twice as visible. All run on
-one CPU thread. `addsub-python` is addsub as a Python model of Triton's kind, which other servers can run as well. The files are
-made on demand and never committed.
+one CPU thread. `addsub-python` is addsub as a Python model of Triton's kind, which other servers can run as well. `encoder-gpu` and
+`mlp-gpu` are the same on a GPU; `base-gpu` is an encoder of BERT-base's size in half precision, which keeps a GPU busy. The files
+are made on demand and never committed.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from loadtest.payloads import InputSpec
+from loadtest.payloads import TOLERANCE, InputSpec
 
 VOCABULARY: Final = 1000
 TOKENS: Final = 32
+LARGE_TOKENS: Final = 128
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class BenchModel:
         write: makes the model file at a path.
         twin: name of a model that gives the same answers and, other than this one, can be called directly; "" for itself.
         has_limit: whether calling it directly bounds a server; not where the call costs next to nothing.
+        tolerance: how far an answer may be from the reference's: batches of other sizes round differently.
     """
 
     name: str
@@ -46,11 +49,26 @@ class BenchModel:
     write: Callable[[Path], None]
     has_limit: bool = True
     twin: str = ""
+    tolerance: float = TOLERANCE
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it runs on a GPU, also when it is called directly."""
+        return "KIND_GPU" in self.config
 
     @property
     def portable(self) -> bool:
         """Whether a server without our backends can run it: Python models need nothing but NumPy."""
         return self.file.endswith(".py")
+
+
+def find(name: str) -> BenchModel:
+    """The model of that name.
+
+    Raises:
+        KeyError: there is none.
+    """
+    return MODELS.get(name) or GPU_MODELS[name]
 
 
 def write_repository(folder: Path, names: Iterable[str] | None = None) -> Path:
@@ -60,7 +78,7 @@ def write_repository(folder: Path, names: Iterable[str] | None = None) -> Path:
         ModuleNotFoundError: `onnx` or `torch` is not installed.
     """
     for name in names or MODELS:
-        model = MODELS[name]
+        model = find(name)
         target = folder / name / "1" / model.file
         target.parent.mkdir(parents=True, exist_ok=True)
         (folder / name / "config.pbtxt").write_text(model.config)
@@ -150,16 +168,17 @@ def _save_onnx(graph: Any, path: Path) -> None:
     onnx.save(model, str(path))
 
 
-def _write_encoder(path: Path) -> None:
+def _write_encoder(path: Path, *, large: bool = False) -> None:
     import torch
 
     from loadtest.encoder import Encoder
 
     torch.manual_seed(3)
-    example = torch.arange(2 * TOKENS).reshape(2, TOKENS)
+    tokens = LARGE_TOKENS if large else TOKENS
+    module = Encoder(VOCABULARY, 768, 12, heads=12, tokens=tokens) if large else Encoder(VOCABULARY)
     with torch.inference_mode():
-        traced = torch.jit.trace(Encoder(VOCABULARY).eval(), example)
-    traced.save(str(path))
+        traced = torch.jit.trace(module.eval(), torch.arange(2 * tokens).reshape(2, tokens))
+    (traced.half() if large else traced).save(str(path))
 
 
 _IDS: Final = InputSpec("ids", "INT64", (1, TOKENS), high=VOCABULARY)
@@ -242,3 +261,30 @@ MODELS: Final = {
     ),
 }
 """The benchmark's models by name."""
+
+
+def _gpu_variant(of: str, **changed: Any) -> BenchModel:
+    """A model of the same files on the GPU."""
+    model = MODELS[of]
+    config = model.config.replace(f'"{of}"', f'"{of}-gpu"').replace("KIND_CPU", "KIND_GPU")
+    return dataclasses.replace(model, **{"name": f"{of}-gpu", "config": config, **changed})
+
+
+GPU_MODELS: Final = {
+    model.name: model
+    for model in (
+        _gpu_variant("encoder"),
+        _gpu_variant("mlp", tolerance=1e-2),  # onnxruntime multiplies in TF32 on GPUs
+        _gpu_variant(
+            "encoder",
+            name="base-gpu",
+            inputs=(dataclasses.replace(_IDS, name="INPUT__0", shape=(1, LARGE_TOKENS)),),
+            config=_ENCODER_CONFIG.replace('"encoder"', '"base-gpu"')
+            .replace("KIND_CPU", "KIND_GPU")
+            .replace(f"dims: [ {TOKENS} ]", f"dims: [ {LARGE_TOKENS} ]"),
+            write=functools.partial(_write_encoder, large=True),
+            tolerance=5e-2,  # half precision
+        ),
+    )
+}
+"""Those that need a GPU, by name."""

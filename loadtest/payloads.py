@@ -102,11 +102,13 @@ class Pool:
         inputs: the arrays of each request.
         bodies: the V2 JSON bodies, in the same order.
         expected: each request's right answer, flat values by output name; empty when nothing is known about the model.
+        tolerance: see `is_close`.
     """
 
     inputs: tuple[Mapping[str, Array], ...]
     bodies: tuple[bytes, ...]
     expected: tuple[Answer, ...]
+    tolerance: float = TOLERANCE
 
     def __len__(self) -> int:
         return len(self.bodies)
@@ -119,18 +121,18 @@ class Pool:
             return False
         if not self.expected:
             return bool(outputs)
-        return is_close(outputs, self.expected[index])
+        return is_close(outputs, self.expected[index], self.tolerance)
 
 
-def is_close(outputs: Answer, expected: Answer) -> bool:
-    """Whether every expected output is there with as many values, each within `TOLERANCE` (relative above 1)."""
+def is_close(outputs: Answer, expected: Answer, tolerance: float = TOLERANCE) -> bool:
+    """Whether every expected output is there with as many values, each within the tolerance (relative above 1)."""
     for name, values in expected.items():
         got = outputs.get(name)
         if got == values:
             continue
         if got is None or len(got) != len(values):
             return False
-        if not all(abs(a - b) <= TOLERANCE * max(1.0, abs(b)) for a, b in zip(got, values, strict=True)):
+        if not all(abs(a - b) <= tolerance * max(1.0, abs(b)) for a, b in zip(got, values, strict=True)):
             return False
     return True
 
@@ -140,6 +142,7 @@ def build(
     count: int = 512,
     seed: int = 0,
     reference: Callable[[Mapping[str, Array]], Mapping[str, Array]] | None = None,
+    tolerance: float = TOLERANCE,
 ) -> Pool:
     """`count` different requests; with a reference (see `direct.load`), their answers too."""
     random = np.random.default_rng(seed)
@@ -149,4 +152,4 @@ def build(
         return Pool(inputs, bodies, ())
     answers = [reference(arrays) for arrays in inputs]
     expected = tuple({name: array.ravel().tolist() for name, array in answer.items()} for answer in answers)
-    return Pool(inputs, bodies, expected)
+    return Pool(inputs, bodies, expected, tolerance)

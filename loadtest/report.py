@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from loadtest.goals import GOALS, Goal
@@ -65,8 +66,8 @@ def markdown(results: Results, pictures: Sequence[str] = ()) -> str:
         table(("about this run", ""), sorted(results.about.items())),
         "## What was reached\n",
         _headline(results),
-        _goals(results),
     ]
+    parts += [_goals(results)] if any(goal.met(results) is not None for goal in GOALS) else []
     parts += [f"![{name}]({name})\n" for name in pictures]
     if results.limits:
         parts += ["## The limit: the model called directly in a loop\n", _limits(results.limits)]
@@ -75,7 +76,7 @@ def markdown(results: Results, pictures: Sequence[str] = ()) -> str:
     if results.idle:
         parts += ["## Idle models\n", *map(_idle, results.idle)]
     if results.disturbances:
-        parts += ["## Beside a load or a join\n", _disturbances(results.disturbances)]
+        parts += ["## Beside a load or a join\n", disturbances_table(results.disturbances)]
     if results.safety:
         parts += ["## What safety costs\n", safety_table(results.safety)]
     if results.soaks:
@@ -211,14 +212,32 @@ def _idle(idle: Idle) -> str:
     return table((f"{idle.models} idle models", "% of a core", "resident MiB"), rows)
 
 
-def _disturbances(found: Sequence[Disturbance]) -> str:
-    columns = ["while", "p50 before, ms", "p99 before", "p50 then", "p99 then", "p99 ratio", "longest", "not right"]
-    rows = [
-        (d.name, d.quiet_p50_ms, d.quiet_p99_ms, d.p50_ms, d.p99_ms, d.p99_ms / d.quiet_p99_ms, d.max_ms, d.failed)
-        for d in found
-    ]
+def disturbances_table(found: Sequence[Disturbance]) -> str:
+    """One row per kind: medians over the times that it was caused."""
+    columns = ["while", "times", "p50 before, ms", "p99 before", "p50 then", "p99 then"]
+    columns += ["p99 ratio", "from", "to", "longest", "not right"]
+    rows = []
+    for name in dict.fromkeys(each.name for each in found):
+        same = [each for each in found if each.name == name]
+        ratios = [each.p99_ms / each.quiet_p99_ms for each in same]
+        rows.append(
+            (
+                name,
+                len(same),
+                *(
+                    median(getattr(each, what) for each in same)
+                    for what in ("quiet_p50_ms", "quiet_p99_ms", "p50_ms", "p99_ms")
+                ),
+                median(ratios),
+                min(ratios),
+                max(ratios),
+                max(each.max_ms for each in same),
+                sum(each.failed for each in same),
+            )
+        )
     title = (
-        f"Callers of add/sub at {cell(found[0].rate)}/s on the fleet, nothing pinned; each time a fleet of its own.\n\n"
+        f"Callers of add/sub at {cell(found[0].rate)}/s on the fleet, nothing pinned; each round has a fleet of its own."
+        " Medians over the rounds, the ratio of p99 also from its smallest to its largest.\n\n"
     )
     return title + table(columns, rows)
 

@@ -9,7 +9,7 @@ import pytest
 
 from loadtest import arrivals, payloads
 from loadtest.fleet_target import FleetTarget
-from loadtest.openloop import closed_loop, open_loop
+from loadtest.openloop import Ticket, closed_loop, open_loop
 from loadtest.payloads import Pool
 from loadtest.samples import Outcome, Samples
 from loadtest.targets import newest_ready
@@ -17,7 +17,7 @@ from protocol import codec, naming, presence
 from protocol.errors import Code, NotFound
 from protocol.messages import Announcement, Failure, InferReply, InferRequest, ModelState
 from protocol.naming import Names
-from protocol.ports import Answer, Assigned, OutRecord
+from protocol.ports import Answer, Assigned, OutRecord, Published
 from protocol.tensors import from_array
 from protocol.transport import Transport
 from protocol.transport.broker import MemoryBroker
@@ -105,6 +105,43 @@ async def test_what_is_due_together_is_published_together(fleet: Fleet, pool: Po
     await open_loop(fleet.target(pool), iter([0.0] * 32), samples)
     assert samples.outcomes == {Outcome.OK: 32}
     assert fleet.fetches[0] == 32
+
+
+class Slow(MemoryBus):
+    """A bus that acknowledges when it is told to."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        super().__init__(broker)
+        self.acknowledged = asyncio.Event()
+        self.groups: list[int] = []
+
+    async def publish(self, topic: str, records: Sequence[OutRecord], partition: int | None = None) -> Published:
+        self.groups.append(len(records))
+        published = await super().publish(topic, records, partition)
+        await self.acknowledged.wait()
+        return published
+
+
+async def test_what_is_due_while_two_groups_are_on_their_way_goes_together(fleet: Fleet, pool: Pool) -> None:
+    bus, store = Slow(fleet.broker), MemoryStore(SETTINGS, fleet.server)
+    target = FleetTarget(Transport(bus, store, store), NAMES, "addsub", "1", pool)
+    left, all_answered = [6], asyncio.Event()
+
+    def answered(ticket: Ticket, outcome: Outcome) -> None:
+        left[0] -= 1
+        if not left[0]:
+            all_answered.set()
+
+    await target.open(answered, 1)
+    for number in range(6):
+        target.send(Ticket(number, 0.0))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert bus.groups == [1, 1]
+    bus.acknowledged.set()
+    await all_answered.wait()
+    assert bus.groups == [1, 1, 4]
+    await target.close()
 
 
 async def test_a_closed_loop_runs_over_the_bus_too(fleet: Fleet, pool: Pool) -> None:

@@ -4,9 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from loadtest import direct, models
+from loadtest.encoder import Encoder
 from loadtest.payloads import draw
+from protocol.model_config import Kind
+from protocol.pbtxt import parse
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +57,30 @@ def test_a_model_that_cannot_be_called_directly_names_one_of_the_same_inputs_and
     for model in portable:
         twin = models.MODELS[model.twin]
         assert (twin.inputs, twin.outputs, twin.portable) == (model.inputs, model.outputs, False)
+
+
+def test_models_for_gpus_differ_from_the_others_in_where_they_run() -> None:
+    assert not any(model.on_gpu for model in models.MODELS.values())
+    for name, model in models.GPU_MODELS.items():
+        config = parse(model.config, "config.pbtxt", name)
+        assert (model.name, config.name) == (name, name)
+        assert [group.kind for group in config.instance_groups] == [Kind.GPU]
+        assert [spec.dims for spec in config.inputs] == [spec.shape[1:] for spec in model.inputs]
+
+
+def test_a_large_encoder_in_half_precision_answers_in_single(tmp_path: Path) -> None:
+    name = "base-gpu"
+    (spec,) = models.find(name).inputs
+    module = Encoder(models.VOCABULARY, 24, 2, heads=12, tokens=spec.shape[1])
+    ids = torch.from_numpy(draw(spec, np.random.default_rng(1)))
+    with torch.inference_mode():
+        traced = torch.jit.trace(module.eval(), ids)
+        whole = traced(ids)
+        assert whole.dtype == torch.float32
+        half = traced.half()(ids)
+    assert half.dtype == torch.float32
+    assert torch.allclose(half, whole, atol=models.find(name).tolerance)
+    assert not torch.equal(half, whole)
 
 
 def test_copies_for_idling_are_models_of_their_own(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from loadtest import report
 from loadtest.plots import write_all
-from loadtest.results import ClosedPoint, Idle, ModelResult, OpenPoint, Results, ServerResult, Soak
+from loadtest.results import ClosedPoint, Disturbance, Idle, ModelResult, OpenPoint, Results, ServerResult, Soak
 
 LATENCY = {"p50": 1.5, "p90": 2.0, "p95": 2.5, "p99": 4.0, "p99.9": 9.0, "mean": 1.7, "max": 12.0}
 OPEN = OpenPoint(
@@ -51,6 +51,23 @@ def test_the_best_point_is_the_fastest_not_the_last() -> None:
     assert ModelResult(CLOSED, []).best.callers == 32
     with pytest.raises(ValueError, match="empty"):
         _ = ModelResult([], []).best
+
+
+def test_disturbances_are_medians_over_their_rounds() -> None:
+    rounds = [
+        Disturbance("a join", 200.0, 1.0, 4.0, 1.5, then, longest, 1)
+        for then, longest in ((4.0, 9), (8.0, 30), (5.0, 7))
+    ]
+    quiet = Disturbance("nothing", 200.0, 1.0, 4.0, 1.0, 4.0, 5.0, 0)
+    *_, nothing, join = report.disturbances_table([quiet, *rounds]).splitlines()
+    assert nothing == "| nothing | 1 | 1.00 | 4.00 | 1.00 | 4.00 | 1.00 | 1.00 | 1.00 | 5.00 | 0 |"
+    assert join == "| a join | 3 | 1.00 | 4.00 | 1.50 | 5.00 | 1.25 | 1.00 | 2.00 | 30 | 3 |"
+
+
+def test_a_run_that_measured_no_goal_has_no_table_of_goals() -> None:
+    assert "| goal |" in report.markdown(RESULTS)
+    elsewhere = dataclasses.replace(RESULTS, servers={}, soaks=[])
+    assert "| goal |" not in report.markdown(elsewhere)
 
 
 def test_ratios_are_to_the_best_batch_size() -> None:
