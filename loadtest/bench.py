@@ -107,8 +107,12 @@ QUICK: Final = Plan(
 """About a minute: enough to see a regression, too short to publish."""
 GPU: Final = Plan(
     models=tuple(models.GPU_MODELS),
+    broker_warmup_s=80.0,
     callers=(1, 16, 32, 64, 128),
     sweeps=1,
+    shares=(0.5,),
+    limit_s=0.7,
+    starts=1,
     idle=0,
     disturbances=0,
     safety_s=0,
