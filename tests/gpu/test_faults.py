@@ -73,8 +73,9 @@ async def test_a_failed_assertion_on_the_device_restarts_the_instance_and_harms_
             assert isinstance(answer, dict), answer
             np.testing.assert_array_equal(answer["OUTPUT__0"], table(torch.from_numpy(row)).detach())
         child = fleet.child("lookup")
+        await until(lambda: child.restarts >= 3)  # the culprit is answered before the last of them
         assert child.pid != first
-        assert 3 <= child.restarts <= 6
+        assert child.restarts <= 6
         assert (await fleet.ask("lookup", INPUT__0=rows[0]))["OUTPUT__0"].shape == (1, 2, 3)
 
 
