@@ -11,12 +11,13 @@ from pathlib import Path
 
 import psutil
 
+NOT_PINNED = "not pinned"
 _PACKAGES = ("penstock", "onnxruntime", "onnxruntime-gpu", "torch", "numpy", "uvloop", "httptools", "aiokafka", "redis")
 
 
 def about(server_core: int | None, load_core: int | None) -> dict[str, str]:
     """Facts by name: processor, memory, cores used, versions, commit and date."""
-    pinned = "not pinned" if server_core is None else f"servers {server_core}, load {load_core}"
+    pinned = NOT_PINNED if server_core is None else f"servers {server_core}, load {load_core}"
     gpus = ", ".join(_gpus())
     return ({"gpu": gpus} if gpus else {}) | {
         "processor": f"{_processor()}, {psutil.cpu_count()} cores",

@@ -64,10 +64,11 @@ def test_disturbances_are_medians_over_their_rounds() -> None:
     assert join == "| a join | 3 | 1.00 | 4.00 | 1.50 | 5.00 | 1.25 | 1.00 | 2.00 | 30 | 3 |"
 
 
-def test_a_run_that_measured_no_goal_has_no_table_of_goals() -> None:
+def test_a_run_without_pinning_has_no_table_of_goals() -> None:
     assert "| goal |" in report.markdown(RESULTS)
-    elsewhere = dataclasses.replace(RESULTS, servers={}, soaks=[])
+    elsewhere = dataclasses.replace(RESULTS, about={"cores": "not pinned", "gpu": "one"})
     assert "| goal |" not in report.markdown(elsewhere)
+    assert report.markdown(elsewhere).startswith("# Benchmarks on a GPU\n")
 
 
 def test_ratios_are_to_the_best_batch_size() -> None:
