@@ -59,6 +59,10 @@ class Terms:
     claimed: bool = False
 
 
+FULL_RETRY: Final = 5.0
+"""Seconds after which a caller may come back where the result store was full: what it holds for plain calls expires steadily."""
+
+
 class Service:
     """See the module.
 
@@ -105,12 +109,17 @@ class Service:
         """Refuse a call early, before its body is read.
 
         Raises:
-            Unavailable: the gateway is going down.
+            Unavailable: the gateway is going down, or the result store has no room for the answer.
             Exhausted: it is full.
         """
         if self.draining:
             raise Unavailable(
                 "Server is stopping, this gateway has stopped accepting new inference requests", retry_after=1.0
+            )
+        if self.fill >= self.settings.full_limit:
+            raise Unavailable(
+                f"the result store is {self.fill:.0%} full; calls are taken below {self.settings.full_limit:.0%}",
+                retry_after=FULL_RETRY,
             )
         self.admission.check()
 

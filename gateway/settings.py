@@ -40,6 +40,7 @@ class GatewaySettings:
         result_ttl: how long the result of a keyed or asynchronous call is kept.
         claim_lease: how long such a call is this gateway's before the broker has acknowledged it.
         fill_limit: share of the result store's memory from which asynchronous work is refused.
+        full_limit: the same for all other calls: their answers would find no room, and their callers would wait for nothing.
         no_worker_policy: what a known model without a live worker does with a call: "queue" it or "reject" it with 503.
         worker_timeout: silence after which a worker counts as gone.
         json_offload_bytes: JSON of this size is parsed and written by a child process instead of the event loop.
@@ -72,6 +73,7 @@ class GatewaySettings:
     result_ttl: float = 3600.0
     claim_lease: float = 10.0
     fill_limit: float = 0.8
+    full_limit: float = 0.95
     no_worker_policy: Literal["queue", "reject"] = "queue"
     worker_timeout: float = 2.0
     json_offload_bytes: int = 1024 * 1024

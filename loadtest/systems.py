@@ -31,6 +31,9 @@ HEARTBEATS: Final = 1.0
 _POLL: Final = 0.005
 
 
+REDIS_MEMORY: Final = "4gb"
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class System:
     """A running server or fleet.
@@ -99,6 +102,7 @@ def fleet(
     """A gateway and a worker on a real broker and a real Redis, once they have answered rightly; started in this order.
 
     A `long_running` broker compiles what it does often as one in production has: slow for its first minutes, fast afterwards.
+    Redis gets the memory that its answers take for the minutes that they are kept; with less it is the store that is measured.
     """
     from infra.local.kafka import LONG_RUNNING
     from infra.local.servers import servers
@@ -106,7 +110,12 @@ def fleet(
     with contextlib.ExitStack() as stack:
         data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-bench-")))
         backing = stack.enter_context(
-            servers(data, jvm=LONG_RUNNING if long_running else None, cores=None if core is None else [core])
+            servers(
+                data,
+                jvm=LONG_RUNNING if long_running else None,
+                cores=None if core is None else [core],
+                redis_config={"maxmemory": REDIS_MEMORY},
+            )
         )
         prefix = f"bench-{secrets.token_hex(4)}"  # the environment may have named servers that others use too
         transport = ["--kafka", backing.kafka, "--redis", backing.redis, "--prefix", prefix]

@@ -91,11 +91,12 @@ def servers(
     environ: Mapping[str, str] = os.environ,
     jvm: Jvm | None = None,
     cores: Collection[int] | None = None,
+    redis_config: Mapping[str, str] | None = None,
     ports: tuple[int | None, int | None] = (None, None),
 ) -> Iterator[Servers]:
     """Both addresses for the time of a `with`; what the environment does not name is started in `data`, side by side.
 
-    `ports` are Kafka's and Redis's, free ones where None; `cores` pins what is started.
+    `ports` are Kafka's and Redis's, free ones where None; `cores` pins what is started; `redis_config` adds to infra/redis.conf.
 
     Raises:
         Unavailable: a server cannot be had; names what is missing and the command that helps.
@@ -104,7 +105,7 @@ def servers(
     with contextlib.ExitStack() as started:
         store = broker = None
         if redis is None:
-            store = RedisServer(data / "redis", port=ports[1], cores=cores)
+            store = RedisServer(data / "redis", port=ports[1], cores=cores, config=redis_config)
             started.callback(store.stop)
             store.launch()
         if kafka is None:

@@ -199,6 +199,18 @@ async def test_delete_of_a_keyed_request_answers_those_who_wait(fleet: Site) -> 
     assert (await gateway.infer(add_sub(), **KEY)).status_code == 200
 
 
+async def test_delete_means_the_run_that_was_claimed_also_by_a_clock_ahead_of_ours(fleet: Site) -> None:
+    worker = await fleet.worker()
+    gateway, store = await fleet.gateway(), (await fleet.transport()).results
+    ahead = round(gateway.gateway.service.clock()) + 60.0
+    await store.claim(Claim("job", "f", "", 5.0, 60.0, "add_sub", "1", accepted=ahead))
+
+    assert (await gateway.delete("/v2/requests/job")).json()["state"] == "cancelled"
+    await until(lambda: bool(worker.cancelled))
+
+    assert worker.cancelled == {"job": ahead}
+
+
 async def test_delete_of_a_plain_call_by_its_id(fleet: Site) -> None:
     worker = await fleet.worker()
     worker.open.clear()
@@ -361,6 +373,22 @@ async def test_new_asynchronous_work_is_refused_when_the_store_fills_up(fleet: S
     assert "full" in refused.json()["error"]
     assert refused.headers["retry-after"] == "30"
     assert (await gateway.infer()).status_code == 200
+
+
+async def test_every_call_is_refused_at_once_when_the_store_has_no_room_for_its_answer(fleet: Site) -> None:
+    worker = await fleet.worker()
+    gateway = await fleet.gateway(full_limit=0.0001)
+    store = (await fleet.transport()).results
+    assert (await gateway.infer()).status_code == 200
+    await store.finish([Answer("x", encode_reply(InferReply("m", "1")) + bytes(10**6), "", 60.0)])
+    await until(lambda: gateway.gateway.service.fill > 0.0001)
+
+    refused = await gateway.infer()
+
+    assert refused.status_code == 503
+    assert "the result store is" in refused.json()["error"]
+    assert refused.headers["retry-after"] == "5"
+    assert len(worker.ran) == 1
 
 
 async def test_an_asynchronous_call_that_cannot_be_published_is_503(fleet: Site) -> None:
