@@ -21,7 +21,7 @@ from protocol.codec import decode_reply, encode_reply
 from protocol.errors import Code, DeadlineExceeded, FleetError
 from protocol.messages import Failure, InferReply, Timing
 from protocol.naming import Names
-from protocol.ports import Answer, Outcome, Results
+from protocol.ports import Answer, Cancel, Outcome, Results
 
 _COALESCE: Final = 0.005
 """Deadlines that come closer together than this are looked at together."""
@@ -62,7 +62,7 @@ class Answers:
         self._admission = admission
         self._result_ttl = result_ttl
         self._loop = asyncio.get_running_loop()
-        self._cancels: dict[str, list[str]] = {}
+        self._cancels: dict[str, list[Cancel]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for = math.inf
@@ -127,13 +127,17 @@ class Answers:
         if self.pending.drop(call):
             self._leave(call)
             self._metrics.cancellations += 1
-            self.cancel_queued(call.topic, call.ref)
+            self.cancel_queued(call)
 
-    def cancel_queued(self, topic: str, request_ref: str) -> None:
-        """Tell the topic's workers, with all others of this turn of the loop."""
+    def cancel_queued(self, call: Call) -> None:
+        """Tell the topic's workers, with all others of this turn of the loop.
+
+        It means the run that this very call had accepted, and none after it: this may be a gateway that stood still, and the key
+        may have been used again.
+        """
         if not self._cancels:
             self._loop.call_soon(self._flush_cancels)
-        self._cancels.setdefault(topic, []).append(request_ref)
+        self._cancels.setdefault(call.topic, []).append(Cancel(call.ref, call.accepted))
 
     async def end(self, request_ref: str, reply: InferReply) -> InferReply | None:
         """Write a retriable terminal of the gateway's own; with `reply.timing.accepted`, only for the run accepted then.
@@ -193,7 +197,7 @@ class Answers:
                 self._spawn(self._expire_claimed(call))
             else:
                 if not call.claimed:
-                    self.cancel_queued(call.topic, call.ref)
+                    self.cancel_queued(call)
                 self._done(call, self.failed(call, _late(call)), now)
         wake_at = self.pending.wake_at()
         if wake_at < math.inf:
@@ -202,7 +206,7 @@ class Answers:
     async def _expire_claimed(self, call: Call) -> None:
         """The record's own deadline came: the first terminal wins, and the caller gets what is there."""
         reply = self.failed(call, _late(call))
-        self.cancel_queued(call.topic, call.ref)
+        self.cancel_queued(call)
         try:
             reply = await self.end(call.ref, reply) or reply
         except FleetError as error:
@@ -211,14 +215,14 @@ class Answers:
 
     def _flush_cancels(self) -> None:
         cancels, self._cancels = self._cancels, {}
-        for topic, refs in cancels.items():
-            self._spawn(self._cancel(topic, refs))
+        for topic, told in cancels.items():
+            self._spawn(self._cancel(topic, told))
 
-    async def _cancel(self, topic: str, refs: list[str]) -> None:
+    async def _cancel(self, topic: str, cancels: list[Cancel]) -> None:
         try:
-            await self._results.cancel(self._names.cancel_channel(topic), refs)
+            await self._results.cancel(self._names.cancel_channel(topic), cancels)
         except FleetError as error:
-            _log.warning("cancellation was not told", topic=topic, calls=len(refs), error=error.message)
+            _log.warning("cancellation was not told", topic=topic, calls=len(cancels), error=error.message)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)

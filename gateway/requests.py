@@ -21,7 +21,7 @@ from protocol.codec import decode_reply
 from protocol.errors import Cancelled, Code, FleetError, NotFound
 from protocol.messages import Failure, InferReply, InferRequest
 from protocol.naming import ref
-from protocol.ports import ClaimState, Place, RequestState
+from protocol.ports import Cancel, ClaimState, Place, RequestState
 
 _CANCELLED: Final = "the request was cancelled"
 
@@ -92,7 +92,7 @@ class Requests:
         service = self._service
         pending = service.answers.pending.first(named.ref)
         if pending is not None and not pending.claimed:
-            service.answers.cancel_queued(pending.topic, named.ref)
+            service.answers.cancel_queued(pending)
             service.answers.fail(pending, Cancelled(_CANCELLED))
             return Standing(named.id, "cancelled", pending.model, pending.version)
         state = await self._state(named)
@@ -100,10 +100,11 @@ class Requests:
             raise NotFound(f"there is no request {named.id}")
         model, version = self._asked_of(named, state)
         reply = InferReply(model, version, failure=Failure(Code.CANCELLED, _CANCELLED))
+        until = self._until(state)
         first = await service.answers.end(named.ref, reply)
         if model:  # told before this returns, so that the same key may run again at once
             channel = service.names.cancel_channel(service.names.infer_topic(model, version))
-            await self._results.cancel(channel, [named.ref])
+            await self._results.cancel(channel, [Cancel(named.ref, until)])
         if first is None:
             service.metrics.cancellations += 1
             return Standing(named.id, "cancelled", model, version)
@@ -124,6 +125,14 @@ class Requests:
         if named.handle is not None:
             return self._service.names.parse_infer_topic(named.handle.topic)
         return (state.model, state.version) if state is not None and state.model else ("", "")
+
+    def _until(self, state: RequestState | None) -> float:
+        """Which runs a cancellation means that comes now: all that were accepted before, but none of who sends the key again.
+
+        The store knows when the claim's run was accepted, perhaps by a clock ahead of ours. A call that took over an unpublished
+        claim was accepted later than that, so our clock counts as well.
+        """
+        return max(self._service.clock(), state.accepted if state is not None else 0.0)
 
     async def _state(self, named: _Named) -> RequestState | None:
         (state,) = await self._results.look([named.ref])

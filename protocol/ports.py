@@ -221,6 +221,21 @@ class Wake:
     payload: bytes | None
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cancel:
+    """The runs of a request that were accepted until then need not run.
+
+    A key runs again after a cancellation, and a cancellation may come late: it names the runs that it means, so that it never ends
+    a later one.
+
+    Attributes:
+        until: seconds on the fleet's clock. It arrives in whole microseconds, as records' stamps do, so that the two compare.
+    """
+
+    ref: str
+    until: float
+
+
 class ClaimState(enum.Enum):
     """What a keyed or asynchronous call finds."""
 
@@ -338,11 +353,11 @@ class Results(Protocol):
     async def listen(self, channel: str, on_wake: Callable[[list[Wake]], None]) -> None:
         """Call back with wake-ups of this channel until `close`; reconnects by itself. Returns once subscribed."""
 
-    async def cancel(self, channel: str, refs: Sequence[str]) -> None:
-        """Tell the workers of a topic (`Names.cancel_channel`) that these need not run."""
+    async def cancel(self, channel: str, cancels: Sequence[Cancel]) -> None:
+        """Tell the workers of a topic (`Names.cancel_channel`) what need not run."""
 
-    async def listen_cancels(self, channel: str, on_cancel: Callable[[list[str]], None]) -> None:
-        """Call back with the refs cancelled on this channel until `unlisten` or `close`."""
+    async def listen_cancels(self, channel: str, on_cancel: Callable[[list[Cancel]], None]) -> None:
+        """Call back with what is cancelled on this channel until `unlisten` or `close`."""
 
     async def unlisten(self, channel: str) -> None:
         """Stop a `listen` or `listen_cancels`."""

@@ -11,14 +11,14 @@ from protocol.transport.redis_address import Address
 from protocol.transport.redis_connection import Connection, commands
 
 
-async def ask(connection: Connection, *words: str) -> Any:
+async def ask(connection: Connection, *words: str | bytes) -> Any:
     (reply,) = await connection.send(commands([words]))
     if isinstance(reply, RedisError):
         raise reply
     return reply
 
 
-async def command(server: RedisServer, *words: str) -> Any:
+async def command(server: RedisServer, *words: str | bytes) -> Any:
     """What an operator types into redis-cli."""
     connection = await Connection.open(Address.parse(server.url), 20.0)
     try:

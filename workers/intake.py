@@ -17,7 +17,7 @@ import structlog
 from protocol.codec import JSON
 from protocol.errors import Code, Unavailable
 from protocol.messages import Failure
-from protocol.ports import Assigned, Consumer, Record
+from protocol.ports import Assigned, Cancel, Consumer, Record
 from workers.burial import Burial, Hopeless
 from workers.cancellations import Cancellations
 from workers.commits import Commits
@@ -279,20 +279,20 @@ class Intake:
                 runner.refuse(entry, entry.problem, Reason.OTHER)
             elif self._refusal is not None:
                 runner.refuse(entry, self._refusal, Reason.OTHER)
-            elif cancellations.covers(entry.ref, entry.published):
+            elif cancellations.covers(entry.ref, entry.payload.accepted):
                 failure = Failure(Code.CANCELLED, "the request was cancelled before it was fetched")
                 runner.refuse(entry, failure, Reason.CANCELED)
             else:
                 runner.add(entry)
         runner.turn()
 
-    def _on_cancel(self, refs: list[str]) -> None:
+    def _on_cancel(self, cancels: list[Cancel]) -> None:
         if self._runner is None:
             return
         now = self._context.clock()
-        for name in refs:
-            if not self._runner.cancel(name):
-                self._cancellations.note(name, now)
+        for cancel in cancels:
+            self._runner.cancel(cancel)
+            self._cancellations.note(cancel, now)  # also where it is here: its record may come again
 
     # --- Source: for the runner --------------------------------------------------------------------------------------
 

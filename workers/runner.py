@@ -14,7 +14,7 @@ from typing import Final, Protocol, cast
 from protocol.errors import Code
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import ModelConfig
-from protocol.ports import Answer
+from protocol.ports import Answer, Cancel
 from workers.answers import Answers
 from workers.context import Context
 from workers.deadletters import Letter
@@ -158,18 +158,25 @@ class Runner:
         self._statistics.rejections[rejection.reason.value] += 1
         self.refuse(entry, Failure(rejection.code, rejection.message), Reason.REJECTED)
 
-    def cancel(self, ref: str) -> bool:
-        """Answer CANCELLED if the request is here and has not started; whether it is here."""
-        entry = self._entries.get(ref)
+    def cancel(self, cancel: Cancel) -> None:
+        """Answer CANCELLED what is meant, is here and has not started.
+
+        Each record goes by its own stamp: behind one that is cancelled may wait one of a later run under the same key, and behind
+        one of a later run a repetition of the earlier. A follower that is meant leaves when its turn comes, before it runs.
+        """
+        entry = self._entries.get(cancel.ref)
         if entry is None:
-            return False
-        if self._scheduler.cancel(ref) is not None:
+            return
+        for follower in entry.followers or ():
+            follower.cancelled = follower.cancelled or follower.payload.accepted <= cancel.until
+        if entry.payload.accepted > cancel.until:
+            return
+        if self._scheduler.cancel(cancel.ref) is not None:
             self.refuse(entry, Failure(Code.CANCELLED, "the request was cancelled while it waited"), Reason.CANCELED)
         else:
             entry.cancelled = True
             if entry.job is not None:
                 entry.job.withdrawn = True  # the instance's thread gives the batch back if it has not started
-        return True
 
     def forget(self, owned: Collection[int]) -> None:
         """Drop what waits here from partitions that are another's now; what runs is finished."""

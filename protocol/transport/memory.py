@@ -10,11 +10,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final
 
+from protocol.codec import micros
 from protocol.errors import NotFound, TooLarge, Unavailable
 from protocol.frames import MAX_RECORD
 from protocol.messages import Heartbeat
 from protocol.ports import (
     Answer,
+    Cancel,
     Claim,
     Claimed,
     Consumer,
@@ -162,7 +164,7 @@ class MemoryServer:
         self.limit = limit
         self.fences = Fences()
         self.wakes: dict[str, dict[MemoryStore, Callable[[list[Wake]], None]]] = {}
-        self.cancels: dict[str, dict[MemoryStore, Callable[[list[str]], None]]] = {}
+        self.cancels: dict[str, dict[MemoryStore, Callable[[list[Cancel]], None]]] = {}
         self.heartbeats: dict[str, Heartbeat] = {}
 
 
@@ -251,14 +253,15 @@ class MemoryStore:
         self._check_open()
         self._server.wakes.setdefault(channel, {})[self] = on_wake
 
-    async def cancel(self, channel: str, refs: Sequence[str]) -> None:
+    async def cancel(self, channel: str, cancels: Sequence[Cancel]) -> None:
         """See `Results.cancel`."""
         self._check_open()
         loop = asyncio.get_running_loop()
+        told = [Cancel(cancel.ref, micros(cancel.until) / 1e6) for cancel in cancels]
         for on_cancel in self._server.cancels.get(channel, {}).values():
-            loop.call_soon(on_cancel, list(refs))
+            loop.call_soon(on_cancel, list(told))
 
-    async def listen_cancels(self, channel: str, on_cancel: Callable[[list[str]], None]) -> None:
+    async def listen_cancels(self, channel: str, on_cancel: Callable[[list[Cancel]], None]) -> None:
         """See `Results.listen_cancels`."""
         self._check_open()
         self._server.cancels.setdefault(channel, {})[self] = on_cancel

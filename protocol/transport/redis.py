@@ -21,7 +21,7 @@ from redis.exceptions import NoScriptError, RedisError
 from protocol import codec, frames, presence
 from protocol.errors import CodecError, FleetError
 from protocol.messages import Heartbeat
-from protocol.ports import Answer, Claim, Claimed, ClaimState, Outcome, Place, RequestState, Wake
+from protocol.ports import Answer, Cancel, Claim, Claimed, ClaimState, Outcome, Place, RequestState, Wake
 from protocol.transport.redis_address import Address
 from protocol.transport.redis_client import Client, Subscriptions
 from protocol.transport.redis_connection import Argument, Reply, commands, pack
@@ -188,14 +188,15 @@ class RedisStore:
         """See `Results.listen`."""
         await self._listening.listen(channel, lambda message: on_wake(_wakes(message)))
 
-    async def cancel(self, channel: str, refs: Sequence[str]) -> None:
+    async def cancel(self, channel: str, cancels: Sequence[Cancel]) -> None:
         """See `Results.cancel`."""
-        if refs:
-            await self._client.call("PUBLISH", channel, frames.pack(list(refs)))
+        if cancels:
+            message = [[cancel.ref, codec.micros(cancel.until)] for cancel in cancels]
+            await self._client.call("PUBLISH", channel, frames.pack(message))
 
-    async def listen_cancels(self, channel: str, on_cancel: Callable[[list[str]], None]) -> None:
+    async def listen_cancels(self, channel: str, on_cancel: Callable[[list[Cancel]], None]) -> None:
         """See `Results.listen_cancels`."""
-        await self._listening.listen(channel, lambda message: on_cancel(frames.unpack(message)))
+        await self._listening.listen(channel, lambda message: on_cancel(_cancels(message)))
 
     async def unlisten(self, channel: str) -> None:
         """See `Results.unlisten`."""
@@ -273,3 +274,8 @@ def _wakes(message: bytes) -> list[Wake]:
     """The wake-ups of one script call: [ref, payload, ref, payload, …]."""
     flat: list[bytes] = msgpack.unpackb(message, raw=True)
     return [Wake(flat[i].decode(), flat[i + 1] or None) for i in range(0, len(flat), 2)]
+
+
+def _cancels(message: bytes) -> list[Cancel]:
+    """What one message cancels: [[ref, microseconds], …]. One that is something else is logged by the subscription, and dropped."""
+    return [Cancel(str(ref), int(until) / 1e6) for ref, until in frames.unpack(message)]

@@ -29,7 +29,7 @@ from protocol.messages import (
     Timing,
 )
 from protocol.naming import Names, ref
-from protocol.ports import Answer, Assigned, OutRecord, Record
+from protocol.ports import Answer, Assigned, Cancel, OutRecord, Record
 from protocol.presence import encode_announcement
 from protocol.tensors import Tensor, from_array
 from protocol.transport import Transport
@@ -80,7 +80,7 @@ class Worker:
     Attributes:
         open: cleared, it answers nothing.
         ran: ids of the requests it ran, in order.
-        cancelled: refs it was told to cancel; those are not run.
+        cancelled: refs it was told to cancel, and until when their runs are meant; those are not run.
         fail: what every request gets instead of its outputs.
     """
 
@@ -126,8 +126,8 @@ class Worker:
             await asyncio.wait([self._task])
             await self._consumer.close()
 
-    def _on_cancel(self, refs: list[str]) -> None:
-        self.cancelled.update(dict.fromkeys(refs, self._clock()))
+    def _on_cancel(self, cancels: list[Cancel]) -> None:
+        self.cancelled.update({cancel.ref: cancel.until for cancel in cancels})
 
     def assigned(self, epoch: int, partitions: Sequence[Assigned]) -> None:
         pass
@@ -175,7 +175,7 @@ class Worker:
             self.name,
         )
         reply = InferReply(self.model, self.version, request.label, timing=timing)
-        if request.published <= self.cancelled.get(request_ref, 0.0):
+        if request.accepted <= self.cancelled.get(request_ref, 0.0):
             reply.failure = Failure(Code.CANCELLED, "cancelled")
         elif self.fail is not None:
             reply.failure = self.fail

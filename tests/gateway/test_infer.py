@@ -301,6 +301,9 @@ async def test_a_deadline_is_504_and_cancels_what_is_queued(fleet: Site) -> None
     assert "no answer within 30 ms" in answer.json()["error"]
     assert answer.headers["penstock-request-id"] in worker.cancelled
     assert gateway.metric("penstock_gateway_inflight") == 0
+    worker.open.set()
+    assert (await gateway.infer()).status_code == 200
+    assert answer.headers["penstock-request-id"] not in worker.ran
 
 
 async def test_a_full_queue_is_429_with_retry_after(fleet: Site) -> None:

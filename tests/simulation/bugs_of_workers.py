@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from typing import Any
 
 from protocol.errors import Unavailable
@@ -128,12 +129,17 @@ def _(right: Any) -> Any:
 
 @bug("a cancellation of what waits is ignored", Runner, "cancel", 13)
 def _(right: Any) -> Any:
-    return lambda self, ref: ref in self._entries
+    return lambda self, cancel: None
 
 
 @bug("a cancellation that comes before its request is forgotten", Cancellations, "covers", 35)
 def _(right: Any) -> Any:
-    return lambda self, ref, published: False
+    return lambda self, ref, accepted: False
+
+
+@bug("a cancellation covers later runs too", Intake, "_on_cancel", 2)
+def _(right: Any) -> Any:
+    return lambda self, cancels: right(self, [dataclasses.replace(cancel, until=math.inf) for cancel in cancels])
 
 
 @bug("a repetition that waited for the first is dropped", Runner, "_drop", 10)

@@ -6,15 +6,13 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 
-from protocol.ports import Answer, Claim, Outcome, Record
+from protocol.codec import decode_reply
+from protocol.errors import Code
+from protocol.ports import Answer, Cancel, Claim, Outcome, Record
 from tests.simulation.kafka import Topic
 from tests.simulation.letters import Letters, name_of
 from tests.simulation.loop import Process, VirtualLoop
-from tests.simulation.weather import EPOCH
 from workers.entries import Entry
-
-NOTED_WITHIN = 0.15
-"""Seconds by which a record may have been published after its cancellation and yet be covered by it: the clocks' difference."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +53,7 @@ class History:
         self.tails_lost = 0
         self.events: list[str] = []
         self._ended: dict[str, Answer] = {}
-        self._claims: dict[str, int] = {}
-        self._cancelled: dict[tuple[Process, str], float] = {}
+        self._cancels: dict[str, list[tuple[Process, float, float]]] = {}
         self._digest = hashlib.sha256()
 
     def note(self, *what: object) -> None:
@@ -79,6 +76,7 @@ class History:
     def finished(self, answer: Answer, outcome: Outcome) -> None:
         name = answer.ref
         self.note("finish", name, outcome.name, answer.retriable, len(answer.payload))
+        self._judge_cancelled(answer)
         self.settled.add(name)
         if outcome is Outcome.WRITTEN:
             if name in self._ended:
@@ -88,9 +86,20 @@ class History:
             if not answer.retriable:
                 self.letters.answered(name)
 
+    def _judge_cancelled(self, answer: Answer) -> None:
+        """A worker cancels only runs that some cancellation means. A gateway writes no stamp: it tells the workers afterwards."""
+        if not answer.retriable or not answer.accepted:
+            return
+        failure = decode_reply(answer.payload).failure
+        if failure is None or failure.code is not Code.CANCELLED:
+            return
+        if not any(answer.accepted <= until for _, _, until in self._cancels.get(answer.ref, ())):
+            self.broken(
+                "I6", f"{answer.ref} is cancelled, and nobody cancelled the run accepted at {answer.accepted:.6f}"
+            )
+
     def fresh(self, claim: Claim) -> None:
         self.note("claim", claim.ref)
-        self._claims[claim.ref] = self._claims.get(claim.ref, 0) + 1
         former = self._ended.pop(claim.ref, None)
         if former is not None and not former.retriable:
             self.broken("I2", f"the final answer of {claim.ref} was cleared by a claim")
@@ -101,10 +110,11 @@ class History:
         self.tails_lost += partly
         self._ended.clear()
 
-    def cancelled(self, process: Process, refs: Sequence[str]) -> None:
-        self.note("cancel", process, *refs)
-        for name in refs:
-            self._cancelled[process, name] = self.loop.now
+    def cancelled(self, process: Process, cancels: Sequence[Cancel]) -> None:
+        """A worker's process hears it."""
+        self.note("cancel", process, *[f"{cancel.ref} until {cancel.until:.6f}" for cancel in cancels])
+        for cancel in cancels:
+            self._cancels.setdefault(cancel.ref, []).append((process, self.loop.now, cancel.until))
 
     # --- the log ---
 
@@ -171,8 +181,8 @@ class History:
             self.runs[entry.ref] = self.runs.get(entry.ref, 0) + 1
             if entry.deadline is not None and clock >= entry.deadline:
                 self.broken("I6", f"{entry.ref} starts {clock - entry.deadline:.3f} s after its deadline")
-            if self._claims.get(entry.ref, 0) > 1:
-                continue  # the cancellation may be of an earlier run of the key, and late
-            at = self._cancelled.get((process, entry.ref))
-            if at is not None and at < self.loop.now and entry.payload.published <= EPOCH + at - NOTED_WITHIN:
-                self.broken("I6", f"{entry.ref} starts on {process} {self.loop.now - at:.3f} s after its cancellation")
+            for heard_by, at, until in self._cancels.get(entry.ref, ()):
+                if heard_by is process and at < self.loop.now and entry.payload.accepted <= until:
+                    self.broken(
+                        "I6", f"{entry.ref} starts on {process} {self.loop.now - at:.3f} s after its cancellation"
+                    )

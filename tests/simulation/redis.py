@@ -7,9 +7,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from protocol.codec import micros
 from protocol.errors import Unavailable
 from protocol.messages import Heartbeat
-from protocol.ports import Answer, Claim, Claimed, ClaimState, Outcome, Place, RequestState, Wake
+from protocol.ports import Answer, Cancel, Claim, Claimed, ClaimState, Outcome, Place, RequestState, Wake
 from protocol.transport.fence import Fences
 from tests.simulation.loop import Process, VirtualLoop
 from tests.simulation.weather import EPOCH, Network, Weather
@@ -45,7 +46,7 @@ class Redis:
         self.on_fresh: Callable[[Claim], None] = lambda *_: None
         self.on_start: Callable[[Sequence[str], str], None] = lambda *_: None
         self.on_loss: Callable[[bool], None] = lambda partly: None
-        self.on_cancel: Callable[[Process, list[str]], None] = lambda *_: None
+        self.on_cancel: Callable[[Process, list[Cancel]], None] = lambda *_: None
         self._result_ttl = result_ttl
         self._replica: tuple[Fences, dict[str, Heartbeat]] | None = None
 
@@ -133,7 +134,7 @@ class Redis:
                 )
 
     def _deliver(self, subscription: Subscription, message: list[Any]) -> None:
-        if message and isinstance(message[0], str):
+        if message and isinstance(message[0], Cancel):
             self.on_cancel(subscription.process, message)
         subscription.callback(message)
 
@@ -181,10 +182,11 @@ class SimStore:
         subscription = Subscription(self._process, on_wake)
         await self._call(lambda: self._server.subscriptions.setdefault(channel, []).append(subscription))
 
-    async def cancel(self, channel: str, refs: Sequence[str]) -> None:
-        await self._call(lambda: self._server.send(channel, list(refs)))
+    async def cancel(self, channel: str, cancels: Sequence[Cancel]) -> None:
+        told = [Cancel(cancel.ref, micros(cancel.until) / 1e6) for cancel in cancels]
+        await self._call(lambda: self._server.send(channel, told))
 
-    async def listen_cancels(self, channel: str, on_cancel: Callable[[list[str]], None]) -> None:
+    async def listen_cancels(self, channel: str, on_cancel: Callable[[list[Cancel]], None]) -> None:
         await self.listen(channel, on_cancel)
 
     async def unlisten(self, channel: str) -> None:

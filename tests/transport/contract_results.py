@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from protocol.messages import Heartbeat, ModelLoad, ModelState
-from protocol.ports import Answer, ClaimState, RequestState, Wake
+from protocol.codec import decode_request, encode_request
+from protocol.messages import Heartbeat, InferRequest, ModelLoad, ModelState
+from protocol.ports import Answer, Cancel, ClaimState, RequestState, Wake
 from tests.transport.contract_claims import ClaimsContract
 from tests.transport.results_site import (
     ALREADY,
@@ -300,28 +301,41 @@ class ResultsContract(ClaimsContract):
     async def test_cancels_reach_every_worker_of_the_topic(self, site: Site, store: Store) -> None:
         channel = site.names.cancel_channel(site.names.infer_topic("m", "1"))
         other = site.names.cancel_channel(site.names.infer_topic("m", "2"))
-        heard: list[list[str]] = [[], [], []]
-        for refs, name in zip(heard, (channel, channel, other), strict=True):
-            await (await site.connect()).listen_cancels(name, refs.extend)
-        await store.cancel(channel, ["a/1", "2"])
+        heard: list[list[Cancel]] = [[], [], []]
+        for cancels, name in zip(heard, (channel, channel, other), strict=True):
+            await (await site.connect()).listen_cancels(name, cancels.extend)
+        one, two, three = Cancel("a/1", 1_700_000_000.123456), Cancel("2", 5.0), Cancel("3", 0.0)
+        await store.cancel(channel, [one, two])
         await site.until(lambda: len(heard[0]) == 2 and len(heard[1]) == 2)
-        assert heard == [["a/1", "2"], ["a/1", "2"], []]
-        await store.cancel(other, ["3"])
-        await site.until(lambda: heard[2] == ["3"])
+        assert heard == [[one, two], [one, two], []]
+        await store.cancel(other, [three])
+        await site.until(lambda: heard[2] == [three])
+
+    async def test_a_cancel_means_the_record_that_carries_the_same_stamp(self, site: Site, store: Store) -> None:
+        channel = site.names.cancel_channel(site.names.infer_topic("m", "1"))
+        heard: list[Cancel] = []
+        await (await site.connect()).listen_cancels(channel, heard.extend)
+        stamps = [1_700_000_000 + n / 7e6 for n in range(100)]
+        await store.cancel(channel, [Cancel("1", stamp) for stamp in stamps])
+        await site.until(lambda: len(heard) == len(stamps))
+        for stamp, cancel in zip(stamps, heard, strict=True):
+            value, headers = encode_request(InferRequest("1", "m", "1", (), accepted=stamp))
+            record = decode_request(value, headers, model="m", version="1", default_id="", timestamp=0.0)
+            assert cancel.until == record.accepted
 
     async def test_no_cancels_after_unlisten(self, site: Site, store: Store) -> None:
         first, second = site.names.cancel_channel("t1"), site.names.cancel_channel("t2")
-        heard: list[str] = []
+        heard: list[Cancel] = []
         worker = await site.connect()
         await worker.listen_cancels(first, heard.extend)
         await worker.listen_cancels(second, heard.extend)
         await worker.unlisten(first)
-        await store.cancel(first, ["1"])
-        await store.cancel(second, ["2"])
-        await site.until(lambda: heard == ["2"])
+        await store.cancel(first, [Cancel("1", 1.0)])
+        await store.cancel(second, [Cancel("2", 1.0)])
+        await site.until(lambda: heard == [Cancel("2", 1.0)])
 
     async def test_cancelling_with_nobody_there_is_no_error(self, site: Site, store: Store) -> None:
-        await store.cancel(site.names.cancel_channel("nobody"), ["1"])
+        await store.cancel(site.names.cancel_channel("nobody"), [Cancel("1", 1.0)])
 
     # --- the store itself --------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from infra.local.process import free_port
 from infra.local.redis import RedisServer
 from protocol.errors import Unavailable
-from protocol.ports import Answer, ClaimState, Outcome, Wake
+from protocol.ports import Answer, Cancel, ClaimState, Outcome, Wake
 from protocol.transport.redis import RedisStore
 from protocol.transport.redis_address import Address
 from protocol.transport.redis_connection import Connection
@@ -179,7 +179,7 @@ class TestLoading:
 class TestConnections:
     async def test_listeners_come_back_after_a_restart(self, site: RedisSite, own_redis: RedisServer) -> None:
         worker, (gateway, channel, wakes) = await site.connect(), await listening(site)
-        cancelled: list[str] = []
+        cancelled: list[Cancel] = []
         await worker.listen_cancels("cancels", cancelled.extend)
         own_redis.kill()
         assert not await gateway.healthy()
@@ -191,8 +191,21 @@ class TestConnections:
         ref = new_ref()
         assert await worker.finish([Answer(ref, b"r", channel)]) == WRITTEN
         await site.until(lambda: wakes == [Wake(ref, b"r")])
-        await gateway.cancel("cancels", ["1"])
-        await site.until(lambda: cancelled == ["1"])
+        await gateway.cancel("cancels", [Cancel("1", 1.5)])
+        await site.until(lambda: cancelled == [Cancel("1", 1.5)])
+
+    async def test_a_message_that_is_no_cancellation_is_passed_over(
+        self, site: RedisSite, own_redis: RedisServer
+    ) -> None:
+        worker, gateway = await site.connect(), await site.connect()
+        heard: list[Cancel] = []
+        await worker.listen_cancels("cancels", heard.extend)
+        for message in (b"\xc1", b"\x01", b"\x91\xa11", b"\x91\x92\xa11\xcb\x7f\xf0\x00\x00\x00\x00\x00\x00"):
+            await command(own_redis, "PUBLISH", "cancels", message)
+        await gateway.cancel("cancels", [Cancel("1", 1.5)])
+        await site.until(lambda: bool(heard))
+        assert heard == [Cancel("1", 1.5)]
+        assert await worker.healthy()
 
     async def test_a_dropped_connection_is_not_noticed(self, site: RedisSite, own_redis: RedisServer) -> None:
         worker, (gateway, channel, wakes) = await site.connect(), await listening(site)

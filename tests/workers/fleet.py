@@ -15,7 +15,7 @@ import numpy as np
 from protocol.codec import decode_reply, encode_request
 from protocol.messages import InferReply, InferRequest
 from protocol.naming import Names, ref
-from protocol.ports import OutRecord, Wake
+from protocol.ports import Cancel, OutRecord, Wake
 from protocol.tensors import from_array
 from protocol.transport import Transport
 from protocol.transport.broker import MemoryBroker
@@ -110,6 +110,12 @@ class Caller:
         futures = await self.publish(*requests, partition=partition)
         async with asyncio.timeout(TIMEOUT):
             return list(await asyncio.gather(*futures))
+
+    async def cancel(self, *requests: InferRequest) -> None:
+        """Tell the workers that these runs need not be, nor any before them."""
+        channel = NAMES.cancel_channel(NAMES.infer_topic(requests[0].model, requests[0].version))
+        cancels = [Cancel(ref(request.principal, request.id), request.accepted) for request in requests]
+        await self.transport.results.cancel(channel, cancels)
 
 
 @dataclasses.dataclass

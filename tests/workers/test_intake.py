@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from protocol.codec import encode_request
 from protocol.errors import Code
 from protocol.frames import MAX_RECORD
 from protocol.naming import ref
-from protocol.ports import Answer, Assigned, OutRecord, Published
+from protocol.ports import Answer, Assigned, Claim, OutRecord, Published
 from protocol.tensors import from_array
 from tests.workers.fleet import CHANNEL, IDENTITY, NAMES, until, values
 from tests.workers.serving import Bench, bench
@@ -16,7 +17,6 @@ from workers.statistics import Reason
 
 TOPIC = NAMES.infer_topic("m", "1")
 DEAD = NAMES.dead_topic("m")
-CANCEL = NAMES.cancel_channel(TOPIC)
 
 
 async def publish_raw(b: Bench, value: bytes, *headers: tuple[str, bytes], partition: int = 0) -> None:
@@ -161,8 +161,8 @@ async def test_only_channels_of_gateways_are_woken() -> None:
 async def test_cancelled_before_it_came_it_is_not_run() -> None:
     async with bench() as b:
         serving = await b.serve()
-        request = b.caller.request(1)
-        await b.caller.transport.results.cancel(CANCEL, [request.id])
+        request = b.caller.request(1, accepted=1.0)
+        await b.caller.cancel(request)
         await until(lambda: len(serving.intake._cancellations) == 1)
         (reply,) = await b.caller.ask(request)
         assert reply.failure is not None
@@ -170,14 +170,35 @@ async def test_cancelled_before_it_came_it_is_not_run() -> None:
         assert b.instances[0].batches == []
 
 
-async def test_published_again_after_it_was_cancelled_it_runs() -> None:
+async def test_a_run_that_was_accepted_after_the_cancelled_one_runs() -> None:
     async with bench() as b:
         serving = await b.serve()
-        request = b.caller.request(1)
-        await b.caller.transport.results.cancel(CANCEL, [request.id])
+        request = b.caller.request(1, accepted=1.0)
+        await b.caller.cancel(request)
         await until(lambda: len(serving.intake._cancellations) == 1)
-        request.published = b.clock() + 1
-        assert values(await b.caller.ask(request)) == [[1]]
+        assert values(await b.caller.ask(dataclasses.replace(request, accepted=1.000001))) == [[1]]
+
+
+async def test_what_was_cancelled_and_claimed_anew_does_not_run_when_its_record_comes_again() -> None:
+    async with bench() as b:
+        serving = await b.serve()
+        first = await b.hold()
+        results = b.caller.transport.results
+        claim = Claim("r1", "f", "", 5.0, 60.0, "m", "1", accepted=1.0)
+        await results.claim(claim)
+        request = b.caller.request(1, claimed=True, accepted=1.0)
+        futures = await b.caller.publish(request)
+        await until(lambda: serving.runner.in_flight == 2)
+        await b.caller.cancel(request)
+        await asyncio.gather(*futures)
+        await results.claim(dataclasses.replace(claim, accepted=2.0))
+        await b.caller.publish(request)
+        await until(lambda: serving.statistics.cancellations == 2)
+        b.instances[0].gate.set()
+        again = await b.caller.ask(dataclasses.replace(request, accepted=2.0))
+        await asyncio.gather(*first)
+        assert values(again) == [[1]]
+        assert b.instances[0].batches == [[0], [1]]
 
 
 async def test_what_was_answered_before_a_crash_is_not_run_again() -> None:

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from protocol.codec import encode_request
 from protocol.errors import Code
-from protocol.naming import ref
-from tests.workers.fleet import IDENTITY, NAMES, until, values
+from tests.workers.fleet import IDENTITY, until, values
 from tests.workers.fragile import ORDERED, TOPIC, WIDE, all_done, dead_letters, failed, fragile, together
 from tests.workers.serving import bench
 from workers.verdicts import ATTEMPTS
@@ -168,7 +167,7 @@ async def test_a_cancellation_or_a_deadline_between_two_parts_is_seen_before_the
         assert len(instance.batches) == 3
         assert 3 not in instance.batches[2]
         if how == "cancelled":
-            await b.caller.transport.results.cancel(NAMES.cancel_channel(TOPIC), [ref("-", requests[3].id)])
+            await b.caller.cancel(requests[3])
             await until(lambda: b.serving[-1].runner._entries[requests[3].id].cancelled)
         else:
             await until(lambda: b.clock() > deadline)

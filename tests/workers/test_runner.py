@@ -6,12 +6,10 @@ import pytest
 
 from protocol.errors import Code
 from protocol.tensors import from_array
-from tests.workers.fleet import DELAYED, IDENTITY, NAMES, ORDERED, until, values
+from tests.workers.fleet import DELAYED, IDENTITY, ORDERED, until, values
 from tests.workers.serving import bench
 from workers.execution import DEPTH
 from workers.runner import BATCHES_PER_INSTANCE
-
-CANCEL = NAMES.cancel_channel(NAMES.infer_topic("m", "1"))
 
 
 async def test_requests_that_wait_together_run_together() -> None:
@@ -176,7 +174,7 @@ async def test_a_claimed_request_that_is_cancelled_while_its_attempt_begins_neve
         request = b.caller.request(1, claimed=True)
         futures = await b.caller.publish(request, b.caller.request(2))
         await b.store.attempted.wait()
-        await b.caller.transport.results.cancel(CANCEL, [request.id])
+        await b.caller.cancel(request)
         await until(lambda: serving.runner._entries[request.id].cancelled)
         b.store.down = False
         replies = await asyncio.gather(*futures)

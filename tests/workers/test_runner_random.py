@@ -6,10 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from protocol.messages import InferRequest
-from tests.workers.fleet import BOUNDED, DELAYED, IDENTITY, IMPATIENT, NAMES, ORDERED, turn_of_the_loop, until
+from tests.workers.fleet import BOUNDED, DELAYED, IDENTITY, IMPATIENT, ORDERED, turn_of_the_loop, until
 from tests.workers.serving import Bench, bench
-
-CANCEL = NAMES.cancel_channel(NAMES.infer_topic("m", "1"))
 
 ACTIONS = ["publish", "publish", "claimed", "again", "cancel", "deadline", "hold", "release", "down", "up"]
 plans = st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(1, 9), st.integers(0, 2)), min_size=1, max_size=25)
@@ -35,8 +33,8 @@ class Play:
         elif action == "again" and self.requests:
             self.repeated.update(request.id for request in self.requests[-count:])
             await b.caller.publish(*self.requests[-count:], partition=where)
-        elif action == "cancel":
-            await b.caller.transport.results.cancel(CANCEL, [request.id for request in self.requests[-count:]])
+        elif action == "cancel" and self.requests:
+            await b.caller.cancel(*self.requests[-count:])
         elif action in ("hold", "release"):
             gate = b.instances[where % len(b.instances)].gate
             gate.clear() if action == "hold" else gate.set()

@@ -1,14 +1,13 @@
 """Requests that wait: deadlines, queues with bounds, cancellations."""
 
 import asyncio
+import dataclasses
 
 from protocol.errors import Code
-from protocol.naming import ref
-from tests.workers.fleet import BOUNDED, DELAYED, IMPATIENT, NAMES, until, values
+from protocol.ports import Claim
+from tests.workers.fleet import BOUNDED, DELAYED, IMPATIENT, until, values
 from tests.workers.serving import bench
 from workers.statistics import Reason
-
-CANCEL = NAMES.cancel_channel(NAMES.infer_topic("m", "1"))
 
 
 async def test_a_deadline_that_passes_in_the_queue_never_runs() -> None:
@@ -89,7 +88,7 @@ async def test_a_cancelled_request_that_waits_never_runs() -> None:
         keep, drop = b.caller.request(1), b.caller.request(2)
         futures = await b.caller.publish(keep, drop)
         await until(lambda: serving.runner.in_flight == 3)
-        await b.caller.transport.results.cancel(CANCEL, [ref("-", drop.id)])
+        await b.caller.cancel(drop)
         cancelled = await futures[1]
         assert cancelled.failure is not None
         assert cancelled.failure.code is Code.CANCELLED
@@ -107,7 +106,7 @@ async def test_a_cancelled_request_in_a_staged_batch_never_runs() -> None:
         requests = [b.caller.request(n) for n in range(8)]
         futures = await b.caller.publish(*requests)
         await until(lambda: serving.runner.running_rows == 9)
-        await b.caller.transport.results.cancel(CANCEL, [ref("-", requests[n].id) for n in (3, 5)])
+        await b.caller.cancel(requests[3], requests[5])
         await until(lambda: serving.runner._entries[requests[5].id].cancelled)
         instance.gate.set()
         replies = await asyncio.gather(*futures)
@@ -124,7 +123,7 @@ async def test_a_staged_batch_that_is_cancelled_altogether_makes_room() -> None:
         requests = [b.caller.request(n) for n in range(8)]
         futures = await b.caller.publish(*requests)
         await until(lambda: serving.runner.running_rows == 9)
-        await b.caller.transport.results.cancel(CANCEL, [ref("-", request.id) for request in requests])
+        await b.caller.cancel(*requests)
         await until(lambda: serving.runner._entries[requests[7].id].cancelled)
         instance.gate.set()
         await asyncio.gather(*first, *futures)
@@ -142,6 +141,63 @@ async def test_cancelling_what_runs_changes_nothing() -> None:
         request = b.caller.request(1)
         futures = await b.caller.publish(request)
         await instance.started()
-        await b.caller.transport.results.cancel(CANCEL, [ref("-", request.id)])
+        await b.caller.cancel(request)
         instance.gate.set()
         assert values(await asyncio.gather(*futures)) == [[1]]
+
+
+async def test_a_late_cancellation_of_an_earlier_run_leaves_the_later_one_that_waits() -> None:
+    async with bench() as b:
+        serving = await b.serve()
+        first = await b.hold()
+        earlier = b.caller.request(1, accepted=1.0)
+        futures = await b.caller.publish(dataclasses.replace(earlier, accepted=2.0))
+        await until(lambda: serving.runner.in_flight == 2)
+        await b.caller.cancel(earlier)
+        await until(lambda: len(serving.intake._cancellations) == 1)
+        b.instances[0].gate.set()
+        assert values(await asyncio.gather(*first, *futures)) == [[0], [1]]
+        assert serving.statistics.cancellations == 0
+
+
+async def test_a_later_run_that_waits_behind_a_cancelled_one_runs() -> None:
+    async with bench() as b:
+        serving = await b.serve()
+        first = await b.hold()
+        results = b.caller.transport.results
+        earlier = b.caller.request(1, claimed=True, accepted=1.0)
+        await b.caller.publish(earlier)
+        await until(lambda: serving.runner.in_flight == 2)
+        await results.claim(Claim(earlier.id, "f", "", 5.0, 60.0, "m", "1", accepted=2.0))
+        futures = await b.caller.publish(dataclasses.replace(earlier, accepted=2.0))
+        await until(lambda: bool(serving.runner._entries[earlier.id].followers))
+        await b.caller.cancel(earlier)
+        await until(lambda: serving.statistics.cancellations == 1)
+        b.instances[0].gate.set()
+        assert values(await asyncio.gather(*first, *futures)) == [[0], [1]]
+        assert b.instances[0].batches == [[0], [1]]
+
+
+async def test_a_cancelled_repetition_that_waits_behind_a_later_run_never_runs() -> None:
+    async with bench() as b:
+        serving = await b.serve()
+        first = await b.hold()
+        earlier = b.caller.request(1, claimed=True, accepted=1.0)
+        later = dataclasses.replace(earlier, accepted=2.0)
+        await b.caller.transport.results.claim(Claim(earlier.id, "f", "", 5.0, 60.0, "m", "1", accepted=3.0))
+        await b.caller.publish(later)
+        await until(lambda: serving.runner.in_flight == 2)
+        await b.caller.publish(earlier)
+        leader = serving.runner._entries[later.id]
+        await until(lambda: bool(leader.followers))
+        await b.caller.cancel(earlier)
+        await until(lambda: bool(leader.followers and leader.followers[0].cancelled))
+        assert serving.statistics.cancellations == 0
+        await b.caller.cancel(
+            later
+        )  # whose end is refused, as the key was claimed again: only its own stamp ends the other
+        await until(lambda: serving.statistics.cancellations == 1)
+        b.instances[0].gate.set()
+        await asyncio.gather(*first)
+        await until(lambda: serving.statistics.cancellations == 2)
+        assert b.instances[0].batches == [[0]]
