@@ -133,7 +133,7 @@ class SimConsumer:
     # --- membership ---
 
     async def _run(self) -> None:
-        state, ends = "rebalance", list[int]()
+        state, ends, made = "rebalance", list[int](), 0
         while not self._closed:
             try:
                 if state == "ok" and self._astray():
@@ -142,14 +142,14 @@ class SimConsumer:
                     await self._announce()
                 elif state == "ok":
                     for partition, end in enumerate(ends):
-                        self.notify(partition, end)
+                        self.notify(partition, end, made)
                     await asyncio.sleep(HEARTBEAT * self._network.weather.dice.uniform(0.5, 1.0))
                 else:
                     self._take_away()
                     if state == "fenced":
                         return
                     await self._join()
-                state, ends = await self._network.call("kafka", lambda: self._coordinator.heartbeat(self))
+                state, ends, made = await self._network.call("kafka", lambda: self._coordinator.heartbeat(self))
             except Unavailable:
                 await asyncio.sleep(0.2)
 
@@ -190,9 +190,10 @@ class SimConsumer:
 
     # --- records ---
 
-    def notify(self, partition: int, end: int) -> None:
-        """The broker's fetch response: the partition's records below `end` are here."""
-        if partition in self._ends and end > self._ends[partition]:
+    def notify(self, partition: int, end: int, made: int) -> None:
+        """The broker's fetch response: the partition's records below `end` are here. One from a topic that was deleted says nothing
+        of the one that has its name now."""
+        if made == self.made and partition in self._ends and end > self._ends[partition]:
             self._ends[partition] = end
             self._wake()
 

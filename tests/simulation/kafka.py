@@ -114,17 +114,17 @@ class Coordinator:
         if given is not None and not given.done():
             given.set_exception(Unavailable(f"{static} is not a member any more"))
 
-    def heartbeat(self, consumer: SimConsumer) -> tuple[str, list[int]]:
-        """What the member is told, and where the logs end."""
+    def heartbeat(self, consumer: SimConsumer) -> tuple[str, list[int], int]:
+        """What the member is told, where the logs end, and of which topic."""
         member = self.group.members.get(consumer.static)
         if consumer.fenced:
-            return "fenced", []
+            return "fenced", [], 0
         if member is None or member.id != consumer.member:
-            return "unknown", []
+            return "unknown", [], 0
         member.seen = self.server.loop.now
         if self.joining or consumer.generation != self.generation:
-            return "rebalance", []
-        return "ok", [log.end for log in self.topic.logs]
+            return "rebalance", [], 0
+        return "ok", [log.end for log in self.topic.logs], self.topic.made
 
     def commit(self, consumer: SimConsumer, generation: int, made: int, offsets: Mapping[int, int]) -> None:
         member = self.group.members.get(consumer.static)
@@ -167,7 +167,12 @@ class Kafka:
             for consumer in coordinator.consumers.values():
                 if not consumer.process.cut:
                     self.loop.call_later(
-                        self.weather.latency(), consumer.notify, partition, end, context=consumer.process.context
+                        self.weather.latency(),
+                        consumer.notify,
+                        partition,
+                        end,
+                        topic.made,
+                        context=consumer.process.context,
                     )
         waiting, topic.waiting = topic.waiting, []
         for _, waiter in waiting:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-COUNT = 1000
+COUNT = 3000
 
 
 def seeds() -> range:
