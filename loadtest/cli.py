@@ -207,9 +207,19 @@ def bench(
 @main.command(name="report")
 @click.argument("results", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("docs/benchmarks.md"))
-def report_(results: Path, out: Path) -> None:
+@click.option(
+    "--soaks",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Results of another run: take its soaks.",
+)
+def report_(results: Path, out: Path, soaks: Path | None) -> None:
     """Write the Markdown report and its plots again from a results file."""
-    write_report(Results.load(results), out)
+    loaded = Results.load(results)
+    if soaks is not None:
+        other = Results.load(soaks)
+        source = f"commit {other.about['commit']}, {other.about['date']}"
+        loaded.soaks[:] = [dataclasses.replace(soak, source=soak.source or source) for soak in other.soaks]
+    write_report(loaded, out)
     click.echo(out)
 
 

@@ -85,7 +85,8 @@ def _share(server: str, model: str) -> Measure:
     best = _best_rate(server, model)
 
     def measure(results: Results) -> float | None:
-        rate, limit = best(results), results.limits.get(model)
+        rate = best(results)
+        limit = results.servers[server].limits.get(model) if rate is not None else None
         return rate / max(limit.values()) if rate is not None and limit else None
 
     return measure

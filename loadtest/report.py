@@ -73,7 +73,7 @@ def markdown(results: Results, pictures: Sequence[str] = ()) -> str:
     if results.limits:
         parts += ["## The limit: the model called directly in a loop\n", _limits(results.limits)]
     for name, server in results.servers.items():
-        parts += _server(name, server, results.limits)
+        parts += _server(name, server)
     if results.idle:
         parts += ["## Idle models\n", *map(_idle, results.idle)]
     if results.disturbances:
@@ -95,7 +95,8 @@ def _headline(results: Results) -> str:
         limit = results.limits.get(model)
         row: list[Any] = [model, max(limit.values()) if limit else None]
         for name in names:
-            row += _headline_cells(results.servers[name].models.get(model), limit)
+            server = results.servers[name]
+            row += _headline_cells(server.models.get(model), server.limits.get(model))
         rows.append(row)
     return table(columns, rows)
 
@@ -142,7 +143,7 @@ def _limits(limits: Mapping[str, Mapping[int, float]]) -> str:
     return table(columns, rows)
 
 
-def _server(name: str, server: ServerResult, limits: Mapping[str, Mapping[int, float]]) -> list[str]:
+def _server(name: str, server: ServerResult) -> list[str]:
     processes = sorted({process for reading in server.memory_mib.values() for process in reading})
     memory = [
         [moment, *(reading.get(process) for process in processes)] for moment, reading in server.memory_mib.items()
@@ -154,7 +155,7 @@ def _server(name: str, server: ServerResult, limits: Mapping[str, Mapping[int, f
         parts.append(table(("resident memory, MiB", *processes), memory))
     for model, result in server.models.items():
         if result.closed:
-            parts += [f"### {name}: {model}, closed loop\n", closed_table(result.closed, limits.get(model))]
+            parts += [f"### {name}: {model}, closed loop\n", closed_table(result.closed, server.limits.get(model))]
         if result.open:
             parts += [f"### {name}: {model}, open loop\n", open_table(result.open)]
     return parts
@@ -256,6 +257,7 @@ def safety_table(costs: Sequence[SafetyCost]) -> str:
 
 def _soak(soak: Soak) -> str:
     title = f"{soak.server}: {soak.model} at {cell(soak.point.offered)}/s for {cell(soak.point.seconds)} s"
+    title += f" ({soak.source})" if soak.source else ""
     if not soak.series:
         return f"{title}: too short to be sampled\n"
     first, half, last = soak.series[0], soak.series[len(soak.series) // 2], soak.series[-1]

@@ -92,21 +92,29 @@ class ServerResult:
         first_answer_s: from the start of its processes to its first right answer; None where it was not started for this.
         memory_mib: resident memory by process, after the first answer and after all load.
         models: by model name.
+        limits: rows per second of the model called directly right before and right after this server was measured, whichever was
+            more, by model and batch size.
     """
 
     first_answer_s: float | None
     memory_mib: dict[str, dict[str, float]]
     models: dict[str, ModelResult]
+    limits: dict[str, dict[int, float]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Soak:
-    """A long run at a steady rate; `series` holds one row per interval: seconds, then MiB and counts by name."""
+    """A long run at a steady rate; `series` holds one row per interval: seconds, then MiB and counts by name.
+
+    Attributes:
+        source: commit and date of the run that it was part of; "" for that of the other results.
+    """
 
     server: str
     model: str
     point: OpenPoint
     series: list[dict[str, float]]
+    source: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -157,7 +165,7 @@ class Results:
 
     Attributes:
         about: machine, versions, commit, date, settings.
-        limits: rows per second of the model called directly, by model and batch size.
+        limits: rows per second of the model called directly, by model and batch size, at any time of the run.
         servers: by name ("embedded", "fleet", "queue").
     """
 
@@ -179,10 +187,8 @@ class Results:
         data = json.loads(path.read_text())
         return cls(
             about=data["about"],
-            limits={
-                model: {int(size): rate for size, rate in rates.items()} for model, rates in data["limits"].items()
-            },
-            servers={name: _server(server) for name, server in data["servers"].items()},
+            limits=_limits(data["limits"]),
+            servers={name: _server(server, data["limits"]) for name, server in data["servers"].items()},
             soaks=[Soak(**{**soak, "point": _open(soak["point"])}) for soak in data["soaks"]],
             idle=[Idle(**idle) for idle in data["idle"]],
             disturbances=[Disturbance(**found) for found in data.get("disturbances", ())],
@@ -190,14 +196,19 @@ class Results:
         )
 
 
-def _server(data: dict[str, Any]) -> ServerResult:
+def _server(data: dict[str, Any], limits: dict[str, dict[str, float]]) -> ServerResult:
+    """Older results have one limit for all servers."""
     models = {
         name: ModelResult(
             [ClosedPoint(**point) for point in model["closed"]], [_open(point) for point in model["open"]]
         )
         for name, model in data["models"].items()
     }
-    return ServerResult(data["first_answer_s"], data["memory_mib"], models)
+    return ServerResult(data["first_answer_s"], data["memory_mib"], models, _limits(data.get("limits", limits)))
+
+
+def _limits(data: dict[str, dict[str, float]]) -> dict[str, dict[int, float]]:
+    return {model: {int(size): rate for size, rate in rates.items()} for model, rates in data.items()}
 
 
 def _open(data: dict[str, Any]) -> OpenPoint:

@@ -54,7 +54,7 @@ def test_plans_name_what_there_is() -> None:
 def test_the_full_plan_stays_below_a_quarter_of_an_hour_of_load() -> None:
     plan = bench.Plan()
     points = plan.sweeps * len(plan.callers) * plan.closed_s + len(plan.shares) * (plan.open_s + 1) + plan.warmup_s
-    limits = len(plan.batch_sizes) * (plan.limit_s + 0.2) + 1
+    limits = 2 * (len(plan.batch_sizes) * (plan.limit_s + 0.2) + 1)
     asked = 2 * (plan.sweeps * len(plan.callers) + len(plan.shares) + 2) * systems.HEARTBEATS  # for statistics
     fleet_only = plan.sweeps * plan.closed_s + asked
     queue = 3 * plan.closed_s + plan.open_s

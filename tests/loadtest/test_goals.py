@@ -13,8 +13,9 @@ def results(rate: float, p50: float) -> Results:
         ClosedPoint(64, 1.0, rate, {"p50": 9.0, "p99": 20.0}, batch=20.0),
     ]
     model = ModelResult(closed, [])
-    servers = {"embedded": ServerResult(0.8, {}, {"addsub": model, "mlp": model})}
-    return Results({}, {"mlp": {1: 100.0, 32: 15_000.0}}, servers)
+    limits = {"mlp": {1: 100.0, 32: 15_000.0}}
+    servers = {"embedded": ServerResult(0.8, {}, {"addsub": model, "mlp": model}, limits)}
+    return Results({}, limits, servers)
 
 
 def goal(text: str) -> Goal:

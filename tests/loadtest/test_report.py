@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from loadtest import report
+from loadtest.cli import main
 from loadtest.plots import write_all
 from loadtest.results import ClosedPoint, Disturbance, Idle, ModelResult, OpenPoint, Results, ServerResult, Soak
 
@@ -28,6 +31,7 @@ RESULTS = Results(
             0.82,
             {"first answer": {"server": 120.0}, "after load": {"server": 131.0}},
             {"mlp": ModelResult(CLOSED, [OPEN])},
+            {"mlp": {1: 600.0, 32: 7310.0}},
         )
     },
     soaks=[
@@ -128,3 +132,29 @@ def test_a_model_without_open_loop_has_no_distribution(tmp_path: Path) -> None:
     server = dataclasses.replace(RESULTS.servers["embedded"], models={"mlp": ModelResult(CLOSED, [])})
     results = dataclasses.replace(RESULTS, servers={"embedded": server}, soaks=[])
     assert [file.name for file in write_all(results, tmp_path)] == ["mlp-throughput.png"]
+
+
+def test_a_server_is_compared_with_the_limit_of_its_own_minutes() -> None:
+    assert "| mlp | 7,310 | 4,570 (32 callers) | 0.63 |" in report.markdown(RESULTS)
+    server = dataclasses.replace(RESULTS.servers["embedded"], limits={"mlp": {32: 5000.0}})
+    slower = dataclasses.replace(RESULTS, servers={"embedded": server})
+    assert "| mlp | 7,310 | 4,570 (32 callers) | 0.91 |" in report.markdown(slower)
+
+
+def test_results_from_before_that_have_one_limit_for_all(tmp_path: Path) -> None:
+    data = json.loads(json.dumps(dataclasses.asdict(RESULTS)))
+    del data["servers"]["embedded"]["limits"]
+    (tmp_path / "results.json").write_text(json.dumps(data))
+    assert Results.load(tmp_path / "results.json").servers["embedded"].limits == RESULTS.limits
+
+
+def test_a_soak_of_another_run_says_of_which(tmp_path: Path) -> None:
+    (soak,) = RESULTS.soaks
+    (tmp_path / "docs").mkdir()
+    dataclasses.replace(RESULTS, soaks=[]).save(tmp_path / "here.json")
+    dataclasses.replace(RESULTS, about={"commit": "def", "date": "yesterday"}).save(tmp_path / "there.json")
+    files = [str(tmp_path / "here.json"), "--soaks", str(tmp_path / "there.json")]
+    line = ["report", *files, "--out", str(tmp_path / "docs" / "b.md")]
+    assert CliRunner().invoke(main, line, catch_exceptions=False).exit_code == 0
+    text = (tmp_path / "docs" / "b.md").read_text()
+    assert f"| embedded: addsub at {report.cell(soak.point.offered)}/s for 10.0 s (commit def, yesterday) |" in text
