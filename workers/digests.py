@@ -22,7 +22,7 @@ _Stamp = tuple[int, int, int, int, int]
 
 
 class Digests:
-    """Remembers digests by file, for one thread at a time.
+    """Remembers digests by file. From any thread: scans beside each other at worst read a file twice.
 
     Args:
         now: seconds since the epoch.
@@ -36,8 +36,8 @@ class Digests:
         self._met: set[Path] = set()
 
     def of(self, files: Iterable[Path], base: Path, config: bytes) -> str:
-        """SHA-256, in hex, over the configuration and the files' names below `base`, sizes and contents, so that no two different
-        trees have the same input.
+        """SHA-256, in hex, over the configuration and the files' names below `base` and contents, so that no two different trees
+        have the same input.
 
         Raises:
             OSError: a file cannot be read.
@@ -50,8 +50,10 @@ class Digests:
 
     def forget_others(self) -> None:
         """Forget files that were not met since the last call: they are gone."""
-        self._known = {path: known for path, known in self._known.items() if path in self._met}
-        self._met.clear()
+        met, self._met = self._met, set()
+        for path in tuple(self._known):
+            if path not in met:
+                self._known.pop(path, None)
 
     def _content(self, path: Path) -> bytes:
         self._met.add(path)
