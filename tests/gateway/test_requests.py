@@ -9,11 +9,10 @@ import pytest
 
 from gateway.handle import verify
 from gateway.ids import fingerprint, keyed_id
-from protocol.codec import encode_reply
 from protocol.errors import Code
-from protocol.messages import Failure, InferReply
+from protocol.messages import Failure
 from protocol.naming import ref
-from protocol.ports import Answer, Claim
+from protocol.ports import Claim
 from protocol.transport import Transport
 from protocol.transport.memory import MemoryBus, MemoryServer, MemoryStore
 from protocol.transport.settings import TransportSettings
@@ -358,37 +357,6 @@ async def test_a_lost_result_whose_record_is_gone_is_410(fleet: Site) -> None:
 
     assert answer.status_code == 410
     assert worker.ran == [request_id]
-
-
-async def test_new_asynchronous_work_is_refused_when_the_store_fills_up(fleet: Site) -> None:
-    await fleet.worker()
-    gateway = await fleet.gateway(fill_limit=0.0001)
-    store = (await fleet.transport()).results
-    await store.finish([Answer("x", encode_reply(InferReply("m", "1")) + bytes(10**6), "", 60.0)])
-    await until(lambda: gateway.gateway.service.fill > 0.0001)
-
-    refused = await gateway.infer(add_sub(), **ASYNC)
-
-    assert refused.status_code == 503
-    assert "full" in refused.json()["error"]
-    assert refused.headers["retry-after"] == "30"
-    assert (await gateway.infer()).status_code == 200
-
-
-async def test_every_call_is_refused_at_once_when_the_store_has_no_room_for_its_answer(fleet: Site) -> None:
-    worker = await fleet.worker()
-    gateway = await fleet.gateway(full_limit=0.0001)
-    store = (await fleet.transport()).results
-    assert (await gateway.infer()).status_code == 200
-    await store.finish([Answer("x", encode_reply(InferReply("m", "1")) + bytes(10**6), "", 60.0)])
-    await until(lambda: gateway.gateway.service.fill > 0.0001)
-
-    refused = await gateway.infer()
-
-    assert refused.status_code == 503
-    assert "the result store is" in refused.json()["error"]
-    assert refused.headers["retry-after"] == "5"
-    assert len(worker.ran) == 1
 
 
 async def test_an_asynchronous_call_that_cannot_be_published_is_503(fleet: Site) -> None:
