@@ -111,7 +111,6 @@ GPU: Final = Plan(
     callers=(1, 16, 32, 64, 128),
     sweeps=1,
     shares=(0.5,),
-    limit_s=0.7,
     starts=1,
     idle=0,
     disturbances=0,
@@ -135,9 +134,9 @@ class Bench:
         self._server_core, self._load_core = cores() if plan.pinned else (None, None)
         self.results = Results(about=machine.about(self._server_core, self._load_core))
         self._repository = models.write_repository(folder / "models", plan.models)
-        twins = {name: models.find(name).twin or name for name in plan.models}
+        twins = {name: models.ALL[name].twin or name for name in plan.models}
         references = models.write_repository(folder / "references", twins.values())
-        self._pools = {name: _pool(models.find(name), direct.load(references / twin)) for name, twin in twins.items()}
+        self._pools = {name: _pool(models.ALL[name], direct.load(references / twin)) for name, twin in twins.items()}
 
     def run(self) -> None:
         """Everything that the plan names.
@@ -179,7 +178,7 @@ class Bench:
                 self._soak(system, first, server.models[first].best.rate / 2)
 
     def _measure_rival(self, name: str, command: str) -> None:
-        names = [model for model in self._plan.models if models.find(model).portable]
+        names = [model for model in self._plan.models if models.ALL[model].portable]
         folder = models.write_repository(self._folder / "portable", names)
         with systems.rival(name, command, folder, self._server_core, (names[0], self._pools[names[0]])) as system:
             server = self.results.servers[name] = ServerResult(system.first_answer_s, {}, {})
@@ -201,7 +200,7 @@ class Bench:
 
     def _measure_limit(self, model: str, server: ServerResult) -> None:
         """In a process of its own, on the servers' core, while the servers idle."""
-        if not models.find(model).has_limit:
+        if not models.ALL[model].has_limit:
             return
         line = [sys.executable, "-m", "loadtest", "direct", str(self._repository), model, "--json"]
         line += ["--duration", str(self._plan.limit_s)]

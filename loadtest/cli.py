@@ -108,7 +108,7 @@ def closed(as_json: bool, callers: tuple[int, ...], duration: float, warmup: flo
 
 @main.command(name="direct")
 @click.argument("repository", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("model", type=click.Choice([*models.MODELS, *models.GPU_MODELS]))
+@click.argument("model", type=click.Choice(list(models.ALL)))
 @click.option("--duration", "-d", default=2.0, help="Seconds per batch size.")
 @click.option(
     "--size", "sizes", type=int, multiple=True, default=direct.BATCH_SIZES, help="Batch size; may be repeated."
@@ -116,7 +116,7 @@ def closed(as_json: bool, callers: tuple[int, ...], duration: float, warmup: flo
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def direct_(repository: Path, model: str, duration: float, sizes: tuple[int, ...], as_json: bool) -> None:
     """The limit: call a benchmark model directly in a loop, on one thread."""
-    limit = direct.measure(repository / model, models.find(model).inputs, duration, sizes)
+    limit = direct.measure(repository / model, models.ALL[model].inputs, duration, sizes)
     rows = {str(size): rate for size, rate in limit.items()}
     click.echo(json.dumps(rows) if as_json else report.table(("batch size", "rows/s"), rows.items()))
 
@@ -150,7 +150,7 @@ def disturb(rounds: int, cache: Path, out: Path | None) -> None:
 
 @main.command(name="models")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.argument("names", nargs=-1, type=click.Choice([*models.MODELS, *models.GPU_MODELS]))
+@click.argument("names", nargs=-1, type=click.Choice(list(models.ALL)))
 def models_(folder: Path, names: tuple[str, ...]) -> None:
     """Write the benchmark's models (all, or the named ones) into a model repository FOLDER."""
     click.echo(models.write_repository(folder, names))

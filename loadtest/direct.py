@@ -14,8 +14,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from loadtest.models import GPU_MODELS, MODELS
+from loadtest.models import ALL
 from loadtest.payloads import InputSpec, draw
+from protocol.errors import Unavailable
 
 Array = npt.NDArray[Any]
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
@@ -32,9 +33,10 @@ def load(folder: Path, outputs: tuple[str, ...] | None = None) -> Run:
 
     Raises:
         FileNotFoundError: no version holds a model file of these kinds.
+        Unavailable: the model needs a GPU, and onnxruntime cannot use one.
     """
     versions = sorted((int(path.name), path) for path in folder.iterdir() if path.name.isdecimal())
-    known = MODELS.get(folder.name) or GPU_MODELS.get(folder.name)
+    known = ALL.get(folder.name)
     on_gpu = known is not None and known.on_gpu
     for _, version in reversed(versions):
         if (version / "model.onnx").exists():
@@ -52,6 +54,8 @@ def _onnx(path: Path, *, on_gpu: bool) -> Run:
     options.inter_op_num_threads = 1
     providers = ["CUDAExecutionProvider"] if on_gpu else ["CPUExecutionProvider"]
     session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    if session.get_providers()[0] != providers[0]:  # it falls back to the CPU, which is no limit of a GPU
+        raise Unavailable(f"onnxruntime could not start {providers[0]}; its log says what is missing")
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:

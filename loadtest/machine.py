@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from workers.devices import nvml
+
 NOT_PINNED = "not pinned"
 _PACKAGES = ("penstock", "onnxruntime", "onnxruntime-gpu", "torch", "numpy", "uvloop", "httptools", "aiokafka", "redis")
 
@@ -42,17 +44,10 @@ def _processor() -> str:
 
 def _gpus() -> Iterator[str]:
     """The name of each GPU and its driver, where NVIDIA's management library is installed and sees any."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-    except (ImportError, OSError):
-        return
-    except pynvml.NVMLError:
-        return
-    for index in range(pynvml.nvmlDeviceGetCount()):
-        name = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(index))
-        yield f"{name}, driver {pynvml.nvmlSystemGetDriverVersion()}"
+    library = nvml()
+    for index in range(library.nvmlDeviceGetCount()) if library is not None else ():
+        name = library.nvmlDeviceGetName(library.nvmlDeviceGetHandleByIndex(index))
+        yield f"{name}, driver {library.nvmlSystemGetDriverVersion()}"
 
 
 def _version(package: str) -> str:

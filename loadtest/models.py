@@ -62,15 +62,6 @@ class BenchModel:
         return self.file.endswith(".py")
 
 
-def find(name: str) -> BenchModel:
-    """The model of that name.
-
-    Raises:
-        KeyError: there is none.
-    """
-    return MODELS.get(name) or GPU_MODELS[name]
-
-
 def write_repository(folder: Path, names: Iterable[str] | None = None) -> Path:
     """Write the named models (all, when none are) below `folder` where they are not there yet, and return it.
 
@@ -78,7 +69,7 @@ def write_repository(folder: Path, names: Iterable[str] | None = None) -> Path:
         ModuleNotFoundError: `onnx` or `torch` is not installed.
     """
     for name in names or MODELS:
-        model = find(name)
+        model = ALL[name]
         target = folder / name / "1" / model.file
         target.parent.mkdir(parents=True, exist_ok=True)
         (folder / name / "config.pbtxt").write_text(model.config)
@@ -288,3 +279,4 @@ GPU_MODELS: Final = {
     )
 }
 """Those that need a GPU, by name."""
+ALL: Final = MODELS | GPU_MODELS

@@ -37,7 +37,7 @@ class Hardware:
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         self._visible = environment.get("CUDA_VISIBLE_DEVICES")
-        self._nvml = _nvml()
+        self._nvml = nvml()
         self._handles: list[Any] = []
         if self._nvml is not None:
             count = self._nvml.nvmlDeviceGetCount()
@@ -106,7 +106,8 @@ def _driver_gpus() -> int:
     return len(list(_DRIVER.iterdir())) if _DRIVER.is_dir() else 0
 
 
-def _nvml() -> Any:
+def nvml() -> Any:
+    """NVIDIA's management library, ready to be asked; None where it is not installed or finds no driver."""
     try:
         import pynvml
     except ImportError:

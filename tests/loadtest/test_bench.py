@@ -44,8 +44,8 @@ def test_sampling_reads_while_the_block_runs_and_stops_with_it() -> None:
 
 def test_plans_name_what_there_is() -> None:
     for plan in (bench.Plan(), bench.QUICK, bench.GPU):
-        assert set(plan.models) <= {*models.MODELS, *models.GPU_MODELS}
-        assert {models.find(name).on_gpu for name in plan.models} == {plan is bench.GPU}
+        assert set(plan.models) <= set(models.ALL)
+        assert {models.ALL[name].on_gpu for name in plan.models} == {plan is bench.GPU}
         assert set(plan.systems) <= set(bench.SYSTEMS)
         assert 1 in plan.callers
         assert max(plan.batch_sizes) == 32

@@ -70,7 +70,7 @@ def test_models_for_gpus_differ_from_the_others_in_where_they_run() -> None:
 
 def test_a_large_encoder_in_half_precision_answers_in_single(tmp_path: Path) -> None:
     name = "base-gpu"
-    (spec,) = models.find(name).inputs
+    (spec,) = models.ALL[name].inputs
     module = Encoder(models.VOCABULARY, 24, 2, heads=12, tokens=spec.shape[1])
     ids = torch.from_numpy(draw(spec, np.random.default_rng(1)))
     with torch.inference_mode():
@@ -79,7 +79,7 @@ def test_a_large_encoder_in_half_precision_answers_in_single(tmp_path: Path) -> 
         assert whole.dtype == torch.float32
         half = traced.half()(ids)
     assert half.dtype == torch.float32
-    assert torch.allclose(half, whole, atol=models.find(name).tolerance)
+    assert torch.allclose(half, whole, atol=models.ALL[name].tolerance)
     assert not torch.equal(half, whole)
 
 
