@@ -202,7 +202,7 @@ def replica_of(primary: RedisServer) -> dict[str, str]:
 
 def _brokers(data: Path, jvm: Jvm, environ: Mapping[str, str], properties: Mapping[str, str]) -> list[Broker]:
     installed, cluster_id = prepare(environ), new_cluster_id()
-    ports = _different_ports(2 * NODES)
+    ports = [free_port(HOST) for _ in range(2 * NODES)]
     voters = ",".join(f"{node}@{HOST}:{port}" for node, port in enumerate(ports[NODES:], 1))
     brokers = []
     for node in range(1, NODES + 1):
@@ -211,10 +211,3 @@ def _brokers(data: Path, jvm: Jvm, environ: Mapping[str, str], properties: Mappi
         broker.cluster_id, broker.controller_port = cluster_id, ports[NODES + node - 1]
         brokers.append(broker)
     return brokers
-
-
-def _different_ports(count: int) -> list[int]:
-    ports: set[int] = set()
-    while len(ports) < count:
-        ports.add(free_port(HOST))
-    return list(ports)

@@ -9,6 +9,7 @@ Invariants:
 from __future__ import annotations
 
 import abc
+import collections
 import contextlib
 import os
 import random
@@ -34,11 +35,17 @@ PORTS = range(20_000, 32_000)
 """Below Linux's and macOS's ephemeral ports: an outgoing connection never takes one while its server restarts."""
 
 
+_DECK = collections.deque(random.SystemRandom().sample(PORTS, len(PORTS)))
+
+
 def free_port(host: str = HOST) -> int:
-    """A TCP port that nobody listens on right now."""
-    choose = random.SystemRandom()
+    """A TCP port that nobody listens on right now, and that this process was not given before, until all were.
+
+    Whoever asks starts a server there only later: chosen each time anew, two of a fleet's processes now and then had the same.
+    """
     for _ in range(200):
-        if is_free(port := choose.choice(PORTS), host):
+        _DECK.rotate()
+        if is_free(port := _DECK[0], host):
             return port
     raise Unavailable(f"no free TCP port on {host} between {PORTS.start} and {PORTS.stop}")
 

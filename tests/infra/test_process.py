@@ -95,3 +95,9 @@ def test_the_log_is_shown_without_stack_frames(tmp_path: Path) -> None:
 
 def test_a_free_port_is_below_the_ephemeral_ones() -> None:
     assert 20_000 <= free_port() < 32_000
+
+
+def test_a_free_port_is_not_given_twice() -> None:
+    ports = [free_port() for _ in range(1_000)]
+
+    assert len(set(ports)) == len(ports)
