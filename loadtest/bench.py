@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 import statistics
 import subprocess
@@ -35,10 +34,16 @@ Start = Callable[[Path, int | None, str, Pool], AbstractContextManager[System]]
 IDLE_SETTLE: Final = 10.0
 """Seconds that freshly loaded models get to come to rest."""
 IDLE_FOR: Final = 10.0
-SYSTEMS: Final[dict[str, Start]] = {
-    "embedded": systems.embedded,
-    "fleet": functools.partial(systems.fleet, long_running=True),
-}
+
+
+def long_running_fleet(repository: Path, core: int | None, model: str, pool: Pool) -> AbstractContextManager[System]:
+    """With a broker that compiles what it does often as one in production has: slow for its first minutes, fast afterwards."""
+    from infra.local.kafka import LONG_RUNNING
+
+    return systems.fleet(repository, core, model, pool, jvm=LONG_RUNNING)
+
+
+SYSTEMS: Final[dict[str, Start]] = {"embedded": systems.embedded, "fleet": long_running_fleet}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

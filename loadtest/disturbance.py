@@ -1,8 +1,10 @@
 """What the callers of one model notice while something happens beside it: another model loads, a worker joins.
 
 Unlike the benchmark proper nothing is pinned: a load takes CPU time, and what is asked is whether it can take it from those who
-already serve. The rate is low for the same reason. Each disturbance is compared with the quiet seconds right before it. Only
-what the fleet does falls into the disturbed seconds: models are written and copied before them, and appear by a rename.
+already serve. The rate is low for the same reason. Each disturbance is compared with the quiet seconds right before it, in which
+calls arrive at the same moments. Only what the fleet does falls into the disturbed seconds: models are written and copied before
+them, and appear by a rename; the broker has memory enough to collect no garbage, or it would do so in the same second of every
+round.
 """
 
 from __future__ import annotations
@@ -35,12 +37,14 @@ Act = Callable[[], Callable[[], None]]
 
 def measure(folder: Path, rounds: int, say: Callable[[str], None]) -> list[Disturbance]:
     """Every disturbance, `rounds` times, each time with a fleet of its own."""
+    from infra.local.kafka import UNPAUSED
+
     found: list[Disturbance] = []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory(prefix="penstock-disturbed-") as place:
             repository = models.write_repository(Path(place), [SERVED])
             pool = payloads.build(models.MODELS[SERVED].inputs, reference=direct.load(repository / SERVED))
-            with fleet(repository, None, SERVED, pool, POLL) as system, contextlib.ExitStack() as stack:
+            with fleet(repository, None, SERVED, pool, POLL, jvm=UNPAUSED) as system, contextlib.ExitStack() as stack:
                 target = HttpTarget(system.address(SERVED), pool)
                 for name, act in _acts(folder, repository, system, stack):
                     found.append(_disturb(name, target, act))
@@ -78,10 +82,10 @@ def _acts(folder: Path, repository: Path, system: System, stack: contextlib.Exit
 def _disturb(name: str, target: HttpTarget, act: Act) -> Disturbance:
     open_point(target, OpenPlan(RATE, 2.0, warmup=0.0))
     cause = act()
-    quiet = open_point(target, OpenPlan(RATE, SECONDS))
+    quiet = open_point(target, OpenPlan(RATE, SECONDS, warmup=0.0))
     thread = threading.Thread(target=cause)
     thread.start()
-    point = open_point(target, OpenPlan(RATE, SECONDS, warmup=0.0, seed=1))
+    point = open_point(target, OpenPlan(RATE, SECONDS, warmup=0.0))
     thread.join()
     failed = sum(count for outcome, count in point.outcomes.items() if outcome != "ok")
     return Disturbance(

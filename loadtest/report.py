@@ -238,7 +238,8 @@ def disturbances_table(found: Sequence[Disturbance]) -> str:
             )
         )
     title = (
-        f"Callers of add/sub at {cell(found[0].rate)}/s on the fleet, nothing pinned; each round has a fleet of its own."
+        f"Callers of add/sub at {cell(found[0].rate)}/s on the fleet, nothing pinned; each round has a fleet of its own. Calls"
+        " arrive at the same moments before and while it happens; the broker has room enough to collect no garbage meanwhile."
         " Medians over the rounds, the ratio of p99 also from its smallest to its largest.\n\n"
     )
     return title + table(columns, rows)

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from loadtest.connections import Address
@@ -23,6 +23,9 @@ from loadtest.payloads import Pool
 from loadtest.processes import MIB, Meter, ServerProcess
 from loadtest.targets import get_json
 from protocol.errors import FleetError, Unavailable
+
+if TYPE_CHECKING:
+    from infra.local.kafka import Jvm
 
 START_WITHIN: Final = 120.0
 """Seconds for a server to give its first answer."""
@@ -97,14 +100,13 @@ def fleet(
     pool: Pool,
     worker_options: Sequence[str] = (),
     *,
-    long_running: bool = False,
+    jvm: Jvm | None = None,
 ) -> Iterator[System]:
     """A gateway and a worker on a real broker and a real Redis, once they have answered rightly; started in this order.
 
-    A `long_running` broker compiles what it does often as one in production has: slow for its first minutes, fast afterwards.
-    Redis gets the memory that its answers take for the minutes that they are kept; with less it is the store that is measured.
+    `jvm` sets up the broker's Java machine, where it is not to be that of the tests. Redis gets the memory that its answers take
+    for the minutes that they are kept; with less it is the store that is measured.
     """
-    from infra.local.kafka import LONG_RUNNING
     from infra.local.servers import servers
 
     with contextlib.ExitStack() as stack:
@@ -112,7 +114,7 @@ def fleet(
         backing = stack.enter_context(
             servers(
                 data,
-                jvm=LONG_RUNNING if long_running else None,
+                jvm=jvm,
                 cores=None if core is None else [core],
                 redis_config={"maxmemory": REDIS_MEMORY},
             )

@@ -233,8 +233,7 @@ class KafkaConsumer:
         """Where each partition stands, and whether any begins anew: then its start is committed, so that it is pinned."""
         if not partitions:
             return [], False
-        await self._name.resolve(inner._client)
-        entries, anew = await read_positions(inner, partitions, self._name.id)
+        entries, anew = await read_positions(inner, partitions, self._name)
         if anew:
             starts = {entry.partition: entry.committed for entry in entries}
             await inner.commit({place: offset_of(starts[place.partition], self._name.id) for place in anew})

@@ -3,21 +3,27 @@
 A topic can be deleted and made again under its name. Kafka then deletes the group's offsets, but a member that has not noticed
 commits the old ones again, and they would hide the first records of the new log. So every commit carries the id of its topic
 (KIP-516), and an offset that carries another one counts for nothing. One that carries none was set by an operator and counts.
+
+Nothing here is asked on the connection that records are fetched on. A broker answers a connection's requests in order, and a fetch
+waits there for records, for half a second where none come: a rebalance would stop a model's partitions for that long, twice.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import collections
 import logging
 from collections.abc import Sequence
 from io import BytesIO
 from typing import Final, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import NoError, UnknownTopicOrPartitionError, for_code
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.errors import LeaderNotAvailableError, NoError, UnknownTopicOrPartitionError, for_code
 from aiokafka.protocol.abstract import AbstractType
 from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.offset import OffsetRequest, OffsetResetStrategy
 from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
 from aiokafka.structs import OffsetAndMetadata
 
@@ -27,6 +33,8 @@ log = logging.getLogger(__name__)
 
 MARK: Final = "topic-id="
 NO_ID: Final = bytes(16)
+NO_REPLICA: Final = -1
+READ_COMMITTED: Final = 1
 
 
 class _Uuid(AbstractType[bytes]):  # type: ignore[misc]
@@ -160,7 +168,7 @@ class TopicName:
 
 
 async def _topic_id(client: AIOKafkaClient, topic: str) -> str:
-    response = await client.send(client.get_random_node(), TopicMetadata(topic))
+    response = await client.send(client.get_random_node(), TopicMetadata(topic), group=ConnectionGroup.COORDINATION)
     ((code, _, number, *_),) = response.topics
     error = for_code(code)
     if error is not NoError:
@@ -189,22 +197,66 @@ def counts(told: OffsetAndMetadata, end: int, topic: str) -> bool:
 
 
 async def read_positions(
-    inner: AIOKafkaConsumer, partitions: Sequence[TopicPartition], topic: str
+    inner: AIOKafkaConsumer, partitions: Sequence[TopicPartition], topic: TopicName
 ) -> tuple[list[Assigned], list[TopicPartition]]:
     """Where each partition stands, and those of which nothing that was committed counts: they stand at the log's start.
+
+    Args:
+        inner: a member of the group.
+        partitions: of one topic, at least one.
+        topic: its name; its id is read anew.
 
     Raises:
         KafkaError: a leader or the group's coordinator does not tell.
     """
-    starts = await inner.beginning_offsets(partitions)
-    ends = await inner.end_offsets(partitions)
-    committed: dict[TopicPartition, OffsetAndMetadata] = await inner._coordinator.fetch_committed_offsets(partitions)
+    committed: dict[TopicPartition, OffsetAndMetadata]
+    committed, _ = await asyncio.gather(
+        inner._coordinator.fetch_committed_offsets(partitions), topic.resolve(inner._client)
+    )
+    # Later than the committed offsets, which then cannot be behind an end that has moved meanwhile.
+    starts, ends = await asyncio.gather(
+        _log_offsets(inner._client, partitions, OffsetResetStrategy.EARLIEST),
+        _log_offsets(inner._client, partitions, OffsetResetStrategy.LATEST),
+    )
     entries, anew = [], []
     for partition in partitions:
-        start, end, told = starts[partition], ends[partition], committed.get(partition)
-        if told is not None and counts(told, end, topic):
+        start, end, told = starts[partition.partition], ends[partition.partition], committed.get(partition)
+        if told is not None and counts(told, end, topic.id):
             entries.append(Assigned(partition.partition, told.offset, end, start))
         else:
             entries.append(Assigned(partition.partition, start, end, start))
             anew.append(partition)
     return entries, anew
+
+
+async def _log_offsets(client: AIOKafkaClient, partitions: Sequence[TopicPartition], which: int) -> dict[int, int]:
+    """Where the log of each partition starts, or ends for those who read what is committed.
+
+    Raises:
+        KafkaError: a leader is not known or does not tell; who leads is then asked anew.
+    """
+    led: dict[int, list[int]] = collections.defaultdict(list)
+    for partition in partitions:
+        leader = client.cluster.leader_for_partition(partition)
+        led[-1 if leader is None else leader].append(partition.partition)
+    if -1 in led:
+        await client.force_metadata_update()
+        raise LeaderNotAvailableError(f"partitions {led[-1]} of {partitions[0].topic}")
+    topic = partitions[0].topic
+    told = await asyncio.gather(*(_told_by(client, node, topic, numbers, which) for node, numbers in led.items()))
+    return {number: offset for offsets in told for number, offset in offsets.items()}
+
+
+async def _told_by(
+    client: AIOKafkaClient, node: int, topic: str, partitions: Sequence[int], which: int
+) -> dict[int, int]:
+    request = OffsetRequest(NO_REPLICA, READ_COMMITTED, [(topic, [(number, which) for number in partitions])])
+    response = await client.send(node, request, group=ConnectionGroup.COORDINATION)
+    ((_, parts),) = response.topics
+    for number, code, *_ in parts:
+        error = for_code(code)
+        if error is not NoError:
+            if error.invalid_metadata:
+                await client.force_metadata_update()
+            raise error(f"partition {number} of {topic}")
+    return {number: offset for number, _, _, offset in parts}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -16,6 +17,7 @@ class KafkaSite(contract_bus.Site):
 
     session_timeout = 3.0
     patience = 30.0
+    fetch_max_wait = 0.5
 
     def __init__(self, bootstrap: str, prefix: str, security: dict[str, str] | None = None) -> None:
         self.bootstrap = bootstrap
@@ -30,6 +32,7 @@ class KafkaSite(contract_bus.Site):
             prefix=self.prefix,
             session_timeout=self.session_timeout,
             connect_timeout=10.0,
+            fetch_max_wait=self.fetch_max_wait,
             kafka_security=self.security,
         )
         bus = KafkaBus(settings)
@@ -52,3 +55,12 @@ class TestKafkaBus(contract_bus.BusContract):
         site = KafkaSite(kafka_bootstrap, prefix)
         yield site
         await site.close()
+
+    async def test_a_rebalance_does_not_wait_for_fetches_that_wait_for_records(self, site: KafkaSite) -> None:
+        site.fetch_max_wait = 9.0
+        topic, bus = site.topic("unhurried"), await site.connect()
+        await bus.ensure_topic(topic, 2)
+        async with asyncio.timeout(site.fetch_max_wait / 2):
+            first, owner = await self.joined(site, bus, topic, "a", 2)
+            await self.joined(site, await site.connect(), topic, "b", 1)
+            await site.until(lambda: len(owner.owned) == 1, first)
