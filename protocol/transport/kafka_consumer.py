@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -28,7 +28,13 @@ from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
 from protocol.errors import Unavailable
 from protocol.ports import Assigned, Listener, Record
 from protocol.transport.kafka_assignor import StickyAssignor
-from protocol.transport.kafka_connection import FencedInstanceIdError, connection_options, consumer_limits, leave_group
+from protocol.transport.kafka_connection import (
+    FencedInstanceIdError,
+    connection_options,
+    consumer_limits,
+    give_up_fetches,
+    leave_group,
+)
 from protocol.transport.kafka_lanes import Lane, Lanes
 from protocol.transport.kafka_positions import TopicName, offset_of, read_positions
 from protocol.transport.settings import TransportSettings
@@ -70,6 +76,7 @@ class KafkaConsumer:
         self._astray = ""
         self._leaves = False
         self._lanes = Lanes()
+        self._given_before: frozenset[int] = frozenset()
         self._announced = asyncio.Event()
         self._announced_at = 0.0
         self._announcing: asyncio.Task[None] | None = None
@@ -133,6 +140,7 @@ class KafkaConsumer:
             **connection_options(self._settings),
         )
         inner.subscribe([self._topic], listener=_Rebalances(self, inner))
+        self._given_before = frozenset()
         return inner
 
     async def _watch(self, inner: AIOKafkaConsumer) -> str:
@@ -202,9 +210,13 @@ class KafkaConsumer:
         if partitions and not self._closed:
             self._listener.revoked(partitions)
 
-    def _given(self, inner: AIOKafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
+    def _given(self, inner: AIOKafkaConsumer, partitions: Collection[TopicPartition]) -> None:
         self._inner = inner
         self._member = inner._coordinator.member_id  # aiokafka has no public name for it
+        given = frozenset(partition.partition for partition in partitions)
+        if self._given_before and given - self._given_before:
+            give_up_fetches(inner._client)
+        self._given_before = given
         self._announcing = asyncio.get_running_loop().create_task(self._announce(inner, sorted(partitions)))
 
     async def _announce(self, inner: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> None:

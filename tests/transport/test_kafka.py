@@ -10,6 +10,7 @@ import pytest
 from protocol.transport.kafka import KafkaBus
 from protocol.transport.settings import TransportSettings
 from tests.transport import contract_bus
+from tests.transport.bus_site import numbered, take, values
 
 
 class KafkaSite(contract_bus.Site):
@@ -64,3 +65,18 @@ class TestKafkaBus(contract_bus.BusContract):
             first, owner = await self.joined(site, bus, topic, "a", 2)
             await self.joined(site, await site.connect(), topic, "b", 1)
             await site.until(lambda: len(owner.owned) == 1, first)
+
+    async def test_partitions_of_another_are_fetched_at_once(self, site: KafkaSite) -> None:
+        site.fetch_max_wait = 9.0
+        topic, bus = site.topic("inherited"), await site.connect()
+        await bus.ensure_topic(topic, 2)
+        first, owner = await self.joined(site, bus, topic, "a", 2)
+        second, _ = await self.joined(site, await site.connect(), topic, "b", 1)
+        await site.until(lambda: len(owner.owned) == 1, first)
+        (kept,) = owner.owned
+        async with asyncio.timeout(site.fetch_max_wait / 2):
+            await site.crash(second)
+            await bus.evict(topic, ["b"])
+            await site.until(lambda: len(owner.owned) == 2, first)
+            await bus.publish(topic, numbered(1), partition=1 - kept)
+            assert values(await take(first, 1)) == [b"record 0"]
