@@ -32,7 +32,13 @@ from aiokafka.errors import (
 from protocol.errors import NotFound, TooLarge, Unavailable
 from protocol.frames import MAX_RECORD
 from protocol.ports import OutRecord, Published
-from protocol.transport.kafka_connection import MAX_BATCH, connection_options, partition_count, translated
+from protocol.transport.kafka_connection import (
+    MAX_BATCH,
+    RETRY_BACKOFF,
+    connection_options,
+    partition_count,
+    translated,
+)
 from protocol.transport.settings import TransportSettings
 
 log = logging.getLogger(__name__)
@@ -41,6 +47,8 @@ PUBLISH_TIMEOUT: Final = 10.0
 """Seconds after which a group that was not acknowledged counts as failed; the producer goes on trying to deliver it."""
 STOP_TIMEOUT: Final = 15.0
 LONGEST_PAUSE: Final = 2.0
+KNOWN_WITHIN: Final = 1.0
+"""Seconds that a topic may take from the broker that made it to all others."""
 
 _UNNUMBERED: Final = (OutOfOrderSequenceNumber, UnknownProducerId, InvalidProducerEpoch, ProducerFenced, ProducerClosed)
 """Not appended because the broker and this producer count differently: a new producer may send it again."""
@@ -159,7 +167,7 @@ class Publisher:
             async with asyncio.timeout(PUBLISH_TIMEOUT):
                 producer = await self.producer()
                 known = producer.client.cluster.partitions_for_topic(topic)
-                if known is None and await partition_count(producer.client, topic):
+                if known is None and await self._is_known(producer, topic):
                     known = await producer.partitions_for(topic)
         except _TROUBLE as exc:
             raise translated(exc, where) from None
@@ -167,6 +175,16 @@ class Publisher:
             raise NotFound(f"{where}: there is no such topic")
         self._partitions[topic] = len(known)
         return len(known)
+
+    async def _is_known(self, producer: AIOKafkaProducer, topic: str) -> bool:
+        """Whether a broker knows the topic. One that was made just now is not known to all, so others are asked, too."""
+        clock = asyncio.get_running_loop().time
+        end = clock() + KNOWN_WITHIN
+        while not await partition_count(producer.client, topic):
+            if clock() > end:
+                return False
+            await asyncio.sleep(RETRY_BACKOFF)
+        return True
 
     async def publish(self, topic: str, records: Sequence[OutRecord], partition: int | None) -> Published:
         """See `Bus.publish`."""

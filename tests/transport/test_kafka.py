@@ -80,3 +80,11 @@ class TestKafkaBus(contract_bus.BusContract):
             await site.until(lambda: len(owner.owned) == 2, first)
             await bus.publish(topic, numbered(1), partition=1 - kept)
             assert values(await take(first, 1)) == [b"record 0"]
+
+    async def test_a_topic_that_is_made_meanwhile_is_known_in_time(self, site: KafkaSite) -> None:
+        topic, other = site.topic("late"), await site.connect()
+        publishing = asyncio.create_task((await site.connect()).publish(topic, numbered(1)))
+
+        await other.ensure_topic(topic, 1)
+
+        assert (await publishing).partition == 0
