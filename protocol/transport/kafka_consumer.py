@@ -54,6 +54,8 @@ FRESH: Final = 2.0
 """Seconds that the log's end, as the last fetch told it, is good enough for a lag."""
 RESTART_PAUSE: Final = (0.1, 3.0)
 ERROR_PAUSE: Final = 0.1
+NUDGE: Final = 0.01
+"""Seconds after a seek at which aiokafka's fetch loop is woken again."""
 NOWHERE: Final = TopicPartition("", -1)
 """Holds nothing: asking for it polls without taking, while asking for no partition would mean all."""
 _TROUBLE: Final = (KafkaError, OSError, TimeoutError)
@@ -237,6 +239,7 @@ class KafkaConsumer:
         self._epoch += 2 if anew and self._epoch else 1
         self._announced_at = time.time()
         self._announced.set()
+        asyncio.get_running_loop().call_later(NUDGE, _nudge, inner)
         self._listener.assigned(self._epoch, entries)
 
     async def _positions(
@@ -385,6 +388,15 @@ class KafkaConsumer:
             raise Unavailable(f"offsets of {self._topic} were not committed: {exc!r}") from None
         for number, offset in offsets.items():
             lanes[number].committed = offset
+
+
+def _nudge(inner: AIOKafkaConsumer) -> None:
+    """Have aiokafka look again what it can fetch.
+
+    A seek that wakes it in the turn of the event loop in which a request of its own ends finds the broker still marked as busy, and
+    nothing wakes it when the mark goes: after one join in fifty a member slept for a second.
+    """
+    inner._fetcher._notify(inner._fetcher._wait_consume_future)
 
 
 class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]
