@@ -46,7 +46,7 @@ class Jvm:
 LONG_RUNNING: Final = Jvm(options=("-XX:+UseSerialGC",))
 """With both compilers, for a broker that is given a minute or two of load before it counts."""
 
-UNPAUSED: Final = Jvm(heap="1g", options=("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xms1g", "-Xmn800m"))
+UNPAUSED: Final = Jvm(heap="1g", options=(*Jvm.options, "-Xms1g", "-Xmn800m"))
 """With room for what a broker throws away in its first minutes: its collector, which stops it for 15 to 40 ms, does not run."""
 
 

@@ -239,7 +239,6 @@ class KafkaConsumer:
         self._epoch += 2 if anew and self._epoch else 1
         self._announced_at = time.time()
         self._announced.set()
-        asyncio.get_running_loop().call_later(NUDGE, _nudge, inner)
         self._listener.assigned(self._epoch, entries)
 
     async def _positions(
@@ -253,7 +252,7 @@ class KafkaConsumer:
             starts = {entry.partition: entry.committed for entry in entries}
             await inner.commit({place: offset_of(starts[place.partition], self._name.id) for place in anew})
         for entry, partition in zip(entries, partitions, strict=True):
-            inner.seek(partition, max(entry.committed, entry.start))
+            _seek(inner, partition, max(entry.committed, entry.start))
         return entries, bool(anew)
 
     # --- fetching ---
@@ -336,7 +335,7 @@ class KafkaConsumer:
         if self._announced.is_set():
             for number, lane in self._lanes:
                 with contextlib.suppress(IllegalStateError):
-                    inner.seek(TopicPartition(self._topic, number), lane.tail)
+                    _seek(inner, TopicPartition(self._topic, number), lane.tail)
         await asyncio.sleep(min(timeout, ERROR_PAUSE))
 
     # --- offsets ---
@@ -390,13 +389,17 @@ class KafkaConsumer:
             lanes[number].committed = offset
 
 
-def _nudge(inner: AIOKafkaConsumer) -> None:
-    """Have aiokafka look again what it can fetch.
+def _seek(inner: AIOKafkaConsumer, partition: TopicPartition, offset: int) -> None:
+    """Have it fetched from there, and aiokafka look again a moment later what it can fetch.
 
     A seek that wakes it in the turn of the event loop in which a request of its own ends finds the broker still marked as busy, and
     nothing wakes it when the mark goes: after one join in fifty a member slept for a second.
+
+    Raises:
+        IllegalStateError: the partition is not this member's.
     """
-    inner._fetcher._notify(inner._fetcher._wait_consume_future)
+    inner.seek(partition, offset)
+    asyncio.get_running_loop().call_later(NUDGE, lambda: inner._fetcher._notify(inner._fetcher._wait_consume_future))
 
 
 class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]

@@ -235,14 +235,14 @@ async def _log_offsets(client: AIOKafkaClient, partitions: Sequence[TopicPartiti
     Raises:
         KafkaError: a leader is not known or does not tell; who leads is then asked anew.
     """
+    topic = partitions[0].topic
     led: dict[int, list[int]] = collections.defaultdict(list)
     for partition in partitions:
         leader = client.cluster.leader_for_partition(partition)
         led[-1 if leader is None else leader].append(partition.partition)
     if -1 in led:
         await client.force_metadata_update()
-        raise LeaderNotAvailableError(f"partitions {led[-1]} of {partitions[0].topic}")
-    topic = partitions[0].topic
+        raise LeaderNotAvailableError(f"partitions {led[-1]} of {topic}")
     told = await asyncio.gather(*(_told_by(client, node, topic, numbers, which) for node, numbers in led.items()))
     return {number: offset for offsets in told for number, offset in offsets.items()}
 
