@@ -188,14 +188,3 @@ def consumer_limits(settings: TransportSettings) -> Mapping[str, Any]:
         # How often its fetch loop turns without a reason; at the default of 0.2 s that is half of an idle consumer's turns.
         "consumer_timeout_ms": 1000,
     }
-
-
-def give_up_fetches(client: AIOKafkaClient) -> None:
-    """Close the connections on which a fetch waits for records; the next request opens them again.
-
-    A broker answers a connection's requests in order, and nothing ends a fetch there but records or its time: the first fetch of
-    partitions that a member has just been given would wait behind the last one of those that it had.
-    """
-    for (_, group), connection in tuple(client._conns.items()):
-        if group is ConnectionGroup.DEFAULT and connection._requests:
-            connection.close()

@@ -32,9 +32,9 @@ from protocol.transport.kafka_connection import (
     FencedInstanceIdError,
     connection_options,
     consumer_limits,
-    give_up_fetches,
     leave_group,
 )
+from protocol.transport.kafka_fetching import fetch_when_free, give_up_fetches
 from protocol.transport.kafka_lanes import Lane, Lanes
 from protocol.transport.kafka_positions import TopicName, offset_of, read_positions
 from protocol.transport.settings import TransportSettings
@@ -54,8 +54,6 @@ FRESH: Final = 2.0
 """Seconds that the log's end, as the last fetch told it, is good enough for a lag."""
 RESTART_PAUSE: Final = (0.1, 3.0)
 ERROR_PAUSE: Final = 0.1
-NUDGE: Final = 0.01
-"""Seconds after a seek at which aiokafka's fetch loop is woken again."""
 NOWHERE: Final = TopicPartition("", -1)
 """Holds nothing: asking for it polls without taking, while asking for no partition would mean all."""
 _TROUBLE: Final = (KafkaError, OSError, TimeoutError)
@@ -101,6 +99,7 @@ class KafkaConsumer:
             inner = self._new_inner()
             try:
                 await inner.start()
+                fetch_when_free(inner)
                 pause = RESTART_PAUSE[0]
                 log.warning("the consumer of %s is made anew: %s", self._topic, await self._watch(inner))
                 await self._leave(inner)
@@ -252,7 +251,7 @@ class KafkaConsumer:
             starts = {entry.partition: entry.committed for entry in entries}
             await inner.commit({place: offset_of(starts[place.partition], self._name.id) for place in anew})
         for entry, partition in zip(entries, partitions, strict=True):
-            _seek(inner, partition, max(entry.committed, entry.start))
+            inner.seek(partition, max(entry.committed, entry.start))
         return entries, bool(anew)
 
     # --- fetching ---
@@ -335,7 +334,7 @@ class KafkaConsumer:
         if self._announced.is_set():
             for number, lane in self._lanes:
                 with contextlib.suppress(IllegalStateError):
-                    _seek(inner, TopicPartition(self._topic, number), lane.tail)
+                    inner.seek(TopicPartition(self._topic, number), lane.tail)
         await asyncio.sleep(min(timeout, ERROR_PAUSE))
 
     # --- offsets ---
@@ -387,19 +386,6 @@ class KafkaConsumer:
             raise Unavailable(f"offsets of {self._topic} were not committed: {exc!r}") from None
         for number, offset in offsets.items():
             lanes[number].committed = offset
-
-
-def _seek(inner: AIOKafkaConsumer, partition: TopicPartition, offset: int) -> None:
-    """Have it fetched from there, and aiokafka look again a moment later what it can fetch.
-
-    A seek that wakes it in the turn of the event loop in which a request of its own ends finds the broker still marked as busy, and
-    nothing wakes it when the mark goes: after one join in fifty a member slept for a second.
-
-    Raises:
-        IllegalStateError: the partition is not this member's.
-    """
-    inner.seek(partition, offset)
-    asyncio.get_running_loop().call_later(NUDGE, lambda: inner._fetcher._notify(inner._fetcher._wait_consume_future))
 
 
 class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]

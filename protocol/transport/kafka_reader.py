@@ -15,6 +15,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from protocol.ports import Record
 from protocol.transport.kafka_connection import MAX_BATCH, connection_options, consumer_limits
+from protocol.transport.kafka_fetching import fetch_when_free
 from protocol.transport.kafka_positions import TopicName, counts
 from protocol.transport.settings import TransportSettings
 
@@ -95,6 +96,7 @@ class Follower:
         consumer = AIOKafkaConsumer(**consumer_limits(self._settings), **connection_options(self._settings))
         try:
             await consumer.start()
+            fetch_when_free(consumer)
             consumer.assign(self._places)
             starts = await consumer.beginning_offsets(self._places)
             ends = await consumer.end_offsets(self._places)

@@ -3,14 +3,55 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
+from aiokafka.client import ConnectionGroup
 
 from protocol.transport.kafka import KafkaBus
+from protocol.transport.kafka_consumer import KafkaConsumer
 from protocol.transport.settings import TransportSettings
 from tests.transport import contract_bus
 from tests.transport.bus_site import numbered, take, values
+
+ANSWERS = 20
+FETCH_LOOP_TURN = 1.0
+"""Seconds after which aiokafka looks by itself what it can fetch (`consumer_timeout_ms`)."""
+
+
+def wake_beside_every_answer(consumer: KafkaConsumer) -> Callable[[], int]:
+    """Wake aiokafka's fetch loop when the answer to its fetch arrives, and up to two turns of the event loop later.
+
+    In one of them (which one depends on Python's version) the loop goes on when the fetch has ended and its broker is still marked
+    as busy. Returns what tells the number of answers so far.
+    """
+    assert consumer._inner is not None
+    fetcher, client = consumer._inner._fetcher, consumer._inner._client
+    loop = asyncio.get_running_loop()
+    answers = 0
+
+    def wake(turns: int) -> None:
+        if turns:
+            loop.call_soon(wake, turns - 1)
+        else:
+            fetcher._notify(fetcher._wait_consume_future)
+
+    def hook(connection: Any) -> None:
+        handle = connection._handle_frame
+
+        def woken(frame: bytes) -> None:
+            nonlocal answers
+            answers += 1
+            wake(answers % 3)
+            handle(frame)
+
+        connection._handle_frame = woken
+
+    for (_, group), connection in client._conns.items():
+        if group is ConnectionGroup.DEFAULT:
+            hook(connection)
+    return lambda: answers
 
 
 class KafkaSite(contract_bus.Site):
@@ -80,6 +121,20 @@ class TestKafkaBus(contract_bus.BusContract):
             await site.until(lambda: len(owner.owned) == 2, first)
             await bus.publish(topic, numbered(1), partition=1 - kept)
             assert values(await take(first, 1)) == [b"record 0"]
+
+    async def test_a_fetch_that_ends_beside_a_wake_up_is_followed_by_the_next(self, site: KafkaSite) -> None:
+        site.fetch_max_wait = 0.02
+        topic, bus = site.topic("beside"), await site.connect()
+        await bus.ensure_topic(topic, 1)
+        consumer, _ = await self.joined(site, bus, topic, "a", 1)
+        await bus.publish(topic, numbered(1))
+        await take(consumer, 1)  # the connection is there now
+        assert isinstance(consumer, KafkaConsumer)
+        answers = wake_beside_every_answer(consumer)
+
+        async with asyncio.timeout(ANSWERS * FETCH_LOOP_TURN / 4):
+            while answers() < ANSWERS:
+                assert await consumer.fetch(1, site.fetch_max_wait) == []
 
     async def test_a_topic_that_is_made_meanwhile_is_known_in_time(self, site: KafkaSite) -> None:
         topic, other = site.topic("late"), await site.connect()
