@@ -122,6 +122,7 @@ class KafkaConsumer:
                 log.exception("the consumer of %s failed and is made anew", self._topic)
             finally:
                 self._inner = None
+                self._hearing.close()
                 self._take_away()
                 await self._stop(inner)
             await asyncio.sleep(pause)
@@ -209,7 +210,6 @@ class KafkaConsumer:
     async def close(self) -> None:
         """See `Consumer.close`."""
         self._closed = True
-        self._hearing.close()
         self._running.cancel()
         await asyncio.wait([self._running])
 

@@ -67,6 +67,6 @@ class Hearing:
         self._was_told = False
 
     def close(self) -> None:
-        """Ask nothing more."""
+        """Leave the coordinator alone: it is being closed."""
         if self._asking is not None:
             self._asking.cancel()
