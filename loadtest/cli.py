@@ -138,7 +138,7 @@ def safety(duration: float) -> None:
     "--out", type=click.Path(dir_okay=False, path_type=Path), help="A report of `bench`: replace its disturbances."
 )
 def disturb(rounds: int, cache: Path, out: Path | None) -> None:
-    """What the callers of one model notice while another loads or a worker joins."""
+    """What the callers of one model notice while another loads, or a worker joins or leaves."""
     from loadtest.disturbance import measure
 
     found = measure(cache.absolute(), rounds, click.echo)

@@ -1,10 +1,13 @@
-"""What the callers of one model notice while something happens beside it: another model loads, a worker joins.
+"""What the callers of one model notice while something happens beside it: another model loads, a worker joins or leaves.
 
-Unlike the benchmark proper nothing is pinned: a load takes CPU time, and what is asked is whether it can take it from those who
-already serve. The rate is low for the same reason. Each disturbance is compared with the quiet seconds right before it, in which
-calls arrive at the same moments. Only what the fleet does falls into the disturbed seconds: models are written and copied before
-them, and appear by a rename; the broker has memory enough to collect no garbage, or it would do so in the same second of every
-round.
+A load and a worker's start take CPU time. Whether they can take it from those who already serve is asked with nothing pinned, and
+at a low rate for the same reason. What the fleet does to itself is asked with all of it on one core: the worker that joins has the
+other to itself, as it would have a machine. The generator stands for callers elsewhere and, where the system lets it, waits for
+nobody.
+
+Each disturbance is compared with the quiet seconds right before it, in which calls arrive at the same moments. Only what the fleet
+does falls into the disturbed seconds: models are written and copied before them, and appear by a rename; the broker has memory
+enough to collect no garbage, or it would do so in the same second of every round.
 """
 
 from __future__ import annotations
@@ -15,13 +18,13 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 from loadtest import direct, models, payloads
 from loadtest.connections import HttpTarget
-from loadtest.processes import ServerProcess
+from loadtest.processes import ServerProcess, before_all_others, cores, on_core
 from loadtest.results import Disturbance
 from loadtest.run import OpenPlan, open_point
 from loadtest.systems import System, fleet, wait_until_ready
@@ -29,6 +32,8 @@ from loadtest.systems import System, fleet, wait_until_ready
 SERVED: Final = "addsub"
 RATE: Final = 200.0
 SECONDS: Final = 8.0
+ON_ONE_CORE: Final = "; the fleet on one core"
+OF_ITS_OWN: Final = ", with a core of its own"
 POLL: Final = ["--model-control-mode", "poll", "--repository-poll-secs", "0.5"]
 
 Act = Callable[[], Callable[[], None]]
@@ -37,22 +42,36 @@ Act = Callable[[], Callable[[], None]]
 
 def measure(folder: Path, rounds: int, say: Callable[[str], None]) -> list[Disturbance]:
     """Every disturbance, `rounds` times, each time with a fleet of its own."""
-    from infra.local.kafka import UNPAUSED
-
+    server_core, other_core = cores()
     found: list[Disturbance] = []
     for _ in range(rounds):
-        with tempfile.TemporaryDirectory(prefix="penstock-disturbed-") as place:
-            repository = models.write_repository(Path(place), [SERVED])
-            pool = payloads.build(models.MODELS[SERVED].inputs, reference=direct.load(repository / SERVED))
-            with fleet(repository, None, SERVED, pool, POLL, jvm=UNPAUSED) as system, contextlib.ExitStack() as stack:
-                target = HttpTarget(system.address(SERVED), pool)
-                for name, act in _acts(folder, repository, system, stack):
-                    found.append(_disturb(name, target, act))
-                    say(f"disturbed by {name}: p99 {found[-1].quiet_p99_ms:.2f} -> {found[-1].p99_ms:.2f} ms")
+        with _fleet(None) as (system, repository, target, stack):
+            acts = _nothing(""), *_loads(folder, repository, system), *_joins(repository, system, stack, None, "")
+            found += _disturbed(target, acts, say)
+        if server_core is not None:
+            with _fleet(server_core) as (system, repository, target, stack), on_core(other_core):
+                acts = _nothing(ON_ONE_CORE), *_joins(repository, system, stack, other_core, OF_ITS_OWN)
+                found += _disturbed(target, acts, say)
     return found
 
 
-def _acts(folder: Path, repository: Path, system: System, stack: contextlib.ExitStack) -> Iterator[tuple[str, Act]]:
+@contextlib.contextmanager
+def _fleet(core: int | None) -> Iterator[tuple[System, Path, HttpTarget, contextlib.ExitStack]]:
+    """One that serves, with its repository, what calls it, and where to leave what is to be closed before it."""
+    from infra.local.kafka import UNPAUSED
+
+    with tempfile.TemporaryDirectory(prefix="penstock-disturbed-") as place:
+        repository = models.write_repository(Path(place), [SERVED])
+        pool = payloads.build(models.MODELS[SERVED].inputs, reference=direct.load(repository / SERVED))
+        with fleet(repository, core, SERVED, pool, POLL, jvm=UNPAUSED) as system, contextlib.ExitStack() as stack:
+            yield system, repository, HttpTarget(system.address(SERVED), pool), stack
+
+
+def _nothing(where: str) -> tuple[str, Act]:
+    return f"nothing: what the machine does by itself{where}", lambda: lambda: None
+
+
+def _loads(folder: Path, repository: Path, system: System) -> Iterator[tuple[str, Act]]:
     def load(model: str) -> Callable[[], None]:
         source = models.write_repository(folder / "disturbing", [model]) / model
         partial = shutil.copytree(source, repository.parent / f"{repository.name}-{model}")
@@ -63,20 +82,37 @@ def _acts(folder: Path, repository: Path, system: System, stack: contextlib.Exit
 
         return act
 
-    def join() -> Callable[[], None]:
-        line = ["-m", "penstock", "worker", "--model-repository", str(repository), *POLL, "--metrics-port", "0"]
-        line += ["--kafka", system.kafka, "--redis", system.redis, "--prefix", system.prefix]
-
-        def act() -> None:
-            stack.callback(ServerProcess(line, None).stop)
-            time.sleep(SECONDS - 1)
-
-        return act
-
-    yield "nothing: what the machine does by itself", lambda: lambda: None
     yield "loading a model of the same framework (mlp-half, 17 MB)", lambda: load("mlp-half")
     yield "loading a model of a framework that was not imported yet (encoder, torch)", lambda: load("encoder")
-    yield "a second worker that joins", join
+
+
+def _joins(
+    repository: Path, system: System, stack: contextlib.ExitStack, core: int | None, where: str
+) -> Iterator[tuple[str, Act]]:
+    line = ["-m", "penstock", "worker", "--model-repository", str(repository), *POLL, "--metrics-port", "0"]
+    line += ["--kafka", system.kafka, "--redis", system.redis, "--prefix", system.prefix]
+    joined: list[ServerProcess] = []
+
+    def join() -> None:
+        joined.append(ServerProcess(line, core))
+        stack.callback(joined[0].stop)
+        time.sleep(SECONDS - 1)
+
+    def leave() -> None:
+        joined[0].stop()
+
+    yield f"a second worker that joins{where}", lambda: join
+    yield f"the second worker that leaves{where}", lambda: leave
+
+
+def _disturbed(
+    target: HttpTarget, acts: Iterable[tuple[str, Act]], say: Callable[[str], None]
+) -> Iterator[Disturbance]:
+    for name, act in acts:
+        with before_all_others():
+            found = _disturb(name, target, act)
+        say(f"disturbed by {name}: p99 {found.quiet_p99_ms:.2f} -> {found.p99_ms:.2f} ms")
+        yield found
 
 
 def _disturb(name: str, target: HttpTarget, act: Act) -> Disturbance:

@@ -77,7 +77,7 @@ def markdown(results: Results, pictures: Sequence[str] = ()) -> str:
     if results.idle:
         parts += ["## Idle models\n", *map(_idle, results.idle)]
     if results.disturbances:
-        parts += ["## Beside a load or a join\n", disturbances_table(results.disturbances)]
+        parts += ["## Beside a load, a join or a leave\n", disturbances_table(results.disturbances)]
     if results.safety:
         parts += ["## What safety costs\n", safety_table(results.safety)]
     if results.soaks:
@@ -238,9 +238,10 @@ def disturbances_table(found: Sequence[Disturbance]) -> str:
             )
         )
     title = (
-        f"Callers of add/sub at {cell(found[0].rate)}/s on the fleet, nothing pinned; each round has a fleet of its own. Calls"
-        " arrive at the same moments before and while it happens; the broker has room enough to collect no garbage meanwhile."
-        " Medians over the rounds, the ratio of p99 also from its smallest to its largest.\n\n"
+        f"Callers of add/sub at {cell(found[0].rate)}/s on the fleet; each round has fleets of its own. Nothing is pinned, or the"
+        " fleet has one core, and what joins the other. Calls arrive at the same moments before and while it happens; the broker"
+        " has room enough to collect no garbage meanwhile. Medians over the rounds, the ratio of p99 also from its smallest to its"
+        " largest.\n\n"
     )
     return title + table(columns, rows)
 
