@@ -133,15 +133,16 @@ def safety(duration: float) -> None:
 
 @main.command()
 @click.option("--rounds", default=5, help="How often each disturbance is caused.")
+@click.option("--seconds", default=8.0, help="Of calls before each, and while it happens.")
 @click.option("--cache", type=click.Path(file_okay=False, path_type=Path), default=Path(".cache/bench"), help="Models.")
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), help="A report of `bench`: replace its disturbances."
 )
-def disturb(rounds: int, cache: Path, out: Path | None) -> None:
+def disturb(rounds: int, seconds: float, cache: Path, out: Path | None) -> None:
     """What the callers of one model notice while another loads, or a worker joins or leaves."""
     from loadtest.disturbance import measure
 
-    found = measure(cache.absolute(), rounds, click.echo)
+    found = measure(cache.absolute(), rounds, click.echo, seconds)
     click.echo(report.disturbances_table(found))
     if out is not None:
         results = Results.load(out.with_suffix("") / "results.json")

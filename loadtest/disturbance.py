@@ -17,7 +17,6 @@ import dataclasses
 import shutil
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -40,18 +39,26 @@ Act = Callable[[], Callable[[], None]]
 """Prepares a disturbance, and returns what causes it."""
 
 
-def measure(folder: Path, rounds: int, say: Callable[[str], None]) -> list[Disturbance]:
-    """Every disturbance, `rounds` times, each time with a fleet of its own."""
+def measure(folder: Path, rounds: int, say: Callable[[str], None], seconds: float = SECONDS) -> list[Disturbance]:
+    """Every disturbance, `rounds` times, each time with a fleet of its own.
+
+    Args:
+        folder: where models are kept between runs.
+        rounds: how often.
+        say: told of each as it is found.
+        seconds: before each, and as many in which it happens. It takes one or two of them, so that p99 of `seconds` hides it where
+            they are many.
+    """
     server_core, other_core = cores()
     found: list[Disturbance] = []
     for _ in range(rounds):
         with _fleet(None) as (system, repository, target, stack):
             acts = _nothing(""), *_loads(folder, repository, system), *_joins(repository, system, stack, None, "")
-            found += _disturbed(target, acts, say)
+            found += _disturbed(target, acts, seconds, say)
         if server_core is not None:
             with _fleet(server_core) as (system, repository, target, stack), on_core(other_core):
                 acts = _nothing(ON_ONE_CORE), *_joins(repository, system, stack, other_core, OF_ITS_OWN)
-                found += _disturbed(target, acts, say)
+                found += _disturbed(target, acts, seconds, say)
     return found
 
 
@@ -96,7 +103,6 @@ def _joins(
     def join() -> None:
         joined.append(ServerProcess(line, core))
         stack.callback(joined[0].stop)
-        time.sleep(SECONDS - 1)
 
     def leave() -> None:
         joined[0].stop()
@@ -106,25 +112,25 @@ def _joins(
 
 
 def _disturbed(
-    target: HttpTarget, acts: Iterable[tuple[str, Act]], say: Callable[[str], None]
+    target: HttpTarget, acts: Iterable[tuple[str, Act]], seconds: float, say: Callable[[str], None]
 ) -> Iterator[Disturbance]:
     for name, act in acts:
         with before_all_others():
-            found = _disturb(name, target, act)
+            found = _disturb(name, target, act, seconds)
         say(f"disturbed by {name}: p99 {found.quiet_p99_ms:.2f} -> {found.p99_ms:.2f} ms")
         yield found
 
 
-def _disturb(name: str, target: HttpTarget, act: Act) -> Disturbance:
+def _disturb(name: str, target: HttpTarget, act: Act, seconds: float) -> Disturbance:
     open_point(target, OpenPlan(RATE, 2.0, warmup=0.0))
     cause = act()
-    quiet = open_point(target, OpenPlan(RATE, SECONDS, warmup=0.0))
+    quiet = open_point(target, OpenPlan(RATE, seconds, warmup=0.0))
     thread = threading.Thread(target=cause)
     thread.start()
-    point = open_point(target, OpenPlan(RATE, SECONDS, warmup=0.0))
+    point = open_point(target, OpenPlan(RATE, seconds, warmup=0.0))
     thread.join()
     failed = sum(count for outcome, count in point.outcomes.items() if outcome != "ok")
     return Disturbance(
         name, RATE, quiet.latency_ms["p50"], quiet.latency_ms["p99"], point.latency_ms["p50"], point.latency_ms["p99"],
-        point.latency_ms["max"], failed,
+        point.latency_ms["max"], failed, seconds,
     )  # fmt: skip

@@ -239,9 +239,9 @@ def disturbances_table(found: Sequence[Disturbance]) -> str:
         )
     title = (
         f"Callers of add/sub at {cell(found[0].rate)}/s on the fleet; each round has fleets of its own. Nothing is pinned, or the"
-        " fleet has one core, and what joins the other. Calls arrive at the same moments before and while it happens; the broker"
-        " has room enough to collect no garbage meanwhile. Medians over the rounds, the ratio of p99 also from its smallest to its"
-        " largest.\n\n"
+        f" fleet has one core, and what joins the other. Calls arrive at the same moments in the {cell(found[0].seconds)} s before"
+        " it and in those that begin with it; the broker has room enough to collect no garbage meanwhile. Medians over the rounds,"
+        " the ratio of p99 also from its smallest to its largest.\n\n"
     )
     return title + table(columns, rows)
 

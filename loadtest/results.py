@@ -132,6 +132,7 @@ class Disturbance:
 
     Attributes:
         failed: requests in the disturbed seconds that were not answered rightly.
+        seconds: of calls before it, and as many in which it happened.
     """
 
     name: str
@@ -142,6 +143,7 @@ class Disturbance:
     p99_ms: float
     max_ms: float
     failed: int
+    seconds: float = 8.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
