@@ -83,6 +83,7 @@ class KafkaConsumer:
         self._listener = listener
         self._assignor = StickyAssignor()
         self._inner: AIOKafkaConsumer | None = None
+        self._living: AIOKafkaConsumer | None = None
         self._member = ""
         self._epoch = 0
         self._name = TopicName(topic)
@@ -109,7 +110,7 @@ class KafkaConsumer:
         """Keep an inner consumer alive, until another process takes this member's place."""
         pause, longest = RESTART_PAUSE
         while not self._replaced:
-            inner = self._new_inner()
+            inner = self._living = self._new_inner()
             try:
                 await inner.start()
                 fetch_when_free(inner)
@@ -121,7 +122,7 @@ class KafkaConsumer:
             except Exception:
                 log.exception("the consumer of %s failed and is made anew", self._topic)
             finally:
-                self._inner = None
+                self._inner = self._living = None
                 self._hearing.close()
                 self._take_away()
                 await self._stop(inner)
@@ -219,6 +220,10 @@ class KafkaConsumer:
         """Ask the coordinator whether the group is being rebalanced; nothing happens where that is known."""
         if self._inner is not None and self._announced.is_set():
             self._hearing.told(self._inner._coordinator)
+
+    def lives(self, inner: AIOKafkaConsumer) -> bool:
+        """Whether it may still be given partitions: one that is being stopped takes part in rebalances until it is."""
+        return inner is self._living
 
     def _rebalances(self) -> None:
         if self._epoch:  # the first join is no news to those who must take part in it
@@ -429,8 +434,10 @@ class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]
         coordinator = self._inner._coordinator
         if not coordinator.member_id:
             coordinator.member_id = self._consumer.member
-        self._consumer._rebalances()
+        if self._consumer.lives(self._inner):
+            self._consumer._rebalances()
 
     def on_partitions_assigned(self, assigned: Any) -> None:
         """Called after every join."""
-        self._consumer._given(self._inner, assigned)
+        if self._consumer.lives(self._inner):
+            self._consumer._given(self._inner, assigned)

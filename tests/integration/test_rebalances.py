@@ -1,4 +1,4 @@
-"""Workers that come and go all the time: five joins and five leaves in about twelve seconds, on a real broker and a real store.
+"""Workers that come and go all the time: five joins and five leaves in about fifteen seconds, on a real broker and a real store.
 
 The bound: when a partition moves, what its former owner has in batches at that moment may run twice, and nothing else: at most
 `IN_BATCHES` requests for each worker that was there, and for each join. A leave that drains costs none.
@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(120)]
 JOINS = 5
 BETWEEN = 1.2
 """Seconds between two of them: five times the rate of ten joins and leaves a minute."""
-SIZE = 8
+SIZE = 16
 BURST = 3
 """Requests at once, ten times a second. A batch takes longer than a rebalance, so that what moves is really under way."""
 SETTLED = 10.0
@@ -50,7 +50,7 @@ CODE = """
         def predict(self, X):
             with open(f"%s.{os.getpid()}", "a") as file:
                 file.writelines(f"{number:.0f}\\n" for number in X[:, 0])
-            time.sleep(0.25)
+            time.sleep(0.5)
             return {"Y": X}
 """
 CONFIG = f"""

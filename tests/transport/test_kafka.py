@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from aiokafka import TopicPartition
 from aiokafka.client import ConnectionGroup
 
 from protocol.transport.kafka import KafkaBus
@@ -135,6 +136,24 @@ class TestKafkaBus(contract_bus.BusContract):
         async with asyncio.timeout(ANSWERS * FETCH_LOOP_TURN / 4):
             while answers() < ANSWERS:
                 assert await consumer.fetch(1, site.fetch_max_wait) == []
+
+    async def test_a_member_that_is_closed_in_a_rebalance_is_given_nothing_more(self, site: KafkaSite) -> None:
+        """It would look up where the partitions stand, on connections that are closed for good."""
+        topic, bus = site.topic("closing"), await site.connect()
+        await bus.ensure_topic(topic, 1)
+        consumer, owner = await self.joined(site, bus, topic, "a", 1)
+        assert isinstance(consumer, KafkaConsumer)
+        inner = consumer._inner
+        assert inner is not None
+        listener = inner._subscription.listener
+
+        await consumer.close()
+        listener.on_partitions_revoked([TopicPartition(topic, 0)])
+        listener.on_partitions_assigned([TopicPartition(topic, 0)])
+        await asyncio.sleep(0)
+
+        assert consumer._announcing is None
+        assert len(owner.epochs) == 1
 
     async def test_a_topic_that_is_made_meanwhile_is_known_in_time(self, site: KafkaSite) -> None:
         topic, other = site.topic("late"), await site.connect()
