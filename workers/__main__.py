@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import sys
 
-from protocol import logs, loop
-from protocol.errors import FleetError
-from workers.app import serve
-from workers.settings import from_environment
+from workers import yielding
 
 
 def main() -> int:
     """Serve until told to stop; the exit code is 2 where a setting or a model is wrong, 1 for any other end by an error."""
+    yielding.begin()  # before the imports, which are most of a start
+    from protocol import logs, loop
+    from protocol.errors import FleetError
+    from workers.app import serve
+    from workers.settings import from_environment
+
     environment = os.environ
     logs.configure(environment.get("PENSTOCK_LOG_FORMAT", "human"), environment.get("PENSTOCK_LOG_LEVEL", "info"))
     try:

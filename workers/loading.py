@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from protocol.errors import ConfigError, FleetError
+from workers import yielding
 from workers.backends import load_backend, usable_gpus
 from workers.backends.base import Backend
 from workers.children import orders
@@ -91,23 +92,23 @@ class Loader:
         gpus: Sequence[int] = ()
         isolated = is_isolated(version.config)
         if not isolated:
-            gpus = await asyncio.to_thread(usable_gpus, backend, self._gpus)
+            gpus = await asyncio.to_thread(yielding.call, usable_gpus, backend, self._gpus)
             isolated = is_isolated(version.config, place(version.config, gpus, self._cores))
         loaded = await (self._load_children(version) if isolated else self._load_threads(backend, version, gpus))
         loaded.seconds = self._clock() - started
         return loaded
 
     async def _load_threads(self, backend: Backend, version: ModelVersion, gpus: Sequence[int]) -> LoadedModel:
-        metadata = await asyncio.to_thread(backend.inspect, version)
+        metadata = await asyncio.to_thread(yielding.call, backend.inspect, version)
         version, placements = self._complete(version, metadata, gpus)
-        warmups = await asyncio.to_thread(samples, version.config, str(version.version), version.folder)
+        warmups = await asyncio.to_thread(yielding.call, samples, version.config, str(version.version), version.folder)
         executors = [ThreadExecutor(placement.name, self._clock) for placement in placements]
         loaded = LoadedModel(version, executors, 0.0)
         try:
             for executor, placement in zip(executors, placements, strict=True):
-                instance = await executor.load(functools.partial(backend.load, version, placement))
+                instance = await executor.load(functools.partial(yielding.call, backend.load, version, placement))
                 if warmups:
-                    await executor.call(functools.partial(warm_up, instance, version.config, warmups))
+                    await executor.call(functools.partial(yielding.call, warm_up, instance, version.config, warmups))
         except BaseException:
             await loaded.close()
             raise
@@ -149,5 +150,5 @@ class Loader:
     async def _backend(self, name: str) -> Backend:
         backend = self._backends.get(name)
         if backend is None:  # importing a framework takes seconds
-            backend = self._backends[name] = await asyncio.to_thread(load_backend, name)
+            backend = self._backends[name] = await asyncio.to_thread(yielding.call, load_backend, name)
         return backend

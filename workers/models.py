@@ -17,6 +17,7 @@ import structlog
 from protocol.errors import ConfigError, FleetError, NotFound
 from protocol.messages import Announcement, ModelLoad
 from protocol.ports import Directory
+from workers import yielding
 from workers.catalogue import Catalogue
 from workers.context import Context
 from workers.digests import Digests
@@ -249,6 +250,7 @@ class Models:
             slot.state = move(slot.state, Event.LOADED)
         slot.serving, slot.reason = serving, ""
         await self._announce(key, slot)
+        yielding.end()  # from here on others wait for what this process does
         await serving.open()
         log.info(
             "ready", model=key[0], version=key[1], seconds=round(loaded.seconds, 3), instances=len(loaded.executors),

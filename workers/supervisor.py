@@ -27,6 +27,7 @@ from protocol.messages import Heartbeat
 from protocol.presence import decode_heartbeat
 from protocol.transport import Transport, open_transport
 from protocol.transport.settings import TransportSettings
+from workers import yielding
 from workers.backoff import Backoff
 from workers.context import runner_name
 from workers.framing import frames
@@ -239,6 +240,7 @@ class Supervisor:
     async def _beat_once(self, now: float) -> None:
         transport, beat = self._transport, self._beat
         if beat is not None and self.pid is not None:
+            yielding.end()  # not before: Linux might not let the worker begin then
             await transport.directory.beat(dataclasses.replace(beat, at=await transport.results.now()))
         for dead in self._peers.read(await transport.directory.workers(), now):
             log.error(

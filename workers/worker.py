@@ -21,6 +21,7 @@ from protocol.errors import FleetError, Unavailable
 from protocol.loop import stop_signals
 from protocol.naming import Names
 from protocol.transport import Transport
+from workers import yielding
 from workers.context import Context
 from workers.devices import Hardware, cores
 from workers.heartbeat import DirectoryOutlet, Outlet, PipeOutlet, Pulse, SupervisorGone
@@ -222,6 +223,8 @@ class Worker:
                 await asyncio.sleep(RESTART_PAUSE)
 
     async def _beat(self) -> None:
+        if self._started:
+            yielding.end()
         await self._say()
         await asyncio.sleep(self._settings.heartbeat_interval)
 

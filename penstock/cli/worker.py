@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from penstock.cli.options import fleet_options, log_options, metrics_option, model_options, option, options
-from penstock.cli.settings import chosen, transport_settings
 from protocol.errors import ConfigError
+from workers import yielding
 
 
 @click.command()
@@ -29,6 +29,8 @@ def command(supervised: bool, log_format: str, log_level: str, **flags: Any) -> 
     \b
         penstock worker --model-repository models --kafka localhost:9092 --redis redis://localhost:6379
     """
+    yielding.begin()  # before the imports, which are most of a start
+    from penstock.cli.settings import chosen, transport_settings
     from workers.settings import WorkerSettings
 
     if not flags["kafka"]:

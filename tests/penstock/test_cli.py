@@ -39,6 +39,17 @@ def test_the_version_needs_no_framework_and_no_client() -> None:
     assert {"numpy", "httpx", "torch", "onnxruntime", "aiokafka", "starlette"}.isdisjoint(modules.split())
 
 
+@pytest.mark.parametrize(("chosen", "expected"), [({}, "20"), ({"OPENBLAS_THREAD_TIMEOUT": "4"}, "4")])
+def test_threads_of_blas_sleep_soon_unless_somebody_chose(chosen: dict[str, str], expected: str) -> None:
+    code = "import os, penstock.cli as c; c.main(); print(os.environ['OPENBLAS_THREAD_TIMEOUT'])"
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_THREAD_TIMEOUT"} | chosen
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--version"], capture_output=True, text=True, cwd=ROOT, env=environment, check=True
+    )
+
+    assert done.stdout.splitlines()[-1] == expected
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_teaches_by_example(name: str) -> None:
     done = CliRunner().invoke(group, [name, "--help"])

@@ -23,6 +23,7 @@ from typing import Any, Final
 import structlog
 
 import workers.backends.python  # noqa: F401  # most children run Python models
+from workers import yielding
 from workers.children.copies import Copies
 from workers.children.dying import die_with
 from workers.children.inside import Inside
@@ -40,6 +41,7 @@ def main() -> int:
     """Serve, as the template or as one of its copies, until the worker hangs up."""
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     die_with(parent)
+    yielding.begin()  # for good: this process does nothing that anybody waits for but copying itself
     _forget_ourselves()
     if framework := sys.argv[3]:
         with contextlib.suppress(Exception):  # a copy whose model needs it meets the error again, and tells it

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from protocol.messages import Failure
 from protocol.tensors import Tensor
+from workers import yielding
 from workers.backends import load_backend, usable_gpus
 from workers.backends.base import Instance, Outcome
 from workers.children.line import Broken, Line, packed
@@ -29,6 +30,7 @@ from workers.children.messages import (
 )
 from workers.children.namespace import give_way
 from workers.children.segments import Slot, View
+from workers.placement import Placement
 from workers.repository import ModelVersion
 from workers.warmup import samples, warm_up
 
@@ -67,20 +69,25 @@ class Inside:
 
     def _inspect(self, order: Told) -> None:
         try:
-            backend = self._find(hear_version(order["version"]))
-            gpus = usable_gpus(backend, order["gpus"])
-            self._line.send(packed({"metadata": tell_metadata(backend.inspect(self._version)), "gpus": list(gpus)}))
+            with yielding.thread():
+                backend = self._find(hear_version(order["version"]))
+                gpus = usable_gpus(backend, order["gpus"])
+                metadata = backend.inspect(self._version)
+            self._line.send(packed({"metadata": tell_metadata(metadata), "gpus": list(gpus)}))
         except Exception as exc:
             self._line.send(packed({"error": tell_error(exc)}))
 
     def _load(self, order: Told) -> None:
         try:
-            version = hear_version(order["version"])
-            self._instance = self._find(version).load(version, hear_placement(order["placement"]))
-            warm_up(self._instance, version.config, samples(version.config, str(version.version), version.folder))
+            with yielding.thread():
+                self._load_warm(hear_version(order["version"]), hear_placement(order["placement"]))
             self._line.send(packed({}))
         except Exception as exc:
             self._line.send(packed({"error": tell_error(exc)}))
+
+    def _load_warm(self, version: ModelVersion, placement: Placement) -> None:
+        self._instance = self._find(version).load(version, placement)
+        warm_up(self._instance, version.config, samples(version.config, str(version.version), version.folder))
 
     def _find(self, version: ModelVersion) -> Any:
         if self._backend is None:

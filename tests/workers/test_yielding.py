@@ -1,0 +1,155 @@
+"""What Linux really gives a process that yields: each case is a process of its own, as there is no way back from some of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.workers.fleet import IDENTITY, write_model
+from workers import yielding
+from workers.loading import Loader
+from workers.repository import scan
+
+ROOT = Path(__file__).parents[2]
+SLICES = sys.platform == "linux" and tuple(int(part) for part in os.uname().release.split(".")[:2]) >= (6, 12)
+linux = pytest.mark.skipif(not SLICES, reason="time slices can be chosen since Linux 6.12")
+sessions = pytest.mark.skipif(
+    not yielding._AUTOGROUP.exists() or Path("/proc/self/cgroup").read_text().count(":cpu,") > 1,
+    reason="this system does not share the CPU among sessions",
+)
+TOOLS = """
+import ctypes, os, struct, subprocess, sys, threading
+from workers import yielding
+
+def slice_of(thread=0):
+    given = ctypes.create_string_buffer(48)
+    number = {"x86_64": 315, "aarch64": 275}[os.uname().machine]
+    assert ctypes.CDLL(None).syscall(number, thread, given, 48, 0) == 0
+    return struct.unpack("=IIQiIQQQ", given.raw)[5]
+
+def session():
+    return int(open("/proc/self/autogroup").read().split()[-1])
+
+def in_a_thread(function):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(function()))
+    thread.start()
+    thread.join()
+    return found[0]
+"""
+LONG = 100_000_000
+
+
+def said(script: str, *, leads: bool = True) -> list[str]:
+    """What a process prints that runs this with the tools above, and leads a session of its own or does not."""
+    done = subprocess.run(
+        [sys.executable, "-c", TOOLS + script],
+        check=False,
+        cwd=ROOT,
+        start_new_session=leads,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@linux
+def test_a_process_that_starts_has_long_slices_until_it_takes_part() -> None:
+    usual, yields, thread, child, again = said("""
+print(slice_of())
+yielding.begin()
+print(slice_of())
+print(in_a_thread(slice_of), flush=True)
+if (pid := os.fork()) == 0:
+    print(slice_of(), flush=True)
+    os._exit(0)
+os.waitpid(pid, 0)
+yielding.end()
+print(slice_of())
+""")
+    assert int(yields) == LONG
+    assert usual == child == thread == again != yields
+
+
+@sessions
+def test_a_session_has_a_tenth_of_a_share_until_its_leader_takes_part() -> None:
+    assert said("""
+print(session())
+yielding.begin()
+yielding.begin()
+print(session())
+while session():
+    yielding.end()
+print(session())
+""") == ["0", "10", "0"]
+
+
+@sessions
+def test_a_session_that_another_process_leads_is_left_alone() -> None:
+    before = said("print(session())", leads=False)
+    assert said("yielding.begin(); print(session())", leads=False) == before
+
+
+@sessions
+def test_a_session_that_yields_more_already_is_left_alone() -> None:
+    assert said("""
+import time
+while session() != 15:
+    yielding._set_session(15)
+yielding.begin()
+print(session())
+yielding.end()
+print(session())
+""") == ["15", "15"]
+
+
+@linux
+def test_a_policy_that_somebody_chose_is_left_alone() -> None:
+    assert said("""
+os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+before = slice_of()
+yielding.begin()
+print(os.sched_getscheduler(0) == os.SCHED_BATCH, slice_of() == before)
+""") == ["True", "True"]
+
+
+@linux
+def test_a_nice_value_that_somebody_chose_is_kept() -> None:
+    assert said("""
+os.nice(5)
+yielding.begin()
+yielding.end()
+print(os.getpriority(os.PRIO_PROCESS, 0), in_a_thread(lambda: os.getpriority(os.PRIO_PROCESS, 0)))
+""") == ["5", "5"]
+
+
+@linux
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+async def test_a_model_is_loaded_with_long_slices_and_runs_with_the_usual_ones(tmp_path: Path, isolation: str) -> None:
+    code = f"""{TOOLS}
+from pathlib import Path
+class Model:
+    def __init__(self):
+        Path({str(tmp_path / "found")!r}).write_text(f"{{slice_of()}} {{in_a_thread(slice_of)}} {{threading.get_native_id()}}")
+    def predict(self, X):
+        return X
+"""
+    config = IDENTITY.replace("identity", "python")
+    config += f'parameters {{ key: "instance_isolation" value: {{ string_value: "{isolation}" }} }}'
+    write_model(tmp_path / "models", "m", config, {"model.py": code})
+    ((version,),) = (folder.versions for folder in scan([tmp_path / "models"]))
+    usual = said("print(slice_of())")
+    loaded = await Loader((), 2, 32, 1, lambda: 0.0).load(version)
+    try:
+        while_loading, of_its_thread, thread = (tmp_path / "found").read_text().split()
+        afterwards = said(f"print(slice_of({thread}))")
+    finally:
+        await loaded.close()
+    assert int(while_loading) == LONG
+    assert afterwards == [of_its_thread] == usual
