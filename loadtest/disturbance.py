@@ -21,11 +21,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from loadtest import direct, models, payloads
+from loadtest import arrivals, direct, models, payloads
 from loadtest.connections import HttpTarget
+from loadtest.openloop import open_loop
 from loadtest.processes import ServerProcess, before_all_others, cores, on_core
 from loadtest.results import Disturbance
-from loadtest.run import OpenPlan, open_point
+from loadtest.run import on_fresh_loop
+from loadtest.samples import Outcome, Samples
 from loadtest.systems import System, fleet, wait_until_ready
 
 SERVED: Final = "addsub"
@@ -122,15 +124,22 @@ def _disturbed(
 
 
 def _disturb(name: str, target: HttpTarget, act: Act, seconds: float) -> Disturbance:
-    open_point(target, OpenPlan(RATE, 2.0, warmup=0.0))
+    _calls(target, 2.0)
     cause = act()
-    quiet = open_point(target, OpenPlan(RATE, seconds, warmup=0.0))
+    quiet = _calls(target, seconds)
     thread = threading.Thread(target=cause)
     thread.start()
-    point = open_point(target, OpenPlan(RATE, seconds, warmup=0.0))
+    then = _calls(target, seconds)
     thread.join()
-    failed = sum(count for outcome, count in point.outcomes.items() if outcome != "ok")
+    before, while_it_happened = quiet.latency.summary_ms(), then.latency.summary_ms()
     return Disturbance(
-        name, RATE, quiet.latency_ms["p50"], quiet.latency_ms["p99"], point.latency_ms["p50"], point.latency_ms["p99"],
-        point.latency_ms["max"], failed, seconds,
+        name, RATE, before["p50"], before["p99"], while_it_happened["p50"], while_it_happened["p99"], while_it_happened["max"],
+        then.total - then.outcomes[Outcome.OK], seconds,
+        quiet.latency.slowest_ms(Disturbance.SLOWEST), then.latency.slowest_ms(Disturbance.SLOWEST),
     )  # fmt: skip
+
+
+def _calls(target: HttpTarget, seconds: float) -> Samples:
+    samples = Samples()
+    on_fresh_loop(open_loop(target, arrivals.schedule("poisson", RATE, seconds, seed=0), samples))
+    return samples

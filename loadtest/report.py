@@ -215,22 +215,24 @@ def _idle(idle: Idle) -> str:
 
 
 def disturbances_table(found: Sequence[Disturbance]) -> str:
-    """One row per kind: medians over the times that it was caused."""
+    """One row per kind, over all times that it was caused."""
     columns = ["while", "times", "p50 before, ms", "p99 before", "p50 then", "p99 then"]
     columns += ["p99 ratio", "from", "to", "longest", "not right"]
     rows = []
     for name in dict.fromkeys(each.name for each in found):
         same = [each for each in found if each.name == name]
         ratios = [each.p99_ms / each.quiet_p99_ms for each in same]
+        before = _p99([each.quiet_slowest_ms for each in same], [each.quiet_p99_ms for each in same])
+        then = _p99([each.slowest_ms for each in same], [each.p99_ms for each in same])
         rows.append(
             (
                 name,
                 len(same),
-                *(
-                    median(getattr(each, what) for each in same)
-                    for what in ("quiet_p50_ms", "quiet_p99_ms", "p50_ms", "p99_ms")
-                ),
-                median(ratios),
+                median(each.quiet_p50_ms for each in same),
+                before,
+                median(each.p50_ms for each in same),
+                then,
+                then / before,
                 min(ratios),
                 max(ratios),
                 max(each.max_ms for each in same),
@@ -240,10 +242,18 @@ def disturbances_table(found: Sequence[Disturbance]) -> str:
     title = (
         f"Callers of add/sub at {cell(found[0].rate)}/s on the fleet; each round has fleets of its own. Nothing is pinned, or the"
         f" fleet has one core, and what joins the other. Calls arrive at the same moments in the {cell(found[0].seconds)} s before"
-        " it and in those that begin with it; the broker has room enough to collect no garbage meanwhile. Medians over the rounds,"
-        " the ratio of p99 also from its smallest to its largest.\n\n"
+        " it and in those that begin with it; the broker has room enough to collect no garbage meanwhile. p99 and its ratio are of"
+        " the calls of all rounds together, with the smallest and the largest ratio of a single round.\n\n"
     )
     return title + table(columns, rows)
+
+
+def _p99(slowest: Sequence[Sequence[float]], single: Sequence[float]) -> float:
+    """Of the calls of several rounds together; the median of the rounds' own where their slowest calls were not kept."""
+    if not all(slowest):
+        return median(single)
+    together = sorted(value for values in slowest for value in values)
+    return together[-max(1, round(len(together) * 0.01 / Disturbance.SLOWEST))]
 
 
 def safety_table(costs: Sequence[SafetyCost]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -133,7 +133,11 @@ class Disturbance:
     Attributes:
         failed: requests in the disturbed seconds that were not answered rightly.
         seconds: of calls before it, and as many in which it happened.
+        quiet_slowest_ms: the slowest `SLOWEST` of the calls before it, so that rounds can be put together; older results have none.
+        slowest_ms: of the calls while it happened.
     """
+
+    SLOWEST: ClassVar = 0.02
 
     name: str
     rate: float
@@ -144,6 +148,8 @@ class Disturbance:
     max_ms: float
     failed: int
     seconds: float = 8.0
+    quiet_slowest_ms: list[float] = dataclasses.field(default_factory=list)
+    slowest_ms: list[float] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -90,6 +90,14 @@ class Latencies:
         values = self._histogram.get_percentile_to_value_dict(wanted)
         return [(percentile, values[percentile] / 1e3) for percentile in wanted]
 
+    def slowest_ms(self, share: float) -> list[float]:
+        """This share of the latencies, 0..1, in milliseconds: the largest ones, in order."""
+        self._fold()
+        recorded = self._histogram.get_recorded_iterator()
+        counts = ((item.value_iterated_to, item.count_at_value_iterated_to) for item in recorded)
+        values = [value / 1e3 for value, count in counts for _ in range(count)]
+        return values[len(values) - round(share * len(values)) :]
+
     def summary_ms(self) -> dict[str, float]:
         """The usual percentiles, the mean and the largest, in milliseconds; empty when nothing was recorded."""
         self._fold()

@@ -12,6 +12,7 @@ from loadtest import report
 from loadtest.cli import main
 from loadtest.plots import write_all
 from loadtest.results import ClosedPoint, Disturbance, Idle, ModelResult, OpenPoint, Results, ServerResult, Soak
+from loadtest.samples import Latencies
 
 LATENCY = {"p50": 1.5, "p90": 2.0, "p95": 2.5, "p99": 4.0, "p99.9": 9.0, "mean": 1.7, "max": 12.0}
 OPEN = OpenPoint(
@@ -57,7 +58,7 @@ def test_the_best_point_is_the_fastest_not_the_last() -> None:
         _ = ModelResult([], []).best
 
 
-def test_disturbances_are_medians_over_their_rounds() -> None:
+def test_disturbances_of_older_results_are_medians_over_their_rounds() -> None:
     rounds = [
         Disturbance("a join", 200.0, 1.0, 4.0, 1.5, then, longest, 1)
         for then, longest in ((4.0, 9), (8.0, 30), (5.0, 7))
@@ -66,6 +67,21 @@ def test_disturbances_are_medians_over_their_rounds() -> None:
     *_, nothing, join = report.disturbances_table([quiet, *rounds]).splitlines()
     assert nothing == "| nothing | 1 | 1.00 | 4.00 | 1.00 | 4.00 | 1.00 | 1.00 | 1.00 | 5.00 | 0 |"
     assert join == "| a join | 3 | 1.00 | 4.00 | 1.50 | 5.00 | 1.25 | 1.00 | 2.00 | 30 | 3 |"
+
+
+def test_p99_of_a_disturbance_is_of_the_calls_of_all_rounds_together() -> None:
+    latencies = [Latencies(), Latencies()]
+    for which, slow in enumerate((0, 30)):  # 970 calls of 2 ms, and 30 of 10 to 39 ms, or none
+        for call in range(1000 - slow):
+            latencies[which].add(0.002 + call * 1e-9)
+        for call in range(slow):
+            latencies[which].add(0.010 + call * 0.001)
+    tails = [each.slowest_ms(Disturbance.SLOWEST) for each in latencies]
+    assert [len(tail) for tail in tails] == [20, 20]
+    rounds = [Disturbance("a join", 200.0, 1.0, 2.0, 1.0, 9.0, 39.0, 0, 5.0, tails[0], tail) for tail in tails]
+    join = report.disturbances_table(rounds).splitlines()[-1]
+    # 20 of 2000 calls are 1 %: the twentieth from the end are 20 ms.
+    assert join == "| a join | 2 | 1.00 | 2.00 | 1.00 | 20.0 | 10.0 | 4.50 | 4.50 | 39.0 | 0 |"
 
 
 def test_a_run_without_pinning_has_no_table_of_goals() -> None:
