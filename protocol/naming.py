@@ -126,6 +126,11 @@ class Names:
         return f"{self.prefix}:cancel:{topic}"
 
     @property
+    def rebalance_channel(self) -> str:
+        """Where members of the groups hear which group is being rebalanced."""
+        return f"{self.prefix}:rebalances"
+
+    @property
     def workers_key(self) -> str:
         """The Redis hash worker id -> heartbeat."""
         return f"{self.prefix}:workers"

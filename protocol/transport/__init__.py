@@ -34,7 +34,7 @@ def open_transport(settings: TransportSettings) -> Transport:
         from protocol.transport.redis import RedisStore
 
         store = RedisStore(settings)
-        return Transport(KafkaBus(settings), store, store)
+        return Transport(KafkaBus(settings, store), store, store)
     if settings.data_dir is not None:
         from protocol.transport.sqlite import SqliteBus, SqliteStore
 

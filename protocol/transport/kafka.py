@@ -1,11 +1,13 @@
 """The bus on Kafka (3.6 or newer; the classic group protocol), by aiokafka.
 
 `kafka_publisher` sends, `kafka_consumer` is a group's member, `kafka_connection` knows the brokers and what aiokafka lacks.
+Invariant: whoever makes a group rebalance, or is the first to hear of it, tells the others (`kafka_notices`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Final, TypeVar
@@ -17,7 +19,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, LeaderNotAvailableError, NoError, TopicAlreadyExistsError, for_code
 from aiokafka.protocol.metadata import MetadataRequest
 
-from protocol.errors import NotFound
+from protocol.errors import NotFound, Unavailable
 from protocol.ports import Listener, OutRecord, Published, Record
 from protocol.transport.kafka_connection import (
     MAX_BATCH,
@@ -28,6 +30,7 @@ from protocol.transport.kafka_connection import (
     translated,
 )
 from protocol.transport.kafka_consumer import KafkaConsumer
+from protocol.transport.kafka_notices import Notices
 from protocol.transport.kafka_publisher import Publisher
 from protocol.transport.kafka_reader import Follower, fetch_committed, fetch_one
 from protocol.transport.settings import TransportSettings
@@ -45,10 +48,18 @@ _TROUBLE: Final = (KafkaError, OSError, TimeoutError)
 
 
 class KafkaBus:
-    """`protocol.ports.Bus` on a Kafka cluster."""
+    """`protocol.ports.Bus` on a Kafka cluster.
 
-    def __init__(self, settings: TransportSettings) -> None:
+    Args:
+        settings: where it is.
+        notices: tells of rebalances; without it members hear of them with their next heartbeat.
+    """
+
+    def __init__(self, settings: TransportSettings, notices: Notices | None = None) -> None:
         self._settings = settings
+        self._notices = notices
+        self._hears = False
+        self._telling: set[asyncio.Task[None]] = set()
         self._publisher = Publisher(settings)
         self._consumers: set[KafkaConsumer] = set()
         self._open = False
@@ -62,6 +73,8 @@ class KafkaBus:
     async def close(self) -> None:
         """See `Bus.close`; also closes the consumers that it made."""
         self._open = False
+        for task in self._telling:
+            task.cancel()
         await asyncio.gather(*(consumer.close() for consumer in self._consumers))
         self._consumers.clear()
         await self._publisher.close()
@@ -132,7 +145,8 @@ class KafkaBus:
             Unavailable: no broker answers.
         """
         await self._publisher.partitions(topic)
-        consumer = KafkaConsumer(self._settings, topic, group, member, listener)
+        await self._hear()
+        consumer = KafkaConsumer(self._settings, topic, group, member, listener, lambda: self._spawn_tell(group))
         self._consumers = {other for other in self._consumers if not other.closed} | {consumer}
         return consumer
 
@@ -145,6 +159,30 @@ class KafkaBus:
         await self._ask(
             f"evicting {', '.join(members)} from {group}", lambda client: leave_group(client, group, members)
         )
+        await self._tell(group)
+
+    async def _hear(self) -> None:
+        if self._notices is not None and not self._hears:
+            self._hears = True
+            with contextlib.suppress(Unavailable):
+                await self._notices.hear_rebalances(self._heard)
+
+    def _heard(self, group: str) -> None:
+        for consumer in self._consumers:
+            if consumer.group == group:
+                consumer.told_of_rebalance()
+
+    async def _tell(self, group: str) -> None:
+        if self._notices is not None:
+            try:
+                await self._notices.tell_rebalance(group)
+            except Unavailable as exc:
+                log.info("the members of %s hear of the rebalance with their next heartbeat: %s", group, exc)
+
+    def _spawn_tell(self, group: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._tell(group))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
     async def follow(self, topic: str) -> AsyncGenerator[Sequence[Record], None]:
         """See `Bus.follow`. Goes on after whatever happens to the brokers.

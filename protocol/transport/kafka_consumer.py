@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -33,9 +33,11 @@ from protocol.transport.kafka_connection import (
     connection_options,
     consumer_limits,
     leave_group,
+    shut,
 )
 from protocol.transport.kafka_fetching import fetch_when_free, give_up_fetches
 from protocol.transport.kafka_lanes import Lane, Lanes
+from protocol.transport.kafka_notices import Hearing
 from protocol.transport.kafka_positions import TopicName, offset_of, read_positions
 from protocol.transport.settings import TransportSettings
 
@@ -60,12 +62,24 @@ _TROUBLE: Final = (KafkaError, OSError, TimeoutError)
 
 
 class KafkaConsumer:
-    """`protocol.ports.Consumer` on aiokafka; made by `KafkaBus.subscribe`."""
+    """`protocol.ports.Consumer` on aiokafka; made by `KafkaBus.subscribe`.
 
-    def __init__(self, settings: TransportSettings, topic: str, group: str, member: str, listener: Listener) -> None:
+    `on_rebalance` is called when this member hears from the coordinator, and from nobody before, that its group is rebalanced.
+    """
+
+    def __init__(
+        self,
+        settings: TransportSettings,
+        topic: str,
+        group: str,
+        member: str,
+        listener: Listener,
+        on_rebalance: Callable[[], None],
+    ) -> None:
+        self.group = group
         self._settings = settings
         self._topic = topic
-        self._group = group
+        self._hearing = Hearing(on_rebalance)
         self._instance = member
         self._listener = listener
         self._assignor = StickyAssignor()
@@ -110,6 +124,7 @@ class KafkaConsumer:
                 log.exception("the consumer of %s failed and is made anew", self._topic)
             finally:
                 self._inner = self._living = None
+                self._hearing.close()
                 self._take_away()
                 await self._stop(inner)
             await asyncio.sleep(pause)
@@ -121,7 +136,7 @@ class KafkaConsumer:
         if self._leaves and not self._replaced:
             self._leaves = False
             async with asyncio.timeout(COMMIT_TIMEOUT):
-                await leave_group(inner._client, self._group, [self._instance], self._member)
+                await leave_group(inner._client, self.group, [self._instance], self._member)
 
     def _told(self, error: BaseException) -> None:
         """Log what aiokafka reports, and see whether it means that this member was replaced."""
@@ -131,7 +146,7 @@ class KafkaConsumer:
 
     def _new_inner(self) -> AIOKafkaConsumer:
         inner = AIOKafkaConsumer(
-            group_id=self._group,
+            group_id=self.group,
             group_instance_id=self._instance,
             client_id=self._instance,
             session_timeout_ms=int(self._settings.session_timeout * 1000),
@@ -188,6 +203,8 @@ class KafkaConsumer:
                 await inner.stop()
         except _TROUBLE as exc:
             log.warning("consumer of %s did not stop cleanly: %r", self._topic, exc)
+        finally:
+            await shut(inner._client)
 
     @property
     def closed(self) -> bool:
@@ -202,9 +219,19 @@ class KafkaConsumer:
 
     # --- ownership ---
 
+    def told_of_rebalance(self) -> None:
+        """Ask the coordinator whether the group is being rebalanced; nothing happens where that is known."""
+        if self._inner is not None and self._announced.is_set():
+            self._hearing.told(self._inner._coordinator)
+
     def lives(self, inner: AIOKafkaConsumer) -> bool:
         """Whether it may still be given partitions: one that is being stopped takes part in rebalances until it is."""
         return inner is self._living
+
+    def _rebalances(self) -> None:
+        if self._epoch:  # the first join is no news to those who must take part in it
+            self._hearing.begun()
+        self._take_away()
 
     def _take_away(self) -> None:
         """The group rebalances, or the inner consumer ends: whatever was owned may now be anybody's."""
@@ -218,6 +245,7 @@ class KafkaConsumer:
 
     def _given(self, inner: AIOKafkaConsumer, partitions: Collection[TopicPartition]) -> None:
         self._inner = inner
+        self._hearing.ended()
         self._member = inner._coordinator.member_id  # aiokafka has no public name for it
         given = frozenset(partition.partition for partition in partitions)
         if self._given_before and given - self._given_before:
@@ -290,7 +318,7 @@ class KafkaConsumer:
 
     def _why_ended(self) -> str:
         if self._replaced:
-            return f"another process has joined {self._group} as {self._instance}: two workers have the same id"
+            return f"another process has joined {self.group} as {self._instance}: two workers have the same id"
         return f"the consumer of {self._topic} is closed"
 
     async def _drain(self, timeout: float) -> None:
@@ -410,7 +438,7 @@ class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]
         if not coordinator.member_id:
             coordinator.member_id = self._consumer.member
         if self._consumer.lives(self._inner):
-            self._consumer._take_away()
+            self._consumer._rebalances()
 
     def on_partitions_assigned(self, assigned: Any) -> None:
         """Called after every join."""

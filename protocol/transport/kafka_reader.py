@@ -14,7 +14,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import OffsetAndMetadata
 
 from protocol.ports import Record
-from protocol.transport.kafka_connection import MAX_BATCH, connection_options, consumer_limits
+from protocol.transport.kafka_connection import MAX_BATCH, connection_options, consumer_limits, shut
 from protocol.transport.kafka_fetching import fetch_when_free
 from protocol.transport.kafka_positions import TopicName, counts
 from protocol.transport.settings import TransportSettings
@@ -113,6 +113,7 @@ class Follower:
                     yield records
         finally:
             await consumer.stop()
+            await shut(consumer._client)
 
     async def _at_end(self, consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> bool:
         """By position: the last records before the end may have been compacted away."""

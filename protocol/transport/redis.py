@@ -1,4 +1,4 @@
-"""The result store and the directory on Redis (6.2 or newer): one fenced stream per request, wake-ups over pub/sub.
+"""The result store and the directory on Redis (6.2 or newer): one fenced stream per request, hints over publish/subscribe.
 
 What a stream holds, and what each script promises, stands at the top of `scripts/*.lua`.
 Invariant: a key is written only by those scripts, so that whatever is refused leaves nothing half decided.
@@ -53,7 +53,7 @@ def milliseconds(seconds: float) -> int:
 
 
 class RedisStore:
-    """`protocol.ports.Results` and `Directory` on one Redis primary."""
+    """`protocol.ports.Results` and `Directory` on one Redis primary; carries `kafka_notices.Notices` too."""
 
     def __init__(self, settings: TransportSettings) -> None:
         names = settings.names
@@ -62,6 +62,7 @@ class RedisStore:
         self._listening = Subscriptions(self._address, settings.connect_timeout)
         self._prefix = names.result_key("")
         self._workers_key = names.workers_key
+        self._rebalance_channel = names.rebalance_channel
         self._result_ttl = milliseconds(settings.result_ttl)
         self._finish, self._claim, self._confirm, self._start = map(Script, ("finish", "claim", "confirm", "start"))
         self._fill = 0.0
@@ -182,7 +183,7 @@ class RedisStore:
             asked = commands([("XDEL", self._prefix + ref, TERMINAL) for ref in refs])
             await self._client.send(asked, len(refs))
 
-    # --- wake-ups and cancels ---
+    # --- hints ---
 
     async def listen(self, channel: str, on_wake: Callable[[list[Wake]], None]) -> None:
         """See `Results.listen`."""
@@ -201,6 +202,14 @@ class RedisStore:
     async def unlisten(self, channel: str) -> None:
         """See `Results.unlisten`."""
         self._listening.unlisten(channel)
+
+    async def tell_rebalance(self, group: str) -> None:
+        """See `Notices.tell_rebalance`."""
+        await self._client.call("PUBLISH", self._rebalance_channel, group)
+
+    async def hear_rebalances(self, on_rebalance: Callable[[str], None]) -> None:
+        """See `Notices.hear_rebalances`."""
+        await self._listening.listen(self._rebalance_channel, lambda message: on_rebalance(message.decode()))
 
     # --- the server ---
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -25,6 +26,7 @@ ANSWER_WITHIN: Final = 1.0
 """Seconds after which a Sentinel's answer is not waited for any more."""
 FORM: Final = "redis+sentinel://HOST:26379,HOST:26379,HOST:26379/NAME/0"
 
+_URL: Final = re.compile(r"(?P<scheme>[^:/?#]+)://(?P<authority>[^/?#]*)(?P<rest>.*)", re.DOTALL)
 _LOGIN: Final = {"sentinel_username": "username", "sentinel_password": "password"}
 
 
@@ -103,10 +105,12 @@ def split(url: str) -> tuple[str, Sentinels | None]:
     Raises:
         ConfigError: it is one, and not complete; the message leaves out the password.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in SCHEMES:
+    found = _URL.match(url)
+    if found is None or found["scheme"].lower() not in SCHEMES:
         return url, None
-    login, at, places = parts.netloc.rpartition("@")
+    login, at, places = found["authority"].rpartition("@")
+    # Newer Pythons refuse several hosts where one of them is in brackets, so that they are taken out first.
+    parts = urlsplit(f"{found['scheme']}://{login}{at}primary{found['rest']}")
     name, _, database = parts.path.strip("/").partition("/")
     hosts = tuple(_host_and_port(place) for place in places.split(",") if place)
     if not hosts or not name:
@@ -114,7 +118,7 @@ def split(url: str) -> tuple[str, Sentinels | None]:
     query = parse_qsl(parts.query, keep_blank_values=True)
     own = {_LOGIN[key]: value for key, value in query if key in _LOGIN}
     rest = urlencode([(key, value) for key, value in query if key not in _LOGIN])
-    plain = urlunsplit((parts.scheme.removesuffix("+sentinel"), f"{login}{at}primary", f"/{database}", rest, ""))
+    plain = urlunsplit((parts.scheme.removesuffix("+sentinel"), parts.netloc, f"/{database}", rest, ""))
     return plain, Sentinels(name, hosts, own)
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.client import ConnectionGroup
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
 
 from protocol.transport.kafka import KafkaBus
+from protocol.transport.kafka_connection import shut
 from protocol.transport.kafka_consumer import KafkaConsumer
 from protocol.transport.settings import TransportSettings
 from tests.transport import contract_bus
@@ -98,6 +99,19 @@ class TestKafkaBus(contract_bus.BusContract):
         site = KafkaSite(kafka_bootstrap, prefix)
         yield site
         await site.close()
+
+    async def test_a_client_that_is_shut_leaves_no_connection_open(self, kafka_bootstrap: str) -> None:
+        client = AIOKafkaClient(bootstrap_servers=kafka_bootstrap)
+        await client.bootstrap()
+        broker = next(iter(client.cluster.brokers())).nodeId
+        opening = asyncio.create_task(client.ready(broker, group=ConnectionGroup.COORDINATION))
+        await asyncio.sleep(0)  # it is being opened now
+        await client.close()
+        await shut(client)
+        await opening
+        assert (broker, ConnectionGroup.COORDINATION) in client._conns
+        assert not any(connection.connected() for connection in client._conns.values())
+        assert not await client.ready(broker)
 
     async def test_a_rebalance_does_not_wait_for_fetches_that_wait_for_records(self, site: KafkaSite) -> None:
         site.fetch_max_wait = 9.0
