@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -11,6 +12,7 @@ from workers import yielding
 def main() -> int:
     """Serve until told to stop; the exit code is 2 where a setting or a model is wrong, 1 for any other end by an error."""
     yielding.begin()  # before the imports, which are most of a start
+    gc.disable()  # until `app.tune`
     from protocol import logs, loop
     from protocol.errors import FleetError
     from workers.app import serve

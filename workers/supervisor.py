@@ -23,6 +23,7 @@ from typing import Any, Final
 import structlog
 
 from protocol.errors import CodecError, FleetError
+from protocol.loop import spare_collector
 from protocol.messages import Heartbeat
 from protocol.presence import decode_heartbeat
 from protocol.transport import Transport, open_transport
@@ -287,6 +288,7 @@ async def supervise(settings: WorkerSettings, transport: TransportSettings, comm
     settings = dataclasses.replace(settings, worker=settings.worker or made_up_id())
     carriers = open_transport(transport)
     await carriers.open()
+    spare_collector()
     try:
         supervisor = Supervisor(
             settings.worker,

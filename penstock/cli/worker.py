@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import Any
@@ -30,6 +31,7 @@ def command(supervised: bool, log_format: str, log_level: str, **flags: Any) -> 
         penstock worker --model-repository models --kafka localhost:9092 --redis redis://localhost:6379
     """
     yielding.begin()  # before the imports, which are most of a start
+    gc.disable()  # until `spare_collector`, which `serve` and `supervise` call
     from penstock.cli.settings import chosen, transport_settings
     from workers.settings import WorkerSettings
 

@@ -43,10 +43,12 @@ def main() -> int:
     die_with(parent)
     yielding.begin()  # for good: this process does nothing that anybody waits for but copying itself
     _forget_ourselves()
+    gc.disable()
     if framework := sys.argv[3]:
         with contextlib.suppress(Exception):  # a copy whose model needs it meets the error again, and tells it
             importlib.import_module(framework)
     gc.freeze()
+    gc.enable()
     born = Copies(socket.socket(fileno=descriptor)).serve()
     if born is not None:
         _begin()
