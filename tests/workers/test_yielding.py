@@ -17,10 +17,7 @@ from workers.repository import scan
 ROOT = Path(__file__).parents[2]
 SLICES = sys.platform == "linux" and tuple(int(part) for part in os.uname().release.split(".")[:2]) >= (6, 12)
 linux = pytest.mark.skipif(not SLICES, reason="time slices can be chosen since Linux 6.12")
-sessions = pytest.mark.skipif(
-    not yielding._AUTOGROUP.exists() or Path("/proc/self/cgroup").read_text().count(":cpu,") > 1,
-    reason="this system does not share the CPU among sessions",
-)
+sessions = pytest.mark.skipif(not yielding._AUTOGROUP.exists(), reason="this system has no CPU shares of sessions")
 TOOLS = """
 import ctypes, os, struct, subprocess, sys, threading
 from workers import yielding
@@ -81,7 +78,8 @@ print(slice_of())
 def test_a_session_has_a_tenth_of_a_share_until_its_leader_takes_part() -> None:
     assert said("""
 print(session())
-yielding.begin()
+while session() != 10:  # Linux lets one such change in 0.1 s pass
+    yielding.begin()
 yielding.begin()
 print(session())
 while session():
