@@ -38,17 +38,18 @@ _AUTOGROUP: Final = Path("/proc/self/autogroup")
 _LAST: Final = 10
 """The session's nice value: a tenth of another's share. With 19, a hundredth, a start on a busy machine would take minutes."""
 
-_former: Final[list[int]] = []
-"""The session's nice value before `begin`, until `end`; empty where it is as it was."""
+_undo: Final[list[Callable[[], bool]]] = []
+"""Take back what `begin` has changed; each is tried until it says that it was done."""
 
 
 def begin() -> None:
     """Leave the CPU to others from now on: this thread and, where this process leads it, its session."""
-    _set_slice(_SLICE)
-    if not _former and _may_yield() and os.getsid(0) == os.getpid():
-        nice = _session()
-        if nice is not None and nice < _LAST and _set_session(_LAST):
-            _former.append(nice)
+    if not _set_slice(_SLICE):
+        return
+    _undo.append(lambda: _set_slice(0))
+    nice = _session() if os.getsid(0) == os.getpid() else None
+    if nice is not None and nice < _LAST and _set_session(_LAST):
+        _undo.append(lambda: _set_session(nice))
 
 
 def end() -> None:
@@ -56,9 +57,7 @@ def end() -> None:
 
     To be repeated: of all changes to sessions on the machine Linux lets one pass in a tenth of a second.
     """
-    _set_slice(0)
-    if _former and _set_session(_former[0]):
-        _former.clear()
+    _undo[:] = [undo for undo in _undo if not undo()]
 
 
 @contextlib.contextmanager
@@ -77,22 +76,19 @@ def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return function(*args, **kwargs)
 
 
-def _may_yield() -> bool:
-    """Whether this is Linux, and the administrator has left policy and priority of this thread as they usually are."""
+def _set_slice(nanoseconds: int) -> bool:
+    """Of this thread; 0 for the usual one. Older systems take no notice of it. False, and nothing is changed, where this is not
+    Linux, or the administrator has chosen another policy or a higher priority.
+    """
     if _SCHED_SETATTR is None:
         return False
-    policy = os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK
-    return policy == os.SCHED_OTHER and os.getpriority(os.PRIO_PROCESS, 0) >= 0
-
-
-def _set_slice(nanoseconds: int) -> None:
-    """Of this thread; 0 for the usual one. Older systems take no notice of it."""
-    if not _may_yield():
-        return
-    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    policy, nice = os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK, os.getpriority(os.PRIO_PROCESS, 0)
+    if policy != os.SCHED_OTHER or nice < 0:
+        return False
     # struct sched_attr: size, policy, flags, nice, priority; runtime (the slice), deadline, period.
     attributes = struct.pack("=IIQiIQQQ", 48, os.SCHED_OTHER, _RESET_ON_FORK, nice, 0, nanoseconds, 0, 0)
     ctypes.CDLL(None).syscall(_SCHED_SETATTR, 0, attributes, 0)
+    return True
 
 
 def _session() -> int | None:

@@ -19,7 +19,7 @@ SLICES = sys.platform == "linux" and tuple(int(part) for part in os.uname().rele
 linux = pytest.mark.skipif(not SLICES, reason="time slices can be chosen since Linux 6.12")
 sessions = pytest.mark.skipif(not yielding._AUTOGROUP.exists(), reason="this system has no CPU shares of sessions")
 TOOLS = """
-import ctypes, os, struct, subprocess, sys, threading
+import ctypes, os, struct, threading
 from workers import yielding
 
 def slice_of(thread=0):
@@ -97,7 +97,6 @@ def test_a_session_that_another_process_leads_is_left_alone() -> None:
 @sessions
 def test_a_session_that_yields_more_already_is_left_alone() -> None:
     assert said("""
-import time
 while session() != 15:
     yielding._set_session(15)
 yielding.begin()

@@ -30,7 +30,6 @@ from workers.children.messages import (
 )
 from workers.children.namespace import give_way
 from workers.children.segments import Slot, View
-from workers.placement import Placement
 from workers.repository import ModelVersion
 from workers.warmup import samples, warm_up
 
@@ -80,14 +79,12 @@ class Inside:
     def _load(self, order: Told) -> None:
         try:
             with yielding.thread():
-                self._load_warm(hear_version(order["version"]), hear_placement(order["placement"]))
+                version = hear_version(order["version"])
+                self._instance = self._find(version).load(version, hear_placement(order["placement"]))
+                warm_up(self._instance, version.config, samples(version.config, str(version.version), version.folder))
             self._line.send(packed({}))
         except Exception as exc:
             self._line.send(packed({"error": tell_error(exc)}))
-
-    def _load_warm(self, version: ModelVersion, placement: Placement) -> None:
-        self._instance = self._find(version).load(version, placement)
-        warm_up(self._instance, version.config, samples(version.config, str(version.version), version.folder))
 
     def _find(self, version: ModelVersion) -> Any:
         if self._backend is None:
