@@ -28,8 +28,9 @@ def slice_of(thread=0):
     assert ctypes.CDLL(None).syscall(number, thread, given, 48, 0) == 0
     return struct.unpack("=IIQiIQQQ", given.raw)[5]
 
-def session():
-    return int(open("/proc/self/autogroup").read().split()[-1])
+def session():  # None before the first session of a container: it has no share of its own
+    words = open("/proc/self/autogroup").read().split()
+    return int(words[-1]) if words else None
 
 def in_a_thread(function):
     found = []
