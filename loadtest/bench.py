@@ -87,7 +87,7 @@ class Plan:
     starts: int = 3
     idle: int = 100
     soak_s: float = 0.0
-    disturbances: int = 5
+    disturbances: int = 2
     safety_s: float = 2.0
     rivals: tuple[tuple[str, str], ...] = ()
     pinned: bool = True

@@ -133,7 +133,7 @@ def safety(duration: float) -> None:
 
 @main.command()
 @click.option("--rounds", default=5, help="How often each disturbance is caused.")
-@click.option("--seconds", default=8.0, help="Of calls before each, and while it happens.")
+@click.option("--seconds", default=60.0, help="Of calls before each, and as many that begin with it.")
 @click.option("--cache", type=click.Path(file_okay=False, path_type=Path), default=Path(".cache/bench"), help="Models.")
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), help="A report of `bench`: replace its disturbances."

@@ -5,9 +5,10 @@ at a low rate for the same reason. What the fleet does to itself is asked with a
 other to itself, as it would have a machine. The generator stands for callers elsewhere and, where the system lets it, waits for
 nobody.
 
-Each disturbance is compared with the quiet seconds right before it, in which calls arrive at the same moments. Only what the fleet
-does falls into the disturbed seconds: models are written and copied before them, and appear by a rename; the broker has memory
-enough to collect no garbage, or it would do so in the same second of every round.
+Each disturbance is compared with the quiet seconds right before it, in which calls arrive at the same moments, twice over: in the
+minute that begins with it, which is what a graph of a service's p99 shows, and in its first seconds, which it fills. Only what the
+fleet does falls into them: models are written and copied before, and appear by a rename; the broker has memory enough to collect no
+garbage, or it would do so in the same second of every round.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from protocol.loop import spare_collector
 
 SERVED: Final = "addsub"
 RATE: Final = 200.0
-SECONDS: Final = 8.0
+FIRST: Final = 8.0
+"""Seconds that a load, a join or a leave fills, more or less."""
+MINUTE: Final = 60.0
 ON_ONE_CORE: Final = "; the fleet on one core"
 OF_ITS_OWN: Final = ", with a core of its own"
 POLL: Final = ["--model-control-mode", "poll", "--repository-poll-secs", "0.5"]
@@ -42,15 +45,14 @@ Act = Callable[[], Callable[[], None]]
 """Prepares a disturbance, and returns what causes it."""
 
 
-def measure(folder: Path, rounds: int, say: Callable[[str], None], seconds: float = SECONDS) -> list[Disturbance]:
-    """Every disturbance, `rounds` times, each time with a fleet of its own.
+def measure(folder: Path, rounds: int, say: Callable[[str], None], seconds: float = MINUTE) -> list[Disturbance]:
+    """Every disturbance, `rounds` times, each time with a fleet of its own; each over its first seconds and over all.
 
     Args:
         folder: where models are kept between runs.
         rounds: how often.
         say: told of each as it is found.
-        seconds: before each, and as many in which it happens. It takes one or two of them, so that p99 of `seconds` hides it where
-            they are many.
+        seconds: of calls before each, and as many that begin with it.
     """
     server_core, other_core = cores()
     found: list[Disturbance] = []
@@ -120,11 +122,12 @@ def _disturbed(
     for name, act in acts:
         with before_all_others():
             found = _disturb(name, target, act, seconds)
-        say(f"disturbed by {name}: p99 {found.quiet_p99_ms:.2f} -> {found.p99_ms:.2f} ms")
-        yield found
+        for each in found:
+            say(f"disturbed by {name}: p99 of {each.seconds:g} s {each.quiet_p99_ms:.2f} -> {each.p99_ms:.2f} ms")
+        yield from found
 
 
-def _disturb(name: str, target: HttpTarget, act: Act, seconds: float) -> Disturbance:
+def _disturb(name: str, target: HttpTarget, act: Act, seconds: float) -> list[Disturbance]:
     _calls(target, 2.0)
     cause = act()
     spare_collector()  # of the generator: it would stop for 0.1 s, which torch and onnx make of a collection
@@ -133,6 +136,10 @@ def _disturb(name: str, target: HttpTarget, act: Act, seconds: float) -> Disturb
     thread.start()
     then = _calls(target, seconds)
     thread.join()
+    return [_compared(name, length, quiet[length], then[length]) for length in quiet]
+
+
+def _compared(name: str, seconds: float, quiet: Samples, then: Samples) -> Disturbance:
     before, while_it_happened = quiet.latency.summary_ms(), then.latency.summary_ms()
     return Disturbance(
         name, RATE, before["p50"], before["p99"], while_it_happened["p50"], while_it_happened["p99"], while_it_happened["max"],
@@ -141,7 +148,20 @@ def _disturb(name: str, target: HttpTarget, act: Act, seconds: float) -> Disturb
     )  # fmt: skip
 
 
-def _calls(target: HttpTarget, seconds: float) -> Samples:
-    samples = Samples()
-    on_fresh_loop(open_loop(target, arrivals.schedule("poisson", RATE, seconds, seed=0), samples))
-    return samples
+class Windows(dict[float, Samples]):
+    """What was counted in all seconds and in the `FIRST` ones, by their number; a recorder."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__({length: Samples() for length in (seconds, FIRST) if length <= seconds})
+
+    def record(self, intended: float, sent: float, finished: float, outcome: Outcome) -> None:
+        """See `samples.Recorder`."""
+        for seconds, samples in self.items():
+            if intended < seconds:
+                samples.record(intended, sent, finished, outcome)
+
+
+def _calls(target: HttpTarget, seconds: float) -> Windows:
+    found = Windows(seconds)
+    on_fresh_loop(open_loop(target, arrivals.schedule("poisson", RATE, seconds, seed=0), found))
+    return found

@@ -215,7 +215,20 @@ def _idle(idle: Idle) -> str:
 
 
 def disturbances_table(found: Sequence[Disturbance]) -> str:
-    """One row per kind, over all times that it was caused."""
+    """A table for each length of time, one row per kind, over all times that it was caused."""
+    what = (
+        f"Callers of add/sub at {cell(found[0].rate)}/s on the fleet; each round has fleets of its own. Nothing is pinned, or the"
+        " fleet has one core, and what joins the other. Calls arrive at the same moments before something happens and afterwards;"
+        " the broker has room enough to collect no garbage meanwhile. p99 and its ratio are of the calls of all rounds together,"
+        " with the smallest and the largest ratio of a single round.\n"
+    )
+    lengths = dict.fromkeys(each.seconds for each in found)
+    return "\n".join(
+        [what, *(_disturbances_of(length, [each for each in found if each.seconds == length]) for length in lengths)]
+    )
+
+
+def _disturbances_of(seconds: float, found: Sequence[Disturbance]) -> str:
     columns = ["while", "times", "p50 before, ms", "p99 before", "p50 then", "p99 then"]
     columns += ["p99 ratio", "from", "to", "longest", "not right"]
     rows = []
@@ -239,13 +252,7 @@ def disturbances_table(found: Sequence[Disturbance]) -> str:
                 sum(each.failed for each in same),
             )
         )
-    title = (
-        f"Callers of add/sub at {cell(found[0].rate)}/s on the fleet; each round has fleets of its own. Nothing is pinned, or the"
-        f" fleet has one core, and what joins the other. Calls arrive at the same moments in the {cell(found[0].seconds)} s before"
-        " it and in those that begin with it; the broker has room enough to collect no garbage meanwhile. p99 and its ratio are of"
-        " the calls of all rounds together, with the smallest and the largest ratio of a single round.\n\n"
-    )
-    return title + table(columns, rows)
+    return f"### The {seconds:g} s before, and the {seconds:g} s that begin with it\n\n" + table(columns, rows)
 
 
 def _p99(slowest: Sequence[Sequence[float]], single: Sequence[float]) -> float:

@@ -84,6 +84,17 @@ def test_p99_of_a_disturbance_is_of_the_calls_of_all_rounds_together() -> None:
     assert join == "| a join | 2 | 1.00 | 2.00 | 1.00 | 20.0 | 10.0 | 4.50 | 4.50 | 39.0 | 0 |"
 
 
+def test_disturbances_have_a_table_for_each_length_of_time() -> None:
+    both = [
+        Disturbance("a join", 200.0, 1.0, 4.0, 1.5, then, 30.0, 0, length) for length, then in ((60.0, 4.2), (8.0, 6.0))
+    ]
+    _, minute, first = report.disturbances_table(both).split("### ")
+    assert minute.startswith("The 60 s before")
+    assert "| 1.05 |" in minute
+    assert first.startswith("The 8 s before")
+    assert "| 1.50 |" in first
+
+
 def test_a_run_without_pinning_has_no_table_of_goals() -> None:
     assert "| goal |" in report.markdown(RESULTS)
     elsewhere = dataclasses.replace(RESULTS, about={"cores": "not pinned", "gpu": "one"})

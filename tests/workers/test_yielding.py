@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 SLICES = sys.platform == "linux" and tuple(int(part) for part in os.uname().release.split(".")[:2]) >= (6, 12)
 linux = pytest.mark.skipif(not SLICES, reason="time slices can be chosen since Linux 6.12")
 sessions = pytest.mark.skipif(not yielding._AUTOGROUP.exists(), reason="this system has no CPU shares of sessions")
+root = pytest.mark.skipif(os.geteuid() != 0, reason="others may change one session in 0.1 s on the whole machine")
 TOOLS = """
 import ctypes, os, struct, threading
 from workers import yielding
@@ -151,3 +152,25 @@ class Model:
         await loaded.close()
     assert int(while_loading) == LONG
     assert afterwards == [of_its_thread] == usual
+
+
+@sessions
+@root
+async def test_a_child_has_a_tenth_of_a_share_until_its_model_is_loaded(tmp_path: Path) -> None:
+    code = f"""{TOOLS}
+from pathlib import Path
+class Model:
+    def __init__(self):
+        Path({str(tmp_path / "found")!r}).write_text(f"{{os.getpid()}} {{session()}}")
+    def predict(self, X):
+        return X
+"""
+    write_model(tmp_path / "models", "m", IDENTITY.replace("identity", "python"), {"model.py": code})
+    ((version,),) = (folder.versions for folder in scan([tmp_path / "models"]))
+    loaded = await Loader((), 2, 32, 1, lambda: 0.0).load(version)
+    try:
+        child, while_loading = (tmp_path / "found").read_text().split()
+        (afterwards,) = said(f"print(open('/proc/{child}/autogroup').read().split()[-1])")
+    finally:
+        await loaded.close()
+    assert (while_loading, afterwards) == ("10", "0")

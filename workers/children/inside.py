@@ -68,20 +68,19 @@ class Inside:
 
     def _inspect(self, order: Told) -> None:
         try:
-            with yielding.thread():
-                backend = self._find(hear_version(order["version"]))
-                gpus = usable_gpus(backend, order["gpus"])
-                metadata = backend.inspect(self._version)
+            backend = self._find(hear_version(order["version"]))
+            gpus = usable_gpus(backend, order["gpus"])
+            metadata = backend.inspect(self._version)
             self._line.send(packed({"metadata": tell_metadata(metadata), "gpus": list(gpus)}))
         except Exception as exc:
             self._line.send(packed({"error": tell_error(exc)}))
 
     def _load(self, order: Told) -> None:
         try:
-            with yielding.thread():
-                version = hear_version(order["version"])
-                self._instance = self._find(version).load(version, hear_placement(order["placement"]))
-                warm_up(self._instance, version.config, samples(version.config, str(version.version), version.folder))
+            version = hear_version(order["version"])
+            self._instance = self._find(version).load(version, hear_placement(order["placement"]))
+            warm_up(self._instance, version.config, samples(version.config, str(version.version), version.folder))
+            yielding.end()
             self._line.send(packed({}))
         except Exception as exc:
             self._line.send(packed({"error": tell_error(exc)}))
@@ -96,6 +95,7 @@ class Inside:
         return self._backend
 
     def _run(self, order: Told) -> None:
+        yielding.end()  # nothing is left to do but where Linux refused it after the load
         answer, descriptors = self._batch(order)
         self._line.send(packed(answer), descriptors)
 
