@@ -132,7 +132,7 @@ def safety(duration: float) -> None:
 
 
 @main.command()
-@click.option("--rounds", default=5, help="How often each disturbance is caused.")
+@click.option("--rounds", default=2, help="How often each disturbance is caused; each time takes a quarter of an hour.")
 @click.option("--seconds", default=60.0, help="Of calls before each, and as many that begin with it.")
 @click.option("--cache", type=click.Path(file_okay=False, path_type=Path), default=Path(".cache/bench"), help="Models.")
 @click.option(
@@ -183,7 +183,7 @@ def bench(
 ) -> None:
     """The whole benchmark: the model called directly, the one-process fleet, and the fleet on Kafka and Redis.
 
-    Servers are pinned to one core and the load to another. Takes about a quarter of an hour without --soak.
+    Servers are pinned to one core and the load to another. Takes about an hour without --soak.
     """
     from loadtest.bench import GPU, QUICK, Bench, Plan
 

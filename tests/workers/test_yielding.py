@@ -12,7 +12,7 @@ import pytest
 from tests.workers.fleet import IDENTITY, write_model
 from workers import yielding
 from workers.loading import Loader
-from workers.repository import scan
+from workers.repository import ModelVersion, scan
 
 ROOT = Path(__file__).parents[2]
 SLICES = sys.platform == "linux" and tuple(int(part) for part in os.uname().release.split(".")[:2]) >= (6, 12)
@@ -128,23 +128,29 @@ print(os.getpriority(os.PRIO_PROCESS, 0), in_a_thread(lambda: os.getpriority(os.
 """) == ["5", "5"]
 
 
-@linux
-@pytest.mark.parametrize("isolation", ["thread", "process"])
-async def test_a_model_is_loaded_with_long_slices_and_runs_with_the_usual_ones(tmp_path: Path, isolation: str) -> None:
+def version_that_tells(folder: Path, told: str, isolation: str) -> ModelVersion:
+    """A Python model that writes these words, of an f-string with the tools above, to `folder`/found while it is loaded."""
     code = f"""{TOOLS}
 from pathlib import Path
 class Model:
     def __init__(self):
-        Path({str(tmp_path / "found")!r}).write_text(f"{{slice_of()}} {{in_a_thread(slice_of)}} {{threading.get_native_id()}}")
+        Path({str(folder / "found")!r}).write_text(f"{told}")
     def predict(self, X):
         return X
 """
     config = IDENTITY.replace("identity", "python")
     config += f'parameters {{ key: "instance_isolation" value: {{ string_value: "{isolation}" }} }}'
-    write_model(tmp_path / "models", "m", config, {"model.py": code})
-    ((version,),) = (folder.versions for folder in scan([tmp_path / "models"]))
+    write_model(folder / "models", "m", config, {"model.py": code})
+    ((version,),) = (folder.versions for folder in scan([folder / "models"]))
+    return version
+
+
+@linux
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+async def test_a_model_is_loaded_with_long_slices_and_runs_with_the_usual_ones(tmp_path: Path, isolation: str) -> None:
+    told = "{slice_of()} {in_a_thread(slice_of)} {threading.get_native_id()}"
     usual = said("print(slice_of())")
-    loaded = await Loader((), 2, 32, 1, lambda: 0.0).load(version)
+    loaded = await Loader((), 2, 32, 1, lambda: 0.0).load(version_that_tells(tmp_path, told, isolation))
     try:
         while_loading, of_its_thread, thread = (tmp_path / "found").read_text().split()
         afterwards = said(f"print(slice_of({thread}))")
@@ -157,16 +163,7 @@ class Model:
 @sessions
 @root
 async def test_a_child_has_a_tenth_of_a_share_until_its_model_is_loaded(tmp_path: Path) -> None:
-    code = f"""{TOOLS}
-from pathlib import Path
-class Model:
-    def __init__(self):
-        Path({str(tmp_path / "found")!r}).write_text(f"{{os.getpid()}} {{session()}}")
-    def predict(self, X):
-        return X
-"""
-    write_model(tmp_path / "models", "m", IDENTITY.replace("identity", "python"), {"model.py": code})
-    ((version,),) = (folder.versions for folder in scan([tmp_path / "models"]))
+    version = version_that_tells(tmp_path, "{os.getpid()} {session()}", "process")
     loaded = await Loader((), 2, 32, 1, lambda: 0.0).load(version)
     try:
         child, while_loading = (tmp_path / "found").read_text().split()

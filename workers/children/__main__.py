@@ -59,7 +59,7 @@ def main() -> int:
 
 def _begin() -> None:
     """What a copy sets up for the model that it is going to run."""
-    yielding.begin()  # until the model is loaded; what is to be taken back of the template's is so at the same time, and harmless
+    yielding.begin()  # until the model is loaded; what the template has to take back is taken back here, too, without effect
     faulthandler.enable()  # a crash then says in the worker's log where it was
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave_it_to_the_worker)
