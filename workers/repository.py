@@ -11,6 +11,7 @@ so whoever may write there decides what is read.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import os
 import re
@@ -22,9 +23,11 @@ from protocol import pbtxt
 from protocol.config_document import MAX_INT64
 from protocol.errors import ConfigError
 from protocol.model_config import ModelConfig
+from workers import contents, sniffing
 from workers.completion import DEFAULT_MAX_BATCH_SIZE, SUFFIX_BACKEND, BackendMetadata, complete, infer_backend
 from workers.digests import Digests
 from workers.model_files import ModelFile
+from workers.sniffing import Kind
 
 __all__ = [
     "DEFAULT_MAX_BATCH_SIZE",
@@ -211,7 +214,7 @@ def single_file(file: ModelFile, known: Digests | None = None) -> ModelVersion:
     path = file.path
     backend = SUFFIX_BACKEND.get(path.suffix.lower())
     if backend is None:
-        raise ConfigError(f"'{path}' is not a model file; known suffixes are: {', '.join(SUFFIX_BACKEND)}")
+        raise ConfigError(f"'{path}' is not a model file; known suffixes are: {', '.join(SUFFIX_BACKEND)}{_seen(path)}")
     if not path.is_file():
         raise ConfigError(f"there is no file '{path}'")
     config = ModelConfig(name=file.name, backend=backend, batch_size_stated=False, default_model_filename=path.name)
@@ -221,3 +224,12 @@ def single_file(file: ModelFile, known: Digests | None = None) -> ModelVersion:
     except OSError as error:
         raise ConfigError(f"'{path}' cannot be read: {error.strerror}") from None
     return ModelVersion(file.name, 1, folder / path.name, folder, infer_backend(config, [path.name]), digest)
+
+
+def _seen(path: Path) -> str:
+    """What a file without a known suffix holds, and what to do with it."""
+    with contextlib.suppress(OSError):
+        kind = contents.kind_of(path)
+        if kind is not Kind.UNKNOWN:
+            return f"; it is {kind.value}: {sniffing.advice(kind)}"
+    return ""
