@@ -183,8 +183,8 @@ def _require_stated(config: ModelConfig) -> None:
     if config.backend == "pytorch" and missing:
         raise ConfigError(
             f"model configuration must specify at least one '{missing[0]}' for {config.name}: a PyTorch file does not say what its "
-            f"tensors are called, and of which datatype and shape they are. Put it at REPOSITORY/{config.name}/1/model.pt and say so "
-            f"in REPOSITORY/{config.name}/config.pbtxt, for example: {_EXAMPLE}; or export it to ONNX, which says it all: "
+            f"tensors are called, and of which datatype and shape they are. Put it at REPOSITORY/{config.name}/1/model.pt and say "
+            f"so in REPOSITORY/{config.name}/config.pbtxt, for example: {_EXAMPLE}; or export it to ONNX, which says it all: "
             "torch.onnx.export"
         )
 

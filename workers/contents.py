@@ -43,6 +43,8 @@ def problem_of(path: Path, backend: str, *, alone: bool = False) -> str:
         backend: that is to load it.
         alone: what lies beside it belongs to others, but for files that are called as it is with something behind.
     """
+    if path.is_symlink() and not path.exists():
+        return f"'{path}' is a link to '{path.readlink()}', which is not there"
     if not path.is_file():
         return ""
     format_ = _FORMATS.get(backend, "")
