@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from protocol.codec import decode_request, fields_of, fields_text, plausible
-from protocol.errors import FleetError, InvalidArgument
+from protocol.errors import CodecError, FleetError, InvalidArgument
 from protocol.messages import ANONYMOUS, Failure, InferRequest
 from protocol.naming import Names, ref
 from protocol.ports import Record
@@ -38,6 +38,8 @@ class Reader:
         Raises:
             CodecError, InvalidArgument: it is not a request, or its id cannot name one.
         """
+        if record.problem:
+            raise CodecError(record.problem)
         request = decode_request(
             record.value,
             record.headers,

@@ -19,7 +19,8 @@ import orjson
 
 from penstock.dead.letters import DeadLetter, name_bytes
 from protocol.errors import ConfigError, NotFound
-from workers.repository import CONFIG_FILE, ModelVersion
+from workers.folders import CONFIG_FILE
+from workers.repository import ModelVersion
 
 VALUE: Final = "request.bin"
 LETTER: Final = "dead-letter.json"
