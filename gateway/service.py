@@ -16,6 +16,7 @@ from gateway.admission import Admission, Limits
 from gateway.answers import Answers
 from gateway.budget import Budgets
 from gateway.catalog import Catalogue, Served
+from gateway.fresh import FreshBeats
 from gateway.ids import Ids, trace_context
 from gateway.metrics import GatewayMetrics
 from gateway.pending import Call
@@ -98,6 +99,7 @@ class Service:
         self.admission = Admission(limits, self.budgets.whole)
         self.answers = Answers(transport.results, names, clock, metrics, self.admission, settings.result_ttl)
         self.positions = Positions(transport.bus)
+        self.beats = FreshBeats(transport.directory, clock, settings.worker_timeout)
         self.publisher = Publisher(transport.bus, metrics, self.answers.fail)
         self.new_id = Ids()
         self.channel = names.gateway_channel(settings.gateway)
@@ -215,7 +217,7 @@ class Service:
         return call
 
     async def statistics(self, model: str = "", version: str = "") -> dict[str, Any]:
-        """Triton's statistics, summed over the live workers.
+        """Triton's statistics, summed over the workers: every call that was answered before this one came is counted.
 
         Raises:
             NotFound: there is no such model or version.
@@ -227,7 +229,7 @@ class Service:
             chosen = [self.catalogue.get(model, version)]
         else:
             chosen = self.catalogue.versions(model)
-        beats = await self.transport.directory.workers()
+        beats = await self.beats.get()
         return statistics.model_stats([(s.model, s.version) for s in chosen if s.ready], beats)
 
     def count_refusal(self, error: FleetError) -> None:
@@ -237,6 +239,7 @@ class Service:
 
     async def close(self) -> None:
         """Wait for what is still on its way out."""
+        await self.beats.close()
         await self.publisher.close()
         await self.answers.close()
 
