@@ -16,7 +16,8 @@ from typing import Protocol
 from protocol.messages import Heartbeat
 from protocol.tensors import Buffer
 
-Headers = Sequence[tuple[str, bytes]]
+Headers = Sequence[tuple[str, bytes | None]]
+"""In their order; a name may come twice. Kafka takes a null value from any producer, and it is kept as None."""
 Place = tuple[int, int]
 """Partition and offset of a record, within its topic."""
 NOWHERE: Place = (-1, -1)
