@@ -144,9 +144,12 @@ class KafkaBus:
             NotFound: there is no such topic.
             Unavailable: no broker answers.
         """
-        await self._publisher.partitions(topic)
+        count = await self._publisher.partitions(topic)
         await self._hear()
-        consumer = KafkaConsumer(self._settings, topic, group, member, listener, lambda: self._spawn_tell(group))
+        consumer = KafkaConsumer(
+            self._settings, topic, group, member, listener, lambda: self._spawn_tell(group),
+            lambda: self.ensure_topic(topic, count),
+        )  # fmt: skip
         self._consumers = {other for other in self._consumers if not other.closed} | {consumer}
         return consumer
 

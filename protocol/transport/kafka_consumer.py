@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -51,6 +51,8 @@ STOP_TIMEOUT: Final = 15.0
 WATCH_INTERVAL: Final = 1.0
 TOPIC_INTERVAL: Final = 2.0
 """Seconds between looks whether the topic is still the one that it was."""
+MAKE_AGAIN: Final = 3.0
+"""Seconds that a topic must be gone before this member makes it again: whoever deleted it may do so, with other partitions."""
 STALE: Final = 30.0
 """Seconds without any answer to a fetch after which the inner consumer is replaced."""
 FRESH: Final = 2.0
@@ -66,9 +68,10 @@ class KafkaConsumer:
     """`protocol.ports.Consumer` on aiokafka; made by `KafkaBus.subscribe`.
 
     `on_rebalance` is called when this member hears from the coordinator, and from nobody before, that its group is rebalanced.
+    `make_topic` makes the topic anew, as it was.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         settings: TransportSettings,
         topic: str,
@@ -76,11 +79,13 @@ class KafkaConsumer:
         member: str,
         listener: Listener,
         on_rebalance: Callable[[], None],
+        make_topic: Callable[[], Awaitable[object]],
     ) -> None:
         self.group = group
         self._settings = settings
         self._topic = topic
         self._hearing = Hearing(on_rebalance)
+        self._make_topic = make_topic
         self._instance = member
         self._listener = listener
         self._assignor = StickyAssignor()
@@ -190,10 +195,13 @@ class KafkaConsumer:
         return "it was replaced"
 
     async def _look_at_topic(self, inner: AIOKafkaConsumer) -> None:
-        with contextlib.suppress(*_TROUBLE):  # then it is looked at again
+        with contextlib.suppress(*_TROUBLE, Unavailable):  # then it is looked at again
             async with asyncio.timeout(COMMIT_TIMEOUT):
                 if await self._name.moved(inner._client):
                     self._leaves, self._astray = True, "its topic was deleted and made again"
+                elif self._name.gone_for(time.monotonic()) > MAKE_AGAIN:
+                    log.warning("topic %s was deleted while it is served: it is made again", self._topic)
+                    await self._make_topic()
 
     def _silence(self, inner: AIOKafkaConsumer) -> float:
         """Seconds since the last answer to a fetch, or since the partitions came; 0 where there are none."""
