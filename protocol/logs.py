@@ -2,11 +2,41 @@
 
 from __future__ import annotations
 
+import collections
 import logging
 import sys
-from typing import Any
+import time
+from typing import Any, Final
 
 import structlog
+
+from protocol.repeats import Repeats
+
+LIBRARIES: Final = ("aiokafka", "kafka", "protocol.transport")
+"""Loggers whose lines come again for as long as a server is away."""
+silent: Final[collections.Counter[str]] = collections.Counter()
+"""Loggers of libraries that say nothing new now, by how many parts of this process say so: somebody has told it already."""
+
+
+class Seldom(logging.Filter):
+    """Lets a library say the same once a minute, and nothing while its logger is among the `silent` ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._repeats = Repeats()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written."""
+        library = next((name for name in LIBRARIES if record.name.startswith(name)), None)
+        if library is None or record.levelno < logging.WARNING:
+            return True
+        if silent[library] > 0:
+            return False
+        about = str(record.args[0]) if isinstance(record.args, tuple) and record.args else ""
+        held = self._repeats.due((record.name, record.msg, about), time.monotonic())
+        if held:
+            record.msg = f"{record.msg} (and {held} times more since it was said last)"
+        return held is not None
 
 
 def configure(style: str = "human", level: str = "info") -> None:
@@ -35,6 +65,7 @@ def configure(style: str = "human", level: str = "info") -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(Seldom())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
