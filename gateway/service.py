@@ -141,10 +141,7 @@ class Service:
             InvalidArgument: naming what does not fit.
         """
         outputs = body.output_names if body.outputs else ()
-        try:
-            served.check(body.inputs, outputs)
-        except InvalidArgument as error:
-            raise InvalidArgument(f"[request id: {body.id}] {error.message}" if body.id else error.message) from None
+        served.check(body.inputs, outputs, body.id)
         request = InferRequest(
             terms.id, served.model, served.version, body.inputs, outputs, body.parameters, body.id, terms.principal,
             self.channel, terms.deadline, 0, 0.0, trace_context(terms.traceparent, terms.id), terms.claimed, terms.accepted,

@@ -6,6 +6,7 @@ Invariant: nothing below a door knows a status number; the wire carries the code
 from __future__ import annotations
 
 import enum
+import json
 
 
 class Code(enum.StrEnum):
@@ -29,6 +30,19 @@ class Code(enum.StrEnum):
 
 MAX_QUOTED = 200
 """Characters that an error repeats of a name that a stranger sent."""
+
+
+def quoted(value: object) -> str:
+    """A stranger's value as an error repeats it: text in single quotes, anything else as JSON; cut, and without control characters."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "backslashreplace")
+    text = value if isinstance(value, str) else json.dumps(value, default=repr, ensure_ascii=False)
+    if len(text) > MAX_QUOTED:
+        text = text[:MAX_QUOTED] + "…"
+    if not text.isprintable():
+        text = "".join([char if char.isprintable() else char.encode("unicode_escape").decode() for char in text])
+    return f"'{text}'" if isinstance(value, str) else text
+
 
 RETRYABLE = frozenset({Code.EXHAUSTED, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED})
 """Ends after which the same `Idempotency-Key` runs again: the model has not refused the request itself."""
@@ -66,6 +80,22 @@ class InvalidArgument(FleetError):
 
 class CodecError(InvalidArgument):
     """Bytes that are not a message: malformed, truncated, over a limit or of an unknown version."""
+
+
+class SizeError(CodecError):
+    """The bytes of an input are not those that its datatype and shape promise. Who knows the model and the request's id adds them.
+
+    Attributes:
+        parts: the text before and after the name of the model.
+    """
+
+    def __init__(self, *parts: str) -> None:
+        super().__init__("".join(parts))
+        self.parts = parts
+
+    def named(self, model: str) -> str:
+        """The text with the name of the model."""
+        return f" for model '{model}'".join(self.parts)
 
 
 class ConfigError(InvalidArgument):
