@@ -1,14 +1,19 @@
-"""How much may wait at once. Pure: a bounded number of calls and bytes per gateway, and of calls per model version.
+"""How much may wait at once. Pure: a bounded number of calls and long polls per gateway, and of calls per model version.
+
+Bytes come from the gateway's budget, which others draw from, too.
 
 Invariant: what was admitted or reserved leaves exactly once, so the counts return to zero when nothing waits.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Final
 
+from gateway.budget import Budget
 from protocol.errors import Exhausted
 
 _RETRY_LOW: Final = 1.0
@@ -18,27 +23,35 @@ _SMOOTHING: Final = 0.3
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on what waits: calls in all, bytes in all, calls per model version."""
+    """Bounds on what waits: calls in all, bytes in all, calls per model version, long polls."""
 
     calls: int
     size: int
     calls_per_model: int
+    polls: int = 1024
 
 
 class Admission:
     """Counts what waits and refuses what would be too much.
 
+    Args:
+        limits: how much may wait.
+        budget: where bytes are drawn; one of `limits.size` bytes where none is given.
+
     Attributes:
         calls, size: admitted and not yet left; `size` includes bodies that are being read.
+        polls: long polls that wait.
     """
 
-    __slots__ = ("_by_topic", "_left", "_limits", "_measured_at", "_rate", "calls", "size")
+    __slots__ = ("_budget", "_by_topic", "_left", "_limits", "_measured_at", "_rate", "calls", "polls", "size")
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, budget: Budget | None = None) -> None:
         self._limits = limits
+        self._budget = budget or Budget(limits.size)
         self._by_topic: dict[str, int] = {}
         self.calls = 0
         self.size = 0
+        self.polls = 0
         self._left = 0
         self._rate = 0.0
         self._measured_at: float | None = None
@@ -78,7 +91,7 @@ class Admission:
     def leave(self, topic: str, size: int) -> None:
         """The call was answered, or nobody waits for it any more."""
         self.calls -= 1
-        self.size -= size
+        self.release(size)
         self._left += 1
         waiting = self._by_topic[topic] - 1
         if waiting:
@@ -92,15 +105,39 @@ class Admission:
         Raises:
             Exhausted: as `admit`.
         """
-        if self.size + size > self._limits.size:
+        budget = self._budget
+        if not budget.take(size):
             raise self._exhausted(
-                f"{self.size} bytes of calls wait at this gateway; at most {self._limits.size} may", self.calls
+                f"{budget.used} bytes of calls wait at this gateway; at most {budget.limit} may", self.calls
             )
         self.size += size
 
     def release(self, size: int) -> None:
         """The reserved bytes are free again."""
         self.size -= size
+        self._budget.give(size)
+
+    @property
+    def room(self) -> int:
+        """Bytes that can still be taken."""
+        return self._budget.limit - self._budget.used
+
+    @contextlib.contextmanager
+    def poll(self) -> Iterator[None]:
+        """Count a long poll for as long as it waits.
+
+        Raises:
+            Exhausted: too many wait already.
+        """
+        if self.polls >= self._limits.polls:
+            raise self._exhausted(
+                f"{self.polls} long polls wait at this gateway; at most {self._limits.polls} may", self.polls
+            )
+        self.polls += 1
+        try:
+            yield
+        finally:
+            self.polls -= 1
 
     def measure(self, now: float) -> None:
         """Take the rate at which calls left since the last time; call it about once a second."""

@@ -29,7 +29,7 @@ class GatewayMetrics(Collector):
         wake_age: seconds between a worker's emit and the gateway's delivery.
         swept: answers that a sweep found and no wake-up brought; must stay near 0.
         restarts: background tasks that failed and were started again, by name.
-        inflight, queued_bytes, ready: read when scraped.
+        inflight, queued_bytes, held_bytes, ready: read when scraped.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -44,6 +44,7 @@ class GatewayMetrics(Collector):
         self.swept = 0
         self.inflight: Callable[[], float] = lambda: 0
         self.queued_bytes: Callable[[], float] = lambda: 0
+        self.held_bytes: Callable[[], float] = lambda: 0
         self.ready: Callable[[], bool] = lambda: False
         self._registry = registry
         registry.register(self)
@@ -68,6 +69,11 @@ class GatewayMetrics(Collector):
         yield GaugeMetricFamily("penstock_gateway_inflight", "Calls accepted and not yet answered.", self.inflight())
         yield GaugeMetricFamily(
             "penstock_gateway_queued_bytes", "Bytes that admission counts now.", self.queued_bytes()
+        )
+        yield GaugeMetricFamily(
+            "penstock_gateway_held_bytes",
+            "Bytes held of requests and answers of all kinds; max_queued_bytes is the limit.",
+            self.held_bytes(),
         )
         yield GaugeMetricFamily("penstock_gateway_ready", "1 while /v2/health/ready answers 200.", float(self.ready()))
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 from gateway import statistics
 from gateway.admission import Admission, Limits
 from gateway.answers import Answers
+from gateway.budget import Budgets
 from gateway.catalog import Catalogue, Served
 from gateway.ids import Ids, trace_context
 from gateway.metrics import GatewayMetrics
@@ -68,6 +69,7 @@ class Service:
 
     Attributes:
         catalogue: what exists.
+        budgets: the bytes that may be held, of all kinds.
         admission: how much waits.
         answers: who waits, and how they end.
         positions: what the workers are done with.
@@ -86,8 +88,14 @@ class Service:
         self.clock = clock
         self.metrics = metrics
         self.catalogue = Catalogue(names, metrics.tallies)
-        limits = Limits(settings.max_queued_calls, settings.max_queued_bytes, settings.max_queued_calls_per_model)
-        self.admission = Admission(limits)
+        limits = Limits(
+            settings.max_queued_calls,
+            settings.max_queued_bytes,
+            settings.max_queued_calls_per_model,
+            settings.max_long_polls,
+        )
+        self.budgets = Budgets.of(settings.max_queued_bytes)
+        self.admission = Admission(limits, self.budgets.whole)
         self.answers = Answers(transport.results, names, clock, metrics, self.admission, settings.result_ttl)
         self.positions = Positions(transport.bus)
         self.publisher = Publisher(transport.bus, metrics, self.answers.fail)
@@ -98,6 +106,7 @@ class Service:
         self.fill = 0.0
         metrics.inflight = self.answers.pending.__len__
         metrics.queued_bytes = lambda: self.admission.size
+        metrics.held_bytes = lambda: self.budgets.whole.used
         metrics.ready = lambda: self.ready
 
     @property

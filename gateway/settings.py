@@ -22,7 +22,8 @@ class GatewaySettings:
     Attributes:
         host: address to listen on; without an `api_key` only loopback is allowed.
         http_port: of the V2 API; 0 takes a free one.
-        metrics_port: of Prometheus' `/metrics`; 0 takes a free one, None serves none.
+        metrics_host: address of Prometheus' `/metrics`.
+        metrics_port: of `/metrics` and the health routes; 0 takes a free one, None serves none.
         api_key: what callers send as `Authorization: Bearer` or `X-API-Key`; "" lets everyone in.
         signing_secret: signs the handles of asynchronous requests; must be the same on all gateways of a fleet. Without one it
             is derived from `api_key`, and without that from a constant: then everyone is the same anonymous caller anyway, and
@@ -32,7 +33,11 @@ class GatewaySettings:
         max_body_bytes: of a request, before and after decompression; more is 413.
         max_header_bytes: of request line and headers; more is 431.
         max_connections: open at once; one more is answered 503.
-        max_queued_calls, max_queued_bytes: accepted and not yet answered, in all; more is 429.
+        allowed_hosts: names that `Host` and `Origin` may say besides localhost, loopback addresses and `host`; asked only where
+            there is no `api_key`, so that a web page cannot call a gateway on its visitor's machine.
+        max_queued_calls: accepted and not yet answered, in all; more is 429.
+        max_queued_bytes: held of requests and answers of all kinds (`gateway/budget.py`); more is 413, 429, 431 or 503.
+        max_long_polls: waiting at once; more is 429.
         max_queued_calls_per_model: the same for one model version.
         default_timeout: deadline of a synchronous call that names none; then 504.
         max_timeout: longest deadline a caller may ask for.
@@ -44,6 +49,7 @@ class GatewaySettings:
         no_worker_policy: what a known model without a live worker does with a call: "queue" it or "reject" it with 503.
         worker_timeout: silence after which a worker counts as gone.
         json_offload_bytes: JSON of this size is parsed and written by a child process instead of the event loop.
+        json_processes: at most so many such processes; each starts when there is work for it.
         trim_bytes: delivered answers larger than this are dropped from the result store.
         keep_alive: how long an idle connection is kept, at most by a fifth longer.
         read_timeout: how long the reading of one request, or the client's reading of its answer, may take.
@@ -55,17 +61,20 @@ class GatewaySettings:
 
     host: str = "127.0.0.1"
     http_port: int = 8000
+    metrics_host: str = "127.0.0.1"
     metrics_port: int | None = 8002
     api_key: str = dataclasses.field(default="", repr=False)
     signing_secret: str = dataclasses.field(default="", repr=False)
     gateway: str = ""
     tls_certificate: str = ""
     tls_key: str = ""
+    allowed_hosts: tuple[str, ...] = ()
     max_body_bytes: int = MAX_RECORD
     max_header_bytes: int = 32 * 1024
     max_connections: int = 8192
     max_queued_calls: int = 4096
     max_queued_bytes: int = 512 * 1024 * 1024
+    max_long_polls: int = 1024
     max_queued_calls_per_model: int = 4096
     default_timeout: float = 60.0
     max_timeout: float = 3600.0
@@ -77,6 +86,7 @@ class GatewaySettings:
     no_worker_policy: Literal["queue", "reject"] = "queue"
     worker_timeout: float = 2.0
     json_offload_bytes: int = 1024 * 1024
+    json_processes: int = 2
     trim_bytes: int = 1024
     keep_alive: float = 75.0
     read_timeout: float = 60.0
@@ -105,8 +115,8 @@ class GatewaySettings:
                 raise ConfigError(f"{name} is {port}; a port is between 0 and 65535")
         for name in (
             "max_body_bytes", "max_header_bytes", "max_connections", "max_queued_calls", "max_queued_bytes",
-            "max_queued_calls_per_model", "json_offload_bytes", "default_timeout", "max_timeout", "result_ttl", "claim_lease",
-            "keep_alive", "read_timeout", "worker_timeout",
+            "max_queued_calls_per_model", "max_long_polls", "json_offload_bytes", "json_processes", "default_timeout",
+            "max_timeout", "result_ttl", "claim_lease", "keep_alive", "read_timeout", "worker_timeout",
         ):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")

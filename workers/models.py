@@ -23,6 +23,7 @@ from workers.context import Context
 from workers.digests import Digests
 from workers.lifecycle import Event, State, move, shown
 from workers.loading import LoadedModel, Loader
+from workers.model_files import require_distinct
 from workers.repository import ModelFolder, ModelVersion, scan, single_file
 from workers.serving import Serving
 from workers.settings import WorkerSettings
@@ -173,8 +174,9 @@ class Models:
             for warning in folder.warnings:
                 log.warning(warning, model=folder.name)
         wanted = {(v.model, str(v.version)): v for folder in folders for v in folder.versions}
-        for path in self._settings.model_file:
-            version = await asyncio.to_thread(single_file, path, self._digests)
+        require_distinct(self._settings.model_file, [folder.name for folder in folders])
+        for file in self._settings.model_file:
+            version = await asyncio.to_thread(single_file, file, self._digests)
             wanted[version.model, str(version.version)] = version
         self._digests.forget_others()
         return wanted
@@ -204,7 +206,7 @@ class Models:
                     log.error("a model cannot be served", model=name, reason=folder.reason)
                     slot.state, slot.reason = move(slot.state, Event.FAILED), folder.reason
                     await self._announce(key, slot)
-        known = {*self._folders, "*"} | {path.stem for path in self._settings.model_file}
+        known = {*self._folders, "*"} | {file.name for file in self._settings.model_file}
         return failures + [
             f"failed to load '{name}', failed to poll from model repository" for name in chosen if name not in known
         ]

@@ -24,6 +24,7 @@ from protocol.errors import ConfigError
 from protocol.model_config import ModelConfig
 from workers.completion import DEFAULT_MAX_BATCH_SIZE, SUFFIX_BACKEND, BackendMetadata, complete, infer_backend
 from workers.digests import Digests
+from workers.model_files import ModelFile
 
 __all__ = [
     "DEFAULT_MAX_BATCH_SIZE",
@@ -197,25 +198,26 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (path for path in (Path(root) / name for name in sorted(names)) if path.is_file())
 
 
-def single_file(path: Path, known: Digests | None = None) -> ModelVersion:
-    """A model that is one file, without a repository: its name is the file's, its version 1, its configuration all completed.
+def single_file(file: ModelFile, known: Digests | None = None) -> ModelVersion:
+    """A model that is one file, without a repository: its version is 1, its configuration all completed.
 
     Args:
-        path: of the file.
+        file: and its name.
         known: see `scan`.
 
     Raises:
         ConfigError: it is not a file, or its suffix is no backend's.
     """
+    path = file.path
     backend = SUFFIX_BACKEND.get(path.suffix.lower())
     if backend is None:
         raise ConfigError(f"'{path}' is not a model file; known suffixes are: {', '.join(SUFFIX_BACKEND)}")
     if not path.is_file():
         raise ConfigError(f"there is no file '{path}'")
-    config = ModelConfig(name=path.stem, backend=backend, batch_size_stated=False, default_model_filename=path.name)
+    config = ModelConfig(name=file.name, backend=backend, batch_size_stated=False, default_model_filename=path.name)
     folder = path.absolute().parent
     try:
         digest = (known or Digests()).of([folder / path.name], folder, b"")
     except OSError as error:
         raise ConfigError(f"'{path}' cannot be read: {error.strerror}") from None
-    return ModelVersion(path.stem, 1, folder / path.name, folder, infer_backend(config, [path.name]), digest)
+    return ModelVersion(file.name, 1, folder / path.name, folder, infer_backend(config, [path.name]), digest)

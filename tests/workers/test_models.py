@@ -10,6 +10,7 @@ from protocol.messages import Announcement, Heartbeat, ModelLoad, ModelState
 from protocol.presence import decode_announcement
 from tests.workers.fleet import IDENTITY, NAMES, Fleet, fleet, until, values, write_model
 from workers.lifecycle import State
+from workers.model_files import ModelFile
 from workers.models import Slot, plan
 
 SLOW = IDENTITY + 'parameters { key: "execute_delay_ms" value { string_value: "50" } }'
@@ -99,7 +100,7 @@ async def test_a_single_file_is_served(tmp_path: Path) -> None:
     )
     (tmp_path / "models").mkdir()
     async with fleet(tmp_path / "models") as f:
-        await f.worker(model_file=(file,))
+        await f.worker(model_file=(ModelFile(file),))
         assert state(f, "adder").state is ModelState.READY
 
 
