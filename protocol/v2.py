@@ -8,7 +8,6 @@ Where Triton answers a malformed body with 500, truncates integers silently, or 
 from __future__ import annotations
 
 import dataclasses
-import struct
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
@@ -16,33 +15,22 @@ import numpy as np
 import orjson
 
 from protocol.errors import CodecError, Unsupported
+from protocol.json_data import pack_data
 from protocol.messages import Parameters
 from protocol.tensors import (
     ITEM_SIZE,
+    MAX_ELEMENTS,
     NUMPY_DTYPE,
     Buffer,
     Tensor,
     bytes_elements,
     check_shape,
     check_size,
-    element_count,
-    pack_bytes,
+    spend,
 )
 
-MAX_DEPTH: Final = 100
-"""Nesting of JSON lists, as Triton's."""
 MAX_TENSORS: Final = 256
 MAX_PARAMETERS: Final = 256
-_PACKED: Final[dict[str, tuple[str, frozenset[type]]]] = {
-    "BOOL": ("?", frozenset({bool})),
-    "FP32": ("f", frozenset({float, int})),
-    "FP64": ("d", frozenset({float, int})),
-} | {
-    name: (code, frozenset({int}))
-    for name, code in zip(
-        ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"), "bhiqBHIQ", strict=True
-    )
-}
 _RESERVED: Final = "triton_"
 _TENSOR_RESERVED: Final = frozenset({"binary_data_size", "shared_memory_region"})
 
@@ -75,20 +63,22 @@ class InferBody:
         return tuple([output.name for output in self.outputs])
 
 
-def parse_json(body: Buffer) -> InferBody:
+def parse_json(body: Buffer, most: int = MAX_ELEMENTS) -> InferBody:
     """An infer body that is all JSON.
 
     Raises:
         CodecError: naming the field that is wrong.
+        ManyElements: it has more than `most` BYTES elements.
     """
-    return parse(body, None)
+    return parse(body, None, most)
 
 
-def parse(body: Buffer, header_length: int | None) -> InferBody:
+def parse(body: Buffer, header_length: int | None, most: int = MAX_ELEMENTS) -> InferBody:
     """An infer body, with binary tensors behind `header_length` bytes of JSON where that is not None.
 
     Raises:
         CodecError: naming the field that is wrong.
+        ManyElements: it has more than `most` BYTES elements.
         Unsupported: shared memory or classification is asked for.
     """
     view = memoryview(body)
@@ -100,7 +90,7 @@ def parse(body: Buffer, header_length: int | None) -> InferBody:
     root = _load(view)
     if type(root) is not dict:
         raise CodecError("the request body must be a JSON object")
-    inputs, used = _inputs(root.get("inputs"), tail)
+    inputs, used = _inputs(root.get("inputs"), tail, most)
     if used != len(tail):
         raise CodecError(f"unexpected additional input data: {len(tail) - used} bytes belong to no input")
     label = root.get("id", "")
@@ -143,20 +133,21 @@ def check_parameters(value: object, where: str) -> Parameters:
     return cast("Parameters", value)
 
 
-def _inputs(value: object, tail: memoryview) -> tuple[tuple[Tensor, ...], int]:
+def _inputs(value: object, tail: memoryview, most: int) -> tuple[tuple[Tensor, ...], int]:
     if type(value) is not list or not value:
         raise CodecError("'inputs' must be a non-empty list of tensors")
     if len(value) > MAX_TENSORS:
         raise CodecError(f"'inputs' has {len(value)} tensors; at most {MAX_TENSORS} are allowed")
     tensors, position = [], 0
     for entry in value:
-        tensor, used = _input(entry, tail[position:] if tail else tail)
+        tensor, used = _input(entry, tail[position:] if tail else tail, most)
+        most = spend(most, tensor.datatype, tensor.shape)
         position += used
         tensors.append(tensor)
     return tuple(tensors), position
 
 
-def _input(entry: object, tail: memoryview) -> tuple[Tensor, int]:
+def _input(entry: object, tail: memoryview, most: int) -> tuple[Tensor, int]:
     """One input and how many bytes of the tail it took."""
     if type(entry) is not dict:
         raise CodecError("each of 'inputs' must be an object")
@@ -168,9 +159,10 @@ def _input(entry: object, tail: memoryview) -> tuple[Tensor, int]:
     if type(shape) is not list:
         raise CodecError(f"input '{name}' lacks its 'shape'")
     sizes = check_shape(shape, f"input '{name}'")
+    spend(most, datatype, sizes)
     if "data" in entry:
         _refuse_other_sources(name, entry.get("parameters"))
-        return _json_tensor(name, datatype, sizes, entry["data"]), 0
+        return Tensor(name, datatype, sizes, pack_data(name, datatype, sizes, entry["data"])), 0
     size = _binary_size(name, entry.get("parameters"))
     if size > len(tail):
         raise CodecError(f"unexpected size for input '{name}', expecting {size - len(tail)} additional bytes")
@@ -196,93 +188,6 @@ def _binary_size(name: str, parameters: object) -> int:
         if size is not None:
             raise CodecError(f"input '{name}': 'binary_data_size' must be a non-negative integer, not {size!r}")
     raise CodecError(f"input '{name}' has neither 'data' nor the parameter 'binary_data_size'")
-
-
-def _json_tensor(name: str, datatype: str, shape: tuple[int, ...], data: object) -> Tensor:
-    if datatype in ("FP16", "BF16"):
-        raise CodecError(
-            f"receiving {datatype} data via JSON is not supported. Please use the binary data format for input '{name}'"
-        )
-    if type(data) is not list:
-        raise CodecError(f"input '{name}': 'data' must be a list")
-    if datatype == "BYTES":
-        raw = _strings(name, data)
-        count = len(raw)
-        encoded: bytes = pack_bytes(raw)
-    elif (flat := _flat(datatype, data)) is not None:
-        count, encoded = len(data), flat
-    else:
-        array = _numbers(name, datatype, data)
-        count = array.size
-        encoded = array.tobytes()
-    if count != element_count(shape):
-        raise CodecError(
-            f"Unable to parse 'data': Shape does not match true shape of 'data' field: input '{name}' has shape "
-            f"{list(shape)} ({element_count(shape)} elements) and {count} elements of data"
-        )
-    return Tensor(name, datatype, shape, encoded)
-
-
-def _strings(name: str, data: list[Any]) -> list[str]:
-    flat, depth = data, 1
-    while any(type(item) is list for item in flat):
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise CodecError(f"input '{name}': 'data' is nested deeper than {MAX_DEPTH}")
-        flat = [leaf for item in flat for leaf in (item if type(item) is list else [item])]
-    if not all(type(item) is str for item in flat):
-        raise CodecError(
-            f"input '{name}': 'data' of datatype BYTES must hold strings; other bytes need the binary format"
-        )
-    return flat
-
-
-def _flat(datatype: str, data: list[Any]) -> bytes | None:
-    """The bytes of a flat list of numbers that all fit, ten times as fast as NumPy; None leaves the list to `_numbers`."""
-    code, kinds = _PACKED[datatype]
-    if not kinds.issuperset(set(map(type, data))):
-        return None
-    try:
-        return struct.pack(f"<{len(data)}{code}", *data)
-    except (struct.error, OverflowError):
-        return None
-
-
-def _numbers(name: str, datatype: str, data: list[Any]) -> np.ndarray[Any, Any]:
-    """The list as an array of exactly this datatype: nothing is rounded, wrapped or guessed."""
-    wanted = NUMPY_DTYPE[datatype]
-    depth, inner = 1, data
-    while inner and type(inner[0]) is list:
-        inner = inner[0]
-        depth += 1
-    if depth > MAX_DEPTH:
-        raise CodecError(f"input '{name}': 'data' is nested deeper than {MAX_DEPTH}")
-    try:
-        array = np.array(data)
-    except (ValueError, OverflowError):
-        raise CodecError(f"input '{name}': 'data' must be flat or nested in the tensor's shape") from None
-    if array.dtype == wanted or array.size == 0:
-        return array if array.size else np.empty(0, wanted)
-    kind = array.dtype.kind
-    if wanted.kind == "f" and kind in "fiu":
-        return _narrow_float(name, datatype, array, wanted)
-    if wanted.kind in "iu":
-        if kind not in "iu":  # NumPy makes floats of integers on both sides of 2**63: look at each
-            array = np.array(data, dtype=object)
-        if kind in "iu" or all(type(item) is int for item in array.flat):
-            limits = np.iinfo(wanted)
-            if int(array.min()) >= limits.min and int(array.max()) <= limits.max:
-                return array.astype(wanted)
-            raise CodecError(f"input '{name}': 'data' has a value outside the range of {datatype}")
-    raise CodecError(f"input '{name}': 'data' must hold only values of datatype {datatype}")
-
-
-def _narrow_float(name: str, datatype: str, array: np.ndarray[Any, Any], wanted: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    with np.errstate(over="ignore"):
-        narrowed = array.astype(wanted)
-    if not np.isfinite(narrowed).all():
-        raise CodecError(f"input '{name}': 'data' has a value outside the range of {datatype}")
-    return narrowed
 
 
 def _outputs(value: object) -> tuple[RequestedOutput, ...]:

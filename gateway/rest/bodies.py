@@ -9,13 +9,15 @@ from protocol import v2
 from protocol.errors import InvalidArgument
 from protocol.messages import InferReply, Timing
 from protocol.model_config import ModelConfig
-from protocol.tensors import ITEM_SIZE, Buffer, Tensor, check_size, element_count
+from protocol.tensors import ITEM_SIZE, MANY, Buffer, Tensor, check_size, element_count
 from protocol.v2 import InferBody, ReplyBody
 
 Binary = frozenset[str] | bool
 """Which outputs a caller wants as raw bytes behind the JSON: by name, all, or none."""
 
 _LENGTH: Final = struct.Struct("<I")
+_STRING: Final = 64
+"""Bytes of numbers that take as long to be written as one string."""
 
 
 def header_length(raw: bytes | None) -> int | None:
@@ -35,11 +37,12 @@ def parse(body: Buffer | bytearray, length: int | None, config: ModelConfig) -> 
     """The infer body, in whichever of the three forms its header length says.
 
     Raises:
+        ManyElements: the JSON process is to parse it.
         CodecError, InvalidArgument, Unsupported: naming what is wrong.
     """
     if length == 0:
         return raw_binary(memoryview(body), config)
-    return v2.parse(memoryview(body), length)
+    return v2.parse(memoryview(body), length, MANY)
 
 
 def raw_binary(body: memoryview, config: ModelConfig) -> InferBody:
@@ -98,11 +101,16 @@ def render(reply: InferReply, binary: Binary) -> ReplyBody:
 
 
 def json_bytes(reply: InferReply, binary: Binary) -> int:
-    """Bytes of the tensors that `render` would write as JSON."""
+    """Bytes of the tensors that `render` would write as JSON; each element of BYTES counts for `_STRING` more."""
     if binary is True:
         return 0
     names = binary or _NONE
-    return sum([len(tensor.data) for tensor in reply.outputs if tensor.name not in names])
+    return sum([_cost(tensor) for tensor in reply.outputs if tensor.name not in names])
+
+
+def _cost(tensor: Tensor) -> int:
+    size = len(tensor.data)
+    return size if tensor.datatype != "BYTES" else size + _STRING * element_count(tensor.shape)
 
 
 _NONE: Final[frozenset[str]] = frozenset()

@@ -27,7 +27,7 @@ from gateway.rest.turn import Turn
 from gateway.service import Service, Terms
 from protocol.errors import FleetError, InvalidArgument, TooLarge
 from protocol.messages import InferReply
-from protocol.tensors import Buffer
+from protocol.tensors import Buffer, ManyElements
 from protocol.v2 import InferBody
 
 _ROUTE: Final = re.compile(rb"/v2/models/([^/]+)(?:/versions/([0-9]{1,19}))?/infer\Z")
@@ -116,6 +116,8 @@ class InferDoor:
                 return
             served = self._service.resolve(exchange.model, exchange.version)
             self._submit(exchange, served, bodies.parse(body, length, served.config))
+        except ManyElements:
+            self._responses.spawn(exchange, self._handle_large(exchange, length))
         except FleetError as error:
             self._responses.refuse(exchange, error)
         except Exception:
@@ -179,10 +181,7 @@ class InferDoor:
         raw = await self._decompressed(exchange)
         field = fields.get(b"inference-header-content-length")
         length = bodies.header_length(field)
-        if (len(raw) if length is None else length) > self._settings.json_offload_bytes:
-            body = await self._json.parse(raw, length)
-        else:
-            body = bodies.parse(raw, length, served.config)
+        body = await self._parse(raw, length, served)
         key = fields.get(b"idempotency-key")
         asynchronous = _prefers(fields.get(b"prefer", b""), b"respond-async")
         if key is None and not asynchronous:
@@ -215,6 +214,14 @@ class InferDoor:
         if len(exchange.body) < THREAD_FROM:
             return compression.decompress(*arguments)
         return await self._loop.run_in_executor(None, compression.decompress, *arguments)
+
+    async def _parse(self, raw: Buffer | bytearray, length: int | None, served: Served) -> InferBody:
+        if (len(raw) if length is None else length) <= self._settings.json_offload_bytes:
+            try:
+                return bodies.parse(raw, length, served.config)
+            except ManyElements:
+                pass
+        return await self._json.parse(raw, length)
 
     # --- parts --------------------------------------------------------------------------------------------------------
 

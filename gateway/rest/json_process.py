@@ -21,10 +21,10 @@ import structlog
 
 from gateway.rest.bodies import Binary, render
 from protocol import v2
-from protocol.codec import decode_reply, decode_request, encode_reply, encode_request
+from protocol.codec import decode_reply, encode_reply
 from protocol.errors import Code, FleetError, Unavailable
-from protocol.messages import InferReply, InferRequest
-from protocol.tensors import Buffer
+from protocol.messages import InferReply
+from protocol.tensors import Buffer, Tensor
 from protocol.v2 import InferBody, ReplyBody, RequestedOutput
 
 _HEAD: Final = struct.Struct(">cII")
@@ -52,9 +52,12 @@ class JsonProcess:
             Unavailable: the process died over it.
         """
         note, value = await self._ask(_PARSE, {"length": length}, body)
-        request = decode_request(value, (), model="", version="", default_id="-", timestamp=0.0)
+        inputs, start = [], 0
+        for name, datatype, shape, size in note["inputs"]:
+            inputs.append(Tensor(name, datatype, tuple(shape), value[start : start + size]))
+            start += size
         outputs = tuple([RequestedOutput(name, binary) for name, binary in note["outputs"]])
-        return InferBody(request.label, request.inputs, outputs, request.parameters, note["binary_default"])
+        return InferBody(note["label"], tuple(inputs), outputs, note["parameters"], note["binary_default"])
 
     async def render(self, reply: InferReply, binary: Binary) -> ReplyBody:
         """As `bodies.render`.
@@ -143,9 +146,14 @@ def _read(stream: BinaryIO) -> _Frame | None:
 def _answer(frame: _Frame) -> tuple[dict[str, Any], list[Buffer]]:
     if frame.kind == _PARSE:
         body = v2.parse(frame.body, frame.note["length"])
-        outputs = [(output.name, output.binary) for output in body.outputs]
-        request = InferRequest("-", "", "", body.inputs, (), body.parameters, body.id)
-        return {"outputs": outputs, "binary_default": body.binary_default}, [encode_request(request)[0]]
+        note = {
+            "label": body.id,
+            "parameters": body.parameters,
+            "inputs": [(each.name, each.datatype, each.shape, len(each.data)) for each in body.inputs],
+            "outputs": [(output.name, output.binary) for output in body.outputs],
+            "binary_default": body.binary_default,
+        }
+        return note, [each.data for each in body.inputs]
     names = frame.note["binary"]
     rendered = render(decode_reply(frame.body), names if isinstance(names, bool) else frozenset(names))
     return {"header_length": rendered.header_length}, rendered.parts

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
+from typing import Any
 
 import numpy as np
 import orjson
@@ -11,8 +13,10 @@ from hypothesis import strategies as st
 
 from protocol import v2
 from protocol.errors import CodecError, FleetError, Unsupported
-from protocol.tensors import ITEM_SIZE, Tensor, from_array
+from protocol.json_data import _leaves
+from protocol.tensors import ITEM_SIZE, ManyElements, Tensor, from_array
 from tests.strategies import tensors
+from tests.walks import walks
 
 JSON_TYPES = tuple(name for name in ITEM_SIZE if name not in ("FP16", "BF16", "BYTES", "FP32", "FP64"))
 
@@ -233,3 +237,55 @@ def test_flat_and_nested_lists_are_read_alike(datatype: str, data: list[float]) 
     nested = outcome(datatype, [1, len(data)], [data])
 
     assert flat == nested
+
+
+def test_more_strings_than_may_be_looked_at_are_not_looked_at() -> None:
+    binary = orjson.dumps(
+        {"inputs": [{"name": "A", "datatype": "BYTES", "shape": [3], "parameters": {"binary_data_size": 12}}]}
+    )
+    strings = body(datatype="BYTES", shape=[3], data=["", "", ""])
+    two = orjson.dumps({"inputs": [{"name": n, "datatype": "BYTES", "shape": [2], "data": ["", ""]} for n in "AB"]})
+    with walks() as seen:
+        for raw, length in ((binary + bytes(12), len(binary)), (strings, None), (two, None)):
+            with pytest.raises(ManyElements):
+                v2.parse(raw, length, 2)
+    assert seen == [2], "the first of two was within the limit"
+    assert v2.parse(strings, None, 3).inputs[0].shape == (3,)
+
+
+@pytest.mark.parametrize("deep", [2, 99])
+def test_strings_beside_a_deep_list_are_looked_at_once(deep: int) -> None:
+    nested: Any = "x"
+    for _ in range(deep):
+        nested = [nested]
+    parsed = v2.parse_json(body(datatype="BYTES", shape=[1001], data=["a"] * 1000 + [nested]))
+    assert bytes(parsed.inputs[0].data).endswith(b"x")
+    steps = 0
+
+    def count(frame: object, event: str, _: object) -> object:
+        nonlocal steps
+        steps += event == "line"
+        return count
+
+    sys.settrace(count)
+    _leaves("A", ["a"] * 1000 + [nested])
+    sys.settrace(None)
+    assert steps < 3 * 1000 + 10 * deep + 100
+
+
+def test_strings_of_another_number_than_the_shape_are_not_encoded() -> None:
+    with walks() as seen:
+        assert "Shape does not match true shape" in refused(body(datatype="BYTES", shape=[1], data=["a"] * 1000))
+    assert seen == []
+
+
+@pytest.mark.parametrize("datatype", [name for name in JSON_TYPES if name != "BOOL"] + ["FP32", "FP64"])
+@pytest.mark.parametrize("data", [[1, True], [[1], [False]], [True, True], [False, 2**70], [1.5, True], [None, 1]])
+def test_a_boolean_is_no_number(datatype: str, data: list[object]) -> None:
+    assert (
+        refused(body(datatype=datatype, data=data)) == f"input 'A': 'data' must hold only values of datatype {datatype}"
+    )
+
+
+def test_a_number_is_no_boolean() -> None:
+    assert "only values of datatype BOOL" in refused(body(datatype="BOOL", data=[True, 1]))
