@@ -24,7 +24,7 @@ from gateway.publisher import Publisher
 from gateway.settings import GatewaySettings
 from protocol.clock import Clock
 from protocol.codec import encode_request
-from protocol.errors import FleetError, InvalidArgument, TooLarge, Unavailable
+from protocol.errors import FleetError, InvalidArgument, NotFound, TooLarge, Unavailable
 from protocol.frames import MAX_RECORD
 from protocol.messages import InferReply, InferRequest, Parameters
 from protocol.naming import Names, ref
@@ -215,7 +215,7 @@ class Service:
         """Triton's statistics, summed over the live workers.
 
         Raises:
-            NotFound: there is no such model or version.
+            NotFound: there is no such model or version, or it is not ready.
             Unavailable: the directory cannot be reached.
         """
         if not model:
@@ -224,8 +224,10 @@ class Service:
             chosen = [self.catalogue.get(model, version)]
         else:
             chosen = self.catalogue.versions(model)
-        beats = await self.transport.directory.workers()
-        return statistics.model_stats([(s.model, s.version) for s in chosen if s.ready], beats)
+        ready = [(served.model, served.version) for served in chosen if served.ready]
+        if model and not ready:
+            raise NotFound(f"model '{model}' is not ready")
+        return statistics.model_stats(ready, await self.transport.directory.workers())
 
     def count_refusal(self, error: FleetError) -> None:
         """A call was turned away before it was published."""

@@ -30,18 +30,41 @@ class Code(enum.StrEnum):
 
 MAX_QUOTED = 200
 """Characters that an error repeats of a name that a stranger sent."""
+_MAX_ITEMS = 32
 
 
 def quoted(value: object) -> str:
-    """A stranger's value as an error repeats it: text in single quotes, anything else as JSON; cut, and without control characters."""
+    """A stranger's value as an error repeats it: text in single quotes, the rest as JSON; cut, without control characters."""
     if isinstance(value, bytes):
-        value = value.decode("utf-8", "backslashreplace")
-    text = value if isinstance(value, str) else json.dumps(value, default=repr, ensure_ascii=False)
+        value = value[:MAX_QUOTED].decode("utf-8", "backslashreplace")
+    return f"'{_shown(value)}'" if isinstance(value, str) else _spelled(value)
+
+
+def _spelled(value: object, *, inner: bool = False) -> str:
+    """A value as JSON has it, but for what stands in lists in lists."""
+    if isinstance(value, list | tuple):
+        if inner:
+            return "[…]" if value else "[]"
+        items = [_spelled(item, inner=True) for item in value[:_MAX_ITEMS]]
+        return f"[{', '.join(items)}{', …' if len(value) > _MAX_ITEMS else ''}]"
+    if isinstance(value, dict):
+        return "{…}" if value else "{}"
+    if isinstance(value, str):
+        return f'"{_shown(value)}"'
+    return _shown(json.dumps(value, default=repr))
+
+
+def _shown(text: str) -> str:
     if len(text) > MAX_QUOTED:
         text = text[:MAX_QUOTED] + "…"
-    if not text.isprintable():
-        text = "".join([char if char.isprintable() else char.encode("unicode_escape").decode() for char in text])
-    return f"'{text}'" if isinstance(value, str) else text
+    if text.isprintable():
+        return text
+    return "".join([char if char.isprintable() else char.encode("unicode_escape").decode() for char in text])
+
+
+def of_request(label: str, text: str) -> str:
+    """The text with the request's id in front, as Triton's core has it; `label` is the id in its body."""
+    return f"[request id: {label[:MAX_QUOTED] or '<id_unknown>'}] {text}"
 
 
 RETRYABLE = frozenset({Code.EXHAUSTED, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED})
@@ -83,19 +106,22 @@ class CodecError(InvalidArgument):
 
 
 class SizeError(CodecError):
-    """The bytes of an input are not those that its datatype and shape promise. Who knows the model and the request's id adds them.
+    """The bytes of an input are not those that its datatype and shape promise.
 
     Attributes:
-        parts: the text before and after the name of the model.
+        parts: the text before and after the place of the model's name, which only the caller knows.
+        names_request: Triton names the request's id before it.
     """
 
-    def __init__(self, *parts: str) -> None:
+    def __init__(self, *parts: str, names_request: bool = True) -> None:
         super().__init__("".join(parts))
         self.parts = parts
+        self.names_request = names_request
 
-    def named(self, model: str) -> str:
-        """The text with the name of the model."""
-        return f" for model '{model}'".join(self.parts)
+    def told(self, model: str, label: str) -> str:
+        """The whole text; the model may be "" (not known), `label` is the id in the request's body."""
+        text = f" for model '{model}'".join(self.parts) if model else self.message
+        return of_request(label, text) if self.names_request else text
 
 
 class ConfigError(InvalidArgument):

@@ -35,7 +35,7 @@ def pack_data(name: str, datatype: str, shape: tuple[int, ...], data: object) ->
     """
     if datatype in ("FP16", "BF16"):
         raise CodecError(
-            f"receiving {datatype} data via JSON is not supported. Please use the binary data format for input '{name}'"
+            f"receiving {datatype} data via JSON is not supported. Please use the binary data format for input {name}"
         )
     if type(data) is not list:
         raise CodecError(f"input '{name}': 'data' must be a list")

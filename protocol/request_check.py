@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from protocol.config_parts import TensorSpec
-from protocol.errors import MAX_QUOTED, InvalidArgument, quoted
+from protocol.errors import InvalidArgument, of_request, quoted
 from protocol.model_config import ModelConfig
 from protocol.tensors import Tensor
 
@@ -50,7 +50,7 @@ class ModelSignature:
             if name not in self._outputs:
                 raise InvalidArgument(
                     f"unexpected inference output {quoted(name)} for model '{self._model}'; "
-                    f"allowed outputs are: {', '.join(self._outputs)}"
+                    f"allowed outputs are: {', '.join(self._outputs) or 'none'}"
                 )
         rows = self._rows(inputs, label) if self._batching else 1
         for tensor in inputs:
@@ -68,7 +68,7 @@ class ModelSignature:
             if name not in self._inputs:
                 raise InvalidArgument(
                     f"unexpected inference input {quoted(name)} for model '{self._model}'; "
-                    f"allowed inputs are: {', '.join(self._inputs)}"
+                    f"allowed inputs are: {', '.join(self._inputs) or 'none'}"
                 )
         if not set(names).issuperset(self._required):
             self._refuse_count(names, label)
@@ -112,14 +112,9 @@ class ModelSignature:
         missing = [name for name in self._required if name not in names]
         _refuse(
             label,
-            f"expected {expected} but got {len(names)} inputs for model '{self._model}'. Got input(s) {_listed(names)}, but missing "
-            f"required input(s) {_listed(missing)}. Please provide all required input(s).",
+            f"expected {expected} but got {len(names)} inputs for model '{self._model}'. Got input(s) {_listed(names)}, "
+            f"but missing required input(s) {_listed(missing)}. Please provide all required input(s).",
         )
-
-
-def of_request(label: str, text: str) -> str:
-    """The text with the request's id in front, as Triton's core has it; `label` is the id in its body."""
-    return f"[request id: {label[:MAX_QUOTED] or '<id_unknown>'}] {text}"
 
 
 def fits(shape: Sequence[int], expected: Sequence[int]) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn, cast
 import numpy as np
 import numpy.typing as npt
 
-from protocol.errors import CodecError
+from protocol.errors import CodecError, SizeError, quoted
 
 Array = npt.NDArray[Any]
 Buffer = bytes | memoryview
@@ -109,7 +109,7 @@ def check_shape(shape: Sequence[object], where: str) -> tuple[int, ...]:
     count = 1
     for size in shape:
         if type(size) is not int or size < 0:
-            raise CodecError(f"{where} has shape {list(shape)!r}; every size must be a non-negative integer")
+            raise CodecError(f"{where} has shape {quoted(list(shape))}; every size must be a non-negative integer")
         count *= size
     if count > MAX_ELEMENTS:
         raise CodecError(f"{where} has {count} elements; at most {MAX_ELEMENTS} are allowed")
@@ -128,8 +128,8 @@ def check_size(tensor: Tensor) -> None:
         return
     expected = element_count(tensor.shape) * item
     if len(tensor.data) != expected:
-        raise CodecError(
-            f"input byte size mismatch for input '{tensor.name}'. Expected {expected}, got {len(tensor.data)}"
+        raise SizeError(
+            f"input byte size mismatch for input '{tensor.name}'", f". Expected {expected}, got {len(tensor.data)}"
         )
 
 
@@ -265,16 +265,29 @@ def _check_room(tensor: Tensor, expected: int) -> None:
     """Refuse a shape of more elements than the data has room for: then nothing needs to be walked."""
     room = -(-len(tensor.data) // 4)
     if room < expected:
-        raise CodecError(f"expected {expected} string elements for input '{tensor.name}', got {room} or fewer")
+        raise SizeError(
+            f"expected {expected} string elements for inference input '{tensor.name}'", f", got {room} or fewer"
+        )
 
 
 def _refuse_length(tensor: Tensor, position: int) -> NoReturn:
-    raise CodecError(f"incomplete string length indicator for input '{tensor.name}' at byte {position}")
+    raise SizeError(
+        f"incomplete string length indicator for inference input '{tensor.name}'",
+        f", expecting 4 bytes but only {len(tensor.data) - position} bytes available. Please make sure the string length "
+        "indicator is in one buffer.",
+    )
 
 
 def _refuse_data(tensor: Tensor, position: int, size: int) -> NoReturn:
-    raise CodecError(f"incomplete string data for input '{tensor.name}' at byte {position}: expected {size} bytes")
+    raise SizeError(
+        f"incomplete string data for inference input '{tensor.name}', expecting string of length {size} but only "
+        f"{len(tensor.data) - position} bytes available",
+        names_request=False,
+    )
 
 
 def _refuse_count(tensor: Tensor, expected: int, count: int) -> NoReturn:
-    raise CodecError(f"expected {expected} string elements for input '{tensor.name}', got {count} or more")
+    where = f"for inference input '{tensor.name}'"
+    if count > expected:
+        raise SizeError(f"unexpected number of string elements {count} {where}", f", expecting {expected}")
+    raise SizeError(f"expected {expected} string elements {where}", f", got {count}")

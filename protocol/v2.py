@@ -1,8 +1,8 @@
 """The Open Inference Protocol's V2 bodies: JSON, and Triton's binary tensor extension. Pure; shared by the HTTP door and by
 producers that put a V2 JSON body on Kafka.
 
-Where Triton answers a malformed body with 500, truncates integers silently, or writes NaN literals, this refuses with
-`CodecError` or writes null: what an API user expects.
+Where Triton answers a malformed body with 500 or truncates integers silently, this refuses with `CodecError`. Where Triton writes
+the literal NaN, which is no JSON, this writes null; an infinity has to be asked for as raw bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 import numpy as np
 import orjson
 
-from protocol.errors import CodecError, Unsupported
+from protocol.errors import CodecError, SizeError, Unsupported, quoted
 from protocol.json_data import pack_data
 from protocol.messages import Parameters
 from protocol.tensors import (
@@ -32,7 +32,12 @@ from protocol.tensors import (
 MAX_TENSORS: Final = 256
 MAX_PARAMETERS: Final = 256
 _RESERVED: Final = "triton_"
-_TENSOR_RESERVED: Final = frozenset({"binary_data_size", "shared_memory_region"})
+_SEQUENCE: Final = frozenset({"sequence_id", "sequence_start", "sequence_end"})
+_TENSOR_RESERVED: Final = ("binary_data_size", "shared_memory_region")
+_ONE_SOURCE: Final = (
+    "Input must set only one of the following fields: 'data', 'binary_data_size' in 'parameters', 'shared_memory_region' in "
+    "'parameters'."
+)
 
 
 @dataclasses.dataclass(slots=True)
@@ -73,8 +78,11 @@ def parse_json(body: Buffer, most: int = MAX_ELEMENTS) -> InferBody:
     return parse(body, None, most)
 
 
-def parse(body: Buffer, header_length: int | None, most: int = MAX_ELEMENTS) -> InferBody:
+def parse(body: Buffer, header_length: int | None, most: int = MAX_ELEMENTS, model: str = "") -> InferBody:
     """An infer body, with binary tensors behind `header_length` bytes of JSON where that is not None.
+
+    Args:
+        model: whom the errors name; "" for nobody.
 
     Raises:
         CodecError: naming the field that is wrong.
@@ -90,17 +98,22 @@ def parse(body: Buffer, header_length: int | None, most: int = MAX_ELEMENTS) -> 
     root = _load(view)
     if type(root) is not dict:
         raise CodecError("the request body must be a JSON object")
-    inputs, used = _inputs(root.get("inputs"), tail, most)
-    if used != len(tail):
-        raise CodecError(f"unexpected additional input data: {len(tail) - used} bytes belong to no input")
-    label = root.get("id", "")
-    if type(label) is not str:
-        raise CodecError("'id' must be a string")
+    label = root.get("id")
+    if label is None:
+        label = ""
+    elif type(label) is not str:
+        raise CodecError(f"'id' must be a string, not {quoted(label)}")
+    try:
+        inputs = _inputs(root.get("inputs"), tail, most)
+    except SizeError as error:
+        raise CodecError(error.told(model, label)) from None
     raw = root.get("parameters")
     parameters = check_parameters(raw, "the request") if raw is not None else {}
     binary_default = parameters.pop("binary_data_output", False) if parameters else False
     if type(binary_default) is not bool:
-        raise CodecError("parameter 'binary_data_output' must be a boolean")
+        raise CodecError(f"parameter 'binary_data_output' must be a boolean, not {quoted(binary_default)}")
+    if not _SEQUENCE.isdisjoint(parameters):
+        _check_sequence(parameters)
     return InferBody(label, inputs, _outputs(root.get("outputs")), parameters, binary_default)
 
 
@@ -133,9 +146,20 @@ def check_parameters(value: object, where: str) -> Parameters:
     return cast("Parameters", value)
 
 
-def _inputs(value: object, tail: memoryview, most: int) -> tuple[tuple[Tensor, ...], int]:
-    if type(value) is not list or not value:
-        raise CodecError("'inputs' must be a non-empty list of tensors")
+def _check_sequence(parameters: Parameters) -> None:
+    """The parameters of a sequence, which models without one ignore, have their types all the same."""
+    for name in ("sequence_start", "sequence_end"):
+        value = parameters.get(name, False)
+        if type(value) is not bool:
+            raise CodecError(f"parameter '{name}' must be a boolean, not {quoted(value)}")
+    value = parameters.get("sequence_id", 0)
+    if not (type(value) is str or (type(value) is int and value >= 0)):
+        raise CodecError(f"parameter 'sequence_id' must be an unsigned integer or a string, not {quoted(value)}")
+
+
+def _inputs(value: object, tail: memoryview, most: int) -> tuple[Tensor, ...]:
+    if type(value) is not list:
+        raise CodecError("'inputs' must be a list of tensors")
     if len(value) > MAX_TENSORS:
         raise CodecError(f"'inputs' has {len(value)} tensors; at most {MAX_TENSORS} are allowed")
     tensors, position = [], 0
@@ -144,7 +168,13 @@ def _inputs(value: object, tail: memoryview, most: int) -> tuple[tuple[Tensor, .
         most = spend(most, tensor.datatype, tensor.shape)
         position += used
         tensors.append(tensor)
-    return tuple(tensors), position
+    if position != len(tail):
+        raise SizeError(
+            "unexpected additional input data",
+            f": {len(tail) - position} bytes belong to no input",
+            names_request=False,
+        )
+    return tuple(tensors)
 
 
 def _input(entry: object, tail: memoryview, most: int) -> tuple[Tensor, int]:
@@ -155,7 +185,7 @@ def _input(entry: object, tail: memoryview, most: int) -> tuple[Tensor, int]:
     if type(name) is not str or not name:
         raise CodecError("an input lacks its 'name'")
     if type(datatype) is not str or datatype not in ITEM_SIZE:
-        raise CodecError(f"input '{name}' has unknown datatype {datatype!r}; known are {', '.join(ITEM_SIZE)}")
+        raise CodecError(f"invalid datatype for input {name}: {quoted(datatype)}; known are {', '.join(ITEM_SIZE)}")
     if type(shape) is not list:
         raise CodecError(f"input '{name}' lacks its 'shape'")
     sizes = check_shape(shape, f"input '{name}'")
@@ -165,17 +195,17 @@ def _input(entry: object, tail: memoryview, most: int) -> tuple[Tensor, int]:
         return Tensor(name, datatype, sizes, pack_data(name, datatype, sizes, entry["data"])), 0
     size = _binary_size(name, entry.get("parameters"))
     if size > len(tail):
-        raise CodecError(f"unexpected size for input '{name}', expecting {size - len(tail)} additional bytes")
+        text = f"unexpected size for input '{name}', expecting {size - len(tail)} additional bytes"
+        raise SizeError(text, "", names_request=False)
     tensor = Tensor(name, datatype, sizes, tail[:size])
     check_size(tensor)
     return tensor, size
 
 
 def _refuse_other_sources(name: str, parameters: object) -> None:
-    if type(parameters) is dict and not _TENSOR_RESERVED.isdisjoint(parameters):
-        raise CodecError(
-            f"Input must set only one of the following fields: 'data', 'binary_data_size', 'shared_memory_region': '{name}'"
-        )
+    if type(parameters) is dict and any(source in parameters for source in _TENSOR_RESERVED):
+        given = " ".join([f"'{source}'" for source in _TENSOR_RESERVED if source in parameters])
+        raise CodecError(f"{_ONE_SOURCE} But set 'data' {given}: input '{name}'")
 
 
 def _binary_size(name: str, parameters: object) -> int:
@@ -185,9 +215,9 @@ def _binary_size(name: str, parameters: object) -> int:
         size = parameters.get("binary_data_size")
         if type(size) is int and size >= 0:
             return size
-        if size is not None:
-            raise CodecError(f"input '{name}': 'binary_data_size' must be a non-negative integer, not {size!r}")
-    raise CodecError(f"input '{name}' has neither 'data' nor the parameter 'binary_data_size'")
+        if "binary_data_size" in parameters:
+            raise CodecError(f"input '{name}': 'binary_data_size' must be a non-negative integer, not {quoted(size)}")
+    raise CodecError(f"{_ONE_SOURCE} But no field is set: input '{name}'")
 
 
 def _outputs(value: object) -> tuple[RequestedOutput, ...]:
@@ -195,17 +225,13 @@ def _outputs(value: object) -> tuple[RequestedOutput, ...]:
         return ()
     if type(value) is not list or len(value) > MAX_TENSORS:
         raise CodecError(f"'outputs' must be a list of at most {MAX_TENSORS} objects")
-    outputs: list[RequestedOutput] = []
-    seen: set[str] = set()
+    outputs: dict[str, RequestedOutput] = {}
     for entry in value:
         name = entry.get("name") if type(entry) is dict else None
         if type(name) is not str or not name:
             raise CodecError("each of 'outputs' must be an object with a 'name'")
-        if name in seen:
-            raise CodecError(f"output '{name}' already exists in request")
-        seen.add(name)
-        outputs.append(_output(name, entry.get("parameters")))
-    return tuple(outputs)
+        outputs.setdefault(name, _output(name, entry.get("parameters")))  # named twice, it comes once, as named first
+    return tuple(outputs.values())
 
 
 def _output(name: str, parameters: object) -> RequestedOutput:
@@ -219,7 +245,7 @@ def _output(name: str, parameters: object) -> RequestedOutput:
         raise Unsupported(f"output '{name}': shared memory is not offered; a fleet's workers are other hosts")
     binary = parameters.get("binary_data", False)
     if type(binary) is not bool:
-        raise CodecError(f"parameter 'binary_data' of output '{name}' must be a boolean")
+        raise CodecError(f"parameter 'binary_data' of output '{name}' must be a boolean, not {quoted(binary)}")
     return RequestedOutput(name, binary)
 
 
@@ -242,7 +268,7 @@ def encode_reply(
     """A V2 infer response; outputs named in `binary` become raw bytes behind the JSON.
 
     Raises:
-        CodecError: an output cannot be said in JSON (FP16, BF16, BYTES that are not UTF-8).
+        CodecError: an output cannot be said in JSON (FP16, BF16, BYTES that are not UTF-8, an infinity).
     """
     head: dict[str, Any] = {"model_name": model, "model_version": version}
     if label:
@@ -261,7 +287,23 @@ def encode_reply(
         entries.append(entry)
     head["outputs"] = entries
     encoded = orjson.dumps(head, option=orjson.OPT_SERIALIZE_NUMPY)
+    if b"null" in encoded:
+        _refuse_infinity(outputs, binary)
     return ReplyBody([encoded, *tail], len(encoded) if tail else None)
+
+
+def _refuse_infinity(outputs: Sequence[Tensor], binary: frozenset[str]) -> None:
+    """JSON's null stands for NaN, which clients read back as NaN; for an infinity it would be another number.
+
+    `orjson` writes null for both, so that only answers with a null in them are looked at.
+    """
+    for tensor in outputs:
+        if tensor.name in binary or tensor.datatype not in ("FP32", "FP64"):
+            continue
+        if np.isinf(np.frombuffer(tensor.data, NUMPY_DTYPE[tensor.datatype])).any():
+            raise CodecError(
+                f"output '{tensor.name}' holds Infinity, which JSON cannot say; ask for it with the parameter 'binary_data'"
+            )
 
 
 def json_data(tensor: Tensor) -> Any:

@@ -6,9 +6,9 @@ import struct
 from typing import Final
 
 from protocol import v2
-from protocol.errors import InvalidArgument
+from protocol.errors import CodecError, InvalidArgument, SizeError, of_request, quoted
 from protocol.messages import InferReply, Timing
-from protocol.model_config import ModelConfig
+from protocol.model_config import ModelConfig, TensorSpec
 from protocol.tensors import ITEM_SIZE, MANY, Buffer, Tensor, check_size, element_count
 from protocol.v2 import InferBody, ReplyBody
 
@@ -28,9 +28,10 @@ def header_length(raw: bytes | None) -> int | None:
     """
     if raw is None:
         return None
-    if not raw.isdigit() or len(raw) > 12:
-        raise InvalidArgument(f"Inference-Header-Content-Length must be a number of bytes, not {raw[:32]!r}")
-    return int(raw)
+    digits = raw.strip(b" \t")
+    if not digits.removeprefix(b"-").isdigit() or len(digits) > 12:
+        raise InvalidArgument(f"Inference-Header-Content-Length must be a number of bytes, not {quoted(raw)}")
+    return int(digits)
 
 
 def parse(body: Buffer | bytearray, length: int | None, config: ModelConfig) -> InferBody:
@@ -42,7 +43,7 @@ def parse(body: Buffer | bytearray, length: int | None, config: ModelConfig) -> 
     """
     if length == 0:
         return raw_binary(memoryview(body), config)
-    return v2.parse(memoryview(body), length, MANY)
+    return v2.parse(memoryview(body), length, MANY, config.name)
 
 
 def raw_binary(body: memoryview, config: ModelConfig) -> InferBody:
@@ -53,7 +54,11 @@ def raw_binary(body: memoryview, config: ModelConfig) -> InferBody:
     """
     if len(config.inputs) != 1:
         raise InvalidArgument(
-            f"a raw binary request needs a model with one input; '{config.name}' has {len(config.inputs)}"
+            of_request(
+                "",
+                f"Raw request must only have 1 input (found 1) to be deduced but got {len(config.inputs)} inputs in "
+                f"'{config.name}' model configuration",
+            )
         )
     spec = config.inputs[0]
     dims = list(spec.dims)
@@ -69,17 +74,21 @@ def raw_binary(body: memoryview, config: ModelConfig) -> InferBody:
             )
         data, dims = _LENGTH.pack(len(body)) + bytes(body), [1] * len(dims)
     elif -1 in dims:
-        dims[dims.index(-1)] = _open_size(len(body), [size for size in dims if size != -1], spec.datatype, spec.name)
+        dims[dims.index(-1)] = _open_size(len(body), [size for size in dims if size != -1], spec, config.name)
     shape = (1, *dims) if config.batching else tuple(dims)
     tensor = Tensor(spec.name, spec.datatype, shape, data)
-    check_size(tensor)
+    try:
+        check_size(tensor)
+    except SizeError as error:
+        raise CodecError(error.told(config.name, "")) from None
     return InferBody("", (tensor,), (), {}, binary_default=True)
 
 
-def _open_size(size: int, others: list[int], datatype: str, name: str) -> int:
-    step = element_count(others) * ITEM_SIZE[datatype]
+def _open_size(size: int, others: list[int], spec: TensorSpec, model: str) -> int:
+    step = element_count(others) * ITEM_SIZE[spec.datatype]
     if size % step:
-        raise InvalidArgument(f"input byte size mismatch for input '{name}'. Expected a multiple of {step}, got {size}")
+        text = f"input byte size mismatch for input '{spec.name}' for model '{model}'. Expected a multiple of {step}, got {size}"
+        raise InvalidArgument(of_request("", text))
     return size // step
 
 

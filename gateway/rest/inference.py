@@ -25,7 +25,7 @@ from gateway.rest.json_process import JsonProcess
 from gateway.rest.responses import THREAD_FROM, Responses
 from gateway.rest.turn import Turn
 from gateway.service import Service, Terms
-from protocol.errors import FleetError, InvalidArgument, TooLarge
+from protocol.errors import FleetError, InvalidArgument, TooLarge, quoted
 from protocol.messages import InferReply
 from protocol.tensors import Buffer, ManyElements
 from protocol.v2 import InferBody
@@ -161,7 +161,7 @@ class InferDoor:
 
     def _timeout(self, asked: bytes) -> float:
         if not asked.isdigit() or len(asked) > 12 or not int(asked):
-            raise InvalidArgument(f"Penstock-Timeout-Ms must be a positive number of milliseconds, not {asked[:32]!r}")
+            raise InvalidArgument(f"Penstock-Timeout-Ms must be a positive number of milliseconds, not {quoted(asked)}")
         seconds = int(asked) / 1e3
         if seconds > self._settings.max_timeout:
             raise InvalidArgument(
@@ -170,7 +170,7 @@ class InferDoor:
         return seconds
 
     async def _handle_large(self, exchange: Exchange, length: int | None) -> None:
-        body = await self._json.parse(exchange.body, length)
+        body = await self._json.parse(exchange.body, length, exchange.model)
         if not exchange.disconnected:
             self._submit(exchange, self._service.resolve(exchange.model, exchange.version), body)
 
@@ -221,7 +221,7 @@ class InferDoor:
                 return bodies.parse(raw, length, served.config)
             except ManyElements:
                 pass
-        return await self._json.parse(raw, length)
+        return await self._json.parse(raw, length, served.model)
 
     # --- parts --------------------------------------------------------------------------------------------------------
 

@@ -44,14 +44,14 @@ class JsonProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._turn = asyncio.Lock()
 
-    async def parse(self, body: Buffer | bytearray, length: int | None) -> InferBody:
+    async def parse(self, body: Buffer | bytearray, length: int | None, model: str = "") -> InferBody:
         """As `v2.parse`; the tensors are views of one buffer.
 
         Raises:
             CodecError, Unsupported: naming what is wrong.
             Unavailable: the process died over it.
         """
-        note, value = await self._ask(_PARSE, {"length": length}, body)
+        note, value = await self._ask(_PARSE, {"length": length, "model": model}, body)
         inputs, start = [], 0
         for name, datatype, shape, size in note["inputs"]:
             inputs.append(Tensor(name, datatype, tuple(shape), value[start : start + size]))
@@ -145,7 +145,7 @@ def _read(stream: BinaryIO) -> _Frame | None:
 
 def _answer(frame: _Frame) -> tuple[dict[str, Any], list[Buffer]]:
     if frame.kind == _PARSE:
-        body = v2.parse(frame.body, frame.note["length"])
+        body = v2.parse(frame.body, frame.note["length"], model=frame.note["model"])
         note = {
             "label": body.id,
             "parameters": body.parameters,

@@ -20,7 +20,7 @@ from gateway.rest import bodies
 from gateway.rest.access import Access
 from gateway.rest.errors import STATUS, error_body, error_headers
 from gateway.service import Service
-from protocol.errors import Code, CodecError, FleetError, InvalidArgument, NotFound, TooLarge, Unsupported
+from protocol.errors import Code, CodecError, FleetError, InvalidArgument, NotFound, TooLarge, Unsupported, quoted
 
 EXTENSIONS: Final = (
     "binary_tensor_data", "model_configuration", "model_repository(index)", "parameters", "schedule_policy", "statistics",
@@ -218,7 +218,7 @@ def _wait(request: Request) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < 1e6:
-        raise InvalidArgument(f"wait must be a number of seconds, not {text[:32]!r}")
+        raise InvalidArgument(f"wait must be a number of seconds, not {quoted(text)}")
     return seconds
 
 

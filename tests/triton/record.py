@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import http.client
 import json
+import time
 from pathlib import Path
 
 from tests.triton.case import UNANSWERED, Case
@@ -18,12 +19,23 @@ from tests.triton.playing import play
 RECORDED = Path(__file__).with_name("recorded.json")
 
 
+def wait_until_loaded(url: str) -> None:
+    """Return once the server has tried to load every model."""
+    names = {folder.name for folder in Path(__file__).with_name("models").iterdir()}
+    while True:
+        index = play(url, Case("", "POST", "/v2/repository/index")).body
+        if names == {entry["name"] for entry in index if entry.get("state") in ("READY", "UNAVAILABLE")}:
+            return
+        time.sleep(0.1)
+
+
 def main() -> None:
     """Play all cases and write what came back."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url", help="of the server's HTTP port")
     parser.add_argument("--output", type=Path, default=RECORDED)
     arguments = parser.parse_args()
+    wait_until_loaded(arguments.url)
     version = play(arguments.url, Case("", "GET", "/v2")).body["version"]
     answers = {}
     for case in cases():

@@ -10,7 +10,6 @@ from tests.triton.case import Case, get, infer, tensor, two
 
 def endpoints() -> Iterator[Case]:
     yield get("live", "/v2/health/live")
-    yield get("server metadata", "/v2")
     yield get("server metadata with a slash", "/v2/")
     yield get("no such route", "/v2/nothing")
     yield get("the root", "/")

@@ -55,7 +55,7 @@ class TritonError:
 
 
 CODES: Final[dict[int, Code]] = {
-    TritonError.UNKNOWN: Code.MODEL_FAILED,
+    TritonError.UNKNOWN: Code.INVALID_ARGUMENT,  # 400, as Triton has it
     TritonError.INTERNAL: Code.MODEL_FAILED,
     TritonError.NOT_FOUND: Code.NOT_FOUND,
     TritonError.INVALID_ARG: Code.INVALID_ARGUMENT,
