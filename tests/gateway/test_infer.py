@@ -15,7 +15,7 @@ import structlog.testing
 from protocol.errors import Code
 from protocol.messages import Failure, ModelState
 from protocol.tensors import pack_bytes
-from tests.gateway.fleet import ANY, HALF, TEXT, Site, Worker, add_sub, floats
+from tests.gateway.fleet import ANY, HALF, TEXT, Site, Worker, add_sub, floats, until
 
 
 def binary_request(*, outputs: list[dict[str, Any]] | None = None, **parameters: Any) -> tuple[bytes, dict[str, str]]:
@@ -388,3 +388,19 @@ async def test_at_debug_every_answer_is_a_line_with_id_and_trace(fleet: Site, ca
         404,
     )
     assert second["request_id"] in second["traceparent"]
+
+
+async def test_a_model_that_is_stuck_does_not_refuse_the_callers_of_another(fleet: Site) -> None:
+    stuck, well = await fleet.worker(), await fleet.worker(ANY, name="w2")
+    stuck.open.clear()
+    gateway = await fleet.gateway(max_queued_calls=16)
+    pending = gateway.gateway.service.answers.pending
+    waiting = [asyncio.ensure_future(gateway.infer()) for _ in range(16)]
+    await until(lambda: len(pending) == 12 and sum(call.done() for call in waiting) == 4)
+
+    others = [(await gateway.infer(floats(2), "any")).status_code for _ in range(20)]
+
+    assert others == [200] * 20
+    stuck.open.set()
+    assert sorted(done.status_code for done in await asyncio.gather(*waiting)) == [200] * 12 + [429] * 4
+    assert len(well.ran) == 20
