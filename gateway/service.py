@@ -16,6 +16,7 @@ from gateway.admission import Admission, Limits
 from gateway.answers import Answers
 from gateway.budget import Budgets
 from gateway.catalog import Catalogue, Served
+from gateway.handle import Keyring
 from gateway.ids import Ids, trace_context
 from gateway.metrics import GatewayMetrics
 from gateway.pending import Call
@@ -73,6 +74,7 @@ class Service:
         admission: how much waits.
         answers: who waits, and how they end.
         positions: what the workers are done with.
+        keys: they sign handles.
         channel: where this gateway is woken.
         draining: no new call is taken.
         not_ready: why this gateway is not ready, "" when it is; set by the upkeep.
@@ -98,6 +100,7 @@ class Service:
         self.admission = Admission(limits, self.budgets.whole)
         self.answers = Answers(transport.results, names, clock, metrics, self.admission, settings.result_ttl)
         self.positions = Positions(transport.bus)
+        self.keys = Keyring(settings.signing_secret)
         self.publisher = Publisher(transport.bus, metrics, self.answers.fail)
         self.new_id = Ids()
         self.channel = names.gateway_channel(settings.gateway)

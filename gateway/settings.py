@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import ipaddress
 from typing import Final, Literal
 
@@ -25,9 +24,8 @@ class GatewaySettings:
         metrics_host: address of Prometheus' `/metrics`.
         metrics_port: of `/metrics` and the health routes; 0 takes a free one, None serves none.
         api_key: what callers send as `Authorization: Bearer` or `X-API-Key`; "" lets everyone in.
-        signing_secret: signs the handles of asynchronous requests; must be the same on all gateways of a fleet. Without one it
-            is derived from `api_key`, and without that from a constant: then everyone is the same anonymous caller anyway, and
-            the unguessable id inside a handle is what protects it.
+        signing_secret: signs the handles of asynchronous requests; must be the same on all gateways of a fleet. Without one the
+            gateways agree on a random one, which the catalogue's topic keeps.
         gateway: this gateway's id, part of its wake-up channel; "" makes one up at start.
         tls_certificate, tls_key: PEM files; both or neither.
         max_body_bytes: of a request, before and after decompression; more is 413.
@@ -129,11 +127,6 @@ class GatewaySettings:
             raise ConfigError(
                 f"default_timeout {self.default_timeout} and max_timeout {self.max_timeout} must be ordered and <= {MAX_TIMEOUT}"
             )
-
-    def signing_key(self) -> bytes:
-        """The key that signs handles: 32 bytes."""
-        secret = self.signing_secret or self.api_key
-        return hashlib.blake2b(secret.encode(), digest_size=32, person=b"penstock-handle").digest()
 
 
 def is_loopback(host: str) -> bool:
