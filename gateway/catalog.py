@@ -139,6 +139,10 @@ class Catalogue:
             raise NotFound(f"Request for unknown model: '{model}' version {version} is not found")
         return served
 
+    def known(self, model: str) -> bool:
+        """Whether there is such a model, ready or not."""
+        return model in self._models
+
     def versions(self, model: str) -> list[Served]:
         """All versions of a model, ascending.
 

@@ -24,7 +24,7 @@ from gateway.positions import Positions
 from gateway.publisher import Publisher
 from gateway.settings import GatewaySettings
 from protocol.clock import Clock
-from protocol.codec import encode_request
+from protocol.codec import MAX_NUMBER, encode_request
 from protocol.errors import FleetError, InvalidArgument, TooLarge, Unavailable
 from protocol.frames import MAX_RECORD
 from protocol.messages import InferReply, InferRequest, Parameters
@@ -255,6 +255,8 @@ def _take_reserved(request: InferRequest) -> None:
 
 
 def _unsigned(value: object, name: str) -> int:
-    if type(value) is not int or not 0 <= value < 2**63:
-        raise InvalidArgument(f"parameter '{name}' must be an unsigned integer, not {value!r}")
+    if type(value) is not int or not 0 <= value <= MAX_NUMBER:
+        raise InvalidArgument(
+            f"parameter '{name}' must be an unsigned integer of at most {MAX_NUMBER}, not {value!r}"[:300]
+        )
     return value

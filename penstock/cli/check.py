@@ -15,7 +15,7 @@ from workers.children import orders
 from workers.children.executor import ISOLATED, is_isolated
 from workers.children.spares import Spares
 from workers.completion import BackendMetadata
-from workers.repository import ModelVersion
+from workers.repository import ModelVersion, ignored
 
 
 @click.command()
@@ -34,6 +34,8 @@ def command(repository: tuple[Path, ...], as_json: bool, no_inspect: bool) -> No
         spares.hold(backend)
     try:
         inspect = None if no_inspect else functools.partial(_inspect, spares)
+        for line in ignored(repository):
+            print(line, file=sys.stderr)
         verdicts = checking.check(repository, installed(), inspect)
     finally:
         for backend in ISOLATED:

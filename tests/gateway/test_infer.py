@@ -12,6 +12,7 @@ import orjson
 import pytest
 import structlog.testing
 
+from protocol.codec import MAX_NUMBER, decode_request, encode_request
 from protocol.errors import Code
 from protocol.messages import Failure, ModelState
 from protocol.tensors import pack_bytes
@@ -200,6 +201,18 @@ async def test_scheduling_parameters_reach_the_scheduler_and_others_the_model(fl
     assert request.parameters == {"mine": "x", "n": 7}
 
 
+@pytest.mark.parametrize("name", ["priority", "timeout"])
+async def test_the_largest_number_that_a_caller_may_state_is_one_that_a_worker_takes(fleet: Site, name: str) -> None:
+    worker = await fleet.worker()
+    gateway = await fleet.gateway()
+    for number in (MAX_NUMBER, MAX_NUMBER - 1):
+        assert (await gateway.infer(add_sub(parameters={name: number}))).status_code == 200
+
+    value, headers = encode_request(worker.requests[-1])
+    again = decode_request(value, headers, model="add_sub", version="1", default_id="", timestamp=0.0)
+    assert getattr(again, name) == getattr(worker.requests[-1], name) > 0
+
+
 async def test_every_request_carries_its_deadline_and_trace(fleet: Site) -> None:
     worker = await fleet.worker()
     gateway = await fleet.gateway(default_timeout=30.0)
@@ -264,6 +277,8 @@ async def test_a_workers_failure_is_the_callers_error(fleet: Site, code: Code, s
         ("add_sub", add_sub(parameters={"triton_x": 1}), {}, 400, "reserved for Triton"),
         ("add_sub", add_sub(parameters={"priority": -1}), {}, 400, "parameter 'priority' must be an unsigned integer"),
         ("add_sub", add_sub(parameters={"timeout": "1"}), {}, 400, "parameter 'timeout' must be an unsigned integer"),
+        ("add_sub", add_sub(parameters={"timeout": MAX_NUMBER + 1}), {}, 400, f"unsigned integer of at most {MAX_NUMBER}"),
+        ("add_sub", add_sub(parameters={"priority": 10**18}), {}, 400, f"unsigned integer of at most {MAX_NUMBER}"),
         ("add_sub", add_sub(), {"penstock-timeout-ms": "soon"}, 400, "Penstock-Timeout-Ms must be a positive number"),
         ("add_sub", add_sub(), {"penstock-timeout-ms": "99999999"}, 400, "at most 3600000 are allowed"),
         ("add_sub", add_sub(), {"inference-header-content-length": "x"}, 400, "Inference-Header-Content-Length"),

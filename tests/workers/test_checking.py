@@ -7,6 +7,7 @@ import pytest
 
 from protocol.errors import ConfigError
 from protocol.model_config import TensorSpec
+from tests.workers.archives import archive
 from workers.checking import Inspect, Status, Verdict, check
 from workers.completion import BackendMetadata
 from workers.repository import ModelVersion
@@ -20,13 +21,19 @@ TENSORS = """
 input { name: "X" data_type: TYPE_FP32 dims: [ 4 ] }
 output { name: "Y" data_type: TYPE_FP32 dims: [ 4 ] }
 """
+BYTES = {
+    "model.pt": archive("m/constants.pkl"),
+    "model.pt2": archive("m/models/model.json"),
+    "model.py": b"class Model: ...",
+}
+"""Beginnings of model files."""
 
 
 def verdict(tmp_path: Path, config: str, file: str = "model.onnx", inspect: Inspect | None = None) -> Verdict:
     version = tmp_path / "m" / "1"
     version.mkdir(parents=True)
     (tmp_path / "m" / "config.pbtxt").write_text(config)
-    (version / file).write_text("")
+    (version / file).write_bytes(BYTES.get(file, b"\x08\x09"))
     (found,) = check([tmp_path], BACKENDS, inspect)
     return found
 
@@ -94,7 +101,7 @@ class TestDiffers:
 
     def test_a_difference_of_all_versions_is_named_once(self, tmp_path: Path) -> None:
         (tmp_path / "m" / "2").mkdir(parents=True)
-        (tmp_path / "m" / "2" / "model.onnx").write_text("")
+        (tmp_path / "m" / "2" / "model.onnx").write_bytes(b"\x08\x09")
 
         found = verdict(tmp_path, "version_policy { all { } }")
 
@@ -174,12 +181,25 @@ def test_warnings_are_passed_on(tmp_path: Path) -> None:
 
 
 def test_a_verdict_is_a_json_object(tmp_path: Path) -> None:
-    document = verdict(tmp_path, "max_batch_size: 0", "model.pt2").as_json()
+    document = verdict(tmp_path, 'backend: "tensorrt"', "model.plan").as_json()
 
     assert json.loads(json.dumps(document)) == {
         "model": "m",
         "status": "refused",
         "versions": [],
-        "reasons": ["version 1: model configuration must specify at least one 'input' for m"],
+        "reasons": ["version 1: there is no backend 'tensorrt'; there are: identity, onnxruntime, python, pytorch"],
         "warnings": [],
     }
+
+
+def test_a_file_that_is_no_model_is_named_without_its_framework(tmp_path: Path) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "1" / "model.onnx").write_bytes(
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n"
+    )
+
+    (found,) = check([tmp_path], BACKENDS)
+
+    assert found.status is Status.REFUSED
+    assert "1/model.onnx' cannot be loaded: it is a Git LFS pointer" in found.reasons[0]
+    assert "git lfs pull" in found.reasons[0]
