@@ -16,6 +16,7 @@ from gateway.admission import Admission, Limits
 from gateway.answers import Answers
 from gateway.budget import Budgets
 from gateway.catalog import Catalogue, Served
+from gateway.handle import Keyring
 from gateway.ids import Ids, trace_context
 from gateway.metrics import GatewayMetrics
 from gateway.pending import Call
@@ -23,8 +24,8 @@ from gateway.positions import Positions
 from gateway.publisher import Publisher
 from gateway.settings import GatewaySettings
 from protocol.clock import Clock
-from protocol.codec import encode_request
-from protocol.errors import FleetError, InvalidArgument, NotFound, TooLarge, Unavailable
+from protocol.codec import MAX_NUMBER, encode_request
+from protocol.errors import FleetError, InvalidArgument, NotFound, TooLarge, Unavailable, quoted
 from protocol.frames import MAX_RECORD
 from protocol.messages import InferReply, InferRequest, Parameters
 from protocol.naming import Names, ref
@@ -73,6 +74,7 @@ class Service:
         admission: how much waits.
         answers: who waits, and how they end.
         positions: what the workers are done with.
+        keys: they sign handles.
         channel: where this gateway is woken.
         draining: no new call is taken.
         not_ready: why this gateway is not ready, "" when it is; set by the upkeep.
@@ -98,6 +100,7 @@ class Service:
         self.admission = Admission(limits, self.budgets.whole)
         self.answers = Answers(transport.results, names, clock, metrics, self.admission, settings.result_ttl)
         self.positions = Positions(transport.bus)
+        self.keys = Keyring(settings.signing_secret)
         self.publisher = Publisher(transport.bus, metrics, self.answers.fail)
         self.new_id = Ids()
         self.channel = names.gateway_channel(settings.gateway)
@@ -251,6 +254,8 @@ def _take_reserved(request: InferRequest) -> None:
 
 
 def _unsigned(value: object, name: str) -> int:
-    if type(value) is not int or not 0 <= value < 2**63:
-        raise InvalidArgument(f"parameter '{name}' must be an unsigned integer, not {value!r}")
+    if type(value) is not int or not 0 <= value <= MAX_NUMBER:
+        raise InvalidArgument(
+            f"parameter '{name}' must be an unsigned integer of at most {MAX_NUMBER}, not {quoted(value)}"
+        )
     return value

@@ -16,7 +16,8 @@ from typing import Protocol
 from protocol.messages import Heartbeat
 from protocol.tensors import Buffer
 
-Headers = Sequence[tuple[str, bytes]]
+Headers = Sequence[tuple[str, bytes | None]]
+"""In their order; a name may come twice. Kafka takes a null value from any producer, and it is kept as None."""
 Place = tuple[int, int]
 """Partition and offset of a record, within its topic."""
 NOWHERE: Place = (-1, -1)
@@ -38,7 +39,14 @@ class OutRecord:
 
 @dataclasses.dataclass(slots=True)
 class Record:
-    """A record as it was fetched. `timestamp` is in seconds."""
+    """A record as it was fetched.
+
+    Attributes:
+        timestamp: seconds.
+        headers: a null value is given as an empty one; in a name that is not UTF-8 the other bytes are given as `\\xff`.
+        problem: why this is not what was written, or not all of it; "" nearly always. It is no request then, and one that stands
+            for the records of a whole batch has their last offset.
+    """
 
     topic: str
     partition: int
@@ -47,6 +55,7 @@ class Record:
     value: Buffer
     headers: Headers
     key: bytes | None = None
+    problem: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -158,13 +167,14 @@ class Bus(Protocol):
         """Join the group as the static member `member` (`group.instance.id`); where nothing is committed, from the log's start."""
 
     def follow(self, topic: str) -> AsyncIterator[Sequence[Record]]:
-        """Every record of a (small, compacted) topic from its start, then the new ones as they come, for ever.
+        """Every record of a (small, compacted) topic from its start, then the new ones as they come, for ever. Those that cannot
+        be read are left out.
 
         Yields an empty list once when the end that was there at the start has been reached.
         """
 
     async def read(self, topic: str, partition: int, offset: int) -> Record | None:
-        """That one record, or None where the topic no longer (or not yet) has it."""
+        """That one record, or None where the topic no longer (or not yet) has it, or it cannot be read."""
 
     async def committed(self, topic: str, group: str) -> Mapping[int, int]:
         """Where the group goes on, by partition; without those in which it has committed nothing.

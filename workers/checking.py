@@ -1,7 +1,7 @@
 """What would become of a repository's models here: served as Triton serves them, served with a difference, or refused, and why.
 
-Without `inspect` no framework is loaded and no model file read: what only the file can say (do the stated tensors exist?) is then
-not judged.
+Without `inspect` no framework is loaded and of a model file only its first bytes are read: what only the whole file can say (do the
+stated tensors exist?) is then not judged.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Final
 from protocol.config_fields import Support, settings
 from protocol.errors import FleetError
 from protocol.model_config import ModelConfig, QueuePolicy, Warmup, WarmupInput
+from workers import contents
 from workers.completion import DEFAULT_MAX_BATCH_SIZE, FILE_BACKEND, SILENT_BACKENDS, BackendMetadata, complete
 from workers.repository import ModelFolder, ModelVersion, scan
 
@@ -142,6 +143,8 @@ def _problems(version: ModelVersion, backends: Collection[str]) -> Iterator[str]
         yield f"there is no backend '{config.backend}'; there are: {', '.join(sorted(backends))}"
     if config.backend in FILE_BACKEND.values() and not version.path.exists():
         yield f"there is no file '{version.path.relative_to(version.folder)}'"
+    if problem := contents.problem_of(version.path, config.backend):
+        yield problem
     for warmup in config.warmups:
         for tensor in warmup.inputs.values():
             if tensor.file and not (version.folder / "warmup" / tensor.file).is_file():

@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from protocol.errors import ConfigError, FleetError
-from workers import yielding
+from workers import contents, yielding
 from workers.backends import load_backend, usable_gpus
 from workers.backends.base import Backend
 from workers.children import orders
 from workers.children.executor import ChildExecutor, is_isolated
 from workers.children.process import Child
 from workers.children.spares import Spares
-from workers.completion import BackendMetadata, complete
+from workers.completion import SILENT_BACKENDS, BackendMetadata, complete
 from workers.execution import Executor, ThreadExecutor
 from workers.placement import Placement, place
 from workers.repository import ModelVersion
@@ -88,6 +88,7 @@ class Loader:
                 ) from exc
 
     async def _load(self, version: ModelVersion, started: float) -> LoadedModel:
+        await asyncio.to_thread(_look_first, version)
         backend = await self._backend(version.config.backend)
         gpus: Sequence[int] = ()
         isolated = is_isolated(version.config)
@@ -152,3 +153,14 @@ class Loader:
         if backend is None:  # importing a framework takes seconds
             backend = self._backends[name] = await asyncio.to_thread(yielding.call, load_backend, name)
         return backend
+
+
+def _look_first(version: ModelVersion) -> None:
+    """What can be said before a framework is imported, which takes seconds to minutes.
+
+    Raises:
+        ConfigError: the file is not what the backend loads, or the configuration lacks what the file never says.
+    """
+    contents.require_loadable(version.path, version.config.backend, alone=version.path.parent == version.folder)
+    if version.config.backend in SILENT_BACKENDS:
+        complete(version.config, None)

@@ -18,9 +18,11 @@ from gateway.requests import Requests
 from gateway.rest.access import Access
 from gateway.rest.connection import InferConnection
 from gateway.rest.exchange import Endpoint, Response
+from gateway.rest.framing import Hosts
 from gateway.rest.inference import InferDoor
 from gateway.rest.routes import Routes
 from gateway.rest.turn import Turn
+from gateway.rest.unread import Unread
 from gateway.service import Service
 from protocol.errors import ConfigError
 
@@ -43,8 +45,10 @@ class HttpServer:
         routes = Routes(service, Requests(service, claims), access, version)
         self._outgoing = Turn(Response.write)
         endpoint = Endpoint(
-            self._door, settings.max_header_bytes, settings.max_connections, self._connection_closed, self._outgoing
-        )
+            self._door, settings.max_header_bytes, settings.max_connections, self._connection_closed, self._outgoing,
+            service.budgets, Unread(service.budgets.unread),
+            None if settings.api_key else Hosts((settings.host, *settings.allowed_hosts)),
+        )  # fmt: skip
         config = uvicorn.Config(
             routes.app,
             http=cast("Any", functools.partial(InferConnection, endpoint=endpoint)),

@@ -17,7 +17,7 @@ from workers.children.executor import ISOLATED, is_isolated
 from workers.children.spares import Spares
 from workers.completion import BackendMetadata
 from workers.placement import place
-from workers.repository import ModelVersion
+from workers.repository import ModelVersion, ignored
 from workers.warmup import samples, warm_up
 
 
@@ -45,6 +45,8 @@ def command(repository: tuple[Path, ...], as_json: bool, no_inspect: bool, run: 
     try:
         inspect = None if no_inspect else functools.partial(_inspect, spares)
         attempt = functools.partial(_try, spares) if run else None
+        for line in ignored(repository):
+            print(line, file=sys.stderr)
         for verdict in checking.check(repository, installed(), inspect, attempt):
             verdicts.append(verdict)
             if not as_json:

@@ -15,8 +15,8 @@ from penstock.cli.settings import chosen, transport_settings
 from protocol.errors import ConfigError
 from workers import model_files
 from workers.completion import FILE_BACKEND
+from workers.folders import CONFIG_FILE
 from workers.model_files import ModelFile
-from workers.repository import CONFIG_FILE
 
 if TYPE_CHECKING:
     from penstock.one_process import OneProcess

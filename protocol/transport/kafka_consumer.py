@@ -28,6 +28,7 @@ from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
 from protocol.errors import Unavailable
 from protocol.ports import Assigned, Listener, Record
 from protocol.transport.kafka_assignor import StickyAssignor
+from protocol.transport.kafka_batches import Room
 from protocol.transport.kafka_connection import (
     FencedInstanceIdError,
     connection_options,
@@ -35,7 +36,7 @@ from protocol.transport.kafka_connection import (
     leave_group,
     shut,
 )
-from protocol.transport.kafka_fetching import fetch_when_free, give_up_fetches
+from protocol.transport.kafka_fetching import MAX_DRAINED, fetch_when_free, give_up_fetches, read_strangers
 from protocol.transport.kafka_lanes import Lane, Lanes
 from protocol.transport.kafka_notices import Hearing
 from protocol.transport.kafka_positions import TopicName, offset_of, read_positions
@@ -44,7 +45,7 @@ from protocol.transport.settings import TransportSettings
 log = logging.getLogger(__name__)
 
 BUFFERED_BYTES: Final = 32 * 1024 * 1024
-"""Bytes of records in the lanes above which nothing more is drained; one more fetch may be on its way."""
+"""Bytes of records in the lanes above which nothing more is drained or inflated; one more fetch may be on its way."""
 COMMIT_TIMEOUT: Final = 5.0
 STOP_TIMEOUT: Final = 15.0
 WATCH_INTERVAL: Final = 1.0
@@ -91,6 +92,7 @@ class KafkaConsumer:
         self._astray = ""
         self._leaves = False
         self._lanes = Lanes()
+        self._room = Room()
         self._given_before: frozenset[int] = frozenset()
         self._announced = asyncio.Event()
         self._announced_at = 0.0
@@ -115,6 +117,7 @@ class KafkaConsumer:
             try:
                 await inner.start()
                 fetch_when_free(inner)
+                read_strangers(inner, self._room)
                 pause = RESTART_PAUSE[0]
                 log.warning("the consumer of %s is made anew: %s", self._topic, await self._watch(inner))
                 await self._leave(inner)
@@ -327,16 +330,17 @@ class KafkaConsumer:
         inner = self._inner
         if inner is None or not self._announced.is_set():
             return
-        where = () if self._lanes.bytes < BUFFERED_BYTES else (NOWHERE,)
+        left = self._room.left = BUFFERED_BYTES - self._lanes.bytes
+        where = () if left > 0 else (NOWHERE,)
         try:
             if timeout == 0:
-                fetched = await inner.getmany(*where)
+                fetched = await inner.getmany(*where, max_records=MAX_DRAINED)
             else:  # it ends by itself, except that it would wait out a rebalance that begins meanwhile
                 async with asyncio.timeout(timeout):
-                    fetched = await inner.getmany(*where, timeout_ms=timeout * 1000)
+                    fetched = await inner.getmany(*where, timeout_ms=timeout * 1000, max_records=MAX_DRAINED)
         except TimeoutError:
             return
-        except (KafkaError, OSError) as exc:
+        except Exception as exc:  # whichever it is, what was drained with it is fetched again
             await self._failed(inner, exc, timeout)
             return
         for partition, records in fetched.items():

@@ -96,7 +96,7 @@ async def test_those_who_send_byte_by_byte_hold_up_nobody() -> None:
         gateway = await fleet.gateway(max_connections=50, read_timeout=1.0)
         slow = [await gateway.connect() for _ in range(48)]
         for _, writer in slow:
-            writer.write(b"POST /v2/models/add_sub/infer HTTP/1.1\r\nhost: x\r\ncontent-le")
+            writer.write(b"POST /v2/models/add_sub/infer HTTP/1.1\r\nhost: localhost\r\ncontent-le")
         assert (await gateway.infer()).status_code == 200
         for reader, _ in slow:
             answer = await asyncio.wait_for(reader.read(), 20)

@@ -306,7 +306,7 @@ def floats(count: int, **more: Any) -> dict[str, Any]:
 
 def raw_request(body: bytes, *lines: str, path: str = "/v2/models/add_sub/infer", method: str = "POST") -> bytes:
     """One HTTP/1.1 request as bytes."""
-    head = [f"{method} {path} HTTP/1.1", "host: test", *lines]
+    head = [f"{method} {path} HTTP/1.1", "host: localhost", *lines]
     if not any(line.lower().startswith(("content-length", "transfer-encoding")) for line in lines):
         head.append(f"content-length: {len(body)}")
     return "\r\n".join(head).encode() + b"\r\n\r\n" + body

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import AsyncIterator
@@ -11,7 +12,8 @@ import numpy as np
 import orjson
 import pytest
 
-from gateway.rest.json_process import JsonProcess
+from gateway.budget import Budget
+from gateway.rest.json_pool import JsonPool
 from protocol import v2
 from protocol.codec import encode_reply
 from protocol.errors import CodecError, FleetError, Unavailable, Unsupported
@@ -23,13 +25,13 @@ from tests.walks import walks
 
 
 @pytest.fixture
-async def process() -> AsyncIterator[JsonProcess]:
-    made = JsonProcess()
+async def process() -> AsyncIterator[JsonPool]:
+    made = JsonPool(Budget(1 << 30), 1, time.monotonic)
     yield made
     await made.close()
 
 
-async def test_it_reads_what_the_loop_would(process: JsonProcess) -> None:
+async def test_it_reads_what_the_loop_would(process: JsonPool) -> None:
     body = add_sub(
         id="L",
         parameters={"x": 1, "binary_data_output": True},
@@ -37,7 +39,7 @@ async def test_it_reads_what_the_loop_would(process: JsonProcess) -> None:
     )
     raw = orjson.dumps(body)
 
-    here, there = v2.parse(raw, None), await process.parse(raw, None)
+    here, there = v2.parse(raw, None), await process.parse(raw, None, math.inf)
 
     assert (there.id, there.outputs, there.parameters, there.binary_default) == (
         here.id, here.outputs, here.parameters, here.binary_default,
@@ -47,41 +49,43 @@ async def test_it_reads_what_the_loop_would(process: JsonProcess) -> None:
     ]
 
 
-async def test_it_writes_what_the_loop_would(process: JsonProcess) -> None:
+async def test_it_writes_what_the_loop_would(process: JsonPool) -> None:
     reply = InferReply("m", "1", "L", (from_array("A", np.arange(4.0)), from_array("B", np.zeros(2, np.int32))))
 
     for binary in (False, True, frozenset({"B"})):
-        body = await process.render(reply, binary)
+        body = await process.render(reply, binary, math.inf)
         raw = b"".join(body.parts)
         head = orjson.loads(raw[: body.header_length])
         assert [("data" in output) for output in head["outputs"]] == [binary is not True, binary is False]
 
 
-async def test_errors_come_back_as_they_are(process: JsonProcess) -> None:
+async def test_errors_come_back_as_they_are(process: JsonPool) -> None:
     with pytest.raises(FleetError) as caught:
-        await process.parse(b"{", None)
+        await process.parse(b"{", None, math.inf)
     assert caught.value.code is CodecError.code
     shared = {"inputs": [{"name": "A", "datatype": "FP32", "shape": [1], "parameters": {"shared_memory_region": "x"}}]}
     with pytest.raises(FleetError) as caught:
-        await process.parse(orjson.dumps(shared), None)
+        await process.parse(orjson.dumps(shared), None, math.inf)
     assert caught.value.code is Unsupported.code
-    assert (await process.parse(orjson.dumps(add_sub()), None)).inputs
+    assert (await process.parse(orjson.dumps(add_sub()), None, math.inf)).inputs
 
 
-async def test_a_process_that_dies_fails_its_request_and_is_replaced(process: JsonProcess) -> None:
-    await process.parse(orjson.dumps(add_sub()), None)
-    child = process._process
+async def test_a_process_that_dies_fails_its_request_and_is_replaced(process: JsonPool) -> None:
+    await process.parse(orjson.dumps(add_sub()), None, math.inf)
+    child = process.processes[0]._process
     assert child is not None
+    asked = asyncio.ensure_future(process.parse(orjson.dumps(floats(1_000_000)), None, math.inf))
+    await turns(3)
     child.kill()
     with pytest.raises(Unavailable):
-        await process.parse(orjson.dumps(floats(100_000)), None)
+        await asked
 
-    assert (await process.parse(orjson.dumps(add_sub()), None)).inputs
+    assert (await process.parse(orjson.dumps(add_sub()), None, math.inf)).inputs
 
 
-async def test_it_ends_with_its_standard_input(process: JsonProcess) -> None:
-    await process.parse(orjson.dumps(add_sub()), None)
-    child = process._process
+async def test_it_ends_with_its_standard_input(process: JsonPool) -> None:
+    await process.parse(orjson.dumps(add_sub()), None, math.inf)
+    child = process.processes[0]._process
     assert child is not None
     assert child.stdin is not None
     child.stdin.close()
@@ -89,13 +93,13 @@ async def test_it_ends_with_its_standard_input(process: JsonProcess) -> None:
     assert await asyncio.wait_for(child.wait(), 10) == 0
 
 
-async def test_a_cancelled_question_does_not_spoil_the_next(process: JsonProcess) -> None:
-    large = asyncio.ensure_future(process.parse(orjson.dumps(floats(300_000)), None))
+async def test_a_cancelled_question_does_not_spoil_the_next(process: JsonPool) -> None:
+    large = asyncio.ensure_future(process.parse(orjson.dumps(floats(300_000)), None, math.inf))
     await asyncio.wait([large], timeout=0.05)
     large.cancel()
     await asyncio.wait([large])
 
-    assert (await process.parse(orjson.dumps(add_sub()), None)).inputs
+    assert (await process.parse(orjson.dumps(add_sub()), None, math.inf)).inputs
 
 
 async def test_json_above_a_megabyte_does_not_stop_the_loop(fleet: Site) -> None:
@@ -144,7 +148,7 @@ async def test_large_bodies_run_like_small_ones(fleet: Site) -> None:
     wrong = await gateway.infer(floats(500, outputs=[{"name": "X"}]), "any")
     assert "unexpected inference output 'X'" in wrong.json()["error"]
     assert len(worker.ran) == 3
-    assert os.getpid() != gateway.gateway._http._door._json._process.pid  # type: ignore[union-attr]
+    assert os.getpid() != gateway.gateway._http._door.json.processes[-1].pid
 
 
 async def test_a_gateway_does_not_look_at_many_strings_on_its_loop(fleet: Site) -> None:
@@ -171,7 +175,7 @@ async def test_a_gateway_does_not_look_at_many_strings_on_its_loop(fleet: Site) 
 
     assert binary.content[int(binary.headers["inference-header-content-length"]) :] == strings
     assert [each.json()["outputs"][0]["data"] for each in others] == [text["data"]] * 2
-    assert gateway.gateway._http._door._json._process is not None
+    assert gateway.gateway._http._door.json.processes[-1].pid
 
 
 async def test_an_answer_of_many_strings_is_not_looked_at_on_the_loop(fleet: Site) -> None:

@@ -1,6 +1,13 @@
-"""Record a Triton's answers: serve `tests/triton/models` with `--model-control-mode=none`, then
+"""Record a server's answers.
 
-python -m tests.triton.record http://localhost:8000
+Of a Triton that serves `tests/triton/models` with `--model-control-mode=none`, all of them, into `recorded.json`:
+
+    python -m tests.triton.record http://localhost:8000
+
+Of a Penstock that serves the same (`penstock serve --no-exit-on-error`), those that `differences.json` lists, in their places there;
+read the diff before you commit it:
+
+    python -m tests.triton.record http://localhost:8000 --ours
 """
 
 from __future__ import annotations
@@ -11,17 +18,49 @@ import http.client
 import json
 import time
 from pathlib import Path
+from typing import Any
 
-from tests.triton.case import UNANSWERED, Case
+from tests.triton.case import UNANSWERED, Answer, Case
 from tests.triton.cases import cases
 from tests.triton.playing import play
 
-RECORDED = Path(__file__).with_name("recorded.json")
+HERE = Path(__file__).parent
+RECORDED = HERE / "recorded.json"
+DIFFERENCES = HERE / "differences.json"
+
+
+def main() -> None:
+    """Play all cases and write what came back."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("url", help="of the server's HTTP port")
+    parser.add_argument("--ours", action="store_true", help="it is a Penstock")
+    arguments = parser.parse_args()
+    wait_until_loaded(arguments.url)
+    version = play(arguments.url, Case("", "GET", "/v2")).body["version"]
+    answers = {case.name: dataclasses.asdict(answer_of(arguments.url, case)) for case in cases()}
+    if arguments.ours:
+        groups = [
+            {"why": group["why"], "answers": {name: answers[name] for name in group["answers"]}}
+            for group in json.loads(DIFFERENCES.read_text())
+        ]
+        texts = [f'{{"why": {json.dumps(group["why"])}, "answers": {by_line(group["answers"])}}}' for group in groups]
+        DIFFERENCES.write_text("[\n" + ",\n".join(texts) + "\n]\n")
+    else:
+        RECORDED.write_text(f'{{"version": {json.dumps(version)}, "answers": {by_line(answers)}}}\n')
+    print(f"{len(answers)} answers of version {version}")
+
+
+def answer_of(url: str, case: Case) -> Answer:
+    """What the server says, if it says anything."""
+    try:
+        return play(url, case)
+    except (OSError, http.client.HTTPException):
+        return UNANSWERED
 
 
 def wait_until_loaded(url: str) -> None:
     """Return once the server has tried to load every model."""
-    names = {folder.name for folder in Path(__file__).with_name("models").iterdir()}
+    names = {folder.name for folder in (HERE / "models").iterdir()}
     while True:
         index = play(url, Case("", "POST", "/v2/repository/index")).body
         if names == {entry["name"] for entry in index if entry.get("state") in ("READY", "UNAVAILABLE")}:
@@ -29,25 +68,11 @@ def wait_until_loaded(url: str) -> None:
         time.sleep(0.1)
 
 
-def main() -> None:
-    """Play all cases and write what came back."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("url", help="of the server's HTTP port")
-    parser.add_argument("--output", type=Path, default=RECORDED)
-    arguments = parser.parse_args()
-    wait_until_loaded(arguments.url)
-    version = play(arguments.url, Case("", "GET", "/v2")).body["version"]
-    answers = {}
-    for case in cases():
-        try:
-            answers[case.name] = dataclasses.asdict(play(arguments.url, case))
-        except (OSError, http.client.HTTPException):
-            answers[case.name] = dataclasses.asdict(UNANSWERED)
-    lines = ",\n".join(
-        f"  {json.dumps(name)}: {json.dumps(answer, ensure_ascii=True)}" for name, answer in answers.items()
+def by_line(answers: dict[str, Any]) -> str:
+    """The JSON of an object with one entry per line."""
+    return (
+        "{\n" + ",\n".join([f"  {json.dumps(name)}: {json.dumps(answer)}" for name, answer in answers.items()]) + "\n}"
     )
-    arguments.output.write_text(f'{{"version": {json.dumps(version)}, "answers": {{\n{lines}\n}}}}\n')
-    print(f"{len(answers)} answers of Triton {version} are in {arguments.output}")
 
 
 if __name__ == "__main__":

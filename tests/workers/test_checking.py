@@ -7,11 +7,18 @@ import pytest
 
 from protocol.errors import ConfigError, ModelFailed
 from protocol.model_config import TensorSpec, Warmup, WarmupInput
+from tests.workers.archives import archive
 from workers.checking import Inspect, Status, Try, Verdict, check
 from workers.completion import BackendMetadata
 from workers.repository import ModelVersion
 from workers.warmup import samples
 
+BYTES = {
+    "model.pt": archive("m/constants.pkl"),
+    "model.pt2": archive("m/models/model.json"),
+    "model.py": b"class Model: ...",
+}
+"""Beginnings of model files."""
 BACKENDS = {"onnxruntime", "pytorch", "python", "identity"}
 WARMUP = """
 max_batch_size: 1
@@ -31,7 +38,7 @@ def verdict(
     version = tmp_path / "m" / "1"
     version.mkdir(parents=True)
     (tmp_path / "m" / "config.pbtxt").write_text(config)
-    (version / file).write_text("")
+    (version / file).write_bytes(BYTES.get(file, b"\x08\x09"))
     (found,) = check([tmp_path], BACKENDS, inspect, attempt)
     return found
 
@@ -115,7 +122,7 @@ def test_each_verdict_comes_before_the_next_model_is_looked_at(tmp_path: Path) -
 
     for name in "ab":
         (tmp_path / name / "1").mkdir(parents=True)
-        (tmp_path / name / "1" / "model.onnx").write_text("")
+        (tmp_path / name / "1" / "model.onnx").write_bytes(b"\x08\x09")
     verdicts = check([tmp_path], BACKENDS, inspect)
 
     assert (next(verdicts).model, looked_at) == ("a", ["a"])
@@ -163,7 +170,7 @@ class TestDiffers:
 
     def test_a_difference_of_all_versions_is_named_once(self, tmp_path: Path) -> None:
         (tmp_path / "m" / "2").mkdir(parents=True)
-        (tmp_path / "m" / "2" / "model.onnx").write_text("")
+        (tmp_path / "m" / "2" / "model.onnx").write_bytes(b"\x08\x09")
 
         found = verdict(tmp_path, "version_policy { all { } }")
 
@@ -243,13 +250,26 @@ def test_warnings_are_passed_on(tmp_path: Path) -> None:
 
 
 def test_a_verdict_is_a_json_object(tmp_path: Path) -> None:
-    document = verdict(tmp_path, "max_batch_size: 0", "model.pt2").as_json()
+    document = verdict(tmp_path, 'backend: "tensorrt"', "model.plan").as_json()
 
     assert json.loads(json.dumps(document)) == {
         "model": "m",
         "status": "refused",
         "versions": [],
-        "reasons": ["version 1: model configuration must specify at least one 'input' for m"],
+        "reasons": ["version 1: there is no backend 'tensorrt'; there are: identity, onnxruntime, python, pytorch"],
         "warnings": [],
         "verified": [],
     }
+
+
+def test_a_file_that_is_no_model_is_named_without_its_framework(tmp_path: Path) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "1" / "model.onnx").write_bytes(
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n"
+    )
+
+    (found,) = check([tmp_path], BACKENDS)
+
+    assert found.status is Status.REFUSED
+    assert "1/model.onnx' cannot be loaded: it is a Git LFS pointer" in found.reasons[0]
+    assert "git lfs pull" in found.reasons[0]

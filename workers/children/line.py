@@ -67,7 +67,12 @@ class Line:
         descriptors: list[int] = []
         try:
             head, descriptors, _, _ = socket.recv_fds(self._socket, _LENGTH.size, MAX_DESCRIPTORS)
-            return msgpack.unpackb(self._payload(head), strict_map_key=False), descriptors
+            if len(head) < _LENGTH.size:
+                head += self._exactly(_LENGTH.size - len(head)) if head else self._some(1)
+            (size,) = _LENGTH.unpack(head)
+            if size > MAX_MESSAGE:
+                raise Broken(f"a message of {size} bytes; at most {MAX_MESSAGE} are allowed")
+            return msgpack.unpackb(self._exactly(size), strict_map_key=False), descriptors
         except BaseException as exc:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -75,19 +80,8 @@ class Line:
                 raise Broken(str(exc)) from None
             raise
 
-    def _payload(self, head: bytes) -> bytes | bytearray:
-        """What follows the length, whose first bytes these are, and nothing of the next message."""
-        if len(head) < _LENGTH.size:
-            if not head:
-                raise Broken("the other side has hung up")
-            head += self._exactly(_LENGTH.size - len(head))
-        (size,) = _LENGTH.unpack(head)
-        if size > MAX_MESSAGE:
-            raise Broken(f"a message of {size} bytes; at most {MAX_MESSAGE} are allowed")
-        return self._exactly(size)
-
     def _exactly(self, size: int) -> bytes | bytearray:
-        data = self._some(size) if size else b""
+        data = self._some(size)
         if len(data) == size:
             return data
         whole = bytearray(data)
