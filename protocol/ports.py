@@ -43,7 +43,7 @@ class Record:
 
     Attributes:
         timestamp: seconds.
-        headers: a null value is given as an empty one; in a name that is not UTF-8 the other bytes are given as `\\xff`.
+        headers: as they were written; in a name that is not UTF-8 the other bytes are given as `\\xff`.
         problem: why this is not what was written, or not all of it; "" nearly always. It is no request then, and one that stands
             for the records of a whole batch has their last offset.
     """
