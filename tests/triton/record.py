@@ -4,7 +4,7 @@ Of a Triton that serves `tests/triton/models` with `--model-control-mode=none`, 
 
     python -m tests.triton.record http://localhost:8000
 
-Of a Penstock that serves the same (`penstock serve --no-exit-on-error`), those that `differences.json` lists, in their places there;
+Of a Penstock that serves the same (`penstock serve --no-exit-on-error`), those that `differences.json` lists, in their places;
 read the diff before you commit it:
 
     python -m tests.triton.record http://localhost:8000 --ours
