@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from protocol.errors import Code
-from protocol.tensors import from_array
+from protocol.tensors import MANY, Tensor, bytes_elements, from_array, pack_bytes
+from tests.walks import walks
 from tests.workers.fleet import DELAYED, IDENTITY, ORDERED, until, values
 from tests.workers.serving import bench
 from workers.execution import DEPTH
@@ -261,3 +262,24 @@ async def test_room_counts_rows_and_bytes() -> None:
         instance.gate.set()
         await asyncio.gather(*futures)
         await until(lambda: serving.runner.room() > 0)
+
+
+STRINGS = """
+backend: "identity"
+max_batch_size: 8
+input [ { name: "X" data_type: TYPE_STRING dims: [ -1 ] } ]
+output [ { name: "Y" data_type: TYPE_STRING dims: [ -1 ] } ]
+"""
+
+
+async def test_a_worker_does_not_look_at_many_strings_on_its_loop() -> None:
+    async with bench() as b:
+        await b.serve(STRINGS)
+        few, many = [b"few"], [b"", b"x"] * MANY
+        requests = [
+            b.caller.request(inputs=(Tensor("X", "BYTES", (1, len(each)), pack_bytes(each)),)) for each in (few, many)
+        ]
+        with walks() as seen:
+            replies = await b.caller.ask(*requests)
+            assert seen == [1, 1, 1], "of the few: read from the record, stacked, and put into the answer"
+        assert [bytes_elements(reply.outputs[0]) for reply in replies] == [few, many]
