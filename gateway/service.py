@@ -16,7 +16,11 @@ from gateway.admission import Admission, Limits
 from gateway.answers import Answers
 from gateway.budget import Budgets
 from gateway.catalog import Catalogue, Served
+<<<<<<< HEAD
+from gateway.fresh import FreshBeats
+=======
 from gateway.handle import Keyring
+>>>>>>> main
 from gateway.ids import Ids, trace_context
 from gateway.metrics import GatewayMetrics
 from gateway.pending import Call
@@ -100,7 +104,11 @@ class Service:
         self.admission = Admission(limits, self.budgets.whole)
         self.answers = Answers(transport.results, names, clock, metrics, self.admission, settings.result_ttl)
         self.positions = Positions(transport.bus)
+<<<<<<< HEAD
+        self.beats = FreshBeats(transport.directory, clock, settings.worker_timeout)
+=======
         self.keys = Keyring(settings.signing_secret)
+>>>>>>> main
         self.publisher = Publisher(transport.bus, metrics, self.answers.fail)
         self.new_id = Ids()
         self.channel = names.gateway_channel(settings.gateway)
@@ -215,7 +223,7 @@ class Service:
         return call
 
     async def statistics(self, model: str = "", version: str = "") -> dict[str, Any]:
-        """Triton's statistics, summed over the live workers.
+        """Triton's statistics, summed over the workers: every call that was answered before this one came is counted.
 
         Raises:
             NotFound: there is no such model or version, or it is not ready.
@@ -227,10 +235,15 @@ class Service:
             chosen = [self.catalogue.get(model, version)]
         else:
             chosen = self.catalogue.versions(model)
+<<<<<<< HEAD
+        beats = await self.beats.get()
+        return statistics.model_stats([(s.model, s.version) for s in chosen if s.ready], beats)
+=======
         ready = [(served.model, served.version) for served in chosen if served.ready]
         if model and not ready:
             raise NotFound(f"model '{model}' is not ready")
         return statistics.model_stats(ready, await self.transport.directory.workers())
+>>>>>>> main
 
     def count_refusal(self, error: FleetError) -> None:
         """A call was turned away before it was published."""
@@ -239,6 +252,7 @@ class Service:
 
     async def close(self) -> None:
         """Wait for what is still on its way out."""
+        await self.beats.close()
         await self.publisher.close()
         await self.answers.close()
 
