@@ -102,6 +102,7 @@ class Routes:
     async def _metadata(self, request: Request) -> Response:
         model, version = _names(request)
         catalogue = self._service.catalogue
+        await self._arrived(model, version)
         served = catalogue.resolve(model, version)
         versions = [version] if version else [s.version for s in catalogue.versions(model) if s.ready]
         return Json(statistics.metadata(served.config, versions))
@@ -118,8 +119,14 @@ class Routes:
         return Response()
 
     async def _config(self, request: Request) -> Response:
-        served = self._service.catalogue.resolve(*_names(request))
-        return Json(served.config.to_json())
+        model, version = _names(request)
+        await self._arrived(model, version)
+        return Json(self._service.catalogue.resolve(model, version).config.to_json())
+
+    async def _arrived(self, model: str, version: str) -> None:
+        """Give a model that is not there yet the time that calls give it."""
+        service = self._service
+        await service.arrivals.wait(model, version, service.clock() + service.settings.default_timeout)
 
     async def _stats(self, request: Request) -> Response:
         model, version = _names(request)

@@ -16,6 +16,7 @@ from protocol.errors import ConfigError
     fleet_options,
     gateway_options,
     metrics_option,
+    option("--model-wait", type=float, default=10.0, help="Seconds after its start in which a call for a model that nobody has announced yet waits for it; then 404."),  # noqa: E501
     option("--signing-secret", default="", show_default=False, help="Signs the handles of asynchronous calls; the same on all gateways. [a random one that the gateways of a fleet share]"),  # noqa: E501
     option("--drain-grace", type=float, default=30.0, help="Seconds that calls in flight get after SIGTERM."),
     log_options,
