@@ -17,7 +17,7 @@ from protocol.messages import Announcement, Heartbeat, ModelState
 from protocol.model_config import ModelConfig
 from protocol.naming import Names
 from protocol.ports import Record
-from protocol.presence import decode_announcement
+from protocol.presence import SECRET_KEY, decode_announcement
 
 _MAX_RESOLVED: Final = 4096
 
@@ -64,6 +64,8 @@ class Catalogue:
         """Take over records of the catalogue topic; returns what was wrong with those that cannot be read."""
         problems: list[str] = []
         for record in records:
+            if record.key == SECRET_KEY:
+                continue
             if not len(record.value):
                 self._forget((record.key or b"").decode(errors="replace"))
                 continue

@@ -16,6 +16,7 @@ from gateway.admission import Admission, Limits
 from gateway.answers import Answers
 from gateway.budget import Budgets
 from gateway.catalog import Catalogue, Served
+from gateway.handle import Keyring
 from gateway.ids import Ids, trace_context
 from gateway.metrics import GatewayMetrics
 from gateway.pending import Call
@@ -24,7 +25,7 @@ from gateway.publisher import Publisher
 from gateway.settings import GatewaySettings
 from protocol.clock import Clock
 from protocol.codec import MAX_NUMBER, encode_request
-from protocol.errors import FleetError, InvalidArgument, TooLarge, Unavailable
+from protocol.errors import FleetError, InvalidArgument, NotFound, TooLarge, Unavailable, quoted
 from protocol.frames import MAX_RECORD
 from protocol.messages import InferReply, InferRequest, Parameters
 from protocol.naming import Names, ref
@@ -73,6 +74,7 @@ class Service:
         admission: how much waits.
         answers: who waits, and how they end.
         positions: what the workers are done with.
+        keys: they sign handles.
         channel: where this gateway is woken.
         draining: no new call is taken.
         not_ready: why this gateway is not ready, "" when it is; set by the upkeep.
@@ -98,6 +100,7 @@ class Service:
         self.admission = Admission(limits, self.budgets.whole)
         self.answers = Answers(transport.results, names, clock, metrics, self.admission, settings.result_ttl)
         self.positions = Positions(transport.bus)
+        self.keys = Keyring(settings.signing_secret)
         self.publisher = Publisher(transport.bus, metrics, self.answers.fail)
         self.new_id = Ids()
         self.channel = names.gateway_channel(settings.gateway)
@@ -150,10 +153,7 @@ class Service:
             InvalidArgument: naming what does not fit.
         """
         outputs = body.output_names if body.outputs else ()
-        try:
-            served.check(body.inputs, outputs)
-        except InvalidArgument as error:
-            raise InvalidArgument(f"[request id: {body.id}] {error.message}" if body.id else error.message) from None
+        served.check(body.inputs, outputs, body.id)
         request = InferRequest(
             terms.id, served.model, served.version, body.inputs, outputs, body.parameters, body.id, terms.principal,
             self.channel, terms.deadline, 0, 0.0, trace_context(terms.traceparent, terms.id), terms.claimed, terms.accepted,
@@ -218,7 +218,7 @@ class Service:
         """Triton's statistics, summed over the live workers.
 
         Raises:
-            NotFound: there is no such model or version.
+            NotFound: there is no such model or version, or it is not ready.
             Unavailable: the directory cannot be reached.
         """
         if not model:
@@ -227,8 +227,10 @@ class Service:
             chosen = [self.catalogue.get(model, version)]
         else:
             chosen = self.catalogue.versions(model)
-        beats = await self.transport.directory.workers()
-        return statistics.model_stats([(s.model, s.version) for s in chosen if s.ready], beats)
+        ready = [(served.model, served.version) for served in chosen if served.ready]
+        if model and not ready:
+            raise NotFound(f"model '{model}' is not ready")
+        return statistics.model_stats(ready, await self.transport.directory.workers())
 
     def count_refusal(self, error: FleetError) -> None:
         """A call was turned away before it was published."""
@@ -254,6 +256,6 @@ def _take_reserved(request: InferRequest) -> None:
 def _unsigned(value: object, name: str) -> int:
     if type(value) is not int or not 0 <= value <= MAX_NUMBER:
         raise InvalidArgument(
-            f"parameter '{name}' must be an unsigned integer of at most {MAX_NUMBER}, not {value!r}"[:300]
+            f"parameter '{name}' must be an unsigned integer of at most {MAX_NUMBER}, not {quoted(value)}"
         )
     return value

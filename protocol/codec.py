@@ -37,7 +37,7 @@ from protocol.messages import (
     InferRequest,
     Timing,
 )
-from protocol.tensors import Buffer
+from protocol.tensors import MAX_ELEMENTS, Buffer
 
 SCHEMA: Final = b"penstock/1"
 MSGPACK: Final = b"application/msgpack"
@@ -96,8 +96,15 @@ def _headers(request: InferRequest) -> list[tuple[str, bytes]]:
     return headers
 
 
-def decode_request(
-    value: Buffer, headers: Headers, *, model: str, version: str, default_id: str, timestamp: float
+def decode_request(  # noqa: PLR0913  # a record's parts, by name
+    value: Buffer,
+    headers: Headers,
+    *,
+    model: str,
+    version: str,
+    default_id: str,
+    timestamp: float,
+    most: int = MAX_ELEMENTS,
 ) -> InferRequest:
     """The request of one record.
 
@@ -107,9 +114,11 @@ def decode_request(
         model, version: from the topic's name.
         default_id: the fleet id where no header names one (topic-partition-offset-timestamp).
         timestamp: the record's, in seconds: stands for the stamps that a foreign producer does not send.
+        most: how many BYTES elements may be looked at here.
 
     Raises:
         CodecError: naming what is wrong.
+        ManyElements: it has more BYTES elements than that.
     """
     fields = fields_of(headers)
     schema = fields.get("schema", SCHEMA)
@@ -117,7 +126,7 @@ def decode_request(
         raise CodecError(f"schema {schema[:64]!r} is not known; this reader speaks {SCHEMA.decode()}")
     name = fields_text(fields, "id") or default_id
     if fields.get("content-type", MSGPACK) == JSON:
-        body = v2.parse_json(value)
+        body = v2.parse_json(value, most)
         request = InferRequest(name, model, version, body.inputs, body.output_names, body.parameters, body.id)
     else:
         view = view_of(value)
@@ -126,14 +135,14 @@ def decode_request(
         if layout is not None:
             request = InferRequest(name, model, version, layout.cut(tail), layout.outputs)
         else:
-            request = _request(name, model, version, mapping(head), tail)
+            request = _request(name, model, version, mapping(head), tail, most)
     _read_headers(request, fields, timestamp)
     return request
 
 
-def _request(name: str, model: str, version: str, head: dict[str, Any], tail: memoryview) -> InferRequest:
+def _request(name: str, model: str, version: str, head: dict[str, Any], tail: memoryview, most: int) -> InferRequest:
     """The long way: with a label or parameters, with inline data, or wrong."""
-    inputs = tensors_of(head.get("inputs"), tail, "inputs")
+    inputs = tensors_of(head.get("inputs"), tail, "inputs", most)
     parameters = v2.check_parameters(head.get("parameters", {}), "the request")
     label = head.get("id", "")
     if type(label) is not str:
@@ -250,7 +259,7 @@ def decode_reply(data: Buffer) -> InferReply:
     error, label = head.get("error"), head.get("id", "")
     if type(label) is not str:
         raise CodecError("'id' must be a string")
-    outputs = () if error is not None else tensors_of(head.get("outputs"), tail, "outputs")
+    outputs = () if error is not None else tensors_of(head.get("outputs"), tail, "outputs", trusted=True)
     parameters = v2.check_parameters(head["parameters"], "the reply") if "parameters" in head else {}
     try:
         failure = Failure(Code(error[0]), str(error[1])) if error is not None else None

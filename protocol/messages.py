@@ -11,6 +11,7 @@ from typing import Any
 
 from protocol.errors import Code, FleetError
 from protocol.tensors import Tensor
+from protocol.texts import shortened
 
 Parameter = str | int | bool | float
 Parameters = dict[str, Parameter]
@@ -101,6 +102,9 @@ class Failure:
 
     code: Code
     message: str
+
+    def __post_init__(self) -> None:
+        self.message = shortened(str(self.message))
 
     def error(self) -> FleetError:
         """The failure as an exception, for doors that raise."""

@@ -43,7 +43,7 @@ class Record:
 
     Attributes:
         timestamp: seconds.
-        headers: a null value is given as an empty one; in a name that is not UTF-8 the other bytes are given as `\\xff`.
+        headers: as they were written; in a name that is not UTF-8 the other bytes are given as `\\xff`.
         problem: why this is not what was written, or not all of it; "" nearly always. It is no request then, and one that stands
             for the records of a whole batch has their last offset.
     """
@@ -209,10 +209,12 @@ class Answer:
         ref: which request (`naming.ref`).
         payload: `codec.encode_reply`.
         reply_to: channel to wake besides those in the stream, or "".
-        ttl: seconds the fence outlives this write; the store takes its result TTL instead where the stream was claimed.
+        ttl: seconds the fence outlives this write; the store takes its result TTL instead where the stream is claimed, or the
+            answer wakes nobody.
         retriable: the failure lets the same `Idempotency-Key` run again (`errors.RETRYABLE`).
         accepted: when the published request was accepted, 0 where that is not known. A retriable end of one that is older than
             the stream's claim is refused: the key was claimed again, and the record left over from before must not end it.
+        claimed: the record says that its stream was claimed: the result TTL counts, also where the claim has expired meanwhile.
     """
 
     ref: str
@@ -221,6 +223,7 @@ class Answer:
     ttl: float = 300.0
     retriable: bool = False
     accepted: float = 0.0
+    claimed: bool = False
 
 
 @dataclasses.dataclass(slots=True)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from protocol.codec import micros
 from protocol.errors import CodecError
 from protocol.frames import WIRE_VERSION, pack, split
 from protocol.messages import Announcement, Heartbeat, ModelLoad, ModelState
 from protocol.tensors import Buffer
+
+SECRET_KEY: Final = b"/signing-secret"
+"""Of the catalogue's one record that is no announcement: 32 random bytes, with which gateways sign. No model has an empty name."""
 
 
 def encode_announcement(entry: Announcement) -> tuple[bytes, bytes]:

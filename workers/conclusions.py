@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 import structlog
 
 from protocol.errors import Code, FleetError, ModelFailed
-from protocol.messages import Failure
+from protocol.messages import Failure, InferRequest
 from protocol.ports import Answer
-from protocol.tensors import Tensor
+from protocol.tensors import Tensor, element_count
 from workers.answers import Answers
 from workers.backends.base import Outcome
 from workers.brevity import Brevity
@@ -122,6 +123,18 @@ class Conclusions:
 def size_of(outcomes: Sequence[Outcome]) -> int:
     """Bytes of all outputs."""
     return sum([len(t.data) for outcome in outcomes if not isinstance(outcome, Failure) for t in outcome])
+
+
+def strings_taken(requests: Sequence[InferRequest]) -> int:
+    """BYTES elements of all inputs."""
+    return sum([element_count(t.shape) for request in requests for t in request.inputs if t.datatype == "BYTES"])
+
+
+def strings_given(raw: object) -> float:
+    """Elements of what becomes BYTES outputs; infinite where that is not known before it is split."""
+    if not isinstance(raw, Mapping):
+        return math.inf
+    return sum([array.size for array in raw.values() if isinstance(array, np.ndarray) and array.dtype.kind in "OSU"])
 
 
 def _check_numbers(outcomes: Sequence[Outcome]) -> None:

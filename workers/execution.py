@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
-from protocol.errors import Code, FleetError, ModelFailed
+from protocol.errors import Code, FleetError, ModelFailed, described
 from protocol.messages import InferRequest
 from workers.backends.base import Instance
 from workers.entries import Entry
@@ -287,5 +287,5 @@ def _held(executor: Executor) -> int:
 
 def failure_message(name: str, error: BaseException) -> str:
     """What callers are told when a batch failed on an instance; Triton's words."""
-    text = error.message if isinstance(error, FleetError) else f"{type(error).__name__}: {error}"
+    text = described(error)
     return f"Failed to process the request(s) for model instance '{name}', message: {text}"

@@ -18,6 +18,7 @@ from protocol.codec import JSON
 from protocol.errors import Code, Unavailable
 from protocol.messages import Failure
 from protocol.ports import Assigned, Cancel, Consumer, Record
+from protocol.tensors import MANY, ManyElements
 from workers.burial import Burial, Hopeless
 from workers.cancellations import Cancellations
 from workers.commits import Commits
@@ -39,7 +40,7 @@ MAX_FETCH: Final = 512
 """Records of one fetch: they are decoded on the event loop, `SLICE` at a time."""
 SLICE: Final = 64
 LARGE: Final = 1024 * 1024
-"""Bytes of a JSON body above which it is parsed in another thread."""
+"""Bytes of a JSON body above which it is parsed in another thread, as is what has more than `MANY` strings."""
 
 log = structlog.get_logger(__name__)
 
@@ -237,10 +238,13 @@ class Intake:
             if token is None:
                 continue
             try:
-                if len(record.value) > LARGE and ("content-type", JSON) in record.headers:
+                large = len(record.value) > LARGE and ("content-type", JSON) in record.headers
+                try:
+                    entry = None if large else self._reader.read(record, token, fetched, MANY)
+                except ManyElements:
+                    entry = None
+                if entry is None:
                     entry = await self._meanwhile(asyncio.to_thread(self._reader.read, record, token, fetched))
-                else:
-                    entry = self._reader.read(record, token, fetched)
             except Exception as exc:  # whatever a stranger sent must not stop the intake
                 hopeless.append((record, token, exc))
                 continue

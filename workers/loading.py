@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from protocol.errors import ConfigError, FleetError
+from protocol.errors import ConfigError, FleetError, described
 from workers import contents, yielding
 from workers.backends import load_backend, usable_gpus
 from workers.backends.base import Backend
@@ -84,7 +84,7 @@ class Loader:
             except Exception as exc:
                 log.exception("a model cannot be loaded", model=version.model, version=version.version)
                 raise ConfigError(
-                    f"model '{version.model}' version {version.version} cannot be loaded: {type(exc).__name__}: {exc}"
+                    f"model '{version.model}' version {version.version} cannot be loaded: {described(exc)}"
                 ) from exc
 
     async def _load(self, version: ModelVersion, started: float) -> LoadedModel:

@@ -19,11 +19,12 @@ from protocol.errors import Code
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import ModelConfig
 from protocol.ports import Answer
+from protocol.tensors import MANY
 from workers.answers import Answers
 from workers.backends.base import Outcome
 from workers.brevity import Brevity
 from workers.causes import exhausted
-from workers.conclusions import Conclusions, size_of
+from workers.conclusions import Conclusions, size_of, strings_given, strings_taken
 from workers.context import Context
 from workers.entries import Entry
 from workers.execution import Completions, Executor, Job, ThreadExecutor, next_free
@@ -36,7 +37,7 @@ from workers.statistics import ModelStatistics
 from workers.watch import Watch
 
 LARGE: Final = 1024 * 1024
-"""Bytes of a batch's inputs or outputs above which copying them is left to another thread."""
+"""Bytes of a batch's inputs or outputs above which copying them is left to another thread, as is what has over `MANY` strings."""
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +64,8 @@ class Pipeline:
             Answers(context.worker, context.fence_ttl), statistics, self._brevity, context.clock,
             refuse_nan=config.parameters.get("refuse_nan", "").lower() == "true",
         )  # fmt: skip
+        self._takes_strings = any(spec.datatype == "BYTES" for spec in config.inputs)
+        self._gives_strings = any(spec.datatype == "BYTES" for spec in config.outputs)
         rows = max(1, config.max_batch_size)
         self._inquests = Inquests(statistics, owner, context.clock, self._launch, rows, context.max_attempts)
         self._watch = Watch(statistics.pace, stated_limit(config.parameters, config.name), context.clock)
@@ -216,7 +219,7 @@ class Pipeline:
         if self._slots:  # those that the store knows of already need no note
             job.note = "\n".join([entry.ref for entry in job.entries if not entry.begun]).encode()
         size = sum([entry.nbytes for entry in job.entries])
-        if size > LARGE:
+        if size > LARGE or (self._takes_strings and not job.executor.isolated and strings_taken(job.requests) > MANY):
             self._spawn(self._guarded(self._prepare_large(job), job))
         else:
             self._stack(job)
@@ -305,11 +308,25 @@ class Pipeline:
         self._owner.freed()
 
     def _answer(self, job: Job) -> None:
+        if self._gives_strings and not job.executor.isolated and strings_given(job.raw) > MANY:
+            self._spawn(self._answer_strings(job))
+            return
         try:
             outcomes = self._conclusions.outcomes(job)
         except Exception as exc:
             self._troubled(job, exc)
-            return
+        else:
+            self._conclude(job, outcomes)
+
+    async def _answer_strings(self, job: Job) -> None:
+        try:
+            outcomes = await self._loop.run_in_executor(None, self._conclusions.outcomes, job)
+        except Exception as exc:
+            self._troubled(job, exc)
+        else:
+            self._conclude(job, outcomes)
+
+    def _conclude(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         self._inquests.succeeded(job)
         if size_of(outcomes) > LARGE:
             self._spawn(self._answer_large(job, outcomes))

@@ -9,6 +9,7 @@ from protocol.errors import CodecError, FleetError, InvalidArgument
 from protocol.messages import ANONYMOUS, Failure, InferRequest
 from protocol.naming import Names, ref
 from protocol.ports import Record
+from protocol.tensors import MAX_ELEMENTS
 from workers.entries import Entry
 from workers.signature import Signature
 
@@ -32,10 +33,11 @@ class Reader:
         self._signature = signature
         self._channels = {""}
 
-    def read(self, record: Record, token: int, fetched: float) -> Entry:
+    def read(self, record: Record, token: int, fetched: float, most: int = MAX_ELEMENTS) -> Entry:
         """The entry of a record; one that the model cannot take has its `problem` set.
 
         Raises:
+            ManyElements: it has more than `most` BYTES elements.
             CodecError, InvalidArgument: it is not a request, or its id cannot name one.
         """
         if record.problem:
@@ -47,6 +49,7 @@ class Reader:
             version=self.version,
             default_id="",
             timestamp=record.timestamp,
+            most=most,
         )
         if not request.id:
             request.id = _default_id(record)

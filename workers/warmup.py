@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from protocol.errors import ConfigError, FleetError, ModelFailed
+from protocol.errors import ConfigError, FleetError, ModelFailed, described
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import ModelConfig, Warmup, WarmupInput
 from protocol.tensors import NUMPY_DTYPE, Tensor, check_size, element_count, pack_bytes
@@ -29,7 +29,7 @@ def warm_up(instance: Instance, config: ModelConfig, samples: list[tuple[Warmup,
             try:
                 outcomes = instance.split(requests, instance.run(instance.prepare(requests)))
             except Exception as exc:
-                text = exc.message if isinstance(exc, FleetError) else f"{type(exc).__name__}: {exc}"
+                text = described(exc)
                 raise ModelFailed(f"warm-up '{warmup.name}' of model '{config.name}' failed: {text}") from exc
             failure = next((outcome for outcome in outcomes if isinstance(outcome, Failure)), None)
             if failure is not None:

@@ -135,9 +135,14 @@ class Worker:
             problems.append("the worker is starting")
         if self._pulse.draining:
             problems.append("the worker is draining")
-        if self._context.patience.failing:
-            problems.append("calls of store or broker fail and are repeated")
+        if text := self._context.patience.problem():
+            problems.append(f"a call of store or broker: {text}")
         serving = self.models.serving()
+        problems += [
+            f"model '{m.key[0]}' version {m.key[1]} takes nothing in: {text}"
+            for m in serving
+            if (text := m.patience.problem())
+        ]
         problems += [f"fetching from {m.topic} fails: {m.intake.problem}" for m in serving if m.intake.problem]
         problems += [f"model '{m.key[0]}' version {m.key[1]}: {text}" for m in serving if (text := m.runner.problem())]
         problems += [

@@ -16,7 +16,7 @@ from protocol.errors import ConfigError
     fleet_options,
     gateway_options,
     metrics_option,
-    option("--signing-secret", default="", show_default=False, help="Signs the handles of asynchronous calls; the same on all gateways. [derived from --api-key]"),  # noqa: E501
+    option("--signing-secret", default="", show_default=False, help="Signs the handles of asynchronous calls; the same on all gateways. [a random one that the gateways of a fleet share]"),  # noqa: E501
     option("--drain-grace", type=float, default=30.0, help="Seconds that calls in flight get after SIGTERM."),
     log_options,
 )  # fmt: skip

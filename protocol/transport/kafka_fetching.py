@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.consumer.fetcher import PartitionRecords
 
-from protocol.ports import Headers, Record
+from protocol.ports import Record
 from protocol.transport.kafka_batches import Batches, Room
 from protocol.transport.kafka_record import RawRecord
 
@@ -99,14 +99,9 @@ class Decoded(PartitionRecords):  # type: ignore[misc]
 
 
 def as_record(topic: str, partition: int, record: Any) -> Record:
-    """A record of aiokafka's, or a `RawRecord`, in the port's form. A null header or value becomes an empty one."""
-    headers: Headers = record.headers
-    for _, value in headers:
-        if value is None:
-            headers = [(name, value or b"") for name, value in headers]
-            break
+    """A record of aiokafka's, or a `RawRecord`, in the port's form. A null value of a record becomes an empty one."""
     return Record(
-        topic, partition, record.offset, (record.timestamp or 0) / 1000, record.value or b"", headers, record.key,
+        topic, partition, record.offset, (record.timestamp or 0) / 1000, record.value or b"", record.headers, record.key,
         record.problem if type(record) is RawRecord else "",
     )  # fmt: skip
 

@@ -113,5 +113,5 @@ def weight(record: Record) -> int:
     if record.key is not None:
         size += len(record.key)
     for name, value in record.headers:
-        size += len(name) + len(value) + HEADER_OVERHEAD
+        size += len(name) + len(value or b"") + HEADER_OVERHEAD
     return size

@@ -119,7 +119,7 @@ async def test_a_refused_head_waits_for_the_answers_before_it(fleet: Site) -> No
         b"GET / HTTP/9.9\r\n\r\n",
         b"POST /v2/models/add_sub/infer HTTP/1.1\r\nhost: localhost\r\ncontent-length: -5\r\n\r\n",
         b"POST /v2/models/add_sub/infer HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello",
-        b"POST /v2/models/add_sub/infer HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /v2/models/add_sub/infer HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         b"POST /v2/models/add_sub/infer HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
         b"POST /v2/models/add_sub/infer HTTP/1.1\r\nhost : x\r\n\r\n",
         b"CONNECT x:1 HTTP/1.1\r\nhost: localhost\r\n\r\n",

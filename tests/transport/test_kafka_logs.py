@@ -16,7 +16,7 @@ from protocol.errors import FleetError, Unavailable
 from protocol.ports import Assigned, Consumer, OutRecord
 from protocol.transport.kafka import KafkaBus
 from protocol.transport.kafka_positions import counts
-from tests.transport.bus_site import Owner, nothing_comes, numbered, take, values
+from tests.transport.bus_site import POLL, Owner, nothing_comes, numbered, take, values
 from tests.transport.test_kafka import KafkaSite
 
 pytestmark = pytest.mark.servers
@@ -143,6 +143,27 @@ class TestTopicsMadeAgain:
         second, owner = await joined(site, await site.connect(), topic)
         assert owner.owned[0].committed == 0
         assert len(await take(second, 15)) == 15
+
+    async def test_a_topic_that_is_deleted_while_it_is_served_is_made_again_by_its_members(
+        self, site: KafkaSite, admin: AIOKafkaAdminClient
+    ) -> None:
+        topic, bus = site.topic("deleted"), await site.connect()
+        await bus.ensure_topic(topic, 3)
+        consumer, _ = await joined(site, bus, topic, 3)
+        await bus.publish(topic, numbered(1), 2)
+        assert len(await take(consumer, 1)) == 1
+        await admin.delete_topics([topic])
+        sender, got = await site.connect(), list[bytes]()
+        async with asyncio.timeout(site.patience):
+            while True:
+                with contextlib.suppress(FleetError):
+                    await sender.publish(topic, numbered(1, 7), 2)
+                    break
+            while not got:
+                with contextlib.suppress(Unavailable):  # at once, while there is no topic
+                    got += values(await consumer.fetch(1, 0.2))
+                await asyncio.sleep(POLL)
+        assert got[0] == b"record 7"
 
     async def test_while_there_is_no_topic_it_is_said(self, site: KafkaSite, admin: AIOKafkaAdminClient) -> None:
         topic, bus = site.topic("gone"), await site.connect()

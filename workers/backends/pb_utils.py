@@ -54,14 +54,15 @@ class TritonError:
         return self._code
 
 
+# With Triton, HTTP callers get 400 for UNKNOWN and ALREADY_EXISTS.
 CODES: Final[dict[int, Code]] = {
-    TritonError.UNKNOWN: Code.MODEL_FAILED,
+    TritonError.UNKNOWN: Code.INVALID_ARGUMENT,
     TritonError.INTERNAL: Code.MODEL_FAILED,
     TritonError.NOT_FOUND: Code.NOT_FOUND,
     TritonError.INVALID_ARG: Code.INVALID_ARGUMENT,
     TritonError.UNAVAILABLE: Code.UNAVAILABLE,
     TritonError.UNSUPPORTED: Code.UNSUPPORTED,
-    TritonError.ALREADY_EXISTS: Code.ALREADY_EXISTS,
+    TritonError.ALREADY_EXISTS: Code.INVALID_ARGUMENT,
     TritonError.CANCELLED: Code.CANCELLED,
 }
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from protocol.errors import Code, ConfigError, FleetError, ModelFailed
+from protocol.errors import Code, ConfigError, FleetError, ModelFailed, described
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import Kind, ModelConfig, TensorSpec
 from protocol.tensors import Tensor
@@ -125,7 +125,7 @@ def tell_error(error: BaseException) -> Told:
     """What was raised."""
     known = isinstance(error, FleetError)
     return {
-        "text": error.message if isinstance(error, FleetError) else f"{type(error).__name__}: {error}",
+        "text": described(error),
         "code": error.code.value if isinstance(error, FleetError) else Code.MODEL_FAILED.value,
         "kinds": [kind.__name__ for kind in type(error).__mro__[:-1]],
         "known": known,
