@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from protocol.errors import ConfigError
-from workers.status import StatusServer
+from protocol.status import StatusServer
 
 
 def get(port: int, path: str, method: str = "GET") -> tuple[int, bytes]:
