@@ -87,7 +87,7 @@ class Hosts:
 
     def _allows(self, url: bytes) -> bool:
         try:
-            name = urlsplit(url.decode("ascii")).hostname or ""
+            name = "" if b"@" in url else urlsplit(url.decode("ascii")).hostname or ""
         except ValueError:  # also what is not ASCII
             return False
         if name == "localhost" or name.endswith(".localhost") or name in self._names:
