@@ -17,11 +17,8 @@ from gateway.answers import Answers
 from gateway.arrivals import Arrivals
 from gateway.budget import Budgets
 from gateway.catalog import Catalogue, Served
-<<<<<<< HEAD
 from gateway.fresh import FreshBeats
-=======
 from gateway.handle import Keyring
->>>>>>> main
 from gateway.ids import Ids, trace_context
 from gateway.metrics import GatewayMetrics
 from gateway.pending import Call
@@ -107,11 +104,8 @@ class Service:
         self.answers = Answers(transport.results, names, clock, metrics, self.admission, settings.result_ttl)
         self.arrivals = Arrivals(self.catalogue, self.admission, settings.model_wait, clock)
         self.positions = Positions(transport.bus)
-<<<<<<< HEAD
         self.beats = FreshBeats(transport.directory, clock, settings.worker_timeout)
-=======
         self.keys = Keyring(settings.signing_secret)
->>>>>>> main
         self.publisher = Publisher(transport.bus, metrics, self.answers.fail)
         self.new_id = Ids()
         self.channel = names.gateway_channel(settings.gateway)
@@ -238,15 +232,10 @@ class Service:
             chosen = [self.catalogue.get(model, version)]
         else:
             chosen = self.catalogue.versions(model)
-<<<<<<< HEAD
-        beats = await self.beats.get()
-        return statistics.model_stats([(s.model, s.version) for s in chosen if s.ready], beats)
-=======
         ready = [(served.model, served.version) for served in chosen if served.ready]
         if model and not ready:
             raise NotFound(f"model '{model}' is not ready")
-        return statistics.model_stats(ready, await self.transport.directory.workers())
->>>>>>> main
+        return statistics.model_stats(ready, await self.beats.get())
 
     def count_refusal(self, error: FleetError) -> None:
         """A call was turned away before it was published."""

@@ -1,4 +1,4 @@
-"""Plants each bug of `patches` in a copy of the code and runs the tests that must find it: `python -m tests.simulation.patching`."""
+"""Plants each bug of `patches` in a copy of the code and runs its tests: `python -m tests.simulation.patching`."""
 
 from __future__ import annotations
 
