@@ -55,7 +55,7 @@ def stack(requests: Sequence[InferRequest], config: ModelConfig) -> Stacked:
         spec = config.input(tensor.name)
         assert spec is not None  # the signature refuses unknown inputs
         column = [request.inputs[index] for request in requests]
-        shape = _to_model(spec, tensor.shape[1:] if config.batching else tensor.shape)
+        shape = to_model(spec, tensor.shape[1:] if config.batching else tensor.shape)
         inputs[tensor.name] = _join(column, (rows, *shape) if config.batching else shape)
     return Stacked(inputs, rows, wanted_outputs(requests, config))
 
@@ -88,12 +88,13 @@ def _join(column: Sequence[Tensor], shape: tuple[int, ...]) -> Array:
         raise CodecError(f"input '{column[0].name}': {len(data)} bytes are not {datatype}{list(shape)}") from None
 
 
-def _to_model(spec: TensorSpec, sizes: Sequence[int]) -> tuple[int, ...]:
+def to_model(spec: TensorSpec, sizes: Sequence[int]) -> tuple[int, ...]:
     """Concrete sizes as the model sees them; variable ones keep their order (`reshape`)."""
     return tuple(sizes) if spec.reshape is None else _substitute(spec.dims, spec.reshape, sizes)
 
 
-def _to_caller(spec: TensorSpec, sizes: Sequence[int]) -> tuple[int, ...]:
+def to_caller(spec: TensorSpec, sizes: Sequence[int]) -> tuple[int, ...]:
+    """Concrete sizes as callers see them; see `to_model`."""
     return tuple(sizes) if spec.reshape is None else _substitute(spec.reshape, spec.dims, sizes)
 
 
@@ -159,9 +160,9 @@ def _check_output(spec: TensorSpec, array: Array, rows: int | None, model: str) 
 def _split(spec: TensorSpec, array: Array, counts: Sequence[int] | None) -> list[Tensor]:
     """One tensor per request; `counts` are their rows, None where the model does not batch."""
     if counts is None:
-        sizes = _to_caller(spec, array.shape)
+        sizes = to_caller(spec, array.shape)
         return [Tensor(spec.name, spec.datatype, sizes, _pack(spec, array))]
-    sizes = _to_caller(spec, array.shape[1:])
+    sizes = to_caller(spec, array.shape[1:])
     spans = list(itertools.pairwise(itertools.accumulate(counts, initial=0)))
     data: list[Buffer]
     if spec.datatype == "BYTES":

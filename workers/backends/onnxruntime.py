@@ -68,6 +68,10 @@ class OnnxInstance(TensorInstance):
             inputs = {name: _decode(array) if name in self._strings else array for name, array in inputs.items()}
         return dict(zip(outputs, self._session.run(outputs, inputs), strict=True))
 
+    def keep(self, raw: dict[str, Array]) -> dict[str, Array]:
+        """Nothing: every run of a session makes new arrays."""
+        return raw
+
     def close(self) -> None:
         """Free the session's memory."""
         self._session = None
