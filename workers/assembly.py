@@ -49,7 +49,7 @@ def stack(requests: Sequence[InferRequest], config: ModelConfig) -> Stacked:
     if not config.batching and len(requests) != 1:
         raise ValueError(f"{config.name} does not batch, yet was given {len(requests)} requests at once")
     first = requests[0]
-    rows = sum([request.inputs[0].shape[0] for request in requests]) if config.batching else 1
+    rows = sum(rows_of(requests, config))
     inputs = {}
     for index, tensor in enumerate(first.inputs):
         spec = config.input(tensor.name)
@@ -58,6 +58,13 @@ def stack(requests: Sequence[InferRequest], config: ModelConfig) -> Stacked:
         shape = to_model(spec, tensor.shape[1:] if config.batching else tensor.shape)
         inputs[tensor.name] = _join(column, (rows, *shape) if config.batching else shape)
     return Stacked(inputs, rows, wanted_outputs(requests, config))
+
+
+def rows_of(requests: Sequence[InferRequest], config: ModelConfig) -> list[int]:
+    """The rows of each request; 1 where the model does not batch or a request leaves out all its inputs."""
+    if not config.batching:
+        return [1] * len(requests)
+    return [request.inputs[0].shape[0] if request.inputs else 1 for request in requests]
 
 
 def wanted_outputs(requests: Sequence[InferRequest], config: ModelConfig) -> tuple[str, ...]:
@@ -111,7 +118,7 @@ def cut(
     Raises:
         ModelFailed: an output is missing or has another datatype, shape or number of rows than the configuration says.
     """
-    counts = [request.inputs[0].shape[0] for request in requests] if config.batching else None
+    counts = rows_of(requests, config) if config.batching else None
     names = wanted_outputs(requests, config)
     columns: list[list[Tensor]] = []
     for name in names:

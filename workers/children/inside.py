@@ -17,6 +17,7 @@ from protocol.tensors import Tensor
 from workers import yielding
 from workers.backends import load_backend, usable_gpus
 from workers.backends.base import Instance, Outcome
+from workers.children import threads
 from workers.children.line import Broken, Line, packed
 from workers.children.messages import (
     Told,
@@ -67,7 +68,7 @@ class Inside:
 
     def _inspect(self, order: Told) -> None:
         try:
-            backend = self._find(hear_version(order["version"]))
+            backend = self._find(hear_version(order["version"]), order["threads"])
             gpus = usable_gpus(backend, order["gpus"])
             metadata = backend.inspect(self._version)
             self._line.send(packed({"metadata": tell_metadata(metadata), "gpus": list(gpus)}))
@@ -77,15 +78,17 @@ class Inside:
     def _load(self, order: Told) -> None:
         try:
             version = hear_version(order["version"])
-            self._instance = self._find(version).load(version, hear_placement(order["placement"]))
+            placement = hear_placement(order["placement"])
+            self._instance = self._find(version, placement.threads).load(version, placement)
             warm_up(self._instance, version.config, samples(version.config, str(version.version), version.folder))
             yielding.end()
             self._line.send(packed({}))
         except BaseException as exc:  # see `_inspect`
             self._line.send(packed({"error": tell_error(exc)}))
 
-    def _find(self, version: ModelVersion) -> Any:
+    def _find(self, version: ModelVersion, share: int) -> Any:
         if self._backend is None:
+            threads.limit(share)
             self._backend = load_backend(version.config.backend)
             if hasattr(self._backend, "alone"):
                 self._backend.alone = True
