@@ -80,7 +80,7 @@ def test_text_goes_in_and_out(tmp_path: Path) -> None:
 def test_bytes_that_are_not_text_are_refused_and_only_their_request(tmp_path: Path) -> None:
     text = (TensorProto.STRING, ["n", 2])
     path = save(tmp_path / "echo.onnx", [helper.make_node("Identity", ["IN"], ["OUT"])], {"IN": text}, {"OUT": text})
-    instance = load(OnnxBackend(), single_file(path))
+    instance = load(OnnxBackend(), single_file(ModelFile(path)))
     good, late = ([["é".encode(), b""]], [[b"a", b"b"], [b"c", b"d"]])
     bad = [[b"x", b"y"], [b"z", b"ab\xff"]]
 
@@ -100,7 +100,7 @@ def test_what_a_run_answers_is_not_changed_by_the_next(tmp_path: Path) -> None:
     weights = helper.make_tensor("W", TensorProto.FLOAT, [1, 2], [5.0, 6.0])
     nodes = [helper.make_node("Identity", ["IN"], ["OUT"]), helper.make_node("Constant", [], ["C"], value=weights)]
     path = save(tmp_path / "echo.onnx", nodes, {"IN": tensor}, {"OUT": tensor, "C": (TensorProto.FLOAT, [1, 2])})
-    instance = load(OnnxBackend(), single_file(path))
+    instance = load(OnnxBackend(), single_file(ModelFile(path)))
     given = [np.full((1, 2), number, np.float32) for number in range(3)]
 
     raws = [instance.run(instance.prepare([request(IN=each)])) for each in given]
