@@ -136,15 +136,15 @@ class Batch:
 
     def _inflated(self) -> memoryview:
         """The batch as it would be without compression."""
+        head = bytearray(self._data[:_SIZE])
+        head[_ATTRIBUTES_AT + 1] &= ~_CODEC & 0xFF
         try:
-            records = inflate(self._attributes & _CODEC, bytes(self._data[_SIZE:]), MAX_INFLATED)
+            plain = inflate(self._attributes & _CODEC, self._data[_SIZE:], MAX_INFLATED, bytes(head))
         except FleetError:
             self._room.left -= MAX_INFLATED
             raise
-        self._room.left -= len(records)
-        plain = bytearray(self._data[:_SIZE]) + records
-        plain[_ATTRIBUTES_AT + 1] &= ~_CODEC & 0xFF
-        return memoryview(plain)
+        self._room.left -= len(plain)
+        return plain
 
     def _broken(self, problem: str) -> RawRecord:
         codec, frame = self._attributes & _CODEC, self._frame()

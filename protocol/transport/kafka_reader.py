@@ -17,8 +17,8 @@ from aiokafka.structs import OffsetAndMetadata
 from protocol.errors import NotFound
 from protocol.ports import Record
 from protocol.transport.kafka_batches import MAX_INFLATED, Batches, Room
-from protocol.transport.kafka_connection import MAX_BATCH, connection_options, consumer_limits, shut
-from protocol.transport.kafka_fetching import MAX_DRAINED, as_record, fetch_when_free, read_strangers
+from protocol.transport.kafka_connection import MAX_BATCH, connection_options, consumer_limits
+from protocol.transport.kafka_inside import MAX_DRAINED, as_record, client_of, fetch_when_free, read_strangers, shut
 from protocol.transport.kafka_positions import TopicName, counts
 from protocol.transport.settings import TransportSettings
 
@@ -122,13 +122,13 @@ class Follower:
                 fetched = await consumer.getmany(timeout_ms=POLL * 1000, max_records=MAX_DRAINED)
                 for place, got in fetched.items():
                     self._next[place] = got[-1].offset + 1
-                if not fetched and await self._moved(consumer._client):
+                if not fetched and await self._moved(client_of(consumer)):
                     return
                 if records := [record for got in fetched.values() for record in got if not _unreadable(record)]:
                     yield records
         finally:
             await consumer.stop()
-            await shut(consumer._client)
+            await shut(client_of(consumer))
 
     async def _moved(self, client: AIOKafkaClient) -> bool:
         """Whether the topic is another one now: its offsets begin anew.
