@@ -20,11 +20,14 @@ from protocol.transport.kafka_batches import MAX_INFLATED, Batches, Room
 from protocol.transport.kafka_connection import MAX_BATCH, connection_options, consumer_limits
 from protocol.transport.kafka_inside import MAX_DRAINED, as_record, client_of, fetch_when_free, read_strangers, shut
 from protocol.transport.kafka_positions import TopicName, counts
+from protocol.transport.kafka_record import EVIDENCE, MAX_HEADERS
 from protocol.transport.settings import TransportSettings
 
 log = logging.getLogger(__name__)
 
 POLL: Final = 5.0
+HEADERS: Final = MAX_HEADERS + EVIDENCE
+"""Of a record: dead letters have more than what they were made of."""
 GONE: Final = 3.0
 """Seconds after which a topic that a broker does not know counts as deleted: a broker that starts knows none."""
 ONE_BATCH: Final = 1
@@ -48,7 +51,7 @@ async def fetch_one(client: AIOKafkaClient, place: TopicPartition, offset: int) 
         return None
     if error is not NoError:
         raise error(place)
-    batches = Batches(data, Room())
+    batches = Batches(data, Room(headers=HEADERS))
     while batches.has_next():
         for found in batches.next_batch():
             if found.offset == offset:
@@ -94,7 +97,7 @@ class Follower:
         self._places = [TopicPartition(topic, number) for number in range(partitions)]
         self._next: dict[TopicPartition, int] = {}
         self._caught_up = False
-        self._room = Room()
+        self._room = Room(headers=HEADERS)
         self._name = TopicName(topic)
 
     async def read(self) -> AsyncGenerator[Sequence[Record], None]:

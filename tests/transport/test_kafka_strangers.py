@@ -8,8 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from protocol.ports import Consumer, OutRecord, Record
 from protocol.transport.kafka import KafkaBus
@@ -127,12 +126,23 @@ class TestHeaders:
         assert [len(record.value) for record in crowded] == [1, 1, 2**18]
         assert ["40000 headers" in record.problem for record in crowded] == [False, True, True]
 
+    async def test_a_letter_of_a_record_with_as_many_headers_as_are_read_is_read(
+        self, site: KafkaSite, bus: KafkaBus, topic: str
+    ) -> None:
+        await write(site.bootstrap, topic, 0, [Strange(headers=[(b"h", b"x")] * 5_000)])
+        (crowded,) = await take(await joined(site, bus, topic), 1)
+        evidence = [("dead-reason", b"undecodable")] * 20
+        await bus.publish(topic, [OutRecord(bytes(crowded.value), [*crowded.headers, *evidence])], 1)
+        (letter,) = await followed(bus, topic)
+        assert (len(letter.headers), letter.problem) == (MAX_HEADERS + 20, "")
+        assert await bus.read(topic, 1, 0) == letter
+
     @pytest.mark.parametrize("stamp", [-1, 0, 2**53, 1_700_000_000_000_000_000, 2**63 - 1])
     async def test_any_timestamp_is_read(
         self, site: KafkaSite, bus: KafkaBus, topic: str, admin: AIOKafkaAdminClient, stamp: int
     ) -> None:
-        anything = {"message.timestamp.before.max.ms": str(2**63 - 1), "message.timestamp.after.max.ms": str(2**63 - 1)}
-        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, anything)])
+        any_time = dict.fromkeys(("message.timestamp.before.max.ms", "message.timestamp.after.max.ms"), str(2**63 - 1))
+        await admin.create_topics([NewTopic(topic := f"{topic}.times", 1, 1, topic_configs=any_time)])
         await write(site.bootstrap, topic, 0, [Strange(timestamp=stamp)])
         (record,) = await followed(bus, topic)
         assert record.timestamp == stamp / 1000
