@@ -10,6 +10,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from infra.local.kafka import Broker
 from protocol.ports import Consumer, OutRecord, Record
 from protocol.transport.kafka import KafkaBus
 from protocol.transport.kafka_batches import MAX_HEADERS, MAX_INFLATED
@@ -228,3 +229,32 @@ class TestCompression:
         await bus.publish(topic, numbered(1), 0)
         records = await ready_when_all_is_there(site, bus, topic, 3)
         assert values(records) == [b"committed", b"committed", b"record 0"]
+
+
+class TestDamage:
+    @pytest.mark.slow
+    async def test_a_batch_that_is_damaged_on_the_brokers_disk_is_one_broken_record_and_holds_nobody(
+        self, own_kafka: Broker, prefix: str
+    ) -> None:
+        site = KafkaSite(own_kafka.bootstrap, prefix)
+        topic = site.topic("damaged")
+        try:
+            bus = await site.connect()
+            await bus.ensure_topic(topic, PARTITIONS)
+            await bus.publish(topic, numbered(5), 0)
+            for records in ([OutRecord(b"before")], [OutRecord(b"the damaged one")] * 3, [OutRecord(b"behind")]):
+                await bus.publish(topic, records, 1)
+            await asyncio.to_thread(own_kafka.stop)
+            (log,) = own_kafka.data.glob(f"log/{topic}-1/*.log")
+            log.write_bytes(log.read_bytes().replace(b"the damaged one", b"the DAMAGED one"))
+            await asyncio.to_thread(own_kafka.start)
+            records = await take(await joined(site, bus, topic), 8)
+            assert values(of(records, 0)) == values_of(5)
+            assert [(record.offset, bytes(record.value)) for record in of(records, 1)] == [
+                (0, b"before"),
+                (3, b""),
+                (4, b"behind"),
+            ]
+            assert "checksum" in of(records, 1)[1].problem
+        finally:
+            await site.close()
