@@ -17,7 +17,7 @@ from protocol.messages import Announcement, Heartbeat, ModelState
 from protocol.model_config import ModelConfig
 from protocol.naming import Names
 from protocol.ports import Record
-from protocol.presence import decode_announcement
+from protocol.presence import SECRET_KEY, decode_announcement
 
 _MAX_RESOLVED: Final = 4096
 
@@ -64,6 +64,8 @@ class Catalogue:
         """Take over records of the catalogue topic; returns what was wrong with those that cannot be read."""
         problems: list[str] = []
         for record in records:
+            if record.key == SECRET_KEY:
+                continue
             if not len(record.value):
                 self._forget((record.key or b"").decode(errors="replace"))
                 continue
@@ -122,6 +124,16 @@ class Catalogue:
             why = f": {served.reason}" if served.reason else ""
             raise Unavailable(f"Request for unknown model: '{model}' version {version} is not at ready state{why}")
         return served
+
+    def awaits(self, model: str, version: str) -> bool:
+        """Whether a call for it may only have come too early: nothing is known of it, or it is being loaded."""
+        versions = self._models.get(model, {})
+        if version:
+            served = versions.get(version) or versions.get(version.lstrip("0"))
+            return served is None or served.state is ModelState.LOADING
+        return not any(served.ready for served in versions.values()) and (
+            not versions or any(served.state is ModelState.LOADING for served in versions.values())
+        )
 
     def get(self, model: str, version: str) -> Served:
         """That version, whatever its state.

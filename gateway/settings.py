@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import ipaddress
 from typing import Final, Literal
 
@@ -25,9 +24,8 @@ class GatewaySettings:
         metrics_host: address of Prometheus' `/metrics`.
         metrics_port: of `/metrics` and the health routes; 0 takes a free one, None serves none.
         api_key: what callers send as `Authorization: Bearer` or `X-API-Key`; "" lets everyone in.
-        signing_secret: signs the handles of asynchronous requests; must be the same on all gateways of a fleet. Without one it
-            is derived from `api_key`, and without that from a constant: then everyone is the same anonymous caller anyway, and
-            the unguessable id inside a handle is what protects it.
+        signing_secret: signs the handles of asynchronous requests; must be the same on all gateways of a fleet. Without one the
+            gateways agree on a random one, which the catalogue's topic keeps.
         gateway: this gateway's id, part of its wake-up channel; "" makes one up at start.
         tls_certificate, tls_key: PEM files; both or neither.
         max_body_bytes: of a request, before and after decompression; more is 413.
@@ -38,7 +36,8 @@ class GatewaySettings:
         max_queued_calls: accepted and not yet answered, in all; more is 429.
         max_queued_bytes: held of requests and answers of all kinds (`gateway/budget.py`); more is 413, 429, 431 or 503.
         max_long_polls: waiting at once; more is 429.
-        max_queued_calls_per_model: the same for one model version.
+        max_queued_calls_per_model: the same for one model version; 0 for its share: three times as many as are still free, which
+            is three quarters of all for one alone. Bytes are shared in the same way.
         default_timeout: deadline of a synchronous call that names none; then 504.
         max_timeout: longest deadline a caller may ask for.
         max_wait: longest long-poll; a caller that asks for more gets this.
@@ -47,6 +46,8 @@ class GatewaySettings:
         fill_limit: share of the result store's memory from which asynchronous work is refused.
         full_limit: the same for all other calls: their answers would find no room, and their callers would wait for nothing.
         no_worker_policy: what a known model without a live worker does with a call: "queue" it or "reject" it with 503.
+        model_wait: seconds, from when this gateway is ready for the first time, in which calls for a model that nobody has
+            announced yet wait for it; then such a call is 404.
         worker_timeout: silence after which a worker counts as gone.
         json_offload_bytes: JSON of this size is parsed and written by a child process instead of the event loop.
         json_processes: at most so many such processes; each starts when there is work for it.
@@ -75,7 +76,7 @@ class GatewaySettings:
     max_queued_calls: int = 4096
     max_queued_bytes: int = 512 * 1024 * 1024
     max_long_polls: int = 1024
-    max_queued_calls_per_model: int = 4096
+    max_queued_calls_per_model: int = 0
     default_timeout: float = 60.0
     max_timeout: float = 3600.0
     max_wait: float = 60.0
@@ -84,6 +85,7 @@ class GatewaySettings:
     fill_limit: float = 0.8
     full_limit: float = 0.95
     no_worker_policy: Literal["queue", "reject"] = "queue"
+    model_wait: float = 10.0
     worker_timeout: float = 2.0
     json_offload_bytes: int = 1024 * 1024
     json_processes: int = 2
@@ -115,22 +117,20 @@ class GatewaySettings:
                 raise ConfigError(f"{name} is {port}; a port is between 0 and 65535")
         for name in (
             "max_body_bytes", "max_header_bytes", "max_connections", "max_queued_calls", "max_queued_bytes",
-            "max_queued_calls_per_model", "max_long_polls", "json_offload_bytes", "json_processes", "default_timeout",
+            "max_long_polls", "json_offload_bytes", "json_processes", "default_timeout",
             "max_timeout", "result_ttl", "claim_lease", "keep_alive", "read_timeout", "worker_timeout",
         ):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")
+        for name in ("max_queued_calls_per_model", "model_wait"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more")
         if self.max_body_bytes > MAX_RECORD:
             raise ConfigError(f"max_body_bytes is {self.max_body_bytes}; a record has at most {MAX_RECORD}")
         if not self.default_timeout <= self.max_timeout <= MAX_TIMEOUT:
             raise ConfigError(
                 f"default_timeout {self.default_timeout} and max_timeout {self.max_timeout} must be ordered and <= {MAX_TIMEOUT}"
             )
-
-    def signing_key(self) -> bytes:
-        """The key that signs handles: 32 bytes."""
-        secret = self.signing_secret or self.api_key
-        return hashlib.blake2b(secret.encode(), digest_size=32, person=b"penstock-handle").digest()
 
 
 def is_loopback(host: str) -> bool:

@@ -21,7 +21,7 @@ import msgpack
 
 from protocol import v2
 from protocol.errors import CodecError
-from protocol.tensors import ITEM_SIZE, Buffer, Tensor, check_shape, check_size, element_count
+from protocol.tensors import ITEM_SIZE, MAX_ELEMENTS, Buffer, Tensor, check_shape, check_size, element_count, spend
 
 WIRE_VERSION: Final = 1
 """Readers accept this version and the one before it; anything else goes to the dead letters."""
@@ -203,11 +203,17 @@ def tensor_heads(tensors: Sequence[Tensor]) -> list[dict[str, Any]]:
     return [{"name": t.name, "datatype": t.datatype, "shape": t.shape, "size": len(t.data)} for t in tensors]
 
 
-def tensors_of(heads: object, tail: memoryview, where: str) -> tuple[Tensor, ...]:
+def tensors_of(
+    heads: object, tail: memoryview, where: str, most: int = MAX_ELEMENTS, *, trusted: bool = False
+) -> tuple[Tensor, ...]:
     """The tensors that a head's field `where` and the tail hold, each looked at.
+
+    Args:
+        trusted: the fleet wrote them: the elements of BYTES are not looked at here.
 
     Raises:
         CodecError: naming what is wrong.
+        ManyElements: they have more than `most` BYTES elements.
     """
     if not isinstance(heads, list) or len(heads) > v2.MAX_TENSORS:
         raise CodecError(f"'{where}' must be a list of at most {v2.MAX_TENSORS} tensors")
@@ -215,6 +221,9 @@ def tensors_of(heads: object, tail: memoryview, where: str) -> tuple[Tensor, ...
     for head in heads:
         tensor, used = _tensor(head, tail[position:], where)
         position += used
+        if not (trusted and tensor.datatype == "BYTES"):
+            most = spend(most, tensor.datatype, tensor.shape)
+            check_size(tensor)
         tensors.append(tensor)
     if position != len(tail):
         raise CodecError(f"record has {len(tail) - position} bytes that belong to no tensor of '{where}'")
@@ -238,7 +247,6 @@ def _tensor(head: object, tail: memoryview, where: str) -> tuple[Tensor, int]:
         tensor, used = Tensor(name, datatype, check_shape(shape, f"tensor '{name}'"), data), 0
     else:
         raise CodecError(f"tensor '{name}': data must be binary, not {type(data).__name__}")
-    check_size(tensor)
     return tensor, used
 
 

@@ -16,7 +16,9 @@ from typing import Any, Final, Literal, get_args
 
 from protocol.errors import ConfigError
 from protocol.transport.settings import TransportSettings
+from workers import model_files
 from workers.completion import DEFAULT_MAX_BATCH_SIZE
+from workers.model_files import ModelFile
 from workers.verdicts import ATTEMPTS
 
 Mode = Literal["none", "poll", "explicit"]
@@ -42,7 +44,7 @@ class WorkerSettings:
 
     Attributes:
         model_repository: folders of model folders, in Triton's layout.
-        model_file: single model files that are served as well.
+        model_file: single model files that are served as well, each under a name of its own.
         model_control_mode: load all at start, also follow changes, or only `load_model`.
         load_model: with explicit control: these at start; `*` for all.
         repository_poll_secs: with polling, seconds between looks.
@@ -71,7 +73,7 @@ class WorkerSettings:
     """
 
     model_repository: tuple[Path, ...] = ()
-    model_file: tuple[Path, ...] = ()
+    model_file: tuple[ModelFile, ...] = ()
     model_control_mode: Mode = "none"
     load_model: tuple[str, ...] = ()
     repository_poll_secs: float = 15.0
@@ -107,6 +109,7 @@ class WorkerSettings:
             )
         if self.metrics_port is not None and not 0 <= self.metrics_port <= 65535:
             raise ConfigError(f"metrics_port is {self.metrics_port}; a port is between 0 and 65535")
+        model_files.require_distinct(self.model_file)
         for name in (
             "repository_poll_secs", "partitions", "heartbeat_interval", "resync_interval", "max_queued_bytes", "load_threads",
             "fence_ttl", "max_attempts",
@@ -153,7 +156,7 @@ def _write(name: str, value: object) -> str:
         return str(value).lower()
     if not isinstance(value, tuple):
         return str(value)
-    separator = os.pathsep if value and isinstance(value[0], Path) else " "
+    separator = os.pathsep if value and isinstance(value[0], Path | ModelFile) else " "
     parts = [str(part) for part in value]
     if any(separator in part for part in parts):
         raise ConfigError(f"{name} has an entry with {separator!r} in it, which separates entries")
@@ -190,6 +193,7 @@ _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "int | None": lambda text: int(text) if text else None,
     "Path | None": lambda text: Path(text) if text else None,
     "tuple[Path, ...]": lambda text: tuple(Path(part) for part in text.split(os.pathsep) if part),
+    "tuple[ModelFile, ...]": lambda text: tuple(model_files.parse(part) for part in text.split(os.pathsep) if part),
     "tuple[str, ...]": lambda text: tuple(text.split()),
     "tuple[int, ...] | None": lambda text: tuple(int(part) for part in text.split()),
 }

@@ -6,16 +6,18 @@ import struct
 from typing import Final
 
 from protocol import v2
-from protocol.errors import InvalidArgument
+from protocol.errors import CodecError, InvalidArgument, SizeError, of_request, quoted
 from protocol.messages import InferReply, Timing
-from protocol.model_config import ModelConfig
-from protocol.tensors import ITEM_SIZE, Buffer, Tensor, check_size, element_count
+from protocol.model_config import ModelConfig, TensorSpec
+from protocol.tensors import ITEM_SIZE, MANY, Buffer, Tensor, check_size, element_count
 from protocol.v2 import InferBody, ReplyBody
 
 Binary = frozenset[str] | bool
 """Which outputs a caller wants as raw bytes behind the JSON: by name, all, or none."""
 
 _LENGTH: Final = struct.Struct("<I")
+_STRING: Final = 64
+"""Bytes of numbers that take as long to be written as one string."""
 
 
 def header_length(raw: bytes | None) -> int | None:
@@ -26,20 +28,22 @@ def header_length(raw: bytes | None) -> int | None:
     """
     if raw is None:
         return None
-    if not raw.isdigit() or len(raw) > 12:
-        raise InvalidArgument(f"Inference-Header-Content-Length must be a number of bytes, not {raw[:32]!r}")
-    return int(raw)
+    digits = raw.strip(b" \t")
+    if not digits.removeprefix(b"-").isdigit() or len(digits) > 12:
+        raise InvalidArgument(f"Inference-Header-Content-Length must be a number of bytes, not {quoted(raw)}")
+    return int(digits)
 
 
 def parse(body: Buffer | bytearray, length: int | None, config: ModelConfig) -> InferBody:
     """The infer body, in whichever of the three forms its header length says.
 
     Raises:
+        ManyElements: the JSON process is to parse it.
         CodecError, InvalidArgument, Unsupported: naming what is wrong.
     """
     if length == 0:
         return raw_binary(memoryview(body), config)
-    return v2.parse(memoryview(body), length)
+    return v2.parse(memoryview(body), length, MANY, config.name)
 
 
 def raw_binary(body: memoryview, config: ModelConfig) -> InferBody:
@@ -50,7 +54,11 @@ def raw_binary(body: memoryview, config: ModelConfig) -> InferBody:
     """
     if len(config.inputs) != 1:
         raise InvalidArgument(
-            f"a raw binary request needs a model with one input; '{config.name}' has {len(config.inputs)}"
+            of_request(
+                "",
+                f"Raw request must only have 1 input (found 1) to be deduced but got {len(config.inputs)} inputs in "
+                f"'{config.name}' model configuration",
+            )
         )
     spec = config.inputs[0]
     dims = list(spec.dims)
@@ -66,17 +74,21 @@ def raw_binary(body: memoryview, config: ModelConfig) -> InferBody:
             )
         data, dims = _LENGTH.pack(len(body)) + bytes(body), [1] * len(dims)
     elif -1 in dims:
-        dims[dims.index(-1)] = _open_size(len(body), [size for size in dims if size != -1], spec.datatype, spec.name)
+        dims[dims.index(-1)] = _open_size(len(body), [size for size in dims if size != -1], spec, config.name)
     shape = (1, *dims) if config.batching else tuple(dims)
     tensor = Tensor(spec.name, spec.datatype, shape, data)
-    check_size(tensor)
+    try:
+        check_size(tensor)
+    except SizeError as error:
+        raise CodecError(error.told(config.name, "")) from None
     return InferBody("", (tensor,), (), {}, binary_default=True)
 
 
-def _open_size(size: int, others: list[int], datatype: str, name: str) -> int:
-    step = element_count(others) * ITEM_SIZE[datatype]
+def _open_size(size: int, others: list[int], spec: TensorSpec, model: str) -> int:
+    step = element_count(others) * ITEM_SIZE[spec.datatype]
     if size % step:
-        raise InvalidArgument(f"input byte size mismatch for input '{name}'. Expected a multiple of {step}, got {size}")
+        text = f"input byte size mismatch for input '{spec.name}' for model '{model}'. Expected a multiple of {step}, got {size}"
+        raise InvalidArgument(of_request("", text))
     return size // step
 
 
@@ -98,11 +110,16 @@ def render(reply: InferReply, binary: Binary) -> ReplyBody:
 
 
 def json_bytes(reply: InferReply, binary: Binary) -> int:
-    """Bytes of the tensors that `render` would write as JSON."""
+    """Bytes of the tensors that `render` would write as JSON; each element of BYTES counts for `_STRING` more."""
     if binary is True:
         return 0
     names = binary or _NONE
-    return sum([len(tensor.data) for tensor in reply.outputs if tensor.name not in names])
+    return sum([_cost(tensor) for tensor in reply.outputs if tensor.name not in names])
+
+
+def _cost(tensor: Tensor) -> int:
+    size = len(tensor.data)
+    return size if tensor.datatype != "BYTES" else size + _STRING * element_count(tensor.shape)
 
 
 _NONE: Final[frozenset[str]] = frozenset()

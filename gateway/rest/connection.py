@@ -79,6 +79,7 @@ class InferConnection(RequestReader):
         self._default_headers: list[tuple[bytes, bytes]] = []
         self._date = b""
         self._ended = False
+        self._lingering: asyncio.TimerHandle | None = None
         self._seen_message = -1
         self._stalled = 0
 
@@ -201,6 +202,8 @@ class InferConnection(RequestReader):
         """The client has gone: whoever works for it is told."""
         self._endpoint.unread.drop(self.transport)
         self._share.free()
+        if self._lingering is not None:
+            self._lingering.cancel()
         cycles: list[Any] = [self._active, *[cycle for cycle, _ in self.pipeline]]
         self.pipeline.clear()
         for cycle in cycles:
@@ -308,4 +311,4 @@ class InferConnection(RequestReader):
         if transport.can_write_eof():
             transport.write_eof()
         self.flow.resume_reading()
-        self.loop.call_later(_LINGER, transport.close)
+        self._lingering = self.loop.call_later(_LINGER, transport.close)

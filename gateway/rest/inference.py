@@ -7,6 +7,7 @@ cancels its call unless that has an `Idempotency-Key` or is asynchronous.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
@@ -24,8 +25,9 @@ from gateway.rest.responses import Responses
 from gateway.rest.routing import RouteCache
 from gateway.rest.turn import Turn
 from gateway.service import Service, Terms
-from protocol.errors import DeadlineExceeded, FleetError, InvalidArgument, TooLarge
+from protocol.errors import DeadlineExceeded, FleetError, InvalidArgument, NotFound, TooLarge, Unavailable, quoted
 from protocol.messages import InferReply
+from protocol.tensors import ManyElements
 from protocol.v2 import InferBody
 
 _SPECIAL: Final = frozenset({b"content-encoding", b"idempotency-key", b"prefer"})
@@ -109,6 +111,13 @@ class InferDoor:
                 return
             served = self._service.resolve(exchange.model, exchange.version)
             self._submit(exchange, served, bodies.parse(body, length, served.config))
+        except ManyElements:
+            self._responses.spawn(exchange, self._handle_large(exchange, length))
+        except (NotFound, Unavailable) as error:
+            if self._service.catalogue.awaits(exchange.model, exchange.version):
+                self._responses.spawn(exchange, self._handle_early(exchange))
+            else:
+                self._responses.refuse(exchange, error)
         except FleetError as error:
             self._responses.refuse(exchange, error)
         except Exception:
@@ -157,7 +166,7 @@ class InferDoor:
 
     def _timeout(self, asked: bytes) -> float:
         if not asked.isdigit() or len(asked) > 12 or not int(asked):
-            raise InvalidArgument(f"Penstock-Timeout-Ms must be a positive number of milliseconds, not {asked[:32]!r}")
+            raise InvalidArgument(f"Penstock-Timeout-Ms must be a positive number of milliseconds, not {quoted(asked)}")
         seconds = int(asked) / 1e3
         if seconds > self._settings.max_timeout:
             raise InvalidArgument(
@@ -165,23 +174,36 @@ class InferDoor:
             )
         return seconds
 
+    async def _handle_early(self, exchange: Exchange) -> None:
+        """A request whose model may be there in a moment."""
+        await self._resolve(exchange)
+        if not exchange.disconnected:
+            self._handle(exchange)
+
+    async def _resolve(self, exchange: Exchange) -> Served:
+        """The model that is meant, waited for where it may come in a moment."""
+        service, model, version = self._service, exchange.model, exchange.version
+        until = self._until(exchange)
+        if service.arrivals.until(model, version, until) is not None:
+            await self._beside(exchange, service.arrivals.wait(model, version, until))
+        return service.resolve(model, version)
+
     async def _handle_large(self, exchange: Exchange, length: int | None) -> None:
-        body = await self._beside(exchange, self.json.parse(exchange.body, length, self._until(exchange)))
-        self._submit(exchange, self._service.resolve(exchange.model, exchange.version), body)
+        body = await self._beside(
+            exchange, self.json.parse(exchange.body, length, self._until(exchange), exchange.model)
+        )
+        self._submit(exchange, await self._resolve(exchange), body)
 
     async def _handle_specially(self, exchange: Exchange) -> None:
         """A request that is compressed, keyed or asynchronous."""
         fields = exchange.fields
-        served = self._service.resolve(exchange.model, exchange.version)
+        served = await self._resolve(exchange)
         if b"content-encoding" in fields:
             exchange.body = await self._beside(exchange, self._inflate(exchange))
         raw = exchange.body
         field = fields.get(b"inference-header-content-length")
         length = bodies.header_length(field)
-        if (len(raw) if length is None else length) > self._settings.json_offload_bytes:
-            body = await self._beside(exchange, self.json.parse(raw, length, self._until(exchange)))
-        else:
-            body = bodies.parse(raw, length, served.config)
+        body = await self._parse(exchange, length, served)
         key = fields.get(b"idempotency-key")
         asynchronous = _prefers(fields.get(b"prefer", b""), b"respond-async")
         if key is None and not asynchronous:
@@ -233,6 +255,13 @@ class InferDoor:
         """When the reading of a request must have ended: its deadline, or that of a call that names none."""
         asked = exchange.fields.get(b"penstock-timeout-ms")
         return exchange.accepted + (self._settings.default_timeout if asked is None else self._timeout(asked))
+
+    async def _parse(self, exchange: Exchange, length: int | None, served: Served) -> InferBody:
+        raw = exchange.body
+        if (len(raw) if length is None else length) <= self._settings.json_offload_bytes:
+            with contextlib.suppress(ManyElements):
+                return bodies.parse(raw, length, served.config)
+        return await self._beside(exchange, self.json.parse(raw, length, self._until(exchange), served.model))
 
     # --- parts --------------------------------------------------------------------------------------------------------
 

@@ -18,10 +18,10 @@ from typing import Any, Final
 from gateway.budget import Budget, Share
 from gateway.rest.bodies import Binary
 from gateway.rest.json_process import PARSE, WRITE, JsonProcess
-from protocol.codec import decode_request, encode_reply
+from protocol.codec import encode_reply
 from protocol.errors import DeadlineExceeded, Exhausted, Unavailable
 from protocol.messages import InferReply
-from protocol.tensors import Buffer
+from protocol.tensors import Buffer, Tensor
 from protocol.v2 import InferBody, ReplyBody, RequestedOutput
 
 _STUCK: Final = 60.0
@@ -47,7 +47,7 @@ class JsonPool:
         self._waiting: collections.deque[asyncio.Future[JsonProcess]] = collections.deque()
         self._work: set[asyncio.Task[_Answer]] = set()
 
-    async def parse(self, body: Buffer | bytearray, length: int | None, until: float) -> InferBody:
+    async def parse(self, body: Buffer | bytearray, length: int | None, until: float, model: str = "") -> InferBody:
         """As `v2.parse`; the tensors are views of one buffer. The body is the caller's to count.
 
         Raises:
@@ -56,10 +56,13 @@ class JsonPool:
             Exhausted: there is no room for what it becomes.
             Unavailable: the process died over it.
         """
-        note, value = await self._ask(PARSE, {"length": length}, body, Share(self._budget), until)
-        request = decode_request(value, (), model="", version="", default_id="-", timestamp=0.0)
+        note, value = await self._ask(PARSE, {"length": length, "model": model}, body, Share(self._budget), until)
+        inputs, start = [], 0
+        for name, datatype, shape, size in note["inputs"]:
+            inputs.append(Tensor(name, datatype, tuple(shape), value[start : start + size]))
+            start += size
         outputs = tuple([RequestedOutput(name, binary) for name, binary in note["outputs"]])
-        return InferBody(request.label, request.inputs, outputs, request.parameters, note["binary_default"])
+        return InferBody(note["label"], tuple(inputs), outputs, note["parameters"], note["binary_default"])
 
     async def render(self, reply: InferReply, binary: Binary, until: float) -> ReplyBody:
         """As `bodies.render`.

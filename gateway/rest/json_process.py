@@ -23,10 +23,9 @@ import structlog
 from gateway.budget import Share
 from gateway.rest.bodies import render
 from protocol import v2
-from protocol.codec import decode_reply, encode_request
+from protocol.codec import decode_reply
 from protocol.errors import Code, Exhausted, FleetError, TooLarge, Unavailable
 from protocol.frames import MAX_RECORD
-from protocol.messages import InferRequest
 from protocol.tensors import Buffer
 
 PARSE: Final = b"p"
@@ -158,13 +157,18 @@ def _read(stream: BinaryIO) -> _Frame | None:
 
 def _answer(frame: _Frame) -> tuple[dict[str, Any], list[Buffer]]:
     if frame.kind == PARSE:
-        body = v2.parse(frame.body, frame.note["length"])
-        outputs = [(output.name, output.binary) for output in body.outputs]
-        request = InferRequest("-", "", "", body.inputs, (), body.parameters, body.id)
-        value = encode_request(request)[0]
-        if len(value) > MAX_RECORD:
-            raise TooLarge(f"the request makes a record of {len(value)} bytes; at most {MAX_RECORD} are allowed")
-        return {"outputs": outputs, "binary_default": body.binary_default}, [value]
+        body = v2.parse(frame.body, frame.note["length"], model=frame.note["model"])
+        size = sum([len(each.data) for each in body.inputs])
+        if size > MAX_RECORD:
+            raise TooLarge(f"the request makes a record of {size} bytes; at most {MAX_RECORD} are allowed")
+        note = {
+            "label": body.id,
+            "parameters": body.parameters,
+            "inputs": [(each.name, each.datatype, each.shape, len(each.data)) for each in body.inputs],
+            "outputs": [(output.name, output.binary) for output in body.outputs],
+            "binary_default": body.binary_default,
+        }
+        return note, [each.data for each in body.inputs]
     names = frame.note["binary"]
     rendered = render(decode_reply(frame.body), names if isinstance(names, bool) else frozenset(names))
     return {"header_length": rendered.header_length}, rendered.parts

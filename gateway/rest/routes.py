@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import quote
 
 import orjson
 import structlog
@@ -24,7 +26,7 @@ from gateway.rest.json_pool import JsonPool
 from gateway.rest.reading import MAX_PLAIN_BODY
 from gateway.rest.responses import TEXT_PER_BYTE
 from gateway.service import Service
-from protocol.errors import Code, CodecError, FleetError, InvalidArgument, NotFound, TooLarge, Unsupported
+from protocol.errors import Code, CodecError, FleetError, InvalidArgument, NotFound, TooLarge, Unsupported, quoted
 from protocol.messages import InferReply
 from protocol.v2 import ReplyBody
 
@@ -34,7 +36,8 @@ EXTENSIONS: Final = (
 _OPEN: Final = "/v2/health/"
 _MODEL: Final = "/v2/models/{model}"
 _MEMORY: Final = ("system", "cuda")
-_VERSION: Final = "/v2/models/{model}/versions/{version:int}"
+_VERSION: Final = "/v2/models/{model}/versions/{version}"
+_NUMBER: Final = re.compile(r"[0-9]{1,19}\Z")
 
 _log = structlog.get_logger("gateway.rest")
 
@@ -81,8 +84,8 @@ class Routes:
             Route("/v2/repository/index", self._index, methods=["POST"]),
             Route("/v2/repository/{repository}/index", self._named_repository, methods=["POST"]),
             Route("/v2/repository/models/{model}/{verb}", self._control, methods=["POST"]),
-            Route("/v2/requests/{token}", self._request),
-            Route("/v2/requests/{token}", self._cancel, methods=["DELETE"]),
+            Route("/v2/requests/{token:path}", self._request),
+            Route("/v2/requests/{token:path}", self._cancel, methods=["DELETE"]),
             *[
                 Route(f"/v2/{kind}sharedmemory/{{rest:path}}", _shared_memory, methods=["GET", "POST"])
                 for kind in ("system", "cuda")
@@ -105,6 +108,7 @@ class Routes:
     async def _metadata(self, request: Request) -> Response:
         model, version = _names(request)
         catalogue = self._service.catalogue
+        await self._arrived(model, version)
         served = catalogue.resolve(model, version)
         versions = [version] if version else [s.version for s in catalogue.versions(model) if s.ready]
         return Json(statistics.metadata(served.config, versions))
@@ -121,8 +125,14 @@ class Routes:
         return Response()
 
     async def _config(self, request: Request) -> Response:
-        served = self._service.catalogue.resolve(*_names(request))
-        return Json(served.config.to_json())
+        model, version = _names(request)
+        await self._arrived(model, version)
+        return Json(self._service.catalogue.resolve(model, version).config.to_json())
+
+    async def _arrived(self, model: str, version: str) -> None:
+        """Give a model that is not there yet the time that calls give it."""
+        service = self._service
+        await service.arrivals.wait(model, version, service.clock() + service.settings.default_timeout)
 
     async def _stats(self, request: Request) -> Response:
         model, version = _names(request)
@@ -163,8 +173,8 @@ class Routes:
         standing = await self._find(request, _wait(request))
         reply = standing.reply
         if reply is None:
-            return Json(_state(standing), 202, {"retry-after": "1", "penstock-request-id": standing.id})
-        headers = {"penstock-request-id": standing.id, "penstock-timing": bodies.timing(reply.timing).decode()}
+            return Json(_state(standing), 202, {"retry-after": "1", "penstock-request-id": _field(standing.id)})
+        headers = {"penstock-request-id": _field(standing.id), "penstock-timing": bodies.timing(reply.timing).decode()}
         if reply.failure is not None:
             return Response(error_body(reply.failure.message), STATUS[reply.failure.code], headers, "application/json")
         raw = "application/octet-stream" in request.headers.get("accept", "")
@@ -202,7 +212,7 @@ class Routes:
 
     async def _cancel(self, request: Request) -> Response:
         standing = await self._requests.cancel(request.path_params["token"], request.state.principal)
-        return Json(_state(standing), 200, {"penstock-request-id": standing.id})
+        return Json(_state(standing), 200, {"penstock-request-id": _field(standing.id)})
 
 
 class _Guarded:
@@ -225,8 +235,22 @@ class _Guarded:
 
 
 def _names(request: Request) -> tuple[str, str]:
+    """The model and its version, "" where the path names none.
+
+    Raises:
+        HTTPException: 404; no version looks like that.
+    """
     version = request.path_params.get("version")
-    return request.path_params.get("model", ""), "" if version is None else str(version)
+    if version is None:
+        return request.path_params.get("model", ""), ""
+    if not _NUMBER.match(version):
+        raise HTTPException(404, "Not Found")
+    return request.path_params["model"], version.lstrip("0") or "0"
+
+
+def _field(text: str) -> str:
+    """An id as a header's value: itself, or percent-encoded where a header cannot have all of its characters."""
+    return text if text.isascii() and text.isprintable() and text == text.strip() else quote(text, safe="~.:/")
 
 
 def _state(standing: Standing) -> dict[str, Any]:
@@ -250,7 +274,7 @@ def _wait(request: Request) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < 1e6:
-        raise InvalidArgument(f"wait must be a number of seconds, not {text[:32]!r}")
+        raise InvalidArgument(f"wait must be a number of seconds, not {quoted(text)}")
     return seconds
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 import numpy as np
 import orjson
 
 from penstock.cli.options import api_key_option, url_option
-from penstock.client import Client, InferResult
+from penstock.client import Client, InferResult, bfloat16
 from protocol.errors import InvalidArgument
-from protocol.tensors import NUMPY_DTYPE, Array
+from protocol.tensors import NUMPY_DTYPE, Array, Tensor, from_array
 
 _SHOWN = 32
 """Elements of an output that are printed."""
@@ -54,7 +55,7 @@ def command(
         penstock infer mymodel --random 8
     """
     with Client(url, api_key=api_key) as client:
-        metadata = client.get(f"/v2/models/{model}" + (f"/versions/{version}" if version else ""))
+        metadata = client.get(f"/v2/models/{quote(model, safe='')}" + (f"/versions/{version}" if version else ""))
         kinds = {entry["name"]: entry for entry in metadata["inputs"]}
         if random_rows is not None:
             arrays = _random(kinds, random_rows, np.random.default_rng(seed))
@@ -62,7 +63,7 @@ def command(
             arrays = _from_body(file)
         else:
             arrays = dict(_parse(text, kinds) for text in inputs)
-        result = client.infer(model, arrays, version=version, timeout=timeout)
+        result = client.infer(model, _typed(arrays, kinds), version=version, timeout=timeout)
     if as_json:
         print(orjson.dumps(_plain(result), option=orjson.OPT_INDENT_2).decode())
     else:
@@ -89,6 +90,14 @@ def _from_body(file: Path) -> dict[str, Array]:
     return {tensor.name: tensor.array() for tensor in v2.parse_json(file.read_bytes()).inputs}
 
 
+def _typed(arrays: dict[str, Array], kinds: dict[str, Any]) -> dict[str, Array | Tensor]:
+    """BF16 as such; all other datatypes are those of the arrays."""
+    return {
+        name: from_array(name, array, "BF16") if kinds.get(name, {}).get("datatype") == "BF16" else array
+        for name, array in arrays.items()
+    }
+
+
 def _random(kinds: dict[str, Any], rows: int, rng: np.random.Generator) -> dict[str, Array]:
     """Inputs of the metadata's shapes: the first free size is the rows, any other is 1."""
     arrays: dict[str, Array] = {}
@@ -105,6 +114,8 @@ def _values(datatype: str, shape: tuple[int, ...], rng: np.random.Generator) -> 
         values = np.empty(shape, dtype=object)
         values.reshape(-1)[:] = [f"text {number}" for number in rng.integers(0, 1000, values.size)]
         return values
+    if datatype == "BF16":
+        return bfloat16.to_bits(rng.standard_normal(shape))
     if dtype.kind == "f":
         return rng.standard_normal(shape).astype(dtype)
     return rng.integers(0, 2 if datatype == "BOOL" else 100, shape).astype(dtype)
@@ -114,9 +125,17 @@ def _plain(result: InferResult) -> dict[str, Any]:
     return {
         "model_name": result.model,
         "model_version": result.version,
-        "outputs": {name: _lists(array) for name, array in result.outputs.items()},
+        "outputs": {name: _lists(array) for name, array in _shown(result).items()},
         "request_id": result.request_id,
         "timing": result.timing,
+    }
+
+
+def _shown(result: InferResult) -> dict[str, Array]:
+    """The outputs as numbers, where they are bits."""
+    return {
+        name: bfloat16.to_floats(array) if result.datatypes.get(name) == "BF16" else array
+        for name, array in result.outputs.items()
     }
 
 
@@ -132,7 +151,7 @@ def _lists(array: Array) -> Any:
 
 def _show(result: InferResult) -> None:
     print(f"{result.model} version {result.version}")
-    for name, array in result.outputs.items():
+    for name, array in _shown(result).items():
         text = np.array2string(
             np.array(_lists(array), dtype=object) if array.dtype == object else array, threshold=_SHOWN, precision=5
         )

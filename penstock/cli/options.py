@@ -83,6 +83,7 @@ gateway_options = options(
     option("--tls-key", default="", help="PEM file."),
     option("--allowed-hosts", multiple=True, help="Without --api-key: a name that Host and Origin may say besides localhost; may be repeated."),  # noqa: E501
     option("--max-queued-calls", type=int, default=4096, help="Accepted and unanswered at once; more are answered 429."),
+    option("--max-queued-calls-per-model", type=int, default=0, help="The same for one model version; 0: three times as many as are still free, so that a model that is stuck leaves room for others."),  # noqa: E501
     option("--default-timeout", type=float, default=60.0, help="Seconds a call may take that names no deadline; then 504."),
     option("--no-worker-policy", type=click.Choice(["queue", "reject"]), default="queue", help="For calls to a model without workers."),  # noqa: E501
 )  # fmt: skip

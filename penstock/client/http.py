@@ -14,6 +14,7 @@ import orjson
 from penstock.client import requests
 from penstock.client.requests import InferOptions, InferResult, Pending, Request
 from protocol.errors import Unavailable
+from protocol.tensors import Tensor
 
 _SLACK: Final = 5.0
 """Seconds the connection outlives the deadline that was asked for, so that the gateway's 504 arrives."""
@@ -40,12 +41,13 @@ class Client:
     def __init__(self, url: str = "http://localhost:8000", *, api_key: str = "") -> None:
         self._http = httpx.Client(base_url=url, headers=_headers(api_key), timeout=httpx.Timeout(10, read=None))
 
-    def infer(self, model: str, inputs: Mapping[str, npt.ArrayLike], **options: Any) -> InferResult:
+    def infer(self, model: str, inputs: Mapping[str, npt.ArrayLike | Tensor], **options: Any) -> InferResult:
         """Run the model and wait for its answer.
 
         Args:
             model: its name.
-            inputs: arrays by name, with the batch dimension in front where the model batches.
+            inputs: arrays by name, with the batch dimension in front where the model batches; a `Tensor` where the array's dtype
+                does not say the datatype (BF16).
             **options: `version`, `outputs` (names; default all), `parameters`, `label`, `timeout` (seconds; then a
                 DEADLINE_EXCEEDED error) and `idempotency_key` (repeat the call with the same key as often as you like: it
                 runs once).
@@ -54,7 +56,7 @@ class Client:
         response = self._send(requests.infer(model, inputs, asked), _read_timeout(asked))
         return requests.result(response.headers, response.content)
 
-    def submit(self, model: str, inputs: Mapping[str, npt.ArrayLike], **options: Any) -> Pending:
+    def submit(self, model: str, inputs: Mapping[str, npt.ArrayLike | Tensor], **options: Any) -> Pending:
         """Leave the request with the fleet; returns once it is durable. Takes the options of `infer`."""
         asked = InferOptions(**options)
         return requests.pending(self._send(requests.infer(model, inputs, asked, wait=False), 30.0).headers)
@@ -136,13 +138,13 @@ class AsyncClient:
         self._url = url
         self._lanes = [_Lane(url, _headers(api_key), context) for _ in range(count)]
 
-    async def infer(self, model: str, inputs: Mapping[str, npt.ArrayLike], **options: Any) -> InferResult:
+    async def infer(self, model: str, inputs: Mapping[str, npt.ArrayLike | Tensor], **options: Any) -> InferResult:
         """See `Client.infer`."""
         asked = InferOptions(**options)
         response = await self._send(requests.infer(model, inputs, asked), _read_timeout(asked))
         return requests.result(response.headers, response.content)
 
-    async def submit(self, model: str, inputs: Mapping[str, npt.ArrayLike], **options: Any) -> Pending:
+    async def submit(self, model: str, inputs: Mapping[str, npt.ArrayLike | Tensor], **options: Any) -> Pending:
         """See `Client.submit`."""
         asked = InferOptions(**options)
         return requests.pending((await self._send(requests.infer(model, inputs, asked, wait=False), 30.0)).headers)

@@ -1,12 +1,27 @@
-"""Where aiokafka's fetch loop needs help to fetch at once. Its parts used here have no public names."""
+"""Where aiokafka's fetch loop needs help: to fetch at once, and to read what strangers wrote. Its parts used here have no public
+names; they are those of the versions that pyproject.toml allows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+import functools
+import logging
+import types
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.consumer.fetcher import PartitionRecords
+
+from protocol.ports import Record
+from protocol.transport.kafka_batches import Batches, Room
+from protocol.transport.kafka_record import RawRecord
+
+log = logging.getLogger(__name__)
+
+MAX_DRAINED: Final = 4096
+"""Records that one call takes from aiokafka: a compressed megabyte can hold millions. The rest waits there, not decoded."""
 
 
 class Busy(set[int]):
@@ -45,3 +60,66 @@ def give_up_fetches(client: AIOKafkaClient) -> None:
     for (_, group), connection in tuple(client._conns.items()):
         if group is ConnectionGroup.DEFAULT and connection._requests:
             connection.close()
+
+
+# --- reading what strangers wrote ---
+
+
+class Decoded(PartitionRecords):  # type: ignore[misc]
+    """The records of one partition in one answer, as the port has them. aiokafka's class sees to transactions and positions."""
+
+    def __init__(self, tp: TopicPartition, records: Batches, *more: Any) -> None:
+        super().__init__(tp, records, *more)
+        records.draining = True
+        self._guarded = self._without_exceptions()
+
+    def __iter__(self) -> Iterator[Record]:
+        return self._guarded
+
+    def __next__(self) -> Record:
+        return next(self._guarded)
+
+    def _without_exceptions(self) -> Iterator[Record]:
+        """One broken record instead of a batch that nobody foresaw: its exception would cost other partitions' records."""
+        while True:
+            try:
+                yield from self._unpack_records()
+                return
+            except Exception as exc:
+                batch, error = self._records.current, exc
+            if batch is None:
+                return
+            log.error("a batch of %s cannot be read", self._tp, exc_info=error)
+            self.next_fetch_offset = batch.next_offset
+            problem = f"offsets {batch.base_offset} to {batch.next_offset - 1} cannot be read: {error!r}"
+            yield Record(self._tp.topic, self._tp.partition, batch.next_offset - 1, 0.0, b"", (), None, problem)
+
+    def _consumer_record(self, tp: TopicPartition, record: Any) -> Record:
+        return as_record(tp.topic, tp.partition, record)
+
+
+def as_record(topic: str, partition: int, record: Any) -> Record:
+    """A record of aiokafka's, or a `RawRecord`, in the port's form. A null value of a record becomes an empty one."""
+    return Record(
+        topic, partition, record.offset, (record.timestamp or 0) / 1000, record.value or b"", record.headers, record.key,
+        record.problem if type(record) is RawRecord else "",
+    )  # fmt: skip
+
+
+def read_strangers(inner: AIOKafkaConsumer, room: Room) -> None:
+    """Have a consumer decode what it fetches by `Batches`; it then gives `ports.Record`s.
+
+    Its own decoding raises where a header name is not UTF-8 or a batch is broken, with what it had read of other partitions, and
+    inflates without a limit.
+
+    Args:
+        inner: started.
+        room: what it may inflate; the reader fills it up.
+    """
+    fetcher: Any = inner._fetcher
+    process = type(fetcher)._proc_fetch_request
+    names = {"MemoryRecords": functools.partial(Batches, room=room), "PartitionRecords": Decoded}
+    missing = names.keys() - set(process.__code__.co_names)
+    assert not missing, f"this version of aiokafka decodes fetches in another way: no {missing}"
+    seeing = types.FunctionType(process.__code__, {**process.__globals__, **names}, process.__name__)
+    fetcher._proc_fetch_request = types.MethodType(seeing, fetcher)

@@ -41,7 +41,7 @@ def test_a_raw_body_for_a_batching_model_is_one_row() -> None:
 @pytest.mark.parametrize(
     ("config", "size", "text"),
     [
-        (ADD_SUB, 64, "one input"),
+        (ADD_SUB, 64, "must only have 1 input"),
         ({**ANY, "input": [{"name": "IN", "data_type": "TYPE_FP32", "dims": [-1, -1]}]}, 64, "several sizes open"),
         (ANY, 7, "byte size mismatch"),
         ({**ANY, "input": [{"name": "IN", "data_type": "TYPE_FP32", "dims": [2]}]}, 4, "byte size mismatch"),
@@ -53,10 +53,20 @@ def test_a_raw_body_that_cannot_be_one_input_is_refused(config: dict[str, object
         bodies.parse(bytes(size), 0, ModelConfig.from_json(config))
 
 
-@pytest.mark.parametrize("raw", [b"x", b"-1", b"1.5", b"", b"9" * 13, b"\xb2"])
-def test_a_header_length_is_a_number(raw: bytes) -> None:
-    with pytest.raises(InvalidArgument, match="Inference-Header-Content-Length"):
+@pytest.mark.parametrize("raw", [b"x", b"-", b"--1", b"1 1", b"1.5", b"", b"9" * 13, b"\xb2"])
+def test_a_header_length_that_is_no_number_is_shown_as_it_came(raw: bytes) -> None:
+    with pytest.raises(InvalidArgument) as caught:
         bodies.header_length(raw)
+
+    shown = raw.decode("utf-8", "backslashreplace")
+    assert caught.value.message == f"Inference-Header-Content-Length must be a number of bytes, not '{shown}'"
+
+
+@pytest.mark.parametrize(
+    ("raw", "length"), [(None, None), (b"208", 208), (b"208 ", 208), (b" 208\t", 208), (b"-5", -5)]
+)
+def test_a_header_length_may_have_space_around_it(raw: bytes | None, length: int | None) -> None:
+    assert bodies.header_length(raw) == length
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,13 @@ import pytest
 from gateway.budget import Budget
 from gateway.rest.json_pool import JsonPool
 from protocol import v2
+from protocol.codec import encode_reply
 from protocol.errors import CodecError, FleetError, Unavailable, Unsupported
 from protocol.messages import InferReply
-from protocol.tensors import from_array
-from tests.gateway.fleet import ANY, Site, add_sub, floats
+from protocol.tensors import MANY, Tensor, from_array, pack_bytes
+from tests.gateway.fleet import ANY, TEXT, Site, add_sub, floats, until
 from tests.gateway.turns import turns
+from tests.walks import walks
 
 
 @pytest.fixture
@@ -147,3 +149,49 @@ async def test_large_bodies_run_like_small_ones(fleet: Site) -> None:
     assert "unexpected inference output 'X'" in wrong.json()["error"]
     assert len(worker.ran) == 3
     assert os.getpid() != gateway.gateway._http._door.json.processes[-1].pid
+
+
+async def test_a_gateway_does_not_look_at_many_strings_on_its_loop(fleet: Site) -> None:
+    count = MANY + 1
+    strings = pack_bytes([b"", b"x"] * (count // 2) + [b"last"])
+    packed = {"name": "IN", "datatype": "BYTES", "shape": [count], "parameters": {"binary_data_size": len(strings)}}
+    head = orjson.dumps({"inputs": [packed], "parameters": {"binary_data_output": True}})
+    text = {"name": "IN", "datatype": "BYTES", "shape": [count], "data": ["", "x"] * (count // 2) + ["last"]}
+    worker = await fleet.worker(TEXT)
+    gateway = await fleet.gateway()
+    worker.open.clear()
+    with walks() as seen:
+        calls = [
+            asyncio.ensure_future(
+                gateway.infer(head + strings, "text", inference_header_content_length=str(len(head)))
+            ),
+            asyncio.ensure_future(gateway.infer({"inputs": [text]}, "text", idempotency_key="k")),
+            asyncio.ensure_future(gateway.infer({"inputs": [text]}, "text")),
+        ]
+        await until(lambda: len(gateway.gateway.service.answers.pending) == 3)
+        assert seen == []
+    worker.open.set()
+    binary, *others = await asyncio.gather(*calls)
+
+    assert binary.content[int(binary.headers["inference-header-content-length"]) :] == strings
+    assert [each.json()["outputs"][0]["data"] for each in others] == [text["data"]] * 2
+    assert gateway.gateway._http._door.json.processes[-1].pid
+
+
+async def test_an_answer_of_many_strings_is_not_looked_at_on_the_loop(fleet: Site) -> None:
+    count = 2**15
+    worker = await fleet.worker(TEXT)
+    gateway = await fleet.gateway()
+    text = {"name": "IN", "datatype": "BYTES", "shape": [count], "data": [""] * count}
+    worker.open.clear()
+    call = asyncio.ensure_future(gateway.infer({"inputs": [text]}, "text"))
+    await until(lambda: len(gateway.gateway.service.answers.pending) == 1)
+    service = gateway.gateway.service
+    (waiting,) = service.answers.pending
+    reply = InferReply("text", "1", "", (Tensor("OUT", "BYTES", (count,), bytes(4 * count)),))
+    with walks() as seen:
+        service.answers.settle(waiting, encode_reply(reply))
+        answer = await call
+        assert seen == []
+
+    assert answer.json()["outputs"][0]["data"] == [""] * count

@@ -4,7 +4,7 @@ import numpy as np
 import orjson
 import pytest
 
-from penstock.client import requests
+from penstock.client import bfloat16, requests
 from penstock.client.requests import InferOptions
 from protocol import v2
 from protocol.errors import Code, CodecError, FleetError
@@ -23,6 +23,38 @@ def test_a_request_is_one_that_the_gateway_reads() -> None:
     assert [tensor.array().tolist() for tensor in parsed.inputs] == [[[0, 1, 2, 3]], [[b"hi"]]]
     assert (parsed.id, parsed.output_names, parsed.binary_default) == ("7", ("S",), True)
     assert (made.headers["Penstock-Timeout-Ms"], made.headers["Idempotency-Key"]) == ("1500", "k")
+
+
+def test_bfloat16_goes_out_as_such_and_is_named_in_the_answer() -> None:
+    made = requests.infer("m", {"A": from_array("A", np.array([0x3F80], np.uint16), "BF16")}, InferOptions())
+    parsed = v2.parse(made.body, int(made.headers["Inference-Header-Content-Length"]))
+    body = v2.encode_reply("m", "1", "", {}, list(parsed.inputs), frozenset({"A"}))
+
+    result = requests.result(
+        {"inference-header-content-length": str(body.header_length)}, b"".join(bytes(part) for part in body.parts)
+    )
+
+    assert parsed.inputs[0].datatype == "BF16"
+    assert (result.outputs["A"].tolist(), result.datatypes) == ([0x3F80], {"A": "BF16"})
+
+
+@pytest.mark.parametrize(
+    ("value", "rounded"),
+    [
+        (1.0, 1.0),
+        (-2.5, -2.5),
+        (1.00390625, 1.0),
+        (1.01171875, 1.015625),
+        (1e39, np.inf),
+        (float("nan"), np.nan),
+        (3.4e38, np.inf),
+    ],
+)
+def test_bfloat16_is_the_nearest(value: float, rounded: float) -> None:
+    with np.errstate(over="ignore"):
+        bits = bfloat16.to_bits([value])
+
+    assert np.array_equal(bfloat16.to_floats(bits), np.float32([rounded]), equal_nan=True)
 
 
 def test_an_asynchronous_request_says_so() -> None:

@@ -113,8 +113,8 @@ class TestComplete:
         [
             ({"name": ""}, "model configuration must specify 'name'"),
             ({"backend": ""}, "must specify 'platform' or 'backend' for 'm'"),
-            ({"inputs": ()}, "must specify at least one 'input' for m"),
-            ({"outputs": ()}, "must specify at least one 'output' for m"),
+            ({"backend": "pytorch", "inputs": ()}, "must specify at least one 'input' for m"),
+            ({"backend": "onnxruntime", "outputs": ()}, "must specify at least one 'output' for m"),
             ({"max_batch_size": 0, "batch_size_stated": False}, "must specify 'max_batch_size' for m"),
             ({"instance_groups": ()}, "must specify one or more 'instance group's for m"),
         ],
@@ -144,6 +144,9 @@ class TestComplete:
 
         with pytest.raises(ConfigError, match=message):
             config.require_complete()
+
+    def test_a_python_model_may_have_no_inputs_or_no_outputs(self) -> None:
+        dataclasses.replace(COMPLETE, backend="python", inputs=(), outputs=()).require_complete()
 
     def test_an_optional_input_may_be_left_out_of_a_warm_up(self) -> None:
         optional = TensorSpec("O", "INT8", (1,), optional=True)

@@ -40,7 +40,7 @@ _KEPT: Final = 128 * 1024 * 1024
 def main() -> int:
     """Serve, as the template or as one of its copies, until the worker hangs up."""
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
-    die_with(parent)
+    die_with(parent, signal.SIGTERM)
     yielding.begin()  # for good: this process does nothing that anybody waits for but copying itself
     _forget_ourselves()
     gc.disable()
@@ -49,7 +49,7 @@ def main() -> int:
             importlib.import_module(framework)
     gc.freeze()
     gc.enable()
-    born = Copies(socket.socket(fileno=descriptor)).serve()
+    born = Copies(socket.socket(fileno=descriptor), parent).serve()
     if born is not None:
         _begin()
         Inside(Line(born)).serve()

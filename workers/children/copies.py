@@ -1,7 +1,8 @@
 """The inside of the template process: it makes copies of itself, and tells the worker when one has ended.
 
 Invariants: it runs nothing else and has no second thread, so a copy starts from a known state; a copy dies with the template, and
-the template with the worker; what a copy has started is killed once the copy has ended.
+the template with the worker; what a copy has started is killed once the copy has ended. A copy adopts the orphans below it while it
+lives, and the template adopts them when it has ended: a child of the template that is no copy is one that a dead copy has left.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import socket
 import sys
 from types import FrameType
 
-from workers.children.dying import die_with
+from workers.children.dying import adopt_orphans, children, die_with
 from workers.children.line import Broken, Line, packed
 
 
@@ -23,10 +24,13 @@ class Copies:
 
     Args:
         end: of the socket pair to the worker.
+        worker: the number of its process.
     """
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: socket.socket, worker: int) -> None:
         self._end = end
+        self._worker = worker
+        self._alive: set[int] = set()
         self._line = Line(end)
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
@@ -34,10 +38,14 @@ class Copies:
     def serve(self) -> socket.socket | None:
         """Make copies until the worker hangs up, and return None then; in each copy, return the socket of its orders."""
         asked = self._end.fileno()
-        signal.signal(signal.SIGCHLD, _wake_up)
+        adopt_orphans()
+        # Of the signals to end only the one at the worker's death counts (`die_with`): a service manager may send its own to all
+        # processes of a service, while the worker still answers what it has.
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _wake_up)
         signal.set_wakeup_fd(self._writer)
         with contextlib.suppress(Broken):
-            while True:
+            while os.getppid() == self._worker:
                 ready, _, _ = select.select([asked, self._reader], [], [])
                 if self._reader in ready:
                     os.read(self._reader, 4096)
@@ -46,6 +54,7 @@ class Copies:
                     _, (line, output) = self._line.receive()
                     if (born := self._copy(line, output)) is not None:
                         return born
+        self._end_all()
         return None
 
     def _copy(self, line: int, output: int) -> socket.socket | None:
@@ -53,6 +62,7 @@ class Copies:
         pid = os.fork()
         if pid == 0:
             return self._begin(template, line, output)
+        self._alive.add(pid)
         os.close(line)
         os.close(output)
         self._line.send(packed({"made": pid}))
@@ -61,6 +71,7 @@ class Copies:
     def _begin(self, template: int, line: int, output: int) -> socket.socket:
         """The first steps of a copy: nothing of the template's remains but what is loaded."""
         die_with(template)
+        adopt_orphans()
         os.setsid()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -77,9 +88,31 @@ class Copies:
 
     def _reap(self) -> None:
         while (ended := _ended())[0]:
+            pid, status = ended
+            copy = pid in self._alive
+            self._alive.discard(pid)
+            if copy:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(pid, signal.SIGKILL)
+            self._kill_orphans()  # each that ends may leave others
+            if copy:
+                self._line.send(packed({"ended": pid, "code": os.waitstatus_to_exitcode(status)}))
+
+    def _kill_orphans(self) -> None:
+        for pid in set(children()) - self._alive:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(ended[0], signal.SIGKILL)
-            self._line.send(packed({"ended": ended[0], "code": os.waitstatus_to_exitcode(ended[1])}))
+                os.kill(pid, signal.SIGKILL)
+
+    def _end_all(self) -> None:
+        """The worker is gone, or wants no copies any more."""
+        for pid in self._alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, _ = os.waitpid(-1, 0)
+                self._alive.discard(pid)
+                self._kill_orphans()
 
 
 def _ended() -> tuple[int, int]:

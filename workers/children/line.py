@@ -1,7 +1,7 @@
 """Messages between a worker and one of its children: framed msgpack over a socket pair, with file descriptors where one is needed.
 
-Invariants: the two take turns, so at most one message is on its way; descriptors come with the first bytes of their message;
-nothing is unpickled.
+Invariants: a stream keeps no bounds of messages, so each has its length in front and exactly so much is read: several that arrive
+together are received one by one. Descriptors come with the first bytes of their message; nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -64,27 +64,30 @@ class Line:
         Raises:
             Broken: the other side has hung up, or what came is no message.
         """
+        descriptors: list[int] = []
         try:
-            first, descriptors, _, _ = socket.recv_fds(self._socket, _CHUNK, MAX_DESCRIPTORS)
-            try:
-                return msgpack.unpackb(self._rest(bytearray(first)), strict_map_key=False), descriptors
-            except BaseException:
-                for descriptor in descriptors:
-                    os.close(descriptor)
-                raise
-        except (OSError, ValueError, msgpack.exceptions.UnpackException) as exc:
-            raise Broken(str(exc)) from None
+            head, descriptors, _, _ = socket.recv_fds(self._socket, _LENGTH.size, MAX_DESCRIPTORS)
+            if len(head) < _LENGTH.size:
+                head += self._exactly(_LENGTH.size - len(head)) if head else self._some(1)
+            (size,) = _LENGTH.unpack(head)
+            if size > MAX_MESSAGE:
+                raise Broken(f"a message of {size} bytes; at most {MAX_MESSAGE} are allowed")
+            return msgpack.unpackb(self._exactly(size), strict_map_key=False), descriptors
+        except BaseException as exc:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            if isinstance(exc, OSError | ValueError | msgpack.exceptions.UnpackException):
+                raise Broken(str(exc)) from None
+            raise
 
-    def _rest(self, data: bytearray) -> memoryview:
-        """The payload of the message that begins with this."""
-        while len(data) < _LENGTH.size:
-            data += self._some(_LENGTH.size - len(data))
-        (size,) = _LENGTH.unpack_from(data)
-        if size > MAX_MESSAGE:
-            raise Broken(f"a message of {size} bytes; at most {MAX_MESSAGE} are allowed")
-        while len(data) < _LENGTH.size + size:
-            data += self._some(_LENGTH.size + size - len(data))
-        return memoryview(data)[_LENGTH.size :]
+    def _exactly(self, size: int) -> bytes | bytearray:
+        data = self._some(size)
+        if len(data) == size:
+            return data
+        whole = bytearray(data)
+        while len(whole) < size:
+            whole += self._some(size - len(whole))
+        return whole
 
     def _some(self, limit: int) -> bytes:
         data = self._socket.recv(min(limit, _CHUNK))

@@ -29,6 +29,8 @@ _PRIVATE: Final = (
     "PENSTOCK_KAFKA", "PENSTOCK_REDIS", "PENSTOCK_API_KEY", "PENSTOCK_SIGNING_SECRET", "PENSTOCK_HEARTBEAT_FD",
 )  # fmt: skip
 """Variables, by their beginning, that are the worker's own affair."""
+END_GRACE: Final = 2.0
+"""Seconds that a template gets to end its copies and what they have started."""
 
 log = structlog.get_logger(__name__)
 
@@ -131,8 +133,7 @@ class Template:
                 self._hear(*self._line.receive())
         self._gone = True
         if process is not None:
-            process.kill()
-            process.wait()
+            _end(process)
         for copy in self._copies.values():
             copy.end(-signal.SIGKILL)
         self._made.put(None)
@@ -144,6 +145,15 @@ class Template:
             self._made.put(copy)
         else:
             self._copies.pop(told["ended"]).end(told["code"])
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """It ends by itself once it has ended all that its copies have started."""
+    try:
+        process.wait(END_GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _start(descriptor: int, framework: str) -> subprocess.Popen[bytes]:

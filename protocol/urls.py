@@ -1,0 +1,28 @@
+"""URLs of servers by their host and port. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Final
+
+_REACHED_AT: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - compared with, not listened on
+"""Addresses that stand for all of a machine's, which nobody can call, and what reaches the same server from that machine."""
+
+
+def callable_host(host: str) -> str:
+    """A name, or an address without brackets, that reaches a server on this machine which listens on `host`.
+
+    A zone (`fe80::1%eth0`) is kept.
+    """
+    address, percent, zone = host.removeprefix("[").removesuffix("]").partition("%")
+    try:
+        plain = str(ipaddress.ip_address(address))
+    except ValueError:
+        return _REACHED_AT.get(host, host)
+    return _REACHED_AT.get(plain, plain) + percent + zone
+
+
+def server_url(scheme: str, host: str, port: int) -> str:
+    """`http://host:port`, with brackets around IPv6 addresses; an address to listen on becomes one that can be called."""
+    called = callable_host(host)
+    return f"{scheme}://[{called}]:{port}" if ":" in called else f"{scheme}://{called}:{port}"
