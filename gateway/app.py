@@ -23,6 +23,7 @@ from protocol.errors import ConfigError, Unavailable
 from protocol.loop import spare_collector, stop_signals
 from protocol.naming import Names
 from protocol.transport import Transport
+from protocol.urls import authority
 
 _log = structlog.get_logger("gateway")
 
@@ -132,7 +133,7 @@ class Gateway:
             self._stop_metrics, self.metrics_port = self._metrics.serve(self.settings.host, port)
         except OSError as error:
             raise ConfigError(
-                f"cannot serve metrics on {self.settings.host}:{port}: {error}; choose another --metrics-port"
+                f"cannot serve metrics on {authority(self.settings.host, port)}: {error}; choose another --metrics-port"
             ) from None
 
 
