@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 from typing import Final, Literal
 
 from protocol.errors import ConfigError
 from protocol.frames import MAX_RECORD
 from protocol.naming import PREFIX
+from protocol.urls import is_loopback
 
 MAX_TIMEOUT: Final = 24 * 3600.0
 """The longest deadline that may be configured: a day."""
@@ -131,13 +131,3 @@ class GatewaySettings:
             raise ConfigError(
                 f"default_timeout {self.default_timeout} and max_timeout {self.max_timeout} must be ordered and <= {MAX_TIMEOUT}"
             )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

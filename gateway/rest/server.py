@@ -25,6 +25,7 @@ from gateway.rest.turn import Turn
 from gateway.rest.unread import Unread
 from gateway.service import Service
 from protocol.errors import ConfigError
+from protocol.urls import authority
 
 _TICKS: Final = 5
 """How finely the time of idle connections is told."""
@@ -144,7 +145,7 @@ def bind(host: str, port: int) -> socket.socket:
         )[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise ConfigError(f"cannot listen on {host}:{port}: {error}") from None
+        raise ConfigError(f"cannot listen on {authority(host, port)}: {error}") from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -152,5 +153,5 @@ def bind(host: str, port: int) -> socket.socket:
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise ConfigError(f"cannot listen on {host}:{port}: {error}; choose another --http-port") from None
+        raise ConfigError(f"cannot listen on {authority(host, port)}: {error}; choose another --http-port") from None
     return listener
