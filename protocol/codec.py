@@ -237,7 +237,9 @@ def _pack_timing(t: Timing) -> bytes:
         t.accepted, t.published, t.fetched, t.enqueued, t.released, t.compute_start, t.compute_end, t.emitted,
     )  # fmt: skip
     micro = [int(seconds * 1e6 + 0.5) for seconds in stamps]
-    return pack([*micro, t.reason, t.batch_rows, t.batch_requests, t.attempt, t.worker])
+    if not t.digest:
+        return pack([*micro, t.reason, t.batch_rows, t.batch_requests, t.attempt, t.worker])
+    return pack([*micro, t.reason, t.batch_rows, t.batch_requests, t.attempt, t.worker, t.digest])
 
 
 def decode_reply(data: Buffer) -> InferReply:
@@ -270,10 +272,10 @@ def decode_reply(data: Buffer) -> InferReply:
 
 def _timing(data: Buffer) -> Timing:
     try:
-        a, p, f, e, r, cs, ce, em, reason, rows, requests, attempt, worker, *_ = unpack(data)
+        a, p, f, e, r, cs, ce, em, reason, rows, requests, attempt, worker, *more = unpack(data)
         return Timing(
             a / 1e6, p / 1e6, f / 1e6, e / 1e6, r / 1e6, cs / 1e6, ce / 1e6, em / 1e6, 0.0, reason, rows, requests, attempt,
-            worker,
+            worker, more[0] if more else "",
         )  # fmt: skip
     except (TypeError, ValueError, OverflowError) as exc:
         raise CodecError(f"reply lacks or mistypes its timing: {exc!r}") from None

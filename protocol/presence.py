@@ -46,7 +46,7 @@ def encode_heartbeat(beat: Heartbeat) -> bytes:
     """The field value of the hash of workers."""
     models = [
         [m.model, m.version, m.state.value, m.partitions, m.queued_rows, m.queued_requests, m.running_rows, m.lag,
-         micros(m.oldest_age), m.seconds_per_row, m.statistics]
+         micros(m.oldest_age), m.seconds_per_row, m.statistics, *([m.digest] if m.digest else [])]
         for m in beat.models
     ]  # fmt: skip
     head: dict[str, Any] = {
@@ -70,7 +70,20 @@ def decode_heartbeat(data: Buffer) -> Heartbeat:
             raise CodecError(f"heartbeat of wire version {head['v']!r} is not known")
         asked = head.get("asked")
         models = tuple(
-            ModelLoad(m[0], m[1], ModelState(m[2]), tuple(m[3]), m[4], m[5], m[6], m[7], m[8] / 1e6, m[9], m[10])
+            ModelLoad(
+                m[0],
+                m[1],
+                ModelState(m[2]),
+                tuple(m[3]),
+                m[4],
+                m[5],
+                m[6],
+                m[7],
+                m[8] / 1e6,
+                m[9],
+                m[10],
+                *map(str, m[11:12]),
+            )
             for m in head["models"]
         )
         return Heartbeat(
