@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, quoted
 from protocol.model_config import Kind, ModelConfig, TensorSpec
 from protocol.tensors import Array
 from workers.backends.base import Instance
@@ -121,7 +121,7 @@ def _options(config: ModelConfig, threads: int) -> Any:
 def _number(config: ModelConfig, key: str, default: int) -> int:
     text = config.parameters.get(key, str(default))
     if not text.isdigit():
-        raise ConfigError(f"parameter '{key}' of model '{config.name}' must be a number, not {text!r}")
+        raise ConfigError(f"parameter '{key}' of model '{config.name}' must be a number, not {quoted(text)}")
     return int(text)
 
 
