@@ -133,8 +133,8 @@ _ALL: Final = (
 
 def timing(stamps: Timing) -> bytes:
     """The value of `Penstock-Timing`: a structured dictionary (RFC 8941) of microseconds since the gateway had read the request,
-    the batch's rows and requests, the attempt, why the batch was released, and which files ran. What did not happen is left out, and
-    what another host's clock says was before the request."""
+    the batch's rows and requests, the attempt, why the batch was released, and which files ran. What did not happen is left out,
+    and what another host's clock says was before the request."""
     t0 = stamps.accepted - 5e-7  # so that cutting off rounds
     if stamps.accepted and stamps.released and stamps.emitted:
         text = _ALL % (
