@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from protocol.errors import ConfigError
 from protocol.frames import MAX_RECORD
+from protocol.limits import require_count, require_seconds
 from protocol.naming import PREFIX
 
 MAX_TIMEOUT: Final = 24 * 3600.0
@@ -113,14 +114,20 @@ class GatewaySettings:
             if port is not None and not 0 <= port <= 65535:
                 raise ConfigError(f"{name} is {port}; a port is between 0 and 65535")
         for name in (
-            "max_body_bytes", "max_header_bytes", "max_connections", "max_queued_calls", "max_queued_bytes",
-            "max_long_polls", "json_offload_bytes", "json_processes", "default_timeout",
-            "max_timeout", "result_ttl", "claim_lease", "keep_alive", "read_timeout", "worker_timeout",
-        ):  # fmt: skip
+            "default_timeout",
+            "max_timeout",
+            "result_ttl",
+            "claim_lease",
+            "keep_alive",
+            "read_timeout",
+            "worker_timeout",
+        ):
+            require_seconds(name, getattr(self, name))
+        for name in ("max_connections", "max_queued_calls", "max_long_polls", "json_processes"):
+            require_count(name, getattr(self, name))
+        for name in ("max_body_bytes", "max_header_bytes", "max_queued_bytes", "json_offload_bytes"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")
-        if self.max_queued_calls_per_model < 0:
-            raise ConfigError(f"max_queued_calls_per_model is {self.max_queued_calls_per_model}; it must be 0 or more")
         if self.max_body_bytes > MAX_RECORD:
             raise ConfigError(f"max_body_bytes is {self.max_body_bytes}; a record has at most {MAX_RECORD}")
         if not self.default_timeout <= self.max_timeout <= MAX_TIMEOUT:
