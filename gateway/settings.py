@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 from protocol.errors import ConfigError, quoted
 from protocol.frames import MAX_RECORD
+from protocol.limits import require_count, require_seconds
 from protocol.naming import PREFIX
 from protocol.urls import is_loopback
 
@@ -110,16 +111,27 @@ class GatewaySettings:
             raise ConfigError(f"no-worker policy {quoted(self.no_worker_policy)} must be 'queue' or 'reject'")
         self._check_numbers()
 
-    def _check_numbers(self) -> None:
+    def _check_ports(self) -> None:
         for name in ("http_port", "metrics_port"):
             port = getattr(self, name)
             if port is not None and not 0 <= port <= 65535:
                 raise ConfigError(f"{name} is {port}; a port is between 0 and 65535")
+
+    def _check_numbers(self) -> None:
+        self._check_ports()
         for name in (
-            "max_body_bytes", "max_header_bytes", "max_connections", "max_queued_calls", "max_queued_bytes",
-            "max_long_polls", "json_offload_bytes", "json_processes", "default_timeout",
-            "max_timeout", "result_ttl", "claim_lease", "keep_alive", "read_timeout", "worker_timeout",
-        ):  # fmt: skip
+            "default_timeout",
+            "max_timeout",
+            "result_ttl",
+            "claim_lease",
+            "keep_alive",
+            "read_timeout",
+            "worker_timeout",
+        ):
+            require_seconds(name, getattr(self, name))
+        for name in ("max_connections", "max_queued_calls", "max_long_polls", "json_processes"):
+            require_count(name, getattr(self, name))
+        for name in ("max_body_bytes", "max_header_bytes", "max_queued_bytes", "json_offload_bytes"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")
         for name in ("max_queued_calls_per_model", "model_wait"):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from protocol.errors import ConfigError, quoted
+from protocol.limits import require_count, require_seconds
 from protocol.transport.settings import TransportSettings
 from workers import model_files
 from workers.completion import DEFAULT_MAX_BATCH_SIZE
@@ -112,15 +113,16 @@ class WorkerSettings:
         if self.metrics_port is not None and not 0 <= self.metrics_port <= 65535:
             raise ConfigError(f"metrics_port is {self.metrics_port}; a port is between 0 and 65535")
         model_files.require_distinct(self.model_file)
-        for name in (
-            "repository_poll_secs", "partitions", "heartbeat_interval", "resync_interval", "max_queued_bytes", "load_threads",
-            "fence_ttl", "max_attempts",
-        ):  # fmt: skip
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")
-        for name in ("drain_grace", "unload_grace", "default_max_batch_size", "cores"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
+        for name in ("repository_poll_secs", "heartbeat_interval", "resync_interval", "fence_ttl"):
+            require_seconds(name, getattr(self, name))
+        for name in ("drain_grace", "unload_grace"):
+            require_seconds(name, getattr(self, name), zero=True)
+        for name in ("partitions", "load_threads", "max_attempts"):
+            require_count(name, getattr(self, name))
+        for name in ("default_max_batch_size", "cores"):
+            require_count(name, getattr(self, name), zero=True)
+        if self.max_queued_bytes <= 0:
+            raise ConfigError(f"max_queued_bytes is {self.max_queued_bytes}; it must be more than 0")
 
 
 def to_environment(worker: WorkerSettings, transport: TransportSettings) -> dict[str, str]:
