@@ -14,6 +14,7 @@ from typing import Any, Final
 from gateway import statistics
 from gateway.admission import Admission, Limits
 from gateway.answers import Answers
+from gateway.arrivals import Arrivals
 from gateway.budget import Budgets
 from gateway.catalog import Catalogue, Served
 from gateway.fresh import FreshBeats
@@ -73,6 +74,7 @@ class Service:
         catalogue: what exists.
         budgets: the bytes that may be held, of all kinds.
         admission: how much waits.
+        arrivals: calls that wait for their model.
         answers: who waits, and how they end.
         positions: what the workers are done with.
         keys: they sign handles.
@@ -100,6 +102,7 @@ class Service:
         self.budgets = Budgets.of(settings.max_queued_bytes)
         self.admission = Admission(limits, self.budgets.whole)
         self.answers = Answers(transport.results, names, clock, metrics, self.admission, settings.result_ttl)
+        self.arrivals = Arrivals(self.catalogue, self.admission, settings.model_wait, clock)
         self.positions = Positions(transport.bus)
         self.beats = FreshBeats(transport.directory, clock, settings.worker_timeout)
         self.keys = Keyring(settings.signing_secret)

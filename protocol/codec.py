@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from protocol import v2
-from protocol.errors import Code, CodecError
+from protocol.errors import Code, CodecError, quoted
 from protocol.frames import (
     HEADS,
     WIRE_VERSION,
@@ -123,7 +123,7 @@ def decode_request(  # noqa: PLR0913  # a record's parts, by name
     fields = fields_of(headers)
     schema = fields.get("schema", SCHEMA)
     if schema != SCHEMA:
-        raise CodecError(f"schema {schema[:64]!r} is not known; this reader speaks {SCHEMA.decode()}")
+        raise CodecError(f"schema {quoted(schema[:64])} is not known; this reader speaks {SCHEMA.decode()}")
     name = fields_text(fields, "id") or default_id
     if fields.get("content-type", MSGPACK) == JSON:
         body = v2.parse_json(value, most)
@@ -197,7 +197,7 @@ def fields_text(fields: Mapping[str, bytes], name: str) -> str:
 def _number(raw: bytes, name: str) -> int:
     number = int(raw) if raw.isdigit() and len(raw) <= 18 else MAX_NUMBER + 1
     if number > MAX_NUMBER:
-        raise CodecError(f"header '{name}' must be a decimal number of at most {MAX_NUMBER}, not {raw[:32]!r}")
+        raise CodecError(f"header '{name}' must be a decimal number of at most {MAX_NUMBER}, not {quoted(raw[:32])}")
     return number
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from protocol.codec import micros
-from protocol.errors import CodecError
+from protocol.errors import CodecError, quoted
 from protocol.frames import WIRE_VERSION, pack, split
 from protocol.messages import Announcement, Heartbeat, ModelLoad, ModelState
 from protocol.tensors import Buffer
@@ -33,7 +33,7 @@ def decode_announcement(value: Buffer) -> Announcement:
     head, _ = split(value)
     try:
         if head["v"] != WIRE_VERSION or not isinstance(head["config"], dict):
-            raise CodecError(f"announcement of wire version {head['v']!r} is not known")
+            raise CodecError(f"announcement of wire version {quoted(head['v'])} is not known")
         return Announcement(
             str(head["model"]), str(head["version"]), ModelState(head["state"]), head["config"], str(head["digest"]),
             str(head["reason"]), head["at"] / 1e6, int(head["partitions"]),
@@ -67,7 +67,7 @@ def decode_heartbeat(data: Buffer) -> Heartbeat:
     head, _ = split(data)
     try:
         if head["v"] != WIRE_VERSION:
-            raise CodecError(f"heartbeat of wire version {head['v']!r} is not known")
+            raise CodecError(f"heartbeat of wire version {quoted(head['v'])} is not known")
         asked = head.get("asked")
         models = tuple(
             ModelLoad(

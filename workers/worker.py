@@ -20,6 +20,7 @@ from protocol.clock import Clock
 from protocol.errors import FleetError, Unavailable
 from protocol.loop import stop_signals
 from protocol.naming import Names
+from protocol.status import StatusServer
 from protocol.transport import Transport
 from workers import yielding
 from workers.context import Context
@@ -31,7 +32,6 @@ from workers.metrics import WorkerMetrics
 from workers.models import Models
 from workers.patience import Patience
 from workers.settings import WorkerSettings, made_up_id
-from workers.status import StatusServer
 
 RESTART_PAUSE: Final = 1.0
 LOOK_INTERVAL: Final = 1.0
