@@ -193,6 +193,7 @@ class Heartbeat:
         at: when it was sent, on the store's clock.
         members: consumer group -> member id, so that a peer can send LeaveGroup for the dead.
         draining: it is going down and takes nothing new.
+        asked: the asks (`Directory.ask`) that it had heard before it read its numbers, the newest last; None where it hears none.
     """
 
     worker: str
@@ -203,3 +204,4 @@ class Heartbeat:
     models: tuple[ModelLoad, ...] = ()
     members: dict[str, str] = dataclasses.field(default_factory=dict)
     draining: bool = False
+    asked: tuple[str, ...] | None = None
