@@ -146,7 +146,8 @@ class Upkeep:
             service.arrivals.ready()
             service.fill = await transport.results.fill()
             since = service.clock() - service.settings.worker_timeout
-            service.catalogue.seen(await transport.directory.workers(), since)
+            for served in service.catalogue.seen(await transport.directory.workers(), since):
+                _log.warning("files differ", model=served.model, version=served.version, problem=served.mixed)
 
     async def _problem(self) -> str:
         if not self._caught_up.is_set():

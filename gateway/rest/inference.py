@@ -235,6 +235,9 @@ class InferDoor:
             return await task
         finally:
             exchange.work = None
+            del (
+                task
+            )  # an error's traceback has this frame, and the task has the error: nothing would free the body soon
 
     async def _inflate(self, exchange: Exchange) -> bytearray:
         encoding = exchange.fields[b"content-encoding"].decode("latin-1")

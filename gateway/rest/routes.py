@@ -201,6 +201,7 @@ class Routes:
                 asked.cancel()
                 gone.cancel()
                 await asyncio.gather(asked, gone, return_exceptions=True)
+                del asked, gone  # else an error, its traceback and its task hold each other
 
     async def _render(self, reply: InferReply, binary: bodies.Binary) -> ReplyBody:
         """The answer's body; a large one is written by another process."""

@@ -62,7 +62,13 @@ class HttpServer:
             ssl_certfile=settings.tls_certificate or None,
             ssl_keyfile=settings.tls_key or None,
         )
-        config.load()
+        try:
+            config.load()
+        except OSError as error:  # of ssl, too
+            raise ConfigError(
+                f"TLS certificate '{settings.tls_certificate}' and key '{settings.tls_key}' cannot be used: {error}; "
+                "both are PEM files, and belong together"
+            ) from None
         self._server = uvicorn.Server(config)
         self._server.lifespan = config.lifespan_class(config)
         self._timers: dict[str, asyncio.TimerHandle] = {}

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from protocol.limits import MAX_SECONDS
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -18,6 +20,13 @@ def option(name: str, **settings: Any) -> Decorator:
     if settings.get("default") is not None and "show_default" not in settings:
         settings["show_default"] = True
     return click.option(name, **settings)
+
+
+def seconds(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """A callback: the value is a duration, where there is one."""
+    if value is not None and not 0 < value <= MAX_SECONDS:
+        raise click.BadParameter(f"{value} is not a number of seconds between 0 and {MAX_SECONDS:.0f}", ctx, param)
+    return value
 
 
 def options(*decorators: Decorator) -> Decorator:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import itertools
+import tracemalloc
 import zlib
 
 import orjson
@@ -109,6 +111,26 @@ async def test_a_hundred_small_bodies_that_become_large_stay_within_the_budget(f
     assert 20_000_000 < most <= limit
     await until(lambda: gateway.metric("penstock_gateway_queued_bytes") == 0)
     assert (await gateway.infer(floats(10), "any")).status_code == 200
+
+
+async def test_what_is_refused_is_freed_at_once_and_not_when_the_collector_comes(fleet: Site) -> None:
+    await fleet.worker(ANY)
+    limit = 40_000_000
+    gateway = await fleet.gateway(max_queued_bytes=limit)
+    body = gzip.compress(b" " * 15_000_000 + b"{", compresslevel=9)
+    assert 400 in await bombs(gateway, 2, body)
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        statuses = await bombs(gateway, 40, body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+
+    assert set(statuses) == {400, 429}
+    assert peak < 2.5 * limit
 
 
 async def test_a_deadline_holds_while_a_body_waits_to_be_inflated(fleet: Site) -> None:
