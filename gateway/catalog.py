@@ -125,6 +125,16 @@ class Catalogue:
             raise Unavailable(f"Request for unknown model: '{model}' version {version} is not at ready state{why}")
         return served
 
+    def awaits(self, model: str, version: str) -> bool:
+        """Whether a call for it may only have come too early: nothing is known of it, or it is being loaded."""
+        versions = self._models.get(model, {})
+        if version:
+            served = versions.get(version) or versions.get(version.lstrip("0"))
+            return served is None or served.state is ModelState.LOADING
+        return not any(served.ready for served in versions.values()) and (
+            not versions or any(served.state is ModelState.LOADING for served in versions.values())
+        )
+
     def get(self, model: str, version: str) -> Served:
         """That version, whatever its state.
 

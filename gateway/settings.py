@@ -46,6 +46,8 @@ class GatewaySettings:
         fill_limit: share of the result store's memory from which asynchronous work is refused.
         full_limit: the same for all other calls: their answers would find no room, and their callers would wait for nothing.
         no_worker_policy: what a known model without a live worker does with a call: "queue" it or "reject" it with 503.
+        model_wait: seconds, from when this gateway is ready for the first time, in which calls for a model that nobody has
+            announced yet wait for it; then such a call is 404.
         worker_timeout: silence after which a worker counts as gone.
         json_offload_bytes: JSON of this size is parsed and written by a child process instead of the event loop.
         json_processes: at most so many such processes; each starts when there is work for it.
@@ -83,6 +85,7 @@ class GatewaySettings:
     fill_limit: float = 0.8
     full_limit: float = 0.95
     no_worker_policy: Literal["queue", "reject"] = "queue"
+    model_wait: float = 10.0
     worker_timeout: float = 2.0
     json_offload_bytes: int = 1024 * 1024
     json_processes: int = 2
@@ -119,8 +122,9 @@ class GatewaySettings:
         ):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")
-        if self.max_queued_calls_per_model < 0:
-            raise ConfigError(f"max_queued_calls_per_model is {self.max_queued_calls_per_model}; it must be 0 or more")
+        for name in ("max_queued_calls_per_model", "model_wait"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more")
         if self.max_body_bytes > MAX_RECORD:
             raise ConfigError(f"max_body_bytes is {self.max_body_bytes}; a record has at most {MAX_RECORD}")
         if not self.default_timeout <= self.max_timeout <= MAX_TIMEOUT:

@@ -99,6 +99,7 @@ class Upkeep:
                 if record.key == SECRET_KEY and len(record.value):
                     service.keys.add(bytes(record.value))
                     agreed = True
+            service.arrivals.changed()
             if not records:
                 if not agreed:
                     await self._propose_secret(topic)
@@ -142,6 +143,7 @@ class Upkeep:
         service.admission.measure(service.clock())
         service.not_ready = await self._problem()
         if not service.not_ready:
+            service.arrivals.ready()
             service.fill = await transport.results.fill()
             since = service.clock() - service.settings.worker_timeout
             service.catalogue.seen(await transport.directory.workers(), since)

@@ -110,7 +110,7 @@ def decode_request(  # noqa: PLR0913  # a record's parts, by name
 
     Args:
         value: msgpack or, with the header `content-type: application/json`, a V2 JSON body.
-        headers: the record's; unknown ones are ignored, of repeated ones the last counts, and a null value says nothing.
+        headers: the record's; unknown ones are ignored, of repeated ones the last counts, and a null or empty value says nothing.
         model, version: from the topic's name.
         default_id: the fleet id where no header names one (topic-partition-offset-timestamp).
         timestamp: the record's, in seconds: stands for the stamps that a foreign producer does not send.
@@ -151,11 +151,11 @@ def _request(name: str, model: str, version: str, head: dict[str, Any], tail: me
 
 
 def fields_of(headers: Headers) -> dict[str, bytes]:
-    """The headers by name, without those that are null."""
+    """The headers by name, without those that are null or empty: Kafka's carrier does not tell one from the other."""
     fields = dict(headers)
-    if None in fields.values():
-        return {name: value for name, value in fields.items() if value is not None}
-    return fields  # type: ignore[return-value]  # none of them is None
+    if all(fields.values()):
+        return fields  # type: ignore[return-value]  # none of them is None
+    return {name: value for name, value in fields.items() if value}
 
 
 def _read_headers(request: InferRequest, fields: Mapping[str, bytes], timestamp: float) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import enum
 import json
 
+from protocol.texts import shortened
+
 
 class Code(enum.StrEnum):
     """What went wrong, for machines. The names cross the wire, so they are only ever added to."""
@@ -74,6 +76,18 @@ RETRYABLE = frozenset({Code.EXHAUSTED, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED,
 """Ends after which the same `Idempotency-Key` runs again: the model has not refused the request itself."""
 
 
+def described(error: BaseException) -> str:
+    """What is said of an exception: a `FleetError`'s message, else its type and text, which may be anything or missing."""
+    if isinstance(error, FleetError):
+        return error.message
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except Exception as trouble:
+        text = f"(its text cannot be made: {type(trouble).__name__})"
+    return shortened(f"{name}: {text}" if text else name)
+
+
 class FleetError(Exception):
     """Base of every error that a caller may see. Names what is wrong, where, and what to do.
 
@@ -86,6 +100,7 @@ class FleetError(Exception):
     code = Code.INTERNAL
 
     def __init__(self, message: str, *, code: Code | None = None, retry_after: float | None = None) -> None:
+        message = shortened(message)
         super().__init__(message)
         self.message = message
         self.retry_after = retry_after

@@ -11,6 +11,7 @@ from typing import Any
 
 from protocol.errors import Code, FleetError
 from protocol.tensors import Tensor
+from protocol.texts import shortened
 
 Parameter = str | int | bool | float
 Parameters = dict[str, Parameter]
@@ -102,6 +103,9 @@ class Failure:
     code: Code
     message: str
 
+    def __post_init__(self) -> None:
+        self.message = shortened(str(self.message))
+
     def error(self) -> FleetError:
         """The failure as an exception, for doors that raise."""
         return FleetError(self.message, code=self.code)
@@ -189,6 +193,7 @@ class Heartbeat:
         at: when it was sent, on the store's clock.
         members: consumer group -> member id, so that a peer can send LeaveGroup for the dead.
         draining: it is going down and takes nothing new.
+        asked: the asks (`Directory.ask`) that it had heard before it read its numbers, the newest last; None where it hears none.
     """
 
     worker: str
@@ -199,3 +204,4 @@ class Heartbeat:
     models: tuple[ModelLoad, ...] = ()
     members: dict[str, str] = dataclasses.field(default_factory=dict)
     draining: bool = False
+    asked: tuple[str, ...] | None = None

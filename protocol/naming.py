@@ -131,6 +131,11 @@ class Names:
         return f"{self.prefix}:rebalances"
 
     @property
+    def asks_channel(self) -> str:
+        """Where workers hear that somebody wants to know how they stand now."""
+        return f"{self.prefix}:asks"
+
+    @property
     def workers_key(self) -> str:
         """The Redis hash worker id -> heartbeat."""
         return f"{self.prefix}:workers"

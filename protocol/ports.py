@@ -17,7 +17,7 @@ from protocol.messages import Heartbeat
 from protocol.tensors import Buffer
 
 Headers = Sequence[tuple[str, bytes | None]]
-"""In their order; a name may come twice. Kafka takes a null value from any producer, and it is kept as None."""
+"""In their order; a name may come twice, and a value may be null."""
 Place = tuple[int, int]
 """Partition and offset of a record, within its topic."""
 NOWHERE: Place = (-1, -1)
@@ -209,10 +209,12 @@ class Answer:
         ref: which request (`naming.ref`).
         payload: `codec.encode_reply`.
         reply_to: channel to wake besides those in the stream, or "".
-        ttl: seconds the fence outlives this write; the store takes its result TTL instead where the stream was claimed.
+        ttl: seconds the fence outlives this write; the store takes its result TTL instead where the stream is claimed, or the
+            answer wakes nobody.
         retriable: the failure lets the same `Idempotency-Key` run again (`errors.RETRYABLE`).
         accepted: when the published request was accepted, 0 where that is not known. A retriable end of one that is older than
             the stream's claim is refused: the key was claimed again, and the record left over from before must not end it.
+        claimed: the record says that its stream was claimed: the result TTL counts, also where the claim has expired meanwhile.
     """
 
     ref: str
@@ -221,6 +223,7 @@ class Answer:
     ttl: float = 300.0
     retriable: bool = False
     accepted: float = 0.0
+    claimed: bool = False
 
 
 @dataclasses.dataclass(slots=True)
@@ -390,3 +393,9 @@ class Directory(Protocol):
 
     async def forget(self, worker: str) -> None:
         """Remove a worker that has gone."""
+
+    async def ask(self, ask: str) -> None:
+        """Have every worker that listens beat at once: it names this ask in that heartbeat (`Heartbeat.asked`)."""
+
+    async def listen_asks(self, on_ask: Callable[[str], None]) -> None:
+        """Call back with every ask until `close`. Returns once subscribed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from protocol.codec import micros
 from protocol.errors import CodecError, quoted
@@ -49,12 +49,13 @@ def encode_heartbeat(beat: Heartbeat) -> bytes:
          micros(m.oldest_age), m.seconds_per_row, m.statistics]
         for m in beat.models
     ]  # fmt: skip
-    return pack(
-        {
-            "v": WIRE_VERSION, "worker": beat.worker, "incarnation": beat.incarnation, "host": beat.host, "pid": beat.pid,
-            "at": micros(beat.at), "models": models, "members": beat.members, "draining": beat.draining,
-        }
-    )  # fmt: skip
+    head: dict[str, Any] = {
+        "v": WIRE_VERSION, "worker": beat.worker, "incarnation": beat.incarnation, "host": beat.host, "pid": beat.pid,
+        "at": micros(beat.at), "models": models, "members": beat.members, "draining": beat.draining,
+    }  # fmt: skip
+    if beat.asked is not None:
+        head["asked"] = beat.asked
+    return pack(head)
 
 
 def decode_heartbeat(data: Buffer) -> Heartbeat:
@@ -67,13 +68,14 @@ def decode_heartbeat(data: Buffer) -> Heartbeat:
     try:
         if head["v"] != WIRE_VERSION:
             raise CodecError(f"heartbeat of wire version {quoted(head['v'])} is not known")
+        asked = head.get("asked")
         models = tuple(
             ModelLoad(m[0], m[1], ModelState(m[2]), tuple(m[3]), m[4], m[5], m[6], m[7], m[8] / 1e6, m[9], m[10])
             for m in head["models"]
         )
         return Heartbeat(
             head["worker"], head["incarnation"], head["host"], head["pid"], head["at"] / 1e6, models,
-            dict(head["members"]), bool(head["draining"]),
+            dict(head["members"]), bool(head["draining"]), None if asked is None else tuple(map(str, asked)),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, IndexError) as exc:
         raise CodecError(f"heartbeat lacks or mistypes a field: {exc!r}") from None

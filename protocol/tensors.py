@@ -161,8 +161,9 @@ def from_array(name: str, array: Array, datatype: str | None = None) -> Tensor:
         return Tensor(name, "BYTES", array.shape, pack_bytes(array.ravel().tolist()))
     if datatype is None:
         datatype = datatype_of(array.dtype)
+    shape = array.shape  # NumPy's function makes one dimension of none
     array = np.ascontiguousarray(array, NUMPY_DTYPE[datatype])
-    return Tensor(name, datatype, array.shape, memoryview(array.reshape(-1)).cast("B") if array.size else b"")  # type: ignore[arg-type]  # ndarray is a buffer
+    return Tensor(name, datatype, shape, memoryview(array.reshape(-1)).cast("B") if array.size else b"")  # type: ignore[arg-type]  # ndarray is a buffer
 
 
 def datatype_of(dtype: np.dtype[Any]) -> str:

@@ -85,4 +85,4 @@ class Answers:
             )
             reply.outputs = ()
             payload = encode_reply(reply)
-        return Answer(entry.ref, payload, request.reply_to, self._ttl, retriable, request.accepted)
+        return Answer(entry.ref, payload, request.reply_to, self._ttl, retriable, request.accepted, request.claimed)

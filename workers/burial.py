@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from protocol.errors import Code, FleetError
+from protocol.errors import Code, described
 from protocol.messages import Failure
 from protocol.ports import Record
 from workers.deadletters import DeadLetters, Letter, Reason, class_name
@@ -122,4 +122,4 @@ class Burial:
 
 def text_of(error: Exception) -> str:
     """What a letter says of it."""
-    return error.message if isinstance(error, FleetError) else f"{type(error).__name__}: {error}"
+    return described(error)

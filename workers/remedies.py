@@ -28,12 +28,11 @@ DEATHS: Final = 0.8
 FAILURES: Final = 0.98
 """The same for runs that only fail, which cost little: here it takes a model that answers nothing."""
 
-LEAST: Final = 10.0
-"""Seconds that every batch may run, whatever was predicted."""
 MULTIPLE: Final = 20.0
 """Of its prediction that a batch may run."""
-UNKNOWN: Final = 60.0
-"""Seconds that a batch may run of which nothing is known: the first one may compile something."""
+LEAST: Final = 60.0
+"""Seconds that every batch may run, whatever was predicted: the first one of a shape may compile something, and what the short ones
+before it took says little of a request whose content makes it long."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -158,13 +157,14 @@ def stated_limit(parameters: Mapping[str, str], model: str) -> float | None:
     return milliseconds / 1000 or math.inf
 
 
-def time_limit(stated: float | None, predicted: float | None) -> float:
-    """Seconds after which a batch hangs.
+def time_limit(stated: float | None, predicted: float | None, deadline: float | None = None) -> float:
+    """Seconds after which a batch hangs. Only a stated limit is stricter than what the batch's callers are willing to wait.
 
     Args:
         stated: see `stated_limit`.
         predicted: seconds that it should take; None where nothing is known.
+        deadline: seconds from its begin to the latest deadline in it; None where none has one.
     """
     if stated is not None:
         return stated
-    return UNKNOWN if predicted is None else max(LEAST, MULTIPLE * predicted)
+    return max(LEAST, MULTIPLE * (predicted or 0.0), deadline or 0.0)

@@ -91,6 +91,8 @@ class JsonPool:
     ) -> _Answer:
         begun = False
         try:
+            if until <= self._clock():
+                raise TimeoutError
             async with asyncio.timeout(None if until == math.inf else max(until - self._clock(), 0.0)):
                 process = await self._turn()
                 if not share.hold(max(share.size, len(body))):

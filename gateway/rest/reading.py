@@ -108,7 +108,7 @@ class RequestReader(HttpToolsProtocol):
     def _decline_upgrade(self) -> None:
         """The parser takes an offered upgrade as accepted and the body as another protocol: tell it again where the body ends."""
         lines, self._offer = self._offer, b""
-        if lines:
+        if lines and not self._refused:
             self._muted = True
             self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % lines)
             self._muted = False
@@ -227,10 +227,7 @@ class RequestReader(HttpToolsProtocol):
                 cycle.message_event.set()
             return
         cycle.complete = True
-        if cycle.response_complete:
-            if not cycle.keep_alive:
-                self.transport.close()
-        elif cycle.started and not cycle.answered:
+        if cycle.started and not cycle.answered:
             self._door.handle(cycle)
 
     # --- who takes it -------------------------------------------------------------------------------------------------
@@ -283,6 +280,9 @@ class RequestReader(HttpToolsProtocol):
         if self.pipeline:
             held += sum([REQUEST_BYTES + _size(cycle) for cycle, _ in self.pipeline])
         if not self._share.hold(held if held > UNCOUNTED else 0):
+            if self.pipeline:  # none of them was begun: what is refused is not kept
+                self.pipeline.clear()
+                self.cycle = GONE
             self._refuse(503, "this gateway reads too many requests at once, come back later")
 
     def _refuse(self, status: int, message: str) -> None:

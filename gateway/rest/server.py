@@ -42,7 +42,7 @@ class HttpServer:
         self._settings = settings = service.settings
         access = Access(settings.api_key)
         self._door = InferDoor(service, claims, access)
-        routes = Routes(service, Requests(service, claims), access, version)
+        routes = Routes(service, Requests(service, claims), access, self._door.json, version)
         self._outgoing = Turn(Response.write)
         endpoint = Endpoint(
             self._door, settings.max_header_bytes, settings.max_connections, self._connection_closed, self._outgoing,

@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -40,6 +40,7 @@ from protocol.transport.kafka_fetching import MAX_DRAINED, fetch_when_free, give
 from protocol.transport.kafka_lanes import Lane, Lanes
 from protocol.transport.kafka_notices import Hearing
 from protocol.transport.kafka_positions import TopicName, offset_of, read_positions
+from protocol.transport.kafka_trouble import Trouble
 from protocol.transport.settings import TransportSettings
 
 log = logging.getLogger(__name__)
@@ -51,10 +52,14 @@ STOP_TIMEOUT: Final = 15.0
 WATCH_INTERVAL: Final = 1.0
 TOPIC_INTERVAL: Final = 2.0
 """Seconds between looks whether the topic is still the one that it was."""
+MAKE_AGAIN: Final = 3.0
+"""Seconds that a topic must be gone before this member makes it again: whoever deleted it may do so, with other partitions."""
 STALE: Final = 30.0
 """Seconds without any answer to a fetch after which the inner consumer is replaced."""
 FRESH: Final = 2.0
 """Seconds that the log's end, as the last fetch told it, is good enough for a lag."""
+QUIET: Final = 1.0
+"""Seconds without records and without an error, after which fetching counts as working."""
 RESTART_PAUSE: Final = (0.1, 3.0)
 ERROR_PAUSE: Final = 0.1
 NOWHERE: Final = TopicPartition("", -1)
@@ -66,9 +71,10 @@ class KafkaConsumer:
     """`protocol.ports.Consumer` on aiokafka; made by `KafkaBus.subscribe`.
 
     `on_rebalance` is called when this member hears from the coordinator, and from nobody before, that its group is rebalanced.
+    `make_topic` makes the topic anew, as it was.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         settings: TransportSettings,
         topic: str,
@@ -76,11 +82,13 @@ class KafkaConsumer:
         member: str,
         listener: Listener,
         on_rebalance: Callable[[], None],
+        make_topic: Callable[[], Awaitable[object]],
     ) -> None:
         self.group = group
         self._settings = settings
         self._topic = topic
         self._hearing = Hearing(on_rebalance)
+        self._make_topic = make_topic
         self._instance = member
         self._listener = listener
         self._assignor = StickyAssignor()
@@ -98,6 +106,7 @@ class KafkaConsumer:
         self._announced_at = 0.0
         self._announcing: asyncio.Task[None] | None = None
         self._polled = False
+        self._trouble = Trouble()
         self._replaced = False
         self._closed = False
         self._running = asyncio.get_running_loop().create_task(self._run())
@@ -144,6 +153,7 @@ class KafkaConsumer:
     def _told(self, error: BaseException) -> None:
         """Log what aiokafka reports, and see whether it means that this member was replaced."""
         log.warning("the consumer of %s: %r", self._topic, error)
+        self._trouble.met(repr(error), time.monotonic())
         if FencedInstanceIdError.__name__ in repr(error):
             self._replaced = True
 
@@ -190,10 +200,13 @@ class KafkaConsumer:
         return "it was replaced"
 
     async def _look_at_topic(self, inner: AIOKafkaConsumer) -> None:
-        with contextlib.suppress(*_TROUBLE):  # then it is looked at again
+        with contextlib.suppress(*_TROUBLE, Unavailable):  # then it is looked at again
             async with asyncio.timeout(COMMIT_TIMEOUT):
                 if await self._name.moved(inner._client):
                     self._leaves, self._astray = True, "its topic was deleted and made again"
+                elif self._name.gone_for(time.monotonic()) > MAKE_AGAIN:
+                    log.warning("topic %s was deleted while it is served: it is made again", self._topic)
+                    await self._make_topic()
 
     def _silence(self, inner: AIOKafkaConsumer) -> float:
         """Seconds since the last answer to a fetch, or since the partitions came; 0 where there are none."""
@@ -264,8 +277,10 @@ class KafkaConsumer:
                 break
             except _TROUBLE as exc:
                 log.warning("offsets of %s cannot be read yet: %r", self._topic, exc)
+                self._trouble.met(f"its offsets cannot be read: {exc!r}", time.monotonic())
                 await asyncio.sleep(ERROR_PAUSE)
         self._announcing = None
+        self._trouble.over()
         if not entries and not self._epoch:
             # What this static member had may be from before the topic was made again; a spare one is only given nothing again.
             self._leaves, self._astray = True, "it was given no partition, as a member that comes back"
@@ -296,7 +311,8 @@ class KafkaConsumer:
         """See `Consumer.fetch`. Cancelling it loses nothing.
 
         Raises:
-            Unavailable: another process has joined as this member, or the consumer was closed: no record will come again.
+            Unavailable: another process has joined as this member, or the consumer was closed: no record will come again. Or
+                nothing came, and has failed for some time; it is tried again.
         """
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout
@@ -309,6 +325,8 @@ class KafkaConsumer:
             if self._name.gone:
                 raise Unavailable(f"topic {self._topic} does not exist any more")
             if remaining <= 0:
+                if why := self._trouble.lasting(time.monotonic()):
+                    raise Unavailable(f"nothing is read from {self._topic}: {why}")
                 return []
             if self._announced.is_set():
                 await self._drain(remaining)
@@ -341,8 +359,11 @@ class KafkaConsumer:
         except TimeoutError:
             return
         except Exception as exc:  # whichever it is, what was drained with it is fetched again
+            self._trouble.met(repr(exc), time.monotonic())
             await self._failed(inner, exc, timeout)
             return
+        if fetched or timeout > QUIET:
+            self._trouble.over()
         for partition, records in fetched.items():
             if partition.partition in self._lanes:
                 self._lanes.add(partition.partition, records)

@@ -14,6 +14,7 @@ import asyncio
 import base64
 import collections
 import logging
+import time
 from collections.abc import Sequence
 from io import BytesIO
 from typing import Final, TypeAlias
@@ -132,13 +133,21 @@ class TopicName:
 
     Attributes:
         id: tells this topic from an earlier one of the same name, as Kafka's tools print it; "" before the first `resolve`.
-        gone: there is none at the moment.
     """
 
     def __init__(self, topic: str) -> None:
         self.id = ""
-        self.gone = False
+        self._gone_since: float | None = None
         self._topic = topic
+
+    @property
+    def gone(self) -> bool:
+        """Whether there is none at the moment."""
+        return self._gone_since is not None
+
+    def gone_for(self, now: float) -> float:
+        """Seconds since that was seen; 0 where there is one."""
+        return 0.0 if self._gone_since is None else now - self._gone_since
 
     async def resolve(self, client: AIOKafkaClient) -> None:
         """Read the id.
@@ -160,9 +169,9 @@ class TopicName:
         except UnknownTopicOrPartitionError:
             if not was_gone:
                 log.error("topic %s does not exist any more", self._topic)
-            self.gone = True
+                self._gone_since = time.monotonic()
             return False
-        self.gone = False
+        self._gone_since = None
         self.id = self.id or found  # a member without partitions has read nothing yet
         return was_gone or found != self.id
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
@@ -13,6 +14,7 @@ from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.structs import OffsetAndMetadata
 
+from protocol.errors import NotFound
 from protocol.ports import Record
 from protocol.transport.kafka_batches import MAX_INFLATED, Batches, Room
 from protocol.transport.kafka_connection import MAX_BATCH, connection_options, consumer_limits, shut
@@ -23,6 +25,8 @@ from protocol.transport.settings import TransportSettings
 log = logging.getLogger(__name__)
 
 POLL: Final = 5.0
+GONE: Final = 3.0
+"""Seconds after which a topic that a broker does not know counts as deleted: a broker that starts knows none."""
 ONE_BATCH: Final = 1
 """Bytes asked for: a broker always sends the first batch whole, and then no more than that."""
 
@@ -91,12 +95,14 @@ class Follower:
         self._next: dict[TopicPartition, int] = {}
         self._caught_up = False
         self._room = Room()
+        self._name = TopicName(topic)
 
     async def read(self) -> AsyncGenerator[Sequence[Record], None]:
         """What comes, until the connection is lost; an empty list once, where the log ended when reading began.
 
         Raises:
-            KafkaError, OSError, TimeoutError: begin again; it goes on where it was.
+            KafkaError, OSError, TimeoutError: begin again; it goes on where it was, or at the start of a topic made again.
+            NotFound: the topic was deleted.
         """
         consumer = AIOKafkaConsumer(**consumer_limits(self._settings), **connection_options(self._settings))
         try:
@@ -116,11 +122,27 @@ class Follower:
                 fetched = await consumer.getmany(timeout_ms=POLL * 1000, max_records=MAX_DRAINED)
                 for place, got in fetched.items():
                     self._next[place] = got[-1].offset + 1
+                if not fetched and await self._moved(consumer._client):
+                    return
                 if records := [record for got in fetched.values() for record in got if not _unreadable(record)]:
                     yield records
         finally:
             await consumer.stop()
             await shut(consumer._client)
+
+    async def _moved(self, client: AIOKafkaClient) -> bool:
+        """Whether the topic is another one now: its offsets begin anew.
+
+        Raises:
+            NotFound: there has been none for some seconds.
+        """
+        moved = await self._name.moved(client)
+        if self._name.gone_for(time.monotonic()) > GONE:
+            raise NotFound(f"topic {self._places[0].topic} was deleted")
+        if moved:
+            await self._name.resolve(client)
+            self._next.clear()
+        return moved
 
     async def _at_end(self, consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> bool:
         """By position: the last records before the end may have been compacted away."""

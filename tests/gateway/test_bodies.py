@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.rest import bodies
 from protocol.errors import Code, CodecError, InvalidArgument
@@ -118,6 +120,29 @@ def test_timing_is_microseconds_since_accept() -> None:
 def test_timing_leaves_out_what_did_not_happen() -> None:
     assert bodies.timing(Timing(10.0, woken=10.5)) == b"wake=500000"
     assert bodies.timing(Timing()) == b""
+
+
+def test_timing_of_an_answer_that_was_not_woken_for_has_no_wake() -> None:
+    stamps = Timing(10.0, 10.1, 10.2, 10.3, 10.4, 10.5, 10.6, 10.7, 0.0, "full", 1, 1)
+
+    assert b"wake" not in bodies.timing(stamps)
+    assert bodies.timing(stamps).endswith(b"emit=700000, rows=1, requests=1, attempt=1, reason=full")
+
+
+STAMPS = st.lists(st.sampled_from([0.0, 1e9]) | st.floats(0, 2e9), min_size=9, max_size=9)
+
+
+@given(STAMPS)
+def test_timing_is_never_negative(stamps: list[float]) -> None:
+    text = bodies.timing(Timing(*stamps, "full", 1, 1)).decode()
+    values = dict(part.split("=") for part in text.split(", ") if part)
+    stages = ("publish", "fetch", "enqueue", "release", "compute_start", "compute_end", "emit", "wake")
+
+    assert "-" not in text
+    for stage, stamp in zip(stages, stamps[1:], strict=True):
+        assert (stage in values) == (stamps[0] > 0 and stamp >= stamps[0]), (stage, text)
+        if stage in values:
+            assert int(values[stage]) == pytest.approx((stamp - stamps[0]) * 1e6, abs=2)
 
 
 def test_timing_lets_no_worker_write_headers() -> None:

@@ -35,6 +35,13 @@ def test_an_answer_carries_its_times_and_its_batch() -> None:
     assert decode_reply(bad.payload).failure == Failure(Code.MODEL_FAILED, "no")
 
 
+def test_the_answer_of_a_claimed_request_says_so() -> None:
+    answers, keyed = Answers("w", 300.0), entry()
+    keyed.payload.claimed = True
+    assert answers.of_failure(keyed, Failure(Code.INTERNAL, "x"), 8.0).claimed
+    assert not answers.of_failure(entry(), Failure(Code.INTERNAL, "x"), 8.0).claimed
+
+
 def test_only_ends_that_refuse_nothing_let_the_same_key_run_again() -> None:
     answers = Answers("w", 300.0)
     for code in Code:

@@ -72,3 +72,7 @@ class IdentityInstance(TensorInstance):
         if self._delay:
             time.sleep(self._delay)
         return {output: inputs[name] for name, output in self._pairs}
+
+    def keep(self, raw: dict[str, Array]) -> dict[str, Array]:
+        """Nothing: nobody writes to the inputs."""
+        return raw
