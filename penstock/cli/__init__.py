@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from typing import Final
 
@@ -25,6 +26,8 @@ COMMANDS: Final = {
 }
 """Every command and its line in `penstock --help`."""
 
+_SERVERS: Final = frozenset({"serve", "gateway", "worker"})
+"""Commands that say by themselves what SIGINT does (`protocol.loop`); before that it ends them at once (`penstock.entry`)."""
 _BLAS_SLEEPS: Final = "OPENBLAS_THREAD_TIMEOUT", "20"
 """NumPy's OpenBLAS starts a thread for each core when it is imported, and each spins for 2^28 cycles before it sleeps: a tenth of a
 second of each core for every process that starts. With 2^20, 0.4 ms, threads still wait awake between the products of one model."""
@@ -41,6 +44,8 @@ class Commands(click.Group):
         """Import one."""
         if cmd_name not in COMMANDS:
             return None
+        if cmd_name not in _SERVERS and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # they put away what they have started
         command: click.Command = importlib.import_module(f"penstock.cli.{cmd_name}").command
         return command
 

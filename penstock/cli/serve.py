@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,9 @@ from penstock.cli.options import gateway_options, log_options, metrics_option, m
 from penstock.cli.settings import chosen, transport_settings
 from protocol.errors import ConfigError
 from protocol.model_config import ModelConfig
+
+if TYPE_CHECKING:
+    from penstock.one_process import OneProcess
 
 
 @click.command()
@@ -46,7 +49,6 @@ def command(model_file: tuple[Path, ...], log_format: str, log_level: str, **fla
 async def _serve(model_file: tuple[Path, ...], flags: dict[str, Any]) -> None:
     from gateway.settings import GatewaySettings
     from penstock.one_process import OneProcess
-    from protocol.loop import stop_signals
     from workers.settings import WorkerSettings
 
     fleet = OneProcess(
@@ -54,15 +56,15 @@ async def _serve(model_file: tuple[Path, ...], flags: dict[str, Any]) -> None:
         WorkerSettings(model_file=model_file, **chosen(WorkerSettings, flags)),
         transport_settings(**flags),
     )
-    await fleet.start()
+    await fleet.run(lambda: _show(fleet, flags))
+
+
+def _show(fleet: OneProcess, flags: dict[str, Any]) -> None:
     scheme = "https" if flags["tls_certificate"] else "http"
     url = f"{scheme}://{flags['host']}:{fleet.gateway.port}"
     for serving in fleet.worker.models.serving():
         config = serving.loaded.version.config
         print(f"\n{config.name} is served at {url}; try:\n  {example(url, config, flags['api_key'])}", flush=True)
-    with stop_signals() as asked:
-        await asked.wait()
-    await fleet.stop()
 
 
 def example(url: str, config: ModelConfig, api_key: str = "") -> str:
