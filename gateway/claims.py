@@ -15,7 +15,7 @@ from typing import Any, Final
 import structlog
 
 from gateway.catalog import Served
-from gateway.handle import Handle, sign
+from gateway.handle import Handle
 from gateway.pending import Call
 from gateway.service import Service
 from protocol.codec import decode_reply
@@ -50,7 +50,7 @@ class Claims:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._results = service.transport.results
-        self._key = service.settings.signing_key()
+        self._keys = service.keys
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def infer(self, served: Served, request: InferRequest, fingerprint: str) -> InferReply:
@@ -127,7 +127,7 @@ class Claims:
             )
         record = service.record(request)
         handle = Handle(served.topic, 0, 0, request.id, request.principal, fingerprint, binary)
-        sign(handle, self._key)  # refuses names that are too long before anything is published
+        self._keys.sign(handle)  # refuses names that are too long before anything is published
         request_ref = ref(request.principal, request.id)
         service.admission.admit(served.topic, len(record.value))
         try:
@@ -137,7 +137,7 @@ class Claims:
             partition, offset = claimed.place or await self.publish(request_ref, served.topic, record)
         finally:
             service.admission.leave(served.topic, len(record.value))
-        return Accepted(sign(dataclasses.replace(handle, partition=partition, offset=offset), self._key))
+        return Accepted(self._keys.sign(dataclasses.replace(handle, partition=partition, offset=offset)))
 
     async def _claim_published(self, request: InferRequest, fingerprint: str) -> Claimed:
         """Claim it, or attach to it once its record is known: a 202 is never given for what nobody may ever publish.

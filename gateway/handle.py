@@ -1,7 +1,7 @@
 """The Location of a 202: a signed handle that any gateway can follow, whatever became of the one that gave it. Pure.
 
-A handle is `<payload>.<mac>`, both base64url without padding: the payload is a JSON list, the MAC is keyed BLAKE2b over it. The dot
-tells it from a request id, which is hexadecimal.
+A handle is `<payload>.<mac>`, both base64url without padding: the payload is a JSON list, the MAC is keyed BLAKE2b over it. What
+looks like one and is not signed by this fleet may be the id of a producer's request, as that can be any text.
 """
 
 from __future__ import annotations
@@ -11,16 +11,20 @@ import binascii
 import dataclasses
 import hashlib
 import hmac
+import re
+from collections.abc import Iterable
 from typing import Final
 
 import orjson
 
-from protocol.errors import InvalidArgument, NotFound
+from protocol.errors import InvalidArgument, NotFound, Unavailable
 
 MAX_HANDLE: Final = 4096
 """Characters of a handle; it is part of a URL."""
 _FORM: Final = 1
 _MAC_BYTES: Final = 16
+_SHAPE: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{22}\Z")
+MAX_KEYS: Final = 8
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,8 +48,51 @@ class Handle:
 
 
 def is_handle(text: str) -> bool:
-    """Whether the text is meant as a handle rather than as a request id."""
-    return "." in text
+    """Whether the text looks like a handle; a request's id can do so, too."""
+    return _SHAPE.match(text) is not None
+
+
+class Keyring:
+    """The keys of a fleet's gateways: the newest signs, any of them verifies.
+
+    Args:
+        secret: what all gateways were given; "" where they agree on one themselves (`upkeep`).
+    """
+
+    __slots__ = ("_keys", "given")
+
+    def __init__(self, secret: str) -> None:
+        self.given = bool(secret)
+        self._keys = [_key(secret.encode())] if secret else []
+
+    def add(self, secret: bytes) -> None:
+        """The gateways have agreed on this secret; nothing happens where they were given one."""
+        key = _key(secret)
+        if not self.given:
+            self._keys = [key, *[other for other in self._keys if other != key]][:MAX_KEYS]
+
+    def sign(self, handle: Handle) -> str:
+        """See `sign`.
+
+        Raises:
+            InvalidArgument: as `sign`.
+            Unavailable: the gateways have not agreed on a key yet.
+        """
+        if not self._keys:
+            raise Unavailable("this gateway has no key yet to sign handles with", retry_after=1.0)
+        return sign(handle, self._keys[0])
+
+    def verify(self, text: str) -> Handle:
+        """See `verify`.
+
+        Raises:
+            NotFound: it was signed with none of the keys.
+        """
+        return verify(text, self._keys)
+
+
+def _key(secret: bytes) -> bytes:
+    return hashlib.blake2b(secret, digest_size=32, person=b"penstock-handle").digest()
 
 
 def sign(handle: Handle, key: bytes) -> str:
@@ -67,18 +114,19 @@ def sign(handle: Handle, key: bytes) -> str:
     return text
 
 
-def verify(text: str, key: bytes) -> Handle:
-    """The handle that was signed with this key.
+def verify(text: str, keys: Iterable[bytes]) -> Handle:
+    """The handle that was signed with one of these keys.
 
     Raises:
-        NotFound: it was not, or not with this key.
+        NotFound: it was not.
     """
     payload, _, mac = text.partition(".")
     try:
         if len(text) > MAX_HANDLE:
             raise ValueError(len(text))
         raw = _decode(payload)
-        if not hmac.compare_digest(_decode(mac), _mac(raw, key)):
+        shown = _decode(mac)
+        if not any(hmac.compare_digest(shown, _mac(raw, key)) for key in keys):
             raise ValueError(mac)
         form, topic, partition, offset, request_id, principal, fingerprint, binary = orjson.loads(raw)
         if form != _FORM:

@@ -38,7 +38,7 @@ class Call:
         sweep_at: when its stream is looked up next; 0 takes `SWEEP_AFTER`.
         place: where its record is, once the broker has said so.
         left: it is no longer waiting.
-        twin: the next call that waits for the same ref.
+        twin, before: the next and the previous call that wait for the same ref.
     """
 
     ref: str
@@ -58,6 +58,7 @@ class Call:
     place: Place | None = None
     left: bool = False
     twin: Call | None = None
+    before: Call | None = None
 
 
 Delivery = tuple[Call, bytes]
@@ -65,7 +66,8 @@ Delivery = tuple[Call, bytes]
 
 
 class Pending:
-    """The table of waiting calls. O(1) per call; `expire` and `sweep` look at all of them, so call them a few times a second."""
+    """The table of waiting calls. O(1) per call, however many wait for the same ref; `expire` and `sweep` look at all of them, so
+    call them a few times a second."""
 
     __slots__ = ("_calls", "_count", "_next_deadline")
 
@@ -98,7 +100,10 @@ class Pending:
             self._next_deadline = call.deadline
         waiting = self._calls.setdefault(call.ref, call)
         if waiting is not call:
-            call.twin, waiting.twin = waiting.twin, call
+            following = waiting.twin
+            call.twin, call.before, waiting.twin = following, waiting, call
+            if following is not None:
+                following.before = call
         self._count += 1
 
     def feed(self, wakes: Sequence[Wake]) -> tuple[list[Delivery], list[str]]:
@@ -117,27 +122,30 @@ class Pending:
                 call.left = True
                 self._count -= 1
                 deliveries.append((call, payload))
-                call = call.twin
+                following = call.twin
+                if following is not None:  # calls that have left hold nobody else in memory
+                    call.twin = following.before = None
+                call = following
         return deliveries, pointers
 
     def drop(self, call: Call) -> bool:
         """Take one call out, whatever its reason; False where it had left before."""
         if call.left:
             return False
-        first = self._calls.get(call.ref)
-        if first is call:
-            if call.twin is None:
+        before, following = call.before, call.twin
+        if before is None:
+            if self._calls.get(call.ref) is not call:
+                return False
+            if following is None:
                 del self._calls[call.ref]
             else:
-                self._calls[call.ref] = call.twin
+                self._calls[call.ref] = following
         else:
-            while first is not None and first.twin is not call:
-                first = first.twin
-            if first is None:
-                return False
-            first.twin = call.twin
+            before.twin = following
+        if following is not None:
+            following.before = before
         call.left = True
-        call.twin = None
+        call.twin = call.before = None
         self._count -= 1
         return True
 

@@ -13,14 +13,14 @@ from typing import Final
 import structlog
 
 from gateway.claims import Claims, settle
-from gateway.handle import Handle, is_handle, verify
+from gateway.handle import Handle, is_handle
 from gateway.lost import GONE, read_request
 from gateway.positions import OVERDUE
 from gateway.service import Service
 from protocol.codec import decode_reply
 from protocol.errors import Cancelled, Code, FleetError, NotFound
 from protocol.messages import Failure, InferReply, InferRequest
-from protocol.naming import ref
+from protocol.naming import MAX_ID, ref
 from protocol.ports import Cancel, ClaimState, Place, RequestState
 
 _CANCELLED: Final = "the request was cancelled"
@@ -65,7 +65,7 @@ class Requests:
         self._service = service
         self._claims = claims
         self._results = service.transport.results
-        self._key = service.settings.signing_key()
+        self._keys = service.keys
 
     async def find(self, token: str, principal: str, wait: float = 0.0) -> Standing:
         """How a request stands; with `wait`, as soon as it is done or after so many seconds.
@@ -115,7 +115,12 @@ class Requests:
     def _parse(self, token: str, principal: str) -> _Named:
         if not is_handle(token):
             return _Named(token, ref(principal, token), None)
-        handle = verify(token, self._key)
+        try:
+            handle = self._keys.verify(token)
+        except NotFound:
+            if len(token) > MAX_ID:
+                raise
+            return _Named(token, ref(principal, token), None)  # a producer gives its requests any id
         if handle.principal != principal:
             raise NotFound("no such request: the handle was given to somebody else")
         return _Named(handle.id, ref(principal, handle.id), handle)

@@ -14,7 +14,11 @@ from typing import Any, Final
 from gateway import statistics
 from gateway.admission import Admission, Limits
 from gateway.answers import Answers
+from gateway.arrivals import Arrivals
+from gateway.budget import Budgets
 from gateway.catalog import Catalogue, Served
+from gateway.fresh import FreshBeats
+from gateway.handle import Keyring
 from gateway.ids import Ids, trace_context
 from gateway.metrics import GatewayMetrics
 from gateway.pending import Call
@@ -22,8 +26,8 @@ from gateway.positions import Positions
 from gateway.publisher import Publisher
 from gateway.settings import GatewaySettings
 from protocol.clock import Clock
-from protocol.codec import encode_request
-from protocol.errors import FleetError, InvalidArgument, TooLarge, Unavailable
+from protocol.codec import MAX_NUMBER, encode_request
+from protocol.errors import FleetError, InvalidArgument, NotFound, TooLarge, Unavailable, quoted
 from protocol.frames import MAX_RECORD
 from protocol.messages import InferReply, InferRequest, Parameters
 from protocol.naming import Names, ref
@@ -68,9 +72,12 @@ class Service:
 
     Attributes:
         catalogue: what exists.
+        budgets: the bytes that may be held, of all kinds.
         admission: how much waits.
+        arrivals: calls that wait for their model.
         answers: who waits, and how they end.
         positions: what the workers are done with.
+        keys: they sign handles.
         channel: where this gateway is woken.
         draining: no new call is taken.
         not_ready: why this gateway is not ready, "" when it is; set by the upkeep.
@@ -86,10 +93,19 @@ class Service:
         self.clock = clock
         self.metrics = metrics
         self.catalogue = Catalogue(names, metrics.tallies)
-        limits = Limits(settings.max_queued_calls, settings.max_queued_bytes, settings.max_queued_calls_per_model)
-        self.admission = Admission(limits)
+        limits = Limits(
+            settings.max_queued_calls,
+            settings.max_queued_bytes,
+            settings.max_queued_calls_per_model,
+            settings.max_long_polls,
+        )
+        self.budgets = Budgets.of(settings.max_queued_bytes)
+        self.admission = Admission(limits, self.budgets.whole)
         self.answers = Answers(transport.results, names, clock, metrics, self.admission, settings.result_ttl)
+        self.arrivals = Arrivals(self.catalogue, self.admission, settings.model_wait, clock)
         self.positions = Positions(transport.bus)
+        self.beats = FreshBeats(transport.directory, clock, settings.worker_timeout)
+        self.keys = Keyring(settings.signing_secret)
         self.publisher = Publisher(transport.bus, metrics, self.answers.fail)
         self.new_id = Ids()
         self.channel = names.gateway_channel(settings.gateway)
@@ -98,6 +114,7 @@ class Service:
         self.fill = 0.0
         metrics.inflight = self.answers.pending.__len__
         metrics.queued_bytes = lambda: self.admission.size
+        metrics.held_bytes = lambda: self.budgets.whole.used
         metrics.ready = lambda: self.ready
 
     @property
@@ -141,10 +158,7 @@ class Service:
             InvalidArgument: naming what does not fit.
         """
         outputs = body.output_names if body.outputs else ()
-        try:
-            served.check(body.inputs, outputs)
-        except InvalidArgument as error:
-            raise InvalidArgument(f"[request id: {body.id}] {error.message}" if body.id else error.message) from None
+        served.check(body.inputs, outputs, body.id)
         request = InferRequest(
             terms.id, served.model, served.version, body.inputs, outputs, body.parameters, body.id, terms.principal,
             self.channel, terms.deadline, 0, 0.0, trace_context(terms.traceparent, terms.id), terms.claimed, terms.accepted,
@@ -206,10 +220,10 @@ class Service:
         return call
 
     async def statistics(self, model: str = "", version: str = "") -> dict[str, Any]:
-        """Triton's statistics, summed over the live workers.
+        """Triton's statistics, summed over the workers: every call that was answered before this one came is counted.
 
         Raises:
-            NotFound: there is no such model or version.
+            NotFound: there is no such model or version, or it is not ready.
             Unavailable: the directory cannot be reached.
         """
         if not model:
@@ -218,8 +232,10 @@ class Service:
             chosen = [self.catalogue.get(model, version)]
         else:
             chosen = self.catalogue.versions(model)
-        beats = await self.transport.directory.workers()
-        return statistics.model_stats([(s.model, s.version) for s in chosen if s.ready], beats)
+        ready = [(served.model, served.version) for served in chosen if served.ready]
+        if model and not ready:
+            raise NotFound(f"model '{model}' is not ready")
+        return statistics.model_stats(ready, await self.beats.get())
 
     def count_refusal(self, error: FleetError) -> None:
         """A call was turned away before it was published."""
@@ -228,6 +244,7 @@ class Service:
 
     async def close(self) -> None:
         """Wait for what is still on its way out."""
+        await self.beats.close()
         await self.publisher.close()
         await self.answers.close()
 
@@ -243,6 +260,8 @@ def _take_reserved(request: InferRequest) -> None:
 
 
 def _unsigned(value: object, name: str) -> int:
-    if type(value) is not int or not 0 <= value < 2**63:
-        raise InvalidArgument(f"parameter '{name}' must be an unsigned integer, not {value!r}")
+    if type(value) is not int or not 0 <= value <= MAX_NUMBER:
+        raise InvalidArgument(
+            f"parameter '{name}' must be an unsigned integer of at most {MAX_NUMBER}, not {quoted(value)}"
+        )
     return value

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import ipaddress
 from typing import Final, Literal
 
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, quoted
 from protocol.frames import MAX_RECORD
+from protocol.limits import require_count, require_seconds
 from protocol.naming import PREFIX
+from protocol.urls import is_loopback
 
 MAX_TIMEOUT: Final = 24 * 3600.0
 """The longest deadline that may be configured: a day."""
@@ -22,18 +22,23 @@ class GatewaySettings:
     Attributes:
         host: address to listen on; without an `api_key` only loopback is allowed.
         http_port: of the V2 API; 0 takes a free one.
-        metrics_port: of Prometheus' `/metrics`; 0 takes a free one, None serves none.
+        metrics_host: address of Prometheus' `/metrics`.
+        metrics_port: of `/metrics` and the health routes; 0 takes a free one, None serves none.
         api_key: what callers send as `Authorization: Bearer` or `X-API-Key`; "" lets everyone in.
-        signing_secret: signs the handles of asynchronous requests; must be the same on all gateways of a fleet. Without one it
-            is derived from `api_key`, and without that from a constant: then everyone is the same anonymous caller anyway, and
-            the unguessable id inside a handle is what protects it.
+        signing_secret: signs the handles of asynchronous requests; must be the same on all gateways of a fleet. Without one the
+            gateways agree on a random one, which the catalogue's topic keeps.
         gateway: this gateway's id, part of its wake-up channel; "" makes one up at start.
         tls_certificate, tls_key: PEM files; both or neither.
         max_body_bytes: of a request, before and after decompression; more is 413.
         max_header_bytes: of request line and headers; more is 431.
         max_connections: open at once; one more is answered 503.
-        max_queued_calls, max_queued_bytes: accepted and not yet answered, in all; more is 429.
-        max_queued_calls_per_model: the same for one model version.
+        allowed_hosts: names that `Host` and `Origin` may say besides localhost, loopback addresses and `host`; asked only where
+            there is no `api_key`, so that a web page cannot call a gateway on its visitor's machine.
+        max_queued_calls: accepted and not yet answered, in all; more is 429.
+        max_queued_bytes: held of requests and answers of all kinds (`gateway/budget.py`); more is 413, 429, 431 or 503.
+        max_long_polls: waiting at once; more is 429.
+        max_queued_calls_per_model: the same for one model version; 0 for its share: three times as many as are still free, which
+            is three quarters of all for one alone. Bytes are shared in the same way.
         default_timeout: deadline of a synchronous call that names none; then 504.
         max_timeout: longest deadline a caller may ask for.
         max_wait: longest long-poll; a caller that asks for more gets this.
@@ -42,8 +47,11 @@ class GatewaySettings:
         fill_limit: share of the result store's memory from which asynchronous work is refused.
         full_limit: the same for all other calls: their answers would find no room, and their callers would wait for nothing.
         no_worker_policy: what a known model without a live worker does with a call: "queue" it or "reject" it with 503.
+        model_wait: seconds, from when this gateway is ready for the first time, in which calls for a model that nobody has
+            announced yet wait for it; then such a call is 404.
         worker_timeout: silence after which a worker counts as gone.
         json_offload_bytes: JSON of this size is parsed and written by a child process instead of the event loop.
+        json_processes: at most so many such processes; each starts when there is work for it.
         trim_bytes: delivered answers larger than this are dropped from the result store.
         keep_alive: how long an idle connection is kept, at most by a fifth longer.
         read_timeout: how long the reading of one request, or the client's reading of its answer, may take.
@@ -55,18 +63,21 @@ class GatewaySettings:
 
     host: str = "127.0.0.1"
     http_port: int = 8000
+    metrics_host: str = "127.0.0.1"
     metrics_port: int | None = 8002
     api_key: str = dataclasses.field(default="", repr=False)
     signing_secret: str = dataclasses.field(default="", repr=False)
     gateway: str = ""
     tls_certificate: str = ""
     tls_key: str = ""
+    allowed_hosts: tuple[str, ...] = ()
     max_body_bytes: int = MAX_RECORD
     max_header_bytes: int = 32 * 1024
     max_connections: int = 8192
     max_queued_calls: int = 4096
     max_queued_bytes: int = 512 * 1024 * 1024
-    max_queued_calls_per_model: int = 4096
+    max_long_polls: int = 1024
+    max_queued_calls_per_model: int = 0
     default_timeout: float = 60.0
     max_timeout: float = 3600.0
     max_wait: float = 60.0
@@ -75,8 +86,10 @@ class GatewaySettings:
     fill_limit: float = 0.8
     full_limit: float = 0.95
     no_worker_policy: Literal["queue", "reject"] = "queue"
+    model_wait: float = 10.0
     worker_timeout: float = 2.0
     json_offload_bytes: int = 1024 * 1024
+    json_processes: int = 2
     trim_bytes: int = 1024
     keep_alive: float = 75.0
     read_timeout: float = 60.0
@@ -85,49 +98,48 @@ class GatewaySettings:
     def __post_init__(self) -> None:
         if not self.api_key and not is_loopback(self.host):
             raise ConfigError(
-                f"host {self.host!r} can be reached from outside, and no API key is set: give --api-key (or PENSTOCK_API_KEY), "
-                "or listen on 127.0.0.1"
+                f"host {quoted(self.host)} can be reached from outside, and no API key is set: give --api-key "
+                "(or PENSTOCK_API_KEY), or listen on 127.0.0.1"
             )
         if not self.api_key.isascii() or not self.api_key.isprintable() or self.api_key != self.api_key.strip():
             raise ConfigError("the API key must be printable ASCII without blanks around it, as it travels in a header")
         if self.gateway and not PREFIX.match(self.gateway):
-            raise ConfigError(f"gateway id {self.gateway!r} must match {PREFIX.pattern}")
+            raise ConfigError(f"gateway id {quoted(self.gateway)} must match {PREFIX.pattern}")
         if bool(self.tls_certificate) != bool(self.tls_key):
             raise ConfigError("TLS needs both a certificate and a key")
         if self.no_worker_policy not in ("queue", "reject"):
-            raise ConfigError(f"no-worker policy {self.no_worker_policy!r} must be 'queue' or 'reject'")
+            raise ConfigError(f"no-worker policy {quoted(self.no_worker_policy)} must be 'queue' or 'reject'")
         self._check_numbers()
 
-    def _check_numbers(self) -> None:
+    def _check_ports(self) -> None:
         for name in ("http_port", "metrics_port"):
             port = getattr(self, name)
             if port is not None and not 0 <= port <= 65535:
                 raise ConfigError(f"{name} is {port}; a port is between 0 and 65535")
+
+    def _check_numbers(self) -> None:
+        self._check_ports()
         for name in (
-            "max_body_bytes", "max_header_bytes", "max_connections", "max_queued_calls", "max_queued_bytes",
-            "max_queued_calls_per_model", "json_offload_bytes", "default_timeout", "max_timeout", "result_ttl", "claim_lease",
-            "keep_alive", "read_timeout", "worker_timeout",
-        ):  # fmt: skip
+            "default_timeout",
+            "max_timeout",
+            "result_ttl",
+            "claim_lease",
+            "keep_alive",
+            "read_timeout",
+            "worker_timeout",
+        ):
+            require_seconds(name, getattr(self, name))
+        for name in ("max_connections", "max_queued_calls", "max_long_polls", "json_processes"):
+            require_count(name, getattr(self, name))
+        for name in ("max_body_bytes", "max_header_bytes", "max_queued_bytes", "json_offload_bytes"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")
+        for name in ("max_queued_calls_per_model", "model_wait"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more")
         if self.max_body_bytes > MAX_RECORD:
             raise ConfigError(f"max_body_bytes is {self.max_body_bytes}; a record has at most {MAX_RECORD}")
         if not self.default_timeout <= self.max_timeout <= MAX_TIMEOUT:
             raise ConfigError(
                 f"default_timeout {self.default_timeout} and max_timeout {self.max_timeout} must be ordered and <= {MAX_TIMEOUT}"
             )
-
-    def signing_key(self) -> bytes:
-        """The key that signs handles: 32 bytes."""
-        secret = self.signing_secret or self.api_key
-        return hashlib.blake2b(secret.encode(), digest_size=32, person=b"penstock-handle").digest()
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -6,6 +6,7 @@ Invariant: each of these runs in its own task that is started again when it fail
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -14,6 +15,8 @@ import structlog
 from gateway.dispatcher import Dispatcher
 from gateway.service import Service
 from protocol.errors import FleetError, Unavailable
+from protocol.ports import OutRecord
+from protocol.presence import SECRET_KEY
 
 _SWEEP_EVERY: Final = 0.1
 _LOOK_EVERY: Final = 1.0
@@ -88,12 +91,34 @@ class Upkeep:
         service = self._service
         topic = service.names.catalogue_topic
         await service.transport.bus.ensure_topic(topic, 1, compacted=True)
+        agreed = service.keys.given
         async for records in service.transport.bus.follow(topic):
             for problem in service.catalogue.read(records):
                 _log.warning("announcement cannot be read", error=problem)
+            for record in records:
+                if record.key == SECRET_KEY and len(record.value):
+                    service.keys.add(bytes(record.value))
+                    agreed = True
+            service.arrivals.changed()
             if not records:
+                if not agreed:
+                    await self._propose_secret(topic)
                 self._caught_up.set()
                 self._failed.pop("catalogue", None)
+
+    async def _propose_secret(self, topic: str) -> None:
+        """Of two gateways that propose one at once, the last one's is everybody's; both verify with either."""
+        service, secret = self._service, secrets.token_bytes(32)
+        try:
+            await service.transport.bus.publish(topic, [OutRecord(secret, (), SECRET_KEY)])
+        except FleetError as error:
+            _log.warning(
+                "the secret that signs handles could not be shared: other gateways will not know handles given here; "
+                "allow gateways to write to the topic, or give --signing-secret",
+                topic=topic,
+                error=error.message,
+            )
+        service.keys.add(secret)
 
     async def _sweep(self) -> None:
         while True:
@@ -118,9 +143,11 @@ class Upkeep:
         service.admission.measure(service.clock())
         service.not_ready = await self._problem()
         if not service.not_ready:
+            service.arrivals.ready()
             service.fill = await transport.results.fill()
             since = service.clock() - service.settings.worker_timeout
-            service.catalogue.seen(await transport.directory.workers(), since)
+            for served in service.catalogue.seen(await transport.directory.workers(), since):
+                _log.warning("files differ", model=served.model, version=served.version, problem=served.mixed)
 
     async def _problem(self) -> str:
         if not self._caught_up.is_set():

@@ -1,4 +1,4 @@
-"""The command line: `python -m loadtest run|closed|direct|safety|models|bench|report`."""
+"""The command line: `python -m loadtest run|closed|direct|safety|siege|models|bench|report`."""
 
 from __future__ import annotations
 
@@ -147,6 +147,33 @@ def disturb(rounds: int, seconds: float, cache: Path, out: Path | None) -> None:
     if out is not None:
         results = Results.load(out.with_suffix("") / "results.json")
         write_report(dataclasses.replace(results, disturbances=found), out)
+
+
+@main.command()
+@click.option("--system", type=click.Choice(["embedded", "fleet"]), default="fleet", help="What is besieged.")
+@click.option("--seconds", default=600.0, help="Under attack.")
+@click.option("--before", default=60.0, help="Seconds of the honest caller alone.")
+@click.option("--rate", default=50.0, help="Calls per second of the honest caller.")
+@click.option("--limit-mib", default=512, help="What the gateway's own limit is.")
+@click.option("--gateway-option", "gateway_options", multiple=True, help="More of its command line; may be repeated.")
+@click.option("--attack", "parts", multiple=True, help="Only those with this in their name; may be repeated.")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the page here, and its JSON beside it."
+)
+def siege(out: Path | None, parts: tuple[str, ...], **options: Any) -> None:
+    """A gateway under every attack at once, with an honest caller beside them. Exits with 1 where a promise broke."""
+    from loadtest import siege as sieges
+    from loadtest import siege_report
+
+    found = sieges.besiege(sieges.Plan(**options, names=sieges.names_of(parts)), click.echo)
+    page = siege_report.markdown(found)
+    click.echo(page)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(page)
+        sieges.save(found, out.with_suffix(".json"))
+    if not all(found.verdicts.values()):
+        raise SystemExit(1)
 
 
 @main.command(name="models")

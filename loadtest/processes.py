@@ -101,6 +101,11 @@ class ServerProcess:
         descriptor = self._log.fileno()  # shared with the process: reading must not move its position
         return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
 
+    def wait(self, seconds: float) -> None:
+        """Wait until it has ended by itself, at most so long."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+
     def stop(self, grace: float = 20.0) -> int:
         """SIGTERM, after `grace` seconds SIGKILL; the exit status."""
         self._process.terminate()
@@ -118,6 +123,10 @@ class Meter:
 
     def __init__(self, roots: Mapping[str, int]) -> None:
         self._roots = {name: psutil.Process(pid) for name, pid in roots.items()}
+
+    def pid(self, name: str) -> int:
+        """The process id of a root."""
+        return int(self._roots[name].pid)
 
     def cpu_seconds(self) -> dict[str, float]:
         """User and system time so far, by name; a process that ended below a living root is lost from the count."""

@@ -49,6 +49,7 @@ class System:
         kafka: bootstrap servers, where it has any.
         redis: URL of its store, where it has one.
         prefix: of its topics and keys, where it has any.
+        metrics: port of the gateway's metrics, where it has any.
     """
 
     name: str
@@ -58,6 +59,7 @@ class System:
     kafka: str = ""
     redis: str = ""
     prefix: str = ""
+    metrics: int = 0
 
     def address(self, model: str) -> Address:
         """Where a model of it is called."""
@@ -79,21 +81,24 @@ class System:
 
 
 @contextlib.contextmanager
-def embedded(repository: Path, core: int | None, model: str, pool: Pool) -> Iterator[System]:
+def embedded(
+    repository: Path, core: int | None, model: str, pool: Pool, *, gateway_options: Sequence[str] = ()
+) -> Iterator[System]:
     """`penstock serve`, once it has answered the pool's first request to `model` rightly."""
     port, metrics = free_port(), free_port()
     line = ["-m", "penstock", "serve", "--model-repository", str(repository)]
     begin = time.perf_counter()
-    server = ServerProcess([*line, *_ports(port, metrics)], core)
+    server = ServerProcess([*line, *_ports(port, metrics), *gateway_options], core)
     try:
         wait_for_answer(Address("127.0.0.1", port, model), pool, {"server": server})
-        yield System("embedded", port, Meter({"server": server.pid}), time.perf_counter() - begin)
+        first_answer = time.perf_counter() - begin
+        yield System("embedded", port, Meter({"server": server.pid}), first_answer, metrics=metrics)
     finally:
         server.stop()
 
 
 @contextlib.contextmanager
-def fleet(
+def fleet(  # noqa: PLR0913  # each is another process's command line
     repository: Path,
     core: int | None,
     model: str,
@@ -101,6 +106,7 @@ def fleet(
     worker_options: Sequence[str] = (),
     *,
     jvm: Jvm | None = None,
+    gateway_options: Sequence[str] = (),
 ) -> Iterator[System]:
     """A gateway and a worker on a real broker and a real Redis, once they have answered rightly; started in this order.
 
@@ -121,19 +127,20 @@ def fleet(
         )
         prefix = f"bench-{secrets.token_hex(4)}"  # the environment may have named servers that others use too
         transport = ["--kafka", backing.kafka, "--redis", backing.redis, "--prefix", prefix]
-        port = free_port()
+        port, metrics = free_port(), free_port()
         begin = time.perf_counter()
         worker_line = ["-m", "penstock", "worker", "--model-repository", str(repository), *transport, *worker_options]
         worker = ServerProcess([*worker_line, "--metrics-port", str(free_port())], core)
         stack.callback(worker.stop)
-        gateway = ServerProcess(["-m", "penstock", "gateway", *transport, *_ports(port, free_port())], core)
+        gateway_line = ["-m", "penstock", "gateway", *transport, *_ports(port, metrics), *gateway_options]
+        gateway = ServerProcess(gateway_line, core)
         stack.callback(gateway.stop)
         wait_for_answer(Address("127.0.0.1", port, model), pool, {"gateway": gateway, "worker": worker})
         first_answer = time.perf_counter() - begin
         roots = {"gateway": gateway.pid, "worker": worker.pid}
         roots |= {"kafka": backing.broker.pid} if backing.broker else {}
         roots |= {"redis": backing.store.pid} if backing.store else {}
-        yield System("fleet", port, Meter(roots), first_answer, backing.kafka, backing.redis, prefix)
+        yield System("fleet", port, Meter(roots), first_answer, backing.kafka, backing.redis, prefix, metrics)
 
 
 @contextlib.contextmanager

@@ -105,7 +105,11 @@ async def newest_ready(bus: Bus, names: Names, model: str, version: str = "") ->
     async for records in bus.follow(names.catalogue_topic):
         if not records:
             break
-        for entry in (presence.decode_announcement(record.value) for record in records if record.value):
+        for entry in (
+            presence.decode_announcement(record.value)
+            for record in records
+            if record.value and not (record.key or b"").startswith(b"/")
+        ):
             if entry.model == model and version in ("", entry.version):
                 known[entry.version] = entry
     ready = [entry for entry in known.values() if entry.state is ModelState.READY]

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from protocol import v2
-from protocol.errors import Code, CodecError
+from protocol.errors import Code, CodecError, quoted
 from protocol.frames import (
     HEADS,
     WIRE_VERSION,
@@ -37,19 +37,28 @@ from protocol.messages import (
     InferRequest,
     Timing,
 )
-from protocol.tensors import Buffer
+from protocol.tensors import MAX_ELEMENTS, Buffer
 
 SCHEMA: Final = b"penstock/1"
 MSGPACK: Final = b"application/msgpack"
 JSON: Final = b"application/json"
 _STAMPS: Final = struct.Struct(">QQ")
 
-Headers = Sequence[tuple[str, bytes]]
+Headers = Sequence[tuple[str, bytes | None]]
+
+MAX_NUMBER: Final = 10**17
+"""The largest number that a header may state: as microseconds it is the year 5138. Every time up to it can be encoded again."""
+_LATEST: Final = MAX_NUMBER / 1e6
 
 
 def micros(seconds: float) -> int:
     """Seconds as whole microseconds, the wire's unit."""
     return round(seconds * 1e6)
+
+
+def plausible(seconds: float) -> float:
+    """A time that a stranger stated; 0, which is unknown, where it is none that anybody could have meant."""
+    return seconds if 0 <= seconds <= _LATEST else 0.0
 
 
 def encode_request(request: InferRequest) -> tuple[bytes, list[tuple[str, bytes]]]:
@@ -87,28 +96,37 @@ def _headers(request: InferRequest) -> list[tuple[str, bytes]]:
     return headers
 
 
-def decode_request(
-    value: Buffer, headers: Headers, *, model: str, version: str, default_id: str, timestamp: float
+def decode_request(  # noqa: PLR0913  # a record's parts, by name
+    value: Buffer,
+    headers: Headers,
+    *,
+    model: str,
+    version: str,
+    default_id: str,
+    timestamp: float,
+    most: int = MAX_ELEMENTS,
 ) -> InferRequest:
     """The request of one record.
 
     Args:
         value: msgpack or, with the header `content-type: application/json`, a V2 JSON body.
-        headers: the record's; unknown ones are ignored, of repeated ones the last counts.
+        headers: the record's; unknown ones are ignored, of repeated ones the last counts, and a null or empty value says nothing.
         model, version: from the topic's name.
         default_id: the fleet id where no header names one (topic-partition-offset-timestamp).
         timestamp: the record's, in seconds: stands for the stamps that a foreign producer does not send.
+        most: how many BYTES elements may be looked at here.
 
     Raises:
         CodecError: naming what is wrong.
+        ManyElements: it has more BYTES elements than that.
     """
-    fields = dict(headers)
+    fields = fields_of(headers)
     schema = fields.get("schema", SCHEMA)
     if schema != SCHEMA:
-        raise CodecError(f"schema {schema!r} is not known; this reader speaks {SCHEMA.decode()}")
+        raise CodecError(f"schema {quoted(schema[:64])} is not known; this reader speaks {SCHEMA.decode()}")
     name = fields_text(fields, "id") or default_id
     if fields.get("content-type", MSGPACK) == JSON:
-        body = v2.parse_json(value)
+        body = v2.parse_json(value, most)
         request = InferRequest(name, model, version, body.inputs, body.output_names, body.parameters, body.id)
     else:
         view = view_of(value)
@@ -117,14 +135,14 @@ def decode_request(
         if layout is not None:
             request = InferRequest(name, model, version, layout.cut(tail), layout.outputs)
         else:
-            request = _request(name, model, version, mapping(head), tail)
+            request = _request(name, model, version, mapping(head), tail, most)
     _read_headers(request, fields, timestamp)
     return request
 
 
-def _request(name: str, model: str, version: str, head: dict[str, Any], tail: memoryview) -> InferRequest:
+def _request(name: str, model: str, version: str, head: dict[str, Any], tail: memoryview, most: int) -> InferRequest:
     """The long way: with a label or parameters, with inline data, or wrong."""
-    inputs = tensors_of(head.get("inputs"), tail, "inputs")
+    inputs = tensors_of(head.get("inputs"), tail, "inputs", most)
     parameters = v2.check_parameters(head.get("parameters", {}), "the request")
     label = head.get("id", "")
     if type(label) is not str:
@@ -132,13 +150,21 @@ def _request(name: str, model: str, version: str, head: dict[str, Any], tail: me
     return InferRequest(name, model, version, inputs, names_of(head.get("outputs", ())), parameters, label)
 
 
+def fields_of(headers: Headers) -> dict[str, bytes]:
+    """The headers by name, without those that are null or empty: Kafka's carrier does not tell one from the other."""
+    fields = dict(headers)
+    if all(fields.values()):
+        return fields  # type: ignore[return-value]  # none of them is None
+    return {name: value for name, value in fields.items() if value}
+
+
 def _read_headers(request: InferRequest, fields: Mapping[str, bytes], timestamp: float) -> None:
     stamps = fields.get("stamps")
     if stamps is not None and len(stamps) == _STAMPS.size:
         accepted, published = _STAMPS.unpack(stamps)
-        request.accepted, request.published = accepted / 1e6, published / 1e6
+        request.accepted, request.published = plausible(accepted / 1e6), plausible(published / 1e6)
     else:
-        request.accepted = request.published = timestamp
+        request.accepted = request.published = plausible(timestamp)
     request.reply_to = fields_text(fields, "reply-to")
     if "principal" in fields:
         request.principal = fields_text(fields, "principal") or ANONYMOUS
@@ -169,9 +195,10 @@ def fields_text(fields: Mapping[str, bytes], name: str) -> str:
 
 
 def _number(raw: bytes, name: str) -> int:
-    if not raw.isdigit() or len(raw) > 18:
-        raise CodecError(f"header '{name}' must be a decimal number, not {raw[:32]!r}")
-    return int(raw)
+    number = int(raw) if raw.isdigit() and len(raw) <= 18 else MAX_NUMBER + 1
+    if number > MAX_NUMBER:
+        raise CodecError(f"header '{name}' must be a decimal number of at most {MAX_NUMBER}, not {quoted(raw[:32])}")
+    return number
 
 
 def encode_reply(reply: InferReply) -> bytes:
@@ -210,7 +237,9 @@ def _pack_timing(t: Timing) -> bytes:
         t.accepted, t.published, t.fetched, t.enqueued, t.released, t.compute_start, t.compute_end, t.emitted,
     )  # fmt: skip
     micro = [int(seconds * 1e6 + 0.5) for seconds in stamps]
-    return pack([*micro, t.reason, t.batch_rows, t.batch_requests, t.attempt, t.worker])
+    if not t.digest:
+        return pack([*micro, t.reason, t.batch_rows, t.batch_requests, t.attempt, t.worker])
+    return pack([*micro, t.reason, t.batch_rows, t.batch_requests, t.attempt, t.worker, t.digest])
 
 
 def decode_reply(data: Buffer) -> InferReply:
@@ -232,7 +261,7 @@ def decode_reply(data: Buffer) -> InferReply:
     error, label = head.get("error"), head.get("id", "")
     if type(label) is not str:
         raise CodecError("'id' must be a string")
-    outputs = () if error is not None else tensors_of(head.get("outputs"), tail, "outputs")
+    outputs = () if error is not None else tensors_of(head.get("outputs"), tail, "outputs", trusted=True)
     parameters = v2.check_parameters(head["parameters"], "the reply") if "parameters" in head else {}
     try:
         failure = Failure(Code(error[0]), str(error[1])) if error is not None else None
@@ -243,10 +272,10 @@ def decode_reply(data: Buffer) -> InferReply:
 
 def _timing(data: Buffer) -> Timing:
     try:
-        a, p, f, e, r, cs, ce, em, reason, rows, requests, attempt, worker, *_ = unpack(data)
+        a, p, f, e, r, cs, ce, em, reason, rows, requests, attempt, worker, *more = unpack(data)
         return Timing(
             a / 1e6, p / 1e6, f / 1e6, e / 1e6, r / 1e6, cs / 1e6, ce / 1e6, em / 1e6, 0.0, reason, rows, requests, attempt,
-            worker,
+            worker, more[0] if more else "",
         )  # fmt: skip
     except (TypeError, ValueError, OverflowError) as exc:
         raise CodecError(f"reply lacks or mistypes its timing: {exc!r}") from None

@@ -6,6 +6,9 @@ Invariant: nothing below a door knows a status number; the wire carries the code
 from __future__ import annotations
 
 import enum
+import json
+
+from protocol.texts import shortened
 
 
 class Code(enum.StrEnum):
@@ -29,9 +32,60 @@ class Code(enum.StrEnum):
 
 MAX_QUOTED = 200
 """Characters that an error repeats of a name that a stranger sent."""
+_MAX_ITEMS = 32
+_MAX_BITS = 128
+
+
+def quoted(value: object) -> str:
+    """A stranger's value as an error repeats it: text in single quotes, the rest as JSON; cut, without control characters."""
+    if isinstance(value, bytes):
+        value = value[:MAX_QUOTED].decode("utf-8", "backslashreplace")
+    return f"'{_shown(value)}'" if isinstance(value, str) else _spelled(value)
+
+
+def _spelled(value: object, *, inner: bool = False) -> str:
+    """A value as JSON has it, but for what stands in lists in lists."""
+    if isinstance(value, list | tuple):
+        if inner:
+            return "[…]" if value else "[]"
+        items = [_spelled(item, inner=True) for item in value[:_MAX_ITEMS]]
+        return _shown(f"[{', '.join(items)}{', …' if len(value) > _MAX_ITEMS else ''}]")
+    if isinstance(value, dict):
+        return "{…}" if value else "{}"
+    if isinstance(value, str):
+        return f'"{_shown(value)}"'
+    if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+        return f"a number of more than {_MAX_BITS} bits"
+    return _shown(json.dumps(value, default=repr))
+
+
+def _shown(text: str) -> str:
+    if len(text) > MAX_QUOTED:
+        text = text[:MAX_QUOTED] + "…"
+    if text.isprintable():
+        return text
+    return "".join([char if char.isprintable() else char.encode("unicode_escape").decode() for char in text])
+
+
+def of_request(label: str, text: str) -> str:
+    """The text with the request's id in front, as Triton's core has it; `label` is the id in its body."""
+    return f"[request id: {_shown(label) or '<id_unknown>'}] {text}"
+
 
 RETRYABLE = frozenset({Code.EXHAUSTED, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED})
 """Ends after which the same `Idempotency-Key` runs again: the model has not refused the request itself."""
+
+
+def described(error: BaseException) -> str:
+    """What is said of an exception: a `FleetError`'s message, else its type and text, which may be anything or missing."""
+    if isinstance(error, FleetError):
+        return error.message
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except Exception as trouble:
+        text = f"(its text cannot be made: {type(trouble).__name__})"
+    return shortened(f"{name}: {text}" if text else name)
 
 
 class FleetError(Exception):
@@ -46,6 +100,7 @@ class FleetError(Exception):
     code = Code.INTERNAL
 
     def __init__(self, message: str, *, code: Code | None = None, retry_after: float | None = None) -> None:
+        message = shortened(message)
         super().__init__(message)
         self.message = message
         self.retry_after = retry_after
@@ -66,6 +121,25 @@ class InvalidArgument(FleetError):
 
 class CodecError(InvalidArgument):
     """Bytes that are not a message: malformed, truncated, over a limit or of an unknown version."""
+
+
+class SizeError(CodecError):
+    """The bytes of an input are not those that its datatype and shape promise.
+
+    Attributes:
+        parts: the text before and after the place of the model's name, which only the caller knows.
+        names_request: Triton names the request's id before it.
+    """
+
+    def __init__(self, *parts: str, names_request: bool = True) -> None:
+        super().__init__("".join(parts))
+        self.parts = parts
+        self.names_request = names_request
+
+    def told(self, model: str, label: str) -> str:
+        """The whole text; the model may be "" (not known), `label` is the id in the request's body."""
+        text = f" for model '{model}'".join(self.parts) if model else self.message
+        return of_request(label, text) if self.names_request else text
 
 
 class ConfigError(InvalidArgument):

@@ -20,8 +20,8 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from protocol import v2
-from protocol.errors import CodecError
-from protocol.tensors import ITEM_SIZE, Buffer, Tensor, check_shape, check_size, element_count
+from protocol.errors import CodecError, quoted
+from protocol.tensors import ITEM_SIZE, MAX_ELEMENTS, Buffer, Tensor, check_shape, check_size, element_count, spend
 
 WIRE_VERSION: Final = 1
 """Readers accept this version and the one before it; anything else goes to the dead letters."""
@@ -203,11 +203,17 @@ def tensor_heads(tensors: Sequence[Tensor]) -> list[dict[str, Any]]:
     return [{"name": t.name, "datatype": t.datatype, "shape": t.shape, "size": len(t.data)} for t in tensors]
 
 
-def tensors_of(heads: object, tail: memoryview, where: str) -> tuple[Tensor, ...]:
+def tensors_of(
+    heads: object, tail: memoryview, where: str, most: int = MAX_ELEMENTS, *, trusted: bool = False
+) -> tuple[Tensor, ...]:
     """The tensors that a head's field `where` and the tail hold, each looked at.
+
+    Args:
+        trusted: the fleet wrote them: the elements of BYTES are not looked at here.
 
     Raises:
         CodecError: naming what is wrong.
+        ManyElements: they have more than `most` BYTES elements.
     """
     if not isinstance(heads, list) or len(heads) > v2.MAX_TENSORS:
         raise CodecError(f"'{where}' must be a list of at most {v2.MAX_TENSORS} tensors")
@@ -215,6 +221,9 @@ def tensors_of(heads: object, tail: memoryview, where: str) -> tuple[Tensor, ...
     for head in heads:
         tensor, used = _tensor(head, tail[position:], where)
         position += used
+        if not (trusted and tensor.datatype == "BYTES"):
+            most = spend(most, tensor.datatype, tensor.shape)
+            check_size(tensor)
         tensors.append(tensor)
     if position != len(tail):
         raise CodecError(f"record has {len(tail) - position} bytes that belong to no tensor of '{where}'")
@@ -227,18 +236,19 @@ def _tensor(head: object, tail: memoryview, where: str) -> tuple[Tensor, int]:
         raise CodecError(f"each of '{where}' must be a map")
     name, datatype, shape = head.get("name"), head.get("datatype"), head.get("shape")
     if type(name) is not str or type(datatype) is not str or type(shape) is not list or datatype not in ITEM_SIZE:
-        raise CodecError(f"a tensor of '{where}' lacks a name, a known datatype or a shape: {name!r}, {datatype!r}")
+        raise CodecError(
+            f"a tensor of '{where}' lacks a name, a known datatype or a shape: {quoted(name)}, {quoted(datatype)}"
+        )
     data = head.get("data")
     if data is None:
         size = head.get("size")
         if type(size) is not int or not 0 <= size <= len(tail):
-            raise CodecError(f"tensor '{name}' claims {size!r} bytes of {len(tail)} that are there")
+            raise CodecError(f"tensor '{name}' claims {quoted(size)} bytes of {len(tail)} that are there")
         tensor, used = Tensor(name, datatype, check_shape(shape, f"tensor '{name}'"), tail[:size]), size
     elif type(data) is bytes:
         tensor, used = Tensor(name, datatype, check_shape(shape, f"tensor '{name}'"), data), 0
     else:
         raise CodecError(f"tensor '{name}': data must be binary, not {type(data).__name__}")
-    check_size(tensor)
     return tensor, used
 
 
@@ -264,10 +274,10 @@ def reply_names(head: dict[str, Any]) -> tuple[str, str]:
         CodecError: this reader does not speak its version, or they are missing.
     """
     if head.get("v") != WIRE_VERSION:
-        raise CodecError(f"reply has wire version {head.get('v')!r}; this reader speaks {WIRE_VERSION}")
+        raise CodecError(f"reply has wire version {quoted(head.get('v'))}; this reader speaks {WIRE_VERSION}")
     model, version = head.get("model_name"), head.get("model_version")
     if type(model) is not str or type(version) is not str:
-        raise CodecError(f"reply lacks its model's name or version: {model!r}, {version!r}")
+        raise CodecError(f"reply lacks its model's name or version: {quoted(model)}, {quoted(version)}")
     return model, version
 
 

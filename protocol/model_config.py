@@ -7,7 +7,7 @@ Invariants: pure values, no I/O. An instance satisfies every rule of `config_che
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Final
 
 from protocol import config_checks
 from protocol.config_batching import DynamicBatching, QueuePolicy, TimeoutAction
@@ -29,6 +29,9 @@ __all__ = [
     "Warmup",
     "WarmupInput",
 ]
+
+WITHOUT_TENSORS: Final = frozenset({"python"})
+"""Backends whose models may take no inputs, or give no outputs, as in Triton."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +116,7 @@ class ModelConfig:
         if not self.backend:
             raise ConfigError(f"must specify 'platform' or 'backend' for '{self.name}'")
         for kind, specs in (("input", self.inputs), ("output", self.outputs)):
-            if not specs:
+            if not specs and self.backend not in WITHOUT_TENSORS:
                 raise ConfigError(f"model configuration must specify at least one '{kind}' for {self.name}")
         if not self.batch_size_stated:
             raise ConfigError(f"must specify 'max_batch_size' for {self.name}")

@@ -6,6 +6,7 @@ fields mean, so that a file and a JSON document are judged alike. Whatever the t
 
 from __future__ import annotations
 
+import codecs
 import re
 from typing import Any, Final
 
@@ -28,7 +29,7 @@ def parse(text: str | bytes, source: str = "config.pbtxt", folder: str = "") -> 
     """The configuration that a text states; what it leaves out is left to completion.
 
     Args:
-        text: the file's content; bytes are UTF-8.
+        text: the file's content; bytes are UTF-8, a byte order mark at the beginning is passed over.
         source: what to call it in messages.
         folder: the model folder's name, which the model's must equal where it is stated.
 
@@ -74,7 +75,11 @@ def _checked(text: str | bytes, source: str) -> str:
         raw = text.encode() if isinstance(text, str) else text
         if len(raw) > MAX_BYTES:
             raise ConfigError(f"{source} has {len(raw)} bytes; a model configuration has at most {MAX_BYTES}")
-        return raw.decode()
+        if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ConfigError(
+                f"{source} is text in UTF-16, by the byte order mark that it begins with; save it as UTF-8"
+            )
+        return raw.decode("utf-8-sig")
     except UnicodeError as error:
         raise ConfigError(f"{source} is not UTF-8 text: {error}") from None
 

@@ -16,7 +16,8 @@ from typing import Protocol
 from protocol.messages import Heartbeat
 from protocol.tensors import Buffer
 
-Headers = Sequence[tuple[str, bytes]]
+Headers = Sequence[tuple[str, bytes | None]]
+"""In their order; a name may come twice, and a value may be null."""
 Place = tuple[int, int]
 """Partition and offset of a record, within its topic."""
 NOWHERE: Place = (-1, -1)
@@ -38,7 +39,14 @@ class OutRecord:
 
 @dataclasses.dataclass(slots=True)
 class Record:
-    """A record as it was fetched. `timestamp` is in seconds."""
+    """A record as it was fetched.
+
+    Attributes:
+        timestamp: seconds.
+        headers: as they were written; in a name that is not UTF-8 the other bytes are given as `\\xff`.
+        problem: why this is not what was written, or not all of it; "" nearly always. It is no request then, and one that stands
+            for the records of a whole batch has their last offset.
+    """
 
     topic: str
     partition: int
@@ -47,6 +55,7 @@ class Record:
     value: Buffer
     headers: Headers
     key: bytes | None = None
+    problem: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -158,13 +167,14 @@ class Bus(Protocol):
         """Join the group as the static member `member` (`group.instance.id`); where nothing is committed, from the log's start."""
 
     def follow(self, topic: str) -> AsyncIterator[Sequence[Record]]:
-        """Every record of a (small, compacted) topic from its start, then the new ones as they come, for ever.
+        """Every record of a (small, compacted) topic from its start, then the new ones as they come, for ever. Those that cannot
+        be read are left out.
 
         Yields an empty list once when the end that was there at the start has been reached.
         """
 
     async def read(self, topic: str, partition: int, offset: int) -> Record | None:
-        """That one record, or None where the topic no longer (or not yet) has it."""
+        """That one record, or None where the topic no longer (or not yet) has it, or it cannot be read."""
 
     async def committed(self, topic: str, group: str) -> Mapping[int, int]:
         """Where the group goes on, by partition; without those in which it has committed nothing.
@@ -199,10 +209,12 @@ class Answer:
         ref: which request (`naming.ref`).
         payload: `codec.encode_reply`.
         reply_to: channel to wake besides those in the stream, or "".
-        ttl: seconds the fence outlives this write; the store takes its result TTL instead where the stream was claimed.
+        ttl: seconds the fence outlives this write; the store takes its result TTL instead where the stream is claimed, or the
+            answer wakes nobody.
         retriable: the failure lets the same `Idempotency-Key` run again (`errors.RETRYABLE`).
         accepted: when the published request was accepted, 0 where that is not known. A retriable end of one that is older than
             the stream's claim is refused: the key was claimed again, and the record left over from before must not end it.
+        claimed: the record says that its stream was claimed: the result TTL counts, also where the claim has expired meanwhile.
     """
 
     ref: str
@@ -211,6 +223,7 @@ class Answer:
     ttl: float = 300.0
     retriable: bool = False
     accepted: float = 0.0
+    claimed: bool = False
 
 
 @dataclasses.dataclass(slots=True)
@@ -380,3 +393,9 @@ class Directory(Protocol):
 
     async def forget(self, worker: str) -> None:
         """Remove a worker that has gone."""
+
+    async def ask(self, ask: str) -> None:
+        """Have every worker that listens beat at once: it names this ask in that heartbeat (`Heartbeat.asked`)."""
+
+    async def listen_asks(self, on_ask: Callable[[str], None]) -> None:
+        """Call back with every ask until `close`. Returns once subscribed."""

@@ -7,20 +7,27 @@ elements, not bytes. Decoding never copies: `Tensor.array()` is a view of the bu
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import struct
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NoReturn, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from protocol.errors import CodecError
+from protocol.errors import CodecError, SizeError, quoted
 
 Array = npt.NDArray[Any]
 Buffer = bytes | memoryview
 
 MAX_RANK: Final = 32
 MAX_ELEMENTS: Final = 2**40
+MANY: Final = 2048
+"""BYTES elements that an event loop looks at itself, at 0.1 to 0.4 µs each; more are left to another thread or process."""
+
+_LENGTH: Final = struct.Struct("<I")
+_RUN: Final = 32
+"""Elements of the same length after which more of them are looked for at once."""
 
 ITEM_SIZE: Final[dict[str, int]] = {
     "BOOL": 1, "UINT8": 1, "UINT16": 2, "UINT32": 4, "UINT64": 8, "INT8": 1, "INT16": 2, "INT32": 4, "INT64": 8,
@@ -39,6 +46,10 @@ NUMPY_DTYPE: Final[dict[str, np.dtype[Any]]] = {
 _DATATYPE_BY_DTYPE: Final[dict[str, str]] = {
     dtype.str: name for name, dtype in NUMPY_DTYPE.items() if name not in ("BF16", "BYTES")
 }
+
+
+class ManyElements(Exception):
+    """There are more BYTES elements than an event loop should look at: the same is to be done in another thread or process."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -74,6 +85,19 @@ def element_count(shape: Sequence[int]) -> int:
     return count
 
 
+def spend(most: int, datatype: str, shape: Sequence[int]) -> int:
+    """How many BYTES elements may still be looked at after those of one tensor.
+
+    Raises:
+        ManyElements: it has more than `most`.
+    """
+    if datatype == "BYTES":
+        most -= element_count(shape)
+        if most < 0:
+            raise ManyElements
+    return most
+
+
 def check_shape(shape: Sequence[object], where: str) -> tuple[int, ...]:
     """The shape as a tuple of non-negative integers of bounded rank and product.
 
@@ -85,7 +109,7 @@ def check_shape(shape: Sequence[object], where: str) -> tuple[int, ...]:
     count = 1
     for size in shape:
         if type(size) is not int or size < 0:
-            raise CodecError(f"{where} has shape {list(shape)!r}; every size must be a non-negative integer")
+            raise CodecError(f"{where} has shape {quoted(list(shape))}; every size must be a non-negative integer")
         count *= size
     if count > MAX_ELEMENTS:
         raise CodecError(f"{where} has {count} elements; at most {MAX_ELEMENTS} are allowed")
@@ -100,12 +124,12 @@ def check_size(tensor: Tensor) -> None:
     """
     item = ITEM_SIZE[tensor.datatype]
     if item == 0:
-        bytes_elements(tensor)
+        check_bytes(tensor)
         return
     expected = element_count(tensor.shape) * item
     if len(tensor.data) != expected:
-        raise CodecError(
-            f"input byte size mismatch for input '{tensor.name}'. Expected {expected}, got {len(tensor.data)}"
+        raise SizeError(
+            f"input byte size mismatch for input '{tensor.name}'", f". Expected {expected}, got {len(tensor.data)}"
         )
 
 
@@ -157,13 +181,28 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
 
 
 def pack_bytes(elements: Sequence[bytes | str]) -> bytes:
-    """The elements with their 4-byte little-endian lengths; text is UTF-8."""
-    parts: list[bytes] = []
-    for element in elements:
-        raw = element.encode() if isinstance(element, str) else bytes(element)
-        parts.append(struct.pack("<I", len(raw)))
-        parts.append(raw)
-    return b"".join(parts)
+    """The elements with their 4-byte little-endian lengths; text is UTF-8.
+
+    Raises:
+        CodecError: an element is neither bytes nor text.
+    """
+    kinds = set(map(type, elements))
+    if kinds <= {bytes}:
+        raw = cast("Sequence[bytes]", elements)
+    elif kinds == {str}:
+        raw = list(map(str.encode, cast("Sequence[str]", elements)))
+    else:
+        raw = [_raw(element) for element in elements]
+    lengths = map(_LENGTH.pack, map(len, raw))
+    return b"".join(itertools.chain.from_iterable(zip(lengths, raw, strict=True)))
+
+
+def _raw(element: object) -> bytes:
+    if isinstance(element, str):
+        return element.encode()
+    if isinstance(element, bytes | bytearray | memoryview):
+        return bytes(element)
+    raise CodecError(f"an element of type {type(element).__name__} cannot be BYTES: it must be bytes or text")
 
 
 def bytes_elements(tensor: Tensor) -> list[bytes]:
@@ -172,21 +211,96 @@ def bytes_elements(tensor: Tensor) -> list[bytes]:
     Raises:
         CodecError: the framing is broken or the number of elements is not the shape's.
     """
-    data, position, elements = tensor.data, 0, []
-    expected = element_count(tensor.shape)
-    while position < len(data):
-        if position + 4 > len(data):
-            raise CodecError(f"incomplete string length indicator for input '{tensor.name}' at byte {position}")
-        (size,) = struct.unpack_from("<I", data, position)
-        position += 4
-        if position + size > len(data):
-            raise CodecError(
-                f"incomplete string data for input '{tensor.name}' at byte {position}: expected {size} bytes"
-            )
-        elements.append(bytes(data[position : position + size]))
-        position += size
-        if len(elements) > expected:
-            break
+    data, expected = bytes(tensor.data), element_count(tensor.shape)
+    _check_room(tensor, expected)
+    elements: list[bytes] = []
+    position, end, unpack = 0, len(data), _LENGTH.unpack_from
+    while position < end and len(elements) <= expected:
+        start = position + 4
+        if start > end:
+            _refuse_length(tensor, position)
+        (size,) = unpack(data, position)
+        position = start + size
+        if position > end:
+            _refuse_data(tensor, start, size)
+        elements.append(data[start:position])
     if len(elements) != expected:
-        raise CodecError(f"expected {expected} string elements for input '{tensor.name}', got {len(elements)} or more")
+        _refuse_count(tensor, expected, len(elements))
     return elements
+
+
+def check_bytes(tensor: Tensor) -> None:
+    """Check a BYTES tensor as `bytes_elements` does, without making its elements; runs of equal lengths are not walked.
+
+    Raises:
+        CodecError: as `bytes_elements`.
+    """
+    data, expected = memoryview(tensor.data), element_count(tensor.shape)
+    _check_room(tensor, expected)
+    position, end, unpack = 0, len(data), _LENGTH.unpack_from
+    count, run, last, worth = 0, 0, -1, _RUN
+    while position < end and count <= expected:
+        start = position + 4
+        if start > end:
+            _refuse_length(tensor, position)
+        (size,) = unpack(data, position)
+        position = start + size
+        if position > end:
+            _refuse_data(tensor, start, size)
+        count += 1
+        run = run + 1 if size == last else 0
+        last = size
+        if run == worth:
+            more = _equal_from(data[position:], size)
+            position += more * (4 + size)
+            count += more
+            run, worth = 0, _RUN if more > worth else 2 * worth
+    if count != expected:
+        _refuse_count(tensor, expected, min(count, expected + 1))
+
+
+def _equal_from(data: memoryview, size: int) -> int:
+    """How many elements of this length `data` begins with; the work is proportional to their number."""
+    step, found = 4 + size, 0
+    most, window = len(data) // step, 4 * _RUN
+    while found < most:
+        count = min(window, most - found)
+        lengths = np.ndarray((count,), "<u4", data, found * step, (step,))
+        others = np.flatnonzero(lengths != size)
+        if others.size:
+            return found + int(others[0])
+        found += count
+        window *= 2
+    return found
+
+
+def _check_room(tensor: Tensor, expected: int) -> None:
+    """Refuse a shape of more elements than the data has room for: then nothing needs to be walked."""
+    room = -(-len(tensor.data) // 4)
+    if room < expected:
+        raise SizeError(
+            f"expected {expected} string elements for inference input '{tensor.name}'", f", got {room} or fewer"
+        )
+
+
+def _refuse_length(tensor: Tensor, position: int) -> NoReturn:
+    raise SizeError(
+        f"incomplete string length indicator for inference input '{tensor.name}'",
+        f", expecting 4 bytes but only {len(tensor.data) - position} bytes available. Please make sure the string length "
+        "indicator is in one buffer.",
+    )
+
+
+def _refuse_data(tensor: Tensor, position: int, size: int) -> NoReturn:
+    raise SizeError(
+        f"incomplete string data for inference input '{tensor.name}', expecting string of length {size} but only "
+        f"{len(tensor.data) - position} bytes available",
+        names_request=False,
+    )
+
+
+def _refuse_count(tensor: Tensor, expected: int, count: int) -> NoReturn:
+    where = f"for inference input '{tensor.name}'"
+    if count > expected:
+        raise SizeError(f"unexpected number of string elements {count} {where}", f", expecting {expected}")
+    raise SizeError(f"expected {expected} string elements {where}", f", got {count}")

@@ -1,50 +1,43 @@
 """The Open Inference Protocol's V2 bodies: JSON, and Triton's binary tensor extension. Pure; shared by the HTTP door and by
 producers that put a V2 JSON body on Kafka.
 
-Where Triton answers a malformed body with 500, truncates integers silently, or writes NaN literals, this refuses with
-`CodecError` or writes null: what an API user expects.
+Where Triton answers a malformed body with 500 or truncates integers silently, this refuses with `CodecError`. Where Triton writes
+the literal NaN, which is no JSON, this writes null; an infinity has to be asked for as raw bytes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import struct
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
 import numpy as np
 import orjson
 
-from protocol.errors import CodecError, Unsupported
+from protocol.errors import CodecError, SizeError, Unsupported, quoted
+from protocol.json_data import pack_data
 from protocol.messages import Parameters
 from protocol.tensors import (
     ITEM_SIZE,
+    MAX_ELEMENTS,
     NUMPY_DTYPE,
     Buffer,
     Tensor,
     bytes_elements,
     check_shape,
     check_size,
-    element_count,
-    pack_bytes,
+    spend,
 )
 
-MAX_DEPTH: Final = 100
-"""Nesting of JSON lists, as Triton's."""
 MAX_TENSORS: Final = 256
 MAX_PARAMETERS: Final = 256
-_PACKED: Final[dict[str, tuple[str, frozenset[type]]]] = {
-    "BOOL": ("?", frozenset({bool})),
-    "FP32": ("f", frozenset({float, int})),
-    "FP64": ("d", frozenset({float, int})),
-} | {
-    name: (code, frozenset({int}))
-    for name, code in zip(
-        ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"), "bhiqBHIQ", strict=True
-    )
-}
 _RESERVED: Final = "triton_"
-_TENSOR_RESERVED: Final = frozenset({"binary_data_size", "shared_memory_region"})
+_SEQUENCE: Final = frozenset({"sequence_id", "sequence_start", "sequence_end"})
+_TENSOR_RESERVED: Final = ("binary_data_size", "shared_memory_region")
+_ONE_SOURCE: Final = (
+    "Input must set only one of the following fields: 'data', 'binary_data_size' in 'parameters', 'shared_memory_region' in "
+    "'parameters'."
+)
 
 
 @dataclasses.dataclass(slots=True)
@@ -75,20 +68,25 @@ class InferBody:
         return tuple([output.name for output in self.outputs])
 
 
-def parse_json(body: Buffer) -> InferBody:
+def parse_json(body: Buffer, most: int = MAX_ELEMENTS) -> InferBody:
     """An infer body that is all JSON.
 
     Raises:
         CodecError: naming the field that is wrong.
+        ManyElements: it has more than `most` BYTES elements.
     """
-    return parse(body, None)
+    return parse(body, None, most)
 
 
-def parse(body: Buffer, header_length: int | None) -> InferBody:
+def parse(body: Buffer, header_length: int | None, most: int = MAX_ELEMENTS, model: str = "") -> InferBody:
     """An infer body, with binary tensors behind `header_length` bytes of JSON where that is not None.
+
+    Args:
+        model: whom the errors name; "" for nobody.
 
     Raises:
         CodecError: naming the field that is wrong.
+        ManyElements: it has more than `most` BYTES elements.
         Unsupported: shared memory or classification is asked for.
     """
     view = memoryview(body)
@@ -100,17 +98,22 @@ def parse(body: Buffer, header_length: int | None) -> InferBody:
     root = _load(view)
     if type(root) is not dict:
         raise CodecError("the request body must be a JSON object")
-    inputs, used = _inputs(root.get("inputs"), tail)
-    if used != len(tail):
-        raise CodecError(f"unexpected additional input data: {len(tail) - used} bytes belong to no input")
-    label = root.get("id", "")
-    if type(label) is not str:
-        raise CodecError("'id' must be a string")
+    label = root.get("id")
+    if label is None:
+        label = ""
+    elif type(label) is not str:
+        raise CodecError(f"'id' must be a string, not {quoted(label)}")
+    try:
+        inputs = _inputs(root.get("inputs"), tail, most)
+    except SizeError as error:
+        raise CodecError(error.told(model, label)) from None
     raw = root.get("parameters")
     parameters = check_parameters(raw, "the request") if raw is not None else {}
     binary_default = parameters.pop("binary_data_output", False) if parameters else False
     if type(binary_default) is not bool:
-        raise CodecError("parameter 'binary_data_output' must be a boolean")
+        raise CodecError(f"parameter 'binary_data_output' must be a boolean, not {quoted(binary_default)}")
+    if not _SEQUENCE.isdisjoint(parameters):
+        _check_sequence(parameters)
     return InferBody(label, inputs, _outputs(root.get("outputs")), parameters, binary_default)
 
 
@@ -143,20 +146,38 @@ def check_parameters(value: object, where: str) -> Parameters:
     return cast("Parameters", value)
 
 
-def _inputs(value: object, tail: memoryview) -> tuple[tuple[Tensor, ...], int]:
-    if type(value) is not list or not value:
-        raise CodecError("'inputs' must be a non-empty list of tensors")
+def _check_sequence(parameters: Parameters) -> None:
+    """The parameters of a sequence, which models without one ignore, have their types all the same."""
+    for name in ("sequence_start", "sequence_end"):
+        value = parameters.get(name, False)
+        if type(value) is not bool:
+            raise CodecError(f"parameter '{name}' must be a boolean, not {quoted(value)}")
+    value = parameters.get("sequence_id", 0)
+    if not (type(value) is str or (type(value) is int and value >= 0)):
+        raise CodecError(f"parameter 'sequence_id' must be an unsigned integer or a string, not {quoted(value)}")
+
+
+def _inputs(value: object, tail: memoryview, most: int) -> tuple[Tensor, ...]:
+    if type(value) is not list:
+        raise CodecError("'inputs' must be a list of tensors")
     if len(value) > MAX_TENSORS:
         raise CodecError(f"'inputs' has {len(value)} tensors; at most {MAX_TENSORS} are allowed")
     tensors, position = [], 0
     for entry in value:
-        tensor, used = _input(entry, tail[position:] if tail else tail)
+        tensor, used = _input(entry, tail[position:] if tail else tail, most)
+        most = spend(most, tensor.datatype, tensor.shape)
         position += used
         tensors.append(tensor)
-    return tuple(tensors), position
+    if position != len(tail):
+        raise SizeError(
+            "unexpected additional input data",
+            f": {len(tail) - position} bytes belong to no input",
+            names_request=False,
+        )
+    return tuple(tensors)
 
 
-def _input(entry: object, tail: memoryview) -> tuple[Tensor, int]:
+def _input(entry: object, tail: memoryview, most: int) -> tuple[Tensor, int]:
     """One input and how many bytes of the tail it took."""
     if type(entry) is not dict:
         raise CodecError("each of 'inputs' must be an object")
@@ -164,26 +185,27 @@ def _input(entry: object, tail: memoryview) -> tuple[Tensor, int]:
     if type(name) is not str or not name:
         raise CodecError("an input lacks its 'name'")
     if type(datatype) is not str or datatype not in ITEM_SIZE:
-        raise CodecError(f"input '{name}' has unknown datatype {datatype!r}; known are {', '.join(ITEM_SIZE)}")
+        raise CodecError(f"invalid datatype for input {name}: {quoted(datatype)}; known are {', '.join(ITEM_SIZE)}")
     if type(shape) is not list:
         raise CodecError(f"input '{name}' lacks its 'shape'")
     sizes = check_shape(shape, f"input '{name}'")
+    spend(most, datatype, sizes)
     if "data" in entry:
         _refuse_other_sources(name, entry.get("parameters"))
-        return _json_tensor(name, datatype, sizes, entry["data"]), 0
+        return Tensor(name, datatype, sizes, pack_data(name, datatype, sizes, entry["data"])), 0
     size = _binary_size(name, entry.get("parameters"))
     if size > len(tail):
-        raise CodecError(f"unexpected size for input '{name}', expecting {size - len(tail)} additional bytes")
+        text = f"unexpected size for input '{name}', expecting {size - len(tail)} additional bytes"
+        raise SizeError(text, "", names_request=False)
     tensor = Tensor(name, datatype, sizes, tail[:size])
     check_size(tensor)
     return tensor, size
 
 
 def _refuse_other_sources(name: str, parameters: object) -> None:
-    if type(parameters) is dict and not _TENSOR_RESERVED.isdisjoint(parameters):
-        raise CodecError(
-            f"Input must set only one of the following fields: 'data', 'binary_data_size', 'shared_memory_region': '{name}'"
-        )
+    if type(parameters) is dict and any(source in parameters for source in _TENSOR_RESERVED):
+        given = " ".join([f"'{source}'" for source in _TENSOR_RESERVED if source in parameters])
+        raise CodecError(f"{_ONE_SOURCE} But set 'data' {given}: input '{name}'")
 
 
 def _binary_size(name: str, parameters: object) -> int:
@@ -193,96 +215,9 @@ def _binary_size(name: str, parameters: object) -> int:
         size = parameters.get("binary_data_size")
         if type(size) is int and size >= 0:
             return size
-        if size is not None:
-            raise CodecError(f"input '{name}': 'binary_data_size' must be a non-negative integer, not {size!r}")
-    raise CodecError(f"input '{name}' has neither 'data' nor the parameter 'binary_data_size'")
-
-
-def _json_tensor(name: str, datatype: str, shape: tuple[int, ...], data: object) -> Tensor:
-    if datatype in ("FP16", "BF16"):
-        raise CodecError(
-            f"receiving {datatype} data via JSON is not supported. Please use the binary data format for input '{name}'"
-        )
-    if type(data) is not list:
-        raise CodecError(f"input '{name}': 'data' must be a list")
-    if datatype == "BYTES":
-        raw = _strings(name, data)
-        count = len(raw)
-        encoded: bytes = pack_bytes(raw)
-    elif (flat := _flat(datatype, data)) is not None:
-        count, encoded = len(data), flat
-    else:
-        array = _numbers(name, datatype, data)
-        count = array.size
-        encoded = array.tobytes()
-    if count != element_count(shape):
-        raise CodecError(
-            f"Unable to parse 'data': Shape does not match true shape of 'data' field: input '{name}' has shape "
-            f"{list(shape)} ({element_count(shape)} elements) and {count} elements of data"
-        )
-    return Tensor(name, datatype, shape, encoded)
-
-
-def _strings(name: str, data: list[Any]) -> list[str]:
-    flat, depth = data, 1
-    while any(type(item) is list for item in flat):
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise CodecError(f"input '{name}': 'data' is nested deeper than {MAX_DEPTH}")
-        flat = [leaf for item in flat for leaf in (item if type(item) is list else [item])]
-    if not all(type(item) is str for item in flat):
-        raise CodecError(
-            f"input '{name}': 'data' of datatype BYTES must hold strings; other bytes need the binary format"
-        )
-    return flat
-
-
-def _flat(datatype: str, data: list[Any]) -> bytes | None:
-    """The bytes of a flat list of numbers that all fit, ten times as fast as NumPy; None leaves the list to `_numbers`."""
-    code, kinds = _PACKED[datatype]
-    if not kinds.issuperset(set(map(type, data))):
-        return None
-    try:
-        return struct.pack(f"<{len(data)}{code}", *data)
-    except (struct.error, OverflowError):
-        return None
-
-
-def _numbers(name: str, datatype: str, data: list[Any]) -> np.ndarray[Any, Any]:
-    """The list as an array of exactly this datatype: nothing is rounded, wrapped or guessed."""
-    wanted = NUMPY_DTYPE[datatype]
-    depth, inner = 1, data
-    while inner and type(inner[0]) is list:
-        inner = inner[0]
-        depth += 1
-    if depth > MAX_DEPTH:
-        raise CodecError(f"input '{name}': 'data' is nested deeper than {MAX_DEPTH}")
-    try:
-        array = np.array(data)
-    except (ValueError, OverflowError):
-        raise CodecError(f"input '{name}': 'data' must be flat or nested in the tensor's shape") from None
-    if array.dtype == wanted or array.size == 0:
-        return array if array.size else np.empty(0, wanted)
-    kind = array.dtype.kind
-    if wanted.kind == "f" and kind in "fiu":
-        return _narrow_float(name, datatype, array, wanted)
-    if wanted.kind in "iu":
-        if kind not in "iu":  # NumPy makes floats of integers on both sides of 2**63: look at each
-            array = np.array(data, dtype=object)
-        if kind in "iu" or all(type(item) is int for item in array.flat):
-            limits = np.iinfo(wanted)
-            if int(array.min()) >= limits.min and int(array.max()) <= limits.max:
-                return array.astype(wanted)
-            raise CodecError(f"input '{name}': 'data' has a value outside the range of {datatype}")
-    raise CodecError(f"input '{name}': 'data' must hold only values of datatype {datatype}")
-
-
-def _narrow_float(name: str, datatype: str, array: np.ndarray[Any, Any], wanted: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    with np.errstate(over="ignore"):
-        narrowed = array.astype(wanted)
-    if not np.isfinite(narrowed).all():
-        raise CodecError(f"input '{name}': 'data' has a value outside the range of {datatype}")
-    return narrowed
+        if "binary_data_size" in parameters:
+            raise CodecError(f"input '{name}': 'binary_data_size' must be a non-negative integer, not {quoted(size)}")
+    raise CodecError(f"{_ONE_SOURCE} But no field is set: input '{name}'")
 
 
 def _outputs(value: object) -> tuple[RequestedOutput, ...]:
@@ -290,17 +225,13 @@ def _outputs(value: object) -> tuple[RequestedOutput, ...]:
         return ()
     if type(value) is not list or len(value) > MAX_TENSORS:
         raise CodecError(f"'outputs' must be a list of at most {MAX_TENSORS} objects")
-    outputs: list[RequestedOutput] = []
-    seen: set[str] = set()
+    outputs: dict[str, RequestedOutput] = {}
     for entry in value:
         name = entry.get("name") if type(entry) is dict else None
         if type(name) is not str or not name:
             raise CodecError("each of 'outputs' must be an object with a 'name'")
-        if name in seen:
-            raise CodecError(f"output '{name}' already exists in request")
-        seen.add(name)
-        outputs.append(_output(name, entry.get("parameters")))
-    return tuple(outputs)
+        outputs.setdefault(name, _output(name, entry.get("parameters")))  # named twice, it comes once, as named first
+    return tuple(outputs.values())
 
 
 def _output(name: str, parameters: object) -> RequestedOutput:
@@ -314,7 +245,7 @@ def _output(name: str, parameters: object) -> RequestedOutput:
         raise Unsupported(f"output '{name}': shared memory is not offered; a fleet's workers are other hosts")
     binary = parameters.get("binary_data", False)
     if type(binary) is not bool:
-        raise CodecError(f"parameter 'binary_data' of output '{name}' must be a boolean")
+        raise CodecError(f"parameter 'binary_data' of output '{name}' must be a boolean, not {quoted(binary)}")
     return RequestedOutput(name, binary)
 
 
@@ -337,7 +268,7 @@ def encode_reply(
     """A V2 infer response; outputs named in `binary` become raw bytes behind the JSON.
 
     Raises:
-        CodecError: an output cannot be said in JSON (FP16, BF16, BYTES that are not UTF-8).
+        CodecError: an output cannot be said in JSON (FP16, BF16, BYTES that are not UTF-8, an infinity).
     """
     head: dict[str, Any] = {"model_name": model, "model_version": version}
     if label:
@@ -356,7 +287,23 @@ def encode_reply(
         entries.append(entry)
     head["outputs"] = entries
     encoded = orjson.dumps(head, option=orjson.OPT_SERIALIZE_NUMPY)
+    if b"null" in encoded:
+        _refuse_infinity(outputs, binary)
     return ReplyBody([encoded, *tail], len(encoded) if tail else None)
+
+
+def _refuse_infinity(outputs: Sequence[Tensor], binary: frozenset[str]) -> None:
+    """JSON's null stands for NaN, which clients read back as NaN; for an infinity it would be another number.
+
+    `orjson` writes null for both, so that only answers with a null in them are looked at.
+    """
+    for tensor in outputs:
+        if tensor.name in binary or tensor.datatype not in ("FP32", "FP64"):
+            continue
+        if np.isinf(np.frombuffer(tensor.data, NUMPY_DTYPE[tensor.datatype])).any():
+            raise CodecError(
+                f"output '{tensor.name}' holds Infinity, which JSON cannot say; ask for it with the parameter 'binary_data'"
+            )
 
 
 def json_data(tensor: Tensor) -> Any:

@@ -1,13 +1,17 @@
-"""What goes back to the caller: the terminal answer of each entry, with its times and its batch. Pure."""
+"""What goes back to the caller: the terminal answer of each entry, with its times and its batch. Pure.
+
+Invariant: a failure can always be encoded; where its words or its times cannot, it goes without them.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from protocol.codec import encode_reply
 from protocol.errors import RETRYABLE, Code
 from protocol.frames import MAX_RECORD
-from protocol.messages import Failure, InferReply, Timing
+from protocol.messages import SHOWN_DIGEST, Failure, InferReply, Timing
 from protocol.ports import Answer
 from workers.backends.base import Outcome
 from workers.entries import Entry
@@ -20,21 +24,29 @@ class Answers:
     Args:
         worker: the worker's id.
         ttl: seconds that a plain call's fence outlives its answer.
+        digest: of the model version's files, which answers of batches name.
     """
 
-    def __init__(self, worker: str, ttl: float) -> None:
+    def __init__(self, worker: str, ttl: float, digest: str = "") -> None:
         self._worker = worker
         self._ttl = ttl
+        self._digest = digest[:SHOWN_DIGEST]
 
-    def of_batch(self, job: Job, outcomes: Sequence[Outcome], now: float) -> list[Answer]:
-        """One per entry of a batch that was run, or failed."""
+    def of_batch(
+        self, job: Job, outcomes: Sequence[Outcome], now: float, entries: Sequence[Entry] | None = None
+    ) -> list[Answer]:
+        """One per entry of a batch that was run, or failed; of all its entries unless some are named.
+
+        Raises:
+            Exception: an outcome, or what its request says of itself, cannot be encoded.
+        """
         rows, requests, reason = job.batch.rows, len(job.entries), job.batch.reason.value
         answers = []
-        for entry, outcome in zip(job.entries, outcomes, strict=True):
+        for entry, outcome in zip(job.entries if entries is None else entries, outcomes, strict=True):
             request = entry.payload
             timing = Timing(
                 request.accepted, request.published, entry.fetched, entry.enqueued, job.released, job.compute_start,
-                job.compute_end, now, 0.0, reason, rows, requests, entry.attempt, self._worker,
+                job.compute_end, now, 0.0, reason, rows, requests, entry.attempt, self._worker, self._digest,
             )  # fmt: skip
             answers.append(self._answer(entry, outcome, timing))
         return answers
@@ -46,7 +58,17 @@ class Answers:
             request.accepted, request.published, entry.fetched, entry.enqueued, emitted=now, attempt=entry.attempt,
             worker=self._worker,
         )  # fmt: skip
-        return self._answer(entry, failure, timing)
+        try:
+            return self._answer(entry, failure, timing)
+        except Exception:
+            return self.bare(entry, failure)
+
+    def bare(self, entry: Entry, failure: Failure) -> Answer:
+        """A failure without label, times and whatever else could keep it from being encoded."""
+        plain = Failure(failure.code, failure.message.encode(errors="replace").decode())
+        timing = Timing(attempt=entry.attempt, worker=self._worker)
+        request = dataclasses.replace(entry.payload, label="", accepted=0.0)
+        return self._answer(dataclasses.replace(entry, payload=request), plain, timing)
 
     def _answer(self, entry: Entry, outcome: Outcome, timing: Timing) -> Answer:
         request = entry.payload
@@ -65,4 +87,4 @@ class Answers:
             )
             reply.outputs = ()
             payload = encode_reply(reply)
-        return Answer(entry.ref, payload, request.reply_to, self._ttl, retriable, request.accepted)
+        return Answer(entry.ref, payload, request.reply_to, self._ttl, retriable, request.accepted, request.claimed)

@@ -17,8 +17,8 @@ from protocol.config_parts import TensorSpec
 from protocol.errors import CodecError, ModelFailed
 from protocol.messages import InferRequest
 from protocol.model_config import ModelConfig
+from protocol.request_check import fits
 from protocol.tensors import NUMPY_DTYPE, Array, Buffer, Tensor, bytes_elements, datatype_of, element_count, pack_bytes
-from workers.signature import fits
 
 _BITS: Final = np.dtype("<u2")
 

@@ -1,6 +1,7 @@
 """The end of records that are not answered by the model: to the dead letters, then their senders are told, and only then done.
 
-Invariant: a record is done only after its letter is acknowledged and, where its sender can be told, the answer is in the store.
+Invariant: a record is done only after its letter is acknowledged and, where its sender can be told, the answer is in the store;
+and after its letter it is done, whatever goes wrong.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
-from protocol.errors import Code, FleetError
+import structlog
+
+from protocol.errors import Code, described
 from protocol.messages import Failure
 from protocol.ports import Record
 from workers.deadletters import DeadLetters, Letter, Reason, class_name
@@ -19,6 +22,8 @@ from workers.statistics import Reason as FailureReason
 
 Hopeless = tuple[Record, int, Exception]
 """A record that cannot be read, its token, and why."""
+
+log = structlog.get_logger(__name__)
 
 
 class Answering(Protocol):
@@ -67,23 +72,45 @@ class Burial:
         """Bury a request that was read; `failure` is its answer."""
         self._spawn(self._bury(entry, letter, failure))
 
+    def defective(self, entry: Entry, error: Exception) -> None:
+        """Bury a request that this worker went wrong on, so that its record ends."""
+        log.error("a record could not be handled", request=entry.payload.id, topic=self._reader.topic, exc_info=error)
+        assert entry.record is not None
+        letter = Letter(entry.record, Reason.DEFECT, text_of(error), class_name(error))
+        told = "the worker went wrong on this request, which is in the dead letters; its log says how"
+        self._spawn(self._bury(entry, letter, Failure(Code.INTERNAL, told)))
+
     async def _bury_unreadable(self, hopeless: Sequence[Hopeless], now: float) -> None:
         await self._publish(
-            [Letter(record, Reason.UNDECODABLE, _text(error), class_name(error)) for record, _, error in hopeless]
+            [Letter(record, Reason.UNDECODABLE, text_of(error), class_name(error)) for record, _, error in hopeless]
         )
-        assert self.answering is not None
         for record, token, error in hopeless:
-            entry = self._reader.addressee(record, token, now)
+            try:
+                entry = self._reader.addressee(record, token, now)
+            except Exception as exc:
+                log.error(
+                    "who sent a record cannot be found out", topic=record.topic, offset=record.offset, exc_info=exc
+                )
+                entry = None
             if entry is None:
                 self._tracker.done(record.partition, record.offset, token)
             else:
-                self.answering.refuse(entry, Failure(Code.INVALID_ARGUMENT, _text(error)), FailureReason.OTHER)
+                self._refuse(entry, Failure(Code.INVALID_ARGUMENT, text_of(error)), FailureReason.OTHER)
         self._on_done()
 
     async def _bury(self, entry: Entry, letter: Letter, failure: Failure) -> None:
         await self._publish([letter])
+        self._refuse(entry, failure, FailureReason.BACKEND)
+
+    def _refuse(self, entry: Entry, failure: Failure, reason: FailureReason) -> None:
+        """Tell its sender; a record whose sender cannot be told is done, as its letter is there."""
         assert self.answering is not None
-        self.answering.refuse(entry, failure, FailureReason.BACKEND)
+        try:
+            self.answering.refuse(entry, failure, reason)
+        except Exception as exc:
+            log.error("the sender of a dead letter cannot be told", request=entry.payload.id, exc_info=exc)
+            self._tracker.done(entry.partition, entry.offset, entry.token)
+            self._on_done()
 
     async def _publish(self, letters: Sequence[Letter]) -> None:
         self.pending += len(letters)
@@ -93,5 +120,6 @@ class Burial:
             self.pending -= len(letters)
 
 
-def _text(error: Exception) -> str:
-    return error.message if isinstance(error, FleetError) else f"{type(error).__name__}: {error}"
+def text_of(error: Exception) -> str:
+    """What a letter says of it."""
+    return described(error)

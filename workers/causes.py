@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from protocol.errors import Code, FleetError
+from protocol.errors import Code, FleetError, described
 from protocol.messages import Failure
 from workers.children.sticky import is_sticky
 from workers.deadletters import Letter, Reason, class_name, signal_name
@@ -30,7 +30,7 @@ def cause_of(error: BaseException) -> Cause:
     """The kind of failure that the error of a run is; one that has spoilt its process has ended it as a signal would have."""
     if isinstance(error, InstanceDied):
         return Cause.HANG if error.hung else Cause.CRASH
-    text = error.message if isinstance(error, FleetError) else str(error)
+    text = described(error)
     if is_sticky(text):
         return Cause.CRASH
     kinds = error.kinds if isinstance(error, ModelRaised) else [kind.__name__ for kind in type(error).__mro__]
@@ -42,7 +42,7 @@ def letter_of(sentence: Sentence[Entry], error: BaseException, mates: Sequence[s
     """The dead letter of a request that its instances died of."""
     entry = sentence.item
     assert entry.record is not None
-    text = error.message if isinstance(error, FleetError) else str(error)
+    text = described(error)
     number = error.signal if isinstance(error, InstanceDied) else None
     reason = Reason.HUNG if sentence.cause is Cause.HANG else Reason.POISON
     others = [mate for mate in mates if mate != entry.payload.id]

@@ -43,6 +43,11 @@ FILE_BACKEND: Final[dict[str, str]] = {
 }
 """The backend that a file in a version's folder stands for, in the order in which they are looked for."""
 
+_EXAMPLE: Final = (
+    'max_batch_size: 8 input [ { name: "INPUT__0" data_type: TYPE_FP32 dims: [ 4 ] } ] '
+    'output [ { name: "OUTPUT__0" data_type: TYPE_FP32 dims: [ -1 ] } ]'
+)
+
 SILENT_BACKENDS: Final = frozenset({"pytorch", "identity"})
 """Backends whose model files say nothing about inputs and outputs: the configuration must."""
 
@@ -166,9 +171,22 @@ def complete(
     )
     if metadata is not None:
         _check_against_model(completed, metadata)
+    _require_stated(completed)
     completed.require_complete()
     stated_limit(completed.parameters, completed.name)
     return completed
+
+
+def _require_stated(config: ModelConfig) -> None:
+    """Of a backend whose files say nothing."""
+    missing = [kind for kind, specs in (("input", config.inputs), ("output", config.outputs)) if not specs]
+    if config.backend == "pytorch" and missing:
+        raise ConfigError(
+            f"model configuration must specify at least one '{missing[0]}' for {config.name}: a PyTorch file does not say what its "
+            f"tensors are called, and of which datatype and shape they are. Put it at REPOSITORY/{config.name}/1/model.pt and say "
+            f"so in REPOSITORY/{config.name}/config.pbtxt, for example: {_EXAMPLE}; or export it to ONNX, which says it all: "
+            "torch.onnx.export"
+        )
 
 
 def _max_batch_size(config: ModelConfig, metadata: BackendMetadata | None, default: int) -> int:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 import structlog
 
 from protocol.errors import Code, FleetError, ModelFailed
-from protocol.messages import Failure
+from protocol.messages import Failure, InferRequest
 from protocol.ports import Answer
-from protocol.tensors import Tensor
+from protocol.tensors import Tensor, element_count
 from workers.answers import Answers
 from workers.backends.base import Outcome
 from workers.brevity import Brevity
+from workers.entries import Entry
 from workers.execution import Job, ModelRaised, failure_message
 from workers.statistics import Executed, ModelStatistics
 from workers.tracebacks import trace_of
@@ -76,12 +78,25 @@ class Conclusions:
         return [Failure(code, message)] * len(job.entries)
 
     def encode(self, job: Job, outcomes: Sequence[Outcome]) -> tuple[Sequence[Outcome], list[Answer]]:
-        """The outcomes and their answers; if they cannot be encoded, failures for all."""
+        """The outcomes and their answers; one that cannot be encoded is a failure, and its mates keep theirs."""
+        now = self._clock()
         try:
-            return outcomes, self._answers.of_batch(job, outcomes, self._clock())
+            return outcomes, self._answers.of_batch(job, outcomes, now)
+        except Exception:
+            pairs = [self._encode_one(job, *pair, now) for pair in zip(job.entries, outcomes, strict=True)]
+            return [outcome for outcome, _ in pairs], [answer for _, answer in pairs]
+
+    def _encode_one(self, job: Job, entry: Entry, outcome: Outcome, now: float) -> tuple[Outcome, Answer]:
+        try:
+            return outcome, self._answers.of_batch(job, [outcome], now, [entry])[0]
         except Exception as exc:
-            outcomes = self.failures(job, exc)
-            return outcomes, self._answers.of_batch(job, outcomes, self._clock())
+            log.warning("an answer cannot be encoded", request=entry.payload.id, exc_info=exc)
+            failure = (
+                outcome
+                if isinstance(outcome, Failure)
+                else Failure(Code.MODEL_FAILED, failure_message(job.executor.name, exc))
+            )
+            return failure, self._answers.bare(entry, failure)
 
     def count(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         """Into the statistics, before the answers go out."""
@@ -109,6 +124,18 @@ class Conclusions:
 def size_of(outcomes: Sequence[Outcome]) -> int:
     """Bytes of all outputs."""
     return sum([len(t.data) for outcome in outcomes if not isinstance(outcome, Failure) for t in outcome])
+
+
+def strings_taken(requests: Sequence[InferRequest]) -> int:
+    """BYTES elements of all inputs."""
+    return sum([element_count(t.shape) for request in requests for t in request.inputs if t.datatype == "BYTES"])
+
+
+def strings_given(raw: object) -> float:
+    """Elements of what becomes BYTES outputs; infinite where that is not known before it is split."""
+    if not isinstance(raw, Mapping):
+        return math.inf
+    return sum([array.size for array in raw.values() if isinstance(array, np.ndarray) and array.dtype.kind in "OSU"])
 
 
 def _traced(error: BaseException) -> dict[str, object]:

@@ -2,7 +2,8 @@
 
 The headers are ours (`dead-*`) and Kafka Connect's (`__connect.errors.*`), which tools for dead letters read; all are UTF-8 text.
 Invariant: value, key and own headers are the original's, but for a record that Kafka takes from others and not from us (over
-`MAX_RECORD`): its letter has the evidence alone. A letter may be written twice (a crash in between), never half.
+`MAX_RECORD`, or with something in it that our client does not write): its letter has the evidence alone. A letter may be written
+twice (a crash in between), never half.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Final
 
 import structlog
 
-from protocol.errors import NotFound, TooLarge
+from protocol.errors import FleetError, NotFound, TooLarge
 from protocol.ports import OutRecord, Record
 from workers.context import Context
 from workers.statistics import ModelStatistics
@@ -40,6 +41,8 @@ class Reason(enum.StrEnum):
     """Instances hang with it."""
     ATTEMPTS = "attempts"
     """It was begun too often, and no worker lived to answer it."""
+    DEFECT = "defect"
+    """The worker itself went wrong on it."""
     LOST = "lost"
     """Records were deleted unread; the letter is a note without a value."""
 
@@ -49,6 +52,7 @@ _STAGES: Final = {
     Reason.POISON: "TASK_PUT",
     Reason.HUNG: "TASK_PUT",
     Reason.ATTEMPTS: "TASK_PUT",
+    Reason.DEFECT: "TASK_PUT",
     Reason.LOST: "KAFKA_CONSUME",
 }
 """In Kafka Connect's words (`org.apache.kafka.connect.runtime.errors.Stage`)."""
@@ -95,10 +99,10 @@ class DeadLetters:
 
     async def bury(self, letters: Sequence[Letter]) -> None:
         """Publish the letters; returns once they are acknowledged, however long that takes."""
-        if not await self._publish([self._record(letter) for letter in letters]):
+        if not await self._publish(letters):
             for letter in letters:
-                if not await self._publish([self._record(letter)]):
-                    await self._publish([self._bare(letter)])
+                if not await self._publish([letter]):
+                    await self._publish([letter], bare=True)
         for letter in letters:
             self._statistics.dead_letters[letter.reason.value] += 1
         first = letters[0]
@@ -116,7 +120,7 @@ class DeadLetters:
         )
         log.error("records were lost", topic=topic, partition=partition, lost=lost, committed=committed, start=start)
         record = Record(topic, partition, committed, 0.0, b"", ())
-        await self._publish([self._record(Letter(record, Reason.LOST, error, ""))])
+        await self._publish([Letter(record, Reason.LOST, error, "")], bare=True)
         self._statistics.dead_letters[Reason.LOST.value] += 1
 
     def _record(self, letter: Letter) -> OutRecord:
@@ -125,29 +129,37 @@ class DeadLetters:
         return OutRecord(value, [*record.headers, *self._evidence(letter)], record.key)
 
     def _bare(self, letter: Letter) -> OutRecord:
-        """The evidence alone, for a record that is too large to be written by us; it stays at its place until retention."""
+        """The evidence alone, for a record that cannot be written by us; it stays at its place until retention."""
         record = letter.record
-        size = (
-            len(record.value) + len(record.key or b"") + sum(len(name) + len(value) for name, value in record.headers)
-        )
-        return OutRecord(b"", self._evidence(letter, (LEFT_OUT, f"{size} bytes of value, key and headers")))
+        size = len(record.value) + len(record.key or b"")
+        size += sum(len(name) + len(value or b"") for name, value in record.headers)
+        left_out = [(LEFT_OUT, f"{size} bytes of value, key and headers")] if size else []
+        return OutRecord(b"", self._evidence(letter, *left_out))
 
-    def _evidence(self, letter: Letter, *more: tuple[str, str]) -> list[tuple[str, bytes]]:
+    def _evidence(self, letter: Letter, *more: tuple[str, str]) -> list[tuple[str, bytes | None]]:
         told = (*evidence_of(letter, self._context.worker, self._digest), *more)
         return [(name, text.encode(errors="replace")) for name, text in told]
 
-    async def _publish(self, records: Sequence[OutRecord]) -> bool:
-        """Whether they are there; False where they are too large, which no patience changes."""
+    async def _publish(self, letters: Sequence[Letter], *, bare: bool = False) -> bool:
+        """Whether they are there; False where they cannot be written as they are, which no patience changes."""
         context = self._context
 
         async def publish() -> bool:
             try:
+                records = [self._bare(letter) if bare else self._record(letter) for letter in letters]
                 try:
                     await context.bus.publish(self.topic, records)
                 except NotFound:
                     await context.bus.ensure_topic(self.topic, 1)
                     await context.bus.publish(self.topic, records)
             except TooLarge:
+                return False
+            except FleetError:
+                raise
+            except Exception as exc:  # what a stranger wrote that our client does not write
+                if bare:
+                    raise
+                log.warning("a dead letter cannot be written as it is", topic=self.topic, exc_info=exc)
                 return False
             return True
 

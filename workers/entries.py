@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,8 @@ class Entry(Item[InferRequest]):
         attempt: 1 for the first delivery.
         cancelled: the caller no longer wants it; it is not run if it has not started.
         job: the batch it is in, once it is in one.
-        followers: later records of the same request, answered by this one.
+        followers: later records of the same request, which wait for this one's end.
+        heirs: how many of the followers, from the first, were here before an attempt of this entry began.
         record: as it was fetched, for the dead letters.
         alone: an attempt was begun in an earlier delivery, so it may be what ended that worker.
         begun: the store knows of this attempt.
@@ -41,7 +43,8 @@ class Entry(Item[InferRequest]):
     attempt: int = 1
     cancelled: bool = False
     job: Job | None = None
-    followers: list[Entry] | None = None
+    followers: collections.deque[Entry] | None = None
+    heirs: int = 0
     record: Record | None = None
     alone: bool = False
     begun: bool = False

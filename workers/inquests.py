@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from protocol.errors import ModelFailed
+from protocol.errors import ModelFailed, described
 from protocol.ports import Answer
 from workers.causes import answer_to_poison, cause_of, letter_of
 from workers.entries import Entry
@@ -209,7 +209,7 @@ class Inquests:
         if not sentences:
             log.warning(
                 "a batch failed; its requests run again in parts", instance=job.executor.name, requests=len(job.entries),
-                cause=cause.value, error=str(error).partition("\n")[0], request=job.entries[0].payload.id,
+                cause=cause.value, error=described(error), request=job.entries[0].payload.id,
             )  # fmt: skip
             return True
         if not sentences[0].buried:

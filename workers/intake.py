@@ -18,6 +18,7 @@ from protocol.codec import JSON
 from protocol.errors import Code, Unavailable
 from protocol.messages import Failure
 from protocol.ports import Assigned, Cancel, Consumer, Record
+from protocol.tensors import MANY, ManyElements
 from workers.burial import Burial, Hopeless
 from workers.cancellations import Cancellations
 from workers.commits import Commits
@@ -39,7 +40,7 @@ MAX_FETCH: Final = 512
 """Records of one fetch: they are decoded on the event loop, `SLICE` at a time."""
 SLICE: Final = 64
 LARGE: Final = 1024 * 1024
-"""Bytes of a JSON body above which it is parsed in another thread."""
+"""Bytes of a JSON body above which it is parsed in another thread, as is what has more than `MANY` strings."""
 
 log = structlog.get_logger(__name__)
 
@@ -223,7 +224,10 @@ class Intake:
         for start in range(0, len(records), SLICE):
             if start:
                 await asyncio.sleep(0)  # other models' turns and answers go in between
-            await self._take_in_slice(records[start : start + SLICE], fetched)
+            try:
+                await self._take_in_slice(records[start : start + SLICE], fetched)
+            except Exception as exc:  # what follows was fetched, too, and must be put in flight before a gap is passed
+                log.error("a turn went wrong", topic=self.topic, exc_info=exc)
 
     async def _take_in_slice(self, records: Sequence[Record], fetched: float) -> None:
         entries: list[Entry] = []
@@ -234,10 +238,13 @@ class Intake:
             if token is None:
                 continue
             try:
-                if len(record.value) > LARGE and ("content-type", JSON) in record.headers:
+                large = len(record.value) > LARGE and ("content-type", JSON) in record.headers
+                try:
+                    entry = None if large else self._reader.read(record, token, fetched, MANY)
+                except ManyElements:
+                    entry = None
+                if entry is None:
                     entry = await self._meanwhile(asyncio.to_thread(self._reader.read, record, token, fetched))
-                else:
-                    entry = self._reader.read(record, token, fetched)
             except Exception as exc:  # whatever a stranger sent must not stop the intake
                 hopeless.append((record, token, exc))
                 continue
@@ -248,7 +255,12 @@ class Intake:
         if hopeless:
             self._burial.unreadable(hopeless, fetched)
         if suspects:
-            entries = await self._meanwhile(self._skip_answered(entries))
+            try:
+                entries = await self._meanwhile(self._skip_answered(entries))
+            except (
+                Exception
+            ) as exc:  # not the store's absence, which is waited out: each begins an attempt before it runs
+                log.error("looking up what may be answered went wrong", topic=self.topic, exc_info=exc)
         self._queue(entries)
 
     async def _skip_answered(self, entries: Sequence[Entry]) -> list[Entry]:
@@ -270,21 +282,27 @@ class Intake:
     def _queue(self, entries: Sequence[Entry]) -> None:
         runner = self._runner
         assert runner is not None
-        cancellations, now = self._cancellations, self._context.clock()
+        now = self._context.clock()
         for entry in entries:
             entry.enqueued = now
             if entry.partition not in self.owned:
                 continue  # moved while this was looked up; it comes again, here or elsewhere
-            if entry.problem is not None:
-                runner.refuse(entry, entry.problem, Reason.OTHER)
-            elif self._refusal is not None:
-                runner.refuse(entry, self._refusal, Reason.OTHER)
-            elif cancellations.covers(entry.ref, entry.payload.accepted):
-                failure = Failure(Code.CANCELLED, "the request was cancelled before it was fetched")
-                runner.refuse(entry, failure, Reason.CANCELED)
-            else:
-                runner.add(entry)
+            try:
+                self._queue_one(runner, entry)
+            except Exception as exc:  # a defect on one record must not stop the others
+                self._burial.defective(entry, exc)
         runner.turn()
+
+    def _queue_one(self, runner: Runner, entry: Entry) -> None:
+        if entry.problem is not None:
+            runner.refuse(entry, entry.problem, Reason.OTHER)
+        elif self._refusal is not None:
+            runner.refuse(entry, self._refusal, Reason.OTHER)
+        elif self._cancellations.covers(entry.ref, entry.payload.accepted):
+            failure = Failure(Code.CANCELLED, "the request was cancelled before it was fetched")
+            runner.refuse(entry, failure, Reason.CANCELED)
+        else:
+            runner.add(entry)
 
     def _on_cancel(self, cancels: list[Cancel]) -> None:
         if self._runner is None:

@@ -11,15 +11,15 @@ from typing import Final
 
 import structlog
 
-from protocol.errors import ConfigError, FleetError
-from workers import yielding
+from protocol.errors import ConfigError, FleetError, described
+from workers import contents, yielding
 from workers.backends import load_backend, usable_gpus
 from workers.backends.base import Backend
 from workers.children import orders
 from workers.children.executor import ChildExecutor, is_isolated
 from workers.children.process import Child
 from workers.children.spares import Spares
-from workers.completion import BackendMetadata, complete
+from workers.completion import SILENT_BACKENDS, BackendMetadata, complete
 from workers.execution import Executor, ThreadExecutor
 from workers.placement import Placement, place
 from workers.repository import ModelVersion
@@ -101,10 +101,11 @@ class Loader:
             except Exception as exc:
                 log.exception("a model cannot be loaded", model=version.model, version=version.version)
                 raise ConfigError(
-                    f"model '{version.model}' version {version.version} cannot be loaded: {type(exc).__name__}: {exc}"
+                    f"model '{version.model}' version {version.version} cannot be loaded: {described(exc)}"
                 ) from exc
 
     async def _load(self, version: ModelVersion, started: float) -> LoadedModel:
+        await asyncio.to_thread(_look_first, version)
         backend = await self._backend(version.config.backend)
         gpus: Sequence[int] = ()
         isolated = is_isolated(version.config)
@@ -177,3 +178,14 @@ class Loader:
         if backend is None:  # importing a framework takes seconds
             backend = self._backends[name] = await asyncio.to_thread(yielding.call, load_backend, name)
         return backend
+
+
+def _look_first(version: ModelVersion) -> None:
+    """What can be said before a framework is imported, which takes seconds to minutes.
+
+    Raises:
+        ConfigError: the file is not what the backend loads, or the configuration lacks what the file never says.
+    """
+    contents.require_loadable(version.path, version.config.backend, alone=version.path.parent == version.folder)
+    if version.config.backend in SILENT_BACKENDS:
+        complete(version.config, None)

@@ -87,7 +87,7 @@ class WorkerMetrics(Collector):
     Args:
         registry: where it registers itself.
         serving: every model version that takes requests.
-        patience: whose calls fail.
+        patience: of the worker's own calls; those of a model version's are its own.
         devices: utilisation of CPU and GPUs.
     """
 
@@ -116,16 +116,26 @@ class WorkerMetrics(Collector):
         yield from self._triton(models, names)
         yield from self._own(models, names)
         yield _restarts(models, names)
-        yield CounterMetricFamily(
-            "penstock_worker_failed_calls",
-            "Calls of store or broker that failed and were repeated.",
-            self._patience.failures,
-        )
-        yield GaugeMetricFamily(
-            "penstock_worker_failing_calls", "Calls that are being repeated now; intake rests.", self._patience.failing
-        )
+        yield from self._failing(models, names)
         yield GaugeMetricFamily("penstock_worker_ready", "1 while the worker is ready.", float(self.ready()))
         yield from self._devices.collect()
+
+    def _failing(self, models: list[tuple[Serving, dict[str, str]]], names: list[str]) -> Iterator[Metric]:
+        failed = CounterMetricFamily(
+            "penstock_worker_failed_calls",
+            "Calls of store or broker that failed and were repeated; those without a model are the worker's own.",
+            labels=[*names, "call"],
+        )
+        failing = GaugeMetricFamily(
+            "penstock_worker_failing_calls",
+            "Calls that are being repeated now; the intake of that model rests.",
+            labels=[*names, "call"],
+        )
+        for patience, labels in [(self._patience, dict[str, str]()), *[(m.patience, labels) for m, labels in models]]:
+            for what, count in list(patience.failures.items()):
+                failed.add_metric([*_values(names, labels), what], count)
+                failing.add_metric([*_values(names, labels), what], patience.repeated[what])
+        yield from (failed, failing)
 
     def _triton(self, models: list[tuple[Serving, dict[str, str]]], names: list[str]) -> Iterator[Metric]:
         for name, text, read in _NV_COUNTERS:

@@ -23,7 +23,8 @@ from workers.context import Context
 from workers.digests import Digests
 from workers.lifecycle import Event, State, move, shown
 from workers.loading import LoadedModel, Loader
-from workers.repository import ModelFolder, ModelVersion, scan, single_file
+from workers.model_files import require_distinct
+from workers.repository import ModelFolder, ModelVersion, ignored, scan, single_file
 from workers.serving import Serving
 from workers.settings import WorkerSettings
 
@@ -98,6 +99,7 @@ class Models:
         self._loader = loader
         self._folders: dict[str, ModelFolder] = {}
         self._digests = Digests()
+        self._warned: set[tuple[str, ...]] = set()
         self._changing = asyncio.Lock()
 
     # --- what is here ------------------------------------------------------------------------------------------------
@@ -169,15 +171,24 @@ class Models:
     async def _look(self) -> dict[Key, ModelVersion]:
         folders = await asyncio.to_thread(scan, self._settings.model_repository, known=self._digests)
         self._folders = {folder.name: folder for folder in folders}
+        for line in await asyncio.to_thread(ignored, self._settings.model_repository):
+            self._warn(line)
         for folder in folders:
             for warning in folder.warnings:
-                log.warning(warning, model=folder.name)
+                self._warn(warning, model=folder.name)
         wanted = {(v.model, str(v.version)): v for folder in folders for v in folder.versions}
-        for path in self._settings.model_file:
-            version = await asyncio.to_thread(single_file, path, self._digests)
+        require_distinct(self._settings.model_file, [folder.name for folder in folders])
+        for file in self._settings.model_file:
+            version = await asyncio.to_thread(single_file, file, self._digests)
             wanted[version.model, str(version.version)] = version
         self._digests.forget_others()
         return wanted
+
+    def _warn(self, text: str, **about: str) -> None:
+        """Once: a repository that is polled says the same every time."""
+        if (key := (text, *about.values())) not in self._warned:
+            self._warned.add(key)
+            log.warning(text, **about)
 
     async def _reconcile(self, wanted: Mapping[Key, ModelVersion], chosen: Sequence[str]) -> list[str]:
         """Load and unload; returns what went wrong, one sentence each."""
@@ -204,7 +215,7 @@ class Models:
                     log.error("a model cannot be served", model=name, reason=folder.reason)
                     slot.state, slot.reason = move(slot.state, Event.FAILED), folder.reason
                     await self._announce(key, slot)
-        known = {*self._folders, "*"} | {path.stem for path in self._settings.model_file}
+        known = {*self._folders, "*"} | {file.name for file in self._settings.model_file}
         return failures + [
             f"failed to load '{name}', failed to poll from model repository" for name in chosen if name not in known
         ]

@@ -1,7 +1,11 @@
-"""Store and broker calls that are repeated until they succeed. While one of them is failing, intake rests."""
+"""Store and broker calls that are repeated until they succeed. While one of a model version's is failing, its intake rests.
+
+Each model version has a `Patience` of its own: a dead topic that its worker may not write to stops that model and no other.
+"""
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -23,15 +27,31 @@ class Patience:
     Attributes:
         first, longest: seconds; the wait is random below a bound that doubles from `first` to `longest`.
         failing: calls that failed and have not succeeded yet.
-        failures: attempts that failed, ever.
+        repeated: how many those are, by what is called.
+        errors: why the last attempt of each such kind of call failed.
+        failures: attempts that failed, ever, by what was called.
         on_recovered: each is called when the last failing call has succeeded.
     """
 
     first: float = 0.05
     longest: float = 2.0
     failing: int = 0
-    failures: int = 0
+    repeated: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    errors: dict[str, str] = dataclasses.field(default_factory=dict)
+    failures: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     on_recovered: list[Callable[[], None]] = dataclasses.field(default_factory=list)
+
+    def another(self) -> Patience:
+        """One that waits as long, and knows nothing of what fails here."""
+        return Patience(self.first, self.longest)
+
+    def problem(self) -> str:
+        """What fails now, and why; "" while nothing does."""
+        return "; ".join(
+            f"'{what}' fails and is repeated: {self.errors.get(what, '')}"
+            for what, count in self.repeated.items()
+            if count
+        )
 
     async def call(self, what: str, make: Callable[[], Awaitable[T]]) -> T:
         """The result of `make()`, called again and again while it raises.
@@ -47,6 +67,7 @@ class Patience:
         except Exception as exc:
             self._note(what, exc)
         self.failing += 1
+        self.repeated[what] += 1
         try:
             retrying = AsyncRetrying(
                 retry=retry_if_exception_type(Exception),
@@ -56,6 +77,7 @@ class Patience:
             result: T = await retrying(_attempt, make)
         finally:
             self.failing -= 1
+            self.repeated[what] -= 1
         log.info("recovered", call=what)
         if not self.failing:
             for listener in tuple(self.on_recovered):
@@ -63,7 +85,8 @@ class Patience:
         return result
 
     def _note(self, what: str, error: BaseException | None) -> None:
-        self.failures += 1
+        self.failures[what] += 1
+        self.errors[what] = str(error) or repr(error)
         expected = isinstance(error, Unavailable)
         log.warning(
             "failed; it is repeated until it succeeds",

@@ -2,7 +2,8 @@
 
 Invariants: all of it happens on the event loop except running what is not brief, and copying more than `LARGE` bytes; a batch that
 was started comes back through `Owner.answered` or, if none of its entries is left, `Owner.emptied`; entries that leave it before it
-runs go through `Owner.left`; what fails as a whole is an inquest's (`inquests`), which sends parts of it through here again.
+runs go through `Owner.left`; what fails as a whole is an inquest's (`inquests`), which sends parts of it through here again; an
+error of the worker itself on the way is the batch's failure, so that its records end and its place in the instance is free again.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from protocol.errors import Code
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import ModelConfig
 from protocol.ports import Answer
+from protocol.tensors import MANY
 from workers.answers import Answers
 from workers.backends.base import Outcome
 from workers.brevity import Brevity
 from workers.causes import exhausted
-from workers.conclusions import Conclusions, size_of
+from workers.conclusions import Conclusions, size_of, strings_given, strings_taken
 from workers.context import Context
 from workers.entries import Entry
 from workers.execution import Completions, Executor, Job, ThreadExecutor, next_free
@@ -35,7 +37,7 @@ from workers.statistics import ModelStatistics
 from workers.watch import Watch
 
 LARGE: Final = 1024 * 1024
-"""Bytes of a batch's inputs or outputs above which copying them is left to another thread."""
+"""Bytes of a batch's inputs or outputs above which copying them is left to another thread, as is what has over `MANY` strings."""
 
 log = structlog.get_logger(__name__)
 
@@ -59,9 +61,11 @@ class Pipeline:
         self._loop = asyncio.get_running_loop()
         self._brevity = Brevity()
         self._conclusions = Conclusions(
-            Answers(context.worker, context.fence_ttl), statistics, self._brevity, context.clock,
+            Answers(context.worker, context.fence_ttl, context.digest), statistics, self._brevity, context.clock,
             refuse_nan=config.parameters.get("refuse_nan", "").lower() == "true",
         )  # fmt: skip
+        self._takes_strings = any(spec.datatype == "BYTES" for spec in config.inputs)
+        self._gives_strings = any(spec.datatype == "BYTES" for spec in config.outputs)
         rows = max(1, config.max_batch_size)
         self._inquests = Inquests(statistics, owner, context.clock, self._launch, rows, context.max_attempts)
         self._watch = Watch(statistics.pace, stated_limit(config.parameters, config.name), context.clock)
@@ -120,7 +124,7 @@ class Pipeline:
 
     def _begin(self, job: Job) -> None:
         if any(entry.suspect for entry in job.entries):
-            self._spawn(self._begin_attempts(job))
+            self._spawn(self._guarded(self._begin_attempts(job), job))
         else:
             self._prepare(job)
 
@@ -189,7 +193,10 @@ class Pipeline:
         """Send a part of an earlier batch on its way."""
         part.executor.held += 1
         self._rows += part.batch.rows
-        self._again(part)
+        try:
+            self._again(part)
+        except Exception as exc:
+            self._broken(part, exc)
 
     def _enter(self, job: Job) -> None:
         """Run the batch as it is, or in parts: memory is short, or some of it must run alone.
@@ -212,8 +219,8 @@ class Pipeline:
         if self._slots:  # those that the store knows of already need no note
             job.note = "\n".join([entry.ref for entry in job.entries if not entry.begun]).encode()
         size = sum([entry.nbytes for entry in job.entries])
-        if size > LARGE:
-            self._spawn(self._prepare_large(job))
+        if size > LARGE or (self._takes_strings and not job.executor.isolated and strings_taken(job.requests) > MANY):
+            self._spawn(self._guarded(self._prepare_large(job), job))
         else:
             self._stack(job)
             self._submit(job)
@@ -253,7 +260,10 @@ class Pipeline:
         for job in jobs:
             self._watch.end(job)
             if job.stale:
-                self._again(job)
+                try:
+                    self._again(job)
+                except Exception as exc:
+                    self._broken(job, exc)
                 continue
             self._release(job)
             if job.error is None:
@@ -278,14 +288,45 @@ class Pipeline:
         """The batch gave no answers; its requests run again, or fail with it."""
         told = self._inquests.failed(job, error)
         if told is not None:
-            self._emit(job, *self._conclusions.encode(job, self._conclusions.failures(job, told)))
+            self._fail(job, told)
+
+    def _fail(self, job: Job, error: BaseException) -> None:
+        self._emit(job, *self._conclusions.encode(job, self._conclusions.failures(job, error)))
+
+    def _broken(self, job: Job, error: Exception) -> None:
+        """The worker itself went wrong on a batch that is in its instance's count: its requests go on one by one, or end."""
+        log.error("a batch went wrong in the worker", instance=job.executor.name, exc_info=error)
+        self._release(job)
+        if isinstance(job, Part):
+            job.inquest.inquiry.skipped()
+        elif not job.entries:
+            self._owner.emptied(job)
+        if isinstance(job, Part) or len(job.entries) == 1:
+            self._fail(job, error)
+        elif job.entries:
+            self._inquests.divide(job, [(entry,) for entry in job.entries])
+        self._owner.freed()
 
     def _answer(self, job: Job) -> None:
+        if self._gives_strings and not job.executor.isolated and strings_given(job.raw) > MANY:
+            self._spawn(self._answer_strings(job))
+            return
         try:
             outcomes = self._conclusions.outcomes(job)
         except Exception as exc:
             self._troubled(job, exc)
-            return
+        else:
+            self._conclude(job, outcomes)
+
+    async def _answer_strings(self, job: Job) -> None:
+        try:
+            outcomes = await self._loop.run_in_executor(None, self._conclusions.outcomes, job)
+        except Exception as exc:
+            self._troubled(job, exc)
+        else:
+            self._conclude(job, outcomes)
+
+    def _conclude(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         self._inquests.succeeded(job)
         if size_of(outcomes) > LARGE:
             self._spawn(self._answer_large(job, outcomes))
@@ -293,10 +334,18 @@ class Pipeline:
             self._emit(job, *self._conclusions.encode(job, outcomes))
 
     async def _answer_large(self, job: Job, outcomes: Sequence[Outcome]) -> None:
-        self._emit(job, *await self._loop.run_in_executor(None, self._conclusions.encode, job, outcomes))
+        try:
+            made = await self._loop.run_in_executor(None, self._conclusions.encode, job, outcomes)
+        except Exception as exc:
+            self._fail(job, exc)
+        else:
+            self._emit(job, *made)
 
     def _emit(self, job: Job, outcomes: Sequence[Outcome], answers: list[Answer]) -> None:
-        self._conclusions.count(job, outcomes)
+        try:
+            self._conclusions.count(job, outcomes)
+        except Exception as exc:  # an answer is worth more than a number
+            log.error("a batch was not counted", instance=job.executor.name, exc_info=exc)
         job.raw = None
         if isinstance(job, Part):
             self._inquests.answered(job, answers)
@@ -306,9 +355,10 @@ class Pipeline:
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._forget)
+        task.add_done_callback(self._tasks.discard)
 
-    def _forget(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a batch was lost to an error in the worker; its records stay in the log", exc_info=error)
+    async def _guarded(self, step: Coroutine[Any, Any, None], job: Job) -> None:
+        try:
+            await step
+        except Exception as exc:
+            self._broken(job, exc)

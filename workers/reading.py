@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from protocol.codec import decode_request, fields_text
-from protocol.errors import FleetError, InvalidArgument
+from protocol.codec import decode_request, fields_of, fields_text, plausible
+from protocol.errors import CodecError, FleetError, InvalidArgument
 from protocol.messages import ANONYMOUS, Failure, InferRequest
 from protocol.naming import Names, ref
 from protocol.ports import Record
+from protocol.tensors import MAX_ELEMENTS
 from workers.entries import Entry
 from workers.signature import Signature
 
@@ -32,12 +33,15 @@ class Reader:
         self._signature = signature
         self._channels = {""}
 
-    def read(self, record: Record, token: int, fetched: float) -> Entry:
+    def read(self, record: Record, token: int, fetched: float, most: int = MAX_ELEMENTS) -> Entry:
         """The entry of a record; one that the model cannot take has its `problem` set.
 
         Raises:
+            ManyElements: it has more than `most` BYTES elements.
             CodecError, InvalidArgument: it is not a request, or its id cannot name one.
         """
+        if record.problem:
+            raise CodecError(record.problem)
         request = decode_request(
             record.value,
             record.headers,
@@ -45,6 +49,7 @@ class Reader:
             version=self.version,
             default_id="",
             timestamp=record.timestamp,
+            most=most,
         )
         if not request.id:
             request.id = _default_id(record)
@@ -63,7 +68,7 @@ class Reader:
 
     def addressee(self, record: Record, token: int, now: float) -> Entry | None:
         """An entry by which the sender of an undecodable record can be told; None where its headers name nobody."""
-        fields = dict(record.headers)
+        fields = fields_of(record.headers)
         try:
             request = InferRequest(fields_text(fields, "id"), self.model, self.version, ())
             request.principal = fields_text(fields, "principal") or ANONYMOUS
@@ -71,10 +76,10 @@ class Reader:
             name = ref(request.principal, request.id)
         except FleetError:
             return None
-        request.accepted = request.published = record.timestamp
+        request.accepted = request.published = plausible(record.timestamp)
         self._check_channel(request)
         return Entry(
-            name, 1, "", request, now, record.timestamp, partition=record.partition, offset=record.offset, token=token,
+            name, 1, "", request, now, request.published, partition=record.partition, offset=record.offset, token=token,
             fetched=now,
         )  # fmt: skip
 

@@ -11,10 +11,11 @@ so whoever may write there decides what is read.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,8 +23,13 @@ from protocol import pbtxt
 from protocol.config_document import MAX_INT64
 from protocol.errors import ConfigError
 from protocol.model_config import ModelConfig
+from workers import sniffing
 from workers.completion import DEFAULT_MAX_BATCH_SIZE, SUFFIX_BACKEND, BackendMetadata, complete, infer_backend
+from workers.contents import kind_of
 from workers.digests import Digests
+from workers.folders import CONFIG_FILE, config_bytes, contents
+from workers.model_files import ModelFile
+from workers.sniffing import Kind
 
 __all__ = [
     "DEFAULT_MAX_BATCH_SIZE",
@@ -31,11 +37,10 @@ __all__ = [
     "ModelFolder",
     "ModelVersion",
     "complete",
+    "ignored",
     "scan",
     "single_file",
 ]
-
-CONFIG_FILE: Final = "config.pbtxt"
 
 _VERSION: Final = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 _NOT_VERSIONS: Final = frozenset({"configs", "warmup", "initial_state", "__pycache__"})
@@ -96,27 +101,26 @@ def scan(
         ConfigError: a repository is not a folder that can be read, or is itself a model's folder.
     """
     places: dict[str, list[Path]] = collections.defaultdict(list)
+    broken: dict[Path, str] = {}
     for repository in repositories:
-        for folder in _model_folders(repository):
+        found = contents(repository)
+        broken |= found.broken
+        for folder in (*found.models, *found.broken):
             places[folder.name].append(folder)
     reader = (known or Digests()) if digests else None
-    return tuple(_model(places[name], reader) for name in sorted(places))
+    return tuple(_model(places[name], broken, reader) for name in sorted(places))
 
 
-def _model_folders(repository: Path) -> list[Path]:
-    if not repository.is_dir():
-        raise ConfigError(f"model repository '{repository}' is not a folder")
-    if (repository / CONFIG_FILE).is_file():
-        raise ConfigError(
-            f"'{repository}' is a model's folder; give the folder above it, '{repository.absolute().parent}', as the repository"
-        )
-    try:
-        return [path for path in repository.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    except OSError as error:
-        raise ConfigError(f"model repository '{repository}' cannot be read: {error.strerror}") from None
+def ignored(repositories: Sequence[Path]) -> tuple[str, ...]:
+    """A line for each folder that `scan` passes over because it is no model's.
+
+    Raises:
+        ConfigError: as `scan`.
+    """
+    return tuple(line for repository in repositories for line in contents(repository).ignored)
 
 
-def _model(folders: Sequence[Path], digests: Digests | None) -> ModelFolder:
+def _model(folders: Sequence[Path], broken: Mapping[Path, str], digests: Digests | None) -> ModelFolder:
     folder = folders[0]
     if len(folders) > 1:
         where = ", ".join(str(path) for path in folders)
@@ -126,6 +130,8 @@ def _model(folders: Sequence[Path], digests: Digests | None) -> ModelFolder:
     except UnicodeEncodeError:
         shown = os.fsencode(folder.name).decode(errors="backslashreplace")
         return ModelFolder(shown, folder, reason="the folder's name is not UTF-8; rename it")
+    if folder in broken:
+        return ModelFolder(folder.name, folder, reason=broken[folder])
     warnings: list[str] = []
     try:
         versions = _versions(folder, warnings, digests)
@@ -138,7 +144,7 @@ def _model(folders: Sequence[Path], digests: Digests | None) -> ModelFolder:
 
 
 def _versions(folder: Path, warnings: list[str], digests: Digests | None) -> tuple[ModelVersion, ...]:
-    raw = _config_bytes(folder)
+    raw = config_bytes(folder, pbtxt.MAX_BYTES + 1)
     config = pbtxt.parse(raw, CONFIG_FILE, folder.name)
     present = dict(_version_folders(folder, warnings))
     chosen = config.version_policy.select(present)
@@ -163,18 +169,12 @@ def _names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
-def _config_bytes(folder: Path) -> bytes:
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        return b""
-    with path.open("rb") as file:
-        return file.read(pbtxt.MAX_BYTES + 1)
-
-
 def _version_folders(folder: Path, warnings: list[str]) -> Iterator[tuple[int, Path]]:
     for path in sorted(folder.iterdir()):
         name = path.name
         if name in _NOT_VERSIONS or name.startswith(".") or not path.is_dir():
+            if name.isdecimal() and path.is_symlink() and not path.exists():
+                warnings.append(f"ignore version '{name}', a link to '{path.readlink()}', which is not there")
             continue
         if _VERSION.fullmatch(name) and int(name) <= MAX_INT64:
             yield int(name), path
@@ -197,25 +197,35 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (path for path in (Path(root) / name for name in sorted(names)) if path.is_file())
 
 
-def single_file(path: Path, known: Digests | None = None) -> ModelVersion:
-    """A model that is one file, without a repository: its name is the file's, its version 1, its configuration all completed.
+def single_file(file: ModelFile, known: Digests | None = None) -> ModelVersion:
+    """A model that is one file, without a repository: its version is 1, its configuration all completed.
 
     Args:
-        path: of the file.
+        file: and its name.
         known: see `scan`.
 
     Raises:
         ConfigError: it is not a file, or its suffix is no backend's.
     """
+    path = file.path
     backend = SUFFIX_BACKEND.get(path.suffix.lower())
     if backend is None:
-        raise ConfigError(f"'{path}' is not a model file; known suffixes are: {', '.join(SUFFIX_BACKEND)}")
+        raise ConfigError(f"'{path}' is not a model file; known suffixes are: {', '.join(SUFFIX_BACKEND)}{_seen(path)}")
     if not path.is_file():
         raise ConfigError(f"there is no file '{path}'")
-    config = ModelConfig(name=path.stem, backend=backend, batch_size_stated=False, default_model_filename=path.name)
+    config = ModelConfig(name=file.name, backend=backend, batch_size_stated=False, default_model_filename=path.name)
     folder = path.absolute().parent
     try:
         digest = (known or Digests()).of([folder / path.name], folder, b"")
     except OSError as error:
         raise ConfigError(f"'{path}' cannot be read: {error.strerror}") from None
-    return ModelVersion(path.stem, 1, folder / path.name, folder, infer_backend(config, [path.name]), digest)
+    return ModelVersion(file.name, 1, folder / path.name, folder, infer_backend(config, [path.name]), digest)
+
+
+def _seen(path: Path) -> str:
+    """What a file without a known suffix holds, and what to do with it."""
+    with contextlib.suppress(OSError):
+        kind = kind_of(path)
+        if kind is not Kind.UNKNOWN:
+            return f"; it is {kind.value}: {sniffing.advice(kind)}"
+    return ""

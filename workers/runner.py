@@ -7,6 +7,8 @@ Invariants: everything here happens on the event loop; every entry that was adde
 from __future__ import annotations
 
 import asyncio
+import collections
+import itertools
 import math
 from collections.abc import Collection, Sequence
 from typing import Final, Protocol, cast
@@ -81,6 +83,7 @@ class Runner:
         self._emission = Emission(context, statistics, self._settle)
         self._entries: dict[str, Entry] = {}
         self._nbytes = 0
+        self._followers = self._followers_rows = 0
         self._rows_per_request = 1.0
         self._withheld: dict[int, tuple[Job, list[Answer]]] = {}
         self._loop = asyncio.get_running_loop()
@@ -108,7 +111,7 @@ class Runner:
     @property
     def in_flight(self) -> int:
         """Requests taken in whose answer is not yet in the store; refused ones not counted."""
-        return len(self._entries)
+        return len(self._entries) + self._followers
 
     def oldest_published(self) -> float | None:
         """When the oldest request here was published; None where there is none."""
@@ -121,11 +124,12 @@ class Runner:
             return 0
         if self._emission.pending > 2 * self._max_rows:
             return 0
-        rows = self._max_rows - self._scheduler.rows - self._pipeline.running_rows
+        rows = self._max_rows - self._scheduler.rows - self._pipeline.running_rows - self._followers_rows
         if rows > 0:
             return math.ceil(rows / self._rows_per_request)
         # A bounded queue answers what it cannot take, so what is over its bound must be fetched and seen.
-        return max(0, self._max_queue_size + 1 - self._scheduler.depth) if self._max_queue_size else 0
+        over = self._max_queue_size + 1 - self._scheduler.depth - self._followers
+        return max(0, over) if self._max_queue_size else 0
 
     def problem(self) -> str:
         """Why nobody should send requests now; "" while nothing speaks against it."""
@@ -136,10 +140,17 @@ class Runner:
     def add(self, entry: Entry) -> None:
         """Queue the entry, or answer why not. Call `turn` after the last of a group."""
         leader = self._entries.get(entry.ref)
-        if leader is not None:  # the same request again: see what became of the first one before running it twice
-            entry.suspect = True
-            leader.followers = [*(leader.followers or ()), entry]
+        if leader is None:
+            self._lead(entry)
             return
+        entry.suspect = True  # the same request again: see what became of the first one before running it twice
+        if leader.followers is None:
+            leader.followers = collections.deque()
+        leader.followers.append(entry)
+        self._count(entry, 1)
+
+    def _lead(self, entry: Entry) -> bool:
+        """Queue the entry, or answer why not; whether it was queued."""
         rejection = self._scheduler.add(entry, entry.enqueued)
         if rejection is None:
             self._entries[entry.ref] = entry
@@ -147,6 +158,24 @@ class Runner:
             self._rows_per_request += 0.1 * (entry.rows - self._rows_per_request)
         elif rejection.reason is not Reject.DRAINING:  # then the record stays in the log for another worker
             self._reject(entry, rejection)
+        return rejection is None
+
+    def _count(self, follower: Entry, sign: int) -> None:
+        """One that waits for another's end takes room like any other."""
+        self._followers += sign
+        self._followers_rows += sign * follower.rows
+        self._nbytes += sign * follower.nbytes
+
+    def _succeed(self, leader: Entry) -> bool:
+        """The next of those that waited for this one takes its place, and the others wait for that; whether there is one."""
+        waiting, leader.followers = leader.followers, None
+        while waiting:
+            heir = waiting.popleft()
+            self._count(heir, -1)
+            if self._lead(heir):
+                heir.followers, heir.heirs = waiting, len(waiting)
+                return True
+        return False
 
     def refuse(self, entry: Entry, failure: Failure, reason: Reason) -> None:
         """Answer an entry, queued here or not, with a failure; it must not be in a batch any more."""
@@ -180,15 +209,22 @@ class Runner:
 
     def forget(self, owned: Collection[int]) -> None:
         """Drop what waits here from partitions that are another's now; what runs is finished."""
-        followers: list[Entry] = []
-        for entry in [entry for entry in self._entries.values() if entry.partition not in owned]:
-            if self._scheduler.cancel(entry.ref) is not None:
+        for entry in list(self._entries.values()):
+            self._forget_followers(entry, owned)
+            if entry.partition not in owned and self._scheduler.cancel(entry.ref) is not None:
                 self._drop(entry)
-                followers += entry.followers or ()
-        for follower in followers:
-            if follower.partition in owned:
-                self.add(follower)
+                self._succeed(entry)
         self._note_if_empty()
+
+    def _forget_followers(self, leader: Entry, owned: Collection[int]) -> None:
+        waiting = leader.followers
+        if waiting is None or all(follower.partition in owned for follower in waiting):
+            return
+        for follower in waiting:
+            if follower.partition not in owned:
+                self._count(follower, -1)
+        leader.heirs = sum(follower.partition in owned for follower in itertools.islice(waiting, leader.heirs))
+        leader.followers = collections.deque(follower for follower in waiting if follower.partition in owned)
 
     # --- the turn ----------------------------------------------------------------------------------------------------
 
@@ -228,8 +264,9 @@ class Runner:
     def left(self, entry: Entry, failure: Failure | None) -> None:
         """See `Owner.left`."""
         if failure is None:
-            self._statistics.already_answered += 1
-            self._settle([entry])
+            answered = [entry, *self._heirs(entry)]
+            self._statistics.already_answered += len(answered)
+            self._settle(answered)
         else:
             reason = Reason.CANCELED if failure.code is Code.CANCELLED else Reason.REJECTED
             self.refuse(entry, failure, reason)
@@ -263,16 +300,22 @@ class Runner:
             if answers:
                 self._emission.put(answers, ready.entries)
 
+    def _heirs(self, leader: Entry) -> Sequence[Entry]:
+        """Those that waited for this one before it asked the store, and so have the answer that it found there."""
+        waiting, count, leader.heirs = leader.followers, leader.heirs, 0
+        heirs = [waiting.popleft() for _ in range(count)] if waiting is not None else []
+        for heir in heirs:
+            self._count(heir, -1)
+        return heirs
+
     def _settle(self, entries: Sequence[Entry]) -> None:
-        """The answers are kept: the records are done. Repetitions that waited for them now find the answer, or run."""
-        followers: list[Entry] = []
+        """The answers are kept: the records are done. A repetition that waited for one now finds the answer, or runs."""
+        succeeded = False
         for entry in entries:
             if self._entries.get(entry.ref) is entry:
                 self._drop(entry)
-                followers += entry.followers or ()
-        for follower in followers:
-            self.add(follower)
-        if followers:
+                succeeded = self._succeed(entry) or succeeded
+        if succeeded:
             self.turn()
         self._note_if_empty()
         self._source.settled(entries)

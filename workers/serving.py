@@ -12,6 +12,7 @@ from protocol.messages import Failure, ModelLoad, ModelState
 from workers.context import Context
 from workers.intake import Intake
 from workers.loading import LoadedModel
+from workers.patience import Patience
 from workers.reading import Reader
 from workers.runner import Runner
 from workers.signature import Signature
@@ -42,10 +43,15 @@ class Serving:
         self.loaded = loaded
         self.statistics = ModelStatistics()
         self.last_lag = 0
-        self._context = context
+        context = self._context = context.of_a_model(version.digest)
         reader = Reader(context.names, Signature(version.config), *self.key)
         self.intake = Intake(context, reader, self.statistics, version.digest)
         self.runner = Runner(context, version.config, loaded.executors, self.statistics, self.intake, max_bytes)
+
+    @property
+    def patience(self) -> Patience:
+        """What of its calls fails."""
+        return self._context.patience
 
     @property
     def topic(self) -> str:
@@ -112,6 +118,7 @@ class Serving:
             oldest_age=self.oldest_age(),
             seconds_per_row=self.statistics.pace.seconds_per_row(),
             statistics=self.statistics.to_json(),
+            digest=self.loaded.version.digest,
         )
 
     def oldest_age(self) -> float:

@@ -14,9 +14,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, quoted
+from protocol.limits import require_count, require_seconds
 from protocol.transport.settings import TransportSettings
+from workers import model_files
 from workers.completion import DEFAULT_MAX_BATCH_SIZE
+from workers.model_files import ModelFile
 from workers.verdicts import ATTEMPTS
 
 Mode = Literal["none", "poll", "explicit"]
@@ -42,7 +45,7 @@ class WorkerSettings:
 
     Attributes:
         model_repository: folders of model folders, in Triton's layout.
-        model_file: single model files that are served as well.
+        model_file: single model files that are served as well, each under a name of its own.
         model_control_mode: load all at start, also follow changes, or only `load_model`.
         load_model: with explicit control: these at start; `*` for all.
         repository_poll_secs: with polling, seconds between looks.
@@ -71,7 +74,7 @@ class WorkerSettings:
     """
 
     model_repository: tuple[Path, ...] = ()
-    model_file: tuple[Path, ...] = ()
+    model_file: tuple[ModelFile, ...] = ()
     model_control_mode: Mode = "none"
     load_model: tuple[str, ...] = ()
     repository_poll_secs: float = 15.0
@@ -96,26 +99,30 @@ class WorkerSettings:
 
     def __post_init__(self) -> None:
         if self.model_control_mode not in get_args(Mode):
-            raise ConfigError(f"model_control_mode is {self.model_control_mode!r}; it must be none, poll or explicit")
+            raise ConfigError(
+                f"model_control_mode is {quoted(self.model_control_mode)}; it must be none, poll or explicit"
+            )
         if self.load_model and self.model_control_mode != "explicit":
             raise ConfigError("load_model has a meaning only with model_control_mode explicit")
         if self.worker and (
             len(self.worker) > 128 or not all(c.isascii() and (c.isalnum() or c in "._-") for c in self.worker)
         ):
             raise ConfigError(
-                f"worker id {self.worker!r} must be at most 128 letters, digits, dots, dashes and underscores"
+                f"worker id {quoted(self.worker)} must be at most 128 letters, digits, dots, dashes and underscores"
             )
         if self.metrics_port is not None and not 0 <= self.metrics_port <= 65535:
             raise ConfigError(f"metrics_port is {self.metrics_port}; a port is between 0 and 65535")
-        for name in (
-            "repository_poll_secs", "partitions", "heartbeat_interval", "resync_interval", "max_queued_bytes", "load_threads",
-            "fence_ttl", "max_attempts",
-        ):  # fmt: skip
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")
-        for name in ("drain_grace", "unload_grace", "default_max_batch_size", "cores"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
+        model_files.require_distinct(self.model_file)
+        for name in ("repository_poll_secs", "heartbeat_interval", "resync_interval", "fence_ttl"):
+            require_seconds(name, getattr(self, name))
+        for name in ("drain_grace", "unload_grace"):
+            require_seconds(name, getattr(self, name), zero=True)
+        for name in ("partitions", "load_threads", "max_attempts"):
+            require_count(name, getattr(self, name))
+        for name in ("default_max_batch_size", "cores"):
+            require_count(name, getattr(self, name), zero=True)
+        if self.max_queued_bytes <= 0:
+            raise ConfigError(f"max_queued_bytes is {self.max_queued_bytes}; it must be more than 0")
 
 
 def to_environment(worker: WorkerSettings, transport: TransportSettings) -> dict[str, str]:
@@ -153,10 +160,10 @@ def _write(name: str, value: object) -> str:
         return str(value).lower()
     if not isinstance(value, tuple):
         return str(value)
-    separator = os.pathsep if value and isinstance(value[0], Path) else " "
+    separator = os.pathsep if value and isinstance(value[0], Path | ModelFile) else " "
     parts = [str(part) for part in value]
     if any(separator in part for part in parts):
-        raise ConfigError(f"{name} has an entry with {separator!r} in it, which separates entries")
+        raise ConfigError(f"{name} has an entry with {quoted(separator)} in it, which separates entries")
     return separator.join(parts)
 
 
@@ -170,7 +177,9 @@ def _read(kind: type[WorkerSettings] | type[TransportSettings], environment: Map
         try:
             values[field.name] = _READERS[str(field.type)](text)
         except ValueError:
-            raise ConfigError(f"{name} is {text!r}; it must be {str(field.type).removesuffix(' | None')}") from None
+            raise ConfigError(
+                f"{name} is {quoted(text)}; it must be {str(field.type).removesuffix(' | None')}"
+            ) from None
     return values
 
 
@@ -190,6 +199,7 @@ _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "int | None": lambda text: int(text) if text else None,
     "Path | None": lambda text: Path(text) if text else None,
     "tuple[Path, ...]": lambda text: tuple(Path(part) for part in text.split(os.pathsep) if part),
+    "tuple[ModelFile, ...]": lambda text: tuple(model_files.parse(part) for part in text.split(os.pathsep) if part),
     "tuple[str, ...]": lambda text: tuple(text.split()),
     "tuple[int, ...] | None": lambda text: tuple(int(part) for part in text.split()),
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from protocol.errors import FleetError
+from protocol.errors import FleetError, described
 
 MAX_FRAMES: Final = 32
 """Frames that a caller is told of, the innermost ones; an endless recursion has a thousand."""
@@ -25,10 +25,8 @@ def text_of(error: BaseException) -> str:
     """The error as callers read it: a `FleetError`'s message; else type and text and, where a model's own code raised it, the
     places from the innermost frame outwards, as Triton's Python backend writes them.
     """
-    if isinstance(error, FleetError):
-        return error.message
-    text = f"{type(error).__name__}: {error}"
-    places = _places(error.__traceback__)
+    text = described(error)
+    places = "" if isinstance(error, FleetError) else _places(error.__traceback__)
     return f"{text}\n\nAt:\n{places}" if places else text
 
 

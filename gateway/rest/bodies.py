@@ -6,16 +6,18 @@ import struct
 from typing import Final
 
 from protocol import v2
-from protocol.errors import InvalidArgument
+from protocol.errors import CodecError, InvalidArgument, SizeError, of_request, quoted
 from protocol.messages import InferReply, Timing
-from protocol.model_config import ModelConfig
-from protocol.tensors import ITEM_SIZE, Buffer, Tensor, check_size, element_count
+from protocol.model_config import ModelConfig, TensorSpec
+from protocol.tensors import ITEM_SIZE, MANY, Buffer, Tensor, check_size, element_count
 from protocol.v2 import InferBody, ReplyBody
 
 Binary = frozenset[str] | bool
 """Which outputs a caller wants as raw bytes behind the JSON: by name, all, or none."""
 
 _LENGTH: Final = struct.Struct("<I")
+_STRING: Final = 64
+"""Bytes of numbers that take as long to be written as one string."""
 
 
 def header_length(raw: bytes | None) -> int | None:
@@ -26,20 +28,22 @@ def header_length(raw: bytes | None) -> int | None:
     """
     if raw is None:
         return None
-    if not raw.isdigit() or len(raw) > 12:
-        raise InvalidArgument(f"Inference-Header-Content-Length must be a number of bytes, not {raw[:32]!r}")
-    return int(raw)
+    digits = raw.strip(b" \t")
+    if not digits.removeprefix(b"-").isdigit() or len(digits) > 12:
+        raise InvalidArgument(f"Inference-Header-Content-Length must be a number of bytes, not {quoted(raw)}")
+    return int(digits)
 
 
 def parse(body: Buffer | bytearray, length: int | None, config: ModelConfig) -> InferBody:
     """The infer body, in whichever of the three forms its header length says.
 
     Raises:
+        ManyElements: the JSON process is to parse it.
         CodecError, InvalidArgument, Unsupported: naming what is wrong.
     """
     if length == 0:
         return raw_binary(memoryview(body), config)
-    return v2.parse(memoryview(body), length)
+    return v2.parse(memoryview(body), length, MANY, config.name)
 
 
 def raw_binary(body: memoryview, config: ModelConfig) -> InferBody:
@@ -50,7 +54,11 @@ def raw_binary(body: memoryview, config: ModelConfig) -> InferBody:
     """
     if len(config.inputs) != 1:
         raise InvalidArgument(
-            f"a raw binary request needs a model with one input; '{config.name}' has {len(config.inputs)}"
+            of_request(
+                "",
+                f"Raw request must only have 1 input (found 1) to be deduced but got {len(config.inputs)} inputs in "
+                f"'{config.name}' model configuration",
+            )
         )
     spec = config.inputs[0]
     dims = list(spec.dims)
@@ -66,17 +74,21 @@ def raw_binary(body: memoryview, config: ModelConfig) -> InferBody:
             )
         data, dims = _LENGTH.pack(len(body)) + bytes(body), [1] * len(dims)
     elif -1 in dims:
-        dims[dims.index(-1)] = _open_size(len(body), [size for size in dims if size != -1], spec.datatype, spec.name)
+        dims[dims.index(-1)] = _open_size(len(body), [size for size in dims if size != -1], spec, config.name)
     shape = (1, *dims) if config.batching else tuple(dims)
     tensor = Tensor(spec.name, spec.datatype, shape, data)
-    check_size(tensor)
+    try:
+        check_size(tensor)
+    except SizeError as error:
+        raise CodecError(error.told(config.name, "")) from None
     return InferBody("", (tensor,), (), {}, binary_default=True)
 
 
-def _open_size(size: int, others: list[int], datatype: str, name: str) -> int:
-    step = element_count(others) * ITEM_SIZE[datatype]
+def _open_size(size: int, others: list[int], spec: TensorSpec, model: str) -> int:
+    step = element_count(others) * ITEM_SIZE[spec.datatype]
     if size % step:
-        raise InvalidArgument(f"input byte size mismatch for input '{name}'. Expected a multiple of {step}, got {size}")
+        text = f"input byte size mismatch for input '{spec.name}' for model '{model}'. Expected a multiple of {step}, got {size}"
+        raise InvalidArgument(of_request("", text))
     return size // step
 
 
@@ -98,11 +110,16 @@ def render(reply: InferReply, binary: Binary) -> ReplyBody:
 
 
 def json_bytes(reply: InferReply, binary: Binary) -> int:
-    """Bytes of the tensors that `render` would write as JSON."""
+    """Bytes of the tensors that `render` would write as JSON; each element of BYTES counts for `_STRING` more."""
     if binary is True:
         return 0
     names = binary or _NONE
-    return sum([len(tensor.data) for tensor in reply.outputs if tensor.name not in names])
+    return sum([_cost(tensor) for tensor in reply.outputs if tensor.name not in names])
+
+
+def _cost(tensor: Tensor) -> int:
+    size = len(tensor.data)
+    return size if tensor.datatype != "BYTES" else size + _STRING * element_count(tensor.shape)
 
 
 _NONE: Final[frozenset[str]] = frozenset()
@@ -110,27 +127,38 @@ _STAGES: Final = ("published", "fetched", "enqueued", "released", "compute_start
 _NAMES: Final = ("publish", "fetch", "enqueue", "release", "compute_start", "compute_end", "emit", "wake")
 _ALL: Final = (
     b"publish=%d, fetch=%d, enqueue=%d, release=%d, compute_start=%d, compute_end=%d, emit=%d, wake=%d, rows=%d, requests=%d, "
-    b"attempt=%d, reason=%s"
+    b"attempt=%d, reason=%s%s"
 )
 
 
 def timing(stamps: Timing) -> bytes:
     """The value of `Penstock-Timing`: a structured dictionary (RFC 8941) of microseconds since the gateway had read the request,
-    the batch's rows and requests, the attempt, and why the batch was released. What did not happen is left out."""
+    the batch's rows and requests, the attempt, why the batch was released, and which files ran. What did not happen is left out,
+    and what another host's clock says was before the request."""
     t0 = stamps.accepted - 5e-7  # so that cutting off rounds
-    if stamps.released and stamps.emitted:
-        return _ALL % (
+    if stamps.accepted and stamps.released and stamps.emitted:
+        text = _ALL % (
             (stamps.published - t0) * 1e6, (stamps.fetched - t0) * 1e6, (stamps.enqueued - t0) * 1e6,
             (stamps.released - t0) * 1e6, (stamps.compute_start - t0) * 1e6, (stamps.compute_end - t0) * 1e6,
             (stamps.emitted - t0) * 1e6, (stamps.woken - t0) * 1e6, stamps.batch_rows, stamps.batch_requests, stamps.attempt,
-            _token(stamps.reason),
+            _token(stamps.reason), _digest(stamps.digest),
         )  # fmt: skip
+        if b"=-" not in text:
+            return text
     parts = [
         b"%s=%d" % (name.encode(), (getattr(stamps, stage) - t0) * 1e6)
         for name, stage in zip(_NAMES, _STAGES, strict=True)
-        if getattr(stamps, stage) and stamps.accepted
+        if getattr(stamps, stage) >= stamps.accepted > 0
     ]
+    if stamps.released and stamps.emitted:
+        counts = (stamps.batch_rows, stamps.batch_requests, stamps.attempt, _token(stamps.reason))
+        parts.append(b"rows=%d, requests=%d, attempt=%d, reason=%s" % counts)
     return b", ".join(parts)
+
+
+def _digest(text: str) -> bytes:
+    """The beginning of the digest of the model's files, as a string of a header."""
+    return b', digest="%s"' % text.encode() if text.isalnum() and text.isascii() else b""
 
 
 def _token(text: str) -> bytes:

@@ -16,42 +16,87 @@ _WINDOW: Final = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": zlib.MAX_WBITS}
 _LEVEL: Final = 1
 
 
-def decompress(body: Buffer | bytearray, encoding: str, limit: int) -> bytes:
-    """The body without its `Content-Encoding`.
+class Inflation:
+    """A body on its way out of its `Content-Encoding`, made step by step, so that every step can be counted before it is made.
+
+    Args:
+        body: as it came.
+        encoding: the value of `Content-Encoding`.
+        limit: bytes that the body may become.
+
+    Attributes:
+        raw: what was made so far.
+        done: it is complete.
 
     Raises:
         Unsupported: another encoding than gzip, deflate or identity.
-        TooLarge: it would be more than `limit` bytes; not more than those are ever made.
-        CodecError: it is not what it says, truncated, or followed by something else.
     """
-    encoding = encoding.strip().lower()
-    if encoding in ("", "identity"):
-        return bytes(body)
-    if encoding not in _WINDOW:
-        raise Unsupported(f"Unsupported compression type '{encoding[:64]}'; gzip and deflate are supported")
-    try:
-        engine = zlib.decompressobj(_WINDOW[encoding])
-        raw = engine.decompress(body, limit + 1)
-    except zlib.error as error:
-        if encoding != "deflate":
-            raise CodecError(f"the request body is not {encoding}: {error}") from None
-        engine, raw = _raw_deflate(body, limit)
-    if len(raw) > limit:
-        raise TooLarge(f"the decompressed request body has more than {limit} bytes, the limit (max_body_bytes)")
-    if not engine.eof:
-        raise CodecError(f"the request body ends before its {encoding} stream does")
-    if engine.unused_data:
-        raise CodecError(f"{len(engine.unused_data)} bytes follow the {encoding} stream of the request body")
-    return raw
+
+    __slots__ = ("_encoding", "_engine", "_limit", "_rest", "done", "raw")
+
+    def __init__(self, body: Buffer | bytearray, encoding: str, limit: int) -> None:
+        encoding = encoding.strip().lower()
+        self.raw = bytearray()
+        self.done = encoding in ("", "identity")
+        if self.done:
+            self.raw += body
+        elif encoding not in _WINDOW:
+            raise Unsupported(f"Unsupported compression type '{encoding[:64]}'; gzip and deflate are supported")
+        self._encoding = encoding
+        self._engine = zlib.decompressobj(_WINDOW.get(encoding, 0))
+        self._limit = limit
+        self._rest: Buffer | bytearray = body
+
+    def step(self, size: int) -> None:
+        """Make at most so many bytes more.
+
+        Raises:
+            TooLarge: it would be more than the limit; not more than that is ever made.
+            CodecError: it is not what it says, truncated, or followed by something else.
+        """
+        if self.done:
+            return
+        most = min(size, self._limit + 1 - len(self.raw))
+        try:
+            piece = self._engine.decompress(self._rest, most)
+        except zlib.error as error:
+            piece = self._without_header(error, most)
+        self.raw += piece
+        engine = self._engine
+        self._rest = engine.unconsumed_tail
+        if len(self.raw) > self._limit:
+            raise TooLarge(
+                f"the decompressed request body has more than {self._limit} bytes, the limit (max_body_bytes)"
+            )
+        if engine.eof:
+            if engine.unused_data:
+                raise CodecError(
+                    f"{len(engine.unused_data)} bytes follow the {self._encoding} stream of the request body"
+                )
+            self.done = True
+        elif len(piece) < most:
+            raise CodecError(f"the request body ends before its {self._encoding} stream does")
+
+    def _without_header(self, error: zlib.error, size: int) -> bytes:
+        """Deflate without zlib's header, which many clients mean by "deflate"."""
+        if self._encoding != "deflate" or self.raw:
+            raise CodecError(f"the request body is not {self._encoding}: {error}") from None
+        self._engine = zlib.decompressobj(-zlib.MAX_WBITS)
+        try:
+            return self._engine.decompress(self._rest, size)
+        except zlib.error as other:
+            raise CodecError(f"the request body is not deflate: {other}") from None
 
 
-def _raw_deflate(body: Buffer | bytearray, limit: int) -> tuple[zlib._Decompress, bytes]:
-    """Deflate without zlib's header, which many clients mean by "deflate"."""
-    try:
-        engine = zlib.decompressobj(-zlib.MAX_WBITS)
-        return engine, engine.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise CodecError(f"the request body is not deflate: {error}") from None
+def decompress(body: Buffer | bytearray, encoding: str, limit: int) -> bytes:
+    """The body without its `Content-Encoding`, in one step.
+
+    Raises:
+        Unsupported, TooLarge, CodecError: as `Inflation`.
+    """
+    inflation = Inflation(body, encoding, limit)
+    inflation.step(limit + 1)
+    return bytes(inflation.raw)
 
 
 def choose(accept: str) -> str:

@@ -11,9 +11,9 @@ from protocol.errors import Code, FleetError
 
 STATUS: Final[dict[Code, int]] = {
     Code.INVALID_ARGUMENT: 400,
+    Code.ALREADY_EXISTS: 400,
     Code.UNAUTHENTICATED: 401,
     Code.NOT_FOUND: 404,
-    Code.ALREADY_EXISTS: 409,
     Code.GONE: 410,
     Code.TOO_LARGE: 413,
     Code.KEY_REUSED: 422,
@@ -25,7 +25,8 @@ STATUS: Final[dict[Code, int]] = {
     Code.UNAVAILABLE: 503,
     Code.DEADLINE_EXCEEDED: 504,
 }
-"""499 is nginx's "client closed request" and what gRPC's CANCELLED is over HTTP; Triton says 400, which blames the request."""
+"""ALREADY_EXISTS, which only models say, is 400 as in Triton. 499 is nginx's "client closed request" and what gRPC's CANCELLED is
+over HTTP; Triton says 400, which blames the request."""
 
 _RETRY_AFTER: Final = {Code.EXHAUSTED: 1.0, Code.UNAVAILABLE: 1.0}
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from gateway.budget import Budgets
 from gateway.pending import Call
 from gateway.rest.bodies import Binary
+from gateway.rest.framing import Hosts
 from gateway.rest.turn import Turn
+from gateway.rest.unread import Unread
 from protocol.messages import ANONYMOUS
 from protocol.tensors import Buffer
 
@@ -37,14 +42,19 @@ class Exchange:
         disconnected: the client has gone.
         id: its fleet id, "" until it has one.
         accepted: when all of it was read, on the fleet's clock.
+        early: its response, where it was answered before its turn.
+        until: its deadline, `math.inf` where it has none.
+        work: what is done with its body beside the event loop, which ends when the client goes.
+        head_bytes: of a head that is large enough to be counted.
         call: the waiting call, None before and after.
         binary: which outputs its caller wants as raw bytes.
         reserved: bytes that admission holds for its body.
     """
 
     __slots__ = (
-        "accepted", "answered", "binary", "body", "call", "complete", "connection", "disconnected", "expects", "fields", "id",
-        "keep_alive", "model", "principal", "reserved", "response_complete", "started", "version",
+        "accepted", "answered", "binary", "body", "call", "complete", "connection", "disconnected", "early",
+        "expects", "fields", "head_bytes", "id", "keep_alive", "model", "principal", "reserved", "response_complete", "started",
+        "until", "version", "work",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +85,21 @@ class Exchange:
         self.call: Call | None = None
         self.binary: Binary = False
         self.reserved = 0
+        self.head_bytes = 0
+        self.early: Response | None = None
+        self.until = math.inf
+        self.work: asyncio.Future[Any] | None = None
+
+    def add(self, piece: bytes) -> None:
+        """More of the body was read."""
+        held = self.body
+        if not held:
+            self.body = piece
+        elif type(held) is bytearray:
+            held += piece
+        else:
+            self.body = bytearray(held)
+            self.body += piece
 
     def send(self, status: int, head: bytes, parts: Sequence[Buffer], *, close: bool = False) -> None:
         """Write the whole response, once; nothing happens where the client has gone.
@@ -137,6 +162,9 @@ class Endpoint:
         max_connections: open at once.
         closed: told of every connection that has ended.
         outgoing: responses on their way to their sockets.
+        budgets: what connections may hold together.
+        unread: answers that wait in write buffers.
+        hosts: who may be meant and whose pages may call; None where everybody shows a key.
     """
 
     door: Door
@@ -144,3 +172,6 @@ class Endpoint:
     max_connections: int
     closed: Callable[[], None]
     outgoing: Turn[Response]
+    budgets: Budgets
+    unread: Unread[asyncio.Transport]
+    hosts: Hosts | None

@@ -7,36 +7,36 @@ cancels its call unless that has an `Idempotency-Key` or is asynchronous.
 from __future__ import annotations
 
 import asyncio
-import re
-from typing import Final
-from urllib.parse import unquote
-
-import httptools
-import structlog
+import contextlib
+import functools
+from collections.abc import Coroutine
+from typing import Any, Final, TypeVar
 
 from gateway.catalog import Served
 from gateway.claims import Claims
 from gateway.ids import fingerprint, keyed_id
-from gateway.rest import bodies, compression
+from gateway.rest import bodies
 from gateway.rest.access import Access
-from gateway.rest.connection import SMALL_BODY
 from gateway.rest.exchange import Exchange
-from gateway.rest.json_process import JsonProcess
-from gateway.rest.responses import THREAD_FROM, Responses
+from gateway.rest.inflating import Inflater
+from gateway.rest.json_pool import JsonPool
+from gateway.rest.reading import UNCOUNTED
+from gateway.rest.responses import Responses
+from gateway.rest.routing import RouteCache
 from gateway.rest.turn import Turn
 from gateway.service import Service, Terms
-from protocol.errors import FleetError, InvalidArgument, TooLarge
+from protocol.errors import DeadlineExceeded, FleetError, InvalidArgument, NotFound, TooLarge, Unavailable, quoted
 from protocol.messages import InferReply
-from protocol.tensors import Buffer
+from protocol.tensors import ManyElements
 from protocol.v2 import InferBody
 
-_ROUTE: Final = re.compile(rb"/v2/models/([^/]+)(?:/versions/([0-9]{1,19}))?/infer\Z")
-_MAX_ROUTES: Final = 4096
 _SPECIAL: Final = frozenset({b"content-encoding", b"idempotency-key", b"prefer"})
 """Headers that take a request off the direct way."""
+_SMALL_BODY: Final = 64 * 1024
 _RESERVE_STEP: Final = 1024 * 1024
+"""What a body without a length has counted beyond what came of it."""
 
-_log = structlog.get_logger("gateway.rest")
+Result = TypeVar("Result")
 
 
 class InferDoor:
@@ -48,27 +48,18 @@ class InferDoor:
         self._access = access
         self._settings = service.settings
         self._clock = service.clock
-        self._json = JsonProcess()
-        self._responses = Responses(service, self._json)
+        self.json = JsonPool(service.budgets.whole, service.settings.json_processes, service.clock)
+        self._inflater = Inflater()
+        self._responses = Responses(service, self.json)
         self._complete = Turn(self._handle, service.publisher.flush)
-        self._routes: dict[bytes, tuple[str, str] | None] = {}
+        self._routes = RouteCache(service.budgets.whole, service.catalogue.known)
+        self.route = self._routes.find
         self._loop = asyncio.get_running_loop()
 
     async def close(self) -> None:
         """Wait for what is still being worked on."""
         await self._responses.close()
-        await self._json.close()
-
-    def route(self, url: bytes) -> tuple[str, str] | None:
-        """(model, version) of an infer URL, None for any other."""
-        try:
-            return self._routes[url]
-        except KeyError:
-            route = _parse_route(url)
-            if len(self._routes) >= _MAX_ROUTES:
-                self._routes.clear()
-            self._routes[url] = route
-            return route
+        await self.json.close()
 
     def begin(self, exchange: Exchange) -> None:
         """Refuse what the headers alone rule out, before a body is read."""
@@ -81,24 +72,28 @@ class InferDoor:
             if declared is not None and len(declared) > 4:
                 length = int(declared)
                 self._check_size(length)
-                if length > SMALL_BODY:
-                    self._reserve(exchange, length)
+                if length > _SMALL_BODY:
+                    self._responses.reserve(exchange, length)
         except FleetError as error:
             self._responses.refuse(exchange, error)
 
     def grow(self, exchange: Exchange) -> None:
-        """Count a large body while it is read."""
+        """Count a body that is kept for longer than one read."""
         size = len(exchange.body)
         try:
             self._check_size(size)
             if size > exchange.reserved:
-                self._reserve(exchange, size + _RESERVE_STEP)
+                step = _RESERVE_STEP if size > _SMALL_BODY else _SMALL_BODY
+                self._responses.reserve(exchange, min(size + step, max(size, self._settings.max_body_bytes)))
         except FleetError as error:
             self._responses.refuse(exchange, error)
 
     def handle(self, exchange: Exchange) -> None:
         """All of the request is there; it is handled when all sockets of this turn were read."""
         exchange.accepted = self._clock()
+        size = len(exchange.body)
+        if size > UNCOUNTED and size > exchange.reserved:
+            self.grow(exchange)
         self._complete.add(exchange)
 
     def _handle(self, exchange: Exchange) -> None:
@@ -116,6 +111,13 @@ class InferDoor:
                 return
             served = self._service.resolve(exchange.model, exchange.version)
             self._submit(exchange, served, bodies.parse(body, length, served.config))
+        except ManyElements:
+            self._responses.spawn(exchange, self._handle_large(exchange, length))
+        except (NotFound, Unavailable) as error:
+            if self._service.catalogue.awaits(exchange.model, exchange.version):
+                self._responses.spawn(exchange, self._handle_early(exchange))
+            else:
+                self._responses.refuse(exchange, error)
         except FleetError as error:
             self._responses.refuse(exchange, error)
         except Exception:
@@ -124,6 +126,8 @@ class InferDoor:
     def lost(self, exchange: Exchange) -> None:
         """The client has gone: nobody needs an unkeyed call's answer any more."""
         self._responses.release(exchange)
+        if exchange.work is not None:
+            exchange.work.cancel()
         call, exchange.call = exchange.call, None
         if call is not None:
             self._service.answers.cancel(call)
@@ -151,15 +155,18 @@ class InferDoor:
         asked = fields.get(b"penstock-timeout-ms")
         if asked is not None:
             seconds = self._timeout(asked)
+        deadline = None
+        if seconds:
+            exchange.until = deadline = accepted + seconds
         given = fields.get(b"traceparent")
         return Terms(
-            exchange.id, exchange.principal, accepted, accepted + seconds if seconds else None,
+            exchange.id, exchange.principal, accepted, deadline,
             "" if given is None else given.decode("latin-1"), claimed,
         )  # fmt: skip
 
     def _timeout(self, asked: bytes) -> float:
         if not asked.isdigit() or len(asked) > 12 or not int(asked):
-            raise InvalidArgument(f"Penstock-Timeout-Ms must be a positive number of milliseconds, not {asked[:32]!r}")
+            raise InvalidArgument(f"Penstock-Timeout-Ms must be a positive number of milliseconds, not {quoted(asked)}")
         seconds = int(asked) / 1e3
         if seconds > self._settings.max_timeout:
             raise InvalidArgument(
@@ -167,27 +174,40 @@ class InferDoor:
             )
         return seconds
 
-    async def _handle_large(self, exchange: Exchange, length: int | None) -> None:
-        body = await self._json.parse(exchange.body, length)
+    async def _handle_early(self, exchange: Exchange) -> None:
+        """A request whose model may be there in a moment."""
+        await self._resolve(exchange)
         if not exchange.disconnected:
-            self._submit(exchange, self._service.resolve(exchange.model, exchange.version), body)
+            self._handle(exchange)
+
+    async def _resolve(self, exchange: Exchange) -> Served:
+        """The model that is meant, waited for where it may come in a moment."""
+        service, model, version = self._service, exchange.model, exchange.version
+        until = self._until(exchange)
+        if service.arrivals.until(model, version, until) is not None:
+            await self._beside(exchange, service.arrivals.wait(model, version, until))
+        return service.resolve(model, version)
+
+    async def _handle_large(self, exchange: Exchange, length: int | None) -> None:
+        body = await self._beside(
+            exchange, self.json.parse(exchange.body, length, self._until(exchange), exchange.model)
+        )
+        self._submit(exchange, await self._resolve(exchange), body)
 
     async def _handle_specially(self, exchange: Exchange) -> None:
         """A request that is compressed, keyed or asynchronous."""
         fields = exchange.fields
-        served = self._service.resolve(exchange.model, exchange.version)
-        raw = await self._decompressed(exchange)
+        served = await self._resolve(exchange)
+        if b"content-encoding" in fields:
+            exchange.body = await self._beside(exchange, self._inflate(exchange))
+        raw = exchange.body
         field = fields.get(b"inference-header-content-length")
         length = bodies.header_length(field)
-        if (len(raw) if length is None else length) > self._settings.json_offload_bytes:
-            body = await self._json.parse(raw, length)
-        else:
-            body = bodies.parse(raw, length, served.config)
+        body = await self._parse(exchange, length, served)
         key = fields.get(b"idempotency-key")
         asynchronous = _prefers(fields.get(b"prefer", b""), b"respond-async")
         if key is None and not asynchronous:
-            if not exchange.disconnected:
-                self._submit(exchange, served, body)
+            self._submit(exchange, served, body)
             return
         exchange.binary = bodies.wanted(body)
         if key is None:
@@ -207,14 +227,41 @@ class InferDoor:
         else:
             self._responses.answer(exchange, await self._claims.infer(served, request, mark))
 
-    async def _decompressed(self, exchange: Exchange) -> Buffer | bytearray:
-        encoding = exchange.fields.get(b"content-encoding")
-        if encoding is None:
-            return exchange.body
-        arguments = (exchange.body, encoding.decode("latin-1"), self._settings.max_body_bytes)
-        if len(exchange.body) < THREAD_FROM:
-            return compression.decompress(*arguments)
-        return await self._loop.run_in_executor(None, compression.decompress, *arguments)
+    async def _beside(self, exchange: Exchange, work: Coroutine[Any, Any, Result]) -> Result:
+        """Have something done with a body beside the event loop; it ends when the client goes, so that nobody holds the body."""
+        task = self._loop.create_task(work)
+        exchange.work = task
+        try:
+            return await task
+        finally:
+            exchange.work = None
+            del (
+                task
+            )  # an error's traceback has this frame, and the task has the error: nothing would free the body soon
+
+    async def _inflate(self, exchange: Exchange) -> bytearray:
+        encoding = exchange.fields[b"content-encoding"].decode("latin-1")
+        until = self._until(exchange)
+        try:
+            async with asyncio.timeout(max(until - self._clock(), 0.0)):
+                return await self._inflater.inflate(
+                    exchange.body, encoding, self._settings.max_body_bytes,
+                    functools.partial(self._responses.reserve, exchange),
+                )  # fmt: skip
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline came while the request's body was being decompressed") from None
+
+    def _until(self, exchange: Exchange) -> float:
+        """When the reading of a request must have ended: its deadline, or that of a call that names none."""
+        asked = exchange.fields.get(b"penstock-timeout-ms")
+        return exchange.accepted + (self._settings.default_timeout if asked is None else self._timeout(asked))
+
+    async def _parse(self, exchange: Exchange, length: int | None, served: Served) -> InferBody:
+        raw = exchange.body
+        if (len(raw) if length is None else length) <= self._settings.json_offload_bytes:
+            with contextlib.suppress(ManyElements):
+                return bodies.parse(raw, length, served.config)
+        return await self._beside(exchange, self.json.parse(raw, length, self._until(exchange), served.model))
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
@@ -222,26 +269,6 @@ class InferDoor:
         limit = self._settings.max_body_bytes
         if size > limit:
             raise TooLarge(f"the request body has {size} bytes or more; at most {limit} are allowed (max_body_bytes)")
-
-    def _reserve(self, exchange: Exchange, size: int) -> None:
-        """Have `size` bytes in all counted for the exchange's body.
-
-        Raises:
-            Exhausted: too much is being read already.
-        """
-        self._service.admission.reserve(size - exchange.reserved)
-        exchange.reserved = size
-
-
-def _parse_route(url: bytes) -> tuple[str, str] | None:
-    try:
-        path = httptools.parse_url(url).path
-        match = _ROUTE.match(path or b"")
-        if match is None:
-            return None
-        return unquote(match[1].decode("ascii"), errors="strict"), (match[2] or b"").decode()
-    except (httptools.HttpParserError, UnicodeDecodeError):
-        return None
 
 
 def _prefers(value: bytes, preference: bytes) -> bool:

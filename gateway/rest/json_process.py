@@ -1,8 +1,8 @@
-"""Large JSON, away from the event loop: one child process parses and writes it.
+"""Large JSON, away from the event loop: a child process parses and writes it, one document at a time.
 
 A thread would not help: the parser holds the interpreter's lock for as long as it runs (90 ms for 16 MB). The child also keeps the
 hundreds of megabytes that such a document takes while it is Python objects. It starts with the first large body, and ends when its
-standard input does, so it cannot outlive its gateway.
+standard input does, so it cannot outlive its gateway. `json_pool` says who asks which child, and until when.
 
 A frame in either direction is `kind (1 byte), length of note (u32), length of body (u32), note (JSON), body`.
 """
@@ -10,6 +10,7 @@ A frame in either direction is `kind (1 byte), length of note (u32), length of b
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import signal
 import struct
@@ -19,94 +20,108 @@ from typing import Any, BinaryIO, Final
 import orjson
 import structlog
 
-from gateway.rest.bodies import Binary, render
+from gateway.budget import Share
+from gateway.rest.bodies import render
 from protocol import v2
-from protocol.codec import decode_reply, decode_request, encode_reply, encode_request
-from protocol.errors import Code, FleetError, Unavailable
-from protocol.messages import InferReply, InferRequest
+from protocol.codec import decode_reply
+from protocol.errors import Code, Exhausted, FleetError, TooLarge, Unavailable
+from protocol.frames import MAX_RECORD
 from protocol.tensors import Buffer
-from protocol.v2 import InferBody, ReplyBody, RequestedOutput
 
+PARSE: Final = b"p"
+WRITE: Final = b"w"
 _HEAD: Final = struct.Struct(">cII")
-_PARSE: Final = b"p"
-_WRITE: Final = b"w"
 _DONE: Final = b"+"
 _FAILED: Final = b"-"
 _READ_BUFFER: Final = 4 * 1024 * 1024
+_SKIP: Final = 1024 * 1024
 
 _log = structlog.get_logger("gateway.rest")
 
 
 class JsonProcess:
-    """The gateway's side: one request at a time, in order."""
+    """The gateway's side of one child: one question at a time."""
 
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
-        self._turn = asyncio.Lock()
+        self._starting: asyncio.Task[asyncio.subprocess.Process] | None = None
 
-    async def parse(self, body: Buffer | bytearray, length: int | None) -> InferBody:
-        """As `v2.parse`; the tensors are views of one buffer.
+    @property
+    def pid(self) -> int | None:
+        """Of the child, once it has been asked something."""
+        return None if self._process is None else self._process.pid
+
+    async def ask(
+        self, kind: bytes, note: dict[str, Any], body: Buffer | bytearray, share: Share
+    ) -> tuple[Any, Buffer]:
+        """One question; the answer's note and body.
+
+        Args:
+            kind: `PARSE` or `WRITE`.
+            note: what else there is to say.
+            body: the document.
+            share: holds the body on its way to the child, then the answer's.
 
         Raises:
-            CodecError, Unsupported: naming what is wrong.
-            Unavailable: the process died over it.
+            FleetError: what the child says is wrong, as it would be raised here.
+            Exhausted: there is no room for the answer.
+            Unavailable: the child died over it.
         """
-        note, value = await self._ask(_PARSE, {"length": length}, body)
-        request = decode_request(value, (), model="", version="", default_id="-", timestamp=0.0)
-        outputs = tuple([RequestedOutput(name, binary) for name, binary in note["outputs"]])
-        return InferBody(request.label, request.inputs, outputs, request.parameters, note["binary_default"])
-
-    async def render(self, reply: InferReply, binary: Binary) -> ReplyBody:
-        """As `bodies.render`.
-
-        Raises:
-            CodecError: an output has no JSON form.
-            Unavailable: the process died over it.
-        """
-        names = binary if isinstance(binary, bool) else sorted(binary)
-        note, body = await self._ask(_WRITE, {"binary": names}, encode_reply(reply))
-        return ReplyBody([body], note["header_length"])
+        try:
+            process = await self._running()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            raw = orjson.dumps(note)
+            process.stdin.write(_HEAD.pack(kind, len(raw), len(body)) + raw)
+            process.stdin.write(body)
+            await process.stdin.drain()
+            outcome, note_size, size = _HEAD.unpack(await process.stdout.readexactly(_HEAD.size))
+            answer = orjson.loads(await process.stdout.readexactly(note_size))
+            if not share.hold(size):
+                await _skip(process.stdout, size)
+                raise Exhausted(f"this gateway has no room for the {size} bytes of a document")
+            result = memoryview(await process.stdout.readexactly(size))
+        except (OSError, asyncio.IncompleteReadError, struct.error):
+            await self.close()
+            _log.error("the JSON process ended over a request", body_bytes=len(body))
+            raise Unavailable("the request's JSON could not be handled: the process for large JSON ended") from None
+        except FleetError:
+            raise
+        except BaseException:
+            await self.close()  # half a frame is on its way: nothing more can be asked of this process
+            raise
+        if outcome != _DONE:
+            raise FleetError(answer["message"], code=Code(answer["code"]))
+        return answer, result
 
     async def close(self) -> None:
         """End the process."""
+        starting, self._starting = self._starting, None
         process, self._process = self._process, None
+        if starting is not None:
+            with contextlib.suppress(OSError):
+                process = await starting
         if process is not None:
             if process.returncode is None:
                 process.kill()
             await process.wait()
 
-    async def _ask(self, kind: bytes, note: dict[str, Any], body: Buffer | bytearray) -> tuple[Any, memoryview]:
-        async with self._turn:
-            process = await self._running()
-            assert process.stdin is not None
-            assert process.stdout is not None
-            try:
-                raw = orjson.dumps(note)
-                process.stdin.write(_HEAD.pack(kind, len(raw), len(body)) + raw)
-                process.stdin.write(body)
-                await process.stdin.drain()
-                outcome, note_size, size = _HEAD.unpack(await process.stdout.readexactly(_HEAD.size))
-                answer = orjson.loads(await process.stdout.readexactly(note_size))
-                result = memoryview(await process.stdout.readexactly(size))
-            except (OSError, asyncio.IncompleteReadError, struct.error):
-                await self.close()
-                _log.error("the JSON process ended over a request", body_bytes=len(body))
-                raise Unavailable("the request's JSON could not be handled: the process for large JSON ended") from None
-            except BaseException:
-                await self.close()  # half a frame is on its way: nothing more can be asked of this process
-                raise
-        if outcome != _DONE:
-            raise FleetError(answer["message"], code=Code(answer["code"]))
-        return answer, result
-
     async def _running(self) -> asyncio.subprocess.Process:
         if self._process is None or self._process.returncode is not None:
             code = f"import sys; sys.path[:] = {sys.path!r}; from gateway.rest.json_process import main; main()"
-            self._process = await asyncio.create_subprocess_exec(
+            start = asyncio.create_subprocess_exec(
                 sys.executable, "-c", code,
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=_READ_BUFFER,
             )  # fmt: skip
+            self._starting = asyncio.get_running_loop().create_task(start)
+            self._process = await asyncio.shield(self._starting)  # whoever is cancelled now leaves it to `close`
+            self._starting = None
         return self._process
+
+
+async def _skip(stream: asyncio.StreamReader, size: int) -> None:
+    while size:
+        size -= len(await stream.readexactly(min(size, _SKIP)))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -141,11 +156,19 @@ def _read(stream: BinaryIO) -> _Frame | None:
 
 
 def _answer(frame: _Frame) -> tuple[dict[str, Any], list[Buffer]]:
-    if frame.kind == _PARSE:
-        body = v2.parse(frame.body, frame.note["length"])
-        outputs = [(output.name, output.binary) for output in body.outputs]
-        request = InferRequest("-", "", "", body.inputs, (), body.parameters, body.id)
-        return {"outputs": outputs, "binary_default": body.binary_default}, [encode_request(request)[0]]
+    if frame.kind == PARSE:
+        body = v2.parse(frame.body, frame.note["length"], model=frame.note["model"])
+        size = sum([len(each.data) for each in body.inputs])
+        if size > MAX_RECORD:
+            raise TooLarge(f"the request makes a record of {size} bytes; at most {MAX_RECORD} are allowed")
+        note = {
+            "label": body.id,
+            "parameters": body.parameters,
+            "inputs": [(each.name, each.datatype, each.shape, len(each.data)) for each in body.inputs],
+            "outputs": [(output.name, output.binary) for output in body.outputs],
+            "binary_default": body.binary_default,
+        }
+        return note, [each.data for each in body.inputs]
     names = frame.note["binary"]
     rendered = render(decode_reply(frame.body), names if isinstance(names, bool) else frozenset(names))
     return {"header_length": rendered.header_length}, rendered.parts

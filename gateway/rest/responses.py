@@ -17,7 +17,7 @@ from gateway.rest import bodies, compression
 from gateway.rest.connection import JSON_TYPE
 from gateway.rest.errors import STATUS, error_body, error_headers
 from gateway.rest.exchange import Exchange
-from gateway.rest.json_process import JsonProcess
+from gateway.rest.json_pool import JsonPool
 from gateway.service import Service
 from protocol.errors import FleetError, TooLarge
 from protocol.messages import InferReply
@@ -26,7 +26,7 @@ from protocol.v2 import ReplyBody
 
 THREAD_FROM: Final = 64 * 1024
 """Bodies of this size are compressed and decompressed in a thread, where zlib lets go of the interpreter's lock."""
-_TEXT_PER_BYTE: Final = 4
+TEXT_PER_BYTE: Final = 4
 """JSON that a byte of a tensor becomes, about."""
 _RAW_TYPE: Final = b"content-type: application/octet-stream\r\n"
 
@@ -36,7 +36,7 @@ _log = structlog.get_logger("gateway.rest")
 class Responses:
     """Writes responses; what takes long is done beside the event loop's direct way."""
 
-    def __init__(self, service: Service, json: JsonProcess) -> None:
+    def __init__(self, service: Service, json: JsonPool) -> None:
         self._service = service
         self._json = json
         self._offload_bytes = service.settings.json_offload_bytes
@@ -64,7 +64,7 @@ class Responses:
             if failure is not None:
                 form = _form_of(failure.error())
                 self._write(exchange, STATUS[failure.code], (error_body(failure.message),), reply, form)
-            elif bodies.json_bytes(reply, exchange.binary) * _TEXT_PER_BYTE > self._offload_bytes:
+            elif bodies.json_bytes(reply, exchange.binary) * TEXT_PER_BYTE > self._offload_bytes:
                 self.spawn(exchange, self._answer_large(exchange, reply))
             else:
                 self._encode(exchange, reply, bodies.render(reply, exchange.binary))
@@ -103,6 +103,16 @@ class Responses:
             exchange, FleetError("internal error in the gateway; its log has the details under this request's id")
         )
 
+    def reserve(self, exchange: Exchange, size: int) -> None:
+        """Have `size` bytes in all counted for an exchange; none where its client has gone, as nothing is kept for it.
+
+        Raises:
+            Exhausted: too much is held already.
+        """
+        if not exchange.disconnected:
+            self._service.admission.reserve(size - exchange.reserved)
+            exchange.reserved = size
+
     def release(self, exchange: Exchange) -> None:
         """The exchange's body is not needed any more."""
         exchange.body = b""
@@ -119,12 +129,14 @@ class Responses:
             self.broken(exchange)
 
     async def _answer_large(self, exchange: Exchange, reply: InferReply) -> None:
-        self._encode(exchange, reply, await self._json.render(reply, exchange.binary))
+        body = await self._json.render(reply, exchange.binary, exchange.until)
+        self.reserve(exchange, _size(body))
+        self._encode(exchange, reply, body)
 
     def _encode(self, exchange: Exchange, reply: InferReply, body: ReplyBody) -> None:
         accept = exchange.fields.get(b"accept-encoding")
         if accept is not None:
-            size = sum([len(part) for part in body.parts])
+            size = _size(body)
             encoding = compression.choose(accept.decode("latin-1")) if size >= compression.COMPRESS_FROM else ""
             if encoding and size >= THREAD_FROM:
                 self.spawn(exchange, self._compress(exchange, reply, body, encoding))
@@ -136,6 +148,7 @@ class Responses:
         self._write(exchange, 200, body.parts, reply, _form(body))
 
     async def _compress(self, exchange: Exchange, reply: InferReply, body: ReplyBody, encoding: str) -> None:
+        self.reserve(exchange, _size(body))
         packed = await self._loop.run_in_executor(None, compression.compress, body.parts, encoding)
         self._write(exchange, 200, (packed,), reply, _form(body, encoding))
 
@@ -149,11 +162,17 @@ class Responses:
         self, exchange: Exchange, status: int, head: bytes, parts: Sequence[Buffer], *, close: bool = False
     ) -> None:
         exchange.send(status, head, parts, close=close)
+        if exchange.reserved:
+            self.release(exchange)
         if self._verbose:
             _log.debug(
                 "answered", request_id=exchange.id, traceparent=_trace(exchange), model=exchange.model, version=exchange.version,
                 status=status, ms=round((self._service.clock() - exchange.accepted) * 1e3, 3) if exchange.accepted else None,
             )  # fmt: skip
+
+
+def _size(body: ReplyBody) -> int:
+    return sum([len(part) for part in body.parts])
 
 
 def _trace(exchange: Exchange) -> str:

@@ -11,44 +11,62 @@ import orjson
 
 from workers import checking
 from workers.backends import installed, load_backend
+from workers.checking import Status, Verdict
 from workers.children import orders
 from workers.children.executor import ISOLATED, is_isolated
 from workers.children.spares import Spares
 from workers.completion import BackendMetadata
-from workers.repository import ModelVersion
+from workers.placement import place
+from workers.repository import ModelVersion, ignored
+from workers.warmup import samples, warm_up
 
 
 @click.command()
 @click.argument("repository", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of text.")
 @click.option("--no-inspect", is_flag=True, help="Do not open model files: faster, and needs no framework.")
-def command(repository: tuple[Path, ...], as_json: bool, no_inspect: bool) -> None:
-    """Say for every model of REPOSITORY: served as is, served with a difference to Triton, or refused and why.
+@click.option("--run", is_flag=True, help="Load every model, too, and let it answer a request of zeros.")
+def command(repository: tuple[Path, ...], as_json: bool, no_inspect: bool, run: bool) -> None:
+    """Say for every model of REPOSITORY: served as by Triton, as far as that was looked at; served with a difference; refused, and
+    why. With --run also whether it answers.
 
-    Exits with 1 when a model is refused.
+    Exits with 1 when a model is refused or fails.
 
+    \b
         penstock check /models --json
+        penstock check /models --run
     """
+    if run and no_inspect:
+        raise click.UsageError("--run opens model files, which --no-inspect forbids: give one of them")
     spares = Spares()
     for backend in ISOLATED:  # one template for all models of a backend
         spares.hold(backend)
+    verdicts = []
     try:
         inspect = None if no_inspect else functools.partial(_inspect, spares)
-        verdicts = checking.check(repository, installed(), inspect)
+        attempt = functools.partial(_try, spares) if run else None
+        for line in ignored(repository):
+            print(line, file=sys.stderr)
+        for verdict in checking.check(repository, installed(), inspect, attempt):
+            verdicts.append(verdict)
+            if not as_json:
+                print(_text(verdict), flush=True)
     finally:
         for backend in ISOLATED:
             spares.release(backend)
     if as_json:
         print(orjson.dumps([verdict.as_json() for verdict in verdicts], option=orjson.OPT_INDENT_2).decode())
-    else:
-        for verdict in verdicts:
-            versions = f" (versions {', '.join(map(str, verdict.versions))})" if verdict.versions else ""
-            print(f"{verdict.model}: {verdict.status.value}{versions}")
-            for line in (*verdict.reasons, *(f"note: {warning}" for warning in verdict.warnings)):
-                print(f"    {line}")
-        if not verdicts:
-            print("no models found: a repository holds one folder per model, with one numbered folder per version")
-    sys.exit(any(verdict.status is checking.Status.REFUSED for verdict in verdicts))
+    elif not verdicts:
+        print("no models found: a repository holds one folder per model, with one numbered folder per version")
+    sys.exit(any(verdict.status in (Status.REFUSED, Status.FAILS) for verdict in verdicts))
+
+
+def _text(verdict: Verdict) -> str:
+    """The outcome, what it rests on, and the reasons."""
+    versions = f" (versions {', '.join(map(str, verdict.versions))})" if verdict.versions else ""
+    looked_at = f"; looked at: {', '.join(verdict.verified)}" if verdict.verified else ""
+    notes = [f"note: {warning}" for warning in verdict.warnings]
+    return "\n    ".join([f"{verdict.model}: {verdict.status.value}{versions}{looked_at}", *verdict.reasons, *notes])
 
 
 def _inspect(spares: Spares, version: ModelVersion) -> BackendMetadata | None:
@@ -58,6 +76,24 @@ def _inspect(spares: Spares, version: ModelVersion) -> BackendMetadata | None:
     child = spares.take(version.config.backend)
     try:
         return orders.inspect(child, version)[0]
+    finally:
+        child.kill()
+        child.end(0.0)
+
+
+def _try(spares: Spares, version: ModelVersion) -> None:
+    """Load and warm up one instance, as a worker would."""
+    placement = place(version.config, (), 1)[0]
+    if not is_isolated(version.config):
+        instance = load_backend(version.config.backend).load(version, placement)
+        try:
+            warm_up(instance, version.config, samples(version.config, str(version.version), version.folder))
+        finally:
+            instance.close()
+        return
+    child = spares.take(version.config.backend)
+    try:
+        orders.load(child, version, placement)
     finally:
         child.kill()
         child.end(0.0)

@@ -114,7 +114,7 @@ def _repositories(paths: tuple[Path, ...]) -> Iterator[Finding]:
 
     for path in paths:
         try:
-            verdicts = check([path], installed())
+            verdicts = list(check([path], installed()))
         except FleetError as exc:
             yield Finding(str(path), "problem", exc.message)
             continue

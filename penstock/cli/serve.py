@@ -2,22 +2,63 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from penstock.cli.example import Server, example
 from penstock.cli.options import gateway_options, log_options, metrics_option, model_options, option, options
 from penstock.cli.settings import chosen, transport_settings
 from protocol.errors import ConfigError
-from protocol.model_config import ModelConfig
+from workers import model_files
+from workers.completion import FILE_BACKEND
+from workers.folders import CONFIG_FILE
+from workers.model_files import ModelFile
 
 if TYPE_CHECKING:
     from penstock.one_process import OneProcess
 
+_SHOWN: Final = 10
+"""Models whose lines are printed."""
+
+
+class ModelFileType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic in new versions of click alone
+    """`FILE` or `NAME=FILE`."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ModelFile:
+        """The file, which is there."""
+        try:
+            file = model_files.parse(value, os.path.isfile)
+        except ConfigError as error:
+            self.fail(error.message, param, ctx)
+        if file.path.is_dir():
+            self.fail(f"'{file.path}' is a folder; {_meant(file.path)}", param, ctx)
+        if not file.path.exists():
+            self.fail(f"there is no file '{file.path}'", param, ctx)
+        return file
+
+
+def _meant(folder: Path) -> str:
+    """What to do with a folder where a file is expected."""
+    if (folder / "saved_model.pb").is_file():
+        return (
+            "it is a TensorFlow SavedModel: pip install tf2onnx && "
+            f"python -m tf2onnx.convert --saved-model {folder} --output model.onnx, then serve model.onnx"
+        )
+    if files := [name for name in FILE_BACKEND if (folder / name).is_file()]:
+        return f"serve the file in it: penstock serve {folder / files[0]}"
+    if (folder / CONFIG_FILE).is_file():
+        return f"it is a model of the repository above it: penstock serve --model-repository {folder.absolute().parent}"
+    return f"a repository of model folders is served with: penstock serve --model-repository {folder}"
+
 
 @click.command()
-@click.argument("model_file", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("model_file", nargs=-1, metavar="[NAME=]FILE...", required=False, type=ModelFileType())
 @options(
     model_options,
     gateway_options,
@@ -28,25 +69,27 @@ if TYPE_CHECKING:
     option("--result-ttl", type=float, default=3600.0, help="Seconds that results of keyed and asynchronous calls are kept."),
     log_options,
 )  # fmt: skip
-def command(model_file: tuple[Path, ...], log_format: str, log_level: str, **flags: Any) -> None:
+def command(model_file: tuple[ModelFile, ...], log_format: str, log_level: str, **flags: Any) -> None:
     """Serve models in one process: gateway, log, batcher and models; no Kafka, no Redis.
 
-    MODEL_FILE is a .onnx, .pt, .pt2 or .py file, whose name, version and configuration are completed; or give a
-    --model-repository.
+    FILE is a .onnx or .py file, whose version and configuration are completed, and whose name is the file's unless one is given;
+    or give a --model-repository.
 
     \b
         penstock serve model.onnx
+        penstock serve wine=runs/7/model.onnx digits=runs/9/model.onnx
         penstock serve --model-repository models --data-dir /var/lib/penstock
     """
     from protocol import logs, loop
 
     if not model_file and not flags["model_repository"]:
         raise ConfigError("nothing to serve: name a model file, or give --model-repository")
+    model_files.require_distinct(model_file)
     logs.configure(log_format, log_level)
     loop.run(_serve(model_file, flags))
 
 
-async def _serve(model_file: tuple[Path, ...], flags: dict[str, Any]) -> None:
+async def _serve(model_file: tuple[ModelFile, ...], flags: dict[str, Any]) -> None:
     from gateway.settings import GatewaySettings
     from penstock.one_process import OneProcess
     from workers.settings import WorkerSettings
@@ -56,33 +99,19 @@ async def _serve(model_file: tuple[Path, ...], flags: dict[str, Any]) -> None:
         WorkerSettings(model_file=model_file, **chosen(WorkerSettings, flags)),
         transport_settings(**flags),
     )
-    await fleet.run(lambda: _show(fleet, flags))
+    await fleet.run(lambda: print("\n".join(_served(fleet, flags)), flush=True))
 
 
-def _show(fleet: OneProcess, flags: dict[str, Any]) -> None:
-    scheme = "https" if flags["tls_certificate"] else "http"
-    url = f"{scheme}://{flags['host']}:{fleet.gateway.port}"
-    for serving in fleet.worker.models.serving():
-        config = serving.loaded.version.config
-        print(f"\n{config.name} is served at {url}; try:\n  {example(url, config, flags['api_key'])}", flush=True)
-
-
-def example(url: str, config: ModelConfig, api_key: str = "") -> str:
-    """A curl line that sends zeros of the right shapes; text where the model takes BYTES."""
-    inputs = []
-    for spec in config.inputs:
-        if spec.optional:
-            continue
-        shape = [1 if size < 0 else size for size in config.shape_of(spec)]
-        count = 1
-        for size in shape:
-            count *= size
-        value = {"BYTES": '"text"', "BOOL": "true"}.get(spec.datatype, "0")
-        shapes = ",".join(map(str, shape))
-        data = ",".join([value] * count)
-        inputs.append(f'{{"name":"{spec.name}","shape":[{shapes}],"datatype":"{spec.datatype}","data":[{data}]}}')
-    key = " -H 'Authorization: Bearer $PENSTOCK_API_KEY'" if api_key else ""
-    body = '{"inputs":[' + ",".join(inputs) + "]}"
-    if len(body) > 600:
-        return f"penstock infer {config.name} --random 1 --url {url}"
-    return f"curl -s {url}/v2/models/{config.name}/infer{key} -d '{body}'"
+def _served(fleet: OneProcess, flags: dict[str, Any]) -> Iterator[str]:
+    """What is served, and how to call it."""
+    server = Server(flags["host"], fleet.gateway.port, flags["tls_certificate"], bool(flags["api_key"]))
+    every = [serving.loaded.version.config for serving in fleet.worker.models.serving()]
+    configs = list({config.name: config for config in every}.values())
+    for config in configs[:_SHOWN]:
+        yield f"\n{config.name} is served at {server.url}; try:\n  {example(server, config)}"
+    if len(configs) > _SHOWN:
+        yield f"\nand {len(configs) - _SHOWN} more: penstock models --url {server.url}"
+    if not configs:
+        yield f"\nno model is served at {server.url}; make one with: penstock new NAME"
+    if server.keyed:
+        yield "\nPENSTOCK_API_KEY must hold the API key in the shell of those lines."

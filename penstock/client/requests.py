@@ -39,9 +39,10 @@ class InferResult:
     """An answer.
 
     Attributes:
-        outputs: arrays by name; BYTES are object arrays of `bytes`.
+        outputs: arrays by name; BYTES are object arrays of `bytes`, BF16 is its 16 bits.
         request_id: the fleet's id of the request, for logs and questions.
         timing: the `Penstock-Timing` header as sent.
+        datatypes: of the outputs, as V2 calls them.
     """
 
     model: str
@@ -51,6 +52,7 @@ class InferResult:
     label: str = ""
     request_id: str = ""
     timing: str = ""
+    datatypes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,13 +75,17 @@ class InferOptions:
     idempotency_key: str = ""
 
 
-def infer(model: str, inputs: Mapping[str, npt.ArrayLike], options: InferOptions, *, wait: bool = True) -> Request:
+def infer(
+    model: str, inputs: Mapping[str, npt.ArrayLike | Tensor], options: InferOptions, *, wait: bool = True
+) -> Request:
     """The request for one inference, tensors as binary.
 
     Raises:
         CodecError: an input's dtype has no V2 datatype.
     """
-    tensors = [from_array(name, np.asarray(value)) for name, value in inputs.items()]
+    tensors = [
+        value if isinstance(value, Tensor) else from_array(name, np.asarray(value)) for name, value in inputs.items()
+    ]
     head: dict[str, Any] = {
         "inputs": [
             {
@@ -144,13 +150,13 @@ def result(headers: Mapping[str, str], body: bytes) -> InferResult:
     size = int(length) if length else len(body)
     try:
         head = orjson.loads(body[:size])
-        outputs, position = {}, size
+        outputs, datatypes, position = {}, {}, size
         for entry in head["outputs"]:
             tensor, position = _output(entry, body, position)
-            outputs[tensor.name] = tensor.array()
+            outputs[tensor.name], datatypes[tensor.name] = tensor.array(), tensor.datatype
         return InferResult(
             head["model_name"], head["model_version"], outputs, head.get("parameters", {}), head.get("id", ""),
-            headers.get("penstock-request-id", ""), headers.get("penstock-timing", ""),
+            headers.get("penstock-request-id", ""), headers.get("penstock-timing", ""), datatypes,
         )  # fmt: skip
     except (ValueError, KeyError, TypeError) as exc:
         raise CodecError(f"the gateway's answer is not a V2 response: {exc!r}") from None

@@ -17,15 +17,17 @@ from typing import Any, Final
 
 import orjson
 
-from penstock.dead.letters import DeadLetter
+from penstock.dead.letters import DeadLetter, name_bytes
 from protocol.errors import ConfigError, NotFound
-from workers.repository import CONFIG_FILE, ModelVersion
+from workers.folders import CONFIG_FILE
+from workers.repository import ModelVersion
 
 VALUE: Final = "request.bin"
 LETTER: Final = "dead-letter.json"
 SCRIPT: Final = "reproduce.py"
 MODELS: Final = "models"
-_FORM: Final = 1
+_FORM: Final = 2
+"""1 had headers' names as text; now they are base64, as values are: either may be any bytes."""
 _MAX_LETTER: Final = 8 * 1024 * 1024
 _MAX_VALUE: Final = 64 * 1024 * 1024
 _SCRIPT: Final = '''\
@@ -100,11 +102,12 @@ def load(folder: Path) -> Case:
         raise NotFound(f"'{folder}' holds no dead letter: {error.filename}: {error.strerror}") from None
     try:
         document = orjson.loads(raw)
-        if document["form"] != _FORM:
-            raise ValueError(f"form {document['form']}")
+        form = document["form"]
+        if form not in (1, _FORM):
+            raise ValueError(f"form {form}")
         letter = DeadLetter(
             str(document["model"]), int(document["partition"]), int(document["offset"]), float(document["buried"]), len(value),
-            _bytes(document["key"]), tuple((str(name), _bytes(content) or b"") for name, content in document["headers"]),
+            _bytes(document["key"]), tuple((_name(name, form), _bytes(content)) for name, content in document["headers"]),
             {str(name): str(text) for name, text in document["evidence"].items()},
         )  # fmt: skip
         return Case(letter, str(document["version"]), value)
@@ -122,9 +125,13 @@ def _plain(case: Case) -> dict[str, Any]:
     return {
         "form": _FORM, "model": letter.model, "version": case.version, "id": letter.id, "reason": letter.reason,
         "error": letter.error, "partition": letter.partition, "offset": letter.offset, "buried": letter.buried,
-        "key": _text(letter.key), "headers": [[name, _text(content)] for name, content in letter.original],
+        "key": _text(letter.key), "headers": [[_text(name_bytes(name)), _text(content)] for name, content in letter.original],
         "evidence": letter.evidence,
     }  # fmt: skip
+
+
+def _name(stored: str, form: int) -> str:
+    return str(stored) if form == 1 else base64.b64decode(stored, validate=True).decode("utf-8", "surrogateescape")
 
 
 def _text(content: bytes | None) -> str | None:

@@ -1,22 +1,22 @@
 """A record of a dead topic, read: the original record, and the evidence that a worker wrote behind its headers. Pure.
 
-Invariants: any header may be missing or be rubbish, and reading never fails; `original` holds exactly the headers that the record
-had before it died, in their order.
+Invariants: any header may be missing, null or rubbish, as may the time, and reading never fails; `original` holds exactly the
+headers that the record had before it died, in their order.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
 from typing import Final
 
+from protocol.codec import plausible
 from protocol.errors import FleetError
 from protocol.messages import ANONYMOUS
 from protocol.naming import Names, ref
-from protocol.ports import Record
+from protocol.ports import Headers, Record
 
-HeaderPairs = tuple[tuple[str, bytes], ...]
+HeaderPairs = tuple[tuple[str, bytes | None], ...]
 
 FIRST_MARK: Final = "dead-reason"
 """The first header that a worker writes behind those of the original."""
@@ -28,7 +28,7 @@ MARKS: Final = frozenset(
 )  # fmt: skip
 CONNECT: Final = "__connect.errors."
 """Kafka Connect's headers say the same once more, for tools that know those."""
-REASONS: Final = ("undecodable", "poison", "attempts", "hung", "lost")
+REASONS: Final = ("undecodable", "poison", "attempts", "hung", "defect", "lost")
 UNKNOWN: Final = "unknown"
 
 REDRIVEN: Final = "redriven"
@@ -44,7 +44,7 @@ class DeadLetter:
     Attributes:
         model: whose dead topic it is in.
         partition, offset: where in the dead topic.
-        buried: when it came there, seconds since the epoch.
+        buried: when it came there, seconds since the epoch; 0 where the record's time is none.
         size: bytes of its value.
         key: of the original record.
         original: the original record's headers.
@@ -190,15 +190,17 @@ def read(record: Record, model: str) -> DeadLetter | Redriven:
     fields = dict(record.headers)
     if FIRST_MARK not in fields and REDRIVEN in fields and not record.value:
         texts = {name: _text(tuple(record.headers), name) for name in (REDRIVEN, REDRIVEN_AS)}
-        return Redriven(texts[REDRIVEN], texts[REDRIVEN_AS], record.partition, record.offset, record.timestamp)
+        return Redriven(
+            texts[REDRIVEN], texts[REDRIVEN_AS], record.partition, record.offset, plausible(record.timestamp)
+        )
     original, evidence = split(record.headers)
     return DeadLetter(
-        model, record.partition, record.offset, record.timestamp, len(record.value), record.key, original,
-        {name: value.decode(errors="replace") for name, value in evidence},
+        model, record.partition, record.offset, plausible(record.timestamp), len(record.value), record.key, original,
+        {name: (value or b"").decode(errors="replace") for name, value in evidence},
     )  # fmt: skip
 
 
-def split(headers: Sequence[tuple[str, bytes]]) -> tuple[HeaderPairs, HeaderPairs]:
+def split(headers: Headers) -> tuple[HeaderPairs, HeaderPairs]:
     """The original's headers, and the evidence behind them.
 
     A stranger may have sent headers of the same names: the evidence begins at the last `dead-reason`. Where something else follows,
@@ -214,6 +216,11 @@ def split(headers: Sequence[tuple[str, bytes]]) -> tuple[HeaderPairs, HeaderPair
 def is_mark(name: str) -> bool:
     """Whether workers write a header of this name."""
     return name in MARKS or name.startswith(CONNECT)
+
+
+def name_bytes(name: str) -> bytes:
+    """A header's name as it is in the log: what is no UTF-8 there was read as lone surrogates."""
+    return name.encode("utf-8", "surrogateescape")
 
 
 def _text(headers: HeaderPairs, name: str) -> str:

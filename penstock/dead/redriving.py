@@ -33,7 +33,7 @@ class Redrive:
 
     def headers(self) -> HeaderPairs:
         """Those of the record to publish; the new id stands where the old one stood."""
-        kept: list[tuple[str, bytes]] = []
+        kept: list[tuple[str, bytes | None]] = []
         named = False
         for name, value in self.letter.original:
             if name == "id" and not named:

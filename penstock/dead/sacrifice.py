@@ -19,7 +19,7 @@ from penstock.dead import folder
 from penstock.dead.showing import tensor
 from penstock.dead.verdicts import End, Stage
 from protocol.codec import decode_request
-from protocol.errors import FleetError
+from protocol.errors import FleetError, described
 from protocol.messages import Failure, InferRequest
 from workers.backends import load_backend, usable_gpus
 from workers.backends.base import Instance, Outcome
@@ -80,7 +80,7 @@ def run(instance: Instance, request: InferRequest) -> dict[str, Any]:
         outcomes = instance.split([request], instance.run(instance.prepare([request])))
         outcome: Outcome = outcomes[0]
     except Exception as exc:
-        text = exc.message if isinstance(exc, FleetError) else f"{type(exc).__name__}: {exc}"
+        text = described(exc)
         outcome = Failure(FleetError.code, text)
     seconds = time.monotonic() - started
     if isinstance(outcome, Failure):

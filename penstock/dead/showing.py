@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from penstock.dead.letters import CONNECT, DeadLetter
+from penstock.dead.letters import CONNECT, DeadLetter, name_bytes
 from protocol.codec import decode_request
 from protocol.errors import FleetError
 from protocol.naming import Names
@@ -42,7 +42,7 @@ def whole(letter: DeadLetter, value: Buffer, names: Names) -> dict[str, Any]:
         "batch_mates": list(letter.mates),
         "evidence": letter.evidence,
         "key": None if letter.key is None else shown(letter.key),
-        "headers": [[name, shown(content)] for name, content in letter.original],
+        "headers": [[named(name), None if content is None else shown(content)] for name, content in letter.original],
         "request": request(letter, value, names),
     }
 
@@ -95,6 +95,11 @@ def shown(content: bytes) -> str:
     return text if text.isprintable() and (text or not content) else "0x" + content.hex()
 
 
+def named(name: str) -> str:
+    """A header's name as JSON has it: what is no UTF-8 stands in hexadecimal."""
+    return name_bytes(name).decode(errors="backslashreplace")
+
+
 def moment(seconds: float) -> str:
     """A time for people: UTC, to the second."""
     return dt.datetime.fromtimestamp(seconds, dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -113,7 +118,7 @@ def table(letters: Sequence[DeadLetter], redriven: Mapping[str, str], width: int
         error = ": ".join(filter(None, (letter.signal, letter.error)))
         if sent := redriven.get(letter.root_ref):
             error = f"[sent again as {sent}] {error}"
-        columns.append((moment(letter.buried), letter.model, letter.reason, clean(letter.id), clean(error)))
+        columns.append((moment(letter.buried), clean(letter.model), letter.reason, clean(letter.id), clean(error)))
     widths = [max(len(row[index]) for row in columns) for index in range(4)]
     for row in columns:
         line = "  ".join(f"{cell:{wide}}" for cell, wide in zip(row, widths, strict=False))
@@ -122,7 +127,7 @@ def table(letters: Sequence[DeadLetter], redriven: Mapping[str, str], width: int
 
 def page(facts: dict[str, Any]) -> Iterator[str]:
     """`whole` for people."""
-    yield f"{clean(facts['id'])}  {facts['model']} version {facts['version'] or '?'}  {facts['reason']}"
+    yield f"{clean(facts['id'])}  {clean(facts['model'])} version {facts['version'] or '?'}  {facts['reason']}"
     if facts["error"]:
         yield textwrap.indent(printable(facts["error"]), "  ")
     yield ""
@@ -138,7 +143,7 @@ def page(facts: dict[str, Any]) -> Iterator[str]:
             yield f"  {name:16} {clean(str(content))}"
     yield "  headers"
     for name, content in facts["headers"]:
-        yield f"    {clean(name)} = {clean(content)[:HEADER]}"
+        yield f"    {clean(name)} = {'(null)' if content is None else clean(content)[:HEADER]}"
     if other := {name: text for name, text in facts["evidence"].items() if name.startswith(CONNECT)}:
         yield "  Kafka Connect's headers"
         for name, text in other.items():

@@ -34,9 +34,19 @@ async def models(bus: Bus, names: Names) -> list[str]:
     async for records in _there_now(bus, names.catalogue_topic):
         for record in records:
             model, slash, _ = (record.key or b"").rpartition(b"/")
-            if slash and model:
-                found.add(model.decode(errors="replace"))
+            if slash and (name := _model(model, names)):
+                found.add(name)
     return sorted(found)
+
+
+def _model(raw: bytes, names: Names) -> str:
+    """A model's name as the catalogue's key has it; "" where no worker can have written that."""
+    try:
+        name = raw.decode()
+        names.infer_topic(name, "1")
+    except (UnicodeDecodeError, FleetError):
+        return ""
+    return name
 
 
 async def cemetery(bus: Bus, names: Names, model: str) -> Cemetery:
@@ -112,6 +122,8 @@ async def redrive(
             sent = Sent(each, await _send(bus, names, each))
         except FleetError as exc:
             sent = Sent(each, None, exc.message)
+        except Exception as exc:  # what a stranger wrote that our client does not write; the others go on
+            sent = Sent(each, None, f"cannot be written as it is: {exc!r}")
         told(sent)
         done.append(sent)
     return done

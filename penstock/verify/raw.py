@@ -118,7 +118,7 @@ class Log:
 
 def logged(record: Any, number_of: Callable[[Any], int | None]) -> Logged:
     """What the judge needs to know of a record of an infer topic."""
-    fields = dict(record.headers)
+    fields = codec.fields_of(record.headers)
     stamps, deadline = fields.get("stamps", b""), fields.get("deadline", b"")
     accepted = int.from_bytes(stamps[:8], "big") / 1e6 if len(stamps) == 16 else 0.0
     return Logged(
@@ -129,7 +129,7 @@ def logged(record: Any, number_of: Callable[[Any], int | None]) -> Logged:
 
 def dead(record: Any) -> Dead:
     """What the judge needs to know of a dead letter."""
-    text = {name: value.decode(errors="replace") for name, value in record.headers if name.startswith("dead-")}
+    text = {name: (value or b"").decode(errors="replace") for name, value in record.headers if name.startswith("dead-")}
     partition, offset = text.get("dead-partition", ""), text.get("dead-offset", "")
     return Dead(
         text.get("dead-topic", ""),

@@ -131,7 +131,7 @@ class Fences:
         return outcomes, wakes
 
     def _write(self, answer: Answer, stream: Stream | None, now: float, result_ttl: float, certain: bool) -> None:
-        claimed = stream is not None and stream.fingerprint is not None
+        claimed = answer.claimed or (stream is not None and stream.fingerprint is not None)
         if certain and not claimed:
             self._remove(answer.ref)
             self._fence(answer.ref, now + answer.ttl)

@@ -32,6 +32,7 @@ from protocol.transport.kafka_connection import (
 from protocol.transport.kafka_consumer import KafkaConsumer
 from protocol.transport.kafka_notices import Notices
 from protocol.transport.kafka_publisher import Publisher
+from protocol.transport.kafka_reach import Reach
 from protocol.transport.kafka_reader import Follower, fetch_committed, fetch_one
 from protocol.transport.settings import TransportSettings
 
@@ -63,16 +64,19 @@ class KafkaBus:
         self._publisher = Publisher(settings)
         self._consumers: set[KafkaConsumer] = set()
         self._open = False
+        self._reach = Reach(settings.kafka, self.healthy)
 
     async def open(self) -> None:
         """See `Bus.open`."""
         connection_options(self._settings)
         await self._publisher.open()
         self._open = True
+        self._reach.open()
 
     async def close(self) -> None:
         """See `Bus.close`; also closes the consumers that it made."""
         self._open = False
+        self._reach.close()
         for task in self._telling:
             task.cancel()
         await asyncio.gather(*(consumer.close() for consumer in self._consumers))
@@ -144,9 +148,12 @@ class KafkaBus:
             NotFound: there is no such topic.
             Unavailable: no broker answers.
         """
-        await self._publisher.partitions(topic)
+        count = await self._publisher.partitions(topic)
         await self._hear()
-        consumer = KafkaConsumer(self._settings, topic, group, member, listener, lambda: self._spawn_tell(group))
+        consumer = KafkaConsumer(
+            self._settings, topic, group, member, listener, lambda: self._spawn_tell(group),
+            lambda: self.ensure_topic(topic, count),
+        )  # fmt: skip
         self._consumers = {other for other in self._consumers if not other.closed} | {consumer}
         return consumer
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Final
 
 from protocol.ports import Assigned, Record
+
+OVERHEAD: Final = 256
+"""Bytes that a record takes beside its value, key and headers."""
+HEADER_OVERHEAD: Final = 128
 
 
 class Lane:
     """One partition.
 
     Attributes:
-        records: fetched, in order; objects with aiokafka's record attributes.
+        records: fetched, in order, each with the bytes that it takes.
         position: the offset behind the last record handed out.
         tail: the offset behind the last record fetched.
         committed: the committed offset, as far as this member knows.
@@ -24,7 +28,7 @@ class Lane:
     __slots__ = ("committed", "end", "position", "records", "tail")
 
     def __init__(self, assigned: Assigned) -> None:
-        self.records: collections.deque[Any] = collections.deque()
+        self.records: collections.deque[tuple[Record, int]] = collections.deque()
         self.position = self.tail = max(assigned.committed, assigned.start)
         self.committed = assigned.committed
         self.end = assigned.end
@@ -35,7 +39,7 @@ class Lanes:
     """All owned partitions.
 
     Attributes:
-        bytes: the values' size of all records that wait here.
+        bytes: what all records take that wait here.
     """
 
     bytes: int = 0
@@ -59,12 +63,14 @@ class Lanes:
     def __contains__(self, partition: int) -> bool:
         return partition in self._lanes
 
-    def add(self, partition: int, records: Sequence[Any]) -> None:
+    def add(self, partition: int, records: Sequence[Record]) -> None:
         """Records that follow the lane's tail."""
         lane = self._lanes[partition]
-        lane.records.extend(records)
+        for record in records:
+            size = weight(record)
+            self.bytes += size
+            lane.records.append((record, size))
         lane.tail = records[-1].offset + 1
-        self.bytes += sum(len(record.value or b"") for record in records)
 
     def take(self, most: int, partitions: Collection[int] | None = None) -> list[Record]:
         """At most so many records, in order within each partition; the partitions take turns at being first, and share alike.
@@ -82,23 +88,30 @@ class Lanes:
         self._turn += 1
         taken: list[Record] = []
         order = waiting[first:] + waiting[:first]
-        for left, (number, lane) in enumerate(order):
-            self._move(number, lane, -(-(most - len(taken)) // (len(order) - left)), taken)
-        for number, lane in order:
-            self._move(number, lane, most - len(taken), taken)
+        for left, (_, lane) in enumerate(order):
+            self._move(lane, -(-(most - len(taken)) // (len(order) - left)), taken)
+        for _, lane in order:
+            self._move(lane, most - len(taken), taken)
         return taken
 
-    def _move(self, number: int, lane: Lane, count: int, taken: list[Record]) -> None:
-        """Up to `count` records from the lane's head, in the port's form."""
+    def _move(self, lane: Lane, count: int, taken: list[Record]) -> None:
+        """Up to `count` records from the lane's head."""
         records = lane.records
         count = min(count, len(records))
         if count == 0:
             return
         for _ in range(count):
-            record = records.popleft()
-            value = record.value or b""
-            self.bytes -= len(value)
-            taken.append(
-                Record(record.topic, number, record.offset, record.timestamp / 1000, value, record.headers, record.key)
-            )
+            record, size = records.popleft()
+            self.bytes -= size
+            taken.append(record)
         lane.position = taken[-1].offset + 1
+
+
+def weight(record: Record) -> int:
+    """Bytes that a record takes, about: a stranger's may be all headers, or nothing at all."""
+    size = OVERHEAD + len(record.value)
+    if record.key is not None:
+        size += len(record.key)
+    for name, value in record.headers:
+        size += len(name) + len(value or b"") + HEADER_OVERHEAD
+    return size

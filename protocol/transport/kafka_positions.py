@@ -14,6 +14,7 @@ import asyncio
 import base64
 import collections
 import logging
+import time
 from collections.abc import Sequence
 from io import BytesIO
 from typing import Final, TypeAlias
@@ -28,6 +29,7 @@ from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16,
 from aiokafka.structs import OffsetAndMetadata
 
 from protocol.ports import Assigned
+from protocol.transport.kafka_inside import client_of, coordinator_of
 
 log = logging.getLogger(__name__)
 
@@ -132,13 +134,21 @@ class TopicName:
 
     Attributes:
         id: tells this topic from an earlier one of the same name, as Kafka's tools print it; "" before the first `resolve`.
-        gone: there is none at the moment.
     """
 
     def __init__(self, topic: str) -> None:
         self.id = ""
-        self.gone = False
+        self._gone_since: float | None = None
         self._topic = topic
+
+    @property
+    def gone(self) -> bool:
+        """Whether there is none at the moment."""
+        return self._gone_since is not None
+
+    def gone_for(self, now: float) -> float:
+        """Seconds since that was seen; 0 where there is one."""
+        return 0.0 if self._gone_since is None else now - self._gone_since
 
     async def resolve(self, client: AIOKafkaClient) -> None:
         """Read the id.
@@ -160,9 +170,9 @@ class TopicName:
         except UnknownTopicOrPartitionError:
             if not was_gone:
                 log.error("topic %s does not exist any more", self._topic)
-            self.gone = True
+                self._gone_since = time.monotonic()
             return False
-        self.gone = False
+        self._gone_since = None
         self.id = self.id or found  # a member without partitions has read nothing yet
         return was_gone or found != self.id
 
@@ -211,12 +221,12 @@ async def read_positions(
     """
     committed: dict[TopicPartition, OffsetAndMetadata]
     committed, _ = await asyncio.gather(
-        inner._coordinator.fetch_committed_offsets(partitions), topic.resolve(inner._client)
+        coordinator_of(inner).fetch_committed_offsets(partitions), topic.resolve(client_of(inner))
     )
     # Later than the committed offsets, which then cannot be behind an end that has moved meanwhile.
     starts, ends = await asyncio.gather(
-        _log_offsets(inner._client, partitions, OffsetResetStrategy.EARLIEST),
-        _log_offsets(inner._client, partitions, OffsetResetStrategy.LATEST),
+        _log_offsets(client_of(inner), partitions, OffsetResetStrategy.EARLIEST),
+        _log_offsets(client_of(inner), partitions, OffsetResetStrategy.LATEST),
     )
     entries, anew = [], []
     for partition in partitions:

@@ -19,7 +19,7 @@ import msgpack
 from redis.exceptions import NoScriptError, RedisError
 
 from protocol import codec, frames, presence
-from protocol.errors import CodecError, FleetError
+from protocol.errors import CodecError, ConfigError, FleetError
 from protocol.messages import Heartbeat
 from protocol.ports import Answer, Cancel, Claim, Claimed, ClaimState, Outcome, Place, RequestState, Wake
 from protocol.transport.redis_address import Address
@@ -63,6 +63,7 @@ class RedisStore:
         self._prefix = names.result_key("")
         self._workers_key = names.workers_key
         self._rebalance_channel = names.rebalance_channel
+        self._asks_channel = names.asks_channel
         self._result_ttl = milliseconds(settings.result_ttl)
         self._finish, self._claim, self._confirm, self._start = map(Script, ("finish", "claim", "confirm", "start"))
         self._fill = 0.0
@@ -71,6 +72,7 @@ class RedisStore:
     async def open(self) -> None:
         """See `Results.open`."""
         await self._client.open()
+        await self._refuse_cluster()
         scripts = (self._finish, self._claim, self._confirm, self._start)
         await self._client.send(commands([("SCRIPT", "LOAD", script.source) for script in scripts]), len(scripts))
         memory = await self._memory()
@@ -113,7 +115,8 @@ class RedisStore:
             for answer in part:
                 retriable = b"1" if answer.retriable else b"0"
                 accepted = codec.micros(answer.accepted)
-                arguments += (answer.payload, answer.reply_to, milliseconds(answer.ttl), retriable, accepted)
+                ttl = self._result_ttl if answer.claimed else milliseconds(answer.ttl)
+                arguments += (answer.payload, answer.reply_to, ttl, retriable, accepted)
             outcomes += [_OUTCOMES[code] for code in await self._run(self._finish, keys, arguments)]
         return outcomes
 
@@ -213,8 +216,25 @@ class RedisStore:
 
     # --- the server ---
 
+    async def _refuse_cluster(self) -> None:
+        """A cluster would take single calls, and refuse the first batch whose answers are on several nodes.
+
+        Raises:
+            ConfigError: it is one.
+        """
+        if (await self._info("cluster")).get("cluster_enabled") == "1":
+            await self._client.close()
+            raise ConfigError(
+                f"Redis at {self._address} is a node of a Redis Cluster (cluster-enabled yes), which is not supported: the "
+                "answers of a batch are written together, and would be on several nodes. Name a single Redis, or one with "
+                "replicas behind Sentinels (redis+sentinel://)"
+            )
+
     async def _memory(self) -> dict[str, str]:
-        text: bytes = await self._client.call("INFO", "memory")
+        return await self._info("memory")
+
+    async def _info(self, section: str) -> dict[str, str]:
+        text: bytes = await self._client.call("INFO", section)
         return dict(line.split(":", 1) for line in text.decode().splitlines() if ":" in line)
 
     async def fill(self) -> float:
@@ -255,6 +275,14 @@ class RedisStore:
     async def forget(self, worker: str) -> None:
         """See `Directory.forget`."""
         await self._client.call("HDEL", self._workers_key, worker)
+
+    async def ask(self, ask: str) -> None:
+        """See `Directory.ask`."""
+        await self._client.call("PUBLISH", self._asks_channel, ask)
+
+    async def listen_asks(self, on_ask: Callable[[str], None]) -> None:
+        """See `Directory.listen_asks`."""
+        await self._listening.listen(self._asks_channel, lambda message: on_ask(message.decode()))
 
 
 def _portions(answers: Sequence[Answer]) -> Iterator[Sequence[Answer]]:

@@ -1,6 +1,8 @@
-"""Fuzzing from a command line: `python -m tests.bad_input --codecs 1000000 --http 100000`.
+"""Fuzzing from a command line: `python -m tests.bad_input --codecs 1000000 --http 1000000`.
 
-Every input comes from its number and `--seed` alone, so that a failing one is made again by `--first N --codecs 1`.
+Every input comes from its number and `--seed` alone, so that a failing one is made again: `--first N --codecs 1 --http 0`, or, for
+dialogue N of the HTTP fuzzer, `--first N --codecs 0 --http 1`; records of Kafka come in groups of 40, made again by
+`--first N --records 40 --codecs 0 --http 0` with the group's first number.
 """
 
 from __future__ import annotations
@@ -8,20 +10,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import concurrent.futures
-import contextlib
 import logging
 import os
-import random
+import secrets
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import structlog
+import uvloop
 
+from infra.local.servers import servers
 from tests.bad_input.codecs import attempt
-from tests.bad_input.hostile import noise
-from tests.gateway.fleet import Running, site, until
-
-CONNECTIONS = 8
+from tests.bad_input.http_fuzz import fuzz
+from tests.bad_input.kafka_fuzz import fuzz_records
 
 
 def fuzz_codecs(seed: int, first: int, count: int) -> list[str]:
@@ -29,51 +32,24 @@ def fuzz_codecs(seed: int, first: int, count: int) -> list[str]:
     return [problem for number in range(first, first + count) if (problem := attempt(seed, number))]
 
 
-async def fuzz_http(seed: int, first: int, count: int) -> list[str]:
-    """The same over a socket, against a gateway of this process; it must serve as before afterwards."""
-    problems: list[str] = []
-    async with site() as fleet:
-        await fleet.worker()
-        gateway = await fleet.gateway()
-        numbers = iter(range(first, first + count))
-
-        async def attack() -> None:
-            for number in numbers:
-                await _one(gateway, number, noise(random.Random(f"{seed} {number}")), problems)
-
-        await asyncio.gather(*[attack() for _ in range(CONNECTIONS)])
-        service = gateway.gateway.service
-        await until(lambda: not len(service.answers.pending))
-        if service.admission.size or service.admission.calls:
-            problems.append(
-                f"{service.admission.calls} calls and {service.admission.size} bytes are left in the gateway"
-            )
-        if (await gateway.infer()).status_code != 200:
-            problems.append("the gateway does not serve any more")
-    return problems
-
-
-async def _one(gateway: Running, number: int, sent: bytes, problems: list[str]) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.gateway.port)
-    answer = b""
-    try:
-        with contextlib.suppress(ConnectionError):
-            writer.write(sent)
-            await writer.drain()
-            writer.write_eof()
-            answer = await asyncio.wait_for(reader.read(), 30)
-    except TimeoutError:
-        problems.append(f"http {number}: the connection was not closed")
-    finally:
-        writer.transport.abort()
-    if b"Traceback" in answer or b"HTTP/1.1 500" in answer:
-        problems.append(f"http {number}: {sent[:200]!r} got {answer[:200]!r}")
+def records(seed: int, first: int, count: int) -> list[str]:
+    """What went wrong with so many records on a broker, a store and a worker that are started for them."""
+    with tempfile.TemporaryDirectory(prefix="penstock-servers-") as folder, servers(Path(folder)) as started:
+        prefix = f"fuzz-{secrets.token_hex(4)}"
+        outcome = asyncio.run(
+            fuzz_records(started.kafka, started.redis, prefix, seed, first, count, lambda text: print(text, flush=True))
+        )
+        print(f"records: {outcome}", flush=True)
+        return outcome.problems
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.bad_input", description="Fuzz the codecs and the HTTP door.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bad_input", description="Fuzz the codecs, the HTTP door and Kafka."
+    )
     parser.add_argument("--codecs", type=int, default=1_000_000, help="inputs for the codecs")
-    parser.add_argument("--http", type=int, default=100_000, help="inputs over HTTP")
+    parser.add_argument("--http", type=int, default=1_000_000, help="requests over HTTP")
+    parser.add_argument("--records", type=int, default=200_000, help="records through a real broker")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0)
     options = parser.parse_args()
@@ -89,10 +65,13 @@ def main() -> int:
         for part in parts:
             problems += part.result()
     print(f"codecs: {options.codecs} inputs in {time.monotonic() - started:.0f} s", flush=True)
-    started = time.monotonic()
     if options.http:
-        problems += asyncio.run(fuzz_http(options.seed, options.first, options.http))
-        print(f"HTTP: {options.http} inputs in {time.monotonic() - started:.0f} s", flush=True)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            outcome = runner.run(fuzz(options.seed, options.first, options.http, lambda text: print(text, flush=True)))
+        problems += outcome.problems
+        print(f"HTTP: {outcome}", flush=True)
+    if options.records:
+        problems += records(options.seed, options.first, options.records)
     print(*problems[:50], f"{len(problems)} problems", sep="\n")
     return 1 if problems else 0
 

@@ -83,8 +83,10 @@ async def test_garbage_behind_a_good_request_does_not_take_its_answer() -> None:
         ):
             reader, writer = await gateway.connect()
             writer.write(raw_request(BODY) + garbage)
-            first = await read_response(reader)
-            assert (first.status, first.headers["connection"]) == (200, "close")
+            first, second = await read_response(reader), await read_response(reader)
+            assert first.status == 200
+            assert second.status in (400, 505)
+            assert second.headers["connection"] == "close"
             assert await reader.read() == b""
             writer.close()
 
@@ -96,7 +98,7 @@ async def test_those_who_send_byte_by_byte_hold_up_nobody() -> None:
         gateway = await fleet.gateway(max_connections=50, read_timeout=1.0)
         slow = [await gateway.connect() for _ in range(48)]
         for _, writer in slow:
-            writer.write(b"POST /v2/models/add_sub/infer HTTP/1.1\r\nhost: x\r\ncontent-le")
+            writer.write(b"POST /v2/models/add_sub/infer HTTP/1.1\r\nhost: localhost\r\ncontent-le")
         assert (await gateway.infer()).status_code == 200
         for reader, _ in slow:
             answer = await asyncio.wait_for(reader.read(), 20)

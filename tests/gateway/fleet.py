@@ -217,7 +217,7 @@ class Site:
         return worker
 
     async def gateway(self, transport: Transport | None = None, **settings: Any) -> Running:
-        defaults: dict[str, Any] = {"http_port": 0, "metrics_port": None, "drain_grace": 5.0}
+        defaults: dict[str, Any] = {"http_port": 0, "metrics_port": None, "drain_grace": 5.0, "model_wait": 0.0}
         registry = CollectorRegistry()
         gateway = Gateway(
             GatewaySettings(**{**defaults, **settings}), transport or await self.transport(), NAMES, registry=registry
@@ -306,7 +306,7 @@ def floats(count: int, **more: Any) -> dict[str, Any]:
 
 def raw_request(body: bytes, *lines: str, path: str = "/v2/models/add_sub/infer", method: str = "POST") -> bytes:
     """One HTTP/1.1 request as bytes."""
-    head = [f"{method} {path} HTTP/1.1", "host: test", *lines]
+    head = [f"{method} {path} HTTP/1.1", "host: localhost", *lines]
     if not any(line.lower().startswith(("content-length", "transfer-encoding")) for line in lines):
         head.append(f"content-length: {len(body)}")
     return "\r\n".join(head).encode() + b"\r\n\r\n" + body

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +23,7 @@ def test_calls_of_one_model_are_bounded_before_all_calls_are() -> None:
     for _ in range(3):
         admission.admit("a", 1)
 
-    assert "for this model" in refused(admission, "a").message
+    assert "3 calls for this model" in refused(admission, "a").message
     admission.admit("b", 1)
     assert "4 calls wait" in refused(admission, "b").message
     with pytest.raises(Exhausted):
@@ -92,3 +94,46 @@ def test_counts_return_to_zero(calls: list[tuple[str, int]], random: object) -> 
         admission.leave(topic, size)
 
     assert (admission.calls, admission.size) == (0, 0)
+
+
+def test_a_model_that_is_stuck_leaves_room_for_others() -> None:
+    admission = Admission(Limits(4096, 10**9))
+    filled = _fill(admission, "stuck", 0)
+    assert filled == 3072, "three quarters: the default was all of them"
+    for n in range(10_000):
+        admission.admit(f"other {n % 3}", 0)
+        admission.leave(f"other {n % 3}", 0)
+    assert refused(admission, "stuck").message == (
+        "Exceeds maximum queue size: 3072 calls for this model wait at this gateway; at most 3072 may, while 3072 wait in all"
+    )
+
+
+def test_a_model_whose_large_calls_are_stuck_leaves_bytes_for_others() -> None:
+    admission = Admission(Limits(4096, 512))
+    assert _fill(admission, "stuck", 16) == 25
+    assert "400 bytes of calls for this model wait" in refused(admission, "stuck", 16).message
+    admission.admit("other", 16)
+
+
+@given(st.integers(1, 200), st.integers(1, 12))
+def test_every_model_gets_in_while_anything_is_free(calls: int, models: int) -> None:
+    admission = Admission(Limits(calls, 10**9))
+    taken = [_fill(admission, str(model), 1) for model in range(models)]
+    assert taken == sorted(taken, reverse=True)
+    assert sum(taken) <= calls
+    assert (taken[-1] > 0) == (sum(taken[:-1]) < calls)
+
+
+def test_a_limit_per_model_that_is_stated_is_the_limit() -> None:
+    assert _fill(Admission(Limits(100, 10**9, 100)), "a", 0) == 100
+    assert _fill(Admission(Limits(100, 10**9, 7)), "a", 0) == 7
+
+
+def _fill(admission: Admission, topic: str, size: int) -> int:
+    """How many calls of a model that answers none are taken."""
+    count = 0
+    with contextlib.suppress(Exhausted):
+        while True:
+            admission.admit(topic, size)
+            count += 1
+    return count

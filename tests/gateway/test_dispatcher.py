@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
+
+import pytest
 
 from protocol.codec import encode_reply
 from protocol.messages import InferReply
-from protocol.ports import Answer
+from protocol.ports import Answer, Claim
 from protocol.tensors import Tensor
 from tests.gateway.fleet import ANY, Running, Site, floats, until
 
@@ -101,3 +104,22 @@ async def test_stray_wake_ups_are_nothing(fleet: Site) -> None:
         await store.finish([Answer(ref, payload(size), channel)])
 
     assert (await gateway.infer()).status_code == 200
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 512, 513, 1100])
+async def test_a_sweep_finds_the_answers_of_all_that_are_due(fleet: Site, count: int) -> None:
+    gateway = await fleet.gateway()
+    service, answered = gateway.gateway.service, []
+    store = (await fleet.transport()).results
+    refs = [f"r{number}" for number in range(count)]
+    for request_ref in [*refs, "unanswered"]:
+        await store.claim(Claim(request_ref, "f", "", 10.0, 60.0, "add_sub", "1", 1.0))
+    await store.finish([Answer(request_ref, payload(), "") for request_ref in refs])
+    for request_ref in ["unanswered", *refs]:
+        call = service.watch(request_ref, "", "", math.inf, lambda reply, ref=request_ref: answered.append(ref))
+        call.registered, call.sweep_at = call.registered - 100, 0.0  # due now, and then not for eight seconds
+
+    await until(lambda: len(answered) == count, 4.0)
+
+    assert sorted(answered) == sorted(refs)
+    assert "unanswered" in service.answers.pending

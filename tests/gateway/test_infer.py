@@ -12,10 +12,11 @@ import orjson
 import pytest
 import structlog.testing
 
+from protocol.codec import MAX_NUMBER, decode_request, encode_request
 from protocol.errors import Code
 from protocol.messages import Failure, ModelState
 from protocol.tensors import pack_bytes
-from tests.gateway.fleet import ANY, HALF, TEXT, Site, Worker, add_sub, floats
+from tests.gateway.fleet import ANY, HALF, TEXT, Site, Worker, add_sub, floats, until
 
 
 def binary_request(*, outputs: list[dict[str, Any]] | None = None, **parameters: Any) -> tuple[bytes, dict[str, str]]:
@@ -200,6 +201,18 @@ async def test_scheduling_parameters_reach_the_scheduler_and_others_the_model(fl
     assert request.parameters == {"mine": "x", "n": 7}
 
 
+@pytest.mark.parametrize("name", ["priority", "timeout"])
+async def test_the_largest_number_that_a_caller_may_state_is_one_that_a_worker_takes(fleet: Site, name: str) -> None:
+    worker = await fleet.worker()
+    gateway = await fleet.gateway()
+    for number in (MAX_NUMBER, MAX_NUMBER - 1):
+        assert (await gateway.infer(add_sub(parameters={name: number}))).status_code == 200
+
+    value, headers = encode_request(worker.requests[-1])
+    again = decode_request(value, headers, model="add_sub", version="1", default_id="", timestamp=0.0)
+    assert getattr(again, name) == getattr(worker.requests[-1], name) > 0
+
+
 async def test_every_request_carries_its_deadline_and_trace(fleet: Site) -> None:
     worker = await fleet.worker()
     gateway = await fleet.gateway(default_timeout=30.0)
@@ -254,16 +267,17 @@ async def test_a_workers_failure_is_the_callers_error(fleet: Site, code: Code, s
         ("add_sub", b"{", {}, 400, "failed to parse the request JSON buffer"),
         ("add_sub", b"", {}, 400, "failed to parse the request JSON buffer"),
         ("add_sub", b"[]", {}, 400, "must be a JSON object"),
-        ("add_sub", {"inputs": []}, {}, 400, "'inputs' must be a non-empty list"),
+        ("add_sub", {"inputs": []}, {}, 400, "expected 2 inputs but got 0 inputs"),
         ("add_sub", {"inputs": add_sub()["inputs"][:1]}, {}, 400, "expected 2 inputs but got 1 inputs for model 'add_sub'"),
         ("add_sub", {**add_sub(), "id": "L"}, {"penstock-timeout-ms": "0"}, 400, "Penstock-Timeout-Ms"),
         ("add_sub", {"inputs": add_sub()["inputs"][:1], "id": "L"}, {}, 400, "[request id: L] expected 2 inputs"),
         ("add_sub", add_sub(rows=9), {}, 400, "inference request batch-size must be <= 8 for 'add_sub'"),
         ("add_sub", add_sub(outputs=[{"name": "X"}]), {}, 400, "unexpected inference output 'X'"),
-        ("add_sub", add_sub(outputs=[{"name": "OUTPUT0"}] * 2), {}, 400, "output 'OUTPUT0' already exists in request"),
         ("add_sub", add_sub(parameters={"triton_x": 1}), {}, 400, "reserved for Triton"),
         ("add_sub", add_sub(parameters={"priority": -1}), {}, 400, "parameter 'priority' must be an unsigned integer"),
         ("add_sub", add_sub(parameters={"timeout": "1"}), {}, 400, "parameter 'timeout' must be an unsigned integer"),
+        ("add_sub", add_sub(parameters={"timeout": MAX_NUMBER + 1}), {}, 400, f"unsigned integer of at most {MAX_NUMBER}"),
+        ("add_sub", add_sub(parameters={"priority": 10**18}), {}, 400, f"unsigned integer of at most {MAX_NUMBER}"),
         ("add_sub", add_sub(), {"penstock-timeout-ms": "soon"}, 400, "Penstock-Timeout-Ms must be a positive number"),
         ("add_sub", add_sub(), {"penstock-timeout-ms": "99999999"}, 400, "at most 3600000 are allowed"),
         ("add_sub", add_sub(), {"inference-header-content-length": "x"}, 400, "Inference-Header-Content-Length"),
@@ -388,3 +402,19 @@ async def test_at_debug_every_answer_is_a_line_with_id_and_trace(fleet: Site, ca
         404,
     )
     assert second["request_id"] in second["traceparent"]
+
+
+async def test_a_model_that_is_stuck_does_not_refuse_the_callers_of_another(fleet: Site) -> None:
+    stuck, well = await fleet.worker(), await fleet.worker(ANY, name="w2")
+    stuck.open.clear()
+    gateway = await fleet.gateway(max_queued_calls=16)
+    pending = gateway.gateway.service.answers.pending
+    waiting = [asyncio.ensure_future(gateway.infer()) for _ in range(16)]
+    await until(lambda: len(pending) == 12 and sum(call.done() for call in waiting) == 4)
+
+    others = [(await gateway.infer(floats(2), "any")).status_code for _ in range(20)]
+
+    assert others == [200] * 20
+    stuck.open.set()
+    assert sorted(done.status_code for done in await asyncio.gather(*waiting)) == [200] * 12 + [429] * 4
+    assert len(well.ran) == 20

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from gateway.handle import verify
 from gateway.positions import Positions
 from protocol.errors import Unavailable
 from protocol.messages import InferRequest
@@ -63,7 +62,7 @@ async def answered_and_lost(fleet: Site, gateway: Running, worker: Worker, **hea
     assert (await gateway.get(location, params={"wait_s": "10"})).status_code == 200
     await done_with(fleet, worker, 1)
     stream = fleet.server.fences.streams[ref("-", request_id)]
-    handle = verify(location.rpartition("/")[2], gateway.gateway.settings.signing_key())
+    handle = gateway.gateway.service.keys.verify(location.rpartition("/")[2])
     stream.payload, stream.lease = None, 0.0
     stream.confirmed, stream.place = True, (handle.partition, handle.offset)
     return location, request_id

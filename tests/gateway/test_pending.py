@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
+from collections.abc import Callable
+from types import FrameType
 
 import pytest
 from hypothesis import settings
@@ -101,6 +104,43 @@ def test_a_ref_with_several_waiters_is_swept_once() -> None:
     assert pending.sweep(2.0) == ["r"]
 
 
+def _steps(act: Callable[[], object]) -> int:
+    """How many lines of Python that takes."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> object:
+        nonlocal count
+        count += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        act()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize("at", [0, 1, 500, 998, 999])
+def test_one_of_a_thousand_who_wait_for_the_same_answer_leaves_in_few_steps(at: int) -> None:
+    pending = Pending()
+    calls = [new_call() for _ in range(1000)]
+    for call in calls:
+        pending.register(call, 0.0)
+
+    assert _steps(lambda: pending.drop(calls[at])) < 25
+    assert len(list(pending)) == len(pending) == 999
+
+
+def test_a_call_of_another_table_is_not_dropped() -> None:
+    pending = Pending()
+    pending.register(new_call(), 0.0)
+
+    assert not pending.drop(new_call())
+    assert len(pending) == 1
+
+
 class PendingMachine(RuleBasedStateMachine):
     """Against a plain list of calls: whatever happens, each leaves exactly once, and no deadline is slept through."""
 
@@ -154,6 +194,17 @@ class PendingMachine(RuleBasedStateMachine):
 
         assert sorted(map(id, self.pending.expire(self.now))) == sorted(map(id, expected))
         self.waiting = [call for call in self.waiting if call.deadline > self.now]
+
+    @rule(seconds=st.integers(0, 4))
+    def sweep(self, seconds: int) -> None:
+        self.now += seconds
+        due = [call for call in self.waiting if call.sweep_at <= self.now]
+        refs = self.pending.sweep(self.now)
+
+        assert sorted(refs) == sorted({call.ref for call in due}), (
+            "no call that is due is skipped, no ref is read twice"
+        )
+        assert all(self.now < call.sweep_at <= self.now + SWEEP_AT_MOST for call in due)
 
     @invariant()
     def counts(self) -> None:

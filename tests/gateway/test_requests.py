@@ -7,7 +7,6 @@ import asyncio
 import orjson
 import pytest
 
-from gateway.handle import verify
 from gateway.ids import fingerprint, keyed_id
 from protocol.errors import Code
 from protocol.messages import Failure
@@ -347,7 +346,7 @@ async def test_a_lost_result_whose_record_is_gone_is_410(fleet: Site) -> None:
     first = await fleet.gateway()
     location, request_id = await accepted(first)
     await first.get(location, params={"wait_s": "10"})
-    handle = verify(location.rpartition("/")[2], first.gateway.settings.signing_key())
+    handle = first.gateway.service.keys.verify(location.rpartition("/")[2])
     bus = (await fleet.transport()).bus
     while await bus.read(handle.topic, handle.partition, handle.offset) is not None:
         await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(None, lambda: None), 5)

@@ -32,7 +32,7 @@ def tensor(name: str = "A", shape: tuple[int, ...] = (1, 4), datatype: str = "FP
 
 def refused(rule: RequestCheck, *inputs: Tensor, outputs: tuple[str, ...] = ()) -> str:
     with pytest.raises(InvalidArgument) as caught:
-        rule(inputs, outputs)
+        rule(inputs, outputs, "L")
     return caught.value.message
 
 
@@ -58,16 +58,17 @@ def test_optional_inputs_may_be_left_out() -> None:
     [
         (TWO, [tensor("A")], "expected 2 inputs but got 1 inputs for model 'm'. Got input(s) ['A'], but missing required input(s)"),
         (TWO, [tensor("A")], "missing required input(s) ['B']. Please provide all required input(s)."),
-        (ONE, [tensor("A"), tensor("X")], "unexpected inference input 'X', allowed inputs are: A"),
-        (ONE, [tensor("A"), tensor("A")], "expected 1 inputs but got 2 inputs for model 'm'"),
+        (ONE, [tensor("A"), tensor("X")], "Got input(s) ['A','X'], but missing required input(s) []."),
+        (ONE, [tensor("X")], "unexpected inference input 'X' for model 'm'; allowed inputs are: A"),
+        (ONE, [tensor("A"), tensor("A")], "input 'A' already exists in request"),
         (OPTIONAL, [], "expected number of inputs between 1 and 3 but got 0 inputs for model 'm'"),
         (OPTIONAL, [tensor("B")], "missing required input(s) ['A']"),
-        (TWO, [tensor("A"), tensor("X")], "unexpected inference input 'X', allowed inputs are: A, B"),
+        (TWO, [tensor("A"), tensor("X")], "unexpected inference input 'X' for model 'm'; allowed inputs are: A, B"),
         (TWO, [tensor("A"), tensor("A")], "input 'A' already exists in request"),
         (ONE, [tensor(datatype="INT64")], "inference input 'A' data-type is 'INT64', but model 'm' expects 'FP32'"),
         (ONE, [tensor(shape=(1, 5))], "unexpected shape for input 'A' for model 'm'. Expected [-1,4], got [1,5]. NOTE: Set"),
         (ONE, [tensor(shape=(4,))], "unexpected shape for input 'A' for model 'm'. Expected [-1,4], got [4]."),
-        (ONE, [tensor(shape=())], "unexpected shape for input 'A' for model 'm'. Expected [-1,4], got []."),
+        (ONE, [tensor(shape=())], "input 'A' has no shape but model requires batch dimension for 'm'"),
         (FLAT, [tensor(shape=(1, 3))], "unexpected shape for input 'A' for model 'm'. Expected [-1,2], got [1,3]."),
         (ONE, [tensor(shape=(9, 4))], "inference request batch-size must be <= 8 for 'm'"),
         (ONE, [tensor(shape=(0, 4))], "inference request batch-size must be >= 1 for 'm'"),
@@ -78,12 +79,28 @@ def test_what_does_not_fit_is_named_in_tritons_words(rule: RequestCheck, inputs:
     assert text in refused(rule, *inputs)
 
 
+@pytest.mark.parametrize(("label", "start"), [("L", "[request id: L] "), ("", "[request id: <id_unknown>] ")])
+def test_what_is_said_of_a_request_names_its_id(label: str, start: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        TWO([tensor("A")], (), label)
+
+    assert caught.value.message.startswith(start + "expected 2 inputs")
+
+
+def test_no_inputs_fit_a_model_that_needs_none() -> None:
+    assert check(0, {"name": "A", "optional": True})([], ()) == 1
+    assert check(0)([], ()) == 1
+    assert "needs at least one input" in refused(check(8, {"name": "A", "optional": True}))
+
+
 def test_a_model_without_batching_gets_no_note_about_batches() -> None:
     assert "NOTE" not in refused(FLAT, tensor(shape=(1, 3)))
 
 
 def test_unknown_outputs_are_refused() -> None:
-    assert "unexpected inference output 'X', allowed outputs are: OUT" in refused(ONE, tensor(), outputs=("OUT", "X"))
+    assert "unexpected inference output 'X' for model 'm'; allowed outputs are: OUT" in refused(
+        ONE, tensor(), outputs=("OUT", "X")
+    )
 
 
 @given(st.lists(st.integers(-1, 5).filter(bool), min_size=1, max_size=4), st.lists(st.integers(0, 5), max_size=5))

@@ -20,6 +20,7 @@ from penstock.one_process import OneProcess
 from protocol.errors import FleetError
 from protocol.transport.settings import TransportSettings
 from workers.children.executor import ChildExecutor
+from workers.model_files import ModelFile
 from workers.settings import WorkerSettings
 
 MODEL = """
@@ -42,7 +43,7 @@ async def fleet(tmp_path: Path) -> AsyncIterator[OneProcess]:
     (tmp_path / "model.py").write_text(textwrap.dedent(MODEL))
     built = OneProcess(
         GatewaySettings(http_port=0, metrics_port=0),
-        WorkerSettings(model_file=(tmp_path / "model.py",), drain_grace=5.0),
+        WorkerSettings(model_file=(ModelFile(tmp_path / "model.py"),), drain_grace=5.0),
         TransportSettings(),
     )
     await built.start()

@@ -69,7 +69,7 @@ def test_a_new_model_is_one_that_works(tmp_path: Path) -> None:
     again = penstock("new", "mymodel", cwd=tmp_path)
 
     assert made.returncode == 0, made.stderr
-    assert json.loads(checked.stdout)[0]["status"] == "as is"
+    assert json.loads(checked.stdout)[0]["status"] == "no difference found"
     assert (again.returncode, "already there" in again.stderr) == (EXIT_CODES[Code.INVALID_ARGUMENT], True)
 
 
@@ -82,6 +82,61 @@ def test_check_refuses_with_the_reason_and_an_exit_code(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "bad: refused" in done.stdout
     assert "sequences (stateful models) are not supported yet" in done.stdout
+
+
+ANSWERS = """
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("Y", r.inputs()[0].as_numpy())]) for r in requests]
+"""
+
+
+CONFIG = """
+backend: "python"
+max_batch_size: 0
+input { name: "X" data_type: TYPE_FP32 dims: [ 2 ] }
+output { name: "Y" data_type: TYPE_FP32 dims: [ 2 ] }
+"""
+
+
+def write_model(repository: Path, name: str, code: str, config: str) -> None:
+    (repository / name / "1").mkdir(parents=True)
+    (repository / name / "config.pbtxt").write_text(config)
+    (repository / name / "1" / "model.py").write_text(code)
+
+
+def test_check_runs_models_where_asked_and_says_which_fail(tmp_path: Path) -> None:
+    fails = ANSWERS.replace("as_numpy()", "no_such_method()")
+    for name, code in (("bad", fails), ("good", ANSWERS)):
+        write_model(tmp_path, name, code, CONFIG)
+
+    looked_at = penstock("check", str(tmp_path))
+    ran = penstock("check", str(tmp_path), "--run")
+
+    assert looked_at.stdout.splitlines() == [
+        f"{name}: no difference found (versions 1); looked at: configuration" for name in ("bad", "good")
+    ]
+    lines = ran.stdout.splitlines()
+    assert lines[0] == "bad: fails (versions 1); looked at: configuration"
+    assert "no_such_method" in lines[1]
+    assert lines[-1] == "good: no difference found (versions 1); looked at: configuration, a request of zeros"
+    assert (looked_at.returncode, ran.returncode) == (0, 1)
+
+
+def test_check_prints_each_model_when_it_is_ready(tmp_path: Path) -> None:
+    write_model(tmp_path, "a", ANSWERS, CONFIG)
+    write_model(tmp_path, "b", "import time\ntime.sleep(600)\n" + ANSWERS, CONFIG)
+    line = [sys.executable, "-m", "penstock", "check", str(tmp_path)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        still_running = process.poll() is None
+        process.terminate()
+
+    assert first == "a: no difference found (versions 1); looked at: configuration\n"
+    assert still_running
 
 
 @pytest.mark.parametrize(

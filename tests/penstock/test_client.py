@@ -1,14 +1,24 @@
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+
 import numpy as np
 import orjson
 import pytest
 
-from penstock.client import requests
+from penstock.client import AsyncClient, Client, bfloat16, requests
 from penstock.client.requests import InferOptions
 from protocol import v2
-from protocol.errors import Code, CodecError, FleetError
+from protocol.errors import Code, CodecError, FleetError, Unavailable
 from protocol.tensors import from_array
+from tests.gateway.fleet import ANY, Site, site
+
+
+@pytest.fixture
+async def fleet() -> AsyncIterator[Site]:
+    async with site() as made:
+        yield made
 
 
 def test_a_request_is_one_that_the_gateway_reads() -> None:
@@ -23,6 +33,38 @@ def test_a_request_is_one_that_the_gateway_reads() -> None:
     assert [tensor.array().tolist() for tensor in parsed.inputs] == [[[0, 1, 2, 3]], [[b"hi"]]]
     assert (parsed.id, parsed.output_names, parsed.binary_default) == ("7", ("S",), True)
     assert (made.headers["Penstock-Timeout-Ms"], made.headers["Idempotency-Key"]) == ("1500", "k")
+
+
+def test_bfloat16_goes_out_as_such_and_is_named_in_the_answer() -> None:
+    made = requests.infer("m", {"A": from_array("A", np.array([0x3F80], np.uint16), "BF16")}, InferOptions())
+    parsed = v2.parse(made.body, int(made.headers["Inference-Header-Content-Length"]))
+    body = v2.encode_reply("m", "1", "", {}, list(parsed.inputs), frozenset({"A"}))
+
+    result = requests.result(
+        {"inference-header-content-length": str(body.header_length)}, b"".join(bytes(part) for part in body.parts)
+    )
+
+    assert parsed.inputs[0].datatype == "BF16"
+    assert (result.outputs["A"].tolist(), result.datatypes) == ([0x3F80], {"A": "BF16"})
+
+
+@pytest.mark.parametrize(
+    ("value", "rounded"),
+    [
+        (1.0, 1.0),
+        (-2.5, -2.5),
+        (1.00390625, 1.0),
+        (1.01171875, 1.015625),
+        (1e39, np.inf),
+        (float("nan"), np.nan),
+        (3.4e38, np.inf),
+    ],
+)
+def test_bfloat16_is_the_nearest(value: float, rounded: float) -> None:
+    with np.errstate(over="ignore"):
+        bits = bfloat16.to_bits([value])
+
+    assert np.array_equal(bfloat16.to_floats(bits), np.float32([rounded]), equal_nan=True)
 
 
 def test_an_asynchronous_request_says_so() -> None:
@@ -67,3 +109,32 @@ def test_an_answer_of_something_else_is_said_to_be_one() -> None:
         requests.result({}, b"<html>")
     with pytest.raises(FleetError, match="<html>"):
         requests.check(502, {}, b"<html>")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_a_proxy_of_the_environment_does_not_stand_before_this_machine(
+    fleet: Site, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    worker = await fleet.worker(ANY)
+    gateway = await fleet.gateway()
+    url = f"http://{host}:{gateway.gateway.port}"
+
+    async with AsyncClient(url) as client:
+        result = await client.infer("any", {"IN": np.zeros(2, np.float32)})
+    with Client(url) as blocking:
+        assert await asyncio.to_thread(blocking.ready)
+
+    assert result.outputs["OUT"].tolist() == [0, 0]
+    assert len(worker.ran) == 1
+
+
+async def test_a_proxy_of_the_environment_stands_before_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+
+    async with AsyncClient("http://model.example") as client:
+        with pytest.raises(Unavailable, match="cannot be reached: All connection attempts failed"):
+            await client.infer("any", {"IN": np.zeros(2, np.float32)})

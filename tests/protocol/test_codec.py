@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from protocol import codec, frames, presence
 from protocol.errors import Code, CodecError, FleetError
 from protocol.messages import Announcement, Failure, Heartbeat, InferReply, InferRequest, ModelLoad, ModelState, Timing
+from protocol.ports import Headers
 from protocol.tensors import Tensor
 from tests.strategies import replies, requests
 
@@ -52,7 +53,7 @@ GOLDEN_FILES = {
 }
 
 
-def decode(value: bytes, headers: list[tuple[str, bytes]], **more: object) -> InferRequest:
+def decode(value: bytes, headers: Headers, **more: object) -> InferRequest:
     arguments = {"model": "addsub", "version": "1", "default_id": "t-0-1", "timestamp": 5.0} | more
     return codec.decode_request(value, headers, **arguments)  # type: ignore[arg-type]
 
@@ -242,6 +243,54 @@ def test_bad_headers_are_named(headers: list[tuple[str, bytes]], text: str) -> N
         decode(value, [*good, *headers])
 
 
+_HEADERS = st.sampled_from(
+    [
+        "id",
+        "principal",
+        "reply-to",
+        "deadline",
+        "priority",
+        "timeout",
+        "traceparent",
+        "content-type",
+        "schema",
+        "stamps",
+        "claimed",
+    ]
+) | st.text(max_size=5)
+_CONTENTS = st.one_of(
+    st.none(), st.binary(max_size=20), st.integers(0, 2**70).map(lambda n: b"%d" % n), st.binary(min_size=16, max_size=16),
+    st.sampled_from([codec.SCHEMA, codec.JSON, codec.MSGPACK, b"x" * 2000]),
+)  # fmt: skip
+
+
+@given(
+    st.sampled_from([codec.encode_request(REQUEST)[0], b""]) | st.binary(max_size=40),
+    st.lists(st.tuples(_HEADERS, _CONTENTS), max_size=8),
+    st.floats(),
+)
+def test_a_record_with_anything_in_it_is_a_request_or_the_codecs_error(
+    value: bytes, headers: list[tuple[str, bytes | None]], timestamp: float
+) -> None:
+    try:
+        request = decode(value, headers, timestamp=timestamp)
+    except FleetError:
+        return
+    times = (request.accepted, request.published, request.deadline or 0.0, request.timeout)
+    assert all(0 <= at <= codec.MAX_NUMBER / 1e6 for at in times)
+    reply = InferReply("m", "1", timing=Timing(request.accepted, request.published))
+    assert codec.decode_reply(codec.encode_reply(reply)).timing.accepted == pytest.approx(request.accepted)
+    assert decode(*codec.encode_request(request)).deadline == request.deadline
+
+
+@pytest.mark.parametrize("nothing", [None, b""])
+def test_a_null_or_empty_header_says_nothing(nothing: bytes | None) -> None:
+    value, headers = codec.encode_request(REQUEST)
+    empty = [(name, nothing) for name, _ in headers]
+
+    assert decode(value, [*headers, *empty]) == decode(value, [])
+
+
 def test_unknown_headers_and_fields_are_ignored() -> None:
     value = msgpack.packb({"inputs": [], "colour": "red"})
 
@@ -263,3 +312,17 @@ def test_a_failure_becomes_the_error_of_its_code() -> None:
 
     assert isinstance(error, FleetError)
     assert (error.code, error.retryable, str(error)) == (Code.DEADLINE_EXCEEDED, True, "too late")
+
+
+def test_a_heartbeat_tells_what_it_was_asked() -> None:
+    for asked in (None, (), ("a", "b")):
+        beat = dataclasses.replace(HEARTBEAT, asked=asked)
+        assert presence.decode_heartbeat(presence.encode_heartbeat(beat)).asked == asked
+
+
+def test_an_answer_and_a_heartbeat_name_the_files_that_served() -> None:
+    reply = dataclasses.replace(REPLY, timing=dataclasses.replace(TIMING, digest="0123456789ab"))
+    assert codec.decode_reply(codec.encode_reply(reply)).timing.digest == "0123456789ab"
+    load = dataclasses.replace(HEARTBEAT.models[0], digest="f" * 64)
+    beat = dataclasses.replace(HEARTBEAT, models=(load,))
+    assert presence.decode_heartbeat(presence.encode_heartbeat(beat)) == beat

@@ -258,3 +258,17 @@ def _with_numbers(value: Any, message: Descriptor) -> Any:
         else:
             result[key] = item
     return result
+
+
+def test_a_byte_order_mark_is_passed_over() -> None:
+    assert pbtxt.parse(b"\xef\xbb\xbfmax_batch_size: 4", folder="m").max_batch_size == 4
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-16-le"])
+def test_text_in_utf_16_is_called_that(encoding: str) -> None:
+    mark = b"\xfe\xff" if encoding == "utf-16-be" else b"\xff\xfe" if encoding == "utf-16-le" else b""
+
+    with pytest.raises(ConfigError, match=r"config.pbtxt is text in UTF-16.*save it as UTF-8") as refused:
+        pbtxt.parse(mark + "max_batch_size: 4".encode(encoding), folder="m")
+
+    assert refused.value.message.isprintable()

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import CodecError
-from protocol.tensors import Tensor, bytes_elements, check_shape, check_size, from_array, pack_bytes
+from protocol.tensors import Tensor, bytes_elements, check_bytes, check_shape, check_size, from_array, pack_bytes
 from tests.strategies import arrays, tensors
+from tests.walks import walks
 
 
 @given(arrays)
@@ -56,7 +62,7 @@ def test_text_becomes_utf8() -> None:
     [
         (b"\x01\0\0", (1,), "incomplete string length indicator"),
         (b"\x05\0\0\0ab", (1,), "incomplete string data"),
-        (pack_bytes([b"a", b"b"]), (1,), "expected 1 string elements"),
+        (pack_bytes([b"a", b"b"]), (1,), "unexpected number of string elements 2 .* expecting 1"),
         (pack_bytes([b"a"]), (2,), "expected 2 string elements"),
     ],
 )
@@ -85,3 +91,72 @@ def test_a_dtype_without_a_v2_name_is_refused() -> None:
 def test_size_mismatch_has_tritons_words() -> None:
     with pytest.raises(CodecError, match=r"input byte size mismatch for input 'x'. Expected 8, got 3"):
         Tensor("x", "FP32", (2,), b"abc").array()
+
+
+_LENGTHS = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 400)), max_size=5)
+"""Runs: so many elements of this length, one after the other."""
+
+
+@given(_LENGTHS, st.integers(-2, 2), st.integers(0, 2**16), st.integers(0, 255))
+def test_a_check_without_elements_says_what_reading_them_would_say(
+    runs: list[tuple[int, int]], off: int, at: int, byte: int
+) -> None:
+    elements = [bytes(size) for size, count in runs for _ in range(count)]
+    data = bytearray(pack_bytes(elements))
+    if data:
+        data[at % len(data)] = byte
+    tensor = Tensor("x", "BYTES", (max(0, len(elements) + off),), bytes(data))
+
+    assert _complaint(check_bytes, tensor) == _complaint(bytes_elements, tensor)
+
+
+def _complaint(look: Callable[[Tensor], object], tensor: Tensor) -> str:
+    try:
+        look(tensor)
+    except CodecError as error:
+        return error.message
+    return ""
+
+
+def test_four_million_empty_strings_are_checked_in_few_steps() -> None:
+    tensor = Tensor("x", "BYTES", (4 * 2**20,), bytes(16 * 2**20))
+    with walks() as seen:
+        lines = _lines_of(check_bytes, tensor)
+
+    assert seen == [4 * 2**20]
+    assert lines < 1000, "it took nine seconds when each was a turn of a loop"
+
+
+def _lines_of(function: Callable[[Tensor], object], tensor: Tensor) -> int:
+    """How many lines of Python that takes."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> object:
+        nonlocal count
+        count += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function(tensor)
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def test_a_shape_of_more_strings_than_the_data_has_room_for_is_refused_unwalked() -> None:
+    data = pack_bytes([b"", b"a"] * 5000)
+
+    assert _lines_of(lambda t: _complaint(check_bytes, t), Tensor("x", "BYTES", (2**20,), data)) < 50
+    with pytest.raises(
+        CodecError, match="expected 1048576 string elements for inference input 'x', got 11250 or fewer"
+    ):
+        check_size(Tensor("x", "BYTES", (2**20,), data))
+
+
+@pytest.mark.parametrize("elements", [[], ["é", "b"], [b"a", b""], [b"a", "é"], [bytearray(b"a")]])
+def test_packing_takes_text_and_bytes_alike(elements: list[Any]) -> None:
+    wanted = [element.encode() if isinstance(element, str) else bytes(element) for element in elements]
+
+    assert bytes_elements(Tensor("x", "BYTES", (len(elements),), pack_bytes(elements))) == wanted

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import sys
+from typing import Any
 
 import numpy as np
 import orjson
@@ -11,8 +14,11 @@ from hypothesis import strategies as st
 
 from protocol import v2
 from protocol.errors import CodecError, FleetError, Unsupported
-from protocol.tensors import ITEM_SIZE, Tensor, from_array
+from protocol.json_data import _leaves
+from protocol.tensors import ITEM_SIZE, NUMPY_DTYPE, ManyElements, Tensor, from_array
+from protocol.v2 import RequestedOutput
 from tests.strategies import tensors
+from tests.walks import walks
 
 JSON_TYPES = tuple(name for name in ITEM_SIZE if name not in ("FP16", "BF16", "BYTES", "FP32", "FP64"))
 
@@ -84,13 +90,13 @@ def test_bytes_are_utf8_strings_in_json() -> None:
         ({"datatype": "FP32", "data": [[1], [2, 3]]}, "flat or nested"),
         ({"datatype": "FP32", "data": 5}, "'data' must be a list"),
         ({"datatype": "FP16"}, "receiving FP16 data via JSON is not supported"),
-        ({"datatype": "FP31"}, "unknown datatype 'FP31'"),
+        ({"datatype": "FP31"}, "invalid datatype for input A: 'FP31'; known are BOOL"),
         ({"datatype": "BYTES", "data": ["a", 5]}, "must hold strings"),
         ({"shape": [3]}, "Shape does not match true shape of 'data' field"),
         ({"shape": [-1]}, "non-negative integer"),
         ({"shape": None}, "lacks its 'shape'"),
         ({"name": None}, "lacks its 'name'"),
-        ({"data": None}, "neither 'data' nor the parameter 'binary_data_size'"),
+        ({"data": None}, "But no field is set: input 'A'"),
         ({"data": None, "parameters": {"shared_memory_region": "r"}}, "shared memory is not offered"),
         ({"parameters": {"binary_data_size": 8}}, "Input must set only one of the following fields"),
         ({"data": None, "parameters": {"binary_data_size": -1}}, "'binary_data_size' must be a non-negative integer"),
@@ -112,8 +118,8 @@ def test_a_wrong_input_is_refused_by_name(fields: dict[str, object], text: str) 
         (b"\xff", "failed to parse the request JSON buffer"),
         (b'{"inputs":[NaN]}', "failed to parse the request JSON buffer"),
         (b"[]", "must be a JSON object"),
-        (b"{}", "'inputs' must be a non-empty list"),
-        (b'{"inputs":[]}', "'inputs' must be a non-empty list"),
+        (b"{}", "'inputs' must be a list"),
+        (b'{"inputs":{}}', "'inputs' must be a list"),
         (b'{"inputs":[1]}', "each of 'inputs' must be an object"),
         (b'{"inputs":[' + b"[" * 2000 + b"]" * 2000 + b"]}", "failed to parse"),
     ],
@@ -149,13 +155,13 @@ def with_root(**fields: object) -> bytes:
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"id": 5}, "'id' must be a string"),
+        ({"id": 5}, "'id' must be a string, not 5"),
+        ({"id": False}, "'id' must be a string, not false"),
         ({"parameters": []}, "must be an object"),
         ({"parameters": {"triton_x": 1}}, "reserved for Triton usage"),
         ({"parameters": {"x": [1]}}, "parameter 'x' has invalid type"),
         ({"parameters": {"binary_data_output": "yes"}}, "must be a boolean"),
         ({"outputs": {}}, "'outputs' must be a list"),
-        ({"outputs": [{"name": "S"}, {"name": "S"}]}, "output 'S' already exists in request"),
         ({"outputs": [{}]}, "an object with a 'name'"),
         ({"outputs": [{"name": "S", "parameters": {"binary_data": 1}}]}, "must be a boolean"),
         ({"outputs": [{"name": "S", "parameters": 1}]}, "'parameters' of output 'S'"),
@@ -178,6 +184,85 @@ def test_which_outputs_are_binary() -> None:
 
     assert [(output.name, output.binary) for output in parsed.outputs] == [("S", True), ("T", False)]
     assert (parsed.binary_default, parsed.parameters, parsed.output_names) == (True, {"k": "v"}, ("S", "T"))
+
+
+def test_no_inputs_are_for_the_model_to_judge() -> None:
+    assert v2.parse_json(b'{"inputs":[]}').inputs == ()
+
+
+def test_null_is_no_id() -> None:
+    assert v2.parse_json(with_root(id=None)).id == ""
+
+
+def test_an_output_named_twice_comes_once_as_named_first() -> None:
+    outputs = [{"name": "S", "parameters": {"binary_data": True}}, {"name": "T"}, {"name": "S"}]
+
+    assert v2.parse_json(with_root(outputs=outputs)).outputs == (RequestedOutput("S", True), RequestedOutput("T"))
+
+
+@pytest.mark.parametrize("name", ["sequence_start", "sequence_end"])
+@pytest.mark.parametrize(("value", "shown"), [(1, "1"), (0, "0"), ("true", "'true'"), (1.0, "1.0")])
+def test_the_ends_of_a_sequence_are_booleans(name: str, value: object, shown: str) -> None:
+    assert f"parameter '{name}' must be a boolean, not {shown}" in refused(with_root(parameters={name: value}))
+    assert v2.parse_json(with_root(parameters={name: True})).parameters == {name: True}
+
+
+@pytest.mark.parametrize(("value", "shown"), [(True, "true"), (-1, "-1"), (1.5, "1.5")])
+def test_a_sequence_is_named_by_a_number_or_text(value: object, shown: str) -> None:
+    assert f"an unsigned integer or a string, not {shown}" in refused(with_root(parameters={"sequence_id": value}))
+    for good in (0, 5, "five"):
+        v2.parse_json(with_root(parameters={"sequence_id": good}))
+
+
+BINARY = {"name": "A", "shape": [2], "datatype": "INT32", "parameters": {"binary_data_size": 8}}
+
+
+@pytest.mark.parametrize(
+    ("size", "tail", "text"),
+    [
+        (4, 4, "[request id: L] input byte size mismatch for input 'A' for model 'm'. Expected 8, got 4"),
+        (8, 4, "unexpected size for input 'A', expecting 4 additional bytes for model 'm'"),
+        (8, 9, "unexpected additional input data for model 'm': 1 bytes belong to no input"),
+    ],
+)
+def test_wrong_sizes_name_the_model_and_the_request(size: int, tail: int, text: str) -> None:
+    head = json.dumps({"id": "L", "inputs": [BINARY | {"parameters": {"binary_data_size": size}}]}).encode()
+
+    with pytest.raises(CodecError) as caught:
+        v2.parse(head + bytes(tail), len(head), model="m")
+
+    assert caught.value.message == text
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(None, "null"), (True, "true"), ("8", "'8'"), (-8, "-8"), ([8], "[8]"), ({"a": 1}, "{…}")]
+)
+def test_errors_show_values_as_json_has_them(value: object, shown: str) -> None:
+    head = json.dumps({"inputs": [BINARY | {"parameters": {"binary_data_size": value}}]}).encode()
+
+    with pytest.raises(CodecError, match=re.escape(f"must be a non-negative integer, not {shown}")):
+        v2.parse(head, len(head))
+
+
+def floats(datatype: str, *values: float) -> Tensor:
+    return Tensor("S", datatype, (len(values),), np.array(values, NUMPY_DTYPE[datatype]).tobytes())
+
+
+def test_nan_is_null_in_json() -> None:
+    (encoded,) = v2.encode_reply("null", "1", "null", {}, [floats("FP32", 0.5, float("nan"))], frozenset()).parts
+
+    assert json.loads(bytes(encoded))["outputs"][0]["data"] == [0.5, None]
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "FP64"])
+@pytest.mark.parametrize("value", [float("inf"), float("-inf")])
+def test_an_infinity_is_never_written_as_something_else(datatype: str, value: float) -> None:
+    tensor = floats(datatype, 0.5, value)
+
+    with pytest.raises(CodecError, match=r"output 'S' holds Infinity.*binary_data"):
+        v2.encode_reply("m", "1", "", {}, [tensor], frozenset())
+
+    assert v2.encode_reply("m", "1", "", {}, [tensor, floats("FP32", float("nan"))], frozenset({"S"})).header_length
 
 
 def test_outputs_without_a_json_form_are_refused() -> None:
@@ -233,3 +318,55 @@ def test_flat_and_nested_lists_are_read_alike(datatype: str, data: list[float]) 
     nested = outcome(datatype, [1, len(data)], [data])
 
     assert flat == nested
+
+
+def test_more_strings_than_may_be_looked_at_are_not_looked_at() -> None:
+    binary = orjson.dumps(
+        {"inputs": [{"name": "A", "datatype": "BYTES", "shape": [3], "parameters": {"binary_data_size": 12}}]}
+    )
+    strings = body(datatype="BYTES", shape=[3], data=["", "", ""])
+    two = orjson.dumps({"inputs": [{"name": n, "datatype": "BYTES", "shape": [2], "data": ["", ""]} for n in "AB"]})
+    with walks() as seen:
+        for raw, length in ((binary + bytes(12), len(binary)), (strings, None), (two, None)):
+            with pytest.raises(ManyElements):
+                v2.parse(raw, length, 2)
+    assert seen == [2], "the first of two was within the limit"
+    assert v2.parse(strings, None, 3).inputs[0].shape == (3,)
+
+
+@pytest.mark.parametrize("deep", [2, 99])
+def test_strings_beside_a_deep_list_are_looked_at_once(deep: int) -> None:
+    nested: Any = "x"
+    for _ in range(deep):
+        nested = [nested]
+    parsed = v2.parse_json(body(datatype="BYTES", shape=[1001], data=["a"] * 1000 + [nested]))
+    assert bytes(parsed.inputs[0].data).endswith(b"x")
+    steps = 0
+
+    def count(frame: object, event: str, _: object) -> object:
+        nonlocal steps
+        steps += event == "line"
+        return count
+
+    sys.settrace(count)
+    _leaves("A", ["a"] * 1000 + [nested])
+    sys.settrace(None)
+    assert steps < 3 * 1000 + 10 * deep + 100
+
+
+def test_strings_of_another_number_than_the_shape_are_not_encoded() -> None:
+    with walks() as seen:
+        assert "Shape does not match true shape" in refused(body(datatype="BYTES", shape=[1], data=["a"] * 1000))
+    assert seen == []
+
+
+@pytest.mark.parametrize("datatype", [name for name in JSON_TYPES if name != "BOOL"] + ["FP32", "FP64"])
+@pytest.mark.parametrize("data", [[1, True], [[1], [False]], [True, True], [False, 2**70], [1.5, True], [None, 1]])
+def test_a_boolean_is_no_number(datatype: str, data: list[object]) -> None:
+    assert (
+        refused(body(datatype=datatype, data=data)) == f"input 'A': 'data' must hold only values of datatype {datatype}"
+    )
+
+
+def test_a_number_is_no_boolean() -> None:
+    assert "only values of datatype BOOL" in refused(body(datatype="BOOL", data=[True, 1]))

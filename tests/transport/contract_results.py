@@ -256,6 +256,21 @@ class ResultsContract(ClaimsContract):
         await self.until_gone(site, long, other, began=began, ttl=SHORT_TTL)
         assert (await self.state(long, ref)).payload == b"r"
 
+    async def test_a_result_whose_claim_expired_while_it_waited_is_kept_for_the_stores_ttl(self, site: Site) -> None:
+        gateway, plain = await self.gateway(site), new_ref()
+        keyed, began = new_ref(), time.monotonic()
+        await gateway.store.claim(new_claim(keyed, gateway.channel, ttl=SHORT_TTL))
+        await self.until_gone(site, gateway.store, keyed, began=began, ttl=SHORT_TTL)
+        began = time.monotonic()
+        await gateway.store.finish(
+            [
+                Answer(keyed, b"r", gateway.channel, ttl=SHORT_TTL, claimed=True),
+                Answer(plain, b"p", gateway.channel, ttl=SHORT_TTL),
+            ]
+        )
+        await self.until_gone(site, gateway.store, plain, began=began, ttl=SHORT_TTL)
+        assert (await self.state(gateway.store, keyed)).payload == b"r"
+
     async def test_an_answer_that_wakes_nobody_is_kept_for_the_stores_ttl(self, site: Site, store: Store) -> None:
         ref = new_ref()
         await store.finish([Answer(ref, b"to be polled", ttl=0.05)])

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.ports import Assigned
+from protocol.ports import Assigned, Record
 from protocol.transport.kafka_lanes import Lanes
 
 
-def fetched(partition: int, *offsets: int) -> list[Any]:
-    return [
-        SimpleNamespace(
-            topic="t", partition=partition, offset=o, timestamp=1000 * o, value=b"%d" % o, headers=(), key=None
-        )
-        for o in offsets
-    ]
+def fetched(partition: int, *offsets: int) -> list[Record]:
+    return [Record("t", partition, offset, float(offset), b"%d" % offset, ()) for offset in offsets]
 
 
 class TestLanes:

@@ -12,11 +12,11 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
-from protocol.errors import FleetError, Unavailable
+from protocol.errors import FleetError, NotFound, Unavailable
 from protocol.ports import Assigned, Consumer, OutRecord
 from protocol.transport.kafka import KafkaBus
 from protocol.transport.kafka_positions import counts
-from tests.transport.bus_site import Owner, nothing_comes, numbered, take, values
+from tests.transport.bus_site import POLL, Owner, nothing_comes, numbered, take, values
 from tests.transport.test_kafka import KafkaSite
 
 pytestmark = pytest.mark.servers
@@ -144,6 +144,27 @@ class TestTopicsMadeAgain:
         assert owner.owned[0].committed == 0
         assert len(await take(second, 15)) == 15
 
+    async def test_a_topic_that_is_deleted_while_it_is_served_is_made_again_by_its_members(
+        self, site: KafkaSite, admin: AIOKafkaAdminClient
+    ) -> None:
+        topic, bus = site.topic("deleted"), await site.connect()
+        await bus.ensure_topic(topic, 3)
+        consumer, _ = await joined(site, bus, topic, 3)
+        await bus.publish(topic, numbered(1), 2)
+        assert len(await take(consumer, 1)) == 1
+        await admin.delete_topics([topic])
+        sender, got = await site.connect(), list[bytes]()
+        async with asyncio.timeout(site.patience):
+            while True:
+                with contextlib.suppress(FleetError):
+                    await sender.publish(topic, numbered(1, 7), 2)
+                    break
+            while not got:
+                with contextlib.suppress(Unavailable):  # at once, while there is no topic
+                    got += values(await consumer.fetch(1, 0.2))
+                await asyncio.sleep(POLL)
+        assert got[0] == b"record 7"
+
     async def test_while_there_is_no_topic_it_is_said(self, site: KafkaSite, admin: AIOKafkaAdminClient) -> None:
         topic, bus = site.topic("gone"), await site.connect()
         await bus.ensure_topic(topic, 1)
@@ -157,6 +178,37 @@ class TestTopicsMadeAgain:
 
         with pytest.raises(Unavailable, match="does not exist any more"):
             await fetch_until_refused()
+
+
+class TestFollowing:
+    async def test_a_topic_that_is_made_again_is_followed_from_its_start(
+        self, site: KafkaSite, admin: AIOKafkaAdminClient
+    ) -> None:
+        topic, bus = site.topic("followed"), await site.connect()
+        await bus.ensure_topic(topic, 1)
+        await bus.publish(topic, numbered(3))
+        stream = bus.follow(topic)
+        got: list[bytes] = []
+        async with asyncio.timeout(site.patience):
+            while len(got) < 3:
+                got += values(await anext(stream))
+            await made_again(site, await site.connect(), admin, topic, 8)
+            while len(got) < 11:
+                got += values(await anext(stream))
+        await stream.aclose()
+        assert got == [record.value for record in (*numbered(3), *numbered(8, 100))]
+
+    async def test_a_topic_that_was_deleted_ends_its_followers(
+        self, site: KafkaSite, admin: AIOKafkaAdminClient
+    ) -> None:
+        topic, bus = site.topic("unfollowed"), await site.connect()
+        await bus.ensure_topic(topic, 1)
+        stream = bus.follow(topic)
+        assert await anext(stream) == []
+        await admin.delete_topics([topic])
+        with pytest.raises(NotFound, match="was deleted"):
+            async with asyncio.timeout(site.patience):
+                await anext(stream)
 
 
 async def test_records_deleted_while_they_wait_to_be_read_are_told_as_lost(

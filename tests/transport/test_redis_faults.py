@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from infra.local.process import free_port
 from infra.local.redis import RedisServer
-from protocol.errors import Unavailable
+from protocol.errors import ConfigError, Unavailable
 from protocol.ports import Answer, Cancel, ClaimState, Outcome, Wake
 from protocol.transport.redis import RedisStore
 from protocol.transport.redis_address import Address
@@ -51,6 +51,13 @@ async def eventually(site: RedisSite, call: Callable[[], Awaitable[Any]]) -> Any
                 return await call()
             except Unavailable:
                 await asyncio.sleep(0.02)
+
+
+class TestClusters:
+    @pytest.mark.parametrize("own_redis", [{"cluster-enabled": "yes"}], indirect=True)
+    async def test_a_redis_cluster_is_refused_at_the_start_and_told_what_to_do(self, site: RedisSite) -> None:
+        with pytest.raises(ConfigError, match=r"Redis Cluster.*Name a single Redis"):
+            await site.connect()
 
 
 class TestRefusals:

@@ -5,12 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from protocol.errors import ConfigError
-from protocol.model_config import TensorSpec
-from workers.checking import Inspect, Status, Verdict, check
+from protocol.errors import ConfigError, ModelFailed
+from protocol.model_config import TensorSpec, Warmup, WarmupInput
+from tests.workers.archives import archive
+from workers.checking import Inspect, Status, Try, Verdict, check
 from workers.completion import BackendMetadata
 from workers.repository import ModelVersion
+from workers.warmup import samples
 
+BYTES = {
+    "model.pt": archive("m/constants.pkl"),
+    "model.pt2": archive("m/models/model.json"),
+    "model.py": b"class Model: ...",
+}
+"""Beginnings of model files."""
 BACKENDS = {"onnxruntime", "pytorch", "python", "identity"}
 WARMUP = """
 max_batch_size: 1
@@ -20,14 +28,18 @@ TENSORS = """
 input { name: "X" data_type: TYPE_FP32 dims: [ 4 ] }
 output { name: "Y" data_type: TYPE_FP32 dims: [ 4 ] }
 """
+OPEN = TENSORS.replace("dims: [ 4 ] }", "dims: [ 4, -1 ] }", 1)
+VERIFIED = ("configuration",)
 
 
-def verdict(tmp_path: Path, config: str, file: str = "model.onnx", inspect: Inspect | None = None) -> Verdict:
+def verdict(
+    tmp_path: Path, config: str, file: str = "model.onnx", inspect: Inspect | None = None, attempt: Try | None = None
+) -> Verdict:
     version = tmp_path / "m" / "1"
     version.mkdir(parents=True)
     (tmp_path / "m" / "config.pbtxt").write_text(config)
-    (version / file).write_text("")
-    (found,) = check([tmp_path], BACKENDS, inspect)
+    (version / file).write_bytes(BYTES.get(file, b"\x08\x09"))
+    (found,) = check([tmp_path], BACKENDS, inspect, attempt)
     return found
 
 
@@ -36,7 +48,7 @@ def four_floats(version: ModelVersion) -> BackendMetadata:
     return BackendMetadata((specs[0],), (specs[1],), batchable=True)
 
 
-class TestAsIs:
+class TestNoDifference:
     @pytest.mark.parametrize(
         "config",
         [
@@ -47,10 +59,74 @@ class TestAsIs:
         ],
     )
     def test_nothing_to_report(self, tmp_path: Path, config: str) -> None:
-        assert verdict(tmp_path, config) == Verdict("m", Status.AS_IS, (1,))
+        assert verdict(tmp_path, config) == Verdict("m", Status.NO_DIFFERENCE, (1,), verified=VERIFIED)
 
     def test_the_model_file_agrees(self, tmp_path: Path) -> None:
-        assert verdict(tmp_path, "max_batch_size: 8" + TENSORS, inspect=four_floats).status is Status.AS_IS
+        found = verdict(tmp_path, "max_batch_size: 8" + TENSORS, inspect=four_floats)
+
+        assert (found.status, found.verified) == (Status.NO_DIFFERENCE, ("configuration", "model file"))
+
+    def test_a_model_file_that_says_nothing_is_not_counted_as_looked_at(self, tmp_path: Path) -> None:
+        found = verdict(tmp_path, "max_batch_size: 8" + TENSORS, inspect=lambda version: None)
+
+        assert found.verified == ("configuration",)
+
+
+class TestTrying:
+    """What comes of loading a model and letting it answer."""
+
+    def test_the_model_gets_one_row_of_zeros_of_what_it_requires(self, tmp_path: Path) -> None:
+        tried: list[ModelVersion] = []
+        optional = 'input { name: "O" data_type: TYPE_FP32 dims: [ 1 ] optional: true }'
+
+        found = verdict(tmp_path, "max_batch_size: 8" + OPEN + optional, attempt=tried.append)
+
+        (version,) = tried
+        assert found.verified == ("configuration", "a request of zeros")
+        assert version.config.warmups == (Warmup("a request of zeros", 1, 1, {"X": WarmupInput("FP32", (4, 1))}),)
+        assert [request.inputs[0].shape for _, (request,) in samples(version.config, "1", tmp_path)] == [(1, 4, 1)]
+
+    def test_a_model_whose_inputs_are_all_optional_gets_all(self, tmp_path: Path) -> None:
+        tried: list[ModelVersion] = []
+
+        verdict(
+            tmp_path,
+            "max_batch_size: 8" + TENSORS.replace("[ 4 ] }", "[ 4 ] optional: true }", 1),
+            attempt=tried.append,
+        )
+
+        assert set(tried[0].config.warmups[0].inputs) == {"X"}
+
+    def test_one_that_fails_is_not_said_to_be_served_well(self, tmp_path: Path) -> None:
+        def attempt(version: ModelVersion) -> None:
+            raise ModelFailed("no weights")
+
+        found = verdict(tmp_path, "max_batch_size: 8 optimization { graph { level: 1 } }" + TENSORS, attempt=attempt)
+
+        assert (found.status, found.versions, found.reasons) == (Status.FAILS, (1,), ("version 1: no weights",))
+        assert found.verified == ("configuration",)
+
+    def test_one_that_is_refused_is_not_tried(self, tmp_path: Path) -> None:
+        def attempt(version: ModelVersion) -> None:
+            raise AssertionError(version)
+
+        assert verdict(tmp_path, 'backend: "openvino"', "model.xml", attempt=attempt).status is Status.REFUSED
+
+
+def test_each_verdict_comes_before_the_next_model_is_looked_at(tmp_path: Path) -> None:
+    looked_at: list[str] = []
+
+    def inspect(version: ModelVersion) -> BackendMetadata | None:
+        looked_at.append(version.model)
+        return four_floats(version)
+
+    for name in "ab":
+        (tmp_path / name / "1").mkdir(parents=True)
+        (tmp_path / name / "1" / "model.onnx").write_bytes(b"\x08\x09")
+    verdicts = check([tmp_path], BACKENDS, inspect)
+
+    assert (next(verdicts).model, looked_at) == ("a", ["a"])
+    assert (next(verdicts).model, looked_at) == ("b", ["a", "b"])
 
 
 class TestDiffers:
@@ -94,7 +170,7 @@ class TestDiffers:
 
     def test_a_difference_of_all_versions_is_named_once(self, tmp_path: Path) -> None:
         (tmp_path / "m" / "2").mkdir(parents=True)
-        (tmp_path / "m" / "2" / "model.onnx").write_text("")
+        (tmp_path / "m" / "2" / "model.onnx").write_bytes(b"\x08\x09")
 
         found = verdict(tmp_path, "version_policy { all { } }")
 
@@ -161,7 +237,7 @@ class TestRefused:
 
     def test_a_repository_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="is not a folder"):
-            check([tmp_path / "none"], BACKENDS)
+            next(check([tmp_path / "none"], BACKENDS))
 
 
 def test_warnings_are_passed_on(tmp_path: Path) -> None:
@@ -169,17 +245,31 @@ def test_warnings_are_passed_on(tmp_path: Path) -> None:
 
     found = verdict(tmp_path, "max_batch_size: 1")
 
-    assert found.status is Status.AS_IS
+    assert found.status is Status.NO_DIFFERENCE
     assert found.warnings == ("ignore version directory '01' which contains leading zeros in its directory name",)
 
 
 def test_a_verdict_is_a_json_object(tmp_path: Path) -> None:
-    document = verdict(tmp_path, "max_batch_size: 0", "model.pt2").as_json()
+    document = verdict(tmp_path, 'backend: "tensorrt"', "model.plan").as_json()
 
     assert json.loads(json.dumps(document)) == {
         "model": "m",
         "status": "refused",
         "versions": [],
-        "reasons": ["version 1: model configuration must specify at least one 'input' for m"],
+        "reasons": ["version 1: there is no backend 'tensorrt'; there are: identity, onnxruntime, python, pytorch"],
         "warnings": [],
+        "verified": [],
     }
+
+
+def test_a_file_that_is_no_model_is_named_without_its_framework(tmp_path: Path) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "1" / "model.onnx").write_bytes(
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n"
+    )
+
+    (found,) = check([tmp_path], BACKENDS)
+
+    assert found.status is Status.REFUSED
+    assert "1/model.onnx' cannot be loaded: it is a Git LFS pointer" in found.reasons[0]
+    assert "git lfs pull" in found.reasons[0]

@@ -50,6 +50,7 @@ def test_each_reason_has_a_stage_of_kafka_connect() -> None:
         "poison": "TASK_PUT",
         "hung": "TASK_PUT",
         "attempts": "TASK_PUT",
+        "defect": "TASK_PUT",
         "lost": "KAFKA_CONSUME",
     }
 

@@ -10,6 +10,7 @@ from protocol.messages import Announcement, Heartbeat, ModelLoad, ModelState
 from protocol.presence import decode_announcement
 from tests.workers.fleet import IDENTITY, NAMES, Fleet, fleet, until, values, write_model
 from workers.lifecycle import State
+from workers.model_files import ModelFile
 from workers.models import Slot, plan
 
 SLOW = IDENTITY + 'parameters { key: "execute_delay_ms" value { string_value: "50" } }'
@@ -99,7 +100,7 @@ async def test_a_single_file_is_served(tmp_path: Path) -> None:
     )
     (tmp_path / "models").mkdir()
     async with fleet(tmp_path / "models") as f:
-        await f.worker(model_file=(file,))
+        await f.worker(model_file=(ModelFile(file),))
         assert state(f, "adder").state is ModelState.READY
 
 
@@ -219,6 +220,19 @@ async def test_workers_that_unload_at_the_same_time_leave_nothing_ready(tmp_path
             await worker._say()
             await worker.models.catalogue.look_again()
         assert (state(f, "m").state, state(f, "m").reason) == (ModelState.UNAVAILABLE, "unloaded")
+
+
+async def test_a_catalogue_that_was_deleted_is_made_again_with_what_is_ready(tmp_path: Path) -> None:
+    write_model(tmp_path, "m")
+    write_model(tmp_path, "n")
+    async with fleet(tmp_path) as f:
+        worker = await f.worker()
+        await worker.models.unload_model("n")
+        await worker.models.catalogue.renew()
+        assert len(catalogue(f)["m", "1"]) == 1, "nothing was lost"
+        del f.broker.topics[NAMES.catalogue_topic]
+        await worker.models.catalogue.renew()
+        assert {key: entries[-1].state for key, entries in catalogue(f).items()} == {("m", "1"): ModelState.READY}
 
 
 async def test_a_silent_worker_serves_nothing(tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ async def test_a_call_is_repeated_until_it_succeeds() -> None:
     patience.on_recovered.append(lambda: recovered.append(patience.failing))
     outcomes: list[object] = [Unavailable("away"), ValueError("odd"), Unavailable("away"), "here"]
     failing: list[int] = []
+    told: list[str] = []
 
     async def make() -> object:
         failing.append(patience.failing)
+        told.append(patience.problem())
         outcome = outcomes.pop(0)
         if isinstance(outcome, Exception):
             raise outcome
@@ -20,7 +22,9 @@ async def test_a_call_is_repeated_until_it_succeeds() -> None:
 
     assert await patience.call("it", make) == "here"
     assert failing == [0, 1, 1, 1]
-    assert patience.failures == 3
+    assert told == ["", *[f"'it' fails and is repeated: {why}" for why in ("away", "odd", "away")]]
+    assert patience.failures == {"it": 3}
+    assert patience.problem() == ""
     assert recovered == [0]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from protocol.errors import ConfigError
+from workers.model_files import ModelFile
 from workers.repository import ModelFolder, scan, single_file
 
 UNREADABLE = Path("/proc/self/mem")
@@ -171,7 +172,7 @@ class TestReasons:
 
     def test_a_name_that_is_not_utf8(self, tmp_path: Path) -> None:
         try:
-            os.mkdir(os.fsencode(tmp_path) + b"/m\xff")  # noqa: PTH102 - pathlib takes no bytes
+            os.makedirs(os.fsencode(tmp_path) + b"/m\xff/1")  # noqa: PTH103 - pathlib takes no bytes
         except OSError:
             pytest.skip("this file system takes only UTF-8 names")
 
@@ -251,7 +252,7 @@ class TestSingleFile:
         (tmp_path / name).write_text("x")
         (tmp_path / "other.onnx").write_text("not a part of it")
 
-        version = single_file(tmp_path / name)
+        version = single_file(ModelFile(tmp_path / name))
 
         assert (version.model, version.version, version.config.backend) == (model, 1, backend)
         assert version.path == tmp_path / name
@@ -259,17 +260,17 @@ class TestSingleFile:
 
     def test_the_digest_is_of_that_file_alone(self, tmp_path: Path) -> None:
         (tmp_path / "a.onnx").write_text("x")
-        before = single_file(tmp_path / "a.onnx").digest
+        before = single_file(ModelFile(tmp_path / "a.onnx")).digest
         (tmp_path / "b.onnx").write_text("y")
 
-        assert single_file(tmp_path / "a.onnx").digest == before
+        assert single_file(ModelFile(tmp_path / "a.onnx")).digest == before
 
     @pytest.mark.skipif(not UNREADABLE.exists(), reason="needs a file that even root cannot read from its start")
     def test_a_file_that_cannot_be_read(self, tmp_path: Path) -> None:
         (tmp_path / "m.onnx").symlink_to(UNREADABLE)
 
         with pytest.raises(ConfigError, match=r"m.onnx' cannot be read: Input/output error"):
-            single_file(tmp_path / "m.onnx")
+            single_file(ModelFile(tmp_path / "m.onnx"))
 
     @pytest.mark.parametrize(
         ("name", "message"),
@@ -277,4 +278,4 @@ class TestSingleFile:
     )
     def test_refuses(self, tmp_path: Path, name: str, message: str) -> None:
         with pytest.raises(ConfigError, match=message):
-            single_file(tmp_path / name)
+            single_file(ModelFile(tmp_path / name))

@@ -4,8 +4,10 @@ import threading
 import numpy as np
 import pytest
 
-from protocol.errors import Code
-from protocol.tensors import from_array
+from protocol.errors import Code, ModelFailed
+from protocol.tensors import MANY, Tensor, bytes_elements, from_array, pack_bytes
+from protocol.texts import MAX_TEXT
+from tests.walks import walks
 from tests.workers.fleet import DELAYED, IDENTITY, ORDERED, until, values
 from tests.workers.serving import bench
 from workers.execution import DEPTH
@@ -261,3 +263,36 @@ async def test_room_counts_rows_and_bytes() -> None:
         instance.gate.set()
         await asyncio.gather(*futures)
         await until(lambda: serving.runner.room() > 0)
+
+
+STRINGS = """
+backend: "identity"
+max_batch_size: 8
+input [ { name: "X" data_type: TYPE_STRING dims: [ -1 ] } ]
+output [ { name: "Y" data_type: TYPE_STRING dims: [ -1 ] } ]
+"""
+
+
+async def test_a_worker_does_not_look_at_many_strings_on_its_loop() -> None:
+    async with bench() as b:
+        await b.serve(STRINGS)
+        few, many = [b"few"], [b"", b"x"] * MANY
+        requests = [
+            b.caller.request(inputs=(Tensor("X", "BYTES", (1, len(each)), pack_bytes(each)),)) for each in (few, many)
+        ]
+        with walks() as seen:
+            replies = await b.caller.ask(*requests)
+            assert seen == [1, 1, 1], "of the few: read from the record, stacked, and put into the answer"
+        assert [bytes_elements(reply.outputs[0]) for reply in replies] == [few, many]
+
+
+@pytest.mark.parametrize("error", [ValueError("x" * 100_000), ModelFailed("x" * 60_000_000), OSError("\udcff")])
+async def test_an_exception_with_any_text_is_an_answer_of_bounded_length(error: Exception) -> None:
+    async with bench() as b:
+        await b.serve()
+        b.instances[0].error = error
+        (reply,) = await b.caller.ask(b.caller.request(1))
+        assert reply.failure is not None
+        assert reply.failure.code is Code.MODEL_FAILED
+        assert len(reply.failure.message) < 2 * MAX_TEXT
+        assert "Failed to process the request(s)" in reply.failure.message

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+from collections.abc import Sequence
 
 from protocol.errors import Code
 from protocol.ports import Claim
@@ -201,3 +202,84 @@ async def test_a_cancelled_repetition_that_waits_behind_a_later_run_never_runs()
         await asyncio.gather(*first)
         await until(lambda: serving.statistics.cancellations == 2)
         assert b.instances[0].batches == [[0]]
+
+
+async def test_a_thousand_records_of_one_request_cost_a_few_calls_and_no_more_room_than_others() -> None:
+    async with bench() as b:
+        serving = await b.serve()
+        first = await b.hold()
+        calls: list[int] = []
+        right, most = b.store.start, serving.runner._max_rows
+
+        async def start(refs: Sequence[str], worker: str, ttl: float) -> list[int]:
+            calls.append(len(refs))
+            return await right(refs, worker, ttl)
+
+        b.store.start = start  # type: ignore[method-assign]
+        request = b.caller.request(1)
+        futures = await b.caller.publish(*[request] * 1000, partition=0)
+        await until(lambda: serving.runner.room() == 0)
+        assert serving.runner.in_flight <= most
+        assert serving.intake._tracker.in_flight <= most
+        b.instances[0].gate.set()
+        await asyncio.gather(*first, futures[-1])
+        await until(lambda: serving.intake._tracker.in_flight == 0 and serving.intake._tracker.positions() == {0: 1001})
+        runs = (
+            len(b.instances[0].batches) - 1
+        )  # what comes after the end of all that were here runs again: one of each fill
+        assert runs + serving.statistics.already_answered == 1000
+        assert runs + sum(calls) <= 2 + 3 * 1000 / most
+        assert (serving.runner.in_flight, serving.runner._followers_rows, serving.runner._nbytes) == (0, 0, 0)
+
+
+async def test_a_later_run_among_many_repetitions_runs() -> None:
+    """What came after an attempt began is not taken for answered by what that attempt found."""
+    async with bench() as b:
+        serving = await b.serve()
+        first = await b.hold()
+        asked, told = asyncio.Event(), asyncio.Event()
+        right = b.store.start
+
+        async def start(refs: Sequence[str], worker: str, ttl: float) -> list[int]:
+            attempts = await right(refs, worker, ttl)
+            if asked.is_set():
+                return attempts
+            asked.set()
+            await told.wait()
+            return attempts
+
+        b.store.start = start  # type: ignore[method-assign]
+        request = b.caller.request(1, accepted=1.0)
+        await b.caller.publish(*[request] * 4)
+        await until(lambda: serving.runner.in_flight == 5)
+        b.instances[0].gate.set()
+        await asked.wait()  # the second of the four found the answer of the first
+        results = b.caller.transport.results
+        await results.claim(Claim(request.id, "f", "", 5.0, 60.0, "m", "1", accepted=2.0))
+        await b.caller.publish(dataclasses.replace(request, accepted=2.0, claimed=True))
+        await until(lambda: serving.runner.in_flight == 4)
+        (state,) = await results.look([request.id])
+        told.set()
+        await asyncio.gather(*first)
+        await until(lambda: serving.intake._tracker.in_flight == 0)
+        assert state is not None
+        assert len(b.instances[0].batches) == (3 if state.state == "queued" else 2)
+
+
+async def test_repetitions_of_a_partition_that_moved_are_dropped_with_it() -> None:
+    async with bench() as b:
+        serving = await b.serve(partitions=2)
+        first = await b.hold()
+        request = b.caller.request(1)
+        await b.caller.publish(request, partition=0)
+        await until(lambda: serving.runner.in_flight == 2)
+        await b.caller.publish(*[request] * 3, partition=1)
+        await b.caller.publish(request, partition=0)
+        await until(lambda: serving.runner.in_flight == 6)
+        serving.runner.forget({0})
+        assert serving.runner.in_flight == 3
+        assert serving.runner._followers_rows == 1
+        serving.runner.forget({1})
+        assert (serving.runner.in_flight, serving.runner._followers_rows) == (1, 0)
+        b.instances[0].gate.set()
+        await asyncio.gather(*first)

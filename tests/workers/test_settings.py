@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from protocol.errors import ConfigError
 from protocol.transport.settings import TransportSettings
+from workers.model_files import ModelFile
 from workers.settings import WorkerSettings, from_environment, made_up_id, to_environment
 
 words = st.from_regex(r"[a-zA-Z0-9_.-]{1,12}", fullmatch=True)
@@ -16,7 +17,7 @@ positive = st.floats(0.001, 1e6)
 workers = st.builds(
     WorkerSettings,
     model_repository=st.lists(paths, max_size=3).map(tuple),
-    model_file=st.lists(paths, max_size=2).map(tuple),
+    model_file=st.lists(st.builds(ModelFile, paths, words), max_size=2, unique_by=lambda file: file.name).map(tuple),
     model_control_mode=st.just("explicit"),
     load_model=st.lists(words, max_size=3).map(tuple),
     repository_poll_secs=positive,

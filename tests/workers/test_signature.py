@@ -4,8 +4,9 @@ from protocol.config_parts import TensorSpec
 from protocol.errors import InvalidArgument
 from protocol.messages import InferRequest
 from protocol.model_config import ModelConfig
+from protocol.request_check import fits
 from protocol.tensors import Tensor
-from workers.signature import MAX_REMEMBERED, Signature, fits
+from workers.signature import MAX_REMEMBERED, Signature
 
 CONFIG = ModelConfig(
     name="m",
@@ -56,18 +57,26 @@ def test_same_sizes_with_other_rows_share_a_class() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (request(A), r"expected 3 inputs but got 1 inputs for model 'm'.*missing required input\(s\) \['B'\]"),
-        (request(), "expected 3 inputs but got 0"),
-        (request(A, B, tensor("D", "FP32", 2, 1)), "unexpected inference input 'D', allowed inputs are: A, B, C"),
+        (
+            request(A),
+            r"expected number of inputs between 2 and 3 but got 1 inputs for model 'm'.*missing required input\(s\) \['B'\]",
+        ),
+        (request(), "expected number of inputs between 2 and 3 but got 0"),
+        (
+            request(A, B, tensor("D", "FP32", 2, 1)),
+            "unexpected inference input 'D' for model 'm'; allowed inputs are: A, B, C",
+        ),
         (request(A, B, A), "input 'A' already exists in request"),
         (request(tensor("A", "FP64", 2, 4), B), "input 'A' data-type is 'FP64', but model 'm' expects 'FP32'"),
-        (request(tensor("A", "FP32", 2, 5), B), r"unexpected shape for input 'A'.*Expected \[-1, 4\], got \[2, 5\]"),
-        (request(tensor("A", "FP32", 4), B), "Setting a non-zero max_batch_size requires a batch dimension"),
+        (request(tensor("A", "FP32", 2, 5), B), r"unexpected shape for input 'A'.*Expected \[-1,4\], got \[2,5\]"),
+        (
+            request(tensor("A", "FP32", 4), tensor("B", "INT64", 4, 7)),
+            "Setting a non-zero max_batch_size in the model config requires",
+        ),
         (request(tensor("A", "FP32", 1, 4), B), "input 'B' batch size does not match other inputs"),
-        (request(tensor("A", "FP32", 9, 4), B), "batch-size must be between 1 and 8 for 'm', got 9"),
-        (request(tensor("A", "FP32", 0, 4), B), "batch-size must be between 1 and 8 for 'm', got 0"),
-        (request(A, B, outputs=("X",)), "unexpected inference output 'X', allowed outputs are: Y, Z"),
-        (request(A, B, outputs=("Y", "Y")), "already exists in request"),
+        (request(tensor("A", "FP32", 9, 4), tensor("B", "INT64", 9, 7)), "batch-size must be <= 8 for 'm'"),
+        (request(tensor("A", "FP32", 0, 4), tensor("B", "INT64", 0, 7)), "batch-size must be >= 1 for 'm'"),
+        (request(A, B, outputs=("X",)), "unexpected inference output 'X' for model 'm'; allowed outputs are: Y, Z"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(given: InferRequest, message: str) -> None:
@@ -75,6 +84,19 @@ def test_what_does_not_fit_is_refused_by_name(given: InferRequest, message: str)
     for _ in range(2):
         with pytest.raises(InvalidArgument, match=message):
             signature.read(given)
+
+
+def test_an_output_asked_for_twice_is_answered_once() -> None:
+    given = request(A, B, outputs=("Z", "Y", "Z"))
+    Signature(CONFIG).read(given)
+
+    assert given.outputs == ("Z", "Y")
+
+
+def test_no_inputs_are_a_request_where_all_are_optional() -> None:
+    config = ModelConfig(name="p", inputs=(TensorSpec("A", "FP32", (4,), optional=True),))
+
+    assert Signature(config).read(request()) == (1, "-", None)
 
 
 def test_a_model_without_batch_dimension_has_one_row() -> None:

@@ -180,9 +180,11 @@ async def test_readiness_tells_the_truth(tmp_path: Path) -> None:
         assert "the result store does not answer" in await worker.readiness()
         await transport.results.open()
         assert await worker.readiness() == []
-        worker.models._context.patience.failing = 1
-        assert "calls of store or broker fail and are repeated" in await worker.readiness()
-        worker.models._context.patience.failing = 0
+        patience = worker.models._context.patience
+        patience.repeated["announce"] = 1
+        patience.errors["announce"] = "no"
+        assert "a call of store or broker: 'announce' fails and is repeated: no" in await worker.readiness()
+        patience.repeated.clear()
         await transport.bus.close()
         assert "the broker does not answer" in await worker.readiness()
         await transport.bus.open()

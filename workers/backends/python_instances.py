@@ -15,6 +15,7 @@ import numpy as np
 from protocol.errors import Code, CodecError, ModelFailed
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import ModelConfig
+from protocol.request_check import fits
 from protocol.tensors import Array, Tensor, from_array
 from workers.assembly import Stacked, stack, to_caller, to_model
 from workers.backends import pb_utils
@@ -23,7 +24,6 @@ from workers.backends.python_modules import forget
 from workers.backends.tensor_instance import TensorInstance
 from workers.ownership import own
 from workers.placement import Placement
-from workers.signature import fits
 
 
 class ShortFormInstance(TensorInstance):

@@ -1,0 +1,100 @@
+"""What a request's head must not say: where two servers could disagree about where a request ends, and who is meant. Pure.
+
+The parser refuses most of it: both lengths, doubled lengths, blanks before a colon, bare line ends, folded lines. This is the rest.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
+from urllib.parse import urlsplit
+
+from protocol.errors import quoted
+
+Fields = Mapping[bytes, bytes]
+Refused = tuple[int, str]
+"""Status and message."""
+
+_ONCE: Final = (b"host", b"content-length", b"transfer-encoding")
+_MAX_KNOWN: Final = 64
+
+
+def fault(version: str, headers: Sequence[tuple[bytes, bytes]], fields: Fields) -> Refused | None:
+    """Why a request cannot be taken as it is framed; None where nothing is wrong.
+
+    Args:
+        version: as in the request line.
+        headers: names in lower case, and values.
+        fields: the same as a mapping.
+    """
+    if version not in ("1.1", "1.0"):
+        return 505, "only HTTP/1.1 and HTTP/1.0 are spoken here"
+    names = [name for name, _ in headers]
+    for name in _ONCE:
+        if names.count(name) > 1:
+            return 400, f"the request has more than one {name.decode()} header"
+    if version == "1.1" and b"host" not in fields:
+        return 400, "the request has no host header"
+    coding = fields.get(b"transfer-encoding")
+    if coding is None:
+        return None
+    if version == "1.0":
+        return 400, "transfer-encoding is not known in HTTP/1.0"
+    if coding.strip().lower() != b"chunked":
+        return 501, "the only transfer-encoding that is offered is 'chunked'"
+    return None
+
+
+def framing(fields: Fields) -> bytes:
+    """The header lines that say where the body ends; nothing where there is no body."""
+    if b"transfer-encoding" in fields:
+        return b"transfer-encoding: chunked\r\n"
+    length = fields.get(b"content-length", b"0").strip()
+    return b"content-length: %b\r\n" % length if length.strip(b"0") else b""
+
+
+class Hosts:
+    """The hosts that a gateway without an API key is called by.
+
+    A web page can make its visitor's browser call this machine: by a name of the page's own that resolves to 127.0.0.1 (then `Host`
+    is that name), or directly (then `Origin` is the page's). Neither gets an answer.
+
+    Args:
+        names: besides localhost and loopback addresses.
+    """
+
+    __slots__ = ("_known", "_names")
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._names = frozenset([name.lower().strip("[]") for name in names])
+        self._known: set[bytes] = set()
+
+    def fault(self, fields: Fields) -> Refused | None:
+        """Why a request is not for this gateway; None where it is."""
+        host = fields.get(b"host")
+        if host is not None and host not in self._known and not self._learn(host, b"//" + host):
+            return 403, f"this gateway is not {quoted(host)}: call it as localhost, or allow the name (--allowed-hosts)"
+        origin = fields.get(b"origin")
+        if origin is not None and origin not in self._known and not self._learn(origin, origin):
+            return 403, f"pages of {quoted(origin)} may not call this gateway: allow their host (--allowed-hosts)"
+        return None
+
+    def _learn(self, value: bytes, url: bytes) -> bool:
+        if not self._allows(url):
+            return False
+        if len(self._known) < _MAX_KNOWN and len(value) < _MAX_KNOWN:
+            self._known.add(value)
+        return True
+
+    def _allows(self, url: bytes) -> bool:
+        try:
+            name = "" if b"@" in url else urlsplit(url.decode("ascii")).hostname or ""
+        except ValueError:  # also what is not ASCII
+            return False
+        if name == "localhost" or name.endswith(".localhost") or name in self._names:
+            return True
+        try:
+            return ipaddress.ip_address(name).is_loopback
+        except ValueError:
+            return False

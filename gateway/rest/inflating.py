@@ -1,0 +1,49 @@
+"""Inflating bodies beside the event loop: step by step, a few at once, every step counted before it is made."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from gateway.rest.compression import Inflation
+from protocol.tensors import Buffer
+
+ON_LOOP: Final = 64 * 1024
+"""Bytes that are inflated on the event loop, where that is all of it; a fifth of a millisecond."""
+STEP: Final = 1024 * 1024
+AT_ONCE: Final = 2
+"""Bodies that are inflated at the same time, in threads; zlib lets go of the interpreter's lock."""
+
+
+class Inflater:
+    """Inflates bodies."""
+
+    def __init__(self) -> None:
+        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._loop = asyncio.get_running_loop()
+
+    async def inflate(
+        self, body: Buffer | bytearray, encoding: str, limit: int, reserve: Callable[[int], None]
+    ) -> bytearray:
+        """The body without its `Content-Encoding`.
+
+        Args:
+            body: as it came.
+            encoding: the value of its header.
+            limit: bytes that it may become.
+            reserve: has that many bytes counted in all; raises where there is no room.
+
+        Raises:
+            FleetError: as `Inflation` and `reserve`.
+        """
+        inflation = Inflation(body, encoding, limit)
+        if len(body) <= ON_LOOP:
+            inflation.step(ON_LOOP)
+        if not inflation.done:
+            async with self._turns:
+                while not inflation.done:
+                    reserve(len(body) + min(len(inflation.raw) + STEP, limit + 1))
+                    await self._loop.run_in_executor(None, inflation.step, STEP)
+        reserve(len(inflation.raw))
+        return inflation.raw

@@ -1,0 +1,152 @@
+"""Who may ask a process for large JSON, and until when: a few processes, callers in order, everybody's deadline kept.
+
+Invariants:
+- a caller has its answer or 504 at its deadline, wherever its document is; what is late is not begun;
+- a document that was begun is finished even where nobody waits for it any more, so that one caller cannot make the next wait for a
+  new process;
+- what waits and what is being worked on is counted in the gateway's budget.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import math
+from collections.abc import Callable
+from typing import Any, Final
+
+from gateway.budget import Budget, Share
+from gateway.rest.bodies import Binary
+from gateway.rest.json_process import PARSE, WRITE, JsonProcess
+from protocol.codec import encode_reply
+from protocol.errors import DeadlineExceeded, Exhausted, Unavailable
+from protocol.messages import InferReply
+from protocol.tensors import Buffer, Tensor
+from protocol.v2 import InferBody, ReplyBody, RequestedOutput
+
+_STUCK: Final = 60.0
+"""Seconds after which a process is taken for stuck and ended; 16 MB take a second."""
+
+_Answer = tuple[Any, Buffer]
+
+
+class JsonPool:
+    """Parses and writes JSON in other processes.
+
+    Args:
+        budget: what documents in work draw from.
+        size: processes at most; each starts when there is work for it.
+        clock: the time that deadlines are told in.
+    """
+
+    def __init__(self, budget: Budget, size: int, clock: Callable[[], float]) -> None:
+        self._budget = budget
+        self._clock = clock
+        self.processes = [JsonProcess() for _ in range(size)]
+        self._idle = list(self.processes)
+        self._waiting: collections.deque[asyncio.Future[JsonProcess]] = collections.deque()
+        self._work: set[asyncio.Task[_Answer]] = set()
+
+    async def parse(self, body: Buffer | bytearray, length: int | None, until: float, model: str = "") -> InferBody:
+        """As `v2.parse`; the tensors are views of one buffer. The body is the caller's to count.
+
+        Raises:
+            CodecError, Unsupported, TooLarge: naming what is wrong.
+            DeadlineExceeded: it is `until`.
+            Exhausted: there is no room for what it becomes.
+            Unavailable: the process died over it.
+        """
+        note, value = await self._ask(PARSE, {"length": length, "model": model}, body, Share(self._budget), until)
+        inputs, start = [], 0
+        for name, datatype, shape, size in note["inputs"]:
+            inputs.append(Tensor(name, datatype, tuple(shape), value[start : start + size]))
+            start += size
+        outputs = tuple([RequestedOutput(name, binary) for name, binary in note["outputs"]])
+        return InferBody(note["label"], tuple(inputs), outputs, note["parameters"], note["binary_default"])
+
+    async def render(self, reply: InferReply, binary: Binary, until: float) -> ReplyBody:
+        """As `bodies.render`.
+
+        Raises:
+            CodecError: an output has no JSON form.
+            DeadlineExceeded, Exhausted, Unavailable: as `parse`.
+        """
+        names = binary if isinstance(binary, bool) else sorted(binary)
+        body, share = encode_reply(reply), Share(self._budget)
+        if not share.hold(len(body)):
+            raise _no_room()
+        note, text = await self._ask(WRITE, {"binary": names}, body, share, until)
+        return ReplyBody([text], note["header_length"])
+
+    async def close(self) -> None:
+        """End the processes."""
+        for task in list(self._work):
+            task.cancel()
+        await asyncio.gather(*self._work, return_exceptions=True)
+        for process in self.processes:
+            await process.close()
+
+    async def _ask(
+        self, kind: bytes, note: dict[str, Any], body: Buffer | bytearray, share: Share, until: float
+    ) -> _Answer:
+        work: asyncio.Task[_Answer] | None = None
+        try:
+            if until <= self._clock():
+                raise TimeoutError
+            async with asyncio.timeout(None if until == math.inf else max(until - self._clock(), 0.0)):
+                process = await self._turn()
+                if not share.hold(max(share.size, len(body))):
+                    self._give_back(process)
+                    raise _no_room()
+                work = asyncio.get_running_loop().create_task(self._run(process, share, kind, note, body))
+                self._work.add(work)
+                work.add_done_callback(self._ended)
+                return await asyncio.shield(work)
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline came while the request's JSON waited or was being handled") from None
+        finally:
+            if work is None:
+                share.free()
+            work = None  # an error's traceback has this frame, and the task has the error: nothing would free the body soon
+
+    async def _run(
+        self, process: JsonProcess, share: Share, kind: bytes, note: dict[str, Any], body: Buffer | bytearray
+    ) -> _Answer:
+        try:
+            async with asyncio.timeout(_STUCK):
+                return await process.ask(kind, note, body, share)
+        except TimeoutError:
+            raise Unavailable(f"the request's JSON took more than {_STUCK:.0f} s") from None
+        finally:
+            share.free()
+            self._give_back(process)
+
+    def _ended(self, work: asyncio.Task[_Answer]) -> None:
+        self._work.discard(work)
+        if not work.cancelled():
+            work.exception()  # nobody may be left who looks at it
+
+    async def _turn(self) -> JsonProcess:
+        """A process that has nothing to do, first come, first served."""
+        if self._idle:
+            return self._idle.pop()
+        turn: asyncio.Future[JsonProcess] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._give_back(turn.result())
+            raise
+
+    def _give_back(self, process: JsonProcess) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(process)
+                return
+        self._idle.append(process)
+
+
+def _no_room() -> Exhausted:
+    return Exhausted("this gateway has no room for a document of this size now")

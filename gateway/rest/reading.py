@@ -1,0 +1,317 @@
+"""Requests as they come over one connection: what of them is kept, how much, and when it is too much.
+
+Invariants:
+- nothing is kept beyond its limit: heads, trailers and everything between chunks have `max_header_bytes`, bodies `max_body_bytes`,
+  bodies of routes that need none are thrown away;
+- what is kept for longer than one read is counted in the gateway's budget;
+- an offer to upgrade changes nothing: the body ends where its length or its last chunk says.
+
+Everything about uvicorn's class that reading relies on is in this file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Any, Final
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from gateway.budget import Share
+from gateway.rest.exchange import Endpoint, Exchange
+from gateway.rest.framing import Refused, fault, framing
+
+MAX_FIELDS: Final = 256
+"""Headers of one request, and trailers."""
+MAX_PLAIN_BODY: Final = 64 * 1024
+"""Bytes of the body of any request but an infer request."""
+UNCOUNTED: Final = 4096
+"""Bytes of a head and of what else a connection holds that are not worth counting."""
+REQUEST_BYTES: Final = 2048
+"""What a request costs that waits behind another one, besides its bytes."""
+_MAX_CHUNKS: Final = 64 * 1024
+_CHUNK_BYTES: Final = 64
+"""A body may have so many chunks, and one more for every so many bytes."""
+
+_log = logging.getLogger("gateway.rest")
+
+
+class RequestReader(HttpToolsProtocol):
+    """The reading half of a connection: from bytes to requests, with limits."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        endpoint: Endpoint,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._endpoint = endpoint
+        self._door = endpoint.door
+        self._hosts = endpoint.hosts
+        self._max_header_bytes = endpoint.max_header_bytes
+        self._share = Share(endpoint.budgets.strangers)
+        self._in_head = False
+        self._in_body = False
+        self._dry = 0
+        self._measure_head = False
+        self._head_bytes = 0
+        self._chunks = 0
+        self._trailers = [0, 0]
+        self._plain_body = -1
+        self._offer = b""
+        self._muted = False
+        self._refused = False
+        self._message = 0
+        self._quiet = 0
+        self._active: Any = None
+
+    # --- bytes --------------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser, which calls the methods below; then count what is kept of it."""
+        self._quiet = 0
+        while data and not self._refused:
+            data = self._feed(data)
+        if self._in_head or self._in_body or self._head_bytes or self.pipeline or self._share.size:
+            self._count()
+
+    def _feed(self, data: bytes) -> bytes:
+        """Feed the parser; returns what it leaves, which is nothing but after a request that offers an upgrade."""
+        size = len(data)
+        self._dry += size
+        self._measure_head = self._in_head or size > UNCOUNTED
+        rest = b""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            rest = data[upgrade.args[0] :]
+            self._decline_upgrade()
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            if cause is not None and not isinstance(cause, httptools.HttpParserError | ValueError):
+                _log.error("a request could not be taken", exc_info=cause)
+            self._refuse(400, f"not an HTTP/1.1 request: {error}"[:200])
+        if self._dry > self._max_header_bytes:
+            self._refuse_dry()
+        elif self._chunks > _MAX_CHUNKS:
+            self._check_chunks()
+        return rest
+
+    def _decline_upgrade(self) -> None:
+        """The parser takes an offered upgrade as accepted and the body as another protocol: tell it again where the body ends."""
+        lines, self._offer = self._offer, b""
+        if lines and not self._refused:
+            self._muted = True
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % lines)
+            self._muted = False
+            self._trailers = [0, 0]
+
+    def _refuse_dry(self) -> None:
+        what = "headers" if self._in_head else "trailers and chunk extensions" if self._in_body else "empty lines"
+        self._refuse(431, f"the request's {what} have more than {self._max_header_bytes} bytes, the limit")
+
+    def _check_chunks(self) -> None:
+        cycle: Any = self.cycle
+        kept = len(cycle.body) if cycle is not None and self._in_body else 0
+        if self._chunks > _MAX_CHUNKS + kept // _CHUNK_BYTES:
+            self._refuse(400, f"the request's body has {self._chunks} chunks, which are too small to be taken")
+
+    # --- the parser's callbacks ---------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """A request line comes."""
+        if self._muted:
+            return
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+        self._in_head = True
+        self._message += 1
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header is complete, or a trailer, which nobody needs."""
+        if not self._in_head:
+            trailers = self._trailers
+            trailers[0] += len(name) + len(value) + 4
+            trailers[1] += 1
+            if trailers[0] > self._max_header_bytes or trailers[1] > MAX_FIELDS:
+                self._refuse(
+                    431, f"the request's trailers have {trailers[0]} bytes in {trailers[1]} fields, over the limit"
+                )
+            return
+        name, value = name.lower(), value.rstrip()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """All headers are there: find who takes the request."""
+        if self._muted:
+            return
+        self._in_head = False
+        self._in_body = True
+        self._dry = 0
+        if self._refused or self.transport.is_closing():
+            self.cycle = GONE
+            return
+        headers = self.headers
+        fields = dict(headers)
+        version = self.parser.get_http_version()
+        self._head_bytes = 0
+        refused = None
+        if self._measure_head or len(headers) > MAX_FIELDS:
+            refused = self._measure()
+        if version != "1.1" or len(fields) != len(headers) or b"host" not in fields or b"transfer-encoding" in fields:
+            refused = refused or fault(version, headers, fields)
+            self._trailers = [0, 0]
+        if refused is None and self._hosts is not None:
+            refused = self._hosts.fault(fields)
+        if refused is not None:
+            self.cycle = GONE
+            self._in_body = False
+            self._refuse(*refused)
+            return
+        if b"upgrade" in fields and self.parser.should_upgrade():
+            self._offer = framing(fields)
+        self._take(fields, version)
+
+    def _measure(self) -> Refused | None:
+        """Bytes and fields of a head that is not small for sure."""
+        headers = self.headers
+        size = len(self.url) + sum([len(name) + len(value) + 4 for name, value in headers])
+        if size > self._max_header_bytes or len(headers) > MAX_FIELDS:
+            return 431, f"the request's headers have {size} bytes in {len(headers)} fields, over the limit"
+        self._head_bytes = size if size > UNCOUNTED else 0
+        return None
+
+    def on_chunk_header(self) -> None:
+        """The size of a chunk was read."""
+        self._dry = 0
+        self._chunks += 1
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body of the request that was begun last."""
+        self._dry = 0
+        cycle: Any = self.cycle
+        if type(cycle) is Exchange:
+            if not cycle.answered:
+                cycle.add(body)
+        elif not cycle.response_complete and not cycle.disconnected:
+            room = self._plain_body
+            if room > 0:
+                cycle.body += body[:room]
+                self._plain_body -= len(body)
+                cycle.message_event.set()
+
+    def on_message_complete(self) -> None:
+        """The request that was begun last is complete."""
+        if self._offer:
+            return
+        self._in_body = False
+        if self._chunks:
+            self._chunks = 0
+        cycle: Any = self.cycle
+        if type(cycle) is not Exchange:
+            if cycle is not GONE:
+                cycle.more_body = False
+                cycle.message_event.set()
+            return
+        cycle.complete = True
+        if cycle.started and not cycle.answered:
+            self._door.handle(cycle)
+
+    # --- who takes it -------------------------------------------------------------------------------------------------
+
+    def _take(self, fields: dict[bytes, bytes], version: str) -> None:
+        parser = self.parser
+        method = parser.get_method()
+        route = self._door.route(self.url) if method == b"POST" else None
+        if route is None:
+            if method == b"CONNECT":
+                self.cycle = GONE
+                self._refuse(405, "this is not a proxy")
+            else:
+                self._plain_body = MAX_PLAIN_BODY + 1 if method == b"POST" else 0
+                self._give_to_asgi()
+            return
+        keep_alive = parser.should_keep_alive() and version != "1.0"
+        line: Any = self  # what `respond` and `write_response` are is the other half's
+        exchange = Exchange(line, *route, fields, keep_alive=keep_alive, expects=self.expect_100_continue)
+        exchange.head_bytes = self._head_bytes
+        previous, self.cycle = self.cycle, exchange  # type: ignore[assignment]  # it has what the base class reads of a cycle
+        if previous is None or previous.response_complete:
+            self._start_asgi_task(exchange, self.app)  # type: ignore[arg-type]
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((exchange, self.app))  # type: ignore[arg-type]
+
+    def _give_to_asgi(self) -> None:
+        """Let uvicorn's own methods see the request from its beginning."""
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url = url
+        self.headers.extend(headers)
+        self.expect_100_continue = expects
+        super().on_headers_complete()
+        self.cycle.head_bytes = self._head_bytes  # type: ignore[attr-defined]
+
+    # --- what is kept -------------------------------------------------------------------------------------------------
+
+    def _count(self) -> None:
+        """Count what this connection keeps of requests beyond one read."""
+        held = self._dry if self._in_head else 0
+        active = self._active
+        if active is not None:
+            held += active.head_bytes
+            if type(active) is not Exchange:
+                held += len(active.body)
+            elif not active.complete and not active.answered and len(active.body) > active.reserved:
+                self._door.grow(active)
+        if self.pipeline:
+            held += sum([REQUEST_BYTES + _size(cycle) for cycle, _ in self.pipeline])
+        if not self._share.hold(held if held > UNCOUNTED else 0):
+            if self.pipeline:  # none of them was begun: what is refused is not kept
+                self.pipeline.clear()
+                self.cycle = GONE
+            self._refuse(503, "this gateway reads too many requests at once, come back later")
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer what cannot be read as a request, in its turn, and end the connection."""
+        raise NotImplementedError
+
+
+def _size(cycle: Any) -> int:
+    """Bytes that a request holds which waits behind another one."""
+    headers: Iterable[tuple[bytes, bytes]]
+    if type(cycle) is Exchange:
+        headers = cycle.fields.items()
+    elif isinstance(cycle, RequestResponseCycle):
+        headers = cycle.scope["headers"]
+    else:
+        return len(cycle.body)
+    return len(cycle.body) + sum([len(name) + len(value) for name, value in headers])
+
+
+class _Gone:
+    """Stands for a request on a connection that is being closed: nothing of it is kept."""
+
+    response_complete = True
+    complete = True
+    more_body = False
+    disconnected = True
+    keep_alive = False
+    body = b""
+
+    def __init__(self) -> None:
+        self.message_event = asyncio.Event()
+
+
+GONE: Any = _Gone()

@@ -1,0 +1,65 @@
+"""Which URL means which model: parsed once for the few that are used all the time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+from urllib.parse import unquote
+
+import httptools
+
+from gateway.budget import Budget, Share
+
+Route = tuple[str, str]
+"""Model and version; the version is "" where the URL names none."""
+
+MAX_URL: Final = 256
+"""Bytes of a URL that is remembered."""
+MAX_BYTES: Final = 256 * 1024
+_ENTRY: Final = 400
+"""What an entry costs besides its URL."""
+_ROUTE: Final = re.compile(rb"/v2/models/([^/]+)(?:/versions/([0-9]{1,19}))?/infer\Z")
+
+
+class RouteCache:
+    """Finds the model of an infer URL. What is remembered is short, names a model that exists, and is counted.
+
+    Args:
+        budget: what the memory draws from.
+        known: whether there is a model of this name.
+    """
+
+    __slots__ = ("_known", "_routes", "_share")
+
+    def __init__(self, budget: Budget, known: Callable[[str], bool]) -> None:
+        self._known = known
+        self._routes: dict[bytes, Route] = {}
+        self._share = Share(budget)
+
+    def find(self, url: bytes) -> Route | None:
+        """(model, version) of an infer URL, None for any other."""
+        route = self._routes.get(url)
+        if route is not None:
+            return route
+        route = parse(url)
+        if route is not None and len(url) <= MAX_URL and self._known(route[0]):
+            size = self._share.size + _ENTRY + len(url)
+            if size > MAX_BYTES:
+                self._routes.clear()
+                size = _ENTRY + len(url)
+            if self._share.hold(size):
+                self._routes[url] = route
+        return route
+
+
+def parse(url: bytes) -> Route | None:
+    """The same, without remembering."""
+    try:
+        path = httptools.parse_url(url).path
+        match = _ROUTE.match(path or b"")
+        if match is None:
+            return None
+        return unquote(match[1].decode("ascii"), errors="strict"), (match[2] or b"").decode()
+    except (httptools.HttpParserError, UnicodeDecodeError):
+        return None

@@ -1,0 +1,106 @@
+"""The process of those who attack: `python -m loadtest.besiegers PORT METRICS SECONDS SEED NAME…`; prints its counts as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+import orjson
+import uvloop
+
+from loadtest.siege_attacks import ATTACKS, Attack, Ground
+
+IN_FLIGHT: Final = 6000
+"""Of one attack; beyond it nothing new is begun."""
+
+
+@dataclasses.dataclass
+class Counted:
+    """What became of one attack.
+
+    Attributes:
+        name, what, per_second: as in `Attack`.
+        begun: how often it was done.
+        statuses: what was answered.
+        wrong: what should never have been answered; the first of them.
+        wrong_count: how many of those.
+        no_connection: attempts that nobody took.
+    """
+
+    name: str
+    what: str
+    per_second: float
+    begun: int = 0
+    statuses: dict[str, int] = dataclasses.field(default_factory=dict)
+    wrong: list[str] = dataclasses.field(default_factory=list)
+    wrong_count: int = 0
+    no_connection: int = 0
+
+
+async def besiege(ground: Ground, names: Sequence[str], seconds: float) -> list[Counted]:
+    """Do the named attacks, each at its rate, for so long; then leave at once."""
+    counted = [Counted(each.name, each.what, each.per_second) for each in (ATTACKS[name] for name in names)]
+    tasks: set[asyncio.Task[None]] = set()
+    until = time.monotonic() + seconds
+    await asyncio.gather(*[_keep_on(ground, ATTACKS[each.name], each, until, tasks) for each in counted])
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    for each in counted:
+        each.statuses = dict(sorted(ground.statuses[each.name].items()))
+        each.wrong, each.wrong_count = ground.wrong[each.name][:5], len(ground.wrong[each.name])
+    return counted
+
+
+async def _keep_on(
+    ground: Ground, attack: Attack, counted: Counted, until: float, tasks: set[asyncio.Task[None]]
+) -> None:
+    async def once() -> None:
+        try:
+            await attack.strike(ground, attack.name)
+        except OSError:
+            counted.no_connection += 1
+
+    due, mine = time.monotonic() + ground.dice.random() / attack.per_second, set[asyncio.Task[None]]()
+    while due < until:
+        await asyncio.sleep(due - time.monotonic())
+        due += 1 / attack.per_second
+        if len(mine) < IN_FLIGHT:
+            counted.begun += 1
+            task = asyncio.get_running_loop().create_task(once())
+            for kept in (mine, tasks):
+                kept.add(task)
+                task.add_done_callback(kept.discard)
+    await asyncio.sleep(max(0.0, until - time.monotonic()))
+
+
+def counted_of(output: str) -> list[Counted]:
+    """What a process of attackers has printed, "" where it printed nothing."""
+    rows: list[dict[str, Any]] = orjson.loads(output.splitlines()[-1]) if output.strip() else []
+    return [Counted(**row) for row in rows]
+
+
+def main() -> int:
+    """Attack, and print what came of it."""
+    port, metrics, seconds, seed, *names = sys.argv[1:]
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    os.nice(5)  # whoever attacks is elsewhere, and takes no time from the honest caller
+    ground = Ground(int(port), int(metrics), int(seed))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        counted = runner.run(besiege(ground, names, float(seconds)))
+    sys.stdout.write(orjson.dumps(counted).decode() + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""The record at a lost request's place may be another one: a topic was deleted and made again, or a log was cut short."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.lost import read_request
+from gateway.pending import Call
+from tests.gateway.fleet import Running, Site, add_sub, until
+
+
+async def two_calls(fleet: Site, gateway: Running) -> tuple[list[asyncio.Task[int]], list[Call]]:
+    """Two calls that wait, with their records in the log."""
+
+    async def status(value: float) -> int:
+        return (await gateway.infer(add_sub(value))).status_code
+
+    tasks = [asyncio.ensure_future(status(value)) for value in (1.0, 2.0)]
+    pending = gateway.gateway.service.answers.pending
+    await until(lambda: len([call for call in pending if call.place is not None]) == 2)
+    return tasks, list(pending)
+
+
+async def test_only_the_record_of_the_very_request_is_read(fleet: Site) -> None:
+    worker = await fleet.worker()
+    worker.open.clear()
+    gateway = await fleet.gateway()
+    tasks, (one, other) = await two_calls(fleet, gateway)
+    assert one.place is not None
+    assert other.place is not None
+    service = gateway.gateway.service
+
+    record, request = await read_request(service, one.topic, one.place, one.ref)
+    assert record is not None
+    assert request is not None
+    assert await read_request(service, one.topic, other.place, one.ref) == (None, None)
+    worker.open.set()
+    assert await asyncio.gather(*tasks) == [200, 200]
+
+
+async def test_what_stands_at_the_place_of_a_lost_request_is_not_run_for_it(
+    fleet: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("gateway.lost.OVERDUE", "gateway.positions._FRESH"):
+        monkeypatch.setattr(name, 0.0)
+    monkeypatch.setattr("gateway.pending.SWEEP_AFTER", 0.05)
+    worker = await fleet.worker()
+    worker.open.clear()
+    gateway = await fleet.gateway()
+    tasks, (one, other) = await two_calls(fleet, gateway)
+    topic = fleet.broker.topics[worker.topic]
+    assert other.place is not None
+    one.place = other.place
+    topic.groups[worker.topic].committed.update({number: log.end for number, log in enumerate(topic.logs)})
+
+    await until(lambda: one.left)
+    assert await tasks[0] == 410
+    worker.open.set()
+    assert await tasks[1] == 200

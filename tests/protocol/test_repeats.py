@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import itertools
+import logging
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol import logs
+from protocol.repeats import MAX_KEPT, Repeats
+
+lines = st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 20)), max_size=60)
+
+
+@given(lines)
+def test_the_same_is_said_once_in_an_interval_and_what_was_held_back_is_counted(said: list[tuple[str, float]]) -> None:
+    repeats, now = Repeats(10.0), 0.0
+    through: dict[str, list[float]] = {}
+    told = 0
+    for what, pause in said:
+        now += pause
+        if (held := repeats.due(what, now)) is not None:
+            through.setdefault(what, []).append(now)
+            told += 1 + held
+    for times in through.values():
+        assert all(later - earlier >= 10.0 for earlier, later in itertools.pairwise(times))
+    assert through.keys() == {what for what, _ in said}
+    assert told <= len(said)
+
+
+def test_the_first_line_and_the_first_after_an_interval_go_through() -> None:
+    repeats = Repeats(10.0)
+    assert [repeats.due("x", now) for now in (0.0, 1.0, 9.9, 10.0, 10.1)] == [0, None, None, 2, None]
+
+
+def test_ever_new_lines_are_not_kept_for_ever() -> None:
+    repeats = Repeats()
+    for number in range(10 * MAX_KEPT):
+        repeats.due(number, 0.0)
+    assert len(repeats._said) == MAX_KEPT
+
+
+def line(name: str, message: str, *args: object, level: int = logging.ERROR) -> logging.LogRecord:
+    return logging.LogRecord(name, level, __file__, 1, message, args, None)
+
+
+def test_a_library_says_the_same_once_and_others_are_not_held_back() -> None:
+    seldom = logs.Seldom()
+    away = [line("aiokafka.client", "Unable connect to node with id %s: %s", 1, number) for number in range(5)]
+    assert [seldom.filter(each) for each in away] == [True] + [False] * 4
+    assert seldom.filter(line("aiokafka.client", "Unable connect to node with id %s: %s", 2, "x"))
+    assert all(seldom.filter(line("workers.intake", "the same")) for _ in range(3))
+
+
+def test_a_library_that_is_silent_says_nothing() -> None:
+    seldom = logs.Seldom()
+    logs.silent["aiokafka"] += 1
+    try:
+        assert not seldom.filter(line("aiokafka.conn", "anything"))
+    finally:
+        logs.silent["aiokafka"] -= 1
+    assert seldom.filter(line("aiokafka.conn", "anything"))

@@ -1,0 +1,47 @@
+"""What is said of a Kafka that goes away and comes back, on a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from infra.local.kafka import Broker
+from protocol import logs
+from tests.transport.bus_site import Owner
+from tests.transport.test_kafka import KafkaSite
+
+pytestmark = pytest.mark.servers
+
+
+async def test_a_kafka_that_is_away_is_one_line_when_it_goes_and_one_when_it_is_back(
+    own_kafka: Broker, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    site, seldom = KafkaSite(own_kafka.bootstrap, prefix), logs.Seldom()
+    caplog.handler.addFilter(seldom)
+
+    def said(by: str) -> list[str]:
+        mine = [record for record in caplog.records if record.name.startswith(by) and record.levelno >= logging.WARNING]
+        return [record.getMessage() for record in mine]
+
+    try:
+        bus, topic, owner = await site.connect(), site.topic("away"), Owner()
+        await bus.ensure_topic(topic, 1)
+        consumer = await bus.subscribe(topic, topic, "w0", owner)
+        await site.until(lambda: bool(owner.owned), consumer)
+        caplog.clear()
+        own_kafka.kill()
+        await site.until(lambda: bool(said("penstock.kafka")))
+        before = len(said("aiokafka"))
+        await asyncio.sleep(5.0)  # in which aiokafka complains a dozen times
+        assert len(said("aiokafka")) == before
+        await asyncio.to_thread(own_kafka.start)
+        await site.until(lambda: len(said("penstock.kafka")) > 1)
+        away, back = said("penstock.kafka")
+        assert f"{own_kafka.bootstrap} does not answer" in away
+        assert f"{own_kafka.bootstrap} answers again" in back
+        assert not logs.silent["aiokafka"]
+    finally:
+        caplog.handler.removeFilter(seldom)
+        await site.close()

@@ -1,0 +1,2 @@
+def double(array):
+    return array * 2

@@ -1,0 +1,103 @@
+"""Single model files that are served without a repository, and the names that they are served under.
+
+Pure: texts in, names out. Invariant: no two files of one worker have the same name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+
+from protocol.errors import ConfigError, InvalidArgument, quoted
+from protocol.naming import Names
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A file and the model's name.
+
+    Attributes:
+        path: of the file.
+        name: of the model; "" takes the file's, without its suffix.
+    """
+
+    path: Path
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", self.path.stem)
+
+    def __str__(self) -> str:
+        """As `parse` reads it back."""
+        path = str(self.path) if self.path.is_absolute() else f"{os.curdir}{os.sep}{self.path}"
+        return path if self.name == self.path.stem else f"{self.name}={path}"
+
+
+def parse(text: str, is_file: Callable[[str], bool] = lambda _: False) -> ModelFile:
+    """`FILE` or `NAME=FILE`; a name holds no slash, so that `runs/lr=0.1/model.onnx` is a file.
+
+    Args:
+        text: as it stands in a command line.
+        is_file: tells a file whose own name has an equals sign.
+
+    Raises:
+        ConfigError: the name or the file is missing.
+    """
+    name, equals, path = text.partition("=")
+    if not equals or os.sep in name or (is_file(text) and not is_file(path)):
+        return ModelFile(Path(text))
+    if not name or not path:
+        raise ConfigError(f"{quoted(text)} must be FILE or NAME=FILE, for example: digits=models/digits/1/model.onnx")
+    return ModelFile(Path(path), name)
+
+
+def require_distinct(files: Sequence[ModelFile], taken: Collection[str] = ()) -> None:
+    """Check the names of all files.
+
+    Args:
+        files: that one worker serves.
+        taken: names of its repositories' models.
+
+    Raises:
+        ConfigError: two models would have one name, or a name is not possible; says how to give another.
+    """
+    by_name: dict[str, ModelFile] = {}
+    for file in files:
+        _require_possible(file)
+        if file.name in taken:
+            raise ConfigError(
+                f"'{file.path}' would be served as '{file.name}', which is also a model of the repository; "
+                f"give it another name: {_renamed([file], {*taken})}"
+            )
+        other = by_name.setdefault(file.name, file)
+        if other is not file:
+            both = f"'{other.path}' and '{file.path}'" if other.path != file.path else f"'{file.path}', given twice,"
+            raise ConfigError(
+                f"{both} would both be served as '{file.name}'; give each a name of its own: {_renamed([other, file], ())}"
+            )
+
+
+def _require_possible(file: ModelFile) -> None:
+    try:
+        Names().infer_topic(file.name, "1")
+    except InvalidArgument as error:
+        raise ConfigError(
+            f"'{os.fsencode(file.path).decode(errors='replace')}' needs another name, as NAME=FILE: {error.message}"
+        ) from None
+    if os.sep in file.name or not file.name.isprintable() or file.name in (os.curdir, os.pardir):
+        raise ConfigError(f"{quoted(file.name)} cannot be a model's name; give the file another, as NAME=FILE")
+
+
+def _renamed(files: Iterable[ModelFile], taken: Collection[str]) -> str:
+    """Names that tell the files apart: their folders', or numbered."""
+    proposals: dict[str, ModelFile] = {}
+    for file in files:
+        folders = [parent.name for parent in file.path.parents]
+        candidates = [name for name in folders if name.isidentifier()] + [
+            f"{file.name}-{number}" for number in (2, 3, 4)
+        ]
+        proposals[next(name for name in candidates if name not in proposals and name not in taken)] = file
+    return " ".join(f"{name}={file.path}" for name, file in proposals.items())
