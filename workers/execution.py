@@ -172,6 +172,8 @@ async def call_on(put: Callable[[Callable[[], None]], None], function: Callable[
     future: concurrent.futures.Future[T] = concurrent.futures.Future()
 
     def work() -> None:
+        if not future.set_running_or_notify_cancel():  # from here on it cannot be cancelled: its result has a place
+            return
         try:
             future.set_result(function())
         except (
