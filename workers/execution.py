@@ -304,4 +304,4 @@ def _held(executor: Executor) -> int:
 
 def failure_message(name: str, error: BaseException) -> str:
     """What callers are told when a batch failed on an instance; Triton's words."""
-    return f"Failed to process the request(s) for model instance '{name}', message: {text_of(error)}"
+    return f"Failed to process the request(s) for model '{name}', message: {text_of(error)}"
