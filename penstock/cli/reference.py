@@ -31,6 +31,18 @@ _PARAMETERS = """\
 | `refuse_nan` | `false` | `true` answers a request whose outputs hold NaN with an error. |
 """
 
+_SIGNALS = """\
+## Signals
+
+| signal | `serve`, `worker` | `gateway` |
+| --- | --- | --- |
+| SIGTERM | what is in flight is answered, for at most the drain grace; a second signal ends that | the same |
+| SIGINT (Ctrl-C) | what is in flight gets one second; all has ended within two | the same limit of two seconds |
+| either, before it is ready | everything has ended within two seconds | SIGINT: at once |
+
+The exit code is 0 after an orderly end, 128 and the signal's number where something had to be left (130 for SIGINT).
+"""
+
 
 def page() -> str:
     """The whole page, as Markdown."""
@@ -40,6 +52,7 @@ def page() -> str:
         sections += _command(name, summary, command)
     sections.append("## config.pbtxt\n\n" + "\n".join(_fields()) + "\n")
     sections.append(_PARAMETERS)
+    sections.append(_SIGNALS)
     return "\n".join(sections)
 
 
