@@ -10,28 +10,28 @@ import asyncio
 import contextlib
 import secrets
 import signal
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 import structlog
 from prometheus_client import CollectorRegistry
 
 from protocol.clock import Clock
 from protocol.errors import FleetError, Unavailable
-from protocol.loop import stop_signals
+from protocol.loop import stop_signals, until
 from protocol.naming import Names
+from protocol.status import StatusServer
 from protocol.transport import Transport
 from workers import yielding
 from workers.context import Context
 from workers.devices import Hardware, cores
-from workers.heartbeat import DirectoryOutlet, Outlet, PipeOutlet, Pulse, SupervisorGone
+from workers.heartbeat import Asks, DirectoryOutlet, Outlet, PipeOutlet, Pulse, SupervisorGone
 from workers.journal import Journal
 from workers.loading import Loader
 from workers.metrics import WorkerMetrics
 from workers.models import Models
 from workers.patience import Patience
 from workers.settings import WorkerSettings, made_up_id
-from workers.status import StatusServer
 
 RESTART_PAUSE: Final = 1.0
 LOOK_INTERVAL: Final = 1.0
@@ -90,6 +90,7 @@ class Worker:
         self.metrics = WorkerMetrics(self.registry, self.models.serving, self._context.patience, hardware)
         self._pulse = Pulse(self._context, self.models)
         self._outlet = _outlet(settings, transport)
+        self._asks = Asks(self._pulse, self._outlet, transport.directory)
         self._failed: dict[str, str] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._started = self._closed = False
@@ -109,7 +110,9 @@ class Worker:
             self._keep("heartbeat", self._beat),
             self._keep("clock", self._resync),
             self._keep("catalogue", self._look_again),
+            self._keep("asks", self._asks.answer),
         ]
+        await self._asks.listen()
         await self.models.start()
         if self._settings.model_control_mode == "poll":
             self._tasks.append(self._keep("repository", self._poll))
@@ -186,27 +189,21 @@ class Worker:
             self.metrics_port = await self._status.start(self._settings.metrics_host, self._settings.metrics_port)
 
     async def serve(self) -> None:
-        """Start, run until SIGTERM or SIGINT, then drain and close; a second signal ends the draining."""
+        """Start, run until SIGTERM or SIGINT, then drain and close; a second signal ends the draining. See `protocol.loop`."""
         with stop_signals() as asked:
+            asked.ready = False
             try:
-                await self._until(asked, self.start())
+                asked.ready = await until(asked, self.start())
+                if not asked.ready:
+                    log.info("stopped by a signal before everything was loaded", worker=self.id)
+                    return
                 await asked.wait()
                 asked.clear()
-                await self._until(asked, self.drain(self._settings.drain_grace))
+                if not await until(asked, self.drain(asked.grace(self._settings.drain_grace))):
+                    log.info("a second signal ends the draining", worker=self.id)
             finally:
                 await self.close()
-
-    async def _until(self, asked: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-        """Do the work, or leave it when a signal comes first."""
-        tasks = [asyncio.ensure_future(work), asyncio.ensure_future(asked.wait())]
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if not tasks[0].done():
-            log.info("interrupted by a signal", worker=self.id)
-            tasks[0].cancel()
-        tasks[1].cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        if isinstance(results[0], Exception):
-            raise results[0]
+            log.info("stopped", worker=self.id)
 
     # --- upkeep ------------------------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ _PARAMETERS = """\
 | key | default | meaning |
 | --- | --- | --- |
 | `instance_isolation` | `process` for python, pytorch and GPUs, else `thread` | Where an instance runs: see workers/README.md. |
-| `max_execution_ms` | 10,000 or more: 20 times the prediction | A batch that runs longer hangs: its process is killed. |
+| `max_execution_ms` | 60,000 or more: 20 predictions, or the deadline | A batch that runs longer hangs: its process is killed. |
 | `refuse_nan` | `false` | `true` answers a request whose outputs hold NaN with an error. |
 """
 

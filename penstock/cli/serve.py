@@ -92,7 +92,6 @@ def command(model_file: tuple[ModelFile, ...], log_format: str, log_level: str, 
 async def _serve(model_file: tuple[ModelFile, ...], flags: dict[str, Any]) -> None:
     from gateway.settings import GatewaySettings
     from penstock.one_process import OneProcess
-    from protocol.loop import stop_signals
     from workers.settings import WorkerSettings
 
     fleet = OneProcess(
@@ -100,11 +99,7 @@ async def _serve(model_file: tuple[ModelFile, ...], flags: dict[str, Any]) -> No
         WorkerSettings(model_file=model_file, **chosen(WorkerSettings, flags)),
         transport_settings(**flags),
     )
-    await fleet.start()
-    print("\n".join(_served(fleet, flags)), flush=True)
-    with stop_signals() as asked:
-        await asked.wait()
-    await fleet.stop()
+    await fleet.run(lambda: print("\n".join(_served(fleet, flags)), flush=True))
 
 
 def _served(fleet: OneProcess, flags: dict[str, Any]) -> Iterator[str]:
