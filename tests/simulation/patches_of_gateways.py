@@ -13,7 +13,7 @@ patch(
 )  # fmt: skip
 patch(
     "a lost answer is made up for with whatever record stands at its place", "a check left out", "gateway/lost.py",
-    (" or ref(request.principal, request.id) != request_ref", ""),
+    (" or _ref_of(request) != request_ref", ""),
     finders=("tests/gateway/test_lost_elsewhere.py::test_only_the_record_of_the_very_request_is_read",), at_first=False,
 )  # fmt: skip
 patch(
