@@ -29,7 +29,7 @@ lint: $(DEV)/.ready ## ruff, mypy --strict and the import contracts
 bench: $(DEV)/.ready ## measure everything and write docs/benchmarks.md (needs wrk)
 	$(DEV)/bin/python -m loadtest bench $(ARGS)
 
-fuzz: $(DEV)/.ready ## a million hostile inputs to the codecs, a million requests over HTTP
+fuzz: $(DEV)/.ready ## a million hostile inputs to the codecs and over HTTP, 200,000 records through a real broker
 	$(DEV)/bin/python -m tests.bad_input $(ARGS)
 
 fleet: $(DEV)/.ready ## a real broker, Redis, a gateway and two workers with the demo's model, until Ctrl-C

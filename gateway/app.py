@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import importlib.metadata
 import secrets
-from collections.abc import Callable
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -19,9 +18,10 @@ from gateway.service import Service
 from gateway.settings import GatewaySettings
 from gateway.upkeep import Upkeep
 from protocol.clock import Clock
-from protocol.errors import ConfigError, Unavailable
+from protocol.errors import Unavailable
 from protocol.loop import spare_collector, stop_signals
 from protocol.naming import Names
+from protocol.status import StatusServer
 from protocol.transport import Transport
 
 _log = structlog.get_logger("gateway")
@@ -55,8 +55,9 @@ class Gateway:
         self._clock = clock or Clock()
         self._transport = transport
         self._names = names or Names()
-        self._metrics = GatewayMetrics(registry if registry is not None else CollectorRegistry())
-        self._stop_metrics: Callable[[], None] | None = None
+        self._registry = registry if registry is not None else CollectorRegistry()
+        self._metrics = GatewayMetrics(self._registry)
+        self._status: StatusServer | None = None
         self.metrics_port: int | None = None
 
     @property
@@ -81,7 +82,7 @@ class Gateway:
             await self._dispatcher.start()
             await self._upkeep.start()
             await self._http.start()
-            self._serve_metrics()
+            await self._serve_status()
         except BaseException:
             await self.drain()
             await self.close()
@@ -105,8 +106,8 @@ class Gateway:
         await self._upkeep.close()
         await self._dispatcher.close()
         await self.service.close()
-        if self._stop_metrics is not None:
-            await asyncio.get_running_loop().run_in_executor(None, self._stop_metrics)
+        if self._status is not None:
+            await self._status.close()
 
     async def serve(self) -> None:
         """Start, run until SIGTERM or SIGINT, then drain and close; a second signal ends the draining."""
@@ -124,16 +125,15 @@ class Gateway:
             finally:
                 await self.close()
 
-    def _serve_metrics(self) -> None:
-        port = self.settings.metrics_port
-        if port is None:
-            return
-        try:
-            self._stop_metrics, self.metrics_port = self._metrics.serve(self.settings.host, port)
-        except OSError as error:
-            raise ConfigError(
-                f"cannot serve metrics on {self.settings.host}:{port}: {error}; choose another --metrics-port"
-            ) from None
+    async def _serve_status(self) -> None:
+        if self.settings.metrics_port is not None:
+            self._status = StatusServer(self._registry, self._readiness)
+            self._metrics.cut = lambda: self._status.cut if self._status is not None else 0
+            self.metrics_port = await self._status.start(self.settings.metrics_host, self.settings.metrics_port)
+
+    async def _readiness(self) -> list[str]:
+        reasons = ["it is going down"] if self.service.draining else []
+        return [*reasons, self.service.not_ready] if self.service.not_ready else reasons
 
 
 def version() -> str:

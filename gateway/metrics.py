@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -29,7 +29,7 @@ class GatewayMetrics(Collector):
         wake_age: seconds between a worker's emit and the gateway's delivery.
         swept: answers that a sweep found and no wake-up brought; must stay near 0.
         restarts: background tasks that failed and were started again, by name.
-        inflight, queued_bytes, held_bytes, ready: read when scraped.
+        inflight, queued_bytes, held_bytes, ready, cut: read when scraped.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -46,7 +46,7 @@ class GatewayMetrics(Collector):
         self.queued_bytes: Callable[[], float] = lambda: 0
         self.held_bytes: Callable[[], float] = lambda: 0
         self.ready: Callable[[], bool] = lambda: False
-        self._registry = registry
+        self.cut: Callable[[], float] = lambda: 0
         registry.register(self)
 
     def collect(self) -> Iterable[Metric]:
@@ -75,6 +75,9 @@ class GatewayMetrics(Collector):
             "Bytes held of requests and answers of all kinds; max_queued_bytes is the limit.",
             self.held_bytes(),
         )
+        yield CounterMetricFamily(
+            "penstock_gateway_cut_scrapes", "Connections to the metrics port that were ended unanswered.", self.cut()
+        )
         yield GaugeMetricFamily("penstock_gateway_ready", "1 while /v2/health/ready answers 200.", float(self.ready()))
 
     def _requests(self) -> Iterable[Metric]:
@@ -87,27 +90,18 @@ class GatewayMetrics(Collector):
             "Time from a call's last byte to its answer.",
             labels=("model", "version"),
         )
+        digests = GaugeMetricFamily(
+            "penstock_gateway_model_digests",
+            "Different files that live workers serve under one version; more than 1 lets callers get answers of either.",
+            labels=("model", "version"),
+        )
         for (model, version), tally in list(self.tallies.items()):
+            digests.add_metric((model, version), tally.digests)
             for code, count in list(tally.codes.items()):
                 requests.add_metric((model, version, code), count)
             if tally.codes:
                 seconds.add_metric((model, version), tally.seconds.cumulative(), tally.seconds.total)
-        return requests, seconds
-
-    def serve(self, host: str, port: int) -> tuple[Callable[[], None], int]:
-        """Serve `/metrics` of the whole registry from a thread; returns what stops it, and the port.
-
-        Raises:
-            OSError: the port is taken.
-        """
-        server, thread = start_http_server(port, host, self._registry)
-
-        def stop() -> None:
-            server.shutdown()
-            server.server_close()
-            thread.join()
-
-        return stop, server.server_port
+        return requests, seconds, digests
 
 
 def _counter(name: str, text: str, label: str, counts: dict[str, int]) -> Metric:

@@ -14,8 +14,10 @@ from typing import Any, Final
 from gateway import statistics
 from gateway.admission import Admission, Limits
 from gateway.answers import Answers
+from gateway.arrivals import Arrivals
 from gateway.budget import Budgets
 from gateway.catalog import Catalogue, Served
+from gateway.fresh import FreshBeats
 from gateway.handle import Keyring
 from gateway.ids import Ids, trace_context
 from gateway.metrics import GatewayMetrics
@@ -72,6 +74,7 @@ class Service:
         catalogue: what exists.
         budgets: the bytes that may be held, of all kinds.
         admission: how much waits.
+        arrivals: calls that wait for their model.
         answers: who waits, and how they end.
         positions: what the workers are done with.
         keys: they sign handles.
@@ -99,7 +102,9 @@ class Service:
         self.budgets = Budgets.of(settings.max_queued_bytes)
         self.admission = Admission(limits, self.budgets.whole)
         self.answers = Answers(transport.results, names, clock, metrics, self.admission, settings.result_ttl)
+        self.arrivals = Arrivals(self.catalogue, self.admission, settings.model_wait, clock)
         self.positions = Positions(transport.bus)
+        self.beats = FreshBeats(transport.directory, clock, settings.worker_timeout)
         self.keys = Keyring(settings.signing_secret)
         self.publisher = Publisher(transport.bus, metrics, self.answers.fail)
         self.new_id = Ids()
@@ -215,7 +220,7 @@ class Service:
         return call
 
     async def statistics(self, model: str = "", version: str = "") -> dict[str, Any]:
-        """Triton's statistics, summed over the live workers.
+        """Triton's statistics, summed over the workers: every call that was answered before this one came is counted.
 
         Raises:
             NotFound: there is no such model or version, or it is not ready.
@@ -230,7 +235,7 @@ class Service:
         ready = [(served.model, served.version) for served in chosen if served.ready]
         if model and not ready:
             raise NotFound(f"model '{model}' is not ready")
-        return statistics.model_stats(ready, await self.transport.directory.workers())
+        return statistics.model_stats(ready, await self.beats.get())
 
     def count_refusal(self, error: FleetError) -> None:
         """A call was turned away before it was published."""
@@ -239,6 +244,7 @@ class Service:
 
     async def close(self) -> None:
         """Wait for what is still on its way out."""
+        await self.beats.close()
         await self.publisher.close()
         await self.answers.close()
 

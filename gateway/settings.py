@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 from typing import Final, Literal
 
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, quoted
 from protocol.frames import MAX_RECORD
 from protocol.limits import require_count, require_seconds
 from protocol.naming import PREFIX
+from protocol.urls import is_loopback
 
 MAX_TIMEOUT: Final = 24 * 3600.0
 """The longest deadline that may be configured: a day."""
@@ -47,6 +47,8 @@ class GatewaySettings:
         fill_limit: share of the result store's memory from which asynchronous work is refused.
         full_limit: the same for all other calls: their answers would find no room, and their callers would wait for nothing.
         no_worker_policy: what a known model without a live worker does with a call: "queue" it or "reject" it with 503.
+        model_wait: seconds, from when this gateway is ready for the first time, in which calls for a model that nobody has
+            announced yet wait for it; then such a call is 404.
         worker_timeout: silence after which a worker counts as gone.
         json_offload_bytes: JSON of this size is parsed and written by a child process instead of the event loop.
         json_processes: at most so many such processes; each starts when there is work for it.
@@ -84,6 +86,7 @@ class GatewaySettings:
     fill_limit: float = 0.8
     full_limit: float = 0.95
     no_worker_policy: Literal["queue", "reject"] = "queue"
+    model_wait: float = 10.0
     worker_timeout: float = 2.0
     json_offload_bytes: int = 1024 * 1024
     json_processes: int = 2
@@ -95,17 +98,17 @@ class GatewaySettings:
     def __post_init__(self) -> None:
         if not self.api_key and not is_loopback(self.host):
             raise ConfigError(
-                f"host {self.host!r} can be reached from outside, and no API key is set: give --api-key (or PENSTOCK_API_KEY), "
-                "or listen on 127.0.0.1"
+                f"host {quoted(self.host)} can be reached from outside, and no API key is set: give --api-key "
+                "(or PENSTOCK_API_KEY), or listen on 127.0.0.1"
             )
         if not self.api_key.isascii() or not self.api_key.isprintable() or self.api_key != self.api_key.strip():
             raise ConfigError("the API key must be printable ASCII without blanks around it, as it travels in a header")
         if self.gateway and not PREFIX.match(self.gateway):
-            raise ConfigError(f"gateway id {self.gateway!r} must match {PREFIX.pattern}")
+            raise ConfigError(f"gateway id {quoted(self.gateway)} must match {PREFIX.pattern}")
         if bool(self.tls_certificate) != bool(self.tls_key):
             raise ConfigError("TLS needs both a certificate and a key")
         if self.no_worker_policy not in ("queue", "reject"):
-            raise ConfigError(f"no-worker policy {self.no_worker_policy!r} must be 'queue' or 'reject'")
+            raise ConfigError(f"no-worker policy {quoted(self.no_worker_policy)} must be 'queue' or 'reject'")
         self._check_numbers()
 
     def _check_numbers(self) -> None:
@@ -128,19 +131,11 @@ class GatewaySettings:
         for name in ("max_body_bytes", "max_header_bytes", "max_queued_bytes", "json_offload_bytes"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")
+        require_count("max_queued_calls_per_model", self.max_queued_calls_per_model, zero=True)
+        require_seconds("model_wait", self.model_wait, zero=True)
         if self.max_body_bytes > MAX_RECORD:
             raise ConfigError(f"max_body_bytes is {self.max_body_bytes}; a record has at most {MAX_RECORD}")
         if not self.default_timeout <= self.max_timeout <= MAX_TIMEOUT:
             raise ConfigError(
                 f"default_timeout {self.default_timeout} and max_timeout {self.max_timeout} must be ordered and <= {MAX_TIMEOUT}"
             )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

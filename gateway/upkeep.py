@@ -99,6 +99,7 @@ class Upkeep:
                 if record.key == SECRET_KEY and len(record.value):
                     service.keys.add(bytes(record.value))
                     agreed = True
+            service.arrivals.changed()
             if not records:
                 if not agreed:
                     await self._propose_secret(topic)
@@ -142,9 +143,11 @@ class Upkeep:
         service.admission.measure(service.clock())
         service.not_ready = await self._problem()
         if not service.not_ready:
+            service.arrivals.ready()
             service.fill = await transport.results.fill()
             since = service.clock() - service.settings.worker_timeout
-            service.catalogue.seen(await transport.directory.workers(), since)
+            for served in service.catalogue.seen(await transport.directory.workers(), since):
+                _log.warning("files differ", model=served.model, version=served.version, problem=served.mixed)
 
     async def _problem(self) -> str:
         if not self._caught_up.is_set():

@@ -41,6 +41,7 @@ class OneProcess:
             clock,
             registry,
         )
+        gateway = dataclasses.replace(gateway, model_wait=0.0)  # the models are there before it
         self.gateway = Gateway(gateway, self._transport, transport.names, clock, registry)
 
     async def start(self) -> None:

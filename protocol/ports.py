@@ -17,7 +17,7 @@ from protocol.messages import Heartbeat
 from protocol.tensors import Buffer
 
 Headers = Sequence[tuple[str, bytes | None]]
-"""In their order; a name may come twice. Kafka takes a null value from any producer, and it is kept as None."""
+"""In their order; a name may come twice, and a value may be null."""
 Place = tuple[int, int]
 """Partition and offset of a record, within its topic."""
 NOWHERE: Place = (-1, -1)
@@ -393,3 +393,9 @@ class Directory(Protocol):
 
     async def forget(self, worker: str) -> None:
         """Remove a worker that has gone."""
+
+    async def ask(self, ask: str) -> None:
+        """Have every worker that listens beat at once: it names this ask in that heartbeat (`Heartbeat.asked`)."""
+
+    async def listen_asks(self, on_ask: Callable[[str], None]) -> None:
+        """Call back with every ask until `close`. Returns once subscribed."""

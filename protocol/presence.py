@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from protocol.codec import micros
-from protocol.errors import CodecError
+from protocol.errors import CodecError, quoted
 from protocol.frames import WIRE_VERSION, pack, split
 from protocol.messages import Announcement, Heartbeat, ModelLoad, ModelState
 from protocol.tensors import Buffer
@@ -33,7 +33,7 @@ def decode_announcement(value: Buffer) -> Announcement:
     head, _ = split(value)
     try:
         if head["v"] != WIRE_VERSION or not isinstance(head["config"], dict):
-            raise CodecError(f"announcement of wire version {head['v']!r} is not known")
+            raise CodecError(f"announcement of wire version {quoted(head['v'])} is not known")
         return Announcement(
             str(head["model"]), str(head["version"]), ModelState(head["state"]), head["config"], str(head["digest"]),
             str(head["reason"]), head["at"] / 1e6, int(head["partitions"]),
@@ -46,15 +46,16 @@ def encode_heartbeat(beat: Heartbeat) -> bytes:
     """The field value of the hash of workers."""
     models = [
         [m.model, m.version, m.state.value, m.partitions, m.queued_rows, m.queued_requests, m.running_rows, m.lag,
-         micros(m.oldest_age), m.seconds_per_row, m.statistics]
+         micros(m.oldest_age), m.seconds_per_row, m.statistics, *([m.digest] if m.digest else [])]
         for m in beat.models
     ]  # fmt: skip
-    return pack(
-        {
-            "v": WIRE_VERSION, "worker": beat.worker, "incarnation": beat.incarnation, "host": beat.host, "pid": beat.pid,
-            "at": micros(beat.at), "models": models, "members": beat.members, "draining": beat.draining,
-        }
-    )  # fmt: skip
+    head: dict[str, Any] = {
+        "v": WIRE_VERSION, "worker": beat.worker, "incarnation": beat.incarnation, "host": beat.host, "pid": beat.pid,
+        "at": micros(beat.at), "models": models, "members": beat.members, "draining": beat.draining,
+    }  # fmt: skip
+    if beat.asked is not None:
+        head["asked"] = beat.asked
+    return pack(head)
 
 
 def decode_heartbeat(data: Buffer) -> Heartbeat:
@@ -66,14 +67,28 @@ def decode_heartbeat(data: Buffer) -> Heartbeat:
     head, _ = split(data)
     try:
         if head["v"] != WIRE_VERSION:
-            raise CodecError(f"heartbeat of wire version {head['v']!r} is not known")
+            raise CodecError(f"heartbeat of wire version {quoted(head['v'])} is not known")
+        asked = head.get("asked")
         models = tuple(
-            ModelLoad(m[0], m[1], ModelState(m[2]), tuple(m[3]), m[4], m[5], m[6], m[7], m[8] / 1e6, m[9], m[10])
+            ModelLoad(
+                m[0],
+                m[1],
+                ModelState(m[2]),
+                tuple(m[3]),
+                m[4],
+                m[5],
+                m[6],
+                m[7],
+                m[8] / 1e6,
+                m[9],
+                m[10],
+                *map(str, m[11:12]),
+            )
             for m in head["models"]
         )
         return Heartbeat(
             head["worker"], head["incarnation"], head["host"], head["pid"], head["at"] / 1e6, models,
-            dict(head["members"]), bool(head["draining"]),
+            dict(head["members"]), bool(head["draining"]), None if asked is None else tuple(map(str, asked)),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, IndexError) as exc:
         raise CodecError(f"heartbeat lacks or mistypes a field: {exc!r}") from None

@@ -161,8 +161,9 @@ def from_array(name: str, array: Array, datatype: str | None = None) -> Tensor:
         return Tensor(name, "BYTES", array.shape, pack_bytes(array.ravel().tolist()))
     if datatype is None:
         datatype = datatype_of(array.dtype)
+    shape = array.shape  # NumPy's function makes one dimension of none
     array = np.ascontiguousarray(array, NUMPY_DTYPE[datatype])
-    return Tensor(name, datatype, array.shape, memoryview(array.reshape(-1)).cast("B") if array.size else b"")  # type: ignore[arg-type]  # ndarray is a buffer
+    return Tensor(name, datatype, shape, memoryview(array.reshape(-1)).cast("B") if array.size else b"")  # type: ignore[arg-type]  # ndarray is a buffer
 
 
 def datatype_of(dtype: np.dtype[Any]) -> str:
@@ -180,16 +181,28 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
 
 
 def pack_bytes(elements: Sequence[bytes | str]) -> bytes:
-    """The elements with their 4-byte little-endian lengths; text is UTF-8."""
+    """The elements with their 4-byte little-endian lengths; text is UTF-8.
+
+    Raises:
+        CodecError: an element is neither bytes nor text.
+    """
     kinds = set(map(type, elements))
     if kinds <= {bytes}:
         raw = cast("Sequence[bytes]", elements)
     elif kinds == {str}:
         raw = list(map(str.encode, cast("Sequence[str]", elements)))
     else:
-        raw = [element.encode() if isinstance(element, str) else bytes(element) for element in elements]
+        raw = [_raw(element) for element in elements]
     lengths = map(_LENGTH.pack, map(len, raw))
     return b"".join(itertools.chain.from_iterable(zip(lengths, raw, strict=True)))
+
+
+def _raw(element: object) -> bytes:
+    if isinstance(element, str):
+        return element.encode()
+    if isinstance(element, bytes | bytearray | memoryview):
+        return bytes(element)
+    raise CodecError(f"an element of type {type(element).__name__} cannot be BYTES: it must be bytes or text")
 
 
 def bytes_elements(tensor: Tensor) -> list[bytes]:

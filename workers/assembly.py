@@ -49,15 +49,22 @@ def stack(requests: Sequence[InferRequest], config: ModelConfig) -> Stacked:
     if not config.batching and len(requests) != 1:
         raise ValueError(f"{config.name} does not batch, yet was given {len(requests)} requests at once")
     first = requests[0]
-    rows = sum([request.inputs[0].shape[0] for request in requests]) if config.batching else 1
+    rows = sum(rows_of(requests, config))
     inputs = {}
     for index, tensor in enumerate(first.inputs):
         spec = config.input(tensor.name)
         assert spec is not None  # the signature refuses unknown inputs
         column = [request.inputs[index] for request in requests]
-        shape = _to_model(spec, tensor.shape[1:] if config.batching else tensor.shape)
+        shape = to_model(spec, tensor.shape[1:] if config.batching else tensor.shape)
         inputs[tensor.name] = _join(column, (rows, *shape) if config.batching else shape)
     return Stacked(inputs, rows, wanted_outputs(requests, config))
+
+
+def rows_of(requests: Sequence[InferRequest], config: ModelConfig) -> list[int]:
+    """The rows of each request; 1 where the model does not batch or a request leaves out all its inputs."""
+    if not config.batching:
+        return [1] * len(requests)
+    return [request.inputs[0].shape[0] if request.inputs else 1 for request in requests]
 
 
 def wanted_outputs(requests: Sequence[InferRequest], config: ModelConfig) -> tuple[str, ...]:
@@ -88,12 +95,13 @@ def _join(column: Sequence[Tensor], shape: tuple[int, ...]) -> Array:
         raise CodecError(f"input '{column[0].name}': {len(data)} bytes are not {datatype}{list(shape)}") from None
 
 
-def _to_model(spec: TensorSpec, sizes: Sequence[int]) -> tuple[int, ...]:
+def to_model(spec: TensorSpec, sizes: Sequence[int]) -> tuple[int, ...]:
     """Concrete sizes as the model sees them; variable ones keep their order (`reshape`)."""
     return tuple(sizes) if spec.reshape is None else _substitute(spec.dims, spec.reshape, sizes)
 
 
-def _to_caller(spec: TensorSpec, sizes: Sequence[int]) -> tuple[int, ...]:
+def to_caller(spec: TensorSpec, sizes: Sequence[int]) -> tuple[int, ...]:
+    """Concrete sizes as callers see them; see `to_model`."""
     return tuple(sizes) if spec.reshape is None else _substitute(spec.reshape, spec.dims, sizes)
 
 
@@ -110,7 +118,7 @@ def cut(
     Raises:
         ModelFailed: an output is missing or has another datatype, shape or number of rows than the configuration says.
     """
-    counts = [request.inputs[0].shape[0] for request in requests] if config.batching else None
+    counts = rows_of(requests, config) if config.batching else None
     names = wanted_outputs(requests, config)
     columns: list[list[Tensor]] = []
     for name in names:
@@ -159,9 +167,9 @@ def _check_output(spec: TensorSpec, array: Array, rows: int | None, model: str) 
 def _split(spec: TensorSpec, array: Array, counts: Sequence[int] | None) -> list[Tensor]:
     """One tensor per request; `counts` are their rows, None where the model does not batch."""
     if counts is None:
-        sizes = _to_caller(spec, array.shape)
+        sizes = to_caller(spec, array.shape)
         return [Tensor(spec.name, spec.datatype, sizes, _pack(spec, array))]
-    sizes = _to_caller(spec, array.shape[1:])
+    sizes = to_caller(spec, array.shape[1:])
     spans = list(itertools.pairwise(itertools.accumulate(counts, initial=0)))
     data: list[Buffer]
     if spec.datatype == "BYTES":

@@ -17,8 +17,9 @@ from workers.answers import Answers
 from workers.backends.base import Outcome
 from workers.brevity import Brevity
 from workers.entries import Entry
-from workers.execution import Job, failure_message
+from workers.execution import Job, ModelRaised, failure_message
 from workers.statistics import Executed, ModelStatistics
+from workers.tracebacks import trace_of
 
 _FLOATS: Final = frozenset({"FP16", "FP32", "FP64"})
 
@@ -69,9 +70,9 @@ class Conclusions:
         """The same failure for all."""
         message = failure_message(job.executor.name, error)
         first = job.entries[0].payload
-        log.warning(
+        log.error(
             "batch failed", model=first.model, version=first.version, requests=len(job.entries), request=first.id,
-            traceparent=first.traceparent, error=message, exc_info=None if isinstance(error, FleetError) else error,
+            traceparent=first.traceparent, error=message.partition("\n")[0], **_traced(error),
         )  # fmt: skip
         code = error.code if isinstance(error, FleetError) else Code.MODEL_FAILED
         return [Failure(code, message)] * len(job.entries)
@@ -135,6 +136,14 @@ def strings_given(raw: object) -> float:
     if not isinstance(raw, Mapping):
         return math.inf
     return sum([array.size for array in raw.values() if isinstance(array, np.ndarray) and array.dtype.kind in "OSU"])
+
+
+def _traced(error: BaseException) -> dict[str, object]:
+    """What the log is to show of where the error was raised: one record with the whole traceback, the model's own frames first."""
+    trace = error.trace if isinstance(error, ModelRaised) else trace_of(error)
+    if trace:
+        return {"exception": trace}
+    return {} if isinstance(error, FleetError) else {"exc_info": error}
 
 
 def _check_numbers(outcomes: Sequence[Outcome]) -> None:

@@ -11,14 +11,24 @@ import psutil
 import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from workers import cpus
+
 _DRIVER: Final = Path("/proc/driver/nvidia/gpus")
 
 log = structlog.get_logger(__name__)
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPU cores that this process may use: those it may run on, or fewer where its container has a limit."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cpus.usable(there, cpus.quota(_text))
+
+
+def _text(path: str) -> str | None:
+    try:
+        return Path(path).read_text()
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 class Devices(Protocol):

@@ -17,12 +17,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
-from protocol.errors import Code, FleetError, ModelFailed, described
+from protocol.errors import Code, FleetError, ModelFailed
 from protocol.messages import InferRequest
 from workers.backends.base import Instance
 from workers.entries import Entry
 from workers.journal import Slot
 from workers.scheduling.types import Batch
+from workers.tracebacks import text_of
 
 T = TypeVar("T")
 
@@ -51,15 +52,17 @@ class InstanceDied(FleetError):
 
 
 class ModelRaised(ModelFailed):
-    """The model raised in a process of its own, where the exception stays; the message is a `FleetError`'s, else type and text.
+    """The model raised in a process of its own, where the exception stays; the message is `tracebacks.text_of` it.
 
     Attributes:
         kinds: the names of the exception's class and of its bases, itself first.
+        trace: see `tracebacks.trace_of`.
     """
 
-    def __init__(self, message: str, kinds: Sequence[str], *, code: Code = Code.MODEL_FAILED) -> None:
+    def __init__(self, message: str, kinds: Sequence[str], *, code: Code = Code.MODEL_FAILED, trace: str = "") -> None:
         super().__init__(message, code=code)
         self.kinds = tuple(kinds)
+        self.trace = trace
 
 
 class Job:
@@ -171,6 +174,11 @@ async def call_on(put: Callable[[Callable[[], None]], None], function: Callable[
     def work() -> None:
         try:
             future.set_result(function())
+        except (
+            SystemExit,
+            KeyboardInterrupt,
+        ) as exc:  # of a model's code; the loop that waits for this would end with it
+            future.set_exception(ModelFailed(f"the model raised {text_of(exc)}"))
         except BaseException as exc:
             future.set_exception(exc)
 
@@ -190,6 +198,7 @@ class ThreadExecutor:
         self.anywhere = False
         self._clock = clock
         self._instance: Instance | None = None
+        self._keep: Callable[[Any], Any] = _as_it_is
         self._completions: Completions | None = None
         self.slot: Slot | None = None
         self._work: queue.SimpleQueue[Callable[[], None] | Job | None] = queue.SimpleQueue()
@@ -200,6 +209,7 @@ class ThreadExecutor:
         """Load the instance on its thread; whatever `load` raises is raised here."""
         self._instance = await self.call(load)
         self.anywhere = bool(getattr(self._instance, "anywhere", False))
+        self._keep = getattr(self._instance, "keep", _as_it_is)
         return self._instance
 
     async def call(self, function: Callable[[], T]) -> T:
@@ -241,7 +251,7 @@ class ThreadExecutor:
             self._work.put(None)
 
     def _free(self) -> None:
-        instance, self._instance = self._instance, None
+        instance, self._instance, self._keep = self._instance, None, _as_it_is
         if instance is not None:
             instance.close()
 
@@ -266,13 +276,18 @@ class ThreadExecutor:
         if slot is not None:
             slot.note(job.note)
         try:
-            job.raw = self._instance.run(job.prepared)
+            job.raw = self._keep(self._instance.run(job.prepared))
         except BaseException as exc:  # SystemExit of a model must not end its thread with the batch unanswered
             job.error = exc
         if slot is not None:
             slot.clear()
         job.prepared = None
         job.compute_end = self._clock()
+
+
+def _as_it_is(raw: Any) -> Any:
+    """Of an instance that has no `keep`: what its runs return is never written to again."""
+    return raw
 
 
 def next_free(executors: Sequence[Executor]) -> Executor | None:
@@ -287,5 +302,4 @@ def _held(executor: Executor) -> int:
 
 def failure_message(name: str, error: BaseException) -> str:
     """What callers are told when a batch failed on an instance; Triton's words."""
-    text = described(error)
-    return f"Failed to process the request(s) for model instance '{name}', message: {text}"
+    return f"Failed to process the request(s) for model instance '{name}', message: {text_of(error)}"

@@ -124,7 +124,8 @@ class Loader:
         child.about = {"model": version.model, "version": version.version}
         loaded = LoadedModel(version, (), 0.0)
         try:
-            metadata, gpus = await asyncio.to_thread(orders.inspect, child, version, self._gpus)
+            share = self._share(version)
+            metadata, gpus = await asyncio.to_thread(orders.inspect, child, version, self._gpus, share)
             version, placements = self._complete(version, metadata, gpus)
             executors = [ChildExecutor(self._clock, self._spares, version, placement) for placement in placements]
             loaded = LoadedModel(version, executors, 0.0)
@@ -140,6 +141,13 @@ class Loader:
         finally:
             await asyncio.to_thread(self._spares.release, name)
         return loaded
+
+    def _share(self, version: ModelVersion) -> int:
+        """CPU threads of an instance, as far as it can be told before the model's code was asked which GPUs it can use."""
+        try:
+            return place(version.config, self._gpus, self._cores)[0].threads
+        except ConfigError:  # told when the instances are placed
+            return self._cores
 
     def _complete(
         self, version: ModelVersion, metadata: BackendMetadata | None, gpus: Sequence[int]

@@ -12,7 +12,7 @@ import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Final
 
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, quoted
 from workers.verdicts import S
 
 RECOVERY: Final = 30.0
@@ -28,12 +28,11 @@ DEATHS: Final = 0.8
 FAILURES: Final = 0.98
 """The same for runs that only fail, which cost little: here it takes a model that answers nothing."""
 
-LEAST: Final = 10.0
-"""Seconds that every batch may run, whatever was predicted."""
 MULTIPLE: Final = 20.0
 """Of its prediction that a batch may run."""
-UNKNOWN: Final = 60.0
-"""Seconds that a batch may run of which nothing is known: the first one may compile something."""
+LEAST: Final = 60.0
+"""Seconds that every batch may run, whatever was predicted: the first one of a shape may compile something, and what the short ones
+before it took says little of a request whose content makes it long."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -153,18 +152,19 @@ def stated_limit(parameters: Mapping[str, str], model: str) -> float | None:
         milliseconds = -1.0
     if not 0 <= milliseconds < math.inf:
         raise ConfigError(
-            f"parameter max_execution_ms of model '{model}' is {text!r}; it must be a number of milliseconds, 0 for no limit"
+            f"parameter max_execution_ms of model '{model}' is {quoted(text)}; it must be a number of milliseconds, 0 for no limit"
         )
     return milliseconds / 1000 or math.inf
 
 
-def time_limit(stated: float | None, predicted: float | None) -> float:
-    """Seconds after which a batch hangs.
+def time_limit(stated: float | None, predicted: float | None, deadline: float | None = None) -> float:
+    """Seconds after which a batch hangs. Only a stated limit is stricter than what the batch's callers are willing to wait.
 
     Args:
         stated: see `stated_limit`.
         predicted: seconds that it should take; None where nothing is known.
+        deadline: seconds from its begin to the latest deadline in it; None where none has one.
     """
     if stated is not None:
         return stated
-    return UNKNOWN if predicted is None else max(LEAST, MULTIPLE * predicted)
+    return max(LEAST, MULTIPLE * (predicted or 0.0), deadline or 0.0)

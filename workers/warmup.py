@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from protocol.errors import ConfigError, FleetError, ModelFailed, described
+from protocol.errors import ConfigError, FleetError, ModelFailed
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import ModelConfig, Warmup, WarmupInput
 from protocol.tensors import NUMPY_DTYPE, Tensor, check_size, element_count, pack_bytes
 from workers.backends.base import Instance
 from workers.signature import Signature
+from workers.tracebacks import text_of
 
 MAX_INTEGER = 2
 """Random integers are below this: they may be ids that index something, and every table has two rows."""
@@ -28,9 +29,8 @@ def warm_up(instance: Instance, config: ModelConfig, samples: list[tuple[Warmup,
         for _ in range(warmup.count):
             try:
                 outcomes = instance.split(requests, instance.run(instance.prepare(requests)))
-            except Exception as exc:
-                text = described(exc)
-                raise ModelFailed(f"warm-up '{warmup.name}' of model '{config.name}' failed: {text}") from exc
+            except (Exception, SystemExit, KeyboardInterrupt) as exc:  # the model's, not this process's end
+                raise ModelFailed(f"warm-up '{warmup.name}' of model '{config.name}' failed: {text_of(exc)}") from exc
             failure = next((outcome for outcome in outcomes if isinstance(outcome, Failure)), None)
             if failure is not None:
                 raise ModelFailed(f"warm-up '{warmup.name}' of model '{config.name}' failed: {failure.message}")

@@ -62,7 +62,9 @@ class Watch:
 
     def limit(self, job: Job) -> float:
         """Seconds that the job may run."""
-        return time_limit(self._stated, self._pace.predict(job.entries[0].shape_class, job.batch.rows))
+        predicted = self._pace.predict(job.entries[0].shape_class, job.batch.rows)
+        deadlines = [entry.deadline for entry in job.entries if entry.deadline is not None]
+        return time_limit(self._stated, predicted, max(deadlines) - job.compute_start if deadlines else None)
 
     def check(self, now: float) -> None:
         """End what has run too long."""

@@ -20,18 +20,18 @@ from protocol.clock import Clock
 from protocol.errors import FleetError, Unavailable
 from protocol.loop import stop_signals
 from protocol.naming import Names
+from protocol.status import StatusServer
 from protocol.transport import Transport
 from workers import yielding
 from workers.context import Context
 from workers.devices import Hardware, cores
-from workers.heartbeat import DirectoryOutlet, Outlet, PipeOutlet, Pulse, SupervisorGone
+from workers.heartbeat import Asks, DirectoryOutlet, Outlet, PipeOutlet, Pulse, SupervisorGone
 from workers.journal import Journal
 from workers.loading import Loader
 from workers.metrics import WorkerMetrics
 from workers.models import Models
 from workers.patience import Patience
 from workers.settings import WorkerSettings, made_up_id
-from workers.status import StatusServer
 
 RESTART_PAUSE: Final = 1.0
 LOOK_INTERVAL: Final = 1.0
@@ -90,6 +90,7 @@ class Worker:
         self.metrics = WorkerMetrics(self.registry, self.models.serving, self._context.patience, hardware)
         self._pulse = Pulse(self._context, self.models)
         self._outlet = _outlet(settings, transport)
+        self._asks = Asks(self._pulse, self._outlet, transport.directory)
         self._failed: dict[str, str] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._started = self._closed = False
@@ -109,7 +110,9 @@ class Worker:
             self._keep("heartbeat", self._beat),
             self._keep("clock", self._resync),
             self._keep("catalogue", self._look_again),
+            self._keep("asks", self._asks.answer),
         ]
+        await self._asks.listen()
         await self.models.start()
         if self._settings.model_control_mode == "poll":
             self._tasks.append(self._keep("repository", self._poll))

@@ -144,10 +144,10 @@ class InferConnection(RequestReader):
             self._hold_unread()
         if response.close or not exchange.keep_alive:
             exchange.keep_alive = False
-            if exchange.complete:
-                transport.close()
+            if response.close or self.pipeline or self._reading():
+                self._end()  # more has come or will come, and closing over it would reset the connection
             else:
-                self._end()
+                transport.close()
         self.on_response_complete()
 
     def on_response_complete(self) -> None:
@@ -253,6 +253,8 @@ class InferConnection(RequestReader):
         if self._refused:
             return
         self._refused = True
+        self.parser = None  # type: ignore[assignment]  # with what it holds of a head
+        self.headers, self.url = [], b""
         cycle: Any = self.cycle
         if type(cycle) is Exchange and not cycle.complete:
             self._refuse_rest(cycle, status, message)

@@ -25,7 +25,7 @@ from gateway.rest.responses import Responses
 from gateway.rest.routing import RouteCache
 from gateway.rest.turn import Turn
 from gateway.service import Service, Terms
-from protocol.errors import DeadlineExceeded, FleetError, InvalidArgument, TooLarge, quoted
+from protocol.errors import DeadlineExceeded, FleetError, InvalidArgument, NotFound, TooLarge, Unavailable, quoted
 from protocol.messages import InferReply
 from protocol.tensors import ManyElements
 from protocol.v2 import InferBody
@@ -113,6 +113,11 @@ class InferDoor:
             self._submit(exchange, served, bodies.parse(body, length, served.config))
         except ManyElements:
             self._responses.spawn(exchange, self._handle_large(exchange, length))
+        except (NotFound, Unavailable) as error:
+            if self._service.catalogue.awaits(exchange.model, exchange.version):
+                self._responses.spawn(exchange, self._handle_early(exchange))
+            else:
+                self._responses.refuse(exchange, error)
         except FleetError as error:
             self._responses.refuse(exchange, error)
         except Exception:
@@ -169,16 +174,30 @@ class InferDoor:
             )
         return seconds
 
+    async def _handle_early(self, exchange: Exchange) -> None:
+        """A request whose model may be there in a moment."""
+        await self._resolve(exchange)
+        if not exchange.disconnected:
+            self._handle(exchange)
+
+    async def _resolve(self, exchange: Exchange) -> Served:
+        """The model that is meant, waited for where it may come in a moment."""
+        service, model, version = self._service, exchange.model, exchange.version
+        until = self._until(exchange)
+        if service.arrivals.until(model, version, until) is not None:
+            await self._beside(exchange, service.arrivals.wait(model, version, until))
+        return service.resolve(model, version)
+
     async def _handle_large(self, exchange: Exchange, length: int | None) -> None:
         body = await self._beside(
             exchange, self.json.parse(exchange.body, length, self._until(exchange), exchange.model)
         )
-        self._submit(exchange, self._service.resolve(exchange.model, exchange.version), body)
+        self._submit(exchange, await self._resolve(exchange), body)
 
     async def _handle_specially(self, exchange: Exchange) -> None:
         """A request that is compressed, keyed or asynchronous."""
         fields = exchange.fields
-        served = self._service.resolve(exchange.model, exchange.version)
+        served = await self._resolve(exchange)
         if b"content-encoding" in fields:
             exchange.body = await self._beside(exchange, self._inflate(exchange))
         raw = exchange.body
@@ -216,6 +235,9 @@ class InferDoor:
             return await task
         finally:
             exchange.work = None
+            del (
+                task
+            )  # an error's traceback has this frame, and the task has the error: nothing would free the body soon
 
     async def _inflate(self, exchange: Exchange) -> bytearray:
         encoding = exchange.fields[b"content-encoding"].decode("latin-1")

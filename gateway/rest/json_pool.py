@@ -89,23 +89,25 @@ class JsonPool:
     async def _ask(
         self, kind: bytes, note: dict[str, Any], body: Buffer | bytearray, share: Share, until: float
     ) -> _Answer:
-        begun = False
+        work: asyncio.Task[_Answer] | None = None
         try:
+            if until <= self._clock():
+                raise TimeoutError
             async with asyncio.timeout(None if until == math.inf else max(until - self._clock(), 0.0)):
                 process = await self._turn()
                 if not share.hold(max(share.size, len(body))):
                     self._give_back(process)
                     raise _no_room()
                 work = asyncio.get_running_loop().create_task(self._run(process, share, kind, note, body))
-                begun = True
                 self._work.add(work)
                 work.add_done_callback(self._ended)
                 return await asyncio.shield(work)
         except TimeoutError:
             raise DeadlineExceeded("the deadline came while the request's JSON waited or was being handled") from None
         finally:
-            if not begun:
+            if work is None:
                 share.free()
+            work = None  # an error's traceback has this frame, and the task has the error: nothing would free the body soon
 
     async def _run(
         self, process: JsonProcess, share: Share, kind: bytes, note: dict[str, Any], body: Buffer | bytearray

@@ -10,6 +10,7 @@ A frame in either direction is `kind (1 byte), length of note (u32), length of b
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import signal
 import struct
@@ -43,6 +44,7 @@ class JsonProcess:
 
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
+        self._starting: asyncio.Task[asyncio.subprocess.Process] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -94,7 +96,11 @@ class JsonProcess:
 
     async def close(self) -> None:
         """End the process."""
+        starting, self._starting = self._starting, None
         process, self._process = self._process, None
+        if starting is not None:
+            with contextlib.suppress(OSError):
+                process = await starting
         if process is not None:
             if process.returncode is None:
                 process.kill()
@@ -103,10 +109,13 @@ class JsonProcess:
     async def _running(self) -> asyncio.subprocess.Process:
         if self._process is None or self._process.returncode is not None:
             code = f"import sys; sys.path[:] = {sys.path!r}; from gateway.rest.json_process import main; main()"
-            self._process = await asyncio.create_subprocess_exec(
+            start = asyncio.create_subprocess_exec(
                 sys.executable, "-c", code,
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=_READ_BUFFER,
             )  # fmt: skip
+            self._starting = asyncio.get_running_loop().create_task(start)
+            self._process = await asyncio.shield(self._starting)  # whoever is cancelled now leaves it to `close`
+            self._starting = None
         return self._process
 
 

@@ -108,7 +108,7 @@ class RequestReader(HttpToolsProtocol):
     def _decline_upgrade(self) -> None:
         """The parser takes an offered upgrade as accepted and the body as another protocol: tell it again where the body ends."""
         lines, self._offer = self._offer, b""
-        if lines:
+        if lines and not self._refused:
             self._muted = True
             self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % lines)
             self._muted = False
@@ -147,8 +147,7 @@ class RequestReader(HttpToolsProtocol):
                     431, f"the request's trailers have {trailers[0]} bytes in {trailers[1]} fields, over the limit"
                 )
             return
-        name = name.lower()
-        value = value.rstrip(b" \t")
+        name, value = name.lower(), value.rstrip()
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
         self.headers.append((name, value))
@@ -165,7 +164,16 @@ class RequestReader(HttpToolsProtocol):
             return
         headers = self.headers
         fields = dict(headers)
-        refused = self._check_head(fields)
+        version = self.parser.get_http_version()
+        self._head_bytes = 0
+        refused = None
+        if self._measure_head or len(headers) > MAX_FIELDS:
+            refused = self._measure()
+        if version != "1.1" or len(fields) != len(headers) or b"host" not in fields or b"transfer-encoding" in fields:
+            refused = refused or fault(version, headers, fields)
+            self._trailers = [0, 0]
+        if refused is None and self._hosts is not None:
+            refused = self._hosts.fault(fields)
         if refused is not None:
             self.cycle = GONE
             self._in_body = False
@@ -173,26 +181,16 @@ class RequestReader(HttpToolsProtocol):
             return
         if b"upgrade" in fields and self.parser.should_upgrade():
             self._offer = framing(fields)
-        self._take(fields)
+        self._take(fields, version)
 
-    def _check_head(self, fields: dict[bytes, bytes]) -> Refused | None:
-        """Why the request cannot be taken, by its head alone."""
+    def _measure(self) -> Refused | None:
+        """Bytes and fields of a head that is not small for sure."""
         headers = self.headers
-        self._head_bytes = 0
-        if self._measure_head or len(headers) > MAX_FIELDS:
-            size = len(self.url) + sum([len(name) + len(value) + 4 for name, value in headers])
-            if size > self._max_header_bytes or len(headers) > MAX_FIELDS:
-                return 431, f"the request's headers have {size} bytes in {len(headers)} fields, over the limit"
-            self._head_bytes = size if size > UNCOUNTED else 0
-        version = self.parser.get_http_version()
-        chunked = b"transfer-encoding" in fields
-        if chunked or version != "1.1" or b"host" not in fields or len(fields) != len(headers):
-            refused = fault(version, headers, fields)
-            if refused is not None:
-                return refused
-        if chunked:
-            self._trailers = [0, 0]
-        return None if self._hosts is None else self._hosts.fault(fields)
+        size = len(self.url) + sum([len(name) + len(value) + 4 for name, value in headers])
+        if size > self._max_header_bytes or len(headers) > MAX_FIELDS:
+            return 431, f"the request's headers have {size} bytes in {len(headers)} fields, over the limit"
+        self._head_bytes = size if size > UNCOUNTED else 0
+        return None
 
     def on_chunk_header(self) -> None:
         """The size of a chunk was read."""
@@ -227,15 +225,12 @@ class RequestReader(HttpToolsProtocol):
                 cycle.message_event.set()
             return
         cycle.complete = True
-        if cycle.response_complete:
-            if not cycle.keep_alive:
-                self.transport.close()
-        elif cycle.started and not cycle.answered:
+        if cycle.started and not cycle.answered:
             self._door.handle(cycle)
 
     # --- who takes it -------------------------------------------------------------------------------------------------
 
-    def _take(self, fields: dict[bytes, bytes]) -> None:
+    def _take(self, fields: dict[bytes, bytes], version: str) -> None:
         parser = self.parser
         method = parser.get_method()
         route = self._door.route(self.url) if method == b"POST" else None
@@ -247,7 +242,7 @@ class RequestReader(HttpToolsProtocol):
                 self._plain_body = MAX_PLAIN_BODY + 1 if method == b"POST" else 0
                 self._give_to_asgi()
             return
-        keep_alive = parser.should_keep_alive() and parser.get_http_version() != "1.0"
+        keep_alive = parser.should_keep_alive() and version != "1.0"
         line: Any = self  # what `respond` and `write_response` are is the other half's
         exchange = Exchange(line, *route, fields, keep_alive=keep_alive, expects=self.expect_100_continue)
         exchange.head_bytes = self._head_bytes
@@ -283,6 +278,9 @@ class RequestReader(HttpToolsProtocol):
         if self.pipeline:
             held += sum([REQUEST_BYTES + _size(cycle) for cycle, _ in self.pipeline])
         if not self._share.hold(held if held > UNCOUNTED else 0):
+            if self.pipeline:  # none of them was begun: what is refused is not kept
+                self.pipeline.clear()
+                self.cycle = GONE
             self._refuse(503, "this gateway reads too many requests at once, come back later")
 
     def _refuse(self, status: int, message: str) -> None:

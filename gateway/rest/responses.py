@@ -26,7 +26,7 @@ from protocol.v2 import ReplyBody
 
 THREAD_FROM: Final = 64 * 1024
 """Bodies of this size are compressed and decompressed in a thread, where zlib lets go of the interpreter's lock."""
-_TEXT_PER_BYTE: Final = 4
+TEXT_PER_BYTE: Final = 4
 """JSON that a byte of a tensor becomes, about."""
 _RAW_TYPE: Final = b"content-type: application/octet-stream\r\n"
 
@@ -64,7 +64,7 @@ class Responses:
             if failure is not None:
                 form = _form_of(failure.error())
                 self._write(exchange, STATUS[failure.code], (error_body(failure.message),), reply, form)
-            elif bodies.json_bytes(reply, exchange.binary) * _TEXT_PER_BYTE > self._offload_bytes:
+            elif bodies.json_bytes(reply, exchange.binary) * TEXT_PER_BYTE > self._offload_bytes:
                 self.spawn(exchange, self._answer_large(exchange, reply))
             else:
                 self._encode(exchange, reply, bodies.render(reply, exchange.binary))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -21,13 +22,17 @@ from gateway.requests import Requests, Standing
 from gateway.rest import bodies
 from gateway.rest.access import Access
 from gateway.rest.errors import STATUS, error_body, error_headers
+from gateway.rest.json_pool import JsonPool
+from gateway.rest.reading import MAX_PLAIN_BODY
+from gateway.rest.responses import TEXT_PER_BYTE
 from gateway.service import Service
 from protocol.errors import Code, CodecError, FleetError, InvalidArgument, NotFound, TooLarge, Unsupported, quoted
+from protocol.messages import InferReply
+from protocol.v2 import ReplyBody
 
 EXTENSIONS: Final = (
     "binary_tensor_data", "model_configuration", "model_repository(index)", "parameters", "schedule_policy", "statistics",
 )  # fmt: skip
-_MAX_BODY: Final = 64 * 1024
 _OPEN: Final = "/v2/health/"
 _MODEL: Final = "/v2/models/{model}"
 _MEMORY: Final = ("system", "cuda")
@@ -50,9 +55,10 @@ class Json(Response):
 class Routes:
     """The handlers; `app` is the application that has them all."""
 
-    def __init__(self, service: Service, requests: Requests, access: Access, version: str) -> None:
+    def __init__(self, service: Service, requests: Requests, access: Access, json: JsonPool, version: str) -> None:
         self._service = service
         self._requests = requests
+        self._json = json
         self._version = version
         app = Starlette(
             routes=self._routes(),
@@ -102,6 +108,7 @@ class Routes:
     async def _metadata(self, request: Request) -> Response:
         model, version = _names(request)
         catalogue = self._service.catalogue
+        await self._arrived(model, version)
         served = catalogue.resolve(model, version)
         versions = [version] if version else [s.version for s in catalogue.versions(model) if s.ready]
         return Json(statistics.metadata(served.config, versions))
@@ -118,8 +125,14 @@ class Routes:
         return Response()
 
     async def _config(self, request: Request) -> Response:
-        served = self._service.catalogue.resolve(*_names(request))
-        return Json(served.config.to_json())
+        model, version = _names(request)
+        await self._arrived(model, version)
+        return Json(self._service.catalogue.resolve(model, version).config.to_json())
+
+    async def _arrived(self, model: str, version: str) -> None:
+        """Give a model that is not there yet the time that calls give it."""
+        service = self._service
+        await service.arrivals.wait(model, version, service.clock() + service.settings.default_timeout)
 
     async def _stats(self, request: Request) -> Response:
         model, version = _names(request)
@@ -157,7 +170,7 @@ class Routes:
     # --- requests -----------------------------------------------------------------------------------------------------
 
     async def _request(self, request: Request) -> Response:
-        standing = await self._requests.find(request.path_params["token"], request.state.principal, _wait(request))
+        standing = await self._find(request, _wait(request))
         reply = standing.reply
         if reply is None:
             return Json(_state(standing), 202, {"retry-after": "1", "penstock-request-id": _field(standing.id)})
@@ -165,11 +178,37 @@ class Routes:
         if reply.failure is not None:
             return Response(error_body(reply.failure.message), STATUS[reply.failure.code], headers, "application/json")
         raw = "application/octet-stream" in request.headers.get("accept", "")
-        body = bodies.render(reply, raw or standing.binary)
+        body = await self._render(reply, raw or standing.binary)
         if body.header_length is None:
             return Response(b"".join(body.parts), 200, headers, "application/json")
         headers["inference-header-content-length"] = str(body.header_length)
         return Response(b"".join(body.parts), 200, headers, "application/octet-stream")
+
+    async def _find(self, request: Request, wait: float) -> Standing:
+        """How a request stands. A long poll is counted for as long as it waits, and ends with its connection."""
+        token, principal = request.path_params["token"], request.state.principal
+        if not wait:
+            return await self._requests.find(token, principal)
+        with self._service.admission.poll():
+            asked = asyncio.ensure_future(self._requests.find(token, principal, wait))
+            gone = asyncio.ensure_future(_gone(request))
+            try:
+                await asyncio.wait((asked, gone), return_when=asyncio.FIRST_COMPLETED)
+                if not asked.done():
+                    raise ClientDisconnect
+                return asked.result()
+            finally:
+                asked.cancel()
+                gone.cancel()
+                await asyncio.gather(asked, gone, return_exceptions=True)
+                del asked, gone  # else an error, its traceback and its task hold each other
+
+    async def _render(self, reply: InferReply, binary: bodies.Binary) -> ReplyBody:
+        """The answer's body; a large one is written by another process."""
+        settings = self._service.settings
+        if bodies.json_bytes(reply, binary) * TEXT_PER_BYTE <= settings.json_offload_bytes:
+            return bodies.render(reply, binary)
+        return await self._json.render(reply, binary, self._service.clock() + settings.default_timeout)
 
     async def _cancel(self, request: Request) -> Response:
         standing = await self._requests.cancel(request.path_params["token"], request.state.principal)
@@ -239,12 +278,18 @@ def _wait(request: Request) -> float:
     return seconds
 
 
+async def _gone(request: Request) -> None:
+    """Return when the client has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 async def _small_body(request: Request) -> bytes:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > _MAX_BODY:
-            raise TooLarge(f"the body of this request may have at most {_MAX_BODY} bytes")
+        if len(body) > MAX_PLAIN_BODY:
+            raise TooLarge(f"the body of this request may have at most {MAX_PLAIN_BODY} bytes")
     return bytes(body)
 
 

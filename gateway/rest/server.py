@@ -25,6 +25,7 @@ from gateway.rest.turn import Turn
 from gateway.rest.unread import Unread
 from gateway.service import Service
 from protocol.errors import ConfigError
+from protocol.urls import authority
 
 _TICKS: Final = 5
 """How finely the time of idle connections is told."""
@@ -42,7 +43,7 @@ class HttpServer:
         self._settings = settings = service.settings
         access = Access(settings.api_key)
         self._door = InferDoor(service, claims, access)
-        routes = Routes(service, Requests(service, claims), access, version)
+        routes = Routes(service, Requests(service, claims), access, self._door.json, version)
         self._outgoing = Turn(Response.write)
         endpoint = Endpoint(
             self._door, settings.max_header_bytes, settings.max_connections, self._connection_closed, self._outgoing,
@@ -150,7 +151,7 @@ def bind(host: str, port: int) -> socket.socket:
         )[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise ConfigError(f"cannot listen on {host}:{port}: {error}") from None
+        raise ConfigError(f"cannot listen on {authority(host, port)}: {error}") from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -158,5 +159,5 @@ def bind(host: str, port: int) -> socket.socket:
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise ConfigError(f"cannot listen on {host}:{port}: {error}; choose another --http-port") from None
+        raise ConfigError(f"cannot listen on {authority(host, port)}: {error}; choose another --http-port") from None
     return listener

@@ -12,7 +12,8 @@ import orjson
 
 from penstock.cli.options import api_key_option, seconds, url_option
 from penstock.client import Client, InferResult, bfloat16
-from protocol.errors import Code, FleetError, InvalidArgument
+from penstock.client.values import array_of
+from protocol.errors import MAX_QUOTED, Code, CodecError, FleetError, InvalidArgument
 from protocol.tensors import NUMPY_DTYPE, Array, Tensor, from_array
 
 _SHOWN = 32
@@ -98,11 +99,11 @@ def _parse(text: str, kinds: dict[str, Any]) -> tuple[str, Array]:
     if name not in kinds:
         raise InvalidArgument(f"the model has no input '{name}'; it has {', '.join(kinds)}")
     try:
-        value = orjson.loads(raw)
-        dtype = NUMPY_DTYPE[kinds[name]["datatype"]]
-        return name, np.array(value, dtype=dtype)
-    except (orjson.JSONDecodeError, ValueError, OverflowError) as exc:
-        raise InvalidArgument(f"--input {name}: {exc}") from None
+        return name, array_of(name, kinds[name]["datatype"], orjson.loads(raw))
+    except orjson.JSONDecodeError as exc:
+        raise InvalidArgument(f"--input {name}: {raw[:MAX_QUOTED]!r} is not JSON: {exc}") from None
+    except CodecError as exc:
+        raise InvalidArgument(f"--input {exc.message.removeprefix('input ')}") from None
 
 
 def _from_body(file: Path) -> dict[str, Array]:

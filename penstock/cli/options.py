@@ -90,6 +90,7 @@ gateway_options = options(
     option("--api-key", default="", show_default=False, help="What callers must send as bearer token or X-API-Key."),
     option("--tls-certificate", default="", help="PEM file; with --tls-key the API speaks HTTPS."),
     option("--tls-key", default="", help="PEM file."),
+    option("--allowed-hosts", multiple=True, help="Without --api-key: a name that Host and Origin may say besides localhost; may be repeated."),  # noqa: E501
     option("--max-queued-calls", type=int, default=4096, help="Accepted and unanswered at once; more are answered 429."),
     option("--max-queued-calls-per-model", type=int, default=0, help="The same for one model version; 0: three times as many as are still free, so that a model that is stuck leaves room for others."),  # noqa: E501
     option("--default-timeout", type=float, default=60.0, help="Seconds a call may take that names no deadline; then 504."),
@@ -110,4 +111,7 @@ model_options = options(
     option("--drain-grace", type=float, default=30.0, help="Seconds that work in flight gets after SIGTERM."),
 )  # fmt: skip
 
-metrics_option = option("--metrics-port", type=int, default=8002, help="Of Prometheus' /metrics; 0 takes a free one.")
+metrics_option = options(
+    option("--metrics-port", type=int, default=8002, help="Of Prometheus' /metrics; 0 takes a free one."),
+    option("--metrics-host", default="127.0.0.1", help="Address of metrics and health routes; 0.0.0.0 where Prometheus is on another host."),  # noqa: E501
+)  # fmt: skip

@@ -27,8 +27,31 @@ _PARAMETERS = """\
 | key | default | meaning |
 | --- | --- | --- |
 | `instance_isolation` | `process` for python, pytorch and GPUs, else `thread` | Where an instance runs: see workers/README.md. |
-| `max_execution_ms` | 10,000 or more: 20 times the prediction | A batch that runs longer hangs: its process is killed. |
+| `max_execution_ms` | 60,000 or more: 20 predictions, or the deadline | A batch that runs longer hangs: its process is killed. |
 | `refuse_nan` | `false` | `true` answers a request whose outputs hold NaN with an error. |
+"""
+
+
+_EXITS = """\
+## Exit codes
+
+| code | meaning |
+| --- | --- |
+| 0 | Done. |
+| 1 | A look found something: a model that is refused, a problem, a promise that broke. Or: a bug, with a traceback. |
+| 2 | Wrong usage: an unknown flag, a value of the wrong kind, a file that is not there. |
+| 3 | Wrong input or settings. |
+| 4 | Not found, or no longer there. |
+| 5 | The API key is missing or wrong. |
+| 6 | Not offered. |
+| 7 | Not reachable, or busy: try again later. |
+| 8 | Too late. |
+| 9 | Cancelled. |
+| 10 | The model failed. |
+| 11 | An internal error. |
+| 12 | `penstock verify`: nothing was delivered twice, so that the run proves nothing. |
+| 130 | Ctrl-C. |
+| 141 | Whoever read the output has gone, as in `penstock models \\| head -1`. |
 """
 
 
@@ -39,7 +62,7 @@ def page() -> str:
         command = importlib.import_module(f"penstock.cli.{name}").command
         sections += _command(name, summary, command)
     sections.append("## config.pbtxt\n\n" + "\n".join(_fields()) + "\n")
-    sections.append(_PARAMETERS)
+    sections += [_PARAMETERS, _EXITS]
     return "\n".join(sections)
 
 

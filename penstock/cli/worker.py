@@ -20,7 +20,6 @@ from workers import yielding
     model_options,
     option("--worker", default="", show_default=False, help="This worker's id and static membership: unique in the fleet, the same after a restart. [made up]"),  # noqa: E501
     metrics_option,
-    option("--metrics-host", default="127.0.0.1", help="Address of metrics and health routes."),
     option("--supervised/--not-supervised", default=True, envvar="PENSTOCK_SUPERVISED", help="Run the worker as a child that is restarted when it dies, and whose partitions are then given away at once."),  # noqa: E501
     log_options,
 )  # fmt: skip

@@ -15,6 +15,7 @@ from penstock.client import requests
 from penstock.client.requests import InferOptions, InferResult, Pending, Request
 from protocol.errors import InvalidArgument, Unavailable
 from protocol.tensors import Tensor
+from protocol.urls import is_loopback
 
 _SLACK: Final = 5.0
 """Seconds the connection outlives the deadline that was asked for, so that the gateway's 504 arrives."""
@@ -55,6 +56,12 @@ def _document(response: httpx.Response) -> Any:
         ) from None
 
 
+def _direct(url: str) -> dict[str, None] | None:
+    """No proxy of the environment for a server on this machine: no proxy reaches that."""
+    host = httpx.URL(url).host
+    return {"http://": None, "https://": None, "all://": None} if is_loopback(host) else None
+
+
 def _read_timeout(options: InferOptions) -> float | None:
     return None if options.timeout is None else options.timeout + _SLACK
 
@@ -70,8 +77,9 @@ class Client:
     """
 
     def __init__(self, url: str = "http://localhost:8000", *, api_key: str = "") -> None:
+        timeout = httpx.Timeout(10, read=None)
         self._http = httpx.Client(
-            base_url=_checked(url), headers=_headers(api_key), timeout=httpx.Timeout(10, read=None)
+            base_url=_checked(url), headers=_headers(api_key), timeout=timeout, mounts=_direct(url)
         )
 
     def infer(self, model: str, inputs: Mapping[str, npt.ArrayLike | Tensor], **options: Any) -> InferResult:
@@ -151,7 +159,9 @@ class _Lane:
     def __init__(self, url: str, headers: dict[str, str], context: ssl.SSLContext) -> None:
         limits = httpx.Limits(max_connections=self.WIDTH, max_keepalive_connections=self.WIDTH)
         timeout = httpx.Timeout(10, read=None)
-        self.http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout, limits=limits, verify=context)
+        self.http = httpx.AsyncClient(
+            base_url=url, headers=headers, timeout=timeout, limits=limits, verify=context, mounts=_direct(url)
+        )
         self.busy = 0
 
 

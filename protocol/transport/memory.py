@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from protocol.codec import micros
-from protocol.errors import NotFound, TooLarge, Unavailable
+from protocol.errors import NotFound, TooLarge, Unavailable, quoted
 from protocol.frames import MAX_RECORD
 from protocol.messages import Heartbeat
 from protocol.ports import (
@@ -85,7 +85,7 @@ class MemoryBus:
         if partition is None:
             partition = self._turns[topic] = (self._turns.get(topic, -1) + 1) % len(found.logs)
         elif not 0 <= partition < len(found.logs):
-            raise NotFound(f"topic {topic!r} has no partition {partition}: it has {len(found.logs)}")
+            raise NotFound(f"topic {quoted(topic)} has no partition {partition}: it has {len(found.logs)}")
         return await self._broker.append(found, partition, records)
 
     async def subscribe(self, topic: str, group: str, member: str, listener: Listener) -> Consumer:
@@ -166,6 +166,7 @@ class MemoryServer:
         self.wakes: dict[str, dict[MemoryStore, Callable[[list[Wake]], None]]] = {}
         self.cancels: dict[str, dict[MemoryStore, Callable[[list[Cancel]], None]]] = {}
         self.heartbeats: dict[str, Heartbeat] = {}
+        self.asks: dict[MemoryStore, Callable[[str], None]] = {}
 
 
 class MemoryStore:
@@ -190,6 +191,7 @@ class MemoryStore:
         for listeners in (self._server.wakes, self._server.cancels):
             for channel in list(listeners):
                 self._deafen(listeners, channel)
+        self._server.asks.pop(self, None)
 
     async def healthy(self) -> bool:
         """Whether the store is open."""
@@ -299,6 +301,18 @@ class MemoryStore:
         """See `Directory.forget`."""
         self._check_open()
         self._server.heartbeats.pop(worker, None)
+
+    async def ask(self, ask: str) -> None:
+        """See `Directory.ask`."""
+        self._check_open()
+        loop = asyncio.get_running_loop()
+        for on_ask in self._server.asks.values():
+            loop.call_soon(on_ask, ask)
+
+    async def listen_asks(self, on_ask: Callable[[str], None]) -> None:
+        """See `Directory.listen_asks`."""
+        self._check_open()
+        self._server.asks[self] = on_ask
 
     def _check_open(self) -> None:
         if not self._is_open:

@@ -63,6 +63,7 @@ class RedisStore:
         self._prefix = names.result_key("")
         self._workers_key = names.workers_key
         self._rebalance_channel = names.rebalance_channel
+        self._asks_channel = names.asks_channel
         self._result_ttl = milliseconds(settings.result_ttl)
         self._finish, self._claim, self._confirm, self._start = map(Script, ("finish", "claim", "confirm", "start"))
         self._fill = 0.0
@@ -274,6 +275,14 @@ class RedisStore:
     async def forget(self, worker: str) -> None:
         """See `Directory.forget`."""
         await self._client.call("HDEL", self._workers_key, worker)
+
+    async def ask(self, ask: str) -> None:
+        """See `Directory.ask`."""
+        await self._client.call("PUBLISH", self._asks_channel, ask)
+
+    async def listen_asks(self, on_ask: Callable[[str], None]) -> None:
+        """See `Directory.listen_asks`."""
+        await self._listening.listen(self._asks_channel, lambda message: on_ask(message.decode()))
 
 
 def _portions(answers: Sequence[Answer]) -> Iterator[Sequence[Answer]]:

@@ -1,7 +1,8 @@
 """Fuzzing from a command line: `python -m tests.bad_input --codecs 1000000 --http 1000000`.
 
 Every input comes from its number and `--seed` alone, so that a failing one is made again: `--first N --codecs 1 --http 0`, or, for
-dialogue N of the HTTP fuzzer, `--first N --codecs 0 --http 1`.
+dialogue N of the HTTP fuzzer, `--first N --codecs 0 --http 1`; records of Kafka come in groups of 40, made again by
+`--first N --records 40 --codecs 0 --http 0` with the group's first number.
 """
 
 from __future__ import annotations
@@ -11,14 +12,19 @@ import asyncio
 import concurrent.futures
 import logging
 import os
+import secrets
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import structlog
 import uvloop
 
+from infra.local.servers import servers
 from tests.bad_input.codecs import attempt
 from tests.bad_input.http_fuzz import fuzz
+from tests.bad_input.kafka_fuzz import fuzz_records
 
 
 def fuzz_codecs(seed: int, first: int, count: int) -> list[str]:
@@ -26,10 +32,24 @@ def fuzz_codecs(seed: int, first: int, count: int) -> list[str]:
     return [problem for number in range(first, first + count) if (problem := attempt(seed, number))]
 
 
+def records(seed: int, first: int, count: int) -> list[str]:
+    """What went wrong with so many records on a broker, a store and a worker that are started for them."""
+    with tempfile.TemporaryDirectory(prefix="penstock-servers-") as folder, servers(Path(folder)) as started:
+        prefix = f"fuzz-{secrets.token_hex(4)}"
+        outcome = asyncio.run(
+            fuzz_records(started.kafka, started.redis, prefix, seed, first, count, lambda text: print(text, flush=True))
+        )
+        print(f"records: {outcome}", flush=True)
+        return outcome.problems
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.bad_input", description="Fuzz the codecs and the HTTP door.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bad_input", description="Fuzz the codecs, the HTTP door and Kafka."
+    )
     parser.add_argument("--codecs", type=int, default=1_000_000, help="inputs for the codecs")
     parser.add_argument("--http", type=int, default=1_000_000, help="requests over HTTP")
+    parser.add_argument("--records", type=int, default=200_000, help="records through a real broker")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0)
     options = parser.parse_args()
@@ -50,6 +70,8 @@ def main() -> int:
             outcome = runner.run(fuzz(options.seed, options.first, options.http, lambda text: print(text, flush=True)))
         problems += outcome.problems
         print(f"HTTP: {outcome}", flush=True)
+    if options.records:
+        problems += records(options.seed, options.first, options.records)
     print(*problems[:50], f"{len(problems)} problems", sep="\n")
     return 1 if problems else 0
 

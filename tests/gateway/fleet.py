@@ -217,7 +217,7 @@ class Site:
         return worker
 
     async def gateway(self, transport: Transport | None = None, **settings: Any) -> Running:
-        defaults: dict[str, Any] = {"http_port": 0, "metrics_port": None, "drain_grace": 5.0}
+        defaults: dict[str, Any] = {"http_port": 0, "metrics_port": None, "drain_grace": 5.0, "model_wait": 0.0}
         registry = CollectorRegistry()
         gateway = Gateway(
             GatewaySettings(**{**defaults, **settings}), transport or await self.transport(), NAMES, registry=registry

@@ -180,6 +180,19 @@ async def test_metrics_are_served(fleet: Site) -> None:
     assert "penstock_gateway_publish_records_count 1.0" in text
 
 
+async def test_metrics_are_on_loopback_unless_told_and_say_whether_the_gateway_is_ready(fleet: Site) -> None:
+    gateway = await fleet.gateway(host="0.0.0.0", api_key="secret", metrics_port=0)
+    status = gateway.gateway._status
+    assert status is not None
+    assert status._server is not None
+
+    assert status._server.sockets[0].getsockname()[0] == "127.0.0.1"
+    url = f"http://127.0.0.1:{gateway.gateway.metrics_port}/v2/health/ready"
+    assert (await gateway.client.get(url)).status_code == 200
+    gateway.gateway.service.draining = True
+    assert (await gateway.client.get(url)).text == "it is going down"
+
+
 async def test_ipv6(fleet: Site) -> None:
     await fleet.worker()
     gateway = await fleet.gateway(host="::1")

@@ -12,6 +12,8 @@ import pytest
 from tests.gateway.fleet import ANY, Site, floats, raw_request, read_response, site, until
 from tests.gateway.wire import BODY, closed, exchange
 
+POST = b"POST /v2/models/add_sub/infer HTTP/1.1\r\nhost: localhost\r\n"
+
 
 @pytest.mark.parametrize("declared", [True, False])
 async def test_a_body_over_the_limit_is_413_and_names_the_limit(fleet: Site, declared: bool) -> None:
@@ -79,7 +81,7 @@ async def test_bodies_being_read_count_against_the_queue(fleet: Site) -> None:
         b"GET /v2 HTTP/1.1\r\nhost: localhost\r\n" + b"x: %b\r\n" % (b"y" * 40_000) + b"\r\n",
         b"GET /v2 HTTP/1.1\r\nhost: localhost\r\n" + b"".join(b"x%d: y\r\n" % n for n in range(300)) + b"\r\n",
         b"GET /%b HTTP/1.1\r\nhost: localhost\r\n\r\n" % (b"y" * 40_000),
-        b"POST /v2/models/add_sub/infer HTTP/1.1\r\nhost: localhost\r\nx: " + b"y" * 700_000,
+        POST + b"x: " + b"y" * 700_000,
     ],
     ids=["one large header", "many headers", "a long target", "an endless header"],
 )
@@ -117,10 +119,10 @@ async def test_a_refused_head_waits_for_the_answers_before_it(fleet: Site) -> No
         b"nonsense\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"GET / HTTP/9.9\r\n\r\n",
-        b"POST /v2/models/add_sub/infer HTTP/1.1\r\nhost: localhost\r\ncontent-length: -5\r\n\r\n",
-        b"POST /v2/models/add_sub/infer HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello",
-        b"POST /v2/models/add_sub/infer HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"POST /v2/models/add_sub/infer HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        POST + b"content-length: -5\r\n\r\n",
+        POST + b"content-length: 5\r\ncontent-length: 6\r\n\r\nhello",
+        POST + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        POST + b"transfer-encoding: chunked\r\n\r\nzz\r\n",
         b"POST /v2/models/add_sub/infer HTTP/1.1\r\nhost : x\r\n\r\n",
         b"CONNECT x:1 HTTP/1.1\r\nhost: localhost\r\n\r\n",
     ],
@@ -142,7 +144,7 @@ async def test_what_is_not_http_is_400(fleet: Site, sent: bytes) -> None:
     "sent",
     [
         raw_request(b"", "content-length: 500") + b"half of it",
-        b"POST /v2/models/add_sub/infer HTTP/1.1\r\nhost: localhost\r\n",
+        POST,
         raw_request(b"", "content-length: 500", path="/v2/repository/index") + b"{",
     ],
     ids=["a body", "a head", "another route's body"],

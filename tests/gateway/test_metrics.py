@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import urllib.request
-
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
@@ -49,13 +47,3 @@ def test_every_family_is_exposed_with_its_labels() -> None:
         "penstock_gateway_swept_answers_total 0.0",
     ):
         assert line in text.splitlines()
-
-
-def test_they_are_served_over_http_until_stopped() -> None:
-    metrics = GatewayMetrics(CollectorRegistry())
-    stop, port = metrics.serve("127.0.0.1", 0)
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-            assert b"penstock_gateway_inflight" in answer.read()
-    finally:
-        stop()

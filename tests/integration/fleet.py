@@ -117,7 +117,7 @@ class Fleet:
         self.workers.append(Process(name, self.folder / f"{name}.log", *arguments))
         return self.workers[-1]
 
-    def wait_ready(self, models: int) -> None:
+    def wait_ready(self, models: int, within: float = START_WITHIN) -> None:
         """Until every gateway knows so many ready models and every worker has joined its groups."""
 
         def ready() -> bool:
@@ -131,7 +131,7 @@ class Fleet:
                 return False
             return all(b"partitions assigned" in worker.log.read_bytes() for worker in self.workers)
 
-        wait_for(f"{models} ready models on {len(self.gateways)} gateways", ready)
+        wait_for(f"{models} ready models on {len(self.gateways)} gateways", ready, within)
 
     def stop(self) -> list[int]:
         """Exit codes of all, gateways first."""

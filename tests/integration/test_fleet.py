@@ -185,12 +185,22 @@ async def test_a_record_that_nobody_can_read_goes_to_the_dead_letters_and_holds_
     assert site.ran(number) == 8
 
 
-def test_statistics_count_every_answer_of_both_workers(site: Site) -> None:
+async def test_statistics_count_every_answer_of_both_workers_at_once(site: Site) -> None:
+    ones = {"A": np.ones((2, 4), np.float32), "B": np.ones((2, 4), np.float32)}
     with Client(site.urls[0]) as client:
         before = inferences(client)
-        for _ in range(20):
-            client.infer("add", {"A": np.ones((2, 4), np.float32), "B": np.ones((2, 4), np.float32)})
-        wait_for("the workers' heartbeats", lambda: inferences(client) == before + 40, within=10)
+        for _ in range(3):
+            client.infer("add", ones)
+            before += 2
+            assert inferences(client) == before
+        async with AsyncClient(site.urls[0], connections=32) as many:
+            await asyncio.gather(*[infer_often(many, ones, 25) for _ in range(20)])
+        assert inferences(client) == before + 1000
+
+
+async def infer_often(client: AsyncClient, inputs: dict[str, np.ndarray], count: int) -> None:
+    for _ in range(count):
+        await client.infer("add", inputs)
 
 
 def inferences(client: Client) -> int:

@@ -283,11 +283,12 @@ def test_a_record_with_anything_in_it_is_a_request_or_the_codecs_error(
     assert decode(*codec.encode_request(request)).deadline == request.deadline
 
 
-def test_a_null_header_says_nothing() -> None:
+@pytest.mark.parametrize("nothing", [None, b""])
+def test_a_null_or_empty_header_says_nothing(nothing: bytes | None) -> None:
     value, headers = codec.encode_request(REQUEST)
-    null = [(name, None) for name, _ in headers]
+    empty = [(name, nothing) for name, _ in headers]
 
-    assert decode(value, [*headers, *null]) == decode(value, [])
+    assert decode(value, [*headers, *empty]) == decode(value, [])
 
 
 def test_unknown_headers_and_fields_are_ignored() -> None:
@@ -311,3 +312,17 @@ def test_a_failure_becomes_the_error_of_its_code() -> None:
 
     assert isinstance(error, FleetError)
     assert (error.code, error.retryable, str(error)) == (Code.DEADLINE_EXCEEDED, True, "too late")
+
+
+def test_a_heartbeat_tells_what_it_was_asked() -> None:
+    for asked in (None, (), ("a", "b")):
+        beat = dataclasses.replace(HEARTBEAT, asked=asked)
+        assert presence.decode_heartbeat(presence.encode_heartbeat(beat)).asked == asked
+
+
+def test_an_answer_and_a_heartbeat_name_the_files_that_served() -> None:
+    reply = dataclasses.replace(REPLY, timing=dataclasses.replace(TIMING, digest="0123456789ab"))
+    assert codec.decode_reply(codec.encode_reply(reply)).timing.digest == "0123456789ab"
+    load = dataclasses.replace(HEARTBEAT.models[0], digest="f" * 64)
+    beat = dataclasses.replace(HEARTBEAT, models=(load,))
+    assert presence.decode_heartbeat(presence.encode_heartbeat(beat)) == beat

@@ -207,3 +207,9 @@ class SimStore:
 
     async def forget(self, worker: str) -> None:
         await self._call(lambda: self._server.heartbeats.pop(worker, None))
+
+    async def ask(self, ask: str) -> None:
+        raise NotImplementedError("nobody here asks for statistics")
+
+    async def listen_asks(self, on_ask: Callable[[str], None]) -> None:
+        raise NotImplementedError("nobody here is asked for statistics")

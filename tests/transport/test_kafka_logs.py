@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
-from protocol.errors import FleetError, Unavailable
+from protocol.errors import FleetError, NotFound, Unavailable
 from protocol.ports import Assigned, Consumer, OutRecord
 from protocol.transport.kafka import KafkaBus
 from protocol.transport.kafka_positions import counts
@@ -178,6 +178,37 @@ class TestTopicsMadeAgain:
 
         with pytest.raises(Unavailable, match="does not exist any more"):
             await fetch_until_refused()
+
+
+class TestFollowing:
+    async def test_a_topic_that_is_made_again_is_followed_from_its_start(
+        self, site: KafkaSite, admin: AIOKafkaAdminClient
+    ) -> None:
+        topic, bus = site.topic("followed"), await site.connect()
+        await bus.ensure_topic(topic, 1)
+        await bus.publish(topic, numbered(3))
+        stream = bus.follow(topic)
+        got: list[bytes] = []
+        async with asyncio.timeout(site.patience):
+            while len(got) < 3:
+                got += values(await anext(stream))
+            await made_again(site, await site.connect(), admin, topic, 8)
+            while len(got) < 11:
+                got += values(await anext(stream))
+        await stream.aclose()
+        assert got == [record.value for record in (*numbered(3), *numbered(8, 100))]
+
+    async def test_a_topic_that_was_deleted_ends_its_followers(
+        self, site: KafkaSite, admin: AIOKafkaAdminClient
+    ) -> None:
+        topic, bus = site.topic("unfollowed"), await site.connect()
+        await bus.ensure_topic(topic, 1)
+        stream = bus.follow(topic)
+        assert await anext(stream) == []
+        await admin.delete_topics([topic])
+        with pytest.raises(NotFound, match="was deleted"):
+            async with asyncio.timeout(site.patience):
+                await anext(stream)
 
 
 async def test_records_deleted_while_they_wait_to_be_read_are_told_as_lost(

@@ -222,6 +222,19 @@ async def test_workers_that_unload_at_the_same_time_leave_nothing_ready(tmp_path
         assert (state(f, "m").state, state(f, "m").reason) == (ModelState.UNAVAILABLE, "unloaded")
 
 
+async def test_a_catalogue_that_was_deleted_is_made_again_with_what_is_ready(tmp_path: Path) -> None:
+    write_model(tmp_path, "m")
+    write_model(tmp_path, "n")
+    async with fleet(tmp_path) as f:
+        worker = await f.worker()
+        await worker.models.unload_model("n")
+        await worker.models.catalogue.renew()
+        assert len(catalogue(f)["m", "1"]) == 1, "nothing was lost"
+        del f.broker.topics[NAMES.catalogue_topic]
+        await worker.models.catalogue.renew()
+        assert {key: entries[-1].state for key, entries in catalogue(f).items()} == {("m", "1"): ModelState.READY}
+
+
 async def test_a_silent_worker_serves_nothing(tmp_path: Path) -> None:
     write_model(tmp_path, "m")
     async with fleet(tmp_path) as f:

@@ -12,7 +12,6 @@ from workers.remedies import (
     MANY,
     MULTIPLE,
     RECOVERY,
-    UNKNOWN,
     WINDOW,
     Caps,
     Flood,
@@ -99,9 +98,10 @@ def test_a_flood_is_counted_over_its_window(events: list[tuple[float, int, int]]
 
 
 def test_a_batch_hangs_beyond_a_multiple_of_its_prediction_or_what_the_model_states() -> None:
-    assert time_limit(None, None) == UNKNOWN
+    assert time_limit(None, None) == LEAST
     assert time_limit(None, 0.001) == LEAST
-    assert time_limit(None, 2.0) == 2.0 * MULTIPLE
+    assert time_limit(None, 20.0) == 20.0 * MULTIPLE
+    assert time_limit(None, 0.001, 300.0) == 300.0
     assert time_limit(0.25, 2.0) == 0.25
     assert stated_limit({}, "m") is None
     assert stated_limit({"max_execution_ms": "250"}, "m") == 0.25

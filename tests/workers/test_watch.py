@@ -1,13 +1,15 @@
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.workers.fleet import IDENTITY, until
 from tests.workers.serving import bench
 from workers.entries import Entry
 from workers.execution import Job
 from workers.pace import Pace
-from workers.remedies import LEAST, MULTIPLE, UNKNOWN
+from workers.remedies import LEAST, MULTIPLE, time_limit
 from workers.scheduling.types import Batch, Release
 from workers.watch import Watch
 
@@ -70,12 +72,44 @@ async def test_on_a_thread_it_is_only_said() -> None:
 async def test_without_a_stated_limit_it_is_a_multiple_of_what_was_measured() -> None:
     pace = Pace()
     watch, some = Watch(pace, None, lambda: 0.0), job(Killable(isolated=True), 100.0)
-    assert watch.limit(some) == UNKNOWN
-    pace.observe("", 2, 0.5)
-    assert watch.limit(some) == max(LEAST, 0.5 * MULTIPLE)
+    assert watch.limit(some) == LEAST
+    pace.observe("", 2, 50.0)
+    assert watch.limit(some) == 50.0 * MULTIPLE
     pace.observe("", 2, 5000.0)
     assert watch.limit(some) > 1000
     assert Watch(pace, math.inf, lambda: 0.0).limit(some) == math.inf
+
+
+@pytest.mark.parametrize(("deadline", "runs"), [(None, 59.0), (130.0, 59.0), (400.0, 299.0)])
+async def test_a_long_request_after_short_ones_is_not_taken_for_one_that_hangs(
+    deadline: float | None, runs: float
+) -> None:
+    pace, executor = Pace(), Killable(isolated=True)
+    for _ in range(25):
+        pace.observe("", 2, 0.01)
+    watch, long = Watch(pace, None, lambda: 0.0), job(executor, 100.0)
+    long.entries[0].deadline = deadline
+    watch.begin(long)
+    for seconds in (12.0, runs):
+        watch.check(100.0 + seconds)
+        assert executor.kills == 0
+    watch.check(100.0 + runs + 2.0)
+    assert executor.kills == 1
+    watch.stop()
+
+
+MAYBE = st.none() | st.floats(0, 1e6)
+
+
+@given(predicted=MAYBE, deadline=MAYBE, stated=st.none() | st.floats(0.001, 1e6))
+def test_no_limit_is_stricter_than_the_deadline_or_that_of_the_unknown_but_a_stated_one(
+    predicted: float | None, deadline: float | None, stated: float | None
+) -> None:
+    limit = time_limit(stated, predicted, deadline)
+    if stated is not None:
+        assert limit == stated
+    else:
+        assert limit >= max(time_limit(None, None), deadline or 0.0, predicted or 0.0)
 
 
 async def test_a_worker_with_a_hanging_thread_is_not_ready_until_it_goes_on() -> None:

@@ -25,6 +25,9 @@ class Instance(Protocol):
     An attribute `anywhere` that is true says that `run` only computes (no waiting, no I/O, no state tied to a thread), so that it
     may be called on another thread than `load`. Runs that are expected to take less than handing them over costs then happen on
     the event loop (`workers.brevity`). Without it every run is on the instance's own thread.
+
+    A method `keep(raw)` is called right after `run`, on its thread, where the next run may begin before the answers are made: it
+    returns what `run` did with everything copied that the next run may write to. Without it that must be nothing.
     """
 
     def prepare(self, requests: Sequence[InferRequest]) -> Any:

@@ -7,15 +7,18 @@ sequential, 1 parallel), `enable_mem_arena`, `session.<key>` for any of onnxrunt
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
-from protocol.errors import ConfigError
+from protocol.errors import Code, ConfigError, InvalidArgument, quoted
+from protocol.messages import Failure, InferRequest
 from protocol.model_config import Kind, ModelConfig, TensorSpec
 from protocol.tensors import Array
-from workers.backends.base import Instance
+from workers.assembly import Stacked, rows_of
+from workers.backends.base import Instance, Outcome
 from workers.backends.tensor_instance import TensorInstance
 from workers.placement import Placement
 from workers.repository import BackendMetadata, ModelVersion
@@ -48,7 +51,8 @@ class OnnxBackend:
         providers = _providers(version.config, placement)
         session = _session(version, _options(version.config, placement.threads), providers)
         _check_providers(version.config, providers, session.get_providers())
-        return OnnxInstance(version.config, session)
+        texts = any(spec.datatype == "BYTES" for spec in version.config.inputs)
+        return (OnnxTextInstance if texts else OnnxInstance)(version.config, session)
 
 
 class OnnxInstance(TensorInstance):
@@ -60,23 +64,87 @@ class OnnxInstance(TensorInstance):
         self.anywhere = session.get_providers() == [
             "CPUExecutionProvider"
         ]  # a session's run may be called from any thread
-        self._strings = frozenset(spec.name for spec in config.inputs if spec.datatype == "BYTES")
 
     def compute(self, inputs: dict[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
-        """One run of the graph; BYTES go in as text, onnxruntime's only string type."""
-        if self._strings:
-            inputs = {name: _decode(array) if name in self._strings else array for name, array in inputs.items()}
+        """One run of the graph."""
         return dict(zip(outputs, self._session.run(outputs, inputs), strict=True))
+
+    def keep(self, raw: dict[str, Array]) -> dict[str, Array]:
+        """Nothing: every run of a session makes new arrays."""
+        return raw
 
     def close(self) -> None:
         """Free the session's memory."""
         self._session = None
 
 
-def _decode(array: Array) -> Array:
-    text = np.empty(array.shape, dtype=object)
-    text.reshape(-1)[:] = [item.decode(errors="replace") for item in array.ravel()]
-    return text
+@dataclasses.dataclass(slots=True)
+class _Batch:
+    """A batch with texts, with the rows of each request and, once it has run, why some requests have no answers."""
+
+    stacked: Stacked
+    rows: list[int]
+    outputs: dict[str, Array] = dataclasses.field(default_factory=dict)
+    refused: dict[int, Failure] = dataclasses.field(default_factory=dict)
+
+
+class OnnxTextInstance(OnnxInstance):
+    """A session that takes BYTES as text, onnxruntime's only string type: a request whose bytes are not UTF-8 is refused alone."""
+
+    def __init__(self, config: ModelConfig, session: Any) -> None:
+        super().__init__(config, session)
+        self._texts = [spec.name for spec in config.inputs if spec.datatype == "BYTES"]
+
+    def prepare(self, requests: Sequence[InferRequest]) -> Any:
+        """Stack; the texts are decoded by `run`, which keeps nobody waiting but its batch."""
+        return _Batch(super().prepare(requests), rows_of(requests, self.config))
+
+    def run(self, prepared: Any) -> Any:
+        """Run with an empty text in place of what is none."""
+        batch: _Batch = prepared
+        inputs = dict(batch.stacked.inputs)
+        for name in self._texts:
+            if name in inputs:
+                inputs[name] = self._decode(name, inputs[name], batch)
+        if len(batch.refused) == len(batch.rows):
+            raise InvalidArgument(batch.refused[0].message)
+        batch.outputs = dict(self.compute(inputs, batch.stacked.outputs))
+        return batch
+
+    def _decode(self, name: str, array: Array, batch: _Batch) -> Array:
+        texts = np.empty(array.shape, dtype=object)
+        flat = texts.reshape(-1)
+        try:
+            flat[:] = [item.decode() for item in array.ravel()]
+        except UnicodeDecodeError:
+            owner = [
+                index for index, rows in enumerate(batch.rows) for _ in range(rows * (array.size // sum(batch.rows)))
+            ]
+            for place, item in enumerate(array.ravel()):
+                try:
+                    flat[place] = item.decode()
+                except UnicodeDecodeError as exc:
+                    flat[place] = ""
+                    batch.refused.setdefault(owner[place], Failure(Code.INVALID_ARGUMENT, self._refusal(name, exc)))
+        return texts
+
+    def _refusal(self, name: str, error: UnicodeDecodeError) -> str:
+        return (
+            f"input '{name}' of model '{self.config.name}' holds bytes that are not UTF-8 (0x{error.object[error.start]:02x} at "
+            f"byte {error.start} of an element), and an ONNX model takes text; send them encoded, in base64 for example"
+        )
+
+    def keep(self, raw: Any) -> Any:
+        """See `OnnxInstance.keep`."""
+        return raw
+
+    def split(self, requests: Sequence[InferRequest], raw: Any) -> Sequence[Outcome]:
+        """Cut; who was refused has its reason instead."""
+        batch: _Batch = raw
+        outcomes: list[Outcome] = list(super().split(requests, batch.outputs))
+        for index, failure in batch.refused.items():
+            outcomes[index] = failure
+        return outcomes
 
 
 def _session(version: ModelVersion, options: Any, providers: list[Any]) -> Any:
@@ -121,7 +189,7 @@ def _options(config: ModelConfig, threads: int) -> Any:
 def _number(config: ModelConfig, key: str, default: int) -> int:
     text = config.parameters.get(key, str(default))
     if not text.isdigit():
-        raise ConfigError(f"parameter '{key}' of model '{config.name}' must be a number, not {text!r}")
+        raise ConfigError(f"parameter '{key}' of model '{config.name}' must be a number, not {quoted(text)}")
     return int(text)
 
 

@@ -82,7 +82,7 @@ class Tensor:
         return self._name
 
     def as_numpy(self) -> Array:
-        """The array; inputs are read-only views."""
+        """The array; a model may write to its inputs."""
         return self._array
 
     def shape(self) -> list[int]:
@@ -98,8 +98,8 @@ class Tensor:
         return True
 
     def to_dlpack(self) -> Any:
-        """A DLPack capsule of a copy (inputs are read-only)."""
-        return self._array.copy().__dlpack__()
+        """A DLPack capsule that shares the array's memory; of a copy where that cannot be written to, which DLPack cannot say."""
+        return (self._array if self._array.flags.writeable else self._array.copy()).__dlpack__()
 
     @staticmethod
     def from_dlpack(name: str, source: Any) -> Tensor:
@@ -171,6 +171,10 @@ class InferenceResponse:
     def output_tensors(self) -> list[Tensor]:
         """The outputs."""
         return self._outputs
+
+    def without_outputs(self) -> InferenceResponse:
+        """The same without its tensors; not of Triton's."""
+        return InferenceResponse((), self._error, self._parameters)
 
     def has_error(self) -> bool:
         """Whether it failed."""

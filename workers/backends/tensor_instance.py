@@ -10,6 +10,7 @@ from protocol.model_config import ModelConfig
 from protocol.tensors import Array
 from workers.assembly import Stacked, cut, stack
 from workers.backends.base import Outcome
+from workers.ownership import own
 
 
 class TensorInstance(abc.ABC):
@@ -32,16 +33,22 @@ class TensorInstance(abc.ABC):
 
         Returns:
             One array per wanted output, of the configured datatype (BF16 as uint16 bits, BYTES as an object array of bytes or str)
-            and shape, all rows in front where the model batches. It belongs to the caller: it must not be written to afterwards.
+            and shape, all rows in front where the model batches. They may be views of what the next call writes to (`keep`).
         """
 
     def prepare(self, requests: Sequence[InferRequest]) -> Stacked:
         """See `Instance.prepare`."""
         return stack(requests, self.config)
 
-    def run(self, prepared: Stacked) -> Mapping[str, Array]:
+    def run(self, prepared: Stacked) -> dict[str, Array]:
         """See `Instance.run`."""
-        return self.compute(prepared.inputs, prepared.outputs)
+        return dict(
+            self.compute(prepared.inputs, prepared.outputs)
+        )  # a dict that the model keeps would hide its references
+
+    def keep(self, raw: dict[str, Array]) -> dict[str, Array]:
+        """See `Instance`; a backend whose `compute` never writes to what it has returned gives it back as it is."""
+        return own(raw)
 
     def split(self, requests: Sequence[InferRequest], raw: Mapping[str, Array]) -> Sequence[Outcome]:
         """See `Instance.split`."""

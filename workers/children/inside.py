@@ -7,7 +7,6 @@ in a thread of the worker; the child ends when the line does; what a model keeps
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 import traceback
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from protocol.tensors import Tensor
 from workers import yielding
 from workers.backends import load_backend, usable_gpus
 from workers.backends.base import Instance, Outcome
+from workers.children import threads
 from workers.children.line import Broken, Line, packed
 from workers.children.messages import (
     Told,
@@ -68,25 +68,27 @@ class Inside:
 
     def _inspect(self, order: Told) -> None:
         try:
-            backend = self._find(hear_version(order["version"]))
+            backend = self._find(hear_version(order["version"]), order["threads"])
             gpus = usable_gpus(backend, order["gpus"])
             metadata = backend.inspect(self._version)
             self._line.send(packed({"metadata": tell_metadata(metadata), "gpus": list(gpus)}))
-        except Exception as exc:
+        except BaseException as exc:  # SystemExit, too: the worker would only see that the process has ended
             self._line.send(packed({"error": tell_error(exc)}))
 
     def _load(self, order: Told) -> None:
         try:
             version = hear_version(order["version"])
-            self._instance = self._find(version).load(version, hear_placement(order["placement"]))
+            placement = hear_placement(order["placement"])
+            self._instance = self._find(version, placement.threads).load(version, placement)
             warm_up(self._instance, version.config, samples(version.config, str(version.version), version.folder))
             yielding.end()
             self._line.send(packed({}))
-        except Exception as exc:
+        except BaseException as exc:  # see `_inspect`
             self._line.send(packed({"error": tell_error(exc)}))
 
-    def _find(self, version: ModelVersion) -> Any:
+    def _find(self, version: ModelVersion, share: int) -> Any:
         if self._backend is None:
+            threads.limit(share)
             self._backend = load_backend(version.config.backend)
             if hasattr(self._backend, "alone"):
                 self._backend.alone = True
@@ -107,8 +109,8 @@ class Inside:
         try:
             descriptors = self._write(self._outcomes(order, view.read(order["tensors"]), answer), answer)
         except BaseException as exc:  # SystemExit of a model must not end its process with the batch unanswered
-            _show(exc)
             answer["error"] = tell_error(exc)
+            traceback.clear_frames(exc.__traceback__)  # they would keep the inputs alive
         answer["kept"] = view.kept  # by the model: its memory must not be written to again then
         return answer, descriptors
 
@@ -140,11 +142,5 @@ class Inside:
             if instance is not None:
                 instance.close()
             self._line.send(packed({}))
-        except Exception as exc:
+        except BaseException as exc:  # see `_inspect`
             self._line.send(packed({"error": tell_error(exc)}))
-
-
-def _show(error: BaseException) -> None:
-    """The traceback, for the worker's log: the worker itself only hears the text. Its frames would keep the inputs alive."""
-    traceback.print_exception(error, file=sys.stderr)
-    traceback.clear_frames(error.__traceback__)

@@ -1,7 +1,7 @@
 """What a worker and its children tell each other, as plain lists and maps for msgpack. Pure.
 
 Invariants: whatever is told is heard equal; a request's tensors are told apart from it, since they lie in shared memory; an
-exception crosses as its text, its code and the names of its classes, never as an object.
+exception crosses as its text, its code, its traceback and the names of its classes, never as an object.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from protocol.errors import Code, ConfigError, FleetError, ModelFailed, described
+from protocol.errors import Code, ConfigError, FleetError, ModelFailed
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import Kind, ModelConfig, TensorSpec
 from protocol.tensors import Tensor
@@ -19,6 +19,7 @@ from workers.completion import BackendMetadata
 from workers.execution import ModelRaised
 from workers.placement import Placement
 from workers.repository import ModelVersion
+from workers.tracebacks import text_of, trace_of
 
 Told = dict[str, Any]
 
@@ -125,16 +126,17 @@ def tell_error(error: BaseException) -> Told:
     """What was raised."""
     known = isinstance(error, FleetError)
     return {
-        "text": described(error),
+        "text": text_of(error),
         "code": error.code.value if isinstance(error, FleetError) else Code.MODEL_FAILED.value,
         "kinds": [kind.__name__ for kind in type(error).__mro__[:-1]],
         "known": known,
+        "trace": trace_of(error),
     }
 
 
 def hear_error(told: Told) -> ModelRaised:
     """What a model raised while it ran."""
-    return ModelRaised(told["text"], told["kinds"], code=Code(told["code"]))
+    return ModelRaised(told["text"], told["kinds"], code=Code(told["code"]), trace=told["trace"])
 
 
 def hear_refusal(told: Told, version: ModelVersion) -> FleetError:

@@ -18,16 +18,23 @@ from workers.repository import ModelVersion
 
 
 def inspect(
-    child: Child, version: ModelVersion, gpus: Sequence[int] = ()
+    child: Child, version: ModelVersion, gpus: Sequence[int] = (), threads: int = 1
 ) -> tuple[BackendMetadata | None, tuple[int, ...]]:
     """See `Backend.inspect`; also which of the GPUs the backend can use, so that no framework is imported here to ask it.
+
+    Args:
+        child: is asked.
+        version: as its folder says.
+        gpus: of this worker.
+        threads: that the libraries of the model's code should use: they are imported now.
 
     Raises:
         FleetError: the model's own words, as a backend in this process would have raised them.
         InstanceDied: the model ended the child.
     """
     try:
-        answer, _ = child.ask(packed({"do": "inspect", "version": tell_version(version), "gpus": list(gpus)}))
+        order = {"do": "inspect", "version": tell_version(version), "gpus": list(gpus), "threads": threads}
+        answer, _ = child.ask(packed(order))
     except Broken:
         raise child.obituary(f"while model '{version.model}' was inspected") from None
     if "error" in answer:

@@ -7,7 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from protocol.errors import ConfigError
+from protocol.errors import Code, ConfigError, InvalidArgument
+from protocol.messages import Failure
 from protocol.model_config import ModelConfig
 from tests.workers.backends.models import load, request, run, version_of
 from workers.backends.onnxruntime import OnnxBackend, _check_providers
@@ -74,6 +75,39 @@ def test_text_goes_in_and_out(tmp_path: Path) -> None:
     answers = run(instance, [request(IN=np.array([["é"]])), request(IN=np.array([["b"], ["c"]]))])
 
     assert [answer["OUT"].tolist() for answer in answers] == [[["é".encode()]], [[b"b"], [b"c"]]]
+
+
+def test_bytes_that_are_not_text_are_refused_and_only_their_request(tmp_path: Path) -> None:
+    text = (TensorProto.STRING, ["n", 2])
+    path = save(tmp_path / "echo.onnx", [helper.make_node("Identity", ["IN"], ["OUT"])], {"IN": text}, {"OUT": text})
+    instance = load(OnnxBackend(), single_file(ModelFile(path)))
+    good, late = ([["é".encode(), b""]], [[b"a", b"b"], [b"c", b"d"]])
+    bad = [[b"x", b"y"], [b"z", b"ab\xff"]]
+
+    answers = run(instance, [request(IN=np.array(rows, dtype=object)) for rows in (good, bad, late)])
+
+    (first, refused, last) = answers
+    assert isinstance(refused, Failure)
+    assert refused.code is Code.INVALID_ARGUMENT
+    assert "input 'IN' of model 'echo' holds bytes that are not UTF-8 (0xff at byte 2 of an element)" in refused.message
+    assert [answer["OUT"].tolist() for answer in (first, last) if not isinstance(answer, Failure)] == [good, late]
+    with pytest.raises(InvalidArgument, match="not UTF-8"):
+        run(instance, [request(IN=np.array(bad, dtype=object))])
+
+
+def test_what_a_run_answers_is_not_changed_by_the_next(tmp_path: Path) -> None:
+    tensor = (TensorProto.FLOAT, ["n", 2])
+    weights = helper.make_tensor("W", TensorProto.FLOAT, [1, 2], [5.0, 6.0])
+    nodes = [helper.make_node("Identity", ["IN"], ["OUT"]), helper.make_node("Constant", [], ["C"], value=weights)]
+    path = save(tmp_path / "echo.onnx", nodes, {"IN": tensor}, {"OUT": tensor, "C": (TensorProto.FLOAT, [1, 2])})
+    instance = load(OnnxBackend(), single_file(ModelFile(path)))
+    given = [np.full((1, 2), number, np.float32) for number in range(3)]
+
+    raws = [instance.run(instance.prepare([request(IN=each)])) for each in given]
+
+    assert [raw["OUT"].tolist() for raw in raws] == [each.tolist() for each in given]
+    assert not any(np.shares_memory(raw["OUT"], each) for raw, each in zip(raws, given, strict=True))
+    assert not np.shares_memory(raws[0]["C"], raws[1]["C"])
 
 
 def test_only_wanted_outputs_are_computed_and_answered(tmp_path: Path) -> None:

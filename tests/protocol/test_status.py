@@ -1,13 +1,15 @@
 import asyncio
 import contextlib
+import threading
 import urllib.error
 import urllib.request
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
+from protocol import status
 from protocol.errors import ConfigError
-from workers.status import StatusServer
+from protocol.status import StatusServer
 
 
 def get(port: int, path: str, method: str = "GET") -> tuple[int, bytes]:
@@ -72,3 +74,39 @@ async def test_a_port_that_is_taken_is_named() -> None:
     with pytest.raises(ConfigError, match=f"127.0.0.1:{port}"):
         await second.start("127.0.0.1", port)
     await first.close()
+
+
+async def test_silent_sockets_are_ended_and_counted_and_take_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "TIMEOUT", 60.0)
+
+    async def readiness() -> list[str]:
+        return []
+
+    before = threading.active_count()
+    server = StatusServer(CollectorRegistry(), readiness)
+    port = await server.start("127.0.0.1", 0)
+    silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(status.MAX_CONNECTIONS + 10)]
+    for reader, _ in silent[:10]:
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+
+    assert server.cut == 10
+    assert threading.active_count() - before <= 1
+    assert (await asyncio.to_thread(get, port, "/v2/health/live"))[0] == 200
+    for _, writer in silent:
+        writer.close()
+    await server.close()
+
+
+async def test_a_silent_socket_is_ended_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "TIMEOUT", 0.1)
+
+    async def readiness() -> list[str]:
+        return []
+
+    server = StatusServer(CollectorRegistry(), readiness)
+    reader, writer = await asyncio.open_connection("127.0.0.1", await server.start("127.0.0.1", 0))
+
+    assert await asyncio.wait_for(reader.read(), 10) == b""
+    assert server.cut == 1
+    writer.close()
+    await server.close()

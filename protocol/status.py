@@ -1,4 +1,7 @@
-"""The worker's only door: `/metrics`, and whether it lives and is ready, for probes. Plain GET, one request per connection."""
+"""`/metrics`, and whether a process lives and is ready, for probes: the worker's only door, the gateway's second.
+
+Plain GET, one request per connection. Whoever connects and says nothing is ended after `TIMEOUT`, or when others want the place.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from protocol.errors import ConfigError
+from protocol.urls import authority
 
 MAX_HEAD: Final = 16 * 1024
 """Bytes of request line and headers."""
@@ -26,14 +30,19 @@ class StatusServer:
 
     Args:
         registry: what `/metrics` shows.
-        readiness: why the worker is not ready, one sentence each.
+        readiness: why the process is not ready, one sentence each.
+
+    Attributes:
+        cut: connections that were ended before they had an answer.
     """
 
     def __init__(self, registry: CollectorRegistry, readiness: Callable[[], Awaitable[list[str]]]) -> None:
         self._registry = registry
         self._readiness = readiness
         self._server: asyncio.Server | None = None
-        self._open: set[asyncio.Task[None]] = set()
+        self._open: dict[asyncio.Task[None], None] = {}
+        self._scraping = asyncio.Semaphore(1)
+        self.cut = 0
 
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port.
@@ -45,7 +54,7 @@ class StatusServer:
             self._server = await asyncio.start_server(self._accept, host, port, limit=MAX_HEAD)
         except OSError as exc:
             raise ConfigError(
-                f"cannot serve metrics on {host}:{port}: {exc.strerror}; choose another --metrics-port"
+                f"cannot serve metrics on {authority(host, port)}: {exc.strerror}; choose another --metrics-port"
             ) from None
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
@@ -62,15 +71,19 @@ class StatusServer:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._open.add(task)
+        self._open[task] = None
+        if len(self._open) > MAX_CONNECTIONS:
+            next(iter(self._open)).cancel()
         try:
-            if len(self._open) <= MAX_CONNECTIONS:
-                async with asyncio.timeout(TIMEOUT):
-                    await self._answer(reader, writer)
+            async with asyncio.timeout(TIMEOUT):
+                await self._answer(reader, writer)
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # a probe that gave up, or a stranger that speaks something else
+            self.cut += 1  # a probe that gave up, or a stranger that says something else or nothing
+        except asyncio.CancelledError:
+            self.cut += 1
+            raise
         finally:
-            self._open.discard(task)
+            self._open.pop(task, None)
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
@@ -91,7 +104,8 @@ class StatusServer:
             return "405 Method Not Allowed", TEXT, b"only GET\n"
         if path == b"/metrics":
             # In a thread: with a hundred models this is tens of milliseconds.
-            return "200 OK", CONTENT_TYPE_LATEST, await asyncio.to_thread(generate_latest, self._registry)
+            async with self._scraping:
+                return "200 OK", CONTENT_TYPE_LATEST, await asyncio.to_thread(generate_latest, self._registry)
         if path == b"/v2/health/live":
             return "200 OK", TEXT, b""
         if path == b"/v2/health/ready":

@@ -1,0 +1,95 @@
+"""How a model.py is imported: with the files beside it, whatever other models have; and what of it ends a load."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from protocol.errors import ConfigError
+from tests.workers.backends.models import load, request, run, version_of
+from tests.workers.backends.test_python import number, write
+from workers.backends.python import PythonBackend
+
+RELATIVE = """
+    from __future__ import annotations
+    import dataclasses
+    import numpy as np
+    from . import more
+    from .helper import FACTOR
+
+    @dataclasses.dataclass
+    class Weights:
+        factor: float = FACTOR
+
+    class Model:
+        def predict(self, IN):
+            from .late import ADD
+            return {"OUT": IN * np.float32(Weights().factor * more.FACTOR) + np.float32(ADD)}
+"""
+
+
+def packages() -> set[str]:
+    """What is imported of models."""
+    return {name for name in sys.modules if name.startswith("penstock_model_")}
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_relative_imports_find_the_files_beside_the_model_and_no_other_models(tmp_path: Path, alone: bool) -> None:
+    before, instances = packages(), {}
+    for name, factor in (("a.b", 2), ("c", 7)):
+        folder = write(tmp_path, name, RELATIVE).parent
+        (folder / "helper.py").write_text(f"FACTOR = {factor}\n")
+        (folder / "more.py").write_text("FACTOR = 10\n")
+        (folder / "late.py").write_text(f"ADD = {factor} / 2\n")
+        backend = PythonBackend()
+        backend.alone = alone
+        instances[factor] = load(backend, version_of(tmp_path, name))
+
+    for factor, instance in instances.items():
+        assert run(instance, [request(IN=number(1))])[0]["OUT"].tolist() == [[10 * factor + factor / 2]]
+        instance.close()
+    assert packages() == before
+
+
+def test_a_version_that_is_a_package_is_one(tmp_path: Path) -> None:
+    code = """
+        from . import FACTOR
+
+        class Model:
+            def predict(self, IN):
+                return {"OUT": IN * FACTOR}
+    """
+    folder = write(tmp_path, "m", code).parent
+    (folder / "__init__.py").write_text("import numpy as np\nFACTOR = np.float32(3)\n")
+    instance = load(PythonBackend(), version_of(tmp_path, "m"))
+
+    assert run(instance, [request(IN=number(2))])[0]["OUT"].tolist() == [[6.0]]
+    instance.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("import sys\nsys.exit(3)", "import of model 'm' version 1 wants to end its process with exit code 3"),
+        ("raise SystemExit('no licence')", "with exit code 1 .*a model must raise an exception .*(?s:.*)no licence"),
+        ("raise KeyboardInterrupt", "import of model 'm' version 1 failed: (?s:.*)KeyboardInterrupt"),
+        (
+            "class TritonPythonModel:\n    execute = print\n    def initialize(self, args): exit()",
+            "initialize .* exit code 0",
+        ),
+        (
+            "class Model:\n  predict, inputs, outputs = print, {'IN': ('FP32', [1])}, {'OUT': ('FP32', [1])}\n  exit(4)",
+            "import .* with exit code 4",
+        ),
+    ],
+)
+def test_a_model_that_ends_its_process_while_it_loads_is_refused_with_its_exit_code(
+    tmp_path: Path, code: str, text: str
+) -> None:
+    before = packages()
+    write(tmp_path, "m", "\n" + code)
+    with pytest.raises(ConfigError, match=text):
+        load(PythonBackend(), version_of(tmp_path, "m"))
+    assert packages() == before

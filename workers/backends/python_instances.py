@@ -1,0 +1,187 @@
+"""Loaded Python models: a batch as `execute` of Triton's class or as `predict` of the short form takes it, and what it answers.
+
+A model may write to its inputs. They are its own: in a child they lie in memory that is written anew for every run, elsewhere what
+would be the record's own bytes is copied, for a batch that fails needs them again for its parts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from protocol.errors import Code, CodecError, ModelFailed
+from protocol.messages import Failure, InferRequest
+from protocol.model_config import ModelConfig
+from protocol.request_check import fits
+from protocol.tensors import Array, Tensor, from_array
+from workers.assembly import Stacked, stack, to_caller, to_model
+from workers.backends import pb_utils
+from workers.backends.base import Outcome
+from workers.backends.python_modules import forget
+from workers.backends.tensor_instance import TensorInstance
+from workers.ownership import own
+from workers.placement import Placement
+
+
+class ShortFormInstance(TensorInstance):
+    """`Model.predict` with stacked inputs.
+
+    Args:
+        config: complete.
+        placement: of this instance.
+        model: the author's object.
+        alone: this process is the model's: requests are made for each run of it.
+    """
+
+    def __init__(self, config: ModelConfig, placement: Placement, model: Any, *, alone: bool = False) -> None:
+        super().__init__(config)
+        self._name, self._model, self._alone = placement.name, model, alone
+
+    def prepare(self, requests: Sequence[InferRequest]) -> Stacked:
+        """Stack; what one request alone would share with its record is copied."""
+        stacked = stack(requests, self.config)
+        if len(requests) == 1:
+            for name, array in stacked.inputs.items():
+                stacked.inputs[name] = _writable(array, alone=self._alone)
+        return stacked
+
+    def compute(self, inputs: dict[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
+        """One call for the whole batch."""
+        answer = self._model.predict(**inputs)
+        if not isinstance(answer, dict):
+            raise ModelFailed(f"predict of '{self._name}' must return a dict of arrays, not {type(answer).__name__}")
+        return {name: np.asarray(value) for name, value in answer.items()}
+
+    def close(self) -> None:
+        """Let go of the model, after its `close` where it has one."""
+        model, self._model = self._model, None
+        try:
+            if hasattr(model, "close"):
+                model.close()
+        finally:
+            forget(type(model))
+
+
+@dataclasses.dataclass(slots=True)
+class Answered:
+    """What `execute` returned, its outputs as arrays.
+
+    Attributes:
+        responses: one per request.
+        outputs: the arrays of each by name; empty where the response is an error, or none.
+    """
+
+    responses: list[object]
+    outputs: list[dict[str, Array]]
+
+
+class TritonFormInstance:
+    """`TritonPythonModel.execute` with the batch's requests; see `ShortFormInstance`."""
+
+    def __init__(self, config: ModelConfig, placement: Placement, model: Any, *, alone: bool = False) -> None:
+        self._name, self._model, self._alone = placement.name, model, alone
+        self._batching = config.batching
+        self._outputs = {spec.name: spec for spec in config.outputs}
+        self._reshaped = {spec.name: spec for spec in config.inputs if spec.reshape is not None}
+
+    def prepare(self, requests: Sequence[InferRequest]) -> list[pb_utils.InferenceRequest]:
+        """The requests as Triton's class knows them."""
+        names = tuple(self._outputs)
+        return [
+            pb_utils.InferenceRequest(
+                request.label,
+                [pb_utils.Tensor(tensor.name, self._input(tensor)) for tensor in request.inputs],
+                request.outputs or names,
+                request.parameters,
+                request.timeout,
+            )
+            for request in requests
+        ]
+
+    def _input(self, tensor: Tensor) -> Array:
+        array = _writable(tensor.array(), alone=self._alone)
+        spec = self._reshaped.get(tensor.name)
+        if spec is None:
+            return array
+        rows, sizes = (array.shape[:1], array.shape[1:]) if self._batching else ((), array.shape)
+        return array.reshape((*rows, *to_model(spec, sizes)))
+
+    def run(self, prepared: list[pb_utils.InferenceRequest]) -> Answered:
+        """One call for the whole batch; the number of responses must be the number of requests."""
+        responses = self._model.execute(prepared)
+        if not isinstance(responses, list) or len(responses) != len(prepared):
+            raise ModelFailed(
+                "Number of InferenceResponse objects do not match the number of InferenceRequest objects. InferenceRequest "
+                f"size is:{len(prepared)}, and InferenceResponse size is:{len(responses) if responses else 0}"
+            )
+        return Answered(list(responses), [_arrays(response) for response in responses])
+
+    def keep(self, raw: Answered) -> Answered:
+        """See `Instance`: the responses are the model's own objects, the arrays in them are copied where they are, too."""
+        for index, response in enumerate(raw.responses):
+            if isinstance(response, pb_utils.InferenceResponse):
+                raw.responses[index] = response.without_outputs()
+        del response
+        raw.outputs = [own(arrays) for arrays in raw.outputs]
+        return raw
+
+    def split(self, requests: Sequence[InferRequest], raw: Answered) -> list[Outcome]:
+        """Each response on its own: one that failed fails only its request."""
+        return [
+            self._outcome(request, response, arrays)
+            for request, response, arrays in zip(requests, raw.responses, raw.outputs, strict=True)
+        ]
+
+    def _outcome(self, request: InferRequest, response: object, given: dict[str, Array]) -> Outcome:
+        if not isinstance(response, pb_utils.InferenceResponse):
+            return Failure(
+                Code.MODEL_FAILED, f"'{self._name}' answered {type(response).__name__}, not InferenceResponse"
+            )
+        error = response.error()
+        if error is not None:
+            return Failure(pb_utils.CODES.get(error.code(), Code.MODEL_FAILED), error.message())
+        # As in Triton an answer has what there is of the outputs that were asked for.
+        names = [name for name in request.outputs or self._outputs if name in given]
+        try:
+            return tuple([self._tensor(name, given[name]) for name in names])
+        except (ModelFailed, CodecError) as exc:
+            return Failure(Code.MODEL_FAILED, exc.message)
+
+    def _tensor(self, name: str, array: Array) -> Tensor:
+        spec = self._outputs[name]
+        tensor = from_array(name, array, "BF16" if spec.datatype == "BF16" else None)
+        if spec.reshape is not None:
+            rows, sizes = (array.shape[:1], array.shape[1:]) if self._batching else ((), array.shape)
+            if not fits(sizes, spec.reshape):
+                raise ModelFailed(
+                    f"'{self._name}' answered output '{name}' with dims {list(sizes)}; its configuration reshapes "
+                    f"{list(spec.reshape)}"
+                )
+            tensor.shape = (*rows, *to_caller(spec, sizes))
+        return tensor
+
+    def close(self) -> None:
+        """Call `finalize` where the model has one."""
+        model, self._model = self._model, None
+        try:
+            if hasattr(model, "finalize"):
+                model.finalize()
+        finally:
+            forget(type(model))
+
+
+def _writable(array: Array, *, alone: bool) -> Array:
+    """The array, or a copy where its memory is a request's that is needed again; BYTES are decoded anew each time."""
+    if array.dtype == object or (alone and array.flags.writeable):
+        return array
+    return array.copy()
+
+
+def _arrays(response: object) -> dict[str, Array]:
+    """The outputs of a response by name."""
+    if not isinstance(response, pb_utils.InferenceResponse) or response.has_error():
+        return {}
+    return {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}

@@ -1,0 +1,121 @@
+"""The module of a model's model.py: freshly imported, as the one module of a package of its own, with its folders importable.
+
+Invariants: `from .helper import f` finds the file beside model.py, and no other model's; `import helper` does while the file loads,
+and where nothing else runs in the process (`alone`) for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import itertools
+import re
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+from protocol.errors import ConfigError
+from workers.backends import pb_utils
+from workers.repository import ModelVersion
+
+_IMPORT_LOCK: Final = threading.Lock()
+_PREFIX: Final = "penstock_model_"
+_NUMBERS: Final = itertools.count(1)
+
+
+def import_model(version: ModelVersion, *, alone: bool) -> ModuleType:
+    """The module, with its folder and its model's folder importable while it loads.
+
+    Unless it is alone, siblings that it imported by their names are taken out of `sys.modules` again: two models may each have
+    their own `utils.py`. Those that it imported relatively stay until `forget`.
+
+    Raises:
+        ConfigError: the file cannot be imported.
+    """
+    folders = [str(version.path.parent), str(version.folder)]
+    with _IMPORT_LOCK, said_of(version, "import"):
+        sys.modules.setdefault("triton_python_backend_utils", pb_utils)
+        before = set(sys.modules)
+        sys.path[:0] = folders
+        package = _package(version, "" if alone else f"_{next(_NUMBERS)}")
+        try:
+            return _execute(f"{package}.model", version)
+        except BaseException:
+            _forget(package)
+            raise
+        finally:
+            for folder in folders:
+                sys.path.remove(folder)
+            for name in () if alone else set(sys.modules) - before:
+                if not name.startswith(package) and _is_below(sys.modules[name], folders):
+                    del sys.modules[name]
+
+
+def forget(model_class: type) -> None:
+    """Nothing of the package that the class is in runs any more."""
+    package = model_class.__module__.partition(".")[0]
+    if package.startswith(_PREFIX):
+        _forget(package)
+
+
+def _forget(package: str) -> None:
+    for name in [known for known in sys.modules if known == package or known.startswith(f"{package}.")]:
+        del sys.modules[name]
+
+
+def _package(version: ModelVersion, number: str) -> str:
+    """A package whose folder is model.py's; a version's folder may have an `__init__.py`."""
+    name = f"{_PREFIX}{re.sub(r'[^0-9A-Za-z]', '_', version.model)}_{version.version}{number}"
+    if name in sys.modules:
+        return name
+    folder = version.path.parent
+    start = folder / "__init__.py"
+    if start.is_file() and folder.name.isdigit():
+        spec = importlib.util.spec_from_file_location(name, start, submodule_search_locations=[str(folder)])
+        assert spec is not None
+        assert spec.loader is not None
+        package = sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(package)
+    else:
+        package = sys.modules[name] = ModuleType(name)
+        package.__path__ = [str(folder)]
+    return name
+
+
+def _execute(name: str, version: ModelVersion) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, version.path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{version.path.name} of model '{version.model}' is not a Python file")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _is_below(module: ModuleType, folders: Sequence[str]) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is not None and any(Path(file).is_relative_to(folder) for folder in folders)
+
+
+@contextlib.contextmanager
+def said_of(version: ModelVersion, what: str) -> Iterator[None]:
+    """Turn whatever user code raises into an error that names the model, the step and the line."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except SystemExit as exc:
+        code = exc.code if isinstance(exc.code, int) else 0 if exc.code is None else 1
+        raise ConfigError(
+            f"{what} of model '{version.model}' version {version.version} wants to end its process with exit code {code} "
+            f"(sys.exit or SystemExit); a model must raise an exception that says what is wrong: {_shown(exc)}"
+        ) from exc
+    except (Exception, KeyboardInterrupt) as exc:
+        raise ConfigError(f"{what} of model '{version.model}' version {version.version} failed: {_shown(exc)}") from exc
+
+
+def _shown(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error, limit=-3)).strip()

@@ -1,0 +1,52 @@
+"""Whether anybody but us can still write to an array, and a copy of it if so. Pure.
+
+A model may answer with a buffer that it uses again for its next batch, or with a view of one. Its answers are encoded while that
+batch runs, so they must be the worker's own by then. An array is if nobody else refers to it and its memory is its own, or is
+that of another array which nobody else refers to: such arrays, as most models make them, are not copied.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+
+from protocol.tensors import Array
+
+
+def own(arrays: dict[str, Array]) -> dict[str, Array]:
+    """The same values in memory that nobody else can write to.
+
+    Args:
+        arrays: belongs to the caller and is changed; nothing but it refers to arrays that need not be copied. Values that are no
+            arrays stay: whoever checks the outputs refuses them.
+    """
+    for name in arrays:  # noqa: PLC0206  # a variable with the value would be one more reference to it
+        if not _is_own(arrays, name):
+            arrays[name] = arrays[name].copy()
+    return arrays
+
+
+def _is_own(arrays: dict[str, Array], name: str) -> bool:
+    array = arrays[name]
+    if not isinstance(array, np.ndarray):
+        return True
+    if sys.getrefcount(array) > _ALONE:
+        return False
+    base = array.base
+    if base is None:
+        return array.flags.owndata
+    if not isinstance(base, np.ndarray) or base.base is not None or not base.flags.owndata:
+        return False
+    return sys.getrefcount(base) <= _BASE_ALONE
+
+
+def _measured(arrays: dict[str, Array], name: str) -> tuple[int, int]:
+    """The counts that `_is_own` sees of an array, and of the one below it, which nobody else refers to."""
+    array = arrays[name]
+    base = array.base
+    return sys.getrefcount(array), sys.getrefcount(base)
+
+
+_ALONE, _BASE_ALONE = _measured({"": np.empty(2).reshape(1, 2)}, "")
+"""The interpreter's own references count, too, and differ between its versions."""
