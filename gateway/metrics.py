@@ -49,6 +49,10 @@ class GatewayMetrics(Collector):
         self.cut: Callable[[], float] = lambda: 0
         registry.register(self)
 
+    def refused(self, code: str) -> None:
+        """Something was turned away."""
+        self.rejections[code] = self.rejections.get(code, 0) + 1
+
     def collect(self) -> Iterable[Metric]:
         """All families as they are now."""
         yield from self._requests()

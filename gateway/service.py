@@ -239,8 +239,7 @@ class Service:
 
     def count_refusal(self, error: FleetError) -> None:
         """A call was turned away before it was published."""
-        codes, code = self.metrics.rejections, error.code.value
-        codes[code] = codes.get(code, 0) + 1
+        self.metrics.refused(error.code.value)
 
     async def close(self) -> None:
         """Wait for what is still on its way out."""

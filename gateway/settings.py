@@ -111,11 +111,14 @@ class GatewaySettings:
             raise ConfigError(f"no-worker policy {quoted(self.no_worker_policy)} must be 'queue' or 'reject'")
         self._check_numbers()
 
-    def _check_numbers(self) -> None:
+    def _check_ports(self) -> None:
         for name in ("http_port", "metrics_port"):
             port = getattr(self, name)
             if port is not None and not 0 <= port <= 65535:
                 raise ConfigError(f"{name} is {port}; a port is between 0 and 65535")
+
+    def _check_numbers(self) -> None:
+        self._check_ports()
         for name in (
             "default_timeout",
             "max_timeout",

@@ -11,7 +11,8 @@ from protocol.messages import Announcement, Heartbeat, ModelLoad, ModelState
 from protocol.tensors import Buffer
 
 SECRET_KEY: Final = b"/signing-secret"
-"""Of the catalogue's one record that is no announcement: 32 random bytes, with which gateways sign. No model has an empty name."""
+"""Of the catalogue's one record that is no announcement: random bytes with which gateways sign. No model has an empty name."""
+SECRET_BYTES: Final = 32
 
 
 def encode_announcement(entry: Announcement) -> tuple[bytes, bytes]:

@@ -19,7 +19,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from gateway.rest.errors import error_body
+from gateway.rest.errors import error_body, refusal_code
 from gateway.rest.exchange import Endpoint, Exchange, Response
 from gateway.rest.reading import GONE, RequestReader
 from protocol.tensors import Buffer
@@ -31,6 +31,7 @@ _WRITE_BUFFER: Final = 8 * 1024
 """Bytes that may wait in a connection's write buffer without being counted."""
 JSON_TYPE: Final = b"content-type: application/json\r\n"
 _CLOSE: Final = b"connection: close\r\n"
+_RETRY: Final = b"retry-after: 1\r\n"
 
 
 class Refusal:
@@ -253,7 +254,7 @@ class InferConnection(RequestReader):
         if self._refused:
             return
         self._refused = True
-        self.parser = None  # type: ignore[assignment]  # with what it holds of a head
+        self.parser = None  # type: ignore[assignment]  # and what it holds of a head
         self.headers, self.url = [], b""
         cycle: Any = self.cycle
         if type(cycle) is Exchange and not cycle.complete:
@@ -296,12 +297,18 @@ class InferConnection(RequestReader):
             self.pipeline.appendleft((refusal, self.app))  # type: ignore[arg-type]
 
     def _write_refusal(self, refusal: Refusal) -> None:
-        head = b"%bconnection: close\r\ncontent-length: %d\r\n\r\n" % (JSON_TYPE, len(refusal.body))
-        self.transport.write(b"%b%b%b%b" % (STATUS_LINE[refusal.status], self._date_line(), head, refusal.body))
+        status = refusal.status
+        self._endpoint.refused(refusal_code(status))
+        head = b"%bpenstock-error: %b\r\n%bconnection: close\r\ncontent-length: %d\r\n\r\n" % (
+            JSON_TYPE, refusal_code(status).encode(), _RETRY if status == 503 else b"", len(refusal.body),
+        )  # fmt: skip
+        self.transport.write(b"%b%b%b%b" % (STATUS_LINE[status], self._date_line(), head, refusal.body))
         self._end()
 
     def _end(self) -> None:
         """No more requests: the rest of what comes is thrown away for a moment, then the connection is closed."""
+        if self._ended or self.transport.is_closing():
+            return
         self._ended = self._refused = True
         self._active = None
         self._in_head = self._in_body = False

@@ -28,7 +28,16 @@ STATUS: Final[dict[Code, int]] = {
 """ALREADY_EXISTS, which only models say, is 400 as in Triton. 499 is nginx's "client closed request" and what gRPC's CANCELLED is
 over HTTP; Triton says 400, which blames the request."""
 
+_REFUSALS: Final = {
+    408: Code.DEADLINE_EXCEEDED, 413: Code.TOO_LARGE, 431: Code.TOO_LARGE, 501: Code.UNSUPPORTED, 503: Code.UNAVAILABLE,
+    505: Code.UNSUPPORTED,
+}  # fmt: skip
 _RETRY_AFTER: Final = {Code.EXHAUSTED: 1.0, Code.UNAVAILABLE: 1.0}
+
+
+def refusal_code(status: int) -> str:
+    """The name of the error that something is which cannot be read as a request."""
+    return _REFUSALS.get(status, Code.INVALID_ARGUMENT).value
 
 
 def error_body(message: str) -> bytes:

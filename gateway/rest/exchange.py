@@ -164,6 +164,7 @@ class Endpoint:
         outgoing: responses on their way to their sockets.
         budgets: what connections may hold together.
         unread: answers that wait in write buffers.
+        refused: told the error's name of everything that could not be read as a request.
         hosts: who may be meant and whose pages may call; None where everybody shows a key.
     """
 
@@ -174,4 +175,5 @@ class Endpoint:
     outgoing: Turn[Response]
     budgets: Budgets
     unread: Unread[asyncio.Transport]
+    refused: Callable[[str], None]
     hosts: Hosts | None

@@ -47,7 +47,7 @@ class HttpServer:
         self._outgoing = Turn(Response.write)
         endpoint = Endpoint(
             self._door, settings.max_header_bytes, settings.max_connections, self._connection_closed, self._outgoing,
-            service.budgets, Unread(service.budgets.unread),
+            service.budgets, Unread(service.budgets.unread), service.metrics.refused,
             None if settings.api_key else Hosts((settings.host, *settings.allowed_hosts)),
         )  # fmt: skip
         config = uvicorn.Config(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import signal
 import sys
 from typing import Final
 
@@ -26,6 +27,8 @@ COMMANDS: Final = {
 }
 """Every command and its line in `penstock --help`."""
 
+_SERVERS: Final = frozenset({"serve", "gateway", "worker"})
+"""Commands that say by themselves what SIGINT does (`protocol.loop`); before that it ends them at once (`penstock.entry`)."""
 _BROKEN_PIPE: Final = 141
 """As a shell says it of a program that SIGPIPE ended."""
 _BLAS_SLEEPS: Final = "OPENBLAS_THREAD_TIMEOUT", "20"
@@ -44,6 +47,8 @@ class Commands(click.Group):
         """Import one."""
         if cmd_name not in COMMANDS:
             return None
+        if cmd_name not in _SERVERS and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # they put away what they have started
         command: click.Command = importlib.import_module(f"penstock.cli.{cmd_name}").command
         return command
 

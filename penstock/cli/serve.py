@@ -92,7 +92,6 @@ def command(model_file: tuple[ModelFile, ...], log_format: str, log_level: str, 
 async def _serve(model_file: tuple[ModelFile, ...], flags: dict[str, Any]) -> None:
     from gateway.settings import GatewaySettings
     from penstock.one_process import OneProcess
-    from protocol.loop import stop_signals
     from workers.settings import WorkerSettings
 
     fleet = OneProcess(
@@ -102,11 +101,7 @@ async def _serve(model_file: tuple[ModelFile, ...], flags: dict[str, Any]) -> No
     )
     for flag in ("http_port", "metrics_port"):
         _require_free(flags["host"], flag, flags[flag])
-    await fleet.start()
-    print("\n".join(_served(fleet, flags)), flush=True)
-    with stop_signals() as asked:
-        await asked.wait()
-    await fleet.stop()
+    await fleet.run(lambda: print("\n".join(_served(fleet, flags)), flush=True))
 
 
 def _require_free(host: str, flag: str, port: int) -> None:

@@ -27,6 +27,12 @@ def _headers(api_key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
 
+def _direct(url: str) -> dict[str, None] | None:
+    """No proxy of the environment for a server on this machine: no proxy reaches that."""
+    host = httpx.URL(url).host
+    return {"http://": None, "https://": None, "all://": None} if is_loopback(host) else None
+
+
 def _checked(url: str) -> str:
     """The URL, where it is one of a gateway's.
 
@@ -54,12 +60,6 @@ def _document(response: httpx.Response) -> Any:
         raise InvalidArgument(
             f"{response.url} is not answered by a gateway: its answer begins with {start!r}"
         ) from None
-
-
-def _direct(url: str) -> dict[str, None] | None:
-    """No proxy of the environment for a server on this machine: no proxy reaches that."""
-    host = httpx.URL(url).host
-    return {"http://": None, "https://": None, "all://": None} if is_loopback(host) else None
 
 
 def _read_timeout(options: InferOptions) -> float | None:

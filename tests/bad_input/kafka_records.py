@@ -43,7 +43,7 @@ _NAMES: Final = (
     b"id", b"principal", b"reply-to", b"deadline", b"priority", b"timeout", b"traceparent", b"claimed", b"stamps", b"schema",
     b"content-type", b"redrive-of", b"dead-reason", b"dead-topic", b"__connect.errors.topic",
 )  # fmt: skip
-_STAMPS: Final = (-1, 0, 1, 2**53, 1_700_000_000_000_000_000, 2**63 - 1)
+_STAMPS: Final = (-1, 0, 1, 2**53, 1_700_000_000_000_000_000, 2**62)
 _CODECS: Final = (None, None, "gzip", "snappy", "lz4", "zstd")
 
 

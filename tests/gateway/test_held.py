@@ -103,6 +103,8 @@ async def test_endless_empty_lines_end_the_connection(fleet: Site) -> None:
     answer, sent = await send_until_answered(gateway, endless(b"\r\n", b"\r\n" * 500), 3_000_000)
 
     assert (answer.status, answer.headers["connection"]) == (431, "close")
+    assert answer.headers["penstock-error"] == "TOO_LARGE"
+    assert gateway.metric('penstock_gateway_rejections_total{code="TOO_LARGE"}') == 1
     assert sent < 2_000_000
 
 

@@ -268,7 +268,7 @@ async def test_an_exception_is_told_with_its_places_as_triton_tells_it(
     called = "execute" if form == "triton" else "predict"
     lines = (5, 9) if form == "triton" else (6, 11)
     assert message == (
-        "Failed to process the request(s) for model instance 'm_0_0', message: TritonModelException: not today\n\nAt:\n"
+        "Failed to process the request(s) for model 'm_0_0', message: TritonModelException: not today\n\nAt:\n"
         f"  {version.path}({lines[0]}): check\n  {version.path}({lines[1]}): {called}\n"
     )
 
@@ -293,7 +293,7 @@ async def test_a_model_that_ends_its_process_while_it_loads_is_refused_with_its_
         ConfigError, match=r"with exit code 3 \(sys.exit or SystemExit\); a model must raise"
     ) as refused:
         await loader().load(version)
-    assert "sys.exit(3)" in refused.value.message
+    assert "model.py(7): __init__" in refused.value.message
 
 
 async def test_nothing_of_a_failing_batch_is_printed_line_by_line(tmp_path: Path) -> None:
