@@ -99,6 +99,10 @@ async def _serve(model_file: tuple[ModelFile, ...], flags: dict[str, Any]) -> No
         WorkerSettings(model_file=model_file, **chosen(WorkerSettings, flags)),
         transport_settings(**flags),
     )
+    if flags["http_port"] == flags["metrics_port"] != 0:
+        raise ConfigError(
+            f"--http-port and --metrics-port are both {flags['http_port']}; choose another for one of them"
+        )
     for flag in ("http_port", "metrics_port"):
         _require_free(flags["host"], flag, flags[flag])
     await fleet.run(lambda: print("\n".join(_served(fleet, flags)), flush=True))
