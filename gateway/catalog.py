@@ -13,7 +13,7 @@ from typing import Any, Final
 from gateway.tally import Tally
 from gateway.validation import RequestCheck
 from protocol.errors import FleetError, NotFound, Unavailable
-from protocol.messages import Announcement, Heartbeat, ModelState
+from protocol.messages import SHOWN_DIGEST, Announcement, Heartbeat, ModelState
 from protocol.model_config import ModelConfig
 from protocol.naming import Names
 from protocol.ports import Record
@@ -30,6 +30,7 @@ class Served:
         config: its completed configuration; an empty one where the announcement's cannot be read: then it is UNAVAILABLE.
         check: what a request for it must look like.
         workers: how many live workers had it ready when last looked.
+        digests: of the files that those serve; more than one lets callers get answers of either.
         tally: its counts for the metrics.
     """
 
@@ -42,6 +43,15 @@ class Served:
     check: RequestCheck
     tally: Tally
     workers: int = 0
+    digests: frozenset[str] = frozenset()
+
+    @property
+    def mixed(self) -> str:
+        """What is wrong where live workers serve different files under this version; "" where they do not."""
+        if len(self.digests) < 2:
+            return ""
+        shown = ", ".join(sorted(digest[:SHOWN_DIGEST] for digest in self.digests))
+        return f"live workers serve different files under this version ({shown}); give all of them the same, or another version"
 
     @property
     def ready(self) -> bool:
@@ -95,7 +105,7 @@ class Catalogue:
         versions = self._models.setdefault(entry.model, {})
         known = versions.get(entry.version)
         if known is not None:
-            served.workers = known.workers
+            served.workers, served.digests = known.workers, known.digests
         versions[entry.version] = served
         self._resolved.clear()
 
@@ -175,14 +185,19 @@ class Catalogue:
             if ready_only and not served.ready:
                 continue
             entry = {"name": served.model, "version": served.version, "state": served.state.value}
-            if served.reason:
-                entry["reason"] = served.reason
+            if reason := served.reason or served.mixed:
+                entry["reason"] = reason
             entries.append(entry)
         return entries
 
-    def seen(self, heartbeats: Iterable[Heartbeat], since: float) -> None:
-        """Count the live workers of every version: those that gave a sign of life after `since` and are not draining."""
+    def seen(self, heartbeats: Iterable[Heartbeat], since: float) -> list[Served]:
+        """Count the live workers of every version: those that gave a sign of life after `since` and are not draining.
+
+        Returns:
+            The versions under which they serve other files than when last looked, and not all the same.
+        """
         counts: dict[tuple[str, str], int] = {}
+        digests: dict[tuple[str, str], set[str]] = {}
         for beat in heartbeats:
             if beat.at < since or beat.draining:
                 continue
@@ -190,8 +205,17 @@ class Catalogue:
                 if load.state is ModelState.READY:
                     key = (load.model, load.version)
                     counts[key] = counts.get(key, 0) + 1
+                    if load.digest:
+                        digests.setdefault(key, set()).add(load.digest)
+        newly_mixed = []
         for served in self.all():
-            served.workers = counts.get((served.model, served.version), 0)
+            key = (served.model, served.version)
+            served.workers = counts.get(key, 0)
+            former, served.digests = served.digests, frozenset(digests.get(key, ()))
+            served.tally.digests = len(served.digests)
+            if served.mixed and served.digests != former:
+                newly_mixed.append(served)
+        return newly_mixed
 
     def _forget(self, key: str) -> None:
         model, _, version = key.rpartition("/")

@@ -19,6 +19,8 @@ from protocol.ports import OutRecord, Place, Record
 
 GONE: Final = "the request's answer was lost with the result store's data, and the log no longer has the request"
 _LOOK: Final = 256
+_LARGE: Final = 64 * 1024
+"""Bytes of a record that is decoded in a thread."""
 
 _log = structlog.get_logger("gateway.lost")
 
@@ -90,11 +92,24 @@ async def read_request(
         Unavailable: the broker does not answer.
     """
     record = await service.transport.bus.read(topic, *place)
-    request = None if record is None else _decode(service, record)
+    if record is None:
+        return None, None
+    if len(record.value) > _LARGE:
+        request = await asyncio.get_running_loop().run_in_executor(None, _decode, service, record)
+    else:
+        request = _decode(service, record)
     # A topic can be deleted and made again, so the record at this offset may be another one.
-    if record is None or request is None or ref(request.principal, request.id) != request_ref:
+    if request is None or _ref_of(request) != request_ref:
         return None, None
     return OutRecord(bytes(record.value), record.headers, record.key), request
+
+
+def _ref_of(request: InferRequest) -> str | None:
+    """None for a stranger's that has no id, or one that names nothing."""
+    try:
+        return ref(request.principal, request.id)
+    except FleetError:
+        return None
 
 
 def _decode(service: Service, record: Record) -> InferRequest | None:

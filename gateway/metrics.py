@@ -94,12 +94,18 @@ class GatewayMetrics(Collector):
             "Time from a call's last byte to its answer.",
             labels=("model", "version"),
         )
+        digests = GaugeMetricFamily(
+            "penstock_gateway_model_digests",
+            "Different files that live workers serve under one version; more than 1 lets callers get answers of either.",
+            labels=("model", "version"),
+        )
         for (model, version), tally in list(self.tallies.items()):
+            digests.add_metric((model, version), tally.digests)
             for code, count in list(tally.codes.items()):
                 requests.add_metric((model, version, code), count)
             if tally.codes:
                 seconds.add_metric((model, version), tally.seconds.cumulative(), tally.seconds.total)
-        return requests, seconds
+        return requests, seconds, digests
 
 
 def _counter(name: str, text: str, label: str, counts: dict[str, int]) -> Metric:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 from typing import Final, Literal
 
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, quoted
 from protocol.frames import MAX_RECORD
+from protocol.limits import require_count, require_seconds
 from protocol.naming import PREFIX
+from protocol.urls import is_loopback
 
 MAX_TIMEOUT: Final = 24 * 3600.0
 """The longest deadline that may be configured: a day."""
@@ -97,47 +98,47 @@ class GatewaySettings:
     def __post_init__(self) -> None:
         if not self.api_key and not is_loopback(self.host):
             raise ConfigError(
-                f"host {self.host!r} can be reached from outside, and no API key is set: give --api-key (or PENSTOCK_API_KEY), "
-                "or listen on 127.0.0.1"
+                f"host {quoted(self.host)} can be reached from outside, and no API key is set: give --api-key "
+                "(or PENSTOCK_API_KEY), or listen on 127.0.0.1"
             )
         if not self.api_key.isascii() or not self.api_key.isprintable() or self.api_key != self.api_key.strip():
             raise ConfigError("the API key must be printable ASCII without blanks around it, as it travels in a header")
         if self.gateway and not PREFIX.match(self.gateway):
-            raise ConfigError(f"gateway id {self.gateway!r} must match {PREFIX.pattern}")
+            raise ConfigError(f"gateway id {quoted(self.gateway)} must match {PREFIX.pattern}")
         if bool(self.tls_certificate) != bool(self.tls_key):
             raise ConfigError("TLS needs both a certificate and a key")
         if self.no_worker_policy not in ("queue", "reject"):
-            raise ConfigError(f"no-worker policy {self.no_worker_policy!r} must be 'queue' or 'reject'")
+            raise ConfigError(f"no-worker policy {quoted(self.no_worker_policy)} must be 'queue' or 'reject'")
         self._check_numbers()
 
-    def _check_numbers(self) -> None:
+    def _check_ports(self) -> None:
         for name in ("http_port", "metrics_port"):
             port = getattr(self, name)
             if port is not None and not 0 <= port <= 65535:
                 raise ConfigError(f"{name} is {port}; a port is between 0 and 65535")
+
+    def _check_numbers(self) -> None:
+        self._check_ports()
         for name in (
-            "max_body_bytes", "max_header_bytes", "max_connections", "max_queued_calls", "max_queued_bytes",
-            "max_long_polls", "json_offload_bytes", "json_processes", "default_timeout",
-            "max_timeout", "result_ttl", "claim_lease", "keep_alive", "read_timeout", "worker_timeout",
-        ):  # fmt: skip
+            "default_timeout",
+            "max_timeout",
+            "result_ttl",
+            "claim_lease",
+            "keep_alive",
+            "read_timeout",
+            "worker_timeout",
+        ):
+            require_seconds(name, getattr(self, name))
+        for name in ("max_connections", "max_queued_calls", "max_long_polls", "json_processes"):
+            require_count(name, getattr(self, name))
+        for name in ("max_body_bytes", "max_header_bytes", "max_queued_bytes", "json_offload_bytes"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")
-        for name in ("max_queued_calls_per_model", "model_wait"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        require_count("max_queued_calls_per_model", self.max_queued_calls_per_model, zero=True)
+        require_seconds("model_wait", self.model_wait, zero=True)
         if self.max_body_bytes > MAX_RECORD:
             raise ConfigError(f"max_body_bytes is {self.max_body_bytes}; a record has at most {MAX_RECORD}")
         if not self.default_timeout <= self.max_timeout <= MAX_TIMEOUT:
             raise ConfigError(
                 f"default_timeout {self.default_timeout} and max_timeout {self.max_timeout} must be ordered and <= {MAX_TIMEOUT}"
             )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

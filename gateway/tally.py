@@ -38,12 +38,17 @@ class Buckets:
 
 
 class Tally:
-    """Counts of one model version: answers by code ("OK" or an error's), and the time they took."""
+    """Counts of one model version: answers by code ("OK" or an error's), and the time they took.
 
-    __slots__ = ("codes", "seconds")
+    Attributes:
+        digests: how many different files live workers serve under this version; 1 is right.
+    """
+
+    __slots__ = ("codes", "digests", "seconds")
 
     def __init__(self) -> None:
         self.codes: dict[str, int] = {}
+        self.digests = 0
         self.seconds = Buckets()
 
     def count(self, code: str, seconds: float) -> None:

@@ -16,7 +16,7 @@ from gateway.dispatcher import Dispatcher
 from gateway.service import Service
 from protocol.errors import FleetError, Unavailable
 from protocol.ports import OutRecord
-from protocol.presence import SECRET_KEY
+from protocol.presence import SECRET_BYTES, SECRET_KEY
 
 _SWEEP_EVERY: Final = 0.1
 _LOOK_EVERY: Final = 1.0
@@ -96,7 +96,7 @@ class Upkeep:
             for problem in service.catalogue.read(records):
                 _log.warning("announcement cannot be read", error=problem)
             for record in records:
-                if record.key == SECRET_KEY and len(record.value):
+                if record.key == SECRET_KEY and len(record.value) == SECRET_BYTES:
                     service.keys.add(bytes(record.value))
                     agreed = True
             service.arrivals.changed()
@@ -108,7 +108,7 @@ class Upkeep:
 
     async def _propose_secret(self, topic: str) -> None:
         """Of two gateways that propose one at once, the last one's is everybody's; both verify with either."""
-        service, secret = self._service, secrets.token_bytes(32)
+        service, secret = self._service, secrets.token_bytes(SECRET_BYTES)
         try:
             await service.transport.bus.publish(topic, [OutRecord(secret, (), SECRET_KEY)])
         except FleetError as error:
@@ -146,7 +146,8 @@ class Upkeep:
             service.arrivals.ready()
             service.fill = await transport.results.fill()
             since = service.clock() - service.settings.worker_timeout
-            service.catalogue.seen(await transport.directory.workers(), since)
+            for served in service.catalogue.seen(await transport.directory.workers(), since):
+                _log.warning("files differ", model=served.model, version=served.version, problem=served.mixed)
 
     async def _problem(self) -> str:
         if not self._caught_up.is_set():

@@ -5,17 +5,22 @@ Redis. Nothing is short-circuited: a request goes through the log, the batcher a
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
+import structlog
 from prometheus_client import CollectorRegistry
 
 from gateway.app import Gateway
 from gateway.settings import GatewaySettings
 from protocol.clock import Clock
+from protocol.loop import QUICK, stop_signals, until
 from protocol.transport import open_transport
 from protocol.transport.settings import TransportSettings
 from workers.app import tune
 from workers.settings import WorkerSettings
 from workers.worker import Worker
+
+log = structlog.get_logger(__name__)
 
 
 class OneProcess:
@@ -60,10 +65,36 @@ class OneProcess:
             await self._transport.close()
             raise
 
+    async def run(self, started: Callable[[], None]) -> None:
+        """Start, call `started`, serve until SIGTERM or SIGINT, then stop; a second signal ends the draining.
+
+        Raises:
+            ConfigError: see `start`.
+        """
+        with stop_signals() as asked:
+            asked.ready = False
+            asked.ready = await until(asked, self.start())
+            if not asked.ready:
+                log.info("stopped by a signal before everything was loaded")
+                return
+            started()
+            await asked.wait()
+            asked.clear()
+            if not await until(asked, self._drain(asked.grace(self._grace)), QUICK if asked.interrupted else None):
+                log.info("not everything was answered")
+            await self._close()
+            log.info("stopped")
+
     async def stop(self) -> None:
         """Answer what is in flight, then end. What waits in a durable log is served after the next start."""
+        await self._drain(self._grace)
+        await self._close()
+
+    async def _drain(self, grace: float) -> None:
         await self.gateway.drain()
-        await self.worker.drain(self._grace)
+        await self.worker.drain(grace)
+
+    async def _close(self) -> None:
         await self.gateway.close()
         await self.worker.close()
         await self._transport.close()

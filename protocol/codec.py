@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from protocol import v2
-from protocol.errors import Code, CodecError
+from protocol.errors import Code, CodecError, quoted
 from protocol.frames import (
     HEADS,
     WIRE_VERSION,
@@ -123,7 +123,7 @@ def decode_request(  # noqa: PLR0913  # a record's parts, by name
     fields = fields_of(headers)
     schema = fields.get("schema", SCHEMA)
     if schema != SCHEMA:
-        raise CodecError(f"schema {schema[:64]!r} is not known; this reader speaks {SCHEMA.decode()}")
+        raise CodecError(f"schema {quoted(schema[:64])} is not known; this reader speaks {SCHEMA.decode()}")
     name = fields_text(fields, "id") or default_id
     if fields.get("content-type", MSGPACK) == JSON:
         body = v2.parse_json(value, most)
@@ -197,7 +197,7 @@ def fields_text(fields: Mapping[str, bytes], name: str) -> str:
 def _number(raw: bytes, name: str) -> int:
     number = int(raw) if raw.isdigit() and len(raw) <= 18 else MAX_NUMBER + 1
     if number > MAX_NUMBER:
-        raise CodecError(f"header '{name}' must be a decimal number of at most {MAX_NUMBER}, not {raw[:32]!r}")
+        raise CodecError(f"header '{name}' must be a decimal number of at most {MAX_NUMBER}, not {quoted(raw[:32])}")
     return number
 
 
@@ -237,7 +237,9 @@ def _pack_timing(t: Timing) -> bytes:
         t.accepted, t.published, t.fetched, t.enqueued, t.released, t.compute_start, t.compute_end, t.emitted,
     )  # fmt: skip
     micro = [int(seconds * 1e6 + 0.5) for seconds in stamps]
-    return pack([*micro, t.reason, t.batch_rows, t.batch_requests, t.attempt, t.worker])
+    if not t.digest:
+        return pack([*micro, t.reason, t.batch_rows, t.batch_requests, t.attempt, t.worker])
+    return pack([*micro, t.reason, t.batch_rows, t.batch_requests, t.attempt, t.worker, t.digest])
 
 
 def decode_reply(data: Buffer) -> InferReply:
@@ -270,10 +272,10 @@ def decode_reply(data: Buffer) -> InferReply:
 
 def _timing(data: Buffer) -> Timing:
     try:
-        a, p, f, e, r, cs, ce, em, reason, rows, requests, attempt, worker, *_ = unpack(data)
+        a, p, f, e, r, cs, ce, em, reason, rows, requests, attempt, worker, *more = unpack(data)
         return Timing(
             a / 1e6, p / 1e6, f / 1e6, e / 1e6, r / 1e6, cs / 1e6, ce / 1e6, em / 1e6, 0.0, reason, rows, requests, attempt,
-            worker,
+            worker, more[0] if more else "",
         )  # fmt: skip
     except (TypeError, ValueError, OverflowError) as exc:
         raise CodecError(f"reply lacks or mistypes its timing: {exc!r}") from None

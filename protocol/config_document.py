@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, quoted
 
 MAX_INT32: Final = 2**31 - 1
 MAX_UINT32: Final = 2**32 - 1
@@ -41,7 +40,7 @@ class Document:
         """A boolean; false where absent."""
         value = self._fields.get(key, False)
         if not isinstance(value, bool):
-            raise ConfigError(f"'{self.at(key)}' must be true or false, not {shown(value)}")
+            raise ConfigError(f"'{self.at(key)}' must be true or false, not {quoted(value)}")
         return value
 
     def integer(self, key: str, low: int = 0, high: int = MAX_UINT32) -> int:
@@ -58,7 +57,7 @@ class Document:
         value = self._fields.get(key, names[0])
         name = value.upper() if isinstance(value, str) else ""
         if name not in names:
-            raise ConfigError(f"'{self.at(key)}' must be one of {', '.join(names)}, not {shown(value)}")
+            raise ConfigError(f"'{self.at(key)}' must be one of {', '.join(names)}, not {quoted(value)}")
         return name
 
     def document(self, key: str) -> Document | None:
@@ -75,16 +74,16 @@ class Document:
 
     def texts_by_key(self, key: str) -> dict[str, str]:
         """An object of strings; empty where absent."""
-        return {name: as_text(value, f"{self.at(key)}[{shown(name)}]") for name, value in self.mapping(key).items()}
+        return {name: as_text(value, f"{self.at(key)}[{quoted(name)}]") for name, value in self.mapping(key).items()}
 
     def documents_by_key(self, key: str) -> dict[str, Document]:
         """An object of objects; empty where absent."""
-        return {name: Document(value, f"{self.at(key)}[{shown(name)}]") for name, value in self.mapping(key).items()}
+        return {name: Document(value, f"{self.at(key)}[{quoted(name)}]") for name, value in self.mapping(key).items()}
 
     def _items(self, key: str) -> Sequence[object]:
         value = self._fields.get(key, ())
         if isinstance(value, str) or not isinstance(value, Sequence):
-            raise ConfigError(f"'{self.at(key)}' must be a list, not {shown(value)}")
+            raise ConfigError(f"'{self.at(key)}' must be a list, not {quoted(value)}")
         return value
 
 
@@ -96,7 +95,7 @@ def as_object(value: object, path: str) -> Mapping[str, object]:
     """
     if not isinstance(value, Mapping):
         where = f"'{path}'" if path else "the model configuration"
-        raise ConfigError(f"{where} must be an object, not {shown(value)}")
+        raise ConfigError(f"{where} must be an object, not {quoted(value)}")
     for key in value:
         as_text(key, f"{path} key")
     return value
@@ -109,9 +108,9 @@ def as_text(value: object, path: str) -> str:
         ConfigError: it is something else.
     """
     if not isinstance(value, str):
-        raise ConfigError(f"'{path}' must be a string, not {shown(value)}")
+        raise ConfigError(f"'{path}' must be a string, not {quoted(value)}")
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-        raise ConfigError(f"'{path}' must be text without NUL characters and lone surrogates, not {shown(value)}")
+        raise ConfigError(f"'{path}' must be text without NUL characters and lone surrogates, not {quoted(value)}")
     return value
 
 
@@ -124,14 +123,7 @@ def as_integer(value: object, path: str, low: int, high: int) -> int:
     if isinstance(value, str) and _DECIMAL.fullmatch(value):
         value = int(value)
     if type(value) is not int:
-        raise ConfigError(f"'{path}' must be an integer, not {shown(value)}")
+        raise ConfigError(f"'{path}' must be an integer, not {quoted(value)}")
     if not low <= value <= high:
-        raise ConfigError(f"'{path}' is {shown(value)}; it must be between {low} and {high}")
+        raise ConfigError(f"'{path}' is {quoted(value)}; it must be between {low} and {high}")
     return value
-
-
-def shown(value: object) -> str:
-    """The value as it appears in a message: short, however long or deep it is."""
-    if isinstance(value, int) and value.bit_length() > 128:
-        return "a number of more than 128 bits"
-    return reprlib.repr(value)

@@ -10,8 +10,7 @@ import enum
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from protocol.config_document import shown
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, quoted
 
 
 class Support(enum.StrEnum):
@@ -187,7 +186,7 @@ def _settings(value: object, row: str, path: str) -> Iterator[Setting]:
     elif isinstance(value, Mapping):
         for key, inner in value.items():
             if f"{row}.*" in FIELDS or f"{row}.*" in _INNER:
-                yield from _settings(inner, f"{row}.*", f"{path}[{shown(key)}]")
+                yield from _settings(inner, f"{row}.*", f"{path}[{quoted(key)}]")
             else:
                 yield from _settings(inner, f"{row}.{key}", f"{path}.{key}")
     elif isinstance(value, Sequence) and not isinstance(value, str):

@@ -33,6 +33,7 @@ class Code(enum.StrEnum):
 MAX_QUOTED = 200
 """Characters that an error repeats of a name that a stranger sent."""
 _MAX_ITEMS = 32
+_MAX_BITS = 128
 
 
 def quoted(value: object) -> str:
@@ -48,11 +49,13 @@ def _spelled(value: object, *, inner: bool = False) -> str:
         if inner:
             return "[…]" if value else "[]"
         items = [_spelled(item, inner=True) for item in value[:_MAX_ITEMS]]
-        return f"[{', '.join(items)}{', …' if len(value) > _MAX_ITEMS else ''}]"
+        return _shown(f"[{', '.join(items)}{', …' if len(value) > _MAX_ITEMS else ''}]")
     if isinstance(value, dict):
         return "{…}" if value else "{}"
     if isinstance(value, str):
         return f'"{_shown(value)}"'
+    if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+        return f"a number of more than {_MAX_BITS} bits"
     return _shown(json.dumps(value, default=repr))
 
 
@@ -66,7 +69,7 @@ def _shown(text: str) -> str:
 
 def of_request(label: str, text: str) -> str:
     """The text with the request's id in front, as Triton's core has it; `label` is the id in its body."""
-    return f"[request id: {label[:MAX_QUOTED] or '<id_unknown>'}] {text}"
+    return f"[request id: {_shown(label) or '<id_unknown>'}] {text}"
 
 
 RETRYABLE = frozenset({Code.EXHAUSTED, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED})

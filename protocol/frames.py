@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from protocol import v2
-from protocol.errors import CodecError
+from protocol.errors import CodecError, quoted
 from protocol.tensors import ITEM_SIZE, MAX_ELEMENTS, Buffer, Tensor, check_shape, check_size, element_count, spend
 
 WIRE_VERSION: Final = 1
@@ -236,12 +236,14 @@ def _tensor(head: object, tail: memoryview, where: str) -> tuple[Tensor, int]:
         raise CodecError(f"each of '{where}' must be a map")
     name, datatype, shape = head.get("name"), head.get("datatype"), head.get("shape")
     if type(name) is not str or type(datatype) is not str or type(shape) is not list or datatype not in ITEM_SIZE:
-        raise CodecError(f"a tensor of '{where}' lacks a name, a known datatype or a shape: {name!r}, {datatype!r}")
+        raise CodecError(
+            f"a tensor of '{where}' lacks a name, a known datatype or a shape: {quoted(name)}, {quoted(datatype)}"
+        )
     data = head.get("data")
     if data is None:
         size = head.get("size")
         if type(size) is not int or not 0 <= size <= len(tail):
-            raise CodecError(f"tensor '{name}' claims {size!r} bytes of {len(tail)} that are there")
+            raise CodecError(f"tensor '{name}' claims {quoted(size)} bytes of {len(tail)} that are there")
         tensor, used = Tensor(name, datatype, check_shape(shape, f"tensor '{name}'"), tail[:size]), size
     elif type(data) is bytes:
         tensor, used = Tensor(name, datatype, check_shape(shape, f"tensor '{name}'"), data), 0
@@ -272,10 +274,10 @@ def reply_names(head: dict[str, Any]) -> tuple[str, str]:
         CodecError: this reader does not speak its version, or they are missing.
     """
     if head.get("v") != WIRE_VERSION:
-        raise CodecError(f"reply has wire version {head.get('v')!r}; this reader speaks {WIRE_VERSION}")
+        raise CodecError(f"reply has wire version {quoted(head.get('v'))}; this reader speaks {WIRE_VERSION}")
     model, version = head.get("model_name"), head.get("model_version")
     if type(model) is not str or type(version) is not str:
-        raise CodecError(f"reply lacks its model's name or version: {model!r}, {version!r}")
+        raise CodecError(f"reply lacks its model's name or version: {quoted(model)}, {quoted(version)}")
     return model, version
 
 

@@ -61,6 +61,10 @@ class InferRequest:
     published: float = 0.0
 
 
+SHOWN_DIGEST = 12
+"""Characters of a digest that tell versions of a model's files apart."""
+
+
 @dataclasses.dataclass(slots=True)
 class Timing:
     """What happened when, and in which batch. A time that did not happen is 0.
@@ -78,6 +82,7 @@ class Timing:
         batch_requests: requests in that batch.
         attempt: 1 for the first delivery, more after redelivery.
         worker: the worker's id.
+        digest: of the model version's files that ran, its first `SHOWN_DIGEST` characters; "" where nothing did.
     """
 
     accepted: float = 0.0
@@ -94,6 +99,7 @@ class Timing:
     batch_requests: int = 0
     attempt: int = 1
     worker: str = ""
+    digest: str = ""
 
 
 @dataclasses.dataclass(slots=True)
@@ -167,6 +173,7 @@ class ModelLoad:
         oldest_age: seconds since the oldest waiting request was published; 0 when nothing waits.
         seconds_per_row: measured, by "<shape class>/<batch size>".
         statistics: the model's Triton statistics (3.6) as plain numbers.
+        digest: of the files that it serves; "" where it serves none.
     """
 
     model: str
@@ -180,6 +187,7 @@ class ModelLoad:
     oldest_age: float = 0.0
     seconds_per_row: dict[str, float] = dataclasses.field(default_factory=dict)
     statistics: dict[str, Any] = dataclasses.field(default_factory=dict)
+    digest: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

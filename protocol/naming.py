@@ -12,7 +12,7 @@ import re
 from typing import Final
 from urllib.parse import quote, unquote
 
-from protocol.errors import InvalidArgument
+from protocol.errors import InvalidArgument, quoted
 from protocol.messages import ANONYMOUS
 
 PREFIX: Final = re.compile(r"[a-z][a-z0-9-]{0,30}\Z")
@@ -36,7 +36,7 @@ def encode_model(model: str) -> str:
     try:
         raw = model.encode()
     except UnicodeEncodeError:
-        raise InvalidArgument(f"model name {model!r} is not valid Unicode") from None
+        raise InvalidArgument(f"model name {quoted(model)} is not valid Unicode") from None
     return _KEPT.sub(lambda m: b"--" if m[0] == b"-" else b"-%02X" % m[0][0], raw).decode()
 
 
@@ -50,15 +50,15 @@ def decode_model(part: str) -> str:
     def byte(match: re.Match[bytes]) -> bytes:
         escape: bytes | None = match[1]
         if escape is None:
-            raise InvalidArgument(f"{part!r} is not an encoded model name")
+            raise InvalidArgument(f"{quoted(part)} is not an encoded model name")
         return b"-" if escape == b"-" else bytes([int(escape, 16)])
 
     try:
         model = _ESCAPE.sub(byte, part.encode()).decode()
     except UnicodeDecodeError:
-        raise InvalidArgument(f"{part!r} is not an encoded model name") from None
+        raise InvalidArgument(f"{quoted(part)} is not an encoded model name") from None
     if encode_model(model) != part:
-        raise InvalidArgument(f"{part!r} is not an encoded model name")
+        raise InvalidArgument(f"{quoted(part)} is not an encoded model name")
     return model
 
 
@@ -74,16 +74,16 @@ class Names:
 
     def __post_init__(self) -> None:
         if not PREFIX.match(self.prefix):
-            raise InvalidArgument(f"prefix {self.prefix!r} must match [a-z][a-z0-9-]{{0,30}}")
+            raise InvalidArgument(f"prefix {quoted(self.prefix)} must match [a-z][a-z0-9-]{{0,30}}")
 
     def infer_topic(self, model: str, version: str) -> str:
         """The interactive lane of a model version; also the name of its consumer group."""
         if not _VERSION.match(version):
-            raise InvalidArgument(f"model version {version!r} must be a decimal number of at most 19 digits")
+            raise InvalidArgument(f"model version {quoted(version)} must be a decimal number of at most 19 digits")
         topic = f"{self.prefix}.infer.{encode_model(model)}.{version}"
         if len(topic) > MAX_TOPIC:
             raise InvalidArgument(
-                f"model name {model!r} is too long: its Kafka topic {topic[:40]}… has {len(topic)} characters of {MAX_TOPIC}"
+                f"model name {quoted(model)} is too long: its Kafka topic {topic[:40]}… has {len(topic)} characters of {MAX_TOPIC}"
             )
         return topic
 
@@ -96,7 +96,7 @@ class Names:
         head = f"{self.prefix}.infer."
         model, dot, version = topic.removeprefix(head).rpartition(".")
         if not topic.startswith(head) or not dot or not _VERSION.match(version):
-            raise InvalidArgument(f"{topic!r} is not an infer topic of prefix {self.prefix!r}")
+            raise InvalidArgument(f"{quoted(topic)} is not an infer topic of prefix {quoted(self.prefix)}")
         return decode_model(model), version
 
     def dead_topic(self, model: str) -> str:

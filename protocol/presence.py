@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any, Final
 
 from protocol.codec import micros
-from protocol.errors import CodecError
+from protocol.errors import CodecError, quoted
 from protocol.frames import WIRE_VERSION, pack, split
 from protocol.messages import Announcement, Heartbeat, ModelLoad, ModelState
 from protocol.tensors import Buffer
 
 SECRET_KEY: Final = b"/signing-secret"
-"""Of the catalogue's one record that is no announcement: 32 random bytes, with which gateways sign. No model has an empty name."""
+"""Of the catalogue's one record that is no announcement: random bytes with which gateways sign. No model has an empty name."""
+SECRET_BYTES: Final = 32
 
 
 def encode_announcement(entry: Announcement) -> tuple[bytes, bytes]:
@@ -33,7 +34,7 @@ def decode_announcement(value: Buffer) -> Announcement:
     head, _ = split(value)
     try:
         if head["v"] != WIRE_VERSION or not isinstance(head["config"], dict):
-            raise CodecError(f"announcement of wire version {head['v']!r} is not known")
+            raise CodecError(f"announcement of wire version {quoted(head['v'])} is not known")
         return Announcement(
             str(head["model"]), str(head["version"]), ModelState(head["state"]), head["config"], str(head["digest"]),
             str(head["reason"]), head["at"] / 1e6, int(head["partitions"]),
@@ -46,7 +47,7 @@ def encode_heartbeat(beat: Heartbeat) -> bytes:
     """The field value of the hash of workers."""
     models = [
         [m.model, m.version, m.state.value, m.partitions, m.queued_rows, m.queued_requests, m.running_rows, m.lag,
-         micros(m.oldest_age), m.seconds_per_row, m.statistics]
+         micros(m.oldest_age), m.seconds_per_row, m.statistics, *([m.digest] if m.digest else [])]
         for m in beat.models
     ]  # fmt: skip
     head: dict[str, Any] = {
@@ -67,10 +68,23 @@ def decode_heartbeat(data: Buffer) -> Heartbeat:
     head, _ = split(data)
     try:
         if head["v"] != WIRE_VERSION:
-            raise CodecError(f"heartbeat of wire version {head['v']!r} is not known")
+            raise CodecError(f"heartbeat of wire version {quoted(head['v'])} is not known")
         asked = head.get("asked")
         models = tuple(
-            ModelLoad(m[0], m[1], ModelState(m[2]), tuple(m[3]), m[4], m[5], m[6], m[7], m[8] / 1e6, m[9], m[10])
+            ModelLoad(
+                m[0],
+                m[1],
+                ModelState(m[2]),
+                tuple(m[3]),
+                m[4],
+                m[5],
+                m[6],
+                m[7],
+                m[8] / 1e6,
+                m[9],
+                m[10],
+                *map(str, m[11:12]),
+            )
             for m in head["models"]
         )
         return Heartbeat(

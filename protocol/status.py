@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from protocol.errors import ConfigError
+from protocol.urls import authority
 
 MAX_HEAD: Final = 16 * 1024
 """Bytes of request line and headers."""
@@ -53,7 +54,7 @@ class StatusServer:
             self._server = await asyncio.start_server(self._accept, host, port, limit=MAX_HEAD)
         except OSError as exc:
             raise ConfigError(
-                f"cannot serve metrics on {host}:{port}: {exc.strerror}; choose another --metrics-port"
+                f"cannot serve metrics on {authority(host, port)}: {exc.strerror}; choose another --metrics-port"
             ) from None
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound

@@ -181,16 +181,28 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
 
 
 def pack_bytes(elements: Sequence[bytes | str]) -> bytes:
-    """The elements with their 4-byte little-endian lengths; text is UTF-8."""
+    """The elements with their 4-byte little-endian lengths; text is UTF-8.
+
+    Raises:
+        CodecError: an element is neither bytes nor text.
+    """
     kinds = set(map(type, elements))
     if kinds <= {bytes}:
         raw = cast("Sequence[bytes]", elements)
     elif kinds == {str}:
         raw = list(map(str.encode, cast("Sequence[str]", elements)))
     else:
-        raw = [element.encode() if isinstance(element, str) else bytes(element) for element in elements]
+        raw = [_raw(element) for element in elements]
     lengths = map(_LENGTH.pack, map(len, raw))
     return b"".join(itertools.chain.from_iterable(zip(lengths, raw, strict=True)))
+
+
+def _raw(element: object) -> bytes:
+    if isinstance(element, str):
+        return element.encode()
+    if isinstance(element, bytes | bytearray | memoryview):
+        return bytes(element)
+    raise CodecError(f"an element of type {type(element).__name__} cannot be BYTES: it must be bytes or text")
 
 
 def bytes_elements(tensor: Tensor) -> list[bytes]:

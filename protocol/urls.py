@@ -22,7 +22,21 @@ def callable_host(host: str) -> str:
     return _REACHED_AT.get(plain, plain) + percent + zone
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def authority(host: str, port: int) -> str:
+    """`host:port`, with brackets around IPv6 addresses."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def server_url(scheme: str, host: str, port: int) -> str:
     """`http://host:port`, with brackets around IPv6 addresses; an address to listen on becomes one that can be called."""
-    called = callable_host(host)
-    return f"{scheme}://[{called}]:{port}" if ":" in called else f"{scheme}://{called}:{port}"
+    return f"{scheme}://{authority(callable_host(host), port)}"

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 
 from workers import yielding
 
+END_WITHIN = 1.3
+"""Seconds, see `protocol.loop`; less than the supervisor's, which removes this worker from its groups then."""
+
 
 def main() -> int:
     """Serve until told to stop; the exit code is 2 where a setting or a model is wrong, 1 for any other end by an error."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the worker says what it does then
     yielding.begin()  # before the imports, which are most of a start
     gc.disable()  # until `app.tune`
     from protocol import logs, loop
@@ -21,7 +26,7 @@ def main() -> int:
     environment = os.environ
     logs.configure(environment.get("PENSTOCK_LOG_FORMAT", "human"), environment.get("PENSTOCK_LOG_LEVEL", "info"))
     try:
-        loop.run(serve(*from_environment(environment)))
+        loop.run(serve(*from_environment(environment)), END_WITHIN)
     except FleetError as exc:
         print(f"penstock worker: {exc.message}", file=sys.stderr)  # noqa: T201  # the last word of the process
         return 1 if exc.retryable else 2

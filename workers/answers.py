@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from protocol.codec import encode_reply
 from protocol.errors import RETRYABLE, Code
 from protocol.frames import MAX_RECORD
-from protocol.messages import Failure, InferReply, Timing
+from protocol.messages import SHOWN_DIGEST, Failure, InferReply, Timing
 from protocol.ports import Answer
 from workers.backends.base import Outcome
 from workers.entries import Entry
@@ -24,11 +24,13 @@ class Answers:
     Args:
         worker: the worker's id.
         ttl: seconds that a plain call's fence outlives its answer.
+        digest: of the model version's files, which answers of batches name.
     """
 
-    def __init__(self, worker: str, ttl: float) -> None:
+    def __init__(self, worker: str, ttl: float, digest: str = "") -> None:
         self._worker = worker
         self._ttl = ttl
+        self._digest = digest[:SHOWN_DIGEST]
 
     def of_batch(
         self, job: Job, outcomes: Sequence[Outcome], now: float, entries: Sequence[Entry] | None = None
@@ -44,7 +46,7 @@ class Answers:
             request = entry.payload
             timing = Timing(
                 request.accepted, request.published, entry.fetched, entry.enqueued, job.released, job.compute_start,
-                job.compute_end, now, 0.0, reason, rows, requests, entry.attempt, self._worker,
+                job.compute_end, now, 0.0, reason, rows, requests, entry.attempt, self._worker, self._digest,
             )  # fmt: skip
             answers.append(self._answer(entry, outcome, timing))
         return answers

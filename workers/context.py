@@ -25,6 +25,7 @@ class Context:
         patience: for calls that must succeed in the end; each model version has its own (`of_a_model`).
         fence_ttl: seconds that a plain call's fence outlives its answer.
         journal: where instances note what they run; None without a supervisor.
+        digest: of the files of the model version whose parts these are; "" for the worker's own.
         max_attempts: runs that may die with a request in them before it goes to the dead letters.
     """
 
@@ -38,10 +39,11 @@ class Context:
     fence_ttl: float
     max_attempts: int = ATTEMPTS
     journal: Journal | None = None
+    digest: str = ""
 
-    def of_a_model(self) -> Context:
+    def of_a_model(self, digest: str) -> Context:
         """The same for the parts of one model version: what fails for them stops nobody else."""
-        return dataclasses.replace(self, patience=self.patience.another())
+        return dataclasses.replace(self, patience=self.patience.another(), digest=digest)
 
     @property
     def runner(self) -> str:

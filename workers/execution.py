@@ -172,6 +172,8 @@ async def call_on(put: Callable[[Callable[[], None]], None], function: Callable[
     future: concurrent.futures.Future[T] = concurrent.futures.Future()
 
     def work() -> None:
+        if not future.set_running_or_notify_cancel():  # from here on it cannot be cancelled: its result has a place
+            return
         try:
             future.set_result(function())
         except (
@@ -302,4 +304,4 @@ def _held(executor: Executor) -> int:
 
 def failure_message(name: str, error: BaseException) -> str:
     """What callers are told when a batch failed on an instance; Triton's words."""
-    return f"Failed to process the request(s) for model instance '{name}', message: {text_of(error)}"
+    return f"Failed to process the request(s) for model '{name}', message: {text_of(error)}"

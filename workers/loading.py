@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import structlog
 
@@ -22,6 +24,9 @@ from workers.execution import Executor, ThreadExecutor
 from workers.placement import Placement, place
 from workers.repository import ModelVersion
 from workers.warmup import samples, warm_up
+
+CANCELLED: Final = 0.5
+"""Seconds in which what a cancelled load has begun must have ended; a thread that loads a model cannot be interrupted."""
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +50,18 @@ class LoadedModel:
         for error in await asyncio.gather(*[executor.close() for executor in self.executors], return_exceptions=True):
             if error is not None:
                 log.warning("an instance failed to close", model=self.version.model, error=str(error))
+
+
+async def _give_up(loaded: LoadedModel, error: BaseException) -> None:
+    """Close what was loaded; a load that was cancelled is waited for only where it can be ended, in processes."""
+    if not isinstance(error, asyncio.CancelledError):
+        await loaded.close()
+        return
+    for executor in loaded.executors:
+        executor.kill()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CANCELLED):
+            await loaded.close()
 
 
 class Loader:
@@ -110,8 +127,8 @@ class Loader:
                 instance = await executor.load(functools.partial(yielding.call, backend.load, version, placement))
                 if warmups:
                     await executor.call(functools.partial(yielding.call, warm_up, instance, version.config, warmups))
-        except BaseException:
-            await loaded.close()
+        except BaseException as exc:
+            await _give_up(loaded, exc)
             raise
         return loaded
 
@@ -132,11 +149,11 @@ class Loader:
             for executor in executors:
                 first, child = child, None
                 await executor.load(first)
-        except BaseException:
+        except BaseException as exc:
             if child is not None:
                 child.kill()
                 await asyncio.to_thread(child.end, 0.0)
-            await loaded.close()
+            await _give_up(loaded, exc)
             raise
         finally:
             await asyncio.to_thread(self._spares.release, name)

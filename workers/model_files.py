@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
-from protocol.errors import ConfigError, InvalidArgument
+from protocol.errors import ConfigError, InvalidArgument, quoted
 from protocol.naming import Names
 
 
@@ -50,7 +50,7 @@ def parse(text: str, is_file: Callable[[str], bool] = lambda _: False) -> ModelF
     if not equals or os.sep in name or (is_file(text) and not is_file(path)):
         return ModelFile(Path(text))
     if not name or not path:
-        raise ConfigError(f"{text!r} must be FILE or NAME=FILE, for example: digits=models/digits/1/model.onnx")
+        raise ConfigError(f"{quoted(text)} must be FILE or NAME=FILE, for example: digits=models/digits/1/model.onnx")
     return ModelFile(Path(path), name)
 
 
@@ -88,7 +88,7 @@ def _require_possible(file: ModelFile) -> None:
             f"'{os.fsencode(file.path).decode(errors='replace')}' needs another name, as NAME=FILE: {error.message}"
         ) from None
     if os.sep in file.name or not file.name.isprintable() or file.name in (os.curdir, os.pardir):
-        raise ConfigError(f"{file.name!r} cannot be a model's name; give the file another, as NAME=FILE")
+        raise ConfigError(f"{quoted(file.name)} cannot be a model's name; give the file another, as NAME=FILE")
 
 
 def _renamed(files: Iterable[ModelFile], taken: Collection[str]) -> str:

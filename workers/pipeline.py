@@ -61,7 +61,7 @@ class Pipeline:
         self._loop = asyncio.get_running_loop()
         self._brevity = Brevity()
         self._conclusions = Conclusions(
-            Answers(context.worker, context.fence_ttl), statistics, self._brevity, context.clock,
+            Answers(context.worker, context.fence_ttl, context.digest), statistics, self._brevity, context.clock,
             refuse_nan=config.parameters.get("refuse_nan", "").lower() == "true",
         )  # fmt: skip
         self._takes_strings = any(spec.datatype == "BYTES" for spec in config.inputs)

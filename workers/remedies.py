@@ -12,7 +12,7 @@ import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Final
 
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, quoted
 from workers.verdicts import S
 
 RECOVERY: Final = 30.0
@@ -152,7 +152,7 @@ def stated_limit(parameters: Mapping[str, str], model: str) -> float | None:
         milliseconds = -1.0
     if not 0 <= milliseconds < math.inf:
         raise ConfigError(
-            f"parameter max_execution_ms of model '{model}' is {text!r}; it must be a number of milliseconds, 0 for no limit"
+            f"parameter max_execution_ms of model '{model}' is {quoted(text)}; it must be a number of milliseconds, 0 for no limit"
         )
     return milliseconds / 1000 or math.inf
 

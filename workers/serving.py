@@ -43,7 +43,7 @@ class Serving:
         self.loaded = loaded
         self.statistics = ModelStatistics()
         self.last_lag = 0
-        context = self._context = context.of_a_model()
+        context = self._context = context.of_a_model(version.digest)
         reader = Reader(context.names, Signature(version.config), *self.key)
         self.intake = Intake(context, reader, self.statistics, version.digest)
         self.runner = Runner(context, version.config, loaded.executors, self.statistics, self.intake, max_bytes)
@@ -118,6 +118,7 @@ class Serving:
             oldest_age=self.oldest_age(),
             seconds_per_row=self.statistics.pace.seconds_per_row(),
             statistics=self.statistics.to_json(),
+            digest=self.loaded.version.digest,
         )
 
     def oldest_age(self) -> float:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, quoted
+from protocol.limits import require_count, require_seconds
 from protocol.transport.settings import TransportSettings
 from workers import model_files
 from workers.completion import DEFAULT_MAX_BATCH_SIZE
@@ -98,27 +99,30 @@ class WorkerSettings:
 
     def __post_init__(self) -> None:
         if self.model_control_mode not in get_args(Mode):
-            raise ConfigError(f"model_control_mode is {self.model_control_mode!r}; it must be none, poll or explicit")
+            raise ConfigError(
+                f"model_control_mode is {quoted(self.model_control_mode)}; it must be none, poll or explicit"
+            )
         if self.load_model and self.model_control_mode != "explicit":
             raise ConfigError("load_model has a meaning only with model_control_mode explicit")
         if self.worker and (
             len(self.worker) > 128 or not all(c.isascii() and (c.isalnum() or c in "._-") for c in self.worker)
         ):
             raise ConfigError(
-                f"worker id {self.worker!r} must be at most 128 letters, digits, dots, dashes and underscores"
+                f"worker id {quoted(self.worker)} must be at most 128 letters, digits, dots, dashes and underscores"
             )
         if self.metrics_port is not None and not 0 <= self.metrics_port <= 65535:
             raise ConfigError(f"metrics_port is {self.metrics_port}; a port is between 0 and 65535")
         model_files.require_distinct(self.model_file)
-        for name in (
-            "repository_poll_secs", "partitions", "heartbeat_interval", "resync_interval", "max_queued_bytes", "load_threads",
-            "fence_ttl", "max_attempts",
-        ):  # fmt: skip
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")
-        for name in ("drain_grace", "unload_grace", "default_max_batch_size", "cores"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
+        for name in ("repository_poll_secs", "heartbeat_interval", "resync_interval", "fence_ttl"):
+            require_seconds(name, getattr(self, name))
+        for name in ("drain_grace", "unload_grace"):
+            require_seconds(name, getattr(self, name), zero=True)
+        for name in ("partitions", "load_threads", "max_attempts"):
+            require_count(name, getattr(self, name))
+        for name in ("default_max_batch_size", "cores"):
+            require_count(name, getattr(self, name), zero=True)
+        if self.max_queued_bytes <= 0:
+            raise ConfigError(f"max_queued_bytes is {self.max_queued_bytes}; it must be more than 0")
 
 
 def to_environment(worker: WorkerSettings, transport: TransportSettings) -> dict[str, str]:
@@ -159,7 +163,7 @@ def _write(name: str, value: object) -> str:
     separator = os.pathsep if value and isinstance(value[0], Path | ModelFile) else " "
     parts = [str(part) for part in value]
     if any(separator in part for part in parts):
-        raise ConfigError(f"{name} has an entry with {separator!r} in it, which separates entries")
+        raise ConfigError(f"{name} has an entry with {quoted(separator)} in it, which separates entries")
     return separator.join(parts)
 
 
@@ -173,7 +177,9 @@ def _read(kind: type[WorkerSettings] | type[TransportSettings], environment: Map
         try:
             values[field.name] = _READERS[str(field.type)](text)
         except ValueError:
-            raise ConfigError(f"{name} is {text!r}; it must be {str(field.type).removesuffix(' | None')}") from None
+            raise ConfigError(
+                f"{name} is {quoted(text)}; it must be {str(field.type).removesuffix(' | None')}"
+            ) from None
     return values
 
 

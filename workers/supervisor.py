@@ -23,7 +23,7 @@ from typing import Any, Final
 import structlog
 
 from protocol.errors import CodecError, FleetError
-from protocol.loop import spare_collector
+from protocol.loop import end_soon, spare_collector
 from protocol.messages import Heartbeat
 from protocol.presence import decode_heartbeat
 from protocol.transport import Transport, open_transport
@@ -44,6 +44,8 @@ WEDGED_AFTER: Final = 240
 others' long since, and by itself it will not come back. Counted, not timed, so that a machine that stood still kills nobody."""
 KILL_AFTER: Final = 10.0
 """Seconds after the drain grace in which a worker must have ended by itself."""
+INTERRUPTED: Final = 1.4
+"""Seconds after SIGINT in which a worker must have ended by itself."""
 NO_RESTART: Final = frozenset({0, 2})
 """Exit codes after which the same start would end the same way."""
 
@@ -83,6 +85,8 @@ class Supervisor:
         self._missed = 0
         self._process: asyncio.subprocess.Process | None = None
         self._asked = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._interrupted = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -91,10 +95,17 @@ class Supervisor:
         process = self._process
         return process.pid if process is not None and process.returncode is None else None
 
-    def stop(self) -> None:
-        """Have the worker drain and end; it is not started again. A second call ends its draining."""
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Have the worker drain and end; it is not started again. A second call ends its draining.
+
+        Args:
+            number: of the signal that the worker is sent. With SIGINT, a person's, it gets only `INTERRUPTED` seconds.
+        """
         self._asked.set()
-        self._signal(signal.SIGTERM)
+        self._interrupted = self._interrupted or number == signal.SIGINT
+        if self._interrupted:
+            self._hurry.set()
+        self._signal(signal.Signals(number))
 
     async def run(self) -> int:
         """Keep the worker alive until it is told to stop; returns its exit code."""
@@ -150,7 +161,7 @@ class Supervisor:
         finally:
             os.close(writer)
         if self._asked.is_set():
-            self._signal(signal.SIGTERM)
+            self._signal(signal.SIGINT if self._interrupted else signal.SIGTERM)
         reading = asyncio.get_running_loop().create_task(self._read_beats(reader))
         try:
             return await self._ended(process)
@@ -179,8 +190,13 @@ class Supervisor:
         asked = asyncio.ensure_future(self._asked.wait())
         await asyncio.wait((waiting, asked), return_when=asyncio.FIRST_COMPLETED)
         asked.cancel()
-        done, _ = await asyncio.wait((waiting,), timeout=self._drain_grace + KILL_AFTER)
-        if not done:
+        hurry = asyncio.ensure_future(self._hurry.wait())
+        patience = self._drain_grace + KILL_AFTER
+        done, _ = await asyncio.wait((waiting, hurry), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        if hurry in done and waiting not in done:
+            done, _ = await asyncio.wait((waiting,), timeout=INTERRUPTED)
+        hurry.cancel()
+        if waiting not in done:
             log.error("the worker does not end; it is killed", worker=self._worker, pid=process.pid)
             self._signal(signal.SIGKILL)
         return await waiting
@@ -300,7 +316,13 @@ async def supervise(settings: WorkerSettings, transport: TransportSettings, comm
         )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, supervisor.stop)
+            loop.add_signal_handler(number, _stop, supervisor, number)
         return await supervisor.run()
     finally:
         await carriers.close()
+
+
+def _stop(supervisor: Supervisor, number: int) -> None:
+    if number == signal.SIGINT:
+        end_soon(number)
+    supervisor.stop(number)

@@ -18,7 +18,10 @@ MAX_TRACE: Final = 64 * 1024
 """Characters of a traceback in the log: its beginning and its end."""
 
 _OURS: Final = str(Path(__file__).parent)
-_RUNS_USER_CODE: Final = str(Path(__file__).parent / "backends" / "python_instances.py")
+_IMPORTING: Final = "<frozen importlib"
+_RUN_USER_CODE: Final = frozenset(
+    [str(Path(__file__).parent / "backends" / name) for name in ("python_instances.py", "python_modules.py")]
+)
 
 
 def text_of(error: BaseException) -> str:
@@ -27,7 +30,9 @@ def text_of(error: BaseException) -> str:
     """
     text = described(error)
     places = "" if isinstance(error, FleetError) else _places(error.__traceback__)
-    return f"{text}\n\nAt:\n{places}" if places else text
+    if not places:
+        return text
+    return f"{text if ': ' in text else f'{text}: <EMPTY MESSAGE>'}\n\nAt:\n{places}"
 
 
 def trace_of(error: BaseException) -> str:
@@ -44,13 +49,15 @@ def trace_of(error: BaseException) -> str:
 
 def _places(trace: TracebackType | None) -> str:
     """Empty unless a model's own code was called."""
-    while trace is not None and trace.tb_frame.f_code.co_filename != _RUNS_USER_CODE:
+    while trace is not None and trace.tb_frame.f_code.co_filename not in _RUN_USER_CODE:
         trace = trace.tb_next
     first = _authors(trace)
     if first is None:
         return ""
     frames = [
-        f"  {frame.f_code.co_filename}({line}): {frame.f_code.co_name}\n" for frame, line in traceback.walk_tb(first)
+        f"  {frame.f_code.co_filename}({line}): {frame.f_code.co_name}\n"
+        for frame, line in traceback.walk_tb(first)
+        if not frame.f_code.co_filename.startswith(_IMPORTING)
     ]
     return "".join(frames[: -MAX_FRAMES - 1 : -1])
 

@@ -10,15 +10,15 @@ import asyncio
 import contextlib
 import secrets
 import signal
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 import structlog
 from prometheus_client import CollectorRegistry
 
 from protocol.clock import Clock
 from protocol.errors import FleetError, Unavailable
-from protocol.loop import stop_signals
+from protocol.loop import stop_signals, until
 from protocol.naming import Names
 from protocol.status import StatusServer
 from protocol.transport import Transport
@@ -189,27 +189,21 @@ class Worker:
             self.metrics_port = await self._status.start(self._settings.metrics_host, self._settings.metrics_port)
 
     async def serve(self) -> None:
-        """Start, run until SIGTERM or SIGINT, then drain and close; a second signal ends the draining."""
+        """Start, run until SIGTERM or SIGINT, then drain and close; a second signal ends the draining. See `protocol.loop`."""
         with stop_signals() as asked:
+            asked.ready = False
             try:
-                await self._until(asked, self.start())
+                asked.ready = await until(asked, self.start())
+                if not asked.ready:
+                    log.info("stopped by a signal before everything was loaded", worker=self.id)
+                    return
                 await asked.wait()
                 asked.clear()
-                await self._until(asked, self.drain(self._settings.drain_grace))
+                if not await until(asked, self.drain(asked.grace(self._settings.drain_grace))):
+                    log.info("a second signal ends the draining", worker=self.id)
             finally:
                 await self.close()
-
-    async def _until(self, asked: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-        """Do the work, or leave it when a signal comes first."""
-        tasks = [asyncio.ensure_future(work), asyncio.ensure_future(asked.wait())]
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if not tasks[0].done():
-            log.info("interrupted by a signal", worker=self.id)
-            tasks[0].cancel()
-        tasks[1].cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        if isinstance(results[0], Exception):
-            raise results[0]
+            log.info("stopped", worker=self.id)
 
     # --- upkeep ------------------------------------------------------------------------------------------------------
 

@@ -25,21 +25,22 @@ SHADES = " .:-=+*#%@"
 
 
 def main() -> None:
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # bars, on a terminal that knows only ASCII
     held_back = np.load(HERE / "held_back.npz")
     images, labels = (held_back["pixels"] / 16).astype(np.float32), held_back["labels"]
     with fleet() as url:
         digits, latencies, batches, seconds = asyncio.run(classify(url, images))
-    show(images, labels, digits)
-    right = (digits == np.tile(labels, ROUNDS)).mean()
-    low, high, worst = np.percentile(latencies, [50, 95, 99]) * 1000
-    print(f"\naccuracy   {right:.2%} on {len(labels)} digits that the model has never seen, {ROUNDS} times each")
-    print(f"speed      {len(latencies) / seconds:,.0f} requests/s from {CALLERS} callers, one digit per request")
-    print(
-        f"latency    p50 {low:.1f} ms   p95 {high:.1f} ms   p99 {worst:.1f} ms   (callers and fleet share this machine)"
-    )
-    print("batches    rows: how many\n" + histogram(batches))
-    if right < 0.95:
-        sys.exit("the answers are wrong: the accuracy should be above 95 %")
+        show(images, labels, digits)
+        right = (digits == np.tile(labels, ROUNDS)).mean()
+        low, high, worst = np.percentile(latencies, [50, 95, 99]) * 1000
+        print(f"\naccuracy   {right:.2%} on {len(labels)} digits that the model has never seen, {ROUNDS} times each")
+        print(f"speed      {len(latencies) / seconds:,.0f} requests/s from {CALLERS} callers, one digit per request")
+        print(
+            f"latency    p50 {low:.1f} ms   p95 {high:.1f} ms   p99 {worst:.1f} ms   (callers and fleet share this machine)"
+        )
+        print("batches    how many of each size: requests that arrive together are run together\n" + histogram(batches))
+        if right < 0.95:
+            sys.exit("the answers are wrong: the accuracy should be above 95 %")
 
 
 @contextlib.contextmanager
@@ -110,7 +111,10 @@ def histogram(rows: collections.Counter[int], width: int = 40) -> str:
     """One line per batch size; a batch of n rows was seen by n requests."""
     batches = {size: count / size for size, count in sorted(rows.items())}
     top = max(batches.values())
-    return "\n".join(f"  {size:3} rows {'█' * max(1, round(width * n / top))} {n:.0f}" for size, n in batches.items())
+    return "\n".join(
+        f"  {size:3} {'row ' if size == 1 else 'rows'} {'█' * max(1, round(width * n / top))} {n:.0f}"
+        for size, n in batches.items()
+    )
 
 
 if __name__ == "__main__":

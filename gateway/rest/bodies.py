@@ -127,21 +127,21 @@ _STAGES: Final = ("published", "fetched", "enqueued", "released", "compute_start
 _NAMES: Final = ("publish", "fetch", "enqueue", "release", "compute_start", "compute_end", "emit", "wake")
 _ALL: Final = (
     b"publish=%d, fetch=%d, enqueue=%d, release=%d, compute_start=%d, compute_end=%d, emit=%d, wake=%d, rows=%d, requests=%d, "
-    b"attempt=%d, reason=%s"
+    b"attempt=%d, reason=%s%s"
 )
 
 
 def timing(stamps: Timing) -> bytes:
     """The value of `Penstock-Timing`: a structured dictionary (RFC 8941) of microseconds since the gateway had read the request,
-    the batch's rows and requests, the attempt, and why the batch was released. What did not happen is left out, and what another
-    host's clock says was before the request."""
+    the batch's rows and requests, the attempt, why the batch was released, and which files ran. What did not happen is left out,
+    and what another host's clock says was before the request."""
     t0 = stamps.accepted - 5e-7  # so that cutting off rounds
     if stamps.accepted and stamps.released and stamps.emitted:
         text = _ALL % (
             (stamps.published - t0) * 1e6, (stamps.fetched - t0) * 1e6, (stamps.enqueued - t0) * 1e6,
             (stamps.released - t0) * 1e6, (stamps.compute_start - t0) * 1e6, (stamps.compute_end - t0) * 1e6,
             (stamps.emitted - t0) * 1e6, (stamps.woken - t0) * 1e6, stamps.batch_rows, stamps.batch_requests, stamps.attempt,
-            _token(stamps.reason),
+            _token(stamps.reason), _digest(stamps.digest),
         )  # fmt: skip
         if b"=-" not in text:
             return text
@@ -154,6 +154,11 @@ def timing(stamps: Timing) -> bytes:
         counts = (stamps.batch_rows, stamps.batch_requests, stamps.attempt, _token(stamps.reason))
         parts.append(b"rows=%d, requests=%d, attempt=%d, reason=%s" % counts)
     return b", ".join(parts)
+
+
+def _digest(text: str) -> bytes:
+    """The beginning of the digest of the model's files, as a string of a header."""
+    return b', digest="%s"' % text.encode() if text.isalnum() and text.isascii() else b""
 
 
 def _token(text: str) -> bytes:

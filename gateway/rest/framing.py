@@ -10,6 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
+from protocol.errors import quoted
+
 Fields = Mapping[bytes, bytes]
 Refused = tuple[int, str]
 """Status and message."""
@@ -72,10 +74,10 @@ class Hosts:
         """Why a request is not for this gateway; None where it is."""
         host = fields.get(b"host")
         if host is not None and host not in self._known and not self._learn(host, b"//" + host):
-            return 403, f"this gateway is not {_shown(host)}: call it as localhost, or allow the name (--allowed-hosts)"
+            return 403, f"this gateway is not {quoted(host)}: call it as localhost, or allow the name (--allowed-hosts)"
         origin = fields.get(b"origin")
         if origin is not None and origin not in self._known and not self._learn(origin, origin):
-            return 403, f"pages of {_shown(origin)} may not call this gateway: allow their host (--allowed-hosts)"
+            return 403, f"pages of {quoted(origin)} may not call this gateway: allow their host (--allowed-hosts)"
         return None
 
     def _learn(self, value: bytes, url: bytes) -> bool:
@@ -96,7 +98,3 @@ class Hosts:
             return ipaddress.ip_address(name).is_loopback
         except ValueError:
             return False
-
-
-def _shown(value: bytes) -> str:
-    return repr(value[:64].decode("latin-1"))

@@ -25,6 +25,7 @@ from gateway.rest.turn import Turn
 from gateway.rest.unread import Unread
 from gateway.service import Service
 from protocol.errors import ConfigError
+from protocol.urls import authority
 
 _TICKS: Final = 5
 """How finely the time of idle connections is told."""
@@ -61,7 +62,13 @@ class HttpServer:
             ssl_certfile=settings.tls_certificate or None,
             ssl_keyfile=settings.tls_key or None,
         )
-        config.load()
+        try:
+            config.load()
+        except OSError as error:  # of ssl, too
+            raise ConfigError(
+                f"TLS certificate '{settings.tls_certificate}' and key '{settings.tls_key}' cannot be used: {error}; "
+                "both are PEM files, and belong together"
+            ) from None
         self._server = uvicorn.Server(config)
         self._server.lifespan = config.lifespan_class(config)
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -144,7 +151,7 @@ def bind(host: str, port: int) -> socket.socket:
         )[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise ConfigError(f"cannot listen on {host}:{port}: {error}") from None
+        raise ConfigError(f"cannot listen on {authority(host, port)}: {error}") from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -152,5 +159,5 @@ def bind(host: str, port: int) -> socket.socket:
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise ConfigError(f"cannot listen on {host}:{port}: {error}; choose another --http-port") from None
+        raise ConfigError(f"cannot listen on {authority(host, port)}: {error}; choose another --http-port") from None
     return listener

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
+import signal
 import sys
 from typing import Final
 
@@ -25,6 +27,10 @@ COMMANDS: Final = {
 }
 """Every command and its line in `penstock --help`."""
 
+_SERVERS: Final = frozenset({"serve", "gateway", "worker"})
+"""Commands that say by themselves what SIGINT does (`protocol.loop`); before that it ends them at once (`penstock.entry`)."""
+_BROKEN_PIPE: Final = 141
+"""As a shell says it of a program that SIGPIPE ended."""
 _BLAS_SLEEPS: Final = "OPENBLAS_THREAD_TIMEOUT", "20"
 """NumPy's OpenBLAS starts a thread for each core when it is imported, and each spins for 2^28 cycles before it sleeps: a tenth of a
 second of each core for every process that starts. With 2^20, 0.4 ms, threads still wait awake between the products of one model."""
@@ -41,6 +47,8 @@ class Commands(click.Group):
         """Import one."""
         if cmd_name not in COMMANDS:
             return None
+        if cmd_name not in _SERVERS and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # they put away what they have started
         command: click.Command = importlib.import_module(f"penstock.cli.{cmd_name}").command
         return command
 
@@ -61,8 +69,18 @@ def group() -> None:
 
 
 def main() -> None:
-    """The entry point: runs a command, and turns a `FleetError` into one line and an exit code."""
+    """The entry point: runs a command, and turns what a user can mend into one line and an exit code."""
     os.environ.setdefault(*_BLAS_SLEEPS)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # whatever a terminal cannot show
+    try:
+        _run()
+    finally:
+        _flush()
+
+
+def _run() -> None:
     try:
         group.main(standalone_mode=False)
     except click.exceptions.Abort:
@@ -71,11 +89,19 @@ def main() -> None:
         exc.show()
         sys.exit(exc.exit_code)
     except Exception as exc:
-        from protocol.errors import FleetError
+        from penstock.cli.exits import exit_of
 
-        if not isinstance(exc, FleetError):
+        if (end := exit_of(exc)) is None:
             raise
-        from penstock.cli.exits import EXIT_CODES
+        click.echo(f"penstock: {end.text}", err=True)
+        sys.exit(end.code)
 
-        click.echo(f"penstock: {exc.message}", err=True)
-        sys.exit(EXIT_CODES[exc.code])
+
+def _flush() -> None:
+    """Write what is left here, where a reader that has gone (`| head -1`) can be told from an error."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        sys.exit(_BROKEN_PIPE)

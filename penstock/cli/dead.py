@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 import click
 import orjson
 
-from penstock.cli.options import Decorator, fleet_options, option, options
+from penstock.cli.options import Decorator, fleet_options, option, options, seconds
 from penstock.cli.settings import transport_settings
 from penstock.dead import folder, selection, showing, topic
 from penstock.dead.letters import REASONS, UNKNOWN, DeadLetter
@@ -112,7 +112,7 @@ def show(name: str, models: tuple[str, ...], as_json: bool, **flags: Any) -> Non
     click.option("--from", "source", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A folder that --export wrote, instead of ID."),  # noqa: E501
     option("--model-repository", multiple=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Where the model is; may be repeated. [--from's own models]"),  # noqa: E501
     click.option("--version", "version", default="", help="Run it against this version of the model. [the one that it died in]"),
-    click.option("--time-limit", type=float, default=120.0, show_default=True, help="Seconds for loading and running; then it hangs."),  # noqa: E501
+    click.option("--time-limit", type=float, callback=seconds, default=120.0, show_default=True, help="Seconds for loading and running; then it hangs."),  # noqa: E501
     click.option("--export", "target", type=click.Path(path_type=Path), help="Write a reproducer into this new folder."),
     click.option("--with-model", is_flag=True, help="With --export: put a copy of the model version into it."),
     _json,

@@ -10,9 +10,8 @@ from urllib.parse import quote
 
 import orjson
 
-from gateway.settings import is_loopback
 from protocol.model_config import ModelConfig, TensorSpec
-from protocol.urls import callable_host, server_url
+from protocol.urls import callable_host, is_loopback, server_url
 
 _VALUES: Final = {"BYTES": "text", "BOOL": True}
 _NOT_IN_JSON: Final = frozenset({"FP16", "BF16"})

@@ -1,10 +1,11 @@
-"""Exit codes of the command line: `Code` mapped once. 2 is click's own, for wrong usage."""
+"""Exit codes of the command line: `Code` mapped once. 2 is click's own, for wrong usage; 130 Ctrl-C, 141 a reader that has gone."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Final
 
-from protocol.errors import Code
+from protocol.errors import Code, FleetError
 
 EXIT_CODES: Final[dict[Code, int]] = {
     Code.INVALID_ARGUMENT: 3,
@@ -23,3 +24,25 @@ EXIT_CODES: Final[dict[Code, int]] = {
     Code.INTERNAL: 11,
 }
 """3 wrong input, 4 not found, 5 not allowed, 6 not offered, 7 try again later, 8 too late, 9 cancelled, 10 the model failed."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class End:
+    """How the command line ends.
+
+    Attributes:
+        code: its exit code.
+        text: what is said of it.
+    """
+
+    code: int
+    text: str
+
+
+def exit_of(error: Exception) -> End | None:
+    """What a user can mend: errors of ours, and files that cannot be had. None for anything else: a bug, which shows itself."""
+    if isinstance(error, FleetError):
+        return End(EXIT_CODES[error.code], error.message)
+    if isinstance(error, OSError) and error.filename is not None:
+        return End(EXIT_CODES[Code.INVALID_ARGUMENT], f"'{error.filename}': {error.strerror}")
+    return None

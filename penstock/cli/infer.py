@@ -10,13 +10,16 @@ import click
 import numpy as np
 import orjson
 
-from penstock.cli.options import api_key_option, url_option
+from penstock.cli.options import api_key_option, seconds, url_option
 from penstock.client import Client, InferResult, bfloat16
-from protocol.errors import InvalidArgument
+from penstock.client.values import array_of
+from protocol.errors import MAX_QUOTED, Code, CodecError, FleetError, InvalidArgument
 from protocol.tensors import NUMPY_DTYPE, Array, Tensor, from_array
 
 _SHOWN = 32
 """Elements of an output that are printed."""
+_MOST_ROWS = 1_000_000
+"""That are made up: even of one element, more are larger than a request may be."""
 
 
 @click.command()
@@ -28,11 +31,16 @@ _SHOWN = 32
     "--file", "-f", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A V2 JSON body."
 )
 @click.option(
-    "--random", "random_rows", is_flag=False, flag_value=1, type=int, help="Make up inputs, with so many rows. [1]"
+    "--random",
+    "random_rows",
+    is_flag=False,
+    flag_value=1,
+    type=click.IntRange(1),
+    help="Make up inputs, with so many rows. [1]",
 )
 @click.option("--seed", default=0, show_default=True, help="Of the made-up inputs.")
 @click.option("--version", "version", default="", help="Model version. [the highest that is ready]")
-@click.option("--timeout", type=float, help="Seconds to wait for the answer. [the gateway's default]")
+@click.option("--timeout", type=float, callback=seconds, help="Seconds to wait for the answer. [the gateway's default]")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 @url_option
 @api_key_option
@@ -54,20 +62,34 @@ def command(
         penstock infer mymodel -i 'A=[[1,2,3,4]]' -i 'B=[[10,20,30,40]]'
         penstock infer mymodel --random 8
     """
+    if bool(inputs) + (file is not None) + (random_rows is not None) > 1:
+        raise InvalidArgument("the inputs come from one of --input, --file and --random")
     with Client(url, api_key=api_key) as client:
-        metadata = client.get(f"/v2/models/{quote(model, safe='')}" + (f"/versions/{version}" if version else ""))
+        path = f"/v2/models/{quote(model, safe='')}"
+        metadata = client.get(path + (f"/versions/{quote(version, safe='')}" if version else ""))
         kinds = {entry["name"]: entry for entry in metadata["inputs"]}
         if random_rows is not None:
-            arrays = _random(kinds, random_rows, np.random.default_rng(seed))
+            arrays = _random(kinds, random_rows, np.random.default_rng(abs(seed)))
         elif file is not None:
             arrays = _from_body(file)
         else:
             arrays = dict(_parse(text, kinds) for text in inputs)
-        result = client.infer(model, _typed(arrays, kinds), version=version, timeout=timeout)
+        try:
+            result = client.infer(model, _typed(arrays, kinds), version=version, timeout=timeout)
+        except FleetError as error:
+            if arrays or error.code is not Code.INVALID_ARGUMENT:
+                raise
+            raise InvalidArgument(f"{error.message}; {_wanted(metadata['inputs'])}") from None
     if as_json:
         print(orjson.dumps(_plain(result), option=orjson.OPT_INDENT_2).decode())
     else:
         _show(result)
+
+
+def _wanted(inputs: list[dict[str, Any]]) -> str:
+    """What to give to a call without inputs."""
+    named = ", ".join(f"{entry['name']} {entry['datatype']}{entry['shape']}" for entry in inputs)
+    return f"the model takes {named or 'nothing'}: give them as -i NAME=JSON or --file, or make them up: --random"
 
 
 def _parse(text: str, kinds: dict[str, Any]) -> tuple[str, Array]:
@@ -77,11 +99,11 @@ def _parse(text: str, kinds: dict[str, Any]) -> tuple[str, Array]:
     if name not in kinds:
         raise InvalidArgument(f"the model has no input '{name}'; it has {', '.join(kinds)}")
     try:
-        value = orjson.loads(raw)
-        dtype = NUMPY_DTYPE[kinds[name]["datatype"]]
-        return name, np.array(value, dtype=dtype)
-    except (orjson.JSONDecodeError, ValueError, OverflowError) as exc:
-        raise InvalidArgument(f"--input {name}: {exc}") from None
+        return name, array_of(name, kinds[name]["datatype"], orjson.loads(raw))
+    except orjson.JSONDecodeError as exc:
+        raise InvalidArgument(f"--input {name}: {raw[:MAX_QUOTED]!r} is not JSON: {exc}") from None
+    except CodecError as exc:
+        raise InvalidArgument(f"--input {exc.message.removeprefix('input ')}") from None
 
 
 def _from_body(file: Path) -> dict[str, Array]:
@@ -101,6 +123,8 @@ def _typed(arrays: dict[str, Array], kinds: dict[str, Any]) -> dict[str, Array |
 def _random(kinds: dict[str, Any], rows: int, rng: np.random.Generator) -> dict[str, Array]:
     """Inputs of the metadata's shapes: the first free size is the rows, any other is 1."""
     arrays: dict[str, Array] = {}
+    if rows > _MOST_ROWS:
+        raise InvalidArgument(f"--random makes up at most {_MOST_ROWS} rows, not {rows}")
     for name, entry in kinds.items():
         free = iter([rows])
         shape = tuple(next(free, 1) if size == -1 else size for size in entry["shape"])
@@ -156,4 +180,6 @@ def _show(result: InferResult) -> None:
             np.array(_lists(array), dtype=object) if array.dtype == object else array, threshold=_SHOWN, precision=5
         )
         print(f"{name} {list(array.shape)} = {text}")
-    print(f"request {result.request_id}  {result.timing}")
+    print(f"request {result.request_id}")
+    if result.timing:
+        print(f"µs since it was accepted, and its batch: {result.timing}")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from pathlib import Path
 
 import click
+import orjson
 
 from protocol.errors import InvalidArgument
 from protocol.naming import Names
 
 _MODEL = '''
-    """A model to start from: replace `predict`. Try it with: penstock serve --model-repository {repository}"""
+    """A model to start from: replace `predict`. Serve the repository that it lies in: penstock serve --model-repository DIR"""
 
     import numpy as np
 
@@ -19,16 +21,16 @@ _MODEL = '''
     class Model:
         """Adds two vectors. Arrays come stacked: their first dimension is the batch."""
 
-        inputs = {{"A": ("FP32", [4]), "B": ("FP32", [4])}}
-        outputs = {{"SUM": ("FP32", [4])}}
+        inputs = {"A": ("FP32", [4]), "B": ("FP32", [4])}
+        outputs = {"SUM": ("FP32", [4])}
         max_batch_size = 32
 
         def predict(self, A: np.ndarray, B: np.ndarray) -> dict[str, np.ndarray]:
-            return {{"SUM": A + B}}
+            return {"SUM": A + B}
 '''
 _CONFIG = """
     # Triton's format. Everything here may be left out: it is completed from model.py.
-    name: "{name}"
+    name: {name}
     backend: "python"
     max_batch_size: 32
     input [
@@ -58,12 +60,14 @@ def command(name: str, repository: Path) -> None:
     penstock new mymodel && penstock serve --model-repository models
     """
     Names().infer_topic(name, "1")
-    if "/" in name or name.startswith("."):
+    if "/" in name or name.startswith(".") or not name.isprintable():
         raise InvalidArgument(f"model name {name!r} must be usable as a folder's name")
     folder = repository / name
     if folder.exists():
         raise InvalidArgument(f"{folder} is already there; choose another name, or delete it first")
     (folder / "1").mkdir(parents=True)
-    (folder / "1" / "model.py").write_text(textwrap.dedent(_MODEL).lstrip().format(repository=repository))
-    (folder / "config.pbtxt").write_text(textwrap.dedent(_CONFIG).lstrip().format(name=name))
-    print(f"{folder}/config.pbtxt\n{folder}/1/model.py\n\nnext: penstock serve --model-repository {repository}")
+    (folder / "1" / "model.py").write_text(textwrap.dedent(_MODEL).lstrip(), encoding="utf-8")
+    quoted = orjson.dumps(name).decode()  # a text in protobuf's format is quoted as JSON's is
+    (folder / "config.pbtxt").write_text(textwrap.dedent(_CONFIG).lstrip().format(name=quoted), encoding="utf-8")
+    line = shlex.join(["penstock", "serve", "--model-repository", str(repository)])
+    print(f"{folder}/config.pbtxt\n{folder}/1/model.py\n\nnext: {line}")

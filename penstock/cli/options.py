@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from protocol.limits import MAX_SECONDS
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -18,6 +20,13 @@ def option(name: str, **settings: Any) -> Decorator:
     if settings.get("default") is not None and "show_default" not in settings:
         settings["show_default"] = True
     return click.option(name, **settings)
+
+
+def seconds(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """A callback: the value is a duration, where there is one."""
+    if value is not None and not 0 < value <= MAX_SECONDS:
+        raise click.BadParameter(f"{value} is not a number of seconds between 0 and {MAX_SECONDS:.0f}", ctx, param)
+    return value
 
 
 def options(*decorators: Decorator) -> Decorator:
@@ -96,7 +105,7 @@ model_options = options(
     option("--exit-on-error/--no-exit-on-error", default=True, envvar="PENSTOCK_EXIT_ON_ERROR", help="End when a model cannot be loaded at start."),  # noqa: E501
     option("--default-max-batch-size", type=int, default=32, help="Of models that can batch and do not say how much."),
     option("--partitions", type=int, default=4, help="Of a topic that has to be created: so many workers can share one model version. Four are cheap (an entry in every fetch and a log segment each) and let a model grow without repartitioning."),  # noqa: E501
-    option("--cores", type=int, default=0, help="CPU cores to share out between model instances; 0 for all."),
+    option("--cores", type=int, default=0, help="CPU cores to share out between model instances; 0 for all of its container."),
     option("--max-attempts", type=int, default=3, help="Runs that may die with a request in them before it goes to the dead letters."),  # noqa: E501
     option("--unload-grace", type=float, default=30.0, help="Seconds that an unloaded version's queue gets before the rest is refused."),  # noqa: E501
     option("--drain-grace", type=float, default=30.0, help="Seconds that work in flight gets after SIGTERM."),

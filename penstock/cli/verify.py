@@ -18,7 +18,7 @@ import click
 import orjson
 
 import penstock
-from penstock.cli.options import address_options, connection_options, option, options
+from penstock.cli.options import address_options, connection_options, option, options, seconds
 from penstock.cli.settings import transport_settings
 from protocol.errors import ConfigError, FleetError
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     option("--requests", type=click.IntRange(1), default=2000, help="How many."),
     option("--faults", default="all", metavar="KIND[,…]", help="Which: all, none, or some of worker-kill, child-kill, machine-kill, worker-stop, zombie, gateway-kill, gateway-stop, redis-delay, redis-drop, cut-kill, rebalance, kafka-delay, kafka-drop, clock-skew."),  # noqa: E501
     option("--fault-command", multiple=True, metavar="NAME=COMMAND", help="A fault of your own, for example restarting a broker: COMMAND breaks and mends it; may be repeated."),  # noqa: E501
-    option("--settle", type=float, default=60.0, help="Seconds after the last fault in which the lag has to reach zero."),
+    option("--settle", type=float, callback=seconds, default=60.0, help="Seconds after the last fault in which the lag has to reach zero."),  # noqa: E501
     option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write verdicts, evidence and plan here, as JSON; of several seeds together."),  # noqa: E501
     option("--history", type=click.Path(dir_okay=False, path_type=Path), help="Write everything that was seen here, as JSON (one seed)."),  # noqa: E501
     option("--keep/--no-keep", default=False, envvar="PENSTOCK_KEEP", help="Leave topics, keys and logs of the run."),
@@ -64,6 +64,9 @@ def command(
 
     if not flags["kafka"]:
         raise ConfigError("verify needs --kafka HOST:PORT and --redis URL; `make verify` starts both on this machine")
+    for path in (report, history):
+        if path is not None:
+            path.open("ab").close()  # now, and not after the run
     chosen = _seeds(seed, seeds)
     commands = _commands(fault_command)
     kinds = _kinds(faults)

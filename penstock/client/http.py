@@ -13,15 +13,53 @@ import orjson
 
 from penstock.client import requests
 from penstock.client.requests import InferOptions, InferResult, Pending, Request
-from protocol.errors import Unavailable
+from protocol.errors import InvalidArgument, Unavailable
 from protocol.tensors import Tensor
+from protocol.urls import is_loopback
 
 _SLACK: Final = 5.0
 """Seconds the connection outlives the deadline that was asked for, so that the gateway's 504 arrives."""
 
 
 def _headers(api_key: str) -> dict[str, str]:
+    if not api_key.isascii() or not api_key.isprintable():
+        raise InvalidArgument("the API key must be printable ASCII, as it travels in a header")  # and is not repeated
     return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+
+
+def _direct(url: str) -> dict[str, None] | None:
+    """No proxy of the environment for a server on this machine: no proxy reaches that."""
+    host = httpx.URL(url).host
+    return {"http://": None, "https://": None, "all://": None} if is_loopback(host) else None
+
+
+def _checked(url: str) -> str:
+    """The URL, where it is one of a gateway's.
+
+    Raises:
+        InvalidArgument: it is not.
+    """
+    try:
+        parsed = httpx.URL(url)
+        if parsed.port is not None and not 0 < parsed.port < 65536:
+            why = f"port {parsed.port} is not between 1 and 65535"
+        elif parsed.scheme not in ("http", "https") or not parsed.host or "%20" in parsed.host:
+            why = "it needs a scheme and a host"
+        else:
+            return url
+    except (httpx.InvalidURL, ValueError) as error:
+        why = str(error)
+    raise InvalidArgument(f"--url {url!r} is not a gateway's URL, such as http://localhost:8000: {why}") from None
+
+
+def _document(response: httpx.Response) -> Any:
+    try:
+        return orjson.loads(response.content)
+    except orjson.JSONDecodeError:
+        start = response.text[:40]
+        raise InvalidArgument(
+            f"{response.url} is not answered by a gateway: its answer begins with {start!r}"
+        ) from None
 
 
 def _read_timeout(options: InferOptions) -> float | None:
@@ -39,7 +77,10 @@ class Client:
     """
 
     def __init__(self, url: str = "http://localhost:8000", *, api_key: str = "") -> None:
-        self._http = httpx.Client(base_url=url, headers=_headers(api_key), timeout=httpx.Timeout(10, read=None))
+        timeout = httpx.Timeout(10, read=None)
+        self._http = httpx.Client(
+            base_url=_checked(url), headers=_headers(api_key), timeout=timeout, mounts=_direct(url)
+        )
 
     def infer(self, model: str, inputs: Mapping[str, npt.ArrayLike | Tensor], **options: Any) -> InferResult:
         """Run the model and wait for its answer.
@@ -72,13 +113,11 @@ class Client:
 
     def get(self, path: str) -> Any:
         """Any JSON of the API, for example `/v2/models/digits/config`."""
-        return orjson.loads(self._send(Request("GET", path, {}), 30.0).content)
+        return _document(self._send(Request("GET", path, {}), 30.0))
 
     def models(self) -> list[dict[str, Any]]:
         """The repository index: name, version, state and reason of every model version."""
-        index: list[dict[str, Any]] = orjson.loads(
-            self._send(Request("POST", "/v2/repository/index", {}), 30.0).content
-        )
+        index: list[dict[str, Any]] = _document(self._send(Request("POST", "/v2/repository/index", {}), 30.0))
         return index
 
     def ready(self) -> bool:
@@ -120,7 +159,9 @@ class _Lane:
     def __init__(self, url: str, headers: dict[str, str], context: ssl.SSLContext) -> None:
         limits = httpx.Limits(max_connections=self.WIDTH, max_keepalive_connections=self.WIDTH)
         timeout = httpx.Timeout(10, read=None)
-        self.http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout, limits=limits, verify=context)
+        self.http = httpx.AsyncClient(
+            base_url=url, headers=headers, timeout=timeout, limits=limits, verify=context, mounts=_direct(url)
+        )
         self.busy = 0
 
 
@@ -135,7 +176,7 @@ class AsyncClient:
     def __init__(self, url: str = "http://localhost:8000", *, api_key: str = "", connections: int = 100) -> None:
         context = ssl.create_default_context()
         count = -(-connections // _Lane.WIDTH)
-        self._url = url
+        self._url = _checked(url)
         self._lanes = [_Lane(url, _headers(api_key), context) for _ in range(count)]
 
     async def infer(self, model: str, inputs: Mapping[str, npt.ArrayLike | Tensor], **options: Any) -> InferResult:

@@ -89,7 +89,7 @@ class Fleet:
 
     async def _ready(self) -> None:
         end = asyncio.get_running_loop().time() + READY_WITHIN
-        async with httpx.AsyncClient(timeout=5) as client:
+        async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
             while not await self._all_ready(client):
                 for member in self.always():
                     if not member.running:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
-from protocol.errors import NotFound, Unavailable
+from protocol.errors import NotFound, Unavailable, quoted
 from protocol.ports import OutRecord, Published
 from protocol.transport.consumer import MemoryConsumer, Topic
 from protocol.transport.groups import Group, Member
@@ -70,7 +70,7 @@ class MemoryBroker:
         """
         topic = self.topics.get(name)
         if topic is None:
-            raise NotFound(f"there is no topic {name!r}")
+            raise NotFound(f"there is no topic {quoted(name)}")
         return topic
 
     async def ensure_topic(self, name: str, partitions: int, *, compacted: bool) -> int:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Collection, Mapping
 from typing import Protocol
 
-from protocol.errors import Unavailable
+from protocol.errors import Unavailable, quoted
 from protocol.ports import Assigned, Listener, Record
 from protocol.transport.groups import Group, Member
 from protocol.transport.partition_log import PartitionLog
@@ -110,7 +110,7 @@ class MemoryConsumer:
         if not all(partition in self._positions for partition in offsets):
             lost = sorted(set(offsets) - set(self._positions))
             raise Unavailable(
-                f"member {self.static!r} of group {self.group_id!r} does not own partitions {lost} any more"
+                f"member {quoted(self.static)} of group {quoted(self.group_id)} does not own partitions {lost} any more"
             )
         if offsets:
             await self._broker.commit(self.topic, self.group_id, offsets)
@@ -172,7 +172,7 @@ class MemoryConsumer:
     def _poll(self, now: float) -> None:
         if self._closed or self._fenced:
             why = "was closed" if self._closed else "was replaced by another process with the same id"
-            raise Unavailable(f"member {self.static!r} of group {self.group_id!r} {why}")
+            raise Unavailable(f"member {quoted(self.static)} of group {quoted(self.group_id)} {why}")
         if self.membership is None:
             self._broker.join(self)
         else:

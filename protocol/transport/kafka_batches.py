@@ -51,12 +51,14 @@ class Room:
 
     Attributes:
         left: bytes; a batch is inflated while there is any.
+        headers: of a record that are read.
     """
 
-    __slots__ = ("_broken", "left")
+    __slots__ = ("_broken", "headers", "left")
 
-    def __init__(self, left: int = MAX_INFLATED) -> None:
+    def __init__(self, left: int = MAX_INFLATED, headers: int = MAX_HEADERS) -> None:
         self.left = left
+        self.headers = headers
         self._broken: collections.OrderedDict[tuple[int, int, int], None] = collections.OrderedDict()
 
     def met_before(self, offset: int, data: memoryview) -> bool:
@@ -116,11 +118,11 @@ class Batch:
                 yield self._broken(exc.message)
                 return
             plain = DefaultRecordBatch(data)
-        last = self.base_offset - 1
-        if len(data) < LARGE or not crowded(data[_SIZE:], self._frame().count, LARGE):
+        last, most = self.base_offset - 1, self._room.headers
+        if len(data) < LARGE or not crowded(data[_SIZE:], self._frame().count, LARGE, most):
             try:
                 for record in plain:
-                    if len(record.headers) > MAX_HEADERS:
+                    if len(record.headers) > most:
                         break
                     last = record.offset
                     yield record
@@ -128,7 +130,7 @@ class Batch:
                     return
             except Exception:  # noqa: S110  # which one says nothing: the careful decoder finds out what is wrong
                 pass
-        yield from read_records(self._frame(), data[_SIZE:], last)
+        yield from read_records(self._frame(), data[_SIZE:], last, most)
 
     def _frame(self) -> Frame:
         first, last, count = _TIMES_AND_COUNT.unpack_from(self._data, _TIMES_AT)
@@ -136,15 +138,15 @@ class Batch:
 
     def _inflated(self) -> memoryview:
         """The batch as it would be without compression."""
+        head = bytearray(self._data[:_SIZE])
+        head[_ATTRIBUTES_AT + 1] &= ~_CODEC & 0xFF
         try:
-            records = inflate(self._attributes & _CODEC, bytes(self._data[_SIZE:]), MAX_INFLATED)
+            plain = inflate(self._attributes & _CODEC, self._data[_SIZE:], MAX_INFLATED, bytes(head))
         except FleetError:
             self._room.left -= MAX_INFLATED
             raise
-        self._room.left -= len(records)
-        plain = bytearray(self._data[:_SIZE]) + records
-        plain[_ATTRIBUTES_AT + 1] &= ~_CODEC & 0xFF
-        return memoryview(plain)
+        self._room.left -= len(plain)
+        return plain
 
     def _broken(self, problem: str) -> RawRecord:
         codec, frame = self._attributes & _CODEC, self._frame()

@@ -177,23 +177,6 @@ async def leave_group(client: AIOKafkaClient, group: str, members: Sequence[str]
             raise error(group)
 
 
-async def shut(client: AIOKafkaClient) -> None:
-    """Close what a client opened while it was being closed, and have it open nothing any more.
-
-    aiokafka's `close` closes the connections that it knows. One that was being opened meanwhile comes afterwards, and whatever
-    outlives `stop`, as a look-up of offsets does in a rebalance, opens another; nobody would close them.
-    """
-
-    async def refuse(*_: Any, **__: Any) -> None:
-        return None  # which its callers take for a broker that cannot be reached
-
-    client._get_conn = refuse
-    async with client._get_conn_lock:  # behind those that are being opened
-        for connection in client._conns.values():
-            if connection.connected():
-                connection.close()
-
-
 def consumer_limits(settings: TransportSettings) -> Mapping[str, Any]:
     """What all consumers share: a record of any allowed size fits, and data that is there is returned at once."""
     return {

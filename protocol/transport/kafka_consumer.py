@@ -28,25 +28,29 @@ from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
 from protocol.errors import Unavailable
 from protocol.ports import Assigned, Listener, Record
 from protocol.transport.kafka_assignor import StickyAssignor
-from protocol.transport.kafka_batches import Room
 from protocol.transport.kafka_connection import (
     FencedInstanceIdError,
     connection_options,
     consumer_limits,
     leave_group,
+)
+from protocol.transport.kafka_inside import (
+    client_of,
+    coordinator_of,
+    fetch_when_free,
+    give_up_fetches,
+    has_ended,
+    keep_member_id,
+    read_strangers,
     shut,
 )
-from protocol.transport.kafka_fetching import MAX_DRAINED, fetch_when_free, give_up_fetches, read_strangers
-from protocol.transport.kafka_lanes import Lane, Lanes
 from protocol.transport.kafka_notices import Hearing
 from protocol.transport.kafka_positions import TopicName, offset_of, read_positions
-from protocol.transport.kafka_trouble import Trouble
+from protocol.transport.kafka_reading import ERROR_PAUSE, Reading
 from protocol.transport.settings import TransportSettings
 
 log = logging.getLogger(__name__)
 
-BUFFERED_BYTES: Final = 32 * 1024 * 1024
-"""Bytes of records in the lanes above which nothing more is drained or inflated; one more fetch may be on its way."""
 COMMIT_TIMEOUT: Final = 5.0
 STOP_TIMEOUT: Final = 15.0
 WATCH_INTERVAL: Final = 1.0
@@ -56,14 +60,7 @@ MAKE_AGAIN: Final = 3.0
 """Seconds that a topic must be gone before this member makes it again: whoever deleted it may do so, with other partitions."""
 STALE: Final = 30.0
 """Seconds without any answer to a fetch after which the inner consumer is replaced."""
-FRESH: Final = 2.0
-"""Seconds that the log's end, as the last fetch told it, is good enough for a lag."""
-QUIET: Final = 1.0
-"""Seconds without records and without an error, after which fetching counts as working."""
 RESTART_PAUSE: Final = (0.1, 3.0)
-ERROR_PAUSE: Final = 0.1
-NOWHERE: Final = TopicPartition("", -1)
-"""Holds nothing: asking for it polls without taking, while asking for no partition would mean all."""
 _TROUBLE: Final = (KafkaError, OSError, TimeoutError)
 
 
@@ -99,14 +96,11 @@ class KafkaConsumer:
         self._name = TopicName(topic)
         self._astray = ""
         self._leaves = False
-        self._lanes = Lanes()
-        self._room = Room()
+        self._reading = Reading(topic)
         self._given_before: frozenset[int] = frozenset()
         self._announced = asyncio.Event()
-        self._announced_at = 0.0
         self._announcing: asyncio.Task[None] | None = None
         self._polled = False
-        self._trouble = Trouble()
         self._replaced = False
         self._closed = False
         self._running = asyncio.get_running_loop().create_task(self._run())
@@ -126,7 +120,7 @@ class KafkaConsumer:
             try:
                 await inner.start()
                 fetch_when_free(inner)
-                read_strangers(inner, self._room)
+                read_strangers(inner, self._reading.room)
                 pause = RESTART_PAUSE[0]
                 log.warning("the consumer of %s is made anew: %s", self._topic, await self._watch(inner))
                 await self._leave(inner)
@@ -148,12 +142,12 @@ class KafkaConsumer:
         if self._leaves and not self._replaced:
             self._leaves = False
             async with asyncio.timeout(COMMIT_TIMEOUT):
-                await leave_group(inner._client, self.group, [self._instance], self._member)
+                await leave_group(client_of(inner), self.group, [self._instance], self._member)
 
     def _told(self, error: BaseException) -> None:
         """Log what aiokafka reports, and see whether it means that this member was replaced."""
         log.warning("the consumer of %s: %r", self._topic, error)
-        self._trouble.met(repr(error), time.monotonic())
+        self._reading.trouble.met(repr(error), time.monotonic())
         if FencedInstanceIdError.__name__ in repr(error):
             self._replaced = True
 
@@ -174,8 +168,7 @@ class KafkaConsumer:
         return inner
 
     async def _watch(self, inner: AIOKafkaConsumer) -> str:
-        """Returns why the inner consumer cannot go on. aiokafka has no public sign of health (its issue 1154)."""
-        coordinator, fetching = inner._coordinator, inner._fetcher.error_future
+        """Returns why the inner consumer cannot go on."""
         stale, looked = 0.0, time.monotonic()
         self._astray = ""
         while not self._replaced:
@@ -187,14 +180,14 @@ class KafkaConsumer:
             if self._astray:
                 return self._astray
             try:
-                coordinator.check_errors()  # it stands still until its error was taken
+                coordinator_of(inner).check_errors()  # it stands still until its error was taken
             except KafkaError as exc:
                 self._told(exc)
-            if coordinator._coordination_task.done() or fetching.done():
+            if has_ended(inner):
                 return "a task of aiokafka has ended"
             # Nobody polls, or the lanes are full: then no answer is due.
-            due = self._polled and self._lanes.bytes < BUFFERED_BYTES
-            stale = stale + WATCH_INTERVAL if due and self._silence(inner) > STALE else 0.0
+            due = self._polled and not self._reading.full
+            stale = stale + WATCH_INTERVAL if due and self._reading.silence(inner) > STALE else 0.0
             if stale > STALE / 3:
                 return f"no answer to a fetch for {STALE:g} s"
         return "it was replaced"
@@ -202,16 +195,11 @@ class KafkaConsumer:
     async def _look_at_topic(self, inner: AIOKafkaConsumer) -> None:
         with contextlib.suppress(*_TROUBLE, Unavailable):  # then it is looked at again
             async with asyncio.timeout(COMMIT_TIMEOUT):
-                if await self._name.moved(inner._client):
+                if await self._name.moved(client_of(inner)):
                     self._leaves, self._astray = True, "its topic was deleted and made again"
                 elif self._name.gone_for(time.monotonic()) > MAKE_AGAIN:
                     log.warning("topic %s was deleted while it is served: it is made again", self._topic)
                     await self._make_topic()
-
-    def _silence(self, inner: AIOKafkaConsumer) -> float:
-        """Seconds since the last answer to a fetch, or since the partitions came; 0 where there are none."""
-        polls = [inner.last_poll_timestamp(TopicPartition(self._topic, number)) or 0 for number, _ in self._lanes]
-        return time.time() - max(self._announced_at, max(polls) / 1000) if polls else 0.0
 
     async def _stop(self, inner: AIOKafkaConsumer) -> None:
         try:
@@ -220,7 +208,7 @@ class KafkaConsumer:
         except _TROUBLE as exc:
             log.warning("consumer of %s did not stop cleanly: %r", self._topic, exc)
         finally:
-            await shut(inner._client)
+            await shut(client_of(inner))
 
     @property
     def closed(self) -> bool:
@@ -238,7 +226,7 @@ class KafkaConsumer:
     def told_of_rebalance(self) -> None:
         """Ask the coordinator whether the group is being rebalanced; nothing happens where that is known."""
         if self._inner is not None and self._announced.is_set():
-            self._hearing.told(self._inner._coordinator)
+            self._hearing.told(coordinator_of(self._inner))
 
     def lives(self, inner: AIOKafkaConsumer) -> bool:
         """Whether it may still be given partitions: one that is being stopped takes part in rebalances until it is."""
@@ -255,17 +243,17 @@ class KafkaConsumer:
             self._announcing.cancel()
             self._announcing = None
         self._announced.clear()
-        partitions = self._lanes.close()
+        partitions = self._reading.lanes.close()
         if partitions and not self._closed:
             self._listener.revoked(partitions)
 
     def _given(self, inner: AIOKafkaConsumer, partitions: Collection[TopicPartition]) -> None:
         self._inner = inner
         self._hearing.ended()
-        self._member = inner._coordinator.member_id  # aiokafka has no public name for it
+        self._member = coordinator_of(inner).member_id
         given = frozenset(partition.partition for partition in partitions)
         if self._given_before and given - self._given_before:
-            give_up_fetches(inner._client)
+            give_up_fetches(client_of(inner))
         self._given_before = given
         self._announcing = asyncio.get_running_loop().create_task(self._announce(inner, sorted(partitions)))
 
@@ -277,17 +265,17 @@ class KafkaConsumer:
                 break
             except _TROUBLE as exc:
                 log.warning("offsets of %s cannot be read yet: %r", self._topic, exc)
-                self._trouble.met(f"its offsets cannot be read: {exc!r}", time.monotonic())
+                self._reading.trouble.met(f"its offsets cannot be read: {exc!r}", time.monotonic())
                 await asyncio.sleep(ERROR_PAUSE)
         self._announcing = None
-        self._trouble.over()
+        self._reading.trouble.over()
         if not entries and not self._epoch:
             # What this static member had may be from before the topic was made again; a spare one is only given nothing again.
             self._leaves, self._astray = True, "it was given no partition, as a member that comes back"
-        self._lanes.open(entries)
+        self._reading.lanes.open(entries)
         # Two steps tell the listener that another log, or another member, was in between: nothing in flight goes on.
         self._epoch += 2 if anew and self._epoch else 1
-        self._announced_at = time.time()
+        self._reading.since = time.time()
         self._announced.set()
         self._listener.assigned(self._epoch, entries)
 
@@ -317,15 +305,15 @@ class KafkaConsumer:
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout
         remaining = timeout
-        if self._lanes.bytes or timeout <= 0:  # where nothing is there, the loop below drains, and waits
+        if self._reading.lanes.bytes or timeout <= 0:  # where nothing is there, the loop below drains, and waits
             await self._drain(0.0)
-        while not (records := self._lanes.take(max_records, partitions)):
+        while not (records := self._reading.lanes.take(max_records, partitions)):
             if self._replaced or self._closed:
                 raise Unavailable(self._why_ended())
             if self._name.gone:
                 raise Unavailable(f"topic {self._topic} does not exist any more")
             if remaining <= 0:
-                if why := self._trouble.lasting(time.monotonic()):
+                if why := self._reading.trouble.lasting(time.monotonic()):
                     raise Unavailable(f"nothing is read from {self._topic}: {why}")
                 return []
             if self._announced.is_set():
@@ -343,73 +331,22 @@ class KafkaConsumer:
         return f"the consumer of {self._topic} is closed"
 
     async def _drain(self, timeout: float) -> None:
-        """Move what aiokafka has fetched into the lanes; waits for some where there is none."""
+        """Read on, where there is something to read from."""
         self._polled = True
-        inner = self._inner
-        if inner is None or not self._announced.is_set():
-            return
-        left = self._room.left = BUFFERED_BYTES - self._lanes.bytes
-        where = () if left > 0 else (NOWHERE,)
-        try:
-            if timeout == 0:
-                fetched = await inner.getmany(*where, max_records=MAX_DRAINED)
-            else:  # it ends by itself, except that it would wait out a rebalance that begins meanwhile
-                async with asyncio.timeout(timeout):
-                    fetched = await inner.getmany(*where, timeout_ms=timeout * 1000, max_records=MAX_DRAINED)
-        except TimeoutError:
-            return
-        except Exception as exc:  # whichever it is, what was drained with it is fetched again
-            self._trouble.met(repr(exc), time.monotonic())
-            await self._failed(inner, exc, timeout)
-            return
-        if fetched or timeout > QUIET:
-            self._trouble.over()
-        for partition, records in fetched.items():
-            if partition.partition in self._lanes:
-                self._lanes.add(partition.partition, records)
+        if self._inner is not None and self._announced.is_set():
+            error = await self._reading.drain(self._inner, timeout, self._announced.is_set)
+            if isinstance(error, OffsetOutOfRangeError):
+                self._astray = "its log was cut short, made again, or deleted where it was to be read"
 
     def positions(self) -> dict[int, int]:
-        """See `Consumer.positions`. aiokafka moves on over aborted transactions and markers without telling."""
-        inner = self._inner
-        if inner is not None and self._announced.is_set():
-            self._pass_gaps(inner._subscription.subscription.assignment)
-        return {number: lane.position for number, lane in self._lanes}
-
-    def _pass_gaps(self, assignment: Any) -> None:
-        """Move empty lanes to where the next fetch begins."""
-        for number, lane in self._lanes if assignment is not None else ():
-            if lane.records:
-                continue
-            state = assignment.state_value(TopicPartition(self._topic, number))
-            if state is not None and state.has_valid_position and state.position > lane.tail:
-                lane.position = lane.tail = state.position
-
-    async def _failed(self, inner: AIOKafkaConsumer, error: BaseException, timeout: float) -> None:
-        """What was drained together with an error is lost: fetch again from the lanes' tails."""
-        log.warning("fetching from %s failed: %r", self._topic, error)
-        if isinstance(error, OffsetOutOfRangeError):
-            self._astray = "its log was cut short, made again, or deleted where it was to be read"
-        if self._announced.is_set():
-            for number, lane in self._lanes:
-                with contextlib.suppress(IllegalStateError):
-                    inner.seek(TopicPartition(self._topic, number), lane.tail)
-        await asyncio.sleep(min(timeout, ERROR_PAUSE))
+        """See `Consumer.positions`."""
+        return self._reading.positions(self._inner if self._announced.is_set() else None)
 
     # --- offsets ---
 
-    def _end(self, number: int, end: int) -> int:
-        """The log's end as the last fetch told it; as it was at assignment before the first."""
-        told = self._inner.highwater(TopicPartition(self._topic, number)) if self._inner is not None else None
-        return max(told or 0, end)
-
-    def _readable(self, number: int, lane: Lane) -> int:
-        """The same without what is behind an open transaction: nobody knows when that comes."""
-        told = self._inner.last_stable_offset(TopicPartition(self._topic, number)) if self._inner is not None else None
-        return max(told or 0, lane.end)
-
     def backlog(self) -> int:
         """See `Consumer.backlog`."""
-        return sum(max(0, self._readable(number, lane) - lane.position) for number, lane in self._lanes)
+        return self._reading.backlog(self._inner)
 
     async def lag(self) -> int:
         """See `Consumer.lag`. Without I/O while fetches are answered, which tells the log's end twice a second.
@@ -417,23 +354,14 @@ class KafkaConsumer:
         Raises:
             Unavailable: the log's end is old and no broker tells it.
         """
-        inner = self._inner
-        if inner is not None and self._announced.is_set() and self._silence(inner) > FRESH:
-            partitions = [TopicPartition(self._topic, number) for number, _ in self._lanes]
-            try:
-                ends = await inner.end_offsets(partitions)
-            except _TROUBLE as exc:
-                raise Unavailable(f"the end of {self._topic} cannot be read: {exc!r}") from None
-            for number, lane in self._lanes:
-                lane.end = max(lane.end, ends.get(TopicPartition(self._topic, number), 0))
-        return sum(max(0, self._end(number, lane.end) - lane.committed) for number, lane in self._lanes)
+        return await self._reading.lag(self._inner, fresh=not self._announced.is_set())
 
     async def commit(self, offsets: Mapping[int, int]) -> None:
         """See `Consumer.commit`."""
         if not offsets:
             return
         inner = self._inner
-        lanes = dict(self._lanes)
+        lanes = dict(self._reading.lanes)
         if inner is None or not self._announced.is_set() or not offsets.keys() <= lanes.keys():
             raise Unavailable(f"partitions {sorted(offsets)} of {self._topic} are not this member's now")
         try:
@@ -459,9 +387,7 @@ class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]
         aiokafka forgets its member id when the coordinator does not know it. Joining under the old one lets the coordinator
         tell an evicted member (unknown: aiokafka then joins anew) from a replaced one (fenced: it must not steal back).
         """
-        coordinator = self._inner._coordinator
-        if not coordinator.member_id:
-            coordinator.member_id = self._consumer.member
+        keep_member_id(self._inner, self._consumer.member)
         if self._consumer.lives(self._inner):
             self._consumer._rebalances()
 

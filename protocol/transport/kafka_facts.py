@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError
 
 from protocol.transport.facts import KafkaFacts, TopicFacts
 from protocol.transport.kafka_connection import connection_options, consumer_limits, translated
+from protocol.transport.kafka_inside import client_of
 from protocol.transport.kafka_reader import fetch_one
 from protocol.transport.settings import TransportSettings
 
@@ -107,8 +108,8 @@ async def _unread(
         position = committed[place].offset if place in committed else -1
         lost += max(0, starts[place] - position) if position >= 0 else 0
         if max(position, starts[place]) < ends[place]:
-            record = await fetch_one(consumer._client, place, max(position, starts[place]))
-            oldest = max(oldest, now - record.timestamp if record is not None else 0.0)
+            record = await fetch_one(client_of(consumer), place, max(position, starts[place]))
+            oldest = max(oldest, now - record.timestamp if record is not None and record.timestamp > 0 else 0.0)
     return dataclasses.replace(topic, oldest_unread=oldest, lost=lost)
 
 

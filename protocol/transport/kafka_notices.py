@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from aiokafka.errors import KafkaError
+from protocol.transport.kafka_inside import ask_coordinator
 
 
 class Notices(Protocol):
@@ -51,11 +50,7 @@ class Hearing:
 
     async def _ask(self, coordinator: Any) -> None:
         self._was_told = True
-        with contextlib.suppress(
-            KafkaError, OSError, TimeoutError
-        ):  # the next heartbeat meets it too, and is answered for
-            await coordinator._do_heartbeat()
-        self._was_told = coordinator._rejoin_needed_fut.done()
+        self._was_told = await ask_coordinator(coordinator)
 
     def begun(self) -> None:
         """The member knows of a rebalance."""

@@ -29,6 +29,7 @@ from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16,
 from aiokafka.structs import OffsetAndMetadata
 
 from protocol.ports import Assigned
+from protocol.transport.kafka_inside import client_of, coordinator_of
 
 log = logging.getLogger(__name__)
 
@@ -220,12 +221,12 @@ async def read_positions(
     """
     committed: dict[TopicPartition, OffsetAndMetadata]
     committed, _ = await asyncio.gather(
-        inner._coordinator.fetch_committed_offsets(partitions), topic.resolve(inner._client)
+        coordinator_of(inner).fetch_committed_offsets(partitions), topic.resolve(client_of(inner))
     )
     # Later than the committed offsets, which then cannot be behind an end that has moved meanwhile.
     starts, ends = await asyncio.gather(
-        _log_offsets(inner._client, partitions, OffsetResetStrategy.EARLIEST),
-        _log_offsets(inner._client, partitions, OffsetResetStrategy.LATEST),
+        _log_offsets(client_of(inner), partitions, OffsetResetStrategy.EARLIEST),
+        _log_offsets(client_of(inner), partitions, OffsetResetStrategy.LATEST),
     )
     entries, anew = [], []
     for partition in partitions:

@@ -39,6 +39,7 @@ from protocol.transport.kafka_connection import (
     partition_count,
     translated,
 )
+from protocol.transport.kafka_inside import give_up_sending
 from protocol.transport.settings import TransportSettings
 
 log = logging.getLogger(__name__)
@@ -249,9 +250,7 @@ async def _stop(producer: AIOKafkaProducer) -> None:
             return
     # It would try for ever to deliver what it holds: give that up, and disconnect.
     with contextlib.suppress(*_TROUBLE):
-        producer._message_accumulator.fail_all(ProducerClosed())
-        await producer._sender.close()
-        await producer.client.close()
+        await give_up_sending(producer, ProducerClosed())
 
 
 def _batches(producer: AIOKafkaProducer, records: Sequence[OutRecord]) -> list[tuple[Any, int]]:

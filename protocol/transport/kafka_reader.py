@@ -17,14 +17,17 @@ from aiokafka.structs import OffsetAndMetadata
 from protocol.errors import NotFound
 from protocol.ports import Record
 from protocol.transport.kafka_batches import MAX_INFLATED, Batches, Room
-from protocol.transport.kafka_connection import MAX_BATCH, connection_options, consumer_limits, shut
-from protocol.transport.kafka_fetching import MAX_DRAINED, as_record, fetch_when_free, read_strangers
+from protocol.transport.kafka_connection import MAX_BATCH, connection_options, consumer_limits
+from protocol.transport.kafka_inside import MAX_DRAINED, as_record, client_of, fetch_when_free, read_strangers, shut
 from protocol.transport.kafka_positions import TopicName, counts
+from protocol.transport.kafka_record import EVIDENCE, MAX_HEADERS
 from protocol.transport.settings import TransportSettings
 
 log = logging.getLogger(__name__)
 
 POLL: Final = 5.0
+HEADERS: Final = MAX_HEADERS + EVIDENCE
+"""Of a record: dead letters have more than what they were made of."""
 GONE: Final = 3.0
 """Seconds after which a topic that a broker does not know counts as deleted: a broker that starts knows none."""
 ONE_BATCH: Final = 1
@@ -48,7 +51,7 @@ async def fetch_one(client: AIOKafkaClient, place: TopicPartition, offset: int) 
         return None
     if error is not NoError:
         raise error(place)
-    batches = Batches(data, Room())
+    batches = Batches(data, Room(headers=HEADERS))
     while batches.has_next():
         for found in batches.next_batch():
             if found.offset == offset:
@@ -94,7 +97,7 @@ class Follower:
         self._places = [TopicPartition(topic, number) for number in range(partitions)]
         self._next: dict[TopicPartition, int] = {}
         self._caught_up = False
-        self._room = Room()
+        self._room = Room(headers=HEADERS)
         self._name = TopicName(topic)
 
     async def read(self) -> AsyncGenerator[Sequence[Record], None]:
@@ -122,13 +125,13 @@ class Follower:
                 fetched = await consumer.getmany(timeout_ms=POLL * 1000, max_records=MAX_DRAINED)
                 for place, got in fetched.items():
                     self._next[place] = got[-1].offset + 1
-                if not fetched and await self._moved(consumer._client):
+                if not fetched and await self._moved(client_of(consumer)):
                     return
                 if records := [record for got in fetched.values() for record in got if not _unreadable(record)]:
                     yield records
         finally:
             await consumer.stop()
-            await shut(consumer._client)
+            await shut(client_of(consumer))
 
     async def _moved(self, client: AIOKafkaClient) -> bool:
         """Whether the topic is another one now: its offsets begin anew.

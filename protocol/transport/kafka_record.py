@@ -14,6 +14,8 @@ from protocol.errors import CodecError
 
 MAX_HEADERS: Final = 1000
 """Headers of a record that are read. A request of ours has twelve; each takes a hundred bytes here, and two in the log."""
+EVIDENCE: Final = 100
+"""Headers that a dead letter may have beside the original's; readers that are no group's members read so many more."""
 MAX_VARINT: Final = 70
 
 Bytes = bytes | memoryview
@@ -56,13 +58,14 @@ class Frame:
     append_time: bool
 
 
-def read_records(frame: Frame, data: Bytes, behind: int) -> Iterator[RawRecord]:
+def read_records(frame: Frame, data: Bytes, behind: int, most: int = MAX_HEADERS) -> Iterator[RawRecord]:
     """The records behind an offset; where they cannot be told apart any more, one stands for the rest, at the last offset.
 
     Args:
         frame: of their batch.
         data: the records, not compressed.
         behind: the offset of the last record that is not wanted.
+        most: headers of a record that are read.
     """
     cursor = _Cursor(data)
     last = behind
@@ -74,19 +77,19 @@ def read_records(frame: Frame, data: Bytes, behind: int) -> Iterator[RawRecord]:
                 problem = f"the records at offsets {last + 1} to {frame.end - 1} cannot be told apart: {exc}"
                 yield RawRecord(frame.end - 1, frame.last_timestamp, problem=problem)
             return
-        record = _read(body, frame)
+        record = _read(body, frame, most)
         if record.offset > last:
             last = record.offset
             yield record
 
 
-def crowded(data: Bytes, count: int, size: int) -> bool:
-    """Whether a record of at least this size has more headers than are read. Never raises: the decoder will."""
+def crowded(data: Bytes, count: int, size: int, most: int = MAX_HEADERS) -> bool:
+    """Whether a record of at least this size has more headers than `most`. Never raises: the decoder will."""
     cursor = _Cursor(data)
     try:
         for _ in range(count):
             body = cursor.sized(nullable=False) or b""
-            if len(body) >= size and _header_count(_Cursor(body)) > MAX_HEADERS:
+            if len(body) >= size and _header_count(_Cursor(body)) > most:
                 return True
     except CodecError:
         pass
@@ -102,7 +105,7 @@ def _header_count(body: _Cursor) -> int:
     return body.varint()
 
 
-def _read(body: _Cursor, frame: Frame) -> RawRecord:
+def _read(body: _Cursor, frame: Frame, most: int) -> RawRecord:
     record = RawRecord(frame.end - 1, frame.last_timestamp)
     try:
         body.at += 1  # attributes, of which there are none
@@ -115,11 +118,11 @@ def _read(body: _Cursor, frame: Frame) -> RawRecord:
         count = body.varint()
         if not 0 <= count <= len(body.data):
             raise CodecError(f"{count} headers")
-        for _ in range(min(count, MAX_HEADERS)):
+        for _ in range(min(count, most)):
             name = body.copied() or b""
             record.headers.append((name.decode("utf-8", "backslashreplace"), body.copied()))
-        if count > MAX_HEADERS:
-            record.problem = f"the record has {count} headers; at most {MAX_HEADERS} are read"
+        if count > most:
+            record.problem = f"the record has {count} headers; at most {most} are read"
     except CodecError as exc:
         record.problem = f"the record is malformed: {exc}"
     return record

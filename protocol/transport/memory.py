@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from protocol.codec import micros
-from protocol.errors import NotFound, TooLarge, Unavailable
+from protocol.errors import NotFound, TooLarge, Unavailable, quoted
 from protocol.frames import MAX_RECORD
 from protocol.messages import Heartbeat
 from protocol.ports import (
@@ -85,7 +85,7 @@ class MemoryBus:
         if partition is None:
             partition = self._turns[topic] = (self._turns.get(topic, -1) + 1) % len(found.logs)
         elif not 0 <= partition < len(found.logs):
-            raise NotFound(f"topic {topic!r} has no partition {partition}: it has {len(found.logs)}")
+            raise NotFound(f"topic {quoted(topic)} has no partition {partition}: it has {len(found.logs)}")
         return await self._broker.append(found, partition, records)
 
     async def subscribe(self, topic: str, group: str, member: str, listener: Listener) -> Consumer:

@@ -18,7 +18,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError
 from redis.backoff import NoBackoff
 
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, quoted
 
 SCHEMES: Final = ("redis+sentinel", "rediss+sentinel")
 PORT: Final = 26379
@@ -80,7 +80,7 @@ class Asking:
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
-        raise MasterNotFoundError(f"no Sentinel has a primary {self._name!r} that is alive")
+        raise MasterNotFoundError(f"no Sentinel has a primary {quoted(self._name)} that is alive")
 
     async def close(self) -> None:
         """Disconnect."""
@@ -127,5 +127,5 @@ def _host_and_port(place: str) -> tuple[str, int]:
     if not colon or place.endswith("]"):
         host, port = place, str(PORT)
     if not host or not port.isdecimal():
-        raise ConfigError(f"a Sentinel is HOST:PORT, and {place!r} is not; the Redis URL looks like {FORM}")
+        raise ConfigError(f"a Sentinel is HOST:PORT, and {quoted(place)} is not; the Redis URL looks like {FORM}")
     return host.strip("[]"), int(port)

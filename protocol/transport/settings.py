@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, quoted
+from protocol.limits import require_seconds
 from protocol.naming import Names
 
 
@@ -45,6 +46,20 @@ class TransportSettings:
             raise ConfigError("a fleet needs both --kafka and --redis; leave both out for one process")
         if self.kafka and self.data_dir is not None:
             raise ConfigError("--data-dir is the log of one process; with --kafka the log is Kafka's")
+        if self.fsync and self.data_dir is None:
+            raise ConfigError("--fsync is about the files of --data-dir, and none is given")
+        for server in self.kafka.split(",") if self.kafka else ():
+            host, colon, port = server.strip().rpartition(":")
+            if (
+                colon
+                and "]" not in port
+                and not (host and port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 65536)
+            ):
+                raise ConfigError(
+                    f"--kafka has {quoted(server.strip())}; a bootstrap server is HOST:PORT, and several are divided by commas"
+                )
+        for name in ("session_timeout", "heartbeat_interval", "fetch_max_wait", "result_ttl", "connect_timeout"):
+            require_seconds(name, getattr(self, name))
         Names(self.prefix)
 
     @property

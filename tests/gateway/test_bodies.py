@@ -108,13 +108,16 @@ def test_half_precision_has_no_json_form() -> None:
 
 def test_timing_is_microseconds_since_accept() -> None:
     stamps = Timing(
-        10.0, 10.00025, 10.0005, 10.0005, 10.00075, 10.001, 10.002, 10.0025, 10.003, "max_batch", 8, 4, 2, "w"
+        10.0, 10.00025, 10.0005, 10.0005, 10.00075, 10.001, 10.002, 10.0025, 10.003, "max_batch", 8, 4, 2, "w", "0ab1"
     )
 
     assert bodies.timing(stamps) == (
         b"publish=250, fetch=500, enqueue=500, release=750, compute_start=1000, compute_end=2000, emit=2500, wake=3000, "
-        b"rows=8, requests=4, attempt=2, reason=max_batch"
+        b'rows=8, requests=4, attempt=2, reason=max_batch, digest="0ab1"'
     )
+    for nothing in ("", 'x"y', "a\r\nb", "é"):
+        stamps.digest = nothing
+        assert bodies.timing(stamps).endswith(b"reason=max_batch")
 
 
 def test_timing_leaves_out_what_did_not_happen() -> None:

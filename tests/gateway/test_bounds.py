@@ -8,7 +8,9 @@ import time
 import pytest
 
 from gateway.admission import Admission, Limits
+from gateway.claims import Claims
 from gateway.positions import Positions
+from gateway.requests import Requests
 from protocol.ports import Answer, OutRecord
 from protocol.transport.broker import MemoryBroker
 from protocol.transport.memory import MemoryBus
@@ -142,3 +144,17 @@ def test_the_rate_of_answers_is_that_of_the_last_seconds() -> None:
     for second in range(4, 12):
         admission.measure(float(second))
     assert admission.retry_after(100) == 60
+
+
+async def test_a_long_poll_that_is_given_up_leaves_nobody_waiting(fleet: Site) -> None:
+    worker = await fleet.worker()
+    worker.open.clear()
+    gateway = await fleet.gateway()
+    service = gateway.gateway.service
+    answer = await gateway.infer(add_sub(), prefer="respond-async")
+    requests = Requests(service, Claims(service))
+    poll = asyncio.ensure_future(requests.find(answer.headers["penstock-request-id"], "-", 30.0))
+    await until(lambda: len(service.answers.pending) == 1)
+    poll.cancel()
+    await asyncio.wait([poll])
+    assert len(service.answers.pending) == 0

@@ -117,9 +117,29 @@ def test_live_workers_are_counted_per_version() -> None:
     def beat(worker: str, at: float, *versions: str, draining: bool = False) -> Heartbeat:
         return Heartbeat(worker, "1", "h", 1, at, tuple(ModelLoad("m", v, READY) for v in versions), draining=draining)
 
-    found.seen(
+    assert not found.seen(
         [beat("a", 10, "1"), beat("b", 10, "1", "2"), beat("old", 8, "2"), beat("c", 10, "2", draining=True)], 9.0
     )
     found.announce(announcement("2"))  # an announcement does not change who serves
 
     assert [served.workers for served in found.versions("m")] == [2, 1]
+
+
+def test_different_files_under_one_version_are_told_once_and_shown() -> None:
+    found = catalogue(announcement("1"), announcement("2"))
+
+    def beat(worker: str, digest: str, version: str = "1", at: float = 10.0) -> Heartbeat:
+        return Heartbeat(worker, "1", "h", 1, at, (ModelLoad("m", version, READY, digest=digest),))
+
+    old, new = "a" * 64, "b" * 64
+    assert found.seen([beat("w", old), beat("x", old), beat("y", new, "2")], 9.0) == []
+    mixed = [beat("w", old), beat("x", new), beat("y", new, "2"), beat("dead", "c", "2", at=1.0)]
+    assert [served.version for served in found.seen(mixed, 9.0)] == ["1"]
+    assert found.seen(mixed, 9.0) == []
+    found.announce(announcement("1"))
+    reasons = {entry["version"]: entry.get("reason") for entry in found.index()}
+    assert reasons["2"] is None
+    assert f"({'a' * 12}, {'b' * 12})" in reasons["1"]
+    assert [served.tally.digests for served in found.versions("m")] == [2, 1]
+    assert found.seen([beat("w", new), beat("x", new)], 9.0) == []
+    assert found.versions("m")[0].mixed == ""

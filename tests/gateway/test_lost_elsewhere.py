@@ -8,6 +8,7 @@ import pytest
 
 from gateway.lost import read_request
 from gateway.pending import Call
+from protocol.ports import OutRecord
 from tests.gateway.fleet import Running, Site, add_sub, until
 
 
@@ -59,3 +60,47 @@ async def test_what_stands_at_the_place_of_a_lost_request_is_not_run_for_it(
     assert await tasks[0] == 410
     worker.open.set()
     assert await tasks[1] == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [[], [("id", b"")], [("id", b"x" * 300)], [("id", b"\xff")], [("id", b"ok"), ("principal", b"p" * 300)]],
+    ids=["no id", "empty", "too long", "not text", "principal"],
+)
+async def test_a_strangers_record_at_the_place_of_a_lost_request_is_no_trouble(
+    fleet: Site, headers: list[tuple[str, bytes]]
+) -> None:
+    worker = await fleet.worker()
+    worker.open.clear()
+    gateway = await fleet.gateway()
+    tasks, (one, other) = await two_calls(fleet, gateway)
+    service = gateway.gateway.service
+    assert one.place is not None
+    mine = await service.transport.bus.read(one.topic, *one.place)
+    assert mine is not None
+    published = await service.transport.bus.publish(one.topic, [OutRecord(bytes(mine.value), headers)])
+
+    place = (published.partition, published.offset)
+    assert await read_request(service, one.topic, place, one.ref) == (None, None)
+    assert await read_request(service, one.topic, (0, 10**9), other.ref) == (None, None)
+    for task in tasks:
+        task.cancel()
+
+
+async def test_the_same_id_of_another_principal_is_another_request(fleet: Site) -> None:
+    worker = await fleet.worker()
+    worker.open.clear()
+    gateway = await fleet.gateway()
+    tasks, (one, _) = await two_calls(fleet, gateway)
+    service = gateway.gateway.service
+    assert one.place is not None
+    mine = await service.transport.bus.read(one.topic, *one.place)
+    assert mine is not None
+    theirs = [*mine.headers, ("principal", b"key")]
+    published = await service.transport.bus.publish(one.topic, [OutRecord(bytes(mine.value), theirs)])
+
+    place = (published.partition, published.offset)
+    assert await read_request(service, one.topic, place, one.ref) == (None, None)
+    assert (await read_request(service, one.topic, place, f"key/{one.ref}"))[0] is not None
+    for task in tasks:
+        task.cancel()

@@ -11,7 +11,7 @@ from gateway.handle import sign
 from protocol.codec import encode_reply
 from protocol.messages import InferReply
 from protocol.naming import ref
-from protocol.ports import Answer, Claim
+from protocol.ports import Answer, Claim, OutRecord
 from protocol.presence import SECRET_KEY
 from tests.gateway.fleet import NAMES, Site
 from tests.gateway.test_requests import accepted
@@ -67,6 +67,17 @@ async def test_gateways_without_a_secret_agree_on_one_that_survives_them(fleet: 
         answer = await (await fleet.gateway(gateway=f"later{number}")).get(location, params={"wait_s": "10"})
         assert (answer.status_code, answer.headers["penstock-request-id"]) == (200, request_id)
     assert await kept_secrets(fleet) == [32]
+
+
+async def test_a_secret_that_is_none_is_not_agreed_on(fleet: Site) -> None:
+    await fleet.worker()
+    bus = (await fleet.transport()).bus
+    await bus.publish(NAMES.catalogue_topic, [OutRecord(b"short", (), SECRET_KEY)])
+
+    location, _ = await accepted(await fleet.gateway())
+
+    assert await kept_secrets(fleet) == [5, 32]
+    assert (await (await fleet.gateway()).get(location)).status_code in (200, 202)
 
 
 async def kept_secrets(fleet: Site) -> list[int]:

@@ -1,14 +1,24 @@
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+
 import numpy as np
 import orjson
 import pytest
 
-from penstock.client import bfloat16, requests
+from penstock.client import AsyncClient, Client, bfloat16, requests
 from penstock.client.requests import InferOptions
 from protocol import v2
-from protocol.errors import Code, CodecError, FleetError
+from protocol.errors import Code, CodecError, FleetError, Unavailable
 from protocol.tensors import from_array
+from tests.gateway.fleet import ANY, Site, site
+
+
+@pytest.fixture
+async def fleet() -> AsyncIterator[Site]:
+    async with site() as made:
+        yield made
 
 
 def test_a_request_is_one_that_the_gateway_reads() -> None:
@@ -99,3 +109,32 @@ def test_an_answer_of_something_else_is_said_to_be_one() -> None:
         requests.result({}, b"<html>")
     with pytest.raises(FleetError, match="<html>"):
         requests.check(502, {}, b"<html>")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_a_proxy_of_the_environment_does_not_stand_before_this_machine(
+    fleet: Site, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    worker = await fleet.worker(ANY)
+    gateway = await fleet.gateway()
+    url = f"http://{host}:{gateway.gateway.port}"
+
+    async with AsyncClient(url) as client:
+        result = await client.infer("any", {"IN": np.zeros(2, np.float32)})
+    with Client(url) as blocking:
+        assert await asyncio.to_thread(blocking.ready)
+
+    assert result.outputs["OUT"].tolist() == [0, 0]
+    assert len(worker.ran) == 1
+
+
+async def test_a_proxy_of_the_environment_stands_before_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+
+    async with AsyncClient("http://model.example") as client:
+        with pytest.raises(Unavailable, match="cannot be reached: All connection attempts failed"):
+            await client.infer("any", {"IN": np.zeros(2, np.float32)})

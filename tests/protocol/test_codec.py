@@ -318,3 +318,11 @@ def test_a_heartbeat_tells_what_it_was_asked() -> None:
     for asked in (None, (), ("a", "b")):
         beat = dataclasses.replace(HEARTBEAT, asked=asked)
         assert presence.decode_heartbeat(presence.encode_heartbeat(beat)).asked == asked
+
+
+def test_an_answer_and_a_heartbeat_name_the_files_that_served() -> None:
+    reply = dataclasses.replace(REPLY, timing=dataclasses.replace(TIMING, digest="0123456789ab"))
+    assert codec.decode_reply(codec.encode_reply(reply)).timing.digest == "0123456789ab"
+    load = dataclasses.replace(HEARTBEAT.models[0], digest="f" * 64)
+    beat = dataclasses.replace(HEARTBEAT, models=(load,))
+    assert presence.decode_heartbeat(presence.encode_heartbeat(beat)) == beat

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.config_checks import fits
-from protocol.config_document import Document, shown
+from protocol.config_document import Document
 from protocol.config_fields import FIELDS, Support, check_supported, settings
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, quoted
 from protocol.model_config import (
     DynamicBatching,
     InstanceGroup,
@@ -189,14 +189,14 @@ class TestJson:
         ("document", "message"),
         [
             ([], r"the model configuration must be an object, not \[\]"),
-            (None, "the model configuration must be an object, not None"),
+            (None, "the model configuration must be an object, not null"),
             ({"nam": "m"}, "unknown field 'nam' in the model configuration"),
             ({"input": [{"nam": "m"}]}, r"unknown field 'input\[0\].nam' in the model configuration"),
             ({"name": 3}, "'name' must be a string, not 3"),
             ({"name": "a\0b"}, "'name' must be text without NUL"),
             ({"name": "\ud800"}, "'name' must be text without NUL characters and lone surrogates"),
             ({"max_batch_size": "8x"}, "'max_batch_size' must be an integer, not '8x'"),
-            ({"max_batch_size": True}, "'max_batch_size' must be an integer, not True"),
+            ({"max_batch_size": True}, "'max_batch_size' must be an integer, not true"),
             ({"max_batch_size": 8.0}, "'max_batch_size' must be an integer, not 8.0"),
             ({"max_batch_size": 2**31}, "'max_batch_size' is 2147483648; it must be between -2147483647 and 2147483647"),
             ({"input": {"name": "X"}}, "'input' must be a list"),
@@ -227,9 +227,9 @@ class TestJson:
         for _ in range(100_000):
             deep = [deep]
 
-        assert len(shown(deep)) < 100
-        assert len(shown("a" * 10**6)) < 100
-        assert shown(10**5000) == "a number of more than 128 bits"
+        assert len(quoted(deep)) < 100
+        assert len(quoted("a" * 10**6)) < 210
+        assert quoted(10**5000) == "a number of more than 128 bits"
 
     def test_a_field_of_null_is_absent(self) -> None:
         assert "input" not in Document({"input": None})

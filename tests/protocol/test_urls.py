@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from protocol.urls import server_url
+from protocol.urls import authority, server_url
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,8 @@ from protocol.urls import server_url
 )
 def test_the_url_of_a_host_can_be_called(host: str, url: str) -> None:
     assert server_url("http", host, 8000) == url
+
+
+@pytest.mark.parametrize(("host", "shown"), [("::1", "[::1]:80"), ("127.0.0.1", "127.0.0.1:80"), ("name", "name:80")])
+def test_an_authority_has_brackets_around_ipv6(host: str, shown: str) -> None:
+    assert authority(host, 80) == shown

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from infra.local.kafka import Broker
 from protocol.ports import Consumer, OutRecord, Record
 from protocol.transport.kafka import KafkaBus
 from protocol.transport.kafka_batches import MAX_HEADERS, MAX_INFLATED
@@ -127,12 +127,23 @@ class TestHeaders:
         assert [len(record.value) for record in crowded] == [1, 1, 2**18]
         assert ["40000 headers" in record.problem for record in crowded] == [False, True, True]
 
+    async def test_a_letter_of_a_record_with_as_many_headers_as_are_read_is_read(
+        self, site: KafkaSite, bus: KafkaBus, topic: str
+    ) -> None:
+        await write(site.bootstrap, topic, 0, [Strange(headers=[(b"h", b"x")] * 5_000)])
+        (crowded,) = await take(await joined(site, bus, topic), 1)
+        evidence = [("dead-reason", b"undecodable")] * 20
+        await bus.publish(topic, [OutRecord(bytes(crowded.value), [*crowded.headers, *evidence])], 1)
+        (letter,) = await followed(bus, topic)
+        assert (len(letter.headers), letter.problem) == (MAX_HEADERS + 20, "")
+        assert await bus.read(topic, 1, 0) == letter
+
     @pytest.mark.parametrize("stamp", [-1, 0, 2**53, 1_700_000_000_000_000_000, 2**63 - 1])
     async def test_any_timestamp_is_read(
         self, site: KafkaSite, bus: KafkaBus, topic: str, admin: AIOKafkaAdminClient, stamp: int
     ) -> None:
-        anything = {"message.timestamp.before.max.ms": str(2**63 - 1), "message.timestamp.after.max.ms": str(2**63 - 1)}
-        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, anything)])
+        any_time = dict.fromkeys(("message.timestamp.before.max.ms", "message.timestamp.after.max.ms"), str(2**63 - 1))
+        await admin.create_topics([NewTopic(topic := f"{topic}.times", 1, 1, topic_configs=any_time)])
         await write(site.bootstrap, topic, 0, [Strange(timestamp=stamp)])
         (record,) = await followed(bus, topic)
         assert record.timestamp == stamp / 1000
@@ -218,3 +229,32 @@ class TestCompression:
         await bus.publish(topic, numbered(1), 0)
         records = await ready_when_all_is_there(site, bus, topic, 3)
         assert values(records) == [b"committed", b"committed", b"record 0"]
+
+
+class TestDamage:
+    @pytest.mark.slow
+    async def test_a_batch_that_is_damaged_on_the_brokers_disk_is_one_broken_record_and_holds_nobody(
+        self, own_kafka: Broker, prefix: str
+    ) -> None:
+        site = KafkaSite(own_kafka.bootstrap, prefix)
+        topic = site.topic("damaged")
+        try:
+            bus = await site.connect()
+            await bus.ensure_topic(topic, PARTITIONS)
+            await bus.publish(topic, numbered(5), 0)
+            for records in ([OutRecord(b"before")], [OutRecord(b"the damaged one")] * 3, [OutRecord(b"behind")]):
+                await bus.publish(topic, records, 1)
+            await asyncio.to_thread(own_kafka.stop)
+            (log,) = own_kafka.data.glob(f"log/{topic}-1/*.log")
+            log.write_bytes(log.read_bytes().replace(b"the damaged one", b"the DAMAGED one"))
+            await asyncio.to_thread(own_kafka.start)
+            records = await take(await joined(site, bus, topic), 8)
+            assert values(of(records, 0)) == values_of(5)
+            assert [(record.offset, bytes(record.value)) for record in of(records, 1)] == [
+                (0, b"before"),
+                (3, b""),
+                (4, b"behind"),
+            ]
+            assert "checksum" in of(records, 1)[1].problem
+        finally:
+            await site.close()

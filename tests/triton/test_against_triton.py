@@ -27,17 +27,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 HERE = Path(__file__).parent
 RECORDED: dict[str, Any] = json.loads((HERE / "recorded.json").read_text())["answers"]
 GROUPS: list[dict[str, Any]] = json.loads((HERE / "differences.json").read_text())
-PENDING = frozenset(
-    [
-        "index", "index of what is ready", "the model: raises:broken weights", "the model: raises_nothing",
-        "the model: raises_own:mine", "the model: raises_lines", "the model: raises_chained", "the model: raises_triton:said so",
-        "the model: nothing", "the model: two", "the model: no_list", "the model: wrong_kind", "the model: twice",
-        "the model: scalar", "the model raises, with an id", "the model answers two, with an id",
-        "an output left out that is asked for", "an output left out of two asked for", "a scalar as binary",
-        "the model imports from its own folder", "the model returns None",
-    ]
-)  # fmt: skip
-"""What is mended on the branch `models`."""
 OURS: dict[str, Any] = {name: answer for group in GROUPS for name, answer in group["answers"].items()}
 
 
@@ -61,12 +50,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Answ
         process.stop()
 
 
-def _marked(case: Case) -> Any:
-    marks = pytest.mark.xfail(reason="mended on the branch `models`") if case.name in PENDING else ()
-    return pytest.param(case, marks=marks, id=case.name)
-
-
-@pytest.mark.parametrize("case", [_marked(case) for case in cases()])
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
 def test_the_answer_is_tritons(case: Case, answers: dict[str, Answer]) -> None:
     expected = OURS.get(case.name, RECORDED[case.name])
 

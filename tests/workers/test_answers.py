@@ -24,12 +24,12 @@ def job(*entries: Entry) -> Job:
 def test_an_answer_carries_its_times_and_its_batch() -> None:
     first, second = entry("a"), entry("b")
     outcomes: list[Outcome] = [(Tensor("Y", "INT8", (1,), b"\x01"),), Failure(Code.MODEL_FAILED, "no")]
-    good, bad = Answers("w", 300.0).of_batch(job(first, second), outcomes, 8.0)
+    good, bad = Answers("w", 300.0, "0123456789abcdef").of_batch(job(first, second), outcomes, 8.0)
     reply = decode_reply(good.payload)
     t = reply.timing
     assert (t.accepted, t.published, t.fetched, t.enqueued, t.released) == (1.0, 2.0, 3.0, 4.0, 5.0)
     assert (t.compute_start, t.compute_end, t.emitted, t.reason) == (6.0, 7.0, 8.0, "delay")
-    assert (t.batch_rows, t.batch_requests, t.attempt, t.worker) == (4, 2, 5, "w")
+    assert (t.batch_rows, t.batch_requests, t.attempt, t.worker, t.digest) == (4, 2, 5, "w", "0123456789ab")
     assert (reply.model, reply.version, reply.label, reply.outputs[0].name) == ("m", "7", "mine", "Y")
     assert (good.ref, good.reply_to, good.ttl, good.retriable, good.accepted) == ("a", "channel", 300.0, False, 1.0)
     assert decode_reply(bad.payload).failure == Failure(Code.MODEL_FAILED, "no")

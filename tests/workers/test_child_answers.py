@@ -205,7 +205,7 @@ async def test_a_failing_batch_keeps_the_models_words_and_the_child_goes_on(
         with pytest.raises(ModelFailed) as failed:
             await model.ask(request(order))
         message, _, places = failure_message("m_0_0", failed.value).partition("\n\nAt:\n")
-        assert message == f"Failed to process the request(s) for model instance 'm_0_0', message: {text}"
+        assert message == f"Failed to process the request(s) for model 'm_0_0', message: {text}"
         assert bool(places) == (order != NOTHING)
         assert await model.value(1.0) == [2.0]
         assert model.child.pid == pid

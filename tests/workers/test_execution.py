@@ -161,6 +161,6 @@ async def test_batches_go_to_whoever_holds_fewest() -> None:
 
 def test_failures_are_told_in_tritons_words() -> None:
     assert failure_message("m_0_1", ValueError("x")) == (
-        "Failed to process the request(s) for model instance 'm_0_1', message: ValueError: x"
+        "Failed to process the request(s) for model 'm_0_1', message: ValueError: x"
     )
     assert failure_message("m_0_1", ModelFailed("no")).endswith("message: no")

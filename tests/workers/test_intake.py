@@ -117,7 +117,7 @@ async def test_an_unknown_schema_goes_to_the_dead_letters() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "message"),
-    [((1, 2, 2), "unexpected shape for input 'X'"), ((9, 2), "batch-size must be between 1 and 8")],
+    [((1, 2, 2), "unexpected shape for input 'X'"), ((9, 2), "inference request batch-size must be <= 8")],
 )
 async def test_a_request_that_does_not_fit_the_model_is_told_why(shape: tuple[int, ...], message: str) -> None:
     async with bench() as b:

@@ -268,7 +268,7 @@ async def test_an_exception_is_told_with_its_places_as_triton_tells_it(
     called = "execute" if form == "triton" else "predict"
     lines = (5, 9) if form == "triton" else (6, 11)
     assert message == (
-        "Failed to process the request(s) for model instance 'm_0_0', message: TritonModelException: not today\n\nAt:\n"
+        "Failed to process the request(s) for model 'm_0_0', message: TritonModelException: not today\n\nAt:\n"
         f"  {version.path}({lines[0]}): check\n  {version.path}({lines[1]}): {called}\n"
     )
 
@@ -293,7 +293,7 @@ async def test_a_model_that_ends_its_process_while_it_loads_is_refused_with_its_
         ConfigError, match=r"with exit code 3 \(sys.exit or SystemExit\); a model must raise"
     ) as refused:
         await loader().load(version)
-    assert "sys.exit(3)" in refused.value.message
+    assert "model.py(7): __init__" in refused.value.message
 
 
 async def test_nothing_of_a_failing_batch_is_printed_line_by_line(tmp_path: Path) -> None:
@@ -302,3 +302,39 @@ async def test_nothing_of_a_failing_batch_is_printed_line_by_line(tmp_path: Path
             job = await model.run(request(1.0))
     assert "not today" in str(job.error)
     assert [line for line in logs if "Traceback" in line["event"] or "not today" in line["event"]] == []
+
+
+WITHOUT = {
+    "triton": """
+        import numpy as np
+        import triton_python_backend_utils as pb_utils
+
+        class TritonPythonModel:
+            def execute(self, requests):
+                made = [[pb_utils.Tensor("Y", np.full(1, len(r.inputs()), np.float32))] if OUTPUT else [] for r in requests]
+                return [pb_utils.InferenceResponse(tensors) for tensors in made]
+    """,
+    "short": """
+        import numpy as np
+
+        class Model:
+            def predict(self, **inputs):
+                return {"Y": np.full(1, len(inputs), np.float32)} if OUTPUT else {}
+    """,
+}
+
+
+@BOTH
+@pytest.mark.parametrize("form", ["triton", "short"])
+@pytest.mark.parametrize("side", ["input", "output"])
+async def test_a_model_may_have_no_inputs_or_no_outputs(tmp_path: Path, form: str, side: str, isolation: str) -> None:
+    config = 'backend: "python" max_batch_size: 0 '
+    config += 'input [ { name: "X" data_type: TYPE_FP32 dims: [ 1 ] } ]' if side == "output" else ""
+    config += 'output [ { name: "Y" data_type: TYPE_FP32 dims: [ 1 ] } ]' if side == "input" else ""
+    code = WITHOUT[form].replace("OUTPUT", str(side == "input"))
+    if form == "short":
+        code = code.replace("class Model:", f"class Model:\n            max_batch_size, {side}s = 0, {{}}")
+    given = (from_array("X", np.ones(1, np.float32)),) if side == "output" else ()
+    async with running(chosen(version_of(tmp_path, code, config), isolation)) as model:
+        (outcome,) = await model.ask(InferRequest("id", "m", "1", given))
+    assert values(outcome) == ([[0.0]] if side == "input" else [])

@@ -85,7 +85,7 @@ async def test_a_model_that_raises_fails_its_whole_batch_and_nothing_else(error:
             assert reply.failure is not None
             assert reply.failure.code is Code.MODEL_FAILED
             assert reply.failure.message.startswith(
-                f"Failed to process the request(s) for model instance 'm_0_0', message: {type(error).__name__}"
+                f"Failed to process the request(s) for model 'm_0_0', message: {type(error).__name__}"
             )
         instance.error = None
         assert values(await b.caller.ask(b.caller.request(3))) == [[3]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, quoted
 from protocol.model_config import ModelConfig
 from protocol.tensors import Array
 from workers.backends.tensor_instance import TensorInstance
@@ -53,7 +53,7 @@ def _delay(config: ModelConfig) -> float:
         delay = -1.0
     if not 0 <= delay <= MAX_DELAY:
         raise ConfigError(
-            f"parameter 'execute_delay_ms' of {config.name} must be 0 to {MAX_DELAY * 1000:.0f}, not {text!r}"
+            f"parameter 'execute_delay_ms' of {config.name} must be 0 to {MAX_DELAY * 1000:.0f}, not {quoted(text)}"
         )
     return delay
 

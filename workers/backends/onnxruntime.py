@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from protocol.errors import Code, ConfigError, InvalidArgument
+from protocol.errors import Code, ConfigError, InvalidArgument, quoted
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import Kind, ModelConfig, TensorSpec
 from protocol.tensors import Array
@@ -189,7 +189,7 @@ def _options(config: ModelConfig, threads: int) -> Any:
 def _number(config: ModelConfig, key: str, default: int) -> int:
     text = config.parameters.get(key, str(default))
     if not text.isdigit():
-        raise ConfigError(f"parameter '{key}' of model '{config.name}' must be a number, not {text!r}")
+        raise ConfigError(f"parameter '{key}' of model '{config.name}' must be a number, not {quoted(text)}")
     return int(text)
 
 

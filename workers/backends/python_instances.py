@@ -112,10 +112,12 @@ class TritonFormInstance:
     def run(self, prepared: list[pb_utils.InferenceRequest]) -> Answered:
         """One call for the whole batch; the number of responses must be the number of requests."""
         responses = self._model.execute(prepared)
-        if not isinstance(responses, list) or len(responses) != len(prepared):
+        if not isinstance(responses, list):
+            raise ModelFailed(f"Expected a list in the execute return, found type '{type(responses)}'.")
+        if len(responses) != len(prepared):
             raise ModelFailed(
-                "Number of InferenceResponse objects do not match the number of InferenceRequest objects. InferenceRequest "
-                f"size is:{len(prepared)}, and InferenceResponse size is:{len(responses) if responses else 0}"
+                "Number of InferenceResponse objects do not match the number of InferenceRequest objects. InferenceRequest(s) "
+                f"size is:{len(prepared)}, and InferenceResponse(s) size is:{len(responses)}\n"
             )
         return Answered(list(responses), [_arrays(response) for response in responses])
 
@@ -137,8 +139,9 @@ class TritonFormInstance:
 
     def _outcome(self, request: InferRequest, response: object, given: dict[str, Array]) -> Outcome:
         if not isinstance(response, pb_utils.InferenceResponse):
+            wrong = f"Expected an 'InferenceResponse' object in the execute function return list, found type '{type(response)}'."
             return Failure(
-                Code.MODEL_FAILED, f"'{self._name}' answered {type(response).__name__}, not InferenceResponse"
+                Code.MODEL_FAILED, f"Failed to process the request(s) for model '{self._name}', message: {wrong}"
             )
         error = response.error()
         if error is not None:

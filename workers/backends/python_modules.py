@@ -12,7 +12,6 @@ import itertools
 import re
 import sys
 import threading
-import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +20,7 @@ from typing import Final
 from protocol.errors import ConfigError
 from workers.backends import pb_utils
 from workers.repository import ModelVersion
+from workers.tracebacks import text_of
 
 _IMPORT_LOCK: Final = threading.Lock()
 _PREFIX: Final = "penstock_model_"
@@ -111,11 +111,9 @@ def said_of(version: ModelVersion, what: str) -> Iterator[None]:
         code = exc.code if isinstance(exc.code, int) else 0 if exc.code is None else 1
         raise ConfigError(
             f"{what} of model '{version.model}' version {version.version} wants to end its process with exit code {code} "
-            f"(sys.exit or SystemExit); a model must raise an exception that says what is wrong: {_shown(exc)}"
+            f"(sys.exit or SystemExit); a model must raise an exception that says what is wrong: {text_of(exc)}"
         ) from exc
     except (Exception, KeyboardInterrupt) as exc:
-        raise ConfigError(f"{what} of model '{version.model}' version {version.version} failed: {_shown(exc)}") from exc
-
-
-def _shown(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error, limit=-3)).strip()
+        raise ConfigError(
+            f"{what} of model '{version.model}' version {version.version} failed: {text_of(exc)}"
+        ) from exc

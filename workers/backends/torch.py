@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from protocol.errors import ConfigError, ModelFailed
+from protocol.errors import ConfigError, ModelFailed, quoted
 from protocol.model_config import Kind, ModelConfig
 from protocol.tensors import Array
 from workers.backends.base import Instance
@@ -45,7 +45,7 @@ class TorchBackend:
         threads = version.config.parameters.get("INTRA_OP_THREAD_COUNT", str(placement.threads))
         if not threads.isdigit() or threads == "0":
             raise ConfigError(
-                f"parameter 'INTRA_OP_THREAD_COUNT' of model '{version.model}' must be a number, not {threads!r}"
+                f"parameter 'INTRA_OP_THREAD_COUNT' of model '{version.model}' must be a number, not {quoted(threads)}"
             )
         torch.set_num_threads(int(threads))
         return TorchInstance(version.config, _load(version, device), device)

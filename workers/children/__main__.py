@@ -54,7 +54,8 @@ def main() -> int:
         _begin()
         Inside(Line(born)).serve()
         sys.stdout.flush()
-    return 0
+        return 0
+    os._exit(0)  # nothing is left to put away, and the worker waits
 
 
 def _begin() -> None:

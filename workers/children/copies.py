@@ -15,6 +15,7 @@ import socket
 import sys
 from types import FrameType
 
+from workers import yielding
 from workers.children.dying import adopt_orphans, children, die_with
 from workers.children.line import Broken, Line, packed
 
@@ -104,7 +105,8 @@ class Copies:
                 os.kill(pid, signal.SIGKILL)
 
     def _end_all(self) -> None:
-        """The worker is gone, or wants no copies any more."""
+        """The worker is gone, or wants no copies any more, and waits for that."""
+        yielding.end()
         for pid in self._alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

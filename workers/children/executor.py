@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import structlog
 
-from protocol.errors import ConfigError, FleetError
+from protocol.errors import ConfigError, FleetError, quoted
 from protocol.messages import InferRequest
 from protocol.model_config import Kind, ModelConfig
 from workers.backoff import Backoff
@@ -61,7 +61,7 @@ def is_isolated(config: ModelConfig, placements: Sequence[Placement] = ()) -> bo
     if chosen is None:
         return config.backend in ISOLATED or any(placement.kind is Kind.GPU for placement in placements)
     if chosen not in ("process", "thread"):
-        raise ConfigError(f"parameter '{PARAMETER}' of {config.name} must be process or thread, not {chosen!r}")
+        raise ConfigError(f"parameter '{PARAMETER}' of {config.name} must be process or thread, not {quoted(chosen)}")
     return chosen == "process"
 
 

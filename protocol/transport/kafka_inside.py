@@ -1,18 +1,21 @@
-"""Where aiokafka's fetch loop needs help: to fetch at once, and to read what strangers wrote. Its parts used here have no public
-names; they are those of the versions that pyproject.toml allows.
+"""What is needed of aiokafka's inside: every name of it that is not public is used here, and nowhere else.
+
+They are those of the versions that pyproject.toml allows; a later one is tried with `tests/transport` first.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.consumer.fetcher import PartitionRecords
+from aiokafka.errors import KafkaError
 
 from protocol.ports import Record
 from protocol.transport.kafka_batches import Batches, Room
@@ -22,6 +25,48 @@ log = logging.getLogger(__name__)
 
 MAX_DRAINED: Final = 4096
 """Records that one call takes from aiokafka: a compressed megabyte can hold millions. The rest waits there, not decoded."""
+
+
+# --- a consumer's parts ---
+
+
+def client_of(inner: AIOKafkaConsumer) -> AIOKafkaClient:
+    """Its connections."""
+    return inner._client
+
+
+def coordinator_of(inner: AIOKafkaConsumer) -> Any:
+    """Its part in the group."""
+    return inner._coordinator
+
+
+def keep_member_id(inner: AIOKafkaConsumer, member: str) -> None:
+    """Join under this id, where aiokafka has forgotten its own."""
+    coordinator = inner._coordinator
+    if not coordinator.member_id:
+        coordinator.member_id = member
+
+
+def has_ended(inner: AIOKafkaConsumer) -> bool:
+    """Whether one of its tasks has: it has no public sign of health (its issue 1154)."""
+    return bool(inner._coordinator._coordination_task.done() or inner._fetcher.error_future.done())
+
+
+def positions_of(inner: AIOKafkaConsumer, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+    """Where the next fetch begins, of those that have a position: it passes aborted transactions and markers without telling."""
+    assignment = inner._subscription.subscription.assignment
+    states = {place: assignment.state_value(place) for place in places} if assignment is not None else {}
+    return {place: state.position for place, state in states.items() if state is not None and state.has_valid_position}
+
+
+async def ask_coordinator(coordinator: Any) -> bool:
+    """Send a heartbeat now; whether the group is being rebalanced. An error is left to the next heartbeat, which meets it, too."""
+    with contextlib.suppress(KafkaError, OSError, TimeoutError):
+        await coordinator._do_heartbeat()
+    return bool(coordinator._rejoin_needed_fut.done())
+
+
+# --- fetching at once ---
 
 
 class Busy(set[int]):
@@ -123,3 +168,30 @@ def read_strangers(inner: AIOKafkaConsumer, room: Room) -> None:
     assert not missing, f"this version of aiokafka decodes fetches in another way: no {missing}"
     seeing = types.FunctionType(process.__code__, {**process.__globals__, **names}, process.__name__)
     fetcher._proc_fetch_request = types.MethodType(seeing, fetcher)
+
+
+# --- ends ---
+
+
+async def shut(client: AIOKafkaClient) -> None:
+    """Close what a client opened while it was being closed, and have it open nothing any more.
+
+    aiokafka's `close` closes the connections that it knows. One that was being opened meanwhile comes afterwards, and whatever
+    outlives `stop`, as a look-up of offsets does in a rebalance, opens another; nobody would close them.
+    """
+
+    async def refuse(*_: Any, **__: Any) -> None:
+        return None  # which its callers take for a broker that cannot be reached
+
+    client._get_conn = refuse
+    async with client._get_conn_lock:  # behind those that are being opened
+        for connection in client._conns.values():
+            if connection.connected():
+                connection.close()
+
+
+async def give_up_sending(producer: AIOKafkaProducer, error: Exception) -> None:
+    """Disconnect a producer that would try for ever to deliver what it holds; whoever waits for it gets this error."""
+    producer._message_accumulator.fail_all(error)
+    await producer._sender.close()
+    await producer.client.close()

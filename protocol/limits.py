@@ -1,0 +1,39 @@
+"""What numbers of settings may be. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from protocol.errors import ConfigError
+
+MAX_SECONDS: Final = 1e9
+"""Thirty years: timers, and Kafka and Redis in milliseconds, can still be told it."""
+MAX_COUNT: Final = 2**31 - 1
+"""Of things; Kafka's own limit, and that of most who are told a number of threads. Bytes may be more."""
+
+
+def require_seconds(name: str, value: float, *, zero: bool = False) -> None:
+    """Check a duration of a setting.
+
+    Raises:
+        ConfigError: it is not a number, too small or too large.
+    """
+    _require(name, value, MAX_SECONDS, zero)
+
+
+def require_count(name: str, value: int, *, zero: bool = False) -> None:
+    """Check a number of things of a setting.
+
+    Raises:
+        ConfigError: it is too small or too large.
+    """
+    _require(name, value, MAX_COUNT, zero)
+
+
+def _require(name: str, value: float, most: float, zero: bool) -> None:
+    if zero and not value >= 0:
+        raise ConfigError(f"{name} is {value}; it must not be negative")
+    if not zero and not value > 0:
+        raise ConfigError(f"{name} is {value}; it must be more than 0")
+    if value > most:
+        raise ConfigError(f"{name} is {value}; it must be at most {most:.0f}")

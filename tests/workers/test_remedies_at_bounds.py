@@ -1,0 +1,36 @@
+"""Parts that are full to the row, and batches that fail in one way and then in another."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.workers.test_verdicts import Request
+from workers.remedies import parts
+from workers.verdicts import Cause, Inquiry
+
+
+@pytest.mark.parametrize(("cap", "sizes"), [(1, [1] * 6), (2, [2] * 3), (3, [3, 3]), (4, [4, 2]), (6, [6]), (7, [6])])
+def test_a_part_is_filled_to_its_cap(cap: int, sizes: list[int]) -> None:
+    assert [len(part) for part in parts([Request(n) for n in range(6)], cap)] == sizes
+
+
+@given(st.integers(1, 40), st.integers(1, 60), st.randoms(use_true_random=False))
+def test_nobody_is_lost_whatever_the_failures_are_one_after_the_other(
+    count: int, runs: int, draw: random.Random
+) -> None:
+    """A batch that raises, whose first half then has no room, whose quarter then dies, and so on."""
+    requests = [Request(n) for n in range(count)]
+    inquiry: Inquiry[Request] = Inquiry()
+    ended = [sentence.item for sentence in inquiry.failed(requests, draw.choice(list(Cause)))]
+    while (part := inquiry.next()) is not None:
+        runs -= 1
+        if runs > 0 and draw.randrange(3):
+            ended += [sentence.item for sentence in inquiry.failed(part, draw.choice(list(Cause)))]
+        else:
+            ended += part
+            inquiry.succeeded()
+    assert sorted(request.number for request in ended) == list(range(count))
