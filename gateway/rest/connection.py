@@ -166,6 +166,10 @@ class InferConnection(RequestReader):
             return
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+        if self._rest and not self.pipeline:
+            rest, self._rest = self._rest, b""
+            self._read(rest)
+            self._count()
         if not self.pipeline:
             self.flow.resume_reading()
 
@@ -255,7 +259,7 @@ class InferConnection(RequestReader):
             return
         self._refused = True
         self.parser = None  # type: ignore[assignment]  # and what it holds of a head
-        self.headers, self.url = [], b""
+        self.headers, self.url, self._rest = [], b"", b""
         cycle: Any = self.cycle
         if type(cycle) is Exchange and not cycle.complete:
             self._refuse_rest(cycle, status, message)
@@ -313,6 +317,7 @@ class InferConnection(RequestReader):
         self._active = None
         self._in_head = self._in_body = False
         self.pipeline.clear()
+        self._rest = b""
         self._share.free()
         transport = self.transport
         if transport.can_write_eof():

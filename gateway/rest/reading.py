@@ -33,6 +33,7 @@ UNCOUNTED: Final = 4096
 """Bytes of a head and of what else a connection holds that are not worth counting."""
 REQUEST_BYTES: Final = 2048
 """What a request costs that waits behind another one, besides its bytes."""
+_PIECE: Final = 16 * 1024
 _MAX_CHUNKS: Final = 64 * 1024
 _CHUNK_BYTES: Final = 64
 """A body may have so many chunks, and one more for every so many bytes."""
@@ -71,6 +72,7 @@ class RequestReader(HttpToolsProtocol):
         self._refused = False
         self._message = 0
         self._quiet = 0
+        self._rest = b""
         self._active: Any = None
 
     # --- bytes --------------------------------------------------------------------------------------------------------
@@ -78,21 +80,36 @@ class RequestReader(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Feed the parser, which calls the methods below; then count what is kept of it."""
         self._quiet = 0
-        while data and not self._refused:
-            data = self._feed(data)
+        if self._rest:
+            self._rest += data
+        else:
+            self._read(data)
         if self._in_head or self._in_body or self._head_bytes or self.pipeline or self._share.size:
             self._count()
 
-    def _feed(self, data: bytes) -> bytes:
-        """Feed the parser; returns what it leaves, which is nothing but after a request that offers an upgrade."""
+    def _read(self, data: bytes) -> None:
+        """Feed the parser piece by piece; once a request has to wait for another one, the rest stays as it is.
+
+        A read of 256 KB can be thousands of requests: as objects they would be ten times as large, and making them would take long.
+        """
+        at, size = 0, len(data)
+        while at < size and not self._refused:
+            piece = data if size <= _PIECE and not at else memoryview(data)[at : at + _PIECE]
+            at += len(piece) - self._feed(piece)
+            if self.pipeline:
+                self._rest = data[at:]
+                return
+
+    def _feed(self, data: bytes | memoryview) -> int:
+        """Feed the parser; returns how much it leaves, which is nothing but after a request that offers an upgrade."""
         size = len(data)
         self._dry += size
         self._measure_head = self._in_head or size > UNCOUNTED
-        rest = b""
+        rest = 0
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            rest = data[upgrade.args[0] :]
+            rest = size - upgrade.args[0]
             self._decline_upgrade()
         except httptools.HttpParserError as error:
             cause = error.__context__
@@ -276,7 +293,7 @@ class RequestReader(HttpToolsProtocol):
             elif not active.complete and not active.answered and len(active.body) > active.reserved:
                 self._door.grow(active)
         if self.pipeline:
-            held += sum([REQUEST_BYTES + _size(cycle) for cycle, _ in self.pipeline])
+            held += len(self._rest) + sum([REQUEST_BYTES + _size(cycle) for cycle, _ in self.pipeline])
         if not self._share.hold(held if held > UNCOUNTED else 0):
             if self.pipeline:  # none of them was begun: what is refused is not kept
                 self.pipeline.clear()

@@ -219,16 +219,31 @@ async def test_a_large_head_is_counted_for_as_long_as_its_request_waits(fleet: S
 async def test_a_pipeline_is_counted_and_over_the_limit_what_was_not_begun_is_not_kept(fleet: Site) -> None:
     worker = await fleet.worker()
     worker.open.clear()
-    gateway = await fleet.gateway(max_queued_bytes=4_000_000)
+    gateway = await fleet.gateway(max_queued_bytes=1_000_000)
     reader, writer = await gateway.connect()
     writer.write(raw_request(BODY) + raw_request(b"", path=LIVE, method="GET") * 4000)
     await until(lambda: any(connection._refused for connection in connections(gateway)))
 
-    assert held(gateway) < 1_000_000
+    assert held(gateway) < 250_000
     assert [len(connection.pipeline) for connection in connections(gateway)] == [1]
     worker.open.set()
     assert [(await read_response(reader)).status for _ in range(2)] == [200, 503]
     assert await closed(reader) == b""
+    writer.close()
+    await nothing_left(gateway)
+
+
+async def test_a_read_of_thousands_of_requests_becomes_objects_piece_by_piece(fleet: Site) -> None:
+    worker = await fleet.worker()
+    worker.open.clear()
+    gateway = await fleet.gateway()
+    reader, writer = await gateway.connect()
+    writer.write(raw_request(BODY) + raw_request(b"", path=LIVE, method="GET") * 3000)
+    await until(lambda: any(connection._rest for connection in connections(gateway)))
+
+    assert max(len(connection.pipeline) for connection in connections(gateway)) < 400
+    worker.open.set()
+    assert [(await read_response(reader)).status for _ in range(3001)] == [200] * 3001
     writer.close()
     await nothing_left(gateway)
 
