@@ -1,4 +1,4 @@
-"""The process of those who attack: `python -m loadtest.besiegers PORT METRICS SECONDS SEED NAME…`; prints its counts as JSON."""
+"""The process of those who attack: `python -m loadtest.besiegers PORT METRICS SECONDS SCALE SEED NAME…`; it prints JSON."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class Counted:
     """What became of one attack.
 
     Attributes:
-        name, what, per_second: as in `Attack`.
+        name, what: as in `Attack`.
+        per_second: how often it was due.
         begun: how often it was done.
         statuses: what was answered.
         wrong: what should never have been answered; the first of them.
@@ -43,9 +44,9 @@ class Counted:
     no_connection: int = 0
 
 
-async def besiege(ground: Ground, names: Sequence[str], seconds: float) -> list[Counted]:
-    """Do the named attacks, each at its rate, for so long; then leave at once."""
-    counted = [Counted(each.name, each.what, each.per_second) for each in (ATTACKS[name] for name in names)]
+async def besiege(ground: Ground, names: Sequence[str], seconds: float, scale: float = 1.0) -> list[Counted]:
+    """Do the named attacks, each at its rate times `scale`, for so long; then leave at once."""
+    counted = [Counted(each.name, each.what, scale * each.per_second) for each in (ATTACKS[name] for name in names)]
     tasks: set[asyncio.Task[None]] = set()
     until = time.monotonic() + seconds
     await asyncio.gather(*[_keep_on(ground, ATTACKS[each.name], each, until, tasks) for each in counted])
@@ -67,10 +68,10 @@ async def _keep_on(
         except OSError:
             counted.no_connection += 1
 
-    due, mine = time.monotonic() + ground.dice.random() / attack.per_second, set[asyncio.Task[None]]()
+    due, mine = time.monotonic() + ground.dice.random() / counted.per_second, set[asyncio.Task[None]]()
     while due < until:
         await asyncio.sleep(due - time.monotonic())
-        due += 1 / attack.per_second
+        due += 1 / counted.per_second
         if len(mine) < IN_FLIGHT:
             counted.begun += 1
             task = asyncio.get_running_loop().create_task(once())
@@ -88,7 +89,7 @@ def counted_of(output: str) -> list[Counted]:
 
 def main() -> int:
     """Attack, and print what came of it."""
-    port, metrics, seconds, seed, *names = sys.argv[1:]
+    port, metrics, seconds, scale, seed, *names = sys.argv[1:]
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
@@ -97,7 +98,7 @@ def main() -> int:
     os.nice(5)  # whoever attacks is elsewhere, and takes no time from the honest caller
     ground = Ground(int(port), int(metrics), int(seed))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        counted = runner.run(besiege(ground, names, float(seconds)))
+        counted = runner.run(besiege(ground, names, float(seconds), float(scale)))
     sys.stdout.write(orjson.dumps(counted).decode() + "\n")
     return 0
 

@@ -154,6 +154,7 @@ def disturb(rounds: int, seconds: float, cache: Path, out: Path | None) -> None:
 @click.option("--seconds", default=600.0, help="Under attack.")
 @click.option("--before", default=60.0, help="Seconds of the honest caller alone.")
 @click.option("--rate", default=50.0, help="Calls per second of the honest caller.")
+@click.option("--scale", default=1.0, help="Of the attacks' rates, which are for two cores.")
 @click.option("--limit-mib", default=512, help="What the gateway's own limit is.")
 @click.option("--gateway-option", "gateway_options", multiple=True, help="More of its command line; may be repeated.")
 @click.option("--attack", "parts", multiple=True, help="Only those with this in their name; may be repeated.")

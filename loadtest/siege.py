@@ -66,6 +66,7 @@ class Plan:
         seconds: under attack.
         before: seconds of the honest caller alone.
         rate: of the honest caller, calls per second.
+        scale: of the attacks' rates.
         limit_mib: what the gateway is told to hold at most.
         gateway_options: more of its command line.
         names: of the attacks.
@@ -75,6 +76,7 @@ class Plan:
     seconds: float = 600.0
     before: float = 60.0
     rate: float = 50.0
+    scale: float = 1.0
     limit_mib: int = 512
     gateway_options: tuple[str, ...] = ()
     names: tuple[str, ...] = tuple(ATTACKS)
@@ -166,15 +168,8 @@ def _attackers(plan: Plan, system: System) -> Iterator[list[ServerProcess]]:
     try:
         for place in range(BESIEGERS):
             names = plan.names[place::BESIEGERS]
-            line = [
-                "-m",
-                "loadtest.besiegers",
-                str(system.port),
-                str(system.metrics),
-                str(plan.seconds),
-                str(place),
-                *names,
-            ]
+            facts = (system.port, system.metrics, plan.seconds, plan.scale, place)
+            line = ["-m", "loadtest.besiegers", *map(str, facts), *names]
             started += [ServerProcess(line, None)] if names else []
         yield started
     finally:

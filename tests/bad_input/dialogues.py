@@ -89,7 +89,7 @@ def dialogue(seed: int, number: int) -> Dialogue:
         return Dialogue(number, (Act((*_rights(label, dice, 8, 60), farewell(label, dice))),))
     if chosen < 680:
         return Dialogue(number, (Act(_mixed(label, dice)),))
-    if chosen < 960:
+    if chosen < 920:
         before = tuple(_rights(label, dice, 0, 4))
         return Dialogue(number, (Act(before, tail=noise(dice)),), Manner.NOISY)
     return _special(number, label, dice)
@@ -110,7 +110,7 @@ def _mixed(label: str, dice: random.Random) -> tuple[Asked, ...]:
 
 def _special(number: int, label: str, dice: random.Random) -> Dialogue:
     bye = farewell(label, dice)
-    match dice.randrange(10):
+    match dice.randrange(11):
         case 0:
             return Dialogue(number, (Act((*keyed_twice(label, dice), bye)),))
         case 1 | 2:
@@ -120,7 +120,7 @@ def _special(number: int, label: str, dice: random.Random) -> Dialogue:
         case 4 | 5:
             asked = tuple(_rights(label, dice, 2, 12))
             return Dialogue(number, (Act(asked),), Manner.HALF_CLOSED)
-        case 6:
+        case 6 | 10:
             return _deaf(number, label, dice)
         case 7:
             return Dialogue(number, (Act((_old(label, dice),)),))

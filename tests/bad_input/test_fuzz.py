@@ -22,7 +22,6 @@ def test_a_dialogue_is_made_of_its_number_alone() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-@pytest.mark.xfail(strict=False, reason="finds what is being mended: smuggling, hosts, versions, pipelines, booleans")
 async def test_http() -> None:
     """Every answer is right, in order and its own; nothing is executed that stood in a body; memory stays in its bounds."""
     outcome = await fuzz(0, 0, REQUESTS)

@@ -79,7 +79,6 @@ async def test_attackers_count_what_is_answered_and_what_is_wrong(serve: object)
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-@pytest.mark.xfail(strict=False, reason="finds what is being mended: smuggling, h2c offers, versions of 5,000 digits")
 def test_a_few_seconds_of_siege() -> None:
     """Every attack is done and answered for; the honest caller gets right answers beside them, and memory stays in its bounds."""
     plan = siege.Plan("embedded", seconds=8.0, before=3.0, rate=30.0)

@@ -1,8 +1,7 @@
 """Bugs planted as changes of source text, each with the test that finds it; see `patching` for how they are planted.
 
-Where `planting` swaps methods to see whether the simulation finds a bug, these are slips of a line, of kinds that it does not
-have, and
-any test may find them.
+Where `planting` swaps methods to see whether the simulation finds a bug, these are slips of a line, of kinds that it does not have,
+and any test may find them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Plants each bug of `patches` in a copy of the code and runs its tests: `python -m tests.simulation.patching`."""
+"""Plants each bug of `patches` in a copy of the code, and runs the tests that must find it: `python -m tests.simulation.patching`.
+
+A copy, because a test may start processes of its own, which must have the bug, too.
+"""
 
 from __future__ import annotations
 
