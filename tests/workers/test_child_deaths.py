@@ -77,7 +77,10 @@ async def test_a_model_that_exits_costs_its_batch_and_nothing_else(tmp_path: Pat
         error = await died(model, model.submit(request(EXIT), request(1.0)))
 
         assert (error.exit_code, error.signal, error.hung) == (3, None, False)
-        assert error.message == "its process ended with exit code 3 while it ran a batch"
+        assert error.message == (
+            "its process ended with exit code 3 while it ran a batch; a model must raise an exception and not end its process "
+            "(os._exit, or exit in a library)"
+        )
         assert model.child.restarts == 1
 
 
@@ -101,6 +104,7 @@ async def test_a_kill_from_outside_in_the_middle_of_a_batch(tmp_path: Path) -> N
 
         error = await died(model, job)
         assert (error.signal, error.hung) == (signal.SIGKILL, False)
+        assert "when memory runs out: see dmesg" in error.message
 
 
 async def test_a_hung_child_is_killed_on_demand(tmp_path: Path) -> None:
@@ -299,7 +303,8 @@ async def test_a_sigterm_to_all_processes_leaves_the_end_to_the_worker(tmp_path:
     async with running(version_of(tmp_path)) as model:
         pid = model.child.pid
         assert pid is not None
-        os.kill(pid, signal.SIGTERM)
+        for each in (pid, parent_of(pid)):
+            os.kill(each, signal.SIGTERM)
         assert await model.value(1.0) == [2.0]
         assert model.child.pid == pid
 

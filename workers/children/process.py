@@ -27,6 +27,8 @@ MAX_LINE: Final = 8192
 LAST_WORDS: Final = 1.0
 """Seconds that a child which has hung up gets to end by itself before it is killed."""
 
+_EXITED: Final = "; a model must raise an exception and not end its process (os._exit, or exit in a library)"
+_KILLED: Final = "; Linux ends a process so when memory runs out: see dmesg, or the events of its container"
 _LEVEL: Final = re.compile(rb"<(10|20|30|40|50)>")
 
 log = structlog.get_logger(__name__)
@@ -110,8 +112,9 @@ class Child:
         if hung:
             return InstanceDied(f"its process hung {when} and was killed", signal=signal.SIGKILL, hung=True)
         if code < 0:
-            return InstanceDied(f"its process was ended by {signal_name(-code)} {when}", signal=-code)
-        return InstanceDied(f"its process ended with exit code {code} {when}", exit_code=code)
+            hint = _KILLED if code == -signal.SIGKILL and not self.doomed else ""
+            return InstanceDied(f"its process was ended by {signal_name(-code)} {when}{hint}", signal=-code)
+        return InstanceDied(f"its process ended with exit code {code} {when}{_EXITED}", exit_code=code)
 
     # --- the thread that waits for its end ---------------------------------------------------------------------------
 
