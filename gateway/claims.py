@@ -61,6 +61,7 @@ class Claims:
         """
         service = self._service
         record = service.record(request)
+        request.inputs = ()  # the record has them, and what they are views of is not held while the call waits
         future: asyncio.Future[InferReply] = asyncio.get_running_loop().create_future()
         call = service.enter(served, request, len(record.value), settle(future))
         call.owner = False
@@ -126,6 +127,7 @@ class Claims:
                 retry_after=30.0,
             )
         record = service.record(request)
+        request.inputs = ()
         handle = Handle(served.topic, 0, 0, request.id, request.principal, fingerprint, binary)
         self._keys.sign(handle)  # refuses names that are too long before anything is published
         request_ref = ref(request.principal, request.id)

@@ -134,9 +134,8 @@ class GatewaySettings:
         for name in ("max_body_bytes", "max_header_bytes", "max_queued_bytes", "json_offload_bytes"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")
-        for name in ("max_queued_calls_per_model", "model_wait"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        require_count("max_queued_calls_per_model", self.max_queued_calls_per_model, zero=True)
+        require_seconds("model_wait", self.model_wait, zero=True)
         if self.max_body_bytes > MAX_RECORD:
             raise ConfigError(f"max_body_bytes is {self.max_body_bytes}; a record has at most {MAX_RECORD}")
         if not self.default_timeout <= self.max_timeout <= MAX_TIMEOUT:

@@ -129,7 +129,7 @@ def cut(
             raise ModelFailed(f"model '{config.name}' returned no output '{name}'; it returned {sorted(outputs)}")
         _check_output(spec, array, None if counts is None else sum(counts), config.name)
         columns.append(_split(spec, array, counts))
-    shares = list(zip(*columns, strict=True))
+    shares: list[tuple[Tensor, ...]] = list(zip(*columns, strict=True)) if columns else [()] * len(requests)
     if any(request.outputs for request in requests):
         return [_choose(request, share, names) for request, share in zip(requests, shares, strict=True)]
     return shares

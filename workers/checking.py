@@ -16,7 +16,9 @@ from protocol.config_fields import Support, settings
 from protocol.errors import FleetError
 from protocol.model_config import ModelConfig, QueuePolicy, Warmup, WarmupInput
 from workers import contents
+from workers.backends import pb_utils
 from workers.completion import DEFAULT_MAX_BATCH_SIZE, FILE_BACKEND, SILENT_BACKENDS, BackendMetadata, complete
+from workers.pb_usage import not_offered
 from workers.repository import ModelFolder, ModelVersion, scan
 
 Inspect = Callable[[ModelVersion], BackendMetadata | None]
@@ -117,7 +119,7 @@ def _judge(
     verified.add("configuration")
     if metadata is not None:
         verified.add("model file")
-    found[Status.DIFFERS] += _differences(version.config, completed)
+    found[Status.DIFFERS] += [*_differences(version.config, completed), *_not_offered(version)]
     if attempt is None or completed is None:
         return
     try:
@@ -177,6 +179,13 @@ def _differences(stated: ModelConfig, completed: ModelConfig | None) -> Iterator
         map(_heeds_more, (batching.default_queue_policy, *batching.priority_queue_policies.values()))
     ):
         yield "a request's own timeout counts where the policy allows it without a default timeout; Triton ignores it there"
+
+
+def _not_offered(version: ModelVersion) -> Iterator[str]:
+    if version.config.backend == "python":
+        source = version.path.read_text(errors="replace")
+        for use in not_offered(source, dir(pb_utils)):
+            yield f"{version.path.name} uses {use}, which is not offered: it fails when it gets there"
 
 
 def _heeds_more(policy: QueuePolicy) -> bool:

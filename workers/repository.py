@@ -225,7 +225,6 @@ def single_file(file: ModelFile, known: Digests | None = None) -> ModelVersion:
 def _seen(path: Path) -> str:
     """What a file without a known suffix holds, and what to do with it."""
     with contextlib.suppress(OSError):
-        kind = kind_of(path)
-        if kind is not Kind.UNKNOWN:
+        if path.is_file() and (kind := kind_of(path)) is not Kind.UNKNOWN:  # a pipe would be waited for
             return f"; it is {kind.value}: {sniffing.advice(kind)}"
     return ""

@@ -218,6 +218,7 @@ class InferDoor:
         request = self._service.request(served, body, terms)
         mark = fingerprint(raw, (field or b"").decode("latin-1"))
         self._responses.release(exchange)
+        del raw, body  # not held while the call waits
         if asynchronous:
             accepted = await self._claims.accept(served, request, mark, exchange.binary)
             if accepted.reply is None:
@@ -235,9 +236,7 @@ class InferDoor:
             return await task
         finally:
             exchange.work = None
-            del (
-                task
-            )  # an error's traceback has this frame, and the task has the error: nothing would free the body soon
+            del task  # an error's traceback has this frame and the task has the error: the body would stay for long
 
     async def _inflate(self, exchange: Exchange) -> bytearray:
         encoding = exchange.fields[b"content-encoding"].decode("latin-1")

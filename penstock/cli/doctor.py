@@ -9,7 +9,7 @@ import importlib.util
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 import orjson
@@ -18,7 +18,11 @@ from penstock.cli.options import fleet_options, option
 from penstock.cli.settings import transport_settings
 from penstock.promises.breach import Breach
 from protocol.errors import FleetError
+from protocol.transport.facts import KafkaFacts
 from protocol.transport.settings import TransportSettings
+
+_SILENCE: Final = 5.0
+"""Seconds after which a worker counts as gone."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -111,9 +115,12 @@ def _gpus() -> Iterator[Finding]:
 def _repositories(paths: tuple[Path, ...]) -> Iterator[Finding]:
     from workers.backends import installed
     from workers.checking import Status, check
+    from workers.repository import ignored
 
     for path in paths:
         try:
+            for line in ignored([path]):
+                yield Finding(str(path), "warning", line)
             verdicts = list(check([path], installed()))
         except FleetError as exc:
             yield Finding(str(path), "problem", exc.message)
@@ -136,20 +143,41 @@ async def _servers(flags: dict[str, Any]) -> list[Finding]:
     kafka = await _server("kafka", transport.bus.open, transport.bus.healthy, transport.bus.close)
     redis = await _server("redis", transport.results.open, transport.results.healthy, transport.results.close)
     findings = [kafka, redis]
+    facts: list[KafkaFacts] = []
     if kafka.state == "ok":
-        findings += await _judged("kafka", _kafka(settings))
+        findings += await _judged("kafka", _kafka(settings, facts))
     if redis.state == "ok":
         findings += await _judged("redis", _redis(settings))
+    if facts and redis.state == "ok":
+        findings += await _workers(settings, {topic.name for topic in facts[0].topics})
     return findings
 
 
-async def _kafka(settings: TransportSettings) -> list[Breach]:
+async def _workers(settings: TransportSettings, topics: set[str]) -> list[Finding]:
+    from penstock.cli.alive import judged
+    from protocol.transport import open_transport
+
+    transport = open_transport(settings)
+    try:
+        await transport.results.open()
+        since = await transport.results.now() - _SILENCE
+        beats = [beat for beat in await transport.directory.workers() if beat.at >= since]
+    except FleetError as exc:
+        return [Finding("workers", "problem", exc.message)]
+    finally:
+        await transport.results.close()
+    return [Finding("workers", state, text) for state, text in judged(beats, topics, settings.names)]
+
+
+async def _kafka(settings: TransportSettings, facts: list[KafkaFacts]) -> list[Breach]:
+    """What breaks promises; the facts are put into the list."""
     from gateway.settings import GatewaySettings
     from penstock.promises.kafka import Needs, judge
     from protocol.transport.kafka_facts import read_kafka
 
     longest = max(GatewaySettings().max_timeout, settings.result_ttl)
-    return judge(await read_kafka(settings), Needs(longest, settings.session_timeout, settings.prefix))
+    facts.append(await read_kafka(settings))
+    return judge(facts[0], Needs(longest, settings.session_timeout, settings.prefix))
 
 
 async def _redis(settings: TransportSettings) -> list[Breach]:

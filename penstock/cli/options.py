@@ -105,7 +105,7 @@ model_options = options(
     option("--exit-on-error/--no-exit-on-error", default=True, envvar="PENSTOCK_EXIT_ON_ERROR", help="End when a model cannot be loaded at start."),  # noqa: E501
     option("--default-max-batch-size", type=int, default=32, help="Of models that can batch and do not say how much."),
     option("--partitions", type=int, default=4, help="Of a topic that has to be created: so many workers can share one model version. Four are cheap (an entry in every fetch and a log segment each) and let a model grow without repartitioning."),  # noqa: E501
-    option("--cores", type=int, default=0, help="CPU cores to share out between model instances; 0 for all."),
+    option("--cores", type=int, default=0, help="CPU cores to share out between model instances; 0 for all of its container."),
     option("--max-attempts", type=int, default=3, help="Runs that may die with a request in them before it goes to the dead letters."),  # noqa: E501
     option("--unload-grace", type=float, default=30.0, help="Seconds that an unloaded version's queue gets before the rest is refused."),  # noqa: E501
     option("--drain-grace", type=float, default=30.0, help="Seconds that work in flight gets after SIGTERM."),

@@ -31,6 +31,41 @@ _PARAMETERS = """\
 | `refuse_nan` | `false` | `true` answers a request whose outputs hold NaN with an error. |
 """
 
+_SIGNALS = """\
+## Signals
+
+| signal | `serve`, `worker` | `gateway` |
+| --- | --- | --- |
+| SIGTERM | what is in flight is answered, for at most the drain grace; a second signal ends that | the same |
+| SIGINT (Ctrl-C) | what is in flight gets one second; all has ended within two | the same limit of two seconds |
+| either, before it is ready | everything has ended within two seconds | SIGINT: at once |
+
+The exit code is 0 after an orderly end, 128 and the signal's number where something had to be left (130 for SIGINT).
+"""
+
+
+_EXITS = """\
+## Exit codes
+
+| code | meaning |
+| --- | --- |
+| 0 | Done. |
+| 1 | A look found something: a model that is refused, a problem, a promise that broke. Or: a bug, with a traceback. |
+| 2 | Wrong usage: an unknown flag, a value of the wrong kind, a file that is not there. |
+| 3 | Wrong input or settings. |
+| 4 | Not found, or no longer there. |
+| 5 | The API key is missing or wrong. |
+| 6 | Not offered. |
+| 7 | Not reachable, or busy: try again later. |
+| 8 | Too late. |
+| 9 | Cancelled. |
+| 10 | The model failed. |
+| 11 | An internal error. |
+| 12 | `penstock verify`: nothing was delivered twice, so that the run proves nothing. |
+| 130 | Ctrl-C. |
+| 141 | Whoever read the output has gone, as in `penstock models \\| head -1`. |
+"""
+
 
 def page() -> str:
     """The whole page, as Markdown."""
@@ -39,7 +74,7 @@ def page() -> str:
         command = importlib.import_module(f"penstock.cli.{name}").command
         sections += _command(name, summary, command)
     sections.append("## config.pbtxt\n\n" + "\n".join(_fields()) + "\n")
-    sections.append(_PARAMETERS)
+    sections += [_PARAMETERS, _SIGNALS, _EXITS]
     return "\n".join(sections)
 
 

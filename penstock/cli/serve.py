@@ -99,7 +99,28 @@ async def _serve(model_file: tuple[ModelFile, ...], flags: dict[str, Any]) -> No
         WorkerSettings(model_file=model_file, **chosen(WorkerSettings, flags)),
         transport_settings(**flags),
     )
+    if flags["http_port"] == flags["metrics_port"] != 0:
+        raise ConfigError(
+            f"--http-port and --metrics-port are both {flags['http_port']}; choose another for one of them"
+        )
+    for flag in ("http_port", "metrics_port"):
+        _require_free(flags["host"], flag, flags[flag])
     await fleet.run(lambda: print("\n".join(_served(fleet, flags)), flush=True))
+
+
+def _require_free(host: str, flag: str, port: int) -> None:
+    """Look before models are loaded, which takes a while. Whoever takes the port in between is found when it is listened on.
+
+    Raises:
+        ConfigError: another process listens there, or nobody can.
+    """
+    from gateway.rest.server import bind
+
+    if port:
+        try:
+            bind(host, port).close()
+        except ConfigError as error:
+            raise ConfigError(error.message.replace("--http-port", f"--{flag.replace('_', '-')}")) from None
 
 
 def _served(fleet: OneProcess, flags: dict[str, Any]) -> Iterator[str]:

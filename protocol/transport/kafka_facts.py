@@ -109,7 +109,7 @@ async def _unread(
         lost += max(0, starts[place] - position) if position >= 0 else 0
         if max(position, starts[place]) < ends[place]:
             record = await fetch_one(client_of(consumer), place, max(position, starts[place]))
-            oldest = max(oldest, now - record.timestamp if record is not None else 0.0)
+            oldest = max(oldest, now - record.timestamp if record is not None and record.timestamp > 0 else 0.0)
     return dataclasses.replace(topic, oldest_unread=oldest, lost=lost)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, quoted
 from protocol.limits import require_seconds
 from protocol.naming import Names
 
@@ -56,7 +56,7 @@ class TransportSettings:
                 and not (host and port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 65536)
             ):
                 raise ConfigError(
-                    f"--kafka has {server.strip()!r}; a bootstrap server is HOST:PORT, and several are divided by commas"
+                    f"--kafka has {quoted(server.strip())}; a bootstrap server is HOST:PORT, and several are divided by commas"
                 )
         for name in ("session_timeout", "heartbeat_interval", "fetch_max_wait", "result_ttl", "connect_timeout"):
             require_seconds(name, getattr(self, name))

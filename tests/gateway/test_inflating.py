@@ -133,6 +133,28 @@ async def test_what_is_refused_is_freed_at_once_and_not_when_the_collector_comes
     assert peak < 2.5 * limit
 
 
+async def test_a_call_that_waits_holds_its_record_and_not_the_body_it_came_from(fleet: Site) -> None:
+    worker = await fleet.worker(ANY)
+    worker.open.clear()
+    gateway = await fleet.gateway()
+    body = gzip.compress(b" " * 15_000_000 + orjson.dumps(floats(10)), compresslevel=9)
+    tracemalloc.start()
+    try:
+        calls = []
+        for headers in ({}, {"idempotency_key": "a"}, {"idempotency_key": "a"}, {"idempotency_key": "b"}):
+            call = gateway.infer(body, "any", content_encoding="gzip", penstock_timeout_ms="100000", **headers)
+            calls.append(asyncio.ensure_future(call))
+        await until(lambda: gateway.metric("penstock_gateway_inflight") == 4, 60)
+        await until(lambda: not gateway.gateway._http._door.json._work)
+        current, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    worker.open.set()
+
+    assert {answer.status_code for answer in await asyncio.gather(*calls)} == {200}
+    assert current < 8_000_000
+
+
 async def test_a_deadline_holds_while_a_body_waits_to_be_inflated(fleet: Site) -> None:
     await fleet.worker(ANY)
     gateway = await fleet.gateway()

@@ -54,3 +54,22 @@ def shell(line: str, folder: Path) -> str:
     )
     assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+@pytest.mark.timeout(240)
+def test_a_torchscript_file_is_served_with_the_configuration_that_the_page_shows(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    (config,) = re.findall(r"^  ```\n(.*?)^  ```", PAGE, re.MULTILINE | re.DOTALL)
+    folder = tmp_path / "models" / "net"
+    (folder / "1").mkdir(parents=True)
+    (folder / "config.pbtxt").write_text(config)
+    code = "import torch; torch.jit.script(torch.nn.Linear(4, 2)).save('models/net/1/model.pt')"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, check=True)
+
+    process = Process("serve", tmp_path / "serve.log", "serve", "--model-repository", str(tmp_path / "models"))
+    try:
+        with Client(process.url) as client:
+            wait_for("the server", client.ready, within=150)  # torch is imported, on a CPU that is left to others
+        assert "OUTPUT__0 [3, 2]" in shell(f"penstock infer net --random 3 --url {process.url}", tmp_path)
+    finally:
+        process.stop()

@@ -83,6 +83,7 @@ CASES: list[tuple[tuple[str, ...], int, str]] = [
     ((*SERVE, "--host", "0.0.0.0"), 3, "no API key is set"),
     ((*SERVE, "--host", "no such host", "--api-key", "k"), 3, "cannot listen on no such host"),
     ((*SERVE, "--host", "0.0.0.0", "--api-key", "ключ"), 3, "printable ASCII"),
+    ((*SERVE, "--http-port", "18999", "--metrics-port", "18999"), 3, "are both 18999"),
     ((*SERVE, "--prefix", "UPPER"), 3, "prefix 'UPPER' must match"),
     ((*SERVE, "--load-model", "x"), 3, "load_model has a meaning only with model_control_mode explicit"),
     ((*SERVE, "--model-control-mode", "explicit", "--load-model", "x"), 3, "failed to load 'x'"),

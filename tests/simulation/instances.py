@@ -115,6 +115,7 @@ class SimThread(ThreadExecutor):
         self._worker = worker
         self._clock = worker.clock
         self._instance = SimInstance(CONFIG)
+        self._keep = lambda raw: raw
         self._completions: Completions | None = None
         self._jobs: collections.deque[Job] = collections.deque()
         self._running = False

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from tests.triton.case import Case, infer, tensor, two
+from tests.triton.case import Case, get, infer, tensor, two
 
 
 def parameters() -> Iterator[Case]:
@@ -124,6 +124,7 @@ def models() -> Iterator[Case]:
         {"inputs": [tensor("X", "FP32", [2])], "outputs": [{"name": "Y"}]},
     )
     yield infer("a model without inputs and outputs", "neither", {"inputs": []})
+    yield get("statistics after one call", "/v2/models/relative/stats")
     yield infer("a completed model", "completed", {"inputs": [tensor("X", "FP32", [1, 2])]})
 
 

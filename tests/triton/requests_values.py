@@ -94,6 +94,18 @@ def binary() -> Iterator[Case]:
         np.array([0.5, 1], np.float16).tobytes(),
         model="types",
     )
+    yield body(
+        "BF16 binary",
+        {"inputs": [binary("BF16", 4, "BF16", [2])], "parameters": {"binary_data_output": True}},
+        b"\x00\x3f\x80\x3f",
+        model="types",
+    )
+    yield body(
+        "BOOL binary of another number",
+        {"inputs": [binary("BOOL", 2, "BOOL", [2])], "parameters": {"binary_data_output": True}},
+        b"\x01\x02",
+        model="types",
+    )
     text = b"\x02\0\0\0ab\x00\0\0\0"
     yield body("BYTES binary", {"inputs": [binary("T", 10, "BYTES", [2])]}, text, model="text")
     yield body(

@@ -72,6 +72,20 @@ class TestNoDifference:
         assert found.verified == ("configuration",)
 
 
+def test_a_model_that_calls_other_models_is_said_to_fail_there(tmp_path: Path) -> None:
+    folder = tmp_path / "m" / "1"
+    folder.mkdir(parents=True)
+    (tmp_path / "m" / "config.pbtxt").write_text("max_batch_size: 0" + TENSORS)
+    (folder / "model.py").write_text("import triton_python_backend_utils as pb\npb.InferenceRequest('m').exec()\n")
+
+    (found,) = check([tmp_path], BACKENDS)
+
+    assert found.status is Status.DIFFERS
+    assert found.reasons == (
+        "model.py uses pb.InferenceRequest (calls of other models), which is not offered: it fails when it gets there",
+    )
+
+
 class TestTrying:
     """What comes of loading a model and letting it answer."""
 

@@ -302,3 +302,39 @@ async def test_nothing_of_a_failing_batch_is_printed_line_by_line(tmp_path: Path
             job = await model.run(request(1.0))
     assert "not today" in str(job.error)
     assert [line for line in logs if "Traceback" in line["event"] or "not today" in line["event"]] == []
+
+
+WITHOUT = {
+    "triton": """
+        import numpy as np
+        import triton_python_backend_utils as pb_utils
+
+        class TritonPythonModel:
+            def execute(self, requests):
+                made = [[pb_utils.Tensor("Y", np.full(1, len(r.inputs()), np.float32))] if OUTPUT else [] for r in requests]
+                return [pb_utils.InferenceResponse(tensors) for tensors in made]
+    """,
+    "short": """
+        import numpy as np
+
+        class Model:
+            def predict(self, **inputs):
+                return {"Y": np.full(1, len(inputs), np.float32)} if OUTPUT else {}
+    """,
+}
+
+
+@BOTH
+@pytest.mark.parametrize("form", ["triton", "short"])
+@pytest.mark.parametrize("side", ["input", "output"])
+async def test_a_model_may_have_no_inputs_or_no_outputs(tmp_path: Path, form: str, side: str, isolation: str) -> None:
+    config = 'backend: "python" max_batch_size: 0 '
+    config += 'input [ { name: "X" data_type: TYPE_FP32 dims: [ 1 ] } ]' if side == "output" else ""
+    config += 'output [ { name: "Y" data_type: TYPE_FP32 dims: [ 1 ] } ]' if side == "input" else ""
+    code = WITHOUT[form].replace("OUTPUT", str(side == "input"))
+    if form == "short":
+        code = code.replace("class Model:", f"class Model:\n            max_batch_size, {side}s = 0, {{}}")
+    given = (from_array("X", np.ones(1, np.float32)),) if side == "output" else ()
+    async with running(chosen(version_of(tmp_path, code, config), isolation)) as model:
+        (outcome,) = await model.ask(InferRequest("id", "m", "1", given))
+    assert values(outcome) == ([[0.0]] if side == "input" else [])

@@ -272,6 +272,13 @@ class TestSingleFile:
         with pytest.raises(ConfigError, match=r"m.onnx' cannot be read: Input/output error"):
             single_file(ModelFile(tmp_path / "m.onnx"))
 
+    @pytest.mark.timeout(10)
+    def test_a_pipe_is_not_waited_for(self, tmp_path: Path) -> None:
+        for name in ("model", "model.onnx"):
+            os.mkfifo(tmp_path / name)
+            with pytest.raises(ConfigError, match=r"is not a model file|there is no file"):
+                single_file(ModelFile(tmp_path / name))
+
     @pytest.mark.parametrize(
         ("name", "message"),
         [("model.h5", "is not a model file; known suffixes are: .plan, .onnx"), ("none.onnx", "there is no file")],
