@@ -120,12 +120,12 @@ def decode_request(  # noqa: PLR0913  # a record's parts, by name
         CodecError: naming what is wrong.
         ManyElements: it has more BYTES elements than that.
     """
-    fields = fields_of(headers)
-    schema = fields.get("schema", SCHEMA)
+    fields = dict(headers)
+    schema = fields.get("schema") or SCHEMA
     if schema != SCHEMA:
         raise CodecError(f"schema {quoted(schema[:64])} is not known; this reader speaks {SCHEMA.decode()}")
     name = fields_text(fields, "id") or default_id
-    if fields.get("content-type", MSGPACK) == JSON:
+    if fields.get("content-type") == JSON:
         body = v2.parse_json(value, most)
         request = InferRequest(name, model, version, body.inputs, body.output_names, body.parameters, body.id)
     else:
@@ -150,42 +150,34 @@ def _request(name: str, model: str, version: str, head: dict[str, Any], tail: me
     return InferRequest(name, model, version, inputs, names_of(head.get("outputs", ())), parameters, label)
 
 
-def fields_of(headers: Headers) -> dict[str, bytes]:
-    """The headers by name, without those that are null or empty: Kafka's carrier does not tell one from the other."""
-    fields = dict(headers)
-    if all(fields.values()):
-        return fields  # type: ignore[return-value]  # none of them is None
-    return {name: value for name, value in fields.items() if value}
-
-
-def _read_headers(request: InferRequest, fields: Mapping[str, bytes], timestamp: float) -> None:
+def _read_headers(request: InferRequest, fields: Mapping[str, bytes | None], timestamp: float) -> None:
     stamps = fields.get("stamps")
-    if stamps is not None and len(stamps) == _STAMPS.size:
+    if stamps and len(stamps) == _STAMPS.size:
         accepted, published = _STAMPS.unpack(stamps)
         request.accepted, request.published = plausible(accepted / 1e6), plausible(published / 1e6)
     else:
         request.accepted = request.published = plausible(timestamp)
     request.reply_to = fields_text(fields, "reply-to")
-    if "principal" in fields:
-        request.principal = fields_text(fields, "principal") or ANONYMOUS
-    if "deadline" in fields:
-        request.deadline = _number(fields["deadline"], "deadline") / 1e6
-    if "priority" in fields:
-        request.priority = _number(fields["priority"], "priority")
-    if "timeout" in fields:
-        request.timeout = _number(fields["timeout"], "timeout") / 1e6
-    if "traceparent" in fields:
-        request.traceparent = fields_text(fields, "traceparent")
-    request.claimed = "claimed" in fields
+    request.principal = fields_text(fields, "principal") or ANONYMOUS
+    if deadline := fields.get("deadline"):
+        request.deadline = _number(deadline, "deadline") / 1e6
+    if priority := fields.get("priority"):
+        request.priority = _number(priority, "priority")
+    if timeout := fields.get("timeout"):
+        request.timeout = _number(timeout, "timeout") / 1e6
+    request.traceparent = fields_text(fields, "traceparent")
+    request.claimed = bool(fields.get("claimed"))
 
 
-def fields_text(fields: Mapping[str, bytes], name: str) -> str:
-    """A header's text, "" where absent.
+def fields_text(fields: Mapping[str, bytes | None], name: str) -> str:
+    """A header's text, "" where absent or null.
 
     Raises:
         CodecError: it is not UTF-8 or longer than 1,024 bytes.
     """
-    raw = fields.get(name, b"")
+    raw = fields.get(name)
+    if not raw:
+        return ""
     try:
         if len(raw) > 1024:
             raise CodecError(f"header '{name}' has {len(raw)} bytes; at most 1024 are allowed")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from protocol.codec import decode_request, fields_of, fields_text, plausible
+from protocol.codec import decode_request, fields_text, plausible
 from protocol.errors import CodecError, FleetError, InvalidArgument
 from protocol.messages import ANONYMOUS, Failure, InferRequest
 from protocol.naming import Names, ref
@@ -68,7 +68,7 @@ class Reader:
 
     def addressee(self, record: Record, token: int, now: float) -> Entry | None:
         """An entry by which the sender of an undecodable record can be told; None where its headers name nobody."""
-        fields = fields_of(record.headers)
+        fields = dict(record.headers)
         try:
             request = InferRequest(fields_text(fields, "id"), self.model, self.version, ())
             request.principal = fields_text(fields, "principal") or ANONYMOUS

@@ -118,7 +118,7 @@ class Log:
 
 def logged(record: Any, number_of: Callable[[Any], int | None]) -> Logged:
     """What the judge needs to know of a record of an infer topic."""
-    fields = codec.fields_of(record.headers)
+    fields = {name: value for name, value in record.headers if value}
     stamps, deadline = fields.get("stamps", b""), fields.get("deadline", b"")
     accepted = int.from_bytes(stamps[:8], "big") / 1e6 if len(stamps) == 16 else 0.0
     return Logged(
