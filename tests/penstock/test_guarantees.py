@@ -71,10 +71,13 @@ def test_the_settings_that_it_recommends_break_nothing() -> None:
 
 
 def test_the_metrics_that_it_names_are_exported() -> None:
-    named = set(re.findall(r"`penstock_worker_([a-z_]+?)(?:_total)?`", PAGE))
-    text = (ROOT / "workers" / "metrics.py").read_text()
+    named = set(re.findall(r"`penstock_(worker|gateway)_([a-z_]+?)(?:_total)?`", PAGE))
+    texts = {
+        "worker": (ROOT / "workers" / "metrics.py").read_text(),
+        "gateway": (ROOT / "gateway" / "metrics.py").read_text().replace('"penstock_gateway_', '"'),
+    }
 
-    assert named == set(
-        re.findall(r"`penstock_([a-z_]+)", PAGE.replace("penstock_worker_", "penstock_").replace("_total", ""))
-    )
-    assert all(f'("{name}"' in text or f'        "{name}"' in text for name in named)
+    assert len(named) == len(set(re.findall(r"`(penstock_[a-z_]+)", PAGE)))
+    assert {side for side, _ in named} == {"worker", "gateway"}
+    for side, name in named:
+        assert re.search(rf'^ *[^ ]*"{name}"|\("{name}"', texts[side], re.MULTILINE), name
