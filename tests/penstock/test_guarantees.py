@@ -15,7 +15,8 @@ from protocol.transport.facts import KafkaFacts, RedisFacts, TopicFacts
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "guarantees.md").read_text()
 SECTIONS = dict(re.findall(r"^### (I\d+) (.*?)(?=^### |\Z)", PAGE, re.MULTILINE | re.DOTALL))
-NAMED = sorted(set(re.findall(r"`(tests/[^`]+)`", PAGE)))
+STRANGERS = (ROOT / "docs" / "strangers.md").read_text()
+NAMED = sorted(set(re.findall(r"`(tests/[^`]+)`", PAGE + STRANGERS + (ROOT / "SECURITY.md").read_text())))
 
 
 def test_there_are_twelve_promises() -> None:
@@ -26,7 +27,7 @@ def test_there_are_twelve_promises() -> None:
 def test_every_test_that_it_names_is_there(named: str) -> None:
     path, _, function = named.partition("::")
 
-    assert (ROOT / path).is_file(), f"docs/guarantees.md names {path}"
+    assert (ROOT / path).exists(), f"docs/guarantees.md, docs/strangers.md or SECURITY.md names {path}"
     if function:
         assert re.search(rf"^\s*(async )?def {function}\(", (ROOT / path).read_text(), re.MULTILINE), named
 
