@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import os
 import signal
 import struct
 import sys
@@ -33,6 +34,8 @@ WRITE: Final = b"w"
 _HEAD: Final = struct.Struct(">cII")
 _DONE: Final = b"+"
 _FAILED: Final = b"-"
+_NICE: Final = 10
+"""Large documents leave the cores to the event loop, which small calls wait for."""
 _READ_BUFFER: Final = 4 * 1024 * 1024
 _SKIP: Final = 1024 * 1024
 
@@ -134,6 +137,7 @@ class _Frame:
 def main() -> None:
     """The child's side: answer frames until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(_NICE)
     while frame := _read(sys.stdin.buffer):
         try:
             note, parts = _answer(frame)
