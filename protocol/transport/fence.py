@@ -231,8 +231,10 @@ class Fences:
         return self.dropped + len(self._order)
 
     def newest(self, count: int) -> list[tuple[str, float]]:
-        """The refs and expiries of the last `count` bare fences made, oldest first."""
-        return [(ref, self._shard(ref)[ref]) for ref in (self._order[-n] for n in range(count, 0, -1))]
+        """The refs and expiries of the last `count` bare fences made, oldest first; of those that are there."""
+        refs = [self._order[-n] for n in range(count, 0, -1)]
+        # A ref that was fenced twice goes with the first of the two.
+        return [(ref, expires) for ref in refs if (expires := self._shard(ref).get(ref)) is not None]
 
     def restore(self, ref: str, stream: Stream | float) -> None:
         """Put back what was saved: a stream, or the expiry of a bare fence."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.admission import Admission, Limits
+from gateway.admission import SHARE, Admission, Limits
 from gateway.budget import Budget, Budgets, Share
 from protocol.errors import Exhausted
 
@@ -111,6 +111,6 @@ def _call(admission: Admission, waiting: list[int], enters: bool, size: int) -> 
     try:
         admission.admit("t", size)
     except Exhausted:
-        assert size > room
+        assert size > room or sum(waiting) > SHARE * room
     else:
         waiting.append(size)

@@ -155,8 +155,11 @@ class SimConsumer:
 
     async def _join(self) -> None:
         given = self._loop.create_future()
-        await self._network.call("kafka", lambda: self._coordinator.join(self, given))
-        self.generation, self._owned = await given
+        try:
+            await self._network.call("kafka", lambda: self._coordinator.join(self, given))
+            self.generation, self._owned = await given
+        finally:
+            given.cancel()  # an answer that was lost on its way is awaited by nobody
         await self._announce()
 
     async def _announce(self) -> None:
