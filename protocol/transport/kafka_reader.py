@@ -113,7 +113,9 @@ class Follower:
             fetch_when_free(consumer)
             read_strangers(consumer, self._room)
             consumer.assign(self._places)
-            await self._moved(client_of(consumer))  # before anything is read: it may be another one when there is time to ask
+            await self._moved(
+                client_of(consumer)
+            )  # before anything is read: it may be another one when there is time to ask
             starts = await consumer.beginning_offsets(self._places)
             ends = await consumer.end_offsets(self._places)
             for place in self._places:
