@@ -283,6 +283,14 @@ def test_bare_fences_are_bounded_and_the_oldest_go_first() -> None:
     assert [fences.look(f"{n}", 0.0) is None for n in (0, oldest - 1, oldest)] == [True, True, False]
 
 
+def test_a_request_that_was_fenced_twice_can_be_saved_when_the_first_fence_has_gone() -> None:
+    fences = Fences()
+    for now in (0.0, 60.0):
+        fences.finish([Answer("a", b"", "g", 1.0)], now, 60.0, ("g",))
+    fences.expire(120.0, 1)
+    assert (fences.made - fences.dropped, fences.newest(1)) == (1, [])
+
+
 def test_forgetting_goes_in_small_steps() -> None:
     fences = Fences()
     fences.finish([Answer(f"{n}", b"x") for n in range(100)], 0.0, 10.0)
