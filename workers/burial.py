@@ -76,13 +76,13 @@ class Burial:
         """Bury a request that this worker went wrong on, so that its record ends."""
         log.error("a record could not be handled", request=entry.payload.id, topic=self._reader.topic, exc_info=error)
         assert entry.record is not None
-        letter = Letter(entry.record, Reason.DEFECT, text_of(error), class_name(error))
+        letter = Letter(entry.record, Reason.DEFECT, described(error), class_name(error))
         told = "the worker went wrong on this request, which is in the dead letters; its log says how"
         self._spawn(self._bury(entry, letter, Failure(Code.INTERNAL, told)))
 
     async def _bury_unreadable(self, hopeless: Sequence[Hopeless], now: float) -> None:
         await self._publish(
-            [Letter(record, Reason.UNDECODABLE, text_of(error), class_name(error)) for record, _, error in hopeless]
+            [Letter(record, Reason.UNDECODABLE, described(error), class_name(error)) for record, _, error in hopeless]
         )
         for record, token, error in hopeless:
             try:
@@ -95,7 +95,7 @@ class Burial:
             if entry is None:
                 self._tracker.done(record.partition, record.offset, token)
             else:
-                self._refuse(entry, Failure(Code.INVALID_ARGUMENT, text_of(error)), FailureReason.OTHER)
+                self._refuse(entry, Failure(Code.INVALID_ARGUMENT, described(error)), FailureReason.OTHER)
         self._on_done()
 
     async def _bury(self, entry: Entry, letter: Letter, failure: Failure) -> None:
@@ -118,8 +118,3 @@ class Burial:
             await self._letters.bury(letters)
         finally:
             self.pending -= len(letters)
-
-
-def text_of(error: Exception) -> str:
-    """What a letter says of it."""
-    return described(error)

@@ -2,9 +2,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
-from collections.abc import Callable
-from types import FrameType
 
 import pytest
 from hypothesis import settings
@@ -14,6 +11,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from gateway.pending import SWEEP_AFTER, SWEEP_AT_MOST, Call, Pending
 from protocol.messages import InferReply
 from protocol.ports import Wake
+from tests.counting import lines_of
 
 
 def new_call(ref: str = "r", deadline: float = math.inf, **fields: object) -> Call:
@@ -104,24 +102,6 @@ def test_a_ref_with_several_waiters_is_swept_once() -> None:
     assert pending.sweep(2.0) == ["r"]
 
 
-def _steps(act: Callable[[], object]) -> int:
-    """How many lines of Python that takes."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, _: object) -> object:
-        nonlocal count
-        count += event == "line"
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        act()
-    finally:
-        sys.settrace(before)
-    return count
-
-
 @pytest.mark.parametrize("at", [0, 1, 500, 998, 999])
 def test_one_of_a_thousand_who_wait_for_the_same_answer_leaves_in_few_steps(at: int) -> None:
     pending = Pending()
@@ -129,7 +109,7 @@ def test_one_of_a_thousand_who_wait_for_the_same_answer_leaves_in_few_steps(at: 
     for call in calls:
         pending.register(call, 0.0)
 
-    assert _steps(lambda: pending.drop(calls[at])) < 25
+    assert lines_of(lambda: pending.drop(calls[at])) < 25
     assert len(list(pending)) == len(pending) == 999
 
 

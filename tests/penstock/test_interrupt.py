@@ -121,18 +121,7 @@ def test_while_a_server_imports_its_modules(tmp_path: Path, module: str) -> None
 @pytest.mark.parametrize("command", ["serve", "worker"])
 def test_while_a_slow_model_loads(tmp_path: Path, command: str, when: str, isolation: str) -> None:
     busy = model(tmp_path / "models", when, isolation)
-    line = [
-        sys.executable,
-        "-m",
-        "penstock",
-        "serve",
-        "--model-repository",
-        str(tmp_path / "models"),
-        "--http-port",
-        "0",
-        "--metrics-port",
-        "0",
-    ]
+    line = serving(tmp_path)
     if command == "worker":
         line = [sys.executable, "-c", SUPERVISED, str(tmp_path / "models")]
     with started(*line) as process:
@@ -148,6 +137,12 @@ def test_while_a_slow_model_loads(tmp_path: Path, command: str, when: str, isola
     else:  # nothing can interrupt a thread
         assert code == 128 + signal.SIGINT
         assert "ended by SIGINT; something did not end" in said
+
+
+def serving(tmp_path: Path) -> list[str]:
+    """The command line of a server of the models there."""
+    options = ["--model-repository", str(tmp_path / "models"), "--http-port", "0", "--metrics-port", "0"]
+    return [sys.executable, "-m", "penstock", "serve", *options]
 
 
 SUPERVISED = """
@@ -168,18 +163,7 @@ def calling(tmp_path: Path, seconds: float, isolation: str) -> Iterator[tuple[su
     """A server with a call running for so long, and where its answer will be."""
     busy = model(tmp_path / "models", "never", isolation)
     answers: list[object] = []
-    line = [
-        sys.executable,
-        "-m",
-        "penstock",
-        "serve",
-        "--model-repository",
-        str(tmp_path / "models"),
-        "--http-port",
-        "0",
-        "--metrics-port",
-        "0",
-    ]
+    line = serving(tmp_path)
     with started(*line) as process:
         assert process.stdout is not None
         url = next(

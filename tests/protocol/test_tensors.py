@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,7 @@ from hypothesis import strategies as st
 
 from protocol.errors import CodecError
 from protocol.tensors import Tensor, bytes_elements, check_bytes, check_shape, check_size, from_array, pack_bytes
+from tests.counting import lines_of
 from tests.strategies import arrays, tensors
 from tests.walks import walks
 
@@ -121,34 +120,17 @@ def _complaint(look: Callable[[Tensor], object], tensor: Tensor) -> str:
 def test_four_million_empty_strings_are_checked_in_few_steps() -> None:
     tensor = Tensor("x", "BYTES", (4 * 2**20,), bytes(16 * 2**20))
     with walks() as seen:
-        lines = _lines_of(check_bytes, tensor)
+        lines = lines_of(lambda: check_bytes(tensor))
 
     assert seen == [4 * 2**20]
     assert lines < 1000, "it took nine seconds when each was a turn of a loop"
 
 
-def _lines_of(function: Callable[[Tensor], object], tensor: Tensor) -> int:
-    """How many lines of Python that takes."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, _: object) -> object:
-        nonlocal count
-        count += event == "line"
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        function(tensor)
-    finally:
-        sys.settrace(before)
-    return count
-
-
 def test_a_shape_of_more_strings_than_the_data_has_room_for_is_refused_unwalked() -> None:
     data = pack_bytes([b"", b"a"] * 5000)
 
-    assert _lines_of(lambda t: _complaint(check_bytes, t), Tensor("x", "BYTES", (2**20,), data)) < 50
+    tensor = Tensor("x", "BYTES", (2**20,), data)
+    assert lines_of(lambda: _complaint(check_bytes, tensor)) < 50
     with pytest.raises(
         CodecError, match="expected 1048576 string elements for inference input 'x', got 11250 or fewer"
     ):
