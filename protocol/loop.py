@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
@@ -65,14 +65,21 @@ class Asked(asyncio.Event):
 
 
 def run(main: Coroutine[Any, Any, T], end_within: float = END_WITHIN) -> T:
-    """Run to the end. The process belongs to this call: see the top of this file."""
+    """Run to the end. The process belongs to this call while it lasts: see the top of this file."""
     _guarded[:] = [end_within]
+    try:
+        with asyncio.Runner(loop_factory=_new_loop()) as runner:
+            return runner.run(main)
+    finally:
+        _guarded.clear()
+
+
+def _new_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     if importlib.util.find_spec("uvloop") is None:
-        return asyncio.run(main)
+        return None
     import uvloop
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(main)
+    return uvloop.new_event_loop
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from protocol import loop
 from protocol.loop import QUICK, Asked, stop_signals, until
 
 
@@ -72,3 +73,20 @@ loop.run(main(), 0.3)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == code, done.stderr
     assert ("something did not end" in done.stderr) == (code != 0)
+
+
+async def _told(number: int) -> None:
+    with loop.stop_signals() as asked:
+        os.kill(os.getpid(), number)
+        await asked.wait()
+
+
+def test_a_process_is_ended_only_while_it_belongs_to_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that runs a fleet inside itself, as a test does, is not ended by a signal that it handles later."""
+    ended: list[int] = []
+    monkeypatch.setattr(loop, "_end", lambda seconds, number: ended.append(number))
+
+    loop.run(asyncio.sleep(0))
+    asyncio.run(_told(signal.SIGINT))
+
+    assert ended == []
