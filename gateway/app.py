@@ -10,18 +10,18 @@ import secrets
 import structlog
 from prometheus_client import CollectorRegistry
 
-from gateway.claims import Claims
-from gateway.dispatcher import Dispatcher
+from gateway.background import Upkeep
+from gateway.calls.dispatcher import Dispatcher
+from gateway.calls.service import Service
+from gateway.durable.claims import Claims
 from gateway.metrics import GatewayMetrics
 from gateway.rest.server import HttpServer
-from gateway.service import Service
 from gateway.settings import GatewaySettings
-from gateway.upkeep import Upkeep
-from protocol.clock import Clock
 from protocol.errors import Unavailable
-from protocol.loop import spare_collector, stop_signals
 from protocol.naming import Names
-from protocol.status import StatusServer
+from protocol.runtime.clock import Clock
+from protocol.runtime.loop import spare_collector, stop_signals
+from protocol.runtime.status import StatusServer
 from protocol.transport import Transport
 
 _log = structlog.get_logger("gateway")

@@ -35,7 +35,7 @@ class GatewaySettings:
         allowed_hosts: names that `Host` and `Origin` may say besides localhost, loopback addresses and `host`; asked only where
             there is no `api_key`, so that a web page cannot call a gateway on its visitor's machine.
         max_queued_calls: accepted and not yet answered, in all; more is 429.
-        max_queued_bytes: held of requests and answers of all kinds (`gateway/budget.py`); more is 413, 429, 431 or 503.
+        max_queued_bytes: held of requests and answers of all kinds (`gateway/admission/budget.py`); more is 413, 429, 431 or 503.
         max_long_polls: waiting at once; more is 429.
         max_queued_calls_per_model: the same for one model version; 0 for its share: three times as many as are still free, which
             is three quarters of all for one alone. Bytes are shared in the same way.

@@ -30,7 +30,7 @@ from loadtest.results import Disturbance
 from loadtest.run import on_fresh_loop
 from loadtest.samples import Outcome, Samples
 from loadtest.systems import System, fleet, wait_until_ready
-from protocol.loop import spare_collector
+from protocol.runtime.loop import spare_collector
 
 SERVED: Final = "addsub"
 RATE: Final = 200.0

@@ -20,9 +20,9 @@ from pathlib import Path
 from infra.local.redis import RedisServer
 from protocol.naming import Names
 from protocol.ports import Answer, Claim, Wake
-from protocol.transport.redis import RedisStore
-from protocol.transport.redis_address import Address
-from protocol.transport.redis_connection import Connection, commands
+from protocol.transport.redis.address import Address
+from protocol.transport.redis.connection import Connection, commands
+from protocol.transport.redis.store import RedisStore
 from protocol.transport.settings import TransportSettings
 
 PREFIX = "memory"

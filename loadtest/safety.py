@@ -20,18 +20,20 @@ import psutil
 
 from loadtest import models, payloads
 from loadtest.results import SafetyCost
-from protocol.clock import Clock
+from protocol.heartbeat_codec import encode_heartbeat
 from protocol.messages import Heartbeat, InferRequest, ModelLoad, ModelState
-from protocol.presence import encode_heartbeat
+from protocol.runtime.clock import Clock
 from protocol.tensors import from_array
-from workers.children.executor import PARAMETER, ChildExecutor
-from workers.entries import Entry
-from workers.execution import Completions, Executor, Job
-from workers.framing import frame
-from workers.journal import Journal, Legacy
-from workers.loading import LoadedModel, Loader
-from workers.repository import ModelVersion, scan
-from workers.scheduling.types import Batch, Release
+from workers.batching.types import Batch, Release
+from workers.crash_journal import Journal, Legacy
+from workers.instances.executor import Completions
+from workers.instances.job import Entry, Executor, Job
+from workers.instances.loaded import LoadedModel
+from workers.instances.process.executor import PARAMETER, ChildExecutor
+from workers.lifecycle.loader import Loader
+from workers.repository.repository import scan
+from workers.repository.version import ModelVersion
+from workers.system.framing import frame
 
 MODEL: Final = "addsub-python"
 SIZES: Final = (1, 32)

@@ -14,7 +14,7 @@ import orjson
 from loadtest import direct, payloads
 from loadtest.connections import Address, HttpTarget
 from loadtest.run import CheckedTarget
-from protocol import presence
+from protocol import heartbeat_codec
 from protocol.errors import FleetError, InvalidArgument, NotFound, Unavailable
 from protocol.messages import Announcement, ModelState
 from protocol.naming import Names
@@ -106,7 +106,7 @@ async def newest_ready(bus: Bus, names: Names, model: str, version: str = "") ->
         if not records:
             break
         for entry in (
-            presence.decode_announcement(record.value)
+            heartbeat_codec.decode_announcement(record.value)
             for record in records
             if record.value and not (record.key or b"").startswith(b"/")
         ):

@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry
 
 from gateway.app import Gateway
 from gateway.settings import GatewaySettings
-from protocol.clock import Clock
-from protocol.loop import QUICK, stop_signals, until
+from protocol.runtime.clock import Clock
+from protocol.runtime.loop import QUICK, stop_signals, until
 from protocol.transport import open_transport
 from protocol.transport.settings import TransportSettings
 from workers.app import tune

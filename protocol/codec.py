@@ -1,4 +1,4 @@
-"""Messages to bytes and back, as records (`frames`) and their headers; golden files pin every form.
+"""Messages to bytes and back, as records (`frames`) and their headers; golden files pin every form. Pure.
 
 A request is a frame of head and tail, a reply one of head, tail and timing. A producer that finds frames awkward sends the head's
 map alone, with each tensor's bytes inline as `data`; or the V2 JSON body (`content-type: application/json`).

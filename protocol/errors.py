@@ -1,4 +1,4 @@
-"""The error taxonomy: one small tree, by whose fault it is. Doors (HTTP, gRPC, CLI) map `Code` once each.
+"""The error taxonomy: one small tree, by whose fault it is. Doors (HTTP, gRPC, CLI) map `Code` once each. Pure.
 
 Invariant: nothing below a door knows a status number; the wire carries the code's name.
 """

@@ -1,6 +1,6 @@
-"""One type per message that crosses a process boundary. Instances are treated as immutable once made.
+"""One type per message that crosses a process boundary. Instances are treated as immutable once made. Pure.
 
-Times are seconds since the epoch on the store's clock (see `protocol.clock`), as float; on the wire they are integer microseconds.
+Times are seconds since the epoch on the store's clock (`protocol.runtime.clock`), as float; on the wire integer microseconds.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Timing:
         compute_start, compute_end: the backend ran.
         emitted: the answer went to the result store.
         woken: the gateway received the answer (added there, not on the wire).
-        reason: why the batch was released: a value of `workers.scheduling.types.Release`.
+        reason: why the batch was released: a value of `workers.batching.types.Release`.
         batch_rows: rows in the batch that it ran in.
         batch_requests: requests in that batch.
         attempt: 1 for the first delivery, more after redelivery.

@@ -1,4 +1,4 @@
-"""Names of topics, groups, keys and channels: built and parsed here, nowhere else.
+"""Names of topics, groups, keys and channels: built and parsed here, nowhere else. Pure.
 
 Kafka allows `[a-zA-Z0-9._-]{1,249}` and treats `.` and `_` as equal when it looks for collisions, so a model name keeps letters,
 digits and `_`; every other byte of its UTF-8 becomes `-XX` (hexadecimal), and `-` becomes `--`. The mapping is reversible, and two

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
-from protocol.config_parts import TensorSpec
 from protocol.errors import InvalidArgument, of_request, quoted
 from protocol.model_config import ModelConfig
+from protocol.model_config.parts import TensorSpec
 from protocol.tensors import Tensor
 
 _BATCHING_NOTE: Final = (

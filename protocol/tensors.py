@@ -1,4 +1,4 @@
-"""Tensors as the Open Inference Protocol (V2) defines them: a name, a datatype, a shape and raw little-endian bytes.
+"""Tensors as the Open Inference Protocol (V2) defines them: a name, a datatype, a shape and raw little-endian bytes. Pure.
 
 Invariants: row-major, no padding; a BYTES element is a 4-byte little-endian length followed by that many bytes; shapes count
 elements, not bytes. Decoding never copies: `Tensor.array()` is a view of the buffer it came in.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from protocol.config_parts import FORMATS, PRIORITIES
 from protocol.model_config import (
     DynamicBatching,
     InstanceGroup,
@@ -18,6 +17,7 @@ from protocol.model_config import (
     Warmup,
     WarmupInput,
 )
+from protocol.model_config.parts import FORMATS, PRIORITIES
 from protocol.tensors import ITEM_SIZE
 
 words = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1, max_size=12)

@@ -7,8 +7,8 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from infra.local.redis import RedisServer
-from protocol.transport.redis_address import Address
-from protocol.transport.redis_connection import Connection, commands
+from protocol.transport.redis.address import Address
+from protocol.transport.redis.connection import Connection, commands
 
 
 async def ask(connection: Connection, *words: str | bytes) -> Any:

@@ -7,19 +7,19 @@ import os
 import signal
 import sys
 
-from workers import yielding
+from workers.system import cpu_yield
 
 END_WITHIN = 1.3
-"""Seconds, see `protocol.loop`; less than the supervisor's, which removes this worker from its groups then."""
+"""Seconds, see `protocol.runtime.loop`; less than the supervisor's, which removes this worker from its groups then."""
 
 
 def main() -> int:
     """Serve until told to stop; the exit code is 2 where a setting or a model is wrong, 1 for any other end by an error."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the worker says what it does then
-    yielding.begin()  # before the imports, which are most of a start
+    cpu_yield.begin()  # before the imports, which are most of a start
     gc.disable()  # until `app.tune`
-    from protocol import logs, loop
     from protocol.errors import FleetError
+    from protocol.runtime import logs, loop
     from workers.app import serve
     from workers.settings import from_environment
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-from protocol.loop import spare_collector
+from protocol.runtime.loop import spare_collector
 from protocol.transport import open_transport
 from protocol.transport.settings import TransportSettings
 from workers.settings import WorkerSettings

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+from protocol.dead_letter import MAX_ATTEMPTS
 from protocol.naming import Names
 from protocol.ports import Bus, Results
-from workers.journal import Journal
-from workers.patience import Patience
-from workers.verdicts import ATTEMPTS
+from workers.crash_journal import Journal
+from workers.retry import Patience
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Context:
     results: Results
     patience: Patience
     fence_ttl: float
-    max_attempts: int = ATTEMPTS
+    max_attempts: int = MAX_ATTEMPTS
     journal: Journal | None = None
     digest: str = ""
 

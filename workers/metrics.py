@@ -20,8 +20,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from workers.devices import Devices
-from workers.patience import Patience
-from workers.serving import Serving
+from workers.retry import Patience
+from workers.serving.serving import Serving
 from workers.statistics import Histogram, ModelStatistics
 
 _MICROSECONDS: Final = 1e6

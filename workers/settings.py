@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
+from protocol.dead_letter import MAX_ATTEMPTS
 from protocol.errors import ConfigError, quoted
 from protocol.limits import require_count, require_seconds
 from protocol.transport.settings import TransportSettings
-from workers import model_files
-from workers.completion import DEFAULT_MAX_BATCH_SIZE
-from workers.model_files import ModelFile
-from workers.verdicts import ATTEMPTS
+from workers.repository import model_files
+from workers.repository.completion import DEFAULT_MAX_BATCH_SIZE
+from workers.repository.model_files import ModelFile
 
 Mode = Literal["none", "poll", "explicit"]
 
@@ -95,7 +95,7 @@ class WorkerSettings:
     cores: int = 0
     load_threads: int = 2
     fence_ttl: float = 300.0
-    max_attempts: int = ATTEMPTS
+    max_attempts: int = MAX_ATTEMPTS
 
     def __post_init__(self) -> None:
         if self.model_control_mode not in get_args(Mode):

@@ -15,7 +15,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, Final
 
-from workers.pace import Pace
+from workers.latency import Pace
 
 SECONDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 ROWS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)

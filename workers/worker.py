@@ -16,22 +16,22 @@ from typing import Final
 import structlog
 from prometheus_client import CollectorRegistry
 
-from protocol.clock import Clock
 from protocol.errors import FleetError, Unavailable
-from protocol.loop import stop_signals, until
 from protocol.naming import Names
-from protocol.status import StatusServer
+from protocol.runtime.clock import Clock
+from protocol.runtime.loop import stop_signals, until
+from protocol.runtime.status import StatusServer
 from protocol.transport import Transport
-from workers import yielding
 from workers.context import Context
+from workers.crash_journal import Journal
 from workers.devices import Hardware, cores
-from workers.heartbeat import Asks, DirectoryOutlet, Outlet, PipeOutlet, Pulse, SupervisorGone
-from workers.journal import Journal
-from workers.loading import Loader
+from workers.lifecycle.loader import Loader
+from workers.lifecycle.models import Models
 from workers.metrics import WorkerMetrics
-from workers.models import Models
-from workers.patience import Patience
+from workers.retry import Patience
 from workers.settings import WorkerSettings, made_up_id
+from workers.supervision.heartbeat import Asks, DirectoryOutlet, Outlet, PipeOutlet, Pulse, SupervisorGone
+from workers.system import cpu_yield
 
 RESTART_PAUSE: Final = 1.0
 LOOK_INTERVAL: Final = 1.0
@@ -189,7 +189,7 @@ class Worker:
             self.metrics_port = await self._status.start(self._settings.metrics_host, self._settings.metrics_port)
 
     async def serve(self) -> None:
-        """Start, run until SIGTERM or SIGINT, then drain and close; a second signal ends the draining. See `protocol.loop`."""
+        """Start, run until SIGTERM or SIGINT, then drain and close; a second signal ends the draining (`protocol.runtime.loop`)."""
         with stop_signals() as asked:
             asked.ready = False
             try:
@@ -226,7 +226,7 @@ class Worker:
 
     async def _beat(self) -> None:
         if self._started:
-            yielding.end()
+            cpu_yield.end()
         await self._say()
         await asyncio.sleep(self._settings.heartbeat_interval)
 

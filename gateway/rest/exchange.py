@@ -8,8 +8,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from gateway.budget import Budgets
-from gateway.pending import Call
+from gateway.admission.budget import Budgets
+from gateway.calls.pending import Call
 from gateway.rest.bodies import Binary
 from gateway.rest.framing import Hosts
 from gateway.rest.turn import Turn

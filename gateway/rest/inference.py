@@ -12,8 +12,9 @@ import functools
 from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
-from gateway.catalog import Served
-from gateway.claims import Claims
+from gateway.calls.service import Service, Terms
+from gateway.catalogue.catalogue import Served
+from gateway.durable.claims import Claims
 from gateway.ids import fingerprint, keyed_id
 from gateway.rest import bodies
 from gateway.rest.access import Access
@@ -24,7 +25,6 @@ from gateway.rest.reading import UNCOUNTED
 from gateway.rest.responses import Responses
 from gateway.rest.routing import RouteCache
 from gateway.rest.turn import Turn
-from gateway.service import Service, Terms
 from protocol.errors import DeadlineExceeded, FleetError, InvalidArgument, NotFound, TooLarge, Unavailable, quoted
 from protocol.messages import InferReply
 from protocol.tensors import ManyElements

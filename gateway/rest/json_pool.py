@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Final
 
-from gateway.budget import Budget, Share
+from gateway.admission.budget import Budget, Share
 from gateway.rest.bodies import Binary
 from gateway.rest.json_process import PARSE, WRITE, JsonProcess
 from protocol.codec import encode_reply

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Final
 import orjson
 import structlog
 
-from gateway.budget import Share
+from gateway.admission.budget import Share
 from gateway.rest.bodies import render
 from protocol import v2
 from protocol.codec import decode_reply

@@ -21,7 +21,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from gateway.budget import Share
+from gateway.admission.budget import Share
 from gateway.rest.exchange import Endpoint, Exchange
 from gateway.rest.framing import Refused, fault, framing
 

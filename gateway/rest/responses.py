@@ -12,13 +12,13 @@ from typing import Any, Final
 
 import structlog
 
+from gateway.calls.service import Service
 from gateway.ids import trace_context
 from gateway.rest import bodies, compression
 from gateway.rest.connection import JSON_TYPE
 from gateway.rest.errors import STATUS, error_body, error_headers
 from gateway.rest.exchange import Exchange
 from gateway.rest.json_pool import JsonPool
-from gateway.service import Service
 from protocol.errors import FleetError, TooLarge
 from protocol.messages import InferReply
 from protocol.tensors import Buffer

@@ -17,15 +17,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway import statistics
-from gateway.requests import Requests, Standing
+from gateway.calls.service import Service
+from gateway.catalogue import statistics
+from gateway.durable.requests import Requests, Standing
 from gateway.rest import bodies
 from gateway.rest.access import Access
 from gateway.rest.errors import STATUS, error_body, error_headers
 from gateway.rest.json_pool import JsonPool
 from gateway.rest.reading import MAX_PLAIN_BODY
 from gateway.rest.responses import TEXT_PER_BYTE
-from gateway.service import Service
 from protocol.errors import Code, CodecError, FleetError, InvalidArgument, NotFound, TooLarge, Unsupported, quoted
 from protocol.messages import InferReply
 from protocol.v2 import ReplyBody

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 import httptools
 
-from gateway.budget import Budget, Share
+from gateway.admission.budget import Budget, Share
 
 Route = tuple[str, str]
 """Model and version; the version is "" where the URL names none."""

@@ -13,8 +13,9 @@ from typing import Any, Final, cast
 
 import uvicorn
 
-from gateway.claims import Claims
-from gateway.requests import Requests
+from gateway.calls.service import Service
+from gateway.durable.claims import Claims
+from gateway.durable.requests import Requests
 from gateway.rest.access import Access
 from gateway.rest.connection import InferConnection
 from gateway.rest.exchange import Endpoint, Response
@@ -23,7 +24,6 @@ from gateway.rest.inference import InferDoor
 from gateway.rest.routes import Routes
 from gateway.rest.turn import Turn
 from gateway.rest.unread import Unread
-from gateway.service import Service
 from protocol.errors import ConfigError
 from protocol.urls import authority
 

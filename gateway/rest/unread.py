@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-from gateway.budget import Budget, Share
+from gateway.admission.budget import Budget, Share
 
 Connection = TypeVar("Connection")
 

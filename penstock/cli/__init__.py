@@ -28,7 +28,7 @@ COMMANDS: Final = {
 """Every command and its line in `penstock --help`."""
 
 _SERVERS: Final = frozenset({"serve", "gateway", "worker"})
-"""Commands that say by themselves what SIGINT does (`protocol.loop`); before that it ends them at once (`penstock.entry`)."""
+"""Commands that handle SIGINT themselves (`protocol.runtime.loop`); until then it ends them at once (`penstock.entry`)."""
 _BROKEN_PIPE: Final = 141
 """As a shell says it of a program that SIGPIPE ended."""
 _BLAS_SLEEPS: Final = "OPENBLAS_THREAD_TIMEOUT", "20"

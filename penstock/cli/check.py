@@ -9,16 +9,17 @@ from pathlib import Path
 import click
 import orjson
 
-from workers import checking
 from workers.backends import installed, load_backend
-from workers.checking import Status, Verdict
-from workers.children import orders
-from workers.children.executor import ISOLATED, is_isolated
-from workers.children.spares import Spares
-from workers.completion import BackendMetadata
-from workers.placement import place
-from workers.repository import ModelVersion, ignored
-from workers.warmup import samples, warm_up
+from workers.checking import checking
+from workers.checking.checking import Status, Verdict
+from workers.instances.process import orders
+from workers.instances.process.executor import ISOLATED, is_isolated
+from workers.instances.process.pool import Spares
+from workers.instances.warmup import samples, warm_up
+from workers.repository.completion import BackendMetadata
+from workers.repository.placement import place
+from workers.repository.repository import ignored
+from workers.repository.version import ModelVersion
 
 
 @click.command()

@@ -243,7 +243,7 @@ def _case(settings: TransportSettings, models: tuple[str, ...], name: str) -> fo
 
 
 def _export(target: Path, case: folder.Case, version: str, repositories: list[Path] | None) -> None:
-    from penstock.dead.sacrifice import find
+    from penstock.dead.reproduce_child import find
 
     model = None
     if repositories is not None:
@@ -302,7 +302,7 @@ async def _bus(settings: TransportSettings) -> AsyncIterator[Bus]:
     from protocol.transport import open_transport
 
     if settings.data_dir is not None:
-        from protocol.transport.sqlite import BUS_FILE
+        from protocol.transport.embedded.sqlite import BUS_FILE
 
         if not (settings.data_dir / BUS_FILE).is_file():
             raise NotFound(

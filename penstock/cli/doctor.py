@@ -16,7 +16,7 @@ import orjson
 
 from penstock.cli.options import fleet_options, option
 from penstock.cli.settings import transport_settings
-from penstock.promises.breach import Breach
+from penstock.promises.misconfiguration import Breach
 from protocol.errors import FleetError
 from protocol.transport.facts import KafkaFacts
 from protocol.transport.settings import TransportSettings
@@ -114,8 +114,8 @@ def _gpus() -> Iterator[Finding]:
 
 def _repositories(paths: tuple[Path, ...]) -> Iterator[Finding]:
     from workers.backends import installed
-    from workers.checking import Status, check
-    from workers.repository import ignored
+    from workers.checking.checking import Status, check
+    from workers.repository.repository import ignored
 
     for path in paths:
         try:
@@ -173,7 +173,7 @@ async def _kafka(settings: TransportSettings, facts: list[KafkaFacts]) -> list[B
     """What breaks promises; the facts are put into the list."""
     from gateway.settings import GatewaySettings
     from penstock.promises.kafka import Needs, judge
-    from protocol.transport.kafka_facts import read_kafka
+    from protocol.transport.kafka.facts import read_kafka
 
     longest = max(GatewaySettings().max_timeout, settings.result_ttl)
     facts.append(await read_kafka(settings))
@@ -182,7 +182,7 @@ async def _kafka(settings: TransportSettings, facts: list[KafkaFacts]) -> list[B
 
 async def _redis(settings: TransportSettings) -> list[Breach]:
     from penstock.promises.redis import judge
-    from protocol.transport.redis_facts import read_redis
+    from protocol.transport.redis.facts import read_redis
 
     return judge(await read_redis(settings))
 

@@ -29,7 +29,7 @@ def command(log_format: str, log_level: str, **flags: Any) -> None:
 
     penstock gateway --kafka localhost:9092 --redis redis://localhost:6379
     """
-    from protocol import logs, loop
+    from protocol.runtime import logs, loop
 
     if not flags["kafka"]:
         raise ConfigError("a gateway needs --kafka HOST:PORT and --redis URL; without them: penstock serve")

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from penstock.cli import COMMANDS
-from protocol.config_fields import FIELDS
+from protocol.model_config.fields import FIELDS
 
 _HEAD = """\
 # Configuration

@@ -13,10 +13,10 @@ from penstock.cli.example import Server, example
 from penstock.cli.options import gateway_options, log_options, metrics_option, model_options, option, options
 from penstock.cli.settings import chosen, transport_settings
 from protocol.errors import ConfigError
-from workers import model_files
-from workers.completion import FILE_BACKEND
-from workers.folders import CONFIG_FILE
-from workers.model_files import ModelFile
+from workers.repository import model_files
+from workers.repository.completion import FILE_BACKEND
+from workers.repository.folders import CONFIG_FILE
+from workers.repository.model_files import ModelFile
 
 if TYPE_CHECKING:
     from penstock.one_process import OneProcess
@@ -80,7 +80,7 @@ def command(model_file: tuple[ModelFile, ...], log_format: str, log_level: str, 
         penstock serve wine=runs/7/model.onnx digits=runs/9/model.onnx
         penstock serve --model-repository models --data-dir /var/lib/penstock
     """
-    from protocol import logs, loop
+    from protocol.runtime import logs, loop
 
     if not model_file and not flags["model_repository"]:
         raise ConfigError("nothing to serve: name a model file, or give --model-repository")

@@ -23,7 +23,7 @@ from penstock.cli.settings import transport_settings
 from protocol.errors import ConfigError, FleetError
 
 if TYPE_CHECKING:
-    from penstock.verify.report import Report
+    from penstock.verify.report.report import Report
 
 
 @click.command()
@@ -60,7 +60,7 @@ def command(
     \b
         penstock verify --kafka localhost:9092 --redis redis://localhost:6379 --seed 7 --report verify.json
     """
-    from penstock.verify import series
+    from penstock.verify.report import series
 
     if not flags["kafka"]:
         raise ConfigError("verify needs --kafka HOST:PORT and --redis URL; `make verify` starts both on this machine")
@@ -108,9 +108,10 @@ def _one(
     history: Path | None = None,
 ) -> Report:
     """One seed on a fleet of its own; says what came of it."""
-    from penstock.verify import planner, run
-    from penstock.verify.plan import COMMAND
-    from penstock.verify.report import report as judged_by
+    from penstock.verify import run
+    from penstock.verify.plan import planner
+    from penstock.verify.plan.plan import COMMAND
+    from penstock.verify.report.report import report as judged_by
 
     print(f"seed {seed}", flush=True)
     made = planner.make(seed, requests, [*kinds, *(COMMAND + name for name in commands)], flags["session_timeout"])
@@ -149,7 +150,7 @@ def _seeds(text: str, count: int | None) -> list[int]:
 
 
 def _kinds(text: str) -> list[str]:
-    from penstock.verify.plan import ALL_FAULTS
+    from penstock.verify.plan.plan import ALL_FAULTS
 
     if text in {"all", "none", ""}:
         return list(ALL_FAULTS) if text == "all" else []

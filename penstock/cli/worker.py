@@ -11,7 +11,7 @@ import click
 
 from penstock.cli.options import fleet_options, log_options, metrics_option, model_options, option, options
 from protocol.errors import ConfigError
-from workers import yielding
+from workers.system import cpu_yield
 
 
 @click.command()
@@ -29,7 +29,7 @@ def command(supervised: bool, log_format: str, log_level: str, **flags: Any) -> 
     \b
         penstock worker --model-repository models --kafka localhost:9092 --redis redis://localhost:6379
     """
-    yielding.begin()  # before the imports, which are most of a start
+    cpu_yield.begin()  # before the imports, which are most of a start
     gc.disable()  # until `spare_collector`, which `serve` and `supervise` call
     from penstock.cli.settings import chosen, transport_settings
     from workers.settings import WorkerSettings
@@ -40,12 +40,12 @@ def command(supervised: bool, log_format: str, log_level: str, **flags: Any) -> 
         raise ConfigError(
             "a worker needs --model-repository, a folder of model folders; start one with: penstock new NAME"
         )
-    from protocol import logs, loop
+    from protocol.runtime import logs, loop
 
     settings, transport = WorkerSettings(**chosen(WorkerSettings, flags)), transport_settings(**flags)
     logs.configure(log_format, log_level)
     if supervised:
-        from workers.supervisor import supervise
+        from workers.supervision.supervisor import supervise
 
         os.environ |= {"PENSTOCK_LOG_FORMAT": log_format, "PENSTOCK_LOG_LEVEL": log_level}
         sys.exit(loop.run(supervise(settings, transport)))

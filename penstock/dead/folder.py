@@ -19,8 +19,8 @@ import orjson
 
 from penstock.dead.letters import DeadLetter, name_bytes
 from protocol.errors import ConfigError, NotFound
-from workers.folders import CONFIG_FILE
-from workers.repository import ModelVersion
+from workers.repository.folders import CONFIG_FILE
+from workers.repository.version import ModelVersion
 
 VALUE: Final = "request.bin"
 LETTER: Final = "dead-letter.json"

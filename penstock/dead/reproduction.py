@@ -43,7 +43,8 @@ def reproduce(case: folder.Case, repositories: Sequence[Path], version: str, lim
         folder.write(place / "case", case)
         report, words = place / "report", place / "stderr"
         command = [
-            sys.executable, "-P", "-X", "faulthandler", "-m", "penstock.dead.sacrifice", str(place / "case"), str(report), version,
+            sys.executable, "-P", "-X", "faulthandler", "-m", "penstock.dead.reproduce_child",
+            str(place / "case"), str(report), version,
             *[str(path.absolute()) for path in repositories],
         ]  # fmt: skip
         with words.open("wb") as output:

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Final, TypeVar
 
-from penstock.promises.breach import Breach, number
+from penstock.promises.misconfiguration import Breach, number
 from protocol.transport.facts import KafkaFacts, TopicFacts
 
 V = TypeVar("V", bound=Hashable)
@@ -15,7 +15,7 @@ V = TypeVar("V", bound=Hashable)
 REPLICAS: Final = 3
 IN_SYNC: Final = 2
 LARGEST: Final = 17 * 1024 * 1024
-"""Bytes of a batch with the largest record and its headers (`protocol.transport.kafka_connection.MAX_BATCH`; a test compares)."""
+"""Bytes of a batch with the largest record and its headers (`protocol.transport.kafka.connection.MAX_BATCH`; a test compares)."""
 FOREVER: Final = 2**62
 NEW: Final = "topics that are made now"
 _DEFAULTS: Final = {

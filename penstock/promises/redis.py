@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from penstock.promises.breach import Breach, number
+from penstock.promises.misconfiguration import Breach, number
 from protocol.transport.facts import RedisFacts
 
 OLDEST: Final = (6, 2)

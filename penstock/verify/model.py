@@ -6,8 +6,8 @@ import textwrap
 from pathlib import Path
 from typing import Final
 
-from penstock.verify.history import Run
-from penstock.verify.plan import DIES, MODELS, RAISES
+from penstock.verify.observe.history import Run
+from penstock.verify.plan.plan import DIES, MODELS, RAISES
 
 FACTOR: Final = 2_654_435_761
 OFFSETS: Final = {model: 97 + place for place, model in enumerate(MODELS)}

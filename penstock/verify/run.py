@@ -11,15 +11,17 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from penstock.verify import memory, model, watchdog
-from penstock.verify.breaking import Breaking
-from penstock.verify.fleet import Fleet
-from penstock.verify.history import History
-from penstock.verify.plan import GATEWAYS, MODELS, WORKERS, Call, Fault, Plan
-from penstock.verify.processes import Backing
-from penstock.verify.raw import TROUBLE, Log, Store
-from penstock.verify.traffic import Traffic
-from penstock.verify.watch import Watch
+from penstock.verify import model
+from penstock.verify.faults.injection import Breaking
+from penstock.verify.fleet import watchdog
+from penstock.verify.fleet.fleet import Fleet
+from penstock.verify.fleet.processes import Backing
+from penstock.verify.observe import memory
+from penstock.verify.observe.history import History
+from penstock.verify.observe.log_watch import Watch
+from penstock.verify.observe.raw import TROUBLE, Log, Store
+from penstock.verify.observe.traffic import Traffic
+from penstock.verify.plan.plan import GATEWAYS, MODELS, WORKERS, Call, Fault, Plan
 from protocol.errors import Unavailable
 from protocol.transport.settings import TransportSettings
 

@@ -30,17 +30,17 @@ class Transport:
 def open_transport(settings: TransportSettings) -> Transport:
     """The transport that the settings name, not yet connected: Kafka and Redis, a data folder, or memory."""
     if settings.kafka:
-        from protocol.transport.kafka import KafkaBus
-        from protocol.transport.redis import RedisStore
+        from protocol.transport.kafka.bus import KafkaBus
+        from protocol.transport.redis.store import RedisStore
 
         store = RedisStore(settings)
         return Transport(KafkaBus(settings, store), store, store)
     if settings.data_dir is not None:
-        from protocol.transport.sqlite import SqliteBus, SqliteStore
+        from protocol.transport.embedded.sqlite import SqliteBus, SqliteStore
 
         durable = SqliteStore(settings)
         return Transport(SqliteBus(settings), durable, durable)
-    from protocol.transport.memory import MemoryBus, MemoryStore
+    from protocol.transport.embedded.memory import MemoryBus, MemoryStore
 
     memory = MemoryStore(settings)
     return Transport(MemoryBus(), memory, memory)

@@ -13,9 +13,9 @@ from gateway.rest.compression import compress, decompress
 from protocol import v2
 from protocol.codec import decode_reply, decode_request, encode_request
 from protocol.errors import FleetError
+from protocol.heartbeat_codec import decode_announcement, decode_heartbeat
 from protocol.messages import InferRequest
-from protocol.pbtxt import parse
-from protocol.presence import decode_announcement, decode_heartbeat
+from protocol.model_config.pbtxt import parse
 from protocol.tensors import Tensor, bytes_elements, from_array
 from tests.bad_input.hostile import BODY, mutated
 

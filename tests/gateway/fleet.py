@@ -15,9 +15,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from gateway.app import Gateway
 from gateway.settings import GatewaySettings
-from protocol.clock import Clock
 from protocol.codec import decode_request, encode_reply
 from protocol.errors import RETRYABLE, Code
+from protocol.heartbeat_codec import encode_announcement
 from protocol.messages import (
     Announcement,
     Failure,
@@ -30,11 +30,11 @@ from protocol.messages import (
 )
 from protocol.naming import Names, ref
 from protocol.ports import Answer, Assigned, Cancel, OutRecord, Record
-from protocol.presence import encode_announcement
+from protocol.runtime.clock import Clock
 from protocol.tensors import Tensor, from_array
 from protocol.transport import Transport
-from protocol.transport.broker import MemoryBroker
-from protocol.transport.memory import MemoryBus, MemoryServer, MemoryStore
+from protocol.transport.embedded.broker import MemoryBroker
+from protocol.transport.embedded.memory import MemoryBus, MemoryServer, MemoryStore
 from protocol.transport.settings import TransportSettings
 
 NAMES = Names()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.admission import Admission, Limits
+from gateway.admission.admission import Admission, Limits
 from protocol.errors import Code, Exhausted
 
 LIMITS = Limits(calls=4, size=100, calls_per_model=3)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.arrivals import wait_until
+from gateway.admission.arrivals import wait_until
 from protocol.messages import ModelState
 from tests.gateway.fleet import ANY, Site, Worker, add_sub, floats, until
 

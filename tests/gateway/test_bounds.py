@@ -7,13 +7,13 @@ import time
 
 import pytest
 
-from gateway.admission import Admission, Limits
-from gateway.claims import Claims
-from gateway.positions import Positions
-from gateway.requests import Requests
+from gateway.admission.admission import Admission, Limits
+from gateway.calls.positions import Positions
+from gateway.durable.claims import Claims
+from gateway.durable.requests import Requests
 from protocol.ports import Answer, OutRecord
-from protocol.transport.broker import MemoryBroker
-from protocol.transport.memory import MemoryBus
+from protocol.transport.embedded.broker import MemoryBroker
+from protocol.transport.embedded.memory import MemoryBus
 from tests.gateway.fleet import Running, Site, add_sub, until
 from tests.gateway.test_dispatcher import payload
 
@@ -31,8 +31,8 @@ async def calls_that_wait(gateway: Running, count: int) -> list[asyncio.Task[int
 async def test_a_sweep_of_many_looks_up_the_last_of_them(
     fleet: Site, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    monkeypatch.setattr("gateway.dispatcher._SWEEP", 2)
-    monkeypatch.setattr("gateway.pending.SWEEP_AFTER", 1000.0)
+    monkeypatch.setattr("gateway.calls.dispatcher._SWEEP", 2)
+    monkeypatch.setattr("gateway.calls.pending.SWEEP_AFTER", 1000.0)
     worker = await fleet.worker()
     worker.open.clear()
     gateway = await fleet.gateway()
@@ -52,7 +52,7 @@ async def test_a_sweep_of_many_looks_up_the_last_of_them(
 async def test_every_answer_that_was_delivered_is_trimmed_however_many(
     fleet: Site, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    monkeypatch.setattr("gateway.dispatcher._TRIM", 2)
+    monkeypatch.setattr("gateway.calls.dispatcher._TRIM", 2)
     gateway = await fleet.gateway()
     store = (await fleet.transport()).results
     refs = [f"-:{number}" for number in range(count)]
@@ -127,7 +127,7 @@ async def test_committed_offsets_are_asked_for_again_once_they_are_old(monkeypat
     assert await positions.committed("one") == {0: 3}
     await _commit(bus, "one", 5)
     assert await positions.committed("one") == {0: 3}
-    monkeypatch.setattr("gateway.positions._FRESH", 0.0)
+    monkeypatch.setattr("gateway.calls.positions._FRESH", 0.0)
     assert await positions.committed("one") == {0: 5}
     await bus.close()
 

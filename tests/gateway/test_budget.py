@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.admission import SHARE, Admission, Limits
-from gateway.budget import Budget, Budgets, Share
+from gateway.admission.admission import SHARE, Admission, Limits
+from gateway.admission.budget import Budget, Budgets, Share
 from protocol.errors import Exhausted
 
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from gateway.catalog import Catalogue
+from gateway.catalogue.catalogue import Catalogue
 from protocol.errors import FleetError, NotFound, Unavailable
+from protocol.heartbeat_codec import encode_announcement
 from protocol.messages import Announcement, Heartbeat, ModelLoad, ModelState
 from protocol.naming import Names
 from protocol.ports import Record
-from protocol.presence import encode_announcement
 from tests.gateway.fleet import ADD_SUB
 
 READY, LOADING, UNAVAILABLE = ModelState.READY, ModelState.LOADING, ModelState.UNAVAILABLE

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 
-from gateway.fresh import FreshBeats
-from protocol.clock import Clock
+from gateway.catalogue.heartbeats import FreshBeats
 from protocol.messages import Heartbeat
-from protocol.transport.memory import MemoryServer, MemoryStore
+from protocol.runtime.clock import Clock
+from protocol.transport.embedded.memory import MemoryServer, MemoryStore
 from protocol.transport.settings import TransportSettings
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 import pytest
 
-from gateway.budget import Budget
+from gateway.admission.budget import Budget
 from gateway.rest.json_pool import JsonPool
 from protocol.errors import Code, DeadlineExceeded, Exhausted, FleetError
 from protocol.messages import InferReply

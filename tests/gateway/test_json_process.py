@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 import pytest
 
-from gateway.budget import Budget
+from gateway.admission.budget import Budget
 from gateway.rest.json_pool import JsonPool
 from protocol import v2
 from protocol.codec import encode_reply

@@ -7,7 +7,7 @@ import contextlib
 
 import pytest
 
-from gateway.admission import Admission, Limits
+from gateway.admission.admission import Admission, Limits
 from protocol.errors import Exhausted
 from tests.gateway.fleet import Running, Site, add_sub, raw_request, read_response, until
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from gateway.positions import Positions
+from gateway.calls.positions import Positions
 from protocol.errors import Unavailable
 from protocol.messages import InferRequest
 from protocol.naming import ref
 from protocol.ports import Assigned, ClaimState
-from protocol.transport.memory import MemoryBus
+from protocol.transport.embedded.memory import MemoryBus
 from tests.gateway.fleet import Running, Site, Worker, add_sub, until
 
 ASYNC = {"prefer": "respond-async"}
@@ -33,10 +33,10 @@ class Keeper:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls are looked into at once."""
-    monkeypatch.setattr("gateway.lost.OVERDUE", 0.0)
-    monkeypatch.setattr("gateway.requests.OVERDUE", 0.0)
-    monkeypatch.setattr("gateway.positions._FRESH", 0.0)
-    monkeypatch.setattr("gateway.pending.SWEEP_AFTER", 0.05)
+    monkeypatch.setattr("gateway.calls.recovery.OVERDUE", 0.0)
+    monkeypatch.setattr("gateway.durable.requests.OVERDUE", 0.0)
+    monkeypatch.setattr("gateway.calls.positions._FRESH", 0.0)
+    monkeypatch.setattr("gateway.calls.pending.SWEEP_AFTER", 0.05)
 
 
 async def kept(fleet: Site) -> Worker:
@@ -201,7 +201,7 @@ class Telling(MemoryBus):
 
 
 async def test_offsets_are_read_once_for_all_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.positions._FRESH", 60.0)
+    monkeypatch.setattr("gateway.calls.positions._FRESH", 60.0)
     bus = Telling()
     positions = Positions(bus)
     asking = [asyncio.ensure_future(positions.passed("t", (0, offset))) for offset in range(3, 7)]

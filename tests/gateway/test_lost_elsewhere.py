@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from gateway.lost import read_request
-from gateway.pending import Call
+from gateway.calls.pending import Call
+from gateway.calls.recovery import read_request
 from protocol.ports import OutRecord
 from tests.gateway.fleet import Running, Site, add_sub, until
 
@@ -44,9 +44,9 @@ async def test_only_the_record_of_the_very_request_is_read(fleet: Site) -> None:
 async def test_what_stands_at_the_place_of_a_lost_request_is_not_run_for_it(
     fleet: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("gateway.lost.OVERDUE", "gateway.positions._FRESH"):
+    for name in ("gateway.calls.recovery.OVERDUE", "gateway.calls.positions._FRESH"):
         monkeypatch.setattr(name, 0.0)
-    monkeypatch.setattr("gateway.pending.SWEEP_AFTER", 0.05)
+    monkeypatch.setattr("gateway.calls.pending.SWEEP_AFTER", 0.05)
     worker = await fleet.worker()
     worker.open.clear()
     gateway = await fleet.gateway()

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
+from gateway.counters import SECONDS, Buckets, Tally
 from gateway.metrics import GatewayMetrics
-from gateway.tally import SECONDS, Buckets, Tally
 
 
 @given(st.lists(st.floats(0, 100), max_size=30))

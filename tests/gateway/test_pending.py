@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from gateway.pending import SWEEP_AFTER, SWEEP_AT_MOST, Call, Pending
+from gateway.calls.pending import SWEEP_AFTER, SWEEP_AT_MOST, Call, Pending
 from protocol.messages import InferReply
 from protocol.ports import Wake
 from tests.counting import lines_of

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from prometheus_client import CollectorRegistry
 
+from gateway.calls.pending import Call
+from gateway.calls.publisher import IN_FLIGHT, Publisher
 from gateway.metrics import GatewayMetrics
-from gateway.pending import Call
-from gateway.publisher import IN_FLIGHT, Publisher
 from protocol.errors import FleetError, Unavailable
 from protocol.ports import OutRecord, Published
 from tests.gateway.turns import turns

@@ -7,12 +7,12 @@ import asyncio
 import pytest
 from prometheus_client import CollectorRegistry
 
+from gateway.calls.pending import Call
+from gateway.calls.publisher import Publisher
 from gateway.metrics import GatewayMetrics
-from gateway.pending import Call
-from gateway.publisher import Publisher
 from protocol.errors import Code, FleetError, Unavailable
 from protocol.ports import OutRecord
-from protocol.transport.memory import MemoryBus
+from protocol.transport.embedded.memory import MemoryBus
 
 
 class Site:

@@ -9,10 +9,10 @@ import pytest
 
 from gateway.handle import sign
 from protocol.codec import encode_reply
+from protocol.heartbeat_codec import SECRET_KEY
 from protocol.messages import InferReply
 from protocol.naming import ref
 from protocol.ports import Answer, Claim, OutRecord
-from protocol.presence import SECRET_KEY
 from tests.gateway.fleet import NAMES, Site
 from tests.gateway.test_requests import accepted
 

@@ -13,7 +13,7 @@ from protocol.messages import Failure
 from protocol.naming import ref
 from protocol.ports import Claim
 from protocol.transport import Transport
-from protocol.transport.memory import MemoryBus, MemoryServer, MemoryStore
+from protocol.transport.embedded.memory import MemoryBus, MemoryServer, MemoryStore
 from protocol.transport.settings import TransportSettings
 from tests.gateway.fleet import HALF, NAMES, Running, Site, add_sub, until
 

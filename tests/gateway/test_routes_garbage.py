@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
+from gateway.durable.requests import Requests
 from gateway.handle import Handle, sign
-from gateway.requests import Requests
 from gateway.rest.access import Access
 from gateway.rest.routes import Routes
 from protocol.codec import encode_reply

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.budget import Budget
+from gateway.admission.budget import Budget
 from gateway.rest.routing import MAX_BYTES, MAX_URL, RouteCache, parse
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.statistics import metadata, model_stats
+from gateway.catalogue.statistics import metadata, model_stats
 from protocol.messages import Heartbeat, ModelLoad, ModelState
 from protocol.model_config import ModelConfig
 from tests.gateway.fleet import ADD_SUB, ANY

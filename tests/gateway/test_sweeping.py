@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.pending import SWEEP_AFTER, Call, Pending
+from gateway.calls.pending import SWEEP_AFTER, Call, Pending
 
 
 def waiting(*refs: str, at: float = 0.0, pending: Pending | None = None) -> Pending:

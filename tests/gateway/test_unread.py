@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.budget import Budget
+from gateway.admission.budget import Budget
 from gateway.rest.unread import Unread
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.validation import RequestCheck
+from gateway.catalogue.request_checks import RequestCheck
 from protocol.errors import InvalidArgument
 from protocol.model_config import ModelConfig
 from protocol.tensors import Tensor

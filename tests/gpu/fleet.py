@@ -13,8 +13,8 @@ import numpy as np
 
 from penstock.client import AsyncClient
 from penstock.one_process import OneProcess
-from workers.children.executor import ChildExecutor
-from workers.execution import Executor
+from workers.instances.job import Executor
+from workers.instances.process.executor import ChildExecutor
 
 
 class Fleet:

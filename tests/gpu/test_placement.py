@@ -16,9 +16,9 @@ import pytest
 from tests.gpu.fleet import Serve, write
 from tests.workers.backends.models import request, run, version_of
 from workers.backends.onnxruntime import OnnxBackend
-from workers.completion import complete
 from workers.devices import Hardware
-from workers.placement import place
+from workers.repository.completion import complete
+from workers.repository.placement import place
 
 VECTOR = """
     backend: "%s" max_batch_size: 32

@@ -22,8 +22,8 @@ from infra.local.process import HOST, wait_until
 from infra.local.redis import RedisServer
 from protocol.errors import Unavailable
 from protocol.ports import Answer, Outcome, OutRecord, Wake
-from protocol.transport.kafka import KafkaBus
-from protocol.transport.redis import RedisStore
+from protocol.transport.kafka.bus import KafkaBus
+from protocol.transport.redis.store import RedisStore
 from protocol.transport.settings import TransportSettings
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]

@@ -12,9 +12,9 @@ import pytest
 from infra.local.process import HOST
 from infra.local.redis import RedisServer
 from protocol.transport import Transport
-from protocol.transport.broker import MemoryBroker
-from protocol.transport.memory import MemoryBus, MemoryServer
-from protocol.transport.redis import RedisStore
+from protocol.transport.embedded.broker import MemoryBroker
+from protocol.transport.embedded.memory import MemoryBus, MemoryServer
+from protocol.transport.redis.store import RedisStore
 from protocol.transport.settings import TransportSettings
 from tests.gateway.fleet import Running, Site, add_sub
 from tests.gateway.test_lost import Keeper, done_with
@@ -71,8 +71,8 @@ async def accepted(gateway: Running, value: float) -> str:
 async def test_what_a_failover_lost_is_answered_again_and_alike(
     site: RedisSite, own_redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.requests.OVERDUE", 0.0)
-    monkeypatch.setattr("gateway.positions._FRESH", 0.0)
+    monkeypatch.setattr("gateway.durable.requests.OVERDUE", 0.0)
+    monkeypatch.setattr("gateway.calls.positions._FRESH", 0.0)
     worker = await site.worker()
     await (await site.transport()).bus.subscribe(worker.topic, "keeper", "k", Keeper())
     gateway = await site.gateway(claim_lease=0.2)

@@ -13,15 +13,15 @@ from loadtest.openloop import Ticket, closed_loop, open_loop
 from loadtest.payloads import Pool
 from loadtest.samples import Outcome, Samples
 from loadtest.targets import newest_ready
-from protocol import codec, naming, presence
+from protocol import codec, heartbeat_codec, naming
 from protocol.errors import Code, NotFound
 from protocol.messages import Announcement, Failure, InferReply, InferRequest, ModelState
 from protocol.naming import Names
 from protocol.ports import Answer, Assigned, OutRecord, Published
 from protocol.tensors import from_array
 from protocol.transport import Transport
-from protocol.transport.broker import MemoryBroker
-from protocol.transport.memory import MemoryBus, MemoryServer, MemoryStore
+from protocol.transport.embedded.broker import MemoryBroker
+from protocol.transport.embedded.memory import MemoryBus, MemoryServer, MemoryStore
 from protocol.transport.settings import TransportSettings
 from tests.loadtest.conftest import add_and_subtract
 
@@ -200,7 +200,7 @@ async def test_the_newest_ready_version_is_found_in_the_catalogue() -> None:
     entries = [announcement(version) for version in ("2", "10", "9")]
     entries += [announcement("11", ModelState.LOADING), announcement("12"), announcement("12", ModelState.UNAVAILABLE)]
     for entry in entries:
-        key, value = presence.encode_announcement(entry)
+        key, value = heartbeat_codec.encode_announcement(entry)
         await bus.publish(NAMES.catalogue_topic, [OutRecord(value, key=key)])
     assert (await newest_ready(bus, NAMES, "m")).version == "10"
     assert (await newest_ready(bus, NAMES, "m", "9")).version == "9"

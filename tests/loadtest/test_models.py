@@ -10,7 +10,7 @@ from loadtest import direct, models
 from loadtest.encoder import Encoder
 from loadtest.payloads import draw
 from protocol.model_config import Kind
-from protocol.pbtxt import parse
+from protocol.model_config.pbtxt import parse
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from penstock.client import AsyncClient
 from penstock.one_process import OneProcess
 from protocol.errors import FleetError
 from protocol.transport.settings import TransportSettings
-from workers.children.executor import ChildExecutor
-from workers.model_files import ModelFile
+from workers.instances.process.executor import ChildExecutor
+from workers.repository.model_files import ModelFile
 from workers.settings import WorkerSettings
 
 MODEL = """

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.dead.letters import REASONS, DeadLetter, Redriven, is_mark, read, split
+from protocol.dead_letter import Letter, Reason, evidence_of
 from protocol.naming import Names
 from protocol.ports import Record
 from tests.penstock.burials import evidence
-from workers.deadletters import Letter, Reason, evidence_of
 
 NAMES = Names("penstock")
 header_names = st.one_of(

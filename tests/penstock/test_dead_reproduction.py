@@ -14,8 +14,8 @@ import pytest
 from penstock.dead import folder
 from penstock.dead.folder import Case
 from penstock.dead.letters import DeadLetter, read
+from penstock.dead.reproduce_child import find
 from penstock.dead.reproduction import reproduce
-from penstock.dead.sacrifice import find
 from penstock.dead.verdicts import End, ModelUnusable, Outcome, compared, judge
 from protocol.errors import ConfigError, FleetError, NotFound
 from protocol.ports import Record

@@ -10,7 +10,7 @@ from penstock.dead.redriving import Redrive, plan
 from protocol.naming import Names
 from protocol.ports import Bus, Record
 from protocol.transport import open_transport
-from protocol.transport.memory import MemoryBus
+from protocol.transport.embedded.memory import MemoryBus
 from protocol.transport.settings import TransportSettings
 from tests.penstock.burials import bury, evidence, request
 

@@ -148,10 +148,10 @@ def serving(tmp_path: Path) -> list[str]:
 SUPERVISED = """
 import sys
 from pathlib import Path
-from protocol import logs, loop
+from protocol.runtime import logs, loop
 from protocol.transport.settings import TransportSettings
 from workers.settings import WorkerSettings
-from workers.supervisor import supervise
+from workers.supervision.supervisor import supervise
 logs.configure("human")
 settings = WorkerSettings(model_repository=(Path(sys.argv[1]),), metrics_port=0)
 sys.exit(loop.run(supervise(settings, TransportSettings())))

@@ -13,10 +13,10 @@ import pytest
 from gateway.settings import GatewaySettings
 from penstock.one_process import OneProcess
 from protocol.naming import ref
-from protocol.transport.memory import MemoryStore
+from protocol.transport.embedded.memory import MemoryStore
 from protocol.transport.settings import TransportSettings
 from tests.gateway.fleet import until
-from workers.model_files import ModelFile
+from workers.repository.model_files import ModelFile
 from workers.settings import WorkerSettings
 
 KEPT = 2.0

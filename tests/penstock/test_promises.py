@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from penstock.promises import kafka, redis
-from penstock.promises.breach import Breach
 from penstock.promises.kafka import NEW, Needs
-from protocol.transport import kafka_connection
+from penstock.promises.misconfiguration import Breach
 from protocol.transport.facts import KafkaFacts, RedisFacts, TopicFacts
+from protocol.transport.kafka import connection
 
 INFER = "penstock.infer.m.1"
 TOPIC = {
@@ -159,7 +159,7 @@ def test_many_topics_with_one_fault_are_one_line() -> None:
 
 
 def test_the_largest_record_is_the_transports() -> None:
-    assert kafka.LARGEST == kafka_connection.MAX_BATCH
+    assert kafka.LARGEST == connection.MAX_BATCH
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.clock import CERTAIN, DRIFT, TRIES, Clock, Reading
+from protocol.runtime.clock import CERTAIN, DRIFT, TRIES, Clock, Reading
 
 AHEAD = 1_700_000_000.0
 

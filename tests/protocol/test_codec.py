@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import codec, frames, presence
+from protocol import codec, frames, heartbeat_codec
 from protocol.errors import Code, CodecError, FleetError
 from protocol.messages import Announcement, Failure, Heartbeat, InferReply, InferRequest, ModelLoad, ModelState, Timing
 from protocol.ports import Headers
@@ -48,8 +48,8 @@ GOLDEN_FILES = {
     "request": encoded_request(REQUEST),
     "reply": codec.encode_reply(REPLY),
     "failure": codec.encode_reply(FAILURE),
-    "announcement": b"".join(presence.encode_announcement(ANNOUNCEMENT)),
-    "heartbeat": presence.encode_heartbeat(HEARTBEAT),
+    "announcement": b"".join(heartbeat_codec.encode_announcement(ANNOUNCEMENT)),
+    "heartbeat": heartbeat_codec.encode_heartbeat(HEARTBEAT),
 }
 
 
@@ -70,8 +70,8 @@ def test_golden_files_decode_to_their_messages() -> None:
     assert decode(value, [tuple(pair) for pair in headers]) == REQUEST
     assert codec.decode_reply((GOLDEN / "reply.v1.bin").read_bytes()) == REPLY
     assert codec.decode_reply((GOLDEN / "failure.v1.bin").read_bytes()) == FAILURE
-    assert presence.decode_heartbeat((GOLDEN / "heartbeat.v1.bin").read_bytes()) == HEARTBEAT
-    assert presence.decode_announcement(presence.encode_announcement(ANNOUNCEMENT)[1]) == ANNOUNCEMENT
+    assert heartbeat_codec.decode_heartbeat((GOLDEN / "heartbeat.v1.bin").read_bytes()) == HEARTBEAT
+    assert heartbeat_codec.decode_announcement(heartbeat_codec.encode_announcement(ANNOUNCEMENT)[1]) == ANNOUNCEMENT
 
 
 @given(requests)
@@ -134,8 +134,8 @@ def test_random_bytes_raise_the_codecs_error_and_nothing_else(value: bytes, head
         lambda: decode(value, headers),
         lambda: decode(value, [*headers, ("content-type", b"application/json")]),
         lambda: codec.decode_reply(value),
-        lambda: presence.decode_heartbeat(value),
-        lambda: presence.decode_announcement(value),
+        lambda: heartbeat_codec.decode_heartbeat(value),
+        lambda: heartbeat_codec.decode_announcement(value),
     ):
         with contextlib.suppress(CodecError):
             attempt()
@@ -166,8 +166,8 @@ def test_maps_of_the_right_names_with_wrong_values_raise_only_the_codecs_error(
         for attempt in (
             lambda packed=packed: decode(packed, []),
             lambda packed=packed: codec.decode_reply(packed),
-            lambda packed=packed: presence.decode_heartbeat(packed),
-            lambda packed=packed: presence.decode_announcement(packed),
+            lambda packed=packed: heartbeat_codec.decode_heartbeat(packed),
+            lambda packed=packed: heartbeat_codec.decode_announcement(packed),
         ):
             with contextlib.suppress(CodecError):
                 attempt()
@@ -317,7 +317,7 @@ def test_a_failure_becomes_the_error_of_its_code() -> None:
 def test_a_heartbeat_tells_what_it_was_asked() -> None:
     for asked in (None, (), ("a", "b")):
         beat = dataclasses.replace(HEARTBEAT, asked=asked)
-        assert presence.decode_heartbeat(presence.encode_heartbeat(beat)).asked == asked
+        assert heartbeat_codec.decode_heartbeat(heartbeat_codec.encode_heartbeat(beat)).asked == asked
 
 
 def test_an_answer_and_a_heartbeat_name_the_files_that_served() -> None:
@@ -325,4 +325,4 @@ def test_an_answer_and_a_heartbeat_name_the_files_that_served() -> None:
     assert codec.decode_reply(codec.encode_reply(reply)).timing.digest == "0123456789ab"
     load = dataclasses.replace(HEARTBEAT.models[0], digest="f" * 64)
     beat = dataclasses.replace(HEARTBEAT, models=(load,))
-    assert presence.decode_heartbeat(presence.encode_heartbeat(beat)) == beat
+    assert heartbeat_codec.decode_heartbeat(heartbeat_codec.encode_heartbeat(beat)) == beat

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-from protocol import loop
-from protocol.loop import QUICK, Asked, stop_signals, until
+from protocol.runtime import loop
+from protocol.runtime.loop import QUICK, Asked, stop_signals, until
 
 
 async def test_work_is_done_or_left_when_a_signal_comes_first() -> None:
@@ -57,7 +57,7 @@ def test_what_cannot_be_interrupted_is_left_unless_it_may_still_answer(
 ) -> None:
     script = f"""
 import asyncio, os, threading
-from protocol import loop
+from protocol.runtime import loop
 
 async def main():
     with loop.stop_signals() as asked:

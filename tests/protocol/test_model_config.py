@@ -9,9 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.config_checks import fits
-from protocol.config_document import Document
-from protocol.config_fields import FIELDS, Support, check_supported, settings
 from protocol.errors import ConfigError, quoted
 from protocol.model_config import (
     DynamicBatching,
@@ -24,6 +21,9 @@ from protocol.model_config import (
     Warmup,
     WarmupInput,
 )
+from protocol.model_config.checks import fits
+from protocol.model_config.document import Document
+from protocol.model_config.fields import FIELDS, Support, check_supported, settings
 from tests.config_strategies import configs
 
 X = TensorSpec("X", "FP32", (-1, 3))

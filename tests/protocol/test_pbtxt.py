@@ -12,10 +12,9 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import pbtxt
-from protocol.config_fields import FIELDS
 from protocol.errors import ConfigError
-from protocol.model_config import ModelConfig
+from protocol.model_config import ModelConfig, pbtxt
+from protocol.model_config.fields import FIELDS
 from protocol.proto import DESCRIPTOR_SETS, descriptor, message_class, pool
 from protocol.proto.compile import HERE, descriptor_set, main
 from tests.config_strategies import configs

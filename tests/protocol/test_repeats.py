@@ -6,8 +6,8 @@ import logging
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import logs
-from protocol.repeats import MAX_KEPT, Repeats
+from protocol.runtime import logs
+from protocol.runtime.repeats import MAX_KEPT, Repeats
 
 lines = st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 20)), max_size=60)
 
@@ -49,7 +49,7 @@ def test_a_library_says_the_same_once_and_others_are_not_held_back() -> None:
     away = [line("aiokafka.client", "Unable connect to node with id %s: %s", 1, number) for number in range(5)]
     assert [seldom.filter(each) for each in away] == [True] + [False] * 4
     assert seldom.filter(line("aiokafka.client", "Unable connect to node with id %s: %s", 2, "x"))
-    assert all(seldom.filter(line("workers.intake", "the same")) for _ in range(3))
+    assert all(seldom.filter(line("workers.intake.consumer", "the same")) for _ in range(3))
 
 
 def test_a_library_that_is_silent_says_nothing() -> None:

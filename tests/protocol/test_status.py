@@ -7,9 +7,9 @@ import urllib.request
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from protocol import status
 from protocol.errors import ConfigError
-from protocol.status import StatusServer
+from protocol.runtime import status
+from protocol.runtime.status import StatusServer
 
 
 def get(port: int, path: str, method: str = "GET") -> tuple[int, bytes]:

@@ -78,7 +78,7 @@ def test_no_error_text_is_longer_than_the_limit_wherever_it_is_made() -> None:
 
 _ENTRIES = """
 import logging, sys, structlog
-from protocol.logs import configure
+from protocol.runtime.logs import configure
 configure(sys.argv[1])
 log = structlog.get_logger("gateway")
 bad = chr(27) + "[31m" + chr(0) + chr(0x9b) + "\\n2026-01-01T00:00:00Z [info] forged" + chr(0x202e) + chr(0x2028)

@@ -6,15 +6,15 @@ from typing import Any
 
 from protocol.ports import OutRecord
 from tests.simulation.planting import bug
-from workers.burial import Burial
-from workers.deadletters import DeadLetters
-from workers.execution import InstanceDied
-from workers.inquests import Inquests
-from workers.offsets import OffsetTracker
-from workers.pipeline import Pipeline
+from workers.failures.bisection import Inquiry, Sentence, _Part
+from workers.failures.hang_watch import Watch
+from workers.failures.isolation import Inquests
+from workers.instances.job import InstanceDied
+from workers.intake.dead_letter_topic import DeadLetters
+from workers.intake.dead_letters import Burial
+from workers.intake.offsets import OffsetTracker
+from workers.serving.pipeline import Pipeline
 from workers.statistics import Reason
-from workers.verdicts import Inquiry, Sentence, _Part
-from workers.watch import Watch
 
 
 @bug("whoever killed its instance is told so and not buried", Burial, "bury", 3)

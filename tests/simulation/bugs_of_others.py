@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from gateway.answers import Answers
-from gateway.claims import Claims
-from gateway.dispatcher import Dispatcher
-from gateway.pending import Pending
-from gateway.publisher import Publisher
+from gateway.calls.completion import Answers
+from gateway.calls.dispatcher import Dispatcher
+from gateway.calls.pending import Pending
+from gateway.calls.publisher import Publisher
+from gateway.durable.claims import Claims
 from protocol.ports import Claimed, ClaimState
-from protocol.transport.fence import Fences
+from protocol.transport.embedded.fence import Fences
 from tests.simulation.planting import bug
 
 # --- the store -------------------------------------------------------------------------------------------------------

@@ -10,19 +10,19 @@ from typing import Any
 from protocol.errors import Unavailable
 from protocol.ports import Outcome
 from tests.simulation.planting import bug
-from workers.burial import Burial
-from workers.cancellations import Cancellations
-from workers.commits import Commits
-from workers.deadletters import DeadLetters
-from workers.emission import Emission
-from workers.execution import ThreadExecutor
-from workers.intake import Intake
-from workers.offsets import OffsetTracker
-from workers.patience import Patience
-from workers.pipeline import Pipeline
-from workers.runner import Runner
-from workers.scheduling.dynamic import DynamicBatcher
-from workers.scheduling.types import Item
+from workers.batching.dynamic import DynamicBatcher
+from workers.batching.types import Item
+from workers.instances.executor import ThreadExecutor
+from workers.intake.cancellations import Cancellations
+from workers.intake.commits import Commits
+from workers.intake.consumer import Intake
+from workers.intake.dead_letter_topic import DeadLetters
+from workers.intake.dead_letters import Burial
+from workers.intake.offsets import OffsetTracker
+from workers.results.writer import Emission
+from workers.retry import Patience
+from workers.serving.pipeline import Pipeline
+from workers.serving.runner import Runner
 
 
 @bug("committed before the answer is written", Intake, "_queue")

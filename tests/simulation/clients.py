@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gateway.calls.service import Terms
+from gateway.durable.requests import Standing
 from gateway.ids import fingerprint, keyed_id
-from gateway.requests import Standing
-from gateway.service import Terms
 from protocol.codec import encode_request
 from protocol.errors import RETRYABLE, FleetError
 from protocol.messages import InferReply, InferRequest

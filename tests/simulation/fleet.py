@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from prometheus_client import CollectorRegistry
 
-from gateway.claims import Claims
-from gateway.dispatcher import Dispatcher
+from gateway.background import Upkeep
+from gateway.calls.dispatcher import Dispatcher
+from gateway.calls.service import Service
+from gateway.durable.claims import Claims
+from gateway.durable.requests import Requests
 from gateway.metrics import GatewayMetrics
-from gateway.requests import Requests
-from gateway.service import Service
 from gateway.settings import GatewaySettings
-from gateway.upkeep import Upkeep
-from protocol.clock import Clock
 from protocol.errors import FleetError
+from protocol.heartbeat_codec import encode_announcement
 from protocol.messages import Announcement, ModelState
 from protocol.naming import Names
 from protocol.ports import OutRecord
-from protocol.presence import encode_announcement
+from protocol.runtime.clock import Clock
 from protocol.transport import Transport
 from tests.simulation.bus import SimBus
 from tests.simulation.history import History

@@ -12,7 +12,7 @@ from protocol.ports import Answer, Cancel, Claim, Outcome, Record
 from tests.simulation.kafka import Topic
 from tests.simulation.letters import Letters, name_of
 from tests.simulation.loop import Process, VirtualLoop
-from workers.entries import Entry
+from workers.instances.job import Entry
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from protocol.errors import Code
 from protocol.messages import Failure, InferRequest
-from protocol.pbtxt import parse
+from protocol.model_config.pbtxt import parse
 from protocol.tensors import Array
 from workers.backends.base import Outcome
 from workers.backends.tensor_instance import TensorInstance
-from workers.completion import complete
-from workers.execution import Completions, InstanceDied, Job, ThreadExecutor
-from workers.repository import ModelVersion
+from workers.instances.executor import Completions, ThreadExecutor
+from workers.instances.job import InstanceDied, Job
+from workers.repository.completion import complete
+from workers.repository.version import ModelVersion
 
 if TYPE_CHECKING:
     from tests.simulation.processes import WorkerProcess

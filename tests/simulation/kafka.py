@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from protocol.errors import NotFound, Unavailable
 from protocol.ports import OutRecord, Record
-from protocol.transport.groups import Group
-from protocol.transport.partition_log import PartitionLog
+from protocol.transport.embedded.groups import Group
+from protocol.transport.embedded.partition_log import PartitionLog
 from tests.simulation.loop import OUTSIDE, Process, VirtualLoop
 from tests.simulation.weather import EPOCH, Weather
 

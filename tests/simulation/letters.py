@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from protocol.dead_letter import MAX_ATTEMPTS
 from protocol.naming import ref
 from protocol.ports import Record
-from workers.verdicts import ATTEMPTS
 
 Place = tuple[str, int, int]
 
@@ -100,7 +100,7 @@ class Letters:
             if original.value not in self.garbage:
                 self._broken("I8", f"{name} is a request, and buried as undecodable")
         elif name not in self.poison:
-            if self.deaths_of(name) < ATTEMPTS:
+            if self.deaths_of(name) < MAX_ATTEMPTS:
                 self._broken("I8", f"{name} is buried ({reason}) after {self.deaths_of(name)} deaths")
             self.given_up.add(name)
 

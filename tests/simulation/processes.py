@@ -9,17 +9,17 @@ from protocol.messages import Heartbeat, ModelState
 from protocol.transport import Transport
 from tests.simulation.fleet import FENCE_TTL, NAMES, TOPIC, Fleet
 from tests.simulation.instances import VERSION, SimChild, SimJournal, SimThread
-from workers.backoff import Backoff
 from workers.context import Context
-from workers.execution import Executor
-from workers.loading import LoadedModel
-from workers.patience import Patience
-from workers.serving import Serving
-from workers.supervisor import Supervisor
+from workers.instances.job import Executor
+from workers.instances.loaded import LoadedModel
+from workers.retry import Patience
+from workers.serving.serving import Serving
+from workers.supervision.supervisor import Supervisor
+from workers.system.backoff import Backoff
 
 
 class WorkerProcess:
-    """One worker: a served model, as `workers.models` puts it together, and its heartbeat."""
+    """One worker: a served model, as `workers.lifecycle.models` puts it together, and its heartbeat."""
 
     def __init__(self, fleet: Fleet, host: Host) -> None:
         self.fleet = fleet

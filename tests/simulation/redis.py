@@ -11,7 +11,7 @@ from protocol.codec import micros
 from protocol.errors import Unavailable
 from protocol.messages import Heartbeat
 from protocol.ports import Answer, Cancel, Claim, Claimed, ClaimState, Outcome, Place, RequestState, Wake
-from protocol.transport.fence import Fences
+from protocol.transport.embedded.fence import Fences
 from tests.simulation.loop import Process, VirtualLoop
 from tests.simulation.weather import EPOCH, Network, Weather
 

@@ -9,8 +9,8 @@ import pytest
 
 from protocol.errors import NotFound, Unavailable
 from protocol.ports import Assigned, OutRecord
-from protocol.transport.broker import MemoryBroker
-from protocol.transport.memory import MemoryBus
+from protocol.transport.embedded.broker import MemoryBroker
+from protocol.transport.embedded.memory import MemoryBus
 from tests.transport.bus_site import Owner, numbered, values
 
 TOPIC = "t.infer.m.1"

@@ -14,9 +14,9 @@ from protocol.errors import Unavailable
 from protocol.ports import OutRecord
 from protocol.transport import open_transport
 from protocol.transport.facts import KafkaFacts
-from protocol.transport.kafka_connection import MAX_BATCH
-from protocol.transport.kafka_facts import read_kafka
-from protocol.transport.redis_facts import read_redis
+from protocol.transport.kafka.connection import MAX_BATCH
+from protocol.transport.kafka.facts import read_kafka
+from protocol.transport.redis.facts import read_redis
 from protocol.transport.settings import TransportSettings
 from tests.transport.contract_bus import Owner
 from tests.transport.test_kafka import KafkaSite

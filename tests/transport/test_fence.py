@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from protocol.ports import Answer, Claim, Claimed, ClaimState, Outcome, Place, RequestState, Wake
-from protocol.transport.fence import CALL_LIMIT, INLINE_LIMIT, MAX_FENCES, Fences
+from protocol.transport.embedded.fence import CALL_LIMIT, INLINE_LIMIT, MAX_FENCES, Fences
 
 RESULT_TTL = 50.0
 LAST = (2**64 - 1, 2**64 - 1)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from protocol.transport.groups import Group, Member
+from protocol.transport.embedded.groups import Group, Member
 
 PARTITIONS = 5
 SESSION = 10.0

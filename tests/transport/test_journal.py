@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from protocol.errors import ConfigError, Unavailable
-from protocol.transport.journal import APPLICATION_ID, Journal
+from protocol.transport.embedded.sqlite_journal import APPLICATION_ID, Journal
 from tests.transport.disk import fill_the_disk, free_the_disk
 
 SCHEMA = ("CREATE TABLE words (id INTEGER PRIMARY KEY, word BLOB)",)

@@ -10,9 +10,9 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 
-from protocol.transport.kafka import KafkaBus
-from protocol.transport.kafka_consumer import KafkaConsumer
-from protocol.transport.kafka_inside import shut
+from protocol.transport.kafka.aiokafka_internals import shut
+from protocol.transport.kafka.bus import KafkaBus
+from protocol.transport.kafka.consumer import KafkaConsumer
 from protocol.transport.settings import TransportSettings
 from tests.transport import contract_bus
 from tests.transport.bus_site import numbered, take, values

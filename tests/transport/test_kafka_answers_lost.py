@@ -14,7 +14,7 @@ from infra.local.kafka import Broker
 from infra.local.process import HOST, free_port
 from protocol.errors import Unavailable
 from protocol.ports import Consumer
-from protocol.transport.kafka_publisher import PUBLISH_TIMEOUT
+from protocol.transport.kafka.producer import PUBLISH_TIMEOUT
 from tests.transport.bus_site import Owner, nothing_comes, numbered, take, values
 from tests.transport.test_kafka import KafkaSite
 

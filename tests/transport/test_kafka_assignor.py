@@ -10,7 +10,7 @@ from aiokafka.cluster import ClusterMetadata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.transport.kafka_assignor import StickyAssignor, share
+from protocol.transport.kafka.assignor import StickyAssignor, share
 
 PARTITIONS = st.integers(0, 12).map(range)
 MEMBERS = st.lists(st.sampled_from([f"w{n}" for n in range(6)]), min_size=1, unique=True)

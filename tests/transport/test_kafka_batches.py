@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from protocol.errors import CodecError, FleetError, TooLarge
 from protocol.ports import Record
-from protocol.transport.kafka_batches import MAX_INFLATED, Batches, Room
-from protocol.transport.kafka_inflating import inflate
-from protocol.transport.kafka_inside import Decoded
-from protocol.transport.kafka_record import Frame, read_records
+from protocol.transport.kafka.aiokafka_internals import Decoded
+from protocol.transport.kafka.batches import MAX_INFLATED, Batches, Room
+from protocol.transport.kafka.inflating import inflate
+from protocol.transport.kafka.record import Frame, read_records
 from tests.transport.strangers import CODECS, Strange, built
 
 PLACE = TopicPartition("t", 3)

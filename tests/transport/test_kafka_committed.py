@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from aiokafka.structs import OffsetAndMetadata
 
-from protocol.transport.kafka_positions import MARK, counts
+from protocol.transport.kafka.positions import MARK, counts
 
 
 @pytest.mark.parametrize(

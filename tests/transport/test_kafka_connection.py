@@ -6,7 +6,7 @@ import pytest
 from aiokafka import errors
 
 from protocol.errors import ConfigError, NotFound, TooLarge, Unavailable
-from protocol.transport.kafka_connection import connection_options, translated
+from protocol.transport.kafka.connection import connection_options, translated
 from protocol.transport.settings import TransportSettings
 
 

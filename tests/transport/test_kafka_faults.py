@@ -18,7 +18,7 @@ from infra.local.process import free_port
 from protocol.errors import FleetError, TooLarge, Unavailable
 from protocol.frames import MAX_RECORD
 from protocol.ports import Assigned, Consumer, OutRecord, Record
-from protocol.transport.kafka import KafkaBus
+from protocol.transport.kafka.bus import KafkaBus
 from protocol.transport.settings import TransportSettings
 from tests.transport.contract_bus import Owner, numbered, take, values
 from tests.transport.test_kafka import KafkaSite

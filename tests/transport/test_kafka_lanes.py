@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.ports import Assigned, Record
-from protocol.transport.kafka_lanes import Lanes
+from protocol.transport.kafka.buffers import Lanes
 
 
 def fetched(partition: int, *offsets: int) -> list[Record]:

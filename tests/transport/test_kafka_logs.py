@@ -14,8 +14,8 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from protocol.errors import FleetError, NotFound, Unavailable
 from protocol.ports import Assigned, Consumer, OutRecord
-from protocol.transport.kafka import KafkaBus
-from protocol.transport.kafka_positions import counts
+from protocol.transport.kafka.bus import KafkaBus
+from protocol.transport.kafka.positions import counts
 from tests.transport.bus_site import POLL, Owner, nothing_comes, numbered, take, values
 from tests.transport.test_kafka import KafkaSite
 

@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from infra.local.kafka import Broker
-from protocol import logs
+from protocol.runtime import logs
 from tests.transport.bus_site import Owner
 from tests.transport.test_kafka import KafkaSite
 

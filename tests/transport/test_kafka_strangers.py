@@ -12,8 +12,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from infra.local.kafka import Broker
 from protocol.ports import Consumer, OutRecord, Record
-from protocol.transport.kafka import KafkaBus
-from protocol.transport.kafka_batches import MAX_HEADERS, MAX_INFLATED
+from protocol.transport.kafka.batches import MAX_HEADERS, MAX_INFLATED
+from protocol.transport.kafka.bus import KafkaBus
 from tests.transport.bus_site import Owner, numbered, take, values
 from tests.transport.strangers import CODECS, Strange, write
 from tests.transport.test_kafka import KafkaSite

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.transport.kafka_trouble import LASTING, Trouble
+from protocol.transport.kafka.health import LASTING, Trouble
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, LASTING)), max_size=30))

@@ -8,8 +8,8 @@ import pytest
 from protocol.errors import Unavailable
 from protocol.naming import Names
 from protocol.ports import Answer, Bus, ClaimState, Wake
-from protocol.transport.broker import MemoryBroker
-from protocol.transport.memory import MemoryBus, MemoryServer, MemoryStore
+from protocol.transport.embedded.broker import MemoryBroker
+from protocol.transport.embedded.memory import MemoryBus, MemoryServer, MemoryStore
 from protocol.transport.settings import TransportSettings
 from tests.transport import contract_bus, contract_results
 from tests.transport.contract_bus import BusContract

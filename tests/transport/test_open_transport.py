@@ -8,9 +8,9 @@ import pytest
 
 from protocol.ports import Answer, OutRecord
 from protocol.transport import open_transport
-from protocol.transport.memory import MemoryBus, MemoryStore
+from protocol.transport.embedded.memory import MemoryBus, MemoryStore
+from protocol.transport.embedded.sqlite import SqliteBus, SqliteStore
 from protocol.transport.settings import TransportSettings
-from protocol.transport.sqlite import SqliteBus, SqliteStore
 
 
 @pytest.mark.parametrize("durable", [False, True])

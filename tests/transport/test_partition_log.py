@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.ports import OutRecord, Record
-from protocol.transport.partition_log import PartitionLog
+from protocol.transport.embedded.partition_log import PartitionLog
 
 SIZES = st.lists(st.integers(0, 9), max_size=30)
 

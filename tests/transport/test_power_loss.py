@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from protocol.ports import Answer, Outcome
+from protocol.transport.embedded.sqlite import SqliteBus, SqliteStore
 from protocol.transport.settings import TransportSettings
-from protocol.transport.sqlite import SqliteBus, SqliteStore
 from tests.transport.bus_site import Owner
 from tests.transport.power import Image, losses, traced
 
@@ -26,7 +26,7 @@ import asyncio, os, sys
 from pathlib import Path
 from protocol.ports import Answer, OutRecord
 from protocol.transport.settings import TransportSettings
-from protocol.transport.sqlite import SqliteBus, SqliteStore
+from protocol.transport.embedded.sqlite import SqliteBus, SqliteStore
 
 async def main(folder, fsync):
     settings = TransportSettings(data_dir=Path(folder), fsync=fsync == "1", result_ttl=600.0)

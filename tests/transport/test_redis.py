@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from protocol.naming import Names
-from protocol.transport.redis import RedisStore
+from protocol.transport.redis.store import RedisStore
 from protocol.transport.settings import TransportSettings
 from tests.transport import contract_results
 

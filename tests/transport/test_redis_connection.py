@@ -10,8 +10,8 @@ from redis.asyncio import SSLConnection
 from redis.exceptions import RedisError, ResponseError
 
 from protocol.errors import ConfigError
-from protocol.transport.redis_address import Address
-from protocol.transport.redis_sentinel import Asking
+from protocol.transport.redis.address import Address
+from protocol.transport.redis.sentinel import Asking
 
 CA = Path(__file__).parent / "tls" / "ca.pem"
 

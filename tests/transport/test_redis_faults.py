@@ -17,9 +17,9 @@ from infra.local.process import free_port
 from infra.local.redis import RedisServer
 from protocol.errors import ConfigError, Unavailable
 from protocol.ports import Answer, Cancel, ClaimState, Outcome, Wake
-from protocol.transport.redis import RedisStore
-from protocol.transport.redis_address import Address
-from protocol.transport.redis_connection import Connection
+from protocol.transport.redis.address import Address
+from protocol.transport.redis.connection import Connection
+from protocol.transport.redis.store import RedisStore
 from protocol.transport.settings import TransportSettings
 from tests.redis_operator import ask, command
 from tests.transport.contract_results import new_claim, new_ref

@@ -13,7 +13,7 @@ import pytest
 from infra.local.redis import RedisServer
 from protocol.errors import Unavailable
 from protocol.ports import Answer, Claimed, ClaimState, Outcome
-from protocol.transport.redis import RedisStore
+from protocol.transport.redis.store import RedisStore
 from protocol.transport.settings import TransportSettings
 from tests.transport.contract_results import new_claim, new_ref
 from tests.transport.test_redis import RedisSite

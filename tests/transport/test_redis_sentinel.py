@@ -12,10 +12,10 @@ import pytest
 from infra.local.process import HOST, free_port
 from infra.local.redis import RedisServer
 from protocol.errors import Unavailable
-from protocol.transport.redis_address import Address
-from protocol.transport.redis_client import Client
-from protocol.transport.redis_connection import Connection
-from protocol.transport.redis_sentinel import Asking, Sentinels
+from protocol.transport.redis.address import Address
+from protocol.transport.redis.client import Client
+from protocol.transport.redis.connection import Connection
+from protocol.transport.redis.sentinel import Asking, Sentinels
 
 pytestmark = pytest.mark.servers
 

@@ -7,10 +7,10 @@ import pytest
 
 from protocol.naming import Names
 from protocol.ports import Bus
+from protocol.transport.embedded.sqlite import SqliteBus, SqliteStore
+from protocol.transport.embedded.sqlite_broker import SqliteBroker
+from protocol.transport.embedded.sqlite_results import SqliteServer
 from protocol.transport.settings import TransportSettings
-from protocol.transport.sqlite import SqliteBus, SqliteStore
-from protocol.transport.sqlite_broker import SqliteBroker
-from protocol.transport.sqlite_results import SqliteServer
 from tests.transport import contract_bus, contract_results
 from tests.transport.contract_bus import BusContract
 from tests.transport.contract_results import ResultsContract, Store

@@ -16,9 +16,9 @@ import pytest
 from protocol.errors import ConfigError, Unavailable
 from protocol.frames import pack
 from protocol.ports import Answer, Assigned, ClaimState, Outcome, OutRecord
+from protocol.transport.embedded.sqlite import SqliteBus, SqliteStore
+from protocol.transport.embedded.sqlite_broker import SqliteBroker
 from protocol.transport.settings import TransportSettings
-from protocol.transport.sqlite import SqliteBus, SqliteStore
-from protocol.transport.sqlite_broker import SqliteBroker
 from tests.transport.bus_site import Owner, numbered, take, values
 from tests.transport.disk import fill_the_disk, free_the_disk
 from tests.transport.results_site import new_claim

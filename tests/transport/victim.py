@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from protocol.ports import Answer, Claim, OutRecord
+from protocol.transport.embedded.sqlite import SqliteBus, SqliteStore
 from protocol.transport.settings import TransportSettings
-from protocol.transport.sqlite import SqliteBus, SqliteStore
 from tests.transport.bus_site import Owner
 
 TOPIC = "t.infer.m.1"

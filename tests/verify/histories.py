@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Callable
 
 from penstock.verify import model
-from penstock.verify.history import (
+from penstock.verify.judge.judge import Verdict, judge
+from penstock.verify.observe.history import (
     Broken,
     Dead,
     End,
@@ -20,8 +21,7 @@ from penstock.verify.history import (
     Stored,
     digest,
 )
-from penstock.verify.judge import Verdict, judge
-from penstock.verify.plan import DIES, Call, Kind, Plan
+from penstock.verify.plan.plan import DIES, Call, Kind, Plan
 
 TOPIC = "verify.infer.checked.1"
 PLACE = f"{TOPIC}/0"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from penstock.verify.gaps import Gap, gaps
-from penstock.verify.history import Broken, End, History, Seen
-from penstock.verify.plan import Call, Kind, Plan
+from penstock.verify.judge.gaps import Gap, gaps
+from penstock.verify.observe.history import Broken, End, History, Seen
+from penstock.verify.plan.plan import Call, Kind, Plan
 
 KILL = Broken("worker-kill", "worker-0", 9.9, 10.1, hit=10.0)
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from penstock.verify.http import Caller, Lost, Silent
+from penstock.verify.observe.http import Caller, Lost, Silent
 
 ANSWER = b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\nLocation: /v2/x\r\n\r\nok"
 CHUNKED = b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{"\r\n4\r\na":1\r\n1\r\n}\r\n0\r\n\r\n'

@@ -8,9 +8,9 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.verify.history import Broken, History, Logged, Run
-from penstock.verify.judge import PROMISES, judge, redelivered
-from penstock.verify.report import BROKEN, HELD, PROVES_NOTHING, report
+from penstock.verify.judge.judge import PROMISES, judge, redelivered
+from penstock.verify.observe.history import Broken, History, Logged, Run
+from penstock.verify.report.report import BROKEN, HELD, PROVES_NOTHING, report
 from tests.verify.histories import (
     ANSWERED,
     PLAN,

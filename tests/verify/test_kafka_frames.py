@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiokafka.protocol import coordination, metadata
 
-from penstock.verify.kafka_frames import Address, replaced, to_be_read
+from penstock.verify.fleet.kafka_frames import Address, replaced, to_be_read
 
 TOPICS = [(0, "orders", [(0, 0, 2, [1, 2], [2])])]
 BROKERS = [(1, "one.example", 9092), (2, "two", 9093)]

@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from penstock.cli.verify import command
-from penstock.verify.judge import PROMISES
-from penstock.verify.plan import ALL_FAULTS
-from penstock.verify.report import BROKEN, HELD, NOT_JUDGED, PROVES_NOTHING
+from penstock.verify.judge.judge import PROMISES
+from penstock.verify.plan.plan import ALL_FAULTS
+from penstock.verify.report.report import BROKEN, HELD, NOT_JUDGED, PROVES_NOTHING
 from protocol.errors import ConfigError
 
 PAGE = (Path(__file__).parents[2] / "docs" / "verify.md").read_text()

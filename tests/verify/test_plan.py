@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.verify.plan import ALL_FAULTS, WORKERS, FaultKind, Kind
-from penstock.verify.planner import make
+from penstock.verify.plan.plan import ALL_FAULTS, WORKERS, FaultKind, Kind
+from penstock.verify.plan.planner import make
 
 
 @given(st.integers(), st.integers(1, 200), st.lists(st.sampled_from(ALL_FAULTS), unique=True))

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from penstock.verify.processes import Backing
-from penstock.verify.proxy import Proxy
+from penstock.verify.fleet.processes import Backing
+from penstock.verify.fleet.proxy import Proxy
 from protocol.errors import ConfigError
 
 ECHOES: set[asyncio.Task[None]] = set()

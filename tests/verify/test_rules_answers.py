@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from penstock.verify import model
-from penstock.verify.history import Broken, End, History, Run, Sample, Stored
+from penstock.verify.observe.history import Broken, End, History, Run, Sample, Stored
 from tests.verify.histories import PLACE, REFS, START, broken, caller, judged, run_of, seen
 
 # --- I1 ---------------------------------------------------------------------------------------------------------------

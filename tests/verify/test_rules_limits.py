@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from penstock.verify.history import Held, History, Sample
-from penstock.verify.plan import PAD
-from penstock.verify.rules_limits import KEY_BYTES, KEYS_BESIDE, ROOM, SURE, WARM
+from penstock.verify.judge.rules_limits import KEY_BYTES, KEYS_BESIDE, ROOM, SURE, WARM
+from penstock.verify.observe.history import Held, History, Sample
+from penstock.verify.plan.plan import PAD
 from tests.verify.histories import PLACE, START, broken, judged, seen
 
 MB = 1_000_000

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from penstock.verify.history import Broken, Dead, End, History, Run, Sample, Stored, digest
+from penstock.verify.observe.history import Broken, Dead, End, History, Run, Sample, Stored, digest
 from tests.verify.histories import PLACE, REFS, START, TOPIC, broken, judged, run_of, seen
 
 # --- I6 ---------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from infra.local import faults
 from infra.local.kafka import Broker
 from infra.local.redis import RedisServer
 from infra.local.servers import Servers
-from penstock.verify.report import HELD
+from penstock.verify.report.report import HELD
 from protocol.errors import Unavailable
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(240)]

@@ -9,10 +9,10 @@ import orjson
 import pytest
 
 from penstock.cli.verify import _seeds
-from penstock.verify.history import Broken, Seen
-from penstock.verify.plan import FaultKind
-from penstock.verify.report import BROKEN, HELD, PROVES_NOTHING, report
-from penstock.verify.series import brief, exit_code, failed, histogram, line, merged, percentiles, table
+from penstock.verify.observe.history import Broken, Seen
+from penstock.verify.plan.plan import FaultKind
+from penstock.verify.report.report import BROKEN, HELD, PROVES_NOTHING, report
+from penstock.verify.report.series import brief, exit_code, failed, histogram, line, merged, percentiles, table
 from protocol.errors import ConfigError
 from tests.verify.histories import PLAN, START, healthy
 

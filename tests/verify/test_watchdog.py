@@ -8,7 +8,7 @@ import sys
 import uuid
 from pathlib import Path
 
-from penstock.verify import watchdog
+from penstock.verify.fleet import watchdog
 
 
 def test_processes_of_a_run_end_when_its_checker_does(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from protocol.codec import encode_request
 from protocol.ports import OutRecord, Wake
 from tests.workers.fleet import CHANNEL, IDENTITY, Caller, Fleet, write_model
 from workers.app import tune
-from workers.execution import Job, ThreadExecutor
+from workers.instances.executor import ThreadExecutor
+from workers.instances.job import Job
 
 ROWS = 32
 REQUESTS = 2048

@@ -10,17 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
-from protocol.clock import Clock
 from protocol.messages import InferRequest
+from protocol.runtime.clock import Clock
 from protocol.tensors import Array, Tensor, from_array
 from tests.workers.fleet import write_model
 from workers.backends.base import Outcome
-from workers.children.executor import ChildExecutor
-from workers.entries import Entry
-from workers.execution import Completions, Executor, Job
-from workers.loading import LoadedModel, Loader
-from workers.repository import ModelVersion, scan
-from workers.scheduling.types import Batch, Release
+from workers.batching.types import Batch, Release
+from workers.instances.executor import Completions
+from workers.instances.job import Entry, Executor, Job
+from workers.instances.loaded import LoadedModel
+from workers.instances.process.executor import ChildExecutor
+from workers.lifecycle.loader import Loader
+from workers.repository.repository import scan
+from workers.repository.version import ModelVersion
 
 CONFIG = """
 backend: "python" max_batch_size: 64

@@ -18,8 +18,8 @@ from protocol.naming import Names, ref
 from protocol.ports import Cancel, OutRecord, Wake
 from protocol.tensors import from_array
 from protocol.transport import Transport
-from protocol.transport.broker import MemoryBroker
-from protocol.transport.memory import MemoryBus, MemoryServer, MemoryStore
+from protocol.transport.embedded.broker import MemoryBroker
+from protocol.transport.embedded.memory import MemoryBus, MemoryServer, MemoryStore
 from protocol.transport.settings import TransportSettings
 from workers.settings import WorkerSettings
 from workers.worker import Worker

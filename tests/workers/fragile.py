@@ -10,7 +10,7 @@ from protocol.ports import Record
 from protocol.tensors import Array
 from tests.workers.fleet import IDENTITY, NAMES, until
 from tests.workers.serving import Bench, Gated
-from workers.execution import InstanceDied
+from workers.instances.job import InstanceDied
 
 WIDE = IDENTITY.replace("max_batch_size: 8", "max_batch_size: 32")
 ORDERED = WIDE + "dynamic_batching { preserve_ordering: true }"

@@ -9,27 +9,27 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from protocol.clock import Clock
 from protocol.errors import Unavailable
 from protocol.messages import InferReply
 from protocol.model_config import ModelConfig
-from protocol.pbtxt import parse
+from protocol.model_config.pbtxt import parse
 from protocol.ports import Answer, Bus, Outcome, RequestState, Results
+from protocol.runtime.clock import Clock
 from protocol.tensors import Array
 from protocol.transport import Transport
-from protocol.transport.broker import MemoryBroker
-from protocol.transport.memory import MemoryBus, MemoryServer, MemoryStore
+from protocol.transport.embedded.broker import MemoryBroker
+from protocol.transport.embedded.memory import MemoryBus, MemoryServer, MemoryStore
 from protocol.transport.settings import TransportSettings
 from tests.workers.fleet import IDENTITY, NAMES, Caller
 from workers.backends.tensor_instance import TensorInstance
-from workers.completion import complete
 from workers.context import Context
-from workers.execution import ThreadExecutor
-from workers.journal import Journal
-from workers.loading import LoadedModel
-from workers.patience import Patience
-from workers.repository import ModelVersion
-from workers.serving import Serving
+from workers.crash_journal import Journal
+from workers.instances.executor import ThreadExecutor
+from workers.instances.loaded import LoadedModel
+from workers.repository.completion import complete
+from workers.repository.version import ModelVersion
+from workers.retry import Patience
+from workers.serving.serving import Serving
 
 
 class Gated(TensorInstance):

@@ -3,11 +3,10 @@ from protocol.errors import RETRYABLE, Code
 from protocol.frames import MAX_RECORD
 from protocol.messages import Failure, InferRequest
 from protocol.tensors import Tensor
-from workers.answers import Answers
 from workers.backends.base import Outcome
-from workers.entries import Entry
-from workers.execution import Job
-from workers.scheduling.types import Batch, Release
+from workers.batching.types import Batch, Release
+from workers.instances.job import Entry, Job
+from workers.results.replies import Answers
 
 
 def entry(name: str = "r") -> Entry:

@@ -62,10 +62,10 @@ async def test_a_supervised_worker_ends_with_its_supervisor(tmp_path: Path) -> N
     script = f"""
 import asyncio, sys
 from pathlib import Path
-from protocol import logs
+from protocol.runtime import logs
 from protocol.transport.settings import TransportSettings
 from workers.settings import WorkerSettings
-from workers.supervisor import supervise
+from workers.supervision.supervisor import supervise
 logs.configure("json")
 settings = WorkerSettings(model_repository=(Path({str(tmp_path)!r}),), metrics_port=0)
 sys.exit(asyncio.run(supervise(settings, TransportSettings())))

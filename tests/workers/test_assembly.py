@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.config_parts import TensorSpec
 from protocol.errors import CodecError, ModelFailed
 from protocol.messages import InferRequest
 from protocol.model_config import ModelConfig
+from protocol.model_config.parts import TensorSpec
 from protocol.tensors import ITEM_SIZE, Array, Tensor, element_count, from_array, pack_bytes
-from workers.assembly import cut, stack, wanted_outputs
-from workers.signature import Signature
+from workers.backends.assembly import cut, stack, wanted_outputs
+from workers.repository.signature import Signature
 
 CONFIG = ModelConfig(
     name="m",

@@ -1,6 +1,6 @@
 import random
 
-from workers.backoff import FIRST, HEALTHY, LONGEST, Backoff
+from workers.system.backoff import FIRST, HEALTHY, LONGEST, Backoff
 
 
 def test_pauses_double_up_to_a_bound() -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from workers.brevity import BRIEF, DISTRUST, MAX_KINDS, SLOW, Brevity
+from workers.instances.inline_policy import BRIEF, DISTRUST, MAX_KINDS, SLOW, Brevity
 
 
 def test_what_was_fast_on_a_thread_is_tried_on_the_loop() -> None:

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.ports import Cancel
-from workers.cancellations import MAX_AGE, MAX_REMEMBERED, Cancellations
+from workers.intake.cancellations import MAX_AGE, MAX_REMEMBERED, Cancellations
 
 names = st.sampled_from("abc")
 stamps = st.integers(0, 9).map(float)

@@ -8,10 +8,10 @@ import pytest
 from protocol.errors import ConfigError, ModelFailed
 from protocol.model_config import TensorSpec, Warmup, WarmupInput
 from tests.workers.archives import archive
-from workers.checking import Inspect, Status, Try, Verdict, check
-from workers.completion import BackendMetadata
-from workers.repository import ModelVersion
-from workers.warmup import samples
+from workers.checking.checking import Inspect, Status, Try, Verdict, check
+from workers.instances.warmup import samples
+from workers.repository.completion import BackendMetadata
+from workers.repository.version import ModelVersion
 
 BYTES = {
     "model.pt": archive("m/constants.pkl"),

@@ -28,10 +28,11 @@ from tests.workers.children import (
     version_of,
 )  # fmt: skip
 from tests.workers.fleet import IDENTITY
-from workers.children.executor import is_isolated
-from workers.execution import ModelRaised, ThreadExecutor, failure_message
-from workers.placement import Placement
-from workers.repository import ModelVersion
+from workers.instances.executor import ThreadExecutor
+from workers.instances.job import ModelRaised, failure_message
+from workers.instances.process.executor import is_isolated
+from workers.repository.placement import Placement
+from workers.repository.version import ModelVersion
 
 SIDES = """
 backend: "identity" max_batch_size: 8

@@ -28,7 +28,7 @@ from tests.workers.children import (
     running,
     version_of,
 )  # fmt: skip
-from workers.execution import InstanceDied, Job
+from workers.instances.job import InstanceDied, Job
 
 ROOT = Path(__file__).parents[2]
 
@@ -219,7 +219,7 @@ def test_a_killed_worker_takes_its_children_along_and_leaves_no_memory(tmp_path:
         from pathlib import Path
         from tests.workers.children import HANG, request, running
         from tests.workers.test_child_deaths import hanging
-        from workers.repository import scan
+        from workers.repository.repository import scan
 
         async def main():
             ((version,),) = (folder.versions for folder in scan([Path(sys.argv[1])]))

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.children.line import MAX_MESSAGE, Broken, Line, packed
-from workers.framing import frame
+from workers.instances.process.channel import MAX_MESSAGE, Broken, Line, packed
+from workers.system.framing import frame
 
 Pair = tuple[Line, Line]
 

@@ -14,8 +14,8 @@ import pytest
 
 from tests.workers.children import CONFIG, request, running, version_of
 from tests.workers.test_child_deaths import ROOT, alive, until
-from workers.children.executor import ChildExecutor
-from workers.execution import InstanceDied
+from workers.instances.job import InstanceDied
+from workers.instances.process.executor import ChildExecutor
 
 TOGETHER = """
     import os, pathlib
@@ -117,7 +117,7 @@ def test_a_killed_worker_takes_along_what_a_model_has_detached(tmp_path: Path) -
         import asyncio, sys
         from pathlib import Path
         from tests.workers.children import request, running
-        from workers.repository import scan
+        from workers.repository.repository import scan
 
         async def main():
             ((version,),) = (folder.versions for folder in scan([Path(sys.argv[1])]))

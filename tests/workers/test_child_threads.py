@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.workers.children import CONFIG, running, version_of
-from workers.children.threads import VARIABLES, limit
+from workers.instances.process.threads import VARIABLES, limit
 
 CODE = """
     import os
     import numpy as np
     AT_IMPORT = os.environ.get("OMP_NUM_THREADS", "0")
-    from workers.children.threads import of_openblas
+    from workers.instances.process.threads import of_openblas
 
     class Model:
         def predict(self, X):

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from protocol.errors import Unavailable
 from protocol.messages import InferRequest
 from tests.workers.fleet import until
-from workers.commits import AGAIN, Commits
-from workers.entries import Entry
-from workers.offsets import OffsetTracker
+from workers.instances.job import Entry
+from workers.intake.commits import AGAIN, Commits
+from workers.intake.offsets import OffsetTracker
 
 
 class Log:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from protocol.transport.consumer import MemoryConsumer
+from protocol.transport.embedded.consumer import MemoryConsumer
 from tests.workers.fleet import NAMES, until
 from tests.workers.serving import bench
 from tests.workers.test_commits import build, entries

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from protocol.errors import ConfigError
 from protocol.model_config import DynamicBatching, InstanceGroup, Kind, ModelConfig, TensorSpec
 from tests.config_strategies import configs
-from workers.completion import BackendMetadata, complete, infer_backend
+from workers.repository.completion import BackendMetadata, complete, infer_backend
 
 UNSTATED = ModelConfig(name="m", backend="onnxruntime", batch_size_stated=False)
 IMAGE = TensorSpec("IMAGE", "FP32", (3, -1))

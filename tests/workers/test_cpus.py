@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.cpus import CGROUPS, MOUNTS, quota, usable
+from workers.system.cpu_limit import CGROUPS, MOUNTS, quota, usable
 
 V2 = "30 23 0:26 {root} /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
 V1 = (

@@ -2,12 +2,12 @@ import signal
 
 import pytest
 
+from protocol.dead_letter import MAX_ERROR, MAX_MATES, Letter, Reason, class_name, evidence_of, signal_name
 from protocol.errors import CodecError, ModelFailed
 from protocol.ports import Record
-from workers.causes import cause_of
-from workers.deadletters import MAX_ERROR, MAX_MATES, Letter, Reason, class_name, evidence_of, signal_name
-from workers.execution import InstanceDied, ModelRaised
-from workers.verdicts import Cause
+from workers.failures.bisection import Cause
+from workers.failures.classify import cause_of
+from workers.instances.job import InstanceDied, ModelRaised
 
 RECORD = Record("penstock.infer.m.1", 2, 17, 1700000000.1234, b"value", [("id", b"x")], b"key")
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from workers.digests import SETTLED, Digests, content_digest
+from workers.repository.digests import SETTLED, Digests, content_digest
 
 
 def write(path: Path, content: bytes) -> None:

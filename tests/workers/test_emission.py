@@ -5,8 +5,8 @@ from protocol.messages import InferRequest
 from protocol.ports import Answer, Outcome
 from tests.workers.fleet import turn_of_the_loop, until
 from tests.workers.serving import bench
-from workers.emission import MAX_ANSWERS, MAX_BYTES, Emission
-from workers.entries import Entry
+from workers.instances.job import Entry
+from workers.results.writer import MAX_ANSWERS, MAX_BYTES, Emission
 from workers.statistics import ModelStatistics
 
 

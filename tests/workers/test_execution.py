@@ -7,9 +7,9 @@ import pytest
 
 from protocol.errors import ModelFailed
 from protocol.messages import InferRequest
-from workers.entries import Entry
-from workers.execution import DEPTH, Completions, Job, ThreadExecutor, failure_message, next_free
-from workers.scheduling.types import Batch, Release
+from workers.batching.types import Batch, Release
+from workers.instances.executor import DEPTH, Completions, ThreadExecutor, next_free
+from workers.instances.job import Entry, Job, failure_message
 
 
 class Doubling:

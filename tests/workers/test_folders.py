@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from protocol.errors import ConfigError
-from workers.folders import contents
-from workers.repository import ignored, scan
+from workers.repository.folders import contents
+from workers.repository.repository import ignored, scan
 
 
 def model(repository: Path, name: str = "good") -> None:

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.framing import frame, frames
+from workers.system.framing import frame, frames
 
 
 @given(st.lists(st.binary(max_size=50)), st.integers(1, 20))

@@ -324,7 +324,7 @@ async def test_no_commit_passes_what_was_deleted_unread_before_the_loss_is_told(
 
 
 async def test_a_full_worker_keeps_its_membership() -> None:
-    from protocol.transport.broker import MemoryBroker
+    from protocol.transport.embedded.broker import MemoryBroker
 
     async with bench(MemoryBroker(session_timeout=2.5)) as b:
         serving = await b.serve(IDENTITY.replace("max_batch_size: 8", "max_batch_size: 1"), worker="w1", partitions=2)

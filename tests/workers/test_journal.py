@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from tests.workers.fleet import until
 from tests.workers.serving import bench
 from tests.workers.test_supervisor import Rig, running
-from workers.journal import SLOT, SLOTS, Journal, Legacy
+from workers.crash_journal import SLOT, SLOTS, Journal, Legacy
 
 DYING = """
-from workers.journal import Journal
+from workers.crash_journal import Journal
 journal = Journal(int(os.environ["PENSTOCK_JOURNAL_FD"]))
 if len(open({log!r}).read().split()) == 1:
     journal.open().note(b"poison\\nmate")

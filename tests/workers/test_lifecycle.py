@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from protocol.messages import ModelState
-from workers.lifecycle import MOVES, Event, State, move, shown, table
+from workers.lifecycle.states import MOVES, Event, State, move, shown, table
 
 
 def test_every_state_has_its_moves_and_can_be_reached() -> None:

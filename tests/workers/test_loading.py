@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import pytest
 
 from protocol.errors import ConfigError, FleetError
-from protocol.pbtxt import parse
+from protocol.model_config.pbtxt import parse
 from tests.workers.fleet import IDENTITY, write_model
 from workers.backends import installed, load_backend, usable_gpus
-from workers.loading import Loader
-from workers.repository import ModelVersion, scan
+from workers.lifecycle.loader import Loader
+from workers.repository.repository import scan
+from workers.repository.version import ModelVersion
 
 
 def version(config: str = IDENTITY, folder: Path = Path("/nowhere")) -> ModelVersion:

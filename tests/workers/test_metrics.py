@@ -10,8 +10,8 @@ from tests.workers.fleet import IDENTITY, until
 from tests.workers.serving import bench
 from workers.devices import Hardware
 from workers.metrics import WorkerMetrics
-from workers.patience import Patience
-from workers.serving import Serving
+from workers.retry import Patience
+from workers.serving.serving import Serving
 
 
 class NoDevices:

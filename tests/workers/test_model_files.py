@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import ConfigError
-from workers.model_files import ModelFile, parse, require_distinct
+from workers.repository.model_files import ModelFile, parse, require_distinct
 from workers.settings import WorkerSettings
 
 

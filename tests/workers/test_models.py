@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import Code, ConfigError, NotFound
+from protocol.heartbeat_codec import decode_announcement
 from protocol.messages import Announcement, Heartbeat, ModelLoad, ModelState
-from protocol.presence import decode_announcement
 from tests.workers.fleet import IDENTITY, NAMES, Fleet, fleet, until, values, write_model
-from workers.lifecycle import State
-from workers.model_files import ModelFile
-from workers.models import Slot, plan
+from workers.lifecycle.models import Slot, plan
+from workers.lifecycle.states import State
+from workers.repository.model_files import ModelFile
 
 SLOW = IDENTITY + 'parameters { key: "execute_delay_ms" value { string_value: "50" } }'
 BROKEN = IDENTITY.replace('"identity"', '"no-such-backend"')

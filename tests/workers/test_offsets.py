@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from workers.offsets import OffsetTracker
+from workers.intake.offsets import OffsetTracker
 
 
 def tracker(committed: int = 0) -> OffsetTracker[int]:

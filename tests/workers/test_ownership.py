@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from protocol.tensors import Array
-from workers.ownership import own
+from workers.backends.ownership import own
 
 BUFFER = np.zeros((4, 3), np.float32)
 TEXTS = np.array([[b"a"], [b"b"]], dtype=object)

@@ -1,7 +1,7 @@
 import asyncio
 
 from protocol.errors import Unavailable
-from workers.patience import Patience
+from workers.retry import Patience
 
 
 async def test_a_call_is_repeated_until_it_succeeds() -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.backends import pb_utils
-from workers.pb_usage import not_offered
+from workers.checking.pb_usage import not_offered
 
 IMPORT = "import triton_python_backend_utils as pb\n"
 

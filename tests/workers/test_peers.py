@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.messages import Heartbeat
-from workers.peers import MAX_GAP, MAX_STAGGER, SILENCE, STAGGER, Peers
+from workers.supervision.peers import MAX_GAP, MAX_STAGGER, SILENCE, STAGGER, Peers
 
 STEP = 0.5
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from protocol.errors import ConfigError
 from protocol.model_config import InstanceGroup, Kind, ModelConfig
 from tests.config_strategies import groups
-from workers.placement import Placement, place
+from workers.repository.placement import Placement, place
 
 GPUS = {count: tuple(range(count)) for count in (0, 1, 2, 8)}
 

@@ -7,11 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from protocol.codec import encode_request
+from protocol.dead_letter import MAX_ATTEMPTS
 from protocol.errors import Code
 from tests.workers.fleet import IDENTITY, until, values
 from tests.workers.fragile import ORDERED, TOPIC, WIDE, all_done, dead_letters, failed, fragile, together
 from tests.workers.serving import bench
-from workers.verdicts import ATTEMPTS
 
 
 async def test_the_mates_of_a_crasher_are_answered_and_only_it_is_buried() -> None:
@@ -25,7 +25,7 @@ async def test_the_mates_of_a_crasher_are_answered_and_only_it_is_buried() -> No
         assert failure.code is Code.MODEL_FAILED
         assert "died with SIGSEGV on this request, alone and in 3 runs" in failure.message
         deaths = [batch for batch in instance.batches if 20 in batch]
-        assert len(deaths) <= 5 + 1 + ATTEMPTS
+        assert len(deaths) <= 5 + 1 + MAX_ATTEMPTS
         assert deaths[-1] == [20]
         await all_done(b)
         statistics = b.serving[-1].statistics

@@ -2,10 +2,10 @@
 
 import asyncio
 
+from protocol.dead_letter import MAX_ATTEMPTS
 from tests.workers.fleet import until, values
 from tests.workers.fragile import TOPIC, all_done, dead_letters, failed, fragile
 from tests.workers.serving import Bench, bench
-from workers.verdicts import ATTEMPTS
 
 
 async def begin(b: Bench, name: str, times: int) -> None:
@@ -22,14 +22,14 @@ async def test_what_was_begun_before_runs_alone_on_an_instance_that_would_take_t
         await instance.started()
         requests = [b.caller.request(n, claimed=True) for n in range(6)]
         await begin(b, requests[2].id, 1)
-        await begin(b, requests[4].id, ATTEMPTS - 1)
+        await begin(b, requests[4].id, MAX_ATTEMPTS - 1)
         futures = await b.caller.publish(*requests)
         await until(lambda: b.serving[-1].runner.in_flight == 7)
         instance.gate.set()
         replies = (await asyncio.gather(*first, *futures))[1:]
         assert values(replies) == [[n] for n in range(6)]
         assert instance.batches == [[-1], [0, 1, 3, 5], [2], [4]]
-        assert [reply.timing.attempt for reply in replies] == [1, 1, 2, 1, ATTEMPTS, 1]
+        assert [reply.timing.attempt for reply in replies] == [1, 1, 2, 1, MAX_ATTEMPTS, 1]
         await all_done(b)
 
 
@@ -53,7 +53,7 @@ async def test_what_was_begun_too_often_is_buried_without_another_run() -> None:
     async with bench() as b:
         instance = await fragile(b, isolated=False)
         request = b.caller.request(1, claimed=True)
-        await begin(b, request.id, ATTEMPTS)
+        await begin(b, request.id, MAX_ATTEMPTS)
         replies = await b.caller.ask(request, b.caller.request(2))
         assert failed(replies) == [0]
         assert replies[0].failure is not None
@@ -79,6 +79,6 @@ async def test_a_death_counts_those_of_earlier_deliveries() -> None:
     async with bench() as b:
         instance = await fragile(b, deadly=frozenset({1.0}))
         request = b.caller.request(1, claimed=True)
-        await begin(b, request.id, ATTEMPTS - 1)
+        await begin(b, request.id, MAX_ATTEMPTS - 1)
         assert failed(await b.caller.ask(request)) == [0]
         assert instance.batches == [[1]]

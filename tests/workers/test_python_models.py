@@ -14,8 +14,8 @@ from protocol.errors import Code, ConfigError, ModelFailed
 from protocol.messages import Failure, InferRequest
 from protocol.tensors import Array, from_array
 from tests.workers.children import CONFIG, loader, request, running, version_of
-from workers.execution import failure_message
-from workers.repository import ModelVersion
+from workers.instances.job import failure_message
+from workers.repository.version import ModelVersion
 
 BOTH = pytest.mark.parametrize("isolation", ["thread", "process"])
 SHORT = """

@@ -6,19 +6,8 @@ from hypothesis import strategies as st
 
 from protocol.errors import ConfigError
 from tests.workers.test_verdicts import Request
-from workers.remedies import (
-    DEATHS,
-    LEAST,
-    MANY,
-    MULTIPLE,
-    RECOVERY,
-    WINDOW,
-    Caps,
-    Flood,
-    parts,
-    stated_limit,
-    time_limit,
-)
+from workers.failures.limits import DEATHS, LEAST, MANY, MULTIPLE, RECOVERY, WINDOW, Caps, Flood, parts, time_limit
+from workers.repository.completion import stated_limit
 
 
 def test_a_batch_that_ran_out_of_memory_halves_the_cap_of_its_shape_only() -> None:

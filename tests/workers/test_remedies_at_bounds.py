@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.workers.test_verdicts import Request
-from workers.remedies import parts
-from workers.verdicts import Cause, Inquiry
+from workers.failures.bisection import Cause, Inquiry
+from workers.failures.limits import parts
 
 
 @pytest.mark.parametrize(("cap", "sizes"), [(1, [1] * 6), (2, [2] * 3), (3, [3, 3]), (4, [4, 2]), (6, [6]), (7, [6])])

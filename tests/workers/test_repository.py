@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from protocol.errors import ConfigError
-from workers.model_files import ModelFile
-from workers.repository import ModelFolder, scan, single_file
+from workers.repository.model_files import ModelFile
+from workers.repository.repository import scan, single_file
+from workers.repository.version import ModelFolder
 
 UNREADABLE = Path("/proc/self/mem")
 

@@ -10,8 +10,8 @@ from protocol.texts import MAX_TEXT
 from tests.walks import walks
 from tests.workers.fleet import DELAYED, IDENTITY, ORDERED, until, values
 from tests.workers.serving import bench
-from workers.execution import DEPTH
-from workers.runner import BATCHES_PER_INSTANCE
+from workers.instances.executor import DEPTH
+from workers.serving.runner import BATCHES_PER_INSTANCE
 
 
 async def test_requests_that_wait_together_run_together() -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from protocol.errors import ConfigError
 from protocol.transport.settings import TransportSettings
-from workers.model_files import ModelFile
+from workers.repository.model_files import ModelFile
 from workers.settings import WorkerSettings, from_environment, made_up_id, to_environment
 
 words = st.from_regex(r"[a-zA-Z0-9_.-]{1,12}", fullmatch=True)

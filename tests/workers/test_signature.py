@@ -1,12 +1,12 @@
 import pytest
 
-from protocol.config_parts import TensorSpec
 from protocol.errors import InvalidArgument
 from protocol.messages import InferRequest
 from protocol.model_config import ModelConfig
+from protocol.model_config.parts import TensorSpec
 from protocol.request_check import fits
 from protocol.tensors import Tensor
-from workers.signature import MAX_REMEMBERED, Signature
+from workers.repository.signature import MAX_REMEMBERED, Signature
 
 CONFIG = ModelConfig(
     name="m",

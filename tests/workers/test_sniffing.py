@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.workers.archives import archive
-from workers import contents, sniffing
-from workers.sniffing import Kind
+from workers.repository import contents, sniffing
+from workers.repository.sniffing import Kind
 
 ROOT = Path(__file__).parents[2]
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.pace import MAX_KEYS, Pace
+from workers.latency import MAX_KEYS, Pace
 from workers.statistics import Duration, Executed, Histogram, ModelStatistics, Reason
 
 

@@ -16,7 +16,7 @@ from protocol.ports import OutRecord
 from protocol.tensors import from_array
 from tests.workers.fleet import CHANNEL, NAMES, ORDERED, until, values
 from tests.workers.serving import Bench, bench
-from workers.entries import Entry
+from workers.instances.job import Entry
 
 TOPIC = NAMES.infer_topic("m", "1")
 DEAD = NAMES.dead_topic("m")

@@ -9,21 +9,21 @@ from pathlib import Path
 
 import pytest
 
-import workers.supervisor
+import workers.supervision.supervisor
 from protocol.messages import Heartbeat, ModelLoad, ModelState
 from protocol.transport import Transport
-from protocol.transport.broker import MemoryBroker
-from protocol.transport.memory import MemoryBus, MemoryServer, MemoryStore
+from protocol.transport.embedded.broker import MemoryBroker
+from protocol.transport.embedded.memory import MemoryBus, MemoryServer, MemoryStore
 from protocol.transport.settings import TransportSettings
 from tests.workers.fleet import until
-from workers.supervisor import Supervisor
+from workers.supervision.supervisor import Supervisor
 
 CHILD = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
-from protocol.presence import encode_heartbeat
+from protocol.heartbeat_codec import encode_heartbeat
 from protocol.messages import Heartbeat, ModelLoad, ModelState
-from workers.framing import frame
+from workers.system.framing import frame
 fd, worker = int(os.environ["PENSTOCK_HEARTBEAT_FD"]), os.environ["PENSTOCK_WORKER"]
 open({log!r}, "a").write(f"{{os.getpid()}}\\n")
 signal.signal(signal.SIGTERM, lambda *_: sys.exit({code}))
@@ -152,7 +152,7 @@ async def test_a_worker_that_does_not_end_is_killed(tmp_path: Path) -> None:
 async def test_a_worker_that_lives_and_says_nothing_is_killed_and_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers.supervisor, "WEDGED_AFTER", 2)
+    monkeypatch.setattr(workers.supervision.supervisor, "WEDGED_AFTER", 2)
     rig = Rig(tmp_path)
     async with running(rig):
         await until(lambda: len(rig.starts) == 2, "a second start")
@@ -161,7 +161,7 @@ async def test_a_worker_that_lives_and_says_nothing_is_killed_and_started_again(
 async def test_a_worker_that_has_not_beaten_yet_may_take_its_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers.supervisor, "WEDGED_AFTER", 0)
+    monkeypatch.setattr(workers.supervision.supervisor, "WEDGED_AFTER", 0)
     rig = Rig(tmp_path, then=FOREVER, speaks=False)
     async with running(rig):
         await until(lambda: rig.starts != [])

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.verdicts import ATTEMPTS, Cause, Inquiry, Sentence, first_share
+from protocol.dead_letter import MAX_ATTEMPTS
+from workers.failures.bisection import Cause, Inquiry, Sentence, first_share
 
 
 class Request:
@@ -82,7 +83,7 @@ def test_all_innocents_are_answered_and_all_culprits_and_only_they_are_blamed(
         assert sorted(court.sentenced) == sorted(culprits)
         assert all(sentence.buried is cause.deadly for sentence in court.sentences)
         assert all(sentence.cause is cause for sentence in court.sentences)
-        assert max(court.failing_runs.values()) <= math.log2(count) + 2 + ATTEMPTS
+        assert max(court.failing_runs.values()) <= math.log2(count) + 2 + MAX_ATTEMPTS
     assert inquiry.next() is None
 
 
@@ -90,9 +91,9 @@ def test_all_innocents_are_answered_and_all_culprits_and_only_they_are_blamed(
 def test_a_lone_culprit_costs_few_runs_that_die(count: int, where: float, price: float) -> None:
     court = Court(count, {int(where * count)}, Cause.CRASH, price)
     court.hold()
-    assert court.failing <= math.log2(count) + 1 + ATTEMPTS
+    assert court.failing <= math.log2(count) + 1 + MAX_ATTEMPTS
     (sentence,) = court.sentences
-    assert ATTEMPTS <= sentence.deaths <= court.failing
+    assert MAX_ATTEMPTS <= sentence.deaths <= court.failing
 
 
 @given(count=st.integers(1, 300), where=st.floats(0, 1, exclude_max=True))
@@ -106,8 +107,8 @@ def test_where_a_death_is_dear_a_lone_culprit_costs_no_more_than_its_attempts() 
     for culprit in range(32):
         court = Court(32, {culprit}, Cause.CRASH, price=100.0)
         court.hold()
-        assert court.failing == ATTEMPTS
-        assert court.runs <= 32 + ATTEMPTS
+        assert court.failing == MAX_ATTEMPTS
+        assert court.runs <= 32 + MAX_ATTEMPTS
 
 
 @given(batch=batches, price=prices, cause=st.sampled_from([Cause.CRASH, Cause.HANG, Cause.FAILED]))
@@ -132,15 +133,15 @@ def test_a_request_that_fails_alone_is_not_run_again() -> None:
 def test_a_request_that_dies_alone_is_tried_again_before_it_is_buried() -> None:
     court = Court(1, {0}, Cause.CRASH)
     court.hold()
-    assert (court.runs, court.failing) == (ATTEMPTS - 1, ATTEMPTS)
-    assert court.sentences == [Sentence(court.requests[0], Cause.CRASH, ATTEMPTS, True)]
+    assert (court.runs, court.failing) == (MAX_ATTEMPTS - 1, MAX_ATTEMPTS)
+    assert court.sentences == [Sentence(court.requests[0], Cause.CRASH, MAX_ATTEMPTS, True)]
 
 
 def test_what_died_in_earlier_deliveries_counts() -> None:
     court = Court(1, {0}, Cause.CRASH)
-    court.requests[0].attempt = ATTEMPTS
+    court.requests[0].attempt = MAX_ATTEMPTS
     court.hold()
-    assert (court.runs, court.sentences[0].deaths) == (0, ATTEMPTS)
+    assert (court.runs, court.sentences[0].deaths) == (0, MAX_ATTEMPTS)
 
 
 def test_those_who_are_probably_innocent_go_first_and_doubtful_ones_last() -> None:

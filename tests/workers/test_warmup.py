@@ -6,10 +6,10 @@ import pytest
 
 from protocol.errors import ConfigError, ModelFailed
 from protocol.model_config import ModelConfig
-from protocol.pbtxt import parse
+from protocol.model_config.pbtxt import parse
 from protocol.tensors import Array
 from workers.backends.tensor_instance import TensorInstance
-from workers.warmup import samples, warm_up
+from workers.instances.warmup import samples, warm_up
 
 CONFIG = """
 backend: "identity" max_batch_size: 4

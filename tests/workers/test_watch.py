@@ -6,12 +6,11 @@ from hypothesis import strategies as st
 
 from tests.workers.fleet import IDENTITY, until
 from tests.workers.serving import bench
-from workers.entries import Entry
-from workers.execution import Job
-from workers.pace import Pace
-from workers.remedies import LEAST, MULTIPLE, time_limit
-from workers.scheduling.types import Batch, Release
-from workers.watch import Watch
+from workers.batching.types import Batch, Release
+from workers.failures.hang_watch import Watch
+from workers.failures.limits import LEAST, MULTIPLE, time_limit
+from workers.instances.job import Entry, Job
+from workers.latency import Pace
 
 LIMITED = IDENTITY + 'parameters { key: "max_execution_ms" value { string_value: "50" } }'
 

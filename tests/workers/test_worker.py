@@ -6,11 +6,11 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from protocol.heartbeat_codec import decode_heartbeat
 from protocol.messages import ModelState
-from protocol.presence import decode_heartbeat
 from tests.workers.fleet import IDENTITY, NAMES, fleet, until, values, write_model
-from workers.framing import frames
-from workers.heartbeat import PipeOutlet
+from workers.supervision.heartbeat import PipeOutlet
+from workers.system.framing import frames
 
 TOPIC = NAMES.infer_topic("m", "1")
 SLOW = IDENTITY + 'parameters { key: "execute_delay_ms" value { string_value: "20" } }'

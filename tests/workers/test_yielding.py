@@ -10,18 +10,19 @@ from pathlib import Path
 import pytest
 
 from tests.workers.fleet import IDENTITY, write_model
-from workers import yielding
-from workers.loading import Loader
-from workers.repository import ModelVersion, scan
+from workers.lifecycle.loader import Loader
+from workers.repository.repository import scan
+from workers.repository.version import ModelVersion
+from workers.system import cpu_yield
 
 ROOT = Path(__file__).parents[2]
 SLICES = sys.platform == "linux" and tuple(int(part) for part in os.uname().release.split(".")[:2]) >= (6, 12)
 linux = pytest.mark.skipif(not SLICES, reason="time slices can be chosen since Linux 6.12")
-sessions = pytest.mark.skipif(not yielding._AUTOGROUP.exists(), reason="this system has no CPU shares of sessions")
+sessions = pytest.mark.skipif(not cpu_yield._AUTOGROUP.exists(), reason="this system has no CPU shares of sessions")
 root = pytest.mark.skipif(os.geteuid() != 0, reason="others may change one session in 0.1 s on the whole machine")
 TOOLS = """
 import ctypes, os, struct, threading
-from workers import yielding
+from workers.system import cpu_yield
 
 def slice_of(thread=0):
     given = ctypes.create_string_buffer(48)
@@ -62,14 +63,14 @@ def said(script: str, *, leads: bool = True) -> list[str]:
 def test_a_process_that_starts_has_long_slices_until_it_takes_part() -> None:
     usual, yields, thread, child, again = said("""
 print(slice_of())
-yielding.begin()
+cpu_yield.begin()
 print(slice_of())
 print(in_a_thread(slice_of), flush=True)
 if (pid := os.fork()) == 0:
     print(slice_of(), flush=True)
     os._exit(0)
 os.waitpid(pid, 0)
-yielding.end()
+cpu_yield.end()
 print(slice_of())
 """)
     assert int(yields) == LONG
@@ -81,11 +82,11 @@ def test_a_session_has_a_tenth_of_a_share_until_its_leader_takes_part() -> None:
     assert said("""
 print(session())
 while session() != 10:  # Linux lets one such change in 0.1 s pass
-    yielding.begin()
-yielding.begin()
+    cpu_yield.begin()
+cpu_yield.begin()
 print(session())
 while session():
-    yielding.end()
+    cpu_yield.end()
 print(session())
 """) == ["0", "10", "0"]
 
@@ -93,17 +94,17 @@ print(session())
 @sessions
 def test_a_session_that_another_process_leads_is_left_alone() -> None:
     before = said("print(session())", leads=False)
-    assert said("yielding.begin(); print(session())", leads=False) == before
+    assert said("cpu_yield.begin(); print(session())", leads=False) == before
 
 
 @sessions
 def test_a_session_that_yields_more_already_is_left_alone() -> None:
     assert said("""
 while session() != 15:
-    yielding._set_session(15)
-yielding.begin()
+    cpu_yield._set_session(15)
+cpu_yield.begin()
 print(session())
-yielding.end()
+cpu_yield.end()
 print(session())
 """) == ["15", "15"]
 
@@ -113,7 +114,7 @@ def test_a_policy_that_somebody_chose_is_left_alone() -> None:
     assert said("""
 os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 before = slice_of()
-yielding.begin()
+cpu_yield.begin()
 print(os.sched_getscheduler(0) == os.SCHED_BATCH, slice_of() == before)
 """) == ["True", "True"]
 
@@ -122,8 +123,8 @@ print(os.sched_getscheduler(0) == os.SCHED_BATCH, slice_of() == before)
 def test_a_nice_value_that_somebody_chose_is_kept() -> None:
     assert said("""
 os.nice(5)
-yielding.begin()
-yielding.end()
+cpu_yield.begin()
+cpu_yield.end()
 print(os.getpriority(os.PRIO_PROCESS, 0), in_a_thread(lambda: os.getpriority(os.PRIO_PROCESS, 0)))
 """) == ["5", "5"]
 

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 
 from protocol.messages import Failure, InferRequest
 from protocol.tensors import Tensor
-from workers.placement import Placement
-from workers.repository import BackendMetadata, ModelVersion
+from workers.repository.completion import BackendMetadata
+from workers.repository.placement import Placement
+from workers.repository.version import ModelVersion
 
 Outcome = tuple[Tensor, ...] | Failure
 """One request's share of a batch: its outputs, or why it alone has none."""
@@ -24,7 +25,7 @@ class Instance(Protocol):
 
     An attribute `anywhere` that is true says that `run` only computes (no waiting, no I/O, no state tied to a thread), so that it
     may be called on another thread than `load`. Runs that are expected to take less than handing them over costs then happen on
-    the event loop (`workers.brevity`). Without it every run is on the instance's own thread.
+    the event loop (`workers.instances.inline_policy`). Without it every run is on the instance's own thread.
 
     A method `keep(raw)` is called right after `run`, on its thread, where the next run may begin before the answers are made: it
     returns what `run` did with everything copied that the next run may write to. Without it that must be nothing.

@@ -13,8 +13,9 @@ from protocol.errors import ConfigError, quoted
 from protocol.model_config import ModelConfig
 from protocol.tensors import Array
 from workers.backends.tensor_instance import TensorInstance
-from workers.placement import Placement
-from workers.repository import BackendMetadata, ModelVersion
+from workers.repository.completion import BackendMetadata
+from workers.repository.placement import Placement
+from workers.repository.version import ModelVersion
 
 MAX_DELAY = 3600.0
 """Seconds; a longer one is a typing error."""

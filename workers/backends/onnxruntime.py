@@ -17,11 +17,12 @@ from protocol.errors import Code, ConfigError, InvalidArgument, quoted
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import Kind, ModelConfig, TensorSpec
 from protocol.tensors import Array
-from workers.assembly import Stacked, rows_of
+from workers.backends.assembly import Stacked, rows_of
 from workers.backends.base import Instance, Outcome
 from workers.backends.tensor_instance import TensorInstance
-from workers.placement import Placement
-from workers.repository import BackendMetadata, ModelVersion
+from workers.repository.completion import BackendMetadata
+from workers.repository.placement import Placement
+from workers.repository.version import ModelVersion
 
 _DATATYPES: Final = {
     "tensor(bool)": "BOOL", "tensor(uint8)": "UINT8", "tensor(uint16)": "UINT16", "tensor(uint32)": "UINT32",

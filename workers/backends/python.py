@@ -4,7 +4,7 @@ Triton's class gets the batch's requests as they are and answers each. The short
 returns arrays by name: `def predict(self, **inputs) -> dict[str, ndarray]`; it states its tensors as class attributes, for example
 `inputs = {"TEXT": ("BYTES", [1])}`, `outputs = {"SCORE": ("FP32", [1])}` and optionally `max_batch_size = 32`.
 
-Instances are child processes (`workers.children`) unless the configuration's parameter `instance_isolation` says `thread`.
+Instances are child processes (`workers.instances.process`) unless the configuration's parameter `instance_isolation` says `thread`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from workers.backends import pb_utils
 from workers.backends.base import Instance
 from workers.backends.python_instances import ShortFormInstance, TritonFormInstance
 from workers.backends.python_modules import forget, import_model, said_of
-from workers.placement import Placement
-from workers.repository import BackendMetadata, ModelVersion
+from workers.repository.completion import BackendMetadata
+from workers.repository.placement import Placement
+from workers.repository.version import ModelVersion
 
 _SHORT_FORM: Final = "Model"
 _TRITON_FORM: Final = "TritonPythonModel"

@@ -17,13 +17,13 @@ from protocol.messages import Failure, InferRequest
 from protocol.model_config import ModelConfig
 from protocol.request_check import fits
 from protocol.tensors import Array, Tensor, from_array
-from workers.assembly import Stacked, stack, to_caller, to_model
 from workers.backends import pb_utils
+from workers.backends.assembly import Stacked, stack, to_caller, to_model
 from workers.backends.base import Outcome
+from workers.backends.ownership import own
 from workers.backends.python_modules import forget
 from workers.backends.tensor_instance import TensorInstance
-from workers.ownership import own
-from workers.placement import Placement
+from workers.repository.placement import Placement
 
 
 class ShortFormInstance(TensorInstance):

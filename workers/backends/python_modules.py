@@ -19,8 +19,8 @@ from typing import Final
 
 from protocol.errors import ConfigError
 from workers.backends import pb_utils
-from workers.repository import ModelVersion
-from workers.tracebacks import text_of
+from workers.backends.tracebacks import text_of
+from workers.repository.version import ModelVersion
 
 _IMPORT_LOCK: Final = threading.Lock()
 _PREFIX: Final = "penstock_model_"

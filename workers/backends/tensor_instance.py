@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from protocol.messages import InferRequest
 from protocol.model_config import ModelConfig
 from protocol.tensors import Array
-from workers.assembly import Stacked, cut, stack
+from workers.backends.assembly import Stacked, cut, stack
 from workers.backends.base import Outcome
-from workers.ownership import own
+from workers.backends.ownership import own
 
 
 class TensorInstance(abc.ABC):

@@ -18,8 +18,9 @@ from protocol.model_config import Kind, ModelConfig
 from protocol.tensors import Array
 from workers.backends.base import Instance
 from workers.backends.tensor_instance import TensorInstance
-from workers.placement import Placement
-from workers.repository import BackendMetadata, ModelVersion
+from workers.repository.completion import BackendMetadata
+from workers.repository.placement import Placement
+from workers.repository.version import ModelVersion
 
 _POSITION: Final = "__"
 

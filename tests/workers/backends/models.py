@@ -11,9 +11,10 @@ from protocol.messages import Failure, InferRequest
 from protocol.model_config import Kind
 from protocol.tensors import Array, from_array
 from workers.backends.base import Backend, Instance
-from workers.completion import complete
-from workers.placement import Placement, place
-from workers.repository import ModelVersion, scan
+from workers.repository.completion import complete
+from workers.repository.placement import Placement, place
+from workers.repository.repository import scan
+from workers.repository.version import ModelVersion
 
 
 def version_of(repository: Path, name: str) -> ModelVersion:

@@ -6,11 +6,11 @@ import pytest
 from protocol.errors import ConfigError
 from protocol.messages import InferRequest
 from protocol.model_config import Kind
-from protocol.pbtxt import parse
+from protocol.model_config.pbtxt import parse
 from protocol.tensors import from_array
 from workers.backends.identity import IdentityBackend, IdentityInstance
-from workers.placement import Placement
-from workers.repository import ModelVersion
+from workers.repository.placement import Placement
+from workers.repository.version import ModelVersion
 
 CONFIG = """
 backend: "identity" max_batch_size: 4

@@ -12,8 +12,8 @@ from protocol.messages import Failure
 from protocol.model_config import ModelConfig
 from tests.workers.backends.models import load, request, run, version_of
 from workers.backends.onnxruntime import OnnxBackend, _check_providers
-from workers.model_files import ModelFile
-from workers.repository import single_file
+from workers.repository.model_files import ModelFile
+from workers.repository.repository import single_file
 
 DIGITS = Path("examples/digits")
 

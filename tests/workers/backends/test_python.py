@@ -10,8 +10,8 @@ from protocol.errors import Code, ConfigError, ModelFailed
 from protocol.messages import Failure
 from tests.workers.backends.models import load, request, run, version_of
 from workers.backends.python import PythonBackend
-from workers.model_files import ModelFile
-from workers.repository import single_file
+from workers.repository.model_files import ModelFile
+from workers.repository.repository import single_file
 
 CONFIG = """
 backend: "python" max_batch_size: 8

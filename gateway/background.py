@@ -1,0 +1,159 @@
+"""What a gateway does all the time beside answering: follow the catalogue, sweep, look whether the fleet is well.
+
+Invariant: each of these runs in its own task that is started again when it fails, and readiness knows of all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from gateway.calls.dispatcher import Dispatcher
+from gateway.calls.service import Service
+from protocol.errors import FleetError, Unavailable
+from protocol.heartbeat_codec import SECRET_BYTES, SECRET_KEY
+from protocol.ports import OutRecord
+
+_SWEEP_EVERY: Final = 0.1
+_LOOK_EVERY: Final = 1.0
+_RESYNC_EVERY: Final = 10
+_READ_CATALOGUE: Final = 30.0
+_RESTART_AFTER: Final = 0.2
+_RESTART_AT_MOST: Final = 5.0
+
+_log = structlog.get_logger("gateway.background")
+
+
+class Upkeep:
+    """The background tasks of one gateway."""
+
+    def __init__(self, service: Service, dispatcher: Dispatcher) -> None:
+        self._service = service
+        self._dispatcher = dispatcher
+        self._caught_up = asyncio.Event()
+        self._failed: dict[str, str] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Start everything; returns when the catalogue has been read and health is known.
+
+        Raises:
+            Unavailable: the catalogue could not be read in time.
+        """
+        loop = asyncio.get_running_loop()
+        work: dict[str, Callable[[], Awaitable[None]]] = {
+            "catalogue": self._follow,
+            "sweep": self._sweep,
+            "health": self._health,
+        }
+        self._tasks = [loop.create_task(self._forever(name, run), name=f"gateway-{name}") for name, run in work.items()]
+        try:
+            async with asyncio.timeout(_READ_CATALOGUE):
+                await self._caught_up.wait()
+        except TimeoutError:
+            problem = self._failed.get("catalogue", f"not done after {_READ_CATALOGUE:.0f} s")
+            raise Unavailable(
+                f"the catalogue {self._service.names.catalogue_topic} could not be read: {problem}"
+            ) from None
+        await self._examine()
+
+    async def close(self) -> None:
+        """Stop everything."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _forever(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        pause = _RESTART_AFTER
+        while True:
+            started = asyncio.get_running_loop().time()
+            try:
+                await run()
+                problem = "it ended"
+            except FleetError as error:
+                problem = error.message
+                _log.warning("background task failed", task=name, error=problem)
+            except Exception as error:
+                problem = repr(error)
+                _log.exception("background task failed", task=name)
+            restarts = self._service.metrics.restarts
+            restarts[name] = restarts.get(name, 0) + 1
+            self._failed[name] = problem
+            long_ago = asyncio.get_running_loop().time() - started > _RESTART_AT_MOST
+            pause = _RESTART_AFTER if long_ago else min(2 * pause, _RESTART_AT_MOST)
+            await asyncio.sleep(pause)
+
+    async def _follow(self) -> None:
+        service = self._service
+        topic = service.names.catalogue_topic
+        await service.transport.bus.ensure_topic(topic, 1, compacted=True)
+        agreed = service.keys.given
+        async for records in service.transport.bus.follow(topic):
+            for problem in service.catalogue.read(records):
+                _log.warning("announcement cannot be read", error=problem)
+            for record in records:
+                if record.key == SECRET_KEY and len(record.value) == SECRET_BYTES:
+                    service.keys.add(bytes(record.value))
+                    agreed = True
+            service.arrivals.changed()
+            if not records:
+                if not agreed:
+                    await self._propose_secret(topic)
+                self._caught_up.set()
+                self._failed.pop("catalogue", None)
+
+    async def _propose_secret(self, topic: str) -> None:
+        """Of two gateways that propose one at once, the last one's is everybody's; both verify with either."""
+        service, secret = self._service, secrets.token_bytes(SECRET_BYTES)
+        try:
+            await service.transport.bus.publish(topic, [OutRecord(secret, (), SECRET_KEY)])
+        except FleetError as error:
+            _log.warning(
+                "the secret that signs handles could not be shared: other gateways will not know handles given here; "
+                "allow gateways to write to the topic, or give --signing-secret",
+                topic=topic,
+                error=error.message,
+            )
+        service.keys.add(secret)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_EVERY)
+            await self._dispatcher.sweep()
+            await self._dispatcher.trim()
+            self._failed.pop("sweep", None)
+
+    async def _health(self) -> None:
+        turn = 0
+        while True:
+            await asyncio.sleep(_LOOK_EVERY)
+            turn += 1
+            if turn % _RESYNC_EVERY == 0:
+                await self._service.clock.resync(self._service.transport.results.now)
+            await self._examine()
+            self._failed.pop("health", None)
+
+    async def _examine(self) -> None:
+        """Set what the service says of its readiness, and what it knows of workers and room."""
+        service, transport = self._service, self._service.transport
+        service.admission.measure(service.clock())
+        service.not_ready = await self._problem()
+        if not service.not_ready:
+            service.arrivals.ready()
+            service.fill = await transport.results.fill()
+            since = service.clock() - service.settings.worker_timeout
+            for served in service.catalogue.seen(await transport.directory.workers(), since):
+                _log.warning("files differ", model=served.model, version=served.version, problem=served.mixed)
+
+    async def _problem(self) -> str:
+        if not self._caught_up.is_set():
+            return "the catalogue has not been read"
+        if not await self._service.transport.bus.healthy():
+            return "the broker does not answer"
+        if not await self._service.transport.results.healthy():
+            return "the result store does not answer"
+        return next((f"{name} failed: {problem}" for name, problem in self._failed.items()), "")

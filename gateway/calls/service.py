@@ -1,0 +1,266 @@
+"""The one object that doors call: a call goes in, `on_done` brings its answer. No task, future or timer per request.
+
+Invariants: a call that was submitted is answered exactly once, or was cancelled by its caller; nothing is published that was not
+validated and admitted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, Final
+
+from gateway.admission.admission import Admission, Limits
+from gateway.admission.arrivals import Arrivals
+from gateway.admission.budget import Budgets
+from gateway.calls.completion import Answers
+from gateway.calls.pending import Call
+from gateway.calls.positions import Positions
+from gateway.calls.publisher import Publisher
+from gateway.catalogue import statistics
+from gateway.catalogue.catalogue import Catalogue, Served
+from gateway.catalogue.heartbeats import FreshBeats
+from gateway.handle import Keyring
+from gateway.ids import Ids, trace_context
+from gateway.metrics import GatewayMetrics
+from gateway.settings import GatewaySettings
+from protocol.codec import MAX_NUMBER, encode_request
+from protocol.errors import FleetError, InvalidArgument, NotFound, TooLarge, Unavailable, quoted
+from protocol.frames import MAX_RECORD
+from protocol.messages import InferReply, InferRequest, Parameters
+from protocol.naming import Names, ref
+from protocol.ports import OutRecord
+from protocol.runtime.clock import Clock
+from protocol.transport import Transport
+from protocol.v2 import InferBody
+
+MAX_VALUE: Final = MAX_RECORD - 4096
+"""Bytes of a record's value; the rest is for its headers."""
+_RESERVED: Final = frozenset({"priority", "timeout", "sequence_id", "sequence_start", "sequence_end"})
+
+OnDone = Callable[[InferReply], None]
+
+
+@dataclasses.dataclass(slots=True)
+class Terms:
+    """What a call brings besides its body.
+
+    Attributes:
+        id: its fleet id.
+        principal: who asks.
+        accepted: when its last byte was read.
+        deadline: when it is answered 504; None for never.
+        traceparent: as the caller sent it, or "".
+        claimed: keyed or asynchronous.
+    """
+
+    id: str
+    principal: str
+    accepted: float
+    deadline: float | None
+    traceparent: str = ""
+    claimed: bool = False
+
+
+FULL_RETRY: Final = 5.0
+"""Seconds after which a caller may come back where the result store was full: what it holds for plain calls expires steadily."""
+
+
+class Service:
+    """See the module.
+
+    Attributes:
+        catalogue: what exists.
+        budgets: the bytes that may be held, of all kinds.
+        admission: how much waits.
+        arrivals: calls that wait for their model.
+        answers: who waits, and how they end.
+        positions: what the workers are done with.
+        keys: they sign handles.
+        channel: where this gateway is woken.
+        draining: no new call is taken.
+        not_ready: why this gateway is not ready, "" when it is; set by the upkeep.
+        fill: used share of the result store's memory; set by the upkeep.
+    """
+
+    def __init__(
+        self, settings: GatewaySettings, transport: Transport, names: Names, clock: Clock, metrics: GatewayMetrics
+    ) -> None:
+        self.settings = settings
+        self.transport = transport
+        self.names = names
+        self.clock = clock
+        self.metrics = metrics
+        self.catalogue = Catalogue(names, metrics.tallies)
+        limits = Limits(
+            settings.max_queued_calls,
+            settings.max_queued_bytes,
+            settings.max_queued_calls_per_model,
+            settings.max_long_polls,
+        )
+        self.budgets = Budgets.of(settings.max_queued_bytes)
+        self.admission = Admission(limits, self.budgets.whole)
+        self.answers = Answers(transport.results, names, clock, metrics, self.admission, settings.result_ttl)
+        self.arrivals = Arrivals(self.catalogue, self.admission, settings.model_wait, clock)
+        self.positions = Positions(transport.bus)
+        self.beats = FreshBeats(transport.directory, clock, settings.worker_timeout)
+        self.keys = Keyring(settings.signing_secret)
+        self.publisher = Publisher(transport.bus, metrics, self.answers.fail)
+        self.new_id = Ids()
+        self.channel = names.gateway_channel(settings.gateway)
+        self.draining = False
+        self.not_ready = "it is starting"
+        self.fill = 0.0
+        metrics.inflight = self.answers.pending.__len__
+        metrics.queued_bytes = lambda: self.admission.size
+        metrics.held_bytes = lambda: self.budgets.whole.used
+        metrics.ready = lambda: self.ready
+
+    @property
+    def ready(self) -> bool:
+        """Whether calls are taken: the broker and the result store are there, the catalogue was read, nothing is going down."""
+        return not self.not_ready and not self.draining
+
+    def check_open(self) -> None:
+        """Refuse a call early, before its body is read.
+
+        Raises:
+            Unavailable: the gateway is going down, or the result store has no room for the answer.
+            Exhausted: it is full.
+        """
+        if self.draining:
+            raise Unavailable(
+                "Server is stopping, this gateway has stopped accepting new inference requests", retry_after=1.0
+            )
+        if self.fill >= self.settings.full_limit:
+            raise Unavailable(
+                f"the result store is {self.fill:.0%} full; calls are taken below {self.settings.full_limit:.0%}",
+                retry_after=FULL_RETRY,
+            )
+        self.admission.check()
+
+    def resolve(self, model: str, version: str) -> Served:
+        """The model version that a call means, ready to take it.
+
+        Raises:
+            NotFound, Unavailable: with Triton's words.
+        """
+        served = self.catalogue.resolve(model, version)
+        if not served.workers and self.settings.no_worker_policy == "reject":
+            raise Unavailable(f"no worker serves model '{model}' version {served.version} now", retry_after=1.0)
+        return served
+
+    def request(self, served: Served, body: InferBody, terms: Terms) -> InferRequest:
+        """The message of a call, checked against its model.
+
+        Raises:
+            InvalidArgument: naming what does not fit.
+        """
+        outputs = body.output_names if body.outputs else ()
+        served.check(body.inputs, outputs, body.id)
+        request = InferRequest(
+            terms.id, served.model, served.version, body.inputs, outputs, body.parameters, body.id, terms.principal,
+            self.channel, terms.deadline, 0, 0.0, trace_context(terms.traceparent, terms.id), terms.claimed, terms.accepted,
+        )  # fmt: skip
+        if body.parameters and not _RESERVED.isdisjoint(body.parameters):
+            _take_reserved(request)
+        return request
+
+    def submit(self, served: Served, request: InferRequest, on_done: OnDone) -> Call:
+        """Publish a plain call; `on_done` is called with its answer, whatever that is.
+
+        Raises:
+            Exhausted, TooLarge: it was not taken.
+        """
+        record = self.record(request)
+        call = self.enter(served, request, len(record.value), on_done)
+        self.publisher.send(served.topic, record, call)
+        return call
+
+    def record(self, request: InferRequest) -> OutRecord:
+        """The request as it goes on the bus.
+
+        Raises:
+            TooLarge: naming the limit.
+        """
+        request.published = self.clock()
+        value, headers = encode_request(request)
+        if len(value) > MAX_VALUE:
+            raise TooLarge(f"the request makes a record of {len(value)} bytes; at most {MAX_VALUE} are allowed")
+        return OutRecord(value, headers, None, request.published)
+
+    def enter(self, served: Served, request: InferRequest, size: int, on_done: OnDone) -> Call:
+        """Let a call wait for its answer, without publishing anything.
+
+        Raises:
+            Exhausted: too much waits already.
+        """
+        self.admission.admit(served.topic, size)
+        call = Call(
+            ref(request.principal, request.id), served.topic, served.model, served.version, request.label, size,
+            math.inf if request.deadline is None else request.deadline, request.accepted, on_done, request.claimed,
+        )  # fmt: skip
+        self.answers.expect(call, request.published)
+        return call
+
+    def watch(self, request_ref: str, model: str, version: str, deadline: float, on_done: OnDone) -> Call:
+        """Wait for a request that is on its way already; counts for nothing, and its deadline only ends the waiting.
+
+        Args:
+            model, version: "" where nobody knows: a store that lost its data learns of a request from the worker that has it.
+        """
+        topic = self.names.infer_topic(model, version) if model else ""
+        now = self.clock()
+        call = Call(
+            request_ref, topic, model, version, "", 0, deadline, now, on_done, claimed=True, owner=False, counted=False
+        )
+        call.sweep_at = now + 0.05
+        self.answers.expect(call, now)
+        return call
+
+    async def statistics(self, model: str = "", version: str = "") -> dict[str, Any]:
+        """Triton's statistics, summed over the workers: every call that was answered before this one came is counted.
+
+        Raises:
+            NotFound: there is no such model or version, or it is not ready.
+            Unavailable: the directory cannot be reached.
+        """
+        if not model:
+            chosen = self.catalogue.all()
+        elif version:
+            chosen = [self.catalogue.get(model, version)]
+        else:
+            chosen = self.catalogue.versions(model)
+        ready = [(served.model, served.version) for served in chosen if served.ready]
+        if model and not ready:
+            raise NotFound(f"model '{model}' is not ready")
+        return statistics.model_stats(ready, await self.beats.get())
+
+    def count_refusal(self, error: FleetError) -> None:
+        """A call was turned away before it was published."""
+        self.metrics.refused(error.code.value)
+
+    async def close(self) -> None:
+        """Wait for what is still on its way out."""
+        await self.beats.close()
+        await self.publisher.close()
+        await self.answers.close()
+
+
+def _take_reserved(request: InferRequest) -> None:
+    """Move Triton's scheduling parameters out of those that the model sees; models without sequences ignore the sequence ones."""
+    parameters: Parameters = dict(request.parameters)
+    request.priority = _unsigned(parameters.pop("priority", 0), "priority")
+    request.timeout = _unsigned(parameters.pop("timeout", 0), "timeout") / 1e6
+    for name in _RESERVED:
+        parameters.pop(name, None)
+    request.parameters = parameters
+
+
+def _unsigned(value: object, name: str) -> int:
+    if type(value) is not int or not 0 <= value <= MAX_NUMBER:
+        raise InvalidArgument(
+            f"parameter '{name}' must be an unsigned integer of at most {MAX_NUMBER}, not {quoted(value)}"
+        )
+    return value

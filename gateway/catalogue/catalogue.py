@@ -1,0 +1,226 @@
+"""What exists: every announced model version, and which of them a call means. Pure; fed from the catalogue topic.
+
+Invariants: of a model version the announcement read last counts; an announcement that cannot be understood makes that version
+unavailable with the reason, and never stops the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, Final
+
+from gateway.catalogue.request_checks import RequestCheck
+from gateway.counters import Tally
+from protocol.errors import FleetError, NotFound, Unavailable
+from protocol.heartbeat_codec import SECRET_KEY, decode_announcement
+from protocol.messages import SHOWN_DIGEST, Announcement, Heartbeat, ModelState
+from protocol.model_config import ModelConfig
+from protocol.naming import Names
+from protocol.ports import Record
+
+_MAX_RESOLVED: Final = 4096
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Served:
+    """One announced model version.
+
+    Attributes:
+        config: its completed configuration; an empty one where the announcement's cannot be read: then it is UNAVAILABLE.
+        check: what a request for it must look like.
+        workers: how many live workers had it ready when last looked.
+        digests: of the files that those serve; more than one lets callers get answers of either.
+        tally: its counts for the metrics.
+    """
+
+    model: str
+    version: str
+    topic: str
+    state: ModelState
+    reason: str
+    config: ModelConfig
+    check: RequestCheck
+    tally: Tally
+    workers: int = 0
+    digests: frozenset[str] = frozenset()
+
+    @property
+    def mixed(self) -> str:
+        """What is wrong where live workers serve different files under this version; "" where they do not."""
+        if len(self.digests) < 2:
+            return ""
+        shown = ", ".join(sorted(digest[:SHOWN_DIGEST] for digest in self.digests))
+        return f"live workers serve different files under this version ({shown}); give all of them the same, or another version"
+
+    @property
+    def ready(self) -> bool:
+        """Whether calls are taken for it."""
+        return self.state is ModelState.READY
+
+
+class Catalogue:
+    """All announced model versions."""
+
+    __slots__ = ("_models", "_names", "_resolved", "_tallies")
+
+    def __init__(self, names: Names, tallies: dict[tuple[str, str], Tally]) -> None:
+        self._names = names
+        self._models: dict[str, dict[str, Served]] = {}
+        self._resolved: dict[tuple[str, str], Served] = {}
+        self._tallies = tallies
+
+    def read(self, records: Iterable[Record]) -> list[str]:
+        """Take over records of the catalogue topic; returns what was wrong with those that cannot be read."""
+        problems: list[str] = []
+        for record in records:
+            if record.key == SECRET_KEY:
+                continue
+            if not len(record.value):
+                self._forget((record.key or b"").decode(errors="replace"))
+                continue
+            try:
+                self.announce(decode_announcement(record.value))
+            except FleetError as error:
+                problems.append(f"{record.topic} offset {record.offset}: {error.message}")
+        return problems
+
+    def announce(self, entry: Announcement) -> None:
+        """Take over one announcement.
+
+        Raises:
+            InvalidArgument: its model or version has no topic.
+        """
+        topic = self._names.infer_topic(entry.model, entry.version)
+        state, reason = entry.state, entry.reason
+        try:
+            config = ModelConfig.from_json(entry.config)
+        except FleetError as error:
+            config = ModelConfig(name=entry.model)
+            if state is not ModelState.UNAVAILABLE:
+                state, reason = ModelState.UNAVAILABLE, f"this gateway cannot read its configuration: {error.message}"
+        key = (entry.model, entry.version)
+        tally = self._tallies.setdefault(key, Tally())
+        served = Served(entry.model, entry.version, topic, state, reason, config, RequestCheck(config), tally)
+        versions = self._models.setdefault(entry.model, {})
+        known = versions.get(entry.version)
+        if known is not None:
+            served.workers, served.digests = known.workers, known.digests
+        versions[entry.version] = served
+        self._resolved.clear()
+
+    def resolve(self, model: str, version: str = "") -> Served:
+        """The version that a call means: the named one, or the highest that is ready. It is ready.
+
+        Raises:
+            NotFound, Unavailable: with Triton's words.
+        """
+        served = self._resolved.get((model, version))
+        if served is None:
+            served = self._resolve(model, version)
+            if len(self._resolved) >= _MAX_RESOLVED:
+                self._resolved.clear()
+            self._resolved[model, version] = served
+        return served
+
+    def _resolve(self, model: str, version: str) -> Served:
+        if not version:
+            ready = [served for served in self.versions(model) if served.ready]
+            if not ready:
+                raise NotFound(f"Request for unknown model: '{model}' has no available versions")
+            return ready[-1]
+        served = self.get(model, version)
+        if not served.ready:
+            why = f": {served.reason}" if served.reason else ""
+            raise Unavailable(f"Request for unknown model: '{model}' version {version} is not at ready state{why}")
+        return served
+
+    def awaits(self, model: str, version: str) -> bool:
+        """Whether a call for it may only have come too early: nothing is known of it, or it is being loaded."""
+        versions = self._models.get(model, {})
+        if version:
+            served = versions.get(version) or versions.get(version.lstrip("0"))
+            return served is None or served.state is ModelState.LOADING
+        return not any(served.ready for served in versions.values()) and (
+            not versions or any(served.state is ModelState.LOADING for served in versions.values())
+        )
+
+    def get(self, model: str, version: str) -> Served:
+        """That version, whatever its state.
+
+        Raises:
+            NotFound: with Triton's words.
+        """
+        versions = self._models.get(model)
+        if versions is None:
+            raise NotFound(f"Request for unknown model: '{model}' is not found")
+        served = versions.get(version) or versions.get(version.lstrip("0"))
+        if served is None:
+            raise NotFound(f"Request for unknown model: '{model}' version {version} is not found")
+        return served
+
+    def known(self, model: str) -> bool:
+        """Whether there is such a model, ready or not."""
+        return model in self._models
+
+    def versions(self, model: str) -> list[Served]:
+        """All versions of a model, ascending.
+
+        Raises:
+            NotFound: with Triton's words.
+        """
+        versions = self._models.get(model)
+        if versions is None:
+            raise NotFound(f"Request for unknown model: '{model}' is not found")
+        return sorted(versions.values(), key=lambda served: int(served.version))
+
+    def all(self) -> list[Served]:
+        """Every version of every model, by name and version."""
+        return [served for model in sorted(self._models) for served in self.versions(model)]
+
+    def index(self, *, ready_only: bool = False) -> list[dict[str, Any]]:
+        """The repository index as Triton writes it."""
+        entries: list[dict[str, Any]] = []
+        for served in self.all():
+            if ready_only and not served.ready:
+                continue
+            entry = {"name": served.model, "version": served.version, "state": served.state.value}
+            if reason := served.reason or served.mixed:
+                entry["reason"] = reason
+            entries.append(entry)
+        return entries
+
+    def seen(self, heartbeats: Iterable[Heartbeat], since: float) -> list[Served]:
+        """Count the live workers of every version: those that gave a sign of life after `since` and are not draining.
+
+        Returns:
+            The versions under which they serve other files than when last looked, and not all the same.
+        """
+        counts: dict[tuple[str, str], int] = {}
+        digests: dict[tuple[str, str], set[str]] = {}
+        for beat in heartbeats:
+            if beat.at < since or beat.draining:
+                continue
+            for load in beat.models:
+                if load.state is ModelState.READY:
+                    key = (load.model, load.version)
+                    counts[key] = counts.get(key, 0) + 1
+                    if load.digest:
+                        digests.setdefault(key, set()).add(load.digest)
+        newly_mixed = []
+        for served in self.all():
+            key = (served.model, served.version)
+            served.workers = counts.get(key, 0)
+            former, served.digests = served.digests, frozenset(digests.get(key, ()))
+            served.tally.digests = len(served.digests)
+            if served.mixed and served.digests != former:
+                newly_mixed.append(served)
+        return newly_mixed
+
+    def _forget(self, key: str) -> None:
+        model, _, version = key.rpartition("/")
+        versions = self._models.get(model)
+        if versions is not None and versions.pop(version, None) is not None:
+            if not versions:
+                del self._models[model]
+            self._resolved.clear()

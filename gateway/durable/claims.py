@@ -1,0 +1,210 @@
+"""Calls that outlive their connection: keyed ones (`Idempotency-Key`) and asynchronous ones.
+
+Invariants: such a call has a claim in the result store before it is published, and the claim is confirmed by the broker's
+acknowledgement; a waiter is registered before the claim is made, so that no wake-up can come too early; whoever is told that such a
+call was accepted can rely on its record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import structlog
+
+from gateway.calls.pending import Call
+from gateway.calls.service import Service
+from gateway.catalogue.catalogue import Served
+from gateway.handle import Handle
+from protocol.codec import decode_reply
+from protocol.errors import Code, FleetError, Unavailable
+from protocol.messages import InferReply, InferRequest
+from protocol.naming import ref
+from protocol.ports import NOWHERE, Claim, Claimed, ClaimState, OutRecord, Place
+
+_FIRST_PAUSE: Final = 0.02
+_LONGEST_PAUSE: Final = 0.5
+"""Between two looks whether the first call with a key was published."""
+
+_log = structlog.get_logger("gateway.durable.claims")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Accepted:
+    """What became of an asynchronous call.
+
+    Attributes:
+        token: names it in `/v2/requests/<token>`.
+        reply: its answer, where the same key had been answered before.
+    """
+
+    token: str
+    reply: InferReply | None = None
+
+
+class Claims:
+    """Keyed and asynchronous calls of one gateway."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._results = service.transport.results
+        self._keys = service.keys
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def infer(self, served: Served, request: InferRequest, fingerprint: str) -> InferReply:
+        """Run a keyed call, or attach to the one that runs already; its answer.
+
+        Raises:
+            Exhausted, TooLarge: it was not taken; every later failure is an answer.
+        """
+        service = self._service
+        record = service.record(request)
+        request.inputs = ()  # the record has them, and what they are views of is not held while the call waits
+        future: asyncio.Future[InferReply] = asyncio.get_running_loop().create_future()
+        call = service.enter(served, request, len(record.value), settle(future))
+        call.owner = False
+        try:
+            await self._take(call, request, fingerprint, record)
+            if call.place is not None and not call.owner:  # in the log, perhaps long ago, and its end may be lost
+                self._spawn(self._take_again(call, request, fingerprint, record))
+            while not call.left:
+                await asyncio.wait([future], timeout=service.settings.claim_lease)
+                if not call.left:
+                    await self._take_again(call, request, fingerprint, record)
+        except FleetError as error:
+            service.answers.fail(call, error)
+        return await future
+
+    async def _take(
+        self, call: Call, request: InferRequest, fingerprint: str, record: OutRecord, lost: Place | None = None
+    ) -> None:
+        """Claim a keyed call and, where that makes it ours, publish it."""
+        claimed = await self.claim(request, fingerprint, lost)
+        call.place = claimed.place or (NOWHERE if claimed.published else None)
+        if claimed.state is ClaimState.DONE:
+            self._service.answers.settle(call, claimed.payload or b"")
+        elif claimed.state is ClaimState.FRESH:
+            call.owner = True
+            call.place = await self.publish(call.ref, call.topic, record)
+
+    async def _take_again(self, call: Call, request: InferRequest, fingerprint: str, record: OutRecord) -> None:
+        """Publish a call that somebody else has, where that one died before it did, or where its end was lost."""
+        place = call.place
+        if place is None:
+            await self._take(call, request, fingerprint, record)
+        elif place == NOWHERE or await self._service.positions.passed(call.topic, place):
+            try:
+                await self._take(call, request, fingerprint, record, place)
+            except Unavailable as error:  # it is in the log all the same; the next turn tries again
+                call.place = call.place or place
+                _log.warning("a lost answer could not be made up for", request_id=call.ref, error=error.message)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Stop what runs beside the calls."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def accept(
+        self, served: Served, request: InferRequest, fingerprint: str, binary: frozenset[str] | bool
+    ) -> Accepted:
+        """Publish an asynchronous call, or find the one with the same key.
+
+        Raises:
+            FleetError: it was not accepted, with the reason.
+        """
+        service = self._service
+        if service.fill >= service.settings.fill_limit:
+            raise Unavailable(
+                f"the result store is {service.fill:.0%} full; asynchronous work is taken below {service.settings.fill_limit:.0%}",
+                retry_after=30.0,
+            )
+        record = service.record(request)
+        request.inputs = ()
+        handle = Handle(served.topic, 0, 0, request.id, request.principal, fingerprint, binary)
+        self._keys.sign(handle)  # refuses names that are too long before anything is published
+        request_ref = ref(request.principal, request.id)
+        service.admission.admit(served.topic, len(record.value))
+        try:
+            claimed = await self._claim_published(request, fingerprint)
+            if claimed.state is ClaimState.DONE:
+                return Accepted(request.id, decode_reply(claimed.payload) if claimed.payload else None)
+            partition, offset = claimed.place or await self.publish(request_ref, served.topic, record)
+        finally:
+            service.admission.leave(served.topic, len(record.value))
+        return Accepted(self._keys.sign(dataclasses.replace(handle, partition=partition, offset=offset)))
+
+    async def _claim_published(self, request: InferRequest, fingerprint: str) -> Claimed:
+        """Claim it, or attach to it once its record is known: a 202 is never given for what nobody may ever publish.
+
+        Raises:
+            Unavailable: others have it, and none of them has published it in all this time.
+        """
+        loop, lease = asyncio.get_running_loop(), self._service.settings.claim_lease
+        began, pause = loop.time(), _FIRST_PAUSE
+        while True:
+            waited = loop.time() - began
+            claimed = await self.claim(request, fingerprint, NOWHERE if waited >= lease else None)
+            if claimed.state is not ClaimState.ATTACHED or claimed.place is not None:
+                return claimed
+            if waited >= 2 * lease:
+                raise Unavailable("the first call with this Idempotency-Key has not been accepted yet", retry_after=1.0)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def claim(self, request: InferRequest, fingerprint: str, lost: Place | None = None) -> Claimed:
+        """Claim a request in the result store for this gateway; with `lost`, its record there is done with.
+
+        Raises:
+            FleetError: KEY_REUSED with another body, or the store cannot be reached.
+        """
+        service = self._service
+        settings = service.settings
+        claimed = await self._results.claim(
+            Claim(
+                ref(request.principal, request.id), fingerprint, service.channel, settings.claim_lease, settings.result_ttl,
+                request.model, request.version, request.accepted, lost,
+            )
+        )  # fmt: skip
+        counts, name = service.metrics.claims, claimed.state.name.lower()
+        counts[name] = counts.get(name, 0) + 1
+        if claimed.state is ClaimState.MISMATCH:
+            raise FleetError("this Idempotency-Key was used with another request body", code=Code.KEY_REUSED)
+        return claimed
+
+    async def publish(self, request_ref: str, topic: str, record: OutRecord) -> Place:
+        """Publish a claimed request, and tell the claim how that went."""
+        try:
+            place = await self._service.publisher.place(topic, record)
+        except FleetError:
+            await self.confirm(request_ref, None)
+            raise
+        await self.confirm(request_ref, place)
+        return place
+
+    async def confirm(self, request_ref: str, place: Place | None) -> None:
+        """Tell a claim where its record is, or that it was not published; a claim that is not told lapses with its lease."""
+        try:
+            await self._results.confirm(request_ref, place is not None, place)
+        except FleetError as error:
+            published = place is not None
+            _log.warning(
+                "claim could not be confirmed", request_id=request_ref, published=published, error=error.message
+            )
+
+
+def settle(future: asyncio.Future[InferReply]) -> Callable[[InferReply], None]:
+    """An `on_done` that sets the future's result, once."""
+
+    def settle(reply: InferReply) -> None:
+        if not future.done():
+            future.set_result(reply)
+
+    return settle

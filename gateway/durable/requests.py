@@ -1,0 +1,222 @@
+"""Requests that somebody asks about: how they stand, their answers, cancelling them. Any gateway can be asked.
+
+Invariant: a request that was accepted is found as long as its result or its record is kept; what the result store has lost is
+published again from the log, by one gateway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import Final
+
+import structlog
+
+from gateway.calls.positions import OVERDUE
+from gateway.calls.recovery import GONE, read_request
+from gateway.calls.service import Service
+from gateway.durable.claims import Claims, settle
+from gateway.handle import Handle, is_handle
+from protocol.codec import decode_reply
+from protocol.errors import Cancelled, Code, FleetError, NotFound
+from protocol.messages import Failure, InferReply, InferRequest
+from protocol.naming import MAX_ID, ref
+from protocol.ports import Cancel, ClaimState, Place, RequestState
+
+_CANCELLED: Final = "the request was cancelled"
+
+_log = structlog.get_logger("gateway.durable.requests")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Standing:
+    """How a request stands.
+
+    Attributes:
+        id: its fleet id.
+        state: "queued", "running", "done" or "cancelled".
+        age: seconds since it was accepted.
+        reply: its answer once it is done.
+        binary: which outputs its caller wanted as raw bytes; True for all.
+    """
+
+    id: str
+    state: str
+    model: str = ""
+    version: str = ""
+    age: float = 0.0
+    reply: InferReply | None = None
+    binary: frozenset[str] | bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Named:
+    """A request as a caller names it."""
+
+    id: str
+    ref: str
+    handle: Handle | None
+
+
+class Requests:
+    """Answers questions about requests."""
+
+    def __init__(self, service: Service, claims: Claims) -> None:
+        self._service = service
+        self._claims = claims
+        self._results = service.transport.results
+        self._keys = service.keys
+
+    async def find(self, token: str, principal: str, wait: float = 0.0) -> Standing:
+        """How a request stands; with `wait`, as soon as it is done or after so many seconds.
+
+        Raises:
+            NotFound: there is no such request of this principal.
+            FleetError: its answer is no longer kept (GONE), or the store cannot be reached.
+        """
+        named = self._parse(token, principal)
+        state = await self._look(named)
+        if wait > 0 and state.state != "done":
+            await self._wait(named.ref, *self._asked_of(named, state), wait)
+            state = await self._look(named)
+        return self._standing(named, state)
+
+    async def cancel(self, token: str, principal: str) -> Standing:
+        """Cancel a request: it does not run if it has not started, and its end is CANCELLED if it has no other yet.
+
+        Raises:
+            NotFound: there is no such request of this principal.
+            Unavailable: the store cannot be reached.
+        """
+        named = self._parse(token, principal)
+        service = self._service
+        pending = service.answers.pending.first(named.ref)
+        if pending is not None and not pending.claimed:
+            service.answers.cancel_queued(pending)
+            service.answers.fail(pending, Cancelled(_CANCELLED))
+            return Standing(named.id, "cancelled", pending.model, pending.version)
+        state = await self._state(named)
+        if state is None and named.handle is None:
+            raise NotFound(f"there is no request {named.id}")
+        model, version = self._asked_of(named, state)
+        reply = InferReply(model, version, failure=Failure(Code.CANCELLED, _CANCELLED))
+        until = self._until(state)
+        first = await service.answers.end(named.ref, reply)
+        if model:  # told before this returns, so that the same key may run again at once
+            channel = service.names.cancel_channel(service.names.infer_topic(model, version))
+            await self._results.cancel(channel, [Cancel(named.ref, until)])
+        if first is None:
+            service.metrics.cancellations += 1
+            return Standing(named.id, "cancelled", model, version)
+        return Standing(named.id, _final(first), model, version)
+
+    # --- parts --------------------------------------------------------------------------------------------------------
+
+    def _parse(self, token: str, principal: str) -> _Named:
+        if not is_handle(token):
+            return _Named(token, ref(principal, token), None)
+        try:
+            handle = self._keys.verify(token)
+        except NotFound:
+            if len(token) > MAX_ID:
+                raise
+            return _Named(token, ref(principal, token), None)  # a producer gives its requests any id
+        if handle.principal != principal:
+            raise NotFound("no such request: the handle was given to somebody else")
+        return _Named(handle.id, ref(principal, handle.id), handle)
+
+    def _asked_of(self, named: _Named, state: RequestState | None) -> tuple[str, str]:
+        """The model and its version: a handle knows them, else the store may; "" where nobody does."""
+        if named.handle is not None:
+            return self._service.names.parse_infer_topic(named.handle.topic)
+        return (state.model, state.version) if state is not None and state.model else ("", "")
+
+    def _until(self, state: RequestState | None) -> float:
+        """Which runs a cancellation means that comes now: all that were accepted before, but none of who sends the key again.
+
+        The store knows when the claim's run was accepted, perhaps by a clock ahead of ours. A call that took over an unpublished
+        claim was accepted later than that, so our clock counts as well.
+        """
+        return max(self._service.clock(), state.accepted if state is not None else 0.0)
+
+    async def _state(self, named: _Named) -> RequestState | None:
+        (state,) = await self._results.look([named.ref])
+        return state
+
+    async def _look(self, named: _Named) -> RequestState:
+        """What is known; a request whose stream or whose end is lost is published again while the log has it."""
+        state = await self._state(named)
+        if state is not None:
+            if named.handle is None or state.state == "done" or self._service.clock() - state.accepted < OVERDUE:
+                return state
+            return await self._make_up(named, named.handle, state)
+        pending = self._service.answers.pending.first(named.ref)
+        if pending is not None:
+            return RequestState("queued", None, pending.model, pending.version, pending.accepted)
+        if named.handle is None:
+            raise NotFound(f"there is no request {named.id}, or its answer is no longer kept")
+        return await self._republish(named, named.handle)
+
+    async def _republish(self, named: _Named, handle: Handle) -> RequestState:
+        record, request = await read_request(self._service, handle.topic, (handle.partition, handle.offset), named.ref)
+        if record is None or request is None:
+            raise FleetError("the request and its answer are no longer kept", code=Code.GONE)
+        claimed = await self._claims.claim(request, handle.fingerprint)
+        if claimed.state is ClaimState.FRESH:
+            _log.info("published again, its result was lost", request_id=named.ref, topic=handle.topic)
+            await self._claims.publish(named.ref, handle.topic, record)
+        return RequestState("queued", None, request.model, request.version, request.accepted)
+
+    async def _make_up(self, named: _Named, handle: Handle, state: RequestState) -> RequestState:
+        """A request without an end whose newest record is done with has lost its end: it is published again, by one gateway."""
+        positions, place = self._service.positions, (handle.partition, handle.offset)
+        while await positions.passed(handle.topic, place):
+            model, version = self._service.names.parse_infer_topic(handle.topic)
+            request = InferRequest(
+                handle.id, model, version, (), principal=handle.principal, accepted=state.accepted, claimed=True
+            )
+            claimed = await self._claims.claim(request, handle.fingerprint, place)
+            if claimed.state is ClaimState.FRESH:
+                return await self._publish_again(named, handle, place, state)
+            if claimed.state is ClaimState.DONE:
+                return await self._state(named) or state
+            if claimed.place in {None, place}:  # somebody else does that now
+                return state
+            place = claimed.place
+        return state
+
+    async def _publish_again(self, named: _Named, handle: Handle, place: Place, state: RequestState) -> RequestState:
+        record, request = await read_request(self._service, handle.topic, place, named.ref)
+        if record is None or request is None:
+            model, version = self._service.names.parse_infer_topic(handle.topic)
+            await self._service.answers.end(named.ref, InferReply(model, version, failure=Failure(Code.GONE, GONE)))
+            raise FleetError(GONE, code=Code.GONE)
+        _log.info("published again, its answer was lost", request_id=named.ref, topic=handle.topic)
+        await self._claims.publish(named.ref, handle.topic, record)
+        return dataclasses.replace(state, state="queued")
+
+    async def _wait(self, request_ref: str, model: str, version: str, seconds: float) -> None:
+        """Return once an answer is there, or after so many seconds."""
+        service = self._service
+        future: asyncio.Future[InferReply] = asyncio.get_running_loop().create_future()
+        call = service.watch(
+            request_ref, model, version, service.clock() + min(seconds, service.settings.max_wait), settle(future)
+        )
+        try:
+            await future
+        finally:
+            service.answers.drop(call)
+
+    def _standing(self, named: _Named, state: RequestState) -> Standing:
+        age = max(0.0, self._service.clock() - state.accepted) if state.accepted else 0.0
+        if state.state != "done":
+            return Standing(named.id, state.state, state.model, state.version, age)
+        if not state.payload:
+            raise FleetError("the answer was delivered before and is no longer kept", code=Code.GONE)
+        reply = decode_reply(state.payload)
+        binary = named.handle.binary if named.handle else False
+        return Standing(named.id, _final(reply), reply.model, reply.version, age, reply, binary)
+
+
+def _final(reply: InferReply) -> str:
+    return "cancelled" if reply.failure is not None and reply.failure.code is Code.CANCELLED else "done"

@@ -1,0 +1,132 @@
+"""Runs one dead record in a child: `python -m penstock.dead.reproduce_child FOLDER REPORT VERSION REPOSITORY…`. It may die of it.
+
+It loads the model with the worker's own backends and calls an instance as a worker does. Every step is a line of JSON in the report
+before it is taken, so that whoever finds the report knows how far it came.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from penstock.dead import folder
+from penstock.dead.showing import tensor
+from penstock.dead.verdicts import End, Stage
+from protocol.codec import decode_request
+from protocol.errors import FleetError, described
+from protocol.messages import Failure, InferRequest
+from workers.backends import load_backend, usable_gpus
+from workers.backends.base import Instance, Outcome
+from workers.devices import Hardware, cores
+from workers.instances.process.namespace import give_way
+from workers.repository.completion import complete
+from workers.repository.placement import place
+from workers.repository.repository import scan
+from workers.repository.signature import Signature
+from workers.repository.version import ModelVersion
+
+
+class Report:
+    """Lines of JSON in a file, each there when the call returns, whatever happens to the process then."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def say(self, **facts: Any) -> None:
+        """Add a line."""
+        self._file.write(orjson.dumps(facts) + b"\n")
+        self._file.flush()
+
+
+def find(repositories: list[Path], model: str, version: str, *, digests: bool) -> ModelVersion:
+    """The model version to run against.
+
+    Raises:
+        FleetError: it is not there, or cannot be served.
+    """
+    found = next((each for each in scan(repositories, digests=digests) if each.name == model), None)
+    where = ", ".join(map(str, repositories))
+    if found is None:
+        raise FleetError(f"{where} has no model '{model}'")
+    if found.reason:
+        raise FleetError(f"model '{model}': {found.reason}")
+    for each in found.versions:
+        if str(each.version) == version:
+            return each
+    served = ", ".join(str(each.version) for each in found.versions)
+    raise FleetError(f"{where} has no version {version} of model '{model}', only {served}; choose one with --version")
+
+
+def load(version: ModelVersion) -> tuple[ModelVersion, Instance]:
+    """One instance, as a child of a worker on this machine would load it; the version with its complete configuration."""
+    backend: Any = load_backend(version.config.backend)
+    if hasattr(backend, "alone"):
+        backend.alone = True
+    give_way(list(dict.fromkeys((version.path.parent, version.folder))))
+    version = dataclasses.replace(version, config=complete(version.config, backend.inspect(version)))
+    placement = place(version.config, usable_gpus(backend, Hardware().gpus), cores())[0]
+    return version, backend.load(version, placement)
+
+
+def run(instance: Instance, request: InferRequest) -> dict[str, Any]:
+    """Run the request alone; says how it ended."""
+    started = time.monotonic()
+    try:
+        outcomes = instance.split([request], instance.run(instance.prepare([request])))
+        outcome: Outcome = outcomes[0]
+    except Exception as exc:
+        text = described(exc)
+        outcome = Failure(FleetError.code, text)
+    seconds = time.monotonic() - started
+    if isinstance(outcome, Failure):
+        return {"end": End.FAILED, "text": outcome.message, "seconds": seconds, "outputs": []}
+    outputs = [tensor(each) for each in outcome]
+    return {"end": End.SUCCEEDED, "text": "the model answered", "seconds": seconds, "outputs": outputs}
+
+
+def sacrifice(case: folder.Case, version: str, repositories: list[Path], report: Report) -> None:
+    """Run the record, if this process survives it."""
+    letter = case.letter
+    report.say(stage=Stage.LOADING)
+    try:
+        found = find(repositories, letter.model, version, digests="dead-model-digest" in letter.evidence)
+        report.say(digest=found.digest)
+        found, instance = load(found)
+        signature = Signature(found.config)
+    except FleetError as exc:
+        report.say(unusable=exc.message)
+        return
+    report.say(stage=Stage.READING)
+    try:
+        request = decode_request(
+            case.value,
+            letter.original,
+            model=letter.model,
+            version=version,
+            default_id=letter.id,
+            timestamp=letter.buried,
+        )
+        signature.read(request)
+    except FleetError as exc:
+        report.say(end=End.REFUSED, text=exc.message, seconds=0.0, outputs=[])
+        return
+    report.say(stage=Stage.RUNNING)
+    report.say(**run(instance, request))
+
+
+def main(arguments: list[str]) -> None:
+    """See the module."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is wanted here, and a core of a model fills a disk
+    where, report, version, *repositories = arguments
+    with Path(report).open("ab") as file:
+        sacrifice(folder.load(Path(where)), version, [Path(each) for each in repositories], Report(file))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

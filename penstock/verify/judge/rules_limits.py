@@ -1,0 +1,72 @@
+"""Rules about limits: memory that does not grow with the requests, and logs that keep what is unread. Pure."""
+
+from __future__ import annotations
+
+import collections
+import statistics
+from collections.abc import Iterator
+from typing import Final
+
+from penstock.verify.judge.facts import Facts
+from penstock.verify.judge.finding import Finding
+from penstock.verify.observe.history import Held
+from penstock.verify.plan.plan import GATEWAYS, MODELS, PAD, WORKERS, Kind
+
+WARM: Final = 5.0
+"""Seconds in which a process that was started takes what it needs."""
+ROOM: Final = 32 * 1024 * 1024
+"""Bytes by which it may still grow: what waits in it at once, and what its allocator keeps of that."""
+STEADY: Final = 0.25
+"""A leak grows with the requests: by this share of its growth at least in each half of them. A worker that reads what has piled up
+while its servers were away takes up to 49 MiB more (32 in its lanes, 17 on their way) and twice that as tensors, but once."""
+SURE: Final = 1.5
+"""A process is judged where one that leaked would have grown by so many times `ROOM`."""
+KEY_BYTES: Final = 8 * 1024
+"""Of Redis, per request: with the settings that are shipped a stream takes 867 bytes, with Redis' defaults 4,448."""
+KEYS_BESIDE: Final = 1024 * 1024
+_OVER_HTTP: Final = frozenset(Kind) - {Kind.DIRECT, Kind.DUPLICATE, Kind.GARBAGE}
+
+
+def memory_is_bounded(facts: Facts) -> Iterator[Finding]:
+    """I9."""
+    by_process: dict[tuple[str, int], list[Held]] = collections.defaultdict(list)
+    for held in facts.history.memory:
+        by_process[held.member, held.pid].append(held)
+    sent = sorted(seen.sent for seen in facts.history.seen if seen.kind in _OVER_HTTP)
+    for (member, pid), life in by_process.items():
+        yield from _grown(member, pid, sorted(life, key=lambda held: held.at), sent)
+    if facts.history.store_bytes is not None:
+        requests = len({seen.ref for seen in facts.history.seen} | {record.ref for record in facts.history.logged})
+        allowed = KEYS_BESIDE + KEY_BYTES * requests
+        held_bytes = facts.history.store_bytes
+        text = f"Redis holds {held_bytes} bytes for {requests} requests, and {allowed} are allowed"
+        yield Finding(text if held_bytes > allowed else "")
+
+
+def _grown(member: str, pid: int, life: list[Held], sent: list[float]) -> Iterator[Finding]:
+    warm = [held for held in life if held.at <= life[0].at + WARM]
+    if len(life) - len(warm) < 3:
+        return
+    # A gateway gets its part of the requests, a worker its part, and an instance of it those for one model.
+    parts = GATEWAYS if member.startswith("gateway") else WORKERS * len(MODELS)
+    passed = sum(warm[-1].at < at < life[-1].at for at in sent)
+    if passed * PAD / parts < SURE * ROOM:
+        return
+    base, end = max(held.rss for held in warm), statistics.median(held.rss for held in life[-3:])
+    half = _rss_at(life, [at for at in sent if warm[-1].at < at < life[-1].at][passed // 2])
+    leaks = end - base > ROOM and min(half - base, end - half) > STEADY * (end - base)
+    text = f"process {pid} of {member} grew by {(end - base) / 1e6:.0f} MB while {passed} requests of {PAD} bytes were sent"
+    yield Finding(text if leaks else "")
+
+
+def _rss_at(life: list[Held], moment: float) -> float:
+    """Around that moment."""
+    return statistics.median(held.rss for held in sorted(life, key=lambda held: abs(held.at - moment))[:3])
+
+
+def nothing_unread_is_deleted(facts: Facts) -> Iterator[Finding]:
+    """I12."""
+    for sample in facts.history.samples:
+        for place, start in sample.starts.items():
+            committed = sample.committed.get(place, 0)
+            yield Finding(f"{place} began at {start} while {committed} was committed" if start > committed else "")

@@ -1,0 +1,33 @@
+"""Weighs the fleet's processes while a run lasts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Final
+
+import psutil
+
+from penstock.verify.fleet.fleet import Fleet
+from penstock.verify.fleet.processes import Member
+from penstock.verify.observe.history import Held
+
+EVERY: Final = 1.0
+
+
+async def sample(fleet: Fleet, clock: Callable[[], float], into: list[Held]) -> None:
+    """The resident memory of every process of the fleet, again and again until cancelled."""
+    while True:
+        for member in tuple(fleet.members.values()):
+            at = clock()
+            into += [Held(at, member.name, pid, rss) for pid, rss in await asyncio.to_thread(_weights, member)]
+        await asyncio.sleep(EVERY)
+
+
+def _weights(member: Member) -> list[tuple[int, int]]:
+    weights = []
+    for process in member.family():
+        with contextlib.suppress(psutil.Error):
+            weights.append((process.pid, process.memory_info().rss))
+    return weights

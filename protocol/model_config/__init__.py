@@ -1,0 +1,33 @@
+"""Model configurations: what a config.pbtxt may say, what it means, and how it is written.
+
+Decided here: which fields are known, served or refused (`fields`), which values and combinations are allowed (`checks`), what an
+omitted field means (`parts`, `batching`). Not decided here: what a model's files say about it (`workers.repository.completion`).
+
+Import the types from this package; `pbtxt` apart, which needs protobuf. Nothing here does I/O.
+"""
+
+from protocol.model_config.batching import DynamicBatching, QueuePolicy, TimeoutAction
+from protocol.model_config.config import ModelConfig
+from protocol.model_config.parts import (
+    InstanceGroup,
+    Kind,
+    Optimization,
+    TensorSpec,
+    VersionPolicy,
+    Warmup,
+    WarmupInput,
+)
+
+__all__ = [
+    "DynamicBatching",
+    "InstanceGroup",
+    "Kind",
+    "ModelConfig",
+    "Optimization",
+    "QueuePolicy",
+    "TensorSpec",
+    "TimeoutAction",
+    "VersionPolicy",
+    "Warmup",
+    "WarmupInput",
+]

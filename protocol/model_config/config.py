@@ -1,0 +1,179 @@
+"""The model configuration as a typed value: what a worker runs by, a gateway validates by, and `/v2/models/<m>/config` shows. Pure.
+
+Invariants: pure values, no I/O. An instance satisfies every rule of `config_checks` that can be judged on what it states;
+`require_complete` judges the rest. What a document may hold is in `config_fields`; its text form is in `pbtxt`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Final
+
+from protocol.errors import ConfigError
+from protocol.model_config import checks
+from protocol.model_config.batching import DynamicBatching
+from protocol.model_config.document import MAX_INT32, Document, as_object
+from protocol.model_config.fields import check_supported
+from protocol.model_config.parts import (
+    InstanceGroup,
+    Optimization,
+    TensorSpec,
+    VersionPolicy,
+    Warmup,
+)
+
+WITHOUT_TENSORS: Final = frozenset({"python"})
+"""Backends whose models may take no inputs, or give no outputs, as in Triton."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """What a model takes and gives, and how it is batched, placed and warmed up.
+
+    Attributes:
+        name: the model's name; "" until the folder's name is known.
+        platform: Triton's older name of the backend and format, such as `onnxruntime_onnx`.
+        backend: the name of an entry point of `penstock.backends`; "" until it is inferred.
+        max_batch_size: rows per request and batch; 0 is a model without a batch dimension.
+        batch_size_stated: false where the file does not say, so that completion chooses `max_batch_size`.
+        inputs: in the file's order.
+        outputs: in the file's order.
+        version_policy: which version folders are served.
+        instance_groups: where the instances run; empty is one group of `KIND_AUTO`.
+        dynamic_batching: None executes every request alone.
+        parameters: passed to the backend as they are.
+        metric_tags: labels of the model's metrics.
+        warmups: requests to answer before the model is ready.
+        default_model_filename: the file in the version folder; "" is the backend's default.
+        optimization: hints without effect on answers.
+
+    Raises:
+        ConfigError: a rule is broken; the message names the field and the model.
+    """
+
+    name: str = ""
+    platform: str = ""
+    backend: str = ""
+    max_batch_size: int = 0
+    batch_size_stated: bool = True
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    version_policy: VersionPolicy = dataclasses.field(default_factory=VersionPolicy)
+    instance_groups: tuple[InstanceGroup, ...] = ()
+    dynamic_batching: DynamicBatching | None = None
+    parameters: dict[str, str] = dataclasses.field(default_factory=dict)
+    metric_tags: dict[str, str] = dataclasses.field(default_factory=dict)
+    warmups: tuple[Warmup, ...] = ()
+    default_model_filename: str = ""
+    optimization: Optimization = dataclasses.field(default_factory=Optimization)
+
+    def __post_init__(self) -> None:
+        model = self.name or "a model without a name"
+        if self.max_batch_size < 0:
+            raise ConfigError(f"'max_batch_size' must be non-negative value for {model}")
+        rows = self.max_batch_size if self.batch_size_stated else None
+        checks.check_tensors("input", self.inputs, batching=rows != 0, model=model)
+        checks.check_tensors("output", self.outputs, batching=rows != 0, model=model)
+        if self.dynamic_batching is not None:
+            checks.check_batching(self.dynamic_batching, rows, model)
+        checks.check_groups(self.instance_groups, model)
+        checks.check_warmups(self.warmups, rows, model)
+        checks.check_file_name(self.default_model_filename, f"'default_model_filename' of {model}")
+
+    @property
+    def batching(self) -> bool:
+        """Whether every tensor's first dimension is the batch."""
+        return self.max_batch_size > 0
+
+    def shape_of(self, spec: TensorSpec) -> tuple[int, ...]:
+        """The tensor's shape as V2 metadata shows it: with a leading -1 where the model batches."""
+        return (-1, *spec.dims) if self.batching else spec.dims
+
+    def input(self, name: str) -> TensorSpec | None:
+        """The input of that name."""
+        return next((spec for spec in self.inputs if spec.name == name), None)
+
+    def output(self, name: str) -> TensorSpec | None:
+        """The output of that name."""
+        return next((spec for spec in self.outputs if spec.name == name), None)
+
+    def require_complete(self) -> None:
+        """Check what can only be judged once nothing is left to be completed.
+
+        Raises:
+            ConfigError: naming what is missing.
+        """
+        if not self.name:
+            raise ConfigError("model configuration must specify 'name'")
+        if not self.backend:
+            raise ConfigError(f"must specify 'platform' or 'backend' for '{self.name}'")
+        for kind, specs in (("input", self.inputs), ("output", self.outputs)):
+            if not specs and self.backend not in WITHOUT_TENSORS:
+                raise ConfigError(f"model configuration must specify at least one '{kind}' for {self.name}")
+        if not self.batch_size_stated:
+            raise ConfigError(f"must specify 'max_batch_size' for {self.name}")
+        if not self.instance_groups:
+            raise ConfigError(f"must specify one or more 'instance group's for {self.name}")
+        checks.check_warmup_inputs(self.warmups, {spec.name: spec for spec in self.inputs}, self.name)
+
+    @classmethod
+    def from_json(cls, document: object) -> ModelConfig:
+        """Read Triton's JSON form, complete or not; enum names in any case, 64-bit integers as numbers or text.
+
+        Raises:
+            ConfigError: a field is unknown, not supported, of the wrong type, or breaks a rule; the message names it.
+        """
+        check_supported(as_object(document, ""))
+        return cls._of(Document(document))
+
+    @classmethod
+    def _of(cls, document: Document) -> ModelConfig:
+        parameters = document.documents_by_key("parameters")
+        batching = document.document("dynamic_batching")
+        return cls(
+            name=document.text("name"),
+            platform=document.text("platform"),
+            backend=document.text("backend"),
+            max_batch_size=document.integer("max_batch_size", -MAX_INT32, MAX_INT32),
+            batch_size_stated="max_batch_size" in document,
+            inputs=tuple(map(TensorSpec.of, document.documents("input"))),
+            outputs=tuple(map(TensorSpec.of, document.documents("output"))),
+            version_policy=VersionPolicy.of(document.document("version_policy")),
+            instance_groups=tuple(map(InstanceGroup.of, document.documents("instance_group"))),
+            dynamic_batching=None if batching is None else DynamicBatching.of(batching),
+            parameters={name: value.text("string_value") for name, value in parameters.items()},
+            metric_tags=document.texts_by_key("metric_tags"),
+            warmups=tuple(map(Warmup.of, document.documents("model_warmup"))),
+            default_model_filename=document.text("default_model_filename"),
+            optimization=Optimization.of(document.document("optimization")),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Triton's JSON form: snake_case, every primitive printed, enums by name, 64-bit integers as numbers.
+
+        `max_batch_size` is left out while it is not stated.
+        """
+        document: dict[str, Any] = {
+            "name": self.name,
+            "platform": self.platform,
+            "backend": self.backend,
+            "runtime": "",
+            "version_policy": self.version_policy.to_json(),
+            "max_batch_size": self.max_batch_size,
+            "input": [spec.input_json() for spec in self.inputs],
+            "output": [spec.output_json() for spec in self.outputs],
+            "batch_input": [],
+            "batch_output": [],
+            "optimization": self.optimization.to_json(),
+            "instance_group": [group.to_json() for group in self.instance_groups],
+            "default_model_filename": self.default_model_filename,
+            "cc_model_filenames": {},
+            "metric_tags": dict(self.metric_tags),
+            "parameters": {name: {"string_value": value} for name, value in self.parameters.items()},
+            "model_warmup": [warmup.to_json() for warmup in self.warmups],
+        }
+        if self.dynamic_batching is not None:
+            document["dynamic_batching"] = self.dynamic_batching.to_json()
+        if not self.batch_size_stated:
+            del document["max_batch_size"]
+        return document

@@ -1,0 +1,95 @@
+"""config.pbtxt (protobuf text format of `inference.ModelConfig`) ⇄ `ModelConfig`. Pure.
+
+Text becomes a message, the message protobuf's JSON form, and that a `ModelConfig`: `ModelConfig.from_json` alone knows what the
+fields mean, so that a file and a JSON document are judged alike. Whatever the text is, only `ConfigError` is raised.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from typing import Any, Final
+
+from google.protobuf import json_format, text_format
+
+from protocol.errors import ConfigError
+from protocol.model_config import ModelConfig
+from protocol.proto import message_class, pool
+
+MAX_BYTES: Final = 1 << 20
+"""Of a configuration file. The longest in Triton's own tests is a few kilobytes; a megabyte takes seconds to parse."""
+
+MAX_MESSAGE: Final = 400
+"""Characters of the parser's message, which repeats the line it stopped at."""
+
+_POSITION: Final = re.compile(r"^\d+:\d+ : ")
+
+
+def parse(text: str | bytes, source: str = "config.pbtxt", folder: str = "") -> ModelConfig:
+    """The configuration that a text states; what it leaves out is left to completion.
+
+    Args:
+        text: the file's content; bytes are UTF-8, a byte order mark at the beginning is passed over.
+        source: what to call it in messages.
+        folder: the model folder's name, which the model's must equal where it is stated.
+
+    Raises:
+        ConfigError: with line and column where it is not the text of a model configuration, with the field's name where the
+            field is not supported or breaks a rule.
+    """
+    message = message_class("inference.ModelConfig")()
+    try:
+        text_format.Parse(_checked(text, source), message, descriptor_pool=pool())
+    except text_format.ParseError as error:
+        raise ConfigError(f"{_where(error, source)}: {_shortened(str(error))}") from None
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # pragma: no cover - no text is known to come here in protobuf 5.26 to 7
+        raise ConfigError(f"{source} is not a model configuration: {_shortened(str(error))}") from None
+    document = json_format.MessageToDict(message, preserving_proto_field_name=True)
+    try:
+        return ModelConfig.from_json(_named(document, folder))
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error.message}") from None
+
+
+def format_text(config: ModelConfig) -> str:
+    """The configuration as the text of a config.pbtxt; `parse` reads it back as the same value."""
+    message = message_class("inference.ModelConfig")()
+    json_format.ParseDict(config.to_json(), message, descriptor_pool=pool())
+    return text_format.MessageToString(message)
+
+
+def _named(document: dict[str, Any], folder: str) -> dict[str, Any]:
+    name = document.get("name", folder)
+    if folder and name != folder:
+        raise ConfigError(
+            f"unexpected directory name '{folder}' for model '{name}', directory name must equal model name"
+        )
+    return document | {"name": name}
+
+
+def _checked(text: str | bytes, source: str) -> str:
+    try:
+        raw = text.encode() if isinstance(text, str) else text
+        if len(raw) > MAX_BYTES:
+            raise ConfigError(f"{source} has {len(raw)} bytes; a model configuration has at most {MAX_BYTES}")
+        if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ConfigError(
+                f"{source} is text in UTF-16, by the byte order mark that it begins with; save it as UTF-8"
+            )
+        return raw.decode("utf-8-sig")
+    except UnicodeError as error:
+        raise ConfigError(f"{source} is not UTF-8 text: {error}") from None
+
+
+def _shortened(message: str) -> str:
+    """The parser's message without the position, and without the end of a line that may be a megabyte long."""
+    message = _POSITION.sub("", message)
+    return message if len(message) <= MAX_MESSAGE else f"{message[: MAX_MESSAGE // 2]} … {message[-MAX_MESSAGE // 2 :]}"
+
+
+def _where(error: text_format.ParseError, source: str) -> str:
+    line, column = error.GetLine(), error.GetColumn()
+    return source if line is None else f"{source}, line {line}, column {column}"

@@ -1,0 +1,124 @@
+"""One way to log for every process: structlog, for people or as JSON, with the request's id and trace where a line has one.
+
+Invariant: whatever strangers sent or models said, an entry for people is one line (a traceback's lines are indented), has no
+character that a terminal obeys, and no value of it is longer than `MAX_TEXT`, a traceback
+four times that.
+"""
+
+from __future__ import annotations
+
+import collections
+import io
+import logging
+import sys
+import time
+from collections.abc import MutableMapping
+from typing import Any, Final, TextIO
+
+import structlog
+
+from protocol.runtime.repeats import Repeats
+from protocol.texts import MAX_TEXT, shortened, visible
+
+_TEXTS: Final = frozenset({"exception", "stack"})
+"""Values that have several lines."""
+_MAX_LINES: Final = 4 * MAX_TEXT
+LIBRARIES: Final = ("aiokafka", "kafka", "protocol.transport")
+"""Loggers whose lines come again for as long as a server is away."""
+silent: Final[collections.Counter[str]] = collections.Counter()
+"""Loggers of libraries that say nothing new now, by how many parts of this process say so: somebody has told it already."""
+
+
+class Seldom(logging.Filter):
+    """Lets a library say the same once a minute, and nothing while its logger is among the `silent` ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._repeats = Repeats()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written."""
+        library = next((name for name in LIBRARIES if record.name.startswith(name)), None)
+        if library is None or record.levelno < logging.WARNING:
+            return True
+        if silent[library] > 0:
+            return False
+        about = str(record.args[0]) if isinstance(record.args, tuple) and record.args else ""
+        held = self._repeats.due((record.name, record.msg, about), time.monotonic())
+        if held:
+            record.msg = f"{record.msg} (and {held} times more since it was said last)"
+        return held is not None
+
+
+def configure(style: str = "human", level: str = "info") -> None:
+    """Send structlog's and the standard library's lines to stderr in one style."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    finish: list[Any] = [
+        shorten,
+        escape,
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_write_traceback),
+    ]
+    if style == "json":
+        shared.append(structlog.processors.dict_tracebacks)
+        finish = [shorten, structlog.processors.JSONRenderer()]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.processors.StackInfoRenderer(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(Seldom())
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *finish],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for noisy in ("aiokafka", "kafka", "uvicorn.error", "httpx"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+    logging.getLogger("uvicorn.access").disabled = True
+
+
+def shorten(_: object, __: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Leave out the middle of what is too long; a processor of structlog's."""
+    for key, value in entry.items():
+        if isinstance(value, str | list | tuple | dict):
+            entry[key] = _shortened(value, _MAX_LINES if key in _TEXTS else MAX_TEXT)
+    return entry
+
+
+def _shortened(value: Any, most: int) -> Any:
+    if isinstance(value, str):
+        return shortened(value, most)
+    if isinstance(value, dict):
+        return {key: _shortened(item, most) for key, item in value.items()}
+    return [_shortened(item, most) for item in value] if isinstance(value, list | tuple) else value
+
+
+def escape(_: object, __: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Show what a terminal would obey; a processor of structlog's."""
+    for key, value in entry.items():
+        if isinstance(value, str):
+            entry[key] = visible(value, lines=key in _TEXTS)
+    return entry
+
+
+def _write_traceback(stream: TextIO, exc_info: Any) -> None:
+    """As structlog's plain one; its lines cannot be taken for entries of their own."""
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    stream.write(visible(shortened(text.getvalue(), _MAX_LINES), lines=True).replace("\n", "\n    "))

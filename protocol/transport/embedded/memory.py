@@ -1,0 +1,326 @@
+"""The transport of one process, in memory: the quick start, the test bed, and `penstock serve` without `--data-dir`.
+
+Buses on one `MemoryBroker`, and stores on one `MemoryServer`, are to each other what processes of a fleet are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Final
+
+from protocol.codec import micros
+from protocol.errors import NotFound, TooLarge, Unavailable, quoted
+from protocol.frames import MAX_RECORD
+from protocol.messages import Heartbeat
+from protocol.ports import (
+    Answer,
+    Cancel,
+    Claim,
+    Claimed,
+    Consumer,
+    Listener,
+    Outcome,
+    OutRecord,
+    Place,
+    Published,
+    Record,
+    RequestState,
+    Wake,
+)
+from protocol.transport.embedded.broker import MemoryBroker
+from protocol.transport.embedded.consumer import MemoryConsumer, Topic
+from protocol.transport.embedded.fence import Fences
+from protocol.transport.settings import TransportSettings
+
+RESULTS_LIMIT: Final = 512 * 1024 * 1024
+"""Bytes of results that are kept, unless another limit is given."""
+
+
+class MemoryBus:
+    """A bus on an embedded broker; see `protocol.ports.Bus`. Without a broker it has one of its own."""
+
+    def __init__(self, broker: MemoryBroker | None = None) -> None:
+        self._broker = broker or MemoryBroker()
+        self._turns: dict[str, int] = {}
+        self._consumers: list[MemoryConsumer] = []
+        self._following: set[asyncio.Future[None]] = set()
+        self._is_open = False
+
+    async def open(self) -> None:
+        """Connect."""
+        if not self._is_open:
+            await self._broker.open()
+            self._is_open = True
+
+    async def close(self) -> None:
+        """Disconnect: its consumers stop, without leaving their groups, and its followers end."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        for consumer in self._consumers:
+            await consumer.close()
+        for waiter in self._following:
+            if not waiter.done():
+                waiter.set_result(None)
+        await self._broker.close()
+
+    async def healthy(self) -> bool:
+        """Whether the bus is open and its broker takes records."""
+        return self._is_open and await self._broker.healthy()
+
+    async def ensure_topic(self, topic: str, partitions: int, *, compacted: bool = False) -> int:
+        """See `Bus.ensure_topic`."""
+        self._check_open()
+        return await self._broker.ensure_topic(topic, partitions, compacted=compacted)
+
+    async def publish(self, topic: str, records: Sequence[OutRecord], partition: int | None = None) -> Published:
+        """See `Bus.publish`. In memory it is acknowledged without a turn of the event loop."""
+        self._check_open()
+        found = self._broker.topic(topic)
+        for record in records:
+            if len(record.value) > MAX_RECORD:
+                raise TooLarge(f"a record of {len(record.value)} bytes is over the limit of {MAX_RECORD}")
+        if partition is None:
+            partition = self._turns[topic] = (self._turns.get(topic, -1) + 1) % len(found.logs)
+        elif not 0 <= partition < len(found.logs):
+            raise NotFound(f"topic {quoted(topic)} has no partition {partition}: it has {len(found.logs)}")
+        return await self._broker.append(found, partition, records)
+
+    async def subscribe(self, topic: str, group: str, member: str, listener: Listener) -> Consumer:
+        """See `Bus.subscribe`. Partitions are assigned before it returns."""
+        self._check_open()
+        found = self._broker.topic(topic)
+        await self._broker.add_group(found, group)
+        consumer = MemoryConsumer(found, group, member, listener, self._broker)
+        self._broker.join(consumer)
+        self._consumers = [other for other in self._consumers if not other.closed]
+        self._consumers.append(consumer)
+        return consumer
+
+    async def follow(self, topic: str) -> AsyncIterator[Sequence[Record]]:
+        """See `Bus.follow`. Ends when the bus is closed."""
+        self._check_open()
+        found = self._broker.topic(topic)
+        positions = [log.start for log in found.logs]
+        if past := _advance(found, positions):
+            yield past
+        yield []
+        while self._is_open:
+            if records := _advance(found, positions):
+                yield records
+                continue
+            waiter = asyncio.get_running_loop().create_future()
+            found.followers.add(waiter)
+            self._following.add(waiter)
+            try:
+                await waiter
+            finally:
+                found.followers.discard(waiter)
+                self._following.discard(waiter)
+
+    async def read(self, topic: str, partition: int, offset: int) -> Record | None:
+        """See `Bus.read`. A record is there until every group has committed it, so for as long as it has no answer."""
+        self._check_open()
+        found = self._broker.topics.get(topic)
+        if found is None or not 0 <= partition < len(found.logs):
+            return None
+        return found.logs[partition].read(offset)
+
+    async def committed(self, topic: str, group: str) -> Mapping[int, int]:
+        """See `Bus.committed`."""
+        self._check_open()
+        found = self._broker.topics.get(topic)
+        return dict(found.groups[group].committed) if found is not None and group in found.groups else {}
+
+    async def evict(self, group: str, members: Sequence[str]) -> None:
+        """See `Bus.evict`."""
+        self._check_open()
+        self._broker.evict(group, members)
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise Unavailable("the embedded bus is closed")
+
+
+def _advance(topic: Topic, positions: list[int]) -> list[Record]:
+    records: list[Record] = []
+    for partition, log in enumerate(topic.logs):
+        if positions[partition] < log.end:
+            records += log.slice(positions[partition], log.end)
+            positions[partition] = log.end
+    return records
+
+
+class MemoryServer:
+    """What the stores of one process connect to: streams, listeners and heartbeats.
+
+    Args:
+        limit: bytes of kept results, what `fill` is a share of; above it nothing more is claimed.
+    """
+
+    def __init__(self, limit: int = RESULTS_LIMIT) -> None:
+        self.limit = limit
+        self.fences = Fences()
+        self.wakes: dict[str, dict[MemoryStore, Callable[[list[Wake]], None]]] = {}
+        self.cancels: dict[str, dict[MemoryStore, Callable[[list[Cancel]], None]]] = {}
+        self.heartbeats: dict[str, Heartbeat] = {}
+        self.asks: dict[MemoryStore, Callable[[str], None]] = {}
+
+
+class MemoryStore:
+    """Results and directory in memory; see `protocol.ports.Results` and `Directory`.
+
+    A wake-up is called by the event loop, once per channel and `finish`. Because such a wake-up cannot get lost, a plain answer
+    that was small enough to go with it is not kept: `look` then says done, with the payload b"" of a trimmed one.
+    """
+
+    def __init__(self, settings: TransportSettings, server: MemoryServer | None = None) -> None:
+        self._server = server or MemoryServer()
+        self._result_ttl = settings.result_ttl
+        self._is_open = False
+
+    async def open(self) -> None:
+        """Connect."""
+        self._is_open = True
+
+    async def close(self) -> None:
+        """Disconnect, and stop listening."""
+        self._is_open = False
+        for listeners in (self._server.wakes, self._server.cancels):
+            for channel in list(listeners):
+                self._deafen(listeners, channel)
+        self._server.asks.pop(self, None)
+
+    async def healthy(self) -> bool:
+        """Whether the store is open."""
+        return self._is_open
+
+    async def now(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+    async def fill(self) -> float:
+        """Share of the limit that kept results take."""
+        return min(1.0, self._server.fences.size / self._server.limit)
+
+    # --- results -----------------------------------------------------------------------------------------------------
+
+    async def finish(self, answers: Sequence[Answer]) -> list[Outcome]:
+        """See `Results.finish`."""
+        self._check_open()
+        fences, now = self._server.fences, time.time()
+        outcomes, wakes = fences.finish(answers, now, self._result_ttl, self._server.wakes)
+        self._wake(wakes)
+        fences.expire(now, 2 * len(answers))
+        return outcomes
+
+    async def claim(self, claim: Claim) -> Claimed:
+        """See `Results.claim`. Raises Unavailable when the store is full."""
+        self._check_open()
+        self._check_room()
+        now = time.time()
+        self._server.fences.expire(now, 2)
+        return self._server.fences.claim(claim, now)
+
+    async def confirm(self, ref: str, published: bool, place: Place | None = None) -> None:
+        """See `Results.confirm`."""
+        self._check_open()
+        self._server.fences.confirm(ref, published, time.time(), place)
+
+    async def start(self, refs: Sequence[str], worker: str, ttl: float) -> list[int]:
+        """See `Results.start`."""
+        self._check_open()
+        now = time.time()
+        return [self._server.fences.start(ref, worker, ttl, now) for ref in refs]
+
+    async def look(self, refs: Sequence[str]) -> list[RequestState | None]:
+        """See `Results.look`."""
+        self._check_open()
+        now = time.time()
+        return [self._server.fences.look(ref, now) for ref in refs]
+
+    async def trim(self, refs: Sequence[str]) -> None:
+        """See `Results.trim`."""
+        self._check_open()
+        now = time.time()
+        for ref in refs:
+            self._server.fences.trim(ref, now)
+
+    # --- wake-ups and cancels ----------------------------------------------------------------------------------------
+
+    async def listen(self, channel: str, on_wake: Callable[[list[Wake]], None]) -> None:
+        """See `Results.listen`."""
+        self._check_open()
+        self._server.wakes.setdefault(channel, {})[self] = on_wake
+
+    async def cancel(self, channel: str, cancels: Sequence[Cancel]) -> None:
+        """See `Results.cancel`."""
+        self._check_open()
+        loop = asyncio.get_running_loop()
+        told = [Cancel(cancel.ref, micros(cancel.until) / 1e6) for cancel in cancels]
+        for on_cancel in self._server.cancels.get(channel, {}).values():
+            loop.call_soon(on_cancel, list(told))
+
+    async def listen_cancels(self, channel: str, on_cancel: Callable[[list[Cancel]], None]) -> None:
+        """See `Results.listen_cancels`."""
+        self._check_open()
+        self._server.cancels.setdefault(channel, {})[self] = on_cancel
+
+    async def unlisten(self, channel: str) -> None:
+        """See `Results.unlisten`."""
+        self._deafen(self._server.wakes, channel)
+        self._deafen(self._server.cancels, channel)
+
+    def _wake(self, wakes: dict[str, list[Wake]]) -> None:
+        loop = asyncio.get_running_loop()
+        for channel, hints in wakes.items():
+            for on_wake in self._server.wakes.get(channel, {}).values():
+                loop.call_soon(on_wake, hints)
+
+    def _deafen(self, listeners: dict[str, dict[MemoryStore, Any]], channel: str) -> None:
+        stores = listeners.get(channel, {})
+        stores.pop(self, None)
+        if not stores:
+            listeners.pop(channel, None)
+
+    # --- the directory -----------------------------------------------------------------------------------------------
+
+    async def beat(self, heartbeat: Heartbeat) -> None:
+        """See `Directory.beat`."""
+        self._check_open()
+        self._server.heartbeats[heartbeat.worker] = heartbeat
+
+    async def workers(self) -> list[Heartbeat]:
+        """See `Directory.workers`."""
+        self._check_open()
+        return list(self._server.heartbeats.values())
+
+    async def forget(self, worker: str) -> None:
+        """See `Directory.forget`."""
+        self._check_open()
+        self._server.heartbeats.pop(worker, None)
+
+    async def ask(self, ask: str) -> None:
+        """See `Directory.ask`."""
+        self._check_open()
+        loop = asyncio.get_running_loop()
+        for on_ask in self._server.asks.values():
+            loop.call_soon(on_ask, ask)
+
+    async def listen_asks(self, on_ask: Callable[[str], None]) -> None:
+        """See `Directory.listen_asks`."""
+        self._check_open()
+        self._server.asks[self] = on_ask
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise Unavailable("the embedded result store is closed")
+
+    def _check_room(self) -> None:
+        if self._server.fences.size > self._server.limit:
+            raise Unavailable(
+                f"the embedded result store is full: it keeps {self._server.fences.size} bytes of {self._server.limit}",
+                retry_after=1.0,
+            )

@@ -1,0 +1,175 @@
+"""The embedded result store with a SQLite file under it: claims, terminals and fences survive the process.
+
+Invariants:
+- a decision is made on the state in memory, and told, to the caller and to whoever is woken, when it is on disk;
+- after a failed write memory is ahead of the file: nothing more is decided before it has been read again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+from protocol.errors import Unavailable
+from protocol.frames import pack, unpack
+from protocol.transport.embedded.fence import Fences, Stream
+from protocol.transport.embedded.memory import MemoryServer
+from protocol.transport.embedded.sqlite_journal import Journal, Statement
+
+T = TypeVar("T")
+
+_SCHEMA: Final = (
+    "CREATE TABLE fences (id INTEGER PRIMARY KEY, ref TEXT NOT NULL, expires REAL NOT NULL)",
+    "CREATE TABLE streams (ref TEXT PRIMARY KEY, body BLOB NOT NULL)",
+)
+_VERSION: Final = 1
+_ADD_FENCE: Final = "INSERT INTO fences VALUES (?, ?, ?)"
+_PUT_STREAM: Final = "INSERT OR REPLACE INTO streams VALUES (?, ?)"
+_DROP_STREAM: Final = "DELETE FROM streams WHERE ref = ?"
+_PRUNE: Final = "DELETE FROM fences WHERE id < ?"
+_PRUNE_EVERY: Final = 4096
+_RELOAD_AFTER: Final = 1.0
+
+
+class SqliteServer(MemoryServer):
+    """What the stores of one process connect to, durable in one file; opened by the first store, closed by the last.
+
+    Args:
+        path: of the file.
+        fsync: every acknowledged change survives a power loss, not only a kill.
+    """
+
+    def __init__(self, path: Path, *, fsync: bool = False) -> None:
+        super().__init__()
+        self.journal = Journal(path, _SCHEMA, _VERSION, fsync=fsync)
+        self.journal.on_failure = self._reload_later
+        self._lock = asyncio.Lock()
+        self._users = 0
+        self._pruned = 0
+        self._reloading: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """One more store; the first one reads the file. Raises ConfigError as `Journal.open` does."""
+        async with self._lock:
+            if not self._users:
+                self._restore(await self.journal.open(_load))
+            self._users += 1
+
+    async def close(self) -> None:
+        """One store less; the last one writes what waits and closes the file."""
+        async with self._lock:
+            self._users -= 1
+            if not self._users:
+                if self._reloading is not None:
+                    self._reloading.cancel()
+                await self.journal.close()
+
+    async def healthy(self) -> bool:
+        """Whether the file can be written, and memory agrees with it."""
+        return await self.journal.healthy() and self._reloading is None
+
+    async def durably(
+        self, refs: Sequence[str], decide: Callable[[Fences, float], T], told: Callable[[T], None] | None = None
+    ) -> T:
+        """Decide something about these refs; returns, and calls `told` even if nobody waits any more, when it is on disk.
+
+        Raises:
+            Unavailable: the file cannot be written; nothing is decided.
+        """
+        if self._reloading is not None:
+            raise Unavailable("the result store reads its file again after a failed write", retry_after=1.0)
+        fences, now = self.fences, time.time()
+        made, before = fences.made, {ref: _signature(fences, ref) for ref in refs}
+        decision = decide(fences, now)
+        statements = self._changes(before, made)
+        if gone := fences.expire(now, 2 * len(refs)):
+            statements.append((_DROP_STREAM, [(ref,) for ref in gone]))
+
+        def apply() -> T:
+            if told is not None:
+                told(decision)
+            return decision
+
+        return await self.journal.submit(statements, apply)
+
+    def _changes(self, before: Mapping[str, object], made: int) -> list[Statement]:
+        """What has to be written so that the file holds what memory holds."""
+        fences = self.fences
+        statements: list[Statement] = []
+        if fences.made > made:
+            new = fences.newest(fences.made - made)
+            statements.append((_ADD_FENCE, [(made + n, ref, expires) for n, (ref, expires) in enumerate(new)]))
+        changed = [ref for ref, signature in before.items() if _signature(fences, ref) != signature]
+        if changed:
+            put = [(ref, _body(fences.streams[ref])) for ref in changed if ref in fences.streams]
+            drop = [(ref,) for ref in changed if ref not in fences.streams]
+            statements += [(_PUT_STREAM, put), (_DROP_STREAM, drop)]
+        if fences.dropped - self._pruned >= _PRUNE_EVERY:
+            self._pruned = fences.dropped
+            statements.append((_PRUNE, [(self._pruned,)]))
+        return statements
+
+    # --- reading the file --------------------------------------------------------------------------------------------
+
+    def _restore(self, saved: tuple[Fences, list[str]]) -> None:
+        self.fences, expired = saved
+        self._pruned = self.fences.dropped
+        # Where this fails, they are dropped after the next start.
+        dropping: asyncio.Future[None] = self.journal.submit([(_DROP_STREAM, [(ref,) for ref in expired])])
+        dropping.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def _reload_later(self) -> None:
+        if self._reloading is None:
+            self._reloading = asyncio.get_running_loop().create_task(self._reload())
+
+    async def _reload(self) -> None:
+        while True:
+            try:
+                saved = await self.journal.query(_load)
+            except Unavailable:
+                await asyncio.sleep(_RELOAD_AFTER)
+            else:
+                self._reloading = None
+                self._restore(saved)
+                return
+
+
+def _signature(fences: Fences, ref: str) -> object:
+    """Differs where the saved form of a stream differs; None where there is none."""
+    stream = fences.streams.get(ref)
+    if stream is None:
+        return None
+    size = None if stream.payload is None else len(stream.payload)
+    said = stream.lease, stream.confirmed, stream.place, stream.attempts, size, stream.fingerprint
+    return stream.serial, stream.expires, len(stream.channels), *said
+
+
+def _body(stream: Stream) -> bytes:
+    fields = dataclasses.asdict(stream)
+    del fields["serial"]
+    return pack(fields)
+
+
+def _load(database: sqlite3.Connection) -> tuple[Fences, list[str]]:
+    """What is in the file, and the refs of streams that are over. Runs in the journal's thread."""
+    fences, expired, now = Fences(), [], time.time()
+    for number, ref, expires in database.execute("SELECT * FROM fences ORDER BY id"):
+        if not fences.made:
+            fences.dropped = number
+        fences.restore(ref, expires)
+    for ref, body in database.execute("SELECT * FROM streams"):
+        try:
+            stream = Stream(serial=0, **unpack(body))
+            stream.place = (stream.place[0], stream.place[1]) if stream.place else None
+        except TypeError as error:
+            raise ValueError(f"the stream of {ref} is not readable: {error}") from error
+        if stream.expires > now:
+            fences.restore(ref, stream)
+        else:
+            expired.append(ref)
+    return fences, expired

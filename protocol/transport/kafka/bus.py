@@ -1,0 +1,256 @@
+"""The bus on Kafka (3.6 or newer; the classic group protocol), by aiokafka.
+
+`kafka_publisher` sends, `kafka_consumer` is a group's member, `kafka_connection` knows the brokers and what aiokafka lacks.
+Invariant: whoever makes a group rebalance, or is the first to hear of it, tells the others (`kafka_notices`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from typing import Final, TypeVar
+
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError, LeaderNotAvailableError, NoError, TopicAlreadyExistsError, for_code
+from aiokafka.protocol.metadata import MetadataRequest
+
+from protocol.errors import NotFound, Unavailable
+from protocol.ports import Listener, OutRecord, Published, Record
+from protocol.transport.kafka.connection import (
+    MAX_BATCH,
+    RETRY_BACKOFF,
+    connection_options,
+    leave_group,
+    partition_count,
+    translated,
+)
+from protocol.transport.kafka.consumer import KafkaConsumer
+from protocol.transport.kafka.producer import Publisher
+from protocol.transport.kafka.reachability import Reach
+from protocol.transport.kafka.reader import Follower, fetch_committed, fetch_one
+from protocol.transport.kafka.rebalance_hints import Notices
+from protocol.transport.settings import TransportSettings
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+REPLICAS: Final = 3
+CALL_TIMEOUT: Final = 10.0
+HEALTH_TIMEOUT: Final = 2.0
+FOLLOW_PAUSE: Final = 0.5
+COMPACTED: Final = {"cleanup.policy": "compact", "segment.ms": "3600000", "min.cleanable.dirty.ratio": "0.1"}
+_TROUBLE: Final = (KafkaError, OSError, TimeoutError)
+
+
+class KafkaBus:
+    """`protocol.ports.Bus` on a Kafka cluster.
+
+    Args:
+        settings: where it is.
+        notices: tells of rebalances; without it members hear of them with their next heartbeat.
+    """
+
+    def __init__(self, settings: TransportSettings, notices: Notices | None = None) -> None:
+        self._settings = settings
+        self._notices = notices
+        self._hears = False
+        self._telling: set[asyncio.Task[None]] = set()
+        self._publisher = Publisher(settings)
+        self._consumers: set[KafkaConsumer] = set()
+        self._open = False
+        self._reach = Reach(settings.kafka, self.healthy)
+
+    async def open(self) -> None:
+        """See `Bus.open`."""
+        connection_options(self._settings)
+        await self._publisher.open()
+        self._open = True
+        self._reach.open()
+
+    async def close(self) -> None:
+        """See `Bus.close`; also closes the consumers that it made."""
+        self._open = False
+        self._reach.close()
+        for task in self._telling:
+            task.cancel()
+        await asyncio.gather(*(consumer.close() for consumer in self._consumers))
+        self._consumers.clear()
+        await self._publisher.close()
+
+    async def publish(self, topic: str, records: Sequence[OutRecord], partition: int | None = None) -> Published:
+        """See `Bus.publish`."""
+        return await self._publisher.publish(topic, records, partition)
+
+    async def _ask(self, what: str, ask: Callable[[AIOKafkaClient], Awaitable[T]]) -> T:
+        """A request that is none of publishing or consuming, tried again until the call timeout."""
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT):
+                while True:
+                    client = (await self._publisher.producer()).client
+                    try:
+                        return await ask(client)
+                    except KafkaError as exc:
+                        if not exc.retriable:
+                            raise
+                        log.info("%s is tried again: %r", what, exc)
+                        await client.force_metadata_update()
+                        await asyncio.sleep(RETRY_BACKOFF)
+        except _TROUBLE as exc:
+            raise translated(exc, f"{what} at {self._settings.kafka}") from None
+
+    # --- topics ---
+
+    async def ensure_topic(self, topic: str, partitions: int, *, compacted: bool = False) -> int:
+        """See `Bus.ensure_topic`. Three replicas and `min.insync.replicas` 2 where there are brokers enough.
+
+        Raises:
+            Unavailable: no broker answers, or it refuses to create the topic.
+        """
+
+        async def ensure(client: AIOKafkaClient) -> int:
+            if not (count := await partition_count(client, topic)):
+                await self._create(client, topic, partitions, compacted)
+                count = await partition_count(client, topic)
+            if not count:
+                raise LeaderNotAvailableError(f"{topic} was created and is not known yet")
+            return count
+
+        return await self._ask(f"creating topic {topic}", ensure)
+
+    async def _create(self, client: AIOKafkaClient, topic: str, partitions: int, compacted: bool) -> None:
+        admin = AIOKafkaAdminClient(**connection_options(self._settings))
+        try:
+            await admin.start()
+            replicas = max(min(REPLICAS, len(client.cluster.brokers())), await _default_replicas(admin))
+            config = {"max.message.bytes": str(MAX_BATCH), "min.insync.replicas": "2" if replicas >= REPLICAS else "1"}
+            if compacted:
+                config |= COMPACTED
+            response = await admin.create_topics([NewTopic(topic, partitions, replicas, topic_configs=config)])
+        finally:
+            await admin.close()
+        for name, code, *message in response.topic_errors:
+            error = for_code(code)
+            if error not in (NoError, TopicAlreadyExistsError):
+                raise error(f"{name}: {' '.join(filter(None, message))}")
+
+    # --- consuming ---
+
+    async def subscribe(self, topic: str, group: str, member: str, listener: Listener) -> KafkaConsumer:
+        """See `Bus.subscribe`. Returns before the group has given any partition: the listener will be told.
+
+        Raises:
+            NotFound: there is no such topic.
+            Unavailable: no broker answers.
+        """
+        count = await self._publisher.partitions(topic)
+        await self._hear()
+        consumer = KafkaConsumer(
+            self._settings, topic, group, member, listener, lambda: self._spawn_tell(group),
+            lambda: self.ensure_topic(topic, count),
+        )  # fmt: skip
+        self._consumers = {other for other in self._consumers if not other.closed} | {consumer}
+        return consumer
+
+    async def evict(self, group: str, members: Sequence[str]) -> None:
+        """See `Bus.evict`.
+
+        Raises:
+            Unavailable: the group's coordinator cannot be reached.
+        """
+        await self._ask(
+            f"evicting {', '.join(members)} from {group}", lambda client: leave_group(client, group, members)
+        )
+        await self._tell(group)
+
+    async def _hear(self) -> None:
+        if self._notices is not None and not self._hears:
+            self._hears = True
+            with contextlib.suppress(Unavailable):
+                await self._notices.hear_rebalances(self._heard)
+
+    def _heard(self, group: str) -> None:
+        for consumer in self._consumers:
+            if consumer.group == group:
+                consumer.told_of_rebalance()
+
+    async def _tell(self, group: str) -> None:
+        if self._notices is not None:
+            try:
+                await self._notices.tell_rebalance(group)
+            except Unavailable as exc:
+                log.info("the members of %s hear of the rebalance with their next heartbeat: %s", group, exc)
+
+    def _spawn_tell(self, group: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._tell(group))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
+    async def follow(self, topic: str) -> AsyncGenerator[Sequence[Record], None]:
+        """See `Bus.follow`. Goes on after whatever happens to the brokers.
+
+        Raises:
+            NotFound: there is no such topic.
+        """
+        count = await self._publisher.partitions(topic)
+        follower = Follower(self._settings, topic, count)
+        while True:
+            try:
+                async for records in follower.read():
+                    yield records
+            except _TROUBLE as exc:
+                log.warning("following %s is interrupted: %r", topic, exc)
+                await asyncio.sleep(FOLLOW_PAUSE)
+
+    async def read(self, topic: str, partition: int, offset: int) -> Record | None:
+        """See `Bus.read`.
+
+        Raises:
+            Unavailable: no broker answers.
+        """
+        try:
+            count = await self._publisher.partitions(topic)
+        except NotFound:
+            return None
+        if not 0 <= partition < count:
+            return None
+        place = TopicPartition(topic, partition)
+        return await self._ask(f"reading {topic}/{partition}/{offset}", lambda client: fetch_one(client, place, offset))
+
+    async def committed(self, topic: str, group: str) -> Mapping[int, int]:
+        """See `Bus.committed`."""
+        try:
+            count = await self._publisher.partitions(topic)
+        except NotFound:
+            return {}
+        return await self._ask(
+            f"reading the offsets of {group}", lambda client: fetch_committed(client, group, topic, count)
+        )
+
+    async def healthy(self) -> bool:
+        """See `Bus.healthy`."""
+        if not self._open:
+            return False
+        try:
+            async with asyncio.timeout(HEALTH_TIMEOUT):
+                client = (await self._publisher.producer()).client
+                await client.send(client.get_random_node(), MetadataRequest([]))
+        except _TROUBLE:
+            return False
+        return True
+
+
+async def _default_replicas(admin: AIOKafkaAdminClient) -> int:
+    """How many copies this cluster gives a topic; while one of its brokers is away, that is more than are seen. 1 where it may not
+    be read.
+    """
+    node = (await admin.describe_cluster())["brokers"][0]["node_id"]
+    asked = ConfigResource(ConfigResourceType.BROKER, str(node), {"default.replication.factor": None})
+    (answer,) = await admin.describe_configs([asked])
+    values = [entry[1] for error, _, _, _, entries, *_ in answer.resources if not error for entry in entries]
+    return int(values[0] or 1) if values else 1

@@ -1,0 +1,392 @@
+"""One static member of one group on one topic.
+
+Invariants:
+- Everything that aiokafka has fetched is drained at once into a lane per partition: as long as it holds unread records of
+  one partition it fetches that partition no more, and after 100 ms waits up to `fetch_max_wait` for the others alone.
+- Lanes are thrown away at revocation; what is assigned is fetched again from its committed offset.
+- No record leaves before its partition was announced to the listener with its offsets.
+- Of transactions only what was committed is read: an aborted record is no request. Whatever is behind an open transaction in its
+  partition waits for its end.
+- A log that is not the one it was (its topic was made again, it was cut short, or what is to be read next was deleted) is never
+  skipped over: the partitions are announced anew, with an epoch by which nothing in flight goes on.
+- A member whose `group.instance.id` was taken over by another process stops; one that was evicted joins again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.abc import ConsumerRebalanceListener
+from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
+
+from protocol.errors import Unavailable
+from protocol.ports import Assigned, Listener, Record
+from protocol.transport.kafka.aiokafka_internals import (
+    client_of,
+    coordinator_of,
+    fetch_when_free,
+    give_up_fetches,
+    has_ended,
+    keep_member_id,
+    read_strangers,
+    shut,
+)
+from protocol.transport.kafka.assignor import StickyAssignor
+from protocol.transport.kafka.connection import FencedInstanceIdError, connection_options, consumer_limits, leave_group
+from protocol.transport.kafka.fetching import ERROR_PAUSE, Reading
+from protocol.transport.kafka.positions import TopicName, offset_of, read_positions
+from protocol.transport.kafka.rebalance_hints import Hearing
+from protocol.transport.settings import TransportSettings
+
+log = logging.getLogger(__name__)
+
+COMMIT_TIMEOUT: Final = 5.0
+STOP_TIMEOUT: Final = 15.0
+WATCH_INTERVAL: Final = 1.0
+TOPIC_INTERVAL: Final = 2.0
+"""Seconds between looks whether the topic is still the one that it was."""
+MAKE_AGAIN: Final = 3.0
+"""Seconds that a topic must be gone before this member makes it again: whoever deleted it may do so, with other partitions."""
+STALE: Final = 30.0
+"""Seconds without any answer to a fetch after which the inner consumer is replaced."""
+RESTART_PAUSE: Final = (0.1, 3.0)
+_TROUBLE: Final = (KafkaError, OSError, TimeoutError)
+
+
+class KafkaConsumer:
+    """`protocol.ports.Consumer` on aiokafka; made by `KafkaBus.subscribe`.
+
+    `on_rebalance` is called when this member hears from the coordinator, and from nobody before, that its group is rebalanced.
+    `make_topic` makes the topic anew, as it was.
+    """
+
+    def __init__(  # noqa: PLR0913
+        self,
+        settings: TransportSettings,
+        topic: str,
+        group: str,
+        member: str,
+        listener: Listener,
+        on_rebalance: Callable[[], None],
+        make_topic: Callable[[], Awaitable[object]],
+    ) -> None:
+        self.group = group
+        self._settings = settings
+        self._topic = topic
+        self._hearing = Hearing(on_rebalance)
+        self._make_topic = make_topic
+        self._instance = member
+        self._listener = listener
+        self._assignor = StickyAssignor()
+        self._inner: AIOKafkaConsumer | None = None
+        self._living: AIOKafkaConsumer | None = None
+        self._member = ""
+        self._epoch = 0
+        self._name = TopicName(topic)
+        self._astray = ""
+        self._leaves = False
+        self._reading = Reading(topic)
+        self._given_before: frozenset[int] = frozenset()
+        self._announced = asyncio.Event()
+        self._announcing: asyncio.Task[None] | None = None
+        self._polled = False
+        self._replaced = False
+        self._closed = False
+        self._running = asyncio.get_running_loop().create_task(self._run())
+
+    @property
+    def member(self) -> str:
+        """See `Consumer.member`."""
+        return self._member
+
+    # --- life ---
+
+    async def _run(self) -> None:
+        """Keep an inner consumer alive, until another process takes this member's place."""
+        pause, longest = RESTART_PAUSE
+        while not self._replaced:
+            inner = self._living = self._new_inner()
+            try:
+                await inner.start()
+                fetch_when_free(inner)
+                read_strangers(inner, self._reading.room)
+                pause = RESTART_PAUSE[0]
+                log.warning("the consumer of %s is made anew: %s", self._topic, await self._watch(inner))
+                await self._leave(inner)
+            except _TROUBLE as exc:
+                self._told(exc)
+            except Exception:
+                log.exception("the consumer of %s failed and is made anew", self._topic)
+            finally:
+                self._inner = self._living = None
+                self._hearing.close()
+                self._take_away()
+                await self._stop(inner)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, longest)
+        log.error("%s", self._why_ended())
+
+    async def _leave(self, inner: AIOKafkaConsumer) -> None:
+        """Have the group share its partitions anew: a static member that only comes back is given what it had."""
+        if self._leaves and not self._replaced:
+            self._leaves = False
+            async with asyncio.timeout(COMMIT_TIMEOUT):
+                await leave_group(client_of(inner), self.group, [self._instance], self._member)
+
+    def _told(self, error: BaseException) -> None:
+        """Log what aiokafka reports, and see whether it means that this member was replaced."""
+        log.warning("the consumer of %s: %r", self._topic, error)
+        self._reading.trouble.met(repr(error), time.monotonic())
+        if FencedInstanceIdError.__name__ in repr(error):
+            self._replaced = True
+
+    def _new_inner(self) -> AIOKafkaConsumer:
+        inner = AIOKafkaConsumer(
+            group_id=self.group,
+            group_instance_id=self._instance,
+            client_id=self._instance,
+            session_timeout_ms=int(self._settings.session_timeout * 1000),
+            heartbeat_interval_ms=int(self._settings.heartbeat_interval * 1000),
+            partition_assignment_strategy=(self._assignor,),
+            isolation_level="read_committed",
+            **{**consumer_limits(self._settings), "auto_offset_reset": "none"},
+            **connection_options(self._settings),
+        )
+        inner.subscribe([self._topic], listener=_Rebalances(self, inner))
+        self._given_before = frozenset()
+        return inner
+
+    async def _watch(self, inner: AIOKafkaConsumer) -> str:
+        """Returns why the inner consumer cannot go on."""
+        stale, looked = 0.0, time.monotonic()
+        self._astray = ""
+        while not self._replaced:
+            self._polled = False
+            await asyncio.sleep(WATCH_INTERVAL)
+            if time.monotonic() - looked > TOPIC_INTERVAL:
+                await self._look_at_topic(inner)
+                looked = time.monotonic()
+            if self._astray:
+                return self._astray
+            try:
+                coordinator_of(inner).check_errors()  # it stands still until its error was taken
+            except KafkaError as exc:
+                self._told(exc)
+            if has_ended(inner):
+                return "a task of aiokafka has ended"
+            # Nobody polls, or the lanes are full: then no answer is due.
+            due = self._polled and not self._reading.full
+            stale = stale + WATCH_INTERVAL if due and self._reading.silence(inner) > STALE else 0.0
+            if stale > STALE / 3:
+                return f"no answer to a fetch for {STALE:g} s"
+        return "it was replaced"
+
+    async def _look_at_topic(self, inner: AIOKafkaConsumer) -> None:
+        with contextlib.suppress(*_TROUBLE, Unavailable):  # then it is looked at again
+            async with asyncio.timeout(COMMIT_TIMEOUT):
+                if await self._name.moved(client_of(inner)):
+                    self._leaves, self._astray = True, "its topic was deleted and made again"
+                elif self._name.gone_for(time.monotonic()) > MAKE_AGAIN:
+                    log.warning("topic %s was deleted while it is served: it is made again", self._topic)
+                    await self._make_topic()
+
+    async def _stop(self, inner: AIOKafkaConsumer) -> None:
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT):
+                await inner.stop()
+        except _TROUBLE as exc:
+            log.warning("consumer of %s did not stop cleanly: %r", self._topic, exc)
+        finally:
+            await shut(client_of(inner))
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    async def close(self) -> None:
+        """See `Consumer.close`."""
+        self._closed = True
+        self._running.cancel()
+        await asyncio.wait([self._running])
+
+    # --- ownership ---
+
+    def told_of_rebalance(self) -> None:
+        """Ask the coordinator whether the group is being rebalanced; nothing happens where that is known."""
+        if self._inner is not None and self._announced.is_set():
+            self._hearing.told(coordinator_of(self._inner))
+
+    def lives(self, inner: AIOKafkaConsumer) -> bool:
+        """Whether it may still be given partitions: one that is being stopped takes part in rebalances until it is."""
+        return inner is self._living
+
+    def _rebalances(self) -> None:
+        if self._epoch:  # the first join is no news to those who must take part in it
+            self._hearing.begun()
+        self._take_away()
+
+    def _take_away(self) -> None:
+        """The group rebalances, or the inner consumer ends: whatever was owned may now be anybody's."""
+        if self._announcing is not None:
+            self._announcing.cancel()
+            self._announcing = None
+        self._announced.clear()
+        partitions = self._reading.lanes.close()
+        if partitions and not self._closed:
+            self._listener.revoked(partitions)
+
+    def _given(self, inner: AIOKafkaConsumer, partitions: Collection[TopicPartition]) -> None:
+        self._inner = inner
+        self._hearing.ended()
+        self._member = coordinator_of(inner).member_id
+        given = frozenset(partition.partition for partition in partitions)
+        if self._given_before and given - self._given_before:
+            give_up_fetches(client_of(inner))
+        self._given_before = given
+        self._announcing = asyncio.get_running_loop().create_task(self._announce(inner, sorted(partitions)))
+
+    async def _announce(self, inner: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> None:
+        """Look up where each partition stands, then let records go; tried again until the next rebalance."""
+        while True:
+            try:
+                entries, anew = await self._positions(inner, partitions)
+                break
+            except _TROUBLE as exc:
+                log.warning("offsets of %s cannot be read yet: %r", self._topic, exc)
+                self._reading.trouble.met(f"its offsets cannot be read: {exc!r}", time.monotonic())
+                await asyncio.sleep(ERROR_PAUSE)
+        self._announcing = None
+        self._reading.trouble.over()
+        if not entries and not self._epoch:
+            # What this static member had may be from before the topic was made again; a spare one is only given nothing again.
+            self._leaves, self._astray = True, "it was given no partition, as a member that comes back"
+        self._reading.lanes.open(entries)
+        # Two steps tell the listener that another log, or another member, was in between: nothing in flight goes on.
+        self._epoch += 2 if anew and self._epoch else 1
+        self._reading.since = time.time()
+        self._announced.set()
+        self._listener.assigned(self._epoch, entries)
+
+    async def _positions(
+        self, inner: AIOKafkaConsumer, partitions: Sequence[TopicPartition]
+    ) -> tuple[list[Assigned], bool]:
+        """Where each partition stands, and whether any begins anew: then its start is committed, so that it is pinned."""
+        if not partitions:
+            return [], False
+        entries, anew = await read_positions(inner, partitions, self._name)
+        if anew:
+            starts = {entry.partition: entry.committed for entry in entries}
+            await inner.commit({place: offset_of(starts[place.partition], self._name.id) for place in anew})
+        for entry, partition in zip(entries, partitions, strict=True):
+            inner.seek(partition, max(entry.committed, entry.start))
+        return entries, bool(anew)
+
+    # --- fetching ---
+
+    async def fetch(self, max_records: int, timeout: float, partitions: Collection[int] | None = None) -> list[Record]:
+        """See `Consumer.fetch`. Cancelling it loses nothing.
+
+        Raises:
+            Unavailable: another process has joined as this member, or the consumer was closed: no record will come again. Or
+                nothing came, and has failed for some time; it is tried again.
+        """
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + timeout
+        remaining = timeout
+        if self._reading.lanes.bytes or timeout <= 0:  # where nothing is there, the loop below drains, and waits
+            await self._drain(0.0)
+        while not (records := self._reading.lanes.take(max_records, partitions)):
+            if self._replaced or self._closed:
+                raise Unavailable(self._why_ended())
+            if self._name.gone:
+                raise Unavailable(f"topic {self._topic} does not exist any more")
+            if remaining <= 0:
+                if why := self._reading.trouble.lasting(time.monotonic()):
+                    raise Unavailable(f"nothing is read from {self._topic}: {why}")
+                return []
+            if self._announced.is_set():
+                await self._drain(remaining)
+            else:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(remaining):
+                        await self._announced.wait()
+            remaining = deadline - clock()
+        return records
+
+    def _why_ended(self) -> str:
+        if self._replaced:
+            return f"another process has joined {self.group} as {self._instance}: two workers have the same id"
+        return f"the consumer of {self._topic} is closed"
+
+    async def _drain(self, timeout: float) -> None:
+        """Read on, where there is something to read from."""
+        self._polled = True
+        if self._inner is not None and self._announced.is_set():
+            error = await self._reading.drain(self._inner, timeout, self._announced.is_set)
+            if isinstance(error, OffsetOutOfRangeError):
+                self._astray = "its log was cut short, made again, or deleted where it was to be read"
+
+    def positions(self) -> dict[int, int]:
+        """See `Consumer.positions`."""
+        return self._reading.positions(self._inner if self._announced.is_set() else None)
+
+    # --- offsets ---
+
+    def backlog(self) -> int:
+        """See `Consumer.backlog`."""
+        return self._reading.backlog(self._inner)
+
+    async def lag(self) -> int:
+        """See `Consumer.lag`. Without I/O while fetches are answered, which tells the log's end twice a second.
+
+        Raises:
+            Unavailable: the log's end is old and no broker tells it.
+        """
+        return await self._reading.lag(self._inner, fresh=not self._announced.is_set())
+
+    async def commit(self, offsets: Mapping[int, int]) -> None:
+        """See `Consumer.commit`."""
+        if not offsets:
+            return
+        inner = self._inner
+        lanes = dict(self._reading.lanes)
+        if inner is None or not self._announced.is_set() or not offsets.keys() <= lanes.keys():
+            raise Unavailable(f"partitions {sorted(offsets)} of {self._topic} are not this member's now")
+        try:
+            async with asyncio.timeout(COMMIT_TIMEOUT):
+                marked = {number: offset_of(offset, self._name.id) for number, offset in offsets.items()}
+                await inner.commit({TopicPartition(self._topic, number): told for number, told in marked.items()})
+        except (*_TROUBLE, IllegalStateError) as exc:
+            raise Unavailable(f"offsets of {self._topic} were not committed: {exc!r}") from None
+        for number, offset in offsets.items():
+            lanes[number].committed = offset
+
+
+class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]
+    """aiokafka's side of ownership."""
+
+    def __init__(self, consumer: KafkaConsumer, inner: AIOKafkaConsumer) -> None:
+        self._consumer = consumer
+        self._inner = inner
+
+    def on_partitions_revoked(self, revoked: Any) -> None:
+        """Called before every join, also the first.
+
+        aiokafka forgets its member id when the coordinator does not know it. Joining under the old one lets the coordinator
+        tell an evicted member (unknown: aiokafka then joins anew) from a replaced one (fenced: it must not steal back).
+        """
+        keep_member_id(self._inner, self._consumer.member)
+        if self._consumer.lives(self._inner):
+            self._consumer._rebalances()
+
+    def on_partitions_assigned(self, assigned: Any) -> None:
+        """Called after every join."""
+        if self._consumer.lives(self._inner):
+            self._consumer._given(self._inner, assigned)

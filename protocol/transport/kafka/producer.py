@@ -1,0 +1,277 @@
+"""The producing end: one idempotent producer, groups of records as ready-made batches.
+
+Invariants:
+- A group goes to one partition as one batch; only a group above `MAX_BATCH` is split, and then sent part by part.
+- The producer is replaced after any batch that was given up: aiokafka counts its sequence number as used, so that the
+  broker would refuse everything that follows on that partition (OUT_OF_ORDER_SEQUENCE_NUMBER, for ever).
+- A replaced producer is stopped when nobody sends through it any more: what waits in it for a free place would hang.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+import tenacity
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import (
+    InvalidProducerEpoch,
+    KafkaError,
+    KafkaTimeoutError,
+    OutOfOrderSequenceNumber,
+    ProducerClosed,
+    ProducerFenced,
+    UnknownProducerId,
+)
+
+from protocol.errors import NotFound, TooLarge, Unavailable
+from protocol.frames import MAX_RECORD
+from protocol.ports import OutRecord, Published
+from protocol.transport.kafka.aiokafka_internals import give_up_sending
+from protocol.transport.kafka.connection import (
+    MAX_BATCH,
+    RETRY_BACKOFF,
+    connection_options,
+    partition_count,
+    translated,
+)
+from protocol.transport.settings import TransportSettings
+
+log = logging.getLogger(__name__)
+
+PUBLISH_TIMEOUT: Final = 10.0
+"""Seconds after which a group that was not acknowledged counts as failed; the producer goes on trying to deliver it."""
+STOP_TIMEOUT: Final = 15.0
+LONGEST_PAUSE: Final = 2.0
+KNOWN_WITHIN: Final = 1.0
+"""Seconds that a topic may take from the broker that made it to all others."""
+
+_UNNUMBERED: Final = (OutOfOrderSequenceNumber, UnknownProducerId, InvalidProducerEpoch, ProducerFenced, ProducerClosed)
+"""Not appended because the broker and this producer count differently: a new producer may send it again."""
+_TROUBLE: Final = (KafkaError, OSError, TimeoutError)
+
+
+class Publisher:
+    """Sends groups of records; comes back after whatever happened to its producer."""
+
+    def __init__(self, settings: TransportSettings) -> None:
+        self._settings = settings
+        self._producer: AIOKafkaProducer | None = None
+        self._starting: asyncio.Task[AIOKafkaProducer] | None = None
+        self._sending: dict[AIOKafkaProducer, int] = {}
+        self._stopping: set[asyncio.Task[None]] = set()
+        self._partitions: dict[str, int] = {}
+        self._turns: dict[str, int] = {}
+        self._first_turn = os.getpid()  # processes that publish once do not all choose the first partition
+        self._closed = False
+        self._failure = "no connection was made"
+
+    async def open(self) -> None:
+        """Connect, with retries and jitter.
+
+        Raises:
+            Unavailable: no broker answered within the connect timeout.
+        """
+        self._closed = False
+        limit = self._settings.connect_timeout
+        retrying = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(_TROUBLE),
+            wait=tenacity.wait_random_exponential(multiplier=0.1, max=LONGEST_PAUSE),
+        )
+        try:
+            async with asyncio.timeout(limit):
+                await retrying(self.producer)
+        except TimeoutError:
+            await self.close()
+            raise Unavailable(
+                f"Kafka at {self._settings.kafka} did not answer within {limit:g} s: {self._failure}"
+            ) from None
+
+    async def close(self) -> None:
+        """Send what is buffered and disconnect."""
+        self._closed = True
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.wait([self._starting])
+        for producer in list(self._sending):
+            self._sending[producer] = 0
+            self._retire(producer)
+        if self._stopping:
+            await asyncio.wait(self._stopping)
+
+    async def producer(self) -> AIOKafkaProducer:
+        """The running producer; whoever finds none waits for the same new one.
+
+        Raises:
+            KafkaError, OSError, TimeoutError: no broker answers.
+        """
+        if self._producer is not None:
+            return self._producer
+        if self._closed:
+            raise ProducerClosed
+        if self._starting is None:
+            self._starting = asyncio.get_running_loop().create_task(self._start())
+            self._starting.add_done_callback(self._started)
+        return await asyncio.shield(self._starting)
+
+    async def _start(self) -> AIOKafkaProducer:
+        producer = AIOKafkaProducer(
+            acks="all",
+            enable_idempotence=True,
+            linger_ms=0,
+            max_batch_size=MAX_BATCH,
+            max_request_size=MAX_BATCH,
+            **connection_options(self._settings),
+        )
+        try:
+            async with asyncio.timeout(PUBLISH_TIMEOUT):
+                await producer.start()
+        except BaseException as exc:
+            self._failure = str(exc) or self._failure
+            await _stop(producer)
+            raise
+        producer.client.cluster.add_listener(lambda _cluster: self._partitions.clear())
+        self._partitions.clear()
+        self._producer = producer
+        self._sending[producer] = 0
+        return producer
+
+    def _started(self, starting: asyncio.Task[AIOKafkaProducer]) -> None:
+        self._starting = None
+        if not starting.cancelled():
+            starting.exception()  # seen, also where every caller has gone away
+
+    def _retire(self, producer: AIOKafkaProducer) -> None:
+        """The next call starts a new one; this one is stopped in the background once nobody sends through it."""
+        if self._producer is producer:
+            self._producer = None
+        if self._sending.get(producer) == 0:
+            del self._sending[producer]
+            task = asyncio.get_running_loop().create_task(_stop(producer))
+            self._stopping.add(task)
+            task.add_done_callback(self._stopping.discard)
+
+    async def partitions(self, topic: str) -> int:
+        """How many partitions the topic has.
+
+        Raises:
+            NotFound: there is no such topic.
+            Unavailable: no broker tells.
+        """
+        where = f"topic {topic} at {self._settings.kafka}"
+        try:
+            async with asyncio.timeout(PUBLISH_TIMEOUT):
+                producer = await self.producer()
+                known = producer.client.cluster.partitions_for_topic(topic)
+                if known is None and await self._is_known(producer, topic):
+                    known = await producer.partitions_for(topic)
+        except _TROUBLE as exc:
+            raise translated(exc, where) from None
+        if not known:
+            raise NotFound(f"{where}: there is no such topic")
+        self._partitions[topic] = len(known)
+        return len(known)
+
+    async def _is_known(self, producer: AIOKafkaProducer, topic: str) -> bool:
+        """Whether a broker knows the topic. One that was made just now is not known to all, so others are asked, too."""
+        clock = asyncio.get_running_loop().time
+        end = clock() + KNOWN_WITHIN
+        while not await partition_count(producer.client, topic):
+            if clock() > end:
+                return False
+            await asyncio.sleep(RETRY_BACKOFF)
+        return True
+
+    async def publish(self, topic: str, records: Sequence[OutRecord], partition: int | None) -> Published:
+        """See `Bus.publish`."""
+        count = self._partitions.get(topic) or await self.partitions(topic)
+        if partition is None:
+            turn = self._turns.get(topic, self._first_turn)
+            self._turns[topic] = turn + 1
+            partition = turn % count
+        elif not 0 <= partition < count:
+            raise NotFound(f"topic {topic} has partitions 0 to {count - 1}, not {partition}")
+        try:
+            async with asyncio.timeout(PUBLISH_TIMEOUT):
+                while True:
+                    try:
+                        return await self._deliver(topic, records, partition)
+                    except _UNNUMBERED as exc:
+                        if self._closed:
+                            raise
+                        log.info("a group for %s/%d is sent by a new producer: %r", topic, partition, exc)
+        except _TROUBLE as exc:
+            self._partitions.pop(topic, None)
+            raise translated(exc, f"publishing to {topic} at {self._settings.kafka}") from None
+
+    async def _deliver(self, topic: str, records: Sequence[OutRecord], partition: int) -> Published:
+        """Send the group's batches one after the other; nearly always it is one."""
+        producer = self._producer or await self.producer()
+        first: Published | None = None
+        for batch, stamp in _batches(producer, records):
+            told = await self._send(producer, batch, topic, partition)
+            if told.offset < 0:
+                raise KafkaError("acknowledged as a duplicate whose place the broker no longer knows")
+            if first is None:
+                appended = told.timestamp is not None and told.timestamp >= 0  # LogAppendTime
+                first = Published(topic, partition, told.offset, (told.timestamp if appended else stamp) / 1000)
+        assert first is not None, "publish needs a record"
+        return first
+
+    async def _send(self, producer: AIOKafkaProducer, batch: Any, topic: str, partition: int) -> Any:
+        """Queue a batch and wait for its acknowledgement."""
+        if producer not in self._sending:  # it was replaced meanwhile
+            raise ProducerClosed
+        self._sending[producer] += 1
+        try:
+            return await (await producer.send_batch(batch, topic, partition=partition))
+        except KafkaTimeoutError:  # no place in its queue; nothing was given up
+            raise
+        except KafkaError:
+            if self._producer is producer:
+                self._producer = None
+            raise
+        finally:
+            if producer in self._sending:  # closing does not wait
+                self._sending[producer] -= 1
+                if self._producer is not producer:
+                    self._retire(producer)
+
+
+async def _stop(producer: AIOKafkaProducer) -> None:
+    with contextlib.suppress(*_TROUBLE):
+        async with asyncio.timeout(STOP_TIMEOUT):
+            await producer.stop()
+            return
+    # It would try for ever to deliver what it holds: give that up, and disconnect.
+    with contextlib.suppress(*_TROUBLE):
+        await give_up_sending(producer, ProducerClosed())
+
+
+def _batches(producer: AIOKafkaProducer, records: Sequence[OutRecord]) -> list[tuple[Any, int]]:
+    """The group as one batch, with its first record's time in milliseconds; as several where it is above `MAX_BATCH`.
+
+    Raises:
+        TooLarge: a record is above the limit; nothing was sent.
+    """
+    now = int(time.time() * 1000)
+    done: list[tuple[Any, int]] = []
+    batch = None
+    for record in records:
+        size = len(record.value)
+        if size > MAX_RECORD:
+            raise TooLarge(f"a record of {size} bytes is above the limit of {MAX_RECORD}")
+        stamp = round(record.timestamp * 1000) or now
+        headers = record.headers if type(record.headers) is list else [*record.headers]
+        if batch is None or not batch.append(timestamp=stamp, key=record.key, value=record.value, headers=headers):
+            batch = producer.create_batch()
+            batch.append(timestamp=stamp, key=record.key, value=record.value, headers=headers)
+            done.append((batch, stamp))
+            if batch.size() > MAX_BATCH:
+                raise TooLarge(f"a record of {batch.size()} bytes with its headers is above the limit of {MAX_BATCH}")
+    return done

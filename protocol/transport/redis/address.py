@@ -1,0 +1,100 @@
+"""Where a Redis is and how to connect to it, out of its URL; who is primary may be for Sentinels to say."""
+
+from __future__ import annotations
+
+import dataclasses
+import ssl
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from redis.asyncio.connection import AbstractConnection, SSLConnection, UnixDomainSocketConnection, parse_url
+from redis.asyncio.connection import Connection as TcpConnection
+from redis.exceptions import RedisError
+
+from protocol.errors import ConfigError
+from protocol.transport.redis.sentinel import FORM, Asking, Sentinels, split
+
+_OURS: Final[dict[str, Any]] = {
+    "protocol": 2,
+    "socket_timeout": None,  # one timer for all requests instead: `Connection._check`
+    "socket_read_size": 65536,
+}
+_OPTIONS: Final = frozenset(
+    {
+        "connection_class", "username", "password", "host", "port", "db", "path", "client_name", "socket_keepalive",
+        "ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password", "ssl_cert_reqs",
+        "ssl_check_hostname", "ssl_min_version", "ssl_ciphers",
+    }
+)  # fmt: skip
+"""What a URL may say; the others would change what replies look like or how often there are extra ones."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Address:
+    """Where and as whom to connect; neither `str()` nor `repr()` of it has the password.
+
+    Attributes:
+        kind: redis-py's connection class.
+        options: its arguments.
+        sentinels: who says where the primary is; None where `options` do.
+    """
+
+    kind: type[AbstractConnection] = TcpConnection
+    options: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+    sentinels: Sentinels | None = None
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """`redis://`, `rediss://` or `unix://`, as redis-py reads them; TLS is set by `ssl_ca_certs` and so on in the query.
+        `redis+sentinel://` and `rediss+sentinel://` as `redis_sentinel.split` says.
+
+        Raises:
+            ConfigError: it is none of them; the message leaves out the password.
+        """
+        try:
+            url, sentinels = split(url)
+            options: dict[str, Any] = dict(parse_url(url))
+            path = urlsplit(url).path.strip("/")
+        except ValueError:
+            raise ConfigError(
+                "the Redis URL is none: it looks like redis://HOST:6379/0, rediss://HOST:6379/0, unix:///PATH?db=0 or, with "
+                f"Sentinels, {FORM}"
+            ) from None
+        if strange := options.keys() - _OPTIONS:
+            raise ConfigError(f"the Redis URL has options that it cannot have: {', '.join(sorted(strange))}")
+        if path and "path" not in options and "db" not in options:
+            raise ConfigError("the Redis URL needs a database number behind the host, as redis://HOST:6379/0")
+        address = cls(options.pop("connection_class", TcpConnection), options, sentinels)
+        try:
+            connection = address.connection(1.0)
+            if isinstance(connection, SSLConnection):
+                connection.ssl_context.get()
+        except (OSError, ssl.SSLError) as exc:
+            raise ConfigError(f"the certificates that the Redis URL names cannot be read: {exc}") from None
+        except (TypeError, ValueError, RedisError) as exc:
+            raise ConfigError(f"the Redis URL's options do not go together: {exc}") from None
+        return address
+
+    def connection(self, timeout: float, primary: tuple[str, int] | None = None) -> AbstractConnection:
+        """A connection of redis-py's, not yet connected; to this primary where Sentinels say where it is."""
+        place = {} if primary is None else {"host": primary[0], "port": primary[1]}
+        return self.kind(**self.options | place | _OURS, socket_connect_timeout=timeout)
+
+    def asking(self) -> Asking | None:
+        """Connections to the Sentinels, not yet connected, where there are some."""
+        return self.sentinels.asking(self.tls) if self.sentinels is not None else None
+
+    @property
+    def tls(self) -> dict[str, Any]:
+        """Redis-py's arguments about TLS, the same for the server and its Sentinels."""
+        named = {name: value for name, value in self.options.items() if name.startswith("ssl_")}
+        return {"ssl": issubclass(self.kind, SSLConnection), **named}
+
+    def __str__(self) -> str:
+        if issubclass(self.kind, UnixDomainSocketConnection):
+            return f"unix://{self.options.get('path', '')}"
+        scheme = "rediss" if issubclass(self.kind, SSLConnection) else "redis"
+        where = {"host": "localhost", "port": 6379, "db": 0} | self.options
+        if self.sentinels is not None:
+            return f"{scheme}+sentinel://{self.sentinels}/{where['db']}"
+        return f"{scheme}://{where['host']}:{where['port']}/{where['db']}"

@@ -1,0 +1,278 @@
+"""One socket to Redis that many coroutines share: redis-py's connection, with requests pipelined and replies in futures.
+
+Connecting, TLS, `AUTH`, `SELECT`, URLs, packing and parsing are redis-py's; what its pools and commands would do, one caller
+at a time, is done here for all callers at once (measured, docs/decisions). RESP2, because pushes and replies then have one
+order for old and new servers.
+
+Invariants: one task reads and one writes, so a caller that is cancelled interrupts neither. Replies come in the order of the
+requests, so it leaves its place in the queue, never its reply to somebody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from redis.asyncio.connection import AbstractConnection
+from redis.connection import HiredisRespSerializer
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+
+from protocol.transport.redis.address import Address
+from protocol.transport.redis.sentinel import Asking
+
+Argument = str | bytes | int
+Reply = Any
+"""What redis-py makes of RESP2: bytes, int, None, a list of replies, or a `RedisError` as a value."""
+
+_PACKER: Final[Any] = HiredisRespSerializer()
+"""redis-py's own; its asyncio connections pack in Python, which for 32 answers takes three times the rest."""
+FOLLOW: Final = 0.5
+"""Seconds between two questions to the Sentinels whether the primary is still the same."""
+PRIMARY_WITHIN: Final = 2.0
+"""Seconds in which a primary that Sentinels name has to answer; they need about as long to notice that one stands still."""
+
+
+class ConnectionLost(Exception):
+    """The socket is gone: the request may or may not have been carried out.
+
+    Attributes:
+        silent: the server took it and gave no answer in time; asking again at once would only add to its load.
+    """
+
+    def __init__(self, message: str, *, silent: bool = False) -> None:
+        super().__init__(message)
+        self.silent = silent
+
+
+def told(error: BaseException) -> str:
+    """An error's words; its kind where it has none (`TimeoutError`)."""
+    return str(error) or type(error).__name__
+
+
+def code(reply: RedisError) -> str:
+    """An error reply's first word, as `OOM`; redis-py cuts it off where it has a class for it."""
+    return reply.status_code or str(reply).partition(" ")[0]
+
+
+def _is_reply(error: BaseException | None) -> bool:
+    """Whether the server said it; `LOADING` and `NOAUTH` are connection errors to redis-py."""
+    return isinstance(error, ResponseError | AuthenticationError) or getattr(error, "status_code", None) is not None
+
+
+class _Exchange:
+    """A request that waits for its replies."""
+
+    __slots__ = ("deadline", "future", "replies", "wanted")
+
+    def __init__(self, future: asyncio.Future[list[Reply]], wanted: int, deadline: float) -> None:
+        self.future = future
+        self.wanted = wanted
+        self.deadline = deadline
+        self.replies: list[Reply] = []
+
+
+class Connection:
+    """A connected, authenticated socket; never reconnects.
+
+    Args:
+        connection: of redis-py's, connected; nobody else reads from it or writes to it.
+        timeout: seconds without an answer after which the server counts as dead.
+        on_push: gets every reply that `send` did not ask for: messages of subscribed channels, and what `push` brings.
+        asking: the Sentinels who said that the server is the primary; closed with the connection.
+
+    Attributes:
+        alive: whether requests can be sent.
+        closed: done once the socket is closed.
+    """
+
+    def __init__(
+        self,
+        connection: AbstractConnection,
+        timeout: float,
+        on_push: Callable[[Reply], None] | None = None,
+        asking: Asking | None = None,
+    ) -> None:
+        self._redis = connection
+        self._timeout = timeout
+        self._on_push = on_push
+        self._asking = asking
+        self._loop = asyncio.get_running_loop()
+        self._exchanges: collections.deque[_Exchange] = collections.deque()
+        self._outgoing: list[bytes] = []
+        self._written: asyncio.Future[None] | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._tasks = [self._loop.create_task(self._read()), self._loop.create_task(self._write())]
+        if asking is not None:
+            self._tasks.append(self._loop.create_task(self._follow(asking)))
+        self._closing: asyncio.Task[None] | None = None
+        self.alive = True
+        self.closed: asyncio.Future[None] = self._loop.create_future()
+
+    @classmethod
+    async def open(cls, address: Address, timeout: float, on_push: Callable[[Reply], None] | None = None) -> Connection:
+        """Connect, log in and choose the database; with Sentinels, of the server that is the primary now.
+
+        Raises:
+            ConnectionLost: not reachable, or no primary.
+            RedisError: refused (`LOADING`, `WRONGPASS`, …); see `code`.
+        """
+        asking = address.asking()
+        try:
+            return cls(await _connected(address, asking, timeout), timeout, on_push, asking)
+        except BaseException as exc:
+            if asking is not None:
+                await asking.close()
+            if not isinstance(exc, RedisError | OSError):
+                raise
+            # What a server says at a unix socket, redis-py raises as a cause.
+            refused = next((error for error in (exc, exc.__cause__) if _is_reply(error)), None)
+            raise refused or ConnectionLost(told(exc)) from None
+
+    async def send(self, packed: bytes, wanted: int = 1) -> list[Reply]:
+        """Send packed commands that have `wanted` replies together.
+
+        Raises:
+            ConnectionLost: no answer; it may or may not have been carried out.
+        """
+        if not self.alive:
+            raise ConnectionLost("the connection to Redis is closed")
+        exchange = _Exchange(self._loop.create_future(), wanted, self._loop.time() + self._timeout)
+        self._exchanges.append(exchange)
+        if self._watch is None:
+            self._watch = self._loop.call_at(exchange.deadline, self._check)
+        self.push(packed)
+        return await exchange.future
+
+    def push(self, packed: bytes) -> None:
+        """Send a command whose answer is a push message (`SUBSCRIBE`)."""
+        if not self.alive:
+            return
+        self._outgoing.append(packed)
+        if self._written is not None:
+            self._written.set_result(None)
+            self._written = None
+
+    def close(self, reason: str = "the connection to Redis was closed", *, silent: bool = False) -> None:
+        """Close the socket; what waits for a reply gets `ConnectionLost`."""
+        if not self.alive:
+            return
+        self.alive = False
+        if self._watch is not None:
+            self._watch.cancel()
+        for exchange in self._exchanges:
+            if not exchange.future.done():
+                exchange.future.set_exception(ConnectionLost(reason, silent=silent))
+        self._exchanges.clear()
+        self._closing = self._loop.create_task(self._disconnect(nowait=silent))
+
+    async def _disconnect(self, nowait: bool) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+        try:
+            with contextlib.suppress(RedisError, OSError):
+                await self._redis.disconnect(nowait=nowait)
+            if self._asking is not None:
+                await self._asking.close()
+        finally:
+            self.closed.set_result(None)
+
+    async def _write(self) -> None:
+        """Send what has come together, and wait while the socket's buffer is full."""
+        try:
+            while self.alive:
+                if not self._outgoing:
+                    self._written = self._loop.create_future()
+                    await self._written
+                outgoing, self._outgoing = self._outgoing, []
+                # It would connect by itself, with the handshake's replies for somebody else.
+                if self._redis.is_connected:
+                    await self._redis.send_packed_command(outgoing, check_health=False)
+        except (RedisError, OSError) as exc:
+            self.close(f"the connection to Redis was lost: {told(exc)}")
+
+    async def _read(self) -> None:
+        """Resolve replies in order."""
+        read, reply = self._redis.read_response, None
+        try:
+            while True:
+                try:
+                    reply = await read(disable_decoding=True, disconnect_on_error=False)
+                except RedisError as exc:
+                    if not _is_reply(exc) or (self._asking is not None and _demoted(exc)):
+                        raise
+                    reply = exc
+                self._take(reply)
+        except Exception as exc:  # whatever it is, nobody would read on
+            self.close(f"the connection to Redis was lost: {told(exc)}")
+
+    async def _follow(self, asking: Asking) -> None:
+        """Close once the Sentinels name another primary: the old one may stand still, or come back and take what is lost then."""
+        primary = (self._redis.host, self._redis.port)  # type: ignore[attr-defined]  # TCP, as Sentinels name no others
+        while True:
+            await asyncio.sleep(FOLLOW)
+            with contextlib.suppress(RedisError, OSError):
+                if (named := await asking.primary()) != primary:
+                    self.close(f"the primary is {named[0]}:{named[1]} now")
+                    return
+
+    def _take(self, reply: Reply) -> None:
+        """What nobody waits for is a push message."""
+        if not self._exchanges:
+            if self._on_push is not None:
+                self._on_push(reply)
+            return
+        exchange = self._exchanges[0]
+        exchange.replies.append(reply)
+        if len(exchange.replies) == exchange.wanted:
+            self._exchanges.popleft()
+            if not exchange.future.done():
+                exchange.future.set_result(exchange.replies)
+
+    def _check(self) -> None:
+        """One timer for all requests: the oldest one has the first deadline."""
+        self._watch = None
+        if not self._exchanges:
+            return
+        if self._exchanges[0].deadline > self._loop.time():
+            self._watch = self._loop.call_at(self._exchanges[0].deadline, self._check)
+        else:
+            self.close(f"Redis gave no answer within {self._timeout:g} s", silent=True)
+
+
+async def _connected(address: Address, asking: Asking | None, timeout: float) -> AbstractConnection:
+    """A connection that has answered. A server that Sentinels name must say itself that it is a primary."""
+    primary = None
+    if asking is not None:
+        primary, timeout = await asking.primary(), min(timeout, PRIMARY_WITHIN)
+    connection = address.connection(timeout, primary)
+    try:
+        async with asyncio.timeout(timeout):
+            await connection.connect()  # type: ignore[no-untyped-call]
+            await connection.send_command("PING" if primary is None else "ROLE", check_health=False)
+            answer = await connection.read_response(disable_decoding=True)
+            if primary is not None and answer[0] != b"master":
+                raise ConnectionError(f"{primary[0]}:{primary[1]} is not a primary yet")
+    except BaseException:
+        with contextlib.suppress(RedisError, OSError):
+            await connection.disconnect(nowait=True)
+        raise
+    return connection
+
+
+def _demoted(reply: RedisError) -> bool:
+    """Whether a server says that it is a replica; in Redis 6.2, a script's error has that in the middle."""
+    return code(reply) in {"READONLY", "MASTERDOWN"} or "-READONLY" in str(reply)
+
+
+def pack(command: Sequence[Argument]) -> bytes:
+    """A command as RESP."""
+    return b"".join(_PACKER.pack(*command))
+
+
+def commands(listed: Sequence[Sequence[Argument]]) -> bytes:
+    """Several commands for one round trip."""
+    return b"".join(map(pack, listed))

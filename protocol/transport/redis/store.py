@@ -1,0 +1,320 @@
+"""The result store and the directory on Redis (6.2 or newer): one fenced stream per request, hints over publish/subscribe.
+
+What a stream holds, and what each script promises, stands at the top of `scripts/*.lua`.
+Invariant: a key is written only by those scripts, so that whatever is refused leaves nothing half decided.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib import resources
+from typing import Final
+
+import msgpack
+from redis.exceptions import NoScriptError, RedisError
+
+from protocol import codec, frames, heartbeat_codec
+from protocol.errors import CodecError, ConfigError, FleetError
+from protocol.messages import Heartbeat
+from protocol.ports import Answer, Cancel, Claim, Claimed, ClaimState, Outcome, Place, RequestState, Wake
+from protocol.transport.redis.address import Address
+from protocol.transport.redis.client import Client, Subscriptions
+from protocol.transport.redis.connection import Argument, Reply, commands, pack
+from protocol.transport.settings import TransportSettings
+
+log = logging.getLogger(__name__)
+
+TERMINAL: Final = b"18446744073709551615-18446744073709551615"
+ANSWERS_IN_CALL: Final = 128
+BYTES_IN_CALL: Final = 1024 * 1024
+"""A script with more answers than this is split: while one runs, Redis serves nobody else."""
+FILL_AGE: Final = 1.0
+HEALTH_TIMEOUT: Final = 1.0
+_OUTCOMES: Final = tuple(Outcome)
+_CLAIM_STATES: Final = tuple(ClaimState)
+
+
+class Script:
+    """A Lua file and its hash."""
+
+    def __init__(self, name: str) -> None:
+        self.source = resources.files(__package__).joinpath("scripts", f"{name}.lua").read_bytes()
+        self.digest = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
+
+
+def milliseconds(seconds: float) -> int:
+    """A duration as Redis takes it; at least 1, because 0 would delete the key."""
+    return max(1, round(seconds * 1000))
+
+
+class RedisStore:
+    """`protocol.ports.Results` and `Directory` on one Redis primary; carries `kafka_notices.Notices` too."""
+
+    def __init__(self, settings: TransportSettings) -> None:
+        names = settings.names
+        self._address = Address.parse(settings.redis)
+        self._client = Client(self._address, settings.connect_timeout)
+        self._listening = Subscriptions(self._address, settings.connect_timeout)
+        self._prefix = names.result_key("")
+        self._workers_key = names.workers_key
+        self._rebalance_channel = names.rebalance_channel
+        self._asks_channel = names.asks_channel
+        self._result_ttl = milliseconds(settings.result_ttl)
+        self._finish, self._claim, self._confirm, self._start = map(Script, ("finish", "claim", "confirm", "start"))
+        self._fill = 0.0
+        self._fill_at = float("-inf")
+
+    async def open(self) -> None:
+        """See `Results.open`."""
+        await self._client.open()
+        await self._refuse_cluster()
+        scripts = (self._finish, self._claim, self._confirm, self._start)
+        await self._client.send(commands([("SCRIPT", "LOAD", script.source) for script in scripts]), len(scripts))
+        memory = await self._memory()
+        if int(memory["maxmemory"]) and memory["maxmemory_policy"] != "noeviction":
+            log.warning(
+                "Redis at %s evicts keys (maxmemory-policy %s): a request may then be answered twice; set noeviction",
+                self._address,
+                memory["maxmemory_policy"],
+            )
+
+    async def close(self) -> None:
+        """See `Results.close`."""
+        await self._listening.close()
+        await self._client.close()
+
+    async def now(self) -> float:
+        """See `Results.now`."""
+        seconds, micros = await self._client.call("TIME")
+        return int(seconds) + int(micros) / 1e6
+
+    async def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
+        """A script's reply; it is loaded again where Redis has forgotten it (restart, SCRIPT FLUSH, failover)."""
+        packed = pack(("EVALSHA", script.digest, len(keys), *keys, *arguments))
+        (reply,) = await self._client.send(packed, raw=True)
+        if isinstance(reply, NoScriptError):
+            load = pack(("SCRIPT", "LOAD", script.source))
+            _, reply = await self._client.send(load + packed, 2, raw=True)
+        if isinstance(reply, RedisError):
+            raise self._client.refusal(reply)
+        return reply
+
+    # --- results ---
+
+    async def finish(self, answers: Sequence[Answer]) -> list[Outcome]:
+        """See `Results.finish`; one script call, or several of at most `BYTES_IN_CALL`."""
+        outcomes: list[Outcome] = []
+        for part in _portions(answers):
+            keys = [self._prefix + answer.ref for answer in part]
+            arguments: list[Argument] = [self._result_ttl, len(self._prefix)]
+            for answer in part:
+                retriable = b"1" if answer.retriable else b"0"
+                accepted = codec.micros(answer.accepted)
+                ttl = self._result_ttl if answer.claimed else milliseconds(answer.ttl)
+                arguments += (answer.payload, answer.reply_to, ttl, retriable, accepted)
+            outcomes += [_OUTCOMES[code] for code in await self._run(self._finish, keys, arguments)]
+        return outcomes
+
+    async def claim(self, claim: Claim) -> Claimed:
+        """See `Results.claim`."""
+        arguments: list[Argument] = [
+            claim.fingerprint,
+            claim.reply_to,
+            milliseconds(claim.lease),
+            milliseconds(claim.ttl),
+            claim.model,
+            claim.version,
+            codec.micros(claim.accepted),
+            secrets.token_bytes(8),
+            _text(claim.lost),
+        ]
+        code, *found = await self._run(self._claim, [self._prefix + claim.ref], arguments)
+        state = _CLAIM_STATES[code]
+        if state is ClaimState.ATTACHED:
+            return Claimed(state, None, found[0] == b"1", _place(found[1]))
+        return Claimed(state, found[0] if found else None)
+
+    async def confirm(self, ref: str, published: bool, place: Place | None = None) -> None:
+        """See `Results.confirm`."""
+        await self._run(self._confirm, [self._prefix + ref], ["ok" if published else "no", _text(place) or "1"])
+
+    async def start(self, refs: Sequence[str], worker: str, ttl: float) -> list[int]:
+        """See `Results.start`."""
+        if not refs:
+            return []
+        attempts: list[int] = await self._run(
+            self._start, [self._prefix + ref for ref in refs], [worker, milliseconds(ttl)]
+        )
+        return attempts
+
+    async def look(self, refs: Sequence[str]) -> list[RequestState | None]:
+        """See `Results.look`. One command each and no script, so that large payloads do not hold up other clients."""
+        if not refs:
+            return []
+        asked = commands([("XINFO", "STREAM", self._prefix + ref) for ref in refs])
+        return [self._state(reply) for reply in await self._client.send(asked, len(refs), raw=True)]
+
+    def _state(self, reply: Reply) -> RequestState | None:
+        if isinstance(reply, RedisError):
+            if "no such key" in str(reply):
+                return None
+            raise self._client.refusal(reply)
+        stream = dict(zip(reply[::2], reply[1::2], strict=True))
+        first, last, newest = stream[b"first-entry"], stream[b"last-entry"], stream[b"last-generated-id"]
+        claim = dict(zip(first[1][::2], first[1][1::2], strict=True)) if first else {}
+        payload = None
+        if newest == TERMINAL:
+            state, payload = "done", (last[1][1] if last and last[0] == TERMINAL else b"")
+        else:
+            state = "queued" if newest.startswith(b"0-") else "running"
+        return RequestState(
+            state,
+            payload,
+            claim.get(b"m", b"").decode(),
+            claim.get(b"v", b"").decode(),
+            int(claim.get(b"a", 0)) / 1e6,
+        )
+
+    async def trim(self, refs: Sequence[str]) -> None:
+        """See `Results.trim`. Deletes the terminal's entry; the stream's last id, which is the fence, stays."""
+        if refs:
+            asked = commands([("XDEL", self._prefix + ref, TERMINAL) for ref in refs])
+            await self._client.send(asked, len(refs))
+
+    # --- hints ---
+
+    async def listen(self, channel: str, on_wake: Callable[[list[Wake]], None]) -> None:
+        """See `Results.listen`."""
+        await self._listening.listen(channel, lambda message: on_wake(_wakes(message)))
+
+    async def cancel(self, channel: str, cancels: Sequence[Cancel]) -> None:
+        """See `Results.cancel`."""
+        if cancels:
+            message = [[cancel.ref, codec.micros(cancel.until)] for cancel in cancels]
+            await self._client.call("PUBLISH", channel, frames.pack(message))
+
+    async def listen_cancels(self, channel: str, on_cancel: Callable[[list[Cancel]], None]) -> None:
+        """See `Results.listen_cancels`."""
+        await self._listening.listen(channel, lambda message: on_cancel(_cancels(message)))
+
+    async def unlisten(self, channel: str) -> None:
+        """See `Results.unlisten`."""
+        self._listening.unlisten(channel)
+
+    async def tell_rebalance(self, group: str) -> None:
+        """See `Notices.tell_rebalance`."""
+        await self._client.call("PUBLISH", self._rebalance_channel, group)
+
+    async def hear_rebalances(self, on_rebalance: Callable[[str], None]) -> None:
+        """See `Notices.hear_rebalances`."""
+        await self._listening.listen(self._rebalance_channel, lambda message: on_rebalance(message.decode()))
+
+    # --- the server ---
+
+    async def _refuse_cluster(self) -> None:
+        """A cluster would take single calls, and refuse the first batch whose answers are on several nodes.
+
+        Raises:
+            ConfigError: it is one.
+        """
+        if (await self._info("cluster")).get("cluster_enabled") == "1":
+            await self._client.close()
+            raise ConfigError(
+                f"Redis at {self._address} is a node of a Redis Cluster (cluster-enabled yes), which is not supported: the "
+                "answers of a batch are written together, and would be on several nodes. Name a single Redis, or one with "
+                "replicas behind Sentinels (redis+sentinel://)"
+            )
+
+    async def _memory(self) -> dict[str, str]:
+        return await self._info("memory")
+
+    async def _info(self, section: str) -> dict[str, str]:
+        text: bytes = await self._client.call("INFO", section)
+        return dict(line.split(":", 1) for line in text.decode().splitlines() if ":" in line)
+
+    async def fill(self) -> float:
+        """See `Results.fill`; measured at most once a second."""
+        now = time.monotonic()
+        if now - self._fill_at >= FILL_AGE:
+            memory = await self._memory()
+            limit = int(memory["maxmemory"])
+            self._fill = min(1.0, int(memory["used_memory"]) / limit) if limit else 0.0
+            self._fill_at = now
+        return self._fill
+
+    async def healthy(self) -> bool:
+        """See `Results.healthy`."""
+        try:
+            async with asyncio.timeout(HEALTH_TIMEOUT):
+                await self._client.call("PING")
+        except (TimeoutError, FleetError):
+            return False
+        return self._listening.healthy
+
+    # --- directory ---
+
+    async def beat(self, heartbeat: Heartbeat) -> None:
+        """See `Directory.beat`."""
+        await self._client.call(
+            "HSET", self._workers_key, heartbeat.worker, heartbeat_codec.encode_heartbeat(heartbeat)
+        )
+
+    async def workers(self) -> list[Heartbeat]:
+        """See `Directory.workers`; a record of another wire version is passed over."""
+        beats = []
+        for value in await self._client.call("HVALS", self._workers_key):
+            try:
+                beats.append(heartbeat_codec.decode_heartbeat(value))
+            except CodecError as exc:
+                log.warning("a worker's heartbeat cannot be read: %s", exc)
+        return beats
+
+    async def forget(self, worker: str) -> None:
+        """See `Directory.forget`."""
+        await self._client.call("HDEL", self._workers_key, worker)
+
+    async def ask(self, ask: str) -> None:
+        """See `Directory.ask`."""
+        await self._client.call("PUBLISH", self._asks_channel, ask)
+
+    async def listen_asks(self, on_ask: Callable[[str], None]) -> None:
+        """See `Directory.listen_asks`."""
+        await self._listening.listen(self._asks_channel, lambda message: on_ask(message.decode()))
+
+
+def _portions(answers: Sequence[Answer]) -> Iterator[Sequence[Answer]]:
+    """The answers of each script call, in order; usually all of them."""
+    start = size = 0
+    for at, answer in enumerate(answers):
+        if at > start and (size + len(answer.payload) > BYTES_IN_CALL or at - start == ANSWERS_IN_CALL):
+            yield answers[start:at]
+            start, size = at, 0
+        size += len(answer.payload)
+    if answers:
+        yield answers[start:]
+
+
+def _text(place: Place | None) -> str:
+    """A place as it stands in a stream; "" for none."""
+    return f"{place[0]}/{place[1]}" if place is not None else ""
+
+
+def _place(text: bytes) -> Place | None:
+    partition, _, offset = text.partition(b"/")
+    return (int(partition), int(offset)) if offset else None
+
+
+def _wakes(message: bytes) -> list[Wake]:
+    """The wake-ups of one script call: [ref, payload, ref, payload, …]."""
+    flat: list[bytes] = msgpack.unpackb(message, raw=True)
+    return [Wake(flat[i].decode(), flat[i + 1] or None) for i in range(0, len(flat), 2)]
+
+
+def _cancels(message: bytes) -> list[Cancel]:
+    """What one message cancels: [[ref, microseconds], …]. One that is something else is logged by the subscription, and dropped."""
+    return [Cancel(str(ref), int(until) / 1e6) for ref, until in frames.unpack(message)]

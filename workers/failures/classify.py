@@ -1,0 +1,73 @@
+"""What an error says: why a run gave no answers, what its callers are told, and what the dead letters keep of it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from protocol.dead_letter import Letter, Reason, class_name, signal_name
+from protocol.errors import Code, FleetError, described
+from protocol.messages import Failure
+from workers.failures.bisection import Cause, Sentence
+from workers.instances.job import Entry, InstanceDied, ModelRaised
+from workers.instances.process.sticky import is_sticky
+
+MEMORY_CLASSES: Final = frozenset({"MemoryError", "OutOfMemoryError"})
+"""Names of exception classes, as the worker imports no framework: Python's, and torch's on every device."""
+MEMORY_TEXTS: Final = (
+    "out of memory",
+    "OutOfMemoryError",
+    "MemoryError",
+    "can't allocate memory",
+    "Failed to allocate memory for requested buffer",
+    "std::bad_alloc",
+)
+"""What CUDA, torch, NumPy, onnxruntime's arena and C++ say, wherever it was wrapped."""
+
+
+def cause_of(error: BaseException) -> Cause:
+    """The kind of failure that the error of a run is; one that has spoilt its process has ended it as a signal would have."""
+    if isinstance(error, InstanceDied):
+        return Cause.HANG if error.hung else Cause.CRASH
+    text = described(error)
+    if is_sticky(text):
+        return Cause.CRASH
+    kinds = error.kinds if isinstance(error, ModelRaised) else [kind.__name__ for kind in type(error).__mro__]
+    named = not MEMORY_CLASSES.isdisjoint(kinds)
+    return Cause.MEMORY if named or any(words in text for words in MEMORY_TEXTS) else Cause.FAILED
+
+
+def letter_of(sentence: Sentence[Entry], error: BaseException, mates: Sequence[str]) -> Letter:
+    """The dead letter of a request that its instances died of."""
+    entry = sentence.item
+    assert entry.record is not None
+    text = described(error)
+    number = error.signal if isinstance(error, InstanceDied) else None
+    reason = Reason.HUNG if sentence.cause is Cause.HANG else Reason.POISON
+    others = [mate for mate in mates if mate != entry.payload.id]
+    return Letter(entry.record, reason, text, class_name(error), number, sentence.deaths, others)
+
+
+def answer_to_poison(sentence: Sentence[Entry], error: BaseException) -> Failure:
+    """What the sender of a buried request is told."""
+    if sentence.cause is Cause.HANG:
+        how = "did not end in time"
+    elif isinstance(error, InstanceDied) and error.signal is not None:
+        how = f"died with {signal_name(error.signal)}"
+    elif isinstance(error, FleetError) and not isinstance(error, InstanceDied):
+        how = f"raised '{error.message.partition(chr(10))[0]}', which no process survives,"
+    else:
+        how = "died"
+    return Failure(
+        Code.MODEL_FAILED,
+        f"the model instance {how} on this request, alone and in {sentence.deaths} runs in all; it is in the dead letters",
+    )
+
+
+def exhausted(entry: Entry, attempts: int, mates: Sequence[str]) -> tuple[Letter, Failure]:
+    """The end of a request that was begun too often: its letter and its answer."""
+    assert entry.record is not None
+    text = f"the request was begun {attempts} times, and no worker lived to answer it"
+    others = [mate for mate in mates if mate != entry.payload.id]
+    letter = Letter(entry.record, Reason.ATTEMPTS, text, class_name(InstanceDied("")), None, attempts, others)
+    return letter, Failure(Code.MODEL_FAILED, f"{text}; it is in the dead letters")

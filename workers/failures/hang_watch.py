@@ -1,0 +1,87 @@
+"""Batches that run too long: on an instance that is a process they are killed, on a thread nothing can be done but to say so.
+
+Invariant: only a batch that has begun can hang; what waits for its instance, or for its restart, is never counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from workers.failures.limits import time_limit
+from workers.instances.job import Job
+from workers.latency import Pace
+
+INTERVAL: Final = 1.0
+"""Seconds between looks; a model that states a shorter limit is looked at four times within that."""
+
+log = structlog.get_logger(__name__)
+
+
+class Watch:
+    """Over the batches of one model version.
+
+    Args:
+        pace: predicts how long a batch should take.
+        stated: see `remedies.stated_limit`.
+        clock: the fleet's.
+
+    Attributes:
+        stuck: batches that hang on an instance which cannot be ended.
+    """
+
+    def __init__(self, pace: Pace, stated: float | None, clock: Callable[[], float]) -> None:
+        self.stuck: set[Job] = set()
+        self._pace = pace
+        self._stated = stated
+        self._clock = clock
+        self._interval = INTERVAL if stated is None else min(INTERVAL, stated / 4)
+        self._jobs: set[Job] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def begin(self, job: Job) -> None:
+        """The job is given to its instance."""
+        self._jobs.add(job)
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._interval, self._look)
+
+    def end(self, job: Job) -> None:
+        """The job came back."""
+        self._jobs.discard(job)
+        self.stuck.discard(job)
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._jobs.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def limit(self, job: Job) -> float:
+        """Seconds that the job may run."""
+        predicted = self._pace.predict(job.entries[0].shape_class, job.batch.rows)
+        deadlines = [entry.deadline for entry in job.entries if entry.deadline is not None]
+        return time_limit(self._stated, predicted, max(deadlines) - job.compute_start if deadlines else None)
+
+    def check(self, now: float) -> None:
+        """End what has run too long."""
+        for job in self._jobs - self.stuck:
+            limit = self.limit(job)
+            if not job.compute_start or job.stale or now - job.compute_start <= limit:
+                continue
+            about = {"instance": job.executor.name, "requests": len(job.entries), "limit": limit}
+            if job.executor.isolated:
+                log.error("a batch hangs; its instance is killed", **about)
+                job.executor.kill()
+            else:
+                self.stuck.add(job)
+                log.error("a batch hangs on a thread, which nothing can end; this worker is not ready", **about)
+
+    def _look(self) -> None:
+        self._timer = None
+        self.check(self._clock())
+        if self._jobs:
+            self._timer = self._loop.call_later(self._interval, self._look)

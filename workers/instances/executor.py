@@ -1,0 +1,191 @@
+"""Instances that run batches: one dedicated thread each, which also loads, warms up and closes its model.
+
+What an executor owes the event loop is in `job`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import concurrent.futures
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+from protocol.errors import ModelFailed
+from protocol.messages import InferRequest
+from workers.backends.base import Instance
+from workers.backends.tracebacks import text_of
+from workers.crash_journal import Slot
+from workers.instances.job import Completed, Executor, Job
+
+T = TypeVar("T")
+
+DEPTH: Final = 2
+"""Batches that an instance holds: one that runs and one that is ready when it ends."""
+
+
+class Completions:
+    """Hands jobs that have run from the instances' threads to the event loop, several with one wake-up."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_finished: Callable[[list[Job]], None]) -> None:
+        self._loop = loop
+        self._on_finished = on_finished
+        self._jobs: collections.deque[Job] = collections.deque()
+        self._woken = False
+
+    def push(self, job: Job) -> None:
+        """From any thread: the job has run."""
+        self._jobs.append(job)
+        if not self._woken:
+            self._woken = True
+            try:
+                self._loop.call_soon_threadsafe(self._drain)
+            except RuntimeError:  # the loop is closed: nobody waits for this job any more
+                return
+
+    def _drain(self) -> None:
+        # Reset before reading: a thread that still sees it set has appended before the loop below looks.
+        self._woken = False
+        jobs = []
+        while self._jobs:
+            jobs.append(self._jobs.popleft())
+        if jobs:
+            self._on_finished(jobs)
+
+
+async def call_on(put: Callable[[Callable[[], None]], None], function: Callable[[], T]) -> T:
+    """The function's result, or what it raises, from the thread that takes what is `put`."""
+    future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def work() -> None:
+        if not future.set_running_or_notify_cancel():  # from here on it cannot be cancelled: its result has a place
+            return
+        try:
+            future.set_result(function())
+        except (
+            SystemExit,
+            KeyboardInterrupt,
+        ) as exc:  # of a model's code; the loop that waits for this would end with it
+            future.set_exception(ModelFailed(f"the model raised {text_of(exc)}"))
+        except BaseException as exc:
+            future.set_exception(exc)
+
+    put(work)
+    return await asyncio.wrap_future(future)
+
+
+class ThreadExecutor:
+    """An `Executor` that is one thread. Loading happens on it too: some frameworks tie a device or a loop to the thread."""
+
+    isolated = False
+    restarts = 0
+
+    def __init__(self, name: str, clock: Callable[[], float]) -> None:
+        self.name = name
+        self.held = 0
+        self.anywhere = False
+        self._clock = clock
+        self._instance: Instance | None = None
+        self._keep: Callable[[Any], Any] = _as_it_is
+        self._completed: Completed | None = None
+        self.slot: Slot | None = None
+        self._work: queue.SimpleQueue[Callable[[], None] | Job | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        self._thread.start()
+
+    async def load(self, load: Callable[[], Instance]) -> Instance:
+        """Load the instance on its thread; whatever `load` raises is raised here."""
+        self._instance = await self.call(load)
+        self.anywhere = bool(getattr(self._instance, "anywhere", False))
+        self._keep = getattr(self._instance, "keep", _as_it_is)
+        return self._instance
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """Run a function on the instance's thread, behind the work it has."""
+        return await call_on(self._work.put, function)
+
+    def deliver_to(self, completed: Completed) -> None:
+        """See `Executor.deliver_to`."""
+        self._completed = completed
+
+    def prepare(self, requests: Sequence[InferRequest]) -> Any:
+        """See `Executor.prepare`."""
+        assert self._instance is not None
+        return self._instance.prepare(requests)
+
+    def submit(self, job: Job) -> None:
+        """See `Executor.submit`."""
+        self._work.put(job)
+
+    def run_here(self, job: Job) -> None:
+        """See `Executor.run_here`."""
+        before = time.thread_time()
+        self._run(job)
+        job.cpu = time.thread_time() - before
+
+    def split(self, requests: Sequence[InferRequest], raw: Any) -> Sequence[Any]:
+        """See `Executor.split`."""
+        assert self._instance is not None
+        return self._instance.split(requests, raw)
+
+    def kill(self) -> None:
+        """See `Executor.kill`: a thread cannot be ended."""
+
+    async def close(self) -> None:
+        """See `Executor.close`; the thread ends."""
+        try:
+            await self.call(self._free)
+        finally:
+            self._work.put(None)
+
+    def _free(self) -> None:
+        instance, self._instance, self._keep = self._instance, None, _as_it_is
+        if instance is not None:
+            instance.close()
+
+    def _serve(self) -> None:
+        while (work := self._work.get()) is not None:
+            if isinstance(work, Job):
+                self._run(work)
+                assert self._completed is not None
+                self._completed.push(work)
+            else:
+                work()
+            del work  # an idle instance must not keep its last batch in memory
+
+    def _run(self, job: Job) -> None:
+        now = self._clock()
+        if job.withdrawn or job.not_after <= now:
+            job.stale = True
+            return
+        assert self._instance is not None
+        job.compute_start = now
+        slot = self.slot if job.note else None
+        if slot is not None:
+            slot.note(job.note)
+        try:
+            job.raw = self._keep(self._instance.run(job.prepared))
+        except BaseException as exc:  # SystemExit of a model must not end its thread with the batch unanswered
+            job.error = exc
+        if slot is not None:
+            slot.clear()
+        job.prepared = None
+        job.compute_end = self._clock()
+
+
+def _as_it_is(raw: Any) -> Any:
+    """Of an instance that has no `keep`: what its runs return is never written to again."""
+    return raw
+
+
+def next_free(executors: Sequence[Executor]) -> Executor | None:
+    """The executor that holds the fewest jobs; None where all hold `DEPTH`."""
+    best = min(executors, key=_held) if len(executors) > 1 else executors[0]
+    return best if best.held < DEPTH else None
+
+
+def _held(executor: Executor) -> int:
+    return executor.held

@@ -1,0 +1,180 @@
+"""What an instance is given, and what comes back: entries, jobs, the executors that take them, and how they fail.
+
+Invariant: a job's fields are written by one side at a time: by the event loop until `Executor.submit`, then by the instance until
+the job comes back through `Completed`; only `withdrawn` may be set by the loop in between. A job whose deadline has passed or that
+was withdrawn before its turn comes back with `stale` set and has not run.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
+
+from protocol.errors import Code, FleetError, ModelFailed
+from protocol.messages import Failure, InferRequest
+from protocol.ports import Record
+from workers.backends.tracebacks import text_of
+from workers.batching.types import Batch, Item
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Entry(Item[InferRequest]):
+    """A scheduler's item that knows which record it came from.
+
+    Attributes:
+        partition, offset: where the record is.
+        token: of the assignment under which it was taken in; see `offsets.OffsetTracker`.
+        fetched: when the consumer handed it over.
+        suspect: it was claimed by a gateway or may have been delivered before: an attempt is begun before it runs.
+        problem: why the model cannot take it; it is answered with that.
+        attempt: 1 for the first delivery.
+        cancelled: the caller no longer wants it; it is not run if it has not started.
+        job: the batch it is in, once it is in one.
+        followers: later records of the same request, which wait for this one's end.
+        heirs: how many of the followers, from the first, were here before an attempt of this entry began.
+        record: as it was fetched, for the dead letters.
+        alone: an attempt was begun in an earlier delivery, so it may be what ended that worker.
+        begun: the store knows of this attempt.
+    """
+
+    partition: int = 0
+    offset: int = 0
+    token: int = 0
+    fetched: float = 0.0
+    suspect: bool = False
+    problem: Failure | None = None
+    attempt: int = 1
+    cancelled: bool = False
+    job: Job | None = None
+    followers: collections.deque[Entry] | None = None
+    heirs: int = 0
+    record: Record | None = None
+    alone: bool = False
+    begun: bool = False
+
+
+class Job:
+    """One batch on its way through an instance. Times are seconds on the fleet's clock, 0 for not yet.
+
+    `cpu` is the seconds of CPU time of a run on the event loop; None for one on the instance's thread. `note` is what its instance
+    leaves in the journal while it runs; b"" for nothing.
+    """
+
+    __slots__ = (
+        "batch", "compute_end", "compute_start", "cpu", "entries", "error", "executor", "input_end", "input_start", "not_after",
+        "note", "prepared", "raw", "released", "stale", "withdrawn",
+    )  # fmt: skip
+
+    def __init__(self, batch: Batch[InferRequest], entries: list[Entry], executor: Executor) -> None:
+        self.batch = batch
+        self.entries = entries
+        self.executor = executor
+        self.released = batch.formed
+        self.not_after = math.inf
+        self.withdrawn = False
+        self.stale = False
+        self.cpu: float | None = None
+        self.note = b""
+        self.prepared: Any = None
+        self.raw: Any = None
+        self.error: BaseException | None = None
+        self.input_start = self.input_end = self.compute_start = self.compute_end = 0.0
+
+    @property
+    def requests(self) -> list[InferRequest]:
+        """The batch's requests, in order."""
+        return [entry.payload for entry in self.entries]
+
+
+class Completed(Protocol):
+    """Where jobs go once they have run."""
+
+    def push(self, job: Job) -> None:
+        """From any thread: the job has run."""
+
+
+class Executor(Protocol):
+    """One loaded instance, wherever it runs: in a thread of this process or in a child process.
+
+    Attributes:
+        name: the instance's, for messages and metrics.
+        held: jobs given to it (or about to be) that have not come back; at most `DEPTH`.
+        anywhere: see `Instance.anywhere`.
+        isolated: it is a process of its own, so that a crash of the model costs only that; its jobs then come back with
+            `InstanceDied`, and it starts again by itself.
+        restarts: how often it was started again; 0 where it is not isolated.
+    """
+
+    name: str
+    held: int
+    anywhere: bool
+    isolated: bool
+    restarts: int
+
+    def deliver_to(self, completed: Completed) -> None:
+        """Where jobs go once they have run; before the first `submit`."""
+
+    def prepare(self, requests: Sequence[InferRequest]) -> Any:
+        """See `Instance.prepare`; on any thread."""
+
+    def submit(self, job: Job) -> None:
+        """Run the prepared job after those before it; never blocks."""
+
+    def run_here(self, job: Job) -> None:
+        """Run the prepared job now, on this thread, and note its CPU time; only if `anywhere` and no other job is held."""
+
+    def split(self, requests: Sequence[InferRequest], raw: Any) -> Sequence[Any]:
+        """See `Instance.split`; on any thread."""
+
+    def kill(self) -> None:
+        """End the process as hung: the job that runs in it comes back with `InstanceDied`. Only if `isolated`; else nothing."""
+
+    async def close(self) -> None:
+        """Free the instance once its jobs have run."""
+
+
+class InstanceDied(FleetError):
+    """The process of an instance ended, or was killed as hung, with a batch in it.
+
+    Attributes:
+        signal: the number of the signal that ended it, where one did.
+        exit_code: what it ended with, where it ended by itself.
+        hung: it was killed from here (`Executor.kill`).
+    """
+
+    code = Code.MODEL_FAILED
+    wire_name: ClassVar[str] = "workers.execution.InstanceDied"
+    """In dead letters, whatever this module is called."""
+
+    def __init__(
+        self, message: str, *, signal: int | None = None, exit_code: int | None = None, hung: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.signal = signal
+        self.exit_code = exit_code
+        self.hung = hung
+
+
+class ModelRaised(ModelFailed):
+    """The model raised in a process of its own, where the exception stays; the message is `tracebacks.text_of` it.
+
+    Attributes:
+        kinds: the names of the exception's class and of its bases, itself first.
+        trace: see `tracebacks.trace_of`.
+    """
+
+    wire_name: ClassVar[str] = "workers.execution.ModelRaised"
+    """In dead letters, whatever this module is called."""
+
+    def __init__(self, message: str, kinds: Sequence[str], *, code: Code = Code.MODEL_FAILED, trace: str = "") -> None:
+        super().__init__(message, code=code)
+        self.kinds = tuple(kinds)
+        self.trace = trace
+
+
+def failure_message(name: str, error: BaseException) -> str:
+    """What callers are told when a batch failed on an instance; Triton's words."""
+    return f"Failed to process the request(s) for model '{name}', message: {text_of(error)}"

@@ -1,0 +1,35 @@
+"""A model version that is loaded, with its instances."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Sequence
+
+import structlog
+
+from workers.instances.job import Executor
+from workers.repository.version import ModelVersion
+
+log = structlog.get_logger(__name__)
+
+
+@dataclasses.dataclass(slots=True)
+class LoadedModel:
+    """A version that can run.
+
+    Attributes:
+        version: with its complete configuration.
+        executors: its instances.
+        seconds: that loading took.
+    """
+
+    version: ModelVersion
+    executors: Sequence[Executor]
+    seconds: float
+
+    async def close(self) -> None:
+        """Free the instances."""
+        for error in await asyncio.gather(*[executor.close() for executor in self.executors], return_exceptions=True):
+            if error is not None:
+                log.warning("an instance failed to close", model=self.version.model, error=str(error))

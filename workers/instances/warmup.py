@@ -1,0 +1,106 @@
+"""Requests that a version answers before it is ready: Triton's `model_warmup`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from protocol.errors import ConfigError, FleetError, ModelFailed
+from protocol.messages import Failure, InferRequest
+from protocol.model_config import ModelConfig, Warmup, WarmupInput
+from protocol.tensors import NUMPY_DTYPE, Tensor, check_size, element_count, pack_bytes
+from workers.backends.base import Instance
+from workers.backends.tracebacks import text_of
+from workers.repository.signature import Signature
+
+MAX_INTEGER = 2
+"""Random integers are below this: they may be ids that index something, and every table has two rows."""
+
+
+def warm_up(instance: Instance, config: ModelConfig, samples: list[tuple[Warmup, list[InferRequest]]]) -> None:
+    """Run every sample as often as it says; on the instance's own thread.
+
+    Raises:
+        ModelFailed: a sample failed; names it.
+    """
+    for warmup, requests in samples:
+        for _ in range(warmup.count):
+            try:
+                outcomes = instance.split(requests, instance.run(instance.prepare(requests)))
+            except (Exception, SystemExit, KeyboardInterrupt) as exc:  # the model's, not this process's end
+                raise ModelFailed(f"warm-up '{warmup.name}' of model '{config.name}' failed: {text_of(exc)}") from exc
+            failure = next((outcome for outcome in outcomes if isinstance(outcome, Failure)), None)
+            if failure is not None:
+                raise ModelFailed(f"warm-up '{warmup.name}' of model '{config.name}' failed: {failure.message}")
+
+
+def samples(config: ModelConfig, version: str, folder: Path) -> list[tuple[Warmup, list[InferRequest]]]:
+    """The requests of each warm-up: `batch_size` of one row each, or one for a model that does not batch.
+
+    Args:
+        config: complete.
+        version: for the requests.
+        folder: the model's; data files lie in its `warmup` folder.
+
+    Raises:
+        ConfigError: a data file is missing or has the wrong size.
+    """
+    signature = Signature(config)
+    return [(warmup, _requests(warmup, config, version, folder / "warmup", signature)) for warmup in config.warmups]
+
+
+def _requests(
+    warmup: Warmup, config: ModelConfig, version: str, folder: Path, signature: Signature
+) -> list[InferRequest]:
+    rows = (1,) if config.batching else ()
+    inputs = []
+    for name, given in warmup.inputs.items():
+        tensor = Tensor(name, given.datatype, (*rows, *given.dims), _DATA[given.source](given, folder))
+        try:
+            check_size(tensor)
+        except FleetError as exc:
+            raise ConfigError(f"model_warmup '{warmup.name}' of {config.name}: {exc.message}") from None
+        inputs.append(tensor)
+    request = InferRequest(f"warmup-{warmup.name}", config.name, version, tuple(inputs))
+    try:
+        signature.read(request)
+    except FleetError as exc:
+        raise ConfigError(f"model_warmup '{warmup.name}' of {config.name}: {exc.message}") from None
+    return [request] * max(1, warmup.batch_size if config.batching else 1)
+
+
+def _zeros(given: WarmupInput, folder: Path) -> bytes:
+    count = element_count(given.dims)
+    return (
+        pack_bytes([b""] * count) if given.datatype == "BYTES" else bytes(count * NUMPY_DTYPE[given.datatype].itemsize)
+    )
+
+
+def _random(given: WarmupInput, folder: Path) -> bytes:
+    """Uniform in [0, 1) for floats; BF16 and BYTES are zero, as Triton's are for BYTES."""
+    dtype = NUMPY_DTYPE[given.datatype]
+    if given.datatype in ("BYTES", "BF16"):
+        return _zeros(given, folder)
+    generator = np.random.default_rng()
+    count = element_count(given.dims)
+    values = generator.random(count) if dtype.kind == "f" else generator.integers(0, MAX_INTEGER, count)
+    return values.astype(dtype).tobytes()
+
+
+def _file(given: WarmupInput, folder: Path) -> bytes:
+    path = folder / given.file
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(f"warm-up file '{given.file}' lies outside of '{folder}'")
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise ConfigError(f"warm-up file '{path}' cannot be read: {exc.strerror}") from None
+
+
+_DATA: dict[str, Callable[[WarmupInput, Path], bytes]] = {
+    "zero_data": _zeros,
+    "random_data": _random,
+    "input_data_file": _file,
+}

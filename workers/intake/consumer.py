@@ -1,0 +1,376 @@
+"""The way in: one consumer per model version fetches, decodes, checks and queues records, and commits what is done.
+
+Invariants: a record is done exactly when its answer is in the store, when it turned out to be answered already, or when it is in
+the dead letters; a partition's committed offset never passes a record that is not done; a full worker keeps polling, so that it
+keeps its membership; records that may have been delivered before are looked up, in one call, before they are queued.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Collection, Coroutine, Sequence
+from typing import Any, Final, TypeVar
+
+import structlog
+
+from protocol.codec import JSON
+from protocol.dead_letter import Letter
+from protocol.errors import Code, Unavailable
+from protocol.messages import Failure
+from protocol.ports import Assigned, Cancel, Consumer, Record
+from protocol.tensors import MANY, ManyElements
+from workers.context import Context
+from workers.instances.job import Entry
+from workers.intake.cancellations import Cancellations
+from workers.intake.commits import Commits
+from workers.intake.dead_letter_topic import DeadLetters
+from workers.intake.dead_letters import Burial, Hopeless
+from workers.intake.decoder import Reader
+from workers.intake.offsets import OffsetTracker
+from workers.intake.sink import Sink
+from workers.statistics import ModelStatistics, Reason
+
+T = TypeVar("T")
+
+POLL: Final = 1.0
+"""Seconds between polls of a worker that is full; the broker allows 300."""
+IDLE_POLL: Final = 5.0
+"""Seconds that one fetch waits for records; they end it, and so does closing."""
+MAX_FETCH: Final = 512
+"""Records of one fetch: they are decoded on the event loop, `SLICE` at a time."""
+SLICE: Final = 64
+LARGE: Final = 1024 * 1024
+"""Bytes of a JSON body above which it is parsed in another thread, as is what has more than `MANY` strings."""
+
+log = structlog.get_logger(__name__)
+
+
+class Intake:
+    """Feeds one runner from one topic; the bus's `Listener` and the runner's `Source`.
+
+    Args:
+        context: the worker's.
+        reader: makes entries of this model version's records.
+        statistics: counts what happens here.
+        digest: of the model version's files.
+
+    Attributes:
+        topic: also the group.
+        owned: partitions.
+        assigned_once: partitions have been assigned, be it none.
+        problem: why fetching fails; "" while it does not.
+    """
+
+    def __init__(self, context: Context, reader: Reader, statistics: ModelStatistics, digest: str = "") -> None:
+        self.topic = reader.topic
+        self.owned: frozenset[int] = frozenset()
+        self.assigned_once = False
+        self.problem = ""
+        self._context = context
+        self._reader = reader
+        self._statistics = statistics
+        self._dead_letters = DeadLetters(context, reader.model, digest, statistics)
+        self._tracker: OffsetTracker[int] = OffsetTracker()
+        self._commits = Commits(reader.topic, self._tracker)
+        self._burial = Burial(self._dead_letters, reader, self._tracker, self._spawn, self._buried)
+        self._cancellations = Cancellations()
+        self._ends: dict[int, int] = {}
+        self._leaving: set[int] = set()
+        self._refusal: Failure | None = None
+        self._paused = False
+        self._opening = asyncio.Event()
+        self._runner: Sink | None = None
+        self._consumer: Consumer | None = None
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    async def open(self, runner: Sink) -> None:
+        """Join the topic's group and feed the runner from now on."""
+        context = self._context
+        self._runner = self._burial.answering = runner
+        context.patience.on_recovered.append(self.opened)
+        await context.results.listen_cancels(context.names.cancel_channel(self.topic), self._on_cancel)
+        self._consumer = await context.bus.subscribe(self.topic, self.topic, context.worker, self)
+        self._commits.consumer = self._consumer
+        self._spawn(self._poll())
+
+    def pause(self) -> None:
+        """Take nothing more; go on polling, so that nobody else gets what is being finished here."""
+        self._paused = True
+
+    def refuse_all(self, failure: Failure) -> None:
+        """Answer whatever still comes with this."""
+        self._refusal = failure
+        self.opened()
+
+    async def close(self, *, evict: bool = True) -> None:
+        """Commit what is done and leave.
+
+        Args:
+            evict: leave the group at once; False where this worker subscribes again in a moment.
+        """
+        context = self._context
+        if self.opened in context.patience.on_recovered:
+            context.patience.on_recovered.remove(self.opened)
+        with contextlib.suppress(Unavailable):
+            await context.results.unlisten(context.names.cancel_channel(self.topic))
+        await self._stop_tasks()
+        await self._commits.close(flush=True)
+        if self._consumer is not None:
+            await self._consumer.close()
+            if evict:
+                await self._leave_group()
+
+    def abandon(self) -> None:
+        """Stop in the middle, as a crash would."""
+        self._paused = True
+        for task in self._tasks:
+            task.cancel()
+        self._commits.abandon()
+
+    async def _stop_tasks(self) -> None:
+        while tasks := tuple(self._tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=POLL)  # a library on the way may have swallowed the cancellation
+
+    async def _leave_group(self) -> None:
+        try:
+            await self._context.bus.evict(self.topic, [self._context.worker])
+        except Unavailable as exc:
+            log.warning("could not leave the group; its session has to time out", group=self.topic, error=str(exc))
+
+    # --- for the heartbeat -------------------------------------------------------------------------------------------
+
+    @property
+    def member(self) -> str:
+        """The member id that the coordinator gave; "" before the first join."""
+        return "" if self._consumer is None else self._consumer.member
+
+    async def lag(self) -> int:
+        """Records in the owned partitions that are not committed."""
+        return 0 if self._consumer is None else await self._consumer.lag()
+
+    # --- fetching ----------------------------------------------------------------------------------------------------
+
+    async def _poll(self) -> None:
+        while True:
+            try:
+                await self._poll_once()
+                self.problem = ""
+            except Exception as exc:
+                known = isinstance(exc, Unavailable)
+                if str(exc) != self.problem:
+                    log.error(
+                        "fetching failed; it is tried again",
+                        topic=self.topic,
+                        error=str(exc),
+                        exc_info=None if known else exc,
+                    )
+                self.problem = str(exc) or repr(exc)
+                await asyncio.sleep(POLL)
+
+    async def _poll_once(self) -> None:
+        assert self._consumer is not None
+        room = self._room()
+        if room > 0:
+            records = await self._consumer.fetch(min(room, MAX_FETCH), IDLE_POLL)
+            if records:
+                await self._take_in(records)
+            self._pass_gaps()
+            return
+        self._opening.clear()
+        try:
+            # Not wait_for: Python 3.11's loses a cancellation that comes together with the event.
+            async with asyncio.timeout(POLL):
+                await self._opening.wait()
+        except TimeoutError:
+            await self._keep_membership()
+
+    def _pass_gaps(self) -> None:
+        """Commit over what is no record at a log's end. Only here, where all that was fetched has been put in flight."""
+        assert self._consumer is not None
+        gaps = [self._tracker.advance(number, position) for number, position in self._consumer.positions().items()]
+        if any(gaps):
+            self._commits.arm()
+
+    def _room(self) -> int:
+        assert self._runner is not None
+        if self._paused:
+            return 0
+        if self._refusal is not None:
+            return MAX_FETCH if not self._context.patience.failing else 0
+        return self._runner.room() - self._burial.pending
+
+    async def _keep_membership(self) -> None:
+        assert self._consumer is not None
+        with contextlib.suppress(Unavailable):
+            await self._consumer.fetch(1, 0.0, ())
+
+    async def _meanwhile(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """The coroutine's result; polling goes on however long it takes."""
+        task = self._loop.create_task(coroutine)
+        try:
+            while not (await asyncio.wait({task}, timeout=POLL))[0]:
+                await self._keep_membership()
+        finally:
+            task.cancel()
+        return task.result()
+
+    async def _take_in(self, records: Sequence[Record]) -> None:
+        fetched = self._context.clock()
+        for start in range(0, len(records), SLICE):
+            if start:
+                await asyncio.sleep(0)  # other models' turns and answers go in between
+            try:
+                await self._take_in_slice(records[start : start + SLICE], fetched)
+            except Exception as exc:  # what follows was fetched, too, and must be put in flight before a gap is passed
+                log.error("a turn went wrong", topic=self.topic, exc_info=exc)
+
+    async def _take_in_slice(self, records: Sequence[Record], fetched: float) -> None:
+        entries: list[Entry] = []
+        hopeless: list[Hopeless] = []
+        suspects = False
+        for record in records:
+            token = self._tracker.add(record.partition, record.offset)
+            if token is None:
+                continue
+            try:
+                large = len(record.value) > LARGE and ("content-type", JSON) in record.headers
+                try:
+                    entry = None if large else self._reader.read(record, token, fetched, MANY)
+                except ManyElements:
+                    entry = None
+                if entry is None:
+                    entry = await self._meanwhile(asyncio.to_thread(self._reader.read, record, token, fetched))
+            except Exception as exc:  # whatever a stranger sent must not stop the intake
+                hopeless.append((record, token, exc))
+                continue
+            entry.record = record
+            if record.offset < self._ends.get(record.partition, 0):
+                entry.suspect = suspects = True
+            entries.append(entry)
+        if hopeless:
+            self._burial.unreadable(hopeless, fetched)
+        if suspects:
+            try:
+                entries = await self._meanwhile(self._skip_answered(entries))
+            except (
+                Exception
+            ) as exc:  # not the store's absence, which is waited out: each begins an attempt before it runs
+                log.error("looking up what may be answered went wrong", topic=self.topic, exc_info=exc)
+        self._queue(entries)
+
+    async def _skip_answered(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Without those whose answer is in the store; one call for all that may have been delivered before."""
+        suspects = [entry for entry in entries if entry.suspect]
+        refs = [entry.ref for entry in suspects]
+        states = await self._context.patience.call("look", lambda: self._context.results.look(refs))
+        answered = [
+            entry for entry, state in zip(suspects, states, strict=True) if state is not None and state.state == "done"
+        ]
+        for entry, state in zip(suspects, states, strict=True):
+            entry.alone = state is not None and state.state == "running"
+        if answered:
+            self._statistics.already_answered += len(answered)
+            self.settled(answered)
+        gone = {id(entry) for entry in answered}
+        return [entry for entry in entries if id(entry) not in gone]
+
+    def _queue(self, entries: Sequence[Entry]) -> None:
+        runner = self._runner
+        assert runner is not None
+        now = self._context.clock()
+        for entry in entries:
+            entry.enqueued = now
+            if entry.partition not in self.owned:
+                continue  # moved while this was looked up; it comes again, here or elsewhere
+            try:
+                self._queue_one(runner, entry)
+            except Exception as exc:  # a defect on one record must not stop the others
+                self._burial.defective(entry, exc)
+        runner.turn()
+
+    def _queue_one(self, runner: Sink, entry: Entry) -> None:
+        if entry.problem is not None:
+            runner.refuse(entry, entry.problem, Reason.OTHER)
+        elif self._refusal is not None:
+            runner.refuse(entry, self._refusal, Reason.OTHER)
+        elif self._cancellations.covers(entry.ref, entry.payload.accepted):
+            failure = Failure(Code.CANCELLED, "the request was cancelled before it was fetched")
+            runner.refuse(entry, failure, Reason.CANCELED)
+        else:
+            runner.add(entry)
+
+    def _on_cancel(self, cancels: list[Cancel]) -> None:
+        if self._runner is None:
+            return
+        now = self._context.clock()
+        for cancel in cancels:
+            self._runner.cancel(cancel)
+            self._cancellations.note(cancel, now)  # also where it is here: its record may come again
+
+    # --- Source: for the runner --------------------------------------------------------------------------------------
+
+    def backlog(self) -> int:
+        """See `Source.backlog`."""
+        return 0 if self._consumer is None else self._consumer.backlog()
+
+    def settled(self, entries: Sequence[Entry]) -> None:
+        """See `Source.settled`."""
+        self._commits.done(entries)
+
+    def opened(self) -> None:
+        """See `Source.opened`."""
+        self._opening.set()
+
+    def bury(self, entry: Entry, letter: Letter, failure: Failure) -> None:
+        """See `Source.bury`."""
+        self._burial.bury(entry, letter, failure)
+
+    def _buried(self) -> None:
+        self._commits.arm()
+        self.opened()
+
+    # --- Listener: for the bus ---------------------------------------------------------------------------------------
+
+    def assigned(self, epoch: int, partitions: Sequence[Assigned]) -> None:
+        """See `Listener.assigned`. What waits here from partitions that did not come back is another worker's now."""
+        for entry in partitions:
+            self._tracker.assign(entry.partition, epoch, entry.committed)
+            lost = self._tracker.deleted(entry.partition, entry.start)
+            if lost is not None:
+                self._spawn(self._tell_loss(entry.partition, *lost, entry.start))
+            self._ends[entry.partition] = entry.end
+        self.owned = (self.owned - self._leaving) | {entry.partition for entry in partitions}
+        self._leaving.clear()
+        self.assigned_once = True
+        log.info("partitions assigned", topic=self.topic, epoch=epoch, partitions=sorted(self.owned))
+        if self._runner is not None:
+            self._runner.forget(self.owned)
+        self._commits.arm()
+
+    async def _tell_loss(self, partition: int, first: int, token: int, start: int) -> None:
+        """Nothing is committed over what was deleted unread before the note of it is acknowledged."""
+        await self._dead_letters.note_loss(self.topic, partition, first, start)
+        self._tracker.done(partition, first, token)
+        self._commits.arm()
+
+    def revoked(self, partitions: Collection[int]) -> None:
+        """See `Listener.revoked`. Nothing is dropped before it is known which of them come back."""
+        for partition in partitions:
+            self._tracker.revoke(partition)
+        self._leaving.update(partitions)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("an intake task failed", topic=self.topic, exc_info=error)

@@ -1,0 +1,105 @@
+"""Records that cannot be served go to the model's dead topic, byte for byte, with the evidence in headers beside their own.
+
+Invariant: value, key and own headers are the original's, but for a record that Kafka takes from others and not from us (over
+`MAX_RECORD`, or with something in it that our client does not write): its letter has the evidence alone. A letter may be written
+twice (a crash in between), never half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import structlog
+
+from protocol.dead_letter import LEFT_OUT, Letter, Reason, evidence_of
+from protocol.errors import FleetError, NotFound, TooLarge
+from protocol.ports import OutRecord, Record
+from workers.context import Context
+from workers.statistics import ModelStatistics
+
+log = structlog.get_logger(__name__)
+
+
+class DeadLetters:
+    """The dead topic of one model.
+
+    Args:
+        context: the worker's.
+        model: whose.
+        digest: of the model version's files.
+        statistics: counts the letters.
+    """
+
+    def __init__(self, context: Context, model: str, digest: str, statistics: ModelStatistics) -> None:
+        self.topic = context.names.dead_topic(model)
+        self._context = context
+        self._digest = digest
+        self._statistics = statistics
+
+    async def bury(self, letters: Sequence[Letter]) -> None:
+        """Publish the letters; returns once they are acknowledged, however long that takes."""
+        if not await self._publish(letters):
+            for letter in letters:
+                if not await self._publish([letter]):
+                    await self._publish([letter], bare=True)
+        for letter in letters:
+            self._statistics.dead_letters[letter.reason.value] += 1
+        first = letters[0]
+        log.warning(
+            "records moved to the dead letters", topic=self.topic, records=len(letters), partition=first.record.partition,
+            offset=first.record.offset, reason=first.reason.value, error=first.error,
+        )  # fmt: skip
+
+    async def note_loss(self, topic: str, partition: int, committed: int, start: int) -> None:
+        """Leave a note that records were deleted from the log before anybody read them."""
+        lost = start - committed
+        self._statistics.lost += lost
+        error = (
+            f"{lost} records of {topic}-{partition} from offset {committed} were deleted unread; retention is too short"
+        )
+        log.error("records were lost", topic=topic, partition=partition, lost=lost, committed=committed, start=start)
+        record = Record(topic, partition, committed, 0.0, b"", ())
+        await self._publish([Letter(record, Reason.LOST, error, "")], bare=True)
+        self._statistics.dead_letters[Reason.LOST.value] += 1
+
+    def _record(self, letter: Letter) -> OutRecord:
+        record = letter.record
+        value = record.value if isinstance(record.value, bytes) else bytes(record.value)
+        return OutRecord(value, [*record.headers, *self._evidence(letter)], record.key)
+
+    def _bare(self, letter: Letter) -> OutRecord:
+        """The evidence alone, for a record that cannot be written by us; it stays at its place until retention."""
+        record = letter.record
+        size = len(record.value) + len(record.key or b"")
+        size += sum(len(name) + len(value or b"") for name, value in record.headers)
+        left_out = [(LEFT_OUT, f"{size} bytes of value, key and headers")] if size else []
+        return OutRecord(b"", self._evidence(letter, *left_out))
+
+    def _evidence(self, letter: Letter, *more: tuple[str, str]) -> list[tuple[str, bytes | None]]:
+        told = (*evidence_of(letter, self._context.worker, self._digest), *more)
+        return [(name, text.encode(errors="replace")) for name, text in told]
+
+    async def _publish(self, letters: Sequence[Letter], *, bare: bool = False) -> bool:
+        """Whether they are there; False where they cannot be written as they are, which no patience changes."""
+        context = self._context
+
+        async def publish() -> bool:
+            try:
+                records = [self._bare(letter) if bare else self._record(letter) for letter in letters]
+                try:
+                    await context.bus.publish(self.topic, records)
+                except NotFound:
+                    await context.bus.ensure_topic(self.topic, 1)
+                    await context.bus.publish(self.topic, records)
+            except TooLarge:
+                return False
+            except FleetError:
+                raise
+            except Exception as exc:  # what a stranger wrote that our client does not write
+                if bare:
+                    raise
+                log.warning("a dead letter cannot be written as it is", topic=self.topic, exc_info=exc)
+                return False
+            return True
+
+        return await context.patience.call("publish dead letters", publish)

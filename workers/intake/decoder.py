@@ -1,0 +1,97 @@
+"""Records to entries: decode, name, check against the model. Pure but for what it remembers of known channels."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from protocol.codec import decode_request, fields_text, plausible
+from protocol.errors import CodecError, FleetError, InvalidArgument
+from protocol.messages import ANONYMOUS, Failure, InferRequest
+from protocol.naming import Names, ref
+from protocol.ports import Record
+from protocol.tensors import MAX_ELEMENTS
+from workers.instances.job import Entry
+from workers.repository.signature import Signature
+
+MAX_CHANNELS: Final = 4096
+
+
+class Reader:
+    """Makes entries of one model version's records.
+
+    Args:
+        names: under the fleet's prefix.
+        signature: of the model version.
+        model, version: whose topic it is.
+    """
+
+    def __init__(self, names: Names, signature: Signature, model: str, version: str) -> None:
+        self.model = model
+        self.version = version
+        self.topic = names.infer_topic(model, version)
+        self._names = names
+        self._signature = signature
+        self._channels = {""}
+
+    def read(self, record: Record, token: int, fetched: float, most: int = MAX_ELEMENTS) -> Entry:
+        """The entry of a record; one that the model cannot take has its `problem` set.
+
+        Raises:
+            ManyElements: it has more than `most` BYTES elements.
+            CodecError, InvalidArgument: it is not a request, or its id cannot name one.
+        """
+        if record.problem:
+            raise CodecError(record.problem)
+        request = decode_request(
+            record.value,
+            record.headers,
+            model=self.model,
+            version=self.version,
+            default_id="",
+            timestamp=record.timestamp,
+            most=most,
+        )
+        if not request.id:
+            request.id = _default_id(record)
+        if request.reply_to not in self._channels:
+            self._check_channel(request)
+        problem, rows, shape_class = None, 1, ""
+        try:
+            rows, shape_class, _ = self._signature.read(request)
+        except InvalidArgument as exc:
+            problem = Failure(exc.code, exc.message)
+        return Entry(
+            ref(request.principal, request.id), rows, shape_class, request, fetched, request.published, request.priority,
+            request.deadline, request.timeout, len(record.value), record.partition, record.offset, token, fetched,
+            request.claimed, problem,
+        )  # fmt: skip
+
+    def addressee(self, record: Record, token: int, now: float) -> Entry | None:
+        """An entry by which the sender of an undecodable record can be told; None where its headers name nobody."""
+        fields = dict(record.headers)
+        try:
+            request = InferRequest(fields_text(fields, "id"), self.model, self.version, ())
+            request.principal = fields_text(fields, "principal") or ANONYMOUS
+            request.reply_to = fields_text(fields, "reply-to")
+            name = ref(request.principal, request.id)
+        except FleetError:
+            return None
+        request.accepted = request.published = plausible(record.timestamp)
+        self._check_channel(request)
+        return Entry(
+            name, 1, "", request, now, request.published, partition=record.partition, offset=record.offset, token=token,
+            fetched=now,
+        )  # fmt: skip
+
+    def _check_channel(self, request: InferRequest) -> None:
+        """Only channels of our gateways are woken; nothing else that a record asks for is obeyed."""
+        channel = request.reply_to
+        if not self._names.is_reply_to(channel):
+            request.reply_to = ""
+        elif len(self._channels) < MAX_CHANNELS:
+            self._channels.add(channel)
+
+
+def _default_id(record: Record) -> str:
+    """Of a producer that sends none; the time stamp is part of it because a topic can be deleted and made again."""
+    return f"{record.topic}-{record.partition}-{record.offset}-{round(record.timestamp * 1000)}"

@@ -1,0 +1,116 @@
+"""What this worker tells the gateways of its model versions: announcements on the compacted catalogue topic.
+
+Invariant: a version that another worker serves is not announced as anything else than ready.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Final
+
+import structlog
+
+from protocol.errors import NotFound, Unavailable
+from protocol.heartbeat_codec import encode_announcement
+from protocol.messages import Announcement, ModelState
+from protocol.ports import Directory, OutRecord, Published
+from workers.context import Context
+
+LIVE: Final = 2.5
+"""Seconds since its last sign of life for which another worker is believed to serve."""
+RENEW: Final = 30.0
+"""Seconds between looks whether the topic still has what was announced."""
+WITHHOLD: Final = 10.0
+"""Seconds for which an announcement that another worker's service makes wrong is kept, in case that ends too."""
+
+log = structlog.get_logger(__name__)
+
+
+class Catalogue:
+    """Announces.
+
+    Args:
+        context: the worker's.
+        directory: tells whether another worker serves a version.
+    """
+
+    def __init__(self, context: Context, directory: Directory) -> None:
+        self._context = context
+        self._directory = directory
+        self._withheld: dict[tuple[str, str], Announcement] = {}
+        self._ready: dict[tuple[str, str], Announcement] = {}
+        self._newest: tuple[Published, bytes] | None = None
+        self._looked = context.clock()
+
+    async def announce(self, entry: Announcement) -> None:
+        """Tell the gateways, or keep it for `look_again`."""
+        key = (entry.model, entry.version)
+        self._withheld.pop(key, None)
+        if entry.state is not ModelState.READY and await self._served_elsewhere(entry):
+            self._withheld[key] = entry
+        else:
+            await self._publish(entry)
+
+    async def look_again(self) -> None:
+        """Announce what was withheld for a worker that turns out to have gone too.
+
+        Workers that follow one repository unload at about the same time, each still seeing the last heartbeat of the other.
+        """
+        for key, entry in list(self._withheld.items()):
+            if entry.at + WITHHOLD < self._context.clock():
+                del self._withheld[key]
+            elif not await self._served_elsewhere(entry) and self._withheld.pop(key, None) is entry:
+                await self._publish(entry)
+        if (now := self._context.clock()) - self._looked >= RENEW:
+            self._looked = now
+            with contextlib.suppress(Unavailable):
+                await self.renew()
+
+    async def renew(self) -> None:
+        """Announce anew what is ready, where the topic lost it: it was deleted, or made again by somebody who knows of no model.
+
+        Compaction takes an announcement away only where a later one replaces it; another one of the same is harmless.
+
+        Raises:
+            Unavailable: the broker does not answer.
+        """
+        if self._newest is None:
+            return
+        place, name = self._newest
+        record = await self._context.bus.read(place.topic, place.partition, place.offset)
+        if record is None or record.key != name:
+            log.warning("the catalogue no longer has what was announced; it is announced anew", models=len(self._ready))
+            for entry in tuple(self._ready.values()):
+                await self._publish(entry)
+
+    async def _publish(self, entry: Announcement) -> None:
+        context, topic = self._context, self._context.names.catalogue_topic
+        name, value = encode_announcement(entry)
+
+        async def publish() -> Published:
+            records = [OutRecord(value, key=name)]
+            try:
+                return await context.bus.publish(topic, records)
+            except NotFound:
+                await context.bus.ensure_topic(topic, 1, compacted=True)
+                return await context.bus.publish(topic, records)
+
+        self._newest = await context.patience.call("announce", publish), name
+        key = (entry.model, entry.version)
+        if entry.state is ModelState.READY:
+            self._ready[key] = entry
+        else:
+            self._ready.pop(key, None)
+
+    async def _served_elsewhere(self, entry: Announcement) -> bool:
+        try:
+            beats = await self._directory.workers()
+        except Unavailable:
+            return False
+        since = self._context.clock() - LIVE
+        return any(
+            (load.model, load.version) == (entry.model, entry.version) and load.state is ModelState.READY
+            for beat in beats
+            if beat.worker != self._context.worker and beat.at >= since and not beat.draining
+            for load in beat.models
+        )

@@ -1,0 +1,172 @@
+"""From a version's folder to loaded, warmed-up instances; nothing of it on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+
+from protocol.errors import ConfigError, FleetError, described
+from workers.backends import load_backend, usable_gpus
+from workers.backends.base import Backend
+from workers.instances.executor import ThreadExecutor
+from workers.instances.loaded import LoadedModel
+from workers.instances.process import orders
+from workers.instances.process.child import Child
+from workers.instances.process.executor import ChildExecutor, is_isolated
+from workers.instances.process.pool import Spares
+from workers.instances.warmup import samples, warm_up
+from workers.repository import contents
+from workers.repository.completion import SILENT_BACKENDS, BackendMetadata, complete
+from workers.repository.placement import Placement, place
+from workers.repository.version import ModelVersion
+from workers.system import cpu_yield
+
+CANCELLED: Final = 0.5
+"""Seconds in which what a cancelled load has begun must have ended; a thread that loads a model cannot be interrupted."""
+
+log = structlog.get_logger(__name__)
+
+
+async def _give_up(loaded: LoadedModel, error: BaseException) -> None:
+    """Close what was loaded; a load that was cancelled is waited for only where it can be ended, in processes."""
+    if not isinstance(error, asyncio.CancelledError):
+        await loaded.close()
+        return
+    for executor in loaded.executors:
+        executor.kill()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CANCELLED):
+            await loaded.close()
+
+
+class Loader:
+    """Loads model versions; backends are made once, at their first model.
+
+    Args:
+        gpus: numbers of the GPUs of this worker.
+        cores: CPU cores to share out.
+        default_max_batch_size: see `completion.complete`.
+        at_once: versions that are loaded at the same time.
+        clock: for the instances.
+    """
+
+    def __init__(
+        self, gpus: Sequence[int], cores: int, default_max_batch_size: int, at_once: int, clock: Callable[[], float]
+    ) -> None:
+        self._gpus = gpus
+        self._cores = cores
+        self._default_max_batch_size = default_max_batch_size
+        self._at_once = asyncio.Semaphore(at_once)
+        self._clock = clock
+        self._backends: dict[str, Backend] = {}
+        self._spares = Spares()
+
+    async def load(self, version: ModelVersion) -> LoadedModel:
+        """Complete the configuration, place, load and warm up every instance.
+
+        Raises:
+            FleetError: naming what is wrong with the model; whatever else its files raise becomes a `ConfigError`.
+        """
+        async with self._at_once:
+            started = self._clock()
+            try:
+                return await self._load(version, started)
+            except FleetError:
+                raise
+            except Exception as exc:
+                log.exception("a model cannot be loaded", model=version.model, version=version.version)
+                raise ConfigError(
+                    f"model '{version.model}' version {version.version} cannot be loaded: {described(exc)}"
+                ) from exc
+
+    async def _load(self, version: ModelVersion, started: float) -> LoadedModel:
+        await asyncio.to_thread(_look_first, version)
+        backend = await self._backend(version.config.backend)
+        gpus: Sequence[int] = ()
+        isolated = is_isolated(version.config)
+        if not isolated:
+            gpus = await asyncio.to_thread(cpu_yield.call, usable_gpus, backend, self._gpus)
+            isolated = is_isolated(version.config, place(version.config, gpus, self._cores))
+        loaded = await (self._load_children(version) if isolated else self._load_threads(backend, version, gpus))
+        loaded.seconds = self._clock() - started
+        return loaded
+
+    async def _load_threads(self, backend: Backend, version: ModelVersion, gpus: Sequence[int]) -> LoadedModel:
+        metadata = await asyncio.to_thread(cpu_yield.call, backend.inspect, version)
+        version, placements = self._complete(version, metadata, gpus)
+        warmups = await asyncio.to_thread(cpu_yield.call, samples, version.config, str(version.version), version.folder)
+        executors = [ThreadExecutor(placement.name, self._clock) for placement in placements]
+        loaded = LoadedModel(version, executors, 0.0)
+        try:
+            for executor, placement in zip(executors, placements, strict=True):
+                instance = await executor.load(functools.partial(cpu_yield.call, backend.load, version, placement))
+                if warmups:
+                    await executor.call(functools.partial(cpu_yield.call, warm_up, instance, version.config, warmups))
+        except BaseException as exc:
+            await _give_up(loaded, exc)
+            raise
+        return loaded
+
+    async def _load_children(self, version: ModelVersion) -> LoadedModel:
+        """The same in children: nothing of the model runs in this process. The first child inspects and is the first instance."""
+        name = version.config.backend
+        self._spares.hold(name)
+        child: Child | None = self._spares.take(name)
+        assert child is not None
+        child.about = {"model": version.model, "version": version.version}
+        loaded = LoadedModel(version, (), 0.0)
+        try:
+            share = self._share(version)
+            metadata, gpus = await asyncio.to_thread(orders.inspect, child, version, self._gpus, share)
+            version, placements = self._complete(version, metadata, gpus)
+            executors = [ChildExecutor(self._clock, self._spares, version, placement) for placement in placements]
+            loaded = LoadedModel(version, executors, 0.0)
+            for executor in executors:
+                first, child = child, None
+                await executor.load(first)
+        except BaseException as exc:
+            if child is not None:
+                child.kill()
+                await asyncio.to_thread(child.end, 0.0)
+            await _give_up(loaded, exc)
+            raise
+        finally:
+            await asyncio.to_thread(self._spares.release, name)
+        return loaded
+
+    def _share(self, version: ModelVersion) -> int:
+        """CPU threads of an instance, as far as it can be told before the model's code was asked which GPUs it can use."""
+        try:
+            return place(version.config, self._gpus, self._cores)[0].threads
+        except ConfigError:  # told when the instances are placed
+            return self._cores
+
+    def _complete(
+        self, version: ModelVersion, metadata: BackendMetadata | None, gpus: Sequence[int]
+    ) -> tuple[ModelVersion, tuple[Placement, ...]]:
+        """The version with its whole configuration, and where its instances go."""
+        config = complete(version.config, metadata, self._default_max_batch_size)
+        return dataclasses.replace(version, config=config), place(config, gpus, self._cores)
+
+    async def _backend(self, name: str) -> Backend:
+        backend = self._backends.get(name)
+        if backend is None:  # importing a framework takes seconds
+            backend = self._backends[name] = await asyncio.to_thread(cpu_yield.call, load_backend, name)
+        return backend
+
+
+def _look_first(version: ModelVersion) -> None:
+    """What can be said before a framework is imported, which takes seconds to minutes.
+
+    Raises:
+        ConfigError: the file is not what the backend loads, or the configuration lacks what the file never says.
+    """
+    contents.require_loadable(version.path, version.config.backend, alone=version.path.parent == version.folder)
+    if version.config.backend in SILENT_BACKENDS:
+        complete(version.config, None)

@@ -1,0 +1,294 @@
+"""Completing a model's configuration: first from the names of its files, then from what the model itself says.
+
+Pure: names and metadata in, a configuration out. Invariants: what the file states is never changed, only checked; a completed
+configuration passes `ModelConfig.require_complete`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
+
+from protocol.errors import ConfigError, quoted
+from protocol.model_config import DynamicBatching, InstanceGroup, ModelConfig, TensorSpec
+
+DEFAULT_MAX_BATCH_SIZE: Final = 32
+"""Of a model that can batch and does not say how much. Triton's 4 dates from when batching had to be asked for; here the rows
+wait in a log, and from 32 rows on most models' time per row no longer falls by much, while a batch's latency and memory still grow.
+"""
+
+PLATFORM_BACKEND: Final[dict[str, str]] = {
+    "onnxruntime_onnx": "onnxruntime",
+    "pytorch_libtorch": "pytorch",
+    "libtorch": "pytorch",
+    "tensorrt_plan": "tensorrt",
+}
+"""The backend that each of Triton's platform names stands for."""
+
+BACKEND_PLATFORM: Final[dict[str, str]] = {
+    "onnxruntime": "onnxruntime_onnx",
+    "pytorch": "pytorch_libtorch",
+    "tensorrt": "tensorrt_plan",
+}
+"""The platform that a completed configuration shows."""
+
+FILE_BACKEND: Final[dict[str, str]] = {
+    "model.plan": "tensorrt",
+    "model.onnx": "onnxruntime",
+    "model.pt": "pytorch",
+    "model.pt2": "pytorch",
+    "model.py": "python",
+}
+"""The backend that a file in a version's folder stands for, in the order in which they are looked for."""
+
+_EXAMPLE: Final = (
+    'max_batch_size: 8 input [ { name: "INPUT__0" data_type: TYPE_FP32 dims: [ 4 ] } ] '
+    'output [ { name: "OUTPUT__0" data_type: TYPE_FP32 dims: [ -1 ] } ]'
+)
+
+SILENT_BACKENDS: Final = frozenset({"pytorch", "identity"})
+"""Backends whose model files say nothing about inputs and outputs: the configuration must."""
+
+SUFFIX_BACKEND: Final[dict[str, str]] = {name.removeprefix("model"): backend for name, backend in FILE_BACKEND.items()}
+"""The backend of a model file of any name, by its suffix."""
+
+REFUSED_PARAMETERS: Final[dict[str, str]] = {
+    "EXECUTION_ENV_PATH": "models run in the worker's own Python environment; install what they need there",
+    "TRITON_BATCH_STRATEGY_PATH": "custom batching libraries (native code) are not loaded from a repository",
+}
+"""Parameters that Triton acts upon and this version does not; all others go to the backend as they are."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BackendMetadata:
+    """What a model file says of itself.
+
+    Attributes:
+        inputs: as a configuration would state them: without the batch dimension where `batchable`; `datatype` may be ""
+            (not known).
+        outputs: the same; empty dims of a model that is not batchable also stand for an unknown shape.
+        batchable: every tensor has a first dimension, of any size, that is the batch.
+        max_batch_size: the model's own wish where the configuration states none; 0 is no wish.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batchable: bool
+    max_batch_size: int = 0
+
+    @classmethod
+    def of(cls, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> BackendMetadata:
+        """From tensors with the model's full shapes: it batches if all first dimensions are -1 (Triton's rule for ONNX)."""
+        batchable = bool(inputs) and all(spec.dims[:1] == (-1,) for spec in (*inputs, *outputs))
+        skip = 1 if batchable else 0
+        sides = [tuple(dataclasses.replace(spec, dims=spec.dims[skip:]) for spec in side) for side in (inputs, outputs)]
+        return cls(sides[0], sides[1], batchable)
+
+
+def infer_backend(config: ModelConfig, files: Collection[str]) -> ModelConfig:
+    """Fill in `backend`, `platform` and `default_model_filename` from each other and from the files of the version's folder.
+
+    Raises:
+        ConfigError: no backend can be inferred, the platform is unknown or another backend's, or a parameter is refused.
+    """
+    for parameter, why in REFUSED_PARAMETERS.items():
+        if parameter in config.parameters:
+            raise ConfigError(f"parameter '{parameter}' of model '{config.name}' is not supported: {why}")
+    backend = config.backend or _platform_backend(config) or _file_backend(config, files)
+    of_platform = PLATFORM_BACKEND.get(config.platform)
+    if config.platform and of_platform != backend and (of_platform or backend in FILE_BACKEND.values()):
+        pair = f"{config.platform}, {config.backend}"
+        raise ConfigError(f"unexpected 'platform' and 'backend' pair, got:{pair} for {config.name}")
+    candidates = [name for name, owner in FILE_BACKEND.items() if owner == backend]
+    present = [name for name in candidates if name in files]
+    return dataclasses.replace(
+        config,
+        backend=backend,
+        platform=config.platform or BACKEND_PLATFORM.get(backend, ""),
+        default_model_filename=config.default_model_filename or next(iter(present or candidates), ""),
+    )
+
+
+def _platform_backend(config: ModelConfig) -> str:
+    if config.platform and config.platform not in PLATFORM_BACKEND:
+        known = ", ".join(PLATFORM_BACKEND)
+        raise ConfigError(f"unexpected platform type '{config.platform}' for {config.name}; known are: {known}")
+    return PLATFORM_BACKEND.get(config.platform, "")
+
+
+def _file_backend(config: ModelConfig, files: Collection[str]) -> str:
+    if config.default_model_filename:
+        found = SUFFIX_BACKEND.get(f".{config.default_model_filename.rpartition('.')[2]}", "")
+    else:
+        found = next((backend for name, backend in FILE_BACKEND.items() if name in files), "")
+    suffix = config.name.partition(".")[2]
+    found = found or (suffix if suffix.isidentifier() else "")
+    if not found:
+        raise ConfigError(
+            f"Could not determine backend for model '{config.name}' with no backend in model configuration: "
+            f"its version folder has none of {', '.join(FILE_BACKEND)}; set 'backend' in config.pbtxt, "
+            "or call the model 'name.<backend_name>'"
+        )
+    return found
+
+
+def complete(
+    config: ModelConfig, metadata: BackendMetadata | None, default_max_batch_size: int = DEFAULT_MAX_BATCH_SIZE
+) -> ModelConfig:
+    """Fill in what the configuration leaves out, and check what it states against the model.
+
+    Tensors come from the model; `max_batch_size`, where it is not stated, is `default_max_batch_size` for a model that can batch
+    and whose tensors are not stated with their batch dimension, else 0; dynamic batching is on where batches are possible and
+    no other way is chosen; the preferred size is the maximum; there is one instance group of `KIND_AUTO`.
+
+    Args:
+        config: with its backend known.
+        metadata: None where the model file says nothing.
+        default_max_batch_size: at least 0; 0 batches only where a configuration asks for it.
+
+    Raises:
+        ConfigError: the model does not have what is stated, or something is missing that it does not say.
+    """
+    rows = _max_batch_size(config, metadata, default_max_batch_size)
+    inputs, outputs = config.inputs, config.outputs
+    if metadata is not None:
+        inputs = inputs or tuple(_as_stated("input", spec, metadata, rows, config.name) for spec in metadata.inputs)
+        outputs = outputs or tuple(_as_stated("output", spec, metadata, rows, config.name) for spec in metadata.outputs)
+    groups = config.instance_groups or (InstanceGroup(),)
+    completed = dataclasses.replace(
+        config,
+        max_batch_size=rows,
+        batch_size_stated=True,
+        inputs=inputs,
+        outputs=outputs,
+        dynamic_batching=_batching(config.dynamic_batching, rows),
+        instance_groups=tuple(
+            dataclasses.replace(group, name=group.name or f"{config.name}_{index}")
+            for index, group in enumerate(groups)
+        ),
+    )
+    if metadata is not None:
+        _check_against_model(completed, metadata)
+    _require_stated(completed)
+    completed.require_complete()
+    stated_limit(completed.parameters, completed.name)
+    return completed
+
+
+def _require_stated(config: ModelConfig) -> None:
+    """Of a backend whose files say nothing."""
+    missing = [kind for kind, specs in (("input", config.inputs), ("output", config.outputs)) if not specs]
+    if config.backend == "pytorch" and missing:
+        raise ConfigError(
+            f"model configuration must specify at least one '{missing[0]}' for {config.name}: a PyTorch file does not say what its "
+            f"tensors are called, and of which datatype and shape they are. Put it at REPOSITORY/{config.name}/1/model.pt and say "
+            f"so in REPOSITORY/{config.name}/config.pbtxt, for example: {_EXAMPLE}; or export it to ONNX, which says it all: "
+            "torch.onnx.export"
+        )
+
+
+def _max_batch_size(config: ModelConfig, metadata: BackendMetadata | None, default: int) -> int:
+    batchable = metadata is not None and metadata.batchable
+    if config.batch_size_stated:
+        if metadata is not None and not batchable and config.max_batch_size > 0:
+            raise ConfigError(
+                f"autofill failed for model '{config.name}': model does not support batching while non-zero "
+                "max_batch_size is specified; its first dimensions are not all of any size"
+            )
+        return config.max_batch_size
+    if metadata is None or not batchable or _states_batch_dimension(config, metadata):
+        return 0
+    return metadata.max_batch_size or default
+
+
+def _states_batch_dimension(config: ModelConfig, metadata: BackendMetadata) -> bool:
+    """Whether a tensor is stated with as many dims as the model has with its batch, so that none is left for the batch."""
+    ranks = {spec.name: 1 + len(spec.dims) for spec in (*metadata.inputs, *metadata.outputs)}
+    return any(ranks.get(spec.name) == len(spec.model_dims) for spec in (*config.inputs, *config.outputs))
+
+
+def _as_stated(kind: str, spec: TensorSpec, metadata: BackendMetadata, rows: int, model: str) -> TensorSpec:
+    """The model's own tensor as a configuration states it: one element for a scalar, the batch where it is not batched."""
+    dims = (-1, *spec.dims) if metadata.batchable and not rows else spec.dims
+    if dims:
+        return dataclasses.replace(spec, dims=dims)
+    if not rows:
+        raise ConfigError(
+            f"{kind} '{spec.name}' of model '{model}' has no dimensions: it is a scalar, which only a batching model may "
+            f"have, or its shape is not known; in the second case state the {kind}s in config.pbtxt"
+        )
+    return dataclasses.replace(spec, dims=(1,), reshape=())
+
+
+def _batching(batching: DynamicBatching | None, rows: int) -> DynamicBatching | None:
+    if batching is None and rows > 1:
+        batching = DynamicBatching()
+    if batching is not None and not batching.preferred_batch_sizes and rows:
+        return dataclasses.replace(batching, preferred_batch_sizes=(rows,))
+    return batching
+
+
+def _check_against_model(config: ModelConfig, metadata: BackendMetadata) -> None:
+    _check_tensors("input", config, metadata)
+    _check_tensors("output", config, metadata)
+    missing = [spec.name for spec in metadata.inputs if config.input(spec.name) is None and not spec.optional]
+    if missing:
+        raise ConfigError(
+            f"unable to load model '{config.name}', configuration expects {len(config.inputs)} inputs, model provides "
+            f"{len(metadata.inputs)}: '{missing[0]}' is not in the configuration"
+        )
+
+
+def _check_tensors(kind: str, config: ModelConfig, metadata: BackendMetadata) -> None:
+    stated, given = (config.inputs, metadata.inputs) if kind == "input" else (config.outputs, metadata.outputs)
+    own = {spec.name: spec for spec in given}
+    for spec in stated:
+        if spec.name not in own:
+            raise ConfigError(
+                f"unexpected inference {kind} '{spec.name}' for model '{config.name}', allowed {kind}s are: {', '.join(own)}"
+            )
+        model = own[spec.name]
+        if model.datatype and model.datatype != spec.datatype:
+            raise ConfigError(
+                f"unable to load model '{config.name}', configuration expects datatype {spec.datatype} for {kind} "
+                f"'{spec.name}', model provides {model.datatype}"
+            )
+        full = (-1, *model.dims) if metadata.batchable else model.dims
+        problem = _shape_problem(config, spec, full) if full or kind == "input" else ""
+        if problem:
+            raise ConfigError(f"unable to load model '{config.name}', {kind} '{spec.name}': {problem}")
+
+
+def _shape_problem(config: ModelConfig, spec: TensorSpec, own: tuple[int, ...]) -> str:
+    shape = (-1, *spec.model_dims) if config.batching else spec.model_dims
+    batch = " (an initial batch dimension because max_batch_size > 0)" if config.batching else ""
+    if len(shape) != len(own):
+        return (
+            f"the model expects {len(own)} dimensions (shape {list(own)}) but the model configuration specifies "
+            f"{len(shape)} dimensions{batch}, making complete shape {list(shape)}"
+        )
+    if any(want not in (-1, have) for have, want in zip(shape, own, strict=True)):
+        return f"the model expects shape {list(own)} but the model configuration specifies shape {list(shape)}{batch}"
+    return ""
+
+
+def stated_limit(parameters: Mapping[str, str], model: str) -> float | None:
+    """Seconds of the model's parameter `max_execution_ms`; None where it states none, infinite for 0.
+
+    Raises:
+        ConfigError: it is not a number of milliseconds.
+    """
+    text = parameters.get("max_execution_ms")
+    if text is None:
+        return None
+    try:
+        milliseconds = float(text)
+    except ValueError:
+        milliseconds = -1.0
+    if not 0 <= milliseconds < math.inf:
+        raise ConfigError(
+            f"parameter max_execution_ms of model '{model}' is {quoted(text)}; it must be a number of milliseconds, 0 for no limit"
+        )
+    return milliseconds / 1000 or math.inf

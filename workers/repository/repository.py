@@ -1,0 +1,180 @@
+"""Model repositories: folders of model folders, each with a config.pbtxt (optional) and one folder per version.
+
+    <repository>/<model>/config.pbtxt
+    <repository>/<model>/<version>/model.onnx | model.pt | model.pt2 | model.py | …
+
+Invariants: scanning loads no framework and changes nothing; what is wrong with one model is that model's `reason` and never
+keeps another from being served. Symbolic links are followed, also out of the repository: operators lay repositories out that way,
+so whoever may write there decides what is read.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from protocol.errors import ConfigError
+from protocol.model_config import ModelConfig, pbtxt
+from protocol.model_config.document import MAX_INT64
+from workers.repository import sniffing
+from workers.repository.completion import (
+    SUFFIX_BACKEND,
+    infer_backend,
+)
+from workers.repository.contents import kind_of
+from workers.repository.digests import Digests
+from workers.repository.folders import CONFIG_FILE, config_bytes, contents
+from workers.repository.model_files import ModelFile
+from workers.repository.sniffing import Kind
+from workers.repository.version import ModelFolder, ModelVersion
+
+_VERSION: Final = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
+_NOT_VERSIONS: Final = frozenset({"configs", "warmup", "initial_state", "__pycache__"})
+
+
+def scan(
+    repositories: Sequence[Path], *, digests: bool = True, known: Digests | None = None
+) -> tuple[ModelFolder, ...]:
+    """Every model of the repositories, by name.
+
+    Args:
+        repositories: folders; a model that is in two of them is not served from either.
+        digests: whether to read all files of the versions for their digests.
+        known: digests of earlier scans, so that only what has changed is read.
+
+    Raises:
+        ConfigError: a repository is not a folder that can be read, or is itself a model's folder.
+    """
+    places: dict[str, list[Path]] = collections.defaultdict(list)
+    broken: dict[Path, str] = {}
+    for repository in repositories:
+        found = contents(repository)
+        broken |= found.broken
+        for folder in (*found.models, *found.broken):
+            places[folder.name].append(folder)
+    reader = (known or Digests()) if digests else None
+    return tuple(_model(places[name], broken, reader) for name in sorted(places))
+
+
+def ignored(repositories: Sequence[Path]) -> tuple[str, ...]:
+    """A line for each folder that `scan` passes over because it is no model's.
+
+    Raises:
+        ConfigError: as `scan`.
+    """
+    return tuple(line for repository in repositories for line in contents(repository).ignored)
+
+
+def _model(folders: Sequence[Path], broken: Mapping[Path, str], digests: Digests | None) -> ModelFolder:
+    folder = folders[0]
+    if len(folders) > 1:
+        where = ", ".join(str(path) for path in folders)
+        return ModelFolder(folder.name, folder, reason=f"model appears in two or more repositories: {where}")
+    try:
+        folder.name.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(folder.name).decode(errors="backslashreplace")
+        return ModelFolder(shown, folder, reason="the folder's name is not UTF-8; rename it")
+    if folder in broken:
+        return ModelFolder(folder.name, folder, reason=broken[folder])
+    warnings: list[str] = []
+    try:
+        versions = _versions(folder, warnings, digests)
+        return ModelFolder(folder.name, folder, versions, warnings=tuple(warnings))
+    except ConfigError as error:
+        return ModelFolder(folder.name, folder, reason=error.message, warnings=tuple(warnings))
+    except OSError as error:
+        reason = f"'{error.filename or folder}' cannot be read: {error.strerror}"
+        return ModelFolder(folder.name, folder, reason=reason, warnings=tuple(warnings))
+
+
+def _versions(folder: Path, warnings: list[str], digests: Digests | None) -> tuple[ModelVersion, ...]:
+    raw = config_bytes(folder, pbtxt.MAX_BYTES + 1)
+    config = pbtxt.parse(raw, CONFIG_FILE, folder.name)
+    present = dict(_version_folders(folder, warnings))
+    chosen = config.version_policy.select(present)
+    absent = [version for version in config.version_policy.specific or () if version not in present]
+    warnings.extend(f"version {version} is specified, but the version directory is not present" for version in absent)
+    if not chosen:
+        raise ConfigError(f"at least one version must be available under the version policy of model '{folder.name}'")
+    return tuple(
+        _version(folder, version, present[version], infer_backend(config, _names(present[version])), raw, digests)
+        for version in chosen
+    )
+
+
+def _version(
+    folder: Path, version: int, path: Path, config: ModelConfig, raw: bytes, digests: Digests | None
+) -> ModelVersion:
+    digest = "" if digests is None else digests.of(_files(path), path, raw)
+    return ModelVersion(folder.name, version, path / config.default_model_filename, folder, config, digest)
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+def _version_folders(folder: Path, warnings: list[str]) -> Iterator[tuple[int, Path]]:
+    for path in sorted(folder.iterdir()):
+        name = path.name
+        if name in _NOT_VERSIONS or name.startswith(".") or not path.is_dir():
+            if name.isdecimal() and path.is_symlink() and not path.exists():
+                warnings.append(f"ignore version '{name}', a link to '{path.readlink()}', which is not there")
+            continue
+        if _VERSION.fullmatch(name) and int(name) <= MAX_INT64:
+            yield int(name), path
+        elif name.isdecimal() and name.startswith("0"):
+            warnings.append(f"ignore version directory '{name}' which contains leading zeros in its directory name")
+        else:
+            warnings.append(f"ignore version directory '{name}' which fails to convert to integral number")
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The regular files below a folder; each folder once, whatever links lead to it."""
+    seen: set[tuple[int, int]] = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        status = Path(root).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if name != "__pycache__")
+        yield from (path for path in (Path(root) / name for name in sorted(names)) if path.is_file())
+
+
+def single_file(file: ModelFile, known: Digests | None = None) -> ModelVersion:
+    """A model that is one file, without a repository: its version is 1, its configuration all completed.
+
+    Args:
+        file: and its name.
+        known: see `scan`.
+
+    Raises:
+        ConfigError: it is not a file, or its suffix is no backend's.
+    """
+    path = file.path
+    backend = SUFFIX_BACKEND.get(path.suffix.lower())
+    if backend is None:
+        raise ConfigError(f"'{path}' is not a model file; known suffixes are: {', '.join(SUFFIX_BACKEND)}{_seen(path)}")
+    if not path.is_file():
+        raise ConfigError(f"there is no file '{path}'")
+    config = ModelConfig(name=file.name, backend=backend, batch_size_stated=False, default_model_filename=path.name)
+    folder = path.absolute().parent
+    try:
+        digest = (known or Digests()).of([folder / path.name], folder, b"")
+    except OSError as error:
+        raise ConfigError(f"'{path}' cannot be read: {error.strerror}") from None
+    return ModelVersion(file.name, 1, folder / path.name, folder, infer_backend(config, [path.name]), digest)
+
+
+def _seen(path: Path) -> str:
+    """What a file without a known suffix holds, and what to do with it."""
+    with contextlib.suppress(OSError):
+        if path.is_file() and (kind := kind_of(path)) is not Kind.UNKNOWN:  # a pipe would be waited for
+            return f"; it is {kind.value}: {sniffing.advice(kind)}"
+    return ""

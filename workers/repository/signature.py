@@ -1,0 +1,74 @@
+"""What the inputs of one model version must look like; gives the rows and the shape class of a request. Pure.
+
+A gateway has checked the requests that it publishes; a producer that writes to the topic itself has nobody else to check it.
+Requests look alike, so the verdict is remembered per (names, datatypes, shapes, wanted outputs) and costs one look-up.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from protocol.messages import InferRequest
+from protocol.model_config import ModelConfig
+from protocol.request_check import ModelSignature
+
+MAX_REMEMBERED: Final = 1024
+"""Distinct signatures kept; models with free sizes would fill any memory."""
+
+_Key = tuple[tuple[str, ...], tuple[tuple[str, str, tuple[int, ...]], ...]]
+
+
+class Shape(NamedTuple):
+    """What the scheduler needs to know of a request.
+
+    Attributes:
+        rows: batch elements, 1 for a model that does not batch.
+        shape_class: equal ones may share a batch: per configured input its sizes without the batch dimension, or `-`.
+        order: the indices of the request's inputs in the configuration's order; None where they are in it.
+    """
+
+    rows: int
+    shape_class: str
+    order: tuple[int, ...] | None
+
+
+class Signature:
+    """The check of one model version's requests."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self._signature = ModelSignature(config)
+        self._batching = config.batching
+        self._inputs = config.inputs
+        self._remembered: dict[_Key, Shape] = {}
+
+    def read(self, request: InferRequest) -> Shape:
+        """The request's shape; puts its inputs into the configuration's order, and names no output twice.
+
+        Raises:
+            InvalidArgument: it does not fit the model, in Triton's words where it has some.
+        """
+        if len(request.outputs) > 1:
+            request.outputs = tuple(dict.fromkeys(request.outputs))
+        key = (request.outputs, tuple([(t.name, t.datatype, t.shape) for t in request.inputs]))
+        shape = self._remembered.get(key)
+        if shape is None:
+            shape = self._judge(request)
+            if len(self._remembered) >= MAX_REMEMBERED:
+                self._remembered.clear()
+            self._remembered[key] = shape
+        if shape.order is not None:
+            request.inputs = tuple([request.inputs[index] for index in shape.order])
+        return shape
+
+    def _judge(self, request: InferRequest) -> Shape:
+        rows = self._signature.check(request.inputs, request.outputs, request.label)
+        index_by_name = {tensor.name: index for index, tensor in enumerate(request.inputs)}
+        order = [index_by_name[spec.name] for spec in self._inputs if spec.name in index_by_name]
+        skip = 1 if self._batching else 0
+        classes = [
+            "x".join(map(str, request.inputs[index_by_name[spec.name]].shape[skip:]))
+            if spec.name in index_by_name
+            else "-"
+            for spec in self._inputs
+        ]
+        return Shape(rows, ",".join(classes), None if order == list(range(len(order))) else tuple(order))

@@ -1,0 +1,160 @@
+"""What a batch that has run comes to: outcomes, answers and counts. Nothing of it waits; encoding may happen on any thread."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import structlog
+
+from protocol.errors import Code, FleetError, ModelFailed
+from protocol.messages import Failure, InferRequest
+from protocol.ports import Answer
+from protocol.tensors import Tensor, element_count
+from workers.backends.base import Outcome
+from workers.backends.tracebacks import trace_of
+from workers.instances.inline_policy import Brevity
+from workers.instances.job import Entry, Job, ModelRaised, failure_message
+from workers.results.replies import Answers
+from workers.statistics import Executed, ModelStatistics
+
+_FLOATS: Final = frozenset({"FP16", "FP32", "FP64"})
+
+log = structlog.get_logger(__name__)
+
+
+class Conclusions:
+    """Of one model version.
+
+    Args:
+        answers: makes them.
+        statistics: counts.
+        brevity: learns how long runs take.
+        clock: the fleet's.
+        refuse_nan: an output that is not a number is a failure.
+    """
+
+    def __init__(
+        self,
+        answers: Answers,
+        statistics: ModelStatistics,
+        brevity: Brevity,
+        clock: Callable[[], float],
+        *,
+        refuse_nan: bool,
+    ) -> None:
+        self._answers = answers
+        self._statistics = statistics
+        self._brevity = brevity
+        self._clock = clock
+        self._refuse_nan = refuse_nan
+
+    def outcomes(self, job: Job) -> Sequence[Outcome]:
+        """One per entry of a job that ran without an error.
+
+        Raises:
+            Exception: whatever `split` raises; the batch has no outcomes.
+            ModelFailed: they are too few or too many, or not numbers where that is refused.
+        """
+        outcomes: Sequence[Outcome] = job.executor.split(job.requests, job.raw)
+        if len(outcomes) != len(job.entries):
+            raise ModelFailed(f"it gave {len(outcomes)} answers to {len(job.entries)} requests")
+        if self._refuse_nan:
+            _check_numbers(outcomes)
+        return outcomes
+
+    def failures(self, job: Job, error: BaseException) -> Sequence[Outcome]:
+        """The same failure for all."""
+        message = failure_message(job.executor.name, error)
+        first = job.entries[0].payload
+        log.error(
+            "batch failed", model=first.model, version=first.version, requests=len(job.entries), request=first.id,
+            traceparent=first.traceparent, error=message.partition("\n")[0], **_traced(error),
+        )  # fmt: skip
+        code = error.code if isinstance(error, FleetError) else Code.MODEL_FAILED
+        return [Failure(code, message)] * len(job.entries)
+
+    def encode(self, job: Job, outcomes: Sequence[Outcome]) -> tuple[Sequence[Outcome], list[Answer]]:
+        """The outcomes and their answers; one that cannot be encoded is a failure, and its mates keep theirs."""
+        now = self._clock()
+        try:
+            return outcomes, self._answers.of_batch(job, outcomes, now)
+        except Exception:
+            pairs = [self._encode_one(job, *pair, now) for pair in zip(job.entries, outcomes, strict=True)]
+            return [outcome for outcome, _ in pairs], [answer for _, answer in pairs]
+
+    def _encode_one(self, job: Job, entry: Entry, outcome: Outcome, now: float) -> tuple[Outcome, Answer]:
+        try:
+            return outcome, self._answers.of_batch(job, [outcome], now, [entry])[0]
+        except Exception as exc:
+            log.warning("an answer cannot be encoded", request=entry.payload.id, exc_info=exc)
+            failure = (
+                outcome
+                if isinstance(outcome, Failure)
+                else Failure(Code.MODEL_FAILED, failure_message(job.executor.name, exc))
+            )
+            return failure, self._answers.bare(entry, failure)
+
+    def count(self, job: Job, outcomes: Sequence[Outcome]) -> None:
+        """Into the statistics, before the answers go out."""
+        end = self._clock()
+        enqueued, rows, failed, failed_seconds = [], 0, 0, 0.0
+        for entry, outcome in zip(job.entries, outcomes, strict=True):
+            if isinstance(outcome, Failure):
+                failed += 1
+                failed_seconds += end - entry.enqueued
+            else:
+                enqueued.append(entry.enqueued)
+                rows += entry.rows
+        executed = Executed(
+            job.batch.rows, enqueued, rows, failed, failed_seconds, job.input_end - job.input_start, job.compute_start,
+            job.compute_end, end,
+        )  # fmt: skip
+        self._statistics.executed(executed)
+        if job.compute_start and job.error is None:
+            shape_class, seconds = job.entries[0].shape_class, executed.compute_infer
+            self._statistics.pace.observe(shape_class, job.batch.rows, seconds)
+            if job.executor.anywhere:
+                self._brevity.ran(shape_class, job.batch.rows, seconds, job.cpu, end)
+
+
+def size_of(outcomes: Sequence[Outcome]) -> int:
+    """Bytes of all outputs."""
+    return sum([len(t.data) for outcome in outcomes if not isinstance(outcome, Failure) for t in outcome])
+
+
+def strings_taken(requests: Sequence[InferRequest]) -> int:
+    """BYTES elements of all inputs."""
+    return sum([element_count(t.shape) for request in requests for t in request.inputs if t.datatype == "BYTES"])
+
+
+def strings_given(raw: object) -> float:
+    """Elements of what becomes BYTES outputs; infinite where that is not known before it is split."""
+    if not isinstance(raw, Mapping):
+        return math.inf
+    return sum([array.size for array in raw.values() if isinstance(array, np.ndarray) and array.dtype.kind in "OSU"])
+
+
+def _traced(error: BaseException) -> dict[str, object]:
+    """What the log is to show of where the error was raised: one record with the whole traceback, the model's own frames first."""
+    trace = error.trace if isinstance(error, ModelRaised) else trace_of(error)
+    if trace:
+        return {"exception": trace}
+    return {} if isinstance(error, FleetError) else {"exc_info": error}
+
+
+def _check_numbers(outcomes: Sequence[Outcome]) -> None:
+    for outcome in outcomes:
+        if not isinstance(outcome, Failure):
+            for tensor in outcome:
+                if _has_nan(tensor):
+                    raise ModelFailed(f"output '{tensor.name}' holds a NaN, which the parameter refuse_nan forbids")
+
+
+def _has_nan(tensor: Tensor) -> bool:
+    if tensor.datatype == "BF16":
+        bits = np.frombuffer(tensor.data, "<u2")
+        return bool(np.any((bits & 0x7FFF) > 0x7F80))
+    return tensor.datatype in _FLOATS and bool(np.isnan(tensor.array()).any())

@@ -1,0 +1,89 @@
+"""What goes back to the caller: the terminal answer of each entry, with its times and its batch. Pure.
+
+Invariant: a failure can always be encoded; where its words or its times cannot, it goes without them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from protocol.codec import encode_reply
+from protocol.errors import RETRYABLE, Code
+from protocol.frames import MAX_RECORD
+from protocol.messages import SHOWN_DIGEST, Failure, InferReply, Timing
+from protocol.ports import Answer
+from workers.backends.base import Outcome
+from workers.instances.job import Entry, Job
+
+
+class Answers:
+    """Makes answers in the name of one worker.
+
+    Args:
+        worker: the worker's id.
+        ttl: seconds that a plain call's fence outlives its answer.
+        digest: of the model version's files, which answers of batches name.
+    """
+
+    def __init__(self, worker: str, ttl: float, digest: str = "") -> None:
+        self._worker = worker
+        self._ttl = ttl
+        self._digest = digest[:SHOWN_DIGEST]
+
+    def of_batch(
+        self, job: Job, outcomes: Sequence[Outcome], now: float, entries: Sequence[Entry] | None = None
+    ) -> list[Answer]:
+        """One per entry of a batch that was run, or failed; of all its entries unless some are named.
+
+        Raises:
+            Exception: an outcome, or what its request says of itself, cannot be encoded.
+        """
+        rows, requests, reason = job.batch.rows, len(job.entries), job.batch.reason.value
+        answers = []
+        for entry, outcome in zip(job.entries if entries is None else entries, outcomes, strict=True):
+            request = entry.payload
+            timing = Timing(
+                request.accepted, request.published, entry.fetched, entry.enqueued, job.released, job.compute_start,
+                job.compute_end, now, 0.0, reason, rows, requests, entry.attempt, self._worker, self._digest,
+            )  # fmt: skip
+            answers.append(self._answer(entry, outcome, timing))
+        return answers
+
+    def of_failure(self, entry: Entry, failure: Failure, now: float) -> Answer:
+        """For an entry that did not run."""
+        request = entry.payload
+        timing = Timing(
+            request.accepted, request.published, entry.fetched, entry.enqueued, emitted=now, attempt=entry.attempt,
+            worker=self._worker,
+        )  # fmt: skip
+        try:
+            return self._answer(entry, failure, timing)
+        except Exception:
+            return self.bare(entry, failure)
+
+    def bare(self, entry: Entry, failure: Failure) -> Answer:
+        """A failure without label, times and whatever else could keep it from being encoded."""
+        plain = Failure(failure.code, failure.message.encode(errors="replace").decode())
+        timing = Timing(attempt=entry.attempt, worker=self._worker)
+        request = dataclasses.replace(entry.payload, label="", accepted=0.0)
+        return self._answer(dataclasses.replace(entry, payload=request), plain, timing)
+
+    def _answer(self, entry: Entry, outcome: Outcome, timing: Timing) -> Answer:
+        request = entry.payload
+        reply = InferReply(request.model, request.version, request.label)
+        reply.timing = timing
+        retriable = False
+        if isinstance(outcome, Failure):
+            reply.failure = outcome
+            retriable = outcome.code in RETRYABLE
+        else:
+            reply.outputs = outcome
+        payload = encode_reply(reply)
+        if len(payload) > MAX_RECORD:
+            reply.failure = Failure(
+                Code.TOO_LARGE, f"the outputs have {len(payload)} bytes; an answer may have {MAX_RECORD}"
+            )
+            reply.outputs = ()
+            payload = encode_reply(reply)
+        return Answer(entry.ref, payload, request.reply_to, self._ttl, retriable, request.accepted, request.claimed)

@@ -1,0 +1,96 @@
+"""The way out: answers go to the result store with as few calls as possible, and only then are their records done.
+
+Invariants: what is put is written in order, one call at a time; a call that fails is repeated until it succeeds, and nothing of it
+is taken as done before; `on_settled` is called once for every entry, after the store has its answer (or had one already).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+
+from protocol.ports import Answer, Outcome
+from workers.context import Context
+from workers.instances.job import Entry
+from workers.statistics import ModelStatistics
+
+MAX_ANSWERS: Final = 512
+"""Per call: a store that runs one script at a time should not be held for long."""
+MAX_BYTES: Final = 4 * 1024 * 1024
+
+log = structlog.get_logger(__name__)
+
+
+class Emission:
+    """Answers of one model version on their way to the store.
+
+    Attributes:
+        pending: answers that are not settled.
+    """
+
+    def __init__(
+        self, context: Context, statistics: ModelStatistics, on_settled: Callable[[Sequence[Entry]], None]
+    ) -> None:
+        self._context = context
+        self._statistics = statistics
+        self._on_settled = on_settled
+        self._waiting: collections.deque[tuple[Answer, Entry]] = collections.deque()
+        self._task: asyncio.Task[None] | None = None
+        self._abandoned = False
+        self.pending = 0
+
+    def put(self, answers: Sequence[Answer], entries: Sequence[Entry]) -> None:
+        """Send these; what is put in one turn of the event loop goes out together."""
+        if self._abandoned:
+            return
+        self._waiting.extend(zip(answers, entries, strict=True))
+        self.pending += len(answers)
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._send_all())
+
+    async def drained(self) -> None:
+        """Return once everything put so far is settled."""
+        while self._task is not None:
+            await asyncio.shield(self._task)
+
+    def abandon(self) -> None:
+        """Stop in the middle: the records stay in the log and are delivered again."""
+        self._abandoned = True
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _send_all(self) -> None:
+        try:
+            while self._waiting:
+                await self._send(*self._next_group())
+        finally:
+            self._task = None
+
+    def _next_group(self) -> tuple[list[Answer], list[Entry]]:
+        answers: list[Answer] = []
+        entries: list[Entry] = []
+        size = 0
+        while self._waiting and len(answers) < MAX_ANSWERS and size < MAX_BYTES:
+            answer, entry = self._waiting.popleft()
+            size += len(answer.payload)
+            answers.append(answer)
+            entries.append(entry)
+        return answers, entries
+
+    async def _send(self, answers: list[Answer], entries: list[Entry]) -> None:
+        context = self._context
+        started = context.clock()
+        outcomes = await context.patience.call("finish", lambda: context.results.finish(answers))
+        self._statistics.emit_seconds.observe(context.clock() - started)
+        self.pending -= len(answers)
+        refused = [
+            answer.ref for answer, outcome in zip(answers, outcomes, strict=True) if outcome is not Outcome.WRITTEN
+        ]
+        if refused:
+            # First wins: another delivery, a cancellation or a deadline was there before. The caller has that answer.
+            log.info("answers refused", requests=len(refused), first=refused[0])
+        self._on_settled(entries)

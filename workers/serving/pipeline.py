@@ -1,0 +1,365 @@
+"""A batch's way through an instance: begin attempts, prepare, run, split, encode. Up to `DEPTH` batches per instance overlap.
+
+Invariants: all of it happens on the event loop except running what is not brief, and copying more than `LARGE` bytes; a batch that
+was started comes back through `Owner.answered` or, if none of its entries is left, `Owner.emptied`; entries that leave it before it
+runs go through `Owner.left`; what fails as a whole is an inquest's (`inquests`), which sends parts of it through here again; an
+error of the worker itself on the way is the batch's failure, so that its records end and its place in the instance is free again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Coroutine, Sequence
+from typing import Any, Final, cast
+
+import structlog
+
+from protocol.errors import Code
+from protocol.messages import Failure, InferRequest
+from protocol.model_config import ModelConfig
+from protocol.ports import Answer
+from protocol.tensors import MANY
+from workers.backends.base import Outcome
+from workers.batching.types import Batch
+from workers.context import Context
+from workers.crash_journal import Slot
+from workers.failures.classify import exhausted
+from workers.failures.hang_watch import Watch
+from workers.failures.isolation import Inquests
+from workers.failures.limits import parts
+from workers.failures.parts import Owner, Part
+from workers.instances.executor import Completions, ThreadExecutor, next_free
+from workers.instances.inline_policy import Brevity
+from workers.instances.job import Entry, Executor, Job
+from workers.repository.completion import stated_limit
+from workers.results.outcomes import Conclusions, size_of, strings_given, strings_taken
+from workers.results.replies import Answers
+from workers.statistics import ModelStatistics
+
+LARGE: Final = 1024 * 1024
+"""Bytes of a batch's inputs or outputs above which copying them is left to another thread, as is what has over `MANY` strings."""
+
+log = structlog.get_logger(__name__)
+
+
+class Pipeline:
+    """The instances of one model version and the batches in them."""
+
+    def __init__(
+        self,
+        context: Context,
+        config: ModelConfig,
+        executors: Sequence[Executor],
+        statistics: ModelStatistics,
+        owner: Owner,
+    ) -> None:
+        self.executors: Sequence[Executor] = executors
+        self._context = context
+        self._clock = context.clock
+        self._statistics = statistics
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._brevity = Brevity()
+        self._conclusions = Conclusions(
+            Answers(context.worker, context.fence_ttl, context.digest), statistics, self._brevity, context.clock,
+            refuse_nan=config.parameters.get("refuse_nan", "").lower() == "true",
+        )  # fmt: skip
+        self._takes_strings = any(spec.datatype == "BYTES" for spec in config.inputs)
+        self._gives_strings = any(spec.datatype == "BYTES" for spec in config.outputs)
+        rows = max(1, config.max_batch_size)
+        self._inquests = Inquests(statistics, owner, context.clock, self._launch, rows, context.max_attempts)
+        self._watch = Watch(statistics.pace, stated_limit(config.parameters, config.name), context.clock)
+        self._rows = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        completions = Completions(self._loop, self._finished)
+        self._slots: list[Slot] = []
+        for executor in executors:
+            executor.deliver_to(completions)
+            if context.journal is not None and isinstance(executor, ThreadExecutor):
+                executor.slot = context.journal.open()
+                self._slots += [executor.slot] if executor.slot is not None else []
+
+    @property
+    def running_rows(self) -> int:
+        """In batches that were started and are not answered."""
+        return self._rows + self._inquests.rows
+
+    def free(self) -> Executor | None:
+        """The instance that should take the next batch; None where all have enough."""
+        if not self._inquests:
+            return next_free(self.executors)
+        executors = [executor for executor in self.executors if not self._inquests.at(executor)]
+        return next_free(executors) if executors else None
+
+    def problem(self) -> str:
+        """Why nobody should send requests now; "" while nothing speaks against it."""
+        stuck = [job.executor.name for job in self._watch.stuck]
+        return f"instance {stuck[0]} hangs with a batch" if stuck else self._inquests.problem()
+
+    def start(self, batch: Batch[InferRequest], executor: Executor) -> None:
+        """Send the batch on its way; `executor` must hold fewer than `DEPTH`."""
+        executor.held += 1
+        self._rows += batch.rows
+        self._statistics.releases[batch.reason.value] += 1
+        job = Job(batch, cast("list[Entry]", batch.items), executor)
+        alone = False
+        for entry in job.entries:
+            entry.job = job
+            alone = alone or entry.alone
+        if alone or self._inquests.caps:
+            self._enter(job)
+        else:
+            self._begin(job)
+
+    def abandon(self) -> None:
+        """Stop in the middle, as a crash would: what is in flight is delivered again."""
+        self._inquests.abandon()
+        self._watch.stop()
+        while self._slots and self._context.journal is not None:
+            self._context.journal.give_back(self._slots.pop())
+        for task in self._tasks:
+            task.cancel()
+
+    # --- before it runs ----------------------------------------------------------------------------------------------
+
+    def _begin(self, job: Job) -> None:
+        if any(entry.suspect for entry in job.entries):
+            self._spawn(self._guarded(self._begin_attempts(job), job))
+        else:
+            self._prepare(job)
+
+    async def _begin_attempts(self, job: Job) -> None:
+        """What may have been delivered before gets an attempt number, or turns out to be answered."""
+        context = self._context
+        suspects = [entry for entry in job.entries if entry.suspect]
+        refs = [entry.ref for entry in suspects]
+        attempts = await context.patience.call(
+            "start", lambda: context.results.start(refs, context.runner, context.fence_ttl)
+        )
+        for entry, attempt in zip(suspects, attempts, strict=True):
+            entry.attempt = attempt
+            entry.suspect = False
+            entry.begun = True
+            if attempt > 1:
+                self._statistics.redeliveries += 1
+        self._remove(job, [(entry, None) for entry in job.entries if entry.attempt == 0])
+        self._bury_exhausted(job)
+        self._again(job)
+
+    def _bury_exhausted(self, job: Job) -> None:
+        """What was begun too often is not run again where the whole worker may die of it."""
+        limit = math.inf if job.executor.isolated else self._context.max_attempts
+        gone = [entry for entry in job.entries if entry.attempt > limit]
+        mates = job.inquest.mates if isinstance(job, Part) else [entry.payload.id for entry in job.entries]
+        self._take_out(job, gone)
+        for entry in gone:
+            self._owner.bury(entry, *exhausted(entry, entry.attempt - 1, mates))
+
+    def _again(self, job: Job) -> None:
+        """Time has passed since the batch was formed: what is late or cancelled leaves it, the rest goes on."""
+        now = self._clock()
+        leaving: list[tuple[Entry, Failure | None]] = []
+        for entry in job.entries:
+            if entry.cancelled:
+                leaving.append((entry, Failure(Code.CANCELLED, "the request was cancelled before its batch ran")))
+            elif entry.late(now):
+                leaving.append((entry, Failure(Code.DEADLINE_EXCEEDED, "the deadline passed before the batch ran")))
+        self._remove(job, leaving)
+        if job.entries:
+            job.withdrawn = job.stale = False
+            self._enter(job)
+            return
+        self._release(job)
+        if isinstance(job, Part):
+            self._inquests.skipped(job)
+        else:
+            self._owner.emptied(job)
+            self._owner.freed()
+
+    def _remove(self, job: Job, leaving: Sequence[tuple[Entry, Failure | None]]) -> None:
+        self._take_out(job, [entry for entry, _ in leaving])
+        for entry, failure in leaving:
+            self._owner.left(entry, failure)
+
+    def _take_out(self, job: Job, leaving: Sequence[Entry]) -> None:
+        if leaving:
+            gone = {id(entry) for entry in leaving}
+            job.entries = [entry for entry in job.entries if id(entry) not in gone]
+            rows = sum(entry.rows for entry in leaving)
+            job.batch.rows -= rows
+            self._rows -= rows
+
+    def _launch(self, part: Part) -> None:
+        """Send a part of an earlier batch on its way."""
+        part.executor.held += 1
+        self._rows += part.batch.rows
+        try:
+            self._again(part)
+        except Exception as exc:
+            self._broken(part, exc)
+
+    def _enter(self, job: Job) -> None:
+        """Run the batch as it is, or in parts: memory is short, or some of it must run alone.
+
+        On a thread the whole worker dies of a bad request. What was begun in an earlier delivery runs alone there, and its next
+        attempt begins right before: whoever waits behind a crasher must not be taken for one.
+        """
+        if not isinstance(job, Part):
+            alone = [] if job.executor.isolated else [e for e in job.entries if e.alone or e.attempt > 1]
+            cap = self._inquests.caps.cap(job.entries[0].shape_class, self._clock())
+            made = parts(job.entries, cap, alone)
+            if len(made) > 1:
+                self._release(job)
+                self._inquests.divide(job, made)
+                return
+        self._begin(job)
+
+    def _prepare(self, job: Job) -> None:
+        job.not_after = min([entry.deadline for entry in job.entries if entry.deadline is not None], default=math.inf)
+        if self._slots:  # those that the store knows of already need no note
+            job.note = "\n".join([entry.ref for entry in job.entries if not entry.begun]).encode()
+        size = sum([entry.nbytes for entry in job.entries])
+        if size > LARGE or (self._takes_strings and not job.executor.isolated and strings_taken(job.requests) > MANY):
+            self._spawn(self._guarded(self._prepare_large(job), job))
+        else:
+            self._stack(job)
+            self._submit(job)
+
+    async def _prepare_large(self, job: Job) -> None:
+        await self._loop.run_in_executor(None, self._stack, job)
+        self._submit(job)
+
+    def _stack(self, job: Job) -> None:
+        job.input_start = self._clock()
+        try:
+            job.prepared = job.executor.prepare(job.requests)
+        except Exception as exc:
+            job.error = exc
+        job.input_end = self._clock()
+
+    def _submit(self, job: Job) -> None:
+        if job.error is None:
+            if not self._is_brief(job):
+                self._watch.begin(job)
+                job.executor.submit(job)
+                return
+            job.executor.run_here(job)
+        self._loop.call_soon(self._finished, [job])
+
+    def _is_brief(self, job: Job) -> bool:
+        """Whether running the batch right here costs less than handing it over would."""
+        executor = job.executor
+        if not executor.anywhere or executor.held > 1:
+            return False
+        return self._brevity.expected(job.entries[0].shape_class, job.batch.rows, job.input_end)
+
+    # --- after it ran ------------------------------------------------------------------------------------------------
+
+    def _finished(self, jobs: list[Job]) -> None:
+        ran = []
+        for job in jobs:
+            self._watch.end(job)
+            if job.stale:
+                try:
+                    self._again(job)
+                except Exception as exc:
+                    self._broken(job, exc)
+                continue
+            self._release(job)
+            if job.error is None:
+                ran.append(job)
+            else:
+                self._troubled(job, job.error)
+        idle = any(executor.held == 0 for executor in self.executors)
+        if idle:
+            self._owner.freed()  # it can run while the answers below are made
+        for job in ran:
+            self._answer(job)
+        if not idle:
+            self._owner.freed()
+
+    def _release(self, job: Job) -> None:
+        job.executor.held -= 1
+        self._rows -= job.batch.rows
+        if self._inquests:
+            self._inquests.advance(job.executor)
+
+    def _troubled(self, job: Job, error: BaseException) -> None:
+        """The batch gave no answers; its requests run again, or fail with it."""
+        told = self._inquests.failed(job, error)
+        if told is not None:
+            self._fail(job, told)
+
+    def _fail(self, job: Job, error: BaseException) -> None:
+        self._emit(job, *self._conclusions.encode(job, self._conclusions.failures(job, error)))
+
+    def _broken(self, job: Job, error: Exception) -> None:
+        """The worker itself went wrong on a batch that is in its instance's count: its requests go on one by one, or end."""
+        log.error("a batch went wrong in the worker", instance=job.executor.name, exc_info=error)
+        self._release(job)
+        if isinstance(job, Part):
+            job.inquest.inquiry.skipped()
+        elif not job.entries:
+            self._owner.emptied(job)
+        if isinstance(job, Part) or len(job.entries) == 1:
+            self._fail(job, error)
+        elif job.entries:
+            self._inquests.divide(job, [(entry,) for entry in job.entries])
+        self._owner.freed()
+
+    def _answer(self, job: Job) -> None:
+        if self._gives_strings and not job.executor.isolated and strings_given(job.raw) > MANY:
+            self._spawn(self._answer_strings(job))
+            return
+        try:
+            outcomes = self._conclusions.outcomes(job)
+        except Exception as exc:
+            self._troubled(job, exc)
+        else:
+            self._conclude(job, outcomes)
+
+    async def _answer_strings(self, job: Job) -> None:
+        try:
+            outcomes = await self._loop.run_in_executor(None, self._conclusions.outcomes, job)
+        except Exception as exc:
+            self._troubled(job, exc)
+        else:
+            self._conclude(job, outcomes)
+
+    def _conclude(self, job: Job, outcomes: Sequence[Outcome]) -> None:
+        self._inquests.succeeded(job)
+        if size_of(outcomes) > LARGE:
+            self._spawn(self._answer_large(job, outcomes))
+        else:
+            self._emit(job, *self._conclusions.encode(job, outcomes))
+
+    async def _answer_large(self, job: Job, outcomes: Sequence[Outcome]) -> None:
+        try:
+            made = await self._loop.run_in_executor(None, self._conclusions.encode, job, outcomes)
+        except Exception as exc:
+            self._fail(job, exc)
+        else:
+            self._emit(job, *made)
+
+    def _emit(self, job: Job, outcomes: Sequence[Outcome], answers: list[Answer]) -> None:
+        try:
+            self._conclusions.count(job, outcomes)
+        except Exception as exc:  # an answer is worth more than a number
+            log.error("a batch was not counted", instance=job.executor.name, exc_info=exc)
+        job.raw = None
+        if isinstance(job, Part):
+            self._inquests.answered(job, answers)
+        else:
+            self._owner.answered(job, answers)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guarded(self, step: Coroutine[Any, Any, None], job: Job) -> None:
+        try:
+            await step
+        except Exception as exc:
+            self._broken(job, exc)

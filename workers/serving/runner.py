@@ -1,0 +1,371 @@
+"""The driver of one model version: a turn is expire, take, prepare, run; what has run is split, emitted and marked done.
+
+Invariants: everything here happens on the event loop; every entry that was added leaves exactly once, through `Source.settled`
+(its answer is in the store) or `forget` (its partition is another worker's now); a record is done only after its answer is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import itertools
+import math
+from collections.abc import Collection, Sequence
+from typing import Final, Protocol, cast
+
+from protocol.dead_letter import Letter
+from protocol.errors import Code
+from protocol.messages import Failure, InferRequest
+from protocol.model_config import ModelConfig
+from protocol.ports import Answer, Cancel
+from workers.batching import for_config
+from workers.batching.types import Reject, Rejection, Scheduler
+from workers.context import Context
+from workers.instances.job import Entry, Executor, Job
+from workers.results.replies import Answers
+from workers.results.writer import Emission
+from workers.serving.pipeline import Pipeline
+from workers.statistics import ModelStatistics, Reason
+
+BATCHES_PER_INSTANCE: Final = 3
+"""Maximum batches here per instance: one that runs, one staged, one that is being put together."""
+
+
+class Source(Protocol):
+    """Where a runner's entries come from."""
+
+    def backlog(self) -> int:
+        """Records known to be in the log and not yet fetched."""
+
+    def settled(self, entries: Sequence[Entry]) -> None:
+        """These have their answer: their records are done."""
+
+    def bury(self, entry: Entry, letter: Letter, failure: Failure) -> None:
+        """The record goes to the dead letters; then the entry comes back through `Runner.refuse`."""
+
+    def opened(self) -> None:
+        """There may be room for more."""
+
+
+class Runner:
+    """Batches, runs and answers the entries of one model version.
+
+    Args:
+        context: the worker's.
+        config: complete.
+        executors: the loaded instances, at least one.
+        statistics: counts what happens here.
+        source: gives the entries.
+        max_bytes: of entries that wait or run.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        config: ModelConfig,
+        executors: Sequence[Executor],
+        statistics: ModelStatistics,
+        source: Source,
+        max_bytes: int,
+    ) -> None:
+        self._context = context
+        self._clock = context.clock
+        self._statistics = statistics
+        self._source = source
+        self._max_rows = BATCHES_PER_INSTANCE * max(1, config.max_batch_size) * len(executors)
+        self._max_bytes = max_bytes
+        self._max_queue_size = _max_queue_size(config)
+        self._scheduler: Scheduler[InferRequest] = for_config(config.max_batch_size, config.dynamic_batching)
+        self.ordered = config.dynamic_batching is not None and config.dynamic_batching.preserve_ordering
+        self._pipeline = Pipeline(context, config, executors, statistics, self)
+        self._answers = Answers(context.worker, context.fence_ttl)
+        self._emission = Emission(context, statistics, self._settle)
+        self._entries: dict[str, Entry] = {}
+        self._nbytes = 0
+        self._followers = self._followers_rows = 0
+        self._rows_per_request = 1.0
+        self._withheld: dict[int, tuple[Job, list[Answer]]] = {}
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._wakes = math.inf
+        self._empty = asyncio.Event()
+
+    # --- what is here ------------------------------------------------------------------------------------------------
+
+    @property
+    def queued_requests(self) -> int:
+        """Requests that wait to be put in a batch."""
+        return self._scheduler.depth
+
+    @property
+    def queued_rows(self) -> int:
+        """Rows that wait to be put in a batch."""
+        return self._scheduler.rows
+
+    @property
+    def running_rows(self) -> int:
+        """Rows in batches that run or are about to."""
+        return self._pipeline.running_rows
+
+    @property
+    def in_flight(self) -> int:
+        """Requests taken in whose answer is not yet in the store; refused ones not counted."""
+        return len(self._entries) + self._followers
+
+    def oldest_published(self) -> float | None:
+        """When the oldest request here was published; None where there is none."""
+        first = next(iter(self._entries.values()), None)
+        return None if first is None else first.published or first.enqueued
+
+    def room(self) -> int:
+        """How many more requests may be taken in; 0 while the store is failing."""
+        if self._context.patience.failing or self._nbytes >= self._max_bytes:
+            return 0
+        if self._emission.pending > 2 * self._max_rows:
+            return 0
+        rows = self._max_rows - self._scheduler.rows - self._pipeline.running_rows - self._followers_rows
+        if rows > 0:
+            return math.ceil(rows / self._rows_per_request)
+        # A bounded queue answers what it cannot take, so what is over its bound must be fetched and seen.
+        over = self._max_queue_size + 1 - self._scheduler.depth - self._followers
+        return max(0, over) if self._max_queue_size else 0
+
+    def problem(self) -> str:
+        """Why nobody should send requests now; "" while nothing speaks against it."""
+        return self._pipeline.problem()
+
+    # --- in ----------------------------------------------------------------------------------------------------------
+
+    def add(self, entry: Entry) -> None:
+        """Queue the entry, or answer why not. Call `turn` after the last of a group."""
+        leader = self._entries.get(entry.ref)
+        if leader is None:
+            self._lead(entry)
+            return
+        entry.suspect = True  # the same request again: see what became of the first one before running it twice
+        if leader.followers is None:
+            leader.followers = collections.deque()
+        leader.followers.append(entry)
+        self._count(entry, 1)
+
+    def _lead(self, entry: Entry) -> bool:
+        """Queue the entry, or answer why not; whether it was queued."""
+        rejection = self._scheduler.add(entry, entry.enqueued)
+        if rejection is None:
+            self._entries[entry.ref] = entry
+            self._nbytes += entry.nbytes
+            self._rows_per_request += 0.1 * (entry.rows - self._rows_per_request)
+        elif rejection.reason is not Reject.DRAINING:  # then the record stays in the log for another worker
+            self._reject(entry, rejection)
+        return rejection is None
+
+    def _count(self, follower: Entry, sign: int) -> None:
+        """One that waits for another's end takes room like any other."""
+        self._followers += sign
+        self._followers_rows += sign * follower.rows
+        self._nbytes += sign * follower.nbytes
+
+    def _succeed(self, leader: Entry) -> bool:
+        """The next of those that waited for this one takes its place, and the others wait for that; whether there is one."""
+        waiting, leader.followers = leader.followers, None
+        while waiting:
+            heir = waiting.popleft()
+            self._count(heir, -1)
+            if self._lead(heir):
+                heir.followers, heir.heirs = waiting, len(waiting)
+                return True
+        return False
+
+    def refuse(self, entry: Entry, failure: Failure, reason: Reason) -> None:
+        """Answer an entry, queued here or not, with a failure; it must not be in a batch any more."""
+        now = self._clock()
+        self._statistics.failed(reason, now - entry.enqueued)
+        self._emission.put([self._answers.of_failure(entry, failure, now)], [entry])
+
+    def _reject(self, entry: Entry, rejection: Rejection) -> None:
+        self._statistics.rejections[rejection.reason.value] += 1
+        self.refuse(entry, Failure(rejection.code, rejection.message), Reason.REJECTED)
+
+    def cancel(self, cancel: Cancel) -> None:
+        """Answer CANCELLED what is meant, is here and has not started.
+
+        Each record goes by its own stamp: behind one that is cancelled may wait one of a later run under the same key, and behind
+        one of a later run a repetition of the earlier. A follower that is meant leaves when its turn comes, before it runs.
+        """
+        entry = self._entries.get(cancel.ref)
+        if entry is None:
+            return
+        for follower in entry.followers or ():
+            follower.cancelled = follower.cancelled or follower.payload.accepted <= cancel.until
+        if entry.payload.accepted > cancel.until:
+            return
+        if self._scheduler.cancel(cancel.ref) is not None:
+            self.refuse(entry, Failure(Code.CANCELLED, "the request was cancelled while it waited"), Reason.CANCELED)
+        else:
+            entry.cancelled = True
+            if entry.job is not None:
+                entry.job.withdrawn = True  # the instance's thread gives the batch back if it has not started
+
+    def forget(self, owned: Collection[int]) -> None:
+        """Drop what waits here from partitions that are another's now; what runs is finished."""
+        for entry in list(self._entries.values()):
+            self._forget_followers(entry, owned)
+            if entry.partition not in owned and self._scheduler.cancel(entry.ref) is not None:
+                self._drop(entry)
+                self._succeed(entry)
+        self._note_if_empty()
+
+    def _forget_followers(self, leader: Entry, owned: Collection[int]) -> None:
+        waiting = leader.followers
+        if waiting is None or all(follower.partition in owned for follower in waiting):
+            return
+        for follower in waiting:
+            if follower.partition not in owned:
+                self._count(follower, -1)
+        leader.heirs = sum(follower.partition in owned for follower in itertools.islice(waiting, leader.heirs))
+        leader.followers = collections.deque(follower for follower in waiting if follower.partition in owned)
+
+    # --- the turn ----------------------------------------------------------------------------------------------------
+
+    def turn(self) -> None:
+        """Expire, take, prepare, run; then sleep until the next decision is due."""
+        now = self._clock()
+        for item in self._scheduler.expire(now):
+            self.refuse(cast("Entry", item), _expiry(item.late(now)), Reason.REJECTED)
+        if self._scheduler.depth == 0:
+            return
+        pipeline = self._pipeline
+        backlog = self._source.backlog() if pipeline.free() is not None else 0
+        while (executor := pipeline.free()) is not None:
+            batch = self._scheduler.take(now, backlog_rows=backlog, idle=executor.held == 0)
+            if batch is None:
+                break
+            pipeline.start(batch, executor)
+        self._sleep(now, backlog, idle=executor is not None and executor.held == 0)
+
+    def _sleep(self, now: float, backlog: int, *, idle: bool) -> None:
+        """One timer; one that is due earlier than needed stays, as a turn too many changes nothing."""
+        wake = self._scheduler.wake_at(backlog_rows=backlog, idle=idle)
+        if wake is None or wake >= self._wakes:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._wakes = wake
+        self._timer = self._loop.call_later(max(0.0, wake - now), self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._wakes = math.inf
+        self.turn()
+
+    # --- what comes back (pipeline.Owner) ----------------------------------------------------------------------------
+
+    def left(self, entry: Entry, failure: Failure | None) -> None:
+        """See `Owner.left`."""
+        if failure is None:
+            answered = [entry, *self._heirs(entry)]
+            self._statistics.already_answered += len(answered)
+            self._settle(answered)
+        else:
+            reason = Reason.CANCELED if failure.code is Code.CANCELLED else Reason.REJECTED
+            self.refuse(entry, failure, reason)
+
+    def partly(self, entries: Sequence[Entry], answers: list[Answer]) -> None:
+        """See `Owner.partly`."""
+        self._emission.put(answers, entries)
+
+    def bury(self, entry: Entry, letter: Letter, failure: Failure) -> None:
+        """See `Owner.bury`."""
+        self._source.bury(entry, letter, failure)
+
+    def answered(self, job: Job, answers: list[Answer]) -> None:
+        """See `Owner.answered`."""
+        self._withheld[job.batch.sequence] = (job, answers)
+        self._emit_in_order(job)
+
+    def emptied(self, job: Job) -> None:
+        """See `Owner.emptied`."""
+        self._withheld[job.batch.sequence] = (job, [])
+        self._emit_in_order(job)
+
+    def freed(self) -> None:
+        """See `Owner.freed`."""
+        self.turn()
+        self._source.opened()
+
+    def _emit_in_order(self, job: Job) -> None:
+        for batch in self._scheduler.completed(job.batch, self._clock()):
+            ready, answers = self._withheld.pop(batch.sequence)
+            if answers:
+                self._emission.put(answers, ready.entries)
+
+    def _heirs(self, leader: Entry) -> Sequence[Entry]:
+        """Those that waited for this one before it asked the store, and so have the answer that it found there."""
+        waiting, count, leader.heirs = leader.followers, leader.heirs, 0
+        heirs = [waiting.popleft() for _ in range(count)] if waiting is not None else []
+        for heir in heirs:
+            self._count(heir, -1)
+        return heirs
+
+    def _settle(self, entries: Sequence[Entry]) -> None:
+        """The answers are kept: the records are done. A repetition that waited for one now finds the answer, or runs."""
+        succeeded = False
+        for entry in entries:
+            if self._entries.get(entry.ref) is entry:
+                self._drop(entry)
+                succeeded = self._succeed(entry) or succeeded
+        if succeeded:
+            self.turn()
+        self._note_if_empty()
+        self._source.settled(entries)
+        self._source.opened()
+
+    def _drop(self, entry: Entry) -> None:
+        del self._entries[entry.ref]
+        self._nbytes -= entry.nbytes
+        entry.job = None
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Nothing more will be added: run what is here without waiting for more."""
+        self._scheduler.drain()
+        self.turn()
+
+    async def drained(self) -> None:
+        """Return once everything that was added is answered."""
+        self._note_if_empty()
+        await self._empty.wait()
+        await self._emission.drained()
+
+    def abandon(self) -> None:
+        """Stop in the middle, as a crash would: what is not answered is delivered again."""
+        self._scheduler.drain()
+        self._pipeline.abandon()
+        self._emission.abandon()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _note_if_empty(self) -> None:
+        if self._entries:
+            self._empty.clear()
+        else:
+            self._empty.set()
+
+
+def _expiry(late: bool) -> Failure:
+    """A deadline is the caller's, a queue timeout the model's (Triton's words)."""
+    if late:
+        return Failure(Code.DEADLINE_EXCEEDED, "the deadline passed while the request waited")
+    return Failure(Code.UNAVAILABLE, "Request timeout expired")
+
+
+def _max_queue_size(config: ModelConfig) -> int:
+    """Requests that the model's queue may hold over all its levels; 0 is unbounded."""
+    batching = config.dynamic_batching
+    if batching is None or not config.batching:
+        return 0
+    own = [policy.max_queue_size for policy in batching.priority_queue_policies.values()]
+    others = max(1, batching.priority_levels) - len(own)
+    sizes = [*own, batching.default_queue_policy.max_queue_size] if others > 0 else own
+    return 0 if 0 in sizes else sum(own) + max(0, others) * batching.default_queue_policy.max_queue_size

@@ -1,0 +1,132 @@
+"""One loaded model version that takes requests: its intake, its runner and its instances."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import structlog
+
+from protocol.errors import Code, Unavailable
+from protocol.messages import Failure, ModelLoad, ModelState
+from workers.context import Context
+from workers.instances.loaded import LoadedModel
+from workers.intake.consumer import Intake
+from workers.intake.decoder import Reader
+from workers.repository.signature import Signature
+from workers.retry import Patience
+from workers.serving.runner import Runner
+from workers.statistics import ModelStatistics
+
+LAG_INTERVAL = 0.1
+"""Seconds between looks at the lag of a topic that is being drained."""
+
+log = structlog.get_logger(__name__)
+
+
+class Serving:
+    """A version from its first request to its last.
+
+    Args:
+        context: the worker's.
+        loaded: the instances.
+        max_bytes: of requests that wait or run.
+
+    Attributes:
+        key: (model, version).
+        last_lag: of the last heartbeat.
+    """
+
+    def __init__(self, context: Context, loaded: LoadedModel, max_bytes: int) -> None:
+        version = loaded.version
+        self.key = (version.model, str(version.version))
+        self.loaded = loaded
+        self.statistics = ModelStatistics()
+        self.last_lag = 0
+        context = self._context = context.of_a_model(version.digest)
+        reader = Reader(context.names, Signature(version.config), *self.key)
+        self.intake = Intake(context, reader, self.statistics, version.digest)
+        self.runner = Runner(context, version.config, loaded.executors, self.statistics, self.intake, max_bytes)
+
+    @property
+    def patience(self) -> Patience:
+        """What of its calls fails."""
+        return self._context.patience
+
+    @property
+    def topic(self) -> str:
+        """Where its requests come from; also its group."""
+        return self.intake.topic
+
+    async def open(self) -> None:
+        """Take requests from now on; the topic is there."""
+        await self.intake.open(self.runner)
+
+    async def finish(self, grace: float) -> bool:
+        """Take nothing new and answer what is here; whether that was done within `grace` seconds."""
+        self.intake.pause()
+        self.runner.drain()
+        try:
+            async with asyncio.timeout(grace):
+                await self.runner.drained()
+        except TimeoutError:
+            log.warning("requests were left; they stay in the log", topic=self.topic, requests=self.runner.in_flight)
+            return False
+        return True
+
+    async def empty(self, grace: float) -> None:
+        """Serve the topic until nothing is left in this worker's partitions; what is left after `grace` seconds is refused."""
+        if await self._emptied(grace):
+            return
+        model, version = self.key
+        self.intake.refuse_all(Failure(Code.UNAVAILABLE, f"model '{model}' version {version} has been unloaded"))
+        if not await self._emptied(grace):
+            log.warning("requests were left in the topic of an unloaded model", topic=self.topic, lag=await self._lag())
+
+    async def _emptied(self, within: float) -> bool:
+        """Whether the lag came down to nothing within so many seconds."""
+        deadline = self._context.clock() + within
+        while await self._lag() > 0:
+            if self._context.clock() >= deadline:
+                return False
+            await asyncio.sleep(LAG_INTERVAL)
+        return True
+
+    async def close(self, *, evict: bool = True) -> None:
+        """Commit, leave the group and free the instances."""
+        await self.intake.close(evict=evict)
+        self.runner.abandon()
+        await self.loaded.close()
+
+    def abandon(self) -> None:
+        """Stop in the middle, as a crash would."""
+        self.intake.abandon()
+        self.runner.abandon()
+
+    async def load(self, state: ModelState) -> ModelLoad:
+        """What the heartbeat says of it."""
+        runner = self.runner
+        self.last_lag = await self._lag()
+        return ModelLoad(
+            *self.key,
+            state,
+            partitions=tuple(sorted(self.intake.owned)),
+            queued_rows=runner.queued_rows,
+            queued_requests=runner.queued_requests,
+            running_rows=runner.running_rows,
+            lag=self.last_lag,
+            oldest_age=self.oldest_age(),
+            seconds_per_row=self.statistics.pace.seconds_per_row(),
+            statistics=self.statistics.to_json(),
+            digest=self.loaded.version.digest,
+        )
+
+    def oldest_age(self) -> float:
+        """Seconds since the oldest request here was published; 0 where there is none."""
+        oldest = self.runner.oldest_published()
+        return 0.0 if oldest is None else max(0.0, self._context.clock() - oldest)
+
+    async def _lag(self) -> int:
+        with contextlib.suppress(Unavailable):
+            return await self.intake.lag()
+        return self.runner.in_flight

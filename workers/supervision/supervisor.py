@@ -1,0 +1,328 @@
+"""A small process that keeps one worker process alive and speaks for it. It imports no framework: nothing but the machine stops it.
+
+It starts the worker, relays its heartbeats to the store even while the worker is too busy to send any, starts it again when it
+dies, and sends Kafka LeaveGroup for the dead: for its own worker at once, for another's after its silence (`peers`).
+
+Invariants: the worker's id, and so its static membership, stays the same over restarts; while the worker process lives, its newest
+heartbeat is repeated with a new time, until it was silent for too long and is killed; the dead member is removed before its
+successor starts, which would be taken for it; a worker that ends with exit code 0 or 2 (told to stop, wrongly set up) is not
+started again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import signal
+import sys
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, Final
+
+import structlog
+
+from protocol.errors import CodecError, FleetError
+from protocol.heartbeat_codec import decode_heartbeat
+from protocol.messages import Heartbeat
+from protocol.runtime.loop import end_soon, spare_collector
+from protocol.transport import Transport, open_transport
+from protocol.transport.settings import TransportSettings
+from workers.context import runner_name
+from workers.crash_journal import Legacy
+from workers.settings import WorkerSettings, made_up_id, to_environment
+from workers.supervision.peers import Peers
+from workers.system import cpu_yield
+from workers.system.backoff import Backoff
+from workers.system.framing import frames
+
+BEAT_INTERVAL: Final = 0.5
+CALL_TIMEOUT: Final = 2.0
+"""Seconds for one call of the store or the broker; a slower one is as good as none."""
+WEDGED_AFTER: Final = 240
+"""Beats of the supervisor without one of the worker, two minutes, after which a worker that lives is killed: its partitions are
+others' long since, and by itself it will not come back. Counted, not timed, so that a machine that stood still kills nobody."""
+KILL_AFTER: Final = 10.0
+"""Seconds after the drain grace in which a worker must have ended by itself."""
+INTERRUPTED: Final = 1.4
+"""Seconds after SIGINT in which a worker must have ended by itself."""
+NO_RESTART: Final = frozenset({0, 2})
+"""Exit codes after which the same start would end the same way."""
+
+log = structlog.get_logger(__name__)
+
+
+class Supervisor:
+    """One worker process and its place in the fleet.
+
+    Args:
+        worker: the worker's id.
+        command: starts the worker; it finds the pipe for its heartbeats in PENSTOCK_HEARTBEAT_FD.
+        environment: of the worker process.
+        transport: open; only its bus and its directory are used.
+        drain_grace: seconds that the worker may take to end after SIGTERM.
+        fence_ttl: seconds that the store keeps the attempts of what a dead worker was running.
+    """
+
+    def __init__(
+        self,
+        worker: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        transport: Transport,
+        drain_grace: float,
+        fence_ttl: float = 300.0,
+    ) -> None:
+        self._worker = worker
+        self._command = command
+        self._environment = environment
+        self._transport = transport
+        self._drain_grace = drain_grace
+        self._fence_ttl = fence_ttl
+        self._legacy: Legacy
+        self._peers = Peers(worker)
+        self._beat: Heartbeat | None = None
+        self._missed = 0
+        self._process: asyncio.subprocess.Process | None = None
+        self._asked = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._interrupted = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def pid(self) -> int | None:
+        """The worker process's, while there is one."""
+        process = self._process
+        return process.pid if process is not None and process.returncode is None else None
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Have the worker drain and end; it is not started again. A second call ends its draining.
+
+        Args:
+            number: of the signal that the worker is sent. With SIGINT, a person's, it gets only `INTERRUPTED` seconds.
+        """
+        self._asked.set()
+        self._interrupted = self._interrupted or number == signal.SIGINT
+        if self._interrupted:
+            self._hurry.set()
+        self._signal(signal.Signals(number))
+
+    async def run(self) -> int:
+        """Keep the worker alive until it is told to stop; returns its exit code."""
+        self._legacy = Legacy()
+        beating = asyncio.get_running_loop().create_task(self._beat_forever())
+        try:
+            return await self._restart_forever()
+        finally:
+            beating.cancel()
+            for task in tuple(self._tasks):
+                task.cancel()
+            await asyncio.gather(beating, *self._tasks, return_exceptions=True)
+            self._legacy.close()
+
+    # --- the process -------------------------------------------------------------------------------------------------
+
+    async def _restart_forever(self) -> int:
+        loop = asyncio.get_running_loop()
+        backoff = Backoff()
+        while True:
+            started = loop.time()
+            code = await self._run_once()
+            if self._asked.is_set() or code in NO_RESTART:
+                return code
+            pause = backoff.after(loop.time() - started)
+            log.error(
+                "the worker process died; it is started again",
+                worker=self._worker,
+                exit_code=code,
+                pause=round(pause, 2),
+            )
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._asked.wait()
+            if self._asked.is_set():
+                return code
+
+    async def _run_once(self) -> int:
+        """Start the worker and wait for its end."""
+        reader, writer = os.pipe()
+        try:
+            process = self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                env={
+                    **self._environment,
+                    "PENSTOCK_WORKER": self._worker,
+                    "PENSTOCK_HEARTBEAT_FD": str(writer),
+                    "PENSTOCK_JOURNAL_FD": str(self._legacy.descriptor),
+                },
+                pass_fds=(writer, self._legacy.descriptor),
+                start_new_session=True,  # a terminal's Ctrl-C reaches the supervisor, which passes it on
+            )
+        finally:
+            os.close(writer)
+        if self._asked.is_set():
+            self._signal(signal.SIGINT if self._interrupted else signal.SIGTERM)
+        reading = asyncio.get_running_loop().create_task(self._read_beats(reader))
+        try:
+            return await self._ended(process)
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+            last, self._beat = self._beat, None
+            await self._name_suspects("" if last is None else last.incarnation)
+            if last is not None:
+                await self._evict(last)
+
+    async def _name_suspects(self, incarnation: str) -> None:
+        """What the dead worker was running has had an attempt; its next owner must know before it gets the partitions."""
+        suspects = self._legacy.take()
+        if not suspects:
+            return
+        log.warning("requests were running when the worker died; each runs alone next", requests=len(suspects))
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT):
+                await self._transport.results.start(suspects, runner_name(self._worker, incarnation), self._fence_ttl)
+        except (FleetError, TimeoutError) as exc:
+            log.warning("the store could not be told of them", error=str(exc) or "it took too long")
+
+    async def _ended(self, process: asyncio.subprocess.Process) -> int:
+        waiting = asyncio.ensure_future(process.wait())
+        asked = asyncio.ensure_future(self._asked.wait())
+        await asyncio.wait((waiting, asked), return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+        hurry = asyncio.ensure_future(self._hurry.wait())
+        patience = self._drain_grace + KILL_AFTER
+        done, _ = await asyncio.wait((waiting, hurry), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        if hurry in done and waiting not in done:
+            done, _ = await asyncio.wait((waiting,), timeout=INTERRUPTED)
+        hurry.cancel()
+        if waiting not in done:
+            log.error("the worker does not end; it is killed", worker=self._worker, pid=process.pid)
+            self._signal(signal.SIGKILL)
+        return await waiting
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+    async def _read_beats(self, fd: int) -> None:
+        reader = asyncio.StreamReader()
+        loop = asyncio.get_running_loop()
+        pipe = os.fdopen(fd, "rb", buffering=0)
+        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+        buffer = bytearray()
+        try:
+            while data := await reader.read(65536):
+                buffer += data
+                for frame in frames(buffer):
+                    self._take(frame)
+        finally:
+            transport.close()
+
+    def _take(self, frame: bytes) -> None:
+        self._missed = 0
+        try:
+            self._beat = decode_heartbeat(frame)
+        except CodecError as exc:
+            log.warning("the worker sent something that is no heartbeat", error=exc.message)
+
+    # --- the fleet ---------------------------------------------------------------------------------------------------
+
+    async def _beat_forever(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            self._judge()
+            try:
+                async with asyncio.timeout(CALL_TIMEOUT):
+                    await self._beat_once(loop.time())
+            except (FleetError, TimeoutError) as exc:
+                self._peers.unreadable()
+                log.warning("no heartbeat could be written or read", error=str(exc) or "it took too long")
+            except Exception as exc:
+                self._peers.unreadable()
+                log.error("no heartbeat could be written or read", exc_info=exc)
+            due = max(due + BEAT_INTERVAL, loop.time())
+            await asyncio.sleep(due - loop.time())
+
+    def _judge(self) -> None:
+        """Kill a worker that has beaten once and no more: stopped, or deadlocked."""
+        self._missed = self._missed + 1 if self._beat is not None and self.pid is not None else 0
+        if self._missed > WEDGED_AFTER:
+            self._missed = 0
+            log.error("the worker lives and says nothing; it is killed", worker=self._worker, pid=self.pid)
+            self._signal(signal.SIGKILL)
+
+    async def _beat_once(self, now: float) -> None:
+        transport, beat = self._transport, self._beat
+        if beat is not None and self.pid is not None:
+            cpu_yield.end()  # not before: Linux might not let the worker begin then
+            await transport.directory.beat(dataclasses.replace(beat, at=await transport.results.now()))
+        for dead in self._peers.read(await transport.directory.workers(), now):
+            log.error(
+                "a worker is silent; its partitions are given to the others",
+                worker=dead.worker,
+                host=dead.host,
+                pid=dead.pid,
+            )
+            self._spawn(self._evict(dead))
+
+    async def _evict(self, dead: Heartbeat) -> None:
+        """Let the others have its partitions at once; then nobody needs to judge it any more."""
+        await asyncio.gather(*[self._remove(group, dead.worker) for group in dead.members])
+        with contextlib.suppress(FleetError, TimeoutError):
+            async with asyncio.timeout(CALL_TIMEOUT):
+                await self._transport.directory.forget(dead.worker)
+
+    async def _remove(self, group: str, worker: str) -> None:
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT):
+                await self._transport.bus.evict(group, [worker])
+        except (FleetError, TimeoutError) as exc:
+            log.warning(
+                "a dead member could not be removed", group=group, worker=worker, error=str(exc) or "it took too long"
+            )
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def supervise(settings: WorkerSettings, transport: TransportSettings, command: Sequence[str] = ()) -> int:
+    """Run a supervised worker until SIGTERM or SIGINT; returns its exit code.
+
+    Args:
+        settings: the worker's.
+        transport: the fleet's.
+        command: starts the worker from its environment; `python -m workers` if empty.
+
+    Raises:
+        Unavailable: broker or store did not answer in time.
+    """
+    settings = dataclasses.replace(settings, worker=settings.worker or made_up_id())
+    carriers = open_transport(transport)
+    await carriers.open()
+    spare_collector()
+    try:
+        supervisor = Supervisor(
+            settings.worker,
+            command or (sys.executable, "-m", "workers"),
+            {**os.environ, **to_environment(settings, transport)},
+            carriers,
+            settings.drain_grace,
+            settings.fence_ttl,
+        )
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, _stop, supervisor, number)
+        return await supervisor.run()
+    finally:
+        await carriers.close()
+
+
+def _stop(supervisor: Supervisor, number: int) -> None:
+    if number == signal.SIGINT:
+        end_soon(number)
+    supervisor.stop(number)
