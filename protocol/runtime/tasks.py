@@ -1,0 +1,61 @@
+"""Background tasks: work that nobody awaits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from typing import Any, Final, TypeVar
+
+import structlog
+
+T = TypeVar("T")
+
+CANCEL_AGAIN_AFTER: Final = 1.0
+"""Seconds after which a task that has not ended is cancelled again: a library on the way may have swallowed the cancellation."""
+
+_log = structlog.get_logger(__name__)
+
+
+class BackgroundTasks:
+    """The background tasks of one owner. Each is kept until it ends; an error that it raises is logged.
+
+    Args:
+        owner: whose, for the log.
+        about: what else the log says of them.
+    """
+
+    def __init__(self, owner: str, **about: object) -> None:
+        self._owner = owner
+        self._about = about
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __iter__(self) -> Iterator[asyncio.Task[Any]]:
+        return iter(tuple(self._tasks))
+
+    def spawn(self, work: Coroutine[Any, Any, T], *, name: str | None = None) -> asyncio.Task[T]:
+        """Run the work as a task of the running loop."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_done)
+        return task
+
+    def cancel(self) -> None:
+        """Cancel all of them; returns before they have ended."""
+        for task in self:
+            task.cancel()
+
+    async def close(self) -> None:
+        """Cancel all of them, also those that start meanwhile, and wait until they have ended."""
+        while self._tasks:
+            self.cancel()
+            await asyncio.wait(self._tasks, timeout=CANCEL_AGAIN_AFTER)
+
+    def _on_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error(
+                "a background task failed", owner=self._owner, task=task.get_name(), exc_info=error, **self._about
+            )
