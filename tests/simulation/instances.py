@@ -157,7 +157,7 @@ class SimThread(ThreadExecutor):
 
 
 class SimChild:
-    """An instance that is a process: `children.executor.ChildExecutor` as its worker sees it."""
+    """An instance that is a process: `process.executor.ChildExecutor` as its worker sees it."""
 
     isolated = True
     anywhere = False
