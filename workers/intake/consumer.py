@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from protocol.codec import JSON
-from protocol.dead_letter import Letter
+from protocol.dead_letter import DeadLetter
 from protocol.errors import Code, Unavailable
 from protocol.messages import Failure
 from protocol.ports import Assigned, Cancel, Consumer, Record
@@ -327,7 +327,7 @@ class Intake:
         """See `Source.opened`."""
         self._opening.set()
 
-    def bury(self, entry: Entry, letter: Letter, failure: Failure) -> None:
+    def bury(self, entry: Entry, letter: DeadLetter, failure: Failure) -> None:
         """See `Source.bury`."""
         self._burial.bury(entry, letter, failure)
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Final, Protocol, cast
 
-from protocol.dead_letter import Letter
+from protocol.dead_letter import DeadLetter
 from protocol.errors import Code
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import ModelConfig
@@ -40,7 +40,7 @@ class Source(Protocol):
     def settled(self, entries: Sequence[Entry]) -> None:
         """These have their answer: their records are done."""
 
-    def bury(self, entry: Entry, letter: Letter, failure: Failure) -> None:
+    def bury(self, entry: Entry, letter: DeadLetter, failure: Failure) -> None:
         """The record goes to the dead letters; then the entry comes back through `Runner.refuse`."""
 
     def opened(self) -> None:
@@ -274,7 +274,7 @@ class Runner:
         """See `Owner.partly`."""
         self._emission.put(answers, entries)
 
-    def bury(self, entry: Entry, letter: Letter, failure: Failure) -> None:
+    def bury(self, entry: Entry, letter: DeadLetter, failure: Failure) -> None:
         """See `Owner.bury`."""
         self._source.bury(entry, letter, failure)
 
