@@ -31,7 +31,7 @@ _NOT_KEPT: Final = "the answer was delivered before and is no longer kept"
 _log = structlog.get_logger("gateway.calls.completion")
 
 
-class Answers:
+class Completion:
     """Ends calls.
 
     Args:
@@ -78,7 +78,7 @@ class Answers:
         now = self._clock()
         age = self._metrics.wake_age
         for call, payload in deliveries:
-            reply = self.read(call, payload)
+            reply = self.decode(call, payload)
             timing = reply.timing
             timing.woken = now
             if timing.emitted:
@@ -90,7 +90,7 @@ class Answers:
         if self.pending.drop(call):
             self.deliver([(call, payload)])
 
-    def read(self, call: Call, payload: bytes) -> InferReply:
+    def decode(self, call: Call, payload: bytes) -> InferReply:
         """The answer in a terminal's payload; one that cannot be read is a failure, not an exception."""
         if not payload:
             return self.failed(call, FleetError(_NOT_KEPT, code=Code.GONE))
@@ -171,8 +171,8 @@ class Answers:
         self._leave(call)
         if call.counted:
             failure = reply.failure
-            tally = self._metrics.tallies[call.model, call.version]
-            tally.count("OK" if failure is None else failure.code.value, now - call.accepted)
+            counters = self._metrics.counters[call.model, call.version]
+            counters.count("OK" if failure is None else failure.code.value, now - call.accepted)
         try:
             call.on_done(reply)
         except Exception:

@@ -76,11 +76,11 @@ class Recovery:
         if call.left:
             return
         if record is None:
-            service.answers.fail(call, FleetError(GONE, code=Code.GONE))
+            service.completion.fail(call, FleetError(GONE, code=Code.GONE))
             return
         _log.info("published again, its answer was lost", request_id=call.ref, topic=call.topic)
         call.place = None
-        service.publisher.send(call.topic, record, call)
+        service.publisher.enqueue(call.topic, record, call)
 
 
 async def read_request(

@@ -23,7 +23,7 @@ async def calls_that_wait(gateway: Running, count: int) -> list[asyncio.Task[int
         return (await gateway.infer()).status_code
 
     tasks = [asyncio.ensure_future(status()) for _ in range(count)]
-    await until(lambda: len(gateway.gateway.service.answers.pending) == count)
+    await until(lambda: len(gateway.gateway.service.completion.pending) == count)
     return tasks
 
 
@@ -37,7 +37,7 @@ async def test_a_sweep_of_many_looks_up_the_last_of_them(
     worker.open.clear()
     gateway = await fleet.gateway()
     tasks = await calls_that_wait(gateway, count)
-    calls = list(gateway.gateway.service.answers.pending)
+    calls = list(gateway.gateway.service.completion.pending)
     await (await fleet.transport()).results.finish([Answer(call.ref, payload(), "") for call in calls])
     for call in calls:
         call.sweep_at = 0.0
@@ -154,7 +154,7 @@ async def test_a_long_poll_that_is_given_up_leaves_nobody_waiting(fleet: Site) -
     answer = await gateway.infer(add_sub(), prefer="respond-async")
     requests = Requests(service, Claims(service))
     poll = asyncio.ensure_future(requests.find(answer.headers["penstock-request-id"], "-", 30.0))
-    await until(lambda: len(service.answers.pending) == 1)
+    await until(lambda: len(service.completion.pending) == 1)
     poll.cancel()
     await asyncio.wait([poll])
-    assert len(service.answers.pending) == 0
+    assert len(service.completion.pending) == 0

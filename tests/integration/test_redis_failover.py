@@ -17,7 +17,7 @@ from protocol.transport.embedded.memory import MemoryBus, MemoryServer
 from protocol.transport.redis.store import RedisStore
 from protocol.transport.settings import TransportSettings
 from tests.gateway.fleet import Running, Site, add_sub
-from tests.gateway.test_lost import Keeper, done_with
+from tests.gateway.test_recovery import Keeper, done_with
 from tests.redis_operator import command
 
 pytestmark = pytest.mark.servers

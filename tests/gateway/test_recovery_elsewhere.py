@@ -19,7 +19,7 @@ async def two_calls(fleet: Site, gateway: Running) -> tuple[list[asyncio.Task[in
         return (await gateway.infer(add_sub(value))).status_code
 
     tasks = [asyncio.ensure_future(status(value)) for value in (1.0, 2.0)]
-    pending = gateway.gateway.service.answers.pending
+    pending = gateway.gateway.service.completion.pending
     await until(lambda: len([call for call in pending if call.place is not None]) == 2)
     return tasks, list(pending)
 
