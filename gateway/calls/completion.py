@@ -16,6 +16,7 @@ import structlog
 from gateway.admission.admission import Admission
 from gateway.calls.pending import Call, Delivery, Pending
 from gateway.metrics import GatewayMetrics
+from gateway.settings import GatewaySettings
 from protocol.codec import decode_reply, encode_reply
 from protocol.errors import Code, DeadlineExceeded, FleetError
 from protocol.messages import Failure, InferReply, Timing
@@ -39,7 +40,7 @@ class Completion:
         names: for the workers' cancel channels.
         clock: the fleet's.
         metrics: counts every end.
-        result_ttl: how long a terminal of our own is kept.
+        settings: for `result_ttl` and `sweep_after`.
 
     Attributes:
         pending: who waits.
@@ -52,15 +53,15 @@ class Completion:
         clock: Clock,
         metrics: GatewayMetrics,
         admission: Admission,
-        result_ttl: float,
+        settings: GatewaySettings,
     ) -> None:
-        self.pending = Pending()
+        self.pending = Pending(settings.sweep_after)
         self._results = results
         self._names = names
         self._clock = clock
         self._metrics = metrics
         self._admission = admission
-        self._result_ttl = result_ttl
+        self._result_ttl = settings.result_ttl
         self._loop = asyncio.get_running_loop()
         self._cancels: dict[str, list[Cancel]] = {}
         self._tasks: set[asyncio.Task[None]] = set()

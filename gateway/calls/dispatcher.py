@@ -21,9 +21,6 @@ from protocol.ports import RequestState, Wake
 
 _LOOK: Final = 32
 """Streams read in one round trip where payloads are large."""
-_SWEEP: Final = 512
-"""Streams read in one round trip of a sweep."""
-_TRIM: Final = 1024
 
 _log = structlog.get_logger("gateway.calls.dispatcher")
 
@@ -36,6 +33,8 @@ class Dispatcher:
         self._completion = service.completion
         self._results = service.transport.results
         self._trim_above = service.settings.trim_bytes
+        self._sweep_batch = service.settings.sweep_batch
+        self._trim_batch = service.settings.trim_batch
         self._pointers: dict[str, None] = {}
         self._trims: list[str] = []
         self._fetching: asyncio.Task[None] | None = None
@@ -60,8 +59,8 @@ class Dispatcher:
             Unavailable: the store cannot be reached; they are looked up again later.
         """
         due = self._completion.pending.sweep(self._service.clock())
-        for at in range(0, len(due), _SWEEP):
-            refs = due[at : at + _SWEEP]
+        for at in range(0, len(due), self._sweep_batch):
+            refs = due[at : at + self._sweep_batch]
             found = await self._look(refs)
             if found:
                 self._service.metrics.swept += found
@@ -71,7 +70,7 @@ class Dispatcher:
     async def trim(self) -> None:
         """Drop delivered payloads from the store; one that cannot be dropped expires by itself."""
         while self._trims:
-            refs, self._trims = self._trims[:_TRIM], self._trims[_TRIM:]
+            refs, self._trims = self._trims[: self._trim_batch], self._trims[self._trim_batch :]
             try:
                 await self._results.trim(refs)
             except FleetError as error:

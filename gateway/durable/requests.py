@@ -12,7 +12,6 @@ from typing import Final
 
 import structlog
 
-from gateway.calls.positions import OVERDUE
 from gateway.calls.recovery import GONE, read_request
 from gateway.calls.service import Service
 from gateway.durable.claims import Claims, resolver
@@ -147,7 +146,8 @@ class Requests:
         """What is known; a request whose stream or whose end is lost is published again while the log has it."""
         state = await self._state(named)
         if state is not None:
-            if named.handle is None or state.state == "done" or self._service.clock() - state.accepted < OVERDUE:
+            age = self._service.clock() - state.accepted
+            if named.handle is None or state.state == "done" or age < self._service.settings.recover_after:
                 return state
             return await self._make_up(named, named.handle, state)
         pending = self._service.completion.pending.first(named.ref)

@@ -66,12 +66,12 @@ patch(
 )  # fmt: skip
 patch(
     "a sweep leaves out its last slice where that is not full", "the last slice dropped", "gateway/calls/dispatcher.py",
-    ("range(0, len(due), _SWEEP)", "range(0, max(1, len(due) - _SWEEP + 1), _SWEEP)"),
+    ("range(0, len(due), self._sweep_batch)", "range(0, max(1, len(due) - self._sweep_batch + 1), self._sweep_batch)"),
     finders=(f"{_BOUNDS}::test_a_sweep_of_many_looks_up_the_last_of_them",), at_first=False,
 )  # fmt: skip
 patch(
     "one delivered answer of a thousand is not trimmed", "off by one in a slice", "gateway/calls/dispatcher.py",
-    ("self._trims[_TRIM:]", "self._trims[_TRIM + 1 :]"),
+    ("self._trims[self._trim_batch :]", "self._trims[self._trim_batch + 1 :]"),
     finders=(f"{_BOUNDS}::test_every_answer_that_was_delivered_is_trimmed_however_many",), at_first=False,
 )  # fmt: skip
 patch(
@@ -103,7 +103,7 @@ patch(
 )  # fmt: skip
 patch(
     "committed offsets are never asked for again", "a cache that never expires", "gateway/calls/positions.py",
-    ("loop.time() - began >= _FRESH", "loop.time() < began"),
+    ("loop.time() - began >= self._max_age", "loop.time() < began"),
     finders=(f"{_BOUNDS}::test_committed_offsets_are_asked_for_again_once_they_are_old",), at_first=False,
 )  # fmt: skip
 patch(
