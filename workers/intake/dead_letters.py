@@ -20,7 +20,7 @@ from workers.intake.dead_letter_topic import DeadLetters
 from workers.intake.decoder import Reader
 from workers.intake.offsets import OffsetTracker
 from workers.intake.sink import Sink
-from workers.statistics import Reason
+from workers.statistics import FailureReason
 
 Hopeless = tuple[Record, int, Exception]
 """A record that cannot be read, its token, and why."""
