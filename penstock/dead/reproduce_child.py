@@ -95,7 +95,7 @@ def sacrifice(case: folder.Case, version: str, repositories: list[Path], report:
     letter = case.letter
     report.say(stage=Stage.LOADING)
     try:
-        found = find(repositories, letter.model, version, digests="dead-model-digest" in letter.evidence)
+        found = find(repositories, letter.model, version, digests=letter.model_digest is not None)
         report.say(digest=found.digest)
         found, instance = load(found)
         signature = Signature(found.config)

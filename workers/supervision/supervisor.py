@@ -29,7 +29,7 @@ from protocol.runtime.tasks import BackgroundTasks
 from protocol.transport import Transport, open_transport
 from protocol.transport.settings import TransportSettings
 from workers.context import runner_name
-from workers.crash_journal import Legacy
+from workers.crash_journal import CrashJournalReader
 from workers.settings import WorkerSettings, made_up_id, to_environment
 from workers.supervision.peers import Peers
 from workers.system import cpu_yield
@@ -62,6 +62,9 @@ class Supervisor:
         transport: open.
         drain_grace: seconds that the worker may drain after SIGTERM.
         fence_ttl: seconds that the store keeps the attempts of requests that a dead worker was running.
+
+    Attributes:
+        wedged_after: beats without one of the worker after which it is killed.
     """
 
     def __init__(
@@ -79,7 +82,8 @@ class Supervisor:
         self._transport = transport
         self._drain_grace = drain_grace
         self._fence_ttl = fence_ttl
-        self._legacy: Legacy
+        self.wedged_after = WEDGED_AFTER
+        self._journal: CrashJournalReader
         self._peers = Peers(worker)
         self._beat: Heartbeat | None = None
         self._missed = 0
@@ -109,13 +113,13 @@ class Supervisor:
 
     async def run(self) -> int:
         """Keep the worker alive until `stop`; returns its exit code."""
-        self._legacy = Legacy()
+        self._journal = CrashJournalReader()
         self._tasks.spawn(self._beat_forever())
         try:
             return await self._restart_forever()
         finally:
             await self._tasks.close()
-            self._legacy.close()
+            self._journal.close()
 
     # --- the process -------------------------------------------------------------------------------------------------
 
@@ -150,9 +154,9 @@ class Supervisor:
                     **self._environment,
                     "PENSTOCK_WORKER": self._worker,
                     "PENSTOCK_HEARTBEAT_FD": str(writer),
-                    "PENSTOCK_JOURNAL_FD": str(self._legacy.descriptor),
+                    "PENSTOCK_JOURNAL_FD": str(self._journal.descriptor),
                 },
-                pass_fds=(writer, self._legacy.descriptor),
+                pass_fds=(writer, self._journal.descriptor),
                 start_new_session=True,  # a terminal's Ctrl-C reaches the supervisor, which passes it on
             )
         finally:
@@ -172,7 +176,7 @@ class Supervisor:
 
     async def _name_suspects(self, incarnation: str) -> None:
         """Begin an attempt for the requests that the dead worker was running, before their next owner gets the partitions."""
-        suspects = self._legacy.take()
+        suspects = self._journal.take_running()
         if not suspects:
             return
         log.warning("requests were running when the worker died; each runs alone next", requests=len(suspects))
@@ -246,7 +250,7 @@ class Supervisor:
     def _kill_if_wedged(self) -> None:
         """Kill a worker whose heartbeats have stopped: suspended, or deadlocked."""
         self._missed = self._missed + 1 if self._beat is not None and self.pid is not None else 0
-        if self._missed > WEDGED_AFTER:
+        if self._missed > self.wedged_after:
             self._missed = 0
             log.error("the worker is alive and sends no heartbeats; it is killed", worker=self._worker, pid=self.pid)
             self._signal(signal.SIGKILL)

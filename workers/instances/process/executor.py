@@ -77,7 +77,7 @@ class ChildExecutor:
     """
 
     isolated = True
-    anywhere = False
+    loop_safe = False
 
     def __init__(
         self, clock: Callable[[], float], pool: ChildPool, version: ModelVersion, placement: Placement
@@ -128,8 +128,8 @@ class ChildExecutor:
         self._work.put(job)
 
     def run_here(self, job: Job) -> None:
-        """Never: see `anywhere`."""
-        raise RuntimeError(f"instance '{self.name}' is a process of its own; it cannot run in this thread")
+        """Never: see `loop_safe`."""
+        raise RuntimeError(f"instance '{self.name}' is a process of its own; it cannot run on this thread")
 
     def split(self, requests: Sequence[InferRequest], raw: Any) -> Sequence[Any]:
         """The outcomes, which the child has split; raises what it raised then."""
