@@ -18,7 +18,7 @@ from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.errors import KafkaError
 
 from protocol.ports import Record
-from protocol.transport.kafka.batches import Batches, Room
+from protocol.transport.kafka.batches import Batches, InflateBudget
 from protocol.transport.kafka.record import RawRecord
 
 log = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ def as_record(topic: str, partition: int, record: Any) -> Record:
     )  # fmt: skip
 
 
-def read_strangers(inner: AIOKafkaConsumer, room: Room) -> None:
+def read_strangers(inner: AIOKafkaConsumer, budget: InflateBudget) -> None:
     """Have a consumer decode what it fetches by `Batches`; it then gives `ports.Record`s.
 
     Its own decoding raises where a header name is not UTF-8 or a batch is broken, with what it had read of other partitions, and
@@ -159,11 +159,11 @@ def read_strangers(inner: AIOKafkaConsumer, room: Room) -> None:
 
     Args:
         inner: started.
-        room: what it may inflate; the reader fills it up.
+        budget: what it may inflate; the reader fills it up.
     """
     fetcher: Any = inner._fetcher
     process = type(fetcher)._proc_fetch_request
-    names = {"MemoryRecords": functools.partial(Batches, room=room), "PartitionRecords": Decoded}
+    names = {"MemoryRecords": functools.partial(Batches, budget=budget), "PartitionRecords": Decoded}
     missing = names.keys() - set(process.__code__.co_names)
     assert not missing, f"this version of aiokafka decodes fetches in another way: no {missing}"
     seeing = types.FunctionType(process.__code__, {**process.__globals__, **names}, process.__name__)

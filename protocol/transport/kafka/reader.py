@@ -24,7 +24,7 @@ from protocol.transport.kafka.aiokafka_internals import (
     read_strangers,
     shut,
 )
-from protocol.transport.kafka.batches import MAX_INFLATED, Batches, Room
+from protocol.transport.kafka.batches import MAX_INFLATED, Batches, InflateBudget
 from protocol.transport.kafka.connection import MAX_BATCH, connection_options, consumer_limits
 from protocol.transport.kafka.positions import TopicName, counts
 from protocol.transport.kafka.record import EVIDENCE, MAX_HEADERS
@@ -58,7 +58,7 @@ async def fetch_one(client: AIOKafkaClient, place: TopicPartition, offset: int) 
         return None
     if error is not NoError:
         raise error(place)
-    batches = Batches(data, Room(headers=HEADERS))
+    batches = Batches(data, InflateBudget(headers=HEADERS))
     while batches.has_next():
         for found in batches.next_batch():
             if found.offset == offset:
@@ -104,10 +104,10 @@ class Follower:
         self._places = [TopicPartition(topic, number) for number in range(partitions)]
         self._next: dict[TopicPartition, int] = {}
         self._caught_up = False
-        self._room = Room(headers=HEADERS)
+        self._budget = InflateBudget(headers=HEADERS)
         self._name = TopicName(topic)
 
-    async def read(self) -> AsyncGenerator[Sequence[Record], None]:
+    async def records(self) -> AsyncGenerator[Sequence[Record], None]:
         """What comes, until the connection is lost; an empty list once, where the log ended when reading began.
 
         Raises:
@@ -118,7 +118,7 @@ class Follower:
         try:
             await consumer.start()
             fetch_when_free(consumer)
-            read_strangers(consumer, self._room)
+            read_strangers(consumer, self._budget)
             consumer.assign(self._places)
             await self._moved(
                 client_of(consumer)
@@ -131,7 +131,7 @@ class Follower:
                 if not self._caught_up and await self._at_end(consumer, ends):
                     self._caught_up = True
                     yield []
-                self._room.left = MAX_INFLATED
+                self._budget.left = MAX_INFLATED
                 fetched = await consumer.getmany(timeout_ms=POLL * 1000, max_records=MAX_DRAINED)
                 for place, got in fetched.items():
                     self._next[place] = got[-1].offset + 1

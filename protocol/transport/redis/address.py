@@ -12,7 +12,7 @@ from redis.asyncio.connection import Connection as TcpConnection
 from redis.exceptions import RedisError
 
 from protocol.errors import ConfigError
-from protocol.transport.redis.sentinel import FORM, Asking, Sentinels, split
+from protocol.transport.redis.sentinel import FORM, SentinelClient, Sentinels, parse_sentinel_url
 
 _OURS: Final[dict[str, Any]] = {
     "protocol": 2,
@@ -46,13 +46,13 @@ class Address:
     @classmethod
     def parse(cls, url: str) -> Address:
         """`redis://`, `rediss://` or `unix://`, as redis-py reads them; TLS is set by `ssl_ca_certs` and so on in the query.
-        `redis+sentinel://` and `rediss+sentinel://` as `redis_sentinel.split` says.
+        `redis+sentinel://` and `rediss+sentinel://` as `parse_sentinel_url` says.
 
         Raises:
             ConfigError: it is none of them; the message leaves out the password.
         """
         try:
-            url, sentinels = split(url)
+            url, sentinels = parse_sentinel_url(url)
             options: dict[str, Any] = dict(parse_url(url))
             path = urlsplit(url).path.strip("/")
         except ValueError:
@@ -80,9 +80,9 @@ class Address:
         place = {} if primary is None else {"host": primary[0], "port": primary[1]}
         return self.kind(**self.options | place | _OURS, socket_connect_timeout=timeout)
 
-    def asking(self) -> Asking | None:
+    def sentinel_client(self) -> SentinelClient | None:
         """Connections to the Sentinels, not yet connected, where there are some."""
-        return self.sentinels.asking(self.tls) if self.sentinels is not None else None
+        return self.sentinels.sentinel_client(self.tls) if self.sentinels is not None else None
 
     @property
     def tls(self) -> dict[str, Any]:

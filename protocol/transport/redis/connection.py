@@ -21,7 +21,7 @@ from redis.connection import HiredisRespSerializer
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from protocol.transport.redis.address import Address
-from protocol.transport.redis.sentinel import Asking
+from protocol.transport.redis.sentinel import SentinelClient
 
 Argument = str | bytes | int
 Reply = Any
@@ -39,7 +39,7 @@ class ConnectionLost(Exception):
     """The socket is gone: the request may or may not have been carried out.
 
     Attributes:
-        silent: the server took it and gave no answer in time; asking again at once would only add to its load.
+        silent: the server took it and gave no answer in time; sentinels again at once would only add to its load.
     """
 
     def __init__(self, message: str, *, silent: bool = False) -> None:
@@ -47,7 +47,7 @@ class ConnectionLost(Exception):
         self.silent = silent
 
 
-def told(error: BaseException) -> str:
+def described(error: BaseException) -> str:
     """An error's words; its kind where it has none (`TimeoutError`)."""
     return str(error) or type(error).__name__
 
@@ -80,8 +80,8 @@ class Connection:
     Args:
         connection: of redis-py's, connected; nobody else reads from it or writes to it.
         timeout: seconds without an answer after which the server counts as dead.
-        on_push: gets every reply that `send` did not ask for: messages of subscribed channels, and what `push` brings.
-        asking: the Sentinels who said that the server is the primary; closed with the connection.
+        on_push: gets every reply that `roundtrip` did not ask for: messages of subscribed channels, and what `push` brings.
+        sentinels: the Sentinels who said that the server is the primary; closed with the connection.
 
     Attributes:
         alive: whether requests can be sent.
@@ -93,20 +93,20 @@ class Connection:
         connection: AbstractConnection,
         timeout: float,
         on_push: Callable[[Reply], None] | None = None,
-        asking: Asking | None = None,
+        sentinels: SentinelClient | None = None,
     ) -> None:
         self._redis = connection
         self._timeout = timeout
         self._on_push = on_push
-        self._asking = asking
+        self._sentinels = sentinels
         self._loop = asyncio.get_running_loop()
         self._exchanges: collections.deque[_Exchange] = collections.deque()
         self._outgoing: list[bytes] = []
         self._written: asyncio.Future[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._tasks = [self._loop.create_task(self._read()), self._loop.create_task(self._write())]
-        if asking is not None:
-            self._tasks.append(self._loop.create_task(self._follow(asking)))
+        if sentinels is not None:
+            self._tasks.append(self._loop.create_task(self._follow(sentinels)))
         self._closing: asyncio.Task[None] | None = None
         self.alive = True
         self.closed: asyncio.Future[None] = self._loop.create_future()
@@ -119,19 +119,19 @@ class Connection:
             ConnectionLost: not reachable, or no primary.
             RedisError: refused (`LOADING`, `WRONGPASS`, …); see `code`.
         """
-        asking = address.asking()
+        sentinels = address.sentinel_client()
         try:
-            return cls(await _connected(address, asking, timeout), timeout, on_push, asking)
+            return cls(await _connected(address, sentinels, timeout), timeout, on_push, sentinels)
         except BaseException as exc:
-            if asking is not None:
-                await asking.close()
+            if sentinels is not None:
+                await sentinels.close()
             if not isinstance(exc, RedisError | OSError):
                 raise
             # What a server says at a unix socket, redis-py raises as a cause.
             refused = next((error for error in (exc, exc.__cause__) if _is_reply(error)), None)
-            raise refused or ConnectionLost(told(exc)) from None
+            raise refused or ConnectionLost(described(exc)) from None
 
-    async def send(self, packed: bytes, wanted: int = 1) -> list[Reply]:
+    async def roundtrip(self, packed: bytes, wanted: int = 1) -> list[Reply]:
         """Send packed commands that have `wanted` replies together.
 
         Raises:
@@ -175,8 +175,8 @@ class Connection:
         try:
             with contextlib.suppress(RedisError, OSError):
                 await self._redis.disconnect(nowait=nowait)
-            if self._asking is not None:
-                await self._asking.close()
+            if self._sentinels is not None:
+                await self._sentinels.close()
         finally:
             self.closed.set_result(None)
 
@@ -192,7 +192,7 @@ class Connection:
                 if self._redis.is_connected:
                     await self._redis.send_packed_command(outgoing, check_health=False)
         except (RedisError, OSError) as exc:
-            self.close(f"the connection to Redis was lost: {told(exc)}")
+            self.close(f"the connection to Redis was lost: {described(exc)}")
 
     async def _read(self) -> None:
         """Resolve replies in order."""
@@ -202,20 +202,20 @@ class Connection:
                 try:
                     reply = await read(disable_decoding=True, disconnect_on_error=False)
                 except RedisError as exc:
-                    if not _is_reply(exc) or (self._asking is not None and _demoted(exc)):
+                    if not _is_reply(exc) or (self._sentinels is not None and _demoted(exc)):
                         raise
                     reply = exc
                 self._take(reply)
         except Exception as exc:  # whatever it is, nobody would read on
-            self.close(f"the connection to Redis was lost: {told(exc)}")
+            self.close(f"the connection to Redis was lost: {described(exc)}")
 
-    async def _follow(self, asking: Asking) -> None:
+    async def _follow(self, sentinels: SentinelClient) -> None:
         """Close once the Sentinels name another primary: the old one may stand still, or come back and take what is lost then."""
         primary = (self._redis.host, self._redis.port)  # type: ignore[attr-defined]  # TCP, as Sentinels name no others
         while True:
             await asyncio.sleep(FOLLOW)
             with contextlib.suppress(RedisError, OSError):
-                if (named := await asking.primary()) != primary:
+                if (named := await sentinels.primary()) != primary:
                     self.close(f"the primary is {named[0]}:{named[1]} now")
                     return
 
@@ -243,11 +243,11 @@ class Connection:
             self.close(f"Redis gave no answer within {self._timeout:g} s", silent=True)
 
 
-async def _connected(address: Address, asking: Asking | None, timeout: float) -> AbstractConnection:
+async def _connected(address: Address, sentinels: SentinelClient | None, timeout: float) -> AbstractConnection:
     """A connection that has answered. A server that Sentinels name must say itself that it is a primary."""
     primary = None
-    if asking is not None:
-        primary, timeout = await asking.primary(), min(timeout, PRIMARY_WITHIN)
+    if sentinels is not None:
+        primary, timeout = await sentinels.primary(), min(timeout, PRIMARY_WITHIN)
     connection = address.connection(timeout, primary)
     try:
         async with asyncio.timeout(timeout):
@@ -268,11 +268,11 @@ def _demoted(reply: RedisError) -> bool:
     return code(reply) in {"READONLY", "MASTERDOWN"} or "-READONLY" in str(reply)
 
 
-def pack(command: Sequence[Argument]) -> bytes:
+def pack_command(command: Sequence[Argument]) -> bytes:
     """A command as RESP."""
     return b"".join(_PACKER.pack(*command))
 
 
-def commands(listed: Sequence[Sequence[Argument]]) -> bytes:
+def pack_commands(commands: Sequence[Sequence[Argument]]) -> bytes:
     """Several commands for one round trip."""
-    return b"".join(map(pack, listed))
+    return b"".join(map(pack_command, commands))
