@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from typing import Final
 
 from protocol.model_stats import BatchStats, DurationStats, ModelStats, encode_duration, encode_model_stats
-from workers.latency import Pace
+from workers.latency import LatencyModel
 
 SECONDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 ROWS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 
 
-class Reason(enum.StrEnum):
+class FailureReason(enum.StrEnum):
     """Why a request failed: the `reason` label of `nv_inference_request_failure`."""
 
     REJECTED = "REJECTED"
@@ -136,7 +136,7 @@ class ModelStatistics:
         self.compute_input = Duration()
         self.compute_infer = Duration()
         self.compute_output = Duration()
-        self.failures: dict[Reason, int] = dict.fromkeys(Reason, 0)
+        self.failures: dict[FailureReason, int] = dict.fromkeys(FailureReason, 0)
         self.by_batch_size: dict[int, tuple[Duration, Duration, Duration]] = {}
         self.releases: collections.Counter[str] = collections.Counter()
         self.rejections: collections.Counter[str] = collections.Counter()
@@ -147,8 +147,8 @@ class ModelStatistics:
         self.queue_seconds = Histogram(SECONDS)
         self.compute_seconds = Histogram(SECONDS)
         self.emit_seconds = Histogram(SECONDS)
-        self.pace = Pace()
         self._shown: tuple[tuple[int, int, int], ModelStats] | None = None
+        self.latency = LatencyModel()
 
     def executed(self, batch: Executed) -> None:
         """A batch has been answered by the backend."""
@@ -158,7 +158,7 @@ class ModelStatistics:
         if count:
             self._succeeded(batch, count)
         if batch.failed:
-            self.failures[Reason.BACKEND] += batch.failed
+            self.failures[FailureReason.BACKEND] += batch.failed
             self.fail.add(batch.failed, batch.failed_seconds)
 
     def _ran(self, batch: Executed) -> None:
@@ -185,11 +185,11 @@ class ModelStatistics:
         for at in batch.enqueued:
             self.queue_seconds.observe(started - at)
 
-    def failed(self, reason: Reason, seconds: float) -> None:
+    def failed(self, reason: FailureReason, seconds: float) -> None:
         """A request was answered with a failure without having run, `seconds` after it was taken in."""
         self.failures[reason] += 1
         self.fail.add(1, seconds)
-        if reason is Reason.CANCELED:
+        if reason is FailureReason.CANCELED:
             self.cancellations += 1
 
     def to_json(self) -> ModelStats:

@@ -80,7 +80,7 @@ class DeadLetters:
         return [(name, text.encode(errors="replace")) for name, text in told]
 
     async def _publish(self, letters: Sequence[DeadLetter], *, bare: bool = False) -> bool:
-        """Whether they are there; False where they cannot be written as they are, which no patience changes."""
+        """Whether they are there; False where they cannot be written as they are, which no repetition changes."""
         context = self._context
 
         async def publish() -> bool:
@@ -102,4 +102,4 @@ class DeadLetters:
                 return False
             return True
 
-        return await context.patience.call("publish dead letters", publish)
+        return await context.retry.call("publish dead letters", publish)

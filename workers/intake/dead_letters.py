@@ -20,7 +20,7 @@ from workers.intake.dead_letter_topic import DeadLetters
 from workers.intake.decoder import Reader
 from workers.intake.offsets import OffsetTracker
 from workers.intake.sink import Sink
-from workers.statistics import Reason
+from workers.statistics import FailureReason
 
 Hopeless = tuple[Record, int, Exception]
 """A record that cannot be read, its token, and why."""
@@ -93,14 +93,14 @@ class Burial:
             if entry is None:
                 self._tracker.done(record.partition, record.offset, token)
             else:
-                self._refuse(entry, Failure(Code.INVALID_ARGUMENT, described(error)), Reason.OTHER)
+                self._refuse(entry, Failure(Code.INVALID_ARGUMENT, described(error)), FailureReason.OTHER)
         self._on_done()
 
     async def _bury(self, entry: Entry, letter: DeadLetter, failure: Failure) -> None:
         await self._publish([letter])
-        self._refuse(entry, failure, Reason.BACKEND)
+        self._refuse(entry, failure, FailureReason.BACKEND)
 
-    def _refuse(self, entry: Entry, failure: Failure, reason: Reason) -> None:
+    def _refuse(self, entry: Entry, failure: Failure, reason: FailureReason) -> None:
         """Tell its sender; a record whose sender cannot be told is done, as its letter is there."""
         assert self.answering is not None
         try:
