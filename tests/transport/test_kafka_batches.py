@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from protocol.errors import CodecError, FleetError, TooLarge
 from protocol.ports import Record
-from protocol.transport.kafka.aiokafka_internals import Decoded
 from protocol.transport.kafka.batches import MAX_INFLATED, Batches, InflateBudget
+from protocol.transport.kafka.decoding import SafeRecords
 from protocol.transport.kafka.inflating import inflate
 from protocol.transport.kafka.record import Frame, read_records
 from tests.transport.strangers import CODECS, Strange, built
@@ -55,7 +55,7 @@ def drained(
     batches = Batches(data, room or InflateBudget())
     if not batches.has_next():
         return [], start
-    decoded = Decoded(PLACE, batches, aborted, start, None, None, True, 1)
+    decoded = SafeRecords(PLACE, batches, aborted, start, None, None, True, 1)
     return list(decoded), decoded.next_fetch_offset
 
 
@@ -222,7 +222,7 @@ class TestReading:
 
     def test_what_nobody_foresaw_costs_one_batch(self) -> None:
         data = b"".join(batch([Strange(b"%d" % offset)] * 2, offset) for offset in (0, 2, 4))
-        decoded = Decoded(PLACE, _with_a_marker_that_is_none(data), None, 0, None, None, True, 1)
+        decoded = SafeRecords(PLACE, _with_a_marker_that_is_none(data), None, 0, None, None, True, 1)
         got = list(decoded)
         assert [(record.offset, record.value, bool(record.problem)) for record in got] == [
             (0, b"0", False),

@@ -29,7 +29,7 @@ class Named(Sentinels):
 
     told: list[tuple[str, int]] = dataclasses.field(default_factory=list)
 
-    def asking(self, tls: Mapping[str, Any]) -> SentinelClient:
+    def sentinel_client(self, tls: Mapping[str, Any]) -> SentinelClient:
         return Told(self.told)
 
 

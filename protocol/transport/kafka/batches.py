@@ -15,10 +15,8 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, Final
 
-from aiokafka.record.default_records import DefaultRecordBatch
-from aiokafka.record.legacy_records import LegacyRecordBatch
-
 from protocol.errors import FleetError
+from protocol.transport.kafka.aiokafka_internals import DefaultRecordBatch, LegacyRecordBatch
 from protocol.transport.kafka.inflating import CODECS, MEBIBYTE, inflate
 from protocol.transport.kafka.record import MAX_HEADERS, Frame, RawRecord, crowded, read_records
 

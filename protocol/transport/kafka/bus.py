@@ -14,13 +14,17 @@ from typing import Final, TypeVar
 
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError, LeaderNotAvailableError, NoError, TopicAlreadyExistsError, for_code
-from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.errors import KafkaError, LeaderNotAvailableError, NoError, TopicAlreadyExistsError
 
 from protocol.errors import NotFound, Unavailable
 from protocol.ports import Listener, OutRecord, Published, Record
+from protocol.transport.kafka.aiokafka_internals import (
+    AIOKafkaClient,
+    ConfigResource,
+    ConfigResourceType,
+    MetadataRequest,
+    for_code,
+)
 from protocol.transport.kafka.connection import (
     MAX_BATCH,
     RETRY_BACKOFF,

@@ -28,17 +28,17 @@ from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
 from protocol.errors import Unavailable
 from protocol.ports import Assigned, Listener, Record
 from protocol.transport.kafka.aiokafka_internals import (
+    abort_fetches,
     client_of,
+    close_for_good,
     coordinator_of,
     fetch_when_free,
-    give_up_fetches,
-    has_ended,
+    has_failed,
     keep_member_id,
-    read_strangers,
-    shut,
 )
 from protocol.transport.kafka.assignor import StickyAssignor
 from protocol.transport.kafka.connection import FencedInstanceIdError, connection_options, consumer_limits, leave_group
+from protocol.transport.kafka.decoding import decode_safely
 from protocol.transport.kafka.fetcher import ERROR_PAUSE, Fetcher
 from protocol.transport.kafka.positions import TopicName, offset_of, read_positions
 from protocol.transport.kafka.rebalance_hints import RebalanceProbe
@@ -115,7 +115,7 @@ class KafkaConsumer:
             try:
                 await inner.start()
                 fetch_when_free(inner)
-                read_strangers(inner, self._fetcher.budget)
+                decode_safely(inner, self._fetcher.budget)
                 pause = RESTART_PAUSE[0]
                 log.warning("the consumer of %s is made anew: %s", self._topic, await self._watch(inner))
                 await self._leave(inner)
@@ -178,7 +178,7 @@ class KafkaConsumer:
                 coordinator_of(inner).check_errors()  # it stands still until its error was taken
             except KafkaError as exc:
                 self._on_error(exc)
-            if has_ended(inner):
+            if has_failed(inner):
                 return "a task of aiokafka has ended"
             # Nobody polls, or the buffers are full: then no answer is due.
             due = self._polled and not self._fetcher.full
@@ -203,7 +203,7 @@ class KafkaConsumer:
         except _ERRORS as exc:
             log.warning("consumer of %s did not stop cleanly: %r", self._topic, exc)
         finally:
-            await shut(client_of(inner))
+            await close_for_good(client_of(inner))
 
     @property
     def closed(self) -> bool:
@@ -248,7 +248,7 @@ class KafkaConsumer:
         self._member = coordinator_of(inner).member_id
         given = frozenset(partition.partition for partition in partitions)
         if self._given_before and given - self._given_before:
-            give_up_fetches(client_of(inner))
+            abort_fetches(client_of(inner))
         self._given_before = given
         self._announcing = asyncio.get_running_loop().create_task(self._announce(inner, sorted(partitions)))
 

@@ -17,9 +17,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError
 
 from protocol.errors import Unavailable
-from protocol.transport.kafka.aiokafka_internals import MAX_DRAINED, positions_of
+from protocol.transport.kafka.aiokafka_internals import positions_of
 from protocol.transport.kafka.batches import InflateBudget
 from protocol.transport.kafka.buffers import PartitionBuffer, PartitionBuffers
+from protocol.transport.kafka.decoding import MAX_DRAINED
 from protocol.transport.kafka.health import FetchHealth
 
 log = logging.getLogger(__name__)

@@ -32,7 +32,7 @@ from aiokafka.errors import (
 from protocol.errors import NotFound, TooLarge, Unavailable
 from protocol.frames import MAX_RECORD
 from protocol.ports import OutRecord, Published
-from protocol.transport.kafka.aiokafka_internals import give_up_sending
+from protocol.transport.kafka.aiokafka_internals import fail_all_batches
 from protocol.transport.kafka.connection import (
     MAX_BATCH,
     RETRY_BACKOFF,
@@ -250,7 +250,7 @@ async def _stop(producer: AIOKafkaProducer) -> None:
             return
     # It would try for ever to deliver what it holds: give that up, and disconnect.
     with contextlib.suppress(*_ERRORS):
-        await give_up_sending(producer, ProducerClosed())
+        await fail_all_batches(producer, ProducerClosed())
 
 
 def _batches(producer: AIOKafkaProducer, records: Sequence[OutRecord]) -> list[tuple[Any, int]]:

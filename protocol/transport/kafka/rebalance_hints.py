@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from protocol.transport.kafka.aiokafka_internals import ask_coordinator
+from protocol.transport.kafka.aiokafka_internals import send_heartbeat
 
 
 class RebalanceHints(Protocol):
@@ -50,7 +50,7 @@ class RebalanceProbe:
 
     async def _ask(self, coordinator: Any) -> None:
         self._was_hinted = True
-        self._was_hinted = await ask_coordinator(coordinator)
+        self._was_hinted = await send_heartbeat(coordinator)
 
     def rebalancing(self) -> None:
         """The member knows of a rebalance."""

@@ -7,11 +7,12 @@ import ssl
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from redis.asyncio.connection import AbstractConnection, SSLConnection, UnixDomainSocketConnection, parse_url
-from redis.asyncio.connection import Connection as TcpConnection
+from redis.asyncio import Connection as TcpConnection
+from redis.asyncio import SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import RedisError
 
 from protocol.errors import ConfigError
+from protocol.transport.redis.redis_internals import AbstractConnection, check_certificates, parse_url
 from protocol.transport.redis.sentinel import FORM, SentinelClient, Sentinels, parse_sentinel_url
 
 _OURS: Final[dict[str, Any]] = {
@@ -66,9 +67,7 @@ class Address:
             raise ConfigError("the Redis URL needs a database number behind the host, as redis://HOST:6379/0")
         address = cls(options.pop("connection_class", TcpConnection), options, sentinels)
         try:
-            connection = address.connection(1.0)
-            if isinstance(connection, SSLConnection):
-                connection.ssl_context.get()
+            check_certificates(address.connection(1.0))
         except (OSError, ssl.SSLError) as exc:
             raise ConfigError(f"the certificates that the Redis URL names cannot be read: {exc}") from None
         except (TypeError, ValueError, RedisError) as exc:

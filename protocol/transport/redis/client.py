@@ -16,15 +16,8 @@ from redis.exceptions import RedisError
 
 from protocol.errors import Unavailable
 from protocol.transport.redis.address import Address
-from protocol.transport.redis.connection import (
-    Argument,
-    Connection,
-    ConnectionLost,
-    Reply,
-    code,
-    described,
-    pack_command,
-)
+from protocol.transport.redis.connection import Argument, Connection, ConnectionLost, Reply, described
+from protocol.transport.redis.redis_internals import error_code, pack_command
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +122,7 @@ class Client:
 
     def refusal(self, reply: RedisError) -> Unavailable:
         """What an error reply means for whoever runs the fleet."""
-        why = _WHY.get(code(reply))
+        why = _WHY.get(error_code(reply))
         return Unavailable(f"Redis at {self.address} {why}" if why else f"Redis at {self.address} answered: {reply}")
 
     def _checked(self, replies: list[Reply], raw: bool) -> list[Reply]:
@@ -176,7 +169,7 @@ class Client:
 def _may_pass(error: BaseException) -> bool:
     """Whether waiting can help against it."""
     if isinstance(error, RedisError):
-        return code(error) in {"LOADING", "BUSY", "MASTERDOWN"}
+        return error_code(error) in {"LOADING", "BUSY", "MASTERDOWN"}
     return isinstance(error, ConnectionLost)
 
 

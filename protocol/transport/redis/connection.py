@@ -16,19 +16,28 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from redis.asyncio.connection import AbstractConnection
-from redis.connection import HiredisRespSerializer
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from protocol.transport.redis.address import Address
+from protocol.transport.redis.redis_internals import (
+    AbstractConnection,
+    connect,
+    disconnect,
+    error_code,
+    first_reply,
+    host_and_port,
+    is_connected,
+    is_error_reply,
+    pack_command,
+    reply_reader,
+    send_packed,
+)
 from protocol.transport.redis.sentinel import SentinelClient
 
 Argument = str | bytes | int
 Reply = Any
 """What redis-py makes of RESP2: bytes, int, None, a list of replies, or a `RedisError` as a value."""
 
-_PACKER: Final[Any] = HiredisRespSerializer()
-"""redis-py's own; its asyncio connections pack in Python, which for 32 answers takes three times the rest."""
 FOLLOW: Final = 0.5
 """Seconds between two questions to the Sentinels whether the primary is still the same."""
 PRIMARY_WITHIN: Final = 2.0
@@ -50,16 +59,6 @@ class ConnectionLost(Exception):
 def described(error: BaseException) -> str:
     """An error's words; its kind where it has none (`TimeoutError`)."""
     return str(error) or type(error).__name__
-
-
-def code(reply: RedisError) -> str:
-    """An error reply's first word, as `OOM`; redis-py cuts it off where it has a class for it."""
-    return reply.status_code or str(reply).partition(" ")[0]
-
-
-def _is_reply(error: BaseException | None) -> bool:
-    """Whether the server said it; `LOADING` and `NOAUTH` are connection errors to redis-py."""
-    return isinstance(error, ResponseError | AuthenticationError) or getattr(error, "status_code", None) is not None
 
 
 class _Exchange:
@@ -117,7 +116,7 @@ class Connection:
 
         Raises:
             ConnectionLost: not reachable, or no primary.
-            RedisError: refused (`LOADING`, `WRONGPASS`, …); see `code`.
+            RedisError: refused (`LOADING`, `WRONGPASS`, …); see `error_code`.
         """
         sentinels = address.sentinel_client()
         try:
@@ -128,7 +127,7 @@ class Connection:
             if not isinstance(exc, RedisError | OSError):
                 raise
             # What a server says at a unix socket, redis-py raises as a cause.
-            refused = next((error for error in (exc, exc.__cause__) if _is_reply(error)), None)
+            refused = next((error for error in (exc, exc.__cause__) if is_error_reply(error)), None)
             raise refused or ConnectionLost(described(exc)) from None
 
     async def roundtrip(self, packed: bytes, wanted: int = 1) -> list[Reply]:
@@ -174,7 +173,7 @@ class Connection:
         await asyncio.wait(self._tasks)
         try:
             with contextlib.suppress(RedisError, OSError):
-                await self._redis.disconnect(nowait=nowait)
+                await disconnect(self._redis, nowait=nowait)
             if self._sentinels is not None:
                 await self._sentinels.close()
         finally:
@@ -189,20 +188,20 @@ class Connection:
                     await self._written
                 outgoing, self._outgoing = self._outgoing, []
                 # It would connect by itself, with the handshake's replies for somebody else.
-                if self._redis.is_connected:
-                    await self._redis.send_packed_command(outgoing, check_health=False)
+                if is_connected(self._redis):
+                    await send_packed(self._redis, outgoing)
         except (RedisError, OSError) as exc:
             self.close(f"the connection to Redis was lost: {described(exc)}")
 
     async def _read(self) -> None:
         """Resolve replies in order."""
-        read, reply = self._redis.read_response, None
+        read, reply = reply_reader(self._redis), None
         try:
             while True:
                 try:
-                    reply = await read(disable_decoding=True, disconnect_on_error=False)
+                    reply = await read()
                 except RedisError as exc:
-                    if not _is_reply(exc) or (self._sentinels is not None and _demoted(exc)):
+                    if not is_error_reply(exc) or (self._sentinels is not None and _demoted(exc)):
                         raise
                     reply = exc
                 self._take(reply)
@@ -211,7 +210,7 @@ class Connection:
 
     async def _follow(self, sentinels: SentinelClient) -> None:
         """Close once the Sentinels name another primary: the old one may stand still, or come back and take what is lost then."""
-        primary = (self._redis.host, self._redis.port)  # type: ignore[attr-defined]  # TCP, as Sentinels name no others
+        primary = host_and_port(self._redis)
         while True:
             await asyncio.sleep(FOLLOW)
             with contextlib.suppress(RedisError, OSError):
@@ -251,26 +250,20 @@ async def _connected(address: Address, sentinels: SentinelClient | None, timeout
     connection = address.connection(timeout, primary)
     try:
         async with asyncio.timeout(timeout):
-            await connection.connect()  # type: ignore[no-untyped-call]
-            await connection.send_command("PING" if primary is None else "ROLE", check_health=False)
-            answer = await connection.read_response(disable_decoding=True)
+            await connect(connection)
+            answer = await first_reply(connection, "PING" if primary is None else "ROLE")
             if primary is not None and answer[0] != b"master":
                 raise ConnectionError(f"{primary[0]}:{primary[1]} is not a primary yet")
     except BaseException:
         with contextlib.suppress(RedisError, OSError):
-            await connection.disconnect(nowait=True)
+            await disconnect(connection, nowait=True)
         raise
     return connection
 
 
 def _demoted(reply: RedisError) -> bool:
     """Whether a server says that it is a replica; in Redis 6.2, a script's error has that in the middle."""
-    return code(reply) in {"READONLY", "MASTERDOWN"} or "-READONLY" in str(reply)
-
-
-def pack_command(command: Sequence[Argument]) -> bytes:
-    """A command as RESP."""
-    return b"".join(_PACKER.pack(*command))
+    return error_code(reply) in {"READONLY", "MASTERDOWN"} or "-READONLY" in str(reply)
 
 
 def pack_commands(commands: Sequence[Sequence[Argument]]) -> bytes:

@@ -24,7 +24,8 @@ from protocol.messages import Heartbeat
 from protocol.ports import Cancel, Claim, Claimed, ClaimState, FinishOutcome, Place, RequestState, Terminal, Wake
 from protocol.transport.redis.address import Address
 from protocol.transport.redis.client import Client, Subscriptions
-from protocol.transport.redis.connection import Argument, Reply, pack_command, pack_commands
+from protocol.transport.redis.connection import Argument, Reply, pack_commands
+from protocol.transport.redis.redis_internals import pack_command
 from protocol.transport.settings import TransportSettings
 
 log = logging.getLogger(__name__)
