@@ -107,7 +107,7 @@ patch(
     finders=(f"{_BOUNDS}::test_committed_offsets_are_asked_for_again_once_they_are_old",), at_first=False,
 )  # fmt: skip
 patch(
-    "the times of the last inference of all workers are added up", "a sum for a maximum", "gateway/catalogue/statistics.py",
+    "the times of the last inference of all workers are added up", "a sum for a maximum", "protocol/model_stats.py",
     ("max(here or 0, value) if key == _LATEST else (here or 0) + value", "(here or 0) + value"),
     finders=("tests/gateway/test_statistics.py::test_workers_add_up",),
 )  # fmt: skip
