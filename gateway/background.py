@@ -17,6 +17,7 @@ from gateway.calls.service import Service
 from protocol.errors import FleetError, Unavailable
 from protocol.heartbeat_codec import SECRET_BYTES, SECRET_KEY
 from protocol.ports import OutRecord
+from protocol.runtime.tasks import BackgroundTasks
 
 _SWEEP_EVERY: Final = 0.1
 _LOOK_EVERY: Final = 1.0
@@ -36,7 +37,7 @@ class Background:
         self._dispatcher = dispatcher
         self._caught_up = asyncio.Event()
         self._failed: dict[str, str] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks = BackgroundTasks("gateway")
 
     async def start(self) -> None:
         """Start everything; returns when the catalogue has been read and health is known.
@@ -44,13 +45,13 @@ class Background:
         Raises:
             Unavailable: the catalogue could not be read in time.
         """
-        loop = asyncio.get_running_loop()
         work: dict[str, Callable[[], Awaitable[None]]] = {
             "catalogue": self._follow,
             "sweep": self._sweep,
             "health": self._health,
         }
-        self._tasks = [loop.create_task(self._forever(name, run), name=f"gateway-{name}") for name, run in work.items()]
+        for name, run in work.items():
+            self._tasks.spawn(self._forever(name, run), name=f"gateway-{name}")
         try:
             async with asyncio.timeout(_READ_CATALOGUE):
                 await self._caught_up.wait()
@@ -63,9 +64,7 @@ class Background:
 
     async def close(self) -> None:
         """Stop everything."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
 
     async def _forever(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         pause = _RESTART_AFTER
