@@ -26,7 +26,7 @@ WITHHOLD: Final = 10.0
 log = structlog.get_logger(__name__)
 
 
-class Catalogue:
+class Announcer:
     """Announces.
 
     Args:
