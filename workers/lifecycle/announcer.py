@@ -77,7 +77,7 @@ class Announcer:
         if self._newest is None:
             return
         place, name = self._newest
-        record = await self._context.bus.read(place.topic, place.partition, place.offset)
+        record = await self._context.bus.read_record(place.topic, place.partition, place.offset)
         if record is None or record.key != name:
             log.warning("the catalogue topic lost the announcements; they are published again", models=len(self._ready))
             for entry in tuple(self._ready.values()):
