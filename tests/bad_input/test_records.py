@@ -113,7 +113,7 @@ async def test_nothing_grows_under_garbage() -> None:
         await until(lambda: committed(b) == 1000, "the commit of everything")
         runner, intake = serving.runner, serving.intake
         assert (runner.in_flight, runner.queued_rows, runner.running_rows) == (0, 0, 0)
-        assert (len(runner._withheld), runner._emission.pending, len(intake._cancellations)) == (0, 0, 0)
+        assert (len(runner._withheld), runner._writer.pending, len(intake._cancellations)) == (0, 0, 0)
         assert intake._tracker.in_flight == 0
         await until(lambda: not [task for task in intake._tasks if task is not None and task.done()])
         assert len(intake._tasks) == 1  # the poll

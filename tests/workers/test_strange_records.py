@@ -187,12 +187,12 @@ async def test_a_letter_that_cannot_be_written_as_it_is_leaves_the_evidence() ->
 async def test_an_end_of_a_record_that_itself_goes_wrong_is_an_end() -> None:
     async with bench() as b:
         serving = await b.serve()
-        reader = serving.intake._reader
+        decoder = serving.intake._decoder
 
-        def addressee(*arguments: Any) -> Entry | None:
+        def sender_of(*arguments: Any) -> Entry | None:
             raise ValueError("a defect of ours")
 
-        reader.addressee = addressee  # type: ignore[method-assign]
+        decoder.sender_of = sender_of  # type: ignore[method-assign]
         await send(b, OutRecord(b"\xc1", []), OutRecord(b"\xc1", []))
         await everything_is_done(b, 2)
         assert serving.statistics.dead_letters["undecodable"] == 2

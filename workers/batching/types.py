@@ -11,6 +11,7 @@ import enum
 from collections.abc import Hashable
 from typing import Generic, Protocol, TypeVar
 
+from protocol.deadline import too_late
 from protocol.errors import Code
 
 T = TypeVar("T")
@@ -83,7 +84,7 @@ class Item(Generic[T]):
 
     def late(self, now: float) -> bool:
         """Whether the deadline has passed; of an item from `expire`, false means that its queue timeout did."""
-        return self.deadline is not None and self.deadline <= now
+        return too_late(self.deadline, now)
 
 
 @dataclasses.dataclass(slots=True, eq=False)

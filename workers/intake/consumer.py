@@ -19,14 +19,15 @@ from protocol.dead_letter import Letter
 from protocol.errors import Code, Unavailable
 from protocol.messages import Failure
 from protocol.ports import Assigned, Cancel, Consumer, Record
+from protocol.runtime.tasks import BackgroundTasks
 from protocol.tensors import MANY, ManyElements
 from workers.context import Context
 from workers.instances.job import Entry
 from workers.intake.cancellations import Cancellations
 from workers.intake.commits import Commits
-from workers.intake.dead_letter_topic import DeadLetters
-from workers.intake.dead_letters import Burial, Hopeless
-from workers.intake.decoder import Reader
+from workers.intake.dead_letter_topic import DeadLetterTopic
+from workers.intake.dead_letters import DeadLetterQueue, Undecodable
+from workers.intake.decoder import RecordDecoder
 from workers.intake.offsets import OffsetTracker
 from workers.intake.sink import Sink
 from workers.statistics import FailureReason, ModelStatistics
@@ -51,7 +52,7 @@ class Intake:
 
     Args:
         context: the worker's.
-        reader: makes entries of this model version's records.
+        decoder: makes entries of this model version's records.
         statistics: counts what happens here.
         digest: of the model version's files.
 
@@ -62,18 +63,21 @@ class Intake:
         problem: why fetching fails; "" while it does not.
     """
 
-    def __init__(self, context: Context, reader: Reader, statistics: ModelStatistics, digest: str = "") -> None:
-        self.topic = reader.topic
+    def __init__(self, context: Context, decoder: RecordDecoder, statistics: ModelStatistics, digest: str = "") -> None:
+        self.topic = decoder.topic
         self.owned: frozenset[int] = frozenset()
         self.assigned_once = False
         self.problem = ""
         self._context = context
-        self._reader = reader
+        self._decoder = decoder
         self._statistics = statistics
-        self._dead_letters = DeadLetters(context, reader.model, digest, statistics)
+        self._dead_letter_topic = DeadLetterTopic(context, decoder.model, digest, statistics)
         self._tracker: OffsetTracker[int] = OffsetTracker()
-        self._commits = Commits(reader.topic, self._tracker)
-        self._burial = Burial(self._dead_letters, reader, self._tracker, self._spawn, self._buried)
+        self._commits = Commits(decoder.topic, self._tracker)
+        self._background = BackgroundTasks("intake", topic=self.topic)
+        self._dead_letters = DeadLetterQueue(
+            self._dead_letter_topic, decoder, self._tracker, self._background, self._refuse, self._on_dead_letter_done
+        )
         self._cancellations = Cancellations()
         self._ends: dict[int, int] = {}
         self._leaving: set[int] = set()
@@ -83,19 +87,18 @@ class Intake:
         self._runner: Sink | None = None
         self._consumer: Consumer | None = None
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[Any]] = set()
 
     # --- life --------------------------------------------------------------------------------------------------------
 
     async def open(self, runner: Sink) -> None:
         """Join the topic's group and feed the runner from now on."""
         context = self._context
-        self._runner = self._burial.answering = runner
+        self._runner = runner
         context.retry.on_recovered.append(self.opened)
         await context.results.listen_cancels(context.names.cancel_channel(self.topic), self._on_cancel)
         self._consumer = await context.bus.subscribe(self.topic, self.topic, context.worker, self)
         self._commits.consumer = self._consumer
-        self._spawn(self._poll())
+        self._background.spawn(self._poll())
 
     def pause(self) -> None:
         """Take nothing more; go on polling, so that nobody else gets what is being finished here."""
@@ -117,7 +120,7 @@ class Intake:
             context.retry.on_recovered.remove(self.opened)
         with contextlib.suppress(Unavailable):
             await context.results.unlisten(context.names.cancel_channel(self.topic))
-        await self._stop_tasks()
+        await self._background.close()
         await self._commits.close(flush=True)
         if self._consumer is not None:
             await self._consumer.close()
@@ -127,15 +130,8 @@ class Intake:
     def abandon(self) -> None:
         """Stop in the middle, as a crash would."""
         self._paused = True
-        for task in self._tasks:
-            task.cancel()
+        self._background.cancel()
         self._commits.abandon()
-
-    async def _stop_tasks(self) -> None:
-        while tasks := tuple(self._tasks):
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks, timeout=POLL)  # a library on the way may have swallowed the cancellation
 
     async def _leave_group(self) -> None:
         try:
@@ -203,7 +199,7 @@ class Intake:
             return 0
         if self._refusal is not None:
             return MAX_FETCH if not self._context.retry.failing else 0
-        return self._runner.room() - self._burial.pending
+        return self._runner.room() - self._dead_letters.pending
 
     async def _keep_membership(self) -> None:
         assert self._consumer is not None
@@ -232,7 +228,7 @@ class Intake:
 
     async def _take_in_slice(self, records: Sequence[Record], fetched: float) -> None:
         entries: list[Entry] = []
-        hopeless: list[Hopeless] = []
+        undecodable: list[Undecodable] = []
         suspects = False
         for record in records:
             token = self._tracker.add(record.partition, record.offset)
@@ -241,20 +237,22 @@ class Intake:
             try:
                 large = len(record.value) > LARGE and ("content-type", JSON) in record.headers
                 try:
-                    entry = None if large else self._reader.read(record, token, fetched, MANY)
+                    entry = None if large else self._decoder.decode_record(record, token, fetched, MANY)
                 except ManyElements:
                     entry = None
                 if entry is None:
-                    entry = await self._meanwhile(asyncio.to_thread(self._reader.read, record, token, fetched))
+                    entry = await self._meanwhile(
+                        asyncio.to_thread(self._decoder.decode_record, record, token, fetched)
+                    )
             except Exception as exc:  # whatever a stranger sent must not stop the intake
-                hopeless.append((record, token, exc))
+                undecodable.append((record, token, exc))
                 continue
             entry.record = record
             if record.offset < self._ends.get(record.partition, 0):
                 entry.needs_attempt = suspects = True
             entries.append(entry)
-        if hopeless:
-            self._burial.unreadable(hopeless, fetched)
+        if undecodable:
+            self._dead_letters.undecodable(undecodable, fetched)
         if suspects:
             try:
                 entries = await self._meanwhile(self._skip_answered(entries))
@@ -291,7 +289,7 @@ class Intake:
             try:
                 self._queue_one(runner, entry)
             except Exception as exc:  # a defect on one record must not stop the others
-                self._burial.defective(entry, exc)
+                self._dead_letters.defective(entry, exc)
         runner.turn()
 
     def _queue_one(self, runner: Sink, entry: Entry) -> None:
@@ -327,11 +325,15 @@ class Intake:
         """See `Source.opened`."""
         self._opening.set()
 
-    def bury(self, entry: Entry, letter: Letter, failure: Failure) -> None:
-        """See `Source.bury`."""
-        self._burial.bury(entry, letter, failure)
+    def dead_letter(self, entry: Entry, letter: Letter, failure: Failure) -> None:
+        """See `Source.dead_letter`."""
+        self._dead_letters.dead_letter(entry, letter, failure)
 
-    def _buried(self) -> None:
+    def _refuse(self, entry: Entry, failure: Failure, reason: FailureReason) -> None:
+        assert self._runner is not None
+        self._runner.refuse(entry, failure, reason)
+
+    def _on_dead_letter_done(self) -> None:
         self._commits.arm()
         self.opened()
 
@@ -343,7 +345,7 @@ class Intake:
             self._tracker.assign(entry.partition, epoch, entry.committed)
             lost = self._tracker.deleted(entry.partition, entry.start)
             if lost is not None:
-                self._spawn(self._tell_loss(entry.partition, *lost, entry.start))
+                self._background.spawn(self._note_loss(entry.partition, *lost, entry.start))
             self._ends[entry.partition] = entry.end
         self.owned = (self.owned - self._leaving) | {entry.partition for entry in partitions}
         self._leaving.clear()
@@ -353,9 +355,9 @@ class Intake:
             self._runner.forget(self.owned)
         self._commits.arm()
 
-    async def _tell_loss(self, partition: int, first: int, token: int, start: int) -> None:
+    async def _note_loss(self, partition: int, first: int, token: int, start: int) -> None:
         """Nothing is committed over what was deleted unread before the note of it is acknowledged."""
-        await self._dead_letters.note_loss(self.topic, partition, first, start)
+        await self._dead_letter_topic.note_loss(self.topic, partition, first, start)
         self._tracker.done(partition, first, token)
         self._commits.arm()
 
@@ -364,13 +366,3 @@ class Intake:
         for partition in partitions:
             self._tracker.revoke(partition)
         self._leaving.update(partitions)
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        task = self._loop.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("an intake task failed", topic=self.topic, exc_info=error)

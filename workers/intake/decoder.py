@@ -16,7 +16,7 @@ from workers.repository.signature import Signature
 MAX_CHANNELS: Final = 4096
 
 
-class Reader:
+class RecordDecoder:
     """Makes entries of one model version's records.
 
     Args:
@@ -33,7 +33,7 @@ class Reader:
         self._signature = signature
         self._channels = {""}
 
-    def read(self, record: Record, token: int, fetched: float, most: int = MAX_ELEMENTS) -> Entry:
+    def decode_record(self, record: Record, token: int, fetched: float, most: int = MAX_ELEMENTS) -> Entry:
         """The entry of a record; one that the model cannot take has its `problem` set.
 
         Raises:
@@ -66,7 +66,7 @@ class Reader:
             request.claimed, problem,
         )  # fmt: skip
 
-    def addressee(self, record: Record, token: int, now: float) -> Entry | None:
+    def sender_of(self, record: Record, token: int, now: float) -> Entry | None:
         """An entry by which the sender of an undecodable record can be told; None where its headers name nobody."""
         fields = dict(record.headers)
         try:

@@ -17,7 +17,7 @@ from workers.backends.base import Outcome
 from workers.backends.tracebacks import trace_of
 from workers.instances.inline_policy import InlinePolicy
 from workers.instances.job import Entry, Job, ModelRaised, failure_message
-from workers.results.replies import Answers
+from workers.results.replies import Replies
 from workers.statistics import Executed, ModelStatistics
 
 _FLOATS: Final = frozenset({"FP16", "FP32", "FP64"})
@@ -25,11 +25,11 @@ _FLOATS: Final = frozenset({"FP16", "FP32", "FP64"})
 log = structlog.get_logger(__name__)
 
 
-class Conclusions:
+class BatchOutcomes:
     """Of one model version.
 
     Args:
-        answers: makes them.
+        replies: encodes them.
         statistics: counts.
         inline_policy: learns how long runs take.
         clock: the fleet's.
@@ -38,20 +38,20 @@ class Conclusions:
 
     def __init__(
         self,
-        answers: Answers,
+        replies: Replies,
         statistics: ModelStatistics,
         inline_policy: InlinePolicy,
         clock: Callable[[], float],
         *,
         refuse_nan: bool,
     ) -> None:
-        self._answers = answers
+        self._replies = replies
         self._statistics = statistics
         self._inline_policy = inline_policy
         self._clock = clock
         self._refuse_nan = refuse_nan
 
-    def outcomes(self, job: Job) -> Sequence[Outcome]:
+    def split_job(self, job: Job) -> Sequence[Outcome]:
         """One per entry of a job that ran without an error.
 
         Raises:
@@ -65,7 +65,7 @@ class Conclusions:
             _check_numbers(outcomes)
         return outcomes
 
-    def failures(self, job: Job, error: BaseException) -> Sequence[Outcome]:
+    def fail_job(self, job: Job, error: BaseException) -> Sequence[Outcome]:
         """The same failure for all."""
         message = failure_message(job.executor.name, error)
         first = job.entries[0].payload
@@ -76,18 +76,18 @@ class Conclusions:
         code = error.code if isinstance(error, FleetError) else Code.MODEL_FAILED
         return [Failure(code, message)] * len(job.entries)
 
-    def encode(self, job: Job, outcomes: Sequence[Outcome]) -> tuple[Sequence[Outcome], list[Answer]]:
+    def encode_job(self, job: Job, outcomes: Sequence[Outcome]) -> tuple[Sequence[Outcome], list[Answer]]:
         """The outcomes and their answers; one that cannot be encoded is a failure, and its mates keep theirs."""
         now = self._clock()
         try:
-            return outcomes, self._answers.of_batch(job, outcomes, now)
+            return outcomes, self._replies.of_batch(job, outcomes, now)
         except Exception:
             pairs = [self._encode_one(job, *pair, now) for pair in zip(job.entries, outcomes, strict=True)]
             return [outcome for outcome, _ in pairs], [answer for _, answer in pairs]
 
     def _encode_one(self, job: Job, entry: Entry, outcome: Outcome, now: float) -> tuple[Outcome, Answer]:
         try:
-            return outcome, self._answers.of_batch(job, [outcome], now, [entry])[0]
+            return outcome, self._replies.of_batch(job, [outcome], now, [entry])[0]
         except Exception as exc:
             log.warning("an answer cannot be encoded", request=entry.payload.id, exc_info=exc)
             failure = (
@@ -95,9 +95,9 @@ class Conclusions:
                 if isinstance(outcome, Failure)
                 else Failure(Code.MODEL_FAILED, failure_message(job.executor.name, exc))
             )
-            return failure, self._answers.bare(entry, failure)
+            return failure, self._replies.bare(entry, failure)
 
-    def count(self, job: Job, outcomes: Sequence[Outcome]) -> None:
+    def count_job(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         """Into the statistics, before the answers go out."""
         end = self._clock()
         enqueued, rows, failed, failed_seconds = [], 0, 0, 0.0

@@ -17,7 +17,7 @@ from workers.backends.base import Outcome
 from workers.instances.job import Entry, Job
 
 
-class Answers:
+class Replies:
     """Makes answers in the name of one worker.
 
     Args:

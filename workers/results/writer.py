@@ -25,8 +25,8 @@ MAX_BYTES: Final = 4 * 1024 * 1024
 log = structlog.get_logger(__name__)
 
 
-class Emission:
-    """Answers of one model version on their way to the store.
+class ResultWriter:
+    """Replies of one model version on their way to the store.
 
     Attributes:
         pending: answers that are not settled.

@@ -22,8 +22,8 @@ from workers.batching import for_config
 from workers.batching.types import Reject, Rejection, Scheduler
 from workers.context import Context
 from workers.instances.job import Entry, Executor, Job
-from workers.results.replies import Answers
-from workers.results.writer import Emission
+from workers.results.replies import Replies
+from workers.results.writer import ResultWriter
 from workers.serving.pipeline import Pipeline
 from workers.statistics import FailureReason, ModelStatistics
 
@@ -40,7 +40,7 @@ class Source(Protocol):
     def settled(self, entries: Sequence[Entry]) -> None:
         """These have their answer: their records are done."""
 
-    def bury(self, entry: Entry, letter: Letter, failure: Failure) -> None:
+    def dead_letter(self, entry: Entry, letter: Letter, failure: Failure) -> None:
         """The record goes to the dead letters; then the entry comes back through `Runner.refuse`."""
 
     def opened(self) -> None:
@@ -78,8 +78,8 @@ class Runner:
         self._scheduler: Scheduler[InferRequest] = for_config(config.max_batch_size, config.dynamic_batching)
         self.ordered = config.dynamic_batching is not None and config.dynamic_batching.preserve_ordering
         self._pipeline = Pipeline(context, config, executors, statistics, self)
-        self._answers = Answers(context.worker, context.fence_ttl)
-        self._emission = Emission(context, statistics, self._settle)
+        self._replies = Replies(context.worker, context.fence_ttl)
+        self._writer = ResultWriter(context, statistics, self._settle)
         self._entries: dict[str, Entry] = {}
         self._nbytes = 0
         self._followers = self._followers_rows = 0
@@ -121,7 +121,7 @@ class Runner:
         """How many more requests may be taken in; 0 while the store is failing."""
         if self._context.retry.failing or self._nbytes >= self._max_bytes:
             return 0
-        if self._emission.pending > 2 * self._max_rows:
+        if self._writer.pending > 2 * self._max_rows:
             return 0
         rows = self._max_rows - self._scheduler.rows - self._pipeline.running_rows - self._followers_rows
         if rows > 0:
@@ -180,7 +180,7 @@ class Runner:
         """Answer an entry, queued here or not, with a failure; it must not be in a batch any more."""
         now = self._clock()
         self._statistics.failed(reason, now - entry.enqueued)
-        self._emission.put([self._answers.of_failure(entry, failure, now)], [entry])
+        self._writer.put([self._replies.of_failure(entry, failure, now)], [entry])
 
     def _reject(self, entry: Entry, rejection: Rejection) -> None:
         self._statistics.rejections[rejection.reason.value] += 1
@@ -262,10 +262,10 @@ class Runner:
         self._wakes = math.inf
         self.turn()
 
-    # --- what comes back (pipeline.Owner) ----------------------------------------------------------------------------
+    # --- what comes back (pipeline.BatchOwner) ----------------------------------------------------------------------------
 
-    def left(self, entry: Entry, failure: Failure | None) -> None:
-        """See `Owner.left`."""
+    def entry_left(self, entry: Entry, failure: Failure | None) -> None:
+        """See `BatchOwner.entry_left`."""
         if failure is None:
             answered = [entry, *self._early_followers(entry)]
             self._statistics.already_answered += len(answered)
@@ -274,26 +274,26 @@ class Runner:
             reason = FailureReason.CANCELED if failure.code is Code.CANCELLED else FailureReason.REJECTED
             self.refuse(entry, failure, reason)
 
-    def partly(self, entries: Sequence[Entry], answers: list[Answer]) -> None:
-        """See `Owner.partly`."""
-        self._emission.put(answers, entries)
+    def entries_answered(self, entries: Sequence[Entry], answers: list[Answer]) -> None:
+        """See `BatchOwner.entries_answered`."""
+        self._writer.put(answers, entries)
 
-    def bury(self, entry: Entry, letter: Letter, failure: Failure) -> None:
-        """See `Owner.bury`."""
-        self._source.bury(entry, letter, failure)
+    def dead_letter(self, entry: Entry, letter: Letter, failure: Failure) -> None:
+        """See `BatchOwner.dead_letter`."""
+        self._source.dead_letter(entry, letter, failure)
 
-    def answered(self, job: Job, answers: list[Answer]) -> None:
-        """See `Owner.answered`."""
+    def batch_answered(self, job: Job, answers: list[Answer]) -> None:
+        """See `BatchOwner.batch_answered`."""
         self._withheld[job.batch.sequence] = (job, answers)
         self._emit_in_order(job)
 
-    def emptied(self, job: Job) -> None:
-        """See `Owner.emptied`."""
+    def batch_emptied(self, job: Job) -> None:
+        """See `BatchOwner.batch_emptied`."""
         self._withheld[job.batch.sequence] = (job, [])
         self._emit_in_order(job)
 
-    def freed(self) -> None:
-        """See `Owner.freed`."""
+    def instance_freed(self) -> None:
+        """See `BatchOwner.instance_freed`."""
         self.turn()
         self._source.opened()
 
@@ -301,7 +301,7 @@ class Runner:
         for batch in self._scheduler.completed(job.batch, self._clock()):
             ready, answers = self._withheld.pop(batch.sequence)
             if answers:
-                self._emission.put(answers, ready.entries)
+                self._writer.put(answers, ready.entries)
 
     def _early_followers(self, leader: Entry) -> Sequence[Entry]:
         """Those that waited for this one before it asked the store, and so have the answer that it found there."""
@@ -340,13 +340,13 @@ class Runner:
         """Return once everything that was added is answered."""
         self._note_if_empty()
         await self._empty.wait()
-        await self._emission.drained()
+        await self._writer.drained()
 
     def abandon(self) -> None:
         """Stop in the middle, as a crash would: what is not answered is delivered again."""
         self._scheduler.drain()
         self._pipeline.abandon()
-        self._emission.abandon()
+        self._writer.abandon()
         if self._timer is not None:
             self._timer.cancel()
 

@@ -12,7 +12,7 @@ from protocol.messages import Failure, ModelLoad, ModelState
 from workers.context import Context
 from workers.instances.loaded import LoadedModel
 from workers.intake.consumer import Intake
-from workers.intake.decoder import Reader
+from workers.intake.decoder import RecordDecoder
 from workers.repository.signature import Signature
 from workers.retry import Retry
 from workers.serving.runner import Runner
@@ -44,8 +44,8 @@ class Serving:
         self.statistics = ModelStatistics()
         self.last_lag = 0
         context = self._context = context.of_a_model(version.digest)
-        reader = Reader(context.names, Signature(version.config), *self.key)
-        self.intake = Intake(context, reader, self.statistics, version.digest)
+        decoder = RecordDecoder(context.names, Signature(version.config), *self.key)
+        self.intake = Intake(context, decoder, self.statistics, version.digest)
         self.runner = Runner(context, version.config, loaded.executors, self.statistics, self.intake, max_bytes)
 
     @property
