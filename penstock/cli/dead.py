@@ -17,9 +17,10 @@ import orjson
 from penstock.cli.options import Decorator, fleet_options, option, options, seconds
 from penstock.cli.settings import transport_settings
 from penstock.dead import folder, selection, showing, topic
-from penstock.dead.letters import REASONS, UNKNOWN, DeadLetter
+from penstock.dead.letters import ReadLetter
 from penstock.dead.redriving import Plan, plan
 from penstock.dead.selection import Selection
+from protocol.dead_letter import REASONS, UNKNOWN
 from protocol.errors import ConfigError, InvalidArgument, NotFound
 from protocol.naming import Names
 from protocol.ports import Bus
@@ -320,7 +321,7 @@ async def _cemeteries(bus: Bus, names: Names, models: tuple[str, ...]) -> list[t
     return [await topic.cemetery(bus, names, model) for model in models or await topic.models(bus, names)]
 
 
-async def _fetch(bus: Bus, names: Names, models: tuple[str, ...], name: str) -> tuple[DeadLetter, bytes]:
+async def _fetch(bus: Bus, names: Names, models: tuple[str, ...], name: str) -> tuple[ReadLetter, bytes]:
     """The newest letter that is called so, and its value."""
     found = await _cemeteries(bus, names, models)
     letters = [letter for each in found for letter in each.letters if selection.is_called(letter, name)]

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
-from penstock.dead.letters import DeadLetter, Redriven, read
+from penstock.dead.letters import ReadLetter, Redriven, read
 from penstock.dead.redriving import Redrive, due
 from protocol.errors import FleetError, NotFound
 from protocol.naming import Names
@@ -24,7 +24,7 @@ class Cemetery:
     """
 
     model: str
-    letters: list[DeadLetter] = dataclasses.field(default_factory=list)
+    letters: list[ReadLetter] = dataclasses.field(default_factory=list)
     notes: list[Redriven] = dataclasses.field(default_factory=list)
 
 
@@ -62,7 +62,7 @@ async def cemetery(bus: Bus, names: Names, model: str) -> Cemetery:
     return found
 
 
-async def value(bus: Bus, names: Names, letter: DeadLetter) -> bytes:
+async def value(bus: Bus, names: Names, letter: ReadLetter) -> bytes:
     """The original record's value.
 
     Raises:

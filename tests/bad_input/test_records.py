@@ -83,9 +83,9 @@ async def test_what_is_no_request_is_in_the_dead_letters_byte_for_byte() -> None
         await send(b, HOSTILE)
         await until(lambda: committed(b) == len(HOSTILE), "the commit of everything")
         log = b.broker.topics[DEAD].logs[0]
-        buried = {int(dict(record.headers)["dead-offset"]): bytes(record.value) for record in log.slice(0, 1000)}
-        assert len(buried) >= 15
-        for offset, value in buried.items():
+        given_up = {int(dict(record.headers)["dead-offset"]): bytes(record.value) for record in log.slice(0, 1000)}
+        assert len(given_up) >= 15
+        for offset, value in given_up.items():
             assert value == HOSTILE[offset][0]
 
 

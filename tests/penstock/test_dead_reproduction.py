@@ -13,7 +13,7 @@ import pytest
 
 from penstock.dead import folder
 from penstock.dead.folder import Case
-from penstock.dead.letters import DeadLetter, read
+from penstock.dead.letters import ReadLetter, read
 from penstock.dead.reproduce_child import find
 from penstock.dead.reproduction import reproduce
 from penstock.dead.verdicts import End, ModelUnusable, Outcome, compared, judge
@@ -57,7 +57,7 @@ def case(first: float, marks: Pairs | None = None, value: bytes | None = None) -
     made, headers = request(values=[first, 1.0])
     made = made if value is None else value
     letter = read(Record("penstock.dead.m", 0, 0, 1.7e9, made, (*headers, *(marks or evidence()))), "m")
-    assert isinstance(letter, DeadLetter)
+    assert isinstance(letter, ReadLetter)
     return Case(letter, "1", made)
 
 

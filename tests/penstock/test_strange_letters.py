@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from penstock.cli import group
 from penstock.dead import folder as cases
 from penstock.dead import showing, topic
-from penstock.dead.letters import MARKS, DeadLetter, HeaderPairs, Redriven, read
+from penstock.dead.letters import ReadLetter, Redriven, read
 from penstock.dead.redriving import Redrive, plan
+from protocol.dead_letter import EVIDENCE_HEADERS, HeaderPairs
 from protocol.naming import Names
 from protocol.ports import Bus, OutRecord, Record
 from protocol.transport import open_transport
@@ -28,7 +29,7 @@ DEAD = NAMES.dead_topic("m")
 names = st.one_of(
     st.sampled_from(
         [
-            *MARKS,
+            *EVIDENCE_HEADERS,
             "id",
             "principal",
             "reply-to",
@@ -165,7 +166,7 @@ async def test_one_letter_that_cannot_be_sent_again_does_not_stop_the_others() -
 
     bus.publish = publish  # type: ignore[method-assign,assignment]
     found = await topic.cemetery(bus, NAMES, "m")
-    redrives = [Redrive(letter, f"x{n}~r1") for n, letter in enumerate(found.letters) if isinstance(letter, DeadLetter)]
+    redrives = [Redrive(letter, f"x{n}~r1") for n, letter in enumerate(found.letters) if isinstance(letter, ReadLetter)]
     done = await topic.redrive(bus, NAMES, redrives, 0, lambda sent: None)
     assert [bool(each.problem) for each in done] == [True, False]
     await bus.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from protocol.dead_letter import Letter, Reason, class_name, signal_name
+from protocol.dead_letter import DeadLetter, DeadReason, class_name, signal_name
 from protocol.errors import Code, FleetError, described
 from protocol.messages import Failure
 from workers.failures.bisection import Cause, Culprit
@@ -37,14 +37,14 @@ def cause_of(error: BaseException) -> Cause:
     return Cause.MEMORY if named or any(words in text for words in MEMORY_TEXTS) else Cause.FAILED
 
 
-def poison_letter(culprit: Culprit[Entry], error: BaseException, batch_ids: Sequence[str]) -> Letter:
+def poison_letter(culprit: Culprit[Entry], error: BaseException, batch_ids: Sequence[str]) -> DeadLetter:
     """The dead letter of a request that its instances died of."""
     entry = culprit.item
     assert entry.record is not None
     text = described(error)
     number = error.signal if isinstance(error, InstanceDied) else None
-    reason = Reason.HUNG if culprit.cause is Cause.HANG else Reason.POISON
-    return Letter(entry.record, reason, text, class_name(error), number, culprit.deaths, _others(entry, batch_ids))
+    reason = DeadReason.HUNG if culprit.cause is Cause.HANG else DeadReason.POISON
+    return DeadLetter(entry.record, reason, text, class_name(error), number, culprit.deaths, _others(entry, batch_ids))
 
 
 def poison_failure(culprit: Culprit[Entry], error: BaseException) -> Failure:
@@ -63,12 +63,12 @@ def poison_failure(culprit: Culprit[Entry], error: BaseException) -> Failure:
     )
 
 
-def attempts_exhausted(entry: Entry, attempts: int, batch_ids: Sequence[str]) -> tuple[Letter, Failure]:
+def attempts_exhausted(entry: Entry, attempts: int, batch_ids: Sequence[str]) -> tuple[DeadLetter, Failure]:
     """The dead letter of a request that was begun too often, and the answer to its sender."""
     assert entry.record is not None
     text = f"the request was begun {attempts} times, and no worker lived to answer it"
     name = class_name(InstanceDied(""))
-    letter = Letter(entry.record, Reason.ATTEMPTS, text, name, None, attempts, _others(entry, batch_ids))
+    letter = DeadLetter(entry.record, DeadReason.ATTEMPTS, text, name, None, attempts, _others(entry, batch_ids))
     return letter, Failure(Code.MODEL_FAILED, f"{text}; it is in the dead letters")
 
 

@@ -15,7 +15,7 @@ from typing import Final, Protocol, cast
 
 import structlog
 
-from protocol.dead_letter import Letter
+from protocol.dead_letter import DeadLetter
 from protocol.errors import ModelFailed, described
 from protocol.messages import Failure, InferRequest
 from protocol.ports import Answer
@@ -49,7 +49,7 @@ class BatchOwner(Protocol):
     def entries_answered(self, entries: Sequence[Entry], answers: list[Answer]) -> None:
         """These entries of a batch have their answers."""
 
-    def dead_letter(self, entry: Entry, letter: Letter, failure: Failure) -> None:
+    def dead_letter(self, entry: Entry, letter: DeadLetter, failure: Failure) -> None:
         """The entry goes to the dead letters, and `failure` to its sender."""
 
     def batch_answered(self, job: Job, answers: list[Answer]) -> None:

@@ -11,11 +11,11 @@ import dataclasses
 import math
 from typing import Final
 
-BRIEF: Final = 0.0003
+INLINE_BELOW: Final = 0.0003
 """Seconds: what handing a batch to a thread and back costs in CPU time, and about as much in latency."""
-SLOW: Final = 0.002
+TOO_SLOW: Final = 0.002
 """Seconds of a run on the loop that are too many even once."""
-DISTRUST: Final = 10.0
+BACK_TO_THREAD: Final = 10.0
 """Seconds for which a kind that was not brief is left to the thread."""
 WEIGHT: Final = 0.2
 MAX_KINDS: Final = 64
@@ -44,7 +44,7 @@ class InlinePolicy:
         seen = self._seen.get((shape_class, (rows - 1).bit_length()))
         if seen is None or now < seen.not_before:
             return False
-        return (seen.fastest if seen.here is None else seen.here) < BRIEF
+        return (seen.fastest if seen.here is None else seen.here) < INLINE_BELOW
 
     def record(self, shape_class: object, rows: int, seconds: float, cpu: float | None, now: float) -> None:
         """Such a batch ran for so many seconds on a thread, or with so much CPU time (not None) on the loop."""
@@ -58,5 +58,5 @@ class InlinePolicy:
             seen.fastest = min(seen.fastest, seconds)
             return
         seen.here = cpu if seen.here is None else seen.here + WEIGHT * (cpu - seen.here)
-        if cpu > SLOW or seen.here >= BRIEF:
-            self._seen[kind] = _Seen(not_before=now + DISTRUST)
+        if cpu > TOO_SLOW or seen.here >= INLINE_BELOW:
+            self._seen[kind] = _Seen(not_before=now + BACK_TO_THREAD)

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from protocol.codec import JSON
-from protocol.dead_letter import Letter
+from protocol.dead_letter import DeadLetter
 from protocol.errors import Code, Unavailable
 from protocol.messages import Failure
 from protocol.ports import Assigned, Cancel, Consumer, Record
@@ -325,7 +325,7 @@ class Intake:
         """See `Source.opened`."""
         self._opening.set()
 
-    def dead_letter(self, entry: Entry, letter: Letter, failure: Failure) -> None:
+    def dead_letter(self, entry: Entry, letter: DeadLetter, failure: Failure) -> None:
         """See `Source.dead_letter`."""
         self._dead_letters.dead_letter(entry, letter, failure)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from protocol.dead_letter import Letter, Reason, class_name
+from protocol.dead_letter import DeadLetter, DeadReason, class_name
 from protocol.errors import Code, described
 from protocol.messages import Failure
 from protocol.ports import Record
@@ -63,7 +63,7 @@ class DeadLetterQueue:
         """Give up records that are not requests."""
         self._tasks.spawn(self._give_up_undecodable(records, now))
 
-    def dead_letter(self, entry: Entry, letter: Letter, failure: Failure) -> None:
+    def dead_letter(self, entry: Entry, letter: DeadLetter, failure: Failure) -> None:
         """Give up a request; `failure` is its answer."""
         self._tasks.spawn(self._give_up(entry, letter, failure))
 
@@ -71,13 +71,16 @@ class DeadLetterQueue:
         """Give up a request on which this worker itself failed."""
         log.error("a record could not be handled", request=entry.payload.id, topic=self._decoder.topic, exc_info=error)
         assert entry.record is not None
-        letter = Letter(entry.record, Reason.DEFECT, described(error), class_name(error))
+        letter = DeadLetter(entry.record, DeadReason.DEFECT, described(error), class_name(error))
         message = "the worker failed on this request, which is in the dead letters; the worker's log has the error"
         self.dead_letter(entry, letter, Failure(Code.INTERNAL, message))
 
     async def _give_up_undecodable(self, records: Sequence[Undecodable], now: float) -> None:
         await self._publish(
-            [Letter(record, Reason.UNDECODABLE, described(error), class_name(error)) for record, _, error in records]
+            [
+                DeadLetter(record, DeadReason.UNDECODABLE, described(error), class_name(error))
+                for record, _, error in records
+            ]
         )
         for record, token, error in records:
             try:
@@ -96,7 +99,7 @@ class DeadLetterQueue:
                 self._answer(entry, Failure(Code.INVALID_ARGUMENT, described(error)), FailureReason.OTHER)
         self._on_done()
 
-    async def _give_up(self, entry: Entry, letter: Letter, failure: Failure) -> None:
+    async def _give_up(self, entry: Entry, letter: DeadLetter, failure: Failure) -> None:
         await self._publish([letter])
         self._answer(entry, failure, FailureReason.BACKEND)
 
@@ -109,7 +112,7 @@ class DeadLetterQueue:
             self._tracker.done(entry.partition, entry.offset, entry.token)
             self._on_done()
 
-    async def _publish(self, letters: Sequence[Letter]) -> None:
+    async def _publish(self, letters: Sequence[DeadLetter]) -> None:
         self.pending += len(letters)
         try:
             await self._topic.publish(letters)

@@ -77,7 +77,7 @@ class BatchOutcomes:
         return [Failure(code, message)] * len(job.entries)
 
     def encode_job(self, job: Job, outcomes: Sequence[Outcome]) -> tuple[Sequence[Outcome], list[Answer]]:
-        """The outcomes and their answers; one that cannot be encoded is a failure, and its mates keep theirs."""
+        """The outcomes and their answers; one that cannot be encoded is a failure, and the others keep theirs."""
         now = self._clock()
         try:
             return outcomes, self._replies.of_batch(job, outcomes, now)

@@ -13,7 +13,7 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Final, Protocol, cast
 
-from protocol.dead_letter import Letter
+from protocol.dead_letter import DeadLetter
 from protocol.errors import Code
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import ModelConfig
@@ -40,7 +40,7 @@ class Source(Protocol):
     def settled(self, entries: Sequence[Entry]) -> None:
         """These have their answer: their records are done."""
 
-    def dead_letter(self, entry: Entry, letter: Letter, failure: Failure) -> None:
+    def dead_letter(self, entry: Entry, letter: DeadLetter, failure: Failure) -> None:
         """The record goes to the dead letters; then the entry comes back through `Runner.refuse`."""
 
     def opened(self) -> None:
@@ -169,10 +169,10 @@ class Runner:
         """The next of those that waited for this one takes its place, and the others wait for that; whether there is one."""
         waiting, leader.followers = leader.followers, None
         while waiting:
-            heir = waiting.popleft()
-            self._count(heir, -1)
-            if self._lead(heir):
-                heir.followers, heir.early_followers = waiting, len(waiting)
+            follower = waiting.popleft()
+            self._count(follower, -1)
+            if self._lead(follower):
+                follower.followers, follower.early_followers = waiting, len(waiting)
                 return True
         return False
 
@@ -278,7 +278,7 @@ class Runner:
         """See `BatchOwner.entries_answered`."""
         self._writer.put(answers, entries)
 
-    def dead_letter(self, entry: Entry, letter: Letter, failure: Failure) -> None:
+    def dead_letter(self, entry: Entry, letter: DeadLetter, failure: Failure) -> None:
         """See `BatchOwner.dead_letter`."""
         self._source.dead_letter(entry, letter, failure)
 
@@ -306,10 +306,10 @@ class Runner:
     def _early_followers(self, leader: Entry) -> Sequence[Entry]:
         """Those that waited for this one before it asked the store, and so have the answer that it found there."""
         waiting, count, leader.early_followers = leader.followers, leader.early_followers, 0
-        heirs = [waiting.popleft() for _ in range(count)] if waiting is not None else []
-        for heir in heirs:
-            self._count(heir, -1)
-        return heirs
+        followers = [waiting.popleft() for _ in range(count)] if waiting is not None else []
+        for follower in followers:
+            self._count(follower, -1)
+        return followers
 
     def _settle(self, entries: Sequence[Entry]) -> None:
         """The answers are kept: the records are done. A repetition that waited for one now finds the answer, or runs."""

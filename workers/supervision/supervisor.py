@@ -62,6 +62,9 @@ class Supervisor:
         transport: open; only its bus and its directory are used.
         drain_grace: seconds that the worker may take to end after SIGTERM.
         fence_ttl: seconds that the store keeps the attempts of what a dead worker was running.
+
+    Attributes:
+        wedged_after: beats without one of the worker after which it is killed.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Supervisor:
         self._transport = transport
         self._drain_grace = drain_grace
         self._fence_ttl = fence_ttl
+        self.wedged_after = WEDGED_AFTER
         self._journal: CrashJournalReader
         self._peers = Peers(worker)
         self._beat: Heartbeat | None = None
@@ -249,7 +253,7 @@ class Supervisor:
     def _judge(self) -> None:
         """Kill a worker that has beaten once and no more: stopped, or deadlocked."""
         self._missed = self._missed + 1 if self._beat is not None and self.pid is not None else 0
-        if self._missed > WEDGED_AFTER:
+        if self._missed > self.wedged_after:
             self._missed = 0
             log.error("the worker lives and says nothing; it is killed", worker=self._worker, pid=self.pid)
             self._signal(signal.SIGKILL)
