@@ -10,8 +10,8 @@ _COMMITS = "tests/workers/test_commits_at_bounds.py"
 patch(
     "only half of the records that come again are looked up", "half of a slice", "workers/intake/consumer.py",
     (
-        "suspects = [entry for entry in entries if entry.needs_attempt]\n        refs",
-        "suspects = [entry for entry in entries if entry.needs_attempt][: max(1, len(entries) // 2)]\n        refs",
+        "unsure = [entry for entry in entries if entry.needs_attempt]\n        refs",
+        "unsure = [entry for entry in entries if entry.needs_attempt][: max(1, len(entries) // 2)]\n        refs",
     ),
     finders=("tests/workers/test_redelivered.py::test_whatever_was_begun_before_runs_alone_the_last_of_a_slice_too",),
     at_first=False,
@@ -33,7 +33,7 @@ patch(
 )  # fmt: skip
 patch(
     "the newest cancellations are forgotten, not the oldest", "the wrong end", "workers/intake/cancellations.py",
-    ("told.popitem(last=False)", "told.popitem(last=True)"),
+    ("until.popitem(last=False)", "until.popitem(last=True)"),
     finders=("tests/workers/test_cancellations.py::test_memory_is_bounded_by_number_and_age",),
 )  # fmt: skip
 patch(
@@ -85,7 +85,7 @@ patch(
 )  # fmt: skip
 patch(
     "a repetition that comes to its turn waits for the next record", "a missed wake-up", "workers/serving/runner.py",
-    ("        if succeeded:\n            self.turn()\n", ""),
+    ("        if promoted:\n            self.turn()\n", ""),
     finders=("tests/workers/test_runner.py::test_the_same_request_twice_is_run_once",),
 )  # fmt: skip
 patch(

@@ -1,4 +1,4 @@
-"""What a batch that has run comes to: outcomes, answers and counts. Nothing of it waits; encoding may happen on any thread."""
+"""What a batch that ran amounts to: outcomes, answers and counts. Nothing here blocks; any thread may split and encode."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ log = structlog.get_logger(__name__)
 
 
 class BatchOutcomes:
-    """Of one model version.
+    """Outcomes of one model version's batches.
 
     Args:
         replies: encodes them.
-        statistics: counts.
+        statistics: counts them.
         inline_policy: learns how long runs take.
         clock: the fleet's.
-        refuse_nan: an output that is not a number is a failure.
+        refuse_nan: an output with a NaN is a failure.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class BatchOutcomes:
         self._refuse_nan = refuse_nan
 
     def split_job(self, job: Job) -> Sequence[Outcome]:
-        """One per entry of a job that ran without an error.
+        """One outcome per entry of a job that ran without an error.
 
         Raises:
-            Exception: whatever `split` raises; the batch has no outcomes.
-            ModelFailed: they are too few or too many, or not numbers where that is refused.
+            Exception: whatever `Executor.split` raises; the batch has no outcomes.
+            ModelFailed: there are too few or too many, or one has a NaN and `refuse_nan` is set.
         """
         outcomes: Sequence[Outcome] = job.executor.split(job.requests, job.raw)
         if len(outcomes) != len(job.entries):
@@ -66,7 +66,7 @@ class BatchOutcomes:
         return outcomes
 
     def fail_job(self, job: Job, error: BaseException) -> Sequence[Outcome]:
-        """The same failure for all."""
+        """The same failure for every entry."""
         message = failure_message(job.executor.name, error)
         first = job.entries[0].payload
         log.error(
@@ -77,7 +77,7 @@ class BatchOutcomes:
         return [Failure(code, message)] * len(job.entries)
 
     def encode_job(self, job: Job, outcomes: Sequence[Outcome]) -> tuple[Sequence[Outcome], list[Answer]]:
-        """The outcomes and their answers; one that cannot be encoded is a failure, and the others keep theirs."""
+        """The outcomes and their answers. An outcome that cannot be encoded becomes a failure; the others stay."""
         now = self._clock()
         try:
             return outcomes, self._replies.of_batch(job, outcomes, now)
@@ -98,7 +98,7 @@ class BatchOutcomes:
             return failure, self._replies.bare(entry, failure)
 
     def count_job(self, job: Job, outcomes: Sequence[Outcome]) -> None:
-        """Into the statistics, before the answers go out."""
+        """Count the batch, before its answers go out."""
         end = self._clock()
         enqueued, rows, failed, failed_seconds = [], 0, 0, 0.0
         for entry, outcome in zip(job.entries, outcomes, strict=True):
@@ -131,14 +131,14 @@ def strings_taken(requests: Sequence[InferRequest]) -> int:
 
 
 def strings_given(raw: object) -> float:
-    """Elements of what becomes BYTES outputs; infinite where that is not known before it is split."""
+    """Elements that become BYTES outputs; infinite if that is unknown before the split."""
     if not isinstance(raw, Mapping):
         return math.inf
     return sum([array.size for array in raw.values() if isinstance(array, np.ndarray) and array.dtype.kind in "OSU"])
 
 
 def _traced(error: BaseException) -> dict[str, object]:
-    """What the log is to show of where the error was raised: one record with the whole traceback, the model's own frames first."""
+    """The traceback for the log, in one record, with the model's own frames first."""
     trace = error.trace if isinstance(error, ModelRaised) else trace_of(error)
     if trace:
         return {"exception": trace}
