@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Coroutine, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import structlog
 
@@ -21,8 +21,9 @@ from protocol.codec import decode_reply, encode_reply
 from protocol.errors import Code, DeadlineExceeded, FleetError
 from protocol.messages import Failure, InferReply, Timing
 from protocol.naming import Names
-from protocol.ports import Answer, Cancel, Outcome, Results
+from protocol.ports import Cancel, FinishOutcome, Results, Terminal
 from protocol.runtime.clock import Clock
+from protocol.runtime.tasks import BackgroundTasks
 
 _COALESCE: Final = 0.005
 """Deadlines that come closer together than this are looked at together."""
@@ -64,7 +65,7 @@ class Completion:
         self._result_ttl = settings.result_ttl
         self._loop = asyncio.get_running_loop()
         self._cancels: dict[str, list[Cancel]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks("completion")
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for = math.inf
 
@@ -149,9 +150,9 @@ class Completion:
         Raises:
             Unavailable: the store cannot be reached.
         """
-        answer = Answer(request_ref, encode_reply(reply), "", self._result_ttl, True, reply.timing.accepted)
+        answer = Terminal(request_ref, encode_reply(reply), "", self._result_ttl, True, reply.timing.accepted)
         (outcome,) = await self._results.finish([answer])
-        if outcome is Outcome.WRITTEN:
+        if outcome is FinishOutcome.WRITTEN:
             return None
         (state,) = await self._results.look([request_ref])
         if state is None or state.payload is None:
@@ -165,8 +166,7 @@ class Completion:
         if self._timer is not None:
             self._timer.cancel()
         self._flush_cancels()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._tasks.join()
 
     def _done(self, call: Call, reply: InferReply, now: float) -> None:
         self._leave(call)
@@ -195,7 +195,7 @@ class Completion:
         now = self._clock()
         for call in self.pending.expire(now):
             if call.claimed and call.owner:
-                self._spawn(self._expire_claimed(call))
+                self._tasks.spawn(self._expire_claimed(call))
             else:
                 if not call.claimed:
                     self.cancel_queued(call)
@@ -217,18 +217,13 @@ class Completion:
     def _flush_cancels(self) -> None:
         cancels, self._cancels = self._cancels, {}
         for topic, told in cancels.items():
-            self._spawn(self._cancel(topic, told))
+            self._tasks.spawn(self._cancel(topic, told))
 
     async def _cancel(self, topic: str, cancels: list[Cancel]) -> None:
         try:
             await self._results.cancel(self._names.cancel_channel(topic), cancels)
         except FleetError as error:
             _log.warning("cancellation was not told", topic=topic, calls=len(cancels), error=error.message)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 def _late(call: Call) -> FleetError:

@@ -7,7 +7,6 @@ calls, delivered, are trimmed.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Final
 
@@ -18,6 +17,7 @@ from gateway.calls.recovery import Recovery
 from gateway.calls.service import Service
 from protocol.errors import FleetError
 from protocol.ports import RequestState, Wake
+from protocol.runtime.tasks import BackgroundTasks
 
 _LOOK: Final = 32
 """Streams read in one round trip where payloads are large."""
@@ -37,7 +37,7 @@ class Dispatcher:
         self._trim_batch = service.settings.trim_batch
         self._pointers: dict[str, None] = {}
         self._trims: list[str] = []
-        self._fetching: asyncio.Task[None] | None = None
+        self._fetching = BackgroundTasks("dispatcher")
         self._recovery = Recovery(service)
 
     async def start(self) -> None:
@@ -47,8 +47,7 @@ class Dispatcher:
     async def close(self) -> None:
         """Stop listening."""
         await self._results.unlisten(self._service.channel)
-        if self._fetching is not None:
-            await asyncio.wait([self._fetching])
+        await self._fetching.join()
         await self._recovery.close()
         await self.trim()
 
@@ -85,9 +84,8 @@ class Dispatcher:
             self._completion.deliver(deliveries)
         if pointers:
             self._pointers.update(dict.fromkeys(pointers))
-            if self._fetching is None:
-                self._fetching = asyncio.get_running_loop().create_task(self._fetch())
-                self._fetching.add_done_callback(self._fetched)
+            if not self._fetching:
+                self._fetching.spawn(self._fetch(), name="fetch")
 
     async def _fetch(self) -> None:
         """Read the answers that were too large to come with their wake-up."""
@@ -99,11 +97,6 @@ class Dispatcher:
                 await self._look(refs)
             except FleetError as error:
                 _log.warning("answers could not be read, a sweep will", answers=len(refs), error=error.message)
-
-    def _fetched(self, task: asyncio.Task[None]) -> None:
-        self._fetching = None
-        if not task.cancelled() and task.exception() is not None:
-            _log.error("reading answers failed, a sweep will read them", error=repr(task.exception()))
 
     async def _look(self, refs: Sequence[str]) -> int:
         """Answer those of these that have their terminal; how many calls that were."""

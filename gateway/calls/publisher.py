@@ -20,6 +20,7 @@ from gateway.calls.pending import Call
 from gateway.metrics import GatewayMetrics
 from protocol.errors import FleetError, Unavailable
 from protocol.ports import Bus, OutRecord, Place, Published
+from protocol.runtime.tasks import BackgroundTasks
 
 _GROUP_BYTES: Final = 1024 * 1024
 """A group is closed at this size, so that a broker's batch limit is never the sum of many large requests."""
@@ -59,7 +60,7 @@ class Publisher:
         self._closed: list[_Group] = []
         self._in_flight: dict[str, int] = {}
         self._scheduled = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks("publisher")
 
     def enqueue(self, topic: str, record: OutRecord, call: Call) -> None:
         """Publish with this turn's group; only a failure is told, to `on_failure`."""
@@ -81,9 +82,7 @@ class Publisher:
     async def close(self) -> None:
         """Wait until everything that was handed in is accounted for."""
         self.flush()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-            await asyncio.sleep(0)  # for the callbacks that send what was held back
+        await self._tasks.join()
 
     def _join(self, topic: str, record: OutRecord) -> _Group:
         """The topic's open group, with the record in it."""
@@ -115,9 +114,7 @@ class Publisher:
         if count >= IN_FLIGHT:
             return False
         self._in_flight[group.topic] = count + 1
-        task = self._loop.create_task(self._publish(group))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.spawn(self._publish(group))
         return True
 
     def _landed(self, topic: str) -> None:

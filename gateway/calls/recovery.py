@@ -16,6 +16,7 @@ from protocol.errors import Code, FleetError
 from protocol.messages import InferRequest
 from protocol.naming import ref
 from protocol.ports import OutRecord, Place, Record
+from protocol.runtime.tasks import BackgroundTasks
 
 GONE: Final = "the request's answer was lost with the result store's data, and the log no longer has the request"
 _LOOK: Final = 256
@@ -31,28 +32,26 @@ class Recovery:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._calls: dict[Call, None] = {}
-        self._work: asyncio.Task[None] | None = None
+        self._tasks = BackgroundTasks("recovery")
 
     def consider(self, calls: Iterable[Call]) -> None:
         """Look into calls for which the store has no end now. Nothing happens before they are overdue."""
         overdue = self._service.clock() - self._service.settings.recover_after
         self._calls.update((call, None) for call in calls if call.place is not None and call.registered <= overdue)
-        if self._calls and self._work is None:
-            self._work = asyncio.get_running_loop().create_task(self._recover_all())
-            self._work.add_done_callback(self._ended)
+        if self._calls and not self._tasks:
+            self._tasks.spawn(self._recover_all(), name="recover")
 
     async def close(self) -> None:
         """Stop looking."""
-        if self._work is not None:
-            self._work.cancel()
-            await asyncio.wait([self._work])
-
-    def _ended(self, work: asyncio.Task[None]) -> None:
-        self._work = None
-        if not work.cancelled() and (error := work.exception()) is not None:
-            _log.warning("lost answers could not be looked into, a sweep will again", error=str(error))
+        await self._tasks.close()
 
     async def _recover_all(self) -> None:
+        try:
+            await self._recover_waiting()
+        except FleetError as error:
+            _log.warning("lost answers were not recovered; a sweep tries again", error=error.message)
+
+    async def _recover_waiting(self) -> None:
         while self._calls:
             calls, self._calls = list(self._calls), {}
             for topic in {call.topic for call in calls}:
@@ -91,7 +90,7 @@ async def read_request(
     Raises:
         Unavailable: the broker does not answer.
     """
-    record = await service.transport.bus.read(topic, *place)
+    record = await service.transport.bus.read_record(topic, *place)
     if record is None:
         return None, None
     if len(record.value) > _LARGE:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 import structlog
 
@@ -23,6 +23,7 @@ from protocol.errors import Code, FleetError, Unavailable
 from protocol.messages import InferReply, InferRequest
 from protocol.naming import ref
 from protocol.ports import NOWHERE, Claim, Claimed, ClaimState, OutRecord, Place
+from protocol.runtime.tasks import BackgroundTasks
 
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 0.5
@@ -51,7 +52,7 @@ class Claims:
         self._service = service
         self._results = service.transport.results
         self._keys = service.keys
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks("claims")
 
     async def infer(self, served: Served, request: InferRequest, fingerprint: str) -> InferReply:
         """Run a keyed call, or attach to the one that runs already; its answer.
@@ -68,7 +69,7 @@ class Claims:
         try:
             await self._take(call, request, fingerprint, record)
             if call.place is not None and not call.owner:  # in the log, perhaps long ago, and its end may be lost
-                self._spawn(self._take_again(call, request, fingerprint, record))
+                self._tasks.spawn(self._take_again(call, request, fingerprint, record))
             while not call.left:
                 await asyncio.wait([future], timeout=service.settings.claim_lease)
                 if not call.left:
@@ -101,16 +102,9 @@ class Claims:
                 call.place = call.place or place
                 _log.warning("a lost answer could not be made up for", request_id=call.ref, error=error.message)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     async def close(self) -> None:
         """Stop what runs beside the calls."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
 
     async def accept(
         self, served: Served, request: InferRequest, fingerprint: str, binary: frozenset[str] | bool

@@ -18,7 +18,7 @@ import structlog
 from protocol.dead_letter import DeadLetter
 from protocol.errors import ModelFailed, described
 from protocol.messages import Failure, InferRequest
-from protocol.ports import Answer
+from protocol.ports import Terminal
 from workers.batching.types import Batch, Item
 from workers.failures.bisection import Bisection, Cause
 from workers.failures.classify import cause_of, poison_failure, poison_letter
@@ -46,13 +46,13 @@ class BatchOwner(Protocol):
     def entry_left(self, entry: Entry, failure: Failure | None) -> None:
         """The entry will not run: it is late or cancelled (`failure`), or has its answer already (None)."""
 
-    def entries_answered(self, entries: Sequence[Entry], answers: list[Answer]) -> None:
+    def entries_answered(self, entries: Sequence[Entry], answers: list[Terminal]) -> None:
         """These entries of a batch have their answers."""
 
     def dead_letter(self, entry: Entry, letter: DeadLetter, failure: Failure) -> None:
         """The entry goes to the dead letters, and `failure` to its sender."""
 
-    def batch_answered(self, job: Job, answers: list[Answer]) -> None:
+    def batch_answered(self, job: Job, answers: list[Terminal]) -> None:
         """The batch is done: one answer per entry that is still in the job."""
 
     def batch_emptied(self, job: Job) -> None:
@@ -79,7 +79,7 @@ class IsolatedBatch:
         self.job = job
         self.bisection = bisection
         self.part: Part | None = None
-        self.kept: list[tuple[Entry, Answer]] = []
+        self.kept: list[tuple[Entry, Terminal]] = []
         self.batch_ids = [entry.payload.id for entry in job.entries]
 
 
@@ -196,7 +196,7 @@ class Isolation:
             job.whole.bisection.part_succeeded()
             self._measure_restart(job)
 
-    def part_answered(self, part: Part, answers: list[Answer]) -> None:
+    def part_answered(self, part: Part, answers: list[Terminal]) -> None:
         """The part's entries have their answers, of success or failure."""
         whole = part.whole
         if self._owner.ordered:

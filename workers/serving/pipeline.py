@@ -19,7 +19,7 @@ import structlog
 from protocol.errors import Code
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import ModelConfig
-from protocol.ports import Answer
+from protocol.ports import Terminal
 from protocol.runtime.tasks import BackgroundTasks
 from protocol.tensors import MANY
 from workers.backends.base import Outcome
@@ -350,7 +350,7 @@ class Pipeline:
         else:
             self._emit(job, *made)
 
-    def _emit(self, job: Job, outcomes: Sequence[Outcome], answers: list[Answer]) -> None:
+    def _emit(self, job: Job, outcomes: Sequence[Outcome], answers: list[Terminal]) -> None:
         try:
             self._outcomes.count_job(job, outcomes)
         except Exception as exc:  # an answer matters more than a count

@@ -17,7 +17,7 @@ from protocol.dead_letter import DeadLetter
 from protocol.errors import Code
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import ModelConfig
-from protocol.ports import Answer, Cancel
+from protocol.ports import Cancel, Terminal
 from workers.batching import for_config
 from workers.batching.types import Reject, Rejection, Scheduler
 from workers.context import Context
@@ -84,7 +84,7 @@ class Runner:
         self._nbytes = 0
         self._followers = self._followers_rows = 0
         self._rows_per_request = 1.0
-        self._withheld: dict[int, tuple[Job, list[Answer]]] = {}
+        self._withheld: dict[int, tuple[Job, list[Terminal]]] = {}
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
@@ -177,7 +177,7 @@ class Runner:
         return False
 
     def refuse(self, entry: Entry, failure: Failure, reason: FailureReason) -> None:
-        """Answer an entry with a failure. It may be queued here or not, but must not be in a batch."""
+        """Terminal an entry with a failure. It may be queued here or not, but must not be in a batch."""
         now = self._clock()
         self._statistics.failed(reason, now - entry.enqueued)
         self._writer.put([self._replies.of_failure(entry, failure, now)], [entry])
@@ -187,7 +187,7 @@ class Runner:
         self.refuse(entry, Failure(rejection.code, rejection.message), FailureReason.REJECTED)
 
     def cancel(self, cancel: Cancel) -> None:
-        """Answer CANCELLED to the runs that are meant, are here and have not started.
+        """Terminal CANCELLED to the runs that are meant, are here and have not started.
 
         Each record is judged by its own stamp: behind a cancelled one may wait a later run under the same key, and behind a later
         run a repetition of the earlier. A follower that is meant leaves when its turn comes, before it runs.
@@ -274,7 +274,7 @@ class Runner:
             reason = FailureReason.CANCELED if failure.code is Code.CANCELLED else FailureReason.REJECTED
             self.refuse(entry, failure, reason)
 
-    def entries_answered(self, entries: Sequence[Entry], answers: list[Answer]) -> None:
+    def entries_answered(self, entries: Sequence[Entry], answers: list[Terminal]) -> None:
         """See `BatchOwner.entries_answered`."""
         self._writer.put(answers, entries)
 
@@ -282,7 +282,7 @@ class Runner:
         """See `BatchOwner.dead_letter`."""
         self._source.dead_letter(entry, letter, failure)
 
-    def batch_answered(self, job: Job, answers: list[Answer]) -> None:
+    def batch_answered(self, job: Job, answers: list[Terminal]) -> None:
         """See `BatchOwner.batch_answered`."""
         self._withheld[job.batch.sequence] = (job, answers)
         self._emit_in_order(job)
