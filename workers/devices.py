@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 def cores() -> int:
     """CPU cores that this process may use: those it may run on, or fewer where its container has a limit."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cpu_limit.usable(there, cpu_limit.quota(_text))
+    return cpu_limit.usable_cores(there, cpu_limit.cpu_quota(_text))
 
 
 def _text(path: str) -> str | None:

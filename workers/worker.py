@@ -30,7 +30,14 @@ from workers.lifecycle.models import Models
 from workers.metrics import WorkerMetrics
 from workers.retry import Retry
 from workers.settings import WorkerSettings, made_up_id
-from workers.supervision.heartbeat import Asks, DirectoryOutlet, Outlet, PipeOutlet, Pulse, SupervisorGone
+from workers.supervision.heartbeat import (
+    DirectorySender,
+    HeartbeatResponder,
+    HeartbeatSender,
+    HeartbeatSource,
+    PipeSender,
+    SupervisorGone,
+)
 from workers.system import cpu_yield
 
 RESTART_PAUSE: Final = 1.0
@@ -88,9 +95,9 @@ class Worker:
         )
         self.models = Models(self._context, settings, loader, transport.directory)
         self.metrics = WorkerMetrics(self.registry, self.models.serving, self._context.retry, hardware)
-        self._pulse = Pulse(self._context, self.models)
+        self._pulse = HeartbeatSource(self._context, self.models)
         self._outlet = _outlet(settings, transport)
-        self._asks = Asks(self._pulse, self._outlet, transport.directory)
+        self._asks = HeartbeatResponder(self._pulse, self._outlet, transport.directory)
         self._failed: dict[str, str] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._started = self._closed = False
@@ -232,7 +239,7 @@ class Worker:
 
     async def _say(self) -> None:
         try:
-            await self._outlet.beat(await self._pulse.read())
+            await self._outlet.beat(await self._pulse.current_heartbeat())
         except SupervisorGone:
             if not self._pulse.draining:
                 log.error("the supervisor has ended; this worker drains and ends too", worker=self.id)
@@ -245,14 +252,14 @@ class Worker:
 
     async def _look_again(self) -> None:
         await asyncio.sleep(LOOK_INTERVAL)
-        await self.models.catalogue.look_again()
+        await self.models.announcer.look_again()
 
     async def _poll(self) -> None:
         await asyncio.sleep(self._settings.repository_poll_secs)
         await self.models.poll()
 
 
-def _outlet(settings: WorkerSettings, transport: Transport) -> Outlet:
+def _outlet(settings: WorkerSettings, transport: Transport) -> HeartbeatSender:
     if settings.heartbeat_fd is not None:
-        return PipeOutlet(settings.heartbeat_fd)
-    return DirectoryOutlet(transport.directory)
+        return PipeSender(settings.heartbeat_fd)
+    return DirectorySender(transport.directory)

@@ -21,7 +21,7 @@ from protocol.codec import decode_reply, encode_reply
 from protocol.errors import Code, DeadlineExceeded, FleetError
 from protocol.messages import Failure, InferReply, Timing
 from protocol.naming import Names
-from protocol.ports import Answer, Cancel, Outcome, Results
+from protocol.ports import Cancel, FinishOutcome, Results, Terminal
 from protocol.runtime.clock import Clock
 from protocol.runtime.tasks import BackgroundTasks
 
@@ -149,9 +149,9 @@ class Completion:
         Raises:
             Unavailable: the store cannot be reached.
         """
-        answer = Answer(request_ref, encode_reply(reply), "", self._result_ttl, True, reply.timing.accepted)
+        answer = Terminal(request_ref, encode_reply(reply), "", self._result_ttl, True, reply.timing.accepted)
         (outcome,) = await self._results.finish([answer])
-        if outcome is Outcome.WRITTEN:
+        if outcome is FinishOutcome.WRITTEN:
             return None
         (state,) = await self._results.look([request_ref])
         if state is None or state.payload is None:

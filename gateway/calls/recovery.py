@@ -90,7 +90,7 @@ async def read_request(
     Raises:
         Unavailable: the broker does not answer.
     """
-    record = await service.transport.bus.read(topic, *place)
+    record = await service.transport.bus.read_record(topic, *place)
     if record is None:
         return None, None
     if len(record.value) > _LARGE:

@@ -162,7 +162,7 @@ def _read(stream: BinaryIO) -> _Frame | None:
 
 def _answer(frame: _Frame) -> tuple[dict[str, Any], list[Buffer]]:
     if frame.kind == PARSE:
-        body = v2.parse(frame.body, frame.note["length"], model=frame.note["model"])
+        body = v2.parse_body(frame.body, frame.note["length"], model=frame.note["model"])
         size = sum([len(each.data) for each in body.inputs])
         if size > MAX_RECORD:
             raise TooLarge(f"the request makes a record of {size} bytes; at most {MAX_RECORD} are allowed")

@@ -23,7 +23,7 @@ from protocol.errors import FleetError, TooLarge
 from protocol.messages import InferReply
 from protocol.runtime.tasks import BackgroundTasks
 from protocol.tensors import Buffer
-from protocol.v2 import ReplyBody
+from protocol.v2 import ResponseBody
 
 THREAD_FROM: Final = 64 * 1024
 """Bodies of this size are compressed and decompressed in a thread, where zlib lets go of the interpreter's lock."""
@@ -131,7 +131,7 @@ class Responses:
         self.reserve(exchange, _size(body))
         self._encode(exchange, reply, body)
 
-    def _encode(self, exchange: Exchange, reply: InferReply, body: ReplyBody) -> None:
+    def _encode(self, exchange: Exchange, reply: InferReply, body: ResponseBody) -> None:
         accept = exchange.fields.get(b"accept-encoding")
         if accept is not None:
             size = _size(body)
@@ -145,7 +145,7 @@ class Responses:
                 return
         self._write(exchange, 200, body.parts, reply, _form(body))
 
-    async def _compress(self, exchange: Exchange, reply: InferReply, body: ReplyBody, encoding: str) -> None:
+    async def _compress(self, exchange: Exchange, reply: InferReply, body: ResponseBody, encoding: str) -> None:
         self.reserve(exchange, _size(body))
         packed = await self._loop.run_in_executor(None, compression.compress, body.parts, encoding)
         self._write(exchange, 200, (packed,), reply, _form(body, encoding))
@@ -169,7 +169,7 @@ class Responses:
             )  # fmt: skip
 
 
-def _size(body: ReplyBody) -> int:
+def _size(body: ResponseBody) -> int:
     return sum([len(part) for part in body.parts])
 
 
@@ -182,7 +182,7 @@ def _form_of(error: FleetError) -> bytes:
     return b"".join((JSON_TYPE, *lines))
 
 
-def _form(body: ReplyBody, encoding: str = "") -> bytes:
+def _form(body: ResponseBody, encoding: str = "") -> bytes:
     """The header lines that say how a body is to be read."""
     if body.header_length is None:
         lines = JSON_TYPE

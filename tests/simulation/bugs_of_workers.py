@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 from protocol.errors import Unavailable
-from protocol.ports import Outcome
+from protocol.ports import FinishOutcome
 from tests.simulation.planting import bug
 from workers.batching.dynamic import DynamicBatcher
 from workers.batching.types import Item
@@ -80,7 +80,7 @@ def _(right: Any) -> Any:
         try:
             return await make()
         except Unavailable:
-            return [Outcome.WRITTEN] * 512
+            return [FinishOutcome.WRITTEN] * 512
 
     return call
 

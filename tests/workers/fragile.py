@@ -79,7 +79,7 @@ async def together(b: Bench, *numbers: float) -> list[InferReply]:
 
 async def dead_letters(b: Bench) -> list[Record]:
     found: list[Record] = []
-    while (record := await b.bus.read(DEAD, 0, len(found))) is not None:
+    while (record := await b.bus.read_record(DEAD, 0, len(found))) is not None:
         found.append(record)
     return found
 

@@ -2,7 +2,7 @@ import asyncio
 from collections.abc import Sequence
 
 from protocol.messages import InferRequest
-from protocol.ports import Answer, Outcome
+from protocol.ports import FinishOutcome, Terminal
 from tests.workers.fleet import turn_of_the_loop, until
 from tests.workers.serving import bench
 from workers.instances.job import Entry
@@ -18,17 +18,17 @@ class Store:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def finish(self, answers: Sequence[Answer]) -> list[Outcome]:
+    async def finish(self, answers: Sequence[Terminal]) -> list[FinishOutcome]:
         self.calls.append([answer.ref for answer in answers])
         await self.gate.wait()
-        return [Outcome.WRITTEN] * len(answers)
+        return [FinishOutcome.WRITTEN] * len(answers)
 
 
-def pair(name: str, size: int = 1) -> tuple[Answer, Entry]:
-    return Answer(name, bytes(size)), Entry(name, 1, "", InferRequest(name, "m", "1", ()), 0.0)
+def pair(name: str, size: int = 1) -> tuple[Terminal, Entry]:
+    return Terminal(name, bytes(size)), Entry(name, 1, "", InferRequest(name, "m", "1", ()), 0.0)
 
 
-def put(emission: Emission, *pairs: tuple[Answer, Entry]) -> None:
+def put(emission: Emission, *pairs: tuple[Terminal, Entry]) -> None:
     answers, entries = zip(*pairs, strict=True)
     emission.put(answers, entries)
 

@@ -46,7 +46,7 @@ async def test_a_dead_letter_is_the_record_byte_for_byte_and_says_why() -> None:
         await asyncio.gather(*first, *futures)
         (letter,) = await dead_letters(b)
         value, headers = encode_request(requests[0])
-        original = await b.bus.read(TOPIC, 0, 1)
+        original = await b.bus.read_record(TOPIC, 0, 1)
         assert original is not None
         assert letter.value == value == original.value
         assert letter.key == original.key

@@ -52,7 +52,7 @@ async def test_a_dead_letter_keeps_a_null_header_as_null() -> None:
         await b.serve()
         await send(b, OutRecord(b"\xc1", [("id", None), ("x", b"")], None))
         await everything_is_done(b, 1)
-        record = await b.bus.read(DEAD, 0, 0)
+        record = await b.bus.read_record(DEAD, 0, 0)
         assert record is not None
         assert list(record.headers[:2]) == [("id", None), ("x", b"")]
 
@@ -120,7 +120,7 @@ async def test_a_defect_in_handling_one_record_ends_that_record_and_no_other() -
         assert replies[1].failure.code is Code.INTERNAL
         await everything_is_done(b, 3)
         assert serving.statistics.dead_letters["defect"] == 1
-        record = await b.bus.read(DEAD, 0, 0)
+        record = await b.bus.read_record(DEAD, 0, 0)
         assert record is not None
         assert b"a defect of ours" in (dict(record.headers)["dead-error"] or b"")
 
@@ -179,7 +179,7 @@ async def test_a_letter_that_cannot_be_written_as_it_is_leaves_the_evidence() ->
         b.bus.publish = publish  # type: ignore[method-assign]
         await send(b, OutRecord(b"\xc1", [("id", b"\xff")]), OutRecord(b"\xc1", []))
         await everything_is_done(b, 2)
-        letters = [await b.bus.read(DEAD, 0, offset) for offset in range(2)]
+        letters = [await b.bus.read_record(DEAD, 0, offset) for offset in range(2)]
         assert [dict(letter.headers)["dead-offset"] for letter in letters if letter] == [b"0", b"1"]
         assert all(letter and "dead-left-out" in dict(letter.headers) for letter in letters)
 

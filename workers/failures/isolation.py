@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from protocol.errors import ModelFailed, described
-from protocol.ports import Answer
+from protocol.ports import Terminal
 from workers.failures.bisection import Cause, Inquiry
 from workers.failures.classify import answer_to_poison, cause_of, letter_of
 from workers.failures.limits import DEATHS, FAILURES, Caps, Flood
@@ -130,7 +130,7 @@ class Inquests:
             job.inquest.inquiry.succeeded()
             self._measure_restart(job)
 
-    def answered(self, part: Part, answers: list[Answer]) -> None:
+    def answered(self, part: Part, answers: list[Terminal]) -> None:
         """The part's entries have their answers, of success or failure."""
         inquest = part.inquest
         if self._owner.ordered:

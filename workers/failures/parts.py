@@ -7,7 +7,7 @@ from typing import Protocol, cast
 
 from protocol.dead_letter import DeadLetter
 from protocol.messages import Failure, InferRequest
-from protocol.ports import Answer
+from protocol.ports import Terminal
 from workers.batching.types import Batch, Item
 from workers.failures.bisection import Inquiry
 from workers.instances.job import Entry, Job
@@ -22,13 +22,13 @@ class Owner(Protocol):
     def left(self, entry: Entry, failure: Failure | None) -> None:
         """The entry will not run: it is late or cancelled (`failure`), or has its answer already (None)."""
 
-    def partly(self, entries: Sequence[Entry], answers: list[Answer]) -> None:
+    def partly(self, entries: Sequence[Entry], answers: list[Terminal]) -> None:
         """Some of a batch have their answers."""
 
     def bury(self, entry: Entry, letter: DeadLetter, failure: Failure) -> None:
         """The entry goes to the dead letters, and `failure` to its sender."""
 
-    def answered(self, job: Job, answers: list[Answer]) -> None:
+    def answered(self, job: Job, answers: list[Terminal]) -> None:
         """The batch has its end: one answer per entry that is still in the job."""
 
     def emptied(self, job: Job) -> None:
@@ -55,7 +55,7 @@ class Inquest:
         self.job = job
         self.inquiry = inquiry
         self.part: Part | None = None
-        self.kept: list[tuple[Entry, Answer]] = []
+        self.kept: list[tuple[Entry, Terminal]] = []
         self.mates = [entry.payload.id for entry in job.entries]
 
 

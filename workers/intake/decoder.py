@@ -57,7 +57,7 @@ class Reader:
             self._check_channel(request)
         problem, rows, shape_class = None, 1, ""
         try:
-            rows, shape_class, _ = self._signature.read(request)
+            rows, shape_class, _ = self._signature.check_request(request)
         except InvalidArgument as exc:
             problem = Failure(exc.code, exc.message)
         return Entry(

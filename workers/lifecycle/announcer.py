@@ -26,7 +26,7 @@ WITHHOLD: Final = 10.0
 log = structlog.get_logger(__name__)
 
 
-class Catalogue:
+class Announcer:
     """Announces.
 
     Args:
@@ -77,7 +77,7 @@ class Catalogue:
         if self._newest is None:
             return
         place, name = self._newest
-        record = await self._context.bus.read(place.topic, place.partition, place.offset)
+        record = await self._context.bus.read_record(place.topic, place.partition, place.offset)
         if record is None or record.key != name:
             log.warning("the catalogue no longer has what was announced; it is announced anew", models=len(self._ready))
             for entry in tuple(self._ready.values()):

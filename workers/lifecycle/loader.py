@@ -21,7 +21,7 @@ from workers.instances.process.child import Child
 from workers.instances.process.executor import ChildExecutor, is_isolated
 from workers.instances.process.pool import ChildPool
 from workers.instances.warmup import samples, warm_up
-from workers.repository import contents
+from workers.repository import model_file_check
 from workers.repository.completion import SILENT_BACKENDS, BackendMetadata, complete
 from workers.repository.placement import Placement, place
 from workers.repository.version import ModelVersion
@@ -167,6 +167,8 @@ def _look_first(version: ModelVersion) -> None:
     Raises:
         ConfigError: the file is not what the backend loads, or the configuration lacks what the file never says.
     """
-    contents.require_loadable(version.path, version.config.backend, alone=version.path.parent == version.folder)
+    model_file_check.require_loadable(
+        version.path, version.config.backend, single_file=version.path.parent == version.folder
+    )
     if version.config.backend in SILENT_BACKENDS:
         complete(version.config, None)

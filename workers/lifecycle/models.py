@@ -19,12 +19,12 @@ from protocol.messages import Announcement, ModelLoad
 from protocol.ports import Directory
 from workers.context import Context
 from workers.instances.loaded import LoadedModel
-from workers.lifecycle.announcer import Catalogue
+from workers.lifecycle.announcer import Announcer
 from workers.lifecycle.loader import Loader
-from workers.lifecycle.states import Event, State, move, shown
+from workers.lifecycle.states import Event, State, next_state, public_state
 from workers.repository.digests import Digests
 from workers.repository.model_files import require_distinct
-from workers.repository.repository import ignored, scan, single_file
+from workers.repository.scan import ignored_folders, scan_file, scan_repositories
 from workers.repository.version import ModelFolder, ModelVersion
 from workers.serving.serving import Serving
 from workers.settings import WorkerSettings
@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclasses.dataclass(slots=True)
-class Slot:
+class VersionSlot:
     """One version that is, was or should be here.
 
     Attributes:
@@ -56,14 +56,14 @@ class Slot:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Plan:
+class LoadPlan:
     """What to do so that exactly the wanted versions are here."""
 
     load: tuple[Key, ...]
     unload: tuple[Key, ...]
 
 
-def plan(wanted: Mapping[Key, str], slots: Mapping[Key, Slot]) -> Plan:
+def plan_loads(wanted: Mapping[Key, str], slots: Mapping[Key, VersionSlot]) -> LoadPlan:
     """Compare the digests of what is wanted with what is here. Pure.
 
     A version that failed is tried again when its files change; one that moves right now is left alone until it has settled.
@@ -76,7 +76,7 @@ def plan(wanted: Mapping[Key, str], slots: Mapping[Key, Slot]) -> Plan:
     for key, slot in slots.items():
         if key not in wanted and slot.state in (State.READY, State.UNAVAILABLE):
             unload.append(key)
-    return Plan(tuple(load), tuple(unload))
+    return LoadPlan(tuple(load), tuple(unload))
 
 
 class Models:
@@ -90,12 +90,12 @@ class Models:
 
     Attributes:
         slots: by key.
-        catalogue: where they are announced.
+        announcer: where they are announced.
     """
 
     def __init__(self, context: Context, settings: WorkerSettings, loader: Loader, directory: Directory) -> None:
-        self.slots: dict[Key, Slot] = {}
-        self.catalogue = Catalogue(context, directory)
+        self.slots: dict[Key, VersionSlot] = {}
+        self.announcer = Announcer(context, directory)
         self._context = context
         self._settings = settings
         self._loader = loader
@@ -123,9 +123,9 @@ class Models:
         loads = []
         for (model, version), slot in list(self.slots.items()):
             if slot.serving is not None:
-                loads.append(await slot.serving.load(shown(slot.state)))
+                loads.append(await slot.serving.load(public_state(slot.state)))
             elif slot.state is not State.UNLOADED:
-                loads.append(ModelLoad(model, version, shown(slot.state)))
+                loads.append(ModelLoad(model, version, public_state(slot.state)))
         return loads
 
     # --- following the repository ------------------------------------------------------------------------------------
@@ -171,9 +171,9 @@ class Models:
             await asyncio.gather(*[self._unload(key) for key in list(self.slots) if key[0] == name])
 
     async def _look(self) -> dict[Key, ModelVersion]:
-        folders = await asyncio.to_thread(scan, self._settings.model_repository, known=self._digests)
+        folders = await asyncio.to_thread(scan_repositories, self._settings.model_repository, known=self._digests)
         self._folders = {folder.name: folder for folder in folders}
-        for line in await asyncio.to_thread(ignored, self._settings.model_repository):
+        for line in await asyncio.to_thread(ignored_folders, self._settings.model_repository):
             self._warn(line)
         for folder in folders:
             for warning in folder.warnings:
@@ -181,7 +181,7 @@ class Models:
         wanted = {(v.model, str(v.version)): v for folder in folders for v in folder.versions}
         require_distinct(self._settings.model_file, [folder.name for folder in folders])
         for file in self._settings.model_file:
-            version = await asyncio.to_thread(single_file, file, self._digests)
+            version = await asyncio.to_thread(scan_file, file, self._digests)
             wanted[version.model, str(version.version)] = version
         self._digests.forget_others()
         return wanted
@@ -197,7 +197,7 @@ class Models:
         there = {key: version for key, version in wanted.items() if "*" in chosen or key[0] in chosen}
         async with self._changing:
             failures = await self._refuse_broken(chosen)
-            todo = plan({key: version.digest for key, version in there.items()}, self.slots)
+            todo = plan_loads({key: version.digest for key, version in there.items()}, self.slots)
             results = await asyncio.gather(*[self._load(there[key]) for key in todo.load])
             broken = {name for name, folder in self._folders.items() if folder.reason}
             await asyncio.gather(*[self._unload(key) for key in todo.unload if key[0] not in broken])
@@ -212,10 +212,10 @@ class Models:
             failures.append(f"model '{name}' cannot be served: {folder.reason}")
             key = (name, "1")
             if not any(model == name and slot.state is State.READY for (model, _), slot in self.slots.items()):
-                slot = self.slots.setdefault(key, Slot())
+                slot = self.slots.setdefault(key, VersionSlot())
                 if slot.reason != folder.reason:
                     log.error("a model cannot be served", model=name, reason=folder.reason)
-                    slot.state, slot.reason = move(slot.state, Event.FAILED), folder.reason
+                    slot.state, slot.reason = next_state(slot.state, Event.FAILED), folder.reason
                     await self._announce(key, slot)
         known = {*self._folders, "*"} | {file.name for file in self._settings.model_file}
         return failures + [
@@ -227,8 +227,8 @@ class Models:
     async def _load(self, version: ModelVersion) -> str:
         """Load it, or load it anew; returns what went wrong, or ""."""
         key = (version.model, str(version.version))
-        slot = self.slots.setdefault(key, Slot())
-        slot.state = move(slot.state, Event.LOAD)
+        slot = self.slots.setdefault(key, VersionSlot())
+        slot.state = next_state(slot.state, Event.LOAD)
         slot.digest = version.digest
         log.info("loading", model=key[0], version=key[1])
         try:
@@ -238,17 +238,17 @@ class Models:
         await self._serve(key, slot, loaded)
         return ""
 
-    async def _failed(self, key: Key, slot: Slot, reason: str) -> str:
+    async def _failed(self, key: Key, slot: VersionSlot, reason: str) -> str:
         log.error("a model cannot be loaded", model=key[0], version=key[1], reason=reason)
         if slot.state is State.READY:
             log.warning("the version that is loaded goes on serving", model=key[0], version=key[1])
         else:
-            slot.state = move(slot.state, Event.FAILED)
+            slot.state = next_state(slot.state, Event.FAILED)
             slot.reason = reason
             await self._announce(key, slot)
         return f"model '{key[0]}' version {key[1]} cannot be loaded: {reason}"
 
-    async def _serve(self, key: Key, slot: Slot, loaded: LoadedModel) -> None:
+    async def _serve(self, key: Key, slot: VersionSlot, loaded: LoadedModel) -> None:
         """Announce it and take requests; a predecessor answers what it has first."""
         context, former = self._context, slot.serving
         serving = Serving(context, loaded, self._settings.max_queued_bytes)
@@ -260,7 +260,7 @@ class Models:
             await former.finish(self._settings.drain_grace)
             await former.close(evict=False)
         else:
-            slot.state = move(slot.state, Event.LOADED)
+            slot.state = next_state(slot.state, Event.LOADED)
         slot.serving, slot.reason = serving, ""
         await self._announce(key, slot)
         cpu_yield.end()  # from here on others wait for what this process does
@@ -275,7 +275,7 @@ class Models:
         slot = self.slots[key]
         if slot.state not in (State.READY, State.UNAVAILABLE):
             return
-        slot.state = move(slot.state, Event.UNLOAD)
+        slot.state = next_state(slot.state, Event.UNLOAD)
         serving = slot.serving
         if serving is not None:
             await self._announce(key, slot)
@@ -283,16 +283,18 @@ class Models:
             await serving.finish(self._settings.drain_grace)
             await serving.close()
             slot.serving = None
-            slot.state = move(slot.state, Event.UNLOADED)
+            slot.state = next_state(slot.state, Event.UNLOADED)
         slot.reason = "unloaded"
         await self._announce(key, slot)
         log.info("unloaded", model=key[0], version=key[1])
         del self.slots[key]
 
-    async def _announce(self, key: Key, slot: Slot) -> None:
+    async def _announce(self, key: Key, slot: VersionSlot) -> None:
         now = self._context.clock()
-        entry = Announcement(*key, shown(slot.state), slot.config, slot.digest, slot.reason, now, slot.partitions)
-        await self.catalogue.announce(entry)
+        entry = Announcement(
+            *key, public_state(slot.state), slot.config, slot.digest, slot.reason, now, slot.partitions
+        )
+        await self.announcer.announce(entry)
 
     # --- the end -----------------------------------------------------------------------------------------------------
 

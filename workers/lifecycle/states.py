@@ -33,15 +33,27 @@ class Event(enum.StrEnum):
 
 MOVES: Final[dict[State, dict[Event, State]]] = {
     State.UNLOADED: {Event.LOAD: State.LOADING, Event.FAILED: State.UNAVAILABLE},
-    State.LOADING: {Event.LOADED: State.READY, Event.FAILED: State.UNAVAILABLE, Event.UNLOAD: State.UNLOADING},
-    State.READY: {Event.LOAD: State.READY, Event.UNLOAD: State.UNLOADING, Event.FAILED: State.UNAVAILABLE},
+    State.LOADING: {
+        Event.LOADED: State.READY,
+        Event.FAILED: State.UNAVAILABLE,
+        Event.UNLOAD: State.UNLOADING,
+    },
+    State.READY: {
+        Event.LOAD: State.READY,
+        Event.UNLOAD: State.UNLOADING,
+        Event.FAILED: State.UNAVAILABLE,
+    },
     State.UNLOADING: {Event.UNLOADED: State.UNLOADED},
-    State.UNAVAILABLE: {Event.LOAD: State.LOADING, Event.FAILED: State.UNAVAILABLE, Event.UNLOAD: State.UNLOADED},
+    State.UNAVAILABLE: {
+        Event.LOAD: State.LOADING,
+        Event.FAILED: State.UNAVAILABLE,
+        Event.UNLOAD: State.UNLOADED,
+    },
 }
 """A READY version that is loaded again (its files changed) goes on serving until its successor is ready."""
 
 
-def move(state: State, event: Event) -> State:
+def next_state(state: State, event: Event) -> State:
     """The state after the event.
 
     Raises:
@@ -53,7 +65,7 @@ def move(state: State, event: Event) -> State:
     return after
 
 
-def shown(state: State) -> ModelState:
+def public_state(state: State) -> ModelState:
     """The state in Triton's terms: what is not loaded is unavailable."""
     return ModelState.UNAVAILABLE if state is State.UNLOADED else ModelState(state.value)
 

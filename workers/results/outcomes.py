@@ -11,7 +11,7 @@ import structlog
 
 from protocol.errors import Code, FleetError, ModelFailed
 from protocol.messages import Failure, InferRequest
-from protocol.ports import Answer
+from protocol.ports import Terminal
 from protocol.tensors import Tensor, element_count
 from workers.backends.base import Outcome
 from workers.backends.tracebacks import trace_of
@@ -76,7 +76,7 @@ class Conclusions:
         code = error.code if isinstance(error, FleetError) else Code.MODEL_FAILED
         return [Failure(code, message)] * len(job.entries)
 
-    def encode(self, job: Job, outcomes: Sequence[Outcome]) -> tuple[Sequence[Outcome], list[Answer]]:
+    def encode(self, job: Job, outcomes: Sequence[Outcome]) -> tuple[Sequence[Outcome], list[Terminal]]:
         """The outcomes and their answers; one that cannot be encoded is a failure, and its mates keep theirs."""
         now = self._clock()
         try:
@@ -85,7 +85,7 @@ class Conclusions:
             pairs = [self._encode_one(job, *pair, now) for pair in zip(job.entries, outcomes, strict=True)]
             return [outcome for outcome, _ in pairs], [answer for _, answer in pairs]
 
-    def _encode_one(self, job: Job, entry: Entry, outcome: Outcome, now: float) -> tuple[Outcome, Answer]:
+    def _encode_one(self, job: Job, entry: Entry, outcome: Outcome, now: float) -> tuple[Outcome, Terminal]:
         try:
             return outcome, self._answers.of_batch(job, [outcome], now, [entry])[0]
         except Exception as exc:

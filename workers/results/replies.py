@@ -12,7 +12,7 @@ from protocol.codec import encode_reply
 from protocol.errors import RETRYABLE, Code
 from protocol.frames import MAX_RECORD
 from protocol.messages import SHOWN_DIGEST, Failure, InferReply, Timing
-from protocol.ports import Answer
+from protocol.ports import Terminal
 from workers.backends.base import Outcome
 from workers.instances.job import Entry, Job
 
@@ -33,7 +33,7 @@ class Answers:
 
     def of_batch(
         self, job: Job, outcomes: Sequence[Outcome], now: float, entries: Sequence[Entry] | None = None
-    ) -> list[Answer]:
+    ) -> list[Terminal]:
         """One per entry of a batch that was run, or failed; of all its entries unless some are named.
 
         Raises:
@@ -50,7 +50,7 @@ class Answers:
             answers.append(self._answer(entry, outcome, timing))
         return answers
 
-    def of_failure(self, entry: Entry, failure: Failure, now: float) -> Answer:
+    def of_failure(self, entry: Entry, failure: Failure, now: float) -> Terminal:
         """For an entry that did not run."""
         request = entry.payload
         timing = Timing(
@@ -62,14 +62,14 @@ class Answers:
         except Exception:
             return self.bare(entry, failure)
 
-    def bare(self, entry: Entry, failure: Failure) -> Answer:
+    def bare(self, entry: Entry, failure: Failure) -> Terminal:
         """A failure without label, times and whatever else could keep it from being encoded."""
         plain = Failure(failure.code, failure.message.encode(errors="replace").decode())
         timing = Timing(attempt=entry.attempt, worker=self._worker)
         request = dataclasses.replace(entry.payload, label="", accepted=0.0)
         return self._answer(dataclasses.replace(entry, payload=request), plain, timing)
 
-    def _answer(self, entry: Entry, outcome: Outcome, timing: Timing) -> Answer:
+    def _answer(self, entry: Entry, outcome: Outcome, timing: Timing) -> Terminal:
         request = entry.payload
         reply = InferReply(request.model, request.version, request.label)
         reply.timing = timing
@@ -86,4 +86,4 @@ class Answers:
             )
             reply.outputs = ()
             payload = encode_reply(reply)
-        return Answer(entry.ref, payload, request.reply_to, self._ttl, retriable, request.accepted, request.claimed)
+        return Terminal(entry.ref, payload, request.reply_to, self._ttl, retriable, request.accepted, request.claimed)

@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from protocol.ports import Answer, Outcome
+from protocol.ports import FinishOutcome, Terminal
 from workers.context import Context
 from workers.instances.job import Entry
 from workers.statistics import ModelStatistics
@@ -38,12 +38,12 @@ class Emission:
         self._context = context
         self._statistics = statistics
         self._on_settled = on_settled
-        self._waiting: collections.deque[tuple[Answer, Entry]] = collections.deque()
+        self._waiting: collections.deque[tuple[Terminal, Entry]] = collections.deque()
         self._task: asyncio.Task[None] | None = None
         self._abandoned = False
         self.pending = 0
 
-    def put(self, answers: Sequence[Answer], entries: Sequence[Entry]) -> None:
+    def put(self, answers: Sequence[Terminal], entries: Sequence[Entry]) -> None:
         """Send these; what is put in one turn of the event loop goes out together."""
         if self._abandoned:
             return
@@ -70,8 +70,8 @@ class Emission:
         finally:
             self._task = None
 
-    def _next_group(self) -> tuple[list[Answer], list[Entry]]:
-        answers: list[Answer] = []
+    def _next_group(self) -> tuple[list[Terminal], list[Entry]]:
+        answers: list[Terminal] = []
         entries: list[Entry] = []
         size = 0
         while self._waiting and len(answers) < MAX_ANSWERS and size < MAX_BYTES:
@@ -81,14 +81,16 @@ class Emission:
             entries.append(entry)
         return answers, entries
 
-    async def _send(self, answers: list[Answer], entries: list[Entry]) -> None:
+    async def _send(self, answers: list[Terminal], entries: list[Entry]) -> None:
         context = self._context
         started = context.clock()
         outcomes = await context.retry.call("finish", lambda: context.results.finish(answers))
         self._statistics.emit_seconds.observe(context.clock() - started)
         self.pending -= len(answers)
         refused = [
-            answer.ref for answer, outcome in zip(answers, outcomes, strict=True) if outcome is not Outcome.WRITTEN
+            answer.ref
+            for answer, outcome in zip(answers, outcomes, strict=True)
+            if outcome is not FinishOutcome.WRITTEN
         ]
         if refused:
             # First wins: another delivery, a cancellation or a deadline was there before. The caller has that answer.

@@ -18,7 +18,7 @@ import structlog
 from protocol.errors import Code
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import ModelConfig
-from protocol.ports import Answer
+from protocol.ports import Terminal
 from protocol.tensors import MANY
 from workers.backends.base import Outcome
 from workers.batching.types import Batch
@@ -342,7 +342,7 @@ class Pipeline:
         else:
             self._emit(job, *made)
 
-    def _emit(self, job: Job, outcomes: Sequence[Outcome], answers: list[Answer]) -> None:
+    def _emit(self, job: Job, outcomes: Sequence[Outcome], answers: list[Terminal]) -> None:
         try:
             self._conclusions.count(job, outcomes)
         except Exception as exc:  # an answer is worth more than a number

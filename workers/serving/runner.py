@@ -17,7 +17,7 @@ from protocol.dead_letter import DeadLetter
 from protocol.errors import Code
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import ModelConfig
-from protocol.ports import Answer, Cancel
+from protocol.ports import Cancel, Terminal
 from workers.batching import for_config
 from workers.batching.types import Reject, Rejection, Scheduler
 from workers.context import Context
@@ -84,7 +84,7 @@ class Runner:
         self._nbytes = 0
         self._followers = self._followers_rows = 0
         self._rows_per_request = 1.0
-        self._withheld: dict[int, tuple[Job, list[Answer]]] = {}
+        self._withheld: dict[int, tuple[Job, list[Terminal]]] = {}
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._wakes = math.inf
@@ -274,7 +274,7 @@ class Runner:
             reason = FailureReason.CANCELED if failure.code is Code.CANCELLED else FailureReason.REJECTED
             self.refuse(entry, failure, reason)
 
-    def partly(self, entries: Sequence[Entry], answers: list[Answer]) -> None:
+    def partly(self, entries: Sequence[Entry], answers: list[Terminal]) -> None:
         """See `Owner.partly`."""
         self._emission.put(answers, entries)
 
@@ -282,7 +282,7 @@ class Runner:
         """See `Owner.bury`."""
         self._source.bury(entry, letter, failure)
 
-    def answered(self, job: Job, answers: list[Answer]) -> None:
+    def answered(self, job: Job, answers: list[Terminal]) -> None:
         """See `Owner.answered`."""
         self._withheld[job.batch.sequence] = (job, answers)
         self._emit_in_order(job)
