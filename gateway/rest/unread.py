@@ -1,6 +1,6 @@
-"""Answers that their callers do not read, bounded together. Pure.
+"""Bounds the answers that callers have not read, over all connections. Pure.
 
-Invariant: what is held for a connection is given back once, when it has been read or the connection has ended.
+Invariant: the bytes of a connection are returned once, when they were read or the connection has ended.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Connection = TypeVar("Connection")
 
 
 class Unread(Generic[Connection]):
-    """Bytes in write buffers, by connection, in the order in which the connections began not to read."""
+    """Bytes in write buffers by connection, in the order in which the connections stopped reading."""
 
     __slots__ = ("_budget", "_shares")
 
@@ -22,13 +22,13 @@ class Unread(Generic[Connection]):
         self._shares: dict[Connection, Share] = {}
 
     def __len__(self) -> int:
-        """Connections with something unread."""
+        """Number of connections with unread bytes."""
         return len(self._shares)
 
     def hold(self, connection: Connection, size: int) -> list[Connection]:
-        """Count what a connection has not read; returns the connections to end because there is no room.
+        """Count the unread bytes of a connection; returns the connections to abort because there is no room.
 
-        Those that have not read for longest end first. The connection itself is the last of them.
+        Those that have not read for longest come first, the connection itself last.
         """
         share = self._shares.setdefault(connection, Share(self._budget))
         ended: list[Connection] = []
@@ -41,7 +41,7 @@ class Unread(Generic[Connection]):
         return ended
 
     def drop(self, connection: Connection) -> None:
-        """The connection has read everything, or has ended."""
+        """Forget a connection that has read everything or has ended."""
         share = self._shares.pop(connection, None)
         if share is not None:
             share.free()
