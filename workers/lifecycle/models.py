@@ -1,8 +1,8 @@
-"""Which model versions this worker has: loading and unloading along the lifecycle, and telling the fleet.
+"""Loads, replaces and unloads model versions so that they follow the repository, and announces each change.
 
-Invariants: a state changes only by a move of `lifecycle`; a version is announced READY once its topic is there and all its
-instances are warm; while its files change, what serves goes on until its successor is ready; what cannot be loaded is announced
-with the reason, unless another worker serves it.
+Invariants: a state changes only by `states.next_state`; a version is announced READY once its topic exists and all its instances
+are warm; when its files change, the loaded version serves until its successor is ready; a version that cannot be loaded is
+announced with the reason, unless another worker serves it.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ log = structlog.get_logger(__name__)
 
 @dataclasses.dataclass(slots=True)
 class VersionSlot:
-    """One version that is, was or should be here.
+    """One version that this worker has, had or should have.
 
     Attributes:
-        digest: of the files that it was last loaded from, or failed to load from.
+        digest: of the files at the last load, successful or not.
         reason: why it is unavailable.
         config: as announced.
         partitions: of its topic, once known.
@@ -57,16 +57,16 @@ class VersionSlot:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """What to do so that exactly the wanted versions are here."""
+    """The loads and unloads that leave exactly the wanted versions."""
 
     load: tuple[Key, ...]
     unload: tuple[Key, ...]
 
 
 def plan_loads(wanted: Mapping[Key, str], slots: Mapping[Key, VersionSlot]) -> LoadPlan:
-    """Compare the digests of what is wanted with what is here. Pure.
+    """Compare the wanted digests with the loaded ones. Pure.
 
-    A version that failed is tried again when its files change; one that moves right now is left alone until it has settled.
+    A version that failed is tried again when its files change; one that is loading or unloading is left as it is.
     """
     load, unload = [], []
     for key, digest in wanted.items():
@@ -84,13 +84,13 @@ class Models:
 
     Args:
         context: the worker's.
-        settings: which repositories and models.
+        settings: name the repositories and models.
         loader: makes instances.
-        directory: tells whether another worker serves a version.
+        directory: knows which other workers serve a version.
 
     Attributes:
         slots: by key.
-        announcer: where they are announced.
+        announcer: of their states.
     """
 
     def __init__(self, context: Context, settings: WorkerSettings, loader: Loader, directory: Directory) -> None:
@@ -104,14 +104,14 @@ class Models:
         self._warned: set[tuple[str, ...]] = set()
         self._changing = asyncio.Lock()
 
-    # --- what is here ------------------------------------------------------------------------------------------------
+    # --- state -------------------------------------------------------------------------------------------------------
 
     def serving(self) -> list[Serving]:
         """Every version that takes requests."""
         return [slot.serving for slot in list(self.slots.values()) if slot.serving is not None]
 
     def problems(self) -> list[str]:
-        """Why not everything that should be served is; one sentence each."""
+        """One sentence for each version that should be served and is not."""
         return [
             f"model '{model}' version {version} is {slot.state}" + (f": {slot.reason}" if slot.reason else "")
             for (model, version), slot in list(self.slots.items())
@@ -119,7 +119,7 @@ class Models:
         ]
 
     async def loads(self) -> list[ModelLoad]:
-        """What the heartbeat says of each version."""
+        """Each version's load, for the heartbeat."""
         loads = []
         for (model, version), slot in list(self.slots.items()):
             if slot.serving is not None:
@@ -131,33 +131,33 @@ class Models:
     # --- following the repository ------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Load what is to be there at start.
+        """Load the versions that the settings name.
 
         Raises:
-            ConfigError: with `exit_on_error`, naming everything that could not be loaded.
+            ConfigError: with `exit_on_error`, naming every version that could not be loaded.
         """
         chosen = self._settings.load_model if self._settings.model_control_mode == "explicit" else ("*",)
-        failures = await self._reconcile(await self._look(), chosen)
+        failures = await self._reconcile(await self._scan(), chosen)
         if failures and self._settings.exit_on_error:
             raise ConfigError("; ".join(failures) + " (serve the rest with --no-exit-on-error)")
 
     async def poll(self) -> None:
-        """Look at the repositories again and follow what has changed."""
+        """Scan the repositories again and follow the changes."""
         try:
-            wanted = await self._look()
+            wanted = await self._scan()
         except ConfigError as exc:
-            log.warning("the model repository cannot be read; what is loaded stays", error=exc.message)
+            log.warning("the model repository cannot be read; the loaded models stay", error=exc.message)
             return
         await self._reconcile(wanted, ("*",))
 
     async def load_model(self, name: str) -> None:
-        """Load all versions of a model that its policy chooses (explicit control).
+        """Load the versions of a model that its policy selects (explicit control).
 
         Raises:
             NotFound: there is no such model.
-            ConfigError: naming what could not be loaded.
+            ConfigError: naming the versions that could not be loaded.
         """
-        wanted = await self._look()
+        wanted = await self._scan()
         if name not in self._folders and not any(model == name for model, _ in wanted):
             raise NotFound(f"failed to load '{name}', failed to poll from model repository")
         loaded = {model for (model, _), slot in self.slots.items() if slot.state is State.READY}
@@ -166,11 +166,11 @@ class Models:
             raise ConfigError(f"load failed for model '{name}': " + "; ".join(failures))
 
     async def unload_model(self, name: str) -> None:
-        """Unload all versions of a model; nothing happens where there is none."""
+        """Unload all versions of a model, if there are any."""
         async with self._changing:
             await asyncio.gather(*[self._unload(key) for key in list(self.slots) if key[0] == name])
 
-    async def _look(self) -> dict[Key, ModelVersion]:
+    async def _scan(self) -> dict[Key, ModelVersion]:
         folders = await asyncio.to_thread(scan_repositories, self._settings.model_repository, known=self._digests)
         self._folders = {folder.name: folder for folder in folders}
         for line in await asyncio.to_thread(ignored_folders, self._settings.model_repository):
@@ -187,13 +187,13 @@ class Models:
         return wanted
 
     def _warn(self, text: str, **about: str) -> None:
-        """Once: a repository that is polled says the same every time."""
+        """Log a warning once: every poll of a repository finds it again."""
         if (key := (text, *about.values())) not in self._warned:
             self._warned.add(key)
             log.warning(text, **about)
 
     async def _reconcile(self, wanted: Mapping[Key, ModelVersion], chosen: Sequence[str]) -> list[str]:
-        """Load and unload; returns what went wrong, one sentence each."""
+        """Load and unload; returns one sentence for each failure."""
         there = {key: version for key, version in wanted.items() if "*" in chosen or key[0] in chosen}
         async with self._changing:
             failures = await self._refuse_broken(chosen)
@@ -204,7 +204,7 @@ class Models:
         return failures + [failure for failure in results if failure]
 
     async def _refuse_broken(self, chosen: Sequence[str]) -> list[str]:
-        """Folders that cannot be served at all; what is loaded of them goes on."""
+        """Mark models whose folders are broken as unavailable, unless a version is loaded: that one serves on."""
         failures = []
         for name, folder in self._folders.items():
             if not folder.reason or not ("*" in chosen or name in chosen):
@@ -225,7 +225,7 @@ class Models:
     # --- one version -------------------------------------------------------------------------------------------------
 
     async def _load(self, version: ModelVersion) -> str:
-        """Load it, or load it anew; returns what went wrong, or ""."""
+        """Load or reload it; returns the failure, or ""."""
         key = (version.model, str(version.version))
         slot = self.slots.setdefault(key, VersionSlot())
         slot.state = next_state(slot.state, Event.LOAD)
@@ -241,7 +241,7 @@ class Models:
     async def _failed(self, key: Key, slot: VersionSlot, reason: str) -> str:
         log.error("a model cannot be loaded", model=key[0], version=key[1], reason=reason)
         if slot.state is State.READY:
-            log.warning("the version that is loaded goes on serving", model=key[0], version=key[1])
+            log.warning("the loaded version goes on serving", model=key[0], version=key[1])
         else:
             slot.state = next_state(slot.state, Event.FAILED)
             slot.reason = reason
@@ -249,7 +249,7 @@ class Models:
         return f"model '{key[0]}' version {key[1]} cannot be loaded: {reason}"
 
     async def _serve(self, key: Key, slot: VersionSlot, loaded: LoadedModel) -> None:
-        """Announce it and take requests; a predecessor answers what it has first."""
+        """Announce it and take requests; a predecessor first answers the requests that it has."""
         context, former = self._context, slot.serving
         serving = Serving(context, loaded, self._settings.max_queued_bytes)
         slot.config = loaded.version.config.to_json()
@@ -263,7 +263,7 @@ class Models:
             slot.state = next_state(slot.state, Event.LOADED)
         slot.serving, slot.reason = serving, ""
         await self._announce(key, slot)
-        cpu_yield.end()  # from here on others wait for what this process does
+        cpu_yield.end()  # from here on callers wait for this process
         await serving.open()
         log.info(
             "ready", model=key[0], version=key[1], seconds=round(loaded.seconds, 3), instances=len(loaded.executors),
@@ -271,7 +271,7 @@ class Models:
         )  # fmt: skip
 
     async def _unload(self, key: Key) -> None:
-        """Take no new calls, serve or refuse what the topic holds, and free the instances."""
+        """Take no new calls, serve or refuse the requests in the topic, and free the instances."""
         slot = self.slots[key]
         if slot.state not in (State.READY, State.UNAVAILABLE):
             return
@@ -299,7 +299,7 @@ class Models:
     # --- the end -----------------------------------------------------------------------------------------------------
 
     async def drain(self, grace: float) -> None:
-        """Take nothing new and answer what is here. The catalogue is not told: others may serve the same versions."""
+        """Fetch nothing more and answer the requests in flight. Nothing is announced: other workers may serve the same versions."""
         await asyncio.gather(*[serving.finish(grace) for serving in self.serving()])
 
     async def close(self) -> None:
@@ -309,6 +309,6 @@ class Models:
             slot.serving = None
 
     def abandon(self) -> None:
-        """Stop in the middle, as a crash would."""
+        """Stop at once, as a crash would."""
         for serving in self.serving():
             serving.abandon()
