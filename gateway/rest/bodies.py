@@ -34,7 +34,7 @@ def header_length(raw: bytes | None) -> int | None:
     return int(digits)
 
 
-def parse(body: Buffer | bytearray, length: int | None, config: ModelConfig) -> InferBody:
+def parse_body(body: Buffer | bytearray, length: int | None, config: ModelConfig) -> InferBody:
     """Parse an infer body: JSON, JSON and raw bytes, or raw bytes alone (`length` 0).
 
     Raises:

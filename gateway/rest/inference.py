@@ -12,7 +12,7 @@ import functools
 from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
-from gateway.calls.service import Service, Terms
+from gateway.calls.service import CallContext, Service
 from gateway.catalogue.catalogue import Served
 from gateway.durable.claims import Claims
 from gateway.ids import fingerprint, keyed_id
@@ -110,7 +110,7 @@ class InferFrontend:
                 self._responses.spawn(exchange, self._handle_large(exchange, length))
                 return
             served = self._service.resolve(exchange.model, exchange.version)
-            self._submit(exchange, served, bodies.parse(body, length, served.config))
+            self._submit(exchange, served, bodies.parse_body(body, length, served.config))
         except ManyElements:
             self._responses.spawn(exchange, self._handle_large(exchange, length))
         except (NotFound, Unavailable) as error:
@@ -139,7 +139,7 @@ class InferFrontend:
         service = self._service
         exchange.id = service.new_id()
         exchange.binary = bodies.wanted(body)
-        request = service.request(served, body, self._terms(exchange))
+        request = service.request(served, body, self._context(exchange))
 
         def done(reply: InferReply) -> None:
             exchange.call = None
@@ -148,7 +148,7 @@ class InferFrontend:
         exchange.call = service.submit(served, request, done)
         self._responses.release(exchange)
 
-    def _terms(self, exchange: Exchange, *, claimed: bool = False, default: float | None = None) -> Terms:
+    def _context(self, exchange: Exchange, *, claimed: bool = False, default: float | None = None) -> CallContext:
         fields = exchange.fields
         accepted = exchange.accepted
         seconds = self._settings.default_timeout if default is None else default
@@ -159,7 +159,7 @@ class InferFrontend:
         if seconds:
             exchange.until = deadline = accepted + seconds
         given = fields.get(b"traceparent")
-        return Terms(
+        return CallContext(
             exchange.id, exchange.principal, accepted, deadline,
             "" if given is None else given.decode("latin-1"), claimed,
         )  # fmt: skip
@@ -214,8 +214,8 @@ class InferFrontend:
             exchange.id = self._service.new_id()
         else:
             exchange.id = keyed_id(exchange.principal, exchange.model, exchange.version, key.decode("latin-1"))
-        terms = self._terms(exchange, claimed=True, default=0.0 if asynchronous else None)
-        request = self._service.request(served, body, terms)
+        context = self._context(exchange, claimed=True, default=0.0 if asynchronous else None)
+        request = self._service.request(served, body, context)
         mark = fingerprint(raw, (field or b"").decode("latin-1"))
         self._responses.release(exchange)
         del raw, body  # free them while the call waits
@@ -259,7 +259,7 @@ class InferFrontend:
         raw = exchange.body
         if (len(raw) if length is None else length) <= self._settings.json_offload_bytes:
             with contextlib.suppress(ManyElements):
-                return bodies.parse(raw, length, served.config)
+                return bodies.parse_body(raw, length, served.config)
         return await self._beside(exchange, self.json.parse(raw, length, self._until(exchange), served.model))
 
     # --- parts --------------------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ class RequestReader(UvicornConnection):
         self._frontend = endpoint.frontend
         self._hosts = endpoint.hosts
         self._max_header_bytes = endpoint.max_header_bytes
-        self._share = Share(endpoint.budgets.strangers)
+        self._share = Share(endpoint.budgets.unauthenticated)
         self._in_head = False
         self._in_body = False
         self._dry = 0

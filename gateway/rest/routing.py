@@ -11,7 +11,7 @@ import httptools
 
 from gateway.admission.budget import Budget, Share
 
-Route = tuple[str, str]
+ModelRoute = tuple[str, str]
 """Model and version; the version is "" if the URL has none."""
 
 MAX_URL: Final = 256
@@ -34,15 +34,15 @@ class RouteCache:
 
     def __init__(self, budget: Budget, known: Callable[[str], bool]) -> None:
         self._known = known
-        self._routes: dict[bytes, Route] = {}
+        self._routes: dict[bytes, ModelRoute] = {}
         self._share = Share(budget)
 
-    def find(self, url: bytes) -> Route | None:
+    def find(self, url: bytes) -> ModelRoute | None:
         """(model, version) of an infer URL, None for any other."""
         route = self._routes.get(url)
         if route is not None:
             return route
-        route = parse(url)
+        route = parse_route(url)
         if route is not None and len(url) <= MAX_URL and self._known(route[0]):
             size = self._share.size + _ENTRY + len(url)
             if size > MAX_BYTES:
@@ -53,7 +53,7 @@ class RouteCache:
         return route
 
 
-def parse(url: bytes) -> Route | None:
+def parse_route(url: bytes) -> ModelRoute | None:
     """(model, version) of an infer URL, None for any other; not cached."""
     try:
         path = httptools.parse_url(url).path
