@@ -15,7 +15,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from protocol.errors import FleetError, NotFound, Unavailable
 from protocol.ports import Assigned, Consumer, OutRecord
 from protocol.transport.kafka.bus import KafkaBus
-from protocol.transport.kafka.positions import counts
+from protocol.transport.kafka.positions import is_of_log
 from tests.transport.bus_site import POLL, Owner, nothing_comes, numbered, take, values
 from tests.transport.test_kafka import KafkaSite
 
@@ -242,4 +242,4 @@ async def test_records_deleted_while_they_wait_to_be_read_are_told_as_lost(
     ],
 )
 def test_which_committed_offsets_count(offset: int, metadata: str, expected: bool) -> None:
-    assert counts(OffsetAndMetadata(offset, metadata), 10, "this") is expected
+    assert is_of_log(OffsetAndMetadata(offset, metadata), 10, "this") is expected
