@@ -19,6 +19,7 @@ from gateway.admission.budget import Budget, Share
 from gateway.rest.bodies import Binary
 from gateway.rest.json_process import PARSE, WRITE, JsonProcess
 from protocol.codec import encode_reply
+from protocol.deadline import too_late
 from protocol.errors import DeadlineExceeded, Exhausted, Unavailable
 from protocol.messages import InferReply
 from protocol.tensors import Buffer, Tensor
@@ -91,7 +92,7 @@ class JsonPool:
     ) -> _Answer:
         work: asyncio.Task[_Answer] | None = None
         try:
-            if until <= self._clock():
+            if too_late(until, self._clock()):
                 raise TimeoutError
             async with asyncio.timeout(None if until == math.inf else max(until - self._clock(), 0.0)):
                 process = await self._turn()

@@ -2,7 +2,8 @@
 
 A thread would not help: the parser holds the interpreter's lock for as long as it runs (90 ms for 16 MB). The child also keeps the
 hundreds of megabytes that such a document takes while it is Python objects. It starts with the first large body, and ends when its
-standard input does, so it cannot outlive its gateway. `json_pool` says who asks which child, and until when.
+standard input does, so it cannot outlive its gateway. `json_pool` says who asks which child, and until when;
+`docs/decisions/0004-json-in-processes-of-our-own.md` why it is no `ProcessPoolExecutor`.
 
 A frame in either direction is `kind (1 byte), length of note (u32), length of body (u32), note (JSON), body`.
 """

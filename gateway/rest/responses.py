@@ -21,6 +21,7 @@ from gateway.rest.exchange import Exchange
 from gateway.rest.json_pool import JsonPool
 from protocol.errors import FleetError, TooLarge
 from protocol.messages import InferReply
+from protocol.runtime.tasks import BackgroundTasks
 from protocol.tensors import Buffer
 from protocol.v2 import ResponseBody
 
@@ -42,18 +43,15 @@ class Responses:
         self._offload_bytes = service.settings.json_offload_bytes
         self._verbose = logging.getLogger("gateway.rest").isEnabledFor(logging.DEBUG)
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks("responses")
 
     async def close(self) -> None:
         """Wait for what is still being worked on."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._tasks.join()
 
     def spawn(self, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
         """Work on an exchange in a task; whatever it raises becomes the response."""
-        task = self._loop.create_task(self._guard(exchange, work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.spawn(self._guard(exchange, work))
 
     def answer(self, exchange: Exchange, reply: InferReply) -> None:
         """The response of an answer; a large or compressed one leaves the direct way."""

@@ -1,4 +1,4 @@
-"""A model whose instance dies, hangs, fails or runs out of memory as its input says, and who was buried for it."""
+"""A model whose instance dies, hangs, fails or runs out of memory as its input says, and the dead letters that come of it."""
 
 import asyncio
 from collections.abc import Mapping, Sequence

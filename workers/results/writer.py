@@ -1,7 +1,7 @@
-"""The way out: answers go to the result store with as few calls as possible, and only then are their records done.
+"""Writes answers to the result store with as few calls as possible; only then are their records done.
 
-Invariants: what is put is written in order, one call at a time; a call that fails is repeated until it succeeds, and nothing of it
-is taken as done before; `on_settled` is called once for every entry, after the store has its answer (or had one already).
+Invariants: answers are written in the order of `put`, one call at a time; a failing call is repeated until it succeeds, and none of
+its answers counts as written before; `on_settled` is called once for every entry, after the store has its answer (or had one).
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from workers.instances.job import Entry
 from workers.statistics import ModelStatistics
 
 MAX_ANSWERS: Final = 512
-"""Per call: a store that runs one script at a time should not be held for long."""
+"""Per call: the store runs one script at a time, and must not be held up for long."""
 MAX_BYTES: Final = 4 * 1024 * 1024
 
 log = structlog.get_logger(__name__)
 
 
-class Emission:
-    """Answers of one model version on their way to the store.
+class ResultWriter:
+    """Replies of one model version on their way to the store.
 
     Attributes:
-        pending: answers that are not settled.
+        pending: answers that are not written yet.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Emission:
         self.pending = 0
 
     def put(self, answers: Sequence[Terminal], entries: Sequence[Entry]) -> None:
-        """Send these; what is put in one turn of the event loop goes out together."""
+        """Write these answers; those that are put in one turn of the event loop go out together."""
         if self._abandoned:
             return
         self._waiting.extend(zip(answers, entries, strict=True))
@@ -53,7 +53,7 @@ class Emission:
             self._task = asyncio.get_running_loop().create_task(self._send_all())
 
     async def drained(self) -> None:
-        """Return once everything put so far is settled."""
+        """Return once every answer that was put is written."""
         while self._task is not None:
             await asyncio.shield(self._task)
 
@@ -93,6 +93,6 @@ class Emission:
             if outcome is not FinishOutcome.WRITTEN
         ]
         if refused:
-            # First wins: another delivery, a cancellation or a deadline was there before. The caller has that answer.
+            # First wins: another delivery, a cancellation or a deadline came before. The caller has that answer.
             log.info("answers refused", requests=len(refused), first=refused[0])
         self._on_settled(entries)
