@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 from protocol import v2
@@ -37,14 +37,13 @@ from protocol.messages import (
     InferRequest,
     Timing,
 )
+from protocol.ports import Headers
 from protocol.tensors import MAX_ELEMENTS, Buffer
 
 SCHEMA: Final = b"penstock/1"
 MSGPACK: Final = b"application/msgpack"
 JSON: Final = b"application/json"
 _STAMPS: Final = struct.Struct(">QQ")
-
-Headers = Sequence[tuple[str, bytes | None]]
 
 MAX_NUMBER: Final = 10**17
 """The largest number in a header: in microseconds the year 5138. Every time up to it can be encoded again."""

@@ -212,7 +212,7 @@ def tensors_of(
         trusted: the fleet wrote them, so that the elements of BYTES need no check.
 
     Raises:
-        CodecError: naming what is wrong.
+        CodecError: names the fault.
         ManyElements: they have more than `most` BYTES elements.
     """
     if not isinstance(heads, list) or len(heads) > v2.MAX_TENSORS:

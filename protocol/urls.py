@@ -6,7 +6,7 @@ import ipaddress
 from typing import Final
 
 _REACHED_AT: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - compared with, not listened on
-"""Wildcard addresses, which nobody can call, and an address that reaches the same server from this machine."""
+"""Wildcard addresses, which cannot be called, and an address that reaches the same server from this machine."""
 
 
 def callable_host(host: str) -> str:

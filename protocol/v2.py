@@ -285,7 +285,7 @@ def encode_response(
             entry["parameters"] = {"binary_data_size": len(tensor.data)}
             tail.append(tensor.data)
         else:
-            entry["data"] = json_data(tensor)
+            entry["data"] = tensor_json(tensor)
         entries.append(entry)
     head["outputs"] = entries
     encoded = orjson.dumps(head, option=orjson.OPT_SERIALIZE_NUMPY)
@@ -308,7 +308,7 @@ def _refuse_infinity(outputs: Sequence[Tensor], binary: frozenset[str]) -> None:
             )
 
 
-def json_data(tensor: Tensor) -> Any:
+def tensor_json(tensor: Tensor) -> Any:
     """The tensor's elements, flat, as something `orjson` writes (with OPT_SERIALIZE_NUMPY).
 
     Raises:

@@ -167,13 +167,13 @@ def check_warmup_inputs(warmups: Sequence[Warmup], inputs: Mapping[str, TensorSp
                 raise ConfigError(
                     f"{where} has datatype {tensor.datatype} for input '{name}', which is {spec.datatype}"
                 )
-            if not fits(tensor.dims, spec.dims):
+            if not dims_agree(tensor.dims, spec.dims):
                 raise ConfigError(
                     f"{where} has dims {list(tensor.dims)} for input '{name}', which expects {list(spec.dims)}"
                 )
 
 
-def fits(dims: Sequence[int], expected: Sequence[int]) -> bool:
+def dims_agree(dims: Sequence[int], expected: Sequence[int]) -> bool:
     """Whether dims agree with the expected ones; -1 on either side agrees with any size."""
     return len(dims) == len(expected) and all(
         have == want or -1 in (have, want) for have, want in zip(dims, expected, strict=True)

@@ -97,7 +97,7 @@ class TestTransactions:
 async def made_again(site: KafkaSite, bus: KafkaBus, admin: AIOKafkaAdminClient, topic: str, count: int) -> None:
     """Delete the topic and make it again, with other records."""
     await admin.delete_topics([topic])
-    async with asyncio.timeout(site.patience):
+    async with asyncio.timeout(site.time_limit):
         while True:
             with contextlib.suppress(FleetError):
                 await bus.ensure_topic(topic, 1)
@@ -120,7 +120,7 @@ class TestTopicsMadeAgain:
         epoch = owner.epochs[-1]
         await made_again(site, await site.connect(), admin, topic, count)
         got: list[bytes] = []
-        async with asyncio.timeout(site.patience):
+        async with asyncio.timeout(site.time_limit):
             while len(got) < count:
                 with contextlib.suppress(Unavailable):  # told while there is no topic
                     got += values(await consumer.fetch(count, 0.5))
@@ -154,7 +154,7 @@ class TestTopicsMadeAgain:
         assert len(await take(consumer, 1)) == 1
         await admin.delete_topics([topic])
         sender, got = await site.connect(), list[bytes]()
-        async with asyncio.timeout(site.patience):
+        async with asyncio.timeout(site.time_limit):
             while True:
                 with contextlib.suppress(FleetError):
                     await sender.publish(topic, numbered(1, 7), 2)
@@ -172,7 +172,7 @@ class TestTopicsMadeAgain:
         await admin.delete_topics([topic])
 
         async def fetch_until_refused() -> None:
-            async with asyncio.timeout(site.patience):
+            async with asyncio.timeout(site.time_limit):
                 while True:
                     await consumer.fetch(1, 0.1)
 
@@ -189,7 +189,7 @@ class TestFollowing:
         await bus.publish(topic, numbered(3))
         stream = bus.follow(topic)
         got: list[bytes] = []
-        async with asyncio.timeout(site.patience):
+        async with asyncio.timeout(site.time_limit):
             while len(got) < 3:
                 got += values(await anext(stream))
             await made_again(site, await site.connect(), admin, topic, 8)
@@ -208,7 +208,7 @@ class TestFollowing:
         assert await anext(stream) == []
         await admin.delete_topics([topic])
         with pytest.raises(NotFound, match="was deleted"):
-            async with asyncio.timeout(site.patience):
+            async with asyncio.timeout(site.time_limit):
                 await anext(stream)
 
 
