@@ -16,9 +16,9 @@ import orjson
 
 from penstock.cli.options import Decorator, fleet_options, option, options, seconds
 from penstock.cli.settings import transport_settings
-from penstock.dead import folder, selection, showing, topic
+from penstock.dead import reproducer, selection, showing, topic
 from penstock.dead.letters import REASONS, UNKNOWN, DeadLetter
-from penstock.dead.redriving import Plan, plan
+from penstock.dead.redriving import RedrivePlan, plan_redrives
 from penstock.dead.selection import Selection
 from protocol.errors import ConfigError, InvalidArgument, NotFound
 from protocol.naming import Names
@@ -37,7 +37,7 @@ _where: Decorator = options(
 )  # fmt: skip
 _which: Decorator = options(
     click.option("--reason", "reasons", multiple=True, type=click.Choice([*REASONS, UNKNOWN]), help="Dead of this; may be repeated. [all]"),  # noqa: E501
-    click.option("--since", metavar="AGE|DATE", help="Buried since: 90s, 30m, 2h, 7d, or 2026-01-31T12:00 in UTC."),
+    click.option("--since", metavar="AGE|DATE", help="Dead since: 90s, 30m, 2h, 7d, or 2026-01-31T12:00 in UTC."),
     click.option("--worker", default="", help="Given up by this worker."),
     click.option("--id", "ids", multiple=True, metavar="ID", help="This one: its id, or <model>/<partition>/<offset>; may be repeated."),  # noqa: E501
 )  # fmt: skip
@@ -69,9 +69,9 @@ def list_(models: tuple[str, ...], as_json: bool, **flags: Any) -> None:
         penstock dead list --model mymodel --reason poison --since 2h
     """
     settings, chosen = _settings(flags), _selection(flags)
-    found = _run(settings, lambda bus: _cemeteries(bus, settings.names, models))
+    found = _run(settings, lambda bus: _dead_topics(bus, settings.names, models))
     letters = sorted(
-        (letter for each in found for letter in each.letters if chosen.covers(letter)), key=lambda x: x.buried
+        (letter for each in found for letter in each.letters if chosen.covers(letter)), key=lambda x: x.dead_lettered_at
     )
     redriven = {note.root_ref: note.id for each in found for note in each.notes}
     if as_json:
@@ -130,15 +130,15 @@ def reproduce(name: str, models: tuple[str, ...], source: Path | None, as_json: 
     """
     if bool(name) == bool(source):
         raise InvalidArgument("say which dead letter: ID, or --from FOLDER with what --export wrote")
-    case = folder.load(source) if source else _case(_settings(flags), models, name)
+    case = reproducer.load_case(source) if source else _case(_settings(flags), models, name)
     version, repositories, target = flags["version"] or case.version, list(flags["model_repository"]), flags["target"]
-    if source and not repositories and (source / folder.MODELS).is_dir():
-        repositories = [source / folder.MODELS]
+    if source and not repositories and (source / reproducer.MODELS).is_dir():
+        repositories = [source / reproducer.MODELS]
     if target:
         _export(target, case, version, repositories if flags["with_model"] else None)
         if not as_json:
             print(
-                f"{target} holds the request; python {target / folder.SCRIPT} --model-repository DIR runs it",
+                f"{target} holds the request; python {target / reproducer.SCRIPT} --model-repository DIR runs it",
                 file=sys.stderr,
             )
     if repositories:
@@ -171,9 +171,11 @@ def redrive(models: tuple[str, ...], as_json: bool, yes: bool, **flags: Any) -> 
     names = settings.names
 
     async def work(bus: Bus) -> int:
-        found = await _cemeteries(bus, names, models)
+        found = await _dead_topics(bus, names, models)
         plans = [
-            plan([x for x in each.letters if chosen.covers(x)], each.letters, each.notes, names, again=flags["again"])
+            plan_redrives(
+                [x for x in each.letters if chosen.covers(x)], each.letters, each.notes, names, again=flags["again"]
+            )
             for each in found
         ]
         count = sum(len(each.redrives) for each in plans)
@@ -184,19 +186,19 @@ def redrive(models: tuple[str, ...], as_json: bool, yes: bool, **flags: Any) -> 
     sys.exit(_run(settings, work))
 
 
-async def _send(bus: Bus, names: Names, plans: list[Plan], flags: dict[str, Any], as_json: bool) -> int:
+async def _send(bus: Bus, names: Names, plans: list[RedrivePlan], flags: dict[str, Any], as_json: bool) -> int:
     """The exit code."""
     redrives = [redrive for each in plans for redrive in each.redrives]
     skipped = [skip for each in plans for skip in each.skipped]
     say: Callable[[topic.Sent], None] = (
-        (lambda _: None) if as_json else lambda sent: print(_told(sent, names), flush=True)
+        (lambda _: None) if as_json else lambda sent: print(_sent_line(sent, names), flush=True)
     )
     if flags["dry_run"]:
         done = [topic.Sent(redrive, None) for redrive in redrives]
         for each in done:
             say(each)
     else:
-        done = await topic.redrive(bus, names, redrives, flags["rate"], say)
+        done = await topic.send_again(bus, names, redrives, flags["rate"], say)
     failed = sum(bool(each.problem) for each in done)
     if as_json:
         left = [{"id": each.letter.id, "place": each.letter.place, "why": each.why} for each in skipped]
@@ -209,7 +211,7 @@ async def _send(bus: Bus, names: Names, plans: list[Plan], flags: dict[str, Any]
     return 1 if failed else 0
 
 
-def _told(sent: topic.Sent, names: Names) -> str:
+def _sent_line(sent: topic.Sent, names: Names) -> str:
     facts = {key: showing.clean(str(value)) for key, value in _facts(sent, names).items()}
     if sent.problem:
         return f"not sent    {facts['redrive_of']}: {facts['problem']}"
@@ -233,33 +235,33 @@ def _facts(sent: topic.Sent, names: Names) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _case(settings: TransportSettings, models: tuple[str, ...], name: str) -> folder.Case:
+def _case(settings: TransportSettings, models: tuple[str, ...], name: str) -> reproducer.Case:
     letter, value = _run(settings, lambda bus: _fetch(bus, settings.names, models, name))
     if letter.reason == "lost":
         raise InvalidArgument(f"{letter.id} is a note that records were deleted unread: there is nothing to run")
     if letter.left_out:
         raise InvalidArgument(f"{letter.id} is the evidence alone: {letter.left_out} were too large to be kept")
-    return folder.Case(letter, letter.version(settings.names) or "1", value)
+    return reproducer.Case(letter, letter.version(settings.names) or "1", value)
 
 
-def _export(target: Path, case: folder.Case, version: str, repositories: list[Path] | None) -> None:
-    from penstock.dead.reproduce_child import find
+def _export(target: Path, case: reproducer.Case, version: str, repositories: list[Path] | None) -> None:
+    from penstock.dead.reproduce_child import find_version
 
     model = None
     if repositories is not None:
         if not repositories:
             raise ConfigError("--with-model copies the model from --model-repository")
-        model = find(repositories, case.letter.model, version, digests=False)
-    folder.write(target, case, model)
+        model = find_version(repositories, case.letter.model, version, digests=False)
+    reproducer.write_case(target, case, model)
 
 
-def _reproduce(case: folder.Case, repositories: list[Path], version: str, limit: float, as_json: bool) -> int:
+def _reproduce(case: reproducer.Case, repositories: list[Path], version: str, limit: float, as_json: bool) -> int:
     """The exit code."""
-    from penstock.dead.reproduction import reproduce as run
-    from penstock.dead.verdicts import compared
+    from penstock.dead.reproduction import reproduce_case
+    from penstock.dead.reproduction_result import difference
 
-    outcome = run(case, repositories, version, limit)
-    remark = compared(outcome, case.letter)
+    outcome = reproduce_case(case, repositories, version, limit)
+    remark = difference(outcome, case.letter)
     if as_json:
         _print(outcome.as_json() | {"remark": remark or None, "id": case.letter.id, "version": version})
     else:
@@ -316,19 +318,21 @@ async def _bus(settings: TransportSettings) -> AsyncIterator[Bus]:
         await bus.close()
 
 
-async def _cemeteries(bus: Bus, names: Names, models: tuple[str, ...]) -> list[topic.Cemetery]:
-    return [await topic.cemetery(bus, names, model) for model in models or await topic.models(bus, names)]
+async def _dead_topics(bus: Bus, names: Names, models: tuple[str, ...]) -> list[topic.DeadTopic]:
+    return [
+        await topic.read_dead_topic(bus, names, model) for model in models or await topic.models_announced(bus, names)
+    ]
 
 
 async def _fetch(bus: Bus, names: Names, models: tuple[str, ...], name: str) -> tuple[DeadLetter, bytes]:
     """The newest letter that is called so, and its value."""
-    found = await _cemeteries(bus, names, models)
+    found = await _dead_topics(bus, names, models)
     letters = [letter for each in found for letter in each.letters if selection.is_called(letter, name)]
     if not letters:
         searched = ", ".join(each.model for each in found) or "no model, for none was ever announced"
         raise NotFound(f"there is no dead letter {name!r}; looked at: {searched}")
-    letter = max(letters, key=lambda each: each.buried)
-    return letter, await topic.value(bus, names, letter)
+    letter = max(letters, key=lambda each: each.dead_lettered_at)
+    return letter, await topic.read_value(bus, names, letter)
 
 
 def _print(document: dict[str, Any]) -> None:

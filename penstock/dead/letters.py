@@ -44,7 +44,7 @@ class DeadLetter:
     Attributes:
         model: whose dead topic it is in.
         partition, offset: where in the dead topic.
-        buried: when it came there, seconds since the epoch; 0 where the record's time is none.
+        dead_lettered_at: when it came there, seconds since the epoch; 0 where the record's time is none.
         size: bytes of its value.
         key: of the original record.
         original: the original record's headers.
@@ -54,7 +54,7 @@ class DeadLetter:
     model: str
     partition: int
     offset: int
-    buried: float
+    dead_lettered_at: float
     size: int
     key: bytes | None
     original: HeaderPairs

@@ -59,21 +59,21 @@ class Skipped:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Plan:
-    """What a redrive would do, in the order in which the letters were buried."""
+class RedrivePlan:
+    """What a redrive would do, in the order of the dead topic."""
 
     redrives: tuple[Redrive, ...]
     skipped: tuple[Skipped, ...]
 
 
-def plan(
+def plan_redrives(
     chosen: Sequence[DeadLetter],
     everything: Iterable[DeadLetter],
     notes: Iterable[Redriven],
     names: Names,
     *,
     again: bool,
-) -> Plan:
+) -> RedrivePlan:
     """What to send again.
 
     Args:
@@ -102,7 +102,7 @@ def plan(
             skipped.append(Skipped(letter, why))
         else:
             _choose(letter, numbers.get(root, 0) + 1, redrives, skipped)
-    return Plan(tuple(redrives), tuple(skipped))
+    return RedrivePlan(tuple(redrives), tuple(skipped))
 
 
 def _choose(letter: DeadLetter, number: int, redrives: list[Redrive], skipped: list[Skipped]) -> None:
@@ -125,7 +125,7 @@ def _is_after(note: Redriven, letter: DeadLetter) -> bool:
     """Whether the note was written after the letter was; clocks are only asked across partitions."""
     if note.partition == letter.partition:
         return note.offset > letter.offset
-    return note.at >= letter.buried
+    return note.at >= letter.dead_lettered_at
 
 
 def _hopeless(letter: DeadLetter, names: Names) -> str:

@@ -15,9 +15,9 @@ from typing import IO, Any
 
 import orjson
 
-from penstock.dead import folder
+from penstock.dead import reproducer
+from penstock.dead.reproduction_result import RunEnd, Stage
 from penstock.dead.showing import tensor
-from penstock.dead.verdicts import End, Stage
 from protocol.codec import decode_request
 from protocol.errors import FleetError, described
 from protocol.messages import Failure, InferRequest
@@ -32,7 +32,7 @@ from workers.repository.signature import Signature
 from workers.repository.version import ModelVersion
 
 
-class Report:
+class ChildReport:
     """Lines of JSON in a file, each there when the call returns, whatever happens to the process then."""
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -44,7 +44,7 @@ class Report:
         self._file.flush()
 
 
-def find(repositories: list[Path], model: str, version: str, *, digests: bool) -> ModelVersion:
+def find_version(repositories: list[Path], model: str, version: str, *, digests: bool) -> ModelVersion:
     """The model version to run against.
 
     Raises:
@@ -63,7 +63,7 @@ def find(repositories: list[Path], model: str, version: str, *, digests: bool) -
     raise FleetError(f"{where} has no version {version} of model '{model}', only {served}; choose one with --version")
 
 
-def load(version: ModelVersion) -> tuple[ModelVersion, Instance]:
+def load_instance(version: ModelVersion) -> tuple[ModelVersion, Instance]:
     """One instance, as a child of a worker on this machine would load it; the version with its complete configuration."""
     backend: Any = load_backend(version.config.backend)
     if hasattr(backend, "alone"):
@@ -74,7 +74,7 @@ def load(version: ModelVersion) -> tuple[ModelVersion, Instance]:
     return version, backend.load(version, placement)
 
 
-def run(instance: Instance, request: InferRequest) -> dict[str, Any]:
+def run_alone(instance: Instance, request: InferRequest) -> dict[str, Any]:
     """Run the request alone; says how it ended."""
     started = time.monotonic()
     try:
@@ -85,19 +85,19 @@ def run(instance: Instance, request: InferRequest) -> dict[str, Any]:
         outcome = Failure(FleetError.code, text)
     seconds = time.monotonic() - started
     if isinstance(outcome, Failure):
-        return {"end": End.FAILED, "text": outcome.message, "seconds": seconds, "outputs": []}
+        return {"end": RunEnd.FAILED, "text": outcome.message, "seconds": seconds, "outputs": []}
     outputs = [tensor(each) for each in outcome]
-    return {"end": End.SUCCEEDED, "text": "the model answered", "seconds": seconds, "outputs": outputs}
+    return {"end": RunEnd.SUCCEEDED, "text": "the model answered", "seconds": seconds, "outputs": outputs}
 
 
-def sacrifice(case: folder.Case, version: str, repositories: list[Path], report: Report) -> None:
+def reproduce_child(case: reproducer.Case, version: str, repositories: list[Path], report: ChildReport) -> None:
     """Run the record, if this process survives it."""
     letter = case.letter
     report.say(stage=Stage.LOADING)
     try:
-        found = find(repositories, letter.model, version, digests="dead-model-digest" in letter.evidence)
+        found = find_version(repositories, letter.model, version, digests="dead-model-digest" in letter.evidence)
         report.say(digest=found.digest)
-        found, instance = load(found)
+        found, instance = load_instance(found)
         signature = Signature(found.config)
     except FleetError as exc:
         report.say(unusable=exc.message)
@@ -110,14 +110,14 @@ def sacrifice(case: folder.Case, version: str, repositories: list[Path], report:
             model=letter.model,
             version=version,
             default_id=letter.id,
-            timestamp=letter.buried,
+            timestamp=letter.dead_lettered_at,
         )
         signature.read(request)
     except FleetError as exc:
-        report.say(end=End.REFUSED, text=exc.message, seconds=0.0, outputs=[])
+        report.say(end=RunEnd.REFUSED, text=exc.message, seconds=0.0, outputs=[])
         return
     report.say(stage=Stage.RUNNING)
-    report.say(**run(instance, request))
+    report.say(**run_alone(instance, request))
 
 
 def main(arguments: list[str]) -> None:
@@ -125,7 +125,9 @@ def main(arguments: list[str]) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is wanted here, and a core of a model fills a disk
     where, report, version, *repositories = arguments
     with Path(report).open("ab") as file:
-        sacrifice(folder.load(Path(where)), version, [Path(each) for each in repositories], Report(file))
+        reproduce_child(
+            reproducer.load_case(Path(where)), version, [Path(each) for each in repositories], ChildReport(file)
+        )
 
 
 if __name__ == "__main__":

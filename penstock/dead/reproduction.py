@@ -18,15 +18,17 @@ from typing import Any, Final
 import orjson
 
 import penstock
-from penstock.dead import folder
-from penstock.dead.verdicts import Outcome, judge
+from penstock.dead import reproducer
+from penstock.dead.reproduction_result import ReproductionResult, result_of
 
 TRACE: Final = 4096
 """Bytes of the child's last words that are kept."""
 _ROOT: Final = Path(penstock.__file__).parents[1]
 
 
-def reproduce(case: folder.Case, repositories: Sequence[Path], version: str, limit: float) -> Outcome:
+def reproduce_case(
+    case: reproducer.Case, repositories: Sequence[Path], version: str, limit: float
+) -> ReproductionResult:
     """Run the record against a model version, in a child process.
 
     Args:
@@ -40,7 +42,7 @@ def reproduce(case: folder.Case, repositories: Sequence[Path], version: str, lim
     """
     with tempfile.TemporaryDirectory(prefix="penstock-dead-") as scratch:
         place = Path(scratch)
-        folder.write(place / "case", case)
+        reproducer.write_case(place / "case", case)
         report, words = place / "report", place / "stderr"
         command = [
             sys.executable, "-P", "-X", "faulthandler", "-m", "penstock.dead.reproduce_child",
@@ -49,7 +51,7 @@ def reproduce(case: folder.Case, repositories: Sequence[Path], version: str, lim
         ]  # fmt: skip
         with words.open("wb") as output:
             exit_code = _run(command, output.fileno(), place, limit)
-        return judge(_lines(report), exit_code, _tail(words), limit)
+        return result_of(_lines(report), exit_code, _tail(words), limit)
 
 
 def _run(command: list[str], output: int, place: Path, limit: float) -> int | None:

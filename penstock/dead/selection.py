@@ -22,7 +22,7 @@ class Selection:
 
     Attributes:
         reasons: one of these.
-        since: buried at or after this, seconds since the epoch.
+        since: dead-lettered at or after this, seconds since the epoch.
         worker: who gave them up.
         ids: one of these is the letter's id, its `principal/id`, or its place.
     """
@@ -36,7 +36,7 @@ class Selection:
         """Whether the letter is meant."""
         return (
             (not self.reasons or letter.reason in self.reasons)
-            and letter.buried >= self.since
+            and letter.dead_lettered_at >= self.since
             and (not self.worker or letter.worker == self.worker)
             and (not self.ids or any(is_called(letter, name) for name in self.ids))
         )

@@ -30,7 +30,7 @@ def summary(letter: DeadLetter, names: Names) -> dict[str, Any]:
     return {
         "id": letter.id, "principal": letter.principal, "model": letter.model, "version": letter.version(names),
         "reason": letter.reason, "error": letter.error, "signal": letter.signal or None, "attempts": letter.attempts,
-        "worker": letter.worker or None, "buried": moment(letter.buried), "bytes": letter.size, "place": letter.place,
+        "worker": letter.worker or None, "buried": moment(letter.dead_lettered_at), "bytes": letter.size, "place": letter.place,
         "source": {"topic": letter.topic, "partition": source[0], "offset": source[1]} if source else None,
     }  # fmt: skip
 
@@ -52,7 +52,7 @@ def request(letter: DeadLetter, value: Buffer, names: Names) -> dict[str, Any]:
     try:
         decoded = decode_request(
             value, letter.original, model=letter.model, version=letter.version(names) or "", default_id=letter.id,
-            timestamp=letter.buried,
+            timestamp=letter.dead_lettered_at,
         )  # fmt: skip
     except FleetError as exc:
         return {"problem": exc.message, "first_bytes": bytes(value[:HEX_BYTES]).hex(" ")}
@@ -118,7 +118,9 @@ def table(letters: Sequence[DeadLetter], redriven: Mapping[str, str], width: int
         error = ": ".join(filter(None, (letter.signal, letter.error)))
         if sent := redriven.get(letter.root_ref):
             error = f"[sent again as {sent}] {error}"
-        columns.append((moment(letter.buried), clean(letter.model), letter.reason, clean(letter.id), clean(error)))
+        columns.append(
+            (moment(letter.dead_lettered_at), clean(letter.model), letter.reason, clean(letter.id), clean(error))
+        )
     widths = [max(len(row[index]) for row in columns) for index in range(4)]
     for row in columns:
         line = "  ".join(f"{cell:{wide}}" for cell, wide in zip(row, widths, strict=False))

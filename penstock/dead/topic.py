@@ -14,7 +14,7 @@ from protocol.ports import Bus, OutRecord, Published, Record
 
 
 @dataclasses.dataclass(slots=True)
-class Cemetery:
+class DeadTopic:
     """What is in the dead topic of one model.
 
     Attributes:
@@ -28,7 +28,7 @@ class Cemetery:
     notes: list[Redriven] = dataclasses.field(default_factory=list)
 
 
-async def models(bus: Bus, names: Names) -> list[str]:
+async def models_announced(bus: Bus, names: Names) -> list[str]:
     """Every model that was ever announced, by name: the catalogue keeps those that are gone, too."""
     found: set[str] = set()
     async for records in _there_now(bus, names.catalogue_topic):
@@ -49,9 +49,9 @@ def _model(raw: bytes, names: Names) -> str:
     return name
 
 
-async def cemetery(bus: Bus, names: Names, model: str) -> Cemetery:
+async def read_dead_topic(bus: Bus, names: Names, model: str) -> DeadTopic:
     """The dead letters of one model; none where it has no dead topic yet. Values are not kept in memory."""
-    found = Cemetery(model)
+    found = DeadTopic(model)
     async for records in _there_now(bus, names.dead_topic(model)):
         for record in records:
             letter = read(record, model)
@@ -62,7 +62,7 @@ async def cemetery(bus: Bus, names: Names, model: str) -> Cemetery:
     return found
 
 
-async def value(bus: Bus, names: Names, letter: DeadLetter) -> bytes:
+async def read_value(bus: Bus, names: Names, letter: DeadLetter) -> bytes:
     """The original record's value.
 
     Raises:
@@ -100,8 +100,8 @@ class Sent:
     problem: str = ""
 
 
-async def redrive(
-    bus: Bus, names: Names, redrives: Sequence[Redrive], rate: float, told: Callable[[Sent], None]
+async def send_again(
+    bus: Bus, names: Names, redrives: Sequence[Redrive], rate: float, on_sent: Callable[[Sent], None]
 ) -> list[Sent]:
     """Send the records again, at `rate` a second, each to its original topic and partition, and note it in the dead topic.
 
@@ -112,7 +112,7 @@ async def redrive(
         names: under the fleet's prefix.
         redrives: in the order in which they go.
         rate: records a second; 0 is as fast as it can.
-        told: called with what became of each, as it happens.
+        on_sent: called with what became of each, as it happens.
     """
     loop = asyncio.get_running_loop()
     started, done = loop.time(), []
@@ -124,14 +124,14 @@ async def redrive(
             sent = Sent(each, None, exc.message)
         except Exception as exc:  # what a stranger wrote that our client does not write; the others go on
             sent = Sent(each, None, f"cannot be written as it is: {exc!r}")
-        told(sent)
+        on_sent(sent)
         done.append(sent)
     return done
 
 
 async def _send(bus: Bus, names: Names, each: Redrive) -> Published:
     letter = each.letter
-    record = OutRecord(await value(bus, names, letter), each.headers(), letter.key)
+    record = OutRecord(await read_value(bus, names, letter), each.headers(), letter.key)
     partition = letter.source[0] if letter.source else None
     try:
         published = await bus.publish(letter.topic, [record], partition)

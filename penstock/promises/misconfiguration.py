@@ -6,7 +6,7 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Breach:
+class Misconfiguration:
     """One setting that makes a promise untrue, or true only of less than one would think.
 
     Attributes:

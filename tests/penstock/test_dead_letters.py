@@ -10,7 +10,7 @@ from penstock.dead.letters import REASONS, DeadLetter, Redriven, is_mark, read, 
 from protocol.dead_letter import Letter, Reason, evidence_of
 from protocol.naming import Names
 from protocol.ports import Record
-from tests.penstock.burials import evidence
+from tests.penstock.dead_letters import evidence
 
 NAMES = Names("penstock")
 header_names = st.one_of(

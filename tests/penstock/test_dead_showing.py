@@ -15,7 +15,7 @@ from protocol.errors import InvalidArgument
 from protocol.naming import Names
 from protocol.ports import Record
 from protocol.tensors import from_array
-from tests.penstock.burials import Pairs, evidence, request
+from tests.penstock.dead_letters import Pairs, evidence, request
 
 NAMES = Names("penstock")
 

@@ -88,7 +88,7 @@ def test_a_good_request_that_is_blamed() -> None:
 
 
 def given_up(history: History) -> None:
-    """Call 1 is buried after as many deliveries as a request gets."""
+    """Call 1 is dead-lettered after as many deliveries as a request gets."""
     history.seen[0] = dataclasses.replace(seen(1, End.ERROR, 500))
     history.stored = [held for held in history.stored if held.ref != REFS[1]]
     history.stored.append(Stored(REFS[1], START + 2, True, error="MODEL_FAILED"))

@@ -106,7 +106,7 @@ class Watch:
             terminal = stored is not None and stored.terminal
             if terminal:
                 self._first_end.setdefault(record.ref, at)
-            buried = (record.topic, record.partition, record.offset) in self._dead
+            dead_lettered = (record.topic, record.partition, record.offset) in self._dead
             self._history.passed.append(
                 Passed(
                     record.topic,
@@ -114,7 +114,7 @@ class Watch:
                     record.offset,
                     at,
                     terminal,
-                    buried,
+                    dead_lettered,
                     stored.claimed if stored else 0.0,
                 )
             )

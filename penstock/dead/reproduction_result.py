@@ -12,7 +12,7 @@ from penstock.dead.letters import DeadLetter
 from protocol.errors import FleetError
 
 
-class End(enum.StrEnum):
+class RunEnd(enum.StrEnum):
     """How a run ended."""
 
     CRASHED = "crashed"
@@ -32,7 +32,7 @@ class Stage(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Outcome:
+class ReproductionResult:
     """One run.
 
     Attributes:
@@ -45,7 +45,7 @@ class Outcome:
         trace: the end of what the process wrote to standard error.
     """
 
-    end: End
+    end: RunEnd
     text: str
     signal: str = ""
     digest: str = ""
@@ -56,7 +56,7 @@ class Outcome:
     @property
     def reproduced(self) -> bool:
         """Whether the record has done harm, or been refused, again."""
-        return self.end is not End.SUCCEEDED
+        return self.end is not RunEnd.SUCCEEDED
 
     def as_json(self) -> dict[str, Any]:
         """The outcome as a JSON object."""
@@ -67,13 +67,13 @@ class ModelUnusable(FleetError):
     """The model could not be loaded, so that nothing can be said of the record."""
 
 
-def judge(said: Sequence[Mapping[str, Any]], exit_code: int | None, trace: str, limit: float) -> Outcome:
+def result_of(said: Sequence[Mapping[str, Any]], exit_code: int | None, trace: str, limit: float) -> ReproductionResult:
     """The outcome of a child.
 
     Args:
         said: the lines that it wrote, in order: stages, and at the end an outcome.
         exit_code: negative for a signal; None where it had to be killed.
-        trace: see `Outcome`.
+        trace: see `ReproductionResult`.
         limit: seconds that it had.
 
     Raises:
@@ -85,7 +85,9 @@ def judge(said: Sequence[Mapping[str, Any]], exit_code: int | None, trace: str, 
         raise ModelUnusable(f"the model cannot be run here: {facts['unusable']}")
     digest = facts.get("digest", "")
     if "end" in facts:
-        return Outcome(End(facts["end"]), facts["text"], "", digest, facts["seconds"], facts["outputs"], trace)
+        return ReproductionResult(
+            RunEnd(facts["end"]), facts["text"], "", digest, facts["seconds"], facts["outputs"], trace
+        )
     name = _signal(exit_code)
     if exit_code is None:
         how = f"did not end within {limit:g} s"
@@ -93,8 +95,8 @@ def judge(said: Sequence[Mapping[str, Any]], exit_code: int | None, trace: str, 
         how = f"was ended by {name}" if name else f"ended by itself with exit code {exit_code}"
     if stage is not Stage.RUNNING:
         raise ModelUnusable(f"the process {how} while {stage}, before the request was run\n{trace}".rstrip())
-    end = End.HUNG if exit_code is None else End.CRASHED
-    return Outcome(end, f"the process {how} while {stage}", name, digest, 0.0, (), trace)
+    end = RunEnd.HUNG if exit_code is None else RunEnd.CRASHED
+    return ReproductionResult(end, f"the process {how} while {stage}", name, digest, 0.0, (), trace)
 
 
 def _signal(exit_code: int | None) -> str:
@@ -106,13 +108,13 @@ def _signal(exit_code: int | None) -> str:
         return f"signal {-exit_code}"
 
 
-def compared(outcome: Outcome, letter: DeadLetter) -> str:
+def difference(outcome: ReproductionResult, letter: DeadLetter) -> str:
     """Whether the run ended as the evidence says; "" where the evidence says nothing to compare with."""
     recorded = letter.evidence.get("dead-model-digest", "")
     if recorded and outcome.digest and recorded != outcome.digest:
         return "the model's files are not those that were served when it died"
-    if outcome.end is End.SUCCEEDED and letter.mates:
+    if outcome.end is RunEnd.SUCCEEDED and letter.mates:
         return f"it died in a batch of {len(letter.mates) + 1} requests, and was run alone"
-    if outcome.end is End.CRASHED and letter.signal and outcome.signal != letter.signal:
+    if outcome.end is RunEnd.CRASHED and letter.signal and outcome.signal != letter.signal:
         return f"it died of {letter.signal}"
     return ""

@@ -62,7 +62,7 @@ class Case:
     value: bytes
 
 
-def write(folder: Path, case: Case, model: ModelVersion | None = None) -> None:
+def write_case(folder: Path, case: Case, model: ModelVersion | None = None) -> None:
     """Make the folder, with a copy of the model version where one is given.
 
     Raises:
@@ -89,8 +89,8 @@ def _copy(model: ModelVersion, to: Path) -> None:
     shutil.copytree(version, to / version.name, ignore=shutil.ignore_patterns("__pycache__"))
 
 
-def load(folder: Path) -> Case:
-    """What `write` wrote.
+def load_case(folder: Path) -> Case:
+    """What `write_case` wrote.
 
     Raises:
         NotFound: it is not such a folder.
@@ -124,7 +124,7 @@ def _plain(case: Case) -> dict[str, Any]:
     letter = case.letter
     return {
         "form": _FORM, "model": letter.model, "version": case.version, "id": letter.id, "reason": letter.reason,
-        "error": letter.error, "partition": letter.partition, "offset": letter.offset, "buried": letter.buried,
+        "error": letter.error, "partition": letter.partition, "offset": letter.offset, "buried": letter.dead_lettered_at,
         "key": _text(letter.key), "headers": [[_text(name_bytes(name)), _text(content)] for name, content in letter.original],
         "evidence": letter.evidence,
     }  # fmt: skip
