@@ -111,15 +111,15 @@ def _one(
     from penstock.verify import run
     from penstock.verify.plan import planner
     from penstock.verify.plan.plan import COMMAND
-    from penstock.verify.report.report import report as judged_by
+    from penstock.verify.report.report import judged_report
 
     print(f"seed {seed}", flush=True)
-    made = planner.make(seed, requests, [*kinds, *(COMMAND + name for name in commands)], flags["session_timeout"])
+    made = planner.make_plan(seed, requests, [*kinds, *(COMMAND + name for name in commands)], flags["session_timeout"])
     # A prefix of its own, always: the run deletes what it has made.
     settings = transport_settings(**(flags | {"prefix": run.fresh_prefix()}))
     site = run.Site(settings, _arguments(flags, settings.prefix), commands, settle, keep)
     seen = asyncio.run(run.run(made, site, lambda text: print(text, flush=True)))
-    judged = judged_by(made, seen)
+    judged = judged_report(made, seen)
     if history is not None:
         history.write_bytes(orjson.dumps(seen.plain()))
     for line in judged.lines():

@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 from typing import Final
 
-from penstock.verify.observe.history import Run
+from penstock.verify.observe.history import Execution
 from penstock.verify.plan.plan import DIES, MODELS, RAISES
 
 FACTOR: Final = 2_654_435_761
@@ -40,12 +40,12 @@ _CODE: Final = """
 """
 
 
-def answer(model: str, number: int) -> int:
+def right_answer(model: str, number: int) -> int:
     """What the model must say."""
     return number * FACTOR + OFFSETS[model]
 
 
-def write(repository: Path, account: Path) -> None:
+def write_models(repository: Path, account: Path) -> None:
     """The models, each in a folder of the repository; both note what they run in `account.<pid>`."""
     for model in MODELS:
         folder = repository / model / "1"
@@ -65,11 +65,11 @@ def pids(account: Path) -> list[int]:
     return sorted(int(file.suffix[1:]) for file in account.parent.glob(f"{account.name}.*"))
 
 
-def read(account: Path, offset: float = 0.0) -> list[Run]:
+def read_executions(account: Path, offset: float = 0.0) -> list[Execution]:
     """All executions so far. A line that a kill cut off is passed over.
 
     Args:
-        account: as for `write`.
+        account: as for `write_models`.
         offset: seconds that the store's clock is ahead of this machine's monotonic one.
     """
     runs = []
@@ -77,5 +77,5 @@ def read(account: Path, offset: float = 0.0) -> list[Run]:
         for line in account_of(account, pid).read_text().splitlines(keepends=True):
             if line.endswith("\n"):
                 number, run, at = line.split()
-                runs.append(Run(int(number), int(run), float(at) + offset, pid))
+                runs.append(Execution(int(number), int(run), float(at) + offset, pid))
     return sorted(runs, key=lambda run: run.at)

@@ -12,8 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penstock.cli import group
-from penstock.dead import reproducer
-from penstock.dead import showing, topic
+from penstock.dead import reproducer, showing, topic
 from penstock.dead.letters import MARKS, DeadLetter, HeaderPairs, Redriven, read
 from penstock.dead.redriving import Redrive, plan_redrives
 from protocol.naming import Names

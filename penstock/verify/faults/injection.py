@@ -16,9 +16,9 @@ import psutil
 
 from penstock.verify import model
 from penstock.verify.fleet.fleet import Fleet
-from penstock.verify.fleet.processes import Member, faketime, send
-from penstock.verify.observe.history import Broken, History
-from penstock.verify.observe.raw import TROUBLE, Store
+from penstock.verify.fleet.processes import Member, faketime, send_signal
+from penstock.verify.observe.history import History, InjectedFault
+from penstock.verify.observe.raw import TROUBLE, RawRedis
 from penstock.verify.plan.plan import COMMAND, DELAYS, DROPS, Fault, FaultKind
 
 MID_BATCH: Final = 8.0
@@ -32,7 +32,7 @@ NO_PROXY: Final = "there is no proxy before this Redis (TLS, a UNIX socket, or S
 NO_KAFKA_PROXY: Final = "there is no proxy before these brokers (TLS)"
 
 
-class Breaking:
+class FaultInjector:
     """Does faults.
 
     Args:
@@ -49,7 +49,7 @@ class Breaking:
         fleet: Fleet,
         account: Path,
         commands: Mapping[str, str],
-        store: Store,
+        store: RawRedis,
         clock: Callable[[], float],
         history: History,
     ) -> None:
@@ -60,9 +60,9 @@ class Breaking:
         self._clock = clock
         self._history = history
 
-    async def do(self, fault: Fault) -> None:
+    async def inject(self, fault: Fault) -> None:
         """One fault, until it is mended."""
-        broken = Broken(fault.kind, fault.target, self._clock(), 0.0)
+        broken = InjectedFault(fault.kind, fault.target, self._clock(), 0.0)
         if fault.kind.startswith(COMMAND):
             await self._command(fault, broken)
         elif fault.kind in DELAYS or fault.kind in DROPS:
@@ -72,7 +72,7 @@ class Breaking:
         broken.ended = self._clock()
         self._history.faults.append(broken)
 
-    async def _process(self, fault: Fault, broken: Broken, member: Member) -> None:
+    async def _process(self, fault: Fault, broken: InjectedFault, member: Member) -> None:
         if fault.kind == FaultKind.REBALANCE:
             await self._rebalance(fault, broken, member)
             return
@@ -93,18 +93,18 @@ class Breaking:
         else:
             await self._stop(fault, broken, member)
 
-    async def _stop(self, fault: Fault, broken: Broken, member: Member) -> None:
+    async def _stop(self, fault: Fault, broken: InjectedFault, member: Member) -> None:
         working = member.working()
         whole = fault.kind == FaultKind.ZOMBIE
         processes = member.family() if whole else [working] if working is not None else []
         broken.pids = _pids(member.family())
-        send(processes, signal.SIGSTOP)
+        send_signal(processes, signal.SIGSTOP)
         try:
             await asyncio.sleep(fault.lasts)
         finally:
-            send(processes[::-1], signal.SIGCONT)
+            send_signal(processes[::-1], signal.SIGCONT)
 
-    async def _skew(self, fault: Fault, broken: Broken, member: Member) -> None:
+    async def _skew(self, fault: Fault, broken: InjectedFault, member: Member) -> None:
         if faketime() is None:
             broken.note = "libfaketime is not installed here, so no clock can be made wrong"
             return
@@ -113,7 +113,7 @@ class Breaking:
         member.skew = fault.amount
         member.start()
 
-    async def _cut_and_kill(self, fault: Fault, broken: Broken, member: Member) -> None:
+    async def _cut_and_kill(self, fault: Fault, broken: InjectedFault, member: Member) -> None:
         if member.proxy is None:
             broken.note = NO_PROXY
             return
@@ -130,13 +130,13 @@ class Breaking:
 
     # The kills run in a thread: a batch takes milliseconds, and the event loop has callers to serve.
 
-    def _kill_all(self, fault: Fault, broken: Broken, member: Member) -> None:
+    def _kill_all(self, fault: Fault, broken: InjectedFault, member: Member) -> None:
         if fault.kind == FaultKind.MACHINE_KILL:
             self._in_batch(member)
         broken.hit = self._clock()
         member.kill()
 
-    def _kill_in_batch(self, fault: Fault, broken: Broken, member: Member) -> None:
+    def _kill_in_batch(self, fault: Fault, broken: InjectedFault, member: Member) -> None:
         victim = self._in_batch(member)
         working = member.working()
         if working is None:
@@ -169,7 +169,7 @@ class Breaking:
                 time.sleep(0.0005)
         return None
 
-    async def _rebalance(self, fault: Fault, broken: Broken, member: Member) -> None:
+    async def _rebalance(self, fault: Fault, broken: InjectedFault, member: Member) -> None:
         if member.running:
             broken.note = "it was there already"
             return
@@ -179,7 +179,7 @@ class Breaking:
         member.terminate()
         await asyncio.to_thread(member.wait, 20.0)
 
-    async def _network(self, fault: Fault, broken: Broken) -> None:
+    async def _network(self, fault: Fault, broken: InjectedFault) -> None:
         members = list(self._fleet.members.values()) if fault.target == "all" else [self._fleet.members[fault.target]]
         redis = fault.kind in {FaultKind.REDIS_DELAY, FaultKind.REDIS_DROP}
         found = [member.proxy if redis else member.kafka for member in members]
@@ -205,7 +205,7 @@ class Breaking:
         after = [process.pid for member in members for process in member.family()]
         broken.pids = tuple(sorted({*before, *after}))
 
-    async def _command(self, fault: Fault, broken: Broken) -> None:
+    async def _command(self, fault: Fault, broken: InjectedFault) -> None:
         words = shlex.split(self._commands[fault.kind.removeprefix(COMMAND)])
         process = await asyncio.create_subprocess_exec(*words, start_new_session=True)
         try:
@@ -217,7 +217,7 @@ class Breaking:
             broken.note = f"the command did not end within {COMMAND_WITHIN:.0f} s"
         await self._see_loss(broken)
 
-    async def _see_loss(self, broken: Broken) -> None:
+    async def _see_loss(self, broken: InjectedFault) -> None:
         """Whether the store has forgotten what it held: asked until it answers."""
         for _ in range(120):
             with contextlib.suppress(*TROUBLE):

@@ -10,7 +10,7 @@ from typing import Final
 import httpx
 
 from penstock.verify.fleet.kafka_proxy import KafkaProxy
-from penstock.verify.fleet.processes import Backing, Member, free_port
+from penstock.verify.fleet.processes import Member, ServerAddresses, free_port
 from penstock.verify.fleet.proxy import Proxy
 from penstock.verify.plan.plan import GATEWAYS, MODELS, WORKERS
 from protocol.errors import Unavailable
@@ -27,7 +27,7 @@ class Fleet:
         urls: of the gateways.
     """
 
-    def __init__(self, backing: Backing, repository: Path, folder: Path, token: str) -> None:
+    def __init__(self, backing: ServerAddresses, repository: Path, folder: Path, token: str) -> None:
         self.members: dict[str, Member] = {}
         self.urls: list[str] = []
         self._backing = backing

@@ -124,7 +124,7 @@ class Member:
         return "\n".join(text.splitlines()[-lines:])
 
 
-def send(processes: Sequence[psutil.Process], number: signal.Signals) -> None:
+def send_signal(processes: Sequence[psutil.Process], number: signal.Signals) -> None:
     """A signal to each that is still there."""
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -153,7 +153,7 @@ def skewed(seconds: float) -> dict[str, str]:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Backing:
+class ServerAddresses:
     """How to reach the servers, for every process of the fleet.
 
     Attributes:

@@ -7,10 +7,18 @@ import itertools
 from collections.abc import Iterator
 from typing import Final
 
-from penstock.verify.observe.history import Dead, End, History, Logged, Run, Seen, Stored
-from penstock.verify.plan.plan import Call, FaultKind, Kind, Plan
+from penstock.verify.observe.history import (
+    CallEnd,
+    DeadRecord,
+    Execution,
+    History,
+    LogRecord,
+    ObservedCall,
+    StreamState,
+)
+from penstock.verify.plan.plan import Call, CallKind, FaultKind, Plan
 
-ONCE: Final = frozenset({Kind.PLAIN, Kind.ASYNC, Kind.DEADLINE, Kind.CANCELLED, Kind.DIRECT})
+ONCE: Final = frozenset({CallKind.PLAIN, CallKind.ASYNC, CallKind.DEADLINE, CallKind.CANCELLED, CallKind.DIRECT})
 """Kinds whose caller sends them once."""
 DEATHS: Final = frozenset(
     {
@@ -38,15 +46,15 @@ class Facts:
     def __init__(self, plan: Plan, history: History) -> None:
         self.history = history
         self.calls: dict[int, Call] = {call.number: call for call in plan.calls}
-        self.executions: dict[int, dict[int, Run]] = collections.defaultdict(dict)
+        self.executions: dict[int, dict[int, Execution]] = collections.defaultdict(dict)
         for run in history.runs:
             self.executions[run.number][run.run] = run
         self.losses = [fault for fault in history.faults if fault.loses and not fault.note]
-        self._by_ref: dict[str, list[Seen]] = collections.defaultdict(list)
+        self._by_ref: dict[str, list[ObservedCall]] = collections.defaultdict(list)
         for seen in history.seen:
             if seen.ref:
                 self._by_ref[seen.ref].append(seen)
-        self._stored: dict[str, list[Stored]] = collections.defaultdict(list)
+        self._stored: dict[str, list[StreamState]] = collections.defaultdict(list)
         for stored in sorted(history.stored, key=lambda stored: stored.at):
             self._stored[stored.ref].append(stored)
         self._records = {(record.topic, record.partition, record.offset): record for record in history.logged}
@@ -56,7 +64,7 @@ class Facts:
         for record in history.logged:
             self._places[record.ref].append((record.topic, record.partition, record.offset))
             self._first[record.ref] = min(record.at, self._first.get(record.ref, record.at))
-        self._letters: dict[tuple[str, int, int], list[Dead]] = collections.defaultdict(list)
+        self._letters: dict[tuple[str, int, int], list[DeadRecord]] = collections.defaultdict(list)
         for letter in history.dead:
             self._letters[letter.topic, letter.partition, letter.offset].append(letter)
         self._committed: dict[str, int] = {}
@@ -64,21 +72,21 @@ class Facts:
             for place, offset in sample.committed.items():
                 self._committed[place] = max(offset, self._committed.get(place, 0))
         self._passed_done = {(p.topic, p.partition, p.offset) for p in history.passed if p.terminal or p.dead}
-        self._garbage = {produced.ref for produced in history.produced if produced.kind is Kind.GARBAGE}
+        self._garbage = {produced.ref for produced in history.produced if produced.kind is CallKind.GARBAGE}
 
-    def by_ref(self, ref: str) -> list[Seen]:
+    def by_ref(self, ref: str) -> list[ObservedCall]:
         """What every caller of a request saw."""
         return self._by_ref.get(ref, [])
 
-    def record(self, topic: str, partition: int, offset: int) -> Logged | None:
+    def record(self, topic: str, partition: int, offset: int) -> LogRecord | None:
         """The record at a place of the log."""
         return self._records.get((topic, partition, offset))
 
-    def record_of(self, ref: str) -> Logged | None:
+    def record_of(self, ref: str) -> LogRecord | None:
         """The request's (last) record."""
         return self._record_of.get(ref)
 
-    def letters(self, topic: str, partition: int, offset: int) -> list[Dead]:
+    def letters(self, topic: str, partition: int, offset: int) -> list[DeadRecord]:
         """Dead letters that name this place."""
         return self._letters.get((topic, partition, offset), [])
 
@@ -89,7 +97,7 @@ class Facts:
 
     def is_poison(self, number: int | None) -> bool:
         """Whether the run sent this input to do harm."""
-        return number in self.calls and self.calls[number].kind is Kind.POISON
+        return number in self.calls and self.calls[number].kind is CallKind.POISON
 
     def given_up(self, ref: str) -> bool:
         """Whether a good request may be in the dead letters: it was under way in too many deaths, of which there were enough."""
@@ -111,7 +119,7 @@ class Facts:
     def ended(self, ref: str) -> bool:
         """Whether the stream ever held a terminal, or a record of it was seen done."""
         return any(stored.terminal for stored in self._stored.get(ref, ())) or any(
-            seen.end in {End.ANSWER, End.ERROR} for seen in self.by_ref(ref)
+            seen.end in {CallEnd.ANSWER, CallEnd.ERROR} for seen in self.by_ref(ref)
         )
 
     def visible(self, ref: str) -> bool:
@@ -119,7 +127,7 @@ class Facts:
         record = self.record_of(ref)
         return record is not None and not self.committed_past(record.topic, record.partition, record.offset)
 
-    def unanswered_records(self) -> Iterator[Logged]:
+    def unanswered_records(self) -> Iterator[LogRecord]:
         """Records of the log that are committed, name a request, and of which neither an end nor a dead letter was ever seen."""
         for place, record in self._records.items():
             if not record.ref or place in self._passed_done or not self.committed_past(*place):

@@ -9,8 +9,8 @@ from typing import Final
 
 from penstock.verify.judge.facts import Facts
 from penstock.verify.judge.finding import Finding
-from penstock.verify.observe.history import Held
-from penstock.verify.plan.plan import GATEWAYS, MODELS, PAD, WORKERS, Kind
+from penstock.verify.observe.history import MemorySample
+from penstock.verify.plan.plan import GATEWAYS, MODELS, PAD, WORKERS, CallKind
 
 WARM: Final = 5.0
 """Seconds in which a process that was started takes what it needs."""
@@ -24,12 +24,12 @@ SURE: Final = 1.5
 KEY_BYTES: Final = 8 * 1024
 """Of Redis, per request: with the settings that are shipped a stream takes 867 bytes, with Redis' defaults 4,448."""
 KEYS_BESIDE: Final = 1024 * 1024
-_OVER_HTTP: Final = frozenset(Kind) - {Kind.DIRECT, Kind.DUPLICATE, Kind.GARBAGE}
+_OVER_HTTP: Final = frozenset(CallKind) - {CallKind.DIRECT, CallKind.DUPLICATE, CallKind.GARBAGE}
 
 
 def memory_is_bounded(facts: Facts) -> Iterator[Finding]:
     """I9."""
-    by_process: dict[tuple[str, int], list[Held]] = collections.defaultdict(list)
+    by_process: dict[tuple[str, int], list[MemorySample]] = collections.defaultdict(list)
     for held in facts.history.memory:
         by_process[held.member, held.pid].append(held)
     sent = sorted(seen.sent for seen in facts.history.seen if seen.kind in _OVER_HTTP)
@@ -43,7 +43,7 @@ def memory_is_bounded(facts: Facts) -> Iterator[Finding]:
         yield Finding(text if held_bytes > allowed else "")
 
 
-def _grown(member: str, pid: int, life: list[Held], sent: list[float]) -> Iterator[Finding]:
+def _grown(member: str, pid: int, life: list[MemorySample], sent: list[float]) -> Iterator[Finding]:
     warm = [held for held in life if held.at <= life[0].at + WARM]
     if len(life) - len(warm) < 3:
         return
@@ -59,7 +59,7 @@ def _grown(member: str, pid: int, life: list[Held], sent: list[float]) -> Iterat
     yield Finding(text if leaks else "")
 
 
-def _rss_at(life: list[Held], moment: float) -> float:
+def _rss_at(life: list[MemorySample], moment: float) -> float:
     """Around that moment."""
     return statistics.median(held.rss for held in sorted(life, key=lambda held: abs(held.at - moment))[:3])
 

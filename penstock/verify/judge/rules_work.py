@@ -7,8 +7,8 @@ from typing import Final
 
 from penstock.verify.judge.facts import Facts
 from penstock.verify.judge.finding import HARMLESS, Finding
-from penstock.verify.observe.history import End
-from penstock.verify.plan.plan import DIES, FaultKind, Kind
+from penstock.verify.observe.history import CallEnd
+from penstock.verify.plan.plan import DIES, CallKind, FaultKind
 
 SLACK: Final = 0.5
 """Seconds between a batch's last check and its run, on a machine that is busy: less than this says nothing of I6."""
@@ -47,7 +47,7 @@ def _late(facts: Facts, number: int, end: float, what: str) -> Iterator[Finding]
 def what_cannot_be_served_is_kept(facts: Facts) -> Iterator[Finding]:
     """I7."""
     for produced in facts.history.produced:
-        if produced.kind is Kind.GARBAGE:
+        if produced.kind is CallKind.GARBAGE:
             yield _kept(facts, produced.topic, produced.partition, produced.offset, produced.digest)
     for record in facts.history.logged:
         if record.number in facts.calls and facts.calls[record.number].millis == DIES:
@@ -70,12 +70,12 @@ def _kept(facts: Facts, topic: str, partition: int, offset: int, digest: str) ->
 def nobody_else_is_harmed(facts: Facts) -> Iterator[Finding]:
     """I8."""
     for seen in facts.history.seen:
-        harmed = seen.end is End.ERROR and seen.status not in HARMLESS and not facts.is_poison(seen.number)
+        harmed = seen.end is CallEnd.ERROR and seen.status not in HARMLESS and not facts.is_poison(seen.number)
         yield Finding(
             f"call {seen.number} ({seen.kind}) was answered {seen.status}: {seen.text[:200]}" if harmed else "",
             excused=harmed and facts.given_up(seen.ref),
         )
-    garbage = {(p.topic, p.partition, p.offset) for p in facts.history.produced if p.kind is Kind.GARBAGE}
+    garbage = {(p.topic, p.partition, p.offset) for p in facts.history.produced if p.kind is CallKind.GARBAGE}
     for letter in facts.history.dead:
         place = (letter.topic, letter.partition, letter.offset)
         record = facts.record(*place)

@@ -13,10 +13,10 @@ from typing import Any
 
 import orjson
 
-from penstock.verify.plan.plan import Kind
+from penstock.verify.plan.plan import CallKind
 
 
-class End(enum.StrEnum):
+class CallEnd(enum.StrEnum):
     """How one caller's call ended."""
 
     ANSWER = "answer"
@@ -31,7 +31,7 @@ class End(enum.StrEnum):
 
 
 @dataclasses.dataclass(slots=True)
-class Seen:
+class ObservedCall:
     """One caller's call.
 
     Attributes:
@@ -46,9 +46,9 @@ class Seen:
     """
 
     number: int
-    kind: Kind
+    kind: CallKind
     ref: str
-    end: End
+    end: CallEnd
     at: float
     sent: float
     status: int = 0
@@ -60,7 +60,7 @@ class Seen:
 
 
 @dataclasses.dataclass(slots=True)
-class Logged:
+class LogRecord:
     """A record of an infer topic, read raw.
 
     Attributes:
@@ -82,11 +82,11 @@ class Logged:
 
 
 @dataclasses.dataclass(slots=True)
-class Produced:
+class ProducedRecord:
     """A record that the run itself wrote to Kafka, acknowledged by all replicas. `number` is negative for garbage."""
 
     number: int
-    kind: Kind
+    kind: CallKind
     ref: str
     topic: str
     partition: int
@@ -95,7 +95,7 @@ class Produced:
 
 
 @dataclasses.dataclass(slots=True)
-class Dead:
+class DeadRecord:
     """A dead letter, read raw. Where it came from is what its headers say."""
 
     topic: str
@@ -106,7 +106,7 @@ class Dead:
 
 
 @dataclasses.dataclass(slots=True)
-class Stored:
+class StreamState:
     """What a request's result stream held at a moment, read raw.
 
     Attributes:
@@ -126,7 +126,7 @@ class Stored:
 
 
 @dataclasses.dataclass(slots=True)
-class Passed:
+class CommittedRecord:
     """A record below a committed offset, with what was found of it right after that commit had been read."""
 
     topic: str
@@ -139,7 +139,7 @@ class Passed:
 
 
 @dataclasses.dataclass(slots=True)
-class Sample:
+class OffsetSample:
     """Committed offsets, log ends and log starts of one moment, by `topic/partition`; starts were read before the offsets."""
 
     at: float
@@ -154,7 +154,7 @@ class Sample:
 
 
 @dataclasses.dataclass(slots=True)
-class Run:
+class Execution:
     """One execution, by the model's own account: `run` is the number that it made up for it."""
 
     number: int
@@ -164,7 +164,7 @@ class Run:
 
 
 @dataclasses.dataclass(slots=True)
-class Broken:
+class InjectedFault:
     """One fault as it was done.
 
     Attributes:
@@ -186,7 +186,7 @@ class Broken:
 
 
 @dataclasses.dataclass(slots=True)
-class Held:
+class MemorySample:
     """The resident memory of one process of the fleet at one moment, in bytes."""
 
     at: float
@@ -205,16 +205,16 @@ class History:
         settle: seconds after that in which the lag may reach zero.
     """
 
-    seen: list[Seen] = dataclasses.field(default_factory=list)
-    produced: list[Produced] = dataclasses.field(default_factory=list)
-    logged: list[Logged] = dataclasses.field(default_factory=list)
-    dead: list[Dead] = dataclasses.field(default_factory=list)
-    stored: list[Stored] = dataclasses.field(default_factory=list)
-    passed: list[Passed] = dataclasses.field(default_factory=list)
-    samples: list[Sample] = dataclasses.field(default_factory=list)
-    runs: list[Run] = dataclasses.field(default_factory=list)
-    faults: list[Broken] = dataclasses.field(default_factory=list)
-    memory: list[Held] = dataclasses.field(default_factory=list)
+    seen: list[ObservedCall] = dataclasses.field(default_factory=list)
+    produced: list[ProducedRecord] = dataclasses.field(default_factory=list)
+    logged: list[LogRecord] = dataclasses.field(default_factory=list)
+    dead: list[DeadRecord] = dataclasses.field(default_factory=list)
+    stored: list[StreamState] = dataclasses.field(default_factory=list)
+    passed: list[CommittedRecord] = dataclasses.field(default_factory=list)
+    samples: list[OffsetSample] = dataclasses.field(default_factory=list)
+    runs: list[Execution] = dataclasses.field(default_factory=list)
+    faults: list[InjectedFault] = dataclasses.field(default_factory=list)
+    memory: list[MemorySample] = dataclasses.field(default_factory=list)
     store_bytes: int | None = None
     store_version: str = ""
     quiet_at: float = 0.0

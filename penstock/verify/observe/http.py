@@ -13,11 +13,11 @@ CONNECT_WITHIN: Final = 10.0
 _LIMIT: Final = 256 * 1024
 
 
-class Lost(Exception):
+class ConnectionLost(Exception):
     """The connection could not be made, or broke: whoever called knows nothing."""
 
 
-class Silent(Exception):
+class NoAnswer(Exception):
     """The connection held, and no answer came in time."""
 
 
@@ -39,13 +39,13 @@ class Caller:
 
     Args:
         url: `http://HOST:PORT`.
-        patience: seconds that an answer may take.
+        timeout: seconds that an answer may take.
     """
 
-    def __init__(self, url: str, patience: float) -> None:
+    def __init__(self, url: str, timeout: float) -> None:
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
-        self._patience = patience
+        self._patience = timeout
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def request(self, method: str, path: str, headers: Mapping[str, str], body: bytes = b"") -> Response:
@@ -66,10 +66,10 @@ class Caller:
                 response = await _read(reader)
         except TimeoutError as error:
             writer.transport.abort()
-            raise Silent(f"nothing came for {self._patience:.0f} s") from error
+            raise NoAnswer(f"nothing came for {self._patience:.0f} s") from error
         except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
             writer.transport.abort()
-            raise Lost(repr(error)) from error
+            raise ConnectionLost(repr(error)) from error
         except asyncio.CancelledError:
             writer.transport.abort()
             raise
@@ -96,7 +96,7 @@ class Caller:
             async with asyncio.timeout(CONNECT_WITHIN):
                 return await asyncio.open_connection(self._host, self._port, limit=_LIMIT)
         except OSError as error:  # a time that runs out is one, too
-            raise Lost(repr(error)) from error
+            raise ConnectionLost(repr(error)) from error
 
 
 async def _read(reader: asyncio.StreamReader) -> Response:

@@ -11,8 +11,8 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, Final
 
-from penstock.verify.observe.history import History, Logged, Passed, Sample, Stored
-from penstock.verify.observe.raw import TROUBLE, Log, Store, dead, logged
+from penstock.verify.observe.history import CommittedRecord, History, LogRecord, OffsetSample, StreamState
+from penstock.verify.observe.raw import TROUBLE, RawKafka, RawRedis, dead_record, log_record
 from penstock.verify.plan.plan import MODELS
 from protocol import codec
 from protocol.errors import FleetError
@@ -23,16 +23,18 @@ FENCES_LAST: Final = 240.0
 """Seconds for which the fence of a plain answer is certain to be kept: a stream that is gone later has expired."""
 
 
-class Watch:
+class LogWatch:
     """Fills a history with samples."""
 
-    def __init__(self, log: Log, store: Store, names: Names, clock: Callable[[], float], history: History) -> None:
+    def __init__(
+        self, log: RawKafka, store: RawRedis, names: Names, clock: Callable[[], float], history: History
+    ) -> None:
         self._log = log
         self._store = store
         self._names = names
         self._clock = clock
         self._history = history
-        self._records: dict[tuple[str, int, int], Logged] = {}
+        self._records: dict[tuple[str, int, int], LogRecord] = {}
         self._dead: set[tuple[str, int, int]] = set()
         self._passed: dict[tuple[str, int], int] = {}
         self._first_end: dict[str, float] = {}
@@ -44,7 +46,7 @@ class Watch:
                 await self.sample()
             await asyncio.sleep(EVERY)
 
-    async def sample(self) -> Sample:
+    async def sample(self) -> OffsetSample:
         """One look. Raises what its servers' clients raise while they are being broken."""
         async with asyncio.timeout(60):
             await self._store.mark(self._clock())
@@ -56,7 +58,7 @@ class Watch:
             self._note(await self._log.read_to(ends))
             await self._look_at_passed(committed)
         mine = {place: end for place, end in ends.items() if place.topic in self._log.topics}
-        sample = Sample(
+        sample = OffsetSample(
             at,
             {f"{topic}/{partition}": offset for (topic, partition), offset in committed.items()},
             {f"{place.topic}/{place.partition}": end for place, end in mine.items()},
@@ -65,7 +67,7 @@ class Watch:
         self._history.samples.append(sample)
         return sample
 
-    async def final(self) -> None:
+    async def look_at_all(self) -> None:
         """Look at every request that anybody named."""
         refs = {record.ref for record in self._records.values()} | {seen.ref for seen in self._history.seen}
         refs |= {produced.ref for produced in self._history.produced}
@@ -75,7 +77,7 @@ class Watch:
         self._history.stored += found.values()
         # Gone before its time: a terminal that was there.
         self._history.stored += [
-            Stored(name, at, terminal=False)
+            StreamState(name, at, terminal=False)
             for name in wanted
             if name not in found and at - self._first_end.get(name, -FENCES_LAST) < FENCES_LAST
         ]
@@ -84,16 +86,16 @@ class Watch:
     def _note(self, records: list[Any]) -> None:
         for record in records:
             if record.topic in self._log.topics:
-                made = logged(record, number_of)
+                made = log_record(record, number_of)
                 self._records[made.topic, made.partition, made.offset] = made
                 self._history.logged.append(made)
             else:
-                letter = dead(record)
+                letter = dead_record(record)
                 self._history.dead.append(letter)
                 self._dead.add((letter.topic, letter.partition, letter.offset))
 
     async def _look_at_passed(self, committed: dict[tuple[str, int], int]) -> None:
-        fresh: list[Logged] = []
+        fresh: list[LogRecord] = []
         for (topic, partition), offset in committed.items():
             start = self._passed.get((topic, partition), 0)
             places = [(topic, partition, at) for at in range(start, offset)]
@@ -108,7 +110,7 @@ class Watch:
                 self._first_end.setdefault(record.ref, at)
             dead_lettered = (record.topic, record.partition, record.offset) in self._dead
             self._history.passed.append(
-                Passed(
+                CommittedRecord(
                     record.topic,
                     record.partition,
                     record.offset,

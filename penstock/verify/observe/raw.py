@@ -18,7 +18,7 @@ from redis.asyncio import Redis, Sentinel
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import RedisError
 
-from penstock.verify.observe.history import Dead, Logged, Stored, digest
+from penstock.verify.observe.history import DeadRecord, LogRecord, StreamState, digest
 from protocol import codec
 from protocol.errors import FleetError
 from protocol.messages import ANONYMOUS, InferReply
@@ -33,7 +33,7 @@ TROUBLE: Final = (KafkaError, RedisError, OSError, TimeoutError)
 _IN_CALL: Final = 500
 
 
-class Log:
+class RawKafka:
     """Kafka: every record of some topics, committed offsets, and a producer.
 
     Args:
@@ -116,22 +116,22 @@ class Log:
             await self._admin.delete_topics(mine)
 
 
-def logged(record: Any, number_of: Callable[[Any], int | None]) -> Logged:
+def log_record(record: Any, number_of: Callable[[Any], int | None]) -> LogRecord:
     """What the judge needs to know of a record of an infer topic."""
     fields = {name: value for name, value in record.headers if value}
     stamps, deadline = fields.get("stamps", b""), fields.get("deadline", b"")
     accepted = int.from_bytes(stamps[:8], "big") / 1e6 if len(stamps) == 16 else 0.0
-    return Logged(
+    return LogRecord(
         record.topic, record.partition, record.offset, _ref(fields), number_of(record), accepted,
         int(deadline) / 1e6 if deadline.isdigit() else 0.0, digest(record.value), record.timestamp / 1000,
     )  # fmt: skip
 
 
-def dead(record: Any) -> Dead:
+def dead_record(record: Any) -> DeadRecord:
     """What the judge needs to know of a dead letter."""
     text = {name: (value or b"").decode(errors="replace") for name, value in record.headers if name.startswith("dead-")}
     partition, offset = text.get("dead-partition", ""), text.get("dead-offset", "")
-    return Dead(
+    return DeadRecord(
         text.get("dead-topic", ""),
         int(partition) if partition.isdigit() else -1,
         int(offset) if offset.isdigit() else -1,
@@ -147,7 +147,7 @@ def _ref(fields: dict[str, bytes]) -> str:
         return ""
 
 
-class Store:
+class RawRedis:
     """Redis: result streams as they are.
 
     Attributes:
@@ -191,9 +191,9 @@ class Store:
         if isinstance(pool, SentinelConnectionPool):
             await pool.get_master_address()  # type: ignore[no-untyped-call]
 
-    async def look(self, refs: Sequence[str], at: float) -> dict[str, Stored]:
+    async def look(self, refs: Sequence[str], at: float) -> dict[str, StreamState]:
         """What each stream holds; refs without one are left out."""
-        found: dict[str, Stored] = {}
+        found: dict[str, StreamState] = {}
         await self._to_primary()
         for start in range(0, len(refs), _IN_CALL):
             part = refs[start : start + _IN_CALL]
@@ -240,10 +240,10 @@ def _connected(url: str) -> Any:
     return asked.master_for(sentinels.name, **own | address.tls)
 
 
-def _stored(request: str, at: float, facts: dict[str, Any]) -> Stored:
+def _stored(request: str, at: float, facts: dict[str, Any]) -> StreamState:
     newest = facts["last-generated-id"]
     first, last = facts["first-entry"], facts["last-entry"]
-    stored = Stored(request, at, terminal=newest in {TERMINAL, TERMINAL.decode()})
+    stored = StreamState(request, at, terminal=newest in {TERMINAL, TERMINAL.decode()})
     if first:
         stored.claimed = int(_fields(first).get(b"a", 0)) / 1e6
     if stored.terminal and last and last[0] == newest:
@@ -256,7 +256,7 @@ def _fields(entry: Any) -> dict[bytes, bytes]:
     return dict(fields) if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
 
 
-def read_reply(stored: Stored, payload: bytes) -> None:
+def read_reply(stored: StreamState, payload: bytes) -> None:
     """Note what a terminal's payload says."""
     try:
         reply: InferReply = codec.decode_reply(payload)

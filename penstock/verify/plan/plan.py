@@ -7,7 +7,7 @@ import enum
 from typing import Final
 
 
-class Kind(enum.StrEnum):
+class CallKind(enum.StrEnum):
     """How a request comes in."""
 
     PLAIN = "plain"
@@ -91,7 +91,7 @@ class Call:
 
     number: int
     at: float
-    kind: Kind
+    kind: CallKind
     model: str
     millis: int
     gateway: int

@@ -21,15 +21,15 @@ from penstock.verify.plan.plan import (
     RAISES,
     WORKERS,
     Call,
+    CallKind,
     Fault,
     FaultKind,
-    Kind,
     Plan,
 )
 
-WEIGHTS: Final[dict[Kind, int]] = {
-    Kind.PLAIN: 400, Kind.KEYED: 120, Kind.SHARED: 60, Kind.ASYNC: 140, Kind.DEADLINE: 80, Kind.CANCELLED: 60, Kind.DIRECT: 80,
-    Kind.DUPLICATE: 40, Kind.GARBAGE: 20, Kind.POISON: 3,
+WEIGHTS: Final[dict[CallKind, int]] = {
+    CallKind.PLAIN: 400, CallKind.KEYED: 120, CallKind.SHARED: 60, CallKind.ASYNC: 140, CallKind.DEADLINE: 80,
+    CallKind.CANCELLED: 60, CallKind.DIRECT: 80, CallKind.DUPLICATE: 40, CallKind.GARBAGE: 20, CallKind.POISON: 3,
 }  # fmt: skip
 
 _PER_SECOND: Final = 100
@@ -52,7 +52,7 @@ _STARTS_WITHIN: Final = 5.0
 _OF_ONE_PROCESS: Final = frozenset(FaultKind) - {FaultKind.REBALANCE}
 
 
-def make(seed: int, requests: int, faults: Sequence[str], session_timeout: float) -> Plan:
+def make_plan(seed: int, requests: int, faults: Sequence[str], session_timeout: float) -> Plan:
     """The plan of a seed.
 
     Args:
@@ -81,24 +81,24 @@ def _calls(chance: random.Random, requests: int, seconds: float, quiet: float) -
         if number == 1 or chance.random() < 0.125:
             burst = round(chance.uniform(0, seconds), 3)
         at = burst if chance.random() < 0.3 else round(chance.uniform(0, seconds), 3)
-        if kind is Kind.POISON:  # it is a fault itself
+        if kind is CallKind.POISON:  # it is a fault itself
             at = round(chance.uniform(quiet, seconds), 3)
         yield _call(chance, number, at, kind)
 
 
-def _call(chance: random.Random, number: int, at: float, kind: Kind) -> Call:
+def _call(chance: random.Random, number: int, at: float, kind: CallKind) -> Call:
     model, gateway = chance.choice(MODELS), chance.randrange(GATEWAYS)
     millis = chance.choice((0, 1, 2, 5, 20, 50))
     limit, copies, principal = 0.0, 1, ""
-    if kind is Kind.DEADLINE:
+    if kind is CallKind.DEADLINE:
         limit = chance.choice((0.02, 0.05, 0.1, 0.3, 1.0))
-    elif kind is Kind.CANCELLED:
+    elif kind is CallKind.CANCELLED:
         limit = chance.choice((0.0, 0.005, 0.02, 0.1))
-    elif kind is Kind.POISON:
+    elif kind is CallKind.POISON:
         millis = chance.choice((RAISES, DIES))
-    elif kind in {Kind.SHARED, Kind.DUPLICATE}:
+    elif kind in {CallKind.SHARED, CallKind.DUPLICATE}:
         copies = chance.randint(2, 4)
-    if kind in {Kind.DIRECT, Kind.DUPLICATE}:
+    if kind in {CallKind.DIRECT, CallKind.DUPLICATE}:
         principal = chance.choice(PRINCIPALS)
     return Call(number, at, kind, model, millis, gateway, limit, copies, principal)
 

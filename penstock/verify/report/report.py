@@ -88,7 +88,7 @@ class Report:
             yield "nothing was delivered twice, so this run proves nothing; take more requests or more faults"
 
 
-def report(plan: Plan, history: History) -> Report:
+def judged_report(plan: Plan, history: History) -> Report:
     """Judge a run."""
     return Report(plan, history, judge(plan, history), redelivered(plan, history))
 
