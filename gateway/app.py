@@ -10,7 +10,7 @@ import secrets
 import structlog
 from prometheus_client import CollectorRegistry
 
-from gateway.background import Upkeep
+from gateway.background import Background
 from gateway.calls.dispatcher import Dispatcher
 from gateway.calls.service import Service
 from gateway.durable.claims import Claims
@@ -38,7 +38,7 @@ class Gateway:
         registry: where its metrics are registered.
 
     Attributes:
-        service: what doors call.
+        service: what frontends call.
         port: of HTTP, once started.
         metrics_port: of Prometheus, once started; None where it serves none.
     """
@@ -75,12 +75,12 @@ class Gateway:
         await self._clock.resync(self._transport.results.now)
         self.service = Service(self.settings, self._transport, self._names, self._clock, self._metrics)
         self._dispatcher = Dispatcher(self.service)
-        self._upkeep = Upkeep(self.service, self._dispatcher)
+        self._background = Background(self.service, self._dispatcher)
         self._claims = Claims(self.service)
         self._http = HttpServer(self.service, self._claims, version())
         try:
             await self._dispatcher.start()
-            await self._upkeep.start()
+            await self._background.start()
             await self._http.start()
             await self._serve_status()
         except BaseException:
@@ -92,18 +92,18 @@ class Gateway:
     async def drain(self) -> None:
         """Stop being ready, take no new connection, answer what is in flight; not longer than the drain grace."""
         self.service.draining = True
-        _log.info("gateway drains", waiting=len(self.service.answers.pending))
+        _log.info("gateway drains", waiting=len(self.service.completion.pending))
         await self._http.drain()
 
     async def close(self) -> None:
         """End; who still waits is answered 503."""
         self.service.draining = True
-        self.service.answers.fail_all(
+        self.service.completion.fail_all(
             Unavailable("Server is stopping before the request was answered", retry_after=1.0)
         )
         await self._http.close()
         await self._claims.close()
-        await self._upkeep.close()
+        await self._background.close()
         await self._dispatcher.close()
         await self.service.close()
         if self._status is not None:

@@ -28,7 +28,7 @@ _RESTART_AT_MOST: Final = 5.0
 _log = structlog.get_logger("gateway.background")
 
 
-class Upkeep:
+class Background:
     """The background tasks of one gateway."""
 
     def __init__(self, service: Service, dispatcher: Dispatcher) -> None:
@@ -93,7 +93,7 @@ class Upkeep:
         await service.transport.bus.ensure_topic(topic, 1, compacted=True)
         agreed = service.keys.given
         async for records in service.transport.bus.follow(topic):
-            for problem in service.catalogue.read(records):
+            for problem in service.catalogue.apply(records):
                 _log.warning("announcement cannot be read", error=problem)
             for record in records:
                 if record.key == SECRET_KEY and len(record.value) == SECRET_BYTES:

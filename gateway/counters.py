@@ -37,7 +37,7 @@ class Buckets:
         return rows
 
 
-class Tally:
+class Counters:
     """Counts of one model version: answers by code ("OK" or an error's), and the time they took.
 
     Attributes:

@@ -56,7 +56,7 @@ class Keyring:
     """The keys of a fleet's gateways: the newest signs, any of them verifies.
 
     Args:
-        secret: what all gateways were given; "" where they agree on one themselves (`upkeep`).
+        secret: what all gateways were given; "" where they agree on one themselves (`background`).
     """
 
     __slots__ = ("_keys", "given")

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gateway.counters import Buckets, Tally
+from gateway.counters import Buckets, Counters
 
 _RECORDS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 
@@ -21,7 +21,7 @@ class GatewayMetrics(Collector):
     """Everything a gateway counts; a collector of the given registry.
 
     Attributes:
-        tallies: by (model, version).
+        counters: by (model, version).
         rejections: calls turned away before they were published, by error code.
         claims: keyed and asynchronous calls by what the store said.
         cancellations: calls that nobody waited for any more.
@@ -33,7 +33,7 @@ class GatewayMetrics(Collector):
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.tallies: dict[tuple[str, str], Tally] = {}
+        self.counters: dict[tuple[str, str], Counters] = {}
         self.rejections: dict[str, int] = {}
         self.claims: dict[str, int] = {}
         self.restarts: dict[str, int] = {}
@@ -99,12 +99,12 @@ class GatewayMetrics(Collector):
             "Different files that live workers serve under one version; more than 1 lets callers get answers of either.",
             labels=("model", "version"),
         )
-        for (model, version), tally in list(self.tallies.items()):
-            digests.add_metric((model, version), tally.digests)
-            for code, count in list(tally.codes.items()):
+        for (model, version), counters in list(self.counters.items()):
+            digests.add_metric((model, version), counters.digests)
+            for code, count in list(counters.codes.items()):
                 requests.add_metric((model, version, code), count)
-            if tally.codes:
-                seconds.add_metric((model, version), tally.seconds.cumulative(), tally.seconds.total)
+            if counters.codes:
+                seconds.add_metric((model, version), counters.seconds.cumulative(), counters.seconds.total)
         return requests, seconds, digests
 
 

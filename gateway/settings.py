@@ -56,6 +56,11 @@ class GatewaySettings:
         keep_alive: how long an idle connection is kept, at most by a fifth longer.
         read_timeout: how long the reading of one request, or the client's reading of its answer, may take.
         drain_grace: how long calls in flight may take after SIGTERM.
+        sweep_after: age at which a waiting call is looked up for the first time; wake-ups are hints.
+        sweep_batch: streams that a sweep reads in one round trip.
+        trim_batch: delivered answers that are trimmed in one round trip.
+        recover_after: age at which a request without an answer is checked for a lost one.
+        offsets_max_age: how long committed offsets are reused before the broker is asked again.
 
     Raises:
         ConfigError: naming the setting.
@@ -94,6 +99,11 @@ class GatewaySettings:
     keep_alive: float = 75.0
     read_timeout: float = 60.0
     drain_grace: float = 30.0
+    sweep_after: float = 1.0
+    sweep_batch: int = 512
+    trim_batch: int = 1024
+    recover_after: float = 2.0
+    offsets_max_age: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.api_key and not is_loopback(self.host):

@@ -25,7 +25,7 @@ from protocol.messages import Heartbeat, InferRequest, ModelLoad, ModelState
 from protocol.runtime.clock import Clock
 from protocol.tensors import from_array
 from workers.batching.types import Batch, Release
-from workers.crash_journal import Journal, Legacy
+from workers.crash_journal import CrashJournal, CrashJournalReader
 from workers.instances.executor import Completions
 from workers.instances.job import Entry, Executor, Job
 from workers.instances.loaded import LoadedModel
@@ -55,9 +55,9 @@ def measure(folder: Path, seconds: float) -> list[SafetyCost]:
 
 def _journal(size: int, seconds: float) -> SafetyCost:
     """Note the names of a batch's requests before it runs, and clear them after."""
-    legacy = Legacy()
+    reader = CrashJournalReader()
     try:
-        slot = Journal(os.dup(legacy.descriptor)).open()
+        slot = CrashJournal(os.dup(reader.descriptor)).open_slot()
         assert slot is not None
         names = [f"{uuid.uuid4()}" for _ in range(size)]
 
@@ -67,7 +67,7 @@ def _journal(size: int, seconds: float) -> SafetyCost:
 
         return SafetyCost("journal", size, {"worker": _microseconds(once, seconds)})
     finally:
-        legacy.close()
+        reader.close()
 
 
 def _heartbeat(seconds: float) -> SafetyCost:

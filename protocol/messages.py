@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Mapping
 from typing import Any
 
 from protocol.errors import Code, FleetError
@@ -172,7 +173,7 @@ class ModelLoad:
         lag: records in its partitions that are not yet committed.
         oldest_age: seconds since the oldest waiting request was published; 0 when nothing waits.
         seconds_per_row: measured, by "<shape class>/<batch size>".
-        statistics: the model's Triton statistics (3.6) as plain numbers.
+        statistics: see `protocol.model_stats.ModelStats`.
         digest: of the files that it serves; "" where it serves none.
     """
 
@@ -186,7 +187,7 @@ class ModelLoad:
     lag: int = 0
     oldest_age: float = 0.0
     seconds_per_row: dict[str, float] = dataclasses.field(default_factory=dict)
-    statistics: dict[str, Any] = dataclasses.field(default_factory=dict)
+    statistics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     digest: str = ""
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from protocol.dead_letter import MAX_ATTEMPTS
 from protocol.naming import Names
 from protocol.ports import Bus, Results
-from workers.crash_journal import Journal
-from workers.retry import Patience
+from workers.crash_journal import CrashJournal
+from workers.retry import Retry
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Context:
         names: under the fleet's prefix.
         clock: seconds on the fleet's clock; called from any thread.
         bus, results: open.
-        patience: for calls that must succeed in the end; each model version has its own (`of_a_model`).
+        retry: for calls that must succeed in the end; each model version has its own (`of_a_model`).
         fence_ttl: seconds that a plain call's fence outlives its answer.
         journal: where instances note what they run; None without a supervisor.
         digest: of the files of the model version whose parts these are; "" for the worker's own.
@@ -35,15 +35,15 @@ class Context:
     clock: Callable[[], float]
     bus: Bus
     results: Results
-    patience: Patience
+    retry: Retry
     fence_ttl: float
     max_attempts: int = MAX_ATTEMPTS
-    journal: Journal | None = None
+    journal: CrashJournal | None = None
     digest: str = ""
 
     def of_a_model(self, digest: str) -> Context:
         """The same for the parts of one model version: what fails for them stops nobody else."""
-        return dataclasses.replace(self, patience=self.patience.another(), digest=digest)
+        return dataclasses.replace(self, retry=self.retry.fresh(), digest=digest)
 
     @property
     def runner(self) -> str:

@@ -19,15 +19,15 @@ from typing import IO, Final
 
 SLOTS: Final = 64
 """Instances that can note something; with more, the others' batches are found only by their attempts."""
-SLOT: Final = 64 * 1024
+SLOT_BYTES: Final = 64 * 1024
 """Bytes of a slot; the file is sparse, so only what was used takes memory."""
-SIZE: Final = SLOTS * SLOT
+FILE_BYTES: Final = SLOTS * SLOT_BYTES
 
 _LENGTH: Final = struct.Struct("<I")
-_ROOM: Final = SLOT - _LENGTH.size
+_ROOM: Final = SLOT_BYTES - _LENGTH.size
 
 
-class Slot:
+class JournalSlot:
     """Where one instance notes the batch that it runs; from any thread, one at a time."""
 
     __slots__ = ("_at", "_memory", "number")
@@ -35,7 +35,7 @@ class Slot:
     def __init__(self, memory: mmap.mmap, number: int) -> None:
         self.number = number
         self._memory = memory
-        self._at = number * SLOT
+        self._at = number * SLOT_BYTES
 
     def note(self, text: bytes) -> None:
         """These run now: the names of requests, one a line."""
@@ -50,7 +50,7 @@ class Slot:
         _LENGTH.pack_into(self._memory, self._at, 0)
 
 
-class Journal:
+class CrashJournal:
     """The worker's side.
 
     Args:
@@ -58,21 +58,21 @@ class Journal:
     """
 
     def __init__(self, descriptor: int) -> None:
-        self._memory = mmap.mmap(descriptor, SIZE)
+        self._memory = mmap.mmap(descriptor, FILE_BYTES)
         os.close(descriptor)
         self._free = list(range(SLOTS - 1, -1, -1))
 
-    def open(self) -> Slot | None:
+    def open_slot(self) -> JournalSlot | None:
         """A slot; None where all are taken."""
-        return Slot(self._memory, self._free.pop()) if self._free else None
+        return JournalSlot(self._memory, self._free.pop()) if self._free else None
 
-    def give_back(self, slot: Slot) -> None:
+    def free_slot(self, slot: JournalSlot) -> None:
         """The instance has gone."""
         slot.clear()
         self._free.append(slot.number)
 
 
-class Legacy:
+class CrashJournalReader:
     """The supervisor's side: what a dead worker was running.
 
     Attributes:
@@ -82,18 +82,18 @@ class Legacy:
     def __init__(self) -> None:
         self._file = _nameless()
         self.descriptor = self._file.fileno()
-        os.ftruncate(self.descriptor, SIZE)
+        os.ftruncate(self.descriptor, FILE_BYTES)
 
-    def take(self) -> list[str]:
+    def take_running(self) -> list[str]:
         """The names of the requests that were running; the journal is empty afterwards."""
         found: dict[str, None] = {}
         for number in range(SLOTS):
-            (length,) = _LENGTH.unpack(os.pread(self.descriptor, _LENGTH.size, number * SLOT))
+            (length,) = _LENGTH.unpack(os.pread(self.descriptor, _LENGTH.size, number * SLOT_BYTES))
             if 0 < length <= _ROOM:
-                text = os.pread(self.descriptor, length, number * SLOT + _LENGTH.size)
+                text = os.pread(self.descriptor, length, number * SLOT_BYTES + _LENGTH.size)
                 found.update(dict.fromkeys(text.decode(errors="replace").split("\n")))
         os.ftruncate(self.descriptor, 0)
-        os.ftruncate(self.descriptor, SIZE)
+        os.ftruncate(self.descriptor, FILE_BYTES)
         return list(found)
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ MAX_KEYS: Final = 64
 """Shape classes times sizes that are kept; a model with free sizes has any number."""
 
 
-class Pace:
+class LatencyModel:
     """An exponentially weighted average per shape class and batch size (rounded up to a power of two)."""
 
     __slots__ = ("_seconds",)

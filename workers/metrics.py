@@ -20,7 +20,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from workers.devices import Devices
-from workers.retry import Patience
+from workers.retry import Retry
 from workers.serving.serving import Serving
 from workers.statistics import Histogram, ModelStatistics
 
@@ -87,16 +87,16 @@ class WorkerMetrics(Collector):
     Args:
         registry: where it registers itself.
         serving: every model version that takes requests.
-        patience: of the worker's own calls; those of a model version's are its own.
+        retry: of the worker's own calls; those of a model version's are its own.
         devices: utilisation of CPU and GPUs.
     """
 
     def __init__(
-        self, registry: CollectorRegistry, serving: Callable[[], list[Serving]], patience: Patience, devices: Devices
+        self, registry: CollectorRegistry, serving: Callable[[], list[Serving]], retry: Retry, devices: Devices
     ) -> None:
         self.ready: Callable[[], bool] = lambda: False
         self._serving = serving
-        self._patience = patience
+        self._retry = retry
         self._devices = devices
         self._registry = registry
         registry.register(self)
@@ -131,10 +131,10 @@ class WorkerMetrics(Collector):
             "Calls that are being repeated now; the intake of that model rests.",
             labels=[*names, "call"],
         )
-        for patience, labels in [(self._patience, dict[str, str]()), *[(m.patience, labels) for m, labels in models]]:
-            for what, count in list(patience.failures.items()):
+        for retry, labels in [(self._retry, dict[str, str]()), *[(m.retry, labels) for m, labels in models]]:
+            for what, count in list(retry.failures.items()):
                 failed.add_metric([*_values(names, labels), what], count)
-                failing.add_metric([*_values(names, labels), what], patience.repeated[what])
+                failing.add_metric([*_values(names, labels), what], retry.repeated[what])
         yield from (failed, failing)
 
     def _triton(self, models: list[tuple[Serving, dict[str, str]]], names: list[str]) -> Iterator[Metric]:

@@ -1,6 +1,6 @@
 """Store and broker calls that are repeated until they succeed. While one of a model version's is failing, its intake rests.
 
-Each model version has a `Patience` of its own: a dead topic that its worker may not write to stops that model and no other.
+Each model version has a `Retry` of its own: a dead topic that its worker may not write to stops that model and no other.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclasses.dataclass(slots=True)
-class Patience:
+class Retry:
     """How long to wait between attempts, and whether any call is being repeated now.
 
     Attributes:
@@ -41,9 +41,9 @@ class Patience:
     failures: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     on_recovered: list[Callable[[], None]] = dataclasses.field(default_factory=list)
 
-    def another(self) -> Patience:
+    def fresh(self) -> Retry:
         """One that waits as long, and knows nothing of what fails here."""
-        return Patience(self.first, self.longest)
+        return Retry(self.first, self.longest)
 
     def problem(self) -> str:
         """What fails now, and why; "" while nothing does."""

@@ -13,15 +13,16 @@ import dataclasses
 import enum
 import itertools
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
-from workers.latency import Pace
+from protocol.model_stats import BatchStats, DurationStats, ModelStats, encode_duration, encode_model_stats
+from workers.latency import LatencyModel
 
 SECONDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 ROWS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 
 
-class Reason(enum.StrEnum):
+class FailureReason(enum.StrEnum):
     """Why a request failed: the `reason` label of `nv_inference_request_failure`."""
 
     REJECTED = "REJECTED"
@@ -69,9 +70,9 @@ class Duration:
         self.count += count
         self.seconds += max(0.0, seconds)
 
-    def to_json(self) -> dict[str, int]:
-        """Triton's `{count, ns}`."""
-        return {"count": self.count, "ns": round(self.seconds * 1e9)}
+    def to_json(self) -> DurationStats:
+        """See `encode_duration`."""
+        return encode_duration(self.count, self.seconds)
 
 
 @dataclasses.dataclass(slots=True)
@@ -135,7 +136,7 @@ class ModelStatistics:
         self.compute_input = Duration()
         self.compute_infer = Duration()
         self.compute_output = Duration()
-        self.failures: dict[Reason, int] = dict.fromkeys(Reason, 0)
+        self.failures: dict[FailureReason, int] = dict.fromkeys(FailureReason, 0)
         self.by_batch_size: dict[int, tuple[Duration, Duration, Duration]] = {}
         self.releases: collections.Counter[str] = collections.Counter()
         self.rejections: collections.Counter[str] = collections.Counter()
@@ -146,8 +147,8 @@ class ModelStatistics:
         self.queue_seconds = Histogram(SECONDS)
         self.compute_seconds = Histogram(SECONDS)
         self.emit_seconds = Histogram(SECONDS)
-        self.pace = Pace()
-        self._shown: tuple[tuple[int, int, int], dict[str, Any]] | None = None
+        self._shown: tuple[tuple[int, int, int], ModelStats] | None = None
+        self.latency = LatencyModel()
 
     def executed(self, batch: Executed) -> None:
         """A batch has been answered by the backend."""
@@ -157,7 +158,7 @@ class ModelStatistics:
         if count:
             self._succeeded(batch, count)
         if batch.failed:
-            self.failures[Reason.BACKEND] += batch.failed
+            self.failures[FailureReason.BACKEND] += batch.failed
             self.fail.add(batch.failed, batch.failed_seconds)
 
     def _ran(self, batch: Executed) -> None:
@@ -184,46 +185,45 @@ class ModelStatistics:
         for at in batch.enqueued:
             self.queue_seconds.observe(started - at)
 
-    def failed(self, reason: Reason, seconds: float) -> None:
+    def failed(self, reason: FailureReason, seconds: float) -> None:
         """A request was answered with a failure without having run, `seconds` after it was taken in."""
         self.failures[reason] += 1
         self.fail.add(1, seconds)
-        if reason is Reason.CANCELED:
+        if reason is FailureReason.CANCELED:
             self.cancellations += 1
 
-    def to_json(self) -> dict[str, Any]:
-        """One entry of Triton's `model_stats` (without name and version): plain numbers that can be summed over workers.
+    def to_json(self) -> ModelStats:
+        """See `encode_model_stats`.
 
-        Made anew only after something was counted: an idle model is asked twice a second, too.
+        Encoded again only after something was counted: an idle model is asked twice a second, too.
         """
         counted = (self.execution_count, self.success.count, self.fail.count)
         if self._shown is None or self._shown[0] != counted:
             self._shown = (counted, self._to_json())
         return self._shown[1]
 
-    def _to_json(self) -> dict[str, Any]:
-        return {
-            "last_inference": round(self.last_inference * 1000),
-            "inference_count": self.inference_count,
-            "execution_count": self.execution_count,
-            "inference_stats": {
-                "success": self.success.to_json(),
-                "fail": self.fail.to_json(),
-                "queue": self.queue.to_json(),
-                "compute_input": self.compute_input.to_json(),
-                "compute_infer": self.compute_infer.to_json(),
-                "compute_output": self.compute_output.to_json(),
-                "cache_hit": Duration().to_json(),
-                "cache_miss": Duration().to_json(),
-            },
-            "batch_stats": [
-                {
-                    "batch_size": rows,
-                    "compute_input": taken.to_json(),
-                    "compute_infer": ran.to_json(),
-                    "compute_output": given.to_json(),
-                }
-                for rows, (taken, ran, given) in sorted(self.by_batch_size.items())
-            ],
-            "memory_usage": [],
+    def _to_json(self) -> ModelStats:
+        durations = {
+            "success": self.success,
+            "fail": self.fail,
+            "queue": self.queue,
+            "compute_input": self.compute_input,
+            "compute_infer": self.compute_infer,
+            "compute_output": self.compute_output,
         }
+        batches: list[BatchStats] = [
+            {
+                "batch_size": rows,
+                "compute_input": taken.to_json(),
+                "compute_infer": ran.to_json(),
+                "compute_output": given.to_json(),
+            }
+            for rows, (taken, ran, given) in sorted(self.by_batch_size.items())
+        ]
+        return encode_model_stats(
+            self.last_inference,
+            self.inference_count,
+            self.execution_count,
+            {name: duration.to_json() for name, duration in durations.items()},
+            batches,
+        )

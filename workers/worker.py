@@ -23,12 +23,12 @@ from protocol.runtime.loop import stop_signals, until
 from protocol.runtime.status import StatusServer
 from protocol.transport import Transport
 from workers.context import Context
-from workers.crash_journal import Journal
+from workers.crash_journal import CrashJournal
 from workers.devices import Hardware, cores
 from workers.lifecycle.loader import Loader
 from workers.lifecycle.models import Models
 from workers.metrics import WorkerMetrics
-from workers.retry import Patience
+from workers.retry import Retry
 from workers.settings import WorkerSettings, made_up_id
 from workers.supervision.heartbeat import Asks, DirectoryOutlet, Outlet, PipeOutlet, Pulse, SupervisorGone
 from workers.system import cpu_yield
@@ -77,17 +77,17 @@ class Worker:
             self._clock,
             transport.bus,
             transport.results,
-            Patience(),
+            Retry(),
             settings.fence_ttl,
             settings.max_attempts,
-            None if settings.journal_fd is None else Journal(settings.journal_fd),
+            None if settings.journal_fd is None else CrashJournal(settings.journal_fd),
         )
         gpus = hardware.gpus if settings.gpus is None else settings.gpus
         loader = Loader(
             gpus, settings.cores or cores(), settings.default_max_batch_size, settings.load_threads, self._clock
         )
         self.models = Models(self._context, settings, loader, transport.directory)
-        self.metrics = WorkerMetrics(self.registry, self.models.serving, self._context.patience, hardware)
+        self.metrics = WorkerMetrics(self.registry, self.models.serving, self._context.retry, hardware)
         self._pulse = Pulse(self._context, self.models)
         self._outlet = _outlet(settings, transport)
         self._asks = Asks(self._pulse, self._outlet, transport.directory)
@@ -138,13 +138,13 @@ class Worker:
             problems.append("the worker is starting")
         if self._pulse.draining:
             problems.append("the worker is draining")
-        if text := self._context.patience.problem():
+        if text := self._context.retry.problem():
             problems.append(f"a call of store or broker: {text}")
         serving = self.models.serving()
         problems += [
             f"model '{m.key[0]}' version {m.key[1]} takes nothing in: {text}"
             for m in serving
-            if (text := m.patience.problem())
+            if (text := m.retry.problem())
         ]
         problems += [f"fetching from {m.topic} fails: {m.intake.problem}" for m in serving if m.intake.problem]
         problems += [f"model '{m.key[0]}' version {m.key[1]}: {text}" for m in serving if (text := m.runner.problem())]

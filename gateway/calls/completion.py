@@ -16,6 +16,7 @@ import structlog
 from gateway.admission.admission import Admission
 from gateway.calls.pending import Call, Delivery, Pending
 from gateway.metrics import GatewayMetrics
+from gateway.settings import GatewaySettings
 from protocol.codec import decode_reply, encode_reply
 from protocol.errors import Code, DeadlineExceeded, FleetError
 from protocol.messages import Failure, InferReply, Timing
@@ -31,7 +32,7 @@ _NOT_KEPT: Final = "the answer was delivered before and is no longer kept"
 _log = structlog.get_logger("gateway.calls.completion")
 
 
-class Answers:
+class Completion:
     """Ends calls.
 
     Args:
@@ -39,7 +40,7 @@ class Answers:
         names: for the workers' cancel channels.
         clock: the fleet's.
         metrics: counts every end.
-        result_ttl: how long a terminal of our own is kept.
+        settings: for `result_ttl` and `sweep_after`.
 
     Attributes:
         pending: who waits.
@@ -52,15 +53,15 @@ class Answers:
         clock: Clock,
         metrics: GatewayMetrics,
         admission: Admission,
-        result_ttl: float,
+        settings: GatewaySettings,
     ) -> None:
-        self.pending = Pending()
+        self.pending = Pending(settings.sweep_after)
         self._results = results
         self._names = names
         self._clock = clock
         self._metrics = metrics
         self._admission = admission
-        self._result_ttl = result_ttl
+        self._result_ttl = settings.result_ttl
         self._loop = asyncio.get_running_loop()
         self._cancels: dict[str, list[Cancel]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -78,7 +79,7 @@ class Answers:
         now = self._clock()
         age = self._metrics.wake_age
         for call, payload in deliveries:
-            reply = self.read(call, payload)
+            reply = self.decode(call, payload)
             timing = reply.timing
             timing.woken = now
             if timing.emitted:
@@ -90,7 +91,7 @@ class Answers:
         if self.pending.drop(call):
             self.deliver([(call, payload)])
 
-    def read(self, call: Call, payload: bytes) -> InferReply:
+    def decode(self, call: Call, payload: bytes) -> InferReply:
         """The answer in a terminal's payload; one that cannot be read is a failure, not an exception."""
         if not payload:
             return self.failed(call, FleetError(_NOT_KEPT, code=Code.GONE))
@@ -171,8 +172,8 @@ class Answers:
         self._leave(call)
         if call.counted:
             failure = reply.failure
-            tally = self._metrics.tallies[call.model, call.version]
-            tally.count("OK" if failure is None else failure.code.value, now - call.accepted)
+            counters = self._metrics.counters[call.model, call.version]
+            counters.count("OK" if failure is None else failure.code.value, now - call.accepted)
         try:
             call.on_done(reply)
         except Exception:

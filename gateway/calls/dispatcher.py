@@ -21,21 +21,20 @@ from protocol.ports import RequestState, Wake
 
 _LOOK: Final = 32
 """Streams read in one round trip where payloads are large."""
-_SWEEP: Final = 512
-"""Streams read in one round trip of a sweep."""
-_TRIM: Final = 1024
 
 _log = structlog.get_logger("gateway.calls.dispatcher")
 
 
 class Dispatcher:
-    """Feeds `service.answers` from the result store."""
+    """Feeds `service.completion` from the result store."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._answers = service.answers
+        self._completion = service.completion
         self._results = service.transport.results
         self._trim_above = service.settings.trim_bytes
+        self._sweep_batch = service.settings.sweep_batch
+        self._trim_batch = service.settings.trim_batch
         self._pointers: dict[str, None] = {}
         self._trims: list[str] = []
         self._fetching: asyncio.Task[None] | None = None
@@ -59,31 +58,31 @@ class Dispatcher:
         Raises:
             Unavailable: the store cannot be reached; they are looked up again later.
         """
-        due = self._answers.pending.sweep(self._service.clock())
-        for at in range(0, len(due), _SWEEP):
-            refs = due[at : at + _SWEEP]
+        due = self._completion.pending.sweep(self._service.clock())
+        for at in range(0, len(due), self._sweep_batch):
+            refs = due[at : at + self._sweep_batch]
             found = await self._look(refs)
             if found:
                 self._service.metrics.swept += found
-            waiting = (self._answers.pending.first(ref) for ref in refs)
+            waiting = (self._completion.pending.first(ref) for ref in refs)
             self._recovery.consider(call for call in waiting if call is not None and not call.claimed)
 
     async def trim(self) -> None:
         """Drop delivered payloads from the store; one that cannot be dropped expires by itself."""
         while self._trims:
-            refs, self._trims = self._trims[:_TRIM], self._trims[_TRIM:]
+            refs, self._trims = self._trims[: self._trim_batch], self._trims[self._trim_batch :]
             try:
                 await self._results.trim(refs)
             except FleetError as error:
                 _log.warning("delivered answers were not trimmed", answers=len(refs), error=error.message)
 
     def _on_wake(self, wakes: list[Wake]) -> None:
-        deliveries, pointers = self._answers.pending.feed(wakes)
+        deliveries, pointers = self._completion.pending.feed(wakes)
         if deliveries:
             for call, payload in deliveries:
                 if len(payload) > self._trim_above and not call.claimed:
                     self._trims.append(call.ref)
-            self._answers.deliver(deliveries)
+            self._completion.deliver(deliveries)
         if pointers:
             self._pointers.update(dict.fromkeys(pointers))
             if self._fetching is None:
@@ -112,7 +111,7 @@ class Dispatcher:
         return sum(self._take(ref, state) for ref, state in zip(refs, states, strict=True))
 
     def _take(self, ref: str, state: RequestState | None) -> int:
-        call: Call | None = self._answers.pending.first(ref)
+        call: Call | None = self._completion.pending.first(ref)
         if call is None or state is None or state.payload is None:
             return 0
         payload = state.payload
@@ -122,6 +121,6 @@ class Dispatcher:
             )
         if len(payload) > self._trim_above and not call.claimed:
             self._trims.append(ref)
-        deliveries, _ = self._answers.pending.feed([Wake(ref, payload)])
-        self._answers.deliver(deliveries)
+        deliveries, _ = self._completion.pending.feed([Wake(ref, payload)])
+        self._completion.deliver(deliveries)
         return len(deliveries)

@@ -11,11 +11,10 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
+from protocol.deadline import too_late
 from protocol.messages import InferReply
 from protocol.ports import Place, Wake
 
-SWEEP_AFTER: Final = 1.0
-"""Age at which a waiting call's stream is looked up for the first time; wake-ups are hints."""
 SWEEP_AT_MOST: Final = 8.0
 """Longest pause between two looks for the same call."""
 
@@ -35,7 +34,7 @@ class Call:
         claimed: its stream holds a claim; it may have other waiters, and its payload is never trimmed.
         owner: it is the call whose deadline the published record carries.
         counted: admission and the metrics count it; a long poll is not counted.
-        sweep_at: when its stream is looked up next; 0 takes `SWEEP_AFTER`.
+        sweep_at: when its stream is looked up next; 0 means `sweep_after` from registration.
         place: where its record is, once the broker has said so.
         left: it is no longer waiting.
         twin, before: the next and the previous call that wait for the same ref.
@@ -67,11 +66,16 @@ Delivery = tuple[Call, bytes]
 
 class Pending:
     """The table of waiting calls. O(1) per call, however many wait for the same ref; `expire` and `sweep` look at all of them, so
-    call them a few times a second."""
+    call them a few times a second.
 
-    __slots__ = ("_calls", "_count", "_next_deadline")
+    Args:
+        sweep_after: age at which a call's stream is looked up for the first time.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_calls", "_count", "_next_deadline", "_sweep_after")
+
+    def __init__(self, sweep_after: float = 1.0) -> None:
+        self._sweep_after = sweep_after
         self._calls: dict[str, Call] = {}
         self._count = 0
         self._next_deadline = math.inf
@@ -95,7 +99,7 @@ class Pending:
         """Let a call wait."""
         call.registered = now
         if not call.sweep_at:
-            call.sweep_at = now + SWEEP_AFTER
+            call.sweep_at = now + self._sweep_after
         if call.deadline < self._next_deadline:
             self._next_deadline = call.deadline
         waiting = self._calls.setdefault(call.ref, call)
@@ -153,7 +157,7 @@ class Pending:
         """The calls whose deadline has come; they are taken out."""
         if now < self._next_deadline:
             return []
-        expired = [call for call in self if call.deadline <= now]
+        expired = [call for call in self if too_late(call.deadline, now)]
         for call in expired:
             self.drop(call)
         self._next_deadline = min((call.deadline for call in self), default=math.inf)

@@ -4,7 +4,7 @@ The rule: a group commits an offset only when every record below it has its end 
 *first*, sees that it is above a request's record, and *then* finds no end in the store, knows that there was one and that it is
 lost, as after a restart or a failover of Redis. The request is then published again from the log; the first terminal wins.
 
-Invariant: nothing is asked of the broker for requests that are not `OVERDUE`, and otherwise once a second for each topic.
+Invariant: the broker is asked only for requests older than `recover_after`, and once per `offsets_max_age` and topic.
 """
 
 from __future__ import annotations
@@ -18,10 +18,6 @@ import structlog
 from protocol.errors import FleetError
 from protocol.ports import Bus, Place
 
-OVERDUE: Final = 2.0
-"""Seconds after which a request that has no end is looked into."""
-_FRESH: Final = 1.0
-"""Committed offsets are asked for again after so many seconds."""
 _PATIENCE: Final = 3.0
 
 _log = structlog.get_logger("gateway.calls.positions")
@@ -34,10 +30,15 @@ def is_below(place: Place, committed: Mapping[int, int]) -> bool:
 
 
 class Positions:
-    """Committed offsets of the groups that serve, at most a second old. The group of a topic has its name."""
+    """Committed offsets of the groups that serve, cached. The group of a topic has its name.
 
-    def __init__(self, bus: Bus) -> None:
+    Args:
+        max_age: seconds for which committed offsets are reused.
+    """
+
+    def __init__(self, bus: Bus, max_age: float = 1.0) -> None:
         self._bus = bus
+        self._max_age = max_age
         self._readings: dict[str, tuple[float, asyncio.Task[Mapping[int, int]]]] = {}
 
     async def passed(self, topic: str, place: Place) -> bool:
@@ -48,7 +49,7 @@ class Positions:
         """By partition; nothing where the broker does not say."""
         loop = asyncio.get_running_loop()
         began, reading = self._readings.get(topic, (float("-inf"), None))
-        if reading is None or loop.time() - began >= _FRESH:
+        if reading is None or loop.time() - began >= self._max_age:
             reading = loop.create_task(self._read(topic))
             self._readings[topic] = (loop.time(), reading)
         return await asyncio.shield(reading)

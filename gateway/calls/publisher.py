@@ -61,12 +61,12 @@ class Publisher:
         self._scheduled = False
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def send(self, topic: str, record: OutRecord, call: Call) -> None:
+    def enqueue(self, topic: str, record: OutRecord, call: Call) -> None:
         """Publish with this turn's group; only a failure is told, to `on_failure`."""
         group = self._join(topic, record)
         group.calls.append(call)
 
-    async def place(self, topic: str, record: OutRecord) -> Place:
+    async def publish_and_wait(self, topic: str, record: OutRecord) -> Place:
         """Publish with this turn's group and wait for the acknowledgement.
 
         Raises:

@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 from gateway.calls.pending import Call
-from gateway.calls.positions import OVERDUE, is_below
+from gateway.calls.positions import is_below
 from gateway.calls.service import Service
 from protocol.codec import decode_request
 from protocol.errors import Code, FleetError
@@ -35,7 +35,7 @@ class Recovery:
 
     def consider(self, calls: Iterable[Call]) -> None:
         """Look into calls for which the store has no end now. Nothing happens before they are overdue."""
-        overdue = self._service.clock() - OVERDUE
+        overdue = self._service.clock() - self._service.settings.recover_after
         self._calls.update((call, None) for call in calls if call.place is not None and call.registered <= overdue)
         if self._calls and self._work is None:
             self._work = asyncio.get_running_loop().create_task(self._recover_all())
@@ -76,11 +76,11 @@ class Recovery:
         if call.left:
             return
         if record is None:
-            service.answers.fail(call, FleetError(GONE, code=Code.GONE))
+            service.completion.fail(call, FleetError(GONE, code=Code.GONE))
             return
         _log.info("published again, its answer was lost", request_id=call.ref, topic=call.topic)
         call.place = None
-        service.publisher.send(call.topic, record, call)
+        service.publisher.enqueue(call.topic, record, call)
 
 
 async def read_request(

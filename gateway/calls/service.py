@@ -1,4 +1,4 @@
-"""The one object that doors call: a call goes in, `on_done` brings its answer. No task, future or timer per request.
+"""The one object that frontends call: a call goes in, `on_done` brings its answer. No task, future or timer per request.
 
 Invariants: a call that was submitted is answered exactly once, or was cancelled by its caller; nothing is published that was not
 validated and admitted.
@@ -14,13 +14,13 @@ from typing import Any, Final
 from gateway.admission.admission import Admission, Limits
 from gateway.admission.arrivals import Arrivals
 from gateway.admission.budget import Budgets
-from gateway.calls.completion import Answers
+from gateway.calls.completion import Completion
 from gateway.calls.pending import Call
 from gateway.calls.positions import Positions
 from gateway.calls.publisher import Publisher
 from gateway.catalogue import statistics
 from gateway.catalogue.catalogue import Catalogue, Served
-from gateway.catalogue.heartbeats import FreshBeats
+from gateway.catalogue.heartbeats import HeartbeatPoller
 from gateway.handle import Keyring
 from gateway.ids import Ids, trace_context
 from gateway.metrics import GatewayMetrics
@@ -75,13 +75,13 @@ class Service:
         budgets: the bytes that may be held, of all kinds.
         admission: how much waits.
         arrivals: calls that wait for their model.
-        answers: who waits, and how they end.
+        completion: who waits, and how they end.
         positions: what the workers are done with.
         keys: they sign handles.
         channel: where this gateway is woken.
         draining: no new call is taken.
-        not_ready: why this gateway is not ready, "" when it is; set by the upkeep.
-        fill: used share of the result store's memory; set by the upkeep.
+        not_ready: why this gateway is not ready, "" when it is; set by `background`.
+        fill: used share of the result store's memory; set by `background`.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Service:
         self.names = names
         self.clock = clock
         self.metrics = metrics
-        self.catalogue = Catalogue(names, metrics.tallies)
+        self.catalogue = Catalogue(names, metrics.counters)
         limits = Limits(
             settings.max_queued_calls,
             settings.max_queued_bytes,
@@ -101,18 +101,18 @@ class Service:
         )
         self.budgets = Budgets.of(settings.max_queued_bytes)
         self.admission = Admission(limits, self.budgets.whole)
-        self.answers = Answers(transport.results, names, clock, metrics, self.admission, settings.result_ttl)
+        self.completion = Completion(transport.results, names, clock, metrics, self.admission, settings)
         self.arrivals = Arrivals(self.catalogue, self.admission, settings.model_wait, clock)
-        self.positions = Positions(transport.bus)
-        self.beats = FreshBeats(transport.directory, clock, settings.worker_timeout)
+        self.positions = Positions(transport.bus, settings.offsets_max_age)
+        self.heartbeats = HeartbeatPoller(transport.directory, clock, settings.worker_timeout)
         self.keys = Keyring(settings.signing_secret)
-        self.publisher = Publisher(transport.bus, metrics, self.answers.fail)
+        self.publisher = Publisher(transport.bus, metrics, self.completion.fail)
         self.new_id = Ids()
         self.channel = names.gateway_channel(settings.gateway)
         self.draining = False
         self.not_ready = "it is starting"
         self.fill = 0.0
-        metrics.inflight = self.answers.pending.__len__
+        metrics.inflight = self.completion.pending.__len__
         metrics.queued_bytes = lambda: self.admission.size
         metrics.held_bytes = lambda: self.budgets.whole.used
         metrics.ready = lambda: self.ready
@@ -175,7 +175,7 @@ class Service:
         """
         record = self.record(request)
         call = self.enter(served, request, len(record.value), on_done)
-        self.publisher.send(served.topic, record, call)
+        self.publisher.enqueue(served.topic, record, call)
         return call
 
     def record(self, request: InferRequest) -> OutRecord:
@@ -201,7 +201,7 @@ class Service:
             ref(request.principal, request.id), served.topic, served.model, served.version, request.label, size,
             math.inf if request.deadline is None else request.deadline, request.accepted, on_done, request.claimed,
         )  # fmt: skip
-        self.answers.expect(call, request.published)
+        self.completion.expect(call, request.published)
         return call
 
     def watch(self, request_ref: str, model: str, version: str, deadline: float, on_done: OnDone) -> Call:
@@ -216,7 +216,7 @@ class Service:
             request_ref, topic, model, version, "", 0, deadline, now, on_done, claimed=True, owner=False, counted=False
         )
         call.sweep_at = now + 0.05
-        self.answers.expect(call, now)
+        self.completion.expect(call, now)
         return call
 
     async def statistics(self, model: str = "", version: str = "") -> dict[str, Any]:
@@ -235,7 +235,7 @@ class Service:
         ready = [(served.model, served.version) for served in chosen if served.ready]
         if model and not ready:
             raise NotFound(f"model '{model}' is not ready")
-        return statistics.model_stats(ready, await self.beats.get())
+        return statistics.model_stats(ready, await self.heartbeats.poll())
 
     def count_refusal(self, error: FleetError) -> None:
         """A call was turned away before it was published."""
@@ -243,9 +243,9 @@ class Service:
 
     async def close(self) -> None:
         """Wait for what is still on its way out."""
-        await self.beats.close()
+        await self.heartbeats.close()
         await self.publisher.close()
-        await self.answers.close()
+        await self.completion.close()
 
 
 def _take_reserved(request: InferRequest) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from gateway.catalogue.request_checks import RequestCheck
-from gateway.counters import Tally
+from gateway.counters import Counters
 from protocol.errors import FleetError, NotFound, Unavailable
 from protocol.heartbeat_codec import SECRET_KEY, decode_announcement
 from protocol.messages import SHOWN_DIGEST, Announcement, Heartbeat, ModelState
@@ -31,7 +31,7 @@ class Served:
         check: what a request for it must look like.
         workers: how many live workers had it ready when last looked.
         digests: of the files that those serve; more than one lets callers get answers of either.
-        tally: its counts for the metrics.
+        counters: its counts for the metrics.
     """
 
     model: str
@@ -41,7 +41,7 @@ class Served:
     reason: str
     config: ModelConfig
     check: RequestCheck
-    tally: Tally
+    counters: Counters
     workers: int = 0
     digests: frozenset[str] = frozenset()
 
@@ -62,15 +62,15 @@ class Served:
 class Catalogue:
     """All announced model versions."""
 
-    __slots__ = ("_models", "_names", "_resolved", "_tallies")
+    __slots__ = ("_counters", "_models", "_names", "_resolved")
 
-    def __init__(self, names: Names, tallies: dict[tuple[str, str], Tally]) -> None:
+    def __init__(self, names: Names, counters: dict[tuple[str, str], Counters]) -> None:
         self._names = names
         self._models: dict[str, dict[str, Served]] = {}
         self._resolved: dict[tuple[str, str], Served] = {}
-        self._tallies = tallies
+        self._counters = counters
 
-    def read(self, records: Iterable[Record]) -> list[str]:
+    def apply(self, records: Iterable[Record]) -> list[str]:
         """Take over records of the catalogue topic; returns what was wrong with those that cannot be read."""
         problems: list[str] = []
         for record in records:
@@ -100,8 +100,8 @@ class Catalogue:
             if state is not ModelState.UNAVAILABLE:
                 state, reason = ModelState.UNAVAILABLE, f"this gateway cannot read its configuration: {error.message}"
         key = (entry.model, entry.version)
-        tally = self._tallies.setdefault(key, Tally())
-        served = Served(entry.model, entry.version, topic, state, reason, config, RequestCheck(config), tally)
+        counters = self._counters.setdefault(key, Counters())
+        served = Served(entry.model, entry.version, topic, state, reason, config, RequestCheck(config), counters)
         versions = self._models.setdefault(entry.model, {})
         known = versions.get(entry.version)
         if known is not None:
@@ -212,7 +212,7 @@ class Catalogue:
             key = (served.model, served.version)
             served.workers = counts.get(key, 0)
             former, served.digests = served.digests, frozenset(digests.get(key, ()))
-            served.tally.digests = len(served.digests)
+            served.counters.digests = len(served.digests)
             if served.mixed and served.digests != former:
                 newly_mixed.append(served)
         return newly_mixed

@@ -21,7 +21,7 @@ PAUSE: Final = 0.03
 _LOOK: Final = (0.002, 0.05)
 
 
-class FreshBeats:
+class HeartbeatPoller:
     """The workers' heartbeats, asked for.
 
     Args:
@@ -37,7 +37,7 @@ class FreshBeats:
         self._asking: asyncio.Task[list[Heartbeat]] | None = None
         self._next: asyncio.Task[list[Heartbeat]] | None = None
 
-    async def get(self) -> list[Heartbeat]:
+    async def poll(self) -> list[Heartbeat]:
         """Of every worker that the directory knows.
 
         Raises:

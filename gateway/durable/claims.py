@@ -63,7 +63,7 @@ class Claims:
         record = service.record(request)
         request.inputs = ()  # the record has them, and what they are views of is not held while the call waits
         future: asyncio.Future[InferReply] = asyncio.get_running_loop().create_future()
-        call = service.enter(served, request, len(record.value), settle(future))
+        call = service.enter(served, request, len(record.value), resolver(future))
         call.owner = False
         try:
             await self._take(call, request, fingerprint, record)
@@ -74,7 +74,7 @@ class Claims:
                 if not call.left:
                     await self._take_again(call, request, fingerprint, record)
         except FleetError as error:
-            service.answers.fail(call, error)
+            service.completion.fail(call, error)
         return await future
 
     async def _take(
@@ -84,7 +84,7 @@ class Claims:
         claimed = await self.claim(request, fingerprint, lost)
         call.place = claimed.place or (NOWHERE if claimed.published else None)
         if claimed.state is ClaimState.DONE:
-            self._service.answers.settle(call, claimed.payload or b"")
+            self._service.completion.settle(call, claimed.payload or b"")
         elif claimed.state is ClaimState.FRESH:
             call.owner = True
             call.place = await self.publish(call.ref, call.topic, record)
@@ -182,7 +182,7 @@ class Claims:
     async def publish(self, request_ref: str, topic: str, record: OutRecord) -> Place:
         """Publish a claimed request, and tell the claim how that went."""
         try:
-            place = await self._service.publisher.place(topic, record)
+            place = await self._service.publisher.publish_and_wait(topic, record)
         except FleetError:
             await self.confirm(request_ref, None)
             raise
@@ -200,11 +200,11 @@ class Claims:
             )
 
 
-def settle(future: asyncio.Future[InferReply]) -> Callable[[InferReply], None]:
+def resolver(future: asyncio.Future[InferReply]) -> Callable[[InferReply], None]:
     """An `on_done` that sets the future's result, once."""
 
-    def settle(reply: InferReply) -> None:
+    def resolve(reply: InferReply) -> None:
         if not future.done():
             future.set_result(reply)
 
-    return settle
+    return resolve

@@ -12,10 +12,9 @@ from typing import Final
 
 import structlog
 
-from gateway.calls.positions import OVERDUE
 from gateway.calls.recovery import GONE, read_request
 from gateway.calls.service import Service
-from gateway.durable.claims import Claims, settle
+from gateway.durable.claims import Claims, resolver
 from gateway.handle import Handle, is_handle
 from protocol.codec import decode_reply
 from protocol.errors import Cancelled, Code, FleetError, NotFound
@@ -29,7 +28,7 @@ _log = structlog.get_logger("gateway.durable.requests")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Standing:
+class RequestStatus:
     """How a request stands.
 
     Attributes:
@@ -67,7 +66,7 @@ class Requests:
         self._results = service.transport.results
         self._keys = service.keys
 
-    async def find(self, token: str, principal: str, wait: float = 0.0) -> Standing:
+    async def find(self, token: str, principal: str, wait: float = 0.0) -> RequestStatus:
         """How a request stands; with `wait`, as soon as it is done or after so many seconds.
 
         Raises:
@@ -79,9 +78,9 @@ class Requests:
         if wait > 0 and state.state != "done":
             await self._wait(named.ref, *self._asked_of(named, state), wait)
             state = await self._look(named)
-        return self._standing(named, state)
+        return self._status(named, state)
 
-    async def cancel(self, token: str, principal: str) -> Standing:
+    async def cancel(self, token: str, principal: str) -> RequestStatus:
         """Cancel a request: it does not run if it has not started, and its end is CANCELLED if it has no other yet.
 
         Raises:
@@ -90,25 +89,25 @@ class Requests:
         """
         named = self._parse(token, principal)
         service = self._service
-        pending = service.answers.pending.first(named.ref)
+        pending = service.completion.pending.first(named.ref)
         if pending is not None and not pending.claimed:
-            service.answers.cancel_queued(pending)
-            service.answers.fail(pending, Cancelled(_CANCELLED))
-            return Standing(named.id, "cancelled", pending.model, pending.version)
+            service.completion.cancel_queued(pending)
+            service.completion.fail(pending, Cancelled(_CANCELLED))
+            return RequestStatus(named.id, "cancelled", pending.model, pending.version)
         state = await self._state(named)
         if state is None and named.handle is None:
             raise NotFound(f"there is no request {named.id}")
         model, version = self._asked_of(named, state)
         reply = InferReply(model, version, failure=Failure(Code.CANCELLED, _CANCELLED))
         until = self._until(state)
-        first = await service.answers.end(named.ref, reply)
+        first = await service.completion.end(named.ref, reply)
         if model:  # told before this returns, so that the same key may run again at once
             channel = service.names.cancel_channel(service.names.infer_topic(model, version))
             await self._results.cancel(channel, [Cancel(named.ref, until)])
         if first is None:
             service.metrics.cancellations += 1
-            return Standing(named.id, "cancelled", model, version)
-        return Standing(named.id, _final(first), model, version)
+            return RequestStatus(named.id, "cancelled", model, version)
+        return RequestStatus(named.id, _final(first), model, version)
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
@@ -147,10 +146,11 @@ class Requests:
         """What is known; a request whose stream or whose end is lost is published again while the log has it."""
         state = await self._state(named)
         if state is not None:
-            if named.handle is None or state.state == "done" or self._service.clock() - state.accepted < OVERDUE:
+            age = self._service.clock() - state.accepted
+            if named.handle is None or state.state == "done" or age < self._service.settings.recover_after:
                 return state
             return await self._make_up(named, named.handle, state)
-        pending = self._service.answers.pending.first(named.ref)
+        pending = self._service.completion.pending.first(named.ref)
         if pending is not None:
             return RequestState("queued", None, pending.model, pending.version, pending.accepted)
         if named.handle is None:
@@ -189,7 +189,7 @@ class Requests:
         record, request = await read_request(self._service, handle.topic, place, named.ref)
         if record is None or request is None:
             model, version = self._service.names.parse_infer_topic(handle.topic)
-            await self._service.answers.end(named.ref, InferReply(model, version, failure=Failure(Code.GONE, GONE)))
+            await self._service.completion.end(named.ref, InferReply(model, version, failure=Failure(Code.GONE, GONE)))
             raise FleetError(GONE, code=Code.GONE)
         _log.info("published again, its answer was lost", request_id=named.ref, topic=handle.topic)
         await self._claims.publish(named.ref, handle.topic, record)
@@ -200,22 +200,22 @@ class Requests:
         service = self._service
         future: asyncio.Future[InferReply] = asyncio.get_running_loop().create_future()
         call = service.watch(
-            request_ref, model, version, service.clock() + min(seconds, service.settings.max_wait), settle(future)
+            request_ref, model, version, service.clock() + min(seconds, service.settings.max_wait), resolver(future)
         )
         try:
             await future
         finally:
-            service.answers.drop(call)
+            service.completion.drop(call)
 
-    def _standing(self, named: _Named, state: RequestState) -> Standing:
+    def _status(self, named: _Named, state: RequestState) -> RequestStatus:
         age = max(0.0, self._service.clock() - state.accepted) if state.accepted else 0.0
         if state.state != "done":
-            return Standing(named.id, state.state, state.model, state.version, age)
+            return RequestStatus(named.id, state.state, state.model, state.version, age)
         if not state.payload:
             raise FleetError("the answer was delivered before and is no longer kept", code=Code.GONE)
         reply = decode_reply(state.payload)
         binary = named.handle.binary if named.handle else False
-        return Standing(named.id, _final(reply), reply.model, reply.version, age, reply, binary)
+        return RequestStatus(named.id, _final(reply), reply.model, reply.version, age, reply, binary)
 
 
 def _final(reply: InferReply) -> str:

@@ -1,1 +1,1 @@
-"""The HTTP door: Open Inference Protocol V2, as Triton speaks it, and what a queue adds to it."""
+"""The HTTP frontend: Open Inference Protocol V2, as Triton speaks it, and what a queue adds to it."""

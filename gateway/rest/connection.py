@@ -1,4 +1,4 @@
-"""One HTTP connection. Infer requests go from the parser straight to the door; everything else goes the ASGI way.
+"""One HTTP connection. Infer requests go from the parser straight to the frontend; everything else goes the ASGI way.
 
 Invariants:
 - responses leave in the order of their requests, one at a time; what cannot be read as a request is answered in its turn, too;
@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 from uvicorn.server import ServerState
 
 from gateway.rest.errors import error_body, refusal_code
-from gateway.rest.exchange import Endpoint, Exchange, Response
+from gateway.rest.exchange import Endpoint, Exchange, QueuedResponse
 from gateway.rest.reading import GONE, RequestReader
 from protocol.tensors import Buffer
 
@@ -108,15 +108,17 @@ class InferConnection(RequestReader):
         if cycle.early is not None:
             self._endpoint.outgoing.add(cycle.early)
             return
-        self._door.begin(cycle)
+        self._frontend.begin(cycle)
         if cycle.answered:
             return
         if cycle.complete:
-            self._door.handle(cycle)
+            self._frontend.handle(cycle)
         elif cycle.expects:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def respond(self, exchange: Exchange, status: int, head: bytes, parts: Sequence[Buffer], *, close: bool) -> None:
+    def queue_response(
+        self, exchange: Exchange, status: int, head: bytes, parts: Sequence[Buffer], *, close: bool
+    ) -> None:
         """Send an exchange's response when it is its turn, and let the next request have its turn after it."""
         close = close or not exchange.keep_alive
         size = len(parts[0]) if len(parts) == 1 else sum([len(part) for part in parts])
@@ -124,14 +126,14 @@ class InferConnection(RequestReader):
             STATUS_LINE[status], self._date_line(), head, _CLOSE if close else b"", size,
         )  # fmt: skip
         pieces = (b"".join((first, *parts)),) if size < _JOIN_BELOW else (first, *parts)
-        response = Response(exchange, pieces, close)
+        response = QueuedResponse(exchange, pieces, close)
         if exchange.started:
             self._endpoint.outgoing.add(response)
         else:
             exchange.early = response
 
-    def write_response(self, response: Response) -> None:
-        """Write what `respond` sent."""
+    def write_response(self, response: QueuedResponse) -> None:
+        """Write what `queue_response` sent."""
         transport, exchange = self.transport, response.exchange
         exchange.response_complete = True
         exchange.early = None
@@ -214,7 +216,7 @@ class InferConnection(RequestReader):
         for cycle in cycles:
             if type(cycle) is Exchange:
                 cycle.disconnected = True
-                self._door.lost(cycle)
+                self._frontend.lost(cycle)
             elif isinstance(cycle, RequestResponseCycle) and cycle is not self.cycle:
                 cycle.disconnected = True
                 cycle.message_event.set()
@@ -274,8 +276,8 @@ class InferConnection(RequestReader):
         elif exchange.answered:
             exchange.keep_alive = False
         else:
-            self._door.lost(exchange)
-            exchange.send(status, JSON_TYPE, (error_body(message),), close=True)
+            self._frontend.lost(exchange)
+            exchange.respond(status, JSON_TYPE, (error_body(message),), close=True)
 
     def _refuse_plain_rest(self, cycle: RequestResponseCycle, status: int, message: str) -> None:
         if cycle.response_complete:

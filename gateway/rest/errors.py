@@ -1,4 +1,4 @@
-"""What each error is in HTTP: one table. Nothing below this door knows a status number. Pure."""
+"""What each error is in HTTP: one table. Nothing outside `rest` knows a status number. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One infer request and its response, between a connection and the door that takes it."""
+"""One infer request and its response, between a connection and the frontend that takes it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from protocol.messages import ANONYMOUS
 from protocol.tensors import Buffer
 
 
-class Line(Protocol):
+class Connection(Protocol):
     """The connection that an exchange is on."""
 
-    def respond(self, exchange: Exchange, status: int, head: bytes, parts: Sequence[Buffer], *, close: bool) -> None:
+    def queue_response(
+        self, exchange: Exchange, status: int, head: bytes, parts: Sequence[Buffer], *, close: bool
+    ) -> None:
         """Send an exchange's response, and let the next request have its turn after it."""
 
-    def write_response(self, response: Response) -> None:
-        """Write what `respond` sent."""
+    def write_response(self, response: QueuedResponse) -> None:
+        """Write what `queue_response` sent."""
 
 
 class Exchange:
@@ -59,7 +61,7 @@ class Exchange:
 
     def __init__(
         self,
-        connection: Line,
+        connection: Connection,
         model: str,
         version: str,
         fields: dict[bytes, bytes],
@@ -86,7 +88,7 @@ class Exchange:
         self.binary: Binary = False
         self.reserved = 0
         self.head_bytes = 0
-        self.early: Response | None = None
+        self.early: QueuedResponse | None = None
         self.until = math.inf
         self.work: asyncio.Future[Any] | None = None
 
@@ -101,7 +103,7 @@ class Exchange:
             self.body = bytearray(held)
             self.body += piece
 
-    def send(self, status: int, head: bytes, parts: Sequence[Buffer], *, close: bool = False) -> None:
+    def respond(self, status: int, head: bytes, parts: Sequence[Buffer], *, close: bool = False) -> None:
         """Write the whole response, once; nothing happens where the client has gone.
 
         Args:
@@ -113,10 +115,10 @@ class Exchange:
         if self.answered or self.disconnected:
             return
         self.answered = True
-        self.connection.respond(self, status, head, parts, close=close)
+        self.connection.queue_response(self, status, head, parts, close=close)
 
 
-class Door(Protocol):
+class Frontend(Protocol):
     """Who takes infer requests."""
 
     def route(self, url: bytes) -> tuple[str, str] | None:
@@ -132,10 +134,10 @@ class Door(Protocol):
         """All of the request is there; answer now or later."""
 
     def lost(self, exchange: Exchange) -> None:
-        """It will not be answered by the door: the client has gone, or the rest of the request is not HTTP."""
+        """It will not be answered by the frontend: the client has gone, or the rest of the request is not HTTP."""
 
 
-class Response(NamedTuple):
+class QueuedResponse(NamedTuple):
     """What is to be written for an exchange.
 
     Attributes:
@@ -157,7 +159,7 @@ class Endpoint:
     """What all connections of a server share.
 
     Attributes:
-        door: who takes infer requests.
+        frontend: who takes infer requests.
         max_header_bytes: of request line and headers.
         max_connections: open at once.
         closed: told of every connection that has ended.
@@ -168,11 +170,11 @@ class Endpoint:
         hosts: who may be meant and whose pages may call; None where everybody shows a key.
     """
 
-    door: Door
+    frontend: Frontend
     max_header_bytes: int
     max_connections: int
     closed: Callable[[], None]
-    outgoing: Turn[Response]
+    outgoing: Turn[QueuedResponse]
     budgets: Budgets
     unread: Unread[asyncio.Transport]
     refused: Callable[[str], None]

@@ -39,8 +39,8 @@ _RESERVE_STEP: Final = 1024 * 1024
 Result = TypeVar("Result")
 
 
-class InferDoor:
-    """Takes infer requests from connections. The methods are `connection.Door`'s."""
+class InferFrontend:
+    """Takes infer requests from connections. The methods are `connection.Frontend`'s."""
 
     def __init__(self, service: Service, claims: Claims, access: Access) -> None:
         self._service = service
@@ -130,7 +130,7 @@ class InferDoor:
             exchange.work.cancel()
         call, exchange.call = exchange.call, None
         if call is not None:
-            self._service.answers.cancel(call)
+            self._service.completion.cancel(call)
 
     # --- in -----------------------------------------------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ class RequestReader(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._endpoint = endpoint
-        self._door = endpoint.door
+        self._frontend = endpoint.frontend
         self._hosts = endpoint.hosts
         self._max_header_bytes = endpoint.max_header_bytes
         self._share = Share(endpoint.budgets.strangers)
@@ -243,14 +243,14 @@ class RequestReader(HttpToolsProtocol):
             return
         cycle.complete = True
         if cycle.started and not cycle.answered:
-            self._door.handle(cycle)
+            self._frontend.handle(cycle)
 
     # --- who takes it -------------------------------------------------------------------------------------------------
 
     def _take(self, fields: dict[bytes, bytes], version: str) -> None:
         parser = self.parser
         method = parser.get_method()
-        route = self._door.route(self.url) if method == b"POST" else None
+        route = self._frontend.route(self.url) if method == b"POST" else None
         if route is None:
             if method == b"CONNECT":
                 self.cycle = GONE
@@ -260,8 +260,8 @@ class RequestReader(HttpToolsProtocol):
                 self._give_to_asgi()
             return
         keep_alive = parser.should_keep_alive() and version != "1.0"
-        line: Any = self  # what `respond` and `write_response` are is the other half's
-        exchange = Exchange(line, *route, fields, keep_alive=keep_alive, expects=self.expect_100_continue)
+        connection: Any = self  # what `queue_response` and `write_response` are is the other half's
+        exchange = Exchange(connection, *route, fields, keep_alive=keep_alive, expects=self.expect_100_continue)
         exchange.head_bytes = self._head_bytes
         previous, self.cycle = self.cycle, exchange  # type: ignore[assignment]  # it has what the base class reads of a cycle
         if previous is None or previous.response_complete:
@@ -291,7 +291,7 @@ class RequestReader(HttpToolsProtocol):
             if type(active) is not Exchange:
                 held += len(active.body)
             elif not active.complete and not active.answered and len(active.body) > active.reserved:
-                self._door.grow(active)
+                self._frontend.grow(active)
         if self.pipeline:
             held += len(self._rest) + sum([REQUEST_BYTES + _size(cycle) for cycle, _ in self.pipeline])
         if not self._share.hold(held if held > UNCOUNTED else 0):

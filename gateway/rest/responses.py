@@ -161,7 +161,7 @@ class Responses:
     def _send(
         self, exchange: Exchange, status: int, head: bytes, parts: Sequence[Buffer], *, close: bool = False
     ) -> None:
-        exchange.send(status, head, parts, close=close)
+        exchange.respond(status, head, parts, close=close)
         if exchange.reserved:
             self.release(exchange)
         if self._verbose:

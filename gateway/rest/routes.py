@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.calls.service import Service
 from gateway.catalogue import statistics
-from gateway.durable.requests import Requests, Standing
+from gateway.durable.requests import Requests, RequestStatus
 from gateway.rest import bodies
 from gateway.rest.access import Access
 from gateway.rest.errors import STATUS, error_body, error_headers
@@ -170,21 +170,21 @@ class Routes:
     # --- requests -----------------------------------------------------------------------------------------------------
 
     async def _request(self, request: Request) -> Response:
-        standing = await self._find(request, _wait(request))
-        reply = standing.reply
+        status = await self._find(request, _wait(request))
+        reply = status.reply
         if reply is None:
-            return Json(_state(standing), 202, {"retry-after": "1", "penstock-request-id": _field(standing.id)})
-        headers = {"penstock-request-id": _field(standing.id), "penstock-timing": bodies.timing(reply.timing).decode()}
+            return Json(_state(status), 202, {"retry-after": "1", "penstock-request-id": _field(status.id)})
+        headers = {"penstock-request-id": _field(status.id), "penstock-timing": bodies.timing(reply.timing).decode()}
         if reply.failure is not None:
             return Response(error_body(reply.failure.message), STATUS[reply.failure.code], headers, "application/json")
         raw = "application/octet-stream" in request.headers.get("accept", "")
-        body = await self._render(reply, raw or standing.binary)
+        body = await self._render(reply, raw or status.binary)
         if body.header_length is None:
             return Response(b"".join(body.parts), 200, headers, "application/json")
         headers["inference-header-content-length"] = str(body.header_length)
         return Response(b"".join(body.parts), 200, headers, "application/octet-stream")
 
-    async def _find(self, request: Request, wait: float) -> Standing:
+    async def _find(self, request: Request, wait: float) -> RequestStatus:
         """How a request stands. A long poll is counted for as long as it waits, and ends with its connection."""
         token, principal = request.path_params["token"], request.state.principal
         if not wait:
@@ -211,8 +211,8 @@ class Routes:
         return await self._json.render(reply, binary, self._service.clock() + settings.default_timeout)
 
     async def _cancel(self, request: Request) -> Response:
-        standing = await self._requests.cancel(request.path_params["token"], request.state.principal)
-        return Json(_state(standing), 200, {"penstock-request-id": _field(standing.id)})
+        status = await self._requests.cancel(request.path_params["token"], request.state.principal)
+        return Json(_state(status), 200, {"penstock-request-id": _field(status.id)})
 
 
 class _Guarded:
@@ -253,13 +253,13 @@ def _field(text: str) -> str:
     return text if text.isascii() and text.isprintable() and text == text.strip() else quote(text, safe="~.:/")
 
 
-def _state(standing: Standing) -> dict[str, Any]:
+def _state(status: RequestStatus) -> dict[str, Any]:
     return {
-        "id": standing.id,
-        "state": standing.state,
-        "model_name": standing.model,
-        "model_version": standing.version,
-        "age_s": round(standing.age, 3),
+        "id": status.id,
+        "state": status.state,
+        "model_name": status.model,
+        "model_version": status.version,
+        "age_s": round(status.age, 3),
     }
 
 

@@ -18,9 +18,9 @@ from gateway.durable.claims import Claims
 from gateway.durable.requests import Requests
 from gateway.rest.access import Access
 from gateway.rest.connection import InferConnection
-from gateway.rest.exchange import Endpoint, Response
+from gateway.rest.exchange import Endpoint, QueuedResponse
 from gateway.rest.framing import Hosts
-from gateway.rest.inference import InferDoor
+from gateway.rest.inference import InferFrontend
 from gateway.rest.routes import Routes
 from gateway.rest.turn import Turn
 from gateway.rest.unread import Unread
@@ -42,11 +42,11 @@ class HttpServer:
     def __init__(self, service: Service, claims: Claims, version: str) -> None:
         self._settings = settings = service.settings
         access = Access(settings.api_key)
-        self._door = InferDoor(service, claims, access)
-        routes = Routes(service, Requests(service, claims), access, self._door.json, version)
-        self._outgoing = Turn(Response.write)
+        self._frontend = InferFrontend(service, claims, access)
+        routes = Routes(service, Requests(service, claims), access, self._frontend.json, version)
+        self._outgoing = Turn(QueuedResponse.write)
         endpoint = Endpoint(
-            self._door, settings.max_header_bytes, settings.max_connections, self._connection_closed, self._outgoing,
+            self._frontend, settings.max_header_bytes, settings.max_connections, self._connection_closed, self._outgoing,
             service.budgets, Unread(service.budgets.unread), service.metrics.refused,
             None if settings.api_key else Hosts((settings.host, *settings.allowed_hosts)),
         )  # fmt: skip
@@ -108,7 +108,7 @@ class HttpServer:
         """End what is left after `drain`."""
         for timer in self._timers.values():
             timer.cancel()
-        await self._door.close()
+        await self._frontend.close()
         self._outgoing.run()
         state = self._server.server_state
         for connection in list(state.connections):

@@ -12,9 +12,9 @@ import orjson
 from workers.backends import installed, load_backend
 from workers.checking import checking
 from workers.checking.checking import Status, Verdict
-from workers.instances.process import orders
+from workers.instances.process import commands
 from workers.instances.process.executor import ISOLATED, is_isolated
-from workers.instances.process.pool import Spares
+from workers.instances.process.pool import ChildPool
 from workers.instances.warmup import samples, warm_up
 from workers.repository.completion import BackendMetadata
 from workers.repository.placement import place
@@ -39,13 +39,13 @@ def command(repository: tuple[Path, ...], as_json: bool, no_inspect: bool, run: 
     """
     if run and no_inspect:
         raise click.UsageError("--run opens model files, which --no-inspect forbids: give one of them")
-    spares = Spares()
-    for backend in ISOLATED:  # one template for all models of a backend
-        spares.hold(backend)
+    children = ChildPool()
+    for backend in ISOLATED:  # one fork server for all models of a backend
+        children.hold(backend)
     verdicts = []
     try:
-        inspect = None if no_inspect else functools.partial(_inspect, spares)
-        attempt = functools.partial(_try, spares) if run else None
+        inspect = None if no_inspect else functools.partial(_inspect, children)
+        attempt = functools.partial(_try, children) if run else None
         for line in ignored(repository):
             print(line, file=sys.stderr)
         for verdict in checking.check(repository, installed(), inspect, attempt):
@@ -54,7 +54,7 @@ def command(repository: tuple[Path, ...], as_json: bool, no_inspect: bool, run: 
                 print(_text(verdict), flush=True)
     finally:
         for backend in ISOLATED:
-            spares.release(backend)
+            children.release(backend)
     if as_json:
         print(orjson.dumps([verdict.as_json() for verdict in verdicts], option=orjson.OPT_INDENT_2).decode())
     elif not verdicts:
@@ -70,19 +70,19 @@ def _text(verdict: Verdict) -> str:
     return "\n    ".join([f"{verdict.model}: {verdict.status.value}{versions}{looked_at}", *verdict.reasons, *notes])
 
 
-def _inspect(spares: Spares, version: ModelVersion) -> BackendMetadata | None:
+def _inspect(children: ChildPool, version: ModelVersion) -> BackendMetadata | None:
     """As a worker would: what may crash is asked in a process of its own."""
     if not is_isolated(version.config):
         return load_backend(version.config.backend).inspect(version)
-    child = spares.take(version.config.backend)
+    child = children.take(version.config.backend)
     try:
-        return orders.inspect(child, version)[0]
+        return commands.inspect(child, version)[0]
     finally:
         child.kill()
-        child.end(0.0)
+        child.stop(0.0)
 
 
-def _try(spares: Spares, version: ModelVersion) -> None:
+def _try(children: ChildPool, version: ModelVersion) -> None:
     """Load and warm up one instance, as a worker would."""
     placement = place(version.config, (), 1)[0]
     if not is_isolated(version.config):
@@ -92,9 +92,9 @@ def _try(spares: Spares, version: ModelVersion) -> None:
         finally:
             instance.close()
         return
-    child = spares.take(version.config.backend)
+    child = children.take(version.config.backend)
     try:
-        orders.load(child, version, placement)
+        commands.load(child, version, placement)
     finally:
         child.kill()
-        child.end(0.0)
+        child.stop(0.0)

@@ -17,9 +17,10 @@ import orjson
 from penstock.cli.options import Decorator, fleet_options, option, options, seconds
 from penstock.cli.settings import transport_settings
 from penstock.dead import reproducer, selection, showing, topic
-from penstock.dead.letters import REASONS, UNKNOWN, DeadLetter
+from penstock.dead.letters import ReadLetter
 from penstock.dead.redriving import RedrivePlan, plan_redrives
 from penstock.dead.selection import Selection
+from protocol.dead_letter import REASONS, UNKNOWN
 from protocol.errors import ConfigError, InvalidArgument, NotFound
 from protocol.naming import Names
 from protocol.ports import Bus
@@ -324,7 +325,7 @@ async def _dead_topics(bus: Bus, names: Names, models: tuple[str, ...]) -> list[
     ]
 
 
-async def _fetch(bus: Bus, names: Names, models: tuple[str, ...], name: str) -> tuple[DeadLetter, bytes]:
+async def _fetch(bus: Bus, names: Names, models: tuple[str, ...], name: str) -> tuple[ReadLetter, bytes]:
     """The newest letter that is called so, and its value."""
     found = await _dead_topics(bus, names, models)
     letters = [letter for each in found for letter in each.letters if selection.is_called(letter, name)]

@@ -27,7 +27,7 @@ EXIT_CODES: Final[dict[Code, int]] = {
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class End:
+class Exit:
     """How the command line ends.
 
     Attributes:
@@ -39,10 +39,10 @@ class End:
     text: str
 
 
-def exit_of(error: Exception) -> End | None:
+def exit_of(error: Exception) -> Exit | None:
     """What a user can mend: errors of ours, and files that cannot be had. None for anything else: a bug, which shows itself."""
     if isinstance(error, FleetError):
-        return End(EXIT_CODES[error.code], error.message)
+        return Exit(EXIT_CODES[error.code], error.message)
     if isinstance(error, OSError) and error.filename is not None:
-        return End(EXIT_CODES[Code.INVALID_ARGUMENT], f"'{error.filename}': {error.strerror}")
+        return Exit(EXIT_CODES[Code.INVALID_ARGUMENT], f"'{error.filename}': {error.strerror}")
     return None

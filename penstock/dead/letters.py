@@ -1,7 +1,7 @@
-"""A record of a dead topic, read: the original record, and the evidence that a worker wrote behind its headers. Pure.
+"""A record of a dead topic as an operator sees it: `protocol.dead_letter`'s evidence, and where the letter is, its request's id and
+its redrives. Pure.
 
-Invariants: any header may be missing, null or rubbish, as may the time, and reading never fails; `original` holds exactly the
-headers that the record had before it died, in their order.
+Invariant: any header may be missing, null or rubbish, as may the time, and reading never fails.
 """
 
 from __future__ import annotations
@@ -11,44 +11,34 @@ import re
 from typing import Final
 
 from protocol.codec import plausible
+from protocol.dead_letter import (
+    DEAD_REASON,
+    REDRIVE_OF,
+    REDRIVEN,
+    REDRIVEN_AS,
+    DeadHeaders,
+    HeaderPairs,
+    decode_evidence,
+    split_headers,
+)
 from protocol.errors import FleetError
 from protocol.messages import ANONYMOUS
 from protocol.naming import Names, ref
-from protocol.ports import Headers, Record
+from protocol.ports import Record
 
-HeaderPairs = tuple[tuple[str, bytes | None], ...]
-
-FIRST_MARK: Final = "dead-reason"
-"""The first header that a worker writes behind those of the original."""
-MARKS: Final = frozenset(
-    {
-        FIRST_MARK, "dead-error", "dead-signal", "dead-attempts", "dead-worker", "dead-model-digest", "dead-batch", "dead-topic",
-        "dead-partition", "dead-offset", "dead-timestamp", "dead-left-out",
-    }
-)  # fmt: skip
-CONNECT: Final = "__connect.errors."
-"""Kafka Connect's headers say the same once more, for tools that know those."""
-REASONS: Final = ("undecodable", "poison", "attempts", "hung", "defect", "lost")
-UNKNOWN: Final = "unknown"
-
-REDRIVEN: Final = "redriven"
-REDRIVEN_AS: Final = "redriven-as"
-REDRIVE_OF: Final = "redrive-of"
 _NUMBERED: Final = re.compile(r"(.+)~r([1-9][0-9]{0,8})\Z", re.DOTALL)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class DeadLetter:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ReadLetter(DeadHeaders):
     """One dead record, without its value: that may have 16 MiB, and stays in the log until it is asked for.
 
     Attributes:
         model: whose dead topic it is in.
         partition, offset: where in the dead topic.
-        dead_lettered_at: when it came there, seconds since the epoch; 0 where the record's time is none.
+        dead_lettered_at: when it came there, seconds since the epoch; 0 if the record's time is none.
         size: bytes of its value.
         key: of the original record.
-        original: the original record's headers.
-        evidence: the worker's, by name, as text.
     """
 
     model: str
@@ -57,61 +47,11 @@ class DeadLetter:
     dead_lettered_at: float
     size: int
     key: bytes | None
-    original: HeaderPairs
-    evidence: dict[str, str]
 
     @property
     def place(self) -> str:
-        """Names the dead record itself, where its id does not: `<model>/<partition>/<offset>`."""
+        """Names the dead record itself, if its id does not: `<model>/<partition>/<offset>`."""
         return f"{self.model}/{self.partition}/{self.offset}"
-
-    @property
-    def reason(self) -> str:
-        """Why it is dead: one of `REASONS`, or `UNKNOWN`."""
-        said = self.evidence.get(FIRST_MARK, "")
-        return said if said in REASONS else UNKNOWN
-
-    @property
-    def error(self) -> str:
-        """The sentence that says what is wrong; "" where nobody wrote one."""
-        said = self.evidence.get(FIRST_MARK, "")
-        return self.evidence.get("dead-error") or ("" if said in REASONS else said)
-
-    @property
-    def topic(self) -> str:
-        """The original topic; "" where that is not known."""
-        return self.evidence.get("dead-topic") or self.evidence.get(CONNECT + "topic", "")
-
-    @property
-    def source(self) -> tuple[int, int] | None:
-        """(partition, offset) of the original record."""
-        pair = [self._number(f"dead-{name}", CONNECT + name) for name in ("partition", "offset")]
-        return None if pair[0] is None or pair[1] is None else (pair[0], pair[1])
-
-    @property
-    def left_out(self) -> str:
-        """What the letter does not hold because it was too large to be written again; "" where it is whole."""
-        return self.evidence.get("dead-left-out", "")
-
-    @property
-    def attempts(self) -> int | None:
-        """How often it was tried."""
-        return self._number("dead-attempts")
-
-    @property
-    def worker(self) -> str:
-        """Who gave it up."""
-        return self.evidence.get("dead-worker", "")
-
-    @property
-    def signal(self) -> str:
-        """What ended the process, as `SIGSEGV`; "" where nothing did."""
-        return self.evidence.get("dead-signal", "")
-
-    @property
-    def mates(self) -> tuple[str, ...]:
-        """The ids that were in its batch."""
-        return tuple(mate.replace("%2C", ",") for mate in self.evidence.get("dead-batch", "").split(",") if mate)
 
     @property
     def principal(self) -> str:
@@ -125,8 +65,7 @@ class DeadLetter:
         if given and _is_name(self.principal, given):
             return given
         if self.topic and self.source:
-            stamp = self.evidence.get("dead-timestamp", "")
-            return "-".join(filter(None, (self.topic, *map(str, self.source), stamp)))
+            return "-".join(filter(None, (self.topic, *map(str, self.source), self.timestamp)))
         return self.place.replace("/", "-")
 
     @property
@@ -153,13 +92,6 @@ class DeadLetter:
             return None
         return version if model == self.model else None
 
-    def _number(self, *names: str) -> int | None:
-        for name in names:
-            text = self.evidence.get(name, "")
-            if text.isascii() and text.isdigit() and len(text) <= 18:
-                return int(text)
-        return None
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Redriven:
@@ -185,37 +117,19 @@ class Redriven:
         return int(numbered[2]) if numbered else 0
 
 
-def read(record: Record, model: str) -> DeadLetter | Redriven:
+def read_letter(record: Record, model: str) -> ReadLetter | Redriven:
     """What a record of the dead topic of `model` says."""
     fields = dict(record.headers)
-    if FIRST_MARK not in fields and REDRIVEN in fields and not record.value:
+    if DEAD_REASON not in fields and REDRIVEN in fields and not record.value:
         texts = {name: _text(tuple(record.headers), name) for name in (REDRIVEN, REDRIVEN_AS)}
         return Redriven(
             texts[REDRIVEN], texts[REDRIVEN_AS], record.partition, record.offset, plausible(record.timestamp)
         )
-    original, evidence = split(record.headers)
-    return DeadLetter(
-        model, record.partition, record.offset, plausible(record.timestamp), len(record.value), record.key, original,
-        {name: (value or b"").decode(errors="replace") for name, value in evidence},
+    original, evidence = split_headers(record.headers)
+    return ReadLetter(
+        original=original, evidence=decode_evidence(evidence), model=model, partition=record.partition, offset=record.offset,
+        dead_lettered_at=plausible(record.timestamp), size=len(record.value), key=record.key,
     )  # fmt: skip
-
-
-def split(headers: Headers) -> tuple[HeaderPairs, HeaderPairs]:
-    """The original's headers, and the evidence behind them.
-
-    A stranger may have sent headers of the same names: the evidence begins at the last `dead-reason`. Where something else follows,
-    a worker of another version wrote it, and every header that could be evidence is taken for it.
-    """
-    pairs = tuple((name, value) for name, value in headers)
-    start = max((index for index, (name, _) in enumerate(pairs) if name == FIRST_MARK), default=len(pairs))
-    if all(is_mark(name) for name, _ in pairs[start:]) and start < len(pairs):
-        return pairs[:start], pairs[start:]
-    return tuple(pair for pair in pairs if not is_mark(pair[0])), tuple(pair for pair in pairs if is_mark(pair[0]))
-
-
-def is_mark(name: str) -> bool:
-    """Whether workers write a header of this name."""
-    return name in MARKS or name.startswith(CONNECT)
 
 
 def name_bytes(name: str) -> bytes:

@@ -11,7 +11,8 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from penstock.dead.letters import REDRIVE_OF, REDRIVEN, REDRIVEN_AS, DeadLetter, HeaderPairs, Redriven
+from penstock.dead.letters import ReadLetter, Redriven
+from protocol.dead_letter import REDRIVE_OF, REDRIVEN, REDRIVEN_AS, DeadReason, HeaderPairs
 from protocol.naming import MAX_ID, Names
 from protocol.ports import OutRecord
 
@@ -28,7 +29,7 @@ class Redrive:
         id: `<id>~r<n>`.
     """
 
-    letter: DeadLetter
+    letter: ReadLetter
     id: str
 
     def headers(self) -> HeaderPairs:
@@ -54,7 +55,7 @@ class Redrive:
 class Skipped:
     """A letter that is not sent again, and why."""
 
-    letter: DeadLetter
+    letter: ReadLetter
     why: str
 
 
@@ -67,8 +68,8 @@ class RedrivePlan:
 
 
 def plan_redrives(
-    chosen: Sequence[DeadLetter],
-    everything: Iterable[DeadLetter],
+    chosen: Sequence[ReadLetter],
+    everything: Iterable[ReadLetter],
     notes: Iterable[Redriven],
     names: Names,
     *,
@@ -85,7 +86,7 @@ def plan_redrives(
     """
     redriven = _last_notes(notes)
     numbers = {root: note.number for root, note in redriven.items()}
-    newest: dict[str, DeadLetter] = {}
+    newest: dict[str, ReadLetter] = {}
     for letter in everything:
         numbers[letter.root_ref] = max(numbers.get(letter.root_ref, 0), letter.root[1])
         newest[letter.root_ref] = letter
@@ -98,14 +99,14 @@ def plan_redrives(
             skipped.append(Skipped(letter, f"died again later, at {newest[root].place}: that one counts"))
         elif note is not None and not again and _is_after(note, letter):
             skipped.append(Skipped(letter, f"was sent again as {note.id}; --again sends it once more"))
-        elif why := _hopeless(letter, names):
+        elif why := _why_not(letter, names):
             skipped.append(Skipped(letter, why))
         else:
             _choose(letter, numbers.get(root, 0) + 1, redrives, skipped)
     return RedrivePlan(tuple(redrives), tuple(skipped))
 
 
-def _choose(letter: DeadLetter, number: int, redrives: list[Redrive], skipped: list[Skipped]) -> None:
+def _choose(letter: ReadLetter, number: int, redrives: list[Redrive], skipped: list[Skipped]) -> None:
     name = f"{letter.root[0]}~r{number}"
     if len(name) > MAX_ID:
         skipped.append(Skipped(letter, f"its id leaves no room for ~r{number}: an id has at most {MAX_ID} characters"))
@@ -121,15 +122,15 @@ def _last_notes(notes: Iterable[Redriven]) -> dict[str, Redriven]:
     return last
 
 
-def _is_after(note: Redriven, letter: DeadLetter) -> bool:
+def _is_after(note: Redriven, letter: ReadLetter) -> bool:
     """Whether the note was written after the letter was; clocks are only asked across partitions."""
     if note.partition == letter.partition:
         return note.offset > letter.offset
     return note.at >= letter.dead_lettered_at
 
 
-def _hopeless(letter: DeadLetter, names: Names) -> str:
-    if letter.reason == "lost":
+def _why_not(letter: ReadLetter, names: Names) -> str:
+    if letter.reason == DeadReason.LOST:
         return "is a note that records were deleted unread: there is nothing to send"
     if letter.left_out:
         return f"is the evidence alone: {letter.left_out} were too large to be kept"

@@ -24,7 +24,7 @@ from protocol.messages import Failure, InferRequest
 from workers.backends import load_backend, usable_gpus
 from workers.backends.base import Instance, Outcome
 from workers.devices import Hardware, cores
-from workers.instances.process.namespace import give_way
+from workers.instances.process.namespace import prefer_modules_in
 from workers.repository.completion import complete
 from workers.repository.placement import place
 from workers.repository.repository import scan
@@ -66,9 +66,9 @@ def find_version(repositories: list[Path], model: str, version: str, *, digests:
 def load_instance(version: ModelVersion) -> tuple[ModelVersion, Instance]:
     """One instance, as a child of a worker on this machine would load it; the version with its complete configuration."""
     backend: Any = load_backend(version.config.backend)
-    if hasattr(backend, "alone"):
-        backend.alone = True
-    give_way(list(dict.fromkeys((version.path.parent, version.folder))))
+    if hasattr(backend, "dedicated"):
+        backend.dedicated = True
+    prefer_modules_in(list(dict.fromkeys((version.path.parent, version.folder))))
     version = dataclasses.replace(version, config=complete(version.config, backend.inspect(version)))
     placement = place(version.config, usable_gpus(backend, Hardware().gpus), cores())[0]
     return version, backend.load(version, placement)
@@ -95,7 +95,7 @@ def reproduce_child(case: reproducer.Case, version: str, repositories: list[Path
     letter = case.letter
     report.say(stage=Stage.LOADING)
     try:
-        found = find_version(repositories, letter.model, version, digests="dead-model-digest" in letter.evidence)
+        found = find_version(repositories, letter.model, version, digests=letter.model_digest is not None)
         report.say(digest=found.digest)
         found, instance = load_instance(found)
         signature = Signature(found.config)

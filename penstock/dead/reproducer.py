@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import orjson
 
-from penstock.dead.letters import DeadLetter, name_bytes
+from penstock.dead.letters import ReadLetter, name_bytes
 from protocol.errors import ConfigError, NotFound
 from workers.repository.folders import CONFIG_FILE
 from workers.repository.version import ModelVersion
@@ -57,7 +57,7 @@ class Case:
         value: its value.
     """
 
-    letter: DeadLetter
+    letter: ReadLetter
     version: str
     value: bytes
 
@@ -105,10 +105,11 @@ def load_case(folder: Path) -> Case:
         form = document["form"]
         if form not in (1, _FORM):
             raise ValueError(f"form {form}")
-        letter = DeadLetter(
-            str(document["model"]), int(document["partition"]), int(document["offset"]), float(document["buried"]), len(value),
-            _bytes(document["key"]), tuple((_name(name, form), _bytes(content)) for name, content in document["headers"]),
-            {str(name): str(text) for name, text in document["evidence"].items()},
+        letter = ReadLetter(
+            original=tuple((_name(name, form), _bytes(content)) for name, content in document["headers"]),
+            evidence={str(name): str(text) for name, text in document["evidence"].items()},
+            model=str(document["model"]), partition=int(document["partition"]), offset=int(document["offset"]),
+            dead_lettered_at=float(document["buried"]), size=len(value), key=_bytes(document["key"]),
         )  # fmt: skip
         return Case(letter, str(document["version"]), value)
     except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:

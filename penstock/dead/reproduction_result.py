@@ -8,7 +8,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from penstock.dead.letters import DeadLetter
+from penstock.dead.letters import ReadLetter
 from protocol.errors import FleetError
 
 
@@ -108,13 +108,13 @@ def _signal(exit_code: int | None) -> str:
         return f"signal {-exit_code}"
 
 
-def difference(outcome: ReproductionResult, letter: DeadLetter) -> str:
+def difference(outcome: ReproductionResult, letter: ReadLetter) -> str:
     """Whether the run ended as the evidence says; "" where the evidence says nothing to compare with."""
-    recorded = letter.evidence.get("dead-model-digest", "")
+    recorded = letter.model_digest or ""
     if recorded and outcome.digest and recorded != outcome.digest:
         return "the model's files are not those that were served when it died"
-    if outcome.end is RunEnd.SUCCEEDED and letter.mates:
-        return f"it died in a batch of {len(letter.mates) + 1} requests, and was run alone"
+    if outcome.end is RunEnd.SUCCEEDED and letter.batch_ids:
+        return f"it died in a batch of {len(letter.batch_ids) + 1} requests, and was run alone"
     if outcome.end is RunEnd.CRASHED and letter.signal and outcome.signal != letter.signal:
         return f"it died of {letter.signal}"
     return ""

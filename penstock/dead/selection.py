@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from penstock.dead.letters import DeadLetter
+from penstock.dead.letters import ReadLetter
 from protocol.errors import InvalidArgument
 
 _AGE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h|d)\Z")
@@ -32,7 +32,7 @@ class Selection:
     worker: str = ""
     ids: tuple[str, ...] = ()
 
-    def covers(self, letter: DeadLetter) -> bool:
+    def covers(self, letter: ReadLetter) -> bool:
         """Whether the letter is meant."""
         return (
             (not self.reasons or letter.reason in self.reasons)
@@ -42,12 +42,12 @@ class Selection:
         )
 
 
-def is_called(letter: DeadLetter, name: str) -> bool:
+def is_called(letter: ReadLetter, name: str) -> bool:
     """Whether a user who says `name` means this letter."""
     return name in (letter.id, letter.ref, letter.place)
 
 
-def counted(letters: Iterable[DeadLetter]) -> dict[str, int]:
+def counted(letters: Iterable[ReadLetter]) -> dict[str, int]:
     """How many there are per reason, the most frequent first."""
     return dict(collections.Counter(letter.reason for letter in letters).most_common())
 

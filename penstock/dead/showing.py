@@ -10,8 +10,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from penstock.dead.letters import CONNECT, DeadLetter, name_bytes
+from penstock.dead.letters import ReadLetter, name_bytes
 from protocol.codec import decode_request
+from protocol.dead_letter import CONNECT
 from protocol.errors import FleetError
 from protocol.naming import Names
 from protocol.tensors import Buffer, Tensor
@@ -24,7 +25,7 @@ HEX_BYTES: Final = 256
 HEADER: Final = 200
 
 
-def summary(letter: DeadLetter, names: Names) -> dict[str, Any]:
+def summary(letter: ReadLetter, names: Names) -> dict[str, Any]:
     """A letter without its value, for JSON."""
     source = letter.source
     return {
@@ -35,11 +36,11 @@ def summary(letter: DeadLetter, names: Names) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def whole(letter: DeadLetter, value: Buffer, names: Names) -> dict[str, Any]:
+def whole(letter: ReadLetter, value: Buffer, names: Names) -> dict[str, Any]:
     """Everything that is known of a letter, for JSON: evidence, headers, and its inputs or its first bytes."""
     return summary(letter, names) | {
-        "model_digest": letter.evidence.get("dead-model-digest"),
-        "batch_mates": list(letter.mates),
+        "model_digest": letter.model_digest,
+        "batch_mates": list(letter.batch_ids),
         "evidence": letter.evidence,
         "key": None if letter.key is None else shown(letter.key),
         "headers": [[named(name), None if content is None else shown(content)] for name, content in letter.original],
@@ -47,7 +48,7 @@ def whole(letter: DeadLetter, value: Buffer, names: Names) -> dict[str, Any]:
     }
 
 
-def request(letter: DeadLetter, value: Buffer, names: Names) -> dict[str, Any]:
+def request(letter: ReadLetter, value: Buffer, names: Names) -> dict[str, Any]:
     """The value as a request; where it is none, what is wrong and its first bytes."""
     try:
         decoded = decode_request(
@@ -105,7 +106,7 @@ def moment(seconds: float) -> str:
     return dt.datetime.fromtimestamp(seconds, dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def table(letters: Sequence[DeadLetter], redriven: Mapping[str, str], width: int) -> Iterator[str]:
+def table(letters: Sequence[ReadLetter], redriven: Mapping[str, str], width: int) -> Iterator[str]:
     """One line per letter.
 
     Args:

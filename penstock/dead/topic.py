@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
-from penstock.dead.letters import DeadLetter, Redriven, read
+from penstock.dead.letters import ReadLetter, Redriven, read_letter
 from penstock.dead.redriving import Redrive, due
 from protocol.errors import FleetError, NotFound
 from protocol.naming import Names
@@ -24,7 +24,7 @@ class DeadTopic:
     """
 
     model: str
-    letters: list[DeadLetter] = dataclasses.field(default_factory=list)
+    letters: list[ReadLetter] = dataclasses.field(default_factory=list)
     notes: list[Redriven] = dataclasses.field(default_factory=list)
 
 
@@ -54,7 +54,7 @@ async def read_dead_topic(bus: Bus, names: Names, model: str) -> DeadTopic:
     found = DeadTopic(model)
     async for records in _there_now(bus, names.dead_topic(model)):
         for record in records:
-            letter = read(record, model)
+            letter = read_letter(record, model)
             if isinstance(letter, Redriven):
                 found.notes.append(letter)
             else:
@@ -62,7 +62,7 @@ async def read_dead_topic(bus: Bus, names: Names, model: str) -> DeadTopic:
     return found
 
 
-async def read_value(bus: Bus, names: Names, letter: DeadLetter) -> bytes:
+async def read_value(bus: Bus, names: Names, letter: ReadLetter) -> bytes:
     """The original record's value.
 
     Raises:

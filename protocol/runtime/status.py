@@ -1,6 +1,6 @@
 """`/metrics`, and whether a process lives and is ready, for probes: the worker's only door, the gateway's second.
 
-Plain GET, one request per connection. Whoever connects and says nothing is ended after `TIMEOUT`, or when others want the place.
+Plain GET, one request per connection. Whoever connects and says nothing is ended after `timeout`, or when others want the place.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from protocol.urls import authority
 
 MAX_HEAD: Final = 16 * 1024
 """Bytes of request line and headers."""
-TIMEOUT: Final = 5.0
-"""Seconds in which a request must have come and its answer must have gone."""
 MAX_CONNECTIONS: Final = 64
 
 TEXT: Final = "text/plain; charset=utf-8"
@@ -31,14 +29,18 @@ class StatusServer:
     Args:
         registry: what `/metrics` shows.
         readiness: why the process is not ready, one sentence each.
+        timeout: seconds in which a request must have come and its answer must have gone.
 
     Attributes:
         cut: connections that were ended before they had an answer.
     """
 
-    def __init__(self, registry: CollectorRegistry, readiness: Callable[[], Awaitable[list[str]]]) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, readiness: Callable[[], Awaitable[list[str]]], timeout: float = 5.0
+    ) -> None:
         self._registry = registry
         self._readiness = readiness
+        self._timeout = timeout
         self._server: asyncio.Server | None = None
         self._open: dict[asyncio.Task[None], None] = {}
         self._scraping = asyncio.Semaphore(1)
@@ -75,7 +77,7 @@ class StatusServer:
         if len(self._open) > MAX_CONNECTIONS:
             next(iter(self._open)).cancel()
         try:
-            async with asyncio.timeout(TIMEOUT):
+            async with asyncio.timeout(self._timeout):
                 await self._answer(reader, writer)
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             self.cut += 1  # a probe that gave up, or a stranger that says something else or nothing

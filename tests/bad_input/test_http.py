@@ -126,7 +126,7 @@ async def test_nothing_grows_under_garbage() -> None:
         grown = {name: count - first[name] for name, count in second.items() if count - first[name] > ROUNDS / 4}
         assert not grown
         service = gateway.gateway.service
-        assert len(service.answers.pending) == 0
+        assert len(service.completion.pending) == 0
         assert service.admission.size == 0
         assert service.admission.calls == 0
         assert (await gateway.infer(add_sub())).status_code == 200

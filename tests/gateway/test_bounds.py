@@ -23,21 +23,17 @@ async def calls_that_wait(gateway: Running, count: int) -> list[asyncio.Task[int
         return (await gateway.infer()).status_code
 
     tasks = [asyncio.ensure_future(status()) for _ in range(count)]
-    await until(lambda: len(gateway.gateway.service.answers.pending) == count)
+    await until(lambda: len(gateway.gateway.service.completion.pending) == count)
     return tasks
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-async def test_a_sweep_of_many_looks_up_the_last_of_them(
-    fleet: Site, monkeypatch: pytest.MonkeyPatch, count: int
-) -> None:
-    monkeypatch.setattr("gateway.calls.dispatcher._SWEEP", 2)
-    monkeypatch.setattr("gateway.calls.pending.SWEEP_AFTER", 1000.0)
+async def test_a_sweep_of_many_looks_up_the_last_of_them(fleet: Site, count: int) -> None:
     worker = await fleet.worker()
     worker.open.clear()
-    gateway = await fleet.gateway()
+    gateway = await fleet.gateway(sweep_batch=2, sweep_after=1000.0)
     tasks = await calls_that_wait(gateway, count)
-    calls = list(gateway.gateway.service.answers.pending)
+    calls = list(gateway.gateway.service.completion.pending)
     await (await fleet.transport()).results.finish([Answer(call.ref, payload(), "") for call in calls])
     for call in calls:
         call.sweep_at = 0.0
@@ -49,11 +45,8 @@ async def test_a_sweep_of_many_looks_up_the_last_of_them(
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5, 6])
-async def test_every_answer_that_was_delivered_is_trimmed_however_many(
-    fleet: Site, monkeypatch: pytest.MonkeyPatch, count: int
-) -> None:
-    monkeypatch.setattr("gateway.calls.dispatcher._TRIM", 2)
-    gateway = await fleet.gateway()
+async def test_every_answer_that_was_delivered_is_trimmed_however_many(fleet: Site, count: int) -> None:
+    gateway = await fleet.gateway(trim_batch=2)
     store = (await fleet.transport()).results
     refs = [f"-:{number}" for number in range(count)]
     await store.finish([Answer(ref, payload(), "") for ref in refs])
@@ -121,14 +114,14 @@ async def test_committed_offsets_are_those_of_their_own_topic() -> None:
     await bus.close()
 
 
-async def test_committed_offsets_are_asked_for_again_once_they_are_old(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_committed_offsets_are_asked_for_again_once_they_are_old() -> None:
     bus = await _bus_with({"one": 3})
-    positions = Positions(bus)
-    assert await positions.committed("one") == {0: 3}
+    cached, uncached = Positions(bus), Positions(bus, max_age=0.0)
+    for positions in (cached, uncached):
+        assert await positions.committed("one") == {0: 3}
     await _commit(bus, "one", 5)
-    assert await positions.committed("one") == {0: 3}
-    monkeypatch.setattr("gateway.calls.positions._FRESH", 0.0)
-    assert await positions.committed("one") == {0: 5}
+    assert await cached.committed("one") == {0: 3}
+    assert await uncached.committed("one") == {0: 5}
     await bus.close()
 
 
@@ -154,7 +147,7 @@ async def test_a_long_poll_that_is_given_up_leaves_nobody_waiting(fleet: Site) -
     answer = await gateway.infer(add_sub(), prefer="respond-async")
     requests = Requests(service, Claims(service))
     poll = asyncio.ensure_future(requests.find(answer.headers["penstock-request-id"], "-", 30.0))
-    await until(lambda: len(service.answers.pending) == 1)
+    await until(lambda: len(service.completion.pending) == 1)
     poll.cancel()
     await asyncio.wait([poll])
-    assert len(service.answers.pending) == 0
+    assert len(service.completion.pending) == 0

@@ -20,10 +20,10 @@ async def one_call(gateway: Running) -> tuple[asyncio.Future[int], str]:
     async def status() -> int:
         return (await gateway.infer()).status_code
 
-    before = len(gateway.gateway.service.answers.pending)
+    before = len(gateway.gateway.service.completion.pending)
     waiting = asyncio.ensure_future(status())
-    await until(lambda: len(gateway.gateway.service.answers.pending) > before)
-    return waiting, [call.ref for call in gateway.gateway.service.answers.pending][-1]
+    await until(lambda: len(gateway.gateway.service.completion.pending) > before)
+    return waiting, [call.ref for call in gateway.gateway.service.completion.pending][-1]
 
 
 def payload(size: int = 4) -> bytes:
@@ -122,4 +122,4 @@ async def test_a_sweep_finds_the_answers_of_all_that_are_due(fleet: Site, count:
     await until(lambda: len(answered) == count, 4.0)
 
     assert sorted(answered) == sorted(refs)
-    assert "unanswered" in service.answers.pending
+    assert "unanswered" in service.completion.pending

@@ -30,7 +30,7 @@ def connections(gateway: Running) -> list[Any]:
 
 def base(gateway: Running) -> float:
     """What is held while nobody is connected: remembered routes."""
-    return float(gateway.gateway._http._door._routes._share.size)
+    return float(gateway.gateway._http._frontend._routes._share.size)
 
 
 async def nothing_left(gateway: Running) -> None:

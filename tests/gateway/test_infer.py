@@ -325,7 +325,7 @@ async def test_a_full_queue_is_429_with_retry_after(fleet: Site) -> None:
     worker.open.clear()
     gateway = await fleet.gateway(max_queued_calls=2)
     waiting = [asyncio.ensure_future(gateway.infer()) for _ in range(2)]
-    pending = gateway.gateway.service.answers.pending
+    pending = gateway.gateway.service.completion.pending
     async with asyncio.timeout(5):
         while len(pending) < 2:
             await gateway.get("/v2/health/live")
@@ -408,7 +408,7 @@ async def test_a_model_that_is_stuck_does_not_refuse_the_callers_of_another(flee
     stuck, well = await fleet.worker(), await fleet.worker(ANY, name="w2")
     stuck.open.clear()
     gateway = await fleet.gateway(max_queued_calls=16)
-    pending = gateway.gateway.service.answers.pending
+    pending = gateway.gateway.service.completion.pending
     waiting = [asyncio.ensure_future(gateway.infer()) for _ in range(16)]
     await until(lambda: len(pending) == 12 and sum(call.done() for call in waiting) == 4)
 

@@ -145,7 +145,7 @@ async def test_a_call_that_waits_holds_its_record_and_not_the_body_it_came_from(
             call = gateway.infer(body, "any", content_encoding="gzip", penstock_timeout_ms="100000", **headers)
             calls.append(asyncio.ensure_future(call))
         await until(lambda: gateway.metric("penstock_gateway_inflight") == 4, 60)
-        await until(lambda: not gateway.gateway._http._door.json._work)
+        await until(lambda: not gateway.gateway._http._frontend.json._work)
         current, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -158,7 +158,7 @@ async def test_a_call_that_waits_holds_its_record_and_not_the_body_it_came_from(
 async def test_a_deadline_holds_while_a_body_waits_to_be_inflated(fleet: Site) -> None:
     await fleet.worker(ANY)
     gateway = await fleet.gateway()
-    turns = gateway.gateway._http._door._inflater._turns
+    turns = gateway.gateway._http._frontend._inflater._turns
     while not turns.locked():
         await turns.acquire()
 

@@ -121,7 +121,7 @@ async def test_a_call_has_its_504_at_its_deadline_while_others_block_the_json_pr
     worker = await fleet.worker(ANY)
     gateway = await fleet.gateway(json_offload_bytes=1000, json_processes=1)
     await gateway.infer(floats(500), "any")
-    pid = gateway.gateway._http._door.json.processes[0].pid
+    pid = gateway.gateway._http._frontend.json.processes[0].pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
     ran = len(worker.ran)
@@ -139,21 +139,21 @@ async def test_a_client_that_goes_while_its_document_waits_holds_nothing(fleet: 
     worker = await fleet.worker(ANY)
     gateway = await fleet.gateway(json_offload_bytes=1000, json_processes=1)
     await gateway.infer(floats(500), "any")
-    door = gateway.gateway._http._door
-    pid = door.json.processes[0].pid
+    frontend = gateway.gateway._http._frontend
+    pid = frontend.json.processes[0].pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
     first, second = [await gateway.connect() for _ in range(2)]
     for _, writer in (first, second):
         writer.write(raw_request(orjson.dumps(floats(20_000)), path="/v2/models/any/infer"))
-    await until(lambda: len(door.json._waiting) == 1)
+    await until(lambda: len(frontend.json._waiting) == 1)
     for _, writer in (first, second):
         writer.close()
 
-    await until(lambda: not door._responses._tasks)
+    await until(lambda: not frontend._responses._tasks)
     assert gateway.metric("penstock_gateway_queued_bytes") == 0
     os.kill(pid, signal.SIGCONT)
-    await until(lambda: not door.json._work)
+    await until(lambda: not frontend.json._work)
     assert (await gateway.infer(floats(500), "any")).status_code == 200
     assert len(worker.ran) == 2
 
@@ -162,7 +162,7 @@ async def test_a_large_result_that_is_asked_for_is_written_beside_the_loop(fleet
     await fleet.worker(ANY)
     gateway = await fleet.gateway(json_offload_bytes=10_000)
     accepted = await gateway.infer(floats(10_000), "any", prefer="respond-async")
-    pool = gateway.gateway._http._door.json
+    pool = gateway.gateway._http._frontend.json
     begun = 0
     ask = pool.processes[-1].ask
 

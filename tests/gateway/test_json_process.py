@@ -148,7 +148,7 @@ async def test_large_bodies_run_like_small_ones(fleet: Site) -> None:
     wrong = await gateway.infer(floats(500, outputs=[{"name": "X"}]), "any")
     assert "unexpected inference output 'X'" in wrong.json()["error"]
     assert len(worker.ran) == 3
-    assert os.getpid() != gateway.gateway._http._door.json.processes[-1].pid
+    assert os.getpid() != gateway.gateway._http._frontend.json.processes[-1].pid
 
 
 async def test_a_gateway_does_not_look_at_many_strings_on_its_loop(fleet: Site) -> None:
@@ -168,14 +168,14 @@ async def test_a_gateway_does_not_look_at_many_strings_on_its_loop(fleet: Site) 
             asyncio.ensure_future(gateway.infer({"inputs": [text]}, "text", idempotency_key="k")),
             asyncio.ensure_future(gateway.infer({"inputs": [text]}, "text")),
         ]
-        await until(lambda: len(gateway.gateway.service.answers.pending) == 3)
+        await until(lambda: len(gateway.gateway.service.completion.pending) == 3)
         assert seen == []
     worker.open.set()
     binary, *others = await asyncio.gather(*calls)
 
     assert binary.content[int(binary.headers["inference-header-content-length"]) :] == strings
     assert [each.json()["outputs"][0]["data"] for each in others] == [text["data"]] * 2
-    assert gateway.gateway._http._door.json.processes[-1].pid
+    assert gateway.gateway._http._frontend.json.processes[-1].pid
 
 
 async def test_an_answer_of_many_strings_is_not_looked_at_on_the_loop(fleet: Site) -> None:
@@ -185,12 +185,12 @@ async def test_an_answer_of_many_strings_is_not_looked_at_on_the_loop(fleet: Sit
     text = {"name": "IN", "datatype": "BYTES", "shape": [count], "data": [""] * count}
     worker.open.clear()
     call = asyncio.ensure_future(gateway.infer({"inputs": [text]}, "text"))
-    await until(lambda: len(gateway.gateway.service.answers.pending) == 1)
+    await until(lambda: len(gateway.gateway.service.completion.pending) == 1)
     service = gateway.gateway.service
-    (waiting,) = service.answers.pending
+    (waiting,) = service.completion.pending
     reply = InferReply("text", "1", "", (Tensor("OUT", "BYTES", (count,), bytes(4 * count)),))
     with walks() as seen:
-        service.answers.settle(waiting, encode_reply(reply))
+        service.completion.settle(waiting, encode_reply(reply))
         answer = await call
         assert seen == []
 

@@ -19,7 +19,7 @@ KEYED = {"idempotency_key": "order-17"}
 
 async def waiting(gateway: Running, count: int) -> None:
     """Until so many calls wait at this gateway."""
-    await until(lambda: len(gateway.gateway.service.answers.pending) >= count)
+    await until(lambda: len(gateway.gateway.service.completion.pending) >= count)
 
 
 async def test_two_runs_of_a_client_that_numbers_from_one_execute_twice(fleet: Site) -> None:

@@ -24,18 +24,18 @@ async def test_a_long_poll_whose_client_has_gone_ends(fleet: Site) -> None:
     gateway = await fleet.gateway()
     location = await accepted(gateway)
     service = gateway.gateway.service
-    before = len(service.answers.pending)
+    before = len(service.completion.pending)
     connected = [await gateway.connect() for _ in range(3)]
     for _, writer in connected:
         writer.write(raw_request(b"", path=f"{location}?wait_s=50", method="GET"))
     await until(lambda: service.admission.polls == 3)
-    await until(lambda: len(service.answers.pending) == before + 3)
+    await until(lambda: len(service.completion.pending) == before + 3)
 
     for _, writer in connected:
         writer.close()
 
     await until(lambda: service.admission.polls == 0)
-    await until(lambda: len(service.answers.pending) == before)
+    await until(lambda: len(service.completion.pending) == before)
     worker.open.set()
     assert (await gateway.get(f"{location}?wait_s=10")).status_code == 200
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
-from gateway.counters import SECONDS, Buckets, Tally
+from gateway.counters import SECONDS, Buckets, Counters
 from gateway.metrics import GatewayMetrics
 
 
@@ -24,9 +24,9 @@ def test_buckets_count_as_prometheus_own_histogram_does(values: list[float]) -> 
 def test_every_family_is_exposed_with_its_labels() -> None:
     registry = CollectorRegistry()
     metrics = GatewayMetrics(registry)
-    tally = metrics.tallies["m", "1"] = Tally()
-    tally.count("OK", 0.004)
-    tally.count("UNAVAILABLE", 0.2)
+    counters = metrics.counters["m", "1"] = Counters()
+    counters.count("OK", 0.004)
+    counters.count("UNAVAILABLE", 0.2)
     metrics.rejections["EXHAUSTED"] = 3
     metrics.claims["fresh"] = 2
     metrics.cancellations = 4

@@ -8,10 +8,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from gateway.calls.pending import SWEEP_AFTER, SWEEP_AT_MOST, Call, Pending
+from gateway.calls.pending import SWEEP_AT_MOST, Call, Pending
 from protocol.messages import InferReply
 from protocol.ports import Wake
 from tests.counting import lines_of
+
+SWEEP_AFTER = 1.0
 
 
 def new_call(ref: str = "r", deadline: float = math.inf, **fields: object) -> Call:
@@ -26,7 +28,7 @@ def _ignore(reply: InferReply) -> None:
 
 
 def test_a_payload_is_for_everyone_who_waits_for_the_ref() -> None:
-    pending = Pending()
+    pending = Pending(SWEEP_AFTER)
     calls = [new_call() for _ in range(3)]
     for call in calls:
         pending.register(call, 0.0)
@@ -40,7 +42,7 @@ def test_a_payload_is_for_everyone_who_waits_for_the_ref() -> None:
 
 
 def test_a_pointer_leaves_the_call_waiting_and_names_its_ref() -> None:
-    pending = Pending()
+    pending = Pending(SWEEP_AFTER)
     pending.register(new_call("a"), 0.0)
 
     assert pending.feed([Wake("a", None), Wake("gone", None)]) == ([], ["a"])
@@ -48,7 +50,7 @@ def test_a_pointer_leaves_the_call_waiting_and_names_its_ref() -> None:
 
 
 def test_a_second_wake_up_delivers_nothing() -> None:
-    pending = Pending()
+    pending = Pending(SWEEP_AFTER)
     pending.register(new_call(), 0.0)
     pending.feed([Wake("r", b"x")])
 
@@ -57,7 +59,7 @@ def test_a_second_wake_up_delivers_nothing() -> None:
 
 @pytest.mark.parametrize("victim", [0, 1, 2])
 def test_one_of_several_twins_can_leave_alone(victim: int) -> None:
-    pending = Pending()
+    pending = Pending(SWEEP_AFTER)
     calls = [new_call() for _ in range(3)]
     for call in calls:
         pending.register(call, 0.0)
@@ -70,7 +72,7 @@ def test_one_of_several_twins_can_leave_alone(victim: int) -> None:
 
 
 def test_a_deadline_expires_only_the_call_that_has_it() -> None:
-    pending = Pending()
+    pending = Pending(SWEEP_AFTER)
     early, late = new_call("r", 5.0), new_call("r", 9.0)
     pending.register(late, 0.0)
     pending.register(early, 0.0)
@@ -84,7 +86,7 @@ def test_a_deadline_expires_only_the_call_that_has_it() -> None:
 
 
 def test_sweeps_begin_after_a_second_and_become_rarer() -> None:
-    pending = Pending()
+    pending = Pending(SWEEP_AFTER)
     pending.register(new_call(), 100.0)
     times = [at / 10 for at in range(1000, 1600) if pending.sweep(at / 10)]
 
@@ -95,7 +97,7 @@ def test_sweeps_begin_after_a_second_and_become_rarer() -> None:
 
 
 def test_a_ref_with_several_waiters_is_swept_once() -> None:
-    pending = Pending()
+    pending = Pending(SWEEP_AFTER)
     pending.register(new_call(), 0.0)
     pending.register(new_call(), 0.0)
 
@@ -104,7 +106,7 @@ def test_a_ref_with_several_waiters_is_swept_once() -> None:
 
 @pytest.mark.parametrize("at", [0, 1, 500, 998, 999])
 def test_one_of_a_thousand_who_wait_for_the_same_answer_leaves_in_few_steps(at: int) -> None:
-    pending = Pending()
+    pending = Pending(SWEEP_AFTER)
     calls = [new_call() for _ in range(1000)]
     for call in calls:
         pending.register(call, 0.0)
@@ -114,7 +116,7 @@ def test_one_of_a_thousand_who_wait_for_the_same_answer_leaves_in_few_steps(at: 
 
 
 def test_a_call_of_another_table_is_not_dropped() -> None:
-    pending = Pending()
+    pending = Pending(SWEEP_AFTER)
     pending.register(new_call(), 0.0)
 
     assert not pending.drop(new_call())
@@ -128,7 +130,7 @@ class PendingMachine(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.pending = Pending()
+        self.pending = Pending(SWEEP_AFTER)
         self.waiting: list[Call] = []
         self.now = 0.0
 

@@ -45,7 +45,7 @@ class Site:
     def send(self, count: int, topic: str = "t") -> None:
         for _ in range(count):
             call = Call("ref", topic, "m", "1", "", 0, 1e12, 0.0, lambda _: None)
-            self.publisher.send(topic, OutRecord(b"x"), call)
+            self.publisher.enqueue(topic, OutRecord(b"x"), call)
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ async def test_a_failure_lets_the_held_group_go_and_is_told_to_its_own_calls_onl
 
 async def test_places_are_told_per_record_and_large_groups_are_split_in_order(site: Site) -> None:
     big = OutRecord(bytes(600_000))
-    places = [asyncio.create_task(site.publisher.place("t", big)) for _ in range(3)]
+    places = [asyncio.create_task(site.publisher.publish_and_wait("t", big)) for _ in range(3)]
     await turns()
     assert site.bus.sizes() == [1] * IN_FLIGHT
 

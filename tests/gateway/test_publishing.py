@@ -48,8 +48,8 @@ def call(ref: str) -> Call:
 
 async def test_a_turn_of_the_loop_is_one_group_per_topic(site: Site) -> None:
     for number in range(5):
-        site.publisher.send("a", OutRecord(b"%d" % number), call("x"))
-        site.publisher.send("b", OutRecord(b"b%d" % number), call("x"))
+        site.publisher.enqueue("a", OutRecord(b"%d" % number), call("x"))
+        site.publisher.enqueue("b", OutRecord(b"b%d" % number), call("x"))
     await site.publisher.close()
 
     assert list((await site.values("a")).values()) == [[b"0", b"1", b"2", b"3", b"4"]]
@@ -59,7 +59,7 @@ async def test_a_turn_of_the_loop_is_one_group_per_topic(site: Site) -> None:
 
 async def test_the_next_turn_is_the_next_partition(site: Site) -> None:
     for number in range(3):
-        site.publisher.send("a", OutRecord(b"%d" % number), call("x"))
+        site.publisher.enqueue("a", OutRecord(b"%d" % number), call("x"))
         await site.publisher.close()
 
     assert sorted((await site.values("a")).values()) == [[b"0"], [b"1"], [b"2"]]
@@ -67,33 +67,35 @@ async def test_the_next_turn_is_the_next_partition(site: Site) -> None:
 
 async def test_a_group_is_closed_before_it_grows_too_large(site: Site) -> None:
     for _ in range(5):
-        site.publisher.send("a", OutRecord(bytes(400_000)), call("x"))
+        site.publisher.enqueue("a", OutRecord(bytes(400_000)), call("x"))
     await site.publisher.close()
 
     assert sorted(len(values) for values in (await site.values("a")).values()) == [1, 2, 2]
 
 
 async def test_everyone_is_told_his_place(site: Site) -> None:
-    site.publisher.send("a", OutRecord(b"first"), call("x"))
-    places = await asyncio.gather(*[site.publisher.place("a", OutRecord(b"%d" % number)) for number in range(3)])
+    site.publisher.enqueue("a", OutRecord(b"first"), call("x"))
+    places = await asyncio.gather(
+        *[site.publisher.publish_and_wait("a", OutRecord(b"%d" % number)) for number in range(3)]
+    )
 
     assert [(await site.bus.read("a", *place)).value for place in places] == [b"0", b"1", b"2"]  # type: ignore[union-attr]
 
 
 async def test_a_failure_is_told_to_everyone_in_the_group(site: Site) -> None:
     await site.bus.close()
-    site.publisher.send("a", OutRecord(b""), call("one"))
-    site.publisher.send("a", OutRecord(b""), call("two"))
+    site.publisher.enqueue("a", OutRecord(b""), call("one"))
+    site.publisher.enqueue("a", OutRecord(b""), call("two"))
     with pytest.raises(Unavailable, match="not accepted"):
-        await site.publisher.place("a", OutRecord(b""))
+        await site.publisher.publish_and_wait("a", OutRecord(b""))
 
     assert [ref for ref, _ in site.failed] == ["one", "two"]
     assert {error.code for _, error in site.failed} == {Code.UNAVAILABLE}
 
 
 async def test_a_topic_that_is_not_there_fails_only_its_own_group(site: Site) -> None:
-    site.publisher.send("nowhere", OutRecord(b""), call("lost"))
-    site.publisher.send("a", OutRecord(b"x"), call("fine"))
+    site.publisher.enqueue("nowhere", OutRecord(b""), call("lost"))
+    site.publisher.enqueue("a", OutRecord(b"x"), call("fine"))
     await site.publisher.close()
 
     assert [ref for ref, _ in site.failed] == ["lost"]

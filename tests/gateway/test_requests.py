@@ -91,7 +91,7 @@ async def test_the_result_outlives_the_gateway_that_accepted_it(fleet: Site) -> 
     location, _ = await accepted(one)
     await one.stop()
     polled = asyncio.ensure_future(other.get(location, params={"wait_s": "10"}))
-    await until(lambda: len(other.gateway.service.answers.pending) == 1)
+    await until(lambda: len(other.gateway.service.completion.pending) == 1)
     worker.open.set()
 
     assert (await polled).status_code == 200
@@ -186,7 +186,7 @@ async def test_delete_of_a_keyed_request_answers_those_who_wait(fleet: Site) -> 
     gateway = await fleet.gateway()
     waiting = asyncio.ensure_future(gateway.infer(add_sub(), **KEY))
     await until(lambda: gateway.metric('penstock_gateway_claims_total{state="fresh"}') == 1)
-    (call,) = gateway.gateway.service.answers.pending
+    (call,) = gateway.gateway.service.completion.pending
 
     assert (await gateway.delete(f"/v2/requests/{call.ref}")).json()["state"] == "cancelled"
     answer = await waiting
@@ -214,8 +214,8 @@ async def test_delete_of_a_plain_call_by_its_id(fleet: Site) -> None:
     worker.open.clear()
     gateway = await fleet.gateway()
     waiting = asyncio.ensure_future(gateway.infer())
-    await until(lambda: len(gateway.gateway.service.answers.pending) == 1)
-    (call,) = gateway.gateway.service.answers.pending
+    await until(lambda: len(gateway.gateway.service.completion.pending) == 1)
+    (call,) = gateway.gateway.service.completion.pending
     state = await gateway.get(f"/v2/requests/{call.ref}")
 
     assert (state.status_code, state.json()["state"]) == (202, "queued")

@@ -134,7 +134,7 @@ def test_onnxruntime_runs_on_its_cuda_provider(tmp_path: Path) -> None:
     (placement,) = place(config, backend.usable_gpus(Hardware().gpus), 1)
     instance = backend.load(dataclasses.replace(version, config=config), placement)
     assert instance._session.get_providers()[0] == "CUDAExecutionProvider"  # type: ignore[attr-defined]
-    assert not instance.anywhere  # type: ignore[attr-defined]
+    assert not instance.loop_safe  # type: ignore[attr-defined]
     (answer,) = run(instance, [request(x=np.float32([[1, 0, 0, 0]]))])
     assert answer["y"].tolist() == [[0.0, 1.0, 2.0, 3.0]]  # type: ignore[index,union-attr]
 

@@ -17,7 +17,7 @@ from protocol.transport.embedded.memory import MemoryBus, MemoryServer
 from protocol.transport.redis.store import RedisStore
 from protocol.transport.settings import TransportSettings
 from tests.gateway.fleet import Running, Site, add_sub
-from tests.gateway.test_lost import Keeper, done_with
+from tests.gateway.test_recovery import Keeper, done_with
 from tests.redis_operator import command
 
 pytestmark = pytest.mark.servers
@@ -69,13 +69,11 @@ async def accepted(gateway: Running, value: float) -> str:
 
 
 async def test_what_a_failover_lost_is_answered_again_and_alike(
-    site: RedisSite, own_redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    site: RedisSite, own_redis: RedisServer, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("gateway.durable.requests.OVERDUE", 0.0)
-    monkeypatch.setattr("gateway.calls.positions._FRESH", 0.0)
     worker = await site.worker()
     await (await site.transport()).bus.subscribe(worker.topic, "keeper", "k", Keeper())
-    gateway = await site.gateway(claim_lease=0.2)
+    gateway = await site.gateway(claim_lease=0.2, recover_after=0.0, offsets_max_age=0.0)
     whole = await accepted(gateway, 1.0)
     first = {whole: await gateway.get(whole, params={"wait_s": "10"})}
     worker.open.clear()

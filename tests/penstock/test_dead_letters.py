@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.dead.letters import REASONS, DeadLetter, Redriven, is_mark, read, split
-from protocol.dead_letter import Letter, Reason, evidence_of
+from penstock.dead.letters import ReadLetter, Redriven, read_letter
+from protocol.dead_letter import REASONS, DeadLetter, DeadReason, encode_evidence, is_evidence, split_headers
 from protocol.naming import Names
 from protocol.ports import Record
 from tests.penstock.dead_letters import evidence
@@ -26,9 +26,9 @@ def record(*headers: tuple[str, bytes], value: bytes = b"v", offset: int = 3) ->
     return Record("penstock.dead.m", 0, offset, 1.7e9, value, headers)
 
 
-def letter(*headers: tuple[str, bytes], value: bytes = b"v") -> DeadLetter:
-    found = read(record(*headers, value=value), "m")
-    assert isinstance(found, DeadLetter)
+def letter(*headers: tuple[str, bytes], value: bytes = b"v") -> ReadLetter:
+    found = read_letter(record(*headers, value=value), "m")
+    assert isinstance(found, ReadLetter)
     return found
 
 
@@ -38,19 +38,19 @@ def test_the_originals_headers_come_back_whatever_a_stranger_called_them(
 ) -> None:
     marks = evidence()
 
-    assert split((*original, *marks)) == (original, marks)
+    assert split_headers((*original, *marks)) == (original, marks)
 
 
 @given(pairs)
 def test_any_headers_can_be_read(headers: tuple[tuple[str, bytes], ...]) -> None:
-    found = read(record(*headers), "m")
+    found = read_letter(record(*headers), "m")
 
-    assert isinstance(found, DeadLetter)
+    assert isinstance(found, ReadLetter)
     assert len(found.ref) > 0
     assert found.root_ref
-    assert (found.reason, found.attempts, found.source, found.mates) is not None
+    assert (found.reason, found.attempts, found.source, found.batch_ids) is not None
     assert found.version(NAMES) is None or found.topic.startswith("penstock.infer.m.")
-    assert not any(is_mark(name) for name, _ in found.original) or "dead-reason" in dict(headers)
+    assert not any(is_evidence(name) for name, _ in found.original) or "dead-reason" in dict(headers)
 
 
 def test_evidence_of_another_version_is_found_although_something_follows_it() -> None:
@@ -61,14 +61,14 @@ def test_evidence_of_another_version_is_found_although_something_follows_it() ->
 
 
 def test_the_reasons_are_the_workers() -> None:
-    assert set(REASONS) == {reason.value for reason in Reason}
+    assert set(REASONS) == {reason.value for reason in DeadReason}
 
 
 def test_a_letter_says_what_its_worker_wrote() -> None:
     found = letter(("id", b"r1"), *evidence("poison", signal="SIGSEGV", batch="a,b", model_digest="ab"))
 
     assert (found.reason, found.error, found.signal) == ("poison", "it was ended by a signal", "SIGSEGV")
-    assert (found.attempts, found.worker, found.mates) == (3, "w1", ("a", "b"))
+    assert (found.attempts, found.worker, found.batch_ids) == (3, "w1", ("a", "b"))
     assert (found.topic, found.source, found.version(NAMES)) == ("penstock.infer.m.1", (0, 7), "1")
 
 
@@ -77,12 +77,12 @@ def test_what_workers_write_today_is_what_is_read(
     original: tuple[tuple[str, bytes], ...], error: str, mates: list[str]
 ) -> None:
     died = Record("penstock.infer.m.4", 2, 9, 1.5, b"v", original)
-    marks = evidence_of(Letter(died, Reason.HUNG, error, "builtins.OSError", 9, 2, mates), "w7", "ab12")
+    marks = encode_evidence(DeadLetter(died, DeadReason.HUNG, error, "builtins.OSError", 9, 2, mates), "w7", "ab12")
     found = letter(*original, *((name, text.encode(errors="replace")) for name, text in marks))
 
     assert found.original == original
     assert (found.reason, found.signal, found.attempts, found.worker) == ("hung", "SIGKILL", 2, "w7")
-    assert (found.mates, found.source, found.version(NAMES)) == (tuple(mates), (2, 9), "4")
+    assert (found.batch_ids, found.source, found.version(NAMES)) == (tuple(mates), (2, 9), "4")
 
 
 def test_a_sentence_where_a_reason_should_be_is_the_error() -> None:
@@ -126,11 +126,11 @@ def test_only_a_redriven_record_has_a_root(request_id: str, redriven: bool, root
 
 
 def test_a_note_of_a_redrive_is_no_letter() -> None:
-    note = read(record(("redriven", b"bob/a"), ("redriven-as", b"a~r12"), value=b"", offset=9), "m")
+    note = read_letter(record(("redriven", b"bob/a"), ("redriven-as", b"a~r12"), value=b"", offset=9), "m")
 
     assert isinstance(note, Redriven)
     assert (note.root_ref, note.id, note.number, note.offset) == ("bob/a", "a~r12", 12, 9)
 
 
 def test_a_stranger_cannot_pass_a_dead_record_off_as_a_note() -> None:
-    assert isinstance(read(record(("redriven", b"a"), *evidence(), value=b""), "m"), DeadLetter)
+    assert isinstance(read_letter(record(("redriven", b"a"), *evidence(), value=b""), "m"), ReadLetter)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.dead.letters import REASONS, UNKNOWN
+from protocol.dead_letter import REASONS, UNKNOWN
 from protocol.naming import Names
 from protocol.ports import Bus
 from tests.integration.repositories import write_model

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.dead.letters import DeadLetter, Redriven, read
+from penstock.dead.letters import ReadLetter, Redriven, read_letter
 from penstock.dead.redriving import Redrive, due, plan_redrives
 from protocol.naming import Names
 from protocol.ports import Record
@@ -16,13 +16,15 @@ names = st.one_of(st.sampled_from(["id", "deadline", "redrive-of", "dead-reason"
 originals = st.lists(st.tuples(names, st.binary(max_size=12)), max_size=8).map(tuple)
 
 
-def letter(headers: Pairs = (("id", b"a"),), offset: int = 0, marks: Pairs | None = None) -> DeadLetter:
-    found = read(Record("penstock.dead.m", 0, offset, float(offset), b"v", (*headers, *(marks or evidence()))), "m")
-    assert isinstance(found, DeadLetter)
+def letter(headers: Pairs = (("id", b"a"),), offset: int = 0, marks: Pairs | None = None) -> ReadLetter:
+    found = read_letter(
+        Record("penstock.dead.m", 0, offset, float(offset), b"v", (*headers, *(marks or evidence()))), "m"
+    )
+    assert isinstance(found, ReadLetter)
     return found
 
 
-def sent(*letters: DeadLetter, notes: tuple[Redriven, ...] = (), again: bool = False) -> list[str]:
+def sent(*letters: ReadLetter, notes: tuple[Redriven, ...] = (), again: bool = False) -> list[str]:
     return [each.id for each in plan_redrives(letters, letters, notes, NAMES, again=again).redrives]
 
 
@@ -30,7 +32,7 @@ def note(of: str, as_: str, offset: int) -> Redriven:
     return Redriven(of, as_, 0, offset, float(offset))
 
 
-def again(name: str, offset: int) -> DeadLetter:
+def again(name: str, offset: int) -> ReadLetter:
     return letter((("id", name.encode()), ("redrive-of", b"a")), offset)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from penstock.dead import reproducer
-from penstock.dead.letters import DeadLetter, read
+from penstock.dead.letters import ReadLetter, read_letter
 from penstock.dead.reproduce_child import find_version
 from penstock.dead.reproducer import Case
 from penstock.dead.reproduction import reproduce_case
@@ -56,8 +56,8 @@ def repository(tmp_path: Path) -> Path:
 def case(first: float, marks: Pairs | None = None, value: bytes | None = None) -> Case:
     made, headers = request(values=[first, 1.0])
     made = made if value is None else value
-    letter = read(Record("penstock.dead.m", 0, 0, 1.7e9, made, (*headers, *(marks or evidence()))), "m")
-    assert isinstance(letter, DeadLetter)
+    letter = read_letter(Record("penstock.dead.m", 0, 0, 1.7e9, made, (*headers, *(marks or evidence()))), "m")
+    assert isinstance(letter, ReadLetter)
     return Case(letter, "1", made)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.dead import showing
-from penstock.dead.letters import DeadLetter, read
+from penstock.dead.letters import ReadLetter, read_letter
 from penstock.dead.selection import Selection, counted, since
 from protocol.errors import InvalidArgument
 from protocol.naming import Names
@@ -20,9 +20,9 @@ from tests.penstock.dead_letters import Pairs, evidence, request
 NAMES = Names("penstock")
 
 
-def letter(value: bytes = b"", headers: Pairs = (), marks: Pairs = (), offset: int = 0) -> DeadLetter:
-    found = read(Record("penstock.dead.m", 0, offset, 1.7e9, value, (*headers, *marks)), "m")
-    assert isinstance(found, DeadLetter)
+def letter(value: bytes = b"", headers: Pairs = (), marks: Pairs = (), offset: int = 0) -> ReadLetter:
+    found = read_letter(Record("penstock.dead.m", 0, offset, 1.7e9, value, (*headers, *marks)), "m")
+    assert isinstance(found, ReadLetter)
     return found
 
 

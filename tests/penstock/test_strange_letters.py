@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from penstock.cli import group
 from penstock.dead import reproducer, showing, topic
-from penstock.dead.letters import MARKS, DeadLetter, HeaderPairs, Redriven, read
+from penstock.dead.letters import ReadLetter, Redriven, read_letter
 from penstock.dead.redriving import Redrive, plan_redrives
+from protocol.dead_letter import EVIDENCE_HEADERS, HeaderPairs
 from protocol.naming import Names
 from protocol.ports import Bus, OutRecord, Record
 from protocol.transport import open_transport
@@ -27,7 +28,7 @@ DEAD = NAMES.dead_topic("m")
 names = st.one_of(
     st.sampled_from(
         [
-            *MARKS,
+            *EVIDENCE_HEADERS,
             "id",
             "principal",
             "reply-to",
@@ -62,7 +63,7 @@ letters = st.builds(
 
 @given(letters)
 def test_a_letter_with_anything_in_it_is_shown(record: Record) -> None:
-    letter = read(record, "m")
+    letter = read_letter(record, "m")
     if isinstance(letter, Redriven):
         assert isinstance(letter.number, int)
         return
@@ -75,7 +76,7 @@ def test_a_letter_with_anything_in_it_is_shown(record: Record) -> None:
 
 @given(letters)
 def test_what_is_sent_again_has_the_headers_of_the_original(record: Record) -> None:
-    letter = read(record, "m")
+    letter = read_letter(record, "m")
     if isinstance(letter, Redriven):
         return
     for each in plan_redrives([letter], [letter], [], NAMES, again=True).redrives:
@@ -87,7 +88,7 @@ def test_what_is_sent_again_has_the_headers_of_the_original(record: Record) -> N
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(letters)
 def test_a_reproducer_keeps_every_header_and_what_is_null_in_it(tmp_path_factory: object, record: Record) -> None:
-    letter = read(record, "m")
+    letter = read_letter(record, "m")
     if isinstance(letter, Redriven):
         return
     place = tmp_path_factory.mktemp("case") / "case"  # type: ignore[attr-defined]  # pytest's
@@ -164,7 +165,7 @@ async def test_one_letter_that_cannot_be_sent_again_does_not_stop_the_others() -
 
     bus.publish = publish  # type: ignore[method-assign,assignment]
     found = await topic.read_dead_topic(bus, NAMES, "m")
-    redrives = [Redrive(letter, f"x{n}~r1") for n, letter in enumerate(found.letters) if isinstance(letter, DeadLetter)]
+    redrives = [Redrive(letter, f"x{n}~r1") for n, letter in enumerate(found.letters) if isinstance(letter, ReadLetter)]
     done = await topic.send_again(bus, NAMES, redrives, 0, lambda sent: None)
     assert [bool(each.problem) for each in done] == [True, False]
     await bus.close()

@@ -76,14 +76,12 @@ async def test_a_port_that_is_taken_is_named() -> None:
     await first.close()
 
 
-async def test_silent_sockets_are_ended_and_counted_and_take_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status, "TIMEOUT", 60.0)
-
+async def test_silent_sockets_are_ended_and_counted_and_take_no_place() -> None:
     async def readiness() -> list[str]:
         return []
 
     before = threading.active_count()
-    server = StatusServer(CollectorRegistry(), readiness)
+    server = StatusServer(CollectorRegistry(), readiness, timeout=60.0)
     port = await server.start("127.0.0.1", 0)
     silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(status.MAX_CONNECTIONS + 10)]
     for reader, _ in silent[:10]:
@@ -97,13 +95,11 @@ async def test_silent_sockets_are_ended_and_counted_and_take_no_place(monkeypatc
     await server.close()
 
 
-async def test_a_silent_socket_is_ended_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status, "TIMEOUT", 0.1)
-
+async def test_a_silent_socket_is_ended_after_a_while() -> None:
     async def readiness() -> list[str]:
         return []
 
-    server = StatusServer(CollectorRegistry(), readiness)
+    server = StatusServer(CollectorRegistry(), readiness, timeout=0.1)
     reader, writer = await asyncio.open_connection("127.0.0.1", await server.start("127.0.0.1", 0))
 
     assert await asyncio.wait_for(reader.read(), 10) == b""

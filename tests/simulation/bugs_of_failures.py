@@ -14,12 +14,12 @@ from workers.intake.dead_letter_topic import DeadLetters
 from workers.intake.dead_letters import Burial
 from workers.intake.offsets import OffsetTracker
 from workers.serving.pipeline import Pipeline
-from workers.statistics import Reason
+from workers.statistics import FailureReason
 
 
 @bug("whoever killed its instance is told so and not buried", Burial, "bury", 3)
 def _(right: Any) -> Any:
-    return lambda self, entry, letter, failure: self.answering.refuse(entry, failure, Reason.BACKEND)
+    return lambda self, entry, letter, failure: self.answering.refuse(entry, failure, FailureReason.BACKEND)
 
 
 @bug("a letter has not the headers of its record", DeadLetters, "_record")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from gateway.calls.completion import Answers
+from gateway.calls.completion import Completion
 from gateway.calls.dispatcher import Dispatcher
 from gateway.calls.pending import Pending
 from gateway.calls.publisher import Publisher
@@ -76,7 +76,7 @@ def _(right: Any) -> Any:
     return feed
 
 
-@bug("answers reach whoever waited longest", Answers, "read")
+@bug("answers reach whoever waited longest", Completion, "decode")
 def _(right: Any) -> Any:
     last: list[bytes] = []
 
@@ -109,7 +109,7 @@ def _(right: Any) -> Any:
     return claim
 
 
-@bug("a call whose gateway gave up counts for ever", Answers, "_leave")
+@bug("a call whose gateway gave up counts for ever", Completion, "_leave")
 def _(right: Any) -> Any:
     return lambda self, call: None
 

@@ -20,7 +20,7 @@ from workers.intake.dead_letter_topic import DeadLetters
 from workers.intake.dead_letters import Burial
 from workers.intake.offsets import OffsetTracker
 from workers.results.writer import Emission
-from workers.retry import Patience
+from workers.retry import Retry
 from workers.serving.pipeline import Pipeline
 from workers.serving.runner import Runner
 
@@ -72,7 +72,7 @@ def _(right: Any) -> Any:
     return assign
 
 
-@bug("a store that is full is taken for one that has written", Patience, "call", 1)
+@bug("a store that is full is taken for one that has written", Retry, "call", 1)
 def _(right: Any) -> Any:
     async def call(self: Any, what: str, make: Any) -> Any:
         if what != "finish":
@@ -154,7 +154,7 @@ def _(right: Any) -> Any:
 @bug("whatever the store knows of is taken for answered", Intake, "_skip_answered", 1)
 def _(right: Any) -> Any:
     async def skip(self: Any, entries: Any) -> Any:
-        states = await self._context.patience.call(
+        states = await self._context.retry.call(
             "look", lambda: self._context.results.look([entry.ref for entry in entries])
         )
         self.settled([entry for entry, state in zip(entries, states, strict=True) if state is not None])
@@ -196,7 +196,7 @@ def _(right: Any) -> Any:
 @bug("a full worker no longer wakes up", Runner, "room", 1)
 def _(right: Any) -> Any:
     def room(self: Any) -> int:
-        if self._context.patience.failures:
+        if self._context.retry.failures:
             return 0
         return right(self)  # type: ignore[no-any-return]
 

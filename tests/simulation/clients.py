@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gateway.calls.service import Terms
-from gateway.durable.requests import Standing
+from gateway.durable.requests import RequestStatus
 from gateway.ids import fingerprint, keyed_id
 from protocol.codec import encode_request
 from protocol.errors import RETRYABLE, FleetError
@@ -176,7 +176,7 @@ class Clients:
             await asyncio.sleep(after)
             if entered is not None and not ended.done():
                 call.cancelled = True
-                served_by.service.answers.cancel(entered)  # type: ignore[arg-type]
+                served_by.service.completion.cancel(entered)  # type: ignore[arg-type]
 
         await gateway.ask(submit)
 
@@ -241,11 +241,11 @@ class Clients:
             await self._persist(call, lambda g: g.requests.cancel(token, call.principal))
             call.cancelled = True
         while True:
-            standing = await self._persist(call, lambda g: g.requests.find(token, call.principal, 2.0))
-            if standing is None:
+            status = await self._persist(call, lambda g: g.requests.find(token, call.principal, 2.0))
+            if status is None:
                 return
-            if standing.reply is not None:
-                call.answers.append(standing.reply)
+            if status.reply is not None:
+                call.answers.append(status.reply)
                 return
 
     async def _accept(self, gateway: GatewayProcess, call: Call) -> tuple[str, InferReply | None]:
@@ -255,7 +255,7 @@ class Clients:
         accepted = await gateway.claims.accept(served, request, self._mark(call), False)
         return accepted.token, accepted.reply
 
-    async def _persist(self, call: Call, work: object) -> Standing | None:
+    async def _persist(self, call: Call, work: object) -> RequestStatus | None:
         """Ask until there is an answer; None where the error is final."""
         while True:
             gateway = await self._gateway()

@@ -1,4 +1,4 @@
-"""A simulated fleet, and its gateways: real ones, without their HTTP door."""
+"""A simulated fleet, and its gateways: real ones, without their HTTP frontend."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from prometheus_client import CollectorRegistry
 
-from gateway.background import Upkeep
+from gateway.background import Background
 from gateway.calls.dispatcher import Dispatcher
 from gateway.calls.service import Service
 from gateway.durable.claims import Claims
@@ -141,11 +141,11 @@ class GatewayProcess:
         self.service = Service(settings, transport, NAMES, clock, GatewayMetrics(CollectorRegistry()))
         self.service.new_id = lambda: f"{fleet.dice.getrandbits(128):032x}"  # type: ignore[assignment]  # a seed's ids
         self.dispatcher = Dispatcher(self.service)
-        self.upkeep = Upkeep(self.service, self.dispatcher)
+        self.background = Background(self.service, self.dispatcher)
         self.claims = Claims(self.service)
         self.requests = Requests(self.service, self.claims)
         await fleet.persist(self.dispatcher.start)
-        await fleet.persist(self.upkeep.start)
+        await fleet.persist(self.background.start)
         self.up = True
         fleet.history.note("up", self.process)
 

@@ -85,19 +85,19 @@ class SimSlot:
 
 
 class SimJournal:
-    """What runs in the workers of one host, kept over their deaths: `journal.Journal` and `journal.Legacy` in one."""
+    """What runs in the workers of one host, kept over their deaths: `CrashJournal` and `CrashJournalReader` in one."""
 
     def __init__(self) -> None:
         self.slots: list[SimSlot] = []
 
-    def open(self) -> SimSlot:
+    def open_slot(self) -> SimSlot:
         self.slots.append(SimSlot())
         return self.slots[-1]
 
-    def give_back(self, slot: SimSlot) -> None:
+    def free_slot(self, slot: SimSlot) -> None:
         self.slots.remove(slot)
 
-    def take(self) -> list[str]:
+    def take_running(self) -> list[str]:
         slots, self.slots = self.slots, []
         return [name for slot in slots for name in slot.text.decode().split("\n") if name]
 
@@ -111,8 +111,8 @@ class SimThread(ThreadExecutor):
     def __init__(self, worker: WorkerProcess, name: str) -> None:
         self.name = name
         self.held = 0
-        self.anywhere = False
-        self.slot = None
+        self.loop_safe = False
+        self.journal_slot = None
         self._worker = worker
         self._clock = worker.clock
         self._instance = SimInstance(CONFIG)
@@ -146,8 +146,8 @@ class SimThread(ThreadExecutor):
         self._running = False
         if not job.stale:
             job.compute_end = self._clock()
-        if self.slot is not None:
-            self.slot.note(b"")
+        if self.journal_slot is not None:
+            self.journal_slot.note(b"")
         assert self._completions is not None
         self._completions.push(job)
         self._next()
@@ -157,10 +157,10 @@ class SimThread(ThreadExecutor):
 
 
 class SimChild:
-    """An instance that is a process: `children.executor.ChildExecutor` as its worker sees it."""
+    """An instance that is a process: `instances.process.executor.ChildExecutor` as its worker sees it."""
 
     isolated = True
-    anywhere = False
+    loop_safe = False
 
     def __init__(self, worker: WorkerProcess, name: str) -> None:
         self.name = name

@@ -66,7 +66,7 @@ def judge_leftovers(fleet: Fleet) -> None:
     """Nobody keeps anything of calls that have ended."""
     history = fleet.history
     for gateway in fleet.gateways.values() if not history.losses and not history.gone else ():
-        left = sum(call.counted for call in gateway.service.answers.pending) if gateway.up else 0
+        left = sum(call.counted for call in gateway.service.completion.pending) if gateway.up else 0
         if left:
             history.broken("I9", f"{left} calls are left in {gateway.process}")
         if gateway.up and gateway.service.admission.size:

@@ -14,7 +14,7 @@ patch(
 patch(
     "a lost answer is made up for with whatever record stands at its place", "a check left out", "gateway/calls/recovery.py",
     (" or _ref_of(request) != request_ref", ""),
-    finders=("tests/gateway/test_lost_elsewhere.py::test_only_the_record_of_the_very_request_is_read",), at_first=False,
+    finders=("tests/gateway/test_recovery_elsewhere.py::test_only_the_record_of_the_very_request_is_read",), at_first=False,
 )  # fmt: skip
 patch(
     "deadlines that are still to come are forgotten once one has come", "a wrong reset", "gateway/calls/pending.py",
@@ -49,7 +49,7 @@ patch(
         "                del self._models[model]\n            self._resolved.clear()",
         "                del self._models[model]",
     ),
-    finders=("tests/gateway/test_catalog.py::test_an_empty_record_removes_its_version",),
+    finders=("tests/gateway/test_catalogue.py::test_an_empty_record_removes_its_version",),
 )  # fmt: skip
 patch(
     "a new version is not the newest for who has asked before", "a cache not invalidated", "gateway/catalogue/catalogue.py",
@@ -57,21 +57,21 @@ patch(
         "        versions[entry.version] = served\n        self._resolved.clear()",
         "        versions[entry.version] = served\n        self._resolved.pop((entry.model, entry.version), None)",
     ),
-    finders=("tests/gateway/test_catalog.py::test_the_last_announcement_of_a_version_counts",),
+    finders=("tests/gateway/test_catalogue.py::test_the_last_announcement_of_a_version_counts",),
 )  # fmt: skip
 patch(
     "version 9 is newer than version 10", "numbers compared as text", "gateway/catalogue/catalogue.py",
     ("key=lambda served: int(served.version)", "key=lambda served: served.version"),
-    finders=("tests/gateway/test_catalog.py::test_the_highest_ready_version_is_meant_where_none_is_named",),
+    finders=("tests/gateway/test_catalogue.py::test_the_highest_ready_version_is_meant_where_none_is_named",),
 )  # fmt: skip
 patch(
     "a sweep leaves out its last slice where that is not full", "the last slice dropped", "gateway/calls/dispatcher.py",
-    ("range(0, len(due), _SWEEP)", "range(0, max(1, len(due) - _SWEEP + 1), _SWEEP)"),
+    ("range(0, len(due), self._sweep_batch)", "range(0, max(1, len(due) - self._sweep_batch + 1), self._sweep_batch)"),
     finders=(f"{_BOUNDS}::test_a_sweep_of_many_looks_up_the_last_of_them",), at_first=False,
 )  # fmt: skip
 patch(
     "one delivered answer of a thousand is not trimmed", "off by one in a slice", "gateway/calls/dispatcher.py",
-    ("self._trims[_TRIM:]", "self._trims[_TRIM + 1 :]"),
+    ("self._trims[self._trim_batch :]", "self._trims[self._trim_batch + 1 :]"),
     finders=(f"{_BOUNDS}::test_every_answer_that_was_delivered_is_trimmed_however_many",), at_first=False,
 )  # fmt: skip
 patch(
@@ -82,7 +82,7 @@ patch(
 patch(
     "a call is told the place of the record behind its own", "off by one in an offset", "gateway/calls/publisher.py",
     ("enumerate(group.calls, published.offset)", "enumerate(group.calls, published.offset + 1)"),
-    finders=("tests/gateway/test_lost.py::test_a_plain_call_whose_answer_and_wake_up_were_lost_is_answered",),
+    finders=("tests/gateway/test_recovery.py::test_a_plain_call_whose_answer_and_wake_up_were_lost_is_answered",),
 )  # fmt: skip
 patch(
     "a cancellation means all runs until the deadline", "another time of the same call", "gateway/calls/completion.py",
@@ -103,19 +103,19 @@ patch(
 )  # fmt: skip
 patch(
     "committed offsets are never asked for again", "a cache that never expires", "gateway/calls/positions.py",
-    ("loop.time() - began >= _FRESH", "loop.time() < began"),
+    ("loop.time() - began >= self._max_age", "loop.time() < began"),
     finders=(f"{_BOUNDS}::test_committed_offsets_are_asked_for_again_once_they_are_old",), at_first=False,
 )  # fmt: skip
 patch(
-    "the times of the last inference of all workers are added up", "a sum for a maximum", "gateway/catalogue/statistics.py",
+    "the times of the last inference of all workers are added up", "a sum for a maximum", "protocol/model_stats.py",
     ("max(here or 0, value) if key == _LATEST else (here or 0) + value", "(here or 0) + value"),
     finders=("tests/gateway/test_statistics.py::test_workers_add_up",),
 )  # fmt: skip
 patch(
     "a long poll that is given up waits on", "a count that leaks on a cancellation's path", "gateway/durable/requests.py",
     (
-        "        finally:\n            service.answers.drop(call)",
-        "        except KeyError:\n            service.answers.drop(call)",
+        "        finally:\n            service.completion.drop(call)",
+        "        except KeyError:\n            service.completion.drop(call)",
     ),
     finders=(f"{_BOUNDS}::test_a_long_poll_that_is_given_up_leaves_nobody_waiting",), at_first=False,
 )  # fmt: skip

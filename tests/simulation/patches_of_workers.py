@@ -10,8 +10,8 @@ _COMMITS = "tests/workers/test_commits_at_bounds.py"
 patch(
     "only half of the records that come again are looked up", "half of a slice", "workers/intake/consumer.py",
     (
-        "suspects = [entry for entry in entries if entry.suspect]\n        refs",
-        "suspects = [entry for entry in entries if entry.suspect][: max(1, len(entries) // 2)]\n        refs",
+        "suspects = [entry for entry in entries if entry.needs_attempt]\n        refs",
+        "suspects = [entry for entry in entries if entry.needs_attempt][: max(1, len(entries) // 2)]\n        refs",
     ),
     finders=("tests/workers/test_redelivered.py::test_whatever_was_begun_before_runs_alone_the_last_of_a_slice_too",),
     at_first=False,
@@ -42,9 +42,9 @@ patch(
     finders=("tests/workers/test_cancellations.py::test_a_run_is_covered_by_whatever_was_told_of_its_request_and_means_it",),
 )  # fmt: skip
 patch(
-    "the pace of 4 rows is noted under 8", "off by one at powers of two", "workers/latency.py",
+    "the latency of 4 rows is noted under 8", "off by one at powers of two", "workers/latency.py",
     ("key = (shape_class, (rows - 1).bit_length())", "key = (shape_class, rows.bit_length())"),
-    finders=("tests/workers/test_statistics.py::test_pace_is_per_shape_class_and_power_of_two",),
+    finders=("tests/workers/test_statistics.py::test_latency_is_per_shape_class_and_power_of_two",),
 )  # fmt: skip
 patch(
     "innocents of long ago still count against a flood", "a count that only grows", "workers/failures/limits.py",
@@ -91,7 +91,7 @@ patch(
 patch(
     "the first who waits for the store is not told that it is back", "a missed wake-up", "workers/retry.py",
     ("            for listener in tuple(self.on_recovered):", "            for listener in tuple(self.on_recovered)[1:]:"),
-    finders=("tests/workers/test_patience.py::test_a_call_is_repeated_until_it_succeeds",),
+    finders=("tests/workers/test_retry.py::test_a_call_is_repeated_until_it_succeeds",),
 )  # fmt: skip
 patch(
     "a gap is committed over only where all partitions have one", "all for any", "workers/intake/consumer.py",

@@ -12,7 +12,7 @@ from tests.simulation.instances import VERSION, SimChild, SimJournal, SimThread
 from workers.context import Context
 from workers.instances.job import Executor
 from workers.instances.loaded import LoadedModel
-from workers.retry import Patience
+from workers.retry import Retry
 from workers.serving.serving import Serving
 from workers.supervision.supervisor import Supervisor
 from workers.system.backoff import Backoff
@@ -46,7 +46,7 @@ class WorkerProcess:
             await self.clock.resync(transport.results.now)
             journal = None if fleet.isolated else self.host.journal
             context = Context(
-                self.host.name, self.process.name, NAMES, self.clock, transport.bus, transport.results, Patience(), FENCE_TTL,
+                self.host.name, self.process.name, NAMES, self.clock, transport.bus, transport.results, Retry(), FENCE_TTL,
                 journal=journal,  # type: ignore[arg-type]  # it is one
             )  # fmt: skip
             kind = SimChild if fleet.isolated else SimThread
@@ -101,8 +101,8 @@ class SimSupervisor(Supervisor):
         self._beat = beat
 
     async def _restart_forever(self) -> int:
-        self._legacy.close()
-        self._legacy = self._host.journal  # type: ignore[assignment]  # it is one
+        self._journal.close()
+        self._journal = self._host.journal  # type: ignore[assignment]  # it is one
         backoff = Backoff(self._fleet.dice)
         while True:
             started = self._fleet.loop.now

@@ -23,12 +23,12 @@ from protocol.transport.settings import TransportSettings
 from tests.workers.fleet import IDENTITY, NAMES, Caller
 from workers.backends.tensor_instance import TensorInstance
 from workers.context import Context
-from workers.crash_journal import Journal
+from workers.crash_journal import CrashJournal
 from workers.instances.executor import ThreadExecutor
 from workers.instances.loaded import LoadedModel
 from workers.repository.completion import complete
 from workers.repository.version import ModelVersion
-from workers.retry import Patience
+from workers.retry import Retry
 from workers.serving.serving import Serving
 
 
@@ -117,7 +117,7 @@ class Bench:
         self.serving: list[Serving] = []
         self.instances: list[Gated] = []
         self.clock = Clock()
-        self.journal: Journal | None = None
+        self.journal: CrashJournal | None = None
 
     async def open(self) -> None:
         await self.bus.open()
@@ -130,11 +130,11 @@ class Bench:
         await self.caller.open()
 
     def context(self, worker: str = "w", results: Results | None = None) -> Context:
-        patience = Patience(first=0.001, longest=0.002)
+        retry = Retry(first=0.001, longest=0.002)
         store: Results = results or self.store  # type: ignore[assignment]  # Flaky is one
         self.incarnations += 1
         incarnation = str(self.incarnations)
-        return Context(worker, incarnation, NAMES, self.clock, self.bus, store, patience, 300.0, journal=self.journal)
+        return Context(worker, incarnation, NAMES, self.clock, self.bus, store, retry, 300.0, journal=self.journal)
 
     async def serve(
         self,

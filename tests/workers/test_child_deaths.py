@@ -266,11 +266,11 @@ async def test_processes_that_a_model_started_end_with_it(tmp_path: Path) -> Non
         await until(lambda: not alive(other))
 
 
-async def test_the_end_of_the_template_is_survived(tmp_path: Path) -> None:
+async def test_the_death_of_the_fork_server_is_survived(tmp_path: Path) -> None:
     async with running(version_of(tmp_path)) as model:
-        template = parent_of(model.child.pid)
-        assert template != os.getpid()
-        os.kill(template, signal.SIGKILL)  # and its copies die with it
+        forkserver = parent_of(model.child.pid)
+        assert forkserver != os.getpid()
+        os.kill(forkserver, signal.SIGKILL)  # and its children die with it
         await until(lambda: model.child.restarts > 0 and model.child.pid is not None)
 
         assert await model.value(1.0) == [2.0]

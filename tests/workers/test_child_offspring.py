@@ -101,7 +101,9 @@ async def test_what_one_child_has_detached_outlives_the_death_of_another(tmp_pat
     async with running(version) as model:
         first, second = model.loaded.executors
         assert isinstance(second, ChildExecutor)
-        others = int((version.path.parent / f"at-load-{second.pid}").read_text())
+        note = version.path.parent / f"at-load-{second.pid}"
+        await until(note.exists)  # the model does not wait for what it detaches
+        others = int(note.read_text())
         job = await model.run(request(-1.0), executor=first)
         assert isinstance(job.error, InstanceDied)
         gone = int((version.path.parent / "at-run").read_text())

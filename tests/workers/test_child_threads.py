@@ -13,11 +13,11 @@ CODE = """
     import os
     import numpy as np
     AT_IMPORT = os.environ.get("OMP_NUM_THREADS", "0")
-    from workers.instances.process.threads import of_openblas
+    from workers.instances.process.threads import openblas_threads
 
     class Model:
         def predict(self, X):
-            told = [AT_IMPORT, os.environ.get("MKL_NUM_THREADS", "0"), *of_openblas()]
+            told = [AT_IMPORT, os.environ.get("MKL_NUM_THREADS", "0"), *openblas_threads()]
             return {"Y": np.array([told], np.float32)}
 """
 

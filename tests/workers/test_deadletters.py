@@ -2,7 +2,7 @@ import signal
 
 import pytest
 
-from protocol.dead_letter import MAX_ERROR, MAX_MATES, Letter, Reason, class_name, evidence_of, signal_name
+from protocol.dead_letter import MAX_ERROR, MAX_MATES, DeadLetter, DeadReason, class_name, encode_evidence, signal_name
 from protocol.errors import CodecError, ModelFailed
 from protocol.ports import Record
 from workers.failures.bisection import Cause
@@ -13,8 +13,8 @@ RECORD = Record("penstock.infer.m.1", 2, 17, 1700000000.1234, b"value", [("id", 
 
 
 def test_every_header_of_a_letter() -> None:
-    letter = Letter(RECORD, Reason.HUNG, "it hung", "workers.execution.InstanceDied", 9, 3, ["a", "b"])
-    assert evidence_of(letter, "w1", "sha") == [
+    letter = DeadLetter(RECORD, DeadReason.HUNG, "it hung", "workers.execution.InstanceDied", 9, 3, ["a", "b"])
+    assert encode_evidence(letter, "w1", "sha") == [
         ("dead-reason", "hung"),
         ("dead-error", "it hung"),
         ("dead-signal", "SIGKILL"),
@@ -36,15 +36,15 @@ def test_every_header_of_a_letter() -> None:
 
 
 def test_an_error_is_cut_between_characters_and_only_so_many_mates_are_named() -> None:
-    letter = Letter(RECORD, Reason.POISON, "é" * 5000, "", None, 0, [f"m{n}" for n in range(100)])
-    evidence = dict(evidence_of(letter, "w", ""))
+    letter = DeadLetter(RECORD, DeadReason.POISON, "é" * 5000, "", None, 0, [f"m{n}" for n in range(100)])
+    evidence = dict(encode_evidence(letter, "w", ""))
     assert evidence["dead-error"] == "é" * (MAX_ERROR // 2)
     assert evidence["dead-batch"].split(",") == [f"m{n}" for n in range(MAX_MATES)]
     assert "dead-signal" not in evidence
 
 
 def test_each_reason_has_a_stage_of_kafka_connect() -> None:
-    stages = {reason: dict(evidence_of(Letter(RECORD, reason, "", ""), "w", "")) for reason in Reason}
+    stages = {reason: dict(encode_evidence(DeadLetter(RECORD, reason, "", ""), "w", "")) for reason in DeadReason}
     assert {r.value: e["__connect.errors.stage"] for r, e in stages.items()} == {
         "undecodable": "VALUE_CONVERTER",
         "poison": "TASK_PUT",

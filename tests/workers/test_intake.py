@@ -13,7 +13,7 @@ from protocol.ports import Answer, Assigned, Claim, OutRecord, Published
 from protocol.tensors import from_array
 from tests.workers.fleet import CHANNEL, IDENTITY, NAMES, until, values
 from tests.workers.serving import Bench, bench
-from workers.statistics import Reason
+from workers.statistics import FailureReason
 
 TOPIC = NAMES.infer_topic("m", "1")
 DEAD = NAMES.dead_topic("m")
@@ -128,7 +128,7 @@ async def test_a_request_that_does_not_fit_the_model_is_told_why(shape: tuple[in
         assert reply.failure.code is Code.INVALID_ARGUMENT
         assert message in reply.failure.message
         assert b.instances[0].batches == []
-        assert serving.statistics.failures[Reason.OTHER] == 1
+        assert serving.statistics.failures[FailureReason.OTHER] == 1
 
 
 async def test_a_foreign_producer_gets_an_id_from_where_its_record_is() -> None:

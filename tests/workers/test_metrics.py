@@ -10,7 +10,7 @@ from tests.workers.fleet import IDENTITY, until
 from tests.workers.serving import bench
 from workers.devices import Hardware
 from workers.metrics import WorkerMetrics
-from workers.retry import Patience
+from workers.retry import Retry
 from workers.serving.serving import Serving
 
 
@@ -30,7 +30,7 @@ def scrape(registry: CollectorRegistry) -> dict[str, dict[tuple[tuple[str, str],
 
 def metrics_of(servings: list[Serving]) -> CollectorRegistry:
     registry = CollectorRegistry()
-    WorkerMetrics(registry, lambda: servings, Patience(), NoDevices())
+    WorkerMetrics(registry, lambda: servings, Retry(), NoDevices())
     return registry
 
 
@@ -91,9 +91,9 @@ async def test_metric_tags_are_labels_and_absent_ones_are_empty() -> None:
 
 async def test_a_closed_collector_makes_room_for_the_next() -> None:
     registry = CollectorRegistry()
-    first = WorkerMetrics(registry, list, Patience(), NoDevices())
+    first = WorkerMetrics(registry, list, Retry(), NoDevices())
     first.close()
-    second = WorkerMetrics(registry, list, Patience(), NoDevices())
+    second = WorkerMetrics(registry, list, Retry(), NoDevices())
     second.ready = lambda: True
     assert scrape(registry)["penstock_worker_ready"] == {(): 1.0}
 

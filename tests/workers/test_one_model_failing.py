@@ -32,7 +32,7 @@ async def test_a_dead_topic_that_may_not_be_written_stops_its_model_alone(tmp_pa
         caller = await f.caller()
         await caller.transport.bus.publish(NAMES.infer_topic("m", "1"), [GARBAGE], 0)
         of = {serving.key[0]: serving for serving in worker.models.serving()}
-        await until(lambda: of["m"].patience.failing == 1)
+        await until(lambda: of["m"].retry.failing == 1)
 
         assert values(await caller.ask(caller.request(1, model="n"))) == [[1]]
         assert of["m"].runner.room() == 0
@@ -69,7 +69,7 @@ async def test_an_answer_that_cannot_be_stored_stops_its_model_alone(tmp_path: P
         worker = await f.worker(transport)
         caller = await f.caller()
         (stuck,) = await caller.publish(caller.request(1, id="stuck"))
-        await until(lambda: any(serving.patience.failing for serving in worker.models.serving()))
+        await until(lambda: any(serving.retry.failing for serving in worker.models.serving()))
         assert values(await caller.ask(caller.request(2, model="n"))) == [[2]]
         assert "'finish' fails and is repeated" in (await worker.readiness())[0]
         down.clear()

@@ -148,7 +148,7 @@ async def test_a_store_that_fails_keeps_the_batch_and_stops_the_intake() -> None
         b.store.down = False
         assert values(await asyncio.gather(*futures, *more)) == [[1], [2]]
         assert b.instances[0].batches == [[1], [2]]
-        assert b.serving[0]._context.patience.failing == 0
+        assert b.serving[0]._context.retry.failing == 0
         await until(lambda: serving.runner.in_flight == 0)
 
 
@@ -210,7 +210,7 @@ async def test_brief_batches_run_on_the_event_loop_where_the_instance_allows_it(
         for _ in range(20):
             await b.caller.ask(b.caller.request(1))
         assert instance.threads == {"m_0_0"}
-        serving.loaded.executors[0].anywhere = True
+        serving.loaded.executors[0].loop_safe = True
         for _ in range(50):
             await b.caller.ask(b.caller.request(1))
         assert instance.threads == {"m_0_0", threading.current_thread().name}

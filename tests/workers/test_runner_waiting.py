@@ -8,7 +8,7 @@ from protocol.errors import Code
 from protocol.ports import Claim
 from tests.workers.fleet import BOUNDED, DELAYED, IMPATIENT, until, values
 from tests.workers.serving import bench
-from workers.statistics import Reason
+from workers.statistics import FailureReason
 
 
 async def test_a_deadline_that_passes_in_the_queue_never_runs() -> None:
@@ -19,7 +19,7 @@ async def test_a_deadline_that_passes_in_the_queue_never_runs() -> None:
         assert late.failure is not None
         assert late.failure.code is Code.DEADLINE_EXCEEDED
         assert b.instances[0].batches == []
-        assert serving.statistics.failures[Reason.REJECTED] == 1
+        assert serving.statistics.failures[FailureReason.REJECTED] == 1
 
 
 async def test_a_deadline_that_passes_behind_a_running_batch_never_runs() -> None:

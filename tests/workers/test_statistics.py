@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.latency import MAX_KEYS, Pace
-from workers.statistics import Duration, Executed, Histogram, ModelStatistics, Reason
+from workers.latency import MAX_KEYS, LatencyModel
+from workers.statistics import Duration, Executed, FailureReason, Histogram, ModelStatistics
 
 
 def executed(*rows: int, failed: int = 0, ran: bool = True) -> Executed:
@@ -58,7 +58,7 @@ def test_a_batch_with_failures_counts_each_side() -> None:
     statistics = ModelStatistics()
     statistics.executed(executed(1, failed=2))
     assert (statistics.success.count, statistics.inference_count, statistics.execution_count) == (1, 1, 1)
-    assert statistics.failures[Reason.BACKEND] == 2
+    assert statistics.failures[FailureReason.BACKEND] == 2
     assert statistics.to_json()["inference_stats"]["fail"] == {"count": 2, "ns": 10_000_000_000}
 
 
@@ -67,14 +67,19 @@ def test_a_batch_that_never_ran_is_no_execution() -> None:
     statistics.executed(executed(failed=3, ran=False))
     assert statistics.execution_count == 0
     assert statistics.by_batch_size == {}
-    assert statistics.failures[Reason.BACKEND] == 3
+    assert statistics.failures[FailureReason.BACKEND] == 3
 
 
 def test_failures_without_a_run_keep_their_reason() -> None:
     statistics = ModelStatistics()
-    statistics.failed(Reason.REJECTED, 0.5)
-    statistics.failed(Reason.CANCELED, 0.25)
-    assert statistics.failures == {Reason.REJECTED: 1, Reason.CANCELED: 1, Reason.BACKEND: 0, Reason.OTHER: 0}
+    statistics.failed(FailureReason.REJECTED, 0.5)
+    statistics.failed(FailureReason.CANCELED, 0.25)
+    assert statistics.failures == {
+        FailureReason.REJECTED: 1,
+        FailureReason.CANCELED: 1,
+        FailureReason.BACKEND: 0,
+        FailureReason.OTHER: 0,
+    }
     assert statistics.cancellations == 1
     assert statistics.fail == Duration(2, 0.75)
 
@@ -107,25 +112,25 @@ def test_a_histogram_counts_every_value_once_and_in_order(values: list[float]) -
     assert histogram.total == pytest.approx(sum(values))
 
 
-def test_pace_is_per_shape_class_and_power_of_two() -> None:
-    pace = Pace()
-    pace.observe("16", 3, 0.3)
-    pace.observe("16", 4, 0.8)
-    pace.observe("16", 5, 0.5)
-    pace.observe("32", 1, 1.0)
-    measured = pace.seconds_per_row()
+def test_latency_is_per_shape_class_and_power_of_two() -> None:
+    latency = LatencyModel()
+    latency.observe("16", 3, 0.3)
+    latency.observe("16", 4, 0.8)
+    latency.observe("16", 5, 0.5)
+    latency.observe("32", 1, 1.0)
+    measured = latency.seconds_per_row()
     assert measured["16/4"] == pytest.approx(0.1 + 0.2 * (0.2 - 0.1))
     assert measured["16/8"] == pytest.approx(0.1)
     assert measured["32/1"] == 1.0
 
 
-def test_pace_forgets_what_was_not_seen_for_longest() -> None:
-    pace = Pace()
+def test_latency_forgets_what_was_not_seen_for_longest() -> None:
+    latency = LatencyModel()
     for size in range(MAX_KEYS):
-        pace.observe(str(size), 1, 1.0)
-    pace.observe("0", 1, 1.0)
-    pace.observe("new", 1, 1.0)
-    measured = pace.seconds_per_row()
+        latency.observe(str(size), 1, 1.0)
+    latency.observe("0", 1, 1.0)
+    latency.observe("new", 1, 1.0)
+    measured = latency.seconds_per_row()
     assert len(measured) == MAX_KEYS
     assert "0/1" in measured
     assert "1/1" not in measured

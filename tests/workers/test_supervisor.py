@@ -7,9 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import pytest
-
-import workers.supervision.supervisor
 from protocol.messages import Heartbeat, ModelLoad, ModelState
 from protocol.transport import Transport
 from protocol.transport.embedded.broker import MemoryBroker
@@ -149,20 +146,16 @@ async def test_a_worker_that_does_not_end_is_killed(tmp_path: Path) -> None:
         assert await task == -9
 
 
-async def test_a_worker_that_lives_and_says_nothing_is_killed_and_started_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(workers.supervision.supervisor, "WEDGED_AFTER", 2)
+async def test_a_worker_that_lives_and_says_nothing_is_killed_and_started_again(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
+    rig.supervisor.wedged_after = 2
     async with running(rig):
         await until(lambda: len(rig.starts) == 2, "a second start")
 
 
-async def test_a_worker_that_has_not_beaten_yet_may_take_its_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(workers.supervision.supervisor, "WEDGED_AFTER", 0)
+async def test_a_worker_that_has_not_beaten_yet_may_take_its_time(tmp_path: Path) -> None:
     rig = Rig(tmp_path, then=FOREVER, speaks=False)
+    rig.supervisor.wedged_after = 0
     async with running(rig):
         await until(lambda: rig.starts != [])
         pid = rig.supervisor.pid

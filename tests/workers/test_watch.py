@@ -10,7 +10,7 @@ from workers.batching.types import Batch, Release
 from workers.failures.hang_watch import Watch
 from workers.failures.limits import LEAST, MULTIPLE, time_limit
 from workers.instances.job import Entry, Job
-from workers.latency import Pace
+from workers.latency import LatencyModel
 
 LIMITED = IDENTITY + 'parameters { key: "max_execution_ms" value { string_value: "50" } }'
 
@@ -35,7 +35,7 @@ def job(executor: Killable, began: float) -> Job:
 
 
 async def test_a_batch_that_runs_too_long_has_its_process_killed() -> None:
-    watch, executor = Watch(Pace(), 3.0, lambda: 0.0), Killable(isolated=True)
+    watch, executor = Watch(LatencyModel(), 3.0, lambda: 0.0), Killable(isolated=True)
     watch.begin(job(executor, 100.0))
     watch.check(103.0)
     assert executor.kills == 0
@@ -46,7 +46,7 @@ async def test_a_batch_that_runs_too_long_has_its_process_killed() -> None:
 
 
 async def test_what_has_not_begun_or_has_come_back_does_not_hang() -> None:
-    watch, executor = Watch(Pace(), 3.0, lambda: 0.0), Killable(isolated=True)
+    watch, executor = Watch(LatencyModel(), 3.0, lambda: 0.0), Killable(isolated=True)
     waits, back = job(executor, 0.0), job(executor, 100.0)
     watch.begin(waits)
     watch.begin(back)
@@ -57,7 +57,7 @@ async def test_what_has_not_begun_or_has_come_back_does_not_hang() -> None:
 
 
 async def test_on_a_thread_it_is_only_said() -> None:
-    watch, executor = Watch(Pace(), 3.0, lambda: 0.0), Killable(isolated=False)
+    watch, executor = Watch(LatencyModel(), 3.0, lambda: 0.0), Killable(isolated=False)
     hangs = job(executor, 100.0)
     watch.begin(hangs)
     watch.check(104.0)
@@ -69,24 +69,24 @@ async def test_on_a_thread_it_is_only_said() -> None:
 
 
 async def test_without_a_stated_limit_it_is_a_multiple_of_what_was_measured() -> None:
-    pace = Pace()
-    watch, some = Watch(pace, None, lambda: 0.0), job(Killable(isolated=True), 100.0)
+    latency = LatencyModel()
+    watch, some = Watch(latency, None, lambda: 0.0), job(Killable(isolated=True), 100.0)
     assert watch.limit(some) == LEAST
-    pace.observe("", 2, 50.0)
+    latency.observe("", 2, 50.0)
     assert watch.limit(some) == 50.0 * MULTIPLE
-    pace.observe("", 2, 5000.0)
+    latency.observe("", 2, 5000.0)
     assert watch.limit(some) > 1000
-    assert Watch(pace, math.inf, lambda: 0.0).limit(some) == math.inf
+    assert Watch(latency, math.inf, lambda: 0.0).limit(some) == math.inf
 
 
 @pytest.mark.parametrize(("deadline", "runs"), [(None, 59.0), (130.0, 59.0), (400.0, 299.0)])
 async def test_a_long_request_after_short_ones_is_not_taken_for_one_that_hangs(
     deadline: float | None, runs: float
 ) -> None:
-    pace, executor = Pace(), Killable(isolated=True)
+    latency, executor = LatencyModel(), Killable(isolated=True)
     for _ in range(25):
-        pace.observe("", 2, 0.01)
-    watch, long = Watch(pace, None, lambda: 0.0), job(executor, 100.0)
+        latency.observe("", 2, 0.01)
+    watch, long = Watch(latency, None, lambda: 0.0), job(executor, 100.0)
     long.entries[0].deadline = deadline
     watch.begin(long)
     for seconds in (12.0, runs):
@@ -124,12 +124,12 @@ async def test_a_worker_with_a_hanging_thread_is_not_ready_until_it_goes_on() ->
 
 
 def test_predictions_come_from_the_nearest_size_that_was_measured() -> None:
-    pace = Pace()
-    assert pace.predict("s", 4) is None
-    pace.observe("s", 8, 0.8)
-    assert pace.predict("s", 8) == pytest.approx(0.8)
-    assert pace.predict("s", 2) == pytest.approx(0.8)  # at most as long as the larger one
-    assert pace.predict("s", 32) == pytest.approx(3.2)
-    pace.observe("s", 1, 0.3)
-    assert pace.predict("s", 1) == pytest.approx(0.3)
-    assert pace.predict("other", 1) is None
+    latency = LatencyModel()
+    assert latency.predict("s", 4) is None
+    latency.observe("s", 8, 0.8)
+    assert latency.predict("s", 8) == pytest.approx(0.8)
+    assert latency.predict("s", 2) == pytest.approx(0.8)  # at most as long as the larger one
+    assert latency.predict("s", 32) == pytest.approx(3.2)
+    latency.observe("s", 1, 0.3)
+    assert latency.predict("s", 1) == pytest.approx(0.3)
+    assert latency.predict("other", 1) is None

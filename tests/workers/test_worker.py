@@ -180,11 +180,11 @@ async def test_readiness_tells_the_truth(tmp_path: Path) -> None:
         assert "the result store does not answer" in await worker.readiness()
         await transport.results.open()
         assert await worker.readiness() == []
-        patience = worker.models._context.patience
-        patience.repeated["announce"] = 1
-        patience.errors["announce"] = "no"
+        retry = worker.models._context.retry
+        retry.repeated["announce"] = 1
+        retry.errors["announce"] = "no"
         assert "a call of store or broker: 'announce' fails and is repeated: no" in await worker.readiness()
-        patience.repeated.clear()
+        retry.repeated.clear()
         await transport.bus.close()
         assert "the broker does not answer" in await worker.readiness()
         await transport.bus.open()

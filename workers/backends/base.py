@@ -23,7 +23,7 @@ Outcome = tuple[Tensor, ...] | Failure
 class Instance(Protocol):
     """One loaded copy of a model on one device.
 
-    An attribute `anywhere` that is true says that `run` only computes (no waiting, no I/O, no state tied to a thread), so that it
+    An attribute `loop_safe` that is true says that `run` only computes (no waiting, no I/O, no state tied to a thread), so that it
     may be called on another thread than `load`. Runs that are expected to take less than handing them over costs then happen on
     the event loop (`workers.instances.inline_policy`). Without it every run is on the instance's own thread.
 

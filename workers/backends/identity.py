@@ -65,7 +65,7 @@ class IdentityInstance(TensorInstance):
     def __init__(self, config: ModelConfig, delay: float) -> None:
         super().__init__(config)
         self._delay = delay
-        self.anywhere = not delay
+        self.loop_safe = not delay
         self._pairs = [(given.name, out.name) for given, out in zip(config.inputs, config.outputs, strict=True)]
 
     def compute(self, inputs: dict[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:

@@ -62,7 +62,7 @@ class OnnxInstance(TensorInstance):
     def __init__(self, config: ModelConfig, session: Any) -> None:
         super().__init__(config)
         self._session = session
-        self.anywhere = session.get_providers() == [
+        self.loop_safe = session.get_providers() == [
             "CPUExecutionProvider"
         ]  # a session's run may be called from any thread
 

@@ -31,18 +31,18 @@ class PythonBackend:
     """Loads `model.py`. Importing user code runs it: a repository is trusted as much as a server's own code.
 
     Attributes:
-        alone: this process runs nothing but one model: the modules beside it stay importable, also while it runs.
+        dedicated: this process runs nothing but one model, so the modules beside it stay importable while it runs.
     """
 
-    alone = False
+    dedicated = False
 
     def inspect(self, version: ModelVersion) -> BackendMetadata | None:
         """What the class says of its tensors: `auto_complete_config`, or the short form's attributes."""
-        model_class = _model_class(version, alone=self.alone)
+        model_class = _model_class(version, dedicated=self.dedicated)
         try:
             return self._inspect(model_class, version)
         finally:
-            if not self.alone:
+            if not self.dedicated:
                 forget(model_class)
 
     def _inspect(self, model_class: type, version: ModelVersion) -> BackendMetadata | None:
@@ -65,7 +65,7 @@ class PythonBackend:
 
     def load(self, version: ModelVersion, placement: Placement) -> Instance:
         """Import the file afresh, make the object, call `initialize` where it has one."""
-        model_class = _model_class(version, alone=self.alone)
+        model_class = _model_class(version, dedicated=self.dedicated)
         try:
             return self._load(model_class, version, placement)
         except BaseException:
@@ -76,13 +76,13 @@ class PythonBackend:
         with said_of(version, "__init__"):
             model = model_class()
         if model_class.__name__ == _SHORT_FORM:
-            return ShortFormInstance(version.config, placement, model, alone=self.alone)
+            return ShortFormInstance(version.config, placement, model, dedicated=self.dedicated)
         if not callable(getattr(model, "execute", None)):
             raise ConfigError(f"{_TRITON_FORM} of model '{version.model}' has no 'execute' method")
         if hasattr(model, "initialize"):
             with said_of(version, "initialize"):
                 model.initialize(_arguments(version, placement))
-        return TritonFormInstance(version.config, placement, model, alone=self.alone)
+        return TritonFormInstance(version.config, placement, model, dedicated=self.dedicated)
 
 
 def _arguments(version: ModelVersion, placement: Placement) -> dict[str, str]:
@@ -118,13 +118,13 @@ def _stated(model_class: type, version: ModelVersion) -> BackendMetadata:
     return BackendMetadata(sides[0], sides[1], rows != 0, rows or 0)
 
 
-def _model_class(version: ModelVersion, *, alone: bool) -> type:
+def _model_class(version: ModelVersion, *, dedicated: bool) -> type:
     """The class in a freshly imported model.py.
 
     Raises:
         ConfigError: the file cannot be imported or holds no model class.
     """
-    module = import_model(version, alone=alone)
+    module = import_model(version, dedicated=dedicated)
     for name in (_TRITON_FORM, _SHORT_FORM):
         found = getattr(module, name, None)
         if isinstance(found, type):

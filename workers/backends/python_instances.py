@@ -33,19 +33,19 @@ class ShortFormInstance(TensorInstance):
         config: complete.
         placement: of this instance.
         model: the author's object.
-        alone: this process is the model's: requests are made for each run of it.
+        dedicated: this process runs nothing but this model, so the inputs' memory is written anew for each run.
     """
 
-    def __init__(self, config: ModelConfig, placement: Placement, model: Any, *, alone: bool = False) -> None:
+    def __init__(self, config: ModelConfig, placement: Placement, model: Any, *, dedicated: bool = False) -> None:
         super().__init__(config)
-        self._name, self._model, self._alone = placement.name, model, alone
+        self._name, self._model, self._dedicated = placement.name, model, dedicated
 
     def prepare(self, requests: Sequence[InferRequest]) -> Stacked:
-        """Stack; what one request alone would share with its record is copied."""
+        """Stack; what a single request would share with its record is copied."""
         stacked = stack(requests, self.config)
         if len(requests) == 1:
             for name, array in stacked.inputs.items():
-                stacked.inputs[name] = _writable(array, alone=self._alone)
+                stacked.inputs[name] = _writable(array, dedicated=self._dedicated)
         return stacked
 
     def compute(self, inputs: dict[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
@@ -81,8 +81,8 @@ class Answered:
 class TritonFormInstance:
     """`TritonPythonModel.execute` with the batch's requests; see `ShortFormInstance`."""
 
-    def __init__(self, config: ModelConfig, placement: Placement, model: Any, *, alone: bool = False) -> None:
-        self._name, self._model, self._alone = placement.name, model, alone
+    def __init__(self, config: ModelConfig, placement: Placement, model: Any, *, dedicated: bool = False) -> None:
+        self._name, self._model, self._dedicated = placement.name, model, dedicated
         self._batching = config.batching
         self._outputs = {spec.name: spec for spec in config.outputs}
         self._reshaped = {spec.name: spec for spec in config.inputs if spec.reshape is not None}
@@ -102,7 +102,7 @@ class TritonFormInstance:
         ]
 
     def _input(self, tensor: Tensor) -> Array:
-        array = _writable(tensor.array(), alone=self._alone)
+        array = _writable(tensor.array(), dedicated=self._dedicated)
         spec = self._reshaped.get(tensor.name)
         if spec is None:
             return array
@@ -176,9 +176,9 @@ class TritonFormInstance:
             forget(type(model))
 
 
-def _writable(array: Array, *, alone: bool) -> Array:
+def _writable(array: Array, *, dedicated: bool) -> Array:
     """The array, or a copy where its memory is a request's that is needed again; BYTES are decoded anew each time."""
-    if array.dtype == object or (alone and array.flags.writeable):
+    if array.dtype == object or (dedicated and array.flags.writeable):
         return array
     return array.copy()
 

@@ -1,7 +1,7 @@
 """The module of a model's model.py: freshly imported, as the one module of a package of its own, with its folders importable.
 
 Invariants: `from .helper import f` finds the file beside model.py, and no other model's; `import helper` does while the file loads,
-and where nothing else runs in the process (`alone`) for ever.
+and in a dedicated process for ever.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _PREFIX: Final = "penstock_model_"
 _NUMBERS: Final = itertools.count(1)
 
 
-def import_model(version: ModelVersion, *, alone: bool) -> ModuleType:
+def import_model(version: ModelVersion, *, dedicated: bool) -> ModuleType:
     """The module, with its folder and its model's folder importable while it loads.
 
-    Unless it is alone, siblings that it imported by their names are taken out of `sys.modules` again: two models may each have
-    their own `utils.py`. Those that it imported relatively stay until `forget`.
+    Unless the process is dedicated to this model, siblings that it imported by name leave `sys.modules` again: two models may each
+    have their own `utils.py`. Those that it imported relatively stay until `forget`.
 
     Raises:
         ConfigError: the file cannot be imported.
@@ -41,7 +41,7 @@ def import_model(version: ModelVersion, *, alone: bool) -> ModuleType:
         sys.modules.setdefault("triton_python_backend_utils", pb_utils)
         before = set(sys.modules)
         sys.path[:0] = folders
-        package = _package(version, "" if alone else f"_{next(_NUMBERS)}")
+        package = _package(version, "" if dedicated else f"_{next(_NUMBERS)}")
         try:
             return _execute(f"{package}.model", version)
         except BaseException:
@@ -50,7 +50,7 @@ def import_model(version: ModelVersion, *, alone: bool) -> ModuleType:
         finally:
             for folder in folders:
                 sys.path.remove(folder)
-            for name in () if alone else set(sys.modules) - before:
+            for name in () if dedicated else set(sys.modules) - before:
                 if not name.startswith(package) and _is_below(sys.modules[name], folders):
                     del sys.modules[name]
 

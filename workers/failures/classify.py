@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from protocol.dead_letter import Letter, Reason, class_name, signal_name
+from protocol.dead_letter import DeadLetter, DeadReason, class_name, signal_name
 from protocol.errors import Code, FleetError, described
 from protocol.messages import Failure
 from workers.failures.bisection import Cause, Sentence
@@ -37,15 +37,15 @@ def cause_of(error: BaseException) -> Cause:
     return Cause.MEMORY if named or any(words in text for words in MEMORY_TEXTS) else Cause.FAILED
 
 
-def letter_of(sentence: Sentence[Entry], error: BaseException, mates: Sequence[str]) -> Letter:
+def letter_of(sentence: Sentence[Entry], error: BaseException, mates: Sequence[str]) -> DeadLetter:
     """The dead letter of a request that its instances died of."""
     entry = sentence.item
     assert entry.record is not None
     text = described(error)
     number = error.signal if isinstance(error, InstanceDied) else None
-    reason = Reason.HUNG if sentence.cause is Cause.HANG else Reason.POISON
+    reason = DeadReason.HUNG if sentence.cause is Cause.HANG else DeadReason.POISON
     others = [mate for mate in mates if mate != entry.payload.id]
-    return Letter(entry.record, reason, text, class_name(error), number, sentence.deaths, others)
+    return DeadLetter(entry.record, reason, text, class_name(error), number, sentence.deaths, others)
 
 
 def answer_to_poison(sentence: Sentence[Entry], error: BaseException) -> Failure:
@@ -64,10 +64,10 @@ def answer_to_poison(sentence: Sentence[Entry], error: BaseException) -> Failure
     )
 
 
-def exhausted(entry: Entry, attempts: int, mates: Sequence[str]) -> tuple[Letter, Failure]:
+def exhausted(entry: Entry, attempts: int, mates: Sequence[str]) -> tuple[DeadLetter, Failure]:
     """The end of a request that was begun too often: its letter and its answer."""
     assert entry.record is not None
     text = f"the request was begun {attempts} times, and no worker lived to answer it"
     others = [mate for mate in mates if mate != entry.payload.id]
-    letter = Letter(entry.record, Reason.ATTEMPTS, text, class_name(InstanceDied("")), None, attempts, others)
+    letter = DeadLetter(entry.record, DeadReason.ATTEMPTS, text, class_name(InstanceDied("")), None, attempts, others)
     return letter, Failure(Code.MODEL_FAILED, f"{text}; it is in the dead letters")

@@ -13,7 +13,7 @@ import structlog
 
 from workers.failures.limits import time_limit
 from workers.instances.job import Job
-from workers.latency import Pace
+from workers.latency import LatencyModel
 
 INTERVAL: Final = 1.0
 """Seconds between looks; a model that states a shorter limit is looked at four times within that."""
@@ -25,7 +25,7 @@ class Watch:
     """Over the batches of one model version.
 
     Args:
-        pace: predicts how long a batch should take.
+        latency: predicts how long a batch should take.
         stated: see `remedies.stated_limit`.
         clock: the fleet's.
 
@@ -33,9 +33,9 @@ class Watch:
         stuck: batches that hang on an instance which cannot be ended.
     """
 
-    def __init__(self, pace: Pace, stated: float | None, clock: Callable[[], float]) -> None:
+    def __init__(self, latency: LatencyModel, stated: float | None, clock: Callable[[], float]) -> None:
         self.stuck: set[Job] = set()
-        self._pace = pace
+        self._latency = latency
         self._stated = stated
         self._clock = clock
         self._interval = INTERVAL if stated is None else min(INTERVAL, stated / 4)
@@ -62,7 +62,7 @@ class Watch:
 
     def limit(self, job: Job) -> float:
         """Seconds that the job may run."""
-        predicted = self._pace.predict(job.entries[0].shape_class, job.batch.rows)
+        predicted = self._latency.predict(job.entries[0].shape_class, job.batch.rows)
         deadlines = [entry.deadline for entry in job.entries if entry.deadline is not None]
         return time_limit(self._stated, predicted, max(deadlines) - job.compute_start if deadlines else None)
 

@@ -38,7 +38,7 @@ class Inquests:
     """The inquests of one model version, one at a time per instance.
 
     Args:
-        statistics: has the pace; counts what happens here.
+        statistics: has the latency; counts what happens here.
         owner: of the batches.
         clock: the fleet's.
         launch: sends a part on its way; the executor has room.
@@ -224,7 +224,7 @@ class Inquests:
         """How many runs that succeed cost as much as another one like this."""
         if not isinstance(job.error, BaseException) or not cause_of(job.error).deadly:
             return 1.0
-        predicted = self._statistics.pace.predict(job.entries[0].shape_class, job.entries[0].rows)
+        predicted = self._statistics.latency.predict(job.entries[0].shape_class, job.entries[0].rows)
         spent = max(0.0, job.compute_end - job.compute_start) if job.compute_start else 0.0
         return (self._restart + spent) / (OVERHEAD + (RUN if predicted is None else predicted))
 

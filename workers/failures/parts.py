@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, cast
 
-from protocol.dead_letter import Letter
+from protocol.dead_letter import DeadLetter
 from protocol.messages import Failure, InferRequest
 from protocol.ports import Answer
 from workers.batching.types import Batch, Item
@@ -25,7 +25,7 @@ class Owner(Protocol):
     def partly(self, entries: Sequence[Entry], answers: list[Answer]) -> None:
         """Some of a batch have their answers."""
 
-    def bury(self, entry: Entry, letter: Letter, failure: Failure) -> None:
+    def bury(self, entry: Entry, letter: DeadLetter, failure: Failure) -> None:
         """The entry goes to the dead letters, and `failure` to its sender."""
 
     def answered(self, job: Job, answers: list[Answer]) -> None:

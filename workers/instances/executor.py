@@ -18,7 +18,7 @@ from protocol.errors import ModelFailed
 from protocol.messages import InferRequest
 from workers.backends.base import Instance
 from workers.backends.tracebacks import text_of
-from workers.crash_journal import Slot
+from workers.crash_journal import JournalSlot
 from workers.instances.job import Completed, Executor, Job
 
 T = TypeVar("T")
@@ -86,12 +86,12 @@ class ThreadExecutor:
     def __init__(self, name: str, clock: Callable[[], float]) -> None:
         self.name = name
         self.held = 0
-        self.anywhere = False
+        self.loop_safe = False
         self._clock = clock
         self._instance: Instance | None = None
         self._keep: Callable[[Any], Any] = _as_it_is
         self._completed: Completed | None = None
-        self.slot: Slot | None = None
+        self.journal_slot: JournalSlot | None = None
         self._work: queue.SimpleQueue[Callable[[], None] | Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
@@ -99,7 +99,8 @@ class ThreadExecutor:
     async def load(self, load: Callable[[], Instance]) -> Instance:
         """Load the instance on its thread; whatever `load` raises is raised here."""
         self._instance = await self.call(load)
-        self.anywhere = bool(getattr(self._instance, "anywhere", False))
+        # `anywhere` was its name: a backend of somebody else may still say that.
+        self.loop_safe = bool(getattr(self._instance, "loop_safe", getattr(self._instance, "anywhere", False)))
         self._keep = getattr(self._instance, "keep", _as_it_is)
         return self._instance
 
@@ -163,7 +164,7 @@ class ThreadExecutor:
             return
         assert self._instance is not None
         job.compute_start = now
-        slot = self.slot if job.note else None
+        slot = self.journal_slot if job.note else None
         if slot is not None:
             slot.note(job.note)
         try:

@@ -31,7 +31,7 @@ class _Seen:
     not_before: float = 0.0
 
 
-class Brevity:
+class InlinePolicy:
     """What was seen of one model version's runs."""
 
     __slots__ = ("_seen",)
@@ -39,14 +39,14 @@ class Brevity:
     def __init__(self) -> None:
         self._seen: dict[Kind, _Seen] = {}
 
-    def expected(self, shape_class: object, rows: int, now: float) -> bool:
+    def runs_inline(self, shape_class: object, rows: int, now: float) -> bool:
         """Whether such a batch should run on the loop."""
         seen = self._seen.get((shape_class, (rows - 1).bit_length()))
         if seen is None or now < seen.not_before:
             return False
         return (seen.fastest if seen.here is None else seen.here) < BRIEF
 
-    def ran(self, shape_class: object, rows: int, seconds: float, cpu: float | None, now: float) -> None:
+    def record(self, shape_class: object, rows: int, seconds: float, cpu: float | None, now: float) -> None:
         """Such a batch ran for so many seconds on a thread, or with so much CPU time (not None) on the loop."""
         kind = (shape_class, (rows - 1).bit_length())
         seen = self._seen.get(kind)

@@ -28,32 +28,32 @@ class Entry(Item[InferRequest]):
         partition, offset: where the record is.
         token: of the assignment under which it was taken in; see `offsets.OffsetTracker`.
         fetched: when the consumer handed it over.
-        suspect: it was claimed by a gateway or may have been delivered before: an attempt is begun before it runs.
+        needs_attempt: it was claimed by a gateway or may have been delivered before: an attempt is begun before it runs.
         problem: why the model cannot take it; it is answered with that.
         attempt: 1 for the first delivery.
         cancelled: the caller no longer wants it; it is not run if it has not started.
         job: the batch it is in, once it is in one.
         followers: later records of the same request, which wait for this one's end.
-        heirs: how many of the followers, from the first, were here before an attempt of this entry began.
+        early_followers: how many of the followers, from the first, were here before an attempt of this entry began.
         record: as it was fetched, for the dead letters.
-        alone: an attempt was begun in an earlier delivery, so it may be what ended that worker.
-        begun: the store knows of this attempt.
+        run_alone: an attempt was begun in an earlier delivery, so it may be what ended that worker.
+        attempt_stored: the store knows of this attempt.
     """
 
     partition: int = 0
     offset: int = 0
     token: int = 0
     fetched: float = 0.0
-    suspect: bool = False
+    needs_attempt: bool = False
     problem: Failure | None = None
     attempt: int = 1
     cancelled: bool = False
     job: Job | None = None
     followers: collections.deque[Entry] | None = None
-    heirs: int = 0
+    early_followers: int = 0
     record: Record | None = None
-    alone: bool = False
-    begun: bool = False
+    run_alone: bool = False
+    attempt_stored: bool = False
 
 
 class Job:
@@ -102,7 +102,7 @@ class Executor(Protocol):
     Attributes:
         name: the instance's, for messages and metrics.
         held: jobs given to it (or about to be) that have not come back; at most `DEPTH`.
-        anywhere: see `Instance.anywhere`.
+        loop_safe: see `Instance.loop_safe`.
         isolated: it is a process of its own, so that a crash of the model costs only that; its jobs then come back with
             `InstanceDied`, and it starts again by itself.
         restarts: how often it was started again; 0 where it is not isolated.
@@ -110,7 +110,7 @@ class Executor(Protocol):
 
     name: str
     held: int
-    anywhere: bool
+    loop_safe: bool
     isolated: bool
     restarts: int
 
@@ -124,7 +124,7 @@ class Executor(Protocol):
         """Run the prepared job after those before it; never blocks."""
 
     def run_here(self, job: Job) -> None:
-        """Run the prepared job now, on this thread, and note its CPU time; only if `anywhere` and no other job is held."""
+        """Run the prepared job now, on this thread, and note its CPU time; only if `loop_safe` and no other job is held."""
 
     def split(self, requests: Sequence[InferRequest], raw: Any) -> Sequence[Any]:
         """See `Instance.split`; on any thread."""

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from protocol.codec import JSON
-from protocol.dead_letter import Letter
+from protocol.dead_letter import DeadLetter
 from protocol.errors import Code, Unavailable
 from protocol.messages import Failure
 from protocol.ports import Assigned, Cancel, Consumer, Record
@@ -29,7 +29,7 @@ from workers.intake.dead_letters import Burial, Hopeless
 from workers.intake.decoder import Reader
 from workers.intake.offsets import OffsetTracker
 from workers.intake.sink import Sink
-from workers.statistics import ModelStatistics, Reason
+from workers.statistics import FailureReason, ModelStatistics
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ class Intake:
         """Join the topic's group and feed the runner from now on."""
         context = self._context
         self._runner = self._burial.answering = runner
-        context.patience.on_recovered.append(self.opened)
+        context.retry.on_recovered.append(self.opened)
         await context.results.listen_cancels(context.names.cancel_channel(self.topic), self._on_cancel)
         self._consumer = await context.bus.subscribe(self.topic, self.topic, context.worker, self)
         self._commits.consumer = self._consumer
@@ -113,8 +113,8 @@ class Intake:
             evict: leave the group at once; False where this worker subscribes again in a moment.
         """
         context = self._context
-        if self.opened in context.patience.on_recovered:
-            context.patience.on_recovered.remove(self.opened)
+        if self.opened in context.retry.on_recovered:
+            context.retry.on_recovered.remove(self.opened)
         with contextlib.suppress(Unavailable):
             await context.results.unlisten(context.names.cancel_channel(self.topic))
         await self._stop_tasks()
@@ -202,7 +202,7 @@ class Intake:
         if self._paused:
             return 0
         if self._refusal is not None:
-            return MAX_FETCH if not self._context.patience.failing else 0
+            return MAX_FETCH if not self._context.retry.failing else 0
         return self._runner.room() - self._burial.pending
 
     async def _keep_membership(self) -> None:
@@ -251,7 +251,7 @@ class Intake:
                 continue
             entry.record = record
             if record.offset < self._ends.get(record.partition, 0):
-                entry.suspect = suspects = True
+                entry.needs_attempt = suspects = True
             entries.append(entry)
         if hopeless:
             self._burial.unreadable(hopeless, fetched)
@@ -266,14 +266,14 @@ class Intake:
 
     async def _skip_answered(self, entries: Sequence[Entry]) -> list[Entry]:
         """Without those whose answer is in the store; one call for all that may have been delivered before."""
-        suspects = [entry for entry in entries if entry.suspect]
+        suspects = [entry for entry in entries if entry.needs_attempt]
         refs = [entry.ref for entry in suspects]
-        states = await self._context.patience.call("look", lambda: self._context.results.look(refs))
+        states = await self._context.retry.call("look", lambda: self._context.results.look(refs))
         answered = [
             entry for entry, state in zip(suspects, states, strict=True) if state is not None and state.state == "done"
         ]
         for entry, state in zip(suspects, states, strict=True):
-            entry.alone = state is not None and state.state == "running"
+            entry.run_alone = state is not None and state.state == "running"
         if answered:
             self._statistics.already_answered += len(answered)
             self.settled(answered)
@@ -296,12 +296,12 @@ class Intake:
 
     def _queue_one(self, runner: Sink, entry: Entry) -> None:
         if entry.problem is not None:
-            runner.refuse(entry, entry.problem, Reason.OTHER)
+            runner.refuse(entry, entry.problem, FailureReason.OTHER)
         elif self._refusal is not None:
-            runner.refuse(entry, self._refusal, Reason.OTHER)
+            runner.refuse(entry, self._refusal, FailureReason.OTHER)
         elif self._cancellations.covers(entry.ref, entry.payload.accepted):
             failure = Failure(Code.CANCELLED, "the request was cancelled before it was fetched")
-            runner.refuse(entry, failure, Reason.CANCELED)
+            runner.refuse(entry, failure, FailureReason.CANCELED)
         else:
             runner.add(entry)
 
@@ -327,7 +327,7 @@ class Intake:
         """See `Source.opened`."""
         self._opening.set()
 
-    def bury(self, entry: Entry, letter: Letter, failure: Failure) -> None:
+    def bury(self, entry: Entry, letter: DeadLetter, failure: Failure) -> None:
         """See `Source.bury`."""
         self._burial.bury(entry, letter, failure)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from protocol.dead_letter import LEFT_OUT, Letter, Reason, evidence_of
+from protocol.dead_letter import DEAD_LEFT_OUT, DeadLetter, DeadReason, encode_evidence
 from protocol.errors import FleetError, NotFound, TooLarge
 from protocol.ports import OutRecord, Record
 from workers.context import Context
@@ -36,7 +36,7 @@ class DeadLetters:
         self._digest = digest
         self._statistics = statistics
 
-    async def bury(self, letters: Sequence[Letter]) -> None:
+    async def bury(self, letters: Sequence[DeadLetter]) -> None:
         """Publish the letters; returns once they are acknowledged, however long that takes."""
         if not await self._publish(letters):
             for letter in letters:
@@ -59,28 +59,28 @@ class DeadLetters:
         )
         log.error("records were lost", topic=topic, partition=partition, lost=lost, committed=committed, start=start)
         record = Record(topic, partition, committed, 0.0, b"", ())
-        await self._publish([Letter(record, Reason.LOST, error, "")], bare=True)
-        self._statistics.dead_letters[Reason.LOST.value] += 1
+        await self._publish([DeadLetter(record, DeadReason.LOST, error, "")], bare=True)
+        self._statistics.dead_letters[DeadReason.LOST.value] += 1
 
-    def _record(self, letter: Letter) -> OutRecord:
+    def _record(self, letter: DeadLetter) -> OutRecord:
         record = letter.record
         value = record.value if isinstance(record.value, bytes) else bytes(record.value)
         return OutRecord(value, [*record.headers, *self._evidence(letter)], record.key)
 
-    def _bare(self, letter: Letter) -> OutRecord:
+    def _bare(self, letter: DeadLetter) -> OutRecord:
         """The evidence alone, for a record that cannot be written by us; it stays at its place until retention."""
         record = letter.record
         size = len(record.value) + len(record.key or b"")
         size += sum(len(name) + len(value or b"") for name, value in record.headers)
-        left_out = [(LEFT_OUT, f"{size} bytes of value, key and headers")] if size else []
+        left_out = [(DEAD_LEFT_OUT, f"{size} bytes of value, key and headers")] if size else []
         return OutRecord(b"", self._evidence(letter, *left_out))
 
-    def _evidence(self, letter: Letter, *more: tuple[str, str]) -> list[tuple[str, bytes | None]]:
-        told = (*evidence_of(letter, self._context.worker, self._digest), *more)
+    def _evidence(self, letter: DeadLetter, *more: tuple[str, str]) -> list[tuple[str, bytes | None]]:
+        told = (*encode_evidence(letter, self._context.worker, self._digest), *more)
         return [(name, text.encode(errors="replace")) for name, text in told]
 
-    async def _publish(self, letters: Sequence[Letter], *, bare: bool = False) -> bool:
-        """Whether they are there; False where they cannot be written as they are, which no patience changes."""
+    async def _publish(self, letters: Sequence[DeadLetter], *, bare: bool = False) -> bool:
+        """Whether they are there; False where they cannot be written as they are, which no repetition changes."""
         context = self._context
 
         async def publish() -> bool:
@@ -102,4 +102,4 @@ class DeadLetters:
                 return False
             return True
 
-        return await context.patience.call("publish dead letters", publish)
+        return await context.retry.call("publish dead letters", publish)

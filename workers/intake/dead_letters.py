@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from protocol.dead_letter import Letter, Reason, class_name
+from protocol.dead_letter import DeadLetter, DeadReason, class_name
 from protocol.errors import Code, described
 from protocol.messages import Failure
 from protocol.ports import Record
@@ -20,7 +20,7 @@ from workers.intake.dead_letter_topic import DeadLetters
 from workers.intake.decoder import Reader
 from workers.intake.offsets import OffsetTracker
 from workers.intake.sink import Sink
-from workers.statistics import Reason as FailureReason
+from workers.statistics import FailureReason
 
 Hopeless = tuple[Record, int, Exception]
 """A record that cannot be read, its token, and why."""
@@ -63,7 +63,7 @@ class Burial:
         """Bury what is no request."""
         self._spawn(self._bury_unreadable(hopeless, now))
 
-    def bury(self, entry: Entry, letter: Letter, failure: Failure) -> None:
+    def bury(self, entry: Entry, letter: DeadLetter, failure: Failure) -> None:
         """Bury a request that was read; `failure` is its answer."""
         self._spawn(self._bury(entry, letter, failure))
 
@@ -71,13 +71,16 @@ class Burial:
         """Bury a request that this worker went wrong on, so that its record ends."""
         log.error("a record could not be handled", request=entry.payload.id, topic=self._reader.topic, exc_info=error)
         assert entry.record is not None
-        letter = Letter(entry.record, Reason.DEFECT, described(error), class_name(error))
+        letter = DeadLetter(entry.record, DeadReason.DEFECT, described(error), class_name(error))
         told = "the worker went wrong on this request, which is in the dead letters; its log says how"
         self._spawn(self._bury(entry, letter, Failure(Code.INTERNAL, told)))
 
     async def _bury_unreadable(self, hopeless: Sequence[Hopeless], now: float) -> None:
         await self._publish(
-            [Letter(record, Reason.UNDECODABLE, described(error), class_name(error)) for record, _, error in hopeless]
+            [
+                DeadLetter(record, DeadReason.UNDECODABLE, described(error), class_name(error))
+                for record, _, error in hopeless
+            ]
         )
         for record, token, error in hopeless:
             try:
@@ -93,7 +96,7 @@ class Burial:
                 self._refuse(entry, Failure(Code.INVALID_ARGUMENT, described(error)), FailureReason.OTHER)
         self._on_done()
 
-    async def _bury(self, entry: Entry, letter: Letter, failure: Failure) -> None:
+    async def _bury(self, entry: Entry, letter: DeadLetter, failure: Failure) -> None:
         await self._publish([letter])
         self._refuse(entry, failure, FailureReason.BACKEND)
 
@@ -107,7 +110,7 @@ class Burial:
             self._tracker.done(entry.partition, entry.offset, entry.token)
             self._on_done()
 
-    async def _publish(self, letters: Sequence[Letter]) -> None:
+    async def _publish(self, letters: Sequence[DeadLetter]) -> None:
         self.pending += len(letters)
         try:
             await self._letters.bury(letters)

@@ -8,7 +8,7 @@ from typing import Protocol
 from protocol.messages import Failure
 from protocol.ports import Cancel
 from workers.instances.job import Entry
-from workers.statistics import Reason
+from workers.statistics import FailureReason
 
 
 class Sink(Protocol):
@@ -20,7 +20,7 @@ class Sink(Protocol):
     def add(self, entry: Entry) -> None:
         """Queue the entry, or answer why not. Call `turn` after the last of a group."""
 
-    def refuse(self, entry: Entry, failure: Failure, reason: Reason) -> None:
+    def refuse(self, entry: Entry, failure: Failure, reason: FailureReason) -> None:
         """Answer the entry with a failure; its record is done after that."""
 
     def cancel(self, cancel: Cancel) -> None:

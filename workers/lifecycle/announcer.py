@@ -95,7 +95,7 @@ class Catalogue:
                 await context.bus.ensure_topic(topic, 1, compacted=True)
                 return await context.bus.publish(topic, records)
 
-        self._newest = await context.patience.call("announce", publish), name
+        self._newest = await context.retry.call("announce", publish), name
         key = (entry.model, entry.version)
         if entry.state is ModelState.READY:
             self._ready[key] = entry

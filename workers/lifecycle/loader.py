@@ -16,10 +16,10 @@ from workers.backends import load_backend, usable_gpus
 from workers.backends.base import Backend
 from workers.instances.executor import ThreadExecutor
 from workers.instances.loaded import LoadedModel
-from workers.instances.process import orders
+from workers.instances.process import commands
 from workers.instances.process.child import Child
 from workers.instances.process.executor import ChildExecutor, is_isolated
-from workers.instances.process.pool import Spares
+from workers.instances.process.pool import ChildPool
 from workers.instances.warmup import samples, warm_up
 from workers.repository import contents
 from workers.repository.completion import SILENT_BACKENDS, BackendMetadata, complete
@@ -65,7 +65,7 @@ class Loader:
         self._at_once = asyncio.Semaphore(at_once)
         self._clock = clock
         self._backends: dict[str, Backend] = {}
-        self._spares = Spares()
+        self._children = ChildPool()
 
     async def load(self, version: ModelVersion) -> LoadedModel:
         """Complete the configuration, place, load and warm up every instance.
@@ -116,16 +116,16 @@ class Loader:
     async def _load_children(self, version: ModelVersion) -> LoadedModel:
         """The same in children: nothing of the model runs in this process. The first child inspects and is the first instance."""
         name = version.config.backend
-        self._spares.hold(name)
-        child: Child | None = self._spares.take(name)
+        self._children.hold(name)
+        child: Child | None = self._children.take(name)
         assert child is not None
         child.about = {"model": version.model, "version": version.version}
         loaded = LoadedModel(version, (), 0.0)
         try:
             share = self._share(version)
-            metadata, gpus = await asyncio.to_thread(orders.inspect, child, version, self._gpus, share)
+            metadata, gpus = await asyncio.to_thread(commands.inspect, child, version, self._gpus, share)
             version, placements = self._complete(version, metadata, gpus)
-            executors = [ChildExecutor(self._clock, self._spares, version, placement) for placement in placements]
+            executors = [ChildExecutor(self._clock, self._children, version, placement) for placement in placements]
             loaded = LoadedModel(version, executors, 0.0)
             for executor in executors:
                 first, child = child, None
@@ -133,11 +133,11 @@ class Loader:
         except BaseException as exc:
             if child is not None:
                 child.kill()
-                await asyncio.to_thread(child.end, 0.0)
+                await asyncio.to_thread(child.stop, 0.0)
             await _give_up(loaded, exc)
             raise
         finally:
-            await asyncio.to_thread(self._spares.release, name)
+            await asyncio.to_thread(self._children.release, name)
         return loaded
 
     def _share(self, version: ModelVersion) -> int:

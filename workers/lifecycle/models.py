@@ -253,7 +253,7 @@ class Models:
         context, former = self._context, slot.serving
         serving = Serving(context, loaded, self._settings.max_queued_bytes)
         slot.config = loaded.version.config.to_json()
-        slot.partitions = await context.patience.call(
+        slot.partitions = await context.retry.call(
             "create topic", lambda: context.bus.ensure_topic(serving.topic, self._settings.partitions)
         )
         if former is not None:

@@ -15,7 +15,7 @@ from protocol.ports import Answer
 from protocol.tensors import Tensor, element_count
 from workers.backends.base import Outcome
 from workers.backends.tracebacks import trace_of
-from workers.instances.inline_policy import Brevity
+from workers.instances.inline_policy import InlinePolicy
 from workers.instances.job import Entry, Job, ModelRaised, failure_message
 from workers.results.replies import Answers
 from workers.statistics import Executed, ModelStatistics
@@ -31,7 +31,7 @@ class Conclusions:
     Args:
         answers: makes them.
         statistics: counts.
-        brevity: learns how long runs take.
+        inline_policy: learns how long runs take.
         clock: the fleet's.
         refuse_nan: an output that is not a number is a failure.
     """
@@ -40,14 +40,14 @@ class Conclusions:
         self,
         answers: Answers,
         statistics: ModelStatistics,
-        brevity: Brevity,
+        inline_policy: InlinePolicy,
         clock: Callable[[], float],
         *,
         refuse_nan: bool,
     ) -> None:
         self._answers = answers
         self._statistics = statistics
-        self._brevity = brevity
+        self._inline_policy = inline_policy
         self._clock = clock
         self._refuse_nan = refuse_nan
 
@@ -115,9 +115,9 @@ class Conclusions:
         self._statistics.executed(executed)
         if job.compute_start and job.error is None:
             shape_class, seconds = job.entries[0].shape_class, executed.compute_infer
-            self._statistics.pace.observe(shape_class, job.batch.rows, seconds)
-            if job.executor.anywhere:
-                self._brevity.ran(shape_class, job.batch.rows, seconds, job.cpu, end)
+            self._statistics.latency.observe(shape_class, job.batch.rows, seconds)
+            if job.executor.loop_safe:
+                self._inline_policy.record(shape_class, job.batch.rows, seconds, job.cpu, end)
 
 
 def size_of(outcomes: Sequence[Outcome]) -> int:

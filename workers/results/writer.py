@@ -84,7 +84,7 @@ class Emission:
     async def _send(self, answers: list[Answer], entries: list[Entry]) -> None:
         context = self._context
         started = context.clock()
-        outcomes = await context.patience.call("finish", lambda: context.results.finish(answers))
+        outcomes = await context.retry.call("finish", lambda: context.results.finish(answers))
         self._statistics.emit_seconds.observe(context.clock() - started)
         self.pending -= len(answers)
         refused = [

@@ -23,14 +23,14 @@ from protocol.tensors import MANY
 from workers.backends.base import Outcome
 from workers.batching.types import Batch
 from workers.context import Context
-from workers.crash_journal import Slot
+from workers.crash_journal import JournalSlot
 from workers.failures.classify import exhausted
 from workers.failures.hang_watch import Watch
 from workers.failures.isolation import Inquests
 from workers.failures.limits import parts
 from workers.failures.parts import Owner, Part
 from workers.instances.executor import Completions, ThreadExecutor, next_free
-from workers.instances.inline_policy import Brevity
+from workers.instances.inline_policy import InlinePolicy
 from workers.instances.job import Entry, Executor, Job
 from workers.repository.completion import stated_limit
 from workers.results.outcomes import Conclusions, size_of, strings_given, strings_taken
@@ -60,25 +60,25 @@ class Pipeline:
         self._statistics = statistics
         self._owner = owner
         self._loop = asyncio.get_running_loop()
-        self._brevity = Brevity()
+        self._inline_policy = InlinePolicy()
         self._conclusions = Conclusions(
-            Answers(context.worker, context.fence_ttl, context.digest), statistics, self._brevity, context.clock,
+            Answers(context.worker, context.fence_ttl, context.digest), statistics, self._inline_policy, context.clock,
             refuse_nan=config.parameters.get("refuse_nan", "").lower() == "true",
         )  # fmt: skip
         self._takes_strings = any(spec.datatype == "BYTES" for spec in config.inputs)
         self._gives_strings = any(spec.datatype == "BYTES" for spec in config.outputs)
         rows = max(1, config.max_batch_size)
         self._inquests = Inquests(statistics, owner, context.clock, self._launch, rows, context.max_attempts)
-        self._watch = Watch(statistics.pace, stated_limit(config.parameters, config.name), context.clock)
+        self._watch = Watch(statistics.latency, stated_limit(config.parameters, config.name), context.clock)
         self._rows = 0
         self._tasks: set[asyncio.Task[None]] = set()
         completions = Completions(self._loop, self._finished)
-        self._slots: list[Slot] = []
+        self._slots: list[JournalSlot] = []
         for executor in executors:
             executor.deliver_to(completions)
             if context.journal is not None and isinstance(executor, ThreadExecutor):
-                executor.slot = context.journal.open()
-                self._slots += [executor.slot] if executor.slot is not None else []
+                executor.journal_slot = context.journal.open_slot()
+                self._slots += [executor.journal_slot] if executor.journal_slot is not None else []
 
     @property
     def running_rows(self) -> int:
@@ -106,7 +106,7 @@ class Pipeline:
         alone = False
         for entry in job.entries:
             entry.job = job
-            alone = alone or entry.alone
+            alone = alone or entry.run_alone
         if alone or self._inquests.caps:
             self._enter(job)
         else:
@@ -117,14 +117,14 @@ class Pipeline:
         self._inquests.abandon()
         self._watch.stop()
         while self._slots and self._context.journal is not None:
-            self._context.journal.give_back(self._slots.pop())
+            self._context.journal.free_slot(self._slots.pop())
         for task in self._tasks:
             task.cancel()
 
     # --- before it runs ----------------------------------------------------------------------------------------------
 
     def _begin(self, job: Job) -> None:
-        if any(entry.suspect for entry in job.entries):
+        if any(entry.needs_attempt for entry in job.entries):
             self._spawn(self._guarded(self._begin_attempts(job), job))
         else:
             self._prepare(job)
@@ -132,15 +132,15 @@ class Pipeline:
     async def _begin_attempts(self, job: Job) -> None:
         """What may have been delivered before gets an attempt number, or turns out to be answered."""
         context = self._context
-        suspects = [entry for entry in job.entries if entry.suspect]
+        suspects = [entry for entry in job.entries if entry.needs_attempt]
         refs = [entry.ref for entry in suspects]
-        attempts = await context.patience.call(
+        attempts = await context.retry.call(
             "start", lambda: context.results.start(refs, context.runner, context.fence_ttl)
         )
         for entry, attempt in zip(suspects, attempts, strict=True):
             entry.attempt = attempt
-            entry.suspect = False
-            entry.begun = True
+            entry.needs_attempt = False
+            entry.attempt_stored = True
             if attempt > 1:
                 self._statistics.redeliveries += 1
         self._remove(job, [(entry, None) for entry in job.entries if entry.attempt == 0])
@@ -206,7 +206,7 @@ class Pipeline:
         attempt begins right before: whoever waits behind a crasher must not be taken for one.
         """
         if not isinstance(job, Part):
-            alone = [] if job.executor.isolated else [e for e in job.entries if e.alone or e.attempt > 1]
+            alone = [] if job.executor.isolated else [e for e in job.entries if e.run_alone or e.attempt > 1]
             cap = self._inquests.caps.cap(job.entries[0].shape_class, self._clock())
             made = parts(job.entries, cap, alone)
             if len(made) > 1:
@@ -218,7 +218,7 @@ class Pipeline:
     def _prepare(self, job: Job) -> None:
         job.not_after = min([entry.deadline for entry in job.entries if entry.deadline is not None], default=math.inf)
         if self._slots:  # those that the store knows of already need no note
-            job.note = "\n".join([entry.ref for entry in job.entries if not entry.begun]).encode()
+            job.note = "\n".join([entry.ref for entry in job.entries if not entry.attempt_stored]).encode()
         size = sum([entry.nbytes for entry in job.entries])
         if size > LARGE or (self._takes_strings and not job.executor.isolated and strings_taken(job.requests) > MANY):
             self._spawn(self._guarded(self._prepare_large(job), job))
@@ -250,9 +250,9 @@ class Pipeline:
     def _is_brief(self, job: Job) -> bool:
         """Whether running the batch right here costs less than handing it over would."""
         executor = job.executor
-        if not executor.anywhere or executor.held > 1:
+        if not executor.loop_safe or executor.held > 1:
             return False
-        return self._brevity.expected(job.entries[0].shape_class, job.batch.rows, job.input_end)
+        return self._inline_policy.runs_inline(job.entries[0].shape_class, job.batch.rows, job.input_end)
 
     # --- after it ran ------------------------------------------------------------------------------------------------
 

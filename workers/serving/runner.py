@@ -13,7 +13,7 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Final, Protocol, cast
 
-from protocol.dead_letter import Letter
+from protocol.dead_letter import DeadLetter
 from protocol.errors import Code
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import ModelConfig
@@ -25,7 +25,7 @@ from workers.instances.job import Entry, Executor, Job
 from workers.results.replies import Answers
 from workers.results.writer import Emission
 from workers.serving.pipeline import Pipeline
-from workers.statistics import ModelStatistics, Reason
+from workers.statistics import FailureReason, ModelStatistics
 
 BATCHES_PER_INSTANCE: Final = 3
 """Maximum batches here per instance: one that runs, one staged, one that is being put together."""
@@ -40,7 +40,7 @@ class Source(Protocol):
     def settled(self, entries: Sequence[Entry]) -> None:
         """These have their answer: their records are done."""
 
-    def bury(self, entry: Entry, letter: Letter, failure: Failure) -> None:
+    def bury(self, entry: Entry, letter: DeadLetter, failure: Failure) -> None:
         """The record goes to the dead letters; then the entry comes back through `Runner.refuse`."""
 
     def opened(self) -> None:
@@ -119,7 +119,7 @@ class Runner:
 
     def room(self) -> int:
         """How many more requests may be taken in; 0 while the store is failing."""
-        if self._context.patience.failing or self._nbytes >= self._max_bytes:
+        if self._context.retry.failing or self._nbytes >= self._max_bytes:
             return 0
         if self._emission.pending > 2 * self._max_rows:
             return 0
@@ -142,7 +142,7 @@ class Runner:
         if leader is None:
             self._lead(entry)
             return
-        entry.suspect = True  # the same request again: see what became of the first one before running it twice
+        entry.needs_attempt = True  # the same request again: see what became of the first one before running it twice
         if leader.followers is None:
             leader.followers = collections.deque()
         leader.followers.append(entry)
@@ -172,11 +172,11 @@ class Runner:
             heir = waiting.popleft()
             self._count(heir, -1)
             if self._lead(heir):
-                heir.followers, heir.heirs = waiting, len(waiting)
+                heir.followers, heir.early_followers = waiting, len(waiting)
                 return True
         return False
 
-    def refuse(self, entry: Entry, failure: Failure, reason: Reason) -> None:
+    def refuse(self, entry: Entry, failure: Failure, reason: FailureReason) -> None:
         """Answer an entry, queued here or not, with a failure; it must not be in a batch any more."""
         now = self._clock()
         self._statistics.failed(reason, now - entry.enqueued)
@@ -184,7 +184,7 @@ class Runner:
 
     def _reject(self, entry: Entry, rejection: Rejection) -> None:
         self._statistics.rejections[rejection.reason.value] += 1
-        self.refuse(entry, Failure(rejection.code, rejection.message), Reason.REJECTED)
+        self.refuse(entry, Failure(rejection.code, rejection.message), FailureReason.REJECTED)
 
     def cancel(self, cancel: Cancel) -> None:
         """Answer CANCELLED what is meant, is here and has not started.
@@ -200,7 +200,9 @@ class Runner:
         if entry.payload.accepted > cancel.until:
             return
         if self._scheduler.cancel(cancel.ref) is not None:
-            self.refuse(entry, Failure(Code.CANCELLED, "the request was cancelled while it waited"), Reason.CANCELED)
+            self.refuse(
+                entry, Failure(Code.CANCELLED, "the request was cancelled while it waited"), FailureReason.CANCELED
+            )
         else:
             entry.cancelled = True
             if entry.job is not None:
@@ -222,7 +224,9 @@ class Runner:
         for follower in waiting:
             if follower.partition not in owned:
                 self._count(follower, -1)
-        leader.heirs = sum(follower.partition in owned for follower in itertools.islice(waiting, leader.heirs))
+        leader.early_followers = sum(
+            follower.partition in owned for follower in itertools.islice(waiting, leader.early_followers)
+        )
         leader.followers = collections.deque(follower for follower in waiting if follower.partition in owned)
 
     # --- the turn ----------------------------------------------------------------------------------------------------
@@ -231,7 +235,7 @@ class Runner:
         """Expire, take, prepare, run; then sleep until the next decision is due."""
         now = self._clock()
         for item in self._scheduler.expire(now):
-            self.refuse(cast("Entry", item), _expiry(item.late(now)), Reason.REJECTED)
+            self.refuse(cast("Entry", item), _expiry(item.late(now)), FailureReason.REJECTED)
         if self._scheduler.depth == 0:
             return
         pipeline = self._pipeline
@@ -263,18 +267,18 @@ class Runner:
     def left(self, entry: Entry, failure: Failure | None) -> None:
         """See `Owner.left`."""
         if failure is None:
-            answered = [entry, *self._heirs(entry)]
+            answered = [entry, *self._early_followers(entry)]
             self._statistics.already_answered += len(answered)
             self._settle(answered)
         else:
-            reason = Reason.CANCELED if failure.code is Code.CANCELLED else Reason.REJECTED
+            reason = FailureReason.CANCELED if failure.code is Code.CANCELLED else FailureReason.REJECTED
             self.refuse(entry, failure, reason)
 
     def partly(self, entries: Sequence[Entry], answers: list[Answer]) -> None:
         """See `Owner.partly`."""
         self._emission.put(answers, entries)
 
-    def bury(self, entry: Entry, letter: Letter, failure: Failure) -> None:
+    def bury(self, entry: Entry, letter: DeadLetter, failure: Failure) -> None:
         """See `Owner.bury`."""
         self._source.bury(entry, letter, failure)
 
@@ -299,9 +303,9 @@ class Runner:
             if answers:
                 self._emission.put(answers, ready.entries)
 
-    def _heirs(self, leader: Entry) -> Sequence[Entry]:
+    def _early_followers(self, leader: Entry) -> Sequence[Entry]:
         """Those that waited for this one before it asked the store, and so have the answer that it found there."""
-        waiting, count, leader.heirs = leader.followers, leader.heirs, 0
+        waiting, count, leader.early_followers = leader.followers, leader.early_followers, 0
         heirs = [waiting.popleft() for _ in range(count)] if waiting is not None else []
         for heir in heirs:
             self._count(heir, -1)

@@ -14,7 +14,7 @@ from workers.instances.loaded import LoadedModel
 from workers.intake.consumer import Intake
 from workers.intake.decoder import Reader
 from workers.repository.signature import Signature
-from workers.retry import Patience
+from workers.retry import Retry
 from workers.serving.runner import Runner
 from workers.statistics import ModelStatistics
 
@@ -49,9 +49,9 @@ class Serving:
         self.runner = Runner(context, version.config, loaded.executors, self.statistics, self.intake, max_bytes)
 
     @property
-    def patience(self) -> Patience:
-        """What of its calls fails."""
-        return self._context.patience
+    def retry(self) -> Retry:
+        """Of its calls: says which fail."""
+        return self._context.retry
 
     @property
     def topic(self) -> str:
@@ -116,7 +116,7 @@ class Serving:
             running_rows=runner.running_rows,
             lag=self.last_lag,
             oldest_age=self.oldest_age(),
-            seconds_per_row=self.statistics.pace.seconds_per_row(),
+            seconds_per_row=self.statistics.latency.seconds_per_row(),
             statistics=self.statistics.to_json(),
             digest=self.loaded.version.digest,
         )

@@ -86,10 +86,10 @@ class Peers:
 
     def _verdicts(self, present: dict[str, Heartbeat]) -> list[Heartbeat]:
         living = sorted([self._own, *[worker for worker, watched in self._watched.items() if watched.silent < SILENCE]])
-        patience = SILENCE + min(MAX_STAGGER, STAGGER * living.index(self._own))
+        limit = SILENCE + min(MAX_STAGGER, STAGGER * living.index(self._own))
         dead = []
         for worker, watched in self._watched.items():
-            if watched.silent >= patience and not watched.declared:
+            if watched.silent >= limit and not watched.declared:
                 watched.declared = True
                 dead.append(present[worker])
         return dead

@@ -29,7 +29,7 @@ from protocol.runtime.loop import end_soon, spare_collector
 from protocol.transport import Transport, open_transport
 from protocol.transport.settings import TransportSettings
 from workers.context import runner_name
-from workers.crash_journal import Legacy
+from workers.crash_journal import CrashJournalReader
 from workers.settings import WorkerSettings, made_up_id, to_environment
 from workers.supervision.peers import Peers
 from workers.system import cpu_yield
@@ -62,6 +62,9 @@ class Supervisor:
         transport: open; only its bus and its directory are used.
         drain_grace: seconds that the worker may take to end after SIGTERM.
         fence_ttl: seconds that the store keeps the attempts of what a dead worker was running.
+
+    Attributes:
+        wedged_after: beats without one of the worker after which it is killed.
     """
 
     def __init__(
@@ -79,7 +82,8 @@ class Supervisor:
         self._transport = transport
         self._drain_grace = drain_grace
         self._fence_ttl = fence_ttl
-        self._legacy: Legacy
+        self.wedged_after = WEDGED_AFTER
+        self._journal: CrashJournalReader
         self._peers = Peers(worker)
         self._beat: Heartbeat | None = None
         self._missed = 0
@@ -109,7 +113,7 @@ class Supervisor:
 
     async def run(self) -> int:
         """Keep the worker alive until it is told to stop; returns its exit code."""
-        self._legacy = Legacy()
+        self._journal = CrashJournalReader()
         beating = asyncio.get_running_loop().create_task(self._beat_forever())
         try:
             return await self._restart_forever()
@@ -118,7 +122,7 @@ class Supervisor:
             for task in tuple(self._tasks):
                 task.cancel()
             await asyncio.gather(beating, *self._tasks, return_exceptions=True)
-            self._legacy.close()
+            self._journal.close()
 
     # --- the process -------------------------------------------------------------------------------------------------
 
@@ -153,9 +157,9 @@ class Supervisor:
                     **self._environment,
                     "PENSTOCK_WORKER": self._worker,
                     "PENSTOCK_HEARTBEAT_FD": str(writer),
-                    "PENSTOCK_JOURNAL_FD": str(self._legacy.descriptor),
+                    "PENSTOCK_JOURNAL_FD": str(self._journal.descriptor),
                 },
-                pass_fds=(writer, self._legacy.descriptor),
+                pass_fds=(writer, self._journal.descriptor),
                 start_new_session=True,  # a terminal's Ctrl-C reaches the supervisor, which passes it on
             )
         finally:
@@ -175,7 +179,7 @@ class Supervisor:
 
     async def _name_suspects(self, incarnation: str) -> None:
         """What the dead worker was running has had an attempt; its next owner must know before it gets the partitions."""
-        suspects = self._legacy.take()
+        suspects = self._journal.take_running()
         if not suspects:
             return
         log.warning("requests were running when the worker died; each runs alone next", requests=len(suspects))
@@ -191,8 +195,8 @@ class Supervisor:
         await asyncio.wait((waiting, asked), return_when=asyncio.FIRST_COMPLETED)
         asked.cancel()
         hurry = asyncio.ensure_future(self._hurry.wait())
-        patience = self._drain_grace + KILL_AFTER
-        done, _ = await asyncio.wait((waiting, hurry), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        limit = self._drain_grace + KILL_AFTER
+        done, _ = await asyncio.wait((waiting, hurry), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         if hurry in done and waiting not in done:
             done, _ = await asyncio.wait((waiting,), timeout=INTERRUPTED)
         hurry.cancel()
@@ -249,7 +253,7 @@ class Supervisor:
     def _judge(self) -> None:
         """Kill a worker that has beaten once and no more: stopped, or deadlocked."""
         self._missed = self._missed + 1 if self._beat is not None and self.pid is not None else 0
-        if self._missed > WEDGED_AFTER:
+        if self._missed > self.wedged_after:
             self._missed = 0
             log.error("the worker lives and says nothing; it is killed", worker=self._worker, pid=self.pid)
             self._signal(signal.SIGKILL)

@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 
 from penstock.verify.observe.history import DeadRecord, LogRecord, StreamState, digest
 from protocol import codec
+from protocol.dead_letter import DEAD_OFFSET, DEAD_PARTITION, DEAD_REASON, DEAD_TOPIC, EVIDENCE_HEADERS
 from protocol.errors import FleetError
 from protocol.messages import ANONYMOUS, InferReply
 from protocol.naming import Names, ref
@@ -129,14 +130,14 @@ def log_record(record: Any, number_of: Callable[[Any], int | None]) -> LogRecord
 
 def dead_record(record: Any) -> DeadRecord:
     """What the judge needs to know of a dead letter."""
-    text = {name: (value or b"").decode(errors="replace") for name, value in record.headers if name.startswith("dead-")}
-    partition, offset = text.get("dead-partition", ""), text.get("dead-offset", "")
+    text = {name: (value or b"").decode(errors="replace") for name, value in record.headers if name in EVIDENCE_HEADERS}
+    partition, offset = text.get(DEAD_PARTITION, ""), text.get(DEAD_OFFSET, "")
     return DeadRecord(
-        text.get("dead-topic", ""),
+        text.get(DEAD_TOPIC, ""),
         int(partition) if partition.isdigit() else -1,
         int(offset) if offset.isdigit() else -1,
         digest(record.value),
-        text.get("dead-reason", ""),
+        text.get(DEAD_REASON, ""),
     )
 
 

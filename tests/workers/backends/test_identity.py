@@ -32,7 +32,7 @@ def test_output_i_is_input_i() -> None:
     (share,) = instance.split([request], instance.run(instance.prepare([request])))
     assert isinstance(share, tuple)
     assert [(tensor.name, tensor.array().tolist()) for tensor in share] == [("Y", [[1, 2]]), ("B", [[b"x"]])]
-    assert instance.anywhere
+    assert instance.loop_safe
 
 
 @pytest.mark.parametrize(
@@ -64,4 +64,4 @@ def test_what_cannot_be_an_identity_is_refused(change: tuple[str, str], message:
 
 def test_a_delayed_one_stays_on_its_thread() -> None:
     delayed = CONFIG + 'parameters { key: "execute_delay_ms" value { string_value: "1" } }'
-    assert not load(delayed).anywhere
+    assert not load(delayed).loop_safe

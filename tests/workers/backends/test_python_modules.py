@@ -35,8 +35,8 @@ def packages() -> set[str]:
     return {name for name in sys.modules if name.startswith("penstock_model_")}
 
 
-@pytest.mark.parametrize("alone", [False, True])
-def test_relative_imports_find_the_files_beside_the_model_and_no_other_models(tmp_path: Path, alone: bool) -> None:
+@pytest.mark.parametrize("dedicated", [False, True])
+def test_relative_imports_find_the_files_beside_the_model_and_no_other_models(tmp_path: Path, dedicated: bool) -> None:
     before, instances = packages(), {}
     for name, factor in (("a.b", 2), ("c", 7)):
         folder = write(tmp_path, name, RELATIVE).parent
@@ -44,7 +44,7 @@ def test_relative_imports_find_the_files_beside_the_model_and_no_other_models(tm
         (folder / "more.py").write_text("FACTOR = 10\n")
         (folder / "late.py").write_text(f"ADD = {factor} / 2\n")
         backend = PythonBackend()
-        backend.alone = alone
+        backend.dedicated = dedicated
         instances[factor] = load(backend, version_of(tmp_path, name))
 
     for factor, instance in instances.items():

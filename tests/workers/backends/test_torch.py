@@ -129,15 +129,15 @@ def test_bfloat16_goes_through_as_its_bits(tmp_path: Path) -> None:
     assert torch.from_numpy(answer["y"].copy()).view(torch.bfloat16).item() == 3.0
 
 
-async def test_its_processes_are_copies_of_one_that_has_imported_torch(tmp_path: Path) -> None:
+async def test_its_processes_are_forks_of_one_that_has_imported_torch(tmp_path: Path) -> None:
     config = CONFIG % ("x", "factor") + "instance_group [ { count: 2 } ]"
     script(Scale(), folder(tmp_path, ("x", "factor")) / "model.pt")
     (tmp_path / "scale" / "config.pbtxt").write_text(config)
     async with running(version_of(tmp_path, "scale")) as model:
         pids = [executor.pid for executor in model.loaded.executors]  # type: ignore[attr-defined]
-        templates = {psutil.Process(pid).ppid() for pid in pids}
+        forkservers = {psutil.Process(pid).ppid() for pid in pids}
         assert len(set(pids)) == 2
-        (template,) = templates
-        assert any("/torch/" in mapped.path for mapped in psutil.Process(template).memory_maps())
+        (forkserver,) = forkservers
+        assert any("/torch/" in mapped.path for mapped in psutil.Process(forkserver).memory_maps())
         (outcome,) = await model.ask(request(**BATCH))
         assert outcome[0].array().tolist() == [[3.0, 6.0]]  # type: ignore[index,union-attr]

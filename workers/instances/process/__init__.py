@@ -1,7 +1,12 @@
 """Instances that are processes: a model that crashes ends its child, never the worker.
 
-One process per instance (`process`), which loads the model itself (`inside`) and does all the work of a batch. Orders and replies
-are small framed msgpack messages (`line`, `messages`); the tensors lie in anonymous shared memory (`segments`), which is gone with
-the last process that holds it, however it ends. A process that ends is followed by a copy of one that was started ahead
-(`spares`).
+Decides how a child is started, fed, watched and replaced. In the worker: `executor` (the `Executor` of one instance), `pool` and
+`forkserver` (where children come from), `child`, `commands`, `transfer`. In the fork server's process: `forkserver_main`. In a
+child: `child_main`, `namespace`, `threads`. On both sides: `channel`, `messages`, `segments`.
+
+Door: `executor.ChildExecutor` and `executor.is_isolated`, `pool.ChildPool`, `child.Child` with `commands`; for `failures`,
+`sticky.is_sticky`.
+Invariants: a child loads the model itself and does all the work of a batch; one child has one batch at a time; messages are small
+framed msgpack, and tensors lie in anonymous shared memory, which is freed with its last process however that ends.
+Imports no framework, and nothing of `serving`, `lifecycle` or `failures`.
 """

@@ -1,7 +1,7 @@
-"""Messages between a worker and one of its children: framed msgpack over a socket pair, with file descriptors where one is needed.
+"""Messages between a worker, its fork servers and its children: framed msgpack over a socket pair, with file descriptors.
 
-Invariants: a stream keeps no bounds of messages, so each has its length in front and exactly so much is read: several that arrive
-together are received one by one. Descriptors come with the first bytes of their message; nothing is unpickled.
+Invariants: each message has its length in front, and exactly so many bytes are read, so messages that arrive together are received
+one by one. Descriptors come with the first bytes of their message. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ import msgpack
 from workers.system.framing import frame
 
 MAX_MESSAGE: Final = 256 * 1024 * 1024
-"""Bytes; what claims more comes from a process that has lost its senses."""
+"""Bytes; a process that announces more is out of its mind."""
 MAX_DESCRIPTORS: Final = 2
 
 _LENGTH: Final = struct.Struct(">I")
 _CHUNK: Final = 256 * 1024
 
 
-class Broken(Exception):
-    """The other side is gone, or what it sent is no message."""
+class ChannelBroken(Exception):
+    """The peer is gone, or what it sent is not a message."""
 
 
-def packed(message: object) -> bytes:
-    """A message as it is sent. Text that is not Unicode, of an exception for example, is escaped.
+def encode_message(message: object) -> bytes:
+    """The message as `Channel.send_message` takes it. Text that is not Unicode, in an exception for example, is escaped.
 
     Raises:
-        TypeError, ValueError: there is something in it that no message can hold.
+        TypeError, ValueError: msgpack cannot hold a part of it.
     """
     data: bytes = msgpack.packb(message, unicode_errors="backslashreplace")
     return data
 
 
-class Line:
-    """One end of the pair. Only one thread sends and receives; `hang_up` may be called from any."""
+class Channel:
+    """One end of the socket pair. Only one thread sends and receives; `shut_down` may be called from any."""
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
 
-    def send(self, payload: bytes, descriptors: Sequence[int] = ()) -> None:
-        """Send what `packed` made.
+    def send_message(self, payload: bytes, descriptors: Sequence[int] = ()) -> None:
+        """Send an encoded message.
 
         Raises:
-            Broken: nobody listens.
+            ChannelBroken: the peer is gone.
         """
         data = memoryview(frame(payload))
         try:
@@ -56,13 +56,13 @@ class Line:
                 data = data[socket.send_fds(self._socket, [data], list(descriptors)) :]
             self._socket.sendall(data)
         except OSError as exc:
-            raise Broken(str(exc)) from None
+            raise ChannelBroken(str(exc)) from None
 
-    def receive(self) -> tuple[Any, list[int]]:
+    def receive_message(self) -> tuple[Any, list[int]]:
         """Wait for the next message; its descriptors belong to the caller.
 
         Raises:
-            Broken: the other side has hung up, or what came is no message.
+            ChannelBroken: the peer has closed its end, or what came is not a message.
         """
         descriptors: list[int] = []
         try:
@@ -71,13 +71,13 @@ class Line:
                 head += self._exactly(_LENGTH.size - len(head)) if head else self._some(1)
             (size,) = _LENGTH.unpack(head)
             if size > MAX_MESSAGE:
-                raise Broken(f"a message of {size} bytes; at most {MAX_MESSAGE} are allowed")
+                raise ChannelBroken(f"a message of {size} bytes; at most {MAX_MESSAGE} are allowed")
             return msgpack.unpackb(self._exactly(size), strict_map_key=False), descriptors
         except BaseException as exc:
             for descriptor in descriptors:
                 os.close(descriptor)
             if isinstance(exc, OSError | ValueError | msgpack.exceptions.UnpackException):
-                raise Broken(str(exc)) from None
+                raise ChannelBroken(str(exc)) from None
             raise
 
     def _exactly(self, size: int) -> bytes | bytearray:
@@ -92,11 +92,11 @@ class Line:
     def _some(self, limit: int) -> bytes:
         data = self._socket.recv(min(limit, _CHUNK))
         if not data:
-            raise Broken("the other side has hung up")
+            raise ChannelBroken("the other process has closed the channel")
         return data
 
-    def hang_up(self) -> None:
-        """End what either side waits for; what has arrived can still be received."""
+    def shut_down(self) -> None:
+        """Wake up both sides if they wait; what has arrived can still be received."""
         try:
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:

@@ -1,7 +1,7 @@
-"""One child process of a worker: how it is started, heard and ended, whatever it does.
+"""The worker's end of one child process: starting it, sending it commands, learning how it exited.
 
-Invariants: its end is always waited for; processes that it started end with it; what it prints goes to the log, line by line, with
-the model's name.
+Invariants: every child is waited for; processes that it started end with it; what it prints goes to the log, line by line, with the
+model's name.
 """
 
 from __future__ import annotations
@@ -17,125 +17,126 @@ from typing import IO, Any, Final
 
 import structlog
 
+from protocol.dead_letter import signal_name
 from workers.instances.job import InstanceDied
-from workers.instances.process.channel import Broken, Line
-from workers.instances.process.forkserver import Copy, Template
-from workers.instances.process.messages import Told
+from workers.instances.process.channel import Channel, ChannelBroken
+from workers.instances.process.forkserver import ForkedProcess, Forkserver
+from workers.instances.process.messages import Message
 
 MAX_LINE: Final = 8192
 """Bytes of one line of output; longer ones are cut in pieces."""
-LAST_WORDS: Final = 1.0
-"""Seconds that a child which has hung up gets to end by itself before it is killed."""
+EXIT_GRACE: Final = 1.0
+"""Seconds that a child which has closed its channel gets to exit before it is killed."""
 
 _EXITED: Final = "; a model must raise an exception and not end its process (os._exit, or exit in a library)"
-_KILLED: Final = "; Linux ends a process so when memory runs out: see dmesg, or the events of its container"
+_KILLED: Final = "; Linux kills a process so when memory runs out: see dmesg, or the events of its container"
 _LEVEL: Final = re.compile(rb"<(10|20|30|40|50)>")
 
 log = structlog.get_logger(__name__)
 
 
 class Child:
-    """A process that obeys orders (`inside`); made at once, without waiting for it.
+    """A process that runs one instance (`child_main`); the constructor does not wait for it.
 
     Args:
-        template: makes it.
+        forkserver: makes it.
 
     Attributes:
         about: the model's name and so on, for the log.
-        doomed: it was killed from here.
+        killed: `kill` was called.
     """
 
-    def __init__(self, template: Template) -> None:
+    def __init__(self, forkserver: Forkserver) -> None:
         self.about: dict[str, Any] = {}
-        self.doomed = False
+        self.killed = False
         ours, theirs = socket.socketpair()
-        self._line = Line(ours)
-        self._process: Copy | None = None
+        self._channel = Channel(ours)
+        self._process: ForkedProcess | None = None
         self._code: int | None = None
         self._lock = threading.Lock()
-        self._ended = threading.Event()
-        self._on_end: Callable[[], None] | None = None
-        threading.Thread(target=self._keep, args=(template, theirs), name="child", daemon=True).start()
+        self._exited = threading.Event()
+        self._on_exit: Callable[[], None] | None = None
+        threading.Thread(target=self._watch, args=(forkserver, theirs), name="child", daemon=True).start()
 
     @property
-    def ended(self) -> bool:
+    def exited(self) -> bool:
         """Whether the process is gone."""
-        return self._ended.is_set()
+        return self._exited.is_set()
 
     @property
     def pid(self) -> int | None:
         """Its number, while it runs."""
         process = self._process
-        return None if process is None or self.ended else process.pid
+        return None if process is None or self.exited else process.pid
 
-    def ask(self, payload: bytes, descriptors: Sequence[int] = ()) -> tuple[Told, list[int]]:
-        """Give an order and wait for the answer; one thread at a time.
+    def send_command(self, payload: bytes, descriptors: Sequence[int] = ()) -> tuple[Message, list[int]]:
+        """Send a command and wait for the reply; one thread at a time.
 
         Raises:
-            Broken: there is no answer, nor will there be one.
+            ChannelBroken: there is no reply and none will come.
         """
-        self._line.send(payload, descriptors)
-        answer, received = self._line.receive()
-        if not isinstance(answer, dict):
-            raise Broken(f"an answer of type {type(answer).__name__}")
-        return answer, received
+        self._channel.send_message(payload, descriptors)
+        reply, received = self._channel.receive_message()
+        if not isinstance(reply, dict):
+            raise ChannelBroken(f"a reply of type {type(reply).__name__}")
+        return reply, received
 
-    def call_at_end(self, callback: Callable[[], None]) -> None:
-        """Call this, on any thread, once the process has ended, or now if it has."""
+    def call_on_exit(self, callback: Callable[[], None]) -> None:
+        """Call this, on any thread, once the process has exited, or now if it has."""
         with self._lock:
-            if not self.ended:
-                self._on_end = callback
+            if not self.exited:
+                self._on_exit = callback
                 return
         callback()
 
     def kill(self) -> None:
-        """End it now, with all processes that it started."""
-        self.doomed = True
+        """Kill it now, with all processes that it started."""
+        self.killed = True
         process = self._process
         if process is not None:
             process.kill()
 
-    def end(self, grace: float) -> None:
-        """Hang up and wait for its end; kill it after the grace. Frees the descriptors."""
-        self._line.hang_up()
-        if not self._ended.wait(grace):
+    def stop(self, grace: float) -> None:
+        """Close the channel, wait for the exit, and kill the process after the grace. Frees the descriptors."""
+        self._channel.shut_down()
+        if not self._exited.wait(grace):
             self.kill()
-            self._ended.wait()
-        self._line.close()
+            self._exited.wait()
+        self._channel.close()
 
-    def obituary(self, when: str, *, hung: bool = False) -> InstanceDied:
-        """Wait for the end of a child that has broken off, and say how it ended."""
-        self.end(LAST_WORDS)
+    def exit_error(self, when: str, *, hung: bool = False) -> InstanceDied:
+        """Wait for the exit of a child whose channel has broken, and say how it exited."""
+        self.stop(EXIT_GRACE)
         code = self._code
         if code is None:
             return InstanceDied(f"its process could not be started {when}", hung=hung)
         if hung:
             return InstanceDied(f"its process hung {when} and was killed", signal=signal.SIGKILL, hung=True)
         if code < 0:
-            hint = _KILLED if code == -signal.SIGKILL and not self.doomed else ""
+            hint = _KILLED if code == -signal.SIGKILL and not self.killed else ""
             return InstanceDied(f"its process was ended by {signal_name(-code)} {when}{hint}", signal=-code)
         return InstanceDied(f"its process ended with exit code {code} {when}{_EXITED}", exit_code=code)
 
-    # --- the thread that waits for its end ---------------------------------------------------------------------------
+    # --- the thread that waits for its exit --------------------------------------------------------------------------
 
-    def _keep(self, template: Template, theirs: socket.socket) -> None:
+    def _watch(self, forkserver: Forkserver, theirs: socket.socket) -> None:
         reader, writer = os.pipe()
         try:
-            self._process = template.copy(theirs.fileno(), writer)
-        except Broken as exc:
+            self._process = forkserver.fork(theirs.fileno(), writer)
+        except ChannelBroken as exc:
             log.error("a child process cannot be started", error=str(exc), **self.about)
         finally:
             theirs.close()
             os.close(writer)
         threading.Thread(target=self._log_output, args=(os.fdopen(reader, "rb"),), name="output", daemon=True).start()
         if self._process is not None:
-            if self.doomed:
+            if self.killed:
                 self._process.kill()
             self._code = self._process.wait()
         with self._lock:
-            self._ended.set()
-            callback = self._on_end
-        self._line.hang_up()  # a process that the child has started may hold the other end
+            self._exited.set()
+            callback = self._on_exit
+        self._channel.shut_down()  # a process that the child has started may hold the other end
         if callback is not None:
             callback()
 
@@ -147,11 +148,3 @@ class Child:
                 if found is not None:
                     level, text = int(found[1]), line[found.end() :]
                 log.log(level, text.rstrip().decode(errors="backslashreplace"), **self.about)
-
-
-def signal_name(number: int) -> str:
-    """SIGSEGV and so on."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

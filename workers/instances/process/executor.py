@@ -1,8 +1,8 @@
-"""Instances that run in child processes: an `Executor` each, with one thread that gives the orders and waits.
+"""Instances that run in child processes: an `Executor` each, with one thread that sends commands and waits for replies.
 
 Invariants: a child has at most one batch, so the batch that it dies with is known; a job that is lost with its child comes back
-with `InstanceDied` before the next child is loaded; jobs that were not given to a child wait for the next one; a child that is
-killed because the executor is closed blames nobody: its job does not come back and stays in the log.
+with `InstanceDied` before the next child is loaded; jobs that no child has yet wait for the next one; killing a child because the
+executor closes blames no request: its job does not come back, and its records stay uncommitted in the log.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from protocol.messages import InferRequest
 from protocol.model_config import Kind, ModelConfig
 from workers.instances.executor import call_on
 from workers.instances.job import Completed, Job
-from workers.instances.process import orders
-from workers.instances.process.channel import Broken
+from workers.instances.process import commands
+from workers.instances.process.channel import ChannelBroken
 from workers.instances.process.child import Child
-from workers.instances.process.pool import Spares
-from workers.instances.process.segments import Slots
+from workers.instances.process.pool import ChildPool
+from workers.instances.process.segments import SegmentSlots
 from workers.instances.process.sticky import is_sticky
-from workers.instances.process.transfer import Exchange, Staged
+from workers.instances.process.transfer import StagedBatch, Transfer
 from workers.repository.placement import Placement
 from workers.repository.version import ModelVersion
 from workers.system.backoff import Backoff
 
 CLOSE_GRACE: Final = 5.0
-"""Seconds that a child gets to end its batch and free its model; drained instances have no batch any more."""
+"""Seconds that a child gets to finish its batch and free its model; a drained instance has no batch."""
 SHORT_LIFE: Final = 2.0
-"""Seconds: a child that ends by itself earlier is not started again at once."""
+"""Seconds: after a child that exits sooner the restart backs off."""
 PARAMETER: Final = "instance_isolation"
-"""Of a model: `process` or `thread`."""
+"""A model's parameter: `process` or `thread`."""
 ISOLATED: Final = frozenset({"python", "pytorch"})
-"""Backends whose instances are processes unless their configuration says otherwise: Python models run the code of strangers; torch
-is isolated for its import, which holds the interpreter's lock for more than half a second in one piece, during which a worker
-that has it imported in a thread answers nobody."""
+"""Backends whose instances are processes unless their configuration says otherwise: Python models run strangers' code; importing
+torch holds the interpreter's lock for more than half a second without a break, during which a worker that imported it in a thread
+would answer nobody."""
 
 log = structlog.get_logger(__name__)
 
@@ -52,11 +52,11 @@ def is_isolated(config: ModelConfig, placements: Sequence[Placement] = ()) -> bo
 
     Args:
         config: of the model.
-        placements: of its instances, where they are known. On a GPU each is a process: after some errors CUDA refuses every further
-            call in the process where they happened (`sticky`), and that must not be the worker.
+        placements: of its instances, if known. On a GPU each is a process: after some errors CUDA refuses every further call of the
+            process (`sticky`), which must not be the worker.
 
     Raises:
-        ConfigError: its parameter says neither yes nor no.
+        ConfigError: its parameter is neither `process` nor `thread`.
     """
     chosen = config.parameters.get(PARAMETER)
     if chosen is None:
@@ -71,27 +71,29 @@ class ChildExecutor:
 
     Args:
         clock: seconds on the fleet's clock.
-        spares: where children come from.
+        pool: where children come from.
         version: complete.
         placement: of this instance.
     """
 
     isolated = True
-    anywhere = False
+    loop_safe = False
 
-    def __init__(self, clock: Callable[[], float], spares: Spares, version: ModelVersion, placement: Placement) -> None:
+    def __init__(
+        self, clock: Callable[[], float], pool: ChildPool, version: ModelVersion, placement: Placement
+    ) -> None:
         self.name = placement.name
         self.held = 0
         self.restarts = 0
         self._clock = clock
-        self._spares = spares
+        self._pool = pool
         self._version = version
         self._placement = placement
         self._about = {"model": version.model, "version": version.version, "instance": placement.name}
-        self._slots = Slots()
+        self._slots = SegmentSlots()
         self._backoff = Backoff()
         self._child: Child | None = None
-        self._exchange: Exchange | None = None
+        self._transfer: Transfer | None = None
         self._loaded_at = 0.0
         self._running: Job | None = None
         self._hung: Job | None = None
@@ -99,17 +101,17 @@ class ChildExecutor:
         self._closing = threading.Event()
         self._waiting: collections.deque[Job] = collections.deque()
         self._work: queue.SimpleQueue[Callable[[], None] | Job | Child | None] = queue.SimpleQueue()
-        spares.hold(version.config.backend)
+        pool.hold(version.config.backend)
         threading.Thread(target=self._serve, name=self.name, daemon=True).start()
 
     async def load(self, child: Child | None = None) -> None:
         """Load and warm up the instance.
 
         Args:
-            child: one that has inspected this version; None takes another.
+            child: one that has inspected this version; None for a new one.
 
         Raises:
-            FleetError: whatever the model says, or `InstanceDied`.
+            FleetError: the model's own error, or `InstanceDied`.
         """
         await self._call(lambda: self._start(child or self._take()))
 
@@ -117,20 +119,20 @@ class ChildExecutor:
         """See `Executor.deliver_to`."""
         self._completed = completed
 
-    def prepare(self, requests: Sequence[InferRequest]) -> Staged:
-        """Copy the inputs into shared memory; stacking them is the child's work."""
-        return Staged(self._slots, requests)
+    def prepare(self, requests: Sequence[InferRequest]) -> StagedBatch:
+        """Copy the inputs into shared memory; the child stacks them."""
+        return StagedBatch(self._slots, requests)
 
     def submit(self, job: Job) -> None:
         """See `Executor.submit`."""
         self._work.put(job)
 
     def run_here(self, job: Job) -> None:
-        """Never: see `anywhere`."""
+        """Never: see `loop_safe`."""
         raise RuntimeError(f"instance '{self.name}' is a process of its own; it cannot run on this thread")
 
     def split(self, requests: Sequence[InferRequest], raw: Any) -> Sequence[Any]:
-        """What the child has split already, or what it raised then."""
+        """The outcomes, which the child has split; raises what it raised then."""
         if isinstance(raw, FleetError):
             raise raw
         outcomes: Sequence[Any] = raw
@@ -144,23 +146,23 @@ class ChildExecutor:
             child.kill()
 
     async def close(self) -> None:
-        """See `Executor.close`; a child that does not end is killed."""
+        """See `Executor.close`; a child that does not exit is killed."""
         self._closing.set()
         closing = asyncio.ensure_future(self._call(self._free))
         done, _ = await asyncio.wait((closing,), timeout=CLOSE_GRACE)
         if not done:
-            log.warning("an instance does not end; its process is killed", **self._about)
+            log.warning("an instance does not close; its process is killed", **self._about)
             self.kill()
         try:
             await closing
         finally:
             self._work.put(None)
             self._slots.close()
-            await asyncio.to_thread(self._spares.release, self._version.config.backend)
+            await asyncio.to_thread(self._pool.release, self._version.config.backend)
 
     @property
     def pid(self) -> int | None:
-        """Its process's number, while there is one."""
+        """The process's number, while there is one."""
         child = self._child
         return None if child is None else child.pid
 
@@ -174,7 +176,7 @@ class ChildExecutor:
             if isinstance(work, Job):
                 self._run(work)
             elif isinstance(work, Child):
-                self._ended(work)
+                self._child_exited(work)
             else:
                 work()
             del work  # an idle instance must not keep its last batch in memory
@@ -183,21 +185,21 @@ class ChildExecutor:
         return self._waiting.popleft() if self._waiting else self._work.get()
 
     def _run(self, job: Job) -> None:
-        if self._child is None or self._child.ended or self._child.doomed:
+        if self._child is None or self._child.exited or self._child.killed:
             self._restart()
         now = self._clock()
         if job.withdrawn or job.not_after <= now:
             job.stale = True
             self._deliver(job)
-        elif self._exchange is not None:
+        elif self._transfer is not None:
             job.compute_start = now
-            self._exchange_batch(job, self._exchange)
+            self._run_in_child(job, self._transfer)
 
-    def _exchange_batch(self, job: Job, exchange: Exchange) -> None:
+    def _run_in_child(self, job: Job, transfer: Transfer) -> None:
         self._running = job
         try:
-            ran = exchange.run(job.prepared)
-        except Broken:
+            ran = transfer.run(job.prepared)
+        except ChannelBroken:
             self._running = None
             self._lose(job)
             return
@@ -210,14 +212,14 @@ class ChildExecutor:
         job.raw, job.error, job.prepared = ran.raw, ran.error, None
         self._deliver(job)
         if ran.error is not None and is_sticky(ran.error.message):
-            log.error("CUDA is of no use in this process any more", error=ran.error.message, **self._about)
+            log.error("CUDA is unusable in this process, which is replaced", error=ran.error.message, **self._about)
             self._restart()
 
     def _lose(self, job: Job) -> None:
-        """The child has ended with the job in it: say so first, then start the next one."""
+        """The child has exited with the job in it: deliver that first, then start the next child."""
         child = self._child
         assert child is not None
-        job.error = child.obituary("while it ran a batch", hung=self._hung is job)
+        job.error = child.exit_error("while it ran a batch", hung=self._hung is job)
         job.prepared, job.compute_end, self._hung = None, self._clock(), None
         if self._closing.is_set():
             return
@@ -232,54 +234,54 @@ class ChildExecutor:
     # --- its child ---------------------------------------------------------------------------------------------------
 
     def _take(self) -> Child:
-        return self._spares.take(self._version.config.backend)
+        return self._pool.take(self._version.config.backend)
 
     def _start(self, child: Child) -> None:
-        """Load the model in the child, which then is this instance's."""
+        """Load the model in the child, and make the child this instance's."""
         child.about = self._about
         self._child = child  # from now on `kill` ends it, even while it loads
         try:
-            orders.load(child, self._version, self._placement)
+            commands.load(child, self._version, self._placement)
         except BaseException:
             self._child = None
             child.kill()
-            child.end(0.0)
+            child.stop(0.0)
             raise
-        self._exchange = Exchange(child)
+        self._transfer = Transfer(child)
         self._loaded_at = time.monotonic()
-        child.call_at_end(lambda: self._work.put(child))
+        child.call_on_exit(lambda: self._work.put(child))
 
-    def _ended(self, child: Child) -> None:
-        """A child has ended; if it was this instance's, it did so between two batches."""
+    def _child_exited(self, child: Child) -> None:
+        """A child has exited; if it was this instance's, between two batches."""
         if child is not self._child or self._closing.is_set():
             return
         lived = time.monotonic() - self._loaded_at
-        log.error("an instance died between batches", error=str(child.obituary("while it was idle")), **self._about)
+        log.error("an instance died between batches", error=str(child.exit_error("while it was idle")), **self._about)
         if lived < SHORT_LIFE:
             self._closing.wait(self._backoff.after(lived))
         self._restart()
 
     def _restart(self) -> None:
-        """Load the model in another child, until that succeeds or the executor is closed."""
+        """Load the model in new children until one succeeds or the executor is closed."""
         began = time.monotonic()
-        former, self._child, self._exchange = self._child, None, None
+        former, self._child, self._transfer = self._child, None, None
         if former is not None:
-            former.end(0.0)
+            former.stop(0.0)
         while not self._closing.is_set():
             self.restarts += 1
             try:
                 self._start(self._take())
             except Exception as exc:
-                log.error("an instance cannot be loaded again", error=str(exc), **self._about)
-                self._give_back_late()
+                log.error("an instance cannot be restarted", error=str(exc), **self._about)
+                self._deliver_late()
                 self._closing.wait(self._backoff.after(began - self._loaded_at))
                 self._loaded_at = began
             else:
-                log.info("an instance was started again", seconds=round(time.monotonic() - began, 3), **self._about)
+                log.info("an instance was restarted", seconds=round(time.monotonic() - began, 3), **self._about)
                 return
 
-    def _give_back_late(self) -> None:
-        """While there is no child, what need not run any more must not wait for one."""
+    def _deliver_late(self) -> None:
+        """Deliver the jobs that have become too late while there is no child to run them."""
         for _ in range(self._work.qsize()):
             work = self._work.get()
             if isinstance(work, Job):
@@ -293,10 +295,10 @@ class ChildExecutor:
             self._deliver(job)
 
     def _free(self) -> None:
-        child, self._child, self._exchange = self._child, None, None
+        child, self._child, self._transfer = self._child, None, None
         if child is None:
             return
         try:
-            orders.close(child, self._version)
+            commands.close(child, self._version)
         finally:
-            child.end(CLOSE_GRACE)
+            child.stop(CLOSE_GRACE)

@@ -1,9 +1,9 @@
-"""The template of children: a process that has Python and this package loaded and copies itself, which takes milliseconds.
+"""The worker's end of a fork server: a process that has Python and this package loaded and forks children in milliseconds.
 
-Copying is safe here, and only here: the template has one thread and no model, has at most imported a framework (`spares`), and
-never runs anything but `copies`.
-Invariants: the thread that started the template ends after it (to die with its parent means on Linux: with the *thread* that
-started it); whoever waits for a copy is told its end, also when the template itself is gone, which no copy survives.
+Forking is safe there, and only there: the fork server (`forkserver_main`) has one thread and no model, has imported at most a
+framework (`pool`), and does nothing but fork.
+Invariants: the thread that starts the fork server outlives it (on Linux PR_SET_PDEATHSIG fires when that *thread* ends); every
+`ForkedProcess.wait` returns, also when the fork server is gone, which no child survives.
 """
 
 from __future__ import annotations
@@ -23,104 +23,104 @@ from typing import Final
 
 import structlog
 
-from workers.instances.process.channel import Broken, Line, packed
+from workers.instances.process.channel import Channel, ChannelBroken, encode_message
 
 _PRIVATE: Final = (
     "PENSTOCK_KAFKA", "PENSTOCK_REDIS", "PENSTOCK_API_KEY", "PENSTOCK_SIGNING_SECRET", "PENSTOCK_HEARTBEAT_FD",
 )  # fmt: skip
-"""Variables, by their beginning, that are the worker's own affair."""
-END_GRACE: Final = 2.0
-"""Seconds that a template gets to end its copies and what they have started."""
+"""Prefixes of variables that only the worker may see."""
+STOP_GRACE: Final = 2.0
+"""Seconds that a fork server gets to end its children and the processes that they started."""
 
 log = structlog.get_logger(__name__)
 
 
-class Copy:
-    """A copied process, as the worker knows it.
+class ForkedProcess:
+    """A child's process, as the worker knows it.
 
     Attributes:
-        pid: its number, until it has ended.
+        pid: its number, until it has exited.
     """
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self._code = 0
-        self._ended = threading.Event()
+        self._exited = threading.Event()
         self._lock = threading.Lock()
-        # A descriptor of the process: its number may be another's by the time it is to be killed.
+        # A pidfd: by the time of a kill the number may be another process's.
         self._descriptor = -1
         if hasattr(os, "pidfd_open"):
             with contextlib.suppress(ProcessLookupError):
                 self._descriptor = os.pidfd_open(pid)
 
     def wait(self) -> int:
-        """Its exit code once it has ended; negative for the number of a signal."""
-        self._ended.wait()
+        """Its exit code once it has exited; negative for the number of a signal."""
+        self._exited.wait()
         return self._code
 
     def kill(self) -> None:
-        """End it now; the template ends the processes that it has started."""
+        """Kill it now; the fork server kills the processes that it has started."""
         with self._lock, contextlib.suppress(ProcessLookupError):
-            if self._ended.is_set():
+            if self._exited.is_set():
                 return
             if self._descriptor >= 0:
                 signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
             else:
                 os.kill(self.pid, signal.SIGKILL)
 
-    def end(self, code: int) -> None:
-        """It has ended."""
+    def mark_exited(self, code: int) -> None:
+        """Its fork server has reaped it."""
         with self._lock:
             self._code = code
-            self._ended.set()
+            self._exited.set()
             if self._descriptor >= 0:
                 os.close(self._descriptor)
                 self._descriptor = -1
 
 
-class Template:
-    """One template process of a worker. All of it from any thread.
+class Forkserver:
+    """One fork server of a worker. All methods from any thread.
 
     Args:
-        framework: module that it imports before the first copy; "" for none.
+        framework: module that it imports before the first fork; "" for none.
     """
 
     def __init__(self, framework: str = "") -> None:
         self._framework = framework
         ours, theirs = socket.socketpair()
-        self._line = Line(ours)
+        self._channel = Channel(ours)
         self._asking = threading.Lock()
-        self._copies: dict[int, Copy] = {}
-        self._made: queue.SimpleQueue[Copy | None] = queue.SimpleQueue()
+        self._processes: dict[int, ForkedProcess] = {}
+        self._forked: queue.SimpleQueue[ForkedProcess | None] = queue.SimpleQueue()
         self._gone = False
-        self._thread = threading.Thread(target=self._keep, args=(theirs,), name="template", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(theirs,), name="forkserver", daemon=True)
         self._thread.start()
 
     @property
     def gone(self) -> bool:
-        """Whether it makes no copies any more."""
+        """Whether it no longer forks."""
         return self._gone
 
-    def copy(self, line: int, output: int) -> Copy:
-        """A new child, which hears its orders on the descriptor `line` and prints to `output`.
+    def fork(self, commands: int, output: int) -> ForkedProcess:
+        """A new child, which takes its commands from the descriptor `commands` and prints to `output`.
 
         Raises:
-            Broken: the template is gone.
+            ChannelBroken: the fork server is gone.
         """
         with self._asking:
-            self._line.send(packed({"do": "copy"}), (line, output))
-            made = self._made.get()
-        if made is None:
-            self._made.put(None)
-            raise Broken("the template process is gone")
-        return made
+            self._channel.send_message(encode_message({"name": "fork"}), (commands, output))
+            forked = self._forked.get()
+        if forked is None:
+            self._forked.put(None)
+            raise ChannelBroken("the fork server is gone")
+        return forked
 
     def close(self) -> None:
-        """End it, and wait for that."""
-        self._line.hang_up()
+        """Stop it, and wait until it is gone."""
+        self._channel.shut_down()
         self._thread.join()
 
-    def _keep(self, theirs: socket.socket) -> None:
+    def _run(self, theirs: socket.socket) -> None:
         try:
             process = _start(theirs.fileno(), self._framework)
         except OSError as exc:
@@ -128,47 +128,48 @@ class Template:
             process = None
         finally:
             theirs.close()
-        with contextlib.suppress(Broken):
+        with contextlib.suppress(ChannelBroken):
             while process is not None:
-                self._hear(*self._line.receive())
+                self._handle(*self._channel.receive_message())
         self._gone = True
         if process is not None:
-            _end(process)
-        for copy in self._copies.values():
-            copy.end(-signal.SIGKILL)
-        self._made.put(None)
-        self._line.close()
+            _stop(process)
+        for forked in self._processes.values():
+            forked.mark_exited(-signal.SIGKILL)
+        self._forked.put(None)
+        self._channel.close()
 
-    def _hear(self, told: dict[str, int], descriptors: list[int]) -> None:
-        if "made" in told:
-            copy = self._copies[told["made"]] = Copy(told["made"])
-            self._made.put(copy)
+    def _handle(self, message: dict[str, int], descriptors: list[int]) -> None:
+        if "forked" in message:
+            forked = self._processes[message["forked"]] = ForkedProcess(message["forked"])
+            self._forked.put(forked)
         else:
-            self._copies.pop(told["ended"]).end(told["code"])
+            self._processes.pop(message["exited"]).mark_exited(message["code"])
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """It ends by itself once it has ended all that its copies have started."""
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """It exits by itself once it has ended all that its children have started."""
     try:
-        process.wait(END_GRACE)
+        process.wait(STOP_GRACE)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
 
 
 def _start(descriptor: int, framework: str) -> subprocess.Popen[bytes]:
+    main = "workers.instances.process.forkserver_main"
     return subprocess.Popen(  # noqa: S603  # all of it is ours
-        [sys.executable, "-P", "-m", "workers.instances.process", str(descriptor), str(os.getpid()), framework],
+        [sys.executable, "-P", "-m", main, str(descriptor), str(os.getpid()), framework],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         pass_fds=(descriptor,),
-        env=environment(os.environ),
+        env=child_environment(os.environ),
         start_new_session=True,  # a terminal's Ctrl-C is the worker's to handle
     )
 
 
-def environment(given: Mapping[str, str]) -> dict[str, str]:
-    """The worker's, as thread instances see it, but for what is secret, with this package in the path for the start.
+def child_environment(given: Mapping[str, str]) -> dict[str, str]:
+    """The worker's variables without the secret ones, as instances in threads see them, and with this package in the path.
 
     The path is only needed where the package is not installed, and it must lead to the same code as the worker's.
     """

@@ -1,7 +1,7 @@
-"""What a worker and its children tell each other, as plain lists and maps for msgpack. Pure.
+"""Commands and replies between a worker and its children, as plain lists and maps for msgpack. Pure.
 
-Invariants: whatever is told is heard equal; a request's tensors are told apart from it, since they lie in shared memory; an
-exception crosses as its text, its code, its traceback and the names of its classes, never as an object.
+Invariants: what is decoded equals what was encoded; a request travels without its tensors, which lie in shared memory; an exception
+is encoded as its text, its code, its traceback and the names of its classes, never as an object.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from workers.repository.completion import BackendMetadata
 from workers.repository.placement import Placement
 from workers.repository.version import ModelVersion
 
-Told = dict[str, Any]
+Message = dict[str, Any]
 
 
-def tell_version(version: ModelVersion) -> Told:
-    """A version of a model, with its configuration as it is."""
+def encode_version(version: ModelVersion) -> Message:
+    """A version of a model, with its configuration."""
     return {
         "model": version.model,
         "version": version.version,
@@ -36,57 +36,59 @@ def tell_version(version: ModelVersion) -> Told:
     }
 
 
-def hear_version(told: Told) -> ModelVersion:
-    """See `tell_version`."""
-    config = ModelConfig.from_json(told["config"])
+def decode_version(encoded: Message) -> ModelVersion:
+    """See `encode_version`."""
+    config = ModelConfig.from_json(encoded["config"])
     return ModelVersion(
-        told["model"], told["version"], Path(told["path"]), Path(told["folder"]), config, told["digest"]
+        encoded["model"], encoded["version"], Path(encoded["path"]), Path(encoded["folder"]), config, encoded["digest"]
     )
 
 
-def tell_placement(placement: Placement) -> Told:
+def encode_placement(placement: Placement) -> Message:
     """One instance's name and place."""
     return dataclasses.asdict(placement) | {"kind": placement.kind.value}
 
 
-def hear_placement(told: Told) -> Placement:
-    """See `tell_placement`."""
-    return Placement(**told | {"kind": Kind(told["kind"])})
+def decode_placement(encoded: Message) -> Placement:
+    """See `encode_placement`."""
+    return Placement(**encoded | {"kind": Kind(encoded["kind"])})
 
 
-def tell_metadata(metadata: BackendMetadata | None) -> Told | None:
-    """What a model file says of itself."""
+def encode_metadata(metadata: BackendMetadata | None) -> Message | None:
+    """A model file's metadata."""
     return None if metadata is None else dataclasses.asdict(metadata)
 
 
-def hear_metadata(told: Told | None) -> BackendMetadata | None:
-    """See `tell_metadata`."""
-    if told is None:
+def decode_metadata(encoded: Message | None) -> BackendMetadata | None:
+    """See `encode_metadata`."""
+    if encoded is None:
         return None
-    inputs, outputs = (tuple(_spec(spec) for spec in told[side]) for side in ("inputs", "outputs"))
-    return BackendMetadata(inputs, outputs, told["batchable"], told["max_batch_size"])
+    inputs, outputs = (tuple(_spec(spec) for spec in encoded[side]) for side in ("inputs", "outputs"))
+    return BackendMetadata(inputs, outputs, encoded["batchable"], encoded["max_batch_size"])
 
 
-def _spec(told: Told) -> TensorSpec:
-    reshape = told["reshape"]
+def _spec(encoded: Message) -> TensorSpec:
+    reshape = encoded["reshape"]
     return TensorSpec(
-        **told | {"dims": tuple(told["dims"]), "reshape": None if reshape is None else tuple(reshape)}
+        **encoded | {"dims": tuple(encoded["dims"]), "reshape": None if reshape is None else tuple(reshape)}
     )  # fmt: skip
 
 
-def tell_request(request: InferRequest) -> list[Any]:
-    """All of a request that a model may look at, but its tensors; only how many."""
+def encode_request_head(request: InferRequest) -> list[Any]:
+    """Everything of a request that a model may look at, with the number of its tensors in place of them."""
     return [
         len(request.inputs), request.id, request.outputs, request.parameters, request.label, request.principal, request.deadline,
         request.priority, request.timeout, request.traceparent,
     ]  # fmt: skip
 
 
-def hear_requests(told: Sequence[list[Any]], tensors: Sequence[Tensor], version: ModelVersion) -> list[InferRequest]:
+def decode_requests(
+    encoded: Sequence[list[Any]], tensors: Sequence[Tensor], version: ModelVersion
+) -> list[InferRequest]:
     """The requests of one batch; their tensors are given in the order of the requests."""
     model, number = version.model, str(version.version)
     requests, position = [], 0
-    for count, name, outputs, parameters, label, principal, deadline, priority, timeout, traceparent in told:
+    for count, name, outputs, parameters, label, principal, deadline, priority, timeout, traceparent in encoded:
         inputs = tuple(tensors[position : position + count])
         position += count
         requests.append(
@@ -98,20 +100,22 @@ def hear_requests(told: Sequence[list[Any]], tensors: Sequence[Tensor], version:
     return requests
 
 
-def tell_outcome(outcome: Sequence[Tensor] | Failure) -> int | list[str]:
-    """A failure with its code, or the number of tensors."""
+def encode_outcome(outcome: Sequence[Tensor] | Failure) -> int | list[str]:
+    """A failure's code and message, or the number of tensors."""
     return [outcome.code.value, outcome.message] if isinstance(outcome, Failure) else len(outcome)
 
 
-def hear_outcomes(told: Sequence[int | list[str]], tensors: Sequence[Tensor]) -> list[tuple[Tensor, ...] | Failure]:
+def decode_outcomes(
+    encoded: Sequence[int | list[str]], tensors: Sequence[Tensor]
+) -> list[tuple[Tensor, ...] | Failure]:
     """The outcomes of one batch; their tensors are given in the order of the outcomes.
 
     Raises:
-        ValueError: there are not as many tensors as the outcomes have.
+        ValueError: the number of tensors is not the outcomes'.
     """
     outcomes: list[tuple[Tensor, ...] | Failure] = []
     position = 0
-    for each in told:
+    for each in encoded:
         if isinstance(each, int):
             outcomes.append(tuple(tensors[position : position + each]))
             position += each
@@ -122,8 +126,8 @@ def hear_outcomes(told: Sequence[int | list[str]], tensors: Sequence[Tensor]) ->
     return outcomes
 
 
-def tell_error(error: BaseException) -> Told:
-    """What was raised."""
+def encode_error(error: BaseException) -> Message:
+    """An exception."""
     known = isinstance(error, FleetError)
     return {
         "text": text_of(error),
@@ -134,15 +138,15 @@ def tell_error(error: BaseException) -> Told:
     }
 
 
-def hear_error(told: Told) -> ModelRaised:
-    """What a model raised while it ran."""
-    return ModelRaised(told["text"], told["kinds"], code=Code(told["code"]), trace=told["trace"])
+def decode_model_error(encoded: Message) -> ModelRaised:
+    """What a model raised in a run; see `encode_error`."""
+    return ModelRaised(encoded["text"], encoded["kinds"], code=Code(encoded["code"]), trace=encoded["trace"])
 
 
-def hear_refusal(told: Told, version: ModelVersion) -> FleetError:
-    """What was raised while a model was read or loaded."""
-    code = Code(told["code"])
-    if not told["known"]:
-        return ConfigError(f"model '{version.model}' version {version.version} cannot be loaded: {told['text']}")
+def decode_load_error(encoded: Message, version: ModelVersion) -> FleetError:
+    """What was raised when a model was inspected or loaded; see `encode_error`."""
+    code = Code(encoded["code"])
+    if not encoded["known"]:
+        return ConfigError(f"model '{version.model}' version {version.version} cannot be loaded: {encoded['text']}")
     kind = {Code.INVALID_ARGUMENT: ConfigError, Code.MODEL_FAILED: ModelFailed}.get(code, FleetError)
-    return kind(told["text"], code=code)
+    return kind(encoded["text"], code=code)

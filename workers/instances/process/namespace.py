@@ -1,6 +1,6 @@
-"""The modules of a model's author come before this program's own: in a child, `import protocol` beside model.py means that file.
+"""A model's own modules come before this program's: in a child, `import protocol` in model.py means the file beside it.
 
-Called once everything of ours is imported: our modules know each other already and need no names in `sys.modules` any more.
+Called once all our modules are imported: they hold references to each other and need no entries in `sys.modules`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Final
 
 OURS: Final = ("protocol", "workers", "gateway", "penstock", "loadtest")
-"""Our top-level packages: names that an author may well choose, too."""
+"""Our top-level packages; a model's author may choose the same names."""
 
 
-def give_way(folders: Sequence[Path]) -> None:
-    """Make the modules in these folders importable, the first before the others and all of them before ours, from now on."""
+def prefer_modules_in(folders: Sequence[Path]) -> None:
+    """Make the modules in these folders importable from now on, before ours; earlier folders win."""
     for name in OURS:
         if any(_holds(folder, name) for folder in folders):
             for module in [known for known in sys.modules if known == name or known.startswith(f"{name}.")]:

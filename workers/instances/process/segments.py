@@ -1,7 +1,7 @@
-"""Shared memory without a name: tensors lie in it side by side, and it is gone with the last process that holds it.
+"""Anonymous shared memory: tensors lie in it side by side, and it is freed with the last process that holds it.
 
-Invariants: a segment never changes its size; one that is too small is replaced. Every tensor begins at a multiple of `ALIGNMENT`. A
-batch's slot is written by the worker until its batch runs, then only read by the child, then free again.
+Invariants: a segment never changes its size; one that is too small is replaced. Every tensor begins at a multiple of `ALIGNMENT`.
+The worker writes to a slot until its batch runs; then the child reads it; then it is free again.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Segment:
         self.descriptor = _anonymous(size)
         self._map = mmap.mmap(self.descriptor, size)
 
-    def write(self, tensors: Iterable[Tensor]) -> list[Described]:
-        """Copy the tensors in; there is room for them (`room`)."""
+    def write_tensors(self, tensors: Iterable[Tensor]) -> list[Described]:
+        """Copy the tensors in; they must fit (`bytes_needed`)."""
         described, position = [], 0
         for tensor in tensors:
             size = len(tensor.data)
@@ -53,7 +53,7 @@ class Segment:
         return described
 
     def close(self) -> None:
-        """Let go of it; views of it that are still in use keep the memory, not the descriptor."""
+        """Close the descriptor; the memory lives as long as views of it."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
@@ -62,8 +62,8 @@ class Segment:
         self.close()
 
 
-class View:
-    """The other process's segment, for reading. Frees the descriptor at once; the mapping lives as long as what was read of it."""
+class SegmentView:
+    """The other process's segment, read-only. Closes the descriptor at once; the mapping lives as long as its tensors."""
 
     def __init__(self, descriptor: int) -> None:
         try:
@@ -72,7 +72,7 @@ class View:
             os.close(descriptor)
         self._lent: weakref.ref[Array] | None = None
 
-    def read(self, described: Sequence[Described]) -> list[Tensor]:
+    def view_tensors(self, described: Sequence[Described]) -> list[Tensor]:
         """Tensors whose data are read-only views.
 
         Raises:
@@ -84,15 +84,15 @@ class View:
         return [_cut(whole, each) for each in described]
 
     @property
-    def kept(self) -> bool:
-        """Whether somebody still holds what was read last."""
+    def in_use(self) -> bool:
+        """Whether a tensor of the last `view_tensors` is still referenced."""
         return self._lent is not None and self._lent() is not None
 
-    def copy(self, described: Sequence[Described]) -> list[Tensor]:
+    def copy_tensors(self, described: Sequence[Described]) -> list[Tensor]:
         """Tensors with data of their own: one copy for all of them.
 
         Raises:
-            ValueError: see `read`.
+            ValueError: see `view_tensors`.
         """
         end = max([each[3] + each[4] for each in described], default=0)
         whole = memoryview(self._bytes[:end].tobytes())
@@ -102,14 +102,14 @@ class View:
 def _cut(whole: memoryview, described: Described) -> Tensor:
     name, datatype, shape, offset, size = described
     if not (offset >= 0 and size >= 0 and offset + size <= len(whole)):
-        raise ValueError(f"tensor '{name}' lies outside of the shared memory")
+        raise ValueError(f"tensor '{name}' lies outside the shared memory")
     item = ITEM_SIZE[datatype]
     if item and element_count(shape) * item != size:
         raise ValueError(f"tensor '{name}' has {size} bytes, which is not {datatype}{shape}")
     return Tensor(name, datatype, tuple(shape), whole[offset : offset + size])
 
 
-class Slot:
+class SegmentSlot:
     """A numbered place for one batch's tensors, with a segment that grows by being replaced."""
 
     __slots__ = ("number", "segment")
@@ -118,31 +118,31 @@ class Slot:
         self.number = number
         self.segment: Segment | None = None
 
-    def write(self, tensors: Sequence[Tensor]) -> list[Described]:
+    def write_tensors(self, tensors: Sequence[Tensor]) -> list[Described]:
         """Copy the tensors into the segment, or into a new one that is large enough."""
-        size = room([tensor.data for tensor in tensors])
+        size = bytes_needed([tensor.data for tensor in tensors])
         if self.segment is None or self.segment.size < size:
             self.segment = Segment(capacity(size))
-        return self.segment.write(tensors)
+        return self.segment.write_tensors(tensors)
 
 
-class Slots:
-    """The slots of one instance; any thread may take one and give it back."""
+class SegmentSlots:
+    """The slots of one instance. `take` and `give_back` from any thread."""
 
     def __init__(self) -> None:
-        self._free: collections.deque[Slot] = collections.deque()
+        self._free: collections.deque[SegmentSlot] = collections.deque()
         self._numbers = itertools.count()
         self._closed = False
 
-    def take(self) -> Slot:
+    def take(self) -> SegmentSlot:
         """A free slot, or a new one."""
         try:
             return self._free.pop()
         except IndexError:
-            return Slot(next(self._numbers))
+            return SegmentSlot(next(self._numbers))
 
-    def give_back(self, slot: Slot) -> None:
-        """Nobody reads it any more."""
+    def give_back(self, slot: SegmentSlot) -> None:
+        """Free the slot for another batch."""
         if not self._closed:
             self._free.append(slot)
 
@@ -152,13 +152,13 @@ class Slots:
         self._free.clear()
 
 
-def room(parts: Sequence[Buffer]) -> int:
-    """Bytes that these take side by side."""
+def bytes_needed(parts: Sequence[Buffer]) -> int:
+    """Bytes that these take in a segment."""
     return sum([_aligned(len(part)) for part in parts])
 
 
 def capacity(size: int) -> int:
-    """Of a segment for so many bytes: a power of two, so that batches that grow slowly replace it rarely."""
+    """Size of a segment for so many bytes: a power of two, so that slowly growing batches replace it rarely."""
     return max(SMALLEST, 1 << (size - 1).bit_length() if size else 0)
 
 
@@ -169,11 +169,11 @@ def _aligned(size: int) -> int:
 def _anonymous(size: int) -> int:
     """A descriptor of memory that no path leads to."""
     if not hasattr(os, "memfd_create"):
-        with tempfile.TemporaryFile() as file:  # it has no name any more, or never had one
+        with tempfile.TemporaryFile() as file:  # it is unlinked, or never had a name
             file.truncate(size)
             return os.dup(file.fileno())
     descriptor = os.memfd_create("penstock", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(descriptor, size)
-    # Reading what another process cut off would be a SIGBUS here.
+    # If the other process could shrink it, reading here would be a SIGBUS.
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
     return descriptor

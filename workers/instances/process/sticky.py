@@ -1,7 +1,6 @@
-"""Errors after which a process is of no use to anybody: CUDA refuses every further call in it. Pure.
+"""Errors after which CUDA refuses every further call of the process. Pure.
 
-CUDA's documentation says of these errors that the process must be terminated and started again; everything else that a model raises
-leaves it as it was.
+After these, CUDA's documentation says, the process must be terminated and restarted; other errors of a model leave it usable.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ STICKY: Final = re.compile(
     r"|CUDA_ERROR_(ASSERT|ILLEGAL_ADDRESS|ILLEGAL_INSTRUCTION|MISALIGNED_ADDRESS|LAUNCH_FAILED|HARDWARE_STACK_ERROR"
     r"|ECC_UNCORRECTABLE|INVALID_PC|INVALID_ADDRESS_SPACE)"
 )
-"""In the words of the runtime, the driver and those who wrap them."""
+"""As the runtime, the driver and their wrappers word them."""
 
 
 def is_sticky(text: str) -> bool:
-    """Whether an error with this text has spoilt its process."""
+    """Whether an error with this text has made its process unusable."""
     return "cuda" in text.lower() and STICKY.search(text) is not None

@@ -1,7 +1,7 @@
-"""The share of the CPU cores that the libraries of a child use: each would start as many threads as the machine has cores.
+"""How many threads the libraries of a child use: by themselves each would start one per core of the machine.
 
-Set before a model's code is imported, for most libraries read their variable then. NumPy's OpenBLAS is loaded by then (with the
-template) and is told by a call. What the administrator has chosen stays.
+Set before a model's code is imported, since most libraries read their variable on import. NumPy's OpenBLAS is loaded earlier, with
+the fork server, and is set by a call. The administrator's own settings stay.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any, Final
 VARIABLES: Final = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "RAYON_NUM_THREADS",
 )  # fmt: skip
-"""Of OpenMP (torch and scikit-learn among others), MKL, OpenBLAS, BLIS, NumExpr, and of libraries written in Rust (tokenizers)."""
+"""For OpenMP (torch and scikit-learn among others), MKL, OpenBLAS, BLIS, NumExpr, and of libraries written in Rust (tokenizers)."""
 _MAPS: Final = Path("/proc/self/maps")
 _NAMES: Final = [
     f"{prefix}openblas_%s_num_threads{suffix}" for prefix in ("", "scipy_") for suffix in ("", "64_", "_64_")
 ]
-"""A build of OpenBLAS may have put something before or behind its functions' names."""
+"""Builds of OpenBLAS may add a prefix or a suffix to their functions' names."""
 
 
 def limit(threads: int, environment: MutableMapping[str, str] = os.environ) -> None:
-    """Have the libraries of this process use so many threads, where their variables say nothing yet."""
+    """Limit the libraries of this process to so many threads, unless their variables are set."""
     stated = any(environment.get(name) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"))
     for name in VARIABLES:
         environment.setdefault(name, str(threads))
@@ -34,13 +34,13 @@ def limit(threads: int, environment: MutableMapping[str, str] = os.environ) -> N
             function(ctypes.c_int(threads))
 
 
-def of_openblas() -> list[int]:
-    """The threads of each OpenBLAS that is loaded."""
+def openblas_threads() -> list[int]:
+    """The number of threads of each loaded OpenBLAS."""
     return [function() for function in _functions("get")]
 
 
 def _functions(what: str) -> Iterator[Any]:
-    """Of each OpenBLAS in this process; none elsewhere than on Linux."""
+    """The function of each OpenBLAS in this process; none except on Linux."""
     paths = set()
     with contextlib.suppress(OSError):
         paths = {line.split()[-1] for line in _MAPS.read_text().splitlines() if "openblas" in line.lower()}

@@ -1,7 +1,7 @@
-"""A batch on its way into a child and back: what is written into shared memory, what is ordered, what comes of it.
+"""A batch on its way into a child and back: its inputs in shared memory, the command, the reply.
 
-Invariants: a staged batch owns its slot until it is dropped, whether it has run or not; the answer's tensors are copied out before
-the child gets its next order, which is when it writes over them.
+Invariants: a staged batch owns its slot until it is dropped, whether it has run or not; the reply's tensors are copied out before
+the child gets its next command, which overwrites them.
 """
 
 from __future__ import annotations
@@ -13,39 +13,41 @@ from typing import Any
 from protocol.errors import FleetError
 from protocol.messages import InferRequest
 from workers.backends.base import Outcome
-from workers.instances.process.channel import Broken, packed
+from workers.instances.process.channel import ChannelBroken, encode_message
 from workers.instances.process.child import Child
-from workers.instances.process.messages import Told, hear_error, hear_outcomes, tell_request
-from workers.instances.process.segments import Segment, Slot, Slots, View
+from workers.instances.process.messages import Message, decode_model_error, decode_outcomes, encode_request_head
+from workers.instances.process.segments import Segment, SegmentSlot, SegmentSlots, SegmentView
 
 
-class Staged:
+class StagedBatch:
     """A batch whose tensors are in shared memory.
 
     Attributes:
         slot: where they are.
-        order: what the child is told.
+        command: encoded, for the child.
     """
 
-    __slots__ = ("_slots", "order", "slot")
+    __slots__ = ("_slots", "command", "slot")
 
-    def __init__(self, slots: Slots, requests: Sequence[InferRequest]) -> None:
+    def __init__(self, slots: SegmentSlots, requests: Sequence[InferRequest]) -> None:
         self._slots = slots
-        self.slot: Slot = slots.take()
-        described = self.slot.write([tensor for request in requests for tensor in request.inputs])
-        told = [tell_request(request) for request in requests]
-        self.order = packed({"do": "run", "slot": self.slot.number, "tensors": described, "requests": told})
+        self.slot: SegmentSlot = slots.take()
+        described = self.slot.write_tensors([tensor for request in requests for tensor in request.inputs])
+        heads = [encode_request_head(request) for request in requests]
+        self.command = encode_message(
+            {"name": "run", "slot": self.slot.number, "tensors": described, "requests": heads}
+        )
 
     def __del__(self) -> None:
         self._slots.give_back(self.slot)
 
 
 @dataclasses.dataclass(slots=True)
-class Ran:
-    """What a child made of a batch.
+class RunResult:
+    """What came of a batch.
 
     Attributes:
-        began, ended: of the run, on the machine's monotonic clock; 0 where it did not come to that.
+        began, ended: of the run, on the machine's monotonic clock; 0 if it did not run.
         raw: the outcomes, or why they could not be split.
         error: why it did not run, or failed.
     """
@@ -56,8 +58,8 @@ class Ran:
     error: FleetError | None = None
 
 
-class Exchange:
-    """The batches of one child, one after the other.
+class Transfer:
+    """Sends batches to one child, one after the other.
 
     Args:
         child: with the model loaded.
@@ -66,38 +68,38 @@ class Exchange:
     def __init__(self, child: Child) -> None:
         self._child = child
         self._known: dict[int, Segment] = {}
-        self._outputs: View | None = None
+        self._outputs: SegmentView | None = None
 
-    def run(self, staged: Staged) -> Ran:
-        """Run a batch and wait for the answer.
+    def run(self, staged: StagedBatch) -> RunResult:
+        """Run a batch and wait for the reply.
 
         Raises:
-            Broken: the child has ended, or does not make sense any more.
+            ChannelBroken: the child has exited, or its reply makes no sense.
         """
         slot = staged.slot
         assert slot.segment is not None
         descriptors = [] if self._known.get(slot.number) is slot.segment else [slot.segment.descriptor]
-        answer, received = self._child.ask(staged.order, descriptors)
+        reply, received = self._child.send_command(staged.command, descriptors)
         self._known[slot.number] = slot.segment
         try:
             for descriptor in received:
-                self._outputs = View(descriptor)
-            ran = self._read(answer)
-            if answer["kept"]:
+                self._outputs = SegmentView(descriptor)
+            ran = self._decode(reply)
+            if reply["kept"]:
                 slot.segment = None  # the model goes on reading it
         except (KeyError, TypeError, ValueError, IndexError) as exc:
-            raise Broken(f"an answer that makes no sense: {exc!r}") from None
+            raise ChannelBroken(f"a reply that makes no sense: {exc!r}") from None
         return ran
 
-    def _read(self, answer: Told) -> Ran:
-        ran = Ran(*answer["ran"])
-        error: Any = answer.get("error")
-        if error is not None and answer.get("splits"):
-            ran.raw = hear_error(error)
+    def _decode(self, reply: Message) -> RunResult:
+        ran = RunResult(*reply["ran"])
+        error: Any = reply.get("error")
+        if error is not None and reply.get("splits"):
+            ran.raw = decode_model_error(error)
         elif error is not None:
-            ran.error = hear_error(error)
+            ran.error = decode_model_error(error)
         else:
-            described = answer["tensors"]
-            tensors = [] if self._outputs is None else self._outputs.copy(described)
-            ran.raw = hear_outcomes(answer["outcomes"], tensors)
+            described = reply["tensors"]
+            tensors = [] if self._outputs is None else self._outputs.copy_tensors(described)
+            ran.raw = decode_outcomes(reply["outcomes"], tensors)
         return ran

@@ -11,28 +11,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.instances.process.channel import MAX_MESSAGE, Broken, Line, packed
+from workers.instances.process.channel import MAX_MESSAGE, Channel, ChannelBroken, encode_message
 from workers.system.framing import frame
 
-Pair = tuple[Line, Line]
+Pair = tuple[Channel, Channel]
 
 
 @pytest.fixture
 def pair() -> Iterator[Pair]:
     ends = socket.socketpair()
-    lines = Line(ends[0]), Line(ends[1])
-    yield lines
-    for line in lines:
-        line.close()
+    channels = Channel(ends[0]), Channel(ends[1])
+    yield channels
+    for channel in channels:
+        channel.close()
 
 
 @given(sizes=st.lists(st.integers(0, 5000), min_size=1, max_size=8))
 def test_messages_that_arrive_together_are_received_one_by_one(sizes: list[int]) -> None:
     ours, theirs = socket.socketpair()
-    sender, receiver = Line(ours), Line(theirs)
+    sender, receiver = Channel(ours), Channel(theirs)
     for number, size in enumerate(sizes):
-        sender.send(packed({"number": number, "text": "x" * size}))
-    received = [receiver.receive() for _ in sizes]
+        sender.send_message(encode_message({"number": number, "text": "x" * size}))
+    received = [receiver.receive_message() for _ in sizes]
 
     assert received == [({"number": n, "text": "x" * size}, []) for n, size in enumerate(sizes)]
     sender.close()
@@ -42,10 +42,10 @@ def test_messages_that_arrive_together_are_received_one_by_one(sizes: list[int])
 def test_descriptors_stay_with_their_message(pair: Pair) -> None:
     sender, receiver = pair
     reader, writer = os.pipe()
-    sender.send(packed("before"))
-    sender.send(packed("with"), [reader, writer])
-    sender.send(packed("after"))
-    received = [receiver.receive() for _ in range(3)]
+    sender.send_message(encode_message("before"))
+    sender.send_message(encode_message("with"), [reader, writer])
+    sender.send_message(encode_message("after"))
+    received = [receiver.receive_message() for _ in range(3)]
 
     assert [text for text, _ in received] == ["before", "with", "after"]
     assert [len(descriptors) for _, descriptors in received] == [0, 2, 0]
@@ -56,7 +56,7 @@ def test_descriptors_stay_with_their_message(pair: Pair) -> None:
 @given(cuts=st.lists(st.integers(1, 40), max_size=6))
 def test_a_message_that_arrives_in_pieces_is_whole(cuts: list[int]) -> None:
     ours, theirs = socket.socketpair()
-    data = memoryview(frame(packed({"text": "x" * 50})))
+    data = memoryview(frame(encode_message({"text": "x" * 50})))
 
     def send() -> None:
         rest = data
@@ -67,22 +67,22 @@ def test_a_message_that_arrives_in_pieces_is_whole(cuts: list[int]) -> None:
 
     thread = threading.Thread(target=send)
     thread.start()
-    assert Line(theirs).receive() == ({"text": "x" * 50}, [])
+    assert Channel(theirs).receive_message() == ({"text": "x" * 50}, [])
     thread.join()
     ours.close()
     theirs.close()
 
 
 @pytest.mark.parametrize("data", [b"", b"\0\0", frame(b"\xc1"), frame(b"\x01\x02"), (MAX_MESSAGE + 1).to_bytes(4)])
-def test_what_is_no_message_breaks_the_line_and_leaves_no_descriptor(data: bytes) -> None:
+def test_what_is_no_message_breaks_the_channel_and_leaves_no_descriptor(data: bytes) -> None:
     ours, theirs = socket.socketpair()
     reader, writer = os.pipe()
     if data:
         socket.send_fds(ours, [data], [writer])
     os.close(writer)
     ours.close()
-    with pytest.raises(Broken):
-        Line(theirs).receive()
+    with pytest.raises(ChannelBroken):
+        Channel(theirs).receive_message()
     theirs.close()
     assert os.read(reader, 1) == b""  # nobody holds the other end
     os.close(reader)

@@ -19,7 +19,7 @@ async def two_calls(fleet: Site, gateway: Running) -> tuple[list[asyncio.Task[in
         return (await gateway.infer(add_sub(value))).status_code
 
     tasks = [asyncio.ensure_future(status(value)) for value in (1.0, 2.0)]
-    pending = gateway.gateway.service.answers.pending
+    pending = gateway.gateway.service.completion.pending
     await until(lambda: len([call for call in pending if call.place is not None]) == 2)
     return tasks, list(pending)
 
@@ -41,15 +41,10 @@ async def test_only_the_record_of_the_very_request_is_read(fleet: Site) -> None:
     assert await asyncio.gather(*tasks) == [200, 200]
 
 
-async def test_what_stands_at_the_place_of_a_lost_request_is_not_run_for_it(
-    fleet: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("gateway.calls.recovery.OVERDUE", "gateway.calls.positions._FRESH"):
-        monkeypatch.setattr(name, 0.0)
-    monkeypatch.setattr("gateway.calls.pending.SWEEP_AFTER", 0.05)
+async def test_what_stands_at_the_place_of_a_lost_request_is_not_run_for_it(fleet: Site) -> None:
     worker = await fleet.worker()
     worker.open.clear()
-    gateway = await fleet.gateway()
+    gateway = await fleet.gateway(recover_after=0.0, offsets_max_age=0.0, sweep_after=0.05)
     tasks, (one, other) = await two_calls(fleet, gateway)
     topic = fleet.broker.topics[worker.topic]
     assert other.place is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 
-from gateway.catalogue.heartbeats import FreshBeats
+from gateway.catalogue.heartbeats import HeartbeatPoller
 from protocol.messages import Heartbeat
 from protocol.runtime.clock import Clock
 from protocol.transport.embedded.memory import MemoryServer, MemoryStore
@@ -38,7 +38,7 @@ class Answering:
 
 @dataclasses.dataclass
 class Site:
-    beats: FreshBeats
+    poller: HeartbeatPoller
     workers: list[Answering]
 
 
@@ -52,7 +52,7 @@ async def site(count: int = 2, live: float = 2.0) -> Site:
         await workers[-1].start()
     own = MemoryStore(TransportSettings(), server)
     await own.open()
-    return Site(FreshBeats(own, clock, live), workers)
+    return Site(HeartbeatPoller(own, clock, live), workers)
 
 
 def counted(beats: list[Heartbeat]) -> list[int]:
@@ -64,19 +64,19 @@ async def test_what_was_counted_before_the_question_is_in_the_answer() -> None:
     for number in range(1, 20):
         for worker in s.workers:
             worker.counted = number
-        assert counted(await s.beats.get()) == [number, number]
+        assert counted(await s.poller.poll()) == [number, number]
 
 
 async def test_whoever_comes_while_a_question_is_out_gets_a_newer_answer() -> None:
     s = await site(1)
     (worker,) = s.workers
     worker.silent = True
-    first = asyncio.ensure_future(s.beats.get())
+    first = asyncio.ensure_future(s.poller.poll())
     await worker.seen.wait()
     await worker._beat()  # the first one's answer, before the next call is counted
     worker.counted = 1
     worker.silent = False
-    later = [asyncio.ensure_future(s.beats.get()) for _ in range(50)]
+    later = [asyncio.ensure_future(s.poller.poll()) for _ in range(50)]
     assert counted(await first) == [0]
     assert [counted(beats) for beats in await asyncio.gather(*later)] == [[1]] * 50
     assert len(worker.asks) == 2
@@ -86,7 +86,7 @@ async def test_a_worker_that_does_not_answer_is_not_waited_for_for_ever() -> Non
     s = await site()
     s.workers[0].silent = True
     s.workers[1].counted = 5
-    assert counted(await s.beats.get()) == [0, 5]
+    assert counted(await s.poller.poll()) == [0, 5]
 
 
 async def test_a_worker_that_cannot_be_asked_or_is_dead_is_not_waited_for() -> None:
@@ -96,14 +96,14 @@ async def test_a_worker_that_cannot_be_asked_or_is_dead_is_not_waited_for() -> N
     await store.beat(Heartbeat("dead", "i", "h", 8, 1.0, asked=()))
     loop = asyncio.get_running_loop()
     began = loop.time()
-    assert counted(await s.beats.get()) == [0, 7, 8]
+    assert counted(await s.poller.poll()) == [0, 7, 8]
     assert loop.time() - began < 0.9
 
 
 async def test_closing_ends_a_question() -> None:
     s = await site(1)
     s.workers[0].silent = True
-    asking = asyncio.ensure_future(s.beats.get())
+    asking = asyncio.ensure_future(s.poller.poll())
     await s.workers[0].seen.wait()
-    await s.beats.close()
+    await s.poller.close()
     assert isinstance((await asyncio.gather(asking, return_exceptions=True))[0], asyncio.CancelledError)

@@ -83,7 +83,7 @@ def test_a_configuration_that_cannot_be_read_makes_only_its_version_unavailable(
 
 def test_records_that_are_no_announcement_are_reported_and_skipped() -> None:
     found = Catalogue(Names(), {})
-    problems = found.read([record(None, value=b"\xc1"), record(announcement("1"))])
+    problems = found.apply([record(None, value=b"\xc1"), record(announcement("1"))])
 
     assert len(problems) == 1
     assert "offset 7" in problems[0]
@@ -92,10 +92,10 @@ def test_records_that_are_no_announcement_are_reported_and_skipped() -> None:
 
 def test_an_empty_record_removes_its_version() -> None:
     found = catalogue(announcement("1"), announcement("2"))
-    found.read([record(None, b"m/2"), record(None, b"never/1"), record(None, b"nonsense")])
+    found.apply([record(None, b"m/2"), record(None, b"never/1"), record(None, b"nonsense")])
     assert found.resolve("m").version == "1"
 
-    found.read([record(None, b"m/1")])
+    found.apply([record(None, b"m/1")])
 
     assert "is not found" in refused(found, "m").message
 
@@ -140,6 +140,6 @@ def test_different_files_under_one_version_are_told_once_and_shown() -> None:
     reasons = {entry["version"]: entry.get("reason") for entry in found.index()}
     assert reasons["2"] is None
     assert f"({'a' * 12}, {'b' * 12})" in reasons["1"]
-    assert [served.tally.digests for served in found.versions("m")] == [2, 1]
+    assert [served.counters.digests for served in found.versions("m")] == [2, 1]
     assert found.seen([beat("w", new), beat("x", new)], 9.0) == []
     assert found.versions("m")[0].mixed == ""

@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import pytest
-
 from gateway.calls.positions import Positions
 from protocol.errors import Unavailable
 from protocol.messages import InferRequest
@@ -30,13 +28,8 @@ class Keeper:
         pass
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls are looked into at once."""
-    monkeypatch.setattr("gateway.calls.recovery.OVERDUE", 0.0)
-    monkeypatch.setattr("gateway.durable.requests.OVERDUE", 0.0)
-    monkeypatch.setattr("gateway.calls.positions._FRESH", 0.0)
-    monkeypatch.setattr("gateway.calls.pending.SWEEP_AFTER", 0.05)
+AT_ONCE: dict[str, Any] = {"recover_after": 0.0, "offsets_max_age": 0.0, "sweep_after": 0.05}
+"""Settings with which lost answers are noticed at once."""
 
 
 async def kept(fleet: Site) -> Worker:
@@ -70,7 +63,7 @@ async def answered_and_lost(fleet: Site, gateway: Running, worker: Worker, **hea
 
 async def test_an_end_that_was_lost_while_its_beginning_was_kept_is_made_again_once(fleet: Site) -> None:
     worker = await kept(fleet)
-    one, other = await fleet.gateway(), await fleet.gateway()
+    one, other = await fleet.gateway(**AT_ONCE), await fleet.gateway(**AT_ONCE)
     location, request_id = await answered_and_lost(fleet, one, worker)
     worker.open.clear()
 
@@ -87,7 +80,7 @@ async def test_an_end_that_was_lost_while_its_beginning_was_kept_is_made_again_o
 async def test_what_is_not_done_with_is_left_alone(fleet: Site) -> None:
     worker = await kept(fleet)
     worker.open.clear()
-    gateway = await fleet.gateway()
+    gateway = await fleet.gateway(**AT_ONCE)
     location = (await gateway.infer(add_sub(), **ASYNC)).headers["location"]
 
     assert [(await gateway.get(location)).status_code for _ in range(3)] == [202] * 3
@@ -98,7 +91,7 @@ async def test_what_is_not_done_with_is_left_alone(fleet: Site) -> None:
 
 async def test_a_lost_end_whose_record_is_gone_is_410_and_the_key_runs_again(fleet: Site) -> None:
     worker = await fleet.worker()
-    gateway = await fleet.gateway()
+    gateway = await fleet.gateway(**AT_ONCE)
     location, request_id = await answered_and_lost(fleet, gateway, worker, **KEY)
 
     for _ in range(2):
@@ -110,7 +103,7 @@ async def test_a_lost_end_whose_record_is_gone_is_410_and_the_key_runs_again(fle
 
 async def test_a_keyed_call_that_attaches_to_a_lost_end_runs_it_again(fleet: Site) -> None:
     worker = await fleet.worker()
-    gateway = await fleet.gateway()
+    gateway = await fleet.gateway(**AT_ONCE)
     location, request_id = await answered_and_lost(fleet, gateway, worker, **KEY)
 
     answer = await gateway.infer(add_sub(), **KEY, penstock_timeout_ms="5000")
@@ -122,7 +115,7 @@ async def test_a_keyed_call_that_attaches_to_a_lost_end_runs_it_again(fleet: Sit
 
 async def test_a_keyed_call_that_waits_while_its_end_is_lost_is_answered(fleet: Site) -> None:
     worker = await fleet.worker()
-    gateway = await fleet.gateway(claim_lease=0.05)
+    gateway = await fleet.gateway(claim_lease=0.05, **AT_ONCE)
     answers = losing(worker, 1)
 
     assert (await gateway.infer(add_sub(), **KEY, penstock_timeout_ms="5000")).status_code == 200
@@ -144,7 +137,7 @@ def losing(worker: Worker, count: int) -> list[Any]:
 
 async def test_a_plain_call_whose_answer_and_wake_up_were_lost_is_answered(fleet: Site) -> None:
     worker = await kept(fleet)
-    gateway = await fleet.gateway()
+    gateway = await fleet.gateway(**AT_ONCE)
     losing(worker, 1)
 
     answer = await gateway.infer(penstock_timeout_ms="5000")
@@ -155,7 +148,7 @@ async def test_a_plain_call_whose_answer_and_wake_up_were_lost_is_answered(fleet
 
 async def test_a_plain_call_whose_answer_and_record_are_gone_is_told_so(fleet: Site) -> None:
     losing(await fleet.worker(), 1)
-    gateway = await fleet.gateway()
+    gateway = await fleet.gateway(**AT_ONCE)
 
     answer = await gateway.infer(penstock_timeout_ms="5000")
 
@@ -166,7 +159,7 @@ async def test_a_plain_call_whose_answer_and_record_are_gone_is_told_so(fleet: S
 async def test_whoever_attaches_while_nothing_is_published_gets_no_202(fleet: Site) -> None:
     """The first gateway has a claim and cannot publish; when it dies, nobody has promised anything."""
     worker = await fleet.worker()
-    gateway = await fleet.gateway(claim_lease=0.2)
+    gateway = await fleet.gateway(claim_lease=0.2, **AT_ONCE)
     claims = gateway.gateway._claims
     served = gateway.gateway.service.resolve("add_sub", "")
     first = await claims.claim(_request(gateway, served.version), "mark")
@@ -200,10 +193,9 @@ class Telling(MemoryBus):
         return {0: 5}
 
 
-async def test_offsets_are_read_once_for_all_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.calls.positions._FRESH", 60.0)
+async def test_offsets_are_read_once_for_all_who_ask() -> None:
     bus = Telling()
-    positions = Positions(bus)
+    positions = Positions(bus, max_age=60.0)
     asking = [asyncio.ensure_future(positions.passed("t", (0, offset))) for offset in range(3, 7)]
     asking.append(asyncio.ensure_future(positions.passed("t", (1, 0))))
     await until(lambda: bus.asked > 0)
@@ -220,4 +212,4 @@ async def test_a_broker_that_does_not_say_loses_nothing() -> None:
     bus.fails = True
     bus.let.set()
 
-    assert not await Positions(bus).passed("t", (0, 0))
+    assert not await Positions(bus, max_age=0.0).passed("t", (0, 0))

@@ -1,0 +1,66 @@
+"""The commands that a worker gives to a child, as calls. Each waits for the reply, so none is called on the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from workers.instances.process.channel import ChannelBroken, encode_message
+from workers.instances.process.child import Child
+from workers.instances.process.messages import decode_load_error, decode_metadata, encode_placement, encode_version
+from workers.repository.completion import BackendMetadata
+from workers.repository.placement import Placement
+from workers.repository.version import ModelVersion
+
+
+def inspect(
+    child: Child, version: ModelVersion, gpus: Sequence[int] = (), threads: int = 1
+) -> tuple[BackendMetadata | None, tuple[int, ...]]:
+    """See `Backend.inspect`; also which of the GPUs the backend can use, so that this process need not import the framework.
+
+    Args:
+        child: runs the backend.
+        version: its configuration need not be complete.
+        gpus: numbers of the worker's.
+        threads: for the libraries of the model's code, which are imported now.
+
+    Raises:
+        FleetError: as a backend in this process would have raised it.
+        InstanceDied: the model ended the child.
+    """
+    try:
+        command = {"name": "inspect", "version": encode_version(version), "gpus": list(gpus), "threads": threads}
+        reply, _ = child.send_command(encode_message(command))
+    except ChannelBroken:
+        raise child.exit_error(f"while model '{version.model}' was inspected") from None
+    if "error" in reply:
+        raise decode_load_error(reply["error"], version)
+    return decode_metadata(reply["metadata"]), tuple(reply["gpus"])
+
+
+def load(child: Child, version: ModelVersion, placement: Placement) -> None:
+    """See `Backend.load`; also warms up.
+
+    Raises:
+        FleetError, InstanceDied: see `inspect`.
+    """
+    command = {"name": "load", "version": encode_version(version), "placement": encode_placement(placement)}
+    try:
+        reply, _ = child.send_command(encode_message(command))
+    except ChannelBroken:
+        raise child.exit_error(f"while instance '{placement.name}' was loaded") from None
+    if "error" in reply:
+        raise decode_load_error(reply["error"], version)
+
+
+def close(child: Child, version: ModelVersion) -> None:
+    """See `Instance.close`; the child exits.
+
+    Raises:
+        FleetError, InstanceDied: see `inspect`.
+    """
+    try:
+        reply, _ = child.send_command(encode_message({"name": "close"}))
+    except ChannelBroken:
+        raise child.exit_error("while it was closed") from None
+    if "error" in reply:
+        raise decode_load_error(reply["error"], version)
