@@ -1,4 +1,6 @@
-"""One run: servers given, fleet started, plan carried out, history kept. The only place that knows all parts."""
+"""One run: starts the fleet on the given servers, carries out the plan, returns the history. The only module that knows all
+parts.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +37,9 @@ class Site:
     Attributes:
         transport: the servers; the prefix is the run's own.
         arguments: the same as flags of `penstock gateway` and `penstock worker`, without the Redis URL.
-        commands: faults that the user supplies, by name.
-        settle: seconds after the last fault in which the lag may reach zero.
-        keep: leave topics, keys and logs.
+        commands: the user's own faults, by name.
+        settle: seconds that the lag may take to reach zero after the last fault.
+        keep: do not delete topics, keys and logs.
     """
 
     transport: TransportSettings
@@ -48,7 +50,7 @@ class Site:
 
 
 def fresh_prefix() -> str:
-    """A prefix that no other run has."""
+    """A prefix of this run alone."""
     return f"verify-{secrets.token_hex(4)}"
 
 
@@ -56,7 +58,7 @@ async def run(plan: Plan, site: Site, say: Say) -> History:
     """Carry out a plan.
 
     Raises:
-        FleetError: servers or fleet did not start.
+        FleetError: the servers or the fleet did not start.
     """
     with contextlib.ExitStack() as stack:
         if site.keep:
@@ -68,7 +70,7 @@ async def run(plan: Plan, site: Site, say: Say) -> History:
 
 
 class _Run:
-    """The parts of a run, while it lasts."""
+    """The parts of one run."""
 
     def __init__(self, plan: Plan, site: Site, folder: Path, say: Say) -> None:
         names = site.transport.names
@@ -95,7 +97,7 @@ class _Run:
             return await self._guarded()
         finally:
             if guard.stdin is not None:
-                guard.stdin.close()  # it ends what is left, as it does when we are killed
+                guard.stdin.close()  # it kills the rest of the run, as it does when we are killed
             await asyncio.to_thread(guard.wait)
 
     async def _guarded(self) -> History:
@@ -136,8 +138,8 @@ class _Run:
             for task in (watching, weighing):
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
-                    await task  # what it stumbled over, if it did not last until now
-        # On a slow machine callers are late, and still send when the last fault is over.
+                    await task  # raises the error that ended it early, if any
+        # On a slow machine callers are late, and still send after the last fault.
         quiet = [*(fault.ended for fault in history.faults), *(seen.sent for seen in history.seen)]
         history.quiet_at = max(quiet, default=self._clock())
         await self._settle(watch)
@@ -148,7 +150,7 @@ class _Run:
         await (injector.inject(item) if isinstance(item, Fault) else traffic.make_call(item))
 
     async def _settle(self, watch: LogWatch) -> None:
-        """Until the lag is zero, twice; or until its time is over."""
+        """Wait until the lag was zero twice, or the time is over."""
         end, zeros = self._clock() + self._site.settle, 0
         while zeros < 2 and self._clock() < end:
             with contextlib.suppress(*TROUBLE):

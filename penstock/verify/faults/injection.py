@@ -1,4 +1,4 @@
-"""Breaks what the plan says, when it says, and mends it again."""
+"""Injects the faults of a plan, and undoes them."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from penstock.verify.observe.raw import TROUBLE, RawRedis
 from penstock.verify.plan.plan import COMMAND, DELAYS, DROPS, Fault, FaultKind
 
 MID_BATCH: Final = 8.0
-"""Seconds that a kill waits for a batch of its victim to begin."""
+"""Seconds that a kill waits until its victim begins a batch."""
 LOOK_AGAIN: Final = 0.5
-"""Seconds after which it is asked anew which processes it has."""
+"""Seconds after which a member's processes are listed again."""
 COMMAND_WITHIN: Final = 120.0
 CUT_FOR: Final = 1.0
-"""Seconds in which a worker has time to commit what it should not."""
-NO_PROXY: Final = "there is no proxy before this Redis (TLS, a UNIX socket, or Sentinels)"
+"""Seconds in which a disconnected worker could wrongly commit."""
+NO_PROXY: Final = "there is no proxy before this Redis (TLS, UNIX socket, or Sentinels)"
 NO_KAFKA_PROXY: Final = "there is no proxy before these brokers (TLS)"
 
 
 class FaultInjector:
-    """Does faults.
+    """Injects faults into a fleet.
 
     Args:
-        fleet: whose processes are broken.
-        account: where the models note what they run.
-        commands: what the user says breaks his servers, by name.
-        store: asked whether it still remembers, after such a command.
+        fleet: its processes are broken.
+        account: where the models record what they run.
+        commands: the user's own faults, by name.
+        store: asked after such a command whether it lost data.
         clock: seconds since the epoch on the store's clock.
-        history: takes what was done.
+        history: receives the injected faults.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class FaultInjector:
         self._history = history
 
     async def inject(self, fault: Fault) -> None:
-        """One fault, until it is mended."""
+        """Inject one fault, and return when it is undone."""
         broken = InjectedFault(fault.kind, fault.target, self._clock(), 0.0)
         if fault.kind.startswith(COMMAND):
             await self._command(fault, broken)
@@ -77,7 +77,7 @@ class FaultInjector:
             await self._rebalance(fault, broken, member)
             return
         if not member.running:
-            broken.note = "it did not run"
+            broken.note = "it was not running"
             return
         if fault.kind in {FaultKind.WORKER_KILL, FaultKind.CHILD_KILL}:
             await asyncio.to_thread(self._kill_in_batch, fault, broken, member)
@@ -106,7 +106,7 @@ class FaultInjector:
 
     async def _skew(self, fault: Fault, broken: InjectedFault, member: Member) -> None:
         if faketime() is None:
-            broken.note = "libfaketime is not installed here, so no clock can be made wrong"
+            broken.note = "libfaketime is not installed, so no clock can be made wrong"
             return
         broken.pids = _pids(member.family())
         await asyncio.to_thread(member.kill)
@@ -118,7 +118,7 @@ class FaultInjector:
             broken.note = NO_PROXY
             return
         broken.pids = _pids(member.family())
-        await asyncio.to_thread(self._in_batch, member)  # so that an answer is on its way
+        await asyncio.to_thread(self._in_batch, member)  # so that it is about to answer
         member.proxy.cut = True
         member.proxy.drop()
         await asyncio.sleep(CUT_FOR)
@@ -128,7 +128,7 @@ class FaultInjector:
         await asyncio.sleep(fault.lasts)
         member.start()
 
-    # The kills run in a thread: a batch takes milliseconds, and the event loop has callers to serve.
+    # Kills run in a thread: they poll for a batch of milliseconds, and the event loop has callers to serve.
 
     def _kill_all(self, fault: Fault, broken: InjectedFault, member: Member) -> None:
         if fault.kind == FaultKind.MACHINE_KILL:
@@ -140,15 +140,15 @@ class FaultInjector:
         victim = self._in_batch(member)
         working = member.working()
         if working is None:
-            broken.note = "it was being started again"
+            broken.note = "it was restarting"
             return
         if fault.kind == FaultKind.WORKER_KILL:
             victim = working.pid
         elif victim == working.pid:
-            broken.note = "no model ran in a process of its own"
+            broken.note = "no model ran in a child process"
             return
         if victim is None:
-            broken.note = f"no batch of it began within {MID_BATCH:.0f} s"
+            broken.note = f"it began no batch within {MID_BATCH:.0f} s"
             return
         broken.pids = (victim,)
         with contextlib.suppress(ProcessLookupError):
@@ -156,7 +156,7 @@ class FaultInjector:
             broken.hit = self._clock()
 
     def _in_batch(self, member: Member) -> int | None:
-        """Wait until one of its processes has just begun a batch, and say which: only then is something sure to come again."""
+        """Wait until one of its processes has just begun a batch, and return its id: killing it then causes a redelivery."""
         end = time.monotonic() + MID_BATCH
         while time.monotonic() < end:
             files = {pid: model.account_of(self._account, pid) for pid in _pids(member.family())}
@@ -171,7 +171,7 @@ class FaultInjector:
 
     async def _rebalance(self, fault: Fault, broken: InjectedFault, member: Member) -> None:
         if member.running:
-            broken.note = "it was there already"
+            broken.note = "it was already running"
             return
         member.start()
         await asyncio.sleep(fault.lasts)
@@ -211,14 +211,14 @@ class FaultInjector:
         try:
             async with asyncio.timeout(COMMAND_WITHIN):
                 code = await process.wait()
-            broken.note = f"the command ended with {code}" if code else ""
+            broken.note = f"the command exited with {code}" if code else ""
         except TimeoutError:
             process.kill()
             broken.note = f"the command did not end within {COMMAND_WITHIN:.0f} s"
         await self._see_loss(broken)
 
     async def _see_loss(self, broken: InjectedFault) -> None:
-        """Whether the store has forgotten what it held: asked until it answers."""
+        """Note whether the store lost data; asks until it answers."""
         for _ in range(120):
             with contextlib.suppress(*TROUBLE):
                 await self._store.mark(self._clock())

@@ -1,9 +1,8 @@
-"""How long callers wait after a kill, by what they saw themselves. Pure.
+"""How long callers waited after a kill, by their own observations. Pure.
 
-For every worker and every child that was killed, and for each model: the longest time that one caller waited (`wait`: from the
-kill, or from its call if that came within `WINDOW` of it, to its answer), and the longest time in which nobody got one although
-somebody waited (`silence`). A kill is `alone` where nothing else was broken, or still recovering, from before it until `WINDOW`
-after it; what is broken later, while callers still wait, is no excuse.
+For each killed worker or child, and each model, `wait` is the longest time that one caller waited, from the kill to its answer (or
+from its call, if that came within `WINDOW` of the kill). `silence` is the longest time without any answer while a caller was
+waiting. A kill is `alone` if no other fault was active, or its effects still recovering, from the kill until `WINDOW` after it.
 """
 
 from __future__ import annotations
@@ -17,22 +16,22 @@ from penstock.verify.observe.history import CallEnd, History, InjectedFault, Obs
 from penstock.verify.plan.plan import Call, CallKind, FaultKind, Plan
 
 WINDOW: Final[dict[str, float]] = {FaultKind.WORKER_KILL: 4.0, FaultKind.CHILD_KILL: 2.0}
-"""Seconds; the kinds that are measured."""
+"""The measured kinds, in seconds."""
 RECOVERS: Final[dict[str, float]] = {FaultKind.CHILD_KILL: 2.0}
-"""Seconds after a fault in which callers may still wait for its sake; `LONG` for all others."""
+"""Seconds for which a fault still delays callers; `LONG` for the others."""
 LONG: Final = 4.0
 _WAITS: Final = frozenset({CallKind.PLAIN, CallKind.KEYED, CallKind.SHARED})
-"""Calls that are held until there is an answer, and have no deadline of their own."""
+"""Calls that wait for their answer and have no deadline of their own."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Gap:
-    """What callers of one model saw after one kill.
+    """Waits of one model's callers after one kill.
 
     Attributes:
-        waiting: callers who waited in it.
+        waiting: the number of callers that waited.
         wait, silence: seconds.
-        alone: nothing else can explain it.
+        alone: no other fault can explain it.
     """
 
     kind: str
@@ -46,7 +45,7 @@ class Gap:
 
 
 def gaps(plan: Plan, history: History) -> list[Gap]:
-    """All of a run."""
+    """All gaps of a run."""
     calls = {call.number: call for call in plan.calls}
     found = []
     for kill in history.faults:
@@ -57,7 +56,7 @@ def gaps(plan: Plan, history: History) -> list[Gap]:
 
 
 def _of(model: str, calls: Mapping[int, Call], all_seen: Sequence[ObservedCall]) -> list[ObservedCall]:
-    """Callers who were held until they were told something; one whose connection broke was not."""
+    """Callers that waited for an answer; those whose connection broke do not count."""
     return [
         seen
         for seen in all_seen
@@ -95,6 +94,6 @@ def _is_alone(kill: InjectedFault, faults: Sequence[InjectedFault]) -> bool:
 
 
 def longest_gap(seen: Sequence[ObservedCall]) -> float:
-    """Seconds of the longest time of a run in which no call was answered, whatever was broken in it."""
+    """The longest time of a run without an answer, in seconds, whatever the faults."""
     times = sorted(call.at for call in seen if call.end is CallEnd.ANSWER)
     return max((later - sooner for sooner, later in itertools.pairwise(times)), default=0.0)

@@ -1,4 +1,4 @@
-"""Rules about answers: every accepted request has one, one only, and it is the caller's. Pure."""
+"""Rules about answers: every accepted request has one (I1), only one (I2, I3), and its own (I5). Pure."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def at_most_one_terminal(facts: Facts) -> Iterator[Finding]:
     for seen in facts.history.seen:
         if seen.cancelled_at and seen.end is CallEnd.ANSWER:
             yield Finding(
-                f"{seen.ref} was confirmed to be cancelled, and then answered", excused=facts.forgotten(seen.ref)
+                f"{seen.ref} was answered after its confirmed cancellation", excused=facts.forgotten(seen.ref)
             )
     for ref, why in facts.terminals_undone():
         yield Finding(f"{ref}: {why}")
@@ -64,7 +64,7 @@ def commits_stay_below(facts: Facts) -> Iterator[Finding]:
         record = facts.record(passed.topic, passed.partition, passed.offset)
         renewed = record is not None and passed.claimed > record.accepted > 0
         yield Finding(
-            f"{passed.topic}/{passed.partition}: an offset above {passed.offset} was committed, and that record has no end",
+            f"{passed.topic}/{passed.partition}: an offset above {passed.offset} was committed, and that record is unfinished",
             excused=renewed or (record is not None and facts.forgotten(record.ref)),
         )
 
@@ -83,10 +83,10 @@ def answers_are_the_callers(facts: Facts) -> Iterator[Finding]:
 def _wrong(facts: Facts, number: int, answer: int | None, run: int | None, what: str) -> str:
     call = facts.calls.get(number)
     if call is None:
-        return f"{what} holds an answer to {number}, which nobody sent"
+        return f"{what} holds an answer to {number}, which was never sent"
     right = model.right_answer(call.model, number)
     if answer != right:
         return f"{what} holds {answer} for {number} of {call.model}; {right} is right"
     if run not in facts.executions.get(number, {}):
-        return f"{what} holds the answer of execution {run}, which by the models' account was not one of {number}"
+        return f"{what} holds the answer of execution {run}, which the models did not record for {number}"
     return ""

@@ -1,7 +1,7 @@
-"""Looks at Kafka and Redis while the run goes on: what is committed, and what had an end by then.
+"""Samples Kafka and Redis during a run: what is committed, and which requests were finished by then.
 
-Invariant: committed offsets are read first, then the log and the dead letters, then the streams: so a record that is below a commit
-and has no end in the later reads had none when it was committed, either.
+Invariant: committed offsets are read before the log, the dead letters and the streams. A record below a commit that is unfinished
+in these later reads was unfinished when it was committed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from protocol.naming import Names
 
 EVERY: Final = 0.4
 FENCES_LAST: Final = 240.0
-"""Seconds for which the fence of a plain answer is certain to be kept: a stream that is gone later has expired."""
+"""Seconds for which the fence of a plain answer is certainly kept; a stream that disappears later has expired."""
 
 
 class LogWatch:
@@ -47,7 +47,7 @@ class LogWatch:
             await asyncio.sleep(EVERY)
 
     async def sample(self) -> OffsetSample:
-        """One look. Raises what its servers' clients raise while they are being broken."""
+        """Take one sample. Raises the errors of `TROUBLE` while its servers are being broken."""
         async with asyncio.timeout(60):
             await self._store.mark(self._clock())
             starts = await self._log.starts()
@@ -68,14 +68,14 @@ class LogWatch:
         return sample
 
     async def look_at_all(self) -> None:
-        """Look at every request that anybody named."""
+        """Read the streams of all known requests, at the end of the run."""
         refs = {record.ref for record in self._records.values()} | {seen.ref for seen in self._history.seen}
         refs |= {produced.ref for produced in self._history.produced}
         wanted = sorted(refs - {""})
         at = self._clock()
         found = await self._store.look(wanted, at)
         self._history.stored += found.values()
-        # Gone before its time: a terminal that was there.
+        # A terminal entry that disappeared before its fence expired.
         self._history.stored += [
             StreamState(name, at, terminal=False)
             for name in wanted
@@ -125,7 +125,7 @@ class LogWatch:
 
 
 def number_of(record: Any) -> int | None:
-    """The input of a record; None for what is no request."""
+    """The input of a record; None if it is not a request."""
     try:
         request = codec.decode_request(
             record.value, record.headers, model="?", version="1", default_id="?", timestamp=record.timestamp / 1000

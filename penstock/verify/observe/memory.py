@@ -1,4 +1,4 @@
-"""Weighs the fleet's processes while a run lasts."""
+"""Samples the memory of the fleet's processes during a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EVERY: Final = 1.0
 
 
 async def sample_memory(fleet: Fleet, clock: Callable[[], float], into: list[MemorySample]) -> None:
-    """The resident memory of every process of the fleet, again and again until cancelled."""
+    """Sample the resident memory of every process of the fleet until cancelled."""
     while True:
         for member in tuple(fleet.members.values()):
             at = clock()

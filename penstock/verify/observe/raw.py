@@ -1,6 +1,6 @@
-"""Raw reads of Kafka and Redis, and records written as a stranger would write them.
+"""Raw access to Kafka and Redis, for reads and for a producer of the run's own.
 
-Invariant: nothing of `protocol.transport` is used but how to connect: a fault there must not hide itself from the checker.
+Invariant: of `protocol.transport` only the connection options are used, so that a fault in it cannot hide itself from the checker.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from protocol.transport.settings import TransportSettings
 
 TERMINAL: Final = b"18446744073709551615-18446744073709551615"
 TROUBLE: Final = (KafkaError, RedisError, OSError, TimeoutError)
-"""What a read raises while its server is being broken: it is done again later."""
+"""Errors of a read while its server is being broken; it is repeated later."""
 _IN_CALL: Final = 500
 
 
@@ -38,8 +38,8 @@ class RawKafka:
     """Kafka: every record of some topics, committed offsets, and a producer.
 
     Args:
-        settings: where, and how to connect.
-        topics: the infer topics; each is the name of its group, too.
+        settings: how to connect.
+        topics: the infer topics; each is also the name of its group.
     """
 
     def __init__(self, settings: TransportSettings, topics: Sequence[str]) -> None:
@@ -53,7 +53,7 @@ class RawKafka:
         self._unread: list[Any] = []
 
     async def open(self) -> None:
-        """Connect; the topics are there."""
+        """Connect; the topics exist."""
         self._consumer = AIOKafkaConsumer(**self._options, enable_auto_commit=False, auto_offset_reset="earliest")
         self._admin = AIOKafkaAdminClient(**self._options)
         self.producer = AIOKafkaProducer(**self._options, acks="all")
@@ -69,7 +69,7 @@ class RawKafka:
                     await getattr(client, end)()
 
     async def follow(self, topics: Iterable[str]) -> None:
-        """From now on read these too, from their start; those that are not there yet are left out."""
+        """Also read these topics, from their start; those that do not exist yet are skipped."""
         followed = {place.topic for place in self._assigned}
         new = set(topics) - followed
         there = sorted(new & set(await self._admin.list_topics())) if new else []
@@ -83,7 +83,7 @@ class RawKafka:
             self._consumer.seek(place, positions.get(place, 0))
 
     async def committed(self) -> dict[tuple[str, int], int]:
-        """Committed offsets of all groups, as their coordinators hold them now."""
+        """Committed offsets of all groups, from their coordinators."""
         offsets: dict[tuple[str, int], int] = {}
         for topic in self.topics:
             found = await self._admin.list_consumer_group_offsets(topic)
@@ -91,18 +91,18 @@ class RawKafka:
         return offsets
 
     async def ends(self) -> dict[TopicPartition, int]:
-        """Log ends of what is followed."""
+        """Log ends of the followed partitions."""
         ends: dict[TopicPartition, int] = await self._consumer.end_offsets(list(self._assigned))
         return ends
 
     async def starts(self) -> dict[str, int]:
-        """Where the logs of the infer topics begin, by `topic/partition`."""
+        """Log starts of the infer topics, by `topic/partition`."""
         mine = [place for place in self._assigned if place.topic in self.topics]
         found = await self._consumer.beginning_offsets(mine)
         return {f"{place.topic}/{place.partition}": offset for place, offset in found.items()}
 
     async def read_to(self, ends: dict[TopicPartition, int]) -> list[Any]:
-        """All records from where the last call stopped up to these ends; what a failing call has read comes with the next."""
+        """All records since the last call up to these ends; records read by a failing call come with the next."""
         while behind := [place for place, end in ends.items() if await self._consumer.position(place) < end]:
             batches = await self._consumer.getmany(*behind, timeout_ms=500, max_records=2000)
             self._unread += [record for batch in batches.values() for record in batch]
@@ -118,7 +118,7 @@ class RawKafka:
 
 
 def log_record(record: Any, number_of: Callable[[Any], int | None]) -> LogRecord:
-    """What the judge needs to know of a record of an infer topic."""
+    """A record of an infer topic, as the judge needs it."""
     fields = {name: value for name, value in record.headers if value}
     stamps, deadline = fields.get("stamps", b""), fields.get("deadline", b"")
     accepted = int.from_bytes(stamps[:8], "big") / 1e6 if len(stamps) == 16 else 0.0
@@ -129,7 +129,7 @@ def log_record(record: Any, number_of: Callable[[Any], int | None]) -> LogRecord
 
 
 def dead_record(record: Any) -> DeadRecord:
-    """What the judge needs to know of a dead letter."""
+    """A dead letter, as the judge needs it."""
     text = {name: (value or b"").decode(errors="replace") for name, value in record.headers if name in EVIDENCE_HEADERS}
     partition, offset = text.get(DEAD_PARTITION, ""), text.get(DEAD_OFFSET, "")
     return DeadRecord(
@@ -211,7 +211,7 @@ class RawRedis:
         return found
 
     async def weigh(self) -> int:
-        """Bytes that all keys of the run take."""
+        """The size of all keys of the run, in bytes."""
         keys, total = await self._keys(), 0
         for start in range(0, len(keys), _IN_CALL):
             async with self._redis.pipeline(transaction=False) as pipe:
@@ -231,7 +231,7 @@ class RawRedis:
 
 
 def _connected(url: str) -> Any:
-    """A client of this URL; behind Sentinels it finds the primary for every connection."""
+    """A client for this URL; with Sentinels it looks up the primary for every connection."""
     address = Address.parse(url)
     if address.sentinels is None:
         return Redis.from_url(url)
@@ -258,7 +258,7 @@ def _fields(entry: Any) -> dict[bytes, bytes]:
 
 
 def read_reply(stored: StreamState, payload: bytes) -> None:
-    """Note what a terminal's payload says."""
+    """Fill in the content of a terminal entry's payload."""
     try:
         reply: InferReply = codec.decode_reply(payload)
     except FleetError as error:

@@ -1,4 +1,4 @@
-"""Callers: they send what the plan says, and write down what they saw and nothing else."""
+"""The callers of a run: they send the plan's calls and record what they see."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from protocol.naming import Names, ref
 
 CALLERS: Final = 64
 LONGEST: Final = 75.0
-"""Seconds after which a call that the gateway holds counts as silent: its own default deadline is 60."""
+"""Seconds after which an unanswered call counts as silent; the gateway's default deadline is 60."""
 KEEP_TRYING: Final = 90.0
-"""Seconds for which a caller with a key, or a handle, asks again."""
+"""Seconds for which a caller with a key or a handle retries."""
 PADDING: Final = np.array([[bytes(PAD)]], dtype=object)
 AGAIN: Final = frozenset({429, 499, 503, 504})
 
@@ -33,10 +33,10 @@ class Traffic:
 
     Args:
         urls: of the gateways.
-        log: for records that are written to Kafka itself.
+        log: for records that are written directly to Kafka.
         names: the run's.
         clock: seconds since the epoch on the store's clock.
-        history: takes what is seen.
+        history: receives the observations.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Traffic:
         self._room = asyncio.Semaphore(CALLERS)
 
     async def make_call(self, call: Call) -> None:
-        """One call to its end."""
+        """Make one call, and record its result."""
         async with self._room:
             if call.kind in {CallKind.DIRECT, CallKind.DUPLICATE, CallKind.GARBAGE}:
                 await self._produce(call)
@@ -73,7 +73,7 @@ class Traffic:
         return await caller.request(request.method, request.path, request.headers, request.body)
 
     async def _post(self, call: Call, gateway: int, *, wait: bool = True, **options: Any) -> ObservedCall:
-        """One infer call, as one caller sees it; its text holds the Location of a 202."""
+        """One infer call of one caller; `text` holds the Location of a 202."""
         asked = requests.infer(
             call.model,
             {"NUMBER": np.array([[call.number]]), "MILLIS": np.array([[call.millis]]), "PAD": PADDING},
@@ -97,7 +97,7 @@ class Traffic:
         return seen
 
     async def _insist(self, call: Call, gateway: int) -> None:
-        """A caller with a key: it asks again, elsewhere, until it knows."""
+        """A caller with a key: retries on the next gateway until it has a result."""
         end = self._clock() + KEEP_TRYING
         pause = random.Random(call.number * 31 + gateway)  # noqa: S311
         while True:
@@ -127,7 +127,7 @@ class Traffic:
         self._history.seen.append(last)
 
     async def _cancel(self, call: Call, location: str) -> float:
-        """When the fleet confirmed it; 0 where the call was done before, or nobody could be asked."""
+        """When the fleet confirmed the cancellation; 0 if the call was already finished, or no gateway answered."""
         for attempt in range(20):
             try:
                 response = await self._ask(call.gateway + attempt, requests.Request("DELETE", location, {}))
@@ -139,7 +139,7 @@ class Traffic:
         return 0.0
 
     async def _poll(self, call: Call, location: str) -> ObservedCall:
-        """Ask one gateway after the other until the call has an end."""
+        """Poll one gateway after another until the call has a result."""
         end, gateway = self._clock() + KEEP_TRYING, call.gateway
         while self._clock() < end:
             gateway += 1
@@ -153,7 +153,7 @@ class Traffic:
 
     @staticmethod
     def _ask_again(seen: ObservedCall) -> bool:
-        """A handle's answer can itself be 499 or 504: those are ends. 503 and 429 are the gateway's."""
+        """Whether to poll again. 499 and 504 can be a handle's result; 503 and 429 are the gateway's own."""
         return seen.status in {202, 429, 503}
 
     # --- to Kafka -----------------------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ class Traffic:
 
 
 def _read(seen: ObservedCall, response: Response) -> None:
-    """What a response says."""
+    """Fill in the content of a response."""
     seen.status = response.status
     seen.ref = response.headers.get("penstock-request-id", "")
     if seen.status == 202:
@@ -192,7 +192,7 @@ def _read(seen: ObservedCall, response: Response) -> None:
 
 
 def record(call: Call) -> tuple[bytes, list[tuple[str, bytes]]]:
-    """A request as any producer may write it: V2 JSON, or the simple msgpack."""
+    """A request as any producer may write it: V2 JSON or simple msgpack."""
     values = {"NUMBER": call.number, "MILLIS": call.millis}
     headers = [("id", b"order-%d" % call.number), ("principal", call.principal.encode())]
     if call.number % 2:
@@ -209,7 +209,7 @@ def record(call: Call) -> tuple[bytes, list[tuple[str, bytes]]]:
 
 
 def garbage(call: Call) -> tuple[bytes, list[tuple[str, bytes]]]:
-    """Bytes that are no request, the same for every run of a seed; half of them name somebody who can be told."""
+    """Bytes that are not a request, the same for every run of a seed; half of them have a principal and an id to be answered."""
     chance = random.Random(f"garbage {call.number}")  # noqa: S311
     sort = chance.randrange(3)
     if sort == 0:

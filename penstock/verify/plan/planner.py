@@ -1,7 +1,7 @@
 """Makes the plan of a seed. Pure.
 
-Invariant: equal arguments give equal plans, on every machine, so a failing seed replays. When things happen on the clock is the
-operating system's; what is sent, and what is broken around it, is not.
+Invariant: equal arguments give equal plans on every machine, so a failing seed can be replayed. Only the exact timing of a run is
+left to the operating system.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ WEIGHTS: Final[dict[CallKind, int]] = {
 _PER_SECOND: Final = 100
 _SHORTEST: Final = 40.0
 _EVERY: Final = 40.0
-"""Seconds in which each kind of fault comes once."""
+"""Seconds in which each kind of fault occurs once."""
 _MEASURED: Final = (
     (1.5, FaultKind.WORKER_KILL, 0), (6.5, FaultKind.CHILD_KILL, 1), (9.5, FaultKind.CHILD_KILL, 1),
     (12.5, FaultKind.WORKER_KILL, 1),
 )  # fmt: skip
-"""When, what and (of two workers) which: alone, so that what callers wait for is this and nothing else."""
+"""Time, kind and worker of faults without any other nearby, so that callers' waits have one cause."""
 _MEASURED_FOR: Final = 17.5
 _AFTER_ZOMBIE: Final = 8.0
 _FIRST: Final = frozenset({FaultKind.REDIS_DROP, FaultKind.CUT_KILL})
 _TWICE: Final = frozenset({FaultKind.WORKER_KILL, FaultKind.REDIS_DROP})
-"""What proves the most."""
+"""The most revealing faults."""
 _TRIES: Final = 50
 _STARTS_WITHIN: Final = 5.0
-"""Seconds after which a process that was started again has work."""
+"""Seconds after which a restarted process has work."""
 _OF_ONE_PROCESS: Final = frozenset(FaultKind) - {FaultKind.REBALANCE}
 
 
@@ -57,9 +57,9 @@ def make_plan(seed: int, requests: int, faults: Sequence[str], session_timeout: 
 
     Args:
         seed: any number.
-        requests: how many calls.
-        faults: kinds; each comes about every `_EVERY` seconds, and at least once.
-        session_timeout: seconds, the fleet's.
+        requests: the number of calls.
+        faults: kinds; each occurs about every `_EVERY` seconds, and at least once.
+        session_timeout: the fleet's, in seconds.
     """
     chance = random.Random(f"penstock {seed}")  # noqa: S311  # a plan is to be repeated, not to be kept from guessing
     seconds = max(_SHORTEST, requests / _PER_SECOND)
@@ -77,11 +77,11 @@ def _calls(chance: random.Random, requests: int, seconds: float, quiet: float) -
     kinds = chance.choices(list(WEIGHTS), list(WEIGHTS.values()), k=requests)
     burst = 0.0
     for number, kind in enumerate(kinds, 1):
-        # One in eight begins a moment in which others come, too: batches form of what arrives together.
+        # One in eight starts a burst, so that batches form.
         if number == 1 or chance.random() < 0.125:
             burst = round(chance.uniform(0, seconds), 3)
         at = burst if chance.random() < 0.3 else round(chance.uniform(0, seconds), 3)
-        if kind is CallKind.POISON:  # it is a fault itself
+        if kind is CallKind.POISON:  # it is a fault too
             at = round(chance.uniform(quiet, seconds), 3)
         yield _call(chance, number, at, kind)
 
@@ -116,7 +116,7 @@ def _zombie_lasts(session_timeout: float) -> float:
 def _faults(
     chance: random.Random, kinds: Sequence[str], within: tuple[float, float], session_timeout: float
 ) -> Iterator[Fault]:
-    """One after the other; each finds its place among those before it, the longest first."""
+    """Each fault is placed among those before it, the longest first."""
     made: list[Fault] = []
     begin, seconds = within
     if FaultKind.ZOMBIE in kinds:
@@ -131,7 +131,7 @@ def _faults(
 
 
 def _placed(chance: random.Random, kind: str, within: tuple[float, float], others: Sequence[Fault]) -> Fault:
-    """Where its target neither stands still nor is just being started, so that it is not done in vain; or nearly so."""
+    """A fault at a time at which its target is neither stopped nor starting, or the nearest to that of several tries."""
     best: tuple[float, Fault] | None = None
     first_drop = kind == FaultKind.REDIS_DROP and not any(other.kind == kind for other in others)
     for _ in range(_TRIES):
@@ -147,7 +147,7 @@ def _placed(chance: random.Random, kind: str, within: tuple[float, float], other
 
 
 def _apart(fault: Fault, other: Fault) -> float:
-    """Seconds between two faults of one process; `_STARTS_WITHIN` where they have nothing to do with each other."""
+    """Seconds between two faults of one process; `_STARTS_WITHIN` for unrelated faults."""
     if other.target != fault.target or not {fault.kind, other.kind} <= _OF_ONE_PROCESS:
         return _STARTS_WITHIN
     return max(fault.at - other.at - other.lasts, other.at - fault.at - fault.lasts)
@@ -156,7 +156,7 @@ def _apart(fault: Fault, other: Fault) -> float:
 def _fault(chance: random.Random, kind: str, at: float) -> Fault:
     lasts = round(chance.uniform(0.5, 3.0), 2)
     if kind in DELAYS or kind in DROPS:
-        # Workers first: what they write is what must not be lost.
+        # Mostly workers: their writes must not be lost.
         target = chance.choice((_worker(chance), _worker(chance), f"gateway-{chance.randrange(GATEWAYS)}", "all"))
         amount = round(chance.uniform(0.01, 0.2), 3) if kind in DELAYS else 0.0
         return Fault(at, kind, target, lasts, amount)
