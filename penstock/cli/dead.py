@@ -29,25 +29,25 @@ from protocol.transport.settings import TransportSettings
 T = TypeVar("T")
 
 ASK_ABOVE: Final = 10
-"""Records that are sent again without a question."""
+"""Most records that are sent again without confirmation."""
 
 _where: Decorator = options(
     fleet_options,
-    option("--data-dir", type=click.Path(exists=True, file_okay=False, path_type=Path), help="The folder of a `penstock serve` that does not run now, instead of --kafka and --redis."),  # noqa: E501
-    click.option("--model", "models", multiple=True, metavar="NAME", help="Of this model; may be repeated. [all]"),
+    option("--data-dir", type=click.Path(exists=True, file_okay=False, path_type=Path), help="The folder of a stopped `penstock serve`, instead of --kafka and --redis."),  # noqa: E501
+    click.option("--model", "models", multiple=True, metavar="NAME", help="Only this model; may be repeated. [all]"),
 )  # fmt: skip
 _which: Decorator = options(
-    click.option("--reason", "reasons", multiple=True, type=click.Choice([*REASONS, UNKNOWN]), help="Dead of this; may be repeated. [all]"),  # noqa: E501
-    click.option("--since", metavar="AGE|DATE", help="Dead since: 90s, 30m, 2h, 7d, or 2026-01-31T12:00 in UTC."),
-    click.option("--worker", default="", help="Given up by this worker."),
-    click.option("--id", "ids", multiple=True, metavar="ID", help="This one: its id, or <model>/<partition>/<offset>; may be repeated."),  # noqa: E501
+    click.option("--reason", "reasons", multiple=True, type=click.Choice([*REASONS, UNKNOWN]), help="Only this reason; may be repeated. [all]"),  # noqa: E501
+    click.option("--since", metavar="AGE|DATE", help="Dead since then: 90s, 30m, 2h, 7d, or 2026-01-31T12:00 in UTC."),
+    click.option("--worker", default="", help="Only letters of this worker."),
+    click.option("--id", "ids", multiple=True, metavar="ID", help="Only this letter: its id, or <model>/<partition>/<offset>; may be repeated."),  # noqa: E501
 )  # fmt: skip
 _json: Decorator = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
 def command() -> None:
-    """Dead letters: see what workers gave up, see why, try it again in a process that may die, send it again.
+    """Dead letters: list the requests that workers gave up, see why, run them in a process that may die, send them again.
 
     \b
         penstock dead list --kafka localhost:9092 --redis redis://localhost:6379
@@ -64,7 +64,7 @@ def command() -> None:
 @command.command("list")
 @options(_where, _which, _json)
 def list_(models: tuple[str, ...], as_json: bool, **flags: Any) -> None:
-    """List dead letters, the oldest first, and how many there are of each reason.
+    """List dead letters, the oldest first, with counts by reason.
 
     \b
         penstock dead list --model mymodel --reason poison --since 2h
@@ -92,7 +92,7 @@ def list_(models: tuple[str, ...], as_json: bool, **flags: Any) -> None:
 @click.argument("name", metavar="ID")
 @options(_where, _json)
 def show(name: str, models: tuple[str, ...], as_json: bool, **flags: Any) -> None:
-    """Show everything that is known of the dead letter ID: evidence, headers, inputs; the newest where there are several.
+    """Show the dead letter ID: evidence, headers and inputs; the newest if there are several.
 
     \b
         penstock dead show 5f0c9a7e --json
@@ -111,17 +111,17 @@ def show(name: str, models: tuple[str, ...], as_json: bool, **flags: Any) -> Non
 @options(
     _where,
     click.option("--from", "source", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A folder that --export wrote, instead of ID."),  # noqa: E501
-    option("--model-repository", multiple=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Where the model is; may be repeated. [--from's own models]"),  # noqa: E501
-    click.option("--version", "version", default="", help="Run it against this version of the model. [the one that it died in]"),
-    click.option("--time-limit", type=float, callback=seconds, default=120.0, show_default=True, help="Seconds for loading and running; then it hangs."),  # noqa: E501
+    option("--model-repository", multiple=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="The model's repository; may be repeated. [--from's own models]"),  # noqa: E501
+    click.option("--version", "version", default="", help="Version of the model to run. [the one in which it died]"),
+    click.option("--time-limit", type=float, callback=seconds, default=120.0, show_default=True, help="Seconds for loading and running; after that it counts as hung."),  # noqa: E501
     click.option("--export", "target", type=click.Path(path_type=Path), help="Write a reproducer into this new folder."),
-    click.option("--with-model", is_flag=True, help="With --export: put a copy of the model version into it."),
+    click.option("--with-model", is_flag=True, help="With --export: include a copy of the model version."),
     _json,
 )  # fmt: skip
 def reproduce(name: str, models: tuple[str, ...], source: Path | None, as_json: bool, **flags: Any) -> None:
-    """Run the dead letter ID against its model, alone, in a child process that may die of it; the worker's own backends load it.
+    """Run the dead letter ID alone against its model, in a child process that may die; the worker's own backends load the model.
 
-    Exits with 0 where it crashed, hung, failed or was refused again, and with 1 where it succeeded. With --export and without
+    Exits with 0 if it crashed, hung, failed or was refused again, and with 1 if it succeeded. With --export and without
     --model-repository nothing is run.
 
     \b
@@ -130,7 +130,7 @@ def reproduce(name: str, models: tuple[str, ...], source: Path | None, as_json: 
         penstock dead reproduce --from case
     """
     if bool(name) == bool(source):
-        raise InvalidArgument("say which dead letter: ID, or --from FOLDER with what --export wrote")
+        raise InvalidArgument("say which dead letter: ID, or --from FOLDER that --export wrote")
     case = reproducer.load_case(source) if source else _case(_settings(flags), models, name)
     version, repositories, target = flags["version"] or case.version, list(flags["model_repository"]), flags["target"]
     if source and not repositories and (source / reproducer.MODELS).is_dir():
@@ -145,7 +145,7 @@ def reproduce(name: str, models: tuple[str, ...], source: Path | None, as_json: 
     if repositories:
         sys.exit(_reproduce(case, repositories, version, flags["time_limit"], as_json))
     if not target:
-        raise ConfigError("--model-repository says where the model is that the request is to be run against")
+        raise ConfigError("give --model-repository, the repository of the model to run the request against")
 
 
 @command.command()
@@ -153,16 +153,16 @@ def reproduce(name: str, models: tuple[str, ...], source: Path | None, as_json: 
     _where,
     _which,
     click.option("--rate", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Records a second; 0 for no limit."),
-    click.option("--dry-run", is_flag=True, help="Say what would be sent, and send nothing."),
-    click.option("--again", is_flag=True, help="Also what was sent again since it died."),
+    click.option("--dry-run", is_flag=True, help="Print what would be sent, and send nothing."),
+    click.option("--again", is_flag=True, help="Include requests that were sent again since they died."),
     click.option("--yes", "-y", is_flag=True, help=f"Do not ask before sending more than {ASK_ABOVE}."),
     _json,
 )  # fmt: skip
 def redrive(models: tuple[str, ...], as_json: bool, yes: bool, **flags: Any) -> None:
     """Send dead letters again, to the topics that they came from, as <id>~r<n> and without their deadline.
 
-    Says where each answer can be read. What was sent again since it died is left out unless --again is given. Exits with 1 where
-    a record could not be sent.
+    Prints where each answer can be read. Requests sent again since they died are left out unless --again is given. Exits with 1
+    if a record could not be sent.
 
     \b
         penstock dead redrive --model mymodel --reason poison --dry-run
@@ -281,7 +281,7 @@ def _settings(flags: dict[str, Any]) -> TransportSettings:
     data_dir: Path | None = flags["data_dir"]
     if not flags["kafka"] and data_dir is None:
         raise ConfigError(
-            "dead letters lie in a fleet's broker: --kafka HOST:PORT and --redis URL; or in --data-dir DIR"
+            "dead letters are in a fleet's broker: --kafka HOST:PORT and --redis URL; or in --data-dir DIR"
         )
     return transport_settings(**flags)
 
@@ -301,7 +301,7 @@ def _run(settings: TransportSettings, work: Callable[[Bus], Coroutine[Any, Any, 
 
 @contextlib.asynccontextmanager
 async def _bus(settings: TransportSettings) -> AsyncIterator[Bus]:
-    """The bus alone, open: Redis may be away."""
+    """The open bus alone: Redis may be unreachable."""
     from protocol.transport import open_transport
 
     if settings.data_dir is not None:
@@ -326,7 +326,7 @@ async def _dead_topics(bus: Bus, names: Names, models: tuple[str, ...]) -> list[
 
 
 async def _fetch(bus: Bus, names: Names, models: tuple[str, ...], name: str) -> tuple[ReadLetter, bytes]:
-    """The newest letter that is called so, and its value."""
+    """The newest letter of that name, and its value."""
     found = await _dead_topics(bus, names, models)
     letters = [letter for each in found for letter in each.letters if selection.is_called(letter, name)]
     if not letters:

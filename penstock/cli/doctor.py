@@ -22,7 +22,7 @@ from protocol.transport.facts import KafkaFacts
 from protocol.transport.settings import TransportSettings
 
 _SILENCE: Final = 5.0
-"""Seconds after which a worker counts as gone."""
+"""Seconds without a heartbeat after which a worker counts as dead."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class DoctorLine:
     """One line of the diagnosis.
 
     Attributes:
-        subject: what was looked at.
+        subject: what was checked.
         state: "ok", "warning" or "problem".
         text: what was found, and what to do.
         misconfiguration: the setting that breaks a promise of docs/guarantees.md; None for anything else.
@@ -49,12 +49,12 @@ class DoctorLine:
 
 @click.command()
 @fleet_options
-@option("--model-repository", multiple=True, type=click.Path(path_type=Path), help="Look at these, too.")
+@option("--model-repository", multiple=True, type=click.Path(path_type=Path), help="Also check these repositories.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of text.")
 def command(model_repository: tuple[Path, ...], as_json: bool, **flags: Any) -> None:
-    """Look at broker, store, repository, frameworks and GPUs, and say what to fix. Exits with 1 on a problem.
+    """Check broker, store, repository, frameworks and GPUs, and say what to fix. Exits with 1 on a problem.
 
-    Warns where a setting of Kafka or Redis breaks a promise of docs/guarantees.md, with the command that mends it.
+    Warns about every setting of Kafka or Redis that breaks a promise of docs/guarantees.md, with the command that fixes it.
 
     penstock doctor --kafka localhost:9092 --redis redis://localhost:6379 --model-repository models
     """

@@ -1,7 +1,7 @@
-"""Runs one dead record in a child: `python -m penstock.dead.reproduce_child FOLDER REPORT VERSION REPOSITORY…`. It may die of it.
+"""The child that runs one dead record, and may die: `python -m penstock.dead.reproduce_child FOLDER REPORT VERSION REPOSITORY…`.
 
-It loads the model with the worker's own backends and calls an instance as a worker does. Every step is a line of JSON in the report
-before it is taken, so that whoever finds the report knows how far it came.
+It loads the model with the worker's own backends and calls an instance as a worker does. Each step is written to the report as a
+line of JSON before it is taken, so that the report shows how far the child came.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from workers.repository.version import ModelVersion
 
 
 class ChildReport:
-    """Lines of JSON in a file, each there when the call returns, whatever happens to the process then."""
+    """Lines of JSON in a file; each is flushed before the call returns, and survives a crash."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -48,7 +48,7 @@ def find_version(repositories: list[Path], model: str, version: str, *, digests:
     """The model version to run against.
 
     Raises:
-        FleetError: it is not there, or cannot be served.
+        FleetError: it does not exist, or cannot be served.
     """
     found = next((each for each in scan(repositories, digests=digests) if each.name == model), None)
     where = ", ".join(map(str, repositories))
@@ -75,7 +75,7 @@ def load_instance(version: ModelVersion) -> tuple[ModelVersion, Instance]:
 
 
 def run_alone(instance: Instance, request: InferRequest) -> dict[str, Any]:
-    """Run the request alone; says how it ended."""
+    """Run the request alone, and return the result as a line of the report."""
     started = time.monotonic()
     try:
         outcomes = instance.split([request], instance.run(instance.prepare([request])))
@@ -91,7 +91,7 @@ def run_alone(instance: Instance, request: InferRequest) -> dict[str, Any]:
 
 
 def reproduce_child(case: reproducer.Case, version: str, repositories: list[Path], report: ChildReport) -> None:
-    """Run the record, if this process survives it."""
+    """Run the record, and report every step."""
     letter = case.letter
     report.say(stage=Stage.LOADING)
     try:
@@ -122,7 +122,7 @@ def reproduce_child(case: reproducer.Case, version: str, repositories: list[Path
 
 def main(arguments: list[str]) -> None:
     """See the module."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is wanted here, and a core of a model fills a disk
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # crashes are expected, and a model's core dump fills a disk
     where, report, version, *repositories = arguments
     with Path(report).open("ab") as file:
         reproduce_child(

@@ -1,4 +1,4 @@
-"""What became of a record that was run again, and whether that is what it died of. Pure."""
+"""The result of running a dead record again, and whether it matches the evidence. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from protocol.errors import FleetError
 
 
 class RunEnd(enum.StrEnum):
-    """How a run ended."""
+    """The kinds of results."""
 
     CRASHED = "crashed"
     HUNG = "hung"
@@ -23,7 +23,7 @@ class RunEnd(enum.StrEnum):
 
 
 class Stage(enum.StrEnum):
-    """What the child was doing last."""
+    """The last step of the child."""
 
     STARTING = "starting"
     LOADING = "loading the model"
@@ -33,16 +33,16 @@ class Stage(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReproductionResult:
-    """One run.
+    """The result of one run.
 
     Attributes:
-        end: how it ended.
-        text: what was said, or how the process ended.
-        signal: that ended it, as `SIGSEGV`; "".
-        digest: of the model version that it was run against, in hex; "" where it was not asked for.
-        seconds: that the run took, without loading.
-        outputs: what it answered, summarised.
-        trace: the end of what the process wrote to standard error.
+        end: its kind.
+        text: the message, or how the process ended.
+        signal: the signal that ended it, as `SIGSEGV`, or "".
+        digest: of the model version, in hex; "" if not requested.
+        seconds: run time without loading.
+        outputs: the answer's outputs, summarised.
+        trace: the end of the process's standard error.
     """
 
     end: RunEnd
@@ -55,26 +55,26 @@ class ReproductionResult:
 
     @property
     def reproduced(self) -> bool:
-        """Whether the record has done harm, or been refused, again."""
+        """Whether the record failed again."""
         return self.end is not RunEnd.SUCCEEDED
 
     def as_json(self) -> dict[str, Any]:
-        """The outcome as a JSON object."""
+        """The result as a JSON object."""
         return dataclasses.asdict(self) | {"end": self.end.value, "reproduced": self.reproduced}
 
 
 class ModelUnusable(FleetError):
-    """The model could not be loaded, so that nothing can be said of the record."""
+    """The model could not be loaded, so there is no result."""
 
 
 def result_of(said: Sequence[Mapping[str, Any]], exit_code: int | None, trace: str, limit: float) -> ReproductionResult:
-    """The outcome of a child.
+    """The result of a child.
 
     Args:
-        said: the lines that it wrote, in order: stages, and at the end an outcome.
-        exit_code: negative for a signal; None where it had to be killed.
+        said: the lines of its report, in order: stages, then a result.
+        exit_code: negative for a signal; None if it was killed at the time limit.
         trace: see `ReproductionResult`.
-        limit: seconds that it had.
+        limit: the time limit in seconds.
 
     Raises:
         ModelUnusable: it ended before the record was run.
@@ -109,7 +109,7 @@ def _signal(exit_code: int | None) -> str:
 
 
 def difference(outcome: ReproductionResult, letter: ReadLetter) -> str:
-    """Whether the run ended as the evidence says; "" where the evidence says nothing to compare with."""
+    """How the result differs from the evidence; "" if it does not, or the evidence has nothing to compare."""
     recorded = letter.model_digest or ""
     if recorded and outcome.digest and recorded != outcome.digest:
         return "the model's files are not those that were served when it died"

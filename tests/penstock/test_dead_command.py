@@ -163,7 +163,7 @@ def test_reproduce_exits_by_whether_it_happened_again(folder: Path, tmp_path: Pa
     assert (bad.exit_code, "failed: ValueError: 13.0" in bad.output) == (0, True)
     assert (good.exit_code, "succeeded" in good.output) == (1, True)
     assert (exported.exit_code, (tmp_path / "case" / "request.bin").is_file()) == (0, True)
-    assert "--model-repository says where" in str(neither.exception)
+    assert "give --model-repository" in str(neither.exception)
     assert "nothing to run" in str(loss.exception)
 
 
