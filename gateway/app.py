@@ -28,19 +28,19 @@ _log = structlog.get_logger("gateway")
 
 
 class Gateway:
-    """Calls in, answers out. Start it on an open transport, which stays the caller's to close.
+    """One gateway. Start it on an open transport; closing the transport is the caller's job.
 
     Args:
-        settings: what it does.
-        transport: where requests go and answers come from.
+        settings: of this gateway.
+        transport: carries requests out and answers in.
         names: of topics and channels.
-        clock: the fleet's; it is synchronised with the result store's.
-        registry: where its metrics are registered.
+        clock: the fleet's; `start` synchronises it with the result store's.
+        registry: for its metrics.
 
     Attributes:
-        service: what frontends call.
+        service: the object that frontends call.
         port: of HTTP, once started.
-        metrics_port: of Prometheus, once started; None where it serves none.
+        metrics_port: of Prometheus, once started; None without one.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Gateway:
 
     @property
     def port(self) -> int:
-        """The HTTP port that it listens on."""
+        """The HTTP port."""
         return self._http.port
 
     async def start(self) -> None:
@@ -70,7 +70,7 @@ class Gateway:
 
         Raises:
             Unavailable: the result store or the broker does not answer.
-            ConfigError: a port cannot be listened on.
+            ConfigError: a port is taken.
         """
         await self._clock.resync(self._transport.results.now)
         self.service = Service(self.settings, self._transport, self._names, self._clock, self._metrics)
@@ -87,16 +87,16 @@ class Gateway:
             await self.drain()
             await self.close()
             raise
-        _log.info("gateway serves", host=self.settings.host, port=self.port, gateway=self.settings.gateway)
+        _log.info("gateway is serving", host=self.settings.host, port=self.port, gateway=self.settings.gateway)
 
     async def drain(self) -> None:
-        """Stop being ready, take no new connection, answer what is in flight; not longer than the drain grace."""
+        """Stop being ready, refuse new connections, and answer calls in flight, for at most the drain grace."""
         self.service.draining = True
-        _log.info("gateway drains", waiting=len(self.service.completion.pending))
+        _log.info("gateway is draining", waiting=len(self.service.completion.pending))
         await self._http.drain()
 
     async def close(self) -> None:
-        """End; who still waits is answered 503."""
+        """Stop; calls that still wait are answered 503."""
         self.service.draining = True
         self.service.completion.fail_all(
             Unavailable("Server is stopping before the request was answered", retry_after=1.0)
@@ -110,7 +110,7 @@ class Gateway:
             await self._status.close()
 
     async def serve(self) -> None:
-        """Start, run until SIGTERM or SIGINT, then drain and close; a second signal ends the draining."""
+        """Start, run until SIGTERM or SIGINT, then drain and close; a second signal cuts the drain short."""
         with stop_signals() as asked:
             await self.start()
             spare_collector()

@@ -1,6 +1,6 @@
-"""What a gateway does all the time beside answering: follow the catalogue, sweep, look whether the fleet is well.
+"""The background loops of a gateway: follow the catalogue, sweep waiting calls, check the health of the fleet.
 
-Invariant: each of these runs in its own task that is started again when it fails, and readiness knows of all of them.
+Invariant: each loop has its own task, is restarted when it fails, and while it fails the gateway is not ready.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from gateway.calls.service import Service
 from protocol.errors import FleetError, Unavailable
 from protocol.heartbeat_codec import SECRET_BYTES, SECRET_KEY
 from protocol.ports import OutRecord
+from protocol.runtime.tasks import BackgroundTasks
 
 _SWEEP_EVERY: Final = 0.1
 _LOOK_EVERY: Final = 1.0
@@ -29,28 +30,28 @@ _log = structlog.get_logger("gateway.background")
 
 
 class Background:
-    """The background tasks of one gateway."""
+    """Runs the background loops of one gateway."""
 
     def __init__(self, service: Service, dispatcher: Dispatcher) -> None:
         self._service = service
         self._dispatcher = dispatcher
         self._caught_up = asyncio.Event()
         self._failed: dict[str, str] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks = BackgroundTasks("gateway")
 
     async def start(self) -> None:
-        """Start everything; returns when the catalogue has been read and health is known.
+        """Start all loops; returns when the catalogue has been read and health is known.
 
         Raises:
             Unavailable: the catalogue could not be read in time.
         """
-        loop = asyncio.get_running_loop()
         work: dict[str, Callable[[], Awaitable[None]]] = {
             "catalogue": self._follow,
             "sweep": self._sweep,
             "health": self._health,
         }
-        self._tasks = [loop.create_task(self._forever(name, run), name=f"gateway-{name}") for name, run in work.items()]
+        for name, run in work.items():
+            self._tasks.spawn(self._forever(name, run), name=f"gateway-{name}")
         try:
             async with asyncio.timeout(_READ_CATALOGUE):
                 await self._caught_up.wait()
@@ -63,9 +64,7 @@ class Background:
 
     async def close(self) -> None:
         """Stop everything."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
 
     async def _forever(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         pause = _RESTART_AFTER
@@ -73,7 +72,7 @@ class Background:
             started = asyncio.get_running_loop().time()
             try:
                 await run()
-                problem = "it ended"
+                problem = "it returned"
             except FleetError as error:
                 problem = error.message
                 _log.warning("background task failed", task=name, error=problem)
@@ -94,7 +93,7 @@ class Background:
         agreed = service.keys.given
         async for records in service.transport.bus.follow(topic):
             for problem in service.catalogue.apply(records):
-                _log.warning("announcement cannot be read", error=problem)
+                _log.warning("announcement could not be read", error=problem)
             for record in records:
                 if record.key == SECRET_KEY and len(record.value) == SECRET_BYTES:
                     service.keys.add(bytes(record.value))
@@ -107,14 +106,14 @@ class Background:
                 self._failed.pop("catalogue", None)
 
     async def _propose_secret(self, topic: str) -> None:
-        """Of two gateways that propose one at once, the last one's is everybody's; both verify with either."""
+        """Publish a random signing secret. When two gateways do so at once, the later one wins; both verify with either."""
         service, secret = self._service, secrets.token_bytes(SECRET_BYTES)
         try:
             await service.transport.bus.publish(topic, [OutRecord(secret, (), SECRET_KEY)])
         except FleetError as error:
             _log.warning(
-                "the secret that signs handles could not be shared: other gateways will not know handles given here; "
-                "allow gateways to write to the topic, or give --signing-secret",
+                "the secret that signs handles could not be shared: other gateways will not accept handles of this one; "
+                "allow gateways to write to the topic, or set --signing-secret",
                 topic=topic,
                 error=error.message,
             )
@@ -138,7 +137,7 @@ class Background:
             self._failed.pop("health", None)
 
     async def _examine(self) -> None:
-        """Set what the service says of its readiness, and what it knows of workers and room."""
+        """Update readiness, the live workers of each version, and the fill of the result store."""
         service, transport = self._service, self._service.transport
         service.admission.measure(service.clock())
         service.not_ready = await self._problem()

@@ -1,4 +1,4 @@
-"""Counting on the hot path: plain integers, no labels to look up. Pure; `metrics` shows them to Prometheus."""
+"""Counters for the hot path: plain integers, no label lookup. `metrics` exports them to Prometheus. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SECONDS: Final = (
 
 
 class Buckets:
-    """One histogram: how many observations were at most each bound, and their sum."""
+    """One histogram: observations per bound, and their sum."""
 
     __slots__ = ("_bounds", "_counts", "total")
 
@@ -28,7 +28,7 @@ class Buckets:
         self.total += value
 
     def cumulative(self) -> list[tuple[str, float]]:
-        """(upper bound, values up to it) in Prometheus' form."""
+        """(upper bound, number of values up to it), cumulative as Prometheus wants them."""
         rows: list[tuple[str, float]] = []
         count = 0
         for bound, here in zip((*self._bounds, None), self._counts, strict=True):
@@ -38,10 +38,10 @@ class Buckets:
 
 
 class Counters:
-    """Counts of one model version: answers by code ("OK" or an error's), and the time they took.
+    """Counters of one model version: answers by code ("OK" or an error's), and their latencies.
 
     Attributes:
-        digests: how many different files live workers serve under this version; 1 is right.
+        digests: number of different sets of files that live workers serve under this version; should be 1.
     """
 
     __slots__ = ("codes", "digests", "seconds")
@@ -52,7 +52,7 @@ class Counters:
         self.seconds = Buckets()
 
     def count(self, code: str, seconds: float) -> None:
-        """One call was answered `seconds` after it had been read."""
+        """Count a call that was answered `seconds` after it had been read."""
         codes = self.codes
         codes[code] = codes.get(code, 0) + 1
         self.seconds.observe(seconds)

@@ -1,7 +1,7 @@
-"""The Location of a 202: a signed handle that any gateway can follow, whatever became of the one that gave it. Pure.
+"""The Location of a 202: a signed handle that any gateway of the fleet resolves. Pure.
 
-A handle is `<payload>.<mac>`, both base64url without padding: the payload is a JSON list, the MAC is keyed BLAKE2b over it. What
-looks like one and is not signed by this fleet may be the id of a producer's request, as that can be any text.
+A handle is `<payload>.<mac>`, both base64url without padding: the payload is a JSON list, the MAC is keyed BLAKE2b over it. Text of
+this shape without a valid signature may be the id of a producer's request, because those are arbitrary.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import orjson
 from protocol.errors import InvalidArgument, NotFound, Unavailable
 
 MAX_HANDLE: Final = 4096
-"""Characters of a handle; it is part of a URL."""
+"""Longest handle, in characters; it is part of a URL."""
 _FORM: Final = 1
 _MAC_BYTES: Final = 16
 _SHAPE: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{22}\Z")
@@ -29,13 +29,13 @@ MAX_KEYS: Final = 8
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Handle:
-    """Where an accepted request is.
+    """Identifies an accepted request and its record.
 
     Attributes:
-        topic, partition, offset: its record.
-        id, principal: its fleet id and who asked.
-        fingerprint: of its body, for claiming it again where the result store lost it.
-        binary: which outputs the caller wants as raw bytes; True for all.
+        topic, partition, offset: of its record.
+        id, principal: its fleet id and its caller.
+        fingerprint: of its body, to claim it again after the result store has lost it.
+        binary: outputs that the caller wants as raw bytes; True for all.
     """
 
     topic: str
@@ -48,15 +48,18 @@ class Handle:
 
 
 def is_handle(text: str) -> bool:
-    """Whether the text looks like a handle; a request's id can do so, too."""
+    """Whether the text has the shape of a handle; a request's id may have it too."""
     return _SHAPE.match(text) is not None
 
 
 class Keyring:
-    """The keys of a fleet's gateways: the newest signs, any of them verifies.
+    """The signing keys of a fleet: the newest one signs, all of them verify.
 
     Args:
-        secret: what all gateways were given; "" where they agree on one themselves (`background`).
+        secret: configured on all gateways; "" if they agree on one through the catalogue (`background`).
+
+    Attributes:
+        given: whether a secret was configured.
     """
 
     __slots__ = ("_keys", "given")
@@ -66,7 +69,7 @@ class Keyring:
         self._keys = [_key(secret.encode())] if secret else []
 
     def add(self, secret: bytes) -> None:
-        """The gateways have agreed on this secret; nothing happens where they were given one."""
+        """Add a secret that the gateways agreed on; ignored if one was configured."""
         key = _key(secret)
         if not self.given:
             self._keys = [key, *[other for other in self._keys if other != key]][:MAX_KEYS]
@@ -76,17 +79,17 @@ class Keyring:
 
         Raises:
             InvalidArgument: as `sign`.
-            Unavailable: the gateways have not agreed on a key yet.
+            Unavailable: there is no key yet.
         """
         if not self._keys:
-            raise Unavailable("this gateway has no key yet to sign handles with", retry_after=1.0)
+            raise Unavailable("this gateway has no key to sign handles yet", retry_after=1.0)
         return sign(handle, self._keys[0])
 
     def verify(self, text: str) -> Handle:
         """See `verify`.
 
         Raises:
-            NotFound: it was signed with none of the keys.
+            NotFound: no key matches the signature.
         """
         return verify(text, self._keys)
 
@@ -115,10 +118,10 @@ def sign(handle: Handle, key: bytes) -> str:
 
 
 def verify(text: str, keys: Iterable[bytes]) -> Handle:
-    """The handle that was signed with one of these keys.
+    """Decode a handle that was signed with one of these keys.
 
     Raises:
-        NotFound: it was not.
+        NotFound: no key matches the signature.
     """
     payload, _, mac = text.partition(".")
     try:

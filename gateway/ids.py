@@ -1,4 +1,4 @@
-"""Names that a gateway gives: fleet ids, and trace contexts for callers that bring none."""
+"""Ids that a gateway generates: fleet ids, body fingerprints, and trace contexts for callers without one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 from protocol.errors import InvalidArgument
 
 MAX_KEY: Final = 255
-"""Characters of an `Idempotency-Key`."""
+"""Longest `Idempotency-Key`, in characters."""
 _POOL: Final = 512
 _TRACEPARENT: Final = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.{0,200})?\Z"
@@ -18,7 +18,7 @@ _TRACEPARENT: Final = re.compile(
 
 
 class Ids:
-    """Unguessable ids of 128 bits, as 32 hexadecimal digits; the operating system is asked for many at once."""
+    """Generates unguessable ids of 128 bits, as 32 hexadecimal digits. Random bytes are read in bulk."""
 
     __slots__ = ("_pool",)
 
@@ -39,7 +39,7 @@ def keyed_id(principal: str, model: str, version: str, key: str) -> str:
     Args:
         principal: who asks.
         model: the model's name.
-        version: as it was asked for, "" where the caller left it open.
+        version: as requested, "" for any.
         key: the header's value.
 
     Raises:
@@ -56,14 +56,14 @@ def keyed_id(principal: str, model: str, version: str, key: str) -> str:
 
 
 def fingerprint(body: bytes | bytearray | memoryview, header_length: str) -> str:
-    """A digest of a request's content: the same key with another one is refused."""
+    """A digest of a request's body: the same `Idempotency-Key` with another digest is refused."""
     digest = hashlib.blake2b(header_length.encode(), digest_size=16, person=b"penstock-body")
     digest.update(body)
     return digest.hexdigest()
 
 
 def trace_context(given: str, fleet_id: str) -> str:
-    """The caller's W3C `traceparent` where it is one, else a new one whose trace id is the fleet id (not sampled)."""
+    """The caller's W3C `traceparent` if it is valid, else a new one (not sampled) with the fleet id as trace id."""
     if given and _TRACEPARENT.match(given):
         return given
     return f"00-{fleet_id}-{fleet_id[16:]}-00"

@@ -1,6 +1,6 @@
-"""The gateway's metrics. Counting is plain integers; Prometheus' own objects are made when somebody scrapes.
+"""The gateway's metrics. Counters are plain integers; Prometheus' objects are created per scrape.
 
-`nv_inference_*` are the workers' to count. Labels are only names that the catalogue knows, so strangers cannot add series.
+Workers count `nv_inference_*`. Labels are names from the catalogue only, so that callers cannot add series.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ _RECORDS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 
 
 class GatewayMetrics(Collector):
-    """Everything a gateway counts; a collector of the given registry.
+    """All counters of a gateway, as a collector of the given registry.
 
     Attributes:
         counters: by (model, version).
-        rejections: calls turned away before they were published, by error code.
-        claims: keyed and asynchronous calls by what the store said.
-        cancellations: calls that nobody waited for any more.
+        rejections: calls refused before they were published, by error code.
+        claims: keyed and asynchronous calls, by the state of their claim.
+        cancellations: calls cancelled by their caller or its disconnect.
         publish_seconds, publish_records: per publish of a group.
         wake_age: seconds between a worker's emit and the gateway's delivery.
-        swept: answers that a sweep found and no wake-up brought; must stay near 0.
-        restarts: background tasks that failed and were started again, by name.
-        inflight, queued_bytes, held_bytes, ready, cut: read when scraped.
+        swept: answers found by a sweep without a wake-up; should stay near 0.
+        restarts: restarts of failed background loops, by name.
+        inflight, queued_bytes, held_bytes, ready, cut: called per scrape.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -50,11 +50,11 @@ class GatewayMetrics(Collector):
         registry.register(self)
 
     def refused(self, code: str) -> None:
-        """Something was turned away."""
+        """Count a refused call."""
         self.rejections[code] = self.rejections.get(code, 0) + 1
 
     def collect(self) -> Iterable[Metric]:
-        """All families as they are now."""
+        """All metric families with their current values."""
         yield from self._requests()
         yield _counter(
             "rejections", "Calls turned away before they were published, by error code.", "code", self.rejections

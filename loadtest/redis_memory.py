@@ -19,9 +19,9 @@ from pathlib import Path
 
 from infra.local.redis import RedisServer
 from protocol.naming import Names
-from protocol.ports import Answer, Claim, Wake
+from protocol.ports import Claim, Terminal, Wake
 from protocol.transport.redis.address import Address
-from protocol.transport.redis.connection import Connection, commands
+from protocol.transport.redis.connection import Connection, pack_commands
 from protocol.transport.redis.store import RedisStore
 from protocol.transport.settings import TransportSettings
 
@@ -45,17 +45,17 @@ async def used_memory(server: RedisServer) -> int:
     """Bytes, after everything that is freed lazily."""
     connection = await Connection.open(Address.parse(server.url), 10.0)
     try:
-        (reply,) = await connection.send(commands([("INFO", "memory")]))
+        (reply,) = await connection.roundtrip(pack_commands([("INFO", "memory")]))
     finally:
         connection.close()
         await connection.closed
     return int(dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)["used_memory"])
 
 
-def batches(refs: Sequence[str], size: int, payload: int, channel: str) -> Iterator[list[Answer]]:
+def batches(refs: Sequence[str], size: int, payload: int, channel: str) -> Iterator[list[Terminal]]:
     """Answers with payloads that do not compress into each other."""
     for start in range(0, len(refs), size):
-        yield [Answer(ref, os.urandom(payload), channel) for ref in refs[start : start + size]]
+        yield [Terminal(ref, os.urandom(payload), channel) for ref in refs[start : start + size]]
 
 
 async def memory(server: RedisServer, store: RedisStore, payload: int, results: int) -> Cost:

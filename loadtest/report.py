@@ -22,8 +22,8 @@ from loadtest.results import (
 
 _METHOD = """\
 Written by `make bench` (`python -m loadtest bench`). The method is in loadtest/README.md, the raw figures are in the JSON file
-beside the plots. Ratios to the limit are more comparable between machines than rates. [What profiling found](benchmarks/findings.md)
-has a page of its own.
+beside the plots. Ratios to the limit are more comparable between machines than rates.
+[What profiling found](benchmarks/findings.md) has a page of its own.
 """
 _TITLE = {
     "embedded": "embedded: one process",

@@ -31,7 +31,7 @@ from workers.instances.job import Entry, Executor, Job
 from workers.instances.loaded import LoadedModel
 from workers.instances.process.executor import PARAMETER, ChildExecutor
 from workers.lifecycle.loader import Loader
-from workers.repository.repository import scan
+from workers.repository.scan import scan_repositories
 from workers.repository.version import ModelVersion
 from workers.system.framing import frame
 
@@ -110,7 +110,7 @@ def _version(folder: Path, isolation: str) -> Iterator[ModelVersion]:
         config = repository / MODEL / "config.pbtxt"
         parameter = f'parameters {{ key: "{PARAMETER}" value: {{ string_value: "{isolation}" }} }}\n'
         config.write_text(config.read_text() + parameter)
-        (found,) = scan([repository])
+        (found,) = scan_repositories([repository])
         yield found.versions[0]
 
 

@@ -18,10 +18,10 @@ from protocol.errors import Code, CodecError, quoted
 from protocol.frames import (
     HEADS,
     WIRE_VERSION,
-    framed,
-    join,
-    known,
-    mapping,
+    decode_map,
+    frame_parts,
+    join_frame,
+    known_layout,
     names_of,
     pack,
     reply_names,
@@ -70,7 +70,7 @@ def encode_request(request: InferRequest) -> tuple[bytes, list[tuple[str, bytes]
         head["outputs"] = request.outputs
     if request.parameters:
         head["parameters"] = request.parameters
-    return join(pack(head), request.inputs), _headers(request)
+    return join_frame(pack(head), request.inputs), _headers(request)
 
 
 def _headers(request: InferRequest) -> list[tuple[str, bytes]]:
@@ -126,16 +126,16 @@ def decode_request(  # noqa: PLR0913  # a record's parts, by name
         raise CodecError(f"schema {quoted(schema[:64])} is not known; this reader speaks {SCHEMA.decode()}")
     name = fields_text(fields, "id") or default_id
     if fields.get("content-type") == JSON:
-        body = v2.parse_json(value, most)
+        body = v2.parse_json_body(value, most)
         request = InferRequest(name, model, version, body.inputs, body.output_names, body.parameters, body.id)
     else:
         view = view_of(value)
-        head, tail = framed(view, 2) or (view, view[:0])
-        layout = known(head, tail, reply=False)
+        head, tail = frame_parts(view, 2) or (view, view[:0])
+        layout = known_layout(head, tail, reply=False)
         if layout is not None:
             request = InferRequest(name, model, version, layout.cut(tail), layout.outputs)
         else:
-            request = _request(name, model, version, mapping(head), tail, most)
+            request = _request(name, model, version, decode_map(head), tail, most)
     _read_headers(request, fields, timestamp)
     return request
 
@@ -201,7 +201,7 @@ def encode_reply(reply: InferReply) -> bytes:
     else:
         shown = [(t.name, t.datatype, t.shape, len(t.data)) for t in outputs]
         head = _reply_head(reply.model, reply.version, *shown)
-    return join(head, outputs, _pack_timing(reply.timing))
+    return join_frame(head, outputs, _pack_timing(reply.timing))
 
 
 @functools.lru_cache(HEADS)
@@ -240,15 +240,15 @@ def decode_reply(data: Buffer) -> InferReply:
     Raises:
         CodecError: the bytes are not a reply of a version this reader speaks.
     """
-    parts = framed(view_of(data), 3)
+    parts = frame_parts(view_of(data), 3)
     if parts is None:
         raise CodecError("not a reply: it is no array of head, tail and timing")
     first, tail, times = parts
     timing = _timing(times)
-    layout = known(first, tail, reply=True)
+    layout = known_layout(first, tail, reply=True)
     if layout is not None:
         return InferReply(layout.model, layout.version, "", layout.cut(tail), {}, None, timing)
-    head = mapping(first)
+    head = decode_map(first)
     model, version = reply_names(head)
     error, label = head.get("error"), head.get("id", "")
     if type(label) is not str:

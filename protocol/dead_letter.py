@@ -21,7 +21,7 @@ MAX_ATTEMPTS: Final = 3
 """Runs that may die with a request in them before its record becomes a dead letter, unless the operator sets another number."""
 MAX_ERROR: Final = 4096
 """Bytes of the error's text, which may quote a caller's input."""
-MAX_MATES: Final = 64
+MAX_BATCH_IDS: Final = 64
 
 DEAD_REASON: Final = "dead-reason"
 """The first evidence header: the original's headers end before it."""
@@ -102,7 +102,7 @@ class DeadLetter:
         exception: the error's class, with its module (`class_name`).
         signal: number of the signal that ended the instance, if one did.
         attempts: runs that died with it.
-        mates: ids of the other requests in its batch.
+        batch_ids: ids of the other requests in its batch.
     """
 
     record: Record
@@ -111,7 +111,7 @@ class DeadLetter:
     exception: str
     signal: int | None = None
     attempts: int = 0
-    mates: Sequence[str] = ()
+    batch_ids: Sequence[str] = ()
 
 
 def encode_evidence(letter: DeadLetter, worker: str, digest: str) -> list[tuple[str, str]]:
@@ -126,7 +126,7 @@ def encode_evidence(letter: DeadLetter, worker: str, digest: str) -> list[tuple[
         (DEAD_ATTEMPTS, str(letter.attempts)),
         (DEAD_WORKER, worker),
         (DEAD_MODEL_DIGEST, digest),
-        (DEAD_BATCH, ",".join([mate.replace(",", "%2C") for mate in letter.mates[:MAX_MATES]])),
+        (DEAD_BATCH, ",".join([other.replace(",", "%2C") for other in letter.batch_ids[:MAX_BATCH_IDS]])),
         (DEAD_TOPIC, record.topic),
         (DEAD_PARTITION, partition),
         (DEAD_OFFSET, offset),

@@ -136,7 +136,7 @@ class SizeError(CodecError):
         self.parts = parts
         self.names_request = names_request
 
-    def told(self, model: str, label: str) -> str:
+    def full_text(self, model: str, label: str) -> str:
         """The whole text; the model may be "" (not known), `label` is the id in the request's body."""
         text = f" for model '{model}'".join(self.parts) if model else self.message
         return of_request(label, text) if self.names_request else text

@@ -5,7 +5,7 @@ second is the tail, all tensors' raw bytes, one after the other, each `size` byt
 in front, tensors are read as views of the record without a copy.
 
 What differs between two requests of the same shapes stands outside the head. So most heads have been seen before, and what they
-say is remembered (`known`) instead of being read and checked again: that halves the cost of reading a small request.
+say is remembered (`known_layout`) instead of being read and checked again: that halves the cost of reading a small request.
 
 Invariant: any input bytes give a value or `CodecError`, nothing else.
 """
@@ -58,7 +58,7 @@ def unpack(data: Buffer) -> Any:
         raise CodecError(f"not a msgpack value: {type(exc).__name__} {exc}") from None
 
 
-def join(head: bytes, tensors: Sequence[Tensor], third: bytes | None = None) -> bytes:
+def join_frame(head: bytes, tensors: Sequence[Tensor], third: bytes | None = None) -> bytes:
     """A frame of two, or three: the head, the tensors' bytes, and what follows them."""
     size = sum([len(tensor.data) for tensor in tensors])
     parts: list[Buffer] = [
@@ -74,17 +74,17 @@ def join(head: bytes, tensors: Sequence[Tensor], third: bytes | None = None) -> 
     return b"".join(parts)
 
 
-def split(value: Buffer) -> tuple[dict[str, Any], memoryview]:
+def split_frame(value: Buffer) -> tuple[dict[str, Any], memoryview]:
     """The head's map and a view of the tail (empty for a map alone).
 
     Raises:
         CodecError: it is neither of the two, or over `MAX_RECORD`.
     """
     view = view_of(value)
-    parts = framed(view, 2)
+    parts = frame_parts(view, 2)
     if parts is None:
-        return mapping(view), view[:0]
-    return mapping(parts[0]), parts[1]
+        return decode_map(view), view[:0]
+    return decode_map(parts[0]), parts[1]
 
 
 def view_of(value: Buffer) -> memoryview:
@@ -98,7 +98,7 @@ def view_of(value: Buffer) -> memoryview:
     return memoryview(value)
 
 
-def framed(view: memoryview, count: int) -> list[memoryview] | None:
+def frame_parts(view: memoryview, count: int) -> list[memoryview] | None:
     """The binaries of a frame of two or three; None for anything else.
 
     Raises:
@@ -119,7 +119,7 @@ def framed(view: memoryview, count: int) -> list[memoryview] | None:
     return parts
 
 
-def mapping(data: Buffer) -> dict[str, Any]:
+def decode_map(data: Buffer) -> dict[str, Any]:
     """The map that a head is.
 
     Raises:
@@ -164,7 +164,7 @@ _PLAIN_TENSOR: Final = {"name", "datatype", "shape", "size"}
 def _layout(head: bytes, reply: bool) -> Layout | None:
     """The layout of a head; None for one that says more, or that is wrong: the long way tells what."""
     try:
-        fields = mapping(head)
+        fields = decode_map(head)
         if not fields.keys() <= (_PLAIN_REPLY if reply else _PLAIN_REQUEST):
             return None
         model, version = reply_names(fields) if reply else ("", "")
@@ -281,7 +281,7 @@ def reply_names(head: dict[str, Any]) -> tuple[str, str]:
     return model, version
 
 
-def known(head: memoryview, tail: memoryview, *, reply: bool) -> Layout | None:
+def known_layout(head: memoryview, tail: memoryview, *, reply: bool) -> Layout | None:
     """The layout of a plain head, where the tail has its size; None where the long way has to look."""
     if len(head) > _HEAD_BYTES:
         return None

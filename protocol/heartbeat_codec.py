@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from protocol.codec import micros
 from protocol.errors import CodecError, quoted
-from protocol.frames import WIRE_VERSION, pack, split
+from protocol.frames import WIRE_VERSION, pack, split_frame
 from protocol.messages import Announcement, Heartbeat, ModelLoad, ModelState
 from protocol.tensors import Buffer
 
@@ -31,7 +31,7 @@ def decode_announcement(value: Buffer) -> Announcement:
     Raises:
         CodecError: the bytes are not an announcement.
     """
-    head, _ = split(value)
+    head, _ = split_frame(value)
     try:
         if head["v"] != WIRE_VERSION or not isinstance(head["config"], dict):
             raise CodecError(f"announcement of wire version {quoted(head['v'])} is not known")
@@ -65,7 +65,7 @@ def decode_heartbeat(data: Buffer) -> Heartbeat:
     Raises:
         CodecError: the bytes are not a heartbeat.
     """
-    head, _ = split(data)
+    head, _ = split_frame(data)
     try:
         if head["v"] != WIRE_VERSION:
             raise CodecError(f"heartbeat of wire version {quoted(head['v'])} is not known")

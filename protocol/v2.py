@@ -68,17 +68,17 @@ class InferBody:
         return tuple([output.name for output in self.outputs])
 
 
-def parse_json(body: Buffer, most: int = MAX_ELEMENTS) -> InferBody:
+def parse_json_body(body: Buffer, most: int = MAX_ELEMENTS) -> InferBody:
     """An infer body that is all JSON.
 
     Raises:
         CodecError: naming the field that is wrong.
         ManyElements: it has more than `most` BYTES elements.
     """
-    return parse(body, None, most)
+    return parse_body(body, None, most)
 
 
-def parse(body: Buffer, header_length: int | None, most: int = MAX_ELEMENTS, model: str = "") -> InferBody:
+def parse_body(body: Buffer, header_length: int | None, most: int = MAX_ELEMENTS, model: str = "") -> InferBody:
     """An infer body, with binary tensors behind `header_length` bytes of JSON where that is not None.
 
     Args:
@@ -106,7 +106,7 @@ def parse(body: Buffer, header_length: int | None, most: int = MAX_ELEMENTS, mod
     try:
         inputs = _inputs(root.get("inputs"), tail, most)
     except SizeError as error:
-        raise CodecError(error.told(model, label)) from None
+        raise CodecError(error.full_text(model, label)) from None
     raw = root.get("parameters")
     parameters = check_parameters(raw, "the request") if raw is not None else {}
     binary_default = parameters.pop("binary_data_output", False) if parameters else False
@@ -250,7 +250,7 @@ def _output(name: str, parameters: object) -> RequestedOutput:
 
 
 @dataclasses.dataclass(slots=True)
-class ReplyBody:
+class ResponseBody:
     """An encoded V2 infer response.
 
     Attributes:
@@ -262,9 +262,9 @@ class ReplyBody:
     header_length: int | None = None
 
 
-def encode_reply(
+def encode_response(
     model: str, version: str, label: str, parameters: Parameters, outputs: Sequence[Tensor], binary: frozenset[str]
-) -> ReplyBody:
+) -> ResponseBody:
     """A V2 infer response; outputs named in `binary` become raw bytes behind the JSON.
 
     Raises:
@@ -289,7 +289,7 @@ def encode_reply(
     encoded = orjson.dumps(head, option=orjson.OPT_SERIALIZE_NUMPY)
     if b"null" in encoded:
         _refuse_infinity(outputs, binary)
-    return ReplyBody([encoded, *tail], len(encoded) if tail else None)
+    return ResponseBody([encoded, *tail], len(encoded) if tail else None)
 
 
 def _refuse_infinity(outputs: Sequence[Tensor], binary: frozenset[str]) -> None:

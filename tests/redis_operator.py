@@ -8,11 +8,11 @@ from redis.exceptions import RedisError
 
 from infra.local.redis import RedisServer
 from protocol.transport.redis.address import Address
-from protocol.transport.redis.connection import Connection, commands
+from protocol.transport.redis.connection import Connection, pack_commands
 
 
 async def ask(connection: Connection, *words: str | bytes) -> Any:
-    (reply,) = await connection.send(commands([words]))
+    (reply,) = await connection.roundtrip(pack_commands([words]))
     if isinstance(reply, RedisError):
         raise reply
     return reply

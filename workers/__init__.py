@@ -1,1 +1,1 @@
-"""Drain partitions, form batches, run models, emit answers. Imports `protocol`, never `gateway`."""
+"""The worker: records in, batches through models, answers out. See README.md for its rooms. Imports `protocol`, never `gateway`."""

@@ -1,4 +1,4 @@
-"""`python -m workers`: one worker, told everything by `PENSTOCK_*` variables (see `settings`). A supervisor starts it like this."""
+"""`python -m workers`: one worker, configured by `PENSTOCK_*` variables (see `settings`). A supervisor starts it like this."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import sys
 from workers.system import cpu_yield
 
 END_WITHIN = 1.3
-"""Seconds, see `protocol.runtime.loop`; less than the supervisor's, which removes this worker from its groups then."""
+"""Seconds, see `protocol.runtime.loop`; less than the supervisor's, after which it removes this worker from its groups."""
 
 
 def main() -> int:
-    """Serve until told to stop; the exit code is 2 where a setting or a model is wrong, 1 for any other end by an error."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the worker says what it does then
+    """Serve until stopped; the exit code is 2 if a setting or a model is wrong, 1 for any other error."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the worker handles it
     cpu_yield.begin()  # before the imports, which are most of a start
     gc.disable()  # until `app.tune`
     from protocol.errors import FleetError
@@ -28,7 +28,7 @@ def main() -> int:
     try:
         loop.run(serve(*from_environment(environment)), END_WITHIN)
     except FleetError as exc:
-        print(f"penstock worker: {exc.message}", file=sys.stderr)  # noqa: T201  # the last word of the process
+        print(f"penstock worker: {exc.message}", file=sys.stderr)  # noqa: T201  # the process's last message
         return 1 if exc.retryable else 2
     return 0
 

@@ -1,4 +1,4 @@
-"""A worker process, put together: settings in, a worker that serves until it is told to stop."""
+"""Assembles a worker process: settings in, a worker that serves until it is stopped."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from workers.settings import WorkerSettings
 from workers.worker import Worker
 
 SWITCH_INTERVAL: Final = 0.0005
-"""Seconds after which a thread that wants the interpreter gets it. With Python's 5 ms an instance that has finished waits that long
-behind an event loop that is busy."""
+"""Seconds after which a thread that waits for the interpreter gets it. With Python's 5 ms an instance that is done would wait that
+long for a busy event loop."""
 
 
 def tune() -> None:
-    """Settings of the interpreter that a process with a worker in it wants; call it once everything is imported."""
+    """Tune the interpreter for a process with a worker in it; call it once everything is imported."""
     sys.setswitchinterval(SWITCH_INTERVAL)
     spare_collector()
 

@@ -1,4 +1,4 @@
-"""What the parts of one worker share."""
+"""What all parts of one worker share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workers.retry import Retry
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Context:
-    """The worker's identity and its ways out.
+    """The worker's identity, clock, bus and store.
 
     Attributes:
         worker: its id, also its `group.instance.id`.
@@ -25,7 +25,7 @@ class Context:
         retry: for calls that must succeed in the end; each model version has its own (`of_a_model`).
         fence_ttl: seconds that a plain call's fence outlives its answer.
         journal: where instances note what they run; None without a supervisor.
-        digest: of the files of the model version whose parts these are; "" for the worker's own.
+        digest: of the model version's files; "" in the worker's own context.
         max_attempts: runs that may die with a request in them before it goes to the dead letters.
     """
 
@@ -42,15 +42,15 @@ class Context:
     digest: str = ""
 
     def of_a_model(self, digest: str) -> Context:
-        """The same for the parts of one model version: what fails for them stops nobody else."""
+        """The context of one model version: its failing calls stop no other model."""
         return dataclasses.replace(self, retry=self.retry.fresh(), digest=digest)
 
     @property
     def runner(self) -> str:
-        """Who begins attempts (`runner_name`)."""
+        """The name under which this worker starts attempts (`runner_name`)."""
         return runner_name(self.worker, self.incarnation)
 
 
 def runner_name(worker: str, incarnation: str) -> str:
-    """By which the store tells a run that died from one that was only begun again: its supervisor uses the dead worker's."""
+    """By this name the store tells a run that died from one that was only started again; a supervisor uses its dead worker's."""
     return f"{worker}/{incarnation}"

@@ -1,12 +1,12 @@
-"""What runs now, noted where it outlives this process: so that after a death exactly the requests that were running are suspects.
+"""Notes which requests run now, where it outlives the worker: after a crash exactly these are suspects.
 
-The supervisor gives its worker a file without a name, in memory where the system can (on a full disk a note would end the worker);
-both map it. Each instance that is a thread has a slot and leaves the names of its batch's requests there before it runs them. After
-a death the supervisor begins an attempt for each of them, in the store, before it lets other workers have the partitions: whoever
-gets such a record sees that it was begun before and runs it alone.
+The supervisor gives its worker an anonymous file, in memory where the system can (on a full disk a note would end the worker); both
+map it. Each instance that is a thread has a slot, and writes the names of its batch's requests there before it runs them. After a
+crash the supervisor starts an attempt for each of them, in the store, before it gives the partitions away: the next owner sees that
+the record was begun before, and runs it alone.
 
-Invariants: a slot's length is written after its text and cleared first, so a reader of a dead process' journal sees whole notes;
-what does not fit into a slot is left out at its end; the death of the process that maps the file does not touch it.
+Invariants: a slot's length is written after its text and cleared first, so a reader of a dead process's journal sees whole notes;
+names that do not fit into a slot are left out at its end; the file survives the death of the process that maps it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import tempfile
 from typing import IO, Final
 
 SLOTS: Final = 64
-"""Instances that can note something; with more, the others' batches are found only by their attempts."""
+"""Instances that have a slot; requests of further ones are found only by their attempts."""
 SLOT_BYTES: Final = 64 * 1024
-"""Bytes of a slot; the file is sparse, so only what was used takes memory."""
+"""Of a slot; the file is sparse, so only used pages take memory."""
 FILE_BYTES: Final = SLOTS * SLOT_BYTES
 
 _LENGTH: Final = struct.Struct("<I")
@@ -28,7 +28,7 @@ _ROOM: Final = SLOT_BYTES - _LENGTH.size
 
 
 class JournalSlot:
-    """Where one instance notes the batch that it runs; from any thread, one at a time."""
+    """Where one instance notes its batch; from any thread, one at a time."""
 
     __slots__ = ("_at", "_memory", "number")
 
@@ -38,7 +38,7 @@ class JournalSlot:
         self._at = number * SLOT_BYTES
 
     def note(self, text: bytes) -> None:
-        """These run now: the names of requests, one a line."""
+        """These requests run now: their names, one a line."""
         if len(text) > _ROOM:
             text = text[: text.rfind(b"\n", 0, _ROOM)] if b"\n" in text[:_ROOM] else b""
         start = self._at + _LENGTH.size
@@ -51,10 +51,10 @@ class JournalSlot:
 
 
 class CrashJournal:
-    """The worker's side.
+    """The journal, as the worker writes it.
 
     Args:
-        descriptor: of the file that the supervisor made; it is closed here.
+        descriptor: of the supervisor's file; it is closed here.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -63,17 +63,17 @@ class CrashJournal:
         self._free = list(range(SLOTS - 1, -1, -1))
 
     def open_slot(self) -> JournalSlot | None:
-        """A slot; None where all are taken."""
+        """A slot; None if all are taken."""
         return JournalSlot(self._memory, self._free.pop()) if self._free else None
 
     def free_slot(self, slot: JournalSlot) -> None:
-        """The instance has gone."""
+        """The instance is gone."""
         slot.clear()
         self._free.append(slot.number)
 
 
 class CrashJournalReader:
-    """The supervisor's side: what a dead worker was running.
+    """The journal, as the supervisor reads it: what a dead worker was running.
 
     Attributes:
         descriptor: of the file, to be inherited by the worker.
@@ -85,7 +85,7 @@ class CrashJournalReader:
         os.ftruncate(self.descriptor, FILE_BYTES)
 
     def take_running(self) -> list[str]:
-        """The names of the requests that were running; the journal is empty afterwards."""
+        """The names of the requests that were running; empties the journal."""
         found: dict[str, None] = {}
         for number in range(SLOTS):
             (length,) = _LENGTH.unpack(os.pread(self.descriptor, _LENGTH.size, number * SLOT_BYTES))
@@ -97,7 +97,7 @@ class CrashJournalReader:
         return list(found)
 
     def close(self) -> None:
-        """Forget it."""
+        """Free the file."""
         self._file.close()
 
 

@@ -1,4 +1,4 @@
-"""CPU and GPUs of this machine: which there are, and Triton's gauges of how busy they are."""
+"""CPU and GPUs of this machine: their number, and Triton's gauges of their use."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ log = structlog.get_logger(__name__)
 
 
 def cores() -> int:
-    """CPU cores that this process may use: those it may run on, or fewer where its container has a limit."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cpu_limit.usable(there, cpu_limit.quota(_text))
+    """CPU cores that this process may use: those that it may run on, or fewer if its container has a limit."""
+    present = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cpu_limit.usable_cores(present, cpu_limit.cpu_quota(_text))
 
 
 def _text(path: str) -> str | None:
@@ -32,17 +32,17 @@ def _text(path: str) -> str | None:
 
 
 class Devices(Protocol):
-    """What metrics need of the hardware."""
+    """The hardware, as the metrics need it."""
 
     def collect(self) -> Iterator[Metric]:
-        """The gauges as they are now."""
+        """The current gauges."""
 
 
 class Hardware:
-    """This machine. GPUs are seen through NVML where it is installed (`pip install penstock[gpu]`) and finds a driver.
+    """This machine. GPUs are measured through NVML if it is installed (`pip install penstock[gpu]`) and finds a driver.
 
     Args:
-        environment: CUDA_VISIBLE_DEVICES in it limits the GPUs.
+        environment: its CUDA_VISIBLE_DEVICES limits the GPUs.
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
@@ -56,12 +56,12 @@ class Hardware:
 
     @property
     def gpus(self) -> Sequence[int]:
-        """The numbers of the GPUs that CUDA shows this process: all, or as many as CUDA_VISIBLE_DEVICES lists."""
-        there = len(self._handles) or _driver_gpus()
+        """The numbers of the GPUs that CUDA offers this process: all, or as many as CUDA_VISIBLE_DEVICES lists."""
+        present = len(self._handles) or _driver_gpus()
         if self._visible is None:
-            return range(there)
+            return range(present)
         listed = [part for part in self._visible.split(",") if part.strip()]
-        return range(min(len(listed), there))
+        return range(min(len(listed), present))
 
     def collect(self) -> Iterator[Metric]:
         """See `Devices.collect`."""
@@ -95,7 +95,7 @@ class Hardware:
 
 
 def _readings(nvml: Any, handle: Any) -> Iterator[tuple[str, float]]:
-    """What the GPU tells; not every GPU tells everything."""
+    """The GPU's readings; not every GPU has all of them."""
     readers: tuple[tuple[str, Callable[[], float]], ...] = (
         ("utilization", lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100),
         ("total", lambda: nvml.nvmlDeviceGetMemoryInfo(handle).total),
@@ -112,12 +112,12 @@ def _readings(nvml: Any, handle: Any) -> Iterator[tuple[str, float]]:
 
 
 def _driver_gpus() -> int:
-    """How many GPUs NVIDIA's driver lists, for where NVML's Python package is not installed."""
+    """How many GPUs NVIDIA's driver lists, in case NVML's Python package is not installed."""
     return len(list(_DRIVER.iterdir())) if _DRIVER.is_dir() else 0
 
 
 def nvml() -> Any:
-    """NVIDIA's management library, ready to be asked; None where it is not installed or finds no driver."""
+    """NVIDIA's management library, initialised; None if it is not installed or finds no driver."""
     try:
         import pynvml
     except ImportError:

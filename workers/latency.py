@@ -1,13 +1,13 @@
-"""How long a row takes: measured seconds per row by shape class and batch size, for whoever plans ahead. Pure."""
+"""How long batches take: measured seconds per row, by shape class and batch size. Pure."""
 
 from __future__ import annotations
 
 from typing import Final
 
 WEIGHT: Final = 0.2
-"""Of the newest batch in the moving average."""
+"""Weight of the newest batch in the moving average."""
 MAX_KEYS: Final = 64
-"""Shape classes times sizes that are kept; a model with free sizes has any number."""
+"""Pairs of shape class and size that are kept; a model with free sizes has any number."""
 
 
 class LatencyModel:
@@ -30,7 +30,7 @@ class LatencyModel:
         self._seconds[key] = per_row if known is None else known + WEIGHT * (per_row - known)
 
     def predict(self, shape_class: object, rows: int) -> float | None:
-        """Seconds that such a batch should take: as measured at its size, else at the next larger one, else from smaller ones."""
+        """Seconds that such a batch should take, by its size, else by the next larger or the largest one; None if unknown."""
         power = (rows - 1).bit_length()
         known = self._seconds.get((shape_class, power))
         if known is not None:

@@ -1,7 +1,7 @@
-"""The worker's metrics. Counting is plain integers (`statistics`); Prometheus' own objects are made when somebody scrapes.
+"""The worker's metrics. Counters are plain integers (`statistics`); Prometheus's objects are made at each scrape.
 
-`nv_*` have Triton's names and meanings, except that requests rejected at a full queue count as failed; `penstock_worker_*` are the
-queue's own. Labels are a model's name, its version and its `metric_tags`, so strangers cannot add series.
+`nv_*` have Triton's names and meanings, except that requests rejected at a full queue count as failed; `penstock_worker_*` are
+ours. Labels are a model's name, its version and its `metric_tags`, so strangers cannot add series.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class WorkerMetrics(Collector):
         registry.register(self)
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: asking for the families now would be a scrape before there is anything."""
+        """Nothing: naming the families would take a scrape before there is anything to scrape."""
         return ()
 
     def close(self) -> None:
@@ -110,7 +110,7 @@ class WorkerMetrics(Collector):
         self._registry.unregister(self)
 
     def collect(self) -> Iterator[Metric]:
-        """All families as they are now."""
+        """All families, with their current values."""
         models = [(serving, _labels(serving)) for serving in self._serving()]
         names = sorted({name for _, labels in models for name in labels}, key=_label_order)
         yield from self._triton(models, names)

@@ -1,6 +1,6 @@
-"""Store and broker calls that are repeated until they succeed. While one of a model version's is failing, its intake rests.
+"""Repeats calls of store and broker until they succeed. While a call of a model version is failing, its intake rests.
 
-Each model version has a `Retry` of its own: a dead topic that its worker may not write to stops that model and no other.
+Each model version has its own `Retry`: a dead topic that the worker may not write to stops that model and no other.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Retry:
     Attributes:
         first, longest: seconds; the wait is random below a bound that doubles from `first` to `longest`.
         failing: calls that failed and have not succeeded yet.
-        repeated: how many those are, by what is called.
-        errors: why the last attempt of each such kind of call failed.
-        failures: attempts that failed, ever, by what was called.
-        on_recovered: each is called when the last failing call has succeeded.
+        repeated: those calls, by kind.
+        errors: of the last failed attempt, by kind of call.
+        failures: attempts that have failed so far, by kind of call.
+        on_recovered: called when the last failing call has succeeded.
     """
 
     first: float = 0.05
@@ -42,11 +42,11 @@ class Retry:
     on_recovered: list[Callable[[], None]] = dataclasses.field(default_factory=list)
 
     def fresh(self) -> Retry:
-        """One that waits as long, and knows nothing of what fails here."""
+        """A `Retry` with the same waits and no failing calls."""
         return Retry(self.first, self.longest)
 
     def problem(self) -> str:
-        """What fails now, and why; "" while nothing does."""
+        """Which calls are failing, and why; "" for none."""
         return "; ".join(
             f"'{what}' fails and is repeated: {self.errors.get(what, '')}"
             for what, count in self.repeated.items()
@@ -56,7 +56,7 @@ class Retry:
     async def call(self, what: str, make: Callable[[], Awaitable[T]]) -> T:
         """The result of `make()`, called again and again while it raises.
 
-        Not only after `Unavailable`: whatever goes wrong with a call that must succeed in the end, giving up would lose something.
+        Not only after `Unavailable`: whatever the error, giving up a call that must succeed in the end would lose something.
 
         Args:
             what: names the call in the log.

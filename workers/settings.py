@@ -1,7 +1,7 @@
-"""One frozen object says everything a worker can be told, and how it is written to and read from the environment.
+"""Every setting of a worker, in one frozen object, and how it is written to and read from the environment.
 
-Units: seconds and bytes. `PENSTOCK_` and a field's flag name is its environment variable; a supervisor hands its settings to the
-worker it starts that way, so that nothing secret stands in a command line.
+Units: seconds and bytes. A field's environment variable is `PENSTOCK_` and its flag's name; a supervisor passes its settings to the
+worker in this way, so that no secret is on a command line.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SECURITY: Final = {
     "ssl_certfile": "PENSTOCK_KAFKA_SSL_CERTFILE",
     "ssl_keyfile": "PENSTOCK_KAFKA_SSL_KEYFILE",
 }
-"""As the command line calls them."""
+"""As on the command line."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,22 +48,22 @@ class WorkerSettings:
         model_file: single model files that are served as well, each under a name of its own.
         model_control_mode: load all at start, also follow changes, or only `load_model`.
         load_model: with explicit control: these at start; `*` for all.
-        repository_poll_secs: with polling, seconds between looks.
-        exit_on_error: a model that cannot be loaded at start ends the worker.
-        worker: this worker's id and static membership; unique in the fleet, the same over restarts. "" makes one up.
-        partitions: of a topic that has to be created. Four let four workers share one version without repartitioning, and each
+        repository_poll_secs: with polling, seconds between checks.
+        exit_on_error: a model that cannot be loaded at start stops the worker.
+        worker: this worker's id and static membership; unique in the fleet, the same over restarts. "" generates one.
+        partitions: of a topic that has to be created. With four, four workers can share a version without repartitioning; each
             costs only an entry in every fetch and a log segment.
-        metrics_port: of `/metrics` and the health routes; 0 takes a free one, None serves none.
+        metrics_port: of `/metrics` and the health routes; 0 for a free one, None for no server.
         metrics_host: address to listen on for those.
-        drain_grace: what is here after SIGTERM gets this long.
-        unload_grace: the rest of an unloaded version's topic gets this long before it is refused.
-        heartbeat_interval: between signs of life.
+        drain_grace: time to answer requests that are here at SIGTERM.
+        unload_grace: time to serve the rest of an unloaded version's topic before it is refused.
+        heartbeat_interval: between heartbeats.
         heartbeat_fd: write them to this pipe of a supervisor instead of the directory.
-        journal_fd: note what runs in this file of a supervisor.
+        journal_fd: the supervisor's file for the crash journal.
         resync_interval: between measurements of the offset to the store's clock.
         max_queued_bytes: of requests that wait or run, per model version.
-        default_max_batch_size: of models that can batch and do not say how much; 0 batches only where a configuration asks.
-        gpus: the numbers of the GPUs to use; None for all there are.
+        default_max_batch_size: of models that can batch and state no size; 0 to batch only where a configuration asks for it.
+        gpus: the numbers of the GPUs to use; None for all.
         cores: CPU cores to share out between instances; 0 for all this process may use.
         load_threads: model versions that are loaded at the same time.
         fence_ttl: seconds that a plain call's fence outlives its answer; see `TransportSettings.fence_ttl`.
@@ -126,10 +126,10 @@ class WorkerSettings:
 
 
 def to_environment(worker: WorkerSettings, transport: TransportSettings) -> dict[str, str]:
-    """The variables that `from_environment` makes these settings of; some hold secrets.
+    """The variables from which `from_environment` makes these settings; some hold secrets.
 
     Raises:
-        ConfigError: a value cannot stand in a list in the environment.
+        ConfigError: a value has its list's separator in it.
     """
     environment: dict[str, str] = {}
     for settings in (worker, transport):
@@ -145,7 +145,7 @@ def to_environment(worker: WorkerSettings, transport: TransportSettings) -> dict
 
 
 def from_environment(environment: Mapping[str, str]) -> tuple[WorkerSettings, TransportSettings]:
-    """The settings that `PENSTOCK_*` variables describe; what is not set has its default.
+    """The settings that `PENSTOCK_*` variables describe; unset ones have their defaults.
 
     Raises:
         ConfigError: a variable cannot be read, or the settings contradict each other; names it.
@@ -203,10 +203,10 @@ _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "tuple[str, ...]": lambda text: tuple(text.split()),
     "tuple[int, ...] | None": lambda text: tuple(int(part) for part in text.split()),
 }
-"""By the type that a field is declared with; a field of another type fails the tests."""
+"""By the declared type of a field; a field of another type fails the tests."""
 
 
 def made_up_id() -> str:
-    """Of a worker that was given none: a restart under another id takes over only once the session of the old one has ended."""
+    """The id of a worker that was given none. A restart makes up another, which must wait for the old one's session to end."""
     host = "".join(c for c in socket.gethostname() if c.isascii() and (c.isalnum() or c == "-"))[:40] or "host"
     return f"{host}-{secrets.token_hex(4)}"

@@ -1,8 +1,8 @@
-"""What one model version has done, as plain numbers: Triton's statistics and the queue's own. Pure.
+"""What one model version has done, as plain numbers: Triton's statistics and our own. Pure.
 
-Invariants: a batch is counted before its answers go out, so whoever has an answer finds it counted; counters only grow. Requests
-count 1 whatever their rows; `inference_count` counts rows; `execution_count` counts batches that ran. Every request of a batch is
-charged the batch's full compute times, as in Triton, so that means over `success` are what a request saw.
+Invariants: a batch is counted before its answers go out, so a caller who has an answer finds it counted; counters only grow. A
+request counts 1 whatever its rows; `inference_count` counts rows; `execution_count` counts batches that ran. Every request of a
+batch is charged the batch's full compute times, as in Triton, so that means over `success` are those that requests saw.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Histogram:
     """Counts per bucket; a value belongs to the first bound that is not below it.
 
     Attributes:
-        bounds: upper, ascending; one more bucket takes what is above the last.
+        bounds: upper, ascending; one more bucket takes values above the last.
         counts: per bucket, not cumulative.
         total: sum of the values.
     """
@@ -53,20 +53,20 @@ class Histogram:
         self.total += value * times
 
     def cumulative(self) -> list[tuple[str, float]]:
-        """(upper bound, values up to it) in Prometheus' form."""
+        """(upper bound, count of values up to it), as Prometheus wants it."""
         totals = itertools.accumulate(self.counts)
         return list(zip([*map(str, self.bounds), "+Inf"], map(float, totals), strict=True))
 
 
 @dataclasses.dataclass(slots=True)
 class Duration:
-    """How often, and how many seconds in all."""
+    """A count, and the seconds in all."""
 
     count: int = 0
     seconds: float = 0.0
 
     def add(self, count: int, seconds: float) -> None:
-        """Count more; a clock that was set back in between never makes time negative."""
+        """Add to both; a clock that was set back does not make time negative."""
         self.count += count
         self.seconds += max(0.0, seconds)
 
@@ -81,12 +81,12 @@ class Executed:
 
     Attributes:
         rows: in the batch.
-        enqueued: of each request that succeeded, in seconds.
+        enqueued: when each request that succeeded was enqueued.
         succeeded_rows: rows of those.
         failed: requests that the model answered with an error.
         failed_seconds: from enqueued to the end, summed over those.
         compute_input, compute_infer: seconds of the batch; `compute_infer` is 0 where it never ran.
-        compute_start, compute_end, end: when; `end` is when the answers were ready.
+        compute_start, compute_end, end: times; at `end` the answers were ready.
     """
 
     rows: int
@@ -111,7 +111,7 @@ class Executed:
 
 
 class ModelStatistics:
-    """Accumulates; read by the heartbeat, the metrics and `/v2/models/<m>/stats`.
+    """Counts; read by the heartbeat, the metrics and `/v2/models/<m>/stats`.
 
     Attributes:
         releases: batches by reason of release.
@@ -121,7 +121,6 @@ class ModelStatistics:
         already_answered: redelivered requests that had their answer and were skipped.
         cancellations: requests answered CANCELLED without having run.
         lost: records that were deleted from the log unread.
-        emit_failures: attempts to store answers that failed.
         deaths: runs that an instance died in.
         reruns: parts of batches that were run again, or by themselves from the start.
     """
@@ -151,7 +150,7 @@ class ModelStatistics:
         self.latency = LatencyModel()
 
     def executed(self, batch: Executed) -> None:
-        """A batch has been answered by the backend."""
+        """A batch ran, or failed."""
         if batch.compute_start:
             self._ran(batch)
         count = len(batch.enqueued)
@@ -186,7 +185,7 @@ class ModelStatistics:
             self.queue_seconds.observe(started - at)
 
     def failed(self, reason: FailureReason, seconds: float) -> None:
-        """A request was answered with a failure without having run, `seconds` after it was taken in."""
+        """A request was answered with a failure without a run, `seconds` after it was enqueued."""
         self.failures[reason] += 1
         self.fail.add(1, seconds)
         if reason is FailureReason.CANCELED:

@@ -1,7 +1,7 @@
-"""One worker: its models, its heartbeat and its upkeep, from start to drain to close.
+"""One worker: its models, its heartbeat and its background tasks, from start to drain to close.
 
-Invariants: the transport is open before `start` and is closed by whoever opened it; each background task that fails is started
-again, and readiness knows of it; after `drain` nothing is fetched any more, and what was fetched is answered or stays in the log.
+Invariants: the transport is open before `start`, and its opener closes it; a background step that fails is repeated, and readiness
+reports it; after `drain` nothing more is fetched, and every fetched request is answered or stays in the log.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from protocol.naming import Names
 from protocol.runtime.clock import Clock
 from protocol.runtime.loop import stop_signals, until
 from protocol.runtime.status import StatusServer
+from protocol.runtime.tasks import BackgroundTasks
 from protocol.transport import Transport
 from workers.context import Context
 from workers.crash_journal import CrashJournal
@@ -30,7 +31,14 @@ from workers.lifecycle.models import Models
 from workers.metrics import WorkerMetrics
 from workers.retry import Retry
 from workers.settings import WorkerSettings, made_up_id
-from workers.supervision.heartbeat import Asks, DirectoryOutlet, Outlet, PipeOutlet, Pulse, SupervisorGone
+from workers.supervision.heartbeat import (
+    DirectorySender,
+    HeartbeatResponder,
+    HeartbeatSender,
+    HeartbeatSource,
+    PipeSender,
+    SupervisorGone,
+)
 from workers.system import cpu_yield
 
 RESTART_PAUSE: Final = 1.0
@@ -50,7 +58,7 @@ class Worker:
         registry: where its metrics are registered.
 
     Attributes:
-        id: also the static membership.
+        id: also its static membership.
         models: what it serves.
         metrics_port: of metrics and health, once started; None where it serves none.
     """
@@ -88,11 +96,11 @@ class Worker:
         )
         self.models = Models(self._context, settings, loader, transport.directory)
         self.metrics = WorkerMetrics(self.registry, self.models.serving, self._context.retry, hardware)
-        self._pulse = Pulse(self._context, self.models)
+        self._pulse = HeartbeatSource(self._context, self.models)
         self._outlet = _outlet(settings, transport)
-        self._asks = Asks(self._pulse, self._outlet, transport.directory)
+        self._asks = HeartbeatResponder(self._pulse, self._outlet, transport.directory)
         self._failed: dict[str, str] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._background = BackgroundTasks("worker", worker=self.id)
         self._started = self._closed = False
         self._status: StatusServer | None = None
 
@@ -100,22 +108,20 @@ class Worker:
         """Load the models and serve them.
 
         Raises:
-            ConfigError: a model cannot be loaded, and the settings say to give up then.
-            Unavailable: broker or store do not answer.
+            ConfigError: a model cannot be loaded, and `exit_on_error` is set.
+            Unavailable: broker or store does not answer.
         """
         names = self._context.names
         await self._clock.resync(self._transport.results.now)
         await self._transport.bus.ensure_topic(names.catalogue_topic, 1, compacted=True)
-        self._tasks = [
-            self._keep("heartbeat", self._beat),
-            self._keep("clock", self._resync),
-            self._keep("catalogue", self._look_again),
-            self._keep("asks", self._asks.answer),
-        ]
+        self._start("heartbeat", self._beat)
+        self._start("clock", self._resync)
+        self._start("catalogue", self._look_again)
+        self._start("asks", self._asks.answer)
         await self._asks.listen()
         await self.models.start()
         if self._settings.model_control_mode == "poll":
-            self._tasks.append(self._keep("repository", self._poll))
+            self._start("repository", self._poll)
         self._started = True
         with contextlib.suppress(Unavailable):
             await self._say()
@@ -124,7 +130,7 @@ class Worker:
         log.info("worker ready", worker=self.id, models=len(self.models.serving()))
 
     async def readiness(self) -> list[str]:
-        """Why this worker should get no work now, one sentence each; empty when it is ready."""
+        """Why this worker should get no work now, one sentence each; empty if it is ready."""
         problems = self._problems()
         if not await self._transport.bus.healthy():
             problems.append("the broker does not answer")
@@ -154,20 +160,18 @@ class Worker:
         return problems + self.models.problems()
 
     async def drain(self, grace: float) -> None:
-        """Fetch nothing more and answer what is here, for at most `grace` seconds."""
+        """Fetch nothing more and answer the requests that are here, for at most `grace` seconds."""
         self._pulse.draining = True
         with contextlib.suppress(Unavailable):
             await self._say()
         await self.models.drain(grace)
 
     async def close(self) -> None:
-        """Leave all groups, free the models, stop. Without `drain`, what was fetched is delivered again. Again does nothing."""
+        """Leave all groups, free the models, stop. Without `drain`, fetched records are delivered again. Idempotent."""
         if self._closed:
             return
         self._closed = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.close()
         if self._status is not None:
             await self._status.close()
         await self.models.close()
@@ -175,12 +179,11 @@ class Worker:
         try:
             await self._transport.directory.forget(self.id)
         except Unavailable as exc:
-            log.info("the directory keeps this worker's last sign of life", error=exc.message)
+            log.info("the directory keeps this worker's last heartbeat", error=exc.message)
 
     def abandon(self) -> None:
-        """Stop in the middle, as a crash would: no answer, no commit, no word. For tests of what happens then."""
-        for task in self._tasks:
-            task.cancel()
+        """Stop in the middle, as a crash would: no answer, no commit, no heartbeat. For tests."""
+        self._background.cancel()
         self.models.abandon()
 
     async def _serve_status(self) -> None:
@@ -189,7 +192,7 @@ class Worker:
             self.metrics_port = await self._status.start(self._settings.metrics_host, self._settings.metrics_port)
 
     async def serve(self) -> None:
-        """Start, run until SIGTERM or SIGINT, then drain and close; a second signal ends the draining (`protocol.runtime.loop`)."""
+        """Start, run until SIGTERM or SIGINT, then drain and close; a second signal stops draining (`protocol.runtime.loop`)."""
         with stop_signals() as asked:
             asked.ready = False
             try:
@@ -205,12 +208,13 @@ class Worker:
                 await self.close()
             log.info("stopped", worker=self.id)
 
-    # --- upkeep ------------------------------------------------------------------------------------------------------
+    # --- background --------------------------------------------------------------------------------------------------
 
-    def _keep(self, name: str, step: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
-        return asyncio.get_running_loop().create_task(self._forever(name, step), name=f"worker-{name}")
+    def _start(self, name: str, step: Callable[[], Awaitable[None]]) -> None:
+        self._background.spawn(self._repeat(name, step), name=f"worker-{name}")
 
-    async def _forever(self, name: str, step: Callable[[], Awaitable[None]]) -> None:
+    async def _repeat(self, name: str, step: Callable[[], Awaitable[None]]) -> None:
+        """Run the step again and again; after an error, which is logged once until it is over, with a pause."""
         while True:
             try:
                 await step()
@@ -219,7 +223,10 @@ class Worker:
                 known = isinstance(exc, FleetError)
                 if name not in self._failed:
                     log.warning(
-                        "background task failed; it goes on", task=name, error=str(exc), exc_info=None if known else exc
+                        "background task failed; it is repeated",
+                        task=name,
+                        error=str(exc),
+                        exc_info=None if known else exc,
                     )
                 self._failed[name] = str(exc)
                 await asyncio.sleep(RESTART_PAUSE)
@@ -232,10 +239,10 @@ class Worker:
 
     async def _say(self) -> None:
         try:
-            await self._outlet.beat(await self._pulse.read())
+            await self._outlet.beat(await self._pulse.current_heartbeat())
         except SupervisorGone:
             if not self._pulse.draining:
-                log.error("the supervisor has ended; this worker drains and ends too", worker=self.id)
+                log.error("the supervisor is gone; this worker drains and stops, too", worker=self.id)
                 signal.raise_signal(signal.SIGTERM)
             raise
 
@@ -245,14 +252,14 @@ class Worker:
 
     async def _look_again(self) -> None:
         await asyncio.sleep(LOOK_INTERVAL)
-        await self.models.catalogue.look_again()
+        await self.models.announcer.look_again()
 
     async def _poll(self) -> None:
         await asyncio.sleep(self._settings.repository_poll_secs)
         await self.models.poll()
 
 
-def _outlet(settings: WorkerSettings, transport: Transport) -> Outlet:
+def _outlet(settings: WorkerSettings, transport: Transport) -> HeartbeatSender:
     if settings.heartbeat_fd is not None:
-        return PipeOutlet(settings.heartbeat_fd)
-    return DirectoryOutlet(transport.directory)
+        return PipeSender(settings.heartbeat_fd)
+    return DirectorySender(transport.directory)

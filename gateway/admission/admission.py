@@ -1,8 +1,7 @@
-"""How much may wait at once. Pure: a bounded number of calls and long polls per gateway, and a share of it per model version.
+"""How many calls, long polls and bytes may wait at once, per gateway and per model version. Pure.
 
-Bytes come from the gateway's budget, which others draw from, too. A model version whose calls are not answered may fill its share
-and nothing more: it may hold `SHARE` times as many calls, and bytes, as are still free, so that something is free for the others
-however many of them are stuck, and one alone can use three quarters.
+Bytes are drawn from the gateway's budget, which others share. One model version may hold `SHARE` times as many calls, and bytes, as
+are still free. So a version whose calls are stuck can take at most three quarters, and room always remains for the others.
 
 Invariant: what was admitted or reserved leaves exactly once, so the counts return to zero when nothing waits.
 """
@@ -26,7 +25,7 @@ _SMOOTHING: Final = 0.3
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on what waits: calls in all, bytes in all, calls per model version (0: its share of all), long polls."""
+    """Limits: calls in all, bytes in all, calls per model version (0 for its share), long polls."""
 
     calls: int
     size: int
@@ -36,22 +35,22 @@ class Limits:
 
 @dataclasses.dataclass(slots=True)
 class _Waiting:
-    """Of one model version: calls and their bytes."""
+    """Waiting calls of one model version, and their bytes."""
 
     calls: int = 0
     size: int = 0
 
 
 class Admission:
-    """Counts what waits and refuses what would be too much.
+    """Counts waiting calls and refuses those over a limit.
 
     Args:
-        limits: how much may wait.
-        budget: where bytes are drawn; one of `limits.size` bytes where none is given.
+        limits: on waiting calls.
+        budget: bytes are drawn from it; by default one of `limits.size` bytes.
 
     Attributes:
-        calls, size: admitted and not yet left; `size` includes bodies that are being read.
-        polls: long polls that wait.
+        calls, size: waiting now; `size` includes bodies that are being read.
+        polls: waiting long polls.
     """
 
     __slots__ = ("_budget", "_by_topic", "_left", "_limits", "_measured_at", "_rate", "calls", "polls", "size")
@@ -68,7 +67,7 @@ class Admission:
         self._measured_at: float | None = None
 
     def check(self) -> None:
-        """Refuse early what `admit` would refuse whatever it is.
+        """Refuse early, before the model and the size of the call are known.
 
         Raises:
             Exhausted: as `admit`.
@@ -79,14 +78,14 @@ class Admission:
             )
 
     def admit(self, topic: str, size: int) -> None:
-        """Count one call in.
+        """Count a call in.
 
         Args:
-            topic: stands for the model version.
-            size: bytes it holds.
+            topic: of the model version.
+            size: bytes that the call holds.
 
         Raises:
-            Exhausted: with the seconds after which those who wait now are answered, at the rate measured last.
+            Exhausted: a limit is reached; `retry_after` is when the calls that wait now are answered at the measured rate.
         """
         limits, budget, free = self._limits, self._budget, self._limits.calls - self.calls
         if free <= 0:
@@ -113,7 +112,7 @@ class Admission:
         return self._exhausted(text, waiting.calls)
 
     def leave(self, topic: str, size: int) -> None:
-        """The call was answered, or nobody waits for it any more."""
+        """Count a call out: it was answered or abandoned."""
         self.calls -= 1
         self.release(size)
         self._left += 1
@@ -135,21 +134,21 @@ class Admission:
         self.size += size
 
     def release(self, size: int) -> None:
-        """The reserved bytes are free again."""
+        """Return reserved bytes."""
         self.size -= size
         self._budget.give(size)
 
     @property
     def room(self) -> int:
-        """Bytes that can still be taken."""
+        """Free bytes."""
         return self._budget.limit - self._budget.used
 
     @contextlib.contextmanager
     def poll(self) -> Iterator[None]:
-        """Count a long poll for as long as it waits.
+        """Count a long poll while it waits.
 
         Raises:
-            Exhausted: too many wait already.
+            Exhausted: too many wait.
         """
         if self.polls >= self._limits.polls:
             raise self._exhausted(
@@ -162,7 +161,7 @@ class Admission:
             self.polls -= 1
 
     def measure(self, now: float) -> None:
-        """Take the rate at which calls left since the last time; call it about once a second."""
+        """Update the rate at which calls leave; call it about once a second."""
         if self._measured_at is not None and now > self._measured_at:
             rate = self._left / (now - self._measured_at)
             self._rate = rate if not self._rate else self._rate + _SMOOTHING * (rate - self._rate)
@@ -170,7 +169,7 @@ class Admission:
         self._left = 0
 
     def retry_after(self, waiting: int) -> float:
-        """Seconds until `waiting` calls are answered at the measured rate, between 1 and 60, whole."""
+        """Whole seconds, 1 to 60, until `waiting` calls are answered at the measured rate."""
         if self._rate <= 0:
             return _RETRY_LOW if self._measured_at is None else _RETRY_HIGH
         return float(min(max(math.ceil(waiting / self._rate), _RETRY_LOW), _RETRY_HIGH))

@@ -1,7 +1,7 @@
-"""Calls for models that are not there yet: in the first seconds of a gateway they wait for the model instead of being refused.
+"""Calls that arrive before their model: in the first seconds of a gateway they wait for it instead of being refused.
 
-A gateway is ready before the workers of its fleet have announced anything, and after an outage at the start much earlier. Whoever
-calls then names a model that will be there in a moment. Later the catalogue is what exists, and a name that it lacks is wrong.
+A gateway is ready before the workers of its fleet have announced their models, so an early call may name a model that is about to
+appear. Later, a name that is not in the catalogue is wrong.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from gateway.admission.admission import Admission
 from gateway.catalogue.catalogue import Catalogue
 
 _LONGEST: Final = 0.5
-"""Seconds between two looks, whatever happens meanwhile."""
+"""Longest pause between two looks at the catalogue, in seconds."""
 
 
 def wait_until(*, awaited: bool, now: float, began: float | None, patience: float, deadline: float) -> float | None:
-    """Until when a call waits for its model; None where it does not wait. Pure.
+    """Until when a call waits for its model; None if it does not wait.
 
     Args:
-        awaited: the model may come: nothing is known of it, or it is being loaded.
-        began: when this gateway was ready for the first time; None where it has not been.
-        patience: seconds after that.
+        awaited: the model may still appear: it is unknown or loading.
+        began: when this gateway was first ready; None before that.
+        patience: seconds after `began` for which calls wait.
         deadline: of the call.
     """
     until = min(deadline, (now if began is None else began) + patience)
@@ -31,12 +31,12 @@ def wait_until(*, awaited: bool, now: float, began: float | None, patience: floa
 
 
 class Arrivals:
-    """Lets calls wait for models.
+    """Makes calls wait for models.
 
     Args:
-        catalogue: what exists.
-        admission: those who wait count as long polls.
-        patience: seconds for which they may, from the moment when this gateway is ready for the first time.
+        catalogue: of models.
+        admission: waiting calls count as long polls.
+        patience: seconds, from when this gateway is first ready, for which calls wait.
         clock: the fleet's.
     """
 
@@ -49,12 +49,12 @@ class Arrivals:
         self._waiting: set[asyncio.Future[None]] = set()
 
     def ready(self) -> None:
-        """This gateway is ready; only the first time counts."""
+        """Note that this gateway is ready; only the first call counts."""
         if self._began is None:
             self._began = self._clock()
 
     def changed(self) -> None:
-        """Something was announced."""
+        """Wake the waiting calls: the catalogue has changed."""
         for future in self._waiting:
             if not future.done():
                 future.set_result(None)
@@ -67,10 +67,10 @@ class Arrivals:
         )
 
     async def wait(self, model: str, version: str, deadline: float) -> None:
-        """Return when the model is there, will not come, or has been waited for long enough.
+        """Return when the model is available, cannot appear any more, or the wait is over.
 
         Raises:
-            Exhausted: too many calls wait already.
+            Exhausted: too many calls wait.
         """
         if self.until(model, version, deadline) is None:
             return

@@ -1,10 +1,10 @@
-"""The memory that strangers can make a gateway hold. Pure: bytes are counted before they are kept.
+"""The memory that callers can make a gateway hold; bytes are counted before they are kept. Pure.
 
-One `Budget` per gateway bounds everything that a caller can make it keep: heads and bodies that are being read, what they become
-when they are inflated or parsed, calls that wait, answers that their caller does not read, caches. A part of it bounds one kind
-of use, so that those who have shown no key yet, or who read nothing, leave room for the others.
+One `Budget` per gateway bounds everything that a caller can make it keep: heads and bodies while they are read, their inflated and
+parsed forms, waiting calls, answers that the caller does not read, caches. Parts of it bound one kind of use, so that callers
+without a key, or callers that do not read, leave room for the others.
 
-Invariant: what was drawn is given back exactly once, so that `used` is the sum of what is held now, and 0 when nothing is.
+Invariant: what was drawn is returned exactly once, so `used` is what is held now.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import dataclasses
 from typing import Final
 
 STRANGERS: Final = 4
-"""A quarter of the budget is for what is held before anybody has shown a key: heads, pipelines, bodies that are being read."""
+"""Divisor: a quarter of the budget is for unauthenticated callers: heads, pipelines, bodies while they are read."""
 UNREAD: Final = 2
-"""Half of it is for answers that wait for their caller to read them."""
+"""Divisor: half of the budget is for answers that their callers have not read."""
 
 
 class Budget:
-    """A number of bytes that may be held at once.
+    """A bounded number of bytes.
 
     Args:
-        limit: how many.
-        whole: the budget that this one is a part of; what is drawn here is drawn there, too.
+        limit: bytes that may be held at once.
+        whole: the parent budget; every draw counts there too.
 
     Attributes:
         used: bytes held now.
-        refused: how often there was no room.
+        refused: number of draws for which there was no room.
     """
 
     __slots__ = ("_whole", "limit", "refused", "used")
@@ -43,7 +43,7 @@ class Budget:
         return Budget(limit, self)
 
     def take(self, size: int) -> bool:
-        """Count so many bytes; False, and nothing is counted, where there is no room for them."""
+        """Draw bytes; False, and nothing is drawn, if there is no room."""
         used = self.used + size
         if used > self.limit or (self._whole is not None and not self._whole.take(size)):
             self.refused += 1
@@ -52,14 +52,14 @@ class Budget:
         return True
 
     def give(self, size: int) -> None:
-        """So many bytes that were taken are not held any more."""
+        """Return bytes."""
         self.used -= size
         if self._whole is not None:
             self._whole.give(size)
 
 
 class Share:
-    """What one holder has drawn from a budget.
+    """The bytes that one holder has drawn from a budget.
 
     Attributes:
         size: bytes drawn now.
@@ -72,7 +72,7 @@ class Share:
         self.size = 0
 
     def hold(self, size: int) -> bool:
-        """Hold so many bytes in all, more or fewer than before; False, and nothing changes, where there is no room."""
+        """Set the bytes held in all, up or down; False, and nothing changes, if there is no room."""
         more = size - self.size
         if more > 0:
             if not self._budget.take(more):
@@ -83,7 +83,7 @@ class Share:
         return True
 
     def free(self) -> None:
-        """Give back all of it; nothing happens where that was done before."""
+        """Return all of it; does nothing the second time."""
         if self.size:
             size, self.size = self.size, 0
             self._budget.give(size)
@@ -94,9 +94,9 @@ class Budgets:
     """The budget of one gateway and its parts.
 
     Attributes:
-        whole: everything.
-        strangers: what is held for those who have shown no key yet.
-        unread: answers that wait for their caller to read them.
+        whole: all bytes.
+        strangers: held for unauthenticated callers.
+        unread: answers that their callers have not read.
     """
 
     whole: Budget
@@ -105,6 +105,6 @@ class Budgets:
 
     @classmethod
     def of(cls, limit: int) -> Budgets:
-        """A budget of so many bytes, with the parts that a gateway has."""
+        """The budgets of a gateway that may hold `limit` bytes."""
         whole = Budget(limit)
         return cls(whole, whole.part(limit // STRANGERS), whole.part(limit // UNREAD))

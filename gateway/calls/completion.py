@@ -1,15 +1,15 @@
-"""How calls end: by an answer, a deadline, a failure, or because nobody waits any more.
+"""Completes calls: by an answer, a deadline, a failure, or because their caller has gone.
 
-Invariants: a call ends once, and leaves `pending` and `admission` in the same step; of a claimed request the first terminal wins,
-so a deadline or a cancellation of ours gives way to what the store holds already.
+Invariants: a call is completed once, and leaves `pending` and `admission` in the same step; the first terminal of a claimed request
+wins, so a deadline or a cancellation of this gateway gives way to the one in the store.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Coroutine, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import structlog
 
@@ -21,11 +21,12 @@ from protocol.codec import decode_reply, encode_reply
 from protocol.errors import Code, DeadlineExceeded, FleetError
 from protocol.messages import Failure, InferReply, Timing
 from protocol.naming import Names
-from protocol.ports import Answer, Cancel, Outcome, Results
+from protocol.ports import Cancel, FinishOutcome, Results, Terminal
 from protocol.runtime.clock import Clock
+from protocol.runtime.tasks import BackgroundTasks
 
 _COALESCE: Final = 0.005
-"""Deadlines that come closer together than this are looked at together."""
+"""Deadlines closer together than this share one timer."""
 
 _NOT_KEPT: Final = "the answer was delivered before and is no longer kept"
 
@@ -33,17 +34,17 @@ _log = structlog.get_logger("gateway.calls.completion")
 
 
 class Completion:
-    """Ends calls.
+    """Completes calls.
 
     Args:
-        results: where terminals of our own are written and cancellations told.
-        names: for the workers' cancel channels.
+        results: takes the gateway's own terminals and its cancellations.
+        names: of the workers' cancel channels.
         clock: the fleet's.
-        metrics: counts every end.
+        metrics: counts every completion.
         settings: for `result_ttl` and `sweep_after`.
 
     Attributes:
-        pending: who waits.
+        pending: the waiting calls.
     """
 
     def __init__(
@@ -64,18 +65,18 @@ class Completion:
         self._result_ttl = settings.result_ttl
         self._loop = asyncio.get_running_loop()
         self._cancels: dict[str, list[Cancel]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks("completion")
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for = math.inf
 
     def expect(self, call: Call, now: float) -> None:
-        """Let a call wait for its answer."""
+        """Register a call that waits for its answer."""
         self.pending.register(call, now)
         if call.deadline < self._armed_for:
             self._arm(call.deadline)
 
     def deliver(self, deliveries: Sequence[Delivery]) -> None:
-        """Answer calls that `pending.feed` gave back."""
+        """Answer the calls that `pending.feed` returned."""
         now = self._clock()
         age = self._metrics.wake_age
         for call, payload in deliveries:
@@ -87,71 +88,70 @@ class Completion:
             self._done(call, reply, now)
 
     def settle(self, call: Call, payload: bytes) -> None:
-        """Answer one call with a payload that was found; nothing happens where it has left."""
+        """Answer one call with its payload; does nothing if it has left."""
         if self.pending.drop(call):
             self.deliver([(call, payload)])
 
     def decode(self, call: Call, payload: bytes) -> InferReply:
-        """The answer in a terminal's payload; one that cannot be read is a failure, not an exception."""
+        """Decode a terminal's payload; one that cannot be decoded becomes a failure, not an exception."""
         if not payload:
             return self.failed(call, FleetError(_NOT_KEPT, code=Code.GONE))
         try:
             return decode_reply(payload)
         except FleetError as error:
-            _log.error("answer cannot be read", request_id=call.ref, error=error.message)
+            _log.error("answer could not be decoded", request_id=call.ref, error=error.message)
             return self.failed(call, FleetError(f"the answer cannot be read: {error.message}"))
 
     def failed(self, call: Call, error: FleetError) -> InferReply:
-        """The answer that an error is."""
+        """An error as an answer."""
         timing = Timing(accepted=call.accepted, woken=self._clock())
         return InferReply(
             call.model, call.version, call.label, failure=Failure(error.code, error.message), timing=timing
         )
 
     def fail(self, call: Call, error: FleetError) -> None:
-        """Answer a waiting call with an error; nothing happens where it has left."""
+        """Answer a waiting call with an error; does nothing if it has left."""
         if self.pending.drop(call):
             self._done(call, self.failed(call, error), self._clock())
 
     def fail_all(self, error: FleetError) -> None:
-        """Answer everyone who still waits."""
+        """Answer all waiting calls with an error."""
         for call in list(self.pending):
             self.fail(call, error)
 
     def drop(self, call: Call) -> None:
-        """Nobody waits for this call any more; its request goes on."""
+        """Drop a call whose caller has gone; its request goes on."""
         if self.pending.drop(call):
             self._leave(call)
 
     def cancel(self, call: Call) -> None:
-        """Nobody waits for this call any more, and its request need not run."""
+        """Drop a call whose caller has gone, and cancel its request."""
         if self.pending.drop(call):
             self._leave(call)
             self._metrics.cancellations += 1
             self.cancel_queued(call)
 
     def cancel_queued(self, call: Call) -> None:
-        """Tell the topic's workers, with all others of this turn of the loop.
+        """Cancel the request at its workers, together with the others of this turn of the event loop.
 
-        It means the run that this very call had accepted, and none after it: this may be a gateway that stood still, and the key
-        may have been used again.
+        It cancels runs accepted up to this call's, none after it: this gateway may have been stalled while the key was used again.
         """
         if not self._cancels:
             self._loop.call_soon(self._flush_cancels)
         self._cancels.setdefault(call.topic, []).append(Cancel(call.ref, call.accepted))
 
     async def end(self, request_ref: str, reply: InferReply) -> InferReply | None:
-        """Write a retriable terminal of the gateway's own; with `reply.timing.accepted`, only for the run accepted then.
+        """Write a retriable terminal of this gateway; with `reply.timing.accepted`, only for the run accepted then.
 
         Returns:
-            None where nothing else is there, else the answer that was there first.
+            None if it was written, else the terminal that was there first.
 
         Raises:
             Unavailable: the store cannot be reached.
         """
-        answer = Answer(request_ref, encode_reply(reply), "", self._result_ttl, True, reply.timing.accepted)
+        answer = Terminal(request_ref, encode_reply(reply), "", self._result_ttl, True, reply.timing.accepted)
         (outcome,) = await self._results.finish([answer])
-        if outcome is Outcome.WRITTEN:
+        if outcome is FinishOutcome.WRITTEN:
             return None
         (state,) = await self._results.look([request_ref])
         if state is None or state.payload is None:
@@ -161,12 +161,11 @@ class Completion:
         return InferReply(reply.model, reply.version, failure=Failure(Code.GONE, _NOT_KEPT))
 
     async def close(self) -> None:
-        """Wait for what is still on its way out."""
+        """Finish what is in flight."""
         if self._timer is not None:
             self._timer.cancel()
         self._flush_cancels()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._tasks.join()
 
     def _done(self, call: Call, reply: InferReply, now: float) -> None:
         self._leave(call)
@@ -177,7 +176,7 @@ class Completion:
         try:
             call.on_done(reply)
         except Exception:
-            _log.exception("a caller could not be answered", request_id=call.ref)
+            _log.exception("an answer could not be delivered to its caller", request_id=call.ref)
 
     def _leave(self, call: Call) -> None:
         if call.counted:
@@ -195,7 +194,7 @@ class Completion:
         now = self._clock()
         for call in self.pending.expire(now):
             if call.claimed and call.owner:
-                self._spawn(self._expire_claimed(call))
+                self._tasks.spawn(self._expire_claimed(call))
             else:
                 if not call.claimed:
                     self.cancel_queued(call)
@@ -205,30 +204,25 @@ class Completion:
             self._arm(wake_at)
 
     async def _expire_claimed(self, call: Call) -> None:
-        """The record's own deadline came: the first terminal wins, and the caller gets what is there."""
+        """The deadline of the record has passed: the first terminal wins, and the caller gets it."""
         reply = self.failed(call, _late(call))
         self.cancel_queued(call)
         try:
             reply = await self.end(call.ref, reply) or reply
         except FleetError as error:
-            _log.warning("deadline could not be written", request_id=call.ref, error=error.message)
+            _log.warning("expired deadline could not be written", request_id=call.ref, error=error.message)
         self._done(call, reply, self._clock())
 
     def _flush_cancels(self) -> None:
         cancels, self._cancels = self._cancels, {}
-        for topic, told in cancels.items():
-            self._spawn(self._cancel(topic, told))
+        for topic, listed in cancels.items():
+            self._tasks.spawn(self._cancel(topic, listed))
 
     async def _cancel(self, topic: str, cancels: list[Cancel]) -> None:
         try:
             await self._results.cancel(self._names.cancel_channel(topic), cancels)
         except FleetError as error:
-            _log.warning("cancellation was not told", topic=topic, calls=len(cancels), error=error.message)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+            _log.warning("cancellation could not be sent", topic=topic, calls=len(cancels), error=error.message)
 
 
 def _late(call: Call) -> FleetError:

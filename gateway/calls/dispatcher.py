@@ -1,13 +1,12 @@
-"""The one reader of results: wake-ups come in, waiting calls are answered; what no wake-up brought is swept up.
+"""Reads results: a wake-up answers its calls, a sweep finds the answers whose wake-up was lost.
 
-Invariants: wake-ups are hints, so every call is looked up after a second at the latest; what a worker is done with and what has no
-answer is published again; one answer that cannot be read, or one look that fails, holds up nobody else; only payloads of plain
-calls, delivered, are trimmed.
+Invariants: every waiting call is looked up after `sweep_after`, because wake-ups are hints; a call without an answer whose record
+is committed is published again; an answer that cannot be decoded, or a read that fails, delays no other call; only delivered
+payloads of plain calls are trimmed.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Final
 
@@ -18,15 +17,16 @@ from gateway.calls.recovery import Recovery
 from gateway.calls.service import Service
 from protocol.errors import FleetError
 from protocol.ports import RequestState, Wake
+from protocol.runtime.tasks import BackgroundTasks
 
 _LOOK: Final = 32
-"""Streams read in one round trip where payloads are large."""
+"""Streams with large payloads that are read in one round trip."""
 
 _log = structlog.get_logger("gateway.calls.dispatcher")
 
 
 class Dispatcher:
-    """Feeds `service.completion` from the result store."""
+    """Passes answers from the result store to `service.completion`."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -37,26 +37,25 @@ class Dispatcher:
         self._trim_batch = service.settings.trim_batch
         self._pointers: dict[str, None] = {}
         self._trims: list[str] = []
-        self._fetching: asyncio.Task[None] | None = None
+        self._fetching = BackgroundTasks("dispatcher")
         self._recovery = Recovery(service)
 
     async def start(self) -> None:
-        """Listen on the gateway's channel; returns once subscribed."""
+        """Subscribe to the gateway's channel."""
         await self._results.listen(self._service.channel, self._on_wake)
 
     async def close(self) -> None:
-        """Stop listening."""
+        """Unsubscribe, and finish reads in flight."""
         await self._results.unlisten(self._service.channel)
-        if self._fetching is not None:
-            await asyncio.wait([self._fetching])
+        await self._fetching.join()
         await self._recovery.close()
         await self.trim()
 
     async def sweep(self) -> None:
-        """Look up who waits for long; called several times a second.
+        """Look up the calls that are due; call it several times a second.
 
         Raises:
-            Unavailable: the store cannot be reached; they are looked up again later.
+            Unavailable: the store cannot be reached; the calls are looked up again later.
         """
         due = self._completion.pending.sweep(self._service.clock())
         for at in range(0, len(due), self._sweep_batch):
@@ -68,7 +67,7 @@ class Dispatcher:
             self._recovery.consider(call for call in waiting if call is not None and not call.claimed)
 
     async def trim(self) -> None:
-        """Drop delivered payloads from the store; one that cannot be dropped expires by itself."""
+        """Trim delivered payloads in the store; on failure they expire by themselves."""
         while self._trims:
             refs, self._trims = self._trims[: self._trim_batch], self._trims[self._trim_batch :]
             try:
@@ -85,12 +84,11 @@ class Dispatcher:
             self._completion.deliver(deliveries)
         if pointers:
             self._pointers.update(dict.fromkeys(pointers))
-            if self._fetching is None:
-                self._fetching = asyncio.get_running_loop().create_task(self._fetch())
-                self._fetching.add_done_callback(self._fetched)
+            if not self._fetching:
+                self._fetching.spawn(self._fetch(), name="fetch")
 
     async def _fetch(self) -> None:
-        """Read the answers that were too large to come with their wake-up."""
+        """Read answers that were too large for their wake-up."""
         while self._pointers:
             refs = list(self._pointers)[:_LOOK]
             for ref in refs:
@@ -98,15 +96,10 @@ class Dispatcher:
             try:
                 await self._look(refs)
             except FleetError as error:
-                _log.warning("answers could not be read, a sweep will", answers=len(refs), error=error.message)
-
-    def _fetched(self, task: asyncio.Task[None]) -> None:
-        self._fetching = None
-        if not task.cancelled() and task.exception() is not None:
-            _log.error("reading answers failed, a sweep will read them", error=repr(task.exception()))
+                _log.warning("answers could not be read; a sweep tries again", answers=len(refs), error=error.message)
 
     async def _look(self, refs: Sequence[str]) -> int:
-        """Answer those of these that have their terminal; how many calls that were."""
+        """Answer the calls whose terminal is in the store; returns their number."""
         states = await self._results.look(refs)
         return sum(self._take(ref, state) for ref, state in zip(refs, states, strict=True))
 

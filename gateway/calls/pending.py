@@ -1,6 +1,6 @@
-"""Calls in flight, by the ref of their request. Pure: times are arguments, what is due comes back.
+"""The table of waiting calls, by the ref of their request. Pure: time is an argument.
 
-Invariants: a call leaves exactly once (fed, expired, dropped), and `left` says so; several calls may wait for one ref (the same
+Invariants: a call leaves exactly once (fed, expired or dropped), and then `left` is set; several calls may wait for one ref (one
 `Idempotency-Key`, long polls), and one answer is for all of them.
 """
 
@@ -16,7 +16,7 @@ from protocol.messages import InferReply
 from protocol.ports import Place, Wake
 
 SWEEP_AT_MOST: Final = 8.0
-"""Longest pause between two looks for the same call."""
+"""Longest pause between two lookups of the same call, in seconds."""
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -25,18 +25,18 @@ class Call:
 
     Attributes:
         ref: of its request.
-        topic: where the request was, or will be, published.
-        model, version, label: for the answers that the gateway gives itself.
-        size: bytes that admission counts.
+        topic: of its record.
+        model, version, label: for answers that the gateway makes itself.
+        size: bytes counted by admission.
         deadline: when it is answered 504; `math.inf` for never.
         accepted: when its last byte was read.
         on_done: called once with the answer.
-        claimed: its stream holds a claim; it may have other waiters, and its payload is never trimmed.
-        owner: it is the call whose deadline the published record carries.
-        counted: admission and the metrics count it; a long poll is not counted.
+        claimed: whether its stream holds a claim; then others may wait for it, and its payload is never trimmed.
+        owner: whether the published record carries its deadline.
+        counted: whether admission and metrics count it; they do not count a long poll.
         sweep_at: when its stream is looked up next; 0 means `sweep_after` from registration.
-        place: where its record is, once the broker has said so.
-        left: it is no longer waiting.
+        place: of its record, once acknowledged.
+        left: whether it has stopped waiting.
         twin, before: the next and the previous call that wait for the same ref.
     """
 
@@ -61,15 +61,15 @@ class Call:
 
 
 Delivery = tuple[Call, bytes]
-"""A call, no longer pending, and the payload of its answer."""
+"""A call that has left the table, and the payload of its answer."""
 
 
 class Pending:
-    """The table of waiting calls. O(1) per call, however many wait for the same ref; `expire` and `sweep` look at all of them, so
-    call them a few times a second.
+    """The table of waiting calls. O(1) per call, however many wait for one ref; `expire` and `sweep` are O(n), for a few calls
+    per second.
 
     Args:
-        sweep_after: age at which a call's stream is looked up for the first time.
+        sweep_after: age of a call at its first lookup, in seconds.
     """
 
     __slots__ = ("_calls", "_count", "_next_deadline", "_sweep_after")
@@ -81,7 +81,7 @@ class Pending:
         self._next_deadline = math.inf
 
     def __len__(self) -> int:
-        """Calls waiting."""
+        """Number of waiting calls."""
         return self._count
 
     def __contains__(self, ref: str) -> bool:
@@ -96,7 +96,7 @@ class Pending:
         return self._calls.get(ref)
 
     def register(self, call: Call, now: float) -> None:
-        """Let a call wait."""
+        """Add a call."""
         call.registered = now
         if not call.sweep_at:
             call.sweep_at = now + self._sweep_after
@@ -111,7 +111,7 @@ class Pending:
         self._count += 1
 
     def feed(self, wakes: Sequence[Wake]) -> tuple[list[Delivery], list[str]]:
-        """Who is answered by these wake-ups, and the refs of those whose payload has to be fetched first."""
+        """The calls that these wake-ups answer, and the refs whose payload has to be fetched first."""
         deliveries: list[Delivery] = []
         pointers: list[str] = []
         calls = self._calls
@@ -127,13 +127,13 @@ class Pending:
                 self._count -= 1
                 deliveries.append((call, payload))
                 following = call.twin
-                if following is not None:  # calls that have left hold nobody else in memory
+                if following is not None:  # a call that has left keeps no other in memory
                     call.twin = following.before = None
                 call = following
         return deliveries, pointers
 
     def drop(self, call: Call) -> bool:
-        """Take one call out, whatever its reason; False where it had left before."""
+        """Remove one call; False if it had left before."""
         if call.left:
             return False
         before, following = call.before, call.twin
@@ -154,7 +154,7 @@ class Pending:
         return True
 
     def expire(self, now: float) -> list[Call]:
-        """The calls whose deadline has come; they are taken out."""
+        """Remove and return the calls whose deadline has passed."""
         if now < self._next_deadline:
             return []
         expired = [call for call in self if too_late(call.deadline, now)]
@@ -164,11 +164,11 @@ class Pending:
         return expired
 
     def wake_at(self) -> float:
-        """Nobody expires before this; `math.inf` where nobody ever does."""
+        """No call expires before this; `math.inf` if none ever does."""
         return self._next_deadline
 
     def sweep(self, now: float) -> list[str]:
-        """The refs to look up now, because no wake-up came; each waits longer for its next look."""
+        """The refs that are due for a lookup; the pause before a call's next one grows with its age."""
         due: list[str] = []
         for call in self:
             if call.sweep_at <= now:

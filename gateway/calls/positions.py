@@ -1,8 +1,8 @@
-"""What the workers are done with: the rule by which a lost answer is noticed, and the offsets that it needs.
+"""Committed offsets of the workers' groups, and the rule that detects a lost answer.
 
-The rule: a group commits an offset only when every record below it has its end in the store. So whoever reads the committed offset
-*first*, sees that it is above a request's record, and *then* finds no end in the store, knows that there was one and that it is
-lost, as after a restart or a failover of Redis. The request is then published again from the log; the first terminal wins.
+The rule: a group commits an offset only when every record below it has its terminal in the store. If the committed offset, read
+*first*, is above a request's record, and the store, read *after* it, has no terminal, then there was one and it is lost, as after a
+restart or a failover of Redis. The request is then published again from the log; the first terminal wins.
 
 Invariant: the broker is asked only for requests older than `recover_after`, and once per `offsets_max_age` and topic.
 """
@@ -24,13 +24,13 @@ _log = structlog.get_logger("gateway.calls.positions")
 
 
 def is_below(place: Place, committed: Mapping[int, int]) -> bool:
-    """Whether a record is done with."""
+    """Whether a record is below the committed offset of its partition."""
     partition, offset = place
     return offset < committed.get(partition, 0)
 
 
 class Positions:
-    """Committed offsets of the groups that serve, cached. The group of a topic has its name.
+    """Committed offsets per topic, cached. The group of a topic has the topic's name.
 
     Args:
         max_age: seconds for which committed offsets are reused.
@@ -42,11 +42,11 @@ class Positions:
         self._readings: dict[str, tuple[float, asyncio.Task[Mapping[int, int]]]] = {}
 
     async def passed(self, topic: str, place: Place) -> bool:
-        """Whether the record there is done with; False also where nobody can say so now."""
+        """Whether the record at this place is committed; False if the broker does not answer."""
         return is_below(place, await self.committed(topic))
 
     async def committed(self, topic: str) -> Mapping[int, int]:
-        """By partition; nothing where the broker does not say."""
+        """Committed offsets by partition; empty if the broker does not answer."""
         loop = asyncio.get_running_loop()
         began, reading = self._readings.get(topic, (float("-inf"), None))
         if reading is None or loop.time() - began >= self._max_age:

@@ -1,10 +1,10 @@
-"""Requests to the bus: everything of one turn of the event loop and one topic goes out as one group, to one partition.
+"""Publishes requests: the records of one turn of the event loop and one topic go out as one group, to one partition.
 
-While `IN_FLIGHT` groups of a topic wait for their acknowledgement, the next one stays open and grows: a broker's cost is per group
-much more than per record, so that many groups of one record would fill its time long before the records do.
+While `IN_FLIGHT` groups of a topic await acknowledgement, the next one stays open and grows: a broker's cost is mostly per group,
+not per record.
 
-Invariants: every record that was handed in is accounted for: its place is told, or its failure; none is dropped in silence. A group
-that is held back goes out with the next acknowledgement or failure, so it never waits for more traffic.
+Invariants: every record ends with its place or with a failure. A group that is held back goes out with the next acknowledgement or
+failure, so it never waits for more traffic.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from gateway.calls.pending import Call
 from gateway.metrics import GatewayMetrics
 from protocol.errors import FleetError, Unavailable
 from protocol.ports import Bus, OutRecord, Place, Published
+from protocol.runtime.tasks import BackgroundTasks
 
 _GROUP_BYTES: Final = 1024 * 1024
-"""A group is closed at this size, so that a broker's batch limit is never the sum of many large requests."""
+"""A group is closed at this size, so that many large requests never add up to the broker's batch limit."""
 
 IN_FLIGHT: Final = 2
-"""Groups of one topic on their way at once: one at the broker, one behind it in the producer."""
+"""Groups of one topic in flight: one at the broker, one behind it in the producer."""
 
 _log = structlog.get_logger("gateway.calls.publisher")
 
@@ -42,12 +43,12 @@ class _Group:
 
 
 class Publisher:
-    """Collects records during a turn of the loop and publishes them at its end.
+    """Collects the records of a turn of the event loop and publishes them at its end.
 
     Args:
-        bus: where they go.
+        bus: takes the groups.
         metrics: counts groups and the time to their acknowledgement.
-        on_failure: called for each call whose record was not acknowledged.
+        on_failure: called with each call whose record was not acknowledged.
     """
 
     def __init__(self, bus: Bus, metrics: GatewayMetrics, on_failure: Callable[[Call, FleetError], None]) -> None:
@@ -59,10 +60,10 @@ class Publisher:
         self._closed: list[_Group] = []
         self._in_flight: dict[str, int] = {}
         self._scheduled = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks("publisher")
 
     def enqueue(self, topic: str, record: OutRecord, call: Call) -> None:
-        """Publish with this turn's group; only a failure is told, to `on_failure`."""
+        """Publish with this turn's group; a failure goes to `on_failure`, success sets `call.place`."""
         group = self._join(topic, record)
         group.calls.append(call)
 
@@ -79,14 +80,12 @@ class Publisher:
         return await place
 
     async def close(self) -> None:
-        """Wait until everything that was handed in is accounted for."""
+        """Wait until every record is acknowledged or has failed."""
         self.flush()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-            await asyncio.sleep(0)  # for the callbacks that send what was held back
+        await self._tasks.join()
 
     def _join(self, topic: str, record: OutRecord) -> _Group:
-        """The topic's open group, with the record in it."""
+        """Add the record to the topic's open group; returns the group."""
         size = len(record.value)
         group = self._open.get(topic)
         if group is None or group.size + size > _GROUP_BYTES:
@@ -101,7 +100,7 @@ class Publisher:
         return group
 
     def flush(self) -> None:
-        """Send what may go; what may not stays where it is. Happens by itself with the next turn of the loop."""
+        """Publish the groups that may go; the rest stay open. Runs by itself at the end of each turn."""
         self._scheduled = False
         self._closed = [group for group in self._closed if not self._send(group)]
         waiting = {group.topic for group in self._closed}
@@ -110,18 +109,16 @@ class Publisher:
                 del self._open[topic]
 
     def _send(self, group: _Group) -> bool:
-        """Start publishing a group, unless enough of its topic is on its way."""
+        """Start publishing a group unless `IN_FLIGHT` of its topic are in flight."""
         count = self._in_flight.get(group.topic, 0)
         if count >= IN_FLIGHT:
             return False
         self._in_flight[group.topic] = count + 1
-        task = self._loop.create_task(self._publish(group))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.spawn(self._publish(group))
         return True
 
     def _landed(self, topic: str) -> None:
-        """A group has been acknowledged or has failed: the next one may go."""
+        """A group was acknowledged or failed: the next one may go."""
         count = self._in_flight[topic] - 1
         if count:
             self._in_flight[topic] = count

@@ -1,4 +1,4 @@
-"""Requests whose answers the result store has lost, published again from the log: see `positions` for how that is noticed."""
+"""Publishes requests again from the log after the result store has lost their answers; `positions` has the rule that detects it."""
 
 from __future__ import annotations
 
@@ -16,43 +16,42 @@ from protocol.errors import Code, FleetError
 from protocol.messages import InferRequest
 from protocol.naming import ref
 from protocol.ports import OutRecord, Place, Record
+from protocol.runtime.tasks import BackgroundTasks
 
 GONE: Final = "the request's answer was lost with the result store's data, and the log no longer has the request"
 _LOOK: Final = 256
 _LARGE: Final = 64 * 1024
-"""Bytes of a record that is decoded in a thread."""
+"""Records of this size are decoded in a thread."""
 
 _log = structlog.get_logger("gateway.calls.recovery")
 
 
 class Recovery:
-    """Publishes plain calls again whose answers were lost together with their wake-ups; their callers wait for them here."""
+    """Publishes waiting plain calls again whose answers and wake-ups were lost."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._calls: dict[Call, None] = {}
-        self._work: asyncio.Task[None] | None = None
+        self._tasks = BackgroundTasks("recovery")
 
     def consider(self, calls: Iterable[Call]) -> None:
-        """Look into calls for which the store has no end now. Nothing happens before they are overdue."""
+        """Recover the given calls, which have no terminal in the store, once they are older than `recover_after`."""
         overdue = self._service.clock() - self._service.settings.recover_after
         self._calls.update((call, None) for call in calls if call.place is not None and call.registered <= overdue)
-        if self._calls and self._work is None:
-            self._work = asyncio.get_running_loop().create_task(self._recover_all())
-            self._work.add_done_callback(self._ended)
+        if self._calls and not self._tasks:
+            self._tasks.spawn(self._recover_all(), name="recover")
 
     async def close(self) -> None:
-        """Stop looking."""
-        if self._work is not None:
-            self._work.cancel()
-            await asyncio.wait([self._work])
-
-    def _ended(self, work: asyncio.Task[None]) -> None:
-        self._work = None
-        if not work.cancelled() and (error := work.exception()) is not None:
-            _log.warning("lost answers could not be looked into, a sweep will again", error=str(error))
+        """Stop recovering."""
+        await self._tasks.close()
 
     async def _recover_all(self) -> None:
+        try:
+            await self._recover_waiting()
+        except FleetError as error:
+            _log.warning("lost answers were not recovered; a sweep tries again", error=error.message)
+
+    async def _recover_waiting(self) -> None:
         while self._calls:
             calls, self._calls = list(self._calls), {}
             for topic in {call.topic for call in calls}:
@@ -62,7 +61,7 @@ class Recovery:
                     await self._recover(passed[at : at + _LOOK])
 
     async def _recover(self, calls: list[Call]) -> None:
-        """Publish those again that have no end now; those that have one are found by the sweep."""
+        """Publish again the calls without a terminal; the sweep finds the others."""
         states = await self._service.transport.results.look([call.ref for call in calls])
         for call, state in zip(calls, states, strict=True):
             if (state is None or state.state != "done") and not call.left:
@@ -78,7 +77,7 @@ class Recovery:
         if record is None:
             service.completion.fail(call, FleetError(GONE, code=Code.GONE))
             return
-        _log.info("published again, its answer was lost", request_id=call.ref, topic=call.topic)
+        _log.info("the answer was lost; the request is published again", request_id=call.ref, topic=call.topic)
         call.place = None
         service.publisher.enqueue(call.topic, record, call)
 
@@ -86,26 +85,26 @@ class Recovery:
 async def read_request(
     service: Service, topic: str, place: Place, request_ref: str
 ) -> tuple[OutRecord | None, InferRequest | None]:
-    """A request from the log, to be published again; None where the log does not have it there any more.
+    """Read a request from the log, to publish it again; None if the log no longer has it at this place.
 
     Raises:
         Unavailable: the broker does not answer.
     """
-    record = await service.transport.bus.read(topic, *place)
+    record = await service.transport.bus.read_record(topic, *place)
     if record is None:
         return None, None
     if len(record.value) > _LARGE:
         request = await asyncio.get_running_loop().run_in_executor(None, _decode, service, record)
     else:
         request = _decode(service, record)
-    # A topic can be deleted and made again, so the record at this offset may be another one.
+    # A topic can be deleted and created again, so this offset may hold another record.
     if request is None or _ref_of(request) != request_ref:
         return None, None
     return OutRecord(bytes(record.value), record.headers, record.key), request
 
 
 def _ref_of(request: InferRequest) -> str | None:
-    """None for a stranger's that has no id, or one that names nothing."""
+    """The ref of a request; None for a foreign record without a valid id."""
     try:
         return ref(request.principal, request.id)
     except FleetError:

@@ -1,7 +1,7 @@
-"""The one object that frontends call: a call goes in, `on_done` brings its answer. No task, future or timer per request.
+"""The object that frontends call: they submit a call, and `on_done` gets its answer. No task, future or timer per request.
 
-Invariants: a call that was submitted is answered exactly once, or was cancelled by its caller; nothing is published that was not
-validated and admitted.
+Invariants: a submitted call is answered exactly once, or was cancelled by its caller; only validated and admitted requests are
+published.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from protocol.transport import Transport
 from protocol.v2 import InferBody
 
 MAX_VALUE: Final = MAX_RECORD - 4096
-"""Bytes of a record's value; the rest is for its headers."""
+"""Largest value of a record, in bytes; the rest is for its headers."""
 _RESERVED: Final = frozenset({"priority", "timeout", "sequence_id", "sequence_start", "sequence_end"})
 
 OnDone = Callable[[InferReply], None]
@@ -44,14 +44,14 @@ OnDone = Callable[[InferReply], None]
 
 @dataclasses.dataclass(slots=True)
 class Terms:
-    """What a call brings besides its body.
+    """The parts of a call that are not in its body.
 
     Attributes:
         id: its fleet id.
-        principal: who asks.
+        principal: its caller.
         accepted: when its last byte was read.
         deadline: when it is answered 504; None for never.
-        traceparent: as the caller sent it, or "".
+        traceparent: as sent by the caller, or "".
         claimed: keyed or asynchronous.
     """
 
@@ -64,23 +64,23 @@ class Terms:
 
 
 FULL_RETRY: Final = 5.0
-"""Seconds after which a caller may come back where the result store was full: what it holds for plain calls expires steadily."""
+"""`Retry-After` when the result store is full: its entries of plain calls expire steadily."""
 
 
 class Service:
-    """See the module.
+    """Takes calls and owns the parts that answer them.
 
     Attributes:
-        catalogue: what exists.
-        budgets: the bytes that may be held, of all kinds.
-        admission: how much waits.
+        catalogue: of model versions.
+        budgets: of bytes held, of all kinds.
+        admission: limits on waiting calls.
         arrivals: calls that wait for their model.
-        completion: who waits, and how they end.
-        positions: what the workers are done with.
-        keys: they sign handles.
-        channel: where this gateway is woken.
-        draining: no new call is taken.
-        not_ready: why this gateway is not ready, "" when it is; set by `background`.
+        completion: waiting calls, and how they end.
+        positions: committed offsets of the workers' groups.
+        keys: sign handles.
+        channel: the wake-up channel of this gateway.
+        draining: whether new calls are refused.
+        not_ready: why this gateway is not ready, else ""; set by `background`.
         fill: used share of the result store's memory; set by `background`.
     """
 
@@ -119,15 +119,15 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Whether calls are taken: the broker and the result store are there, the catalogue was read, nothing is going down."""
+        """Whether calls are taken: broker and result store answer, the catalogue was read, and the gateway is not draining."""
         return not self.not_ready and not self.draining
 
     def check_open(self) -> None:
         """Refuse a call early, before its body is read.
 
         Raises:
-            Unavailable: the gateway is going down, or the result store has no room for the answer.
-            Exhausted: it is full.
+            Unavailable: the gateway is draining, or the result store is full.
+            Exhausted: too many calls wait.
         """
         if self.draining:
             raise Unavailable(
@@ -141,7 +141,7 @@ class Service:
         self.admission.check()
 
     def resolve(self, model: str, version: str) -> Served:
-        """The model version that a call means, ready to take it.
+        """The ready model version that a call means.
 
         Raises:
             NotFound, Unavailable: with Triton's words.
@@ -152,7 +152,7 @@ class Service:
         return served
 
     def request(self, served: Served, body: InferBody, terms: Terms) -> InferRequest:
-        """The message of a call, checked against its model.
+        """The request message of a call, validated against its model.
 
         Raises:
             InvalidArgument: naming what does not fit.
@@ -168,10 +168,10 @@ class Service:
         return request
 
     def submit(self, served: Served, request: InferRequest, on_done: OnDone) -> Call:
-        """Publish a plain call; `on_done` is called with its answer, whatever that is.
+        """Publish a plain call; `on_done` gets its answer, be it outputs or an error.
 
         Raises:
-            Exhausted, TooLarge: it was not taken.
+            Exhausted, TooLarge: it was refused.
         """
         record = self.record(request)
         call = self.enter(served, request, len(record.value), on_done)
@@ -179,7 +179,7 @@ class Service:
         return call
 
     def record(self, request: InferRequest) -> OutRecord:
-        """The request as it goes on the bus.
+        """Encode the request for the bus.
 
         Raises:
             TooLarge: naming the limit.
@@ -191,10 +191,10 @@ class Service:
         return OutRecord(value, headers, None, request.published)
 
     def enter(self, served: Served, request: InferRequest, size: int, on_done: OnDone) -> Call:
-        """Let a call wait for its answer, without publishing anything.
+        """Register a call that waits for its answer; publishes nothing.
 
         Raises:
-            Exhausted: too much waits already.
+            Exhausted: too many calls wait.
         """
         self.admission.admit(served.topic, size)
         call = Call(
@@ -205,10 +205,10 @@ class Service:
         return call
 
     def watch(self, request_ref: str, model: str, version: str, deadline: float, on_done: OnDone) -> Call:
-        """Wait for a request that is on its way already; counts for nothing, and its deadline only ends the waiting.
+        """Wait for a request that was published before. It is not counted, and its deadline ends only the wait.
 
         Args:
-            model, version: "" where nobody knows: a store that lost its data learns of a request from the worker that has it.
+            model, version: "" if unknown: a store that lost its data learns of a request from its worker.
         """
         topic = self.names.infer_topic(model, version) if model else ""
         now = self.clock()
@@ -220,7 +220,7 @@ class Service:
         return call
 
     async def statistics(self, model: str = "", version: str = "") -> dict[str, Any]:
-        """Triton's statistics, summed over the workers: every call that was answered before this one came is counted.
+        """Triton's statistics, summed over the workers. Every call that was answered before this one is counted.
 
         Raises:
             NotFound: there is no such model or version, or it is not ready.
@@ -238,18 +238,18 @@ class Service:
         return statistics.model_stats(ready, await self.heartbeats.poll())
 
     def count_refusal(self, error: FleetError) -> None:
-        """A call was turned away before it was published."""
+        """Count a call that was refused before it was published."""
         self.metrics.refused(error.code.value)
 
     async def close(self) -> None:
-        """Wait for what is still on its way out."""
+        """Finish what is in flight."""
         await self.heartbeats.close()
         await self.publisher.close()
         await self.completion.close()
 
 
 def _take_reserved(request: InferRequest) -> None:
-    """Move Triton's scheduling parameters out of those that the model sees; models without sequences ignore the sequence ones."""
+    """Move Triton's scheduling parameters out of the model's parameters; sequence parameters are dropped."""
     parameters: Parameters = dict(request.parameters)
     request.priority = _unsigned(parameters.pop("priority", 0), "priority")
     request.timeout = _unsigned(parameters.pop("timeout", 0), "timeout") / 1e6

@@ -1,7 +1,7 @@
-"""What exists: every announced model version, and which of them a call means. Pure; fed from the catalogue topic.
+"""Every announced model version, and the one that a call means. Fed from the catalogue topic. Pure.
 
-Invariants: of a model version the announcement read last counts; an announcement that cannot be understood makes that version
-unavailable with the reason, and never stops the others.
+Invariants: the announcement of a model version that was read last counts; one that cannot be decoded makes its version unavailable,
+with the reason, and affects no other.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Served:
     """One announced model version.
 
     Attributes:
-        config: its completed configuration; an empty one where the announcement's cannot be read: then it is UNAVAILABLE.
-        check: what a request for it must look like.
-        workers: how many live workers had it ready when last looked.
-        digests: of the files that those serve; more than one lets callers get answers of either.
-        counters: its counts for the metrics.
+        config: its completed configuration; empty if the announced one cannot be read, and the version is then UNAVAILABLE.
+        check: validates requests for it.
+        workers: live workers that had it ready at the last heartbeat check.
+        digests: of the files that these workers serve; with more than one, answers may come from either.
+        counters: for the metrics.
     """
 
     model: str
@@ -47,7 +47,7 @@ class Served:
 
     @property
     def mixed(self) -> str:
-        """What is wrong where live workers serve different files under this version; "" where they do not."""
+        """The problem if live workers serve different files under this version, else ""."""
         if len(self.digests) < 2:
             return ""
         shown = ", ".join(sorted(digest[:SHOWN_DIGEST] for digest in self.digests))
@@ -55,7 +55,7 @@ class Served:
 
     @property
     def ready(self) -> bool:
-        """Whether calls are taken for it."""
+        """Whether it takes calls."""
         return self.state is ModelState.READY
 
 
@@ -71,7 +71,7 @@ class Catalogue:
         self._counters = counters
 
     def apply(self, records: Iterable[Record]) -> list[str]:
-        """Take over records of the catalogue topic; returns what was wrong with those that cannot be read."""
+        """Apply records of the catalogue topic; returns a problem per record that cannot be decoded."""
         problems: list[str] = []
         for record in records:
             if record.key == SECRET_KEY:
@@ -86,10 +86,10 @@ class Catalogue:
         return problems
 
     def announce(self, entry: Announcement) -> None:
-        """Take over one announcement.
+        """Apply one announcement.
 
         Raises:
-            InvalidArgument: its model or version has no topic.
+            InvalidArgument: its model or version makes no topic name.
         """
         topic = self._names.infer_topic(entry.model, entry.version)
         state, reason = entry.state, entry.reason
@@ -110,7 +110,7 @@ class Catalogue:
         self._resolved.clear()
 
     def resolve(self, model: str, version: str = "") -> Served:
-        """The version that a call means: the named one, or the highest that is ready. It is ready.
+        """The ready version that a call means: the named one, else the highest.
 
         Raises:
             NotFound, Unavailable: with Triton's words.
@@ -136,7 +136,7 @@ class Catalogue:
         return served
 
     def awaits(self, model: str, version: str) -> bool:
-        """Whether a call for it may only have come too early: nothing is known of it, or it is being loaded."""
+        """Whether the model may still appear: it is unknown or loading."""
         versions = self._models.get(model, {})
         if version:
             served = versions.get(version) or versions.get(version.lstrip("0"))
@@ -146,7 +146,7 @@ class Catalogue:
         )
 
     def get(self, model: str, version: str) -> Served:
-        """That version, whatever its state.
+        """That version, in any state.
 
         Raises:
             NotFound: with Triton's words.
@@ -191,10 +191,10 @@ class Catalogue:
         return entries
 
     def seen(self, heartbeats: Iterable[Heartbeat], since: float) -> list[Served]:
-        """Count the live workers of every version: those that gave a sign of life after `since` and are not draining.
+        """Count the live workers of every version: those with a heartbeat after `since` that are not draining.
 
         Returns:
-            The versions under which they serve other files than when last looked, and not all the same.
+            The versions whose workers serve different files, if that is new.
         """
         counts: dict[tuple[str, str], int] = {}
         digests: dict[tuple[str, str], set[str]] = {}

@@ -1,7 +1,7 @@
-"""Heartbeats that are newer than the question: workers beat twice a second by themselves, and at once when they are asked.
+"""Heartbeats on request: workers beat twice a second by themselves, and at once when they are polled.
 
-Invariants: whoever asks gets heartbeats that were made after he asked, of every live worker that can be asked and answers within
-`WITHIN`, and the last ones of the others; at most one question is on its way at a time, however many callers wait.
+Invariants: a poll returns heartbeats made after it was called, of every live worker that answers within `WITHIN`, and the last
+known ones of the others; at most one poll is in flight, however many callers wait.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from protocol.messages import Heartbeat
 from protocol.ports import Directory
 
 WITHIN: Final = 1.0
-"""Seconds that a worker may take to answer; one that hangs is not waited for any longer."""
+"""Seconds that a worker may take to answer."""
 PAUSE: Final = 0.03
-"""Seconds between two questions."""
+"""Seconds between two polls."""
 _LOOK: Final = (0.002, 0.05)
 
 
 class HeartbeatPoller:
-    """The workers' heartbeats, asked for.
+    """Polls the workers for their heartbeats.
 
     Args:
-        directory: where they are.
+        directory: of the workers.
         clock: the fleet's.
-        live: seconds since its last heartbeat in which a worker counts as live.
+        live: seconds after its last heartbeat for which a worker counts as live.
     """
 
     def __init__(self, directory: Directory, clock: Callable[[], float], live: float) -> None:
@@ -38,18 +38,18 @@ class HeartbeatPoller:
         self._next: asyncio.Task[list[Heartbeat]] | None = None
 
     async def poll(self) -> list[Heartbeat]:
-        """Of every worker that the directory knows.
+        """A heartbeat of every worker in the directory.
 
         Raises:
             Unavailable: the directory cannot be reached.
         """
         if self._next is None:
             self._next = asyncio.get_running_loop().create_task(self._after(self._asking))
-            self._next.add_done_callback(_seen)  # whoever asked may have gone meanwhile
+            self._next.add_done_callback(_seen)  # the caller may have gone
         return await asyncio.shield(self._next)
 
     async def close(self) -> None:
-        """Ask no more."""
+        """Stop polling."""
         tasks = [task for task in (self._asking, self._next) if task is not None]
         for task in tasks:
             task.cancel()
@@ -59,7 +59,7 @@ class HeartbeatPoller:
         if former is not None and not former.done():
             await asyncio.wait([former])
             await asyncio.sleep(PAUSE)
-        self._asking, self._next = self._next, None  # whoever comes from here on may know of more than this will count
+        self._asking, self._next = self._next, None  # a later caller may know of more than this poll counts
         return await self._ask()
 
     async def _ask(self) -> list[Heartbeat]:

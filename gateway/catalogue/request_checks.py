@@ -1,7 +1,4 @@
-"""A request against its model's configuration, remembered. Pure but for that.
-
-Invariant: `RequestCheck` is made once per model version; names, datatypes and shapes that fitted once are not looked at again.
-"""
+"""Validates requests against their model's configuration, with a cache of the shapes that passed. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ _MAX_SEEN: Final = 1024
 
 
 class RequestCheck:
-    """What a request for one model version must look like."""
+    """Validates requests for one model version. Names, datatypes and shapes that passed once are not checked again."""
 
     __slots__ = ("_seen", "_signature")
 
@@ -25,10 +22,13 @@ class RequestCheck:
         self._seen: dict[tuple[object, ...], int] = {}
 
     def __call__(self, inputs: Sequence[Tensor], outputs: Sequence[str], label: str = "") -> int:
-        """How many rows the request has; 1 for a model that does not batch.
+        """The number of rows of the request; 1 for a model that does not batch.
+
+        Args:
+            label: the id in the request's body, for the error.
 
         Raises:
-            InvalidArgument: naming what does not fit, and what would; `label` is the id in the request's body.
+            InvalidArgument: naming what does not fit and what is expected.
         """
         key = (*[(tensor.name, tensor.datatype, tensor.shape) for tensor in inputs], *outputs)
         rows = self._seen.get(key)

@@ -11,11 +11,11 @@ from protocol.model_stats import add_stats, no_stats
 
 
 def model_stats(models: Sequence[tuple[str, str]], heartbeats: Iterable[Heartbeat]) -> dict[str, Any]:
-    """The body of `/v2/models/stats`: one entry per model version, zeros where no worker has said anything.
+    """The body of `/v2/models/stats`: one entry per model version, zeros if no worker has reported.
 
     Args:
         models: (model, version) of the entries.
-        heartbeats: of all workers; a silent one's last words still count, so that sums do not fall when it goes.
+        heartbeats: of all workers; the last one of a silent worker still counts, so that sums do not drop when it goes.
     """
     sums: dict[tuple[str, str], dict[str, Any]] = {key: dict(no_stats()) for key in models}
     for beat in heartbeats:

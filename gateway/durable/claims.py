@@ -1,16 +1,15 @@
-"""Calls that outlive their connection: keyed ones (`Idempotency-Key`) and asynchronous ones.
+"""Keyed calls (`Idempotency-Key`) and asynchronous calls, which outlive their connection.
 
-Invariants: such a call has a claim in the result store before it is published, and the claim is confirmed by the broker's
-acknowledgement; a waiter is registered before the claim is made, so that no wake-up can come too early; whoever is told that such a
-call was accepted can rely on its record.
+Invariants: a call is claimed in the result store before it is published, and the broker's acknowledgement confirms the claim; a
+waiter is registered before it claims, so that no wake-up is missed; a 202 is sent only when the record is in the log.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 import structlog
 
@@ -23,21 +22,22 @@ from protocol.errors import Code, FleetError, Unavailable
 from protocol.messages import InferReply, InferRequest
 from protocol.naming import ref
 from protocol.ports import NOWHERE, Claim, Claimed, ClaimState, OutRecord, Place
+from protocol.runtime.tasks import BackgroundTasks
 
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 0.5
-"""Between two looks whether the first call with a key was published."""
+"""Seconds between two checks whether the first call with a key was published."""
 
 _log = structlog.get_logger("gateway.durable.claims")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Accepted:
-    """What became of an asynchronous call.
+    """An asynchronous call that was accepted.
 
     Attributes:
-        token: names it in `/v2/requests/<token>`.
-        reply: its answer, where the same key had been answered before.
+        token: for `/v2/requests/<token>`.
+        reply: its answer, if the same key was answered before.
     """
 
     token: str
@@ -45,30 +45,30 @@ class Accepted:
 
 
 class Claims:
-    """Keyed and asynchronous calls of one gateway."""
+    """Runs the keyed and asynchronous calls of one gateway."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._results = service.transport.results
         self._keys = service.keys
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks("claims")
 
     async def infer(self, served: Served, request: InferRequest, fingerprint: str) -> InferReply:
-        """Run a keyed call, or attach to the one that runs already; its answer.
+        """Run a keyed call, or attach to the one that runs; returns its answer.
 
         Raises:
-            Exhausted, TooLarge: it was not taken; every later failure is an answer.
+            Exhausted, TooLarge: it was refused; every later failure is an answer.
         """
         service = self._service
         record = service.record(request)
-        request.inputs = ()  # the record has them, and what they are views of is not held while the call waits
+        request.inputs = ()  # the record has them: free the body while the call waits
         future: asyncio.Future[InferReply] = asyncio.get_running_loop().create_future()
         call = service.enter(served, request, len(record.value), resolver(future))
         call.owner = False
         try:
             await self._take(call, request, fingerprint, record)
-            if call.place is not None and not call.owner:  # in the log, perhaps long ago, and its end may be lost
-                self._spawn(self._take_again(call, request, fingerprint, record))
+            if call.place is not None and not call.owner:  # published before, perhaps long ago: its answer may be lost
+                self._tasks.spawn(self._take_again(call, request, fingerprint, record))
             while not call.left:
                 await asyncio.wait([future], timeout=service.settings.claim_lease)
                 if not call.left:
@@ -80,7 +80,7 @@ class Claims:
     async def _take(
         self, call: Call, request: InferRequest, fingerprint: str, record: OutRecord, lost: Place | None = None
     ) -> None:
-        """Claim a keyed call and, where that makes it ours, publish it."""
+        """Claim a keyed call; publish it if the claim is fresh."""
         claimed = await self.claim(request, fingerprint, lost)
         call.place = claimed.place or (NOWHERE if claimed.published else None)
         if claimed.state is ClaimState.DONE:
@@ -90,27 +90,24 @@ class Claims:
             call.place = await self.publish(call.ref, call.topic, record)
 
     async def _take_again(self, call: Call, request: InferRequest, fingerprint: str, record: OutRecord) -> None:
-        """Publish a call that somebody else has, where that one died before it did, or where its end was lost."""
+        """Take over a call whose claimant died before publishing, or whose answer was lost."""
         place = call.place
         if place is None:
             await self._take(call, request, fingerprint, record)
         elif place == NOWHERE or await self._service.positions.passed(call.topic, place):
             try:
                 await self._take(call, request, fingerprint, record, place)
-            except Unavailable as error:  # it is in the log all the same; the next turn tries again
+            except Unavailable as error:  # it is still in the log: the next turn tries again
                 call.place = call.place or place
-                _log.warning("a lost answer could not be made up for", request_id=call.ref, error=error.message)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+                _log.warning(
+                    "a request with a lost answer could not be published again",
+                    request_id=call.ref,
+                    error=error.message,
+                )
 
     async def close(self) -> None:
-        """Stop what runs beside the calls."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Cancel the background tasks."""
+        await self._tasks.close()
 
     async def accept(
         self, served: Served, request: InferRequest, fingerprint: str, binary: frozenset[str] | bool
@@ -118,7 +115,7 @@ class Claims:
         """Publish an asynchronous call, or find the one with the same key.
 
         Raises:
-            FleetError: it was not accepted, with the reason.
+            FleetError: it was not accepted.
         """
         service = self._service
         if service.fill >= service.settings.fill_limit:
@@ -129,7 +126,7 @@ class Claims:
         record = service.record(request)
         request.inputs = ()
         handle = Handle(served.topic, 0, 0, request.id, request.principal, fingerprint, binary)
-        self._keys.sign(handle)  # refuses names that are too long before anything is published
+        self._keys.sign(handle)  # raises before anything is published if the names are too long
         request_ref = ref(request.principal, request.id)
         service.admission.admit(served.topic, len(record.value))
         try:
@@ -142,10 +139,10 @@ class Claims:
         return Accepted(self._keys.sign(dataclasses.replace(handle, partition=partition, offset=offset)))
 
     async def _claim_published(self, request: InferRequest, fingerprint: str) -> Claimed:
-        """Claim it, or attach to it once its record is known: a 202 is never given for what nobody may ever publish.
+        """Claim the call, or attach once its record is known, so that a 202 is never sent for an unpublished call.
 
         Raises:
-            Unavailable: others have it, and none of them has published it in all this time.
+            Unavailable: another gateway has claimed it and has not published it within two leases.
         """
         loop, lease = asyncio.get_running_loop(), self._service.settings.claim_lease
         began, pause = loop.time(), _FIRST_PAUSE
@@ -160,7 +157,10 @@ class Claims:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def claim(self, request: InferRequest, fingerprint: str, lost: Place | None = None) -> Claimed:
-        """Claim a request in the result store for this gateway; with `lost`, its record there is done with.
+        """Claim a request in the result store for this gateway.
+
+        Args:
+            lost: place of a record whose answer was lost; a claim that names it may be taken over.
 
         Raises:
             FleetError: KEY_REUSED with another body, or the store cannot be reached.
@@ -180,7 +180,7 @@ class Claims:
         return claimed
 
     async def publish(self, request_ref: str, topic: str, record: OutRecord) -> Place:
-        """Publish a claimed request, and tell the claim how that went."""
+        """Publish a claimed request, and confirm the claim with the result."""
         try:
             place = await self._service.publisher.publish_and_wait(topic, record)
         except FleetError:
@@ -190,7 +190,7 @@ class Claims:
         return place
 
     async def confirm(self, request_ref: str, place: Place | None) -> None:
-        """Tell a claim where its record is, or that it was not published; a claim that is not told lapses with its lease."""
+        """Record in the claim the place of its record, or None if publishing failed; else the claim lapses with its lease."""
         try:
             await self._results.confirm(request_ref, place is not None, place)
         except FleetError as error:
@@ -201,7 +201,7 @@ class Claims:
 
 
 def resolver(future: asyncio.Future[InferReply]) -> Callable[[InferReply], None]:
-    """An `on_done` that sets the future's result, once."""
+    """An `on_done` that sets the future's result once."""
 
     def resolve(reply: InferReply) -> None:
         if not future.done():

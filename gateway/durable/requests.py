@@ -1,7 +1,7 @@
-"""Requests that somebody asks about: how they stand, their answers, cancelling them. Any gateway can be asked.
+"""Status, answer and cancellation of a request by its id or handle, at any gateway.
 
-Invariant: a request that was accepted is found as long as its result or its record is kept; what the result store has lost is
-published again from the log, by one gateway.
+Invariant: an accepted request is found as long as its result or its record is kept; if the result store has lost it, one gateway
+publishes it again from the log.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _log = structlog.get_logger("gateway.durable.requests")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RequestStatus:
-    """How a request stands.
+    """The status of a request.
 
     Attributes:
         id: its fleet id.
         state: "queued", "running", "done" or "cancelled".
         age: seconds since it was accepted.
         reply: its answer once it is done.
-        binary: which outputs its caller wanted as raw bytes; True for all.
+        binary: outputs that its caller wants as raw bytes; True for all.
     """
 
     id: str
@@ -50,7 +50,7 @@ class RequestStatus:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Named:
-    """A request as a caller names it."""
+    """A request as named by a caller: its id and ref, and its handle if one was given."""
 
     id: str
     ref: str
@@ -58,7 +58,7 @@ class _Named:
 
 
 class Requests:
-    """Answers questions about requests."""
+    """Finds and cancels requests."""
 
     def __init__(self, service: Service, claims: Claims) -> None:
         self._service = service
@@ -67,24 +67,24 @@ class Requests:
         self._keys = service.keys
 
     async def find(self, token: str, principal: str, wait: float = 0.0) -> RequestStatus:
-        """How a request stands; with `wait`, as soon as it is done or after so many seconds.
+        """The status of a request; waits up to `wait` seconds for it to be done.
 
         Raises:
-            NotFound: there is no such request of this principal.
+            NotFound: this principal has no such request.
             FleetError: its answer is no longer kept (GONE), or the store cannot be reached.
         """
         named = self._parse(token, principal)
         state = await self._look(named)
         if wait > 0 and state.state != "done":
-            await self._wait(named.ref, *self._asked_of(named, state), wait)
+            await self._wait(named.ref, *self._model_of(named, state), wait)
             state = await self._look(named)
         return self._status(named, state)
 
     async def cancel(self, token: str, principal: str) -> RequestStatus:
-        """Cancel a request: it does not run if it has not started, and its end is CANCELLED if it has no other yet.
+        """Cancel a request: it does not run unless it has started, and its terminal is CANCELLED unless it has one.
 
         Raises:
-            NotFound: there is no such request of this principal.
+            NotFound: this principal has no such request.
             Unavailable: the store cannot be reached.
         """
         named = self._parse(token, principal)
@@ -97,11 +97,11 @@ class Requests:
         state = await self._state(named)
         if state is None and named.handle is None:
             raise NotFound(f"there is no request {named.id}")
-        model, version = self._asked_of(named, state)
+        model, version = self._model_of(named, state)
         reply = InferReply(model, version, failure=Failure(Code.CANCELLED, _CANCELLED))
         until = self._until(state)
         first = await service.completion.end(named.ref, reply)
-        if model:  # told before this returns, so that the same key may run again at once
+        if model:  # sent before this returns, so that the same key may run again at once
             channel = service.names.cancel_channel(service.names.infer_topic(model, version))
             await self._results.cancel(channel, [Cancel(named.ref, until)])
         if first is None:
@@ -121,20 +121,20 @@ class Requests:
                 raise
             return _Named(token, ref(principal, token), None)  # a producer gives its requests any id
         if handle.principal != principal:
-            raise NotFound("no such request: the handle was given to somebody else")
+            raise NotFound("no such request: the handle belongs to another principal")
         return _Named(handle.id, ref(principal, handle.id), handle)
 
-    def _asked_of(self, named: _Named, state: RequestState | None) -> tuple[str, str]:
-        """The model and its version: a handle knows them, else the store may; "" where nobody does."""
+    def _model_of(self, named: _Named, state: RequestState | None) -> tuple[str, str]:
+        """The model and its version, from the handle or the store; "" if neither has them."""
         if named.handle is not None:
             return self._service.names.parse_infer_topic(named.handle.topic)
         return (state.model, state.version) if state is not None and state.model else ("", "")
 
     def _until(self, state: RequestState | None) -> float:
-        """Which runs a cancellation means that comes now: all that were accepted before, but none of who sends the key again.
+        """The acceptance time up to which a cancellation made now applies; it spares later calls with the same key.
 
-        The store knows when the claim's run was accepted, perhaps by a clock ahead of ours. A call that took over an unpublished
-        claim was accepted later than that, so our clock counts as well.
+        It is the later of two times. The store has the time at which the claim was accepted, by a clock that may be ahead of
+        ours. A call that took over an unpublished claim was accepted after that, so our time counts too.
         """
         return max(self._service.clock(), state.accepted if state is not None else 0.0)
 
@@ -143,13 +143,13 @@ class Requests:
         return state
 
     async def _look(self, named: _Named) -> RequestState:
-        """What is known; a request whose stream or whose end is lost is published again while the log has it."""
+        """The state of a request; if its stream or its terminal is lost, it is published again while the log has it."""
         state = await self._state(named)
         if state is not None:
             age = self._service.clock() - state.accepted
             if named.handle is None or state.state == "done" or age < self._service.settings.recover_after:
                 return state
-            return await self._make_up(named, named.handle, state)
+            return await self._recover(named, named.handle, state)
         pending = self._service.completion.pending.first(named.ref)
         if pending is not None:
             return RequestState("queued", None, pending.model, pending.version, pending.accepted)
@@ -163,12 +163,12 @@ class Requests:
             raise FleetError("the request and its answer are no longer kept", code=Code.GONE)
         claimed = await self._claims.claim(request, handle.fingerprint)
         if claimed.state is ClaimState.FRESH:
-            _log.info("published again, its result was lost", request_id=named.ref, topic=handle.topic)
+            _log.info("the result was lost; the request is published again", request_id=named.ref, topic=handle.topic)
             await self._claims.publish(named.ref, handle.topic, record)
         return RequestState("queued", None, request.model, request.version, request.accepted)
 
-    async def _make_up(self, named: _Named, handle: Handle, state: RequestState) -> RequestState:
-        """A request without an end whose newest record is done with has lost its end: it is published again, by one gateway."""
+    async def _recover(self, named: _Named, handle: Handle, state: RequestState) -> RequestState:
+        """A request without a terminal whose newest record is committed has lost it: one gateway publishes it again."""
         positions, place = self._service.positions, (handle.partition, handle.offset)
         while await positions.passed(handle.topic, place):
             model, version = self._service.names.parse_infer_topic(handle.topic)
@@ -180,7 +180,7 @@ class Requests:
                 return await self._publish_again(named, handle, place, state)
             if claimed.state is ClaimState.DONE:
                 return await self._state(named) or state
-            if claimed.place in {None, place}:  # somebody else does that now
+            if claimed.place in {None, place}:  # another gateway does that now
                 return state
             place = claimed.place
         return state
@@ -191,12 +191,12 @@ class Requests:
             model, version = self._service.names.parse_infer_topic(handle.topic)
             await self._service.completion.end(named.ref, InferReply(model, version, failure=Failure(Code.GONE, GONE)))
             raise FleetError(GONE, code=Code.GONE)
-        _log.info("published again, its answer was lost", request_id=named.ref, topic=handle.topic)
+        _log.info("the answer was lost; the request is published again", request_id=named.ref, topic=handle.topic)
         await self._claims.publish(named.ref, handle.topic, record)
         return dataclasses.replace(state, state="queued")
 
     async def _wait(self, request_ref: str, model: str, version: str, seconds: float) -> None:
-        """Return once an answer is there, or after so many seconds."""
+        """Return when the request is answered, or after so many seconds."""
         service = self._service
         future: asyncio.Future[InferReply] = asyncio.get_running_loop().create_future()
         call = service.watch(

@@ -10,7 +10,7 @@ from protocol.errors import CodecError, InvalidArgument, SizeError, of_request, 
 from protocol.messages import InferReply, Timing
 from protocol.model_config import ModelConfig, TensorSpec
 from protocol.tensors import ITEM_SIZE, MANY, Buffer, Tensor, check_size, element_count
-from protocol.v2 import InferBody, ReplyBody
+from protocol.v2 import InferBody, ResponseBody
 
 Binary = frozenset[str] | bool
 """Which outputs a caller wants as raw bytes behind the JSON: by name, all, or none."""
@@ -43,7 +43,7 @@ def parse(body: Buffer | bytearray, length: int | None, config: ModelConfig) -> 
     """
     if length == 0:
         return raw_binary(memoryview(body), config)
-    return v2.parse(memoryview(body), length, MANY, config.name)
+    return v2.parse_body(memoryview(body), length, MANY, config.name)
 
 
 def raw_binary(body: memoryview, config: ModelConfig) -> InferBody:
@@ -80,7 +80,7 @@ def raw_binary(body: memoryview, config: ModelConfig) -> InferBody:
     try:
         check_size(tensor)
     except SizeError as error:
-        raise CodecError(error.told(config.name, "")) from None
+        raise CodecError(error.full_text(config.name, "")) from None
     return InferBody("", (tensor,), (), {}, binary_default=True)
 
 
@@ -99,14 +99,14 @@ def wanted(body: InferBody) -> Binary:
     return body.binary_default
 
 
-def render(reply: InferReply, binary: Binary) -> ReplyBody:
+def render(reply: InferReply, binary: Binary) -> ResponseBody:
     """The V2 response of an answer with outputs.
 
     Raises:
         CodecError: an output has no JSON form and was not asked for as raw bytes.
     """
     names = frozenset([tensor.name for tensor in reply.outputs]) if binary is True else binary or _NONE
-    return v2.encode_reply(reply.model, reply.version, reply.label, reply.parameters, reply.outputs, names)
+    return v2.encode_response(reply.model, reply.version, reply.label, reply.parameters, reply.outputs, names)
 
 
 def json_bytes(reply: InferReply, binary: Binary) -> int:

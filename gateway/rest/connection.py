@@ -3,9 +3,6 @@
 Invariants:
 - responses leave in the order of their requests, one at a time; what cannot be read as a request is answered in its turn, too;
 - a client that does not read its answers is not read either, and is ended after a while or when others need the room.
-
-Everything about uvicorn's class that this relies on is in this file and in `reading`;
-`docs/decisions/0002-infer-route-in-uvicorns-protocol.md` says why it is a subclass.
 """
 
 from __future__ import annotations
@@ -14,14 +11,10 @@ import asyncio
 from collections.abc import Sequence, Sized
 from typing import Any, Final
 
-from uvicorn.config import Config
-from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
-from uvicorn.server import ServerState
-
 from gateway.rest.errors import error_body, refusal_code
 from gateway.rest.exchange import Endpoint, Exchange, QueuedResponse
 from gateway.rest.reading import GONE, RequestReader
+from gateway.rest.uvicorn_internals import STATUS_LINE, Config, FlowControl, RequestResponseCycle, ServerState
 from protocol.tensors import Buffer
 
 _JOIN_BELOW: Final = 64 * 1024
@@ -222,7 +215,7 @@ class InferConnection(RequestReader):
                 cycle.message_event.set()
         latest: Any = self.cycle
         if type(latest) is Exchange:
-            self.cycle = None  # type: ignore[assignment]
+            self.cycle = None
         super().connection_lost(exc)
         self._endpoint.closed()
 
@@ -260,7 +253,7 @@ class InferConnection(RequestReader):
         if self._refused:
             return
         self._refused = True
-        self.parser = None  # type: ignore[assignment]  # and what it holds of a head
+        self.parser = None  # and what it holds of a head
         self.headers, self.url, self._rest = [], b"", b""
         cycle: Any = self.cycle
         if type(cycle) is Exchange and not cycle.complete:
@@ -300,7 +293,7 @@ class InferConnection(RequestReader):
             self._start_asgi_task(refusal, self.app)
         else:
             self.flow.pause_reading()
-            self.pipeline.appendleft((refusal, self.app))  # type: ignore[arg-type]
+            self.pipeline.appendleft((refusal, self.app))
 
     def _write_refusal(self, refusal: Refusal) -> None:
         status = refusal.status

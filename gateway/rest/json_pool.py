@@ -19,10 +19,11 @@ from gateway.admission.budget import Budget, Share
 from gateway.rest.bodies import Binary
 from gateway.rest.json_process import PARSE, WRITE, JsonProcess
 from protocol.codec import encode_reply
+from protocol.deadline import too_late
 from protocol.errors import DeadlineExceeded, Exhausted, Unavailable
 from protocol.messages import InferReply
 from protocol.tensors import Buffer, Tensor
-from protocol.v2 import InferBody, ReplyBody, RequestedOutput
+from protocol.v2 import InferBody, RequestedOutput, ResponseBody
 
 _STUCK: Final = 60.0
 """Seconds after which a process is taken for stuck and ended; 16 MB take a second."""
@@ -48,7 +49,7 @@ class JsonPool:
         self._work: set[asyncio.Task[_Answer]] = set()
 
     async def parse(self, body: Buffer | bytearray, length: int | None, until: float, model: str = "") -> InferBody:
-        """As `v2.parse`; the tensors are views of one buffer. The body is the caller's to count.
+        """As `v2.parse_body`; the tensors are views of one buffer. The body is the caller's to count.
 
         Raises:
             CodecError, Unsupported, TooLarge: naming what is wrong.
@@ -64,7 +65,7 @@ class JsonPool:
         outputs = tuple([RequestedOutput(name, binary) for name, binary in note["outputs"]])
         return InferBody(note["label"], tuple(inputs), outputs, note["parameters"], note["binary_default"])
 
-    async def render(self, reply: InferReply, binary: Binary, until: float) -> ReplyBody:
+    async def render(self, reply: InferReply, binary: Binary, until: float) -> ResponseBody:
         """As `bodies.render`.
 
         Raises:
@@ -76,7 +77,7 @@ class JsonPool:
         if not share.hold(len(body)):
             raise _no_room()
         note, text = await self._ask(WRITE, {"binary": names}, body, share, until)
-        return ReplyBody([text], note["header_length"])
+        return ResponseBody([text], note["header_length"])
 
     async def close(self) -> None:
         """End the processes."""
@@ -91,7 +92,7 @@ class JsonPool:
     ) -> _Answer:
         work: asyncio.Task[_Answer] | None = None
         try:
-            if until <= self._clock():
+            if too_late(until, self._clock()):
                 raise TimeoutError
             async with asyncio.timeout(None if until == math.inf else max(until - self._clock(), 0.0)):
                 process = await self._turn()

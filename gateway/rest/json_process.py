@@ -2,7 +2,8 @@
 
 A thread would not help: the parser holds the interpreter's lock for as long as it runs (90 ms for 16 MB). The child also keeps the
 hundreds of megabytes that such a document takes while it is Python objects. It starts with the first large body, and ends when its
-standard input does, so it cannot outlive its gateway. `json_pool` says who asks which child, and until when.
+standard input does, so it cannot outlive its gateway. `json_pool` says who asks which child, and until when;
+`docs/decisions/0004-json-in-processes-of-our-own.md` why it is no `ProcessPoolExecutor`.
 
 A frame in either direction is `kind (1 byte), length of note (u32), length of body (u32), note (JSON), body`.
 """
@@ -161,7 +162,7 @@ def _read(stream: BinaryIO) -> _Frame | None:
 
 def _answer(frame: _Frame) -> tuple[dict[str, Any], list[Buffer]]:
     if frame.kind == PARSE:
-        body = v2.parse(frame.body, frame.note["length"], model=frame.note["model"])
+        body = v2.parse_body(frame.body, frame.note["length"], model=frame.note["model"])
         size = sum([len(each.data) for each in body.inputs])
         if size > MAX_RECORD:
             raise TooLarge(f"the request makes a record of {size} bytes; at most {MAX_RECORD} are allowed")

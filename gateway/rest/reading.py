@@ -5,8 +5,6 @@ Invariants:
   bodies of routes that need none are thrown away;
 - what is kept for longer than one read is counted in the gateway's budget;
 - an offer to upgrade changes nothing: the body ends where its length or its last chunk says.
-
-Everything about uvicorn's class that reading relies on is in this file.
 """
 
 from __future__ import annotations
@@ -17,13 +15,11 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 import httptools
-from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
-from uvicorn.server import ServerState
 
 from gateway.admission.budget import Share
 from gateway.rest.exchange import Endpoint, Exchange
 from gateway.rest.framing import Refused, fault, framing
+from gateway.rest.uvicorn_internals import Config, RequestResponseCycle, ServerState, UvicornConnection
 
 MAX_FIELDS: Final = 256
 """Headers of one request, and trailers."""
@@ -41,7 +37,7 @@ _CHUNK_BYTES: Final = 64
 _log = logging.getLogger("gateway.rest")
 
 
-class RequestReader(HttpToolsProtocol):
+class RequestReader(UvicornConnection):
     """The reading half of a connection: from bytes to requests, with limits."""
 
     def __init__(
@@ -263,12 +259,12 @@ class RequestReader(HttpToolsProtocol):
         connection: Any = self  # what `queue_response` and `write_response` are is the other half's
         exchange = Exchange(connection, *route, fields, keep_alive=keep_alive, expects=self.expect_100_continue)
         exchange.head_bytes = self._head_bytes
-        previous, self.cycle = self.cycle, exchange  # type: ignore[assignment]  # it has what the base class reads of a cycle
+        previous, self.cycle = self.cycle, exchange  # it has what the base class reads of a cycle
         if previous is None or previous.response_complete:
             self._start_asgi_task(exchange, self.app)  # type: ignore[arg-type]
         else:
             self.flow.pause_reading()
-            self.pipeline.appendleft((exchange, self.app))  # type: ignore[arg-type]
+            self.pipeline.appendleft((exchange, self.app))
 
     def _give_to_asgi(self) -> None:
         """Let uvicorn's own methods see the request from its beginning."""
@@ -278,7 +274,7 @@ class RequestReader(HttpToolsProtocol):
         self.headers.extend(headers)
         self.expect_100_continue = expects
         super().on_headers_complete()
-        self.cycle.head_bytes = self._head_bytes  # type: ignore[attr-defined]
+        self.cycle.head_bytes = self._head_bytes
 
     # --- what is kept -------------------------------------------------------------------------------------------------
 

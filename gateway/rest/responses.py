@@ -21,8 +21,9 @@ from gateway.rest.exchange import Exchange
 from gateway.rest.json_pool import JsonPool
 from protocol.errors import FleetError, TooLarge
 from protocol.messages import InferReply
+from protocol.runtime.tasks import BackgroundTasks
 from protocol.tensors import Buffer
-from protocol.v2 import ReplyBody
+from protocol.v2 import ResponseBody
 
 THREAD_FROM: Final = 64 * 1024
 """Bodies of this size are compressed and decompressed in a thread, where zlib lets go of the interpreter's lock."""
@@ -42,18 +43,15 @@ class Responses:
         self._offload_bytes = service.settings.json_offload_bytes
         self._verbose = logging.getLogger("gateway.rest").isEnabledFor(logging.DEBUG)
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks("responses")
 
     async def close(self) -> None:
         """Wait for what is still being worked on."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._tasks.join()
 
     def spawn(self, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
         """Work on an exchange in a task; whatever it raises becomes the response."""
-        task = self._loop.create_task(self._guard(exchange, work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.spawn(self._guard(exchange, work))
 
     def answer(self, exchange: Exchange, reply: InferReply) -> None:
         """The response of an answer; a large or compressed one leaves the direct way."""
@@ -133,7 +131,7 @@ class Responses:
         self.reserve(exchange, _size(body))
         self._encode(exchange, reply, body)
 
-    def _encode(self, exchange: Exchange, reply: InferReply, body: ReplyBody) -> None:
+    def _encode(self, exchange: Exchange, reply: InferReply, body: ResponseBody) -> None:
         accept = exchange.fields.get(b"accept-encoding")
         if accept is not None:
             size = _size(body)
@@ -147,7 +145,7 @@ class Responses:
                 return
         self._write(exchange, 200, body.parts, reply, _form(body))
 
-    async def _compress(self, exchange: Exchange, reply: InferReply, body: ReplyBody, encoding: str) -> None:
+    async def _compress(self, exchange: Exchange, reply: InferReply, body: ResponseBody, encoding: str) -> None:
         self.reserve(exchange, _size(body))
         packed = await self._loop.run_in_executor(None, compression.compress, body.parts, encoding)
         self._write(exchange, 200, (packed,), reply, _form(body, encoding))
@@ -171,7 +169,7 @@ class Responses:
             )  # fmt: skip
 
 
-def _size(body: ReplyBody) -> int:
+def _size(body: ResponseBody) -> int:
     return sum([len(part) for part in body.parts])
 
 
@@ -184,7 +182,7 @@ def _form_of(error: FleetError) -> bytes:
     return b"".join((JSON_TYPE, *lines))
 
 
-def _form(body: ReplyBody, encoding: str = "") -> bytes:
+def _form(body: ResponseBody, encoding: str = "") -> bytes:
     """The header lines that say how a body is to be read."""
     if body.header_length is None:
         lines = JSON_TYPE

@@ -28,7 +28,7 @@ from gateway.rest.reading import MAX_PLAIN_BODY
 from gateway.rest.responses import TEXT_PER_BYTE
 from protocol.errors import Code, CodecError, FleetError, InvalidArgument, NotFound, TooLarge, Unsupported, quoted
 from protocol.messages import InferReply
-from protocol.v2 import ReplyBody
+from protocol.v2 import ResponseBody
 
 EXTENSIONS: Final = (
     "binary_tensor_data", "model_configuration", "model_repository(index)", "parameters", "schedule_policy", "statistics",
@@ -203,7 +203,7 @@ class Routes:
                 await asyncio.gather(asked, gone, return_exceptions=True)
                 del asked, gone  # else an error, its traceback and its task hold each other
 
-    async def _render(self, reply: InferReply, binary: bodies.Binary) -> ReplyBody:
+    async def _render(self, reply: InferReply, binary: bodies.Binary) -> ResponseBody:
         """The answer's body; a large one is written by another process."""
         settings = self._service.settings
         if bodies.json_bytes(reply, binary) * TEXT_PER_BYTE <= settings.json_offload_bytes:

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any, Final, cast
 
-import uvicorn
-
 from gateway.calls.service import Service
 from gateway.durable.claims import Claims
 from gateway.durable.requests import Requests
@@ -24,6 +22,7 @@ from gateway.rest.inference import InferFrontend
 from gateway.rest.routes import Routes
 from gateway.rest.turn import Turn
 from gateway.rest.unread import Unread
+from gateway.rest.uvicorn_internals import Config, Server
 from protocol.errors import ConfigError
 from protocol.urls import authority
 
@@ -50,7 +49,7 @@ class HttpServer:
             service.budgets, Unread(service.budgets.unread), service.metrics.refused,
             None if settings.api_key else Hosts((settings.host, *settings.allowed_hosts)),
         )  # fmt: skip
-        config = uvicorn.Config(
+        config = Config(
             routes.app,
             http=cast("Any", functools.partial(InferConnection, endpoint=endpoint)),
             ws="none",
@@ -69,7 +68,7 @@ class HttpServer:
                 f"TLS certificate '{settings.tls_certificate}' and key '{settings.tls_key}' cannot be used: {error}; "
                 "both are PEM files, and belong together"
             ) from None
-        self._server = uvicorn.Server(config)
+        self._server = Server(config)
         self._server.lifespan = config.lifespan_class(config)
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._all_closed = asyncio.Event()

@@ -8,10 +8,19 @@ import socket
 import struct
 from typing import Any
 
-from aiokafka.protocol.admin import ListGroupsRequest_v1
-from aiokafka.protocol.api import RequestStruct, Response
-from aiokafka.protocol.metadata import MetadataRequest_v1
-from aiokafka.protocol.types import CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
+from protocol.transport.kafka.aiokafka_internals import (
+    CompactArray,
+    CompactString,
+    Int16,
+    Int32,
+    Int64,
+    ListGroupsRequest_v1,
+    MetadataRequest_v1,
+    RequestStruct,
+    Response,
+    Schema,
+    TaggedFields,
+)
 
 TIMEOUT = 5.0
 LOG_OF_CONTROLLERS = "__cluster_metadata"

@@ -10,15 +10,14 @@ import click
 import orjson
 
 from workers.backends import installed, load_backend
-from workers.checking import checking
-from workers.checking.checking import Status, Verdict
+from workers.checking.compatibility import CheckResult, Status, check_repositories
 from workers.instances.process import commands
 from workers.instances.process.executor import ISOLATED, is_isolated
 from workers.instances.process.pool import ChildPool
 from workers.instances.warmup import samples, warm_up
 from workers.repository.completion import BackendMetadata
 from workers.repository.placement import place
-from workers.repository.repository import ignored
+from workers.repository.scan import ignored_folders
 from workers.repository.version import ModelVersion
 
 
@@ -42,32 +41,32 @@ def command(repository: tuple[Path, ...], as_json: bool, no_inspect: bool, run: 
     children = ChildPool()
     for backend in ISOLATED:  # one fork server for all models of a backend
         children.hold(backend)
-    verdicts = []
+    results = []
     try:
         inspect = None if no_inspect else functools.partial(_inspect, children)
         attempt = functools.partial(_try, children) if run else None
-        for line in ignored(repository):
+        for line in ignored_folders(repository):
             print(line, file=sys.stderr)
-        for verdict in checking.check(repository, installed(), inspect, attempt):
-            verdicts.append(verdict)
+        for result in check_repositories(repository, installed(), inspect, attempt):
+            results.append(result)
             if not as_json:
-                print(_text(verdict), flush=True)
+                print(_text(result), flush=True)
     finally:
         for backend in ISOLATED:
             children.release(backend)
     if as_json:
-        print(orjson.dumps([verdict.as_json() for verdict in verdicts], option=orjson.OPT_INDENT_2).decode())
-    elif not verdicts:
+        print(orjson.dumps([result.as_json() for result in results], option=orjson.OPT_INDENT_2).decode())
+    elif not results:
         print("no models found: a repository holds one folder per model, with one numbered folder per version")
-    sys.exit(any(verdict.status in (Status.REFUSED, Status.FAILS) for verdict in verdicts))
+    sys.exit(any(result.status in (Status.REFUSED, Status.FAILS) for result in results))
 
 
-def _text(verdict: Verdict) -> str:
-    """The verdict, its checks, and its reasons."""
-    versions = f" (versions {', '.join(map(str, verdict.versions))})" if verdict.versions else ""
-    looked_at = f"; looked at: {', '.join(verdict.verified)}" if verdict.verified else ""
-    notes = [f"note: {warning}" for warning in verdict.warnings]
-    return "\n    ".join([f"{verdict.model}: {verdict.status.value}{versions}{looked_at}", *verdict.reasons, *notes])
+def _text(result: CheckResult) -> str:
+    """The outcome, what it rests on, and the reasons."""
+    versions = f" (versions {', '.join(map(str, result.versions))})" if result.versions else ""
+    looked_at = f"; looked at: {', '.join(result.verified)}" if result.verified else ""
+    notes = [f"note: {warning}" for warning in result.warnings]
+    return "\n    ".join([f"{result.model}: {result.status.value}{versions}{looked_at}", *result.reasons, *notes])
 
 
 def _inspect(children: ChildPool, version: ModelVersion) -> BackendMetadata | None:

@@ -119,22 +119,22 @@ def _gpus() -> Iterator[DoctorLine]:
 
 def _repositories(paths: tuple[Path, ...]) -> Iterator[DoctorLine]:
     from workers.backends import installed
-    from workers.checking.checking import Status, check
-    from workers.repository.repository import ignored
+    from workers.checking.compatibility import Status, check_repositories
+    from workers.repository.scan import ignored_folders
 
     for path in paths:
         try:
-            for line in ignored([path]):
+            for line in ignored_folders([path]):
                 yield DoctorLine(str(path), "warning", line)
-            verdicts = list(check([path], installed()))
+            results = list(check_repositories([path], installed()))
         except FleetError as exc:
             yield DoctorLine(str(path), "problem", exc.message)
             continue
-        refused = [verdict for verdict in verdicts if verdict.status is Status.REFUSED]
-        for verdict in refused:
-            yield DoctorLine(f"model {verdict.model}", "problem", "; ".join(verdict.reasons))
-        text = f"{len(verdicts)} model(s), {len(refused)} refused; details: penstock check {path}"
-        yield DoctorLine(str(path), "ok" if verdicts else "warning", text)
+        refused = [result for result in results if result.status is Status.REFUSED]
+        for result in refused:
+            yield DoctorLine(f"model {result.model}", "problem", "; ".join(result.reasons))
+        text = f"{len(results)} model(s), {len(refused)} refused; details: penstock check {path}"
+        yield DoctorLine(str(path), "ok" if results else "warning", text)
 
 
 async def _servers(flags: dict[str, Any]) -> list[DoctorLine]:

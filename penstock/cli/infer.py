@@ -109,7 +109,7 @@ def _parse(text: str, kinds: dict[str, Any]) -> tuple[str, Array]:
 def _from_body(file: Path) -> dict[str, Array]:
     from protocol import v2
 
-    return {tensor.name: tensor.array() for tensor in v2.parse_json(file.read_bytes()).inputs}
+    return {tensor.name: tensor.array() for tensor in v2.parse_json_body(file.read_bytes()).inputs}
 
 
 def _typed(arrays: dict[str, Array], kinds: dict[str, Any]) -> dict[str, Array | Tensor]:

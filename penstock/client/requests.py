@@ -166,7 +166,7 @@ def _output(entry: dict[str, Any], body: bytes, position: int) -> tuple[Tensor, 
     """One output and where the next one's bytes begin."""
     if "data" in entry:
         request = orjson.dumps({"inputs": [entry]})
-        return v2.parse_json(request).inputs[0], position
+        return v2.parse_json_body(request).inputs[0], position
     size = entry["parameters"]["binary_data_size"]
     data = memoryview(body)[position : position + size]
     return Tensor(entry["name"], entry["datatype"], tuple(entry["shape"]), data), position + size

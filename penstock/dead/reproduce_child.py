@@ -27,7 +27,7 @@ from workers.devices import Hardware, cores
 from workers.instances.process.namespace import prefer_modules_in
 from workers.repository.completion import complete
 from workers.repository.placement import place
-from workers.repository.repository import scan
+from workers.repository.scan import scan_repositories
 from workers.repository.signature import Signature
 from workers.repository.version import ModelVersion
 
@@ -50,7 +50,7 @@ def find_version(repositories: list[Path], model: str, version: str, *, digests:
     Raises:
         FleetError: it does not exist, or cannot be served.
     """
-    found = next((each for each in scan(repositories, digests=digests) if each.name == model), None)
+    found = next((each for each in scan_repositories(repositories, digests=digests) if each.name == model), None)
     where = ", ".join(map(str, repositories))
     if found is None:
         raise FleetError(f"{where} has no model '{model}'")
@@ -112,7 +112,7 @@ def reproduce_child(case: reproducer.Case, version: str, repositories: list[Path
             default_id=letter.id,
             timestamp=letter.dead_lettered_at,
         )
-        signature.read(request)
+        signature.check_request(request)
     except FleetError as exc:
         report.say(end=RunEnd.REFUSED, text=exc.message, seconds=0.0, outputs=[])
         return

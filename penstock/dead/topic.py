@@ -68,7 +68,7 @@ async def read_value(bus: Bus, names: Names, letter: ReadLetter) -> bytes:
     Raises:
         NotFound: the dead topic no longer has it.
     """
-    record = await bus.read(names.dead_topic(letter.model), letter.partition, letter.offset)
+    record = await bus.read_record(names.dead_topic(letter.model), letter.partition, letter.offset)
     if record is None:
         raise NotFound(
             f"the dead letter {letter.place} is no longer in {names.dead_topic(letter.model)}: its retention passed"

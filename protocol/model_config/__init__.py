@@ -3,7 +3,10 @@
 Decided here: which fields are known, served or refused (`fields`), which values and combinations are allowed (`checks`), what an
 omitted field means (`parts`, `batching`). Not decided here: what a model's files say about it (`workers.repository.completion`).
 
-Import the types from this package; `pbtxt` apart, which needs protobuf. Nothing here does I/O.
+Import the types from this package, and text from `pbtxt`, which needs protobuf and is therefore not imported here.
+
+Invariants: no I/O; a `ModelConfig` satisfies every rule of `checks` that its stated fields decide; no field is silently ignored.
+It may import `errors`, `tensors` and `proto`.
 """
 
 from protocol.model_config.batching import DynamicBatching, QueuePolicy, TimeoutAction

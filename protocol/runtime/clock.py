@@ -14,7 +14,7 @@ DRIFT: Final = 0.0002
 """Seconds that two clocks may come apart in a second: crystals do a tenth of it, virtual machines more."""
 
 
-class Reading:
+class ClockSample:
     """What one reply tells: how far the store's clock is ahead of the monotonic one, give or take.
 
     Attributes:
@@ -30,7 +30,7 @@ class Reading:
         self.error = (received - sent) / 2
         self.at = received
 
-    def better_than(self, held: Reading | None) -> bool:
+    def better_than(self, held: ClockSample | None) -> bool:
         """Whether it says more than the one that is held, which has grown old, or contradicts it: then a clock was set."""
         if held is None:
             return True
@@ -49,7 +49,7 @@ class Clock:
     def __init__(self, monotonic: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> None:
         self._monotonic = monotonic
         self._offset = wall() - monotonic()
-        self._held: Reading | None = None
+        self._held: ClockSample | None = None
 
     def __call__(self) -> float:
         """Now."""
@@ -60,10 +60,10 @@ class Clock:
 
         A reply that took long tells little, so the store is asked again, and what was known before is kept where that is better.
         """
-        best: Reading | None = None
+        best: ClockSample | None = None
         for _ in range(TRIES):
             sent = self._monotonic()
-            reading = Reading(sent, await store_time(), self._monotonic())
+            reading = ClockSample(sent, await store_time(), self._monotonic())
             if best is None or reading.error < best.error:
                 best = reading
             if 2 * reading.error <= CERTAIN:

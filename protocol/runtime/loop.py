@@ -36,7 +36,7 @@ _closing: list[int] = []
 """The signal that this process ends by, once that is certain."""
 
 
-class Asked(asyncio.Event):
+class StopEvent(asyncio.Event):
     """Set once this process is told to end.
 
     Attributes:
@@ -51,7 +51,7 @@ class Asked(asyncio.Event):
         self.interrupted = False
         self.number = 0
 
-    def tell(self, number: int) -> None:
+    def on_signal(self, number: int) -> None:
         """This signal came."""
         self.number = number
         self.interrupted = self.interrupted or number == signal.SIGINT
@@ -83,13 +83,13 @@ def _new_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[Asked]:
+def stop_signals() -> Iterator[StopEvent]:
     """An event that every SIGTERM and SIGINT sets while the block lasts; afterwards they do what they always do, or, where the
     process ends, no harm."""
-    loop, asked = asyncio.get_running_loop(), Asked()
+    loop, asked = asyncio.get_running_loop(), StopEvent()
     numbers = (signal.SIGTERM, signal.SIGINT)
     for number in numbers:
-        loop.add_signal_handler(number, asked.tell, number)
+        loop.add_signal_handler(number, asked.on_signal, number)
     try:
         yield asked
     finally:

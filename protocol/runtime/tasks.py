@@ -47,6 +47,11 @@ class BackgroundTasks:
         for task in self:
             task.cancel()
 
+    async def join(self) -> None:
+        """Wait until all of them have ended, also those that start meanwhile."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
     async def close(self) -> None:
         """Cancel all of them, also those that start meanwhile, and wait until they have ended."""
         while self._tasks:

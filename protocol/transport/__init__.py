@@ -1,4 +1,11 @@
-"""The carriers: memory and SQLite for one process, Kafka and Redis for a fleet. Opened by `open_transport`, imported lazily."""
+"""The carriers: memory and SQLite for one process, Kafka and Redis for a fleet.
+
+Decided here: which carrier the settings mean (`open_transport`), and the settings' own limits (`settings`). `facts` are plain
+values that a carrier reads from its cluster for `penstock doctor`.
+
+Import `Transport`, `open_transport` and `settings`; the carriers are imported lazily, so that one process needs no Kafka. Carriers
+implement `protocol.ports`, pass the suite in `tests/transport` (README.md), and do not import each other.
+"""
 
 from __future__ import annotations
 

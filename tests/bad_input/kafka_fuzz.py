@@ -63,7 +63,7 @@ class Outcome:
         records, good: how many were written, and how many of these wanted an answer.
         codecs: batches by codec and transaction.
         resident: the largest that the worker's process was.
-        buried: records in the dead letters.
+        given_up: records in the dead letters.
     """
 
     problems: list[str] = dataclasses.field(default_factory=list)
@@ -71,13 +71,13 @@ class Outcome:
     good: int = 0
     codecs: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     resident: int = 0
-    buried: float = 0.0
+    given_up: float = 0.0
     seconds: float = 0.0
 
     def __str__(self) -> str:
         return (
-            f"{self.records} records in {self.seconds:.0f} s, {self.good} good, {self.buried:.0f} in the dead letters, the worker's"
-            f" memory up to {self.resident / 2**20:.0f} MiB, batches {dict(sorted(self.codecs.items()))}"
+            f"{self.records} records in {self.seconds:.0f} s, {self.good} good, {self.given_up:.0f} in the dead letters, the"
+            f" worker's memory up to {self.resident / 2**20:.0f} MiB, batches {dict(sorted(self.codecs.items()))}"
         )
 
 
@@ -290,7 +290,7 @@ async def fuzz_records(
                     await judge.judge()
                     outcome.problems += worker.problems()
                     outcome.seconds = time.monotonic() - began
-                    outcome.buried = worker.process.metric("penstock_worker_dead_letters_total")
+                    outcome.given_up = worker.process.metric("penstock_worker_dead_letters_total")
                     say(f"{outcome}, {len(outcome.problems)} problems")
                     if len(outcome.problems) > 20:
                         break

@@ -35,4 +35,4 @@ async def test_strangers_records_harm_nobody(kafka_bootstrap: str, redis_url: st
     assert outcome.problems == []
     assert outcome.records >= RECORDS
     assert outcome.good > RECORDS / 4
-    assert outcome.buried > RECORDS / 10
+    assert outcome.given_up > RECORDS / 10

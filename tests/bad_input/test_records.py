@@ -83,9 +83,9 @@ async def test_what_is_no_request_is_in_the_dead_letters_byte_for_byte() -> None
         await send(b, HOSTILE)
         await until(lambda: committed(b) == len(HOSTILE), "the commit of everything")
         log = b.broker.topics[DEAD].logs[0]
-        buried = {int(dict(record.headers)["dead-offset"]): bytes(record.value) for record in log.slice(0, 1000)}
-        assert len(buried) >= 15
-        for offset, value in buried.items():
+        given_up = {int(dict(record.headers)["dead-offset"]): bytes(record.value) for record in log.slice(0, 1000)}
+        assert len(given_up) >= 15
+        for offset, value in given_up.items():
             assert value == HOSTILE[offset][0]
 
 
@@ -113,7 +113,7 @@ async def test_nothing_grows_under_garbage() -> None:
         await until(lambda: committed(b) == 1000, "the commit of everything")
         runner, intake = serving.runner, serving.intake
         assert (runner.in_flight, runner.queued_rows, runner.running_rows) == (0, 0, 0)
-        assert (len(runner._withheld), runner._emission.pending, len(intake._cancellations)) == (0, 0, 0)
+        assert (len(runner._withheld), runner._writer.pending, len(intake._cancellations)) == (0, 0, 0)
         assert intake._tracker.in_flight == 0
         await until(lambda: not [task for task in intake._tasks if task is not None and task.done()])
         assert len(intake._tasks) == 1  # the poll

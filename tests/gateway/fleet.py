@@ -29,7 +29,7 @@ from protocol.messages import (
     Timing,
 )
 from protocol.naming import Names, ref
-from protocol.ports import Answer, Assigned, Cancel, OutRecord, Record
+from protocol.ports import Assigned, Cancel, OutRecord, Record, Terminal
 from protocol.runtime.clock import Clock
 from protocol.tensors import Tensor, from_array
 from protocol.transport import Transport
@@ -147,7 +147,7 @@ class Worker:
                 offsets[record.partition] = record.offset + 1
             await self._consumer.commit(offsets)
 
-    def _answer(self, record: Record, fetched: float, rows: int) -> Answer | None:
+    def _answer(self, record: Record, fetched: float, rows: int) -> Terminal | None:
         request = decode_request(
             record.value,
             record.headers,
@@ -185,7 +185,7 @@ class Worker:
             reply.outputs = tuple(t for t in self._outputs(request) if not request.outputs or t.name in request.outputs)
         failure = reply.failure
         retriable = failure is not None and failure.code in RETRYABLE
-        return Answer(request_ref, encode_reply(reply), request.reply_to, 300.0, retriable, request.accepted)
+        return Terminal(request_ref, encode_reply(reply), request.reply_to, 300.0, retriable, request.accepted)
 
     def _outputs(self, request: InferRequest) -> tuple[Tensor, ...]:
         if self.model == "add_sub":

@@ -11,7 +11,7 @@ from gateway.admission.admission import Admission, Limits
 from gateway.calls.positions import Positions
 from gateway.durable.claims import Claims
 from gateway.durable.requests import Requests
-from protocol.ports import Answer, OutRecord
+from protocol.ports import OutRecord, Terminal
 from protocol.transport.embedded.broker import MemoryBroker
 from protocol.transport.embedded.memory import MemoryBus
 from tests.gateway.fleet import Running, Site, add_sub, until
@@ -34,7 +34,7 @@ async def test_a_sweep_of_many_looks_up_the_last_of_them(fleet: Site, count: int
     gateway = await fleet.gateway(sweep_batch=2, sweep_after=1000.0)
     tasks = await calls_that_wait(gateway, count)
     calls = list(gateway.gateway.service.completion.pending)
-    await (await fleet.transport()).results.finish([Answer(call.ref, payload(), "") for call in calls])
+    await (await fleet.transport()).results.finish([Terminal(call.ref, payload(), "") for call in calls])
     for call in calls:
         call.sweep_at = 0.0
 
@@ -49,7 +49,7 @@ async def test_every_answer_that_was_delivered_is_trimmed_however_many(fleet: Si
     gateway = await fleet.gateway(trim_batch=2)
     store = (await fleet.transport()).results
     refs = [f"-:{number}" for number in range(count)]
-    await store.finish([Answer(ref, payload(), "") for ref in refs])
+    await store.finish([Terminal(ref, payload(), "") for ref in refs])
     dispatcher = gateway.gateway._dispatcher
     dispatcher._trims += refs
 

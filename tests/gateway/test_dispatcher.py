@@ -9,7 +9,7 @@ import pytest
 
 from protocol.codec import encode_reply
 from protocol.messages import InferReply
-from protocol.ports import Answer, Claim
+from protocol.ports import Claim, Terminal
 from protocol.tensors import Tensor
 from tests.gateway.fleet import ANY, Running, Site, floats, until
 
@@ -35,7 +35,7 @@ async def test_an_answer_without_a_wake_up_is_swept(fleet: Site) -> None:
     worker.open.clear()
     gateway = await fleet.gateway()
     waiting, ref = await one_call(gateway)
-    await (await fleet.transport()).results.finish([Answer(ref, payload(), "")])
+    await (await fleet.transport()).results.finish([Terminal(ref, payload(), "")])
 
     assert await waiting == 200
     assert gateway.metric("penstock_gateway_swept_answers_total") == 1
@@ -48,7 +48,7 @@ async def test_an_answer_that_cannot_be_read_holds_up_nobody(fleet: Site) -> Non
     (bad, bad_ref), (good, good_ref) = await one_call(gateway), await one_call(gateway)
     channel = gateway.gateway.service.channel
     await (await fleet.transport()).results.finish(
-        [Answer(bad_ref, b"\xc1nonsense", channel), Answer(good_ref, payload(), channel)]
+        [Terminal(bad_ref, b"\xc1nonsense", channel), Terminal(good_ref, payload(), channel)]
     )
 
     assert await asyncio.gather(bad, good) == [500, 200]
@@ -87,7 +87,7 @@ async def test_a_store_that_is_away_is_survived_by_those_who_wait(fleet: Site) -
     await transport.results.close()
     await until(lambda: bool(gateway.gateway.service.not_ready))
     await until(lambda: gateway.metric('penstock_gateway_task_restarts_total{task="sweep"}') >= 1)
-    await (await fleet.transport()).results.finish([Answer(ref, payload(), gateway.gateway.service.channel)])
+    await (await fleet.transport()).results.finish([Terminal(ref, payload(), gateway.gateway.service.channel)])
 
     await transport.results.open()
 
@@ -101,7 +101,7 @@ async def test_stray_wake_ups_are_nothing(fleet: Site) -> None:
     store = (await fleet.transport()).results
     channel = gateway.gateway.service.channel
     for ref, size in (("nobody", 4), ("nobody", 4), ("large", 50_000)):
-        await store.finish([Answer(ref, payload(size), channel)])
+        await store.finish([Terminal(ref, payload(size), channel)])
 
     assert (await gateway.infer()).status_code == 200
 
@@ -114,7 +114,7 @@ async def test_a_sweep_finds_the_answers_of_all_that_are_due(fleet: Site, count:
     refs = [f"r{number}" for number in range(count)]
     for request_ref in [*refs, "unanswered"]:
         await store.claim(Claim(request_ref, "f", "", 10.0, 60.0, "add_sub", "1", 1.0))
-    await store.finish([Answer(request_ref, payload(), "") for request_ref in refs])
+    await store.finish([Terminal(request_ref, payload(), "") for request_ref in refs])
     for request_ref in ["unanswered", *refs]:
         call = service.watch(request_ref, "", "", math.inf, lambda reply, ref=request_ref: answered.append(ref))
         call.registered, call.sweep_at = call.registered - 100, 0.0  # due now, and then not for eight seconds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from protocol.codec import encode_reply
 from protocol.messages import InferReply
-from protocol.ports import Answer
+from protocol.ports import Terminal
 from tests.gateway.fleet import Site, add_sub, until
 
 
@@ -12,7 +12,7 @@ async def test_new_asynchronous_work_is_refused_when_the_store_fills_up(fleet: S
     await fleet.worker()
     gateway = await fleet.gateway(fill_limit=0.0001)
     store = (await fleet.transport()).results
-    await store.finish([Answer("x", encode_reply(InferReply("m", "1")) + bytes(10**6), "", 60.0)])
+    await store.finish([Terminal("x", encode_reply(InferReply("m", "1")) + bytes(10**6), "", 60.0)])
     await until(lambda: gateway.gateway.service.fill > 0.0001)
 
     refused = await gateway.infer(add_sub(), prefer="respond-async")
@@ -28,7 +28,7 @@ async def test_every_call_is_refused_at_once_when_the_store_has_no_room_for_its_
     gateway = await fleet.gateway(full_limit=0.0001)
     store = (await fleet.transport()).results
     assert (await gateway.infer()).status_code == 200
-    await store.finish([Answer("x", encode_reply(InferReply("m", "1")) + bytes(10**6), "", 60.0)])
+    await store.finish([Terminal("x", encode_reply(InferReply("m", "1")) + bytes(10**6), "", 60.0)])
     await until(lambda: gateway.gateway.service.fill > 0.0001)
 
     refused = await gateway.infer()

@@ -39,7 +39,7 @@ async def test_it_reads_what_the_loop_would(process: JsonPool) -> None:
     )
     raw = orjson.dumps(body)
 
-    here, there = v2.parse(raw, None), await process.parse(raw, None, math.inf)
+    here, there = v2.parse_body(raw, None), await process.parse(raw, None, math.inf)
 
     assert (there.id, there.outputs, there.parameters, there.binary_default) == (
         here.id, here.outputs, here.parameters, here.binary_default,
@@ -110,7 +110,7 @@ async def test_json_above_a_megabyte_does_not_stop_the_loop(fleet: Site) -> None
     assert len(body) > 12_000_000
     await gateway.infer(body, "any")  # starts the process
     started = time.process_time()
-    v2.parse(body, None)
+    v2.parse_body(body, None)
     alone = time.process_time() - started
     longest, last = 0.0, time.thread_time()
 

@@ -27,7 +27,7 @@ class Site:
         found: dict[int, list[bytes]] = {}
         for partition in range(4):
             offset = 0
-            while (record := await self.bus.read(topic, partition, offset)) is not None:
+            while (record := await self.bus.read_record(topic, partition, offset)) is not None:
                 found.setdefault(partition, []).append(bytes(record.value))
                 offset += 1
         return found
@@ -79,7 +79,7 @@ async def test_everyone_is_told_his_place(site: Site) -> None:
         *[site.publisher.publish_and_wait("a", OutRecord(b"%d" % number)) for number in range(3)]
     )
 
-    assert [(await site.bus.read("a", *place)).value for place in places] == [b"0", b"1", b"2"]  # type: ignore[union-attr]
+    assert [(await site.bus.read_record("a", *place)).value for place in places] == [b"0", b"1", b"2"]  # type: ignore[union-attr]
 
 
 async def test_a_failure_is_told_to_everyone_in_the_group(site: Site) -> None:

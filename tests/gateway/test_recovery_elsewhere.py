@@ -71,7 +71,7 @@ async def test_a_strangers_record_at_the_place_of_a_lost_request_is_no_trouble(
     tasks, (one, other) = await two_calls(fleet, gateway)
     service = gateway.gateway.service
     assert one.place is not None
-    mine = await service.transport.bus.read(one.topic, *one.place)
+    mine = await service.transport.bus.read_record(one.topic, *one.place)
     assert mine is not None
     published = await service.transport.bus.publish(one.topic, [OutRecord(bytes(mine.value), headers)])
 
@@ -89,7 +89,7 @@ async def test_the_same_id_of_another_principal_is_another_request(fleet: Site) 
     tasks, (one, _) = await two_calls(fleet, gateway)
     service = gateway.gateway.service
     assert one.place is not None
-    mine = await service.transport.bus.read(one.topic, *one.place)
+    mine = await service.transport.bus.read_record(one.topic, *one.place)
     assert mine is not None
     theirs = [*mine.headers, ("principal", b"key")]
     published = await service.transport.bus.publish(one.topic, [OutRecord(bytes(mine.value), theirs)])

@@ -12,7 +12,7 @@ from protocol.codec import encode_reply
 from protocol.heartbeat_codec import SECRET_KEY
 from protocol.messages import InferReply
 from protocol.naming import ref
-from protocol.ports import Answer, Claim, OutRecord
+from protocol.ports import Claim, OutRecord, Terminal
 from tests.gateway.fleet import NAMES, Site
 from tests.gateway.test_requests import accepted
 
@@ -37,7 +37,7 @@ async def test_the_results_of_producers_are_found_by_any_id(fleet: Site, request
     url = f"/v2/requests/{quote(request_id, safe='')}"
 
     waiting = await gateway.get(url)
-    await store.finish([Answer(request_ref, encode_reply(InferReply("any", "1", outputs=())))])
+    await store.finish([Terminal(request_ref, encode_reply(InferReply("any", "1", outputs=())))])
     done, cancelled = await gateway.get(url), await gateway.delete(url)
 
     assert [each.status_code for each in (waiting, done, cancelled)] == [202, 200, 200]

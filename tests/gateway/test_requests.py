@@ -348,7 +348,7 @@ async def test_a_lost_result_whose_record_is_gone_is_410(fleet: Site) -> None:
     await first.get(location, params={"wait_s": "10"})
     handle = first.gateway.service.keys.verify(location.rpartition("/")[2])
     bus = (await fleet.transport()).bus
-    while await bus.read(handle.topic, handle.partition, handle.offset) is not None:
+    while await bus.read_record(handle.topic, handle.partition, handle.offset) is not None:
         await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(None, lambda: None), 5)
     second = await lose_results(fleet, first)
 

@@ -20,7 +20,7 @@ from gateway.rest.routes import Routes
 from protocol.codec import encode_reply
 from protocol.messages import InferReply
 from protocol.naming import ref
-from protocol.ports import Answer, Claim
+from protocol.ports import Claim, Terminal
 from tests.gateway.fleet import Site, site
 
 Sent = list[MutableMapping[str, Any]]
@@ -45,7 +45,7 @@ class App:
         store = (await fleet.transport()).results
         await store.claim(Claim(ref("-", ID), "f", "", 10.0, 600.0, "add_sub", "1", 1.0))
         await store.claim(Claim("waiting", "f", "", 10.0, 600.0, "add_sub", "1", 1.0))
-        await store.finish([Answer(ref("-", ID), encode_reply(InferReply("add_sub", "1")))])
+        await store.finish([Terminal(ref("-", ID), encode_reply(InferReply("add_sub", "1")))])
         requests, pool = Requests(gateway.service, gateway._claims), gateway._http._frontend.json
         self._app = Routes(gateway.service, requests, Access(""), pool, "0").app
 

@@ -108,7 +108,7 @@ async def test_a_batch_that_needs_more_memory_than_there_is_runs_in_smaller_ones
     assert sum(sizes) - sum(failed) == 64, sizes  # and every request ran well exactly once
 
 
-async def test_a_kernel_that_never_ends_is_killed_and_its_mates_are_answered(tmp_path: Path, serve: Serve) -> None:
+async def test_a_kernel_that_never_ends_is_killed_and_its_batch_is_answered(tmp_path: Path, serve: Serve) -> None:
     code = """
         import torch
 

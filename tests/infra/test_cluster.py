@@ -21,7 +21,7 @@ from infra.local.probes import redis_words
 from infra.local.process import HOST, wait_until
 from infra.local.redis import RedisServer
 from protocol.errors import Unavailable
-from protocol.ports import Answer, Outcome, OutRecord, Wake
+from protocol.ports import FinishOutcome, OutRecord, Terminal, Wake
 from protocol.transport.kafka.bus import KafkaBus
 from protocol.transport.redis.store import RedisStore
 from protocol.transport.settings import TransportSettings
@@ -112,15 +112,15 @@ async def test_a_killed_leader_costs_no_acknowledged_record_and_with_two_away_no
 async def test_the_fleets_store_follows_a_failover(running: Cluster, store: RedisStore) -> None:
     woken: list[Wake] = []
     await store.listen("gateway", woken.extend)
-    assert await store.finish([Answer("before", b"x", "gateway")]) == [Outcome.WRITTEN]
+    assert await store.finish([Terminal("before", b"x", "gateway")]) == [FinishOutcome.WRITTEN]
     await until_replicated(running)
     old = running.primary
 
     old.kill()
-    assert await finished(store, "after") is Outcome.WRITTEN
+    assert await finished(store, "after") is FinishOutcome.WRITTEN
 
     assert running.primary is not old
-    assert await finished(store, "before") is Outcome.ALREADY_TERMINAL
+    assert await finished(store, "before") is FinishOutcome.ALREADY_TERMINAL
     old.config |= replica_of(running.primary)
     await asyncio.to_thread(old.start)
     async with asyncio.timeout(5):
@@ -130,16 +130,16 @@ async def test_the_fleets_store_follows_a_failover(running: Cluster, store: Redi
 
 async def test_a_primary_that_stands_still_is_left_and_not_gone_back_to(running: Cluster, store: RedisStore) -> None:
     old = running.primary
-    await store.finish([Answer("before", b"x")])
+    await store.finish([Terminal("before", b"x")])
     await until_replicated(running)
 
     os.kill(old.pid, signal.SIGSTOP)
     try:
-        assert await finished(store, "while it stands still") is Outcome.WRITTEN
+        assert await finished(store, "while it stands still") is FinishOutcome.WRITTEN
     finally:
         os.kill(old.pid, signal.SIGCONT)
 
-    assert await finished(store, "when it goes on") is Outcome.WRITTEN
+    assert await finished(store, "when it goes on") is FinishOutcome.WRITTEN
     (state,) = await store.look(["while it stands still"])
     assert state is not None
     assert (running.primary is not old, state.payload) == (True, b"x")
@@ -148,12 +148,12 @@ async def test_a_primary_that_stands_still_is_left_and_not_gone_back_to(running:
     await asyncio.to_thread(old.start)
 
 
-async def finished(store: RedisStore, ref: str) -> Outcome:
+async def finished(store: RedisStore, ref: str) -> FinishOutcome:
     """What became of an answer that is tried again until the store takes it, as workers do."""
     async with asyncio.timeout(15):
         while True:
             try:
-                (outcome,) = await store.finish([Answer(ref, b"x", "gateway")])
+                (outcome,) = await store.finish([Terminal(ref, b"x", "gateway")])
             except Unavailable:
                 await asyncio.sleep(0.05)
             else:

@@ -214,7 +214,7 @@ async def test_an_asynchronous_result_survives_the_gateway_that_accepted_it(
     third = site.fleet.add_gateway()
     site.fleet.gateways.pop()
     await asyncio.to_thread(
-        wait_for, "the third gateway", lambda: b"gateway serves" in third.log.read_bytes() and knows(third.url)
+        wait_for, "the third gateway", lambda: b"gateway is serving" in third.log.read_bytes() and knows(third.url)
     )
     async with AsyncClient(third.url) as doomed, AsyncClient(site.urls[1]) as other:
         pending = await doomed.submit("count", count(number))

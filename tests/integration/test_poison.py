@@ -1,4 +1,4 @@
-"""A request that ends whole workers (its instance is a thread of them): its mates are answered, it goes to the dead letters."""
+"""A request that ends whole workers (its instance is a thread of them): the others are answered, it goes to the dead letters."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def test_a_request_that_ends_workers_is_the_only_one_that_fails(
         transport = open_transport(TransportSettings(kafka=kafka_bootstrap, redis=redis_url, prefix=prefix))
         await transport.open()
         try:
-            record = await transport.bus.read(Names(prefix).dead_topic("add"), 0, 0)
+            record = await transport.bus.read_record(Names(prefix).dead_topic("add"), 0, 0)
         finally:
             await transport.close()
         assert "requests were running when the worker died" in running.workers[0].log.read_text()

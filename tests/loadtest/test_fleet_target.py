@@ -17,7 +17,7 @@ from protocol import codec, heartbeat_codec, naming
 from protocol.errors import Code, NotFound
 from protocol.messages import Announcement, Failure, InferReply, InferRequest, ModelState
 from protocol.naming import Names
-from protocol.ports import Answer, Assigned, OutRecord, Published
+from protocol.ports import Assigned, OutRecord, Published, Terminal
 from protocol.tensors import from_array
 from protocol.transport import Transport
 from protocol.transport.embedded.broker import MemoryBroker
@@ -71,7 +71,7 @@ class Fleet:
                 reply = self.answering(request)
                 if reply is not None:
                     ref = naming.ref(request.principal, request.id)
-                    answers.append(Answer(ref, codec.encode_reply(reply), request.reply_to))
+                    answers.append(Terminal(ref, codec.encode_reply(reply), request.reply_to))
             await transport.results.finish(answers)
 
 

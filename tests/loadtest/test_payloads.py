@@ -51,7 +51,7 @@ def test_rounding_is_not_wrong_but_nan_is() -> None:
 def test_every_datatype_makes_a_body_that_the_gateway_parses(datatype: str, size: int, seed: int) -> None:
     spec = InputSpec("x", datatype, (1, size))
     pool = payloads.build([spec], 1, seed)
-    tensor = v2.parse_json(pool.bodies[0]).inputs[0]
+    tensor = v2.parse_json_body(pool.bodies[0]).inputs[0]
     assert (tensor.name, tensor.datatype, tensor.shape) == ("x", datatype, (1, size))
     got = tensor.array().ravel().tolist()
     sent = pool.inputs[0]["x"].ravel().tolist()

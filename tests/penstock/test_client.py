@@ -27,7 +27,7 @@ def test_a_request_is_one_that_the_gateway_reads() -> None:
         "m x", inputs, InferOptions(version="2", outputs=("S",), label="7", timeout=1.5, idempotency_key="k")
     )
 
-    parsed = v2.parse(made.body, int(made.headers["Inference-Header-Content-Length"]))
+    parsed = v2.parse_body(made.body, int(made.headers["Inference-Header-Content-Length"]))
 
     assert made.path == "/v2/models/m%20x/versions/2/infer"
     assert [tensor.array().tolist() for tensor in parsed.inputs] == [[[0, 1, 2, 3]], [[b"hi"]]]
@@ -37,8 +37,8 @@ def test_a_request_is_one_that_the_gateway_reads() -> None:
 
 def test_bfloat16_goes_out_as_such_and_is_named_in_the_answer() -> None:
     made = requests.infer("m", {"A": from_array("A", np.array([0x3F80], np.uint16), "BF16")}, InferOptions())
-    parsed = v2.parse(made.body, int(made.headers["Inference-Header-Content-Length"]))
-    body = v2.encode_reply("m", "1", "", {}, list(parsed.inputs), frozenset({"A"}))
+    parsed = v2.parse_body(made.body, int(made.headers["Inference-Header-Content-Length"]))
+    body = v2.encode_response("m", "1", "", {}, list(parsed.inputs), frozenset({"A"}))
 
     result = requests.result(
         {"inference-header-content-length": str(body.header_length)}, b"".join(bytes(part) for part in body.parts)
@@ -74,7 +74,7 @@ def test_an_asynchronous_request_says_so() -> None:
 @pytest.mark.parametrize("binary", [True, False])
 def test_an_answer_becomes_arrays(binary: bool) -> None:
     outputs = [from_array("S", np.array([[1.5, 2]], np.float32)), from_array("N", np.array([[3]]))]
-    body = v2.encode_reply("m", "1", "7", {"k": 1}, outputs, frozenset({"S"} if binary else ()))
+    body = v2.encode_response("m", "1", "7", {"k": 1}, outputs, frozenset({"S"} if binary else ()))
     headers = {"penstock-request-id": "id"}
     if body.header_length is not None:
         headers["inference-header-content-length"] = str(body.header_length)

@@ -74,15 +74,15 @@ def test_a_letter_says_what_its_worker_wrote() -> None:
 
 @given(pairs, st.text(max_size=20), st.lists(st.text("ab,~", min_size=1, max_size=4), max_size=3))
 def test_what_workers_write_today_is_what_is_read(
-    original: tuple[tuple[str, bytes], ...], error: str, mates: list[str]
+    original: tuple[tuple[str, bytes], ...], error: str, batch_ids: list[str]
 ) -> None:
     died = Record("penstock.infer.m.4", 2, 9, 1.5, b"v", original)
-    marks = encode_evidence(DeadLetter(died, DeadReason.HUNG, error, "builtins.OSError", 9, 2, mates), "w7", "ab12")
+    marks = encode_evidence(DeadLetter(died, DeadReason.HUNG, error, "builtins.OSError", 9, 2, batch_ids), "w7", "ab12")
     found = letter(*original, *((name, text.encode(errors="replace")) for name, text in marks))
 
     assert found.original == original
     assert (found.reason, found.signal, found.attempts, found.worker) == ("hung", "SIGKILL", 2, "w7")
-    assert (found.batch_ids, found.source, found.version(NAMES)) == (tuple(mates), (2, 9), "4")
+    assert (found.batch_ids, found.source, found.version(NAMES)) == (tuple(batch_ids), (2, 9), "4")
 
 
 def test_a_sentence_where_a_reason_should_be_is_the_error() -> None:

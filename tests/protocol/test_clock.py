@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.runtime.clock import CERTAIN, DRIFT, TRIES, Clock, Reading
+from protocol.runtime.clock import CERTAIN, DRIFT, TRIES, Clock, ClockSample
 
 AHEAD = 1_700_000_000.0
 
@@ -84,7 +84,7 @@ async def test_the_error_is_never_above_half_of_the_shortest_round_trip(
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1e5))
 def test_of_two_readings_that_agree_the_more_certain_is_held(first: float, second: float, age: float) -> None:
-    held = Reading(0.0, AHEAD + first / 2, first)
+    held = ClockSample(0.0, AHEAD + first / 2, first)
     later = first + age
-    told = Reading(later, AHEAD + later + second / 2, later + second)
+    told = ClockSample(later, AHEAD + later + second / 2, later + second)
     assert told.better_than(held) is (told.error <= held.error + (told.at - held.at) * DRIFT)

@@ -181,8 +181,8 @@ def test_frames_of_such_maps_raise_only_the_codecs_error(
 ) -> None:
     names = {"v": 1, "model_name": "m", "model_version": "1"}
     for value in (head, head | {"inputs": [tensor]}, {"inputs": [tensor]}, names | {"outputs": [tensor]}, names | head):
-        request = frames.join(frames.pack(value), [Tensor("", "", (), tail)])
-        reply = frames.join(frames.pack(value), [Tensor("", "", (), tail)], frames.pack(timing))
+        request = frames.join_frame(frames.pack(value), [Tensor("", "", (), tail)])
+        reply = frames.join_frame(frames.pack(value), [Tensor("", "", (), tail)], frames.pack(timing))
         with contextlib.suppress(CodecError):
             decode(request, [])
         with contextlib.suppress(CodecError):
@@ -299,7 +299,7 @@ def test_unknown_headers_and_fields_are_ignored() -> None:
 
 def test_a_reply_of_an_unknown_version_is_refused() -> None:
     with pytest.raises(CodecError, match="wire version 9"):
-        codec.decode_reply(frames.join(msgpack.packb({"v": 9}), (), frames.pack([0] * 8 + ["", 1, 1, 1, ""])))
+        codec.decode_reply(frames.join_frame(msgpack.packb({"v": 9}), (), frames.pack([0] * 8 + ["", 1, 1, 1, ""])))
 
 
 def test_an_oversized_record_is_refused_before_it_is_parsed() -> None:

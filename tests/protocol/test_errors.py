@@ -48,7 +48,7 @@ def test_a_long_value_is_cut() -> None:
     ],
 )
 def test_a_wrong_size_is_told_with_the_names_of_model_and_request(error: SizeError, model: str, text: str) -> None:
-    assert error.told(model, "L") == text
+    assert error.full_text(model, "L") == text
     assert error.message in ("a, b", "a")
 
 

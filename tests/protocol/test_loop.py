@@ -11,11 +11,11 @@ import sys
 import pytest
 
 from protocol.runtime import loop
-from protocol.runtime.loop import QUICK, Asked, stop_signals, until
+from protocol.runtime.loop import QUICK, StopEvent, stop_signals, until
 
 
 async def test_work_is_done_or_left_when_a_signal_comes_first() -> None:
-    asked, left = Asked(), asyncio.Event()
+    asked, left = StopEvent(), asyncio.Event()
 
     async def work() -> None:
         try:
@@ -36,7 +36,7 @@ async def test_an_error_of_the_work_is_raised() -> None:
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        await until(Asked(), fail())
+        await until(StopEvent(), fail())
 
 
 @pytest.mark.parametrize(("number", "grace"), [(signal.SIGTERM, 30.0), (signal.SIGINT, QUICK)])

@@ -60,6 +60,22 @@ async def test_closing_ends_what_swallows_its_cancellation_and_what_starts_meanw
     assert len(tasks) == 0
 
 
+async def test_joining_waits_for_what_starts_meanwhile_and_cancels_nothing() -> None:
+    tasks, ended = BackgroundTasks("test"), []
+
+    async def work(more: int) -> None:
+        await asyncio.sleep(0)
+        if more:
+            tasks.spawn(work(more - 1))
+        ended.append(more)
+
+    tasks.spawn(work(2))
+    await tasks.join()
+
+    assert ended == [2, 1, 0]
+    assert len(tasks) == 0
+
+
 def test_a_request_is_too_late_from_its_deadline_on() -> None:
     assert not too_late(5.0, 4.9)
     assert too_late(5.0, 5.0)

@@ -30,7 +30,7 @@ def body(**fields: object) -> bytes:
 
 def refused(raw: bytes, header_length: int | None = None) -> str:
     with pytest.raises(FleetError) as caught:
-        v2.parse(raw, header_length)
+        v2.parse_body(raw, header_length)
     return caught.value.message
 
 
@@ -38,7 +38,7 @@ def refused(raw: bytes, header_length: int | None = None) -> str:
 def test_every_json_datatype_survives(tensor: Tensor) -> None:
     data = json.loads(orjson.dumps(v2.json_data(tensor), option=orjson.OPT_SERIALIZE_NUMPY))
 
-    parsed = v2.parse_json(body(name=tensor.name, shape=list(tensor.shape), datatype=tensor.datatype, data=data))
+    parsed = v2.parse_json_body(body(name=tensor.name, shape=list(tensor.shape), datatype=tensor.datatype, data=data))
 
     assert bytes(parsed.inputs[0].data) == bytes(tensor.data)
 
@@ -48,29 +48,29 @@ def test_fp32_survives_json_exactly(values: list[float]) -> None:
     tensor = from_array("A", np.array(values, dtype=np.float32))
     data = json.loads(orjson.dumps(v2.json_data(tensor), option=orjson.OPT_SERIALIZE_NUMPY))
 
-    assert bytes(v2.parse_json(body(shape=[len(values)], data=data)).inputs[0].data) == bytes(tensor.data)
+    assert bytes(v2.parse_json_body(body(shape=[len(values)], data=data)).inputs[0].data) == bytes(tensor.data)
 
 
 @given(tensors(), st.integers(0, 3))
 def test_a_binary_reply_is_a_binary_request_when_read_back(tensor: Tensor, version: int) -> None:
-    reply = v2.encode_reply("m", str(version), "7", {"k": 1}, [tensor], frozenset({tensor.name}))
+    reply = v2.encode_response("m", str(version), "7", {"k": 1}, [tensor], frozenset({tensor.name}))
     head = json.loads(bytes(reply.parts[0]))
     assert (head["id"], head["model_version"], head["parameters"]) == ("7", str(version), {"k": 1})
 
     request = orjson.dumps({"inputs": head["outputs"]}) + b"".join(bytes(part) for part in reply.parts[1:])
     header_length = len(request) - len(tensor.data)
 
-    assert v2.parse(request, header_length).inputs[0] == tensor
+    assert v2.parse_body(request, header_length).inputs[0] == tensor
 
 
 def test_nested_and_flat_data_are_the_same() -> None:
-    nested = v2.parse_json(body(shape=[2, 2], data=[[1, 2], [3, 4]]))
+    nested = v2.parse_json_body(body(shape=[2, 2], data=[[1, 2], [3, 4]]))
 
-    assert nested.inputs[0].data == v2.parse_json(body(shape=[2, 2], data=[1, 2, 3, 4])).inputs[0].data
+    assert nested.inputs[0].data == v2.parse_json_body(body(shape=[2, 2], data=[1, 2, 3, 4])).inputs[0].data
 
 
 def test_bytes_are_utf8_strings_in_json() -> None:
-    parsed = v2.parse_json(body(datatype="BYTES", data=["é", ""]))
+    parsed = v2.parse_json_body(body(datatype="BYTES", data=["é", ""]))
 
     assert parsed.inputs[0].array().tolist() == ["é".encode(), b""]
     assert v2.json_data(parsed.inputs[0]) == ["é", ""]
@@ -174,44 +174,44 @@ def test_a_wrong_field_is_refused_by_name(fields: dict[str, object], text: str) 
 @pytest.mark.parametrize("parameter", ["classification", "shared_memory_region"])
 def test_what_is_not_offered_says_so(parameter: str) -> None:
     with pytest.raises(Unsupported, match="not offered"):
-        v2.parse_json(with_root(outputs=[{"name": "S", "parameters": {parameter: 1}}]))
+        v2.parse_json_body(with_root(outputs=[{"name": "S", "parameters": {parameter: 1}}]))
 
 
 def test_which_outputs_are_binary() -> None:
     outputs = [{"name": "S", "parameters": {"binary_data": True}}, {"name": "T"}]
 
-    parsed = v2.parse_json(with_root(outputs=outputs, parameters={"binary_data_output": True, "k": "v"}))
+    parsed = v2.parse_json_body(with_root(outputs=outputs, parameters={"binary_data_output": True, "k": "v"}))
 
     assert [(output.name, output.binary) for output in parsed.outputs] == [("S", True), ("T", False)]
     assert (parsed.binary_default, parsed.parameters, parsed.output_names) == (True, {"k": "v"}, ("S", "T"))
 
 
 def test_no_inputs_are_for_the_model_to_judge() -> None:
-    assert v2.parse_json(b'{"inputs":[]}').inputs == ()
+    assert v2.parse_json_body(b'{"inputs":[]}').inputs == ()
 
 
 def test_null_is_no_id() -> None:
-    assert v2.parse_json(with_root(id=None)).id == ""
+    assert v2.parse_json_body(with_root(id=None)).id == ""
 
 
 def test_an_output_named_twice_comes_once_as_named_first() -> None:
     outputs = [{"name": "S", "parameters": {"binary_data": True}}, {"name": "T"}, {"name": "S"}]
 
-    assert v2.parse_json(with_root(outputs=outputs)).outputs == (RequestedOutput("S", True), RequestedOutput("T"))
+    assert v2.parse_json_body(with_root(outputs=outputs)).outputs == (RequestedOutput("S", True), RequestedOutput("T"))
 
 
 @pytest.mark.parametrize("name", ["sequence_start", "sequence_end"])
 @pytest.mark.parametrize(("value", "shown"), [(1, "1"), (0, "0"), ("true", "'true'"), (1.0, "1.0")])
 def test_the_ends_of_a_sequence_are_booleans(name: str, value: object, shown: str) -> None:
     assert f"parameter '{name}' must be a boolean, not {shown}" in refused(with_root(parameters={name: value}))
-    assert v2.parse_json(with_root(parameters={name: True})).parameters == {name: True}
+    assert v2.parse_json_body(with_root(parameters={name: True})).parameters == {name: True}
 
 
 @pytest.mark.parametrize(("value", "shown"), [(True, "true"), (-1, "-1"), (1.5, "1.5")])
 def test_a_sequence_is_named_by_a_number_or_text(value: object, shown: str) -> None:
     assert f"an unsigned integer or a string, not {shown}" in refused(with_root(parameters={"sequence_id": value}))
     for good in (0, 5, "five"):
-        v2.parse_json(with_root(parameters={"sequence_id": good}))
+        v2.parse_json_body(with_root(parameters={"sequence_id": good}))
 
 
 BINARY = {"name": "A", "shape": [2], "datatype": "INT32", "parameters": {"binary_data_size": 8}}
@@ -229,7 +229,7 @@ def test_wrong_sizes_name_the_model_and_the_request(size: int, tail: int, text: 
     head = json.dumps({"id": "L", "inputs": [BINARY | {"parameters": {"binary_data_size": size}}]}).encode()
 
     with pytest.raises(CodecError) as caught:
-        v2.parse(head + bytes(tail), len(head), model="m")
+        v2.parse_body(head + bytes(tail), len(head), model="m")
 
     assert caught.value.message == text
 
@@ -241,7 +241,7 @@ def test_errors_show_values_as_json_has_them(value: object, shown: str) -> None:
     head = json.dumps({"inputs": [BINARY | {"parameters": {"binary_data_size": value}}]}).encode()
 
     with pytest.raises(CodecError, match=re.escape(f"must be a non-negative integer, not {shown}")):
-        v2.parse(head, len(head))
+        v2.parse_body(head, len(head))
 
 
 def floats(datatype: str, *values: float) -> Tensor:
@@ -249,7 +249,7 @@ def floats(datatype: str, *values: float) -> Tensor:
 
 
 def test_nan_is_null_in_json() -> None:
-    (encoded,) = v2.encode_reply("null", "1", "null", {}, [floats("FP32", 0.5, float("nan"))], frozenset()).parts
+    (encoded,) = v2.encode_response("null", "1", "null", {}, [floats("FP32", 0.5, float("nan"))], frozenset()).parts
 
     assert json.loads(bytes(encoded))["outputs"][0]["data"] == [0.5, None]
 
@@ -260,21 +260,21 @@ def test_an_infinity_is_never_written_as_something_else(datatype: str, value: fl
     tensor = floats(datatype, 0.5, value)
 
     with pytest.raises(CodecError, match=r"output 'S' holds Infinity.*binary_data"):
-        v2.encode_reply("m", "1", "", {}, [tensor], frozenset())
+        v2.encode_response("m", "1", "", {}, [tensor], frozenset())
 
-    assert v2.encode_reply("m", "1", "", {}, [tensor, floats("FP32", float("nan"))], frozenset({"S"})).header_length
+    assert v2.encode_response("m", "1", "", {}, [tensor, floats("FP32", float("nan"))], frozenset({"S"})).header_length
 
 
 def test_outputs_without_a_json_form_are_refused() -> None:
     for tensor in (Tensor("S", "FP16", (1,), b"\0\0"), Tensor("S", "BYTES", (1,), b"\x01\0\0\0\xff")):
         with pytest.raises(CodecError, match="output 'S'"):
-            v2.encode_reply("m", "1", "", {}, [tensor], frozenset())
+            v2.encode_response("m", "1", "", {}, [tensor], frozenset())
 
 
 @given(st.binary(max_size=300), st.none() | st.integers(-5, 310))
 def test_random_bodies_raise_only_the_codecs_errors(raw: bytes, header_length: int | None) -> None:
     with contextlib.suppress(FleetError):
-        v2.parse(raw, header_length)
+        v2.parse_body(raw, header_length)
 
 
 KEYS = st.sampled_from(
@@ -295,12 +295,12 @@ def test_bodies_of_the_right_names_with_wrong_values_raise_only_the_codecs_error
     tensor = {"name": "A", "datatype": "FP32", "shape": [1], "data": [1]} | entry
     for candidate in (root, root | {"inputs": [tensor]}, {"inputs": [tensor]}):
         with contextlib.suppress(FleetError):
-            v2.parse(orjson.dumps(candidate), None)
+            v2.parse_body(orjson.dumps(candidate), None)
 
 
 def outcome(datatype: str, shape: list[int], data: object) -> bytes | str:
     try:
-        return bytes(v2.parse_json(body(shape=shape, datatype=datatype, data=data)).inputs[0].data)
+        return bytes(v2.parse_json_body(body(shape=shape, datatype=datatype, data=data)).inputs[0].data)
     except CodecError as error:
         return error.message
 
@@ -329,9 +329,9 @@ def test_more_strings_than_may_be_looked_at_are_not_looked_at() -> None:
     with walks() as seen:
         for raw, length in ((binary + bytes(12), len(binary)), (strings, None), (two, None)):
             with pytest.raises(ManyElements):
-                v2.parse(raw, length, 2)
+                v2.parse_body(raw, length, 2)
     assert seen == [2], "the first of two was within the limit"
-    assert v2.parse(strings, None, 3).inputs[0].shape == (3,)
+    assert v2.parse_body(strings, None, 3).inputs[0].shape == (3,)
 
 
 @pytest.mark.parametrize("deep", [2, 99])
@@ -339,7 +339,7 @@ def test_strings_beside_a_deep_list_are_looked_at_once(deep: int) -> None:
     nested: Any = "x"
     for _ in range(deep):
         nested = [nested]
-    parsed = v2.parse_json(body(datatype="BYTES", shape=[1001], data=["a"] * 1000 + [nested]))
+    parsed = v2.parse_json_body(body(datatype="BYTES", shape=[1001], data=["a"] * 1000 + [nested]))
     assert bytes(parsed.inputs[0].data).endswith(b"x")
     steps = 0
 

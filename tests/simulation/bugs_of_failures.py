@@ -6,23 +6,23 @@ from typing import Any
 
 from protocol.ports import OutRecord
 from tests.simulation.planting import bug
-from workers.failures.bisection import Inquiry, Sentence, _Part
-from workers.failures.hang_watch import Watch
-from workers.failures.isolation import Inquests
+from workers.failures.bisection import Bisection, Culprit, _Part
+from workers.failures.hang_watch import HangWatch
+from workers.failures.isolation import Isolation
 from workers.instances.job import InstanceDied
-from workers.intake.dead_letter_topic import DeadLetters
-from workers.intake.dead_letters import Burial
+from workers.intake.dead_letter_topic import DeadLetterTopic
+from workers.intake.dead_letters import DeadLetterQueue
 from workers.intake.offsets import OffsetTracker
 from workers.serving.pipeline import Pipeline
 from workers.statistics import FailureReason
 
 
-@bug("whoever killed its instance is told so and not buried", Burial, "bury", 3)
+@bug("a request that killed its instance is answered and is no dead letter", DeadLetterQueue, "dead_letter", 3)
 def _(right: Any) -> Any:
-    return lambda self, entry, letter, failure: self.answering.refuse(entry, failure, FailureReason.BACKEND)
+    return lambda self, entry, letter, failure: self._refuse(entry, failure, FailureReason.BACKEND)
 
 
-@bug("a letter has not the headers of its record", DeadLetters, "_record")
+@bug("a letter has not the headers of its record", DeadLetterTopic, "_record")
 def _(right: Any) -> Any:
     def record(self: Any, letter: Any) -> OutRecord:
         made = right(self, letter)
@@ -31,42 +31,42 @@ def _(right: Any) -> Any:
     return record
 
 
-@bug("the first of a batch is blamed for the death of its instance", Inquiry, "_judge", 3)
+@bug("the first of a batch is blamed for the death of its instance", Bisection, "_blame", 3)
 def _(right: Any) -> Any:
     def judge(self: Any, items: Any, cause: Any) -> Any:
         if cause.deadly and len(items) > 1:
             self._parts.append(_Part(tuple(items[1:])))
-            return [Sentence(items[0], cause, 1, buried=True)]
+            return [Culprit(items[0], cause, 1, dead_letter=True)]
         return right(self, items, cause)
 
     return judge
 
 
-@bug("a death takes the whole batch with it", Inquests, "failed", 3)
+@bug("a death takes the whole batch with it", Isolation, "on_failure", 3)
 def _(right: Any) -> Any:
     def failed(self: Any, job: Any, error: BaseException) -> Any:
-        whole = isinstance(error, InstanceDied) and not hasattr(job, "inquest")
+        whole = isinstance(error, InstanceDied) and not hasattr(job, "whole")
         return error if whole else right(self, job, error)
 
     return failed
 
 
-@bug("one death is enough to be buried", Inquiry, "deaths_of", 35)
+@bug("one death makes a dead letter", Bisection, "deaths_of", 35)
 def _(right: Any) -> Any:
     return lambda self, item: right(self, item) + 2
 
 
-@bug("what hangs is never killed", Watch, "check", 3)
+@bug("what hangs is never killed", HangWatch, "check", 3)
 def _(right: Any) -> Any:
     return lambda self, now: None
 
 
-@bug("what was begun too often runs again", Pipeline, "_bury_exhausted", 6)
+@bug("what was begun too often runs again", Pipeline, "_dead_letter_exhausted", 6)
 def _(right: Any) -> Any:
     return lambda self, job: None
 
 
-@bug("nobody is told of records deleted unread", DeadLetters, "note_loss", 64)
+@bug("nobody is told of records deleted unread", DeadLetterTopic, "note_loss", 64)
 def _(right: Any) -> Any:
     async def note_loss(self: Any, *arguments: Any) -> None:
         return None

@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 from protocol.errors import Unavailable
-from protocol.ports import Outcome
+from protocol.ports import FinishOutcome
 from tests.simulation.planting import bug
 from workers.batching.dynamic import DynamicBatcher
 from workers.batching.types import Item
@@ -16,10 +16,10 @@ from workers.instances.executor import ThreadExecutor
 from workers.intake.cancellations import Cancellations
 from workers.intake.commits import Commits
 from workers.intake.consumer import Intake
-from workers.intake.dead_letter_topic import DeadLetters
-from workers.intake.dead_letters import Burial
+from workers.intake.dead_letter_topic import DeadLetterTopic
+from workers.intake.dead_letters import DeadLetterQueue
 from workers.intake.offsets import OffsetTracker
-from workers.results.writer import Emission
+from workers.results.writer import ResultWriter
 from workers.retry import Retry
 from workers.serving.pipeline import Pipeline
 from workers.serving.runner import Runner
@@ -80,12 +80,12 @@ def _(right: Any) -> Any:
         try:
             return await make()
         except Unavailable:
-            return [Outcome.WRITTEN] * 512
+            return [FinishOutcome.WRITTEN] * 512
 
     return call
 
 
-@bug("an answer that could not be written is forgotten", Emission, "_send", 1)
+@bug("an answer that could not be written is forgotten", ResultWriter, "_send", 1)
 def _(right: Any) -> Any:
     async def send(self: Any, answers: Any, entries: Any) -> None:
         try:
@@ -98,7 +98,7 @@ def _(right: Any) -> Any:
     return send
 
 
-@bug("answers are swapped within a batch", Emission, "put")
+@bug("answers are swapped within a batch", ResultWriter, "put")
 def _(right: Any) -> Any:
     def put(self: Any, answers: Any, entries: Any) -> None:
         if len(answers) > 1:
@@ -180,17 +180,17 @@ def _(right: Any) -> Any:
     return flush
 
 
-@bug("records that cannot be read are dropped, not buried", DeadLetters, "bury", 1)
+@bug("undecodable records are dropped, and are no dead letters", DeadLetterTopic, "publish", 1)
 def _(right: Any) -> Any:
-    async def bury(self: Any, *arguments: Any, **options: Any) -> None:
+    async def publish(self: Any, *arguments: Any, **options: Any) -> None:
         return None
 
-    return bury
+    return publish
 
 
-@bug("a record that cannot be read stops its partition", Burial, "unreadable")
+@bug("a record that cannot be read stops its partition", DeadLetterQueue, "undecodable")
 def _(right: Any) -> Any:
-    return lambda self, hopeless, fetched: None
+    return lambda self, records, fetched: None
 
 
 @bug("a full worker no longer wakes up", Runner, "room", 1)
@@ -203,12 +203,12 @@ def _(right: Any) -> Any:
     return room
 
 
-@bug("a batch that fails takes its innocent requests with it", Pipeline, "_troubled", 3)
+@bug("a batch that fails takes its innocent requests with it", Pipeline, "_on_failure", 3)
 def _(right: Any) -> Any:
-    def troubled(self: Any, job: Any, error: BaseException) -> None:
-        self._emit(job, *self._conclusions.encode(job, self._conclusions.failures(job, error)))
+    def on_failure(self: Any, job: Any, error: BaseException) -> None:
+        self._emit(job, *self._outcomes.encode_job(job, self._outcomes.fail_job(job, error)))
 
-    return troubled
+    return on_failure
 
 
 @bug("the batcher forgets one of two that came together", DynamicBatcher, "add")

@@ -85,9 +85,9 @@ class SimBus:
                 found.waiting.append((self._process, waiter))
                 await waiter
 
-    async def read(self, topic: str, partition: int, offset: int) -> Record | None:
+    async def read_record(self, topic: str, partition: int, offset: int) -> Record | None:
         found = self._server.topic(topic)
-        return await self._network.call("kafka", lambda: found.logs[partition].read(offset))
+        return await self._network.call("kafka", lambda: found.logs[partition].record_at(offset))
 
     async def committed(self, topic: str, group: str) -> Mapping[int, int]:
         def told() -> dict[int, int]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from protocol.codec import decode_reply
 from protocol.errors import Code
-from protocol.ports import Answer, Cancel, Claim, Outcome, Record
+from protocol.ports import Cancel, Claim, FinishOutcome, Record, Terminal
 from tests.simulation.kafka import Topic
 from tests.simulation.letters import Letters, name_of
 from tests.simulation.loop import Process, VirtualLoop
@@ -52,7 +52,7 @@ class History:
         self.losses = 0
         self.tails_lost = 0
         self.events: list[str] = []
-        self._ended: dict[str, Answer] = {}
+        self._ended: dict[str, Terminal] = {}
         self._cancels: dict[str, list[tuple[Process, float, float]]] = {}
         self._digest = hashlib.sha256()
 
@@ -73,12 +73,12 @@ class History:
 
     # --- the store ---
 
-    def finished(self, answer: Answer, outcome: Outcome) -> None:
+    def finished(self, answer: Terminal, outcome: FinishOutcome) -> None:
         name = answer.ref
         self.note("finish", name, outcome.name, answer.retriable, len(answer.payload))
         self._judge_cancelled(answer)
         self.settled.add(name)
-        if outcome is Outcome.WRITTEN:
+        if outcome is FinishOutcome.WRITTEN:
             if name in self._ended:
                 self.broken("I2", f"{name} has a second terminal")
             self._ended[name] = answer
@@ -86,7 +86,7 @@ class History:
             if not answer.retriable:
                 self.letters.answered(name)
 
-    def _judge_cancelled(self, answer: Answer) -> None:
+    def _judge_cancelled(self, answer: Terminal) -> None:
         """A worker cancels only runs that some cancellation means. A gateway writes no stamp: it tells the workers afterwards."""
         if not answer.retriable or not answer.accepted:
             return

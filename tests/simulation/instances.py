@@ -14,8 +14,8 @@ from protocol.model_config.pbtxt import parse
 from protocol.tensors import Array
 from workers.backends.base import Outcome
 from workers.backends.tensor_instance import TensorInstance
-from workers.instances.executor import Completions, ThreadExecutor
-from workers.instances.job import InstanceDied, Job
+from workers.instances.executor import ThreadExecutor
+from workers.instances.job import Completed, InstanceDied, Job
 from workers.repository.completion import complete
 from workers.repository.version import ModelVersion
 
@@ -117,7 +117,7 @@ class SimThread(ThreadExecutor):
         self._clock = worker.clock
         self._instance = SimInstance(CONFIG)
         self._keep = lambda raw: raw
-        self._completions: Completions | None = None
+        self._completed: Completed | None = None
         self._jobs: collections.deque[Job] = collections.deque()
         self._running = False
 
@@ -148,8 +148,8 @@ class SimThread(ThreadExecutor):
             job.compute_end = self._clock()
         if self.journal_slot is not None:
             self.journal_slot.note(b"")
-        assert self._completions is not None
-        self._completions.push(job)
+        assert self._completed is not None
+        self._completed.push(job)
         self._next()
 
     async def close(self) -> None:
@@ -169,14 +169,14 @@ class SimChild:
         self._worker = worker
         self._clock = worker.clock
         self._instance = SimInstance(CONFIG)
-        self._completions: Completions | None = None
+        self._completed: Completed | None = None
         self._jobs: collections.deque[Job] = collections.deque()
         self._job: Job | None = None
         self._ending: asyncio.TimerHandle | None = None
         self._up = True
 
-    def deliver_to(self, completions: Completions) -> None:
-        self._completions = completions
+    def deliver_to(self, completed: Completed) -> None:
+        self._completed = completed
 
     def prepare(self, requests: Sequence[InferRequest]) -> Any:
         return self._instance.prepare(requests)
@@ -224,8 +224,8 @@ class SimChild:
         self._next()
 
     def _push(self, job: Job) -> None:
-        assert self._completions is not None
-        self._completions.push(job)
+        assert self._completed is not None
+        self._completed.push(job)
 
     @property
     def busy(self) -> bool:

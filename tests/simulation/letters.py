@@ -38,13 +38,13 @@ class Letters:
         self.unread: list[Record] = []
         self._broken = broken
         self._records: dict[Place, list[Record]] = {}
-        self._buried: set[Place] = set()
+        self._given_up: set[Place] = set()
         self._names: set[str] = set()
         self._lost: list[tuple[str, int, range]] = []
 
     def has(self, record: Record) -> bool:
         """Whether this record has a letter."""
-        return place_of(record) in self._buried
+        return place_of(record) in self._given_up
 
     def appended(self, records: Sequence[Record]) -> None:
         """The log has taken these."""
@@ -74,7 +74,7 @@ class Letters:
         """How many workers and children died with the request under way.
 
         As docs/guarantees.md says of I7, a worker counts, too, that lost the partition to another one while its batch ran; only
-        where somebody died, and never the one that buries.
+        where somebody died, and never the worker that gives it up.
         """
         begun = self.begun.get(name, set())
         died = sum(runner.rpartition("/")[2] in self.died for runner in begun)
@@ -89,7 +89,7 @@ class Letters:
     def _judge(self, letter: Record, reason: str) -> None:
         fields = dict(letter.headers)
         place = (fields["dead-topic"].decode(), int(fields["dead-partition"]), int(fields["dead-offset"]))
-        self._buried.add(place)
+        self._given_up.add(place)
         original = next((record for record in self._records.get(place, ()) if _is_copy(letter, record)), None)
         if original is None:
             self._broken("I7", f"the letter of {place} is not its record, byte for byte")
@@ -98,10 +98,10 @@ class Letters:
         self._names.add(name)
         if reason == "undecodable":
             if original.value not in self.garbage:
-                self._broken("I8", f"{name} is a request, and buried as undecodable")
+                self._broken("I8", f"{name} is a request, and a dead letter as undecodable")
         elif name not in self.poison:
             if self.deaths_of(name) < MAX_ATTEMPTS:
-                self._broken("I8", f"{name} is buried ({reason}) after {self.deaths_of(name)} deaths")
+                self._broken("I8", f"{name} is a dead letter ({reason}) after {self.deaths_of(name)} deaths")
             self.given_up.add(name)
 
 

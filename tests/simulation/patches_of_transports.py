@@ -57,7 +57,7 @@ patch(
 patch(
     "what failed with a full disk is written after all", "a reset forgotten", "protocol/transport/embedded/sqlite_journal.py",
     ("            group += self._waiting\n            self._waiting = []", "            group += self._waiting"),
-    finders=("tests/transport/test_journal.py::test_a_full_disk_fails_the_group_and_all_that_waits_and_passes",),
+    finders=("tests/transport/test_sqlite_journal.py::test_a_full_disk_fails_the_group_and_all_that_waits_and_passes",),
 )  # fmt: skip
 patch(
     "a group that is done with everything begins anew", "a comparison wrong at its bound", "protocol/transport/kafka/positions.py",
@@ -71,5 +71,5 @@ patch(
         "        for operation in group:\n            self._apply(operation)",
         "        for operation in reversed(group):\n            self._apply(operation)",
     ),
-    finders=("tests/transport/test_journal.py::test_what_was_submitted_is_there_after_a_restart_in_order",),
+    finders=("tests/transport/test_sqlite_journal.py::test_what_was_submitted_is_there_after_a_restart_in_order",),
 )  # fmt: skip

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from tests.simulation.patches import patch
 
-_REMEDIES = "tests/workers/test_remedies_at_bounds.py"
+_BISECTION = "tests/workers/test_bisection_at_bounds.py"
 _COMMITS = "tests/workers/test_commits_at_bounds.py"
 
 patch(
     "only half of the records that come again are looked up", "half of a slice", "workers/intake/consumer.py",
     (
-        "suspects = [entry for entry in entries if entry.needs_attempt]\n        refs",
-        "suspects = [entry for entry in entries if entry.needs_attempt][: max(1, len(entries) // 2)]\n        refs",
+        "unsure = [entry for entry in entries if entry.needs_attempt]\n        refs",
+        "unsure = [entry for entry in entries if entry.needs_attempt][: max(1, len(entries) // 2)]\n        refs",
     ),
     finders=("tests/workers/test_redelivered.py::test_whatever_was_begun_before_runs_alone_the_last_of_a_slice_too",),
     at_first=False,
@@ -33,7 +33,7 @@ patch(
 )  # fmt: skip
 patch(
     "the newest cancellations are forgotten, not the oldest", "the wrong end", "workers/intake/cancellations.py",
-    ("told.popitem(last=False)", "told.popitem(last=True)"),
+    ("until.popitem(last=False)", "until.popitem(last=True)"),
     finders=("tests/workers/test_cancellations.py::test_memory_is_bounded_by_number_and_age",),
 )  # fmt: skip
 patch(
@@ -47,19 +47,19 @@ patch(
     finders=("tests/workers/test_statistics.py::test_latency_is_per_shape_class_and_power_of_two",),
 )  # fmt: skip
 patch(
-    "innocents of long ago still count against a flood", "a count that only grows", "workers/failures/limits.py",
+    "innocents of long ago still keep the breaker closed", "a count that only grows", "workers/failures/limits.py",
     ("            self._innocent -= innocent\n", ""),
-    finders=("tests/workers/test_remedies.py::test_a_flood_is_counted_over_its_window",),
+    finders=("tests/workers/test_limits.py::test_the_breaker_counts_over_its_window",),
 )  # fmt: skip
 patch(
     "a second shortage of memory raises the cap", "the wrong one of two", "workers/failures/limits.py",
     ("cap = min(cap, known.rows)", "cap = max(cap, known.rows)"),
-    finders=("tests/workers/test_remedies.py::test_a_batch_that_ran_out_of_memory_halves_the_cap_of_its_shape_only",),
+    finders=("tests/workers/test_limits.py::test_a_batch_that_ran_out_of_memory_halves_the_cap_of_its_shape_only",),
 )  # fmt: skip
 patch(
     "a part is never filled to its cap", "a comparison wrong at its bound", "workers/failures/limits.py",
     ("rows + item.rows > cap", "rows + item.rows >= cap"),
-    finders=(f"{_REMEDIES}::test_a_part_is_filled_to_its_cap",), at_first=False,
+    finders=(f"{_BISECTION}::test_a_part_is_filled_to_its_cap",), at_first=False,
 )  # fmt: skip
 patch(
     "the rest of a part that ran out of memory is lost", "half of a batch dropped", "workers/failures/bisection.py",
@@ -67,12 +67,12 @@ patch(
         "            if rest:\n                self._parts.appendleft(_Part(rest))\n            return self._halve(items)",
         "            return self._halve(items)",
     ),
-    finders=(f"{_REMEDIES}::test_nobody_is_lost_whatever_the_failures_are_one_after_the_other",), at_first=False,
+    finders=(f"{_BISECTION}::test_nobody_is_lost_whatever_the_failures_are_one_after_the_other",), at_first=False,
 )  # fmt: skip
 patch(
-    "who waits behind a part is not told that all was given up", "half of a batch dropped", "workers/failures/bisection.py",
+    "what waits behind a part is left out when all is given up", "half of a batch dropped", "workers/failures/bisection.py",
     ("for item in (*part.items, *part.rest)]", "for item in part.items]"),
-    finders=("tests/workers/test_verdicts.py::test_giving_up_tells_everybody_who_has_no_end",),
+    finders=("tests/workers/test_bisection.py::test_giving_up_returns_everybody_who_is_neither_answered_nor_blamed",),
 )  # fmt: skip
 patch(
     "repetitions that stay are no longer counted, and those that go are", "a condition inverted", "workers/serving/runner.py",
@@ -85,7 +85,7 @@ patch(
 )  # fmt: skip
 patch(
     "a repetition that comes to its turn waits for the next record", "a missed wake-up", "workers/serving/runner.py",
-    ("        if succeeded:\n            self.turn()\n", ""),
+    ("        if promoted:\n            self.turn()\n", ""),
     finders=("tests/workers/test_runner.py::test_the_same_request_twice_is_run_once",),
 )  # fmt: skip
 patch(
@@ -105,7 +105,7 @@ patch(
 )  # fmt: skip
 patch(
     "rows that run again count twice", "a count that only grows", "workers/failures/isolation.py",
-    ("            self.rows -= inquest.part.batch.rows\n", ""),
+    ("            self.rows -= whole.part.batch.rows\n", ""),
     finders=("tests/workers/test_poison.py::test_out_of_memory_blames_nobody_and_makes_the_batches_of_that_shape_smaller",),
 )  # fmt: skip
 patch(

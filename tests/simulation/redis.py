@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from protocol.codec import micros
 from protocol.errors import Unavailable
 from protocol.messages import Heartbeat
-from protocol.ports import Answer, Cancel, Claim, Claimed, ClaimState, Outcome, Place, RequestState, Wake
+from protocol.ports import Cancel, Claim, Claimed, ClaimState, FinishOutcome, Place, RequestState, Terminal, Wake
 from protocol.transport.embedded.fence import Fences
 from tests.simulation.loop import Process, VirtualLoop
 from tests.simulation.weather import EPOCH, Network, Weather
@@ -42,7 +42,7 @@ class Redis:
         self.fences = Fences()
         self.heartbeats: dict[str, Heartbeat] = {}
         self.subscriptions: dict[str, list[Subscription]] = {}
-        self.on_finish: Callable[[Answer, Outcome], None] = lambda *_: None
+        self.on_finish: Callable[[Terminal, FinishOutcome], None] = lambda *_: None
         self.on_fresh: Callable[[Claim], None] = lambda *_: None
         self.on_start: Callable[[Sequence[str], str], None] = lambda *_: None
         self.on_loss: Callable[[bool], None] = lambda partly: None
@@ -83,7 +83,7 @@ class Redis:
 
     # --- commands ---
 
-    def finish(self, answers: Sequence[Answer]) -> list[Outcome]:
+    def finish(self, answers: Sequence[Terminal]) -> list[FinishOutcome]:
         self.writable()
         outcomes, wakes = self.fences.finish(answers, self.now(), self._result_ttl)
         for answer, outcome in zip(answers, outcomes, strict=True):
@@ -160,7 +160,7 @@ class SimStore:
     async def now(self) -> float:
         return await self._call(self._server.now)
 
-    async def finish(self, answers: Sequence[Answer]) -> list[Outcome]:
+    async def finish(self, answers: Sequence[Terminal]) -> list[FinishOutcome]:
         return await self._call(lambda: self._server.finish(answers))
 
     async def claim(self, claim: Claim) -> Claimed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-COUNT = 3000
+COUNT = 1500
 
 
 def seeds() -> range:

@@ -30,7 +30,7 @@ from tests.simulation.weather import Network, Weather
 REST: Final = 6 * SESSION + 20.0
 """Virtual seconds after the last fault in which all calls without a deadline must be answered and the lag must be zero."""
 LEFT_ALONE: Final = 25.0
-"""More of them for each request that kills or hangs its instance, again and again until it is buried."""
+"""More of them for each request that kills or hangs its instance, again and again until it is a dead letter."""
 PROBES: Final = 4
 
 

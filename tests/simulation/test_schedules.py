@@ -1,4 +1,4 @@
-"""Thousands of schedules of faults against the real gateway and worker code: no promise may break.
+"""More than a thousand schedules of faults against the real gateway and worker code: no promise may break.
 
 A seed that fails is replayed by `python -m tests.simulation --seed N`, which prints everything that happened, or here by
 `PENSTOCK_SIMULATION_SEED=N`.
@@ -18,7 +18,7 @@ from tests.simulation.simulate import simulate
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_no_schedule_breaks_a_promise() -> None:
     chosen = seeds()
     reports = list(run(chosen, 1 if len(chosen) == 1 else os.cpu_count() or 1))

@@ -45,7 +45,7 @@ class BusContract(MembersContract):
         topic = site.topic("stamped")
         await bus.ensure_topic(topic, 1)
         published = await bus.publish(topic, numbered(1))
-        record = await bus.read(topic, published.partition, published.offset)
+        record = await bus.read_record(topic, published.partition, published.offset)
         assert record is not None
         assert record.timestamp == pytest.approx(time.time(), abs=30)
         assert published.timestamp == pytest.approx(record.timestamp, abs=0.002)
@@ -272,7 +272,7 @@ class BusContract(MembersContract):
         topic = site.topic("read")
         await bus.ensure_topic(topic, 2)
         published = await bus.publish(topic, [OutRecord(b"%d" % n, [("id", b"%d" % n)]) for n in range(5)], partition=1)
-        record = await (await site.connect()).read(topic, 1, published.offset + 3)
+        record = await (await site.connect()).read_record(topic, 1, published.offset + 3)
         assert record is not None
         assert (record.offset, bytes(record.value), list(record.headers)) == (
             published.offset + 3,
@@ -297,7 +297,7 @@ class BusContract(MembersContract):
         topic = site.topic("gone")
         await bus.ensure_topic(topic, 1)
         await bus.publish(topic, numbered(2))
-        assert await bus.read(topic, 0, 2) is None
-        assert await bus.read(topic, 0, 1_000_000) is None
-        assert await bus.read(topic, 7, 0) is None
-        assert await bus.read(site.topic("never"), 0, 0) is None
+        assert await bus.read_record(topic, 0, 2) is None
+        assert await bus.read_record(topic, 0, 1_000_000) is None
+        assert await bus.read_record(topic, 7, 0) is None
+        assert await bus.read_record(site.topic("never"), 0, 0) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 
-from protocol.ports import NOWHERE, Answer, Claimed, ClaimState, Outcome, RequestState, Wake
+from protocol.ports import NOWHERE, Claimed, ClaimState, FinishOutcome, RequestState, Terminal, Wake
 from tests.transport.results_site import ALREADY, NOT_TEXT, WRITTEN, ResultsSuite, Site, Store, new_claim, new_ref
 
 
@@ -18,7 +18,7 @@ class ClaimsContract(ResultsSuite):
         await one.store.confirm(ref, published=True)
         assert (await two.store.claim(new_claim(ref, two.channel))).state is ClaimState.ATTACHED
         worker = await site.connect()
-        assert await worker.finish([Answer(ref, b"r", one.channel)]) == [WRITTEN]
+        assert await worker.finish([Terminal(ref, b"r", one.channel)]) == [WRITTEN]
         await site.until(lambda: bool(one.wakes) and bool(two.wakes))
         assert one.wakes == [Wake(ref, b"r")]
         assert two.wakes == [Wake(ref, b"r")]
@@ -27,7 +27,7 @@ class ClaimsContract(ResultsSuite):
         one, two, ref = await self.gateway(site, "g1"), await self.gateway(site, "g2"), new_ref()
         await one.store.claim(new_claim(ref, one.channel))
         await one.store.confirm(ref, published=True)
-        await one.store.finish([Answer(ref, NOT_TEXT, one.channel)])
+        await one.store.finish([Terminal(ref, NOT_TEXT, one.channel)])
         claimed = await two.store.claim(new_claim(ref, two.channel))
         assert (claimed.state, claimed.payload) == (ClaimState.DONE, NOT_TEXT)
 
@@ -40,7 +40,7 @@ class ClaimsContract(ResultsSuite):
         assert (await store.claim(wrong)).state is ClaimState.MISMATCH
         await store.start([ref], "w1", 60.0)
         assert (await store.claim(wrong)).state is ClaimState.MISMATCH
-        await store.finish([Answer(ref, b"r", retriable=True)])
+        await store.finish([Terminal(ref, b"r", retriable=True)])
         assert (await store.claim(wrong)).state is ClaimState.MISMATCH
         assert (await self.state(store, ref)).payload == b"r"
 
@@ -48,10 +48,10 @@ class ClaimsContract(ResultsSuite):
         one, two, ref = await self.gateway(site, "g1"), await self.gateway(site, "g2"), new_ref()
         await one.store.claim(new_claim(ref, one.channel))
         await two.store.claim(new_claim(ref, two.channel, fingerprint="f2"))
-        await store.finish([Answer(ref, b"r")])
+        await store.finish([Terminal(ref, b"r")])
         await site.until(lambda: bool(one.wakes))
         marker = new_ref()
-        await store.finish([Answer(marker, b"m", two.channel)])
+        await store.finish([Terminal(marker, b"m", two.channel)])
         await site.until(lambda: bool(two.wakes))
         assert two.wakes == [Wake(marker, b"m")]
 
@@ -68,7 +68,7 @@ class ClaimsContract(ResultsSuite):
         assert not await taken_over()
         await site.until_true(taken_over)
         assert not await taken_over()
-        await two.store.finish([Answer(ref, b"r", two.channel)])
+        await two.store.finish([Terminal(ref, b"r", two.channel)])
         await site.until(lambda: bool(one.wakes) and bool(two.wakes))
         assert (one.wakes, two.wakes) == ([Wake(ref, b"r")], [Wake(ref, b"r")])
 
@@ -148,13 +148,13 @@ class ClaimsContract(ResultsSuite):
         assert await taken_over()
         await store.confirm(ref, True, new)
         assert await store.claim(lost) == Claimed(ClaimState.ATTACHED, None, True, new)
-        await store.finish([Answer(ref, b"r")])
+        await store.finish([Terminal(ref, b"r")])
         assert await store.claim(dataclasses.replace(lost, lost=new)) == Claimed(ClaimState.DONE, b"r")
 
     async def test_confirming_what_is_over_or_unknown_changes_nothing(self, store: Store) -> None:
         ref, unknown = new_ref(), new_ref()
         await store.claim(new_claim(ref))
-        await store.finish([Answer(ref, b"r")])
+        await store.finish([Terminal(ref, b"r")])
         for published in (True, False):
             await store.confirm(ref, published=published)
             await store.confirm(unknown, published=published)
@@ -166,12 +166,12 @@ class ClaimsContract(ResultsSuite):
         one, two, ref = await self.gateway(site, "g1"), await self.gateway(site, "g2"), new_ref()
         await one.store.claim(new_claim(ref, one.channel))
         await one.store.start([ref], "w1", 60.0)
-        await one.store.finish([Answer(ref, b"cancelled", one.channel, retriable=True)])
+        await one.store.finish([Terminal(ref, b"cancelled", one.channel, retriable=True)])
         await site.until(lambda: one.wakes == [Wake(ref, b"cancelled")])
         assert (await two.store.claim(new_claim(ref, two.channel, accepted=5.0))).state is ClaimState.FRESH
         assert await self.state(two.store, ref) == RequestState("queued", None, "m", "3", 5.0)
         assert (await one.store.claim(new_claim(ref, one.channel))).state is ClaimState.ATTACHED
-        assert await two.store.finish([Answer(ref, b"result", two.channel)]) == [WRITTEN]
+        assert await two.store.finish([Terminal(ref, b"result", two.channel)]) == [WRITTEN]
         await site.until(lambda: len(one.wakes) == 2 and len(two.wakes) == 1)
         assert (one.wakes[1], two.wakes[0]) == (Wake(ref, b"result"), Wake(ref, b"result"))
         assert (await two.store.claim(new_claim(ref))).state is ClaimState.DONE
@@ -180,10 +180,10 @@ class ClaimsContract(ResultsSuite):
         gateway, ref = await self.gateway(site, "g1"), new_ref()
         store = gateway.store
         await store.claim(new_claim(ref, gateway.channel, accepted=5.0))
-        old = Answer(ref, b"cancelled", gateway.channel, retriable=True, accepted=5.0)
+        old = Terminal(ref, b"cancelled", gateway.channel, retriable=True, accepted=5.0)
         assert await store.finish([old]) == [WRITTEN]
         assert (await store.claim(new_claim(ref, gateway.channel, accepted=6.0))).state is ClaimState.FRESH
-        assert await store.finish([old]) == [Outcome.OLDER_ATTEMPT]
+        assert await store.finish([old]) == [FinishOutcome.OLDER_ATTEMPT]
         assert (await self.state(store, ref)).state == "queued"
         result = dataclasses.replace(old, payload=b"result", retriable=False)
         assert await store.finish([result]) == [WRITTEN], "the answer of the same body is as good from the older record"
@@ -192,7 +192,7 @@ class ClaimsContract(ResultsSuite):
     async def test_a_final_failure_is_not_run_again(self, store: Store) -> None:
         ref = new_ref()
         await store.claim(new_claim(ref))
-        await store.finish([Answer(ref, b"model failed")])
+        await store.finish([Terminal(ref, b"model failed")])
         claimed = await store.claim(new_claim(ref))
         assert (claimed.state, claimed.payload) == (ClaimState.DONE, b"model failed")
 
@@ -205,7 +205,7 @@ class ClaimsContract(ResultsSuite):
         await gateways[0].store.confirm(ref, published=True)
         assert await store.start([ref], "w2", 60.0) == [2]
         assert (await gateways[2].store.claim(new_claim(ref, gateways[2].channel))).state is ClaimState.ATTACHED
-        assert await store.finish([Answer(ref, b"r", gateways[0].channel)]) == [WRITTEN]
+        assert await store.finish([Terminal(ref, b"r", gateways[0].channel)]) == [WRITTEN]
         await site.until(lambda: all(gateway.wakes for gateway in gateways))
         assert [gateway.wakes for gateway in gateways] == [[Wake(ref, b"r")]] * 3
 
@@ -213,16 +213,16 @@ class ClaimsContract(ResultsSuite):
         gateway, ref, marker = await self.gateway(site), new_ref(), new_ref()
         for _ in range(3):
             await gateway.store.claim(new_claim(ref, gateway.channel))
-        await gateway.store.finish([Answer(ref, b"r", gateway.channel)])
-        await gateway.store.finish([Answer(marker, b"m", gateway.channel)])
+        await gateway.store.finish([Terminal(ref, b"r", gateway.channel)])
+        await gateway.store.finish([Terminal(marker, b"m", gateway.channel)])
         await site.until(lambda: gateway.woken(marker) == 1)
         assert gateway.wakes == [Wake(ref, b"r"), Wake(marker, b"m")]
 
     async def test_a_refused_write_wakes_everybody_in_the_stream(self, site: Site, store: Store) -> None:
         gateway, ref = await self.gateway(site), new_ref()
         await gateway.store.claim(new_claim(ref, gateway.channel))
-        await store.finish([Answer(ref, b"r")])
+        await store.finish([Terminal(ref, b"r")])
         await site.until(lambda: len(gateway.wakes) == 1)
-        assert await store.finish([Answer(ref, b"late")]) == [ALREADY]
+        assert await store.finish([Terminal(ref, b"late")]) == [ALREADY]
         await site.until(lambda: len(gateway.wakes) == 2)
         assert gateway.wakes == [Wake(ref, b"r"), Wake(ref, None)]

@@ -10,7 +10,7 @@ import pytest
 
 from protocol.codec import decode_request, encode_request
 from protocol.messages import Heartbeat, InferRequest, ModelLoad, ModelState
-from protocol.ports import Answer, Cancel, ClaimState, RequestState, Wake
+from protocol.ports import Cancel, ClaimState, RequestState, Terminal, Wake
 from tests.transport.contract_claims import ClaimsContract
 from tests.transport.results_site import (
     ALREADY,
@@ -35,21 +35,21 @@ class ResultsContract(ClaimsContract):
 
     async def test_the_first_terminal_wins(self, site: Site, store: Store) -> None:
         ref, other = new_ref(), await site.connect()
-        assert await store.finish([Answer(ref, b"first")]) == [WRITTEN]
-        assert await other.finish([Answer(ref, b"second")]) == [ALREADY]
-        assert await store.finish([Answer(ref, b"third", retriable=True)]) == [ALREADY]
+        assert await store.finish([Terminal(ref, b"first")]) == [WRITTEN]
+        assert await other.finish([Terminal(ref, b"second")]) == [ALREADY]
+        assert await store.finish([Terminal(ref, b"third", retriable=True)]) == [ALREADY]
         assert await self.state(other, ref) == RequestState("done", b"first")
 
     async def test_each_answer_of_a_batch_has_its_own_outcome(self, store: Store) -> None:
         old, new, twice = new_ref(), new_ref(), new_ref()
-        await store.finish([Answer(old, b"old")])
-        batch = [Answer(new, b"new"), Answer(old, b"late"), Answer(twice, b"one"), Answer(twice, b"two")]
+        await store.finish([Terminal(old, b"old")])
+        batch = [Terminal(new, b"new"), Terminal(old, b"late"), Terminal(twice, b"one"), Terminal(twice, b"two")]
         assert await store.finish(batch) == [WRITTEN, ALREADY, WRITTEN, ALREADY]
         assert [state and state.payload for state in await store.look([new, old, twice])] == [b"new", b"old", b"one"]
 
     async def test_racing_writers_agree_on_one_terminal(self, site: Site) -> None:
         stores, ref = [await site.connect() for _ in range(4)], new_ref()
-        outcomes = await asyncio.gather(*(store.finish([Answer(ref, b"%d" % n)]) for n, store in enumerate(stores)))
+        outcomes = await asyncio.gather(*(store.finish([Terminal(ref, b"%d" % n)]) for n, store in enumerate(stores)))
         assert sorted(outcome[0].value for outcome in outcomes) == [0, 1, 1, 1]
         winner = outcomes.index([WRITTEN])
         assert (await self.state(stores[0], ref)).payload == b"%d" % winner
@@ -60,13 +60,13 @@ class ResultsContract(ClaimsContract):
         assert await store.start([ref], "w1", 60.0) == [1], "a call that is repeated begins nothing"
         assert await store.start([ref], "w2", 60.0) == [2]
         assert await store.start([ref], "w1", 60.0) == [3], "it came back from another worker"
-        assert await store.finish([Answer(ref, b"of attempt 1")]) == [WRITTEN]
-        assert await store.finish([Answer(ref, b"of attempt 2")]) == [ALREADY]
+        assert await store.finish([Terminal(ref, b"of attempt 1")]) == [WRITTEN]
+        assert await store.finish([Terminal(ref, b"of attempt 2")]) == [ALREADY]
 
     async def test_payloads_are_bytes_not_text(self, site: Site) -> None:
         gateway, ref = await self.gateway(site), new_ref()
         silent = new_ref()
-        await gateway.store.finish([Answer(ref, NOT_TEXT, gateway.channel), Answer(silent, NOT_TEXT)])
+        await gateway.store.finish([Terminal(ref, NOT_TEXT, gateway.channel), Terminal(silent, NOT_TEXT)])
         await site.until(lambda: bool(gateway.wakes))
         assert gateway.wakes == [Wake(ref, NOT_TEXT)]
         assert (await self.state(gateway.store, silent)).payload == NOT_TEXT
@@ -74,7 +74,7 @@ class ResultsContract(ClaimsContract):
     async def test_refs_with_principals_are_names_like_any_other(self, site: Site) -> None:
         gateway = await self.gateway(site)
         ref = f"team%20a/{new_ref()}:x~1.%C3%A9"
-        assert await gateway.store.finish([Answer(ref, b"x", gateway.channel)]) == [WRITTEN]
+        assert await gateway.store.finish([Terminal(ref, b"x", gateway.channel)]) == [WRITTEN]
         await site.until(lambda: bool(gateway.wakes))
         assert gateway.wakes == [Wake(ref, b"x")]
 
@@ -91,8 +91,8 @@ class ResultsContract(ClaimsContract):
         one, two = await self.gateway(site, "g1"), await self.gateway(site, "g2")
         worker = await site.connect()
         mine, yours = [new_ref() for _ in range(5)], [new_ref() for _ in range(5)]
-        answers = [Answer(ref, ref.encode(), one.channel) for ref in mine]
-        answers += [Answer(ref, ref.encode(), two.channel) for ref in yours]
+        answers = [Terminal(ref, ref.encode(), one.channel) for ref in mine]
+        answers += [Terminal(ref, ref.encode(), two.channel) for ref in yours]
         await worker.finish(answers)
         await site.until(lambda: len(one.wakes) == 5 and len(two.wakes) == 5)
         assert one.wakes == [Wake(ref, ref.encode()) for ref in mine]
@@ -100,7 +100,7 @@ class ResultsContract(ClaimsContract):
 
     async def test_the_wake_comes_after_the_terminal_is_there(self, site: Site) -> None:
         gateway, ref = await self.gateway(site), new_ref()
-        await gateway.store.finish([Answer(ref, b"x" * (INLINE_LIMIT + 1), gateway.channel)])
+        await gateway.store.finish([Terminal(ref, b"x" * (INLINE_LIMIT + 1), gateway.channel)])
         await site.until(lambda: bool(gateway.wakes))
         assert (await self.state(gateway.store, ref)).state == "done"
 
@@ -112,7 +112,7 @@ class ResultsContract(ClaimsContract):
     ) -> None:
         gateway, ref = await self.gateway(site), new_ref()
         payload = NOT_TEXT[255:] * size
-        await gateway.store.finish([Answer(ref, payload, gateway.channel)])
+        await gateway.store.finish([Terminal(ref, payload, gateway.channel)])
         await site.until(lambda: bool(gateway.wakes))
         (wake,) = gateway.wakes
         if inline and size:
@@ -125,7 +125,7 @@ class ResultsContract(ClaimsContract):
         gateway = await self.gateway(site)
         refs = [new_ref() for _ in range(40)]
         payloads = {ref: ref.encode() * 375 for ref in refs}
-        await gateway.store.finish([Answer(ref, payload, gateway.channel) for ref, payload in payloads.items()])
+        await gateway.store.finish([Terminal(ref, payload, gateway.channel) for ref, payload in payloads.items()])
         await site.until(lambda: len(gateway.wakes) == 40)
         assert [wake.ref for wake in gateway.wakes] == refs
         inline = [wake for wake in gateway.wakes if wake.payload is not None]
@@ -138,15 +138,15 @@ class ResultsContract(ClaimsContract):
 
     async def test_a_refused_write_wakes_by_pointer(self, site: Site, store: Store) -> None:
         gateway, ref = await self.gateway(site), new_ref()
-        await store.finish([Answer(ref, b"first")])
-        assert await store.finish([Answer(ref, b"second", gateway.channel)]) == [ALREADY]
+        await store.finish([Terminal(ref, b"first")])
+        assert await store.finish([Terminal(ref, b"second", gateway.channel)]) == [ALREADY]
         await site.until(lambda: bool(gateway.wakes))
         assert gateway.wakes == [Wake(ref, None)]
         assert (await self.state(gateway.store, ref)).payload == b"first"
 
     async def test_nobody_listening_is_no_error_and_keeps_the_result(self, site: Site, store: Store) -> None:
         ref = new_ref()
-        assert await store.finish([Answer(ref, b"kept", site.names.gateway_channel("gone"))]) == [WRITTEN]
+        assert await store.finish([Terminal(ref, b"kept", site.names.gateway_channel("gone"))]) == [WRITTEN]
         assert (await self.state(store, ref)).payload == b"kept"
 
     async def test_a_channel_is_silent_after_unlisten(self, site: Site) -> None:
@@ -154,7 +154,7 @@ class ResultsContract(ClaimsContract):
         await gateway.store.unlisten(gateway.channel)
         await gateway.store.unlisten(gateway.channel)
         quiet, heard = new_ref(), new_ref()
-        await other.store.finish([Answer(quiet, b"1", gateway.channel), Answer(heard, b"2", other.channel)])
+        await other.store.finish([Terminal(quiet, b"1", gateway.channel), Terminal(heard, b"2", other.channel)])
         await site.until(lambda: other.woken(heard) == 1)
         assert gateway.wakes == []
         assert (await self.state(other.store, quiet)).payload == b"1"
@@ -163,7 +163,7 @@ class ResultsContract(ClaimsContract):
         gateway, ref = await self.gateway(site), new_ref()
         await gateway.store.unlisten(gateway.channel)
         await gateway.store.listen(gateway.channel, gateway.wakes.extend)
-        await gateway.store.finish([Answer(ref, b"1", gateway.channel)])
+        await gateway.store.finish([Terminal(ref, b"1", gateway.channel)])
         await site.until(lambda: gateway.wakes == [Wake(ref, b"1")])
 
     # --- attempts and states -----------------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ class ResultsContract(ClaimsContract):
     async def test_start_numbers_the_attempts_and_tells_what_is_over(self, store: Store) -> None:
         claimed, plain, over = new_ref(), new_ref(), new_ref()
         await store.claim(new_claim(claimed))
-        await store.finish([Answer(over, b"r")])
+        await store.finish([Terminal(over, b"r")])
         assert await store.start([claimed, plain, over], "w1", 60.0) == [1, 1, 0]
         assert await store.start([over, plain, claimed], "w2", 60.0) == [0, 2, 2]
         assert (await self.state(store, over)).payload == b"r"
@@ -188,7 +188,7 @@ class ResultsContract(ClaimsContract):
         assert await self.state(other, ref) == queued
         await store.start([ref], "w1", 60.0)
         assert await self.state(other, ref) == dataclasses.replace(queued, state="running")
-        await store.finish([Answer(ref, b"r")])
+        await store.finish([Terminal(ref, b"r")])
         assert await self.state(other, ref) == dataclasses.replace(queued, state="done", payload=b"r")
 
     async def test_a_plain_call_that_was_started_is_running(self, store: Store) -> None:
@@ -198,7 +198,7 @@ class ResultsContract(ClaimsContract):
 
     async def test_looking_at_many_in_one_call_keeps_their_order(self, store: Store) -> None:
         refs = [new_ref() for _ in range(50)]
-        await store.finish([Answer(ref, ref.encode()) for ref in refs[::2]])
+        await store.finish([Terminal(ref, ref.encode()) for ref in refs[::2]])
         states = await store.look(refs)
         assert [state and state.payload for state in states] == [
             ref.encode() if n % 2 == 0 else None for n, ref in enumerate(refs)
@@ -209,12 +209,12 @@ class ResultsContract(ClaimsContract):
     async def test_trimming_drops_the_payload_and_keeps_the_fence(self, site: Site, store: Store) -> None:
         plain, claimed = new_ref(), new_ref()
         await store.claim(new_claim(claimed))
-        await store.finish([Answer(plain, b"x" * 2000), Answer(claimed, b"y" * 2000)])
+        await store.finish([Terminal(plain, b"x" * 2000), Terminal(claimed, b"y" * 2000)])
         await store.trim([plain, claimed, new_ref()])
         for ref in (plain, claimed):
             state = await self.state(store, ref)
             assert (state.state, state.payload) == ("done", b"")
-            assert await store.finish([Answer(ref, b"late")]) == [ALREADY]
+            assert await store.finish([Terminal(ref, b"late")]) == [ALREADY]
             assert await store.start([ref], "w1", 60.0) == [0]
             assert (await self.state(store, ref)).payload == b""
 
@@ -224,25 +224,25 @@ class ResultsContract(ClaimsContract):
         await gateway.store.trim([ref])
         assert (await self.state(gateway.store, ref)).state == "queued"
         assert (await gateway.store.claim(new_claim(ref, fingerprint="f2"))).state is ClaimState.MISMATCH
-        await gateway.store.finish([Answer(ref, b"r")])
+        await gateway.store.finish([Terminal(ref, b"r")])
         await site.until(lambda: gateway.wakes == [Wake(ref, b"r")])
 
     async def test_a_plain_fence_lasts_its_ttl(self, site: Site, store: Store) -> None:
         short, long, channel = new_ref(), new_ref(), site.names.gateway_channel("g1")
         began = time.monotonic()
-        await store.finish([Answer(short, b"1", channel, ttl=SHORT_TTL), Answer(long, b"1", channel, ttl=60.0)])
-        assert await store.finish([Answer(short, b"2", channel), Answer(long, b"2", channel)]) == [ALREADY, ALREADY]
+        await store.finish([Terminal(short, b"1", channel, ttl=SHORT_TTL), Terminal(long, b"1", channel, ttl=60.0)])
+        assert await store.finish([Terminal(short, b"2", channel), Terminal(long, b"2", channel)]) == [ALREADY, ALREADY]
         await self.until_gone(site, store, short, began=began, ttl=SHORT_TTL)
-        assert await store.finish([Answer(short, b"3", channel), Answer(long, b"3", channel)]) == [WRITTEN, ALREADY]
+        assert await store.finish([Terminal(short, b"3", channel), Terminal(long, b"3", channel)]) == [WRITTEN, ALREADY]
         assert [state and state.payload for state in await store.look([short, long])] == [b"3", b"1"]
 
     async def test_a_delivered_fence_lasts_its_ttl_too(self, site: Site) -> None:
         gateway, ref = await self.gateway(site), new_ref()
         began = time.monotonic()
-        await gateway.store.finish([Answer(ref, b"1", gateway.channel, ttl=SHORT_TTL)])
-        assert await gateway.store.finish([Answer(ref, b"2", gateway.channel)]) == [ALREADY]
+        await gateway.store.finish([Terminal(ref, b"1", gateway.channel, ttl=SHORT_TTL)])
+        assert await gateway.store.finish([Terminal(ref, b"2", gateway.channel)]) == [ALREADY]
         await self.until_gone(site, gateway.store, ref, began=began, ttl=SHORT_TTL)
-        assert await gateway.store.finish([Answer(ref, b"3", gateway.channel)]) == [WRITTEN]
+        assert await gateway.store.finish([Terminal(ref, b"3", gateway.channel)]) == [WRITTEN]
         await site.until(lambda: len(gateway.wakes) == 3)
         assert gateway.wakes == [Wake(ref, b"1"), Wake(ref, None), Wake(ref, b"3")]
 
@@ -250,9 +250,9 @@ class ResultsContract(ClaimsContract):
         long, short, ref, other = await site.connect(60.0), await site.connect(SHORT_TTL), new_ref(), new_ref()
         await long.claim(new_claim(ref))
         await long.claim(new_claim(other))
-        await long.finish([Answer(ref, b"r", ttl=0.05)])
+        await long.finish([Terminal(ref, b"r", ttl=0.05)])
         began = time.monotonic()
-        await short.finish([Answer(other, b"r", ttl=60.0)])
+        await short.finish([Terminal(other, b"r", ttl=60.0)])
         await self.until_gone(site, long, other, began=began, ttl=SHORT_TTL)
         assert (await self.state(long, ref)).payload == b"r"
 
@@ -264,8 +264,8 @@ class ResultsContract(ClaimsContract):
         began = time.monotonic()
         await gateway.store.finish(
             [
-                Answer(keyed, b"r", gateway.channel, ttl=SHORT_TTL, claimed=True),
-                Answer(plain, b"p", gateway.channel, ttl=SHORT_TTL),
+                Terminal(keyed, b"r", gateway.channel, ttl=SHORT_TTL, claimed=True),
+                Terminal(plain, b"p", gateway.channel, ttl=SHORT_TTL),
             ]
         )
         await self.until_gone(site, gateway.store, plain, began=began, ttl=SHORT_TTL)
@@ -273,7 +273,7 @@ class ResultsContract(ClaimsContract):
 
     async def test_an_answer_that_wakes_nobody_is_kept_for_the_stores_ttl(self, site: Site, store: Store) -> None:
         ref = new_ref()
-        await store.finish([Answer(ref, b"to be polled", ttl=0.05)])
+        await store.finish([Terminal(ref, b"to be polled", ttl=0.05)])
         began = time.monotonic()
         await site.until(lambda: time.monotonic() - began > 0.15)
         assert (await self.state(store, ref)).payload == b"to be polled"
@@ -369,7 +369,7 @@ class ResultsContract(ClaimsContract):
         await gateway.store.close()
         assert not await gateway.store.healthy()
         assert await other.healthy()
-        await other.finish([Answer(new_ref(), b"r", gateway.channel)])
+        await other.finish([Terminal(new_ref(), b"r", gateway.channel)])
         assert gateway.wakes == []
         await gateway.store.close()
 

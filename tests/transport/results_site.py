@@ -17,7 +17,7 @@ from typing import Protocol
 import pytest
 
 from protocol.naming import Names
-from protocol.ports import Claim, Directory, Outcome, RequestState, Results, Wake
+from protocol.ports import Claim, Directory, FinishOutcome, RequestState, Results, Wake
 
 POLL = 0.01
 CLOCK_ERROR = 0.02
@@ -25,7 +25,7 @@ SHORT_TTL = 0.4
 INLINE_LIMIT = 16 * 1024
 CALL_LIMIT = 256 * 1024
 NOT_TEXT = bytes(range(256))
-WRITTEN, ALREADY = Outcome.WRITTEN, Outcome.ALREADY_TERMINAL
+WRITTEN, ALREADY = FinishOutcome.WRITTEN, FinishOutcome.ALREADY_TERMINAL
 
 
 class Store(Results, Directory, Protocol):

@@ -30,10 +30,10 @@ async def test_a_record_goes_when_every_group_has_committed_it(bus: MemoryBus) -
     one = await bus.subscribe(TOPIC, "x", "a", Owner())
     two = await bus.subscribe(TOPIC, "y", "a", Owner())
     await one.commit({0: 4})
-    assert await bus.read(TOPIC, 0, 3) is not None
+    assert await bus.read_record(TOPIC, 0, 3) is not None
     await two.commit({0: 3})
-    assert await bus.read(TOPIC, 0, 2) is None
-    assert await bus.read(TOPIC, 0, 3) is not None
+    assert await bus.read_record(TOPIC, 0, 2) is None
+    assert await bus.read_record(TOPIC, 0, 3) is not None
     owner = Owner()
     await bus.subscribe(TOPIC, "z", "a", owner)
     assert owner.owned[0] == Assigned(0, committed=3, end=4, start=3)
@@ -67,8 +67,8 @@ async def test_a_topic_that_nobody_consumes_keeps_its_newest_bytes() -> None:
     for n in range(10):
         await bus.publish("t.dead.m", [OutRecord(bytes(30))])
         await bus.publish("t.models", [OutRecord(bytes(30), key=b"%d" % n)])
-    assert [await bus.read("t.dead.m", 0, n) is not None for n in range(10)] == [False] * 7 + [True] * 3
-    assert await bus.read("t.models", 0, 0) is not None
+    assert [await bus.read_record("t.dead.m", 0, n) is not None for n in range(10)] == [False] * 7 + [True] * 3
+    assert await bus.read_record("t.models", 0, 0) is not None
     await bus.close()
 
 

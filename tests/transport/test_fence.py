@@ -7,7 +7,7 @@ import dataclasses
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from protocol.ports import Answer, Claim, Claimed, ClaimState, Outcome, Place, RequestState, Wake
+from protocol.ports import Claim, Claimed, ClaimState, FinishOutcome, Place, RequestState, Terminal, Wake
 from protocol.transport.embedded.fence import CALL_LIMIT, INLINE_LIMIT, MAX_FENCES, Fences
 
 RESULT_TTL = 50.0
@@ -64,14 +64,14 @@ class RedisModel:
         self.streams[ref] = Entries(expires)
         return self.streams[ref]
 
-    def finish(self, answers: list[Answer], now: float) -> tuple[list[Outcome], dict[str, list[Wake]]]:
-        outcomes: list[Outcome] = []
+    def finish(self, answers: list[Terminal], now: float) -> tuple[list[FinishOutcome], dict[str, list[Wake]]]:
+        outcomes: list[FinishOutcome] = []
         wakes: dict[str, list[Wake]] = {}
         for answer in answers:
             stream = self.get(answer.ref, now) or self.make(answer.ref, 0.0)
             channels = dict.fromkeys([channel for channel in (answer.reply_to, *stream.channels) if channel])
             inline = answer.payload if len(answer.payload) <= INLINE_LIMIT and not stream.over else None
-            outcomes.append(Outcome.ALREADY_TERMINAL if stream.over else Outcome.WRITTEN)
+            outcomes.append(FinishOutcome.ALREADY_TERMINAL if stream.over else FinishOutcome.WRITTEN)
             if not stream.over:
                 kept = RESULT_TTL if stream.claim or not answer.reply_to else answer.ttl
                 stream.add(LAST, r=answer.payload, x=str(int(answer.retriable)))
@@ -139,8 +139,8 @@ class RedisModel:
 
 
 @st.composite
-def answers(draw: st.DrawFn) -> Answer:
-    return Answer(draw(REFS), draw(PAYLOADS), draw(CHANNELS), draw(TTLS), draw(st.booleans()))
+def answers(draw: st.DrawFn) -> Terminal:
+    return Terminal(draw(REFS), draw(PAYLOADS), draw(CHANNELS), draw(TTLS), draw(st.booleans()))
 
 
 class Claims(RuleBasedStateMachine):
@@ -157,7 +157,7 @@ class Claims(RuleBasedStateMachine):
         self.now += seconds
 
     @rule(batch=st.lists(answers(), max_size=3))
-    def finish(self, batch: list[Answer]) -> None:
+    def finish(self, batch: list[Terminal]) -> None:
         assert self.fences.finish(batch, self.now, RESULT_TTL) == self.model.finish(batch, self.now)
 
     @rule(
@@ -228,11 +228,11 @@ class Delivered(RuleBasedStateMachine):
         self.now += seconds
 
     @rule(batch=st.lists(answers(), max_size=3))
-    def finish(self, batch: list[Answer]) -> None:
+    def finish(self, batch: list[Terminal]) -> None:
         expected = self.model.finish(batch, self.now)
         assert self.fences.finish(batch, self.now, RESULT_TTL, self.LISTENING) == expected
         for answer, outcome in zip(batch, expected[0], strict=True):
-            if outcome is Outcome.WRITTEN:
+            if outcome is FinishOutcome.WRITTEN:
                 certain = answer.reply_to in self.LISTENING and len(answer.payload) <= INLINE_LIMIT
                 state = self.fences.look(answer.ref, self.now)
                 assert state == RequestState("done", b"" if certain else answer.payload)
@@ -260,7 +260,7 @@ TestDelivered = Delivered.TestCase
 def test_a_call_sends_no_more_than_its_limit_inline() -> None:
     payload = b"x" * INLINE_LIMIT
     whole = CALL_LIMIT // INLINE_LIMIT
-    _, wakes = Fences().finish([Answer(f"{n}", payload, "g") for n in range(whole + 5)], 0.0, 60.0)
+    _, wakes = Fences().finish([Terminal(f"{n}", payload, "g") for n in range(whole + 5)], 0.0, 60.0)
     assert [wake.payload for wake in wakes["g"]] == [payload] * whole + [None] * 5
 
 
@@ -268,7 +268,7 @@ def test_a_payload_for_two_channels_counts_twice() -> None:
     fences = Fences()
     for n in range(20):
         fences.claim(Claim(f"{n}", "f", "g2", 1.0, 60.0, "m", "1", 0.0), 0.0)
-    _, wakes = fences.finish([Answer(f"{n}", b"x" * INLINE_LIMIT, "g1") for n in range(20)], 0.0, 60.0)
+    _, wakes = fences.finish([Terminal(f"{n}", b"x" * INLINE_LIMIT, "g1") for n in range(20)], 0.0, 60.0)
     inline = [sum(wake.payload is not None for wake in wakes[channel]) for channel in ("g1", "g2")]
     assert inline == [CALL_LIMIT // INLINE_LIMIT // 2] * 2
 
@@ -276,7 +276,7 @@ def test_a_payload_for_two_channels_counts_twice() -> None:
 def test_bare_fences_are_bounded_and_the_oldest_go_first() -> None:
     fences = Fences()
     for first in range(0, MAX_FENCES + 1000, 1000):
-        fences.finish([Answer(f"{first + n}", b"", "g", 1e9) for n in range(1000)], 0.0, 60.0, ("g",))
+        fences.finish([Terminal(f"{first + n}", b"", "g", 1e9) for n in range(1000)], 0.0, 60.0, ("g",))
         fences.expire(0.0, 2000)
     assert fences.made - fences.dropped == MAX_FENCES
     oldest = fences.dropped
@@ -286,15 +286,15 @@ def test_bare_fences_are_bounded_and_the_oldest_go_first() -> None:
 def test_a_request_that_was_fenced_twice_can_be_saved_when_the_first_fence_has_gone() -> None:
     fences = Fences()
     for now in (0.0, 60.0):
-        fences.finish([Answer("a", b"", "g", 1.0)], now, 60.0, ("g",))
+        fences.finish([Terminal("a", b"", "g", 1.0)], now, 60.0, ("g",))
     fences.expire(120.0, 1)
     assert (fences.made - fences.dropped, fences.newest(1)) == (1, [])
 
 
 def test_forgetting_goes_in_small_steps() -> None:
     fences = Fences()
-    fences.finish([Answer(f"{n}", b"x") for n in range(100)], 0.0, 10.0)
-    fences.finish([Answer(f"f{n}", b"x", "g", 10.0) for n in range(100)], 0.0, 10.0, ("g",))
+    fences.finish([Terminal(f"{n}", b"x") for n in range(100)], 0.0, 10.0)
+    fences.finish([Terminal(f"f{n}", b"x", "g", 10.0) for n in range(100)], 0.0, 10.0, ("g",))
     assert len(fences.expire(11.0, 7)) == 7
     assert (len(fences.streams), fences.dropped) == (93, 7)
     assert fences.expire(9.0, 100) == []
@@ -314,7 +314,7 @@ def test_a_key_that_runs_again_and_again_leaves_nothing_behind() -> None:
     claim = Claim("a", "f", "", 1.0, 100.0, "m", "1", 0.0)
     for second in range(50):
         assert fences.claim(claim, float(second)).state is ClaimState.FRESH
-        fences.finish([Answer("a", b"cancelled", retriable=True)], float(second), 100.0)
+        fences.finish([Terminal("a", b"cancelled", retriable=True)], float(second), 100.0)
     fences.expire(120.0, 1000)
     assert len(fences._expiries) == 29
     assert fences.expire(149.0, 1000) == ["a"]

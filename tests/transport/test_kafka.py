@@ -10,7 +10,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 
-from protocol.transport.kafka.aiokafka_internals import shut
+from protocol.transport.kafka.aiokafka_internals import close_for_good
 from protocol.transport.kafka.bus import KafkaBus
 from protocol.transport.kafka.consumer import KafkaConsumer
 from protocol.transport.settings import TransportSettings
@@ -107,7 +107,7 @@ class TestKafkaBus(contract_bus.BusContract):
         opening = asyncio.create_task(client.ready(broker, group=ConnectionGroup.COORDINATION))
         await asyncio.sleep(0)  # it is being opened now
         await client.close()
-        await shut(client)
+        await close_for_good(client)
         await opening
         assert (broker, ConnectionGroup.COORDINATION) in client._conns
         assert not any(connection.connected() for connection in client._conns.values())

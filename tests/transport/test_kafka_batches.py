@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from protocol.errors import CodecError, FleetError, TooLarge
 from protocol.ports import Record
-from protocol.transport.kafka.aiokafka_internals import Decoded
-from protocol.transport.kafka.batches import MAX_INFLATED, Batches, Room
+from protocol.transport.kafka.batches import MAX_INFLATED, Batches, InflateBudget
+from protocol.transport.kafka.decoding import SafeRecords
 from protocol.transport.kafka.inflating import inflate
 from protocol.transport.kafka.record import Frame, read_records
 from tests.transport.strangers import CODECS, Strange, built
@@ -48,12 +48,14 @@ def resealed(data: bytes) -> bytes:
     return data[:CRC_AT] + checksum.to_bytes(4, "big") + data[CRC_AT + 4 :]
 
 
-def drained(data: bytes, room: Room | None = None, start: int = 0, aborted: Any = None) -> tuple[list[Record], int]:
+def drained(
+    data: bytes, room: InflateBudget | None = None, start: int = 0, aborted: Any = None
+) -> tuple[list[Record], int]:
     """What a reader gets, and where it goes on."""
-    batches = Batches(data, room or Room())
+    batches = Batches(data, room or InflateBudget())
     if not batches.has_next():
         return [], start
-    decoded = Decoded(PLACE, batches, aborted, start, None, None, True, 1)
+    decoded = SafeRecords(PLACE, batches, aborted, start, None, None, True, 1)
     return list(decoded), decoded.next_fetch_offset
 
 
@@ -137,7 +139,9 @@ class TestReading:
         for at in data.draw(st.lists(st.integers(HEADER_SIZE, len(whole) - 1), max_size=5)):
             whole[at] = data.draw(st.integers(0, 255))
         end = 10 + len(records)
-        got, position = drained(resealed(bytes(whole)) + batch([Strange(b"next")], end), Room(2 * MAX_INFLATED), 10)
+        got, position = drained(
+            resealed(bytes(whole)) + batch([Strange(b"next")], end), InflateBudget(2 * MAX_INFLATED), 10
+        )
         offsets = [record.offset for record in got]
         assert offsets == sorted(set(offsets))
         assert offsets[0] >= 10
@@ -156,7 +160,7 @@ class TestReading:
     def test_a_checksum_that_is_wrong_twice_is_broken_and_once_is_not(self) -> None:
         good = batch([Strange(b"a"), Strange(b"b")], 7)
         bad = good[:-1] + bytes([good[-1] ^ 1])
-        room, behind = Room(), batch([Strange(b"c")], 9)
+        room, behind = InflateBudget(), batch([Strange(b"c")], 9)
         assert drained(bad + behind, room, 7) == ([], 7)
         got, _ = drained(good + behind, room, 7)
         assert [record.value for record in got] == [b"a", b"b", b"c"]
@@ -182,7 +186,7 @@ class TestReading:
 
     def test_without_room_nothing_more_is_inflated_and_the_rest_comes_again(self) -> None:
         parts = [batch([Strange(bytes(600))], offset, "gzip") for offset in range(5)]
-        room = Room(1000)
+        room = InflateBudget(1000)
         got, position = drained(b"".join(parts), room)
         assert [record.offset for record in got] == [0, 1]
         assert position == 2
@@ -192,7 +196,7 @@ class TestReading:
 
     def test_a_batch_that_is_over_the_limit_takes_all_room(self) -> None:
         data = batch([Strange(bytes(MAX_INFLATED))], 0, "zstd") + batch([Strange(b"next")], 1)
-        room = Room(MAX_INFLATED)
+        room = InflateBudget(MAX_INFLATED)
         got, position = drained(data, room)
         assert ["32 MiB" in record.problem for record in got] == [True]
         assert (position, room.left) == (1, 0)
@@ -201,7 +205,7 @@ class TestReading:
         data = bytearray(batch([Strange(bytes(MAX_INFLATED))], 0, "zstd"))
         data[22] |= 0x10
         data[43:51] = (5).to_bytes(8, "big")
-        room = Room(9)
+        room = InflateBudget(9)
         assert drained(resealed(bytes(data)), room, aborted=[(5, 0)]) == ([], 1)
         assert room.left == 9
 
@@ -218,7 +222,7 @@ class TestReading:
 
     def test_what_nobody_foresaw_costs_one_batch(self) -> None:
         data = b"".join(batch([Strange(b"%d" % offset)] * 2, offset) for offset in (0, 2, 4))
-        decoded = Decoded(PLACE, _with_a_marker_that_is_none(data), None, 0, None, None, True, 1)
+        decoded = SafeRecords(PLACE, _with_a_marker_that_is_none(data), None, 0, None, None, True, 1)
         got = list(decoded)
         assert [(record.offset, record.value, bool(record.problem)) for record in got] == [
             (0, b"0", False),
@@ -240,6 +244,6 @@ class _Odd(Batches):
 
 
 def _with_a_marker_that_is_none(data: bytes) -> Batches:
-    batches = _Odd(data, Room())
+    batches = _Odd(data, InflateBudget())
     assert batches.has_next()
     return batches

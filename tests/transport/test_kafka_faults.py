@@ -196,7 +196,7 @@ class TestTopics:
         await site.until(lambda: len(owner.owned) == 1, second)
         assert owner.owned[0] == Assigned(partition=0, committed=2, end=10, start=6)
         assert [record.offset for record in await take(second, 4)] == [6, 7, 8, 9]
-        assert await bus.read(topic, 0, 3) is None
+        assert await bus.read_record(topic, 0, 3) is None
 
     async def test_a_commit_behind_the_end_of_the_log_starts_again(self, site: KafkaSite) -> None:
         """An unclean election has cut the log short: what is there may be unanswered, and is read again."""

@@ -97,7 +97,7 @@ class TestHeaders:
         await write(site.bootstrap, topic, 1, [Strange(b"odd", [(b"\xff\xfe", b"v")])])
         (record,) = await followed(bus, topic)
         assert list(record.headers) == [(r"\xff\xfe", b"v")]
-        assert await bus.read(topic, 1, 0) == record
+        assert await bus.read_record(topic, 1, 0) == record
 
     async def test_a_record_that_was_read_can_be_published_again(
         self, site: KafkaSite, bus: KafkaBus, topic: str
@@ -105,7 +105,7 @@ class TestHeaders:
         await write(site.bootstrap, topic, 1, [Strange(b"odd", [(b"\xff\xfe", b"\xfd"), (b"null", None)], b"\xfc")])
         (record,) = await followed(bus, topic)
         await bus.publish(topic, [OutRecord(bytes(record.value), record.headers, record.key)], 0)
-        again = await bus.read(topic, 0, 0)
+        again = await bus.read_record(topic, 0, 0)
         assert again is not None
         assert again.key == b"\xfc"
         assert list(again.headers) == list(record.headers) == [(r"\xff\xfe", b"\xfd"), ("null", None)]
@@ -136,7 +136,7 @@ class TestHeaders:
         await bus.publish(topic, [OutRecord(bytes(crowded.value), [*crowded.headers, *evidence])], 1)
         (letter,) = await followed(bus, topic)
         assert (len(letter.headers), letter.problem) == (MAX_HEADERS + 20, "")
-        assert await bus.read(topic, 1, 0) == letter
+        assert await bus.read_record(topic, 1, 0) == letter
 
     @pytest.mark.parametrize("stamp", [-1, 0, 2**53, 1_700_000_000_000_000_000, 2**63 - 1])
     async def test_any_timestamp_is_read(
@@ -177,7 +177,7 @@ class TestCompression:
         large = [b"%d" % number * 300_000 for number in range(1, 5)]
         assert await write(site.bootstrap, topic, 2, large, codec) == 0
         assert values(await followed(bus, topic)) == large
-        read = [await bus.read(topic, 2, offset) for offset in range(4)]
+        read = [await bus.read_record(topic, 2, offset) for offset in range(4)]
         assert values([record for record in read if record is not None]) == large
 
     @pytest.mark.parametrize("codec", CODECS)
@@ -198,7 +198,7 @@ class TestCompression:
         assert codec in broken.problem
         await consumer.commit({0: 5, 1: 6})
         assert await consumer.lag() == 0
-        assert await bus.read(topic, 1, 2) is None
+        assert await bus.read_record(topic, 1, 2) is None
 
     async def test_broken_batches_are_skipped_by_followers(self, site: KafkaSite, bus: KafkaBus, topic: str) -> None:
         await write(site.bootstrap, topic, 0, [BOMB], "zstd")

@@ -7,7 +7,7 @@ import pytest
 
 from protocol.errors import Unavailable
 from protocol.naming import Names
-from protocol.ports import Answer, Bus, ClaimState, Wake
+from protocol.ports import Bus, ClaimState, Terminal, Wake
 from protocol.transport.embedded.broker import MemoryBroker
 from protocol.transport.embedded.memory import MemoryBus, MemoryServer, MemoryStore
 from protocol.transport.settings import TransportSettings
@@ -80,7 +80,7 @@ async def store() -> AsyncIterator[MemoryStore]:
 async def test_a_finish_wakes_once_per_channel_from_the_event_loop(store: MemoryStore) -> None:
     calls: list[list[Wake]] = []
     await store.listen("g", calls.append)
-    await store.finish([Answer("1", b"x", "g"), Answer("2", b"y", "g"), Answer("3", b"z", "other")])
+    await store.finish([Terminal("1", b"x", "g"), Terminal("2", b"y", "g"), Terminal("3", b"z", "other")])
     assert calls == []
     await asyncio.sleep(0)
     assert calls == [[Wake("1", b"x"), Wake("2", b"y")]]
@@ -89,21 +89,21 @@ async def test_a_finish_wakes_once_per_channel_from_the_event_loop(store: Memory
 async def test_a_plain_answer_that_was_delivered_is_not_kept(store: MemoryStore) -> None:
     await store.listen("g", lambda wakes: None)
     await store.claim(new_claim("claimed", "g"))
-    await store.finish([Answer("plain", b"x", "g"), Answer("elsewhere", b"x", "h"), Answer("claimed", b"x", "g")])
+    await store.finish([Terminal("plain", b"x", "g"), Terminal("elsewhere", b"x", "h"), Terminal("claimed", b"x", "g")])
     states = await store.look(["plain", "elsewhere", "claimed"])
     assert [state and state.payload for state in states] == [b"", b"x", b"x"]
 
 
 async def test_a_full_store_claims_nothing_and_still_takes_answers(store: MemoryStore) -> None:
     await store.claim(new_claim("1"))
-    await store.finish([Answer("1", b"x" * 5_000)])
+    await store.finish([Terminal("1", b"x" * 5_000)])
     assert 0.5 < await store.fill() < 1
     await store.claim(new_claim("2"))
-    await store.finish([Answer("2", b"x" * 5_000)])
+    await store.finish([Terminal("2", b"x" * 5_000)])
     assert await store.fill() == 1.0
     with pytest.raises(Unavailable, match="the embedded result store is full: it keeps 11400 bytes of 10000"):
         await store.claim(new_claim("3"))
-    await store.finish([Answer("3", b"x")])
+    await store.finish([Terminal("3", b"x")])
     await store.trim(["1", "2"])
     assert (await store.claim(new_claim("4"))).state is ClaimState.FRESH
 
@@ -111,7 +111,7 @@ async def test_a_full_store_claims_nothing_and_still_takes_answers(store: Memory
 async def test_a_store_that_is_not_open_says_so() -> None:
     store = MemoryStore(TransportSettings())
     with pytest.raises(Unavailable, match="the embedded result store is closed"):
-        await store.finish([Answer("1", b"x")])
+        await store.finish([Terminal("1", b"x")])
     with pytest.raises(Unavailable, match="the embedded bus is closed"):
         await MemoryBus().ensure_topic("t", 1)
 
@@ -121,10 +121,10 @@ async def test_two_stores_may_listen_to_one_channel(store: MemoryStore) -> None:
     stores = [await site.connect() for _ in range(2)]
     for other in stores:
         await other.listen("g", heard.append)
-    await stores[0].finish([Answer("1", b"x", "g")])
+    await stores[0].finish([Terminal("1", b"x", "g")])
     await asyncio.sleep(0)
     assert heard == [[Wake("1", b"x")]] * 2
     await stores[0].close()
-    await stores[1].finish([Answer("2", b"x", "g")])
+    await stores[1].finish([Terminal("2", b"x", "g")])
     await asyncio.sleep(0)
     assert heard[2:] == [[Wake("2", b"x")]]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from protocol.ports import Answer, OutRecord
+from protocol.ports import OutRecord, Terminal
 from protocol.transport import open_transport
 from protocol.transport.embedded.memory import MemoryBus, MemoryStore
 from protocol.transport.embedded.sqlite import SqliteBus, SqliteStore
@@ -22,7 +22,7 @@ async def test_one_process_gets_the_transport_that_it_asks_for(tmp_path: Path, d
     await transport.open()
     await transport.bus.ensure_topic("t.infer.m.1", 2)
     assert (await transport.bus.publish("t.infer.m.1", [OutRecord(b"x")])).offset == 0
-    await transport.results.finish([Answer("a", b"x")])
+    await transport.results.finish([Terminal("a", b"x")])
     assert await transport.bus.healthy()
     assert await transport.results.healthy()
     await transport.close()

@@ -30,7 +30,7 @@ def test_it_is_a_list_with_a_moving_start(sizes: list[int], before: int, offset:
     assert log.size == sum(sizes[n] for n in kept)
     assert offsets(log.slice(offset, count)) == [n for n in kept if n >= offset][:count]
     assert log.behind(offset) == len([n for n in kept if n >= offset])
-    assert (log.read(offset) is not None) == (offset in kept)
+    assert (log.record_at(offset) is not None) == (offset in kept)
     assert log.append("t", 0, [OutRecord(b"x")], 1.0) == len(sizes)
 
 

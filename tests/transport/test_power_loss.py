@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from protocol.ports import Answer, Outcome
+from protocol.ports import FinishOutcome, Terminal
 from protocol.transport.embedded.sqlite import SqliteBus, SqliteStore
 from protocol.transport.settings import TransportSettings
 from tests.transport.bus_site import Owner
@@ -24,7 +24,7 @@ RECORDS = 24
 PROGRAM = f"""
 import asyncio, os, sys
 from pathlib import Path
-from protocol.ports import Answer, OutRecord
+from protocol.ports import Terminal, OutRecord
 from protocol.transport.settings import TransportSettings
 from protocol.transport.embedded.sqlite import SqliteBus, SqliteStore
 
@@ -37,7 +37,7 @@ async def main(folder, fsync):
     for number in range({RECORDS}):
         await bus.publish({TOPIC!r}, [OutRecord(b"%d" % number + bytes(200_000), (), key=b"k")])
         os.write(1, b"published %d" % number)
-        await store.finish([Answer(f"r{{number}}", b"answer")])
+        await store.finish([Terminal(f"r{{number}}", b"answer")])
         os.write(1, b"answered %d" % number)
     os._exit(0)
 
@@ -83,8 +83,8 @@ async def left(image: Image, folder: Path) -> tuple[int, int]:
         records = await consumer.fetch(RECORDS + 1, 0.0)
         numbers = [int(record.value[:-200_000]) for record in records]
         assert numbers == list(range(len(numbers))), "a gap"
-        outcomes = await store.finish([Answer(f"r{number}", b"another") for number in range(RECORDS)])
-        answers = [outcome is not Outcome.WRITTEN for outcome in outcomes]
+        outcomes = await store.finish([Terminal(f"r{number}", b"another") for number in range(RECORDS)])
+        answers = [outcome is not FinishOutcome.WRITTEN for outcome in outcomes]
         assert answers == sorted(answers, reverse=True), "a gap"
         return len(records), sum(answers)
     finally:

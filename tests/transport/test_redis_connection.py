@@ -11,7 +11,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from protocol.errors import ConfigError
 from protocol.transport.redis.address import Address
-from protocol.transport.redis.sentinel import Asking
+from protocol.transport.redis.sentinel import SentinelClient
 
 CA = Path(__file__).parent / "tls" / "ca.pem"
 
@@ -133,24 +133,24 @@ class TestSentinels:
         ids=["one", "the newest counts", "one is away", "one does not see the primary"],
     )
     async def test_who_the_primary_is(self, sentinels: list[OneSentinel]) -> None:
-        assert await Asking("fleet", sentinels).primary() == ("store", 1)
+        assert await SentinelClient("fleet", sentinels).primary() == ("store", 1)
 
     async def test_a_primary_that_is_taken_for_dead_is_none(self) -> None:
         sentinels = [OneSentinel(1, 5, dead=True), OneSentinel(1, 5, dead=True), OneSentinel(1, 5)]
         with pytest.raises(RedisError, match="'fleet' that is alive"):
-            await Asking("fleet", sentinels).primary()
+            await SentinelClient("fleet", sentinels).primary()
 
     async def test_a_name_that_they_do_not_know_is_named(self) -> None:
         with pytest.raises(RedisError, match="'other'"):
-            await Asking("other", [OneSentinel(1, 5)]).primary()
+            await SentinelClient("other", [OneSentinel(1, 5)]).primary()
 
     async def test_a_sentinel_that_refuses_is_heard_where_no_other_answers(self) -> None:
         with pytest.raises(ResponseError, match="NOAUTH"):
-            await Asking("fleet", [OneSentinel(1, 5, error=ResponseError("NOAUTH"))]).primary()
+            await SentinelClient("fleet", [OneSentinel(1, 5, error=ResponseError("NOAUTH"))]).primary()
 
     def test_tls_is_the_same_for_them_and_their_password_is_their_own(self) -> None:
         address = Address.parse(f"rediss+sentinel://:p@one/fleet?ssl_ca_certs={CA}&sentinel_password=q")
-        asking = address.asking()
+        asking = address.sentinel_client()
         assert asking is not None
         (client,) = asking._clients
         given = client.connection_pool.connection_kwargs

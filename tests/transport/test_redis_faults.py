@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from infra.local.process import free_port
 from infra.local.redis import RedisServer
 from protocol.errors import ConfigError, Unavailable
-from protocol.ports import Answer, Cancel, ClaimState, Outcome, Wake
+from protocol.ports import Cancel, ClaimState, FinishOutcome, Terminal, Wake
 from protocol.transport.redis.address import Address
 from protocol.transport.redis.connection import Connection
 from protocol.transport.redis.store import RedisStore
@@ -27,7 +27,7 @@ from tests.transport.test_redis import RedisSite
 
 pytestmark = pytest.mark.servers
 
-WRITTEN, ALREADY = [Outcome.WRITTEN], [Outcome.ALREADY_TERMINAL]
+WRITTEN, ALREADY = [FinishOutcome.WRITTEN], [FinishOutcome.ALREADY_TERMINAL]
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ class TestRefusals:
         worker, (gateway, channel, wakes) = await site.connect(), await listening(site)
         refs = [new_ref() for _ in range(8)]
         claimed = new_ref()
-        answers = [Answer(ref, ref.encode() * 40, channel) for ref in refs]
+        answers = [Terminal(ref, ref.encode() * 40, channel) for ref in refs]
         for call in (
             lambda: worker.finish(answers),
             lambda: gateway.claim(new_claim(claimed, channel)),
@@ -79,7 +79,7 @@ class TestRefusals:
         assert await eventually(site, lambda: gateway.look([*refs, claimed])) == [None] * 9
         assert wakes == []
         assert await worker.finish(answers) == WRITTEN * 8
-        assert await worker.finish([Answer(ref, b"late") for ref in refs]) == ALREADY * 8
+        assert await worker.finish([Terminal(ref, b"late") for ref in refs]) == ALREADY * 8
         assert (await gateway.claim(new_claim(claimed, channel))).state is ClaimState.FRESH
         await site.until(lambda: len(wakes) == 8)
         assert wakes == [Wake(ref, ref.encode() * 40) for ref in refs]
@@ -109,7 +109,7 @@ class TestRefusals:
         async def finish_until_refused() -> None:
             async with asyncio.timeout(site.patience):
                 while True:
-                    await worker.finish([Answer(new_ref(), b"r")])
+                    await worker.finish([Terminal(new_ref(), b"r")])
 
         with pytest.raises(Unavailable, match="busy with a script"):
             await finish_until_refused()
@@ -117,7 +117,7 @@ class TestRefusals:
         with pytest.raises(RedisError):
             await endless
         operator.close()
-        assert await worker.finish([Answer(new_ref(), b"r")]) == WRITTEN
+        assert await worker.finish([Terminal(new_ref(), b"r")]) == WRITTEN
 
     async def test_a_full_store_takes_what_fits_and_loses_nothing(
         self, site: RedisSite, own_redis: RedisServer
@@ -125,7 +125,7 @@ class TestRefusals:
         worker = await site.connect()
         used = int(re.findall(rb"used_memory:(\d+)", await command(own_redis, "INFO", "memory"))[0])
         await command(own_redis, "CONFIG", "SET", "maxmemory", str(used + 2_000_000))
-        batches = [[Answer(new_ref(), bytes(20_000)) for _ in range(16)] for _ in range(20)]
+        batches = [[Terminal(new_ref(), bytes(20_000)) for _ in range(16)] for _ in range(20)]
         outcomes = []
         for batch in batches:
             try:
@@ -155,7 +155,7 @@ class TestLoading:
     ) -> None:
         worker, (gateway, channel, wakes) = await site.connect(), await listening(site)
         old, new = new_ref(), new_ref()
-        assert await worker.finish([Answer(old, b"before", channel)]) == WRITTEN
+        assert await worker.finish([Terminal(old, b"before", channel)]) == WRITTEN
         await self.fill_file(own_redis)
         await asyncio.to_thread(own_redis.stop)
         own_redis.launch()
@@ -163,16 +163,16 @@ class TestLoading:
         async with asyncio.timeout(site.patience):
             while True:
                 try:
-                    assert await worker.finish([Answer(new, b"after", channel)]) == WRITTEN
+                    assert await worker.finish([Terminal(new, b"after", channel)]) == WRITTEN
                     break
                 except Unavailable as exc:
                     refused.add("loading" if "is loading" in exc.message else "away")
         assert "loading" in refused
-        assert await worker.finish([Answer(old, b"late"), Answer(new, b"late")]) == ALREADY * 2
+        assert await worker.finish([Terminal(old, b"late"), Terminal(new, b"late")]) == ALREADY * 2
         assert [state and state.payload for state in await worker.look([old, new])] == [b"before", b"after"]
         await site.until_true(gateway.healthy)
         late = new_ref()
-        await worker.finish([Answer(late, b"x", channel)])
+        await worker.finish([Terminal(late, b"x", channel)])
         await site.until(lambda: Wake(late, b"x") in wakes)
 
     async def test_opening_waits_until_it_has_loaded(self, site: RedisSite, own_redis: RedisServer) -> None:
@@ -180,7 +180,7 @@ class TestLoading:
         await asyncio.to_thread(own_redis.stop)
         own_redis.launch()
         store = await site.connect()
-        assert await store.finish([Answer(new_ref(), b"r")]) == WRITTEN
+        assert await store.finish([Terminal(new_ref(), b"r")]) == WRITTEN
 
 
 class TestConnections:
@@ -191,12 +191,12 @@ class TestConnections:
         own_redis.kill()
         assert not await gateway.healthy()
         with pytest.raises(Unavailable):
-            await worker.finish([Answer(new_ref(), b"r", channel)])
+            await worker.finish([Terminal(new_ref(), b"r", channel)])
         await asyncio.to_thread(own_redis.start)
         await site.until_true(gateway.healthy)
         await site.until_true(worker.healthy)
         ref = new_ref()
-        assert await worker.finish([Answer(ref, b"r", channel)]) == WRITTEN
+        assert await worker.finish([Terminal(ref, b"r", channel)]) == WRITTEN
         await site.until(lambda: wakes == [Wake(ref, b"r")])
         await gateway.cancel("cancels", [Cancel("1", 1.5)])
         await site.until(lambda: cancelled == [Cancel("1", 1.5)])
@@ -219,7 +219,7 @@ class TestConnections:
         for turn in range(5):
             await command(own_redis, "CLIENT", "KILL", "TYPE", "normal")
             ref = new_ref()
-            assert await worker.finish([Answer(ref, b"%d" % turn, channel)]) == WRITTEN
+            assert await worker.finish([Terminal(ref, b"%d" % turn, channel)]) == WRITTEN
             assert (await gateway.claim(new_claim(new_ref()))).state is ClaimState.FRESH
         await site.until(lambda: len(wakes) == 5)
 
@@ -230,7 +230,7 @@ class TestConnections:
         ref = new_ref()
 
         async def heard() -> bool:
-            await worker.finish([Answer(ref, b"r", channel)])
+            await worker.finish([Terminal(ref, b"r", channel)])
             return bool(wakes)
 
         await site.until_true(heard)
@@ -240,7 +240,7 @@ class TestConnections:
         await command(own_redis, "SCRIPT", "FLUSH")
         assert (await store.claim(new_claim(ref))).state is ClaimState.FRESH
         await command(own_redis, "SCRIPT", "FLUSH")
-        outcomes = await asyncio.gather(*(store.finish([Answer(new_ref(), b"r")]) for _ in range(20)))
+        outcomes = await asyncio.gather(*(store.finish([Terminal(new_ref(), b"r")]) for _ in range(20)))
         assert outcomes == [WRITTEN] * 20
 
     async def test_a_hanging_redis_is_unavailable_and_not_healthy(
@@ -254,19 +254,19 @@ class TestConnections:
             assert not await gateway.healthy()
             assert time.monotonic() - began < 3
             with pytest.raises(Unavailable, match="gave no answer"):
-                await worker.finish([Answer(ref, b"r", channel)])
+                await worker.finish([Terminal(ref, b"r", channel)])
             assert time.monotonic() - began < 10
         finally:
             os.kill(own_redis.pid, signal.SIGCONT)
         # The first call was carried out after all; its repetition is refused, and wakes by pointer.
-        assert await worker.finish([Answer(ref, b"r", channel)]) == ALREADY
+        assert await worker.finish([Terminal(ref, b"r", channel)]) == ALREADY
         await site.until_true(gateway.healthy)
         assert (await gateway.look([ref]))[0].payload == b"r"  # type: ignore[union-attr]
 
     async def test_cancelled_calls_leave_the_replies_in_order(self, site: RedisSite) -> None:
         store = await site.connect()
         refs = [new_ref() for _ in range(50)]
-        await store.finish([Answer(ref, ref.encode()) for ref in refs])
+        await store.finish([Terminal(ref, ref.encode()) for ref in refs])
         looks = [asyncio.ensure_future(store.look([ref])) for ref in refs]
         await asyncio.sleep(0)
         for look in looks[::2]:
@@ -280,7 +280,7 @@ class TestConnections:
         store = await site.connect()
         os.kill(own_redis.pid, signal.SIGSTOP)
         try:
-            calls = [asyncio.ensure_future(store.finish([Answer(new_ref(), bytes(1_000_000))])) for _ in range(24)]
+            calls = [asyncio.ensure_future(store.finish([Terminal(new_ref(), bytes(1_000_000))])) for _ in range(24)]
             await asyncio.sleep(0.1)
             for call in calls[::2]:
                 call.cancel()
@@ -308,7 +308,7 @@ class TestConnections:
         worker, (_, channel, wakes) = await site.connect(), await listening(site)
         await command(own_redis, "CONFIG", "RESETSTAT")
         await command(own_redis, "CONFIG", "SET", "slowlog-log-slower-than", "100000")
-        answers = [Answer(new_ref(), bytes(1_000_000), channel) for _ in range(32)]
+        answers = [Terminal(new_ref(), bytes(1_000_000), channel) for _ in range(32)]
         assert await worker.finish(answers) == WRITTEN * 32
         await site.until(lambda: len(wakes) == 32)
         assert [wake.payload for wake in wakes] == [None] * 32
@@ -326,12 +326,12 @@ class TestTheFenceSurvives:
         store = await site.connect()
         whole, trimmed, claimed, cut = (new_ref() for _ in range(4))
         await store.claim(new_claim(claimed))
-        await store.finish([Answer(ref, b"x" * 2000) for ref in (whole, trimmed, claimed, cut)])
+        await store.finish([Terminal(ref, b"x" * 2000) for ref in (whole, trimmed, claimed, cut)])
         await store.trim([trimmed, claimed])
         await command(own_redis, "XTRIM", site.names.result_key(cut), "MAXLEN", "0")
 
         async def holds() -> None:
-            late = [Answer(ref, b"late") for ref in (whole, trimmed, claimed, cut)]
+            late = [Terminal(ref, b"late") for ref in (whole, trimmed, claimed, cut)]
             assert await eventually(site, lambda: store.finish(late)) == ALREADY * 4
             states = await store.look([whole, trimmed, claimed, cut])
             assert [state and (state.state, state.payload) for state in states] == [

@@ -12,7 +12,7 @@ import pytest
 
 from infra.local.redis import RedisServer
 from protocol.errors import Unavailable
-from protocol.ports import Answer, Claimed, ClaimState, Outcome
+from protocol.ports import Claimed, ClaimState, FinishOutcome, Terminal
 from protocol.transport.redis.store import RedisStore
 from protocol.transport.settings import TransportSettings
 from tests.transport.contract_results import new_claim, new_ref
@@ -102,7 +102,7 @@ class TestLostReplies:
         proxy, site = proxied
         store, ref = await site.connect(), new_ref()
         proxy.drop_next_reply = True
-        assert await store.finish([Answer(ref, b"r")]) == [Outcome.ALREADY_TERMINAL]
+        assert await store.finish([Terminal(ref, b"r")]) == [FinishOutcome.ALREADY_TERMINAL]
         assert (await store.look([ref]))[0].payload == b"r"  # type: ignore[union-attr]
 
 
@@ -113,7 +113,7 @@ class TestSecurity:
     ) -> None:
         caplog.set_level("DEBUG")
         worker, (_, channel, wakes) = await site.connect(), await listening(site)
-        await worker.finish([Answer(new_ref(), b"r", channel)])
+        await worker.finish([Terminal(new_ref(), b"r", channel)])
         await site.until(lambda: len(wakes) == 1)
         for url, words in (
             (own_redis.url.replace("s3cret", "wr0ng"), "password"),
@@ -131,7 +131,7 @@ class TestSecurity:
         path = own_redis.data / "redis.sock"
         site = RedisSite(f"unix://:s3cret@{path}?db=1", prefix)
         worker, (_, channel, wakes) = await site.connect(), await listening(site)
-        await worker.finish([Answer(new_ref(), b"r", channel)])
+        await worker.finish([Terminal(new_ref(), b"r", channel)])
         await site.until(lambda: len(wakes) == 1)
         await site.close()
         for login, words in ((":wr0ng@", "refuses the user name or password"), ("", "wants a password")):
@@ -146,7 +146,7 @@ class TestSecurity:
         async with Proxy(own_redis, context) as proxy:
             site = RedisSite(f"rediss://localhost:{proxy.port}/0?ssl_ca_certs={TLS / 'ca.pem'}", prefix)
             worker, (_, channel, wakes) = await site.connect(), await listening(site)
-            await worker.finish([Answer(new_ref(), b"r", channel)])
+            await worker.finish([Terminal(new_ref(), b"r", channel)])
             await site.until(lambda: len(wakes) == 1)
             await site.close()
             distrustful = RedisStore(

@@ -15,7 +15,7 @@ from protocol.errors import Unavailable
 from protocol.transport.redis.address import Address
 from protocol.transport.redis.client import Client
 from protocol.transport.redis.connection import Connection
-from protocol.transport.redis.sentinel import Asking, Sentinels
+from protocol.transport.redis.sentinel import SentinelClient, Sentinels
 
 pytestmark = pytest.mark.servers
 
@@ -29,11 +29,11 @@ class Named(Sentinels):
 
     told: list[tuple[str, int]] = dataclasses.field(default_factory=list)
 
-    def asking(self, tls: Mapping[str, Any]) -> Asking:
+    def sentinel_client(self, tls: Mapping[str, Any]) -> SentinelClient:
         return Told(self.told)
 
 
-class Told(Asking):
+class Told(SentinelClient):
     def __init__(self, told: list[tuple[str, int]]) -> None:
         super().__init__("fleet", [])
         self._told = told

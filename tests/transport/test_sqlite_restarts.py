@@ -15,7 +15,7 @@ import pytest
 
 from protocol.errors import ConfigError, Unavailable
 from protocol.frames import pack
-from protocol.ports import Answer, Assigned, ClaimState, Outcome, OutRecord
+from protocol.ports import Assigned, ClaimState, FinishOutcome, OutRecord, Terminal
 from protocol.transport.embedded.sqlite import SqliteBus, SqliteStore
 from protocol.transport.embedded.sqlite_broker import SqliteBroker
 from protocol.transport.settings import TransportSettings
@@ -82,7 +82,7 @@ async def test_what_was_not_committed_comes_again_after_a_restart(place: Place) 
     consumer = await bus.subscribe(TOPIC, TOPIC, "b", owner)
     assert owner.owned == {0: Assigned(0, 0, 0, 0), 1: Assigned(1, committed=4, end=6, start=4)}
     assert await consumer.fetch(6, 0.0) == before[4:]
-    assert await bus.read(TOPIC, 1, 3) is None
+    assert await bus.read_record(TOPIC, 1, 3) is None
     assert (await bus.publish(TOPIC, numbered(1), partition=1)).offset == 6
 
 
@@ -107,14 +107,14 @@ async def test_a_record_waits_for_every_group_over_a_restart(place: Place) -> No
     await groups[1].commit({0: 2})
     await place.stop()
     bus = await place.bus()
-    assert await bus.read(TOPIC, 0, 0) is not None
+    assert await bus.read_record(TOPIC, 0, 0) is not None
     for group, committed in (("x", 5), ("y", 2), ("z", 0)):
         owner = Owner()
         consumer = await bus.subscribe(TOPIC, group, "a", owner)
         assert owner.owned[0].committed == committed
         await consumer.commit({0: 3})
-    assert await bus.read(TOPIC, 0, 1) is None
-    assert await bus.read(TOPIC, 0, 3) is not None
+    assert await bus.read_record(TOPIC, 0, 1) is None
+    assert await bus.read_record(TOPIC, 0, 3) is not None
 
 
 async def test_a_compacted_topic_is_compacted_on_disk(place: Place) -> None:
@@ -137,7 +137,7 @@ async def test_dead_letters_are_bounded_on_disk(place: Place) -> None:
         await bus.publish("t.dead.m", [OutRecord(bytes(30))])
     await place.stop()
     bus = await place.bus()
-    assert [await bus.read("t.dead.m", 0, n) is not None for n in range(10)] == [False] * 7 + [True] * 3
+    assert [await bus.read_record("t.dead.m", 0, n) is not None for n in range(10)] == [False] * 7 + [True] * 3
     assert (await bus.publish("t.dead.m", numbered(1))).offset == 10
 
 
@@ -150,8 +150,8 @@ async def test_the_files_do_not_grow_for_ever(place: Place) -> None:
     async def one_round(first: int) -> None:
         await bus.publish(TOPIC, [OutRecord(bytes(2000))] * 100)
         records = await consumer.fetch(100, 1.0)
-        await store.finish([Answer(f"{first + record.offset}", b"x", "g", ttl=0.0) for record in records])
-        await store.finish([Answer(f"g{record.offset}", bytes(2000), "gone", ttl=0.0) for record in records])
+        await store.finish([Terminal(f"{first + record.offset}", b"x", "g", ttl=0.0) for record in records])
+        await store.finish([Terminal(f"g{record.offset}", bytes(2000), "gone", ttl=0.0) for record in records])
         await consumer.commit({0: records[-1].offset + 1})
 
     for turn in range(40):
@@ -168,12 +168,12 @@ async def test_claims_and_terminals_are_there_after_a_restart(place: Place) -> N
     await store.confirm("confirmed", published=True)
     assert await store.start(["running", "plain-running"], "w", 60.0) == [1, 1]
     await store.finish(
-        [Answer("done", b"\xff", "g"), Answer("retriable", b"x", "g", retriable=True), Answer("trimmed", b"x")]
+        [Terminal("done", b"\xff", "g"), Terminal("retriable", b"x", "g", retriable=True), Terminal("trimmed", b"x")]
     )
     await store.finish(
-        [Answer("delivered", b"x", "g"), Answer("kept", b"\xfe", "h"), Answer("short", b"x", "g", ttl=0.01)]
+        [Terminal("delivered", b"x", "g"), Terminal("kept", b"\xfe", "h"), Terminal("short", b"x", "g", ttl=0.01)]
     )
-    await store.finish([Answer("plain-running", b"x", "g")])
+    await store.finish([Terminal("plain-running", b"x", "g")])
     await store.trim(["trimmed"])
     refs = [
         "open",
@@ -194,8 +194,8 @@ async def test_claims_and_terminals_are_there_after_a_restart(place: Place) -> N
     assert await store.look(refs) == before
     while await store.look(["short"]) != [None]:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
-    outcomes = await store.finish([Answer(ref, b"late") for ref in refs[3:9]])
-    assert outcomes == [Outcome.ALREADY_TERMINAL] * 6
+    outcomes = await store.finish([Terminal(ref, b"late") for ref in refs[3:9]])
+    assert outcomes == [FinishOutcome.ALREADY_TERMINAL] * 6
     assert (await store.claim(new_claim("done"))).payload == b"\xff"
     states = {
         ref: (await store.claim(new_claim(ref, fingerprint=f))).state for ref, f in zip(refs[:5], "1" * 5, strict=True)
@@ -217,7 +217,7 @@ async def test_expired_streams_are_gone_from_the_disk(place: Place) -> None:
     store = await place.store()
     for n in range(20):
         await store.claim(new_claim(f"{n}", ttl=0.05))
-        await store.finish([Answer(f"plain{n}", bytes(10_000), "h", ttl=0.05)])
+        await store.finish([Terminal(f"plain{n}", bytes(10_000), "h", ttl=0.05)])
     await place.stop()
     await asyncio.sleep(0.06)
     await place.store()
@@ -229,13 +229,13 @@ async def test_expired_streams_are_gone_from_the_disk(place: Place) -> None:
 async def test_a_wake_comes_only_when_its_terminal_is_on_disk(place: Place) -> None:
     store, wakes = await place.store(), asyncio.Event()
     await store.listen("g", lambda _: wakes.set())
-    finishing = asyncio.ensure_future(store.finish([Answer("1", b"x", "g")]))
+    finishing = asyncio.ensure_future(store.finish([Terminal("1", b"x", "g")]))
     await asyncio.sleep(0)
     finishing.cancel()
     await asyncio.wait_for(wakes.wait(), 5)
     await place.stop()
     store = await place.store()
-    assert await store.finish([Answer("1", b"late")]) == [Outcome.ALREADY_TERMINAL]
+    assert await store.finish([Terminal("1", b"late")]) == [FinishOutcome.ALREADY_TERMINAL]
 
 
 async def test_a_record_is_fetched_only_when_it_is_on_disk(place: Place) -> None:
@@ -268,7 +268,7 @@ async def test_a_full_disk_loses_nothing_that_was_acknowledged(place: Place) -> 
     with pytest.raises(Unavailable, match=r"bus\.sqlite cannot be written: database or disk is full"):
         await bus.publish(TOPIC, [OutRecord(large)])
     with pytest.raises(Unavailable, match=r"results\.sqlite cannot be written: database or disk is full"):
-        await store.finish([Answer("a", large), Answer("b", large)])
+        await store.finish([Terminal("a", large), Terminal("b", large)])
     for journal in (broker.journal, server.journal):
         await journal.query(free_the_disk)
 
@@ -276,12 +276,12 @@ async def test_a_full_disk_loses_nothing_that_was_acknowledged(place: Place) -> 
         while not (await bus.healthy() and await store.healthy()):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert [state and state.state for state in await store.look(["a", "b"])] == ["queued", None]
-    assert await store.finish([Answer("a", b"x"), Answer("b", b"y")]) == [Outcome.WRITTEN] * 2
+    assert await store.finish([Terminal("a", b"x"), Terminal("b", b"y")]) == [FinishOutcome.WRITTEN] * 2
     assert (await bus.publish(TOPIC, numbered(1))).offset == 2
     await place.stop()
     bus, store = await place.bus(), await place.store()
     assert [state and state.payload for state in await store.look(["a", "b"])] == [b"x", b"y"]
-    assert await bus.read(TOPIC, 0, 2) is not None
+    assert await bus.read_record(TOPIC, 0, 2) is not None
 
 
 async def test_one_process_per_folder(place: Place) -> None:
@@ -362,7 +362,7 @@ async def test_a_killed_process_loses_nothing_that_it_was_told(place: Place) -> 
     assert {place: left.get(place) for place in expected} == expected
 
     refs = told.finished
-    assert await store.finish([Answer(ref, b"late") for ref in refs]) == [Outcome.ALREADY_TERMINAL] * len(refs)
+    assert await store.finish([Terminal(ref, b"late") for ref in refs]) == [FinishOutcome.ALREADY_TERMINAL] * len(refs)
     assert [state and state.payload for state in await store.look(refs)] == [b"by %s" % ref.encode() for ref in refs]
     claims = [await store.claim(new_claim(ref, fingerprint="f")) for ref in told.confirmed]
     assert {claimed.state for claimed in claims} == {ClaimState.ATTACHED}

@@ -10,7 +10,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from protocol.ports import Answer, Claim, OutRecord
+from protocol.ports import Claim, OutRecord, Terminal
 from protocol.transport.embedded.sqlite import SqliteBus, SqliteStore
 from protocol.transport.settings import TransportSettings
 from tests.transport.bus_site import Owner
@@ -41,7 +41,7 @@ async def work(bus: SqliteBus, store: SqliteStore) -> None:
     while True:
         for record in await consumer.fetch(5, 1.0):
             ref = bytes(record.value).decode()
-            (outcome,) = await store.finish([Answer(ref, b"by %s" % bytes(record.value), "nobody")])
+            (outcome,) = await store.finish([Terminal(ref, b"by %s" % bytes(record.value), "nobody")])
             say("finished", ref, outcome.name)
             if record.offset % 3 == 2:
                 await consumer.commit({record.partition: record.offset + 1})

@@ -21,7 +21,7 @@ from workers.instances.job import Entry, Executor, Job
 from workers.instances.loaded import LoadedModel
 from workers.instances.process.executor import ChildExecutor
 from workers.lifecycle.loader import Loader
-from workers.repository.repository import scan
+from workers.repository.scan import scan_repositories
 from workers.repository.version import ModelVersion
 
 CONFIG = """
@@ -66,7 +66,7 @@ def version_of(
     """Model m, of this code and these files beside it."""
     files = {name: textwrap.dedent(text) for name, text in {"model.py": code, **(files or {})}.items()}
     write_model(root, "m", config, files)
-    (folder,) = scan([root])
+    (folder,) = scan_repositories([root])
     assert not folder.reason, folder.reason
     (version,) = folder.versions
     return version

@@ -1,4 +1,4 @@
-"""A model whose instance dies, hangs, fails or runs out of memory as its input says, and who was buried for it."""
+"""A model whose instance dies, hangs, fails or runs out of memory as its input says, and the dead letters that come of it."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -79,7 +79,7 @@ async def together(b: Bench, *numbers: float) -> list[InferReply]:
 
 async def dead_letters(b: Bench) -> list[Record]:
     found: list[Record] = []
-    while (record := await b.bus.read(DEAD, 0, len(found))) is not None:
+    while (record := await b.bus.read_record(DEAD, 0, len(found))) is not None:
         found.append(record)
     return found
 

@@ -13,7 +13,7 @@ from protocol.errors import Unavailable
 from protocol.messages import InferReply
 from protocol.model_config import ModelConfig
 from protocol.model_config.pbtxt import parse
-from protocol.ports import Answer, Bus, Outcome, RequestState, Results
+from protocol.ports import Bus, FinishOutcome, RequestState, Results, Terminal
 from protocol.runtime.clock import Clock
 from protocol.tensors import Array
 from protocol.transport import Transport
@@ -92,7 +92,7 @@ class Flaky:
             self.attempted.set()
             raise Unavailable("the store is down, says the test")
 
-    async def finish(self, answers: Sequence[Answer]) -> list[Outcome]:
+    async def finish(self, answers: Sequence[Terminal]) -> list[FinishOutcome]:
         self._check("finish")
         return await self._store.finish(answers)
 

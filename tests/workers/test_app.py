@@ -94,5 +94,5 @@ async def test_a_worker_whose_supervisor_is_gone_drains_and_ends(tmp_path: Path)
     os.close(reader)
     async with asyncio.timeout(20):
         _, said = await process.communicate()
-    assert b"the supervisor has ended" in said
+    assert b"the supervisor is gone" in said
     assert process.returncode == 0

@@ -178,6 +178,6 @@ def test_what_is_stacked_and_cut_again_is_what_was_given(drawn: tuple[ModelConfi
     config, requests = drawn
     signature = Signature(config)
     expected = [{t.name: (t.datatype, t.shape, bytes(t.data)) for t in request.inputs} for request in requests]
-    assert len({signature.read(request).shape_class for request in requests}) == 1
+    assert len({signature.check_request(request).shape_class for request in requests}) == 1
     shares = cut(requests, stack(requests, config).inputs, config)
     assert [{t.name: (t.datatype, t.shape, bytes(t.data)) for t in share} for share in shares] == expected

@@ -8,7 +8,7 @@ import pytest
 from protocol.errors import ConfigError, ModelFailed
 from protocol.model_config import TensorSpec, Warmup, WarmupInput
 from tests.workers.archives import archive
-from workers.checking.checking import Inspect, Status, Try, Verdict, check
+from workers.checking.compatibility import CheckResult, Inspect, LoadAttempt, Status, check_repositories
 from workers.instances.warmup import samples
 from workers.repository.completion import BackendMetadata
 from workers.repository.version import ModelVersion
@@ -33,13 +33,17 @@ VERIFIED = ("configuration",)
 
 
 def verdict(
-    tmp_path: Path, config: str, file: str = "model.onnx", inspect: Inspect | None = None, attempt: Try | None = None
-) -> Verdict:
+    tmp_path: Path,
+    config: str,
+    file: str = "model.onnx",
+    inspect: Inspect | None = None,
+    attempt: LoadAttempt | None = None,
+) -> CheckResult:
     version = tmp_path / "m" / "1"
     version.mkdir(parents=True)
     (tmp_path / "m" / "config.pbtxt").write_text(config)
     (version / file).write_bytes(BYTES.get(file, b"\x08\x09"))
-    (found,) = check([tmp_path], BACKENDS, inspect, attempt)
+    (found,) = check_repositories([tmp_path], BACKENDS, inspect, attempt)
     return found
 
 
@@ -59,7 +63,7 @@ class TestNoDifference:
         ],
     )
     def test_nothing_to_report(self, tmp_path: Path, config: str) -> None:
-        assert verdict(tmp_path, config) == Verdict("m", Status.NO_DIFFERENCE, (1,), verified=VERIFIED)
+        assert verdict(tmp_path, config) == CheckResult("m", Status.NO_DIFFERENCE, (1,), verified=VERIFIED)
 
     def test_the_model_file_agrees(self, tmp_path: Path) -> None:
         found = verdict(tmp_path, "max_batch_size: 8" + TENSORS, inspect=four_floats)
@@ -78,7 +82,7 @@ def test_a_model_that_calls_other_models_is_said_to_fail_there(tmp_path: Path) -
     (tmp_path / "m" / "config.pbtxt").write_text("max_batch_size: 0" + TENSORS)
     (folder / "model.py").write_text("import triton_python_backend_utils as pb\npb.InferenceRequest('m').exec()\n")
 
-    (found,) = check([tmp_path], BACKENDS)
+    (found,) = check_repositories([tmp_path], BACKENDS)
 
     assert found.status is Status.DIFFERS
     assert found.reasons == (
@@ -137,7 +141,7 @@ def test_each_verdict_comes_before_the_next_model_is_looked_at(tmp_path: Path) -
     for name in "ab":
         (tmp_path / name / "1").mkdir(parents=True)
         (tmp_path / name / "1" / "model.onnx").write_bytes(b"\x08\x09")
-    verdicts = check([tmp_path], BACKENDS, inspect)
+    verdicts = check_repositories([tmp_path], BACKENDS, inspect)
 
     assert (next(verdicts).model, looked_at) == ("a", ["a"])
     assert (next(verdicts).model, looked_at) == ("b", ["a", "b"])
@@ -251,7 +255,7 @@ class TestRefused:
 
     def test_a_repository_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="is not a folder"):
-            next(check([tmp_path / "none"], BACKENDS))
+            next(check_repositories([tmp_path / "none"], BACKENDS))
 
 
 def test_warnings_are_passed_on(tmp_path: Path) -> None:
@@ -282,7 +286,7 @@ def test_a_file_that_is_no_model_is_named_without_its_framework(tmp_path: Path) 
         b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n"
     )
 
-    (found,) = check([tmp_path], BACKENDS)
+    (found,) = check_repositories([tmp_path], BACKENDS)
 
     assert found.status is Status.REFUSED
     assert "1/model.onnx' cannot be loaded: it is a Git LFS pointer" in found.reasons[0]

@@ -64,7 +64,7 @@ async def until(condition: Callable[[], object]) -> None:
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # before it was opened, or before it was read
         return False
 
 
@@ -219,10 +219,10 @@ def test_a_killed_worker_takes_its_children_along_and_leaves_no_memory(tmp_path:
         from pathlib import Path
         from tests.workers.children import HANG, request, running
         from tests.workers.test_child_deaths import hanging
-        from workers.repository.repository import scan
+        from workers.repository.scan import scan_repositories
 
         async def main():
-            ((version,),) = (folder.versions for folder in scan([Path(sys.argv[1])]))
+            ((version,),) = (folder.versions for folder in scan_repositories([Path(sys.argv[1])]))
             async with running(version) as model:
                 await model.ask(request(*[1.0] * 1_000_000))
                 model.submit(request(HANG))

@@ -85,6 +85,7 @@ async def test_processes_that_a_model_has_detached_end_with_it(tmp_path: Path, h
     version = version_of(tmp_path, DAEMON)
     async with running(version) as model:
         at_load = version.path.parent / f"at-load-{model.child.pid}"
+        await until(at_load.exists)  # the model does not wait for what it detaches
         await model.run(request(-1.0 if how == "exits" else 1.0))
         pids = [int(file.read_text()) for file in (at_load, version.path.parent / "at-run")]
         if how != "exits":
@@ -119,10 +120,10 @@ def test_a_killed_worker_takes_along_what_a_model_has_detached(tmp_path: Path) -
         import asyncio, sys
         from pathlib import Path
         from tests.workers.children import request, running
-        from workers.repository.repository import scan
+        from workers.repository.scan import scan_repositories
 
         async def main():
-            ((version,),) = (folder.versions for folder in scan([Path(sys.argv[1])]))
+            ((version,),) = (folder.versions for folder in scan_repositories([Path(sys.argv[1])]))
             async with running(version) as model:
                 await model.ask(request(1.0))
                 print((version.path.parent / "at-run").read_text(), flush=True)

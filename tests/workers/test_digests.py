@@ -36,29 +36,29 @@ def test_a_file_that_rests_is_read_once(file: Path) -> None:
         return content_digest(path)
 
     digests = Digests(lambda: later(file), read)
-    first = digests.of([file], file.parent, b"")
-    assert digests.of([file], file.parent, b"") == first
-    assert digests.of([file], file.parent, b"another configuration") != first
+    first = digests.digest_of([file], file.parent, b"")
+    assert digests.digest_of([file], file.parent, b"") == first
+    assert digests.digest_of([file], file.parent, b"another configuration") != first
     assert reads == [file]
 
 
 def test_a_file_that_was_just_written_is_read_again(file: Path) -> None:
     digests = Digests(lambda: later(file, 0.0))
-    first = digests.of([file], file.parent, b"")
+    first = digests.digest_of([file], file.parent, b"")
     times = file.stat()
     with file.open("r+b") as opened:  # the same inode, size and, within the clock's resolution, times
         opened.write(b"two")
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert digests.of([file], file.parent, b"") != first
+    assert digests.digest_of([file], file.parent, b"") != first
 
 
 def test_a_change_that_keeps_size_and_modification_time_is_seen(file: Path) -> None:
     digests = Digests(lambda: later(file))
-    first = digests.of([file], file.parent, b"")
+    first = digests.digest_of([file], file.parent, b"")
     times = file.stat()
     write(file, b"two")
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert digests.of([file], file.parent, b"") != first
+    assert digests.digest_of([file], file.parent, b"") != first
 
 
 def test_what_is_gone_is_forgotten(tmp_path: Path) -> None:
@@ -66,9 +66,9 @@ def test_what_is_gone_is_forgotten(tmp_path: Path) -> None:
     for path in files:
         write(path, b"x")
     digests = Digests(lambda: later(files[1]))
-    digests.of(files, tmp_path, b"")
+    digests.digest_of(files, tmp_path, b"")
     digests.forget_others()
-    digests.of(files[:1], tmp_path, b"")
+    digests.digest_of(files[:1], tmp_path, b"")
     digests.forget_others()
     assert list(digests._known) == files[:1]
 
@@ -108,7 +108,7 @@ class Repository(RuleBasedStateMachine):
     @rule(config=st.binary(max_size=1))
     def compare(self, config: bytes) -> None:
         files = sorted(self.base.iterdir())
-        assert self.digests.of(files, self.base, config) == Digests().of(files, self.base, config)
+        assert self.digests.digest_of(files, self.base, config) == Digests().digest_of(files, self.base, config)
         self.digests.forget_others()
 
     def teardown(self) -> None:
@@ -127,6 +127,6 @@ def test_different_trees_have_different_digests(first: dict[str, bytes], second:
         with tempfile.TemporaryDirectory(prefix="penstock-digests-") as folder:
             for name, content in tree.items():
                 write(Path(folder) / name, content)
-            return Digests().of(sorted(Path(folder).iterdir()), Path(folder), b"")
+            return Digests().digest_of(sorted(Path(folder).iterdir()), Path(folder), b"")
 
     assert (digest(first) == digest(second)) == (first == second)

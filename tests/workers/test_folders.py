@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from protocol.errors import ConfigError
-from workers.repository.folders import contents
-from workers.repository.repository import ignored, scan
+from workers.repository.folders import list_repository
+from workers.repository.scan import ignored_folders, scan_repositories
 
 
 def model(repository: Path, name: str = "good") -> None:
@@ -39,8 +39,8 @@ def test_a_folder_that_is_no_models_is_passed_over_with_a_line(tmp_path: Path, n
     (tmp_path / name).mkdir()
     (tmp_path / name / "notes.txt").touch()
 
-    assert [(each.name, each.reason) for each in scan([tmp_path])] == [("good", "")]
-    assert [line.startswith(f"ignore folder '{tmp_path / name}': ") for line in ignored([tmp_path])] == [True]
+    assert [(each.name, each.reason) for each in scan_repositories([tmp_path])] == [("good", "")]
+    assert [line.startswith(f"ignore folder '{tmp_path / name}': ") for line in ignored_folders([tmp_path])] == [True]
 
 
 def test_a_folder_whose_name_is_not_utf8_is_passed_over_with_a_line_that_can_be_printed(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_folder_whose_name_is_not_utf8_is_passed_over_with_a_line_that_can_be_
     except OSError:
         pytest.skip("this file system takes only UTF-8 names")
 
-    (line,) = ignored([tmp_path])
+    (line,) = ignored_folders([tmp_path])
 
     assert "m\\xff" in line
     line.encode()
@@ -62,8 +62,8 @@ def test_hidden_folders_and_files_need_no_line(tmp_path: Path, name: str) -> Non
     (tmp_path / "README.md").touch()
     (tmp_path / "good" / ".DS_Store").touch()
 
-    assert [(each.name, each.reason) for each in scan([tmp_path])] == [("good", "")]
-    assert ignored([tmp_path]) == ()
+    assert [(each.name, each.reason) for each in scan_repositories([tmp_path])] == [("good", "")]
+    assert ignored_folders([tmp_path]) == ()
 
 
 def test_a_folder_of_the_file_system_that_only_root_may_read_is_passed_over(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_folder_of_the_file_system_that_only_root_may_read_is_passed_over(tmp_
     for name in ("lost+found", "secret"):
         os.chown(tmp_path / name, 0, 0) if os.geteuid() == 0 else (tmp_path / name).chmod(0)
     with nobody():
-        found = {each.name: each.reason for each in scan([tmp_path])}
+        found = {each.name: each.reason for each in scan_repositories([tmp_path])}
 
     assert found == {"good": "", "secret": f"'{tmp_path / 'secret'}' cannot be read: Permission denied"}
 
@@ -86,7 +86,7 @@ def test_a_model_file_without_a_versions_folder_is_told_where_to_go(tmp_path: Pa
     (tmp_path / "digits").mkdir()
     (tmp_path / "digits" / "net.onnx").touch()
 
-    (found,) = scan([tmp_path])
+    (found,) = scan_repositories([tmp_path])
 
     assert found.reason.endswith(f"move '{tmp_path}/digits/net.onnx' to '{tmp_path}/digits/1/model.onnx'")
 
@@ -95,13 +95,13 @@ def test_a_versions_folder_that_is_not_called_by_a_number_is_named(tmp_path: Pat
     model(tmp_path / "digits", "v1")
     (tmp_path / "digits" / "v1" / "model.onnx").touch()
 
-    (found,) = scan([tmp_path / "digits"])
+    (found,) = scan_repositories([tmp_path / "digits"])
     assert "is called by a number" not in found.reason  # there v1 is a model's folder
 
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "digits" / "v1").mkdir(parents=True)
     (tmp_path / "r" / "digits" / "v1" / "model.onnx").touch()
-    (found,) = scan([tmp_path / "r"])
+    (found,) = scan_repositories([tmp_path / "r"])
     assert found.reason.endswith(f"rename '{tmp_path}/r/digits/v1' to '{tmp_path}/r/digits/1'")
 
 
@@ -118,7 +118,7 @@ def test_a_configuration_that_is_no_file_is_named_and_not_taken_for_none(tmp_pat
     else:
         os.mkfifo(config)
 
-    (found,) = scan([tmp_path])
+    (found,) = scan_repositories([tmp_path])
 
     said = "is not a file" if what in ("folder", "pipe") else "is a link to '"
     assert f"'{config}' {said}" in found.reason
@@ -130,7 +130,7 @@ def test_links_that_lead_nowhere_are_named(tmp_path: Path) -> None:
     (tmp_path / "good" / "2").symlink_to("/mnt/gone")
     (tmp_path / "away").symlink_to("/mnt/away")
 
-    away, good = scan([tmp_path])
+    away, good = scan_repositories([tmp_path])
 
     assert away.reason == f"'{tmp_path / 'away'}' is a link to '/mnt/away', which is not there"
     assert good.warnings == ("ignore version '2', a link to '/mnt/gone', which is not there",)
@@ -140,6 +140,6 @@ def test_one_folder_too_deep_is_told_the_folder_above(tmp_path: Path) -> None:
     model(tmp_path, "digits")
 
     with pytest.raises(ConfigError, match=f"is a model's folder; give the folder above it, '{tmp_path}'"):
-        contents(tmp_path / "digits")
+        list_repository(tmp_path / "digits")
     with pytest.raises(ConfigError, match=f"serve the file: penstock serve {tmp_path}/digits/1/model.onnx"):
-        contents(tmp_path / "digits" / "1")
+        list_repository(tmp_path / "digits" / "1")

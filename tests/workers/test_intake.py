@@ -9,7 +9,7 @@ from protocol.codec import encode_request
 from protocol.errors import Code
 from protocol.frames import MAX_RECORD
 from protocol.naming import ref
-from protocol.ports import Answer, Assigned, Claim, OutRecord, Published
+from protocol.ports import Assigned, Claim, OutRecord, Published, Terminal
 from protocol.tensors import from_array
 from tests.workers.fleet import CHANNEL, IDENTITY, NAMES, until, values
 from tests.workers.serving import Bench, bench
@@ -57,7 +57,7 @@ async def test_a_record_that_nobody_can_read_goes_to_the_dead_letters_byte_for_b
         serving = await b.serve()
         await publish_raw(b, b"\xc1 not msgpack", ("x", b"1"))
         await until(lambda: serving.statistics.dead_letters["undecodable"] == 1)
-        record = await b.bus.read(DEAD, 0, 0)
+        record = await b.bus.read_record(DEAD, 0, 0)
         assert record is not None
         assert record.value == b"\xc1 not msgpack"
         headers = dict(record.headers)
@@ -79,7 +79,7 @@ async def test_a_record_that_only_others_can_write_leaves_a_letter_without_it_an
         log = b.broker.topic(TOPIC)
         await b.broker.append(log, 0, [OutRecord(bytes(MAX_RECORD + 1), [("x", b"1")], b"k"), OutRecord(b"\xc1", [])])
         await until(lambda: serving.statistics.dead_letters["undecodable"] == 2)
-        large, small = [await b.bus.read(DEAD, 0, offset) for offset in (0, 1)]
+        large, small = [await b.bus.read_record(DEAD, 0, offset) for offset in (0, 1)]
         assert large is not None
         assert small is not None
         assert (large.value, large.key, small.value) == (b"", None, b"\xc1")
@@ -297,7 +297,7 @@ async def test_records_deleted_unread_are_a_loss_that_is_told() -> None:
         serving.intake.assigned(9, [Assigned(0, committed=3, end=10, start=8)])
         await until(lambda: serving.statistics.dead_letters["lost"] == 1)
         assert serving.statistics.lost == 5
-        record = await b.bus.read(DEAD, 0, 0)
+        record = await b.bus.read_record(DEAD, 0, 0)
         assert record is not None
         assert dict(record.headers)["dead-offset"] == b"3"
         assert dict(record.headers)["dead-reason"] == b"lost"
@@ -395,7 +395,7 @@ async def test_an_answer_that_is_already_there_wins() -> None:
         held.gate.clear()
         await b.caller.publish(request)
         await held.started()
-        await b.store.finish([Answer(request.id, b"first", "", 300.0)])
+        await b.store.finish([Terminal(request.id, b"first", "", 300.0)])
         held.gate.set()
         await until(lambda: b.serving[0].runner.in_flight == 0)
         (state,) = await b.store.look([request.id])

@@ -10,7 +10,7 @@ from protocol.model_config.pbtxt import parse
 from tests.workers.fleet import IDENTITY, write_model
 from workers.backends import installed, load_backend, usable_gpus
 from workers.lifecycle.loader import Loader
-from workers.repository.repository import scan
+from workers.repository.scan import scan_repositories
 from workers.repository.version import ModelVersion
 
 
@@ -32,7 +32,7 @@ async def test_a_version_is_completed_placed_and_loaded() -> None:
 async def test_what_the_files_raise_becomes_an_error_that_names_the_model(tmp_path: Path) -> None:
     code = "class Model:\n    def __init__(self):\n        raise KeyError('weights')\n    def predict(self, X):\n        return X\n"
     write_model(tmp_path, "m", IDENTITY.replace("identity", "python"), {"model.py": code})
-    ((broken,),) = (folder.versions for folder in scan([tmp_path]))
+    ((broken,),) = (folder.versions for folder in scan_repositories([tmp_path]))
     with pytest.raises(FleetError, match=r"(?s)'m'.*weights"):
         await loader().load(broken)
 

@@ -9,7 +9,7 @@ from protocol.errors import Code, ConfigError, NotFound
 from protocol.heartbeat_codec import decode_announcement
 from protocol.messages import Announcement, Heartbeat, ModelLoad, ModelState
 from tests.workers.fleet import IDENTITY, NAMES, Fleet, fleet, until, values, write_model
-from workers.lifecycle.models import Slot, plan
+from workers.lifecycle.models import VersionSlot, plan_loads
 from workers.lifecycle.states import State
 from workers.repository.model_files import ModelFile
 
@@ -218,7 +218,7 @@ async def test_workers_that_unload_at_the_same_time_leave_nothing_ready(tmp_path
         assert state(f, "m").state is ModelState.READY
         for worker in workers:
             await worker._say()
-            await worker.models.catalogue.look_again()
+            await worker.models.announcer.look_again()
         assert (state(f, "m").state, state(f, "m").reason) == (ModelState.UNAVAILABLE, "unloaded")
 
 
@@ -228,10 +228,10 @@ async def test_a_catalogue_that_was_deleted_is_made_again_with_what_is_ready(tmp
     async with fleet(tmp_path) as f:
         worker = await f.worker()
         await worker.models.unload_model("n")
-        await worker.models.catalogue.renew()
+        await worker.models.announcer.renew()
         assert len(catalogue(f)["m", "1"]) == 1, "nothing was lost"
         del f.broker.topics[NAMES.catalogue_topic]
-        await worker.models.catalogue.renew()
+        await worker.models.announcer.renew()
         assert {key: entries[-1].state for key, entries in catalogue(f).items()} == {("m", "1"): ModelState.READY}
 
 
@@ -273,12 +273,14 @@ async def test_instances_get_their_names_and_count(tmp_path: Path) -> None:
 
 keys = st.tuples(st.sampled_from("abc"), st.sampled_from("12"))
 digests = st.sampled_from(["x", "y"])
-slots = st.builds(Slot, state=st.sampled_from(list(State)), digest=digests)
+slots = st.builds(VersionSlot, state=st.sampled_from(list(State)), digest=digests)
 
 
 @given(st.dictionaries(keys, digests), st.dictionaries(keys, slots))
-def test_a_plan_leads_to_what_is_wanted(wanted: dict[tuple[str, str], str], here: dict[tuple[str, str], Slot]) -> None:
-    made = plan(wanted, here)
+def test_a_plan_leads_to_what_is_wanted(
+    wanted: dict[tuple[str, str], str], here: dict[tuple[str, str], VersionSlot]
+) -> None:
+    made = plan_loads(wanted, here)
     assert not set(made.load) & set(made.unload)
     assert set(made.load) <= set(wanted)
     assert not set(made.unload) & set(wanted)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from protocol.errors import Unavailable
-from protocol.ports import Answer, Outcome, OutRecord, Published
+from protocol.ports import FinishOutcome, OutRecord, Published, Terminal
 from tests.workers.fleet import CHANNEL, NAMES, fleet, until, values, write_model
 from tests.workers.test_metrics import scrape
 
@@ -60,7 +60,7 @@ async def test_an_answer_that_cannot_be_stored_stops_its_model_alone(tmp_path: P
         down = [True]
         right = transport.results.finish
 
-        async def finish(answers: Sequence[Answer]) -> list[Outcome]:
+        async def finish(answers: Sequence[Terminal]) -> list[FinishOutcome]:
             if down and any(answer.ref == "stuck" for answer in answers):
                 raise Unavailable("this one cannot be stored")
             return await right(answers)

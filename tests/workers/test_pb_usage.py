@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.backends import pb_utils
-from workers.checking.pb_usage import not_offered
+from workers.checking.pb_usage import unsupported_uses
 
 IMPORT = "import triton_python_backend_utils as pb\n"
 
@@ -22,13 +22,13 @@ IMPORT = "import triton_python_backend_utils as pb\n"
     ],
 )
 def test_what_is_not_offered_is_named(source: str, uses: list[str]) -> None:
-    assert not_offered(IMPORT + source, dir(pb_utils)) == uses
+    assert unsupported_uses(IMPORT + source, dir(pb_utils)) == uses
 
 
 def test_a_source_without_tritons_module_uses_nothing_of_it() -> None:
-    assert not_offered("socket.get_response_sender()", dir(pb_utils)) == []
+    assert unsupported_uses("socket.get_response_sender()", dir(pb_utils)) == []
 
 
 @given(st.text())
 def test_any_text_is_read(text: str) -> None:
-    not_offered(IMPORT + text, dir(pb_utils))
+    unsupported_uses(IMPORT + text, dir(pb_utils))

@@ -26,7 +26,7 @@ class Directory:
 
     def read(self, seconds: float = STEP) -> list[str]:
         self.now += seconds
-        found = [beat.worker for beat in self.peers.read(list(self.beats.values()), self.now)]
+        found = [beat.worker for beat in self.peers.observe(list(self.beats.values()), self.now)]
         self.dead += found
         return found
 

@@ -14,7 +14,7 @@ from tests.workers.fragile import ORDERED, TOPIC, WIDE, all_done, dead_letters, 
 from tests.workers.serving import bench
 
 
-async def test_the_mates_of_a_crasher_are_answered_and_only_it_is_buried() -> None:
+async def test_the_batch_of_a_crasher_is_answered_and_only_it_is_a_dead_letter() -> None:
     async with bench() as b:
         instance = await fragile(b, deadly=frozenset({20.0}))
         replies = await together(b, *range(32))
@@ -46,7 +46,7 @@ async def test_a_dead_letter_is_the_record_byte_for_byte_and_says_why() -> None:
         await asyncio.gather(*first, *futures)
         (letter,) = await dead_letters(b)
         value, headers = encode_request(requests[0])
-        original = await b.bus.read(TOPIC, 0, 1)
+        original = await b.bus.read_record(TOPIC, 0, 1)
         assert original is not None
         assert letter.value == value == original.value
         assert letter.key == original.key
@@ -101,7 +101,7 @@ async def test_a_crash_that_does_not_come_again_blames_nobody() -> None:
         await all_done(b)
 
 
-async def test_one_bad_request_fails_alone_and_is_not_buried() -> None:
+async def test_one_bad_request_fails_alone_and_is_no_dead_letter() -> None:
     async with bench() as b:
         instance = await fragile(b, bad=frozenset({2.0}), isolated=False)
         replies = await together(b, *range(8))
@@ -209,8 +209,8 @@ async def test_a_model_that_dies_of_everything_buries_few_and_says_so() -> None:
         instance = await fragile(b, deadly=frozenset(float(n) for n in range(1000)))
         replies = await together(b, *range(32))
         assert failed(replies) == list(range(32))
-        buried = len(await dead_letters(b))
-        assert 0 < buried < 16
+        given_up = len(await dead_letters(b))
+        assert 0 < given_up < 16
         assert "die on nearly every request" in b.serving[-1].runner.problem()
         ran = len(instance.batches)
         replies = await asyncio.gather(*await b.caller.publish(*[b.caller.request(n) for n in range(100, 104)]))
@@ -218,7 +218,7 @@ async def test_a_model_that_dies_of_everything_buries_few_and_says_so() -> None:
         assert replies[0].failure is not None
         assert "so the model is at fault, not this request" in replies[0].failure.message
         assert len(instance.batches) <= ran + 4
-        assert len(await dead_letters(b)) == buried
+        assert len(await dead_letters(b)) == given_up
         await all_done(b)
 
 

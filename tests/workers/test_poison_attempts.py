@@ -49,7 +49,7 @@ async def test_whoever_waits_behind_a_crasher_does_not_count_as_begun() -> None:
         await all_done(b)
 
 
-async def test_what_was_begun_too_often_is_buried_without_another_run() -> None:
+async def test_what_was_begun_too_often_is_a_dead_letter_without_another_run() -> None:
     async with bench() as b:
         instance = await fragile(b, isolated=False)
         request = b.caller.request(1, claimed=True)

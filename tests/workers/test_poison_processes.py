@@ -73,7 +73,9 @@ async def test_one_crasher_among_32_and_one_that_hangs(tmp_path: Path) -> None:
 
         bus = f.transports[0].bus
         found = [
-            dict(record.headers) for offset in (0, 1) if (record := await bus.read(NAMES.dead_topic("m"), 0, offset))
+            dict(record.headers)
+            for offset in (0, 1)
+            if (record := await bus.read_record(NAMES.dead_topic("m"), 0, offset))
         ]
         assert [headers["dead-reason"] for headers in found] == [b"poison", b"hung"]
         assert found[0]["dead-signal"] == b"SIGSEGV"

@@ -94,7 +94,7 @@ async def test_inputs_can_be_written_to_alone_and_in_a_batch_and_a_rerun_sees_th
         requests = [request(1.0), request(-1.0), request(3.0)]
         with pytest.raises((ModelFailed, ValueError), match="a bad number"):
             await model.ask(*requests)
-        for number, answer in ((0, 2.0), (2, 4.0), (0, 2.0)):  # the same requests again, as an inquest runs them
+        for number, answer in ((0, 2.0), (2, 4.0), (0, 2.0)):  # the same requests again, as an isolated batch runs them
             (outcome,) = await model.ask(requests[number])
             assert values(outcome) == [[[answer]]]
         assert [values(each) for each in await model.ask(requests[0], requests[2])] == [[[[2.0]]], [[[4.0]]]]

@@ -7,7 +7,7 @@ import pytest
 
 from protocol.errors import ConfigError
 from workers.repository.model_files import ModelFile
-from workers.repository.repository import scan, single_file
+from workers.repository.scan import scan_file, scan_repositories
 from workers.repository.version import ModelFolder
 
 UNREADABLE = Path("/proc/self/mem")
@@ -26,7 +26,7 @@ def make(folder: Path, config: str | bytes | None = None, **versions: str) -> Pa
 
 
 def only(repository: Path) -> ModelFolder:
-    (model,) = scan([repository])
+    (model,) = scan_repositories([repository])
     return model
 
 
@@ -53,13 +53,13 @@ class TestLayout:
         for repository, name in (("a", "zebra"), ("b", "ant")):
             make(tmp_path / repository / name, v1="model.onnx")
 
-        assert [model.name for model in scan([tmp_path / "a", tmp_path / "b"])] == ["ant", "zebra"]
+        assert [model.name for model in scan_repositories([tmp_path / "a", tmp_path / "b"])] == ["ant", "zebra"]
 
     def test_files_and_hidden_folders_are_no_models(self, tmp_path: Path) -> None:
         (tmp_path / "README.md").write_text("")
         (tmp_path / ".git").mkdir()
 
-        assert scan([tmp_path]) == ()
+        assert scan_repositories([tmp_path]) == ()
 
     def test_links_are_followed(self, tmp_path: Path) -> None:
         target = make(tmp_path / "elsewhere" / "v7", v1="model.onnx")
@@ -127,7 +127,7 @@ class TestReasons:
         make(tmp_path / "bad", "max_batch_size: -1", v1="model.onnx")
         make(tmp_path / "good", v1="model.onnx")
 
-        bad, good = scan([tmp_path])
+        bad, good = scan_repositories([tmp_path])
 
         assert bad.reason == "config.pbtxt: 'max_batch_size' must be non-negative value for bad"
         assert len(good.versions) == 1
@@ -141,7 +141,7 @@ class TestReasons:
         for repository in ("a", "b"):
             make(tmp_path / repository / "m", v1="model.onnx")
 
-        (model,) = scan([tmp_path / "a", tmp_path / "b"])
+        (model,) = scan_repositories([tmp_path / "a", tmp_path / "b"])
 
         assert model.reason.startswith("model appears in two or more repositories: ")
         assert str(tmp_path / "b" / "m") in model.reason
@@ -186,13 +186,13 @@ class TestReasons:
         (tmp_path / "file").write_text("")
 
         with pytest.raises(ConfigError, match=f"model repository '.*{place}' is not a folder"):
-            scan([tmp_path / place])
+            scan_repositories([tmp_path / place])
 
     def test_a_models_folder_is_not_a_repository(self, tmp_path: Path) -> None:
         folder = make(tmp_path / "m", "", v1="model.onnx")
 
         with pytest.raises(ConfigError, match="is a model's folder; give the folder above it"):
-            scan([folder])
+            scan_repositories([folder])
 
 
 class TestDigest:
@@ -235,7 +235,7 @@ class TestDigest:
     def test_need_not_be_made(self, tmp_path: Path) -> None:
         make(tmp_path / "m", v1="model.onnx")
 
-        assert scan([tmp_path], digests=False)[0].versions[0].digest == ""
+        assert scan_repositories([tmp_path], digests=False)[0].versions[0].digest == ""
 
 
 class TestSingleFile:
@@ -253,7 +253,7 @@ class TestSingleFile:
         (tmp_path / name).write_text("x")
         (tmp_path / "other.onnx").write_text("not a part of it")
 
-        version = single_file(ModelFile(tmp_path / name))
+        version = scan_file(ModelFile(tmp_path / name))
 
         assert (version.model, version.version, version.config.backend) == (model, 1, backend)
         assert version.path == tmp_path / name
@@ -261,24 +261,24 @@ class TestSingleFile:
 
     def test_the_digest_is_of_that_file_alone(self, tmp_path: Path) -> None:
         (tmp_path / "a.onnx").write_text("x")
-        before = single_file(ModelFile(tmp_path / "a.onnx")).digest
+        before = scan_file(ModelFile(tmp_path / "a.onnx")).digest
         (tmp_path / "b.onnx").write_text("y")
 
-        assert single_file(ModelFile(tmp_path / "a.onnx")).digest == before
+        assert scan_file(ModelFile(tmp_path / "a.onnx")).digest == before
 
     @pytest.mark.skipif(not UNREADABLE.exists(), reason="needs a file that even root cannot read from its start")
     def test_a_file_that_cannot_be_read(self, tmp_path: Path) -> None:
         (tmp_path / "m.onnx").symlink_to(UNREADABLE)
 
         with pytest.raises(ConfigError, match=r"m.onnx' cannot be read: Input/output error"):
-            single_file(ModelFile(tmp_path / "m.onnx"))
+            scan_file(ModelFile(tmp_path / "m.onnx"))
 
     @pytest.mark.timeout(10)
     def test_a_pipe_is_not_waited_for(self, tmp_path: Path) -> None:
         for name in ("model", "model.onnx"):
             os.mkfifo(tmp_path / name)
             with pytest.raises(ConfigError, match=r"is not a model file|there is no file"):
-                single_file(ModelFile(tmp_path / name))
+                scan_file(ModelFile(tmp_path / name))
 
     @pytest.mark.parametrize(
         ("name", "message"),
@@ -286,4 +286,4 @@ class TestSingleFile:
     )
     def test_refuses(self, tmp_path: Path, name: str, message: str) -> None:
         with pytest.raises(ConfigError, match=message):
-            single_file(ModelFile(tmp_path / name))
+            scan_file(ModelFile(tmp_path / name))

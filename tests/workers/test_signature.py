@@ -34,22 +34,22 @@ B = tensor("B", "INT64", 2, 7)
 
 
 def test_rows_and_shape_class() -> None:
-    assert Signature(CONFIG).read(request(A, B)) == (2, "4,7,-", None)
-    assert Signature(CONFIG).read(request(A, B, tensor("C", "BYTES", 2, 1)))[:2] == (2, "4,7,1")
+    assert Signature(CONFIG).check_request(request(A, B)) == (2, "4,7,-", None)
+    assert Signature(CONFIG).check_request(request(A, B, tensor("C", "BYTES", 2, 1)))[:2] == (2, "4,7,1")
 
 
 def test_inputs_are_put_into_the_configurations_order() -> None:
     signature = Signature(CONFIG)
     for _ in range(2):  # judged, then remembered
         given = request(B, A, outputs=("Z",))
-        signature.read(given)
+        signature.check_request(given)
         assert given.inputs == (A, B)
 
 
 def test_same_sizes_with_other_rows_share_a_class() -> None:
     signature = Signature(CONFIG)
-    one = signature.read(request(tensor("A", "FP32", 1, 4), tensor("B", "INT64", 1, 7)))
-    two = signature.read(request(A, B))
+    one = signature.check_request(request(tensor("A", "FP32", 1, 4), tensor("B", "INT64", 1, 7)))
+    two = signature.check_request(request(A, B))
     assert one.shape_class == two.shape_class
     assert (one.rows, two.rows) == (1, 2)
 
@@ -83,12 +83,12 @@ def test_what_does_not_fit_is_refused_by_name(given: InferRequest, message: str)
     signature = Signature(CONFIG)
     for _ in range(2):
         with pytest.raises(InvalidArgument, match=message):
-            signature.read(given)
+            signature.check_request(given)
 
 
 def test_an_output_asked_for_twice_is_answered_once() -> None:
     given = request(A, B, outputs=("Z", "Y", "Z"))
-    Signature(CONFIG).read(given)
+    Signature(CONFIG).check_request(given)
 
     assert given.outputs == ("Z", "Y")
 
@@ -96,20 +96,20 @@ def test_an_output_asked_for_twice_is_answered_once() -> None:
 def test_no_inputs_are_a_request_where_all_are_optional() -> None:
     config = ModelConfig(name="p", inputs=(TensorSpec("A", "FP32", (4,), optional=True),))
 
-    assert Signature(config).read(request()) == (1, "-", None)
+    assert Signature(config).check_request(request()) == (1, "-", None)
 
 
 def test_a_model_without_batch_dimension_has_one_row() -> None:
     plain = ModelConfig(name="p", inputs=(TensorSpec("A", "FP32", (4, 2)),), outputs=(TensorSpec("Y", "FP32", (1,)),))
-    assert Signature(plain).read(request(tensor("A", "FP32", 4, 2))) == (1, "4x2", None)
+    assert Signature(plain).check_request(request(tensor("A", "FP32", 4, 2))) == (1, "4x2", None)
     with pytest.raises(InvalidArgument, match="unexpected shape"):
-        Signature(plain).read(request(tensor("A", "FP32", 1, 4, 2)))
+        Signature(plain).check_request(request(tensor("A", "FP32", 1, 4, 2)))
 
 
 def test_memory_is_bounded_whatever_sizes_come() -> None:
     signature = Signature(CONFIG)
     for size in range(MAX_REMEMBERED * 2 + 10):
-        shape = signature.read(request(A, tensor("B", "INT64", 2, size)))
+        shape = signature.check_request(request(A, tensor("B", "INT64", 2, size)))
         assert shape.shape_class == f"4,{size},-"
     assert len(signature._remembered) <= MAX_REMEMBERED
 

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.workers.archives import archive
-from workers.repository import contents, sniffing
-from workers.repository.sniffing import Kind
+from workers.repository import model_file_check, sniffing
+from workers.repository.sniffing import FileKind
 
 ROOT = Path(__file__).parents[2]
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
@@ -45,50 +45,50 @@ OLD_EXPORTED = archive("serialized_exported_program.json", "serialized_state_dic
 STATE_DICT = archive("net/data.pkl", "net/data/0", "net/version", "net/byteorder")
 DIGITS = (ROOT / "examples/digits/models/digits/1/model.onnx").read_bytes()
 
-FILES: list[tuple[str, bytes, Kind]] = [
-    ("empty", b"", Kind.EMPTY),
-    ("blank", b" \n\n", Kind.EMPTY),
-    ("lfs", LFS, Kind.LFS_POINTER),
-    ("html", b"\n<!DOCTYPE html>\n<html><title>Sign in</title>", Kind.HTML),
-    ("html with a byte order mark", b"\xef\xbb\xbf<HTML>", Kind.HTML),
-    ("xhtml", b'<?xml version="1.0"?><!DOCTYPE html><html>', Kind.HTML),
-    ("xml", b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", Kind.XML),
-    ("json", b'{"error": "not found"}', Kind.TEXT),
-    ("utf-16", "class Model: pass".encode("utf-16"), Kind.UTF16),
-    ("torchscript", TORCHSCRIPT, Kind.TORCHSCRIPT),
-    ("exported", EXPORTED, Kind.EXPORTED),
-    ("exported by an older torch", OLD_EXPORTED, Kind.EXPORTED),
-    ("state dict", STATE_DICT, Kind.TORCH_SAVE),
-    ("state dict of an older torch", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.", Kind.TORCH_SAVE),
-    ("pickle", pickle.dumps(Trap()), Kind.PICKLE),
-    ("scikit-learn", b"\x80\x04\x95\x00\x01\x00\x00\x00\x00\x00\x00\x8c\x1asklearn.linear_model._base", Kind.JOBLIB),
-    ("safetensors", struct.pack("<Q", len(HEADER)) + HEADER + bytes(4), Kind.SAFETENSORS),
-    ("gguf", b"GGUF\x03\x00\x00\x00" + bytes(40), Kind.GGUF),
-    ("keras h5", b"\x89HDF\r\n\x1a\n" + bytes(64), Kind.HDF5),
-    ("keras", archive("metadata.json", "config.json", "model.weights.h5"), Kind.KERAS),
-    ("saved model", b"\x08\x01\x12\xd3\x01\n\x80\x01\x12\x06serve\x1a\x0ftensorflow2.15.0", Kind.SAVED_MODEL),
-    ("tflite", b"\x1c\x00\x00\x00TFL3" + bytes(64), Kind.TFLITE),
-    ("ort", b"\x1c\x00\x00\x00ORTM" + bytes(64), Kind.ORT),
-    ("npy", b"\x93NUMPY\x01\x00v\x00{'descr'", Kind.NUMPY),
-    ("npz", archive("a.npy", "b.npy"), Kind.NUMPY),
-    ("engine", b"ftrt" + bytes(64), Kind.TENSORRT),
-    ("gzip", gzip.compress(b"x"), Kind.ARCHIVE),
-    ("tar", tar(), Kind.ARCHIVE),
-    ("zip", archive("README.md", "model.onnx"), Kind.ZIP),
-    ("zip cut short", TORCHSCRIPT[:100], Kind.BROKEN_ZIP),
-    ("onnx", DIGITS, Kind.UNKNOWN),
-    ("python", b"import numpy as np\n\nclass Model:\n    pass\n", Kind.TEXT),
-    ("python with words", ("# é\nclass Model: ...\n" + "é" * 5000).encode(), Kind.TEXT),
-    ("python in Latin-1", "# -*- coding: latin-1 -*-\n# é\n".encode("latin-1"), Kind.UNKNOWN),
-    ("python that begins like another", b"GGUF = 1\n", Kind.TEXT),
+FILES: list[tuple[str, bytes, FileKind]] = [
+    ("empty", b"", FileKind.EMPTY),
+    ("blank", b" \n\n", FileKind.EMPTY),
+    ("lfs", LFS, FileKind.LFS_POINTER),
+    ("html", b"\n<!DOCTYPE html>\n<html><title>Sign in</title>", FileKind.HTML),
+    ("html with a byte order mark", b"\xef\xbb\xbf<HTML>", FileKind.HTML),
+    ("xhtml", b'<?xml version="1.0"?><!DOCTYPE html><html>', FileKind.HTML),
+    ("xml", b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", FileKind.XML),
+    ("json", b'{"error": "not found"}', FileKind.TEXT),
+    ("utf-16", "class Model: pass".encode("utf-16"), FileKind.UTF16),
+    ("torchscript", TORCHSCRIPT, FileKind.TORCHSCRIPT),
+    ("exported", EXPORTED, FileKind.EXPORTED),
+    ("exported by an older torch", OLD_EXPORTED, FileKind.EXPORTED),
+    ("state dict", STATE_DICT, FileKind.TORCH_SAVE),
+    ("state dict of an older torch", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.", FileKind.TORCH_SAVE),
+    ("pickle", pickle.dumps(Trap()), FileKind.PICKLE),
+    ("scikit-learn", b"\x80\x04\x95\x00\x01\x00\x00\x00\x00\x00\x00\x8c\x1asklearn.linear_model._base", FileKind.JOBLIB),
+    ("safetensors", struct.pack("<Q", len(HEADER)) + HEADER + bytes(4), FileKind.SAFETENSORS),
+    ("gguf", b"GGUF\x03\x00\x00\x00" + bytes(40), FileKind.GGUF),
+    ("keras h5", b"\x89HDF\r\n\x1a\n" + bytes(64), FileKind.HDF5),
+    ("keras", archive("metadata.json", "config.json", "model.weights.h5"), FileKind.KERAS),
+    ("saved model", b"\x08\x01\x12\xd3\x01\n\x80\x01\x12\x06serve\x1a\x0ftensorflow2.15.0", FileKind.SAVED_MODEL),
+    ("tflite", b"\x1c\x00\x00\x00TFL3" + bytes(64), FileKind.TFLITE),
+    ("ort", b"\x1c\x00\x00\x00ORTM" + bytes(64), FileKind.ORT),
+    ("npy", b"\x93NUMPY\x01\x00v\x00{'descr'", FileKind.NUMPY),
+    ("npz", archive("a.npy", "b.npy"), FileKind.NUMPY),
+    ("engine", b"ftrt" + bytes(64), FileKind.TENSORRT),
+    ("gzip", gzip.compress(b"x"), FileKind.ARCHIVE),
+    ("tar", tar(), FileKind.ARCHIVE),
+    ("zip", archive("README.md", "model.onnx"), FileKind.ZIP),
+    ("zip cut short", TORCHSCRIPT[:100], FileKind.BROKEN_ZIP),
+    ("onnx", DIGITS, FileKind.UNKNOWN),
+    ("python", b"import numpy as np\n\nclass Model:\n    pass\n", FileKind.TEXT),
+    ("python with words", ("# é\nclass Model: ...\n" + "é" * 5000).encode(), FileKind.TEXT),
+    ("python in Latin-1", "# -*- coding: latin-1 -*-\n# é\n".encode("latin-1"), FileKind.UNKNOWN),
+    ("python that begins like another", b"GGUF = 1\n", FileKind.TEXT),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("content", "kind"), [file[1:] for file in FILES], ids=[file[0] for file in FILES])
-def test_a_file_is_what_its_first_bytes_say(tmp_path: Path, content: bytes, kind: Kind) -> None:
+def test_a_file_is_what_its_first_bytes_say(tmp_path: Path, content: bytes, kind: FileKind) -> None:
     (tmp_path / "file").write_bytes(content)
 
-    assert contents.kind_of(tmp_path / "file") is kind
+    assert model_file_check.file_kind(tmp_path / "file") is kind
 
 
 @pytest.mark.parametrize(
@@ -104,13 +104,13 @@ def test_a_file_is_what_its_first_bytes_say(tmp_path: Path, content: bytes, kind
     ],
 )
 def test_only_what_a_backend_may_load_is_let_through(suffix: str, names: set[str]) -> None:
-    passed = {name for name, _, kind in FILES if not sniffing.problem(kind, suffix)}
+    passed = {name for name, _, kind in FILES if not sniffing.format_problem(kind, suffix)}
 
     assert passed == names
 
 
-@pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.UNKNOWN])
-def test_every_kind_has_an_advice(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [kind for kind in FileKind if kind is not FileKind.UNKNOWN])
+def test_every_kind_has_an_advice(kind: FileKind) -> None:
     assert sniffing.advice(kind)
 
 
@@ -119,14 +119,14 @@ def test_any_bytes_are_recognised_as_something(head: bytes, members: list[str] |
     kind = sniffing.recognise(head, members)
 
     for suffix in (".onnx", ".pt", ".pt2", ".py", ".bin"):
-        assert sniffing.problem(kind, suffix).isprintable()
+        assert sniffing.format_problem(kind, suffix).isprintable()
 
 
 @given(st.integers(1, 20), st.binary(max_size=200))
 def test_no_onnx_model_is_taken_for_something_else(version: int, rest: bytes) -> None:
     model = bytes([0x08, version, 0x12, len(b"pytorch")]) + b"pytorch" + rest
 
-    assert sniffing.problem(sniffing.recognise(model), ".onnx") == ""
+    assert sniffing.format_problem(sniffing.recognise(model), ".onnx") == ""
 
 
 def test_external_data_that_git_lfs_has_not_fetched_is_named(tmp_path: Path) -> None:
@@ -134,19 +134,19 @@ def test_external_data_that_git_lfs_has_not_fetched_is_named(tmp_path: Path) -> 
     (tmp_path / "model.onnx.data").write_bytes(LFS)
     (tmp_path / "weights").write_bytes(LFS)
 
-    assert "model.onnx.data' is a Git LFS pointer" in contents.problem_of(
-        tmp_path / "model.onnx", "onnxruntime", alone=True
+    assert "model.onnx.data' is a Git LFS pointer" in model_file_check.load_problem(
+        tmp_path / "model.onnx", "onnxruntime", single_file=True
     )
     (tmp_path / "model.onnx.data").unlink()
-    assert contents.problem_of(tmp_path / "model.onnx", "onnxruntime", alone=True) == ""
-    assert "weights' is a Git LFS pointer" in contents.problem_of(tmp_path / "model.onnx", "onnxruntime")
+    assert model_file_check.load_problem(tmp_path / "model.onnx", "onnxruntime", single_file=True) == ""
+    assert "weights' is a Git LFS pointer" in model_file_check.load_problem(tmp_path / "model.onnx", "onnxruntime")
 
 
 def test_a_backend_of_others_takes_whatever_it_likes_but_a_pointer(tmp_path: Path) -> None:
     for name, content, _ in FILES:
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.bin").write_bytes(content)
-    refused = {name for name, _, _ in FILES if contents.problem_of(tmp_path / name / "model.bin", "theirs")}
+    refused = {name for name, _, _ in FILES if model_file_check.load_problem(tmp_path / name / "model.bin", "theirs")}
 
     assert refused == {"lfs"}
 
@@ -162,9 +162,9 @@ def test_what_torch_writes_is_recognised(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, check=True, capture_output=True)
 
-    kinds = {path.name: contents.kind_of(path) for path in tmp_path.iterdir()}
+    kinds = {path.name: model_file_check.file_kind(path) for path in tmp_path.iterdir()}
 
     assert kinds == {
-        "ts.pt": Kind.TORCHSCRIPT, "ep.pt2": Kind.EXPORTED,
-        "sd.pt": Kind.TORCH_SAVE, "old.pt": Kind.TORCH_SAVE, "module.pt": Kind.TORCH_SAVE,
+        "ts.pt": FileKind.TORCHSCRIPT, "ep.pt2": FileKind.EXPORTED,
+        "sd.pt": FileKind.TORCH_SAVE, "old.pt": FileKind.TORCH_SAVE, "module.pt": FileKind.TORCH_SAVE,
     }  # fmt: skip

@@ -42,9 +42,9 @@ async def test_a_null_header_value_holds_up_nothing(value: bytes) -> None:
         await send(b, *[OutRecord(value, [(name, None)]) for name in NAMES_OF_HEADERS])
         assert values(await b.caller.ask(b.caller.request(7.0))) == [[7.0]]
         await everything_is_done(b, len(NAMES_OF_HEADERS) + 1)
-        buried = 0 if value == GOOD else len(NAMES_OF_HEADERS)
-        assert serving.statistics.dead_letters["undecodable"] == buried
-        assert serving.statistics.success.count == 1 + len(NAMES_OF_HEADERS) - buried
+        given_up = 0 if value == GOOD else len(NAMES_OF_HEADERS)
+        assert serving.statistics.dead_letters["undecodable"] == given_up
+        assert serving.statistics.success.count == 1 + len(NAMES_OF_HEADERS) - given_up
 
 
 async def test_a_dead_letter_keeps_a_null_header_as_null() -> None:
@@ -52,7 +52,7 @@ async def test_a_dead_letter_keeps_a_null_header_as_null() -> None:
         await b.serve()
         await send(b, OutRecord(b"\xc1", [("id", None), ("x", b"")], None))
         await everything_is_done(b, 1)
-        record = await b.bus.read(DEAD, 0, 0)
+        record = await b.bus.read_record(DEAD, 0, 0)
         assert record is not None
         assert list(record.headers[:2]) == [("id", None), ("x", b"")]
 
@@ -62,7 +62,7 @@ async def test_a_dead_letter_keeps_a_null_header_as_null() -> None:
     ("stamps", "timestamp"),
     [((2**64 - 1, 2**64 - 1), 1.0), ((0, 2**63), 1.0), (None, 1.7e15), (None, 9.2e15), (None, -0.001)],
 )
-async def test_a_time_that_cannot_be_leaves_no_mate_unanswered(
+async def test_a_time_that_cannot_be_leaves_nobody_else_unanswered(
     config: str, stamps: tuple[int, int] | None, timestamp: float
 ) -> None:
     async with bench() as b:
@@ -120,7 +120,7 @@ async def test_a_defect_in_handling_one_record_ends_that_record_and_no_other() -
         assert replies[1].failure.code is Code.INTERNAL
         await everything_is_done(b, 3)
         assert serving.statistics.dead_letters["defect"] == 1
-        record = await b.bus.read(DEAD, 0, 0)
+        record = await b.bus.read_record(DEAD, 0, 0)
         assert record is not None
         assert b"a defect of ours" in (dict(record.headers)["dead-error"] or b"")
 
@@ -179,7 +179,7 @@ async def test_a_letter_that_cannot_be_written_as_it_is_leaves_the_evidence() ->
         b.bus.publish = publish  # type: ignore[method-assign]
         await send(b, OutRecord(b"\xc1", [("id", b"\xff")]), OutRecord(b"\xc1", []))
         await everything_is_done(b, 2)
-        letters = [await b.bus.read(DEAD, 0, offset) for offset in range(2)]
+        letters = [await b.bus.read_record(DEAD, 0, offset) for offset in range(2)]
         assert [dict(letter.headers)["dead-offset"] for letter in letters if letter] == [b"0", b"1"]
         assert all(letter and "dead-left-out" in dict(letter.headers) for letter in letters)
 
@@ -187,12 +187,12 @@ async def test_a_letter_that_cannot_be_written_as_it_is_leaves_the_evidence() ->
 async def test_an_end_of_a_record_that_itself_goes_wrong_is_an_end() -> None:
     async with bench() as b:
         serving = await b.serve()
-        reader = serving.intake._reader
+        decoder = serving.intake._decoder
 
-        def addressee(*arguments: Any) -> Entry | None:
+        def sender_of(*arguments: Any) -> Entry | None:
             raise ValueError("a defect of ours")
 
-        reader.addressee = addressee  # type: ignore[method-assign]
+        decoder.sender_of = sender_of  # type: ignore[method-assign]
         await send(b, OutRecord(b"\xc1", []), OutRecord(b"\xc1", []))
         await everything_is_done(b, 2)
         assert serving.statistics.dead_letters["undecodable"] == 2

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from protocol.heartbeat_codec import decode_heartbeat
 from protocol.messages import ModelState
 from tests.workers.fleet import IDENTITY, NAMES, fleet, until, values, write_model
-from workers.supervision.heartbeat import PipeOutlet
+from workers.supervision.heartbeat import PipeSender
 from workers.system.framing import frames
 
 TOPIC = NAMES.infer_topic("m", "1")
@@ -152,7 +152,7 @@ async def test_heartbeats_go_through_the_supervisors_pipe() -> None:
     from protocol.messages import Heartbeat
 
     reader, writer = os.pipe()
-    outlet = PipeOutlet(writer)
+    outlet = PipeSender(writer)
     beat = Heartbeat("w", "i", "h", 1, 2.0)
     await outlet.beat(beat)
     await outlet.beat(beat)

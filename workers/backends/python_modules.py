@@ -63,7 +63,7 @@ def forget(model_class: type) -> None:
 
 
 def _forget(package: str) -> None:
-    for name in [known for known in sys.modules if known == package or known.startswith(f"{package}.")]:
+    for name in [known for known in list(sys.modules) if known == package or known.startswith(f"{package}.")]:
         del sys.modules[name]
 
 

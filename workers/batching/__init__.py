@@ -1,6 +1,13 @@
-"""Schedulers: which requests run together, and when. Pure: time is an argument.
+"""Batching: which requests run together, and when. Pure: time is an argument.
 
-`types` is the language, `policy_queue` the queue, `dynamic` and `alone` are the policies; a policy is one file and one line here.
+Decided here: when a batch is released and with which requests (`dynamic.DynamicBatcher.take`), in which order requests are served,
+when they expire and when a queue is full (`queue.PolicyQueue`). `types` holds the contract, `base` what the schedulers share; a new
+policy is one file, and one line in `for_config`.
+
+Import `for_config` and `types`.
+
+Invariants: an item that was added leaves exactly once, in a batch, by `expire` or by `cancel`; a payload is never read. Imports
+nothing else of `workers`.
 """
 
 from __future__ import annotations

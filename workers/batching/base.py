@@ -1,4 +1,4 @@
-"""What schedulers that queue single requests have in common: intake, expiry, cancellation, draining and the order of answers."""
+"""What the schedulers share: the queue, expiry, cancellation, draining and the order of answers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ T = TypeVar("T")
 class QueuedScheduler(Generic[T]):
     """The part of `Scheduler` that does not depend on how batches are formed.
 
-    With `preserve_ordering` answers leave in the order in which batches were formed, which is the order of arrival: a batch that
-    overtook another on a second instance is held back by `completed` until that one is there too. Items that expire or are
-    cancelled are answered at once; they wait for nobody.
+    With `preserve_ordering` answers leave in the order in which batches were formed, which is the order of arrival: `completed`
+    holds back a batch that overtook another one on a second instance. Items that expire or are cancelled are answered at once.
     """
 
     __slots__ = ("_draining", "_held", "_max_rows", "_next_answered", "_preserve_ordering", "_queue", "_sequence")

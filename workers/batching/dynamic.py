@@ -1,13 +1,13 @@
 """The dynamic batcher: Triton's rules (`GetDynamicBatch`) as a pure state machine, with a clock that knows of the log.
 
 Invariants: a batch is a prefix of the service order, never a selection from it; it has one shape class and at most
-`max_batch_size` rows; nothing due is in it; while no instance is idle only a batch that waiting cannot make better is formed.
+`max_batch_size` rows and no item that is due; while no instance is idle, only a batch that waiting cannot improve is formed.
 
 Where this goes beyond Triton:
-- the delay runs from intake, so that records read late from a long log still meet each other, but nobody waits while the
-  rows that would fill the batch are known to be in the log (BACKLOG), nor after a request has spent the delay since it was
-  published and the log holds no more (AGE);
-- a deadline that the delay would let pass ends the wait (DEADLINE).
+- the delay runs from intake, so that records that are read late from a long log still share a batch; but no request waits while
+  the rows that would fill the batch are known to be in the log (BACKLOG), nor after it has spent the delay since it was published
+  and the log holds no more (AGE);
+- a deadline that would pass during the delay ends the wait (DEADLINE).
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class _Cut(NamedTuple):
 
 
 class _Pending:
-    """The longest prefix of the queue that could be one batch, and what the rules need to know of it.
+    """The longest prefix of the queue that could be one batch, with the facts that the rules need.
 
     Attributes:
         count, rows: its size.
         closed: it cannot grow: it has the maximum size, or the next item does not fit.
         best_count, best_rows: the prefix to prefer while the delay lasts: the largest of a preferred size, else the longest
-            below the largest preferred size once an item would pass that; 0 when there is neither.
+            below the largest preferred size once an item would exceed that; 0 if there is neither.
         enqueued, published, deadline: the earliest of each; infinity for none.
     """
 
@@ -61,7 +61,7 @@ class _Pending:
         self.enqueued = self.published = self.deadline = math.inf
 
     def extend(self, item: Item[Any]) -> None:
-        """Look at the item behind the prefix; must not be called once closed."""
+        """Consider the item behind the prefix; must not be called once closed."""
         rows = self.rows + item.rows
         if self.count == 0:
             self._shape_class = item.shape_class
@@ -86,7 +86,7 @@ class _Pending:
 
 
 class DynamicBatcher(QueuedScheduler[T]):
-    """A `Scheduler` that puts requests together.
+    """A `Scheduler` that batches requests.
 
     Args:
         max_batch_size: rows, >= 1.
@@ -124,7 +124,7 @@ class DynamicBatcher(QueuedScheduler[T]):
         return self._release(*cut, now)
 
     def wake_at(self, *, backlog_rows: int = 0, idle: bool = True) -> float | None:
-        """See `Scheduler.wake_at`; while no instance is idle only deadlines and timeouts are worth waking for."""
+        """See `Scheduler.wake_at`; while no instance is idle only deadlines and timeouts matter."""
         due = self._queue.next_due()
         pending = self._look()
         if not idle or pending.count == 0:
@@ -134,7 +134,7 @@ class DynamicBatcher(QueuedScheduler[T]):
         return wake if due is None else min(wake, due)
 
     def _look(self) -> _Pending:
-        """The pending prefix; kept while the queue only grows at its end, so that each item is looked at about once."""
+        """The pending prefix; kept while the queue only grows at its end, so that each item is read about once."""
         if self._seen != self._queue.changes:
             self._seen = self._queue.changes
             self._pending.restart()
@@ -178,5 +178,5 @@ class DynamicBatcher(QueuedScheduler[T]):
         return _Cut(pending.count, pending.rows, reason)
 
     def _is_final(self, cut: _Cut, pending: _Pending) -> bool:
-        """Whether waiting cannot improve it: it has the largest preferred size, or is all that fits before what does not."""
+        """Whether waiting cannot improve it: it has the largest preferred size, or the next item does not fit."""
         return self._draining or cut.rows >= self._largest or (pending.closed and cut.items == pending.count)

@@ -1,8 +1,8 @@
 """The queue in front of a batcher: priority levels, bounds, queue timeouts and deadlines (Triton's `ModelQueuePolicy`).
 
 Invariants: service order is level by level, 1 first; within a level first come, first served, then the items that a DELAY timeout
-moved back, in the order in which their time ran out. An item that is due never comes out of `pop`, provided that `settle` was
-called with that time before. Every operation but iteration costs O(1) or O(log n).
+moved back, in the order of their timeouts. `pop` never returns an item that was due when `settle` was last called. Every operation
+except iteration costs O(1) or O(log n).
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ class PolicyQueue(Generic[T]):
     """Queued items of one model version in service order.
 
     One rule differs from Triton's: where `allow_timeout_override` is set and there is no default timeout, a request's own
-    timeout counts. Triton compares it with the default of 0 and so ignores it in silence; whoever allowed requests to bring a
-    timeout wants it heeded. A timeout longer than the default is ignored, as in Triton.
+    timeout counts. Triton compares it with the default of 0 and so ignores it silently, which is not what the setting promises. A
+    timeout longer than the default is ignored, as in Triton.
 
     Attributes:
         rows, nbytes: sums over the queued items.
-        immediate: the policy says nothing about waiting (no timeout, override, bound or priority), so it makes no difference
-            when an item leaves the queue. Otherwise Triton keeps items in the queue until an instance is free, and so do we.
-        changes: grows whenever the service order changes otherwise than by an item at its end.
+        immediate: the policy has no timeout, override, bound or priority, so it does not matter when an item leaves the queue.
+            Otherwise items stay in the queue until an instance is free, as in Triton.
+        changes: grows whenever the service order changes in any way but by an item at its end.
     """
 
     __slots__ = (
@@ -94,7 +94,7 @@ class PolicyQueue(Generic[T]):
             yield from level.delayed.values()
 
     def add(self, item: Item[T], now: float) -> Rejection | None:
-        """Queue the item; not if its ref is queued already or its level is full of items that are not yet due."""
+        """Queue the item, unless its ref is queued already or its level is full of items that are not due yet."""
         ref = item.ref
         if ref in self._places:
             return Rejection(Reject.DUPLICATE, Code.ALREADY_EXISTS, f"request '{ref}' is queued already")
@@ -131,10 +131,10 @@ class PolicyQueue(Generic[T]):
         while count:
             number = self._numbers[0]
             level = self._levels[number]
-            line = level.fresh or level.delayed
-            here = min(count, len(line))
+            items_here = level.fresh or level.delayed
+            here = min(count, len(items_here))
             for _ in range(here):
-                ref, item = line.popitem(False)
+                ref, item = items_here.popitem(False)
                 del places[ref]
                 rows += item.rows
                 nbytes += item.nbytes
@@ -147,7 +147,7 @@ class PolicyQueue(Generic[T]):
         return items
 
     def cancel(self, ref: str) -> Item[T] | None:
-        """Remove one item, wherever it stands."""
+        """Remove one item, wherever it is in the queue."""
         level = self._places.pop(ref, None)
         if level is None:
             return None
@@ -167,12 +167,12 @@ class PolicyQueue(Generic[T]):
             self._apply(ref, now)
 
     def expired(self) -> list[Item[T]]:
-        """What `settle` took out since the last call."""
+        """Items that `settle` removed since the last call."""
         expired, self._expired = self._expired, []
         return expired
 
     def next_due(self) -> float | None:
-        """When `settle` next has something to do; minus infinity while `expired` has something to give."""
+        """When `settle` is next needed; minus infinity while `expired` has items."""
         if self._expired:
             return -math.inf
         while self._due:
@@ -198,7 +198,7 @@ class PolicyQueue(Generic[T]):
             self.changes += 1
 
     def _remind(self, when: float, ref: str) -> None:
-        """Note a due time. Entries of items that left stay until they are due or are most of the heap: memory follows depth."""
+        """Note a due time. Those of items that left stay until they are due or are most of the heap: memory follows depth."""
         if when == math.inf:
             return
         heapq.heappush(self._due, (when, ref))

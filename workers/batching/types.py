@@ -1,7 +1,7 @@
-"""The language of the schedulers: what is queued, what is released and why, and the calls that a runner makes.
+"""The contract of the schedulers: what is queued, what is released and why, and the calls that a runner makes.
 
 Invariants: time is an argument, in seconds on one clock; an item that was added leaves exactly once, in a batch, by `expire`
-or by `cancel`; a scheduler never looks at a payload.
+or by `cancel`; a scheduler never reads a payload.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import enum
 from collections.abc import Hashable
 from typing import Generic, Protocol, TypeVar
 
+from protocol.deadline import too_late
 from protocol.errors import Code
 
 T = TypeVar("T")
@@ -28,7 +29,7 @@ class Release(enum.StrEnum):
     DELAY = "delay"
     """Its oldest request has waited `max_queue_delay`."""
     NO_DELAY = "no_delay"
-    """The model has no `max_queue_delay`: an idle instance takes what is there."""
+    """The model has no `max_queue_delay`: an idle instance takes what is queued."""
     BACKLOG = "backlog"
     """The rows that would fill it are in the log already: waiting for callers gains nothing."""
     AGE = "age"
@@ -47,9 +48,9 @@ class Reject(enum.StrEnum):
     QUEUE_FULL = "queue_full"
     TOO_MANY_ROWS = "too_many_rows"
     DUPLICATE = "duplicate"
-    """The same ref is queued already: its answer is that one's, so this one gets none."""
+    """The same ref is queued already: one answer serves both, so this item gets none."""
     DRAINING = "draining"
-    """Going down. The record stays in the log for another worker."""
+    """The worker is going down. The record stays in the log for another one."""
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -65,7 +66,7 @@ class Item(Generic[T]):
         enqueued: when intake took it; the delay's and the queue timeout's clock starts here.
         published: when it was handed to the bus; 0 for unknown.
         priority: 1 is the highest; 0, and whatever the model has no level for, means the model's default.
-        deadline: it is not put in a batch from then on; None for never. Not NaN.
+        deadline: from then on it is not put in a batch; None for no deadline. Not NaN.
         timeout: seconds it may wait in the queue, where the model allows requests to say; None or 0 for the model's default.
         nbytes: what it holds in memory, for the intake's limit.
     """
@@ -83,7 +84,7 @@ class Item(Generic[T]):
 
     def late(self, now: float) -> bool:
         """Whether the deadline has passed; of an item from `expire`, false means that its queue timeout did."""
-        return self.deadline is not None and self.deadline <= now
+        return too_late(self.deadline, now)
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -92,7 +93,7 @@ class Batch(Generic[T]):
 
     Attributes:
         sequence: 0, 1, 2, … in the order in which this scheduler formed its batches.
-        formed: when; once in a batch nothing expires here, so whoever lets a batch wait checks `Item.late` before it runs.
+        formed: when. Items in a batch no longer expire here: check `Item.late` before a batch that waited runs.
     """
 
     items: list[Item[T]]
@@ -115,7 +116,7 @@ class Scheduler(Protocol[T]):
     """Decides which requests run together, and when. A runner's turn is expire, take, and sleep until `wake_at` or an event."""
 
     def add(self, item: Item[T], now: float) -> Rejection | None:
-        """Queue the item, or say why not: then it was never here."""
+        """Queue the item, or return why not: then it was never here."""
 
     def take(self, now: float, *, backlog_rows: int = 0, idle: bool = True) -> Batch[T] | None:
         """The next batch, if one should be released now; call again until None.
@@ -124,17 +125,17 @@ class Scheduler(Protocol[T]):
             now: the time.
             backlog_rows: rows known to be in the log and not yet fetched. Fetch first, while the queue has room.
             idle: an instance is free. Otherwise the batch is staged behind a running one, and only a batch that waiting cannot
-                make better is released.
+                improve is released.
         """
 
     def expire(self, now: float) -> list[Item[T]]:
-        """The items whose deadline or rejecting queue timeout has passed; `Item.late` tells them apart."""
+        """Remove and return the items whose deadline or rejecting queue timeout has passed; `Item.late` tells which."""
 
     def cancel(self, ref: str) -> Item[T] | None:
-        """Remove the item that is still queued; None where there is none (it was never here, or it runs)."""
+        """Remove a queued item; None if it is not queued (it was never here, or it runs)."""
 
     def wake_at(self, *, backlog_rows: int = 0, idle: bool = True) -> float | None:
-        """When to call `expire` and `take` again if nothing else happens; None: not before something happens.
+        """When to call `expire` and `take` again if nothing else happens; None for not before something happens.
 
         Call it after `take` with the same arguments returned None.
         """
@@ -146,7 +147,7 @@ class Scheduler(Protocol[T]):
         """
 
     def drain(self) -> None:
-        """Nothing more will be added: release what is there without waiting, refuse new items."""
+        """Nothing more will be added: release what is queued without waiting, and refuse new items."""
 
     @property
     def depth(self) -> int:

@@ -1,4 +1,4 @@
-"""Scheduling for models without dynamic batching: every request runs alone, first come, first served."""
+"""The scheduler of models without dynamic batching: every request runs alone, first come, first served."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class NoBatching(QueuedScheduler[T]):
         super().__init__(max_batch_size, DynamicBatching())
 
     def take(self, now: float, *, backlog_rows: int = 0, idle: bool = True) -> Batch[T] | None:
-        """See `Scheduler.take`; waiting makes no batch better, so one may always be staged."""
+        """See `Scheduler.take`; waiting improves no batch, so one may always be staged."""
         self._queue.settle(now)
         first = self._queue.first()
         return None if first is None else self._release(1, first.rows, Release.ALONE, now)

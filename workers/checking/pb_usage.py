@@ -1,4 +1,4 @@
-"""What of Triton's Python API a model uses that is not offered here; the model loads, and fails when it gets there. Pure."""
+"""Which parts of Triton's Python API a model uses that are not offered here: it loads, and fails when it reaches them. Pure."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _OF_REQUESTS: Final = {"get_response_sender": "decoupled responses"}
 """Methods of Triton's requests."""
 
 
-def not_offered(source: str, offered: Collection[str]) -> list[str]:
-    """Each use as the source has it, once, in order; empty for what is no Python.
+def unsupported_uses(source: str, offered: Collection[str]) -> list[str]:
+    """Each use as written in the source, once, in order; empty if the source is not Python.
 
     Args:
         source: of model.py.
-        offered: the names of our module.
+        offered: the names in our module.
     """
     try:
         tree = ast.parse(source)
@@ -43,7 +43,7 @@ def _uses(tree: ast.Module, aliases: Collection[str], offered: Collection[str]) 
 
 
 def _of(node: ast.expr, aliases: Collection[str]) -> str:
-    """The name of the module's that the expression is; "" for any other."""
+    """The attribute's name if the expression is an attribute of the module; else ""."""
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases:
         return node.attr
     return ""

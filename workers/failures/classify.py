@@ -1,4 +1,4 @@
-"""What an error says: why a run gave no answers, what its callers are told, and what the dead letters keep of it. Pure."""
+"""What an error means: the kind of failure, the answer to its caller, and the dead letter that keeps it. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from protocol.dead_letter import DeadLetter, DeadReason, class_name, signal_name
 from protocol.errors import Code, FleetError, described
 from protocol.messages import Failure
-from workers.failures.bisection import Cause, Sentence
+from workers.failures.bisection import Cause, Culprit
 from workers.instances.job import Entry, InstanceDied, ModelRaised
 from workers.instances.process.sticky import is_sticky
 
@@ -26,7 +26,7 @@ MEMORY_TEXTS: Final = (
 
 
 def cause_of(error: BaseException) -> Cause:
-    """The kind of failure that the error of a run is; one that has spoilt its process has ended it as a signal would have."""
+    """The kind of failure that a run's error is. One that spoils its process (`is_sticky`) counts as a crash."""
     if isinstance(error, InstanceDied):
         return Cause.HANG if error.hung else Cause.CRASH
     text = described(error)
@@ -37,20 +37,19 @@ def cause_of(error: BaseException) -> Cause:
     return Cause.MEMORY if named or any(words in text for words in MEMORY_TEXTS) else Cause.FAILED
 
 
-def letter_of(sentence: Sentence[Entry], error: BaseException, mates: Sequence[str]) -> DeadLetter:
+def poison_letter(culprit: Culprit[Entry], error: BaseException, batch_ids: Sequence[str]) -> DeadLetter:
     """The dead letter of a request that its instances died of."""
-    entry = sentence.item
+    entry = culprit.item
     assert entry.record is not None
     text = described(error)
     number = error.signal if isinstance(error, InstanceDied) else None
-    reason = DeadReason.HUNG if sentence.cause is Cause.HANG else DeadReason.POISON
-    others = [mate for mate in mates if mate != entry.payload.id]
-    return DeadLetter(entry.record, reason, text, class_name(error), number, sentence.deaths, others)
+    reason = DeadReason.HUNG if culprit.cause is Cause.HANG else DeadReason.POISON
+    return DeadLetter(entry.record, reason, text, class_name(error), number, culprit.deaths, _others(entry, batch_ids))
 
 
-def answer_to_poison(sentence: Sentence[Entry], error: BaseException) -> Failure:
-    """What the sender of a buried request is told."""
-    if sentence.cause is Cause.HANG:
+def poison_failure(culprit: Culprit[Entry], error: BaseException) -> Failure:
+    """The answer to the sender of that request."""
+    if culprit.cause is Cause.HANG:
         how = "did not end in time"
     elif isinstance(error, InstanceDied) and error.signal is not None:
         how = f"died with {signal_name(error.signal)}"
@@ -60,14 +59,18 @@ def answer_to_poison(sentence: Sentence[Entry], error: BaseException) -> Failure
         how = "died"
     return Failure(
         Code.MODEL_FAILED,
-        f"the model instance {how} on this request, alone and in {sentence.deaths} runs in all; it is in the dead letters",
+        f"the model instance {how} on this request, alone and in {culprit.deaths} runs in all; it is in the dead letters",
     )
 
 
-def exhausted(entry: Entry, attempts: int, mates: Sequence[str]) -> tuple[DeadLetter, Failure]:
-    """The end of a request that was begun too often: its letter and its answer."""
+def attempts_exhausted(entry: Entry, attempts: int, batch_ids: Sequence[str]) -> tuple[DeadLetter, Failure]:
+    """The dead letter of a request that was begun too often, and the answer to its sender."""
     assert entry.record is not None
     text = f"the request was begun {attempts} times, and no worker lived to answer it"
-    others = [mate for mate in mates if mate != entry.payload.id]
-    letter = DeadLetter(entry.record, DeadReason.ATTEMPTS, text, class_name(InstanceDied("")), None, attempts, others)
+    name = class_name(InstanceDied(""))
+    letter = DeadLetter(entry.record, DeadReason.ATTEMPTS, text, name, None, attempts, _others(entry, batch_ids))
     return letter, Failure(Code.MODEL_FAILED, f"{text}; it is in the dead letters")
+
+
+def _others(entry: Entry, batch_ids: Sequence[str]) -> list[str]:
+    return [other for other in batch_ids if other != entry.payload.id]

@@ -1,6 +1,6 @@
-"""Batches that run too long: on an instance that is a process they are killed, on a thread nothing can be done but to say so.
+"""Batches that run too long: a process is killed; a thread cannot be, so the worker logs the batch and is not ready.
 
-Invariant: only a batch that has begun can hang; what waits for its instance, or for its restart, is never counted.
+Invariant: only a batch that has begun can hang; one that waits for its instance, or for a restart, is never counted.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from workers.instances.job import Job
 from workers.latency import LatencyModel
 
 INTERVAL: Final = 1.0
-"""Seconds between looks; a model that states a shorter limit is looked at four times within that."""
+"""Seconds between checks; a model that states a shorter limit is checked four times within that."""
 
 log = structlog.get_logger(__name__)
 
 
-class Watch:
-    """Over the batches of one model version.
+class HangWatch:
+    """Watches the batches of one model version.
 
     Args:
         latency: predicts how long a batch should take.
-        stated: see `remedies.stated_limit`.
+        stated: see `completion.stated_limit`.
         clock: the fleet's.
 
     Attributes:
-        stuck: batches that hang on an instance which cannot be ended.
+        stuck: batches that hang on an instance that cannot be killed.
     """
 
     def __init__(self, latency: LatencyModel, stated: float | None, clock: Callable[[], float]) -> None:
@@ -47,7 +47,7 @@ class Watch:
         """The job is given to its instance."""
         self._jobs.add(job)
         if self._timer is None:
-            self._timer = self._loop.call_later(self._interval, self._look)
+            self._timer = self._loop.call_later(self._interval, self._on_timer)
 
     def end(self, job: Job) -> None:
         """The job came back."""
@@ -55,7 +55,7 @@ class Watch:
         self.stuck.discard(job)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Watch nothing more."""
         self._jobs.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -67,7 +67,7 @@ class Watch:
         return time_limit(self._stated, predicted, max(deadlines) - job.compute_start if deadlines else None)
 
     def check(self, now: float) -> None:
-        """End what has run too long."""
+        """Kill the instance of every batch that has run too long, or note that it is stuck."""
         for job in self._jobs - self.stuck:
             limit = self.limit(job)
             if not job.compute_start or job.stale or now - job.compute_start <= limit:
@@ -78,10 +78,10 @@ class Watch:
                 job.executor.kill()
             else:
                 self.stuck.add(job)
-                log.error("a batch hangs on a thread, which nothing can end; this worker is not ready", **about)
+                log.error("a batch hangs on a thread, which cannot be killed; this worker is not ready", **about)
 
-    def _look(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
         self.check(self._clock())
         if self._jobs:
-            self._timer = self._loop.call_later(self._interval, self._look)
+            self._timer = self._loop.call_later(self._interval, self._on_timer)

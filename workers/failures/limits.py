@@ -1,7 +1,7 @@
-"""What protects a model from its requests, and requests from a model that is broken itself. Pure: time is an argument.
+"""What protects a model from its requests, and requests from a broken model. Pure: time is an argument.
 
-`Caps` keeps batches of a shape below the size that ran out of memory; `Flood` tells when nearly everything fails, so that the model
-is at fault and not the requests; `time_limit` says when a batch hangs.
+`Caps` keeps batches of a shape below the size that ran out of memory; `CircuitBreaker` opens when nearly everything fails, so that
+the model is at fault and not its requests; `time_limit` says when a batch hangs.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from typing import Final
 
 from workers.failures.bisection import S
 
-RECOVERY: Final = 30.0
+CAP_RECOVERY: Final = 30.0
 """Seconds after which a cap is raised by an eighth, if nothing ran out of memory."""
 MAX_SHAPES: Final = 64
 
 WINDOW: Final = 60.0
-"""Seconds over which blame is counted."""
-MANY: Final = 8
-"""Requests blamed within the window below which it is no flood."""
-DEATHS: Final = 0.8
-"""Share of requests to blame for deaths from which on the model is to blame: each death costs everybody a restart."""
-FAILURES: Final = 0.98
+"""Seconds over which blamed and innocent requests are counted."""
+MIN_BLAMED: Final = 8
+"""Requests blamed within the window below which the breaker stays closed."""
+MAX_DEATHS_SHARE: Final = 0.8
+"""Share of requests blamed for deaths above which the model is at fault: each death costs everybody a restart."""
+MAX_FAILURES_SHARE: Final = 0.98
 """The same for runs that only fail, which cost little: here it takes a model that answers nothing."""
 
-MULTIPLE: Final = 20.0
-"""Of its prediction that a batch may run."""
-LEAST: Final = 60.0
-"""Seconds that every batch may run, whatever was predicted: the first one of a shape may compile something, and what the short ones
-before it took says little of a request whose content makes it long."""
+TIME_LIMIT_FACTOR: Final = 20.0
+"""A batch may run so many times as long as predicted."""
+MIN_TIME_LIMIT: Final = 60.0
+"""Seconds that every batch may run, whatever was predicted: the first one of a shape may compile something, and earlier short runs
+say little of a request whose content makes it long."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -69,8 +69,8 @@ class Caps:
     def cap(self, shape_class: Hashable, now: float) -> int | None:
         """The most rows to run at once; None for no cap."""
         known = self._caps.get(shape_class)
-        while known is not None and now - known.since >= RECOVERY:
-            known.since += RECOVERY
+        while known is not None and now - known.since >= CAP_RECOVERY:
+            known.since += CAP_RECOVERY
             known.rows += max(1, known.rows // 8)
             if known.rows >= self._max_rows:
                 del self._caps[shape_class]
@@ -78,42 +78,42 @@ class Caps:
         return None if known is None else known.rows
 
 
-def parts(items: Iterable[S], cap: int | None, alone: Sequence[S] = ()) -> list[tuple[S, ...]]:
-    """The items in order, in parts of at most `cap` rows (an item that has more runs alone); last, each of `alone` by itself."""
-    suspects = set(map(id, alone))
-    made: list[tuple[S, ...]] = []
+def into_parts(items: Iterable[S], cap: int | None, run_alone: Sequence[S] = ()) -> list[tuple[S, ...]]:
+    """The items in order, in parts of at most `cap` rows (an item with more is a part of its own); last, each of `run_alone`."""
+    set_apart = set(map(id, run_alone))
+    parts: list[tuple[S, ...]] = []
     part: list[S] = []
     rows = 0
     for item in items:
-        if id(item) in suspects:
+        if id(item) in set_apart:
             continue
         if part and cap is not None and rows + item.rows > cap:
-            made.append(tuple(part))
+            parts.append(tuple(part))
             part, rows = [], 0
         part.append(item)
         rows += item.rows
     if part:
-        made.append(tuple(part))
-    return made + [(item,) for item in alone]
+        parts.append(tuple(part))
+    return parts + [(item,) for item in run_alone]
 
 
-class Flood:
-    """Whether nearly everything that runs is to blame: then nobody is, and the model is broken.
+class CircuitBreaker:
+    """Open while nearly everything that runs is to blame: then no request is, and the model is broken.
 
     Args:
-        share: of all that was run; with more of them blamed it is a flood.
+        max_share: of all requests that ran; with more of them blamed it is open.
     """
 
-    __slots__ = ("_blamed", "_events", "_innocent", "_share")
+    __slots__ = ("_blamed", "_events", "_innocent", "_max_share")
 
-    def __init__(self, share: float) -> None:
-        self._share = share
+    def __init__(self, max_share: float) -> None:
+        self._max_share = max_share
         self._events: collections.deque[tuple[float, int, int]] = collections.deque()
         self._blamed = 0
         self._innocent = 0
 
-    def note(self, now: float, blamed: int, innocent: int) -> None:
-        """So many requests were found to blame, or ran well."""
+    def record(self, now: float, blamed: int, innocent: int) -> None:
+        """So many requests were blamed, or ran well."""
         if self._events and now - self._events[-1][0] < 0.1:  # few events, however many batches run
             at, more_blamed, more_innocent = self._events.pop()
             self._events.append((at, more_blamed + blamed, more_innocent + innocent))
@@ -123,10 +123,10 @@ class Flood:
         self._innocent += innocent
         self._forget(now)
 
-    def rising(self, now: float) -> bool:
+    def is_open(self, now: float) -> bool:
         """Whether to stop blaming requests."""
         self._forget(now)
-        return self._blamed >= MANY and self._blamed > self._share * (self._blamed + self._innocent)
+        return self._blamed >= MIN_BLAMED and self._blamed > self._max_share * (self._blamed + self._innocent)
 
     def _forget(self, now: float) -> None:
         while self._events and self._events[0][0] <= now - WINDOW:
@@ -136,13 +136,13 @@ class Flood:
 
 
 def time_limit(stated: float | None, predicted: float | None, deadline: float | None = None) -> float:
-    """Seconds after which a batch hangs. Only a stated limit is stricter than what the batch's callers are willing to wait.
+    """Seconds after which a batch hangs. Only a stated limit may be stricter than the deadlines in the batch.
 
     Args:
-        stated: see `stated_limit`.
-        predicted: seconds that it should take; None where nothing is known.
-        deadline: seconds from its begin to the latest deadline in it; None where none has one.
+        stated: see `completion.stated_limit`.
+        predicted: seconds that it should take; None where nothing was measured.
+        deadline: seconds from its start to the latest deadline in it; None where no request has one.
     """
     if stated is not None:
         return stated
-    return max(LEAST, MULTIPLE * (predicted or 0.0), deadline or 0.0)
+    return max(MIN_TIME_LIMIT, TIME_LIMIT_FACTOR * (predicted or 0.0), deadline or 0.0)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
+from protocol.deadline import too_late
 from protocol.errors import ModelFailed
 from protocol.messages import InferRequest
 from workers.backends.base import Instance
@@ -159,7 +160,7 @@ class ThreadExecutor:
 
     def _run(self, job: Job) -> None:
         now = self._clock()
-        if job.withdrawn or job.not_after <= now:
+        if job.withdrawn or too_late(job.not_after, now):
             job.stale = True
             return
         assert self._instance is not None

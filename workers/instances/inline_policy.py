@@ -1,7 +1,7 @@
-"""Which batches run for so short a time that running them on the event loop costs less than handing them to a thread. Pure.
+"""Which batches are so short that running them on the event loop costs less than handing them to a thread. Pure.
 
-Runs on the loop are judged by their CPU time, so that a process that another one interrupted is not taken for a slow model; what
-may run there only computes. A run on a thread also waits for the interpreter: of those only the fastest says something.
+Runs on the loop are measured in CPU time, which other processes do not distort: a model that may run there only computes. A run on
+a thread also waits for the interpreter, so only the fastest one of each kind counts.
 Invariant: one slow run on the loop sends its kind back to the thread for a while.
 """
 
@@ -11,12 +11,12 @@ import dataclasses
 import math
 from typing import Final
 
-BRIEF: Final = 0.0003
+INLINE_BELOW: Final = 0.0003
 """Seconds: what handing a batch to a thread and back costs in CPU time, and about as much in latency."""
-SLOW: Final = 0.002
-"""Seconds of a run on the loop that are too many even once."""
-DISTRUST: Final = 10.0
-"""Seconds for which a kind that was not brief is left to the thread."""
+TOO_SLOW: Final = 0.002
+"""Seconds that a run on the loop must never take."""
+BACK_TO_THREAD: Final = 10.0
+"""Seconds for which a kind that was too slow stays on the thread."""
 WEIGHT: Final = 0.2
 MAX_KINDS: Final = 64
 
@@ -32,7 +32,7 @@ class _Seen:
 
 
 class InlinePolicy:
-    """What was seen of one model version's runs."""
+    """Decides for one model version, from its measured runs."""
 
     __slots__ = ("_seen",)
 
@@ -40,14 +40,14 @@ class InlinePolicy:
         self._seen: dict[Kind, _Seen] = {}
 
     def runs_inline(self, shape_class: object, rows: int, now: float) -> bool:
-        """Whether such a batch should run on the loop."""
+        """Whether such a batch should run on the event loop."""
         seen = self._seen.get((shape_class, (rows - 1).bit_length()))
         if seen is None or now < seen.not_before:
             return False
-        return (seen.fastest if seen.here is None else seen.here) < BRIEF
+        return (seen.fastest if seen.here is None else seen.here) < INLINE_BELOW
 
     def record(self, shape_class: object, rows: int, seconds: float, cpu: float | None, now: float) -> None:
-        """Such a batch ran for so many seconds on a thread, or with so much CPU time (not None) on the loop."""
+        """Such a batch ran for so many seconds on a thread, or with so many seconds of CPU time (not None) on the loop."""
         kind = (shape_class, (rows - 1).bit_length())
         seen = self._seen.get(kind)
         if seen is None:
@@ -58,5 +58,5 @@ class InlinePolicy:
             seen.fastest = min(seen.fastest, seconds)
             return
         seen.here = cpu if seen.here is None else seen.here + WEIGHT * (cpu - seen.here)
-        if cpu > SLOW or seen.here >= BRIEF:
-            self._seen[kind] = _Seen(not_before=now + DISTRUST)
+        if cpu > TOO_SLOW or seen.here >= INLINE_BELOW:
+            self._seen[kind] = _Seen(not_before=now + BACK_TO_THREAD)

@@ -1,8 +1,8 @@
-"""Which runs were cancelled, for records that come later. Pure.
+"""Remembers cancellations for records that are fetched later. Pure.
 
-Every worker of a topic hears every cancellation, and most are of requests that another worker has: memory is bounded by number
-and by age. A cancellation says until when a run must have been accepted to be meant; when it came does not matter, so that a late
-one leaves alone whoever sent the key again.
+Every worker of a topic receives every cancellation, and most are of requests that another worker has: memory is bounded by number
+and by age. A cancellation covers the runs that were accepted up to a time, whenever it arrives: a late one does not cover a request
+that was sent again under the same key.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ MAX_AGE: Final = 300.0
 
 
 class Cancellations:
-    """Until when the runs of a ref are cancelled, and when that was last told."""
+    """By ref: until when its runs are cancelled, and when that was last received."""
 
-    __slots__ = ("_told",)
+    __slots__ = ("_until",)
 
     def __init__(self) -> None:
-        self._told: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._until: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._told)
+        return len(self._until)
 
     def note(self, cancel: Cancel, now: float) -> None:
-        """Remember it from now on; of several for a ref the one that means the most runs."""
-        told, before = self._told, self._told.get(cancel.ref)
-        told[cancel.ref] = (cancel.until if before is None else max(cancel.until, before[0]), now)
-        told.move_to_end(cancel.ref)
-        while len(told) > MAX_REMEMBERED or next(iter(told.values()))[1] < now - MAX_AGE:
-            told.popitem(last=False)
+        """Remember it; of several for a ref, the one that covers the most runs."""
+        until, before = self._until, self._until.get(cancel.ref)
+        until[cancel.ref] = (cancel.until if before is None else max(cancel.until, before[0]), now)
+        until.move_to_end(cancel.ref)
+        while len(until) > MAX_REMEMBERED or next(iter(until.values()))[1] < now - MAX_AGE:
+            until.popitem(last=False)
 
     def covers(self, ref: str, accepted: float) -> bool:
-        """Whether the run that was accepted then is cancelled."""
-        if not self._told:
+        """Whether the run that was accepted at that time is cancelled."""
+        if not self._until:
             return False
-        told = self._told.get(ref)
-        return told is not None and accepted <= told[0]
+        until = self._until.get(ref)
+        return until is not None and accepted <= until[0]

@@ -1,7 +1,7 @@
-"""Commits the contiguous watermark of one consumer's partitions, a little after something is done.
+"""Commits the contiguous watermark of one consumer's partitions, soon after records are done.
 
-Invariants: what was refused is committed again for as long as its partition is owned; being late costs a look-up, never a record;
-positions of an idle model are committed again every `AGAIN` seconds, so that no broker forgets them while somebody serves it.
+Invariants: a refused commit is repeated as long as its partition is owned; a late commit costs a look-up, never a record; positions
+of an idle model are committed again every `AGAIN` seconds, so that the broker does not expire them while the model is served.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from workers.instances.job import Entry
 from workers.intake.offsets import OffsetTracker
 
 INTERVAL: Final = 0.15
-"""Seconds from a record being done to the commit: what a crash in between costs is looked up, not run again."""
+"""Seconds from a record being done to its commit: after a crash in between it is looked up, not run again."""
 
 AGAIN: Final = 3600.0
 """Seconds: a fraction of any sensible `offsets.retention.minutes` (Kafka's default is a week)."""
@@ -50,7 +50,7 @@ class Commits:
         self._task: asyncio.Task[None] | None = None
 
     def done(self, entries: Sequence[Entry]) -> None:
-        """The answers of these are kept."""
+        """The answers of these entries are in the store."""
         done = self._tracker.done
         for entry in entries:
             done(entry.partition, entry.offset, entry.token)
@@ -76,14 +76,16 @@ class Commits:
             self._task = self._loop.create_task(self.flush())
 
     async def flush(self) -> None:
-        """Commit what is done now."""
+        """Commit now."""
         positions = self._tracker.positions() if self._everything else self._tracker.commits()
         if not positions or self.consumer is None:
             return
         try:
             await self.consumer.commit(positions)
         except Unavailable as exc:
-            log.debug("commit refused; what is still owned is committed again", topic=self._topic, error=str(exc))
+            log.debug(
+                "commit refused; it is repeated for partitions that are still owned", topic=self._topic, error=str(exc)
+            )
             self.arm()
         else:
             self._everything = False

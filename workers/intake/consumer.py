@@ -1,8 +1,8 @@
-"""The way in: one consumer per model version fetches, decodes, checks and queues records, and commits what is done.
+"""One consumer per model version: fetches, decodes, checks and queues records, and commits those that are done.
 
-Invariants: a record is done exactly when its answer is in the store, when it turned out to be answered already, or when it is in
-the dead letters; a partition's committed offset never passes a record that is not done; a full worker keeps polling, so that it
-keeps its membership; records that may have been delivered before are looked up, in one call, before they are queued.
+Invariants: a record is done exactly when its answer is in the store, was there already, or when its dead letter is acknowledged; a
+partition's committed offset never passes a record that is not done; a full worker keeps polling, so that it keeps its membership;
+records that may have been delivered before are looked up, in one call, before they are queued.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from protocol.dead_letter import DeadLetter
 from protocol.errors import Code, Unavailable
 from protocol.messages import Failure
 from protocol.ports import Assigned, Cancel, Consumer, Record
+from protocol.runtime.tasks import BackgroundTasks
 from protocol.tensors import MANY, ManyElements
 from workers.context import Context
 from workers.instances.job import Entry
 from workers.intake.cancellations import Cancellations
 from workers.intake.commits import Commits
-from workers.intake.dead_letter_topic import DeadLetters
-from workers.intake.dead_letters import Burial, Hopeless
-from workers.intake.decoder import Reader
+from workers.intake.dead_letter_topic import DeadLetterTopic
+from workers.intake.dead_letters import DeadLetterQueue, Undecodable
+from workers.intake.decoder import RecordDecoder
 from workers.intake.offsets import OffsetTracker
 from workers.intake.sink import Sink
 from workers.statistics import FailureReason, ModelStatistics
@@ -34,14 +35,14 @@ from workers.statistics import FailureReason, ModelStatistics
 T = TypeVar("T")
 
 POLL: Final = 1.0
-"""Seconds between polls of a worker that is full; the broker allows 300."""
+"""Seconds between polls of a full worker; the broker allows 300."""
 IDLE_POLL: Final = 5.0
-"""Seconds that one fetch waits for records; they end it, and so does closing."""
+"""Seconds that one fetch waits for records."""
 MAX_FETCH: Final = 512
-"""Records of one fetch: they are decoded on the event loop, `SLICE` at a time."""
+"""Records of one fetch, which are decoded on the event loop, `SLICE` at a time."""
 SLICE: Final = 64
 LARGE: Final = 1024 * 1024
-"""Bytes of a JSON body above which it is parsed in another thread, as is what has more than `MANY` strings."""
+"""Bytes of a JSON body above which it is parsed in another thread, like a request with more than `MANY` strings."""
 
 log = structlog.get_logger(__name__)
 
@@ -50,74 +51,76 @@ class Intake:
     """Feeds one runner from one topic; the bus's `Listener` and the runner's `Source`.
 
     Args:
-        context: the worker's.
-        reader: makes entries of this model version's records.
+        context: the model version's.
+        decoder: makes entries of this model version's records.
         statistics: counts what happens here.
         digest: of the model version's files.
 
     Attributes:
         topic: also the group.
         owned: partitions.
-        assigned_once: partitions have been assigned, be it none.
+        assigned_once: partitions were assigned, perhaps none.
         problem: why fetching fails; "" while it does not.
     """
 
-    def __init__(self, context: Context, reader: Reader, statistics: ModelStatistics, digest: str = "") -> None:
-        self.topic = reader.topic
+    def __init__(self, context: Context, decoder: RecordDecoder, statistics: ModelStatistics, digest: str = "") -> None:
+        self.topic = decoder.topic
         self.owned: frozenset[int] = frozenset()
         self.assigned_once = False
         self.problem = ""
         self._context = context
-        self._reader = reader
+        self._decoder = decoder
         self._statistics = statistics
-        self._dead_letters = DeadLetters(context, reader.model, digest, statistics)
+        self._dead_letter_topic = DeadLetterTopic(context, decoder.model, digest, statistics)
         self._tracker: OffsetTracker[int] = OffsetTracker()
-        self._commits = Commits(reader.topic, self._tracker)
-        self._burial = Burial(self._dead_letters, reader, self._tracker, self._spawn, self._buried)
+        self._commits = Commits(decoder.topic, self._tracker)
+        self._background = BackgroundTasks("intake", topic=self.topic)
+        self._dead_letters = DeadLetterQueue(
+            self._dead_letter_topic, decoder, self._tracker, self._background, self._refuse, self._on_dead_letter_done
+        )
         self._cancellations = Cancellations()
         self._ends: dict[int, int] = {}
         self._leaving: set[int] = set()
         self._refusal: Failure | None = None
         self._paused = False
-        self._opening = asyncio.Event()
+        self._room_event = asyncio.Event()
         self._runner: Sink | None = None
         self._consumer: Consumer | None = None
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[Any]] = set()
 
     # --- life --------------------------------------------------------------------------------------------------------
 
     async def open(self, runner: Sink) -> None:
         """Join the topic's group and feed the runner from now on."""
         context = self._context
-        self._runner = self._burial.answering = runner
-        context.retry.on_recovered.append(self.opened)
+        self._runner = runner
+        context.retry.on_recovered.append(self.room_freed)
         await context.results.listen_cancels(context.names.cancel_channel(self.topic), self._on_cancel)
         self._consumer = await context.bus.subscribe(self.topic, self.topic, context.worker, self)
         self._commits.consumer = self._consumer
-        self._spawn(self._poll())
+        self._background.spawn(self._poll())
 
     def pause(self) -> None:
         """Take nothing more; go on polling, so that nobody else gets what is being finished here."""
         self._paused = True
 
     def refuse_all(self, failure: Failure) -> None:
-        """Answer whatever still comes with this."""
+        """Answer every further request with this failure."""
         self._refusal = failure
-        self.opened()
+        self.room_freed()
 
     async def close(self, *, evict: bool = True) -> None:
-        """Commit what is done and leave.
+        """Commit and leave the group.
 
         Args:
             evict: leave the group at once; False where this worker subscribes again in a moment.
         """
         context = self._context
-        if self.opened in context.retry.on_recovered:
-            context.retry.on_recovered.remove(self.opened)
+        if self.room_freed in context.retry.on_recovered:
+            context.retry.on_recovered.remove(self.room_freed)
         with contextlib.suppress(Unavailable):
             await context.results.unlisten(context.names.cancel_channel(self.topic))
-        await self._stop_tasks()
+        await self._background.close()
         await self._commits.close(flush=True)
         if self._consumer is not None:
             await self._consumer.close()
@@ -127,21 +130,14 @@ class Intake:
     def abandon(self) -> None:
         """Stop in the middle, as a crash would."""
         self._paused = True
-        for task in self._tasks:
-            task.cancel()
+        self._background.cancel()
         self._commits.abandon()
-
-    async def _stop_tasks(self) -> None:
-        while tasks := tuple(self._tasks):
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks, timeout=POLL)  # a library on the way may have swallowed the cancellation
 
     async def _leave_group(self) -> None:
         try:
             await self._context.bus.evict(self.topic, [self._context.worker])
         except Unavailable as exc:
-            log.warning("could not leave the group; its session has to time out", group=self.topic, error=str(exc))
+            log.warning("could not leave the group; its session must time out", group=self.topic, error=str(exc))
 
     # --- for the heartbeat -------------------------------------------------------------------------------------------
 
@@ -182,16 +178,16 @@ class Intake:
                 await self._take_in(records)
             self._pass_gaps()
             return
-        self._opening.clear()
+        self._room_event.clear()
         try:
             # Not wait_for: Python 3.11's loses a cancellation that comes together with the event.
             async with asyncio.timeout(POLL):
-                await self._opening.wait()
+                await self._room_event.wait()
         except TimeoutError:
             await self._keep_membership()
 
     def _pass_gaps(self) -> None:
-        """Commit over what is no record at a log's end. Only here, where all that was fetched has been put in flight."""
+        """Commit past gaps at the end of a log. Only here, where every fetched record has been put in flight."""
         assert self._consumer is not None
         gaps = [self._tracker.advance(number, position) for number, position in self._consumer.positions().items()]
         if any(gaps):
@@ -203,7 +199,7 @@ class Intake:
             return 0
         if self._refusal is not None:
             return MAX_FETCH if not self._context.retry.failing else 0
-        return self._runner.room() - self._burial.pending
+        return self._runner.room() - self._dead_letters.pending
 
     async def _keep_membership(self) -> None:
         assert self._consumer is not None
@@ -211,7 +207,7 @@ class Intake:
             await self._consumer.fetch(1, 0.0, ())
 
     async def _meanwhile(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """The coroutine's result; polling goes on however long it takes."""
+        """The coroutine's result; polls go on meanwhile."""
         task = self._loop.create_task(coroutine)
         try:
             while not (await asyncio.wait({task}, timeout=POLL))[0]:
@@ -224,16 +220,18 @@ class Intake:
         fetched = self._context.clock()
         for start in range(0, len(records), SLICE):
             if start:
-                await asyncio.sleep(0)  # other models' turns and answers go in between
+                await asyncio.sleep(0)  # lets other models' turns and answers in
             try:
                 await self._take_in_slice(records[start : start + SLICE], fetched)
-            except Exception as exc:  # what follows was fetched, too, and must be put in flight before a gap is passed
-                log.error("a turn went wrong", topic=self.topic, exc_info=exc)
+            except (
+                Exception
+            ) as exc:  # the next slices were fetched, too, and must be put in flight before a gap is passed
+                log.error("a turn failed", topic=self.topic, exc_info=exc)
 
     async def _take_in_slice(self, records: Sequence[Record], fetched: float) -> None:
         entries: list[Entry] = []
-        hopeless: list[Hopeless] = []
-        suspects = False
+        undecodable: list[Undecodable] = []
+        redelivered = False
         for record in records:
             token = self._tracker.add(record.partition, record.offset)
             if token is None:
@@ -241,38 +239,38 @@ class Intake:
             try:
                 large = len(record.value) > LARGE and ("content-type", JSON) in record.headers
                 try:
-                    entry = None if large else self._reader.read(record, token, fetched, MANY)
+                    entry = None if large else self._decoder.decode_record(record, token, fetched, MANY)
                 except ManyElements:
                     entry = None
                 if entry is None:
-                    entry = await self._meanwhile(asyncio.to_thread(self._reader.read, record, token, fetched))
-            except Exception as exc:  # whatever a stranger sent must not stop the intake
-                hopeless.append((record, token, exc))
+                    entry = await self._meanwhile(
+                        asyncio.to_thread(self._decoder.decode_record, record, token, fetched)
+                    )
+            except Exception as exc:  # nothing that a stranger sends may stop the intake
+                undecodable.append((record, token, exc))
                 continue
             entry.record = record
             if record.offset < self._ends.get(record.partition, 0):
-                entry.needs_attempt = suspects = True
+                entry.needs_attempt = redelivered = True
             entries.append(entry)
-        if hopeless:
-            self._burial.unreadable(hopeless, fetched)
-        if suspects:
+        if undecodable:
+            self._dead_letters.undecodable(undecodable, fetched)
+        if redelivered:
             try:
                 entries = await self._meanwhile(self._skip_answered(entries))
-            except (
-                Exception
-            ) as exc:  # not the store's absence, which is waited out: each begins an attempt before it runs
-                log.error("looking up what may be answered went wrong", topic=self.topic, exc_info=exc)
+            except Exception as exc:  # each entry still starts an attempt before it runs
+                log.error("looking up redelivered records failed", topic=self.topic, exc_info=exc)
         self._queue(entries)
 
     async def _skip_answered(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Without those whose answer is in the store; one call for all that may have been delivered before."""
-        suspects = [entry for entry in entries if entry.needs_attempt]
-        refs = [entry.ref for entry in suspects]
+        """The entries without those that are answered already; one call for all that may have been delivered before."""
+        unsure = [entry for entry in entries if entry.needs_attempt]
+        refs = [entry.ref for entry in unsure]
         states = await self._context.retry.call("look", lambda: self._context.results.look(refs))
         answered = [
-            entry for entry, state in zip(suspects, states, strict=True) if state is not None and state.state == "done"
+            entry for entry, state in zip(unsure, states, strict=True) if state is not None and state.state == "done"
         ]
-        for entry, state in zip(suspects, states, strict=True):
+        for entry, state in zip(unsure, states, strict=True):
             entry.run_alone = state is not None and state.state == "running"
         if answered:
             self._statistics.already_answered += len(answered)
@@ -287,11 +285,11 @@ class Intake:
         for entry in entries:
             entry.enqueued = now
             if entry.partition not in self.owned:
-                continue  # moved while this was looked up; it comes again, here or elsewhere
+                continue  # it moved during the look-up, and is delivered again, here or elsewhere
             try:
                 self._queue_one(runner, entry)
             except Exception as exc:  # a defect on one record must not stop the others
-                self._burial.defective(entry, exc)
+                self._dead_letters.defective(entry, exc)
         runner.turn()
 
     def _queue_one(self, runner: Sink, entry: Entry) -> None:
@@ -311,7 +309,7 @@ class Intake:
         now = self._context.clock()
         for cancel in cancels:
             self._runner.cancel(cancel)
-            self._cancellations.note(cancel, now)  # also where it is here: its record may come again
+            self._cancellations.note(cancel, now)  # even if it is here: its record may be delivered again
 
     # --- Source: for the runner --------------------------------------------------------------------------------------
 
@@ -323,27 +321,31 @@ class Intake:
         """See `Source.settled`."""
         self._commits.done(entries)
 
-    def opened(self) -> None:
-        """See `Source.opened`."""
-        self._opening.set()
+    def room_freed(self) -> None:
+        """See `Source.room_freed`."""
+        self._room_event.set()
 
-    def bury(self, entry: Entry, letter: DeadLetter, failure: Failure) -> None:
-        """See `Source.bury`."""
-        self._burial.bury(entry, letter, failure)
+    def dead_letter(self, entry: Entry, letter: DeadLetter, failure: Failure) -> None:
+        """See `Source.dead_letter`."""
+        self._dead_letters.dead_letter(entry, letter, failure)
 
-    def _buried(self) -> None:
+    def _refuse(self, entry: Entry, failure: Failure, reason: FailureReason) -> None:
+        assert self._runner is not None
+        self._runner.refuse(entry, failure, reason)
+
+    def _on_dead_letter_done(self) -> None:
         self._commits.arm()
-        self.opened()
+        self.room_freed()
 
     # --- Listener: for the bus ---------------------------------------------------------------------------------------
 
     def assigned(self, epoch: int, partitions: Sequence[Assigned]) -> None:
-        """See `Listener.assigned`. What waits here from partitions that did not come back is another worker's now."""
+        """See `Listener.assigned`. Entries of partitions that did not come back are now another worker's."""
         for entry in partitions:
             self._tracker.assign(entry.partition, epoch, entry.committed)
             lost = self._tracker.deleted(entry.partition, entry.start)
             if lost is not None:
-                self._spawn(self._tell_loss(entry.partition, *lost, entry.start))
+                self._background.spawn(self._note_loss(entry.partition, *lost, entry.start))
             self._ends[entry.partition] = entry.end
         self.owned = (self.owned - self._leaving) | {entry.partition for entry in partitions}
         self._leaving.clear()
@@ -353,24 +355,14 @@ class Intake:
             self._runner.forget(self.owned)
         self._commits.arm()
 
-    async def _tell_loss(self, partition: int, first: int, token: int, start: int) -> None:
-        """Nothing is committed over what was deleted unread before the note of it is acknowledged."""
-        await self._dead_letters.note_loss(self.topic, partition, first, start)
+    async def _note_loss(self, partition: int, first: int, token: int, start: int) -> None:
+        """No commit passes records that were deleted unread before the note of the loss is acknowledged."""
+        await self._dead_letter_topic.note_loss(self.topic, partition, first, start)
         self._tracker.done(partition, first, token)
         self._commits.arm()
 
     def revoked(self, partitions: Collection[int]) -> None:
-        """See `Listener.revoked`. Nothing is dropped before it is known which of them come back."""
+        """See `Listener.revoked`. Nothing is dropped until it is known which partitions come back."""
         for partition in partitions:
             self._tracker.revoke(partition)
         self._leaving.update(partitions)
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        task = self._loop.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("an intake task failed", topic=self.topic, exc_info=error)

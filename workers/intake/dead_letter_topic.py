@@ -1,8 +1,8 @@
-"""Records that cannot be served go to the model's dead topic, byte for byte, with the evidence in headers beside their own.
+"""Writes dead letters: the record byte for byte into its model's dead topic, with the evidence in headers behind its own.
 
-Invariant: value, key and own headers are the original's, but for a record that Kafka takes from others and not from us (over
-`MAX_RECORD`, or with something in it that our client does not write): its letter has the evidence alone. A letter may be written
-twice (a crash in between), never half.
+Invariant: value, key and own headers are the original's, except for a record that Kafka accepts from others and not from us (over
+`MAX_RECORD`, or with content that our client does not write): its letter has the evidence alone. A letter may be written twice
+(after a crash), never in part.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from workers.statistics import ModelStatistics
 log = structlog.get_logger(__name__)
 
 
-class DeadLetters:
+class DeadLetterTopic:
     """The dead topic of one model.
 
     Args:
@@ -36,12 +36,12 @@ class DeadLetters:
         self._digest = digest
         self._statistics = statistics
 
-    async def bury(self, letters: Sequence[DeadLetter]) -> None:
+    async def publish(self, letters: Sequence[DeadLetter]) -> None:
         """Publish the letters; returns once they are acknowledged, however long that takes."""
-        if not await self._publish(letters):
+        if not await self._try_publish(letters):
             for letter in letters:
-                if not await self._publish([letter]):
-                    await self._publish([letter], bare=True)
+                if not await self._try_publish([letter]):
+                    await self._try_publish([letter], bare=True)
         for letter in letters:
             self._statistics.dead_letters[letter.reason.value] += 1
         first = letters[0]
@@ -51,7 +51,7 @@ class DeadLetters:
         )  # fmt: skip
 
     async def note_loss(self, topic: str, partition: int, committed: int, start: int) -> None:
-        """Leave a note that records were deleted from the log before anybody read them."""
+        """Leave a note that records were deleted from the log unread."""
         lost = start - committed
         self._statistics.lost += lost
         error = (
@@ -59,7 +59,7 @@ class DeadLetters:
         )
         log.error("records were lost", topic=topic, partition=partition, lost=lost, committed=committed, start=start)
         record = Record(topic, partition, committed, 0.0, b"", ())
-        await self._publish([DeadLetter(record, DeadReason.LOST, error, "")], bare=True)
+        await self._try_publish([DeadLetter(record, DeadReason.LOST, error, "")], bare=True)
         self._statistics.dead_letters[DeadReason.LOST.value] += 1
 
     def _record(self, letter: DeadLetter) -> OutRecord:
@@ -68,7 +68,7 @@ class DeadLetters:
         return OutRecord(value, [*record.headers, *self._evidence(letter)], record.key)
 
     def _bare(self, letter: DeadLetter) -> OutRecord:
-        """The evidence alone, for a record that cannot be written by us; it stays at its place until retention."""
+        """The evidence alone, for a record that we cannot write; the original stays in its topic until retention deletes it."""
         record = letter.record
         size = len(record.value) + len(record.key or b"")
         size += sum(len(name) + len(value or b"") for name, value in record.headers)
@@ -76,11 +76,11 @@ class DeadLetters:
         return OutRecord(b"", self._evidence(letter, *left_out))
 
     def _evidence(self, letter: DeadLetter, *more: tuple[str, str]) -> list[tuple[str, bytes | None]]:
-        told = (*encode_evidence(letter, self._context.worker, self._digest), *more)
-        return [(name, text.encode(errors="replace")) for name, text in told]
+        headers = (*encode_evidence(letter, self._context.worker, self._digest), *more)
+        return [(name, text.encode(errors="replace")) for name, text in headers]
 
-    async def _publish(self, letters: Sequence[DeadLetter], *, bare: bool = False) -> bool:
-        """Whether they are there; False where they cannot be written as they are, which no repetition changes."""
+    async def _try_publish(self, letters: Sequence[DeadLetter], *, bare: bool = False) -> bool:
+        """Whether they were written; False where they can never be written as they are, however often it is tried."""
         context = self._context
 
         async def publish() -> bool:
@@ -95,7 +95,7 @@ class DeadLetters:
                 return False
             except FleetError:
                 raise
-            except Exception as exc:  # what a stranger wrote that our client does not write
+            except Exception as exc:  # a stranger's content that our client does not write
                 if bare:
                     raise
                 log.warning("a dead letter cannot be written as it is", topic=self.topic, exc_info=exc)

@@ -1,4 +1,4 @@
-"""Records to entries: decode, name, check against the model. Pure but for what it remembers of known channels."""
+"""Records to entries: decode, name, check against the model. Pure: it only remembers known channels."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from workers.repository.signature import Signature
 MAX_CHANNELS: Final = 4096
 
 
-class Reader:
-    """Makes entries of one model version's records.
+class RecordDecoder:
+    """Decodes one model version's records.
 
     Args:
         names: under the fleet's prefix.
@@ -33,12 +33,12 @@ class Reader:
         self._signature = signature
         self._channels = {""}
 
-    def read(self, record: Record, token: int, fetched: float, most: int = MAX_ELEMENTS) -> Entry:
-        """The entry of a record; one that the model cannot take has its `problem` set.
+    def decode_record(self, record: Record, token: int, fetched: float, most: int = MAX_ELEMENTS) -> Entry:
+        """The entry of a record, with `problem` set if the model cannot take it.
 
         Raises:
             ManyElements: it has more than `most` BYTES elements.
-            CodecError, InvalidArgument: it is not a request, or its id cannot name one.
+            CodecError, InvalidArgument: it is not a request, or has an impossible id.
         """
         if record.problem:
             raise CodecError(record.problem)
@@ -57,7 +57,7 @@ class Reader:
             self._check_channel(request)
         problem, rows, shape_class = None, 1, ""
         try:
-            rows, shape_class, _ = self._signature.read(request)
+            rows, shape_class, _ = self._signature.check_request(request)
         except InvalidArgument as exc:
             problem = Failure(exc.code, exc.message)
         return Entry(
@@ -66,8 +66,8 @@ class Reader:
             request.claimed, problem,
         )  # fmt: skip
 
-    def addressee(self, record: Record, token: int, now: float) -> Entry | None:
-        """An entry by which the sender of an undecodable record can be told; None where its headers name nobody."""
+    def sender_of(self, record: Record, token: int, now: float) -> Entry | None:
+        """An entry with which to answer the sender of an undecodable record; None if its headers name no sender."""
         fields = dict(record.headers)
         try:
             request = InferRequest(fields_text(fields, "id"), self.model, self.version, ())
@@ -84,7 +84,7 @@ class Reader:
         )  # fmt: skip
 
     def _check_channel(self, request: InferRequest) -> None:
-        """Only channels of our gateways are woken; nothing else that a record asks for is obeyed."""
+        """Drop a reply channel that is not one of our gateways'."""
         channel = request.reply_to
         if not self._names.is_reply_to(channel):
             request.reply_to = ""
@@ -93,5 +93,5 @@ class Reader:
 
 
 def _default_id(record: Record) -> str:
-    """Of a producer that sends none; the time stamp is part of it because a topic can be deleted and made again."""
+    """The id of a request without one; the time stamp is part of it because a topic can be deleted and created again."""
     return f"{record.topic}-{record.partition}-{record.offset}-{round(record.timestamp * 1000)}"

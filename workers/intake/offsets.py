@@ -1,9 +1,8 @@
 """Which records of a consumer's partitions are done, and how far that lets each partition's offset be committed. Pure.
 
-Invariants: the position to commit is the lowest offset that is not done, never above it, and it never goes back while a
-partition is owned. Records are added in the log's order, each one; offsets that were never added (compacted away, or a
-transaction's markers) count as done once a higher one is there. An acknowledgement counts for the assignment under which its
-record was added, and for no other.
+Invariants: the position to commit is the lowest offset that is not done, and it never goes back while a partition is owned. Records
+are added in the log's order without exception; offsets that were never added (compacted away, or a transaction's markers) count as
+done once a higher one is added. An acknowledgement counts only for the assignment under which its record was added.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ P = TypeVar("P", bound=Hashable)
 
 
 class _Table:
-    """The in-flight table of one partition, from one assignment to the revocation that ends it.
+    """The in-flight table of one partition, from its assignment to its revocation.
 
     Attributes:
-        token: names this table in acknowledgements; never used again.
+        token: names this table in acknowledgements; never reused.
         epoch: of the last assignment.
         owned: false from revocation on.
-        end: everything below was added, or is a gap.
-        committed: the broker has this position.
-        open: the offsets that are not done, ascending.
+        end: every offset below was added, or is a gap.
+        committed: the position that the broker has.
+        open: offsets in flight, ascending.
     """
 
     __slots__ = ("committed", "end", "epoch", "open", "owned", "token")
@@ -42,7 +41,7 @@ class _Table:
 
 
 class OffsetTracker(Generic[P]):
-    """Out-of-order completion to contiguous commits, for the partitions of one consumer.
+    """Turns out-of-order completion into contiguous commits, for the partitions of one consumer.
 
     `P` names a partition: its number, or topic and number. An epoch is the consumer group's generation.
     """
@@ -57,12 +56,12 @@ class OffsetTracker(Generic[P]):
     def assign(self, partition: P, epoch: int, committed: int) -> Sequence[int]:
         """Own the partition from now on, reading from `committed`.
 
-        If it was owned in the generation just before, nobody else had it in between, so what is in flight goes on and its
-        acknowledgements still count. Not if the group's committed offset has passed it meanwhile, which proves the contrary;
-        nor if the epoch did not grow: the log itself may be a new one.
+        If it was owned in the generation just before, nobody else had it in between: records in flight stay in flight, and their
+        acknowledgements count. Not if the group's committed offset has passed them meanwhile, which proves the contrary; nor if
+        the epoch did not grow: the log itself may be a new one.
 
         Returns:
-            The offsets in flight that go on, ascending; they will be fetched again, and `add` refuses them.
+            The offsets that stay in flight, ascending; they will be fetched again, and `add` refuses them.
         """
         for gone in [p for p, table in self._tables.items() if not table.owned and table.epoch + 1 < epoch]:
             del self._tables[gone]
@@ -80,9 +79,9 @@ class OffsetTracker(Generic[P]):
         return ()
 
     def revoke(self, partition: P) -> None:
-        """Own the partition no longer: nothing is added or committed, yet acknowledgements are noted, in case it comes back.
+        """Own the partition no longer: nothing is added or committed; acknowledgements are kept in case it comes back.
 
-        Commit `commits()` before, while the group still takes it.
+        Commit `commits()` before, while the group still accepts it.
         """
         table = self._tables.get(partition)
         if table is not None:
@@ -92,8 +91,8 @@ class OffsetTracker(Generic[P]):
         """Put a fetched record in flight.
 
         Returns:
-            The token for `done`; None if the record is not to be run: it is in flight or done already, or the partition is
-            not owned (then it comes again, here or elsewhere).
+            The token for `done`; None if the record must not run: it is in flight or done, or the partition is not owned (then
+            it is delivered again, here or elsewhere).
         """
         table = self._tables.get(partition)
         if table is None or offset < table.end or not table.owned:
@@ -103,19 +102,19 @@ class OffsetTracker(Generic[P]):
         return table.token
 
     def done(self, partition: P, offset: int, token: int) -> None:
-        """The record's answer is stored. Ignored when its assignment is over, and when repeated."""
+        """The record's answer is in the store. Ignored when its assignment is over, and when repeated."""
         table = self._tables.get(partition)
         if table is not None and table.token == token and offset in table.open:
             del table.open[offset]
             self._moved.add(partition)
 
     def advance(self, partition: P, position: int) -> bool:
-        """The consumer's next fetch starts at `position`: what was not added below it is a gap.
+        """The consumer's next fetch starts at `position`: offsets below that were not added are a gap.
 
-        For logs that end in a gap (a transaction's marker), where no higher record closes it.
+        For a gap at the end of a log (a transaction's marker), which no higher record closes.
 
         Returns:
-            Whether there was such a gap.
+            Whether there was a gap.
         """
         table = self._tables.get(partition)
         if table is None or not table.owned or position <= table.end:
@@ -125,11 +124,11 @@ class OffsetTracker(Generic[P]):
         return True
 
     def deleted(self, partition: P, start: int) -> tuple[int, int] | None:
-        """The log begins at `start`: what lies below and was never added is gone. It is in flight, as one record at its first
-        offset, until `done` says that somebody was told: whoever comes after a crash before that finds the loss, too.
+        """The log begins at `start`: records below that were never added are lost. The loss is in flight, as one record at its
+        first offset, until `done` says that it was reported: after a crash before that the next owner finds it, too.
 
         Returns:
-            That offset and its token; None where nothing was lost.
+            That offset and its token; None if nothing was lost.
         """
         table = self._tables.get(partition)
         if table is None or table.end >= start:
@@ -139,12 +138,12 @@ class OffsetTracker(Generic[P]):
         return first, table.token
 
     def duplicate(self, partition: P, offset: int) -> bool:
-        """Whether the record is in flight or done under this assignment already."""
+        """Whether the record is in flight or done under this assignment."""
         table = self._tables.get(partition)
         return table is not None and offset < table.end
 
     def commits(self) -> dict[P, int]:
-        """The next offset to read per owned partition, where it is above what `committed` was told."""
+        """The next offset to read per owned partition, if it is above the committed one."""
         positions: dict[P, int] = {}
         for partition in tuple(self._moved):
             table = self._tables[partition]
@@ -156,22 +155,22 @@ class OffsetTracker(Generic[P]):
         return positions
 
     def positions(self) -> dict[P, int]:
-        """The next offset to read of every owned partition, also where the broker has it: brokers forget offsets with time."""
+        """The next offset to read of every owned partition, committed or not: brokers expire offsets."""
         return {partition: table.position() for partition, table in self._tables.items() if table.owned}
 
     def committed(self, positions: Mapping[P, int]) -> None:
-        """The broker took these positions, a result of `commits`."""
+        """The broker accepted these positions, a result of `commits` or `positions`."""
         for partition, position in positions.items():
             table = self._tables.get(partition)
             if table is not None and position > table.committed:
                 table.committed = position
 
     def lowest_incomplete(self, partition: P) -> int | None:
-        """The lowest offset that is not done, which is the next one to come when all are; None where nothing is known."""
+        """The lowest offset that is not done, or the next one if all are; None for an unknown partition."""
         table = self._tables.get(partition)
         return None if table is None else table.position()
 
     @property
     def in_flight(self) -> int:
-        """Records that are not done, those of revoked partitions included as long as they may come back."""
+        """Records that are not done, including those of revoked partitions that may come back."""
         return sum(len(table.open) for table in self._tables.values())

@@ -1,4 +1,4 @@
-"""Where intake delivers entries. The runner is one; intake knows no more of it than this."""
+"""Where intake delivers entries; `serving.Runner` implements it."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from workers.statistics import FailureReason
 
 
 class Sink(Protocol):
-    """Takes entries, on the event loop; nothing here waits."""
+    """Takes entries, on the event loop; nothing here blocks."""
 
     def room(self) -> int:
         """How many more requests may be taken in."""
 
     def add(self, entry: Entry) -> None:
-        """Queue the entry, or answer why not. Call `turn` after the last of a group."""
+        """Queue the entry, or answer it with the reason why not. Call `turn` after the last of a group."""
 
     def refuse(self, entry: Entry, failure: Failure, reason: FailureReason) -> None:
         """Answer the entry with a failure; its record is done after that."""
 
     def cancel(self, cancel: Cancel) -> None:
-        """Answer CANCELLED what is meant, is here and has not started."""
+        """Answer CANCELLED to the runs that are meant, are here and have not started."""
 
     def forget(self, owned: Collection[int]) -> None:
-        """Drop what waits here from partitions that are not in `owned`."""
+        """Drop entries that wait here from partitions not in `owned`."""
 
     def turn(self) -> None:
         """Form the batches that are due."""

@@ -1,6 +1,6 @@
-"""What this worker tells the gateways of its model versions: announcements on the compacted catalogue topic.
+"""Announces this worker's model versions to the gateways, on the compacted catalogue topic.
 
-Invariant: a version that another worker serves is not announced as anything else than ready.
+Invariant: a version that another worker serves is only ever announced as READY.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from protocol.ports import Directory, OutRecord, Published
 from workers.context import Context
 
 LIVE: Final = 2.5
-"""Seconds since its last sign of life for which another worker is believed to serve."""
+"""Seconds since its last heartbeat for which another worker counts as serving."""
 RENEW: Final = 30.0
-"""Seconds between looks whether the topic still has what was announced."""
+"""Seconds between checks that the topic still has the last announcement."""
 WITHHOLD: Final = 10.0
-"""Seconds for which an announcement that another worker's service makes wrong is kept, in case that ends too."""
+"""Seconds for which an announcement is withheld while another worker serves the version, in case that worker unloads it too."""
 
 log = structlog.get_logger(__name__)
 
 
-class Catalogue:
-    """Announces.
+class Announcer:
+    """Publishes announcements, now or once no other worker serves the version.
 
     Args:
         context: the worker's.
-        directory: tells whether another worker serves a version.
+        directory: knows which other workers serve a version.
     """
 
     def __init__(self, context: Context, directory: Directory) -> None:
@@ -43,7 +43,7 @@ class Catalogue:
         self._looked = context.clock()
 
     async def announce(self, entry: Announcement) -> None:
-        """Tell the gateways, or keep it for `look_again`."""
+        """Publish the announcement, or withhold it for `look_again`."""
         key = (entry.model, entry.version)
         self._withheld.pop(key, None)
         if entry.state is not ModelState.READY and await self._served_elsewhere(entry):
@@ -52,9 +52,9 @@ class Catalogue:
             await self._publish(entry)
 
     async def look_again(self) -> None:
-        """Announce what was withheld for a worker that turns out to have gone too.
+        """Publish withheld announcements that no other worker's service contradicts any more.
 
-        Workers that follow one repository unload at about the same time, each still seeing the last heartbeat of the other.
+        Workers that follow one repository unload at about the same time, each still seeing the other's last heartbeat.
         """
         for key, entry in list(self._withheld.items()):
             if entry.at + WITHHOLD < self._context.clock():
@@ -67,9 +67,9 @@ class Catalogue:
                 await self.renew()
 
     async def renew(self) -> None:
-        """Announce anew what is ready, where the topic lost it: it was deleted, or made again by somebody who knows of no model.
+        """Announce all READY versions again if the topic lost them: it was deleted, or created anew by another process.
 
-        Compaction takes an announcement away only where a later one replaces it; another one of the same is harmless.
+        Compaction removes an announcement only when a later one replaces it; a repeated announcement is harmless.
 
         Raises:
             Unavailable: the broker does not answer.
@@ -77,9 +77,9 @@ class Catalogue:
         if self._newest is None:
             return
         place, name = self._newest
-        record = await self._context.bus.read(place.topic, place.partition, place.offset)
+        record = await self._context.bus.read_record(place.topic, place.partition, place.offset)
         if record is None or record.key != name:
-            log.warning("the catalogue no longer has what was announced; it is announced anew", models=len(self._ready))
+            log.warning("the catalogue topic lost the announcements; they are published again", models=len(self._ready))
             for entry in tuple(self._ready.values()):
                 await self._publish(entry)
 

@@ -1,4 +1,4 @@
-"""From a version's folder to loaded, warmed-up instances; nothing of it on the event loop."""
+"""From a version's folder to loaded, warmed-up instances; none of the work runs on the event loop."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from workers.instances.process.child import Child
 from workers.instances.process.executor import ChildExecutor, is_isolated
 from workers.instances.process.pool import ChildPool
 from workers.instances.warmup import samples, warm_up
-from workers.repository import contents
+from workers.repository import model_file_check
 from workers.repository.completion import SILENT_BACKENDS, BackendMetadata, complete
 from workers.repository.placement import Placement, place
 from workers.repository.version import ModelVersion
 from workers.system import cpu_yield
 
 CANCELLED: Final = 0.5
-"""Seconds in which what a cancelled load has begun must have ended; a thread that loads a model cannot be interrupted."""
+"""Seconds that a cancelled load has to close what it has loaded; a thread that loads a model cannot be interrupted."""
 
 log = structlog.get_logger(__name__)
 
 
 async def _give_up(loaded: LoadedModel, error: BaseException) -> None:
-    """Close what was loaded; a load that was cancelled is waited for only where it can be ended, in processes."""
+    """Close what was loaded; after a cancellation processes are killed and threads are waited for only briefly."""
     if not isinstance(error, asyncio.CancelledError):
         await loaded.close()
         return
@@ -46,13 +46,13 @@ async def _give_up(loaded: LoadedModel, error: BaseException) -> None:
 
 
 class Loader:
-    """Loads model versions; backends are made once, at their first model.
+    """Loads model versions; a backend is created once, for its first model.
 
     Args:
         gpus: numbers of the GPUs of this worker.
-        cores: CPU cores to share out.
+        cores: CPU cores to divide among instances.
         default_max_batch_size: see `completion.complete`.
-        at_once: versions that are loaded at the same time.
+        at_once: versions that load at the same time.
         clock: for the instances.
     """
 
@@ -71,7 +71,7 @@ class Loader:
         """Complete the configuration, place, load and warm up every instance.
 
         Raises:
-            FleetError: naming what is wrong with the model; whatever else its files raise becomes a `ConfigError`.
+            FleetError: naming what is wrong with the model; other exceptions become a `ConfigError`.
         """
         async with self._at_once:
             started = self._clock()
@@ -86,7 +86,7 @@ class Loader:
                 ) from exc
 
     async def _load(self, version: ModelVersion, started: float) -> LoadedModel:
-        await asyncio.to_thread(_look_first, version)
+        await asyncio.to_thread(_check_before_import, version)
         backend = await self._backend(version.config.backend)
         gpus: Sequence[int] = ()
         isolated = is_isolated(version.config)
@@ -114,7 +114,8 @@ class Loader:
         return loaded
 
     async def _load_children(self, version: ModelVersion) -> LoadedModel:
-        """The same in children: nothing of the model runs in this process. The first child inspects and is the first instance."""
+        """Load in children: none of the model's code runs in this process. The first child inspects and becomes the first
+        instance."""
         name = version.config.backend
         self._children.hold(name)
         child: Child | None = self._children.take(name)
@@ -141,16 +142,16 @@ class Loader:
         return loaded
 
     def _share(self, version: ModelVersion) -> int:
-        """CPU threads of an instance, as far as it can be told before the model's code was asked which GPUs it can use."""
+        """CPU threads of an instance, estimated before the backend has said which GPUs it can use."""
         try:
             return place(version.config, self._gpus, self._cores)[0].threads
-        except ConfigError:  # told when the instances are placed
+        except ConfigError:  # reported when the instances are placed
             return self._cores
 
     def _complete(
         self, version: ModelVersion, metadata: BackendMetadata | None, gpus: Sequence[int]
     ) -> tuple[ModelVersion, tuple[Placement, ...]]:
-        """The version with its whole configuration, and where its instances go."""
+        """The version with its complete configuration, and the placement of its instances."""
         config = complete(version.config, metadata, self._default_max_batch_size)
         return dataclasses.replace(version, config=config), place(config, gpus, self._cores)
 
@@ -161,12 +162,14 @@ class Loader:
         return backend
 
 
-def _look_first(version: ModelVersion) -> None:
-    """What can be said before a framework is imported, which takes seconds to minutes.
+def _check_before_import(version: ModelVersion) -> None:
+    """Refuse what can be refused before a framework is imported, which takes seconds to minutes.
 
     Raises:
-        ConfigError: the file is not what the backend loads, or the configuration lacks what the file never says.
+        ConfigError: the file is not what the backend loads, or the configuration lacks something that the file never says.
     """
-    contents.require_loadable(version.path, version.config.backend, alone=version.path.parent == version.folder)
+    model_file_check.require_loadable(
+        version.path, version.config.backend, single_file=version.path.parent == version.folder
+    )
     if version.config.backend in SILENT_BACKENDS:
         complete(version.config, None)

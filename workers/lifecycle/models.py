@@ -1,8 +1,8 @@
-"""Which model versions this worker has: loading and unloading along the lifecycle, and telling the fleet.
+"""Loads, replaces and unloads model versions so that they follow the repository, and announces each change.
 
-Invariants: a state changes only by a move of `lifecycle`; a version is announced READY once its topic is there and all its
-instances are warm; while its files change, what serves goes on until its successor is ready; what cannot be loaded is announced
-with the reason, unless another worker serves it.
+Invariants: a state changes only by `states.next_state`; a version is announced READY once its topic exists and all its instances
+are warm; when its files change, the loaded version serves until its successor is ready; a version that cannot be loaded is
+announced with the reason, unless another worker serves it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from protocol.messages import Announcement, ModelLoad
 from protocol.ports import Directory
 from workers.context import Context
 from workers.instances.loaded import LoadedModel
-from workers.lifecycle.announcer import Catalogue
+from workers.lifecycle.announcer import Announcer
 from workers.lifecycle.loader import Loader
-from workers.lifecycle.states import Event, State, move, shown
+from workers.lifecycle.states import Event, State, next_state, public_state
 from workers.repository.digests import Digests
 from workers.repository.model_files import require_distinct
-from workers.repository.repository import ignored, scan, single_file
+from workers.repository.scan import ignored_folders, scan_file, scan_repositories
 from workers.repository.version import ModelFolder, ModelVersion
 from workers.serving.serving import Serving
 from workers.settings import WorkerSettings
@@ -37,11 +37,11 @@ log = structlog.get_logger(__name__)
 
 
 @dataclasses.dataclass(slots=True)
-class Slot:
-    """One version that is, was or should be here.
+class VersionSlot:
+    """One version that this worker has, had or should have.
 
     Attributes:
-        digest: of the files that it was last loaded from, or failed to load from.
+        digest: of the files at the last load, successful or not.
         reason: why it is unavailable.
         config: as announced.
         partitions: of its topic, once known.
@@ -56,17 +56,17 @@ class Slot:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Plan:
-    """What to do so that exactly the wanted versions are here."""
+class LoadPlan:
+    """The loads and unloads that leave exactly the wanted versions."""
 
     load: tuple[Key, ...]
     unload: tuple[Key, ...]
 
 
-def plan(wanted: Mapping[Key, str], slots: Mapping[Key, Slot]) -> Plan:
-    """Compare the digests of what is wanted with what is here. Pure.
+def plan_loads(wanted: Mapping[Key, str], slots: Mapping[Key, VersionSlot]) -> LoadPlan:
+    """Compare the wanted digests with the loaded ones. Pure.
 
-    A version that failed is tried again when its files change; one that moves right now is left alone until it has settled.
+    A version that failed is tried again when its files change; one that is loading or unloading is left as it is.
     """
     load, unload = [], []
     for key, digest in wanted.items():
@@ -76,7 +76,7 @@ def plan(wanted: Mapping[Key, str], slots: Mapping[Key, Slot]) -> Plan:
     for key, slot in slots.items():
         if key not in wanted and slot.state in (State.READY, State.UNAVAILABLE):
             unload.append(key)
-    return Plan(tuple(load), tuple(unload))
+    return LoadPlan(tuple(load), tuple(unload))
 
 
 class Models:
@@ -84,18 +84,18 @@ class Models:
 
     Args:
         context: the worker's.
-        settings: which repositories and models.
+        settings: name the repositories and models.
         loader: makes instances.
-        directory: tells whether another worker serves a version.
+        directory: knows which other workers serve a version.
 
     Attributes:
         slots: by key.
-        catalogue: where they are announced.
+        announcer: of their states.
     """
 
     def __init__(self, context: Context, settings: WorkerSettings, loader: Loader, directory: Directory) -> None:
-        self.slots: dict[Key, Slot] = {}
-        self.catalogue = Catalogue(context, directory)
+        self.slots: dict[Key, VersionSlot] = {}
+        self.announcer = Announcer(context, directory)
         self._context = context
         self._settings = settings
         self._loader = loader
@@ -104,14 +104,14 @@ class Models:
         self._warned: set[tuple[str, ...]] = set()
         self._changing = asyncio.Lock()
 
-    # --- what is here ------------------------------------------------------------------------------------------------
+    # --- state -------------------------------------------------------------------------------------------------------
 
     def serving(self) -> list[Serving]:
         """Every version that takes requests."""
         return [slot.serving for slot in list(self.slots.values()) if slot.serving is not None]
 
     def problems(self) -> list[str]:
-        """Why not everything that should be served is; one sentence each."""
+        """One sentence for each version that should be served and is not."""
         return [
             f"model '{model}' version {version} is {slot.state}" + (f": {slot.reason}" if slot.reason else "")
             for (model, version), slot in list(self.slots.items())
@@ -119,45 +119,45 @@ class Models:
         ]
 
     async def loads(self) -> list[ModelLoad]:
-        """What the heartbeat says of each version."""
+        """Each version's load, for the heartbeat."""
         loads = []
         for (model, version), slot in list(self.slots.items()):
             if slot.serving is not None:
-                loads.append(await slot.serving.load(shown(slot.state)))
+                loads.append(await slot.serving.load(public_state(slot.state)))
             elif slot.state is not State.UNLOADED:
-                loads.append(ModelLoad(model, version, shown(slot.state)))
+                loads.append(ModelLoad(model, version, public_state(slot.state)))
         return loads
 
     # --- following the repository ------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Load what is to be there at start.
+        """Load the versions that the settings name.
 
         Raises:
-            ConfigError: with `exit_on_error`, naming everything that could not be loaded.
+            ConfigError: with `exit_on_error`, naming every version that could not be loaded.
         """
         chosen = self._settings.load_model if self._settings.model_control_mode == "explicit" else ("*",)
-        failures = await self._reconcile(await self._look(), chosen)
+        failures = await self._reconcile(await self._scan(), chosen)
         if failures and self._settings.exit_on_error:
             raise ConfigError("; ".join(failures) + " (serve the rest with --no-exit-on-error)")
 
     async def poll(self) -> None:
-        """Look at the repositories again and follow what has changed."""
+        """Scan the repositories again and follow the changes."""
         try:
-            wanted = await self._look()
+            wanted = await self._scan()
         except ConfigError as exc:
-            log.warning("the model repository cannot be read; what is loaded stays", error=exc.message)
+            log.warning("the model repository cannot be read; the loaded models stay", error=exc.message)
             return
         await self._reconcile(wanted, ("*",))
 
     async def load_model(self, name: str) -> None:
-        """Load all versions of a model that its policy chooses (explicit control).
+        """Load the versions of a model that its policy selects (explicit control).
 
         Raises:
             NotFound: there is no such model.
-            ConfigError: naming what could not be loaded.
+            ConfigError: naming the versions that could not be loaded.
         """
-        wanted = await self._look()
+        wanted = await self._scan()
         if name not in self._folders and not any(model == name for model, _ in wanted):
             raise NotFound(f"failed to load '{name}', failed to poll from model repository")
         loaded = {model for (model, _), slot in self.slots.items() if slot.state is State.READY}
@@ -166,14 +166,14 @@ class Models:
             raise ConfigError(f"load failed for model '{name}': " + "; ".join(failures))
 
     async def unload_model(self, name: str) -> None:
-        """Unload all versions of a model; nothing happens where there is none."""
+        """Unload all versions of a model, if there are any."""
         async with self._changing:
             await asyncio.gather(*[self._unload(key) for key in list(self.slots) if key[0] == name])
 
-    async def _look(self) -> dict[Key, ModelVersion]:
-        folders = await asyncio.to_thread(scan, self._settings.model_repository, known=self._digests)
+    async def _scan(self) -> dict[Key, ModelVersion]:
+        folders = await asyncio.to_thread(scan_repositories, self._settings.model_repository, known=self._digests)
         self._folders = {folder.name: folder for folder in folders}
-        for line in await asyncio.to_thread(ignored, self._settings.model_repository):
+        for line in await asyncio.to_thread(ignored_folders, self._settings.model_repository):
             self._warn(line)
         for folder in folders:
             for warning in folder.warnings:
@@ -181,30 +181,30 @@ class Models:
         wanted = {(v.model, str(v.version)): v for folder in folders for v in folder.versions}
         require_distinct(self._settings.model_file, [folder.name for folder in folders])
         for file in self._settings.model_file:
-            version = await asyncio.to_thread(single_file, file, self._digests)
+            version = await asyncio.to_thread(scan_file, file, self._digests)
             wanted[version.model, str(version.version)] = version
         self._digests.forget_others()
         return wanted
 
     def _warn(self, text: str, **about: str) -> None:
-        """Once: a repository that is polled says the same every time."""
+        """Log a warning once: every poll of a repository finds it again."""
         if (key := (text, *about.values())) not in self._warned:
             self._warned.add(key)
             log.warning(text, **about)
 
     async def _reconcile(self, wanted: Mapping[Key, ModelVersion], chosen: Sequence[str]) -> list[str]:
-        """Load and unload; returns what went wrong, one sentence each."""
+        """Load and unload; returns one sentence for each failure."""
         there = {key: version for key, version in wanted.items() if "*" in chosen or key[0] in chosen}
         async with self._changing:
             failures = await self._refuse_broken(chosen)
-            todo = plan({key: version.digest for key, version in there.items()}, self.slots)
+            todo = plan_loads({key: version.digest for key, version in there.items()}, self.slots)
             results = await asyncio.gather(*[self._load(there[key]) for key in todo.load])
             broken = {name for name, folder in self._folders.items() if folder.reason}
             await asyncio.gather(*[self._unload(key) for key in todo.unload if key[0] not in broken])
         return failures + [failure for failure in results if failure]
 
     async def _refuse_broken(self, chosen: Sequence[str]) -> list[str]:
-        """Folders that cannot be served at all; what is loaded of them goes on."""
+        """Mark models whose folders are broken as unavailable, unless a version is loaded: that one serves on."""
         failures = []
         for name, folder in self._folders.items():
             if not folder.reason or not ("*" in chosen or name in chosen):
@@ -212,10 +212,10 @@ class Models:
             failures.append(f"model '{name}' cannot be served: {folder.reason}")
             key = (name, "1")
             if not any(model == name and slot.state is State.READY for (model, _), slot in self.slots.items()):
-                slot = self.slots.setdefault(key, Slot())
+                slot = self.slots.setdefault(key, VersionSlot())
                 if slot.reason != folder.reason:
                     log.error("a model cannot be served", model=name, reason=folder.reason)
-                    slot.state, slot.reason = move(slot.state, Event.FAILED), folder.reason
+                    slot.state, slot.reason = next_state(slot.state, Event.FAILED), folder.reason
                     await self._announce(key, slot)
         known = {*self._folders, "*"} | {file.name for file in self._settings.model_file}
         return failures + [
@@ -225,10 +225,10 @@ class Models:
     # --- one version -------------------------------------------------------------------------------------------------
 
     async def _load(self, version: ModelVersion) -> str:
-        """Load it, or load it anew; returns what went wrong, or ""."""
+        """Load or reload it; returns the failure, or ""."""
         key = (version.model, str(version.version))
-        slot = self.slots.setdefault(key, Slot())
-        slot.state = move(slot.state, Event.LOAD)
+        slot = self.slots.setdefault(key, VersionSlot())
+        slot.state = next_state(slot.state, Event.LOAD)
         slot.digest = version.digest
         log.info("loading", model=key[0], version=key[1])
         try:
@@ -238,18 +238,18 @@ class Models:
         await self._serve(key, slot, loaded)
         return ""
 
-    async def _failed(self, key: Key, slot: Slot, reason: str) -> str:
+    async def _failed(self, key: Key, slot: VersionSlot, reason: str) -> str:
         log.error("a model cannot be loaded", model=key[0], version=key[1], reason=reason)
         if slot.state is State.READY:
-            log.warning("the version that is loaded goes on serving", model=key[0], version=key[1])
+            log.warning("the loaded version goes on serving", model=key[0], version=key[1])
         else:
-            slot.state = move(slot.state, Event.FAILED)
+            slot.state = next_state(slot.state, Event.FAILED)
             slot.reason = reason
             await self._announce(key, slot)
         return f"model '{key[0]}' version {key[1]} cannot be loaded: {reason}"
 
-    async def _serve(self, key: Key, slot: Slot, loaded: LoadedModel) -> None:
-        """Announce it and take requests; a predecessor answers what it has first."""
+    async def _serve(self, key: Key, slot: VersionSlot, loaded: LoadedModel) -> None:
+        """Announce it and take requests; a predecessor first answers the requests that it has."""
         context, former = self._context, slot.serving
         serving = Serving(context, loaded, self._settings.max_queued_bytes)
         slot.config = loaded.version.config.to_json()
@@ -260,10 +260,10 @@ class Models:
             await former.finish(self._settings.drain_grace)
             await former.close(evict=False)
         else:
-            slot.state = move(slot.state, Event.LOADED)
+            slot.state = next_state(slot.state, Event.LOADED)
         slot.serving, slot.reason = serving, ""
         await self._announce(key, slot)
-        cpu_yield.end()  # from here on others wait for what this process does
+        cpu_yield.end()  # from here on callers wait for this process
         await serving.open()
         log.info(
             "ready", model=key[0], version=key[1], seconds=round(loaded.seconds, 3), instances=len(loaded.executors),
@@ -271,11 +271,11 @@ class Models:
         )  # fmt: skip
 
     async def _unload(self, key: Key) -> None:
-        """Take no new calls, serve or refuse what the topic holds, and free the instances."""
+        """Take no new calls, serve or refuse the requests in the topic, and free the instances."""
         slot = self.slots[key]
         if slot.state not in (State.READY, State.UNAVAILABLE):
             return
-        slot.state = move(slot.state, Event.UNLOAD)
+        slot.state = next_state(slot.state, Event.UNLOAD)
         serving = slot.serving
         if serving is not None:
             await self._announce(key, slot)
@@ -283,21 +283,23 @@ class Models:
             await serving.finish(self._settings.drain_grace)
             await serving.close()
             slot.serving = None
-            slot.state = move(slot.state, Event.UNLOADED)
+            slot.state = next_state(slot.state, Event.UNLOADED)
         slot.reason = "unloaded"
         await self._announce(key, slot)
         log.info("unloaded", model=key[0], version=key[1])
         del self.slots[key]
 
-    async def _announce(self, key: Key, slot: Slot) -> None:
+    async def _announce(self, key: Key, slot: VersionSlot) -> None:
         now = self._context.clock()
-        entry = Announcement(*key, shown(slot.state), slot.config, slot.digest, slot.reason, now, slot.partitions)
-        await self.catalogue.announce(entry)
+        entry = Announcement(
+            *key, public_state(slot.state), slot.config, slot.digest, slot.reason, now, slot.partitions
+        )
+        await self.announcer.announce(entry)
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
     async def drain(self, grace: float) -> None:
-        """Take nothing new and answer what is here. The catalogue is not told: others may serve the same versions."""
+        """Fetch nothing more and answer the requests in flight. Nothing is announced: other workers may serve the same versions."""
         await asyncio.gather(*[serving.finish(grace) for serving in self.serving()])
 
     async def close(self) -> None:
@@ -307,6 +309,6 @@ class Models:
             slot.serving = None
 
     def abandon(self) -> None:
-        """Stop in the middle, as a crash would."""
+        """Stop at once, as a crash would."""
         for serving in self.serving():
             serving.abandon()

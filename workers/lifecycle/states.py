@@ -1,6 +1,6 @@
-"""What may follow what in the life of a model version on one worker: the legal moves as one table. Pure.
+"""The states of a model version on one worker and the legal transitions, as one table. Pure.
 
-`python -m workers.lifecycle.states` prints the table as it stands in workers/README.md; a test compares them.
+`python -m workers.lifecycle.states` prints the table in workers/README.md; a test compares them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from protocol.messages import ModelState
 
 
 class State(enum.StrEnum):
-    """Where a version is in its life; `UNLOADED` is also every version that was never here."""
+    """The state of a version; one that was never loaded is `UNLOADED`."""
 
     UNLOADED = "UNLOADED"
     LOADING = "LOADING"
@@ -22,7 +22,7 @@ class State(enum.StrEnum):
 
 
 class Event(enum.StrEnum):
-    """What happens to a version."""
+    """An event in the life of a version."""
 
     LOAD = "load"
     LOADED = "loaded"
@@ -33,19 +33,31 @@ class Event(enum.StrEnum):
 
 MOVES: Final[dict[State, dict[Event, State]]] = {
     State.UNLOADED: {Event.LOAD: State.LOADING, Event.FAILED: State.UNAVAILABLE},
-    State.LOADING: {Event.LOADED: State.READY, Event.FAILED: State.UNAVAILABLE, Event.UNLOAD: State.UNLOADING},
-    State.READY: {Event.LOAD: State.READY, Event.UNLOAD: State.UNLOADING, Event.FAILED: State.UNAVAILABLE},
+    State.LOADING: {
+        Event.LOADED: State.READY,
+        Event.FAILED: State.UNAVAILABLE,
+        Event.UNLOAD: State.UNLOADING,
+    },
+    State.READY: {
+        Event.LOAD: State.READY,
+        Event.UNLOAD: State.UNLOADING,
+        Event.FAILED: State.UNAVAILABLE,
+    },
     State.UNLOADING: {Event.UNLOADED: State.UNLOADED},
-    State.UNAVAILABLE: {Event.LOAD: State.LOADING, Event.FAILED: State.UNAVAILABLE, Event.UNLOAD: State.UNLOADED},
+    State.UNAVAILABLE: {
+        Event.LOAD: State.LOADING,
+        Event.FAILED: State.UNAVAILABLE,
+        Event.UNLOAD: State.UNLOADED,
+    },
 }
-"""A READY version that is loaded again (its files changed) goes on serving until its successor is ready."""
+"""A READY version that is reloaded (its files changed) serves until its successor is ready."""
 
 
-def move(state: State, event: Event) -> State:
+def next_state(state: State, event: Event) -> State:
     """The state after the event.
 
     Raises:
-        ValueError: it cannot happen in this state; a mistake in this program.
+        ValueError: the event is not legal in this state; a bug of this program.
     """
     after = MOVES[state].get(event)
     if after is None:
@@ -53,13 +65,13 @@ def move(state: State, event: Event) -> State:
     return after
 
 
-def shown(state: State) -> ModelState:
-    """The state in Triton's terms: what is not loaded is unavailable."""
+def public_state(state: State) -> ModelState:
+    """The state in Triton's terms: an unloaded version is UNAVAILABLE."""
     return ModelState.UNAVAILABLE if state is State.UNLOADED else ModelState(state.value)
 
 
 def table() -> str:
-    """The legal moves as a Markdown table."""
+    """The legal transitions as a Markdown table."""
     events = list(Event)
     lines = ["| from | " + " | ".join(events) + " |", "| --- |" + " --- |" * len(events)]
     lines += [f"| {state} | " + " | ".join(MOVES[state].get(event, "") for event in events) + " |" for state in State]
@@ -67,4 +79,4 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    print(table())  # noqa: T201  # the one thing this module says
+    print(table())  # noqa: T201  # this is what the command is for

@@ -1,6 +1,6 @@
-"""Completing a model's configuration: first from the names of its files, then from what the model itself says.
+"""Completes a model's configuration, first from the names of its files, then from the model's own metadata.
 
-Pure: names and metadata in, a configuration out. Invariants: what the file states is never changed, only checked; a completed
+Pure: names and metadata in, a configuration out. Invariants: stated settings are never changed, only checked; a completed
 configuration passes `ModelConfig.require_complete`.
 """
 
@@ -15,8 +15,8 @@ from protocol.errors import ConfigError, quoted
 from protocol.model_config import DynamicBatching, InstanceGroup, ModelConfig, TensorSpec
 
 DEFAULT_MAX_BATCH_SIZE: Final = 32
-"""Of a model that can batch and does not say how much. Triton's 4 dates from when batching had to be asked for; here the rows
-wait in a log, and from 32 rows on most models' time per row no longer falls by much, while a batch's latency and memory still grow.
+"""For a model that can batch and states no size. Triton's 4 dates from when batching had to be asked for. From 32 rows on most
+models' time per row hardly falls any more, while a batch's latency and memory still grow.
 """
 
 PLATFORM_BACKEND: Final[dict[str, str]] = {
@@ -25,7 +25,7 @@ PLATFORM_BACKEND: Final[dict[str, str]] = {
     "libtorch": "pytorch",
     "tensorrt_plan": "tensorrt",
 }
-"""The backend that each of Triton's platform names stands for."""
+"""The backend for each of Triton's platform names."""
 
 BACKEND_PLATFORM: Final[dict[str, str]] = {
     "onnxruntime": "onnxruntime_onnx",
@@ -41,7 +41,7 @@ FILE_BACKEND: Final[dict[str, str]] = {
     "model.pt2": "pytorch",
     "model.py": "python",
 }
-"""The backend that a file in a version's folder stands for, in the order in which they are looked for."""
+"""The backend for a file in a version's folder; earlier names win."""
 
 _EXAMPLE: Final = (
     'max_batch_size: 8 input [ { name: "INPUT__0" data_type: TYPE_FP32 dims: [ 4 ] } ] '
@@ -58,19 +58,18 @@ REFUSED_PARAMETERS: Final[dict[str, str]] = {
     "EXECUTION_ENV_PATH": "models run in the worker's own Python environment; install what they need there",
     "TRITON_BATCH_STRATEGY_PATH": "custom batching libraries (native code) are not loaded from a repository",
 }
-"""Parameters that Triton acts upon and this version does not; all others go to the backend as they are."""
+"""Parameters that Triton honours and Penstock does not; all others are passed on to the backend."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BackendMetadata:
-    """What a model file says of itself.
+    """A model file's own metadata.
 
     Attributes:
-        inputs: as a configuration would state them: without the batch dimension where `batchable`; `datatype` may be ""
-            (not known).
-        outputs: the same; empty dims of a model that is not batchable also stand for an unknown shape.
-        batchable: every tensor has a first dimension, of any size, that is the batch.
-        max_batch_size: the model's own wish where the configuration states none; 0 is no wish.
+        inputs: as a configuration would state them, without the batch dimension if `batchable`; `datatype` is "" if unknown.
+        outputs: likewise; in a model that is not batchable, empty dims may also mean an unknown shape.
+        batchable: the first dimension of every tensor is the batch, of any size.
+        max_batch_size: the model's own, if the configuration states none; 0 for none.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -80,7 +79,7 @@ class BackendMetadata:
 
     @classmethod
     def of(cls, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> BackendMetadata:
-        """From tensors with the model's full shapes: it batches if all first dimensions are -1 (Triton's rule for ONNX)."""
+        """From tensors with the model's full shapes; batchable if all first dimensions are -1 (Triton's rule for ONNX)."""
         batchable = bool(inputs) and all(spec.dims[:1] == (-1,) for spec in (*inputs, *outputs))
         skip = 1 if batchable else 0
         sides = [tuple(dataclasses.replace(spec, dims=spec.dims[skip:]) for spec in side) for side in (inputs, outputs)]
@@ -88,7 +87,7 @@ class BackendMetadata:
 
 
 def infer_backend(config: ModelConfig, files: Collection[str]) -> ModelConfig:
-    """Fill in `backend`, `platform` and `default_model_filename` from each other and from the files of the version's folder.
+    """Fill in `backend`, `platform` and `default_model_filename` from each other and from the files in the version's folder.
 
     Raises:
         ConfigError: no backend can be inferred, the platform is unknown or another backend's, or a parameter is refused.
@@ -137,19 +136,19 @@ def _file_backend(config: ModelConfig, files: Collection[str]) -> str:
 def complete(
     config: ModelConfig, metadata: BackendMetadata | None, default_max_batch_size: int = DEFAULT_MAX_BATCH_SIZE
 ) -> ModelConfig:
-    """Fill in what the configuration leaves out, and check what it states against the model.
+    """Fill in what the configuration leaves out, and check the rest against the model.
 
-    Tensors come from the model; `max_batch_size`, where it is not stated, is `default_max_batch_size` for a model that can batch
-    and whose tensors are not stated with their batch dimension, else 0; dynamic batching is on where batches are possible and
-    no other way is chosen; the preferred size is the maximum; there is one instance group of `KIND_AUTO`.
+    Tensors come from the model. `max_batch_size` is `default_max_batch_size` for a model that can batch and whose tensors are not
+    stated with their batch dimension, else 0. Dynamic batching is on if batches are possible; its preferred size is the maximum.
+    There is one instance group of `KIND_AUTO`.
 
     Args:
         config: with its backend known.
-        metadata: None where the model file says nothing.
-        default_max_batch_size: at least 0; 0 batches only where a configuration asks for it.
+        metadata: None if the model file has none.
+        default_max_batch_size: at least 0; with 0 only configurations that ask for it batch.
 
     Raises:
-        ConfigError: the model does not have what is stated, or something is missing that it does not say.
+        ConfigError: the configuration contradicts the model, or leaves out what the model does not say.
     """
     rows = _max_batch_size(config, metadata, default_max_batch_size)
     inputs, outputs = config.inputs, config.outputs
@@ -178,7 +177,7 @@ def complete(
 
 
 def _require_stated(config: ModelConfig) -> None:
-    """Of a backend whose files say nothing."""
+    """Refuse missing tensors, for a backend whose files have no metadata."""
     missing = [kind for kind, specs in (("input", config.inputs), ("output", config.outputs)) if not specs]
     if config.backend == "pytorch" and missing:
         raise ConfigError(
@@ -204,13 +203,14 @@ def _max_batch_size(config: ModelConfig, metadata: BackendMetadata | None, defau
 
 
 def _states_batch_dimension(config: ModelConfig, metadata: BackendMetadata) -> bool:
-    """Whether a tensor is stated with as many dims as the model has with its batch, so that none is left for the batch."""
+    """Whether a tensor is stated with its batch dimension."""
     ranks = {spec.name: 1 + len(spec.dims) for spec in (*metadata.inputs, *metadata.outputs)}
     return any(ranks.get(spec.name) == len(spec.model_dims) for spec in (*config.inputs, *config.outputs))
 
 
 def _as_stated(kind: str, spec: TensorSpec, metadata: BackendMetadata, rows: int, model: str) -> TensorSpec:
-    """The model's own tensor as a configuration states it: one element for a scalar, the batch where it is not batched."""
+    """The model's own tensor as a configuration states it: a scalar as one element; with the batch dimension if there is no
+    batching."""
     dims = (-1, *spec.dims) if metadata.batchable and not rows else spec.dims
     if dims:
         return dataclasses.replace(spec, dims=dims)
@@ -275,7 +275,7 @@ def _shape_problem(config: ModelConfig, spec: TensorSpec, own: tuple[int, ...]) 
 
 
 def stated_limit(parameters: Mapping[str, str], model: str) -> float | None:
-    """Seconds of the model's parameter `max_execution_ms`; None where it states none, infinite for 0.
+    """The model's parameter `max_execution_ms` in seconds; None if it is not set, infinite for 0.
 
     Raises:
         ConfigError: it is not a number of milliseconds.

@@ -1,8 +1,8 @@
-"""Digests of model files: content, and nothing else. What has not changed is not read again.
+"""Digests of model files' content. Unchanged files are not read again.
 
-A repository that is polled is mostly as it was, and holds gigabytes. A file counts as unchanged while its inode, size and times are
-(ctime among them, which nobody can set back). Invariant: a digest is remembered only of a file that had rested for `SETTLED`
-seconds when it was read; one that is written to twice within the clock's resolution would look unchanged.
+A polled repository holds gigabytes and rarely changes. A file counts as unchanged while its inode, size and times are the same
+(including ctime, which cannot be set back). Invariant: a digest is cached only if the file had not changed for `SETTLED` seconds
+when it was read; a file that is written twice within the clock's resolution would look unchanged.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Final
 
 SETTLED: Final = 2.0
-"""Seconds; the coarsest time stamps of file systems in use (FAT, some network ones)."""
+"""Seconds; the coarsest timestamps of file systems in use (FAT, some network file systems)."""
 _CHUNK: Final = 1 << 20
 
 _Stamp = tuple[int, int, int, int, int]
 
 
 class Digests:
-    """Remembers digests by file. From any thread: scans beside each other at worst read a file twice.
+    """A cache of digests by file. From any thread: concurrent scans at worst read a file twice.
 
     Args:
         now: seconds since the epoch.
@@ -35,9 +35,9 @@ class Digests:
         self._known: dict[Path, tuple[_Stamp, bytes]] = {}
         self._met: set[Path] = set()
 
-    def of(self, files: Iterable[Path], base: Path, config: bytes) -> str:
-        """SHA-256, in hex, over the configuration and the files' names below `base` and contents, so that no two different trees
-        have the same input.
+    def digest_of(self, files: Iterable[Path], base: Path, config: bytes) -> str:
+        """SHA-256, in hex, over the configuration and, for each file, its name below `base` and its content. Two different trees
+        never have the same input.
 
         Raises:
             OSError: a file cannot be read.
@@ -49,7 +49,7 @@ class Digests:
         return total.hexdigest()
 
     def forget_others(self) -> None:
-        """Forget files that were not met since the last call: they are gone."""
+        """Forget files that were not digested since the last call: they are gone."""
         met, self._met = self._met, set()
         for path in tuple(self._known):
             if path not in met:

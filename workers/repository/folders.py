@@ -1,6 +1,6 @@
-"""Which folders of a repository are models': all but those that tools and file systems leave there.
+"""Which folders of a repository are models': all except those that tools and file systems create.
 
-A folder that could be a model's and is not complete is a model with a reason, so that a mistake is not passed over in silence.
+An incomplete folder that looks like a model's becomes a model with a `reason`, so that a mistake is reported.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _FOREIGN: Final = frozenset(
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Contents:
-    """What lies in a repository.
+class RepositoryListing:
+    """The folders of a repository.
 
     Attributes:
-        models: folders to look into.
-        broken: why a folder cannot be a model's though it is meant to be, by its path.
-        ignored: a line for each folder that is passed over; hidden ones need none.
+        models: folders to scan.
+        broken: by path, why a folder that is meant to be a model's cannot be one.
+        ignored: a line for each folder that is skipped; hidden folders have none.
     """
 
     models: tuple[Path, ...]
@@ -35,11 +35,11 @@ class Contents:
     ignored: tuple[str, ...]
 
 
-def contents(repository: Path) -> Contents:
+def list_repository(repository: Path) -> RepositoryListing:
     """Sort the entries of a repository.
 
     Raises:
-        ConfigError: it is not a folder that can be read, or is itself a model's or a version's folder.
+        ConfigError: it is not a readable folder, or is itself a model's or a version's folder.
     """
     try:
         entries = sorted(repository.iterdir())
@@ -52,40 +52,44 @@ def contents(repository: Path) -> Contents:
         raise ConfigError(f"model repository '{repository}' cannot be read: '{place}': {error.strerror}") from None
 
 
-def _sorted(entries: list[Path]) -> Contents:
+def _sorted(entries: list[Path]) -> RepositoryListing:
     models: list[Path] = []
     broken: dict[Path, str] = {}
     ignored: list[str] = []
     for path in entries:
         if path.is_symlink() and not path.exists():
-            broken[path] = f"'{shown(path)}' is a link to '{shown(path.readlink())}', which is not there"
+            broken[path] = (
+                f"'{printable_path(path)}' is a link to '{printable_path(path.readlink())}', which is not there"
+            )
         elif path.is_dir() and path.name in _FOREIGN:
-            ignored.append(f"ignore folder '{shown(path)}': a tool or the file system made it")
+            ignored.append(f"ignore folder '{printable_path(path)}': a tool or the file system made it")
         elif path.is_dir():
-            _judge(path, models, broken, ignored)
-    return Contents(tuple(models), broken, tuple(ignored))
+            _classify_folder(path, models, broken, ignored)
+    return RepositoryListing(tuple(models), broken, tuple(ignored))
 
 
 def config_bytes(folder: Path, limit: int) -> bytes:
-    """The content of a model's config.pbtxt, at most so many bytes; empty where there is none.
+    """The content of a model's config.pbtxt, at most `limit` bytes; empty if there is none.
 
     Raises:
-        ConfigError: there is something of that name, and it is no file.
+        ConfigError: something of that name is not a file.
         OSError: it cannot be read.
     """
     path = folder / CONFIG_FILE
     if not _present(path):
         return b""
     if not path.exists():
-        raise ConfigError(f"'{shown(path)}' is a link to '{shown(path.readlink())}', which is not there")
+        raise ConfigError(
+            f"'{printable_path(path)}' is a link to '{printable_path(path.readlink())}', which is not there"
+        )
     if not path.is_file():
         raise ConfigError(f"'{path}' is not a file")
     with path.open("rb") as file:
         return file.read(limit)
 
 
-def shown(path: Path) -> str:
-    """The path as text that can be printed and sent, also where its name is not UTF-8."""
+def printable_path(path: Path) -> str:
+    """The path as text that can be printed and sent, even if it is not UTF-8."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
@@ -94,7 +98,7 @@ def _present(path: Path) -> bool:
 
 
 def _require_repository(repository: Path, entries: list[Path]) -> None:
-    """Guard against the folder below the one that is meant."""
+    """Refuse a folder that is not the repository but one below it."""
     if _present(repository / CONFIG_FILE) or _versions_alone(entries):
         above = repository.absolute().parent
         raise ConfigError(f"'{repository}' is a model's folder; give the folder above it, '{above}', as the repository")
@@ -119,11 +123,11 @@ def _usual_name(path: Path) -> str:
     return f"model{path.suffix}"
 
 
-def _judge(folder: Path, models: list[Path], broken: dict[Path, str], ignored: list[str]) -> None:
-    """A configuration or a version makes it a model's; a model file in the wrong place shows that it is meant to be one."""
+def _classify_folder(folder: Path, models: list[Path], broken: dict[Path, str], ignored: list[str]) -> None:
+    """A configuration or a version makes a folder a model's; a model file in the wrong place makes it a broken one."""
     try:
         entries = sorted(folder.iterdir())
-    except OSError:  # its own reason, where it is looked into
+    except OSError:  # `scan` reports it as the model's reason
         models.append(folder)
         return
     folders = [path for path in entries if path.is_dir()]
@@ -140,5 +144,5 @@ def _judge(folder: Path, models: list[Path], broken: dict[Path, str], ignored: l
         broken[folder] = f"a version's folder is called by a number: rename '{inside[0]}' to '{folder / '1'}'"
     else:
         ignored.append(
-            f"ignore folder '{shown(folder)}': it has no {CONFIG_FILE}, no version folder such as '1', and no model file"
+            f"ignore folder '{printable_path(folder)}': it has no {CONFIG_FILE}, no version folder such as '1', and no model file"
         )

@@ -1,4 +1,4 @@
-"""Single model files that are served without a repository, and the names that they are served under.
+"""Single model files that are served without a repository, and the names under which they are served.
 
 Pure: texts in, names out. Invariant: no two files of one worker have the same name.
 """
@@ -20,7 +20,7 @@ class ModelFile:
 
     Attributes:
         path: of the file.
-        name: of the model; "" takes the file's, without its suffix.
+        name: of the model; "" for the file's name without its suffix.
     """
 
     path: Path
@@ -31,17 +31,17 @@ class ModelFile:
             object.__setattr__(self, "name", self.path.stem)
 
     def __str__(self) -> str:
-        """As `parse` reads it back."""
+        """In the form that `parse` accepts."""
         path = str(self.path) if self.path.is_absolute() else f"{os.curdir}{os.sep}{self.path}"
         return path if self.name == self.path.stem else f"{self.name}={path}"
 
 
 def parse(text: str, is_file: Callable[[str], bool] = lambda _: False) -> ModelFile:
-    """`FILE` or `NAME=FILE`; a name holds no slash, so that `runs/lr=0.1/model.onnx` is a file.
+    """Parse `FILE` or `NAME=FILE`; a name has no slash, so `runs/lr=0.1/model.onnx` is a file.
 
     Args:
-        text: as it stands in a command line.
-        is_file: tells a file whose own name has an equals sign.
+        text: from a command line.
+        is_file: whether such a file exists, for files with an equals sign in their names.
 
     Raises:
         ConfigError: the name or the file is missing.
@@ -58,11 +58,11 @@ def require_distinct(files: Sequence[ModelFile], taken: Collection[str] = ()) ->
     """Check the names of all files.
 
     Args:
-        files: that one worker serves.
-        taken: names of its repositories' models.
+        files: those that one worker serves.
+        taken: names of the models in its repositories.
 
     Raises:
-        ConfigError: two models would have one name, or a name is not possible; says how to give another.
+        ConfigError: two models would have the same name, or a name is not allowed; says how to give another.
     """
     by_name: dict[str, ModelFile] = {}
     for file in files:
@@ -92,7 +92,7 @@ def _require_possible(file: ModelFile) -> None:
 
 
 def _renamed(files: Iterable[ModelFile], taken: Collection[str]) -> str:
-    """Names that tell the files apart: their folders', or numbered."""
+    """Distinct names for the files: their folders' names, or numbered ones."""
     proposals: dict[str, ModelFile] = {}
     for file in files:
         folders = [parent.name for parent in file.path.parents]

@@ -1,4 +1,4 @@
-"""Which instances of a model run where: the rules of Triton's instance groups, as a pure function. Pure.
+"""Which instances of a model run where, by the rules of Triton's instance groups. Pure.
 
 Invariant: the same configuration, devices and cores always give the same instances, in the same order, each with its own name.
 """
@@ -18,9 +18,9 @@ class Placement:
     """One instance of a model.
 
     Attributes:
-        name: `<group>_<number>`, the group's name being `<model>_<i>` unless it has one.
-        kind: CPU, GPU, or MODEL where the backend decides.
-        device_id: the GPU's number, with kind GPU only.
+        name: `<group>_<number>`; a group without a name is called `<model>_<i>`.
+        kind: CPU, GPU, or MODEL if the backend decides.
+        device_id: the GPU's number; None for other kinds.
         threads: CPU threads that it may use for one batch, at least 1.
     """
 
@@ -33,8 +33,7 @@ class Placement:
 def place(config: ModelConfig, gpus: Sequence[int], cores: int) -> tuple[Placement, ...]:
     """The instances of a model on one worker.
 
-    The cores are shared out evenly: with as many threads as cores in each of several instances they would only get in each
-    other's way.
+    The cores are divided evenly: several instances with as many threads as cores each would only slow each other down.
 
     Args:
         config: the model's; without instance groups it has one of `KIND_AUTO`.
@@ -60,7 +59,7 @@ def place(config: ModelConfig, gpus: Sequence[int], cores: int) -> tuple[Placeme
 
 
 def _devices(group: InstanceGroup, name: str, model: str, gpus: Sequence[int]) -> tuple[Kind, tuple[int | None, ...]]:
-    """The kind that a group has here, and the device of each of its sets of instances."""
+    """The kind of a group on this worker, and the device of each of its sets of instances."""
     if group.kind in (Kind.CPU, Kind.MODEL):
         return group.kind, (None,)
     missing = [device for device in group.gpus if device not in gpus]

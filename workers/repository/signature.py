@@ -1,7 +1,7 @@
-"""What the inputs of one model version must look like; gives the rows and the shape class of a request. Pure.
+"""Checks requests against one model version; gives their rows and shape class. Pure.
 
-A gateway has checked the requests that it publishes; a producer that writes to the topic itself has nobody else to check it.
-Requests look alike, so the verdict is remembered per (names, datatypes, shapes, wanted outputs) and costs one look-up.
+The rules and texts are `protocol.request_check`'s, which the gateway applies before it publishes; other producers' requests are
+only checked here. Requests look alike, so the result is cached by (names, datatypes, shapes, wanted outputs) and costs one look-up.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from protocol.model_config import ModelConfig
 from protocol.request_check import ModelSignature
 
 MAX_REMEMBERED: Final = 1024
-"""Distinct signatures kept; models with free sizes would fill any memory."""
+"""Results kept; for models with variable sizes there is no other bound."""
 
 _Key = tuple[tuple[str, ...], tuple[tuple[str, str, tuple[int, ...]], ...]]
 
 
 class Shape(NamedTuple):
-    """What the scheduler needs to know of a request.
+    """What batching needs to know of a request.
 
     Attributes:
         rows: batch elements, 1 for a model that does not batch.
-        shape_class: equal ones may share a batch: per configured input its sizes without the batch dimension, or `-`.
-        order: the indices of the request's inputs in the configuration's order; None where they are in it.
+        shape_class: requests of equal classes may share a batch; for each configured input its sizes without the batch, or `-`.
+        order: the indices of the request's inputs in the configuration's order; None if they are in that order.
     """
 
     rows: int
@@ -41,18 +41,18 @@ class Signature:
         self._inputs = config.inputs
         self._remembered: dict[_Key, Shape] = {}
 
-    def read(self, request: InferRequest) -> Shape:
-        """The request's shape; puts its inputs into the configuration's order, and names no output twice.
+    def check_request(self, request: InferRequest) -> Shape:
+        """The request's shape; also puts its inputs into the configuration's order and removes duplicate output names.
 
         Raises:
-            InvalidArgument: it does not fit the model, in Triton's words where it has some.
+            InvalidArgument: see `ModelSignature.check`.
         """
         if len(request.outputs) > 1:
             request.outputs = tuple(dict.fromkeys(request.outputs))
         key = (request.outputs, tuple([(t.name, t.datatype, t.shape) for t in request.inputs]))
         shape = self._remembered.get(key)
         if shape is None:
-            shape = self._judge(request)
+            shape = self._shape_of(request)
             if len(self._remembered) >= MAX_REMEMBERED:
                 self._remembered.clear()
             self._remembered[key] = shape
@@ -60,7 +60,7 @@ class Signature:
             request.inputs = tuple([request.inputs[index] for index in shape.order])
         return shape
 
-    def _judge(self, request: InferRequest) -> Shape:
+    def _shape_of(self, request: InferRequest) -> Shape:
         rows = self._signature.check(request.inputs, request.outputs, request.label)
         index_by_name = {tensor.name: index for index, tensor in enumerate(request.inputs)}
         order = [index_by_name[spec.name] for spec in self._inputs if spec.name in index_by_name]

@@ -1,6 +1,6 @@
-"""What a file is, by its first bytes and, of a zip archive, by the names in it. Pure: nothing is unpickled, nothing is imported.
+"""The kind of a file, by its first bytes and, for a zip archive, the names in it. Pure: nothing is unpickled or imported.
 
-Invariant: a file that a backend of ours can load is recognised as what that backend takes, or as `UNKNOWN`.
+Invariant: a file that one of our backends can load is recognised as a kind which that backend takes, or as `UNKNOWN`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Collection
 from typing import Final
 
 HEAD: Final = 4096
-"""Bytes that `recognise` wants to see."""
+"""Bytes that `recognise` needs."""
 
 
-class Kind(enum.Enum):
-    """What lies in a file; the value completes "it is …"."""
+class FileKind(enum.Enum):
+    """A file's format; the value completes "it is …"."""
 
     UNKNOWN = "of no format that is known here"
     EMPTY = "empty"
@@ -44,76 +44,76 @@ class Kind(enum.Enum):
 
 
 _POINTERS: Final = b"version https://git-lfs", b"version https://hawser"
-_PREFIXES: Final[tuple[tuple[bytes, Kind], ...]] = (
-    (b"GGUF", Kind.GGUF),
-    (b"\x89HDF\r\n\x1a\n", Kind.HDF5),
-    (b"\x93NUMPY", Kind.NUMPY),
-    (b"ftrt", Kind.TENSORRT),
-    (b"\x1f\x8b", Kind.ARCHIVE),  # gzip
-    (b"\x28\xb5\x2f\xfd", Kind.ARCHIVE),  # zstd
-    (b"\xfd7zXZ\x00", Kind.ARCHIVE),
-    (b"7z\xbc\xaf\x27\x1c", Kind.ARCHIVE),
-    (b"BZh", Kind.ARCHIVE),
-    (b"\xff\xfe", Kind.UTF16),
-    (b"\xfe\xff", Kind.UTF16),
+_PREFIXES: Final[tuple[tuple[bytes, FileKind], ...]] = (
+    (b"GGUF", FileKind.GGUF),
+    (b"\x89HDF\r\n\x1a\n", FileKind.HDF5),
+    (b"\x93NUMPY", FileKind.NUMPY),
+    (b"ftrt", FileKind.TENSORRT),
+    (b"\x1f\x8b", FileKind.ARCHIVE),  # gzip
+    (b"\x28\xb5\x2f\xfd", FileKind.ARCHIVE),  # zstd
+    (b"\xfd7zXZ\x00", FileKind.ARCHIVE),
+    (b"7z\xbc\xaf\x27\x1c", FileKind.ARCHIVE),
+    (b"BZh", FileKind.ARCHIVE),
+    (b"\xff\xfe", FileKind.UTF16),
+    (b"\xfe\xff", FileKind.UTF16),
 )
 _TORCH_MAGIC: Final = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
-"""What torch.save pickles first in its older format, after the pickle's two bytes of protocol."""
+"""The first thing that torch.save's older format pickles, after the two bytes of the pickle's protocol."""
 _TAR: Final = slice(257, 262), b"ustar"
 _CONTROLS: Final = bytes({*range(32), 127} - {9, 10, 12, 13, 27})
 
 
-def recognise(head: bytes, members: Collection[str] | None = None) -> Kind:
-    """What the file is.
+def recognise(head: bytes, members: Collection[str] | None = None) -> FileKind:
+    """The kind of a file.
 
     Args:
-        head: its first `HEAD` bytes; all of it, where it has fewer.
-        members: the names in it, where it is a zip archive; None where they cannot be read.
+        head: its first `HEAD` bytes, or all of a shorter file.
+        members: the names in a zip archive; None if they cannot be read.
     """
     if not head:
-        return Kind.EMPTY
+        return FileKind.EMPTY
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return Kind.BROKEN_ZIP if members is None else _archive(members)
+        return FileKind.BROKEN_ZIP if members is None else _archive(members)
     if head.startswith(_POINTERS):
-        return Kind.LFS_POINTER
+        return FileKind.LFS_POINTER
     return _text(head) or next((kind for prefix, kind in _PREFIXES if head.startswith(prefix)), None) or _deeper(head)
 
 
-def _archive(members: Collection[str]) -> Kind:
-    """By what only this kind of archive has; TorchScript and torch.export put all names into one folder."""
+def _archive(members: Collection[str]) -> FileKind:
+    """By members that only one kind of archive has; TorchScript and torch.export put all names into one folder."""
     inner = {name.partition("/")[2] for name in members} | {*members}
     if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
-        return Kind.TORCHSCRIPT
+        return FileKind.TORCHSCRIPT
     if inner & {"archive_format", "serialized_exported_program.json", "models/model.json"}:
-        return Kind.EXPORTED
+        return FileKind.EXPORTED
     if "data.pkl" in inner:
-        return Kind.TORCH_SAVE
+        return FileKind.TORCH_SAVE
     if "model.weights.h5" in members:
-        return Kind.KERAS
+        return FileKind.KERAS
     if members and all(name.endswith(".npy") for name in members):
-        return Kind.NUMPY
-    return Kind.ZIP
+        return FileKind.NUMPY
+    return FileKind.ZIP
 
 
-def _deeper(head: bytes) -> Kind:
+def _deeper(head: bytes) -> FileKind:
     if head[0] == 0x80 and len(head) > 1 and head[1] <= 5:
         if head[2:].startswith(_TORCH_MAGIC):
-            return Kind.TORCH_SAVE
-        return Kind.JOBLIB if b"sklearn" in head or b"joblib" in head else Kind.PICKLE
+            return FileKind.TORCH_SAVE
+        return FileKind.JOBLIB if b"sklearn" in head or b"joblib" in head else FileKind.PICKLE
     if head[4:8] == b"TFL3":
-        return Kind.TFLITE
+        return FileKind.TFLITE
     if head[4:8] == b"ORTM":
-        return Kind.ORT
+        return FileKind.ORT
     if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") < 1 << 30:
-        return Kind.SAFETENSORS
+        return FileKind.SAFETENSORS
     if head.startswith(b"\x08\x01\x12") and b"tensorflow" in head.lower():
-        return Kind.SAVED_MODEL
+        return FileKind.SAVED_MODEL
     where, mark = _TAR
-    return Kind.ARCHIVE if head[where] == mark else Kind.UNKNOWN
+    return FileKind.ARCHIVE if head[where] == mark else FileKind.UNKNOWN
 
 
-def _text(head: bytes) -> Kind | None:
-    """Which text it is, where it is one: UTF-8 that may end within a character, and no control characters."""
+def _text(head: bytes) -> FileKind | None:
+    """The kind of text; None if it is not UTF-8 (which may be cut within a character) or has control characters."""
     if head.translate(None, _CONTROLS) != head:
         return None
     try:
@@ -122,49 +122,50 @@ def _text(head: bytes) -> Kind | None:
         return None
     bare = head.removeprefix(codecs.BOM_UTF8).lstrip().lower()
     if not bare:
-        return Kind.EMPTY
+        return FileKind.EMPTY
     if bare.startswith((b"<!doctype html", b"<html", b"<head", b"<!-- ", b"<script")):
-        return Kind.HTML
+        return FileKind.HTML
     if bare.startswith(b"<?xml"):
-        return Kind.HTML if b"<html" in bare else Kind.XML
-    return Kind.TEXT
+        return FileKind.HTML if b"<html" in bare else FileKind.XML
+    return FileKind.TEXT
 
 
 _ONNX: Final = 'torch.onnx.export(model, (example,), "model.onnx", dynamo=True)'
-_ADVICE: Final[dict[Kind, str]] = {
-    Kind.EMPTY: "copy or export it again",
-    Kind.LFS_POINTER: "run 'git lfs install && git lfs pull' where it was cloned",
-    Kind.HTML: "download it again, and look at the first lines of what comes",
-    Kind.XML: "download it again, and look at the first lines of what comes",
-    Kind.TEXT: "copy or export it again",
-    Kind.UTF16: "save it as UTF-8",
-    Kind.TORCHSCRIPT: "name it .pt",
-    Kind.EXPORTED: "name it .pt2",
-    Kind.TORCH_SAVE: f"loading it would run code from it; where the model is at hand export it: {_ONNX}, "
+_ADVICE: Final[dict[FileKind, str]] = {
+    FileKind.EMPTY: "copy or export it again",
+    FileKind.LFS_POINTER: "run 'git lfs install && git lfs pull' where it was cloned",
+    FileKind.HTML: "download it again, and look at the first lines of what comes",
+    FileKind.XML: "download it again, and look at the first lines of what comes",
+    FileKind.TEXT: "copy or export it again",
+    FileKind.UTF16: "save it as UTF-8",
+    FileKind.TORCHSCRIPT: "name it .pt",
+    FileKind.EXPORTED: "name it .pt2",
+    FileKind.TORCH_SAVE: f"loading it would run code from it; where the model is at hand export it: {_ONNX}, "
     'or torch.jit.script(model).save("model.pt") with a config.pbtxt',
-    Kind.JOBLIB: "loading it would run code from it; export it: pip install skl2onnx, then to_onnx(model, X[:1]), as "
+    FileKind.JOBLIB: "loading it would run code from it; export it: pip install skl2onnx, then to_onnx(model, X[:1]), as "
     "docs/first-model.md does, or load it in a model.py of your own: penstock new NAME",
-    Kind.PICKLE: "loading it would run code from it; export the model to ONNX, or load it in a model.py of your own: "
+    FileKind.PICKLE: "loading it would run code from it; export the model to ONNX, or load it in a model.py of your own: "
     "penstock new NAME",
-    Kind.SAFETENSORS: f"load them into the model and export that: {_ONNX}, or optimum-cli export onnx --model FOLDER OUTPUT",
-    Kind.GGUF: "that is for llama.cpp and its kin; no backend here runs it",
-    Kind.HDF5: "convert it: pip install tf2onnx, then tf2onnx.convert.from_keras(model, output_path='model.onnx')",
-    Kind.KERAS: "convert it: model.export('model.onnx', format='onnx'), or tf2onnx.convert.from_keras",
-    Kind.SAVED_MODEL: "convert it: pip install tf2onnx, then python -m tf2onnx.convert --saved-model FOLDER --output model.onnx",
-    Kind.TFLITE: "convert it: pip install tf2onnx, then python -m tf2onnx.convert --tflite FILE --output model.onnx",
-    Kind.NUMPY: "that is data or weights without the model; export the model to ONNX",
-    Kind.TENSORRT: "no backend here runs engines; serve the ONNX file that it was built from",
-    Kind.ORT: "name it .onnx",
-    Kind.ARCHIVE: "unpack it first",
-    Kind.ZIP: "unpack it first",
-    Kind.BROKEN_ZIP: "copy or export it again",
+    FileKind.SAFETENSORS: f"load them into the model and export that: {_ONNX}, or optimum-cli export onnx --model FOLDER OUTPUT",
+    FileKind.GGUF: "that is for llama.cpp and its kin; no backend here runs it",
+    FileKind.HDF5: "convert it: pip install tf2onnx, then tf2onnx.convert.from_keras(model, output_path='model.onnx')",
+    FileKind.KERAS: "convert it: model.export('model.onnx', format='onnx'), or tf2onnx.convert.from_keras",
+    FileKind.SAVED_MODEL: "convert it: pip install tf2onnx, then python -m tf2onnx.convert --saved-model FOLDER "
+    "--output model.onnx",
+    FileKind.TFLITE: "convert it: pip install tf2onnx, then python -m tf2onnx.convert --tflite FILE --output model.onnx",
+    FileKind.NUMPY: "that is data or weights without the model; export the model to ONNX",
+    FileKind.TENSORRT: "no backend here runs engines; serve the ONNX file that it was built from",
+    FileKind.ORT: "name it .onnx",
+    FileKind.ARCHIVE: "unpack it first",
+    FileKind.ZIP: "unpack it first",
+    FileKind.BROKEN_ZIP: "copy or export it again",
 }
 
-_TAKES: Final[dict[str, frozenset[Kind]]] = {
-    ".onnx": frozenset({Kind.UNKNOWN, Kind.ORT}),
-    ".pt": frozenset({Kind.TORCHSCRIPT}),
-    ".pt2": frozenset({Kind.EXPORTED, Kind.ZIP}),  # what is in it differs between torch's versions
-    ".py": frozenset({Kind.UNKNOWN, Kind.TEXT}),
+_TAKES: Final[dict[str, frozenset[FileKind]]] = {
+    ".onnx": frozenset({FileKind.UNKNOWN, FileKind.ORT}),
+    ".pt": frozenset({FileKind.TORCHSCRIPT}),
+    ".pt2": frozenset({FileKind.EXPORTED, FileKind.ZIP}),  # its members differ between torch versions
+    ".py": frozenset({FileKind.UNKNOWN, FileKind.TEXT}),
 }
 _WANTED: Final = {
     ".onnx": "an ONNX model",
@@ -174,21 +175,20 @@ _WANTED: Final = {
 }
 
 
-def problem(kind: Kind, format_: str) -> str:
-    """Why a file cannot be what it has to be, and what to do; "" where it may be.
+def format_problem(kind: FileKind, format_: str) -> str:
+    """Why a file is not in the required format, and what to do; "" if it may be.
 
     Args:
-        kind: what it is.
-        format_: the suffix of what it has to be: `.onnx`, `.pt`, `.pt2` or `.py`; of any other only a stand-in for the file is a
-            problem.
+        kind: the file's.
+        format_: the required format's suffix: `.onnx`, `.pt`, `.pt2` or `.py`; for others only a Git LFS pointer is a problem.
     """
     takes = _TAKES.get(format_)
-    if kind in takes if takes is not None else kind is not Kind.LFS_POINTER:
+    if kind in takes if takes is not None else kind is not FileKind.LFS_POINTER:
         return ""
     wanted = f" and not {_WANTED[format_]}" if format_ in _WANTED else ""
     return f"it is {kind.value}{wanted}" + (f"; {advice(kind)}" if advice(kind) else "")
 
 
-def advice(kind: Kind) -> str:
-    """What to do with such a file; "" where there is nothing to say."""
+def advice(kind: FileKind) -> str:
+    """What to do with such a file; "" for no advice."""
     return _ADVICE.get(kind, "")

@@ -1,4 +1,4 @@
-"""A model and its versions, as they lie on disk. Pure."""
+"""A model and its versions on disk. Pure."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from protocol.model_config import ModelConfig
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelVersion:
-    """One version of a model, as it lies on disk.
+    """One version of a model on disk.
 
     Attributes:
         model: the model's name.
         version: its number.
-        path: the model file (for ONNX perhaps a folder), whether it is there or not; the version's folder where the backend has
-            no file of its own.
-        folder: the model's folder, with warm-up data and labels; of a single file, the folder it lies in.
-        config: complete but for what only the model file can say; see `complete`.
-        digest: SHA-256 over the version's files and config.pbtxt, in hex; "" where it was not asked for.
+        path: the model file (for ONNX perhaps a folder), which need not exist; the version's folder for a backend without a file.
+        folder: the model's folder, with warm-up data and labels; for a single file, the folder that it is in.
+        config: complete except for what only the model file can say; see `completion.complete`.
+        digest: SHA-256 over the version's files and config.pbtxt, in hex; "" if not computed.
     """
 
     model: str
@@ -38,8 +37,8 @@ class ModelFolder:
         name: the folder's name.
         path: the folder.
         versions: those to serve, ascending; empty with a `reason`.
-        reason: why none is served; "" when all is well.
-        warnings: what was passed over.
+        reason: why none is served; "" if some are.
+        warnings: on folders that were skipped.
     """
 
     name: str

@@ -1,1 +1,10 @@
-"""TODO room."""
+"""Replies out: what a batch that ran amounts to, the replies that are made of it, and the store that keeps them.
+
+Decided here: what is an outcome and what a failure (`outcomes.BatchOutcomes`), what a reply says (`replies.Replies`), and when a
+record is settled (`writer.ResultWriter`).
+
+Import these three and the size functions of `outcomes`; only `serving` does.
+
+Invariants: a failure can always be encoded; a batch is counted before its answers go out; an entry is settled once, after the store
+has its answer. Must not import `intake`, `failures` or `serving`.
+"""

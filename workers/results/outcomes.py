@@ -1,4 +1,4 @@
-"""What a batch that has run comes to: outcomes, answers and counts. Nothing of it waits; encoding may happen on any thread."""
+"""What a batch that ran amounts to: outcomes, answers and counts. Nothing here blocks; any thread may split and encode."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import structlog
 
 from protocol.errors import Code, FleetError, ModelFailed
 from protocol.messages import Failure, InferRequest
-from protocol.ports import Answer
+from protocol.ports import Terminal
 from protocol.tensors import Tensor, element_count
 from workers.backends.base import Outcome
 from workers.backends.tracebacks import trace_of
 from workers.instances.inline_policy import InlinePolicy
 from workers.instances.job import Entry, Job, ModelRaised, failure_message
-from workers.results.replies import Answers
+from workers.results.replies import Replies
 from workers.statistics import Executed, ModelStatistics
 
 _FLOATS: Final = frozenset({"FP16", "FP32", "FP64"})
@@ -25,38 +25,38 @@ _FLOATS: Final = frozenset({"FP16", "FP32", "FP64"})
 log = structlog.get_logger(__name__)
 
 
-class Conclusions:
-    """Of one model version.
+class BatchOutcomes:
+    """Outcomes of one model version's batches.
 
     Args:
-        answers: makes them.
-        statistics: counts.
+        replies: encodes them.
+        statistics: counts them.
         inline_policy: learns how long runs take.
         clock: the fleet's.
-        refuse_nan: an output that is not a number is a failure.
+        refuse_nan: an output with a NaN is a failure.
     """
 
     def __init__(
         self,
-        answers: Answers,
+        replies: Replies,
         statistics: ModelStatistics,
         inline_policy: InlinePolicy,
         clock: Callable[[], float],
         *,
         refuse_nan: bool,
     ) -> None:
-        self._answers = answers
+        self._replies = replies
         self._statistics = statistics
         self._inline_policy = inline_policy
         self._clock = clock
         self._refuse_nan = refuse_nan
 
-    def outcomes(self, job: Job) -> Sequence[Outcome]:
-        """One per entry of a job that ran without an error.
+    def split_job(self, job: Job) -> Sequence[Outcome]:
+        """One outcome per entry of a job that ran without an error.
 
         Raises:
-            Exception: whatever `split` raises; the batch has no outcomes.
-            ModelFailed: they are too few or too many, or not numbers where that is refused.
+            Exception: whatever `Executor.split` raises; the batch has no outcomes.
+            ModelFailed: there are too few or too many, or one has a NaN and `refuse_nan` is set.
         """
         outcomes: Sequence[Outcome] = job.executor.split(job.requests, job.raw)
         if len(outcomes) != len(job.entries):
@@ -65,8 +65,8 @@ class Conclusions:
             _check_numbers(outcomes)
         return outcomes
 
-    def failures(self, job: Job, error: BaseException) -> Sequence[Outcome]:
-        """The same failure for all."""
+    def fail_job(self, job: Job, error: BaseException) -> Sequence[Outcome]:
+        """The same failure for every entry."""
         message = failure_message(job.executor.name, error)
         first = job.entries[0].payload
         log.error(
@@ -76,18 +76,18 @@ class Conclusions:
         code = error.code if isinstance(error, FleetError) else Code.MODEL_FAILED
         return [Failure(code, message)] * len(job.entries)
 
-    def encode(self, job: Job, outcomes: Sequence[Outcome]) -> tuple[Sequence[Outcome], list[Answer]]:
-        """The outcomes and their answers; one that cannot be encoded is a failure, and its mates keep theirs."""
+    def encode_job(self, job: Job, outcomes: Sequence[Outcome]) -> tuple[Sequence[Outcome], list[Terminal]]:
+        """The outcomes and their answers. An outcome that cannot be encoded becomes a failure; the others stay."""
         now = self._clock()
         try:
-            return outcomes, self._answers.of_batch(job, outcomes, now)
+            return outcomes, self._replies.of_batch(job, outcomes, now)
         except Exception:
             pairs = [self._encode_one(job, *pair, now) for pair in zip(job.entries, outcomes, strict=True)]
             return [outcome for outcome, _ in pairs], [answer for _, answer in pairs]
 
-    def _encode_one(self, job: Job, entry: Entry, outcome: Outcome, now: float) -> tuple[Outcome, Answer]:
+    def _encode_one(self, job: Job, entry: Entry, outcome: Outcome, now: float) -> tuple[Outcome, Terminal]:
         try:
-            return outcome, self._answers.of_batch(job, [outcome], now, [entry])[0]
+            return outcome, self._replies.of_batch(job, [outcome], now, [entry])[0]
         except Exception as exc:
             log.warning("an answer cannot be encoded", request=entry.payload.id, exc_info=exc)
             failure = (
@@ -95,10 +95,10 @@ class Conclusions:
                 if isinstance(outcome, Failure)
                 else Failure(Code.MODEL_FAILED, failure_message(job.executor.name, exc))
             )
-            return failure, self._answers.bare(entry, failure)
+            return failure, self._replies.bare(entry, failure)
 
-    def count(self, job: Job, outcomes: Sequence[Outcome]) -> None:
-        """Into the statistics, before the answers go out."""
+    def count_job(self, job: Job, outcomes: Sequence[Outcome]) -> None:
+        """Count the batch, before its answers go out."""
         end = self._clock()
         enqueued, rows, failed, failed_seconds = [], 0, 0, 0.0
         for entry, outcome in zip(job.entries, outcomes, strict=True):
@@ -131,14 +131,14 @@ def strings_taken(requests: Sequence[InferRequest]) -> int:
 
 
 def strings_given(raw: object) -> float:
-    """Elements of what becomes BYTES outputs; infinite where that is not known before it is split."""
+    """Elements that become BYTES outputs; infinite if that is unknown before the split."""
     if not isinstance(raw, Mapping):
         return math.inf
     return sum([array.size for array in raw.values() if isinstance(array, np.ndarray) and array.dtype.kind in "OSU"])
 
 
 def _traced(error: BaseException) -> dict[str, object]:
-    """What the log is to show of where the error was raised: one record with the whole traceback, the model's own frames first."""
+    """The traceback for the log, in one record, with the model's own frames first."""
     trace = error.trace if isinstance(error, ModelRaised) else trace_of(error)
     if trace:
         return {"exception": trace}

@@ -1,6 +1,6 @@
-"""What goes back to the caller: the terminal answer of each entry, with its times and its batch. Pure.
+"""The reply to the caller: the terminal answer of each entry, with its times and its batch. Pure.
 
-Invariant: a failure can always be encoded; where its words or its times cannot, it goes without them.
+Invariant: a failure can always be encoded; without its label and its times if need be.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from protocol.codec import encode_reply
 from protocol.errors import RETRYABLE, Code
 from protocol.frames import MAX_RECORD
 from protocol.messages import SHOWN_DIGEST, Failure, InferReply, Timing
-from protocol.ports import Answer
+from protocol.ports import Terminal
 from workers.backends.base import Outcome
 from workers.instances.job import Entry, Job
 
 
-class Answers:
-    """Makes answers in the name of one worker.
+class Replies:
+    """Encodes the answers of one worker.
 
     Args:
         worker: the worker's id.
         ttl: seconds that a plain call's fence outlives its answer.
-        digest: of the model version's files, which answers of batches name.
+        digest: of the model version's files; answers of batches name it.
     """
 
     def __init__(self, worker: str, ttl: float, digest: str = "") -> None:
@@ -33,11 +33,11 @@ class Answers:
 
     def of_batch(
         self, job: Job, outcomes: Sequence[Outcome], now: float, entries: Sequence[Entry] | None = None
-    ) -> list[Answer]:
-        """One per entry of a batch that was run, or failed; of all its entries unless some are named.
+    ) -> list[Terminal]:
+        """One answer per entry of a batch that ran or failed; of all its entries unless `entries` are given.
 
         Raises:
-            Exception: an outcome, or what its request says of itself, cannot be encoded.
+            Exception: an outcome, or a field of its request, cannot be encoded.
         """
         rows, requests, reason = job.batch.rows, len(job.entries), job.batch.reason.value
         answers = []
@@ -50,8 +50,8 @@ class Answers:
             answers.append(self._answer(entry, outcome, timing))
         return answers
 
-    def of_failure(self, entry: Entry, failure: Failure, now: float) -> Answer:
-        """For an entry that did not run."""
+    def of_failure(self, entry: Entry, failure: Failure, now: float) -> Terminal:
+        """The answer to an entry that did not run."""
         request = entry.payload
         timing = Timing(
             request.accepted, request.published, entry.fetched, entry.enqueued, emitted=now, attempt=entry.attempt,
@@ -62,14 +62,14 @@ class Answers:
         except Exception:
             return self.bare(entry, failure)
 
-    def bare(self, entry: Entry, failure: Failure) -> Answer:
-        """A failure without label, times and whatever else could keep it from being encoded."""
+    def bare(self, entry: Entry, failure: Failure) -> Terminal:
+        """A failure without its label and its times, so that it can always be encoded."""
         plain = Failure(failure.code, failure.message.encode(errors="replace").decode())
         timing = Timing(attempt=entry.attempt, worker=self._worker)
         request = dataclasses.replace(entry.payload, label="", accepted=0.0)
         return self._answer(dataclasses.replace(entry, payload=request), plain, timing)
 
-    def _answer(self, entry: Entry, outcome: Outcome, timing: Timing) -> Answer:
+    def _answer(self, entry: Entry, outcome: Outcome, timing: Timing) -> Terminal:
         request = entry.payload
         reply = InferReply(request.model, request.version, request.label)
         reply.timing = timing
@@ -86,4 +86,4 @@ class Answers:
             )
             reply.outputs = ()
             payload = encode_reply(reply)
-        return Answer(entry.ref, payload, request.reply_to, self._ttl, retriable, request.accepted, request.claimed)
+        return Terminal(entry.ref, payload, request.reply_to, self._ttl, retriable, request.accepted, request.claimed)

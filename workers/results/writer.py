@@ -1,7 +1,7 @@
-"""The way out: answers go to the result store with as few calls as possible, and only then are their records done.
+"""Writes answers to the result store with as few calls as possible; only then are their records done.
 
-Invariants: what is put is written in order, one call at a time; a call that fails is repeated until it succeeds, and nothing of it
-is taken as done before; `on_settled` is called once for every entry, after the store has its answer (or had one already).
+Invariants: answers are written in the order of `put`, one call at a time; a failing call is repeated until it succeeds, and none of
+its answers counts as written before; `on_settled` is called once for every entry, after the store has its answer (or had one).
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from typing import Final
 
 import structlog
 
-from protocol.ports import Answer, Outcome
+from protocol.ports import FinishOutcome, Terminal
 from workers.context import Context
 from workers.instances.job import Entry
 from workers.statistics import ModelStatistics
 
 MAX_ANSWERS: Final = 512
-"""Per call: a store that runs one script at a time should not be held for long."""
+"""Per call: the store runs one script at a time, and must not be held up for long."""
 MAX_BYTES: Final = 4 * 1024 * 1024
 
 log = structlog.get_logger(__name__)
 
 
-class Emission:
-    """Answers of one model version on their way to the store.
+class ResultWriter:
+    """Replies of one model version on their way to the store.
 
     Attributes:
-        pending: answers that are not settled.
+        pending: answers that are not written yet.
     """
 
     def __init__(
@@ -38,13 +38,13 @@ class Emission:
         self._context = context
         self._statistics = statistics
         self._on_settled = on_settled
-        self._waiting: collections.deque[tuple[Answer, Entry]] = collections.deque()
+        self._waiting: collections.deque[tuple[Terminal, Entry]] = collections.deque()
         self._task: asyncio.Task[None] | None = None
         self._abandoned = False
         self.pending = 0
 
-    def put(self, answers: Sequence[Answer], entries: Sequence[Entry]) -> None:
-        """Send these; what is put in one turn of the event loop goes out together."""
+    def put(self, answers: Sequence[Terminal], entries: Sequence[Entry]) -> None:
+        """Write these answers; those that are put in one turn of the event loop go out together."""
         if self._abandoned:
             return
         self._waiting.extend(zip(answers, entries, strict=True))
@@ -53,7 +53,7 @@ class Emission:
             self._task = asyncio.get_running_loop().create_task(self._send_all())
 
     async def drained(self) -> None:
-        """Return once everything put so far is settled."""
+        """Return once every answer that was put is written."""
         while self._task is not None:
             await asyncio.shield(self._task)
 
@@ -70,8 +70,8 @@ class Emission:
         finally:
             self._task = None
 
-    def _next_group(self) -> tuple[list[Answer], list[Entry]]:
-        answers: list[Answer] = []
+    def _next_group(self) -> tuple[list[Terminal], list[Entry]]:
+        answers: list[Terminal] = []
         entries: list[Entry] = []
         size = 0
         while self._waiting and len(answers) < MAX_ANSWERS and size < MAX_BYTES:
@@ -81,16 +81,18 @@ class Emission:
             entries.append(entry)
         return answers, entries
 
-    async def _send(self, answers: list[Answer], entries: list[Entry]) -> None:
+    async def _send(self, answers: list[Terminal], entries: list[Entry]) -> None:
         context = self._context
         started = context.clock()
         outcomes = await context.retry.call("finish", lambda: context.results.finish(answers))
         self._statistics.emit_seconds.observe(context.clock() - started)
         self.pending -= len(answers)
         refused = [
-            answer.ref for answer, outcome in zip(answers, outcomes, strict=True) if outcome is not Outcome.WRITTEN
+            answer.ref
+            for answer, outcome in zip(answers, outcomes, strict=True)
+            if outcome is not FinishOutcome.WRITTEN
         ]
         if refused:
-            # First wins: another delivery, a cancellation or a deadline was there before. The caller has that answer.
+            # First wins: another delivery, a cancellation or a deadline came before. The caller has that answer.
             log.info("answers refused", requests=len(refused), first=refused[0])
         self._on_settled(entries)

@@ -1,9 +1,10 @@
-"""A batch's way through an instance: begin attempts, prepare, run, split, encode. Up to `DEPTH` batches per instance overlap.
+"""A batch's way through an instance: start attempts, prepare, run, split, encode. Up to `DEPTH` batches per instance overlap.
 
-Invariants: all of it happens on the event loop except running what is not brief, and copying more than `LARGE` bytes; a batch that
-was started comes back through `Owner.answered` or, if none of its entries is left, `Owner.emptied`; entries that leave it before it
-runs go through `Owner.left`; what fails as a whole is an inquest's (`inquests`), which sends parts of it through here again; an
-error of the worker itself on the way is the batch's failure, so that its records end and its place in the instance is free again.
+Invariants: everything happens on the event loop except runs that are not inline and copies of more than `LARGE` bytes; a batch that
+was started comes back through `BatchOwner.batch_answered` or, if it has no entries left, `BatchOwner.batch_emptied`; entries that
+leave before it runs go through `BatchOwner.entry_left`; a batch that fails as a whole goes to `failures.Isolation`, which sends
+parts of it through here again; an error of the worker itself fails the batch, so that its records are answered and its instance is
+free.
 """
 
 from __future__ import annotations
@@ -18,23 +19,23 @@ import structlog
 from protocol.errors import Code
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import ModelConfig
-from protocol.ports import Answer
+from protocol.ports import Terminal
+from protocol.runtime.tasks import BackgroundTasks
 from protocol.tensors import MANY
 from workers.backends.base import Outcome
 from workers.batching.types import Batch
 from workers.context import Context
 from workers.crash_journal import JournalSlot
-from workers.failures.classify import exhausted
-from workers.failures.hang_watch import Watch
-from workers.failures.isolation import Inquests
-from workers.failures.limits import parts
-from workers.failures.parts import Owner, Part
+from workers.failures.classify import attempts_exhausted
+from workers.failures.hang_watch import HangWatch
+from workers.failures.isolation import BatchOwner, Isolation, Part
+from workers.failures.limits import into_parts
 from workers.instances.executor import Completions, ThreadExecutor, next_free
 from workers.instances.inline_policy import InlinePolicy
 from workers.instances.job import Entry, Executor, Job
 from workers.repository.completion import stated_limit
-from workers.results.outcomes import Conclusions, size_of, strings_given, strings_taken
-from workers.results.replies import Answers
+from workers.results.outcomes import BatchOutcomes, size_of, strings_given, strings_taken
+from workers.results.replies import Replies
 from workers.statistics import ModelStatistics
 
 LARGE: Final = 1024 * 1024
@@ -44,7 +45,15 @@ log = structlog.get_logger(__name__)
 
 
 class Pipeline:
-    """The instances of one model version and the batches in them."""
+    """The instances of one model version and the batches in them.
+
+    Args:
+        context: the model version's.
+        config: complete.
+        executors: the loaded instances.
+        statistics: counts what happens here.
+        owner: of the batches; gets them back.
+    """
 
     def __init__(
         self,
@@ -52,7 +61,7 @@ class Pipeline:
         config: ModelConfig,
         executors: Sequence[Executor],
         statistics: ModelStatistics,
-        owner: Owner,
+        owner: BatchOwner,
     ) -> None:
         self.executors: Sequence[Executor] = executors
         self._context = context
@@ -61,17 +70,17 @@ class Pipeline:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._inline_policy = InlinePolicy()
-        self._conclusions = Conclusions(
-            Answers(context.worker, context.fence_ttl, context.digest), statistics, self._inline_policy, context.clock,
+        self._outcomes = BatchOutcomes(
+            Replies(context.worker, context.fence_ttl, context.digest), statistics, self._inline_policy, context.clock,
             refuse_nan=config.parameters.get("refuse_nan", "").lower() == "true",
         )  # fmt: skip
         self._takes_strings = any(spec.datatype == "BYTES" for spec in config.inputs)
         self._gives_strings = any(spec.datatype == "BYTES" for spec in config.outputs)
         rows = max(1, config.max_batch_size)
-        self._inquests = Inquests(statistics, owner, context.clock, self._launch, rows, context.max_attempts)
-        self._watch = Watch(statistics.latency, stated_limit(config.parameters, config.name), context.clock)
+        self._isolation = Isolation(statistics, owner, context.clock, self._launch, rows, context.max_attempts)
+        self._hang_watch = HangWatch(statistics.latency, stated_limit(config.parameters, config.name), context.clock)
         self._rows = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = BackgroundTasks("pipeline", model=config.name)
         completions = Completions(self._loop, self._finished)
         self._slots: list[JournalSlot] = []
         for executor in executors:
@@ -82,20 +91,20 @@ class Pipeline:
 
     @property
     def running_rows(self) -> int:
-        """In batches that were started and are not answered."""
-        return self._rows + self._inquests.rows
+        """Rows in batches that were started and are not answered."""
+        return self._rows + self._isolation.rows
 
     def free(self) -> Executor | None:
-        """The instance that should take the next batch; None where all have enough."""
-        if not self._inquests:
+        """The instance that should take the next batch; None where every instance has enough."""
+        if not self._isolation:
             return next_free(self.executors)
-        executors = [executor for executor in self.executors if not self._inquests.at(executor)]
+        executors = [executor for executor in self.executors if not self._isolation.holds(executor)]
         return next_free(executors) if executors else None
 
     def problem(self) -> str:
-        """Why nobody should send requests now; "" while nothing speaks against it."""
-        stuck = [job.executor.name for job in self._watch.stuck]
-        return f"instance {stuck[0]} hangs with a batch" if stuck else self._inquests.problem()
+        """Why no requests should be sent here now; "" where there is no reason."""
+        stuck = [job.executor.name for job in self._hang_watch.stuck]
+        return f"instance {stuck[0]} hangs with a batch" if stuck else self._isolation.problem()
 
     def start(self, batch: Batch[InferRequest], executor: Executor) -> None:
         """Send the batch on its way; `executor` must hold fewer than `DEPTH`."""
@@ -107,57 +116,56 @@ class Pipeline:
         for entry in job.entries:
             entry.job = job
             alone = alone or entry.run_alone
-        if alone or self._inquests.caps:
+        if alone or self._isolation.caps:
             self._enter(job)
         else:
             self._begin(job)
 
     def abandon(self) -> None:
         """Stop in the middle, as a crash would: what is in flight is delivered again."""
-        self._inquests.abandon()
-        self._watch.stop()
+        self._isolation.abandon()
+        self._hang_watch.stop()
         while self._slots and self._context.journal is not None:
             self._context.journal.free_slot(self._slots.pop())
-        for task in self._tasks:
-            task.cancel()
+        self._background.cancel()
 
     # --- before it runs ----------------------------------------------------------------------------------------------
 
     def _begin(self, job: Job) -> None:
         if any(entry.needs_attempt for entry in job.entries):
-            self._spawn(self._guarded(self._begin_attempts(job), job))
+            self._background.spawn(self._guarded(self._begin_attempts(job), job))
         else:
             self._prepare(job)
 
     async def _begin_attempts(self, job: Job) -> None:
-        """What may have been delivered before gets an attempt number, or turns out to be answered."""
+        """Entries that may have been delivered before get an attempt number, or turn out to be answered."""
         context = self._context
-        suspects = [entry for entry in job.entries if entry.needs_attempt]
-        refs = [entry.ref for entry in suspects]
+        entries = [entry for entry in job.entries if entry.needs_attempt]
+        refs = [entry.ref for entry in entries]
         attempts = await context.retry.call(
             "start", lambda: context.results.start(refs, context.runner, context.fence_ttl)
         )
-        for entry, attempt in zip(suspects, attempts, strict=True):
+        for entry, attempt in zip(entries, attempts, strict=True):
             entry.attempt = attempt
             entry.needs_attempt = False
             entry.attempt_stored = True
             if attempt > 1:
                 self._statistics.redeliveries += 1
         self._remove(job, [(entry, None) for entry in job.entries if entry.attempt == 0])
-        self._bury_exhausted(job)
-        self._again(job)
+        self._dead_letter_exhausted(job)
+        self._recheck(job)
 
-    def _bury_exhausted(self, job: Job) -> None:
-        """What was begun too often is not run again where the whole worker may die of it."""
+    def _dead_letter_exhausted(self, job: Job) -> None:
+        """Entries that were begun too often do not run again where the whole worker may die of them."""
         limit = math.inf if job.executor.isolated else self._context.max_attempts
         gone = [entry for entry in job.entries if entry.attempt > limit]
-        mates = job.inquest.mates if isinstance(job, Part) else [entry.payload.id for entry in job.entries]
+        batch_ids = job.whole.batch_ids if isinstance(job, Part) else [entry.payload.id for entry in job.entries]
         self._take_out(job, gone)
         for entry in gone:
-            self._owner.bury(entry, *exhausted(entry, entry.attempt - 1, mates))
+            self._owner.dead_letter(entry, *attempts_exhausted(entry, entry.attempt - 1, batch_ids))
 
-    def _again(self, job: Job) -> None:
-        """Time has passed since the batch was formed: what is late or cancelled leaves it, the rest goes on."""
+    def _recheck(self, job: Job) -> None:
+        """Time has passed since the batch was formed: late and cancelled entries leave it, the others go on."""
         now = self._clock()
         leaving: list[tuple[Entry, Failure | None]] = []
         for entry in job.entries:
@@ -172,15 +180,15 @@ class Pipeline:
             return
         self._release(job)
         if isinstance(job, Part):
-            self._inquests.skipped(job)
+            self._isolation.part_skipped(job)
         else:
-            self._owner.emptied(job)
-            self._owner.freed()
+            self._owner.batch_emptied(job)
+            self._owner.instance_freed()
 
     def _remove(self, job: Job, leaving: Sequence[tuple[Entry, Failure | None]]) -> None:
         self._take_out(job, [entry for entry, _ in leaving])
         for entry, failure in leaving:
-            self._owner.left(entry, failure)
+            self._owner.entry_left(entry, failure)
 
     def _take_out(self, job: Job, leaving: Sequence[Entry]) -> None:
         if leaving:
@@ -195,33 +203,33 @@ class Pipeline:
         part.executor.held += 1
         self._rows += part.batch.rows
         try:
-            self._again(part)
+            self._recheck(part)
         except Exception as exc:
-            self._broken(part, exc)
+            self._on_defect(part, exc)
 
     def _enter(self, job: Job) -> None:
-        """Run the batch as it is, or in parts: memory is short, or some of it must run alone.
+        """Run the batch as it is, or in parts where memory is short or some entries must run alone.
 
-        On a thread the whole worker dies of a bad request. What was begun in an earlier delivery runs alone there, and its next
-        attempt begins right before: whoever waits behind a crasher must not be taken for one.
+        On a thread the whole worker dies of a bad request. An entry that was begun in an earlier delivery runs alone there, and its
+        next attempt begins right before its run: a request that waits behind a crasher must not be taken for one.
         """
         if not isinstance(job, Part):
             alone = [] if job.executor.isolated else [e for e in job.entries if e.run_alone or e.attempt > 1]
-            cap = self._inquests.caps.cap(job.entries[0].shape_class, self._clock())
-            made = parts(job.entries, cap, alone)
-            if len(made) > 1:
+            cap = self._isolation.caps.cap(job.entries[0].shape_class, self._clock())
+            parts = into_parts(job.entries, cap, alone)
+            if len(parts) > 1:
                 self._release(job)
-                self._inquests.divide(job, made)
+                self._isolation.run_in_parts(job, parts)
                 return
         self._begin(job)
 
     def _prepare(self, job: Job) -> None:
         job.not_after = min([entry.deadline for entry in job.entries if entry.deadline is not None], default=math.inf)
-        if self._slots:  # those that the store knows of already need no note
+        if self._slots:  # entries whose attempt is in the store need no note
             job.note = "\n".join([entry.ref for entry in job.entries if not entry.attempt_stored]).encode()
         size = sum([entry.nbytes for entry in job.entries])
         if size > LARGE or (self._takes_strings and not job.executor.isolated and strings_taken(job.requests) > MANY):
-            self._spawn(self._guarded(self._prepare_large(job), job))
+            self._background.spawn(self._guarded(self._prepare_large(job), job))
         else:
             self._stack(job)
             self._submit(job)
@@ -240,15 +248,15 @@ class Pipeline:
 
     def _submit(self, job: Job) -> None:
         if job.error is None:
-            if not self._is_brief(job):
-                self._watch.begin(job)
+            if not self._runs_inline(job):
+                self._hang_watch.begin(job)
                 job.executor.submit(job)
                 return
             job.executor.run_here(job)
         self._loop.call_soon(self._finished, [job])
 
-    def _is_brief(self, job: Job) -> bool:
-        """Whether running the batch right here costs less than handing it over would."""
+    def _runs_inline(self, job: Job) -> bool:
+        """Whether to run the batch on the event loop, which must cost less than handing it to the instance's thread."""
         executor = job.executor
         if not executor.loop_safe or executor.held > 1:
             return False
@@ -259,107 +267,102 @@ class Pipeline:
     def _finished(self, jobs: list[Job]) -> None:
         ran = []
         for job in jobs:
-            self._watch.end(job)
+            self._hang_watch.end(job)
             if job.stale:
                 try:
-                    self._again(job)
+                    self._recheck(job)
                 except Exception as exc:
-                    self._broken(job, exc)
+                    self._on_defect(job, exc)
                 continue
             self._release(job)
             if job.error is None:
                 ran.append(job)
             else:
-                self._troubled(job, job.error)
+                self._on_failure(job, job.error)
         idle = any(executor.held == 0 for executor in self.executors)
         if idle:
-            self._owner.freed()  # it can run while the answers below are made
+            self._owner.instance_freed()  # it can run while the answers below are made
         for job in ran:
             self._answer(job)
         if not idle:
-            self._owner.freed()
+            self._owner.instance_freed()
 
     def _release(self, job: Job) -> None:
         job.executor.held -= 1
         self._rows -= job.batch.rows
-        if self._inquests:
-            self._inquests.advance(job.executor)
+        if self._isolation:
+            self._isolation.advance(job.executor)
 
-    def _troubled(self, job: Job, error: BaseException) -> None:
-        """The batch gave no answers; its requests run again, or fail with it."""
-        told = self._inquests.failed(job, error)
-        if told is not None:
-            self._fail(job, told)
+    def _on_failure(self, job: Job, error: BaseException) -> None:
+        """The batch gave no answers: its requests run again, or fail with it."""
+        answer = self._isolation.on_failure(job, error)
+        if answer is not None:
+            self._fail(job, answer)
 
     def _fail(self, job: Job, error: BaseException) -> None:
-        self._emit(job, *self._conclusions.encode(job, self._conclusions.failures(job, error)))
+        self._emit(job, *self._outcomes.encode_job(job, self._outcomes.fail_job(job, error)))
 
-    def _broken(self, job: Job, error: Exception) -> None:
-        """The worker itself went wrong on a batch that is in its instance's count: its requests go on one by one, or end."""
-        log.error("a batch went wrong in the worker", instance=job.executor.name, exc_info=error)
+    def _on_defect(self, job: Job, error: Exception) -> None:
+        """The worker itself failed on a batch that its instance holds: its requests go on one by one, or fail."""
+        log.error("the worker failed on a batch", instance=job.executor.name, exc_info=error)
         self._release(job)
         if isinstance(job, Part):
-            job.inquest.inquiry.skipped()
+            job.whole.bisection.part_skipped()
         elif not job.entries:
-            self._owner.emptied(job)
+            self._owner.batch_emptied(job)
         if isinstance(job, Part) or len(job.entries) == 1:
             self._fail(job, error)
         elif job.entries:
-            self._inquests.divide(job, [(entry,) for entry in job.entries])
-        self._owner.freed()
+            self._isolation.run_in_parts(job, [(entry,) for entry in job.entries])
+        self._owner.instance_freed()
 
     def _answer(self, job: Job) -> None:
         if self._gives_strings and not job.executor.isolated and strings_given(job.raw) > MANY:
-            self._spawn(self._answer_strings(job))
+            self._background.spawn(self._answer_strings(job))
             return
         try:
-            outcomes = self._conclusions.outcomes(job)
+            outcomes = self._outcomes.split_job(job)
         except Exception as exc:
-            self._troubled(job, exc)
+            self._on_failure(job, exc)
         else:
-            self._conclude(job, outcomes)
+            self._on_success(job, outcomes)
 
     async def _answer_strings(self, job: Job) -> None:
         try:
-            outcomes = await self._loop.run_in_executor(None, self._conclusions.outcomes, job)
+            outcomes = await self._loop.run_in_executor(None, self._outcomes.split_job, job)
         except Exception as exc:
-            self._troubled(job, exc)
+            self._on_failure(job, exc)
         else:
-            self._conclude(job, outcomes)
+            self._on_success(job, outcomes)
 
-    def _conclude(self, job: Job, outcomes: Sequence[Outcome]) -> None:
-        self._inquests.succeeded(job)
+    def _on_success(self, job: Job, outcomes: Sequence[Outcome]) -> None:
+        self._isolation.on_success(job)
         if size_of(outcomes) > LARGE:
-            self._spawn(self._answer_large(job, outcomes))
+            self._background.spawn(self._answer_large(job, outcomes))
         else:
-            self._emit(job, *self._conclusions.encode(job, outcomes))
+            self._emit(job, *self._outcomes.encode_job(job, outcomes))
 
     async def _answer_large(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         try:
-            made = await self._loop.run_in_executor(None, self._conclusions.encode, job, outcomes)
+            made = await self._loop.run_in_executor(None, self._outcomes.encode_job, job, outcomes)
         except Exception as exc:
             self._fail(job, exc)
         else:
             self._emit(job, *made)
 
-    def _emit(self, job: Job, outcomes: Sequence[Outcome], answers: list[Answer]) -> None:
+    def _emit(self, job: Job, outcomes: Sequence[Outcome], answers: list[Terminal]) -> None:
         try:
-            self._conclusions.count(job, outcomes)
-        except Exception as exc:  # an answer is worth more than a number
+            self._outcomes.count_job(job, outcomes)
+        except Exception as exc:  # an answer matters more than a count
             log.error("a batch was not counted", instance=job.executor.name, exc_info=exc)
         job.raw = None
         if isinstance(job, Part):
-            self._inquests.answered(job, answers)
+            self._isolation.part_answered(job, answers)
         else:
-            self._owner.answered(job, answers)
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+            self._owner.batch_answered(job, answers)
 
     async def _guarded(self, step: Coroutine[Any, Any, None], job: Job) -> None:
         try:
             await step
         except Exception as exc:
-            self._broken(job, exc)
+            self._on_defect(job, exc)

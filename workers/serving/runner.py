@@ -1,7 +1,7 @@
-"""The driver of one model version: a turn is expire, take, prepare, run; what has run is split, emitted and marked done.
+"""The driver of one model version: a turn is expire, take, prepare, run; a batch that ran is split, answered and marked done.
 
 Invariants: everything here happens on the event loop; every entry that was added leaves exactly once, through `Source.settled`
-(its answer is in the store) or `forget` (its partition is another worker's now); a record is done only after its answer is kept.
+(its answer is in the store) or `forget` (its partition is now another worker's); a record is done only after its answer is kept.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from protocol.dead_letter import DeadLetter
 from protocol.errors import Code
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import ModelConfig
-from protocol.ports import Answer, Cancel
+from protocol.ports import Cancel, Terminal
 from workers.batching import for_config
 from workers.batching.types import Reject, Rejection, Scheduler
 from workers.context import Context
 from workers.instances.job import Entry, Executor, Job
-from workers.results.replies import Answers
-from workers.results.writer import Emission
+from workers.results.replies import Replies
+from workers.results.writer import ResultWriter
 from workers.serving.pipeline import Pipeline
 from workers.statistics import FailureReason, ModelStatistics
 
 BATCHES_PER_INSTANCE: Final = 3
-"""Maximum batches here per instance: one that runs, one staged, one that is being put together."""
+"""Full batches that may be here per instance: one that runs, one staged, one being formed."""
 
 
 class Source(Protocol):
-    """Where a runner's entries come from."""
+    """Where a runner's entries come from: `intake.Intake`."""
 
     def backlog(self) -> int:
-        """Records known to be in the log and not yet fetched."""
+        """Records that are known to be in the log and are not fetched yet."""
 
     def settled(self, entries: Sequence[Entry]) -> None:
-        """These have their answer: their records are done."""
+        """The answers of these entries are in the store: their records are done."""
 
-    def bury(self, entry: Entry, letter: DeadLetter, failure: Failure) -> None:
-        """The record goes to the dead letters; then the entry comes back through `Runner.refuse`."""
+    def dead_letter(self, entry: Entry, letter: DeadLetter, failure: Failure) -> None:
+        """Publish the letter; then the entry comes back through `Runner.refuse` with the failure."""
 
-    def opened(self) -> None:
+    def room_freed(self) -> None:
         """There may be room for more."""
 
 
@@ -51,7 +51,7 @@ class Runner:
     """Batches, runs and answers the entries of one model version.
 
     Args:
-        context: the worker's.
+        context: the model version's.
         config: complete.
         executors: the loaded instances, at least one.
         statistics: counts what happens here.
@@ -78,42 +78,42 @@ class Runner:
         self._scheduler: Scheduler[InferRequest] = for_config(config.max_batch_size, config.dynamic_batching)
         self.ordered = config.dynamic_batching is not None and config.dynamic_batching.preserve_ordering
         self._pipeline = Pipeline(context, config, executors, statistics, self)
-        self._answers = Answers(context.worker, context.fence_ttl)
-        self._emission = Emission(context, statistics, self._settle)
+        self._replies = Replies(context.worker, context.fence_ttl)
+        self._writer = ResultWriter(context, statistics, self._settle)
         self._entries: dict[str, Entry] = {}
         self._nbytes = 0
         self._followers = self._followers_rows = 0
         self._rows_per_request = 1.0
-        self._withheld: dict[int, tuple[Job, list[Answer]]] = {}
+        self._withheld: dict[int, tuple[Job, list[Terminal]]] = {}
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._wakes = math.inf
+        self._timer_at = math.inf
         self._empty = asyncio.Event()
 
-    # --- what is here ------------------------------------------------------------------------------------------------
+    # --- state -------------------------------------------------------------------------------------------------------
 
     @property
     def queued_requests(self) -> int:
-        """Requests that wait to be put in a batch."""
+        """Requests that wait for a batch."""
         return self._scheduler.depth
 
     @property
     def queued_rows(self) -> int:
-        """Rows that wait to be put in a batch."""
+        """Rows that wait for a batch."""
         return self._scheduler.rows
 
     @property
     def running_rows(self) -> int:
-        """Rows in batches that run or are about to."""
+        """Rows in batches that run or are staged."""
         return self._pipeline.running_rows
 
     @property
     def in_flight(self) -> int:
-        """Requests taken in whose answer is not yet in the store; refused ones not counted."""
+        """Requests taken in whose answers are not in the store yet, without refused ones."""
         return len(self._entries) + self._followers
 
     def oldest_published(self) -> float | None:
-        """When the oldest request here was published; None where there is none."""
+        """When the oldest request here was published; None without requests."""
         first = next(iter(self._entries.values()), None)
         return None if first is None else first.published or first.enqueued
 
@@ -121,76 +121,76 @@ class Runner:
         """How many more requests may be taken in; 0 while the store is failing."""
         if self._context.retry.failing or self._nbytes >= self._max_bytes:
             return 0
-        if self._emission.pending > 2 * self._max_rows:
+        if self._writer.pending > 2 * self._max_rows:
             return 0
         rows = self._max_rows - self._scheduler.rows - self._pipeline.running_rows - self._followers_rows
         if rows > 0:
             return math.ceil(rows / self._rows_per_request)
-        # A bounded queue answers what it cannot take, so what is over its bound must be fetched and seen.
+        # A bounded queue rejects what it cannot take, so requests above its bound must be fetched, too.
         over = self._max_queue_size + 1 - self._scheduler.depth - self._followers
         return max(0, over) if self._max_queue_size else 0
 
     def problem(self) -> str:
-        """Why nobody should send requests now; "" while nothing speaks against it."""
+        """Why no requests should be sent here now; "" where there is no reason."""
         return self._pipeline.problem()
 
     # --- in ----------------------------------------------------------------------------------------------------------
 
     def add(self, entry: Entry) -> None:
-        """Queue the entry, or answer why not. Call `turn` after the last of a group."""
+        """Queue the entry, or answer it with the reason why not. Call `turn` after the last of a group."""
         leader = self._entries.get(entry.ref)
         if leader is None:
             self._lead(entry)
             return
-        entry.needs_attempt = True  # the same request again: see what became of the first one before running it twice
+        entry.needs_attempt = True  # the same request again: ask the store before running it twice
         if leader.followers is None:
             leader.followers = collections.deque()
         leader.followers.append(entry)
         self._count(entry, 1)
 
     def _lead(self, entry: Entry) -> bool:
-        """Queue the entry, or answer why not; whether it was queued."""
+        """Queue the entry, or answer it with the reason why not; whether it was queued."""
         rejection = self._scheduler.add(entry, entry.enqueued)
         if rejection is None:
             self._entries[entry.ref] = entry
             self._nbytes += entry.nbytes
             self._rows_per_request += 0.1 * (entry.rows - self._rows_per_request)
-        elif rejection.reason is not Reject.DRAINING:  # then the record stays in the log for another worker
+        elif rejection.reason is not Reject.DRAINING:  # a draining worker leaves the record in the log
             self._reject(entry, rejection)
         return rejection is None
 
     def _count(self, follower: Entry, sign: int) -> None:
-        """One that waits for another's end takes room like any other."""
+        """An entry that waits for another one takes room like any other."""
         self._followers += sign
         self._followers_rows += sign * follower.rows
         self._nbytes += sign * follower.nbytes
 
-    def _succeed(self, leader: Entry) -> bool:
-        """The next of those that waited for this one takes its place, and the others wait for that; whether there is one."""
+    def _promote_follower(self, leader: Entry) -> bool:
+        """Queue the next entry that waited for this one, and let the others wait for that; whether there was one."""
         waiting, leader.followers = leader.followers, None
         while waiting:
-            heir = waiting.popleft()
-            self._count(heir, -1)
-            if self._lead(heir):
-                heir.followers, heir.early_followers = waiting, len(waiting)
+            follower = waiting.popleft()
+            self._count(follower, -1)
+            if self._lead(follower):
+                follower.followers, follower.early_followers = waiting, len(waiting)
                 return True
         return False
 
     def refuse(self, entry: Entry, failure: Failure, reason: FailureReason) -> None:
-        """Answer an entry, queued here or not, with a failure; it must not be in a batch any more."""
+        """Terminal an entry with a failure. It may be queued here or not, but must not be in a batch."""
         now = self._clock()
         self._statistics.failed(reason, now - entry.enqueued)
-        self._emission.put([self._answers.of_failure(entry, failure, now)], [entry])
+        self._writer.put([self._replies.of_failure(entry, failure, now)], [entry])
 
     def _reject(self, entry: Entry, rejection: Rejection) -> None:
         self._statistics.rejections[rejection.reason.value] += 1
         self.refuse(entry, Failure(rejection.code, rejection.message), FailureReason.REJECTED)
 
     def cancel(self, cancel: Cancel) -> None:
-        """Answer CANCELLED what is meant, is here and has not started.
+        """Terminal CANCELLED to the runs that are meant, are here and have not started.
 
-        Each record goes by its own stamp: behind one that is cancelled may wait one of a later run under the same key, and behind
-        one of a later run a repetition of the earlier. A follower that is meant leaves when its turn comes, before it runs.
+        Each record is judged by its own stamp: behind a cancelled one may wait a later run under the same key, and behind a later
+        run a repetition of the earlier. A follower that is meant leaves when its turn comes, before it runs.
         """
         entry = self._entries.get(cancel.ref)
         if entry is None:
@@ -209,13 +209,13 @@ class Runner:
                 entry.job.withdrawn = True  # the instance's thread gives the batch back if it has not started
 
     def forget(self, owned: Collection[int]) -> None:
-        """Drop what waits here from partitions that are another's now; what runs is finished."""
+        """Drop entries that wait here from partitions not in `owned`, which are now another worker's; running batches finish."""
         for entry in list(self._entries.values()):
             self._forget_followers(entry, owned)
             if entry.partition not in owned and self._scheduler.cancel(entry.ref) is not None:
                 self._drop(entry)
-                self._succeed(entry)
-        self._note_if_empty()
+                self._promote_follower(entry)
+        self._update_empty()
 
     def _forget_followers(self, leader: Entry, owned: Collection[int]) -> None:
         waiting = leader.followers
@@ -232,7 +232,7 @@ class Runner:
     # --- the turn ----------------------------------------------------------------------------------------------------
 
     def turn(self) -> None:
-        """Expire, take, prepare, run; then sleep until the next decision is due."""
+        """Expire, take, prepare, run; then set the timer for the next decision."""
         now = self._clock()
         for item in self._scheduler.expire(now):
             self.refuse(cast("Entry", item), _expiry(item.late(now)), FailureReason.REJECTED)
@@ -245,27 +245,27 @@ class Runner:
             if batch is None:
                 break
             pipeline.start(batch, executor)
-        self._sleep(now, backlog, idle=executor is not None and executor.held == 0)
+        self._set_timer(now, backlog, idle=executor is not None and executor.held == 0)
 
-    def _sleep(self, now: float, backlog: int, *, idle: bool) -> None:
-        """One timer; one that is due earlier than needed stays, as a turn too many changes nothing."""
+    def _set_timer(self, now: float, backlog: int, *, idle: bool) -> None:
+        """One timer. An earlier one stays: an extra turn changes nothing."""
         wake = self._scheduler.wake_at(backlog_rows=backlog, idle=idle)
-        if wake is None or wake >= self._wakes:
+        if wake is None or wake >= self._timer_at:
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._wakes = wake
-        self._timer = self._loop.call_later(max(0.0, wake - now), self._wake)
+        self._timer_at = wake
+        self._timer = self._loop.call_later(max(0.0, wake - now), self._on_timer)
 
-    def _wake(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
-        self._wakes = math.inf
+        self._timer_at = math.inf
         self.turn()
 
-    # --- what comes back (pipeline.Owner) ----------------------------------------------------------------------------
+    # --- BatchOwner: for the pipeline ----------------------------------------------------------------------------------
 
-    def left(self, entry: Entry, failure: Failure | None) -> None:
-        """See `Owner.left`."""
+    def entry_left(self, entry: Entry, failure: Failure | None) -> None:
+        """See `BatchOwner.entry_left`."""
         if failure is None:
             answered = [entry, *self._early_followers(entry)]
             self._statistics.already_answered += len(answered)
@@ -274,55 +274,55 @@ class Runner:
             reason = FailureReason.CANCELED if failure.code is Code.CANCELLED else FailureReason.REJECTED
             self.refuse(entry, failure, reason)
 
-    def partly(self, entries: Sequence[Entry], answers: list[Answer]) -> None:
-        """See `Owner.partly`."""
-        self._emission.put(answers, entries)
+    def entries_answered(self, entries: Sequence[Entry], answers: list[Terminal]) -> None:
+        """See `BatchOwner.entries_answered`."""
+        self._writer.put(answers, entries)
 
-    def bury(self, entry: Entry, letter: DeadLetter, failure: Failure) -> None:
-        """See `Owner.bury`."""
-        self._source.bury(entry, letter, failure)
+    def dead_letter(self, entry: Entry, letter: DeadLetter, failure: Failure) -> None:
+        """See `BatchOwner.dead_letter`."""
+        self._source.dead_letter(entry, letter, failure)
 
-    def answered(self, job: Job, answers: list[Answer]) -> None:
-        """See `Owner.answered`."""
+    def batch_answered(self, job: Job, answers: list[Terminal]) -> None:
+        """See `BatchOwner.batch_answered`."""
         self._withheld[job.batch.sequence] = (job, answers)
         self._emit_in_order(job)
 
-    def emptied(self, job: Job) -> None:
-        """See `Owner.emptied`."""
+    def batch_emptied(self, job: Job) -> None:
+        """See `BatchOwner.batch_emptied`."""
         self._withheld[job.batch.sequence] = (job, [])
         self._emit_in_order(job)
 
-    def freed(self) -> None:
-        """See `Owner.freed`."""
+    def instance_freed(self) -> None:
+        """See `BatchOwner.instance_freed`."""
         self.turn()
-        self._source.opened()
+        self._source.room_freed()
 
     def _emit_in_order(self, job: Job) -> None:
         for batch in self._scheduler.completed(job.batch, self._clock()):
             ready, answers = self._withheld.pop(batch.sequence)
             if answers:
-                self._emission.put(answers, ready.entries)
+                self._writer.put(answers, ready.entries)
 
     def _early_followers(self, leader: Entry) -> Sequence[Entry]:
-        """Those that waited for this one before it asked the store, and so have the answer that it found there."""
+        """Entries that waited for this one before it asked the store: the answer that it found there is theirs, too."""
         waiting, count, leader.early_followers = leader.followers, leader.early_followers, 0
-        heirs = [waiting.popleft() for _ in range(count)] if waiting is not None else []
-        for heir in heirs:
-            self._count(heir, -1)
-        return heirs
+        followers = [waiting.popleft() for _ in range(count)] if waiting is not None else []
+        for follower in followers:
+            self._count(follower, -1)
+        return followers
 
     def _settle(self, entries: Sequence[Entry]) -> None:
-        """The answers are kept: the records are done. A repetition that waited for one now finds the answer, or runs."""
-        succeeded = False
+        """The answers are in the store: the records are done. A repetition that waited for one now finds the answer, or runs."""
+        promoted = False
         for entry in entries:
             if self._entries.get(entry.ref) is entry:
                 self._drop(entry)
-                succeeded = self._succeed(entry) or succeeded
-        if succeeded:
+                promoted = self._promote_follower(entry) or promoted
+        if promoted:
             self.turn()
-        self._note_if_empty()
+        self._update_empty()
         self._source.settled(entries)
-        self._source.opened()
+        self._source.room_freed()
 
     def _drop(self, entry: Entry) -> None:
         del self._entries[entry.ref]
@@ -332,25 +332,25 @@ class Runner:
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Nothing more will be added: run what is here without waiting for more."""
+        """Nothing more will be added: run what is here without waiting for fuller batches."""
         self._scheduler.drain()
         self.turn()
 
     async def drained(self) -> None:
-        """Return once everything that was added is answered."""
-        self._note_if_empty()
+        """Return once every entry that was added is answered."""
+        self._update_empty()
         await self._empty.wait()
-        await self._emission.drained()
+        await self._writer.drained()
 
     def abandon(self) -> None:
-        """Stop in the middle, as a crash would: what is not answered is delivered again."""
+        """Stop in the middle, as a crash would: unanswered records are delivered again."""
         self._scheduler.drain()
         self._pipeline.abandon()
-        self._emission.abandon()
+        self._writer.abandon()
         if self._timer is not None:
             self._timer.cancel()
 
-    def _note_if_empty(self) -> None:
+    def _update_empty(self) -> None:
         if self._entries:
             self._empty.clear()
         else:
@@ -365,7 +365,7 @@ def _expiry(late: bool) -> Failure:
 
 
 def _max_queue_size(config: ModelConfig) -> int:
-    """Requests that the model's queue may hold over all its levels; 0 is unbounded."""
+    """Requests that the model's queue may hold over all its levels; 0 for no bound."""
     batching = config.dynamic_batching
     if batching is None or not config.batching:
         return 0

@@ -1,4 +1,4 @@
-"""One loaded model version that takes requests: its intake, its runner and its instances."""
+"""A loaded model version that takes requests: its intake, its runner and its instances."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from protocol.messages import Failure, ModelLoad, ModelState
 from workers.context import Context
 from workers.instances.loaded import LoadedModel
 from workers.intake.consumer import Intake
-from workers.intake.decoder import Reader
+from workers.intake.decoder import RecordDecoder
 from workers.repository.signature import Signature
 from workers.retry import Retry
 from workers.serving.runner import Runner
 from workers.statistics import ModelStatistics
 
 LAG_INTERVAL = 0.1
-"""Seconds between looks at the lag of a topic that is being drained."""
+"""Seconds between checks of the lag of a topic that is being drained."""
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +34,7 @@ class Serving:
 
     Attributes:
         key: (model, version).
-        last_lag: of the last heartbeat.
+        last_lag: as of the last heartbeat.
     """
 
     def __init__(self, context: Context, loaded: LoadedModel, max_bytes: int) -> None:
@@ -44,38 +44,40 @@ class Serving:
         self.statistics = ModelStatistics()
         self.last_lag = 0
         context = self._context = context.of_a_model(version.digest)
-        reader = Reader(context.names, Signature(version.config), *self.key)
-        self.intake = Intake(context, reader, self.statistics, version.digest)
+        decoder = RecordDecoder(context.names, Signature(version.config), *self.key)
+        self.intake = Intake(context, decoder, self.statistics, version.digest)
         self.runner = Runner(context, version.config, loaded.executors, self.statistics, self.intake, max_bytes)
 
     @property
     def retry(self) -> Retry:
-        """Of its calls: says which fail."""
+        """Repeats its calls of store and broker, and says which fail."""
         return self._context.retry
 
     @property
     def topic(self) -> str:
-        """Where its requests come from; also its group."""
+        """The topic that it reads; also its consumer group."""
         return self.intake.topic
 
     async def open(self) -> None:
-        """Take requests from now on; the topic is there."""
+        """Take requests from now on; the topic must exist."""
         await self.intake.open(self.runner)
 
     async def finish(self, grace: float) -> bool:
-        """Take nothing new and answer what is here; whether that was done within `grace` seconds."""
+        """Take nothing new and answer the requests that are here; whether that was done within `grace` seconds."""
         self.intake.pause()
         self.runner.drain()
         try:
             async with asyncio.timeout(grace):
                 await self.runner.drained()
         except TimeoutError:
-            log.warning("requests were left; they stay in the log", topic=self.topic, requests=self.runner.in_flight)
+            log.warning(
+                "requests were left unanswered; they stay in the log", topic=self.topic, requests=self.runner.in_flight
+            )
             return False
         return True
 
     async def empty(self, grace: float) -> None:
-        """Serve the topic until nothing is left in this worker's partitions; what is left after `grace` seconds is refused."""
+        """Serve until this worker's partitions are empty; requests that are left after `grace` seconds are refused."""
         if await self._emptied(grace):
             return
         model, version = self.key
@@ -84,7 +86,7 @@ class Serving:
             log.warning("requests were left in the topic of an unloaded model", topic=self.topic, lag=await self._lag())
 
     async def _emptied(self, within: float) -> bool:
-        """Whether the lag came down to nothing within so many seconds."""
+        """Whether the lag fell to 0 within so many seconds."""
         deadline = self._context.clock() + within
         while await self._lag() > 0:
             if self._context.clock() >= deadline:
@@ -104,7 +106,7 @@ class Serving:
         self.runner.abandon()
 
     async def load(self, state: ModelState) -> ModelLoad:
-        """What the heartbeat says of it."""
+        """Its part of the heartbeat."""
         runner = self.runner
         self.last_lag = await self._lag()
         return ModelLoad(
@@ -122,7 +124,7 @@ class Serving:
         )
 
     def oldest_age(self) -> float:
-        """Seconds since the oldest request here was published; 0 where there is none."""
+        """Seconds since the oldest request here was published; 0 without requests."""
         oldest = self.runner.oldest_published()
         return 0.0 if oldest is None else max(0.0, self._context.clock() - oldest)
 

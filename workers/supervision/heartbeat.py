@@ -1,4 +1,4 @@
-"""The worker's sign of life, twice a second: who it is and how each model version stands."""
+"""The worker's heartbeat, twice a second: its identity and the load of each model version."""
 
 from __future__ import annotations
 
@@ -17,32 +17,30 @@ from workers.lifecycle.models import Models
 from workers.system.framing import frame
 
 MAX_PIPE: Final = 1024 * 1024
-"""Bytes that may wait in the pipe; with more the supervisor is stuck, and the newest beat is dropped."""
-
-
+"""Bytes that may wait in the pipe; beyond that the supervisor is stuck, and new beats are dropped."""
 MAX_ASKS: Final = 64
-"""Asks that a heartbeat names: more gateways than that do not ask within a beat's time."""
+"""Asks that a heartbeat names: more gateways do not ask within one interval."""
 MAX_ASK: Final = 64
-"""Characters of one."""
+"""Characters of an ask."""
 
 
 class SupervisorGone(Unavailable):
-    """Nobody reads the pipe any more: nobody would start this worker again, or speak for it."""
+    """Nobody reads the pipe any more: nobody would restart this worker or relay its heartbeats."""
 
 
-class Outlet(Protocol):
-    """Where heartbeats go."""
+class HeartbeatSender(Protocol):
+    """Sends heartbeats towards the directory."""
 
     async def beat(self, heartbeat: Heartbeat) -> None:
         """Send one. Raises `Unavailable` when it cannot be sent now."""
 
 
-class Pulse:
+class HeartbeatSource:
     """Makes heartbeats.
 
     Attributes:
-        draining: what they say of that.
-        asked: the newest asks for one; None until they are listened to.
+        draining: the worker takes no new calls.
+        asked: the newest asks for a heartbeat; None before `HeartbeatResponder.listen`.
     """
 
     def __init__(self, context: Context, models: Models) -> None:
@@ -52,9 +50,9 @@ class Pulse:
         self._models = models
         self._host = socket.gethostname()
 
-    async def read(self) -> Heartbeat:
-        """How the worker stands now."""
-        context, asked = self._context, None if self.asked is None else tuple(self.asked)  # before anything is counted
+    async def current_heartbeat(self) -> Heartbeat:
+        """The worker's state now."""
+        context, asked = self._context, None if self.asked is None else tuple(self.asked)  # read before the loads are
         return Heartbeat(
             context.worker,
             context.incarnation,
@@ -68,68 +66,68 @@ class Pulse:
         )
 
 
-class Asks:
-    """Heartbeats out of turn, for whoever asks how the worker stands now.
+class HeartbeatResponder:
+    """Sends heartbeats between the regular ones when a gateway asks for the worker's state.
 
-    They go straight to the directory: a supervisor relays twice a second.
+    They go straight to the directory: a supervisor relays only twice a second.
 
     Args:
-        pulse: makes them.
-        outlet: gets them, too, so that the supervisor does not relay an older one for long.
-        directory: where they are asked for and wanted.
+        source: makes the heartbeats.
+        sender: also gets them, so that the supervisor does not go on relaying an older one.
+        directory: where asks arrive and heartbeats go.
     """
 
-    def __init__(self, pulse: Pulse, outlet: Outlet, directory: Directory) -> None:
-        self._pulse = pulse
-        self._outlet = outlet
+    def __init__(self, source: HeartbeatSource, sender: HeartbeatSender, directory: Directory) -> None:
+        self._source = source
+        self._sender = sender
         self._directory = directory
-        self._heard = asyncio.Event()
+        self._asked = asyncio.Event()
 
     async def listen(self) -> None:
-        """Hear asks from now on. Raises `Unavailable` when the store cannot be reached."""
+        """Receive asks from now on. Raises `Unavailable` when the store cannot be reached."""
         await self._directory.listen_asks(self._on_ask)
-        self._pulse.asked = collections.deque(maxlen=MAX_ASKS)
+        self._source.asked = collections.deque(maxlen=MAX_ASKS)
 
     async def answer(self) -> None:
-        """Beat once, when somebody asks; what is asked meanwhile is answered by the next call."""
-        await self._heard.wait()
-        self._heard.clear()
-        beat = await self._pulse.read()
-        await self._outlet.beat(beat)
-        if not isinstance(self._outlet, DirectoryOutlet):
+        """Wait for an ask and send one heartbeat; asks that arrive meanwhile are for the next call."""
+        await self._asked.wait()
+        self._asked.clear()
+        beat = await self._source.current_heartbeat()
+        await self._sender.beat(beat)
+        if not isinstance(self._sender, DirectorySender):
             await self._directory.beat(beat)
 
     def _on_ask(self, ask: str) -> None:
-        if self._pulse.asked is not None:
-            self._pulse.asked.append(ask[:MAX_ASK])
-            self._heard.set()
+        if self._source.asked is not None:
+            self._source.asked.append(ask[:MAX_ASK])
+            self._asked.set()
 
 
-class DirectoryOutlet:
+class DirectorySender:
     """Straight to the directory: for a worker without a supervisor."""
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
 
     async def beat(self, heartbeat: Heartbeat) -> None:
-        """See `Outlet.beat`."""
+        """See `HeartbeatSender.beat`."""
         await self._directory.beat(heartbeat)
 
 
-class PipeOutlet:
-    """To the supervisor, which relays the newest one even while this process is too busy to send any."""
+class PipeSender:
+    """To the supervisor, which relays the newest heartbeat even while this process is too busy to send one."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._transport: asyncio.WriteTransport | None = None
 
     def close(self) -> None:
-        """End it."""
+        """Close the pipe."""
         if self._transport is not None:
             self._transport.close()
 
     async def beat(self, heartbeat: Heartbeat) -> None:
-        """See `Outlet.beat`."""
+        """See `HeartbeatSender.beat`."""
         if self._transport is None:
             loop = asyncio.get_running_loop()
             pipe = os.fdopen(self._fd, "wb", buffering=0)

@@ -1,9 +1,9 @@
-"""Which workers are dead, seen by one supervisor that reads everybody's heartbeats. Pure: readings and times in, verdicts out.
+"""Which workers are dead, as one supervisor decides from all heartbeats. Pure: time is an argument.
 
-Invariants: only a heartbeat that stands still is a sign of death, never one that is missing (a store that lost its data knows
-nobody); silence counts only between two readings in which this supervisor's own heartbeat, written meanwhile, had moved on, so that
-a store that cannot be reached, refuses writes or shows old data looks like nobody's death; a worker is declared dead once per
-incarnation and heartbeat.
+Invariants: only a heartbeat that no longer changes is a sign of death, never a missing one (a store that lost its data has none);
+silence counts only between two readings over which this supervisor's own heartbeat has changed, so that a store that is
+unreachable, refuses writes or returns old data makes nobody look dead; a worker is declared dead once per incarnation and
+heartbeat.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from protocol.messages import Heartbeat
 SILENCE: Final = 1.5
 """Seconds: three heartbeats."""
 STAGGER: Final = 0.25
-"""Seconds by which each further supervisor waits longer, so that one acts and the others see that it has."""
+"""Seconds that each further supervisor waits longer, so that one acts and the others see it."""
 MAX_STAGGER: Final = 1.5
 MAX_GAP: Final = 1.0
-"""Seconds between two readings above which what lies between them is not counted: nobody was looking."""
+"""Seconds; a longer gap between two readings does not count as silence: nobody was looking."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -29,7 +29,7 @@ class _Watched:
 
     Attributes:
         sign: what changes with every heartbeat.
-        silent: seconds for which it has not, as far as they count.
+        silent: seconds without a change, as far as they count.
         declared: it was declared dead with this sign.
     """
 
@@ -39,10 +39,10 @@ class _Watched:
 
 
 class Peers:
-    """Judges the other workers.
+    """Watches the other workers.
 
     Args:
-        own: this supervisor's worker; it is never judged.
+        own: this supervisor's worker, which is never declared dead.
     """
 
     def __init__(self, own: str) -> None:
@@ -55,8 +55,8 @@ class Peers:
         """The store could not be read: the time since the last reading does not count."""
         self._own_sign = None
 
-    def read(self, heartbeats: Sequence[Heartbeat], now: float) -> list[Heartbeat]:
-        """Take in one reading of the directory; returns the last words of those that are dead now.
+    def observe(self, heartbeats: Sequence[Heartbeat], now: float) -> list[Heartbeat]:
+        """Take in one reading of the directory; returns the last heartbeat of each worker that is newly dead.
 
         Args:
             heartbeats: of all workers.
@@ -73,10 +73,10 @@ class Peers:
                 self._watched[worker] = _Watched(sign)
             else:
                 watched.silent += counted
-        return self._verdicts(present)
+        return self._newly_dead(present)
 
     def _counted(self, heartbeats: Sequence[Heartbeat], now: float) -> float:
-        """The seconds since the last reading, if they prove anything."""
+        """The seconds since the last reading that count as silence."""
         own = next(((beat.incarnation, beat.at) for beat in heartbeats if beat.worker == self._own), None)
         moved = own is not None and self._own_sign is not None and own != self._own_sign
         gap = now - self._read_at
@@ -84,7 +84,7 @@ class Peers:
             self._own_sign, self._read_at = own, now
         return gap if moved and gap <= MAX_GAP else 0.0
 
-    def _verdicts(self, present: dict[str, Heartbeat]) -> list[Heartbeat]:
+    def _newly_dead(self, present: dict[str, Heartbeat]) -> list[Heartbeat]:
         living = sorted([self._own, *[worker for worker, watched in self._watched.items() if watched.silent < SILENCE]])
         limit = SILENCE + min(MAX_STAGGER, STAGGER * living.index(self._own))
         dead = []

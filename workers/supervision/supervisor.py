@@ -1,12 +1,11 @@
-"""A small process that keeps one worker process alive and speaks for it. It imports no framework: nothing but the machine stops it.
+"""A small process that keeps one worker process alive and sends its heartbeats. It imports no framework.
 
-It starts the worker, relays its heartbeats to the store even while the worker is too busy to send any, starts it again when it
-dies, and sends Kafka LeaveGroup for the dead: for its own worker at once, for another's after its silence (`peers`).
+It starts the worker, relays its heartbeats to the store even while the worker is too busy to send any, restarts it when it dies,
+and sends Kafka's LeaveGroup for dead members: for its own worker at once, for another's after its silence (`peers`).
 
 Invariants: the worker's id, and so its static membership, stays the same over restarts; while the worker process lives, its newest
-heartbeat is repeated with a new time, until it was silent for too long and is killed; the dead member is removed before its
-successor starts, which would be taken for it; a worker that ends with exit code 0 or 2 (told to stop, wrongly set up) is not
-started again.
+heartbeat is repeated with a new time, until the worker is silent for too long and is killed; a dead member is removed before its
+successor starts, which has the same id; a worker that exits with code 0 or 2 (stopped, misconfigured) is not restarted.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ import dataclasses
 import os
 import signal
 import sys
-from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import structlog
 
@@ -26,6 +25,7 @@ from protocol.errors import CodecError, FleetError
 from protocol.heartbeat_codec import decode_heartbeat
 from protocol.messages import Heartbeat
 from protocol.runtime.loop import end_soon, spare_collector
+from protocol.runtime.tasks import BackgroundTasks
 from protocol.transport import Transport, open_transport
 from protocol.transport.settings import TransportSettings
 from workers.context import runner_name
@@ -38,16 +38,16 @@ from workers.system.framing import frames
 
 BEAT_INTERVAL: Final = 0.5
 CALL_TIMEOUT: Final = 2.0
-"""Seconds for one call of the store or the broker; a slower one is as good as none."""
+"""Seconds for one call of the store or the broker."""
 WEDGED_AFTER: Final = 240
-"""Beats of the supervisor without one of the worker, two minutes, after which a worker that lives is killed: its partitions are
-others' long since, and by itself it will not come back. Counted, not timed, so that a machine that stood still kills nobody."""
+"""Beats of the supervisor without one of the worker (two minutes) after which a live worker is killed: its partitions went to
+others long ago, and it does not recover by itself. Counted, not timed, so that a suspended machine kills nobody."""
 KILL_AFTER: Final = 10.0
-"""Seconds after the drain grace in which a worker must have ended by itself."""
+"""Seconds after the drain grace until a worker that has not exited is killed."""
 INTERRUPTED: Final = 1.4
-"""Seconds after SIGINT in which a worker must have ended by itself."""
+"""Seconds after SIGINT until a worker that has not exited is killed."""
 NO_RESTART: Final = frozenset({0, 2})
-"""Exit codes after which the same start would end the same way."""
+"""Exit codes after which a restart would exit the same way."""
 
 log = structlog.get_logger(__name__)
 
@@ -57,11 +57,11 @@ class Supervisor:
 
     Args:
         worker: the worker's id.
-        command: starts the worker; it finds the pipe for its heartbeats in PENSTOCK_HEARTBEAT_FD.
+        command: starts the worker, which gets the pipe for its heartbeats in PENSTOCK_HEARTBEAT_FD.
         environment: of the worker process.
-        transport: open; only its bus and its directory are used.
-        drain_grace: seconds that the worker may take to end after SIGTERM.
-        fence_ttl: seconds that the store keeps the attempts of what a dead worker was running.
+        transport: open.
+        drain_grace: seconds that the worker may drain after SIGTERM.
+        fence_ttl: seconds that the store keeps the attempts of requests that a dead worker was running.
 
     Attributes:
         wedged_after: beats without one of the worker after which it is killed.
@@ -91,19 +91,19 @@ class Supervisor:
         self._asked = asyncio.Event()
         self._hurry = asyncio.Event()
         self._interrupted = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks("supervisor", worker=worker)
 
     @property
     def pid(self) -> int | None:
-        """The worker process's, while there is one."""
+        """The worker process's number, while there is one."""
         process = self._process
         return process.pid if process is not None and process.returncode is None else None
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """Have the worker drain and end; it is not started again. A second call ends its draining.
+        """Let the worker drain and exit, and do not restart it. A second call cuts the draining short.
 
         Args:
-            number: of the signal that the worker is sent. With SIGINT, a person's, it gets only `INTERRUPTED` seconds.
+            number: the signal for the worker. After SIGINT, from a terminal, it has only `INTERRUPTED` seconds.
         """
         self._asked.set()
         self._interrupted = self._interrupted or number == signal.SIGINT
@@ -112,16 +112,13 @@ class Supervisor:
         self._signal(signal.Signals(number))
 
     async def run(self) -> int:
-        """Keep the worker alive until it is told to stop; returns its exit code."""
+        """Keep the worker alive until `stop`; returns its exit code."""
         self._journal = CrashJournalReader()
-        beating = asyncio.get_running_loop().create_task(self._beat_forever())
+        self._tasks.spawn(self._beat_forever())
         try:
             return await self._restart_forever()
         finally:
-            beating.cancel()
-            for task in tuple(self._tasks):
-                task.cancel()
-            await asyncio.gather(beating, *self._tasks, return_exceptions=True)
+            await self._tasks.close()
             self._journal.close()
 
     # --- the process -------------------------------------------------------------------------------------------------
@@ -136,7 +133,7 @@ class Supervisor:
                 return code
             pause = backoff.after(loop.time() - started)
             log.error(
-                "the worker process died; it is started again",
+                "the worker process died; it is restarted",
                 worker=self._worker,
                 exit_code=code,
                 pause=round(pause, 2),
@@ -148,7 +145,7 @@ class Supervisor:
                 return code
 
     async def _run_once(self) -> int:
-        """Start the worker and wait for its end."""
+        """Start the worker and wait until it exits."""
         reader, writer = os.pipe()
         try:
             process = self._process = await asyncio.create_subprocess_exec(
@@ -168,7 +165,7 @@ class Supervisor:
             self._signal(signal.SIGINT if self._interrupted else signal.SIGTERM)
         reading = asyncio.get_running_loop().create_task(self._read_beats(reader))
         try:
-            return await self._ended(process)
+            return await self._wait_for_exit(process)
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
@@ -178,7 +175,7 @@ class Supervisor:
                 await self._evict(last)
 
     async def _name_suspects(self, incarnation: str) -> None:
-        """What the dead worker was running has had an attempt; its next owner must know before it gets the partitions."""
+        """Begin an attempt for the requests that the dead worker was running, before their next owner gets the partitions."""
         suspects = self._journal.take_running()
         if not suspects:
             return
@@ -187,21 +184,21 @@ class Supervisor:
             async with asyncio.timeout(CALL_TIMEOUT):
                 await self._transport.results.start(suspects, runner_name(self._worker, incarnation), self._fence_ttl)
         except (FleetError, TimeoutError) as exc:
-            log.warning("the store could not be told of them", error=str(exc) or "it took too long")
+            log.warning("their attempts could not be stored", error=str(exc) or "it took too long")
 
-    async def _ended(self, process: asyncio.subprocess.Process) -> int:
+    async def _wait_for_exit(self, process: asyncio.subprocess.Process) -> int:
         waiting = asyncio.ensure_future(process.wait())
         asked = asyncio.ensure_future(self._asked.wait())
         await asyncio.wait((waiting, asked), return_when=asyncio.FIRST_COMPLETED)
         asked.cancel()
         hurry = asyncio.ensure_future(self._hurry.wait())
-        limit = self._drain_grace + KILL_AFTER
-        done, _ = await asyncio.wait((waiting, hurry), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        grace = self._drain_grace + KILL_AFTER
+        done, _ = await asyncio.wait((waiting, hurry), timeout=grace, return_when=asyncio.FIRST_COMPLETED)
         if hurry in done and waiting not in done:
             done, _ = await asyncio.wait((waiting,), timeout=INTERRUPTED)
         hurry.cancel()
         if waiting not in done:
-            log.error("the worker does not end; it is killed", worker=self._worker, pid=process.pid)
+            log.error("the worker does not exit; it is killed", worker=self._worker, pid=process.pid)
             self._signal(signal.SIGKILL)
         return await waiting
 
@@ -229,7 +226,7 @@ class Supervisor:
         try:
             self._beat = decode_heartbeat(frame)
         except CodecError as exc:
-            log.warning("the worker sent something that is no heartbeat", error=exc.message)
+            log.warning("the worker sent something that is not a heartbeat", error=exc.message)
 
     # --- the fleet ---------------------------------------------------------------------------------------------------
 
@@ -237,7 +234,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
-            self._judge()
+            self._kill_if_wedged()
             try:
                 async with asyncio.timeout(CALL_TIMEOUT):
                     await self._beat_once(loop.time())
@@ -250,30 +247,30 @@ class Supervisor:
             due = max(due + BEAT_INTERVAL, loop.time())
             await asyncio.sleep(due - loop.time())
 
-    def _judge(self) -> None:
-        """Kill a worker that has beaten once and no more: stopped, or deadlocked."""
+    def _kill_if_wedged(self) -> None:
+        """Kill a worker whose heartbeats have stopped: suspended, or deadlocked."""
         self._missed = self._missed + 1 if self._beat is not None and self.pid is not None else 0
         if self._missed > self.wedged_after:
             self._missed = 0
-            log.error("the worker lives and says nothing; it is killed", worker=self._worker, pid=self.pid)
+            log.error("the worker is alive and sends no heartbeats; it is killed", worker=self._worker, pid=self.pid)
             self._signal(signal.SIGKILL)
 
     async def _beat_once(self, now: float) -> None:
         transport, beat = self._transport, self._beat
         if beat is not None and self.pid is not None:
-            cpu_yield.end()  # not before: Linux might not let the worker begin then
+            cpu_yield.end()  # not earlier: Linux might then refuse the worker's own `begin`
             await transport.directory.beat(dataclasses.replace(beat, at=await transport.results.now()))
-        for dead in self._peers.read(await transport.directory.workers(), now):
+        for dead in self._peers.observe(await transport.directory.workers(), now):
             log.error(
                 "a worker is silent; its partitions are given to the others",
                 worker=dead.worker,
                 host=dead.host,
                 pid=dead.pid,
             )
-            self._spawn(self._evict(dead))
+            self._tasks.spawn(self._evict(dead))
 
     async def _evict(self, dead: Heartbeat) -> None:
-        """Let the others have its partitions at once; then nobody needs to judge it any more."""
+        """Give its partitions to the others at once, then delete its heartbeat."""
         await asyncio.gather(*[self._remove(group, dead.worker) for group in dead.members])
         with contextlib.suppress(FleetError, TimeoutError):
             async with asyncio.timeout(CALL_TIMEOUT):
@@ -288,11 +285,6 @@ class Supervisor:
                 "a dead member could not be removed", group=group, worker=worker, error=str(exc) or "it took too long"
             )
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
 
 async def supervise(settings: WorkerSettings, transport: TransportSettings, command: Sequence[str] = ()) -> int:
     """Run a supervised worker until SIGTERM or SIGINT; returns its exit code.
@@ -303,7 +295,7 @@ async def supervise(settings: WorkerSettings, transport: TransportSettings, comm
         command: starts the worker from its environment; `python -m workers` if empty.
 
     Raises:
-        Unavailable: broker or store did not answer in time.
+        Unavailable: the broker or the store did not answer in time.
     """
     settings = dataclasses.replace(settings, worker=settings.worker or made_up_id())
     carriers = open_transport(transport)

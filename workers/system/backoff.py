@@ -1,4 +1,4 @@
-"""How long to wait before starting something again that keeps dying. Pure but for its dice."""
+"""How long to wait before restarting something that keeps dying. Pure but for its dice."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Final
 FIRST: Final = 0.1
 LONGEST: Final = 10.0
 HEALTHY: Final = 30.0
-"""Seconds of life after which a death counts as the first."""
+"""Seconds of life after which the pauses start from `FIRST` again."""
 
 
 class Backoff:
-    """Pauses that double up to a bound, with jitter, so that a fleet does not restart in step."""
+    """Pauses that double up to a bound, with jitter, so that a fleet does not restart in lockstep."""
 
     def __init__(self, dice: random.Random | None = None) -> None:
         self._dice = dice or random.Random()  # noqa: S311  # not a secret
         self._next = FIRST
 
     def after(self, lived: float) -> float:
-        """The pause, in seconds, after something died that had lived so long."""
+        """The pause after a death, both times in seconds."""
         if lived >= HEALTHY:
             self._next = FIRST
         pause, self._next = self._next, min(LONGEST, 2 * self._next)

@@ -1,7 +1,7 @@
-"""How many CPU cores a container's limit leaves, from what Linux tells of control groups (v1 and v2). Pure: reading is an argument.
+"""How many CPU cores a container's limit leaves, from Linux's control groups (v1 and v2). Pure: reading is an argument.
 
-A limit may stand at the process's own group or at any above it; the strictest counts. A container usually sees its own group as the
-root of what is mounted, and sometimes the host's whole path, of which only the end is there.
+The process's own group and every group above it may have a limit; the strictest counts. A container usually sees its own group as
+the root of the mount; sometimes it sees the host's whole path, while only the end of that path is mounted.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ MOUNTS: Final = "/proc/self/mountinfo"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Mount:
-    """Where control groups with CPU limits can be seen; `root` is the group that is seen at `point`."""
+    """A mount of control groups with CPU limits; `root` is the group at `point`."""
 
     root: PurePosixPath
     point: PurePosixPath
     unified: bool
 
 
-def usable(cores: int, limit: float | None) -> int:
-    """Cores to share out: threads beyond the limit would only be stopped when it is used up.
+def usable_cores(cores: int, limit: float | None) -> int:
+    """Cores to share out: threads beyond the limit would only be throttled.
 
     Args:
         cores: that the process may run on.
-        limit: see `quota`.
+        limit: see `cpu_quota`.
     """
     return cores if limit is None else max(1, min(cores, math.floor(limit + 1e-6)))
 
 
-def quota(read: Read) -> float | None:
+def cpu_quota(read: Read) -> float | None:
     """CPU seconds per second that the process's group and those above it may use; None for no limit."""
     groups = _groups(read(CGROUPS) or "")
     limits = [
@@ -75,14 +75,14 @@ def _mounts(text: str) -> Iterator[_Mount]:
 
 
 def _plain(text: str) -> str:
-    """Blanks in paths are written as octal numbers."""
+    """Undo the octal escapes of blanks and backslashes."""
     return text.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
 
 
 def _folders(mount: _Mount, group: PurePosixPath) -> Iterator[PurePosixPath]:
-    """The folders of the group and of those above it, as far as they can be seen."""
+    """The folders of the group and of those above it, as far as they are mounted."""
     below = group.relative_to(mount.root) if group.is_relative_to(mount.root) else PurePosixPath()
-    if ".." in below.parts:  # a group outside of this namespace
+    if ".." in below.parts:  # a group outside this namespace
         below = PurePosixPath()
     folder = mount.point / below
     while True:

@@ -1,15 +1,15 @@
-"""CPU time that a process which starts, or a thread that loads a model, leaves to those that serve on the same machine.
+"""Lets a starting process, or a thread that loads a model, yield the CPU to the processes that serve on the same machine.
 
-A worker that starts takes a second of CPU time and more, in which whoever serves beside it would have a core less. Callers wait
-for their answers and nobody for that second, so it is taken where nobody else wants it:
+A starting worker takes a second of CPU time or more, for which the processes beside it would have one core less. Callers wait for
+answers, and nobody waits for that second, so a start runs at low priority:
 
-- The thread asks Linux for long time slices (`sched_setattr`, since Linux 6.12). EEVDF, its scheduler, lets a task with a shorter
-  slice interrupt one with a longer slice at once; both get the same share of the time.
+- Its thread asks Linux for long time slices (`sched_setattr`, since Linux 6.12). The scheduler, EEVDF, lets a task with a shorter
+  slice preempt one with a longer slice at once; both get the same share of the time.
 - The session that the process leads asks for a tenth of a share, where Linux shares the CPU among sessions (autogroups, sched(7)).
-  Unlike a thread's nice value anybody may take it back. Containers and services have shares of their own, which this leaves alone.
+  Unlike a thread's nice value, this can be undone without privileges. Containers and services have their own shares, which stay.
 
-Neither is inherited by threads and processes that are started meanwhile. Elsewhere than on Linux, and where the administrator has
-chosen another policy or a higher priority, nothing happens. Imports nothing heavy: it is called before everything else is imported.
+Threads and processes started meanwhile inherit neither. On other systems, and where the administrator has chosen another policy or
+a higher priority, nothing happens. This module imports nothing heavy: it is called before all other imports.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _SLICE: Final = 100_000_000
-"""Nanoseconds, the most that Linux takes."""
+"""Nanoseconds, the most that Linux allows."""
 _RESET_ON_FORK: Final = 1
 """SCHED_FLAG_RESET_ON_FORK: threads and processes that this one starts have the usual slice."""
 _SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}.get(platform.machine()) if sys.platform == "linux" else None
-"""The number of the system call; C libraries have no function for it until glibc 2.41."""
+"""The number of the system call; glibc has no function for it before 2.41."""
 _AUTOGROUP: Final = Path("/proc/self/autogroup")
 _LAST: Final = 10
 """The session's nice value: a tenth of another's share. With 19, a hundredth, a start on a busy machine would take minutes."""
 
 _undo: Final[list[Callable[[], bool]]] = []
-"""Take back what `begin` has changed; each is tried until it says that it was done."""
+"""Undo what `begin` has changed; each is tried until it returns True."""
 
 
 def begin() -> None:
-    """Leave the CPU to others from now on: this thread and, where this process leads it, its session."""
+    """Yield from now on: this thread and, if this process leads it, its session."""
     if not _set_slice(_SLICE):
         return
     _undo.append(lambda: _set_slice(0))
@@ -53,16 +53,16 @@ def begin() -> None:
 
 
 def end() -> None:
-    """Take part as others do again; from the thread that called `begin`. Where nobody has, nothing happens.
+    """Stop yielding; call it from the thread that called `begin`. Without a `begin` nothing happens.
 
-    To be repeated: of all changes to sessions on the machine Linux lets one pass in a tenth of a second.
+    Call it repeatedly: Linux accepts one change of a session per tenth of a second on the whole machine.
     """
     _undo[:] = [undo for undo in _undo if not undo()]
 
 
 @contextlib.contextmanager
 def thread() -> Iterator[None]:
-    """While the block runs, its thread leaves the CPU to others."""
+    """This thread yields while the block runs."""
     _set_slice(_SLICE)
     try:
         yield
@@ -71,14 +71,14 @@ def thread() -> Iterator[None]:
 
 
 def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """The function's result; while it runs, its thread leaves the CPU to others."""
+    """The function's result; this thread yields while it runs."""
     with thread():
         return function(*args, **kwargs)
 
 
 def _set_slice(nanoseconds: int) -> bool:
-    """Of this thread; 0 for the usual one. Older systems take no notice of it. False, and nothing is changed, where this is not
-    Linux, or the administrator has chosen another policy or a higher priority.
+    """Set this thread's slice; 0 for the usual one. Older kernels ignore it. False, with nothing changed, where this is not Linux
+    or the administrator has chosen another policy or a higher priority.
     """
     if _SCHED_SETATTR is None:
         return False
@@ -92,7 +92,7 @@ def _set_slice(nanoseconds: int) -> bool:
 
 
 def _session() -> int | None:
-    """The nice value of this process's session; None where there is none."""
+    """The nice value of this process's session; None without autogroups."""
     with contextlib.suppress(OSError):
         if found := re.search(r"nice (-?\d+)", _AUTOGROUP.read_text()):
             return int(found[1])

@@ -1,4 +1,4 @@
-"""Heartbeats in the pipe from a worker to its supervisor: each with its length in front. Pure."""
+"""Length-prefixed frames, for pipes and sockets between our own processes. Pure."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _LENGTH: Final = struct.Struct(">I")
 
 
 def frame(payload: bytes) -> bytes:
-    """The payload as it goes into the pipe."""
+    """The payload with its length in front."""
     return _LENGTH.pack(len(payload)) + payload
 
 
 def frames(buffer: bytearray) -> list[bytes]:
-    """The payloads of all whole frames in the buffer, which they leave."""
+    """Remove all whole frames from the buffer and return their payloads."""
     found = []
     while len(buffer) >= _LENGTH.size:
         end = _LENGTH.size + _LENGTH.unpack_from(buffer)[0]

@@ -1,4 +1,4 @@
-"""Processes that end when the one that started them does, whatever they are doing, and the finding of those that they left."""
+"""Processes that die with their parent whatever they are doing, and finding the orphans that they leave."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _PRCTL: Final = ctypes.CDLL(None, use_errno=True).prctl if sys.platform == "linu
 
 
 def die_with(parent: int, number: int = signal.SIGKILL) -> None:
-    """End when the parent does, even while a model hangs; one that is gone already has left another in its place.
+    """Die with the parent, even while a model hangs; exit now if the parent is already gone.
 
-    Elsewhere than on Linux a process ends once it next looks at its line.
+    On systems other than Linux a process exits once it next reads from its channel.
 
     Args:
-        parent: the number of the process that started this one.
-        number: of the signal that tells the parent's death.
+        parent: number of the process that started this one.
+        number: the signal that this process gets when the parent dies.
     """
     if _PRCTL is not None:
         _PRCTL(_SET_DEATH_SIGNAL, number)
@@ -34,18 +34,18 @@ def die_with(parent: int, number: int = signal.SIGKILL) -> None:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of every process below this one whose own parent ends, so that none gets out of sight by detaching itself.
+    """Become the parent of every orphan below this process, so that none escapes by detaching itself.
 
-    Elsewhere than on Linux nothing happens.
+    Does nothing on systems other than Linux.
     """
     if _PRCTL is not None:
         _PRCTL(_SET_SUBREAPER, 1)
 
 
 def children() -> list[int]:
-    """The numbers of this process's children, adopted ones included, and of those that have ended and were not waited for.
+    """The numbers of this process's children, including adopted ones and zombies.
 
-    For a process with one thread; empty elsewhere than on Linux.
+    For a process with one thread; empty on systems other than Linux.
     """
     own = os.getpid()
     try:
@@ -55,7 +55,7 @@ def children() -> list[int]:
 
 
 def _processes() -> Iterator[tuple[int, int]]:
-    """The number of every process and its parent's."""
+    """(number, parent's number) of every process."""
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError, IndexError):
             yield int(folder.name), int((folder / "stat").read_text().rpartition(")")[2].split()[1])

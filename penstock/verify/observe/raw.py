@@ -14,8 +14,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
-from redis.asyncio import Redis, Sentinel
-from redis.asyncio.sentinel import SentinelConnectionPool
+from redis.asyncio import Redis, Sentinel, SentinelConnectionPool
 from redis.exceptions import RedisError
 
 from penstock.verify.observe.history import DeadRecord, LogRecord, StreamState, digest

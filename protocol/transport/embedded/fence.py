@@ -16,7 +16,7 @@ import heapq
 from collections.abc import Container, Sequence
 from typing import Final
 
-from protocol.ports import Answer, Claim, Claimed, ClaimState, Outcome, Place, RequestState, Wake
+from protocol.ports import Claim, Claimed, ClaimState, FinishOutcome, Place, RequestState, Terminal, Wake
 
 INLINE_LIMIT: Final = 16 * 1024
 """Bytes of the largest payload that travels with its wake-up."""
@@ -91,8 +91,8 @@ class Fences:
     # --- answering ---------------------------------------------------------------------------------------------------
 
     def finish(
-        self, answers: Sequence[Answer], now: float, result_ttl: float, listening: Container[str] = ()
-    ) -> tuple[list[Outcome], dict[str, list[Wake]]]:
+        self, answers: Sequence[Terminal], now: float, result_ttl: float, listening: Container[str] = ()
+    ) -> tuple[list[FinishOutcome], dict[str, list[Wake]]]:
         """Write terminals, first one wins; says what became of each, and whom to wake with what.
 
         Args:
@@ -101,7 +101,7 @@ class Fences:
             result_ttl: how long claimed results, and those that wake nobody, are kept.
             listening: channels whose wake-ups are certain to arrive; no plain payload is kept for them.
         """
-        outcomes: list[Outcome] = []
+        outcomes: list[FinishOutcome] = []
         wakes: dict[str, list[Wake]] = {}
         room = CALL_LIMIT
         for answer in answers:
@@ -112,11 +112,11 @@ class Fences:
                 channels = list(dict.fromkeys((*channels, *stream.channels)))
             inline: bytes | None = None
             if self._over(ref, stream, now):
-                outcomes.append(Outcome.ALREADY_TERMINAL)
+                outcomes.append(FinishOutcome.ALREADY_TERMINAL)
             elif stream is not None and _is_left_over(answer, stream):
-                outcomes.append(Outcome.OLDER_ATTEMPT)
+                outcomes.append(FinishOutcome.OLDER_ATTEMPT)
             else:
-                outcomes.append(Outcome.WRITTEN)
+                outcomes.append(FinishOutcome.WRITTEN)
                 if len(payload) <= INLINE_LIMIT and len(payload) * len(channels) <= room:
                     room -= len(payload) * len(channels)
                     inline = payload
@@ -130,7 +130,7 @@ class Fences:
                     wakes[channel] = [wake]
         return outcomes, wakes
 
-    def _write(self, answer: Answer, stream: Stream | None, now: float, result_ttl: float, certain: bool) -> None:
+    def _write(self, answer: Terminal, stream: Stream | None, now: float, result_ttl: float, certain: bool) -> None:
         claimed = answer.claimed or (stream is not None and stream.fingerprint is not None)
         if certain and not claimed:
             self._remove(answer.ref)
@@ -307,6 +307,6 @@ class Fences:
             self.size -= OVERHEAD + len(stream.payload or b"")
 
 
-def _is_left_over(answer: Answer, stream: Stream) -> bool:
+def _is_left_over(answer: Terminal, stream: Stream) -> bool:
     """Whether it is the retriable end of a record from before the stream's claim. Stamps are whole microseconds on the wire."""
     return answer.retriable and answer.accepted > 0 and answer.accepted < stream.accepted - 1e-6

@@ -15,18 +15,18 @@ from protocol.errors import NotFound, TooLarge, Unavailable, quoted
 from protocol.frames import MAX_RECORD
 from protocol.messages import Heartbeat
 from protocol.ports import (
-    Answer,
     Cancel,
     Claim,
     Claimed,
     Consumer,
+    FinishOutcome,
     Listener,
-    Outcome,
     OutRecord,
     Place,
     Published,
     Record,
     RequestState,
+    Terminal,
     Wake,
 )
 from protocol.transport.embedded.broker import MemoryBroker
@@ -120,13 +120,13 @@ class MemoryBus:
                 found.followers.discard(waiter)
                 self._following.discard(waiter)
 
-    async def read(self, topic: str, partition: int, offset: int) -> Record | None:
-        """See `Bus.read`. A record is there until every group has committed it, so for as long as it has no answer."""
+    async def read_record(self, topic: str, partition: int, offset: int) -> Record | None:
+        """See `Bus.read_record`. A record is there until every group has committed it, so for as long as it has no answer."""
         self._check_open()
         found = self._broker.topics.get(topic)
         if found is None or not 0 <= partition < len(found.logs):
             return None
-        return found.logs[partition].read(offset)
+        return found.logs[partition].record_at(offset)
 
     async def committed(self, topic: str, group: str) -> Mapping[int, int]:
         """See `Bus.committed`."""
@@ -207,7 +207,7 @@ class MemoryStore:
 
     # --- results -----------------------------------------------------------------------------------------------------
 
-    async def finish(self, answers: Sequence[Answer]) -> list[Outcome]:
+    async def finish(self, answers: Sequence[Terminal]) -> list[FinishOutcome]:
         """See `Results.finish`."""
         self._check_open()
         fences, now = self._server.fences, time.time()

@@ -59,7 +59,7 @@ class PartitionLog:
         first = self._index(offset)
         return self._records[first : first + count]
 
-    def read(self, offset: int) -> Record | None:
+    def record_at(self, offset: int) -> Record | None:
         """That one record, where it is there."""
         found = self.slice(offset, 1)
         return found[0] if found and found[0].offset == offset else None

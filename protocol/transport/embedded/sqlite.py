@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from protocol.errors import ConfigError
-from protocol.ports import Answer, Claim, Claimed, Outcome, Place, RequestState
+from protocol.ports import Claim, Claimed, FinishOutcome, Place, RequestState, Terminal
 from protocol.transport.embedded.fence import Fences
 from protocol.transport.embedded.memory import MemoryBus, MemoryStore
 from protocol.transport.embedded.sqlite_broker import SqliteBroker
@@ -68,7 +68,7 @@ class SqliteStore(MemoryStore):
         """Whether the store is open and its file can be written."""
         return self._is_open and await self._server.healthy()
 
-    async def finish(self, answers: Sequence[Answer]) -> list[Outcome]:
+    async def finish(self, answers: Sequence[Terminal]) -> list[FinishOutcome]:
         """See `Results.finish`; wakes when the terminals are on disk."""
         self._check_open()
         outcomes, _ = await self._server.durably(

@@ -22,7 +22,7 @@ from protocol.transport.embedded.broker import RETENTION, MemoryBroker
 from protocol.transport.embedded.consumer import Topic
 from protocol.transport.embedded.groups import Group
 from protocol.transport.embedded.partition_log import PartitionLog
-from protocol.transport.embedded.sqlite_journal import Journal, Statement
+from protocol.transport.embedded.sqlite_journal import SqliteJournal, Statement
 
 _SCHEMA: Final = (
     """CREATE TABLE logs (id INTEGER PRIMARY KEY, topic TEXT NOT NULL, partition INTEGER NOT NULL,
@@ -64,14 +64,14 @@ class SqliteBroker(MemoryBroker):
         self, path: Path, session_timeout: float = 10.0, *, fsync: bool = False, retention: int = RETENTION
     ) -> None:
         super().__init__(session_timeout, retention=retention)
-        self.journal = Journal(path, _SCHEMA, _VERSION, fsync=fsync)
+        self.journal = SqliteJournal(path, _SCHEMA, _VERSION, fsync=fsync)
         self.journal.on_failure = self._forget_reservations
         self._lock = asyncio.Lock()
         self._log_ids: dict[str, list[int]] = {}
         self._ends: dict[int, int] = {}
 
     async def open(self) -> None:
-        """One more bus; the first one reads the file. Raises ConfigError as `Journal.open` does."""
+        """One more bus; the first one reads the file. Raises ConfigError as `SqliteJournal.open` does."""
         async with self._lock:
             if not self._users:
                 saved = await self.journal.open(self._load)

@@ -39,7 +39,7 @@ class _Operation:
     done: asyncio.Future[Any]
 
 
-class Journal:
+class SqliteJournal:
     """A durable file.
 
     Args:

@@ -19,7 +19,7 @@ from protocol.errors import Unavailable
 from protocol.frames import pack, unpack
 from protocol.transport.embedded.fence import Fences, Stream
 from protocol.transport.embedded.memory import MemoryServer
-from protocol.transport.embedded.sqlite_journal import Journal, Statement
+from protocol.transport.embedded.sqlite_journal import SqliteJournal, Statement
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ class SqliteServer(MemoryServer):
 
     def __init__(self, path: Path, *, fsync: bool = False) -> None:
         super().__init__()
-        self.journal = Journal(path, _SCHEMA, _VERSION, fsync=fsync)
+        self.journal = SqliteJournal(path, _SCHEMA, _VERSION, fsync=fsync)
         self.journal.on_failure = self._reload_later
         self._lock = asyncio.Lock()
         self._users = 0
@@ -54,7 +54,7 @@ class SqliteServer(MemoryServer):
         self._reloading: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """One more store; the first one reads the file. Raises ConfigError as `Journal.open` does."""
+        """One more store; the first one reads the file. Raises ConfigError as `SqliteJournal.open` does."""
         async with self._lock:
             if not self._users:
                 self._restore(await self.journal.open(_load))

@@ -15,10 +15,8 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, Final
 
-from aiokafka.record.default_records import DefaultRecordBatch
-from aiokafka.record.legacy_records import LegacyRecordBatch
-
 from protocol.errors import FleetError
+from protocol.transport.kafka.aiokafka_internals import DefaultRecordBatch, LegacyRecordBatch
 from protocol.transport.kafka.inflating import CODECS, MEBIBYTE, inflate
 from protocol.transport.kafka.record import MAX_HEADERS, Frame, RawRecord, crowded, read_records
 
@@ -43,10 +41,10 @@ _TRANSACTIONAL: Final = 0x10
 _CONTROL: Final = 0x20
 _MOST_RECORDS: Final = 1 << 24
 
-__all__ = ["MAX_HEADERS", "MAX_INFLATED", "Batches", "Room"]
+__all__ = ["MAX_HEADERS", "MAX_INFLATED", "Batches", "InflateBudget"]
 
 
-class Room:
+class InflateBudget:
     """What one reader may inflate before it looks after what it has, and which broken batches it has met.
 
     Attributes:
@@ -75,17 +73,27 @@ class Room:
 class Batch:
     """One batch; the attributes and `next` are what aiokafka's fetcher looks at."""
 
-    __slots__ = ("_attributes", "_data", "_plain", "_problem", "_room", "base_offset", "is_control_batch",
-                 "is_transactional", "next_offset", "producer_id")  # fmt: skip
+    __slots__ = (
+        "_attributes",
+        "_budget",
+        "_data",
+        "_plain",
+        "_problem",
+        "base_offset",
+        "is_control_batch",
+        "is_transactional",
+        "next_offset",
+        "producer_id",
+    )  # fmt: skip
 
-    def __init__(self, data: memoryview, room: Room) -> None:
+    def __init__(self, data: memoryview, budget: InflateBudget) -> None:
         self.base_offset, attributes, delta, self.producer_id = _HEAD.unpack_from(data)
         self.next_offset: int = self.base_offset + 1 + (delta if 0 <= delta < _MOST_RECORDS else 0)
         self.is_transactional = attributes & _TRANSACTIONAL != 0
         self.is_control_batch = attributes & _CONTROL != 0
         self._attributes: int = attributes
         self._data = data
-        self._room = room
+        self._budget = budget
         self._plain: Any = DefaultRecordBatch(data)
         self._problem = ""
 
@@ -118,7 +126,7 @@ class Batch:
                 yield self._broken(exc.message)
                 return
             plain = DefaultRecordBatch(data)
-        last, most = self.base_offset - 1, self._room.headers
+        last, most = self.base_offset - 1, self._budget.headers
         if len(data) < LARGE or not crowded(data[_SIZE:], self._frame().count, LARGE, most):
             try:
                 for record in plain:
@@ -143,9 +151,9 @@ class Batch:
         try:
             plain = inflate(self._attributes & _CODEC, self._data[_SIZE:], MAX_INFLATED, bytes(head))
         except FleetError:
-            self._room.left -= MAX_INFLATED
+            self._budget.left -= MAX_INFLATED
             raise
-        self._room.left -= len(plain)
+        self._budget.left -= len(plain)
         return plain
 
     def _broken(self, problem: str) -> RawRecord:
@@ -194,12 +202,12 @@ class Batches:
         draining: the reader takes records; before, the fetch loop only asks whether there are any.
     """
 
-    __slots__ = ("_at", "_data", "_next", "_room", "current", "draining")
+    __slots__ = ("_at", "_budget", "_data", "_next", "current", "draining")
 
-    def __init__(self, data: bytes, room: Room) -> None:
+    def __init__(self, data: bytes, budget: InflateBudget) -> None:
         self._data = memoryview(data)
         self._at = 0
-        self._room = room
+        self._budget = budget
         self._next: Batch | LegacyBatch | None = None
         self.current: Batch | LegacyBatch | None = None
         self.draining = False
@@ -209,8 +217,8 @@ class Batches:
         return 0
 
     def has_next(self) -> bool:
-        """Whether a batch follows. Not where the reader has no room: then it is fetched again."""
-        if self.draining and self._room.left <= 0:
+        """Whether a batch follows. Not where the reader has no budget left: then it is fetched again."""
+        if self.draining and self._budget.left <= 0:
             return False
         if self._next is None:
             self._next = self._read()
@@ -234,9 +242,9 @@ class Batches:
         magic = data[_MAGIC_AT]
         if magic > 1 and size < _SIZE:
             return None
-        batch = Batch(data, self._room) if magic > 1 else LegacyBatch(data, magic)
+        batch = Batch(data, self._budget) if magic > 1 else LegacyBatch(data, magic)
         if not batch.intact():
-            if not self._room.met_before(offset, data):
+            if not self._budget.met_before(offset, data):
                 return None  # perhaps it was damaged on the way
             batch.give_up("its checksum is wrong")
         self._at += size

@@ -1,4 +1,4 @@
-"""What a consumer has fetched and not yet handed out: one lane per owned partition, served in turn. Pure."""
+"""What a consumer has fetched and not yet handed out: one buffer per owned partition, served in turn. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OVERHEAD: Final = 256
 HEADER_OVERHEAD: Final = 128
 
 
-class Lane:
+class PartitionBuffer:
     """One partition.
 
     Attributes:
@@ -35,7 +35,7 @@ class Lane:
 
 
 @dataclasses.dataclass(slots=True)
-class Lanes:
+class PartitionBuffers:
     """All owned partitions.
 
     Attributes:
@@ -43,34 +43,34 @@ class Lanes:
     """
 
     bytes: int = 0
-    _lanes: dict[int, Lane] = dataclasses.field(default_factory=dict)
+    _buffers: dict[int, PartitionBuffer] = dataclasses.field(default_factory=dict)
     _turn: int = 0
 
     def open(self, assigned: Iterable[Assigned]) -> None:
         """Begin with these partitions, and nothing fetched."""
-        self._lanes = {entry.partition: Lane(entry) for entry in assigned}
+        self._buffers = {entry.partition: PartitionBuffer(entry) for entry in assigned}
         self.bytes = 0
 
     def close(self) -> list[int]:
         """Throw everything away; returns the partitions that were open."""
-        partitions = list(self._lanes)
+        partitions = list(self._buffers)
         self.open(())
         return partitions
 
-    def __iter__(self) -> Iterator[tuple[int, Lane]]:
-        return iter(self._lanes.items())
+    def __iter__(self) -> Iterator[tuple[int, PartitionBuffer]]:
+        return iter(self._buffers.items())
 
     def __contains__(self, partition: int) -> bool:
-        return partition in self._lanes
+        return partition in self._buffers
 
     def add(self, partition: int, records: Sequence[Record]) -> None:
-        """Records that follow the lane's tail."""
-        lane = self._lanes[partition]
+        """Records that follow the buffer's tail."""
+        buffer = self._buffers[partition]
         for record in records:
             size = weight(record)
             self.bytes += size
-            lane.records.append((record, size))
-        lane.tail = records[-1].offset + 1
+            buffer.records.append((record, size))
+        buffer.tail = records[-1].offset + 1
 
     def take(self, most: int, partitions: Collection[int] | None = None) -> list[Record]:
         """At most so many records, in order within each partition; the partitions take turns at being first, and share alike.
@@ -78,9 +78,9 @@ class Lanes:
         By age instead of in turn, a producer whose clock is ahead would starve its partition under load.
         """
         waiting = [
-            (number, lane)
-            for number, lane in self._lanes.items()
-            if lane.records and (partitions is None or number in partitions)
+            (number, buffer)
+            for number, buffer in self._buffers.items()
+            if buffer.records and (partitions is None or number in partitions)
         ]
         if not waiting:
             return []
@@ -88,15 +88,15 @@ class Lanes:
         self._turn += 1
         taken: list[Record] = []
         order = waiting[first:] + waiting[:first]
-        for left, (_, lane) in enumerate(order):
-            self._move(lane, -(-(most - len(taken)) // (len(order) - left)), taken)
-        for _, lane in order:
-            self._move(lane, most - len(taken), taken)
+        for left, (_, buffer) in enumerate(order):
+            self._move(buffer, -(-(most - len(taken)) // (len(order) - left)), taken)
+        for _, buffer in order:
+            self._move(buffer, most - len(taken), taken)
         return taken
 
-    def _move(self, lane: Lane, count: int, taken: list[Record]) -> None:
-        """Up to `count` records from the lane's head."""
-        records = lane.records
+    def _move(self, buffer: PartitionBuffer, count: int, taken: list[Record]) -> None:
+        """Up to `count` records from the buffer's head."""
+        records = buffer.records
         count = min(count, len(records))
         if count == 0:
             return
@@ -104,7 +104,7 @@ class Lanes:
             record, size = records.popleft()
             self.bytes -= size
             taken.append(record)
-        lane.position = taken[-1].offset + 1
+        buffer.position = taken[-1].offset + 1
 
 
 def weight(record: Record) -> int:

@@ -14,13 +14,17 @@ from typing import Final, TypeVar
 
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError, LeaderNotAvailableError, NoError, TopicAlreadyExistsError, for_code
-from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.errors import KafkaError, LeaderNotAvailableError, NoError, TopicAlreadyExistsError
 
 from protocol.errors import NotFound, Unavailable
 from protocol.ports import Listener, OutRecord, Published, Record
+from protocol.transport.kafka.aiokafka_internals import (
+    AIOKafkaClient,
+    ConfigResource,
+    ConfigResourceType,
+    MetadataRequest,
+    for_code,
+)
 from protocol.transport.kafka.connection import (
     MAX_BATCH,
     RETRY_BACKOFF,
@@ -30,10 +34,10 @@ from protocol.transport.kafka.connection import (
     translated,
 )
 from protocol.transport.kafka.consumer import KafkaConsumer
-from protocol.transport.kafka.producer import Publisher
-from protocol.transport.kafka.reachability import Reach
+from protocol.transport.kafka.producer import Producer
+from protocol.transport.kafka.reachability import Reachability
 from protocol.transport.kafka.reader import Follower, fetch_committed, fetch_one
-from protocol.transport.kafka.rebalance_hints import Notices
+from protocol.transport.kafka.rebalance_hints import RebalanceHints
 from protocol.transport.settings import TransportSettings
 
 log = logging.getLogger(__name__)
@@ -45,7 +49,7 @@ CALL_TIMEOUT: Final = 10.0
 HEALTH_TIMEOUT: Final = 2.0
 FOLLOW_PAUSE: Final = 0.5
 COMPACTED: Final = {"cleanup.policy": "compact", "segment.ms": "3600000", "min.cleanable.dirty.ratio": "0.1"}
-_TROUBLE: Final = (KafkaError, OSError, TimeoutError)
+_ERRORS: Final = (KafkaError, OSError, TimeoutError)
 
 
 class KafkaBus:
@@ -53,46 +57,46 @@ class KafkaBus:
 
     Args:
         settings: where it is.
-        notices: tells of rebalances; without it members hear of them with their next heartbeat.
+        hints: tells of rebalances; without it members hear of them with their next heartbeat.
     """
 
-    def __init__(self, settings: TransportSettings, notices: Notices | None = None) -> None:
+    def __init__(self, settings: TransportSettings, hints: RebalanceHints | None = None) -> None:
         self._settings = settings
-        self._notices = notices
-        self._hears = False
-        self._telling: set[asyncio.Task[None]] = set()
-        self._publisher = Publisher(settings)
+        self._hints = hints
+        self._is_listening = False
+        self._hinting: set[asyncio.Task[None]] = set()
+        self._producer = Producer(settings)
         self._consumers: set[KafkaConsumer] = set()
         self._open = False
-        self._reach = Reach(settings.kafka, self.healthy)
+        self._reachability = Reachability(settings.kafka, self.healthy)
 
     async def open(self) -> None:
         """See `Bus.open`."""
         connection_options(self._settings)
-        await self._publisher.open()
+        await self._producer.open()
         self._open = True
-        self._reach.open()
+        self._reachability.open()
 
     async def close(self) -> None:
         """See `Bus.close`; also closes the consumers that it made."""
         self._open = False
-        self._reach.close()
-        for task in self._telling:
+        self._reachability.close()
+        for task in self._hinting:
             task.cancel()
         await asyncio.gather(*(consumer.close() for consumer in self._consumers))
         self._consumers.clear()
-        await self._publisher.close()
+        await self._producer.close()
 
     async def publish(self, topic: str, records: Sequence[OutRecord], partition: int | None = None) -> Published:
         """See `Bus.publish`."""
-        return await self._publisher.publish(topic, records, partition)
+        return await self._producer.publish(topic, records, partition)
 
     async def _ask(self, what: str, ask: Callable[[AIOKafkaClient], Awaitable[T]]) -> T:
         """A request that is none of publishing or consuming, tried again until the call timeout."""
         try:
             async with asyncio.timeout(CALL_TIMEOUT):
                 while True:
-                    client = (await self._publisher.producer()).client
+                    client = (await self._producer.inner()).client
                     try:
                         return await ask(client)
                     except KafkaError as exc:
@@ -101,7 +105,7 @@ class KafkaBus:
                         log.info("%s is tried again: %r", what, exc)
                         await client.force_metadata_update()
                         await asyncio.sleep(RETRY_BACKOFF)
-        except _TROUBLE as exc:
+        except _ERRORS as exc:
             raise translated(exc, f"{what} at {self._settings.kafka}") from None
 
     # --- topics ---
@@ -148,10 +152,10 @@ class KafkaBus:
             NotFound: there is no such topic.
             Unavailable: no broker answers.
         """
-        count = await self._publisher.partitions(topic)
-        await self._hear()
+        count = await self._producer.partitions(topic)
+        await self._listen()
         consumer = KafkaConsumer(
-            self._settings, topic, group, member, listener, lambda: self._spawn_tell(group),
+            self._settings, topic, group, member, listener, lambda: self._spawn_hint(group),
             lambda: self.ensure_topic(topic, count),
         )  # fmt: skip
         self._consumers = {other for other in self._consumers if not other.closed} | {consumer}
@@ -166,30 +170,30 @@ class KafkaBus:
         await self._ask(
             f"evicting {', '.join(members)} from {group}", lambda client: leave_group(client, group, members)
         )
-        await self._tell(group)
+        await self._hint(group)
 
-    async def _hear(self) -> None:
-        if self._notices is not None and not self._hears:
-            self._hears = True
+    async def _listen(self) -> None:
+        if self._hints is not None and not self._is_listening:
+            self._is_listening = True
             with contextlib.suppress(Unavailable):
-                await self._notices.hear_rebalances(self._heard)
+                await self._hints.listen_rebalances(self._on_hint)
 
-    def _heard(self, group: str) -> None:
+    def _on_hint(self, group: str) -> None:
         for consumer in self._consumers:
             if consumer.group == group:
-                consumer.told_of_rebalance()
+                consumer.on_rebalance_hint()
 
-    async def _tell(self, group: str) -> None:
-        if self._notices is not None:
+    async def _hint(self, group: str) -> None:
+        if self._hints is not None:
             try:
-                await self._notices.tell_rebalance(group)
+                await self._hints.publish_rebalance(group)
             except Unavailable as exc:
                 log.info("the members of %s hear of the rebalance with their next heartbeat: %s", group, exc)
 
-    def _spawn_tell(self, group: str) -> None:
-        task = asyncio.get_running_loop().create_task(self._tell(group))
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+    def _spawn_hint(self, group: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._hint(group))
+        self._hinting.add(task)
+        task.add_done_callback(self._hinting.discard)
 
     async def follow(self, topic: str) -> AsyncGenerator[Sequence[Record], None]:
         """See `Bus.follow`. Goes on after whatever happens to the brokers.
@@ -197,24 +201,24 @@ class KafkaBus:
         Raises:
             NotFound: there is no such topic.
         """
-        count = await self._publisher.partitions(topic)
+        count = await self._producer.partitions(topic)
         follower = Follower(self._settings, topic, count)
         while True:
             try:
-                async for records in follower.read():
+                async for records in follower.records():
                     yield records
-            except _TROUBLE as exc:
+            except _ERRORS as exc:
                 log.warning("following %s is interrupted: %r", topic, exc)
                 await asyncio.sleep(FOLLOW_PAUSE)
 
-    async def read(self, topic: str, partition: int, offset: int) -> Record | None:
-        """See `Bus.read`.
+    async def read_record(self, topic: str, partition: int, offset: int) -> Record | None:
+        """See `Bus.read_record`.
 
         Raises:
             Unavailable: no broker answers.
         """
         try:
-            count = await self._publisher.partitions(topic)
+            count = await self._producer.partitions(topic)
         except NotFound:
             return None
         if not 0 <= partition < count:
@@ -225,7 +229,7 @@ class KafkaBus:
     async def committed(self, topic: str, group: str) -> Mapping[int, int]:
         """See `Bus.committed`."""
         try:
-            count = await self._publisher.partitions(topic)
+            count = await self._producer.partitions(topic)
         except NotFound:
             return {}
         return await self._ask(
@@ -238,9 +242,9 @@ class KafkaBus:
             return False
         try:
             async with asyncio.timeout(HEALTH_TIMEOUT):
-                client = (await self._publisher.producer()).client
+                client = (await self._producer.inner()).client
                 await client.send(client.get_random_node(), MetadataRequest([]))
-        except _TROUBLE:
+        except _ERRORS:
             return False
         return True
 

@@ -5,19 +5,31 @@ Everything that the fleet lets aiokafka's errors mean is here: `Unavailable`, `T
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from aiokafka import errors
-from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 from aiokafka.helpers import create_ssl_context
-from aiokafka.protocol.api import Request, RequestStruct, Response
-from aiokafka.protocol.metadata import MetadataRequest
-from aiokafka.protocol.types import Array, Int16, Int32, Schema, String
 
 from protocol import frames
 from protocol.errors import ConfigError, FleetError, NotFound, TooLarge, Unavailable
+from protocol.transport.kafka.aiokafka_internals import (
+    AIOKafkaClient,
+    Array,
+    ConnectionGroup,
+    CoordinationType,
+    Int16,
+    Int32,
+    MetadataRequest,
+    Request,
+    RequestStruct,
+    Response,
+    Schema,
+    String,
+    add_error,
+    for_code,
+    keep_passwords_out_of_logs,
+)
 from protocol.transport.settings import TransportSettings
 
 MAX_BATCH: Final = frames.MAX_RECORD + 1024 * 1024
@@ -29,13 +41,7 @@ _PASSED: Final = frozenset({"security_protocol", "sasl_mechanism", "sasl_plain_u
 _FILES: Final = {"ssl_cafile": "cafile", "ssl_certfile": "certfile", "ssl_keyfile": "keyfile"}
 
 
-def _says_no_secret(record: logging.LogRecord) -> bool:
-    arguments = record.args if isinstance(record.args, tuple) else ()
-    return not any(type(argument).__name__.startswith("SaslAuthenticate") for argument in arguments)
-
-
-# At DEBUG aiokafka prints every request, and with it the password.
-logging.getLogger("aiokafka.conn").addFilter(_says_no_secret)
+keep_passwords_out_of_logs()
 
 
 class FencedInstanceIdError(errors.BrokerResponseError):  # type: ignore[misc]
@@ -46,8 +52,7 @@ class FencedInstanceIdError(errors.BrokerResponseError):  # type: ignore[misc]
     description = "Another member has taken over this group.instance.id"
 
 
-# aiokafka finds errors by number in this table; 82 is missing and would be an UnknownError.
-errors.kafka_errors[FencedInstanceIdError.errno] = FencedInstanceIdError
+add_error(FencedInstanceIdError)
 
 
 def connection_options(settings: TransportSettings) -> dict[str, Any]:
@@ -100,7 +105,7 @@ async def partition_count(client: AIOKafkaClient, topic: str) -> int:
     node = client.get_random_node()
     response = await client.send(node, MetadataRequest([topic], allow_auto_topic_creation=False))
     for error_code, name, *_, partitions in response.topics:
-        error = errors.for_code(error_code)
+        error = for_code(error_code)
         if name == topic and error is errors.NoError:
             return len(partitions)
         if error not in (errors.UnknownTopicOrPartitionError, errors.LeaderNotAvailableError, errors.NoError):
@@ -172,7 +177,7 @@ async def leave_group(client: AIOKafkaClient, group: str, members: Sequence[str]
     response = await client.send(coordinator, request, group=ConnectionGroup.COORDINATION)
     codes = [response.error_code, *(code for _, _, code in response.members)]
     for code in codes:
-        error = errors.for_code(code)
+        error = for_code(code)
         if error is not errors.NoError and error not in _NOT_THERE:
             raise error(group)
 

@@ -1,9 +1,9 @@
 """One static member of one group on one topic.
 
 Invariants:
-- Everything that aiokafka has fetched is drained at once into a lane per partition: as long as it holds unread records of
+- Everything that aiokafka has fetched is drained at once into a buffer per partition: as long as it holds unread records of
   one partition it fetches that partition no more, and after 100 ms waits up to `fetch_max_wait` for the others alone.
-- Lanes are thrown away at revocation; what is assigned is fetched again from its committed offset.
+- PartitionBuffers are thrown away at revocation; what is assigned is fetched again from its committed offset.
 - No record leaves before its partition was announced to the listener with its offsets.
 - Of transactions only what was committed is read: an aborted record is no request. Whatever is behind an open transaction in its
   partition waits for its end.
@@ -28,20 +28,20 @@ from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
 from protocol.errors import Unavailable
 from protocol.ports import Assigned, Listener, Record
 from protocol.transport.kafka.aiokafka_internals import (
+    abort_fetches,
     client_of,
+    close_for_good,
     coordinator_of,
     fetch_when_free,
-    give_up_fetches,
-    has_ended,
+    has_failed,
     keep_member_id,
-    read_strangers,
-    shut,
 )
 from protocol.transport.kafka.assignor import StickyAssignor
 from protocol.transport.kafka.connection import FencedInstanceIdError, connection_options, consumer_limits, leave_group
-from protocol.transport.kafka.fetching import ERROR_PAUSE, Reading
+from protocol.transport.kafka.decoding import decode_safely
+from protocol.transport.kafka.fetcher import ERROR_PAUSE, Fetcher
 from protocol.transport.kafka.positions import TopicName, offset_of, read_positions
-from protocol.transport.kafka.rebalance_hints import Hearing
+from protocol.transport.kafka.rebalance_hints import RebalanceProbe
 from protocol.transport.settings import TransportSettings
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ MAKE_AGAIN: Final = 3.0
 STALE: Final = 30.0
 """Seconds without any answer to a fetch after which the inner consumer is replaced."""
 RESTART_PAUSE: Final = (0.1, 3.0)
-_TROUBLE: Final = (KafkaError, OSError, TimeoutError)
+_ERRORS: Final = (KafkaError, OSError, TimeoutError)
 
 
 class KafkaConsumer:
@@ -79,7 +79,7 @@ class KafkaConsumer:
         self.group = group
         self._settings = settings
         self._topic = topic
-        self._hearing = Hearing(on_rebalance)
+        self._probe = RebalanceProbe(on_rebalance)
         self._make_topic = make_topic
         self._instance = member
         self._listener = listener
@@ -91,7 +91,7 @@ class KafkaConsumer:
         self._name = TopicName(topic)
         self._astray = ""
         self._leaves = False
-        self._reading = Reading(topic)
+        self._fetcher = Fetcher(topic)
         self._given_before: frozenset[int] = frozenset()
         self._announced = asyncio.Event()
         self._announcing: asyncio.Task[None] | None = None
@@ -115,17 +115,17 @@ class KafkaConsumer:
             try:
                 await inner.start()
                 fetch_when_free(inner)
-                read_strangers(inner, self._reading.room)
+                decode_safely(inner, self._fetcher.budget)
                 pause = RESTART_PAUSE[0]
                 log.warning("the consumer of %s is made anew: %s", self._topic, await self._watch(inner))
                 await self._leave(inner)
-            except _TROUBLE as exc:
-                self._told(exc)
+            except _ERRORS as exc:
+                self._on_error(exc)
             except Exception:
                 log.exception("the consumer of %s failed and is made anew", self._topic)
             finally:
                 self._inner = self._living = None
-                self._hearing.close()
+                self._probe.close()
                 self._take_away()
                 await self._stop(inner)
             await asyncio.sleep(pause)
@@ -139,10 +139,10 @@ class KafkaConsumer:
             async with asyncio.timeout(COMMIT_TIMEOUT):
                 await leave_group(client_of(inner), self.group, [self._instance], self._member)
 
-    def _told(self, error: BaseException) -> None:
+    def _on_error(self, error: BaseException) -> None:
         """Log what aiokafka reports, and see whether it means that this member was replaced."""
         log.warning("the consumer of %s: %r", self._topic, error)
-        self._reading.trouble.met(repr(error), time.monotonic())
+        self._fetcher.health.failed(repr(error), time.monotonic())
         if FencedInstanceIdError.__name__ in repr(error):
             self._replaced = True
 
@@ -177,18 +177,18 @@ class KafkaConsumer:
             try:
                 coordinator_of(inner).check_errors()  # it stands still until its error was taken
             except KafkaError as exc:
-                self._told(exc)
-            if has_ended(inner):
+                self._on_error(exc)
+            if has_failed(inner):
                 return "a task of aiokafka has ended"
-            # Nobody polls, or the lanes are full: then no answer is due.
-            due = self._polled and not self._reading.full
-            stale = stale + WATCH_INTERVAL if due and self._reading.silence(inner) > STALE else 0.0
+            # Nobody polls, or the buffers are full: then no answer is due.
+            due = self._polled and not self._fetcher.full
+            stale = stale + WATCH_INTERVAL if due and self._fetcher.silence(inner) > STALE else 0.0
             if stale > STALE / 3:
                 return f"no answer to a fetch for {STALE:g} s"
         return "it was replaced"
 
     async def _look_at_topic(self, inner: AIOKafkaConsumer) -> None:
-        with contextlib.suppress(*_TROUBLE, Unavailable):  # then it is looked at again
+        with contextlib.suppress(*_ERRORS, Unavailable):  # then it is looked at again
             async with asyncio.timeout(COMMIT_TIMEOUT):
                 if await self._name.moved(client_of(inner)):
                     self._leaves, self._astray = True, "its topic was deleted and made again"
@@ -200,10 +200,10 @@ class KafkaConsumer:
         try:
             async with asyncio.timeout(STOP_TIMEOUT):
                 await inner.stop()
-        except _TROUBLE as exc:
+        except _ERRORS as exc:
             log.warning("consumer of %s did not stop cleanly: %r", self._topic, exc)
         finally:
-            await shut(client_of(inner))
+            await close_for_good(client_of(inner))
 
     @property
     def closed(self) -> bool:
@@ -218,10 +218,10 @@ class KafkaConsumer:
 
     # --- ownership ---
 
-    def told_of_rebalance(self) -> None:
+    def on_rebalance_hint(self) -> None:
         """Ask the coordinator whether the group is being rebalanced; nothing happens where that is known."""
         if self._inner is not None and self._announced.is_set():
-            self._hearing.told(coordinator_of(self._inner))
+            self._probe.ask(coordinator_of(self._inner))
 
     def lives(self, inner: AIOKafkaConsumer) -> bool:
         """Whether it may still be given partitions: one that is being stopped takes part in rebalances until it is."""
@@ -229,7 +229,7 @@ class KafkaConsumer:
 
     def _rebalances(self) -> None:
         if self._epoch:  # the first join is no news to those who must take part in it
-            self._hearing.begun()
+            self._probe.rebalancing()
         self._take_away()
 
     def _take_away(self) -> None:
@@ -238,17 +238,17 @@ class KafkaConsumer:
             self._announcing.cancel()
             self._announcing = None
         self._announced.clear()
-        partitions = self._reading.lanes.close()
+        partitions = self._fetcher.buffers.close()
         if partitions and not self._closed:
             self._listener.revoked(partitions)
 
     def _given(self, inner: AIOKafkaConsumer, partitions: Collection[TopicPartition]) -> None:
         self._inner = inner
-        self._hearing.ended()
+        self._probe.stable()
         self._member = coordinator_of(inner).member_id
         given = frozenset(partition.partition for partition in partitions)
         if self._given_before and given - self._given_before:
-            give_up_fetches(client_of(inner))
+            abort_fetches(client_of(inner))
         self._given_before = given
         self._announcing = asyncio.get_running_loop().create_task(self._announce(inner, sorted(partitions)))
 
@@ -258,19 +258,19 @@ class KafkaConsumer:
             try:
                 entries, anew = await self._positions(inner, partitions)
                 break
-            except _TROUBLE as exc:
+            except _ERRORS as exc:
                 log.warning("offsets of %s cannot be read yet: %r", self._topic, exc)
-                self._reading.trouble.met(f"its offsets cannot be read: {exc!r}", time.monotonic())
+                self._fetcher.health.failed(f"its offsets cannot be read: {exc!r}", time.monotonic())
                 await asyncio.sleep(ERROR_PAUSE)
         self._announcing = None
-        self._reading.trouble.over()
+        self._fetcher.health.succeeded()
         if not entries and not self._epoch:
             # What this static member had may be from before the topic was made again; a spare one is only given nothing again.
             self._leaves, self._astray = True, "it was given no partition, as a member that comes back"
-        self._reading.lanes.open(entries)
+        self._fetcher.buffers.open(entries)
         # Two steps tell the listener that another log, or another member, was in between: nothing in flight goes on.
         self._epoch += 2 if anew and self._epoch else 1
-        self._reading.since = time.time()
+        self._fetcher.since = time.time()
         self._announced.set()
         self._listener.assigned(self._epoch, entries)
 
@@ -300,15 +300,15 @@ class KafkaConsumer:
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout
         remaining = timeout
-        if self._reading.lanes.bytes or timeout <= 0:  # where nothing is there, the loop below drains, and waits
+        if self._fetcher.buffers.bytes or timeout <= 0:  # where nothing is there, the loop below drains, and waits
             await self._drain(0.0)
-        while not (records := self._reading.lanes.take(max_records, partitions)):
+        while not (records := self._fetcher.buffers.take(max_records, partitions)):
             if self._replaced or self._closed:
                 raise Unavailable(self._why_ended())
             if self._name.gone:
                 raise Unavailable(f"topic {self._topic} does not exist any more")
             if remaining <= 0:
-                if why := self._reading.trouble.lasting(time.monotonic()):
+                if why := self._fetcher.health.lasting_failure(time.monotonic()):
                     raise Unavailable(f"nothing is read from {self._topic}: {why}")
                 return []
             if self._announced.is_set():
@@ -329,19 +329,19 @@ class KafkaConsumer:
         """Read on, where there is something to read from."""
         self._polled = True
         if self._inner is not None and self._announced.is_set():
-            error = await self._reading.drain(self._inner, timeout, self._announced.is_set)
+            error = await self._fetcher.drain(self._inner, timeout, self._announced.is_set)
             if isinstance(error, OffsetOutOfRangeError):
                 self._astray = "its log was cut short, made again, or deleted where it was to be read"
 
     def positions(self) -> dict[int, int]:
         """See `Consumer.positions`."""
-        return self._reading.positions(self._inner if self._announced.is_set() else None)
+        return self._fetcher.positions(self._inner if self._announced.is_set() else None)
 
     # --- offsets ---
 
     def backlog(self) -> int:
         """See `Consumer.backlog`."""
-        return self._reading.backlog(self._inner)
+        return self._fetcher.backlog(self._inner)
 
     async def lag(self) -> int:
         """See `Consumer.lag`. Without I/O while fetches are answered, which tells the log's end twice a second.
@@ -349,24 +349,24 @@ class KafkaConsumer:
         Raises:
             Unavailable: the log's end is old and no broker tells it.
         """
-        return await self._reading.lag(self._inner, fresh=not self._announced.is_set())
+        return await self._fetcher.lag(self._inner, fresh=not self._announced.is_set())
 
     async def commit(self, offsets: Mapping[int, int]) -> None:
         """See `Consumer.commit`."""
         if not offsets:
             return
         inner = self._inner
-        lanes = dict(self._reading.lanes)
-        if inner is None or not self._announced.is_set() or not offsets.keys() <= lanes.keys():
+        buffers = dict(self._fetcher.buffers)
+        if inner is None or not self._announced.is_set() or not offsets.keys() <= buffers.keys():
             raise Unavailable(f"partitions {sorted(offsets)} of {self._topic} are not this member's now")
         try:
             async with asyncio.timeout(COMMIT_TIMEOUT):
                 marked = {number: offset_of(offset, self._name.id) for number, offset in offsets.items()}
                 await inner.commit({TopicPartition(self._topic, number): told for number, told in marked.items()})
-        except (*_TROUBLE, IllegalStateError) as exc:
+        except (*_ERRORS, IllegalStateError) as exc:
             raise Unavailable(f"offsets of {self._topic} were not committed: {exc!r}") from None
         for number, offset in offsets.items():
-            lanes[number].committed = offset
+            buffers[number].committed = offset
 
 
 class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]

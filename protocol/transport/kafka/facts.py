@@ -10,11 +10,10 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
 from protocol.transport.facts import KafkaFacts, TopicFacts
-from protocol.transport.kafka.aiokafka_internals import client_of
+from protocol.transport.kafka.aiokafka_internals import ConfigResource, ConfigResourceType, client_of
 from protocol.transport.kafka.connection import connection_options, consumer_limits, translated
 from protocol.transport.kafka.reader import fetch_one
 from protocol.transport.settings import TransportSettings

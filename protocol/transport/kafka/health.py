@@ -8,7 +8,7 @@ LASTING: Final = 5.0
 """Seconds that a failure must last: rebalances and elections are over before that."""
 
 
-class Trouble:
+class FetchHealth:
     """What fails, and since when without a success in between."""
 
     __slots__ = ("_since", "_why")
@@ -17,16 +17,16 @@ class Trouble:
         self._why = ""
         self._since = 0.0
 
-    def met(self, why: str, now: float) -> None:
+    def failed(self, why: str, now: float) -> None:
         """It failed."""
         if not self._why:
             self._since = now
         self._why = why
 
-    def over(self) -> None:
+    def succeeded(self) -> None:
         """It succeeded."""
         self._why = ""
 
-    def lasting(self, now: float) -> str:
+    def lasting_failure(self, now: float) -> str:
         """Why it fails, once it has done so for some time; "" before, and where it does not."""
         return self._why if self._why and now - self._since >= LASTING else ""

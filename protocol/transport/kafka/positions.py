@@ -20,16 +20,30 @@ from io import BytesIO
 from typing import Final, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.client import AIOKafkaClient, ConnectionGroup
-from aiokafka.errors import LeaderNotAvailableError, NoError, UnknownTopicOrPartitionError, for_code
-from aiokafka.protocol.abstract import AbstractType
-from aiokafka.protocol.api import Request, RequestStruct, Response
-from aiokafka.protocol.offset import OffsetRequest, OffsetResetStrategy
-from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
+from aiokafka.errors import LeaderNotAvailableError, NoError, UnknownTopicOrPartitionError
 from aiokafka.structs import OffsetAndMetadata
 
 from protocol.ports import Assigned
-from protocol.transport.kafka.aiokafka_internals import client_of, coordinator_of
+from protocol.transport.kafka.aiokafka_internals import (
+    AbstractType,
+    AIOKafkaClient,
+    Boolean,
+    CompactArray,
+    CompactString,
+    ConnectionGroup,
+    Int16,
+    Int32,
+    OffsetRequest,
+    OffsetResetStrategy,
+    Request,
+    RequestStruct,
+    Response,
+    Schema,
+    TaggedFields,
+    client_of,
+    coordinator_of,
+    for_code,
+)
 
 log = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ from aiokafka.errors import (
 from protocol.errors import NotFound, TooLarge, Unavailable
 from protocol.frames import MAX_RECORD
 from protocol.ports import OutRecord, Published
-from protocol.transport.kafka.aiokafka_internals import give_up_sending
+from protocol.transport.kafka.aiokafka_internals import fail_all_batches
 from protocol.transport.kafka.connection import (
     MAX_BATCH,
     RETRY_BACKOFF,
@@ -53,10 +53,10 @@ KNOWN_WITHIN: Final = 1.0
 
 _UNNUMBERED: Final = (OutOfOrderSequenceNumber, UnknownProducerId, InvalidProducerEpoch, ProducerFenced, ProducerClosed)
 """Not appended because the broker and this producer count differently: a new producer may send it again."""
-_TROUBLE: Final = (KafkaError, OSError, TimeoutError)
+_ERRORS: Final = (KafkaError, OSError, TimeoutError)
 
 
-class Publisher:
+class Producer:
     """Sends groups of records; comes back after whatever happened to its producer."""
 
     def __init__(self, settings: TransportSettings) -> None:
@@ -80,12 +80,12 @@ class Publisher:
         self._closed = False
         limit = self._settings.connect_timeout
         retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type(_TROUBLE),
+            retry=tenacity.retry_if_exception_type(_ERRORS),
             wait=tenacity.wait_random_exponential(multiplier=0.1, max=LONGEST_PAUSE),
         )
         try:
             async with asyncio.timeout(limit):
-                await retrying(self.producer)
+                await retrying(self.inner)
         except TimeoutError:
             await self.close()
             raise Unavailable(
@@ -104,7 +104,7 @@ class Publisher:
         if self._stopping:
             await asyncio.wait(self._stopping)
 
-    async def producer(self) -> AIOKafkaProducer:
+    async def inner(self) -> AIOKafkaProducer:
         """The running producer; whoever finds none waits for the same new one.
 
         Raises:
@@ -166,11 +166,11 @@ class Publisher:
         where = f"topic {topic} at {self._settings.kafka}"
         try:
             async with asyncio.timeout(PUBLISH_TIMEOUT):
-                producer = await self.producer()
+                producer = await self.inner()
                 known = producer.client.cluster.partitions_for_topic(topic)
                 if known is None and await self._is_known(producer, topic):
                     known = await producer.partitions_for(topic)
-        except _TROUBLE as exc:
+        except _ERRORS as exc:
             raise translated(exc, where) from None
         if not known:
             raise NotFound(f"{where}: there is no such topic")
@@ -205,13 +205,13 @@ class Publisher:
                         if self._closed:
                             raise
                         log.info("a group for %s/%d is sent by a new producer: %r", topic, partition, exc)
-        except _TROUBLE as exc:
+        except _ERRORS as exc:
             self._partitions.pop(topic, None)
             raise translated(exc, f"publishing to {topic} at {self._settings.kafka}") from None
 
     async def _deliver(self, topic: str, records: Sequence[OutRecord], partition: int) -> Published:
         """Send the group's batches one after the other; nearly always it is one."""
-        producer = self._producer or await self.producer()
+        producer = self._producer or await self.inner()
         first: Published | None = None
         for batch, stamp in _batches(producer, records):
             told = await self._send(producer, batch, topic, partition)
@@ -244,13 +244,13 @@ class Publisher:
 
 
 async def _stop(producer: AIOKafkaProducer) -> None:
-    with contextlib.suppress(*_TROUBLE):
+    with contextlib.suppress(*_ERRORS):
         async with asyncio.timeout(STOP_TIMEOUT):
             await producer.stop()
             return
     # It would try for ever to deliver what it holds: give that up, and disconnect.
-    with contextlib.suppress(*_TROUBLE):
-        await give_up_sending(producer, ProducerClosed())
+    with contextlib.suppress(*_ERRORS):
+        await fail_all_batches(producer, ProducerClosed())
 
 
 def _batches(producer: AIOKafkaProducer, records: Sequence[OutRecord]) -> list[tuple[Any, int]]:

@@ -20,7 +20,7 @@ CONFIRMED_BY: Final = 2
 PAUSE: Final = 1.0
 
 
-class Reach(logging.Handler):
+class Reachability(logging.Handler):
     """Hears what aiokafka logs while the bus is open.
 
     Args:

@@ -8,24 +8,25 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
-from aiokafka.errors import LeaderNotAvailableError, NoError, OffsetOutOfRangeError, for_code
-from aiokafka.protocol.commit import OffsetFetchRequest
-from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.errors import LeaderNotAvailableError, NoError, OffsetOutOfRangeError
 from aiokafka.structs import OffsetAndMetadata
 
 from protocol.errors import NotFound
 from protocol.ports import Record
 from protocol.transport.kafka.aiokafka_internals import (
-    MAX_DRAINED,
-    as_record,
+    AIOKafkaClient,
+    ConnectionGroup,
+    CoordinationType,
+    FetchRequest,
+    OffsetFetchRequest,
     client_of,
+    close_for_good,
     fetch_when_free,
-    read_strangers,
-    shut,
+    for_code,
 )
-from protocol.transport.kafka.batches import MAX_INFLATED, Batches, Room
+from protocol.transport.kafka.batches import MAX_INFLATED, Batches, InflateBudget
 from protocol.transport.kafka.connection import MAX_BATCH, connection_options, consumer_limits
+from protocol.transport.kafka.decoding import MAX_DRAINED, as_record, decode_safely
 from protocol.transport.kafka.positions import TopicName, counts
 from protocol.transport.kafka.record import EVIDENCE, MAX_HEADERS
 from protocol.transport.settings import TransportSettings
@@ -58,7 +59,7 @@ async def fetch_one(client: AIOKafkaClient, place: TopicPartition, offset: int) 
         return None
     if error is not NoError:
         raise error(place)
-    batches = Batches(data, Room(headers=HEADERS))
+    batches = Batches(data, InflateBudget(headers=HEADERS))
     while batches.has_next():
         for found in batches.next_batch():
             if found.offset == offset:
@@ -104,10 +105,10 @@ class Follower:
         self._places = [TopicPartition(topic, number) for number in range(partitions)]
         self._next: dict[TopicPartition, int] = {}
         self._caught_up = False
-        self._room = Room(headers=HEADERS)
+        self._budget = InflateBudget(headers=HEADERS)
         self._name = TopicName(topic)
 
-    async def read(self) -> AsyncGenerator[Sequence[Record], None]:
+    async def records(self) -> AsyncGenerator[Sequence[Record], None]:
         """What comes, until the connection is lost; an empty list once, where the log ended when reading began.
 
         Raises:
@@ -118,7 +119,7 @@ class Follower:
         try:
             await consumer.start()
             fetch_when_free(consumer)
-            read_strangers(consumer, self._room)
+            decode_safely(consumer, self._budget)
             consumer.assign(self._places)
             await self._moved(
                 client_of(consumer)
@@ -131,7 +132,7 @@ class Follower:
                 if not self._caught_up and await self._at_end(consumer, ends):
                     self._caught_up = True
                     yield []
-                self._room.left = MAX_INFLATED
+                self._budget.left = MAX_INFLATED
                 fetched = await consumer.getmany(timeout_ms=POLL * 1000, max_records=MAX_DRAINED)
                 for place, got in fetched.items():
                     self._next[place] = got[-1].offset + 1
@@ -141,7 +142,7 @@ class Follower:
                     yield records
         finally:
             await consumer.stop()
-            await shut(client_of(consumer))
+            await close_for_good(client_of(consumer))
 
     async def _moved(self, client: AIOKafkaClient) -> bool:
         """Whether the topic is another one now: its offsets begin anew.

@@ -6,24 +6,24 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from protocol.transport.kafka.aiokafka_internals import ask_coordinator
+from protocol.transport.kafka.aiokafka_internals import send_heartbeat
 
 
-class Notices(Protocol):
+class RebalanceHints(Protocol):
     """Carries hints between the processes of a fleet. One that gets lost costs at most a heartbeat interval.
 
     Kafka tells a member of a rebalance in the answer to its heartbeat. Until the last one has heard of it, those that have given up
     their partitions wait, and so does whatever comes for them: half a second, when a worker left, was killed, or joined two others.
     """
 
-    async def tell_rebalance(self, group: str) -> None:
+    async def publish_rebalance(self, group: str) -> None:
         """Have the members of the group ask its coordinator now.
 
         Raises:
             Unavailable: nobody was told.
         """
 
-    async def hear_rebalances(self, on_rebalance: Callable[[str], None]) -> None:
+    async def listen_rebalances(self, on_rebalance: Callable[[str], None]) -> None:
         """Call back with the group of every notice, for as long as the carrier is open.
 
         Raises:
@@ -31,7 +31,7 @@ class Notices(Protocol):
         """
 
 
-class Hearing:
+class RebalanceProbe:
     """One member's: asks its coordinator when told to, and knows whether it has heard of a rebalance from nobody before.
 
     Args:
@@ -40,26 +40,26 @@ class Hearing:
 
     def __init__(self, on_first: Callable[[], None]) -> None:
         self._on_first = on_first
-        self._was_told = False
+        self._was_hinted = False
         self._asking: asyncio.Task[None] | None = None
 
-    def told(self, coordinator: Any) -> None:
+    def ask(self, coordinator: Any) -> None:
         """Have aiokafka's group coordinator send a heartbeat now; one at a time."""
         if self._asking is None or self._asking.done():
             self._asking = asyncio.get_running_loop().create_task(self._ask(coordinator))
 
     async def _ask(self, coordinator: Any) -> None:
-        self._was_told = True
-        self._was_told = await ask_coordinator(coordinator)
+        self._was_hinted = True
+        self._was_hinted = await send_heartbeat(coordinator)
 
-    def begun(self) -> None:
+    def rebalancing(self) -> None:
         """The member knows of a rebalance."""
-        if not self._was_told:
+        if not self._was_hinted:
             self._on_first()
 
-    def ended(self) -> None:
+    def stable(self) -> None:
         """The group is stable again."""
-        self._was_told = False
+        self._was_hinted = False
 
     def close(self) -> None:
         """Leave the coordinator alone: it is being closed."""

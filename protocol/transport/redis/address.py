@@ -7,12 +7,13 @@ import ssl
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from redis.asyncio.connection import AbstractConnection, SSLConnection, UnixDomainSocketConnection, parse_url
-from redis.asyncio.connection import Connection as TcpConnection
+from redis.asyncio import Connection as TcpConnection
+from redis.asyncio import SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import RedisError
 
 from protocol.errors import ConfigError
-from protocol.transport.redis.sentinel import FORM, Asking, Sentinels, split
+from protocol.transport.redis.redis_internals import AbstractConnection, check_certificates, parse_url
+from protocol.transport.redis.sentinel import FORM, SentinelClient, Sentinels, parse_sentinel_url
 
 _OURS: Final[dict[str, Any]] = {
     "protocol": 2,
@@ -46,13 +47,13 @@ class Address:
     @classmethod
     def parse(cls, url: str) -> Address:
         """`redis://`, `rediss://` or `unix://`, as redis-py reads them; TLS is set by `ssl_ca_certs` and so on in the query.
-        `redis+sentinel://` and `rediss+sentinel://` as `redis_sentinel.split` says.
+        `redis+sentinel://` and `rediss+sentinel://` as `parse_sentinel_url` says.
 
         Raises:
             ConfigError: it is none of them; the message leaves out the password.
         """
         try:
-            url, sentinels = split(url)
+            url, sentinels = parse_sentinel_url(url)
             options: dict[str, Any] = dict(parse_url(url))
             path = urlsplit(url).path.strip("/")
         except ValueError:
@@ -66,9 +67,7 @@ class Address:
             raise ConfigError("the Redis URL needs a database number behind the host, as redis://HOST:6379/0")
         address = cls(options.pop("connection_class", TcpConnection), options, sentinels)
         try:
-            connection = address.connection(1.0)
-            if isinstance(connection, SSLConnection):
-                connection.ssl_context.get()
+            check_certificates(address.connection(1.0))
         except (OSError, ssl.SSLError) as exc:
             raise ConfigError(f"the certificates that the Redis URL names cannot be read: {exc}") from None
         except (TypeError, ValueError, RedisError) as exc:
@@ -80,9 +79,9 @@ class Address:
         place = {} if primary is None else {"host": primary[0], "port": primary[1]}
         return self.kind(**self.options | place | _OURS, socket_connect_timeout=timeout)
 
-    def asking(self) -> Asking | None:
+    def sentinel_client(self) -> SentinelClient | None:
         """Connections to the Sentinels, not yet connected, where there are some."""
-        return self.sentinels.asking(self.tls) if self.sentinels is not None else None
+        return self.sentinels.sentinel_client(self.tls) if self.sentinels is not None else None
 
     @property
     def tls(self) -> dict[str, Any]:

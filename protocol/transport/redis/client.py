@@ -16,7 +16,8 @@ from redis.exceptions import RedisError
 
 from protocol.errors import Unavailable
 from protocol.transport.redis.address import Address
-from protocol.transport.redis.connection import Argument, Connection, ConnectionLost, Reply, code, pack, told
+from protocol.transport.redis.connection import Argument, Connection, ConnectionLost, Reply, described
+from protocol.transport.redis.redis_internals import error_code, pack_command
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class Client:
             raise self.refusal(exc) from None
         except ConnectionLost as exc:
             raise Unavailable(
-                f"Redis at {self.address} did not answer within {self._connect_timeout:g} s: {told(exc)}"
+                f"Redis at {self.address} did not answer within {self._connect_timeout:g} s: {described(exc)}"
             ) from None
 
     async def close(self) -> None:
@@ -97,9 +98,9 @@ class Client:
         Raises:
             Unavailable: refused, or no answer.
         """
-        return (await self.send(pack(command)))[0]
+        return (await self.call_packed(pack_command(command)))[0]
 
-    async def send(self, packed: bytes, wanted: int = 1, *, raw: bool = False) -> list[Reply]:
+    async def call_packed(self, packed: bytes, wanted: int = 1, *, raw: bool = False) -> list[Reply]:
         """Packed commands' replies, in one round trip; sent again on a new connection when theirs is lost.
 
         Args:
@@ -113,15 +114,15 @@ class Client:
         connection = self._connection
         if connection is not None and connection.alive:
             try:
-                return self._checked(await connection.send(packed, wanted), raw)
+                return self._checked(await connection.roundtrip(packed, wanted), raw)
             except ConnectionLost as exc:
                 if exc.silent:
                     raise Unavailable(f"Redis at {self.address} gave no answer: {exc}") from None
-        return self._checked(await self._send_again(packed, wanted), raw)
+        return self._checked(await self._call_again(packed, wanted), raw)
 
     def refusal(self, reply: RedisError) -> Unavailable:
         """What an error reply means for whoever runs the fleet."""
-        why = _WHY.get(code(reply))
+        why = _WHY.get(error_code(reply))
         return Unavailable(f"Redis at {self.address} {why}" if why else f"Redis at {self.address} answered: {reply}")
 
     def _checked(self, replies: list[Reply], raw: bool) -> list[Reply]:
@@ -131,7 +132,7 @@ class Client:
                     raise self.refusal(reply)
         return replies
 
-    async def _send_again(self, packed: bytes, wanted: int) -> list[Reply]:
+    async def _call_again(self, packed: bytes, wanted: int) -> list[Reply]:
         lost = ""
         for attempt in range(RECONNECTS):
             if self._closed:
@@ -139,11 +140,11 @@ class Client:
             if attempt:
                 await asyncio.sleep(pause(attempt))
             try:
-                return await (await self._connected()).send(packed, wanted)
+                return await (await self._connected()).roundtrip(packed, wanted)
             except RedisError as exc:
                 raise self.refusal(exc) from None
             except ConnectionLost as exc:
-                lost = told(exc)
+                lost = described(exc)
         raise Unavailable(f"Redis at {self.address} cannot be reached: {lost}")
 
     async def _connected(self) -> Connection:
@@ -168,7 +169,7 @@ class Client:
 def _may_pass(error: BaseException) -> bool:
     """Whether waiting can help against it."""
     if isinstance(error, RedisError):
-        return code(error) in {"LOADING", "BUSY", "MASTERDOWN"}
+        return error_code(error) in {"LOADING", "BUSY", "MASTERDOWN"}
     return isinstance(error, ConnectionLost)
 
 
@@ -206,7 +207,7 @@ class Subscriptions:
         if name in self._confirmed and not waiting.done():
             waiting.set_result(None)
         elif self._connection is not None:
-            self._connection.push(pack(("SUBSCRIBE", name)))
+            self._connection.push(pack_command(("SUBSCRIBE", name)))
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run())
         await asyncio.wait([waiting], timeout=self._connect_timeout)
@@ -221,7 +222,7 @@ class Subscriptions:
         if (waiting := self._confirmations.pop(name, None)) is not None:
             waiting.cancel()
         if self._connection is not None:
-            self._connection.push(pack(("UNSUBSCRIBE", name)))
+            self._connection.push(pack_command(("UNSUBSCRIBE", name)))
 
     async def close(self) -> None:
         """Stop listening to everything."""
@@ -246,7 +247,7 @@ class Subscriptions:
                 log.warning("the listening connection to Redis at %s was lost", self.address)
             except (ConnectionLost, RedisError) as exc:
                 if attempt == 0:
-                    log.warning("cannot listen to Redis at %s: %s", self.address, told(exc))
+                    log.warning("cannot listen to Redis at %s: %s", self.address, described(exc))
             except Exception:
                 log.exception("listening to Redis at %s failed, and is begun again", self.address)
             finally:
@@ -261,11 +262,11 @@ class Subscriptions:
     async def _keep(self, connection: Connection) -> None:
         """Subscribe to everything, then watch for silence until the connection is lost."""
         if self._handlers:
-            connection.push(pack(("SUBSCRIBE", *self._handlers)))
+            connection.push(pack_command(("SUBSCRIBE", *self._handlers)))
         self._heard = True
         while connection.alive and self._heard:
             self._heard = False
-            connection.push(pack(("PING",)))
+            connection.push(pack_command(("PING",)))
             await asyncio.wait([connection.closed], timeout=KEEPALIVE)
 
     def _on_push(self, message: Reply) -> None:

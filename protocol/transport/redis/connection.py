@@ -16,19 +16,28 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from redis.asyncio.connection import AbstractConnection
-from redis.connection import HiredisRespSerializer
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from protocol.transport.redis.address import Address
-from protocol.transport.redis.sentinel import Asking
+from protocol.transport.redis.redis_internals import (
+    AbstractConnection,
+    connect,
+    disconnect,
+    error_code,
+    first_reply,
+    host_and_port,
+    is_connected,
+    is_error_reply,
+    pack_command,
+    reply_reader,
+    send_packed,
+)
+from protocol.transport.redis.sentinel import SentinelClient
 
 Argument = str | bytes | int
 Reply = Any
 """What redis-py makes of RESP2: bytes, int, None, a list of replies, or a `RedisError` as a value."""
 
-_PACKER: Final[Any] = HiredisRespSerializer()
-"""redis-py's own; its asyncio connections pack in Python, which for 32 answers takes three times the rest."""
 FOLLOW: Final = 0.5
 """Seconds between two questions to the Sentinels whether the primary is still the same."""
 PRIMARY_WITHIN: Final = 2.0
@@ -39,7 +48,7 @@ class ConnectionLost(Exception):
     """The socket is gone: the request may or may not have been carried out.
 
     Attributes:
-        silent: the server took it and gave no answer in time; asking again at once would only add to its load.
+        silent: the server took it and gave no answer in time; sentinels again at once would only add to its load.
     """
 
     def __init__(self, message: str, *, silent: bool = False) -> None:
@@ -47,19 +56,9 @@ class ConnectionLost(Exception):
         self.silent = silent
 
 
-def told(error: BaseException) -> str:
+def described(error: BaseException) -> str:
     """An error's words; its kind where it has none (`TimeoutError`)."""
     return str(error) or type(error).__name__
-
-
-def code(reply: RedisError) -> str:
-    """An error reply's first word, as `OOM`; redis-py cuts it off where it has a class for it."""
-    return reply.status_code or str(reply).partition(" ")[0]
-
-
-def _is_reply(error: BaseException | None) -> bool:
-    """Whether the server said it; `LOADING` and `NOAUTH` are connection errors to redis-py."""
-    return isinstance(error, ResponseError | AuthenticationError) or getattr(error, "status_code", None) is not None
 
 
 class _Exchange:
@@ -80,8 +79,8 @@ class Connection:
     Args:
         connection: of redis-py's, connected; nobody else reads from it or writes to it.
         timeout: seconds without an answer after which the server counts as dead.
-        on_push: gets every reply that `send` did not ask for: messages of subscribed channels, and what `push` brings.
-        asking: the Sentinels who said that the server is the primary; closed with the connection.
+        on_push: gets every reply that `roundtrip` did not ask for: messages of subscribed channels, and what `push` brings.
+        sentinels: the Sentinels who said that the server is the primary; closed with the connection.
 
     Attributes:
         alive: whether requests can be sent.
@@ -93,20 +92,20 @@ class Connection:
         connection: AbstractConnection,
         timeout: float,
         on_push: Callable[[Reply], None] | None = None,
-        asking: Asking | None = None,
+        sentinels: SentinelClient | None = None,
     ) -> None:
         self._redis = connection
         self._timeout = timeout
         self._on_push = on_push
-        self._asking = asking
+        self._sentinels = sentinels
         self._loop = asyncio.get_running_loop()
         self._exchanges: collections.deque[_Exchange] = collections.deque()
         self._outgoing: list[bytes] = []
         self._written: asyncio.Future[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._tasks = [self._loop.create_task(self._read()), self._loop.create_task(self._write())]
-        if asking is not None:
-            self._tasks.append(self._loop.create_task(self._follow(asking)))
+        if sentinels is not None:
+            self._tasks.append(self._loop.create_task(self._follow(sentinels)))
         self._closing: asyncio.Task[None] | None = None
         self.alive = True
         self.closed: asyncio.Future[None] = self._loop.create_future()
@@ -117,21 +116,21 @@ class Connection:
 
         Raises:
             ConnectionLost: not reachable, or no primary.
-            RedisError: refused (`LOADING`, `WRONGPASS`, …); see `code`.
+            RedisError: refused (`LOADING`, `WRONGPASS`, …); see `error_code`.
         """
-        asking = address.asking()
+        sentinels = address.sentinel_client()
         try:
-            return cls(await _connected(address, asking, timeout), timeout, on_push, asking)
+            return cls(await _connected(address, sentinels, timeout), timeout, on_push, sentinels)
         except BaseException as exc:
-            if asking is not None:
-                await asking.close()
+            if sentinels is not None:
+                await sentinels.close()
             if not isinstance(exc, RedisError | OSError):
                 raise
             # What a server says at a unix socket, redis-py raises as a cause.
-            refused = next((error for error in (exc, exc.__cause__) if _is_reply(error)), None)
-            raise refused or ConnectionLost(told(exc)) from None
+            refused = next((error for error in (exc, exc.__cause__) if is_error_reply(error)), None)
+            raise refused or ConnectionLost(described(exc)) from None
 
-    async def send(self, packed: bytes, wanted: int = 1) -> list[Reply]:
+    async def roundtrip(self, packed: bytes, wanted: int = 1) -> list[Reply]:
         """Send packed commands that have `wanted` replies together.
 
         Raises:
@@ -174,9 +173,9 @@ class Connection:
         await asyncio.wait(self._tasks)
         try:
             with contextlib.suppress(RedisError, OSError):
-                await self._redis.disconnect(nowait=nowait)
-            if self._asking is not None:
-                await self._asking.close()
+                await disconnect(self._redis, nowait=nowait)
+            if self._sentinels is not None:
+                await self._sentinels.close()
         finally:
             self.closed.set_result(None)
 
@@ -189,33 +188,33 @@ class Connection:
                     await self._written
                 outgoing, self._outgoing = self._outgoing, []
                 # It would connect by itself, with the handshake's replies for somebody else.
-                if self._redis.is_connected:
-                    await self._redis.send_packed_command(outgoing, check_health=False)
+                if is_connected(self._redis):
+                    await send_packed(self._redis, outgoing)
         except (RedisError, OSError) as exc:
-            self.close(f"the connection to Redis was lost: {told(exc)}")
+            self.close(f"the connection to Redis was lost: {described(exc)}")
 
     async def _read(self) -> None:
         """Resolve replies in order."""
-        read, reply = self._redis.read_response, None
+        read, reply = reply_reader(self._redis), None
         try:
             while True:
                 try:
-                    reply = await read(disable_decoding=True, disconnect_on_error=False)
+                    reply = await read()
                 except RedisError as exc:
-                    if not _is_reply(exc) or (self._asking is not None and _demoted(exc)):
+                    if not is_error_reply(exc) or (self._sentinels is not None and _demoted(exc)):
                         raise
                     reply = exc
                 self._take(reply)
         except Exception as exc:  # whatever it is, nobody would read on
-            self.close(f"the connection to Redis was lost: {told(exc)}")
+            self.close(f"the connection to Redis was lost: {described(exc)}")
 
-    async def _follow(self, asking: Asking) -> None:
+    async def _follow(self, sentinels: SentinelClient) -> None:
         """Close once the Sentinels name another primary: the old one may stand still, or come back and take what is lost then."""
-        primary = (self._redis.host, self._redis.port)  # type: ignore[attr-defined]  # TCP, as Sentinels name no others
+        primary = host_and_port(self._redis)
         while True:
             await asyncio.sleep(FOLLOW)
             with contextlib.suppress(RedisError, OSError):
-                if (named := await asking.primary()) != primary:
+                if (named := await sentinels.primary()) != primary:
                     self.close(f"the primary is {named[0]}:{named[1]} now")
                     return
 
@@ -243,36 +242,30 @@ class Connection:
             self.close(f"Redis gave no answer within {self._timeout:g} s", silent=True)
 
 
-async def _connected(address: Address, asking: Asking | None, timeout: float) -> AbstractConnection:
+async def _connected(address: Address, sentinels: SentinelClient | None, timeout: float) -> AbstractConnection:
     """A connection that has answered. A server that Sentinels name must say itself that it is a primary."""
     primary = None
-    if asking is not None:
-        primary, timeout = await asking.primary(), min(timeout, PRIMARY_WITHIN)
+    if sentinels is not None:
+        primary, timeout = await sentinels.primary(), min(timeout, PRIMARY_WITHIN)
     connection = address.connection(timeout, primary)
     try:
         async with asyncio.timeout(timeout):
-            await connection.connect()  # type: ignore[no-untyped-call]
-            await connection.send_command("PING" if primary is None else "ROLE", check_health=False)
-            answer = await connection.read_response(disable_decoding=True)
+            await connect(connection)
+            answer = await first_reply(connection, "PING" if primary is None else "ROLE")
             if primary is not None and answer[0] != b"master":
                 raise ConnectionError(f"{primary[0]}:{primary[1]} is not a primary yet")
     except BaseException:
         with contextlib.suppress(RedisError, OSError):
-            await connection.disconnect(nowait=True)
+            await disconnect(connection, nowait=True)
         raise
     return connection
 
 
 def _demoted(reply: RedisError) -> bool:
     """Whether a server says that it is a replica; in Redis 6.2, a script's error has that in the middle."""
-    return code(reply) in {"READONLY", "MASTERDOWN"} or "-READONLY" in str(reply)
+    return error_code(reply) in {"READONLY", "MASTERDOWN"} or "-READONLY" in str(reply)
 
 
-def pack(command: Sequence[Argument]) -> bytes:
-    """A command as RESP."""
-    return b"".join(_PACKER.pack(*command))
-
-
-def commands(listed: Sequence[Sequence[Argument]]) -> bytes:
+def pack_commands(commands: Sequence[Sequence[Argument]]) -> bytes:
     """Several commands for one round trip."""
-    return b"".join(map(pack, listed))
+    return b"".join(map(pack_command, commands))

@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 from protocol.transport.facts import RedisFacts
 from protocol.transport.redis.address import Address
 from protocol.transport.redis.client import Client
-from protocol.transport.redis.connection import commands
+from protocol.transport.redis.connection import pack_commands
 from protocol.transport.settings import TransportSettings
 
 
@@ -23,7 +23,7 @@ async def read_redis(settings: TransportSettings) -> RedisFacts:
     client = Client(address, settings.connect_timeout)
     await client.open()
     try:
-        info, config = await client.send(commands([("INFO",), ("CONFIG", "GET", "*")]), 2, raw=True)
+        info, config = await client.call_packed(pack_commands([("INFO",), ("CONFIG", "GET", "*")]), 2, raw=True)
         if isinstance(info, RedisError):
             raise client.refusal(info)
     finally:

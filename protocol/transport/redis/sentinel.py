@@ -15,10 +15,10 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import MasterNotFoundError
 from redis.backoff import NoBackoff
 
 from protocol.errors import ConfigError, quoted
+from protocol.transport.redis.redis_internals import MasterNotFoundError
 
 SCHEMES: Final = ("redis+sentinel", "rediss+sentinel")
 PORT: Final = 26379
@@ -44,7 +44,7 @@ class Sentinels:
     hosts: tuple[tuple[str, int], ...]
     login: dict[str, str] = dataclasses.field(default_factory=dict, repr=False)
 
-    def asking(self, tls: Mapping[str, Any]) -> Asking:
+    def sentinel_client(self, tls: Mapping[str, Any]) -> SentinelClient:
         """Connections to them; `tls` are redis-py's arguments about TLS, the same as for the primary."""
         options: dict[str, Any] = {
             **self.login,
@@ -54,13 +54,13 @@ class Sentinels:
             "socket_connect_timeout": ANSWER_WITHIN,
             "retry": Retry(NoBackoff(), 0),  # the other Sentinels are the retry
         }
-        return Asking(self.name, [Redis(host=host, port=port, **options) for host, port in self.hosts])
+        return SentinelClient(self.name, [Redis(host=host, port=port, **options) for host, port in self.hosts])
 
     def __str__(self) -> str:
         return f"{','.join(f'{host}:{port}' for host, port in self.hosts)}/{self.name}"
 
 
-class Asking:
+class SentinelClient:
     """Connections to Sentinels, for one event loop."""
 
     def __init__(self, name: str, clients: Sequence[Any]) -> None:
@@ -96,7 +96,7 @@ def _newest(states: Sequence[Mapping[str, Any]]) -> tuple[str, int] | None:
     return str(known[0]["ip"]), int(known[0]["port"])
 
 
-def split(url: str) -> tuple[str, Sentinels | None]:
+def parse_sentinel_url(url: str) -> tuple[str, Sentinels | None]:
     """A URL as `FORM` in two: one of redis-py's with all that is said of the primary but its place, and who knows that.
 
     Any other URL comes back as it is. Who logs in before the `@` logs in to the primary; `sentinel_username` and

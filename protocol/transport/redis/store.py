@@ -21,10 +21,11 @@ from redis.exceptions import NoScriptError, RedisError
 from protocol import codec, frames, heartbeat_codec
 from protocol.errors import CodecError, ConfigError, FleetError
 from protocol.messages import Heartbeat
-from protocol.ports import Answer, Cancel, Claim, Claimed, ClaimState, Outcome, Place, RequestState, Wake
+from protocol.ports import Cancel, Claim, Claimed, ClaimState, FinishOutcome, Place, RequestState, Terminal, Wake
 from protocol.transport.redis.address import Address
 from protocol.transport.redis.client import Client, Subscriptions
-from protocol.transport.redis.connection import Argument, Reply, commands, pack
+from protocol.transport.redis.connection import Argument, Reply, pack_commands
+from protocol.transport.redis.redis_internals import pack_command
 from protocol.transport.settings import TransportSettings
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ BYTES_IN_CALL: Final = 1024 * 1024
 """A script with more answers than this is split: while one runs, Redis serves nobody else."""
 FILL_AGE: Final = 1.0
 HEALTH_TIMEOUT: Final = 1.0
-_OUTCOMES: Final = tuple(Outcome)
+_OUTCOMES: Final = tuple(FinishOutcome)
 _CLAIM_STATES: Final = tuple(ClaimState)
 
 
@@ -53,7 +54,7 @@ def milliseconds(seconds: float) -> int:
 
 
 class RedisStore:
-    """`protocol.ports.Results` and `Directory` on one Redis primary; carries `kafka_notices.Notices` too."""
+    """`protocol.ports.Results` and `Directory` on one Redis primary; carries `kafka_notices.RebalanceHints` too."""
 
     def __init__(self, settings: TransportSettings) -> None:
         names = settings.names
@@ -74,7 +75,9 @@ class RedisStore:
         await self._client.open()
         await self._refuse_cluster()
         scripts = (self._finish, self._claim, self._confirm, self._start)
-        await self._client.send(commands([("SCRIPT", "LOAD", script.source) for script in scripts]), len(scripts))
+        await self._client.call_packed(
+            pack_commands([("SCRIPT", "LOAD", script.source) for script in scripts]), len(scripts)
+        )
         memory = await self._memory()
         if int(memory["maxmemory"]) and memory["maxmemory_policy"] != "noeviction":
             log.warning(
@@ -95,20 +98,20 @@ class RedisStore:
 
     async def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
         """A script's reply; it is loaded again where Redis has forgotten it (restart, SCRIPT FLUSH, failover)."""
-        packed = pack(("EVALSHA", script.digest, len(keys), *keys, *arguments))
-        (reply,) = await self._client.send(packed, raw=True)
+        packed = pack_command(("EVALSHA", script.digest, len(keys), *keys, *arguments))
+        (reply,) = await self._client.call_packed(packed, raw=True)
         if isinstance(reply, NoScriptError):
-            load = pack(("SCRIPT", "LOAD", script.source))
-            _, reply = await self._client.send(load + packed, 2, raw=True)
+            load = pack_command(("SCRIPT", "LOAD", script.source))
+            _, reply = await self._client.call_packed(load + packed, 2, raw=True)
         if isinstance(reply, RedisError):
             raise self._client.refusal(reply)
         return reply
 
     # --- results ---
 
-    async def finish(self, answers: Sequence[Answer]) -> list[Outcome]:
+    async def finish(self, answers: Sequence[Terminal]) -> list[FinishOutcome]:
         """See `Results.finish`; one script call, or several of at most `BYTES_IN_CALL`."""
-        outcomes: list[Outcome] = []
+        outcomes: list[FinishOutcome] = []
         for part in _portions(answers):
             keys = [self._prefix + answer.ref for answer in part]
             arguments: list[Argument] = [self._result_ttl, len(self._prefix)]
@@ -156,8 +159,8 @@ class RedisStore:
         """See `Results.look`. One command each and no script, so that large payloads do not hold up other clients."""
         if not refs:
             return []
-        asked = commands([("XINFO", "STREAM", self._prefix + ref) for ref in refs])
-        return [self._state(reply) for reply in await self._client.send(asked, len(refs), raw=True)]
+        asked = pack_commands([("XINFO", "STREAM", self._prefix + ref) for ref in refs])
+        return [self._state(reply) for reply in await self._client.call_packed(asked, len(refs), raw=True)]
 
     def _state(self, reply: Reply) -> RequestState | None:
         if isinstance(reply, RedisError):
@@ -183,8 +186,8 @@ class RedisStore:
     async def trim(self, refs: Sequence[str]) -> None:
         """See `Results.trim`. Deletes the terminal's entry; the stream's last id, which is the fence, stays."""
         if refs:
-            asked = commands([("XDEL", self._prefix + ref, TERMINAL) for ref in refs])
-            await self._client.send(asked, len(refs))
+            asked = pack_commands([("XDEL", self._prefix + ref, TERMINAL) for ref in refs])
+            await self._client.call_packed(asked, len(refs))
 
     # --- hints ---
 
@@ -206,12 +209,12 @@ class RedisStore:
         """See `Results.unlisten`."""
         self._listening.unlisten(channel)
 
-    async def tell_rebalance(self, group: str) -> None:
-        """See `Notices.tell_rebalance`."""
+    async def publish_rebalance(self, group: str) -> None:
+        """See `RebalanceHints.publish_rebalance`."""
         await self._client.call("PUBLISH", self._rebalance_channel, group)
 
-    async def hear_rebalances(self, on_rebalance: Callable[[str], None]) -> None:
-        """See `Notices.hear_rebalances`."""
+    async def listen_rebalances(self, on_rebalance: Callable[[str], None]) -> None:
+        """See `RebalanceHints.listen_rebalances`."""
         await self._listening.listen(self._rebalance_channel, lambda message: on_rebalance(message.decode()))
 
     # --- the server ---
@@ -287,7 +290,7 @@ class RedisStore:
         await self._listening.listen(self._asks_channel, lambda message: on_ask(message.decode()))
 
 
-def _portions(answers: Sequence[Answer]) -> Iterator[Sequence[Answer]]:
+def _portions(answers: Sequence[Terminal]) -> Iterator[Sequence[Terminal]]:
     """The answers of each script call, in order; usually all of them."""
     start = size = 0
     for at, answer in enumerate(answers):

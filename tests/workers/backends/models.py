@@ -13,13 +13,13 @@ from protocol.tensors import Array, from_array
 from workers.backends.base import Backend, Instance
 from workers.repository.completion import complete
 from workers.repository.placement import Placement, place
-from workers.repository.repository import scan
+from workers.repository.scan import scan_repositories
 from workers.repository.version import ModelVersion
 
 
 def version_of(repository: Path, name: str) -> ModelVersion:
     """The only version of that model of the repository, not yet completed by its backend."""
-    (folder,) = [folder for folder in scan([repository]) if folder.name == name]
+    (folder,) = [folder for folder in scan_repositories([repository]) if folder.name == name]
     assert folder.reason == ""
     return folder.versions[-1]
 

@@ -13,7 +13,7 @@ from protocol.model_config import ModelConfig
 from tests.workers.backends.models import load, request, run, version_of
 from workers.backends.onnxruntime import OnnxBackend, _check_providers
 from workers.repository.model_files import ModelFile
-from workers.repository.repository import single_file
+from workers.repository.scan import scan_file
 
 DIGITS = Path("examples/digits")
 
@@ -51,7 +51,7 @@ def test_the_demos_model_classifies_held_back_digits_in_one_batch() -> None:
 
 
 def test_a_file_alone_is_completed_from_its_graph(tmp_path: Path) -> None:
-    instance = load(OnnxBackend(), single_file(ModelFile(adder(tmp_path / "adder.onnx"))))
+    instance = load(OnnxBackend(), scan_file(ModelFile(adder(tmp_path / "adder.onnx"))))
 
     (answer,) = run(instance, [request(A=np.float32([[1, 2]]), B=np.float32([[3, 4]]))])
 
@@ -61,7 +61,7 @@ def test_a_file_alone_is_completed_from_its_graph(tmp_path: Path) -> None:
 
 
 def test_a_graph_with_a_fixed_first_dimension_does_not_batch(tmp_path: Path) -> None:
-    instance = load(OnnxBackend(), single_file(ModelFile(adder(tmp_path / "adder.onnx", rows=1))))
+    instance = load(OnnxBackend(), scan_file(ModelFile(adder(tmp_path / "adder.onnx", rows=1))))
 
     assert instance.config.max_batch_size == 0
     assert run(instance, [request(A=np.float32([[1, 2]]), B=np.float32([[3, 4]]))])[0]["SUM"].shape == (1, 2)
@@ -70,7 +70,7 @@ def test_a_graph_with_a_fixed_first_dimension_does_not_batch(tmp_path: Path) -> 
 def test_text_goes_in_and_out(tmp_path: Path) -> None:
     text = (TensorProto.STRING, ["n", 1])
     path = save(tmp_path / "echo.onnx", [helper.make_node("Identity", ["IN"], ["OUT"])], {"IN": text}, {"OUT": text})
-    instance = load(OnnxBackend(), single_file(ModelFile(path)))
+    instance = load(OnnxBackend(), scan_file(ModelFile(path)))
 
     answers = run(instance, [request(IN=np.array([["é"]])), request(IN=np.array([["b"], ["c"]]))])
 
@@ -80,7 +80,7 @@ def test_text_goes_in_and_out(tmp_path: Path) -> None:
 def test_bytes_that_are_not_text_are_refused_and_only_their_request(tmp_path: Path) -> None:
     text = (TensorProto.STRING, ["n", 2])
     path = save(tmp_path / "echo.onnx", [helper.make_node("Identity", ["IN"], ["OUT"])], {"IN": text}, {"OUT": text})
-    instance = load(OnnxBackend(), single_file(ModelFile(path)))
+    instance = load(OnnxBackend(), scan_file(ModelFile(path)))
     good, late = ([["é".encode(), b""]], [[b"a", b"b"], [b"c", b"d"]])
     bad = [[b"x", b"y"], [b"z", b"ab\xff"]]
 
@@ -100,7 +100,7 @@ def test_what_a_run_answers_is_not_changed_by_the_next(tmp_path: Path) -> None:
     weights = helper.make_tensor("W", TensorProto.FLOAT, [1, 2], [5.0, 6.0])
     nodes = [helper.make_node("Identity", ["IN"], ["OUT"]), helper.make_node("Constant", [], ["C"], value=weights)]
     path = save(tmp_path / "echo.onnx", nodes, {"IN": tensor}, {"OUT": tensor, "C": (TensorProto.FLOAT, [1, 2])})
-    instance = load(OnnxBackend(), single_file(ModelFile(path)))
+    instance = load(OnnxBackend(), scan_file(ModelFile(path)))
     given = [np.full((1, 2), number, np.float32) for number in range(3)]
 
     raws = [instance.run(instance.prepare([request(IN=each)])) for each in given]
@@ -115,7 +115,7 @@ def test_only_wanted_outputs_are_computed_and_answered(tmp_path: Path) -> None:
     nodes = [helper.make_node("Neg", ["IN"], ["A"]), helper.make_node("Abs", ["IN"], ["B"])]
     instance = load(
         OnnxBackend(),
-        single_file(ModelFile(save(tmp_path / "two.onnx", nodes, {"IN": tensor}, {"A": tensor, "B": tensor}))),
+        scan_file(ModelFile(save(tmp_path / "two.onnx", nodes, {"IN": tensor}, {"A": tensor, "B": tensor}))),
     )
 
     answers = run(instance, [request(("B",), IN=np.float32([[-1]])), request(IN=np.float32([[2]]))])
@@ -128,7 +128,7 @@ def test_a_file_that_is_no_model_is_refused_by_name(tmp_path: Path) -> None:
     path.write_bytes(b"not a model")
 
     with pytest.raises(ConfigError, match=r"onnxruntime cannot load model 'broken' version 1"):
-        OnnxBackend().inspect(single_file(ModelFile(path)))
+        OnnxBackend().inspect(scan_file(ModelFile(path)))
 
 
 @pytest.mark.parametrize(

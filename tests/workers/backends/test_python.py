@@ -11,7 +11,7 @@ from protocol.messages import Failure
 from tests.workers.backends.models import load, request, run, version_of
 from workers.backends.python import PythonBackend
 from workers.repository.model_files import ModelFile
-from workers.repository.repository import single_file
+from workers.repository.scan import scan_file
 
 CONFIG = """
 backend: "python" max_batch_size: 8
@@ -100,7 +100,7 @@ def test_the_short_form_gets_stacked_arrays_and_needs_no_configuration(tmp_path:
             """
         )
     )
-    instance = load(PythonBackend(), single_file(ModelFile(path)))
+    instance = load(PythonBackend(), scan_file(ModelFile(path)))
 
     answers = run(
         instance,
@@ -156,7 +156,7 @@ def test_the_short_form_says_how_to_state_tensors(tmp_path: Path) -> None:
     path.write_text("class Model:\n    def predict(self, x): ...")
 
     with pytest.raises(ConfigError, match=r"does not state its inputs; write for example inputs = "):
-        PythonBackend().inspect(single_file(ModelFile(path)))
+        PythonBackend().inspect(scan_file(ModelFile(path)))
 
 
 def test_a_wrong_number_of_responses_fails_the_batch_with_tritons_words(tmp_path: Path) -> None:

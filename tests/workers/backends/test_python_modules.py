@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from protocol.errors import ConfigError
 from tests.workers.backends.models import load, request, run, version_of
 from tests.workers.backends.test_python import number, write
 from workers.backends.python import PythonBackend
+from workers.backends.python_modules import forget
 
 RELATIVE = """
     from __future__ import annotations
@@ -33,6 +35,31 @@ RELATIVE = """
 def packages() -> set[str]:
     """What is imported of models."""
     return {name for name in sys.modules if name.startswith("penstock_model_")}
+
+
+def test_a_model_is_forgotten_while_others_are_imported() -> None:
+    """Versions are loaded in several threads at once, and each load ends by forgetting the one before."""
+    ended = threading.Event()
+
+    def import_others() -> None:
+        while not ended.is_set():
+            for at in range(100):
+                sys.modules[f"imported_meanwhile_{at}"] = sys
+            for at in range(100):
+                del sys.modules[f"imported_meanwhile_{at}"]
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    others = threading.Thread(target=import_others)
+    others.start()
+    try:
+        kind = type("Model", (), {"__module__": "penstock_model_gone"})
+        for _ in range(2000):
+            forget(kind)
+    finally:
+        ended.set()
+        others.join()
+        sys.setswitchinterval(interval)
 
 
 @pytest.mark.parametrize("dedicated", [False, True])

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import structlog
 
+from protocol.deadline import too_late
 from protocol.errors import ConfigError, FleetError, quoted
 from protocol.messages import InferRequest
 from protocol.model_config import Kind, ModelConfig
@@ -188,7 +189,7 @@ class ChildExecutor:
         if self._child is None or self._child.exited or self._child.killed:
             self._restart()
         now = self._clock()
-        if job.withdrawn or job.not_after <= now:
+        if job.withdrawn or too_late(job.not_after, now):
             job.stale = True
             self._deliver(job)
         elif self._transfer is not None:
@@ -289,7 +290,7 @@ class ChildExecutor:
             elif not isinstance(work, Child):
                 self._work.put(work)
         now = self._clock()
-        for job in [job for job in self._waiting if job.withdrawn or job.not_after <= now]:
+        for job in [job for job in self._waiting if job.withdrawn or too_late(job.not_after, now)]:
             self._waiting.remove(job)
             job.stale = True
             self._deliver(job)

@@ -18,7 +18,7 @@ def prefer_modules_in(folders: Sequence[Path]) -> None:
     """Make the modules in these folders importable from now on, before ours; earlier folders win."""
     for name in OURS:
         if any(_holds(folder, name) for folder in folders):
-            for module in [known for known in sys.modules if known == name or known.startswith(f"{name}.")]:
+            for module in [known for known in list(sys.modules) if known == name or known.startswith(f"{name}.")]:
                 del sys.modules[module]
     sys.path[:0] = [str(folder) for folder in folders if str(folder) not in sys.path]
 

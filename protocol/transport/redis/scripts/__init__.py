@@ -1,1 +1,1 @@
-"""What Redis runs for us, one Lua file per call of `protocol.ports.Results`; each opens with its contract."""
+"""The Lua scripts that write result streams; each states its keys, arguments and result at its top. No Python is here."""

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from protocol.messages import ModelState
-from workers.lifecycle.states import MOVES, Event, State, move, shown, table
+from workers.lifecycle.states import MOVES, Event, State, next_state, public_state, table
 
 
 def test_every_state_has_its_moves_and_can_be_reached() -> None:
@@ -27,16 +27,16 @@ def test_every_state_leads_back_to_unloaded() -> None:
 
 
 def test_what_is_not_in_the_table_is_refused() -> None:
-    assert move(State.LOADING, Event.LOADED) is State.READY
+    assert next_state(State.LOADING, Event.LOADED) is State.READY
     for state in State:
         for event in set(Event) - set(MOVES[state]):
             with pytest.raises(ValueError, match=f"{state} cannot be {event}"):
-                move(state, event)
+                next_state(state, event)
 
 
 def test_shown_in_tritons_terms() -> None:
-    assert shown(State.UNLOADED) is ModelState.UNAVAILABLE
-    assert {shown(state) for state in State} == set(ModelState)
+    assert public_state(State.UNLOADED) is ModelState.UNAVAILABLE
+    assert {public_state(state) for state in State} == set(ModelState)
 
 
 def test_the_readme_shows_this_table() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.workers.fleet import IDENTITY, write_model
 from workers.lifecycle.loader import Loader
-from workers.repository.repository import scan
+from workers.repository.scan import scan_repositories
 from workers.repository.version import ModelVersion
 from workers.system import cpu_yield
 
@@ -142,7 +142,7 @@ class Model:
     config = IDENTITY.replace("identity", "python")
     config += f'parameters {{ key: "instance_isolation" value: {{ string_value: "{isolation}" }} }}'
     write_model(folder / "models", "m", config, {"model.py": code})
-    ((version,),) = (folder.versions for folder in scan([folder / "models"]))
+    ((version,),) = (folder.versions for folder in scan_repositories([folder / "models"]))
     return version
 
 

@@ -1,4 +1,4 @@
-"""Looks into model files before a backend, and the framework that it imports, is asked for anything."""
+"""Checks model files by their first bytes, before any backend imports its framework."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Final
 
 from protocol.errors import ConfigError
 from workers.repository import sniffing
-from workers.repository.sniffing import Kind
+from workers.repository.sniffing import FileKind
 
 _FORMATS: Final = {"onnxruntime": ".onnx", "python": ".py"}
-"""What the files of a backend are, whatever they are called; PyTorch's backend goes by the suffix."""
+"""The format of a backend's files, whatever their names; PyTorch's backend goes by the suffix."""
 _POINTER: Final = 1024
-"""Bytes that no Git LFS pointer has."""
+"""Bytes; every Git LFS pointer is smaller."""
 
 
-def kind_of(path: Path) -> Kind:
-    """What a file is.
+def file_kind(path: Path) -> FileKind:
+    """The kind of the file.
 
     Raises:
         OSError: it cannot be read.
@@ -35,13 +35,13 @@ def kind_of(path: Path) -> Kind:
     return sniffing.recognise(head, members)
 
 
-def problem_of(path: Path, backend: str, *, alone: bool = False) -> str:
-    """Why the backend cannot load the file, and what to do; "" where nothing speaks against it, or there is no such file.
+def load_problem(path: Path, backend: str, *, single_file: bool = False) -> str:
+    """Why the backend cannot load the file, and what to do; "" if nothing is wrong, or there is no such file.
 
     Args:
         path: of the model file.
-        backend: that is to load it.
-        alone: what lies beside it belongs to others, but for files that are called as it is with something behind.
+        backend: which is to load it.
+        single_file: of the files beside it, only those whose names begin with its name belong to it.
     """
     if path.is_symlink() and not path.exists():
         return f"'{path}' is a link to '{path.readlink()}', which is not there"
@@ -51,12 +51,12 @@ def problem_of(path: Path, backend: str, *, alone: bool = False) -> str:
     if backend == "pytorch":
         format_ = ".pt2" if path.suffix == ".pt2" else ".pt"
     try:
-        if found := sniffing.problem(kind_of(path), format_):
+        if found := sniffing.format_problem(file_kind(path), format_):
             return f"'{path}' cannot be loaded: {found}"
         return next(
             (
-                f"'{file}' is {Kind.LFS_POINTER.value}; {sniffing.advice(Kind.LFS_POINTER)}"
-                for file in _pointers(path, alone)
+                f"'{file}' is {FileKind.LFS_POINTER.value}; {sniffing.advice(FileKind.LFS_POINTER)}"
+                for file in _pointers(path, single_file)
             ),
             "",
         )
@@ -64,22 +64,22 @@ def problem_of(path: Path, backend: str, *, alone: bool = False) -> str:
         return f"'{path}' cannot be read: {error.strerror}"
 
 
-def require_loadable(path: Path, backend: str, *, alone: bool = False) -> None:
-    """See `problem_of`.
+def require_loadable(path: Path, backend: str, *, single_file: bool = False) -> None:
+    """See `load_problem`.
 
     Raises:
-        ConfigError: it cannot be loaded.
+        ConfigError: the file cannot be loaded.
     """
-    if problem := problem_of(path, backend, alone=alone):
+    if problem := load_problem(path, backend, single_file=single_file):
         raise ConfigError(problem)
 
 
-def _pointers(model: Path, alone: bool) -> Iterator[Path]:
-    """Files that belong to the model, such as ONNX's external data, and that Git LFS has not fetched."""
+def _pointers(model: Path, single_file: bool) -> Iterator[Path]:
+    """Git LFS pointers among the files that belong to the model, such as ONNX's external data."""
     for entry in sorted(os.scandir(model.parent), key=lambda entry: entry.name):
-        if alone and not entry.name.startswith(model.name):
+        if single_file and not entry.name.startswith(model.name):
             continue
         if entry.is_file() and 0 < entry.stat().st_size < _POINTER:
             path = Path(entry.path)
-            if path != model and kind_of(path) is Kind.LFS_POINTER:
+            if path != model and file_kind(path) is FileKind.LFS_POINTER:
                 yield path

@@ -1,11 +1,11 @@
-"""Model repositories: folders of model folders, each with a config.pbtxt (optional) and one folder per version.
+"""Reads model repositories: folders of model folders, each with an optional config.pbtxt and one folder per version.
 
     <repository>/<model>/config.pbtxt
     <repository>/<model>/<version>/model.onnx | model.pt | model.pt2 | model.py | …
 
-Invariants: scanning loads no framework and changes nothing; what is wrong with one model is that model's `reason` and never
-keeps another from being served. Symbolic links are followed, also out of the repository: operators lay repositories out that way,
-so whoever may write there decides what is read.
+Invariants: scanning imports no framework and changes nothing; what is wrong with one model is that model's `reason` and never keeps
+another from being served. Symbolic links are followed, even out of the repository, since operators build repositories that way:
+write access to a repository is read access to the worker's files.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ from workers.repository.completion import (
     SUFFIX_BACKEND,
     infer_backend,
 )
-from workers.repository.contents import kind_of
 from workers.repository.digests import Digests
-from workers.repository.folders import CONFIG_FILE, config_bytes, contents
+from workers.repository.folders import CONFIG_FILE, config_bytes, list_repository
+from workers.repository.model_file_check import file_kind
 from workers.repository.model_files import ModelFile
-from workers.repository.sniffing import Kind
+from workers.repository.sniffing import FileKind
 from workers.repository.version import ModelFolder, ModelVersion
 
 _VERSION: Final = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 _NOT_VERSIONS: Final = frozenset({"configs", "warmup", "initial_state", "__pycache__"})
 
 
-def scan(
+def scan_repositories(
     repositories: Sequence[Path], *, digests: bool = True, known: Digests | None = None
 ) -> tuple[ModelFolder, ...]:
     """Every model of the repositories, by name.
 
     Args:
-        repositories: folders; a model that is in two of them is not served from either.
-        digests: whether to read all files of the versions for their digests.
-        known: digests of earlier scans, so that only what has changed is read.
+        repositories: folders; a model that is in two of them is not served.
+        digests: whether to digest the versions' files.
+        known: digests of earlier scans; only files that have changed are read.
 
     Raises:
-        ConfigError: a repository is not a folder that can be read, or is itself a model's folder.
+        ConfigError: a repository is not a readable folder, or is itself a model's folder.
     """
     places: dict[str, list[Path]] = collections.defaultdict(list)
     broken: dict[Path, str] = {}
     for repository in repositories:
-        found = contents(repository)
+        found = list_repository(repository)
         broken |= found.broken
         for folder in (*found.models, *found.broken):
             places[folder.name].append(folder)
@@ -61,13 +61,13 @@ def scan(
     return tuple(_model(places[name], broken, reader) for name in sorted(places))
 
 
-def ignored(repositories: Sequence[Path]) -> tuple[str, ...]:
-    """A line for each folder that `scan` passes over because it is no model's.
+def ignored_folders(repositories: Sequence[Path]) -> tuple[str, ...]:
+    """A line for each folder that `scan_repositories` skips because it is not a model's.
 
     Raises:
-        ConfigError: as `scan`.
+        ConfigError: see `scan_repositories`.
     """
-    return tuple(line for repository in repositories for line in contents(repository).ignored)
+    return tuple(line for repository in repositories for line in list_repository(repository).ignored)
 
 
 def _model(folders: Sequence[Path], broken: Mapping[Path, str], digests: Digests | None) -> ModelFolder:
@@ -111,7 +111,7 @@ def _versions(folder: Path, warnings: list[str], digests: Digests | None) -> tup
 def _version(
     folder: Path, version: int, path: Path, config: ModelConfig, raw: bytes, digests: Digests | None
 ) -> ModelVersion:
-    digest = "" if digests is None else digests.of(_files(path), path, raw)
+    digest = "" if digests is None else digests.digest_of(_files(path), path, raw)
     return ModelVersion(folder.name, version, path / config.default_model_filename, folder, config, digest)
 
 
@@ -135,7 +135,7 @@ def _version_folders(folder: Path, warnings: list[str]) -> Iterator[tuple[int, P
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """The regular files below a folder; each folder once, whatever links lead to it."""
+    """The regular files below a folder; each folder once, however many links lead to it."""
     seen: set[tuple[int, int]] = set()
     for root, folders, names in os.walk(folder, followlinks=True):
         status = Path(root).stat()
@@ -147,15 +147,15 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (path for path in (Path(root) / name for name in sorted(names)) if path.is_file())
 
 
-def single_file(file: ModelFile, known: Digests | None = None) -> ModelVersion:
-    """A model that is one file, without a repository: its version is 1, its configuration all completed.
+def scan_file(file: ModelFile, known: Digests | None = None) -> ModelVersion:
+    """A model that is one file, without a repository: version 1, with its whole configuration to be completed.
 
     Args:
-        file: and its name.
-        known: see `scan`.
+        file: with the model's name.
+        known: see `scan_repositories`.
 
     Raises:
-        ConfigError: it is not a file, or its suffix is no backend's.
+        ConfigError: it is not a file, or no backend has its suffix.
     """
     path = file.path
     backend = SUFFIX_BACKEND.get(path.suffix.lower())
@@ -166,15 +166,15 @@ def single_file(file: ModelFile, known: Digests | None = None) -> ModelVersion:
     config = ModelConfig(name=file.name, backend=backend, batch_size_stated=False, default_model_filename=path.name)
     folder = path.absolute().parent
     try:
-        digest = (known or Digests()).of([folder / path.name], folder, b"")
+        digest = (known or Digests()).digest_of([folder / path.name], folder, b"")
     except OSError as error:
         raise ConfigError(f"'{path}' cannot be read: {error.strerror}") from None
     return ModelVersion(file.name, 1, folder / path.name, folder, infer_backend(config, [path.name]), digest)
 
 
 def _seen(path: Path) -> str:
-    """What a file without a known suffix holds, and what to do with it."""
+    """The kind of a file without a known suffix, and what to do with it."""
     with contextlib.suppress(OSError):
-        if path.is_file() and (kind := kind_of(path)) is not Kind.UNKNOWN:  # a pipe would be waited for
+        if path.is_file() and (kind := file_kind(path)) is not FileKind.UNKNOWN:  # opening a pipe would block
             return f"; it is {kind.value}: {sniffing.advice(kind)}"
     return ""

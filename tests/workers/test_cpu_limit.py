@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.system.cpu_limit import CGROUPS, MOUNTS, quota, usable
+from workers.system.cpu_limit import CGROUPS, MOUNTS, cpu_quota, usable_cores
 
 V2 = "30 23 0:26 {root} /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
 V1 = (
@@ -71,7 +71,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_the_limit_of_a_container_is_seen(case: str) -> None:
     groups, mounts, files, limit = CASES[case]
-    assert quota({CGROUPS: groups, MOUNTS: mounts, **files}.get) == limit
+    assert cpu_quota({CGROUPS: groups, MOUNTS: mounts, **files}.get) == limit
 
 
 @pytest.mark.parametrize(
@@ -79,10 +79,10 @@ def test_the_limit_of_a_container_is_seen(case: str) -> None:
     [(64, None, 64), (64, 1.0, 1), (64, 0.25, 1), (64, 2.5, 2), (2, 16.0, 2), (4, 3.9999999, 4)],
 )
 def test_threads_are_for_whole_cores_within_the_limit(cores: int, limit: float | None, threads: int) -> None:
-    assert usable(cores, limit) == threads
+    assert usable_cores(cores, limit) == threads
 
 
 @given(texts=st.dictionaries(st.sampled_from([CGROUPS, MOUNTS, f"{TOP}/cpu.max"]), st.text(max_size=200)))
 def test_no_text_in_these_files_ends_the_start(texts: dict[str, str]) -> None:
-    limit = quota(texts.get)
+    limit = cpu_quota(texts.get)
     assert limit is None or limit > 0

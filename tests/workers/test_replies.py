@@ -6,7 +6,7 @@ from protocol.tensors import Tensor
 from workers.backends.base import Outcome
 from workers.batching.types import Batch, Release
 from workers.instances.job import Entry, Job
-from workers.results.replies import Answers
+from workers.results.replies import Replies
 
 
 def entry(name: str = "r") -> Entry:
@@ -23,7 +23,7 @@ def job(*entries: Entry) -> Job:
 def test_an_answer_carries_its_times_and_its_batch() -> None:
     first, second = entry("a"), entry("b")
     outcomes: list[Outcome] = [(Tensor("Y", "INT8", (1,), b"\x01"),), Failure(Code.MODEL_FAILED, "no")]
-    good, bad = Answers("w", 300.0, "0123456789abcdef").of_batch(job(first, second), outcomes, 8.0)
+    good, bad = Replies("w", 300.0, "0123456789abcdef").of_batch(job(first, second), outcomes, 8.0)
     reply = decode_reply(good.payload)
     t = reply.timing
     assert (t.accepted, t.published, t.fetched, t.enqueued, t.released) == (1.0, 2.0, 3.0, 4.0, 5.0)
@@ -35,14 +35,14 @@ def test_an_answer_carries_its_times_and_its_batch() -> None:
 
 
 def test_the_answer_of_a_claimed_request_says_so() -> None:
-    answers, keyed = Answers("w", 300.0), entry()
+    answers, keyed = Replies("w", 300.0), entry()
     keyed.payload.claimed = True
     assert answers.of_failure(keyed, Failure(Code.INTERNAL, "x"), 8.0).claimed
     assert not answers.of_failure(entry(), Failure(Code.INTERNAL, "x"), 8.0).claimed
 
 
 def test_only_ends_that_refuse_nothing_let_the_same_key_run_again() -> None:
-    answers = Answers("w", 300.0)
+    answers = Replies("w", 300.0)
     for code in Code:
         answer = answers.of_failure(entry(), Failure(code, "x"), 8.0)
         assert answer.retriable is (code in RETRYABLE)
@@ -51,7 +51,7 @@ def test_only_ends_that_refuse_nothing_let_the_same_key_run_again() -> None:
 
 def test_outputs_that_no_reader_would_take_become_a_failure() -> None:
     huge = Tensor("Y", "INT8", (MAX_RECORD,), bytes(MAX_RECORD))
-    (answer,) = Answers("w", 300.0).of_batch(job(entry()), [(huge,)], 8.0)
+    (answer,) = Replies("w", 300.0).of_batch(job(entry()), [(huge,)], 8.0)
     reply = decode_reply(answer.payload)
     assert reply.failure is not None
     assert reply.failure.code is Code.TOO_LARGE

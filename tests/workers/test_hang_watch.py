@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from tests.workers.fleet import IDENTITY, until
 from tests.workers.serving import bench
 from workers.batching.types import Batch, Release
-from workers.failures.hang_watch import Watch
-from workers.failures.limits import LEAST, MULTIPLE, time_limit
+from workers.failures.hang_watch import HangWatch
+from workers.failures.limits import MIN_TIME_LIMIT, TIME_LIMIT_FACTOR, time_limit
 from workers.instances.job import Entry, Job
 from workers.latency import LatencyModel
 
@@ -35,7 +35,7 @@ def job(executor: Killable, began: float) -> Job:
 
 
 async def test_a_batch_that_runs_too_long_has_its_process_killed() -> None:
-    watch, executor = Watch(LatencyModel(), 3.0, lambda: 0.0), Killable(isolated=True)
+    watch, executor = HangWatch(LatencyModel(), 3.0, lambda: 0.0), Killable(isolated=True)
     watch.begin(job(executor, 100.0))
     watch.check(103.0)
     assert executor.kills == 0
@@ -46,7 +46,7 @@ async def test_a_batch_that_runs_too_long_has_its_process_killed() -> None:
 
 
 async def test_what_has_not_begun_or_has_come_back_does_not_hang() -> None:
-    watch, executor = Watch(LatencyModel(), 3.0, lambda: 0.0), Killable(isolated=True)
+    watch, executor = HangWatch(LatencyModel(), 3.0, lambda: 0.0), Killable(isolated=True)
     waits, back = job(executor, 0.0), job(executor, 100.0)
     watch.begin(waits)
     watch.begin(back)
@@ -57,7 +57,7 @@ async def test_what_has_not_begun_or_has_come_back_does_not_hang() -> None:
 
 
 async def test_on_a_thread_it_is_only_said() -> None:
-    watch, executor = Watch(LatencyModel(), 3.0, lambda: 0.0), Killable(isolated=False)
+    watch, executor = HangWatch(LatencyModel(), 3.0, lambda: 0.0), Killable(isolated=False)
     hangs = job(executor, 100.0)
     watch.begin(hangs)
     watch.check(104.0)
@@ -70,13 +70,13 @@ async def test_on_a_thread_it_is_only_said() -> None:
 
 async def test_without_a_stated_limit_it_is_a_multiple_of_what_was_measured() -> None:
     latency = LatencyModel()
-    watch, some = Watch(latency, None, lambda: 0.0), job(Killable(isolated=True), 100.0)
-    assert watch.limit(some) == LEAST
+    watch, some = HangWatch(latency, None, lambda: 0.0), job(Killable(isolated=True), 100.0)
+    assert watch.limit(some) == MIN_TIME_LIMIT
     latency.observe("", 2, 50.0)
-    assert watch.limit(some) == 50.0 * MULTIPLE
+    assert watch.limit(some) == 50.0 * TIME_LIMIT_FACTOR
     latency.observe("", 2, 5000.0)
     assert watch.limit(some) > 1000
-    assert Watch(latency, math.inf, lambda: 0.0).limit(some) == math.inf
+    assert HangWatch(latency, math.inf, lambda: 0.0).limit(some) == math.inf
 
 
 @pytest.mark.parametrize(("deadline", "runs"), [(None, 59.0), (130.0, 59.0), (400.0, 299.0)])
@@ -86,7 +86,7 @@ async def test_a_long_request_after_short_ones_is_not_taken_for_one_that_hangs(
     latency, executor = LatencyModel(), Killable(isolated=True)
     for _ in range(25):
         latency.observe("", 2, 0.01)
-    watch, long = Watch(latency, None, lambda: 0.0), job(executor, 100.0)
+    watch, long = HangWatch(latency, None, lambda: 0.0), job(executor, 100.0)
     long.entries[0].deadline = deadline
     watch.begin(long)
     for seconds in (12.0, runs):

@@ -2,7 +2,15 @@ import signal
 
 import pytest
 
-from protocol.dead_letter import MAX_ERROR, MAX_MATES, DeadLetter, DeadReason, class_name, encode_evidence, signal_name
+from protocol.dead_letter import (
+    MAX_BATCH_IDS,
+    MAX_ERROR,
+    DeadLetter,
+    DeadReason,
+    class_name,
+    encode_evidence,
+    signal_name,
+)
 from protocol.errors import CodecError, ModelFailed
 from protocol.ports import Record
 from workers.failures.bisection import Cause
@@ -35,11 +43,11 @@ def test_every_header_of_a_letter() -> None:
     ]
 
 
-def test_an_error_is_cut_between_characters_and_only_so_many_mates_are_named() -> None:
+def test_an_error_is_cut_between_characters_and_only_so_many_batch_ids_are_named() -> None:
     letter = DeadLetter(RECORD, DeadReason.POISON, "é" * 5000, "", None, 0, [f"m{n}" for n in range(100)])
     evidence = dict(encode_evidence(letter, "w", ""))
     assert evidence["dead-error"] == "é" * (MAX_ERROR // 2)
-    assert evidence["dead-batch"].split(",") == [f"m{n}" for n in range(MAX_MATES)]
+    assert evidence["dead-batch"].split(",") == [f"m{n}" for n in range(MAX_BATCH_IDS)]
     assert "dead-signal" not in evidence
 
 

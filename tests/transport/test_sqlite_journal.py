@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from protocol.errors import ConfigError, Unavailable
-from protocol.transport.embedded.sqlite_journal import APPLICATION_ID, Journal
+from protocol.transport.embedded.sqlite_journal import APPLICATION_ID, SqliteJournal
 from tests.transport.disk import fill_the_disk, free_the_disk
 
 SCHEMA = ("CREATE TABLE words (id INTEGER PRIMARY KEY, word BLOB)",)
@@ -32,22 +32,22 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def journal(path: Path) -> AsyncIterator[Journal]:
-    journal = Journal(path, SCHEMA, 1, fsync=False)
+async def journal(path: Path) -> AsyncIterator[SqliteJournal]:
+    journal = SqliteJournal(path, SCHEMA, 1, fsync=False)
     await journal.open(words)
     yield journal
     await journal.close()
 
 
 async def reopened(path: Path) -> list[object]:
-    journal = Journal(path, SCHEMA, 1, fsync=True)
+    journal = SqliteJournal(path, SCHEMA, 1, fsync=True)
     try:
         return await journal.open(words)
     finally:
         await journal.close()
 
 
-async def test_what_was_submitted_is_there_after_a_restart_in_order(journal: Journal, path: Path) -> None:
+async def test_what_was_submitted_is_there_after_a_restart_in_order(journal: SqliteJournal, path: Path) -> None:
     applied: list[int] = []
     done = [journal.submit([(ADD, [(n,), (n + 0.5,)])], lambda n=n: applied.append(n)) for n in range(50)]
     await asyncio.gather(*done)
@@ -56,7 +56,7 @@ async def test_what_was_submitted_is_there_after_a_restart_in_order(journal: Jou
     assert await reopened(path) == [n / 2 for n in range(100)]
 
 
-async def test_what_waits_goes_in_one_group(journal: Journal) -> None:
+async def test_what_waits_goes_in_one_group(journal: SqliteJournal) -> None:
     first = journal.submit([(ADD, [(0,)])])
     rest = [journal.submit([(ADD, [(n,)])]) for n in range(1, 100)]
     await first
@@ -65,7 +65,7 @@ async def test_what_waits_goes_in_one_group(journal: Journal) -> None:
     assert all(done.done() for done in rest)
 
 
-async def test_nothing_to_write_waits_for_what_is_being_written(journal: Journal) -> None:
+async def test_nothing_to_write_waits_for_what_is_being_written(journal: SqliteJournal) -> None:
     assert journal.submit([], lambda: "idle").result() == "idle"
     told: list[str] = []
     journal.submit([(ADD, [(1,)])], lambda: told.append("written"))
@@ -75,14 +75,14 @@ async def test_nothing_to_write_waits_for_what_is_being_written(journal: Journal
     assert told == ["written", "asked"]
 
 
-async def test_an_operation_whose_caller_went_away_is_applied(journal: Journal) -> None:
+async def test_an_operation_whose_caller_went_away_is_applied(journal: SqliteJournal) -> None:
     applied = asyncio.Event()
     journal.submit([(ADD, [(1,)])], applied.set).cancel()
     await asyncio.wait_for(applied.wait(), 5)
     assert await journal.query(words) == [1]
 
 
-async def test_closing_writes_what_waits(journal: Journal, path: Path) -> None:
+async def test_closing_writes_what_waits(journal: SqliteJournal, path: Path) -> None:
     done = [journal.submit([(ADD, [(n,)])]) for n in range(3)]
     await journal.close()
     assert all(one.done() and one.exception() is None for one in done)
@@ -95,7 +95,7 @@ async def test_closing_writes_what_waits(journal: Journal, path: Path) -> None:
     await journal.close()
 
 
-async def test_a_full_disk_fails_the_group_and_all_that_waits_and_passes(journal: Journal) -> None:
+async def test_a_full_disk_fails_the_group_and_all_that_waits_and_passes(journal: SqliteJournal) -> None:
     failures: list[bool] = []
     applied: list[int] = []
     journal.on_failure = lambda: failures.append(True)
@@ -112,7 +112,7 @@ async def test_a_full_disk_fails_the_group_and_all_that_waits_and_passes(journal
     assert await journal.query(words) == [b"later"]
 
 
-async def test_it_is_not_healthy_until_it_can_write_again(journal: Journal) -> None:
+async def test_it_is_not_healthy_until_it_can_write_again(journal: SqliteJournal) -> None:
     await journal.query(lambda database: database.execute("PRAGMA query_only = 1").close())
     assert await journal.healthy()
     with pytest.raises(Unavailable, match="attempt to write a readonly database"):
@@ -122,18 +122,18 @@ async def test_it_is_not_healthy_until_it_can_write_again(journal: Journal) -> N
     assert await journal.healthy()
 
 
-async def test_what_cannot_be_read_is_unavailable(journal: Journal) -> None:
+async def test_what_cannot_be_read_is_unavailable(journal: SqliteJournal) -> None:
     with pytest.raises(Unavailable, match=r"words\.sqlite cannot be read: no such table: missing"):
         await journal.query(lambda database: database.execute("SELECT * FROM missing").fetchall())
 
 
-async def test_a_new_folder_is_only_for_its_user(journal: Journal, path: Path) -> None:
+async def test_a_new_folder_is_only_for_its_user(journal: SqliteJournal, path: Path) -> None:
     assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize(("fsync", "level"), [(False, 1), (True, 2)])
 async def test_fsync_makes_every_commit_wait_for_the_disk(path: Path, fsync: bool, level: int) -> None:
-    journal = Journal(path, SCHEMA, 1, fsync=fsync)
+    journal = SqliteJournal(path, SCHEMA, 1, fsync=fsync)
     await journal.open(words)
     pragmas = "synchronous", "journal_mode"
     assert await journal.query(lambda db: [db.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas]) == [
@@ -143,8 +143,8 @@ async def test_fsync_makes_every_commit_wait_for_the_disk(path: Path, fsync: boo
     await journal.close()
 
 
-async def test_one_process_at_a_time(journal: Journal, path: Path) -> None:
-    other = Journal(path, SCHEMA, 1, fsync=False)
+async def test_one_process_at_a_time(journal: SqliteJournal, path: Path) -> None:
+    other = SqliteJournal(path, SCHEMA, 1, fsync=False)
     with pytest.raises(ConfigError, match=f"--data-dir {path.parent} is in use by another process"):
         await other.open(words)
     await journal.submit([(ADD, [(1,)])])
@@ -161,7 +161,7 @@ async def test_a_file_that_is_not_a_database(path: Path) -> None:
         await reopened(path)
 
 
-async def test_a_damaged_file(journal: Journal, path: Path) -> None:
+async def test_a_damaged_file(journal: SqliteJournal, path: Path) -> None:
     await journal.submit([(ADD, [(bytes(2000),) for _ in range(50)])])
     await journal.close()
     overwrite(path, b"\xff" * 4096 * 10, 4096 * 2)
@@ -169,14 +169,14 @@ async def test_a_damaged_file(journal: Journal, path: Path) -> None:
         await reopened(path)
 
 
-async def test_a_file_that_the_reader_does_not_understand(journal: Journal, path: Path) -> None:
+async def test_a_file_that_the_reader_does_not_understand(journal: SqliteJournal, path: Path) -> None:
     await journal.close()
 
     def confused(database: sqlite3.Connection) -> None:
         raise ValueError("a gap")
 
     with pytest.raises(ConfigError, match=r"words\.sqlite is damaged or is not a Penstock file \(a gap\)"):
-        await Journal(path, SCHEMA, 1, fsync=False).open(confused)
+        await SqliteJournal(path, SCHEMA, 1, fsync=False).open(confused)
     assert await reopened(path) == []
 
 
@@ -204,7 +204,7 @@ async def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
         await reopened(tmp_path / "data" / "words.sqlite")
 
 
-async def test_an_apply_that_raises_fails_only_its_own_operation(journal: Journal) -> None:
+async def test_an_apply_that_raises_fails_only_its_own_operation(journal: SqliteJournal) -> None:
     applied: list[int] = []
 
     def confused() -> None:

@@ -1,7 +1,7 @@
-"""What would become of a repository's models here: served as Triton serves them, served with a difference, or refused, and why.
+"""How a repository's models would be served here: as by Triton, with a difference, or not at all, and why.
 
-Without `inspect` no framework is loaded and of a model file only its first bytes are read: what only the whole file can say (do the
-stated tensors exist?) is then not judged.
+Without `inspect` no framework is imported and only the first bytes of a model file are read: what only the whole file can say (do
+the stated tensors exist?) is then not checked.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from protocol.errors import FleetError
 from protocol.model_config import ModelConfig, QueuePolicy, Warmup, WarmupInput
 from protocol.model_config.fields import Support, settings
 from workers.backends import pb_utils
-from workers.checking.pb_usage import not_offered
-from workers.repository import contents
+from workers.checking.pb_usage import unsupported_uses
+from workers.repository import model_file_check
 from workers.repository.completion import (
     DEFAULT_MAX_BATCH_SIZE,
     FILE_BACKEND,
@@ -25,12 +25,12 @@ from workers.repository.completion import (
     BackendMetadata,
     complete,
 )
-from workers.repository.repository import scan
+from workers.repository.scan import scan_repositories
 from workers.repository.version import ModelFolder, ModelVersion
 
 Inspect = Callable[[ModelVersion], BackendMetadata | None]
-"""A backend's `inspect`: what the model file says of itself."""
-Try = Callable[[ModelVersion], None]
+"""A backend's `inspect`."""
+LoadAttempt = Callable[[ModelVersion], None]
 """Loads a version whose configuration is complete, and runs its warm-ups."""
 _PROBE: Final = "a request of zeros"
 
@@ -45,16 +45,16 @@ class Status(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Verdict:
-    """What becomes of one model.
+class CheckResult:
+    """The result for one model.
 
     Attributes:
         model: its name.
         status: the outcome.
         versions: those that would be served.
-        reasons: why it is refused or fails, or each difference to Triton; empty for `NO_DIFFERENCE`.
-        warnings: what was passed over, such as folders that are no versions.
-        verified: what the outcome rests on.
+        reasons: why it is refused or fails, or each difference from Triton; empty for `NO_DIFFERENCE`.
+        warnings: on what was skipped, such as folders that are not versions.
+        verified: what was looked at.
     """
 
     model: str
@@ -65,54 +65,59 @@ class Verdict:
     verified: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """The verdict as a JSON object."""
+        """The result as a JSON object."""
         return dataclasses.asdict(self) | {"status": self.status.value}
 
 
-def check(
-    repositories: Sequence[Path], backends: Collection[str], inspect: Inspect | None = None, attempt: Try | None = None
-) -> Iterator[Verdict]:
-    """One verdict per model, by name, each as soon as it is there.
+def check_repositories(
+    repositories: Sequence[Path],
+    backends: Collection[str],
+    inspect: Inspect | None = None,
+    attempt: LoadAttempt | None = None,
+) -> Iterator[CheckResult]:
+    """One result per model, by name, each as soon as it is known.
 
     Args:
         repositories: folders of model folders.
-        backends: the names of the backends that are there.
+        backends: the names of the installed backends.
         inspect: reads a model file with its framework; None leaves the files unread.
-        attempt: loads a model and lets it answer; None leaves that out.
+        attempt: loads a model and sends it a request; None skips that.
 
     Raises:
         ConfigError: a repository cannot be read at all.
     """
-    for folder in scan(repositories, digests=False):
-        yield _verdict(folder, backends, inspect, attempt)
+    for folder in scan_repositories(repositories, digests=False):
+        yield _check_model(folder, backends, inspect, attempt)
 
 
-def _verdict(folder: ModelFolder, backends: Collection[str], inspect: Inspect | None, attempt: Try | None) -> Verdict:
+def _check_model(
+    folder: ModelFolder, backends: Collection[str], inspect: Inspect | None, attempt: LoadAttempt | None
+) -> CheckResult:
     numbers = tuple(version.version for version in folder.versions)
     if folder.reason:
-        return Verdict(folder.name, Status.REFUSED, (), (folder.reason,), folder.warnings)
+        return CheckResult(folder.name, Status.REFUSED, (), (folder.reason,), folder.warnings)
     found: dict[Status, list[str]] = {Status.REFUSED: [], Status.FAILS: [], Status.DIFFERS: []}
     verified: set[str] = set()
     for version in folder.versions:
         problems = list(_problems(version, backends))
         found[Status.REFUSED] += [f"version {version.version}: {problem}" for problem in problems]
         if not problems:
-            _judge(version, inspect, attempt, found, verified)
+            _check_version(version, inspect, attempt, found, verified)
     status = next((status for status, reasons in found.items() if reasons), Status.NO_DIFFERENCE)
     served = () if status is Status.REFUSED else numbers
     reasons = tuple(dict.fromkeys(found.get(status, ())))
     order = tuple([name for name in ("configuration", "model file", _PROBE) if name in verified])
-    return Verdict(folder.name, status, served, reasons, folder.warnings, order)
+    return CheckResult(folder.name, status, served, reasons, folder.warnings, order)
 
 
-def _judge(
+def _check_version(
     version: ModelVersion,
     inspect: Inspect | None,
-    attempt: Try | None,
+    attempt: LoadAttempt | None,
     found: dict[Status, list[str]],
     verified: set[str],
 ) -> None:
-    """Add what there is to say of a version, and on what that rests."""
+    """Add the findings on a version, and what was looked at."""
     try:
         metadata = inspect(version) if inspect is not None else None
         completed = _completed(version.config, metadata, inspected=inspect is not None)
@@ -126,7 +131,7 @@ def _judge(
     verified.add("configuration")
     if metadata is not None:
         verified.add("model file")
-    found[Status.DIFFERS] += [*_differences(version.config, completed), *_not_offered(version)]
+    found[Status.DIFFERS] += [*_differences(version.config, completed), *_unsupported_uses(version)]
     if attempt is None or completed is None:
         return
     try:
@@ -137,7 +142,8 @@ def _judge(
 
 
 def probed(config: ModelConfig) -> ModelConfig:
-    """The configuration with one instance, and a request of zeros among its warm-ups: one row, and one for each open size."""
+    """The configuration with one instance and one more warm-up, a request of zeros: one row, and size 1 for each variable
+    dimension."""
     required = [spec for spec in config.inputs if not spec.optional] or config.inputs
     inputs = {spec.name: WarmupInput(spec.datatype, tuple([max(1, size) for size in spec.dims])) for spec in required}
     group = dataclasses.replace(config.instance_groups[0], count=1)
@@ -152,7 +158,7 @@ def _problems(version: ModelVersion, backends: Collection[str]) -> Iterator[str]
         yield f"there is no backend '{config.backend}'; there are: {', '.join(sorted(backends))}"
     if config.backend in FILE_BACKEND.values() and not version.path.exists():
         yield f"there is no file '{version.path.relative_to(version.folder)}'"
-    if problem := contents.problem_of(version.path, config.backend):
+    if problem := model_file_check.load_problem(version.path, config.backend):
         yield problem
     for warmup in config.warmups:
         for tensor in warmup.inputs.values():
@@ -161,7 +167,7 @@ def _problems(version: ModelVersion, backends: Collection[str]) -> Iterator[str]
 
 
 def _completed(config: ModelConfig, metadata: BackendMetadata | None, *, inspected: bool) -> ModelConfig | None:
-    """The configuration as it would be served; None where only the unread model file can say."""
+    """The configuration as it would be served; None if that depends on the unread model file."""
     if inspected:
         return complete(config, metadata)
     whole = config.batch_size_stated and config.inputs and config.outputs
@@ -188,10 +194,10 @@ def _differences(stated: ModelConfig, completed: ModelConfig | None) -> Iterator
         yield "a request's own timeout counts where the policy allows it without a default timeout; Triton ignores it there"
 
 
-def _not_offered(version: ModelVersion) -> Iterator[str]:
+def _unsupported_uses(version: ModelVersion) -> Iterator[str]:
     if version.config.backend == "python":
         source = version.path.read_text(errors="replace")
-        for use in not_offered(source, dir(pb_utils)):
+        for use in unsupported_uses(source, dir(pb_utils)):
             yield f"{version.path.name} uses {use}, which is not offered: it fails when it gets there"
 
 

@@ -1,0 +1,56 @@
+"""The ports: what the fleet requires of its bus, its result store and its directory. The docstrings are the contract.
+
+Decided here: what each call promises, and which error says that it did not happen. `tests/transport` runs one suite over every
+carrier (memory, SQLite, Kafka with Redis). A crash between any two calls costs at most a redelivery, never a record; the result
+store keeps at most one terminal entry per request; the directory may forget everything at any moment.
+
+Import everything from this package. It may not import `codec`, `naming` or a carrier.
+"""
+
+from protocol.ports.bus import (
+    NOWHERE,
+    Assigned,
+    Bus,
+    Consumer,
+    Headers,
+    Listener,
+    OutRecord,
+    Place,
+    Published,
+    Record,
+)
+from protocol.ports.directory import Directory
+from protocol.ports.results import (
+    Cancel,
+    Claim,
+    Claimed,
+    ClaimState,
+    FinishOutcome,
+    RequestState,
+    Results,
+    Terminal,
+    Wake,
+)
+
+__all__ = [
+    "NOWHERE",
+    "Assigned",
+    "Bus",
+    "Cancel",
+    "Claim",
+    "ClaimState",
+    "Claimed",
+    "Consumer",
+    "Directory",
+    "FinishOutcome",
+    "Headers",
+    "Listener",
+    "OutRecord",
+    "Place",
+    "Published",
+    "Record",
+    "RequestState",
+    "Results",
+    "Terminal",
+    "Wake",
+]
