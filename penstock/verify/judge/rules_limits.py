@@ -18,7 +18,7 @@ ROOM: Final = 32 * 1024 * 1024
 """Bytes by which it may still grow: what waits in it at once, and what its allocator keeps of that."""
 STEADY: Final = 0.25
 """A leak grows with the requests: by this share of its growth at least in each half of them. A worker that reads what has piled up
-while its servers were away takes up to 49 MiB more (32 in its lanes, 17 on their way) and twice that as tensors, but once."""
+while its servers were away takes up to 49 MiB more (32 in its buffers, 17 in flight) and twice that as tensors, but once."""
 SURE: Final = 1.5
 """A process is judged where one that leaked would have grown by so many times `ROOM`."""
 KEY_BYTES: Final = 8 * 1024
