@@ -101,7 +101,7 @@ class Intake:
         self._background.spawn(self._poll())
 
     def pause(self) -> None:
-        """Take nothing more; go on polling, so that nobody else gets what is being finished here."""
+        """Take nothing more, but keep polling, so that no other worker gets the records that are being finished here."""
         self._paused = True
 
     def refuse_all(self, failure: Failure) -> None:
