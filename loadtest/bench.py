@@ -47,7 +47,7 @@ SYSTEMS: Final[dict[str, Start]] = {"embedded": systems.embedded, "fleet": long_
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Plan:
+class BenchPlan:
     """How much is measured; times in seconds.
 
     Attributes:
@@ -93,7 +93,7 @@ class Plan:
     pinned: bool = True
 
 
-QUICK: Final = Plan(
+QUICK: Final = BenchPlan(
     models=("addsub", "mlp"),
     warmup_s=1.0,
     broker_warmup_s=12.0,
@@ -110,7 +110,7 @@ QUICK: Final = Plan(
     safety_s=0,
 )
 """About a minute: enough to see a regression, too short to publish."""
-GPU: Final = Plan(
+GPU: Final = BenchPlan(
     models=tuple(models.GPU_MODELS),
     broker_warmup_s=80.0,
     callers=(1, 16, 32, 64, 128),
@@ -132,7 +132,7 @@ class Bench:
         ModuleNotFoundError: onnx, onnxruntime or torch is missing.
     """
 
-    def __init__(self, plan: Plan, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, plan: BenchPlan, folder: Path, say: Callable[[str], None]) -> None:
         self._plan = plan
         self._say = say
         self._folder = folder

@@ -166,7 +166,7 @@ def siege(out: Path | None, parts: tuple[str, ...], **options: Any) -> None:
     from loadtest import siege as sieges
     from loadtest import siege_report
 
-    found = sieges.besiege(sieges.Plan(**options, names=sieges.names_of(parts)), click.echo)
+    found = sieges.run_siege(sieges.SiegePlan(**options, names=sieges.names_of(parts)), click.echo)
     page = siege_report.markdown(found)
     click.echo(page)
     if out is not None:
@@ -213,9 +213,9 @@ def bench(
 
     Servers are pinned to one core and the load to another. Takes about an hour without --soak.
     """
-    from loadtest.bench import GPU, QUICK, Bench, Plan
+    from loadtest.bench import GPU, QUICK, Bench, BenchPlan
 
-    plan = dataclasses.replace(GPU if gpu else QUICK if quick else Plan(), soak_s=soak_s)
+    plan = dataclasses.replace(GPU if gpu else QUICK if quick else BenchPlan(), soak_s=soak_s)
     plan = dataclasses.replace(plan, models=chosen["names"] or plan.models, systems=chosen["only"] or plan.systems)
     named = [rival.partition("=") for rival in rivals]
     if not all(command for _, _, command in named):

@@ -21,9 +21,9 @@ from loadtest.results import (
 )
 
 _METHOD = """\
-Written by `make bench` (`python -m loadtest bench`). The method is in loadtest/README.md, the raw numbers are in the JSON file
-beside the plots. Ratios to the limit travel between machines better than rates do. [What profiling found](benchmarks/findings.md)
-is a page of its own.
+Written by `make bench` (`python -m loadtest bench`). The method is in loadtest/README.md, the raw figures are in the JSON file
+beside the plots. Ratios to the limit are more comparable between machines than rates.
+[What profiling found](benchmarks/findings.md) has a page of its own.
 """
 _TITLE = {
     "embedded": "embedded: one process",
@@ -217,9 +217,9 @@ def _idle(idle: Idle) -> str:
 def disturbances_table(found: Sequence[Disturbance]) -> str:
     """A table for each length of time, one row per kind, over all times that it was caused."""
     what = (
-        f"Callers of add/sub at {cell(found[0].rate)}/s on the fleet; each round has fleets of its own. Nothing is pinned, or the"
-        " fleet has one core, and what joins the other. Calls arrive at the same moments before something happens and afterwards;"
-        " the broker has room enough to collect no garbage meanwhile. p99 and its ratio are of the calls of all rounds together,"
+        f"Callers of add/sub at {cell(found[0].rate)}/s on the fleet; each round has fleets of its own. Either nothing is pinned,"
+        " or the fleet has one core and the joining worker the other. Calls arrive at the same offsets before and after the event;"
+        " the broker has enough memory to collect no garbage meanwhile. p99 and its ratio are over the calls of all rounds,"
         " with the smallest and the largest ratio of a single round.\n"
     )
     lengths = dict.fromkeys(each.seconds for each in found)

@@ -58,7 +58,7 @@ class TritonPythonModel:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Plan:
+class SiegePlan:
     """A siege.
 
     Attributes:
@@ -98,7 +98,7 @@ class Siege:
     """
 
     about: dict[str, str]
-    plan: Plan
+    plan: SiegePlan
     quiet: dict[str, Any]
     attacked: dict[str, Any]
     memory: list[tuple[float, float]]
@@ -136,7 +136,7 @@ class Siege:
         }
 
 
-def besiege(plan: Plan, say: Callable[[str], object] = lambda text: None) -> Siege:
+def run_siege(plan: SiegePlan, say: Callable[[str], object] = lambda text: None) -> Siege:
     """Start a gateway with a worker, attack it, and judge."""
     with tempfile.TemporaryDirectory(prefix="penstock-siege-") as folder:
         repository = write_models(Path(folder))
@@ -146,7 +146,7 @@ def besiege(plan: Plan, say: Callable[[str], object] = lambda text: None) -> Sie
             return _siege(plan, system, HttpTarget(system.address(HONEST), pool), say)
 
 
-def _siege(plan: Plan, system: System, target: HttpTarget, say: Callable[[str], object]) -> Siege:
+def _siege(plan: SiegePlan, system: System, target: HttpTarget, say: Callable[[str], object]) -> Siege:
     root = system.meter.pid("server" if plan.system == "embedded" else "gateway")
     _call(target, plan.rate, min(plan.before, 2.0))
     say(f"{plan.before:g} s of the honest caller alone")
@@ -163,7 +163,7 @@ def _siege(plan: Plan, system: System, target: HttpTarget, say: Callable[[str], 
 
 
 @contextlib.contextmanager
-def _attackers(plan: Plan, system: System) -> Iterator[list[ServerProcess]]:
+def _attackers(plan: SiegePlan, system: System) -> Iterator[list[ServerProcess]]:
     started: list[ServerProcess] = []
     try:
         for place in range(BESIEGERS):
@@ -245,7 +245,7 @@ def load(path: Path) -> Siege:
     plan: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in raw["plan"].items()
     }
-    raw["plan"] = Plan(**plan)
+    raw["plan"] = SiegePlan(**plan)
     raw["attacks"] = [Counted(**each) for each in raw["attacks"]]
     raw["memory"] = [(seconds, mib) for seconds, mib in raw["memory"]]
     return Siege(**raw)

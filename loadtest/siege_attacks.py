@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import orjson
 
-from loadtest.siege_lines import Reply, ask, connect, in_chunks, request
+from loadtest.siege_connections import Reply, ask, connect, in_chunks, request
 
 MIB: Final = 1 << 20
 INFER: Final = "/v2/models/{}/infer"

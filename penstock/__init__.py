@@ -12,7 +12,7 @@ __all__ = ["AsyncClient", "Client", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the clients when they are first asked for: `penstock --version` should not wait for them."""
+    """Import the clients on first use: `penstock --version` should not wait for them."""
     if name in ("AsyncClient", "Client"):
         from penstock import client
 

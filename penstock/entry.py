@@ -1,5 +1,5 @@
-"""The first module of the command `penstock`: from here on Ctrl-C ends the process at once and without a word, until its command
-has said what it does then. Nothing runs yet, so nothing is lost; Python's own way would be an exception in the middle of an import.
+"""The first module of the command `penstock`. Ctrl-C ends the process at once and silently until the command installs its own
+handler: nothing runs yet, and Python's default would raise in the middle of an import.
 """
 
 import signal

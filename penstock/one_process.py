@@ -1,4 +1,4 @@
-"""The fleet in one process: a gateway and a worker on one event loop, meeting in an embedded transport as they would in Kafka and
+"""The fleet in one process: a gateway and a worker on one event loop, connected by an embedded transport instead of Kafka and
 Redis. Nothing is short-circuited: a request goes through the log, the batcher and the fenced results.
 """
 
@@ -24,12 +24,12 @@ log = structlog.get_logger(__name__)
 
 
 class OneProcess:
-    """A whole fleet, started and stopped as one.
+    """A whole fleet, started and stopped together.
 
     Args:
-        gateway: its metrics port serves the worker's metrics, too.
-        worker: what it serves.
-        transport: memory, or a data folder.
+        gateway: its metrics port also serves the worker's metrics.
+        worker: the models that it serves.
+        transport: in memory, or a data folder.
 
     Attributes:
         gateway, worker: the two halves.
@@ -46,14 +46,14 @@ class OneProcess:
             clock,
             registry,
         )
-        gateway = dataclasses.replace(gateway, model_wait=0.0)  # the models are there before it
+        gateway = dataclasses.replace(gateway, model_wait=0.0)  # the models are loaded before it starts
         self.gateway = Gateway(gateway, self._transport, transport.names, clock, registry)
 
     async def start(self) -> None:
         """Open the log, load the models, then take calls.
 
         Raises:
-            ConfigError: a model cannot be loaded, or a port or the data folder cannot be had.
+            ConfigError: a model cannot be loaded, or a port or the data folder is not available.
         """
         await self._transport.open()
         try:
@@ -86,7 +86,7 @@ class OneProcess:
             log.info("stopped")
 
     async def stop(self) -> None:
-        """Answer what is in flight, then end. What waits in a durable log is served after the next start."""
+        """Answer the requests in flight, then stop. Requests in a durable log are served after the next start."""
         await self._drain(self._grace)
         await self._close()
 

@@ -1,4 +1,9 @@
-"""The command line. Each command is one file, imported when it is called: `penstock --version` starts in a fraction of a second."""
+"""The command line. Each command is one file, imported when it is called: `penstock --version` starts in a fraction of a second.
+
+Decided here: flags and their environment variables (`options`), what they set (`settings`), exit codes (`exits`), and what is
+printed. Door: `main`. Invariants: an error that a user can fix is one line and an exit code, anything else a traceback; a server
+imports no framework before its flags are read. Nothing but `penstock.entry` imports this package.
+"""
 
 from __future__ import annotations
 
@@ -19,21 +24,22 @@ COMMANDS: Final = {
     "worker": "Drain Kafka into batches and run models.",
     "infer": "Send one request and print the answer.",
     "models": "List the models that a gateway knows.",
-    "check": "Say for every model of a repository whether it can be served, and how.",
+    "check": "Report for every model of a repository whether it can be served, and how.",
     "new": "Write a model folder to start from.",
     "dead": "List, show, reproduce and redrive the requests that workers gave up.",
-    "verify": "Break a fleet on purpose, and judge what it promises.",
-    "doctor": "Look at broker, store, repository and GPUs, and say what to fix.",
+    "verify": "Break a fleet on purpose, and judge its promises.",
+    "doctor": "Check broker, store, repository and GPUs, and say what to fix.",
 }
 """Every command and its line in `penstock --help`."""
 
 _SERVERS: Final = frozenset({"serve", "gateway", "worker"})
-"""Commands that handle SIGINT themselves (`protocol.runtime.loop`); until then it ends them at once (`penstock.entry`)."""
+"""Commands that handle SIGINT themselves (`protocol.runtime.loop`); before that it ends them at once (`penstock.entry`)."""
 _BROKEN_PIPE: Final = 141
-"""As a shell says it of a program that SIGPIPE ended."""
+"""As a shell reports a program that SIGPIPE ended."""
 _BLAS_SLEEPS: Final = "OPENBLAS_THREAD_TIMEOUT", "20"
-"""NumPy's OpenBLAS starts a thread for each core when it is imported, and each spins for 2^28 cycles before it sleeps: a tenth of a
-second of each core for every process that starts. With 2^20, 0.4 ms, threads still wait awake between the products of one model."""
+"""NumPy's OpenBLAS starts a thread per core when it is imported, and each spins for 2^28 cycles before it sleeps: a tenth of a
+second of each core at every process start. With 2^20 cycles, 0.4 ms, threads still spin between the products of one model.
+"""
 
 
 class Commands(click.Group):
@@ -48,12 +54,12 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         if cmd_name not in _SERVERS and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # they put away what they have started
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # they clean up what they started
         command: click.Command = importlib.import_module(f"penstock.cli.{cmd_name}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list in `--help`, without importing any of them."""
+        """The list in `--help`, without importing the commands."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
@@ -69,11 +75,11 @@ def group() -> None:
 
 
 def main() -> None:
-    """The entry point: runs a command, and turns what a user can mend into one line and an exit code."""
+    """The entry point: runs a command, and turns an error that a user can fix into one line and an exit code."""
     os.environ.setdefault(*_BLAS_SLEEPS)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # whatever a terminal cannot show
+            stream.reconfigure(errors="backslashreplace")  # for characters that the terminal cannot show
     try:
         _run()
     finally:
@@ -98,7 +104,7 @@ def _run() -> None:
 
 
 def _flush() -> None:
-    """Write what is left here, where a reader that has gone (`| head -1`) can be told from an error."""
+    """Flush here, so that a closed pipe (`| head -1`) can be distinguished from an error."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

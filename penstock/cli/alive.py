@@ -1,4 +1,4 @@
-"""What `penstock doctor` says of the workers that are alive, from their heartbeats and the broker's topics. Pure."""
+"""What `penstock doctor` reports about live workers, from their heartbeats and the broker's topics. Pure."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _SHOWN: Final = 12
 
 
 def judged(beats: Sequence[Heartbeat], topics: Collection[str], names: Names) -> Iterator[tuple[str, str]]:
-    """States and texts: how many workers serve how much, and where they disagree.
+    """States and texts: how many workers serve how many model versions, and where they disagree.
 
     Args:
-        beats: of workers that were heard of a moment ago.
-        topics: that the broker has.
-        names: of the fleet.
+        beats: recent heartbeats.
+        topics: the broker's topics.
+        names: the fleet's names.
     """
     serving: dict[tuple[str, str], dict[str, list[str]]] = collections.defaultdict(
         lambda: collections.defaultdict(list)

@@ -25,10 +25,10 @@ from workers.repository.version import ModelVersion
 @click.argument("repository", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of text.")
 @click.option("--no-inspect", is_flag=True, help="Do not open model files: faster, and needs no framework.")
-@click.option("--run", is_flag=True, help="Load every model, too, and let it answer a request of zeros.")
+@click.option("--run", is_flag=True, help="Also load every model and run a request of zeros.")
 def command(repository: tuple[Path, ...], as_json: bool, no_inspect: bool, run: bool) -> None:
-    """Say for every model of REPOSITORY: served as by Triton, as far as that was looked at; served with a difference; refused, and
-    why. With --run also whether it answers.
+    """Report for every model of REPOSITORY whether it is served as by Triton (as far as checked), served with a difference, or
+    refused, and why. With --run also whether it answers.
 
     Exits with 1 when a model is refused or fails.
 
@@ -70,7 +70,7 @@ def _text(result: CheckResult) -> str:
 
 
 def _inspect(children: ChildPool, version: ModelVersion) -> BackendMetadata | None:
-    """As a worker would: what may crash is asked in a process of its own."""
+    """Inspect a model as a worker would: in a process of its own if it may crash."""
     if not is_isolated(version.config):
         return load_backend(version.config.backend).inspect(version)
     child = children.take(version.config.backend)

@@ -16,9 +16,9 @@ import orjson
 
 from penstock.cli.options import Decorator, fleet_options, option, options, seconds
 from penstock.cli.settings import transport_settings
-from penstock.dead import folder, selection, showing, topic
+from penstock.dead import reproducer, selection, showing, topic
 from penstock.dead.letters import ReadLetter
-from penstock.dead.redriving import Plan, plan
+from penstock.dead.redriving import RedrivePlan, plan_redrives
 from penstock.dead.selection import Selection
 from protocol.dead_letter import REASONS, UNKNOWN
 from protocol.errors import ConfigError, InvalidArgument, NotFound
@@ -29,25 +29,25 @@ from protocol.transport.settings import TransportSettings
 T = TypeVar("T")
 
 ASK_ABOVE: Final = 10
-"""Records that are sent again without a question."""
+"""Most records that are sent again without confirmation."""
 
 _where: Decorator = options(
     fleet_options,
-    option("--data-dir", type=click.Path(exists=True, file_okay=False, path_type=Path), help="The folder of a `penstock serve` that does not run now, instead of --kafka and --redis."),  # noqa: E501
-    click.option("--model", "models", multiple=True, metavar="NAME", help="Of this model; may be repeated. [all]"),
+    option("--data-dir", type=click.Path(exists=True, file_okay=False, path_type=Path), help="The folder of a stopped `penstock serve`, instead of --kafka and --redis."),  # noqa: E501
+    click.option("--model", "models", multiple=True, metavar="NAME", help="Only this model; may be repeated. [all]"),
 )  # fmt: skip
 _which: Decorator = options(
-    click.option("--reason", "reasons", multiple=True, type=click.Choice([*REASONS, UNKNOWN]), help="Dead of this; may be repeated. [all]"),  # noqa: E501
-    click.option("--since", metavar="AGE|DATE", help="Buried since: 90s, 30m, 2h, 7d, or 2026-01-31T12:00 in UTC."),
-    click.option("--worker", default="", help="Given up by this worker."),
-    click.option("--id", "ids", multiple=True, metavar="ID", help="This one: its id, or <model>/<partition>/<offset>; may be repeated."),  # noqa: E501
+    click.option("--reason", "reasons", multiple=True, type=click.Choice([*REASONS, UNKNOWN]), help="Only this reason; may be repeated. [all]"),  # noqa: E501
+    click.option("--since", metavar="AGE|DATE", help="Dead since then: 90s, 30m, 2h, 7d, or 2026-01-31T12:00 in UTC."),
+    click.option("--worker", default="", help="Only letters of this worker."),
+    click.option("--id", "ids", multiple=True, metavar="ID", help="Only this letter: its id, or <model>/<partition>/<offset>; may be repeated."),  # noqa: E501
 )  # fmt: skip
 _json: Decorator = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
 def command() -> None:
-    """Dead letters: see what workers gave up, see why, try it again in a process that may die, send it again.
+    """Dead letters: list the requests that workers gave up, see why, run them in a process that may die, send them again.
 
     \b
         penstock dead list --kafka localhost:9092 --redis redis://localhost:6379
@@ -64,15 +64,15 @@ def command() -> None:
 @command.command("list")
 @options(_where, _which, _json)
 def list_(models: tuple[str, ...], as_json: bool, **flags: Any) -> None:
-    """List dead letters, the oldest first, and how many there are of each reason.
+    """List dead letters, the oldest first, with counts by reason.
 
     \b
         penstock dead list --model mymodel --reason poison --since 2h
     """
     settings, chosen = _settings(flags), _selection(flags)
-    found = _run(settings, lambda bus: _cemeteries(bus, settings.names, models))
+    found = _run(settings, lambda bus: _dead_topics(bus, settings.names, models))
     letters = sorted(
-        (letter for each in found for letter in each.letters if chosen.covers(letter)), key=lambda x: x.buried
+        (letter for each in found for letter in each.letters if chosen.covers(letter)), key=lambda x: x.dead_lettered_at
     )
     redriven = {note.root_ref: note.id for each in found for note in each.notes}
     if as_json:
@@ -92,7 +92,7 @@ def list_(models: tuple[str, ...], as_json: bool, **flags: Any) -> None:
 @click.argument("name", metavar="ID")
 @options(_where, _json)
 def show(name: str, models: tuple[str, ...], as_json: bool, **flags: Any) -> None:
-    """Show everything that is known of the dead letter ID: evidence, headers, inputs; the newest where there are several.
+    """Show the dead letter ID: evidence, headers and inputs; the newest if there are several.
 
     \b
         penstock dead show 5f0c9a7e --json
@@ -111,17 +111,17 @@ def show(name: str, models: tuple[str, ...], as_json: bool, **flags: Any) -> Non
 @options(
     _where,
     click.option("--from", "source", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A folder that --export wrote, instead of ID."),  # noqa: E501
-    option("--model-repository", multiple=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Where the model is; may be repeated. [--from's own models]"),  # noqa: E501
-    click.option("--version", "version", default="", help="Run it against this version of the model. [the one that it died in]"),
-    click.option("--time-limit", type=float, callback=seconds, default=120.0, show_default=True, help="Seconds for loading and running; then it hangs."),  # noqa: E501
+    option("--model-repository", multiple=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="The model's repository; may be repeated. [--from's own models]"),  # noqa: E501
+    click.option("--version", "version", default="", help="Version of the model to run. [the one in which it died]"),
+    click.option("--time-limit", type=float, callback=seconds, default=120.0, show_default=True, help="Seconds for loading and running; after that it counts as hung."),  # noqa: E501
     click.option("--export", "target", type=click.Path(path_type=Path), help="Write a reproducer into this new folder."),
-    click.option("--with-model", is_flag=True, help="With --export: put a copy of the model version into it."),
+    click.option("--with-model", is_flag=True, help="With --export: include a copy of the model version."),
     _json,
 )  # fmt: skip
 def reproduce(name: str, models: tuple[str, ...], source: Path | None, as_json: bool, **flags: Any) -> None:
-    """Run the dead letter ID against its model, alone, in a child process that may die of it; the worker's own backends load it.
+    """Run the dead letter ID alone against its model, in a child process that may die; the worker's own backends load the model.
 
-    Exits with 0 where it crashed, hung, failed or was refused again, and with 1 where it succeeded. With --export and without
+    Exits with 0 if it crashed, hung, failed or was refused again, and with 1 if it succeeded. With --export and without
     --model-repository nothing is run.
 
     \b
@@ -130,22 +130,22 @@ def reproduce(name: str, models: tuple[str, ...], source: Path | None, as_json: 
         penstock dead reproduce --from case
     """
     if bool(name) == bool(source):
-        raise InvalidArgument("say which dead letter: ID, or --from FOLDER with what --export wrote")
-    case = folder.load(source) if source else _case(_settings(flags), models, name)
+        raise InvalidArgument("say which dead letter: ID, or --from FOLDER that --export wrote")
+    case = reproducer.load_case(source) if source else _case(_settings(flags), models, name)
     version, repositories, target = flags["version"] or case.version, list(flags["model_repository"]), flags["target"]
-    if source and not repositories and (source / folder.MODELS).is_dir():
-        repositories = [source / folder.MODELS]
+    if source and not repositories and (source / reproducer.MODELS).is_dir():
+        repositories = [source / reproducer.MODELS]
     if target:
         _export(target, case, version, repositories if flags["with_model"] else None)
         if not as_json:
             print(
-                f"{target} holds the request; python {target / folder.SCRIPT} --model-repository DIR runs it",
+                f"{target} holds the request; python {target / reproducer.SCRIPT} --model-repository DIR runs it",
                 file=sys.stderr,
             )
     if repositories:
         sys.exit(_reproduce(case, repositories, version, flags["time_limit"], as_json))
     if not target:
-        raise ConfigError("--model-repository says where the model is that the request is to be run against")
+        raise ConfigError("give --model-repository, the repository of the model to run the request against")
 
 
 @command.command()
@@ -153,16 +153,16 @@ def reproduce(name: str, models: tuple[str, ...], source: Path | None, as_json: 
     _where,
     _which,
     click.option("--rate", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Records a second; 0 for no limit."),
-    click.option("--dry-run", is_flag=True, help="Say what would be sent, and send nothing."),
-    click.option("--again", is_flag=True, help="Also what was sent again since it died."),
+    click.option("--dry-run", is_flag=True, help="Print what would be sent, and send nothing."),
+    click.option("--again", is_flag=True, help="Include requests that were sent again since they died."),
     click.option("--yes", "-y", is_flag=True, help=f"Do not ask before sending more than {ASK_ABOVE}."),
     _json,
 )  # fmt: skip
 def redrive(models: tuple[str, ...], as_json: bool, yes: bool, **flags: Any) -> None:
     """Send dead letters again, to the topics that they came from, as <id>~r<n> and without their deadline.
 
-    Says where each answer can be read. What was sent again since it died is left out unless --again is given. Exits with 1 where
-    a record could not be sent.
+    Prints where each answer can be read. Requests sent again since they died are left out unless --again is given. Exits with 1
+    if a record could not be sent.
 
     \b
         penstock dead redrive --model mymodel --reason poison --dry-run
@@ -172,9 +172,11 @@ def redrive(models: tuple[str, ...], as_json: bool, yes: bool, **flags: Any) -> 
     names = settings.names
 
     async def work(bus: Bus) -> int:
-        found = await _cemeteries(bus, names, models)
+        found = await _dead_topics(bus, names, models)
         plans = [
-            plan([x for x in each.letters if chosen.covers(x)], each.letters, each.notes, names, again=flags["again"])
+            plan_redrives(
+                [x for x in each.letters if chosen.covers(x)], each.letters, each.notes, names, again=flags["again"]
+            )
             for each in found
         ]
         count = sum(len(each.redrives) for each in plans)
@@ -185,19 +187,19 @@ def redrive(models: tuple[str, ...], as_json: bool, yes: bool, **flags: Any) -> 
     sys.exit(_run(settings, work))
 
 
-async def _send(bus: Bus, names: Names, plans: list[Plan], flags: dict[str, Any], as_json: bool) -> int:
+async def _send(bus: Bus, names: Names, plans: list[RedrivePlan], flags: dict[str, Any], as_json: bool) -> int:
     """The exit code."""
     redrives = [redrive for each in plans for redrive in each.redrives]
     skipped = [skip for each in plans for skip in each.skipped]
     say: Callable[[topic.Sent], None] = (
-        (lambda _: None) if as_json else lambda sent: print(_told(sent, names), flush=True)
+        (lambda _: None) if as_json else lambda sent: print(_sent_line(sent, names), flush=True)
     )
     if flags["dry_run"]:
         done = [topic.Sent(redrive, None) for redrive in redrives]
         for each in done:
             say(each)
     else:
-        done = await topic.redrive(bus, names, redrives, flags["rate"], say)
+        done = await topic.send_again(bus, names, redrives, flags["rate"], say)
     failed = sum(bool(each.problem) for each in done)
     if as_json:
         left = [{"id": each.letter.id, "place": each.letter.place, "why": each.why} for each in skipped]
@@ -210,7 +212,7 @@ async def _send(bus: Bus, names: Names, plans: list[Plan], flags: dict[str, Any]
     return 1 if failed else 0
 
 
-def _told(sent: topic.Sent, names: Names) -> str:
+def _sent_line(sent: topic.Sent, names: Names) -> str:
     facts = {key: showing.clean(str(value)) for key, value in _facts(sent, names).items()}
     if sent.problem:
         return f"not sent    {facts['redrive_of']}: {facts['problem']}"
@@ -234,33 +236,33 @@ def _facts(sent: topic.Sent, names: Names) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _case(settings: TransportSettings, models: tuple[str, ...], name: str) -> folder.Case:
+def _case(settings: TransportSettings, models: tuple[str, ...], name: str) -> reproducer.Case:
     letter, value = _run(settings, lambda bus: _fetch(bus, settings.names, models, name))
     if letter.reason == "lost":
         raise InvalidArgument(f"{letter.id} is a note that records were deleted unread: there is nothing to run")
     if letter.left_out:
         raise InvalidArgument(f"{letter.id} is the evidence alone: {letter.left_out} were too large to be kept")
-    return folder.Case(letter, letter.version(settings.names) or "1", value)
+    return reproducer.Case(letter, letter.version(settings.names) or "1", value)
 
 
-def _export(target: Path, case: folder.Case, version: str, repositories: list[Path] | None) -> None:
-    from penstock.dead.reproduce_child import find
+def _export(target: Path, case: reproducer.Case, version: str, repositories: list[Path] | None) -> None:
+    from penstock.dead.reproduce_child import find_version
 
     model = None
     if repositories is not None:
         if not repositories:
             raise ConfigError("--with-model copies the model from --model-repository")
-        model = find(repositories, case.letter.model, version, digests=False)
-    folder.write(target, case, model)
+        model = find_version(repositories, case.letter.model, version, digests=False)
+    reproducer.write_case(target, case, model)
 
 
-def _reproduce(case: folder.Case, repositories: list[Path], version: str, limit: float, as_json: bool) -> int:
+def _reproduce(case: reproducer.Case, repositories: list[Path], version: str, limit: float, as_json: bool) -> int:
     """The exit code."""
-    from penstock.dead.reproduction import reproduce as run
-    from penstock.dead.verdicts import compared
+    from penstock.dead.reproduction import reproduce_case
+    from penstock.dead.reproduction_result import difference
 
-    outcome = run(case, repositories, version, limit)
-    remark = compared(outcome, case.letter)
+    outcome = reproduce_case(case, repositories, version, limit)
+    remark = difference(outcome, case.letter)
     if as_json:
         _print(outcome.as_json() | {"remark": remark or None, "id": case.letter.id, "version": version})
     else:
@@ -279,7 +281,7 @@ def _settings(flags: dict[str, Any]) -> TransportSettings:
     data_dir: Path | None = flags["data_dir"]
     if not flags["kafka"] and data_dir is None:
         raise ConfigError(
-            "dead letters lie in a fleet's broker: --kafka HOST:PORT and --redis URL; or in --data-dir DIR"
+            "dead letters are in a fleet's broker: --kafka HOST:PORT and --redis URL; or in --data-dir DIR"
         )
     return transport_settings(**flags)
 
@@ -299,7 +301,7 @@ def _run(settings: TransportSettings, work: Callable[[Bus], Coroutine[Any, Any, 
 
 @contextlib.asynccontextmanager
 async def _bus(settings: TransportSettings) -> AsyncIterator[Bus]:
-    """The bus alone, open: Redis may be away."""
+    """The open bus alone: Redis may be unreachable."""
     from protocol.transport import open_transport
 
     if settings.data_dir is not None:
@@ -317,19 +319,21 @@ async def _bus(settings: TransportSettings) -> AsyncIterator[Bus]:
         await bus.close()
 
 
-async def _cemeteries(bus: Bus, names: Names, models: tuple[str, ...]) -> list[topic.Cemetery]:
-    return [await topic.cemetery(bus, names, model) for model in models or await topic.models(bus, names)]
+async def _dead_topics(bus: Bus, names: Names, models: tuple[str, ...]) -> list[topic.DeadTopic]:
+    return [
+        await topic.read_dead_topic(bus, names, model) for model in models or await topic.models_announced(bus, names)
+    ]
 
 
 async def _fetch(bus: Bus, names: Names, models: tuple[str, ...], name: str) -> tuple[ReadLetter, bytes]:
-    """The newest letter that is called so, and its value."""
-    found = await _cemeteries(bus, names, models)
+    """The newest letter of that name, and its value."""
+    found = await _dead_topics(bus, names, models)
     letters = [letter for each in found for letter in each.letters if selection.is_called(letter, name)]
     if not letters:
         searched = ", ".join(each.model for each in found) or "no model, for none was ever announced"
         raise NotFound(f"there is no dead letter {name!r}; looked at: {searched}")
-    letter = max(letters, key=lambda each: each.buried)
-    return letter, await topic.value(bus, names, letter)
+    letter = max(letters, key=lambda each: each.dead_lettered_at)
+    return letter, await topic.read_value(bus, names, letter)
 
 
 def _print(document: dict[str, Any]) -> None:

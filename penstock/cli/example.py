@@ -1,4 +1,4 @@
-"""The line that `penstock serve` prints for each model: it can be pasted into a shell, and is answered. Pure."""
+"""The line that `penstock serve` prints for each model: a working shell command that calls it. Pure."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from protocol.urls import callable_host, is_loopback, server_url
 
 _VALUES: Final = {"BYTES": "text", "BOOL": True}
 _NOT_IN_JSON: Final = frozenset({"FP16", "BF16"})
-"""Datatypes that the V2 protocol sends only as bytes, which nobody wants to see on a terminal."""
+"""Datatypes that the V2 protocol sends only as bytes, which a terminal cannot show."""
 _LONGEST: Final = 600
-"""Characters of a body that somebody would still paste."""
+"""Longest body that is still practical to paste, in characters."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Server:
-    """Where and how a gateway is called.
+    """The address of a gateway.
 
     Attributes:
-        host: that it listens on.
-        port: that it listens on.
+        host, port: where it listens.
         certificate: the PEM file of its TLS certificate; "" for plain HTTP.
-        keyed: whether it asks for an API key. The key is a secret, and never printed: the line takes it from the environment.
+        keyed: whether it requires an API key. The key is never printed: the line takes it from the environment.
     """
 
     host: str
@@ -38,12 +37,12 @@ class Server:
 
     @property
     def url(self) -> str:
-        """As a caller on this machine writes it."""
+        """The URL for callers on this machine."""
         return server_url("https" if self.certificate else "http", self.host, self.port)
 
 
 def example(server: Server, config: ModelConfig) -> str:
-    """A command line that calls the model with made-up inputs: curl where JSON can say them and the answer, else our client."""
+    """A command line that calls the model with made-up inputs: curl if JSON can hold inputs and outputs, else our client."""
     inputs = [spec for spec in config.inputs if not spec.optional] or list(config.inputs[:1])
     body = orjson.dumps({"inputs": [_input(config, spec) for spec in inputs]}) if _in_json(config, inputs) else b""
     if not body or len(body) > _LONGEST:
@@ -69,7 +68,7 @@ def _shape(config: ModelConfig, spec: TensorSpec) -> list[int]:
 
 
 def _trust(server: Server) -> list[str]:
-    """On this machine nobody stands between, and the certificate is made out to another name than this machine's own."""
+    """How curl trusts the certificate. On loopback it is not verified, because it names another host."""
     if not server.certificate:
         return []
     return ["--insecure"] if is_loopback(callable_host(server.host)) else ["--cacert", server.certificate]

@@ -1,4 +1,4 @@
-"""Exit codes of the command line: `Code` mapped once. 2 is click's own, for wrong usage; 130 Ctrl-C, 141 a reader that has gone."""
+"""Exit codes of the command line, by `Code`. 2 is click's own, for wrong usage; 130 is Ctrl-C, 141 a closed pipe."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ EXIT_CODES: Final[dict[Code, int]] = {
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class End:
-    """How the command line ends.
+class Exit:
+    """The exit of the command line.
 
     Attributes:
         code: its exit code.
-        text: what is said of it.
+        text: the line that is printed.
     """
 
     code: int
     text: str
 
 
-def exit_of(error: Exception) -> End | None:
-    """What a user can mend: errors of ours, and files that cannot be had. None for anything else: a bug, which shows itself."""
+def exit_of(error: Exception) -> Exit | None:
+    """The exit for an error that a user can fix: ours, and inaccessible files. None for a bug, which keeps its traceback."""
     if isinstance(error, FleetError):
-        return End(EXIT_CODES[error.code], error.message)
+        return Exit(EXIT_CODES[error.code], error.message)
     if isinstance(error, OSError) and error.filename is not None:
-        return End(EXIT_CODES[Code.INVALID_ARGUMENT], f"'{error.filename}': {error.strerror}")
+        return Exit(EXIT_CODES[Code.INVALID_ARGUMENT], f"'{error.filename}': {error.strerror}")
     return None

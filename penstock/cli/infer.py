@@ -19,7 +19,7 @@ from protocol.tensors import NUMPY_DTYPE, Array, Tensor, from_array
 _SHOWN = 32
 """Elements of an output that are printed."""
 _MOST_ROWS = 1_000_000
-"""That are made up: even of one element, more are larger than a request may be."""
+"""Most random rows: even with one element each, more would exceed the size limit of a request."""
 
 
 @click.command()
@@ -87,9 +87,9 @@ def command(
 
 
 def _wanted(inputs: list[dict[str, Any]]) -> str:
-    """What to give to a call without inputs."""
+    """Advice for a call without inputs."""
     named = ", ".join(f"{entry['name']} {entry['datatype']}{entry['shape']}" for entry in inputs)
-    return f"the model takes {named or 'nothing'}: give them as -i NAME=JSON or --file, or make them up: --random"
+    return f"the model takes {named or 'nothing'}: give inputs as -i NAME=JSON or --file, or random ones with --random"
 
 
 def _parse(text: str, kinds: dict[str, Any]) -> tuple[str, Array]:

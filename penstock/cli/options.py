@@ -23,7 +23,7 @@ def option(name: str, **settings: Any) -> Decorator:
 
 
 def seconds(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
-    """A callback: the value is a duration, where there is one."""
+    """A callback that checks a duration, if there is one."""
     if value is not None and not 0 < value <= MAX_SECONDS:
         raise click.BadParameter(f"{value} is not a number of seconds between 0 and {MAX_SECONDS:.0f}", ctx, param)
     return value
@@ -41,20 +41,20 @@ def options(*decorators: Decorator) -> Decorator:
 
 
 url_option = option("--url", default="http://localhost:8000", help="The gateway.")
-api_key_option = option("--api-key", default="", show_default=False, help="The gateway's key, where it has one.")
+api_key_option = option("--api-key", default="", show_default=False, help="The gateway's key, if it has one.")
 
 log_options = options(
     option(
         "--log-format",
         type=click.Choice(["human", "json"]),
         default="human",
-        help="Lines for people or for machines.",
+        help="Log format, for people or for machines.",
     ),
     option(
         "--log-level",
         type=click.Choice(["debug", "info", "warning", "error"]),
         default="info",
-        help="What is worth a line.",
+        help="The lowest level that is logged.",
     ),
 )
 
@@ -64,9 +64,9 @@ address_options = options(
 )  # fmt: skip
 
 connection_options = options(
-    option("--session-timeout", type=float, default=10.0, help="Seconds until Kafka takes a silent worker for dead."),
+    option("--session-timeout", type=float, default=10.0, help="Seconds after which Kafka considers a silent worker dead."),
     option("--result-ttl", type=float, default=3600.0, help="Seconds that results of keyed and asynchronous calls are kept."),
-    option("--connect-timeout", type=float, default=30.0, help="Seconds to try to reach broker and store at start."),
+    option("--connect-timeout", type=float, default=30.0, help="Seconds to keep trying to reach broker and store at start."),
     option("--kafka-security-protocol", type=click.Choice(["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]), default="PLAINTEXT", help="As in Kafka's clients."),  # noqa: E501
     option("--kafka-sasl-mechanism", type=click.Choice(["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]), help="With SASL."),
     option("--kafka-sasl-username", help="With SASL."),
@@ -79,39 +79,41 @@ connection_options = options(
 fleet_options = options(
     address_options,
     option(
-        "--prefix", default="penstock", help="Of all topics, keys and channels: several fleets can share one broker."
+        "--prefix",
+        default="penstock",
+        help="Prefix of all topics, keys and channels: several fleets can share one broker.",
     ),
     connection_options,
 )
 
 gateway_options = options(
     option("--host", default="127.0.0.1", help="Address to listen on; anything but loopback needs --api-key."),
-    option("--http-port", type=int, default=8000, help="Of the V2 API; 0 takes a free one."),
+    option("--http-port", type=int, default=8000, help="Port of the V2 API; 0 takes a free one."),
     option("--api-key", default="", show_default=False, help="What callers must send as bearer token or X-API-Key."),
     option("--tls-certificate", default="", help="PEM file; with --tls-key the API speaks HTTPS."),
     option("--tls-key", default="", help="PEM file."),
-    option("--allowed-hosts", multiple=True, help="Without --api-key: a name that Host and Origin may say besides localhost; may be repeated."),  # noqa: E501
-    option("--max-queued-calls", type=int, default=4096, help="Accepted and unanswered at once; more are answered 429."),
-    option("--max-queued-calls-per-model", type=int, default=0, help="The same for one model version; 0: three times as many as are still free, so that a model that is stuck leaves room for others."),  # noqa: E501
-    option("--default-timeout", type=float, default=60.0, help="Seconds a call may take that names no deadline; then 504."),
-    option("--no-worker-policy", type=click.Choice(["queue", "reject"]), default="queue", help="For calls to a model without workers."),  # noqa: E501
+    option("--allowed-hosts", multiple=True, help="Without --api-key: a name allowed in Host and Origin besides localhost; may be repeated."),  # noqa: E501
+    option("--max-queued-calls", type=int, default=4096, help="Accepted and unanswered calls at once; more are answered 429."),
+    option("--max-queued-calls-per-model", type=int, default=0, help="The same for one model version; 0: three times as many as are still free, so that a stuck model leaves room for others."),  # noqa: E501
+    option("--default-timeout", type=float, default=60.0, help="Deadline in seconds of calls that state none; then 504."),
+    option("--no-worker-policy", type=click.Choice(["queue", "reject"]), default="queue", help="What happens to calls for a model without workers."),  # noqa: E501
 )  # fmt: skip
 
 model_options = options(
     option("--model-repository", multiple=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of model folders, in Triton's layout; may be repeated."),  # noqa: E501
-    option("--model-control-mode", type=click.Choice(["none", "poll", "explicit"]), default="none", help="Load all at start; follow changes; or only --load-model."),  # noqa: E501
-    option("--load-model", multiple=True, help="With explicit control: load this one; may be repeated; * for all."),
-    option("--repository-poll-secs", type=float, default=15.0, help="With polling: seconds between looks."),
-    option("--exit-on-error/--no-exit-on-error", default=True, envvar="PENSTOCK_EXIT_ON_ERROR", help="End when a model cannot be loaded at start."),  # noqa: E501
-    option("--default-max-batch-size", type=int, default=32, help="Of models that can batch and do not say how much."),
-    option("--partitions", type=int, default=4, help="Of a topic that has to be created: so many workers can share one model version. Four are cheap (an entry in every fetch and a log segment each) and let a model grow without repartitioning."),  # noqa: E501
-    option("--cores", type=int, default=0, help="CPU cores to share out between model instances; 0 for all of its container."),
-    option("--max-attempts", type=int, default=3, help="Runs that may die with a request in them before it goes to the dead letters."),  # noqa: E501
+    option("--model-control-mode", type=click.Choice(["none", "poll", "explicit"]), default="none", help="Load all models at start; follow changes; or load only --load-model."),  # noqa: E501
+    option("--load-model", multiple=True, help="With explicit control: load this model; may be repeated; * for all."),
+    option("--repository-poll-secs", type=float, default=15.0, help="With polling: seconds between polls."),
+    option("--exit-on-error/--no-exit-on-error", default=True, envvar="PENSTOCK_EXIT_ON_ERROR", help="Exit if a model cannot be loaded at start."),  # noqa: E501
+    option("--default-max-batch-size", type=int, default=32, help="Maximum batch size of models that can batch and state none."),
+    option("--partitions", type=int, default=4, help="Partitions of a new topic: as many workers can share one model version. Four are cheap (each is an entry in every fetch and a log segment) and let a model grow without repartitioning."),  # noqa: E501
+    option("--cores", type=int, default=0, help="CPU cores to divide among model instances; 0 for all of the container."),
+    option("--max-attempts", type=int, default=3, help="Runs that may die with a request before it becomes a dead letter."),
     option("--unload-grace", type=float, default=30.0, help="Seconds that an unloaded version's queue gets before the rest is refused."),  # noqa: E501
     option("--drain-grace", type=float, default=30.0, help="Seconds that work in flight gets after SIGTERM."),
 )  # fmt: skip
 
 metrics_option = options(
-    option("--metrics-port", type=int, default=8002, help="Of Prometheus' /metrics; 0 takes a free one."),
-    option("--metrics-host", default="127.0.0.1", help="Address of metrics and health routes; 0.0.0.0 where Prometheus is on another host."),  # noqa: E501
+    option("--metrics-port", type=int, default=8002, help="Port of Prometheus' /metrics; 0 takes a free one."),
+    option("--metrics-host", default="127.0.0.1", help="Address of metrics and health routes; 0.0.0.0 if Prometheus is on another host."),  # noqa: E501
 )  # fmt: skip

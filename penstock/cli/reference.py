@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md from the commands themselves, so that it cannot drift: `python -m penstock.cli.reference`."""
+"""Generates docs/configuration.md from the commands: `python -m penstock.cli.reference`."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _PARAMETERS = """\
 | key | default | meaning |
 | --- | --- | --- |
 | `instance_isolation` | `process` for python, pytorch and GPUs, else `thread` | Where an instance runs: see workers/README.md. |
-| `max_execution_ms` | 60,000 or more: 20 predictions, or the deadline | A batch that runs longer hangs: its process is killed. |
-| `refuse_nan` | `false` | `true` answers a request whose outputs hold NaN with an error. |
+| `max_execution_ms` | 60,000 or more: 20 predictions, or the deadline | The process of a batch that runs longer is killed. |
+| `refuse_nan` | `false` | `true`: a request whose outputs contain NaN is answered with an error. |
 """
 
 _SIGNALS = """\
@@ -36,11 +36,11 @@ _SIGNALS = """\
 
 | signal | `serve`, `worker` | `gateway` |
 | --- | --- | --- |
-| SIGTERM | what is in flight is answered, for at most the drain grace; a second signal ends that | the same |
-| SIGINT (Ctrl-C) | what is in flight gets one second; all has ended within two | the same limit of two seconds |
-| either, before it is ready | everything has ended within two seconds | SIGINT: at once |
+| SIGTERM | requests in flight are answered, for at most the drain grace; a second signal stops at once | the same |
+| SIGINT (Ctrl-C) | requests in flight get one second; the process ends within two | the same limit of two seconds |
+| either, before it is ready | the process ends within two seconds | SIGINT: at once |
 
-The exit code is 0 after an orderly end, 128 and the signal's number where something had to be left (130 for SIGINT).
+The exit code is 0 after an orderly stop, and 128 plus the signal's number if work was left unfinished (130 for SIGINT).
 """
 
 
@@ -50,20 +50,20 @@ _EXITS = """\
 | code | meaning |
 | --- | --- |
 | 0 | Done. |
-| 1 | A look found something: a model that is refused, a problem, a promise that broke. Or: a bug, with a traceback. |
-| 2 | Wrong usage: an unknown flag, a value of the wrong kind, a file that is not there. |
+| 1 | A check found something: a refused model, a problem, a broken promise. Or a bug, with a traceback. |
+| 2 | Wrong usage: an unknown flag, a value of the wrong type, a missing file. |
 | 3 | Wrong input or settings. |
-| 4 | Not found, or no longer there. |
+| 4 | Not found, or no longer available. |
 | 5 | The API key is missing or wrong. |
-| 6 | Not offered. |
-| 7 | Not reachable, or busy: try again later. |
+| 6 | Not supported. |
+| 7 | Unreachable or busy: try again later. |
 | 8 | Too late. |
 | 9 | Cancelled. |
 | 10 | The model failed. |
 | 11 | An internal error. |
-| 12 | `penstock verify`: nothing was delivered twice, so that the run proves nothing. |
+| 12 | `penstock verify`: nothing was delivered twice, so the run proves nothing. |
 | 130 | Ctrl-C. |
-| 141 | Whoever read the output has gone, as in `penstock models \\| head -1`. |
+| 141 | The reader of the output is gone, as in `penstock models \\| head -1`. |
 """
 
 

@@ -31,7 +31,7 @@ class ModelFileType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  #
     name = "file"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ModelFile:
-        """The file, which is there."""
+        """The existing file."""
         try:
             file = model_files.parse(value, os.path.isfile)
         except ConfigError as error:
@@ -44,7 +44,7 @@ class ModelFileType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  #
 
 
 def _meant(folder: Path) -> str:
-    """What to do with a folder where a file is expected."""
+    """Advice for a folder given instead of a file."""
     if (folder / "saved_model.pb").is_file():
         return (
             "it is a TensorFlow SavedModel: pip install tf2onnx && "
@@ -64,7 +64,7 @@ def _meant(folder: Path) -> str:
     gateway_options,
     metrics_option,
     option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Keep the queue and results here; they survive a kill."),  # noqa: E501
-    option("--fsync", is_flag=True, help="With --data-dir: they survive a power loss, too."),
+    option("--fsync", is_flag=True, help="With --data-dir: they also survive a power loss."),
     option("--prefix", default="penstock", help="Of topics and keys, as in a fleet."),
     option("--result-ttl", type=float, default=3600.0, help="Seconds that results of keyed and asynchronous calls are kept."),
     log_options,
@@ -72,8 +72,8 @@ def _meant(folder: Path) -> str:
 def command(model_file: tuple[ModelFile, ...], log_format: str, log_level: str, **flags: Any) -> None:
     """Serve models in one process: gateway, log, batcher and models; no Kafka, no Redis.
 
-    FILE is a .onnx or .py file, whose version and configuration are completed, and whose name is the file's unless one is given;
-    or give a --model-repository.
+    FILE is a .onnx or .py file. Version and configuration are completed, and the model's name is the file's unless NAME is given.
+    Or give a --model-repository.
 
     \b
         penstock serve model.onnx
@@ -109,10 +109,10 @@ async def _serve(model_file: tuple[ModelFile, ...], flags: dict[str, Any]) -> No
 
 
 def _require_free(host: str, flag: str, port: int) -> None:
-    """Look before models are loaded, which takes a while. Whoever takes the port in between is found when it is listened on.
+    """Check a port before the models are loaded, which takes a while.
 
     Raises:
-        ConfigError: another process listens there, or nobody can.
+        ConfigError: the port is taken, or cannot be used.
     """
     from gateway.rest.server import bind
 
@@ -124,7 +124,7 @@ def _require_free(host: str, flag: str, port: int) -> None:
 
 
 def _served(fleet: OneProcess, flags: dict[str, Any]) -> Iterator[str]:
-    """What is served, and how to call it."""
+    """The lines that say what is served, and how to call it."""
     server = Server(flags["host"], fleet.gateway.port, flags["tls_certificate"], bool(flags["api_key"]))
     every = [serving.loaded.version.config for serving in fleet.worker.models.serving()]
     configs = list({config.name: config for config in every}.values())

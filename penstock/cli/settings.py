@@ -1,4 +1,4 @@
-"""Flags to settings: the one place where a flag's name meets the field that it sets."""
+"""Turns flags into settings; the only place that maps a flag's name to its field."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SECURITY: Final = {
 
 
 def transport_settings(data_dir: Path | None = None, fsync: bool = False, **flags: Any) -> TransportSettings:
-    """The transport that `options.fleet_options` and `--data-dir` describe; other flags are left to others.
+    """The transport that `options.fleet_options` and `--data-dir` describe; other flags are ignored.
 
     Raises:
         ConfigError: the flags contradict each other.
@@ -32,6 +32,6 @@ def transport_settings(data_dir: Path | None = None, fsync: bool = False, **flag
 
 
 def chosen(kind: type[Any], flags: dict[str, Any]) -> dict[str, Any]:
-    """Those of the flags that are fields of the settings type, as its constructor takes them."""
+    """The flags that are fields of a settings type, as its constructor takes them."""
     names = {field.name for field in dataclasses.fields(kind)}
     return {name: value for name, value in flags.items() if name in names and value is not None}

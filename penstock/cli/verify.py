@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 @options(
     address_options,
     connection_options,
-    option("--seed", default="", metavar="N|FIRST-LAST", show_default=False, help="Of requests and faults: the same seed makes the same plan. A range runs one fleet after the other. [made up, and said]"),  # noqa: E501
-    option("--seeds", type=click.IntRange(1), help="So many, from --seed or 1 on."),
-    option("--requests", type=click.IntRange(1), default=2000, help="How many."),
+    option("--seed", default="", metavar="N|FIRST-LAST", show_default=False, help="Seed of requests and faults: the same seed makes the same plan. A range runs one fleet after another. [random, and printed]"),  # noqa: E501
+    option("--seeds", type=click.IntRange(1), help="Number of seeds, from --seed or 1 on."),
+    option("--requests", type=click.IntRange(1), default=2000, help="Number of requests."),
     option("--faults", default="all", metavar="KIND[,…]", help="Which: all, none, or some of worker-kill, child-kill, machine-kill, worker-stop, zombie, gateway-kill, gateway-stop, redis-delay, redis-drop, cut-kill, rebalance, kafka-delay, kafka-drop, clock-skew."),  # noqa: E501
-    option("--fault-command", multiple=True, metavar="NAME=COMMAND", help="A fault of your own, for example restarting a broker: COMMAND breaks and mends it; may be repeated."),  # noqa: E501
-    option("--settle", type=float, callback=seconds, default=60.0, help="Seconds after the last fault in which the lag has to reach zero."),  # noqa: E501
-    option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write verdicts, evidence and plan here, as JSON; of several seeds together."),  # noqa: E501
-    option("--history", type=click.Path(dir_okay=False, path_type=Path), help="Write everything that was seen here, as JSON (one seed)."),  # noqa: E501
-    option("--keep/--no-keep", default=False, envvar="PENSTOCK_KEEP", help="Leave topics, keys and logs of the run."),
+    option("--fault-command", multiple=True, metavar="NAME=COMMAND", help="A fault of your own, for example restarting a broker: COMMAND breaks and restores it; may be repeated."),  # noqa: E501
+    option("--settle", type=float, callback=seconds, default=60.0, help="Seconds after the last fault within which the lag must reach zero."),  # noqa: E501
+    option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write verdicts, evidence and plan here, as JSON; one file for several seeds."),  # noqa: E501
+    option("--history", type=click.Path(dir_okay=False, path_type=Path), help="Write all observations here, as JSON (one seed)."),
+    option("--keep/--no-keep", default=False, envvar="PENSTOCK_KEEP", help="Do not delete topics, keys and logs of the run."),
 )  # fmt: skip
 def command(
     seed: str,
@@ -52,10 +52,10 @@ def command(
     keep: bool,
     **flags: Any,
 ) -> None:
-    """Break a fleet on these servers on purpose, and judge what it promises from what callers saw.
+    """Break a fleet on these servers on purpose, and judge its promises from what callers saw.
 
-    It starts two gateways and two workers of its own under a prefix of its own. Exits with 0 when all promises held, with 1 when
-    one broke, and with 12 when nothing was delivered twice, so that the run proves nothing.
+    It starts two gateways and two workers of its own under a prefix of its own. Exits with 0 if all promises held, with 1 if one
+    broke, and with 12 if nothing was delivered twice, so that the run proves nothing.
 
     \b
         penstock verify --kafka localhost:9092 --redis redis://localhost:6379 --seed 7 --report verify.json
@@ -66,12 +66,12 @@ def command(
         raise ConfigError("verify needs --kafka HOST:PORT and --redis URL; `make verify` starts both on this machine")
     for path in (report, history):
         if path is not None:
-            path.open("ab").close()  # now, and not after the run
+            path.open("ab").close()  # fail now, not after the run
     chosen = _seeds(seed, seeds)
     commands = _commands(fault_command)
     kinds = _kinds(faults)
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what is broken on purpose is no news
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the fleet of the run ends with it
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # its servers are broken on purpose
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the run's fleet is stopped
     one = functools.partial(
         _one, requests=requests, kinds=kinds, commands=commands, settle=settle, keep=keep, flags=flags
     )
@@ -88,7 +88,7 @@ def command(
         except FleetError as error:
             runs.append(series.failed(number, error.message))
         print(series.line(runs[-1]), flush=True)
-        if report is not None:  # after each, so that what is known is kept
+        if report is not None:  # after each seed, so that an interrupted series keeps its results
             report.write_bytes(orjson.dumps(series.merged(runs, about), option=orjson.OPT_INDENT_2))
     for run in runs:
         print(series.line(run))
@@ -107,19 +107,19 @@ def _one(
     flags: dict[str, Any],
     history: Path | None = None,
 ) -> Report:
-    """One seed on a fleet of its own; says what came of it."""
+    """Run one seed on a fleet of its own, and print its verdicts."""
     from penstock.verify import run
     from penstock.verify.plan import planner
     from penstock.verify.plan.plan import COMMAND
-    from penstock.verify.report.report import report as judged_by
+    from penstock.verify.report.report import judged_report
 
     print(f"seed {seed}", flush=True)
-    made = planner.make(seed, requests, [*kinds, *(COMMAND + name for name in commands)], flags["session_timeout"])
-    # A prefix of its own, always: the run deletes what it has made.
+    made = planner.make_plan(seed, requests, [*kinds, *(COMMAND + name for name in commands)], flags["session_timeout"])
+    # Always a prefix of its own: the run deletes what it created.
     settings = transport_settings(**(flags | {"prefix": run.fresh_prefix()}))
     site = run.Site(settings, _arguments(flags, settings.prefix), commands, settle, keep)
     seen = asyncio.run(run.run(made, site, lambda text: print(text, flush=True)))
-    judged = judged_by(made, seen)
+    judged = judged_report(made, seen)
     if history is not None:
         history.write_bytes(orjson.dumps(seen.plain()))
     for line in judged.lines():
@@ -156,7 +156,7 @@ def _kinds(text: str) -> list[str]:
         return list(ALL_FAULTS) if text == "all" else []
     kinds = [kind.strip() for kind in text.split(",")]
     if unknown := [kind for kind in kinds if kind not in ALL_FAULTS]:
-        raise ConfigError(f"--faults has no {', '.join(unknown)}; there are {', '.join(ALL_FAULTS)}")
+        raise ConfigError(f"--faults has no {', '.join(unknown)}; known are {', '.join(ALL_FAULTS)}")
     return kinds
 
 
@@ -173,7 +173,7 @@ def _commands(texts: tuple[str, ...]) -> dict[str, str]:
 
 
 def _arguments(flags: dict[str, Any], prefix: str) -> tuple[str, ...]:
-    """The servers, as flags of the gateways and workers that the run starts."""
+    """The connection flags of the gateways and workers that the run starts."""
     given = {f"--{name.replace('_', '-')}": value for name, value in flags.items() if value not in (None, "")}
     given["--prefix"] = prefix
     return tuple(

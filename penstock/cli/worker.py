@@ -18,9 +18,9 @@ from workers.system import cpu_yield
 @options(
     fleet_options,
     model_options,
-    option("--worker", default="", show_default=False, help="This worker's id and static membership: unique in the fleet, the same after a restart. [made up]"),  # noqa: E501
+    option("--worker", default="", show_default=False, help="This worker's id and static membership: unique in the fleet, the same after a restart. [random]"),  # noqa: E501
     metrics_option,
-    option("--supervised/--not-supervised", default=True, envvar="PENSTOCK_SUPERVISED", help="Run the worker as a child that is restarted when it dies, and whose partitions are then given away at once."),  # noqa: E501
+    option("--supervised/--not-supervised", default=True, envvar="PENSTOCK_SUPERVISED", help="Run the worker as a child process that is restarted when it dies; its partitions are then reassigned at once."),  # noqa: E501
     log_options,
 )  # fmt: skip
 def command(supervised: bool, log_format: str, log_level: str, **flags: Any) -> None:

@@ -1,4 +1,9 @@
-"""The client SDK: `Client` for scripts, `AsyncClient` for asyncio; both speak V2 over HTTP with binary tensors."""
+"""The Python client: `Client` for scripts, `AsyncClient` for asyncio; both speak V2 over HTTP with binary tensors.
+
+Decided here: what a request and an answer look like over HTTP (`requests`, without I/O), how JSON values become arrays (`values`),
+and how connections are kept (`http`). Door: the names below, and `requests` for tools that send by themselves. It imports only
+`protocol`.
+"""
 
 from penstock.client.http import AsyncClient, Client
 from penstock.client.requests import InferResult, Pending

@@ -1,5 +1,12 @@
-"""Dead letters from an operator's side: what is in the dead topics, why, whether it would happen again, and sending it again.
+"""Dead letters as an operator sees them: what the dead topics hold, and what is done about it.
 
-`letters`, `selection`, `showing`, `redriving` and `verdicts` are pure; `topic` talks to the bus; `folder`, `reproduction` and
-`sacrifice` run one record against a model in a process that may die.
+Decided here: what a letter's evidence means (`letters`), which letters a user chose (`selection`), how they look (`showing`), which
+are sent again and under which id (`redriving`), and whether a record fails again in the same way (`reproduction_result`). Those
+modules are pure. `topic` reads and writes the bus; `reproducer` writes and reads a folder with one record; `reproduction` runs such
+a record in a child process (`reproduce_child`).
+
+Door: `penstock.cli.dead`. Invariants: reading a letter never fails, whatever its headers hold; the child may die, this process and
+the model repository do not change; a redrive that is repeated has the same id, so the result store keeps one answer.
+
+It may import `workers` (to load the model) and `protocol`, never `gateway`.
 """

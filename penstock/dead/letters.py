@@ -36,7 +36,7 @@ class ReadLetter(DeadHeaders):
     Attributes:
         model: whose dead topic it is in.
         partition, offset: where in the dead topic.
-        buried: when it came there, seconds since the epoch; 0 if the record's time is none.
+        dead_lettered_at: when it came there, seconds since the epoch; 0 if the record's time is none.
         size: bytes of its value.
         key: of the original record.
     """
@@ -44,7 +44,7 @@ class ReadLetter(DeadHeaders):
     model: str
     partition: int
     offset: int
-    buried: float
+    dead_lettered_at: float
     size: int
     key: bytes | None
 
@@ -117,7 +117,7 @@ class Redriven:
         return int(numbered[2]) if numbered else 0
 
 
-def read(record: Record, model: str) -> ReadLetter | Redriven:
+def read_letter(record: Record, model: str) -> ReadLetter | Redriven:
     """What a record of the dead topic of `model` says."""
     fields = dict(record.headers)
     if DEAD_REASON not in fields and REDRIVEN in fields and not record.value:
@@ -128,7 +128,7 @@ def read(record: Record, model: str) -> ReadLetter | Redriven:
     original, evidence = split_headers(record.headers)
     return ReadLetter(
         original=original, evidence=decode_evidence(evidence), model=model, partition=record.partition, offset=record.offset,
-        buried=plausible(record.timestamp), size=len(record.value), key=record.key,
+        dead_lettered_at=plausible(record.timestamp), size=len(record.value), key=record.key,
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from protocol.naming import MAX_ID, Names
 from protocol.ports import OutRecord
 
 DROPPED: Final = frozenset({"deadline"})
-"""It passed long ago: a request that kept it would be refused at once."""
+"""It has passed: a request that kept it would be refused at once."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -26,14 +26,14 @@ class Redrive:
 
     Attributes:
         letter: the dead letter.
-        id: `<id>~r<n>`.
+        id: its new id, `<id>~r<n>`.
     """
 
     letter: ReadLetter
     id: str
 
     def headers(self) -> HeaderPairs:
-        """Those of the record to publish; the new id stands where the old one stood."""
+        """The headers of the new record; the new id replaces the old one in its place."""
         kept: list[tuple[str, bytes | None]] = []
         named = False
         for name, value in self.letter.original:
@@ -47,42 +47,42 @@ class Redrive:
         return (*kept, (REDRIVE_OF, self.letter.id.encode()))
 
     def note(self) -> OutRecord:
-        """What the dead topic keeps of it."""
+        """The note of it in the dead topic."""
         return OutRecord(b"", ((REDRIVEN, self.letter.root_ref.encode()), (REDRIVEN_AS, self.id.encode())))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Skipped:
-    """A letter that is not sent again, and why."""
+    """A letter that is not sent again, with the reason."""
 
     letter: ReadLetter
     why: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Plan:
-    """What a redrive would do, in the order in which the letters were buried."""
+class RedrivePlan:
+    """What a redrive would do, in the order of the dead topic."""
 
     redrives: tuple[Redrive, ...]
     skipped: tuple[Skipped, ...]
 
 
-def plan(
+def plan_redrives(
     chosen: Sequence[ReadLetter],
     everything: Iterable[ReadLetter],
     notes: Iterable[Redriven],
     names: Names,
     *,
     again: bool,
-) -> Plan:
-    """What to send again.
+) -> RedrivePlan:
+    """Decide which letters to send again.
 
     Args:
-        chosen: the letters that are meant, of one model, in the topic's order.
-        everything: all letters of that dead topic: redrives that died again are counted, too.
+        chosen: the selected letters of one model, in the topic's order.
+        everything: all letters of that dead topic, including redrives that died again.
         notes: all notes of that dead topic.
-        names: under the fleet's prefix: nothing is sent to a topic that is not the model's.
-        again: send also what was sent again since it died.
+        names: the fleet's; nothing is sent to a topic that is not the model's.
+        again: include letters that were sent again since they died.
     """
     redriven = _last_notes(notes)
     numbers = {root: note.number for root, note in redriven.items()}
@@ -99,11 +99,11 @@ def plan(
             skipped.append(Skipped(letter, f"died again later, at {newest[root].place}: that one counts"))
         elif note is not None and not again and _is_after(note, letter):
             skipped.append(Skipped(letter, f"was sent again as {note.id}; --again sends it once more"))
-        elif why := _hopeless(letter, names):
+        elif why := _why_not(letter, names):
             skipped.append(Skipped(letter, why))
         else:
             _choose(letter, numbers.get(root, 0) + 1, redrives, skipped)
-    return Plan(tuple(redrives), tuple(skipped))
+    return RedrivePlan(tuple(redrives), tuple(skipped))
 
 
 def _choose(letter: ReadLetter, number: int, redrives: list[Redrive], skipped: list[Skipped]) -> None:
@@ -123,13 +123,13 @@ def _last_notes(notes: Iterable[Redriven]) -> dict[str, Redriven]:
 
 
 def _is_after(note: Redriven, letter: ReadLetter) -> bool:
-    """Whether the note was written after the letter was; clocks are only asked across partitions."""
+    """Whether the note was written after the letter; times are compared only across partitions."""
     if note.partition == letter.partition:
         return note.offset > letter.offset
-    return note.at >= letter.buried
+    return note.at >= letter.dead_lettered_at
 
 
-def _hopeless(letter: ReadLetter, names: Names) -> str:
+def _why_not(letter: ReadLetter, names: Names) -> str:
     if letter.reason == DeadReason.LOST:
         return "is a note that records were deleted unread: there is nothing to send"
     if letter.left_out:
@@ -142,5 +142,5 @@ def _hopeless(letter: ReadLetter, names: Names) -> str:
 
 
 def due(number: int, rate: float, started: float) -> float:
-    """When the record of this number (from 0) may go, at `rate` records a second; `rate` 0 is as fast as it can."""
+    """When the record of this number (from 0) may be sent, at `rate` records per second; `rate` 0 is no limit."""
     return started + number / rate if rate > 0 else started

@@ -1,7 +1,7 @@
-"""Runs one dead record in a child: `python -m penstock.dead.reproduce_child FOLDER REPORT VERSION REPOSITORY…`. It may die of it.
+"""The child that runs one dead record, and may die: `python -m penstock.dead.reproduce_child FOLDER REPORT VERSION REPOSITORY…`.
 
-It loads the model with the worker's own backends and calls an instance as a worker does. Every step is a line of JSON in the report
-before it is taken, so that whoever finds the report knows how far it came.
+It loads the model with the worker's own backends and calls an instance as a worker does. Each step is written to the report as a
+line of JSON before it is taken, so that the report shows how far the child came.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import IO, Any
 
 import orjson
 
-from penstock.dead import folder
+from penstock.dead import reproducer
+from penstock.dead.reproduction_result import RunEnd, Stage
 from penstock.dead.showing import tensor
-from penstock.dead.verdicts import End, Stage
 from protocol.codec import decode_request
 from protocol.errors import FleetError, described
 from protocol.messages import Failure, InferRequest
@@ -32,8 +32,8 @@ from workers.repository.signature import Signature
 from workers.repository.version import ModelVersion
 
 
-class Report:
-    """Lines of JSON in a file, each there when the call returns, whatever happens to the process then."""
+class ChildReport:
+    """Lines of JSON in a file; each is flushed before the call returns, and survives a crash."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -44,11 +44,11 @@ class Report:
         self._file.flush()
 
 
-def find(repositories: list[Path], model: str, version: str, *, digests: bool) -> ModelVersion:
+def find_version(repositories: list[Path], model: str, version: str, *, digests: bool) -> ModelVersion:
     """The model version to run against.
 
     Raises:
-        FleetError: it is not there, or cannot be served.
+        FleetError: it does not exist, or cannot be served.
     """
     found = next((each for each in scan_repositories(repositories, digests=digests) if each.name == model), None)
     where = ", ".join(map(str, repositories))
@@ -63,7 +63,7 @@ def find(repositories: list[Path], model: str, version: str, *, digests: bool) -
     raise FleetError(f"{where} has no version {version} of model '{model}', only {served}; choose one with --version")
 
 
-def load(version: ModelVersion) -> tuple[ModelVersion, Instance]:
+def load_instance(version: ModelVersion) -> tuple[ModelVersion, Instance]:
     """One instance, as a child of a worker on this machine would load it; the version with its complete configuration."""
     backend: Any = load_backend(version.config.backend)
     if hasattr(backend, "dedicated"):
@@ -74,8 +74,8 @@ def load(version: ModelVersion) -> tuple[ModelVersion, Instance]:
     return version, backend.load(version, placement)
 
 
-def run(instance: Instance, request: InferRequest) -> dict[str, Any]:
-    """Run the request alone; says how it ended."""
+def run_alone(instance: Instance, request: InferRequest) -> dict[str, Any]:
+    """Run the request alone, and return the result as a line of the report."""
     started = time.monotonic()
     try:
         outcomes = instance.split([request], instance.run(instance.prepare([request])))
@@ -85,19 +85,19 @@ def run(instance: Instance, request: InferRequest) -> dict[str, Any]:
         outcome = Failure(FleetError.code, text)
     seconds = time.monotonic() - started
     if isinstance(outcome, Failure):
-        return {"end": End.FAILED, "text": outcome.message, "seconds": seconds, "outputs": []}
+        return {"end": RunEnd.FAILED, "text": outcome.message, "seconds": seconds, "outputs": []}
     outputs = [tensor(each) for each in outcome]
-    return {"end": End.SUCCEEDED, "text": "the model answered", "seconds": seconds, "outputs": outputs}
+    return {"end": RunEnd.SUCCEEDED, "text": "the model answered", "seconds": seconds, "outputs": outputs}
 
 
-def sacrifice(case: folder.Case, version: str, repositories: list[Path], report: Report) -> None:
-    """Run the record, if this process survives it."""
+def reproduce_child(case: reproducer.Case, version: str, repositories: list[Path], report: ChildReport) -> None:
+    """Run the record, and report every step."""
     letter = case.letter
     report.say(stage=Stage.LOADING)
     try:
-        found = find(repositories, letter.model, version, digests=letter.model_digest is not None)
+        found = find_version(repositories, letter.model, version, digests=letter.model_digest is not None)
         report.say(digest=found.digest)
-        found, instance = load(found)
+        found, instance = load_instance(found)
         signature = Signature(found.config)
     except FleetError as exc:
         report.say(unusable=exc.message)
@@ -110,22 +110,24 @@ def sacrifice(case: folder.Case, version: str, repositories: list[Path], report:
             model=letter.model,
             version=version,
             default_id=letter.id,
-            timestamp=letter.buried,
+            timestamp=letter.dead_lettered_at,
         )
         signature.check_request(request)
     except FleetError as exc:
-        report.say(end=End.REFUSED, text=exc.message, seconds=0.0, outputs=[])
+        report.say(end=RunEnd.REFUSED, text=exc.message, seconds=0.0, outputs=[])
         return
     report.say(stage=Stage.RUNNING)
-    report.say(**run(instance, request))
+    report.say(**run_alone(instance, request))
 
 
 def main(arguments: list[str]) -> None:
     """See the module."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is wanted here, and a core of a model fills a disk
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # crashes are expected, and a model's core dump fills a disk
     where, report, version, *repositories = arguments
     with Path(report).open("ab") as file:
-        sacrifice(folder.load(Path(where)), version, [Path(each) for each in repositories], Report(file))
+        reproduce_child(
+            reproducer.load_case(Path(where)), version, [Path(each) for each in repositories], ChildReport(file)
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Starts the child that runs a dead record, waits for its end, and judges it.
+"""Starts the child that runs a dead record, waits until it ends, and returns the result.
 
-Invariant: whatever the record does to the child, this process and the model repository are as before.
+Invariant: whatever the record does to the child, this process and the model repository do not change.
 """
 
 from __future__ import annotations
@@ -18,29 +18,31 @@ from typing import Any, Final
 import orjson
 
 import penstock
-from penstock.dead import folder
-from penstock.dead.verdicts import Outcome, judge
+from penstock.dead import reproducer
+from penstock.dead.reproduction_result import ReproductionResult, result_of
 
 TRACE: Final = 4096
-"""Bytes of the child's last words that are kept."""
+"""Last bytes of the child's standard error that are kept."""
 _ROOT: Final = Path(penstock.__file__).parents[1]
 
 
-def reproduce(case: folder.Case, repositories: Sequence[Path], version: str, limit: float) -> Outcome:
+def reproduce_case(
+    case: reproducer.Case, repositories: Sequence[Path], version: str, limit: float
+) -> ReproductionResult:
     """Run the record against a model version, in a child process.
 
     Args:
         case: the record.
-        repositories: where the model is.
-        version: of the model.
-        limit: seconds for loading and running; then the child counts as hung and is killed.
+        repositories: the model's repositories.
+        version: the model version.
+        limit: seconds for loading and running; after that the child is killed as hung.
 
     Raises:
         ModelUnusable: the model could not be loaded, or the child ended before the record was run.
     """
     with tempfile.TemporaryDirectory(prefix="penstock-dead-") as scratch:
         place = Path(scratch)
-        folder.write(place / "case", case)
+        reproducer.write_case(place / "case", case)
         report, words = place / "report", place / "stderr"
         command = [
             sys.executable, "-P", "-X", "faulthandler", "-m", "penstock.dead.reproduce_child",
@@ -49,11 +51,11 @@ def reproduce(case: folder.Case, repositories: Sequence[Path], version: str, lim
         ]  # fmt: skip
         with words.open("wb") as output:
             exit_code = _run(command, output.fileno(), place, limit)
-        return judge(_lines(report), exit_code, _tail(words), limit)
+        return result_of(_lines(report), exit_code, _tail(words), limit)
 
 
 def _run(command: list[str], output: int, place: Path, limit: float) -> int | None:
-    """The exit code; None where the time was over. What the child started ends with it."""
+    """The exit code; None after the time limit. The child's own children are killed with it."""
     path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH", ""))))
     child = subprocess.Popen(  # noqa: S603  # our own interpreter and module
         command,
@@ -75,7 +77,7 @@ def _run(command: list[str], output: int, place: Path, limit: float) -> int | No
 
 
 def _lines(report: Path) -> list[dict[str, Any]]:
-    """What the child wrote; a line that it died in the middle of does not count."""
+    """The child's report, without a line that it died in the middle of."""
     lines = []
     with contextlib.suppress(OSError, orjson.JSONDecodeError):
         for line in report.read_bytes().splitlines():

@@ -1,4 +1,4 @@
-"""Which dead letters are meant: filters, and how many there are of each kind. Pure."""
+"""Filters on dead letters, and counts by reason. Pure."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Selection:
-    """What all of the chosen letters have in common; an empty field says nothing.
+    """A filter on letters; an empty field does not filter.
 
     Attributes:
-        reasons: one of these.
-        since: buried at or after this, seconds since the epoch.
-        worker: who gave them up.
+        reasons: the reason is one of these.
+        since: dead-lettered at or after this, seconds since the epoch.
+        worker: the worker that gave them up.
         ids: one of these is the letter's id, its `principal/id`, or its place.
     """
 
@@ -33,27 +33,27 @@ class Selection:
     ids: tuple[str, ...] = ()
 
     def covers(self, letter: ReadLetter) -> bool:
-        """Whether the letter is meant."""
+        """Whether the filter selects the letter."""
         return (
             (not self.reasons or letter.reason in self.reasons)
-            and letter.buried >= self.since
+            and letter.dead_lettered_at >= self.since
             and (not self.worker or letter.worker == self.worker)
             and (not self.ids or any(is_called(letter, name) for name in self.ids))
         )
 
 
 def is_called(letter: ReadLetter, name: str) -> bool:
-    """Whether a user who says `name` means this letter."""
+    """Whether `name` is the letter's id, `principal/id` or place."""
     return name in (letter.id, letter.ref, letter.place)
 
 
 def counted(letters: Iterable[ReadLetter]) -> dict[str, int]:
-    """How many there are per reason, the most frequent first."""
+    """Counts per reason, the most frequent first."""
     return dict(collections.Counter(letter.reason for letter in letters).most_common())
 
 
 def since(text: str, now: float) -> float:
-    """`90s`, `30m`, `2h`, `7d` ago, or an ISO date and time (without a zone: UTC), as seconds since the epoch.
+    """Parse an age (`90s`, `30m`, `2h`, `7d`) or an ISO date and time (without a zone: UTC) into seconds since the epoch.
 
     Raises:
         InvalidArgument: it is neither.

@@ -18,7 +18,7 @@ from protocol.naming import Names
 from protocol.tensors import Buffer, Tensor
 
 VALUES: Final = 8
-"""First elements of an input that are shown."""
+"""Elements of an input that are shown."""
 ELEMENT: Final = 80
 """Bytes of one BYTES element that are shown."""
 HEX_BYTES: Final = 256
@@ -31,13 +31,13 @@ def summary(letter: ReadLetter, names: Names) -> dict[str, Any]:
     return {
         "id": letter.id, "principal": letter.principal, "model": letter.model, "version": letter.version(names),
         "reason": letter.reason, "error": letter.error, "signal": letter.signal or None, "attempts": letter.attempts,
-        "worker": letter.worker or None, "buried": moment(letter.buried), "bytes": letter.size, "place": letter.place,
+        "worker": letter.worker or None, "buried": moment(letter.dead_lettered_at), "bytes": letter.size, "place": letter.place,
         "source": {"topic": letter.topic, "partition": source[0], "offset": source[1]} if source else None,
     }  # fmt: skip
 
 
 def whole(letter: ReadLetter, value: Buffer, names: Names) -> dict[str, Any]:
-    """Everything that is known of a letter, for JSON: evidence, headers, and its inputs or its first bytes."""
+    """A letter with its value, for JSON: evidence, headers, and inputs or first bytes."""
     return summary(letter, names) | {
         "model_digest": letter.model_digest,
         "batch_mates": list(letter.batch_ids),
@@ -49,11 +49,11 @@ def whole(letter: ReadLetter, value: Buffer, names: Names) -> dict[str, Any]:
 
 
 def request(letter: ReadLetter, value: Buffer, names: Names) -> dict[str, Any]:
-    """The value as a request; where it is none, what is wrong and its first bytes."""
+    """The value as a request; if it is not one, the error and its first bytes."""
     try:
         decoded = decode_request(
             value, letter.original, model=letter.model, version=letter.version(names) or "", default_id=letter.id,
-            timestamp=letter.buried,
+            timestamp=letter.dead_lettered_at,
         )  # fmt: skip
     except FleetError as exc:
         return {"problem": exc.message, "first_bytes": bytes(value[:HEX_BYTES]).hex(" ")}
@@ -66,7 +66,7 @@ def request(letter: ReadLetter, value: Buffer, names: Names) -> dict[str, Any]:
 
 
 def tensor(each: Tensor) -> dict[str, Any]:
-    """Name, datatype, shape and the first values; how many are not finite, where they can be."""
+    """Name, datatype, shape and first values; for floats also the number that is not finite."""
     shown_tensor: dict[str, Any] = {"name": each.name, "datatype": each.datatype, "shape": list(each.shape)}
     try:
         array = each.array().reshape(-1)
@@ -81,14 +81,14 @@ def tensor(each: Tensor) -> dict[str, Any]:
 
 
 def plain(item: object) -> object:
-    """An element as JSON has it."""
+    """An element as JSON."""
     if isinstance(item, float) and not math.isfinite(item):
         return str(item)
     return shown(item[:ELEMENT]) if isinstance(item, bytes) else item
 
 
 def shown(content: bytes) -> str:
-    """Bytes as text where they are text, else in hexadecimal."""
+    """Bytes as text if they are printable, else in hexadecimal."""
     try:
         text = content.decode()
     except UnicodeDecodeError:
@@ -97,12 +97,12 @@ def shown(content: bytes) -> str:
 
 
 def named(name: str) -> str:
-    """A header's name as JSON has it: what is no UTF-8 stands in hexadecimal."""
+    """A header's name for JSON: bytes that are not UTF-8 are escaped in hexadecimal."""
     return name_bytes(name).decode(errors="backslashreplace")
 
 
 def moment(seconds: float) -> str:
-    """A time for people: UTC, to the second."""
+    """A time as ISO text: UTC, to the second."""
     return dt.datetime.fromtimestamp(seconds, dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
@@ -110,16 +110,18 @@ def table(letters: Sequence[ReadLetter], redriven: Mapping[str, str], width: int
     """One line per letter.
 
     Args:
-        letters: to show.
-        redriven: by `root_ref`, the id under which a request was last sent again.
-        width: characters of the terminal; errors are cut to it.
+        letters: the letters to show.
+        redriven: the id under which each request was last sent again, by `root_ref`.
+        width: columns of the terminal; errors are cut to it.
     """
     columns = [("BURIED", "MODEL", "REASON", "ID", "ERROR")]
     for letter in letters:
         error = ": ".join(filter(None, (letter.signal, letter.error)))
         if sent := redriven.get(letter.root_ref):
             error = f"[sent again as {sent}] {error}"
-        columns.append((moment(letter.buried), clean(letter.model), letter.reason, clean(letter.id), clean(error)))
+        columns.append(
+            (moment(letter.dead_lettered_at), clean(letter.model), letter.reason, clean(letter.id), clean(error))
+        )
     widths = [max(len(row[index]) for row in columns) for index in range(4)]
     for row in columns:
         line = "  ".join(f"{cell:{wide}}" for cell, wide in zip(row, widths, strict=False))
@@ -127,7 +129,7 @@ def table(letters: Sequence[ReadLetter], redriven: Mapping[str, str], width: int
 
 
 def page(facts: dict[str, Any]) -> Iterator[str]:
-    """`whole` for people."""
+    """The facts of `whole` as lines for people."""
     yield f"{clean(facts['id'])}  {clean(facts['model'])} version {facts['version'] or '?'}  {facts['reason']}"
     if facts["error"]:
         yield textwrap.indent(printable(facts["error"]), "  ")
@@ -173,10 +175,10 @@ def _request(facts: dict[str, Any]) -> Iterator[str]:
 
 
 def clean(text: str) -> str:
-    """One line of what a stranger wrote: nothing in it moves the cursor or colours the terminal."""
+    """One line of untrusted text without control characters."""
     return "".join(char if char.isprintable() else "·" for char in text)
 
 
 def printable(text: str) -> str:
-    """Several lines of it."""
+    """Several lines of untrusted text without control characters."""
     return "\n".join(clean(line) for line in text.splitlines())

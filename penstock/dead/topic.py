@@ -1,4 +1,4 @@
-"""The dead topics on the bus: reading what is there now, and sending records again."""
+"""The dead topics on the bus: reads their letters, and sends records again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
-from penstock.dead.letters import ReadLetter, Redriven, read
+from penstock.dead.letters import ReadLetter, Redriven, read_letter
 from penstock.dead.redriving import Redrive, due
 from protocol.errors import FleetError, NotFound
 from protocol.naming import Names
@@ -14,8 +14,8 @@ from protocol.ports import Bus, OutRecord, Published, Record
 
 
 @dataclasses.dataclass(slots=True)
-class Cemetery:
-    """What is in the dead topic of one model.
+class DeadTopic:
+    """The content of one model's dead topic.
 
     Attributes:
         model: its name.
@@ -28,8 +28,8 @@ class Cemetery:
     notes: list[Redriven] = dataclasses.field(default_factory=list)
 
 
-async def models(bus: Bus, names: Names) -> list[str]:
-    """Every model that was ever announced, by name: the catalogue keeps those that are gone, too."""
+async def models_announced(bus: Bus, names: Names) -> list[str]:
+    """All models ever announced, by name; the catalogue keeps removed ones."""
     found: set[str] = set()
     async for records in _there_now(bus, names.catalogue_topic):
         for record in records:
@@ -40,7 +40,7 @@ async def models(bus: Bus, names: Names) -> list[str]:
 
 
 def _model(raw: bytes, names: Names) -> str:
-    """A model's name as the catalogue's key has it; "" where no worker can have written that."""
+    """A model's name from a key of the catalogue; "" if no worker can have written it."""
     try:
         name = raw.decode()
         names.infer_topic(name, "1")
@@ -49,12 +49,12 @@ def _model(raw: bytes, names: Names) -> str:
     return name
 
 
-async def cemetery(bus: Bus, names: Names, model: str) -> Cemetery:
-    """The dead letters of one model; none where it has no dead topic yet. Values are not kept in memory."""
-    found = Cemetery(model)
+async def read_dead_topic(bus: Bus, names: Names, model: str) -> DeadTopic:
+    """The dead letters of one model; none if it has no dead topic yet. Values are not kept in memory."""
+    found = DeadTopic(model)
     async for records in _there_now(bus, names.dead_topic(model)):
         for record in records:
-            letter = read(record, model)
+            letter = read_letter(record, model)
             if isinstance(letter, Redriven):
                 found.notes.append(letter)
             else:
@@ -62,7 +62,7 @@ async def cemetery(bus: Bus, names: Names, model: str) -> Cemetery:
     return found
 
 
-async def value(bus: Bus, names: Names, letter: ReadLetter) -> bytes:
+async def read_value(bus: Bus, names: Names, letter: ReadLetter) -> bytes:
     """The original record's value.
 
     Raises:
@@ -77,7 +77,7 @@ async def value(bus: Bus, names: Names, letter: ReadLetter) -> bytes:
 
 
 async def _there_now(bus: Bus, topic: str) -> AsyncGenerator[Sequence[Record], None]:
-    """What the topic held when reading began (and perhaps a little more); nothing where there is no such topic."""
+    """The records of the topic when reading began (and perhaps a few more); none if there is no such topic."""
     stream: AsyncIterator[Sequence[Record]] = bus.follow(topic)
     try:
         async for records in stream:
@@ -93,26 +93,27 @@ async def _there_now(bus: Bus, topic: str) -> AsyncGenerator[Sequence[Record], N
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sent:
-    """What became of one redrive: where its record is, or why it is nowhere."""
+    """The result of one redrive: its record's place, or the problem."""
 
     redrive: Redrive
     published: Published | None
     problem: str = ""
 
 
-async def redrive(
-    bus: Bus, names: Names, redrives: Sequence[Redrive], rate: float, told: Callable[[Sent], None]
+async def send_again(
+    bus: Bus, names: Names, redrives: Sequence[Redrive], rate: float, on_sent: Callable[[Sent], None]
 ) -> list[Sent]:
-    """Send the records again, at `rate` a second, each to its original topic and partition, and note it in the dead topic.
+    """Send records again, each to its original topic and partition, and note each in the dead topic.
 
-    The note comes second: a crash in between repeats the redrive under the same id, which the result store answers once.
+    The note comes second: after a crash in between the redrive is repeated under the same id, and the result store keeps one
+    answer.
 
     Args:
         bus: open.
-        names: under the fleet's prefix.
-        redrives: in the order in which they go.
-        rate: records a second; 0 is as fast as it can.
-        told: called with what became of each, as it happens.
+        names: the fleet's names.
+        redrives: in sending order.
+        rate: records per second; 0 for no limit.
+        on_sent: called with each result.
     """
     loop = asyncio.get_running_loop()
     started, done = loop.time(), []
@@ -122,16 +123,16 @@ async def redrive(
             sent = Sent(each, await _send(bus, names, each))
         except FleetError as exc:
             sent = Sent(each, None, exc.message)
-        except Exception as exc:  # what a stranger wrote that our client does not write; the others go on
+        except Exception as exc:  # a foreign record that our client cannot write; the others go on
             sent = Sent(each, None, f"cannot be written as it is: {exc!r}")
-        told(sent)
+        on_sent(sent)
         done.append(sent)
     return done
 
 
 async def _send(bus: Bus, names: Names, each: Redrive) -> Published:
     letter = each.letter
-    record = OutRecord(await value(bus, names, letter), each.headers(), letter.key)
+    record = OutRecord(await read_value(bus, names, letter), each.headers(), letter.key)
     partition = letter.source[0] if letter.source else None
     try:
         published = await bus.publish(letter.topic, [record], partition)

@@ -1,4 +1,6 @@
-"""The promises of docs/guarantees.md and the settings of Kafka and Redis that they hang on: judged from read facts, without I/O.
+"""Which settings of Kafka and Redis break a promise of docs/guarantees.md. Pure: facts in, misconfigurations out.
 
-Pure.
+Door: `check_kafka`, `check_redis` (one function per setting below them) and `Misconfiguration`; `penstock doctor` prints them.
+Invariant: each names the promise, the setting, its value, the value wanted, and the command that sets it. `protocol.transport`
+reads the facts; nothing here does I/O.
 """

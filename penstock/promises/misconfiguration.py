@@ -6,18 +6,18 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Breach:
-    """One setting that makes a promise untrue, or true only of less than one would think.
+class Misconfiguration:
+    """One setting that breaks a promise, or limits it.
 
     Attributes:
         promise: its name in docs/guarantees.md, `I1` to `I12`.
-        setting: its name, as Kafka's or Redis' documentation has it.
-        value: what it is.
-        wanted: what it should be.
-        why: what happens otherwise.
-        command: that mends it.
-        where: the topics or brokers that have it; "" for the server itself.
-        severe: the fleet does not work at all.
+        setting: its name in Kafka's or Redis' documentation.
+        value: its value.
+        wanted: the value that it should have.
+        why: the consequence.
+        command: the command that fixes it.
+        where: the topics or brokers with this value; "" for the server itself.
+        severe: the fleet cannot work.
     """
 
     promise: str
@@ -32,11 +32,11 @@ class Breach:
     def __str__(self) -> str:
         where = f" of {self.where}" if self.where else ""
         fact = f"{self.promise}: {self.setting}{where} is {self.value}, wanted is {self.wanted}"
-        return f"{fact}: {self.why}. Mend it: {self.command}"
+        return f"{fact}: {self.why}. To fix it: {self.command}"
 
 
 def number(text: str | None, default: int) -> int:
-    """A setting that is a whole number; the default where it is not there or is none."""
+    """An integer setting; the default if it is missing or not an integer."""
     try:
         return int(text or "")
     except ValueError:

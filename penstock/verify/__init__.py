@@ -1,5 +1,10 @@
-"""The shipped checker: faults by plan, traffic by seed, and verdicts from what callers saw and what Kafka and Redis hold.
+"""The shipped checker: breaks a fleet by plan, sends it traffic, and judges its promises.
 
-`plan`, `history` and `judge` are pure: a seed gives a plan, a run gives a history, a history gives verdicts. `run` puts the drivers
-together. Nothing here asks the fleet how it is doing.
+A seed gives a plan (`plan`), a run of it gives a history (`run`, which drives `fleet`, `faults` and `observe`), a history gives
+verdicts (`judge`), and verdicts give a report (`report`). `model` is the model that the fleet serves: its answers are a known
+function of the input, and it records its own executions.
+
+Door: `run.run`, `plan.planner.make_plan`, `report.report.judged_report`. Invariant: the judge sees only what callers saw, raw reads
+of Kafka and Redis, and the model's record; nothing asks the fleet about itself. It imports `protocol` and `penstock.client`, never
+`gateway` or `workers`.
 """

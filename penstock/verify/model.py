@@ -1,4 +1,4 @@
-"""The model that the checker serves: its answers are a known function of the input, and it keeps its own account of what it ran."""
+"""The model that the checker serves: its answers are a known function of the input, and it records its own executions."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import textwrap
 from pathlib import Path
 from typing import Final
 
-from penstock.verify.observe.history import Run
+from penstock.verify.observe.history import Execution
 from penstock.verify.plan.plan import DIES, MODELS, RAISES
 
 FACTOR: Final = 2_654_435_761
 OFFSETS: Final = {model: 97 + place for place, model in enumerate(MODELS)}
-"""So that an answer of the wrong model is a wrong answer."""
+"""They make an answer of the other model a wrong answer."""
 
 _CODE: Final = """
     import os
@@ -27,7 +27,7 @@ _CODE: Final = """
         max_batch_size = 8
 
         def predict(self, NUMBER, MILLIS, PAD):
-            at = time.monotonic()  # one clock for all processes of a machine, and right where theirs is wrong on purpose
+            at = time.monotonic()  # the same in all processes of a machine, even with a wrong wall clock
             runs = [int.from_bytes(os.urandom(7), "big") for _ in NUMBER]
             with open(f"%(account)s.{os.getpid()}", "a") as file:
                 file.writelines(f"{number} {run} {at:.6f}\\n" for number, run in zip(NUMBER[:, 0].tolist(), runs))
@@ -40,13 +40,13 @@ _CODE: Final = """
 """
 
 
-def answer(model: str, number: int) -> int:
-    """What the model must say."""
+def right_answer(model: str, number: int) -> int:
+    """The answer that the model must give."""
     return number * FACTOR + OFFSETS[model]
 
 
-def write(repository: Path, account: Path) -> None:
-    """The models, each in a folder of the repository; both note what they run in `account.<pid>`."""
+def write_models(repository: Path, account: Path) -> None:
+    """Write the models, each in a folder of the repository; both record what they run in `account.<pid>`."""
     for model in MODELS:
         folder = repository / model / "1"
         folder.mkdir(parents=True)
@@ -56,20 +56,20 @@ def write(repository: Path, account: Path) -> None:
 
 
 def account_of(account: Path, pid: int) -> Path:
-    """Where one process notes what it runs."""
+    """The file in which one process records what it runs."""
     return account.with_name(f"{account.name}.{pid}")
 
 
 def pids(account: Path) -> list[int]:
-    """Processes that have run the models."""
+    """Ids of the processes that ran the models."""
     return sorted(int(file.suffix[1:]) for file in account.parent.glob(f"{account.name}.*"))
 
 
-def read(account: Path, offset: float = 0.0) -> list[Run]:
-    """All executions so far. A line that a kill cut off is passed over.
+def read_executions(account: Path, offset: float = 0.0) -> list[Execution]:
+    """All executions so far. A line that was cut off by a kill is skipped.
 
     Args:
-        account: as for `write`.
+        account: as for `write_models`.
         offset: seconds that the store's clock is ahead of this machine's monotonic one.
     """
     runs = []
@@ -77,5 +77,5 @@ def read(account: Path, offset: float = 0.0) -> list[Run]:
         for line in account_of(account, pid).read_text().splitlines(keepends=True):
             if line.endswith("\n"):
                 number, run, at = line.split()
-                runs.append(Run(int(number), int(run), float(at) + offset, pid))
+                runs.append(Execution(int(number), int(run), float(at) + offset, pid))
     return sorted(runs, key=lambda run: run.at)

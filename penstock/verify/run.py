@@ -1,4 +1,6 @@
-"""One run: servers given, fleet started, plan carried out, history kept. The only place that knows all parts."""
+"""One run: starts the fleet on the given servers, carries out the plan, returns the history. The only module that knows all
+parts.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +14,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from penstock.verify import model
-from penstock.verify.faults.injection import Breaking
+from penstock.verify.faults.injection import FaultInjector
 from penstock.verify.fleet import watchdog
 from penstock.verify.fleet.fleet import Fleet
-from penstock.verify.fleet.processes import Backing
+from penstock.verify.fleet.processes import ServerAddresses
 from penstock.verify.observe import memory
 from penstock.verify.observe.history import History
-from penstock.verify.observe.log_watch import Watch
-from penstock.verify.observe.raw import TROUBLE, Log, Store
+from penstock.verify.observe.log_watch import LogWatch
+from penstock.verify.observe.raw import TROUBLE, RawKafka, RawRedis
 from penstock.verify.observe.traffic import Traffic
 from penstock.verify.plan.plan import GATEWAYS, MODELS, WORKERS, Call, Fault, Plan
 from protocol.errors import Unavailable
@@ -35,9 +37,9 @@ class Site:
     Attributes:
         transport: the servers; the prefix is the run's own.
         arguments: the same as flags of `penstock gateway` and `penstock worker`, without the Redis URL.
-        commands: faults that the user supplies, by name.
-        settle: seconds after the last fault in which the lag may reach zero.
-        keep: leave topics, keys and logs.
+        commands: the user's own faults, by name.
+        settle: seconds that the lag may take to reach zero after the last fault.
+        keep: do not delete topics, keys and logs.
     """
 
     transport: TransportSettings
@@ -48,7 +50,7 @@ class Site:
 
 
 def fresh_prefix() -> str:
-    """A prefix that no other run has."""
+    """A prefix of this run alone."""
     return f"verify-{secrets.token_hex(4)}"
 
 
@@ -56,7 +58,7 @@ async def run(plan: Plan, site: Site, say: Say) -> History:
     """Carry out a plan.
 
     Raises:
-        FleetError: servers or fleet did not start.
+        FleetError: the servers or the fleet did not start.
     """
     with contextlib.ExitStack() as stack:
         if site.keep:
@@ -68,17 +70,19 @@ async def run(plan: Plan, site: Site, say: Say) -> History:
 
 
 class _Run:
-    """The parts of a run, while it lasts."""
+    """The parts of one run."""
 
     def __init__(self, plan: Plan, site: Site, folder: Path, say: Say) -> None:
         names = site.transport.names
         self._plan, self._site, self._folder, self._say = plan, site, folder, say
         self._account = folder / "runs"
         self._names = names
-        self._log = Log(site.transport, [names.infer_topic(name, "1") for name in MODELS])
-        self._store = Store(site.transport)
+        self._log = RawKafka(site.transport, [names.infer_topic(name, "1") for name in MODELS])
+        self._store = RawRedis(site.transport)
         security = site.transport.kafka_security.get("security_protocol") or ""
-        backing = Backing(site.transport.redis, site.transport.kafka, str(security).endswith("SSL"), site.arguments)
+        backing = ServerAddresses(
+            site.transport.redis, site.transport.kafka, str(security).endswith("SSL"), site.arguments
+        )
         self._token = site.transport.prefix
         self._fleet = Fleet(backing, folder / "models", folder, self._token)
         self._history = History(settle=site.settle)
@@ -93,11 +97,11 @@ class _Run:
             return await self._guarded()
         finally:
             if guard.stdin is not None:
-                guard.stdin.close()  # it ends what is left, as it does when we are killed
+                guard.stdin.close()  # it kills the rest of the run, as it does when we are killed
             await asyncio.to_thread(guard.wait)
 
     async def _guarded(self) -> History:
-        model.write(self._folder / "models", self._account)
+        model.write_models(self._folder / "models", self._account)
         try:
             try:
                 await self._log.open()
@@ -117,36 +121,36 @@ class _Run:
     async def _break_and_send(self) -> None:
         history, plan = self._history, self._plan
         traffic = Traffic(self._fleet.urls, self._log, self._names, self._clock, history)
-        breaking = Breaking(self._fleet, self._account, self._site.commands, self._store, self._clock, history)
-        watch = Watch(self._log, self._store, self._names, self._clock, history)
+        injector = FaultInjector(self._fleet, self._account, self._site.commands, self._store, self._clock, history)
+        watch = LogWatch(self._log, self._store, self._names, self._clock, history)
         self._say(f"{len(plan.calls)} requests and {len(plan.faults)} faults in {plan.seconds:.0f} s")
         watching = asyncio.create_task(watch.run())
-        weighing = asyncio.create_task(memory.sample(self._fleet, self._clock, history.memory))
+        weighing = asyncio.create_task(memory.sample_memory(self._fleet, self._clock, history.memory))
         begun = time.monotonic()
         try:
             async with asyncio.TaskGroup() as group:
                 items: list[Call | Fault] = [*plan.calls, *plan.faults]
                 for item in sorted(items, key=lambda item: item.at):
                     await asyncio.sleep(max(0.0, begun + item.at - time.monotonic()))
-                    group.create_task(self._one(item, traffic, breaking))
+                    group.create_task(self._one(item, traffic, injector))
         finally:
             await traffic.close()
             for task in (watching, weighing):
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
-                    await task  # what it stumbled over, if it did not last until now
-        # On a slow machine callers are late, and still send when the last fault is over.
+                    await task  # raises the error that ended it early, if any
+        # On a slow machine callers are late, and still send after the last fault.
         quiet = [*(fault.ended for fault in history.faults), *(seen.sent for seen in history.seen)]
         history.quiet_at = max(quiet, default=self._clock())
         await self._settle(watch)
-        history.runs = model.read(self._account, self._clock() - time.monotonic())
+        history.runs = model.read_executions(self._account, self._clock() - time.monotonic())
 
     @staticmethod
-    async def _one(item: Call | Fault, traffic: Traffic, breaking: Breaking) -> None:
-        await (breaking.do(item) if isinstance(item, Fault) else traffic.send(item))
+    async def _one(item: Call | Fault, traffic: Traffic, injector: FaultInjector) -> None:
+        await (injector.inject(item) if isinstance(item, Fault) else traffic.make_call(item))
 
-    async def _settle(self, watch: Watch) -> None:
-        """Until the lag is zero, twice; or until its time is over."""
+    async def _settle(self, watch: LogWatch) -> None:
+        """Wait until the lag was zero twice, or the time is over."""
         end, zeros = self._clock() + self._site.settle, 0
         while zeros < 2 and self._clock() < end:
             with contextlib.suppress(*TROUBLE):
@@ -155,7 +159,7 @@ class _Run:
             await asyncio.sleep(0.3)
         for _ in range(20):
             with contextlib.suppress(*TROUBLE):
-                await watch.final()
+                await watch.look_at_all()
                 return
             await asyncio.sleep(0.5)
         raise Unavailable("Redis could not be read at the end of the run, so nothing can be judged")

@@ -43,7 +43,7 @@ def test_sampling_reads_while_the_block_runs_and_stops_with_it() -> None:
 
 
 def test_plans_name_what_there_is() -> None:
-    for plan in (bench.Plan(), bench.QUICK, bench.GPU):
+    for plan in (bench.BenchPlan(), bench.QUICK, bench.GPU):
         assert set(plan.models) <= set(models.ALL)
         assert {models.ALL[name].on_gpu for name in plan.models} == {plan is bench.GPU}
         assert set(plan.systems) <= set(bench.SYSTEMS)
@@ -52,7 +52,7 @@ def test_plans_name_what_there_is() -> None:
 
 
 def test_the_full_plan_stays_below_a_quarter_of_an_hour_of_load() -> None:
-    plan = bench.Plan()
+    plan = bench.BenchPlan()
     points = plan.sweeps * len(plan.callers) * plan.closed_s + len(plan.shares) * (plan.open_s + 1) + plan.warmup_s
     limits = 2 * (len(plan.batch_sizes) * (plan.limit_s + 0.2) + 1)
     asked = 2 * (plan.sweeps * len(plan.callers) + len(plan.shares) + 2) * systems.HEARTBEATS  # for statistics

@@ -22,7 +22,7 @@ def found(**changed: object) -> siege.Siege:
     attacked = {**SUMMARY, "latency_ms": {**SUMMARY["latency_ms"], "p99": 8.0}}
     counted = [Counted("smuggling", "a request in a body", 10.0, 50, {"200": 40, "-": 10})]
     whole = siege.Siege(
-        {"commit": "abc"}, siege.Plan(), SUMMARY, attacked, [(0.0, 100.0), (1.0, 612.0)], 100.0, 300.0, counted, {}
+        {"commit": "abc"}, siege.SiegePlan(), SUMMARY, attacked, [(0.0, 100.0), (1.0, 612.0)], 100.0, 300.0, counted, {}
     )
     return dataclasses.replace(whole, **changed)  # type: ignore[arg-type]
 
@@ -81,8 +81,8 @@ async def test_attackers_count_what_is_answered_and_what_is_wrong(serve: object)
 @pytest.mark.timeout(240)
 def test_a_few_seconds_of_siege() -> None:
     """Every attack is done and answered for; the honest caller gets right answers beside them, and memory stays in its bounds."""
-    plan = siege.Plan("embedded", seconds=8.0, before=3.0, rate=30.0)
-    outcome = siege.besiege(plan)
+    plan = siege.SiegePlan("embedded", seconds=8.0, before=3.0, rate=30.0)
+    outcome = siege.run_siege(plan)
     assert outcome.attacked["outcomes"]["ok"] > 100
     assert outcome.attacked["outcomes"]["wrong"] == outcome.quiet["outcomes"]["wrong"] == 0
     assert {each.name for each in outcome.attacks} == set(ATTACKS)

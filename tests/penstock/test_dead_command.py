@@ -19,7 +19,7 @@ from protocol.ports import Bus, Record
 from protocol.transport import open_transport
 from protocol.transport.settings import TransportSettings
 from tests.integration.repositories import write_model
-from tests.penstock.burials import bury, evidence, request
+from tests.penstock.dead_letters import evidence, publish_dead_letter, request
 from tests.penstock.test_cli import penstock
 
 NAMES = Names("penstock")
@@ -40,15 +40,15 @@ def on_the_bus(folder: Path, work: Callable[[Bus], Coroutine[Any, Any, Any]]) ->
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Of a server that buried a crasher, a hanging request, garbage, and noted a loss."""
+    """Of a server with four letters: a crasher, a hanging request, garbage, and a note of lost records."""
 
     async def work(bus: Bus) -> None:
         await bus.ensure_topic(INFER, 1)
         for number, reason in enumerate(("poison", "hung")):
             value, headers = request(reason, values=[13.0 - number, 1.0], deadline=5.0)
-            await bury(bus, NAMES, value, headers, evidence(reason, offset=number, worker=f"w{number}"))
-        await bury(bus, NAMES, b"\xc1garbage", (), evidence("undecodable", offset=2))
-        await bury(bus, NAMES, b"", (), evidence("lost", offset=3))
+            await publish_dead_letter(bus, NAMES, value, headers, evidence(reason, offset=number, worker=f"w{number}"))
+        await publish_dead_letter(bus, NAMES, b"\xc1garbage", (), evidence("undecodable", offset=2))
+        await publish_dead_letter(bus, NAMES, b"", (), evidence("lost", offset=3))
 
     on_the_bus(tmp_path / "data", work)
     return tmp_path / "data"
@@ -135,7 +135,7 @@ def test_many_are_asked_for_first(folder: Path) -> None:
     async def work(bus: Bus) -> None:
         for number in range(11):
             value, headers = request(f"more{number}")
-            await bury(bus, NAMES, value, headers, evidence(offset=10 + number))
+            await publish_dead_letter(bus, NAMES, value, headers, evidence(offset=10 + number))
 
     on_the_bus(folder, work)
 
@@ -163,7 +163,7 @@ def test_reproduce_exits_by_whether_it_happened_again(folder: Path, tmp_path: Pa
     assert (bad.exit_code, "failed: ValueError: 13.0" in bad.output) == (0, True)
     assert (good.exit_code, "succeeded" in good.output) == (1, True)
     assert (exported.exit_code, (tmp_path / "case" / "request.bin").is_file()) == (0, True)
-    assert "--model-repository says where" in str(neither.exception)
+    assert "give --model-repository" in str(neither.exception)
     assert "nothing to run" in str(loss.exception)
 
 
@@ -189,7 +189,7 @@ def test_a_fleets_letters_are_listed_and_sent_again(kafka_bootstrap: str, redis_
         await bus.open()
         await bus.ensure_topic(names.infer_topic("m", "1"), 1)
         value, headers = request("r1")
-        await bury(bus, names, value, headers, evidence(topic=names.infer_topic("m", "1")))
+        await publish_dead_letter(bus, names, value, headers, evidence(topic=names.infer_topic("m", "1")))
         await bus.close()
 
     asyncio.run(prepare())

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.dead.letters import ReadLetter, Redriven, read
+from penstock.dead.letters import ReadLetter, Redriven, read_letter
 from protocol.dead_letter import REASONS, DeadLetter, DeadReason, encode_evidence, is_evidence, split_headers
 from protocol.naming import Names
 from protocol.ports import Record
-from tests.penstock.burials import evidence
+from tests.penstock.dead_letters import evidence
 
 NAMES = Names("penstock")
 header_names = st.one_of(
@@ -27,7 +27,7 @@ def record(*headers: tuple[str, bytes], value: bytes = b"v", offset: int = 3) ->
 
 
 def letter(*headers: tuple[str, bytes], value: bytes = b"v") -> ReadLetter:
-    found = read(record(*headers, value=value), "m")
+    found = read_letter(record(*headers, value=value), "m")
     assert isinstance(found, ReadLetter)
     return found
 
@@ -43,7 +43,7 @@ def test_the_originals_headers_come_back_whatever_a_stranger_called_them(
 
 @given(pairs)
 def test_any_headers_can_be_read(headers: tuple[tuple[str, bytes], ...]) -> None:
-    found = read(record(*headers), "m")
+    found = read_letter(record(*headers), "m")
 
     assert isinstance(found, ReadLetter)
     assert len(found.ref) > 0
@@ -126,11 +126,11 @@ def test_only_a_redriven_record_has_a_root(request_id: str, redriven: bool, root
 
 
 def test_a_note_of_a_redrive_is_no_letter() -> None:
-    note = read(record(("redriven", b"bob/a"), ("redriven-as", b"a~r12"), value=b"", offset=9), "m")
+    note = read_letter(record(("redriven", b"bob/a"), ("redriven-as", b"a~r12"), value=b"", offset=9), "m")
 
     assert isinstance(note, Redriven)
     assert (note.root_ref, note.id, note.number, note.offset) == ("bob/a", "a~r12", 12, 9)
 
 
 def test_a_stranger_cannot_pass_a_dead_record_off_as_a_note() -> None:
-    assert isinstance(read(record(("redriven", b"a"), *evidence(), value=b""), "m"), ReadLetter)
+    assert isinstance(read_letter(record(("redriven", b"a"), *evidence(), value=b""), "m"), ReadLetter)

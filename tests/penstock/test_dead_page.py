@@ -15,7 +15,7 @@ from protocol.dead_letter import REASONS, UNKNOWN
 from protocol.naming import Names
 from protocol.ports import Bus
 from tests.integration.repositories import write_model
-from tests.penstock.burials import bury, evidence, request
+from tests.penstock.dead_letters import evidence, publish_dead_letter, request
 from tests.penstock.test_dead_command import on_the_bus
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ def test_every_command_of_the_page_does_what_the_page_says(tmp_path: Path) -> No
         topic = names.infer_topic("digits", "1")
         await bus.ensure_topic(topic, 1)
         value, headers = request("5f0c9a7e")
-        await bury(bus, names, value, headers, evidence(topic=topic, signal="SIGSEGV"), model="digits")
+        await publish_dead_letter(bus, names, value, headers, evidence(topic=topic, signal="SIGSEGV"), model="digits")
 
     on_the_bus(tmp_path / "data", work)
     export, *commands = re.findall(r"```sh\n(.*?)\n```", PAGE, re.DOTALL)

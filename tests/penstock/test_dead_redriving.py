@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.dead.letters import ReadLetter, Redriven, read
-from penstock.dead.redriving import Redrive, due, plan
+from penstock.dead.letters import ReadLetter, Redriven, read_letter
+from penstock.dead.redriving import Redrive, due, plan_redrives
 from protocol.naming import Names
 from protocol.ports import Record
-from tests.penstock.burials import Pairs, evidence
+from tests.penstock.dead_letters import Pairs, evidence
 
 NAMES = Names("penstock")
 names = st.one_of(st.sampled_from(["id", "deadline", "redrive-of", "dead-reason", "principal"]), st.text(max_size=8))
@@ -17,13 +17,15 @@ originals = st.lists(st.tuples(names, st.binary(max_size=12)), max_size=8).map(t
 
 
 def letter(headers: Pairs = (("id", b"a"),), offset: int = 0, marks: Pairs | None = None) -> ReadLetter:
-    found = read(Record("penstock.dead.m", 0, offset, float(offset), b"v", (*headers, *(marks or evidence()))), "m")
+    found = read_letter(
+        Record("penstock.dead.m", 0, offset, float(offset), b"v", (*headers, *(marks or evidence()))), "m"
+    )
     assert isinstance(found, ReadLetter)
     return found
 
 
 def sent(*letters: ReadLetter, notes: tuple[Redriven, ...] = (), again: bool = False) -> list[str]:
-    return [each.id for each in plan(letters, letters, notes, NAMES, again=again).redrives]
+    return [each.id for each in plan_redrives(letters, letters, notes, NAMES, again=again).redrives]
 
 
 def note(of: str, as_: str, offset: int) -> Redriven:
@@ -49,7 +51,7 @@ def test_all_headers_but_three_stay_as_they_were_and_where_they_were(original: P
 def test_a_number_is_never_used_twice_while_notes_are_kept(steps: list[str]) -> None:
     letters, notes, used, position = [letter(offset=0)], [], set(), 1
     for step in steps:
-        made = plan(letters, letters, notes, NAMES, again=step == "again").redrives
+        made = plan_redrives(letters, letters, notes, NAMES, again=step == "again").redrives
         if step == "die" and notes:
             letters.append(again(notes[-1].id, position))
         for redrive in made if step != "die" else ():
@@ -79,7 +81,7 @@ def test_a_redrive_that_died_is_counted_although_its_note_was_lost() -> None:
 
 def test_one_request_goes_once_however_often_it_was_buried() -> None:
     both = [letter(offset=0), letter(offset=1)]
-    made = plan(both, both, [], NAMES, again=False)
+    made = plan_redrives(both, both, [], NAMES, again=False)
 
     assert [each.letter.offset for each in made.redrives] == [1]
     assert "that one counts" in made.skipped[0].why
@@ -100,7 +102,7 @@ def test_what_cannot_be_sent_says_why() -> None:
         (letter((("id", b"i" * 256),)), "at most 256 characters"),
     ]
     for each, why in cases:
-        made = plan([each], [each], [], NAMES, again=False)
+        made = plan_redrives([each], [each], [], NAMES, again=False)
         assert made.redrives == ()
         assert why in made.skipped[0].why
 
@@ -116,6 +118,6 @@ def test_the_rate_spreads_the_records() -> None:
 
 def test_a_letter_of_evidence_alone_is_not_sent() -> None:
     bare = letter(marks=evidence("undecodable", left_out="17000000 bytes of value, key and headers"))
-    made = plan([bare], [bare], (), NAMES, again=False)
+    made = plan_redrives([bare], [bare], (), NAMES, again=False)
     assert not made.redrives
     assert "17000000 bytes of value, key and headers were too large" in str(made)

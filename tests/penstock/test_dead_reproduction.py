@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from penstock.dead import folder
-from penstock.dead.folder import Case
-from penstock.dead.letters import ReadLetter, read
-from penstock.dead.reproduce_child import find
-from penstock.dead.reproduction import reproduce
-from penstock.dead.verdicts import End, ModelUnusable, Outcome, compared, judge
+from penstock.dead import reproducer
+from penstock.dead.letters import ReadLetter, read_letter
+from penstock.dead.reproduce_child import find_version
+from penstock.dead.reproducer import Case
+from penstock.dead.reproduction import reproduce_case
+from penstock.dead.reproduction_result import ModelUnusable, ReproductionResult, RunEnd, difference, result_of
 from protocol.errors import ConfigError, FleetError, NotFound
 from protocol.ports import Record
 from tests.integration.repositories import write_model
-from tests.penstock.burials import Pairs, evidence, request
+from tests.penstock.dead_letters import Pairs, evidence, request
 
 ROOT = Path(__file__).parents[2]
 MODEL = """
@@ -56,7 +56,7 @@ def repository(tmp_path: Path) -> Path:
 def case(first: float, marks: Pairs | None = None, value: bytes | None = None) -> Case:
     made, headers = request(values=[first, 1.0])
     made = made if value is None else value
-    letter = read(Record("penstock.dead.m", 0, 0, 1.7e9, made, (*headers, *(marks or evidence()))), "m")
+    letter = read_letter(Record("penstock.dead.m", 0, 0, 1.7e9, made, (*headers, *(marks or evidence()))), "m")
     assert isinstance(letter, ReadLetter)
     return Case(letter, "1", made)
 
@@ -65,20 +65,20 @@ def case(first: float, marks: Pairs | None = None, value: bytes | None = None) -
 @pytest.mark.parametrize(
     ("first", "end", "signal", "text"),
     [
-        (11, End.CRASHED, "SIGSEGV", "ended by SIGSEGV while running the request"),
-        (13, End.FAILED, "", "ValueError: thirteen"),
-        (14, End.CRASHED, "", "exit code 3"),
-        (1, End.SUCCEEDED, "", "answered"),
+        (11, RunEnd.CRASHED, "SIGSEGV", "ended by SIGSEGV while running the request"),
+        (13, RunEnd.FAILED, "", "ValueError: thirteen"),
+        (14, RunEnd.CRASHED, "", "exit code 3"),
+        (1, RunEnd.SUCCEEDED, "", "answered"),
     ],
 )
 def test_a_record_does_to_the_child_what_it_did_to_the_worker(
-    repository: Path, first: float, end: End, signal: str, text: str
+    repository: Path, first: float, end: RunEnd, signal: str, text: str
 ) -> None:
-    outcome = reproduce(case(first), [repository], "1", 60)
+    outcome = reproduce_case(case(first), [repository], "1", 60)
 
     assert (outcome.end, outcome.signal) == (end, signal)
     assert text in outcome.text
-    assert outcome.reproduced == (end is not End.SUCCEEDED)
+    assert outcome.reproduced == (end is not RunEnd.SUCCEEDED)
     if first == 11:
         assert "about to crash" in outcome.trace
         assert "in predict" in outcome.trace
@@ -94,23 +94,23 @@ def test_the_models_own_modules_come_before_ours_as_in_a_worker(repository: Path
         code.replace("import ctypes", "import protocol, ctypes").replace("X * 2", "X * protocol.FACTOR")
     )
 
-    outcome = reproduce(case(1), [repository], "1", 60)
+    outcome = reproduce_case(case(1), [repository], "1", 60)
 
     assert outcome.outputs[0]["first_values"] == [3.0, 3.0], outcome
 
 
 @pytest.mark.slow
 def test_a_record_that_hangs_is_killed(repository: Path) -> None:
-    outcome = reproduce(case(12), [repository], "1", 6)
+    outcome = reproduce_case(case(12), [repository], "1", 6)
 
-    assert outcome.end is End.HUNG
+    assert outcome.end is RunEnd.HUNG
     assert "did not end within 6 s" in outcome.text
 
 
 def test_a_record_that_nobody_can_read_is_refused_again(repository: Path) -> None:
-    outcome = reproduce(case(1, evidence("undecodable"), b"\xc1rubbish"), [repository], "1", 60)
+    outcome = reproduce_case(case(1, evidence("undecodable"), b"\xc1rubbish"), [repository], "1", 60)
 
-    assert (outcome.end, "not a msgpack value" in outcome.text) == (End.REFUSED, True)
+    assert (outcome.end, "not a msgpack value" in outcome.text) == (RunEnd.REFUSED, True)
 
 
 @pytest.mark.parametrize(
@@ -128,14 +128,14 @@ def test_where_the_model_cannot_be_loaded_nothing_is_said_of_the_record(
     write_model(tmp_path / "models", name, code or MODEL)
 
     with pytest.raises(ModelUnusable, match=text):
-        reproduce(case(1), [tmp_path / "models"], version, 60)
+        reproduce_case(case(1), [tmp_path / "models"], version, 60)
 
 
 def test_a_reproducer_is_the_record_byte_for_byte_and_runs_by_itself(repository: Path, tmp_path: Path) -> None:
     made, target = case(13), tmp_path / "case"
-    folder.write(target, made, find([repository], "m", "1", digests=False))
+    reproducer.write_case(target, made, find_version([repository], "m", "1", digests=False))
 
-    loaded = folder.load(target)
+    loaded = reproducer.load_case(target)
     done = subprocess.run(
         [sys.executable, str(target / "reproduce.py"), "--json"],
         capture_output=True,
@@ -154,29 +154,29 @@ def test_a_reproducer_overwrites_nothing(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("x")
 
     with pytest.raises(ConfigError, match="not empty"):
-        folder.write(tmp_path, case(1))
+        reproducer.write_case(tmp_path, case(1))
 
 
 def test_what_is_no_reproducer_is_said_to_be_none(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="holds no dead letter"):
-        folder.load(tmp_path)
-    folder.write(tmp_path / "case", case(1))
-    (tmp_path / "case" / folder.LETTER).write_text('{"form": 1, "model": 3}')
+        reproducer.load_case(tmp_path)
+    reproducer.write_case(tmp_path / "case", case(1))
+    (tmp_path / "case" / reproducer.LETTER).write_text('{"form": 1, "model": 3}')
     with pytest.raises(ConfigError, match="damaged"):
-        folder.load(tmp_path / "case")
+        reproducer.load_case(tmp_path / "case")
 
 
 def test_a_run_is_compared_with_the_evidence() -> None:
-    crashed = Outcome(End.CRASHED, "", "SIGSEGV", digest="ab")
+    crashed = ReproductionResult(RunEnd.CRASHED, "", "SIGSEGV", digest="ab")
 
-    assert compared(crashed, case(1, evidence(signal="SIGSEGV", model_digest="ab")).letter) == ""
-    assert "died of SIGABRT" in compared(crashed, case(1, evidence(signal="SIGABRT")).letter)
-    assert "not those that were served" in compared(crashed, case(1, evidence(model_digest="cd")).letter)
-    assert "batch of 3" in compared(Outcome(End.SUCCEEDED, ""), case(1, evidence(batch="a,b")).letter)
+    assert difference(crashed, case(1, evidence(signal="SIGSEGV", model_digest="ab")).letter) == ""
+    assert "died of SIGABRT" in difference(crashed, case(1, evidence(signal="SIGABRT")).letter)
+    assert "not those that were served" in difference(crashed, case(1, evidence(model_digest="cd")).letter)
+    assert "batch of 3" in difference(ReproductionResult(RunEnd.SUCCEEDED, ""), case(1, evidence(batch="a,b")).letter)
 
 
 def test_a_child_that_says_nothing_says_nothing_of_the_record() -> None:
     with pytest.raises(ModelUnusable, match="exit code 1 while starting"):
-        judge([], 1, textwrap.dedent("boom"), 5)
+        result_of([], 1, textwrap.dedent("boom"), 5)
     with pytest.raises(FleetError, match="did not end within 5 s while loading"):
-        judge([{"stage": "loading the model"}], None, "", 5)
+        result_of([{"stage": "loading the model"}], None, "", 5)

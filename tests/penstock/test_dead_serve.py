@@ -1,4 +1,4 @@
-"""A request that kills, from its death to its answer: buried by a real server, reproduced, mended, sent again."""
+"""A request that kills, from its death to its answer: dead-lettered by a real server, reproduced, mended, sent again."""
 
 from __future__ import annotations
 

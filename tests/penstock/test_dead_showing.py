@@ -9,19 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.dead import showing
-from penstock.dead.letters import ReadLetter, read
+from penstock.dead.letters import ReadLetter, read_letter
 from penstock.dead.selection import Selection, counted, since
 from protocol.errors import InvalidArgument
 from protocol.naming import Names
 from protocol.ports import Record
 from protocol.tensors import from_array
-from tests.penstock.burials import Pairs, evidence, request
+from tests.penstock.dead_letters import Pairs, evidence, request
 
 NAMES = Names("penstock")
 
 
 def letter(value: bytes = b"", headers: Pairs = (), marks: Pairs = (), offset: int = 0) -> ReadLetter:
-    found = read(Record("penstock.dead.m", 0, offset, 1.7e9, value, (*headers, *marks)), "m")
+    found = read_letter(Record("penstock.dead.m", 0, offset, 1.7e9, value, (*headers, *marks)), "m")
     assert isinstance(found, ReadLetter)
     return found
 

@@ -6,13 +6,13 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from penstock.dead import topic
-from penstock.dead.redriving import Redrive, plan
+from penstock.dead.redriving import Redrive, plan_redrives
 from protocol.naming import Names
 from protocol.ports import Bus, Record
 from protocol.transport import open_transport
 from protocol.transport.embedded.memory import MemoryBus
 from protocol.transport.settings import TransportSettings
-from tests.penstock.burials import bury, evidence, request
+from tests.penstock.dead_letters import evidence, publish_dead_letter, request
 
 
 @contextlib.asynccontextmanager
@@ -40,17 +40,19 @@ async def redriven_twice(bus: Bus, names: Names) -> None:
     infer = names.infer_topic("m", "1")
     value, headers = request("r1", principal="bob", deadline=1.0, priority=3)
     await bus.ensure_topic(infer, 2)
-    await bury(bus, names, value, headers, evidence(topic=infer, offset=7), key=b"\x00key")
-    await bury(bus, names, b"\xc1garbage", (("x", b"\xff"),), evidence("undecodable", topic=infer, offset=8))
+    await publish_dead_letter(bus, names, value, headers, evidence(topic=infer, offset=7), key=b"\x00key")
+    await publish_dead_letter(
+        bus, names, b"\xc1garbage", (("x", b"\xff"),), evidence("undecodable", topic=infer, offset=8)
+    )
 
-    assert await topic.models(bus, names) == ["m"]
-    found = await topic.cemetery(bus, names, "m")
-    made = plan(found.letters, found.letters, found.notes, names, again=False)
-    told: list[topic.Sent] = []
-    sent = await topic.redrive(bus, names, made.redrives, 0, told.append)
+    assert await topic.models_announced(bus, names) == ["m"]
+    found = await topic.read_dead_topic(bus, names, "m")
+    made = plan_redrives(found.letters, found.letters, found.notes, names, again=False)
+    reported: list[topic.Sent] = []
+    sent = await topic.send_again(bus, names, made.redrives, 0, reported.append)
     records = await published(bus, infer, 2)
 
-    assert told == sent
+    assert reported == sent
     assert [record.value for record in records] == [value, b"\xc1garbage"]
     assert [record.key for record in records] == [b"\x00key", None]
     assert {record.partition for record in records} == {0}
@@ -61,10 +63,10 @@ async def redriven_twice(bus: Bus, names: Names) -> None:
     assert dict(records[1].headers)["x"] == b"\xff"
     assert dict(records[1].headers)["id"].startswith(f"{infer}-0-8-".encode())
 
-    after = await topic.cemetery(bus, names, "m")
+    after = await topic.read_dead_topic(bus, names, "m")
     assert len(after.letters) == 2
-    assert plan(after.letters, after.letters, after.notes, names, again=False).redrives == ()
-    more = plan(after.letters, after.letters, after.notes, names, again=True).redrives
+    assert plan_redrives(after.letters, after.letters, after.notes, names, again=False).redrives == ()
+    more = plan_redrives(after.letters, after.letters, after.notes, names, again=True).redrives
     assert more[0].id == "r1~r2"
 
 
@@ -76,13 +78,13 @@ async def test_letters_of_the_embedded_bus_are_sent_again_byte_for_byte() -> Non
 async def test_letters_of_kafka_are_sent_again_byte_for_byte(kafka_bootstrap: str, redis_url: str, prefix: str) -> None:
     settings = TransportSettings(kafka=kafka_bootstrap, redis=redis_url, prefix=prefix)
     async with opened(open_transport(settings).bus) as bus:
-        assert await topic.models(bus, settings.names) == []
+        assert await topic.models_announced(bus, settings.names) == []
         await redriven_twice(bus, settings.names)
 
 
 async def test_there_are_no_letters_where_there_is_no_dead_topic() -> None:
     async with opened(MemoryBus()) as bus:
-        assert (await topic.cemetery(bus, Names(), "m")).letters == []
+        assert (await topic.read_dead_topic(bus, Names(), "m")).letters == []
 
 
 async def test_what_cannot_be_sent_is_told_and_does_not_keep_the_others() -> None:
@@ -91,13 +93,13 @@ async def test_what_cannot_be_sent_is_told_and_does_not_keep_the_others() -> Non
         await bus.ensure_topic(names.infer_topic("m", "2"), 1)
         for number in (1, 2):
             value, headers = request(f"r{number}")
-            await bury(bus, names, value, headers, evidence(topic=names.infer_topic("m", str(number))))
-        letters = (await topic.cemetery(bus, names, "m")).letters
-        gone, there = await topic.redrive(bus, names, [Redrive(x, f"{x.id}~r1") for x in letters], 0, lambda _: None)
+            await publish_dead_letter(bus, names, value, headers, evidence(topic=names.infer_topic("m", str(number))))
+        letters = (await topic.read_dead_topic(bus, names, "m")).letters
+        gone, there = await topic.send_again(bus, names, [Redrive(x, f"{x.id}~r1") for x in letters], 0, lambda _: None)
 
         assert (gone.published, "no topic" in gone.problem) == (None, True)
         assert there.problem == ""
-        assert [note.id for note in (await topic.cemetery(bus, names, "m")).notes] == ["r2~r1"]
+        assert [note.id for note in (await topic.read_dead_topic(bus, names, "m")).notes] == ["r2~r1"]
 
 
 async def test_a_partition_that_is_gone_is_not_missed() -> None:
@@ -105,9 +107,9 @@ async def test_a_partition_that_is_gone_is_not_missed() -> None:
     async with opened(MemoryBus()) as bus:
         await bus.ensure_topic(names.infer_topic("m", "1"), 1)
         value, headers = request()
-        await bury(bus, names, value, headers, tuple((more | {"dead-partition": b"9"}).items()))
-        letters = (await topic.cemetery(bus, names, "m")).letters
-        (sent,) = await topic.redrive(bus, names, [Redrive(letters[0], "r1~r1")], 0, lambda _: None)
+        await publish_dead_letter(bus, names, value, headers, tuple((more | {"dead-partition": b"9"}).items()))
+        letters = (await topic.read_dead_topic(bus, names, "m")).letters
+        (sent,) = await topic.send_again(bus, names, [Redrive(letters[0], "r1~r1")], 0, lambda _: None)
 
         assert sent.published is not None
         assert sent.published.partition == 0

@@ -67,8 +67,8 @@ def test_the_settings_that_it_recommends_break_nothing() -> None:
         "maxmemory_policy": options["maxmemory-policy"], "aof_enabled": str(int(options["appendonly"] == "yes")),
     }  # fmt: skip
 
-    assert kafka.judge(KafkaFacts("b", (1, 2, 3), dict.fromkeys((1, 2, 3), properties), topics), Needs()) == []
-    assert redis.judge(RedisFacts("r", info, options)) == []
+    assert kafka.check_kafka(KafkaFacts("b", (1, 2, 3), dict.fromkeys((1, 2, 3), properties), topics), Needs()) == []
+    assert redis.check_redis(RedisFacts("r", info, options)) == []
 
 
 def test_the_metrics_that_it_names_are_exported() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from penstock.promises import kafka, redis
 from penstock.promises.kafka import NEW, Needs
-from penstock.promises.misconfiguration import Breach
+from penstock.promises.misconfiguration import Misconfiguration
 from protocol.transport.facts import KafkaFacts, RedisFacts, TopicFacts
 from protocol.transport.kafka import connection
 
@@ -35,19 +35,19 @@ GOOD_REDIS = RedisFacts(
 )  # fmt: skip
 
 
-def broken(broker: dict[str, str] | None = None, needs: Needs | None = None, **topic: Any) -> list[Breach]:
-    """The breaches of a good cluster with these changes; `topic` has `replicas`, `in_sync` and settings with `_` for `.`."""
+def broken(broker: dict[str, str] | None = None, needs: Needs | None = None, **topic: Any) -> list[Misconfiguration]:
+    """What is wrong with a good cluster after these changes; `topic` has `replicas`, `in_sync` and settings with `_` for `.`."""
     named = {name.replace("_", "."): value for name, value in topic.items() if name not in ("replicas", "in_sync")}
     infer = TopicFacts(INFER, topic.get("replicas", 3), topic.get("in_sync", 3), TOPIC | named)
     facts = dataclasses.replace(
         GOOD_KAFKA, topics=(GOOD_KAFKA.topics[0], infer), settings=dict.fromkeys((1, 2, 3), BROKER | (broker or {}))
     )
-    return kafka.judge(facts, needs or Needs())
+    return kafka.check_kafka(facts, needs or Needs())
 
 
 def test_a_good_cluster_breaks_nothing() -> None:
-    assert kafka.judge(GOOD_KAFKA, Needs()) == []
-    assert redis.judge(GOOD_REDIS) == []
+    assert kafka.check_kafka(GOOD_KAFKA, Needs()) == []
+    assert redis.check_redis(GOOD_REDIS) == []
 
 
 @pytest.mark.parametrize(
@@ -67,12 +67,12 @@ def test_a_good_cluster_breaks_nothing() -> None:
 def test_a_topics_setting_breaks_a_promise(
     topic: dict[str, Any], promise: str, setting: str, value: str, wanted: str
 ) -> None:
-    (breach,) = broken(**topic)
+    (found,) = broken(**topic)
 
-    assert (breach.promise, breach.setting, breach.value, breach.wanted) == (promise, setting, value, wanted)
-    assert breach.where == INFER
-    assert breach.command
-    assert all(part in str(breach) for part in (promise, setting, value, wanted, breach.command))
+    assert (found.promise, found.setting, found.value, found.wanted) == (promise, setting, value, wanted)
+    assert found.where == INFER
+    assert found.command
+    assert all(part in str(found) for part in (promise, setting, value, wanted, found.command))
 
 
 @pytest.mark.parametrize(
@@ -86,15 +86,15 @@ def test_a_topics_setting_breaks_a_promise(
     ],
 )
 def test_a_brokers_setting_breaks_a_promise(setting: str, value: str, promise: str) -> None:
-    (breach,) = broken({setting: value})
+    (found,) = broken({setting: value})
 
-    assert (breach.promise, breach.setting, breach.value) == (promise, setting, value)
-    assert breach.where == "broker 1, broker 2, broker 3"
-    assert breach.severe == setting.startswith("group.")
+    assert (found.promise, found.setting, found.value) == (promise, setting, value)
+    assert found.where == "broker 1, broker 2, broker 3"
+    assert found.severe == setting.startswith("group.")
 
 
 @pytest.mark.parametrize(
-    ("setting", "value", "told", "command"),
+    ("setting", "value", "reported", "command"),
     [
         ("log.retention.ms", "1000", "retention.ms", "log.retention.ms=7200000"),
         ("log.retention.minutes", "1", "retention.ms", "log.retention.ms=7200000"),
@@ -105,26 +105,26 @@ def test_a_brokers_setting_breaks_a_promise(setting: str, value: str, promise: s
     ],
 )
 def test_what_new_topics_would_take_from_the_brokers_is_judged_too(
-    setting: str, value: str, told: str, command: str
+    setting: str, value: str, reported: str, command: str
 ) -> None:
-    (breach,) = broken({setting: value})
+    (found,) = broken({setting: value})
 
-    assert (breach.setting, breach.where) == (told, NEW)
-    assert command in breach.command
-    assert "--entity-type brokers --entity-default" in breach.command
+    assert (found.setting, found.where) == (reported, NEW)
+    assert command in found.command
+    assert "--entity-type brokers --entity-default" in found.command
 
 
 def test_records_that_are_kept_for_ever_need_offsets_that_are() -> None:
-    (breach,) = broken(retention_ms="-1")
+    (found,) = broken(retention_ms="-1")
 
-    assert (breach.setting, breach.promise) == ("offsets.retention.minutes", "I12")
-    assert broken({"offsets.retention.minutes": breach.wanted}, retention_ms="-1") == []
+    assert (found.setting, found.promise) == ("offsets.retention.minutes", "I12")
+    assert broken({"offsets.retention.minutes": found.wanted}, retention_ms="-1") == []
 
 
 def test_the_alarm_comes_at_half_of_the_retention() -> None:
     for age, count in ((43_200.0, 0), (43_201.0, 1)):
         topic = TopicFacts(INFER, 3, 3, TOPIC, oldest_unread=age)
-        found = kafka.judge(dataclasses.replace(GOOD_KAFKA, topics=(topic,)), Needs())
+        found = kafka.check_kafka(dataclasses.replace(GOOD_KAFKA, topics=(topic,)), Needs())
         assert [(each.promise, each.severe, each.wanted) for each in found] == [
             ("I12", True, "43200 s or less")
         ] * count
@@ -132,30 +132,30 @@ def test_the_alarm_comes_at_half_of_the_retention() -> None:
 
 def test_what_was_deleted_unread_is_told() -> None:
     topic = TopicFacts(INFER, 3, 3, TOPIC, lost=7)
-    (breach,) = kafka.judge(dataclasses.replace(GOOD_KAFKA, topics=(topic,)), Needs())
+    (found,) = kafka.check_kafka(dataclasses.replace(GOOD_KAFKA, topics=(topic,)), Needs())
 
-    assert (breach.promise, breach.setting, breach.value, breach.where) == ("I12", "records deleted unread", "7", INFER)
+    assert (found.promise, found.setting, found.value, found.where) == ("I12", "records deleted unread", "7", INFER)
 
 
 def test_few_brokers_are_told_once_and_not_by_what_follows_from_them() -> None:
     one = KafkaFacts("b:1", (1,), {1: BROKER}, (TopicFacts(INFER, 1, 1, TOPIC | {"min.insync.replicas": "1"}),))
 
-    assert [breach.setting for breach in kafka.judge(one, Needs())] == ["number of brokers"]
+    assert [found.setting for found in kafka.check_kafka(one, Needs())] == ["number of brokers"]
 
 
 def test_what_may_not_be_read_is_said() -> None:
     facts = KafkaFacts("b:1", (1, 2, 3), {1: {}, 2: BROKER, 3: BROKER}, (TopicFacts(INFER, 3, 3, {}),))
 
-    (breach,) = kafka.judge(facts, Needs())
-    assert (breach.value, breach.where) == ("denied", f"1, {INFER}")
+    (found,) = kafka.check_kafka(facts, Needs())
+    assert (found.value, found.where) == ("denied", f"1, {INFER}")
 
 
 def test_many_topics_with_one_fault_are_one_line() -> None:
     topics = tuple(TopicFacts(f"{INFER}{n}", 3, 3, TOPIC | {"min.insync.replicas": "1"}) for n in range(9))
 
-    (breach,) = kafka.judge(dataclasses.replace(GOOD_KAFKA, topics=topics), Needs())
-    assert breach.where.endswith(" and 6 more")
-    assert "--entity-name TOPIC" in breach.command
+    (found,) = kafka.check_kafka(dataclasses.replace(GOOD_KAFKA, topics=topics), Needs())
+    assert found.where.endswith(" and 6 more")
+    assert "--entity-name TOPIC" in found.command
 
 
 def test_the_largest_record_is_the_transports() -> None:
@@ -179,22 +179,22 @@ def test_a_setting_of_redis_breaks_a_promise(
     info: dict[str, str], settings: dict[str, str], promise: str, setting: str, severe: bool
 ) -> None:
     facts = RedisFacts("r", GOOD_REDIS.info | info, GOOD_REDIS.settings | settings)
-    (breach,) = redis.judge(facts)
+    (found,) = redis.check_redis(facts)
 
-    assert (breach.promise, breach.setting, breach.severe) == (promise, setting, severe)
-    assert breach.command
-    assert breach.wanted
+    assert (found.promise, found.setting, found.severe) == (promise, setting, severe)
+    assert found.command
+    assert found.wanted
 
 
 def test_a_redis_that_hides_its_settings_is_judged_by_what_it_tells() -> None:
-    (breach,) = redis.judge(RedisFacts("r", GOOD_REDIS.info, {}))
+    (found,) = redis.check_redis(RedisFacts("r", GOOD_REDIS.info, {}))
 
-    assert breach.setting == "permission CONFIG GET"
+    assert found.setting == "permission CONFIG GET"
 
 
 def test_snapshots_alone_are_told_apart_from_nothing() -> None:
     for save, value in (("3600 1", "no (only snapshots)"), ("", "no")):
-        (breach,) = redis.judge(
+        (found,) = redis.check_redis(
             RedisFacts("r", GOOD_REDIS.info | {"aof_enabled": "0"}, GOOD_REDIS.settings | {"save": save})
         )
-        assert breach.value == value
+        assert found.value == value

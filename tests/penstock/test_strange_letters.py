@@ -12,16 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penstock.cli import group
-from penstock.dead import folder as cases
-from penstock.dead import showing, topic
-from penstock.dead.letters import ReadLetter, Redriven, read
-from penstock.dead.redriving import Redrive, plan
+from penstock.dead import reproducer, showing, topic
+from penstock.dead.letters import ReadLetter, Redriven, read_letter
+from penstock.dead.redriving import Redrive, plan_redrives
 from protocol.dead_letter import EVIDENCE_HEADERS, HeaderPairs
 from protocol.naming import Names
 from protocol.ports import Bus, OutRecord, Record
 from protocol.transport import open_transport
 from protocol.transport.settings import TransportSettings
-from tests.penstock.burials import evidence, request
+from tests.penstock.dead_letters import evidence, request
 
 NAMES = Names("penstock")
 DEAD = NAMES.dead_topic("m")
@@ -64,7 +63,7 @@ letters = st.builds(
 
 @given(letters)
 def test_a_letter_with_anything_in_it_is_shown(record: Record) -> None:
-    letter = read(record, "m")
+    letter = read_letter(record, "m")
     if isinstance(letter, Redriven):
         assert isinstance(letter.number, int)
         return
@@ -77,10 +76,10 @@ def test_a_letter_with_anything_in_it_is_shown(record: Record) -> None:
 
 @given(letters)
 def test_what_is_sent_again_has_the_headers_of_the_original(record: Record) -> None:
-    letter = read(record, "m")
+    letter = read_letter(record, "m")
     if isinstance(letter, Redriven):
         return
-    for each in plan([letter], [letter], [], NAMES, again=True).redrives:
+    for each in plan_redrives([letter], [letter], [], NAMES, again=True).redrives:
         kept = [pair for pair in letter.original if pair[0] not in ("id", "deadline", "redrive-of")]
         assert [pair for pair in each.headers() if pair[0] not in ("id", "redrive-of")] == kept
     assert Redrive(letter, "x~r1").note().headers
@@ -89,12 +88,12 @@ def test_what_is_sent_again_has_the_headers_of_the_original(record: Record) -> N
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(letters)
 def test_a_reproducer_keeps_every_header_and_what_is_null_in_it(tmp_path_factory: object, record: Record) -> None:
-    letter = read(record, "m")
+    letter = read_letter(record, "m")
     if isinstance(letter, Redriven):
         return
     place = tmp_path_factory.mktemp("case") / "case"  # type: ignore[attr-defined]  # pytest's
-    cases.write(place, cases.Case(letter, "1", bytes(record.value)))
-    again = cases.load(place)
+    reproducer.write_case(place, reproducer.Case(letter, "1", bytes(record.value)))
+    again = reproducer.load_case(place)
     assert (again.letter.original, again.letter.key, again.letter.id) == (letter.original, letter.key, letter.id)
     assert again.letter.evidence == letter.evidence
 
@@ -165,8 +164,8 @@ async def test_one_letter_that_cannot_be_sent_again_does_not_stop_the_others() -
         return await right(name, records, partition)  # type: ignore[arg-type]
 
     bus.publish = publish  # type: ignore[method-assign,assignment]
-    found = await topic.cemetery(bus, NAMES, "m")
+    found = await topic.read_dead_topic(bus, NAMES, "m")
     redrives = [Redrive(letter, f"x{n}~r1") for n, letter in enumerate(found.letters) if isinstance(letter, ReadLetter)]
-    done = await topic.redrive(bus, NAMES, redrives, 0, lambda sent: None)
+    done = await topic.send_again(bus, NAMES, redrives, 0, lambda sent: None)
     assert [bool(each.problem) for each in done] == [True, False]
     await bus.close()

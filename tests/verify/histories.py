@@ -8,35 +8,35 @@ from collections.abc import Callable
 from penstock.verify import model
 from penstock.verify.judge.judge import Verdict, judge
 from penstock.verify.observe.history import (
-    Broken,
-    Dead,
-    End,
+    CallEnd,
+    CommittedRecord,
+    DeadRecord,
+    Execution,
     History,
-    Logged,
-    Passed,
-    Produced,
-    Run,
-    Sample,
-    Seen,
-    Stored,
+    InjectedFault,
+    LogRecord,
+    ObservedCall,
+    OffsetSample,
+    ProducedRecord,
+    StreamState,
     digest,
 )
-from penstock.verify.plan.plan import DIES, Call, Kind, Plan
+from penstock.verify.plan.plan import DIES, Call, CallKind, Plan
 
 TOPIC = "verify.infer.checked.1"
 PLACE = f"{TOPIC}/0"
 START = 1000.0
 
 CALLS = (
-    Call(1, 0.0, Kind.PLAIN, "checked", 1, 0),
-    Call(2, 0.1, Kind.SHARED, "checked", 1, 0, copies=2),
-    Call(3, 0.2, Kind.ASYNC, "checked", 1, 0),
-    Call(4, 0.3, Kind.CANCELLED, "checked", 1, 0, limit=0.1),
-    Call(5, 0.4, Kind.DEADLINE, "checked", 1, 0, limit=0.1),
-    Call(6, 0.5, Kind.DIRECT, "checked", 1, 0, principal="shop"),
-    Call(7, 0.6, Kind.GARBAGE, "checked", 1, 0),
-    Call(8, 0.7, Kind.PLAIN, "checked", 1, 0),
-    Call(9, 0.8, Kind.POISON, "checked", DIES, 0),
+    Call(1, 0.0, CallKind.PLAIN, "checked", 1, 0),
+    Call(2, 0.1, CallKind.SHARED, "checked", 1, 0, copies=2),
+    Call(3, 0.2, CallKind.ASYNC, "checked", 1, 0),
+    Call(4, 0.3, CallKind.CANCELLED, "checked", 1, 0, limit=0.1),
+    Call(5, 0.4, CallKind.DEADLINE, "checked", 1, 0, limit=0.1),
+    Call(6, 0.5, CallKind.DIRECT, "checked", 1, 0, principal="shop"),
+    Call(7, 0.6, CallKind.GARBAGE, "checked", 1, 0),
+    Call(8, 0.7, CallKind.PLAIN, "checked", 1, 0),
+    Call(9, 0.8, CallKind.POISON, "checked", DIES, 0),
 )
 PLAN = Plan(1, 20.0, 6.0, CALLS, ())
 
@@ -49,19 +49,19 @@ def run_of(number: int, again: int = 0) -> int:
     return number * 100 + again
 
 
-def seen(number: int, end: End = End.ANSWER, status: int = 200) -> Seen:
+def seen(number: int, end: CallEnd = CallEnd.ANSWER, status: int = 200) -> ObservedCall:
     at = START + CALLS[number - 1].at
-    caller = Seen(number, CALLS[number - 1].kind, REFS[number], end, at + 0.1, at, status)
-    if end is End.ANSWER:
-        caller.answer, caller.run = model.answer("checked", number), run_of(number)
+    caller = ObservedCall(number, CALLS[number - 1].kind, REFS[number], end, at + 0.1, at, status)
+    if end is CallEnd.ANSWER:
+        caller.answer, caller.run = model.right_answer("checked", number), run_of(number)
     return caller
 
 
-def stored(number: int, at: float = START + 5) -> Stored:
+def stored(number: int, at: float = START + 5) -> StreamState:
     if number in ANSWERED:
-        return Stored(REFS[number], at, True, model.answer("checked", number), run_of(number))
+        return StreamState(REFS[number], at, True, model.right_answer("checked", number), run_of(number))
     error = {4: "CANCELLED", 5: "DEADLINE_EXCEEDED", 7: "INVALID_ARGUMENT", 9: "MODEL_FAILED"}[number]
-    return Stored(REFS[number], at, True, error=error)
+    return StreamState(REFS[number], at, True, error=error)
 
 
 def healthy() -> History:
@@ -69,29 +69,32 @@ def healthy() -> History:
     history = History(quiet_at=START + 10, settle=30.0)
     history.seen = [
         seen(1), seen(2), seen(2), dataclasses.replace(seen(3), accepted=True),
-        dataclasses.replace(seen(4, End.ERROR, 499), accepted=True, cancelled_at=START + 0.5),
-        seen(5, End.ERROR, 504), seen(8), seen(9, End.ERROR, 500),
+        dataclasses.replace(seen(4, CallEnd.ERROR, 499), accepted=True, cancelled_at=START + 0.5),
+        seen(5, CallEnd.ERROR, 504), seen(8), seen(9, CallEnd.ERROR, 500),
     ]  # fmt: skip
     for offset, call in enumerate(CALLS):
-        known = call.number if call.kind is not Kind.GARBAGE else None
+        known = call.number if call.kind is not CallKind.GARBAGE else None
         value = digest(b"%d" % call.number)
-        deadline = START + 0.5 if call.kind is Kind.DEADLINE else 0.0
+        deadline = START + 0.5 if call.kind is CallKind.DEADLINE else 0.0
         history.logged.append(
-            Logged(TOPIC, 0, offset, REFS[call.number], known, START + call.at, deadline, value, START + call.at)
+            LogRecord(TOPIC, 0, offset, REFS[call.number], known, START + call.at, deadline, value, START + call.at)
         )
-        history.passed.append(Passed(TOPIC, 0, offset, START + 2, True, call.kind is Kind.GARBAGE))
+        history.passed.append(CommittedRecord(TOPIC, 0, offset, START + 2, True, call.kind is CallKind.GARBAGE))
         history.stored += [stored(call.number, START + 2), stored(call.number, START + 15)]
-        if call.kind in {Kind.DIRECT, Kind.GARBAGE}:
-            number = call.number if call.kind is Kind.DIRECT else -call.number
-            history.produced.append(Produced(number, call.kind, REFS[call.number], TOPIC, 0, offset, value))
-    history.dead = [Dead(TOPIC, 0, 6, digest(b"7"), "undecodable"), Dead(TOPIC, 0, 8, digest(b"9"), "poison")]
-    history.runs = [Run(number, run_of(number), START + 0.2, 77) for number in ANSWERED]
-    history.runs.append(Run(8, run_of(8, again=1), START + 1.0, 78))
-    history.runs += [Run(9, run_of(9, again), START + 1.0 + again, 80 + again) for again in range(3)]
-    history.faults = [Broken("worker-kill", "worker-0", START + 0.8, START + 0.9, (77,))]
+        if call.kind in {CallKind.DIRECT, CallKind.GARBAGE}:
+            number = call.number if call.kind is CallKind.DIRECT else -call.number
+            history.produced.append(ProducedRecord(number, call.kind, REFS[call.number], TOPIC, 0, offset, value))
+    history.dead = [
+        DeadRecord(TOPIC, 0, 6, digest(b"7"), "undecodable"),
+        DeadRecord(TOPIC, 0, 8, digest(b"9"), "poison"),
+    ]
+    history.runs = [Execution(number, run_of(number), START + 0.2, 77) for number in ANSWERED]
+    history.runs.append(Execution(8, run_of(8, again=1), START + 1.0, 78))
+    history.runs += [Execution(9, run_of(9, again), START + 1.0 + again, 80 + again) for again in range(3)]
+    history.faults = [InjectedFault("worker-kill", "worker-0", START + 0.8, START + 0.9, (77,))]
     history.samples = [
-        Sample(START + 1, {PLACE: 3}, {PLACE: 9}, {PLACE: 0}),
-        Sample(START + 11, {PLACE: 9}, {PLACE: 9}, {PLACE: 0}),
+        OffsetSample(START + 1, {PLACE: 3}, {PLACE: 9}, {PLACE: 0}),
+        OffsetSample(START + 11, {PLACE: 9}, {PLACE: 9}, {PLACE: 0}),
     ]
     history.store_bytes = 9 * 1000
     return history

@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from penstock.verify.observe.http import Caller, Lost, Silent
+from penstock.verify.observe.http import Caller, ConnectionLost, NoAnswer
 
 ANSWER = b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\nLocation: /v2/x\r\n\r\nok"
 CHUNKED = b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{"\r\n4\r\na":1\r\n1\r\n}\r\n0\r\n\r\n'
 
 
 @contextlib.asynccontextmanager
-async def served(*answers: bytes, patience: float = 5.0) -> AsyncIterator[tuple[Caller, list[bytes]]]:
+async def served(*answers: bytes, timeout: float = 5.0) -> AsyncIterator[tuple[Caller, list[bytes]]]:
     """A caller of a server that says these, one after the other, on every connection; "" for silence, and then it hangs up."""
     asked: list[bytes] = []
     connections: list[asyncio.StreamWriter] = []
@@ -29,7 +29,7 @@ async def served(*answers: bytes, patience: float = 5.0) -> AsyncIterator[tuple[
             writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    caller = Caller(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", patience)
+    caller = Caller(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout)
     try:
         yield caller, asked
     finally:
@@ -53,18 +53,18 @@ async def test_answers_come_on_one_connection() -> None:
 
 async def test_an_answer_that_ends_too_soon_is_none() -> None:
     async with served(ANSWER[:-1]) as (caller, _):
-        with pytest.raises(Lost):
+        with pytest.raises(ConnectionLost):
             await caller.request("POST", "/", {}, b"!")
 
 
 async def test_nobody_listens() -> None:
     async with served(ANSWER) as (caller, _):
         pass
-    with pytest.raises(Lost):
+    with pytest.raises(ConnectionLost):
         await caller.request("POST", "/", {}, b"!")
 
 
 async def test_silence_is_told_from_a_broken_connection() -> None:
-    async with served(b"", patience=0.05) as (caller, _):
-        with pytest.raises(Silent):
+    async with served(b"", timeout=0.05) as (caller, _):
+        with pytest.raises(NoAnswer):
             await caller.request("POST", "/", {}, b"!")

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.verify.judge.judge import PROMISES, judge, redelivered
-from penstock.verify.observe.history import Broken, History, Logged, Run
-from penstock.verify.report.report import BROKEN, HELD, PROVES_NOTHING, report
+from penstock.verify.observe.history import Execution, History, InjectedFault, LogRecord
+from penstock.verify.report.report import BROKEN, HELD, PROVES_NOTHING, judged_report
 from tests.verify.histories import (
     ANSWERED,
     PLAN,
@@ -31,19 +31,19 @@ def test_a_healthy_run_holds_every_promise_and_proves_it() -> None:
     assert list(verdicts) == list(PROMISES)
     assert all(verdict.held and verdict.checked and not verdict.excused for verdict in verdicts.values())
     assert redelivered(PLAN, healthy()) == [8]
-    assert report(PLAN, healthy()).exit_code == HELD
+    assert judged_report(PLAN, healthy()).exit_code == HELD
 
 
 def test_a_run_without_a_redelivery_proves_nothing() -> None:
     history = healthy()
     history.runs = [run for run in history.runs if run.run != run_of(8, again=1)]
 
-    assert report(PLAN, history).exit_code == PROVES_NOTHING
+    assert judged_report(PLAN, history).exit_code == PROVES_NOTHING
 
 
 def test_a_record_that_was_written_twice_is_no_redelivery() -> None:
     history = healthy()
-    history.logged.append(Logged(TOPIC, 1, 0, REFS[8], 8, START, 0.0, "", START))
+    history.logged.append(LogRecord(TOPIC, 1, 0, REFS[8], 8, START, 0.0, "", START))
 
     assert redelivered(PLAN, history) == []
 
@@ -51,14 +51,14 @@ def test_a_record_that_was_written_twice_is_no_redelivery() -> None:
 def test_what_ran_again_beside_poison_is_no_redelivery() -> None:
     history = healthy()
     first = next(run for run in history.runs if run.number == 8)
-    history.runs.append(Run(9, 12345, first.at, first.pid))
+    history.runs.append(Execution(9, 12345, first.at, first.pid))
 
     assert redelivered(PLAN, history) == []
 
 
 def test_what_ran_again_after_its_child_was_killed_is_no_redelivery() -> None:
     history = healthy()
-    history.faults.append(Broken("child-kill", "worker-0", START + 0.3, START + 0.4, (77,)))
+    history.faults.append(InjectedFault("child-kill", "worker-0", START + 0.3, START + 0.4, (77,)))
 
     assert redelivered(PLAN, history) == []
 
@@ -67,14 +67,14 @@ def test_a_run_in_which_nothing_was_committed_proves_nothing() -> None:
     history = healthy()
     history.passed.clear()
 
-    assert report(PLAN, history).exit_code == PROVES_NOTHING
+    assert judged_report(PLAN, history).exit_code == PROVES_NOTHING
 
 
 def test_a_broken_promise_is_said_with_its_evidence() -> None:
     history = healthy()
     history.seen[0].answer = 12345
 
-    made = report(PLAN, history)
+    made = judged_report(PLAN, history)
 
     assert made.exit_code == BROKEN
     assert any("BROKEN I5" in line for line in made.lines())

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from penstock.verify.fleet.processes import Backing
+from penstock.verify.fleet.processes import ServerAddresses
 from penstock.verify.fleet.proxy import Proxy
 from protocol.errors import ConfigError
 
@@ -97,17 +97,17 @@ async def test_connections_that_stand_are_dropped() -> None:
 
 
 def test_the_redis_url_leads_through_the_proxy() -> None:
-    backing = Backing("redis://user:secret@store:6390/2", "b:9092", False, ())
+    backing = ServerAddresses("redis://user:secret@store:6390/2", "b:9092", False, ())
 
     assert backing.target() == ("store", 6390)
     assert backing.through(7000) == "redis://user:secret@127.0.0.1:7000/2"
-    assert Backing("rediss://store/0", "b:9092", False, ()).target() is None
+    assert ServerAddresses("rediss://store/0", "b:9092", False, ()).target() is None
     with pytest.raises(ConfigError):
-        Backing("http://store", "b:9092", False, ()).target()
+        ServerAddresses("http://store", "b:9092", False, ()).target()
 
 
 def test_brokers_behind_tls_have_no_proxies() -> None:
-    assert Backing("redis://r", "one:9092, [::1]:9093", False, ()).brokers() == [("one", 9092), ("::1", 9093)]
-    assert Backing("redis://r", "one:9092", True, ()).brokers() is None
+    assert ServerAddresses("redis://r", "one:9092, [::1]:9093", False, ()).brokers() == [("one", 9092), ("::1", 9093)]
+    assert ServerAddresses("redis://r", "one:9092", True, ()).brokers() is None
     with pytest.raises(ConfigError):
-        Backing("redis://r", "one", False, ()).brokers()
+        ServerAddresses("redis://r", "one", False, ()).brokers()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from penstock.verify.judge.rules_limits import KEY_BYTES, KEYS_BESIDE, ROOM, SURE, WARM
-from penstock.verify.observe.history import Held, History, Sample
+from penstock.verify.observe.history import History, MemorySample, OffsetSample
 from penstock.verify.plan.plan import PAD
 from tests.verify.histories import PLACE, START, broken, judged, seen
 
@@ -23,7 +23,9 @@ def busy(history: History, calls: int = ENOUGH) -> None:
 def weigh(history: History, *sizes: float) -> None:
     """A gateway's resident megabytes, one a second for ever after the last."""
     for second in range(30):
-        history.memory.append(Held(START + second, "gateway-0", 7, int(sizes[min(second, len(sizes) - 1)] * MB)))
+        history.memory.append(
+            MemorySample(START + second, "gateway-0", 7, int(sizes[min(second, len(sizes) - 1)] * MB))
+        )
 
 
 def test_a_process_that_keeps_what_it_has_answered_is_found() -> None:
@@ -58,20 +60,20 @@ def test_a_store_that_keeps_the_bytes_of_requests_is_found() -> None:
 
 def test_a_log_that_begins_above_what_is_committed_is_found() -> None:
     def change(history: History) -> None:
-        history.samples.insert(1, Sample(START + 2, {PLACE: 3}, {PLACE: 9}, {PLACE: 4}))
+        history.samples.insert(1, OffsetSample(START + 2, {PLACE: 3}, {PLACE: 9}, {PLACE: 4}))
 
     assert broken(change) == {"I12"}
 
 
 def test_a_log_whose_head_was_deleted_before_anything_was_committed_is_found() -> None:
     def change(history: History) -> None:
-        history.samples.insert(0, Sample(START, {}, {PLACE: 9}, {PLACE: 1}))
+        history.samples.insert(0, OffsetSample(START, {}, {PLACE: 9}, {PLACE: 1}))
 
     assert broken(change) == {"I12"}
 
 
 def test_what_is_done_may_be_deleted() -> None:
     def change(history: History) -> None:
-        history.samples.insert(1, Sample(START + 2, {PLACE: 3}, {PLACE: 9}, {PLACE: 3}))
+        history.samples.insert(1, OffsetSample(START + 2, {PLACE: 3}, {PLACE: 9}, {PLACE: 3}))
 
     assert broken(change) == set()

@@ -9,9 +9,9 @@ import orjson
 import pytest
 
 from penstock.cli.verify import _seeds
-from penstock.verify.observe.history import Broken, Seen
+from penstock.verify.observe.history import InjectedFault, ObservedCall
 from penstock.verify.plan.plan import FaultKind
-from penstock.verify.report.report import BROKEN, HELD, PROVES_NOTHING, report
+from penstock.verify.report.report import BROKEN, HELD, PROVES_NOTHING, judged_report
 from penstock.verify.report.series import brief, exit_code, failed, histogram, line, merged, percentiles, table
 from protocol.errors import ConfigError
 from tests.verify.histories import PLAN, START, healthy
@@ -21,12 +21,14 @@ ABOUT = {"date": "2026-01-01", "penstock": "1", "python": "3", "machine": "a mac
 
 def run(seed: int = 1, *, wait: float = 0.5, wrong: bool = False) -> dict[str, Any]:
     history = healthy()
-    history.faults = [Broken(FaultKind.WORKER_KILL, "worker-0", START + 0.8, START + 0.9, (77,), hit=START + 0.85)]
-    last: Seen = next(seen for seen in history.seen if seen.number == 8)
+    history.faults = [
+        InjectedFault(FaultKind.WORKER_KILL, "worker-0", START + 0.8, START + 0.9, (77,), hit=START + 0.85)
+    ]
+    last: ObservedCall = next(seen for seen in history.seen if seen.number == 8)
     last.at = START + 0.85 + wait
     if wrong:
         history.seen[0].answer = 12345
-    return brief(report(dataclasses.replace(PLAN, seed=seed), history).plain())
+    return brief(judged_report(dataclasses.replace(PLAN, seed=seed), history).plain())
 
 
 def test_the_sum_of_two_runs() -> None:

@@ -1,4 +1,4 @@
-"""Breaks what the plan says, when it says, and mends it again."""
+"""Injects the faults of a plan, and undoes them."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ import psutil
 
 from penstock.verify import model
 from penstock.verify.fleet.fleet import Fleet
-from penstock.verify.fleet.processes import Member, faketime, send
-from penstock.verify.observe.history import Broken, History
-from penstock.verify.observe.raw import TROUBLE, Store
+from penstock.verify.fleet.processes import Member, faketime, send_signal
+from penstock.verify.observe.history import History, InjectedFault
+from penstock.verify.observe.raw import TROUBLE, RawRedis
 from penstock.verify.plan.plan import COMMAND, DELAYS, DROPS, Fault, FaultKind
 
 MID_BATCH: Final = 8.0
-"""Seconds that a kill waits for a batch of its victim to begin."""
+"""Seconds that a kill waits until its victim begins a batch."""
 LOOK_AGAIN: Final = 0.5
-"""Seconds after which it is asked anew which processes it has."""
+"""Seconds after which a member's processes are listed again."""
 COMMAND_WITHIN: Final = 120.0
 CUT_FOR: Final = 1.0
-"""Seconds in which a worker has time to commit what it should not."""
-NO_PROXY: Final = "there is no proxy before this Redis (TLS, a UNIX socket, or Sentinels)"
+"""Seconds in which a disconnected worker could wrongly commit."""
+NO_PROXY: Final = "there is no proxy before this Redis (TLS, UNIX socket, or Sentinels)"
 NO_KAFKA_PROXY: Final = "there is no proxy before these brokers (TLS)"
 
 
-class Breaking:
-    """Does faults.
+class FaultInjector:
+    """Injects faults into a fleet.
 
     Args:
-        fleet: whose processes are broken.
-        account: where the models note what they run.
-        commands: what the user says breaks his servers, by name.
-        store: asked whether it still remembers, after such a command.
+        fleet: its processes are broken.
+        account: where the models record what they run.
+        commands: the user's own faults, by name.
+        store: asked after such a command whether it lost data.
         clock: seconds since the epoch on the store's clock.
-        history: takes what was done.
+        history: receives the injected faults.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Breaking:
         fleet: Fleet,
         account: Path,
         commands: Mapping[str, str],
-        store: Store,
+        store: RawRedis,
         clock: Callable[[], float],
         history: History,
     ) -> None:
@@ -60,9 +60,9 @@ class Breaking:
         self._clock = clock
         self._history = history
 
-    async def do(self, fault: Fault) -> None:
-        """One fault, until it is mended."""
-        broken = Broken(fault.kind, fault.target, self._clock(), 0.0)
+    async def inject(self, fault: Fault) -> None:
+        """Inject one fault, and return when it is undone."""
+        broken = InjectedFault(fault.kind, fault.target, self._clock(), 0.0)
         if fault.kind.startswith(COMMAND):
             await self._command(fault, broken)
         elif fault.kind in DELAYS or fault.kind in DROPS:
@@ -72,12 +72,12 @@ class Breaking:
         broken.ended = self._clock()
         self._history.faults.append(broken)
 
-    async def _process(self, fault: Fault, broken: Broken, member: Member) -> None:
+    async def _process(self, fault: Fault, broken: InjectedFault, member: Member) -> None:
         if fault.kind == FaultKind.REBALANCE:
             await self._rebalance(fault, broken, member)
             return
         if not member.running:
-            broken.note = "it did not run"
+            broken.note = "it was not running"
             return
         if fault.kind in {FaultKind.WORKER_KILL, FaultKind.CHILD_KILL}:
             await asyncio.to_thread(self._kill_in_batch, fault, broken, member)
@@ -93,32 +93,32 @@ class Breaking:
         else:
             await self._stop(fault, broken, member)
 
-    async def _stop(self, fault: Fault, broken: Broken, member: Member) -> None:
+    async def _stop(self, fault: Fault, broken: InjectedFault, member: Member) -> None:
         working = member.working()
         whole = fault.kind == FaultKind.ZOMBIE
         processes = member.family() if whole else [working] if working is not None else []
         broken.pids = _pids(member.family())
-        send(processes, signal.SIGSTOP)
+        send_signal(processes, signal.SIGSTOP)
         try:
             await asyncio.sleep(fault.lasts)
         finally:
-            send(processes[::-1], signal.SIGCONT)
+            send_signal(processes[::-1], signal.SIGCONT)
 
-    async def _skew(self, fault: Fault, broken: Broken, member: Member) -> None:
+    async def _skew(self, fault: Fault, broken: InjectedFault, member: Member) -> None:
         if faketime() is None:
-            broken.note = "libfaketime is not installed here, so no clock can be made wrong"
+            broken.note = "libfaketime is not installed, so no clock can be made wrong"
             return
         broken.pids = _pids(member.family())
         await asyncio.to_thread(member.kill)
         member.skew = fault.amount
         member.start()
 
-    async def _cut_and_kill(self, fault: Fault, broken: Broken, member: Member) -> None:
+    async def _cut_and_kill(self, fault: Fault, broken: InjectedFault, member: Member) -> None:
         if member.proxy is None:
             broken.note = NO_PROXY
             return
         broken.pids = _pids(member.family())
-        await asyncio.to_thread(self._in_batch, member)  # so that an answer is on its way
+        await asyncio.to_thread(self._in_batch, member)  # so that it is about to answer
         member.proxy.cut = True
         member.proxy.drop()
         await asyncio.sleep(CUT_FOR)
@@ -128,27 +128,27 @@ class Breaking:
         await asyncio.sleep(fault.lasts)
         member.start()
 
-    # The kills run in a thread: a batch takes milliseconds, and the event loop has callers to serve.
+    # Kills run in a thread: they poll for a batch of milliseconds, and the event loop has callers to serve.
 
-    def _kill_all(self, fault: Fault, broken: Broken, member: Member) -> None:
+    def _kill_all(self, fault: Fault, broken: InjectedFault, member: Member) -> None:
         if fault.kind == FaultKind.MACHINE_KILL:
             self._in_batch(member)
         broken.hit = self._clock()
         member.kill()
 
-    def _kill_in_batch(self, fault: Fault, broken: Broken, member: Member) -> None:
+    def _kill_in_batch(self, fault: Fault, broken: InjectedFault, member: Member) -> None:
         victim = self._in_batch(member)
         working = member.working()
         if working is None:
-            broken.note = "it was being started again"
+            broken.note = "it was restarting"
             return
         if fault.kind == FaultKind.WORKER_KILL:
             victim = working.pid
         elif victim == working.pid:
-            broken.note = "no model ran in a process of its own"
+            broken.note = "no model ran in a child process"
             return
         if victim is None:
-            broken.note = f"no batch of it began within {MID_BATCH:.0f} s"
+            broken.note = f"it began no batch within {MID_BATCH:.0f} s"
             return
         broken.pids = (victim,)
         with contextlib.suppress(ProcessLookupError):
@@ -156,7 +156,7 @@ class Breaking:
             broken.hit = self._clock()
 
     def _in_batch(self, member: Member) -> int | None:
-        """Wait until one of its processes has just begun a batch, and say which: only then is something sure to come again."""
+        """Wait until one of its processes has just begun a batch, and return its id: killing it then causes a redelivery."""
         end = time.monotonic() + MID_BATCH
         while time.monotonic() < end:
             files = {pid: model.account_of(self._account, pid) for pid in _pids(member.family())}
@@ -169,9 +169,9 @@ class Breaking:
                 time.sleep(0.0005)
         return None
 
-    async def _rebalance(self, fault: Fault, broken: Broken, member: Member) -> None:
+    async def _rebalance(self, fault: Fault, broken: InjectedFault, member: Member) -> None:
         if member.running:
-            broken.note = "it was there already"
+            broken.note = "it was already running"
             return
         member.start()
         await asyncio.sleep(fault.lasts)
@@ -179,7 +179,7 @@ class Breaking:
         member.terminate()
         await asyncio.to_thread(member.wait, 20.0)
 
-    async def _network(self, fault: Fault, broken: Broken) -> None:
+    async def _network(self, fault: Fault, broken: InjectedFault) -> None:
         members = list(self._fleet.members.values()) if fault.target == "all" else [self._fleet.members[fault.target]]
         redis = fault.kind in {FaultKind.REDIS_DELAY, FaultKind.REDIS_DROP}
         found = [member.proxy if redis else member.kafka for member in members]
@@ -205,20 +205,20 @@ class Breaking:
         after = [process.pid for member in members for process in member.family()]
         broken.pids = tuple(sorted({*before, *after}))
 
-    async def _command(self, fault: Fault, broken: Broken) -> None:
+    async def _command(self, fault: Fault, broken: InjectedFault) -> None:
         words = shlex.split(self._commands[fault.kind.removeprefix(COMMAND)])
         process = await asyncio.create_subprocess_exec(*words, start_new_session=True)
         try:
             async with asyncio.timeout(COMMAND_WITHIN):
                 code = await process.wait()
-            broken.note = f"the command ended with {code}" if code else ""
+            broken.note = f"the command exited with {code}" if code else ""
         except TimeoutError:
             process.kill()
             broken.note = f"the command did not end within {COMMAND_WITHIN:.0f} s"
         await self._see_loss(broken)
 
-    async def _see_loss(self, broken: Broken) -> None:
-        """Whether the store has forgotten what it held: asked until it answers."""
+    async def _see_loss(self, broken: InjectedFault) -> None:
+        """Note whether the store lost data; asks until it answers."""
         for _ in range(120):
             with contextlib.suppress(*TROUBLE):
                 await self._store.mark(self._clock())

@@ -1,4 +1,4 @@
-"""Two gateways, two workers and one that comes and goes, on the given servers."""
+"""The fleet of a run: two gateways, two workers, and a third worker that joins and leaves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 import httpx
 
 from penstock.verify.fleet.kafka_proxy import KafkaProxy
-from penstock.verify.fleet.processes import Backing, Member, free_port
+from penstock.verify.fleet.processes import Member, ServerAddresses, free_port
 from penstock.verify.fleet.proxy import Proxy
 from penstock.verify.plan.plan import GATEWAYS, MODELS, WORKERS
 from protocol.errors import Unavailable
@@ -27,7 +27,7 @@ class Fleet:
         urls: of the gateways.
     """
 
-    def __init__(self, backing: Backing, repository: Path, folder: Path, token: str) -> None:
+    def __init__(self, backing: ServerAddresses, repository: Path, folder: Path, token: str) -> None:
         self.members: dict[str, Member] = {}
         self.urls: list[str] = []
         self._backing = backing
@@ -40,7 +40,7 @@ class Fleet:
         """Start all and wait until every gateway knows the models.
 
         Raises:
-            Unavailable: one ended, or they were not ready in time; with the end of its log.
+            Unavailable: a process ended, or the fleet was not ready in time; the message has the end of the log.
         """
         for number in range(GATEWAYS):
             port = free_port()
@@ -55,15 +55,15 @@ class Fleet:
         await self._ready()
 
     def always(self) -> list[Member]:
-        """Who is there all the time, faults aside."""
+        """The members that run all the time, faults aside."""
         return [member for name, member in self.members.items() if name != f"worker-{WORKERS}"]
 
     def workers(self) -> list[Member]:
-        """Workers that run."""
+        """The running workers."""
         return [member for name, member in self.members.items() if name.startswith("worker") and member.running]
 
     async def stop(self) -> None:
-        """SIGTERM to all; what has not ended then is killed."""
+        """SIGTERM to all; kill those that do not end in time."""
         for member in self.members.values():
             member.terminate()
         for member in self.members.values():

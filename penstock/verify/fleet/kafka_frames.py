@@ -1,8 +1,8 @@
-"""The little of Kafka's protocol that a proxy must speak: which reply belongs to which request, and where it names brokers. Pure.
+"""The part of Kafka's protocol that a proxy needs: which reply belongs to which request, and where it names brokers. Pure.
 
-Clients connect to the addresses that brokers announce. So that they come back to the proxy, the addresses in the replies to
-Metadata (up to version 8, before flexible fields) and FindCoordinator (up to version 2) are replaced; every other byte is passed on
-as it is. aiokafka asks for no later version. A reply of a later one is left alone, and its client goes past the proxy.
+Clients connect to the addresses that brokers announce. To keep them behind the proxy, the addresses in the replies to Metadata (up
+to version 8, before flexible fields) and FindCoordinator (up to version 2) are replaced; all other bytes are passed on unchanged.
+aiokafka uses no later version. Replies of later versions are passed on unchanged, and their clients bypass the proxy.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def to_be_read(head: bytes) -> tuple[int, int, int] | None:
 
 
 def replaced(key: int, version: int, body: bytes, replace: Replace) -> bytes:
-    """The reply's body, after its correlation id, with other addresses.
+    """The reply's body, after its correlation id, with the addresses replaced.
 
     Raises:
-        ValueError: it is no such reply.
+        ValueError: the body is not such a reply.
     """
     reader = _Reader(body)
     return _metadata(reader, version, replace) if key == _METADATA else _coordinator(reader, version, replace)

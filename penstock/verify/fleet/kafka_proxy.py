@@ -1,7 +1,7 @@
-"""Proxies before the brokers of a cluster, for one process of the fleet: slow, or cut, like the one before Redis.
+"""Proxies between one process of the fleet and the brokers of a cluster; like Redis' proxy, they can be slow or cut.
 
-Every broker has a port here. Replies that name brokers name these ports instead, so clients stay behind the proxies wherever the
-partitions and the coordinators move. A broker that is first heard of gets its port before its name is passed on.
+Every broker has a port here, and replies name these ports instead of the brokers', so clients stay behind the proxies wherever
+partitions and coordinators move. A new broker gets its port before its name is passed on.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _HERE: Final = "127.0.0.1"
 
 
 class KafkaProxy:
-    """All brokers, as one process sees them.
+    """The proxies of all brokers, for one process.
 
     Attributes:
-        delay: seconds by which every piece is late, each way.
-        cut: connections that come are closed at once.
+        delay: seconds by which every piece is delayed, each way.
+        cut: new connections are closed at once.
     """
 
     def __init__(self, brokers: Sequence[Address]) -> None:
@@ -33,7 +33,7 @@ class KafkaProxy:
 
     @property
     def delay(self) -> float:
-        """Seconds by which every piece is late, each way."""
+        """Seconds by which every piece is delayed, each way."""
         return self._delay
 
     @delay.setter
@@ -44,7 +44,7 @@ class KafkaProxy:
 
     @property
     def cut(self) -> bool:
-        """Whether connections that come are closed at once."""
+        """Whether new connections are closed at once."""
         return self._cut
 
     @cut.setter
@@ -54,16 +54,16 @@ class KafkaProxy:
             proxy.cut = cut
 
     async def open(self) -> None:
-        """Listen for those that are known."""
+        """Listen for the bootstrap brokers."""
         await self.know(self._first)
 
     @property
     def bootstrap(self) -> str:
-        """The addresses that stand for the first ones."""
+        """The proxies' addresses of the bootstrap brokers."""
         return ",".join(f"{_HERE}:{self._proxies[address].port}" for address in self._first)
 
     async def know(self, brokers: Sequence[Address]) -> None:
-        """Listen for these, too."""
+        """Listen for these brokers too."""
         async with self._opening:
             for address in brokers:
                 if address not in self._proxies:
@@ -73,11 +73,11 @@ class KafkaProxy:
                     self._proxies[address] = proxy
 
     def stand_in(self, broker: Address) -> Address:
-        """What a client is told instead."""
+        """The address that clients get instead of the broker's."""
         return _HERE, self._proxies[broker].port
 
     def drop(self) -> None:
-        """Cut all connections in the middle."""
+        """Abort all connections."""
         for proxy in self._proxies.values():
             proxy.drop()
 
@@ -88,7 +88,7 @@ class KafkaProxy:
 
 
 class _BrokerProxy(Proxy):
-    """Before one broker: passes frames on, and reads the few that name brokers."""
+    """The proxy of one broker: passes frames on, and rewrites those that name brokers."""
 
     def __init__(self, all_brokers: KafkaProxy, broker: Address) -> None:
         super().__init__(*broker)

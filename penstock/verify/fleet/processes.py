@@ -1,4 +1,4 @@
-"""The fleet of a run: gateways and workers as real processes, each with a Redis proxy of its own."""
+"""Gateways and workers of a run as real processes, and the addresses of their servers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KILL_WITHIN: Final = 10.0
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nobody listens on right now."""
+    """A loopback TCP port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -35,18 +35,18 @@ def free_port() -> int:
 
 
 class Member:
-    """One `penstock` process that is started, broken and started again under the same name and port.
+    """One `penstock` process, which is started, broken and restarted under the same name and port.
 
     Args:
         name: "worker-0", "gateway-1", …
         arguments: after `penstock`.
-        folder: for its log.
-        token: by which the watchdog knows it and its children.
+        folder: holds its log.
+        token: identifies it and its children to the watchdog.
 
     Attributes:
-        proxy: between it and Redis; None where there is none.
-        kafka: the same, for the brokers.
-        skew: seconds by which its clock is wrong, from its next start on.
+        proxy: between it and Redis, or None.
+        kafka: between it and the brokers, or None.
+        skew: error of its clock in seconds, from its next start on.
     """
 
     def __init__(self, name: str, arguments: Sequence[str], folder: Path, token: str) -> None:
@@ -61,11 +61,11 @@ class Member:
 
     @property
     def running(self) -> bool:
-        """Whether it was started and has not ended."""
+        """Whether it is running."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start it, unless it runs."""
+        """Start it, unless it is running."""
         if self.running:
             return
         with self.log.open("ab") as log:
@@ -79,7 +79,7 @@ class Member:
             )
 
     def family(self) -> list[psutil.Process]:
-        """It and all of its children, parents first; [] where it does not run."""
+        """It and all of its descendants, parents first; [] if it is not running."""
         if self._process is None or not self.running:
             return []
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -97,7 +97,7 @@ class Member:
         return None
 
     def kill(self) -> None:
-        """SIGKILL all of it, as when its machine is gone."""
+        """SIGKILL it and its descendants, as when a machine fails."""
         family = self.family()
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -112,7 +112,7 @@ class Member:
             self._process.terminate()
 
     def wait(self, seconds: float) -> None:
-        """Until it has ended; it is killed after so long."""
+        """Wait until it has ended, and kill it after `seconds`."""
         end = time.monotonic() + seconds
         while self.running and time.monotonic() < end:
             time.sleep(0.05)
@@ -124,15 +124,15 @@ class Member:
         return "\n".join(text.splitlines()[-lines:])
 
 
-def send(processes: Sequence[psutil.Process], number: signal.Signals) -> None:
-    """A signal to each that is still there."""
+def send_signal(processes: Sequence[psutil.Process], number: signal.Signals) -> None:
+    """Send a signal to each process that still exists."""
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(number)
 
 
 def faketime() -> Path | None:
-    """libfaketime, where the system has it: by its own folders, or beside the program of that name."""
+    """The path of libfaketime, from the system's folders or beside the program `faketime`; None if it is not installed."""
     if sys.platform != "linux":
         return None
     found = shutil.which("faketime")
@@ -145,7 +145,7 @@ def faketime() -> Path | None:
 
 
 def skewed(seconds: float) -> dict[str, str]:
-    """The environment of a process whose clock is wrong by so much. Time that only passes is right: durations are not clocks."""
+    """The environment of a process whose wall clock is wrong by `seconds`. Its monotonic clock stays right."""
     library = faketime()
     if not seconds or library is None:
         return {}
@@ -153,8 +153,8 @@ def skewed(seconds: float) -> dict[str, str]:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Backing:
-    """How to reach the servers, for every process of the fleet.
+class ServerAddresses:
+    """The addresses of Kafka and Redis, for every process of the fleet.
 
     Attributes:
         redis: URL.
@@ -175,10 +175,10 @@ class Backing:
         return urlunsplit(url._replace(netloc=f"{login}{at}127.0.0.1:{port}"))
 
     def target(self) -> tuple[str, int] | None:
-        """Host and port that a proxy can stand before; None for TLS (its certificate names the host), UNIX sockets and Sentinels.
+        """Redis' host and port for a proxy; None for TLS (its certificate names the host), UNIX sockets and Sentinels.
 
         Raises:
-            ConfigError: the URL is none.
+            ConfigError: it is not a Redis URL.
         """
         url = urlsplit(self.redis)
         if url.scheme not in {"redis", "rediss", "unix", "redis+sentinel"}:
@@ -186,12 +186,12 @@ class Backing:
         return (url.hostname or "127.0.0.1", url.port or 6379) if url.scheme == "redis" else None
 
     def brokers(self) -> list[tuple[str, int]] | None:
-        """Hosts and ports that proxies can stand before; None for TLS.
+        """The brokers' hosts and ports for proxies; None for TLS.
 
         Raises:
             ConfigError: they are not HOST:PORT.
         """
         named = [address.strip().rpartition(":") for address in self.kafka.split(",")]
         if not all(host and port.isdecimal() for host, _, port in named):
-            raise ConfigError(f"--kafka must be HOST:PORT[,HOST:PORT…], and {self.kafka!r} is not")
+            raise ConfigError(f"--kafka must be HOST:PORT[,HOST:PORT…], not {self.kafka!r}")
         return None if self.encrypted else [(host.strip("[]"), int(port)) for host, _, port in named]

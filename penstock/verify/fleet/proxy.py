@@ -1,4 +1,4 @@
-"""A TCP proxy that can be slow, or cut: it stands between one process of the fleet and a server."""
+"""A TCP proxy between one process of the fleet and a server; it can be slow or cut."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Proxy:
-    """Passes bytes on, both ways.
+    """Passes bytes on in both directions.
 
     Attributes:
-        delay: seconds by which every piece is late, each way.
-        cut: connections that come are closed at once.
-        port: where it listens on loopback.
+        delay: seconds by which every piece is delayed, each way.
+        cut: new connections are closed at once.
+        port: the loopback port that it listens on.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -43,7 +43,7 @@ class Proxy:
             await asyncio.wait(self._serving)
 
     def drop(self) -> None:
-        """Cut all connections in the middle, as when a network goes."""
+        """Abort all connections, as when a network fails."""
         for writer in tuple(self._writers):
             writer.transport.abort()
 
@@ -62,7 +62,7 @@ class Proxy:
             self._writers |= pair
             await self._both_ways((reader, writer), (far_reader, far_writer))
         except OSError:
-            pass  # the server is away: so is this connection
+            pass  # the server is unreachable, and the connection ends with it
         finally:
             self._writers -= pair
             for end in pair:
@@ -87,7 +87,7 @@ class Proxy:
 
     @staticmethod
     async def _until_it_ends(passing: Coroutine[None, None, None], writer: asyncio.StreamWriter) -> None:
-        """One way; when it ends, so does the other."""
+        """Pass bytes in one direction; when that ends, so does the other."""
         with contextlib.suppress(OSError, EOFError, ValueError):
             await passing
         with contextlib.suppress(OSError):

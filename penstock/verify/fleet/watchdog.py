@@ -1,7 +1,7 @@
-"""Ends the processes of a run whose checker is gone: it waits for the end of its own input, which nothing but the checker holds.
+"""Kills the processes of a run whose checker is gone: it waits for the end of its own input, which only the checker holds open.
 
-`python -m penstock.verify.fleet.watchdog TOKEN [FOLDER]`. Every process of a run, and whatever those start, has the run's token in
-its environment; sessions and parents do not tell them, for supervisors and children have their own.
+`python -m penstock.verify.fleet.watchdog TOKEN [FOLDER]`. It finds the processes of a run, and their descendants, by the run's
+token in their environment: supervisors and children have sessions and parents of their own.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _ROUNDS: Final = 50
 
 
 def start(token: str, folder: Path | None) -> subprocess.Popen[bytes]:
-    """One for a run; it does its work when its `stdin` is closed, by us or by our death.
+    """Start the watchdog of a run; it acts when its `stdin` is closed, by us or by our death.
 
     Args:
         token: of the run.
-        folder: removed then; None to keep it.
+        folder: deleted afterwards; None to keep it.
     """
     arguments = [token, *([str(folder)] if folder is not None else [])]
     return subprocess.Popen(  # noqa: S603  # our own command
@@ -40,7 +40,7 @@ def start(token: str, folder: Path | None) -> subprocess.Popen[bytes]:
 
 
 def of_run(token: str) -> Iterator[psutil.Process]:
-    """Processes of a run."""
+    """The processes of a run."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if process.environ().get(VARIABLE) == token and process.status() != psutil.STATUS_ZOMBIE:
@@ -60,7 +60,7 @@ def end(token: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Wait, and clean up."""
+    """Wait until the checker is gone, then clean up."""
     sys.stdin.buffer.read()
     end(arguments[0])
     for folder in arguments[1:]:

@@ -1,4 +1,4 @@
-"""What the judge's rules find."""
+"""The findings of the judge's rules. Pure."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import dataclasses
 from typing import Final
 
 HARMLESS: Final = frozenset({429, 499, 503, 504})
-"""Statuses that a good request may end with: the fleet, its caller or the clock, and none blames the request."""
+"""Statuses that a good request may get, because they do not blame the request."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Finding:
-    """One case that was looked at: broken, excused, or (neither) fine."""
+    """One judged case: broken if it has a text, unless it is excused; otherwise fine."""
 
     text: str = ""
     excused: bool = False

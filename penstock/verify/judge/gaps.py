@@ -1,9 +1,8 @@
-"""How long callers wait after a kill, by what they saw themselves. Pure.
+"""How long callers waited after a kill, by their own observations. Pure.
 
-For every worker and every child that was killed, and for each model: the longest time that one caller waited (`wait`: from the
-kill, or from its call if that came within `WINDOW` of it, to its answer), and the longest time in which nobody got one although
-somebody waited (`silence`). A kill is `alone` where nothing else was broken, or still recovering, from before it until `WINDOW`
-after it; what is broken later, while callers still wait, is no excuse.
+For each killed worker or child, and each model, `wait` is the longest time that one caller waited, from the kill to its answer (or
+from its call, if that came within `WINDOW` of the kill). `silence` is the longest time without any answer while a caller was
+waiting. A kill is `alone` if no other fault was active, or its effects still recovering, from the kill until `WINDOW` after it.
 """
 
 from __future__ import annotations
@@ -13,26 +12,26 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from penstock.verify.observe.history import Broken, End, History, Seen
-from penstock.verify.plan.plan import Call, FaultKind, Kind, Plan
+from penstock.verify.observe.history import CallEnd, History, InjectedFault, ObservedCall
+from penstock.verify.plan.plan import Call, CallKind, FaultKind, Plan
 
 WINDOW: Final[dict[str, float]] = {FaultKind.WORKER_KILL: 4.0, FaultKind.CHILD_KILL: 2.0}
-"""Seconds; the kinds that are measured."""
+"""The measured kinds, in seconds."""
 RECOVERS: Final[dict[str, float]] = {FaultKind.CHILD_KILL: 2.0}
-"""Seconds after a fault in which callers may still wait for its sake; `LONG` for all others."""
+"""Seconds for which a fault still delays callers; `LONG` for the others."""
 LONG: Final = 4.0
-_WAITS: Final = frozenset({Kind.PLAIN, Kind.KEYED, Kind.SHARED})
-"""Calls that are held until there is an answer, and have no deadline of their own."""
+_WAITS: Final = frozenset({CallKind.PLAIN, CallKind.KEYED, CallKind.SHARED})
+"""Calls that wait for their answer and have no deadline of their own."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Gap:
-    """What callers of one model saw after one kill.
+    """Waits of one model's callers after one kill.
 
     Attributes:
-        waiting: callers who waited in it.
+        waiting: the number of callers that waited.
         wait, silence: seconds.
-        alone: nothing else can explain it.
+        alone: no other fault can explain it.
     """
 
     kind: str
@@ -46,7 +45,7 @@ class Gap:
 
 
 def gaps(plan: Plan, history: History) -> list[Gap]:
-    """All of a run."""
+    """All gaps of a run."""
     calls = {call.number: call for call in plan.calls}
     found = []
     for kill in history.faults:
@@ -56,19 +55,19 @@ def gaps(plan: Plan, history: History) -> list[Gap]:
     return found
 
 
-def _of(model: str, calls: Mapping[int, Call], all_seen: Sequence[Seen]) -> list[Seen]:
-    """Callers who were held until they were told something; one whose connection broke was not."""
+def _of(model: str, calls: Mapping[int, Call], all_seen: Sequence[ObservedCall]) -> list[ObservedCall]:
+    """Callers that waited for an answer; those whose connection broke do not count."""
     return [
         seen
         for seen in all_seen
         if seen.kind in _WAITS
-        and seen.end is not End.LOST
+        and seen.end is not CallEnd.LOST
         and seen.number in calls
         and calls[seen.number].model == model
     ]
 
 
-def _after(kill: Broken, model: str, callers: Sequence[Seen], alone: bool) -> list[Gap]:
+def _after(kill: InjectedFault, model: str, callers: Sequence[ObservedCall], alone: bool) -> list[Gap]:
     window = kill.hit + WINDOW[kill.kind]
     waiting = [seen for seen in callers if seen.sent < window and seen.at > kill.hit]
     if not waiting:
@@ -77,8 +76,8 @@ def _after(kill: Broken, model: str, callers: Sequence[Seen], alone: bool) -> li
     return [Gap(kill.kind, kill.target, model, kill.hit, len(waiting), wait, _silence(kill.hit, waiting), alone)]
 
 
-def _silence(begin: float, waiting: Sequence[Seen]) -> float:
-    answered = sorted(seen.at for seen in waiting if seen.end is End.ANSWER)
+def _silence(begin: float, waiting: Sequence[ObservedCall]) -> float:
+    answered = sorted(seen.at for seen in waiting if seen.end is CallEnd.ANSWER)
     longest = 0.0
     for before, after in itertools.pairwise([begin, *answered]):
         since = min((max(seen.sent, before) for seen in waiting if seen.sent < after <= seen.at), default=after)
@@ -86,7 +85,7 @@ def _silence(begin: float, waiting: Sequence[Seen]) -> float:
     return longest
 
 
-def _is_alone(kill: Broken, faults: Sequence[Broken]) -> bool:
+def _is_alone(kill: InjectedFault, faults: Sequence[InjectedFault]) -> bool:
     return not any(
         fault.began < kill.hit + WINDOW[kill.kind] and fault.ended + RECOVERS.get(fault.kind, LONG) > kill.hit
         for fault in faults
@@ -94,7 +93,7 @@ def _is_alone(kill: Broken, faults: Sequence[Broken]) -> bool:
     )
 
 
-def longest_gap(seen: Sequence[Seen]) -> float:
-    """Seconds of the longest time of a run in which no call was answered, whatever was broken in it."""
-    times = sorted(call.at for call in seen if call.end is End.ANSWER)
+def longest_gap(seen: Sequence[ObservedCall]) -> float:
+    """The longest time of a run without an answer, in seconds, whatever the faults."""
+    times = sorted(call.at for call in seen if call.end is CallEnd.ANSWER)
     return max((later - sooner for sooner, later in itertools.pairwise(times)), default=0.0)

@@ -1,8 +1,7 @@
-"""Verdicts: which promises a history keeps, which it breaks, and what shows it. Pure.
+"""Verdicts: which promises a history keeps or breaks, with evidence. Pure.
 
-Invariants: a verdict rests on what callers saw, on raw reads of Kafka and Redis and on the model's own account; nothing is held
-against the fleet that the promise leaves open (such a case is `excused` and counted); a run in which nothing was delivered twice
-proves nothing, and says so.
+Invariants: a verdict rests on callers' observations, raw reads of Kafka and Redis, and the model's own record. A case that the
+promise does not cover is `excused` and counted. A run in which nothing was delivered twice proves nothing, and says so.
 """
 
 from __future__ import annotations
@@ -18,20 +17,20 @@ from penstock.verify.observe.history import History
 from penstock.verify.plan.plan import Plan
 
 SHOWN: Final = 20
-"""Pieces of evidence that a verdict keeps."""
+"""Broken cases that a verdict keeps as evidence."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of one promise.
+    """The verdict on one promise.
 
     Attributes:
         promise: its name, as in docs/guarantees.md.
-        says: in a few words.
-        held: nothing broke it.
-        checked: cases that were looked at; none proves nothing.
-        broken, excused: how many.
-        evidence: of the first ones that broke it.
+        says: the promise in a few words.
+        held: no case broke it.
+        checked: the number of judged cases; with 0 the verdict proves nothing.
+        broken, excused: numbers of such cases.
+        evidence: the first broken cases.
     """
 
     promise: str
@@ -50,7 +49,7 @@ def judge(plan: Plan, history: History) -> list[Verdict]:
 
 
 def redelivered(plan: Plan, history: History) -> list[int]:
-    """Numbers that ran more than once although their record stands in the log once: delivered again, by the model's own account."""
+    """Numbers that the model ran more than once although their record is in the log once."""
     return Facts(plan, history).redelivered()
 
 
@@ -64,16 +63,16 @@ Check = Callable[[Facts], Iterator[Finding]]
 
 PROMISES: Final[dict[str, tuple[str, Check]]] = {
     "I1": (
-        "every accepted request reaches an end, or is visible as pending",
+        "every accepted request reaches a terminal answer, or is visible as pending",
         rules_answers.every_accepted_request_ends,
     ),
-    "I2": ("at most one terminal per request, and every caller sees the same", rules_answers.at_most_one_terminal),
-    "I3": ("no committed offset above an incomplete record", rules_answers.commits_stay_below),
+    "I2": ("at most one terminal answer per request, the same for every caller", rules_answers.at_most_one_terminal),
+    "I3": ("no committed offset above an unfinished record", rules_answers.commits_stay_below),
     "I5": ("no answer to the wrong caller", rules_answers.answers_are_the_callers),
-    "I6": ("nothing starts after its cancellation or deadline was seen", rules_work.nothing_starts_late),
-    "I7": ("what cannot be served is kept, byte for byte, with the reason", rules_work.what_cannot_be_served_is_kept),
-    "I8": ("nobody else is harmed", rules_work.nobody_else_is_harmed),
-    "I9": ("no process keeps the bytes of requests that are done", rules_limits.memory_is_bounded),
+    "I6": ("no request starts after its cancellation or deadline", rules_work.nothing_starts_late),
+    "I7": ("requests that cannot be served are kept byte for byte, with the reason", rules_work.unservable_is_kept),
+    "I8": ("poison harms no other request", rules_work.nobody_else_is_harmed),
+    "I9": ("no process keeps the bytes of finished requests", rules_limits.memory_is_bounded),
     "I11": ("the lag reaches zero in bounded time", rules_work.lag_returns_to_zero),
     "I12": ("no log begins above its committed offset", rules_limits.nothing_unread_is_deleted),
 }

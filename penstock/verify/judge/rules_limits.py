@@ -1,4 +1,4 @@
-"""Rules about limits: memory that does not grow with the requests, and logs that keep what is unread. Pure."""
+"""Rules about limits: memory does not grow with the requests (I9), logs keep unread records (I12). Pure."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from typing import Final
 
 from penstock.verify.judge.facts import Facts
 from penstock.verify.judge.finding import Finding
-from penstock.verify.observe.history import Held
-from penstock.verify.plan.plan import GATEWAYS, MODELS, PAD, WORKERS, Kind
+from penstock.verify.observe.history import MemorySample
+from penstock.verify.plan.plan import GATEWAYS, MODELS, PAD, WORKERS, CallKind
 
 WARM: Final = 5.0
-"""Seconds in which a process that was started takes what it needs."""
+"""Seconds in which a new process takes the memory that it needs."""
 ROOM: Final = 32 * 1024 * 1024
-"""Bytes by which it may still grow: what waits in it at once, and what its allocator keeps of that."""
+"""Bytes by which it may grow after that, for waiting requests and allocator overhead."""
 STEADY: Final = 0.25
-"""A leak grows with the requests: by this share of its growth at least in each half of them. A worker that reads what has piled up
-while its servers were away takes up to 49 MiB more (32 in its buffers, 17 in flight) and twice that as tensors, but once."""
+"""A leak grows with the requests: each half of them has at least this share of the growth. A worker that reads a backlog takes up
+to 49 MiB more (32 buffered, 17 in flight) and twice that as tensors, but only once.
+"""
 SURE: Final = 1.5
-"""A process is judged where one that leaked would have grown by so many times `ROOM`."""
+"""A process is judged if a leak would have made it grow by this many times `ROOM`."""
 KEY_BYTES: Final = 8 * 1024
-"""Of Redis, per request: with the settings that are shipped a stream takes 867 bytes, with Redis' defaults 4,448."""
+"""Allowed bytes in Redis per request: a stream takes 867 with the shipped settings, 4,448 with Redis' defaults."""
 KEYS_BESIDE: Final = 1024 * 1024
-_OVER_HTTP: Final = frozenset(Kind) - {Kind.DIRECT, Kind.DUPLICATE, Kind.GARBAGE}
+_OVER_HTTP: Final = frozenset(CallKind) - {CallKind.DIRECT, CallKind.DUPLICATE, CallKind.GARBAGE}
 
 
 def memory_is_bounded(facts: Facts) -> Iterator[Finding]:
     """I9."""
-    by_process: dict[tuple[str, int], list[Held]] = collections.defaultdict(list)
+    by_process: dict[tuple[str, int], list[MemorySample]] = collections.defaultdict(list)
     for held in facts.history.memory:
         by_process[held.member, held.pid].append(held)
     sent = sorted(seen.sent for seen in facts.history.seen if seen.kind in _OVER_HTTP)
@@ -39,15 +40,15 @@ def memory_is_bounded(facts: Facts) -> Iterator[Finding]:
         requests = len({seen.ref for seen in facts.history.seen} | {record.ref for record in facts.history.logged})
         allowed = KEYS_BESIDE + KEY_BYTES * requests
         held_bytes = facts.history.store_bytes
-        text = f"Redis holds {held_bytes} bytes for {requests} requests, and {allowed} are allowed"
+        text = f"Redis holds {held_bytes} bytes for {requests} requests; {allowed} are allowed"
         yield Finding(text if held_bytes > allowed else "")
 
 
-def _grown(member: str, pid: int, life: list[Held], sent: list[float]) -> Iterator[Finding]:
+def _grown(member: str, pid: int, life: list[MemorySample], sent: list[float]) -> Iterator[Finding]:
     warm = [held for held in life if held.at <= life[0].at + WARM]
     if len(life) - len(warm) < 3:
         return
-    # A gateway gets its part of the requests, a worker its part, and an instance of it those for one model.
+    # Gateways share the requests, and so do workers; an instance gets those for one model.
     parts = GATEWAYS if member.startswith("gateway") else WORKERS * len(MODELS)
     passed = sum(warm[-1].at < at < life[-1].at for at in sent)
     if passed * PAD / parts < SURE * ROOM:
@@ -59,8 +60,8 @@ def _grown(member: str, pid: int, life: list[Held], sent: list[float]) -> Iterat
     yield Finding(text if leaks else "")
 
 
-def _rss_at(life: list[Held], moment: float) -> float:
-    """Around that moment."""
+def _rss_at(life: list[MemorySample], moment: float) -> float:
+    """The resident memory around a moment."""
     return statistics.median(held.rss for held in sorted(life, key=lambda held: abs(held.at - moment))[:3])
 
 

@@ -1,4 +1,4 @@
-"""Rules about work: what may start, what is kept, who is harmed, and that it ends. Pure."""
+"""Rules about work: no late starts (I6), dead letters (I7), no harm to others (I8), lag (I11). Pure."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Final
 
 from penstock.verify.judge.facts import Facts
 from penstock.verify.judge.finding import HARMLESS, Finding
-from penstock.verify.observe.history import End
-from penstock.verify.plan.plan import DIES, FaultKind, Kind
+from penstock.verify.observe.history import CallEnd
+from penstock.verify.plan.plan import DIES, CallKind, FaultKind
 
 SLACK: Final = 0.5
-"""Seconds between a batch's last check and its run, on a machine that is busy: less than this says nothing of I6."""
+"""Seconds that a busy machine may take between a batch's last check and its run; a smaller delay does not break I6."""
 _TOUCHES_CHECKS: Final = frozenset(
     {FaultKind.WORKER_STOP, FaultKind.ZOMBIE, FaultKind.REDIS_DELAY, FaultKind.REDIS_DROP, FaultKind.CUT_KILL}
 )
-"""While one of these lasts, a worker may act on what it knew before: it has not seen the cancellation, or stood between its check
-and its run."""
+"""During these faults a worker may act on old knowledge: it has not seen the cancellation, or was stopped between its check and its
+run."""
 
 
 def nothing_starts_late(facts: Facts) -> Iterator[Finding]:
@@ -44,10 +44,10 @@ def _late(facts: Facts, number: int, end: float, what: str) -> Iterator[Finding]
             yield Finding(f"{number} began to run {run.at - end:.2f} s after {what}", excused)
 
 
-def what_cannot_be_served_is_kept(facts: Facts) -> Iterator[Finding]:
+def unservable_is_kept(facts: Facts) -> Iterator[Finding]:
     """I7."""
     for produced in facts.history.produced:
-        if produced.kind is Kind.GARBAGE:
+        if produced.kind is CallKind.GARBAGE:
             yield _kept(facts, produced.topic, produced.partition, produced.offset, produced.digest)
     for record in facts.history.logged:
         if record.number in facts.calls and facts.calls[record.number].millis == DIES:
@@ -70,12 +70,12 @@ def _kept(facts: Facts, topic: str, partition: int, offset: int, digest: str) ->
 def nobody_else_is_harmed(facts: Facts) -> Iterator[Finding]:
     """I8."""
     for seen in facts.history.seen:
-        harmed = seen.end is End.ERROR and seen.status not in HARMLESS and not facts.is_poison(seen.number)
+        harmed = seen.end is CallEnd.ERROR and seen.status not in HARMLESS and not facts.is_poison(seen.number)
         yield Finding(
             f"call {seen.number} ({seen.kind}) was answered {seen.status}: {seen.text[:200]}" if harmed else "",
             excused=harmed and facts.given_up(seen.ref),
         )
-    garbage = {(p.topic, p.partition, p.offset) for p in facts.history.produced if p.kind is Kind.GARBAGE}
+    garbage = {(p.topic, p.partition, p.offset) for p in facts.history.produced if p.kind is CallKind.GARBAGE}
     for letter in facts.history.dead:
         place = (letter.topic, letter.partition, letter.offset)
         record = facts.record(*place)

@@ -1,7 +1,7 @@
-"""What happened in a run, as the outside saw it: the judge's only input. Pure.
+"""What happened in a run, as seen from outside: the judge's only input. Pure.
 
-All times are seconds since the epoch on Redis' clock. Every record is plain data, so a history can be written down, digested and,
-in tests, made up.
+All times are seconds since the epoch on Redis' clock. Every record is plain data, so a history can be saved, hashed and, in tests,
+constructed.
 """
 
 from __future__ import annotations
@@ -13,42 +13,42 @@ from typing import Any
 
 import orjson
 
-from penstock.verify.plan.plan import Kind
+from penstock.verify.plan.plan import CallKind
 
 
-class End(enum.StrEnum):
-    """How one caller's call ended."""
+class CallEnd(enum.StrEnum):
+    """The result of one caller's call."""
 
     ANSWER = "answer"
     ERROR = "error"
-    """The gateway said why."""
+    """The gateway answered with an error."""
     LOST = "lost"
-    """The connection broke: the caller knows nothing."""
+    """The connection broke, and the result is unknown."""
     SILENT = "silent"
-    """The connection held, and nothing came for longer than the call may take."""
+    """The connection held, and no answer came in time."""
     OPEN = "open"
-    """Accepted, and still without an end when the run was over."""
+    """Accepted, and still pending at the end of the run."""
 
 
 @dataclasses.dataclass(slots=True)
-class Seen:
+class ObservedCall:
     """One caller's call.
 
     Attributes:
-        number: the input it sent.
-        ref: the request, as the gateway named it; "" where it never did.
+        number: the input that it sent.
+        ref: the request's name as the gateway gave it, or "".
         at: when it ended.
         sent: when it began.
-        status: HTTP's, 0 where none came.
-        answer, run: the model's two outputs, where there was an answer.
-        accepted: it was told 202 before.
-        cancelled_at: when the fleet confirmed that it is cancelled; 0 for never.
+        status: the HTTP status, or 0.
+        answer, run: the model's two outputs, if there was an answer.
+        accepted: it had received a 202.
+        cancelled_at: when the fleet confirmed its cancellation, or 0.
     """
 
     number: int
-    kind: Kind
+    kind: CallKind
     ref: str
-    end: End
+    end: CallEnd
     at: float
     sent: float
     status: int = 0
@@ -60,14 +60,14 @@ class Seen:
 
 
 @dataclasses.dataclass(slots=True)
-class Logged:
+class LogRecord:
     """A record of an infer topic, read raw.
 
     Attributes:
-        ref: from its headers; "" where it names none.
-        number: its input; None where it cannot be read.
-        accepted, deadline: from its headers, 0 where they are not there.
-        digest: of the value.
+        ref: from its headers, or "".
+        number: its input; None if it cannot be read.
+        accepted, deadline: from its headers, or 0.
+        digest: of its value.
     """
 
     topic: str
@@ -82,11 +82,11 @@ class Logged:
 
 
 @dataclasses.dataclass(slots=True)
-class Produced:
-    """A record that the run itself wrote to Kafka, acknowledged by all replicas. `number` is negative for garbage."""
+class ProducedRecord:
+    """A record that the run wrote to Kafka, acknowledged by all replicas. `number` is negative for garbage."""
 
     number: int
-    kind: Kind
+    kind: CallKind
     ref: str
     topic: str
     partition: int
@@ -95,8 +95,8 @@ class Produced:
 
 
 @dataclasses.dataclass(slots=True)
-class Dead:
-    """A dead letter, read raw. Where it came from is what its headers say."""
+class DeadRecord:
+    """A dead letter, read raw. Topic, partition and offset are the original record's, from the letter's headers."""
 
     topic: str
     partition: int
@@ -106,14 +106,14 @@ class Dead:
 
 
 @dataclasses.dataclass(slots=True)
-class Stored:
-    """What a request's result stream held at a moment, read raw.
+class StreamState:
+    """The content of a request's result stream at a moment, read raw.
 
     Attributes:
-        terminal: the stream refuses every further entry.
-        answer, run: of the payload, where it is still there and no error.
-        error: the payload's code, "" for none.
-        claimed: when the call that holds the stream was accepted; 0 for a plain one.
+        terminal: it has a terminal entry, and refuses any other.
+        answer, run: from the payload, if it is there and is not an error.
+        error: the payload's error code, or "".
+        claimed: when the call that claimed the stream was accepted; 0 for a plain call.
     """
 
     ref: str
@@ -126,8 +126,8 @@ class Stored:
 
 
 @dataclasses.dataclass(slots=True)
-class Passed:
-    """A record below a committed offset, with what was found of it right after that commit had been read."""
+class CommittedRecord:
+    """A record below a committed offset, with its state right after that offset was read."""
 
     topic: str
     partition: int
@@ -139,8 +139,8 @@ class Passed:
 
 
 @dataclasses.dataclass(slots=True)
-class Sample:
-    """Committed offsets, log ends and log starts of one moment, by `topic/partition`; starts were read before the offsets."""
+class OffsetSample:
+    """Committed offsets, log ends and log starts at one moment, by `topic/partition`; starts were read before the offsets."""
 
     at: float
     committed: dict[str, int]
@@ -149,13 +149,13 @@ class Sample:
 
     @property
     def lag(self) -> int:
-        """Records that are not committed."""
+        """The number of records that are not committed."""
         return sum(max(0, end - self.committed.get(place, 0)) for place, end in self.ends.items())
 
 
 @dataclasses.dataclass(slots=True)
-class Run:
-    """One execution, by the model's own account: `run` is the number that it made up for it."""
+class Execution:
+    """One execution, as the model recorded it: `run` is its random number."""
 
     number: int
     run: int
@@ -164,15 +164,15 @@ class Run:
 
 
 @dataclasses.dataclass(slots=True)
-class Broken:
-    """One fault as it was done.
+class InjectedFault:
+    """One fault as it was injected.
 
     Attributes:
-        began, ended: until when it, and the way back from it, took.
-        pids: processes that it touched.
-        note: why it was left out; "" where it was done.
-        loses: it made the store forget.
-        hit: of a kill, when the signal was sent; 0 for others.
+        began, ended: when it began and was undone.
+        pids: the processes that it affected.
+        note: why it was left out, or "".
+        loses: the store lost data.
+        hit: when a kill's signal was sent; 0 for other faults.
     """
 
     kind: str
@@ -186,8 +186,8 @@ class Broken:
 
 
 @dataclasses.dataclass(slots=True)
-class Held:
-    """The resident memory of one process of the fleet at one moment, in bytes."""
+class MemorySample:
+    """The resident memory of one process at one moment, in bytes."""
 
     at: float
     member: str
@@ -197,38 +197,38 @@ class Held:
 
 @dataclasses.dataclass(slots=True, repr=False)  # asyncio makes the repr of what a run returns: seconds of it
 class History:
-    """Everything that is known of a run.
+    """Everything that was recorded of a run.
 
     Attributes:
-        store_bytes: what Redis says that the run's keys take at its end; None where it was not asked.
-        quiet_at: from when on there were neither faults nor new calls.
-        settle: seconds after that in which the lag may reach zero.
+        store_bytes: the size of the run's keys in Redis at its end; None if not measured.
+        quiet_at: when the last fault and the last call were over.
+        settle: seconds that the lag may take to reach zero after that.
     """
 
-    seen: list[Seen] = dataclasses.field(default_factory=list)
-    produced: list[Produced] = dataclasses.field(default_factory=list)
-    logged: list[Logged] = dataclasses.field(default_factory=list)
-    dead: list[Dead] = dataclasses.field(default_factory=list)
-    stored: list[Stored] = dataclasses.field(default_factory=list)
-    passed: list[Passed] = dataclasses.field(default_factory=list)
-    samples: list[Sample] = dataclasses.field(default_factory=list)
-    runs: list[Run] = dataclasses.field(default_factory=list)
-    faults: list[Broken] = dataclasses.field(default_factory=list)
-    memory: list[Held] = dataclasses.field(default_factory=list)
+    seen: list[ObservedCall] = dataclasses.field(default_factory=list)
+    produced: list[ProducedRecord] = dataclasses.field(default_factory=list)
+    logged: list[LogRecord] = dataclasses.field(default_factory=list)
+    dead: list[DeadRecord] = dataclasses.field(default_factory=list)
+    stored: list[StreamState] = dataclasses.field(default_factory=list)
+    passed: list[CommittedRecord] = dataclasses.field(default_factory=list)
+    samples: list[OffsetSample] = dataclasses.field(default_factory=list)
+    runs: list[Execution] = dataclasses.field(default_factory=list)
+    faults: list[InjectedFault] = dataclasses.field(default_factory=list)
+    memory: list[MemorySample] = dataclasses.field(default_factory=list)
     store_bytes: int | None = None
     store_version: str = ""
     quiet_at: float = 0.0
     settle: float = 60.0
 
     def plain(self) -> dict[str, Any]:
-        """As JSON takes it."""
+        """The history as plain data for JSON."""
         return dataclasses.asdict(self)
 
     def digest(self) -> str:
-        """SHA-256 of all of it."""
+        """SHA-256 of the history."""
         return hashlib.sha256(orjson.dumps(self.plain(), option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def digest(value: bytes) -> str:
-    """What stands for a record's bytes."""
+    """A digest that stands for a record's value."""
     return hashlib.sha256(value).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as a caller speaks it, and no more: a checker that shares its machine with the fleet must cost little of it."""
+"""A minimal HTTP/1.1 client: the checker shares its machine with the fleet, and must take little of it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ CONNECT_WITHIN: Final = 10.0
 _LIMIT: Final = 256 * 1024
 
 
-class Lost(Exception):
-    """The connection could not be made, or broke: whoever called knows nothing."""
+class ConnectionLost(Exception):
+    """The connection failed or broke, so the result is unknown."""
 
 
-class Silent(Exception):
-    """The connection held, and no answer came in time."""
+class NoAnswer(Exception):
+    """The connection held, but no answer came in time."""
 
 
 class Response:
-    """An answer; names of headers are in lower case."""
+    """An answer; header names are in lower case."""
 
     def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         self.status = status
@@ -30,30 +30,30 @@ class Response:
         self.body = body
 
     def json(self) -> Any:
-        """Its body. Raises `ValueError` where that is no JSON."""
+        """The body. Raises `ValueError` if it is not JSON."""
         return orjson.loads(self.body)
 
 
 class Caller:
-    """Connections to one server, kept and used again.
+    """Keep-alive connections to one server.
 
     Args:
         url: `http://HOST:PORT`.
-        patience: seconds that an answer may take.
+        timeout: seconds that an answer may take.
     """
 
-    def __init__(self, url: str, patience: float) -> None:
+    def __init__(self, url: str, timeout: float) -> None:
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
-        self._patience = patience
+        self._timeout = timeout
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def request(self, method: str, path: str, headers: Mapping[str, str], body: bytes = b"") -> Response:
         """One call.
 
         Raises:
-            Lost: the connection broke.
-            Silent: it held, and nothing came.
+            ConnectionLost: the connection broke.
+            NoAnswer: no answer came in time.
         """
         lines = [f"{method} {path} HTTP/1.1", f"Host: {self._host}:{self._port}", f"Content-Length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
@@ -61,15 +61,15 @@ class Caller:
         connection = reader, writer = await self._connection()
         try:
             writer.write(head + body)
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._timeout):
                 await writer.drain()
                 response = await _read(reader)
         except TimeoutError as error:
             writer.transport.abort()
-            raise Silent(f"nothing came for {self._patience:.0f} s") from error
+            raise NoAnswer(f"no answer within {self._timeout:.0f} s") from error
         except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
             writer.transport.abort()
-            raise Lost(repr(error)) from error
+            raise ConnectionLost(repr(error)) from error
         except asyncio.CancelledError:
             writer.transport.abort()
             raise
@@ -95,8 +95,8 @@ class Caller:
         try:
             async with asyncio.timeout(CONNECT_WITHIN):
                 return await asyncio.open_connection(self._host, self._port, limit=_LIMIT)
-        except OSError as error:  # a time that runs out is one, too
-            raise Lost(repr(error)) from error
+        except OSError as error:  # TimeoutError is one too
+            raise ConnectionLost(repr(error)) from error
 
 
 async def _read(reader: asyncio.StreamReader) -> Response:

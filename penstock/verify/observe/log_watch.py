@@ -1,7 +1,7 @@
-"""Looks at Kafka and Redis while the run goes on: what is committed, and what had an end by then.
+"""Samples Kafka and Redis during a run: what is committed, and which requests were finished by then.
 
-Invariant: committed offsets are read first, then the log and the dead letters, then the streams: so a record that is below a commit
-and has no end in the later reads had none when it was committed, either.
+Invariant: committed offsets are read before the log, the dead letters and the streams. A record below a commit that is unfinished
+in these later reads was unfinished when it was committed.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, Final
 
-from penstock.verify.observe.history import History, Logged, Passed, Sample, Stored
-from penstock.verify.observe.raw import TROUBLE, Log, Store, dead, logged
+from penstock.verify.observe.history import CommittedRecord, History, LogRecord, OffsetSample, StreamState
+from penstock.verify.observe.raw import TROUBLE, RawKafka, RawRedis, dead_record, log_record
 from penstock.verify.plan.plan import MODELS
 from protocol import codec
 from protocol.errors import FleetError
@@ -20,19 +20,21 @@ from protocol.naming import Names
 
 EVERY: Final = 0.4
 FENCES_LAST: Final = 240.0
-"""Seconds for which the fence of a plain answer is certain to be kept: a stream that is gone later has expired."""
+"""Seconds for which the fence of a plain answer is certainly kept; a stream that disappears later has expired."""
 
 
-class Watch:
+class LogWatch:
     """Fills a history with samples."""
 
-    def __init__(self, log: Log, store: Store, names: Names, clock: Callable[[], float], history: History) -> None:
+    def __init__(
+        self, log: RawKafka, store: RawRedis, names: Names, clock: Callable[[], float], history: History
+    ) -> None:
         self._log = log
         self._store = store
         self._names = names
         self._clock = clock
         self._history = history
-        self._records: dict[tuple[str, int, int], Logged] = {}
+        self._records: dict[tuple[str, int, int], LogRecord] = {}
         self._dead: set[tuple[str, int, int]] = set()
         self._passed: dict[tuple[str, int], int] = {}
         self._first_end: dict[str, float] = {}
@@ -44,8 +46,8 @@ class Watch:
                 await self.sample()
             await asyncio.sleep(EVERY)
 
-    async def sample(self) -> Sample:
-        """One look. Raises what its servers' clients raise while they are being broken."""
+    async def sample(self) -> OffsetSample:
+        """Take one sample. Raises the errors of `TROUBLE` while its servers are being broken."""
         async with asyncio.timeout(60):
             await self._store.mark(self._clock())
             starts = await self._log.starts()
@@ -56,7 +58,7 @@ class Watch:
             self._note(await self._log.read_to(ends))
             await self._look_at_passed(committed)
         mine = {place: end for place, end in ends.items() if place.topic in self._log.topics}
-        sample = Sample(
+        sample = OffsetSample(
             at,
             {f"{topic}/{partition}": offset for (topic, partition), offset in committed.items()},
             {f"{place.topic}/{place.partition}": end for place, end in mine.items()},
@@ -65,17 +67,17 @@ class Watch:
         self._history.samples.append(sample)
         return sample
 
-    async def final(self) -> None:
-        """Look at every request that anybody named."""
+    async def look_at_all(self) -> None:
+        """Read the streams of all known requests, at the end of the run."""
         refs = {record.ref for record in self._records.values()} | {seen.ref for seen in self._history.seen}
         refs |= {produced.ref for produced in self._history.produced}
         wanted = sorted(refs - {""})
         at = self._clock()
         found = await self._store.look(wanted, at)
         self._history.stored += found.values()
-        # Gone before its time: a terminal that was there.
+        # A terminal entry that disappeared before its fence expired.
         self._history.stored += [
-            Stored(name, at, terminal=False)
+            StreamState(name, at, terminal=False)
             for name in wanted
             if name not in found and at - self._first_end.get(name, -FENCES_LAST) < FENCES_LAST
         ]
@@ -84,16 +86,16 @@ class Watch:
     def _note(self, records: list[Any]) -> None:
         for record in records:
             if record.topic in self._log.topics:
-                made = logged(record, number_of)
+                made = log_record(record, number_of)
                 self._records[made.topic, made.partition, made.offset] = made
                 self._history.logged.append(made)
             else:
-                letter = dead(record)
+                letter = dead_record(record)
                 self._history.dead.append(letter)
                 self._dead.add((letter.topic, letter.partition, letter.offset))
 
     async def _look_at_passed(self, committed: dict[tuple[str, int], int]) -> None:
-        fresh: list[Logged] = []
+        fresh: list[LogRecord] = []
         for (topic, partition), offset in committed.items():
             start = self._passed.get((topic, partition), 0)
             places = [(topic, partition, at) for at in range(start, offset)]
@@ -106,15 +108,15 @@ class Watch:
             terminal = stored is not None and stored.terminal
             if terminal:
                 self._first_end.setdefault(record.ref, at)
-            buried = (record.topic, record.partition, record.offset) in self._dead
+            dead_lettered = (record.topic, record.partition, record.offset) in self._dead
             self._history.passed.append(
-                Passed(
+                CommittedRecord(
                     record.topic,
                     record.partition,
                     record.offset,
                     at,
                     terminal,
-                    buried,
+                    dead_lettered,
                     stored.claimed if stored else 0.0,
                 )
             )
@@ -123,7 +125,7 @@ class Watch:
 
 
 def number_of(record: Any) -> int | None:
-    """The input of a record; None for what is no request."""
+    """The input of a record; None if it is not a request."""
     try:
         request = codec.decode_request(
             record.value, record.headers, model="?", version="1", default_id="?", timestamp=record.timestamp / 1000

@@ -1,4 +1,4 @@
-"""Weighs the fleet's processes while a run lasts."""
+"""Samples the memory of the fleet's processes during a run."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import psutil
 
 from penstock.verify.fleet.fleet import Fleet
 from penstock.verify.fleet.processes import Member
-from penstock.verify.observe.history import Held
+from penstock.verify.observe.history import MemorySample
 
 EVERY: Final = 1.0
 
 
-async def sample(fleet: Fleet, clock: Callable[[], float], into: list[Held]) -> None:
-    """The resident memory of every process of the fleet, again and again until cancelled."""
+async def sample_memory(fleet: Fleet, clock: Callable[[], float], into: list[MemorySample]) -> None:
+    """Sample the resident memory of every process of the fleet until cancelled."""
     while True:
         for member in tuple(fleet.members.values()):
             at = clock()
-            into += [Held(at, member.name, pid, rss) for pid, rss in await asyncio.to_thread(_weights, member)]
+            into += [MemorySample(at, member.name, pid, rss) for pid, rss in await asyncio.to_thread(_weights, member)]
         await asyncio.sleep(EVERY)
 
 

@@ -1,6 +1,6 @@
-"""Raw reads of Kafka and Redis, and records written as a stranger would write them.
+"""Raw access to Kafka and Redis, for reads and for a producer of the run's own.
 
-Invariant: nothing of `protocol.transport` is used but how to connect: a fault there must not hide itself from the checker.
+Invariant: of `protocol.transport` only the connection options are used, so that a fault in it cannot hide itself from the checker.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaError
 from redis.asyncio import Redis, Sentinel, SentinelConnectionPool
 from redis.exceptions import RedisError
 
-from penstock.verify.observe.history import Dead, Logged, Stored, digest
+from penstock.verify.observe.history import DeadRecord, LogRecord, StreamState, digest
 from protocol import codec
 from protocol.dead_letter import DEAD_OFFSET, DEAD_PARTITION, DEAD_REASON, DEAD_TOPIC, EVIDENCE_HEADERS
 from protocol.errors import FleetError
@@ -29,16 +29,16 @@ from protocol.transport.settings import TransportSettings
 
 TERMINAL: Final = b"18446744073709551615-18446744073709551615"
 TROUBLE: Final = (KafkaError, RedisError, OSError, TimeoutError)
-"""What a read raises while its server is being broken: it is done again later."""
+"""Errors of a read while its server is being broken; it is repeated later."""
 _IN_CALL: Final = 500
 
 
-class Log:
+class RawKafka:
     """Kafka: every record of some topics, committed offsets, and a producer.
 
     Args:
-        settings: where, and how to connect.
-        topics: the infer topics; each is the name of its group, too.
+        settings: how to connect.
+        topics: the infer topics; each is also the name of its group.
     """
 
     def __init__(self, settings: TransportSettings, topics: Sequence[str]) -> None:
@@ -52,7 +52,7 @@ class Log:
         self._unread: list[Any] = []
 
     async def open(self) -> None:
-        """Connect; the topics are there."""
+        """Connect; the topics exist."""
         self._consumer = AIOKafkaConsumer(**self._options, enable_auto_commit=False, auto_offset_reset="earliest")
         self._admin = AIOKafkaAdminClient(**self._options)
         self.producer = AIOKafkaProducer(**self._options, acks="all")
@@ -68,7 +68,7 @@ class Log:
                     await getattr(client, end)()
 
     async def follow(self, topics: Iterable[str]) -> None:
-        """From now on read these too, from their start; those that are not there yet are left out."""
+        """Also read these topics, from their start; those that do not exist yet are skipped."""
         followed = {place.topic for place in self._assigned}
         new = set(topics) - followed
         there = sorted(new & set(await self._admin.list_topics())) if new else []
@@ -82,7 +82,7 @@ class Log:
             self._consumer.seek(place, positions.get(place, 0))
 
     async def committed(self) -> dict[tuple[str, int], int]:
-        """Committed offsets of all groups, as their coordinators hold them now."""
+        """Committed offsets of all groups, from their coordinators."""
         offsets: dict[tuple[str, int], int] = {}
         for topic in self.topics:
             found = await self._admin.list_consumer_group_offsets(topic)
@@ -90,18 +90,18 @@ class Log:
         return offsets
 
     async def ends(self) -> dict[TopicPartition, int]:
-        """Log ends of what is followed."""
+        """Log ends of the followed partitions."""
         ends: dict[TopicPartition, int] = await self._consumer.end_offsets(list(self._assigned))
         return ends
 
     async def starts(self) -> dict[str, int]:
-        """Where the logs of the infer topics begin, by `topic/partition`."""
+        """Log starts of the infer topics, by `topic/partition`."""
         mine = [place for place in self._assigned if place.topic in self.topics]
         found = await self._consumer.beginning_offsets(mine)
         return {f"{place.topic}/{place.partition}": offset for place, offset in found.items()}
 
     async def read_to(self, ends: dict[TopicPartition, int]) -> list[Any]:
-        """All records from where the last call stopped up to these ends; what a failing call has read comes with the next."""
+        """All records since the last call up to these ends; records read by a failing call come with the next."""
         while behind := [place for place, end in ends.items() if await self._consumer.position(place) < end]:
             batches = await self._consumer.getmany(*behind, timeout_ms=500, max_records=2000)
             self._unread += [record for batch in batches.values() for record in batch]
@@ -116,22 +116,22 @@ class Log:
             await self._admin.delete_topics(mine)
 
 
-def logged(record: Any, number_of: Callable[[Any], int | None]) -> Logged:
-    """What the judge needs to know of a record of an infer topic."""
+def log_record(record: Any, number_of: Callable[[Any], int | None]) -> LogRecord:
+    """A record of an infer topic, as the judge needs it."""
     fields = {name: value for name, value in record.headers if value}
     stamps, deadline = fields.get("stamps", b""), fields.get("deadline", b"")
     accepted = int.from_bytes(stamps[:8], "big") / 1e6 if len(stamps) == 16 else 0.0
-    return Logged(
+    return LogRecord(
         record.topic, record.partition, record.offset, _ref(fields), number_of(record), accepted,
         int(deadline) / 1e6 if deadline.isdigit() else 0.0, digest(record.value), record.timestamp / 1000,
     )  # fmt: skip
 
 
-def dead(record: Any) -> Dead:
-    """What the judge needs to know of a dead letter."""
+def dead_record(record: Any) -> DeadRecord:
+    """A dead letter, as the judge needs it."""
     text = {name: (value or b"").decode(errors="replace") for name, value in record.headers if name in EVIDENCE_HEADERS}
     partition, offset = text.get(DEAD_PARTITION, ""), text.get(DEAD_OFFSET, "")
-    return Dead(
+    return DeadRecord(
         text.get(DEAD_TOPIC, ""),
         int(partition) if partition.isdigit() else -1,
         int(offset) if offset.isdigit() else -1,
@@ -147,7 +147,7 @@ def _ref(fields: dict[str, bytes]) -> str:
         return ""
 
 
-class Store:
+class RawRedis:
     """Redis: result streams as they are.
 
     Attributes:
@@ -191,9 +191,9 @@ class Store:
         if isinstance(pool, SentinelConnectionPool):
             await pool.get_master_address()  # type: ignore[no-untyped-call]
 
-    async def look(self, refs: Sequence[str], at: float) -> dict[str, Stored]:
+    async def look(self, refs: Sequence[str], at: float) -> dict[str, StreamState]:
         """What each stream holds; refs without one are left out."""
-        found: dict[str, Stored] = {}
+        found: dict[str, StreamState] = {}
         await self._to_primary()
         for start in range(0, len(refs), _IN_CALL):
             part = refs[start : start + _IN_CALL]
@@ -210,7 +210,7 @@ class Store:
         return found
 
     async def weigh(self) -> int:
-        """Bytes that all keys of the run take."""
+        """The size of all keys of the run, in bytes."""
         keys, total = await self._keys(), 0
         for start in range(0, len(keys), _IN_CALL):
             async with self._redis.pipeline(transaction=False) as pipe:
@@ -230,7 +230,7 @@ class Store:
 
 
 def _connected(url: str) -> Any:
-    """A client of this URL; behind Sentinels it finds the primary for every connection."""
+    """A client for this URL; with Sentinels it looks up the primary for every connection."""
     address = Address.parse(url)
     if address.sentinels is None:
         return Redis.from_url(url)
@@ -240,10 +240,10 @@ def _connected(url: str) -> Any:
     return asked.master_for(sentinels.name, **own | address.tls)
 
 
-def _stored(request: str, at: float, facts: dict[str, Any]) -> Stored:
+def _stored(request: str, at: float, facts: dict[str, Any]) -> StreamState:
     newest = facts["last-generated-id"]
     first, last = facts["first-entry"], facts["last-entry"]
-    stored = Stored(request, at, terminal=newest in {TERMINAL, TERMINAL.decode()})
+    stored = StreamState(request, at, terminal=newest in {TERMINAL, TERMINAL.decode()})
     if first:
         stored.claimed = int(_fields(first).get(b"a", 0)) / 1e6
     if stored.terminal and last and last[0] == newest:
@@ -256,8 +256,8 @@ def _fields(entry: Any) -> dict[bytes, bytes]:
     return dict(fields) if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
 
 
-def read_reply(stored: Stored, payload: bytes) -> None:
-    """Note what a terminal's payload says."""
+def read_reply(stored: StreamState, payload: bytes) -> None:
+    """Fill in the content of a terminal entry's payload."""
     try:
         reply: InferReply = codec.decode_reply(payload)
     except FleetError as error:

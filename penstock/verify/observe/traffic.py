@@ -1,4 +1,4 @@
-"""Callers: they send what the plan says, and write down what they saw and nothing else."""
+"""The callers of a run: they send the plan's calls and record what they see."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import numpy as np
 import orjson
 
 from penstock.client import requests
-from penstock.verify.observe.history import End, History, Produced, Seen, digest
-from penstock.verify.observe.http import Caller, Lost, Response, Silent
-from penstock.verify.observe.raw import TROUBLE, Log
-from penstock.verify.plan.plan import PAD, Call, Kind
+from penstock.verify.observe.history import CallEnd, History, ObservedCall, ProducedRecord, digest
+from penstock.verify.observe.http import Caller, ConnectionLost, NoAnswer, Response
+from penstock.verify.observe.raw import TROUBLE, RawKafka
+from penstock.verify.plan.plan import PAD, Call, CallKind
 from protocol.errors import FleetError
 from protocol.naming import Names, ref
 
 CALLERS: Final = 64
 LONGEST: Final = 75.0
-"""Seconds after which a call that the gateway holds counts as silent: its own default deadline is 60."""
+"""Seconds after which an unanswered call counts as silent; the gateway's default deadline is 60."""
 KEEP_TRYING: Final = 90.0
-"""Seconds for which a caller with a key, or a handle, asks again."""
+"""Seconds for which a caller with a key or a handle retries."""
 PADDING: Final = np.array([[bytes(PAD)]], dtype=object)
 AGAIN: Final = frozenset({429, 499, 503, 504})
 
@@ -33,13 +33,15 @@ class Traffic:
 
     Args:
         urls: of the gateways.
-        log: for records that are written to Kafka itself.
+        log: for records that are written directly to Kafka.
         names: the run's.
         clock: seconds since the epoch on the store's clock.
-        history: takes what is seen.
+        history: receives the observations.
     """
 
-    def __init__(self, urls: list[str], log: Log, names: Names, clock: Callable[[], float], history: History) -> None:
+    def __init__(
+        self, urls: list[str], log: RawKafka, names: Names, clock: Callable[[], float], history: History
+    ) -> None:
         self._callers = [Caller(url, LONGEST) for url in urls]
         self._log = log
         self._names = names
@@ -47,14 +49,14 @@ class Traffic:
         self._history = history
         self._room = asyncio.Semaphore(CALLERS)
 
-    async def send(self, call: Call) -> None:
-        """One call to its end."""
+    async def make_call(self, call: Call) -> None:
+        """Make one call, and record its result."""
         async with self._room:
-            if call.kind in {Kind.DIRECT, Kind.DUPLICATE, Kind.GARBAGE}:
+            if call.kind in {CallKind.DIRECT, CallKind.DUPLICATE, CallKind.GARBAGE}:
                 await self._produce(call)
-            elif call.kind in {Kind.ASYNC, Kind.CANCELLED}:
+            elif call.kind in {CallKind.ASYNC, CallKind.CANCELLED}:
                 await self._submit(call)
-            elif call.kind in {Kind.KEYED, Kind.SHARED}:
+            elif call.kind in {CallKind.KEYED, CallKind.SHARED}:
                 await asyncio.gather(*(self._insist(call, call.gateway + copy) for copy in range(call.copies)))
             else:
                 self._history.seen.append(await self._post(call, call.gateway, timeout=call.limit or None))
@@ -70,8 +72,8 @@ class Traffic:
         caller = self._callers[gateway % len(self._callers)]
         return await caller.request(request.method, request.path, request.headers, request.body)
 
-    async def _post(self, call: Call, gateway: int, *, wait: bool = True, **options: Any) -> Seen:
-        """One infer call, as one caller sees it; its text holds the Location of a 202."""
+    async def _post(self, call: Call, gateway: int, *, wait: bool = True, **options: Any) -> ObservedCall:
+        """One infer call of one caller; `text` holds the Location of a 202."""
         asked = requests.infer(
             call.model,
             {"NUMBER": np.array([[call.number]]), "MILLIS": np.array([[call.millis]]), "PAD": PADDING},
@@ -80,14 +82,14 @@ class Traffic:
         )
         return await self._observe(call, gateway, asked)
 
-    async def _observe(self, call: Call, gateway: int, asked: requests.Request) -> Seen:
+    async def _observe(self, call: Call, gateway: int, asked: requests.Request) -> ObservedCall:
         sent = self._clock()
-        seen = Seen(call.number, call.kind, "", End.LOST, 0.0, sent)
+        seen = ObservedCall(call.number, call.kind, "", CallEnd.LOST, 0.0, sent)
         try:
             response = await self._ask(gateway, asked)
-        except Silent as error:
-            seen.end, seen.text = End.SILENT, str(error)
-        except Lost as error:
+        except NoAnswer as error:
+            seen.end, seen.text = CallEnd.SILENT, str(error)
+        except ConnectionLost as error:
             seen.text = str(error)
         else:
             _read(seen, response)
@@ -95,16 +97,18 @@ class Traffic:
         return seen
 
     async def _insist(self, call: Call, gateway: int) -> None:
-        """A caller with a key: it asks again, elsewhere, until it knows."""
+        """A caller with a key: retries on the next gateway until it has a result."""
         end = self._clock() + KEEP_TRYING
         pause = random.Random(call.number * 31 + gateway)  # noqa: S311
         while True:
             seen = await self._post(call, gateway, idempotency_key=f"{self._names.prefix}-{call.number}")
             self._history.seen.append(seen)
-            if seen.end is not End.LOST and seen.status not in AGAIN:
+            if seen.end is not CallEnd.LOST and seen.status not in AGAIN:
                 return
             if self._clock() > end:
-                self._history.seen.append(Seen(call.number, call.kind, seen.ref, End.OPEN, self._clock(), seen.sent))
+                self._history.seen.append(
+                    ObservedCall(call.number, call.kind, seen.ref, CallEnd.OPEN, self._clock(), seen.sent)
+                )
                 return
             gateway += 1
             await asyncio.sleep(pause.uniform(0.05, 0.3))
@@ -115,7 +119,7 @@ class Traffic:
             self._history.seen.append(seen)
             return
         location, cancelled_at = seen.text, 0.0
-        if call.kind is Kind.CANCELLED:
+        if call.kind is CallKind.CANCELLED:
             await asyncio.sleep(call.limit)
             cancelled_at = await self._cancel(call, location)
         last = await self._poll(call, location)
@@ -123,40 +127,40 @@ class Traffic:
         self._history.seen.append(last)
 
     async def _cancel(self, call: Call, location: str) -> float:
-        """When the fleet confirmed it; 0 where the call was done before, or nobody could be asked."""
+        """When the fleet confirmed the cancellation; 0 if the call was already finished, or no gateway answered."""
         for attempt in range(20):
             try:
                 response = await self._ask(call.gateway + attempt, requests.Request("DELETE", location, {}))
-            except (Lost, Silent):
+            except (ConnectionLost, NoAnswer):
                 response = None
             if response is not None and response.status == 200:
                 return self._clock() if response.json().get("state") == "cancelled" else 0.0
             await asyncio.sleep(0.2)
         return 0.0
 
-    async def _poll(self, call: Call, location: str) -> Seen:
-        """Ask one gateway after the other until the call has an end."""
+    async def _poll(self, call: Call, location: str) -> ObservedCall:
+        """Poll one gateway after another until the call has a result."""
         end, gateway = self._clock() + KEEP_TRYING, call.gateway
         while self._clock() < end:
             gateway += 1
             asked = requests.Request("GET", f"{location}?wait_s=2", {})
             seen = await self._observe(call, gateway, asked)
-            known = seen.end is End.ANSWER or (seen.end is End.ERROR and not self._ask_again(seen))
+            known = seen.end is CallEnd.ANSWER or (seen.end is CallEnd.ERROR and not self._ask_again(seen))
             if known:
                 return seen
             await asyncio.sleep(0.1)
-        return Seen(call.number, call.kind, "", End.OPEN, self._clock(), 0.0)
+        return ObservedCall(call.number, call.kind, "", CallEnd.OPEN, self._clock(), 0.0)
 
     @staticmethod
-    def _ask_again(seen: Seen) -> bool:
-        """A handle's answer can itself be 499 or 504: those are ends. 503 and 429 are the gateway's."""
+    def _ask_again(seen: ObservedCall) -> bool:
+        """Whether to poll again. 499 and 504 can be a handle's result; 503 and 429 are the gateway's own."""
         return seen.status in {202, 429, 503}
 
     # --- to Kafka -----------------------------------------------------------------------------------------------------
 
     async def _produce(self, call: Call) -> None:
         topic = self._names.infer_topic(call.model, "1")
-        value, headers = garbage(call) if call.kind is Kind.GARBAGE else record(call)
+        value, headers = garbage(call) if call.kind is CallKind.GARBAGE else record(call)
         fields = dict(headers)
         name = ref(fields["principal"].decode(), fields["id"].decode()) if "id" in fields else ""
         for _ in range(call.copies):
@@ -164,31 +168,31 @@ class Traffic:
                 at = await self._log.producer.send_and_wait(topic, value, headers=headers)
             except TROUBLE:
                 continue
-            number = -call.number if call.kind is Kind.GARBAGE else call.number
-            produced = Produced(number, call.kind, name, topic, at.partition, at.offset, digest(value))
+            number = -call.number if call.kind is CallKind.GARBAGE else call.number
+            produced = ProducedRecord(number, call.kind, name, topic, at.partition, at.offset, digest(value))
             self._history.produced.append(produced)
 
 
-def _read(seen: Seen, response: Response) -> None:
-    """What a response says."""
+def _read(seen: ObservedCall, response: Response) -> None:
+    """Fill in the content of a response."""
     seen.status = response.status
     seen.ref = response.headers.get("penstock-request-id", "")
     if seen.status == 202:
-        seen.end, seen.text = End.ERROR, response.headers.get("location", "")
+        seen.end, seen.text = CallEnd.ERROR, response.headers.get("location", "")
         return
     try:
         requests.check(seen.status, response.headers, response.body)
         outputs: Mapping[str, Any] = requests.result(response.headers, response.body).outputs
         seen.answer, seen.run = (int(outputs[name].reshape(-1)[0]) for name in ("ANSWER", "RUN"))
-        seen.end = End.ANSWER
+        seen.end = CallEnd.ANSWER
     except FleetError as error:
-        seen.end, seen.text = End.ERROR, error.message
+        seen.end, seen.text = CallEnd.ERROR, error.message
     except (KeyError, IndexError, ValueError) as error:
-        seen.end, seen.text = End.ERROR, f"not an answer of the model: {error!r}"
+        seen.end, seen.text = CallEnd.ERROR, f"not an answer of the model: {error!r}"
 
 
 def record(call: Call) -> tuple[bytes, list[tuple[str, bytes]]]:
-    """A request as any producer may write it: V2 JSON, or the simple msgpack."""
+    """A request as any producer may write it: V2 JSON or simple msgpack."""
     values = {"NUMBER": call.number, "MILLIS": call.millis}
     headers = [("id", b"order-%d" % call.number), ("principal", call.principal.encode())]
     if call.number % 2:
@@ -205,7 +209,7 @@ def record(call: Call) -> tuple[bytes, list[tuple[str, bytes]]]:
 
 
 def garbage(call: Call) -> tuple[bytes, list[tuple[str, bytes]]]:
-    """Bytes that are no request, the same for every run of a seed; half of them name somebody who can be told."""
+    """Bytes that are not a request, the same for every run of a seed; half of them have a principal and an id to be answered."""
     chance = random.Random(f"garbage {call.number}")  # noqa: S311
     sort = chance.randrange(3)
     if sort == 0:

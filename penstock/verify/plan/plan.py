@@ -1,4 +1,4 @@
-"""What a run will do: every call and every fault. `planner` makes it. Pure."""
+"""The plan of a run: every call and every fault. `planner` makes it. Pure."""
 
 from __future__ import annotations
 
@@ -7,72 +7,72 @@ import enum
 from typing import Final
 
 
-class Kind(enum.StrEnum):
-    """How a request comes in."""
+class CallKind(enum.StrEnum):
+    """How a request is sent."""
 
     PLAIN = "plain"
     KEYED = "keyed"
     SHARED = "shared"
-    """One key, several callers at once, on several gateways."""
+    """One key from several callers at once, on several gateways."""
     ASYNC = "async"
     DEADLINE = "deadline"
     CANCELLED = "cancelled"
-    """Asynchronous, and taken back after a moment."""
+    """Asynchronous, and cancelled after a moment."""
     DIRECT = "direct"
-    """A record that a producer writes to Kafka itself, under a principal of its own."""
+    """A record that a producer writes directly to Kafka, under its own principal."""
     DUPLICATE = "duplicate"
-    """The same, written more than once."""
+    """A direct record that is written more than once."""
     GARBAGE = "garbage"
-    """Bytes that are no request."""
+    """Bytes that are not a request."""
     POISON = "poison"
-    """A request that its model raises on, or that ends the model's process."""
+    """A request that makes the model raise, or kills its process."""
 
 
 class FaultKind(enum.StrEnum):
-    """What is broken."""
+    """The faults of the checker."""
 
     WORKER_KILL = "worker-kill"
     """SIGKILL of the process that runs models, in the middle of a batch."""
     CHILD_KILL = "child-kill"
-    """SIGKILL of a process that holds a model instance only."""
+    """SIGKILL of a child process that holds one model instance."""
     MACHINE_KILL = "machine-kill"
     """SIGKILL of a worker, its supervisor and all of their children; started again later."""
     WORKER_STOP = "worker-stop"
-    """SIGSTOP of a worker's process for a moment, then SIGCONT."""
+    """SIGSTOP of a worker's process, then SIGCONT."""
     ZOMBIE = "zombie"
     """SIGSTOP of a whole worker for more than twice the session timeout."""
     GATEWAY_KILL = "gateway-kill"
     GATEWAY_STOP = "gateway-stop"
     REDIS_DELAY = "redis-delay"
-    """Added latency between one process, or all, and Redis."""
+    """Added latency between one process (or all) and Redis."""
     REDIS_DROP = "redis-drop"
-    """Connections to Redis cut, and refused for a while."""
+    """Connections to Redis closed, and refused for a while."""
     CUT_KILL = "cut-kill"
-    """A worker's connections to Redis cut and refused for a second, and then SIGKILL of all of it: its answers never arrive."""
+    """A worker's connections to Redis closed and refused for a second, then SIGKILL of all of it: its answers never arrive."""
     REBALANCE = "rebalance"
-    """A worker more joins, and leaves again."""
+    """One more worker joins, and leaves again."""
     KAFKA_DELAY = "kafka-delay"
-    """Added latency between one process, or all, and the brokers."""
+    """Added latency between one process (or all) and the brokers."""
     KAFKA_DROP = "kafka-drop"
-    """Connections to the brokers cut, and refused for a while."""
+    """Connections to the brokers closed, and refused for a while."""
     CLOCK_SKEW = "clock-skew"
-    """A process is ended and started again with a clock that is minutes off."""
+    """A process is killed and restarted with a clock that is minutes wrong."""
 
 
 RAISES: Final = -1
 DIES: Final = -2
-"""What poison asks of the model instead of milliseconds."""
+"""Values of `Call.millis` that poison carries."""
 MODELS: Final = ("checked", "brisk")
 GATEWAYS: Final = 2
 WORKERS: Final = 2
 PRINCIPALS: Final = ("shop", "desk")
 COMMAND: Final = "command:"
-"""Before the name of a fault that the user supplies."""
+"""Prefix of the name of a user's own fault."""
 ALL_FAULTS: Final = tuple(kind.value for kind in FaultKind)
 DELAYS: Final = frozenset({FaultKind.REDIS_DELAY, FaultKind.KAFKA_DELAY})
 DROPS: Final = frozenset({FaultKind.REDIS_DROP, FaultKind.KAFKA_DROP})
 PAD: Final = 64 * 1024
-"""Bytes that every HTTP call carries besides: a process that keeps one request's bytes per request would show it."""
+"""Bytes of padding in every HTTP call: a process that keeps requests' bytes visibly grows."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,16 +82,16 @@ class Call:
     Attributes:
         number: its input, unique in the run; the right answer is a function of it.
         at: seconds since the start.
-        millis: how long its batch runs; or `RAISES`, or `DIES`.
-        gateway: which one is asked first.
-        limit: seconds: its deadline, or how long it is left before it is cancelled.
-        copies: how many callers, or how many times a record is written.
+        millis: how long its batch runs, or `RAISES`, or `DIES`.
+        gateway: the number of the gateway that is called first.
+        limit: its deadline, or the time until it is cancelled, in seconds.
+        copies: the number of callers, or of times that the record is written.
         principal: of a record that a producer writes.
     """
 
     number: int
     at: float
-    kind: Kind
+    kind: CallKind
     model: str
     millis: int
     gateway: int
@@ -102,14 +102,14 @@ class Call:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that goes wrong.
+    """One fault.
 
     Attributes:
         at: seconds since the start.
         kind: a `FaultKind`'s value, or `command:NAME`.
         target: a process ("worker-0", "gateway-1"), or "all".
-        lasts: seconds until it is mended.
-        amount: seconds of added latency, or by which a clock is wrong.
+        lasts: seconds until it is undone.
+        amount: added latency, or error of the clock, in seconds.
     """
 
     at: float
@@ -121,7 +121,7 @@ class Fault:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
-    """All of a run."""
+    """The plan of a run."""
 
     seed: int
     seconds: float

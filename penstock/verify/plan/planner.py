@@ -1,7 +1,7 @@
 """Makes the plan of a seed. Pure.
 
-Invariant: equal arguments give equal plans, on every machine, so a failing seed replays. When things happen on the clock is the
-operating system's; what is sent, and what is broken around it, is not.
+Invariant: equal arguments give equal plans on every machine, so a failing seed can be replayed. Only the exact timing of a run is
+left to the operating system.
 """
 
 from __future__ import annotations
@@ -21,45 +21,45 @@ from penstock.verify.plan.plan import (
     RAISES,
     WORKERS,
     Call,
+    CallKind,
     Fault,
     FaultKind,
-    Kind,
     Plan,
 )
 
-WEIGHTS: Final[dict[Kind, int]] = {
-    Kind.PLAIN: 400, Kind.KEYED: 120, Kind.SHARED: 60, Kind.ASYNC: 140, Kind.DEADLINE: 80, Kind.CANCELLED: 60, Kind.DIRECT: 80,
-    Kind.DUPLICATE: 40, Kind.GARBAGE: 20, Kind.POISON: 3,
+WEIGHTS: Final[dict[CallKind, int]] = {
+    CallKind.PLAIN: 400, CallKind.KEYED: 120, CallKind.SHARED: 60, CallKind.ASYNC: 140, CallKind.DEADLINE: 80,
+    CallKind.CANCELLED: 60, CallKind.DIRECT: 80, CallKind.DUPLICATE: 40, CallKind.GARBAGE: 20, CallKind.POISON: 3,
 }  # fmt: skip
 
 _PER_SECOND: Final = 100
 _SHORTEST: Final = 40.0
 _EVERY: Final = 40.0
-"""Seconds in which each kind of fault comes once."""
+"""Seconds in which each kind of fault occurs once."""
 _MEASURED: Final = (
     (1.5, FaultKind.WORKER_KILL, 0), (6.5, FaultKind.CHILD_KILL, 1), (9.5, FaultKind.CHILD_KILL, 1),
     (12.5, FaultKind.WORKER_KILL, 1),
 )  # fmt: skip
-"""When, what and (of two workers) which: alone, so that what callers wait for is this and nothing else."""
+"""Time, kind and worker of faults without any other nearby, so that callers' waits have one cause."""
 _MEASURED_FOR: Final = 17.5
 _AFTER_ZOMBIE: Final = 8.0
 _FIRST: Final = frozenset({FaultKind.REDIS_DROP, FaultKind.CUT_KILL})
 _TWICE: Final = frozenset({FaultKind.WORKER_KILL, FaultKind.REDIS_DROP})
-"""What proves the most."""
+"""The most revealing faults."""
 _TRIES: Final = 50
 _STARTS_WITHIN: Final = 5.0
-"""Seconds after which a process that was started again has work."""
+"""Seconds after which a restarted process has work."""
 _OF_ONE_PROCESS: Final = frozenset(FaultKind) - {FaultKind.REBALANCE}
 
 
-def make(seed: int, requests: int, faults: Sequence[str], session_timeout: float) -> Plan:
+def make_plan(seed: int, requests: int, faults: Sequence[str], session_timeout: float) -> Plan:
     """The plan of a seed.
 
     Args:
         seed: any number.
-        requests: how many calls.
-        faults: kinds; each comes about every `_EVERY` seconds, and at least once.
-        session_timeout: seconds, the fleet's.
+        requests: the number of calls.
+        faults: kinds; each occurs about every `_EVERY` seconds, and at least once.
+        session_timeout: the fleet's, in seconds.
     """
     chance = random.Random(f"penstock {seed}")  # noqa: S311  # a plan is to be repeated, not to be kept from guessing
     seconds = max(_SHORTEST, requests / _PER_SECOND)
@@ -77,28 +77,28 @@ def _calls(chance: random.Random, requests: int, seconds: float, quiet: float) -
     kinds = chance.choices(list(WEIGHTS), list(WEIGHTS.values()), k=requests)
     burst = 0.0
     for number, kind in enumerate(kinds, 1):
-        # One in eight begins a moment in which others come, too: batches form of what arrives together.
+        # One in eight starts a burst, so that batches form.
         if number == 1 or chance.random() < 0.125:
             burst = round(chance.uniform(0, seconds), 3)
         at = burst if chance.random() < 0.3 else round(chance.uniform(0, seconds), 3)
-        if kind is Kind.POISON:  # it is a fault itself
+        if kind is CallKind.POISON:  # it is a fault too
             at = round(chance.uniform(quiet, seconds), 3)
         yield _call(chance, number, at, kind)
 
 
-def _call(chance: random.Random, number: int, at: float, kind: Kind) -> Call:
+def _call(chance: random.Random, number: int, at: float, kind: CallKind) -> Call:
     model, gateway = chance.choice(MODELS), chance.randrange(GATEWAYS)
     millis = chance.choice((0, 1, 2, 5, 20, 50))
     limit, copies, principal = 0.0, 1, ""
-    if kind is Kind.DEADLINE:
+    if kind is CallKind.DEADLINE:
         limit = chance.choice((0.02, 0.05, 0.1, 0.3, 1.0))
-    elif kind is Kind.CANCELLED:
+    elif kind is CallKind.CANCELLED:
         limit = chance.choice((0.0, 0.005, 0.02, 0.1))
-    elif kind is Kind.POISON:
+    elif kind is CallKind.POISON:
         millis = chance.choice((RAISES, DIES))
-    elif kind in {Kind.SHARED, Kind.DUPLICATE}:
+    elif kind in {CallKind.SHARED, CallKind.DUPLICATE}:
         copies = chance.randint(2, 4)
-    if kind in {Kind.DIRECT, Kind.DUPLICATE}:
+    if kind in {CallKind.DIRECT, CallKind.DUPLICATE}:
         principal = chance.choice(PRINCIPALS)
     return Call(number, at, kind, model, millis, gateway, limit, copies, principal)
 
@@ -116,7 +116,7 @@ def _zombie_lasts(session_timeout: float) -> float:
 def _faults(
     chance: random.Random, kinds: Sequence[str], within: tuple[float, float], session_timeout: float
 ) -> Iterator[Fault]:
-    """One after the other; each finds its place among those before it, the longest first."""
+    """Each fault is placed among those before it, the longest first."""
     made: list[Fault] = []
     begin, seconds = within
     if FaultKind.ZOMBIE in kinds:
@@ -131,7 +131,7 @@ def _faults(
 
 
 def _placed(chance: random.Random, kind: str, within: tuple[float, float], others: Sequence[Fault]) -> Fault:
-    """Where its target neither stands still nor is just being started, so that it is not done in vain; or nearly so."""
+    """A fault at a time at which its target is neither stopped nor starting, or the nearest to that of several tries."""
     best: tuple[float, Fault] | None = None
     first_drop = kind == FaultKind.REDIS_DROP and not any(other.kind == kind for other in others)
     for _ in range(_TRIES):
@@ -147,7 +147,7 @@ def _placed(chance: random.Random, kind: str, within: tuple[float, float], other
 
 
 def _apart(fault: Fault, other: Fault) -> float:
-    """Seconds between two faults of one process; `_STARTS_WITHIN` where they have nothing to do with each other."""
+    """Seconds between two faults of one process; `_STARTS_WITHIN` for unrelated faults."""
     if other.target != fault.target or not {fault.kind, other.kind} <= _OF_ONE_PROCESS:
         return _STARTS_WITHIN
     return max(fault.at - other.at - other.lasts, other.at - fault.at - fault.lasts)
@@ -156,7 +156,7 @@ def _apart(fault: Fault, other: Fault) -> float:
 def _fault(chance: random.Random, kind: str, at: float) -> Fault:
     lasts = round(chance.uniform(0.5, 3.0), 2)
     if kind in DELAYS or kind in DROPS:
-        # Workers first: what they write is what must not be lost.
+        # Mostly workers: their writes must not be lost.
         target = chance.choice((_worker(chance), _worker(chance), f"gateway-{chance.randrange(GATEWAYS)}", "all"))
         amount = round(chance.uniform(0.01, 0.2), 3) if kind in DELAYS else 0.0
         return Fault(at, kind, target, lasts, amount)

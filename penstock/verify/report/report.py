@@ -1,4 +1,4 @@
-"""What a run is worth: its report as JSON, its exit code, and lines for people. Pure."""
+"""The report of a run: JSON, exit code, and lines for people. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ALWAYS: Final = frozenset({"I1", "I2", "I3", "I5", "I11"})
 
 NOT_JUDGED: Final = {
     "I4": "this version does not stream",
-    "I10": "it is promised to batch producers for one instance with preserve_ordering and without faults only",
+    "I10": "it holds only for batch producers, one instance with preserve_ordering, and no faults",
 }
 
 
@@ -29,7 +29,7 @@ class Report:
 
     Attributes:
         verdicts: one for each promise.
-        redelivered: numbers that were delivered again, by the model's own account.
+        redelivered: numbers of requests that were delivered twice.
     """
 
     plan: Plan
@@ -46,11 +46,11 @@ class Report:
 
     @property
     def unseen(self) -> list[str]:
-        """Promises of every run for which this one found no case."""
+        """Promises that every run should judge, but this one had no case for."""
         return [verdict.promise for verdict in self.verdicts if verdict.promise in ALWAYS and not verdict.checked]
 
     def plain(self) -> dict[str, Any]:
-        """As JSON takes it: plan, verdicts with evidence, measures, faults as they were done, and the history's digest."""
+        """The report as plain data for JSON."""
         return {
             "seed": self.plan.seed,
             "exit_code": self.exit_code,
@@ -65,7 +65,7 @@ class Report:
         }
 
     def lines(self) -> Iterator[str]:
-        """For people."""
+        """The report for people."""
         for verdict in self.verdicts:
             mark = "held  " if verdict.held else "BROKEN"
             excused = f", {verdict.excused} excused" if verdict.excused else ""
@@ -83,18 +83,18 @@ class Report:
         facts = measures(self.history)
         yield f"{facts['answered']} answers, {len(self.redelivered)} redelivered, longest gap {facts['longest_gap_s']} s"
         if self.unseen:
-            yield f"there was nothing to judge {', '.join(self.unseen)} by, so this run proves nothing"
+            yield f"there was no case of {', '.join(self.unseen)}, so this run proves nothing"
         if not self.redelivered:
             yield "nothing was delivered twice, so this run proves nothing; take more requests or more faults"
 
 
-def report(plan: Plan, history: History) -> Report:
+def judged_report(plan: Plan, history: History) -> Report:
     """Judge a run."""
     return Report(plan, history, judge(plan, history), redelivered(plan, history))
 
 
 def measures(history: History) -> dict[str, Any]:
-    """Numbers beside the verdicts."""
+    """Figures beside the verdicts."""
     ends = collections.Counter(f"{seen.kind} {seen.end} {seen.status or ''}".strip() for seen in history.seen)
     zero = next((sample.at for sample in history.samples if sample.at >= history.quiet_at and sample.lag == 0), None)
     return {

@@ -1,4 +1,4 @@
-"""Several runs as one: totals, what became of each promise, and how long callers waited after kills. Pure."""
+"""The report of several runs: totals, verdicts, and callers' waits after kills. Pure."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from penstock.verify.report.report import BROKEN, HELD, PROVES_NOTHING
 
 Plain = dict[str, Any]
 BARS: Final[Mapping[str, float]] = {"worker-kill": 3.0, "child-kill": 0.3}
-"""Seconds that one caller may wait after it."""
+"""Seconds that one caller may wait after such a kill."""
 BUCKETS: Final = (0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0)
-"""Seconds, for a histogram of waits that fits into a line."""
+"""Bounds of a one-line histogram of waits, in seconds."""
 _WORDS: Final = {HELD: "held", BROKEN: "BROKEN", PROVES_NOTHING: "proves nothing"}
 
 
 def brief(report: Plain) -> Plain:
-    """What is kept of one run's report: all but its plan, of which only the size is."""
+    """One run's report without its plan, of which only the size is kept."""
     kept = {name: value for name, value in report.items() if name not in {"plan", "not_judged"}}
     return kept | {"requests": len(report["plan"]["calls"]), "seconds": report["plan"]["seconds"]}
 
@@ -30,11 +30,11 @@ def failed(seed: int, why: str) -> Plain:
 
 
 def merged(runs: Sequence[Plain], about: Plain) -> Plain:
-    """One report of all.
+    """One report of all runs.
 
     Args:
-        runs: `brief` or `failed` ones.
-        about: date, versions, settings; kept as it is.
+        runs: from `brief` or `failed`.
+        about: date, versions, settings; copied.
     """
     done = [run for run in runs if run["exit_code"] is not None]
     return {
@@ -49,7 +49,7 @@ def merged(runs: Sequence[Plain], about: Plain) -> Plain:
 
 
 def exit_code(runs: Iterable[Plain]) -> int:
-    """The worst: broken, then without proof (as is a run that did not take place), then held."""
+    """The worst code: broken, then without proof (such as a run that did not take place), then held."""
     codes = {PROVES_NOTHING if run["exit_code"] is None else run["exit_code"] for run in runs}
     return next((code for code in (BROKEN, PROVES_NOTHING) if code in codes), HELD)
 
@@ -87,7 +87,7 @@ def _faults(done: Sequence[Plain]) -> Plain:
 
 
 def _waits(kind: str, done: Sequence[Plain]) -> Plain:
-    """Of all models together, one value for each kill: what the caller who waited the longest saw."""
+    """The longest wait after each kill, over all models."""
     found = [(run["seed"], gap) for run in done for gap in run["gaps"] if gap["kind"] == kind]
     kills: dict[tuple[int, float], list[Plain]] = collections.defaultdict(list)
     for seed, gap in found:
@@ -107,7 +107,7 @@ def _waits(kind: str, done: Sequence[Plain]) -> Plain:
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float | None]:
-    """The value below or at which so many of a hundred lie; None of none."""
+    """Percentiles of the values; None if there are none."""
     ordered = sorted(values)
 
     def at(part: float) -> float | None:
@@ -117,14 +117,14 @@ def percentiles(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def histogram(values: Sequence[float]) -> str:
-    """How many lie in each of `BUCKETS`, without empty ones."""
+    """The counts per bucket of `BUCKETS`, without empty ones."""
     counted = collections.Counter(bisect.bisect_left(BUCKETS, value) for value in values)
     names = [*(f"≤ {bound:g} s" for bound in BUCKETS), f"> {BUCKETS[-1]:g} s"]
     return ", ".join(f"{name}: {counted[index]}" for index, name in enumerate(names) if counted[index])
 
 
 def line(run: Plain) -> str:
-    """One run in one line."""
+    """One run as one line."""
     if run["exit_code"] is None:
         return f"seed {run['seed']:6}  did not take place: {run['error']}"
     facts = run["measures"]

@@ -1,4 +1,4 @@
-"""What became of a record that was run again, and whether that is what it died of. Pure."""
+"""The result of running a dead record again, and whether it matches the evidence. Pure."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from penstock.dead.letters import ReadLetter
 from protocol.errors import FleetError
 
 
-class End(enum.StrEnum):
-    """How a run ended."""
+class RunEnd(enum.StrEnum):
+    """The kinds of results."""
 
     CRASHED = "crashed"
     HUNG = "hung"
@@ -23,7 +23,7 @@ class End(enum.StrEnum):
 
 
 class Stage(enum.StrEnum):
-    """What the child was doing last."""
+    """The last step of the child."""
 
     STARTING = "starting"
     LOADING = "loading the model"
@@ -32,20 +32,20 @@ class Stage(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Outcome:
-    """One run.
+class ReproductionResult:
+    """The result of one run.
 
     Attributes:
-        end: how it ended.
-        text: what was said, or how the process ended.
-        signal: that ended it, as `SIGSEGV`; "".
-        digest: of the model version that it was run against, in hex; "" where it was not asked for.
-        seconds: that the run took, without loading.
-        outputs: what it answered, summarised.
-        trace: the end of what the process wrote to standard error.
+        end: its kind.
+        text: the message, or how the process ended.
+        signal: the signal that ended it, as `SIGSEGV`, or "".
+        digest: of the model version, in hex; "" if not requested.
+        seconds: run time without loading.
+        outputs: the answer's outputs, summarised.
+        trace: the end of the process's standard error.
     """
 
-    end: End
+    end: RunEnd
     text: str
     signal: str = ""
     digest: str = ""
@@ -55,26 +55,26 @@ class Outcome:
 
     @property
     def reproduced(self) -> bool:
-        """Whether the record has done harm, or been refused, again."""
-        return self.end is not End.SUCCEEDED
+        """Whether the record failed again."""
+        return self.end is not RunEnd.SUCCEEDED
 
     def as_json(self) -> dict[str, Any]:
-        """The outcome as a JSON object."""
+        """The result as a JSON object."""
         return dataclasses.asdict(self) | {"end": self.end.value, "reproduced": self.reproduced}
 
 
 class ModelUnusable(FleetError):
-    """The model could not be loaded, so that nothing can be said of the record."""
+    """The model could not be loaded, so there is no result."""
 
 
-def judge(said: Sequence[Mapping[str, Any]], exit_code: int | None, trace: str, limit: float) -> Outcome:
-    """The outcome of a child.
+def result_of(said: Sequence[Mapping[str, Any]], exit_code: int | None, trace: str, limit: float) -> ReproductionResult:
+    """The result of a child.
 
     Args:
-        said: the lines that it wrote, in order: stages, and at the end an outcome.
-        exit_code: negative for a signal; None where it had to be killed.
-        trace: see `Outcome`.
-        limit: seconds that it had.
+        said: the lines of its report, in order: stages, then a result.
+        exit_code: negative for a signal; None if it was killed at the time limit.
+        trace: see `ReproductionResult`.
+        limit: the time limit in seconds.
 
     Raises:
         ModelUnusable: it ended before the record was run.
@@ -85,7 +85,9 @@ def judge(said: Sequence[Mapping[str, Any]], exit_code: int | None, trace: str, 
         raise ModelUnusable(f"the model cannot be run here: {facts['unusable']}")
     digest = facts.get("digest", "")
     if "end" in facts:
-        return Outcome(End(facts["end"]), facts["text"], "", digest, facts["seconds"], facts["outputs"], trace)
+        return ReproductionResult(
+            RunEnd(facts["end"]), facts["text"], "", digest, facts["seconds"], facts["outputs"], trace
+        )
     name = _signal(exit_code)
     if exit_code is None:
         how = f"did not end within {limit:g} s"
@@ -93,8 +95,8 @@ def judge(said: Sequence[Mapping[str, Any]], exit_code: int | None, trace: str, 
         how = f"was ended by {name}" if name else f"ended by itself with exit code {exit_code}"
     if stage is not Stage.RUNNING:
         raise ModelUnusable(f"the process {how} while {stage}, before the request was run\n{trace}".rstrip())
-    end = End.HUNG if exit_code is None else End.CRASHED
-    return Outcome(end, f"the process {how} while {stage}", name, digest, 0.0, (), trace)
+    end = RunEnd.HUNG if exit_code is None else RunEnd.CRASHED
+    return ReproductionResult(end, f"the process {how} while {stage}", name, digest, 0.0, (), trace)
 
 
 def _signal(exit_code: int | None) -> str:
@@ -106,13 +108,13 @@ def _signal(exit_code: int | None) -> str:
         return f"signal {-exit_code}"
 
 
-def compared(outcome: Outcome, letter: ReadLetter) -> str:
-    """Whether the run ended as the evidence says; "" where the evidence says nothing to compare with."""
+def difference(outcome: ReproductionResult, letter: ReadLetter) -> str:
+    """How the result differs from the evidence; "" if it does not, or the evidence has nothing to compare."""
     recorded = letter.model_digest or ""
     if recorded and outcome.digest and recorded != outcome.digest:
         return "the model's files are not those that were served when it died"
-    if outcome.end is End.SUCCEEDED and letter.batch_ids:
+    if outcome.end is RunEnd.SUCCEEDED and letter.batch_ids:
         return f"it died in a batch of {len(letter.batch_ids) + 1} requests, and was run alone"
-    if outcome.end is End.CRASHED and letter.signal and outcome.signal != letter.signal:
+    if outcome.end is RunEnd.CRASHED and letter.signal and outcome.signal != letter.signal:
         return f"it died of {letter.signal}"
     return ""

@@ -25,7 +25,7 @@ class Reply:
     body: bytes
 
 
-class Line(asyncio.Protocol):
+class RawConnection(asyncio.Protocol):
     """One connection.
 
     Attributes:
@@ -98,13 +98,13 @@ class Line(asyncio.Protocol):
         self._transport.abort()
 
 
-async def connect(port: int, *, deaf: bool = False) -> Line:
+async def connect(port: int, *, deaf: bool = False) -> RawConnection:
     """A connection to a server on loopback; a deaf one never reads.
 
     Raises:
         OSError: nobody takes it.
     """
-    _, line = await asyncio.get_running_loop().create_connection(lambda: Line(deaf), "127.0.0.1", port)
+    _, line = await asyncio.get_running_loop().create_connection(lambda: RawConnection(deaf), "127.0.0.1", port)
     return line
 
 

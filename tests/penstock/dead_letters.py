@@ -37,7 +37,7 @@ def evidence(reason: str = "poison", *, topic: str = "penstock.infer.m.1", offse
     return tuple((name, text.encode()) for name, text in named.items())
 
 
-async def bury(
+async def publish_dead_letter(
     bus: Bus, names: Names, value: bytes, headers: Pairs, evidence: Pairs, *, model: str = "m", key: bytes | None = None
 ) -> None:
     """Put a dead letter into the model's dead topic, and its model into the catalogue."""

@@ -1,9 +1,9 @@
-"""A reproducer: one dead record in a folder that can be sent to whoever is to mend the model.
+"""A reproducer: a folder with one dead record, for the person who fixes the model.
 
 request.bin       the record's value, byte for byte
 dead-letter.json  its headers, key and evidence
 reproduce.py      runs it: python reproduce.py --model-repository DIR
-models/           the model version that it is run against, where it was asked for
+models/           the model version, if requested
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LETTER: Final = "dead-letter.json"
 SCRIPT: Final = "reproduce.py"
 MODELS: Final = "models"
 _FORM: Final = 2
-"""1 had headers' names as text; now they are base64, as values are: either may be any bytes."""
+"""Form 1 had header names as text; in 2 they are base64, as values are: both may be any bytes."""
 _MAX_LETTER: Final = 8 * 1024 * 1024
 _MAX_VALUE: Final = 64 * 1024 * 1024
 _SCRIPT: Final = '''\
@@ -35,7 +35,7 @@ _SCRIPT: Final = '''\
 
     python reproduce.py --model-repository DIR     (without it: the folder models/ beside this file)
 
-Exits with 0 where it crashed, hung or failed again, and with 1 where it succeeded.
+Exits with 0 if it crashed, hung or failed again, and with 1 if it succeeded.
 """
 
 import sys
@@ -52,9 +52,9 @@ class Case:
     """A record to run.
 
     Attributes:
-        letter: what is known of it.
-        version: of the model, decimal.
-        value: its value.
+        letter: its dead letter.
+        version: the model version, decimal.
+        value: the record's value.
     """
 
     letter: ReadLetter
@@ -62,11 +62,11 @@ class Case:
     value: bytes
 
 
-def write(folder: Path, case: Case, model: ModelVersion | None = None) -> None:
-    """Make the folder, with a copy of the model version where one is given.
+def write_case(folder: Path, case: Case, model: ModelVersion | None = None) -> None:
+    """Write the folder, with a copy of the model version if one is given.
 
     Raises:
-        ConfigError: the folder has something in it, or cannot be written.
+        ConfigError: the folder is not empty, or cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -89,12 +89,12 @@ def _copy(model: ModelVersion, to: Path) -> None:
     shutil.copytree(version, to / version.name, ignore=shutil.ignore_patterns("__pycache__"))
 
 
-def load(folder: Path) -> Case:
-    """What `write` wrote.
+def load_case(folder: Path) -> Case:
+    """What `write_case` wrote.
 
     Raises:
         NotFound: it is not such a folder.
-        ConfigError: a file of it is damaged.
+        ConfigError: one of its files is damaged.
     """
     try:
         raw, value = _bounded(folder / LETTER, _MAX_LETTER), _bounded(folder / VALUE, _MAX_VALUE)
@@ -109,7 +109,7 @@ def load(folder: Path) -> Case:
             original=tuple((_name(name, form), _bytes(content)) for name, content in document["headers"]),
             evidence={str(name): str(text) for name, text in document["evidence"].items()},
             model=str(document["model"]), partition=int(document["partition"]), offset=int(document["offset"]),
-            buried=float(document["buried"]), size=len(value), key=_bytes(document["key"]),
+            dead_lettered_at=float(document["buried"]), size=len(value), key=_bytes(document["key"]),
         )  # fmt: skip
         return Case(letter, str(document["version"]), value)
     except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
@@ -125,7 +125,7 @@ def _plain(case: Case) -> dict[str, Any]:
     letter = case.letter
     return {
         "form": _FORM, "model": letter.model, "version": case.version, "id": letter.id, "reason": letter.reason,
-        "error": letter.error, "partition": letter.partition, "offset": letter.offset, "buried": letter.buried,
+        "error": letter.error, "partition": letter.partition, "offset": letter.offset, "buried": letter.dead_lettered_at,
         "key": _text(letter.key), "headers": [[_text(name_bytes(name)), _text(content)] for name, content in letter.original],
         "evidence": letter.evidence,
     }  # fmt: skip
