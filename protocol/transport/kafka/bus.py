@@ -19,6 +19,7 @@ from aiokafka.errors import KafkaError, LeaderNotAvailableError, NoError, TopicA
 
 from protocol.errors import NotFound, Unavailable
 from protocol.ports import Listener, OutRecord, Published, Record
+from protocol.runtime.tasks import BackgroundTasks
 from protocol.transport.kafka.aiokafka_internals import (
     AIOKafkaClient,
     ConfigResource,
@@ -65,7 +66,7 @@ class KafkaBus:
         self._settings = settings
         self._hints = hints
         self._is_listening = False
-        self._hinting: set[asyncio.Task[None]] = set()
+        self._hinting = BackgroundTasks("Kafka bus")
         self._producer = Producer(settings)
         self._consumers: set[KafkaConsumer] = set()
         self._open = False
@@ -82,8 +83,7 @@ class KafkaBus:
         """See `Bus.close`; also closes the consumers that `subscribe` returned."""
         self._open = False
         self._reachability.close()
-        for task in self._hinting:
-            task.cancel()
+        self._hinting.cancel()
         await asyncio.gather(*(consumer.close() for consumer in self._consumers))
         self._consumers.clear()
         await self._producer.close()
@@ -192,9 +192,7 @@ class KafkaBus:
                 log.info("the members of %s learn of the rebalance by their next heartbeat: %s", group, exc)
 
     def _spawn_hint(self, group: str) -> None:
-        task = asyncio.get_running_loop().create_task(self._hint(group))
-        self._hinting.add(task)
-        task.add_done_callback(self._hinting.discard)
+        self._hinting.spawn(self._hint(group))
 
     async def follow(self, topic: str) -> AsyncGenerator[Sequence[Record], None]:
         """See `Bus.follow`. Reconnects after any failure of the brokers.

@@ -43,9 +43,9 @@ class Fetcher:
         topic: its name.
 
     Attributes:
-        buffers: what was fetched.
-        room: what may be inflated yet.
-        health: why nothing comes.
+        buffers: the fetched records.
+        budget: how much may still be inflated.
+        health: whether fetching fails, and why.
         since: when the partitions were assigned, on the wall clock.
     """
 

@@ -32,6 +32,7 @@ from aiokafka.errors import (
 from protocol.errors import NotFound, TooLarge, Unavailable
 from protocol.frames import MAX_RECORD
 from protocol.ports import OutRecord, Published
+from protocol.runtime.tasks import BackgroundTasks
 from protocol.transport.kafka.aiokafka_internals import fail_all_batches
 from protocol.transport.kafka.connection import (
     MAX_BATCH,
@@ -64,7 +65,7 @@ class Producer:
         self._producer: AIOKafkaProducer | None = None
         self._starting: asyncio.Task[AIOKafkaProducer] | None = None
         self._sending: dict[AIOKafkaProducer, int] = {}
-        self._stopping: set[asyncio.Task[None]] = set()
+        self._stopping = BackgroundTasks("Kafka producer")
         self._partitions: dict[str, int] = {}
         self._turns: dict[str, int] = {}
         self._first_turn = os.getpid()  # processes that publish once do not all choose the first partition
@@ -102,7 +103,7 @@ class Producer:
             self._sending[producer] = 0
             self._retire(producer)
         if self._stopping:
-            await asyncio.wait(self._stopping)
+            await asyncio.wait(tuple(self._stopping))
 
     async def inner(self) -> AIOKafkaProducer:
         """The running aiokafka producer; callers that find none wait for the same new one.
@@ -152,9 +153,7 @@ class Producer:
             self._producer = None
         if self._sending.get(producer) == 0:
             del self._sending[producer]
-            task = asyncio.get_running_loop().create_task(_stop(producer))
-            self._stopping.add(task)
-            task.add_done_callback(self._stopping.discard)
+            self._stopping.spawn(_stop(producer))
 
     async def partitions(self, topic: str) -> int:
         """How many partitions the topic has.
