@@ -42,7 +42,7 @@ OF_ITS_OWN: Final = ", with a core of its own"
 POLL: Final = ["--model-control-mode", "poll", "--repository-poll-secs", "0.5"]
 
 Act = Callable[[], Callable[[], None]]
-"""Prepares a disturbance, and returns what causes it."""
+"""Prepares a disturbance, and returns the function that causes it."""
 
 
 def measure(folder: Path, rounds: int, say: Callable[[str], None], seconds: float = MINUTE) -> list[Disturbance]:
@@ -51,7 +51,7 @@ def measure(folder: Path, rounds: int, say: Callable[[str], None], seconds: floa
     Args:
         folder: where models are kept between runs.
         rounds: how often.
-        say: told of each as it is found.
+        say: called with a line for each disturbance.
         seconds: of calls before each, and as many that begin with it.
     """
     server_core, other_core = cores()
@@ -69,7 +69,7 @@ def measure(folder: Path, rounds: int, say: Callable[[str], None], seconds: floa
 
 @contextlib.contextmanager
 def _fleet(core: int | None) -> Iterator[tuple[System, Path, HttpTarget, contextlib.ExitStack]]:
-    """One that serves, with its repository, what calls it, and where to leave what is to be closed before it."""
+    """A serving fleet with its repository, its target, and a stack of things to close before it."""
     from infra.local.kafka import UNPAUSED
 
     with tempfile.TemporaryDirectory(prefix="penstock-disturbed-") as place:

@@ -102,7 +102,7 @@ class FleetTarget:
         records = []
         for ticket in tickets:
             request = self._requests[ticket.index % len(self._requests)]
-            # The template is used again for every request that carries this payload; it is encoded before the next one is.
+            # The object is reused for every request with this payload; each is encoded before the next.
             request.id = f"{self._generator}x{ticket.index}"
             request.accepted = request.published = wall
             self._open[request.id] = ticket

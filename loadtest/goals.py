@@ -17,7 +17,7 @@ class Yardstick:
 
     Attributes:
         measure: the figure in this run.
-        there: what it was on the machine where the goals were set.
+        there: its value on the machine where the goals were set.
     """
 
     measure: Measure
@@ -29,11 +29,11 @@ class Goal:
     """One figure.
 
     Attributes:
-        text: what is measured, with its unit.
+        text: the measured quantity, with its unit.
         measure: reads it from results; None where it was not measured.
-        bound: what it must be.
+        bound: the value to reach.
         at_least: whether `bound` is the smallest or the largest allowed value.
-        yardstick: what else depends on the machine as this figure does.
+        yardstick: a figure that depends on the machine in the same way.
     """
 
     text: str

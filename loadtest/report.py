@@ -1,4 +1,4 @@
-"""From results to Markdown: what was reached, as a share of the limit, with the raw numbers below. No I/O."""
+"""Results as Markdown: rates as shares of the limit, followed by the raw figures. No I/O."""
 
 from __future__ import annotations
 

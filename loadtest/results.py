@@ -48,7 +48,7 @@ class OpenPoint:
         generator_us: the generator's own CPU microseconds per request.
         cpu_us: the servers' CPU microseconds per request, by process.
         batch: mean rows per execution; 0 where the server does not say.
-        complaints: what went wrong, with counts.
+        complaints: errors with their counts.
     """
 
     arrivals: str
@@ -119,7 +119,7 @@ class Soak:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Idle:
-    """Many loaded models that nobody calls: share of one core (0..1) and MiB, by process."""
+    """Many loaded models without calls: share of one core (0..1) and MiB, by process."""
 
     models: int
     cpu_share: dict[str, float]

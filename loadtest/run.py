@@ -17,7 +17,7 @@ from loadtest.samples import Outcome, Samples
 
 
 class CheckedTarget(Target, Protocol):
-    """A target that judges answers and remembers what was wrong with them."""
+    """A target that checks answers and records their errors."""
 
     @property
     def complaints(self) -> collections.Counter[str]:

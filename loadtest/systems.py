@@ -73,7 +73,7 @@ class System:
         return sum(s["inference_count"] for s in stats), sum(s["execution_count"] for s in stats)
 
     def memory_mib(self) -> dict[str, float]:
-        """Resident memory by process, and what Redis itself counts."""
+        """Resident memory by process, and Redis' own figure."""
         memory = self.meter.memory_mib()
         if self.redis:
             memory["redis used_memory"] = redis_used_bytes(self.redis) / MIB
@@ -163,7 +163,7 @@ def _ports(http_port: int, metrics_port: int) -> list[str]:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on just now."""
+    """A free loopback port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

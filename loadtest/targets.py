@@ -1,4 +1,4 @@
-"""From a URL to something that can be loaded: what the model takes, what it must answer, and who carries it."""
+"""Turns a URL into a target for load: the model's inputs, its expected answers, and the client."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ async def _announced(settings: TransportSettings, model: str, version: str) -> A
 
 
 async def newest_ready(bus: Bus, names: Names, model: str, version: str = "") -> Announcement:
-    """What the catalogue says of a model version, or of the newest one that is ready; the bus is open.
+    """The catalogue's entry of a model version, or of the newest ready one; the bus is open.
 
     Raises:
         NotFound: the catalogue does not know it.

@@ -1,4 +1,4 @@
-"""Kafka's jars: pinned by checksum, fetched by Maven where it is there, else downloaded one by one.
+"""Kafka's jars: pinned by checksum, fetched by Maven if it is installed, else downloaded one by one.
 
 Invariants:
 - a jar that is not exactly the pinned one never reaches the cache, whichever way it came;
@@ -122,7 +122,7 @@ def fetch(cache: Path | None = None, environ: Mapping[str, str] = os.environ, pl
 
 
 def pin(places: Places | None = None) -> list[Jar]:
-    """Writes the list anew from what Maven resolves for the pom."""
+    """Rewrites the list from the jars that Maven resolves for the pom."""
     with tempfile.TemporaryDirectory() as layout:
         _maven(places or this_system(), "-Dmdep.useRepositoryLayout=true", f"-DoutputDirectory={layout}")
         jars = [_from_layout(Path(layout), path) for path in sorted(Path(layout).rglob("*.jar"))]

@@ -39,7 +39,7 @@ _DECK = collections.deque(random.SystemRandom().sample(PORTS, len(PORTS)))
 
 
 def free_port(host: str = HOST) -> int:
-    """A TCP port that nobody listens on right now, and that this process was not given before, until all were.
+    """A free TCP port that this process has not been given before, until all were.
 
     Whoever asks starts a server there only later: chosen each time anew, two of a fleet's processes now and then had the same.
     """
@@ -72,7 +72,7 @@ def wait_until(answers: Callable[[], bool], deadline: float) -> bool:
 
 @contextlib.contextmanager
 def _on_cores(cores: Collection[int] | None) -> Iterator[None]:
-    """Gives this thread those cores for as long as it takes to start a child, which inherits them."""
+    """Pins this thread to cores while it starts a child, which inherits them."""
     if cores is None:
         yield
         return
@@ -136,7 +136,7 @@ class LocalServer(abc.ABC):
         return self._child is not None and self._child.poll() is None
 
     def start(self) -> Self:
-        """Starts and waits until it answers. A free port that somebody else took meanwhile is chosen again."""
+        """Starts and waits until it answers; chooses another port if its free one was taken meanwhile."""
         for _ in range(2):
             try:
                 return self._start_once()

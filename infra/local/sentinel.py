@@ -44,7 +44,7 @@ class SentinelServer(OnePortServer):
         self._program = program
 
     def command(self) -> list[str]:
-        """Writes sentinel.conf, unless it is there."""
+        """Writes sentinel.conf, unless it exists."""
         file = self.data / "sentinel.conf"
         if not file.exists():
             lines = [
@@ -74,7 +74,7 @@ class SentinelServer(OnePortServer):
         return int(probes.redis_words(HOST, self.port, "SENTINEL", "get-master-addr-by-name", MASTER)[1])
 
     def sees_all(self, others: int = 2) -> bool:
-        """Whether it knows so many other Sentinels, and a replica that is up and linked to the primary.
+        """Whether it knows that many other Sentinels, and a replica that is up and linked to the primary.
 
         Raises:
             OSError: it does not answer.

@@ -1,4 +1,4 @@
-"""A broker and a store: those that the environment names, else ones started here for the occasion.
+"""A broker and a store: those that the environment names, else ones started here.
 
 Missing programs are an error that names the command that helps, never a reason to go on without.
 """
@@ -94,7 +94,7 @@ def servers(
     redis_config: Mapping[str, str] | None = None,
     ports: tuple[int | None, int | None] = (None, None),
 ) -> Iterator[Servers]:
-    """Both addresses for the time of a `with`; what the environment does not name is started in `data`, side by side.
+    """Both addresses for the duration of a `with`; a server that the environment does not name is started in `data`.
 
     `ports` are Kafka's and Redis's, free ones where None; `cores` pins what is started; `redis_config` adds to infra/redis.conf.
 

@@ -1,4 +1,4 @@
-"""Arrays of values as JSON has them: exactly the datatype that a model asks for, or a refusal that says what is wrong. Pure."""
+"""Turns JSON values into arrays of exactly the model's datatype, or raises an error that says what is wrong. Pure."""
 
 from __future__ import annotations
 
