@@ -1,4 +1,4 @@
-"""One frozen object says everything a gateway can be told. Units: seconds and bytes."""
+"""The settings of a gateway, in one frozen object. Units: seconds and bytes."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ from protocol.naming import PREFIX
 from protocol.urls import is_loopback
 
 MAX_TIMEOUT: Final = 24 * 3600.0
-"""The longest deadline that may be configured: a day."""
+"""Longest deadline that may be configured: a day."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class GatewaySettings:
-    """What one gateway process does.
+    """Settings of one gateway process.
 
     Attributes:
-        host: address to listen on; without an `api_key` only loopback is allowed.
+        host: address to listen on; without an `api_key` it must be loopback.
         http_port: of the V2 API; 0 takes a free one.
         metrics_host: address of Prometheus' `/metrics`.
         metrics_port: of `/metrics` and the health routes; 0 takes a free one, None serves none.
-        api_key: what callers send as `Authorization: Bearer` or `X-API-Key`; "" lets everyone in.
-        signing_secret: signs the handles of asynchronous requests; must be the same on all gateways of a fleet. Without one the
-            gateways agree on a random one, which the catalogue's topic keeps.
-        gateway: this gateway's id, part of its wake-up channel; "" makes one up at start.
+        api_key: sent by callers as `Authorization: Bearer` or `X-API-Key`; "" admits everyone.
+        signing_secret: signs the handles of asynchronous requests; the same on all gateways of a fleet. Without one, the gateways
+            agree on a random one and keep it in the catalogue's topic.
+        gateway: this gateway's id, part of its wake-up channel; "" generates one at start.
         tls_certificate, tls_key: PEM files; both or neither.
         max_body_bytes: of a request, before and after decompression; more is 413.
         max_header_bytes: of request line and headers; more is 431.
         max_connections: open at once; one more is answered 503.
-        allowed_hosts: names that `Host` and `Origin` may say besides localhost, loopback addresses and `host`; asked only where
-            there is no `api_key`, so that a web page cannot call a gateway on its visitor's machine.
+        allowed_hosts: names allowed in `Host` and `Origin` besides localhost, loopback addresses and `host`; checked only without
+            an `api_key`, so that a web page cannot call a gateway on its visitor's machine.
         max_queued_calls: accepted and not yet answered, in all; more is 429.
         max_queued_bytes: held of requests and answers of all kinds (`gateway/admission/budget.py`); more is 413, 429, 431 or 503.
         max_long_polls: waiting at once; more is 429.
-        max_queued_calls_per_model: the same for one model version; 0 for its share: three times as many as are still free, which
-            is three quarters of all for one alone. Bytes are shared in the same way.
-        default_timeout: deadline of a synchronous call that names none; then 504.
+        max_queued_calls_per_model: the same for one model version; 0 allows three times as many as are still free, so at most
+            three quarters of all. Bytes are shared in the same way.
+        default_timeout: deadline of a synchronous call without one of its own; then 504.
         max_timeout: longest deadline a caller may ask for.
         max_wait: longest long-poll; a caller that asks for more gets this.
         result_ttl: how long the result of a keyed or asynchronous call is kept.
-        claim_lease: how long such a call is this gateway's before the broker has acknowledged it.
-        fill_limit: share of the result store's memory from which asynchronous work is refused.
-        full_limit: the same for all other calls: their answers would find no room, and their callers would wait for nothing.
-        no_worker_policy: what a known model without a live worker does with a call: "queue" it or "reject" it with 503.
-        model_wait: seconds, from when this gateway is ready for the first time, in which calls for a model that nobody has
-            announced yet wait for it; then such a call is 404.
+        claim_lease: how long this gateway owns the claim of such a call before the broker acknowledges its record.
+        fill_limit: used share of the result store's memory from which asynchronous calls are refused.
+        full_limit: the same for all other calls, because their answers would find no room.
+        no_worker_policy: whether a call for a known model without a live worker is queued ("queue") or answered 503 ("reject").
+        model_wait: seconds, from when this gateway is first ready, for which calls wait for a model that is not announced yet;
+            after that such a call is 404.
         worker_timeout: silence after which a worker counts as gone.
-        json_offload_bytes: JSON of this size is parsed and written by a child process instead of the event loop.
-        json_processes: at most so many such processes; each starts when there is work for it.
-        trim_bytes: delivered answers larger than this are dropped from the result store.
-        keep_alive: how long an idle connection is kept, at most by a fifth longer.
-        read_timeout: how long the reading of one request, or the client's reading of its answer, may take.
+        json_offload_bytes: JSON above this size is parsed and written by a child process instead of the event loop.
+        json_processes: largest number of such processes; each starts when there is work for it.
+        trim_bytes: delivered answers larger than this are trimmed in the result store.
+        keep_alive: how long an idle connection is kept, or up to a fifth longer.
+        read_timeout: how long a client may take to send one request, or to read its answer.
         drain_grace: how long calls in flight may take after SIGTERM.
         sweep_after: age at which a waiting call is looked up for the first time; wake-ups are hints.
         sweep_batch: streams that a sweep reads in one round trip.

@@ -1,7 +1,7 @@
 """Messages to bytes and back, as records (`frames`) and their headers; golden files pin every form. Pure.
 
-A request is a frame of head and tail, a reply one of head, tail and timing. A producer that finds frames awkward sends the head's
-map alone, with each tensor's bytes inline as `data`; or the V2 JSON body (`content-type: application/json`).
+A request is a frame of head and tail, a reply a frame of head, tail and timing. A simple producer sends the head's map alone, with
+each tensor's bytes inline as `data`, or the V2 JSON body (`content-type: application/json`).
 
 Invariant: any input bytes give a message or `CodecError`, nothing else.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 from protocol import v2
@@ -37,6 +37,7 @@ from protocol.messages import (
     InferRequest,
     Timing,
 )
+from protocol.ports import Headers
 from protocol.tensors import MAX_ELEMENTS, Buffer
 
 SCHEMA: Final = b"penstock/1"
@@ -44,10 +45,8 @@ MSGPACK: Final = b"application/msgpack"
 JSON: Final = b"application/json"
 _STAMPS: Final = struct.Struct(">QQ")
 
-Headers = Sequence[tuple[str, bytes | None]]
-
 MAX_NUMBER: Final = 10**17
-"""The largest number that a header may state: as microseconds it is the year 5138. Every time up to it can be encoded again."""
+"""The largest number in a header: in microseconds the year 5138. Every time up to it can be encoded again."""
 _LATEST: Final = MAX_NUMBER / 1e6
 
 
@@ -57,7 +56,7 @@ def micros(seconds: float) -> int:
 
 
 def plausible(seconds: float) -> float:
-    """A time that a stranger stated; 0, which is unknown, where it is none that anybody could have meant."""
+    """A time from a caller; 0 (unknown) if it is negative, not a number or beyond `MAX_NUMBER` microseconds."""
     return seconds if 0 <= seconds <= _LATEST else 0.0
 
 
@@ -110,15 +109,15 @@ def decode_request(  # noqa: PLR0913  # a record's parts, by name
 
     Args:
         value: msgpack or, with the header `content-type: application/json`, a V2 JSON body.
-        headers: the record's; unknown ones are ignored, of repeated ones the last counts, and a null or empty value says nothing.
+        headers: the record's; unknown ones are ignored, of repeated ones the last counts, and a null or empty value is absent.
         model, version: from the topic's name.
-        default_id: the fleet id where no header names one (topic-partition-offset-timestamp).
-        timestamp: the record's, in seconds: stands for the stamps that a foreign producer does not send.
-        most: how many BYTES elements may be looked at here.
+        default_id: the fleet id if no header has one (topic-partition-offset-timestamp).
+        timestamp: the record's, in seconds; used if the producer sends no stamps.
+        most: how many BYTES elements may be checked here.
 
     Raises:
-        CodecError: naming what is wrong.
-        ManyElements: it has more BYTES elements than that.
+        CodecError: names what is wrong.
+        ManyElements: it has more BYTES elements than `most`.
     """
     fields = dict(headers)
     schema = fields.get("schema") or SCHEMA
@@ -141,7 +140,7 @@ def decode_request(  # noqa: PLR0913  # a record's parts, by name
 
 
 def _request(name: str, model: str, version: str, head: dict[str, Any], tail: memoryview, most: int) -> InferRequest:
-    """The long way: with a label or parameters, with inline data, or wrong."""
+    """The full decoder: for a label, parameters, inline data, or a fault."""
     inputs = tensors_of(head.get("inputs"), tail, "inputs", most)
     parameters = v2.check_parameters(head.get("parameters", {}), "the request")
     label = head.get("id", "")
@@ -170,7 +169,7 @@ def _read_headers(request: InferRequest, fields: Mapping[str, bytes | None], tim
 
 
 def fields_text(fields: Mapping[str, bytes | None], name: str) -> str:
-    """A header's text, "" where absent or null.
+    """A header's text; "" if absent or null.
 
     Raises:
         CodecError: it is not UTF-8 or longer than 1,024 bytes.
@@ -206,7 +205,7 @@ def encode_reply(reply: InferReply) -> bytes:
 
 @functools.lru_cache(HEADS)
 def _reply_head(model: str, version: str, *tensors: tuple[str, str, tuple[int, ...], int]) -> bytes:
-    """The head of an answer that says nothing but its outputs."""
+    """The head of a reply with nothing but outputs."""
     heads = [{"name": name, "datatype": kind, "shape": shape, "size": size} for name, kind, shape, size in tensors]
     return pack({"v": WIRE_VERSION, "model_name": model, "model_version": version, "outputs": heads})
 

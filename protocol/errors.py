@@ -1,6 +1,6 @@
-"""The error taxonomy: one small tree, by whose fault it is. Doors (HTTP, gRPC, CLI) map `Code` once each. Pure.
+"""The error taxonomy: one small tree, by whose fault it is. Each frontend (HTTP, gRPC, CLI) maps `Code` once. Pure.
 
-Invariant: nothing below a door knows a status number; the wire carries the code's name.
+Invariant: nothing below a frontend knows a status number; the wire carries the code's name.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ class Code(enum.StrEnum):
 
 
 MAX_QUOTED = 200
-"""Characters that an error repeats of a name that a stranger sent."""
+"""Characters of a caller's name that an error repeats."""
 _MAX_ITEMS = 32
 _MAX_BITS = 128
 
 
 def quoted(value: object) -> str:
-    """A stranger's value as an error repeats it: text in single quotes, the rest as JSON; cut, without control characters."""
+    """A caller's value for an error text: text in single quotes, the rest as JSON; cut, without control characters."""
     if isinstance(value, bytes):
         value = value[:MAX_QUOTED].decode("utf-8", "backslashreplace")
     return f"'{_shown(value)}'" if isinstance(value, str) else _spelled(value)
 
 
 def _spelled(value: object, *, inner: bool = False) -> str:
-    """A value as JSON has it, but for what stands in lists in lists."""
+    """A value as JSON, with nested lists and objects elided."""
     if isinstance(value, list | tuple):
         if inner:
             return "[…]" if value else "[]"
@@ -68,16 +68,16 @@ def _shown(text: str) -> str:
 
 
 def of_request(label: str, text: str) -> str:
-    """The text with the request's id in front, as Triton's core has it; `label` is the id in its body."""
+    """The text with the request's id in front, as in Triton's core; `label` is the id in its body."""
     return f"[request id: {_shown(label) or '<id_unknown>'}] {text}"
 
 
 RETRYABLE = frozenset({Code.EXHAUSTED, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED})
-"""Ends after which the same `Idempotency-Key` runs again: the model has not refused the request itself."""
+"""Failures after which the same `Idempotency-Key` runs again: the request itself was not refused."""
 
 
 def described(error: BaseException) -> str:
-    """What is said of an exception: a `FleetError`'s message, else its type and text, which may be anything or missing."""
+    """An exception's text: a `FleetError`'s message, otherwise its type and its own text, which may be long, empty or raise."""
     if isinstance(error, FleetError):
         return error.message
     name = type(error).__name__
@@ -89,12 +89,12 @@ def described(error: BaseException) -> str:
 
 
 class FleetError(Exception):
-    """Base of every error that a caller may see. Names what is wrong, where, and what to do.
+    """Base of every error that a caller may see; the message says what is wrong, where, and what to do.
 
     Attributes:
         code: the machine-readable kind.
         message: one sentence for a person.
-        retry_after: seconds after which trying again makes sense, where known.
+        retry_after: seconds after which a retry makes sense, if known.
     """
 
     code = Code.INTERNAL
@@ -114,7 +114,7 @@ class FleetError(Exception):
 
 
 class InvalidArgument(FleetError):
-    """The request itself is wrong; sending it again will not help."""
+    """The request itself is wrong; a retry will not help."""
 
     code = Code.INVALID_ARGUMENT
 
@@ -124,11 +124,11 @@ class CodecError(InvalidArgument):
 
 
 class SizeError(CodecError):
-    """The bytes of an input are not those that its datatype and shape promise.
+    """The bytes of an input do not match its datatype and shape.
 
     Attributes:
-        parts: the text before and after the place of the model's name, which only the caller knows.
-        names_request: Triton names the request's id before it.
+        parts: the text before and after the model's name, which only the caller knows.
+        names_request: whether Triton puts the request's id in front.
     """
 
     def __init__(self, *parts: str, names_request: bool = True) -> None:
@@ -137,7 +137,7 @@ class SizeError(CodecError):
         self.names_request = names_request
 
     def full_text(self, model: str, label: str) -> str:
-        """The whole text; the model may be "" (not known), `label` is the id in the request's body."""
+        """The whole text; `model` is "" if unknown, `label` is the id in the request's body."""
         text = f" for model '{model}'".join(self.parts) if model else self.message
         return of_request(label, text) if self.names_request else text
 
@@ -159,7 +159,7 @@ class TooLarge(InvalidArgument):
 
 
 class Unsupported(FleetError):
-    """Understood, and not offered here."""
+    """Understood, but not supported here."""
 
     code = Code.UNSUPPORTED
 
@@ -171,13 +171,13 @@ class Exhausted(FleetError):
 
 
 class Unavailable(FleetError):
-    """A part of the fleet cannot be reached, or is going down."""
+    """A part of the fleet cannot be reached, or is shutting down."""
 
     code = Code.UNAVAILABLE
 
 
 class DeadlineExceeded(FleetError):
-    """The caller's deadline passed before an answer was there."""
+    """The caller's deadline passed before there was an answer."""
 
     code = Code.DEADLINE_EXCEEDED
 
@@ -189,6 +189,6 @@ class Cancelled(FleetError):
 
 
 class ModelFailed(FleetError):
-    """The model raised, or returned something that is not an answer."""
+    """The model raised, or returned an invalid answer."""
 
     code = Code.MODEL_FAILED

@@ -1,11 +1,11 @@
-"""Records as frames: a head that names tensors, and behind it their bytes. The only place that knows msgpack.
+"""Records as frames: a head that describes tensors, and their bytes behind it. The wire's only encoder of msgpack.
 
 A frame is one msgpack array of binaries. Its first is the head, a msgpack map (an Open Inference Protocol request or reply); the
 second is the tail, all tensors' raw bytes, one after the other, each `size` bytes of the head's tensor. Because the lengths stand
 in front, tensors are read as views of the record without a copy.
 
-What differs between two requests of the same shapes stands outside the head. So most heads have been seen before, and what they
-say is remembered (`known_layout`) instead of being read and checked again: that halves the cost of reading a small request.
+Whatever differs between two requests of the same shapes is outside the head. Most heads have therefore been seen before, and their
+layout is remembered (`known_layout`) instead of decoded and checked again: that halves the cost of decoding a small request.
 
 Invariant: any input bytes give a value or `CodecError`, nothing else.
 """
@@ -33,11 +33,11 @@ _ARRAY: Final = 0x90
 """First byte of a msgpack array, plus its length."""
 HEADS: Final = 1024
 _HEAD_BYTES: Final = 1024
-"""So many heads of at most so many bytes are remembered, in and out."""
+"""At most `HEADS` heads of at most this size are remembered, for decoding and for encoding each."""
 _LENGTH: Final = struct.Struct(">I")
 
 _PACKER: Final = msgpack.Packer(use_bin_type=True, autoreset=True)
-"""Shared: `pack` runs to its end without letting go of the interpreter's lock, and making a packer takes longer than packing."""
+"""Shared: `pack` never releases the interpreter's lock, and making a packer takes longer than packing."""
 
 
 def pack(value: object) -> bytes:
@@ -59,7 +59,7 @@ def unpack(data: Buffer) -> Any:
 
 
 def join_frame(head: bytes, tensors: Sequence[Tensor], third: bytes | None = None) -> bytes:
-    """A frame of two, or three: the head, the tensors' bytes, and what follows them."""
+    """A frame of two or three binaries: the head, the tensors' bytes, and the third."""
     size = sum([len(tensor.data) for tensor in tensors])
     parts: list[Buffer] = [
         b"\x93\xc6" if third is not None else b"\x92\xc6",
@@ -78,7 +78,7 @@ def split_frame(value: Buffer) -> tuple[dict[str, Any], memoryview]:
     """The head's map and a view of the tail (empty for a map alone).
 
     Raises:
-        CodecError: it is neither of the two, or over `MAX_RECORD`.
+        CodecError: it is neither a frame nor a map, or over `MAX_RECORD`.
     """
     view = view_of(value)
     parts = frame_parts(view, 2)
@@ -99,10 +99,10 @@ def view_of(value: Buffer) -> memoryview:
 
 
 def frame_parts(view: memoryview, count: int) -> list[memoryview] | None:
-    """The binaries of a frame of two or three; None for anything else.
+    """The `count` binaries of a frame; None for anything else.
 
     Raises:
-        CodecError: it begins like one and does not end like one.
+        CodecError: it begins like a frame, and its lengths do not match.
     """
     size, at = len(view), 1
     if size < 1 + 5 * count or view[0] != _ARRAY + count or view[1] != _BIN32:
@@ -120,10 +120,10 @@ def frame_parts(view: memoryview, count: int) -> list[memoryview] | None:
 
 
 def decode_map(data: Buffer) -> dict[str, Any]:
-    """The map that a head is.
+    """A head's map.
 
     Raises:
-        CodecError: it is none.
+        CodecError: it is not a map.
     """
     head = unpack(data)
     if not isinstance(head, dict):
@@ -135,13 +135,13 @@ _Span = tuple[str, str, tuple[int, ...], int, int]
 
 
 class Layout(NamedTuple):
-    """What a head says that says nothing but names and tensors.
+    """The content of a plain head: one with nothing but names and tensors.
 
     Attributes:
-        tensors: name, datatype, shape, and where in the tail its bytes start and end.
+        tensors: name, datatype, shape, and the start and end of its bytes in the tail.
         size: of the tail.
-        outputs: names of the wanted outputs, of a request.
-        model, version: of a reply.
+        outputs: a request's wanted outputs.
+        model, version: a reply's.
     """
 
     tensors: tuple[_Span, ...]
@@ -162,7 +162,7 @@ _PLAIN_TENSOR: Final = {"name", "datatype", "shape", "size"}
 
 @functools.lru_cache(HEADS)
 def _layout(head: bytes, reply: bool) -> Layout | None:
-    """The layout of a head; None for one that says more, or that is wrong: the long way tells what."""
+    """The layout of a head; None for a head with other fields or a fault, which the full decoder handles."""
     try:
         fields = decode_map(head)
         if not fields.keys() <= (_PLAIN_REPLY if reply else _PLAIN_REQUEST):
@@ -176,7 +176,7 @@ def _layout(head: bytes, reply: bool) -> Layout | None:
 
 
 def _spans(heads: object) -> tuple[_Span, ...] | None:
-    """Where each tensor's bytes are; None where that is not certain from the heads alone."""
+    """The span of each tensor's bytes; None if the heads alone do not determine it."""
     if type(heads) is not list or len(heads) > v2.MAX_TENSORS:
         return None
     spans: list[_Span] = []
@@ -187,7 +187,7 @@ def _spans(heads: object) -> tuple[_Span, ...] | None:
         name, datatype, shape, size = head["name"], head["datatype"], head["shape"], head["size"]
         if type(name) is not str or type(datatype) is not str or type(shape) is not list or type(size) is not int:
             return None
-        item = ITEM_SIZE.get(datatype, 0)  # of BYTES every element has to be looked at
+        item = ITEM_SIZE.get(datatype, 0)  # the elements of BYTES must be checked one by one
         try:
             sizes = check_shape(shape, name)
         except CodecError:
@@ -199,20 +199,20 @@ def _spans(heads: object) -> tuple[_Span, ...] | None:
 
 
 def tensor_heads(tensors: Sequence[Tensor]) -> list[dict[str, Any]]:
-    """What a head says of tensors whose bytes are in the tail."""
+    """Heads of tensors whose bytes are in the tail."""
     return [{"name": t.name, "datatype": t.datatype, "shape": t.shape, "size": len(t.data)} for t in tensors]
 
 
 def tensors_of(
     heads: object, tail: memoryview, where: str, most: int = MAX_ELEMENTS, *, trusted: bool = False
 ) -> tuple[Tensor, ...]:
-    """The tensors that a head's field `where` and the tail hold, each looked at.
+    """The tensors of a head's field `where` and the tail, each checked.
 
     Args:
-        trusted: the fleet wrote them: the elements of BYTES are not looked at here.
+        trusted: the fleet wrote them, so that the elements of BYTES need no check.
 
     Raises:
-        CodecError: naming what is wrong.
+        CodecError: names the fault.
         ManyElements: they have more than `most` BYTES elements.
     """
     if not isinstance(heads, list) or len(heads) > v2.MAX_TENSORS:
@@ -231,7 +231,7 @@ def tensors_of(
 
 
 def _tensor(head: object, tail: memoryview, where: str) -> tuple[Tensor, int]:
-    """One tensor and how many bytes of the tail it took."""
+    """One tensor, and the number of bytes that it took from the tail."""
     if not isinstance(head, dict):
         raise CodecError(f"each of '{where}' must be a map")
     name, datatype, shape = head.get("name"), head.get("datatype"), head.get("shape")
@@ -256,7 +256,7 @@ def names_of(value: object) -> tuple[str, ...]:
     """The names of wanted outputs.
 
     Raises:
-        CodecError: they are no list of names, or too many.
+        CodecError: not a list of names, or too many.
     """
     if (
         not isinstance(value, list | tuple)
@@ -271,7 +271,7 @@ def reply_names(head: dict[str, Any]) -> tuple[str, str]:
     """Model and version of a reply's head.
 
     Raises:
-        CodecError: this reader does not speak its version, or they are missing.
+        CodecError: the wire version is unknown, or a name is missing.
     """
     if head.get("v") != WIRE_VERSION:
         raise CodecError(f"reply has wire version {quoted(head.get('v'))}; this reader speaks {WIRE_VERSION}")
@@ -282,7 +282,7 @@ def reply_names(head: dict[str, Any]) -> tuple[str, str]:
 
 
 def known_layout(head: memoryview, tail: memoryview, *, reply: bool) -> Layout | None:
-    """The layout of a plain head, where the tail has its size; None where the long way has to look."""
+    """The layout of a plain head whose tail has the right size; None if the full decoder is needed."""
     if len(head) > _HEAD_BYTES:
         return None
     layout = _layout(bytes(head), reply)

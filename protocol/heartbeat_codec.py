@@ -1,4 +1,4 @@
-"""Announcements and heartbeats to bytes and back: what exists and who serves it, beside `codec`'s requests and replies. Pure."""
+"""Announcements and heartbeats to bytes and back; `codec` has requests and replies. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from protocol.messages import Announcement, Heartbeat, ModelLoad, ModelState
 from protocol.tensors import Buffer
 
 SECRET_KEY: Final = b"/signing-secret"
-"""Of the catalogue's one record that is no announcement: random bytes with which gateways sign. No model has an empty name."""
+"""Key of the catalogue's only record that is no announcement: the gateways' random signing secret. No model's name is empty."""
 SECRET_BYTES: Final = 32
 
 
@@ -44,7 +44,7 @@ def decode_announcement(value: Buffer) -> Announcement:
 
 
 def encode_heartbeat(beat: Heartbeat) -> bytes:
-    """The field value of the hash of workers."""
+    """A value in the hash of workers."""
     models = [
         [m.model, m.version, m.state.value, m.partitions, m.queued_rows, m.queued_requests, m.running_rows, m.lag,
          micros(m.oldest_age), m.seconds_per_row, m.statistics, *([m.digest] if m.digest else [])]

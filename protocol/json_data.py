@@ -1,6 +1,6 @@
-"""What stands in a V2 input's `data`: lists of numbers, booleans or strings, flat or nested, to the tensor's raw bytes. Pure.
+"""A V2 input's JSON `data` (lists of numbers, booleans or strings, flat or nested) to the tensor's raw bytes. Pure.
 
-Invariant: nothing is rounded, wrapped or guessed; the time that it takes grows with the number of values and nothing else.
+Invariant: no value is rounded, wrapped or guessed; the time is proportional to the number of values.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _PACKED: Final[dict[str, tuple[str, frozenset[type]]]] = {
 
 
 def pack_data(name: str, datatype: str, shape: tuple[int, ...], data: object) -> bytes:
-    """The raw bytes of an input whose `data` stands in JSON.
+    """The raw bytes of an input with JSON `data`.
 
     Raises:
-        CodecError: naming what is wrong with it.
+        CodecError: names the fault.
     """
     if datatype in ("FP16", "BF16"):
         raise CodecError(
@@ -64,7 +64,7 @@ def _check_count(name: str, shape: tuple[int, ...], count: int) -> None:
 
 
 def _leaves(name: str, data: list[Any]) -> list[Any]:
-    """What stands in a list and in the lists in it; each is looked at once, however deep."""
+    """The values of a list and of the lists in it; each is visited once, however deep."""
     if list not in set(map(type, data)):
         return data
     leaves: list[Any] = []
@@ -83,7 +83,7 @@ def _leaves(name: str, data: list[Any]) -> list[Any]:
 
 
 def _flat(datatype: str, data: list[Any]) -> bytes | None:
-    """The bytes of a flat list of numbers that all fit, ten times as fast as NumPy; None leaves the list to `_numbers`."""
+    """The bytes of a flat list of numbers that all fit, ten times as fast as by NumPy; None leaves the list to `_numbers`."""
     code, kinds = _PACKED[datatype]
     if not kinds.issuperset(set(map(type, data))):
         return None
@@ -94,7 +94,7 @@ def _flat(datatype: str, data: list[Any]) -> bytes | None:
 
 
 def _numbers(name: str, datatype: str, data: list[Any]) -> np.ndarray[Any, Any]:
-    """The list as an array of exactly this datatype: nothing is rounded, wrapped or guessed."""
+    """The list as an array of exactly this datatype."""
     wanted = NUMPY_DTYPE[datatype]
     depth, inner = 1, data
     while inner and type(inner[0]) is list:

@@ -1,4 +1,4 @@
-"""What numbers of settings may be. Pure."""
+"""Bounds of numbers in settings. Pure."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Final
 from protocol.errors import ConfigError
 
 MAX_SECONDS: Final = 1e9
-"""Thirty years: timers, and Kafka and Redis in milliseconds, can still be told it."""
+"""Thirty years: timers, and Kafka and Redis in milliseconds, still accept it."""
 MAX_COUNT: Final = 2**31 - 1
-"""Of things; Kafka's own limit, and that of most who are told a number of threads. Bytes may be more."""
+"""Largest count of things, as in Kafka and in most thread pools. Byte limits may be larger."""
 
 
 def require_seconds(name: str, value: float, *, zero: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""One type per message that crosses a process boundary. Instances are treated as immutable once made. Pure.
+"""One type per message that crosses a process boundary; instances are treated as immutable. Pure.
 
 Times are seconds since the epoch on the store's clock (`protocol.runtime.clock`), as float; on the wire integer microseconds.
 """
@@ -18,7 +18,7 @@ Parameter = str | int | bool | float
 Parameters = dict[str, Parameter]
 
 ANONYMOUS = "-"
-"""The principal of a caller that nobody authenticated."""
+"""The principal of an unauthenticated caller."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -33,14 +33,14 @@ class InferRequest:
         outputs: names of the wanted outputs; empty for all.
         parameters: custom parameters, passed to the model.
         label: the `id` of the V2 body: echoed and logged, never a key.
-        principal: who asked.
-        reply_to: channel that is woken when the answer is there, or "" for none.
+        principal: the caller.
+        reply_to: channel to wake when the answer is stored; "" for none.
         deadline: no batch with this request starts after it; None for never.
         priority: 1 is the highest; 0 asks for the model's default.
         timeout: seconds it may wait in the worker's queue (V2's `timeout` parameter); 0 for the model's default.
         traceparent: W3C trace context, or "".
-        claimed: the result stream holds an entry of the accepting gateway already (keyed and asynchronous calls).
-        accepted: when the gateway had read the request, or the producer's time stamp.
+        claimed: whether the accepting gateway has claimed the result stream (keyed and asynchronous calls).
+        accepted: when the gateway had read the request, or the producer's timestamp.
         published: when it was handed to the bus.
     """
 
@@ -63,12 +63,12 @@ class InferRequest:
 
 
 SHOWN_DIGEST = 12
-"""Characters of a digest that tell versions of a model's files apart."""
+"""Characters of a digest that distinguish versions of a model's files."""
 
 
 @dataclasses.dataclass(slots=True)
 class Timing:
-    """What happened when, and in which batch. A time that did not happen is 0.
+    """When each step happened, and in which batch. The time of a step that did not happen is 0.
 
     Attributes:
         accepted, published: see `InferRequest`.
@@ -83,7 +83,7 @@ class Timing:
         batch_requests: requests in that batch.
         attempt: 1 for the first delivery, more after redelivery.
         worker: the worker's id.
-        digest: of the model version's files that ran, its first `SHOWN_DIGEST` characters; "" where nothing did.
+        digest: the first `SHOWN_DIGEST` characters of the digest of the files that ran; "" if nothing ran.
     """
 
     accepted: float = 0.0
@@ -114,7 +114,7 @@ class Failure:
         self.message = shortened(str(self.message))
 
     def error(self) -> FleetError:
-        """The failure as an exception, for doors that raise."""
+        """The failure as an exception."""
         return FleetError(self.message, code=self.code)
 
 
@@ -164,17 +164,17 @@ class Announcement:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelLoad:
-    """What one worker says of one model version in its heartbeat.
+    """The state of one model version in one worker's heartbeat.
 
     Attributes:
         partitions: the partitions it owns.
         queued_rows, queued_requests: waiting in its batcher.
         running_rows: in batches that are being executed.
         lag: records in its partitions that are not yet committed.
-        oldest_age: seconds since the oldest waiting request was published; 0 when nothing waits.
+        oldest_age: seconds since the oldest waiting request was published; 0 if none waits.
         seconds_per_row: measured, by "<shape class>/<batch size>".
         statistics: see `protocol.model_stats.ModelStats`.
-        digest: of the files that it serves; "" where it serves none.
+        digest: of the files that it serves; "" if it serves none.
     """
 
     model: str
@@ -193,16 +193,16 @@ class ModelLoad:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """A worker's sign of life, sent every 500 ms; admission, routing and scaling only read it.
+    """A worker's heartbeat, sent every 500 ms.
 
     Attributes:
         worker: the worker's id, also its `group.instance.id`.
         incarnation: changes with every start of the process.
-        host, pid: where it runs.
+        host, pid: of its process.
         at: when it was sent, on the store's clock.
-        members: consumer group -> member id, so that a peer can send LeaveGroup for the dead.
-        draining: it is going down and takes nothing new.
-        asked: the asks (`Directory.ask`) that it had heard before it read its numbers, the newest last; None where it hears none.
+        members: consumer group -> member id, so that a peer can send LeaveGroup for a dead worker.
+        draining: it is shutting down and takes no new requests.
+        asked: the asks (`Directory.ask`) received before the numbers were read, the newest last; None if it does not listen.
     """
 
     worker: str

@@ -1,8 +1,8 @@
-"""Names of topics, groups, keys and channels: built and parsed here, nowhere else. Pure.
+"""Names of topics, groups, keys and channels: built and parsed here and nowhere else. Pure.
 
 Kafka allows `[a-zA-Z0-9._-]{1,249}` and treats `.` and `_` as equal when it looks for collisions, so a model name keeps letters,
 digits and `_`; every other byte of its UTF-8 becomes `-XX` (hexadecimal), and `-` becomes `--`. The mapping is reversible, and two
-models never collide, not even where `.` equals `_`: a version is only digits, and is always the last part.
+models never collide, even if `.` equals `_`: a version is only digits, and is always the last part.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Names:
             raise InvalidArgument(f"prefix {quoted(self.prefix)} must match [a-z][a-z0-9-]{{0,30}}")
 
     def infer_topic(self, model: str, version: str) -> str:
-        """The interactive lane of a model version; also the name of its consumer group."""
+        """The topic of requests for a model version; also the name of its consumer group."""
         if not _VERSION.match(version):
             raise InvalidArgument(f"model version {quoted(version)} must be a decimal number of at most 19 digits")
         topic = f"{self.prefix}.infer.{encode_model(model)}.{version}"
@@ -91,7 +91,7 @@ class Names:
         """(model, version) of an infer topic.
 
         Raises:
-            InvalidArgument: the topic is not one.
+            InvalidArgument: it is not an infer topic.
         """
         head = f"{self.prefix}.infer."
         model, dot, version = topic.removeprefix(head).rpartition(".")
@@ -100,7 +100,7 @@ class Names:
         return decode_model(model), version
 
     def dead_topic(self, model: str) -> str:
-        """Where the requests of a model go that cannot be served."""
+        """The topic of a model's dead letters."""
         return f"{self.prefix}.dead.{encode_model(model)}"
 
     @property
@@ -117,22 +117,22 @@ class Names:
         return f"{self.prefix}:gateway:{gateway}"
 
     def is_reply_to(self, channel: str) -> bool:
-        """Whether a `reply-to` header may be obeyed: only channels of our gateways are."""
+        """Whether a `reply-to` header names the channel of one of our gateways; any other is ignored."""
         head = f"{self.prefix}:gateway:"
         return channel.startswith(head) and PREFIX.match(channel.removeprefix(head)) is not None
 
     def cancel_channel(self, topic: str) -> str:
-        """Where workers of a topic hear which requests were cancelled."""
+        """The channel of cancellations for a topic's workers."""
         return f"{self.prefix}:cancel:{topic}"
 
     @property
     def rebalance_channel(self) -> str:
-        """Where members of the groups hear which group is being rebalanced."""
+        """The channel of rebalance hints, for the members of all groups."""
         return f"{self.prefix}:rebalances"
 
     @property
     def asks_channel(self) -> str:
-        """Where workers hear that somebody wants to know how they stand now."""
+        """The channel of asks for a heartbeat at once."""
         return f"{self.prefix}:asks"
 
     @property
@@ -142,9 +142,9 @@ class Names:
 
 
 def ref(principal: str, request_id: str) -> str:
-    """What names one request everywhere: `<id>` for the anonymous principal, `<principal>/<id>` for any other.
+    """The name of a request everywhere: `<id>` for the anonymous principal, `<principal>/<id>` for any other.
 
-    Both parts are percent-encoded, so no id of one principal can be mistaken for another's.
+    Both parts are percent-encoded, so that refs of two principals never collide.
 
     Raises:
         InvalidArgument: a part is empty or longer than `MAX_ID`.

@@ -1,7 +1,7 @@
-"""Whether a request fits its model, and what is said of one that does not: Triton's texts, which clients match on. Pure.
+"""Whether a request fits its model, and the error text if it does not: Triton's, which clients match on. Pure.
 
-The texts are compared with a real Triton's in `tests/triton`. Where they differ, they name what would fit, or do not depend on the
-order of a hash table.
+`tests/triton` compares the texts with a real Triton's. They differ only to name what would fit, or not to depend on the order of a
+hash table.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class ModelSignature:
         self._batching = config.batching
 
     def check(self, inputs: Sequence[Tensor], outputs: Sequence[str], label: str) -> int:
-        """How many rows the request has; 1 for a model that does not batch. Data is not looked at.
+        """How many rows the request has; 1 for a model that does not batch. Does not read the data.
 
         Args:
-            label: the id in the request's body, which the texts name.
+            label: the id in the request's body, for the texts.
 
         Raises:
             InvalidArgument: naming what does not fit, and what would.
@@ -118,7 +118,7 @@ class ModelSignature:
 
 
 def fits(shape: Sequence[int], expected: Sequence[int]) -> bool:
-    """Whether the shape is one of those that `expected`, with -1 for any size, describes."""
+    """Whether the shape matches `expected`, where -1 is any size."""
     return len(shape) == len(expected) and all(
         wanted in (-1, size) for size, wanted in zip(shape, expected, strict=True)
     )

@@ -23,13 +23,13 @@ Buffer = bytes | memoryview
 MAX_RANK: Final = 32
 MAX_ELEMENTS: Final = 2**40
 _SLICE: Final = 4096
-"""Elements that are packed in one call of C: under a millisecond."""
+"""Elements packed in one call of C, which takes less than a millisecond."""
 MANY: Final = 2048
-"""BYTES elements that an event loop looks at itself, at 0.1 to 0.4 µs each; more are left to another thread or process."""
+"""BYTES elements that an event loop checks itself, at 0.1 to 0.4 µs each; more are left to another thread or process."""
 
 _LENGTH: Final = struct.Struct("<I")
 _RUN: Final = 32
-"""Elements of the same length after which more of them are looked for at once."""
+"""Consecutive elements of one length after which further ones are counted in bulk."""
 
 ITEM_SIZE: Final[dict[str, int]] = {
     "BOOL": 1, "UINT8": 1, "UINT16": 2, "UINT32": 4, "UINT64": 8, "INT8": 1, "INT16": 2, "INT32": 4, "INT64": 8,
@@ -51,7 +51,7 @@ _DATATYPE_BY_DTYPE: Final[dict[str, str]] = {
 
 
 class ManyElements(Exception):
-    """There are more BYTES elements than an event loop should look at: the same is to be done in another thread or process."""
+    """There are more BYTES elements than an event loop should check: repeat the call in another thread or process."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -88,7 +88,7 @@ def element_count(shape: Sequence[int]) -> int:
 
 
 def spend(most: int, datatype: str, shape: Sequence[int]) -> int:
-    """How many BYTES elements may still be looked at after those of one tensor.
+    """How many BYTES elements may still be checked after those of one tensor.
 
     Raises:
         ManyElements: it has more than `most`.
@@ -104,7 +104,7 @@ def check_shape(shape: Sequence[object], where: str) -> tuple[int, ...]:
     """The shape as a tuple of non-negative integers of bounded rank and product.
 
     Raises:
-        CodecError: naming `where` the shape was met.
+        CodecError: the message begins with `where`.
     """
     if len(shape) > MAX_RANK:
         raise CodecError(f"{where} has {len(shape)} dimensions; at most {MAX_RANK} are allowed")
@@ -115,11 +115,11 @@ def check_shape(shape: Sequence[object], where: str) -> tuple[int, ...]:
         count *= size
     if count > MAX_ELEMENTS:
         raise CodecError(f"{where} has {count} elements; at most {MAX_ELEMENTS} are allowed")
-    return tuple(shape)  # type: ignore[arg-type]  # each was just seen to be an int
+    return tuple(shape)  # type: ignore[arg-type]  # each was just checked to be an int
 
 
 def check_size(tensor: Tensor) -> None:
-    """Check that the data holds exactly the elements that datatype and shape promise.
+    """Check that the data has exactly the elements of datatype and shape.
 
     Raises:
         CodecError: with Triton's wording, which clients match on.
@@ -149,12 +149,12 @@ def to_array(tensor: Tensor) -> Array:
 
 
 def from_array(name: str, array: Array, datatype: str | None = None) -> Tensor:
-    """A tensor that shares the array's memory where it is contiguous and little-endian.
+    """A tensor that shares the array's memory if that is contiguous and little-endian.
 
     Args:
         name: the tensor's name.
         array: any array; object, `S` and `U` arrays become BYTES.
-        datatype: the V2 datatype, where NumPy's dtype does not say it (BF16).
+        datatype: the V2 datatype, if NumPy's dtype does not determine it (BF16).
 
     Raises:
         CodecError: the dtype has no V2 datatype.
@@ -163,7 +163,7 @@ def from_array(name: str, array: Array, datatype: str | None = None) -> Tensor:
         return Tensor(name, "BYTES", array.shape, pack_bytes(array.ravel().tolist()))
     if datatype is None:
         datatype = datatype_of(array.dtype)
-    shape = array.shape  # NumPy's function makes one dimension of none
+    shape = array.shape  # ascontiguousarray turns a scalar into one dimension
     array = np.ascontiguousarray(array, NUMPY_DTYPE[datatype])
     return Tensor(name, datatype, shape, memoryview(array.reshape(-1)).cast("B") if array.size else b"")  # type: ignore[arg-type]  # ndarray is a buffer
 
@@ -190,7 +190,7 @@ def pack_bytes(elements: Sequence[bytes | str]) -> bytes:
     """
     if len(elements) <= _SLICE:
         return _pack_slice(elements)
-    # A single call over millions of elements would keep the interpreter from all other threads until it ends.
+    # One call over millions of elements would hold the interpreter's lock until it ends.
     return b"".join([_pack_slice(elements[start : start + _SLICE]) for start in range(0, len(elements), _SLICE)])
 
 
@@ -239,7 +239,7 @@ def bytes_elements(tensor: Tensor) -> list[bytes]:
 
 
 def check_bytes(tensor: Tensor) -> None:
-    """Check a BYTES tensor as `bytes_elements` does, without making its elements; runs of equal lengths are not walked.
+    """Check a BYTES tensor as `bytes_elements` does, without making its elements; runs of equal lengths are checked in bulk.
 
     Raises:
         CodecError: as `bytes_elements`.
@@ -269,7 +269,7 @@ def check_bytes(tensor: Tensor) -> None:
 
 
 def _equal_from(data: memoryview, size: int) -> int:
-    """How many elements of this length `data` begins with; the work is proportional to their number."""
+    """How many elements of this length `data` begins with, in time proportional to their number."""
     step, found = 4 + size, 0
     most, window = len(data) // step, 4 * _RUN
     while found < most:
@@ -284,7 +284,7 @@ def _equal_from(data: memoryview, size: int) -> int:
 
 
 def _check_room(tensor: Tensor, expected: int) -> None:
-    """Refuse a shape of more elements than the data has room for: then nothing needs to be walked."""
+    """Refuse a shape with more elements than the data can hold, without walking the data."""
     room = -(-len(tensor.data) // 4)
     if room < expected:
         raise SizeError(

@@ -6,11 +6,11 @@ import ipaddress
 from typing import Final
 
 _REACHED_AT: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - compared with, not listened on
-"""Addresses that stand for all of a machine's, which nobody can call, and what reaches the same server from that machine."""
+"""Wildcard addresses, which cannot be called, and an address that reaches the same server from this machine."""
 
 
 def callable_host(host: str) -> str:
-    """A name, or an address without brackets, that reaches a server on this machine which listens on `host`.
+    """A name, or an address without brackets, that reaches a server of this machine that listens on `host`.
 
     A zone (`fe80::1%eth0`) is kept.
     """
@@ -38,5 +38,5 @@ def authority(host: str, port: int) -> str:
 
 
 def server_url(scheme: str, host: str, port: int) -> str:
-    """`http://host:port`, with brackets around IPv6 addresses; an address to listen on becomes one that can be called."""
+    """`http://host:port`, with brackets around IPv6 addresses; a wildcard address becomes one that can be called."""
     return f"{scheme}://{authority(callable_host(host), port)}"

@@ -1,8 +1,8 @@
-"""The Open Inference Protocol's V2 bodies: JSON, and Triton's binary tensor extension. Pure; shared by the HTTP door and by
-producers that put a V2 JSON body on Kafka.
+"""The Open Inference Protocol's V2 bodies: JSON, and Triton's binary tensor extension. Pure; used for HTTP and for V2
+JSON bodies on Kafka.
 
-Where Triton answers a malformed body with 500 or truncates integers silently, this refuses with `CodecError`. Where Triton writes
-the literal NaN, which is no JSON, this writes null; an infinity has to be asked for as raw bytes.
+Triton answers some malformed bodies with 500 and silently truncates integers; this raises `CodecError`. Triton writes the literal
+NaN, which is not JSON; this writes null, and refuses an infinity, which a caller must request as raw bytes.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ _ONE_SOURCE: Final = (
 
 @dataclasses.dataclass(slots=True)
 class RequestedOutput:
-    """One entry of `outputs`: a name and how it is wanted.
+    """One entry of `outputs`.
 
     Attributes:
-        binary: True or False where the caller said so with `binary_data`, else False (listed means JSON).
+        binary: the parameter `binary_data`; False by default, because a listed output is JSON.
     """
 
     name: str
@@ -54,7 +54,7 @@ class RequestedOutput:
 
 @dataclasses.dataclass(slots=True)
 class InferBody:
-    """A V2 infer body after parsing: typed, sizes checked, nothing resolved against a model."""
+    """A parsed V2 infer body: typed, with checked sizes, not yet compared with a model."""
 
     id: str
     inputs: tuple[Tensor, ...]
@@ -72,22 +72,22 @@ def parse_json_body(body: Buffer, most: int = MAX_ELEMENTS) -> InferBody:
     """An infer body that is all JSON.
 
     Raises:
-        CodecError: naming the field that is wrong.
+        CodecError: names the field that is wrong.
         ManyElements: it has more than `most` BYTES elements.
     """
     return parse_body(body, None, most)
 
 
 def parse_body(body: Buffer, header_length: int | None, most: int = MAX_ELEMENTS, model: str = "") -> InferBody:
-    """An infer body, with binary tensors behind `header_length` bytes of JSON where that is not None.
+    """An infer body, with binary tensors behind `header_length` bytes of JSON unless that is None.
 
     Args:
-        model: whom the errors name; "" for nobody.
+        model: the model that errors name; "" for none.
 
     Raises:
-        CodecError: naming the field that is wrong.
+        CodecError: names the field that is wrong.
         ManyElements: it has more than `most` BYTES elements.
-        Unsupported: shared memory or classification is asked for.
+        Unsupported: shared memory or classification is requested.
     """
     view = memoryview(body)
     tail = view[:0]
@@ -147,7 +147,7 @@ def check_parameters(value: object, where: str) -> Parameters:
 
 
 def _check_sequence(parameters: Parameters) -> None:
-    """The parameters of a sequence, which models without one ignore, have their types all the same."""
+    """Check the types of sequence parameters, also for models without sequences, which ignore them."""
     for name in ("sequence_start", "sequence_end"):
         value = parameters.get(name, False)
         if type(value) is not bool:
@@ -178,7 +178,7 @@ def _inputs(value: object, tail: memoryview, most: int) -> tuple[Tensor, ...]:
 
 
 def _input(entry: object, tail: memoryview, most: int) -> tuple[Tensor, int]:
-    """One input and how many bytes of the tail it took."""
+    """One input, and the number of bytes that it took from the tail."""
     if type(entry) is not dict:
         raise CodecError("each of 'inputs' must be an object")
     name, datatype, shape = entry.get("name"), entry.get("datatype"), entry.get("shape")
@@ -230,7 +230,9 @@ def _outputs(value: object) -> tuple[RequestedOutput, ...]:
         name = entry.get("name") if type(entry) is dict else None
         if type(name) is not str or not name:
             raise CodecError("each of 'outputs' must be an object with a 'name'")
-        outputs.setdefault(name, _output(name, entry.get("parameters")))  # named twice, it comes once, as named first
+        outputs.setdefault(
+            name, _output(name, entry.get("parameters"))
+        )  # an output named twice counts once, as first named
     return tuple(outputs.values())
 
 
@@ -254,7 +256,7 @@ class ResponseBody:
     """An encoded V2 infer response.
 
     Attributes:
-        parts: the body, to be written one after the other.
+        parts: the body, in order.
         header_length: bytes of JSON in front of binary tensors; None for a body that is all JSON.
     """
 
@@ -268,7 +270,7 @@ def encode_response(
     """A V2 infer response; outputs named in `binary` become raw bytes behind the JSON.
 
     Raises:
-        CodecError: an output cannot be said in JSON (FP16, BF16, BYTES that are not UTF-8, an infinity).
+        CodecError: JSON cannot express an output (FP16, BF16, BYTES that are not UTF-8, an infinity).
     """
     head: dict[str, Any] = {"model_name": model, "model_version": version}
     if label:
@@ -283,7 +285,7 @@ def encode_response(
             entry["parameters"] = {"binary_data_size": len(tensor.data)}
             tail.append(tensor.data)
         else:
-            entry["data"] = json_data(tensor)
+            entry["data"] = tensor_json(tensor)
         entries.append(entry)
     head["outputs"] = entries
     encoded = orjson.dumps(head, option=orjson.OPT_SERIALIZE_NUMPY)
@@ -293,9 +295,9 @@ def encode_response(
 
 
 def _refuse_infinity(outputs: Sequence[Tensor], binary: frozenset[str]) -> None:
-    """JSON's null stands for NaN, which clients read back as NaN; for an infinity it would be another number.
+    """Refuse an infinity: `orjson` writes null for it as for NaN, and clients read null back as NaN.
 
-    `orjson` writes null for both, so that only answers with a null in them are looked at.
+    Called only for a body that has a null.
     """
     for tensor in outputs:
         if tensor.name in binary or tensor.datatype not in ("FP32", "FP64"):
@@ -306,7 +308,7 @@ def _refuse_infinity(outputs: Sequence[Tensor], binary: frozenset[str]) -> None:
             )
 
 
-def json_data(tensor: Tensor) -> Any:
+def tensor_json(tensor: Tensor) -> Any:
     """The tensor's elements, flat, as something `orjson` writes (with OPT_SERIALIZE_NUMPY).
 
     Raises:

@@ -17,16 +17,16 @@ _LONGEST: Final = 0.5
 """Longest pause between two looks at the catalogue, in seconds."""
 
 
-def wait_until(*, awaited: bool, now: float, began: float | None, patience: float, deadline: float) -> float | None:
+def wait_until(*, awaited: bool, now: float, began: float | None, model_wait: float, deadline: float) -> float | None:
     """Until when a call waits for its model; None if it does not wait.
 
     Args:
         awaited: the model may still appear: it is unknown or loading.
         began: when this gateway was first ready; None before that.
-        patience: seconds after `began` for which calls wait.
+        model_wait: seconds after `began` for which calls wait.
         deadline: of the call.
     """
-    until = min(deadline, (now if began is None else began) + patience)
+    until = min(deadline, (now if began is None else began) + model_wait)
     return until if awaited and now < until else None
 
 
@@ -36,14 +36,16 @@ class Arrivals:
     Args:
         catalogue: of models.
         admission: waiting calls count as long polls.
-        patience: seconds, from when this gateway is first ready, for which calls wait.
+        model_wait: seconds, from when this gateway is first ready, for which calls wait.
         clock: the fleet's.
     """
 
-    def __init__(self, catalogue: Catalogue, admission: Admission, patience: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, catalogue: Catalogue, admission: Admission, model_wait: float, clock: Callable[[], float]
+    ) -> None:
         self._catalogue = catalogue
         self._admission = admission
-        self._patience = patience
+        self._model_wait = model_wait
         self._clock = clock
         self._began: float | None = None
         self._waiting: set[asyncio.Future[None]] = set()
@@ -63,7 +65,7 @@ class Arrivals:
         """See `wait_until`."""
         awaited = self._catalogue.awaits(model, version)
         return wait_until(
-            awaited=awaited, now=self._clock(), began=self._began, patience=self._patience, deadline=deadline
+            awaited=awaited, now=self._clock(), began=self._began, model_wait=self._model_wait, deadline=deadline
         )
 
     async def wait(self, model: str, version: str, deadline: float) -> None:

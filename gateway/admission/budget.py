@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Final
 
-STRANGERS: Final = 4
+UNAUTHENTICATED: Final = 4
 """Divisor: a quarter of the budget is for unauthenticated callers: heads, pipelines, bodies while they are read."""
 UNREAD: Final = 2
 """Divisor: half of the budget is for answers that their callers have not read."""
@@ -95,16 +95,16 @@ class Budgets:
 
     Attributes:
         whole: all bytes.
-        strangers: held for unauthenticated callers.
+        unauthenticated: held for unauthenticated callers.
         unread: answers that their callers have not read.
     """
 
     whole: Budget
-    strangers: Budget
+    unauthenticated: Budget
     unread: Budget
 
     @classmethod
     def of(cls, limit: int) -> Budgets:
         """The budgets of a gateway that may hold `limit` bytes."""
         whole = Budget(limit)
-        return cls(whole, whole.part(limit // STRANGERS), whole.part(limit // UNREAD))
+        return cls(whole, whole.part(limit // UNAUTHENTICATED), whole.part(limit // UNREAD))

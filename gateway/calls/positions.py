@@ -18,7 +18,7 @@ import structlog
 from protocol.errors import FleetError
 from protocol.ports import Bus, Place
 
-_PATIENCE: Final = 3.0
+_READ_TIMEOUT: Final = 3.0
 
 _log = structlog.get_logger("gateway.calls.positions")
 
@@ -56,7 +56,7 @@ class Positions:
 
     async def _read(self, topic: str) -> Mapping[int, int]:
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_READ_TIMEOUT):
                 return await self._bus.committed(topic, topic)
         except (FleetError, TimeoutError) as error:
             _log.warning("committed offsets could not be read", topic=topic, error=str(error))

@@ -43,7 +43,7 @@ OnDone = Callable[[InferReply], None]
 
 
 @dataclasses.dataclass(slots=True)
-class Terms:
+class CallContext:
     """The parts of a call that are not in its body.
 
     Attributes:
@@ -151,7 +151,7 @@ class Service:
             raise Unavailable(f"no worker serves model '{model}' version {served.version} now", retry_after=1.0)
         return served
 
-    def request(self, served: Served, body: InferBody, terms: Terms) -> InferRequest:
+    def request(self, served: Served, body: InferBody, context: CallContext) -> InferRequest:
         """The request message of a call, validated against its model.
 
         Raises:
@@ -160,8 +160,9 @@ class Service:
         outputs = body.output_names if body.outputs else ()
         served.check(body.inputs, outputs, body.id)
         request = InferRequest(
-            terms.id, served.model, served.version, body.inputs, outputs, body.parameters, body.id, terms.principal,
-            self.channel, terms.deadline, 0, 0.0, trace_context(terms.traceparent, terms.id), terms.claimed, terms.accepted,
+            context.id, served.model, served.version, body.inputs, outputs, body.parameters, body.id, context.principal,
+            self.channel, context.deadline, 0, 0.0, trace_context(context.traceparent, context.id), context.claimed,
+            context.accepted,
         )  # fmt: skip
         if body.parameters and not _RESERVED.isdisjoint(body.parameters):
             _take_reserved(request)

@@ -1,4 +1,4 @@
-"""Who may call: one static API key, compared in constant time; without one everybody, who can only be on this machine. Pure."""
+"""Authentication: one static API key, compared in constant time. Without a key, everyone on this machine may call. Pure."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from protocol.errors import Code, FleetError
 from protocol.messages import ANONYMOUS
 
 KEYED: Final = "key"
-"""The principal of a caller that showed the API key."""
+"""The principal of a caller with the API key."""
 
 
 class Access:
-    """Turns a call's headers into its principal: "-" where there is no key to show, "key" for those who showed it."""
+    """Turns a call's headers into its principal: "-" if no key is configured, else "key"."""
 
     __slots__ = ("_key",)
 
@@ -23,11 +23,11 @@ class Access:
 
     @property
     def open(self) -> bool:
-        """Whether nobody has to show anything."""
+        """Whether no key is configured."""
         return not self._key
 
     def principal(self, fields: Mapping[bytes, bytes]) -> str:
-        """Who is calling.
+        """The principal of a call.
 
         Args:
             fields: headers by lower-case name.

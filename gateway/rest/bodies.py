@@ -13,18 +13,18 @@ from protocol.tensors import ITEM_SIZE, MANY, Buffer, Tensor, check_size, elemen
 from protocol.v2 import InferBody, ResponseBody
 
 Binary = frozenset[str] | bool
-"""Which outputs a caller wants as raw bytes behind the JSON: by name, all, or none."""
+"""The outputs that a caller wants as raw bytes after the JSON: by name, all (True) or none (False)."""
 
 _LENGTH: Final = struct.Struct("<I")
 _STRING: Final = 64
-"""Bytes of numbers that take as long to be written as one string."""
+"""One string takes as long to write as this many bytes of numbers."""
 
 
 def header_length(raw: bytes | None) -> int | None:
     """The number in `Inference-Header-Content-Length`.
 
     Raises:
-        InvalidArgument: it is not one.
+        InvalidArgument: it is not a number.
     """
     if raw is None:
         return None
@@ -34,12 +34,12 @@ def header_length(raw: bytes | None) -> int | None:
     return int(digits)
 
 
-def parse(body: Buffer | bytearray, length: int | None, config: ModelConfig) -> InferBody:
-    """The infer body, in whichever of the three forms its header length says.
+def parse_body(body: Buffer | bytearray, length: int | None, config: ModelConfig) -> InferBody:
+    """Parse an infer body: JSON, JSON and raw bytes, or raw bytes alone (`length` 0).
 
     Raises:
-        ManyElements: the JSON process is to parse it.
-        CodecError, InvalidArgument, Unsupported: naming what is wrong.
+        ManyElements: it has too many strings for the event loop; a JSON process parses it.
+        CodecError, InvalidArgument, Unsupported: naming the fault.
     """
     if length == 0:
         return raw_binary(memoryview(body), config)
@@ -47,10 +47,10 @@ def parse(body: Buffer | bytearray, length: int | None, config: ModelConfig) -> 
 
 
 def raw_binary(body: memoryview, config: ModelConfig) -> InferBody:
-    """A body that is nothing but the single input's bytes.
+    """Parse a body that consists of the bytes of the model's only input.
 
     Raises:
-        InvalidArgument: the model has several inputs, or its shape cannot be told from the number of bytes.
+        InvalidArgument: the model has several inputs, or the number of bytes does not determine the shape.
     """
     if len(config.inputs) != 1:
         raise InvalidArgument(
@@ -93,7 +93,7 @@ def _open_size(size: int, others: list[int], spec: TensorSpec, model: str) -> in
 
 
 def wanted(body: InferBody) -> Binary:
-    """Which outputs the caller wants as raw bytes: a listed one says so itself, the default is for those not listed."""
+    """The outputs that the caller wants as raw bytes: listed ones by their own flag, all others by the default."""
     if body.outputs:
         return frozenset([output.name for output in body.outputs if output.binary]) or False
     return body.binary_default
@@ -103,14 +103,14 @@ def render(reply: InferReply, binary: Binary) -> ResponseBody:
     """The V2 response of an answer with outputs.
 
     Raises:
-        CodecError: an output has no JSON form and was not asked for as raw bytes.
+        CodecError: an output has no JSON form and was not requested as raw bytes.
     """
     names = frozenset([tensor.name for tensor in reply.outputs]) if binary is True else binary or _NONE
     return v2.encode_response(reply.model, reply.version, reply.label, reply.parameters, reply.outputs, names)
 
 
 def json_bytes(reply: InferReply, binary: Binary) -> int:
-    """Bytes of the tensors that `render` would write as JSON; each element of BYTES counts for `_STRING` more."""
+    """Bytes of the tensors that `render` would write as JSON; each element of BYTES adds `_STRING`."""
     if binary is True:
         return 0
     names = binary or _NONE
@@ -132,10 +132,10 @@ _ALL: Final = (
 
 
 def timing(stamps: Timing) -> bytes:
-    """The value of `Penstock-Timing`: a structured dictionary (RFC 8941) of microseconds since the gateway had read the request,
-    the batch's rows and requests, the attempt, why the batch was released, and which files ran. What did not happen is left out,
-    and what another host's clock says was before the request."""
-    t0 = stamps.accepted - 5e-7  # so that cutting off rounds
+    """The value of `Penstock-Timing`, a structured dictionary (RFC 8941): stages in microseconds since the gateway had read the
+    request, rows and requests of the batch, the attempt, the reason of the release, the digest of the files. A stage that did not
+    happen is left out, and so is one before the request by another host's clock."""
+    t0 = stamps.accepted - 5e-7  # so that truncation rounds
     if stamps.accepted and stamps.released and stamps.emitted:
         text = _ALL % (
             (stamps.published - t0) * 1e6, (stamps.fetched - t0) * 1e6, (stamps.enqueued - t0) * 1e6,
@@ -157,10 +157,10 @@ def timing(stamps: Timing) -> bytes:
 
 
 def _digest(text: str) -> bytes:
-    """The beginning of the digest of the model's files, as a string of a header."""
+    """The digest as a header parameter; nothing if it is malformed."""
     return b', digest="%s"' % text.encode() if text.isalnum() and text.isascii() else b""
 
 
 def _token(text: str) -> bytes:
-    """The text as a token that can stand in a header; it comes from a worker."""
+    """The text as a header token; it comes from a worker, so it is checked."""
     return text.encode() if text.isidentifier() and text.isascii() else b"other"

@@ -1,4 +1,4 @@
-"""gzip and deflate in both directions, with a bound on what a small body may become. Pure."""
+"""gzip and deflate in both directions, with a bound on the inflated size. Pure."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from protocol.errors import CodecError, TooLarge, Unsupported
 from protocol.tensors import Buffer
 
 COMPRESS_FROM: Final = 1024
-"""Answers smaller than this are sent as they are: most clients offer gzip unasked, and it would cost more than it saves."""
+"""Smaller answers are not compressed: most clients accept gzip by default, and it would cost more than it saves."""
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _WINDOW: Final = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": zlib.MAX_WBITS}
 _LEVEL: Final = 1
 
 
 class Inflation:
-    """A body on its way out of its `Content-Encoding`, made step by step, so that every step can be counted before it is made.
+    """Inflates a body in steps, so that each step can be counted before it is made.
 
     Args:
-        body: as it came.
+        body: as received.
         encoding: the value of `Content-Encoding`.
-        limit: bytes that the body may become.
+        limit: largest inflated size in bytes.
 
     Attributes:
-        raw: what was made so far.
-        done: it is complete.
+        raw: the bytes inflated so far.
+        done: whether it is complete.
 
     Raises:
-        Unsupported: another encoding than gzip, deflate or identity.
+        Unsupported: the encoding is not gzip, deflate or identity.
     """
 
     __slots__ = ("_encoding", "_engine", "_limit", "_rest", "done", "raw")
@@ -48,11 +48,11 @@ class Inflation:
         self._rest: Buffer | bytearray = body
 
     def step(self, size: int) -> None:
-        """Make at most so many bytes more.
+        """Inflate at most `size` more bytes.
 
         Raises:
-            TooLarge: it would be more than the limit; not more than that is ever made.
-            CodecError: it is not what it says, truncated, or followed by something else.
+            TooLarge: it would exceed the limit; no more than that is ever inflated.
+            CodecError: it is not of this encoding, truncated, or followed by other bytes.
         """
         if self.done:
             return
@@ -78,7 +78,7 @@ class Inflation:
             raise CodecError(f"the request body ends before its {self._encoding} stream does")
 
     def _without_header(self, error: zlib.error, size: int) -> bytes:
-        """Deflate without zlib's header, which many clients mean by "deflate"."""
+        """Inflate without zlib's header: many clients send raw deflate as "deflate"."""
         if self._encoding != "deflate" or self.raw:
             raise CodecError(f"the request body is not {self._encoding}: {error}") from None
         self._engine = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -89,7 +89,7 @@ class Inflation:
 
 
 def decompress(body: Buffer | bytearray, encoding: str, limit: int) -> bytes:
-    """The body without its `Content-Encoding`, in one step.
+    """Inflate a body in one step.
 
     Raises:
         Unsupported, TooLarge, CodecError: as `Inflation`.
@@ -100,7 +100,7 @@ def decompress(body: Buffer | bytearray, encoding: str, limit: int) -> bytes:
 
 
 def choose(accept: str) -> str:
-    """The encoding that an `Accept-Encoding` header prefers: "gzip", "deflate", or "" for none."""
+    """The encoding preferred by an `Accept-Encoding` header: "gzip", "deflate", or "" for none."""
     weights: dict[str, float] = {}
     for entry in accept.split(",")[:32]:
         name, _, parameters = entry.partition(";")

@@ -1,8 +1,8 @@
-"""One HTTP connection. Infer requests go from the parser straight to the frontend; everything else goes the ASGI way.
+"""One HTTP connection. Infer requests go from the parser straight to the frontend; all others go through ASGI.
 
 Invariants:
-- responses leave in the order of their requests, one at a time; what cannot be read as a request is answered in its turn, too;
-- a client that does not read its answers is not read either, and is ended after a while or when others need the room.
+- responses leave in the order of their requests, one at a time; malformed requests are answered in their turn too;
+- the gateway does not read from a client that does not read its answers, and closes it after a while or when others need the room.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from protocol.tensors import Buffer
 
 _JOIN_BELOW: Final = 64 * 1024
 _LINGER: Final = 2.0
-"""Seconds that the rest of a refused request is read and thrown away, so that the caller sees the answer, not a reset."""
+"""Seconds for which the rest of a refused request is read and discarded, so that the caller sees the answer, not a reset."""
 _WRITE_BUFFER: Final = 8 * 1024
-"""Bytes that may wait in a connection's write buffer without being counted."""
+"""Bytes in a connection's write buffer that are not counted."""
 JSON_TYPE: Final = b"content-type: application/json\r\n"
 _CLOSE: Final = b"connection: close\r\n"
 _RETRY: Final = b"retry-after: 1\r\n"
 
 
 class Refusal:
-    """The answer to what could not be read as a request; it waits for its turn like a request."""
+    """The answer to a malformed request; it waits for its turn like a request."""
 
     __slots__ = ("body", "status")
 
@@ -45,20 +45,20 @@ class Refusal:
 
 
 class _Flow(FlowControl):
-    """uvicorn's flow control, which an application that waits for its body cannot make read on while requests wait."""
+    """uvicorn's flow control. It does not resume reading for an application's body while requests wait in the pipeline."""
 
     def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
         super().__init__(transport)
         self._pipeline = pipeline
 
     def resume_reading(self) -> None:
-        """Read on, where nothing waits."""
+        """Resume reading unless requests wait."""
         if not self._pipeline:
             super().resume_reading()
 
 
 class InferConnection(RequestReader):
-    """uvicorn's HTTP/1.1 protocol with the infer route taken out of it."""
+    """uvicorn's HTTP/1.1 protocol, which keeps the infer route for itself."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class InferConnection(RequestReader):
         self._stalled = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has connected."""
+        """Set up a new connection; refuse it over the limit."""
         super().connection_made(transport)
         self.flow = _Flow(transport, self.pipeline)
         transport.set_write_buffer_limits(_WRITE_BUFFER, 0)
@@ -112,7 +112,7 @@ class InferConnection(RequestReader):
     def queue_response(
         self, exchange: Exchange, status: int, head: bytes, parts: Sequence[Buffer], *, close: bool
     ) -> None:
-        """Send an exchange's response when it is its turn, and let the next request have its turn after it."""
+        """Queue an exchange's response; it is written in its turn."""
         close = close or not exchange.keep_alive
         size = len(parts[0]) if len(parts) == 1 else sum([len(part) for part in parts])
         first = b"%b%b%b%bcontent-length: %d\r\n\r\n" % (
@@ -126,7 +126,7 @@ class InferConnection(RequestReader):
             exchange.early = response
 
     def write_response(self, response: QueuedResponse) -> None:
-        """Write what `queue_response` sent."""
+        """Write a queued response, and start the next request."""
         transport, exchange = self.transport, response.exchange
         exchange.response_complete = True
         exchange.early = None
@@ -141,13 +141,13 @@ class InferConnection(RequestReader):
         if response.close or not exchange.keep_alive:
             exchange.keep_alive = False
             if response.close or self.pipeline or self._reading():
-                self._end()  # more has come or will come, and closing over it would reset the connection
+                self._end()  # unread input would turn a close into a reset
             else:
                 transport.close()
         self.on_response_complete()
 
     def on_response_complete(self) -> None:
-        """A response was written: the next request that was read meanwhile has its turn."""
+        """A response was written: start the next request of the pipeline."""
         self.server_state.total_requests += 1
         self._active = None
         self._quiet = 0
@@ -156,7 +156,7 @@ class InferConnection(RequestReader):
             self._count()
 
     def _advance(self) -> None:
-        """Start the next request, and read on where there is no other; not while the client does not read."""
+        """Start the next request, or resume reading; do neither while the client does not read."""
         if self._ended or self.flow.write_paused or self.transport.is_closing():
             return
         if self.pipeline:
@@ -169,7 +169,7 @@ class InferConnection(RequestReader):
             self.flow.resume_reading()
 
     def _date_line(self) -> bytes:
-        """uvicorn's Date header, which it renews every second."""
+        """The Date header line, cached until `server` renews it."""
         lines = self.server_state.default_headers
         if lines is not self._default_headers:
             self._default_headers = lines
@@ -177,18 +177,18 @@ class InferConnection(RequestReader):
         return self._date
 
     def pause_writing(self) -> None:
-        """The client does not read: read no more of it, and count what waits for it."""
+        """The client does not read: stop reading from it, and count its unread bytes."""
         super().pause_writing()
         self.flow.pause_reading()
         self._hold_unread()
 
     def _hold_unread(self) -> None:
-        """Count what this client has not read; where that is too much, those that have not read for longest are ended."""
+        """Count the client's unread bytes; over the limit, abort the connections that have not read for longest."""
         for transport in self._endpoint.unread.hold(self.transport, self.transport.get_write_buffer_size()):
             transport.abort()
 
     def resume_writing(self) -> None:
-        """The client reads again."""
+        """The client reads again: go on."""
         super().resume_writing()
         self._endpoint.unread.drop(self.transport)
         if self._active is None:
@@ -199,7 +199,7 @@ class InferConnection(RequestReader):
     # --- ends ---------------------------------------------------------------------------------------------------------
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone: whoever works for it is told."""
+        """The client has gone: cancel its requests."""
         self._endpoint.unread.drop(self.transport)
         self._share.free()
         if self._lingering is not None:
@@ -220,10 +220,10 @@ class InferConnection(RequestReader):
         self._endpoint.closed()
 
     def tick(self, keep_alive_ticks: int, read_ticks: int) -> None:
-        """Called now and then for every connection: close it where it was idle, or stuck in one message, for so many ticks."""
+        """Called periodically: close the connection if it was idle, or stuck in one message, for so many ticks."""
         if self.transport is None:
             return
-        if self.flow.write_paused or self.transport.is_closing():  # closing waits for what is not read yet
+        if self.flow.write_paused or self.transport.is_closing():  # closing waits until the client has read
             self._stalled += 1
             if self._stalled >= read_ticks:
                 self.transport.abort()
@@ -232,7 +232,7 @@ class InferConnection(RequestReader):
             self._stalled = self._stalled + 1 if self._seen_message == self._message else 0
             self._seen_message = self._message
             if self._stalled >= read_ticks:
-                self._refuse(408, "the request did not come in time")
+                self._refuse(408, "the request was not received in time")
             return
         self._stalled = 0
         self._seen_message = -1
@@ -242,18 +242,18 @@ class InferConnection(RequestReader):
                 self.transport.close()
 
     def _reading(self) -> bool:
-        """Whether a request was begun and the rest of it is awaited."""
+        """Whether part of a request was read and the rest is awaited."""
         return self._in_head or self._in_body
 
     def _refuse(self, status: int, message: str) -> None:
-        """Answer what cannot be read as a request, in its turn, and end the connection.
+        """Answer a malformed request in its turn, and end the connection.
 
-        Where it is the rest of a request that is at fault, that request has this answer, unless it has one already.
+        If the fault is in the rest of a request that was begun, that request gets this answer unless it has one.
         """
         if self._refused:
             return
         self._refused = True
-        self.parser = None  # and what it holds of a head
+        self.parser = None  # frees the head that it holds
         self.headers, self.url, self._rest = [], b"", b""
         cycle: Any = self.cycle
         if type(cycle) is Exchange and not cycle.complete:
@@ -279,7 +279,7 @@ class InferConnection(RequestReader):
         if cycle.response_started:
             cycle.keep_alive = False
             return
-        cycle.disconnected = True  # what the application sends now goes nowhere
+        cycle.disconnected = True  # discards what the application still sends
         cycle.message_event.set()
         self.cycle = GONE
         if cycle is self._active:
@@ -305,7 +305,7 @@ class InferConnection(RequestReader):
         self._end()
 
     def _end(self) -> None:
-        """No more requests: the rest of what comes is thrown away for a moment, then the connection is closed."""
+        """Take no more requests: discard input for `_LINGER` seconds, then close."""
         if self._ended or self.transport.is_closing():
             return
         self._ended = self._refused = True

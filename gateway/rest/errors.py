@@ -1,4 +1,4 @@
-"""What each error is in HTTP: one table. Nothing outside `rest` knows a status number. Pure."""
+"""Maps errors to HTTP: one table. Nothing outside `rest` knows a status number. Pure."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ STATUS: Final[dict[Code, int]] = {
     Code.UNAVAILABLE: 503,
     Code.DEADLINE_EXCEEDED: 504,
 }
-"""ALREADY_EXISTS, which only models say, is 400 as in Triton. 499 is nginx's "client closed request" and what gRPC's CANCELLED is
-over HTTP; Triton says 400, which blames the request."""
+"""ALREADY_EXISTS comes only from models and is 400 as in Triton. 499 is nginx's "client closed request" and gRPC's mapping of
+CANCELLED; Triton answers 400, which blames the request."""
 
 _REFUSALS: Final = {
     408: Code.DEADLINE_EXCEEDED, 413: Code.TOO_LARGE, 431: Code.TOO_LARGE, 501: Code.UNSUPPORTED, 503: Code.UNAVAILABLE,
@@ -36,7 +36,7 @@ _RETRY_AFTER: Final = {Code.EXHAUSTED: 1.0, Code.UNAVAILABLE: 1.0}
 
 
 def refusal_code(status: int) -> str:
-    """The name of the error that something is which cannot be read as a request."""
+    """The error code of a malformed request, by its status."""
     return _REFUSALS.get(status, Code.INVALID_ARGUMENT).value
 
 
@@ -46,8 +46,8 @@ def error_body(message: str) -> bytes:
 
 
 def error_headers(error: FleetError) -> list[tuple[str, str]]:
-    """What a caller should know besides status and message."""
-    headers = [("penstock-error", error.code.value)]  # 500 alone does not tell a model that failed from a fault of ours
+    """Headers of an error response."""
+    headers = [("penstock-error", error.code.value)]  # tells a failed model from a gateway fault: both are 500
     seconds = error.retry_after if error.retry_after is not None else _RETRY_AFTER.get(error.code)
     if seconds is not None:
         headers.append(("retry-after", str(max(1, math.ceil(seconds)))))

@@ -24,33 +24,33 @@ class Connection(Protocol):
     def queue_response(
         self, exchange: Exchange, status: int, head: bytes, parts: Sequence[Buffer], *, close: bool
     ) -> None:
-        """Send an exchange's response, and let the next request have its turn after it."""
+        """Queue an exchange's response; it is written in its turn."""
 
     def write_response(self, response: QueuedResponse) -> None:
-        """Write what `queue_response` sent."""
+        """Write a queued response."""
 
 
 class Exchange:
-    """One infer request and its response on a connection; what uvicorn calls a cycle.
+    """One infer request and its response on a connection; uvicorn's term is cycle.
 
     Attributes:
-        model, version: of the URL; version is "" where it names none.
-        fields: headers by lower-case name; of repeated ones the last.
-        body: what was read of it.
-        complete: all of the request was read.
-        started: it is its turn on this connection.
-        answered: its response is on the way out.
-        response_complete: its response was written.
-        disconnected: the client has gone.
+        model, version: from the URL; version may be "".
+        fields: headers by lower-case name; the last one of each name.
+        body: the part read so far.
+        complete: whether the whole request was read.
+        started: whether it has its turn on the connection.
+        answered: whether its response was queued.
+        response_complete: whether its response was written.
+        disconnected: whether the client has gone.
         id: its fleet id, "" until it has one.
-        accepted: when all of it was read, on the fleet's clock.
-        early: its response, where it was answered before its turn.
-        until: its deadline, `math.inf` where it has none.
-        work: what is done with its body beside the event loop, which ends when the client goes.
-        head_bytes: of a head that is large enough to be counted.
+        accepted: when the whole request was read, on the fleet's clock.
+        early: its response, if it was answered before its turn.
+        until: its deadline, `math.inf` for none.
+        work: task that handles its body off the event loop; cancelled when the client goes.
+        head_bytes: size of the head, if large enough to be counted.
         call: the waiting call, None before and after.
-        binary: which outputs its caller wants as raw bytes.
-        reserved: bytes that admission holds for its body.
+        binary: outputs that the caller wants as raw bytes.
+        reserved: bytes that admission holds for the body.
     """
 
     __slots__ = (
@@ -93,7 +93,7 @@ class Exchange:
         self.work: asyncio.Future[Any] | None = None
 
     def add(self, piece: bytes) -> None:
-        """More of the body was read."""
+        """Append a piece of the body."""
         held = self.body
         if not held:
             self.body = piece
@@ -104,13 +104,13 @@ class Exchange:
             self.body += piece
 
     def respond(self, status: int, head: bytes, parts: Sequence[Buffer], *, close: bool = False) -> None:
-        """Write the whole response, once; nothing happens where the client has gone.
+        """Queue the whole response, once; does nothing if the client has gone.
 
         Args:
             status: HTTP status.
             head: header lines, each with its CRLF, without date, length and connection.
             parts: the body.
-            close: end the connection after it.
+            close: whether the connection ends after it.
         """
         if self.answered or self.disconnected:
             return
@@ -119,30 +119,30 @@ class Exchange:
 
 
 class Frontend(Protocol):
-    """Who takes infer requests."""
+    """Takes infer requests."""
 
     def route(self, url: bytes) -> tuple[str, str] | None:
         """(model, version) of an infer URL, None for any other."""
 
     def begin(self, exchange: Exchange) -> None:
-        """The headers are there and it is its turn; may answer at once."""
+        """The headers were read, and the exchange has its turn; may answer at once."""
 
     def grow(self, exchange: Exchange) -> None:
         """More of a large body was read; may answer at once."""
 
     def handle(self, exchange: Exchange) -> None:
-        """All of the request is there; answer now or later."""
+        """The whole request was read; answer now or later."""
 
     def lost(self, exchange: Exchange) -> None:
-        """It will not be answered by the frontend: the client has gone, or the rest of the request is not HTTP."""
+        """The client has gone, or the rest of the request is malformed: the frontend must not answer."""
 
 
 class QueuedResponse(NamedTuple):
-    """What is to be written for an exchange.
+    """A response that waits to be written.
 
     Attributes:
-        parts: the bytes, in one piece where they are few.
-        close: the connection ends after it.
+        parts: its bytes, head included.
+        close: whether the connection ends after it.
     """
 
     exchange: Exchange
@@ -156,18 +156,18 @@ class QueuedResponse(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Endpoint:
-    """What all connections of a server share.
+    """The objects that all connections of a server share.
 
     Attributes:
-        frontend: who takes infer requests.
+        frontend: takes infer requests.
         max_header_bytes: of request line and headers.
         max_connections: open at once.
-        closed: told of every connection that has ended.
-        outgoing: responses on their way to their sockets.
-        budgets: what connections may hold together.
-        unread: answers that wait in write buffers.
-        refused: told the error's name of everything that could not be read as a request.
-        hosts: who may be meant and whose pages may call; None where everybody shows a key.
+        closed: called when a connection has ended.
+        outgoing: responses to write at the end of this turn.
+        budgets: of bytes held.
+        unread: bytes in write buffers, by connection.
+        refused: called with the error code of each malformed request.
+        hosts: allowed `Host` and `Origin`; None if an API key is configured.
     """
 
     frontend: Frontend

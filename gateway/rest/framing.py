@@ -1,6 +1,7 @@
-"""What a request's head must not say: where two servers could disagree about where a request ends, and who is meant. Pure.
+"""Refuses heads that two servers could frame differently, and hosts that this gateway does not serve. Pure.
 
-The parser refuses most of it: both lengths, doubled lengths, blanks before a colon, bare line ends, folded lines. This is the rest.
+The parser refuses most ambiguities: both lengths, repeated lengths, blanks before a colon, bare line ends, folded lines. This
+module refuses the rest.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _MAX_KNOWN: Final = 64
 
 
 def fault(version: str, headers: Sequence[tuple[bytes, bytes]], fields: Fields) -> Refused | None:
-    """Why a request cannot be taken as it is framed; None where nothing is wrong.
+    """Why the framing of a request is refused; None if it is sound.
 
     Args:
         version: as in the request line.
@@ -47,7 +48,7 @@ def fault(version: str, headers: Sequence[tuple[bytes, bytes]], fields: Fields) 
 
 
 def framing(fields: Fields) -> bytes:
-    """The header lines that say where the body ends; nothing where there is no body."""
+    """The header lines that frame the body; nothing if there is no body."""
     if b"transfer-encoding" in fields:
         return b"transfer-encoding: chunked\r\n"
     length = fields.get(b"content-length", b"0").strip()
@@ -55,13 +56,13 @@ def framing(fields: Fields) -> bytes:
 
 
 class Hosts:
-    """The hosts that a gateway without an API key is called by.
+    """The hosts under which a gateway without an API key may be called.
 
-    A web page can make its visitor's browser call this machine: by a name of the page's own that resolves to 127.0.0.1 (then `Host`
-    is that name), or directly (then `Origin` is the page's). Neither gets an answer.
+    A web page can make its visitor's browser call this machine: by a name that resolves to 127.0.0.1 (DNS rebinding: `Host` is that
+    name), or directly (`Origin` is the page's). Both are refused.
 
     Args:
-        names: besides localhost and loopback addresses.
+        names: allowed besides localhost and loopback addresses.
     """
 
     __slots__ = ("_known", "_names")
@@ -71,7 +72,7 @@ class Hosts:
         self._known: set[bytes] = set()
 
     def fault(self, fields: Fields) -> Refused | None:
-        """Why a request is not for this gateway; None where it is."""
+        """Why the `Host` or `Origin` of a request is refused; None if it is allowed."""
         host = fields.get(b"host")
         if host is not None and host not in self._known and not self._learn(host, b"//" + host):
             return 403, f"this gateway is not {quoted(host)}: call it as localhost, or allow the name (--allowed-hosts)"
@@ -90,7 +91,7 @@ class Hosts:
     def _allows(self, url: bytes) -> bool:
         try:
             name = "" if b"@" in url else urlsplit(url.decode("ascii")).hostname or ""
-        except ValueError:  # also what is not ASCII
+        except ValueError:  # also for text that is not ASCII
             return False
         if name == "localhost" or name.endswith(".localhost") or name in self._names:
             return True

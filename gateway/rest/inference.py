@@ -1,7 +1,7 @@
-"""The infer route: an exchange becomes a call, and the call's answer the response.
+"""The infer route: turns an exchange into a call, and the call's answer into the response.
 
-Invariants: every response carries `Penstock-Request-Id`; an exchange is answered once, whatever goes wrong; a client that goes away
-cancels its call unless that has an `Idempotency-Key` or is asynchronous.
+Invariants: every response carries `Penstock-Request-Id`; an exchange is answered once, whatever fails; a client that disconnects
+cancels its call unless the call is keyed or asynchronous.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import functools
 from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
-from gateway.calls.service import Service, Terms
+from gateway.calls.service import CallContext, Service
 from gateway.catalogue.catalogue import Served
 from gateway.durable.claims import Claims
 from gateway.ids import fingerprint, keyed_id
@@ -31,10 +31,10 @@ from protocol.tensors import ManyElements
 from protocol.v2 import InferBody
 
 _SPECIAL: Final = frozenset({b"content-encoding", b"idempotency-key", b"prefer"})
-"""Headers that take a request off the direct way."""
+"""Headers whose requests are handled in a task."""
 _SMALL_BODY: Final = 64 * 1024
 _RESERVE_STEP: Final = 1024 * 1024
-"""What a body without a length has counted beyond what came of it."""
+"""Bytes counted in advance for a body without a length."""
 
 Result = TypeVar("Result")
 
@@ -57,12 +57,12 @@ class InferFrontend:
         self._loop = asyncio.get_running_loop()
 
     async def close(self) -> None:
-        """Wait for what is still being worked on."""
+        """Finish what is in flight, and end the JSON processes."""
         await self._responses.close()
         await self.json.close()
 
     def begin(self, exchange: Exchange) -> None:
-        """Refuse what the headers alone rule out, before a body is read."""
+        """Refuse by the headers alone, before the body is read."""
         fields = exchange.fields
         try:
             if not self._access.open:
@@ -78,7 +78,7 @@ class InferFrontend:
             self._responses.refuse(exchange, error)
 
     def grow(self, exchange: Exchange) -> None:
-        """Count a body that is kept for longer than one read."""
+        """Count a body that is kept beyond one read."""
         size = len(exchange.body)
         try:
             self._check_size(size)
@@ -89,7 +89,7 @@ class InferFrontend:
             self._responses.refuse(exchange, error)
 
     def handle(self, exchange: Exchange) -> None:
-        """All of the request is there; it is handled when all sockets of this turn were read."""
+        """Queue a complete request; it is handled when all sockets of this turn were read."""
         exchange.accepted = self._clock()
         size = len(exchange.body)
         if size > UNCOUNTED and size > exchange.reserved:
@@ -110,7 +110,7 @@ class InferFrontend:
                 self._responses.spawn(exchange, self._handle_large(exchange, length))
                 return
             served = self._service.resolve(exchange.model, exchange.version)
-            self._submit(exchange, served, bodies.parse(body, length, served.config))
+            self._submit(exchange, served, bodies.parse_body(body, length, served.config))
         except ManyElements:
             self._responses.spawn(exchange, self._handle_large(exchange, length))
         except (NotFound, Unavailable) as error:
@@ -124,7 +124,7 @@ class InferFrontend:
             self._responses.broken(exchange)
 
     def lost(self, exchange: Exchange) -> None:
-        """The client has gone: nobody needs an unkeyed call's answer any more."""
+        """The client has gone: cancel its work and its plain call."""
         self._responses.release(exchange)
         if exchange.work is not None:
             exchange.work.cancel()
@@ -139,7 +139,7 @@ class InferFrontend:
         service = self._service
         exchange.id = service.new_id()
         exchange.binary = bodies.wanted(body)
-        request = service.request(served, body, self._terms(exchange))
+        request = service.request(served, body, self._context(exchange))
 
         def done(reply: InferReply) -> None:
             exchange.call = None
@@ -148,7 +148,7 @@ class InferFrontend:
         exchange.call = service.submit(served, request, done)
         self._responses.release(exchange)
 
-    def _terms(self, exchange: Exchange, *, claimed: bool = False, default: float | None = None) -> Terms:
+    def _context(self, exchange: Exchange, *, claimed: bool = False, default: float | None = None) -> CallContext:
         fields = exchange.fields
         accepted = exchange.accepted
         seconds = self._settings.default_timeout if default is None else default
@@ -159,7 +159,7 @@ class InferFrontend:
         if seconds:
             exchange.until = deadline = accepted + seconds
         given = fields.get(b"traceparent")
-        return Terms(
+        return CallContext(
             exchange.id, exchange.principal, accepted, deadline,
             "" if given is None else given.decode("latin-1"), claimed,
         )  # fmt: skip
@@ -175,13 +175,13 @@ class InferFrontend:
         return seconds
 
     async def _handle_early(self, exchange: Exchange) -> None:
-        """A request whose model may be there in a moment."""
+        """Handle a request whose model may still appear."""
         await self._resolve(exchange)
         if not exchange.disconnected:
             self._handle(exchange)
 
     async def _resolve(self, exchange: Exchange) -> Served:
-        """The model that is meant, waited for where it may come in a moment."""
+        """Resolve the model; wait for it if it may still appear."""
         service, model, version = self._service, exchange.model, exchange.version
         until = self._until(exchange)
         if service.arrivals.until(model, version, until) is not None:
@@ -195,7 +195,7 @@ class InferFrontend:
         self._submit(exchange, await self._resolve(exchange), body)
 
     async def _handle_specially(self, exchange: Exchange) -> None:
-        """A request that is compressed, keyed or asynchronous."""
+        """Handle a request that is compressed, keyed or asynchronous."""
         fields = exchange.fields
         served = await self._resolve(exchange)
         if b"content-encoding" in fields:
@@ -214,11 +214,11 @@ class InferFrontend:
             exchange.id = self._service.new_id()
         else:
             exchange.id = keyed_id(exchange.principal, exchange.model, exchange.version, key.decode("latin-1"))
-        terms = self._terms(exchange, claimed=True, default=0.0 if asynchronous else None)
-        request = self._service.request(served, body, terms)
+        context = self._context(exchange, claimed=True, default=0.0 if asynchronous else None)
+        request = self._service.request(served, body, context)
         mark = fingerprint(raw, (field or b"").decode("latin-1"))
         self._responses.release(exchange)
-        del raw, body  # not held while the call waits
+        del raw, body  # free them while the call waits
         if asynchronous:
             accepted = await self._claims.accept(served, request, mark, exchange.binary)
             if accepted.reply is None:
@@ -229,14 +229,14 @@ class InferFrontend:
             self._responses.answer(exchange, await self._claims.infer(served, request, mark))
 
     async def _beside(self, exchange: Exchange, work: Coroutine[Any, Any, Result]) -> Result:
-        """Have something done with a body beside the event loop; it ends when the client goes, so that nobody holds the body."""
+        """Run work on a body as a task that ends when the client goes, so that it does not hold the body."""
         task = self._loop.create_task(work)
         exchange.work = task
         try:
             return await task
         finally:
             exchange.work = None
-            del task  # an error's traceback has this frame and the task has the error: the body would stay for long
+            del task  # breaks the cycle of error, traceback, frame and task, which would hold the body
 
     async def _inflate(self, exchange: Exchange) -> bytearray:
         encoding = exchange.fields[b"content-encoding"].decode("latin-1")
@@ -248,10 +248,10 @@ class InferFrontend:
                     functools.partial(self._responses.reserve, exchange),
                 )  # fmt: skip
         except TimeoutError:
-            raise DeadlineExceeded("the deadline came while the request's body was being decompressed") from None
+            raise DeadlineExceeded("the deadline passed while the request's body was being decompressed") from None
 
     def _until(self, exchange: Exchange) -> float:
-        """When the reading of a request must have ended: its deadline, or that of a call that names none."""
+        """When a request must have been read and parsed: its deadline, or the default one."""
         asked = exchange.fields.get(b"penstock-timeout-ms")
         return exchange.accepted + (self._settings.default_timeout if asked is None else self._timeout(asked))
 
@@ -259,7 +259,7 @@ class InferFrontend:
         raw = exchange.body
         if (len(raw) if length is None else length) <= self._settings.json_offload_bytes:
             with contextlib.suppress(ManyElements):
-                return bodies.parse(raw, length, served.config)
+                return bodies.parse_body(raw, length, served.config)
         return await self._beside(exchange, self.json.parse(raw, length, self._until(exchange), served.model))
 
     # --- parts --------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Inflating bodies beside the event loop: step by step, a few at once, every step counted before it is made."""
+"""Inflates bodies off the event loop: in steps, a few bodies at once, each step counted before it is made."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from gateway.rest.compression import Inflation
 from protocol.tensors import Buffer
 
 ON_LOOP: Final = 64 * 1024
-"""Bytes that are inflated on the event loop, where that is all of it; a fifth of a millisecond."""
+"""Bodies up to this many bytes are inflated on the event loop; it takes a fifth of a millisecond."""
 STEP: Final = 1024 * 1024
 AT_ONCE: Final = 2
-"""Bodies that are inflated at the same time, in threads; zlib lets go of the interpreter's lock."""
+"""Bodies inflated at the same time, in threads; zlib releases the GIL."""
 
 
 class Inflater:
@@ -26,13 +26,13 @@ class Inflater:
     async def inflate(
         self, body: Buffer | bytearray, encoding: str, limit: int, reserve: Callable[[int], None]
     ) -> bytearray:
-        """The body without its `Content-Encoding`.
+        """Inflate a body.
 
         Args:
-            body: as it came.
-            encoding: the value of its header.
-            limit: bytes that it may become.
-            reserve: has that many bytes counted in all; raises where there is no room.
+            body: as received.
+            encoding: the value of `Content-Encoding`.
+            limit: largest inflated size in bytes.
+            reserve: counts so many bytes in all; raises if there is no room.
 
         Raises:
             FleetError: as `Inflation` and `reserve`.

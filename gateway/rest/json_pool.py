@@ -1,10 +1,9 @@
-"""Who may ask a process for large JSON, and until when: a few processes, callers in order, everybody's deadline kept.
+"""Shares a few JSON processes among callers, first come, first served, each with its deadline.
 
 Invariants:
-- a caller has its answer or 504 at its deadline, wherever its document is; what is late is not begun;
-- a document that was begun is finished even where nobody waits for it any more, so that one caller cannot make the next wait for a
-  new process;
-- what waits and what is being worked on is counted in the gateway's budget.
+- a caller has its answer or 504 by its deadline; a document that is too late is not begun;
+- a document that was begun is finished even if its caller has gone, so that the next caller does not wait for a new process;
+- documents that wait or are handled are counted in the gateway's budget.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from protocol.tensors import Buffer, Tensor
 from protocol.v2 import InferBody, RequestedOutput, ResponseBody
 
 _STUCK: Final = 60.0
-"""Seconds after which a process is taken for stuck and ended; 16 MB take a second."""
+"""Seconds after which a process counts as stuck and is killed; 16 MB take a second."""
 
 _Answer = tuple[Any, Buffer]
 
@@ -35,9 +34,9 @@ class JsonPool:
     """Parses and writes JSON in other processes.
 
     Args:
-        budget: what documents in work draw from.
-        size: processes at most; each starts when there is work for it.
-        clock: the time that deadlines are told in.
+        budget: documents in flight draw from it.
+        size: largest number of processes; each starts when there is work for it.
+        clock: of the deadlines.
     """
 
     def __init__(self, budget: Budget, size: int, clock: Callable[[], float]) -> None:
@@ -52,9 +51,9 @@ class JsonPool:
         """As `v2.parse_body`; the tensors are views of one buffer. The body is the caller's to count.
 
         Raises:
-            CodecError, Unsupported, TooLarge: naming what is wrong.
-            DeadlineExceeded: it is `until`.
-            Exhausted: there is no room for what it becomes.
+            CodecError, Unsupported, TooLarge: naming the fault.
+            DeadlineExceeded: `until` has passed.
+            Exhausted: there is no room for the parsed document.
             Unavailable: the process died over it.
         """
         note, value = await self._ask(PARSE, {"length": length, "model": model}, body, Share(self._budget), until)
@@ -104,11 +103,11 @@ class JsonPool:
                 work.add_done_callback(self._ended)
                 return await asyncio.shield(work)
         except TimeoutError:
-            raise DeadlineExceeded("the deadline came while the request's JSON waited or was being handled") from None
+            raise DeadlineExceeded("the deadline passed while the request's JSON waited or was being handled") from None
         finally:
             if work is None:
                 share.free()
-            work = None  # an error's traceback has this frame, and the task has the error: nothing would free the body soon
+            work = None  # breaks the cycle of error, traceback, frame and task, which would hold the body
 
     async def _run(
         self, process: JsonProcess, share: Share, kind: bytes, note: dict[str, Any], body: Buffer | bytearray
@@ -125,10 +124,10 @@ class JsonPool:
     def _ended(self, work: asyncio.Task[_Answer]) -> None:
         self._work.discard(work)
         if not work.cancelled():
-            work.exception()  # nobody may be left who looks at it
+            work.exception()  # its caller may have gone
 
     async def _turn(self) -> JsonProcess:
-        """A process that has nothing to do, first come, first served."""
+        """Wait for an idle process, first come, first served."""
         if self._idle:
             return self._idle.pop()
         turn: asyncio.Future[JsonProcess] = asyncio.get_running_loop().create_future()

@@ -1,9 +1,8 @@
 """Large JSON, away from the event loop: a child process parses and writes it, one document at a time.
 
-A thread would not help: the parser holds the interpreter's lock for as long as it runs (90 ms for 16 MB). The child also keeps the
-hundreds of megabytes that such a document takes while it is Python objects. It starts with the first large body, and ends when its
-standard input does, so it cannot outlive its gateway. `json_pool` says who asks which child, and until when;
-`docs/decisions/0004-json-in-processes-of-our-own.md` why it is no `ProcessPoolExecutor`.
+A thread would not help: the parser holds the GIL while it runs (90 ms for 16 MB). The child also keeps the hundreds of megabytes
+that such a document takes as Python objects. It starts with the first large body, and ends when its standard input does, so it
+cannot outlive its gateway. `docs/decisions/0004-json-in-processes-of-our-own.md` says why it is no `ProcessPoolExecutor`.
 
 A frame in either direction is `kind (1 byte), length of note (u32), length of body (u32), note (JSON), body`.
 """
@@ -36,7 +35,7 @@ _HEAD: Final = struct.Struct(">cII")
 _DONE: Final = b"+"
 _FAILED: Final = b"-"
 _NICE: Final = 10
-"""Large documents leave the cores to the event loop, which small calls wait for."""
+"""Large documents yield the cores to the event loop, which serves the small calls."""
 _READ_BUFFER: Final = 4 * 1024 * 1024
 _SKIP: Final = 1024 * 1024
 
@@ -44,7 +43,7 @@ _log = structlog.get_logger("gateway.rest")
 
 
 class JsonProcess:
-    """The gateway's side of one child: one question at a time."""
+    """The gateway's side of one child process: one document at a time."""
 
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
@@ -52,22 +51,22 @@ class JsonProcess:
 
     @property
     def pid(self) -> int | None:
-        """Of the child, once it has been asked something."""
+        """Of the child, once it was started."""
         return None if self._process is None else self._process.pid
 
     async def ask(
         self, kind: bytes, note: dict[str, Any], body: Buffer | bytearray, share: Share
     ) -> tuple[Any, Buffer]:
-        """One question; the answer's note and body.
+        """Send one document; returns the note and the body of the answer.
 
         Args:
             kind: `PARSE` or `WRITE`.
-            note: what else there is to say.
+            note: arguments, as JSON.
             body: the document.
-            share: holds the body on its way to the child, then the answer's.
+            share: counts the body, then the answer's body.
 
         Raises:
-            FleetError: what the child says is wrong, as it would be raised here.
+            FleetError: raised by the child.
             Exhausted: there is no room for the answer.
             Unavailable: the child died over it.
         """
@@ -87,19 +86,19 @@ class JsonProcess:
             result = memoryview(await process.stdout.readexactly(size))
         except (OSError, asyncio.IncompleteReadError, struct.error):
             await self.close()
-            _log.error("the JSON process ended over a request", body_bytes=len(body))
-            raise Unavailable("the request's JSON could not be handled: the process for large JSON ended") from None
+            _log.error("the JSON process died over a request", body_bytes=len(body))
+            raise Unavailable("the request's JSON could not be handled: the process for large JSON died") from None
         except FleetError:
             raise
         except BaseException:
-            await self.close()  # half a frame is on its way: nothing more can be asked of this process
+            await self.close()  # half a frame is in flight: this process cannot be used again
             raise
         if outcome != _DONE:
             raise FleetError(answer["message"], code=Code(answer["code"]))
         return answer, result
 
     async def close(self) -> None:
-        """End the process."""
+        """Kill the process."""
         starting, self._starting = self._starting, None
         process, self._process = self._process, None
         if starting is not None:
@@ -118,7 +117,7 @@ class JsonProcess:
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=_READ_BUFFER,
             )  # fmt: skip
             self._starting = asyncio.get_running_loop().create_task(start)
-            self._process = await asyncio.shield(self._starting)  # whoever is cancelled now leaves it to `close`
+            self._process = await asyncio.shield(self._starting)  # `close` finds it if this is cancelled
             self._starting = None
         return self._process
 
@@ -136,7 +135,7 @@ class _Frame:
 
 
 def main() -> None:
-    """The child's side: answer frames until standard input ends."""
+    """The child: answer frames until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(_NICE)
     while frame := _read(sys.stdin.buffer):

@@ -1,10 +1,10 @@
-"""Requests as they come over one connection: what of them is kept, how much, and when it is too much.
+"""Reads the requests of one connection, within limits.
 
 Invariants:
-- nothing is kept beyond its limit: heads, trailers and everything between chunks have `max_header_bytes`, bodies `max_body_bytes`,
-  bodies of routes that need none are thrown away;
-- what is kept for longer than one read is counted in the gateway's budget;
-- an offer to upgrade changes nothing: the body ends where its length or its last chunk says.
+- heads, trailers and everything between chunks have at most `max_header_bytes`, bodies `max_body_bytes`; bodies of routes without
+  one are discarded;
+- bytes kept beyond one read are counted in the gateway's budget;
+- an offered upgrade changes nothing: the body ends by its length or its last chunk.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from gateway.rest.framing import Refused, fault, framing
 from gateway.rest.uvicorn_internals import Config, RequestResponseCycle, ServerState, UvicornConnection
 
 MAX_FIELDS: Final = 256
-"""Headers of one request, and trailers."""
+"""Most headers of one request; the same for trailers."""
 MAX_PLAIN_BODY: Final = 64 * 1024
-"""Bytes of the body of any request but an infer request."""
+"""Largest body of a request outside the infer route."""
 UNCOUNTED: Final = 4096
-"""Bytes of a head and of what else a connection holds that are not worth counting."""
+"""Bytes of a connection that are too few to count."""
 REQUEST_BYTES: Final = 2048
-"""What a request costs that waits behind another one, besides its bytes."""
+"""Bytes counted for a pipelined request besides its own."""
 _PIECE: Final = 16 * 1024
 _MAX_CHUNKS: Final = 64 * 1024
 _CHUNK_BYTES: Final = 64
-"""A body may have so many chunks, and one more for every so many bytes."""
+"""A body may have `_MAX_CHUNKS` chunks, and one more per `_CHUNK_BYTES`."""
 
 _log = logging.getLogger("gateway.rest")
 
@@ -54,7 +54,7 @@ class RequestReader(UvicornConnection):
         self._frontend = endpoint.frontend
         self._hosts = endpoint.hosts
         self._max_header_bytes = endpoint.max_header_bytes
-        self._share = Share(endpoint.budgets.strangers)
+        self._share = Share(endpoint.budgets.unauthenticated)
         self._in_head = False
         self._in_body = False
         self._dry = 0
@@ -74,7 +74,7 @@ class RequestReader(UvicornConnection):
     # --- bytes --------------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser, which calls the methods below; then count what is kept of it."""
+        """Feed the parser, which calls the methods below; then count the bytes kept."""
         self._quiet = 0
         if self._rest:
             self._rest += data
@@ -84,9 +84,9 @@ class RequestReader(UvicornConnection):
             self._count()
 
     def _read(self, data: bytes) -> None:
-        """Feed the parser piece by piece; once a request has to wait for another one, the rest stays as it is.
+        """Feed the parser piece by piece; once a request has to wait for another one, keep the rest as bytes.
 
-        A read of 256 KB can be thousands of requests: as objects they would be ten times as large, and making them would take long.
+        A read of 256 KB can be thousands of requests, which as objects would be ten times as large.
         """
         at, size = 0, len(data)
         while at < size and not self._refused:
@@ -97,7 +97,7 @@ class RequestReader(UvicornConnection):
                 return
 
     def _feed(self, data: bytes | memoryview) -> int:
-        """Feed the parser; returns how much it leaves, which is nothing but after a request that offers an upgrade."""
+        """Feed the parser; returns how many bytes it leaves, which it does only after an offered upgrade."""
         size = len(data)
         self._dry += size
         self._measure_head = self._in_head or size > UNCOUNTED
@@ -110,7 +110,7 @@ class RequestReader(UvicornConnection):
         except httptools.HttpParserError as error:
             cause = error.__context__
             if cause is not None and not isinstance(cause, httptools.HttpParserError | ValueError):
-                _log.error("a request could not be taken", exc_info=cause)
+                _log.error("a request could not be read", exc_info=cause)
             self._refuse(400, f"not an HTTP/1.1 request: {error}"[:200])
         if self._dry > self._max_header_bytes:
             self._refuse_dry()
@@ -119,7 +119,7 @@ class RequestReader(UvicornConnection):
         return rest
 
     def _decline_upgrade(self) -> None:
-        """The parser takes an offered upgrade as accepted and the body as another protocol: tell it again where the body ends."""
+        """The parser takes an offered upgrade as accepted and the body as another protocol: feed it the framing again."""
         lines, self._offer = self._offer, b""
         if lines and not self._refused:
             self._muted = True
@@ -140,7 +140,7 @@ class RequestReader(UvicornConnection):
     # --- the parser's callbacks ---------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        """A request line comes."""
+        """Start a request."""
         if self._muted:
             return
         self.url = b""
@@ -150,7 +150,7 @@ class RequestReader(UvicornConnection):
         self._message += 1
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header is complete, or a trailer, which nobody needs."""
+        """Keep a header; count and discard a trailer."""
         if not self._in_head:
             trailers = self._trailers
             trailers[0] += len(name) + len(value) + 4
@@ -166,7 +166,7 @@ class RequestReader(UvicornConnection):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """All headers are there: find who takes the request."""
+        """Check the head, and route the request."""
         if self._muted:
             return
         self._in_head = False
@@ -197,7 +197,7 @@ class RequestReader(UvicornConnection):
         self._take(fields, version)
 
     def _measure(self) -> Refused | None:
-        """Bytes and fields of a head that is not small for sure."""
+        """Check the size of a head that may be large."""
         headers = self.headers
         size = len(self.url) + sum([len(name) + len(value) + 4 for name, value in headers])
         if size > self._max_header_bytes or len(headers) > MAX_FIELDS:
@@ -206,12 +206,12 @@ class RequestReader(UvicornConnection):
         return None
 
     def on_chunk_header(self) -> None:
-        """The size of a chunk was read."""
+        """Count a chunk."""
         self._dry = 0
         self._chunks += 1
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the body of the request that was begun last."""
+        """Append a piece to the body of the newest request."""
         self._dry = 0
         cycle: Any = self.cycle
         if type(cycle) is Exchange:
@@ -225,7 +225,7 @@ class RequestReader(UvicornConnection):
                 cycle.message_event.set()
 
     def on_message_complete(self) -> None:
-        """The request that was begun last is complete."""
+        """The newest request is complete."""
         if self._offer:
             return
         self._in_body = False
@@ -256,7 +256,7 @@ class RequestReader(UvicornConnection):
                 self._give_to_asgi()
             return
         keep_alive = parser.should_keep_alive() and version != "1.0"
-        connection: Any = self  # what `queue_response` and `write_response` are is the other half's
+        connection: Any = self  # `queue_response` and `write_response` are in `InferConnection`
         exchange = Exchange(connection, *route, fields, keep_alive=keep_alive, expects=self.expect_100_continue)
         exchange.head_bytes = self._head_bytes
         previous, self.cycle = self.cycle, exchange  # it has what the base class reads of a cycle
@@ -267,7 +267,7 @@ class RequestReader(UvicornConnection):
             self.pipeline.appendleft((exchange, self.app))
 
     def _give_to_asgi(self) -> None:
-        """Let uvicorn's own methods see the request from its beginning."""
+        """Replay the request to uvicorn's own methods from its start."""
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url = url
@@ -279,7 +279,7 @@ class RequestReader(UvicornConnection):
     # --- what is kept -------------------------------------------------------------------------------------------------
 
     def _count(self) -> None:
-        """Count what this connection keeps of requests beyond one read."""
+        """Count the bytes that this connection keeps beyond one read."""
         held = self._dry if self._in_head else 0
         active = self._active
         if active is not None:
@@ -291,18 +291,18 @@ class RequestReader(UvicornConnection):
         if self.pipeline:
             held += len(self._rest) + sum([REQUEST_BYTES + _size(cycle) for cycle, _ in self.pipeline])
         if not self._share.hold(held if held > UNCOUNTED else 0):
-            if self.pipeline:  # none of them was begun: what is refused is not kept
+            if self.pipeline:  # none of them was started: free them
                 self.pipeline.clear()
                 self.cycle = GONE
             self._refuse(503, "this gateway reads too many requests at once, come back later")
 
     def _refuse(self, status: int, message: str) -> None:
-        """Answer what cannot be read as a request, in its turn, and end the connection."""
+        """Answer a malformed request in its turn, and end the connection."""
         raise NotImplementedError
 
 
 def _size(cycle: Any) -> int:
-    """Bytes that a request holds which waits behind another one."""
+    """Bytes of a pipelined request."""
     headers: Iterable[tuple[bytes, bytes]]
     if type(cycle) is Exchange:
         headers = cycle.fields.items()
@@ -314,7 +314,7 @@ def _size(cycle: Any) -> int:
 
 
 class _Gone:
-    """Stands for a request on a connection that is being closed: nothing of it is kept."""
+    """Stands in for a request on a connection that is being closed; keeps nothing."""
 
     response_complete = True
     complete = True

@@ -1,6 +1,6 @@
-"""An exchange's response: an answer, a 202, or an error, written once whatever goes wrong.
+"""Makes an exchange's response: an answer, a 202 or an error, once, whatever fails.
 
-Invariant: every response carries `Penstock-Request-Id`, and no caller ever sees a stack trace.
+Invariant: every response carries `Penstock-Request-Id`, and none carries a stack trace.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from protocol.tensors import Buffer
 from protocol.v2 import ResponseBody
 
 THREAD_FROM: Final = 64 * 1024
-"""Bodies of this size are compressed and decompressed in a thread, where zlib lets go of the interpreter's lock."""
+"""Bodies of this size are compressed in a thread; zlib releases the GIL."""
 TEXT_PER_BYTE: Final = 4
-"""JSON that a byte of a tensor becomes, about."""
+"""Approximate bytes of JSON per byte of a tensor."""
 _RAW_TYPE: Final = b"content-type: application/octet-stream\r\n"
 
 _log = structlog.get_logger("gateway.rest")
 
 
 class Responses:
-    """Writes responses; what takes long is done beside the event loop's direct way."""
+    """Makes responses; long work runs in tasks."""
 
     def __init__(self, service: Service, json: JsonPool) -> None:
         self._service = service
@@ -46,15 +46,15 @@ class Responses:
         self._tasks = BackgroundTasks("responses")
 
     async def close(self) -> None:
-        """Wait for what is still being worked on."""
+        """Wait for the responses in flight."""
         await self._tasks.join()
 
     def spawn(self, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
-        """Work on an exchange in a task; whatever it raises becomes the response."""
+        """Run work on an exchange as a task; what it raises becomes the response."""
         self._tasks.spawn(self._guard(exchange, work))
 
     def answer(self, exchange: Exchange, reply: InferReply) -> None:
-        """The response of an answer; a large or compressed one leaves the direct way."""
+        """Respond with an answer; a large or compressed one is made in a task."""
         if exchange.disconnected:
             return
         try:
@@ -72,7 +72,7 @@ class Responses:
             self.broken(exchange)
 
     def accepted(self, exchange: Exchange, token: str) -> None:
-        """202: where to ask for the answer."""
+        """Respond 202 with the location of the answer."""
         request_id, location = exchange.id.encode(), b"/v2/requests/" + token.encode()
         head = b"%blocation: %b\r\npreference-applied: respond-async\r\npenstock-request-id: %b\r\n" % (
             JSON_TYPE, location, request_id,
@@ -80,7 +80,7 @@ class Responses:
         self._send(exchange, 202, head, (b'{"id":"%b","state":"queued","location":"%b"}' % (request_id, location),))
 
     def refuse(self, exchange: Exchange, error: FleetError) -> None:
-        """The response to a request that was not taken."""
+        """Respond to a request that was refused."""
         self._service.count_refusal(error)
         self.release(exchange)
         exchange.id = exchange.id or self._service.new_id()
@@ -89,7 +89,7 @@ class Responses:
         self._send(exchange, STATUS[error.code], head, (error_body(error.message),), close=unread)
 
     def broken(self, exchange: Exchange) -> None:
-        """A fault of ours: the log has the trace, the caller an id to name it by."""
+        """Respond to a fault of the gateway: the trace goes to the log, its request id to the caller."""
         exchange.id = exchange.id or self._service.new_id()
         _log.exception(
             "a request failed inside the gateway",
@@ -102,17 +102,17 @@ class Responses:
         )
 
     def reserve(self, exchange: Exchange, size: int) -> None:
-        """Have `size` bytes in all counted for an exchange; none where its client has gone, as nothing is kept for it.
+        """Count `size` bytes in all for an exchange, or none if its client has gone.
 
         Raises:
-            Exhausted: too much is held already.
+            Exhausted: too many bytes are held.
         """
         if not exchange.disconnected:
             self._service.admission.reserve(size - exchange.reserved)
             exchange.reserved = size
 
     def release(self, exchange: Exchange) -> None:
-        """The exchange's body is not needed any more."""
+        """Free the exchange's body."""
         exchange.body = b""
         if exchange.reserved:
             self._service.admission.release(exchange.reserved)
@@ -183,7 +183,7 @@ def _form_of(error: FleetError) -> bytes:
 
 
 def _form(body: ResponseBody, encoding: str = "") -> bytes:
-    """The header lines that say how a body is to be read."""
+    """The header lines that describe a body."""
     if body.header_length is None:
         lines = JSON_TYPE
     else:

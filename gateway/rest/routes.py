@@ -1,4 +1,4 @@
-"""Everything but the infer route, as a Starlette application: health, metadata, configuration, statistics, index, requests."""
+"""All routes but infer, as a Starlette application: health, metadata, configuration, statistics, index, requests."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Json(Response):
 
 
 class Routes:
-    """The handlers; `app` is the application that has them all."""
+    """The handlers; `app` is the application."""
 
     def __init__(self, service: Service, requests: Requests, access: Access, json: JsonPool, version: str) -> None:
         self._service = service
@@ -65,7 +65,7 @@ class Routes:
             exception_handlers={
                 FleetError: _fleet_error,
                 HTTPException: _http_error,
-                ClientDisconnect: _nobody_there,
+                ClientDisconnect: _client_gone,
                 Exception: _internal_error,
             },
         )
@@ -130,7 +130,7 @@ class Routes:
         return Json(self._service.catalogue.resolve(model, version).config.to_json())
 
     async def _arrived(self, model: str, version: str) -> None:
-        """Give a model that is not there yet the time that calls give it."""
+        """Wait for a model that may still appear, as calls do."""
         service = self._service
         await service.arrivals.wait(model, version, service.clock() + service.settings.default_timeout)
 
@@ -185,7 +185,7 @@ class Routes:
         return Response(b"".join(body.parts), 200, headers, "application/octet-stream")
 
     async def _find(self, request: Request, wait: float) -> RequestStatus:
-        """How a request stands. A long poll is counted for as long as it waits, and ends with its connection."""
+        """The status of a request. A long poll is counted while it waits, and ends with its connection."""
         token, principal = request.path_params["token"], request.state.principal
         if not wait:
             return await self._requests.find(token, principal)
@@ -201,10 +201,10 @@ class Routes:
                 asked.cancel()
                 gone.cancel()
                 await asyncio.gather(asked, gone, return_exceptions=True)
-                del asked, gone  # else an error, its traceback and its task hold each other
+                del asked, gone  # breaks the cycle of error, traceback and task
 
     async def _render(self, reply: InferReply, binary: bodies.Binary) -> ResponseBody:
-        """The answer's body; a large one is written by another process."""
+        """The answer's body; a large one is written by a JSON process."""
         settings = self._service.settings
         if bodies.json_bytes(reply, binary) * TEXT_PER_BYTE <= settings.json_offload_bytes:
             return bodies.render(reply, binary)
@@ -216,7 +216,7 @@ class Routes:
 
 
 class _Guarded:
-    """Lets in who may come in, before anything is routed; health is for everybody."""
+    """Authenticates every request but those for health."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
@@ -235,10 +235,10 @@ class _Guarded:
 
 
 def _names(request: Request) -> tuple[str, str]:
-    """The model and its version, "" where the path names none.
+    """The model and version of the path; "" if it has none.
 
     Raises:
-        HTTPException: 404; no version looks like that.
+        HTTPException: 404; the version is not a number.
     """
     version = request.path_params.get("version")
     if version is None:
@@ -249,7 +249,7 @@ def _names(request: Request) -> tuple[str, str]:
 
 
 def _field(text: str) -> str:
-    """An id as a header's value: itself, or percent-encoded where a header cannot have all of its characters."""
+    """An id as a header value, percent-encoded if it is not printable ASCII."""
     return text if text.isascii() and text.isprintable() and text == text.strip() else quote(text, safe="~.:/")
 
 
@@ -298,7 +298,7 @@ async def _shared_memory(request: Request) -> Response:
 
 
 async def _unreachable(request: Request) -> Response:
-    """POST to infer never comes here: `connection.InferConnection` takes it. The route is there for 405."""
+    """Never called: `connection.InferConnection` takes POST to infer. The route makes other methods 405."""
     raise HTTPException(404, "Not Found")
 
 
@@ -316,7 +316,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return Json({"error": error.detail}, error.status_code, error.headers)
 
 
-async def _nobody_there(request: Request, error: Exception) -> Response:
+async def _client_gone(request: Request, error: Exception) -> Response:
     return Response(status_code=STATUS[Code.CANCELLED])
 
 

@@ -1,4 +1,4 @@
-"""Which URL means which model: parsed once for the few that are used all the time."""
+"""The model and version of an infer URL, with a cache of the URLs in use."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ import httptools
 
 from gateway.admission.budget import Budget, Share
 
-Route = tuple[str, str]
-"""Model and version; the version is "" where the URL names none."""
+ModelRoute = tuple[str, str]
+"""Model and version; the version is "" if the URL has none."""
 
 MAX_URL: Final = 256
-"""Bytes of a URL that is remembered."""
+"""Longest URL that is cached, in bytes."""
 MAX_BYTES: Final = 256 * 1024
 _ENTRY: Final = 400
-"""What an entry costs besides its URL."""
+"""Bytes counted for an entry besides its URL."""
 _ROUTE: Final = re.compile(rb"/v2/models/([^/]+)(?:/versions/([0-9]{1,19}))?/infer\Z")
 
 
 class RouteCache:
-    """Finds the model of an infer URL. What is remembered is short, names a model that exists, and is counted.
+    """Finds the model of an infer URL. Cached URLs are short, name a known model, and are counted.
 
     Args:
-        budget: what the memory draws from.
-        known: whether there is a model of this name.
+        budget: the cache draws from it.
+        known: whether a model of this name exists.
     """
 
     __slots__ = ("_known", "_routes", "_share")
 
     def __init__(self, budget: Budget, known: Callable[[str], bool]) -> None:
         self._known = known
-        self._routes: dict[bytes, Route] = {}
+        self._routes: dict[bytes, ModelRoute] = {}
         self._share = Share(budget)
 
-    def find(self, url: bytes) -> Route | None:
+    def find(self, url: bytes) -> ModelRoute | None:
         """(model, version) of an infer URL, None for any other."""
         route = self._routes.get(url)
         if route is not None:
             return route
-        route = parse(url)
+        route = parse_route(url)
         if route is not None and len(url) <= MAX_URL and self._known(route[0]):
             size = self._share.size + _ENTRY + len(url)
             if size > MAX_BYTES:
@@ -53,8 +53,8 @@ class RouteCache:
         return route
 
 
-def parse(url: bytes) -> Route | None:
-    """The same, without remembering."""
+def parse_route(url: bytes) -> ModelRoute | None:
+    """(model, version) of an infer URL, None for any other; not cached."""
     try:
         path = httptools.parse_url(url).path
         match = _ROUTE.match(path or b"")

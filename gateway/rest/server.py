@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn's, with our connections, on a socket of ours."""
+"""The HTTP server: uvicorn's, with `InferConnection` as protocol, on a socket that is bound here."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from protocol.errors import ConfigError
 from protocol.urls import authority
 
 _TICKS: Final = 5
-"""How finely the time of idle connections is told."""
+"""Checks per timeout of an idle connection."""
 _BACKLOG: Final = 2048
 
 
 class HttpServer:
-    """Listens, and ends in order.
+    """Listens, drains and closes.
 
     Attributes:
-        port: that it listens on, once started.
+        port: of its socket, once started.
     """
 
     def __init__(self, service: Service, claims: Claims, version: str) -> None:
@@ -63,10 +63,10 @@ class HttpServer:
         )
         try:
             config.load()
-        except OSError as error:  # of ssl, too
+        except OSError as error:  # also of ssl
             raise ConfigError(
                 f"TLS certificate '{settings.tls_certificate}' and key '{settings.tls_key}' cannot be used: {error}; "
-                "both are PEM files, and belong together"
+                "both must be PEM files that belong together"
             ) from None
         self._server = Server(config)
         self._server.lifespan = config.lifespan_class(config)
@@ -78,7 +78,7 @@ class HttpServer:
         """Listen.
 
         Raises:
-            ConfigError: the address cannot be listened on.
+            ConfigError: the address is taken or invalid.
         """
         listener = bind(self._settings.host, self._settings.http_port)
         self.port = listener.getsockname()[1]
@@ -91,7 +91,7 @@ class HttpServer:
         )
 
     async def drain(self) -> None:
-        """Take no new connection, answer what was begun, close; not longer than the drain grace."""
+        """Refuse new connections and answer requests in flight, for at most the drain grace."""
         state = self._server.server_state
         for server in self._server.servers if self._server.started else ():
             server.close()
@@ -104,7 +104,7 @@ class HttpServer:
                     await self._all_closed.wait()
 
     async def close(self) -> None:
-        """End what is left after `drain`."""
+        """Close what is left after `drain`."""
         for timer in self._timers.values():
             timer.cancel()
         await self._frontend.close()
@@ -124,7 +124,7 @@ class HttpServer:
             self._all_closed.set()
 
     def _every(self, period: float, call: Callable[..., None], *arguments: int) -> None:
-        """Call something now and again after every period, until `close`."""
+        """Call a function now and after every period, until `close`."""
         call(*arguments)
         self._timers[call.__name__] = asyncio.get_running_loop().call_later(
             period, self._every, period, call, *arguments
@@ -142,7 +142,7 @@ def bind(host: str, port: int) -> socket.socket:
     """A listening socket.
 
     Raises:
-        ConfigError: naming the address and what the system said.
+        ConfigError: naming the address and the system's error.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(

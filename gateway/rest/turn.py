@@ -1,8 +1,8 @@
-"""Work that is collected during a turn of the event loop and done together at its end.
+"""Collects work during a turn of the event loop, and does it at the end of the turn.
 
-Reading or writing a socket leaves the processor's caches and predictors cold, and a written answer may wake the client at once.
-So requests are handled after all sockets of a turn were read, and answers are written after all of a batch were encoded: at 256
-callers this takes a fifth off the cost of a request (docs/decisions/0002).
+A system call leaves the processor's caches and predictors cold, and a written answer may wake its client at once. So requests are
+handled after all sockets of a turn were read, and answers are written after all of a batch were encoded: at 256 callers this saves
+a fifth of the cost of a request (docs/decisions/0002).
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class Turn(Generic[Item]):
         self._loop = asyncio.get_running_loop()
 
     def add(self, item: Item) -> None:
-        """Do it at the end of this turn."""
+        """Add an item to this turn."""
         if not self._items:
             self._loop.call_soon(self.run)
         self._items.append(item)
 
     def run(self) -> None:
-        """Do everything now; what is added meanwhile belongs to the next turn."""
+        """Do everything now; items added meanwhile belong to the next turn."""
         items, self._items = self._items, []
         work = self._work
         for item in items:

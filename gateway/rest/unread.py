@@ -1,6 +1,6 @@
-"""Answers that their callers do not read, bounded together. Pure.
+"""Bounds the answers that callers have not read, over all connections. Pure.
 
-Invariant: what is held for a connection is given back once, when it has been read or the connection has ended.
+Invariant: the bytes of a connection are returned once, when they were read or the connection has ended.
 """
 
 from __future__ import annotations
@@ -9,29 +9,29 @@ from typing import Generic, TypeVar
 
 from gateway.admission.budget import Budget, Share
 
-Connection = TypeVar("Connection")
+Key = TypeVar("Key")
 
 
-class Unread(Generic[Connection]):
-    """Bytes in write buffers, by connection, in the order in which the connections began not to read."""
+class Unread(Generic[Key]):
+    """Bytes in write buffers by connection, in the order in which the connections stopped reading."""
 
     __slots__ = ("_budget", "_shares")
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
-        self._shares: dict[Connection, Share] = {}
+        self._shares: dict[Key, Share] = {}
 
     def __len__(self) -> int:
-        """Connections with something unread."""
+        """Number of connections with unread bytes."""
         return len(self._shares)
 
-    def hold(self, connection: Connection, size: int) -> list[Connection]:
-        """Count what a connection has not read; returns the connections to end because there is no room.
+    def hold(self, connection: Key, size: int) -> list[Key]:
+        """Count the unread bytes of a connection; returns the connections to abort because there is no room.
 
-        Those that have not read for longest end first. The connection itself is the last of them.
+        Those that have not read for longest come first, the connection itself last.
         """
         share = self._shares.setdefault(connection, Share(self._budget))
-        ended: list[Connection] = []
+        ended: list[Key] = []
         while not share.hold(size):
             longest = connection if size > self._budget.limit else next(iter(self._shares))
             self.drop(longest)
@@ -40,8 +40,8 @@ class Unread(Generic[Connection]):
                 break
         return ended
 
-    def drop(self, connection: Connection) -> None:
-        """The connection has read everything, or has ended."""
+    def drop(self, connection: Key) -> None:
+        """Forget a connection that has read everything or has ended."""
         share = self._shares.pop(connection, None)
         if share is not None:
             share.free()

@@ -1,4 +1,4 @@
-"""Dynamic batching and queue policies, as a model's configuration states them.
+"""Dynamic batching and queue policies of a model's configuration. Pure.
 
 Invariant: seconds as float inside, microseconds in documents.
 """
@@ -14,11 +14,11 @@ from protocol.model_config.document import MAX_INT32, MAX_UINT32, MAX_UINT64, Do
 
 MICROSECONDS: Final = 1_000_000
 MAX_MICROSECONDS: Final = 2**50
-"""36 years: every whole number of microseconds up to here survives being kept as seconds in a float."""
+"""36 years: a float of seconds represents every whole number of microseconds up to here."""
 
 
 class TimeoutAction(enum.StrEnum):
-    """What happens to a request whose time in the queue is over."""
+    """What happens to a request whose queue timeout has passed."""
 
     REJECT = "REJECT"
     DELAY = "DELAY"
@@ -31,7 +31,7 @@ class QueuePolicy:
     Attributes:
         timeout_action: refuse it, or serve it after those in time.
         default_timeout: seconds in the queue; 0 is none.
-        allow_timeout_override: a request's own shorter timeout counts.
+        allow_timeout_override: whether a request's own shorter timeout counts.
         max_queue_size: requests per priority level; 0 is unbounded.
     """
 
@@ -64,15 +64,15 @@ class QueuePolicy:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DynamicBatching:
-    """How requests are put together into batches. Priority 1 is the highest.
+    """How requests are combined into batches. Priority 1 is the highest.
 
     Attributes:
-        preferred_batch_sizes: rows at which a batch goes at once.
+        preferred_batch_sizes: rows at which a batch is released at once.
         max_queue_delay: seconds that the oldest request may wait for others.
-        preserve_ordering: answers leave in the order of the requests.
-        priority_levels: how many; 0 is no priorities.
-        default_priority_level: of requests without one; 0 only where there are no levels.
-        default_queue_policy: of the levels without one of their own.
+        preserve_ordering: whether answers leave in the order of the requests.
+        priority_levels: how many; 0 means no priorities.
+        default_priority_level: of requests without a priority; 0 only without levels.
+        default_queue_policy: of levels without a policy of their own.
         priority_queue_policies: by level.
     """
 

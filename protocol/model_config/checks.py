@@ -1,6 +1,6 @@
-"""The rules between the parts of a model configuration, with Triton's texts where it has one.
+"""The rules for the parts of a model configuration, with Triton's texts where it has one. Pure.
 
-Every check returns nothing or raises `ConfigError`; the name of the model ends the message, as Triton's do.
+Every check returns nothing or raises `ConfigError`; the message ends with the model's name, as in Triton.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from protocol.model_config.parts import InstanceGroup, Kind, TensorSpec, Warmup
 from protocol.tensors import MAX_RANK
 
 MAX_INSTANCES: Final = 1024
-"""Of one group and device; a typing error should not start a million threads."""
+"""Instances of one group and device; a typing error should not start a million threads."""
 
 MAX_WARMUP_RUNS: Final = 1_000_000
 
@@ -26,8 +26,8 @@ def check_tensors(kind: str, specs: Sequence[TensorSpec], *, batching: bool, mod
 
     Args:
         kind: `input` or `output`.
-        specs: as the file has them.
-        batching: whether there is, or may be after completion, a batch dimension.
+        specs: from the file.
+        batching: whether there is a batch dimension, or may be after completion.
         model: for the message.
     """
     names: set[str] = set()
@@ -83,8 +83,8 @@ def check_batching(batching: DynamicBatching, max_batch_size: int | None, model:
     """Check dynamic batching.
 
     Args:
-        batching: as the file has it.
-        max_batch_size: None where completion is still to choose it.
+        batching: from the file.
+        max_batch_size: None if completion will choose it.
         model: for the message.
     """
     if any(size <= 0 for size in batching.preferred_batch_sizes):
@@ -114,7 +114,7 @@ def _delays(policy: QueuePolicy) -> bool:
 
 
 def check_groups(groups: Sequence[InstanceGroup], model: str) -> None:
-    """Check the instance groups; whether the GPUs are there is for placement to say."""
+    """Check the instance groups; placement checks whether the GPUs exist."""
     names: set[str] = set()
     for index, group in enumerate(groups):
         name = group.name or f"{model}_{index}"
@@ -131,7 +131,7 @@ def check_groups(groups: Sequence[InstanceGroup], model: str) -> None:
 
 
 def check_warmups(warmups: Sequence[Warmup], max_batch_size: int | None, model: str) -> None:
-    """Check the warm-up requests, as far as that goes without the inputs."""
+    """Check the warm-up requests by themselves."""
     for warmup in warmups:
         where = f"model_warmup '{warmup.name}' of model {model}"
         if warmup.batch_size < 1:
@@ -167,14 +167,14 @@ def check_warmup_inputs(warmups: Sequence[Warmup], inputs: Mapping[str, TensorSp
                 raise ConfigError(
                     f"{where} has datatype {tensor.datatype} for input '{name}', which is {spec.datatype}"
                 )
-            if not fits(tensor.dims, spec.dims):
+            if not dims_agree(tensor.dims, spec.dims):
                 raise ConfigError(
                     f"{where} has dims {list(tensor.dims)} for input '{name}', which expects {list(spec.dims)}"
                 )
 
 
-def fits(dims: Sequence[int], expected: Sequence[int]) -> bool:
-    """Whether dims agree with expected ones; -1 on either side agrees with any size."""
+def dims_agree(dims: Sequence[int], expected: Sequence[int]) -> bool:
+    """Whether dims agree with the expected ones; -1 on either side agrees with any size."""
     return len(dims) == len(expected) and all(
         have == want or -1 in (have, want) for have, want in zip(dims, expected, strict=True)
     )

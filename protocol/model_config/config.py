@@ -1,7 +1,7 @@
-"""The model configuration as a typed value: what a worker runs by, a gateway validates by, and `/v2/models/<m>/config` shows. Pure.
+"""The model configuration as a typed value: workers run by it, gateways check by it, and `/v2/models/<m>/config` shows it. Pure.
 
-Invariants: pure values, no I/O. An instance satisfies every rule of `config_checks` that can be judged on what it states;
-`require_complete` judges the rest. What a document may hold is in `config_fields`; its text form is in `pbtxt`.
+Invariant: an instance satisfies every rule of `checks` that its stated fields decide; `require_complete` checks the rest. `fields`
+says what a document may hold; `pbtxt` is its text form.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from protocol.model_config.parts import (
 )
 
 WITHOUT_TENSORS: Final = frozenset({"python"})
-"""Backends whose models may take no inputs, or give no outputs, as in Triton."""
+"""Backends whose models may have no inputs or no outputs, as in Triton."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """What a model takes and gives, and how it is batched, placed and warmed up.
+    """A model's inputs and outputs, and how it is batched, placed and warmed up.
 
     Attributes:
-        name: the model's name; "" until the folder's name is known.
+        name: of the model; "" until the folder's name is known.
         platform: Triton's older name of the backend and format, such as `onnxruntime_onnx`.
         backend: the name of an entry point of `penstock.backends`; "" until it is inferred.
         max_batch_size: rows per request and batch; 0 is a model without a batch dimension.
-        batch_size_stated: false where the file does not say, so that completion chooses `max_batch_size`.
+        batch_size_stated: false if the file omits it, so that completion chooses `max_batch_size`.
         inputs: in the file's order.
         outputs: in the file's order.
         version_policy: which version folders are served.
-        instance_groups: where the instances run; empty is one group of `KIND_AUTO`.
-        dynamic_batching: None executes every request alone.
-        parameters: passed to the backend as they are.
+        instance_groups: where the instances run; empty means one group of `KIND_AUTO`.
+        dynamic_batching: None runs every request alone.
+        parameters: passed to the backend unchanged.
         metric_tags: labels of the model's metrics.
-        warmups: requests to answer before the model is ready.
+        warmups: requests to run before the model is ready.
         default_model_filename: the file in the version folder; "" is the backend's default.
         optimization: hints without effect on answers.
 
@@ -86,7 +86,7 @@ class ModelConfig:
         return self.max_batch_size > 0
 
     def shape_of(self, spec: TensorSpec) -> tuple[int, ...]:
-        """The tensor's shape as V2 metadata shows it: with a leading -1 where the model batches."""
+        """The tensor's shape in V2 metadata: with a leading -1 if the model batches."""
         return (-1, *spec.dims) if self.batching else spec.dims
 
     def input(self, name: str) -> TensorSpec | None:
@@ -98,10 +98,10 @@ class ModelConfig:
         return next((spec for spec in self.outputs if spec.name == name), None)
 
     def require_complete(self) -> None:
-        """Check what can only be judged once nothing is left to be completed.
+        """Check the rules that only a completed configuration can satisfy.
 
         Raises:
-            ConfigError: naming what is missing.
+            ConfigError: names what is missing.
         """
         if not self.name:
             raise ConfigError("model configuration must specify 'name'")

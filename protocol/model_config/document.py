@@ -1,4 +1,4 @@
-"""One object of a configuration document (JSON, or protobuf's JSON form of config.pbtxt): typed reads that name the path."""
+"""One object of a configuration document (JSON, or protobuf's JSON form of config.pbtxt): typed reads that name the path. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DECIMAL: Final = re.compile(r"-?[0-9]{1,20}")
 
 
 class Document:
-    """A JSON object at a path of the configuration, such as `input[1].reshape`; every read of it raises `ConfigError`."""
+    """A JSON object at a path of the configuration, such as `input[1].reshape`; reads of a wrong type raise `ConfigError`."""
 
     __slots__ = ("_fields", "path")
 
@@ -33,27 +33,27 @@ class Document:
         return f"{self.path}.{key}" if self.path else key
 
     def text(self, key: str) -> str:
-        """A string without NUL characters; "" where absent."""
+        """A string without NUL characters; "" if absent."""
         return as_text(self._fields.get(key, ""), self.at(key))
 
     def flag(self, key: str) -> bool:
-        """A boolean; false where absent."""
+        """A boolean; false if absent."""
         value = self._fields.get(key, False)
         if not isinstance(value, bool):
             raise ConfigError(f"'{self.at(key)}' must be true or false, not {quoted(value)}")
         return value
 
     def integer(self, key: str, low: int = 0, high: int = MAX_UINT32) -> int:
-        """An integer, also as decimal text (protobuf's JSON form of 64-bit fields); 0 where absent."""
+        """An integer, also as decimal text (protobuf's JSON form of 64-bit fields); 0 if absent."""
         return as_integer(self._fields.get(key, 0), self.at(key), low, high)
 
     def integers(self, key: str, low: int, high: int) -> tuple[int, ...]:
-        """A list of integers; empty where absent."""
+        """A list of integers; empty if absent."""
         items = enumerate(self._items(key))
         return tuple(as_integer(item, f"{self.at(key)}[{index}]", low, high) for index, item in items)
 
     def choice(self, key: str, names: Sequence[str]) -> str:
-        """One of `names` in any case; the first of them where absent, as protobuf's enums have it."""
+        """One of `names` in any case; the first of them if absent, as with protobuf's enums."""
         value = self._fields.get(key, names[0])
         name = value.upper() if isinstance(value, str) else ""
         if name not in names:
@@ -61,23 +61,23 @@ class Document:
         return name
 
     def document(self, key: str) -> Document | None:
-        """An object; None where absent."""
+        """An object; None if absent."""
         return Document(self._fields[key], self.at(key)) if key in self else None
 
     def documents(self, key: str) -> tuple[Document, ...]:
-        """A list of objects; empty where absent."""
+        """A list of objects; empty if absent."""
         return tuple(Document(item, f"{self.at(key)}[{index}]") for index, item in enumerate(self._items(key)))
 
     def mapping(self, key: str) -> dict[str, object]:
-        """An object whose keys are data; empty where absent."""
+        """An object whose keys are data; empty if absent."""
         return dict(as_object(self._fields.get(key, {}), self.at(key)))
 
     def texts_by_key(self, key: str) -> dict[str, str]:
-        """An object of strings; empty where absent."""
+        """An object of strings; empty if absent."""
         return {name: as_text(value, f"{self.at(key)}[{quoted(name)}]") for name, value in self.mapping(key).items()}
 
     def documents_by_key(self, key: str) -> dict[str, Document]:
-        """An object of objects; empty where absent."""
+        """An object of objects; empty if absent."""
         return {name: Document(value, f"{self.at(key)}[{quoted(name)}]") for name, value in self.mapping(key).items()}
 
     def _items(self, key: str) -> Sequence[object]:

@@ -1,6 +1,6 @@
-"""Every field of config.pbtxt and what this version does with it, as data: load, `penstock check` and the docs read this table.
+"""Every field of config.pbtxt and what this version does with it: the table behind loading, `penstock check` and the docs. Pure.
 
-Invariant: no field is ignored in silence. It is used, or accepted because leaving it out changes no answer, or refused.
+Invariant: no field is silently ignored. It is used, accepted because it changes no answer, or refused.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class Field:
     """One row of the table.
 
     Attributes:
-        support: what happens when the field is set to something else than its default.
-        why: the reason, for all but supported fields.
-        presence: an empty message already means something, so it is judged like any value.
-        default: the value that it has when left out, where that is not protobuf's zero.
+        support: what happens when the field is set to another value than its default.
+        why: the reason, unless the field is supported.
+        presence: whether an empty message has a meaning, and so counts as set.
+        default: the field's default, if that is not protobuf's zero.
     """
 
     support: Support
@@ -145,10 +145,10 @@ _DEFAULTS: Final = (False, 0, "", "FORMAT_NONE", "PRIORITY_DEFAULT")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Setting:
-    """A field that a document sets to something else than its default.
+    """A field that a document sets to another value than its default.
 
     Attributes:
-        path: where in the document, such as `input[0].reshape.shape`.
+        path: in the document, such as `input[0].reshape.shape`.
         field: its row of the table.
     """
 
@@ -157,10 +157,10 @@ class Setting:
 
 
 def check_supported(document: Mapping[str, object]) -> None:
-    """Refuse what this version does not do.
+    """Refuse fields that this version does not support.
 
     Raises:
-        ConfigError: naming the first field that is unknown, or refused and why.
+        ConfigError: names the first field that is unknown, or refused and why.
     """
     for setting in settings(document):
         if setting.field.support is Support.REFUSED:
@@ -171,7 +171,7 @@ def settings(document: Mapping[str, object]) -> Iterator[Setting]:
     """The fields that the document sets, in its order.
 
     Raises:
-        ConfigError: naming a field that a model configuration does not have.
+        ConfigError: names a field that a model configuration does not have.
     """
     for key, value in document.items():
         yield from _settings(value, key, key)

@@ -1,7 +1,7 @@
-"""The parts of a model configuration as typed values; each reads itself from a document and writes itself as one.
+"""The parts of a model configuration as typed values; each is read from a document and written as one. Pure.
 
 Invariant: V2 datatype names inside (`BYTES`), Triton's in documents (`TYPE_STRING`). A part checks what it can see alone; rules
-between parts are in `config_checks`.
+between parts are in `checks`.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class TensorSpec:
 
     Attributes:
         name: the tensor's name.
-        datatype: V2 name, a key of `ITEM_SIZE`; "" where the file does not say.
-        dims: sizes as callers see them, without the batch dimension; -1 is any size.
+        datatype: V2 name, a key of `ITEM_SIZE`; "" if the file omits it.
+        dims: sizes for callers, without the batch dimension; -1 is any size.
         optional: a request may leave the input out.
-        reshape: sizes as the model sees them, where they differ from `dims`; () is a scalar per row.
+        reshape: sizes for the model, if they differ from `dims`; () is a scalar per row.
         allow_ragged_batch: requests of different shapes may share a batch; always false from a file in this version.
         label_filename: for the classification extension; kept, not used.
         format: NHWC or NCHW say what the three dims of an image mean; nothing is transposed.
@@ -57,7 +57,7 @@ class TensorSpec:
 
     @property
     def model_dims(self) -> tuple[int, ...]:
-        """The dims as the model sees them: `reshape` where there is one."""
+        """The dims for the model: `reshape` if there is one."""
         return self.dims if self.reshape is None else self.reshape
 
     @classmethod
@@ -101,13 +101,13 @@ class TensorSpec:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class VersionPolicy:
-    """Which versions are served: the `latest` so many, or those of `specific`, or with neither all of them."""
+    """Which versions are served: the newest `latest`, or those of `specific`, or, with neither, all."""
 
     latest: int | None = 1
     specific: tuple[int, ...] | None = None
 
     def select(self, versions: Collection[int]) -> tuple[int, ...]:
-        """The versions to serve of those that are there, ascending."""
+        """The existing versions that are served, ascending."""
         there = sorted(versions)
         if self.specific is not None:
             return tuple(version for version in there if version in self.specific)
@@ -136,7 +136,7 @@ class VersionPolicy:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class InstanceGroup:
-    """Copies of the model of one kind. With `KIND_GPU` there are `count` on each of `gpus`, or of all GPUs where it is empty."""
+    """Copies of the model of one kind. With `KIND_GPU` there are `count` on each of `gpus`, or on each GPU if it is empty."""
 
     name: str = ""
     kind: Kind = Kind.AUTO
@@ -237,7 +237,7 @@ class Warmup:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Optimization:
-    """Hints that change no answer; kept so that the configuration is shown as it was written."""
+    """Hints that change no answer; kept so that the configuration is shown as written."""
 
     graph_level: int | None = None
     priority: str = "PRIORITY_DEFAULT"
@@ -248,7 +248,7 @@ class Optimization:
 
     @classmethod
     def of(cls, document: Document | None) -> Optimization:
-        """Read an `optimization`; pinned memory is on where it is not mentioned."""
+        """Read an `optimization`; pinned memory is on by default."""
         if document is None:
             return cls()
         graph = document.document("graph")

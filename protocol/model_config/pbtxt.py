@@ -1,7 +1,7 @@
 """config.pbtxt (protobuf text format of `inference.ModelConfig`) ⇄ `ModelConfig`. Pure.
 
-Text becomes a message, the message protobuf's JSON form, and that a `ModelConfig`: `ModelConfig.from_json` alone knows what the
-fields mean, so that a file and a JSON document are judged alike. Whatever the text is, only `ConfigError` is raised.
+Text becomes a protobuf message, then protobuf's JSON form, then a `ModelConfig`: only `ModelConfig.from_json` interprets fields, so
+that a file and a JSON document are treated alike. Whatever the text is, only `ConfigError` is raised.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from protocol.model_config import ModelConfig
 from protocol.proto import message_class, pool
 
 MAX_BYTES: Final = 1 << 20
-"""Of a configuration file. The longest in Triton's own tests is a few kilobytes; a megabyte takes seconds to parse."""
+"""Size of a configuration file. The longest in Triton's own tests has a few kilobytes; a megabyte takes seconds to parse."""
 
 MAX_MESSAGE: Final = 400
-"""Characters of the parser's message, which repeats the line it stopped at."""
+"""Characters of the parser's message, which repeats the line at which it stopped."""
 
 _POSITION: Final = re.compile(r"^\d+:\d+ : ")
 
 
 def parse(text: str | bytes, source: str = "config.pbtxt", folder: str = "") -> ModelConfig:
-    """The configuration that a text states; what it leaves out is left to completion.
+    """The configuration of a text, with omitted fields left to completion.
 
     Args:
-        text: the file's content; bytes are UTF-8, a byte order mark at the beginning is passed over.
-        source: what to call it in messages.
-        folder: the model folder's name, which the model's must equal where it is stated.
+        text: the file's content; bytes are UTF-8, an initial byte order mark is skipped.
+        source: its name in messages.
+        folder: the model folder's name; a stated model name must equal it.
 
     Raises:
-        ConfigError: with line and column where it is not the text of a model configuration, with the field's name where the
-            field is not supported or breaks a rule.
+        ConfigError: with line and column if it is no text of a model configuration, with the field's name if a field is not
+            supported or breaks a rule.
     """
     message = message_class("inference.ModelConfig")()
     try:

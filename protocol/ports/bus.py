@@ -31,10 +31,10 @@ class Record:
     """A record as it was fetched.
 
     Attributes:
-        timestamp: seconds.
-        headers: as they were written; in a name that is not UTF-8 the other bytes are given as `\\xff`.
-        problem: why this is not what was written, or not all of it; "" nearly always. It is no request then, and one that stands
-            for the records of a whole batch has their last offset.
+        timestamp: seconds since the epoch.
+        headers: as they were written; in a name that is not UTF-8, an invalid byte is read as `\\xff`.
+        problem: why this record is not what was written, or not all of it; nearly always "". Such a record is no request; one that
+            covers a whole batch has its last offset.
     """
 
     topic: str
@@ -49,7 +49,7 @@ class Record:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Published:
-    """Where a batch of records was acknowledged: they hold `offset`, `offset + 1`, … of the partition."""
+    """The acknowledged place of a group of records: they have `offset`, `offset + 1`, … of the partition."""
 
     topic: str
     partition: int
@@ -59,10 +59,10 @@ class Published:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Assigned:
-    """One partition as it is given to a consumer.
+    """One partition as it is assigned to a consumer.
 
     Attributes:
-        committed: where to go on; 0 or the log's start where nothing was committed yet.
+        committed: the offset to resume at; 0 or the log's start if nothing was committed yet.
         end: the log's end at assignment; records below it may have been delivered before.
         start: the log's start; above `committed` means records were deleted unread.
     """
@@ -74,17 +74,17 @@ class Assigned:
 
 
 class Listener(Protocol):
-    """Told of ownership; called on the event loop, must not block."""
+    """Called back about ownership, on the event loop; must not block."""
 
     def assigned(self, epoch: int, partitions: Sequence[Assigned]) -> None:
-        """From now on records of these partitions come.
+        """From now on `fetch` returns records of these partitions.
 
-        `epoch` grows by one with every rebalance seen by this consumer, and by more where what was in flight must not go on: the
-        log of a partition may be another one.
+        `epoch` grows by one with every rebalance that this consumer sees, and by more if nothing in flight may go on: the log of a
+        partition may have been replaced.
         """
 
     def revoked(self, partitions: Collection[int]) -> None:
-        """Records of these may now also go to another member; commits for them are refused or useless."""
+        """Another member may now get the records of these partitions; commits for them are refused or have no effect."""
 
 
 class Consumer(Protocol):
@@ -92,7 +92,7 @@ class Consumer(Protocol):
 
     @property
     def member(self) -> str:
-        """The member id that the group's coordinator gave; "" before the first join."""
+        """The member id that the group's coordinator assigned; "" before the first join."""
 
     async def fetch(self, max_records: int, timeout: float, partitions: Collection[int] | None = None) -> list[Record]:
         """At most `max_records`, in order within each partition; [] after `timeout` seconds without any.
@@ -100,22 +100,22 @@ class Consumer(Protocol):
         Args:
             max_records: bound over all partitions.
             timeout: seconds.
-            partitions: only from these; None means from all owned. An empty collection returns nothing after `timeout`, yet
+            partitions: only from these; None means all owned ones. An empty collection returns nothing after `timeout`, but
                 counts as polling: a full worker keeps its membership.
         """
 
     def backlog(self) -> int:
-        """Records known (from the last fetches, no I/O) to be in the owned partitions behind what `fetch` returned."""
+        """Records known from the last fetches (no I/O) to follow in the owned partitions."""
 
     def positions(self) -> Mapping[int, int]:
-        """Per owned partition the offset at which the next fetch begins: whatever `fetch` has not returned below it is a gap, such
-        as an aborted transaction's records or a marker."""
+        """The offset of the next fetch per owned partition. Offsets below it that `fetch` has not returned are gaps, such as
+        an aborted transaction's records or a marker."""
 
     async def commit(self, offsets: Mapping[int, int]) -> None:
         """Commit the next offset to read per partition.
 
         Raises:
-            Unavailable: it may not have happened (rebalance, coordinator away); commit again later or drop.
+            Unavailable: it may not have happened (rebalance, coordinator unreachable); commit again later, or drop it.
         """
 
     async def lag(self) -> int:
@@ -132,19 +132,19 @@ class Bus(Protocol):
         """Connect, with retries and jitter.
 
         Raises:
-            Unavailable: the broker did not answer in the configured time; names it.
+            Unavailable: the broker, which the message names, did not answer in the configured time.
         """
 
     async def close(self) -> None:
         """Send what is buffered and disconnect."""
 
     async def ensure_topic(self, topic: str, partitions: int, *, compacted: bool = False) -> int:
-        """Create the topic where it does not exist; returns its number of partitions."""
+        """Create the topic if it does not exist; returns its number of partitions."""
 
     async def publish(self, topic: str, records: Sequence[OutRecord], partition: int | None = None) -> Published:
         """Append all records to one partition, in order; returns once acknowledged (`acks=all`).
 
-        With `partition=None` every call takes the next partition; a group of records stays together.
+        With `partition=None` each call takes the next partition; the records of one call stay together.
 
         Raises:
             Unavailable: not acknowledged; the records may or may not be in the log.
@@ -153,27 +153,27 @@ class Bus(Protocol):
         """
 
     async def subscribe(self, topic: str, group: str, member: str, listener: Listener) -> Consumer:
-        """Join the group as the static member `member` (`group.instance.id`); where nothing is committed, from the log's start."""
+        """Join the group as the static member `member` (`group.instance.id`); partitions without a commit begin at the start."""
 
     def follow(self, topic: str) -> AsyncIterator[Sequence[Record]]:
-        """Every record of a (small, compacted) topic from its start, then the new ones as they come, for ever. Those that cannot
-        be read are left out.
+        """Every record of a (small, compacted) topic from its start, then new ones as they arrive, without end. Unreadable
+        records are left out.
 
-        Yields an empty list once when the end that was there at the start has been reached.
+        Yields an empty list once, on reaching the end that the topic had when reading began.
         """
 
     async def read_record(self, topic: str, partition: int, offset: int) -> Record | None:
-        """That one record, or None where the topic no longer (or not yet) has it, or it cannot be read."""
+        """The record at this place, or None if the topic has none there (any more, or yet) or it cannot be read."""
 
     async def committed(self, topic: str, group: str) -> Mapping[int, int]:
-        """Where the group goes on, by partition; without those in which it has committed nothing.
+        """The group's committed offsets by partition; partitions without a commit are left out.
 
         Raises:
-            Unavailable: the group's coordinator cannot be asked.
+            Unavailable: the group's coordinator does not answer.
         """
 
     async def evict(self, group: str, members: Sequence[str]) -> None:
-        """Send LeaveGroup for dead static members (`group.instance.id`), so that the others own their partitions at once."""
+        """Send LeaveGroup for dead static members (`group.instance.id`), so that the others get their partitions at once."""
 
     async def healthy(self) -> bool:
         """Whether the broker answers now."""

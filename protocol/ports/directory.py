@@ -9,19 +9,19 @@ from protocol.messages import Heartbeat
 
 
 class Directory(Protocol):
-    """Who serves now."""
+    """The heartbeats of all workers. It may lose all of them at any moment."""
 
     async def beat(self, heartbeat: Heartbeat) -> None:
-        """Say that a worker lives. Raises `Unavailable` when the store cannot be reached."""
+        """Store a worker's heartbeat. Raises `Unavailable` if the store cannot be reached."""
 
     async def workers(self) -> list[Heartbeat]:
-        """The last sign of life of every worker, also of those that have fallen silent."""
+        """The last heartbeat of every worker, silent ones included."""
 
     async def forget(self, worker: str) -> None:
-        """Remove a worker that has gone."""
+        """Remove a worker that has left."""
 
     async def ask(self, ask: str) -> None:
-        """Have every worker that listens beat at once: it names this ask in that heartbeat (`Heartbeat.asked`)."""
+        """Request a heartbeat of every listening worker at once; that heartbeat names the ask (`Heartbeat.asked`)."""
 
     async def listen_asks(self, on_ask: Callable[[str], None]) -> None:
         """Call back with every ask until `close`. Returns once subscribed."""

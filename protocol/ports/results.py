@@ -11,7 +11,7 @@ from protocol.ports.bus import Place
 
 
 class FinishOutcome(enum.Enum):
-    """What became of a terminal write."""
+    """The result of writing a terminal."""
 
     WRITTEN = 0
     ALREADY_TERMINAL = 1
@@ -23,15 +23,15 @@ class Terminal:
     """A terminal entry to write.
 
     Attributes:
-        ref: which request (`naming.ref`).
+        ref: of the request (`naming.ref`).
         payload: `codec.encode_reply`.
-        reply_to: channel to wake besides those in the stream, or "".
-        ttl: seconds the fence outlives this write; the store takes its result TTL instead where the stream is claimed, or the
-            answer wakes nobody.
+        reply_to: channel to wake besides those in the stream; "" for none.
+        ttl: seconds that the fence outlives this write; if the stream is claimed, or there is no channel to wake, the store's
+            result TTL counts instead.
         retriable: the failure lets the same `Idempotency-Key` run again (`errors.RETRYABLE`).
-        accepted: when the published request was accepted, 0 where that is not known. A retriable end of one that is older than
-            the stream's claim is refused: the key was claimed again, and the record left over from before must not end it.
-        claimed: the record says that its stream was claimed: the result TTL counts, also where the claim has expired meanwhile.
+        accepted: when the published request was accepted; 0 if unknown. A retriable failure of a request that is older than the
+            stream's claim is refused: the key was claimed again, and a left-over record must not end the new run.
+        claimed: the record says that its stream was claimed: the result TTL counts even if the claim has expired since.
     """
 
     ref: str
@@ -45,7 +45,7 @@ class Terminal:
 
 @dataclasses.dataclass(slots=True)
 class Wake:
-    """A hint that a request has its terminal; `payload` is None where it was too large to come along."""
+    """A hint that a request has its terminal; `payload` is None if it is too large for the message."""
 
     ref: str
     payload: bytes | None
@@ -53,13 +53,12 @@ class Wake:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Cancel:
-    """The runs of a request that were accepted until then need not run.
+    """Cancels the runs of a request that were accepted until `until`.
 
-    A key runs again after a cancellation, and a cancellation may come late: it names the runs that it means, so that it never ends
-    a later one.
+    A key may run again after a cancellation, and a cancellation may arrive late: the limit keeps it from ending a later run.
 
     Attributes:
-        until: seconds on the fleet's clock. It arrives in whole microseconds, as records' stamps do, so that the two compare.
+        until: seconds on the fleet's clock. It arrives in whole microseconds, like records' stamps, so that both compare exactly.
     """
 
     ref: str
@@ -67,31 +66,31 @@ class Cancel:
 
 
 class ClaimState(enum.Enum):
-    """What a keyed or asynchronous call finds."""
+    """The result of a claim."""
 
     FRESH = 0
-    """It is yours: publish, then confirm."""
+    """The caller has the claim: publish, then confirm."""
     ATTACHED = 1
-    """Another call is in flight; your channel will be woken."""
+    """Another call is in flight; the caller's channel will be woken."""
     DONE = 2
-    """The terminal is there already."""
+    """The request has its terminal."""
     MISMATCH = 3
     """The key was used with another body."""
 
 
 @dataclasses.dataclass(slots=True)
 class Claim:
-    """The accepting gateway's entry `0-1`.
+    """A keyed or asynchronous call's claim: entry `0-1` of the stream.
 
     Attributes:
-        fingerprint: a digest of the body; another one under the same key is refused.
+        fingerprint: a digest of the body; another digest under the same key is refused.
         reply_to: channel to wake.
-        lease: seconds the claim holds without the broker's acknowledgement.
-        ttl: seconds the stream outlives this call.
-        model, version, accepted: shown to whoever asks for the request's state.
-        lost: the record there is done with, as its group's committed offset says. Where the stream has no terminal and knows of no
-            other record, it has lost its end: the request is published again, by one caller at a time. `NOWHERE` does that only
-            where the stream knows of no record at all, for which there has been time enough.
+        lease: seconds that the claim holds without the broker's acknowledgement.
+        ttl: seconds that the stream outlives this call.
+        model, version, accepted: reported as the request's state.
+        lost: place of a record below its group's committed offset. If the stream has no terminal and knows no other record, the
+            answer was lost, and one caller at a time gets the claim to publish the request again. `NOWHERE` applies only to a
+            stream that knows no record at all, after enough time to have learnt of one.
     """
 
     ref: str
@@ -110,10 +109,10 @@ class Claimed:
     """The store's answer to a claim.
 
     Attributes:
-        state: what the call found.
-        payload: the terminal's, only with DONE.
-        published: with ATTACHED: the request is in the log, as its gateway or a worker has said.
-        place: with ATTACHED: where its newest record is, if that is known.
+        state: the result.
+        payload: of the terminal; only with DONE.
+        published: with ATTACHED: whether the request is known to be in the log, from its gateway or a worker.
+        place: with ATTACHED: of its newest record, if known.
     """
 
     state: ClaimState
@@ -128,8 +127,8 @@ class RequestState:
 
     Attributes:
         state: "queued", "running" or "done".
-        payload: the terminal's payload, None before it, b"" where it was trimmed.
-        accepted: when it was accepted; 0 where the stream was never claimed.
+        payload: of the terminal; None before it, b"" if it was trimmed.
+        accepted: when the request was accepted; 0 if the stream was never claimed.
     """
 
     state: str
@@ -140,10 +139,10 @@ class RequestState:
 
 
 class Results(Protocol):
-    """One fenced stream per request, and hints to whoever waits.
+    """One fenced stream per request, and wake-ups.
 
-    Every method raises `Unavailable` when the store cannot take or give data now (unreachable, OOM, READONLY, LOADING): then
-    nothing may be taken as done, and the call is repeated later. Repeating any of them is harmless.
+    Every method raises `Unavailable` when the store cannot read or write now (unreachable, OOM, READONLY, LOADING): the call may
+    or may not have happened, and is repeated later. Repeating any call is harmless.
     """
 
     async def open(self) -> None:
@@ -156,44 +155,44 @@ class Results(Protocol):
         """The store's clock (Redis TIME), seconds since the epoch."""
 
     async def finish(self, answers: Sequence[Terminal]) -> list[FinishOutcome]:
-        """Write terminals, first one wins, and wake every reply-to of each stream even where refused."""
+        """Write terminals; the first of each request wins. Wakes every reply-to of each stream, also for a refused write."""
 
     async def claim(self, claim: Claim) -> Claimed:
-        """Take the request for this gateway, or attach to whoever has it; a retriable terminal is cleared and claimed anew."""
+        """Claim the request for this gateway, or attach to its claim; a retriable terminal is cleared and claimed anew."""
 
     async def confirm(self, ref: str, published: bool, place: Place | None = None) -> None:
-        """The broker acknowledged the claimed request, there (or refused it: the lease lapses at once)."""
+        """Note that the broker acknowledged the claimed request at `place`, or refused it: then the lease ends at once."""
 
     async def start(self, refs: Sequence[str], worker: str, ttl: float) -> list[int]:
-        """Begin an attempt for claimed or redelivered requests: its number, >= 1; 0 where a terminal is there already.
+        """Start an attempt of claimed or redelivered requests; returns its number, from 1 on, or 0 if the request has a terminal.
 
         Args:
             refs: of the requests.
-            worker: who begins it, by a name that changes with every start of the process. What the same worker began last is not
-                begun again, so that neither a repeated call nor a partition that comes back counts as a run that died.
-            ttl: seconds that the streams live on at least.
+            worker: a name that changes with every start of the process. An attempt that the same worker started last is not counted
+                again, so that neither a repeated call nor a returning partition counts as a run that died.
+            ttl: seconds that the streams live at least.
         """
 
     async def look(self, refs: Sequence[str]) -> list[RequestState | None]:
-        """What is known of each, in one round trip; None where there is no stream."""
+        """The state of each request, in one round trip; None without a stream."""
 
     async def trim(self, refs: Sequence[str]) -> None:
         """Drop delivered payloads; the fences stay."""
 
     async def listen(self, channel: str, on_wake: Callable[[list[Wake]], None]) -> None:
-        """Call back with wake-ups of this channel until `close`; reconnects by itself. Returns once subscribed."""
+        """Call back with this channel's wake-ups until `unlisten` or `close`; reconnects by itself. Returns once subscribed."""
 
     async def cancel(self, channel: str, cancels: Sequence[Cancel]) -> None:
-        """Tell the workers of a topic (`Names.cancel_channel`) what need not run."""
+        """Send cancellations to the workers of a topic (`Names.cancel_channel`)."""
 
     async def listen_cancels(self, channel: str, on_cancel: Callable[[list[Cancel]], None]) -> None:
-        """Call back with what is cancelled on this channel until `unlisten` or `close`."""
+        """Call back with this channel's cancellations until `unlisten` or `close`."""
 
     async def unlisten(self, channel: str) -> None:
         """Stop a `listen` or `listen_cancels`."""
 
     async def fill(self) -> float:
-        """Used share of the store's memory limit, 0..1; 0 where there is no limit."""
+        """Used share of the store's memory limit, 0..1; 0 without a limit."""
 
     async def healthy(self) -> bool:
         """Whether the store answers and its listeners are connected."""

@@ -11,12 +11,12 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 DESCRIPTOR_SETS: Final = ("model_config.binpb",)
-"""The files that `python -m protocol.proto.compile` makes, each from the .proto of the same name."""
+"""Files made by `python -m protocol.proto.compile`, each from the .proto of the same name."""
 
 
 @functools.cache
 def pool() -> descriptor_pool.DescriptorPool:
-    """A pool of our own, so that another package's `inference.*` messages in this process do not clash with ours."""
+    """A private pool, so that another package's `inference.*` messages in this process do not clash with ours."""
     private = descriptor_pool.DescriptorPool()
     for name in DESCRIPTOR_SETS:
         raw = pkgutil.get_data(__name__, name)

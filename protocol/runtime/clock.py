@@ -1,4 +1,4 @@
-"""The fleet's clock: every process corrects its own by the measured offset to the store's, so that skewed hosts expire nothing."""
+"""The fleet's clock: each process adds the measured offset to the store's clock, so that skewed hosts expire nothing."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 CERTAIN: Final = 0.05
-"""Seconds of round trip with which a reply is taken at once: then the offset is off by half of that at most."""
+"""Seconds of round trip up to which a sample is taken at once; its offset is off by at most half of that."""
 TRIES: Final = 5
-"""Readings of one measurement; the shortest round trip of them counts."""
+"""Samples of one measurement; the one with the shortest round trip counts."""
 DRIFT: Final = 0.0002
-"""Seconds that two clocks may come apart in a second: crystals do a tenth of it, virtual machines more."""
+"""Seconds that two clocks may drift apart in a second; crystals drift a tenth of it, virtual machines more."""
 
 
 class ClockSample:
-    """What one reply tells: how far the store's clock is ahead of the monotonic one, give or take.
+    """One measurement of how far the store's clock is ahead of the monotonic clock.
 
     Attributes:
         offset: seconds.
-        error: how far off that may be: half of the round trip.
-        at: when it was taken, on the monotonic clock.
+        error: seconds that the offset may be off: half of the round trip.
+        at: when the sample was taken, on the monotonic clock.
     """
 
     __slots__ = ("at", "error", "offset")
@@ -31,7 +31,7 @@ class ClockSample:
         self.at = received
 
     def better_than(self, held: ClockSample | None) -> bool:
-        """Whether it says more than the one that is held, which has grown old, or contradicts it: then a clock was set."""
+        """Whether to replace the held sample: that has become less certain with age, or contradicts this one (a clock was set)."""
         if held is None:
             return True
         uncertain = held.error + (self.at - held.at) * DRIFT
@@ -56,17 +56,17 @@ class Clock:
         return self._monotonic() + self._offset
 
     async def resync(self, store_time: Callable[[], Awaitable[float]]) -> None:
-        """Measure the offset to the store's clock; half the round trip is taken as the way back.
+        """Measure the offset to the store's clock; half the round trip counts as the way back.
 
-        A reply that took long tells little, so the store is asked again, and what was known before is kept where that is better.
+        After a slow reply the store is asked again, and a better sample from before is kept.
         """
         best: ClockSample | None = None
         for _ in range(TRIES):
             sent = self._monotonic()
-            reading = ClockSample(sent, await store_time(), self._monotonic())
-            if best is None or reading.error < best.error:
-                best = reading
-            if 2 * reading.error <= CERTAIN:
+            sample = ClockSample(sent, await store_time(), self._monotonic())
+            if best is None or sample.error < best.error:
+                best = sample
+            if 2 * sample.error <= CERTAIN:
                 break
         assert best is not None
         if best.better_than(self._held):

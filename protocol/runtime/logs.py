@@ -1,8 +1,7 @@
 """One way to log for every process: structlog, for people or as JSON, with the request's id and trace where a line has one.
 
-Invariant: whatever strangers sent or models said, an entry for people is one line (a traceback's lines are indented), has no
-character that a terminal obeys, and no value of it is longer than `MAX_TEXT`, a traceback
-four times that.
+Invariant: whatever callers sent or models printed, an entry for people is one line (a traceback's lines are indented), has no
+character that a terminal obeys, and no value longer than `MAX_TEXT`; a traceback may have four times that.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ from protocol.runtime.repeats import Repeats
 from protocol.texts import MAX_TEXT, shortened, visible
 
 _TEXTS: Final = frozenset({"exception", "stack"})
-"""Values that have several lines."""
+"""Values with several lines."""
 _MAX_LINES: Final = 4 * MAX_TEXT
 LIBRARIES: Final = ("aiokafka", "kafka", "protocol.transport")
-"""Loggers whose lines come again for as long as a server is away."""
+"""Loggers that repeat their lines while a server is unreachable."""
 silent: Final[collections.Counter[str]] = collections.Counter()
-"""Loggers of libraries that say nothing new now, by how many parts of this process say so: somebody has told it already."""
+"""Libraries whose warnings are suppressed now, and how many parts of this process suppress them: the cause was logged already."""
 
 
 class Seldom(logging.Filter):
-    """Lets a library say the same once a minute, and nothing while its logger is among the `silent` ones."""
+    """Lets a library log an equal line once a minute, and nothing while it is `silent`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +93,7 @@ def configure(style: str = "human", level: str = "info") -> None:
 
 
 def shorten(_: object, __: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Leave out the middle of what is too long; a processor of structlog's."""
+    """Leave out the middle of long values; a structlog processor."""
     for key, value in entry.items():
         if isinstance(value, str | list | tuple | dict):
             entry[key] = _shortened(value, _MAX_LINES if key in _TEXTS else MAX_TEXT)
@@ -110,7 +109,7 @@ def _shortened(value: Any, most: int) -> Any:
 
 
 def escape(_: object, __: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Show what a terminal would obey; a processor of structlog's."""
+    """Escape what a terminal would obey; a structlog processor."""
     for key, value in entry.items():
         if isinstance(value, str):
             entry[key] = visible(value, lines=key in _TEXTS)
@@ -118,7 +117,7 @@ def escape(_: object, __: str, entry: MutableMapping[str, Any]) -> MutableMappin
 
 
 def _write_traceback(stream: TextIO, exc_info: Any) -> None:
-    """As structlog's plain one; its lines cannot be taken for entries of their own."""
+    """structlog's plain traceback, indented so that its lines cannot be taken for entries."""
     text = io.StringIO()
     structlog.dev.plain_traceback(text, exc_info)
     stream.write(visible(shortened(text.getvalue(), _MAX_LINES), lines=True).replace("\n", "\n    "))

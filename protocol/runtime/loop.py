@@ -1,9 +1,9 @@
-"""What every process of the fleet does around its event loop: run on uvloop, be told to stop, spare the garbage collector.
+"""What every process of the fleet does around its event loop: run on uvloop, stop on signals, spare the garbage collector.
 
-How a process ends. SIGTERM comes from whoever manages it and gives it its whole grace to answer what is in flight. SIGINT comes
-from a person at a terminal: `QUICK` seconds for that, and `END_WITHIN` until the process is gone, whatever still runs in it, for a
-thread that loads a model or waits for a server cannot be interrupted. A process that is told to end by either before it is ready
-has nothing to answer and ends within the same time.
+How a process ends: SIGTERM comes from its manager and leaves the whole grace period to answer requests in flight. SIGINT comes from
+a person at a terminal: requests in flight get `QUICK` seconds, and the process is gone after `END_WITHIN`, because a thread that
+loads a model or waits for a server cannot be interrupted. A process that gets either signal before it is ready has no requests
+in flight, and ends within the same time.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from typing import Any, Final, TypeVar
 T = TypeVar("T")
 
 QUICK: Final = 1.0
-"""Seconds that what is in flight gets after SIGINT."""
+"""Seconds that requests in flight get after SIGINT."""
 END_WITHIN: Final = 1.7
-"""Seconds after SIGINT in which a process ends, at the latest."""
+"""Seconds after SIGINT within which a process ends."""
 
 CLOSED_WITHIN: Final = 10.0
-"""Seconds in which a process must be gone that has answered everything and closed what it had."""
+"""Seconds within which a process must be gone once it has answered everything and closed its connections."""
 
 _guarded: list[float] = []
-"""How long the end of this process may take; empty where it is not ours to end, as in a test."""
+"""Seconds that the end of this process may take; empty if the process is not ours to end, as in a test."""
 _closing: list[int] = []
-"""The signal that this process ends by, once that is certain."""
+"""The signal by which this process ends, once that is certain."""
 
 
 class StopEvent(asyncio.Event):
-    """Set once this process is told to end.
+    """Set once a signal asks this process to end.
 
     Attributes:
-        ready: it has something to answer.
-        interrupted: by SIGINT.
+        ready: whether the process may have requests in flight.
+        interrupted: whether SIGINT came.
         number: of the last signal; 0 for none.
     """
 
@@ -52,7 +52,7 @@ class StopEvent(asyncio.Event):
         self.number = 0
 
     def on_signal(self, number: int) -> None:
-        """This signal came."""
+        """Handle a signal."""
         self.number = number
         self.interrupted = self.interrupted or number == signal.SIGINT
         if self.interrupted or not self.ready:
@@ -60,12 +60,12 @@ class StopEvent(asyncio.Event):
         self.set()
 
     def grace(self, usual: float) -> float:
-        """Seconds that what is in flight gets."""
+        """Seconds that requests in flight get."""
         return min(usual, QUICK) if self.interrupted else usual
 
 
 def run(main: Coroutine[Any, Any, T], end_within: float = END_WITHIN) -> T:
-    """Run to the end. The process belongs to this call while it lasts: see the top of this file."""
+    """Run the coroutine to its end. This call owns the process meanwhile: see the top of this file."""
     _guarded[:] = [end_within]
     try:
         with asyncio.Runner(loop_factory=_new_loop()) as runner:
@@ -84,8 +84,8 @@ def _new_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[StopEvent]:
-    """An event that every SIGTERM and SIGINT sets while the block lasts; afterwards they do what they always do, or, where the
-    process ends, no harm."""
+    """An event that SIGTERM and SIGINT set while the block lasts; afterwards they have their default effect, or, if the process
+    is ending, none."""
     loop, asked = asyncio.get_running_loop(), StopEvent()
     numbers = (signal.SIGTERM, signal.SIGINT)
     for number in numbers:
@@ -102,10 +102,10 @@ def stop_signals() -> Iterator[StopEvent]:
 
 
 async def until(asked: asyncio.Event, work: Coroutine[Any, Any, None], seconds: float | None = None) -> bool:
-    """Do the work, or leave it when the event is set first or the time is over; whether it was done.
+    """Do the work, but cancel it when the event is set or the time is over first; returns whether it was done.
 
     Raises:
-        Exception: whatever the work raises.
+        Exception: as the work.
     """
     tasks = [asyncio.ensure_future(work), asyncio.ensure_future(asked.wait())]
     try:
@@ -121,7 +121,7 @@ async def until(asked: asyncio.Event, work: Coroutine[Any, Any, None], seconds: 
 
 
 def end_soon(number: int, seconds: float | None = None) -> None:
-    """This signal ends the process within its time, also where it hangs: then its exit code is a shell's for the signal."""
+    """End the process by this signal within its time, even if it hangs: then with a shell's exit code for the signal."""
     if _guarded and not _closing:
         _closing.append(number)
         within = _guarded[0] if seconds is None else seconds
@@ -138,10 +138,10 @@ def _end(seconds: float, number: int) -> None:
 
 
 def spare_collector() -> None:
-    """Have the garbage collector pass over what is there now and look less often; call it once everything is imported.
+    """Exclude existing objects from garbage collection, and collect less often; call it once everything is imported.
 
-    Where it was disabled before, as for a start, it works from now on. What is imported is no garbage (0.1 % of it is): to look
-    through it again and again is a tenth of what importing takes, so it is not looked through here either.
+    Enables the collector if it was disabled for the start. Imported objects are hardly ever garbage (0.1 %), and to traverse them
+    takes a tenth of the import's time, so there is no collection here either.
     """
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)

@@ -1,4 +1,4 @@
-"""Which of many lines that say the same are worth one more. Pure: time is an argument."""
+"""How often a repeated log line is written. Pure: time is an argument."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Hashable
 from typing import Final
 
 INTERVAL: Final = 60.0
-"""Seconds between two lines that say the same."""
+"""Seconds between two equal lines."""
 MAX_KEPT: Final = 256
 
 
 class Repeats:
-    """Lets what is said for the first time through at once, and what is repeated once in an interval.
+    """Lets a new line pass at once, and an equal one again after an interval.
 
     Args:
         interval: seconds.
@@ -25,7 +25,7 @@ class Repeats:
         self._said: collections.OrderedDict[Hashable, tuple[float, int]] = collections.OrderedDict()
 
     def due(self, what: Hashable, now: float) -> int | None:
-        """How often it was held back since it was let through last; None where it is held back now."""
+        """How many equal lines were suppressed since the last one that passed; None if this one is suppressed."""
         said, held = self._said.get(what, (None, 0))
         if said is not None and now - said < self._interval:
             self._said[what] = said, held + 1

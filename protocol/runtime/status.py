@@ -1,6 +1,6 @@
-"""`/metrics`, and whether a process lives and is ready, for probes: the worker's only door, the gateway's second.
+"""The status port: `/metrics`, and liveness and readiness for probes; the worker's only HTTP port, the gateway's second.
 
-Plain GET, one request per connection. Whoever connects and says nothing is ended after `timeout`, or when others want the place.
+Plain GET, one request per connection. A silent connection is closed after `timeout`, or earlier if others need its slot.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class StatusServer:
     """Serves the registry and the readiness.
 
     Args:
-        registry: what `/metrics` shows.
-        readiness: why the process is not ready, one sentence each.
+        registry: of `/metrics`.
+        readiness: the reasons why the process is not ready, a sentence each.
         timeout: seconds in which a request must have come and its answer must have gone.
 
     Attributes:
-        cut: connections that were ended before they had an answer.
+        cut: connections that were closed before they had a response.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class StatusServer:
         """Listen; returns the port.
 
         Raises:
-            ConfigError: it is taken.
+            ConfigError: the port is taken.
         """
         try:
             self._server = await asyncio.start_server(self._accept, host, port, limit=MAX_HEAD)
@@ -62,7 +62,7 @@ class StatusServer:
         return bound
 
     async def close(self) -> None:
-        """Stop listening, and cut who is still connected."""
+        """Stop listening, and close open connections."""
         if self._server is not None:
             self._server.close()
             for task in self._open:
@@ -80,7 +80,7 @@ class StatusServer:
             async with asyncio.timeout(self._timeout):
                 await self._answer(reader, writer)
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            self.cut += 1  # a probe that gave up, or a stranger that says something else or nothing
+            self.cut += 1  # a probe that gave up, or a peer that sent no HTTP request
         except asyncio.CancelledError:
             self.cut += 1
             raise
@@ -105,7 +105,7 @@ class StatusServer:
         if method not in (b"GET", b"HEAD"):
             return "405 Method Not Allowed", TEXT, b"only GET\n"
         if path == b"/metrics":
-            # In a thread: with a hundred models this is tens of milliseconds.
+            # In a thread: with a hundred models this takes tens of milliseconds.
             async with self._scraping:
                 return "200 OK", CONTENT_TYPE_LATEST, await asyncio.to_thread(generate_latest, self._registry)
         if path == b"/v2/health/live":

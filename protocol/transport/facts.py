@@ -1,4 +1,4 @@
-"""What a cluster's settings are, as far as promises hang on them: plain values, read by `kafka_facts` and `redis_facts`."""
+"""The settings of a cluster on which the fleet's promises depend: plain values, read by `kafka.facts` and `redis.facts`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class TopicFacts:
 
     Attributes:
         name: of the topic.
-        replicas: the smallest number that any of its partitions has.
-        in_sync: the smallest number that is in sync now.
-        settings: as they hold for this topic, by name; empty where they may not be read.
-        oldest_unread: seconds since the oldest record that its workers have not committed; 0 where there is none.
-        lost: records that were deleted before they were committed, as far as the group has not gone on since.
+        replicas: the smallest number of any partition.
+        in_sync: the smallest number of in-sync replicas of any partition now.
+        settings: this topic's effective settings by name; empty if they may not be read.
+        oldest_unread: age in seconds of the oldest record that its workers have not committed; 0 if there is none.
+        lost: records deleted before they were committed, until the group commits past them.
     """
 
     name: str
@@ -32,10 +32,10 @@ class KafkaFacts:
     """A Kafka cluster.
 
     Attributes:
-        bootstrap: how it is reached.
-        brokers: ids of those that are there.
-        settings: by broker, by name; a broker whose settings may not be read has none.
-        topics: those of the fleet, and the one of the groups' offsets.
+        bootstrap: its bootstrap servers.
+        brokers: ids of the running brokers.
+        settings: by broker, by name; empty for a broker whose settings may not be read.
+        topics: the fleet's, and the one of the groups' offsets.
     """
 
     bootstrap: str
@@ -49,9 +49,9 @@ class RedisFacts:
     """A Redis server.
 
     Attributes:
-        address: how it is reached, without a password.
+        address: its URL, without a password.
         info: of INFO, by name.
-        settings: of CONFIG GET, by name; empty where that is not allowed.
+        settings: of CONFIG GET, by name; empty if that is not allowed.
     """
 
     address: str

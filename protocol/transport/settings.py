@@ -12,7 +12,7 @@ from protocol.naming import Names
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TransportSettings:
-    """Where records and results live.
+    """Where records and results are stored, and how to connect.
 
     Attributes:
         kafka: bootstrap servers `HOST:PORT[,…]`; empty for one process.
@@ -22,7 +22,7 @@ class TransportSettings:
         fsync: make every acknowledged publish survive a power loss, not only a kill.
         session_timeout: seconds after which Kafka declares a silent member dead.
         heartbeat_interval: seconds between a member's heartbeats to Kafka.
-        fetch_max_wait: seconds a fetch waits at the broker; data that is there is returned at once.
+        fetch_max_wait: seconds that a fetch waits at the broker for data.
         result_ttl: seconds the result of a keyed or asynchronous call is kept.
         connect_timeout: seconds of retries before start-up gives up.
         kafka_security: passed through to aiokafka: `security_protocol`, `sasl_mechanism`, `sasl_plain_username`,

@@ -20,7 +20,7 @@ times = st.floats(0, 1000)
 def test_a_call_waits_for_a_model_that_may_come_within_patience_and_deadline(
     awaited: bool, now: float, began: float | None, patience: float, deadline: float
 ) -> None:
-    end = wait_until(awaited=awaited, now=now, began=began, patience=patience, deadline=deadline)
+    end = wait_until(awaited=awaited, now=now, began=began, model_wait=patience, deadline=deadline)
 
     if end is None:
         assert not awaited or deadline <= now or (now if began is None else began) + patience <= now

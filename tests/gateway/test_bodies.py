@@ -17,14 +17,14 @@ FLOATS = from_array("A", np.arange(3, dtype=np.float32))
 
 
 def test_a_raw_body_takes_its_open_size_from_its_bytes() -> None:
-    body = bodies.parse(np.arange(6, dtype=np.float32).tobytes(), 0, ModelConfig.from_json(ANY))
+    body = bodies.parse_body(np.arange(6, dtype=np.float32).tobytes(), 0, ModelConfig.from_json(ANY))
 
     assert body.inputs[0].shape == (6,)
     assert body.binary_default is True
 
 
 def test_a_raw_body_of_text_is_one_element() -> None:
-    body = bodies.parse(b"hello", 0, ModelConfig.from_json(TEXT))
+    body = bodies.parse_body(b"hello", 0, ModelConfig.from_json(TEXT))
 
     assert body.inputs[0].shape == (1,)
     assert body.inputs[0].array().tolist() == [b"hello"]
@@ -35,7 +35,7 @@ def test_a_raw_body_for_a_batching_model_is_one_row() -> None:
         {**ANY, "max_batch_size": 4, "input": [{"name": "IN", "data_type": "TYPE_INT16", "dims": [2, -1]}]}
     )
 
-    assert bodies.parse(bytes(12), 0, config).inputs[0].shape == (1, 2, 3)
+    assert bodies.parse_body(bytes(12), 0, config).inputs[0].shape == (1, 2, 3)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_a_raw_body_for_a_batching_model_is_one_row() -> None:
 )
 def test_a_raw_body_that_cannot_be_one_input_is_refused(config: dict[str, object], size: int, text: str) -> None:
     with pytest.raises(InvalidArgument, match=text):
-        bodies.parse(bytes(size), 0, ModelConfig.from_json(config))
+        bodies.parse_body(bytes(size), 0, ModelConfig.from_json(config))
 
 
 @pytest.mark.parametrize("raw", [b"x", b"-", b"--1", b"1 1", b"1.5", b"", b"9" * 13, b"\xb2"])

@@ -35,9 +35,9 @@ def test_a_part_is_bounded_by_itself_and_by_the_whole() -> None:
 def test_strangers_and_unread_answers_cannot_take_all_of_it() -> None:
     budgets = Budgets.of(1000)
 
-    assert not budgets.strangers.take(251)
+    assert not budgets.unauthenticated.take(251)
     assert not budgets.unread.take(501)
-    assert budgets.strangers.take(250)
+    assert budgets.unauthenticated.take(250)
     assert budgets.unread.take(500)
     assert budgets.whole.take(250)
     assert not budgets.whole.take(1)
@@ -76,7 +76,7 @@ def test_the_sum_of_what_is_held_is_what_is_used_and_never_over_a_limit(
     steps: list[tuple[int, int | None]], calls: list[tuple[bool, int]]
 ) -> None:
     budgets = Budgets.of(200)
-    parts = [budgets.whole, budgets.strangers, budgets.unread, budgets.strangers, budgets.whole]
+    parts = [budgets.whole, budgets.unauthenticated, budgets.unread, budgets.unauthenticated, budgets.whole]
     shares = [Share(part) for part in parts]
     admission = Admission(Limits(calls=100, size=200, calls_per_model=100), budgets.whole)
     waiting: list[int] = []
@@ -92,7 +92,7 @@ def test_the_sum_of_what_is_held_is_what_is_used_and_never_over_a_limit(
             _call(admission, waiting, *calls[at])
 
         assert budgets.whole.used == sum(share.size for share in shares) + admission.size <= 200
-        assert budgets.strangers.used == shares[1].size + shares[3].size <= 50
+        assert budgets.unauthenticated.used == shares[1].size + shares[3].size <= 50
         assert budgets.unread.used == shares[2].size <= 100
         assert admission.size == sum(waiting)
 
@@ -100,7 +100,7 @@ def test_the_sum_of_what_is_held_is_what_is_used_and_never_over_a_limit(
         share.free()
     for size in waiting:
         admission.leave("t", size)
-    assert [budgets.whole.used, budgets.strangers.used, budgets.unread.used, admission.size] == [0, 0, 0, 0]
+    assert [budgets.whole.used, budgets.unauthenticated.used, budgets.unread.used, admission.size] == [0, 0, 0, 0]
 
 
 def _call(admission: Admission, waiting: list[int], enters: bool, size: int) -> None:

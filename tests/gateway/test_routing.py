@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.admission.budget import Budget
-from gateway.rest.routing import MAX_BYTES, MAX_URL, RouteCache, parse
+from gateway.rest.routing import MAX_BYTES, MAX_URL, RouteCache, parse_route
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from gateway.rest.routing import MAX_BYTES, MAX_URL, RouteCache, parse
 def test_urls(url: bytes, route: tuple[str, str] | None) -> None:
     cache = RouteCache(Budget(10**6), lambda name: True)
 
-    assert parse(url) == cache.find(url) == cache.find(url) == route
+    assert parse_route(url) == cache.find(url) == cache.find(url) == route
 
 
 def test_only_short_urls_of_models_that_exist_are_remembered() -> None:

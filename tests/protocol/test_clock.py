@@ -13,7 +13,7 @@ delays = st.tuples(st.floats(0, 2), st.floats(0, 2))
 
 
 class World:
-    """A store whose clock is ahead, and replies that take as long as they are told; the last delay stays."""
+    """A store whose clock is ahead, and replies that take as long as they are set to; the last delay stays."""
 
     def __init__(self, ahead: float = AHEAD) -> None:
         self.now = 100.0
@@ -86,5 +86,5 @@ async def test_the_error_is_never_above_half_of_the_shortest_round_trip(
 def test_of_two_readings_that_agree_the_more_certain_is_held(first: float, second: float, age: float) -> None:
     held = ClockSample(0.0, AHEAD + first / 2, first)
     later = first + age
-    told = ClockSample(later, AHEAD + later + second / 2, later + second)
-    assert told.better_than(held) is (told.error <= held.error + (told.at - held.at) * DRIFT)
+    sample = ClockSample(later, AHEAD + later + second / 2, later + second)
+    assert sample.better_than(held) is (sample.error <= held.error + (sample.at - held.at) * DRIFT)

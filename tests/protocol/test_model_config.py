@@ -21,7 +21,7 @@ from protocol.model_config import (
     Warmup,
     WarmupInput,
 )
-from protocol.model_config.checks import fits
+from protocol.model_config.checks import dims_agree
 from protocol.model_config.document import Document
 from protocol.model_config.fields import FIELDS, Support, check_supported, settings
 from tests.config_strategies import configs
@@ -70,7 +70,7 @@ class TestShapes:
         ],
     )
     def test_dims_fit(self, dims: tuple[int, ...], expected: tuple[int, ...], agree: bool) -> None:
-        assert fits(dims, expected) is agree
+        assert dims_agree(dims, expected) is agree
 
 
 class TestVersionPolicy:

@@ -36,7 +36,7 @@ def refused(raw: bytes, header_length: int | None = None) -> str:
 
 @given(tensors(JSON_TYPES))
 def test_every_json_datatype_survives(tensor: Tensor) -> None:
-    data = json.loads(orjson.dumps(v2.json_data(tensor), option=orjson.OPT_SERIALIZE_NUMPY))
+    data = json.loads(orjson.dumps(v2.tensor_json(tensor), option=orjson.OPT_SERIALIZE_NUMPY))
 
     parsed = v2.parse_json_body(body(name=tensor.name, shape=list(tensor.shape), datatype=tensor.datatype, data=data))
 
@@ -46,7 +46,7 @@ def test_every_json_datatype_survives(tensor: Tensor) -> None:
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=8))
 def test_fp32_survives_json_exactly(values: list[float]) -> None:
     tensor = from_array("A", np.array(values, dtype=np.float32))
-    data = json.loads(orjson.dumps(v2.json_data(tensor), option=orjson.OPT_SERIALIZE_NUMPY))
+    data = json.loads(orjson.dumps(v2.tensor_json(tensor), option=orjson.OPT_SERIALIZE_NUMPY))
 
     assert bytes(v2.parse_json_body(body(shape=[len(values)], data=data)).inputs[0].data) == bytes(tensor.data)
 
@@ -73,7 +73,7 @@ def test_bytes_are_utf8_strings_in_json() -> None:
     parsed = v2.parse_json_body(body(datatype="BYTES", data=["é", ""]))
 
     assert parsed.inputs[0].array().tolist() == ["é".encode(), b""]
-    assert v2.json_data(parsed.inputs[0]) == ["é", ""]
+    assert v2.tensor_json(parsed.inputs[0]) == ["é", ""]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gateway.calls.service import Terms
+from gateway.calls.service import CallContext
 from gateway.durable.requests import RequestStatus
 from gateway.ids import fingerprint, keyed_id
 from protocol.codec import encode_request
@@ -157,7 +157,7 @@ class Clients:
             served = service.resolve("m", "1")
             now = service.clock()
             deadline = now + call.timeout if call.timeout else None
-            terms = Terms(service.new_id(), call.principal, now, deadline)
+            terms = CallContext(service.new_id(), call.principal, now, deadline)
             self._made(call, terms.id)
             return service.submit(served, service.request(served, call.body(), terms), on_done)
         except FleetError as error:
@@ -205,11 +205,11 @@ class Clients:
         request = service.request(served, call.body(), self._terms(gateway, call, call.timeout))
         return await gateway.claims.infer(served, request, self._mark(call))
 
-    def _terms(self, gateway: GatewayProcess, call: Call, timeout: float) -> Terms:
+    def _terms(self, gateway: GatewayProcess, call: Call, timeout: float) -> CallContext:
         now = gateway.service.clock()
         name = keyed_id(call.principal, "m", "1", call.key) if call.key else gateway.service.new_id()
         self._made(call, name)
-        return Terms(name, call.principal, now, now + timeout if timeout else None, claimed=True)
+        return CallContext(name, call.principal, now, now + timeout if timeout else None, claimed=True)
 
     def _made(self, call: Call, name: str) -> None:
         call.refs.add(ref(call.principal, name))

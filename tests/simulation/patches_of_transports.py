@@ -61,7 +61,7 @@ patch(
 )  # fmt: skip
 patch(
     "a group that is done with everything begins anew", "a comparison wrong at its bound", "protocol/transport/kafka/positions.py",
-    ("    if told.offset > end:", "    if told.offset >= end:"),
+    ("    if committed.offset > end:", "    if committed.offset >= end:"),
     finders=("tests/transport/test_kafka_committed.py::test_an_offset_up_to_the_end_of_its_own_log_counts",),
 )  # fmt: skip
 patch(

@@ -25,11 +25,11 @@ class Site(abc.ABC):
 
     Attributes:
         session_timeout: seconds after which this broker takes a silent member for dead.
-        patience: seconds that any condition may take to become true.
+        time_limit: seconds that any condition may take to become true.
     """
 
     session_timeout: float = 10.0
-    patience: float = 20.0
+    time_limit: float = 20.0
 
     @abc.abstractmethod
     async def connect(self) -> Bus:
@@ -45,7 +45,7 @@ class Site(abc.ABC):
 
     async def until(self, condition: Callable[[], bool], *polling: Consumer) -> None:
         """Wait for a condition while these members keep polling without taking anything."""
-        async with asyncio.timeout(self.patience):
+        async with asyncio.timeout(self.time_limit):
             while not condition():
                 await asyncio.gather(*(consumer.fetch(1, POLL, ()) for consumer in polling), asyncio.sleep(POLL / 4))
 
@@ -76,12 +76,12 @@ def values(records: Sequence[Record]) -> list[bytes]:
     return [bytes(record.value) for record in records]
 
 
-async def take(consumer: Consumer, count: int, patience: float = 20.0) -> list[Record]:
-    """Fetch until there are `count` records; fewer when `patience` runs out."""
+async def take(consumer: Consumer, count: int, time_limit: float = 20.0) -> list[Record]:
+    """Fetch until there are `count` records; fewer when `time_limit` runs out."""
     records: list[Record] = []
-    end = time.monotonic() + patience
+    end = time.monotonic() + time_limit
     while len(records) < count and time.monotonic() < end:
-        records += await consumer.fetch(count - len(records), min(0.5, patience))
+        records += await consumer.fetch(count - len(records), min(0.5, time_limit))
     return records
 
 

@@ -137,7 +137,7 @@ class BusContract(MembersContract):
             await bus.publish(topic, numbered(10, 10 * turn))
         consumer, _ = await self.joined(site, bus, topic, "a", 3)
         records: list[Record] = []
-        async with asyncio.timeout(site.patience):
+        async with asyncio.timeout(site.time_limit):
             while len(records) < 30:
                 part = await consumer.fetch(7, 0.5)
                 assert len(part) <= 7
@@ -149,13 +149,13 @@ class BusContract(MembersContract):
         topic = site.topic("woken")
         await bus.ensure_topic(topic, 2)
         consumer, _ = await self.joined(site, bus, topic, "a", 2)
-        waiting = asyncio.ensure_future(consumer.fetch(10, site.patience))
+        waiting = asyncio.ensure_future(consumer.fetch(10, site.time_limit))
         await asyncio.sleep(POLL)
         assert not waiting.done()
         began = time.monotonic()
         await bus.publish(topic, numbered(2))
         assert len(await waiting) >= 1
-        assert time.monotonic() - began < site.patience / 4
+        assert time.monotonic() - began < site.time_limit / 4
 
     async def test_fetch_gives_up_after_its_timeout(self, site: Site, bus: Bus) -> None:
         topic = site.topic("quiet")
@@ -163,7 +163,7 @@ class BusContract(MembersContract):
         consumer, _ = await self.joined(site, bus, topic, "a", 1)
         began = time.monotonic()
         assert await consumer.fetch(10, 0.1) == []
-        assert 0.08 <= time.monotonic() - began < site.patience / 2
+        assert 0.08 <= time.monotonic() - began < site.time_limit / 2
         assert await consumer.fetch(10, 0.0) == []
 
     async def test_a_cancelled_fetch_loses_nothing(self, site: Site, bus: Bus) -> None:
@@ -171,7 +171,7 @@ class BusContract(MembersContract):
         await bus.ensure_topic(topic, 1)
         consumer, _ = await self.joined(site, bus, topic, "a", 1)
         for _ in range(3):
-            waiting = asyncio.ensure_future(consumer.fetch(10, site.patience))
+            waiting = asyncio.ensure_future(consumer.fetch(10, site.time_limit))
             await asyncio.sleep(POLL)
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
@@ -185,7 +185,7 @@ class BusContract(MembersContract):
         await bus.publish(topic, numbered(3, 3), partition=1)
         consumer, _ = await self.joined(site, bus, topic, "a", 2)
         records: list[Record] = []
-        async with asyncio.timeout(site.patience):
+        async with asyncio.timeout(site.time_limit):
             while len(records) < 3:
                 records += await consumer.fetch(10, 0.2, [1])
         assert values(records) == [record.value for record in numbered(3, 3)]
@@ -234,7 +234,7 @@ class BusContract(MembersContract):
         await bus.publish(topic, [OutRecord(b"1", key=b"a"), OutRecord(b"2", key=b"b")])
         following = (await site.connect()).follow(topic)
         past: list[bytes] = []
-        async with asyncio.timeout(site.patience):
+        async with asyncio.timeout(site.time_limit):
             while part := await anext(following):
                 past += values(part)
             assert past == [b"1", b"2"]
@@ -248,7 +248,7 @@ class BusContract(MembersContract):
         topic = site.topic("nothing-yet")
         await bus.ensure_topic(topic, 1, compacted=True)
         following = bus.follow(topic)
-        async with asyncio.timeout(site.patience):
+        async with asyncio.timeout(site.time_limit):
             assert await anext(following) == []
             waiting = asyncio.ensure_future(anext(following))
             await bus.publish(topic, [OutRecord(b"1", key=b"a")])
@@ -262,7 +262,7 @@ class BusContract(MembersContract):
             await bus.publish(topic, [OutRecord(b"%d" % turn, key=b"key %d" % (turn % 3))])
         latest: dict[bytes | None, bytes] = {}
         following = bus.follow(topic)
-        async with asyncio.timeout(site.patience):
+        async with asyncio.timeout(site.time_limit):
             while part := await anext(following):
                 latest.update({record.key: bytes(record.value) for record in part})
         await following.aclose()  # type: ignore[attr-defined]

@@ -36,10 +36,10 @@ class Site(abc.ABC):
     """One store, under a prefix that no other test uses.
 
     Attributes:
-        patience: seconds that any condition may take to become true.
+        time_limit: seconds that any condition may take to become true.
     """
 
-    patience: float = 10.0
+    time_limit: float = 10.0
 
     @property
     @abc.abstractmethod
@@ -51,12 +51,12 @@ class Site(abc.ABC):
         """One more process's connection to the same store, open; closed by the site at the end of the test."""
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(self.patience):
+        async with asyncio.timeout(self.time_limit):
             while not condition():  # noqa: ASYNC110 (it waits for whatever a test is about)
                 await asyncio.sleep(POLL)
 
     async def until_true(self, condition: Callable[[], Awaitable[bool]]) -> None:
-        async with asyncio.timeout(self.patience):
+        async with asyncio.timeout(self.time_limit):
             while not await condition():  # noqa: ASYNC110
                 await asyncio.sleep(POLL)
 

@@ -21,6 +21,7 @@ ATTRIBUTES = [
     ("aiokafka.consumer.consumer.AIOKafkaConsumer", "_fetcher"),
     ("aiokafka.consumer.consumer.AIOKafkaConsumer", "_subscription"),
     ("aiokafka.consumer.group_coordinator.GroupCoordinator", "member_id"),
+    ("aiokafka.consumer.group_coordinator.GroupCoordinator", "check_errors"),
     ("aiokafka.consumer.group_coordinator.GroupCoordinator", "fetch_committed_offsets"),
     ("aiokafka.consumer.group_coordinator.GroupCoordinator", "_coordination_task"),
     ("aiokafka.consumer.group_coordinator.GroupCoordinator", "_do_heartbeat"),

@@ -60,7 +60,7 @@ class KafkaSite(contract_bus.Site):
     """A broker and a prefix."""
 
     session_timeout = 3.0
-    patience = 30.0
+    time_limit = 30.0
     fetch_max_wait = 0.5
 
     def __init__(self, bootstrap: str, prefix: str, security: dict[str, str] | None = None) -> None:

@@ -131,7 +131,7 @@ async def test_a_lost_acknowledgement_is_no_second_record(lossy: tuple[KafkaSite
     assert loser.lost > 3
 
     loser.lose = 0
-    async with asyncio.timeout(site.patience):
+    async with asyncio.timeout(site.time_limit):
         while True:
             with contextlib.suppress(Unavailable):
                 await bus.publish(topic, numbered(1, 5))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from aiokafka.structs import OffsetAndMetadata
 
-from protocol.transport.kafka.positions import MARK, counts
+from protocol.transport.kafka.positions import MARK, is_of_log
 
 
 @pytest.mark.parametrize(
@@ -16,4 +16,4 @@ from protocol.transport.kafka.positions import MARK, counts
     ],
 )  # fmt: skip
 def test_an_offset_up_to_the_end_of_its_own_log_counts(offset: int, metadata: str, expected: bool) -> None:
-    assert counts(OffsetAndMetadata(offset, metadata), 10, "t") is expected
+    assert is_of_log(OffsetAndMetadata(offset, metadata), 10, "t") is expected

@@ -114,7 +114,7 @@ class TestOwnership:
         await site.until(lambda: len(owner.owned) == 2, new)
 
         async def fetch_until_refused() -> None:
-            async with asyncio.timeout(site.patience):
+            async with asyncio.timeout(site.time_limit):
                 while True:
                     await asyncio.gather(old.fetch(1, 0.1), new.fetch(1, 0.1, ()))
 
@@ -226,7 +226,7 @@ class TestTopics:
         await bus.evict(topic, ["w0"])
         await admin.delete_topics([topic])
         other = await site.connect()
-        async with asyncio.timeout(site.patience):
+        async with asyncio.timeout(site.time_limit):
             while True:
                 with contextlib.suppress(FleetError):
                     await other.ensure_topic(topic, 1)
@@ -279,7 +279,7 @@ class TestBroker:
             if not isinstance(outcome, Exception)
         ]
         assert all(isinstance(outcome, Unavailable) for outcome in outcomes if isinstance(outcome, BaseException))
-        async with asyncio.timeout(site.patience):
+        async with asyncio.timeout(site.time_limit):
             while True:
                 with contextlib.suppress(Unavailable):
                     await bus.publish(topic, [OutRecord(b"after")])
@@ -287,7 +287,7 @@ class TestBroker:
                     break
         await bus.publish(catalogue, [OutRecord(b"model", key=b"m/1")])
         after: list[bytes] = []
-        async with asyncio.timeout(site.patience):
+        async with asyncio.timeout(site.time_limit):
             while not set(sent) <= set(after):
                 for consumer, _ in members:
                     after += values(await consumer.fetch(10, 0.2))

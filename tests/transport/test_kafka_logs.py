@@ -15,7 +15,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from protocol.errors import FleetError, NotFound, Unavailable
 from protocol.ports import Assigned, Consumer, OutRecord
 from protocol.transport.kafka.bus import KafkaBus
-from protocol.transport.kafka.positions import counts
+from protocol.transport.kafka.positions import is_of_log
 from tests.transport.bus_site import POLL, Owner, nothing_comes, numbered, take, values
 from tests.transport.test_kafka import KafkaSite
 
@@ -97,7 +97,7 @@ class TestTransactions:
 async def made_again(site: KafkaSite, bus: KafkaBus, admin: AIOKafkaAdminClient, topic: str, count: int) -> None:
     """Delete the topic and make it again, with other records."""
     await admin.delete_topics([topic])
-    async with asyncio.timeout(site.patience):
+    async with asyncio.timeout(site.time_limit):
         while True:
             with contextlib.suppress(FleetError):
                 await bus.ensure_topic(topic, 1)
@@ -120,7 +120,7 @@ class TestTopicsMadeAgain:
         epoch = owner.epochs[-1]
         await made_again(site, await site.connect(), admin, topic, count)
         got: list[bytes] = []
-        async with asyncio.timeout(site.patience):
+        async with asyncio.timeout(site.time_limit):
             while len(got) < count:
                 with contextlib.suppress(Unavailable):  # told while there is no topic
                     got += values(await consumer.fetch(count, 0.5))
@@ -154,7 +154,7 @@ class TestTopicsMadeAgain:
         assert len(await take(consumer, 1)) == 1
         await admin.delete_topics([topic])
         sender, got = await site.connect(), list[bytes]()
-        async with asyncio.timeout(site.patience):
+        async with asyncio.timeout(site.time_limit):
             while True:
                 with contextlib.suppress(FleetError):
                     await sender.publish(topic, numbered(1, 7), 2)
@@ -172,7 +172,7 @@ class TestTopicsMadeAgain:
         await admin.delete_topics([topic])
 
         async def fetch_until_refused() -> None:
-            async with asyncio.timeout(site.patience):
+            async with asyncio.timeout(site.time_limit):
                 while True:
                     await consumer.fetch(1, 0.1)
 
@@ -189,7 +189,7 @@ class TestFollowing:
         await bus.publish(topic, numbered(3))
         stream = bus.follow(topic)
         got: list[bytes] = []
-        async with asyncio.timeout(site.patience):
+        async with asyncio.timeout(site.time_limit):
             while len(got) < 3:
                 got += values(await anext(stream))
             await made_again(site, await site.connect(), admin, topic, 8)
@@ -208,7 +208,7 @@ class TestFollowing:
         assert await anext(stream) == []
         await admin.delete_topics([topic])
         with pytest.raises(NotFound, match="was deleted"):
-            async with asyncio.timeout(site.patience):
+            async with asyncio.timeout(site.time_limit):
                 await anext(stream)
 
 
@@ -242,4 +242,4 @@ async def test_records_deleted_while_they_wait_to_be_read_are_told_as_lost(
     ],
 )
 def test_which_committed_offsets_count(offset: int, metadata: str, expected: bool) -> None:
-    assert counts(OffsetAndMetadata(offset, metadata), 10, "this") is expected
+    assert is_of_log(OffsetAndMetadata(offset, metadata), 10, "this") is expected

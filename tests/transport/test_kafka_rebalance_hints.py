@@ -22,7 +22,7 @@ SOON = HEARTBEAT / 3
 class NoticedSite(Site):
     """A broker and a Redis; members send heartbeats too seldom to hear of anything in time by themselves."""
 
-    patience = 5 * HEARTBEAT
+    time_limit = 5 * HEARTBEAT
 
     def __init__(self, kafka: str, redis: str, prefix: str) -> None:
         self._settings = TransportSettings(

@@ -18,7 +18,7 @@ from tests.transport.contract_results import ResultsContract, Store, new_claim
 
 class BusSite(contract_bus.Site):
     session_timeout = 0.4
-    patience = 5.0
+    time_limit = 5.0
 
     def __init__(self) -> None:
         self.broker = MemoryBroker(self.session_timeout)

@@ -45,7 +45,7 @@ async def listening(site: RedisSite, name: str = "g1") -> tuple[RedisStore, str,
 
 async def eventually(site: RedisSite, call: Callable[[], Awaitable[Any]]) -> Any:
     """What the fleet does: repeat while it is unavailable."""
-    async with asyncio.timeout(site.patience):
+    async with asyncio.timeout(site.time_limit):
         while True:
             try:
                 return await call()
@@ -107,7 +107,7 @@ class TestRefusals:
         endless = asyncio.ensure_future(command(own_redis, "EVAL", "while true do end", "0"))
 
         async def finish_until_refused() -> None:
-            async with asyncio.timeout(site.patience):
+            async with asyncio.timeout(site.time_limit):
                 while True:
                     await worker.finish([Terminal(new_ref(), b"r")])
 
@@ -160,7 +160,7 @@ class TestLoading:
         await asyncio.to_thread(own_redis.stop)
         own_redis.launch()
         refused = set()
-        async with asyncio.timeout(site.patience):
+        async with asyncio.timeout(site.time_limit):
             while True:
                 try:
                     assert await worker.finish([Terminal(new, b"after", channel)]) == WRITTEN

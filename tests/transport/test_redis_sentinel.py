@@ -25,26 +25,26 @@ WRITE = ("EVAL", "return redis.call('SET', 'key', '1')", 0)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Named(Sentinels):
-    """Sentinels that say what they are told to."""
+    """Sentinels that name the given primaries."""
 
-    told: list[tuple[str, int]] = dataclasses.field(default_factory=list)
+    primaries: list[tuple[str, int]] = dataclasses.field(default_factory=list)
 
     def sentinel_client(self, tls: Mapping[str, Any]) -> SentinelClient:
-        return Told(self.told)
+        return NamedPrimary(self.primaries)
 
 
-class Told(SentinelClient):
-    def __init__(self, told: list[tuple[str, int]]) -> None:
+class NamedPrimary(SentinelClient):
+    def __init__(self, primaries: list[tuple[str, int]]) -> None:
         super().__init__("fleet", [])
-        self._told = told
+        self._primaries = primaries
 
     async def primary(self) -> tuple[str, int]:
-        return self._told[-1]
+        return self._primaries[-1]
 
 
 def named(server: RedisServer) -> tuple[Address, list[tuple[str, int]]]:
-    told = [(HOST, server.port)]
-    return Address(sentinels=Named("fleet", (), told=told)), told
+    primaries = [(HOST, server.port)]
+    return Address(sentinels=Named("fleet", (), primaries=primaries)), primaries
 
 
 async def by_hand(server: RedisServer, *command: str) -> None:
@@ -70,10 +70,10 @@ async def test_a_primary_that_says_it_is_a_replica_is_left_and_not_written_to_be
 
 
 async def test_a_connection_ends_when_another_server_is_named(own_redis: RedisServer) -> None:
-    address, told = named(own_redis)
+    address, primaries = named(own_redis)
     connection = await Connection.open(address, 5.0)
 
-    told.append(("elsewhere", 1))
+    primaries.append(("elsewhere", 1))
 
     async with asyncio.timeout(5):
         await connection.closed

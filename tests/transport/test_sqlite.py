@@ -18,7 +18,7 @@ from tests.transport.contract_results import ResultsContract, Store
 
 class BusSite(contract_bus.Site):
     session_timeout = 0.4
-    patience = 5.0
+    time_limit = 5.0
 
     def __init__(self, data_dir: Path) -> None:
         self.settings = TransportSettings(data_dir=data_dir, session_timeout=self.session_timeout)

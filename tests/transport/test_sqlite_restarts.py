@@ -323,7 +323,7 @@ def run_victim(folder: Path, first: int, lines: int) -> list[list[str]]:
     return [line.split() for line in said if line.endswith("\n")]
 
 
-class Told:
+class Acknowledged:
     """What victims said was done."""
 
     def __init__(self) -> None:
@@ -345,24 +345,24 @@ class Told:
 
 
 async def test_a_killed_process_loses_nothing_that_it_was_told(place: Place) -> None:
-    told = Told()
+    acknowledged = Acknowledged()
     for life, lines in enumerate((150, 1, 260)):
         for what, *words in run_victim(place.folder, 100_000 * life, lines):
-            told.hear(what, words)
-    assert told.published
-    assert told.finished
-    assert told.committed
+            acknowledged.hear(what, words)
+    assert acknowledged.published
+    assert acknowledged.finished
+    assert acknowledged.committed
 
     bus, store, owner = await place.bus(), await place.store(), Owner()
     consumer = await bus.subscribe(TOPIC, TOPIC, "a", owner)
     done = {partition: entry.committed for partition, entry in owner.owned.items()}
-    assert all(done[partition] >= offset for partition, offset in told.committed.items())
+    assert all(done[partition] >= offset for partition, offset in acknowledged.committed.items())
     left = {(record.partition, record.offset): bytes(record.value) for record in await consumer.fetch(100_000, 0.0)}
-    expected = {place: value for place, value in told.published.items() if place[1] >= done[place[0]]}
+    expected = {place: value for place, value in acknowledged.published.items() if place[1] >= done[place[0]]}
     assert {place: left.get(place) for place in expected} == expected
 
-    refs = told.finished
+    refs = acknowledged.finished
     assert await store.finish([Terminal(ref, b"late") for ref in refs]) == [FinishOutcome.ALREADY_TERMINAL] * len(refs)
     assert [state and state.payload for state in await store.look(refs)] == [b"by %s" % ref.encode() for ref in refs]
-    claims = [await store.claim(new_claim(ref, fingerprint="f")) for ref in told.confirmed]
+    claims = [await store.claim(new_claim(ref, fingerprint="f")) for ref in acknowledged.confirmed]
     assert {claimed.state for claimed in claims} == {ClaimState.ATTACHED}

@@ -1,4 +1,12 @@
-"""Backends: one file each, found through the entry-point group `penstock.backends`, imported only when a model asks for it."""
+"""Backends, one file each, found through the entry-point group `penstock.backends` and imported only for a model that needs one.
+
+Decides how a model file becomes instances, and how requests become a batch of arrays and outputs become tensors (`assembly`).
+
+Door: `load_backend`, `usable_gpus`; for a new backend `base` and `tensor_instance`.
+Invariants: a framework is imported only in its backend's file, inside functions; backends do not know each other; `prepare` and
+`split` keep no state in the instance.
+Imports `repository` for configurations and placements, nothing that serves.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +27,14 @@ _OURS: Final = {
     "pytorch": "workers.backends.torch:TorchBackend",
     "python": "workers.backends.python:PythonBackend",
 }
-"""Also found where the package is not installed; an entry point of the same name replaces one."""
+"""Found even if the package is not installed; an entry point of the same name replaces one."""
 
 _EXTRAS: Final = {"onnxruntime": ("onnxruntime", "onnx"), "pytorch": ("torch", "torch")}
-"""The module that a backend of ours imports when it loads a model, and the extra that brings it."""
+"""The module that one of our backends imports when it loads a model, and the extra that installs it."""
 
 
 def installed() -> dict[str, str]:
-    """Name -> `module:class` of every backend that is there; none is imported."""
+    """Name -> `module:class` of every installed backend; imports none."""
     return _OURS | {point.name: point.value for point in entry_points(group=GROUP)}
 
 
@@ -34,7 +42,7 @@ def load_backend(name: str) -> Backend:
     """A new backend of that name.
 
     Raises:
-        ConfigError: there is none, or what it needs is not installed; says what to install.
+        ConfigError: there is none, or its framework is not installed; says what to install.
     """
     known = installed()
     if name not in known:
@@ -51,6 +59,6 @@ def load_backend(name: str) -> Backend:
 
 
 def usable_gpus(backend: Any, gpus: Sequence[int]) -> Sequence[int]:
-    """Those GPUs that the backend, as it is installed, can use: none unless it says so. Without any it is not even asked."""
+    """The GPUs that the installed backend can use; none unless it has a method `usable_gpus`, which is not called without GPUs."""
     choose: Callable[[Sequence[int]], Sequence[int]] | None = getattr(backend, "usable_gpus", None)
     return choose(gpus) if choose is not None and gpus else ()

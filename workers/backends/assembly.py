@@ -1,7 +1,8 @@
-"""Requests to one batch of arrays, and a batch's outputs to each request's tensors. Pure.
+"""Stacks requests into one batch of arrays, and cuts a batch's outputs into each request's tensors. Pure.
 
-Invariants: the requests are of one shape class with their inputs in the configuration's order (`signature.Signature.read`); a
-batch of one is not copied unless its data is unaligned; outputs are cut as views, so they must not be written to afterwards.
+Invariants: the requests are of one shape class with their inputs in the configuration's order
+(`signature.Signature.check_request`); a batch of one is not copied unless its data is unaligned; outputs are cut as views, so they
+must not be written to afterwards.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ class Stacked:
     """The inputs of one batch.
 
     Attributes:
-        inputs: by name; an optional input that the requests leave out is absent. Shapes are the model's (`TensorSpec.model_dims`)
-            with the rows of all requests in front where it batches. BYTES is an object array of `bytes`, BF16 its bits as
-            uint16. A batch of one may be read-only.
-        rows: in all; 1 where the model does not batch.
-        outputs: the names that any of the requests wants, in the configuration's order.
+        inputs: by name, without optional inputs that the requests leave out. Shapes are the model's (`TensorSpec.model_dims`), with
+            the rows of all requests in front if it batches. BYTES is an object array of `bytes`, BF16 its bits as uint16. A batch
+            of one may be read-only.
+        rows: of all requests; 1 if the model does not batch.
+        outputs: the names that any request wants, in the configuration's order.
     """
 
     inputs: dict[str, Array]
@@ -41,7 +42,7 @@ class Stacked:
 
 
 def stack(requests: Sequence[InferRequest], config: ModelConfig) -> Stacked:
-    """Put the requests' inputs together, row after row.
+    """Stack the requests' inputs, row after row.
 
     Raises:
         CodecError: a tensor's bytes do not match its shape.
@@ -61,7 +62,7 @@ def stack(requests: Sequence[InferRequest], config: ModelConfig) -> Stacked:
 
 
 def rows_of(requests: Sequence[InferRequest], config: ModelConfig) -> list[int]:
-    """The rows of each request; 1 where the model does not batch or a request leaves out all its inputs."""
+    """The rows of each request; 1 if the model does not batch or the request has no inputs."""
     if not config.batching:
         return [1] * len(requests)
     return [request.inputs[0].shape[0] if request.inputs else 1 for request in requests]
@@ -96,7 +97,7 @@ def _join(column: Sequence[Tensor], shape: tuple[int, ...]) -> Array:
 
 
 def to_model(spec: TensorSpec, sizes: Sequence[int]) -> tuple[int, ...]:
-    """Concrete sizes as the model sees them; variable ones keep their order (`reshape`)."""
+    """Concrete sizes as the model sees them; variable sizes keep their order (`reshape`)."""
     return tuple(sizes) if spec.reshape is None else _substitute(spec.dims, spec.reshape, sizes)
 
 
@@ -113,7 +114,7 @@ def _substitute(source: Sequence[int], target: Sequence[int], sizes: Sequence[in
 def cut(
     requests: Sequence[InferRequest], outputs: Mapping[str, Array], config: ModelConfig
 ) -> list[tuple[Tensor, ...]]:
-    """Each request's rows of the outputs it wants, in the order it named them (without names: all, as configured).
+    """Each request's rows of the outputs that it wants, in its order (all, in the configuration's order, if it names none).
 
     Raises:
         ModelFailed: an output is missing or has another datatype, shape or number of rows than the configuration says.
@@ -165,7 +166,7 @@ def _check_output(spec: TensorSpec, array: Array, rows: int | None, model: str) 
 
 
 def _split(spec: TensorSpec, array: Array, counts: Sequence[int] | None) -> list[Tensor]:
-    """One tensor per request; `counts` are their rows, None where the model does not batch."""
+    """One tensor per request; `counts` are their rows, None if the model does not batch."""
     if counts is None:
         sizes = to_caller(spec, array.shape)
         return [Tensor(spec.name, spec.datatype, sizes, _pack(spec, array))]
@@ -183,7 +184,7 @@ def _split(spec: TensorSpec, array: Array, counts: Sequence[int] | None) -> list
 
 
 def _pack(spec: TensorSpec, array: Array) -> Buffer:
-    """The array as a tensor's data: a view, except of BYTES and of what is not row-major and little-endian."""
+    """The array as a tensor's data: a view, unless it is BYTES, not row-major or not little-endian."""
     if spec.datatype == "BYTES":
         return pack_bytes(array.ravel().tolist())
     flat = np.ascontiguousarray(array, NUMPY_DTYPE[spec.datatype]).reshape(-1)
@@ -191,7 +192,7 @@ def _pack(spec: TensorSpec, array: Array) -> Buffer:
 
 
 def _check_elements(array: Array, where: str) -> None:
-    """An object array may hold anything; `bytes(7)` would be seven zeros."""
+    """Refuse elements that are not bytes or str: `bytes(7)` would be seven zeros."""
     if array.dtype == object:
         for element in array.flat:
             if not isinstance(element, bytes | str):

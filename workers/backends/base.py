@@ -1,6 +1,6 @@
-"""What a backend is: it loads a model version onto a device and runs batches there.
+"""The interface of backends, which load a model version onto a device and run batches there.
 
-A batch goes through three calls so that they overlap between batches: `prepare` (decode and stack, while the batch before runs),
+A batch goes through three calls, which overlap between batches: `prepare` (decode and stack, while the previous batch runs),
 `run` (the only call that touches the device, one at a time per instance), `split` (cut the outputs, while the next batch runs).
 Invariant: `prepare` and `split` keep no state in the instance, so they may run in another thread than `run`.
 """
@@ -17,7 +17,7 @@ from workers.repository.placement import Placement
 from workers.repository.version import ModelVersion
 
 Outcome = tuple[Tensor, ...] | Failure
-"""One request's share of a batch: its outputs, or why it alone has none."""
+"""One request's result in a batch: its outputs, or why it has none."""
 
 
 class Instance(Protocol):
@@ -32,7 +32,7 @@ class Instance(Protocol):
     """
 
     def prepare(self, requests: Sequence[InferRequest]) -> Any:
-        """Whatever `run` takes, made from the requests' inputs (all of one shape class)."""
+        """The argument of `run`, made from the requests' inputs (all of one shape class)."""
 
     def run(self, prepared: Any) -> Any:
         """Execute the whole batch.
@@ -42,17 +42,17 @@ class Instance(Protocol):
         """
 
     def split(self, requests: Sequence[InferRequest], raw: Any) -> Sequence[Outcome]:
-        """One outcome per request, in order; only the outputs that it asked for."""
+        """One outcome per request, in order, with the outputs that it asked for."""
 
     def close(self) -> None:
-        """Free what the instance holds."""
+        """Free the model's memory and device."""
 
 
 class Backend(Protocol):
-    """Loads models of one kind. Made once per worker, without arguments, through its entry point."""
+    """Loads models of one kind. Created once per process, without arguments, through its entry point."""
 
     def inspect(self, version: ModelVersion) -> BackendMetadata | None:
-        """What the model file says of its inputs and outputs, for completing and checking the configuration; None if nothing.
+        """The model file's own metadata, for completing and checking the configuration; None if it has none.
 
         Raises:
             ConfigError: the file cannot be read as such a model.
@@ -62,5 +62,5 @@ class Backend(Protocol):
         """Load one instance; `version.config` is complete.
 
         Raises:
-            ConfigError, ModelFailed: naming what is wrong and where.
+            ConfigError, ModelFailed: names the fault and its place.
         """

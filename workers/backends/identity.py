@@ -1,6 +1,6 @@
-"""A model whose outputs are its inputs: for tests, load tests and a first look at the fleet.
+"""A model whose outputs are its inputs, for tests, load tests and trying out a fleet.
 
-Output i is input i, so a configuration gives both and they must agree. The parameter `execute_delay_ms` makes every batch take
+Output i is input i; the configuration states both, and they must agree. The parameter `execute_delay_ms` makes every batch take
 that long, as in Triton's identity backend.
 """
 
@@ -18,14 +18,14 @@ from workers.repository.placement import Placement
 from workers.repository.version import ModelVersion
 
 MAX_DELAY = 3600.0
-"""Seconds; a longer one is a typing error."""
+"""Seconds; a longer delay is a typo."""
 
 
 class IdentityBackend:
     """See `base.Backend`."""
 
     def inspect(self, version: ModelVersion) -> BackendMetadata | None:
-        """There is no model file to ask."""
+        """None: there is no model file."""
         return None
 
     def load(self, version: ModelVersion, placement: Placement) -> IdentityInstance:
@@ -60,7 +60,7 @@ def _delay(config: ModelConfig) -> float:
 
 
 class IdentityInstance(TensorInstance):
-    """Returns what it is given, after `delay` seconds."""
+    """Returns its inputs after `delay` seconds."""
 
     def __init__(self, config: ModelConfig, delay: float) -> None:
         super().__init__(config)
@@ -75,5 +75,5 @@ class IdentityInstance(TensorInstance):
         return {output: inputs[name] for name, output in self._pairs}
 
     def keep(self, raw: dict[str, Array]) -> dict[str, Array]:
-        """Nothing: nobody writes to the inputs."""
+        """Copies nothing: nobody writes to the inputs."""
         return raw

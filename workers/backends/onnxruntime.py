@@ -2,7 +2,7 @@
 
 Parameters of the configuration, with Triton's names: `intra_op_thread_count`, `inter_op_thread_count`, `execution_mode` (0
 sequential, 1 parallel), `enable_mem_arena`, `session.<key>` for any of onnxruntime's session entries, and, ours,
-`execution_providers`: names in order of preference, as `CUDAExecutionProvider,CPUExecutionProvider`.
+`execution_providers`: names in order of preference, such as `CUDAExecutionProvider,CPUExecutionProvider`.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class OnnxBackend:
     """Loads `model.onnx`."""
 
     def inspect(self, version: ModelVersion) -> BackendMetadata | None:
-        """Inputs and outputs of the graph; it batches when every tensor's first dimension is of any size."""
+        """Inputs and outputs of the graph; it batches if every tensor's first dimension is variable."""
         session = _session(version, _to_look_at(version.config), ["CPUExecutionProvider"])
         inputs = [_spec(node) for node in session.get_inputs()]
         return BackendMetadata.of(inputs, [_spec(node) for node in session.get_outputs()])
 
     def usable_gpus(self, gpus: Sequence[int]) -> Sequence[int]:
-        """All of them with the onnxruntime that has CUDA, else none."""
+        """All of them if the installed onnxruntime has CUDA, else none."""
         import onnxruntime as ort
 
         return gpus if "CUDAExecutionProvider" in ort.get_available_providers() else ()
@@ -71,7 +71,7 @@ class OnnxInstance(TensorInstance):
         return dict(zip(outputs, self._session.run(outputs, inputs), strict=True))
 
     def keep(self, raw: dict[str, Array]) -> dict[str, Array]:
-        """Nothing: every run of a session makes new arrays."""
+        """Copies nothing: every run of a session makes new arrays."""
         return raw
 
     def close(self) -> None:
@@ -81,7 +81,7 @@ class OnnxInstance(TensorInstance):
 
 @dataclasses.dataclass(slots=True)
 class _Batch:
-    """A batch with texts, with the rows of each request and, once it has run, why some requests have no answers."""
+    """A batch with texts, the rows of each request and, after the run, why some requests failed."""
 
     stacked: Stacked
     rows: list[int]
@@ -90,18 +90,19 @@ class _Batch:
 
 
 class OnnxTextInstance(OnnxInstance):
-    """A session that takes BYTES as text, onnxruntime's only string type: a request whose bytes are not UTF-8 is refused alone."""
+    """A session that takes BYTES as text, onnxruntime's only string type: a request whose bytes are not UTF-8 is refused, and no
+    other."""
 
     def __init__(self, config: ModelConfig, session: Any) -> None:
         super().__init__(config, session)
         self._texts = [spec.name for spec in config.inputs if spec.datatype == "BYTES"]
 
     def prepare(self, requests: Sequence[InferRequest]) -> Any:
-        """Stack; the texts are decoded by `run`, which keeps nobody waiting but its batch."""
+        """Stack; `run` decodes the texts, where only its own batch waits for it."""
         return _Batch(super().prepare(requests), rows_of(requests, self.config))
 
     def run(self, prepared: Any) -> Any:
-        """Run with an empty text in place of what is none."""
+        """Run with an empty text in place of bytes that are not UTF-8."""
         batch: _Batch = prepared
         inputs = dict(batch.stacked.inputs)
         for name in self._texts:
@@ -140,7 +141,7 @@ class OnnxTextInstance(OnnxInstance):
         return raw
 
     def split(self, requests: Sequence[InferRequest], raw: Any) -> Sequence[Outcome]:
-        """Cut; who was refused has its reason instead."""
+        """Cut; a refused request gets its failure."""
         batch: _Batch = raw
         outcomes: list[Outcome] = list(super().split(requests, batch.outputs))
         for index, failure in batch.refused.items():
@@ -158,7 +159,7 @@ def _session(version: ModelVersion, options: Any, providers: list[Any]) -> Any:
 
 
 def _to_look_at(config: ModelConfig) -> Any:
-    """Options for a session that never runs: nothing is optimised for it, which is most of the time that a session takes."""
+    """Options for a session that never runs: it skips optimisation, most of the cost of creating one."""
     import onnxruntime as ort
 
     options = _options(config, 1)
@@ -168,7 +169,7 @@ def _to_look_at(config: ModelConfig) -> Any:
 
 
 def _options(config: ModelConfig, threads: int) -> Any:
-    """Threads as the placement says unless the configuration does; no spinning, which would burn cores that others need."""
+    """Threads from the configuration, else from the placement; no spinning, which would waste cores that others need."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -220,10 +221,11 @@ def _providers(config: ModelConfig, placement: Placement) -> list[Any]:
 
 
 def _check_providers(config: ModelConfig, asked: list[Any], used: Sequence[str]) -> None:
-    """onnxruntime goes on without a provider that it cannot start; a model that was placed on a GPU must not end up on the CPU.
+    """Refuse a session that fell back: onnxruntime skips providers that it cannot start, and a model for a GPU must not run on the
+    CPU.
 
     Raises:
-        ConfigError: names the provider and what it mostly lacks.
+        ConfigError: names the provider and what is usually missing.
     """
     for provider in asked:
         name = provider if isinstance(provider, str) else provider[0]

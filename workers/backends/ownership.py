@@ -1,8 +1,8 @@
-"""Whether anybody but us can still write to an array, and a copy of it if so. Pure.
+"""Copies arrays that somebody else may still write to. Pure.
 
-A model may answer with a buffer that it uses again for its next batch, or with a view of one. Its answers are encoded while that
-batch runs, so they must be the worker's own by then. An array is if nobody else refers to it and its memory is its own, or is
-that of another array which nobody else refers to: such arrays, as most models make them, are not copied.
+A model may return a buffer that it reuses for its next batch, or a view of one. Its outputs are encoded while that batch runs, so
+the worker must own them by then. It owns an array if nobody else refers to it, and its memory is its own or that of another array
+to which nobody else refers: such arrays, which most models return, are not copied.
 """
 
 from __future__ import annotations

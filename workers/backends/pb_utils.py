@@ -1,7 +1,7 @@
 """The core of Triton's `triton_python_backend_utils`, under which name model.py files import it.
 
-Names and behaviour are Triton's; what a fleet of threads cannot do (decoupled senders, calls into other models, shared memory)
-is not here, so that a model which needs it fails at import or at the call, with the name in the message.
+Names and behaviour are Triton's. Decoupled senders, calls of other models and shared memory are left out, so that a model which
+needs them fails at import or at the call, with the name in the message.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from protocol.model_config import ModelConfig, TensorSpec
 from workers.backends import pb_utils
 from workers.backends.base import Instance
 from workers.backends.python_instances import ShortFormInstance, TritonFormInstance
-from workers.backends.python_modules import forget, import_model, said_of
+from workers.backends.python_modules import forget, import_model, naming_model_errors
 from workers.repository.completion import BackendMetadata
 from workers.repository.placement import Placement
 from workers.repository.version import ModelVersion
@@ -37,7 +37,7 @@ class PythonBackend:
     dedicated = False
 
     def inspect(self, version: ModelVersion) -> BackendMetadata | None:
-        """What the class says of its tensors: `auto_complete_config`, or the short form's attributes."""
+        """The class's metadata: from `auto_complete_config`, or the short form's attributes."""
         model_class = _model_class(version, dedicated=self.dedicated)
         try:
             return self._inspect(model_class, version)
@@ -52,7 +52,7 @@ class PythonBackend:
         if complete is None:
             return None
         document = version.config.to_json()
-        with said_of(version, "auto_complete_config"):
+        with naming_model_errors(version, "auto_complete_config"):
             completed = complete(pb_utils.ModelConfig(document))
         if not isinstance(completed, pb_utils.ModelConfig):
             raise ConfigError(f"auto_complete_config of model '{version.model}' must return its argument")
@@ -60,11 +60,11 @@ class PythonBackend:
         return BackendMetadata(config.inputs, config.outputs, config.max_batch_size > 0, config.max_batch_size)
 
     def usable_gpus(self, gpus: Sequence[int]) -> Sequence[int]:
-        """All: what runs on them is the model's own code."""
+        """All: the model's own code decides."""
         return gpus
 
     def load(self, version: ModelVersion, placement: Placement) -> Instance:
-        """Import the file afresh, make the object, call `initialize` where it has one."""
+        """Import the file anew, create the object, call its `initialize` if it has one."""
         model_class = _model_class(version, dedicated=self.dedicated)
         try:
             return self._load(model_class, version, placement)
@@ -73,20 +73,20 @@ class PythonBackend:
             raise
 
     def _load(self, model_class: type, version: ModelVersion, placement: Placement) -> Instance:
-        with said_of(version, "__init__"):
+        with naming_model_errors(version, "__init__"):
             model = model_class()
         if model_class.__name__ == _SHORT_FORM:
             return ShortFormInstance(version.config, placement, model, dedicated=self.dedicated)
         if not callable(getattr(model, "execute", None)):
             raise ConfigError(f"{_TRITON_FORM} of model '{version.model}' has no 'execute' method")
         if hasattr(model, "initialize"):
-            with said_of(version, "initialize"):
+            with naming_model_errors(version, "initialize"):
                 model.initialize(_arguments(version, placement))
         return TritonFormInstance(version.config, placement, model, dedicated=self.dedicated)
 
 
 def _arguments(version: ModelVersion, placement: Placement) -> dict[str, str]:
-    """What Triton gives to `initialize`: only strings."""
+    """Triton's arguments of `initialize`, all strings."""
     return {
         "model_config": json.dumps(version.config.to_json()),
         "model_instance_kind": placement.kind.value.removeprefix("KIND_"),

@@ -1,7 +1,7 @@
-"""Loaded Python models: a batch as `execute` of Triton's class or as `predict` of the short form takes it, and what it answers.
+"""Loaded Python models: calls `execute` of Triton's class or `predict` of the short form, and takes the answers apart.
 
-A model may write to its inputs. They are its own: in a child they lie in memory that is written anew for every run, elsewhere what
-would be the record's own bytes is copied, for a batch that fails needs them again for its parts.
+A model may write to its inputs. In a child they lie in memory that is written anew for every run; in a thread the record's own
+bytes are copied, since a batch that fails needs them again to run in parts.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ShortFormInstance(TensorInstance):
         self._name, self._model, self._dedicated = placement.name, model, dedicated
 
     def prepare(self, requests: Sequence[InferRequest]) -> Stacked:
-        """Stack; what a single request would share with its record is copied."""
+        """Stack; the arrays of a single request are copied, as they would share its record's memory."""
         stacked = stack(requests, self.config)
         if len(requests) == 1:
             for name, array in stacked.inputs.items():
@@ -56,7 +56,7 @@ class ShortFormInstance(TensorInstance):
         return {name: np.asarray(value) for name, value in answer.items()}
 
     def close(self) -> None:
-        """Let go of the model, after its `close` where it has one."""
+        """Call the model's `close` if it has one, and free it."""
         model, self._model = self._model, None
         try:
             if hasattr(model, "close"):
@@ -66,12 +66,12 @@ class ShortFormInstance(TensorInstance):
 
 
 @dataclasses.dataclass(slots=True)
-class Answered:
-    """What `execute` returned, its outputs as arrays.
+class ExecuteResult:
+    """The result of `execute`, with the outputs as arrays.
 
     Attributes:
         responses: one per request.
-        outputs: the arrays of each by name; empty where the response is an error, or none.
+        outputs: the arrays of each by name; empty for an error or something that is not a response.
     """
 
     responses: list[object]
@@ -88,7 +88,7 @@ class TritonFormInstance:
         self._reshaped = {spec.name: spec for spec in config.inputs if spec.reshape is not None}
 
     def prepare(self, requests: Sequence[InferRequest]) -> list[pb_utils.InferenceRequest]:
-        """The requests as Triton's class knows them."""
+        """The requests as Triton's class takes them."""
         names = tuple(self._outputs)
         return [
             pb_utils.InferenceRequest(
@@ -109,7 +109,7 @@ class TritonFormInstance:
         rows, sizes = (array.shape[:1], array.shape[1:]) if self._batching else ((), array.shape)
         return array.reshape((*rows, *to_model(spec, sizes)))
 
-    def run(self, prepared: list[pb_utils.InferenceRequest]) -> Answered:
+    def run(self, prepared: list[pb_utils.InferenceRequest]) -> ExecuteResult:
         """One call for the whole batch; the number of responses must be the number of requests."""
         responses = self._model.execute(prepared)
         if not isinstance(responses, list):
@@ -119,10 +119,10 @@ class TritonFormInstance:
                 "Number of InferenceResponse objects do not match the number of InferenceRequest objects. InferenceRequest(s) "
                 f"size is:{len(prepared)}, and InferenceResponse(s) size is:{len(responses)}\n"
             )
-        return Answered(list(responses), [_arrays(response) for response in responses])
+        return ExecuteResult(list(responses), [_arrays(response) for response in responses])
 
-    def keep(self, raw: Answered) -> Answered:
-        """See `Instance`: the responses are the model's own objects, the arrays in them are copied where they are, too."""
+    def keep(self, raw: ExecuteResult) -> ExecuteResult:
+        """See `Instance`: the responses are the model's own objects, and so may be the arrays in them, which are copied then."""
         for index, response in enumerate(raw.responses):
             if isinstance(response, pb_utils.InferenceResponse):
                 raw.responses[index] = response.without_outputs()
@@ -130,8 +130,8 @@ class TritonFormInstance:
         raw.outputs = [own(arrays) for arrays in raw.outputs]
         return raw
 
-    def split(self, requests: Sequence[InferRequest], raw: Answered) -> list[Outcome]:
-        """Each response on its own: one that failed fails only its request."""
+    def split(self, requests: Sequence[InferRequest], raw: ExecuteResult) -> list[Outcome]:
+        """Each response by itself: a failed one fails only its request."""
         return [
             self._outcome(request, response, arrays)
             for request, response, arrays in zip(requests, raw.responses, raw.outputs, strict=True)
@@ -146,7 +146,7 @@ class TritonFormInstance:
         error = response.error()
         if error is not None:
             return Failure(pb_utils.CODES.get(error.code(), Code.MODEL_FAILED), error.message())
-        # As in Triton an answer has what there is of the outputs that were asked for.
+        # As in Triton, requested outputs that the model did not return are left out.
         names = [name for name in request.outputs or self._outputs if name in given]
         try:
             return tuple([self._tensor(name, given[name]) for name in names])
@@ -167,7 +167,7 @@ class TritonFormInstance:
         return tensor
 
     def close(self) -> None:
-        """Call `finalize` where the model has one."""
+        """Call the model's `finalize` if it has one, and free it."""
         model, self._model = self._model, None
         try:
             if hasattr(model, "finalize"):
@@ -177,7 +177,7 @@ class TritonFormInstance:
 
 
 def _writable(array: Array, *, dedicated: bool) -> Array:
-    """The array, or a copy where its memory is a request's that is needed again; BYTES are decoded anew each time."""
+    """The array, or a copy if its memory is a request's that may be needed again; BYTES are decoded anew each time."""
     if array.dtype == object or (dedicated and array.flags.writeable):
         return array
     return array.copy()

@@ -1,7 +1,7 @@
-"""The module of a model's model.py: freshly imported, as the one module of a package of its own, with its folders importable.
+"""Imports a model's model.py anew, as the only module of a package of its own, with its folders importable.
 
-Invariants: `from .helper import f` finds the file beside model.py, and no other model's; `import helper` does while the file loads,
-and in a dedicated process for ever.
+Invariants: `from .helper import f` finds the file beside model.py, and never another model's; `import helper` finds it while
+model.py loads, and in a dedicated process always.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def import_model(version: ModelVersion, *, dedicated: bool) -> ModuleType:
         ConfigError: the file cannot be imported.
     """
     folders = [str(version.path.parent), str(version.folder)]
-    with _IMPORT_LOCK, said_of(version, "import"):
+    with _IMPORT_LOCK, naming_model_errors(version, "import"):
         sys.modules.setdefault("triton_python_backend_utils", pb_utils)
         before = set(sys.modules)
         sys.path[:0] = folders
@@ -56,7 +56,7 @@ def import_model(version: ModelVersion, *, dedicated: bool) -> ModuleType:
 
 
 def forget(model_class: type) -> None:
-    """Nothing of the package that the class is in runs any more."""
+    """Drop the package of a class that runs no more."""
     package = model_class.__module__.partition(".")[0]
     if package.startswith(_PREFIX):
         _forget(package)
@@ -68,7 +68,7 @@ def _forget(package: str) -> None:
 
 
 def _package(version: ModelVersion, number: str) -> str:
-    """A package whose folder is model.py's; a version's folder may have an `__init__.py`."""
+    """A package in model.py's folder; a version's folder may have an `__init__.py`."""
     name = f"{_PREFIX}{re.sub(r'[^0-9A-Za-z]', '_', version.model)}_{version.version}{number}"
     if name in sys.modules:
         return name
@@ -101,8 +101,8 @@ def _is_below(module: ModuleType, folders: Sequence[str]) -> bool:
 
 
 @contextlib.contextmanager
-def said_of(version: ModelVersion, what: str) -> Iterator[None]:
-    """Turn whatever user code raises into an error that names the model, the step and the line."""
+def naming_model_errors(version: ModelVersion, what: str) -> Iterator[None]:
+    """Turn any exception of user code into an error that names the model, the step and the line."""
     try:
         yield
     except ConfigError:

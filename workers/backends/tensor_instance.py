@@ -1,4 +1,4 @@
-"""The base of backends that map named arrays to named arrays: they write `compute` and get stacking and cutting."""
+"""The base of backends that map named arrays to named arrays: they write `compute` and inherit stacking and cutting."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ class TensorInstance(abc.ABC):
         """Run the model once.
 
         Args:
-            inputs: see `assembly.Stacked`: read-only and shorter than configured where optional inputs are left out.
-            outputs: the names that somebody wants, in the configuration's order; more may be returned.
+            inputs: see `assembly.Stacked`; read-only, without optional inputs that the requests leave out.
+            outputs: the names that any request wants, in the configuration's order; more may be returned.
 
         Returns:
             One array per wanted output, of the configured datatype (BF16 as uint16 bits, BYTES as an object array of bytes or str)
-            and shape, all rows in front where the model batches. They may be views of what the next call writes to (`keep`).
+            and shape, with all rows in front if the model batches. They may be views of memory that the next call writes to
+            (`keep`).
         """
 
     def prepare(self, requests: Sequence[InferRequest]) -> Stacked:
@@ -47,7 +48,7 @@ class TensorInstance(abc.ABC):
         )  # a dict that the model keeps would hide its references
 
     def keep(self, raw: dict[str, Array]) -> dict[str, Array]:
-        """See `Instance`; a backend whose `compute` never writes to what it has returned gives it back as it is."""
+        """See `Instance`; override it to return `raw` if `compute` never reuses the arrays that it returned."""
         return own(raw)
 
     def split(self, requests: Sequence[InferRequest], raw: Mapping[str, Array]) -> Sequence[Outcome]:

@@ -29,7 +29,7 @@ class TorchBackend:
     """Loads `model.pt` or `model.pt2`."""
 
     def inspect(self, version: ModelVersion) -> BackendMetadata | None:
-        """None: neither format says names, datatypes and batch dimension reliably; the configuration must."""
+        """None: neither format states names, datatypes and batch dimension reliably; the configuration must."""
         return None
 
     def usable_gpus(self, gpus: Sequence[int]) -> Sequence[int]:
@@ -98,7 +98,7 @@ class TorchInstance(TensorInstance):
 
 
 def _array(value: Any) -> Array:
-    """The tensor on the host; bfloat16 as its bits, for NumPy has no such type."""
+    """The tensor on the host; bfloat16 as its bits, since NumPy has no such type."""
     value = value.detach().cpu()
     if str(value.dtype) == "torch.bfloat16":
         import torch
@@ -126,7 +126,7 @@ def _load(version: ModelVersion, device: str) -> Any:
 
 
 def _in_order(module: Any, names: list[str]) -> list[str]:
-    """The configuration's inputs in the order in which forward takes them."""
+    """The configuration's inputs in the order of forward's parameters."""
     schema = getattr(getattr(module, "forward", None), "schema", None)
     if schema is not None:
         taken = [argument.name for argument in schema.arguments if argument.name != "self"]
@@ -136,6 +136,6 @@ def _in_order(module: Any, names: list[str]) -> list[str]:
 
 
 def _position(name: str, index: int) -> int:
-    """The number behind `__`, as in `OUTPUT__1`; the place in the configuration otherwise."""
+    """The number after `__`, as in `OUTPUT__1`; else the position in the configuration."""
     _, mark, number = name.rpartition(_POSITION)
     return int(number) if mark and number.isdigit() else index

@@ -1,6 +1,6 @@
-"""What an exception of a model's code says: to callers in Triton's words, to the log as Python shows it, the author's frames first.
+"""An exception of a model's code as text: for callers in Triton's format, for the log in Python's, without our own frames.
 
-Pure. The frames of a traceback begin where the exception was caught, which is in this package; what the author wrote comes after.
+Pure. The frames of a traceback begin where the exception was caught, which is in this package; the author's come after.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Final
 from protocol.errors import FleetError, described
 
 MAX_FRAMES: Final = 32
-"""Frames that a caller is told of, the innermost ones; an endless recursion has a thousand."""
+"""Innermost frames that a caller sees; an endless recursion has a thousand."""
 MAX_TRACE: Final = 64 * 1024
-"""Characters of a traceback in the log: its beginning and its end."""
+"""Characters of a traceback in the log, half from its beginning and half from its end."""
 
 _OURS: Final = str(Path(__file__).parents[1])
 _IMPORTING: Final = "<frozen importlib"
@@ -25,8 +25,8 @@ _RUN_USER_CODE: Final = frozenset(
 
 
 def text_of(error: BaseException) -> str:
-    """The error as callers read it: a `FleetError`'s message; else type and text and, where a model's own code raised it, the
-    places from the innermost frame outwards, as Triton's Python backend writes them.
+    """The error as callers read it: a `FleetError`'s message; else type and text and, if a model's own code raised it, the places
+    from the innermost frame outwards, as Triton's Python backend writes them.
     """
     text = described(error)
     places = "" if isinstance(error, FleetError) else _places(error.__traceback__)
@@ -36,7 +36,7 @@ def text_of(error: BaseException) -> str:
 
 
 def trace_of(error: BaseException) -> str:
-    """The error as Python shows it, without the frames of ours that come before the author's; "" where there are only ours."""
+    """The error as Python shows it, without our frames before the author's; "" if all frames are ours."""
     first = _authors(error.__traceback__)
     if first is None:
         return ""
@@ -63,7 +63,7 @@ def _places(trace: TracebackType | None) -> str:
 
 
 def _authors(trace: TracebackType | None) -> TracebackType | None:
-    """From the first frame that is not of this package."""
+    """The traceback from the first frame outside this package."""
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OURS):
         trace = trace.tb_next
     return trace

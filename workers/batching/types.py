@@ -1,4 +1,4 @@
-"""The contract of the schedulers: what is queued, what is released and why, and the calls that a runner makes.
+"""The contract of the schedulers: items, batches, why they are released or rejected, and the calls that a runner makes.
 
 Invariants: time is an argument, in seconds on one clock; an item that was added leaves exactly once, in a batch, by `expire`
 or by `cancel`; a scheduler never reads a payload.

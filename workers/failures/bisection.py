@@ -111,7 +111,7 @@ class Bisection(Generic[S]):
         self._was_split = False
 
     def next_part(self) -> tuple[S, ...] | None:
-        """The part to run now; None when there is nothing left to run. Items that died alone come last: nobody waits for them."""
+        """The part to run now; None when nothing is left to run. Items that died alone come last: no other item waits for them."""
         parts = self._parts or self._died_alone
         self._current = parts.popleft() if parts else None
         if self._current is None:

@@ -1,6 +1,6 @@
-"""Instances that run batches: one dedicated thread each, which also loads, warms up and closes its model.
+"""Instances in threads of this process: one dedicated thread each, which loads, warms up, runs and closes its model.
 
-What an executor owes the event loop is in `job`.
+The contract between executors and the event loop is in `job`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DEPTH: Final = 2
 
 
 class Completions:
-    """Hands jobs that have run from the instances' threads to the event loop, several with one wake-up."""
+    """Hands finished jobs from the instances' threads to the event loop, several per wake-up."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_finished: Callable[[list[Job]], None]) -> None:
         self._loop = loop
@@ -44,11 +44,11 @@ class Completions:
             self._woken = True
             try:
                 self._loop.call_soon_threadsafe(self._drain)
-            except RuntimeError:  # the loop is closed: nobody waits for this job any more
+            except RuntimeError:  # the loop is closed: nobody waits for this job
                 return
 
     def _drain(self) -> None:
-        # Reset before reading: a thread that still sees it set has appended before the loop below looks.
+        # Reset before draining: a thread that still sees it set has appended its job before the loop below ends.
         self._woken = False
         jobs = []
         while self._jobs:
@@ -58,11 +58,11 @@ class Completions:
 
 
 async def call_on(put: Callable[[Callable[[], None]], None], function: Callable[[], T]) -> T:
-    """The function's result, or what it raises, from the thread that takes what is `put`."""
+    """The function's result or exception, from the thread that takes work through `put`."""
     future: concurrent.futures.Future[T] = concurrent.futures.Future()
 
     def work() -> None:
-        if not future.set_running_or_notify_cancel():  # from here on it cannot be cancelled: its result has a place
+        if not future.set_running_or_notify_cancel():  # from here on it cannot be cancelled
             return
         try:
             future.set_result(function())
@@ -79,7 +79,7 @@ async def call_on(put: Callable[[Callable[[], None]], None], function: Callable[
 
 
 class ThreadExecutor:
-    """An `Executor` that is one thread. Loading happens on it too: some frameworks tie a device or a loop to the thread."""
+    """An `Executor` with one thread, which also loads: some frameworks tie a device or an event loop to the thread."""
 
     isolated = False
     restarts = 0
@@ -90,7 +90,7 @@ class ThreadExecutor:
         self.loop_safe = False
         self._clock = clock
         self._instance: Instance | None = None
-        self._keep: Callable[[Any], Any] = _as_it_is
+        self._keep: Callable[[Any], Any] = _unchanged
         self._completed: Completed | None = None
         self.journal_slot: JournalSlot | None = None
         self._work: queue.SimpleQueue[Callable[[], None] | Job | None] = queue.SimpleQueue()
@@ -98,15 +98,15 @@ class ThreadExecutor:
         self._thread.start()
 
     async def load(self, load: Callable[[], Instance]) -> Instance:
-        """Load the instance on its thread; whatever `load` raises is raised here."""
+        """Load the instance on its thread; raises whatever `load` raises."""
         self._instance = await self.call(load)
         # `anywhere` was its name: a backend of somebody else may still say that.
         self.loop_safe = bool(getattr(self._instance, "loop_safe", getattr(self._instance, "anywhere", False)))
-        self._keep = getattr(self._instance, "keep", _as_it_is)
+        self._keep = getattr(self._instance, "keep", _unchanged)
         return self._instance
 
     async def call(self, function: Callable[[], T]) -> T:
-        """Run a function on the instance's thread, behind the work it has."""
+        """Run a function on the instance's thread, after the work that it has."""
         return await call_on(self._work.put, function)
 
     def deliver_to(self, completed: Completed) -> None:
@@ -134,7 +134,7 @@ class ThreadExecutor:
         return self._instance.split(requests, raw)
 
     def kill(self) -> None:
-        """See `Executor.kill`: a thread cannot be ended."""
+        """See `Executor.kill`: does nothing, since a thread cannot be killed."""
 
     async def close(self) -> None:
         """See `Executor.close`; the thread ends."""
@@ -144,7 +144,7 @@ class ThreadExecutor:
             self._work.put(None)
 
     def _free(self) -> None:
-        instance, self._instance, self._keep = self._instance, None, _as_it_is
+        instance, self._instance, self._keep = self._instance, None, _unchanged
         if instance is not None:
             instance.close()
 
@@ -178,13 +178,13 @@ class ThreadExecutor:
         job.compute_end = self._clock()
 
 
-def _as_it_is(raw: Any) -> Any:
-    """Of an instance that has no `keep`: what its runs return is never written to again."""
+def _unchanged(raw: Any) -> Any:
+    """For an instance without `keep`: later runs never write to earlier results."""
     return raw
 
 
 def next_free(executors: Sequence[Executor]) -> Executor | None:
-    """The executor that holds the fewest jobs; None where all hold `DEPTH`."""
+    """The executor that holds the fewest jobs; None if all hold `DEPTH`."""
     best = min(executors, key=_held) if len(executors) > 1 else executors[0]
     return best if best.held < DEPTH else None
 

@@ -1,4 +1,4 @@
-"""What an instance is given, and what comes back: entries, jobs, the executors that take them, and how they fail.
+"""Entries, jobs, the executors that run them, and their errors.
 
 Invariant: a job's fields are written by one side at a time: by the event loop until `Executor.submit`, then by the instance until
 the job comes back through `Completed`; only `withdrawn` may be set by the loop in between. A job whose deadline has passed or that
@@ -22,20 +22,20 @@ from workers.batching.types import Batch, Item
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Entry(Item[InferRequest]):
-    """A scheduler's item that knows which record it came from.
+    """A batcher's item that knows which record it came from.
 
     Attributes:
-        partition, offset: where the record is.
+        partition, offset: of the record.
         token: of the assignment under which it was taken in; see `offsets.OffsetTracker`.
         fetched: when the consumer handed it over.
         needs_attempt: it was claimed by a gateway or may have been delivered before: an attempt is begun before it runs.
-        problem: why the model cannot take it; it is answered with that.
+        problem: why the model cannot take it; this is its answer.
         attempt: 1 for the first delivery.
         cancelled: the caller no longer wants it; it is not run if it has not started.
-        job: the batch it is in, once it is in one.
+        job: its batch, once it is in one.
         followers: later records of the same request, which wait for this one's end.
         early_followers: how many of the followers, from the first, were here before an attempt of this entry began.
-        record: as it was fetched, for the dead letters.
+        record: as fetched, for the dead letters.
         run_alone: an attempt was begun in an earlier delivery, so it may be what ended that worker.
         attempt_stored: the store knows of this attempt.
     """
@@ -90,22 +90,22 @@ class Job:
 
 
 class Completed(Protocol):
-    """Where jobs go once they have run."""
+    """Receives jobs that have run."""
 
     def push(self, job: Job) -> None:
         """From any thread: the job has run."""
 
 
 class Executor(Protocol):
-    """One loaded instance, wherever it runs: in a thread of this process or in a child process.
+    """One loaded instance, in a thread of this process or in a child process.
 
     Attributes:
-        name: the instance's, for messages and metrics.
+        name: of the instance, for messages and metrics.
         held: jobs given to it (or about to be) that have not come back; at most `DEPTH`.
         loop_safe: see `Instance.loop_safe`.
         isolated: it is a process of its own, so that a crash of the model costs only that; its jobs then come back with
             `InstanceDied`, and it starts again by itself.
-        restarts: how often it was started again; 0 where it is not isolated.
+        restarts: how often it was restarted; 0 if it is not isolated.
     """
 
     name: str
@@ -115,13 +115,13 @@ class Executor(Protocol):
     restarts: int
 
     def deliver_to(self, completed: Completed) -> None:
-        """Where jobs go once they have run; before the first `submit`."""
+        """Set the receiver of jobs that have run; before the first `submit`."""
 
     def prepare(self, requests: Sequence[InferRequest]) -> Any:
         """See `Instance.prepare`; on any thread."""
 
     def submit(self, job: Job) -> None:
-        """Run the prepared job after those before it; never blocks."""
+        """Run the prepared job after earlier ones; never blocks."""
 
     def run_here(self, job: Job) -> None:
         """Run the prepared job now, on this thread, and note its CPU time; only if `loop_safe` and no other job is held."""
@@ -140,9 +140,9 @@ class InstanceDied(FleetError):
     """The process of an instance ended, or was killed as hung, with a batch in it.
 
     Attributes:
-        signal: the number of the signal that ended it, where one did.
-        exit_code: what it ended with, where it ended by itself.
-        hung: it was killed from here (`Executor.kill`).
+        signal: number of the signal that killed it, if one did.
+        exit_code: its exit code, if it exited by itself.
+        hung: the worker killed it (`Executor.kill`).
     """
 
     code = Code.MODEL_FAILED
@@ -159,10 +159,10 @@ class InstanceDied(FleetError):
 
 
 class ModelRaised(ModelFailed):
-    """The model raised in a process of its own, where the exception stays; the message is `tracebacks.text_of` it.
+    """The model raised in a process of its own, where the exception object stays; the message is its `tracebacks.text_of`.
 
     Attributes:
-        kinds: the names of the exception's class and of its bases, itself first.
+        kinds: the names of the exception's class and its bases, its own first.
         trace: see `tracebacks.trace_of`.
     """
 
@@ -176,5 +176,5 @@ class ModelRaised(ModelFailed):
 
 
 def failure_message(name: str, error: BaseException) -> str:
-    """What callers are told when a batch failed on an instance; Triton's words."""
+    """The message for callers when a batch failed on an instance, in Triton's words."""
     return f"Failed to process the request(s) for model '{name}', message: {text_of(error)}"

@@ -1,4 +1,4 @@
-"""A model version that is loaded, with its instances."""
+"""A loaded model version with its instances."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ log = structlog.get_logger(__name__)
 
 @dataclasses.dataclass(slots=True)
 class LoadedModel:
-    """A version that can run.
+    """A loaded version.
 
     Attributes:
         version: with its complete configuration.
         executors: its instances.
-        seconds: that loading took.
+        seconds: that the load took.
     """
 
     version: ModelVersion

@@ -1,4 +1,4 @@
-"""Requests that a version answers before it is ready: Triton's `model_warmup`."""
+"""Requests that a version answers before it is READY: Triton's `model_warmup`."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from workers.backends.tracebacks import text_of
 from workers.repository.signature import Signature
 
 MAX_INTEGER = 2
-"""Random integers are below this: they may be ids that index something, and every table has two rows."""
+"""Random integers are below this: they may index a table, and every table has two rows."""
 
 
 def warm_up(instance: Instance, config: ModelConfig, samples: list[tuple[Warmup, list[InferRequest]]]) -> None:
-    """Run every sample as often as it says; on the instance's own thread.
+    """Run every sample as often as its warm-up says; on the instance's own thread.
 
     Raises:
-        ModelFailed: a sample failed; names it.
+        ModelFailed: names the sample that failed.
     """
     for warmup, requests in samples:
         for _ in range(warmup.count):
             try:
                 outcomes = instance.split(requests, instance.run(instance.prepare(requests)))
-            except (Exception, SystemExit, KeyboardInterrupt) as exc:  # the model's, not this process's end
+            except (Exception, SystemExit, KeyboardInterrupt) as exc:  # SystemExit of a model must not end this process
                 raise ModelFailed(f"warm-up '{warmup.name}' of model '{config.name}' failed: {text_of(exc)}") from exc
             failure = next((outcome for outcome in outcomes if isinstance(outcome, Failure)), None)
             if failure is not None:
@@ -37,12 +37,12 @@ def warm_up(instance: Instance, config: ModelConfig, samples: list[tuple[Warmup,
 
 
 def samples(config: ModelConfig, version: str, folder: Path) -> list[tuple[Warmup, list[InferRequest]]]:
-    """The requests of each warm-up: `batch_size` of one row each, or one for a model that does not batch.
+    """The requests of each warm-up: `batch_size` requests of one row, or one request for a model that does not batch.
 
     Args:
         config: complete.
         version: for the requests.
-        folder: the model's; data files lie in its `warmup` folder.
+        folder: the model's, with data files in its `warmup` folder.
 
     Raises:
         ConfigError: a data file is missing or has the wrong size.
@@ -92,7 +92,7 @@ def _random(given: WarmupInput, folder: Path) -> bytes:
 def _file(given: WarmupInput, folder: Path) -> bytes:
     path = folder / given.file
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise ConfigError(f"warm-up file '{given.file}' lies outside of '{folder}'")
+        raise ConfigError(f"warm-up file '{given.file}' lies outside '{folder}'")
     try:
         return path.read_bytes()
     except OSError as exc:

@@ -84,16 +84,16 @@ class Intake:
         self._refusal: Failure | None = None
         self._paused = False
         self._room_event = asyncio.Event()
-        self._runner: Sink | None = None
+        self._sink: Sink | None = None
         self._consumer: Consumer | None = None
         self._loop = asyncio.get_running_loop()
 
     # --- life --------------------------------------------------------------------------------------------------------
 
-    async def open(self, runner: Sink) -> None:
+    async def open(self, sink: Sink) -> None:
         """Join the topic's group and feed the runner from now on."""
         context = self._context
-        self._runner = runner
+        self._sink = sink
         context.retry.on_recovered.append(self.room_freed)
         await context.results.listen_cancels(context.names.cancel_channel(self.topic), self._on_cancel)
         self._consumer = await context.bus.subscribe(self.topic, self.topic, context.worker, self)
@@ -101,7 +101,7 @@ class Intake:
         self._background.spawn(self._poll())
 
     def pause(self) -> None:
-        """Take nothing more; go on polling, so that nobody else gets what is being finished here."""
+        """Take nothing more, but keep polling, so that no other worker gets the records that are being finished here."""
         self._paused = True
 
     def refuse_all(self, failure: Failure) -> None:
@@ -194,12 +194,12 @@ class Intake:
             self._commits.arm()
 
     def _room(self) -> int:
-        assert self._runner is not None
+        assert self._sink is not None
         if self._paused:
             return 0
         if self._refusal is not None:
             return MAX_FETCH if not self._context.retry.failing else 0
-        return self._runner.room() - self._dead_letters.pending
+        return self._sink.room() - self._dead_letters.pending
 
     async def _keep_membership(self) -> None:
         assert self._consumer is not None
@@ -279,36 +279,36 @@ class Intake:
         return [entry for entry in entries if id(entry) not in gone]
 
     def _queue(self, entries: Sequence[Entry]) -> None:
-        runner = self._runner
-        assert runner is not None
+        sink = self._sink
+        assert sink is not None
         now = self._context.clock()
         for entry in entries:
             entry.enqueued = now
             if entry.partition not in self.owned:
                 continue  # it moved during the look-up, and is delivered again, here or elsewhere
             try:
-                self._queue_one(runner, entry)
+                self._queue_one(sink, entry)
             except Exception as exc:  # a defect on one record must not stop the others
                 self._dead_letters.defective(entry, exc)
-        runner.turn()
+        sink.turn()
 
-    def _queue_one(self, runner: Sink, entry: Entry) -> None:
+    def _queue_one(self, sink: Sink, entry: Entry) -> None:
         if entry.problem is not None:
-            runner.refuse(entry, entry.problem, FailureReason.OTHER)
+            sink.refuse(entry, entry.problem, FailureReason.OTHER)
         elif self._refusal is not None:
-            runner.refuse(entry, self._refusal, FailureReason.OTHER)
+            sink.refuse(entry, self._refusal, FailureReason.OTHER)
         elif self._cancellations.covers(entry.ref, entry.payload.accepted):
             failure = Failure(Code.CANCELLED, "the request was cancelled before it was fetched")
-            runner.refuse(entry, failure, FailureReason.CANCELED)
+            sink.refuse(entry, failure, FailureReason.CANCELED)
         else:
-            runner.add(entry)
+            sink.add(entry)
 
     def _on_cancel(self, cancels: list[Cancel]) -> None:
-        if self._runner is None:
+        if self._sink is None:
             return
         now = self._context.clock()
         for cancel in cancels:
-            self._runner.cancel(cancel)
+            self._sink.cancel(cancel)
             self._cancellations.note(cancel, now)  # even if it is here: its record may be delivered again
 
     # --- Source: for the runner --------------------------------------------------------------------------------------
@@ -330,8 +330,8 @@ class Intake:
         self._dead_letters.dead_letter(entry, letter, failure)
 
     def _refuse(self, entry: Entry, failure: Failure, reason: FailureReason) -> None:
-        assert self._runner is not None
-        self._runner.refuse(entry, failure, reason)
+        assert self._sink is not None
+        self._sink.refuse(entry, failure, reason)
 
     def _on_dead_letter_done(self) -> None:
         self._commits.arm()
@@ -351,8 +351,8 @@ class Intake:
         self._leaving.clear()
         self.assigned_once = True
         log.info("partitions assigned", topic=self.topic, epoch=epoch, partitions=sorted(self.owned))
-        if self._runner is not None:
-            self._runner.forget(self.owned)
+        if self._sink is not None:
+            self._sink.forget(self.owned)
         self._commits.arm()
 
     async def _note_loss(self, partition: int, first: int, token: int, start: int) -> None:

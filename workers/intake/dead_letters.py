@@ -34,7 +34,7 @@ class DeadLetterQueue:
         topic: where the letters go.
         decoder: finds the sender of an undecodable record.
         tracker: of the records.
-        tasks: run what is done here.
+        tasks: run the publishing.
         refuse: answers an entry with a failure; its record is done after that (`Sink.refuse`).
         on_done: called when records are done without an answer.
 

@@ -1,6 +1,6 @@
 """Replies out: what a batch that ran amounts to, the replies that are made of it, and the store that keeps them.
 
-Decided here: what is an outcome and what a failure (`outcomes.BatchOutcomes`), what a reply says (`replies.Replies`), and when a
+Decided here: which outcomes are failures (`outcomes.BatchOutcomes`), what a reply says (`replies.Replies`), and when a
 record is settled (`writer.ResultWriter`).
 
 Import these three and the size functions of `outcomes`; only `serving` does.

@@ -39,7 +39,7 @@ from workers.results.replies import Replies
 from workers.statistics import ModelStatistics
 
 LARGE: Final = 1024 * 1024
-"""Bytes of a batch's inputs or outputs above which copying them is left to another thread, as is what has over `MANY` strings."""
+"""Bytes of a batch's inputs or outputs above which another thread copies them, as it does with more than `MANY` strings."""
 
 log = structlog.get_logger(__name__)
 
@@ -122,7 +122,7 @@ class Pipeline:
             self._begin(job)
 
     def abandon(self) -> None:
-        """Stop in the middle, as a crash would: what is in flight is delivered again."""
+        """Stop in the middle, as a crash would: requests in flight are delivered again."""
         self._isolation.abandon()
         self._hang_watch.stop()
         while self._slots and self._context.journal is not None:

@@ -3,9 +3,9 @@
 Everything runs on one event loop. `append` and `commit` are coroutines only so that the durable broker can wait for its disk.
 
 Invariants:
-- a record goes when every group of its topic has committed it, and not before: what has no answer yet can still be read again;
+- a record is dropped when every group of its topic has committed it, and not before: a request without an answer can be read again;
   a topic without groups (dead letters) keeps the newest `retention` bytes of each partition;
-- every live consumer has been told exactly what its group says.
+- every live consumer has been called back for exactly the partitions that its group assigned.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from protocol.transport.embedded.consumer import MemoryConsumer, Topic
 from protocol.transport.embedded.groups import Group, Member
 
 RETENTION: Final = 64 * 1024 * 1024
-"""Bytes per partition of a topic that nobody consumes, unless another number is given."""
+"""Bytes per partition of a topic without consumers, by default."""
 MAX_BYTES: Final = 1024 * 1024 * 1024
-"""Bytes of all records that wait, unless another limit is given; above it publishing is refused."""
+"""Bytes of all uncommitted records, by default; above it publishing is refused."""
 
 
 class MemoryBroker:
-    """What the buses of one process connect to.
+    """The broker of all buses of one process.
 
     Args:
         session_timeout: seconds after which a member that does not poll loses its partitions to the others.
-        max_bytes: of all records that wait to be committed.
+        max_bytes: of all uncommitted records.
         retention: bytes kept per partition of a topic without groups.
     """
 
@@ -47,11 +47,11 @@ class MemoryBroker:
         self._timers: dict[tuple[str, str], asyncio.TimerHandle] = {}
 
     async def open(self) -> None:
-        """One more bus uses the broker."""
+        """Count one more bus."""
         self._users += 1
 
     async def close(self) -> None:
-        """One bus less; the last one stops the timers."""
+        """Count one bus less; the last one stops the timers."""
         self._users -= 1
         if not self._users:
             for timer in self._timers.values():
@@ -63,7 +63,7 @@ class MemoryBroker:
         return True
 
     def topic(self, name: str) -> Topic:
-        """That topic.
+        """The topic of that name.
 
         Raises:
             NotFound: there is none.
@@ -74,19 +74,19 @@ class MemoryBroker:
         return topic
 
     async def ensure_topic(self, name: str, partitions: int, *, compacted: bool) -> int:
-        """Create it where it does not exist; its number of partitions."""
+        """Create the topic if it does not exist; returns its number of partitions."""
         topic = self.topics.get(name)
         if topic is None:
             topic = self.topics[name] = Topic(name, partitions, compacted=compacted)
         return len(topic.logs)
 
     async def append(self, topic: Topic, partition: int, records: Sequence[OutRecord]) -> Published:
-        """Add records to one partition and wake whoever waits for them."""
+        """Add records to one partition and wake waiting consumers and followers."""
         self.check_room()
         return self.apply_append(topic, partition, records, time.time())
 
     def check_room(self) -> None:
-        """Raises Unavailable where too much waits already."""
+        """Raises Unavailable if too many bytes are uncommitted."""
         if self._size > self._max_bytes:
             raise Unavailable(
                 f"the embedded log is full: {self._size} bytes of records wait for workers, at most {self._max_bytes} may",
@@ -94,7 +94,7 @@ class MemoryBroker:
             )
 
     def apply_append(self, topic: Topic, partition: int, records: Sequence[OutRecord], now: float) -> Published:
-        """The append itself, at once."""
+        """The append itself; does not wait."""
         log = topic.logs[partition]
         before = log.size
         first = log.append(topic.name, partition, records, now)
@@ -115,14 +115,14 @@ class MemoryBroker:
         return Published(topic.name, partition, first, records[0].timestamp or now if records else now)
 
     def pruned(self, topic: Topic, partition: int, offsets: Sequence[int] = ()) -> None:
-        """These offsets were compacted away, or else everything below the log's start went."""
+        """Called when these offsets were compacted away, or, without offsets, when everything below the log's start was dropped."""
 
     async def commit(self, topic: Topic, group_id: str, offsets: Mapping[int, int]) -> None:
-        """Note how far a group has come, and drop what every group is done with."""
+        """Commit a group's offsets, and drop the records that every group has committed."""
         self.apply_commit(topic, group_id, offsets)
 
     def apply_commit(self, topic: Topic, group_id: str, offsets: Mapping[int, int]) -> None:
-        """The commit itself, at once. An offset never goes back."""
+        """The commit itself; does not wait. An offset never goes back."""
         group = topic.groups[group_id]
         for partition, offset in offsets.items():
             log = topic.logs[partition]
@@ -149,7 +149,7 @@ class MemoryBroker:
     # --- membership --------------------------------------------------------------------------------------------------
 
     def join(self, consumer: MemoryConsumer) -> None:
-        """Make this consumer its group's member; a former one of the same static id is fenced off."""
+        """Make this consumer a member of its group; a former member with the same static id is fenced."""
         topic, group_id = consumer.topic, consumer.group_id
         group, now = topic.groups[group_id], asyncio.get_running_loop().time()
         expired = self._remove(topic, group_id, group.expire(now))
@@ -165,7 +165,7 @@ class MemoryBroker:
         self._watch(topic, group_id)
 
     def evict(self, group_id: str, statics: Collection[str]) -> None:
-        """Remove members from a group, on whatever topic."""
+        """Remove members from a group, on all topics."""
         for topic in self.topics.values():
             group = topic.groups.get(group_id)
             if group is not None and self._remove(topic, group_id, group.evict(statics)):

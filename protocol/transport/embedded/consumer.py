@@ -1,6 +1,6 @@
-"""A topic of the embedded broker, and the consumers that read it.
+"""A topic of the embedded broker, and its consumers.
 
-Invariant: a consumer's positions are exactly the partitions that its group last gave it, and start at what was committed then.
+Invariant: a consumer has positions for exactly the partitions that its group last assigned, from the offsets committed then on.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from protocol.transport.embedded.partition_log import PartitionLog
 
 
 class Coordinator(Protocol):
-    """What a consumer asks of its broker."""
+    """What a consumer needs of its broker."""
 
     def join(self, consumer: MemoryConsumer) -> None:
-        """Make it its group's member."""
+        """Make it a member of its group."""
 
     async def commit(self, topic: Topic, group_id: str, offsets: Mapping[int, int]) -> None:
-        """Note how far the group has come."""
+        """Commit the group's offsets."""
 
 
 class Topic:
-    """A topic's partitions, and who reads them."""
+    """A topic's partitions, groups and readers."""
 
     def __init__(self, name: str, partitions: int, *, compacted: bool) -> None:
         self.name = name
@@ -40,7 +40,7 @@ class Topic:
             self.add(PartitionLog(compacted=compacted))
 
     def add(self, log: PartitionLog) -> None:
-        """One more partition, before anybody reads."""
+        """Add a partition, before anything reads the topic."""
         self.logs.append(log)
         self.readers.append([])
 
@@ -48,7 +48,7 @@ class Topic:
 class MemoryConsumer:
     """One member of one group; see `protocol.ports.Consumer`.
 
-    A member that was evicted, or was silent for too long, joins again with its next fetch. One that was replaced does not.
+    A member that was evicted, or expired after a silent session, joins again with its next fetch. A replaced member does not.
     """
 
     def __init__(self, topic: Topic, group_id: str, static: str, listener: Listener, broker: Coordinator) -> None:
@@ -79,7 +79,7 @@ class MemoryConsumer:
     # --- what the worker calls ---------------------------------------------------------------------------------------
 
     async def fetch(self, max_records: int, timeout: float, partitions: Collection[int] | None = None) -> list[Record]:
-        """See `Consumer.fetch`. Raises Unavailable where this member was closed or replaced."""
+        """See `Consumer.fetch`. Raises Unavailable if this member was closed or replaced."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         self._poll(now)
@@ -121,7 +121,7 @@ class MemoryConsumer:
         return sum(logs[partition].behind(committed.get(partition, 0)) for partition in self._positions)
 
     async def close(self) -> None:
-        """Stop fetching. The group is not told: its partitions wait for a replacement, an eviction or the session's end."""
+        """Stop fetching without leaving the group: the partitions wait for a replacement, an eviction or the session's end."""
         if not self._closed:
             self._closed = True
             self._positions.clear()
@@ -131,12 +131,12 @@ class MemoryConsumer:
     # --- what the broker calls ---------------------------------------------------------------------------------------
 
     def notify(self, partition: int) -> None:
-        """Records came."""
+        """Records were appended to this partition."""
         if self._waiter is not None and (self._wanted is None or partition in self._wanted):
             self._wake()
 
     def give_up(self) -> None:
-        """All partitions are revoked."""
+        """Revoke all partitions."""
         partitions = list(self._positions)
         self._positions.clear()
         self._forget_partitions()
@@ -144,7 +144,7 @@ class MemoryConsumer:
             self._listener.revoked(partitions)
 
     def take_over(self) -> None:
-        """Start with what the group now assigns to this member, at what was committed."""
+        """Take the partitions that the group assigned to this member, from their committed offsets on."""
         if self._closed or self.membership is None:
             return
         logs, committed = self.topic.logs, self.topic.groups[self.group_id].committed

@@ -1,11 +1,11 @@
-"""What one fenced stream per request means, without I/O or a clock: the state of the embedded store, and the reference that the
-Redis scripts are compared with. Pure.
+"""The rules of one fenced stream per request: the embedded store's state, and the reference for the Redis scripts. Pure: time is an
+argument.
 
 Invariants:
-- a stream has at most one terminal, the first one written; only expiry, or a claim after a retriable end, removes it;
-- whoever is named in a stream is woken by every terminal write, refused ones too; a refused write carries no payload;
-- a claim that was not confirmed holds for its lease, and for as long as a worker is seen to have the request;
-- the payload of a plain answer that went to a listener of this process is not kept: only its fence is.
+- a stream has at most one terminal, the first one written; only expiry, or a claim after a retriable failure, removes it;
+- every terminal write wakes the stream's channels, refused writes too; the wake-up of a refused write has no payload;
+- an unconfirmed claim holds for its lease, or longer if a worker has started the request;
+- the payload of a plain answer that was sent to a listener of this process is not kept, only its fence.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ INLINE_LIMIT: Final = 16 * 1024
 CALL_LIMIT: Final = 256 * 1024
 """Bytes of payloads that all wake-ups of one `finish` carry together."""
 MAX_FENCES: Final = 131_072
-"""Bare fences kept, about 17 MB. In one process only a record that is not yet committed can come again, so those of the last
-seconds are enough; above this number the oldest go before their time."""
+"""Bare fences kept, about 17 MB. In one process only uncommitted records can be delivered again, so the fences of the last
+seconds suffice; above this number the oldest are dropped before they expire."""
 SHARDS: Final = 32
-"""Bare fences are spread over so many dicts: growing a single one stopped the event loop for 7 ms."""
+"""Number of dicts with bare fences: growing a single one blocked the event loop for 7 ms."""
 OVERHEAD: Final = 700
-"""Bytes of a stream besides its payload, roughly."""
+"""Rough number of bytes of a stream besides its payload."""
 
 
 @dataclasses.dataclass(slots=True)
 class Stream:
-    """One request that is more than a bare fence.
+    """A request with more state than a bare fence.
 
     Attributes:
-        expires: when all of it is forgotten.
-        serial: tells apart two streams of one ref, one after the other.
-        fingerprint: of the claim's body; None where it was never claimed.
-        channels: whom to wake.
+        expires: when the stream is dropped.
+        serial: distinguishes successive streams of one ref.
+        fingerprint: of the claim's body; None if it was never claimed.
+        channels: to wake.
         lease: until when the claim holds unconfirmed.
-        confirmed: the broker has acknowledged the request.
-        place: where, as far as that was told.
+        confirmed: whether the broker has acknowledged the request.
+        place: of its record, if known.
         attempts: how many were started.
-        worker: who started the last of them.
-        payload: the terminal; None before it, b"" where it was trimmed.
-        retriable: the terminal lets the same key run again.
+        worker: which started the last one.
+        payload: of the terminal; None before it, b"" if it was trimmed.
+        retriable: whether the terminal lets the same key run again.
     """
 
     expires: float
@@ -65,18 +65,18 @@ class Stream:
     place: Place | None = None
 
     def attach(self, channel: str) -> None:
-        """Wake this channel too."""
+        """Add a channel to wake."""
         if channel and channel not in self.channels:
             self.channels.append(channel)
 
 
 class Fences:
-    """All streams of one store. Times are seconds on the store's clock; what has expired at `now` is not there.
+    """All streams of one store. Times are seconds on the store's clock; an expired stream counts as absent.
 
     Attributes:
-        streams: by ref, whatever is not a bare fence.
-        size: bytes that the streams take, roughly.
-        dropped: bare fences ever forgotten, in the order in which they were made.
+        streams: by ref; bare fences are kept apart.
+        size: rough number of bytes of the streams.
+        dropped: number of bare fences dropped so far, in the order in which they were made.
     """
 
     def __init__(self) -> None:
@@ -93,13 +93,13 @@ class Fences:
     def finish(
         self, answers: Sequence[Terminal], now: float, result_ttl: float, listening: Container[str] = ()
     ) -> tuple[list[FinishOutcome], dict[str, list[Wake]]]:
-        """Write terminals, first one wins; says what became of each, and whom to wake with what.
+        """Write terminals; the first of each request wins. Returns the outcomes, and the wake-ups by channel.
 
         Args:
             answers: in order; a ref may occur twice.
             now: seconds.
             result_ttl: how long claimed results, and those that wake nobody, are kept.
-            listening: channels whose wake-ups are certain to arrive; no plain payload is kept for them.
+            listening: channels whose wake-ups are certain to arrive; plain payloads for them are not kept.
         """
         outcomes: list[FinishOutcome] = []
         wakes: dict[str, list[Wake]] = {}
@@ -145,7 +145,7 @@ class Fences:
     # --- claiming ----------------------------------------------------------------------------------------------------
 
     def claim(self, claim: Claim, now: float) -> Claimed:
-        """Take the request, attach to whoever has it, or get its terminal."""
+        """Claim the request, attach to its claim, or get its terminal."""
         stream = self._find(claim.ref, now)
         if self._over(claim.ref, stream, now):
             if stream is None:
@@ -177,8 +177,8 @@ class Fences:
         return Claimed(ClaimState.FRESH)
 
     def confirm(self, ref: str, published: bool, now: float, place: Place | None = None) -> None:
-        """The broker has the claimed request: the claim holds. It refused it: the next claim is fresh, unless another one
-        was acknowledged."""
+        """The broker has acknowledged the claimed request, and the claim holds; or refused it, and the next claim is fresh unless
+        another publish was acknowledged."""
         stream = self._find(ref, now)
         if stream is None or stream.payload is not None:
             return
@@ -190,7 +190,7 @@ class Fences:
     # --- attempts, states --------------------------------------------------------------------------------------------
 
     def start(self, ref: str, worker: str, ttl: float, now: float) -> int:
-        """Begin an attempt, unless the last one is the same worker's: its number, or 0 after a terminal."""
+        """Start an attempt, unless the same worker started the last one; returns its number, or 0 after a terminal."""
         stream = self._find(ref, now)
         if self._over(ref, stream, now):
             return 0
@@ -203,7 +203,7 @@ class Fences:
         return stream.attempts
 
     def look(self, ref: str, now: float) -> RequestState | None:
-        """What is known, or None."""
+        """The request's state, or None."""
         stream = self._find(ref, now)
         if stream is None:
             return RequestState("done", b"") if self._over(ref, None, now) else None
@@ -211,7 +211,7 @@ class Fences:
         return RequestState(state, stream.payload, stream.model, stream.version, stream.accepted)
 
     def trim(self, ref: str, now: float) -> None:
-        """Forget everything of a finished request but that it is finished, as XTRIM does."""
+        """Drop everything of a finished request but its fence, as XTRIM does."""
         stream = self._find(ref, now)
         if stream is None or stream.payload is None:
             return
@@ -227,17 +227,17 @@ class Fences:
 
     @property
     def made(self) -> int:
-        """Bare fences ever made; those from the `dropped`th on are kept."""
+        """Number of bare fences made so far; the first `dropped` of them are gone."""
         return self.dropped + len(self._order)
 
     def newest(self, count: int) -> list[tuple[str, float]]:
-        """The refs and expiries of the last `count` bare fences made, oldest first; of those that are there."""
+        """The refs and expiries of the last `count` bare fences made, oldest first, without those that are gone."""
         refs = [self._order[-n] for n in range(count, 0, -1)]
-        # A ref that was fenced twice goes with the first of the two.
+        # A ref that was fenced twice is dropped with the first of the two.
         return [(ref, expires) for ref in refs if (expires := self._shard(ref).get(ref)) is not None]
 
     def restore(self, ref: str, stream: Stream | float) -> None:
-        """Put back what was saved: a stream, or the expiry of a bare fence."""
+        """Restore a saved stream, or the expiry of a bare fence."""
         if isinstance(stream, float):
             self._fence(ref, stream)
             return
@@ -248,7 +248,7 @@ class Fences:
         heapq.heappush(self._expiries, (stream.expires, stream.serial, ref))
 
     def expire(self, now: float, budget: int) -> list[str]:
-        """Free at most `budget` things of each kind whose time is over; returns the refs of the streams among them."""
+        """Drop at most `budget` expired fences and as many expired streams; returns the refs of the streams."""
         for _ in range(budget):
             if not self._order:
                 break
@@ -308,5 +308,5 @@ class Fences:
 
 
 def _is_left_over(answer: Terminal, stream: Stream) -> bool:
-    """Whether it is the retriable end of a record from before the stream's claim. Stamps are whole microseconds on the wire."""
+    """Whether it is a retriable failure of a record from before the stream's claim. Stamps are whole microseconds on the wire."""
     return answer.retriable and answer.accepted > 0 and answer.accepted < stream.accepted - 1e-6

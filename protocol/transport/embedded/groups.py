@@ -1,9 +1,9 @@
-"""Who owns the partitions of a topic in one consumer group, without I/O or a clock: static members, generations, commits. Pure.
+"""Who owns a topic's partitions in one consumer group: static members, generations, commits. Pure: time is an argument.
 
 Invariants:
-- every partition has exactly one owner as long as there is a member; all move at once (an eager rebalance);
-- a joining member with a known static id takes over the place of the one before it, without a rebalance;
-- a member is only taken for dead, after a session of silence, where another one can take its partitions.
+- every partition has exactly one owner while there is a member; all are reassigned at once (an eager rebalance);
+- a joining member with a known static id replaces its predecessor without a rebalance;
+- a member is removed after a silent session only if another member can take its partitions.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ class Member:
 
     Attributes:
         static: its `group.instance.id`.
-        id: what the group calls this incarnation of it.
+        id: the member id of this incarnation.
         seen: when it last polled.
-        polling: it waits in a fetch right now.
+        polling: whether it waits in a fetch right now.
         partitions: what it owns.
     """
 
@@ -61,14 +61,14 @@ class Group:
         return member, True
 
     def evict(self, statics: Collection[str]) -> list[Member]:
-        """Remove these; returns those that were members. Partitions moved if there are any."""
+        """Remove these; returns those that were members. If there are any, partitions have moved."""
         gone = [self.members.pop(static) for static in statics if static in self.members]
         if gone:
             self._assign()
         return gone
 
     def expire(self, now: float) -> list[Member]:
-        """Remove members that were silent for a session; returns them. The last one stays: nobody could take over."""
+        """Remove and return members that were silent for a session. The last member stays: no other could take over."""
         if len(self.members) < 2:
             return []
         silent = [member for member in self.members.values() if self._deadline(member, now) <= now]
@@ -77,7 +77,7 @@ class Group:
         return self.evict([member.static for member in silent])
 
     def next_expiry(self, now: float) -> float | None:
-        """When to call `expire` again; None where nobody could be missed."""
+        """When to call `expire` again; None with fewer than two members."""
         if len(self.members) < 2:
             return None
         return min(self._deadline(member, now) for member in self.members.values())

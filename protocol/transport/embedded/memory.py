@@ -1,6 +1,6 @@
 """The transport of one process, in memory: the quick start, the test bed, and `penstock serve` without `--data-dir`.
 
-Buses on one `MemoryBroker`, and stores on one `MemoryServer`, are to each other what processes of a fleet are.
+Buses that share a `MemoryBroker`, and stores that share a `MemoryServer`, behave like the processes of a fleet.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class MemoryBus:
                 self._following.discard(waiter)
 
     async def read_record(self, topic: str, partition: int, offset: int) -> Record | None:
-        """See `Bus.read_record`. A record is there until every group has committed it, so for as long as it has no answer."""
+        """See `Bus.read_record`. A record is kept until every group has committed it, so at least until it has its answer."""
         self._check_open()
         found = self._broker.topics.get(topic)
         if found is None or not 0 <= partition < len(found.logs):
@@ -154,10 +154,10 @@ def _advance(topic: Topic, positions: list[int]) -> list[Record]:
 
 
 class MemoryServer:
-    """What the stores of one process connect to: streams, listeners and heartbeats.
+    """The shared state of all stores of one process: streams, listeners and heartbeats.
 
     Args:
-        limit: bytes of kept results, what `fill` is a share of; above it nothing more is claimed.
+        limit: bytes of kept results (`fill` is the used share); above it claims are refused.
     """
 
     def __init__(self, limit: int = RESULTS_LIMIT) -> None:
@@ -172,8 +172,8 @@ class MemoryServer:
 class MemoryStore:
     """Results and directory in memory; see `protocol.ports.Results` and `Directory`.
 
-    A wake-up is called by the event loop, once per channel and `finish`. Because such a wake-up cannot get lost, a plain answer
-    that was small enough to go with it is not kept: `look` then says done, with the payload b"" of a trimmed one.
+    The event loop calls back with wake-ups, once per channel and `finish`. Because such a wake-up cannot be lost, a plain answer
+    that was small enough for it is not kept: `look` then reports "done" with the payload b"", as of a trimmed one.
     """
 
     def __init__(self, settings: TransportSettings, server: MemoryServer | None = None) -> None:
@@ -190,7 +190,7 @@ class MemoryStore:
         self._is_open = False
         for listeners in (self._server.wakes, self._server.cancels):
             for channel in list(listeners):
-                self._deafen(listeners, channel)
+                self._unsubscribe(listeners, channel)
         self._server.asks.pop(self, None)
 
     async def healthy(self) -> bool:
@@ -202,7 +202,7 @@ class MemoryStore:
         return time.time()
 
     async def fill(self) -> float:
-        """Share of the limit that kept results take."""
+        """Share of the limit that is used by kept results."""
         return min(1.0, self._server.fences.size / self._server.limit)
 
     # --- results -----------------------------------------------------------------------------------------------------
@@ -259,9 +259,9 @@ class MemoryStore:
         """See `Results.cancel`."""
         self._check_open()
         loop = asyncio.get_running_loop()
-        told = [Cancel(cancel.ref, micros(cancel.until) / 1e6) for cancel in cancels]
+        rounded = [Cancel(cancel.ref, micros(cancel.until) / 1e6) for cancel in cancels]
         for on_cancel in self._server.cancels.get(channel, {}).values():
-            loop.call_soon(on_cancel, list(told))
+            loop.call_soon(on_cancel, list(rounded))
 
     async def listen_cancels(self, channel: str, on_cancel: Callable[[list[Cancel]], None]) -> None:
         """See `Results.listen_cancels`."""
@@ -270,8 +270,8 @@ class MemoryStore:
 
     async def unlisten(self, channel: str) -> None:
         """See `Results.unlisten`."""
-        self._deafen(self._server.wakes, channel)
-        self._deafen(self._server.cancels, channel)
+        self._unsubscribe(self._server.wakes, channel)
+        self._unsubscribe(self._server.cancels, channel)
 
     def _wake(self, wakes: dict[str, list[Wake]]) -> None:
         loop = asyncio.get_running_loop()
@@ -279,7 +279,7 @@ class MemoryStore:
             for on_wake in self._server.wakes.get(channel, {}).values():
                 loop.call_soon(on_wake, hints)
 
-    def _deafen(self, listeners: dict[str, dict[MemoryStore, Any]], channel: str) -> None:
+    def _unsubscribe(self, listeners: dict[str, dict[MemoryStore, Any]], channel: str) -> None:
         stores = listeners.get(channel, {})
         stores.pop(self, None)
         if not stores:

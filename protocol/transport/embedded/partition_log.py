@@ -1,4 +1,4 @@
-"""One partition's records, in memory: appended at the end, dropped at the start, or compacted by key. No I/O, no clock."""
+"""One partition's records in memory: appended at the end, dropped at the start, or compacted by key. Pure."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class PartitionLog:
     """The records from `start` to before `end`; a compacted one has gaps.
 
     Attributes:
-        start: the first offset that may still be there.
-        end: the offset that the next record gets.
+        start: the lowest offset that may still exist.
+        end: the offset of the next record.
         size: bytes of all values.
     """
 
@@ -42,7 +42,7 @@ class PartitionLog:
         return first
 
     def restore(self, record: Record) -> None:
-        """Put back a saved record, in the order of offsets.
+        """Append a saved record, in the order of offsets.
 
         Raises:
             ValueError: there is a gap before it.
@@ -60,16 +60,16 @@ class PartitionLog:
         return self._records[first : first + count]
 
     def record_at(self, offset: int) -> Record | None:
-        """That one record, where it is there."""
+        """The record at this offset, or None."""
         found = self.slice(offset, 1)
         return found[0] if found and found[0].offset == offset else None
 
     def behind(self, offset: int) -> int:
-        """How many records there are from `offset` on."""
+        """Number of records from `offset` on."""
         return len(self._records) - self._index(offset)
 
     def drop(self, before: int) -> None:
-        """Forget the records below an offset. A compacted log keeps them."""
+        """Drop the records below an offset. A compacted log keeps them."""
         if self._compacted or before <= self.start:
             return
         count = self._index(before)
@@ -78,7 +78,7 @@ class PartitionLog:
         self.start = min(before, self.end)
 
     def excess(self, size: int) -> int:
-        """The offset below which records must go so that at most `size` bytes stay."""
+        """The offset below which records must be dropped so that at most `size` bytes remain."""
         over = self.size - size
         for record in self._records:
             if over <= 0:
@@ -87,7 +87,7 @@ class PartitionLog:
         return self.end
 
     def compact(self) -> list[int]:
-        """Drop what a later record of the same key replaces, once that is more than half; returns the offsets dropped."""
+        """Drop records that a later one of the same key replaces, once they are the majority; returns their offsets."""
         if not self._compacted or len(self._records) < 2 * len(self._keys) + 64:
             return []
         last = {record.key: record.offset for record in self._records}

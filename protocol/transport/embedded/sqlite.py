@@ -1,8 +1,8 @@
 """The durable transport of one process (`--data-dir`): the embedded bus and store, each with a SQLite file under it.
 
-The live state is in memory. A change is acknowledged, delivered and woken for only when it is on disk, so that a kill at any
-moment (with `fsync`, a power loss) loses nothing that was acknowledged; after a start, what was not committed is delivered
-again. Heartbeats are not kept: who serves now is known only by those who serve.
+The live state is in memory. A change is acknowledged and delivered only once it is on disk, so that a kill at any moment (with
+`fsync`, a power loss) loses nothing that was acknowledged; after a start, uncommitted records are delivered again. Heartbeats are
+not stored.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _data_dir(settings: TransportSettings) -> Path:
 class SqliteBus(MemoryBus):
     """A bus on a durable embedded broker; see `protocol.ports.Bus`. Without a broker it has one of its own, in `data_dir`.
 
-    `open` raises ConfigError where the folder cannot be used, another process has it, or its file is damaged or not ours.
+    `open` raises ConfigError if the folder cannot be used, another process has it, or its file is damaged or not ours.
     """
 
     def __init__(self, settings: TransportSettings, broker: SqliteBroker | None = None) -> None:
@@ -44,7 +44,7 @@ class SqliteBus(MemoryBus):
 class SqliteStore(MemoryStore):
     """Durable results, and the directory; see `protocol.ports.Results`. Without a server it has one of its own, in `data_dir`.
 
-    `open` raises ConfigError where the folder cannot be used, another process has it, or its file is damaged or not ours.
+    `open` raises ConfigError if the folder cannot be used, another process has it, or its file is damaged or not ours.
     """
 
     _server: SqliteServer
@@ -97,7 +97,7 @@ class SqliteStore(MemoryStore):
         )
 
     async def look(self, refs: Sequence[str]) -> list[RequestState | None]:
-        """See `Results.look`; tells only what is on disk."""
+        """See `Results.look`; reports only what is on disk."""
         self._check_open()
         return await self._server.durably(refs, lambda fences, now: [fences.look(ref, now) for ref in refs])
 

@@ -2,7 +2,7 @@
 
 Invariants:
 - a record gets its offset when it is submitted and becomes visible when it is on disk, both in the same order;
-- what the file holds of a log is at least what memory holds; rows that are no longer needed go with the commit that says so.
+- the file holds at least the records that memory holds; rows that are not needed any more are deleted by the commit that ends them.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class SqliteBroker(MemoryBroker):
         self._ends: dict[int, int] = {}
 
     async def open(self) -> None:
-        """One more bus; the first one reads the file. Raises ConfigError as `SqliteJournal.open` does."""
+        """Count one more bus; the first one reads the file. Raises ConfigError as `SqliteJournal.open` does."""
         async with self._lock:
             if not self._users:
                 saved = await self.journal.open(self._load)
@@ -81,7 +81,7 @@ class SqliteBroker(MemoryBroker):
             await super().open()
 
     async def close(self) -> None:
-        """One bus less; the last one writes what waits and closes the file."""
+        """Count one bus less; the last one writes pending operations and closes the file."""
         async with self._lock:
             await super().close()
             if not self._users:
@@ -92,7 +92,7 @@ class SqliteBroker(MemoryBroker):
         return await self.journal.healthy()
 
     async def ensure_topic(self, name: str, partitions: int, *, compacted: bool) -> int:
-        """Create it where it does not exist; its number of partitions."""
+        """Create the topic if it does not exist; returns its number of partitions."""
         async with self._lock:
             if name not in self.topics:
                 first = 1 + max((ids[-1] for ids in self._log_ids.values()), default=0)
@@ -116,7 +116,7 @@ class SqliteBroker(MemoryBroker):
         return await self.journal.submit([(_ADD_RECORD, rows)], apply)
 
     async def commit(self, topic: Topic, group_id: str, offsets: Mapping[int, int]) -> None:
-        """Note on disk how far a group has come; what every group is done with goes."""
+        """Commit a group's offsets on disk; records that every group has committed are deleted."""
         commits: list[tuple[str, int, int]] = []
         prune: list[tuple[int, int]] = []
         starts: list[tuple[int, int]] = []
@@ -140,13 +140,13 @@ class SqliteBroker(MemoryBroker):
         return await super().add_group(topic, group_id)
 
     def pruned(self, topic: Topic, partition: int, offsets: Sequence[int] = ()) -> None:
-        """Delete the rows as well, some time."""
+        """Delete the rows as well, later."""
         log = self._log_ids[topic.name][partition]
         head, start = log << _OFFSET_BITS, topic.logs[partition].start
         statements: list[Statement] = [(_PRUNE, [(head, head | start)]), (_MOVE_START, [(start, log)])]
         if offsets:
             statements = [(_DROP, [(head | offset,) for offset in offsets])]
-        # Where this fails, the rows are dropped again after the next start.
+        # If this fails, the rows are dropped after the next start.
         self.journal.submit(statements).add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def _forget_reservations(self) -> None:

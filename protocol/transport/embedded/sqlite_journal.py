@@ -1,8 +1,8 @@
-"""One SQLite file, written by one thread of its own, in groups: whatever waits when the thread is free goes in one transaction.
+"""One SQLite file, written by a thread of its own in groups: all operations that wait when the thread is free share a transaction.
 
 Invariants:
 - operations become durable in the order of `submit`, and each is applied on the event loop only after that;
-- a group that fails, fails as a whole, with everything submitted up to then; what was applied is exactly what is on disk;
+- a group fails as a whole, together with everything submitted up to then; exactly what is on disk was applied;
 - one process at a time has the file open.
 """
 
@@ -40,12 +40,12 @@ class _Operation:
 
 
 class SqliteJournal:
-    """A durable file.
+    """A durable file and its writer thread.
 
     Args:
         path: of the file; its folder is created, readable by this user only.
         schema: `CREATE` statements of a new file.
-        version: of the schema; a file with another one is refused.
+        version: of the schema; a file with another version is refused.
         fsync: every acknowledged write survives a power loss, not only a kill.
 
     Attributes:
@@ -79,13 +79,13 @@ class SqliteJournal:
             raise
 
     async def close(self) -> None:
-        """Write what waits, and let go of the file."""
+        """Write pending operations, and close the file."""
         if self._thread is None or self._closing:
             return
         self._closing = True
         while self._writing is not None:
             await asyncio.wait([self._writing])
-            # The callback that goes on with what waits runs after this task was woken.
+            # The callback that starts the next group runs after this task was woken.
             await asyncio.sleep(0)
         thread, self._thread = self._thread, None
         await asyncio.get_running_loop().run_in_executor(thread, self._close)
@@ -93,7 +93,7 @@ class SqliteJournal:
         self._closing = False
 
     async def healthy(self) -> bool:
-        """Whether the file can be written: as far as is known, or after a failure by trying."""
+        """Whether the file can be written: assumed after a success, tried after a failure."""
         if self._thread is None or self._closing:
             return False
         if self._failed:
@@ -108,7 +108,7 @@ class SqliteJournal:
     ) -> asyncio.Future[T]:
         """Make these durable, then call `apply` on the event loop; the future has its result.
 
-        Without statements it waits for what was submitted before.
+        Without statements it waits for earlier operations.
 
         Raises:
             Unavailable: (in the future) not written; nothing was applied.
@@ -125,7 +125,7 @@ class SqliteJournal:
         return done
 
     async def query(self, read: Callable[[sqlite3.Connection], T]) -> T:
-        """Read in the thread, after the group that is being written now.
+        """Read in the thread, after the group that is being written.
 
         Raises:
             Unavailable: the file cannot be read.

@@ -1,8 +1,8 @@
 """The embedded result store with a SQLite file under it: claims, terminals and fences survive the process.
 
 Invariants:
-- a decision is made on the state in memory, and told, to the caller and to whoever is woken, when it is on disk;
-- after a failed write memory is ahead of the file: nothing more is decided before it has been read again.
+- a decision is made in memory, and reaches the caller and the woken channels once it is on disk;
+- after a failed write memory is ahead of the file: no decision is made before the file has been read again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _RELOAD_AFTER: Final = 1.0
 
 
 class SqliteServer(MemoryServer):
-    """What the stores of one process connect to, durable in one file; opened by the first store, closed by the last.
+    """The shared state of all stores of one process, durable in one file; opened by the first store, closed by the last.
 
     Args:
         path: of the file.
@@ -54,14 +54,14 @@ class SqliteServer(MemoryServer):
         self._reloading: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """One more store; the first one reads the file. Raises ConfigError as `SqliteJournal.open` does."""
+        """Count one more store; the first one reads the file. Raises ConfigError as `SqliteJournal.open` does."""
         async with self._lock:
             if not self._users:
                 self._restore(await self.journal.open(_load))
             self._users += 1
 
     async def close(self) -> None:
-        """One store less; the last one writes what waits and closes the file."""
+        """Count one store less; the last one writes pending operations and closes the file."""
         async with self._lock:
             self._users -= 1
             if not self._users:
@@ -74,12 +74,12 @@ class SqliteServer(MemoryServer):
         return await self.journal.healthy() and self._reloading is None
 
     async def durably(
-        self, refs: Sequence[str], decide: Callable[[Fences, float], T], told: Callable[[T], None] | None = None
+        self, refs: Sequence[str], decide: Callable[[Fences, float], T], on_durable: Callable[[T], None] | None = None
     ) -> T:
-        """Decide something about these refs; returns, and calls `told` even if nobody waits any more, when it is on disk.
+        """Decide about these refs; returns once the decision is on disk, and calls `on_durable` then even if the caller is gone.
 
         Raises:
-            Unavailable: the file cannot be written; nothing is decided.
+            Unavailable: the file cannot be written; there is no decision.
         """
         if self._reloading is not None:
             raise Unavailable("the result store reads its file again after a failed write", retry_after=1.0)
@@ -91,14 +91,14 @@ class SqliteServer(MemoryServer):
             statements.append((_DROP_STREAM, [(ref,) for ref in gone]))
 
         def apply() -> T:
-            if told is not None:
-                told(decision)
+            if on_durable is not None:
+                on_durable(decision)
             return decision
 
         return await self.journal.submit(statements, apply)
 
     def _changes(self, before: Mapping[str, object], made: int) -> list[Statement]:
-        """What has to be written so that the file holds what memory holds."""
+        """The statements that bring the file up to the state in memory."""
         fences = self.fences
         statements: list[Statement] = []
         if fences.made > made:
@@ -119,7 +119,7 @@ class SqliteServer(MemoryServer):
     def _restore(self, saved: tuple[Fences, list[str]]) -> None:
         self.fences, expired = saved
         self._pruned = self.fences.dropped
-        # Where this fails, they are dropped after the next start.
+        # If this fails, they are dropped after the next start.
         dropping: asyncio.Future[None] = self.journal.submit([(_DROP_STREAM, [(ref,) for ref in expired])])
         dropping.add_done_callback(lambda done: done.cancelled() or done.exception())
 
@@ -140,7 +140,7 @@ class SqliteServer(MemoryServer):
 
 
 def _signature(fences: Fences, ref: str) -> object:
-    """Differs where the saved form of a stream differs; None where there is none."""
+    """A value that changes with the saved form of a stream; None without one."""
     stream = fences.streams.get(ref)
     if stream is None:
         return None
@@ -156,7 +156,7 @@ def _body(stream: Stream) -> bytes:
 
 
 def _load(database: sqlite3.Connection) -> tuple[Fences, list[str]]:
-    """What is in the file, and the refs of streams that are over. Runs in the journal's thread."""
+    """The file's content, and the refs of expired streams. Runs in the journal's thread."""
     fences, expired, now = Fences(), [], time.time()
     for number, ref, expires in database.execute("SELECT * FROM fences ORDER BY id"):
         if not fences.made:

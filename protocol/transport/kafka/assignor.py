@@ -1,9 +1,9 @@
-"""Which member owns which partition: balanced, and as much as possible stays where it was.
+"""Which member owns which partition: balanced, and moving as few partitions as possible.
 
-Kafka's rebalance for aiokafka is eager: every member gives up everything and is given partitions anew. A partition that
-comes back to its owner goes on with its table of requests in flight; one that moves is executed twice as far as it was not
-answered. `range` moves partitions between healthy members whenever a member joins in the middle; aiokafka's own sticky
-assignor keeps its memory on the class, so the consumers of several models in one process would overwrite each other's.
+aiokafka's rebalance is eager: every member gives up all its partitions and is assigned partitions anew. A partition that returns to
+its owner keeps its table of requests in flight; the unanswered requests of one that moves run a second time. `range` moves
+partitions between healthy members whenever a member joins in the middle. aiokafka's own sticky assignor keeps its state on the
+class, so the consumers of several models in one process would overwrite each other's.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ VERSION: Final = 0
 
 
 def share(partitions: Collection[int], owned: Mapping[str, Collection[int]]) -> dict[str, list[int]]:
-    """Every partition to one member; sizes differ by at most one; nobody loses more than balance demands.
+    """Assigns every partition to one member; sizes differ by at most one, and a member loses no more than balance requires.
 
     Args:
         partitions: all of the topic.
-        owned: each member's partitions so far; may be stale or overlap.
+        owned: each member's partitions so far, by its own report; may be stale or overlap.
     """
     quota, larger = divmod(len(partitions), len(owned))
     free = set(partitions)
@@ -45,7 +45,7 @@ def share(partitions: Collection[int], owned: Mapping[str, Collection[int]]) -> 
 
 
 class StickyAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
-    """`share` as aiokafka wants it; one instance per consumer."""
+    """`share` behind aiokafka's interface; one instance per consumer."""
 
     name = NAME
 
@@ -53,20 +53,20 @@ class StickyAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
         self._owned: list[int] = []
 
     def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
-        """What this member tells the leader: its topic, and what it owned."""
+        """What this member sends the leader: its topic, and the partitions that it owned."""
         return ConsumerProtocolMemberMetadata(VERSION, list(topics), frames.pack(self._owned))
 
     def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
-        """Remember what this member was given."""
+        """Remember the assigned partitions."""
         self._owned = sorted(partition.partition for partition in assignment.partitions())
 
     def assign(
         self, cluster: Any, members: Mapping[str, ConsumerProtocolMemberMetadata]
     ) -> dict[str, ConsumerProtocolMemberAssignment]:
-        """The leader's part: the same for every topic that anybody subscribed to."""
+        """Called on the group's leader: `share` for every subscribed topic."""
         given: dict[str, list[tuple[str, list[int]]]] = {member: [] for member in members}
         for topic in sorted({topic for metadata in members.values() for topic in metadata.subscription}):
-            owned = {name: _owned(told) for name, told in members.items() if topic in told.subscription}
+            owned = {name: _owned(member) for name, member in members.items() if topic in member.subscription}
             for member, partitions in share(cluster.partitions_for_topic(topic) or (), owned).items():
                 given[member].append((topic, partitions))
         return {member: ConsumerProtocolMemberAssignment(VERSION, topics, b"") for member, topics in given.items()}
@@ -74,7 +74,7 @@ class StickyAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
 
 def _owned(metadata: ConsumerProtocolMemberMetadata) -> list[int]:
     try:
-        told = frames.unpack(metadata.user_data)
+        owned = frames.unpack(metadata.user_data)
     except CodecError:
         return []
-    return [partition for partition in told if isinstance(partition, int)] if isinstance(told, list) else []
+    return [partition for partition in owned if isinstance(partition, int)] if isinstance(owned, list) else []

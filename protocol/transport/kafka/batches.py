@@ -1,10 +1,10 @@
-"""The batches of a fetch, as aiokafka's fetcher asks for them: its own decoder behind limits and without exceptions.
+"""The batches of a fetch behind the interface of aiokafka's `MemoryRecords`: its decoder, with limits and without exceptions.
 
 Invariants:
-- Nothing here raises, whatever the broker sent: an exception would cost what was read of other partitions in the same call.
-- Every offset of a batch is a record, or is covered by one with a `problem`, which stands at the last offset that it covers.
-- No batch inflates to more than `MAX_INFLATED`, and all that is drained at once to no more than the reader's room and one such.
-- A batch with a wrong checksum is fetched once more: only what comes with the same bytes again is broken where it lies.
+- Nothing here raises, whatever the broker sent: an exception would drop what the same call read of other partitions.
+- Every offset of a batch is a record, or is covered by a record with a `problem`, which has the last offset that it covers.
+- No batch inflates to more than `MAX_INFLATED`; what is drained at once, to no more than the budget and one such batch.
+- A batch with a wrong checksum is fetched a second time: only if the same bytes come again is it broken in the log.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LARGE: Final = 256 * 1024
 MAX_REMEMBERED: Final = 256
 
 _HEAD: Final = struct.Struct(">q13xhi16xq")
-"""Offset, attributes, the last record's distance and the producer's id; what is between them does not matter here."""
+"""Base offset, attributes, last offset delta, producer id; the fields between them are skipped."""
 _TIMES_AND_COUNT: Final = struct.Struct(">qq14xi")
 _TIMES_AT: Final = 27
 _SIZE: Final = 61
@@ -45,11 +45,11 @@ __all__ = ["MAX_HEADERS", "MAX_INFLATED", "Batches", "InflateBudget"]
 
 
 class InflateBudget:
-    """What one reader may inflate before it looks after what it has, and which broken batches it has met.
+    """How much one reader may inflate before its records must be handed out, and which broken batches it has met.
 
     Attributes:
-        left: bytes; a batch is inflated while there is any.
-        headers: of a record that are read.
+        left: bytes; a batch is inflated while some are left.
+        headers: how many headers of a record are read.
     """
 
     __slots__ = ("_broken", "headers", "left")
@@ -60,7 +60,7 @@ class InflateBudget:
         self._broken: collections.OrderedDict[tuple[int, int, int], None] = collections.OrderedDict()
 
     def met_before(self, offset: int, data: memoryview) -> bool:
-        """Whether these very bytes were met at this offset; they are remembered."""
+        """Whether these bytes were met at this offset before; remembers them."""
         seen = (offset, len(data), zlib.crc32(data))
         if seen in self._broken:
             return True
@@ -71,7 +71,7 @@ class InflateBudget:
 
 
 class Batch:
-    """One batch; the attributes and `next` are what aiokafka's fetcher looks at."""
+    """One batch of the current format (magic 2); aiokafka's fetcher uses the public attributes and `next`."""
 
     __slots__ = (
         "_attributes",
@@ -98,17 +98,17 @@ class Batch:
         self._problem = ""
 
     def intact(self) -> bool:
-        """Whether its checksum is right."""
+        """Whether the checksum matches."""
         return bool(self._plain.validate_crc())
 
     def give_up(self, problem: str) -> None:
-        """Nothing that it says of itself counts; all of its offsets are one broken record."""
+        """Distrust the header's flags; all offsets become one broken record."""
         self._problem = problem
         self.producer_id = None
         self.is_transactional = self.is_control_batch = False
 
     def validate_crc(self) -> bool:
-        """It was checked before anybody got it."""
+        """True: `Batches` has checked it."""
         return True
 
     def __next__(self) -> Any:
@@ -136,7 +136,7 @@ class Batch:
                     yield record
                 else:
                     return
-            except Exception:  # noqa: S110  # which one says nothing: the careful decoder finds out what is wrong
+            except Exception:  # noqa: S110  # `read_records` finds out what is wrong
                 pass
         yield from read_records(self._frame(), data[_SIZE:], last, most)
 
@@ -145,7 +145,7 @@ class Batch:
         return Frame(self.base_offset, self.next_offset, count, first, last, bool(self._attributes & _APPEND_TIME))
 
     def _inflated(self) -> memoryview:
-        """The batch as it would be without compression."""
+        """The batch, decompressed."""
         head = bytearray(self._data[:_SIZE])
         head[_ATTRIBUTES_AT + 1] &= ~_CODEC & 0xFF
         try:
@@ -164,7 +164,7 @@ class Batch:
 
 
 class LegacyBatch:
-    """A message, or a compressed row of them, as brokers before 0.11 stored them."""
+    """A message, or a compressed message set, in the format before Kafka 0.11 (magic 0 and 1)."""
 
     producer_id = None
     is_transactional = False
@@ -177,15 +177,15 @@ class LegacyBatch:
         self.next_offset = self.base_offset + 1
 
     def intact(self) -> bool:
-        """Whether its checksum is right."""
+        """Whether the checksum matches."""
         return bool(self._plain.validate_crc())
 
     def give_up(self, problem: str) -> None:
-        """All of it is one broken record."""
+        """The whole batch becomes one broken record."""
         self._plain = [RawRecord(self.base_offset, None, problem=problem)]
 
     def validate_crc(self) -> bool:
-        """It was checked before anybody got it."""
+        """True: `Batches` has checked it."""
         return True
 
     def __iter__(self) -> Iterator[Any]:
@@ -198,8 +198,8 @@ class Batches:
     """All batches of one partition in one answer of a broker, in the order of the log.
 
     Attributes:
-        current: the last one that was given away.
-        draining: the reader takes records; before, the fetch loop only asks whether there are any.
+        current: the batch that `next_batch` returned last.
+        draining: whether records are being taken; before that the fetch loop only asks whether there are any.
     """
 
     __slots__ = ("_at", "_budget", "_data", "_next", "current", "draining")
@@ -213,11 +213,11 @@ class Batches:
         self.draining = False
 
     def size_in_bytes(self) -> int:
-        """0: a broker always sends a first batch whole, and what it cut off comes with the next answer."""
+        """0: a broker always sends the first batch whole, and the next response has what it cut off."""
         return 0
 
     def has_next(self) -> bool:
-        """Whether a batch follows. Not where the reader has no budget left: then it is fetched again."""
+        """Whether a batch follows. False without budget: the batch is fetched again then."""
         if self.draining and self._budget.left <= 0:
             return False
         if self._next is None:
@@ -225,7 +225,7 @@ class Batches:
         return self._next is not None
 
     def next_batch(self) -> Batch | LegacyBatch:
-        """The batch that follows; there is one."""
+        """The next batch; call only if `has_next`."""
         assert self._next is not None
         self.current, self._next = self._next, None
         return self.current
@@ -245,7 +245,7 @@ class Batches:
         batch = Batch(data, self._budget) if magic > 1 else LegacyBatch(data, magic)
         if not batch.intact():
             if not self._budget.met_before(offset, data):
-                return None  # perhaps it was damaged on the way
+                return None  # it may have been damaged in transit
             batch.give_up("its checksum is wrong")
         self._at += size
         return batch

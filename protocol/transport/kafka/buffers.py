@@ -1,4 +1,4 @@
-"""What a consumer has fetched and not yet handed out: one buffer per owned partition, served in turn. Pure."""
+"""Records that a consumer has fetched and not yet handed out: one buffer per owned partition, served in turn. Pure."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Final
 from protocol.ports import Assigned, Record
 
 OVERHEAD: Final = 256
-"""Bytes that a record takes beside its value, key and headers."""
+"""Bytes that a record takes besides its value, key and headers."""
 HEADER_OVERHEAD: Final = 128
 
 
 class PartitionBuffer:
-    """One partition.
+    """The buffered records of one partition.
 
     Attributes:
-        records: fetched, in order, each with the bytes that it takes.
+        records: in order, each with the bytes that it takes.
         position: the offset behind the last record handed out.
         tail: the offset behind the last record fetched.
-        committed: the committed offset, as far as this member knows.
-        end: the log's end when it was assigned.
+        committed: the committed offset that this member knows of.
+        end: the log's end at assignment.
     """
 
     __slots__ = ("committed", "end", "position", "records", "tail")
@@ -36,10 +36,10 @@ class PartitionBuffer:
 
 @dataclasses.dataclass(slots=True)
 class PartitionBuffers:
-    """All owned partitions.
+    """The buffers of all owned partitions.
 
     Attributes:
-        bytes: what all records take that wait here.
+        bytes: taken by all buffered records.
     """
 
     bytes: int = 0
@@ -47,12 +47,12 @@ class PartitionBuffers:
     _turn: int = 0
 
     def open(self, assigned: Iterable[Assigned]) -> None:
-        """Begin with these partitions, and nothing fetched."""
+        """Start with empty buffers for these partitions."""
         self._buffers = {entry.partition: PartitionBuffer(entry) for entry in assigned}
         self.bytes = 0
 
     def close(self) -> list[int]:
-        """Throw everything away; returns the partitions that were open."""
+        """Drop all records; returns the partitions that were open."""
         partitions = list(self._buffers)
         self.open(())
         return partitions
@@ -64,7 +64,7 @@ class PartitionBuffers:
         return partition in self._buffers
 
     def add(self, partition: int, records: Sequence[Record]) -> None:
-        """Records that follow the buffer's tail."""
+        """Append records that follow the buffer's tail."""
         buffer = self._buffers[partition]
         for record in records:
             size = weight(record)
@@ -73,9 +73,9 @@ class PartitionBuffers:
         buffer.tail = records[-1].offset + 1
 
     def take(self, most: int, partitions: Collection[int] | None = None) -> list[Record]:
-        """At most so many records, in order within each partition; the partitions take turns at being first, and share alike.
+        """At most `most` records, in order within each partition; the partitions take turns at being first, in equal shares.
 
-        By age instead of in turn, a producer whose clock is ahead would starve its partition under load.
+        Ordered by age instead, the partition of a producer whose clock is ahead would starve under load.
         """
         waiting = [
             (number, buffer)
@@ -108,7 +108,7 @@ class PartitionBuffers:
 
 
 def weight(record: Record) -> int:
-    """Bytes that a record takes, about: a stranger's may be all headers, or nothing at all."""
+    """Roughly the bytes that a record takes; some records are headers only, or empty."""
     size = OVERHEAD + len(record.value)
     if record.key is not None:
         size += len(record.key)

@@ -1,7 +1,8 @@
 """The bus on Kafka (3.6 or newer; the classic group protocol), by aiokafka.
 
-`kafka_publisher` sends, `kafka_consumer` is a group's member, `kafka_connection` knows the brokers and what aiokafka lacks.
-Invariant: whoever makes a group rebalance, or is the first to hear of it, tells the others (`kafka_notices`).
+`producer` sends, `consumer` is a group's member, `connection` has the brokers' options and the requests that aiokafka lacks.
+Invariant: a process that makes a group rebalance, or is the first to hear of it, sends the other members a hint
+(`rebalance_hints`).
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ class KafkaBus:
     """`protocol.ports.Bus` on a Kafka cluster.
 
     Args:
-        settings: where it is.
-        hints: tells of rebalances; without it members hear of them with their next heartbeat.
+        settings: how to reach it.
+        hints: carries rebalance hints; without it members learn of a rebalance by their next heartbeat.
     """
 
     def __init__(self, settings: TransportSettings, hints: RebalanceHints | None = None) -> None:
@@ -78,7 +79,7 @@ class KafkaBus:
         self._reachability.open()
 
     async def close(self) -> None:
-        """See `Bus.close`; also closes the consumers that it made."""
+        """See `Bus.close`; also closes the consumers that `subscribe` returned."""
         self._open = False
         self._reachability.close()
         for task in self._hinting:
@@ -92,7 +93,7 @@ class KafkaBus:
         return await self._producer.publish(topic, records, partition)
 
     async def _ask(self, what: str, ask: Callable[[AIOKafkaClient], Awaitable[T]]) -> T:
-        """A request that is none of publishing or consuming, tried again until the call timeout."""
+        """A request of any other kind than publishing and consuming, retried until the call timeout."""
         try:
             async with asyncio.timeout(CALL_TIMEOUT):
                 while True:
@@ -102,7 +103,7 @@ class KafkaBus:
                     except KafkaError as exc:
                         if not exc.retriable:
                             raise
-                        log.info("%s is tried again: %r", what, exc)
+                        log.info("%s is retried: %r", what, exc)
                         await client.force_metadata_update()
                         await asyncio.sleep(RETRY_BACKOFF)
         except _ERRORS as exc:
@@ -111,7 +112,7 @@ class KafkaBus:
     # --- topics ---
 
     async def ensure_topic(self, topic: str, partitions: int, *, compacted: bool = False) -> int:
-        """See `Bus.ensure_topic`. Three replicas and `min.insync.replicas` 2 where there are brokers enough.
+        """See `Bus.ensure_topic`. Three replicas and `min.insync.replicas` 2 if there are enough brokers.
 
         Raises:
             Unavailable: no broker answers, or it refuses to create the topic.
@@ -122,7 +123,7 @@ class KafkaBus:
                 await self._create(client, topic, partitions, compacted)
                 count = await partition_count(client, topic)
             if not count:
-                raise LeaderNotAvailableError(f"{topic} was created and is not known yet")
+                raise LeaderNotAvailableError(f"{topic} was created and the brokers do not know it yet")
             return count
 
         return await self._ask(f"creating topic {topic}", ensure)
@@ -146,7 +147,7 @@ class KafkaBus:
     # --- consuming ---
 
     async def subscribe(self, topic: str, group: str, member: str, listener: Listener) -> KafkaConsumer:
-        """See `Bus.subscribe`. Returns before the group has given any partition: the listener will be told.
+        """See `Bus.subscribe`. Returns before any partition is assigned; the listener is called then.
 
         Raises:
             NotFound: there is no such topic.
@@ -188,7 +189,7 @@ class KafkaBus:
             try:
                 await self._hints.publish_rebalance(group)
             except Unavailable as exc:
-                log.info("the members of %s hear of the rebalance with their next heartbeat: %s", group, exc)
+                log.info("the members of %s learn of the rebalance by their next heartbeat: %s", group, exc)
 
     def _spawn_hint(self, group: str) -> None:
         task = asyncio.get_running_loop().create_task(self._hint(group))
@@ -196,7 +197,7 @@ class KafkaBus:
         task.add_done_callback(self._hinting.discard)
 
     async def follow(self, topic: str) -> AsyncGenerator[Sequence[Record], None]:
-        """See `Bus.follow`. Goes on after whatever happens to the brokers.
+        """See `Bus.follow`. Reconnects after any failure of the brokers.
 
         Raises:
             NotFound: there is no such topic.
@@ -208,7 +209,7 @@ class KafkaBus:
                 async for records in follower.records():
                     yield records
             except _ERRORS as exc:
-                log.warning("following %s is interrupted: %r", topic, exc)
+                log.warning("following %s was interrupted: %r", topic, exc)
                 await asyncio.sleep(FOLLOW_PAUSE)
 
     async def read_record(self, topic: str, partition: int, offset: int) -> Record | None:
@@ -250,9 +251,7 @@ class KafkaBus:
 
 
 async def _default_replicas(admin: AIOKafkaAdminClient) -> int:
-    """How many copies this cluster gives a topic; while one of its brokers is away, that is more than are seen. 1 where it may not
-    be read.
-    """
+    """The cluster's `default.replication.factor`, which exceeds the visible brokers while one is down. 1 if it may not be read."""
     node = (await admin.describe_cluster())["brokers"][0]["node_id"]
     asked = ConfigResource(ConfigResourceType.BROKER, str(node), {"default.replication.factor": None})
     (answer,) = await admin.describe_configs([asked])

@@ -1,6 +1,6 @@
 """How to reach the brokers, and the requests that aiokafka lacks or has only in an older version.
 
-Everything that the fleet lets aiokafka's errors mean is here: `Unavailable`, `TooLarge` or `NotFound`.
+Decided here: which of aiokafka's errors is `TooLarge`, `NotFound` or `Unavailable` (`translated`).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def connection_options(settings: TransportSettings) -> dict[str, Any]:
     """
     security = settings.kafka_security
     if unknown := sorted(security.keys() - _PASSED - _FILES.keys()):
-        raise ConfigError(f"Kafka's security has no option {', '.join(unknown)}; there are {_known()}")
+        raise ConfigError(f"Kafka's security has no option {', '.join(unknown)}; the options are {_known()}")
     options: dict[str, Any] = {name: value for name, value in security.items() if name in _PASSED}
     options["bootstrap_servers"] = settings.kafka
     options["request_timeout_ms"] = int(REQUEST_TIMEOUT * 1000)
@@ -97,7 +97,7 @@ def translated(error: BaseException, where: str) -> FleetError:
 
 
 async def partition_count(client: AIOKafkaClient, topic: str) -> int:
-    """How many partitions the topic has, asked of a broker; 0 where there is no such topic. Never creates one.
+    """How many partitions the topic has, by a broker's metadata; 0 if there is no such topic. Never creates one.
 
     Raises:
         KafkaError: no broker answers, or the topic may not be seen.
@@ -161,13 +161,13 @@ _NOT_THERE: Final = (errors.UnknownMemberIdError, errors.GroupIdNotFound, Fenced
 
 
 async def leave_group(client: AIOKafkaClient, group: str, members: Sequence[str], member: str = NO_MEMBER) -> None:
-    """Send LeaveGroup for static members to the group's coordinator; those that are not there are no error.
+    """Send LeaveGroup for static members to the group's coordinator; a member that has left already is no error.
 
     Args:
-        client: any.
+        client: any client of the cluster.
         group: of the members.
         members: their `group.instance.id`s.
-        member: the member id that they must have; by default whoever has the `group.instance.id` goes.
+        member: the member id that they must have; by default any holder of the `group.instance.id` is removed.
 
     Raises:
         KafkaError: the coordinator cannot be reached, or refuses.
@@ -183,13 +183,13 @@ async def leave_group(client: AIOKafkaClient, group: str, members: Sequence[str]
 
 
 def consumer_limits(settings: TransportSettings) -> Mapping[str, Any]:
-    """What all consumers share: a record of any allowed size fits, and data that is there is returned at once."""
+    """Options of all consumers: a record of any allowed size fits, and available data is returned at once."""
     return {
         "enable_auto_commit": False,
         "auto_offset_reset": "earliest",
         "fetch_max_wait_ms": int(settings.fetch_max_wait * 1000),
         "fetch_max_bytes": MAX_BATCH,
         "max_partition_fetch_bytes": MAX_BATCH,
-        # How often its fetch loop turns without a reason; at the default of 0.2 s that is half of an idle consumer's turns.
+        # How often the fetch loop wakes without a reason; at the default of 0.2 s, half of an idle consumer's wake-ups.
         "consumer_timeout_ms": 1000,
     }

@@ -1,15 +1,14 @@
 """One static member of one group on one topic.
 
 Invariants:
-- Everything that aiokafka has fetched is drained at once into a buffer per partition: as long as it holds unread records of
-  one partition it fetches that partition no more, and after 100 ms waits up to `fetch_max_wait` for the others alone.
-- PartitionBuffers are thrown away at revocation; what is assigned is fetched again from its committed offset.
-- No record leaves before its partition was announced to the listener with its offsets.
-- Of transactions only what was committed is read: an aborted record is no request. Whatever is behind an open transaction in its
-  partition waits for its end.
-- A log that is not the one it was (its topic was made again, it was cut short, or what is to be read next was deleted) is never
-  skipped over: the partitions are announced anew, with an epoch by which nothing in flight goes on.
-- A member whose `group.instance.id` was taken over by another process stops; one that was evicted joins again.
+- Fetched records are drained from aiokafka at once into a buffer per partition: while it holds unread records of a partition it
+  does not fetch that partition, and after 100 ms it waits up to `fetch_max_wait` for the others alone.
+- Buffers are dropped at revocation; assigned partitions are fetched again from their committed offsets.
+- No record is handed out before its partition and offsets were announced to the listener.
+- Only committed transactions are read. Records behind an open transaction wait until it ends.
+- A log that was replaced (its topic was created again, it was truncated, or the next record was deleted) is never skipped: its
+  partitions are announced again, with an epoch that ends everything in flight.
+- A member whose `group.instance.id` was taken over by another process stops; an evicted member joins again.
 """
 
 from __future__ import annotations
@@ -50,11 +49,11 @@ COMMIT_TIMEOUT: Final = 5.0
 STOP_TIMEOUT: Final = 15.0
 WATCH_INTERVAL: Final = 1.0
 TOPIC_INTERVAL: Final = 2.0
-"""Seconds between looks whether the topic is still the one that it was."""
+"""Seconds between checks whether the topic's id is still the same."""
 MAKE_AGAIN: Final = 3.0
-"""Seconds that a topic must be gone before this member makes it again: whoever deleted it may do so, with other partitions."""
+"""Seconds after which this member creates a deleted topic again; the operator who deleted it may create it first."""
 STALE: Final = 30.0
-"""Seconds without any answer to a fetch after which the inner consumer is replaced."""
+"""Seconds without a response to a fetch after which the inner consumer is replaced."""
 RESTART_PAUSE: Final = (0.1, 3.0)
 _ERRORS: Final = (KafkaError, OSError, TimeoutError)
 
@@ -62,8 +61,8 @@ _ERRORS: Final = (KafkaError, OSError, TimeoutError)
 class KafkaConsumer:
     """`protocol.ports.Consumer` on aiokafka; made by `KafkaBus.subscribe`.
 
-    `on_rebalance` is called when this member hears from the coordinator, and from nobody before, that its group is rebalanced.
-    `make_topic` makes the topic anew, as it was.
+    `on_rebalance` is called when this member learns of a rebalance from the coordinator, without a hint from another member.
+    `make_topic` creates the topic again, with as many partitions as before.
     """
 
     def __init__(  # noqa: PLR0913
@@ -108,7 +107,7 @@ class KafkaConsumer:
     # --- life ---
 
     async def _run(self) -> None:
-        """Keep an inner consumer alive, until another process takes this member's place."""
+        """Keep an inner consumer running until another process takes over this member."""
         pause, longest = RESTART_PAUSE
         while not self._replaced:
             inner = self._living = self._new_inner()
@@ -117,12 +116,12 @@ class KafkaConsumer:
                 fetch_when_free(inner)
                 decode_safely(inner, self._fetcher.budget)
                 pause = RESTART_PAUSE[0]
-                log.warning("the consumer of %s is made anew: %s", self._topic, await self._watch(inner))
+                log.warning("the consumer of %s is replaced: %s", self._topic, await self._watch(inner))
                 await self._leave(inner)
             except _ERRORS as exc:
                 self._on_error(exc)
             except Exception:
-                log.exception("the consumer of %s failed and is made anew", self._topic)
+                log.exception("the consumer of %s failed and is replaced", self._topic)
             finally:
                 self._inner = self._living = None
                 self._probe.close()
@@ -133,14 +132,14 @@ class KafkaConsumer:
         log.error("%s", self._why_ended())
 
     async def _leave(self, inner: AIOKafkaConsumer) -> None:
-        """Have the group share its partitions anew: a static member that only comes back is given what it had."""
+        """Leave the group, so that it assigns its partitions again: a static member that only rejoins keeps what it had."""
         if self._leaves and not self._replaced:
             self._leaves = False
             async with asyncio.timeout(COMMIT_TIMEOUT):
                 await leave_group(client_of(inner), self.group, [self._instance], self._member)
 
     def _on_error(self, error: BaseException) -> None:
-        """Log what aiokafka reports, and see whether it means that this member was replaced."""
+        """Log an error of aiokafka's, and note whether it means that this member was replaced."""
         log.warning("the consumer of %s: %r", self._topic, error)
         self._fetcher.health.failed(repr(error), time.monotonic())
         if FencedInstanceIdError.__name__ in repr(error):
@@ -175,25 +174,25 @@ class KafkaConsumer:
             if self._astray:
                 return self._astray
             try:
-                coordinator_of(inner).check_errors()  # it stands still until its error was taken
+                coordinator_of(inner).check_errors()  # it does nothing until its error is taken
             except KafkaError as exc:
                 self._on_error(exc)
             if has_failed(inner):
                 return "a task of aiokafka has ended"
-            # Nobody polls, or the buffers are full: then no answer is due.
+            # Without a poll, or with full buffers, no response is due.
             due = self._polled and not self._fetcher.full
             stale = stale + WATCH_INTERVAL if due and self._fetcher.silence(inner) > STALE else 0.0
             if stale > STALE / 3:
-                return f"no answer to a fetch for {STALE:g} s"
+                return f"no response to a fetch for {STALE:g} s"
         return "it was replaced"
 
     async def _look_at_topic(self, inner: AIOKafkaConsumer) -> None:
-        with contextlib.suppress(*_ERRORS, Unavailable):  # then it is looked at again
+        with contextlib.suppress(*_ERRORS, Unavailable):  # then it is checked again
             async with asyncio.timeout(COMMIT_TIMEOUT):
                 if await self._name.moved(client_of(inner)):
-                    self._leaves, self._astray = True, "its topic was deleted and made again"
+                    self._leaves, self._astray = True, "its topic was deleted and created again"
                 elif self._name.gone_for(time.monotonic()) > MAKE_AGAIN:
-                    log.warning("topic %s was deleted while it is served: it is made again", self._topic)
+                    log.warning("topic %s was deleted while it is being served, and is created again", self._topic)
                     await self._make_topic()
 
     async def _stop(self, inner: AIOKafkaConsumer) -> None:
@@ -201,7 +200,7 @@ class KafkaConsumer:
             async with asyncio.timeout(STOP_TIMEOUT):
                 await inner.stop()
         except _ERRORS as exc:
-            log.warning("consumer of %s did not stop cleanly: %r", self._topic, exc)
+            log.warning("the consumer of %s did not stop cleanly: %r", self._topic, exc)
         finally:
             await close_for_good(client_of(inner))
 
@@ -219,21 +218,21 @@ class KafkaConsumer:
     # --- ownership ---
 
     def on_rebalance_hint(self) -> None:
-        """Ask the coordinator whether the group is being rebalanced; nothing happens where that is known."""
+        """Ask the coordinator whether the group is rebalancing, unless that is known."""
         if self._inner is not None and self._announced.is_set():
             self._probe.ask(coordinator_of(self._inner))
 
     def lives(self, inner: AIOKafkaConsumer) -> bool:
-        """Whether it may still be given partitions: one that is being stopped takes part in rebalances until it is."""
+        """Whether it may be assigned partitions: an inner consumer that is being stopped still takes part in rebalances."""
         return inner is self._living
 
     def _rebalances(self) -> None:
-        if self._epoch:  # the first join is no news to those who must take part in it
+        if self._epoch:  # the first join needs no hint: it starts the rebalance
             self._probe.rebalancing()
         self._take_away()
 
     def _take_away(self) -> None:
-        """The group rebalances, or the inner consumer ends: whatever was owned may now be anybody's."""
+        """Revoke all partitions: the group rebalances, or the inner consumer ends."""
         if self._announcing is not None:
             self._announcing.cancel()
             self._announcing = None
@@ -253,22 +252,22 @@ class KafkaConsumer:
         self._announcing = asyncio.get_running_loop().create_task(self._announce(inner, sorted(partitions)))
 
     async def _announce(self, inner: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> None:
-        """Look up where each partition stands, then let records go; tried again until the next rebalance."""
+        """Read each partition's offsets, then announce the partitions; retried until the next rebalance."""
         while True:
             try:
                 entries, anew = await self._positions(inner, partitions)
                 break
             except _ERRORS as exc:
-                log.warning("offsets of %s cannot be read yet: %r", self._topic, exc)
+                log.warning("the offsets of %s cannot be read yet: %r", self._topic, exc)
                 self._fetcher.health.failed(f"its offsets cannot be read: {exc!r}", time.monotonic())
                 await asyncio.sleep(ERROR_PAUSE)
         self._announcing = None
         self._fetcher.health.succeeded()
         if not entries and not self._epoch:
-            # What this static member had may be from before the topic was made again; a spare one is only given nothing again.
-            self._leaves, self._astray = True, "it was given no partition, as a member that comes back"
+            # Its former partitions may be of a deleted topic of this name. A spare member is assigned none again.
+            self._leaves, self._astray = True, "it rejoined and was assigned no partition"
         self._fetcher.buffers.open(entries)
-        # Two steps tell the listener that another log, or another member, was in between: nothing in flight goes on.
+        # A step of two means that the log was replaced, or another member was in between: nothing in flight may go on.
         self._epoch += 2 if anew and self._epoch else 1
         self._fetcher.since = time.time()
         self._announced.set()
@@ -277,7 +276,7 @@ class KafkaConsumer:
     async def _positions(
         self, inner: AIOKafkaConsumer, partitions: Sequence[TopicPartition]
     ) -> tuple[list[Assigned], bool]:
-        """Where each partition stands, and whether any begins anew: then its start is committed, so that it is pinned."""
+        """Each partition's offsets, and whether any starts anew; the start of such a one is committed, which pins it."""
         if not partitions:
             return [], False
         entries, anew = await read_positions(inner, partitions, self._name)
@@ -294,13 +293,13 @@ class KafkaConsumer:
         """See `Consumer.fetch`. Cancelling it loses nothing.
 
         Raises:
-            Unavailable: another process has joined as this member, or the consumer was closed: no record will come again. Or
-                nothing came, and has failed for some time; it is tried again.
+            Unavailable: another process has joined as this member, or the consumer was closed, so that no record will follow; or
+                fetching has failed for some seconds, and is retried.
         """
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout
         remaining = timeout
-        if self._fetcher.buffers.bytes or timeout <= 0:  # where nothing is there, the loop below drains, and waits
+        if self._fetcher.buffers.bytes or timeout <= 0:  # with empty buffers the loop below drains, and waits
             await self._drain(0.0)
         while not (records := self._fetcher.buffers.take(max_records, partitions)):
             if self._replaced or self._closed:
@@ -326,12 +325,12 @@ class KafkaConsumer:
         return f"the consumer of {self._topic} is closed"
 
     async def _drain(self, timeout: float) -> None:
-        """Read on, where there is something to read from."""
+        """Drain fetched records, if partitions are assigned."""
         self._polled = True
         if self._inner is not None and self._announced.is_set():
             error = await self._fetcher.drain(self._inner, timeout, self._announced.is_set)
             if isinstance(error, OffsetOutOfRangeError):
-                self._astray = "its log was cut short, made again, or deleted where it was to be read"
+                self._astray = "its log was truncated, created again, or deleted at its position"
 
     def positions(self) -> dict[int, int]:
         """See `Consumer.positions`."""
@@ -344,10 +343,10 @@ class KafkaConsumer:
         return self._fetcher.backlog(self._inner)
 
     async def lag(self) -> int:
-        """See `Consumer.lag`. Without I/O while fetches are answered, which tells the log's end twice a second.
+        """See `Consumer.lag`. Without I/O while fetches are answered: their responses carry the log's end twice a second.
 
         Raises:
-            Unavailable: the log's end is old and no broker tells it.
+            Unavailable: the known log end is old, and no broker answers.
         """
         return await self._fetcher.lag(self._inner, fresh=not self._announced.is_set())
 
@@ -362,7 +361,7 @@ class KafkaConsumer:
         try:
             async with asyncio.timeout(COMMIT_TIMEOUT):
                 marked = {number: offset_of(offset, self._name.id) for number, offset in offsets.items()}
-                await inner.commit({TopicPartition(self._topic, number): told for number, told in marked.items()})
+                await inner.commit({TopicPartition(self._topic, number): value for number, value in marked.items()})
         except (*_ERRORS, IllegalStateError) as exc:
             raise Unavailable(f"offsets of {self._topic} were not committed: {exc!r}") from None
         for number, offset in offsets.items():
@@ -370,7 +369,7 @@ class KafkaConsumer:
 
 
 class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]
-    """aiokafka's side of ownership."""
+    """aiokafka's callbacks for rebalances."""
 
     def __init__(self, consumer: KafkaConsumer, inner: AIOKafkaConsumer) -> None:
         self._consumer = consumer
@@ -379,8 +378,9 @@ class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]
     def on_partitions_revoked(self, revoked: Any) -> None:
         """Called before every join, also the first.
 
-        aiokafka forgets its member id when the coordinator does not know it. Joining under the old one lets the coordinator
-        tell an evicted member (unknown: aiokafka then joins anew) from a replaced one (fenced: it must not steal back).
+        aiokafka drops its member id when the coordinator does not know it. Joining under the old id lets the coordinator
+        distinguish an evicted member (unknown: aiokafka then joins anew) from a replaced one (fenced: it must
+        not take its place back).
         """
         keep_member_id(self._inner, self._consumer.member)
         if self._consumer.lives(self._inner):

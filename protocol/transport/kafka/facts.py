@@ -1,4 +1,4 @@
-"""Reads what `facts.KafkaFacts` says; changes nothing."""
+"""Reads `KafkaFacts` from a cluster; changes nothing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def read_kafka(settings: TransportSettings) -> KafkaFacts:
 async def _read(admin: AIOKafkaAdminClient, settings: TransportSettings) -> KafkaFacts:
     cluster = await admin.describe_cluster()
     brokers = tuple(sorted(broker["node_id"] for broker in cluster["brokers"]))
-    # Asked for all of them: a metadata request for one that is missing would create it where the broker allows that.
+    # All topics are listed: a metadata request for a missing one would create it if the broker allows that.
     names = [
         name
         for name in await admin.list_topics()
@@ -70,13 +70,13 @@ async def _read(admin: AIOKafkaAdminClient, settings: TransportSettings) -> Kafk
 async def read_unread(
     admin: AIOKafkaAdminClient, settings: TransportSettings, partitions: Mapping[str, int], served: Sequence[TopicFacts]
 ) -> dict[str, TopicFacts]:
-    """The topics with what their groups have not read yet. A group has the name of its topic.
+    """The topics with the facts about their unread records. A group has the name of its topic.
 
     Raises:
         KafkaError: a log or a group cannot be read.
     """
     if not served:
-        return {}  # aiokafka's consumer cannot be stopped the moment that it has started
+        return {}  # aiokafka's consumer cannot be stopped right after its start
     consumer = AIOKafkaConsumer(**consumer_limits(settings), **connection_options(settings))
     try:
         await consumer.start()
@@ -86,7 +86,7 @@ async def read_unread(
 
 
 async def _settled(read: Callable[..., Awaitable[TopicFacts]], *arguments: Any) -> TopicFacts:
-    """Read again where a leader or coordinator is not there yet, as on a broker that has just made its offsets topic."""
+    """Retry while there is no leader or coordinator yet, as on a broker that has just created its offsets topic."""
     while True:
         try:
             return await read(*arguments)
@@ -123,7 +123,7 @@ def _topic(described: Mapping[str, Any], settings: Mapping[str, str]) -> TopicFa
 
 
 def _settings(responses: Sequence[Any]) -> dict[tuple[bool, str], dict[str, str]]:
-    """By (is a broker's, name); what may not be read is empty."""
+    """By (whether it is a broker's, name); empty if they may not be read."""
     found: dict[tuple[bool, str], dict[str, str]] = {}
     for response in responses:
         for error, _, kind, name, entries, *_ in response.resources:

@@ -1,7 +1,7 @@
-"""What a member has fetched of its partitions, and how it fetches more.
+"""How a member fetches, and how many records wait for it.
 
-Invariant: everything that aiokafka has fetched is drained at once into a buffer per partition. What is drained together with an
-error is fetched again.
+Invariant: fetched records are drained from aiokafka at once into a buffer per partition; records drained together with an error are
+fetched again.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from protocol.transport.kafka.health import FetchHealth
 log = logging.getLogger(__name__)
 
 BUFFERED_BYTES: Final = 32 * 1024 * 1024
-"""Bytes of records in the buffers above which nothing more is drained or inflated; one more fetch may be on its way."""
+"""Bytes of buffered records above which no more are drained or inflated; one more fetch may be in flight."""
 FRESH: Final = 2.0
-"""Seconds that the log's end, as the last fetch told it, is good enough for a lag."""
+"""Seconds for which the log's end from the last fetch is good enough for a lag."""
 QUIET: Final = 1.0
-"""Seconds without records and without an error, after which fetching counts as working."""
+"""Seconds without records or an error after which fetching counts as working."""
 ERROR_PAUSE: Final = 0.1
 NOWHERE: Final = TopicPartition("", -1)
-"""Holds nothing: asking for it polls without taking, while asking for no partition would mean all."""
+"""A partition without records: fetching from it polls without taking; an empty list would mean all partitions."""
 
 
 class Fetcher:
-    """The partitions of one topic that a member owns. The consumers that are passed in are its inner one, or None without one.
+    """Fetches the owned partitions of one topic. `inner` is the member's aiokafka consumer, or None while it has none.
 
     Args:
         topic: its name.
@@ -46,7 +46,7 @@ class Fetcher:
         buffers: what was fetched.
         room: what may be inflated yet.
         health: why nothing comes.
-        since: when the partitions came, on the wall clock.
+        since: when the partitions were assigned, on the wall clock.
     """
 
     def __init__(self, topic: str) -> None:
@@ -58,7 +58,7 @@ class Fetcher:
 
     @property
     def full(self) -> bool:
-        """Whether so much waits to be taken that no more is fetched."""
+        """Whether so much is buffered that no more is fetched."""
         return self.buffers.bytes >= BUFFERED_BYTES
 
     def _place(self, number: int) -> TopicPartition:
@@ -67,27 +67,27 @@ class Fetcher:
     # --- fetching ---
 
     async def drain(self, inner: AIOKafkaConsumer, timeout: float, goes_on: Callable[[], bool]) -> BaseException | None:
-        """Move what aiokafka has fetched into the lanes; waits for some where there is none.
+        """Move fetched records into the buffers; waits for some if there are none.
 
         Args:
             inner: where from.
-            timeout: seconds; 0 takes what is there.
+            timeout: seconds; 0 does not wait.
             goes_on: whether the partitions are still this member's.
 
         Returns:
-            The error where fetching failed; it is tried again with the next call.
+            The error if fetching failed; the next call retries.
         """
         left = self.budget.left = BUFFERED_BYTES - self.buffers.bytes
         where = () if left > 0 else (NOWHERE,)
         try:
             if timeout == 0:
                 fetched = await inner.getmany(*where, max_records=MAX_DRAINED)
-            else:  # it ends by itself, except that it would wait out a rebalance that begins meanwhile
+            else:  # getmany would outlast its timeout while a rebalance runs
                 async with asyncio.timeout(timeout):
                     fetched = await inner.getmany(*where, timeout_ms=timeout * 1000, max_records=MAX_DRAINED)
         except TimeoutError:
             return None
-        except Exception as exc:  # whichever it is, what was drained with it is fetched again
+        except Exception as exc:  # after any error, what was drained with it is fetched again
             self.health.failed(repr(exc), time.monotonic())
             log.warning("fetching from %s failed: %r", self._topic, exc)
             if goes_on():
@@ -107,7 +107,7 @@ class Fetcher:
                 inner.seek(self._place(number), buffer.tail)
 
     def positions(self, inner: AIOKafkaConsumer | None) -> dict[int, int]:
-        """Per partition where the next fetch begins; empty buffers are moved there over what is no record."""
+        """The offset of the next fetch per partition; moves empty buffers past markers and aborted transactions."""
         if inner is not None:
             empty = {self._place(number): buffer for number, buffer in self.buffers if not buffer.records}
             for place, position in positions_of(inner, empty).items():
@@ -116,21 +116,21 @@ class Fetcher:
         return {number: buffer.position for number, buffer in self.buffers}
 
     def silence(self, inner: AIOKafkaConsumer) -> float:
-        """Seconds since the last answer to a fetch, or since the partitions came; 0 where there are none."""
+        """Seconds since the last response to a fetch, or since the assignment; 0 without partitions."""
         polls = [inner.last_poll_timestamp(self._place(number)) or 0 for number, _ in self.buffers]
         return time.time() - max(self.since, max(polls) / 1000) if polls else 0.0
 
     # --- how much there is ---
 
     def backlog(self, inner: AIOKafkaConsumer | None) -> int:
-        """Records behind what was taken. Not those behind an open transaction: nobody knows when that ends."""
+        """Records behind the position, without those behind an open transaction, which may end at any time."""
         return sum(max(0, self._readable(inner, number, buffer) - buffer.position) for number, buffer in self.buffers)
 
     async def lag(self, inner: AIOKafkaConsumer | None, *, fresh: bool) -> int:
-        """Records at or behind the committed offsets; the broker is asked where the last fetch is old and `fresh` does not hold.
+        """Records at or behind the committed offsets; asks a broker if the last fetch is old, unless `fresh`.
 
         Raises:
-            Unavailable: the log's end is old and no broker tells it.
+            Unavailable: the known log end is old, and no broker answers.
         """
         if inner is not None and not fresh and self.silence(inner) > FRESH:
             try:
@@ -142,11 +142,11 @@ class Fetcher:
         return sum(max(0, self._end(inner, number, buffer) - buffer.committed) for number, buffer in self.buffers)
 
     def _end(self, inner: AIOKafkaConsumer | None, number: int, buffer: PartitionBuffer) -> int:
-        """The log's end as the last fetch told it; as it was at assignment before the first."""
-        told = inner.highwater(self._place(number)) if inner is not None else None
-        return max(told or 0, buffer.end)
+        """The log's end by the last fetch; before the first, the end at assignment."""
+        end = inner.highwater(self._place(number)) if inner is not None else None
+        return max(end or 0, buffer.end)
 
     def _readable(self, inner: AIOKafkaConsumer | None, number: int, buffer: PartitionBuffer) -> int:
-        """The same without what is behind an open transaction."""
-        told = inner.last_stable_offset(self._place(number)) if inner is not None else None
-        return max(told or 0, buffer.end)
+        """The last stable offset: records behind an open transaction are above it."""
+        end = inner.last_stable_offset(self._place(number)) if inner is not None else None
+        return max(end or 0, buffer.end)

@@ -1,15 +1,15 @@
-"""Whether what fails now and then fails for good, so that readiness says so. Pure: time is an argument."""
+"""Whether fetching fails for so long that readiness must report it. Pure: time is an argument."""
 
 from __future__ import annotations
 
 from typing import Final
 
 LASTING: Final = 5.0
-"""Seconds that a failure must last: rebalances and elections are over before that."""
+"""Seconds that a failure must last; rebalances and elections take less."""
 
 
 class FetchHealth:
-    """What fails, and since when without a success in between."""
+    """The newest error, and since when there has been no success."""
 
     __slots__ = ("_since", "_why")
 
@@ -18,15 +18,15 @@ class FetchHealth:
         self._since = 0.0
 
     def failed(self, why: str, now: float) -> None:
-        """It failed."""
+        """Fetching failed."""
         if not self._why:
             self._since = now
         self._why = why
 
     def succeeded(self) -> None:
-        """It succeeded."""
+        """Fetching succeeded."""
         self._why = ""
 
     def lasting_failure(self, now: float) -> str:
-        """Why it fails, once it has done so for some time; "" before, and where it does not."""
+        """The newest error, once fetching has failed for `LASTING` seconds; "" otherwise."""
         return self._why if self._why and now - self._since >= LASTING else ""

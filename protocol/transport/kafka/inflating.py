@@ -1,7 +1,7 @@
-"""Compressed data of strangers: inflated up to a limit, and never beyond it. Pure.
+"""Compressed data of any producer: inflated up to a limit, and never beyond it. Pure.
 
-What declares its size is refused by it before anything is inflated: gzip by its trailer, snappy by its header. Everything is
-inflated into a buffer that ends at the limit, and takes no memory until it is written to.
+Data that declares a size over the limit (gzip in its trailer, snappy in its header) is refused before it is inflated. Data is
+inflated into a buffer of the limit's size, which takes no memory until it is written to.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ import numpy as np
 from protocol.errors import CodecError, TooLarge
 
 CODECS: Final = {1: "gzip", 2: "snappy", 3: "lz4", 4: "zstd"}
-"""By the number that a record batch has in its attributes."""
+"""By the codec number in a record batch's attributes."""
 MEBIBYTE: Final = 1024 * 1024
 _XERIAL: Final = b"\x82SNAPPY\x00"
 _XERIAL_HEADER: Final = 16
 _GZIP_TRAILER: Final = 8
 
 Inflater = Callable[[memoryview, Any], int]
-"""Writes what the data inflates to into a buffer; returns how much it is."""
+"""Inflates the data into a buffer; returns the number of bytes written."""
 
 
 def inflate(codec: int, data: memoryview, limit: int, head: bytes = b"") -> memoryview:
-    """The data as it was before it was compressed.
+    """The data, decompressed.
 
     Args:
         codec: a key of `CODECS`.
-        data: as a record batch has it.
+        data: from a record batch.
         limit: bytes that it may inflate to.
-        head: what is to stand before it.
+        head: bytes to put in front of it.
 
     Raises:
         TooLarge: it inflates to more.
@@ -41,7 +41,7 @@ def inflate(codec: int, data: memoryview, limit: int, head: bytes = b"") -> memo
     """
     inflater = _INFLATERS.get(codec)
     if inflater is None:
-        raise CodecError(f"compression codec {codec} is not known; there are {', '.join(CODECS.values())}")
+        raise CodecError(f"compression codec {codec} is unknown; the codecs are {', '.join(CODECS.values())}")
     out: Any = np.empty(len(head) + limit, np.uint8)
     out[: len(head)] = np.frombuffer(head, np.uint8)
     try:
@@ -56,7 +56,7 @@ def inflate(codec: int, data: memoryview, limit: int, head: bytes = b"") -> memo
 
 
 class _Over(Exception):
-    """It says itself that it is too large."""
+    """The data declares a size over the limit."""
 
 
 def _too_large(limit: int) -> TooLarge:
@@ -70,7 +70,7 @@ def _gzip(data: memoryview, out: Any) -> int:
 
 
 def _snappy(data: memoryview, out: Any) -> int:
-    """Raw, as librdkafka writes it, or in the frames of Java's library."""
+    """Raw (librdkafka), or framed (Java's xerial library)."""
     if bytes(data[: len(_XERIAL)]) != _XERIAL:
         return _snappy_block(data, out)
     at, size = _XERIAL_HEADER, 0

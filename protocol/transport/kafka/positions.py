@@ -1,11 +1,11 @@
-"""Where a group stands on a topic: committed offsets that say of which log they are.
+"""Where a group resumes on a topic: committed offsets that carry the topic's id.
 
-A topic can be deleted and made again under its name. Kafka then deletes the group's offsets, but a member that has not noticed
+A topic can be deleted and created again under its name. Kafka then deletes the group's offsets, but a member that has not noticed
 commits the old ones again, and they would hide the first records of the new log. So every commit carries the id of its topic
-(KIP-516), and an offset that carries another one counts for nothing. One that carries none was set by an operator and counts.
+(KIP-516), and an offset with another id is ignored. An offset without an id was set by an operator and is valid.
 
-Nothing here is asked on the connection that records are fetched on. A broker answers a connection's requests in order, and a fetch
-waits there for records, for half a second where none come: a rebalance would stop a model's partitions for that long, twice.
+No request here uses the connection that fetches use. A broker answers a connection's requests in order, and a fetch without records
+waits there for half a second: a rebalance would stop a model's partitions for that long, twice.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ _Struct: TypeAlias = MetadataRequest_v12
 
 
 class TopicMetadata(Request[_Struct]):  # type: ignore[misc]
-    """Asks for one topic, and creates none."""
+    """Metadata of one topic; never creates it."""
 
     API_KEY = 3
 
@@ -144,10 +144,10 @@ class TopicMetadata(Request[_Struct]):  # type: ignore[misc]
 
 
 class TopicName:
-    """A topic's name, and which topic stands behind it.
+    """A topic's name, and which topic has it now.
 
     Attributes:
-        id: tells this topic from an earlier one of the same name, as Kafka's tools print it; "" before the first `resolve`.
+        id: distinguishes this topic from an earlier one of the same name, as Kafka's tools print it; "" before `resolve`.
     """
 
     def __init__(self, topic: str) -> None:
@@ -157,26 +157,26 @@ class TopicName:
 
     @property
     def gone(self) -> bool:
-        """Whether there is none at the moment."""
+        """Whether no topic has the name at the moment."""
         return self._gone_since is not None
 
     def gone_for(self, now: float) -> float:
-        """Seconds since that was seen; 0 where there is one."""
+        """Seconds since it was first seen to be gone; 0 if it exists."""
         return 0.0 if self._gone_since is None else now - self._gone_since
 
     async def resolve(self, client: AIOKafkaClient) -> None:
         """Read the id.
 
         Raises:
-            KafkaError: there is no such topic, or no broker tells.
+            KafkaError: there is no such topic, or no broker answers.
         """
         self.id = await _topic_id(client, self._topic)
 
     async def moved(self, client: AIOKafkaClient) -> bool:
-        """Whether another topic has the name now. Reading goes by name: a reader would go on at its offset in that one.
+        """Whether another topic has the name now. Fetches go by name: a reader would continue at its offset in the new topic.
 
         Raises:
-            KafkaError: no broker tells.
+            KafkaError: no broker answers.
         """
         was_gone = self.gone
         try:
@@ -204,49 +204,49 @@ async def _topic_id(client: AIOKafkaClient, topic: str) -> str:
 
 
 def offset_of(offset: int, topic: str) -> tuple[int, str]:
-    """An offset as it is committed.
+    """An offset and its metadata, as they are committed.
 
     Args:
-        offset: the next one to read.
+        offset: the next to read.
         topic: the topic's id.
     """
     return offset, MARK + topic
 
 
-def counts(told: OffsetAndMetadata, end: int, topic: str) -> bool:
-    """Whether a committed offset is one of this log. Behind its end it is not: the log was cut short, or is another one."""
-    if told.offset > end:
+def is_of_log(committed: OffsetAndMetadata, end: int, topic: str) -> bool:
+    """Whether a committed offset is of this log. Beyond its end it is not: the log was truncated or replaced."""
+    if committed.offset > end:
         return False
-    return not told.metadata.startswith(MARK) or told.metadata == MARK + topic
+    return not committed.metadata.startswith(MARK) or committed.metadata == MARK + topic
 
 
 async def read_positions(
     inner: AIOKafkaConsumer, partitions: Sequence[TopicPartition], topic: TopicName
 ) -> tuple[list[Assigned], list[TopicPartition]]:
-    """Where each partition stands, and those of which nothing that was committed counts: they stand at the log's start.
+    """Each partition's offsets, and the partitions without a valid committed offset, which begin at the log's start.
 
     Args:
         inner: a member of the group.
         partitions: of one topic, at least one.
-        topic: its name; its id is read anew.
+        topic: its name; its id is resolved again.
 
     Raises:
-        KafkaError: a leader or the group's coordinator does not tell.
+        KafkaError: a leader or the group's coordinator does not answer.
     """
     committed: dict[TopicPartition, OffsetAndMetadata]
     committed, _ = await asyncio.gather(
         coordinator_of(inner).fetch_committed_offsets(partitions), topic.resolve(client_of(inner))
     )
-    # Later than the committed offsets, which then cannot be behind an end that has moved meanwhile.
+    # Read after the committed offsets, so that none of those can lie beyond an end that has moved meanwhile.
     starts, ends = await asyncio.gather(
         _log_offsets(client_of(inner), partitions, OffsetResetStrategy.EARLIEST),
         _log_offsets(client_of(inner), partitions, OffsetResetStrategy.LATEST),
     )
     entries, anew = [], []
     for partition in partitions:
-        start, end, told = starts[partition.partition], ends[partition.partition], committed.get(partition)
-        if told is not None and counts(told, end, topic.id):
-            entries.append(Assigned(partition.partition, told.offset, end, start))
+        start, end, found = starts[partition.partition], ends[partition.partition], committed.get(partition)
+        if found is not None and is_of_log(found, end, topic.id):
+            entries.append(Assigned(partition.partition, found.offset, end, start))
         else:
             entries.append(Assigned(partition.partition, start, end, start))
             anew.append(partition)
@@ -254,10 +254,10 @@ async def read_positions(
 
 
 async def _log_offsets(client: AIOKafkaClient, partitions: Sequence[TopicPartition], which: int) -> dict[int, int]:
-    """Where the log of each partition starts, or ends for those who read what is committed.
+    """Each partition's log start, or its last stable offset.
 
     Raises:
-        KafkaError: a leader is not known or does not tell; who leads is then asked anew.
+        KafkaError: a leader is unknown or does not answer; the metadata is then updated.
     """
     topic = partitions[0].topic
     led: dict[int, list[int]] = collections.defaultdict(list)
@@ -267,11 +267,11 @@ async def _log_offsets(client: AIOKafkaClient, partitions: Sequence[TopicPartiti
     if -1 in led:
         await client.force_metadata_update()
         raise LeaderNotAvailableError(f"partitions {led[-1]} of {topic}")
-    told = await asyncio.gather(*(_told_by(client, node, topic, numbers, which) for node, numbers in led.items()))
-    return {number: offset for offsets in told for number, offset in offsets.items()}
+    found = await asyncio.gather(*(_offsets_of(client, node, topic, numbers, which) for node, numbers in led.items()))
+    return {number: offset for offsets in found for number, offset in offsets.items()}
 
 
-async def _told_by(
+async def _offsets_of(
     client: AIOKafkaClient, node: int, topic: str, partitions: Sequence[int], which: int
 ) -> dict[int, int]:
     request = OffsetRequest(NO_REPLICA, READ_COMMITTED, [(topic, [(number, which) for number in partitions])])

@@ -1,10 +1,10 @@
-"""The producing end: one idempotent producer, groups of records as ready-made batches.
+"""Publishing: one idempotent producer, and groups of records as ready-made batches.
 
 Invariants:
-- A group goes to one partition as one batch; only a group above `MAX_BATCH` is split, and then sent part by part.
-- The producer is replaced after any batch that was given up: aiokafka counts its sequence number as used, so that the
+- A group goes to one partition as one batch; a group above `MAX_BATCH` is sent as several, one after the other.
+- The inner producer is replaced after any batch that it gave up: aiokafka counts the batch's sequence number as used, so that the
   broker would refuse everything that follows on that partition (OUT_OF_ORDER_SEQUENCE_NUMBER, for ever).
-- A replaced producer is stopped when nobody sends through it any more: what waits in it for a free place would hang.
+- A replaced inner producer is stopped once no call sends through it: a call that waits for room in it would hang.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ from protocol.transport.settings import TransportSettings
 log = logging.getLogger(__name__)
 
 PUBLISH_TIMEOUT: Final = 10.0
-"""Seconds after which a group that was not acknowledged counts as failed; the producer goes on trying to deliver it."""
+"""Seconds after which an unacknowledged group counts as failed; the inner producer still retries it."""
 STOP_TIMEOUT: Final = 15.0
 LONGEST_PAUSE: Final = 2.0
 KNOWN_WITHIN: Final = 1.0
-"""Seconds that a topic may take from the broker that made it to all others."""
+"""Seconds until all brokers know a topic that one of them has created."""
 
 _UNNUMBERED: Final = (OutOfOrderSequenceNumber, UnknownProducerId, InvalidProducerEpoch, ProducerFenced, ProducerClosed)
-"""Not appended because the broker and this producer count differently: a new producer may send it again."""
+"""Not appended, because the broker and this producer disagree on sequence numbers: a new producer may send it again."""
 _ERRORS: Final = (KafkaError, OSError, TimeoutError)
 
 
 class Producer:
-    """Sends groups of records; comes back after whatever happened to its producer."""
+    """Sends groups of records; replaces its inner producer after failures."""
 
     def __init__(self, settings: TransportSettings) -> None:
         self._settings = settings
@@ -105,7 +105,7 @@ class Producer:
             await asyncio.wait(self._stopping)
 
     async def inner(self) -> AIOKafkaProducer:
-        """The running producer; whoever finds none waits for the same new one.
+        """The running aiokafka producer; callers that find none wait for the same new one.
 
         Raises:
             KafkaError, OSError, TimeoutError: no broker answers.
@@ -144,10 +144,10 @@ class Producer:
     def _started(self, starting: asyncio.Task[AIOKafkaProducer]) -> None:
         self._starting = None
         if not starting.cancelled():
-            starting.exception()  # seen, also where every caller has gone away
+            starting.exception()  # retrieved, even if every caller was cancelled
 
     def _retire(self, producer: AIOKafkaProducer) -> None:
-        """The next call starts a new one; this one is stopped in the background once nobody sends through it."""
+        """Let the next call start a new one; stop this one in the background once no call sends through it."""
         if self._producer is producer:
             self._producer = None
         if self._sending.get(producer) == 0:
@@ -161,7 +161,7 @@ class Producer:
 
         Raises:
             NotFound: there is no such topic.
-            Unavailable: no broker tells.
+            Unavailable: no broker answers.
         """
         where = f"topic {topic} at {self._settings.kafka}"
         try:
@@ -178,7 +178,7 @@ class Producer:
         return len(known)
 
     async def _is_known(self, producer: AIOKafkaProducer, topic: str) -> bool:
-        """Whether a broker knows the topic. One that was made just now is not known to all, so others are asked, too."""
+        """Whether a broker knows the topic. Not all brokers know a new topic yet, so several are asked."""
         clock = asyncio.get_running_loop().time
         end = clock() + KNOWN_WITHIN
         while not await partition_count(producer.client, topic):
@@ -204,22 +204,22 @@ class Producer:
                     except _UNNUMBERED as exc:
                         if self._closed:
                             raise
-                        log.info("a group for %s/%d is sent by a new producer: %r", topic, partition, exc)
+                        log.info("a group for %s/%d is sent again by a new producer: %r", topic, partition, exc)
         except _ERRORS as exc:
             self._partitions.pop(topic, None)
             raise translated(exc, f"publishing to {topic} at {self._settings.kafka}") from None
 
     async def _deliver(self, topic: str, records: Sequence[OutRecord], partition: int) -> Published:
-        """Send the group's batches one after the other; nearly always it is one."""
+        """Send the group's batches one after the other; there is nearly always one."""
         producer = self._producer or await self.inner()
         first: Published | None = None
         for batch, stamp in _batches(producer, records):
-            told = await self._send(producer, batch, topic, partition)
-            if told.offset < 0:
-                raise KafkaError("acknowledged as a duplicate whose place the broker no longer knows")
+            sent = await self._send(producer, batch, topic, partition)
+            if sent.offset < 0:
+                raise KafkaError("acknowledged as a duplicate whose offset the broker no longer knows")
             if first is None:
-                appended = told.timestamp is not None and told.timestamp >= 0  # LogAppendTime
-                first = Published(topic, partition, told.offset, (told.timestamp if appended else stamp) / 1000)
+                appended = sent.timestamp is not None and sent.timestamp >= 0  # LogAppendTime
+                first = Published(topic, partition, sent.offset, (sent.timestamp if appended else stamp) / 1000)
         assert first is not None, "publish needs a record"
         return first
 
@@ -230,14 +230,14 @@ class Producer:
         self._sending[producer] += 1
         try:
             return await (await producer.send_batch(batch, topic, partition=partition))
-        except KafkaTimeoutError:  # no place in its queue; nothing was given up
+        except KafkaTimeoutError:  # no room in its queue; no batch was given up
             raise
         except KafkaError:
             if self._producer is producer:
                 self._producer = None
             raise
         finally:
-            if producer in self._sending:  # closing does not wait
+            if producer in self._sending:  # `close` may have removed it
                 self._sending[producer] -= 1
                 if self._producer is not producer:
                     self._retire(producer)
@@ -248,13 +248,13 @@ async def _stop(producer: AIOKafkaProducer) -> None:
         async with asyncio.timeout(STOP_TIMEOUT):
             await producer.stop()
             return
-    # It would try for ever to deliver what it holds: give that up, and disconnect.
+    # It would retry its batches for ever: fail them, and disconnect.
     with contextlib.suppress(*_ERRORS):
         await fail_all_batches(producer, ProducerClosed())
 
 
 def _batches(producer: AIOKafkaProducer, records: Sequence[OutRecord]) -> list[tuple[Any, int]]:
-    """The group as one batch, with its first record's time in milliseconds; as several where it is above `MAX_BATCH`.
+    """The group's batches, each with its first record's time in milliseconds; one unless the group is above `MAX_BATCH`.
 
     Raises:
         TooLarge: a record is above the limit; nothing was sent.

@@ -1,6 +1,6 @@
-"""Says once that Kafka is away, and once that it is back. aiokafka says it every second, for each broker and each thing it does.
+"""Logs once that Kafka is unreachable, and once that it is back. aiokafka logs it every second, for each broker and each task.
 
-Whether it is away is asked when aiokafka complains: nothing is asked of a Kafka that nobody complains about.
+Kafka is asked only after aiokafka has logged a warning.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ log = logging.getLogger("penstock.kafka")
 
 LIBRARY: Final = "aiokafka"
 CONFIRMED_BY: Final = 2
-"""Questions without an answer, one after the other, after which it is said: one of several brokers may be away."""
+"""Consecutive failed checks after which it is logged: one of several brokers may be down."""
 PAUSE: Final = 1.0
 
 
 class Reachability(logging.Handler):
-    """Hears what aiokafka logs while the bus is open.
+    """A handler of aiokafka's warnings while the bus is open.
 
     Args:
         where: the brokers.
-        healthy: whether one of them answers now; it takes its time.
+        healthy: whether one of them answers now; waits for the answer.
     """
 
     def __init__(self, where: str, healthy: Callable[[], Awaitable[bool]]) -> None:
@@ -33,33 +33,33 @@ class Reachability(logging.Handler):
         self._where = where
         self._healthy = healthy
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._asking: asyncio.Task[None] | None = None
+        self._check: asyncio.Task[None] | None = None
 
     def open(self) -> None:
-        """Begin to listen."""
+        """Add the handler."""
         self._loop = asyncio.get_running_loop()
         logging.getLogger(LIBRARY).addHandler(self)
 
     def close(self) -> None:
-        """Stop; nothing more is said."""
+        """Remove the handler."""
         logging.getLogger(LIBRARY).removeHandler(self)
-        if self._asking is not None:
-            self._asking.cancel()
+        if self._check is not None:
+            self._check.cancel()
         self._loop = None
         super().close()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """A library complains: see whether Kafka is there."""
-        if self._loop is not None and self._asking is None and not self._loop.is_closed():
-            self._asking = self._loop.create_task(self._ask())
-            self._asking.add_done_callback(self._asked)
+        """aiokafka has warned: check whether Kafka answers."""
+        if self._loop is not None and self._check is None and not self._loop.is_closed():
+            self._check = self._loop.create_task(self._check_brokers())
+            self._check.add_done_callback(self._on_checked)
 
-    def _asked(self, asking: asyncio.Task[None]) -> None:
-        self._asking = None
-        if not asking.cancelled() and (error := asking.exception()) is not None:
-            log.error("asking Kafka at %s failed", self._where, exc_info=error)
+    def _on_checked(self, check: asyncio.Task[None]) -> None:
+        self._check = None
+        if not check.cancelled() and (error := check.exception()) is not None:
+            log.error("the check of Kafka at %s failed", self._where, exc_info=error)
 
-    async def _ask(self) -> None:
+    async def _check_brokers(self) -> None:
         for _ in range(CONFIRMED_BY):
             if await self._healthy():
                 return
@@ -67,7 +67,7 @@ class Reachability(logging.Handler):
         log.error("Kafka at %s does not answer; it is tried until it does", self._where)
         logs.silent[LIBRARY] += 1
         try:
-            while not await self._healthy():  # noqa: ASYNC110  # nothing tells
+            while not await self._healthy():  # noqa: ASYNC110  # there is no event to wait for
                 await asyncio.sleep(PAUSE)
         finally:
             logs.silent[LIBRARY] -= 1

@@ -1,4 +1,4 @@
-"""Reading without a group: one record by its offset, or a small topic from its start for ever."""
+"""Reading without a group: one record by its offset, or a small topic from its start on, without end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from protocol.transport.kafka.aiokafka_internals import (
 from protocol.transport.kafka.batches import MAX_INFLATED, Batches, InflateBudget
 from protocol.transport.kafka.connection import MAX_BATCH, connection_options, consumer_limits
 from protocol.transport.kafka.decoding import MAX_DRAINED, as_record, decode_safely
-from protocol.transport.kafka.positions import TopicName, counts
+from protocol.transport.kafka.positions import TopicName, is_of_log
 from protocol.transport.kafka.record import EVIDENCE, MAX_HEADERS
 from protocol.transport.settings import TransportSettings
 
@@ -35,18 +35,18 @@ log = logging.getLogger(__name__)
 
 POLL: Final = 5.0
 HEADERS: Final = MAX_HEADERS + EVIDENCE
-"""Of a record: dead letters have more than what they were made of."""
+"""Headers of a record that are read: a dead letter has more than its original."""
 GONE: Final = 3.0
-"""Seconds after which a topic that a broker does not know counts as deleted: a broker that starts knows none."""
+"""Seconds after which an unknown topic counts as deleted: a starting broker knows none."""
 ONE_BATCH: Final = 1
-"""Bytes asked for: a broker always sends the first batch whole, and then no more than that."""
+"""Bytes to fetch: a broker always sends the first batch whole, and with this limit no other."""
 
 
 async def fetch_one(client: AIOKafkaClient, place: TopicPartition, offset: int) -> Record | None:
-    """The record at this offset, or None where the log has none there that can be read.
+    """The record at this offset, or None if the log has no readable one there.
 
     Raises:
-        KafkaError: the partition's leader cannot be asked.
+        KafkaError: the partition's leader does not answer.
     """
     leader = client.cluster.leader_for_partition(place)
     if leader is None or leader == -1:
@@ -69,10 +69,10 @@ async def fetch_one(client: AIOKafkaClient, place: TopicPartition, offset: int) 
 
 
 async def fetch_committed(client: AIOKafkaClient, group: str, topic: str, partitions: int) -> dict[int, int]:
-    """What the group has committed on this topic, by partition, and not on an earlier one of its name.
+    """The group's committed offsets by partition, without those of an earlier topic of this name.
 
     Raises:
-        KafkaError: the group's coordinator cannot be asked.
+        KafkaError: the group's coordinator does not answer.
     """
     name = TopicName(topic)
     await name.resolve(client)
@@ -87,7 +87,7 @@ async def fetch_committed(client: AIOKafkaClient, group: str, topic: str, partit
     return {
         partition: offset
         for partition, offset, metadata, _ in found
-        if offset >= 0 and counts(OffsetAndMetadata(offset, metadata), offset, name.id)
+        if offset >= 0 and is_of_log(OffsetAndMetadata(offset, metadata), offset, name.id)
     }
 
 
@@ -98,7 +98,7 @@ def _unreadable(record: Record) -> bool:
 
 
 class Follower:
-    """Where the reading of one topic stands, across reconnections."""
+    """Reads one topic across reconnections: keeps the positions."""
 
     def __init__(self, settings: TransportSettings, topic: str, partitions: int) -> None:
         self._settings = settings
@@ -109,10 +109,10 @@ class Follower:
         self._name = TopicName(topic)
 
     async def records(self) -> AsyncGenerator[Sequence[Record], None]:
-        """What comes, until the connection is lost; an empty list once, where the log ended when reading began.
+        """New records until the connection is lost; once an empty list, at the log's end as it was when reading began.
 
         Raises:
-            KafkaError, OSError, TimeoutError: begin again; it goes on where it was, or at the start of a topic made again.
+            KafkaError, OSError, TimeoutError: call again; it resumes, or starts over if the topic was created again.
             NotFound: the topic was deleted.
         """
         consumer = AIOKafkaConsumer(**consumer_limits(self._settings), **connection_options(self._settings))
@@ -121,9 +121,7 @@ class Follower:
             fetch_when_free(consumer)
             decode_safely(consumer, self._budget)
             consumer.assign(self._places)
-            await self._moved(
-                client_of(consumer)
-            )  # before anything is read: it may be another one when there is time to ask
+            await self._moved(client_of(consumer))  # before the first fetch, so that every record is of a known topic
             starts = await consumer.beginning_offsets(self._places)
             ends = await consumer.end_offsets(self._places)
             for place in self._places:
@@ -145,10 +143,10 @@ class Follower:
             await close_for_good(client_of(consumer))
 
     async def _moved(self, client: AIOKafkaClient) -> bool:
-        """Whether the topic is another one now: its offsets begin anew.
+        """Whether the topic was replaced: offsets start over.
 
         Raises:
-            NotFound: there has been none for some seconds.
+            NotFound: it has been gone for `GONE` seconds.
         """
         moved = await self._name.moved(client)
         if self._name.gone_for(time.monotonic()) > GONE:
@@ -159,7 +157,7 @@ class Follower:
         return moved
 
     async def _at_end(self, consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> bool:
-        """By position: the last records before the end may have been compacted away."""
+        """Compares positions, as the last records before the end may have been compacted away."""
         for place in self._places:
             if await consumer.position(place) < ends[place]:
                 return False

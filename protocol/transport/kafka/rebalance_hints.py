@@ -1,4 +1,4 @@
-"""How the members of a group hear at once that it is being rebalanced, and not with their next heartbeat."""
+"""How a group's members learn of a rebalance at once, instead of by their next heartbeat."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from protocol.transport.kafka.aiokafka_internals import send_heartbeat
 
 
 class RebalanceHints(Protocol):
-    """Carries hints between the processes of a fleet. One that gets lost costs at most a heartbeat interval.
+    """Carries hints between the processes of a fleet. A lost hint costs at most a heartbeat interval.
 
-    Kafka tells a member of a rebalance in the answer to its heartbeat. Until the last one has heard of it, those that have given up
-    their partitions wait, and so does whatever comes for them: half a second, when a worker left, was killed, or joined two others.
+    Kafka reports a rebalance to a member in the response to its heartbeat. Until the last member has learnt of it, the members that
+    have given up their partitions wait, and so do the requests for them: half a second when a worker left, died, or joined.
     """
 
     async def publish_rebalance(self, group: str) -> None:
-        """Have the members of the group ask its coordinator now.
+        """Make the members of the group ask its coordinator now.
 
         Raises:
-            Unavailable: nobody was told.
+            Unavailable: the hint was not sent.
         """
 
     async def listen_rebalances(self, on_rebalance: Callable[[str], None]) -> None:
-        """Call back with the group of every notice, for as long as the carrier is open.
+        """Call back with the group of every hint, for as long as the carrier is open.
 
         Raises:
-            Unavailable: not yet; it goes on trying.
+            Unavailable: not subscribed yet; the carrier keeps trying.
         """
 
 
 class RebalanceProbe:
-    """One member's: asks its coordinator when told to, and knows whether it has heard of a rebalance from nobody before.
+    """Asks one member's coordinator after a hint, and notices rebalances that no hint has announced.
 
     Args:
-        on_first: called with every rebalance that nobody told of.
+        on_first: called for every rebalance without a hint.
     """
 
     def __init__(self, on_first: Callable[[], None]) -> None:
@@ -44,7 +44,7 @@ class RebalanceProbe:
         self._asking: asyncio.Task[None] | None = None
 
     def ask(self, coordinator: Any) -> None:
-        """Have aiokafka's group coordinator send a heartbeat now; one at a time."""
+        """Make aiokafka's group coordinator send a heartbeat now; one at a time."""
         if self._asking is None or self._asking.done():
             self._asking = asyncio.get_running_loop().create_task(self._ask(coordinator))
 
@@ -53,7 +53,7 @@ class RebalanceProbe:
         self._was_hinted = await send_heartbeat(coordinator)
 
     def rebalancing(self) -> None:
-        """The member knows of a rebalance."""
+        """The member has learnt of a rebalance."""
         if not self._was_hinted:
             self._on_first()
 
@@ -62,6 +62,6 @@ class RebalanceProbe:
         self._was_hinted = False
 
     def close(self) -> None:
-        """Leave the coordinator alone: it is being closed."""
+        """Ask no more: the coordinator is being closed."""
         if self._asking is not None:
             self._asking.cancel()

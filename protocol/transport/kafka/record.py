@@ -1,7 +1,7 @@
-"""A record of a batch read without trust: whatever its bytes are, something is returned and nothing raised. Pure.
+"""Reads the records of a batch whatever its bytes are: returns records, some with a `problem`, and raises nothing. Pure.
 
-aiokafka's decoder is much faster and reads nearly everything. This one reads what that one refuses: a header name that is not UTF-8
-(its other bytes become `\\xff`), too many headers, and, as far as they go, records that are malformed.
+aiokafka's decoder is much faster and reads nearly everything. This one reads what it refuses: a header name that is not UTF-8
+(an invalid byte becomes `\\xff`), too many headers, and, as far as they go, records that are malformed.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Final
 from protocol.errors import CodecError
 
 MAX_HEADERS: Final = 1000
-"""Headers of a record that are read. A request of ours has twelve; each takes a hundred bytes here, and two in the log."""
+"""Headers of a record that are read. A request of ours has twelve; a header takes a hundred bytes here, and two in the log."""
 EVIDENCE: Final = 100
-"""Headers that a dead letter may have beside the original's; readers that are no group's members read so many more."""
+"""Headers that a dead letter may have besides the original's; readers without a group read this many more."""
 MAX_VARINT: Final = 70
 
 Bytes = bytes | memoryview
@@ -23,11 +23,11 @@ Bytes = bytes | memoryview
 
 @dataclasses.dataclass(slots=True)
 class RawRecord:
-    """What aiokafka's decoder makes of a record, and why it is not what was written.
+    """A record with the attributes of aiokafka's, and why it is not what was written.
 
     Attributes:
         timestamp: in milliseconds; None where a batch has none.
-        problem: "" where all of it was read.
+        problem: "" if all of it was read.
     """
 
     offset: int
@@ -40,12 +40,12 @@ class RawRecord:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Frame:
-    """What a batch says of all of its records.
+    """The facts of a batch that apply to all its records.
 
     Attributes:
-        base: the first one's offset.
-        end: the offset behind the last one.
-        count: how many there are.
+        base: the first record's offset.
+        end: the offset behind the last record.
+        count: of records.
         first_timestamp, last_timestamp: in milliseconds.
         append_time: all records have the last timestamp.
     """
@@ -59,12 +59,12 @@ class Frame:
 
 
 def read_records(frame: Frame, data: Bytes, behind: int, most: int = MAX_HEADERS) -> Iterator[RawRecord]:
-    """The records behind an offset; where they cannot be told apart any more, one stands for the rest, at the last offset.
+    """The records behind an offset. From the first record without a valid length, one record covers the rest, at the last offset.
 
     Args:
         frame: of their batch.
         data: the records, not compressed.
-        behind: the offset of the last record that is not wanted.
+        behind: offset; only later records are returned.
         most: headers of a record that are read.
     """
     cursor = _Cursor(data)
@@ -84,7 +84,7 @@ def read_records(frame: Frame, data: Bytes, behind: int, most: int = MAX_HEADERS
 
 
 def crowded(data: Bytes, count: int, size: int, most: int = MAX_HEADERS) -> bool:
-    """Whether a record of at least this size has more headers than `most`. Never raises: the decoder will."""
+    """Whether a record of at least this size has more headers than `most`. Never raises: the decoder reports malformed records."""
     cursor = _Cursor(data)
     try:
         for _ in range(count):
@@ -108,7 +108,7 @@ def _header_count(body: _Cursor) -> int:
 def _read(body: _Cursor, frame: Frame, most: int) -> RawRecord:
     record = RawRecord(frame.end - 1, frame.last_timestamp)
     try:
-        body.at += 1  # attributes, of which there are none
+        body.at += 1  # attributes: unused
         delta = body.varint()
         if not frame.append_time:
             record.timestamp = frame.first_timestamp + delta
@@ -129,7 +129,7 @@ def _read(body: _Cursor, frame: Frame, most: int) -> RawRecord:
 
 
 class _Cursor:
-    """Where reading stands. Everything raises CodecError at the end."""
+    """A position in bytes. Every method raises CodecError at the end of the bytes."""
 
     __slots__ = ("at", "data")
 
@@ -138,7 +138,7 @@ class _Cursor:
         self.at = 0
 
     def varint(self) -> int:
-        """A signed number, seven bits a byte, the lowest first."""
+        """A zigzag varint."""
         value = shift = 0
         data, at = self.data, self.at
         while shift < MAX_VARINT:
@@ -154,7 +154,7 @@ class _Cursor:
         raise CodecError("a number has too many bytes")
 
     def sized(self, *, nullable: bool = True) -> memoryview | None:
-        """As many bytes as the number before them says; None where that is negative."""
+        """Bytes behind their length; None if the length is negative."""
         size = self.varint()
         if size < 0 and nullable:
             return None

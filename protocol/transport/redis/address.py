@@ -1,4 +1,4 @@
-"""Where a Redis is and how to connect to it, out of its URL; who is primary may be for Sentinels to say."""
+"""A Redis URL: where the server is and how to connect; Sentinels may name the primary."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _OPTIONS: Final = frozenset(
         "ssl_check_hostname", "ssl_min_version", "ssl_ciphers",
     }
 )  # fmt: skip
-"""What a URL may say; the others would change what replies look like or how often there are extra ones."""
+"""Options that a URL may have; others would change the form or the number of replies."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Address:
-    """Where and as whom to connect; neither `str()` nor `repr()` of it has the password.
+    """Where and as which user to connect; neither `str()` nor `repr()` has the password.
 
     Attributes:
         kind: redis-py's connection class.
         options: its arguments.
-        sentinels: who says where the primary is; None where `options` do.
+        sentinels: which name the primary; None if `options` have its host.
     """
 
     kind: type[AbstractConnection] = TcpConnection
@@ -46,11 +46,11 @@ class Address:
 
     @classmethod
     def parse(cls, url: str) -> Address:
-        """`redis://`, `rediss://` or `unix://`, as redis-py reads them; TLS is set by `ssl_ca_certs` and so on in the query.
+        """`redis://`, `rediss://` or `unix://`, as redis-py parses them; TLS is set by `ssl_ca_certs` and so on in the query.
         `redis+sentinel://` and `rediss+sentinel://` as `parse_sentinel_url` says.
 
         Raises:
-            ConfigError: it is none of them; the message leaves out the password.
+            ConfigError: the URL is invalid; the message leaves out the password.
         """
         try:
             url, sentinels = parse_sentinel_url(url)
@@ -75,12 +75,12 @@ class Address:
         return address
 
     def connection(self, timeout: float, primary: tuple[str, int] | None = None) -> AbstractConnection:
-        """A connection of redis-py's, not yet connected; to this primary where Sentinels say where it is."""
+        """A connection of redis-py's, not yet open; to this primary if Sentinels have named it."""
         place = {} if primary is None else {"host": primary[0], "port": primary[1]}
         return self.kind(**self.options | place | _OURS, socket_connect_timeout=timeout)
 
     def sentinel_client(self) -> SentinelClient | None:
-        """Connections to the Sentinels, not yet connected, where there are some."""
+        """A client of the Sentinels, not yet connected; None without Sentinels."""
         return self.sentinels.sentinel_client(self.tls) if self.sentinels is not None else None
 
     @property

@@ -1,6 +1,6 @@
-"""A Redis that comes back: requests over one shared connection, subscriptions over another, both reconnecting with jitter.
+"""Requests over one shared connection, subscriptions over another; both reconnect with jitter.
 
-Invariant: whatever Redis or the network refuses reaches callers as `Unavailable`, and every request may be repeated.
+Invariant: every refusal of Redis or the network reaches callers as `Unavailable`, and every request may be repeated.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from protocol.transport.redis.redis_internals import error_code, pack_command
 log = logging.getLogger(__name__)
 
 REPLY_TIMEOUT: Final = 5.0
-"""Seconds without an answer after which a connection counts as dead."""
+"""Seconds without a reply after which a connection counts as dead."""
 RECONNECTS: Final = 4
 KEEPALIVE: Final = 5.0
-"""Seconds between two signs of life of the listening connection."""
+"""Seconds between two PINGs on the subscriptions' connection."""
 LONGEST_PAUSE: Final = 1.0
 
 _WHY: Final = {
@@ -60,10 +60,10 @@ class Client:
         self._closed = False
 
     async def open(self) -> None:
-        """Connect, waiting for a server that is starting or loading.
+        """Connect; waits for a server that is starting or loading.
 
         Raises:
-            Unavailable: it did not answer within the connect timeout; or it refused the credentials.
+            Unavailable: no reply within the connect timeout, or the credentials were refused.
         """
         self._closed = False
         try:
@@ -96,20 +96,20 @@ class Client:
         """One command's reply.
 
         Raises:
-            Unavailable: refused, or no answer.
+            Unavailable: refused, or no reply.
         """
         return (await self.call_packed(pack_command(command)))[0]
 
     async def call_packed(self, packed: bytes, wanted: int = 1, *, raw: bool = False) -> list[Reply]:
-        """Packed commands' replies, in one round trip; sent again on a new connection when theirs is lost.
+        """The replies of packed commands, in one round trip; sent again on a new connection if the first one is lost.
 
         Args:
             packed: the commands.
-            wanted: how many there are.
+            wanted: how many commands.
             raw: leave error replies in the list instead of raising.
 
         Raises:
-            Unavailable: refused, or no answer.
+            Unavailable: refused, or no reply.
         """
         connection = self._connection
         if connection is not None and connection.alive:
@@ -121,7 +121,7 @@ class Client:
         return self._checked(await self._call_again(packed, wanted), raw)
 
     def refusal(self, reply: RedisError) -> Unavailable:
-        """What an error reply means for whoever runs the fleet."""
+        """An error reply in an operator's words."""
         why = _WHY.get(error_code(reply))
         return Unavailable(f"Redis at {self.address} {why}" if why else f"Redis at {self.address} answered: {reply}")
 
@@ -148,7 +148,7 @@ class Client:
         raise Unavailable(f"Redis at {self.address} cannot be reached: {lost}")
 
     async def _connected(self) -> Connection:
-        """The connection; whoever finds it lost waits for the same new one."""
+        """The connection; callers that find it lost wait for the same new one."""
         if self._connection is None or not self._connection.alive:
             if self._opening is None:
                 self._opening = asyncio.get_running_loop().create_task(self._open())
@@ -163,20 +163,20 @@ class Client:
     def _opened(self, opening: asyncio.Task[None]) -> None:
         self._opening = None
         if not opening.cancelled():
-            opening.exception()  # seen, also where every caller has gone away
+            opening.exception()  # retrieved, even if every caller was cancelled
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether waiting can help against it."""
+    """Whether the error may pass with time."""
     if isinstance(error, RedisError):
         return error_code(error) in {"LOADING", "BUSY", "MASTERDOWN"}
     return isinstance(error, ConnectionLost)
 
 
 class Subscriptions:
-    """Channels that are listened to over a connection of their own, for as long as the process lives.
+    """Subscribed channels, over a connection of their own that is reopened for as long as the process lives.
 
-    What is published while it is down is lost: messages are hints.
+    Messages that are published while it is down are lost: messages are hints.
     """
 
     def __init__(self, address: Address, connect_timeout: float) -> None:
@@ -191,7 +191,7 @@ class Subscriptions:
 
     @property
     def healthy(self) -> bool:
-        """Whether every channel is listened to now."""
+        """Whether every channel is subscribed now."""
         alive = self._connection is not None and self._connection.alive
         return not self._handlers or (alive and self._confirmed >= self._handlers.keys())
 
@@ -199,7 +199,7 @@ class Subscriptions:
         """Call back with every message of the channel; returns once subscribed.
 
         Raises:
-            Unavailable: not subscribed within the connect timeout; it goes on trying.
+            Unavailable: not subscribed within the connect timeout; it keeps trying.
         """
         name = channel.encode()
         self._handlers[name] = on_message
@@ -215,7 +215,7 @@ class Subscriptions:
             raise Unavailable(f"Redis at {self.address} did not confirm the subscription to {channel}")
 
     def unlisten(self, channel: str) -> None:
-        """Stop; unknown channels are no error."""
+        """Unsubscribe; unknown channels are no error."""
         name = channel.encode()
         self._handlers.pop(name, None)
         self._confirmed.discard(name)
@@ -225,7 +225,7 @@ class Subscriptions:
             self._connection.push(pack_command(("UNSUBSCRIBE", name)))
 
     async def close(self) -> None:
-        """Stop listening to everything."""
+        """Unsubscribe from all channels."""
         self._handlers.clear()
         for waiting in self._confirmations.values():
             waiting.cancel()
@@ -249,7 +249,7 @@ class Subscriptions:
                 if attempt == 0:
                     log.warning("cannot listen to Redis at %s: %s", self.address, described(exc))
             except Exception:
-                log.exception("listening to Redis at %s failed, and is begun again", self.address)
+                log.exception("listening to Redis at %s failed, and is restarted", self.address)
             finally:
                 self._confirmed.clear()
                 if self._connection is not None:
@@ -260,7 +260,7 @@ class Subscriptions:
             await asyncio.sleep(pause(attempt))
 
     async def _keep(self, connection: Connection) -> None:
-        """Subscribe to everything, then watch for silence until the connection is lost."""
+        """Subscribe to all channels, then watch for silence until the connection is lost."""
         if self._handlers:
             connection.push(pack_command(("SUBSCRIBE", *self._handlers)))
         self._heard = True
@@ -272,7 +272,7 @@ class Subscriptions:
     def _on_push(self, message: Reply) -> None:
         self._heard = True
         if isinstance(message, RedisError):
-            log.error("Redis at %s refuses to be listened to: %s", self.address, message)
+            log.error("Redis at %s refuses a subscription: %s", self.address, message)
         if not isinstance(message, list):
             return
         kind, channel = message[0], message[1]
@@ -280,7 +280,7 @@ class Subscriptions:
             try:
                 handler(message[2])
             except Exception:
-                log.exception("a listener to %s failed", channel.decode())
+                log.exception("the handler of channel %s failed", channel.decode())
         elif kind == b"subscribe" and channel in self._handlers:
             self._confirmed.add(channel)
             if (waiting := self._confirmations.get(channel)) is not None and not waiting.done():

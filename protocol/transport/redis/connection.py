@@ -1,11 +1,11 @@
-"""One socket to Redis that many coroutines share: redis-py's connection, with requests pipelined and replies in futures.
+"""One socket to Redis that many coroutines share: redis-py's connection, with pipelined requests and futures for replies.
 
-Connecting, TLS, `AUTH`, `SELECT`, URLs, packing and parsing are redis-py's; what its pools and commands would do, one caller
-at a time, is done here for all callers at once (measured, docs/decisions). RESP2, because pushes and replies then have one
-order for old and new servers.
+Connecting, TLS, `AUTH`, `SELECT`, URLs, packing and parsing are redis-py's. Its pools and commands serve one caller at a time; this
+serves all callers at once (measured, docs/decisions/0010). RESP2, because pushes and replies then have one order with old and new
+servers.
 
-Invariants: one task reads and one writes, so a caller that is cancelled interrupts neither. Replies come in the order of the
-requests, so it leaves its place in the queue, never its reply to somebody else.
+Invariants: one task reads and one writes, so that a cancelled caller interrupts neither. Replies come in the order of requests: a
+cancelled caller's reply is dropped, and never goes to another caller.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from protocol.transport.redis.sentinel import SentinelClient
 
 Argument = str | bytes | int
 Reply = Any
-"""What redis-py makes of RESP2: bytes, int, None, a list of replies, or a `RedisError` as a value."""
+"""A RESP2 value from redis-py: bytes, int, None, a list of replies, or a `RedisError` as a value."""
 
 FOLLOW: Final = 0.5
-"""Seconds between two questions to the Sentinels whether the primary is still the same."""
+"""Seconds between two checks with the Sentinels that the primary is still the same."""
 PRIMARY_WITHIN: Final = 2.0
-"""Seconds in which a primary that Sentinels name has to answer; they need about as long to notice that one stands still."""
+"""Seconds within which a primary named by Sentinels must reply; they take about as long to notice that it hangs."""
 
 
 class ConnectionLost(Exception):
-    """The socket is gone: the request may or may not have been carried out.
+    """The connection was lost: the request may or may not have been executed.
 
     Attributes:
-        silent: the server took it and gave no answer in time; sentinels again at once would only add to its load.
+        silent: the server accepted the request and did not reply in time; an immediate retry would only add to its load.
     """
 
     def __init__(self, message: str, *, silent: bool = False) -> None:
@@ -57,7 +57,7 @@ class ConnectionLost(Exception):
 
 
 def described(error: BaseException) -> str:
-    """An error's words; its kind where it has none (`TimeoutError`)."""
+    """An error's text; its type if it has none (`TimeoutError`)."""
     return str(error) or type(error).__name__
 
 
@@ -77,10 +77,10 @@ class Connection:
     """A connected, authenticated socket; never reconnects.
 
     Args:
-        connection: of redis-py's, connected; nobody else reads from it or writes to it.
-        timeout: seconds without an answer after which the server counts as dead.
-        on_push: gets every reply that `roundtrip` did not ask for: messages of subscribed channels, and what `push` brings.
-        sentinels: the Sentinels who said that the server is the primary; closed with the connection.
+        connection: of redis-py's, open; nothing else reads from it or writes to it.
+        timeout: seconds without a reply after which the server counts as dead.
+        on_push: gets every reply that no `roundtrip` waits for: messages of subscribed channels, and replies to `push`.
+        sentinels: the client of the Sentinels that named this primary; closed with the connection.
 
     Attributes:
         alive: whether requests can be sent.
@@ -112,10 +112,10 @@ class Connection:
 
     @classmethod
     async def open(cls, address: Address, timeout: float, on_push: Callable[[Reply], None] | None = None) -> Connection:
-        """Connect, log in and choose the database; with Sentinels, of the server that is the primary now.
+        """Connect, log in and select the database; with Sentinels, on the current primary.
 
         Raises:
-            ConnectionLost: not reachable, or no primary.
+            ConnectionLost: unreachable, or no primary.
             RedisError: refused (`LOADING`, `WRONGPASS`, …); see `error_code`.
         """
         sentinels = address.sentinel_client()
@@ -126,7 +126,7 @@ class Connection:
                 await sentinels.close()
             if not isinstance(exc, RedisError | OSError):
                 raise
-            # What a server says at a unix socket, redis-py raises as a cause.
+            # For a unix socket, redis-py raises an error reply as a cause.
             refused = next((error for error in (exc, exc.__cause__) if is_error_reply(error)), None)
             raise refused or ConnectionLost(described(exc)) from None
 
@@ -134,7 +134,7 @@ class Connection:
         """Send packed commands that have `wanted` replies together.
 
         Raises:
-            ConnectionLost: no answer; it may or may not have been carried out.
+            ConnectionLost: no reply; the commands may or may not have been executed.
         """
         if not self.alive:
             raise ConnectionLost("the connection to Redis is closed")
@@ -146,7 +146,7 @@ class Connection:
         return await exchange.future
 
     def push(self, packed: bytes) -> None:
-        """Send a command whose answer is a push message (`SUBSCRIBE`)."""
+        """Send a command whose reply goes to `on_push` (`SUBSCRIBE`)."""
         if not self.alive:
             return
         self._outgoing.append(packed)
@@ -155,7 +155,7 @@ class Connection:
             self._written = None
 
     def close(self, reason: str = "the connection to Redis was closed", *, silent: bool = False) -> None:
-        """Close the socket; what waits for a reply gets `ConnectionLost`."""
+        """Close the socket; requests that wait for a reply get `ConnectionLost`."""
         if not self.alive:
             return
         self.alive = False
@@ -180,21 +180,21 @@ class Connection:
             self.closed.set_result(None)
 
     async def _write(self) -> None:
-        """Send what has come together, and wait while the socket's buffer is full."""
+        """Write all collected requests at once; waits while the socket's buffer is full."""
         try:
             while self.alive:
                 if not self._outgoing:
                     self._written = self._loop.create_future()
                     await self._written
                 outgoing, self._outgoing = self._outgoing, []
-                # It would connect by itself, with the handshake's replies for somebody else.
+                # `send_packed` would reconnect, and a waiting request would get the handshake's replies.
                 if is_connected(self._redis):
                     await send_packed(self._redis, outgoing)
         except (RedisError, OSError) as exc:
             self.close(f"the connection to Redis was lost: {described(exc)}")
 
     async def _read(self) -> None:
-        """Resolve replies in order."""
+        """Hand out replies in order."""
         read, reply = reply_reader(self._redis), None
         try:
             while True:
@@ -205,11 +205,11 @@ class Connection:
                         raise
                     reply = exc
                 self._take(reply)
-        except Exception as exc:  # whatever it is, nobody would read on
+        except Exception as exc:  # after any error nothing would read on
             self.close(f"the connection to Redis was lost: {described(exc)}")
 
     async def _follow(self, sentinels: SentinelClient) -> None:
-        """Close once the Sentinels name another primary: the old one may stand still, or come back and take what is lost then."""
+        """Close once the Sentinels name another primary: the old one may hang, or return and accept writes that are then lost."""
         primary = host_and_port(self._redis)
         while True:
             await asyncio.sleep(FOLLOW)
@@ -219,7 +219,7 @@ class Connection:
                     return
 
     def _take(self, reply: Reply) -> None:
-        """What nobody waits for is a push message."""
+        """A reply that no request waits for is a push message."""
         if not self._exchanges:
             if self._on_push is not None:
                 self._on_push(reply)
@@ -232,7 +232,7 @@ class Connection:
                 exchange.future.set_result(exchange.replies)
 
     def _check(self) -> None:
-        """One timer for all requests: the oldest one has the first deadline."""
+        """One timer for all requests: the oldest request has the earliest deadline."""
         self._watch = None
         if not self._exchanges:
             return
@@ -243,7 +243,7 @@ class Connection:
 
 
 async def _connected(address: Address, sentinels: SentinelClient | None, timeout: float) -> AbstractConnection:
-    """A connection that has answered. A server that Sentinels name must say itself that it is a primary."""
+    """An open connection that has replied. A server named by Sentinels must itself report the role of a primary."""
     primary = None
     if sentinels is not None:
         primary, timeout = await sentinels.primary(), min(timeout, PRIMARY_WITHIN)
@@ -262,7 +262,7 @@ async def _connected(address: Address, sentinels: SentinelClient | None, timeout
 
 
 def _demoted(reply: RedisError) -> bool:
-    """Whether a server says that it is a replica; in Redis 6.2, a script's error has that in the middle."""
+    """Whether a server reports that it is a replica; in Redis 6.2 a script's error has the code in the middle."""
     return error_code(reply) in {"READONLY", "MASTERDOWN"} or "-READONLY" in str(reply)
 
 

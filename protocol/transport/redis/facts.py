@@ -1,4 +1,4 @@
-"""Reads what `facts.RedisFacts` says; changes nothing."""
+"""Reads `RedisFacts` from a server; changes nothing."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from protocol.transport.settings import TransportSettings
 
 
 async def read_redis(settings: TransportSettings) -> RedisFacts:
-    """The server's settings. Hosted servers often refuse CONFIG: then there are none.
+    """The server's info and settings. Hosted servers often refuse CONFIG: then the settings are empty.
 
     Raises:
-        Unavailable: it does not answer.
+        Unavailable: the server does not reply.
     """
     address = Address.parse(settings.redis)
     client = Client(address, settings.connect_timeout)
@@ -33,7 +33,7 @@ async def read_redis(settings: TransportSettings) -> RedisFacts:
 
 
 def _pairs(config: Any) -> dict[str, str]:
-    """CONFIG GET's answer, without what is secret."""
+    """CONFIG GET's reply, without secrets."""
     if isinstance(config, RedisError):
         return {}
     texts = [item.decode(errors="replace") for item in config]

@@ -1,7 +1,7 @@
-"""Who the primary is, as Redis' Sentinels say.
+"""Which server is the primary, by Redis' Sentinels.
 
-Invariant: all of them are asked, and the newest of their configurations counts, as among themselves. redis-py's `Sentinel` takes
-the first answer: one that was cut off, or stood still, would send its callers back to the old primary.
+Invariant: all Sentinels are asked, and the newest of their configurations counts, as among themselves. redis-py's `Sentinel` takes
+the first answer: a Sentinel that was partitioned or hung would send its callers back to the old primary.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from protocol.transport.redis.redis_internals import MasterNotFoundError
 SCHEMES: Final = ("redis+sentinel", "rediss+sentinel")
 PORT: Final = 26379
 ANSWER_WITHIN: Final = 1.0
-"""Seconds after which a Sentinel's answer is not waited for any more."""
+"""Seconds to wait for a Sentinel's answer."""
 FORM: Final = "redis+sentinel://HOST:26379,HOST:26379,HOST:26379/NAME/0"
 
 _URL: Final = re.compile(r"(?P<scheme>[^:/?#]+)://(?P<authority>[^/?#]*)(?P<rest>.*)", re.DOTALL)
@@ -32,12 +32,12 @@ _LOGIN: Final = {"sentinel_username": "username", "sentinel_password": "password
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sentinels:
-    """Those that watch one primary; neither `str()` nor `repr()` has a password.
+    """The Sentinels of one primary; neither `str()` nor `repr()` has a password.
 
     Attributes:
-        name: of the primary, as they know it.
-        hosts: where they are.
-        login: user name and password for themselves, where they want one.
+        name: the primary's, in their configuration.
+        hosts: their hosts and ports.
+        login: user name and password for the Sentinels themselves, if they require them.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Sentinels:
     login: dict[str, str] = dataclasses.field(default_factory=dict, repr=False)
 
     def sentinel_client(self, tls: Mapping[str, Any]) -> SentinelClient:
-        """Connections to them; `tls` are redis-py's arguments about TLS, the same as for the primary."""
+        """A client of them; `tls` are redis-py's TLS arguments, the same as for the primary."""
         options: dict[str, Any] = {
             **self.login,
             **tls,
@@ -61,17 +61,17 @@ class Sentinels:
 
 
 class SentinelClient:
-    """Connections to Sentinels, for one event loop."""
+    """Asks all Sentinels; for one event loop."""
 
     def __init__(self, name: str, clients: Sequence[Any]) -> None:
         self._name = name
         self._clients = clients
 
     async def primary(self) -> tuple[str, int]:
-        """Its host and port.
+        """The primary's host and port.
 
         Raises:
-            RedisError: none of them answers or knows the name, one refuses to be asked, or they take the primary for dead.
+            RedisError: no Sentinel answers or knows the name, one refuses the request, or they hold the primary to be down.
         """
         answers = await asyncio.gather(*(client.sentinel_masters() for client in self._clients), return_exceptions=True)
         newest = _newest([each[self._name] for each in answers if isinstance(each, dict) and self._name in each])
@@ -88,7 +88,7 @@ class SentinelClient:
 
 
 def _newest(states: Sequence[Mapping[str, Any]]) -> tuple[str, int] | None:
-    """The primary of the newest configuration; None where most of those that have it take it for dead."""
+    """The primary of the newest configuration; None if most Sentinels that have that one hold the primary to be down."""
     epoch = max((state["config-epoch"] for state in states), default=0)
     known = [state for state in states if state["config-epoch"] == epoch]
     if not known or sum(state["is_sdown"] for state in known) * 2 > len(known):
@@ -97,19 +97,19 @@ def _newest(states: Sequence[Mapping[str, Any]]) -> tuple[str, int] | None:
 
 
 def parse_sentinel_url(url: str) -> tuple[str, Sentinels | None]:
-    """A URL as `FORM` in two: one of redis-py's with all that is said of the primary but its place, and who knows that.
+    """Splits a URL of the form `FORM` into a URL for redis-py, with everything but the primary's place, and the Sentinels.
 
-    Any other URL comes back as it is. Who logs in before the `@` logs in to the primary; `sentinel_username` and
-    `sentinel_password` in the query are for the Sentinels. `rediss+sentinel` is TLS to both.
+    Any other URL is returned unchanged. The login before the `@` is for the primary; `sentinel_username` and `sentinel_password`
+    in the query are for the Sentinels. `rediss+sentinel` is TLS to both.
 
     Raises:
-        ConfigError: it is one, and not complete; the message leaves out the password.
+        ConfigError: it has Sentinels, and is incomplete; the message leaves out the password.
     """
     found = _URL.match(url)
     if found is None or found["scheme"].lower() not in SCHEMES:
         return url, None
     login, at, places = found["authority"].rpartition("@")
-    # Newer Pythons refuse several hosts where one of them is in brackets, so that they are taken out first.
+    # Newer Pythons refuse several hosts if one is in brackets, so the hosts are taken out first.
     parts = urlsplit(f"{found['scheme']}://{login}{at}primary{found['rest']}")
     name, _, database = parts.path.strip("/").partition("/")
     hosts = tuple(_host_and_port(place) for place in places.split(",") if place)

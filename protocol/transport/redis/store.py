@@ -1,7 +1,7 @@
 """The result store and the directory on Redis (6.2 or newer): one fenced stream per request, hints over publish/subscribe.
 
-What a stream holds, and what each script promises, stands at the top of `scripts/*.lua`.
-Invariant: a key is written only by those scripts, so that whatever is refused leaves nothing half decided.
+The top of each `scripts/*.lua` states what the script promises and what a stream holds.
+Invariant: only those scripts write streams, so that a refused call leaves nothing half done.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 TERMINAL: Final = b"18446744073709551615-18446744073709551615"
 ANSWERS_IN_CALL: Final = 128
 BYTES_IN_CALL: Final = 1024 * 1024
-"""A script with more answers than this is split: while one runs, Redis serves nobody else."""
+"""More answers than this are written by several calls: while a script runs, Redis serves no other client."""
 FILL_AGE: Final = 1.0
 HEALTH_TIMEOUT: Final = 1.0
 _OUTCOMES: Final = tuple(FinishOutcome)
@@ -54,7 +54,7 @@ def milliseconds(seconds: float) -> int:
 
 
 class RedisStore:
-    """`protocol.ports.Results` and `Directory` on one Redis primary; carries `kafka_notices.RebalanceHints` too."""
+    """`protocol.ports.Results` and `Directory` on one Redis primary; also carries Kafka's `RebalanceHints`."""
 
     def __init__(self, settings: TransportSettings) -> None:
         names = settings.names
@@ -97,7 +97,7 @@ class RedisStore:
         return int(seconds) + int(micros) / 1e6
 
     async def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
-        """A script's reply; it is loaded again where Redis has forgotten it (restart, SCRIPT FLUSH, failover)."""
+        """A script's reply; loads the script again if Redis has lost it (restart, SCRIPT FLUSH, failover)."""
         packed = pack_command(("EVALSHA", script.digest, len(keys), *keys, *arguments))
         (reply,) = await self._client.call_packed(packed, raw=True)
         if isinstance(reply, NoScriptError):
@@ -220,10 +220,10 @@ class RedisStore:
     # --- the server ---
 
     async def _refuse_cluster(self) -> None:
-        """A cluster would take single calls, and refuse the first batch whose answers are on several nodes.
+        """A Redis Cluster would accept single calls, and refuse the first batch whose answers are on several nodes.
 
         Raises:
-            ConfigError: it is one.
+            ConfigError: the server is a node of a cluster.
         """
         if (await self._info("cluster")).get("cluster_enabled") == "1":
             await self._client.close()
@@ -268,7 +268,7 @@ class RedisStore:
         )
 
     async def workers(self) -> list[Heartbeat]:
-        """See `Directory.workers`; a record of another wire version is passed over."""
+        """See `Directory.workers`; a heartbeat of another wire version is skipped."""
         beats = []
         for value in await self._client.call("HVALS", self._workers_key):
             try:
@@ -303,7 +303,7 @@ def _portions(answers: Sequence[Terminal]) -> Iterator[Sequence[Terminal]]:
 
 
 def _text(place: Place | None) -> str:
-    """A place as it stands in a stream; "" for none."""
+    """A place as text in a stream; "" for None."""
     return f"{place[0]}/{place[1]}" if place is not None else ""
 
 
@@ -319,5 +319,5 @@ def _wakes(message: bytes) -> list[Wake]:
 
 
 def _cancels(message: bytes) -> list[Cancel]:
-    """What one message cancels: [[ref, microseconds], …]. One that is something else is logged by the subscription, and dropped."""
+    """The cancellations of one message: [[ref, microseconds], …]. The subscription logs and drops any other message."""
     return [Cancel(str(ref), int(until) / 1e6) for ref, until in frames.unpack(message)]

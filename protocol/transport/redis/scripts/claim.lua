@@ -1,11 +1,11 @@
--- Take a keyed or asynchronous request for one gateway, or attach to whoever has it.
+-- Claim a keyed or asynchronous request for one gateway, or attach to its claim.
 --
 -- KEYS: 1 the request's result stream.
 -- ARGV: 1 fingerprint of the body, 2 channel to wake or "", 3 milliseconds of the lease, 4 milliseconds that the stream
 --       lives on at least, 5 model, 6 version, 7 microseconds when it was accepted, 8 what names this very call,
 --       9 partition/offset of a record that is done with, or "".
--- Returns {0} it is yours: publish; {1, published, place} another call is in flight, yours will be woken: "1" where it is
--- known to be in the log, and partition/offset of its newest record or ""; {2, payload} it is done ("" where the payload
+-- Returns {0} claimed: publish; {1, published, place} another call is in flight, this one will be woken: "1" if it is known
+-- to be in the log, and partition/offset of its newest record or ""; {2, payload} it has its terminal ("" if the payload
 -- was trimmed); {3} the key was used with another body.
 --
 -- A claim starts the stream with entry 0-1: f(ingerprint), to, lease (its end on this server's clock), call, m(odel),

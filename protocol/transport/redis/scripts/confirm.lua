@@ -1,8 +1,8 @@
 -- Note on a claimed request whether the broker acknowledged it: `ok` makes the claim hold, `no` ends its lease at once.
 --
 -- KEYS: 1 the request's result stream.
--- ARGV: 1 "ok" or "no", 2 with ok where the record is, as partition/offset, or "1" where that is not told.
--- Returns 1 when it was noted, 0 where there is nothing to confirm: no stream, or it is done.
+-- ARGV: 1 "ok" or "no", 2 with ok the record's partition/offset, or "1" if unknown.
+-- Returns 1 when it was noted, 0 if there is nothing to confirm: no stream, or a terminal.
 -- `ok` is final; a `no` that comes after it changes nothing.
 
 local TERMINAL = '18446744073709551615-18446744073709551615'

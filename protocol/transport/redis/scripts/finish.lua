@@ -1,7 +1,7 @@
--- Write terminals, the first of each request wins, and wake whoever waits for it.
+-- Write terminals, the first of each request wins, and wake the channels of its stream.
 --
 -- KEYS: the result stream of each answer.
--- ARGV: 1 milliseconds that a claimed result, or one that wakes nobody, is kept
+-- ARGV: 1 milliseconds that a claimed result, or one without a channel to wake, is kept
 --       2 characters before the ref in a key
 --       then for each answer: payload, channel to wake or "", milliseconds that a plain fence lasts,
 --       "1" where the failure is retriable, else "0", microseconds when its record was accepted or 0.
@@ -11,7 +11,7 @@
 --
 -- The terminal has the highest id that a stream can hold, so Redis itself refuses every later entry, for as long as the
 -- key lives; also after XDEL, XTRIM, a reload or a rewrite of the append-only file.
--- Wake-up: msgpack list [ref, payload, ref, payload, ...], one for each channel; "" stands for a payload that is to be
+-- Wake-up: msgpack list [ref, payload, ref, payload, ...], one for each channel; "" means that the payload must be
 -- looked up: it is larger than 16 KB, more than 256 KB came along already, or the write was refused.
 
 local TERMINAL = '18446744073709551615-18446744073709551615'
@@ -41,7 +41,7 @@ local function write(channel, ref, payload)
   letter[size + 2] = payload
 end
 
--- Who else is to be woken, and whether the request was claimed: what stands in the stream before its terminal.
+-- The other channels to wake, and whether the request was claimed, from the stream's entries before its terminal.
 local function look(key, reply_to)
   local waiting, claimed, known = {}, false, {[reply_to] = true, [''] = true}
   for _, entry in ipairs(call('XRANGE', key, '-', BEFORE_TERMINAL)) do
@@ -58,7 +58,7 @@ local function look(key, reply_to)
   return waiting, claimed
 end
 
--- The retriable end of a record from before the stream's claim: the key was claimed again, and is not ended by what is left.
+-- A retriable failure of a record from before the stream's claim: the key was claimed again, and a left-over must not end it.
 local function left_over(key, accepted)
   local claim = call('XRANGE', key, '0-1', '0-1')[1]
   if not claim then return nil end

@@ -1,9 +1,9 @@
--- Begin an attempt for each request: a marker entry <attempt>-0, after which every entry of an older attempt is refused.
--- What the same worker began last is not begun again.
+-- Start an attempt of each request: a marker entry <attempt>-0, after which every entry of an older attempt is refused.
+-- An attempt that the same worker started last is not counted again.
 --
 -- KEYS: the result stream of each request.
--- ARGV: 1 worker (another name with every start of its process), 2 milliseconds that the stream lives on at least.
--- Returns for each its attempt, 1 for the first; 0 where the terminal is there already.
+-- ARGV: 1 worker (its name changes with every start of its process), 2 milliseconds that the stream lives on at least.
+-- Returns for each its attempt, 1 for the first; 0 if the request has its terminal.
 
 local TERMINAL = '18446744073709551615-18446744073709551615'
 local worker, ttl = ARGV[1], tonumber(ARGV[2])

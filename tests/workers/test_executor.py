@@ -87,6 +87,18 @@ async def test_loading_running_and_closing_happen_on_the_instances_own_thread() 
     assert instance.threads == {"m_0_0"}
 
 
+@pytest.mark.parametrize(("name", "expected"), [("loop_safe", True), ("anywhere", True), ("other", False)])
+async def test_an_instance_says_that_it_is_loop_safe_by_that_name_or_the_former_one(
+    name: str, *, expected: bool
+) -> None:
+    instance = Doubling()
+    setattr(instance, name, True)
+    executor = ThreadExecutor("m_0_0", Now())
+    await executor.load(lambda: instance)
+    assert executor.loop_safe is expected
+    await executor.close()
+
+
 async def test_what_loading_raises_is_raised_to_the_loader() -> None:
     executor = ThreadExecutor("m_0_0", Now())
 
