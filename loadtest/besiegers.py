@@ -82,7 +82,7 @@ async def _keep_on(
 
 
 def counted_of(output: str) -> list[Counted]:
-    """What a process of attackers has printed, "" where it printed nothing."""
+    """The counts that an attackers' process printed."""
     rows: list[dict[str, Any]] = orjson.loads(output.splitlines()[-1]) if output.strip() else []
     return [Counted(**row) for row in rows]
 

@@ -1,9 +1,8 @@
-"""What the callers of one model notice while something happens beside it: another model loads, a worker joins or leaves.
+"""How callers of one model are disturbed when another model loads, or a worker joins or leaves.
 
-A load and a worker's start take CPU time. Whether they can take it from those who already serve is asked with nothing pinned, and
-at a low rate for the same reason. What the fleet does to itself is asked with all of it on one core: the worker that joins has the
-other to itself, as it would have a machine. The generator stands for callers elsewhere and, where the system lets it, waits for
-nobody.
+A load and a worker's start take CPU time. Whether they take it from serving processes is measured with nothing pinned, at a low
+rate. The fleet's own effects are measured with all of it on one core: the joining worker has the other core, as it would have a
+machine. The generator stands for callers elsewhere and, if the system permits, has real-time priority.
 
 Each disturbance is compared with the quiet seconds right before it, in which calls arrive at the same moments, twice over: in the
 minute that begins with it, which is what a graph of a service's p99 shows, and in its first seconds, which it fills. Only what the

@@ -63,7 +63,7 @@ class BenchModel:
 
 
 def write_repository(folder: Path, names: Iterable[str] | None = None) -> Path:
-    """Write the named models (all, when none are) below `folder` where they are not there yet, and return it.
+    """Write the named models (all if none are named) below `folder`, unless they exist, and return it.
 
     Raises:
         ModuleNotFoundError: `onnx` or `torch` is not installed.

@@ -264,7 +264,7 @@ def _p99(slowest: Sequence[Sequence[float]], single: Sequence[float]) -> float:
 
 
 def safety_table(costs: Sequence[SafetyCost]) -> str:
-    """CPU time by part, process and, where there is a batch, request."""
+    """CPU time by part and process, and per request if there is a batch."""
     columns = ("CPU time, µs", "requests in the batch", "process", "each time", "per request")
     rows = [
         (cost.what, cost.size or None, process, spent, spent / cost.size if cost.size else None)

@@ -141,7 +141,7 @@ class _Runs:
             self._back.put_nowait(job)
 
     async def measure(self, seconds: float) -> dict[str, float]:
-        """CPU microseconds per batch, of this process and of the child's, where there is one."""
+        """CPU microseconds per batch, of this process and of the child, if there is one."""
         for _ in range(50):
             await self._once()
         child, begun = self._child_cpu(), time.process_time()

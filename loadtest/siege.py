@@ -92,7 +92,7 @@ class Siege:
         quiet, attacked: the honest caller's outcomes and latencies, as `Samples.summary`.
         memory: (seconds since the attack began, MiB of all the gateway's processes).
         before_mib: the same before the attack.
-        highest_mib: the highest resident memory of the gateway's own process, as the kernel counts it; 0 where it does not.
+        highest_mib: the kernel's maximum of the resident memory of the gateway's own process; 0 if it keeps none.
         attacks: counts of each attack.
         complaints: of the honest caller.
     """
@@ -252,7 +252,7 @@ def load(path: Path) -> Siege:
 
 
 def names_of(parts: Sequence[str]) -> tuple[str, ...]:
-    """The attacks with one of these in their name; all where none is given.
+    """The attacks with one of these parts in their name; all if none is given.
 
     Raises:
         ValueError: there is none.

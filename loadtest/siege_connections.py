@@ -102,7 +102,7 @@ async def connect(port: int, *, deaf: bool = False) -> RawConnection:
     """A connection to a server on loopback; a deaf one never reads.
 
     Raises:
-        OSError: nobody takes it.
+        OSError: the connection is refused.
     """
     _, line = await asyncio.get_running_loop().create_connection(lambda: RawConnection(deaf), "127.0.0.1", port)
     return line
@@ -112,7 +112,7 @@ async def ask(port: int, data: bytes, count: int = 1, seconds: float = 30.0) -> 
     """Send on a connection of its own; at most `count` answers, and whatever came beyond them.
 
     Raises:
-        OSError: nobody takes the connection.
+        OSError: the connection is refused.
     """
     line = await connect(port)
     try:

@@ -46,10 +46,10 @@ class System:
         port: of its V2 API on loopback.
         meter: of all its processes.
         first_answer_s: from the start of its own processes to the first right answer.
-        kafka: bootstrap servers, where it has any.
-        redis: URL of its store, where it has one.
-        prefix: of its topics and keys, where it has any.
-        metrics: port of the gateway's metrics, where it has any.
+        kafka: bootstrap servers, if it has any.
+        redis: URL of its store, if it has one.
+        prefix: of its topics and keys, if it has any.
+        metrics: port of the gateway's metrics, if it has one.
     """
 
     name: str
@@ -173,7 +173,7 @@ def wait_for_answer(address: Address, pool: Pool, processes: Mapping[str, Server
     """Ask until the answer is right.
 
     Raises:
-        Unavailable: not within `START_WITHIN` seconds, or one of the processes ended; with what they said.
+        Unavailable: not within `START_WITHIN` seconds, or one of the processes ended; the message has their output.
         FleetError: the answer is wrong.
     """
     said, deadline = "nothing", time.monotonic() + START_WITHIN

@@ -53,7 +53,7 @@ class TargetChoice:
         """The target with its pool of requests; not yet connected.
 
         Raises:
-            FleetError: the URL is neither of these, or nobody there knows the model.
+            FleetError: the URL is neither of these, or the server does not know the model.
         """
         scheme, _, place = self.url.partition("://")
         if scheme == "kafka":
@@ -122,7 +122,7 @@ def get_json(address: Address, path: str, headers: Mapping[str, str] | None = No
     """The JSON document at a path of the server.
 
     Raises:
-        Unavailable: nobody answers there.
+        Unavailable: no server answers there.
         FleetError: the status is not 200; holds what the server said.
     """
     connection = http.client.HTTPConnection(address.host, address.port, timeout=timeout)

@@ -3,7 +3,7 @@
 Invariants:
 - every topic has three replicas unless its maker says otherwise, and takes a write once two of them have it;
 - ports and data of a server stay the same, however often it is killed and started;
-- a Redis that was primary and comes back comes back as a replica, empty: what it had alone is gone, as in any failover.
+- a former Redis primary comes back as an empty replica: writes that only it had are lost, as in any failover.
 """
 
 from __future__ import annotations

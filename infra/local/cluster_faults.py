@@ -1,6 +1,6 @@
 """What can be done to the servers of a cluster, by the role that the victim has at that moment.
 
-Invariant: a fault returns once it is mended: every replica is in sync again, or follows again.
+Invariant: a fault returns once it is undone: every replica is in sync, or follows, again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What `make verify` may do to the broker and the store that it has started: asked for by name over a UNIX socket.
+"""The faults that `make verify` can cause in the broker and the store that it started, requested by name over a UNIX socket.
 
-`penstock verify` breaks its own processes; servers it only knows by address. So it is given a command for each of these faults, and
-the command asks whoever started the servers.
+`penstock verify` breaks its own processes, but knows servers only by address. It gets a command for each of these faults, and the
+command asks the process that started the servers.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def ask(address: Path, name: str) -> None:
     """Request a fault and wait until it is undone.
 
     Raises:
-        Unavailable: it is not possible, or nobody listens.
+        Unavailable: the fault is not possible, or no fault server listens.
     """
     with socket.socket(socket.AF_UNIX) as asking:
         asking.settimeout(ANSWER_WITHIN)

@@ -59,7 +59,7 @@ def parse_pins(text: str) -> list[Jar]:
     """The jars of a list with one `SHA256  GROUP:ARTIFACT:VERSION` a line; `#` opens a comment.
 
     Raises:
-        ConfigError: a line is none of these; names it.
+        ConfigError: a line is not an entry; names it.
     """
     jars = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -99,7 +99,7 @@ def fetch(cache: Path | None = None, environ: Mapping[str, str] = os.environ, pl
     """The folder that holds the pinned jars, fetched if they are not there.
 
     Raises:
-        Unavailable: they can be had neither by Maven nor by download, or what came is not what is pinned.
+        Unavailable: neither Maven nor a download provides them, or a checksum differs.
     """
     cache = cache or cache_folder(environ)
     target = folder(cache)

@@ -41,7 +41,7 @@ _DECK = collections.deque(random.SystemRandom().sample(PORTS, len(PORTS)))
 def free_port(host: str = HOST) -> int:
     """A free TCP port that this process has not been given before, until all were.
 
-    Whoever asks starts a server there only later: chosen each time anew, two of a fleet's processes now and then had the same.
+    The caller starts a server there only later, so independent choices would sometimes give two processes the same port.
     """
     for _ in range(200):
         _DECK.rotate()
@@ -150,7 +150,7 @@ class LocalServer(abc.ABC):
         if self.running:
             raise ConfigError(f"{self.name} already runs at {self.address}")
         if taken := [port for port in self.ports() if not is_free(port)]:
-            # Asked first: else whoever listens there would answer in its place.
+            # Checked first: otherwise another listener could answer in its place.
             raise Unavailable(
                 f"{self.name} cannot listen on port {taken[0]}, which is in use by another program; stop that, or name another port"
             )

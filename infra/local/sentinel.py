@@ -1,6 +1,6 @@
 """A Redis Sentinel on this machine: the same program as Redis, which watches a primary and promotes its replica.
 
-Invariant: a Sentinel rewrites its file as it learns, so the file is written once and a restart goes on with what it knew.
+Invariant: a Sentinel rewrites its file as it learns, so we write it once, and a restart keeps its knowledge.
 """
 
 from __future__ import annotations

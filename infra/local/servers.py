@@ -32,7 +32,7 @@ NAMED_TIMEOUT = 15.0
 
 @dataclasses.dataclass(frozen=True)
 class Servers:
-    """Where the two servers are, and the servers themselves where they were started here.
+    """The addresses of the two servers, and the servers themselves if they were started here.
 
     Attributes:
         kafka: bootstrap servers, `HOST:PORT[,…]`.
@@ -99,7 +99,7 @@ def servers(
     `ports` are Kafka's and Redis's, free ones where None; `cores` pins what is started; `redis_config` adds to infra/redis.conf.
 
     Raises:
-        Unavailable: a server cannot be had; names what is missing and the command that helps.
+        Unavailable: a server is missing; the message has the command that installs it.
     """
     kafka, redis = named_kafka(environ), named_redis(environ)
     with contextlib.ExitStack() as started:

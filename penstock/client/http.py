@@ -71,7 +71,7 @@ class Client:
 
     Args:
         url: for example `http://localhost:8000`.
-        api_key: the gateway's, where it has one.
+        api_key: the gateway's, if it has one.
 
     Every method raises `protocol.errors.FleetError` with the gateway's text, and `Unavailable` when it cannot be reached.
     """
