@@ -139,13 +139,21 @@ class GatewaySettings:
             "worker_timeout",
         ):
             require_seconds(name, getattr(self, name))
-        for name in ("max_connections", "max_queued_calls", "max_long_polls", "json_processes"):
+        for name in (
+            "max_connections",
+            "max_queued_calls",
+            "max_long_polls",
+            "json_processes",
+            "sweep_batch",
+            "trim_batch",
+        ):
             require_count(name, getattr(self, name))
         for name in ("max_body_bytes", "max_header_bytes", "max_queued_bytes", "json_offload_bytes"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")
         require_count("max_queued_calls_per_model", self.max_queued_calls_per_model, zero=True)
-        require_seconds("model_wait", self.model_wait, zero=True)
+        for name in ("model_wait", "sweep_after", "recover_after", "offsets_max_age"):
+            require_seconds(name, getattr(self, name), zero=True)
         if self.max_body_bytes > MAX_RECORD:
             raise ConfigError(f"max_body_bytes is {self.max_body_bytes}; a record has at most {MAX_RECORD}")
         if not self.default_timeout <= self.max_timeout <= MAX_TIMEOUT:

@@ -17,17 +17,17 @@ times = st.floats(0, 1000)
 
 
 @given(st.booleans(), times, st.none() | times, st.floats(0, 60), times | st.just(math.inf))
-def test_a_call_waits_for_a_model_that_may_come_within_patience_and_deadline(
-    awaited: bool, now: float, began: float | None, patience: float, deadline: float
+def test_a_call_waits_for_a_model_that_may_come_within_model_wait_and_deadline(
+    awaited: bool, now: float, began: float | None, model_wait: float, deadline: float
 ) -> None:
-    end = wait_until(awaited=awaited, now=now, began=began, model_wait=patience, deadline=deadline)
+    end = wait_until(awaited=awaited, now=now, began=began, model_wait=model_wait, deadline=deadline)
 
     if end is None:
-        assert not awaited or deadline <= now or (now if began is None else began) + patience <= now
+        assert not awaited or deadline <= now or (now if began is None else began) + model_wait <= now
     else:
         assert awaited
         assert now < end <= deadline
-        assert end <= (now if began is None else began) + patience
+        assert end <= (now if began is None else began) + model_wait
 
 
 async def test_the_first_callers_of_a_fleet_wait_for_its_models(fleet: Site) -> None:
