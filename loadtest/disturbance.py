@@ -4,10 +4,10 @@ A load and a worker's start take CPU time. Whether they take it from serving pro
 rate. The fleet's own effects are measured with all of it on one core: the joining worker has the other core, as it would have a
 machine. The generator stands for callers elsewhere and, if the system permits, has real-time priority.
 
-Each disturbance is compared with the quiet seconds right before it, in which calls arrive at the same moments, twice over: in the
-minute that begins with it, which is what a graph of a service's p99 shows, and in its first seconds, which it fills. Only what the
-fleet does falls into them: models are written and copied before, and appear by a rename; the broker has memory enough to collect no
-garbage, or it would do so in the same second of every round.
+Each disturbance is compared with the quiet time right before it, with calls at the same offsets, over two windows: the minute that
+begins with it, which a graph of p99 shows, and its first seconds. They contain only the fleet's own work: models are written and
+copied beforehand and appear by a rename, and the broker has enough memory to collect no garbage, which would otherwise fall into
+the same second of every round.
 """
 
 from __future__ import annotations
