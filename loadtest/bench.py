@@ -37,7 +37,7 @@ IDLE_FOR: Final = 10.0
 
 
 def long_running_fleet(repository: Path, core: int | None, model: str, pool: Pool) -> AbstractContextManager[System]:
-    """With a broker that compiles what it does often as one in production has: slow for its first minutes, fast afterwards."""
+    """With a broker whose JIT compiler runs as in production: slow for its first minutes, fast afterwards."""
     from infra.local.kafka import LONG_RUNNING
 
     return systems.fleet(repository, core, model, pool, jvm=LONG_RUNNING)
@@ -58,7 +58,7 @@ class BenchPlan:
         callers: closed-loop points; "fleet" also gets `many`.
         many: the fleet's largest number of callers.
         closed_s: length of a closed-loop point.
-        sweeps: how often all closed-loop points are gone through; of each the one with the best rate counts.
+        sweeps: how often each closed-loop point is measured; the one with the best rate counts.
         shares: open-loop rates as shares of the best closed-loop rate.
         open_s: length of an open-loop point.
         batch_sizes: of the limit.
@@ -126,7 +126,7 @@ GPU: Final = BenchPlan(
 
 
 class Bench:
-    """One run. `results` grows while it goes on, so that an interrupted run keeps what it has.
+    """One run. `results` grows during the run, so that an interrupted run keeps its results.
 
     Raises:
         ModuleNotFoundError: onnx, onnxruntime or torch is missing.

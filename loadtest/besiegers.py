@@ -1,4 +1,4 @@
-"""The process of those who attack: `python -m loadtest.besiegers PORT METRICS SECONDS SCALE SEED NAME…`; it prints JSON."""
+"""The attackers' process of a siege: `python -m loadtest.besiegers PORT METRICS SECONDS SCALE SEED NAME…`; it prints JSON."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Counted:
         name, what: as in `Attack`.
         per_second: how often it was due.
         begun: how often it was done.
-        statuses: what was answered.
-        wrong: what should never have been answered; the first of them.
-        wrong_count: how many of those.
-        no_connection: attempts that nobody took.
+        statuses: counts of answers by status.
+        wrong: the first wrong answers.
+        wrong_count: the number of wrong answers.
+        no_connection: failed connection attempts.
     """
 
     name: str
@@ -82,20 +82,20 @@ async def _keep_on(
 
 
 def counted_of(output: str) -> list[Counted]:
-    """What a process of attackers has printed, "" where it printed nothing."""
+    """The counts that an attackers' process printed."""
     rows: list[dict[str, Any]] = orjson.loads(output.splitlines()[-1]) if output.strip() else []
     return [Counted(**row) for row in rows]
 
 
 def main() -> int:
-    """Attack, and print what came of it."""
+    """Attack, and print the counts."""
     port, metrics, seconds, scale, seed, *names = sys.argv[1:]
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    os.nice(5)  # whoever attacks is elsewhere, and takes no time from the honest caller
+    os.nice(5)  # real attackers run elsewhere, and take no CPU from the honest caller
     ground = Ground(int(port), int(metrics), int(seed))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         counted = runner.run(besiege(ground, names, float(seconds), float(scale)))

@@ -90,7 +90,7 @@ class HttpTarget:
         self._closed = False
 
     async def open(self, answered: Answered, width: int) -> None:
-        """See `Target.open`; a server that is not there yet is no error here."""
+        """See `Target.open`; a server that does not answer yet is not an error here."""
         self._answered = answered
         await asyncio.gather(*(self._connect() for _ in range(min(width, self._limit))))
 
@@ -251,6 +251,6 @@ class _Connection(asyncio.Protocol):
     def _answer(self, response: _Response) -> None:
         ticket, self._ticket = self._ticket, None
         if ticket is None:
-            self._fail(b"an answer that nobody asked for")
+            self._fail(b"an answer without a request")
         else:
             self._free(self, ticket, response)

@@ -54,7 +54,7 @@ def _onnx(path: Path, *, on_gpu: bool) -> Run:
     options.inter_op_num_threads = 1
     providers = ["CUDAExecutionProvider"] if on_gpu else ["CPUExecutionProvider"]
     session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-    if session.get_providers()[0] != providers[0]:  # it falls back to the CPU, which is no limit of a GPU
+    if session.get_providers()[0] != providers[0]:  # it fell back to the CPU, which is not the limit of a GPU
         raise Unavailable(f"onnxruntime could not start {providers[0]}; its log says what is missing")
     names = [output.name for output in session.get_outputs()]
 

@@ -1,14 +1,13 @@
-"""What the callers of one model notice while something happens beside it: another model loads, a worker joins or leaves.
+"""How callers of one model are disturbed when another model loads, or a worker joins or leaves.
 
-A load and a worker's start take CPU time. Whether they can take it from those who already serve is asked with nothing pinned, and
-at a low rate for the same reason. What the fleet does to itself is asked with all of it on one core: the worker that joins has the
-other to itself, as it would have a machine. The generator stands for callers elsewhere and, where the system lets it, waits for
-nobody.
+A load and a worker's start take CPU time. Whether they take it from serving processes is measured with nothing pinned, at a low
+rate. The fleet's own effects are measured with all of it on one core: the joining worker has the other core, as it would have a
+machine. The generator stands for callers elsewhere and, if the system permits, has real-time priority.
 
-Each disturbance is compared with the quiet seconds right before it, in which calls arrive at the same moments, twice over: in the
-minute that begins with it, which is what a graph of a service's p99 shows, and in its first seconds, which it fills. Only what the
-fleet does falls into them: models are written and copied before, and appear by a rename; the broker has memory enough to collect no
-garbage, or it would do so in the same second of every round.
+Each disturbance is compared with the quiet time right before it, with calls at the same offsets, over two windows: the minute that
+begins with it, which a graph of p99 shows, and its first seconds. They contain only the fleet's own work: models are written and
+copied beforehand and appear by a rename, and the broker has enough memory to collect no garbage, which would otherwise fall into
+the same second of every round.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ OF_ITS_OWN: Final = ", with a core of its own"
 POLL: Final = ["--model-control-mode", "poll", "--repository-poll-secs", "0.5"]
 
 Act = Callable[[], Callable[[], None]]
-"""Prepares a disturbance, and returns what causes it."""
+"""Prepares a disturbance, and returns the function that causes it."""
 
 
 def measure(folder: Path, rounds: int, say: Callable[[str], None], seconds: float = MINUTE) -> list[Disturbance]:
@@ -51,7 +50,7 @@ def measure(folder: Path, rounds: int, say: Callable[[str], None], seconds: floa
     Args:
         folder: where models are kept between runs.
         rounds: how often.
-        say: told of each as it is found.
+        say: called with a line for each disturbance.
         seconds: of calls before each, and as many that begin with it.
     """
     server_core, other_core = cores()
@@ -69,7 +68,7 @@ def measure(folder: Path, rounds: int, say: Callable[[str], None], seconds: floa
 
 @contextlib.contextmanager
 def _fleet(core: int | None) -> Iterator[tuple[System, Path, HttpTarget, contextlib.ExitStack]]:
-    """One that serves, with its repository, what calls it, and where to leave what is to be closed before it."""
+    """A serving fleet with its repository, its target, and a stack of things to close before it."""
     from infra.local.kafka import UNPAUSED
 
     with tempfile.TemporaryDirectory(prefix="penstock-disturbed-") as place:

@@ -1,8 +1,8 @@
 """Requests published straight to Kafka, answers read from Redis: the fleet without its gateway.
 
-It speaks the protocol's ports, so it loads an in-memory fleet the same way. Requests that are due in one turn of the event loop
-are published together, and what is due while two groups are on their way goes with the next one, as in a gateway; results come by
-wake-up, and are looked up where a wake-up did not carry them.
+It uses the protocol's ports, so it loads an in-memory fleet in the same way. Requests that are due in one turn of the event loop
+are published together, and those due while two groups are in flight join the next, as in a gateway. Results come with wake-ups, or
+are looked up if a wake-up does not carry them.
 
 Invariant: a ticket is answered at most once, whether by wake-up, look-up or failed publication.
 """
@@ -102,7 +102,7 @@ class FleetTarget:
         records = []
         for ticket in tickets:
             request = self._requests[ticket.index % len(self._requests)]
-            # The template is used again for every request that carries this payload; it is encoded before the next one is.
+            # The object is reused for every request with this payload; each is encoded before the next.
             request.id = f"{self._generator}x{ticket.index}"
             request.accepted = request.published = wall
             self._open[request.id] = ticket

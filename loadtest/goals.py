@@ -17,7 +17,7 @@ class Yardstick:
 
     Attributes:
         measure: the figure in this run.
-        there: what it was on the machine where the goals were set.
+        there: its value on the machine where the goals were set.
     """
 
     measure: Measure
@@ -29,11 +29,11 @@ class Goal:
     """One figure.
 
     Attributes:
-        text: what is measured, with its unit.
-        measure: reads it from results; None where it was not measured.
-        bound: what it must be.
+        text: the measured quantity, with its unit.
+        measure: reads it from results; None if it was not measured.
+        bound: the value to reach.
         at_least: whether `bound` is the smallest or the largest allowed value.
-        yardstick: what else depends on the machine as this figure does.
+        yardstick: a figure that depends on the machine in the same way.
     """
 
     text: str
@@ -43,7 +43,7 @@ class Goal:
     yardstick: Yardstick | None = None
 
     def met(self, results: Results) -> bool | None:
-        """Whether it is reached; None where it was not measured."""
+        """Whether it is reached; None if it was not measured."""
         return self._reaches(self.measure(results), self.bound)
 
     def scaled(self, results: Results) -> float | None:
@@ -52,7 +52,7 @@ class Goal:
         return self.bound * here / self.yardstick.there if self.yardstick and here else None
 
     def met_here(self, results: Results) -> bool | None:
-        """Whether the scaled bound is reached; None where that cannot be said."""
+        """Whether the scaled bound is reached; None if it was not measured."""
         bound = self.scaled(results)
         return None if bound is None else self._reaches(self.measure(results), bound)
 

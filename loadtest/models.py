@@ -32,7 +32,7 @@ class BenchModel:
     Attributes:
         name: folder and model name.
         file: the model file's name inside version 1.
-        inputs: what one request carries, with its batch dimension of 1.
+        inputs: the inputs of one request, with a batch dimension of 1.
         outputs: names, in the order in which the model returns them.
         config: the text of config.pbtxt.
         write: makes the model file at a path.
@@ -63,7 +63,7 @@ class BenchModel:
 
 
 def write_repository(folder: Path, names: Iterable[str] | None = None) -> Path:
-    """Write the named models (all, when none are) below `folder` where they are not there yet, and return it.
+    """Write the named models (all if none are named) below `folder`, unless they exist, and return it.
 
     Raises:
         ModuleNotFoundError: `onnx` or `torch` is not installed.

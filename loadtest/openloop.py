@@ -67,7 +67,7 @@ async def closed_loop(
 ) -> None:
     """`callers` at once, each sending its next request when it has its answer, for `duration` seconds.
 
-    Latency counts from the moment of sending: while the server stalls, nobody sends. That hides stalls, so compare servers'
+    Latency counts from the time of sending: while the server stalls, no request is sent. That hides stalls, so compare servers'
     capacity with it and their latency with `open_loop`.
     """
     run = _Run(target, recorder, callers, grace)

@@ -114,7 +114,7 @@ class Pool:
         return len(self.bodies)
 
     def is_right(self, index: int, body: bytes) -> bool:
-        """Whether a V2 JSON answer holds what request `index` must get; without expectations, whether it has outputs."""
+        """Whether a V2 JSON answer is right for request `index`; without expectations, whether it has outputs."""
         try:
             outputs = {item["name"]: item["data"] for item in orjson.loads(body)["outputs"]}
         except (orjson.JSONDecodeError, KeyError, TypeError):
@@ -125,7 +125,7 @@ class Pool:
 
 
 def is_close(outputs: Answer, expected: Answer, tolerance: float = TOLERANCE) -> bool:
-    """Whether every expected output is there with as many values, each within the tolerance (relative above 1)."""
+    """Whether every expected output exists with as many values, each within the tolerance (relative above 1)."""
     for name, values in expected.items():
         got = outputs.get(name)
         if got == values:

@@ -22,7 +22,7 @@ MIB: Final = 1 << 20
 
 @contextlib.contextmanager
 def on_core(core: int | None) -> Iterator[None]:
-    """Move this thread, and what it starts meanwhile, to one core; a no-op with None or where the system cannot."""
+    """Pin this thread, and processes that it starts meanwhile, to one core; a no-op with None or without system support."""
     if core is None or not hasattr(os, "sched_setaffinity"):
         yield
         return

@@ -1,4 +1,4 @@
-"""From results to Markdown: what was reached, as a share of the limit, with the raw numbers below. No I/O."""
+"""Results as Markdown: rates as shares of the limit, followed by the raw figures. No I/O."""
 
 from __future__ import annotations
 
@@ -264,7 +264,7 @@ def _p99(slowest: Sequence[Sequence[float]], single: Sequence[float]) -> float:
 
 
 def safety_table(costs: Sequence[SafetyCost]) -> str:
-    """CPU time by part, process and, where there is a batch, request."""
+    """CPU time by part and process, and per request if there is a batch."""
     columns = ("CPU time, µs", "requests in the batch", "process", "each time", "per request")
     rows = [
         (cost.what, cost.size or None, process, spent, spent / cost.size if cost.size else None)

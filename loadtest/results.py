@@ -48,7 +48,7 @@ class OpenPoint:
         generator_us: the generator's own CPU microseconds per request.
         cpu_us: the servers' CPU microseconds per request, by process.
         batch: mean rows per execution; 0 where the server does not say.
-        complaints: what went wrong, with counts.
+        complaints: errors with their counts.
     """
 
     arrivals: str
@@ -89,7 +89,7 @@ class ServerResult:
     """One server (or fleet of processes) under test.
 
     Attributes:
-        first_answer_s: from the start of its processes to its first right answer; None where it was not started for this.
+        first_answer_s: from the start of its processes to its first right answer; None if it was already running.
         memory_mib: resident memory by process, after the first answer and after all load.
         models: by model name.
         limits: rows per second of the model called directly right before and right after this server was measured, whichever was
@@ -119,7 +119,7 @@ class Soak:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Idle:
-    """Many loaded models that nobody calls: share of one core (0..1) and MiB, by process."""
+    """Many loaded models without calls: share of one core (0..1) and MiB, by process."""
 
     models: int
     cpu_share: dict[str, float]
@@ -158,7 +158,7 @@ class SafetyCost:
 
     Attributes:
         what: the part.
-        size: requests in the batch that it was measured with; 0 where it does not come with a batch.
+        size: requests in the measured batch; 0 if it does not depend on a batch.
         cpu_us: CPU microseconds each time, by process.
     """
 

@@ -17,7 +17,7 @@ from loadtest.samples import Outcome, Samples
 
 
 class CheckedTarget(Target, Protocol):
-    """A target that judges answers and remembers what was wrong with them."""
+    """A target that checks answers and records their errors."""
 
     @property
     def complaints(self) -> collections.Counter[str]:
@@ -80,7 +80,7 @@ def closed_point(target: CheckedTarget, callers: int, duration: float, warmup: f
 
 
 def on_fresh_loop(work: Coroutine[Any, Any, None]) -> float:
-    """Run to the end on a new event loop (uvloop where there is one); CPU seconds that this process took."""
+    """Run to the end on a new event loop (uvloop if installed); the CPU seconds that this process took."""
     begin = time.process_time()
     if sys.platform == "win32":
         asyncio.run(work)

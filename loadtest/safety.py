@@ -71,7 +71,7 @@ def _journal(size: int, seconds: float) -> SafetyCost:
 
 
 def _heartbeat(seconds: float) -> SafetyCost:
-    """Encode what a worker with one busy model says; twice a second, whatever the load."""
+    """Encode the heartbeat of a worker with one busy model; it is sent twice a second, whatever the load."""
     load = ModelLoad(
         MODEL, "1", ModelState.READY, (0, 1, 2, 3), 10, 10, 32, 100, 0.01,
         {f"16x16/{size}": 0.001 for size in (1, 2, 4, 8, 16, 32)},
@@ -93,7 +93,7 @@ def _microseconds(function: Callable[[], object], seconds: float) -> float:
 
 
 async def _children(folder: Path, size: int, seconds: float) -> list[SafetyCost]:
-    """A batch through a thread and through a child: whole, so that the difference is what the child costs."""
+    """A whole batch through a thread and through a child; the difference is the cost of the child."""
     costs = []
     for isolation in ("thread", "process"):
         with _version(folder, isolation) as version:
@@ -141,7 +141,7 @@ class _Runs:
             self._back.put_nowait(job)
 
     async def measure(self, seconds: float) -> dict[str, float]:
-        """CPU microseconds per batch, of this process and of the child's, where there is one."""
+        """CPU microseconds per batch, of this process and of the child, if there is one."""
         for _ in range(50):
             await self._once()
         child, begun = self._child_cpu(), time.process_time()

@@ -1,4 +1,4 @@
-"""A gateway under every attack at once, and an honest caller beside them: what it keeps, whom it makes wait, whether it errs.
+"""A gateway under every attack at once, beside an honest caller: measures its memory, the caller's latency, and wrong answers.
 
 The honest caller is timed in open loop, first alone and then under attack, at the same moments. Those who attack are processes of
 their own. Nothing is pinned. Memory is that of the gateway's process and its children.
@@ -67,7 +67,7 @@ class SiegePlan:
         before: seconds of the honest caller alone.
         rate: of the honest caller, calls per second.
         scale: of the attacks' rates.
-        limit_mib: what the gateway is told to hold at most.
+        limit_mib: the gateway's budget of bytes.
         gateway_options: more of its command line.
         names: of the attacks.
     """
@@ -88,12 +88,12 @@ class Siege:
 
     Attributes:
         about: of the machine and the software.
-        plan: what was done.
+        plan: its plan.
         quiet, attacked: the honest caller's outcomes and latencies, as `Samples.summary`.
         memory: (seconds since the attack began, MiB of all the gateway's processes).
-        before_mib: the same when nobody attacked.
-        highest_mib: the highest resident memory of the gateway's own process, as the kernel counts it; 0 where it does not.
-        attacks: what became of each.
+        before_mib: the same before the attack.
+        highest_mib: the kernel's maximum of the resident memory of the gateway's own process; 0 if it keeps none.
+        attacks: counts of each attack.
         complaints: of the honest caller.
     """
 
@@ -109,7 +109,7 @@ class Siege:
 
     @property
     def slower(self) -> float:
-        """The honest caller's p99 under attack, in those without."""
+        """The honest caller's p99 under attack, relative to that without."""
         return float(self.attacked["latency_ms"]["p99"] / self.quiet["latency_ms"]["p99"])
 
     @property
@@ -119,7 +119,7 @@ class Siege:
 
     @property
     def wrong(self) -> int:
-        """Answers that were wrong, the honest caller's and those who attacked."""
+        """Wrong answers, to the honest caller and to attackers."""
         honest = self.quiet["outcomes"]["wrong"] + self.attacked["outcomes"]["wrong"]
         return int(honest) + sum(each.wrong_count for each in self.attacks)
 
@@ -185,7 +185,7 @@ def _output(process: ServerProcess) -> str:
 
 @contextlib.contextmanager
 def _watched(root: int, seconds: float) -> Iterator[list[tuple[float, float]]]:
-    """A list that has, after the block, the memory of a process and its children; read by a process that disturbs nobody."""
+    """A list that holds, after the block, the memory of a process and its children; read by a separate process."""
     series: list[tuple[float, float]] = []
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         watching = pool.submit(_watch, root, seconds)
@@ -252,7 +252,7 @@ def load(path: Path) -> Siege:
 
 
 def names_of(parts: Sequence[str]) -> tuple[str, ...]:
-    """The attacks with one of these in their name; all where none is given.
+    """The attacks with one of these parts in their name; all if none is given.
 
     Raises:
         ValueError: there is none.

@@ -33,7 +33,7 @@ class Ground:
     Attributes:
         port, metrics: of the gateway.
         statuses: answers by attack and status; "-" for a connection that ended without one.
-        wrong: what should never have been answered, by attack.
+        wrong: wrong answers by attack.
         handles: of asynchronous calls that were accepted, the newest last.
         count: numbers for requests.
     """
@@ -68,7 +68,7 @@ class Attack:
 
     Attributes:
         name: short.
-        what: what is done each time.
+        what: a description of one attempt.
         per_second: how often.
         strike: does it once.
     """
@@ -83,7 +83,7 @@ ATTACKS: Final[dict[str, Attack]] = {}
 
 
 def attack(name: str, per_second: float, what: str) -> Callable[[Strike], Strike]:
-    """Names what does one attack once."""
+    """Registers a function that makes one attempt of an attack."""
 
     def register(strike: Strike) -> Strike:
         ATTACKS[name] = Attack(name, what, per_second, strike)

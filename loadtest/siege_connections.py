@@ -1,4 +1,4 @@
-"""An attacker's side of a connection: sends bytes, keeps the answers in their order."""
+"""An attacker's connection: sends raw bytes, keeps the answers in order."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class RawConnection(asyncio.Protocol):
         self._transport.write(data)
 
     async def until(self, count: int, seconds: float) -> bool:
-        """Wait for so many answers in all, or the end of the connection; whether they came in time."""
+        """Wait for `count` answers in all, or the end of the connection; whether they came in time."""
         try:
             async with asyncio.timeout(seconds):
                 while len(self.replies) < count and not self.lost.done():
@@ -102,7 +102,7 @@ async def connect(port: int, *, deaf: bool = False) -> RawConnection:
     """A connection to a server on loopback; a deaf one never reads.
 
     Raises:
-        OSError: nobody takes it.
+        OSError: the connection is refused.
     """
     _, line = await asyncio.get_running_loop().create_connection(lambda: RawConnection(deaf), "127.0.0.1", port)
     return line
@@ -112,7 +112,7 @@ async def ask(port: int, data: bytes, count: int = 1, seconds: float = 30.0) -> 
     """Send on a connection of its own; at most `count` answers, and whatever came beyond them.
 
     Raises:
-        OSError: nobody takes the connection.
+        OSError: the connection is refused.
     """
     line = await connect(port)
     try:
@@ -134,5 +134,5 @@ def request(
 
 
 def in_chunks(body: bytes, trailers: bytes = b"") -> bytes:
-    """A body in one chunk, with what follows the last one."""
+    """A body in one chunk, with the bytes that follow the last chunk."""
     return b"%x\r\n%b\r\n0\r\n%b\r\n" % (len(body), body, trailers)

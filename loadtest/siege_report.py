@@ -11,8 +11,8 @@ _HEAD: Final = """\
 # Under siege
 
 Written by `python -m loadtest siege`; the raw figures are in the JSON file beside this page. A gateway gets all of these attacks at
-once, each at its own rate and from processes of their own, while an honest caller is timed beside them. Its calls come at the same
-moments as in the quiet time before. The memory is that of the gateway's process and its children{what}.
+once, each at its own rate and from separate processes, while an honest caller is timed. Its calls come at the same offsets as in
+the quiet time before. The memory is that of the gateway's process and its children{what}.
 """
 _SHOWN: Final = 20
 
@@ -30,9 +30,9 @@ def markdown(siege: Siege) -> str:
             _callers(siege),
             "## Memory\n",
             _memory(siege),
-            "## What was done\n",
+            "## Attacks\n",
             _attacks(siege),
-            "## Where\n",
+            "## Machine\n",
             table(("", ""), siege.about.items()),
         ]
     )
@@ -55,7 +55,7 @@ def _memory(siege: Siege) -> str:
     shown = siege.memory[::step]
     facts = (
         ("limit", siege.plan.limit_mib), ("before, all its processes", siege.before_mib),
-        ("the most that all its processes held", siege.peak_mib), ("the most that its own process held", siege.highest_mib or None),
+        ("maximum of all its processes", siege.peak_mib), ("maximum of its own process", siege.highest_mib or None),
     )  # fmt: skip
     series = table(
         ("second", *[f"{seconds:.0f}" for seconds, _ in shown]), [("MiB", *[round(mib) for _, mib in shown])]
@@ -73,4 +73,4 @@ def _attacks(siege: Siege) -> str:
     ]  # fmt: skip
     columns = ("attack", "what", "per second", "times", "answers by status", "not connected", "wrong")
     wrong = "".join([f"- {each.name}: {text}\n" for each in siege.attacks for text in each.wrong])
-    return f"{table(columns, rows)}\n`-` is a connection that ended, or was left, without an answer.\n{wrong}"
+    return f"{table(columns, rows)}\n`-` is a connection that ended, or was closed by the attacker, without an answer.\n{wrong}"

@@ -46,10 +46,10 @@ class System:
         port: of its V2 API on loopback.
         meter: of all its processes.
         first_answer_s: from the start of its own processes to the first right answer.
-        kafka: bootstrap servers, where it has any.
-        redis: URL of its store, where it has one.
-        prefix: of its topics and keys, where it has any.
-        metrics: port of the gateway's metrics, where it has any.
+        kafka: bootstrap servers, if it has any.
+        redis: URL of its store, if it has one.
+        prefix: of its topics and keys, if it has any.
+        metrics: port of the gateway's metrics, if it has one.
     """
 
     name: str
@@ -73,7 +73,7 @@ class System:
         return sum(s["inference_count"] for s in stats), sum(s["execution_count"] for s in stats)
 
     def memory_mib(self) -> dict[str, float]:
-        """Resident memory by process, and what Redis itself counts."""
+        """Resident memory by process, and Redis' own figure."""
         memory = self.meter.memory_mib()
         if self.redis:
             memory["redis used_memory"] = redis_used_bytes(self.redis) / MIB
@@ -163,7 +163,7 @@ def _ports(http_port: int, metrics_port: int) -> list[str]:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on just now."""
+    """A free loopback port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -173,7 +173,7 @@ def wait_for_answer(address: Address, pool: Pool, processes: Mapping[str, Server
     """Ask until the answer is right.
 
     Raises:
-        Unavailable: not within `START_WITHIN` seconds, or one of the processes ended; with what they said.
+        Unavailable: not within `START_WITHIN` seconds, or one of the processes ended; the message has their output.
         FleetError: the answer is wrong.
     """
     said, deadline = "nothing", time.monotonic() + START_WITHIN

@@ -1,4 +1,4 @@
-"""From a URL to something that can be loaded: what the model takes, what it must answer, and who carries it."""
+"""Turns a URL into a target for load: the model's inputs, its expected answers, and the client."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class TargetChoice:
         """The target with its pool of requests; not yet connected.
 
         Raises:
-            FleetError: the URL is neither of these, or nobody there knows the model.
+            FleetError: the URL is neither of these, or the server does not know the model.
         """
         scheme, _, place = self.url.partition("://")
         if scheme == "kafka":
@@ -95,7 +95,7 @@ async def _announced(settings: TransportSettings, model: str, version: str) -> A
 
 
 async def newest_ready(bus: Bus, names: Names, model: str, version: str = "") -> Announcement:
-    """What the catalogue says of a model version, or of the newest one that is ready; the bus is open.
+    """The catalogue's entry of a model version, or of the newest ready one; the bus is open.
 
     Raises:
         NotFound: the catalogue does not know it.
@@ -122,7 +122,7 @@ def get_json(address: Address, path: str, headers: Mapping[str, str] | None = No
     """The JSON document at a path of the server.
 
     Raises:
-        Unavailable: nobody answers there.
+        Unavailable: no server answers there.
         FleetError: the status is not 200; holds what the server said.
     """
     connection = http.client.HTTPConnection(address.host, address.port, timeout=timeout)

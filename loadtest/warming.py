@@ -1,7 +1,7 @@
-"""Load on a fresh broker until it has become no faster.
+"""Loads a fresh broker until it becomes no faster.
 
-A JVM compiles what it does often: for its first minutes a call costs Kafka two to five times the CPU, and most of that is the
-compiler's. Kafka's time is taken as a multiple of the gateway's, which changes with the machine's speed only.
+A JVM compiles hot code: in its first minutes a call costs Kafka two to five times the CPU, most of it in the compiler. Kafka's time
+is measured as a multiple of the gateway's, which depends only on the machine's speed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NO_BETTER: Final = 0.95
 
 
 def warm(system: System, model: str, pool: Pool, load_core: int | None, seconds: float) -> list[float]:
-    """Rounds until the broker has settled, for `seconds` at most; what a call of one caller cost it in each."""
+    """Load the broker until its cost per call settles, for `seconds` at most; the cost of one caller's call in each round."""
     costs: list[float] = []
     while len(costs) < int(seconds / ROUND) and not settled(costs):
         costs.append(_round(system, model, pool, load_core))

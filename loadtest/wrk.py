@@ -40,11 +40,11 @@ def run(
     core: int | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> ClosedPoint:
-    """Load a server for `seconds`, from `core` where one is given.
+    """Load a server for `seconds`, from `core` if one is given.
 
     Raises:
         NotFound: wrk (or taskset, with a core) is not installed.
-        FleetError: wrk could not run; holds what it said.
+        FleetError: wrk could not run; the message has its output.
     """
     with tempfile.NamedTemporaryFile("wb", prefix="penstock-bodies-", suffix=".jsonl") as bodies:
         bodies.write(b"\n".join(pool.bodies) + b"\n")

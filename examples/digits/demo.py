@@ -1,4 +1,6 @@
-"""The demo behind `make demo`: start a one-process fleet, classify held-back handwritten digits over HTTP, say how it went."""
+"""The demo of `make demo`: starts a one-process fleet, classifies held-back handwritten digits over HTTP, and prints the
+results.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +101,7 @@ async def classify(url: str, images: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def show(images: np.ndarray, labels: np.ndarray, digits: np.ndarray, count: int = 5) -> None:
-    """A few different digits as the model saw them, each above what it read."""
+    """A few different digits as pictures, each above the model's answer."""
     chosen = np.unique(labels, return_index=True)[1][:: 10 // count][:count]
     print()
     for row in range(8):

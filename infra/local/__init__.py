@@ -1,6 +1,6 @@
 """Real Kafka and real Redis on this machine, without a container engine.
 
-`python -m infra.local check` says what is there, `fetch` gets Kafka, `up` runs both until Ctrl-C. As a library:
+`python -m infra.local check` prints what is installed, `fetch` downloads Kafka, `up` runs both until Ctrl-C. As a library:
 
 - `servers`: addresses from the environment, or servers started for the occasion;
 - `kafka.Broker`, `redis.RedisServer`: one server each, to be stopped, killed, restarted and pinned to cores;

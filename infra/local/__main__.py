@@ -50,7 +50,7 @@ def looked_for(what: str, look: Callable[[], str]) -> Finding:
 
 
 def findings(environ: Mapping[str, str] = os.environ) -> list[Finding]:
-    """Whether there is a broker and a store, or what it takes to start them."""
+    """Whether a broker and a store run, or can be started."""
     places = this_system(environ)
 
     def named(address: str | None) -> str:
@@ -82,7 +82,7 @@ def findings(environ: Mapping[str, str] = os.environ) -> list[Finding]:
 
 @main.command()
 def check() -> None:
-    """Say what is there; exit with 1 if something is missing."""
+    """Print what is installed; exit with 1 if something is missing."""
     found = findings()
     for finding in found:
         print(f"{finding.what:6} {'ok     ' if finding.found else 'missing'}  {finding.text}")
@@ -91,7 +91,7 @@ def check() -> None:
 
 @main.command()
 def fetch() -> None:
-    """Fetch what Kafka needs, so that later starts need no network."""
+    """Download Kafka, so that later starts need no network."""
     with _as_message():
         installed = prepare(say=print)
     print(f"Kafka {jars.kafka_version()} is in {installed.jars}")
@@ -99,7 +99,7 @@ def fetch() -> None:
 
 @main.command()
 def pin() -> None:
-    """Write kafka-jars.txt anew after a change of pom.xml (needs Maven)."""
+    """Rewrite kafka-jars.txt after a change of pom.xml (needs Maven)."""
     with _as_message():
         pinned = jars.pin()
     print(f"{len(pinned)} jars pinned in {jars.PINS}")

@@ -3,7 +3,7 @@
 Invariants:
 - every topic has three replicas unless its maker says otherwise, and takes a write once two of them have it;
 - ports and data of a server stay the same, however often it is killed and started;
-- a Redis that was primary and comes back comes back as a replica, empty: what it had alone is gone, as in any failover.
+- a former Redis primary comes back as an empty replica: writes that only it had are lost, as in any failover.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Cluster:
 
 
 def follows(replica: RedisServer, primary: RedisServer) -> bool:
-    """Whether one Redis has the other's data and gets what is new."""
+    """Whether one Redis is a synced replica of the other."""
     try:
         told = "\n".join(probes.redis_words(HOST, replica.port, "INFO", "replication")).splitlines()
     except OSError:
@@ -168,9 +168,7 @@ def cluster(
         primary = RedisServer(data / "redis-1", config=FOLLOWING)
         replica = RedisServer(data / "redis-2", config=FOLLOWING | replica_of(primary))
         for server in (*brokers, primary, replica):
-            started.callback(
-                server.kill
-            )  # what it has written goes away with it; a cluster that ends in order takes long
+            started.callback(server.kill)  # its data is deleted anyway, and an orderly stop of a cluster takes long
             server.launch()
         for store in (primary, replica):
             store.wait_ready()
@@ -196,7 +194,7 @@ def cluster(
 
 
 def replica_of(primary: RedisServer) -> dict[str, str]:
-    """What a Redis is told to follow another."""
+    """The settings of a Redis that replicates another."""
     return {"replicaof": f"{HOST} {primary.port}"}
 
 

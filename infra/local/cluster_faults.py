@@ -1,6 +1,6 @@
 """What can be done to the servers of a cluster, by the role that the victim has at that moment.
 
-Invariant: a fault returns once it is mended: every replica is in sync again, or follows again.
+Invariant: a fault returns once it is undone: every replica is in sync, or follows, again.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def stop_broker(running: Cluster, broker: Broker) -> None:
 
 
 def two(running: Cluster, end: Callable[[Broker], None]) -> None:
-    """Two brokers away at once for some seconds.
+    """Take down two brokers at once for some seconds.
 
     Ended in order (SIGTERM), the third broker is the only one in sync, and refuses writes at once. Killed, they stay in sync on
     paper, as the controllers have no majority to say otherwise, and writes wait for them in vain.
@@ -99,7 +99,7 @@ def two(running: Cluster, end: Callable[[Broker], None]) -> None:
 
 
 def kill_primary(running: Cluster) -> None:
-    """SIGKILL; the Sentinels promote the replica, and what was the primary comes back as its replica."""
+    """SIGKILL; the Sentinels promote the replica, and the old primary comes back as its replica."""
     old = running.primary
     old.kill()
     _wait_for_other(running, old)
@@ -107,7 +107,7 @@ def kill_primary(running: Cluster) -> None:
 
 
 def lose_tail(running: Cluster) -> None:
-    """As `kill_primary`, and what was written in the last second before it never reaches the replica."""
+    """As `kill_primary`, and the last second of writes never reaches the replica."""
     nowhere = str(free_port(HOST))
     probes.redis_words(HOST, running.replica.port, "REPLICAOF", HOST, nowhere)
     time.sleep(LOST)
@@ -161,4 +161,4 @@ NAMES = (*(f"kafka-{role}-{how}" for role in _ROLES for how in _HOW), "kafka-two
          "redis-primary-kill", "redis-primary-lose", "redis-primary-stop", "redis-replica-kill")  # fmt: skip
 USUAL = ("kafka-leader-kill", "kafka-coordinator-kill", "kafka-controller-kill", "kafka-two-restart", "redis-primary-kill",
          "redis-primary-stop", "redis-replica-kill")  # fmt: skip
-"""What a run on a cluster does unless it is told otherwise."""
+"""The default faults of a run on a cluster."""

@@ -1,7 +1,7 @@
-"""What `make verify` may do to the broker and the store that it has started: asked for by name over a UNIX socket.
+"""The faults that `make verify` can cause in the broker and the store that it started, requested by name over a UNIX socket.
 
-`penstock verify` breaks its own processes; servers it only knows by address. So it is given a command for each of these faults, and
-the command asks whoever started the servers.
+`penstock verify` breaks its own processes, but knows servers only by address. It gets a command for each of these faults, and the
+command asks the process that started the servers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from infra.local.servers import Servers
 from protocol.errors import FleetError, Unavailable
 
 PAUSE = 3.0
-"""Seconds for which a server stands still."""
+"""Seconds for which a server is stopped."""
 ANSWER_WITHIN = 110.0
 
 Faults = dict[str, Callable[[], None]]
@@ -34,11 +34,11 @@ Faults = dict[str, Callable[[], None]]
 
 NAMES = tuple(f"{server}-{how}" for server in ("kafka", "redis") for how in ("full", "kill", "restart", "stop"))
 USUAL = ("kafka-full", "redis-full", "redis-stop")
-"""What a run on one broker and one store does unless it is told otherwise."""
+"""The default faults of a run on one broker and one store."""
 
 
 def faults(running: Servers) -> Faults:
-    """What can be done to those of the servers that were started here, by name."""
+    """The faults of the servers that were started here, by name."""
     possible: Faults = {}
     for name, server in (("kafka", running.broker), ("redis", running.store)):
         if server is not None:
@@ -89,13 +89,13 @@ def _of(name: str, server: LocalServer) -> Faults:
 
 
 def command(address: Path, name: str) -> str:
-    """The command line that asks for one of them, and returns once it is mended."""
+    """The command line that causes a fault, and returns once it is undone."""
     return shlex.join([sys.executable, "-m", "infra.local", "fault", str(address), name])
 
 
 @contextlib.contextmanager
 def offered(possible: Faults, address: Path) -> Iterator[None]:
-    """Do what is asked for at this socket for the time of a `with`."""
+    """Serve requests for faults at this socket for the duration of a `with`."""
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(address))
         listening.listen()
@@ -127,10 +127,10 @@ def _answer(asking: socket.socket, possible: Faults, busy: Mapping[str, threadin
 
 
 def ask(address: Path, name: str) -> None:
-    """Ask for a fault and wait until it is mended.
+    """Request a fault and wait until it is undone.
 
     Raises:
-        Unavailable: it is not possible, or nobody listens.
+        Unavailable: the fault is not possible, or no fault server listens.
     """
     with socket.socket(socket.AF_UNIX) as asking:
         asking.settimeout(ANSWER_WITHIN)
@@ -139,6 +139,6 @@ def ask(address: Path, name: str) -> None:
             asking.sendall(name.encode())
             said = asking.recv(1000).decode()
         except OSError as error:
-            raise Unavailable(f"nobody breaks servers at {address}: {error}") from error
+            raise Unavailable(f"no fault server answers at {address}: {error}") from error
     if said != "done":
         raise Unavailable(f"the fault was not done: {said}")

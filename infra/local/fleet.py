@@ -14,7 +14,7 @@ from infra.local.process import HOST, LocalServer, OnePortServer, free_port
 from infra.local.servers import Servers, servers
 
 ROOT = Path(__file__).parents[2]
-"""Where `python -m penstock` is found even where it is not installed."""
+"""The folder from which `python -m penstock` works even if it is not installed."""
 
 
 class FleetProcess(OnePortServer):

@@ -1,4 +1,4 @@
-"""Kafka's jars: pinned by checksum, fetched by Maven where it is there, else downloaded one by one.
+"""Kafka's jars: pinned by checksum, fetched by Maven if it is installed, else downloaded one by one.
 
 Invariants:
 - a jar that is not exactly the pinned one never reaches the cache, whichever way it came;
@@ -59,7 +59,7 @@ def parse_pins(text: str) -> list[Jar]:
     """The jars of a list with one `SHA256  GROUP:ARTIFACT:VERSION` a line; `#` opens a comment.
 
     Raises:
-        ConfigError: a line is none of these; names it.
+        ConfigError: a line is not an entry; names it.
     """
     jars = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -99,7 +99,7 @@ def fetch(cache: Path | None = None, environ: Mapping[str, str] = os.environ, pl
     """The folder that holds the pinned jars, fetched if they are not there.
 
     Raises:
-        Unavailable: they can be had neither by Maven nor by download, or what came is not what is pinned.
+        Unavailable: neither Maven nor a download provides them, or a checksum differs.
     """
     cache = cache or cache_folder(environ)
     target = folder(cache)
@@ -122,7 +122,7 @@ def fetch(cache: Path | None = None, environ: Mapping[str, str] = os.environ, pl
 
 
 def pin(places: Places | None = None) -> list[Jar]:
-    """Writes the list anew from what Maven resolves for the pom."""
+    """Rewrites the list from the jars that Maven resolves for the pom."""
     with tempfile.TemporaryDirectory() as layout:
         _maven(places or this_system(), "-Dmdep.useRepositoryLayout=true", f"-DoutputDirectory={layout}")
         jars = [_from_layout(Path(layout), path) for path in sorted(Path(layout).rglob("*.jar"))]

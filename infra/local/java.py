@@ -35,7 +35,7 @@ class Java:
 
 
 def read_version(program: Path, said: str) -> Java | None:
-    """The runtime whose `java -version` said this; None when it is no version that we know how to read."""
+    """The runtime with this `java -version` output; None if its version cannot be read."""
     found = _VERSION.search(said)
     if found is None:
         return None
@@ -56,7 +56,7 @@ def find_java(places: Places | None = None) -> Java:
     """The first Java that is new enough.
 
     Raises:
-        Unavailable: there is none; says what was found and the command that helps.
+        Unavailable: there is none; the message has what was found and the command that installs it.
     """
     places = places or this_system()
     seen = []

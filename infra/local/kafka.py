@@ -47,7 +47,7 @@ LONG_RUNNING: Final = Jvm(options=("-XX:+UseSerialGC",))
 """With both compilers, for a broker that is given a minute or two of load before it counts."""
 
 UNPAUSED: Final = Jvm(heap="1g", options=(*Jvm.options, "-Xms1g", "-Xmn800m"))
-"""With room for what a broker throws away in its first minutes: its collector, which stops it for 15 to 40 ms, does not run."""
+"""Enough heap for the garbage of a broker's first minutes, so that its collector, which stops it for 15 to 40 ms, does not run."""
 
 
 def parse_properties(text: str) -> dict[str, str]:
@@ -148,7 +148,7 @@ class Broker(LocalServer):
         return probes.kafka_answers(HOST, self.port)
 
     def launch(self) -> None:
-        """Starts the broker; finds Java and fetches the jars first if nobody did."""
+        """Starts the broker; first finds Java and fetches the jars if necessary."""
         self._installed = self._installed or installation.find()
         super().launch()
 

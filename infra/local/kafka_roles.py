@@ -1,4 +1,4 @@
-"""Who does what in a running cluster: asked of a broker over a socket, so that a fault can pick its victim by its role."""
+"""The roles of brokers in a running cluster, asked of a broker over a socket, so that a fault can pick its victim by role."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LOG_OF_CONTROLLERS = "__cluster_metadata"
 
 
 class _DescribeQuorumResponse(Response):  # type: ignore[misc]
-    """Up to the leader: what follows in the answer is not read."""
+    """The reply up to the leader; the rest is not read."""
 
     API_KEY = 55
     API_VERSION = 0
@@ -76,7 +76,7 @@ class _DescribeQuorumRequest(RequestStruct):  # type: ignore[misc]
 
 
 def leaders(host: str, port: int) -> collections.Counter[int]:
-    """How many partitions each node leads; -1 counts those without a leader."""
+    """The number of partitions that each node leads; -1 stands for those without a leader."""
     return collections.Counter(leader for _, leader, _, _ in partitions(host, port))
 
 

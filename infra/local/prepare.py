@@ -25,7 +25,7 @@ def prepare(
     places: Places | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Installation:
-    """Fetches what is missing and trains the archive once; seconds the first time, milliseconds after.
+    """Fetches missing parts and builds the class archive once; takes seconds the first time, milliseconds later.
 
     Raises:
         Unavailable: no Java or no jars can be had, or the broker does not start.

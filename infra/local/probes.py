@@ -63,7 +63,7 @@ def redis_words(host: str, port: int, *command: str, timeout: float = 2.0) -> li
     """The words of Redis' answer to a command, in order and without its structure.
 
     Raises:
-        OSError: nobody answers, or with an error.
+        OSError: no answer, or an error.
     """
     sent = b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in (part.encode() for part in command))
     with socket.create_connection((host, port), timeout) as connection:

@@ -39,9 +39,9 @@ _DECK = collections.deque(random.SystemRandom().sample(PORTS, len(PORTS)))
 
 
 def free_port(host: str = HOST) -> int:
-    """A TCP port that nobody listens on right now, and that this process was not given before, until all were.
+    """A free TCP port that this process has not been given before, until all were.
 
-    Whoever asks starts a server there only later: chosen each time anew, two of a fleet's processes now and then had the same.
+    The caller starts a server there only later, so independent choices would sometimes give two processes the same port.
     """
     for _ in range(200):
         _DECK.rotate()
@@ -72,7 +72,7 @@ def wait_until(answers: Callable[[], bool], deadline: float) -> bool:
 
 @contextlib.contextmanager
 def _on_cores(cores: Collection[int] | None) -> Iterator[None]:
-    """Gives this thread those cores for as long as it takes to start a child, which inherits them."""
+    """Pins this thread to cores while it starts a child, which inherits them."""
     if cores is None:
         yield
         return
@@ -136,7 +136,7 @@ class LocalServer(abc.ABC):
         return self._child is not None and self._child.poll() is None
 
     def start(self) -> Self:
-        """Starts and waits until it answers. A free port that somebody else took meanwhile is chosen again."""
+        """Starts and waits until it answers; chooses another port if its free one was taken meanwhile."""
         for _ in range(2):
             try:
                 return self._start_once()
@@ -150,7 +150,7 @@ class LocalServer(abc.ABC):
         if self.running:
             raise ConfigError(f"{self.name} already runs at {self.address}")
         if taken := [port for port in self.ports() if not is_free(port)]:
-            # Asked first: else whoever listens there would answer in its place.
+            # Checked first: otherwise another listener could answer in its place.
             raise Unavailable(
                 f"{self.name} cannot listen on port {taken[0]}, which is in use by another program; stop that, or name another port"
             )

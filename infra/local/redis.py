@@ -33,7 +33,7 @@ class RedisProgram:
 
 
 def read_version(program: Path, said: str) -> RedisProgram | None:
-    """The server whose `--version` said this; None when it is no version that we know how to read."""
+    """The server with this `--version` output; None if its version cannot be read."""
     found = _VERSION.search(said)
     return RedisProgram(program, found[1], (int(found[2]), int(found[3]))) if found else None
 
@@ -51,7 +51,7 @@ def find_redis(places: Places | None = None) -> RedisProgram:
     """The first Redis server that is new enough.
 
     Raises:
-        Unavailable: there is none; says what was found and the command that helps.
+        Unavailable: there is none; the message has what was found and the command that installs it.
     """
     places = places or this_system()
     seen = []

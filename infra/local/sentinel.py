@@ -1,6 +1,6 @@
 """A Redis Sentinel on this machine: the same program as Redis, which watches a primary and promotes its replica.
 
-Invariant: a Sentinel rewrites its file as it learns, so the file is written once and a restart goes on with what it knew.
+Invariant: a Sentinel rewrites its file as it learns, so we write it once, and a restart keeps its knowledge.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class SentinelServer(OnePortServer):
         self._program = program
 
     def command(self) -> list[str]:
-        """Writes sentinel.conf, unless it is there."""
+        """Writes sentinel.conf, unless it exists."""
         file = self.data / "sentinel.conf"
         if not file.exists():
             lines = [
@@ -74,7 +74,7 @@ class SentinelServer(OnePortServer):
         return int(probes.redis_words(HOST, self.port, "SENTINEL", "get-master-addr-by-name", MASTER)[1])
 
     def sees_all(self, others: int = 2) -> bool:
-        """Whether it knows so many other Sentinels, and a replica that is up and linked to the primary.
+        """Whether it knows that many other Sentinels, and a replica that is up and linked to the primary.
 
         Raises:
             OSError: it does not answer.

@@ -1,4 +1,4 @@
-"""A broker and a store: those that the environment names, else ones started here for the occasion.
+"""A broker and a store: those that the environment names, else ones started here.
 
 Missing programs are an error that names the command that helps, never a reason to go on without.
 """
@@ -32,7 +32,7 @@ NAMED_TIMEOUT = 15.0
 
 @dataclasses.dataclass(frozen=True)
 class Servers:
-    """Where the two servers are, and the servers themselves where they were started here.
+    """The addresses of the two servers, and the servers themselves if they were started here.
 
     Attributes:
         kafka: bootstrap servers, `HOST:PORT[,…]`.
@@ -94,12 +94,12 @@ def servers(
     redis_config: Mapping[str, str] | None = None,
     ports: tuple[int | None, int | None] = (None, None),
 ) -> Iterator[Servers]:
-    """Both addresses for the time of a `with`; what the environment does not name is started in `data`, side by side.
+    """Both addresses for the duration of a `with`; a server that the environment does not name is started in `data`.
 
     `ports` are Kafka's and Redis's, free ones where None; `cores` pins what is started; `redis_config` adds to infra/redis.conf.
 
     Raises:
-        Unavailable: a server cannot be had; names what is missing and the command that helps.
+        Unavailable: a server is missing; the message has the command that installs it.
     """
     kafka, redis = named_kafka(environ), named_redis(environ)
     with contextlib.ExitStack() as started:

@@ -47,6 +47,6 @@ def judged(beats: Sequence[Heartbeat], topics: Collection[str], names: Names) ->
         if topic not in topics:
             text = (
                 f"topic {topic} of model '{model}' version {version} is not there, though it is served: calls to it wait in vain; "
-                "restart a worker, which makes it anew, and see who deletes topics"
+                "restart a worker, which creates it again, and find out who deletes topics"
             )
             yield "problem", text

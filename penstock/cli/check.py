@@ -62,7 +62,7 @@ def command(repository: tuple[Path, ...], as_json: bool, no_inspect: bool, run: 
 
 
 def _text(result: CheckResult) -> str:
-    """The outcome, what it rests on, and the reasons."""
+    """The result, its checks, and its reasons."""
     versions = f" (versions {', '.join(map(str, result.versions))})" if result.versions else ""
     looked_at = f"; looked at: {', '.join(result.verified)}" if result.verified else ""
     notes = [f"note: {warning}" for warning in result.warnings]

@@ -36,7 +36,7 @@ _MOST_ROWS = 1_000_000
     is_flag=False,
     flag_value=1,
     type=click.IntRange(1),
-    help="Make up inputs, with so many rows. [1]",
+    help="Send random inputs with this number of rows. [1]",
 )
 @click.option("--seed", default=0, show_default=True, help="Of the made-up inputs.")
 @click.option("--version", "version", default="", help="Model version. [the highest that is ready]")
@@ -156,7 +156,7 @@ def _plain(result: InferResult) -> dict[str, Any]:
 
 
 def _shown(result: InferResult) -> dict[str, Array]:
-    """The outputs as numbers, where they are bits."""
+    """The outputs as numbers, also those that are bits."""
     return {
         name: bfloat16.to_floats(array) if result.datatypes.get(name) == "BF16" else array
         for name, array in result.outputs.items()

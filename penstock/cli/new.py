@@ -52,7 +52,7 @@ _CONFIG = """
     default="models",
     show_default=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder to write it into; made where it is not there.",
+    help="Folder to write it into; created if it does not exist.",
 )
 def command(name: str, repository: Path) -> None:
     """Write a model folder NAME to start from: a Python model that works, and its configuration.

@@ -18,7 +18,7 @@ from protocol.tensors import Tensor
 from protocol.urls import is_loopback
 
 _SLACK: Final = 5.0
-"""Seconds the connection outlives the deadline that was asked for, so that the gateway's 504 arrives."""
+"""Seconds for which the connection outlives the requested deadline, so that the gateway's 504 arrives."""
 
 
 def _headers(api_key: str) -> dict[str, str]:
@@ -28,13 +28,13 @@ def _headers(api_key: str) -> dict[str, str]:
 
 
 def _direct(url: str) -> dict[str, None] | None:
-    """No proxy of the environment for a server on this machine: no proxy reaches that."""
+    """Bypass the environment's proxies for a server on this machine, which they cannot reach."""
     host = httpx.URL(url).host
     return {"http://": None, "https://": None, "all://": None} if is_loopback(host) else None
 
 
 def _checked(url: str) -> str:
-    """The URL, where it is one of a gateway's.
+    """The URL, if it is valid for a gateway.
 
     Raises:
         InvalidArgument: it is not.
@@ -71,7 +71,7 @@ class Client:
 
     Args:
         url: for example `http://localhost:8000`.
-        api_key: the gateway's, where it has one.
+        api_key: the gateway's, if it has one.
 
     Every method raises `protocol.errors.FleetError` with the gateway's text, and `Unavailable` when it cannot be reached.
     """
@@ -98,21 +98,21 @@ class Client:
         return requests.result(response.headers, response.content)
 
     def submit(self, model: str, inputs: Mapping[str, npt.ArrayLike | Tensor], **options: Any) -> Pending:
-        """Leave the request with the fleet; returns once it is durable. Takes the options of `infer`."""
+        """Submit a request without waiting for its answer; returns once it is durable. Takes the options of `infer`."""
         asked = InferOptions(**options)
         return requests.pending(self._send(requests.infer(model, inputs, asked, wait=False), 30.0).headers)
 
     def result(self, pending: Pending, wait: float = 30.0) -> InferResult | None:
-        """The answer of a submitted request, waiting up to `wait` seconds for it; None if it is not there yet."""
+        """The answer of a submitted request, waiting up to `wait` seconds for it; None if it is not ready."""
         response = self._send(Request("GET", f"{pending.location}?wait_s={wait:g}", {}), wait + _SLACK)
         return None if response.status_code == 202 else requests.result(response.headers, response.content)
 
     def cancel(self, pending: Pending) -> None:
-        """Take a submitted request back; one that already runs goes on, and its answer is dropped."""
+        """Cancel a submitted request; if it is already running it goes on, and its answer is dropped."""
         self._send(Request("DELETE", pending.location, {}), 30.0)
 
     def get(self, path: str) -> Any:
-        """Any JSON of the API, for example `/v2/models/digits/config`."""
+        """GET any JSON of the API, for example `/v2/models/digits/config`."""
         return _document(self._send(Request("GET", path, {}), 30.0))
 
     def models(self) -> list[dict[str, Any]]:
@@ -121,7 +121,7 @@ class Client:
         return index
 
     def ready(self) -> bool:
-        """Whether the gateway takes requests now."""
+        """Whether the gateway accepts requests now."""
         try:
             return self._http.get("/v2/health/ready", timeout=5).status_code == 200
         except httpx.HTTPError:
@@ -151,7 +151,7 @@ class Client:
         self.close()
 
 
-class _Lane:
+class _Pool:
     """A small connection pool: httpx looks at all connections of a pool for every request, which grows with their square."""
 
     WIDTH: Final = 4
@@ -166,18 +166,18 @@ class _Lane:
 
 
 class AsyncClient:
-    """The same for asyncio; `infer`, `submit`, `result` and `cancel` as in `Client`.
+    """The client for asyncio; `infer`, `submit`, `result` and `cancel` as in `Client`.
 
     Args:
         url, api_key: as for `Client`.
-        connections: how many requests may be under way at once; more wait.
+        connections: how many requests may be in flight at once; more wait.
     """
 
     def __init__(self, url: str = "http://localhost:8000", *, api_key: str = "", connections: int = 100) -> None:
         context = ssl.create_default_context()
-        count = -(-connections // _Lane.WIDTH)
+        count = -(-connections // _Pool.WIDTH)
         self._url = _checked(url)
-        self._lanes = [_Lane(url, _headers(api_key), context) for _ in range(count)]
+        self._pools = [_Pool(url, _headers(api_key), context) for _ in range(count)]
 
     async def infer(self, model: str, inputs: Mapping[str, npt.ArrayLike | Tensor], **options: Any) -> InferResult:
         """See `Client.infer`."""
@@ -201,23 +201,23 @@ class AsyncClient:
 
     async def _send(self, request: Request, read_timeout: float | None) -> httpx.Response:
         timeout = httpx.Timeout(10, read=read_timeout, pool=None)
-        lane = min(self._lanes, key=_busy)
-        lane.busy += 1
+        pool = min(self._pools, key=_busy)
+        pool.busy += 1
         try:
-            response = await lane.http.request(
+            response = await pool.http.request(
                 request.method, request.path, headers=request.headers, content=request.body, timeout=timeout
             )
         except httpx.HTTPError as exc:
             raise Unavailable(f"{self._url} cannot be reached: {exc}") from exc
         finally:
-            lane.busy -= 1
+            pool.busy -= 1
         requests.check(response.status_code, response.headers, response.content)
         return response
 
     async def close(self) -> None:
         """Close the connections."""
-        for lane in self._lanes:
-            await lane.http.aclose()
+        for pool in self._pools:
+            await pool.http.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -228,5 +228,5 @@ class AsyncClient:
         await self.close()
 
 
-def _busy(lane: _Lane) -> int:
-    return lane.busy
+def _busy(pool: _Pool) -> int:
+    return pool.busy

@@ -20,7 +20,7 @@ _CODES: Final[dict[int, Code]] = {
     422: Code.KEY_REUSED, 429: Code.EXHAUSTED, 499: Code.CANCELLED, 501: Code.UNSUPPORTED, 503: Code.UNAVAILABLE,
     504: Code.DEADLINE_EXCEEDED,
 }  # fmt: skip
-"""Of answers that name no code: a proxy's, or another server's."""
+"""Codes for answers that name none: from a proxy or another server."""
 _NAMES: Final = frozenset(Code)
 
 
@@ -40,9 +40,9 @@ class InferResult:
 
     Attributes:
         outputs: arrays by name; BYTES are object arrays of `bytes`, BF16 is its 16 bits.
-        request_id: the fleet's id of the request, for logs and questions.
+        request_id: the fleet's id of the request, for logs and support.
         timing: the `Penstock-Timing` header as sent.
-        datatypes: of the outputs, as V2 calls them.
+        datatypes: V2 datatypes of the outputs.
     """
 
     model: str
@@ -57,7 +57,7 @@ class InferResult:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pending:
-    """An accepted asynchronous request: `location` is where its answer can be asked for, on any gateway."""
+    """An accepted asynchronous request: its answer is at `location`, on any gateway."""
 
     location: str
     request_id: str
@@ -122,7 +122,7 @@ def _quote(model: str) -> str:
 
 
 def check(status: int, headers: Mapping[str, str], body: bytes) -> None:
-    """Raise what the gateway said, if it said no.
+    """Raise the gateway's error, if the answer is one.
 
     Raises:
         FleetError: with the code that the gateway names, else that of the status, and the gateway's text.

@@ -1,4 +1,4 @@
-"""Arrays of values as JSON has them: exactly the datatype that a model asks for, or a refusal that says what is wrong. Pure."""
+"""Turns JSON values into arrays of exactly the model's datatype, or raises an error that says what is wrong. Pure."""
 
 from __future__ import annotations
 
@@ -45,5 +45,5 @@ def _shape_of(name: str, value: object, depth: int = 0) -> tuple[int, ...]:
         raise CodecError(f"input '{name}' has lists nested deeper than {MAX_RANK}")
     shapes: set[tuple[Any, ...]] = {_shape_of(name, item, depth + 1) for item in value}
     if len(shapes) > 1:
-        raise CodecError(f"input '{name}' has lists of different lengths, or values beside lists: it is no tensor")
+        raise CodecError(f"input '{name}' has lists of different lengths, or values beside lists: it is not a tensor")
     return (len(value), *next(iter(shapes), ()))

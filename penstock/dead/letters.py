@@ -36,7 +36,7 @@ class ReadLetter(DeadHeaders):
     Attributes:
         model: whose dead topic it is in.
         partition, offset: where in the dead topic.
-        dead_lettered_at: when it came there, seconds since the epoch; 0 if the record's time is none.
+        dead_lettered_at: when it was written there, seconds since the epoch; 0 if the record has no valid time.
         size: bytes of its value.
         key: of the original record.
     """
@@ -133,12 +133,12 @@ def read_letter(record: Record, model: str) -> ReadLetter | Redriven:
 
 
 def name_bytes(name: str) -> bytes:
-    """A header's name as it is in the log: what is no UTF-8 there was read as lone surrogates."""
+    """A header's name as bytes; bytes that are not UTF-8 were read as lone surrogates."""
     return name.encode("utf-8", "surrogateescape")
 
 
 def _text(headers: HeaderPairs, name: str) -> str:
-    """A header as text; of repeated ones the last counts; "" where there is none, or none that is UTF-8."""
+    """A header as text, the last of repeated ones; "" if it is missing or not UTF-8."""
     try:
         return (dict(headers).get(name) or b"").decode()
     except UnicodeDecodeError:

@@ -40,7 +40,7 @@ def classify(model: str, images: FloatArray) -> list[int]:
     return digits
 
 
-def test_a_worker_is_told_its_models_broker_and_store(tmp_path: Path) -> None:
+def test_a_worker_gets_its_models_broker_and_store(tmp_path: Path) -> None:
     command = worker(tmp_path, "worker-1", BACKING, [Path("/a"), Path("/b")]).command()
 
     assert command[3:12] == [

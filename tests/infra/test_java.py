@@ -36,7 +36,7 @@ def test_reads_what_java_says_of_its_version(said: str, version: str, major: int
     assert (java.version, java.major) == (version, major)
 
 
-def test_two_builds_of_one_version_are_told_apart() -> None:
+def test_two_builds_of_one_version_are_distinguished() -> None:
     ours = read_version(Path("java"), 'openjdk version "17.0.15"\nbuild 17.0.15+6-Debian')
     theirs = read_version(Path("java"), 'openjdk version "17.0.15"\nbuild 17.0.15+6-Ubuntu')
 

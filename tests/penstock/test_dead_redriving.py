@@ -79,7 +79,7 @@ def test_a_redrive_that_died_is_counted_although_its_note_was_lost() -> None:
     assert sent(letter(offset=0), again("a~r3", 5)) == ["a~r4"]
 
 
-def test_one_request_goes_once_however_often_it_was_buried() -> None:
+def test_a_request_with_several_dead_letters_is_sent_once() -> None:
     both = [letter(offset=0), letter(offset=1)]
     made = plan_redrives(both, both, [], NAMES, again=False)
 

@@ -1,4 +1,4 @@
-"""A request that kills, from its death to its answer: dead-lettered by a real server, reproduced, mended, sent again."""
+"""A request that kills, from its death to its answer: dead-lettered by a real server, reproduced, fixed, sent again."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ FRAGILE = """
 """
 
 
-def test_a_crasher_is_buried_reproduced_and_once_mended_answered(tmp_path: Path) -> None:
-    mended = tmp_path / "mended"
-    write_model(tmp_path / "models", "fragile", FRAGILE % mended)
+def test_a_crasher_is_dead_lettered_reproduced_and_once_fixed_answered(tmp_path: Path) -> None:
+    fixed = tmp_path / "fixed"
+    write_model(tmp_path / "models", "fragile", FRAGILE % fixed)
     flags = ("--model-repository", str(tmp_path / "models"), "--data-dir", str(tmp_path / "data"))
     data = ("--data-dir", str(tmp_path / "data"))
     first = serve(tmp_path, *flags)
@@ -48,7 +48,7 @@ def test_a_crasher_is_buried_reproduced_and_once_mended_answered(tmp_path: Path)
     listed = json.loads(penstock("dead", "list", *data, "--json").stdout)
     (letter,) = listed["letters"]
     again = penstock("dead", "reproduce", letter["id"], *data, "--model-repository", str(tmp_path / "models"))
-    mended.touch()
+    fixed.touch()
     gone = penstock("dead", "reproduce", letter["id"], *data, "--model-repository", str(tmp_path / "models"))
     sent = json.loads(penstock("dead", "redrive", *data, "--json").stdout)["redriven"][0]
     second = serve(tmp_path, *flags)

@@ -87,7 +87,7 @@ async def test_there_are_no_letters_where_there_is_no_dead_topic() -> None:
         assert (await topic.read_dead_topic(bus, Names(), "m")).letters == []
 
 
-async def test_what_cannot_be_sent_is_told_and_does_not_keep_the_others() -> None:
+async def test_a_letter_that_cannot_be_sent_is_reported_and_does_not_stop_the_others() -> None:
     names = Names()
     async with opened(MemoryBus()) as bus:
         await bus.ensure_topic(names.infer_topic("m", "2"), 1)

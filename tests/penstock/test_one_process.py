@@ -57,7 +57,7 @@ async def test_after_a_thousand_answers_the_statistics_say_a_thousand(
         await fleet.stop()
 
 
-async def test_two_workers_with_different_files_under_one_version_are_told(tmp_path: Path) -> None:
+async def test_two_workers_with_different_files_under_one_version_are_reported(tmp_path: Path) -> None:
     """Answers say which files ran, the index says that they differ, and a metric counts them."""
     for folder in ("a", "b"):
         write_model(tmp_path / folder, "m", files={"weights": folder})

@@ -130,14 +130,14 @@ def test_the_alarm_comes_at_half_of_the_retention() -> None:
         ] * count
 
 
-def test_what_was_deleted_unread_is_told() -> None:
+def test_records_deleted_unread_are_reported() -> None:
     topic = TopicFacts(INFER, 3, 3, TOPIC, lost=7)
     (found,) = kafka.check_kafka(dataclasses.replace(GOOD_KAFKA, topics=(topic,)), Needs())
 
     assert (found.promise, found.setting, found.value, found.where) == ("I12", "records deleted unread", "7", INFER)
 
 
-def test_few_brokers_are_told_once_and_not_by_what_follows_from_them() -> None:
+def test_few_brokers_are_reported_once_and_without_their_consequences() -> None:
     one = KafkaFacts("b:1", (1,), {1: BROKER}, (TopicFacts(INFER, 1, 1, TOPIC | {"min.insync.replicas": "1"}),))
 
     assert [found.setting for found in kafka.check_kafka(one, Needs())] == ["number of brokers"]
@@ -192,7 +192,7 @@ def test_a_redis_that_hides_its_settings_is_judged_by_what_it_tells() -> None:
     assert found.setting == "permission CONFIG GET"
 
 
-def test_snapshots_alone_are_told_apart_from_nothing() -> None:
+def test_snapshots_alone_differ_from_no_persistence() -> None:
     for save, value in (("3600 1", "no (only snapshots)"), ("", "no")):
         (found,) = redis.check_redis(
             RedisFacts("r", GOOD_REDIS.info | {"aof_enabled": "0"}, GOOD_REDIS.settings | {"save": save})

@@ -190,7 +190,7 @@ def test_what_is_wrong_is_said_in_words(
     assert code in KNOWN
 
 
-def test_a_url_that_another_server_answers_is_told_from_a_gateway(
+def test_a_url_of_another_server_is_distinguished_from_a_gateway(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Page(BaseHTTPRequestHandler):

@@ -36,7 +36,7 @@ def test_nobody_is_answered_while_somebody_waits() -> None:
     assert gap.silence == pytest.approx(1.2)
 
 
-def test_one_who_is_told_nothing_has_waited_as_well() -> None:
+def test_a_caller_without_an_answer_has_waited_too() -> None:
     (gap,) = found((9.0, 84.0), end=CallEnd.SILENT)
 
     assert gap.wait == pytest.approx(74.0)

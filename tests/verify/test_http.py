@@ -64,7 +64,7 @@ async def test_nobody_listens() -> None:
         await caller.request("POST", "/", {}, b"!")
 
 
-async def test_silence_is_told_from_a_broken_connection() -> None:
+async def test_silence_differs_from_a_broken_connection() -> None:
     async with served(b"", timeout=0.05) as (caller, _):
         with pytest.raises(NoAnswer):
             await caller.request("POST", "/", {}, b"!")

@@ -177,7 +177,7 @@ class RawRedis:
         return str((await self._redis.info("server")).get("redis_version", ""))
 
     async def mark(self, at: float) -> None:
-        """Count a key up, and note in `losses` where it has gone back: what a failover has lost is its end, not all of it."""
+        """Increment a counter key, and note in `losses` when it went back: a failover may lose only the latest writes."""
         async with self._marking:
             await self._to_primary()
             before = await self._redis.getset(self._canary, self._marks + 1)
