@@ -102,7 +102,7 @@ def room_of(file: str) -> str:
 async def test_one_request_enters_at_most_30_rooms(tmp_path: Path) -> None:
     write_model(tmp_path, "m", IDENTITY)
     fleet = OneProcess(
-        GatewaySettings(host="127.0.0.1", http_port=0),
+        GatewaySettings(host="127.0.0.1", http_port=0, metrics_port=0),
         WorkerSettings(model_repository=(tmp_path,)),
         TransportSettings(),
     )
