@@ -1,6 +1,6 @@
 """When a request is too late. Pure.
 
-Every place that gives up a request for its deadline calls this: the queue, the batch that is formed, the instance before it runs,
+Every place that drops a request for its deadline calls this: the queue, the batch that is formed, the instance before it runs,
 and the gateway that waits. Times are seconds on the fleet's clock (`protocol.runtime.clock`).
 """
 

@@ -1,4 +1,4 @@
-"""How many calls, long polls and bytes may wait at once, per gateway and per model version. Pure.
+"""How many calls and long polls may wait at once, with how many bytes, per gateway and per model version. Pure.
 
 Bytes are drawn from the gateway's budget, which others share. One model version may hold `SHARE` times as many calls, and bytes, as
 are still free. So a version whose calls are stuck can take at most three quarters, and room always remains for the others.

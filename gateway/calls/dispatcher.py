@@ -76,6 +76,7 @@ class Dispatcher:
                 _log.warning("delivered answers were not trimmed", answers=len(refs), error=error.message)
 
     def _on_wake(self, wakes: list[Wake]) -> None:
+        """Answer the calls whose answers came with the wake-up; fetch the larger answers."""
         deliveries, pointers = self._completion.pending.feed(wakes)
         if deliveries:
             for call, payload in deliveries:
@@ -109,9 +110,7 @@ class Dispatcher:
             return 0
         payload = state.payload
         if not payload and not call.claimed:
-            return (
-                0  # an embedded store keeps no plain answer that it handed over: the wake-up with it is on its way here
-            )
+            return 0  # an embedded store drops a plain answer once it was sent in a wake-up, which is on its way here
         if len(payload) > self._trim_above and not call.claimed:
             self._trims.append(ref)
         deliveries, _ = self._completion.pending.feed([Wake(ref, payload)])

@@ -47,7 +47,7 @@ _json: Decorator = click.option("--json", "as_json", is_flag=True, help="Print J
 
 @click.group()
 def command() -> None:
-    """Dead letters: list the requests that workers gave up, see why, run them in a process that may die, send them again.
+    """Dead letters: list the requests that workers gave up on, see why, run them in a process that may die, send them again.
 
     \b
         penstock dead list --kafka localhost:9092 --redis redis://localhost:6379

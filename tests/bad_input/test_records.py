@@ -115,7 +115,7 @@ async def test_nothing_grows_under_garbage() -> None:
         assert (runner.in_flight, runner.queued_rows, runner.running_rows) == (0, 0, 0)
         assert (len(runner._withheld), runner._writer.pending, len(intake._cancellations)) == (0, 0, 0)
         assert intake._tracker.in_flight == 0
-        await until(lambda: not [task for task in intake._tasks if task is not None and task.done()])
-        assert len(intake._tasks) == 1  # the poll
+        await until(lambda: not [task for task in intake._background if task.done()])
+        assert len(intake._background) == 1  # the poll
         assert b.broker.topics[TOPIC].logs[0].size == 0
         assert values(await asyncio.wait_for(b.caller.ask(b.caller.request(7.0)), 10)) == [[7.0]]

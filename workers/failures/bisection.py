@@ -2,8 +2,8 @@
 
 A batch whose run crashed, hung, raised or returned something that is not an answer runs again in parts. A part that succeeds is
 answered and is done; one that fails is split further; a request is blamed only for a run in which it was alone. Something else may
-have killed the process, so a request becomes a dead letter only after it has died alone *and* has been in `attempts` runs that
-died. Running out of memory blames nobody who has company: smaller batches help (`limits.Caps`).
+have killed the process, so a request becomes a dead letter only after it has died alone *and* `attempts` runs
+that it was part of have died. Running out of memory blames no request of a larger batch: smaller batches help (`limits.Caps`).
 
 Invariants: every item leaves exactly once: by a run that succeeds, as a culprit, or by being left out of a run; an item is in at
 most log2(n) + 2 + `attempts` failing runs; a lone culprit among n costs at most log2(n) + 1 + `attempts` of them.
@@ -193,7 +193,7 @@ class Bisection(Generic[S]):
         return []
 
     def _split(self, items: Sequence[S]) -> None:
-        """Run the first share next, and blame the rest only if that succeeds; where a failure is dear the share is small."""
+        """Run the first share next, and blame the rest only if that succeeds; where a failure is expensive the share is small."""
         items = tuple(items)
         if len(items) == 1:
             self._parts.appendleft(_Part(items))

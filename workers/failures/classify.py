@@ -38,7 +38,7 @@ def cause_of(error: BaseException) -> Cause:
 
 
 def poison_letter(culprit: Culprit[Entry], error: BaseException, batch_ids: Sequence[str]) -> DeadLetter:
-    """The dead letter of a request that its instances died of."""
+    """The dead letter of a request that killed its instances."""
     entry = culprit.item
     assert entry.record is not None
     text = described(error)

@@ -291,7 +291,7 @@ class Isolation:
         return True
 
     def _cost(self, job: Job) -> float:
-        """How many successful runs cost as much as another one like this."""
+        """The cost of another failure like this one, in successful runs."""
         if not isinstance(job.error, BaseException) or not cause_of(job.error).deadly:
             return 1.0
         predicted = self._statistics.latency.predict(job.entries[0].shape_class, job.entries[0].rows)

@@ -56,9 +56,9 @@ class OffsetTracker(Generic[P]):
     def assign(self, partition: P, epoch: int, committed: int) -> Sequence[int]:
         """Own the partition from now on, reading from `committed`.
 
-        If it was owned in the generation just before, nobody else had it in between: records in flight stay in flight, and their
-        acknowledgements count. Not if the group's committed offset has passed them meanwhile, which proves the contrary; nor if
-        the epoch did not grow: the log itself may be a new one.
+        If it was owned in the generation just before, no other worker had it in between: records in flight stay in flight, and
+        their acknowledgements count. There are two exceptions. If the group's committed offset has passed them, another worker had
+        the partition after all. If the epoch did not grow, the log itself may be a new one.
 
         Returns:
             The offsets that stay in flight, ascending; they will be fetched again, and `add` refuses them.

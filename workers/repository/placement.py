@@ -36,12 +36,12 @@ def place(config: ModelConfig, gpus: Sequence[int], cores: int) -> tuple[Placeme
     The cores are divided evenly: several instances with as many threads as cores each would only slow each other down.
 
     Args:
-        config: the model's; without instance groups it has one of `KIND_AUTO`.
+        config: the model's; a model without instance groups has one group of `KIND_AUTO`.
         gpus: the numbers of the GPUs that this worker may use and the model's backend can use.
         cores: CPU cores that this worker may use.
 
     Raises:
-        ConfigError: a group wants a GPU that is not there.
+        ConfigError: a group names a GPU that this worker does not have.
     """
     groups = config.instance_groups or (InstanceGroup(),)
     placed: list[tuple[str, Kind, int | None]] = []

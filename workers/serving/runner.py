@@ -209,7 +209,7 @@ class Runner:
                 entry.job.withdrawn = True  # the instance's thread gives the batch back if it has not started
 
     def forget(self, owned: Collection[int]) -> None:
-        """Drop entries that wait here from partitions not in `owned`, which are now another worker's; running batches finish."""
+        """Drop queued entries whose partitions now belong to another worker; running batches finish."""
         for entry in list(self._entries.values()):
             self._forget_followers(entry, owned)
             if entry.partition not in owned and self._scheduler.cancel(entry.ref) is not None:

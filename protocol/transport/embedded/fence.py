@@ -1,5 +1,5 @@
-"""The rules of one fenced stream per request: the embedded store's state, and the reference for the Redis scripts. Pure: time is an
-argument.
+"""Decides which writes a request's stream accepts: at most one terminal answer (the fence). It is the embedded store's state and
+the reference that the Redis scripts are tested against. Pure: time is an argument.
 
 Invariants:
 - a stream has at most one terminal, the first one written; only expiry, or a claim after a retriable failure, removes it;

@@ -187,7 +187,7 @@ class Producer:
         return True
 
     async def publish(self, topic: str, records: Sequence[OutRecord], partition: int | None) -> Published:
-        """See `Bus.publish`."""
+        """See `Bus.publish`. Without a partition the groups of a topic go to its partitions in turn."""
         count = self._partitions.get(topic) or await self.partitions(topic)
         if partition is None:
             turn = self._turns.get(topic, self._first_turn)
