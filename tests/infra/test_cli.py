@@ -53,8 +53,10 @@ def test_help_names_every_command() -> None:
 def test_up_runs_both_until_it_is_ended(ended_by: signal.Signals) -> None:
     ports = ["--kafka-port", str(free_port()), "--redis-port", str(free_port())]
     command = [sys.executable, "-m", "infra.local", "up", *ports]
-    obey = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=obey) as up:
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a background job of a shell ignores it, and so would its children
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as up:
         assert up.stdout is not None
         export = next(line for line in up.stdout if line.startswith("export "))
         environ = dict(pair.split("=", 1) for pair in export.split()[1:])
