@@ -1,8 +1,8 @@
 """The command line. Each command is one file, imported when it is called: `penstock --version` starts in a fraction of a second.
 
 Decided here: flags and their environment variables (`options`), what they set (`settings`), exit codes (`exits`), and what is
-printed. Door: `main`. Invariants: an error that a user can fix is one line and an exit code, anything else a traceback; a server
-imports no framework before its flags are read. Nothing but `penstock.entry` imports this package.
+printed. Interface: `main`. Invariants: an error that a user can fix is one line and an exit code, anything else a traceback; a
+server imports no framework before its flags are read. Nothing but `penstock.entry` imports this package.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ are sent again and under which id (`redriving`), and whether a record fails agai
 modules are pure. `topic` reads and writes the bus; `reproducer` writes and reads a folder with one record; `reproduction` runs such
 a record in a child process (`reproduce_child`).
 
-Door: `penstock.cli.dead`. Invariants: reading a letter never fails, whatever its headers hold; the child may die, this process and
-the model repository do not change; a redrive that is repeated has the same id, so the result store keeps one answer.
+Interface: `penstock.cli.dead`. Invariants: reading a letter never fails, whatever its headers hold; the child may die, this
+process and the model repository do not change; a redrive that is repeated has the same id, so the result store keeps one answer.
 
 It may import `workers` (to load the model) and `protocol`, never `gateway`.
 """

@@ -4,7 +4,7 @@ A seed gives a plan (`plan`), a run of it gives a history (`run`, which drives `
 verdicts (`judge`), and verdicts give a report (`report`). `model` is the model that the fleet serves: its answers are a known
 function of the input, and it records its own executions.
 
-Door: `run.run`, `plan.planner.make_plan`, `report.report.judged_report`. Invariant: the judge sees only what callers saw, raw reads
-of Kafka and Redis, and the model's record; nothing asks the fleet about itself. It imports `protocol` and `penstock.client`, never
-`gateway` or `workers`.
+Interface: `run.run`, `plan.planner.make_plan`, `report.report.judged_report`. Invariant: the judge sees only what callers saw,
+raw reads of Kafka and Redis, and the model's record; nothing asks the fleet about itself. It imports `protocol` and
+`penstock.client`, never `gateway` or `workers`.
 """

@@ -45,7 +45,7 @@ def records(seed: int, first: int, count: int) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.bad_input", description="Fuzz the codecs, the HTTP door and Kafka."
+        prog="python -m tests.bad_input", description="Fuzz the codecs, the HTTP frontend and Kafka."
     )
     parser.add_argument("--codecs", type=int, default=1_000_000, help="inputs for the codecs")
     parser.add_argument("--http", type=int, default=1_000_000, help="requests over HTTP")

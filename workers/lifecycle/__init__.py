@@ -3,7 +3,7 @@
 Decides which versions to load or unload (`models.plan_loads`), which state may follow which (`states`), how a version becomes
 instances (`loader`), and when an announcement is withheld because another worker serves the version (`announcer`).
 
-Door: `models.Models`, `loader.Loader`.
+Interface: `models.Models`, `loader.Loader`.
 Invariants: a state changes only by `states.next_state`; nothing of a load runs on the event loop; a version is announced READY once
 its topic exists and all its instances are warm.
 Imports no backend by name, and nothing of `supervision`.

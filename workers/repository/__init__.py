@@ -4,7 +4,7 @@ Decides which folders are models (`folders`), which versions are served (`scan`)
 (`sniffing`, `model_file_check`), what a configuration leaves out (`completion`), which instance runs where (`placement`), and which
 requests fit (`signature`, by `protocol.request_check`).
 
-Door: `scan.scan_repositories` and `scan.scan_file`, `version.ModelVersion`, `completion.complete`, `placement.place`,
+Interface: `scan.scan_repositories` and `scan.scan_file`, `version.ModelVersion`, `completion.complete`, `placement.place`,
 `signature.Signature`.
 Invariants: nothing here changes a repository or imports a framework; what is wrong with one model is that model's `reason` and
 keeps no other from being served.
