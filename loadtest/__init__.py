@@ -1,4 +1,4 @@
-"""How Penstock's numbers are made: open- and closed-loop load, the limit (the model called directly), tables and plots.
+"""Load generator and benchmarks: open- and closed-loop load, the limit (the model called directly), tables and plots.
 
 Read in this order: `arrivals` (when a request is due), `payloads` (bodies and expected answers), `samples` (counts and latencies),
 `openloop` (the sender), `connections` and `fleet_target` (the targets), `bench` (the whole measurement). README.md has the method

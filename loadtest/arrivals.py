@@ -1,6 +1,6 @@
 """When requests are due: endless, seeded sequences of seconds since the start of the load. No I/O, no clock.
 
-Invariants: times never decrease; the same arguments give the same times; the mean rate is the one that was asked for.
+Invariants: times never decrease; the same arguments give the same times; the mean rate is the requested one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def poisson(rate: float, seed: int = 0) -> Iterator[float]:
 
 
 def burst(rate: float, size: int, seed: int = 0) -> Iterator[float]:
-    """Groups of `size` requests due at the same instant; the groups arrive as Poisson, `rate` counts requests.
+    """Groups of `size` requests due at the same instant; the groups arrive as Poisson; `rate` counts requests.
 
     Raises:
         ValueError: rate or size is not positive.
@@ -70,10 +70,10 @@ PROCESSES = ("constant", "poisson", "burst", "ramp")
 
 
 def schedule(process: str, rate: float, duration: float, seed: int = 0) -> Iterator[float]:
-    """The arrivals of a named process before `duration` seconds, with usual shapes: bursts of 32, ramps from 0 to 2·rate.
+    """The arrivals of a named process before `duration` seconds, with default shapes: bursts of 32, ramps from 0 to 2·rate.
 
     Raises:
-        ValueError: an unknown process, or arguments that it cannot have.
+        ValueError: the process is unknown, or its arguments are invalid.
     """
     if process == "constant":
         times = constant(rate)

@@ -1,8 +1,8 @@
 """The whole benchmark: the limit, the one-process fleet and the Kafka fleet, one after the other in one run.
 
 Invariants: servers on one core, load on another; only one system runs at a time; the limit is taken right before and right after
-each system's turn with a model, and the better of both counts for the ratio, so that a slow minute of the machine does not flatter
-it, and a fast quarter of an hour before does not spoil it; the servers, too, have two tries at each point.
+each system's turn with a model, and the ratio uses the better of both, so that neither a slow minute of the machine flatters it nor
+an earlier fast one spoils it; each point of the servers is also measured twice.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from protocol.errors import FleetError
 
 Start = Callable[[Path, int | None, str, Pool], AbstractContextManager[System]]
 IDLE_SETTLE: Final = 10.0
-"""Seconds that freshly loaded models get to come to rest."""
+"""Seconds for freshly loaded models to settle."""
 IDLE_FOR: Final = 10.0
 
 
@@ -54,7 +54,7 @@ class BenchPlan:
         models: names of `models.MODELS`.
         systems: names of `SYSTEMS`.
         warmup_s: load on each model before anything counts.
-        broker_warmup_s: load on a fresh broker before anything counts, at most: it ends when the broker has become no faster.
+        broker_warmup_s: maximum load on a fresh broker before anything counts: it ends when the broker becomes no faster.
         callers: closed-loop points; "fleet" also gets `many`.
         many: the fleet's largest number of callers.
         closed_s: length of a closed-loop point.
@@ -63,7 +63,7 @@ class BenchPlan:
         open_s: length of an open-loop point.
         batch_sizes: of the limit.
         limit_s: length of the limit at each batch size.
-        starts: how often the one-process fleet is started to see how long it takes; the other is once.
+        starts: how often the one-process fleet is started to time it; the other is started once.
         idle: how many idle models to load on the fleet; 0 for none.
         soak_s: length of the soak at half the best rate; 0 for none.
         disturbances: how often each is caused (`disturbance`); 0 for never.
@@ -122,7 +122,7 @@ GPU: Final = BenchPlan(
     safety_s=0,
     pinned=False,
 )
-"""What a GPU is fed with: one core for all servers would only show that core."""
+"""For a GPU; not pinned, because one core for all servers would only show that core."""
 
 
 class Bench:
@@ -297,7 +297,7 @@ def _pool(model: models.BenchModel, reference: direct.Run) -> Pool:
 
 
 class Account:
-    """What a load cost a system: CPU by process within `window`, rows and executions since the last time it was asked."""
+    """What a load cost a system: CPU by process within `window`, rows and executions since the last call."""
 
     def __init__(self, system: System, model: str) -> None:
         self._system = system

@@ -17,17 +17,17 @@ import uvloop
 from loadtest.siege_attacks import ATTACKS, Attack, Ground
 
 IN_FLIGHT: Final = 6000
-"""Of one attack; beyond it nothing new is begun."""
+"""Of one attack; at this number no new attempt begins."""
 
 
 @dataclasses.dataclass
 class Counted:
-    """What became of one attack.
+    """The results of one attack.
 
     Attributes:
         name, what: as in `Attack`.
         per_second: how often it was due.
-        begun: how often it was done.
+        begun: number of attempts.
         statuses: counts of answers by status.
         wrong: the first wrong answers.
         wrong_count: the number of wrong answers.
@@ -45,7 +45,7 @@ class Counted:
 
 
 async def besiege(ground: Ground, names: Sequence[str], seconds: float, scale: float = 1.0) -> list[Counted]:
-    """Do the named attacks, each at its rate times `scale`, for so long; then leave at once."""
+    """Do the named attacks, each at its rate times `scale`, for `seconds`; then disconnect at once."""
     counted = [Counted(each.name, each.what, scale * each.per_second) for each in (ATTACKS[name] for name in names)]
     tasks: set[asyncio.Task[None]] = set()
     until = time.monotonic() + seconds

@@ -19,7 +19,7 @@ from protocol.errors import FleetError
 
 class _Commands(click.Group):
     def invoke(self, context: click.Context) -> Any:
-        """Errors that name what to do need no traceback."""
+        """Errors that say what to do need no traceback."""
         try:
             return super().invoke(context)
         except (FleetError, OSError, ModuleNotFoundError, ValueError) as exc:
@@ -28,7 +28,7 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Load a Penstock fleet (or any V2 server) and report latencies that hide nothing.
+    """Load a Penstock fleet (or any V2 server) and report latencies without coordinated omission.
 
     \b
     Start with:
@@ -41,7 +41,7 @@ def _target_options(function: Any) -> Any:
         click.argument("url"),
         click.option("--model", "-m", required=True, help="Model name."),
         click.option("--version", default="", show_default=False, help="Model version; the newest one unless given."),
-        click.option("--redis", default="redis://127.0.0.1:6379", help="With kafka://: where the results are."),
+        click.option("--redis", default="redis://127.0.0.1:6379", help="With kafka://: URL of the results."),
         click.option("--prefix", default="penstock", help="With kafka://: the fleet's prefix."),
         click.option(
             "--repository",
@@ -66,15 +66,17 @@ def _choice(options: dict[str, Any]) -> TargetChoice:
 @main.command()
 @_target_options
 @click.option("--rate", "-r", default=100.0, help="Requests due per second.")
-@click.option("--duration", "-d", default=10.0, help="Seconds that are measured.")
+@click.option("--duration", "-d", default=10.0, help="Measured seconds.")
 @click.option("--warmup", default=1.0, help="Seconds before those.")
-@click.option("--arrivals", "process", type=click.Choice(arrivals.PROCESSES), default="poisson", help="When they come.")
+@click.option(
+    "--arrivals", "process", type=click.Choice(arrivals.PROCESSES), default="poisson", help="The arrival process."
+)
 @click.option("--seed", default=0, help="Of the arrivals.")
-@click.option("--slo-ms", default=50.0, help="Goodput counts right answers within this.")
+@click.option("--slo-ms", default=50.0, help="Goodput counts right answers within this time.")
 @click.option("--rows", type=click.File("w"), help="Write one JSON line per request.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write the latency distribution as PNG.")
 def run(as_json: bool, rows: TextIO | None, plot: Path | None, **options: Any) -> None:
-    """Open loop: requests are due whatever the server does, and latency counts from then.
+    """Open loop: requests are due whatever the server does, and latency counts from the due time.
 
     URL is a base URL (http://127.0.0.1:8000), or kafka://HOST:PORT to publish straight to the fleet's topic.
     """
@@ -97,7 +99,7 @@ def _describe(point: OpenPoint) -> str:
 @main.command()
 @_target_options
 @click.option("--callers", "-c", default=[1], multiple=True, help="Callers at once; may be repeated.")
-@click.option("--duration", "-d", default=5.0, help="Seconds that are measured, for each number of callers.")
+@click.option("--duration", "-d", default=5.0, help="Measured seconds for each number of callers.")
 @click.option("--warmup", default=1.0, help="Seconds before those.")
 def closed(as_json: bool, callers: tuple[int, ...], duration: float, warmup: float, **options: Any) -> None:
     """Closed loop: callers that wait for each answer before they send again. Shows capacity, hides stalls."""
@@ -133,7 +135,7 @@ def safety(duration: float) -> None:
 
 @main.command()
 @click.option("--rounds", default=2, help="How often each disturbance is caused; each time takes a quarter of an hour.")
-@click.option("--seconds", default=60.0, help="Of calls before each, and as many that begin with it.")
+@click.option("--seconds", default=60.0, help="Of calls before each disturbance, and from it on.")
 @click.option("--cache", type=click.Path(file_okay=False, path_type=Path), default=Path(".cache/bench"), help="Models.")
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), help="A report of `bench`: replace its disturbances."
@@ -150,19 +152,21 @@ def disturb(rounds: int, seconds: float, cache: Path, out: Path | None) -> None:
 
 
 @main.command()
-@click.option("--system", type=click.Choice(["embedded", "fleet"]), default="fleet", help="What is besieged.")
+@click.option("--system", type=click.Choice(["embedded", "fleet"]), default="fleet", help="The system under siege.")
 @click.option("--seconds", default=600.0, help="Under attack.")
 @click.option("--before", default=60.0, help="Seconds of the honest caller alone.")
 @click.option("--rate", default=50.0, help="Calls per second of the honest caller.")
-@click.option("--scale", default=1.0, help="Of the attacks' rates, which are for two cores.")
-@click.option("--limit-mib", default=512, help="What the gateway's own limit is.")
-@click.option("--gateway-option", "gateway_options", multiple=True, help="More of its command line; may be repeated.")
-@click.option("--attack", "parts", multiple=True, help="Only those with this in their name; may be repeated.")
+@click.option("--scale", default=1.0, help="Factor for the attacks' rates, which suit two cores.")
+@click.option("--limit-mib", default=512, help="The gateway's own limit.")
+@click.option(
+    "--gateway-option", "gateway_options", multiple=True, help="An option for its command line; may be repeated."
+)
+@click.option("--attack", "parts", multiple=True, help="Only attacks with this in their name; may be repeated.")
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the page here, and its JSON beside it."
 )
 def siege(out: Path | None, parts: tuple[str, ...], **options: Any) -> None:
-    """A gateway under every attack at once, with an honest caller beside them. Exits with 1 where a promise broke."""
+    """A gateway under every attack at once, with an honest caller beside them. Exits with 1 if a promise broke."""
     from loadtest import siege as sieges
     from loadtest import siege_report
 

@@ -1,6 +1,6 @@
-"""HTTP/1.1 with as little as possible around it: prepared requests on keep-alive connections, answers parsed by httptools.
+"""A minimal HTTP/1.1 client: prepared requests on keep-alive connections, answers parsed by httptools.
 
-Invariant: one request at a time per connection; a request that finds none free waits here, and its clock runs.
+Invariant: one request at a time per connection; a request that finds none free waits here while its latency counts.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class HttpTarget:
     """A gateway's V2 infer call (see `openloop.Target`).
 
     Attributes:
-        complaints: the first distinct reasons why requests did not end well, with their counts.
+        complaints: the first distinct errors of requests, with their counts.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class HttpTarget:
         self._reuse(connection)
 
     async def _try_to_connect(self) -> _Connection | None:
-        """A connection; or None after one waiting request, if there is one, was failed for want of it."""
+        """A connection; or None, after which one waiting request, if any, has failed for lack of it."""
         loop = asyncio.get_running_loop()
         try:
             transport, connection = await loop.create_connection(

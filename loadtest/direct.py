@@ -1,7 +1,7 @@
 """The limit: a model called directly in a loop, without any server. Also the reference that answers are checked against.
 
 Invariant: nothing between the loop and the framework but the call itself; inputs are stacked beforehand. On a GPU the call takes
-arrays of the host and gives arrays of the host, as a server's does.
+and returns arrays of the host, as a server's does.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _onnx(path: Path, *, on_gpu: bool) -> Run:
     options.inter_op_num_threads = 1
     providers = ["CUDAExecutionProvider"] if on_gpu else ["CPUExecutionProvider"]
     session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-    if session.get_providers()[0] != providers[0]:  # it fell back to the CPU, which is not the limit of a GPU
+    if session.get_providers()[0] != providers[0]:  # it fell back to the CPU, so this is no limit of a GPU
         raise Unavailable(f"onnxruntime could not start {providers[0]}; its log says what is missing")
     names = [output.name for output in session.get_outputs()]
 

@@ -34,7 +34,7 @@ from protocol.runtime.loop import spare_collector
 SERVED: Final = "addsub"
 RATE: Final = 200.0
 FIRST: Final = 8.0
-"""Seconds that a load, a join or a leave fills, more or less."""
+"""Seconds that a load, a join or a leave takes, roughly."""
 MINUTE: Final = 60.0
 ON_ONE_CORE: Final = "; the fleet on one core"
 OF_ITS_OWN: Final = ", with a core of its own"
@@ -51,7 +51,7 @@ def measure(folder: Path, rounds: int, say: Callable[[str], None], seconds: floa
         folder: where models are kept between runs.
         rounds: how often.
         say: called with a line for each disturbance.
-        seconds: of calls before each, and as many that begin with it.
+        seconds: of calls before each disturbance, and as many from it on.
     """
     server_core, other_core = cores()
     found: list[Disturbance] = []
@@ -129,7 +129,7 @@ def _disturbed(
 def _disturb(name: str, target: HttpTarget, act: Act, seconds: float) -> list[Disturbance]:
     _calls(target, 2.0)
     cause = act()
-    spare_collector()  # of the generator: it would stop for 0.1 s, which torch and onnx make of a collection
+    spare_collector()  # the generator's: with torch and onnx imported, a collection stops it for 0.1 s
     quiet = _calls(target, seconds)
     thread = threading.Thread(target=cause)
     thread.start()
@@ -148,7 +148,7 @@ def _compared(name: str, seconds: float, quiet: Samples, then: Samples) -> Distu
 
 
 class Windows(dict[float, Samples]):
-    """What was counted in all seconds and in the `FIRST` ones, by their number; a recorder."""
+    """The counts of all seconds and of the `FIRST` ones, by their number; a recorder."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__({length: Samples() for length in (seconds, FIRST) if length <= seconds})

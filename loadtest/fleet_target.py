@@ -32,14 +32,14 @@ SWEEP_EVERY: Final = 1.0
 """Seconds between look-ups of tickets that no wake-up has answered; wake-ups are hints."""
 _LOOK_AT_MOST: Final = 512
 IN_FLIGHT: Final = 2
-"""Groups that are not acknowledged yet; with one for every turn of the loop the producer's queue grows without bound."""
+"""Unacknowledged groups; with one for every turn of the loop the producer's queue grows without bound."""
 
 
 class FleetTarget:
     """A model version's topic on a bus, and the results behind it (see `openloop.Target`); both are opened and closed here.
 
     Attributes:
-        complaints: the distinct reasons why requests did not end well, with their counts.
+        complaints: the distinct errors of requests, with their counts.
     """
 
     def __init__(self, transport: Transport, names: Names, model: str, version: str, pool: Pool) -> None:
@@ -68,7 +68,7 @@ class FleetTarget:
         self._answered: Answered | None = None
 
     async def open(self, answered: Answered, width: int) -> None:
-        """See `Target.open`; the topic must be there, which a worker that serves the model sees to."""
+        """See `Target.open`; the topic must exist: a worker that serves the model creates it."""
         self._answered = answered
         await self._transport.open()
         await self._results.listen(self._channel, self._wake)

@@ -1,4 +1,4 @@
-"""What the project promises of its speed, as figures that a run either reaches or does not. No I/O."""
+"""The project's performance goals, as figures that a run either reaches or does not. No I/O."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Measure = Callable[[Results], float | None]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Yardstick:
-    """Another server's figure, by which goals travel from the machine where they were set to the one of a run.
+    """Another server's figure, which scales goals from the machine where they were set to that of a run.
 
     Attributes:
         measure: the figure in this run.
@@ -47,7 +47,7 @@ class Goal:
         return self._reaches(self.measure(results), self.bound)
 
     def scaled(self, results: Results) -> float | None:
-        """The bound on this run's machine: as many times the yardstick as where the goal was set; None without it."""
+        """The bound scaled to this run's machine by the yardstick; None without one."""
         here = self.yardstick.measure(results) if self.yardstick else None
         return self.bound * here / self.yardstick.there if self.yardstick and here else None
 

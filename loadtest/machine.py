@@ -43,7 +43,7 @@ def _processor() -> str:
 
 
 def _gpus() -> Iterator[str]:
-    """The name of each GPU and its driver, where NVIDIA's management library is installed and sees any."""
+    """The name of each GPU and its driver, if NVIDIA's management library is installed and finds any."""
     library = nvml()
     for index in range(library.nvmlDeviceGetCount()) if library is not None else ():
         name = library.nvmlDeviceGetName(library.nvmlDeviceGetHandleByIndex(index))
@@ -58,7 +58,7 @@ def _version(package: str) -> str:
 
 
 def _commit() -> str:
-    """The short hash, with a + where the working tree differs; "unknown" outside a repository."""
+    """The short hash, with a + if the working tree differs; "unknown" outside a repository."""
     root = Path(__file__).parent
     line = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--exclude=*"]
     try:

@@ -36,8 +36,8 @@ class BenchModel:
         outputs: names, in the order in which the model returns them.
         config: the text of config.pbtxt.
         write: makes the model file at a path.
-        twin: name of a model that gives the same answers and, other than this one, can be called directly; "" for itself.
-        has_limit: whether calling it directly bounds a server; not where the call costs next to nothing.
+        twin: name of a model that gives the same answers and, unlike this one, can be called directly; "" for itself.
+        has_limit: whether calling it directly bounds a server; false if the call costs next to nothing.
         tolerance: how far an answer may be from the reference's: batches of other sizes round differently.
     """
 

@@ -1,4 +1,4 @@
-"""Who sends, and when: open loop (requests are due whatever the server does) and closed loop (N callers, each waiting its turn).
+"""The senders: open loop (requests are due whatever the server does) and closed loop (N callers, each waiting for its answer).
 
 Invariants: in open loop a request's latency starts at its due time, even when it had to wait for a connection; every request that
 was due is recorded exactly once, unanswered ones as failed when the grace is over.
@@ -18,12 +18,12 @@ from loadtest.samples import Outcome, Recorder
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Ticket:
-    """One request on its way.
+    """One request in flight.
 
     Attributes:
         index: its number; the payload is this modulo the pool's size.
-        due: when it was to be sent, seconds since the start of the load.
-        sent: when it was, on `time.perf_counter`; the target sets it.
+        due: when to send it, in seconds since the start of the load.
+        sent: when it was sent, on `time.perf_counter`; the target sets it.
     """
 
     index: int
@@ -65,7 +65,7 @@ async def open_loop(
 async def closed_loop(
     target: Target, callers: int, duration: float, recorder: Recorder, *, grace: float = 10.0
 ) -> None:
-    """`callers` at once, each sending its next request when it has its answer, for `duration` seconds.
+    """`callers` at once, each sending its next request after its answer, for `duration` seconds.
 
     Latency counts from the time of sending: while the server stalls, no request is sent. That hides stalls, so compare servers'
     capacity with it and their latency with `open_loop`.

@@ -1,7 +1,7 @@
 """Request bodies that differ, with the answers that must come back.
 
-Invariant: floats drawn here are multiples of 1/8 below 8, so that sums and differences are exact in float32; what a model computes
-otherwise is compared with a tolerance, since batches of another size round differently.
+Invariant: floats drawn here are multiples of 1/8 below 8, so that sums and differences are exact in float32; other models' outputs
+are compared with a tolerance, since batches of different sizes round differently.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class InputSpec:
     Attributes:
         name: as the model calls it.
         datatype: V2's name for it.
-        shape: with the batch dimension, where the model has one.
+        shape: with the batch dimension, if the model has one.
         high: integers are drawn from 0 up to, not including, this.
     """
 
@@ -41,12 +41,12 @@ class InputSpec:
 
 
 def specs_of(metadata: Mapping[str, Any], high: int = 100) -> tuple[InputSpec, ...]:
-    """The inputs that a model's V2 metadata (`GET /v2/models/M`) names; every size that is -1 becomes 1."""
+    """The inputs that a model's V2 metadata (`GET /v2/models/M`) names; every -1 becomes 1."""
     return tuple(InputSpec(item["name"], item["datatype"], _fixed(item["shape"]), high) for item in metadata["inputs"])
 
 
 def specs_of_config(config: Mapping[str, Any], high: int = 100) -> tuple[InputSpec, ...]:
-    """The same from a configuration in Triton's JSON form; the batch dimension is 1 where the model has one."""
+    """The same from a configuration in Triton's JSON form; the batch dimension is 1 if the model has one."""
     batch = [1] if int(config.get("max_batch_size", 0)) > 0 else []
     return tuple(
         InputSpec(item["name"], _datatype(item["data_type"]), _fixed([*batch, *item["dims"]]), high)

@@ -68,7 +68,7 @@ def _throughput(results: Results, model: str, path: Path) -> Path:
 
 
 def write_distribution(points: Iterable[tuple[str, OpenPoint]], title: str, path: Path) -> Path:
-    """Open loop: what share of the requests was answered in which time, from the intended send time; points are named."""
+    """Open loop: the share of requests answered within each time, from the intended send time; points are named."""
     with _figure(path, f"{title}, open loop", "latency, ms", "share of requests") as axes:
         axes.set_xscale("log")
         axes.set_yscale("logit")

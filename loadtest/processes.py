@@ -36,8 +36,8 @@ def on_core(core: int | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def before_all_others() -> Iterator[None]:
-    """Let this thread run whenever it can, ahead of every other; a no-op where the system does not allow it. What it starts
-    meanwhile runs as usual.
+    """Let this thread run whenever it can, ahead of every other; a no-op if the system does not allow it. Processes
+    started meanwhile run as usual.
     """
     if not hasattr(os, "SCHED_FIFO"):
         yield
@@ -87,7 +87,7 @@ class ServerProcess:
         return self._process.pid
 
     def check(self) -> None:
-        """Raise where the process has ended.
+        """Raise if the process has ended.
 
         Raises:
             Unavailable: with its exit status and the end of its log.
@@ -102,7 +102,7 @@ class ServerProcess:
         return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
 
     def wait(self, seconds: float) -> None:
-        """Wait until it has ended by itself, at most so long."""
+        """Wait at most so long for it to end on its own."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(seconds)
 
@@ -129,7 +129,7 @@ class Meter:
         return int(self._roots[name].pid)
 
     def cpu_seconds(self) -> dict[str, float]:
-        """User and system time so far, by name; a process that ended below a living root is lost from the count."""
+        """User and system time so far, by name; a process that ended below a living root no longer counts."""
         return {name: sum(map(_cpu, _tree(root))) for name, root in self._roots.items()}
 
     def memory_mib(self) -> dict[str, float]:

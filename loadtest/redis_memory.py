@@ -53,7 +53,7 @@ async def used_memory(server: RedisServer) -> int:
 
 
 def batches(refs: Sequence[str], size: int, payload: int, channel: str) -> Iterator[list[Terminal]]:
-    """Answers with payloads that do not compress into each other."""
+    """Answers with payloads that share no bytes to compress."""
     for start in range(0, len(refs), size):
         yield [Terminal(ref, os.urandom(payload), channel) for ref in refs[start : start + size]]
 

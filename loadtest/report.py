@@ -33,14 +33,14 @@ _TITLE = {
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table; floats get the digits that their size deserves."""
+    """A Markdown table; floats get digits by their size."""
     lines = ["| " + " | ".join(columns) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
     lines += ["| " + " | ".join(cell(value) for value in row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
 def cell(value: Any) -> str:
-    """A number as a person wants to read it; None and NaN as a dash."""
+    """A number in readable form; None and NaN as a dash."""
     if value is None or value != value:
         return "-"
     if isinstance(value, float):
@@ -49,7 +49,7 @@ def cell(value: Any) -> str:
 
 
 def ratio(rate: float, limit: Mapping[int, float] | None) -> float | None:
-    """The rate as a share of the limit's best, None where no limit was measured."""
+    """The rate as a share of the limit's best, None if no limit was measured."""
     return rate / max(limit.values()) if limit else None
 
 
@@ -256,7 +256,7 @@ def _disturbances_of(seconds: float, found: Sequence[Disturbance]) -> str:
 
 
 def _p99(slowest: Sequence[Sequence[float]], single: Sequence[float]) -> float:
-    """Of the calls of several rounds together; the median of the rounds' own where their slowest calls were not kept."""
+    """Of the calls of several rounds together; the median of the rounds' own if their slowest calls were not kept."""
     if not all(slowest):
         return median(single)
     together = sorted(value for values in slowest for value in values)

@@ -1,4 +1,4 @@
-"""What a benchmark found, as plain frozen values that survive a round trip through JSON."""
+"""A benchmark's results, as plain frozen values that survive a round trip through JSON."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ class ServerResult:
         first_answer_s: from the start of its processes to its first right answer; None if it was already running.
         memory_mib: resident memory by process, after the first answer and after all load.
         models: by model name.
-        limits: rows per second of the model called directly right before and right after this server was measured, whichever was
-            more, by model and batch size.
+        limits: the better of the model's rows per second called directly right before and right after this server was measured, by
+            model and batch size.
     """
 
     first_answer_s: float | None
@@ -128,12 +128,12 @@ class Idle:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Disturbance:
-    """What the callers of one model noticed while something happened beside it, against the quiet seconds before.
+    """The calls of one model during a disturbance, compared with the quiet seconds before.
 
     Attributes:
         failed: requests in the disturbed seconds that were not answered rightly.
-        seconds: of calls before it, and as many in which it happened.
-        quiet_slowest_ms: the slowest `SLOWEST` of the calls before it, so that rounds can be put together; older results have none.
+        seconds: of calls before it, and as many during it.
+        quiet_slowest_ms: the slowest `SLOWEST` of the calls before it, so that rounds can be merged; older results have none.
         slowest_ms: of the calls while it happened.
     """
 

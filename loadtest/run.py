@@ -31,11 +31,11 @@ class OpenPlan:
 
     Attributes:
         rate: requests due per second.
-        duration: seconds that are measured.
-        warmup: seconds before those, with the same arrivals, that are not.
+        duration: measured seconds.
+        warmup: unmeasured seconds before those, with the same arrivals.
         process: a name of `arrivals.PROCESSES`.
         seed: of the arrivals.
-        slo_ms: goodput counts right answers within this.
+        slo_ms: goodput counts right answers within this time.
     """
 
     rate: float

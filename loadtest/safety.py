@@ -1,4 +1,4 @@
-"""What safety costs: the journal, heartbeats and child processes, in microseconds of CPU, each measured alone.
+"""The cost of safety: the journal, heartbeats and child processes, in microseconds of CPU, each measured alone.
 
 Everything runs in this process, without servers: a batch goes to an instance that is a thread and to one that is a child, with the
 same Python model and the same requests, one batch at a time. `python -m loadtest safety` prints the table.

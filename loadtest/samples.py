@@ -1,7 +1,7 @@
-"""What is counted: latencies from the *intended* send time, and how each request ended.
+"""Counts: latencies from the *intended* send time, and how each request ended.
 
-Invariant: a latency starts when the request was due, not when it was sent; what waits in the generator because the server stalls
-is counted as the server's (no coordinated omission).
+Invariant: a latency starts when the request was due, not when it was sent; time in the generator while the server stalls counts as
+the server's (no coordinated omission).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Outcome(enum.StrEnum):
     OK = "ok"
     REJECTED = "rejected"  # 429 or 503: the server said "not now"
     FAILED = "failed"  # any other status, a broken connection, or no answer in time
-    WRONG = "wrong"  # 200, and not the answer that the model gives
+    WRONG = "wrong"  # 200, but not the model's answer
 
 
 class Recorder(Protocol):
@@ -61,7 +61,7 @@ class Latencies:
 
     @property
     def count(self) -> int:
-        """How many were recorded."""
+        """The number recorded."""
         return len(self._buffer) + int(self._histogram.get_total_count())
 
     def percentile_ms(self, percentile: float) -> float:
@@ -116,7 +116,7 @@ class Samples:
         latency: of the requests that were answered correctly.
         unhappy: of all others, up to their refusal, failure or time-out.
         lateness: how long after its due time the generator sent each request; its own error, or a full connection pool.
-        outcomes: how many ended which way.
+        outcomes: counts by `Outcome`.
     """
 
     def __init__(self, measure_from: float = 0.0, rows: TextIO | None = None) -> None:
@@ -140,7 +140,7 @@ class Samples:
 
     @property
     def total(self) -> int:
-        """Requests that ended, whichever way."""
+        """Requests that ended in any way."""
         return self.outcomes.total()
 
     def summary(self) -> dict[str, Any]:

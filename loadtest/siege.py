@@ -1,7 +1,7 @@
 """A gateway under every attack at once, beside an honest caller: measures its memory, the caller's latency, and wrong answers.
 
-The honest caller is timed in open loop, first alone and then under attack, at the same moments. Those who attack are processes of
-their own. Nothing is pinned. Memory is that of the gateway's process and its children.
+The honest caller is timed in open loop, first alone and then under attack, at the same moments. Attackers are separate processes.
+Nothing is pinned. Memory is that of the gateway's process and its children.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ class SiegePlan:
         seconds: under attack.
         before: seconds of the honest caller alone.
         rate: of the honest caller, calls per second.
-        scale: of the attacks' rates.
+        scale: factor for the attacks' rates.
         limit_mib: the gateway's budget of bytes.
-        gateway_options: more of its command line.
+        gateway_options: added to its command line.
         names: of the attacks.
     """
 
@@ -84,7 +84,7 @@ class SiegePlan:
 
 @dataclasses.dataclass
 class Siege:
-    """What was found.
+    """The results of a siege.
 
     Attributes:
         about: of the machine and the software.
@@ -114,7 +114,7 @@ class Siege:
 
     @property
     def peak_mib(self) -> float:
-        """The most that all its processes held at once."""
+        """The maximum of all its processes together."""
         return max([self.highest_mib, *[mib for _, mib in self.memory]])
 
     @property
@@ -125,11 +125,11 @@ class Siege:
 
     @property
     def verdicts(self) -> dict[str, bool]:
-        """What was promised, and whether it held."""
+        """Each promise, and whether it held."""
         return {
             f"p99 of an honest caller within {SLOWER:g} times": self.slower <= SLOWER,
             "no wrong answer": self.wrong == 0,
-            f"not more than {self.plan.limit_mib} MiB beside what it held before": self.peak_mib
+            f"at most {self.plan.limit_mib} MiB more than before": self.peak_mib
             <= self.before_mib + self.plan.limit_mib,
             "the honest caller was served": self.attacked["outcomes"]["failed"] == 0
             and self.attacked["outcomes"]["rejected"] == 0,
@@ -178,7 +178,7 @@ def _attackers(plan: SiegePlan, system: System) -> Iterator[list[ServerProcess]]
 
 
 def _output(process: ServerProcess) -> str:
-    """What it has printed, once it has ended."""
+    """Its output, once it has ended."""
     process.wait(30.0)
     return process.log()
 

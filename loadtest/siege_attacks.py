@@ -1,7 +1,7 @@
-"""What a besieged gateway is attacked with: every way that strangers broke one over HTTP, each at a rate of its own.
+"""The attacks of a siege: everything that once broke a gateway over HTTP, each at its own rate.
 
-The rates are what two cores can carry together with those who attack: a siege is to show what a gateway keeps and whom it makes
-wait, and a machine without a free moment shows neither.
+The rates are what two cores can carry together with the attackers: a siege measures a gateway's memory and its callers' waits,
+and a saturated machine shows neither.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ INFER: Final = "/v2/models/{}/infer"
 STUCK_FOR: Final = 45
 """Seconds that a call of the stuck model waits before its deadline."""
 _HELD: Final = 30.0
-"""Seconds for which a client keeps a connection that it does nothing with."""
+"""Seconds for which a client keeps an idle connection."""
 
 
 class Ground:
-    """What the attacks know and count.
+    """The attacks' shared state and counts.
 
     Attributes:
         port, metrics: of the gateway.
@@ -93,7 +93,7 @@ def attack(name: str, per_second: float, what: str) -> Callable[[Strike], Strike
 
 
 def infer_body(number: int, model: str = "addsub", **more: Any) -> bytes:
-    """A right request for `addsub` or `any`, whose id and values are its number."""
+    """A valid request for `addsub` or `any`, whose id and values are its number."""
     names, shape = (("INPUT0", "INPUT1"), [1, 16]) if model == "addsub" else (("IN",), [16])
     inputs = [{"name": name, "datatype": "FP32", "shape": shape, "data": [number % 1000] * 16} for name in names]
     return orjson.dumps({"id": f"s{number}", "inputs": inputs, **more})
@@ -144,7 +144,7 @@ async def _(ground: Ground, name: str) -> None:
     await _send_and_hold(ground, name, data)
 
 
-@attack("smuggling", 10.0, "an upgrade offered, a whole request in the body, on every route")
+@attack("smuggling", 10.0, "an offered upgrade with a whole request in the body, on every route")
 async def _(ground: Ground, name: str) -> None:
     method, path = ground.dice.choice(_ROUTES)
     offer = ["Connection: Upgrade", f"Upgrade: {ground.dice.choice(('x', 'h2c', 'websocket'))}"]
@@ -158,7 +158,7 @@ async def _(ground: Ground, name: str) -> None:
 @attack(
     "h2c offers",
     5.0,
-    "a right call with an offer of h2c and a chunked body, as Java's client sends it; must be answered",
+    "a valid call that offers h2c with a chunked body, as Java's client sends it; must be answered",
 )
 async def _(ground: Ground, name: str) -> None:
     number = next(ground.count)
@@ -174,13 +174,13 @@ _PADDED: Final = gzip.compress(infer_body(0)[:-1] + b" " * (15 * MIB) + b"}", 9,
 _OVER: Final = gzip.compress(bytes(64 * MIB), 9, mtime=0)
 
 
-@attack("gzip bombs", 1.0, "16 KB that are 15 MiB of JSON, or 64 KB that are 64 MiB of nothing")
+@attack("gzip bombs", 1.0, "16 KB that inflate to 15 MiB of JSON, or 64 KB that inflate to 64 MiB of zeros")
 async def _(ground: Ground, name: str) -> None:
     body = ground.dice.choice((_PADDED, _OVER))
     ground.note(name, await ask(ground.port, request("POST", INFER.format("addsub"), ["Content-Encoding: gzip"], body)))
 
 
-@attack("a volley of gzip bombs", 1 / 30, "60 of those of 15 MiB at the same moment")
+@attack("a volley of gzip bombs", 1 / 30, "60 of the 15 MiB bombs at the same moment")
 async def _(ground: Ground, name: str) -> None:
     data = request("POST", INFER.format("addsub"), ["Content-Encoding: gzip", "Penstock-Timeout-Ms: 3000"], _PADDED)
     for replies in await asyncio.gather(*[ask(ground.port, data) for _ in range(60)]):
@@ -204,7 +204,7 @@ async def _(ground: Ground, name: str) -> None:
 
 
 @attack(
-    "those who never read",
+    "clients that never read",
     1.0,
     "an answer of 1 MiB, on HTTP/1.0, with Connection: close or in a pipeline, not read for 30 s",
 )
@@ -244,7 +244,7 @@ async def _(ground: Ground, name: str) -> None:
         ground.wrong[name].append(f"{[reply.status for reply in replies]}, right: {right}")
 
 
-@attack("addresses", 25.0, "a URL of 30 KB that nobody has asked for before, without a key")
+@attack("addresses", 25.0, "a URL of 30 KB, never requested before, without a key")
 async def _(ground: Ground, name: str) -> None:
     path = INFER.format(f"{ground.dice.getrandbits(64):016x}" * 1900)
     ground.note(name, await ask(ground.port, request("POST", path, (), b"{}")))
@@ -257,7 +257,7 @@ async def _(ground: Ground, name: str) -> None:
     ground.note(name, await ask(ground.port, data, seconds=STUCK_FOR + 30))
 
 
-@attack("long polls", 10.0, "a poll of a minute for the result of a stuck call, left after 50 ms")
+@attack("long polls", 10.0, "a poll of a minute for the result of a stuck call, closed after 50 ms")
 async def _(ground: Ground, name: str) -> None:
     if len(ground.handles) < 20:
         headers = ["Prefer: respond-async", "Penstock-Timeout-Ms: 60000"]
@@ -271,7 +271,7 @@ async def _(ground: Ground, name: str) -> None:
     ground.statuses[name]["left"] += 1
 
 
-@attack("slow heads", 5.0, "a head that comes byte by byte for 30 s")
+@attack("slow heads", 5.0, "a head sent byte by byte for 30 s")
 async def _(ground: Ground, name: str) -> None:
     line = await connect(ground.port)
     for byte in request("POST", INFER.format("addsub"), ["X-Slow: yes"], b"")[:30]:
@@ -286,7 +286,7 @@ async def _(ground: Ground, name: str) -> None:
 @attack(
     "odd names",
     10.0,
-    "ids that are no handles, versions of 5,000 digits, wrong and doubled hosts, bytes that are not HTTP",
+    "ids that are not handles, versions of 5,000 digits, wrong and repeated hosts, bytes that are not HTTP",
 )
 async def _(ground: Ground, name: str) -> None:
     data = ground.dice.choice(
@@ -299,7 +299,7 @@ async def _(ground: Ground, name: str) -> None:
     ground.note(name, await ask(ground.port, data, seconds=2.0))
 
 
-@attack("silent sockets", 5.0, "a connection to the metrics that asks for nothing, kept for 30 s")
+@attack("silent sockets", 5.0, "a connection to the metrics port that sends nothing, kept for 30 s")
 async def _(ground: Ground, name: str) -> None:
     line = await connect(ground.metrics)
     await asyncio.sleep(_HELD)

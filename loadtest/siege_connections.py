@@ -109,7 +109,7 @@ async def connect(port: int, *, deaf: bool = False) -> RawConnection:
 
 
 async def ask(port: int, data: bytes, count: int = 1, seconds: float = 30.0) -> list[Reply]:
-    """Send on a connection of its own; at most `count` answers, and whatever came beyond them.
+    """Send on a connection of its own; waits for `count` answers and returns all that arrived.
 
     Raises:
         OSError: the connection is refused.

@@ -1,4 +1,4 @@
-"""What a siege found, as a page. No I/O."""
+"""A siege's results as a page. No I/O."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured: the one-process fleet, and the fleet of gateway, Kafka, worker and Redis, as processes on one core.
+"""The systems under test: the one-process fleet, and the fleet of gateway, Kafka, worker and Redis, as processes on one core.
 
 Invariant: the servers run with their defaults; only addresses and the repository are given.
 """
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 START_WITHIN: Final = 120.0
 """Seconds for a server to give its first answer."""
 HEARTBEATS: Final = 1.0
-"""Seconds after which a gateway knows all that its workers have counted; that comes with heartbeats, every 0.5 s."""
+"""Seconds after which a gateway has its workers' counts; they come with heartbeats, every 0.5 s."""
 _POLL: Final = 0.005
 
 
@@ -62,7 +62,7 @@ class System:
     metrics: int = 0
 
     def address(self, model: str) -> Address:
-        """Where a model of it is called."""
+        """The address of one of its models."""
         return Address("127.0.0.1", self.port, model)
 
     def executed(self, model: str) -> tuple[int, int]:
@@ -84,7 +84,7 @@ class System:
 def embedded(
     repository: Path, core: int | None, model: str, pool: Pool, *, gateway_options: Sequence[str] = ()
 ) -> Iterator[System]:
-    """`penstock serve`, once it has answered the pool's first request to `model` rightly."""
+    """`penstock serve`, once it has answered the pool's first request to `model` correctly."""
     port, metrics = free_port(), free_port()
     line = ["-m", "penstock", "serve", "--model-repository", str(repository)]
     begin = time.perf_counter()
@@ -108,10 +108,10 @@ def fleet(  # noqa: PLR0913  # each is another process's command line
     jvm: Jvm | None = None,
     gateway_options: Sequence[str] = (),
 ) -> Iterator[System]:
-    """A gateway and a worker on a real broker and a real Redis, once they have answered rightly; started in this order.
+    """A gateway and a worker on a real broker and a real Redis, once they have answered correctly; started in this order.
 
-    `jvm` sets up the broker's Java machine, where it is not to be that of the tests. Redis gets the memory that its answers take
-    for the minutes that they are kept; with less it is the store that is measured.
+    `jvm` sets up the broker's JVM; by default as in tests. Redis gets the memory that its answers take while they are kept; with
+    less, the store would be measured.
     """
     from infra.local.servers import servers
 
@@ -125,7 +125,7 @@ def fleet(  # noqa: PLR0913  # each is another process's command line
                 redis_config={"maxmemory": REDIS_MEMORY},
             )
         )
-        prefix = f"bench-{secrets.token_hex(4)}"  # the environment may have named servers that others use too
+        prefix = f"bench-{secrets.token_hex(4)}"  # the environment may name servers that others use too
         transport = ["--kafka", backing.kafka, "--redis", backing.redis, "--prefix", prefix]
         port, metrics = free_port(), free_port()
         begin = time.perf_counter()
@@ -145,7 +145,7 @@ def fleet(  # noqa: PLR0913  # each is another process's command line
 
 @contextlib.contextmanager
 def rival(name: str, command: str, repository: Path, core: int | None, first: tuple[str, Pool]) -> Iterator[System]:
-    """Another V2 server, by a shell command with `{repository}`, `{port}` and `{free}` (any other port that it wants)."""
+    """Another V2 server, by a shell command with `{repository}`, `{port}` and `{free}` (any other port that it needs)."""
     model, pool = first
     port = free_port()
     words = [word.format(repository=repository, port=port, free=free_port()) for word in shlex.split(command)]
@@ -224,10 +224,10 @@ def ask(address: Address, method: str, path: str, body: bytes = b"") -> tuple[in
 
 
 def redis_used_bytes(url: str) -> int:
-    """Redis' own count of its memory, asked without a client library.
+    """Redis' own count of its memory, read without a client library.
 
     Raises:
-        Unavailable: it does not say.
+        Unavailable: it does not report it.
     """
     parts = urlsplit(url)
     with socket.create_connection((parts.hostname or "127.0.0.1", parts.port or 6379), 10.0) as connection:

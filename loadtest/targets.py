@@ -25,7 +25,7 @@ from protocol.transport.settings import TransportSettings
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TargetChoice:
-    """What a user names on the command line.
+    """The user's choice on the command line.
 
     Attributes:
         url: `http://host:port` or `kafka://host:port[,host:port]`.
@@ -33,7 +33,7 @@ class TargetChoice:
         version: its version; "" for the newest one.
         redis: URL of the results, for kafka://.
         prefix: of the fleet's topics and keys, for kafka://.
-        repository: model repository to compute right answers from, or None for not checking values.
+        repository: model repository to compute right answers from; None to check no values.
         integers_below: bound of random integers.
         bodies: number of different bodies.
         headers: "Name: value" each.
@@ -64,7 +64,7 @@ class TargetChoice:
         return HttpTarget(address, self.pool(specs), headers=headers)
 
     def pool(self, specs: Sequence[payloads.InputSpec]) -> payloads.Pool:
-        """Different bodies, with their answers where a repository was named."""
+        """Different bodies, with their answers if a repository was named."""
         reference = direct.load(self.repository / self.model) if self.repository else None
         return payloads.build(specs, self.bodies, reference=reference)
 
@@ -123,7 +123,7 @@ def get_json(address: Address, path: str, headers: Mapping[str, str] | None = No
 
     Raises:
         Unavailable: no server answers there.
-        FleetError: the status is not 200; holds what the server said.
+        FleetError: the status is not 200; holds the server's message.
     """
     connection = http.client.HTTPConnection(address.host, address.port, timeout=timeout)
     try:

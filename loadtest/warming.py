@@ -17,11 +17,11 @@ from loadtest.systems import System
 ROUND: Final = 12.0
 """Seconds; half of them by 32 callers, half by one."""
 NO_BETTER: Final = 0.95
-"""Two rounds that cost no less than this share of the best before them end it."""
+"""Two rounds that cost at least this share of the best earlier one end it."""
 
 
 def warm(system: System, model: str, pool: Pool, load_core: int | None, seconds: float) -> list[float]:
-    """Load the broker until its cost per call settles, for `seconds` at most; the cost of one caller's call in each round."""
+    """Load the broker until its cost per call settles, for `seconds` at most; returns the cost of one caller's call in each round."""
     costs: list[float] = []
     while len(costs) < int(seconds / ROUND) and not settled(costs):
         costs.append(_round(system, model, pool, load_core))

@@ -1,6 +1,6 @@
 -- wrk's script: rotates through prepared bodies and prints the outcome as one JSON line.
 -- wrk -s wrk.lua URL -- BODIES_FILE PATH [HEADER_NAME HEADER_VALUE]...   (one body per line)
--- Statuses are counted by wrk itself; defining response() would make it hand every answer to Lua, which costs more than some
+-- Statuses are counted by wrk itself; defining response() would make it hand every answer to Lua, which would cost more than some
 -- servers do.
 
 local requests, position = {}, 0

@@ -5,28 +5,28 @@ from __future__ import annotations
 from tests.simulation.patches import patch
 
 patch(
-    "an attempt shortens what is kept of its request", "a time to live cut short", "protocol/transport/embedded/fence.py",
+    "an attempt shortens its request's time to live", "a time to live cut short", "protocol/transport/embedded/fence.py",
     ("        stream.expires = max(stream.expires, now + ttl)", "        stream.expires = now + ttl"),
     finders=("tests/transport/test_fence.py::TestDelivered",),
 )  # fmt: skip
 patch(
-    "whoever attaches keeps a result for the lease alone", "another time to live", "protocol/transport/embedded/fence.py",
+    "attaching keeps a result only for the lease", "another time to live", "protocol/transport/embedded/fence.py",
     ("stream.expires = max(stream.expires, now + claim.ttl)", "stream.expires = now + claim.lease"),
     finders=("tests/transport/test_fence.py::TestClaims",),
 )  # fmt: skip
 patch(
-    "results of keyed calls are kept as plain ones", "another time to live", "protocol/transport/embedded/fence.py",
+    "results of keyed calls are kept like plain ones", "another time to live", "protocol/transport/embedded/fence.py",
     ("answer.ttl if answer.reply_to and not claimed else result_ttl", "answer.ttl if answer.reply_to else result_ttl"),
     finders=("tests/transport/test_fence.py::TestClaims",),
 )  # fmt: skip
 patch(
-    "a request ends with the time of the one that had its key before", "the timer of a former one",
+    "a request expires with the timer of its key's previous one", "the timer of an earlier one",
     "protocol/transport/embedded/fence.py",
     ("if stream is None or stream.serial != serial:", "if stream is None:"),
     finders=("tests/transport/test_fence.py::test_a_key_that_runs_again_and_again_leaves_nothing_behind",),
 )  # fmt: skip
 patch(
-    "what was trimmed still counts as kept", "a count that only grows", "protocol/transport/embedded/fence.py",
+    "trimmed bytes still count as kept", "a count that only grows", "protocol/transport/embedded/fence.py",
     (
         "        self.size -= len(stream.payload)\n        stream.payload, stream.retriable",
         "        stream.payload, stream.retriable",
@@ -39,7 +39,7 @@ patch(
     finders=("tests/transport/test_groups.py::TestGroups",),
 )  # fmt: skip
 patch(
-    "of members that are all silent the one silent for longest stays", "the wrong one of two",
+    "if all members are silent, the one silent for longest stays", "the wrong one of two",
     "protocol/transport/embedded/groups.py",
     ("silent.remove(max(silent", "silent.remove(min(silent"),
     finders=("tests/transport/test_groups.py::test_the_member_that_was_seen_last_stays_when_all_are_silent",),
@@ -50,22 +50,22 @@ patch(
     finders=("tests/transport/test_broker.py::test_a_fetch_that_is_full_does_not_starve_a_partition",),
 )  # fmt: skip
 patch(
-    "records that were dropped still count in their log", "a count that only grows", "protocol/transport/embedded/partition_log.py",
+    "dropped records still count in their log", "a count that only grows", "protocol/transport/embedded/partition_log.py",
     ("        self.size -= sum(len(record.value) for record in self._records[:count])\n", ""),
     finders=("tests/transport/test_partition_log.py::test_it_is_a_list_with_a_moving_start",),
 )  # fmt: skip
 patch(
-    "what failed with a full disk is written after all", "a reset forgotten", "protocol/transport/embedded/sqlite_journal.py",
+    "a write that failed on a full disk is written after all", "a reset forgotten", "protocol/transport/embedded/sqlite_journal.py",
     ("            group += self._waiting\n            self._waiting = []", "            group += self._waiting"),
     finders=("tests/transport/test_sqlite_journal.py::test_a_full_disk_fails_the_group_and_all_that_waits_and_passes",),
 )  # fmt: skip
 patch(
-    "a group that is done with everything begins anew", "a comparison wrong at its bound", "protocol/transport/kafka/positions.py",
+    "a group that has finished everything begins again", "a comparison off at its bound", "protocol/transport/kafka/positions.py",
     ("    if committed.offset > end:", "    if committed.offset >= end:"),
     finders=("tests/transport/test_kafka_committed.py::test_an_offset_up_to_the_end_of_its_own_log_counts",),
 )  # fmt: skip
 patch(
-    "writes of one group are applied from the last to the first", "the order turned round",
+    "writes of one group are applied from the last to the first", "the order reversed",
     "protocol/transport/embedded/sqlite_journal.py",
     (
         "        for operation in group:\n            self._apply(operation)",
