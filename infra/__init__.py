@@ -1,1 +1,1 @@
-"""What the fleet runs on: Kafka and Redis, from the machine's own programs (`infra.local`) or by compose."""
+"""The fleet's Kafka and Redis, run from the machine's own programs (`infra.local`) or by compose."""

@@ -1,4 +1,4 @@
-"""What a result costs in Redis: bytes of memory, microseconds of CPU at the server and at the worker that writes it.
+"""The cost of a result in Redis: bytes of memory, microseconds of CPU at the server and at the worker that writes it.
 
 `python -m loadtest.redis_memory [--results N]` starts a Redis of its own for each setting and prints a table.
 Memory is `used_memory` before and after, so it holds keys, expiry and allocator overhead, not fragmentation. Batches are

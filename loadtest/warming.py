@@ -21,7 +21,7 @@ NO_BETTER: Final = 0.95
 
 
 def warm(system: System, model: str, pool: Pool, load_core: int | None, seconds: float) -> list[float]:
-    """Load the broker until its cost per call settles, for `seconds` at most; returns the cost of one caller's call in each round."""
+    """Load the broker until its cost per call settles, for at most `seconds`; returns one caller's cost per call in each round."""
     costs: list[float] = []
     while len(costs) < int(seconds / ROUND) and not settled(costs):
         costs.append(_round(system, model, pool, load_core))

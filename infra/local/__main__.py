@@ -50,7 +50,7 @@ def looked_for(what: str, look: Callable[[], str]) -> Finding:
 
 
 def findings(environ: Mapping[str, str] = os.environ) -> list[Finding]:
-    """Whether a broker and a store run, or can be started."""
+    """Whether a broker and a store are running or can be started."""
     places = this_system(environ)
 
     def named(address: str | None) -> str:
@@ -114,7 +114,7 @@ def pin() -> None:
 @click.option("--heap", default=Jvm.heap, show_default=True, help="Kafka's largest heap.")
 @click.option("--core", "cores", type=int, multiple=True, help="Pin both to this CPU core; may be repeated.")
 def up(kafka_port: int, redis_port: int, data_dir: Path | None, heap: str, cores: tuple[int, ...]) -> None:
-    """Run both until Ctrl-C, and print where they are."""
+    """Run both until Ctrl-C, and print their addresses."""
     unnamed = {k: v for k, v in os.environ.items() if k not in {KAFKA_VARIABLE, REDIS_VARIABLE}}
     with _folder_until_interrupted(data_dir) as folder:
         ports, jvm = (kafka_port, redis_port), Jvm(heap=heap)
@@ -131,7 +131,7 @@ def up(kafka_port: int, redis_port: int, data_dir: Path | None, heap: str, cores
     multiple=True,
     required=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="What the workers serve; may be repeated.",
+    help="Models that the workers serve; may be repeated.",
 )
 @click.option("--workers", default=2, show_default=True, help="How many workers.")
 @click.option("--http-port", default=8000, show_default=True, help="The gateway's port on loopback.")
@@ -139,14 +139,14 @@ def up(kafka_port: int, redis_port: int, data_dir: Path | None, heap: str, cores
     "--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Keep topics here. [a temporary folder]"
 )
 def run_fleet(repositories: tuple[Path, ...], workers: int, http_port: int, data_dir: Path | None) -> None:
-    """Run a broker, a store, a gateway and workers until Ctrl-C, and print where to call."""
+    """Run a broker, a store, a gateway and workers until Ctrl-C, and print their addresses."""
     with _folder_until_interrupted(data_dir) as folder:
         print(
             f"starting Kafka, Redis, a gateway and {workers} workers; their logs are {folder}/*/server.log", flush=True
         )
         with fleet(folder, repositories, workers=workers, http_port=http_port) as running:
             print(f"kafka    {running.backing.kafka}\nredis    {running.backing.redis}\ngateway  {running.url}")
-            print(f"\n  penstock models --url {running.url}\n\nCtrl-C drains and ends all of it.", flush=True)
+            print(f"\n  penstock models --url {running.url}\n\nCtrl-C drains and stops everything.", flush=True)
             _watch(running.started)
 
 
@@ -164,9 +164,9 @@ def run_fleet(repositories: tuple[Path, ...], workers: int, http_port: int, data
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def run_verify(clustered: bool, broken: tuple[str, ...], arguments: tuple[str, ...]) -> None:
-    """Run a broker and a store, and `penstock verify` with these ARGUMENTS on them; its exit code is this command's.
+    """Run a broker and a store, and `penstock verify` with these ARGUMENTS on them; exits with its exit code.
 
-    Kafka takes members for dead after 6 s here, unless ARGUMENTS name another --session-timeout.
+    Kafka considers members dead after 6 s here, unless ARGUMENTS set another --session-timeout.
     """
     known, usual = (cluster_faults.NAMES, cluster_faults.USUAL) if clustered else (faults.NAMES, faults.USUAL)
     wanted = [name for name in broken or usual if name != "none"]
@@ -209,7 +209,7 @@ def _folder_until_interrupted(data_dir: Path | None) -> Iterator[Path]:
 
 
 def _watch(started: Sequence[LocalServer]) -> NoReturn:
-    """Raises when one of them ends by itself."""
+    """Raises when one of them ends on its own."""
     while True:
         for server in started:
             if not server.running:

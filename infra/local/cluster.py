@@ -1,8 +1,8 @@
-"""A cluster on this machine: three brokers that are controllers too, a Redis primary with a replica, and three Sentinels.
+"""A cluster on this machine: three brokers that are also controllers, a Redis primary with a replica, and three Sentinels.
 
 Invariants:
-- every topic has three replicas unless its maker says otherwise, and takes a write once two of them have it;
-- ports and data of a server stay the same, however often it is killed and started;
+- every topic has three replicas unless its creator says otherwise, and takes a write once two of them have it;
+- a server keeps its ports and data, however often it is killed and started;
 - a former Redis primary comes back as an empty replica: writes that only it had are lost, as in any failover.
 """
 
@@ -25,7 +25,7 @@ from protocol.errors import Unavailable
 
 NODES = 3
 WHOLE_WITHIN = 60.0
-"""Seconds in which servers that were started again have to have caught up."""
+"""Seconds within which restarted servers must have caught up."""
 
 REPLICATED = {
     "default.replication.factor": "3",
@@ -37,7 +37,7 @@ REPLICATED = {
     "share.coordinator.state.topic.replication.factor": "3",
     "share.coordinator.state.topic.min.isr": "2",
 }
-"""What a cluster sets otherwise than infra/kafka.properties."""
+"""Settings of a cluster that differ from infra/kafka.properties."""
 FOLLOWING = {"repl-diskless-sync": "yes", "repl-diskless-sync-delay": "0"}
 """A replica that comes back has its data in milliseconds."""
 
@@ -62,10 +62,10 @@ class Cluster:
 
     @property
     def primary(self) -> RedisServer:
-        """The Redis that most Sentinels take for the primary now.
+        """The Redis that most Sentinels consider the primary now.
 
         Raises:
-            Unavailable: none answers.
+            Unavailable: no Sentinel answers.
         """
         ports = []
         for sentinel in self.sentinels:
@@ -82,7 +82,7 @@ class Cluster:
         return self.other(self.primary)
 
     def other(self, store: RedisServer) -> RedisServer:
-        """Of two."""
+        """The other one of the two."""
         return self.stores[1] if store is self.stores[0] else self.stores[0]
 
     def broker(self, node: int) -> Broker:
@@ -101,7 +101,7 @@ class Cluster:
         raise Unavailable("no broker answers")
 
     def wait_brokers(self, within: float = WHOLE_WITHIN) -> None:
-        """Until all brokers are there and every partition has all of its replicas in sync.
+        """Wait until all brokers are up and every partition has all of its replicas in sync.
 
         Raises:
             Unavailable: not in time.
@@ -110,7 +110,7 @@ class Cluster:
             raise Unavailable(f"the brokers at {self.kafka} are not whole again after {within:g} s")
 
     def wait_stores(self, within: float = WHOLE_WITHIN) -> None:
-        """Until Redis has a replica that follows, and all Sentinels know it.
+        """Wait until Redis has a replica that follows, and all Sentinels know it.
 
         Raises:
             Unavailable: not in time.
@@ -158,7 +158,7 @@ def cluster(
     jvm: Jvm | None = None,
     properties: Mapping[str, str] | None = None,
 ) -> Iterator[Cluster]:
-    """All eight servers for the time of a `with`, with their data and logs in `data`.
+    """All eight servers for the duration of a `with`, with their data and logs in `data`.
 
     Raises:
         Unavailable: a server cannot be started; names it and the last lines of its log.
@@ -168,11 +168,11 @@ def cluster(
         primary = RedisServer(data / "redis-1", config=FOLLOWING)
         replica = RedisServer(data / "redis-2", config=FOLLOWING | replica_of(primary))
         for server in (*brokers, primary, replica):
-            started.callback(server.kill)  # its data is deleted anyway, and an orderly stop of a cluster takes long
+            started.callback(server.kill)  # its data is deleted anyway, and an orderly stop of a cluster is slow
             server.launch()
         for store in (primary, replica):
             store.wait_ready()
-        # Sentinels look for replicas every 10 s, first when they start: then this one has to be there.
+        # Sentinels look for replicas at start and then every 10 s: this one must exist at start.
         if not wait_until(lambda: follows(replica, primary), time.monotonic() + WHOLE_WITHIN):
             raise Unavailable(f"{replica.name} at {replica.address} does not follow {primary.address}")
         sentinels = tuple(SentinelServer(data / f"sentinel-{number}", primary) for number in range(1, NODES + 1))

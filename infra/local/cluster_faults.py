@@ -1,4 +1,4 @@
-"""What can be done to the servers of a cluster, by the role that the victim has at that moment.
+"""Faults of a cluster's servers, by the role that the victim has at that moment.
 
 Invariant: a fault returns once it is undone: every replica is in sync, or follows, again.
 """
@@ -57,19 +57,19 @@ def coordinator(running: Cluster) -> Broker:
 
 
 def controller(running: Cluster) -> Broker:
-    """The broker that is the active controller, too."""
+    """The broker that is also the active controller."""
     return running.broker(max(kafka_roles.controller(HOST, running.any_broker().port), 1))
 
 
 def kill_broker(running: Cluster, broker: Broker) -> None:
-    """SIGKILL, and started again at once."""
+    """SIGKILL, then an immediate start."""
     broker.kill()
     broker.start()
     running.wait_brokers()
 
 
 def restart_broker(running: Cluster, broker: Broker) -> None:
-    """SIGTERM, which hands its partitions over, and started again."""
+    """SIGTERM, which hands its partitions over, then a start."""
     broker.restart()
     running.wait_brokers()
 
@@ -83,8 +83,8 @@ def stop_broker(running: Cluster, broker: Broker) -> None:
 def two(running: Cluster, end: Callable[[Broker], None]) -> None:
     """Take down two brokers at once for some seconds.
 
-    Ended in order (SIGTERM), the third broker is the only one in sync, and refuses writes at once. Killed, they stay in sync on
-    paper, as the controllers have no majority to say otherwise, and writes wait for them in vain.
+    After SIGTERM the third broker is the only one in sync, and refuses writes at once. After SIGKILL the dead ones stay listed as
+    in sync, because the controllers have no majority to remove them, and writes time out waiting for them.
     """
     first = leader(running)
     victims = (first, next(broker for broker in running.brokers if broker is not first))
@@ -115,14 +115,14 @@ def lose_tail(running: Cluster) -> None:
 
 
 def stop_primary(running: Cluster) -> None:
-    """SIGSTOP until a second after the replica was promoted, then SIGCONT: the old primary knows nothing of it yet."""
+    """SIGSTOP until a second after the replica was promoted, then SIGCONT: the old primary does not know of it yet."""
     old = running.primary
     _stand_still(old, lambda: _wait_for_other(running, old, and_then=1.0))
     running.wait_stores()
 
 
 def kill_replica(running: Cluster) -> None:
-    """SIGKILL, and started again after a while."""
+    """SIGKILL, then a start after a while."""
     replica = running.replica
     replica.kill()
     time.sleep(PAUSE)

@@ -1,7 +1,7 @@
 """The faults that `make verify` can cause in the broker and the store that it started, requested by name over a UNIX socket.
 
-`penstock verify` breaks its own processes, but knows servers only by address. It gets a command for each of these faults, and the
-command asks the process that started the servers.
+`penstock verify` breaks its own processes, but knows servers only by address. It gets a command for each of these faults, which
+asks the process that started the servers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PAUSE = 3.0
 ANSWER_WITHIN = 110.0
 
 Faults = dict[str, Callable[[], None]]
-"""What can be done, by name; the word before the first `-` names the servers. One at a time is done to the same servers."""
+"""Possible faults by name; the word before the first `-` names the servers, which get one fault at a time."""
 
 NAMES = tuple(f"{server}-{how}" for server in ("kafka", "redis") for how in ("full", "kill", "restart", "stop"))
 USUAL = ("kafka-full", "redis-full", "redis-stop")
@@ -51,16 +51,16 @@ def faults(running: Servers) -> Faults:
 
 
 def _no_room_on_disk(broker: LocalServer) -> None:
-    """Every write of the broker to a file fails, as on a full disk, and it gives its log folder up; then it is started again.
+    """Every write of the broker to a file fails, as on a full disk, until it gives up its log folder; then it is started again.
 
-    By a limit on its files' size: the same `IOException` to it, and no file system has to be made and filled.
+    A limit on its files' size causes the same `IOException`, without creating and filling a file system.
     """
     if sys.platform != "linux":
-        raise Unavailable("only Linux limits the files of a process that runs")
+        raise Unavailable("only Linux can limit the file size of a running process")
     _, hard = resource.prlimit(broker.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(broker.pid, resource.RLIMIT_FSIZE, (1, hard))
     wait_until(lambda: not broker.running, time.monotonic() + PAUSE)
-    broker.kill()  # one that had nothing to write still runs, with the limit
+    broker.kill()  # if it had nothing to write, it still runs with the limit
     broker.start()
 
 
@@ -141,4 +141,4 @@ def ask(address: Path, name: str) -> None:
         except OSError as error:
             raise Unavailable(f"no fault server answers at {address}: {error}") from error
     if said != "done":
-        raise Unavailable(f"the fault was not done: {said}")
+        raise Unavailable(f"the fault failed: {said}")

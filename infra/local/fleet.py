@@ -60,7 +60,7 @@ class Fleet:
 
     @property
     def started(self) -> list[LocalServer]:
-        """Everything that was started here, to be watched."""
+        """Everything that was started here."""
         return [s for s in (self.backing.broker, self.backing.store) if s is not None] + list(self.processes)
 
 
@@ -88,10 +88,10 @@ def fleet(
     http_port: int = 8000,
     environ: Mapping[str, str] = os.environ,
 ) -> Iterator[Fleet]:
-    """A fleet for the time of a `with`, with its logs in `data`; workers may still be loading models when it begins.
+    """A fleet for the duration of a `with`, with its logs in `data`; workers may still be loading models when it begins.
 
     Broker and store are those that the environment names, or started here on free ports. At the end the gateway is
-    drained first, then the workers; broker and store go last.
+    drained first, then the workers; broker and store stop last.
 
     Raises:
         Unavailable: a process cannot be started; names it and the last lines of its log.

@@ -1,4 +1,4 @@
-"""What runs a broker: a Java, Kafka's jars and, once trained, a class archive that halves the start."""
+"""The programs for a broker: Java, Kafka's jars and, once trained, a class archive that halves the start time."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Installation:
 
 
 def find(environ: Mapping[str, str] = os.environ, places: Places | None = None) -> Installation:
-    """The Java and the jars of this system; fetches the jars if they are not there.
+    """The Java and the jars of this system; fetches missing jars.
 
     Raises:
-        Unavailable: one of them cannot be had; names the command that helps.
+        Unavailable: one of them is unavailable; names the command that installs it.
     """
     places = places or this_system(environ)
     java = find_java(places)

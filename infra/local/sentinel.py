@@ -16,13 +16,13 @@ MASTER = "penstock"
 
 
 class SentinelServer(OnePortServer):
-    """One of several.
+    """One Sentinel.
 
     Args:
         data: folder of its file and its log.
         watched: the primary at the start.
-        quorum: how many have to miss it.
-        down_after: seconds of silence after which it is missed.
+        quorum: how many must consider it down.
+        down_after: seconds of silence after which it is considered down.
     """
 
     name = "Sentinel"
@@ -53,7 +53,7 @@ class SentinelServer(OnePortServer):
                 f'dir "{self.data}"',
                 f"sentinel monitor {MASTER} {HOST} {self._watched.port} {self._quorum}",
                 f"sentinel down-after-milliseconds {MASTER} {round(self._down_after * 1000)}",
-                # Within it a failover is not tried a second time; 3 min as shipped, which no run waits for.
+                # Within it no second failover is tried; the default of 3 min is too long for a run.
                 f"sentinel failover-timeout {MASTER} 6000",
                 f"sentinel parallel-syncs {MASTER} 1",
             ]
@@ -66,7 +66,7 @@ class SentinelServer(OnePortServer):
         return probes.redis_answers(HOST, self.port)
 
     def primary(self) -> int:
-        """The port of the primary, as this one knows.
+        """The port of the primary that this Sentinel knows.
 
         Raises:
             OSError: it does not answer.

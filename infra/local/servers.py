@@ -1,6 +1,6 @@
 """A broker and a store: those that the environment names, else ones started here.
 
-Missing programs are an error that names the command that helps, never a reason to go on without.
+A missing program is an error that names the command to install it; nothing continues without it.
 """
 
 from __future__ import annotations

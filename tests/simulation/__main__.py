@@ -1,4 +1,4 @@
-"""Runs schedules from a command line; see `simulate`."""
+"""Runs schedules from the command line; see `simulate`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.simulation.simulate import Report, simulate
 
 
 def run(seeds: Iterable[int], processes: int) -> Iterator[Report]:
-    """Simulate all of them, each in some process."""
+    """Simulate all of them, spread over processes."""
     if processes == 1:
         yield from map(simulate, seeds)
         return
@@ -29,7 +29,7 @@ def _brief(seed: int) -> Report:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description="Simulate fault schedules.")
-    parser.add_argument("--seed", type=int, help="only this one, with everything that happened")
+    parser.add_argument("--seed", type=int, help="only this one, with all of its events")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)

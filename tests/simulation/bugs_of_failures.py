@@ -1,4 +1,4 @@
-"""Bugs in what becomes of requests whose instance or worker dies or hangs, and of records that are gone."""
+"""Bugs in the handling of requests whose instance or worker dies or hangs, and of deleted records."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from workers.serving.pipeline import Pipeline
 from workers.statistics import FailureReason
 
 
-@bug("a request that killed its instance is answered and is no dead letter", DeadLetterQueue, "dead_letter", 3)
+@bug("a request that killed its instance is answered and not dead-lettered", DeadLetterQueue, "dead_letter", 3)
 def _(right: Any) -> Any:
     return lambda self, entry, letter, failure: self._refuse(entry, failure, FailureReason.BACKEND)
 
 
-@bug("a letter has not the headers of its record", DeadLetterTopic, "_record")
+@bug("a letter lacks the headers of its record", DeadLetterTopic, "_record")
 def _(right: Any) -> Any:
     def record(self: Any, letter: Any) -> OutRecord:
         made = right(self, letter)
@@ -56,17 +56,17 @@ def _(right: Any) -> Any:
     return lambda self, item: right(self, item) + 2
 
 
-@bug("what hangs is never killed", HangWatch, "check", 3)
+@bug("a hung batch is never killed", HangWatch, "check", 3)
 def _(right: Any) -> Any:
     return lambda self, now: None
 
 
-@bug("what was begun too often runs again", Pipeline, "_dead_letter_exhausted", 6)
+@bug("a request started too often runs again", Pipeline, "_dead_letter_exhausted", 6)
 def _(right: Any) -> Any:
     return lambda self, job: None
 
 
-@bug("nobody is told of records deleted unread", DeadLetterTopic, "note_loss", 64)
+@bug("records deleted unread are not reported", DeadLetterTopic, "note_loss", 64)
 def _(right: Any) -> Any:
     async def note_loss(self: Any, *arguments: Any) -> None:
         return None
@@ -74,7 +74,7 @@ def _(right: Any) -> Any:
     return note_loss
 
 
-@bug("a topic made again is taken for the one before", OffsetTracker, "assign", 11)
+@bug("a recreated topic is mistaken for the earlier one", OffsetTracker, "assign", 11)
 def _(right: Any) -> Any:
     def assign(self: Any, partition: Any, epoch: int, committed: int) -> Any:
         table = self._tables.get(partition)

@@ -44,7 +44,7 @@ def _(right: Any) -> Any:
 # --- the gateway -----------------------------------------------------------------------------------------------------
 
 
-@bug("nobody is looked up whose wake-up was lost", Pending, "sweep", 43)
+@bug("calls whose wake-up was lost are not looked up", Pending, "sweep", 43)
 def _(right: Any) -> Any:
     return lambda self, now: []
 
@@ -54,7 +54,7 @@ def _(right: Any) -> Any:
     return lambda self, ref, state: 0
 
 
-@bug("a failed publish is answered to nobody", Publisher, "_fail", 45)
+@bug("a failed publish is not answered", Publisher, "_fail", 45)
 def _(right: Any) -> Any:
     def fail(self: Any, group: Any, error: Any) -> None:
         for _, place in group.places:
@@ -64,7 +64,7 @@ def _(right: Any) -> Any:
     return fail
 
 
-@bug("only the first who waits for a key is answered", Pending, "feed")
+@bug("only the first caller with a key is answered", Pending, "feed")
 def _(right: Any) -> Any:
     def feed(self: Any, wakes: Any) -> Any:
         deliveries, pointers = right(self, wakes)
@@ -76,7 +76,7 @@ def _(right: Any) -> Any:
     return feed
 
 
-@bug("answers reach whoever waited longest", Completion, "decode")
+@bug("answers go to the call that waited longest", Completion, "decode")
 def _(right: Any) -> Any:
     last: list[bytes] = []
 
@@ -87,7 +87,7 @@ def _(right: Any) -> Any:
     return read
 
 
-@bug("whoever attaches publishes too late or never", Claims, "_take")
+@bug("an attached call publishes too late or never", Claims, "_take")
 def _(right: Any) -> Any:
     async def take(self: Any, call: Any, request: Any, fingerprint: str, record: Any) -> bool:
         claimed: Claimed = await self.claim(request, fingerprint)
@@ -98,7 +98,7 @@ def _(right: Any) -> Any:
     return take
 
 
-@bug("a retriable end is kept for ever", Fences, "claim", 2)
+@bug("a retriable error is kept for ever", Fences, "claim", 2)
 def _(right: Any) -> Any:
     def claim(self: Any, claim: Any, now: float) -> Any:
         stream = self.streams.get(claim.ref)
@@ -109,7 +109,7 @@ def _(right: Any) -> Any:
     return claim
 
 
-@bug("a call whose gateway gave up counts for ever", Completion, "_leave")
+@bug("an abandoned call counts for ever", Completion, "_leave")
 def _(right: Any) -> Any:
     return lambda self, call: None
 

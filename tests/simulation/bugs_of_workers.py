@@ -1,4 +1,4 @@
-"""Bugs in the way of a request through a worker that lives."""
+"""Bugs in a request's path through a live worker."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _(right: Any) -> Any:
     return assign
 
 
-@bug("fetching goes on where the last member stopped, not where it committed", OffsetTracker, "assign")
+@bug("fetching continues where the last member stopped, not where it committed", OffsetTracker, "assign")
 def _(right: Any) -> Any:
     def assign(self: Any, partition: Any, epoch: int, committed: int) -> Any:
         kept = right(self, partition, epoch, committed)
@@ -72,7 +72,7 @@ def _(right: Any) -> Any:
     return assign
 
 
-@bug("a store that is full is taken for one that has written", Retry, "call", 1)
+@bug("a full store counts as having written", Retry, "call", 1)
 def _(right: Any) -> Any:
     async def call(self: Any, what: str, make: Any) -> Any:
         if what != "finish":
@@ -113,12 +113,12 @@ def _(right: Any) -> Any:
     return put
 
 
-@bug("the deadline is not looked at", Item, "late", 7)
+@bug("the deadline is not checked", Item, "late", 7)
 def _(right: Any) -> Any:
     return lambda self, now: False
 
 
-@bug("an instance runs what is late", ThreadExecutor, "_run", 9)
+@bug("an instance runs late requests", ThreadExecutor, "_run", 9)
 def _(right: Any) -> Any:
     def run(self: Any, job: Any) -> None:
         job.not_after, job.withdrawn = float("inf"), False
@@ -127,12 +127,12 @@ def _(right: Any) -> Any:
     return run
 
 
-@bug("a cancellation of what waits is ignored", Runner, "cancel", 13)
+@bug("a cancellation of a waiting request is ignored", Runner, "cancel", 13)
 def _(right: Any) -> Any:
     return lambda self, cancel: None
 
 
-@bug("a cancellation that comes before its request is forgotten", Cancellations, "covers", 35)
+@bug("a cancellation that arrives before its request is forgotten", Cancellations, "covers", 35)
 def _(right: Any) -> Any:
     return lambda self, ref, accepted: False
 
@@ -151,7 +151,7 @@ def _(right: Any) -> Any:
     return drop
 
 
-@bug("whatever the store knows of is taken for answered", Intake, "_skip_answered", 1)
+@bug("every request known to the store counts as answered", Intake, "_skip_answered", 1)
 def _(right: Any) -> Any:
     async def skip(self: Any, entries: Any) -> Any:
         states = await self._context.retry.call(
@@ -163,12 +163,12 @@ def _(right: Any) -> Any:
     return skip
 
 
-@bug("what waits of a lost partition stays, and its offsets with it", Intake, "revoked", 3)
+@bug("waiting requests of a lost partition stay, and their offsets with them", Intake, "revoked", 3)
 def _(right: Any) -> Any:
     return lambda self, partitions: None
 
 
-@bug("a refused commit is taken for done and never repeated", Commits, "flush", 64)
+@bug("a refused commit counts as done and is never repeated", Commits, "flush", 64)
 def _(right: Any) -> Any:
     async def flush(self: Any) -> None:
         positions = self._tracker.commits()
@@ -180,7 +180,7 @@ def _(right: Any) -> Any:
     return flush
 
 
-@bug("undecodable records are dropped, and are no dead letters", DeadLetterTopic, "publish", 1)
+@bug("undecodable records are dropped and not dead-lettered", DeadLetterTopic, "publish", 1)
 def _(right: Any) -> Any:
     async def publish(self: Any, *arguments: Any, **options: Any) -> None:
         return None
@@ -211,7 +211,7 @@ def _(right: Any) -> Any:
     return on_failure
 
 
-@bug("the batcher forgets one of two that came together", DynamicBatcher, "add")
+@bug("the batcher forgets one of two that arrived together", DynamicBatcher, "add")
 def _(right: Any) -> Any:
     def add(self: Any, item: Any, now: float) -> Any:
         if item.enqueued and self.depth == 3:

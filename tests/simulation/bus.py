@@ -1,4 +1,4 @@
-"""What a process has of the broker: a bus, and aiokafka's part of a group with its heartbeats."""
+"""A process's side of the broker: a bus, and aiokafka's part of a group with its heartbeats."""
 
 from __future__ import annotations
 
@@ -159,13 +159,13 @@ class SimConsumer:
             await self._network.call("kafka", lambda: self._coordinator.join(self, given))
             self.generation, self._owned = await given
         finally:
-            given.cancel()  # an answer that was lost on its way is awaited by nobody
+            given.cancel()  # nothing awaits an answer that was lost on its way
         await self._announce()
 
     async def _announce(self) -> None:
         made, entries = await self._network.call("kafka", lambda: self._stand(self._owned))
         if made != self.made:
-            self.made, self._epoch = made, self._epoch + 1  # nothing in flight goes on: the log is another one
+            self.made, self._epoch = made, self._epoch + 1  # nothing in flight continues: the log is a new one
         self._positions = {entry.partition: max(entry.committed, entry.start) for entry in entries}
         self._ends = {entry.partition: entry.end for entry in entries}
         self._committed = {entry.partition: entry.committed for entry in entries}
@@ -176,12 +176,12 @@ class SimConsumer:
     def _stand(self, partitions: Sequence[int]) -> tuple[int, list[Assigned]]:
         committed, logs = self._coordinator.group.committed, self._coordinator.topic.logs
         for n in partitions:
-            committed.setdefault(n, logs[n].start)  # what nobody has committed is pinned
+            committed.setdefault(n, logs[n].start)  # a partition without a commit is pinned to its start
         entries = [Assigned(n, committed[n], logs[n].end, logs[n].start) for n in partitions]
         return self._coordinator.topic.made, entries
 
     def _astray(self) -> bool:
-        """What is to be read next was deleted, or the topic is another one: the broker says that the offset is out of range."""
+        """The next record was deleted, or the topic is a new one: the broker reports that the offset is out of range."""
         topic = self._coordinator.topic
         return self.made != topic.made or any(at < topic.logs[n].start for n, at in self._positions.items())
 
@@ -194,8 +194,8 @@ class SimConsumer:
     # --- records ---
 
     def notify(self, partition: int, end: int, made: int) -> None:
-        """The broker's fetch response: the partition's records below `end` are here. One from a topic that was deleted says nothing
-        of the one that has its name now."""
+        """The broker's fetch response: the partition's records below `end` are here. One from a deleted topic says nothing of
+        a new one with its name."""
         if made == self.made and partition in self._ends and end > self._ends[partition]:
             self._ends[partition] = end
             self._wake()

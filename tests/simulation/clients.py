@@ -1,4 +1,4 @@
-"""Callers of a simulated fleet, and what each of them saw."""
+"""Callers of a simulated fleet, and the answers that each of them saw."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ SLACK = 0.5
 
 @dataclasses.dataclass
 class Call:
-    """One call and its end.
+    """One call and its outcome.
 
     Attributes:
         name: unique; also the label.
         value: unique; comes back as the output.
         timeout: seconds until its deadline; 0 for none.
-        answers: everything that came back, in order.
+        answers: all answers, in order.
         refs: of the requests that it made.
         lost: its gateway died.
-        cancelled: the caller asked for that.
-        attached: its id, not a handle, was given out: it cannot be found again after the store lost it.
+        cancelled: by its caller.
+        attached: it got its id, not a handle: it cannot be found again after the store lost it.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Call:
 
 
 class Clients:
-    """All callers of one simulation. They run outside of the fleet's processes, and nothing kills them."""
+    """All callers of one simulation. They run outside the fleet's processes, and nothing kills them."""
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
@@ -90,7 +90,7 @@ class Clients:
             setattr(call, name, value)
         if kind == "keyed" and call.bad in POISON:
             call.timeout = (
-                LONG  # what is late is no longer blamed: the caller would kill one instance after the other, for ever
+                LONG  # late requests are not blamed: the caller would kill one instance after another for ever
             )
         self.calls.append(call)
         return call
@@ -181,7 +181,7 @@ class Clients:
         await gateway.ask(submit)
 
     async def keyed(self, call: Call) -> None:
-        """Again and again with one key, until it is answered for good."""
+        """Repeats the call with one key until it has a final answer."""
         while True:
             gateway = await self._gateway()
             try:
@@ -220,7 +220,7 @@ class Clients:
         return fingerprint(f"{call.value} {call.bad}".encode(), "")
 
     async def asynchronous(self, call: Call) -> None:
-        """202 and a handle; then asked for until it is there."""
+        """202 and a handle; then polled until the answer exists."""
         accepted = None
         while accepted is None:
             gateway = await self._gateway()
@@ -256,7 +256,7 @@ class Clients:
         return accepted.token, accepted.reply
 
     async def _persist(self, call: Call, work: object) -> RequestStatus | None:
-        """Ask until there is an answer; None where the error is final."""
+        """Ask until there is an answer; None if the error is final."""
         while True:
             gateway = await self._gateway()
             try:
@@ -269,7 +269,7 @@ class Clients:
                     return None
             await asyncio.sleep(self.fleet.dice.uniform(0.1, 0.5))
 
-    # --- producers that are no gateways ------------------------------------------------------------------------------
+    # --- producers other than gateways -------------------------------------------------------------------------------
 
     def produce(self, records: Sequence[OutRecord]) -> None:
         async def publish() -> None:

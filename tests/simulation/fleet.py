@@ -51,11 +51,11 @@ class ConnectionLost(Exception):
 
 @dataclasses.dataclass
 class Fleet:
-    """Everything of one simulation.
+    """All parts of one simulation.
 
     Attributes:
         dice: decides what the fleet's surroundings do.
-        gateways: those that serve.
+        gateways: the live ones.
         hosts: machines with a supervisor and a worker, by worker id.
         isolated: instances are processes of their own.
         poison: share of the requests that kill or hang their instance.
@@ -76,7 +76,7 @@ class Fleet:
     problems: list[str] = dataclasses.field(default_factory=list)
 
     def process(self, name: str) -> Process:
-        """A new one, with a clock of its own."""
+        """A new process with a clock of its own."""
         self.incarnations += 1
         return Process(f"{name}#{self.incarnations}", skew=self.dice.uniform(-30, 30))
 
@@ -90,7 +90,7 @@ class Fleet:
         return Clock(lambda: loop.now * drift + process.skew, lambda: EPOCH + loop.now + process.skew)
 
     async def persist(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Try until a server is there, as a process does at its start."""
+        """Try until the servers answer, as a process does at its start."""
         while True:
             try:
                 return await make()
@@ -98,7 +98,7 @@ class Fleet:
                 await asyncio.sleep(0.2)
 
     def announce(self) -> None:
-        """The catalogue knows the model; topics are there."""
+        """Announce the model in the catalogue and create its topics."""
         process = self.process("announcer")
 
         async def say() -> None:

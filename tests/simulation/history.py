@@ -1,4 +1,4 @@
-"""What an onlooker sees of the log, the store and the instances, and which promises that breaks. It asks no part of the fleet."""
+"""An outside observer's view of the log, the store and the instances, and the promises broken. It asks no part of the fleet."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class History:
 
     Attributes:
         violations: of the promises.
-        settled: refs for which the store was ever given an end.
-        terminals: how many ends were written, by ref.
+        settled: refs for which the store ever got a terminal answer.
+        terminals: number of terminal answers written, by ref.
         runs: how often each ref was run.
         letters: the dead letters.
-        gone: refs whose record was deleted before it had an end.
+        gone: refs whose record was deleted before it had a terminal answer.
         losses: how often the store lost data.
-        tails_lost: how often that was its last second alone, so that a stream may be there without its end.
+        tails_lost: how often only its last second was lost, so that a stream may exist without its terminal answer.
     """
 
     def __init__(self, loop: VirtualLoop) -> None:
@@ -87,7 +87,7 @@ class History:
                 self.letters.answered(name)
 
     def _judge_cancelled(self, answer: Terminal) -> None:
-        """A worker cancels only runs that some cancellation means. A gateway writes no stamp: it tells the workers afterwards."""
+        """A worker cancels only runs that some cancellation covers. A gateway writes no stamp: it notifies the workers afterwards."""
         if not answer.retriable or not answer.accepted:
             return
         failure = decode_reply(answer.payload).failure
@@ -95,7 +95,7 @@ class History:
             return
         if not any(answer.accepted <= until for _, _, until in self._cancels.get(answer.ref, ())):
             self.broken(
-                "I6", f"{answer.ref} is cancelled, and nobody cancelled the run accepted at {answer.accepted:.6f}"
+                "I6", f"{answer.ref} is cancelled, but no caller cancelled the run accepted at {answer.accepted:.6f}"
             )
 
     def fresh(self, claim: Claim) -> None:
@@ -111,7 +111,7 @@ class History:
         self._ended.clear()
 
     def cancelled(self, process: Process, cancels: Sequence[Cancel]) -> None:
-        """A worker's process hears it."""
+        """A worker's process received them."""
         self.note("cancel", process, *[f"{cancel.ref} until {cancel.until:.6f}" for cancel in cancels])
         for cancel in cancels:
             self._cancels.setdefault(cancel.ref, []).append((process, self.loop.now, cancel.until))
@@ -133,11 +133,11 @@ class History:
         return name_of(record) in self.settled or self.letters.has(record)
 
     def appended(self, records: Sequence[Record]) -> None:
-        """The log has taken these."""
+        """These were appended to the log."""
         self.letters.appended(records)
 
     def deleted(self, records: Sequence[Record], unknowable: bool) -> None:
-        """The log has them no more; and nobody can know that they were unread where their topic went with them."""
+        """These are no longer in the log; if their topic was deleted too, no process can know that they were unread."""
         # By the newest claim: a key may have ended before, and run again.
         without_end = [r for r in records if name_of(r) not in self._ended and not self.letters.has(r)]
         self.note("deleted", len(records), "without an end", len(without_end), "unknowably" if unknowable else "")
@@ -146,36 +146,36 @@ class History:
             self.letters.unread += without_end
 
     def judge_losses(self) -> None:
-        """At the end: whatever was deleted unread is in a note."""
+        """At the end: every record deleted unread is in a note."""
         for record in self.letters.unread:
             if not self.is_complete(record) and not self.letters.told_lost(record):
                 place = f"{record.topic}/{record.partition}/{record.offset}"
-                self.broken("I12", f"{place} was deleted unread, and nobody was told")
+                self.broken("I12", f"{place} was deleted unread without a note")
 
     # --- the instances ---
 
     def began(self, refs: Sequence[str], runner: str) -> None:
-        """The store was told that this worker begins them."""
+        """The store got this worker's note that it begins them."""
         for name in refs:
             self.letters.begun.setdefault(name, set()).add(runner)
 
     def ended(self, process: Process, code: int) -> None:
-        """A worker's process."""
+        """A worker's process ended."""
         self.note("ended", process, code)
         if code:
             self.letters.died.add(process.name)
 
     def taken_for_dead(self, process: Process) -> None:
-        """Stopped, or removed from its group: what it runs moves away, and counts as begun."""
+        """Stopped, or removed from its group: its running requests move away and count as begun."""
         self.letters.died.add(process.name)
 
     def child_died(self, entries: Sequence[Entry]) -> None:
-        """An instance's process, with these in it."""
+        """An instance's process died with these in it."""
         for entry in entries:
             self.letters.deaths[entry.ref] = self.letters.deaths.get(entry.ref, 0) + 1
 
     def ran(self, process: Process, entries: Sequence[Entry], clock: float) -> None:
-        """A batch starts on an instance of this worker, whose clock says so."""
+        """A batch starts on an instance of this worker, at `clock` on its clock."""
         self.note("run", process, *[entry.ref for entry in entries])
         for entry in entries:
             self.runs[entry.ref] = self.runs.get(entry.ref, 0) + 1

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from tests.simulation.processes import WorkerProcess
 
 SECONDS: Final = (0.001, 0.004, 0.02, 0.2) * 4 + (2.5,)
-"""That a batch may run."""
+"""Durations of a batch."""
 BAD: Final = 1.0
 """A request whose second value is this has no output: the model refuses it, alone."""
 WORSE: Final = 2.0
-"""With this one the whole batch fails, and the worker has to find out whose fault it was."""
+"""With this one the whole batch fails, and the worker has to find the culprit."""
 KILLS: Final = 3.0
 """With this one the process of the instance dies."""
 HANGS: Final = 4.0
@@ -51,7 +51,7 @@ VERSION: Final = ModelVersion("m", 1, Path("/nowhere"), Path("/nowhere"), CONFIG
 
 
 class SimInstance(TensorInstance):
-    """Gives its input back."""
+    """Returns its input."""
 
     def compute(self, inputs: dict[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
         if (inputs["X"][:, 1] == WORSE).any():
@@ -67,12 +67,12 @@ class SimInstance(TensorInstance):
 
 
 def kind(request: InferRequest) -> float:
-    """0, or what is wrong with the request."""
+    """0, or the kind of fault in the request."""
     return float(request.inputs[0].array().flat[1])
 
 
 class SimSlot:
-    """What an instance notes of its batch, for as long as the batch takes."""
+    """An instance's note of its batch while the batch runs."""
 
     def __init__(self) -> None:
         self.text = b""
@@ -81,11 +81,11 @@ class SimSlot:
         self.text = text
 
     def clear(self) -> None:
-        """The real one's run is over at once here; see `SimThread._over`."""
+        """The real run ends at once here; see `SimThread._over`."""
 
 
 class SimJournal:
-    """What runs in the workers of one host, kept over their deaths: `CrashJournal` and `CrashJournalReader` in one."""
+    """The requests running in the workers of one host, kept over their deaths: `CrashJournal` and `CrashJournalReader` in one."""
 
     def __init__(self) -> None:
         self.slots: list[SimSlot] = []
@@ -106,7 +106,7 @@ class SimJournal:
 
 
 class SimThread(ThreadExecutor):
-    """The real one's run, at a virtual time and for a virtual while, without its thread."""
+    """The real run, at a virtual time and for a virtual duration, without its thread."""
 
     def __init__(self, worker: WorkerProcess, name: str) -> None:
         self.name = name

@@ -1,4 +1,4 @@
-"""Whether callers saw what was promised, and whether anything is left of calls that have ended."""
+"""Checks that callers saw what was promised, and that nothing is left of ended calls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.simulation.fleet import Fleet
 
 
 def judge(call: Call, fleet: Fleet) -> None:
-    """Whether what the caller saw is what was promised."""
+    """Check that the caller saw what was promised."""
     history = fleet.history
     if not call.done:
         if not is_only_pending(call, fleet):
@@ -28,7 +28,7 @@ def judge(call: Call, fleet: Fleet) -> None:
 
 
 def is_only_pending(call: Call, fleet: Fleet) -> bool:
-    """Whether the call may be visible as pending for ever: its record was deleted, and I12 is what is promised."""
+    """Whether the call may be visible as pending for ever: its record was deleted, so only I12 is promised."""
     return bool(call.refs & fleet.history.gone)
 
 
@@ -44,8 +44,8 @@ def _judge_output(call: Call, answer: InferReply, fleet: Fleet) -> None:
 def _judge_error(call: Call, error: FleetError, fleet: Fleet) -> None:
     history, code = fleet.history, error.code
     late = call.timeout and fleet.loop.now >= call.started + call.timeout - SLACK
-    # Where one of several calls with a key brings a short deadline, that is the record's, and ends it for all of them, be it by
-    # its owner, who cancels it.
+    # If one of several calls with a key has a short deadline, the record may get it and end for all of them, also when its
+    # owner cancels it.
     shared = bool(call.key)
     deleted = bool(call.refs & history.gone)
     right = {
@@ -63,7 +63,7 @@ def _judge_error(call: Call, error: FleetError, fleet: Fleet) -> None:
 
 
 def judge_leftovers(fleet: Fleet) -> None:
-    """Nobody keeps anything of calls that have ended."""
+    """No process keeps anything of ended calls."""
     history = fleet.history
     for gateway in fleet.gateways.values() if not history.losses and not history.gone else ():
         left = sum(call.counted for call in gateway.service.completion.pending) if gateway.up else 0

@@ -1,8 +1,8 @@
-"""A broker as aiokafka and Kafka's groups show it, over the real partition log and group membership.
+"""A broker as seen through aiokafka and Kafka's groups, over the real partition log and group membership.
 
-What is Kafka's here and not the embedded broker's: a rebalance is a round that every member has to join, of which it hears with a
-heartbeat; offsets are committed as they come, in the generation of whoever commits; a member that does not know yet that it was
-removed goes on with what it had fetched; what was fetched and not returned is thrown away with its partition.
+Unlike the embedded broker, as in Kafka: a rebalance is a round that every member has to join, announced by a heartbeat; offsets
+are committed as they come, in the committer's generation; a member that does not yet know of its removal continues with its
+fetched records; fetched records not yet returned are dropped with their partition.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Topic:
     """A topic.
 
     Attributes:
-        made: how often; tells its logs from those of an earlier one of the same name.
+        made: how often it was created; distinguishes its logs from those of an earlier topic of the same name.
     """
 
     def __init__(self, name: str, partitions: int) -> None:
@@ -76,7 +76,7 @@ class Coordinator:
             loop.call_later(SESSION / 6, self._tick, context=OUTSIDE)
 
     def complete(self) -> None:
-        """End the round if everybody has joined."""
+        """End the round if all members have joined."""
         if not self.joining or self.waiting.keys() < self.group.members.keys():
             return
         self.joining = False
@@ -93,14 +93,14 @@ class Coordinator:
         for static in self.waiting:
             if static in members:
                 members[static].seen = now
-        if "kafka" in self.server.weather.down:  # a coordinator that is away counts nobody's silence
+        if "kafka" in self.server.weather.down:  # an unreachable coordinator counts no member's silence
             for member in members.values():
                 member.seen = now
         self.remove([static for static, member in members.items() if now - member.seen > SESSION])
         self.server.loop.call_later(SESSION / 6, self._tick, context=OUTSIDE)
 
     def remove(self, statics: Sequence[str]) -> None:
-        """LeaveGroup, or the end of a session."""
+        """LeaveGroup, or an expired session."""
         if not self.group.evict(statics):
             return
         for static in statics:
@@ -115,7 +115,7 @@ class Coordinator:
             given.set_exception(Unavailable(f"{static} is not a member any more"))
 
     def heartbeat(self, consumer: SimConsumer) -> tuple[str, list[int], int]:
-        """What the member is told, where the logs end, and of which topic."""
+        """The reply to the member, the ends of the logs, and their topic."""
         member = self.group.members.get(consumer.static)
         if consumer.fenced:
             return "fenced", [], 0
@@ -131,7 +131,7 @@ class Coordinator:
         if member is None or member.id != consumer.member or generation != self.generation:
             raise Unavailable(f"{consumer.static} commits in generation {generation}, the group's is {self.generation}")
         if made != self.topic.made:
-            return  # it says of which log it is, and counts for nothing
+            return  # it names an earlier log, and has no effect
         for partition, offset in offsets.items():
             self.server.on_commit(self.topic, partition, self.group.committed.get(partition, 0), offset)
             self.group.committed[partition] = offset
@@ -141,9 +141,9 @@ class Kafka:
     """All topics.
 
     Attributes:
-        on_commit: told of every offset that is committed, before it is.
-        on_append: told of every record.
-        on_delete: told of the records that the log no longer has, and whether nobody can know of it.
+        on_commit: called for every offset, before it is committed.
+        on_append: called for every record.
+        on_delete: called for the records that the log no longer has; says whether no process can know of it.
     """
 
     def __init__(self, loop: VirtualLoop, weather: Weather) -> None:
@@ -183,17 +183,17 @@ class Kafka:
     # --- faults ---
 
     def retain(self, name: str, share: float) -> None:
-        """Retention deletes this share of what a partition holds, whether it was read or not."""
+        """Retention deletes this share of a partition's records, read or unread."""
         topic = self.topic(name)
         for n, log in enumerate(topic.logs):
             before = log.start + round(share * (log.end - log.start))
-            # Where nobody has ever committed, nobody can tell what was read: a group begins at the log's start.
+            # Without any commit, no process can tell what was read: a group begins at the log's start.
             known = any(n in coordinator.group.committed for coordinator in topic.coordinators.values())
             self.on_delete(log.slice(log.start, before - log.start), not known)
             log.drop(before)
 
     def remake(self, name: str) -> None:
-        """The topic is deleted, and with it what the group has committed, and made again."""
+        """The topic is deleted together with the group's commits, and created again."""
         topic = self.topic(name)
         for log in topic.logs:
             self.on_delete(log.slice(log.start, log.end), True)
@@ -203,7 +203,7 @@ class Kafka:
             coordinator.group.committed.clear()
 
     def lag(self) -> dict[str, int]:
-        """By group, what is not committed."""
+        """Uncommitted records by group."""
         return {
             topic.name: sum(log.end - coordinator.group.committed.get(n, log.start) for n, log in enumerate(topic.logs))
             for topic in self.topics.values()

@@ -1,4 +1,4 @@
-"""Dead letters as an onlooker reads them: who may be among them (I7, I8), and what must be told of records deleted unread (I12)."""
+"""Dead letters as an outside observer reads them: which are allowed (I7, I8), and the notes of records deleted unread (I12)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Letters:
     """Notes and judges.
 
     Attributes:
-        begun: by ref, the workers (`context.runner_name`) that began it, as the store was told.
-        died: names of workers' processes that did not end by themselves, or were taken for dead.
-        deaths: how many children died, by the refs in them.
+        begun: by ref, the workers (`context.runner_name`) that began it, as noted in the store.
+        died: names of workers' processes that did not end on their own, or were considered dead.
+        deaths: number of children that died, by the refs in them.
         poison: refs of requests that kill or hang their instance.
-        garbage: values that are no requests.
-        given_up: refs of innocent requests that were under way in as many deaths as a request may be.
-        unread: records that retention deleted before they had an end.
+        garbage: values that are not requests.
+        given_up: refs of innocent requests that were running in as many deaths as a request may be.
+        unread: records that retention deleted before they had a terminal answer.
     """
 
     def __init__(self, broken: Callable[[str, str], None]) -> None:
@@ -47,7 +47,7 @@ class Letters:
         return place_of(record) in self._given_up
 
     def appended(self, records: Sequence[Record]) -> None:
-        """The log has taken these."""
+        """These were appended to the log."""
         for record in records:
             reason = dict(record.headers).get("dead-reason")
             if reason is None:
@@ -58,7 +58,7 @@ class Letters:
                 self._judge(record, reason.decode())
 
     def answered(self, name: str) -> None:
-        """The request has an end that is final."""
+        """The request has a final answer."""
         if name in self.poison and name not in self._names:
             self._broken("I7", f"{name} ended its instances, and is answered before it is in the dead letters")
 
@@ -71,10 +71,10 @@ class Letters:
         )
 
     def deaths_of(self, name: str) -> int:
-        """How many workers and children died with the request under way.
+        """How many workers and children died while the request was running.
 
-        As docs/guarantees.md says of I7, a worker counts, too, that lost the partition to another one while its batch ran; only
-        where somebody died, and never the worker that gives it up.
+        As docs/guarantees.md says of I7, a worker also counts if it lost the partition to another one while its batch ran; but only
+        if a process died, and never the worker that gives the request up.
         """
         begun = self.begun.get(name, set())
         died = sum(runner.rpartition("/")[2] in self.died for runner in begun)

@@ -1,8 +1,8 @@
-"""An event loop whose time is a number: it jumps to the next timer, and no thread, socket or real clock is ever asked.
+"""An event loop whose time is a number: it jumps to the next timer, and no thread, socket or real clock is used.
 
 Invariants: everything that runs belongs to the process in whose context it was scheduled; a killed process runs nothing more, not
-even a `finally`; what a stopped one (SIGSTOP) would have run waits, in order, until it goes on. Two runs that make the same calls
-run the same callbacks in the same order: tasks and futures are hashed by their number, not by their address.
+even a `finally`; the callbacks of a stopped one (SIGSTOP) wait, in order, until it continues. Two runs that make the same calls run
+the same callbacks in the same order: tasks and futures are hashed by their number, not by their address.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Process:
-    """What a process of the operating system is to the fleet.
+    """The counterpart of a process of the operating system.
 
     Attributes:
         alive: false from `kill -9` on.
@@ -68,7 +68,7 @@ class SimFuture(_Numbered, asyncio.Future):  # type: ignore[type-arg]
 
 
 class Stuck(AssertionError):
-    """Nothing is left to run, or too much was run."""
+    """Nothing is left to run, or too much has run."""
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
@@ -77,8 +77,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
     Attributes:
         now: seconds since the start of the simulation.
         steps: callbacks run.
-        max_steps: above it the simulation is taken to be running in a circle.
-        errors: what the loop's exception handler was told.
+        max_steps: above it the simulation is assumed to loop.
+        errors: passed to the loop's exception handler.
     """
 
     def __init__(self, max_steps: int = 300_000) -> None:
@@ -125,7 +125,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return handle
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        pass  # it is passed over when its time comes
+        pass  # it is skipped when its time comes
 
     def _run_once(self) -> None:
         ready, heap = self._ready, self._heap  # type: ignore[attr-defined]
@@ -154,14 +154,14 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return process.alive and not process.paused
 
     def run_until_complete(self, future: Any) -> Any:
-        """Without the cleaning up after exceptions, which a simulation does in `close`."""
+        """Without asyncio's clean-up after exceptions, which a simulation does in `close`."""
         task = self.create_task(future)
         task.add_done_callback(lambda _: self.stop(), context=OUTSIDE)
         self.run_forever()
         return task.result()
 
     def close(self) -> None:
-        """End every coroutine that is left, without letting it do anything."""
+        """End every remaining coroutine without running it."""
         self.call_soon = self._drop  # type: ignore[method-assign,assignment]
         self.call_at = self._drop  # type: ignore[method-assign,assignment]
         self.call_soon_threadsafe = self._drop  # type: ignore[method-assign,assignment]

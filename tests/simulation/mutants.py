@@ -1,6 +1,6 @@
 """Bugs planted one by one into the real code, to see whether the simulation finds them: `python -m tests.simulation.mutants`.
 
-Each is an attribute swapped for the length of a `with`. Patching is the point here, and nowhere else in the tests.
+Each is an attribute swapped for the duration of a `with`. No other tests patch.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def hunt(name: str, tries: int = TRIES) -> Verdict:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.mutants", description="Hunt for planted bugs.")
-    parser.add_argument("names", nargs="*", help="only those whose name has this in it")
+    parser.add_argument("names", nargs="*", help="only bugs with this in their name")
     parser.add_argument("--tries", type=int, default=TRIES)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()

@@ -1,7 +1,7 @@
 """Bugs planted as changes of source text, each with the test that finds it; see `patching` for how they are planted.
 
-Where `planting` swaps methods to see whether the simulation finds a bug, these are slips of a line, of kinds that it does not have,
-and any test may find them.
+`planting` swaps methods to see whether the simulation finds a bug; these are slips in one line, of other kinds, and any test may
+find them.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ class Patch:
     """One planted bug.
 
     Attributes:
-        name: what is wrong then.
+        name: the wrong behaviour.
         kind: of slip.
         file: where, from the repository's root.
-        changes: (right, wrong) texts; each right one is in the file once.
+        changes: (right, wrong) texts; each right one occurs in the file once.
         finders: tests that fail with it, as pytest names them.
-        at_first: the tests found it before anybody had planted it.
+        at_first: the tests found it as they were when it was planted.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Patch:
         """The file's text with the bug in it.
 
         Raises:
-            ValueError: the right text is not there once: the code has changed, and the patch must, too.
+            ValueError: the right text does not occur exactly once: the code has changed, and the patch must too.
         """
         for right, wrong in self.changes:
             if text.count(right) != 1:
@@ -51,5 +51,5 @@ PATCHES: list[Patch] = []
 def patch(
     name: str, kind: str, file: str, *changes: tuple[str, str], finders: tuple[str, ...] = (), at_first: bool = True
 ) -> None:
-    """Add one to the list."""
+    """Add a patch to the list."""
     PATCHES.append(Patch(name, kind, file, changes, finders, at_first))

@@ -1,6 +1,6 @@
 """Plants each bug of `patches` in a copy of the code, and runs the tests that must find it: `python -m tests.simulation.patching`.
 
-A copy, because a test may start processes of its own, which must have the bug, too.
+A copy, because processes that a test starts must have the bug too.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BEGIN = "<!-- planted: written by python -m tests.simulation.patching --page --
 
 @dataclasses.dataclass(frozen=True)
 class Hunt:
-    """Whether a planted bug was found, and what its finders said."""
+    """Whether a planted bug was found, and its finders' output."""
 
     patch: Patch
     found: bool
@@ -44,7 +44,7 @@ class Hunt:
 
 
 def hunt(patch: Patch) -> Hunt:
-    """Plant the bug in a copy of the repository, and run its finders there: at least one test must fail, and none be missing."""
+    """Plant the bug in a copy of the repository, and run its finders there: at least one test must fail, and none may be missing."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="penstock-planted-") as folder:
         place = _copy(Path(folder))
@@ -66,7 +66,7 @@ def _copy(folder: Path) -> Path:
 
 
 def chosen(parts: Sequence[str]) -> list[Patch]:
-    """Those with one of these in their name or file; all where none is given."""
+    """Patches with one of these in their name or file; all if none is given."""
     return [patch for patch in PATCHES if not parts or any(part in patch.name + patch.file for part in parts)]
 
 
@@ -90,7 +90,7 @@ def page(text: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.patching", description="Hunt for planted bugs.")
-    parser.add_argument("names", nargs="*", help="only those with this in their name or file")
+    parser.add_argument("names", nargs="*", help="only bugs with this in their name or file")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--page", action="store_true", help=f"only write the list into {PAGE.relative_to(ROOT)}")
     options = parser.parse_args()

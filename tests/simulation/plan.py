@@ -1,4 +1,4 @@
-"""What goes wrong in one schedule: a list of faults with their times, from the seed alone."""
+"""The faults of one schedule with their times, from the seed alone."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def kill_worker(fleet: Fleet, seconds: float) -> None:
 
 
 async def kill_child(fleet: Fleet, seconds: float) -> None:
-    """SIGKILL of a process that holds an instance only, as soon as there is one with a batch."""
+    """SIGKILL of a process that holds only an instance, as soon as one has a batch."""
     for _ in range(40):
         for host in fleet.hosts.values():
             worker = host.worker
@@ -104,7 +104,7 @@ async def stop_machine(fleet: Fleet, seconds: float) -> None:
 
 
 async def roll_worker(fleet: Fleet, seconds: float) -> None:
-    """A deployment: drained, gone, and a new one."""
+    """A deployment: one drains and ends, and a new one starts."""
     if found := _worker(fleet):
         host, process = found
         if host.worker is not None and host.process.alive and not process.paused:
@@ -120,7 +120,7 @@ async def join_worker(fleet: Fleet, seconds: float) -> None:
 
 
 async def evict_worker(fleet: Fleet, seconds: float) -> None:
-    """LeaveGroup for one that lives."""
+    """LeaveGroup for a live worker."""
     coordinator = fleet.kafka.topics[TOPIC].coordinators.get(TOPIC)
     if coordinator is not None and (found := _worker(fleet)):
         fleet.history.taken_for_dead(found[1])
@@ -128,7 +128,7 @@ async def evict_worker(fleet: Fleet, seconds: float) -> None:
 
 
 async def rebalance_storm(fleet: Fleet, seconds: float) -> None:
-    """Members go and come back, again and again, as fast as a group can follow."""
+    """Members leave and join again and again, as fast as a group can follow."""
     for _ in range(6):
         await evict_worker(fleet, 0.0)
         await asyncio.sleep(fleet.dice.uniform(0.2, 1.2))
@@ -244,7 +244,7 @@ async def restart_redis_empty(fleet: Fleet, seconds: float) -> None:
 
 
 async def fail_redis_over(fleet: Fleet, seconds: float) -> None:
-    """The replica becomes the primary without the last second."""
+    """The replica becomes the primary without the last second of writes."""
     fleet.redis.stop_replicating()
     await asyncio.sleep(1.0)
     fleet.weather.down.add("redis")
@@ -259,7 +259,7 @@ async def retain(fleet: Fleet, seconds: float) -> None:
 
 
 async def remake_topic(fleet: Fleet, seconds: float) -> None:
-    """Deleted and made again, empty."""
+    """Deleted and created again, empty."""
     fleet.kafka.remake(TOPIC)
 
 

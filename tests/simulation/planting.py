@@ -1,4 +1,4 @@
-"""How a bug is planted: a method is swapped for the length of a `with`."""
+"""Plants bugs: a method is swapped for the duration of a `with`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 Bug = Callable[[], contextlib.AbstractContextManager[None]]
 MUTANTS: dict[str, Bug] = {}
 SEEDS: dict[str, tuple[int, ...]] = {}
-"""Schedules that found a bug when they were written down; only to save time, for any change of the fleet changes the schedules."""
+"""Schedules that once found a bug; they only save time, because any change of the fleet changes the schedules."""
 
 
 def bug(name: str, owner: Any, attribute: str, *seeds: int) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
-    """Names a function that gets the right method and returns the wrong one."""
+    """Registers a function that gets the right method and returns the wrong one."""
 
     def register(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
         @contextlib.contextmanager
@@ -33,5 +33,5 @@ def bug(name: str, owner: Any, attribute: str, *seeds: int) -> Callable[[Callabl
 
 
 def planted(plant: Bug) -> contextlib.AbstractContextManager[None]:
-    """The bug is in the code for as long as this lasts."""
+    """The bug is in the code for the duration of the `with`."""
     return plant()

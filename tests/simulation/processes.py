@@ -85,7 +85,7 @@ class WorkerProcess:
 
 
 class SimSupervisor(Supervisor):
-    """The real one; only what it starts is a process of the simulation."""
+    """The real one, but it starts processes of the simulation."""
 
     def __init__(self, fleet: Fleet, host: Host, transport: Transport) -> None:
         super().__init__(host.name, (), {}, transport, 5.0)
@@ -125,8 +125,8 @@ class Host:
     """A machine: a supervisor and its worker.
 
     Attributes:
-        worker: that runs now, or ran last.
-        journal: what it runs; gone with the machine.
+        worker: the current or last one.
+        journal: of its running requests; gone with the machine.
     """
 
     def __init__(self, fleet: Fleet, name: str) -> None:

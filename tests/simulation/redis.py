@@ -1,4 +1,6 @@
-"""A Redis over the real fence logic: it can be away, full, read-only, restarted empty, or failed over with its last second lost."""
+"""A Redis over the real fence logic: it can be unreachable, full, read-only, restarted empty, or failed over without its last
+second of writes.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +28,14 @@ class Subscription:
 
 
 class Redis:
-    """The server, and what an onlooker notes of it.
+    """The server, and callbacks for an outside observer.
 
     Attributes:
-        on_finish: told of every terminal write with its outcome.
-        on_fresh: told of every claim that was granted.
-        on_start: told who begins which requests.
-        on_loss: told that data was lost.
-        on_cancel: told of every cancellation that reaches a worker.
+        on_finish: called for every terminal write with its outcome.
+        on_fresh: called for every granted claim.
+        on_start: called when a worker begins requests.
+        on_loss: called when data was lost.
+        on_cancel: called for every cancellation that reaches a worker.
     """
 
     def __init__(self, loop: VirtualLoop, weather: Weather, result_ttl: float) -> None:
@@ -65,7 +67,7 @@ class Redis:
         self._lose(Fences(), {}, partly=False)
 
     def stop_replicating(self) -> None:
-        """What comes now does not reach the replica."""
+        """Later writes do not reach the replica."""
         self._replica = (copy.deepcopy(self.fences), dict(self.heartbeats))
 
     def fail_over(self) -> None:
@@ -209,7 +211,7 @@ class SimStore:
         await self._call(lambda: self._server.heartbeats.pop(worker, None))
 
     async def ask(self, ask: str) -> None:
-        raise NotImplementedError("nobody here asks for statistics")
+        raise NotImplementedError("the simulation requests no statistics")
 
     async def listen_asks(self, on_ask: Callable[[str], None]) -> None:
-        raise NotImplementedError("nobody here is asked for statistics")
+        raise NotImplementedError("the simulation answers no requests for statistics")

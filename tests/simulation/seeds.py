@@ -1,4 +1,4 @@
-"""How many schedules are simulated, and which: `PENSTOCK_SIMULATION_SEEDS=FIRST:COUNT`, or one by `PENSTOCK_SIMULATION_SEED`."""
+"""The schedules to simulate: `PENSTOCK_SIMULATION_SEEDS=FIRST:COUNT`, or one by `PENSTOCK_SIMULATION_SEED`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ COUNT = 1500
 
 
 def seeds() -> range:
-    """Those to simulate in this test run."""
+    """The seeds of this test run."""
     if one := os.environ.get("PENSTOCK_SIMULATION_SEED"):
         return range(int(one), int(one) + 1)
     first, _, count = os.environ.get("PENSTOCK_SIMULATION_SEEDS", f"0:{COUNT}").partition(":")

@@ -1,6 +1,6 @@
-"""One schedule from its seed: a fleet, callers, faults; then no more faults, and everything has to come to rest.
+"""One schedule from its seed: a fleet, callers, faults; then no more faults, and everything has to settle.
 
-python -m tests.simulation --seed 17            what happened in schedule 17
+python -m tests.simulation --seed 17            all events of schedule 17
 python -m tests.simulation --count 3000         the schedules 0 to 2999
 """
 
@@ -30,13 +30,13 @@ from tests.simulation.weather import Network, Weather
 REST: Final = 6 * SESSION + 20.0
 """Virtual seconds after the last fault in which all calls without a deadline must be answered and the lag must be zero."""
 LEFT_ALONE: Final = 25.0
-"""More of them for each request that kills or hangs its instance, again and again until it is a dead letter."""
+"""Additional seconds for each request that kills or hangs its instance until it is a dead letter."""
 PROBES: Final = 4
 
 
 @dataclasses.dataclass
 class Report:
-    """What came of a seed.
+    """The result of a seed.
 
     Attributes:
         violations: one sentence each; none when all promises held.
@@ -62,7 +62,7 @@ class Report:
 
 
 def simulate(seed: int) -> Report:
-    """Run the schedule of a seed. The same seed does the same, whatever ran before it."""
+    """Run the schedule of a seed. The same seed gives the same run, whatever ran before it."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     state = random.getstate()
     random.seed(seed)  # tenacity's dice
@@ -124,7 +124,7 @@ async def _live(fleet: Fleet, clients: Clients, faults: list[Fault]) -> None:
 
 
 def _one_more(fleet: Fleet, clients: Clients) -> None:
-    """Somebody calls, perhaps several at once."""
+    """A caller calls, perhaps several at once."""
     dice = fleet.dice
     kind = dice.choice(("plain", "plain", "plain", "keyed", "keyed", "async", "cancel", "async-cancel", "producer"))
     if kind == "producer":
@@ -161,20 +161,20 @@ async def _rest(fleet: Fleet, clients: Clients) -> None:
     probes = [clients.make("probe", timeout=LONG, bad=0.0) for _ in range(PROBES)]
     for call in probes:
         clients.start(call)
-    await asyncio.sleep(4 * SESSION)  # a zombie may just have come back, and the group divides its partitions anew
+    await asyncio.sleep(4 * SESSION)  # a zombie may just have returned, and the group is rebalancing
     for call in probes:
         if not call.done or any(isinstance(answer, FleetError) or answer.failure for answer in call.answers):
             fleet.history.broken("I11", f"a call after the last fault had no success: {call.answers}")
     end = fleet.loop.now + rest
     while fleet.loop.now < end and any(fleet.kafka.lag().values()):  # noqa: ASYNC110
-        await asyncio.sleep(0.25)  # what may be pending for ever was published again
+        await asyncio.sleep(0.25)  # requests that may be pending for ever were published again
     if any(not is_only_pending(call, fleet) for call in clients.pending()):
-        # Only those are left whose answer was lost with the store's data: they have their deadline.
+        # Only calls whose answer was lost with the store's data are left: they end at their deadline.
         await asyncio.sleep(LONG + REST)
 
 
 def _waiting(fleet: Fleet, clients: Clients) -> list[str]:
-    """Who should have been answered by now."""
+    """Calls that should have been answered by now."""
     lost = fleet.history.losses
     return [
         call.name

@@ -1,6 +1,6 @@
-"""The simulation finds bugs: each of these, planted alone, breaks a promise that an onlooker sees.
+"""The simulation finds bugs: each of these, planted alone, breaks a promise visibly.
 
-The bar is 19 of 20. What no onlooker can see (work done twice that the fence hides) is not in the list.
+The bar is 19 of 20. Bugs that are invisible from outside (work done twice that the fence hides) are not in the list.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.simulation.planting import MUTANTS, planted
 from tests.simulation.simulate import simulate
 
 MISSES = 20
-"""One of so many may be missed."""
+"""One in this many may be missed."""
 
 
 @pytest.mark.slow

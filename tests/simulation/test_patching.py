@@ -1,4 +1,4 @@
-"""Planted bugs are found by the tests that say so; all of them by `python -m tests.simulation.patching`, a few here."""
+"""Planted bugs are found by their named tests: all of them in `python -m tests.simulation.patching`, a few here."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_few_are_found() -> None:
 
 
 def test_what_is_right_is_not_found() -> None:
-    """A patch that changes nothing is missed: a finder that fails by itself would find everything."""
+    """A patch that changes nothing is missed: a finder that fails on its own would find everything."""
     (patch,) = chosen(["one of two peers"])
     harmless = Patch(
         patch.name, patch.kind, patch.file, ((patch.changes[0][0], patch.changes[0][0] + " "),), patch.finders

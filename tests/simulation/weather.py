@@ -1,4 +1,4 @@
-"""What goes wrong between a process and a server, decided by one seeded source, so that a seed tells everything that happens."""
+"""Faults between a process and a server, decided by one seeded source, so that a seed determines everything that happens."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Weather:
 
     Attributes:
         dice: decides everything that is not in the plan.
-        down: servers that answer nobody.
-        refused, lost: share of calls that fail before, or after they were carried out.
+        down: servers that do not answer.
+        refused, lost: share of calls that fail before, or after they were executed.
         late: share of failed publishes that are appended after all, seconds later.
         doubled: share of publishes that are appended twice.
         wakes_lost, wakes_doubled: share of wake-up messages.
@@ -62,12 +62,12 @@ class Network:
         self.weather = weather
 
     def reachable(self, server: str) -> bool:
-        """Whether the process that asks reaches the server."""
+        """Whether the calling process reaches the server."""
         process = PROCESS.get(None)
         return server not in self.weather.down and (process is None or server not in process.cut)
 
     async def call(self, server: str, do: Callable[[], T]) -> T:
-        """Have the server do it, and wait for its answer; each way takes a moment, in which anything may happen.
+        """Have the server do it, and wait for its answer; each way takes time, during which anything may happen.
 
         Raises:
             Unavailable: the server was not reached, or its answer was lost.
