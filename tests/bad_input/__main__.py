@@ -1,7 +1,7 @@
-"""Fuzzing from a command line: `python -m tests.bad_input --codecs 1000000 --http 1000000`.
+"""Fuzzing from the command line: `python -m tests.bad_input --codecs 1000000 --http 1000000`.
 
-Every input comes from its number and `--seed` alone, so that a failing one is made again: `--first N --codecs 1 --http 0`, or, for
-dialogue N of the HTTP fuzzer, `--first N --codecs 0 --http 1`; records of Kafka come in groups of 40, made again by
+Every input depends only on its number and `--seed`, so a failing one can be repeated: `--first N --codecs 1 --http 0`, or, for
+dialogue N of the HTTP fuzzer, `--first N --codecs 0 --http 1`; Kafka records come in groups of 40, repeated by
 `--first N --records 40 --codecs 0 --http 0` with the group's first number.
 """
 
@@ -28,12 +28,12 @@ from tests.bad_input.kafka_fuzz import fuzz_records
 
 
 def fuzz_codecs(seed: int, first: int, count: int) -> list[str]:
-    """What went wrong, one line each."""
+    """Problems, one line each."""
     return [problem for number in range(first, first + count) if (problem := attempt(seed, number))]
 
 
 def records(seed: int, first: int, count: int) -> list[str]:
-    """What went wrong with so many records on a broker, a store and a worker that are started for them."""
+    """Problems with so many records on a broker, a store and a worker that are started for them."""
     with tempfile.TemporaryDirectory(prefix="penstock-servers-") as folder, servers(Path(folder)) as started:
         prefix = f"fuzz-{secrets.token_hex(4)}"
         outcome = asyncio.run(

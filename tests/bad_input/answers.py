@@ -1,4 +1,4 @@
-"""Reads HTTP/1.1 answers off a connection, and takes nothing that is not one."""
+"""Reads HTTP/1.1 answers from a connection, and rejects everything else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _MAX_HEAD: Final = 64 * 1024
 
 
 class NotAnAnswer(Exception):
-    """What came is no HTTP/1.1 answer."""
+    """The bytes are not an HTTP/1.1 answer."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Answer:
 
 
 class Reader:
-    """Feeds on what a socket brings, and yields the answers that are complete. Interim answers (1xx) are counted only.
+    """Takes bytes from a socket, and yields complete answers. Interim answers (1xx) are only counted.
 
     Attributes:
         interim: answers with a status below 200.
@@ -50,7 +50,7 @@ class Reader:
 
     @property
     def rest(self) -> bytes:
-        """What came of an answer that is not complete."""
+        """The bytes of an incomplete answer."""
         return bytes(self._data[:200])
 
     def feed(self, data: bytes) -> list[Answer]:

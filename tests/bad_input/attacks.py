@@ -1,6 +1,6 @@
-"""Requests over HTTP that are wrong, or right in a way that servers get wrong, with all that may be answered to each.
+"""HTTP requests that are wrong, or valid in a way that servers often mishandle, each with its allowed answers.
 
-What is hidden in a body is `CANARY`, a whole request: whoever answers it has taken a body for the next request.
+Some bodies hide `CANARY`, a whole request: a server that answers it has mistaken a body for the next request.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ROUTES: Final = (
     ("GET", "/nothing", frozenset({404})), ("POST", "/v2/systemsharedmemory/status", frozenset({501})),
     ("GET", ECHO, frozenset({405, 404})), ("PUT", "/v2", frozenset({405})), ("POST", ECHO, BAD),
 )  # fmt: skip
-"""Every kind of route, and what it says to a body that is no request."""
+"""Every kind of route, and its answers to a body that is not a request."""
 
 
 def _hidden(dice: random.Random) -> bytes:
@@ -63,7 +63,7 @@ def _upgrade(label: str, dice: random.Random) -> Asked:
 
 
 def _h2c(label: str, dice: random.Random) -> Asked:
-    """What Java's HttpClient sends: it must be served as if nothing was offered."""
+    """As Java's HttpClient sends it: it must be served as if nothing was offered."""
     body, check = echo_body(label, dice)
     fields = (
         b"connection: Upgrade, HTTP2-Settings",
@@ -161,7 +161,7 @@ _FIELDS: Final = (
 def _field(label: str, dice: random.Random) -> Asked:
     body, _ = echo_body(label, dice)
     field = dice.choice(_FIELDS)
-    statuses = frozenset({200, 400, 413, 415, 417, 422, 431, 501})  # 422: a key that others use, too
+    statuses = frozenset({200, 400, 413, 415, 417, 422, 431, 501})  # 422: a key that others use too
     return Asked(f"the header {field[:60]!r}", post(ECHO, body, field), statuses, may_end=True)
 
 
@@ -215,7 +215,7 @@ def _line(label: str, dice: random.Random) -> Asked:
     return Asked(f"the line {line!r}", data, frozenset({200, 400, 403, 404, 405, 421, 426, 501, 505}), may_end=True)
 
 
-# --- what is asked for -----------------------------------------------------------------------------------------------
+# --- targets and bodies ----------------------------------------------------------------------------------------------
 
 
 def _url(label: str, dice: random.Random) -> Asked:
@@ -325,7 +325,7 @@ def _parameter(label: str, dice: random.Random) -> Asked:
 
 
 def _refused(label: str, dice: random.Random) -> Asked:
-    """Plainly wrong, and no reason to end the connection."""
+    """Plainly wrong, but no reason to close the connection."""
     return dice.choice(
         (
             Asked("an unknown model", post("/v2/models/nobody/infer", _CANARY_BODY), frozenset({404, 400})),
@@ -346,7 +346,7 @@ def _deadline(label: str, dice: random.Random) -> Asked:
     return Asked("a deadline too short", data, frozenset({200, 504}), check)
 
 
-# --- much ------------------------------------------------------------------------------------------------------------
+# --- size ------------------------------------------------------------------------------------------------------------
 
 _DEFLATED: Final = zlib.compress(bytes(4 * 1024 * 1024))
 _SMALL_BOMB: Final = gzip.compress(bytes(8 * 1024 * 1024), mtime=0)
@@ -355,7 +355,7 @@ _SMALL_BOMB: Final = gzip.compress(bytes(8 * 1024 * 1024), mtime=0)
 def _packed(label: str, dice: random.Random) -> Asked:
     packed = gzip.compress(_CANARY_BODY, mtime=0)
     body = dice.choice((packed[:-5], packed + b"more", b"\x1f\x8b" + b"x" * 50, b"", packed + packed, _CANARY_BODY))
-    return Asked("what is no gzip", post(ECHO, body, b"content-encoding: gzip"), BAD)
+    return Asked("a body that is not gzip", post(ECHO, body, b"content-encoding: gzip"), BAD)
 
 
 def _bomb(label: str, dice: random.Random) -> Asked:
@@ -371,7 +371,10 @@ def _strings(label: str, dice: random.Random) -> Asked:
 def _huge(label: str, dice: random.Random) -> Asked:
     length = dice.choice((b"999999999", b"99999999999", b"9" * 18))
     return Asked(
-        "a body said to be huge", head("POST", ECHO, b"content-length: " + length), frozenset({413, 429}), may_end=True
+        "a body announced as huge",
+        head("POST", ECHO, b"content-length: " + length),
+        frozenset({413, 429}),
+        may_end=True,
     )
 
 
@@ -386,7 +389,7 @@ _MAKERS: Final = [maker for maker, weight in _KINDS for _ in range(weight)]
 
 
 def attack(label: str, dice: random.Random) -> Asked:
-    """Some request of these."""
+    """One of these requests."""
     if dice.randrange(400) == 0:
         return dice.choice((_bomb(label, dice), empty_strings(label, 50_000)))
     return dice.choice(_MAKERS)(label, dice)

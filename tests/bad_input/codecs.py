@@ -1,4 +1,4 @@
-"""One input for one decoder, made from a number. A decoder gives a message or one of our errors, whatever comes."""
+"""One input for one decoder, made from a number. A decoder returns a message or raises one of our errors, whatever the input."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ HANDLE = sign(Handle("penstock.infer.m.1", 0, 1, "i", "-", "f", False), KEY).enc
 
 
 def _touch(tensors: tuple[Tensor, ...]) -> None:
-    """Use what was decoded: a wrong size must not be found only by the model."""
+    """Use the decoded tensors: the model must not be the first to find a wrong size."""
     for tensor in tensors:
         if tensor.datatype == "BYTES":
             bytes_elements(tensor)
@@ -85,7 +85,7 @@ DECODERS: tuple[tuple[str, Callable[[bytes, random.Random], object], tuple[bytes
 
 
 def attempt(seed: int, number: int) -> str:
-    """What is wrong with how that input is taken; "" for nothing."""
+    """The problem with handling that input; "" for none."""
     dice = random.Random(seed * 1_000_000_007 + number)
     name, decode, seeds = DECODERS[number % len(DECODERS)]
     data = mutated(seeds, dice)

@@ -1,4 +1,4 @@
-"""What one connection of the HTTP fuzzer says: made of a seed and a number alone, so that a failing one can be made again."""
+"""The requests of one connection of the HTTP fuzzer: they depend only on a seed and a number, so a failing one can be repeated."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Manner(enum.Enum):
     """How a client behaves."""
 
     POLITE = "reads everything"
-    NOISY = "says something that is no request at the end, and stops sending"
+    NOISY = "ends with bytes that are not a request, and stops sending"
     HALF_CLOSED = "stops sending before it has its answers"
     LEAVING = "leaves in the middle"
     DEAF = "never reads"
@@ -44,7 +44,7 @@ class Act:
     Attributes:
         asked: the requests, in order.
         cuts: how many pieces they are sent in, with `pause` seconds between.
-        tail: bytes behind them that are no request.
+        tail: bytes after them that are not a request.
     """
 
     asked: tuple[Asked, ...]
@@ -63,10 +63,10 @@ class Dialogue:
     """One connection from its beginning to its end.
 
     Attributes:
-        number: with the seed, where it comes from.
+        number: determines it, together with the seed.
         acts: each is sent when the one before it is answered.
         manner: how the client behaves.
-        patience: seconds until one that leaves, or never reads, is gone.
+        patience: seconds until a client that leaves, or never reads, disconnects.
     """
 
     number: int
@@ -76,7 +76,7 @@ class Dialogue:
 
     @property
     def requests(self) -> int:
-        """How many it sends."""
+        """The number of its requests."""
         return sum(len(act.asked) + bool(act.tail) for act in self.acts)
 
 
@@ -100,7 +100,7 @@ def _rights(label: str, dice: random.Random, low: int, high: int) -> list[Asked]
 
 
 def _mixed(label: str, dice: random.Random) -> tuple[Asked, ...]:
-    """Right ones, refused ones between them, and attacks."""
+    """Valid requests, refused ones between them, and attacks."""
     asked = _rights(label, dice, 4, 30)
     for place in range(dice.randrange(1, 4)):
         asked.insert(dice.randrange(len(asked) + 1), refused(f"{label}r{place}", dice))
@@ -136,14 +136,14 @@ def _asynchronous(number: int, label: str, dice: random.Random) -> Dialogue:
     accept = Asked("respond-async", post(path, body, b"prefer: respond-async", *key), ACCEPTED, honest=True)
     where = dice.choice((b"@LOCATION@", b"/v2/requests/@ID@"))
     if dice.randrange(3) == 0:
-        poll = Asked("a long poll that is left", head("GET", where + b"?wait_s=30"), OK)
+        poll = Asked("an abandoned long poll", head("GET", where + b"?wait_s=30"), OK)
         return Dialogue(number, (Act((accept,)), Act((poll,))), Manner.LEAVING, dice.choice((0.0, 0.01, 0.1)))
     poll = Asked("a long poll", head("GET", where + b"?wait_s=20"), OK, check, honest=True)
     return Dialogue(number, (Act((accept,)), Act((poll, poll, farewell(label, dice)))))
 
 
 def _deaf(number: int, label: str, dice: random.Random) -> Dialogue:
-    """Asks for much, and never reads it."""
+    """Requests large answers, and never reads them."""
     body, check = many_body(label, dice.choice((1000, 20_000, 100_000)))
     field, version = dice.choice(((b"x: y", b"HTTP/1.1"), (b"connection: close", b"HTTP/1.1"), (b"x: y", b"HTTP/1.0")))
     asked = [

@@ -1,4 +1,4 @@
-"""What strangers send: HTTP requests and records that are wrong in every way we could think of, from a seed."""
+"""Hostile input: HTTP requests and records that are wrong in every way we could think of, from a seed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BODY = json.dumps(
 ).encode()
 DEEP = b'{"inputs":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 BOMB = gzip.compress(gzip.compress(bytes(64 * 1024 * 1024)))
-"""64 MB of zeros in some hundred bytes; unpacked once it is still small."""
+"""64 MB of zeros in a few hundred bytes; still small when unpacked once."""
 INNER_BOMB = gzip.compress(bytes(64 * 1024 * 1024))
 
 HTTP: dict[str, tuple[bytes, str]] = {
@@ -38,8 +38,8 @@ HTTP: dict[str, tuple[bytes, str]] = {
     "a flood of headers": (raw_request(BODY, *[f"x-{n}: {'v' * 50}" for n in range(5000)]), "431"),
     "one endless header": (raw_request(BODY, "x: " + "v" * 1_000_000), "431"),
     "an endless target": (raw_request(BODY, path="/v2/models/" + "a" * 1_000_000 + "/infer"), "431"),
-    "a body said to be huge": (raw_request(b"", "content-length: 99999999999"), "413"),
-    "a length that is no number": (raw_request(b"", "content-length: -1"), "400"),
+    "a body announced as huge": (raw_request(b"", "content-length: 99999999999"), "413"),
+    "a length that is not a number": (raw_request(b"", "content-length: -1"), "400"),
     "two lengths": (raw_request(BODY, f"content-length: {len(BODY)}", "content-length: 3"), "400"),
     "a length and chunks": (raw_request(BODY, "content-length: 5", "transfer-encoding: chunked"), "400"),
     "a chunk of no size": (raw_request(b"zz\r\n", "transfer-encoding: chunked"), "400"),
@@ -61,18 +61,18 @@ HTTP: dict[str, tuple[bytes, str]] = {
     "binary data that is not there": (raw_request(BODY, "inference-header-content-length: 999999"), "400"),
     "an empty key": (raw_request(BODY, "idempotency-key: "), "400"),
     "a key of a kilobyte": (raw_request(BODY, "idempotency-key: " + "k" * 1024), "400"),
-    "a timeout that is no number": (raw_request(BODY, "penstock-timeout-ms: 1e9"), "400"),
+    "a timeout that is not a number": (raw_request(BODY, "penstock-timeout-ms: 1e9"), "400"),
     "not HTTP at all": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 50, "400"),
-    "a handle of somebody's making": (
+    "a forged handle": (
         raw_request(b"", path="/v2/requests/eyJ.AAAAAAAAAAAAAAAAAAAAAA", method="GET"),
         "404",
     ),
 }
-"""By name: the bytes, and the status that says what was wrong."""
+"""By name: the bytes, and the status of the error."""
 
 
 def noise(dice: random.Random) -> bytes:
-    """A request with something wrong in it, or nothing like a request, or several of them in one write."""
+    """A request with a fault, or noise unlike a request, or several of them in one write."""
     request = bytearray(raw_request(BODY, *(["connection: close"] * dice.randrange(2))))
     if dice.randrange(8) == 0:
         request = bytearray(dice.choice(tuple(HTTP.values()))[0][:4000])
@@ -101,7 +101,7 @@ def _mutate(data: bytearray, dice: random.Random) -> None:
 
 
 def mutated(seeds: Sequence[bytes], dice: random.Random) -> bytes:
-    """One of these with something wrong in it, two of them spliced, or nothing like them."""
+    """One of these with a fault, two of them spliced, or noise."""
     match dice.randrange(10):
         case 0:
             return dice.randbytes(dice.randrange(200))

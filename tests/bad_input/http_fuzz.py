@@ -1,4 +1,4 @@
-"""The HTTP fuzzer: a gateway in a process of its own, a stream of dialogues over sockets, and its memory watched meanwhile."""
+"""The HTTP fuzzer: a gateway in its own process, dialogues over sockets, and its memory watched meanwhile."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tests.bad_input.talk import talk
 
 CONNECTIONS: Final = 64
 BUDGET_MIB: Final = 512
-"""What a gateway's calls and bodies may hold."""
+"""Allowed bytes of a gateway's calls and bodies."""
 SLACK_MIB: Final = 384
-"""Beside that: the interpreter's and the allocator's share, the models' processes, and an embedded log and store."""
+"""Allowed besides: the interpreter's and the allocator's share, the models' processes, and an embedded log and store."""
 BUSY_SHARE: Final = 0.02
-"""Honest requests that may be told 429 or 503."""
+"""Honest requests that may get 429 or 503."""
 _START_WITHIN: Final = 60.0
 _IDLE_WITHIN: Final = 30.0
 _LOOK_EVERY: Final = 1.0
@@ -36,13 +36,13 @@ _COUNTS: Final = ("penstock_gateway_inflight", "penstock_gateway_queued_bytes")
 
 @dataclasses.dataclass
 class Outcome:
-    """What a run found.
+    """The results of a run.
 
     Attributes:
         problems: the first of them, with the number of their dialogue.
         requests, dialogues, answered: how much was sent, and answered.
-        busy: honest requests that were told 429 or 503.
-        manners: dialogues by how the client behaved.
+        busy: honest requests that got 429 or 503.
+        manners: dialogues by the client's behaviour.
         seconds: how long it took.
         cpu_s: processor time of all the gateway's processes.
         before_mib, peak_mib, after_mib: their resident memory.
@@ -64,7 +64,7 @@ class Outcome:
         return (
             f"{self.requests} requests in {self.dialogues} dialogues in {self.seconds:.0f} s "
             f"({self.cpu_s:.0f} s of the gateway's CPU), {self.answered} answers, "
-            f"{self.busy} honest ones told to wait; memory {self.before_mib:.0f} MiB before, {self.peak_mib:.0f} at most, "
+            f"{self.busy} honest ones refused as busy; memory {self.before_mib:.0f} MiB before, {self.peak_mib:.0f} at most, "
             f"{self.after_mib:.0f} after; {len(self.problems)} problems"
         )
 
@@ -143,7 +143,7 @@ def _about_the_whole(outcome: Outcome) -> list[str]:
     if outcome.peak_mib > outcome.before_mib + BUDGET_MIB + SLACK_MIB:
         problems.append(f"memory: {outcome.peak_mib:.0f} MiB, {outcome.before_mib:.0f} before: more than the budget")
     if outcome.busy > BUSY_SHARE * outcome.requests + 5:
-        problems.append(f"{outcome.busy} honest requests of {outcome.requests} were told to wait")
+        problems.append(f"{outcome.busy} honest requests of {outcome.requests} were refused as busy")
     return problems
 
 
@@ -162,7 +162,7 @@ def _honest(count: int = 30) -> Dialogue:
 
 
 async def _afterwards(port: int, metrics: int, server: ServerProcess) -> list[str]:
-    """What is wrong once everybody has gone."""
+    """Problems once all clients have disconnected."""
     try:
         server.check()
     except Exception as error:
@@ -170,13 +170,13 @@ async def _afterwards(port: int, metrics: int, server: ServerProcess) -> list[st
     deadline = time.monotonic() + _IDLE_WITHIN
     while left := await asyncio.to_thread(_left, metrics):
         if time.monotonic() > deadline:
-            return [f"{left} after everybody has gone"]
+            return [f"{left} after all clients have disconnected"]
         await asyncio.sleep(0.2)
     return (await talk(port, _honest(100))).problems
 
 
 def _left(metrics: int) -> dict[str, float]:
-    """The gateway's counts of what waits, where they are not zero."""
+    """The gateway's non-zero counts of waiting work."""
     with urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics", timeout=10) as answer:  # ours
         rows = [row.rpartition(" ") for row in answer.read().decode().splitlines() if not row.startswith("#")]
     return {name: float(value) for name, _, value in rows if name in _COUNTS and float(value)}

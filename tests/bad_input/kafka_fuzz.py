@@ -1,6 +1,7 @@
-"""Strangers' records through a real broker to a real worker, between good requests; and what must be true of it all the while.
+"""Hostile records through a real broker to a real worker, between good requests.
 
-Every good request is answered right and once, commits reach the end, the worker lives on, is ready, and its memory is bounded.
+Every good request is answered correctly and once, commits reach the end, the worker lives on, is ready, and its memory is
+bounded.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ from tests.integration.fleet import Process, fleet
 from tests.transport.strangers import CODECS, LARGE, Name
 
 ROUND: Final = 50
-"""Groups that are written before everything is judged."""
+"""Groups that are written before each check."""
 WITHIN: Final = 90.0
-"""Seconds from a round's last record to the end of all of them."""
+"""Seconds within which a round must finish after its last record."""
 START_WITHIN: Final = 240.0
-"""Seconds: a worker leaves the CPU to others until it serves, and others may fuzz beside this."""
+"""Seconds: a worker yields the CPU until it serves, and other fuzzers may run meanwhile."""
 MAX_RESIDENT: Final = 768 * 1024 * 1024
-"""Bytes of the worker's process: what it may hold unread, inflated, queued and on its way out, beside 150 MB of its own."""
+"""Bytes of the worker's process: unread, inflated, queued and outgoing data, beside 150 MB of its own."""
 CONFIG: Final = """
 backend: "{backend}" max_batch_size: 16
 input [ {{ name: "X" data_type: TYPE_FP32 dims: [ -1 ] }} ]
@@ -57,12 +58,12 @@ class Model:
 
 @dataclasses.dataclass
 class Outcome:
-    """What became of a run.
+    """The results of a run.
 
     Attributes:
-        records, good: how many were written, and how many of these wanted an answer.
+        records, good: how many were written, and how many of these expect an answer.
         codecs: batches by codec and transaction.
-        resident: the largest that the worker's process was.
+        resident: the worker's maximum memory.
         given_up: records in the dead letters.
     """
 
@@ -107,7 +108,7 @@ class Writers:
             builder.append(offset, record.timestamp, record.key, record.value, headers)  # type: ignore[arg-type]
         made: Any = batch
         made._builder, made._relative_offset = builder, len(each.records)
-        made._set_producer_state = builder.set_producer_state  # its own insists on the builder in C
+        made._set_producer_state = builder.set_producer_state  # its own requires the builder in C
         await (await producer.send_batch(batch, topic, partition=each.partition))
 
     async def _producer(self, codec: str | None, *, transactional: bool) -> AIOKafkaProducer:
@@ -130,7 +131,7 @@ class Writers:
 
 
 class Judge:
-    """Hears the answers, and knows which are due."""
+    """Collects the answers, and knows which are due."""
 
     def __init__(self, transport: Transport, names: Names, outcome: Outcome) -> None:
         self.channel = names.gateway_channel("fuzz")
@@ -145,12 +146,12 @@ class Judge:
         self._due |= {name: (each.model, number) for name, number in each.good.items()}
 
     def _on_wake(self, wakes: list[Wake]) -> None:
-        for wake in wakes:  # of a repetition, too, with the answer that is kept
+        for wake in wakes:  # also of a repetition, with the kept answer
             if wake.payload is not None and wake.ref in self._due:
                 self._payloads[wake.ref].add(wake.payload)
 
     async def judge(self) -> None:
-        """Everything written so far is done with: what is wrong with the answers."""
+        """Check the answers once everything written so far is finished."""
         names = list(self._due)
         for at in range(0, len(names), 256):
             refs = names[at : at + 256]
@@ -180,7 +181,7 @@ class Judge:
 
 
 class Worker:
-    """The worker's process, its topics and how it stands; and a gateway before it, for an honest caller."""
+    """The worker's process, its topics and its state; and a gateway for an honest caller."""
 
     def __init__(self, process: Process, gateway: Process, names: Names, bootstrap: str) -> None:
         self.process, self.gateway, self.names, self._bootstrap = process, gateway, names, bootstrap
@@ -193,7 +194,7 @@ class Worker:
             yield consumer
 
     async def take_any_time(self) -> None:
-        """Have the topics take records of any timestamp."""
+        """Make the topics accept records with any timestamp."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap)
         await admin.start()
         anything = {f"message.timestamp.{side}.max.ms": str(2**63 - 1) for side in ("before", "after")}
@@ -201,7 +202,7 @@ class Worker:
         await admin.close()
 
     async def behind(self, consumer: AIOKafkaConsumer, transport: Transport) -> dict[str, int]:
-        """Offsets that are not committed, by partition."""
+        """Uncommitted offsets by partition."""
         left: dict[str, int] = {}
         for topic in self.topics:
             places = [TopicPartition(topic, number) for number in range(PARTITIONS)]
@@ -215,11 +216,11 @@ class Worker:
         return left
 
     def resident(self) -> int:
-        """Bytes of the process that serves."""
+        """Bytes of the serving process."""
         return int(psutil.Process(self._pid).memory_info().rss)
 
     def problems(self) -> list[str]:
-        """What is wrong with the worker where nothing is left to do."""
+        """Problems of the worker once no work is left."""
         found = []
         if self.process.process.poll() is not None:
             return [f"the worker ended: {self.process.tail()}"]
@@ -268,7 +269,7 @@ async def fuzz_records(
     count: int,
     say: Callable[[str], None] = lambda text: None,
 ) -> Outcome:
-    """Write so many records, from the one of this number on, and judge what became of them."""
+    """Write `count` records, beginning with number `first`, and check the results."""
     outcome = Outcome()
     with (
         tempfile.TemporaryDirectory(prefix="penstock-fuzz-") as folder,
@@ -314,7 +315,7 @@ async def _round(
 
 
 async def _finish(worker: Worker, consumer: AIOKafkaConsumer, transport: Transport, outcome: Outcome) -> None:
-    """Wait until everything is committed; what is not in time is a problem, as is too much memory."""
+    """Wait until everything is committed; a late commit is a problem, as is too much memory."""
     end = time.monotonic() + WITHIN
     while left := await worker.behind(consumer, transport):
         outcome.resident = max(outcome.resident, worker.resident())

@@ -1,7 +1,7 @@
-"""What strangers write into the topics of a fleet, made of a seed and a number alone.
+"""Hostile records for a fleet's topics; they depend only on a seed and a number.
 
-Records come in groups, one batch each: its codec, its transaction, its model and its partition are the group's. About half of
-the records are good; the others are wrong in whatever a Kafka producer can choose.
+Records come in groups, one batch each, with one codec, transaction, model and partition. About half of the records are good; the
+others are wrong in anything that a Kafka producer can choose.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.transport.strangers import Strange
 GROUP: Final = 40
 """Records of a group."""
 MODELS: Final = ("same", "doubled")
-"""One on a thread of the worker, that gives back what it gets; one in a process, that doubles it."""
+"""One on a thread of the worker that returns its input; one in a process that doubles it."""
 PARTITIONS: Final = 3
 BOMB: Final = 48 * 1024 * 1024
 """Bytes of zeros: more than any batch may inflate to."""
@@ -56,7 +56,7 @@ class Group:
         topic: a model of `MODELS`.
         codec: None, or as Kafka calls it.
         transaction: "", "commit" or "abort".
-        good: by request id, the number whose answer is due; none where the group never is a request.
+        good: by request id, the number whose answer is due; none if the group never becomes requests.
     """
 
     number: int
@@ -72,8 +72,8 @@ def group(seed: int, number: int, channel: bytes, count: int = GROUP) -> Group:
     """The group whose first record has this number.
 
     Args:
-        seed, number: all that it is made of.
-        channel: where whoever sends good requests is woken.
+        seed, number: determine the group.
+        channel: on which the sender of good requests is woken.
         count: of records.
     """
     dice = random.Random(f"{seed} group {number}")

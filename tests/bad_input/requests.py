@@ -1,4 +1,4 @@
-"""Requests over HTTP that are right, with the answer that each must get. Everything comes from a `random.Random`."""
+"""Valid HTTP requests, each with its expected answer. Everything comes from a `random.Random`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.bad_input.answers import Answer
 
 HOST: Final = b"host: 127.0.0.1"
 BUSY: Final = frozenset({429, 503})
-"""What a gateway with too much to do may say to any request; the judge counts them."""
+"""The answers of an overloaded gateway to any request; the judge counts them."""
 ECHO: Final = "/v2/models/echo/infer"
 ANY: Final = "/v2/models/any/infer"
 TEXT: Final = "/v2/models/text/infer"
@@ -28,15 +28,15 @@ Check = Callable[[Answer], str]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Asked:
-    """One request, and what it must get.
+    """One request and its expected answer.
 
     Attributes:
-        name: what it is, for reports.
-        data: its bytes; `@ID@` and `@LOCATION@` stand for what the answer before it named.
+        name: for reports.
+        data: its bytes; `@ID@` and `@LOCATION@` stand for those in the answer before it.
         statuses: one of these; `BUSY` besides.
-        check: says what is wrong with an answer of status 200 or 202, "" for nothing.
+        check: returns the problem with an answer of status 200 or 202, "" for none.
         may_end: the gateway may end the connection with its answer, or instead of one.
-        honest: it must not be refused for what others do, as far as there is room.
+        honest: it must not be refused because of others while there is room.
     """
 
     name: str
@@ -69,11 +69,11 @@ def chunked(body: bytes, dice: random.Random, extension: bytes = b"", trailers: 
     return b"".join(pieces) + b"0%b\r\n%b\r\n" % (extension, trailers)
 
 
-# --- bodies, and what must come back for them ------------------------------------------------------------------------
+# --- bodies, and their expected answers ------------------------------------------------------------------------------
 
 
 def echo_body(label: str, dice: random.Random) -> tuple[bytes, Check]:
-    """Four numbers for the model that gives them back."""
+    """Four numbers for the model that returns them."""
     data = [dice.randrange(-1000, 1000) / 4 for _ in range(4)]
     inputs = [{"name": "IN", "datatype": "FP32", "shape": [1, 4], "data": data}]
     return orjson.dumps({"id": label, "inputs": inputs}), _outputs(label, {"OUT": data})
@@ -94,14 +94,14 @@ def sum_body(label: str, dice: random.Random) -> tuple[bytes, Check]:
 
 
 def text_body(label: str, dice: random.Random) -> tuple[bytes, Check]:
-    """Strings, odd ones among them."""
+    """Strings, some of them odd."""
     words = [dice.choice(("", "a", "\0", "é☃", "𐀀", "\\", '"', "x" * 100)) for _ in range(dice.randrange(1, 6))]
     inputs = [{"name": "IN", "datatype": "BYTES", "shape": [len(words)], "data": words}]
     return orjson.dumps({"id": label, "inputs": inputs}), _outputs(label, {"OUT": words})
 
 
 def many_body(label: str, count: int) -> tuple[bytes, Check]:
-    """So many numbers for the model that takes any."""
+    """`count` numbers for the model that takes any."""
     data = [float(n % 97) for n in range(count)]
     inputs = [{"name": "IN", "datatype": "FP32", "shape": [count], "data": data}]
     return orjson.dumps({"id": label, "inputs": inputs}), _outputs(label, {"OUT": data})
@@ -139,7 +139,7 @@ def _raw_output(label: str, raw: bytes) -> Check:
         if not length.isdigit():
             return "no Inference-Header-Content-Length"
         if orjson.loads(answer.body[: int(length)]).get("id") != label:
-            return f"the answer of somebody else: {answer.body[:200]!r}"
+            return f"another request's answer: {answer.body[:200]!r}"
         return "" if answer.body[int(length) :] == raw else "other bytes than were sent"
 
     return check
@@ -242,18 +242,18 @@ _MAKERS: Final = [maker for maker, weight in _RIGHT for _ in range(weight)]
 
 
 def right(label: str, dice: random.Random) -> Asked:
-    """Some request that must be answered, with its own answer."""
+    """A request that must be answered, with its own answer."""
     return dice.choice(_MAKERS)(label, dice)
 
 
 def farewell(label: str, dice: random.Random) -> Asked:
-    """A right request that ends its connection: whatever was smuggled in before it would be answered before it."""
+    """A valid request that ends its connection: a request smuggled in before it would be answered before it."""
     body, check = echo_body(label, dice)
     return Asked("the last infer", post(ECHO, body, b"connection: close"), OK, check, honest=True)
 
 
 def keyed_twice(label: str, dice: random.Random) -> list[Asked]:
-    """One key two times: one run, one answer; then the same key with another body."""
+    """One key twice: one run, one answer; then the same key with another body."""
     body, check = echo_body(label, dice)
     other, _ = echo_body(label + "x", dice)
     key = b"idempotency-key: " + label.encode()

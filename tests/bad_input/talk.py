@@ -16,12 +16,12 @@ PATIENCE: Final = 60.0
 
 @dataclasses.dataclass
 class Verdict:
-    """What came of a dialogue.
+    """The results of a dialogue.
 
     Attributes:
-        problems: what was wrong.
-        busy: honest requests that were told 429 or 503.
-        answered: how many answers came.
+        problems: one line each.
+        busy: honest requests that got 429 or 503.
+        answered: number of answers.
     """
 
     problems: list[str] = dataclasses.field(default_factory=list)
@@ -30,7 +30,7 @@ class Verdict:
 
 
 def judge(asked: Asked, answer: Answer, verdict: Verdict) -> None:
-    """Note what is wrong with one answer."""
+    """Note the problems with one answer."""
     verdict.answered += 1
     wrong = _fault(answer)
     if not wrong and answer.status in BUSY and answer.status not in asked.statuses:
@@ -45,13 +45,13 @@ def judge(asked: Asked, answer: Answer, verdict: Verdict) -> None:
 
 
 def _fault(answer: Answer) -> str:
-    """What no answer may be."""
+    """The problem of an answer that no request may get."""
     if answer.fields.get("penstock-error") == "INTERNAL" or answer.status == 500:
         return "a fault of the gateway's"
     if b"Traceback" in answer.body:
         return "a traceback"
     if answer.status == 200 and b'"canary"' in answer.body:
-        return "the request within a body was answered"
+        return "a request within a body was answered"
     return ""
 
 
@@ -88,7 +88,7 @@ class Talk(asyncio.Protocol):
             for answer in self._reader.feed(data):
                 self._take(answer)
         except NotAnAnswer as error:
-            self._complain(f"what came is no answer: {error}")
+            self._complain(f"not an answer: {error}")
             self._transport.abort()
 
     def eof_received(self) -> None:
@@ -140,7 +140,7 @@ class Talk(asyncio.Protocol):
                 if fault:
                     self._complain(f"{fault}: got {answer}")
             else:
-                self._complain(f"an answer that nobody asked for: {answer}")
+                self._complain(f"an answer without a request: {answer}")
             return
         asked = self._waiting.pop(0)
         judge(asked, answer, self.verdict)
@@ -151,7 +151,7 @@ class Talk(asyncio.Protocol):
             self._next_act()
 
     def _judge_the_end(self) -> None:
-        """The connection has ended before all was answered, or after."""
+        """The connection has ended, before or after the last answer."""
         if self._waiting and not any(asked.may_end for asked in self._waiting[:1]):
             missing = self._waiting[0]
             if not self._may_have_ended():
@@ -160,7 +160,7 @@ class Talk(asyncio.Protocol):
                 )
 
     def _may_have_ended(self) -> bool:
-        """Whether the request answered last was one after which a gateway may hang up without saying so."""
+        """Whether a gateway may hang up without notice after the last answered request."""
         act = self._dialogue.acts[-1]
         done = len(act.asked) - len(self._waiting)
         return done > 0 and act.asked[done - 1].may_end

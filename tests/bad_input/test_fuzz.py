@@ -23,7 +23,7 @@ def test_a_dialogue_is_made_of_its_number_alone() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 async def test_http() -> None:
-    """Every answer is right, in order and its own; nothing is executed that stood in a body; memory stays in its bounds."""
+    """Every answer is right, in order and its own; no request inside a body is executed; memory stays within its bounds."""
     outcome = await fuzz(0, 0, REQUESTS)
     assert outcome.problems == []
     assert outcome.requests >= REQUESTS

@@ -1,4 +1,4 @@
-"""Whatever comes over a socket is answered with a clear error or not at all, and leaves nothing behind in the gateway."""
+"""Any bytes on a socket get a clear error or no answer, and leave nothing behind in the gateway."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ ROUNDS = 60
 
 
 async def say(gateway: Running, sent: bytes) -> bytes:
-    """Send it on a connection of its own, and everything that comes back."""
+    """Send it on its own connection; returns everything received."""
     reader, writer = await gateway.connect()
-    gateway._writers.remove(writer)  # or the test itself would grow
+    gateway._writers.remove(writer)  # otherwise the test itself would grow
     with contextlib.suppress(ConnectionError):
         writer.write(sent)
         await writer.drain()
@@ -66,7 +66,7 @@ async def test_each_is_refused_with_its_status_and_publishes_nothing(name: str) 
         assert str(answer.status) == status, answer
         assert answer.json["error"]
         assert b"Traceback" not in answer.body
-        assert len(answer.body) < 4096  # what was sent is not sent back
+        assert len(answer.body) < 4096  # the request is not echoed
         assert published(fleet) == before
         assert (await gateway.infer()).status_code == 200
 
@@ -92,7 +92,7 @@ async def test_garbage_behind_a_good_request_does_not_take_its_answer() -> None:
 
 
 async def test_those_who_send_byte_by_byte_hold_up_nobody() -> None:
-    """Slow-loris: as many as may connect but one, each with half a head; they are told 408 in the end."""
+    """Slow loris: all allowed connections but one, each with half a head; they get 408 in the end."""
     async with site() as fleet:
         await fleet.worker()
         gateway = await fleet.gateway(max_connections=50, read_timeout=1.0)
@@ -107,7 +107,7 @@ async def test_those_who_send_byte_by_byte_hold_up_nobody() -> None:
 
 
 async def test_nothing_grows_under_garbage() -> None:
-    """The same garbage twice: after the second time there are no more objects and bytes than after the first."""
+    """The same garbage twice: the second time adds no objects or bytes."""
     async with site() as fleet:
         await fleet.worker()
         gateway = await fleet.gateway()

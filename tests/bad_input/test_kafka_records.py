@@ -30,7 +30,7 @@ def test_the_groups_have_every_codec_transaction_model_and_partition() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 async def test_strangers_records_harm_nobody(kafka_bootstrap: str, redis_url: str, prefix: str) -> None:
-    """Good requests between them are answered right and once, commits reach the end, the worker lives and is ready."""
+    """Good requests between them are answered correctly and once, commits reach the end, the worker lives and is ready."""
     outcome = await fuzz_records(kafka_bootstrap, redis_url, prefix, 0, 0, RECORDS)
     assert outcome.problems == []
     assert outcome.records >= RECORDS

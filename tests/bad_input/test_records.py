@@ -32,7 +32,7 @@ HOSTILE: list[tuple[bytes, list[tuple[str, bytes]]]] = [
     (b"", []),
     (b"\xc1", []),
     (nested(100_000), []),
-    (b"\x92\xc6\xff\xff\xff\xff", []),  # a head of 4 GB, it says
+    (b"\x92\xc6\xff\xff\xff\xff", []),  # claims a head of 4 GB
     (b"\xdd\xff\xff\xff\xff", []),  # an array of 4 billion
     (b"\xdf\xff\xff\xff\xff", []),  # a map of 4 billion
     (msgpack.packb({"inputs": [{"name": "X", "datatype": "FP32", "shape": [2**62, 4], "size": 8}]}), []),
@@ -104,7 +104,7 @@ async def test_whoever_named_himself_is_told() -> None:
 
 
 async def test_nothing_grows_under_garbage() -> None:
-    """A thousand records of noise: what the worker keeps of them is nothing."""
+    """A thousand records of noise: the worker keeps nothing of them."""
     async with bench() as b:
         serving = await b.serve()
         dice = random.Random(1)

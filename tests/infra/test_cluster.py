@@ -1,4 +1,4 @@
-"""A real cluster: what its faults do to it, and that the fleet's own connections live through them."""
+"""A real cluster: the effects of its faults, and that the fleet's own connections survive them."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ async def test_the_fleets_store_follows_a_failover(running: Cluster, store: Redi
     old.config |= replica_of(running.primary)
     await asyncio.to_thread(old.start)
     async with asyncio.timeout(5):
-        while len(woken) < 2:  # it listens to the new one, too, from some moment on
+        while len(woken) < 2:  # at some point it also listens to the new one
             await finished(store, secrets.token_hex(4))
 
 
@@ -143,13 +143,13 @@ async def test_a_primary_that_stands_still_is_left_and_not_gone_back_to(running:
     (state,) = await store.look(["while it stands still"])
     assert state is not None
     assert (running.primary is not old, state.payload) == (True, b"x")
-    old.kill()  # Sentinels take half a minute to make a replica of it
+    old.kill()  # Sentinels take half a minute to make it a replica
     old.config |= replica_of(running.primary)
     await asyncio.to_thread(old.start)
 
 
 async def finished(store: RedisStore, ref: str) -> FinishOutcome:
-    """What became of an answer that is tried again until the store takes it, as workers do."""
+    """The outcome of an answer that is retried until the store takes it, as workers do."""
     async with asyncio.timeout(15):
         while True:
             try:
@@ -161,7 +161,7 @@ async def finished(store: RedisStore, ref: str) -> FinishOutcome:
 
 
 async def until_replicated(running: Cluster) -> None:
-    """Until the replica has all that the primary has been told so far."""
+    """Wait until the replica has all of the primary's writes so far."""
     primary, replica = running.primary, running.replica
     wanted = offset(primary, "master_repl_offset")
     arrived = await asyncio.to_thread(
@@ -176,7 +176,7 @@ def offset(server: RedisServer, name: str) -> int:
 
 
 async def refused(running: Cluster, topic: str) -> str:
-    """The name of the error that a write is answered with, wherever the leader is still there."""
+    """The name of the error that a write gets, wherever the leader is still up."""
     async with AIOKafkaProducer(bootstrap_servers=running.kafka, acks="all", request_timeout_ms=2000) as producer:
         partitions = await producer.partitions_for(topic)
         for partition in partitions:
@@ -190,7 +190,7 @@ async def refused(running: Cluster, topic: str) -> str:
 
 
 async def numbers(running: Cluster, topic: str) -> set[int]:
-    """Everything that stands in a topic."""
+    """All records of a topic."""
     found: set[int] = set()
     async with AIOKafkaConsumer(bootstrap_servers=running.kafka, auto_offset_reset="earliest") as consumer:
         places = [TopicPartition(topic, number) for number in range(3)]

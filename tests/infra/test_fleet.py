@@ -31,7 +31,7 @@ def answers(url: str) -> bool:
 
 
 def classify(model: str, images: FloatArray) -> list[int]:
-    """The digits that the served model sees in the images, in one request."""
+    """The digits that the served model reads in the images, in one request."""
     tensor = {"name": "image", "datatype": "FP32", "shape": images.shape, "data": images.ravel().tolist()}
     request = urllib.request.Request(f"{model}/infer", json.dumps({"inputs": [tensor]}).encode())
     with urllib.request.urlopen(request, timeout=30) as answer:

@@ -159,7 +159,7 @@ def test_every_thread_runs_on_the_cores_it_was_pinned_to(kafka_installation: Ins
 
 
 def affinities(pid: int) -> set[tuple[int, ...]]:
-    """The cores of every thread that is still there."""
+    """The cores of every live thread."""
     found = set()
     for thread in psutil.Process(pid).threads():
         try:

@@ -24,7 +24,7 @@ def untrained(kafka_installation: Installation, tmp_path: Path) -> Installation:
 def test_trains_an_archive_that_the_broker_starts_from(untrained: Installation, tmp_path: Path) -> None:
     assert train(untrained)
 
-    # `on` instead of the default `auto`: a JVM that cannot use the archive ends instead of going on without.
+    # `on` instead of the default `auto`: a JVM that cannot use the archive ends instead of continuing without it.
     strict = Jvm(options=(*Jvm.options, "-Xshare:on"))
     with Broker(tmp_path / "kafka", jvm=strict, installed=untrained) as broker:
         assert broker.running

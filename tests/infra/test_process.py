@@ -23,7 +23,7 @@ sys.stdin.read()
 
 
 class Script(LocalServer):
-    """A shell script in a server's place: whether it 'answers' is whether it wrote a file."""
+    """A shell script in place of a server: it 'answers' once it has written a file."""
 
     name = "Script"
     address = "nowhere"

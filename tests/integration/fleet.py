@@ -55,7 +55,7 @@ class Process:
 
     @property
     def working_pid(self) -> int:
-        """Of the process that holds the Kafka membership: a supervisor's child, or the process itself."""
+        """The id of the process that holds the Kafka membership: a supervisor's child, or the process itself."""
         children = psutil.Process(self.process.pid).children()
         return children[0].pid if children else self.process.pid
 
@@ -73,7 +73,7 @@ class Process:
         os.kill(self.working_pid, signal.SIGKILL)
 
     def kill(self) -> None:
-        """SIGKILL everything, as when the machine is gone."""
+        """SIGKILL everything, as when the machine fails."""
         for child in psutil.Process(self.process.pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
@@ -118,7 +118,7 @@ class Fleet:
         return self.workers[-1]
 
     def wait_ready(self, models: int, within: float = START_WITHIN) -> None:
-        """Until every gateway knows so many ready models and every worker has joined its groups."""
+        """Wait until every gateway knows `models` ready models and every worker has joined its groups."""
 
         def ready() -> bool:
             for process in (*self.gateways, *self.workers):
@@ -140,7 +140,7 @@ class Fleet:
 
 @contextlib.contextmanager
 def fleet(kafka: str, redis: str, prefix: str, folder: Path, repository: Path) -> Iterator[Fleet]:
-    """A fleet without processes yet; all that are added end with the test, and their logs are shown if it fails."""
+    """A fleet without processes yet; added processes end with the test, and their logs are shown if it fails."""
     made = Fleet(kafka, redis, prefix, folder, repository)
     try:
         yield made

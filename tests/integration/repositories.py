@@ -48,7 +48,7 @@ def write_model(repository: Path, name: str, code: str) -> None:
 
 
 def executed(counter: Path) -> list[int]:
-    """What a model has begun to run so far, by its own account, in all its processes."""
+    """The numbers that a model has noted at the start of runs so far, in all its processes."""
     return [number for numbers in executed_by(counter).values() for number in numbers]
 
 

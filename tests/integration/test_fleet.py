@@ -1,4 +1,4 @@
-"""What callers are promised, on a fleet of two gateways, two workers, four partitions and two models."""
+"""Promises to callers, on a fleet of two gateways, two workers, four partitions and two models."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from tests.integration.repositories import ADD, COUNT, executed, executed_by, wr
 pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(180)]
 
 LONG = 1200
-"""Milliseconds that a call of the counting model takes which keeps its instance busy."""
+"""Milliseconds of a call that keeps the counting model's instance busy."""
 
 
 class Site:
-    """The fleet of this file and the counting model's own account."""
+    """The fleet of this file and the counting model's own notes."""
 
     def __init__(self, running: Fleet, counter: Path) -> None:
         self.fleet, self.counter = running, counter
@@ -37,7 +37,7 @@ class Site:
         self._next = 100_000
 
     def number(self) -> int:
-        """A number that no other test sends: negative ones take no time."""
+        """A number that no other test sends; negative ones take no time."""
         self._next += 1
         return -self._next
 
@@ -72,8 +72,7 @@ def count(number: int) -> dict[str, np.ndarray]:
 async def keep_busy(site: Site, client: AsyncClient, calls: int = 8) -> list[asyncio.Task]:
     """Keep the counting model busy; returns once both workers have begun one of these calls, with others behind it.
 
-    Each is accepted before the next is sent, so they go round all partitions, and no worker can have begun two while the other
-    has none.
+    Each is accepted before the next is sent, so they go round all partitions, and no worker can begin two before the other has one.
     """
     before = site.begun()
     pending = [await client.submit("count", count(LONG)) for _ in range(calls)]

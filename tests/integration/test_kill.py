@@ -27,7 +27,7 @@ TERMINAL = "18446744073709551615-18446744073709551615"
 
 
 class Traffic:
-    """Callers that check every answer and remember what a judge needs."""
+    """Callers that check every answer and record it for the checks at the end."""
 
     def __init__(self, fleet: Fleet) -> None:
         self.clients = [AsyncClient(gateway.url, connections=CALLERS) for gateway in fleet.gateways]

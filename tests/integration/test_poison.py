@@ -1,4 +1,4 @@
-"""A request that ends whole workers (its instance is a thread of them): the others are answered, it goes to the dead letters."""
+"""A request that kills whole workers (its instance is a thread): the others are answered, it goes to the dead letters."""
 
 from __future__ import annotations
 

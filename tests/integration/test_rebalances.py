@@ -1,7 +1,7 @@
-"""Workers that come and go all the time: five joins and five leaves in about fifteen seconds, on a real broker and a real store.
+"""Workers that keep joining and leaving: five joins and five leaves in about fifteen seconds, on a real broker and a real store.
 
-The bound: when a partition moves, what its former owner has in batches at that moment may run twice, and nothing else: at most
-`IN_BATCHES` requests for each worker that was there, and for each join. A leave that drains costs none.
+The bound: when a partition moves, only requests in its former owner's batches may run twice: at most `IN_BATCHES` for each
+existing worker, and for each join. A leave that drains costs none.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ BETWEEN = 1.2
 """Seconds between two of them: five times the rate of ten joins and leaves a minute."""
 SIZE = 16
 BURST = 3
-"""Requests at once, ten times a second. A batch takes longer than a rebalance, so that what moves is really under way."""
+"""Requests at once, ten times a second. A batch takes longer than a rebalance, so that moved requests are really running."""
 SETTLED = 10.0
-"""Seconds in which everything has its answer once nobody comes or goes any more: the session timeout."""
+"""Seconds within which everything is answered after the last join or leave: the session timeout."""
 IN_BATCHES = 2 * SIZE
-"""Of one worker: two batches are in an instance."""
+"""Requests of one worker: two batches in an instance."""
 
 CODE = """
     import os
@@ -62,7 +62,7 @@ parameters {{ key: "instance_isolation" value {{ string_value: "thread" }} }}
 
 
 class Site:
-    """Workers in this process, each with connections of its own, and who asks them."""
+    """Workers in this process, each with its own connections, and their callers."""
 
     def __init__(self, kafka: str, redis: str, prefix: str, folder: Path) -> None:
         self.settings = TransportSettings(kafka=kafka, redis=redis, prefix=prefix, session_timeout=10.0)
@@ -101,7 +101,7 @@ class Site:
             await self.leave(worker)
 
     async def ask(self, transport: Transport, until: asyncio.Event) -> None:
-        """As much to one model as to the other, for about half of what two workers can do."""
+        """The same load on both models, about half the capacity of two workers."""
         channel = self.names.gateway_channel("caller")
         await transport.results.listen(channel, self._on_wake)
         while not until.is_set():
@@ -125,7 +125,7 @@ class Site:
     def _on_wake(self, wakes: list[Wake]) -> None:
         for wake in wakes:
             if wake.payload is None:
-                continue  # of a second answer, which was refused
+                continue  # from a second answer, which was refused
             self.answers[wake.ref].append(decode_reply(wake.payload))
             self.at[wake.ref.split("-")[0]].append(time.monotonic())
 
@@ -143,7 +143,7 @@ async def site(kafka_bootstrap: str, redis_url: str, prefix: str, tmp_path: Path
 
 
 async def test_a_storm_of_joins_and_leaves(site: Site, redis_url: str) -> None:
-    """Joins concern one of two models; the other one's group hears nothing of them."""
+    """Joins concern one of two models; the other one's group is not affected."""
     for number in range(2):
         await site.join(f"stays-{number}", "of-all", "of-few")
     caller = open_transport(site.settings)
@@ -183,7 +183,7 @@ async def test_a_storm_of_joins_and_leaves(site: Site, redis_url: str) -> None:
     gap = {model: longest(site.at[model], began, ended) for model in ("moved", "still")}
     print(f"{2 * JOINS} joins and leaves in {ended - began:.1f} s; of {len(moved)} requests {twice} ran again; {gap}")
     assert max(still.values()) == 1
-    assert 0 < twice <= JOINS * 2 * IN_BATCHES, "none: then nothing moved in mid-batch, and this run proves nothing"
+    assert 0 < twice <= JOINS * 2 * IN_BATCHES, "nothing moved in mid-batch: this run proves nothing"
 
 
 def longest(times: list[float], began: float, ended: float) -> float:

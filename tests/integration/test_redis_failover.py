@@ -1,4 +1,4 @@
-"""A real Redis that fails over to a replica which had been cut off: what was answered since then is lost, and is answered again."""
+"""A real Redis fails over to a replica that was cut off: answers since then are lost, and computed again."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def site(own_redis: RedisServer) -> AsyncIterator[RedisSite]:
 
 
 async def synchronised(server: RedisServer, keys: int) -> None:
-    """The replica has so many keys of the primary."""
+    """Wait until the replica has this many of the primary's keys."""
     async with asyncio.timeout(20):
         while int(await command(server, "DBSIZE")) < keys:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
@@ -55,7 +55,7 @@ async def synchronised(server: RedisServer, keys: int) -> None:
 
 @contextlib.asynccontextmanager
 async def replica_of(server: RedisServer, data: Path, port: int | None = None) -> AsyncIterator[RedisServer]:
-    """Another server with everything that this one has."""
+    """Another server with all data of this one."""
     await command(server, "CONFIG", "SET", "repl-diskless-sync-delay", "0")
     with RedisServer(data, port=port, config={"replicaof": f"{HOST} {server.port}"}) as replica:
         await synchronised(replica, int(await command(server, "DBSIZE")))
@@ -82,7 +82,7 @@ async def test_what_a_failover_lost_is_answered_again_and_alike(
     async with replica_of(own_redis, tmp_path / "replica") as replica:
         await command(
             replica, "REPLICAOF", "NO", "ONE"
-        )  # from here on it gets nothing: the end of one request, all of another
+        )  # it no longer receives anything: the answer of one request, all of another
         lost = await accepted(gateway, 3.0)
         worker.open.set()
         for location in (half, lost):
@@ -100,6 +100,8 @@ async def test_what_a_failover_lost_is_answered_again_and_alike(
                         again[location] = await gateway.get(location, params={"wait_s": "1"})
 
             ids = [first[location].headers["penstock-request-id"] for location in (half, lost)]
-            assert sorted(second.ran) == sorted(ids), "each of those that lost its end once more, and nothing else"
+            assert sorted(second.ran) == sorted(ids), (
+                "each request that lost its answer ran once more, and nothing else"
+            )
             for location, answer in first.items():
                 assert (answer.status_code, again[location].json()) == (200, answer.json())

@@ -1,4 +1,4 @@
-"""A fleet on three brokers with min.insync 2: its coordinator dies, and then nothing can be accepted for a while."""
+"""A fleet on three brokers with min.insync 2: its coordinator dies, and later nothing can be accepted for a while."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def running(brokers: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 class Callers:
-    """Ask one after the other, whatever happens, and remember what was accepted when.
+    """Call one after another, whatever happens, and record the times of acceptance.
 
     Attributes:
-        accepted: calls with a 202 in their hand, by number.
-        refused: statuses of those that were turned away, with the time.
+        accepted: calls that got a 202, by number.
+        refused: statuses of refused calls, with the time.
     """
 
     def __init__(self, url: str) -> None:
@@ -70,14 +70,14 @@ class Callers:
                 self.accepted_at.append(time.monotonic())
 
     async def more(self, count: int) -> None:
-        """Return when so many more were accepted."""
+        """Return when this many more were accepted."""
         wanted = len(self.accepted) + count
         async with asyncio.timeout(60):
             while len(self.accepted) < wanted:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
     async def turned_away(self, count: int, since: float) -> None:
-        """Return when so many were refused since then."""
+        """Return when this many were refused since then."""
         async with asyncio.timeout(60):
             while len([at for at, _ in self.refused if at > since]) < count:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
@@ -88,11 +88,11 @@ class Callers:
         await asyncio.gather(*self._calling, return_exceptions=True)
 
     async def answers(self) -> dict[int, int]:
-        """What each that was accepted has got in the end."""
+        """The final answer of each accepted call."""
         got: dict[int, int] = {}
         for number, pending in self.accepted.items():
             result = await self._client.result(pending, wait=30)
-            assert result is not None, f"{number} was accepted and has no end"
+            assert result is not None, f"{number} was accepted and has no answer"
             got[number] = int(result.outputs["NUMBER"][0, 0])
         await self._client.close()
         return got
@@ -103,8 +103,8 @@ def right(answers: dict[int, int]) -> bool:
 
 
 async def test_brokers_go_one_after_the_other(brokers: Cluster, running: Fleet) -> None:
-    """Without one of three all goes on; without two nothing is accepted; whatever was accepted is answered in the end."""
-    first = cluster_faults.coordinator(brokers)  # it leads a third of the partitions, too
+    """Without one of three, everything continues; without two, nothing is accepted; every accepted call is answered in the end."""
+    first = cluster_faults.coordinator(brokers)  # it also leads a third of the partitions
     second = next(broker for broker in brokers.brokers if broker is not first)
     calls = Callers(running.gateways[0].url)
     await calls.more(30)

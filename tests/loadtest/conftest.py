@@ -22,7 +22,7 @@ Handler = Callable[[Body], Awaitable[Reply]]
 
 
 def add_and_subtract(inputs: Any) -> dict[str, Any]:
-    """What the addsub model computes."""
+    """The addsub model's computation."""
     a, b = inputs["INPUT0"], inputs["INPUT1"]
     return {"OUTPUT0": a + b, "OUTPUT1": a - b}
 
@@ -71,7 +71,7 @@ class V2Server:
         await self._server.wait_closed()
 
     def document(self, path: bytes) -> dict[str, Any]:
-        """Metadata, or statistics of pairs that were executed together."""
+        """Metadata, or statistics as if pairs were executed together."""
         if not path.endswith(b"/stats"):
             return METADATA
         counts = {"inference_count": self.requests, "execution_count": self.requests // 2}

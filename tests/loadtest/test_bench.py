@@ -58,5 +58,5 @@ def test_the_full_plan_stays_below_a_quarter_of_an_hour_of_load() -> None:
     asked = 2 * (plan.sweeps * len(plan.callers) + len(plan.shares) + 2) * systems.HEARTBEATS  # for statistics
     fleet_only = plan.sweeps * plan.closed_s + asked
     queue = 3 * plan.closed_s + plan.open_s
-    rest = bench.IDLE_SETTLE + bench.IDLE_FOR + plan.broker_warmup_s + 40  # seconds of starting
+    rest = bench.IDLE_SETTLE + bench.IDLE_FOR + plan.broker_warmup_s + 40  # seconds for starts
     assert len(plan.models) * (2 * (points + limits) + fleet_only) + queue + rest < 900

@@ -35,7 +35,7 @@ async def test_connections_are_kept_and_limited(serve: Serve, pool: Pool) -> Non
 
 
 async def test_a_stalled_server_shows_in_the_tail_although_few_requests_met_it(serve: Serve, pool: Pool) -> None:
-    """One connection, one slow answer: the 59 requests that were due meanwhile are late too, and say so."""
+    """One connection, one slow answer: the 59 requests that were due meanwhile also count as late."""
     stall, rate = 0.3, 200
     loop, slow = asyncio.get_running_loop(), itertools.count()
 

@@ -1,4 +1,4 @@
-"""In which windows a call counts."""
+"""The windows in which a call counts."""
 
 from __future__ import annotations
 

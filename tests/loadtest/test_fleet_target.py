@@ -108,7 +108,7 @@ async def test_what_is_due_together_is_published_together(fleet: Fleet, pool: Po
 
 
 class Slow(MemoryBus):
-    """A bus that acknowledges when it is told to."""
+    """A bus that acknowledges on command."""
 
     def __init__(self, broker: MemoryBroker) -> None:
         super().__init__(broker)

@@ -38,7 +38,7 @@ def test_a_batch_gives_what_its_rows_give_alone(repository: Path, name: str) -> 
         for output, values in run(row).items():
             assert values.shape == (1, 16)
             np.testing.assert_allclose(together[output][index], values[0], rtol=1e-3, atol=1e-3)
-    assert np.ptp(together[model.outputs[0]], axis=0).max() > 0.05  # rows can be told apart
+    assert np.ptp(together[model.outputs[0]], axis=0).max() > 0.05  # rows are distinguishable
 
 
 def test_models_are_the_same_every_time(repository: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ async def test_it_can_be_set_again_from_its_own_callback() -> None:
     def ring() -> None:
         nonlocal count
         count += 1
-        alarm.set(-1.0 if count < 50 else 10.0)  # what is overdue rings at once
+        alarm.set(-1.0 if count < 50 else 10.0)  # an overdue alarm rings at once
         if count == 50:
             done.set()
 
@@ -53,7 +53,7 @@ async def test_a_later_set_replaces_an_earlier_one_and_close_silences() -> None:
 
 
 async def _until(condition: object) -> None:
-    """Give the loop its turns until then."""
+    """Run the loop until then."""
     assert callable(condition)
     loop = asyncio.get_running_loop()
     while not condition():

@@ -14,7 +14,7 @@ BURN = "import time\nwhile time.process_time() < 0.3: pass\nprint('burnt', flush
 def test_the_window_holds_what_a_child_burnt_and_nothing_of_ours() -> None:
     process = ServerProcess(["-c", "import signal; print('up', flush=True); signal.pause()"], None)
     try:
-        while "up" not in process.log():  # starting Python is work of its own
+        while "up" not in process.log():  # starting Python takes CPU time itself
             process.check()
         meter = Meter({"child": process.pid, "ours": os.getpid()})
         with meter.window() as spent:

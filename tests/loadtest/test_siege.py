@@ -1,4 +1,4 @@
-"""A siege of a few seconds, and the page that is made of it."""
+"""A siege of a few seconds, and its page."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def test_attackers_count_what_is_answered_and_what_is_wrong(serve: object)
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_few_seconds_of_siege() -> None:
-    """Every attack is done and answered for; the honest caller gets right answers beside them, and memory stays in its bounds."""
+    """Every attack is made and counted; the honest caller gets right answers meanwhile, and memory stays within its bounds."""
     plan = siege.SiegePlan("embedded", seconds=8.0, before=3.0, rate=30.0)
     outcome = siege.run_siege(plan)
     assert outcome.attacked["outcomes"]["ok"] > 100

@@ -30,7 +30,7 @@ def test_the_outcome_is_read_from_recorded_output() -> None:
     point = wrk.parse(RECORDED, callers=8)
     assert point.callers == 8
     assert point.seconds == pytest.approx(2.1)
-    assert point.rate == pytest.approx((8714 - 14) / 2.1)  # what was refused is no answer
+    assert point.rate == pytest.approx((8714 - 14) / 2.1)  # refused requests are not answers
     assert point.errors == 14 + 3 + 1
     assert point.latency_ms == {
         "p50": 1.868, "p90": 2.11, "p95": 2.3, "p99": 3.204, "p99.9": 9.871, "mean": 1.93125, "max": 10.41,

@@ -24,7 +24,7 @@ def request(request_id: str = "r1", *, values: Sequence[float] = (1.0, 2.0), **f
 
 
 def evidence(reason: str = "poison", *, topic: str = "penstock.infer.m.1", offset: int = 7, **more: str) -> Pairs:
-    """What a worker writes behind the original's headers; `more` with `_` for `-`."""
+    """The headers that a worker adds after the original's; `more` with `_` for `-`."""
     ours = {
         "dead-reason": reason, "dead-error": "it was ended by a signal", "dead-attempts": "3", "dead-worker": "w1",
         "dead-topic": topic, "dead-partition": "0", "dead-offset": str(offset), "dead-timestamp": "1700000000123",

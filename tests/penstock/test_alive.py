@@ -1,4 +1,4 @@
-"""What doctor says of the workers that are alive."""
+"""The doctor's report on live workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model that ends its process on a marked request, in a whole fleet in one process."""
+"""A model that kills its process on a marked request, in a whole fleet in one process."""
 
 from __future__ import annotations
 

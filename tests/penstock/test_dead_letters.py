@@ -1,4 +1,4 @@
-"""Reading dead records: whatever their headers are."""
+"""Reading dead records with any headers."""
 
 from __future__ import annotations
 

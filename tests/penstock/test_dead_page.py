@@ -1,4 +1,4 @@
-"""docs/dead-letters.md, run as it is written: every command, in order."""
+"""docs/dead-letters.md, run as written: every command, in order."""
 
 from __future__ import annotations
 

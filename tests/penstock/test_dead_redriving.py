@@ -1,4 +1,4 @@
-"""Which letters are sent again, and as what."""
+"""Which letters are sent again, and under which ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records that kill: run in a child that really dies."""
+"""Poison records, run in a child that really dies."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ MODEL = """
                 os._exit(3)
             return {"Y": X * 2}
 """
-"""Does what the first number of its input says."""
+"""Behaves as the first number of its input says."""
 
 
 @pytest.fixture

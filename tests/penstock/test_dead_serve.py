@@ -1,4 +1,4 @@
-"""A request that kills, from its death to its answer: dead-lettered by a real server, reproduced, fixed, sent again."""
+"""A poison request from crash to answer: dead-lettered by a real server, reproduced, fixed, sent again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people and machines are shown, and which letters they asked for."""
+"""The output of `show` and `list` for people and programs, and the selection of letters."""
 
 from __future__ import annotations
 

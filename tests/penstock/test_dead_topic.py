@@ -36,7 +36,7 @@ async def published(bus: Bus, name: str, count: int) -> list[Record]:
 
 
 async def redriven_twice(bus: Bus, names: Names) -> None:
-    """Two letters, one of them garbage, are sent again, and nothing is sent a second time unless that is asked for."""
+    """Two letters, one of them garbage, are sent again, and nothing is sent a second time unless requested."""
     infer = names.infer_topic("m", "1")
     value, headers = request("r1", principal="bob", deadline=1.0, priority=3)
     await bus.ensure_topic(infer, 2)

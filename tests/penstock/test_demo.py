@@ -1,4 +1,4 @@
-"""What `make demo` runs, as a newcomer reads it."""
+"""The output of `make demo` as a newcomer sees it."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_configuration_page_is_what_the_commands_say() -> None:
-    """Write it anew with: python -m penstock.cli.reference > docs/configuration.md"""
+    """Regenerate it with: python -m penstock.cli.reference > docs/configuration.md"""
     assert (ROOT / "docs" / "configuration.md").read_text() == page()
 
 

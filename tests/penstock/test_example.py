@@ -1,4 +1,4 @@
-"""What `penstock serve` prints is run as it is printed, in a real shell, against the server that printed it."""
+"""The example that `penstock serve` prints, run unchanged in a real shell against that server."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OPTIONAL = """
 
 
 def identity(repository: Path, model: str, *tensors: tuple[str, str, str], batch: int = 8) -> None:
-    """A model that answers its inputs; `tensors` are name, datatype and dims."""
+    """A model that returns its inputs; `tensors` are name, datatype and dims."""
     side = ", ".join(
         TENSOR.format(name=name.replace('"', '\\"'), datatype=datatype, dims=dims) for name, datatype, dims in tensors
     )
@@ -44,7 +44,7 @@ def identity(repository: Path, model: str, *tensors: tuple[str, str, str], batch
 
 
 def lines(process: Process, models: int) -> dict[str, str]:
-    """What was printed for each model."""
+    """The lines printed for each model."""
 
     def printed() -> dict[str, str] | None:
         assert process.process.poll() is None, process.tail()

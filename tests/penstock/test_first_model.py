@@ -1,4 +1,4 @@
-"""docs/first-model.md, run as it is written: every command, in order."""
+"""docs/first-model.md, run as written: every command, in order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 def test_the_page_has_at_most_six_commands_and_each_works(tmp_path: Path) -> None:
     install, train, serve, infer, load, metrics = re.findall(r"```sh\n(.*?)\n```", PAGE, re.DOTALL)
     (tmp_path / "train.py").write_text(re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1])  # type: ignore[index]
-    assert install.startswith("pip install 'penstock[onnx,loadtest]'")  # what the virtual environment of this test has
+    assert install.startswith("pip install 'penstock[onnx,loadtest]'")  # this test's virtual environment has these
 
     trained = shell(train, tmp_path)
     assert re.search(r"accuracy 0\.9|accuracy 1", trained)
@@ -69,7 +69,7 @@ def test_a_torchscript_file_is_served_with_the_configuration_that_the_page_shows
     process = Process("serve", tmp_path / "serve.log", "serve", "--model-repository", str(tmp_path / "models"))
     try:
         with Client(process.url) as client:
-            wait_for("the server", client.ready, within=150)  # torch is imported, on a CPU that is left to others
+            wait_for("the server", client.ready, within=150)  # imports torch, and yields the CPU
         assert "OUTPUT__0 [3, 2]" in shell(f"penstock infer net --random 3 --url {process.url}", tmp_path)
     finally:
         process.stop()

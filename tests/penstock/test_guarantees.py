@@ -1,4 +1,4 @@
-"""docs/guarantees.md says what is there: its tests exist, its settings satisfy the doctor, its metrics are exported."""
+"""docs/guarantees.md is true: its tests exist, its settings satisfy the doctor, its metrics are exported."""
 
 from __future__ import annotations
 

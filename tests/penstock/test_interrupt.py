@@ -1,4 +1,4 @@
-"""Ctrl-C, once and at any moment, ends a server and all its processes within two seconds, and never with a traceback."""
+"""One Ctrl-C at any moment ends a server and all its processes within two seconds, without a traceback."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 SECONDS = 2.0
 SLACK = 1.0
-"""Seconds more, for the machine of the tests may be busy."""
+"""Additional seconds, because the test machine may be busy."""
 CONFIG = """
 backend: "python" max_batch_size: 8
 input [ { name: "X" data_type: TYPE_FP32 dims: [ 1 ] } ]
@@ -61,7 +61,7 @@ SLOW = """
 
 
 def model(folder: Path, when: str, isolation: str) -> Path:
-    """The file that is there once the model is busy, with the numbers of its processes."""
+    """The file that exists once the model is busy, with its process ids."""
     code = textwrap.dedent(SLOW).replace("WHEN", repr(when))
     write_model(folder, "m", CONFIG % isolation, {"model.py": code})
     return folder / "m" / "1" / "busy"
@@ -69,7 +69,7 @@ def model(folder: Path, when: str, isolation: str) -> Path:
 
 @contextmanager
 def started(*line: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a session of its own, as a shell's job is; killed if a test fails."""
+    """A process in its own session, like a shell's job; killed if a test fails."""
     process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         yield process
@@ -81,7 +81,7 @@ def started(*line: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def interrupted(process: subprocess.Popen[bytes]) -> tuple[int, str]:
-    """Its exit code and the rest of what it says."""
+    """Its exit code and the rest of its output."""
     os.kill(process.pid, signal.SIGINT)
     begun = time.monotonic()
     said, _ = process.communicate(timeout=30)
@@ -92,7 +92,7 @@ def interrupted(process: subprocess.Popen[bytes]) -> tuple[int, str]:
 
 
 def gone(file: Path) -> bool:
-    """Whether the model's process and what it has started have ended."""
+    """Whether the model's process and its children have ended."""
     for pid in map(int, file.read_text().split()):
         try:
             if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
@@ -140,7 +140,7 @@ def test_while_a_slow_model_loads(tmp_path: Path, command: str, when: str, isola
 
 
 def serving(tmp_path: Path) -> list[str]:
-    """The command line of a server of the models there."""
+    """The command line of a server for these models."""
     options = ["--model-repository", str(tmp_path / "models"), "--http-port", "0", "--metrics-port", "0"]
     return [sys.executable, "-m", "penstock", "serve", *options]
 
@@ -160,7 +160,7 @@ sys.exit(loop.run(supervise(settings, TransportSettings())))
 
 @contextmanager
 def calling(tmp_path: Path, seconds: float, isolation: str) -> Iterator[tuple[subprocess.Popen[bytes], list[object]]]:
-    """A server with a call running for so long, and where its answer will be."""
+    """A server with a call that runs for this long, and the list that gets its answer."""
     busy = model(tmp_path / "models", "never", isolation)
     answers: list[object] = []
     line = serving(tmp_path)

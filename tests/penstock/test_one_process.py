@@ -21,7 +21,7 @@ from workers.worker import Worker
 
 
 async def in_turn(client: AsyncClient, count: int) -> list[InferResult]:
-    """So many calls by eight callers."""
+    """This many calls by eight callers."""
     numbers, answers = iter(range(count)), list[InferResult]()
 
     async def ask() -> None:

@@ -1,4 +1,4 @@
-"""What settings mean for the promises: each rule breaks on the bad value and is silent on the good one."""
+"""Rules for the settings behind the promises: each reports the bad value and accepts the good one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ GOOD_REDIS = RedisFacts(
 
 
 def broken(broker: dict[str, str] | None = None, needs: Needs | None = None, **topic: Any) -> list[Misconfiguration]:
-    """What is wrong with a good cluster after these changes; `topic` has `replicas`, `in_sync` and settings with `_` for `.`."""
+    """The findings on a good cluster after these changes; `topic` has `replicas`, `in_sync` and settings with `_` for `.`."""
     named = {name.replace("_", "."): value for name, value in topic.items() if name not in ("replicas", "in_sync")}
     infer = TopicFacts(INFER, topic.get("replicas", 3), topic.get("in_sync", 3), TOPIC | named)
     facts = dataclasses.replace(

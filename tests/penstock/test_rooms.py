@@ -1,4 +1,4 @@
-"""The map of the code: every room says what it decides, purity is as marked, and the pages that show the way are right."""
+"""The map of the code: every room says what it decides, purity is as marked, and the pages that point into it are right."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_the_pages_point_at_what_is_there(page: str, heading: str, least: int, m
 
 
 def room_of(file: str) -> str:
-    """A folder of a package, or a file that lies beside the folders."""
+    """A folder of a package, or a file beside the folders."""
     return "/".join(Path(file).relative_to(ROOT).parts[:2])
 
 

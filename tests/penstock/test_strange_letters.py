@@ -1,4 +1,4 @@
-"""Every field of a dead letter may be a stranger's: whatever is in it, it is listed, shown, sent again and exported."""
+"""Any field of a dead letter may be hostile: with any content it is listed, shown, sent again and exported."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ async def test_one_letter_that_cannot_be_sent_again_does_not_stop_the_others() -
     async def publish(name: str, records: object, partition: int | None = None) -> object:
         for record in records:  # type: ignore[attr-defined]
             for header, _ in record.headers:
-                header.encode()  # as a client does that takes only text
+                header.encode()  # as a client does that accepts only text
         return await right(name, records, partition)  # type: ignore[arg-type]
 
     bus.publish = publish  # type: ignore[method-assign,assignment]

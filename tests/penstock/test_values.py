@@ -1,4 +1,4 @@
-"""What `penstock infer -i NAME=JSON` makes of JSON."""
+"""How `penstock infer -i NAME=JSON` reads JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every command with wrong, missing and contradictory arguments: one line that says what is wrong, never a traceback."""
+"""Every command with wrong, missing and contradictory arguments: one line that names the error, never a traceback."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KNOWN = {1, 2, 130, *EXIT_CODES.values()}
 
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The command line's logging and environment are taken back."""
+    """Undo the command line's changes to logging and environment."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     monkeypatch.setattr(
@@ -42,7 +42,7 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
-    """Exit code and everything printed; whatever is raised fails the test."""
+    """Exit code and all output; any exception fails the test."""
     monkeypatch.setattr("sys.argv", ["penstock", *arguments])
     try:
         penstock.cli.main()
@@ -242,7 +242,7 @@ def test_a_port_that_is_taken_is_named_with_the_flag_that_chooses_another(
 
 
 def ended(arguments: list[str]) -> tuple[int, str]:
-    """Exit code and stderr of a process whose standard output nobody reads any more."""
+    """Exit code and stderr of a process whose standard output is no longer read."""
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(

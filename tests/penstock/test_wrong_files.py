@@ -1,4 +1,4 @@
-"""Files that a stranger takes for models: what each is and what to do is said at once; no framework is imported, nothing is run."""
+"""Files mistaken for models: the error says at once what each is and what to do; no framework is imported, nothing is run."""
 
 from __future__ import annotations
 

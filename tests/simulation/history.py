@@ -87,7 +87,7 @@ class History:
                 self.letters.answered(name)
 
     def _judge_cancelled(self, answer: Terminal) -> None:
-        """A worker cancels only runs that some cancellation covers. A gateway writes no stamp: it notifies the workers afterwards."""
+        """A worker cancels only runs that some cancellation covers. A gateway writes no stamp: it notifies workers afterwards."""
         if not answer.retriable or not answer.accepted:
             return
         failure = decode_reply(answer.payload).failure

@@ -44,7 +44,7 @@ class Hunt:
 
 
 def hunt(patch: Patch) -> Hunt:
-    """Plant the bug in a copy of the repository, and run its finders there: at least one test must fail, and none may be missing."""
+    """Plant the bug in a copy of the repository, and run its finders there: at least one test must fail, none may be missing."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="penstock-planted-") as folder:
         place = _copy(Path(folder))
