@@ -79,7 +79,7 @@ def _fleet(core: int | None) -> Iterator[tuple[System, Path, HttpTarget, context
 
 
 def _nothing(where: str) -> tuple[str, Act]:
-    return f"nothing: what the machine does by itself{where}", lambda: lambda: None
+    return f"nothing (control){where}", lambda: lambda: None
 
 
 def _loads(folder: Path, repository: Path, system: System) -> Iterator[tuple[str, Act]]:

@@ -27,7 +27,7 @@ def about(server_core: int | None, load_core: int | None) -> dict[str, str]:
         "cores": pinned,
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         "packages": ", ".join(f"{name} {version}" for name in _PACKAGES if (version := _version(name))),
-        "busy with other things": f"{psutil.cpu_percent(1.0):.0f} % before the start",
+        "load before the start": f"{psutil.cpu_percent(1.0):.0f} %",
         "commit": _commit(),
         "date": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }

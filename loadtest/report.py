@@ -65,7 +65,7 @@ def markdown(results: Results, pictures: Sequence[str] = ()) -> str:
         f"# Benchmarks{' on a GPU' if 'gpu' in results.about else ''}\n",
         _METHOD,
         table(("about this run", ""), sorted(results.about.items())),
-        "## What was reached\n",
+        "## Results\n",
         _headline(results),
     ]
     parts += [_goals(results)] if results.about.get("cores") != NOT_PINNED else []  # they are set for one core
@@ -119,7 +119,7 @@ def _goals(results: Results) -> str:
         ]
         for goal in GOALS
     ]  # fmt: skip
-    columns = ("goal", "", "measured", "reached", "on this machine, by Triton's figure", "reached")
+    columns = ("goal", "", "measured", "reached", "scaled to this machine by Triton's figure", "reached")
     return table(columns, rows) + _TRAVEL
 
 
@@ -252,7 +252,7 @@ def _disturbances_of(seconds: float, found: Sequence[Disturbance]) -> str:
                 sum(each.failed for each in same),
             )
         )
-    return f"### The {seconds:g} s before, and the {seconds:g} s that begin with it\n\n" + table(columns, rows)
+    return f"### The {seconds:g} s before and the {seconds:g} s after the event\n\n" + table(columns, rows)
 
 
 def _p99(slowest: Sequence[Sequence[float]], single: Sequence[float]) -> float:
