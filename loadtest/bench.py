@@ -325,7 +325,7 @@ class Account:
 
 @contextlib.contextmanager
 def sampled(read: Callable[[], dict[str, float]], interval: float) -> Iterator[list[dict[str, float]]]:
-    """Reads on a thread every `interval` seconds while the block runs; rows of "seconds" and what was read."""
+    """Reads on a thread every `interval` seconds while the block runs; rows of "seconds" and the readings."""
     rows: list[dict[str, float]] = []
     stop, begin = threading.Event(), time.monotonic()
 

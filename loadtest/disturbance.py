@@ -2,7 +2,7 @@
 
 A load and a worker's start take CPU time. Whether they take it from serving processes is measured with nothing pinned, at a low
 rate. The fleet's own effects are measured with all of it on one core: the joining worker has the other core, as it would have a
-machine. The generator stands for callers elsewhere and, if the system permits, has real-time priority.
+machine. The generator represents callers elsewhere and, if the system permits, has real-time priority.
 
 Each disturbance is compared with the quiet time right before it, with calls at the same offsets, over two windows: the minute that
 begins with it, which a graph of p99 shows, and its first seconds. They contain only the fleet's own work: models are written and

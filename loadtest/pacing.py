@@ -1,4 +1,4 @@
-"""An alarm for an event loop that is good to about 50 µs, where the loop's own timers are good to 1 ms.
+"""An alarm for an event loop accurate to about 50 µs; the loop's own timers are accurate to 1 ms.
 
 Both asyncio's selector and uvloop wait in whole milliseconds. On Linux a timerfd is added to the loop instead; elsewhere the loop's
 timer is used, and the report's lateness shows what that costs.

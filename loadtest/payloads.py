@@ -1,4 +1,4 @@
-"""Request bodies that differ, with the answers that must come back.
+"""Different request bodies with their expected answers.
 
 Invariant: floats drawn here are multiples of 1/8 below 8, so that sums and differences are exact in float32; other models' outputs
 are compared with a tolerance, since batches of different sizes round differently.

@@ -102,7 +102,7 @@ class ServerProcess:
         return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
 
     def wait(self, seconds: float) -> None:
-        """Wait at most so long for it to end on its own."""
+        """Wait at most `seconds` for it to end on its own."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(seconds)
 

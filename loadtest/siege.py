@@ -220,7 +220,7 @@ def _call(target: HttpTarget, rate: float, seconds: float) -> Samples:
 
 
 def write_models(folder: Path) -> Path:
-    """The models of a siege: one for the honest caller, and three to be attacked."""
+    """The models of a siege: one for the honest caller, and three for the attacks."""
     models.write_repository(folder, [HONEST])
     configs = {
         "any": _IDENTITY % ("any", "TYPE_FP32", "TYPE_FP32"),

@@ -39,7 +39,7 @@ REPLICATED = {
 }
 """Settings of a cluster that differ from infra/kafka.properties."""
 FOLLOWING = {"repl-diskless-sync": "yes", "repl-diskless-sync-delay": "0"}
-"""A replica that comes back has its data in milliseconds."""
+"""A returning replica has its data within milliseconds."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,7 +56,7 @@ def find_java(places: Places | None = None) -> Java:
     """The first Java that is new enough.
 
     Raises:
-        Unavailable: there is none; the message has what was found and the command that installs it.
+        Unavailable: there is none; the message names the programs found and the command that installs one.
     """
     places = places or this_system()
     seen = []

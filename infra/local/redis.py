@@ -51,7 +51,7 @@ def find_redis(places: Places | None = None) -> RedisProgram:
     """The first Redis server that is new enough.
 
     Raises:
-        Unavailable: there is none; the message has what was found and the command that installs it.
+        Unavailable: there is none; the message names the programs found and the command that installs one.
     """
     places = places or this_system()
     seen = []

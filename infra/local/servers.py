@@ -1,4 +1,4 @@
-"""A broker and a store: those that the environment names, else ones started here.
+"""A broker and a store: named by the environment, otherwise started here.
 
 A missing program is an error that names the command to install it; nothing continues without it.
 """

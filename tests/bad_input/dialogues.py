@@ -129,7 +129,7 @@ def _special(number: int, label: str, dice: random.Random) -> Dialogue:
 
 
 def _asynchronous(number: int, label: str, dice: random.Random) -> Dialogue:
-    """Accepted, and fetched by its handle or by its id; some cancel, some leave a long poll."""
+    """Accepted, and fetched by its handle or by its id; some cancel, some abandon a long poll."""
     body, check = echo_body(label, dice)
     path = dice.choice((ECHO, LATER))
     key = [b"idempotency-key: " + label.encode()] if dice.randrange(2) else []
@@ -158,7 +158,7 @@ def _old(label: str, dice: random.Random) -> Asked:
 
 
 def _leaving(number: int, label: str, dice: random.Random) -> Dialogue:
-    """Cut off anywhere, or gone before the answers."""
+    """Cut off anywhere, or disconnected before the answers."""
     asked = [*_rights(label, dice, 1, 6), attack(label, dice)]
     data = b"".join(one.data for one in asked)
     if dice.randrange(2):

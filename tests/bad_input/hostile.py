@@ -117,7 +117,7 @@ def mutated(seeds: Sequence[bytes], dice: random.Random) -> bytes:
 
 
 def anything(dice: random.Random, depth: int = 0) -> object:
-    """Some value, with our field names where a map has names."""
+    """A random value; maps use our field names."""
     match dice.randrange(9 if depth < 4 else 6):
         case 0:
             return dice.choice((None, True, False))

@@ -115,7 +115,7 @@ def in_mid_batch(folder: Path, worker: int) -> None:
 
 
 def one_terminal_each(url: str, names: Names, ids: list[str]) -> None:
-    """Every stream holds exactly one entry, the terminal one or what was trimmed of it, and refuses another."""
+    """Every stream holds exactly one entry, the terminal one, perhaps trimmed, and refuses another."""
     store = redis.Redis.from_url(url)
     with store.pipeline(transaction=False) as pipe:
         for request_id in ids:

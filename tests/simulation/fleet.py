@@ -54,7 +54,7 @@ class Fleet:
     """All parts of one simulation.
 
     Attributes:
-        dice: decides what the fleet's surroundings do.
+        dice: decides the behaviour of the fleet's environment.
         gateways: the live ones.
         hosts: machines with a supervisor and a worker, by worker id.
         isolated: instances are processes of their own.

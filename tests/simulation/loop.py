@@ -99,7 +99,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def _note_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self.errors.append(f"{context['message']}: {context.get('exception')!r}")
 
-    # --- what asyncio asks ---
+    # --- asyncio's interface ---
 
     def create_future(self) -> SimFuture:
         return SimFuture(loop=self)

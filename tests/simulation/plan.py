@@ -38,7 +38,7 @@ def plan(dice: random.Random) -> list[Fault]:
     return sorted(faults, key=lambda fault: fault.at)
 
 
-# --- what they do ----------------------------------------------------------------------------------------------------
+# --- the faults ------------------------------------------------------------------------------------------------------
 
 
 def _worker(fleet: Fleet) -> tuple[Host, Process] | None:
