@@ -28,7 +28,7 @@ from workers.repository.version import ModelVersion
 @click.option("--run", is_flag=True, help="Also load every model and run a request of zeros.")
 def command(repository: tuple[Path, ...], as_json: bool, no_inspect: bool, run: bool) -> None:
     """Report for every model of REPOSITORY whether it is served as by Triton (as far as checked), served with a difference, or
-    refused, and why. With --run also whether it answers.
+    refused, and why. With --run, also whether it answers.
 
     Exits with 1 when a model is refused or fails.
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     address_options,
     connection_options,
     option("--seed", default="", metavar="N|FIRST-LAST", show_default=False, help="Seed of requests and faults: the same seed makes the same plan. A range runs one fleet after another. [random, and printed]"),  # noqa: E501
-    option("--seeds", type=click.IntRange(1), help="Number of seeds, from --seed or 1 on."),
+    option("--seeds", type=click.IntRange(1), help="Number of seeds, counted up from --seed or 1."),
     option("--requests", type=click.IntRange(1), default=2000, help="Number of requests."),
     option("--faults", default="all", metavar="KIND[,…]", help="Which: all, none, or some of worker-kill, child-kill, machine-kill, worker-stop, zombie, gateway-kill, gateway-stop, redis-delay, redis-drop, cut-kill, rebalance, kafka-delay, kafka-drop, clock-skew."),  # noqa: E501
     option("--fault-command", multiple=True, metavar="NAME=COMMAND", help="A fault of your own, for example restarting a broker: COMMAND breaks and restores it; may be repeated."),  # noqa: E501
@@ -145,7 +145,7 @@ def _seeds(text: str, count: int | None) -> list[int]:
     except ValueError:
         raise ConfigError(f"--seed {text!r} must be a number, or a range like 1-20") from None
     if end < begin or (dash and count):
-        raise ConfigError("--seed FIRST-LAST names all seeds; --seeds counts from one --seed on")
+        raise ConfigError("--seed FIRST-LAST names all seeds; --seeds counts up from a single --seed")
     return list(range(begin, end + 1))
 
 

@@ -267,7 +267,7 @@ def test_a_byte_order_mark_is_passed_over() -> None:
 def test_text_in_utf_16_is_called_that(encoding: str) -> None:
     mark = b"\xfe\xff" if encoding == "utf-16-be" else b"\xff\xfe" if encoding == "utf-16-le" else b""
 
-    with pytest.raises(ConfigError, match=r"config.pbtxt is text in UTF-16.*save it as UTF-8") as refused:
+    with pytest.raises(ConfigError, match=r"config.pbtxt is UTF-16 text.*save it as UTF-8") as refused:
         pbtxt.parse(mark + "max_batch_size: 4".encode(encoding), folder="m")
 
     assert refused.value.message.isprintable()

@@ -176,7 +176,7 @@ class TestTopicsMadeAgain:
                 while True:
                     await consumer.fetch(1, 0.1)
 
-        with pytest.raises(Unavailable, match="does not exist any more"):
+        with pytest.raises(Unavailable, match="no longer exists"):
             await fetch_until_refused()
 
 

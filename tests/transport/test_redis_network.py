@@ -134,7 +134,7 @@ class TestSecurity:
         await worker.finish([Terminal(new_ref(), b"r", channel)])
         await site.until(lambda: len(wakes) == 1)
         await site.close()
-        for login, words in ((":wr0ng@", "refuses the user name or password"), ("", "wants a password")):
+        for login, words in ((":wr0ng@", "refuses the user name or password"), ("", "requires a password")):
             stranger = RedisSite(f"unix://{login}{path}", prefix)
             with pytest.raises(Unavailable, match=words):
                 await stranger.connect()

@@ -2,7 +2,7 @@
 
 For each killed worker or child, and each model, `wait` is the longest time that one caller waited, from the kill to its answer (or
 from its call, if that came within `WINDOW` of the kill). `silence` is the longest time without any answer while a caller was
-waiting. A kill is `alone` if no other fault was active, or its effects still recovering, from the kill until `WINDOW` after it.
+waiting. A kill is `alone` if no other fault was active or still recovering from the kill until `WINDOW` after it.
 """
 
 from __future__ import annotations
@@ -94,6 +94,6 @@ def _is_alone(kill: InjectedFault, faults: Sequence[InjectedFault]) -> bool:
 
 
 def longest_gap(seen: Sequence[ObservedCall]) -> float:
-    """The longest time of a run without an answer, in seconds, whatever the faults."""
+    """The longest time of a run without an answer, in seconds, regardless of faults."""
     times = sorted(call.at for call in seen if call.end is CallEnd.ANSWER)
     return max((later - sooner for sooner, later in itertools.pairwise(times)), default=0.0)

@@ -195,7 +195,7 @@ class MemorySample:
     rss: int
 
 
-@dataclasses.dataclass(slots=True, repr=False)  # asyncio makes the repr of what a run returns: seconds of it
+@dataclasses.dataclass(slots=True, repr=False)  # asyncio builds the repr of a run's result, which takes seconds
 class History:
     """Everything that was recorded of a run.
 

@@ -153,7 +153,7 @@ def table(report: Plain) -> Iterator[str]:
         wait, silence = waits["wait_s"], waits["silence_s"]
         yield (
             f"| {kind}: the longest wait of a caller | {waits['alone']} kills, median {wait['p50']} s, p90 {wait['p90']} s, "
-            f"longest {wait['max']} s; nobody answered for at most {silence['max']} s |"
+            f"longest {wait['max']} s; no caller answered for at most {silence['max']} s |"
         )
         yield f"| {kind}: kills by that wait | {histogram(waits['waits_s']) or 'none'} |"
     done = ", ".join(f"{kind} {counted['done']}" for kind, counted in report["faults"].items())

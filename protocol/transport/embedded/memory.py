@@ -76,7 +76,7 @@ class MemoryBus:
         return await self._broker.ensure_topic(topic, partitions, compacted=compacted)
 
     async def publish(self, topic: str, records: Sequence[OutRecord], partition: int | None = None) -> Published:
-        """See `Bus.publish`. In memory it is acknowledged without a turn of the event loop."""
+        """See `Bus.publish`. In memory it is acknowledged without yielding to the event loop."""
         self._check_open()
         found = self._broker.topic(topic)
         for record in records:
