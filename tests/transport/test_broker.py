@@ -1,4 +1,4 @@
-"""What only the embedded broker does: how long records are kept, and what happens to members that come back."""
+"""What only the embedded broker does: how long records are kept, and what happens to members that return."""
 
 from __future__ import annotations
 
