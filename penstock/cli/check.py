@@ -70,7 +70,7 @@ def _text(result: CheckResult) -> str:
 
 
 def _inspect(children: ChildPool, version: ModelVersion) -> BackendMetadata | None:
-    """Inspect a model as a worker would: in a process of its own if it may crash."""
+    """Inspect a model as a worker would: in a separate process if it may crash."""
     if not is_isolated(version.config):
         return load_backend(version.config.backend).inspect(version)
     child = children.take(version.config.backend)

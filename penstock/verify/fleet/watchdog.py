@@ -1,7 +1,7 @@
 """Kills the processes of a run whose checker has ended: it waits for the end of its input, which only the checker holds open.
 
 `python -m penstock.verify.fleet.watchdog TOKEN [FOLDER]`. It finds the processes of a run, and their descendants, by the run's
-token in their environment: supervisors and children have sessions and parents of their own.
+token in their environment: supervisors and children have other sessions and parents.
 """
 
 from __future__ import annotations

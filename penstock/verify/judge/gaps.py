@@ -21,7 +21,7 @@ RECOVERS: Final[dict[str, float]] = {FaultKind.CHILD_KILL: 2.0}
 """Seconds for which a fault still delays callers; `LONG` for the others."""
 LONG: Final = 4.0
 _WAITS: Final = frozenset({CallKind.PLAIN, CallKind.KEYED, CallKind.SHARED})
-"""Calls that wait for their answer and have no deadline of their own."""
+"""Calls that wait for their answer and set no deadline."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -111,7 +111,7 @@ class StreamState:
 
     Attributes:
         terminal: it has a terminal entry, and refuses any other.
-        answer, run: from the payload, if it is there and is not an error.
+        answer, run: from the payload, if it exists and is not an error.
         error: the payload's error code, or "".
         claimed: when the call that claimed the stream was accepted; 0 for a plain call.
     """

@@ -39,7 +39,7 @@ RESULTS_LIMIT: Final = 512 * 1024 * 1024
 
 
 class MemoryBus:
-    """A bus on an embedded broker; see `protocol.ports.Bus`. Without a broker it has one of its own."""
+    """A bus on an embedded broker; see `protocol.ports.Bus`. Without a broker it creates one."""
 
     def __init__(self, broker: MemoryBroker | None = None) -> None:
         self._broker = broker or MemoryBroker()

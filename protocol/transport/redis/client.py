@@ -174,7 +174,7 @@ def _may_pass(error: BaseException) -> bool:
 
 
 class Subscriptions:
-    """Subscribed channels, over a connection of their own that is reopened for as long as the process lives.
+    """Subscribed channels, over their own connection, which is reopened as long as the process lives.
 
     Messages that are published while it is down are lost: messages are hints.
     """

@@ -156,7 +156,7 @@ class RedisStore:
         return attempts
 
     async def look(self, refs: Sequence[str]) -> list[RequestState | None]:
-        """See `Results.look`. One command each and no script, so that large payloads do not hold up other clients."""
+        """See `Results.look`. One command each and no script, so that large payloads do not delay other clients."""
         if not refs:
             return []
         asked = pack_commands([("XINFO", "STREAM", self._prefix + ref) for ref in refs])
