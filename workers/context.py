@@ -1,4 +1,4 @@
-"""What all parts of one worker share."""
+"""The objects that all parts of one worker share."""
 
 from __future__ import annotations
 
@@ -52,5 +52,5 @@ class Context:
 
 
 def runner_name(worker: str, incarnation: str) -> str:
-    """By this name the store tells a run that died from one that was only started again; a supervisor uses its dead worker's."""
+    """By this name the store tells a run that died from one that only started again; a supervisor uses its dead worker's."""
     return f"{worker}/{incarnation}"

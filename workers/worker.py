@@ -182,7 +182,7 @@ class Worker:
             log.info("the directory keeps this worker's last heartbeat", error=exc.message)
 
     def abandon(self) -> None:
-        """Stop in the middle, as a crash would: no answer, no commit, no heartbeat. For tests."""
+        """Stop abruptly, as a crash would: no answer, no commit, no heartbeat. For tests."""
         self._background.cancel()
         self.models.abandon()
 
@@ -214,7 +214,7 @@ class Worker:
         self._background.spawn(self._repeat(name, step), name=f"worker-{name}")
 
     async def _repeat(self, name: str, step: Callable[[], Awaitable[None]]) -> None:
-        """Run the step again and again; after an error, which is logged once until it is over, with a pause."""
+        """Run the step repeatedly, with a pause after an error, which is logged once until it is over."""
         while True:
             try:
                 await step()
@@ -242,7 +242,7 @@ class Worker:
             await self._outlet.beat(await self._pulse.current_heartbeat())
         except SupervisorGone:
             if not self._pulse.draining:
-                log.error("the supervisor is gone; this worker drains and stops, too", worker=self.id)
+                log.error("the supervisor is gone; this worker drains and stops", worker=self.id)
                 signal.raise_signal(signal.SIGTERM)
             raise
 

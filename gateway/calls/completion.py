@@ -120,7 +120,7 @@ class Completion:
             self.fail(call, error)
 
     def drop(self, call: Call) -> None:
-        """Drop a call whose caller has gone; its request goes on."""
+        """Drop a call whose caller has gone; its request continues."""
         if self.pending.drop(call):
             self._leave(call)
 

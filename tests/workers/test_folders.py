@@ -96,7 +96,7 @@ def test_a_versions_folder_that_is_not_called_by_a_number_is_named(tmp_path: Pat
     (tmp_path / "digits" / "v1" / "model.onnx").touch()
 
     (found,) = scan_repositories([tmp_path / "digits"])
-    assert "is called by a number" not in found.reason  # there v1 is a model's folder
+    assert "is named by a number" not in found.reason  # there v1 is a model's folder
 
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "digits" / "v1").mkdir(parents=True)

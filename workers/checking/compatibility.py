@@ -1,7 +1,7 @@
 """How a repository's models would be served here: as by Triton, with a difference, or not at all, and why.
 
-Without `inspect` no framework is imported and only the first bytes of a model file are read: what only the whole file can say (do
-the stated tensors exist?) is then not checked.
+Without `inspect` no framework is imported and only the first bytes of a model file are read: what only the
+whole file shows (whether the stated tensors exist) is then not checked.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class CheckResult:
         versions: those that would be served.
         reasons: why it is refused or fails, or each difference from Triton; empty for `NO_DIFFERENCE`.
         warnings: on what was skipped, such as folders that are not versions.
-        verified: what was looked at.
+        verified: what was examined.
     """
 
     model: str
@@ -117,7 +117,7 @@ def _check_version(
     found: dict[Status, list[str]],
     verified: set[str],
 ) -> None:
-    """Add the findings on a version, and what was looked at."""
+    """Add the findings on a version, and what was examined."""
     try:
         metadata = inspect(version) if inspect is not None else None
         completed = _completed(version.config, metadata, inspected=inspect is not None)

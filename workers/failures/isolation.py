@@ -38,7 +38,7 @@ log = structlog.get_logger(__name__)
 
 
 class BatchOwner(Protocol):
-    """Whose batches these are: `serving.Runner`."""
+    """The owner of the batches: `serving.Runner`."""
 
     ordered: bool
     """Answers leave in the order of their batches."""

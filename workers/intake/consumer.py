@@ -128,7 +128,7 @@ class Intake:
                 await self._leave_group()
 
     def abandon(self) -> None:
-        """Stop in the middle, as a crash would."""
+        """Stop abruptly, as a crash would."""
         self._paused = True
         self._background.cancel()
         self._commits.abandon()
@@ -207,7 +207,7 @@ class Intake:
             await self._consumer.fetch(1, 0.0, ())
 
     async def _meanwhile(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """The coroutine's result; polls go on meanwhile."""
+        """The coroutine's result; polls continue meanwhile."""
         task = self._loop.create_task(coroutine)
         try:
             while not (await asyncio.wait({task}, timeout=POLL))[0]:
@@ -246,7 +246,7 @@ class Intake:
                     entry = await self._meanwhile(
                         asyncio.to_thread(self._decoder.decode_record, record, token, fetched)
                     )
-            except Exception as exc:  # nothing that a stranger sends may stop the intake
+            except Exception as exc:  # no record of a stranger may stop the intake
                 undecodable.append((record, token, exc))
                 continue
             entry.record = record
@@ -263,7 +263,7 @@ class Intake:
         self._queue(entries)
 
     async def _skip_answered(self, entries: Sequence[Entry]) -> list[Entry]:
-        """The entries without those that are answered already; one call for all that may have been delivered before."""
+        """The entries that are not answered yet; one call for all that may have been delivered before."""
         unsure = [entry for entry in entries if entry.needs_attempt]
         refs = [entry.ref for entry in unsure]
         states = await self._context.retry.call("look", lambda: self._context.results.look(refs))

@@ -166,7 +166,7 @@ def _check_before_import(version: ModelVersion) -> None:
     """Refuse what can be refused before a framework is imported, which takes seconds to minutes.
 
     Raises:
-        ConfigError: the file is not what the backend loads, or the configuration lacks something that the file never says.
+        ConfigError: the file is not what the backend loads, or the configuration lacks something that the file never states.
     """
     model_file_check.require_loadable(
         version.path, version.config.backend, single_file=version.path.parent == version.folder

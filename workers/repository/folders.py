@@ -138,10 +138,10 @@ def _classify_folder(folder: Path, models: list[Path], broken: dict[Path, str], 
     inside = [path for path in folders if any((path / name).is_file() for name in FILE_BACKEND)]
     if files:
         broken[folder] = (
-            f"its file belongs into a version's folder: move '{files[0]}' to '{folder / '1' / _usual_name(files[0])}'"
+            f"its file belongs in a version's folder: move '{files[0]}' to '{folder / '1' / _usual_name(files[0])}'"
         )
     elif inside:
-        broken[folder] = f"a version's folder is called by a number: rename '{inside[0]}' to '{folder / '1'}'"
+        broken[folder] = f"a version's folder is named by a number: rename '{inside[0]}' to '{folder / '1'}'"
     else:
         ignored.append(
             f"ignore folder '{printable_path(folder)}': it has no {CONFIG_FILE}, no version folder such as '1', and no model file"

@@ -3,7 +3,7 @@
     <repository>/<model>/config.pbtxt
     <repository>/<model>/<version>/model.onnx | model.pt | model.pt2 | model.py | …
 
-Invariants: scanning imports no framework and changes nothing; what is wrong with one model is that model's `reason` and never keeps
+Invariants: scanning imports no framework and changes nothing; a fault in one model is that model's `reason` and never keeps
 another from being served. Symbolic links are followed, even out of the repository, since operators build repositories that way:
 write access to a repository is read access to the worker's files.
 """

@@ -1,6 +1,6 @@
 """Writes answers to the result store with as few calls as possible; only then are their records done.
 
-Invariants: answers are written in the order of `put`, one call at a time; a failing call is repeated until it succeeds, and none of
+Invariants: answers are written in the order of `put`, one call at a time; a failing call is retried until it succeeds, and none of
 its answers counts as written before; `on_settled` is called once for every entry, after the store has its answer (or had one).
 """
 
@@ -58,7 +58,7 @@ class ResultWriter:
             await asyncio.shield(self._task)
 
     def abandon(self) -> None:
-        """Stop in the middle: the records stay in the log and are delivered again."""
+        """Stop abruptly: the records stay in the log and are delivered again."""
         self._abandoned = True
         if self._task is not None:
             self._task.cancel()

@@ -1,4 +1,4 @@
-"""Who watches whom: a worker's heartbeats, the supervisor that relays them and restarts it, which other workers are dead.
+"""Supervision: a worker's heartbeats, the supervisor that relays them and restarts it, and the detection of dead workers.
 
 Interface: `supervisor.supervise`; for the worker itself, `heartbeat.HeartbeatSource` and its senders.
 Invariants: the supervisor's process imports no framework and no model; a worker is declared dead only by a heartbeat that no longer

@@ -1,4 +1,4 @@
-"""Processes that die with their parent whatever they are doing, and finding the orphans that they leave."""
+"""Makes processes die with their parent, whatever they are doing, and finds the orphans that they leave."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def test_a_version_that_is_a_package_is_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "text"),
     [
-        ("import sys\nsys.exit(3)", "import of model 'm' version 1 wants to end its process with exit code 3"),
+        ("import sys\nsys.exit(3)", "import of model 'm' version 1 tried to end its process with exit code 3"),
         ("raise SystemExit('no licence')", "with exit code 1 .*a model must raise an exception .*(?s:.*)no licence"),
         ("raise KeyboardInterrupt", "import of model 'm' version 1 failed: (?s:.*)KeyboardInterrupt"),
         (

@@ -32,7 +32,7 @@ def main() -> int:
     """Serve until the worker closes the channel; in each child, serve as that child."""
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     die_with(parent, signal.SIGTERM)
-    cpu_yield.begin()  # for good: nobody waits for this process, but for its forks
+    cpu_yield.begin()  # for good: the worker waits for forks, not for this process
     _restore_environment()
     gc.disable()
     if framework := sys.argv[3]:
