@@ -24,7 +24,7 @@ class Context:
         bus, results: open.
         retry: for calls that must succeed in the end; each model version has its own (`of_a_model`).
         fence_ttl: seconds that a plain call's fence outlives its answer.
-        journal: where instances note what they run; None without a supervisor.
+        journal: where instances note the requests that they run; None without a supervisor.
         digest: of the model version's files; "" in the worker's own context.
         max_attempts: runs that may die with a request in them before it goes to the dead letters.
     """

@@ -73,7 +73,7 @@ class CrashJournal:
 
 
 class CrashJournalReader:
-    """The journal, as the supervisor reads it: what a dead worker was running.
+    """The journal, as the supervisor reads it: the requests that a dead worker was running.
 
     Attributes:
         descriptor: of the file; the worker inherits it.

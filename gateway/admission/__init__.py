@@ -1,4 +1,4 @@
-"""Whether a call is taken, and what it may hold until it is answered.
+"""Whether a call is accepted, and how many bytes it may hold until it is answered.
 
 Decided here: how many calls, long polls and bytes one gateway holds, in all and per model version (`admission`, `budget`), and how
 long a call waits for a model that is not announced yet (`arrivals`).

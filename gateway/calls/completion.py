@@ -161,7 +161,7 @@ class Completion:
         return InferReply(reply.model, reply.version, failure=Failure(Code.GONE, _NOT_KEPT))
 
     async def close(self) -> None:
-        """Finish what is in flight."""
+        """Finish work in flight."""
         if self._timer is not None:
             self._timer.cancel()
         self._flush_cancels()

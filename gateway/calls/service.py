@@ -243,7 +243,7 @@ class Service:
         self.metrics.refused(error.code.value)
 
     async def close(self) -> None:
-        """Finish what is in flight."""
+        """Finish work in flight."""
         await self.heartbeats.close()
         await self.publisher.close()
         await self.completion.close()

@@ -57,7 +57,7 @@ class InferFrontend:
         self._loop = asyncio.get_running_loop()
 
     async def close(self) -> None:
-        """Finish what is in flight, and end the JSON processes."""
+        """Finish work in flight, and end the JSON processes."""
         await self._responses.close()
         await self.json.close()
 

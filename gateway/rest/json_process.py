@@ -1,4 +1,4 @@
-"""Large JSON, away from the event loop: a child process parses and writes it, one document at a time.
+"""Large JSON off the event loop: a child process parses and writes it, one document at a time.
 
 A thread would not help: the parser holds the GIL while it runs (90 ms for 16 MB). The child also holds the hundreds of megabytes
 that such a document takes as Python objects. It starts with the first large body, and ends when its standard input does, so it

@@ -91,7 +91,7 @@ def test_a_model_that_calls_other_models_is_said_to_fail_there(tmp_path: Path) -
 
 
 class TestTrying:
-    """What comes of loading a model and letting it answer."""
+    """The result of loading a model and sending it a request."""
 
     def test_the_model_gets_one_row_of_zeros_of_what_it_requires(self, tmp_path: Path) -> None:
         tried: list[ModelVersion] = []

@@ -1,4 +1,4 @@
-"""What becomes of a batch, and of the instance, when its process ends; and that nothing is left behind."""
+"""The fate of a batch and of its instance when the process ends; nothing is left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies in repositories beside models, and what is meant to be a model and is not one yet."""
+"""Folders in repositories that are not models, and incomplete models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model raises: one record of it in the log, with the author's frames first; the callers beside it are answered."""
+"""Exceptions of models: one record in the log, with the author's frames first; the callers beside it are answered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What fails for one model of a worker stops that model and no other."""
+"""A failure of one of a worker's models stops only that model."""
 
 from __future__ import annotations
 

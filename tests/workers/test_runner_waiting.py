@@ -233,7 +233,7 @@ async def test_a_thousand_records_of_one_request_cost_a_few_calls_and_no_more_ro
 
 
 async def test_a_later_run_among_many_repetitions_runs() -> None:
-    """What came after an attempt began is not taken for answered by what that attempt found."""
+    """A record that arrived after an attempt began is not answered by what that attempt found."""
     async with bench() as b:
         serving = await b.serve()
         first = await b.hold()

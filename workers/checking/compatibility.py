@@ -53,7 +53,7 @@ class CheckResult:
         status: the outcome.
         versions: those that would be served.
         reasons: why it is refused or fails, or each difference from Triton; empty for `NO_DIFFERENCE`.
-        warnings: on what was skipped, such as folders that are not versions.
+        warnings: what was skipped, such as folders that are not versions.
         verified: what was examined.
     """
 

@@ -31,9 +31,9 @@ class Cause(enum.StrEnum):
     HANG = "hang"
     """It ran too long and was killed."""
     FAILED = "failed"
-    """The model raised, or what it returned cannot be split or must not be answered."""
+    """The model raised, or its result cannot be split or must not be sent."""
     MEMORY = "memory"
-    """There was not enough memory for so many rows."""
+    """There was not enough memory for this many rows."""
 
     @property
     def deadly(self) -> bool:

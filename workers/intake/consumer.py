@@ -180,7 +180,7 @@ class Intake:
             return
         self._room_event.clear()
         try:
-            # Not wait_for: Python 3.11's loses a cancellation that comes together with the event.
+            # Not wait_for: Python 3.11's loses a cancellation that coincides with the event.
             async with asyncio.timeout(POLL):
                 await self._room_event.wait()
         except TimeoutError:
@@ -246,7 +246,7 @@ class Intake:
                     entry = await self._meanwhile(
                         asyncio.to_thread(self._decoder.decode_record, record, token, fetched)
                     )
-            except Exception as exc:  # no record of a stranger may stop the intake
+            except Exception as exc:  # no foreign record may stop the intake
                 undecodable.append((record, token, exc))
                 continue
             entry.record = record

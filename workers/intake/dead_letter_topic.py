@@ -95,7 +95,7 @@ class DeadLetterTopic:
                 return False
             except FleetError:
                 raise
-            except Exception as exc:  # a stranger's content that our client does not write
+            except Exception as exc:  # foreign content that our client does not write
                 if bare:
                     raise
                 log.warning("a dead letter cannot be written as it is", topic=self.topic, exc_info=exc)

@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 
 
 async def _give_up(loaded: LoadedModel, error: BaseException) -> None:
-    """Close what was loaded; after a cancellation processes are killed and threads are waited for only briefly."""
+    """Close what was loaded; after a cancellation it kills processes and waits only briefly for threads."""
     if not isinstance(error, asyncio.CancelledError):
         await loaded.close()
         return

@@ -79,4 +79,4 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    print(table())  # noqa: T201  # this is what the command is for
+    print(table())  # noqa: T201  # the purpose of the command

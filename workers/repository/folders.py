@@ -26,7 +26,7 @@ class RepositoryListing:
 
     Attributes:
         models: folders to scan.
-        broken: by path, why a folder that is meant to be a model's cannot be one.
+        broken: by path, why a folder that looks like a model's is not one.
         ignored: a line for each folder that is skipped; hidden folders have none.
     """
 

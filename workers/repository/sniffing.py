@@ -26,7 +26,7 @@ class FileKind(enum.Enum):
     UTF16 = "text in UTF-16"
     TORCHSCRIPT = "TorchScript"
     EXPORTED = "a torch.export program"
-    TORCH_SAVE = "what torch.save writes: a state dict (weights without the model) or a pickled module"
+    TORCH_SAVE = "the output of torch.save: a state dict (weights without the model) or a pickled module"
     JOBLIB = "a joblib or scikit-learn pickle"
     PICKLE = "a Python pickle"
     SAFETENSORS = "safetensors: weights without the model"

@@ -19,7 +19,7 @@ from workers.instances.job import Entry
 from workers.statistics import ModelStatistics
 
 MAX_ANSWERS: Final = 512
-"""Per call: the store runs one script at a time, and must not be held up for long."""
+"""Per call: the store runs one script at a time, which must be short."""
 MAX_BYTES: Final = 4 * 1024 * 1024
 
 log = structlog.get_logger(__name__)

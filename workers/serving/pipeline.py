@@ -165,7 +165,7 @@ class Pipeline:
             self._owner.dead_letter(entry, *attempts_exhausted(entry, entry.attempt - 1, batch_ids))
 
     def _recheck(self, job: Job) -> None:
-        """Time has passed since the batch was formed: late and cancelled entries leave it, the others go on."""
+        """Time has passed since the batch was formed: late and cancelled entries leave it, the others continue."""
         now = self._clock()
         leaving: list[tuple[Entry, Failure | None]] = []
         for entry in job.entries:

@@ -1,4 +1,4 @@
-"""How a model.py is imported: with the files beside it, whatever other models have; and what of it ends a load."""
+"""How a model.py is imported: with the files beside it, whatever other models have; and which of its faults end a load."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RELATIVE = """
 
 
 def packages() -> set[str]:
-    """What is imported of models."""
+    """The imported modules of models."""
     return {name for name in sys.modules if name.startswith("penstock_model_")}
 
 

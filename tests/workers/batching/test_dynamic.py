@@ -1,4 +1,4 @@
-"""The dynamic batcher's rules beyond Triton's: the clock that knows of the log, deadlines, staging, draining."""
+"""The dynamic batcher's rules beyond Triton's: knowledge of the log, deadlines, staging, draining."""
 
 from __future__ import annotations
 

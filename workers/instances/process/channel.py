@@ -25,7 +25,7 @@ _CHUNK: Final = 256 * 1024
 
 
 class ChannelBroken(Exception):
-    """The peer is gone, or what it sent is not a message."""
+    """The peer is gone, or sent something that is not a message."""
 
 
 def encode_message(message: object) -> bytes:
@@ -62,7 +62,7 @@ class Channel:
         """Wait for the next message; its descriptors belong to the caller.
 
         Raises:
-            ChannelBroken: the peer has closed its end, or what came is not a message.
+            ChannelBroken: the peer has closed its end, or sent something that is not a message.
         """
         descriptors: list[int] = []
         try:

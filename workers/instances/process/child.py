@@ -1,6 +1,6 @@
 """The worker's end of one child process: starting it, sending it commands, learning how it exited.
 
-Invariants: every child is waited for; processes that it started end with it; what it prints goes to the log, line by line, with the
+Invariants: every child is waited for; processes that it started end with it; its output goes to the log, line by line, with the
 model's name.
 """
 

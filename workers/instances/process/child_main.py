@@ -63,7 +63,7 @@ def _set_up() -> None:
     faulthandler.enable()  # a crash then says in the worker's log where it was
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave_to_worker)
-    sys.stdout = sys.__stdout__ = _line_buffered(1)  # type: ignore[misc]  # the fork server's own led elsewhere
+    sys.stdout = sys.__stdout__ = _line_buffered(1)  # type: ignore[misc]  # the fork server's own wrote elsewhere
     sys.stderr = sys.__stderr__ = _line_buffered(2)  # type: ignore[misc]
     _configure_log()
     _keep_memory()

@@ -133,7 +133,7 @@ class ChildExecutor:
         raise RuntimeError(f"instance '{self.name}' is a process of its own; it cannot run on this thread")
 
     def split(self, requests: Sequence[InferRequest], raw: Any) -> Sequence[Any]:
-        """The outcomes, which the child has split; raises what it raised then."""
+        """The outcomes, which the child has split; raises the error that it raised."""
         if isinstance(raw, FleetError):
             raise raw
         outcomes: Sequence[Any] = raw

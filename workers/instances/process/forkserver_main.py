@@ -60,7 +60,7 @@ def _restore_environment() -> None:
 
 
 class ForkLoop:
-    """Forks on request, and tells the worker when a child has exited.
+    """Forks on request, and reports exited children to the worker.
 
     Args:
         end: of the channel to the worker.
@@ -144,7 +144,7 @@ class ForkLoop:
                 os.kill(pid, signal.SIGKILL)
 
     def _end_all(self) -> None:
-        """The worker is gone, or needs no children any more and waits for their end."""
+        """The worker is gone, or needs no more children and waits for their exit."""
         cpu_yield.end()
         for pid in self._alive:
             with contextlib.suppress(ProcessLookupError):

@@ -32,7 +32,7 @@ class Segment:
     """Memory that two processes share.
 
     Attributes:
-        descriptor: what the other process maps it with; -1 once it is closed.
+        descriptor: the other process maps it; -1 once it is closed.
         size: in bytes.
     """
 
