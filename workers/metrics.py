@@ -29,11 +29,11 @@ _MICROSECONDS: Final = 1e6
 _Read = Callable[[ModelStatistics], float]
 
 _NV_COUNTERS: Final[tuple[tuple[str, str, _Read], ...]] = (
-    ("nv_inference_request_success", "Successful requests, each 1 whatever its rows.", lambda s: s.success.count),
+    ("nv_inference_request_success", "Successful requests; each counts 1, whatever its rows.", lambda s: s.success.count),
     ("nv_inference_count", "Inferences: rows of successful requests.", lambda s: s.inference_count),
     ("nv_inference_exec_count", "Executions: batches that ran.", lambda s: s.execution_count),
     ("nv_inference_request_duration_us", "Cumulative time of successful requests, from intake to answer.", lambda s: s.success.seconds * _MICROSECONDS),  # noqa: E501
-    ("nv_inference_queue_duration_us", "Cumulative time that they waited.", lambda s: s.queue.seconds * _MICROSECONDS),
+    ("nv_inference_queue_duration_us", "Cumulative queue time of successful requests.", lambda s: s.queue.seconds * _MICROSECONDS),
     ("nv_inference_compute_input_duration_us", "Cumulative time of stacking inputs.", lambda s: s.compute_input.seconds * _MICROSECONDS),  # noqa: E501
     ("nv_inference_compute_infer_duration_us", "Cumulative time of running the model.", lambda s: s.compute_infer.seconds * _MICROSECONDS),  # noqa: E501
     ("nv_inference_compute_output_duration_us", "Cumulative time of making answers.", lambda s: s.compute_output.seconds * _MICROSECONDS),  # noqa: E501

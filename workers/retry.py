@@ -48,7 +48,7 @@ class Retry:
     def problem(self) -> str:
         """Which calls are failing, and why; "" for none."""
         return "; ".join(
-            f"'{what}' fails and is repeated: {self.errors.get(what, '')}"
+            f"'{what}' fails and is retried: {self.errors.get(what, '')}"
             for what, count in self.repeated.items()
             if count
         )
@@ -89,7 +89,7 @@ class Retry:
         self.errors[what] = str(error) or repr(error)
         expected = isinstance(error, Unavailable)
         log.warning(
-            "failed; it is repeated until it succeeds",
+            "failed; it is retried until it succeeds",
             call=what,
             error=str(error),
             exc_info=None if expected else error,

@@ -1,6 +1,6 @@
 """One worker: its models, its heartbeat and its background tasks, from start to drain to close.
 
-Invariants: the transport is open before `start`, and its opener closes it; a background step that fails is repeated, and readiness
+Invariants: the transport is open before `start`, and its opener closes it; a background step that fails is retried, and readiness
 reports it; after `drain` nothing more is fetched, and every fetched request is answered or stays in the log.
 """
 
@@ -148,7 +148,7 @@ class Worker:
             problems.append(f"a call of store or broker: {text}")
         serving = self.models.serving()
         problems += [
-            f"model '{m.key[0]}' version {m.key[1]} takes nothing in: {text}"
+            f"model '{m.key[0]}' version {m.key[1]} takes no requests: {text}"
             for m in serving
             if (text := m.retry.problem())
         ]
@@ -223,7 +223,7 @@ class Worker:
                 known = isinstance(exc, FleetError)
                 if name not in self._failed:
                     log.warning(
-                        "background task failed; it is repeated",
+                        "background task failed; it is retried",
                         task=name,
                         error=str(exc),
                         exc_info=None if known else exc,

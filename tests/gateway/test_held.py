@@ -248,7 +248,7 @@ async def test_a_read_of_thousands_of_requests_becomes_objects_piece_by_piece(fl
     await nothing_left(gateway)
 
 
-# --- answers that nobody reads ----------------------------------------------------------------------------------------
+# --- answers that are not read ----------------------------------------------------------------------------------------
 
 
 def large_call(*lines: str, version: str = "1.1", count: int = 2_000_000) -> bytes:

@@ -86,7 +86,7 @@ def test_a_model_that_calls_other_models_is_said_to_fail_there(tmp_path: Path) -
 
     assert found.status is Status.DIFFERS
     assert found.reasons == (
-        "model.py uses pb.InferenceRequest (calls of other models), which is not offered: it fails when it gets there",
+        "model.py uses pb.InferenceRequest (calls of other models), which is not supported: it fails at that call",
     )
 
 

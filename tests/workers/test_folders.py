@@ -132,8 +132,8 @@ def test_links_that_lead_nowhere_are_named(tmp_path: Path) -> None:
 
     away, good = scan_repositories([tmp_path])
 
-    assert away.reason == f"'{tmp_path / 'away'}' is a link to '/mnt/away', which is not there"
-    assert good.warnings == ("ignore version '2', a link to '/mnt/gone', which is not there",)
+    assert away.reason == f"'{tmp_path / 'away'}' is a link to '/mnt/away', which does not exist"
+    assert good.warnings == ("ignore version '2', a link to '/mnt/gone', which does not exist",)
 
 
 def test_one_folder_too_deep_is_told_the_folder_above(tmp_path: Path) -> None:

@@ -49,4 +49,4 @@ def _measured(arrays: dict[str, Array], name: str) -> tuple[int, int]:
 
 
 _ALONE, _BASE_ALONE = _measured({"": np.empty(2).reshape(1, 2)}, "")
-"""The interpreter's own references count, too, and differ between its versions."""
+"""The interpreter's own references also count, and differ between its versions."""

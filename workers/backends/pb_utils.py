@@ -127,11 +127,11 @@ class InferenceRequest:
         return self._id
 
     def correlation_id(self) -> int:
-        """0: sequences are not offered yet."""
+        """0: sequences are not supported yet."""
         return 0
 
     def flags(self) -> int:
-        """0: sequences are not offered yet."""
+        """0: sequences are not supported yet."""
         return 0
 
     def timeout(self) -> int:

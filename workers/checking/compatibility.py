@@ -198,7 +198,7 @@ def _unsupported_uses(version: ModelVersion) -> Iterator[str]:
     if version.config.backend == "python":
         source = version.path.read_text(errors="replace")
         for use in unsupported_uses(source, dir(pb_utils)):
-            yield f"{version.path.name} uses {use}, which is not offered: it fails when it gets there"
+            yield f"{version.path.name} uses {use}, which is not supported: it fails at that call"
 
 
 def _heeds_more(policy: QueuePolicy) -> bool:

@@ -22,7 +22,7 @@ from workers.batching.types import Batch, Item
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Entry(Item[InferRequest]):
-    """A batcher's item that knows which record it came from.
+    """A batcher's item with the record that it came from.
 
     Attributes:
         partition, offset: of the record.
@@ -33,11 +33,11 @@ class Entry(Item[InferRequest]):
         attempt: 1 for the first delivery.
         cancelled: the caller no longer wants it; it is not run if it has not started.
         job: its batch, once it is in one.
-        followers: later records of the same request, which wait for this one's end.
+        followers: later records of the same request, which wait until this one is answered.
         early_followers: how many of the followers, from the first, were here before an attempt of this entry began.
         record: as fetched, for the dead letters.
         run_alone: an attempt was begun in an earlier delivery, so it may have killed that worker.
-        attempt_stored: the store knows of this attempt.
+        attempt_stored: the store has this attempt.
     """
 
     partition: int = 0

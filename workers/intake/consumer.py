@@ -161,7 +161,7 @@ class Intake:
                 known = isinstance(exc, Unavailable)
                 if str(exc) != self.problem:
                     log.error(
-                        "fetching failed; it is tried again",
+                        "fetching failed; it is retried",
                         topic=self.topic,
                         error=str(exc),
                         exc_info=None if known else exc,
@@ -225,7 +225,7 @@ class Intake:
                 await self._take_in_slice(records[start : start + SLICE], fetched)
             except (
                 Exception
-            ) as exc:  # the next slices were fetched, too, and must be put in flight before a gap is passed
+            ) as exc:  # the next slices were also fetched and must be put in flight before a gap is passed
                 log.error("a turn failed", topic=self.topic, exc_info=exc)
 
     async def _take_in_slice(self, records: Sequence[Record], fetched: float) -> None:

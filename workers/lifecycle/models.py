@@ -66,7 +66,7 @@ class LoadPlan:
 def plan_loads(wanted: Mapping[Key, str], slots: Mapping[Key, VersionSlot]) -> LoadPlan:
     """Compare the wanted digests with the loaded ones. Pure.
 
-    A version that failed is tried again when its files change; one that is loading or unloading is left as it is.
+    A version that failed is retried when its files change; one that is loading or unloading is left as it is.
     """
     load, unload = [], []
     for key, digest in wanted.items():

@@ -15,7 +15,7 @@ from protocol.errors import ConfigError, quoted
 from protocol.model_config import DynamicBatching, InstanceGroup, ModelConfig, TensorSpec
 
 DEFAULT_MAX_BATCH_SIZE: Final = 32
-"""For a model that can batch and states no size. Triton's 4 dates from when batching had to be asked for. Above 32 rows most
+"""For a model that can batch and states no size. Triton's 4 dates from when batching was opt-in. Above 32 rows most
 models' time per row hardly falls, while a batch's latency and memory still grow.
 """
 

@@ -59,7 +59,7 @@ def _sorted(entries: list[Path]) -> RepositoryListing:
     for path in entries:
         if path.is_symlink() and not path.exists():
             broken[path] = (
-                f"'{printable_path(path)}' is a link to '{printable_path(path.readlink())}', which is not there"
+                f"'{printable_path(path)}' is a link to '{printable_path(path.readlink())}', which does not exist"
             )
         elif path.is_dir() and path.name in _FOREIGN:
             ignored.append(f"ignore folder '{printable_path(path)}': a tool or the file system made it")
@@ -80,7 +80,7 @@ def config_bytes(folder: Path, limit: int) -> bytes:
         return b""
     if not path.exists():
         raise ConfigError(
-            f"'{printable_path(path)}' is a link to '{printable_path(path.readlink())}', which is not there"
+            f"'{printable_path(path)}' is a link to '{printable_path(path.readlink())}', which does not exist"
         )
     if not path.is_file():
         raise ConfigError(f"'{path}' is not a file")

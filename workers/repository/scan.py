@@ -124,7 +124,7 @@ def _version_folders(folder: Path, warnings: list[str]) -> Iterator[tuple[int, P
         name = path.name
         if name in _NOT_VERSIONS or name.startswith(".") or not path.is_dir():
             if name.isdecimal() and path.is_symlink() and not path.exists():
-                warnings.append(f"ignore version '{name}', a link to '{path.readlink()}', which is not there")
+                warnings.append(f"ignore version '{name}', a link to '{path.readlink()}', which does not exist")
             continue
         if _VERSION.fullmatch(name) and int(name) <= MAX_INT64:
             yield int(name), path

@@ -140,7 +140,7 @@ _ADVICE: Final[dict[FileKind, str]] = {
     FileKind.UTF16: "save it as UTF-8",
     FileKind.TORCHSCRIPT: "name it .pt",
     FileKind.EXPORTED: "name it .pt2",
-    FileKind.TORCH_SAVE: f"loading it would run code from it; where the model is at hand export it: {_ONNX}, "
+    FileKind.TORCH_SAVE: f"loading it would run code from it; if you have the model, export it: {_ONNX}, "
     'or torch.jit.script(model).save("model.pt") with a config.pbtxt',
     FileKind.JOBLIB: "loading it would run code from it; export it: pip install skl2onnx, then to_onnx(model, X[:1]), as "
     "docs/first-model.md does, or load it in a model.py of your own: penstock new NAME",

@@ -126,7 +126,7 @@ class Runner:
         rows = self._max_rows - self._scheduler.rows - self._pipeline.running_rows - self._followers_rows
         if rows > 0:
             return math.ceil(rows / self._rows_per_request)
-        # A bounded queue rejects what it cannot take, so requests above its bound must be fetched, too.
+        # A bounded queue rejects requests above its bound, so they must be fetched too.
         over = self._max_queue_size + 1 - self._scheduler.depth - self._followers
         return max(0, over) if self._max_queue_size else 0
 
@@ -304,7 +304,7 @@ class Runner:
                 self._writer.put(answers, ready.entries)
 
     def _early_followers(self, leader: Entry) -> Sequence[Entry]:
-        """Entries that waited for this one before it asked the store: the answer that it found there is theirs, too."""
+        """Entries that waited for this one before it asked the store: the answer that it found there is also theirs."""
         waiting, count, leader.early_followers = leader.followers, leader.early_followers, 0
         followers = [waiting.popleft() for _ in range(count)] if waiting is not None else []
         for follower in followers:
