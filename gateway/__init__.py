@@ -1,1 +1,1 @@
-"""Calls in, answers out. README.md is the page of its rooms. Imports `protocol`, never `workers`."""
+"""Calls in, answers out. README.md describes its rooms. Imports `protocol`, never `workers`."""

@@ -1,4 +1,4 @@
-"""One gateway process, put together: transport and settings in, a serving gateway out."""
+"""Assembles a gateway process from its transport and settings."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class Gateway:
             self.metrics_port = await self._status.start(self.settings.metrics_host, self.settings.metrics_port)
 
     async def _readiness(self) -> list[str]:
-        reasons = ["it is going down"] if self.service.draining else []
+        reasons = ["it is shutting down"] if self.service.draining else []
         return [*reasons, self.service.not_ready] if self.service.not_ready else reasons
 
 

@@ -112,7 +112,7 @@ class Background:
             await service.transport.bus.publish(topic, [OutRecord(secret, (), SECRET_KEY)])
         except FleetError as error:
             _log.warning(
-                "the secret that signs handles could not be shared: other gateways will not accept handles of this one; "
+                "the secret that signs handles could not be shared: other gateways will not accept this gateway's handles; "
                 "allow gateways to write to the topic, or set --signing-secret",
                 topic=topic,
                 error=error.message,

@@ -28,7 +28,7 @@ class Buckets:
         self.total += value
 
     def cumulative(self) -> list[tuple[str, float]]:
-        """(upper bound, number of values up to it), cumulative as Prometheus wants them."""
+        """(upper bound, number of values up to it), cumulative as Prometheus expects them."""
         rows: list[tuple[str, float]] = []
         count = 0
         for bound, here in zip((*self._bounds, None), self._counts, strict=True):

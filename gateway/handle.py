@@ -1,7 +1,7 @@
 """The Location of a 202: a signed handle that any gateway of the fleet resolves. Pure.
 
 A handle is `<payload>.<mac>`, both base64url without padding: the payload is a JSON list, the MAC is keyed BLAKE2b over it. Text of
-this shape without a valid signature may be the id of a producer's request, because those are arbitrary.
+this shape without a valid signature may be the id of a producer's request, because such ids are arbitrary.
 """
 
 from __future__ import annotations
@@ -135,9 +135,7 @@ def verify(text: str, keys: Iterable[bytes]) -> Handle:
         if form != _FORM:
             raise ValueError(form)
     except (ValueError, TypeError, binascii.Error):
-        raise NotFound(
-            "no such request: the handle was not given by this fleet, or its signing secret changed"
-        ) from None
+        raise NotFound("no such request: this fleet did not issue the handle, or its signing secret changed") from None
     chosen = binary if isinstance(binary, bool) else frozenset(binary)
     return Handle(topic, partition, offset, request_id, principal, fingerprint, chosen)
 

@@ -37,7 +37,7 @@ def keyed_id(principal: str, model: str, version: str, key: str) -> str:
     """The fleet id of a call with an `Idempotency-Key`: the same on every gateway.
 
     Args:
-        principal: who asks.
+        principal: the caller.
         model: the model's name.
         version: as requested, "" for any.
         key: the header's value.

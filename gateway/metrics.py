@@ -57,9 +57,9 @@ class GatewayMetrics(Collector):
         """All metric families with their current values."""
         yield from self._requests()
         yield _counter(
-            "rejections", "Calls turned away before they were published, by error code.", "code", self.rejections
+            "rejections", "Calls refused before they were published, by error code.", "code", self.rejections
         )
-        yield _counter("claims", "Keyed and asynchronous calls, by what the result store said.", "state", self.claims)
+        yield _counter("claims", "Keyed and asynchronous calls, by the state of their claim.", "state", self.claims)
         yield _counter("task_restarts", "Background tasks that failed and were started again.", "task", self.restarts)
         yield CounterMetricFamily(
             "penstock_gateway_cancellations", "Calls cancelled by their caller or its disconnect.", self.cancellations
@@ -96,7 +96,7 @@ class GatewayMetrics(Collector):
         )
         digests = GaugeMetricFamily(
             "penstock_gateway_model_digests",
-            "Different files that live workers serve under one version; more than 1 lets callers get answers of either.",
+            "Different sets of files that live workers serve under one version; with more than 1, answers may come from any.",
             labels=("model", "version"),
         )
         for (model, version), counters in list(self.counters.items()):

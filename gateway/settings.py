@@ -108,11 +108,13 @@ class GatewaySettings:
     def __post_init__(self) -> None:
         if not self.api_key and not is_loopback(self.host):
             raise ConfigError(
-                f"host {quoted(self.host)} can be reached from outside, and no API key is set: give --api-key "
+                f"host {quoted(self.host)} can be reached from outside, and no API key is set: set --api-key "
                 "(or PENSTOCK_API_KEY), or listen on 127.0.0.1"
             )
         if not self.api_key.isascii() or not self.api_key.isprintable() or self.api_key != self.api_key.strip():
-            raise ConfigError("the API key must be printable ASCII without blanks around it, as it travels in a header")
+            raise ConfigError(
+                "the API key must be printable ASCII without surrounding blanks, as it is sent in a header"
+            )
         if self.gateway and not PREFIX.match(self.gateway):
             raise ConfigError(f"gateway id {quoted(self.gateway)} must match {PREFIX.pattern}")
         if bool(self.tls_certificate) != bool(self.tls_key):

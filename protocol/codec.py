@@ -109,11 +109,11 @@ def decode_request(  # noqa: PLR0913  # a record's parts, by name
 
     Args:
         value: msgpack or, with the header `content-type: application/json`, a V2 JSON body.
-        headers: the record's; unknown ones are ignored, of repeated ones the last counts, and a null or empty value is absent.
+        headers: the record's; unknown ones are ignored, the last of repeated ones counts, and a null or empty value is absent.
         model, version: from the topic's name.
         default_id: the fleet id if no header has one (topic-partition-offset-timestamp).
         timestamp: the record's, in seconds; used if the producer sends no stamps.
-        most: how many BYTES elements may be checked here.
+        most: maximum number of BYTES elements to check here.
 
     Raises:
         CodecError: names what is wrong.
@@ -205,7 +205,7 @@ def encode_reply(reply: InferReply) -> bytes:
 
 @functools.lru_cache(HEADS)
 def _reply_head(model: str, version: str, *tensors: tuple[str, str, tuple[int, ...], int]) -> bytes:
-    """The head of a reply with nothing but outputs."""
+    """The head of a reply with outputs only."""
     heads = [{"name": name, "datatype": kind, "shape": shape, "size": size} for name, kind, shape, size in tensors]
     return pack({"v": WIRE_VERSION, "model_name": model, "model_version": version, "outputs": heads})
 
@@ -241,7 +241,7 @@ def decode_reply(data: Buffer) -> InferReply:
     """
     parts = frame_parts(view_of(data), 3)
     if parts is None:
-        raise CodecError("not a reply: it is no array of head, tail and timing")
+        raise CodecError("not a reply: it is not an array of head, tail and timing")
     first, tail, times = parts
     timing = _timing(times)
     layout = known_layout(first, tail, reply=True)

@@ -1,10 +1,10 @@
 """Dead letters on the wire: why a record was given up, and the headers that carry the evidence. Pure.
 
-A dead letter is the original record with evidence headers behind its own: ours (`dead-*`), and Kafka Connect's
+A dead letter is the original record with evidence headers after its own: ours (`dead-*`), and Kafka Connect's
 (`__connect.errors.*`), which tools for dead letter queues read. All are UTF-8 text. No other module names these headers or reasons.
 
-Invariants: `split_headers` inverts what the writer appends, whatever headers the original had; any evidence header may be missing,
-null or rubbish, and reading never fails.
+Invariants: `split_headers` inverts what the writer appends, whatever headers the original had; reading never fails, even if an
+evidence header is missing, null or invalid.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 from protocol.ports import Headers, Record
 
 MAX_ATTEMPTS: Final = 3
-"""Runs that may die with a request in them before its record becomes a dead letter, unless the operator sets another number."""
+"""Default number of runs of a request that may die before its record becomes a dead letter."""
 MAX_ERROR: Final = 4096
 """Bytes of the error's text, which may quote a caller's input."""
 MAX_BATCH_IDS: Final = 64
@@ -171,9 +171,9 @@ def is_evidence(name: str) -> bool:
 
 
 def split_headers(headers: Headers) -> tuple[HeaderPairs, HeaderPairs]:
-    """The original's headers, and the evidence behind them.
+    """The original's headers, and the evidence after them.
 
-    The original may have had headers of the same names, so the evidence begins at the last `dead-reason`. If a header that is no
+    The original may have had headers of the same names, so the evidence begins at the last `dead-reason`. If a header that is not
     evidence follows it, a worker of another version wrote the letter: then every header with an evidence name counts as evidence.
     """
     pairs = tuple((name, value) for name, value in headers)
@@ -246,7 +246,7 @@ class DeadHeaders:
 
     @property
     def model_digest(self) -> str | None:
-        """Of the model version's files that ran."""
+        """The digest of the model version's files that ran."""
         return self.evidence.get(DEAD_MODEL_DIGEST)
 
     @property

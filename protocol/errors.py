@@ -1,4 +1,4 @@
-"""The error taxonomy: one small tree, by whose fault it is. Each frontend (HTTP, gRPC, CLI) maps `Code` once. Pure.
+"""The error taxonomy: one small tree, split by who is at fault. Each frontend (HTTP, gRPC, CLI) maps `Code` once. Pure.
 
 Invariant: nothing below a frontend knows a status number; the wire carries the code's name.
 """
@@ -12,7 +12,7 @@ from protocol.texts import shortened
 
 
 class Code(enum.StrEnum):
-    """What went wrong, for machines. The names cross the wire, so they are only ever added to."""
+    """What went wrong, for machines. The names cross the wire, so no name ever changes."""
 
     INVALID_ARGUMENT = "INVALID_ARGUMENT"
     UNAUTHENTICATED = "UNAUTHENTICATED"

@@ -1,11 +1,11 @@
-"""Records as frames: a head that describes tensors, and their bytes behind it. The wire's only encoder of msgpack.
+"""Records as frames: a head that describes tensors, and their bytes after it. The wire's only encoder of msgpack.
 
 A frame is one msgpack array of binaries. Its first is the head, a msgpack map (an Open Inference Protocol request or reply); the
-second is the tail, all tensors' raw bytes, one after the other, each `size` bytes of the head's tensor. Because the lengths stand
-in front, tensors are read as views of the record without a copy.
+second is the tail, all tensors' raw bytes, one after the other, each `size` bytes of the head's tensor. Because the lengths come
+first, tensors are read as views of the record without a copy.
 
-Whatever differs between two requests of the same shapes is outside the head. Most heads have therefore been seen before, and their
-layout is remembered (`known_layout`) instead of decoded and checked again: that halves the cost of decoding a small request.
+All that differs between two requests of the same shapes is outside the head. Most heads therefore repeat, and their layout is
+cached (`known_layout`) instead of decoded and checked again, which halves the cost of decoding a small request.
 
 Invariant: any input bytes give a value or `CodecError`, nothing else.
 """
@@ -33,7 +33,7 @@ _ARRAY: Final = 0x90
 """First byte of a msgpack array, plus its length."""
 HEADS: Final = 1024
 _HEAD_BYTES: Final = 1024
-"""At most `HEADS` heads of at most this size are remembered, for decoding and for encoding each."""
+"""At most `HEADS` heads of at most this size are cached, for decoding and for encoding each."""
 _LENGTH: Final = struct.Struct(">I")
 
 _PACKER: Final = msgpack.Packer(use_bin_type=True, autoreset=True)
@@ -102,7 +102,7 @@ def frame_parts(view: memoryview, count: int) -> list[memoryview] | None:
     """The `count` binaries of a frame; None for anything else.
 
     Raises:
-        CodecError: it begins like a frame, and its lengths do not match.
+        CodecError: it begins like a frame, but its lengths do not match.
     """
     size, at = len(view), 1
     if size < 1 + 5 * count or view[0] != _ARRAY + count or view[1] != _BIN32:
@@ -135,7 +135,7 @@ _Span = tuple[str, str, tuple[int, ...], int, int]
 
 
 class Layout(NamedTuple):
-    """The content of a plain head: one with nothing but names and tensors.
+    """The content of a plain head: one with names and tensors only.
 
     Attributes:
         tensors: name, datatype, shape, and the start and end of its bytes in the tail.
@@ -243,7 +243,7 @@ def _tensor(head: object, tail: memoryview, where: str) -> tuple[Tensor, int]:
     if data is None:
         size = head.get("size")
         if type(size) is not int or not 0 <= size <= len(tail):
-            raise CodecError(f"tensor '{name}' claims {quoted(size)} bytes of {len(tail)} that are there")
+            raise CodecError(f"tensor '{name}' claims {quoted(size)} bytes, but only {len(tail)} are left")
         tensor, used = Tensor(name, datatype, check_shape(shape, f"tensor '{name}'"), tail[:size]), size
     elif type(data) is bytes:
         tensor, used = Tensor(name, datatype, check_shape(shape, f"tensor '{name}'"), data), 0

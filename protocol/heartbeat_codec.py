@@ -11,7 +11,7 @@ from protocol.messages import Announcement, Heartbeat, ModelLoad, ModelState
 from protocol.tensors import Buffer
 
 SECRET_KEY: Final = b"/signing-secret"
-"""Key of the catalogue's only record that is no announcement: the gateways' random signing secret. No model's name is empty."""
+"""Key of the catalogue's only record that is not an announcement: the gateways' random signing secret. No model's name is empty."""
 SECRET_BYTES: Final = 32
 
 

@@ -83,7 +83,7 @@ def _leaves(name: str, data: list[Any]) -> list[Any]:
 
 
 def _flat(datatype: str, data: list[Any]) -> bytes | None:
-    """The bytes of a flat list of numbers that all fit, ten times as fast as by NumPy; None leaves the list to `_numbers`."""
+    """The bytes of a flat list of numbers that all fit, ten times as fast as with NumPy; None leaves the list to `_numbers`."""
     code, kinds = _PACKED[datatype]
     if not kinds.issuperset(set(map(type, data))):
         return None
@@ -106,7 +106,7 @@ def _numbers(name: str, datatype: str, data: list[Any]) -> np.ndarray[Any, Any]:
         array = np.array(data)
     except (ValueError, OverflowError):
         raise CodecError(f"input '{name}': 'data' must be flat or nested in the tensor's shape") from None
-    if not _PACKED[datatype][1].issuperset(map(type, _leaves(name, data))):  # NumPy takes true among numbers for 1
+    if not _PACKED[datatype][1].issuperset(map(type, _leaves(name, data))):  # NumPy reads true among numbers as 1
         raise CodecError(f"input '{name}': 'data' must hold only values of datatype {datatype}")
     if array.dtype == wanted or array.size == 0:
         return array if array.size else np.empty(0, wanted)
@@ -114,7 +114,7 @@ def _numbers(name: str, datatype: str, data: list[Any]) -> np.ndarray[Any, Any]:
     if wanted.kind == "f" and kind in "fiu":
         return _narrow_float(name, datatype, array, wanted)
     if wanted.kind in "iu":
-        if kind not in "iu":  # NumPy makes floats of integers on both sides of 2**63: look at each
+        if kind not in "iu":  # NumPy turns integers on both sides of 2**63 into floats: check each
             array = np.array(data, dtype=object)
         limits = np.iinfo(wanted)
         if int(array.min()) >= limits.min and int(array.max()) <= limits.max:

@@ -3,7 +3,7 @@
 Counts are numbers of requests unless a field says otherwise; `ns` is nanoseconds, summed over `count`. Workers write the document
 (`encode_model_stats`), gateways start from zeros (`no_stats`) and add one document per worker (`add_stats`).
 
-Invariant: a sum keeps what it does not know, so that workers of a newer version may add fields.
+Invariant: a sum keeps unknown fields, so that workers of a newer version may add fields.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class ModelStats(TypedDict):
 
 
 _LATEST: Final = "last_inference"
-"""The only number of which a sum keeps the largest."""
+"""The only number that is not added: a sum keeps the largest."""
 _NAMES: Final = ("name", "version")
 _ROW_KEYS: Final = ("batch_size", "type", "id")
 """What identifies a row of a list."""
@@ -95,7 +95,7 @@ def encode_model_stats(
 
 
 def no_stats() -> ModelStats:
-    """The document of a version that has done nothing."""
+    """The document of a version that has run nothing."""
     return {
         "last_inference": 0,
         "inference_count": 0,

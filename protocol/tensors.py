@@ -23,7 +23,7 @@ Buffer = bytes | memoryview
 MAX_RANK: Final = 32
 MAX_ELEMENTS: Final = 2**40
 _SLICE: Final = 4096
-"""Elements packed in one call of C, which takes less than a millisecond."""
+"""Elements packed in one C call, which takes less than a millisecond."""
 MANY: Final = 2048
 """BYTES elements that an event loop checks itself, at 0.1 to 0.4 µs each; more are left to another thread or process."""
 

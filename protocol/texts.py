@@ -21,5 +21,5 @@ def shortened(text: str, most: int = MAX_TEXT) -> str:
 
 
 def visible(text: str, *, lines: bool = False) -> str:
-    """The text with every character that a terminal obeys escaped; with `lines` it keeps line ends and tabs."""
+    """The text with every character that a terminal interprets escaped; with `lines` it keeps line ends and tabs."""
     return text if text.isprintable() else text.translate(_IN_LINES if lines else _IN_LINE)

@@ -79,7 +79,7 @@ def parse_json_body(body: Buffer, most: int = MAX_ELEMENTS) -> InferBody:
 
 
 def parse_body(body: Buffer, header_length: int | None, most: int = MAX_ELEMENTS, model: str = "") -> InferBody:
-    """An infer body, with binary tensors behind `header_length` bytes of JSON unless that is None.
+    """An infer body, with binary tensors after `header_length` bytes of JSON unless that is None.
 
     Args:
         model: the model that errors name; "" for none.
@@ -147,7 +147,7 @@ def check_parameters(value: object, where: str) -> Parameters:
 
 
 def _check_sequence(parameters: Parameters) -> None:
-    """Check the types of sequence parameters, also for models without sequences, which ignore them."""
+    """Check the types of sequence parameters, even for models without sequences, which ignore them."""
     for name in ("sequence_start", "sequence_end"):
         value = parameters.get(name, False)
         if type(value) is not bool:
@@ -267,7 +267,7 @@ class ResponseBody:
 def encode_response(
     model: str, version: str, label: str, parameters: Parameters, outputs: Sequence[Tensor], binary: frozenset[str]
 ) -> ResponseBody:
-    """A V2 infer response; outputs named in `binary` become raw bytes behind the JSON.
+    """A V2 infer response; outputs named in `binary` become raw bytes after the JSON.
 
     Raises:
         CodecError: JSON cannot express an output (FP16, BF16, BYTES that are not UTF-8, an infinity).
@@ -309,7 +309,7 @@ def _refuse_infinity(outputs: Sequence[Tensor], binary: frozenset[str]) -> None:
 
 
 def tensor_json(tensor: Tensor) -> Any:
-    """The tensor's elements, flat, as something `orjson` writes (with OPT_SERIALIZE_NUMPY).
+    """The tensor's elements, flat, in a form that `orjson` writes (with OPT_SERIALIZE_NUMPY).
 
     Raises:
         CodecError: the datatype has no JSON form.

@@ -1,4 +1,4 @@
-"""`python -m workers`: one worker, configured by `PENSTOCK_*` variables (see `settings`). A supervisor starts it like this."""
+"""`python -m workers`: one worker, configured by `PENSTOCK_*` variables (see `settings`). A supervisor starts it this way."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ END_WITHIN = 1.3
 def main() -> int:
     """Serve until stopped; the exit code is 2 if a setting or a model is wrong, 1 for any other error."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the worker handles it
-    cpu_yield.begin()  # before the imports, which are most of a start
+    cpu_yield.begin()  # before the imports, which take most of the start
     gc.disable()  # until `app.tune`
     from protocol.errors import FleetError
     from protocol.runtime import logs, loop

@@ -1,4 +1,4 @@
-"""Assembles a worker process: settings in, a worker that serves until it is stopped."""
+"""Assembles a worker process from its settings and runs it until it is stopped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from workers.settings import WorkerSettings
 from workers.worker import Worker
 
 SWITCH_INTERVAL: Final = 0.0005
-"""Seconds after which a thread that waits for the interpreter gets it. With Python's 5 ms an instance that is done would wait that
+"""Seconds after which a thread that waits for the interpreter gets it. With Python's 5 ms a finished instance would wait that
 long for a busy event loop."""
 
 

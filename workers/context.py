@@ -1,4 +1,4 @@
-"""What all parts of one worker share."""
+"""The objects that all parts of one worker share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Context:
         bus, results: open.
         retry: for calls that must succeed in the end; each model version has its own (`of_a_model`).
         fence_ttl: seconds that a plain call's fence outlives its answer.
-        journal: where instances note what they run; None without a supervisor.
+        journal: where instances note the requests that they run; None without a supervisor.
         digest: of the model version's files; "" in the worker's own context.
         max_attempts: runs that may die with a request in them before it goes to the dead letters.
     """
@@ -52,5 +52,5 @@ class Context:
 
 
 def runner_name(worker: str, incarnation: str) -> str:
-    """By this name the store tells a run that died from one that was only started again; a supervisor uses its dead worker's."""
+    """By this name the store tells a run that died from one that only started again; a supervisor uses its dead worker's."""
     return f"{worker}/{incarnation}"

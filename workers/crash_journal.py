@@ -1,9 +1,9 @@
-"""Notes which requests run now, where it outlives the worker: after a crash exactly these are suspects.
+"""Records which requests run now, in a file that outlives the worker: after a crash exactly these are suspects.
 
-The supervisor gives its worker an anonymous file, in memory where the system can (on a full disk a note would end the worker); both
-map it. Each instance that is a thread has a slot, and writes the names of its batch's requests there before it runs them. After a
-crash the supervisor starts an attempt for each of them, in the store, before it gives the partitions away: the next owner sees that
-the record was begun before, and runs it alone.
+The supervisor gives its worker an anonymous file, in memory where the system can (on a full disk a write would kill the worker);
+both map it. Each instance that is a thread has a slot, and writes the names of its batch's requests there before it runs them.
+After a crash the supervisor starts an attempt for each of them, in the store, before it gives the partitions away: the next owner
+sees that the record was begun before, and runs it alone.
 
 Invariants: a slot's length is written after its text and cleared first, so a reader of a dead process's journal sees whole notes;
 names that do not fit into a slot are left out at its end; the file survives the death of the process that maps it.
@@ -73,10 +73,10 @@ class CrashJournal:
 
 
 class CrashJournalReader:
-    """The journal, as the supervisor reads it: what a dead worker was running.
+    """The journal, as the supervisor reads it: the requests that a dead worker was running.
 
     Attributes:
-        descriptor: of the file, to be inherited by the worker.
+        descriptor: of the file; the worker inherits it.
     """
 
     def __init__(self) -> None:

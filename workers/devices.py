@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 
 def cores() -> int:
-    """CPU cores that this process may use: those that it may run on, or fewer if its container has a limit."""
+    """CPU cores that this process may use: those that it may run on, fewer if its container has a limit."""
     present = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return cpu_limit.usable_cores(present, cpu_limit.cpu_quota(_text))
 
@@ -112,7 +112,7 @@ def _readings(nvml: Any, handle: Any) -> Iterator[tuple[str, float]]:
 
 
 def _driver_gpus() -> int:
-    """How many GPUs NVIDIA's driver lists, in case NVML's Python package is not installed."""
+    """How many GPUs NVIDIA's driver lists; used if NVML's Python package is not installed."""
     return len(list(_DRIVER.iterdir())) if _DRIVER.is_dir() else 0
 
 

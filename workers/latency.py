@@ -7,7 +7,7 @@ from typing import Final
 WEIGHT: Final = 0.2
 """Weight of the newest batch in the moving average."""
 MAX_KEYS: Final = 64
-"""Pairs of shape class and size that are kept; a model with free sizes has any number."""
+"""Pairs of shape class and size that are kept; a model with variable sizes has any number."""
 
 
 class LatencyModel:

@@ -1,7 +1,7 @@
 """The worker's metrics. Counters are plain integers (`statistics`); Prometheus's objects are made at each scrape.
 
 `nv_*` have Triton's names and meanings, except that requests rejected at a full queue count as failed; `penstock_worker_*` are
-ours. Labels are a model's name, its version and its `metric_tags`, so strangers cannot add series.
+ours. Labels are a model's name, its version and its `metric_tags`, so callers cannot add series.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _MICROSECONDS: Final = 1e6
 _Read = Callable[[ModelStatistics], float]
 
 _NV_COUNTERS: Final[tuple[tuple[str, str, _Read], ...]] = (
-    ("nv_inference_request_success", "Successful requests, each 1 whatever its rows.", lambda s: s.success.count),
+    ("nv_inference_request_success", "Successful requests; each counts 1, whatever its rows.", lambda s: s.success.count),
     ("nv_inference_count", "Inferences: rows of successful requests.", lambda s: s.inference_count),
     ("nv_inference_exec_count", "Executions: batches that ran.", lambda s: s.execution_count),
     ("nv_inference_request_duration_us", "Cumulative time of successful requests, from intake to answer.", lambda s: s.success.seconds * _MICROSECONDS),  # noqa: E501
-    ("nv_inference_queue_duration_us", "Cumulative time that they waited.", lambda s: s.queue.seconds * _MICROSECONDS),
+    ("nv_inference_queue_duration_us", "Cumulative queue time of successful requests.", lambda s: s.queue.seconds * _MICROSECONDS),
     ("nv_inference_compute_input_duration_us", "Cumulative time of stacking inputs.", lambda s: s.compute_input.seconds * _MICROSECONDS),  # noqa: E501
     ("nv_inference_compute_infer_duration_us", "Cumulative time of running the model.", lambda s: s.compute_infer.seconds * _MICROSECONDS),  # noqa: E501
     ("nv_inference_compute_output_duration_us", "Cumulative time of making answers.", lambda s: s.compute_output.seconds * _MICROSECONDS),  # noqa: E501
@@ -43,13 +43,13 @@ _COUNTERS: Final[tuple[tuple[str, str, _Read], ...]] = (
     ("redeliveries", "Requests begun again after an earlier attempt.", lambda s: s.redeliveries),
     ("already_answered", "Redelivered requests that had their answer and were not run.", lambda s: s.already_answered),
     ("cancellations", "Requests answered CANCELLED without having run.", lambda s: s.cancellations),
-    ("instance_deaths", "Runs that their instance's process died in, or was killed in as hung.", lambda s: s.deaths),
+    ("instance_deaths", "Runs in which the instance's process died or was killed as hung.", lambda s: s.deaths),
     (
         "reruns",
-        "Parts of batches that were run by themselves: to find a culprit, or for want of memory.",
+        "Parts of batches that were run on their own: to find a culprit, or because memory was short.",
         lambda s: s.reruns,
     ),
-    ("lost_records", "Records that retention deleted before anybody read them.", lambda s: s.lost),
+    ("lost_records", "Records that retention deleted before they were read.", lambda s: s.lost),
 )
 
 _LABELLED: Final[tuple[tuple[str, str, str, Callable[[ModelStatistics], Mapping[str, int]]], ...]] = (
@@ -62,7 +62,7 @@ _HISTOGRAMS: Final[tuple[tuple[str, str, Callable[[ModelStatistics], Histogram]]
     ("batch_rows", "Rows per executed batch.", lambda s: s.batch_rows),
     ("queue_seconds", "Time of a successful request from intake to its batch's start.", lambda s: s.queue_seconds),
     ("compute_seconds", "Time of a batch in the model.", lambda s: s.compute_seconds),
-    ("emit_seconds", "Time to store a group of answers, repetitions included.", lambda s: s.emit_seconds),
+    ("emit_seconds", "Time to store a group of answers, retries included.", lambda s: s.emit_seconds),
 )
 
 _GAUGES: Final[tuple[tuple[str, str, Callable[[Serving], float]], ...]] = (
@@ -102,7 +102,7 @@ class WorkerMetrics(Collector):
         registry.register(self)
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: naming the families would take a scrape before there is anything to scrape."""
+        """Nothing: naming the families would require a scrape before there is anything to scrape."""
         return ()
 
     def close(self) -> None:
@@ -123,12 +123,12 @@ class WorkerMetrics(Collector):
     def _failing(self, models: list[tuple[Serving, dict[str, str]]], names: list[str]) -> Iterator[Metric]:
         failed = CounterMetricFamily(
             "penstock_worker_failed_calls",
-            "Calls of store or broker that failed and were repeated; those without a model are the worker's own.",
+            "Calls of store or broker that failed and were retried; those without a model are the worker's own.",
             labels=[*names, "call"],
         )
         failing = GaugeMetricFamily(
             "penstock_worker_failing_calls",
-            "Calls that are being repeated now; the intake of that model rests.",
+            "Calls that are being retried now; the intake of that model is paused.",
             labels=[*names, "call"],
         )
         for retry, labels in [(self._retry, dict[str, str]()), *[(m.retry, labels) for m, labels in models]]:
@@ -139,7 +139,7 @@ class WorkerMetrics(Collector):
 
     def _triton(self, models: list[tuple[Serving, dict[str, str]]], names: list[str]) -> Iterator[Metric]:
         for name, text, read in _NV_COUNTERS:
-            # Not a counter family: that would put `_total` behind Triton's names, which dashboards know without it.
+            # Not a counter family: that would append `_total` to Triton's names, which dashboards use without it.
             family = UnknownMetricFamily(name, text, labels=names)
             for serving, labels in models:
                 family.add_metric(_values(names, labels), read(serving.statistics))
@@ -185,7 +185,7 @@ class WorkerMetrics(Collector):
 
 
 def _restarts(models: list[tuple[Serving, dict[str, str]]], names: list[str]) -> Metric:
-    text = "Child processes of instances that were started again after their end."
+    text = "Restarts of instances' child processes."
     counter = CounterMetricFamily("penstock_worker_instance_restarts", text, labels=names)
     for serving, labels in models:
         restarts = sum([executor.restarts for executor in serving.loaded.executors])

@@ -1,6 +1,6 @@
-"""Repeats calls of store and broker until they succeed. While a call of a model version is failing, its intake rests.
+"""Retries calls of store and broker until they succeed. While a call of a model version is failing, its intake is paused.
 
-Each model version has its own `Retry`: a dead topic that the worker may not write to stops that model and no other.
+Each model version has its own `Retry`: a dead topic that the worker may not write to stops only that model.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ log = structlog.get_logger(__name__)
 
 @dataclasses.dataclass(slots=True)
 class Retry:
-    """How long to wait between attempts, and whether any call is being repeated now.
+    """How long to wait between attempts, and whether any call is being retried now.
 
     Attributes:
         first, longest: seconds; the wait is random below a bound that doubles from `first` to `longest`.
         failing: calls that failed and have not succeeded yet.
-        repeated: those calls, by kind.
+        repeated: the failing calls, by kind.
         errors: of the last failed attempt, by kind of call.
         failures: attempts that have failed so far, by kind of call.
         on_recovered: called when the last failing call has succeeded.
@@ -48,7 +48,7 @@ class Retry:
     def problem(self) -> str:
         """Which calls are failing, and why; "" for none."""
         return "; ".join(
-            f"'{what}' fails and is repeated: {self.errors.get(what, '')}"
+            f"'{what}' fails and is retried: {self.errors.get(what, '')}"
             for what, count in self.repeated.items()
             if count
         )
@@ -56,7 +56,7 @@ class Retry:
     async def call(self, what: str, make: Callable[[], Awaitable[T]]) -> T:
         """The result of `make()`, called again and again while it raises.
 
-        Not only after `Unavailable`: whatever the error, giving up a call that must succeed in the end would lose something.
+        Not only after `Unavailable`: whatever the error, giving up a call that must succeed in the end would lose data.
 
         Args:
             what: names the call in the log.
@@ -89,7 +89,7 @@ class Retry:
         self.errors[what] = str(error) or repr(error)
         expected = isinstance(error, Unavailable)
         log.warning(
-            "failed; it is repeated until it succeeds",
+            "failed; it is retried until it succeeds",
             call=what,
             error=str(error),
             exc_info=None if expected else error,

@@ -1,7 +1,7 @@
-"""Every setting of a worker, in one frozen object, and how it is written to and read from the environment.
+"""Every setting of a worker, in one frozen object, and its conversion to and from environment variables.
 
 Units: seconds and bytes. A field's environment variable is `PENSTOCK_` and its flag's name; a supervisor passes its settings to the
-worker in this way, so that no secret is on a command line.
+worker this way, so that no secret is on a command line.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _SECURITY: Final = {
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """What one worker process does.
+    """Settings of one worker process.
 
     Attributes:
         model_repository: folders of model folders, in Triton's layout.
@@ -103,7 +103,7 @@ class WorkerSettings:
                 f"model_control_mode is {quoted(self.model_control_mode)}; it must be none, poll or explicit"
             )
         if self.load_model and self.model_control_mode != "explicit":
-            raise ConfigError("load_model has a meaning only with model_control_mode explicit")
+            raise ConfigError("load_model is valid only with model_control_mode explicit")
         if self.worker and (
             len(self.worker) > 128 or not all(c.isascii() and (c.isalnum() or c in "._-") for c in self.worker)
         ):
@@ -207,6 +207,6 @@ _READERS: Final[dict[str, Callable[[str], Any]]] = {
 
 
 def made_up_id() -> str:
-    """The id of a worker that was given none. A restart makes up another, which must wait for the old one's session to end."""
+    """The id of a worker that was given none. A restart generates another, which must wait for the old one's session to end."""
     host = "".join(c for c in socket.gethostname() if c.isascii() and (c.isalnum() or c == "-"))[:40] or "host"
     return f"{host}-{secrets.token_hex(4)}"

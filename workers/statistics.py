@@ -1,8 +1,8 @@
-"""What one model version has done, as plain numbers: Triton's statistics and our own. Pure.
+"""The counts of one model version, as plain numbers: Triton's statistics and our own. Pure.
 
 Invariants: a batch is counted before its answers go out, so a caller who has an answer finds it counted; counters only grow. A
 request counts 1 whatever its rows; `inference_count` counts rows; `execution_count` counts batches that ran. Every request of a
-batch is charged the batch's full compute times, as in Triton, so that means over `success` are those that requests saw.
+batch is charged the batch's full compute times, as in Triton, so means over `success` are what requests experienced.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ class Histogram:
         self.total += value * times
 
     def cumulative(self) -> list[tuple[str, float]]:
-        """(upper bound, count of values up to it), as Prometheus wants it."""
+        """(upper bound, count of values up to it), as Prometheus expects it."""
         totals = itertools.accumulate(self.counts)
         return list(zip([*map(str, self.bounds), "+Inf"], map(float, totals), strict=True))
 
 
 @dataclasses.dataclass(slots=True)
 class Duration:
-    """A count, and the seconds in all."""
+    """A count, and the total seconds."""
 
     count: int = 0
     seconds: float = 0.0
@@ -121,8 +121,8 @@ class ModelStatistics:
         already_answered: redelivered requests that had their answer and were skipped.
         cancellations: requests answered CANCELLED without having run.
         lost: records that were deleted from the log unread.
-        deaths: runs that an instance died in.
-        reruns: parts of batches that were run again, or by themselves from the start.
+        deaths: runs in which an instance died.
+        reruns: parts of batches that were run again, or on their own from the start.
     """
 
     def __init__(self) -> None:
@@ -194,7 +194,7 @@ class ModelStatistics:
     def to_json(self) -> ModelStats:
         """See `encode_model_stats`.
 
-        Encoded again only after something was counted: an idle model is asked twice a second, too.
+        Encoded again only after something was counted: an idle model too is asked twice a second.
         """
         counted = (self.execution_count, self.success.count, self.fail.count)
         if self._shown is None or self._shown[0] != counted:

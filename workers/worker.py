@@ -1,6 +1,6 @@
 """One worker: its models, its heartbeat and its background tasks, from start to drain to close.
 
-Invariants: the transport is open before `start`, and its opener closes it; a background step that fails is repeated, and readiness
+Invariants: the transport is open before `start`, and its opener closes it; a background step that fails is retried, and readiness
 reports it; after `drain` nothing more is fetched, and every fetched request is answered or stays in the log.
 """
 
@@ -148,7 +148,7 @@ class Worker:
             problems.append(f"a call of store or broker: {text}")
         serving = self.models.serving()
         problems += [
-            f"model '{m.key[0]}' version {m.key[1]} takes nothing in: {text}"
+            f"model '{m.key[0]}' version {m.key[1]} takes no requests: {text}"
             for m in serving
             if (text := m.retry.problem())
         ]
@@ -182,7 +182,7 @@ class Worker:
             log.info("the directory keeps this worker's last heartbeat", error=exc.message)
 
     def abandon(self) -> None:
-        """Stop in the middle, as a crash would: no answer, no commit, no heartbeat. For tests."""
+        """Stop abruptly, as a crash would: no answer, no commit, no heartbeat. For tests."""
         self._background.cancel()
         self.models.abandon()
 
@@ -214,7 +214,7 @@ class Worker:
         self._background.spawn(self._repeat(name, step), name=f"worker-{name}")
 
     async def _repeat(self, name: str, step: Callable[[], Awaitable[None]]) -> None:
-        """Run the step again and again; after an error, which is logged once until it is over, with a pause."""
+        """Run the step repeatedly, with a pause after an error, which is logged once until it is over."""
         while True:
             try:
                 await step()
@@ -223,7 +223,7 @@ class Worker:
                 known = isinstance(exc, FleetError)
                 if name not in self._failed:
                     log.warning(
-                        "background task failed; it is repeated",
+                        "background task failed; it is retried",
                         task=name,
                         error=str(exc),
                         exc_info=None if known else exc,
@@ -242,7 +242,7 @@ class Worker:
             await self._outlet.beat(await self._pulse.current_heartbeat())
         except SupervisorGone:
             if not self._pulse.draining:
-                log.error("the supervisor is gone; this worker drains and stops, too", worker=self.id)
+                log.error("the supervisor is gone; this worker drains and stops", worker=self.id)
                 signal.raise_signal(signal.SIGTERM)
             raise
 

@@ -3,7 +3,7 @@
 Bytes are drawn from the gateway's budget, which others share. One model version may hold `SHARE` times as many calls, and bytes, as
 are still free. So a version whose calls are stuck can take at most three quarters, and room always remains for the others.
 
-Invariant: what was admitted or reserved leaves exactly once, so the counts return to zero when nothing waits.
+Invariant: each call and each reservation leaves exactly once, so the counts return to zero when nothing waits.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Admission:
             size: bytes that the call holds.
 
         Raises:
-            Exhausted: a limit is reached; `retry_after` is when the calls that wait now are answered at the measured rate.
+            Exhausted: a limit is reached; `retry_after` is the time to answer the calls that now wait, at the measured rate.
         """
         limits, budget, free = self._limits, self._budget, self._limits.calls - self.calls
         if free <= 0:

@@ -14,7 +14,7 @@ from gateway.admission.admission import Admission
 from gateway.catalogue.catalogue import Catalogue
 
 _LONGEST: Final = 0.5
-"""Longest pause between two looks at the catalogue, in seconds."""
+"""Longest pause between two checks of the catalogue, in seconds."""
 
 
 def wait_until(*, awaited: bool, now: float, began: float | None, model_wait: float, deadline: float) -> float | None:

@@ -4,7 +4,7 @@ One `Budget` per gateway bounds everything that a caller can make it keep: heads
 parsed forms, waiting calls, answers that the caller does not read, caches. Parts of it bound one kind of use, so that callers
 without a key, or callers that do not read, leave room for the others.
 
-Invariant: what was drawn is returned exactly once, so `used` is what is held now.
+Invariant: every draw is returned exactly once, so `used` is the number of bytes held now.
 """
 
 from __future__ import annotations

@@ -5,5 +5,5 @@ ends (`completion`), who is woken by an answer (`dispatcher`), and when an answe
 (`positions`, `recovery`).
 Others use `Service`, which has all of these as attributes, `Call`, and `Dispatcher`, which `background` drives.
 Invariants: a submitted call is answered exactly once or cancelled by its caller; wake-ups are hints, a sweep finds what they miss.
-May import `admission`, `catalogue`, `metrics` and the modules below them; it knows nothing of HTTP.
+May import `admission`, `catalogue`, `metrics` and the modules below them; it knows nothing about HTTP.
 """

@@ -120,7 +120,7 @@ class Completion:
             self.fail(call, error)
 
     def drop(self, call: Call) -> None:
-        """Drop a call whose caller has gone; its request goes on."""
+        """Drop a call whose caller has gone; its request continues."""
         if self.pending.drop(call):
             self._leave(call)
 
@@ -161,7 +161,7 @@ class Completion:
         return InferReply(reply.model, reply.version, failure=Failure(Code.GONE, _NOT_KEPT))
 
     async def close(self) -> None:
-        """Finish what is in flight."""
+        """Finish work in flight."""
         if self._timer is not None:
             self._timer.cancel()
         self._flush_cancels()

@@ -67,7 +67,7 @@ class Dispatcher:
             self._recovery.consider(call for call in waiting if call is not None and not call.claimed)
 
     async def trim(self) -> None:
-        """Trim delivered payloads in the store; on failure they expire by themselves."""
+        """Trim delivered payloads in the store; on failure they expire on their own."""
         while self._trims:
             refs, self._trims = self._trims[: self._trim_batch], self._trims[self._trim_batch :]
             try:

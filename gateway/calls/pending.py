@@ -1,7 +1,7 @@
 """The table of waiting calls, by the ref of their request. Pure: time is an argument.
 
 Invariants: a call leaves exactly once (fed, expired or dropped), and then `left` is set; several calls may wait for one ref (one
-`Idempotency-Key`, long polls), and one answer is for all of them.
+`Idempotency-Key`, long polls), and one answer goes to all of them.
 """
 
 from __future__ import annotations

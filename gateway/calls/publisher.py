@@ -100,7 +100,7 @@ class Publisher:
         return group
 
     def flush(self) -> None:
-        """Publish the groups that may go; the rest stay open. Runs by itself at the end of each turn."""
+        """Publish the groups that may go; the rest stay open. Runs automatically at the end of each turn."""
         self._scheduled = False
         self._closed = [group for group in self._closed if not self._send(group)]
         waiting = {group.topic for group in self._closed}

@@ -169,7 +169,7 @@ class Service:
         return request
 
     def submit(self, served: Served, request: InferRequest, on_done: OnDone) -> Call:
-        """Publish a plain call; `on_done` gets its answer, be it outputs or an error.
+        """Publish a plain call; `on_done` gets its answer, outputs or an error.
 
         Raises:
             Exhausted, TooLarge: it was refused.
@@ -243,7 +243,7 @@ class Service:
         self.metrics.refused(error.code.value)
 
     async def close(self) -> None:
-        """Finish what is in flight."""
+        """Finish work in flight."""
         await self.heartbeats.close()
         await self.publisher.close()
         await self.completion.close()

@@ -1,4 +1,4 @@
-"""Which model versions exist, and what a request for one must look like.
+"""Which model versions exist, and which requests fit one.
 
 Decided here: the version that a call means (`catalogue`), whether a request fits its model's configuration (`request_checks`), and
 what `/v2/models/stats` and a model's metadata say (`statistics`, from the heartbeats that `heartbeats` asks for).

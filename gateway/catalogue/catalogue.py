@@ -30,7 +30,7 @@ class Served:
         config: its completed configuration; empty if the announced one cannot be read, and the version is then UNAVAILABLE.
         check: validates requests for it.
         workers: live workers that had it ready at the last heartbeat check.
-        digests: of the files that these workers serve; with more than one, answers may come from either.
+        digests: of the files that these workers serve; with more than one, answers may come from any of them.
         counters: for the metrics.
     """
 
@@ -51,7 +51,7 @@ class Served:
         if len(self.digests) < 2:
             return ""
         shown = ", ".join(sorted(digest[:SHOWN_DIGEST] for digest in self.digests))
-        return f"live workers serve different files under this version ({shown}); give all of them the same, or another version"
+        return f"live workers serve different files under this version ({shown}); give them the same files, or another version"
 
     @property
     def ready(self) -> bool:

@@ -1,4 +1,4 @@
-"""Heartbeats on request: workers beat twice a second by themselves, and at once when they are polled.
+"""Heartbeats on request: workers beat twice a second, and at once when they are polled.
 
 Invariants: a poll returns heartbeats made after it was called, of every live worker that answers within `WITHIN`, and the last
 known ones of the others; at most one poll is in flight, however many callers wait.
@@ -59,7 +59,7 @@ class HeartbeatPoller:
         if former is not None and not former.done():
             await asyncio.wait([former])
             await asyncio.sleep(PAUSE)
-        self._asking, self._next = self._next, None  # a later caller may know of more than this poll counts
+        self._asking, self._next = self._next, None  # a later caller may know of events that this poll misses
         return await self._ask()
 
     async def _ask(self) -> list[Heartbeat]:

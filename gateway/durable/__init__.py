@@ -4,5 +4,5 @@ Decided here: whether a call runs, attaches to a running one or gets a kept answ
 cancellation of a request by id or handle (`requests`).
 Others use `Claims`, `Requests` and `RequestStatus`.
 Invariants: a call is claimed in the result store before it is published; after a 202 its record is in the log.
-May import `calls` and below; it knows nothing of HTTP.
+May import `calls` and below; it knows nothing about HTTP.
 """

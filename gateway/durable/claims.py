@@ -26,7 +26,7 @@ from protocol.runtime.tasks import BackgroundTasks
 
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 0.5
-"""Seconds between two checks whether the first call with a key was published."""
+"""Seconds between two checks of whether the first call with a key was published."""
 
 _log = structlog.get_logger("gateway.durable.claims")
 
@@ -120,7 +120,8 @@ class Claims:
         service = self._service
         if service.fill >= service.settings.fill_limit:
             raise Unavailable(
-                f"the result store is {service.fill:.0%} full; asynchronous work is taken below {service.settings.fill_limit:.0%}",
+                f"the result store is {service.fill:.0%} full; "
+                f"asynchronous calls are taken below {service.settings.fill_limit:.0%}",
                 retry_after=30.0,
             )
         record = service.record(request)

@@ -196,7 +196,7 @@ class Requests:
         return dataclasses.replace(state, state="queued")
 
     async def _wait(self, request_ref: str, model: str, version: str, seconds: float) -> None:
-        """Return when the request is answered, or after so many seconds."""
+        """Return when the request is answered, or after this many seconds."""
         service = self._service
         future: asyncio.Future[InferReply] = asyncio.get_running_loop().create_future()
         call = service.watch(

@@ -1,10 +1,10 @@
-"""The HTTP frontend: Open Inference Protocol V2 as Triton speaks it, and what a queue adds to it.
+"""The HTTP frontend: Open Inference Protocol V2 as Triton implements it, and a queue's additions.
 
 Decided here: limits on connections, heads and bodies (`reading`, `connection`), framing and allowed hosts (`framing`), the
 principal (`access`), the call that a request makes (`inference`, `bodies`), its response and HTTP status (`responses`, `errors`),
-every other route (`routes`), and what leaves the event loop (`inflating`, `json_pool`).
+every other route (`routes`), and which work leaves the event loop (`inflating`, `json_pool`).
 Others use `HttpServer` alone.
-Invariants: responses leave a connection in the order of its requests; what is kept for a caller is counted before it is kept; only
+Invariants: responses leave a connection in the order of its requests; data kept for a caller is counted before it is kept; only
 this room knows status numbers; only `uvicorn_internals` imports uvicorn.
 May import everything in `gateway` but `app` and `background`.
 """

@@ -64,7 +64,7 @@ def raw_binary(body: memoryview, config: ModelConfig) -> InferBody:
     dims = list(spec.dims)
     if dims.count(-1) > 1:
         raise InvalidArgument(
-            f"the shape of a raw binary request for '{config.name}' is not known: {dims} has several sizes open"
+            f"the shape of a raw binary request for '{config.name}' is not known: {dims} has several variable dimensions"
         )
     data: Buffer = body
     if spec.datatype == "BYTES":
@@ -134,7 +134,7 @@ _ALL: Final = (
 def timing(stamps: Timing) -> bytes:
     """The value of `Penstock-Timing`, a structured dictionary (RFC 8941): stages in microseconds since the gateway had read the
     request, rows and requests of the batch, the attempt, the reason of the release, the digest of the files. A stage that did not
-    happen is left out, and so is one before the request by another host's clock."""
+    happen is left out, as is one that another host's clock puts before the request."""
     t0 = stamps.accepted - 5e-7  # so that truncation rounds
     if stamps.accepted and stamps.released and stamps.emitted:
         text = _ALL % (

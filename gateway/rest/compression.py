@@ -17,7 +17,7 @@ _LEVEL: Final = 1
 
 
 class Inflation:
-    """Inflates a body in steps, so that each step can be counted before it is made.
+    """Inflates a body in steps, so that the bytes of each step can be counted first.
 
     Args:
         body: as received.
@@ -52,7 +52,7 @@ class Inflation:
 
         Raises:
             TooLarge: it would exceed the limit; no more than that is ever inflated.
-            CodecError: it is not of this encoding, truncated, or followed by other bytes.
+            CodecError: it is not in this encoding, truncated, or followed by other bytes.
         """
         if self.done:
             return

@@ -58,7 +58,7 @@ class _Flow(FlowControl):
 
 
 class InferConnection(RequestReader):
-    """uvicorn's HTTP/1.1 protocol, which keeps the infer route for itself."""
+    """uvicorn's HTTP/1.1 protocol, which handles the infer route itself."""
 
     def __init__(
         self,
@@ -188,7 +188,7 @@ class InferConnection(RequestReader):
             transport.abort()
 
     def resume_writing(self) -> None:
-        """The client reads again: go on."""
+        """The client reads again: resume."""
         super().resume_writing()
         self._endpoint.unread.drop(self.transport)
         if self._active is None:
@@ -220,7 +220,7 @@ class InferConnection(RequestReader):
         self._endpoint.closed()
 
     def tick(self, keep_alive_ticks: int, read_ticks: int) -> None:
-        """Called periodically: close the connection if it was idle, or stuck in one message, for so many ticks."""
+        """Called periodically: close the connection if it was idle, or stuck in one message, for this many ticks."""
         if self.transport is None:
             return
         if self.flow.write_paused or self.transport.is_closing():  # closing waits until the client has read

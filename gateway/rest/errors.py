@@ -47,7 +47,7 @@ def error_body(message: str) -> bytes:
 
 def error_headers(error: FleetError) -> list[tuple[str, str]]:
     """Headers of an error response."""
-    headers = [("penstock-error", error.code.value)]  # tells a failed model from a gateway fault: both are 500
+    headers = [("penstock-error", error.code.value)]  # distinguishes a failed model from a gateway fault: both are 500
     seconds = error.retry_after if error.retry_after is not None else _RETRY_AFTER.get(error.code)
     if seconds is not None:
         headers.append(("retry-after", str(max(1, math.ceil(seconds)))))

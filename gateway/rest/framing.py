@@ -1,6 +1,6 @@
 """Refuses heads that two servers could frame differently, and hosts that this gateway does not serve. Pure.
 
-The parser refuses most ambiguities: both lengths, repeated lengths, blanks before a colon, bare line ends, folded lines. This
+The parser refuses most ambiguities: both lengths, repeated lengths, whitespace before a colon, bare line ends, folded lines. This
 module refuses the rest.
 """
 
@@ -30,7 +30,7 @@ def fault(version: str, headers: Sequence[tuple[bytes, bytes]], fields: Fields) 
         fields: the same as a mapping.
     """
     if version not in ("1.1", "1.0"):
-        return 505, "only HTTP/1.1 and HTTP/1.0 are spoken here"
+        return 505, "only HTTP/1.1 and HTTP/1.0 are supported"
     names = [name for name, _ in headers]
     for name in _ONCE:
         if names.count(name) > 1:
@@ -41,9 +41,9 @@ def fault(version: str, headers: Sequence[tuple[bytes, bytes]], fields: Fields) 
     if coding is None:
         return None
     if version == "1.0":
-        return 400, "transfer-encoding is not known in HTTP/1.0"
+        return 400, "HTTP/1.0 has no transfer-encoding"
     if coding.strip().lower() != b"chunked":
-        return 501, "the only transfer-encoding that is offered is 'chunked'"
+        return 501, "the only supported transfer-encoding is 'chunked'"
     return None
 
 

@@ -40,7 +40,7 @@ Result = TypeVar("Result")
 
 
 class InferFrontend:
-    """Takes infer requests from connections. The methods are `connection.Frontend`'s."""
+    """Takes infer requests from connections. Implements `exchange.Frontend`."""
 
     def __init__(self, service: Service, claims: Claims, access: Access) -> None:
         self._service = service
@@ -57,7 +57,7 @@ class InferFrontend:
         self._loop = asyncio.get_running_loop()
 
     async def close(self) -> None:
-        """Finish what is in flight, and end the JSON processes."""
+        """Finish work in flight, and end the JSON processes."""
         await self._responses.close()
         await self.json.close()
 
@@ -89,7 +89,7 @@ class InferFrontend:
             self._responses.refuse(exchange, error)
 
     def handle(self, exchange: Exchange) -> None:
-        """Queue a complete request; it is handled when all sockets of this turn were read."""
+        """Queue a complete request; it is handled after all sockets of this turn have been read."""
         exchange.accepted = self._clock()
         size = len(exchange.body)
         if size > UNCOUNTED and size > exchange.reserved:

@@ -1,4 +1,4 @@
-"""Inflates bodies off the event loop: in steps, a few bodies at once, each step counted before it is made."""
+"""Inflates bodies off the event loop: in steps, a few bodies at once, the bytes of each step counted first."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Inflater:
             body: as received.
             encoding: the value of `Content-Encoding`.
             limit: largest inflated size in bytes.
-            reserve: counts so many bytes in all; raises if there is no room.
+            reserve: counts this many bytes in all; raises if there is no room.
 
         Raises:
             FleetError: as `Inflation` and `reserve`.

@@ -1,7 +1,7 @@
 """Shares a few JSON processes among callers, first come, first served, each with its deadline.
 
 Invariants:
-- a caller has its answer or 504 by its deadline; a document that is too late is not begun;
+- a caller gets its answer or 504 by its deadline; a late document is not begun;
 - a document that was begun is finished even if its caller has gone, so that the next caller does not wait for a new process;
 - documents that wait or are handled are counted in the gateway's budget.
 """
@@ -48,13 +48,13 @@ class JsonPool:
         self._work: set[asyncio.Task[_Answer]] = set()
 
     async def parse(self, body: Buffer | bytearray, length: int | None, until: float, model: str = "") -> InferBody:
-        """As `v2.parse_body`; the tensors are views of one buffer. The body is the caller's to count.
+        """As `v2.parse_body`; the tensors are views of one buffer. The caller counts the body.
 
         Raises:
             CodecError, Unsupported, TooLarge: naming the fault.
             DeadlineExceeded: `until` has passed.
             Exhausted: there is no room for the parsed document.
-            Unavailable: the process died over it.
+            Unavailable: the process died handling it.
         """
         note, value = await self._ask(PARSE, {"length": length, "model": model}, body, Share(self._budget), until)
         inputs, start = [], 0

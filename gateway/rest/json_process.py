@@ -1,8 +1,8 @@
-"""Large JSON, away from the event loop: a child process parses and writes it, one document at a time.
+"""Large JSON off the event loop: a child process parses and writes it, one document at a time.
 
-A thread would not help: the parser holds the GIL while it runs (90 ms for 16 MB). The child also keeps the hundreds of megabytes
+A thread would not help: the parser holds the GIL while it runs (90 ms for 16 MB). The child also holds the hundreds of megabytes
 that such a document takes as Python objects. It starts with the first large body, and ends when its standard input does, so it
-cannot outlive its gateway. `docs/decisions/0004-json-in-processes-of-our-own.md` says why it is no `ProcessPoolExecutor`.
+cannot outlive its gateway. `docs/decisions/0004-json-in-processes-of-our-own.md` says why it is not a `ProcessPoolExecutor`.
 
 A frame in either direction is `kind (1 byte), length of note (u32), length of body (u32), note (JSON), body`.
 """
@@ -51,7 +51,7 @@ class JsonProcess:
 
     @property
     def pid(self) -> int | None:
-        """Of the child, once it was started."""
+        """The child's, once started."""
         return None if self._process is None else self._process.pid
 
     async def ask(
@@ -68,7 +68,7 @@ class JsonProcess:
         Raises:
             FleetError: raised by the child.
             Exhausted: there is no room for the answer.
-            Unavailable: the child died over it.
+            Unavailable: the child died handling it.
         """
         try:
             process = await self._running()
@@ -86,7 +86,7 @@ class JsonProcess:
             result = memoryview(await process.stdout.readexactly(size))
         except (OSError, asyncio.IncompleteReadError, struct.error):
             await self.close()
-            _log.error("the JSON process died over a request", body_bytes=len(body))
+            _log.error("the JSON process died handling a request", body_bytes=len(body))
             raise Unavailable("the request's JSON could not be handled: the process for large JSON died") from None
         except FleetError:
             raise

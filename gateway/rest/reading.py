@@ -135,7 +135,7 @@ class RequestReader(UvicornConnection):
         cycle: Any = self.cycle
         kept = len(cycle.body) if cycle is not None and self._in_body else 0
         if self._chunks > _MAX_CHUNKS + kept // _CHUNK_BYTES:
-            self._refuse(400, f"the request's body has {self._chunks} chunks, which are too small to be taken")
+            self._refuse(400, f"the request's body has {self._chunks} chunks, which are too small")
 
     # --- the parser's callbacks ---------------------------------------------------------------------------------------
 
@@ -259,7 +259,7 @@ class RequestReader(UvicornConnection):
         connection: Any = self  # `queue_response` and `write_response` are in `InferConnection`
         exchange = Exchange(connection, *route, fields, keep_alive=keep_alive, expects=self.expect_100_continue)
         exchange.head_bytes = self._head_bytes
-        previous, self.cycle = self.cycle, exchange  # it has what the base class reads of a cycle
+        previous, self.cycle = self.cycle, exchange  # it has the attributes that the base class reads
         if previous is None or previous.response_complete:
             self._start_asgi_task(exchange, self.app)  # type: ignore[arg-type]
         else:
@@ -294,7 +294,7 @@ class RequestReader(UvicornConnection):
             if self.pipeline:  # none of them was started: free them
                 self.pipeline.clear()
                 self.cycle = GONE
-            self._refuse(503, "this gateway reads too many requests at once, come back later")
+            self._refuse(503, "this gateway reads too many requests at once; try again later")
 
     def _refuse(self, status: int, message: str) -> None:
         """Answer a malformed request in its turn, and end the connection."""

@@ -50,7 +50,7 @@ class Responses:
         await self._tasks.join()
 
     def spawn(self, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
-        """Run work on an exchange as a task; what it raises becomes the response."""
+        """Run work on an exchange as a task; its exception becomes the response."""
         self._tasks.spawn(self._guard(exchange, work))
 
     def answer(self, exchange: Exchange, reply: InferReply) -> None:

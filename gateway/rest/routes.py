@@ -164,7 +164,7 @@ class Routes:
         if request.path_params["verb"] not in ("load", "unload"):
             raise HTTPException(404, "Not Found")
         raise Unsupported(
-            "explicit model load / unload is not offered over HTTP: workers load what their --model-repository and --load-model say"
+            "explicit model load / unload is not supported over HTTP: workers load what --model-repository and --load-model name"
         )
 
     # --- requests -----------------------------------------------------------------------------------------------------
@@ -298,7 +298,7 @@ async def _shared_memory(request: Request) -> Response:
 
 
 async def _unreachable(request: Request) -> Response:
-    """Never called: `connection.InferConnection` takes POST to infer. The route makes other methods 405."""
+    """Never called: `connection.InferConnection` takes POST to infer. The route answers other methods with 405."""
     raise HTTPException(404, "Not Found")
 
 

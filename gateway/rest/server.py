@@ -104,7 +104,7 @@ class HttpServer:
                     await self._all_closed.wait()
 
     async def close(self) -> None:
-        """Close what is left after `drain`."""
+        """Close the connections left after `drain`."""
         for timer in self._timers.values():
             timer.cancel()
         await self._frontend.close()

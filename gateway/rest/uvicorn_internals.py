@@ -1,7 +1,8 @@
-"""Every name of uvicorn that is not documented and that the gateway uses or overrides. No other file imports uvicorn.
+"""Every undocumented name of uvicorn that the gateway uses or overrides. No other file imports uvicorn.
 
-pyproject.toml bounds uvicorn to the version that the tests ran on. When it moves, `tests/gateway/test_uvicorn_internals.py` names
-what vanished. `docs/decisions/0002-infer-route-in-uvicorns-protocol.md` says why there is a subclass.
+pyproject.toml bounds uvicorn to the version that the tests ran on. When that bound moves,
+`tests/gateway/test_uvicorn_internals.py` names what is missing. `docs/decisions/0002-infer-route-in-uvicorns-protocol.md` says why
+there is a subclass.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class UvicornConnection(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 protocol. Subclasses use the attributes that are declared here and override `OVERRIDDEN`.
 
     `cycle` is the request that was begun last, `pipeline` holds those that wait, oldest last. uvicorn's own methods read
-    `CYCLE_READ` of a cycle, so whatever stands in for one has these.
+    `CYCLE_READ` of a cycle, so any stand-in for a cycle needs these.
     """
 
     app: Any
@@ -63,4 +64,4 @@ STATE: Final = ("connections", "default_headers", "tasks", "total_requests")
 SERVER: Final = ("lifespan", "server_state", "servers", "started", "startup")
 CONFIG: Final = ("lifespan_class", "load")
 PARSER: Final = ("feed_data", "get_http_version", "get_method", "should_keep_alive", "should_upgrade")
-"""Of httptools' parser: documented but for what `feed_data` leaves after an upgrade."""
+"""Of httptools' parser: documented except for what `feed_data` leaves after an upgrade."""

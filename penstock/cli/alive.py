@@ -46,7 +46,7 @@ def judged(beats: Sequence[Heartbeat], topics: Collection[str], names: Names) ->
         topic = names.infer_topic(model, version)
         if topic not in topics:
             text = (
-                f"topic {topic} of model '{model}' version {version} is not there, though it is served: calls to it wait in vain; "
-                "restart a worker, which creates it again, and find out who deletes topics"
+                f"topic {topic} of model '{model}' version {version} does not exist, although it is served: calls to it never run; "
+                "restart a worker, which creates it again, and find out what deletes topics"
             )
             yield "problem", text

@@ -28,7 +28,7 @@ from workers.repository.version import ModelVersion
 @click.option("--run", is_flag=True, help="Also load every model and run a request of zeros.")
 def command(repository: tuple[Path, ...], as_json: bool, no_inspect: bool, run: bool) -> None:
     """Report for every model of REPOSITORY whether it is served as by Triton (as far as checked), served with a difference, or
-    refused, and why. With --run also whether it answers.
+    refused, and why. With --run, also whether it answers.
 
     Exits with 1 when a model is refused or fails.
 
@@ -70,7 +70,7 @@ def _text(result: CheckResult) -> str:
 
 
 def _inspect(children: ChildPool, version: ModelVersion) -> BackendMetadata | None:
-    """Inspect a model as a worker would: in a process of its own if it may crash."""
+    """Inspect a model as a worker would: in a separate process if it may crash."""
     if not is_isolated(version.config):
         return load_backend(version.config.backend).inspect(version)
     child = children.take(version.config.backend)

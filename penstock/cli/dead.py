@@ -29,7 +29,7 @@ from protocol.transport.settings import TransportSettings
 T = TypeVar("T")
 
 ASK_ABOVE: Final = 10
-"""Most records that are sent again without confirmation."""
+"""Maximum number of records that are sent again without confirmation."""
 
 _where: Decorator = options(
     fleet_options,
@@ -38,7 +38,7 @@ _where: Decorator = options(
 )  # fmt: skip
 _which: Decorator = options(
     click.option("--reason", "reasons", multiple=True, type=click.Choice([*REASONS, UNKNOWN]), help="Only this reason; may be repeated. [all]"),  # noqa: E501
-    click.option("--since", metavar="AGE|DATE", help="Dead since then: 90s, 30m, 2h, 7d, or 2026-01-31T12:00 in UTC."),
+    click.option("--since", metavar="AGE|DATE", help="Only letters no older than: 90s, 30m, 2h, 7d, or 2026-01-31T12:00 in UTC."),
     click.option("--worker", default="", help="Only letters of this worker."),
     click.option("--id", "ids", multiple=True, metavar="ID", help="Only this letter: its id, or <model>/<partition>/<offset>; may be repeated."),  # noqa: E501
 )  # fmt: skip
@@ -64,7 +64,7 @@ def command() -> None:
 @command.command("list")
 @options(_where, _which, _json)
 def list_(models: tuple[str, ...], as_json: bool, **flags: Any) -> None:
-    """List dead letters, the oldest first, with counts by reason.
+    """List dead letters, oldest first, with counts by reason.
 
     \b
         penstock dead list --model mymodel --reason poison --since 2h
@@ -112,7 +112,7 @@ def show(name: str, models: tuple[str, ...], as_json: bool, **flags: Any) -> Non
     _where,
     click.option("--from", "source", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A folder that --export wrote, instead of ID."),  # noqa: E501
     option("--model-repository", multiple=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="The model's repository; may be repeated. [--from's own models]"),  # noqa: E501
-    click.option("--version", "version", default="", help="Version of the model to run. [the one in which it died]"),
+    click.option("--version", "version", default="", help="Version of the model to run. [the version in which it died]"),
     click.option("--time-limit", type=float, callback=seconds, default=120.0, show_default=True, help="Seconds for loading and running; after that it counts as hung."),  # noqa: E501
     click.option("--export", "target", type=click.Path(path_type=Path), help="Write a reproducer into this new folder."),
     click.option("--with-model", is_flag=True, help="With --export: include a copy of the model version."),
@@ -154,7 +154,7 @@ def reproduce(name: str, models: tuple[str, ...], source: Path | None, as_json: 
     _which,
     click.option("--rate", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Records a second; 0 for no limit."),
     click.option("--dry-run", is_flag=True, help="Print what would be sent, and send nothing."),
-    click.option("--again", is_flag=True, help="Include requests that were sent again since they died."),
+    click.option("--again", is_flag=True, help="Include requests that were already sent again."),
     click.option("--yes", "-y", is_flag=True, help=f"Do not ask before sending more than {ASK_ABOVE}."),
     _json,
 )  # fmt: skip
@@ -241,7 +241,7 @@ def _case(settings: TransportSettings, models: tuple[str, ...], name: str) -> re
     if letter.reason == "lost":
         raise InvalidArgument(f"{letter.id} is a note that records were deleted unread: there is nothing to run")
     if letter.left_out:
-        raise InvalidArgument(f"{letter.id} is the evidence alone: {letter.left_out} were too large to be kept")
+        raise InvalidArgument(f"{letter.id} has only the evidence: {letter.left_out} were too large to keep")
     return reproducer.Case(letter, letter.version(settings.names) or "1", value)
 
 
@@ -281,7 +281,7 @@ def _settings(flags: dict[str, Any]) -> TransportSettings:
     data_dir: Path | None = flags["data_dir"]
     if not flags["kafka"] and data_dir is None:
         raise ConfigError(
-            "dead letters are in a fleet's broker: --kafka HOST:PORT and --redis URL; or in --data-dir DIR"
+            "name the fleet whose dead letters to read: --kafka HOST:PORT and --redis URL; or in --data-dir DIR"
         )
     return transport_settings(**flags)
 
@@ -330,7 +330,7 @@ async def _fetch(bus: Bus, names: Names, models: tuple[str, ...], name: str) -> 
     found = await _dead_topics(bus, names, models)
     letters = [letter for each in found for letter in each.letters if selection.is_called(letter, name)]
     if not letters:
-        searched = ", ".join(each.model for each in found) or "no model, for none was ever announced"
+        searched = ", ".join(each.model for each in found) or "no model, because none was ever announced"
         raise NotFound(f"there is no dead letter {name!r}; looked at: {searched}")
     letter = max(letters, key=lambda each: each.dead_lettered_at)
     return letter, await topic.read_value(bus, names, letter)

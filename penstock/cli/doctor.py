@@ -98,7 +98,7 @@ def _frameworks() -> Iterator[DoctorLine]:
 
 def _gpus() -> Iterator[DoctorLine]:
     if importlib.util.find_spec("pynvml") is None:
-        yield DoctorLine("gpu", "ok", "not looked for: pip install 'penstock[gpu]' reads NVIDIA's management library")
+        yield DoctorLine("gpu", "ok", "not checked; to read NVIDIA's management library: pip install 'penstock[gpu]'")
         return
     import pynvml
 
@@ -215,7 +215,7 @@ async def _server(
         return DoctorLine(name, "problem", exc.message)
     else:
         return DoctorLine(
-            name, "ok" if state else "problem", "answers" if state else "is connected, and does not answer"
+            name, "ok" if state else "problem", "answers" if state else "is connected but does not answer"
         )
     finally:
         await close()

@@ -16,11 +16,11 @@ from protocol.errors import ConfigError
     fleet_options,
     gateway_options,
     metrics_option,
-    option("--model-wait", type=float, default=10.0, help="For so many seconds after its start, a call for an unknown model waits for it; after that it is 404."),  # noqa: E501
+    option("--model-wait", type=float, default=10.0, help="Seconds after its start during which a call for an unknown model waits for it; after that, 404."),  # noqa: E501
     option("--signing-secret", default="", show_default=False, help="Signs the handles of asynchronous calls; must be the same on all gateways. [a random one that the gateways of a fleet share]"),  # noqa: E501
     option("--max-queued-bytes", type=int, default=512 * 1024 * 1024, help="Bytes of requests and answers that the gateway holds at once; beyond it answers 429 or 503."),  # noqa: E501
-    option("--max-long-polls", type=int, default=1024, help="Long polls that wait at once; more are answered 429."),
-    option("--json-processes", type=int, default=2, help="Processes for JSON above 1 MB, at most."),
+    option("--max-long-polls", type=int, default=1024, help="Maximum number of waiting long polls; more are answered 429."),
+    option("--json-processes", type=int, default=2, help="Maximum number of processes for JSON above 1 MB."),
     option("--drain-grace", type=float, default=30.0, help="Seconds that calls in flight get after SIGTERM."),
     log_options,
 )  # fmt: skip

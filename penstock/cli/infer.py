@@ -19,7 +19,7 @@ from protocol.tensors import NUMPY_DTYPE, Array, Tensor, from_array
 _SHOWN = 32
 """Elements of an output that are printed."""
 _MOST_ROWS = 1_000_000
-"""Most random rows: even with one element each, more would exceed the size limit of a request."""
+"""Maximum number of random rows: even with one element each, more would exceed the size limit of a request."""
 
 
 @click.command()
@@ -38,7 +38,7 @@ _MOST_ROWS = 1_000_000
     type=click.IntRange(1),
     help="Send random inputs with this number of rows. [1]",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the made-up inputs.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the random inputs.")
 @click.option("--version", "version", default="", help="Model version. [the highest that is ready]")
 @click.option("--timeout", type=float, callback=seconds, help="Seconds to wait for the answer. [the gateway's default]")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
@@ -113,7 +113,7 @@ def _from_body(file: Path) -> dict[str, Array]:
 
 
 def _typed(arrays: dict[str, Array], kinds: dict[str, Any]) -> dict[str, Array | Tensor]:
-    """BF16 as such; all other datatypes are those of the arrays."""
+    """BF16 as a `Tensor`; all other datatypes follow from the arrays."""
     return {
         name: from_array(name, array, "BF16") if kinds.get(name, {}).get("datatype") == "BF16" else array
         for name, array in arrays.items()
@@ -124,7 +124,7 @@ def _random(kinds: dict[str, Any], rows: int, rng: np.random.Generator) -> dict[
     """Inputs of the metadata's shapes: the first free size is the rows, any other is 1."""
     arrays: dict[str, Array] = {}
     if rows > _MOST_ROWS:
-        raise InvalidArgument(f"--random makes up at most {_MOST_ROWS} rows, not {rows}")
+        raise InvalidArgument(f"--random generates at most {_MOST_ROWS} rows, not {rows}")
     for name, entry in kinds.items():
         free = iter([rows])
         shape = tuple(next(free, 1) if size == -1 else size for size in entry["shape"])
@@ -156,7 +156,7 @@ def _plain(result: InferResult) -> dict[str, Any]:
 
 
 def _shown(result: InferResult) -> dict[str, Array]:
-    """The outputs as numbers, also those that are bits."""
+    """The outputs as numbers, including those that are bits."""
     return {
         name: bfloat16.to_floats(array) if result.datatypes.get(name) == "BF16" else array
         for name, array in result.outputs.items()

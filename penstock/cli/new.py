@@ -13,7 +13,7 @@ from protocol.errors import InvalidArgument
 from protocol.naming import Names
 
 _MODEL = '''
-    """A model to start from: replace `predict`. Serve the repository that it lies in: penstock serve --model-repository DIR"""
+    """A model to start from: replace `predict`. Serve its repository: penstock serve --model-repository DIR"""
 
     import numpy as np
 
@@ -39,7 +39,7 @@ _CONFIG = """
     ]
     output [ {{ name: "SUM" data_type: TYPE_FP32 dims: [ 4 ] }} ]
 
-    # Wait at most 2 ms for others to share a batch with; a full batch goes at once.
+    # Wait at most 2 ms for other requests of a batch; a full batch runs at once.
     dynamic_batching {{ max_queue_delay_microseconds: 2000 }}
 """
 
@@ -64,10 +64,10 @@ def command(name: str, repository: Path) -> None:
         raise InvalidArgument(f"model name {name!r} must be usable as a folder's name")
     folder = repository / name
     if folder.exists():
-        raise InvalidArgument(f"{folder} is already there; choose another name, or delete it first")
+        raise InvalidArgument(f"{folder} already exists; choose another name, or delete it first")
     (folder / "1").mkdir(parents=True)
     (folder / "1" / "model.py").write_text(textwrap.dedent(_MODEL).lstrip(), encoding="utf-8")
-    quoted = orjson.dumps(name).decode()  # a text in protobuf's format is quoted as JSON's is
+    quoted = orjson.dumps(name).decode()  # protobuf's text format quotes strings as JSON does
     (folder / "config.pbtxt").write_text(textwrap.dedent(_CONFIG).lstrip().format(name=quoted), encoding="utf-8")
     line = shlex.join(["penstock", "serve", "--model-repository", str(repository)])
     print(f"{folder}/config.pbtxt\n{folder}/1/model.py\n\nnext: {line}")

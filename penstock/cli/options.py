@@ -23,7 +23,7 @@ def option(name: str, **settings: Any) -> Decorator:
 
 
 def seconds(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
-    """A callback that checks a duration, if there is one."""
+    """A callback that checks a duration, if one is given."""
     if value is not None and not 0 < value <= MAX_SECONDS:
         raise click.BadParameter(f"{value} is not a number of seconds between 0 and {MAX_SECONDS:.0f}", ctx, param)
     return value
@@ -65,13 +65,13 @@ address_options = options(
 
 connection_options = options(
     option("--session-timeout", type=float, default=10.0, help="Seconds after which Kafka considers a silent worker dead."),
-    option("--result-ttl", type=float, default=3600.0, help="Seconds that results of keyed and asynchronous calls are kept."),
+    option("--result-ttl", type=float, default=3600.0, help="Seconds to keep the results of keyed and asynchronous calls."),
     option("--connect-timeout", type=float, default=30.0, help="Seconds to keep trying to reach broker and store at start."),
     option("--kafka-security-protocol", type=click.Choice(["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]), default="PLAINTEXT", help="As in Kafka's clients."),  # noqa: E501
     option("--kafka-sasl-mechanism", type=click.Choice(["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]), help="With SASL."),
     option("--kafka-sasl-username", help="With SASL."),
-    option("--kafka-sasl-password", help="With SASL; better given by the environment variable."),
-    option("--kafka-ssl-cafile", type=click.Path(exists=True, dir_okay=False), help="PEM file of the broker's authority."),
+    option("--kafka-sasl-password", help="With SASL; prefer the environment variable."),
+    option("--kafka-ssl-cafile", type=click.Path(exists=True, dir_okay=False), help="PEM file of the broker's CA."),
     option("--kafka-ssl-certfile", type=click.Path(exists=True, dir_okay=False), help="PEM file of our certificate."),
     option("--kafka-ssl-keyfile", type=click.Path(exists=True, dir_okay=False), help="PEM file of our key."),
 )  # fmt: skip
@@ -89,11 +89,11 @@ fleet_options = options(
 gateway_options = options(
     option("--host", default="127.0.0.1", help="Address to listen on; anything but loopback needs --api-key."),
     option("--http-port", type=int, default=8000, help="Port of the V2 API; 0 takes a free one."),
-    option("--api-key", default="", show_default=False, help="What callers must send as bearer token or X-API-Key."),
+    option("--api-key", default="", show_default=False, help="The key that callers must send as bearer token or X-API-Key."),
     option("--tls-certificate", default="", help="PEM file; with --tls-key the API speaks HTTPS."),
     option("--tls-key", default="", help="PEM file."),
     option("--allowed-hosts", multiple=True, help="Without --api-key: a name allowed in Host and Origin besides localhost; may be repeated."),  # noqa: E501
-    option("--max-queued-calls", type=int, default=4096, help="Accepted and unanswered calls at once; more are answered 429."),
+    option("--max-queued-calls", type=int, default=4096, help="Maximum number of accepted, unanswered calls; then 429."),
     option("--max-queued-calls-per-model", type=int, default=0, help="The same for one model version; 0: three times as many as are still free, so that a stuck model leaves room for others."),  # noqa: E501
     option("--default-timeout", type=float, default=60.0, help="Deadline in seconds of calls that state none; then 504."),
     option("--no-worker-policy", type=click.Choice(["queue", "reject"]), default="queue", help="What happens to calls for a model without workers."),  # noqa: E501
@@ -106,9 +106,9 @@ model_options = options(
     option("--repository-poll-secs", type=float, default=15.0, help="With polling: seconds between polls."),
     option("--exit-on-error/--no-exit-on-error", default=True, envvar="PENSTOCK_EXIT_ON_ERROR", help="Exit if a model cannot be loaded at start."),  # noqa: E501
     option("--default-max-batch-size", type=int, default=32, help="Maximum batch size of models that can batch and state none."),
-    option("--partitions", type=int, default=4, help="Partitions of a new topic: as many workers can share one model version. Four are cheap (each is an entry in every fetch and a log segment) and let a model grow without repartitioning."),  # noqa: E501
+    option("--partitions", type=int, default=4, help="Partitions of a new topic, and so the maximum number of workers that share one model version. Four are cheap (each is an entry in every fetch and a log segment) and let a model grow without repartitioning."),  # noqa: E501
     option("--cores", type=int, default=0, help="CPU cores to divide among model instances; 0 for all of the container."),
-    option("--max-attempts", type=int, default=3, help="Runs that may die with a request before it becomes a dead letter."),
+    option("--max-attempts", type=int, default=3, help="Runs of a request that may die before it becomes a dead letter."),
     option("--unload-grace", type=float, default=30.0, help="Seconds that an unloaded version's queue gets before the rest is refused."),  # noqa: E501
     option("--drain-grace", type=float, default=30.0, help="Seconds that work in flight gets after SIGTERM."),
 )  # fmt: skip

@@ -65,8 +65,8 @@ def _meant(folder: Path) -> str:
     metrics_option,
     option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Keep the queue and results here; they survive a kill."),  # noqa: E501
     option("--fsync", is_flag=True, help="With --data-dir: they also survive a power loss."),
-    option("--prefix", default="penstock", help="Of topics and keys, as in a fleet."),
-    option("--result-ttl", type=float, default=3600.0, help="Seconds that results of keyed and asynchronous calls are kept."),
+    option("--prefix", default="penstock", help="Prefix of topics and keys, as in a fleet."),
+    option("--result-ttl", type=float, default=3600.0, help="Seconds to keep the results of keyed and asynchronous calls."),
     log_options,
 )  # fmt: skip
 def command(model_file: tuple[ModelFile, ...], log_format: str, log_level: str, **flags: Any) -> None:
@@ -133,6 +133,6 @@ def _served(fleet: OneProcess, flags: dict[str, Any]) -> Iterator[str]:
     if len(configs) > _SHOWN:
         yield f"\nand {len(configs) - _SHOWN} more: penstock models --url {server.url}"
     if not configs:
-        yield f"\nno model is served at {server.url}; make one with: penstock new NAME"
+        yield f"\nno model is served at {server.url}; create one with: penstock new NAME"
     if server.keyed:
         yield "\nPENSTOCK_API_KEY must hold the API key in the shell of those lines."

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     address_options,
     connection_options,
     option("--seed", default="", metavar="N|FIRST-LAST", show_default=False, help="Seed of requests and faults: the same seed makes the same plan. A range runs one fleet after another. [random, and printed]"),  # noqa: E501
-    option("--seeds", type=click.IntRange(1), help="Number of seeds, from --seed or 1 on."),
+    option("--seeds", type=click.IntRange(1), help="Number of seeds, counted up from --seed or 1."),
     option("--requests", type=click.IntRange(1), default=2000, help="Number of requests."),
     option("--faults", default="all", metavar="KIND[,…]", help="Which: all, none, or some of worker-kill, child-kill, machine-kill, worker-stop, zombie, gateway-kill, gateway-stop, redis-delay, redis-drop, cut-kill, rebalance, kafka-delay, kafka-drop, clock-skew."),  # noqa: E501
-    option("--fault-command", multiple=True, metavar="NAME=COMMAND", help="A fault of your own, for example restarting a broker: COMMAND breaks and restores it; may be repeated."),  # noqa: E501
+    option("--fault-command", multiple=True, metavar="NAME=COMMAND", help="Your own fault, for example restarting a broker: COMMAND breaks and restores it; may be repeated."),  # noqa: E501
     option("--settle", type=float, callback=seconds, default=60.0, help="Seconds after the last fault within which the lag must reach zero."),  # noqa: E501
     option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write verdicts, evidence and plan here, as JSON; one file for several seeds."),  # noqa: E501
     option("--history", type=click.Path(dir_okay=False, path_type=Path), help="Write all observations here, as JSON (one seed)."),
@@ -54,7 +54,7 @@ def command(
 ) -> None:
     """Break a fleet on these servers on purpose, and judge its promises from what callers saw.
 
-    It starts two gateways and two workers of its own under a prefix of its own. Exits with 0 if all promises held, with 1 if one
+    It starts its own two gateways and two workers under its own prefix. Exits with 0 if all promises held, with 1 if one
     broke, and with 12 if nothing was delivered twice, so that the run proves nothing.
 
     \b
@@ -107,7 +107,7 @@ def _one(
     flags: dict[str, Any],
     history: Path | None = None,
 ) -> Report:
-    """Run one seed on a fleet of its own, and print its verdicts."""
+    """Run one seed on its own fleet, and print its verdicts."""
     from penstock.verify import run
     from penstock.verify.plan import planner
     from penstock.verify.plan.plan import COMMAND
@@ -115,7 +115,7 @@ def _one(
 
     print(f"seed {seed}", flush=True)
     made = planner.make_plan(seed, requests, [*kinds, *(COMMAND + name for name in commands)], flags["session_timeout"])
-    # Always a prefix of its own: the run deletes what it created.
+    # Always its own prefix: the run deletes what it created.
     settings = transport_settings(**(flags | {"prefix": run.fresh_prefix()}))
     site = run.Site(settings, _arguments(flags, settings.prefix), commands, settle, keep)
     seen = asyncio.run(run.run(made, site, lambda text: print(text, flush=True)))
@@ -145,7 +145,7 @@ def _seeds(text: str, count: int | None) -> list[int]:
     except ValueError:
         raise ConfigError(f"--seed {text!r} must be a number, or a range like 1-20") from None
     if end < begin or (dash and count):
-        raise ConfigError("--seed FIRST-LAST names all seeds; --seeds counts from one --seed on")
+        raise ConfigError("--seed FIRST-LAST names all seeds; --seeds counts up from a single --seed")
     return list(range(begin, end + 1))
 
 

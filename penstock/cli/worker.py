@@ -29,7 +29,7 @@ def command(supervised: bool, log_format: str, log_level: str, **flags: Any) -> 
     \b
         penstock worker --model-repository models --kafka localhost:9092 --redis redis://localhost:6379
     """
-    cpu_yield.begin()  # before the imports, which are most of a start
+    cpu_yield.begin()  # before the imports, which take most of the start
     gc.disable()  # until `spare_collector`, which `serve` and `supervise` call
     from penstock.cli.settings import chosen, transport_settings
     from workers.settings import WorkerSettings

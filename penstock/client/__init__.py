@@ -1,7 +1,7 @@
 """The Python client: `Client` for scripts, `AsyncClient` for asyncio; both speak V2 over HTTP with binary tensors.
 
 Decided here: what a request and an answer look like over HTTP (`requests`, without I/O), how JSON values become arrays (`values`),
-and how connections are kept (`http`). Interface: the names below, and `requests` for tools that send by themselves. It imports only
+and how connections are kept (`http`). Interface: the names below, and `requests` for tools with their own I/O. It imports only
 `protocol`.
 """
 

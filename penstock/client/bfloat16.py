@@ -9,7 +9,7 @@ from protocol.tensors import Array
 
 
 def to_bits(values: npt.ArrayLike) -> Array:
-    """The nearest bfloat16 of each value, ties to even, as its 16 bits; not-a-number stays one."""
+    """The nearest bfloat16 of each value, ties to even, as its 16 bits; NaN stays NaN."""
     floats = np.asarray(values, np.float32)
     wide = floats.view(np.uint32)
     rounded = (wide + (0x7FFF + (wide >> 16 & 1))) >> 16

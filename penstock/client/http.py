@@ -23,7 +23,9 @@ _SLACK: Final = 5.0
 
 def _headers(api_key: str) -> dict[str, str]:
     if not api_key.isascii() or not api_key.isprintable():
-        raise InvalidArgument("the API key must be printable ASCII, as it travels in a header")  # and is not repeated
+        raise InvalidArgument(
+            "the API key must be printable ASCII, as it travels in a header"
+        )  # the message does not repeat it
     return {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
 
@@ -87,7 +89,7 @@ class Client:
 
         Args:
             model: its name.
-            inputs: arrays by name, with the batch dimension in front where the model batches; a `Tensor` where the array's dtype
+            inputs: arrays by name, with a leading batch dimension where the model batches; a `Tensor` where the array's dtype
                 does not say the datatype (BF16).
             **options: `version`, `outputs` (names; default all), `parameters`, `label`, `timeout` (seconds; then a
                 DEADLINE_EXCEEDED error) and `idempotency_key` (repeat the call with the same key as often as you like: it
@@ -108,7 +110,7 @@ class Client:
         return None if response.status_code == 202 else requests.result(response.headers, response.content)
 
     def cancel(self, pending: Pending) -> None:
-        """Cancel a submitted request; if it is already running it goes on, and its answer is dropped."""
+        """Cancel a submitted request; if it is already running, it continues and its answer is dropped."""
         self._send(Request("DELETE", pending.location, {}), 30.0)
 
     def get(self, path: str) -> Any:
@@ -152,7 +154,7 @@ class Client:
 
 
 class _Pool:
-    """A small connection pool: httpx looks at all connections of a pool for every request, which grows with their square."""
+    """A small connection pool: httpx scans all connections of a pool for every request, a cost that grows with their square."""
 
     WIDTH: Final = 4
 

@@ -65,7 +65,7 @@ class Pending:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class InferOptions:
-    """How an inference is asked for; see `Client.infer`."""
+    """Options of an inference; see `Client.infer`."""
 
     version: str = ""
     outputs: Sequence[str] = ()

@@ -17,8 +17,8 @@ def array_of(name: str, datatype: str, value: object) -> Array:
 
     Args:
         name: the input's.
-        datatype: as V2 calls it; BF16 becomes its bits.
-        value: numbers, booleans or strings, in lists of one length per level; or one alone.
+        datatype: V2's name; BF16 becomes its bits.
+        value: numbers, booleans or strings, in lists of one length per level; or a single one.
 
     Raises:
         CodecError: it does not fit.

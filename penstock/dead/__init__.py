@@ -6,7 +6,7 @@ modules are pure. `topic` reads and writes the bus; `reproducer` writes and read
 a record in a child process (`reproduce_child`).
 
 Interface: `penstock.cli.dead`. Invariants: reading a letter never fails, whatever its headers hold; the child may die, this
-process and the model repository do not change; a redrive that is repeated has the same id, so the result store keeps one answer.
+process and the model repository do not change; a repeated redrive has the same id, so the result store keeps one answer.
 
 It may import `workers` (to load the model) and `protocol`, never `gateway`.
 """

@@ -1,7 +1,7 @@
 """A record of a dead topic as an operator sees it: `protocol.dead_letter`'s evidence, and where the letter is, its request's id and
 its redrives. Pure.
 
-Invariant: any header may be missing, null or rubbish, as may the time, and reading never fails.
+Invariant: reading never fails, even if headers or the time are missing, null or invalid.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _NUMBERED: Final = re.compile(r"(.+)~r([1-9][0-9]{0,8})\Z", re.DOTALL)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ReadLetter(DeadHeaders):
-    """One dead record, without its value: that may have 16 MiB, and stays in the log until it is asked for.
+    """One dead record, without its value, which may have 16 MiB and is read from the log on request.
 
     Attributes:
-        model: whose dead topic it is in.
+        model: the model whose dead topic has it.
         partition, offset: where in the dead topic.
         dead_lettered_at: when it was written there, seconds since the epoch; 0 if the record has no valid time.
         size: bytes of its value.
@@ -55,12 +55,12 @@ class ReadLetter(DeadHeaders):
 
     @property
     def principal(self) -> str:
-        """Who asked; the anonymous principal where the header cannot be read."""
+        """The caller; the anonymous principal if the header cannot be read."""
         return _text(self.original, "principal") or ANONYMOUS
 
     @property
     def id(self) -> str:
-        """The request's id; made from the original record's place, as workers do, where no header that can be read names one."""
+        """The request's id; if no readable header has one, made from the original record's place, as workers do."""
         given = _text(self.original, "id")
         if given and _is_name(self.principal, given):
             return given
@@ -75,13 +75,13 @@ class ReadLetter(DeadHeaders):
 
     @property
     def root(self) -> tuple[str, int]:
-        """(id, n): the id that was first asked for, and which redrive of it this is; 0 for the first request itself."""
+        """(id, n): the first request's id, and the number of this redrive; 0 for the first request."""
         numbered = _NUMBERED.match(self.id) if any(name == REDRIVE_OF for name, _ in self.original) else None
         return (numbered[1], int(numbered[2])) if numbered else (self.id, 0)
 
     @property
     def root_ref(self) -> str:
-        """`ref` of the request that this one, and all redrives of it, began as."""
+        """`ref` of the first request, which this one is or redrives."""
         return ref(self.principal if _is_name(self.principal, "x") else ANONYMOUS, self.root[0])
 
     def version(self, names: Names) -> str | None:
@@ -98,7 +98,7 @@ class Redriven:
     """A note in the dead topic: a record was sent again.
 
     Attributes:
-        root_ref: of the request that all redrives began as.
+        root_ref: the ref of the first request.
         id: under which it was sent.
         partition, offset: of the note.
         at: when.
@@ -138,7 +138,7 @@ def name_bytes(name: str) -> bytes:
 
 
 def _text(headers: HeaderPairs, name: str) -> str:
-    """A header as text, the last of repeated ones; "" if it is missing or not UTF-8."""
+    """A header as text, the last one if it is repeated; "" if it is missing or not UTF-8."""
     try:
         return (dict(headers).get(name) or b"").decode()
     except UnicodeDecodeError:

@@ -1,6 +1,6 @@
 """Which dead letters are sent again, under which id, and when. Pure.
 
-Invariants: a redriven record has the original's key, value and headers, but for `id`, `redrive-of` and `deadline`; one request is
+Invariants: a redriven record has the original's key, value and headers, except `id`, `redrive-of` and `deadline`; one request is
 sent once, however many dead letters it has; a redrive whose bookkeeping was lost is repeated under the same id, so that the fence
 of the result store keeps one answer.
 """
@@ -17,7 +17,7 @@ from protocol.naming import MAX_ID, Names
 from protocol.ports import OutRecord
 
 DROPPED: Final = frozenset({"deadline"})
-"""It has passed: a request that kept it would be refused at once."""
+"""The deadline has passed: a request that kept it would be refused at once."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Redrive:
         return (*kept, (REDRIVE_OF, self.letter.id.encode()))
 
     def note(self) -> OutRecord:
-        """The note of it in the dead topic."""
+        """Its note in the dead topic."""
         return OutRecord(b"", ((REDRIVEN, self.letter.root_ref.encode()), (REDRIVEN_AS, self.id.encode())))
 
 
@@ -96,7 +96,7 @@ def plan_redrives(
         root = letter.root_ref
         note = redriven.get(root)
         if newest.get(root, letter) is not letter:
-            skipped.append(Skipped(letter, f"died again later, at {newest[root].place}: that one counts"))
+            skipped.append(Skipped(letter, f"died again later, at {newest[root].place}: that letter counts"))
         elif note is not None and not again and _is_after(note, letter):
             skipped.append(Skipped(letter, f"was sent again as {note.id}; --again sends it once more"))
         elif why := _why_not(letter, names):
@@ -133,11 +133,11 @@ def _why_not(letter: ReadLetter, names: Names) -> str:
     if letter.reason == DeadReason.LOST:
         return "is a note that records were deleted unread: there is nothing to send"
     if letter.left_out:
-        return f"is the evidence alone: {letter.left_out} were too large to be kept"
+        return f"has only the evidence: {letter.left_out} were too large to keep"
     if not letter.topic:
-        return "says nothing of its original topic"
+        return "does not name its original topic"
     if letter.version(names) is None:
-        return f"names {letter.topic[:100]!r}, which is no topic of model {letter.model}"
+        return f"names {letter.topic[:100]!r}, which is not a topic of model {letter.model}"
     return ""
 
 

@@ -1,7 +1,7 @@
 """The child that runs one dead record, and may die: `python -m penstock.dead.reproduce_child FOLDER REPORT VERSION REPOSITORY…`.
 
 It loads the model with the worker's own backends and calls an instance as a worker does. Each step is written to the report as a
-line of JSON before it is taken, so that the report shows how far the child came.
+line of JSON before it begins, so that the report shows how far the child got.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def reproduce_child(case: reproducer.Case, version: str, repositories: list[Path
 
 
 def main(arguments: list[str]) -> None:
-    """See the module."""
+    """See the module's docstring."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # crashes are expected, and a model's core dump fills a disk
     where, report, version, *repositories = arguments
     with Path(report).open("ab") as file:

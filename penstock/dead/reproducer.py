@@ -27,7 +27,7 @@ LETTER: Final = "dead-letter.json"
 SCRIPT: Final = "reproduce.py"
 MODELS: Final = "models"
 _FORM: Final = 2
-"""Form 1 had header names as text; in 2 they are base64, as values are: both may be any bytes."""
+"""Form 1 had header names as text; in 2 they are base64, like values, because both may be any bytes."""
 _MAX_LETTER: Final = 8 * 1024 * 1024
 _MAX_VALUE: Final = 64 * 1024 * 1024
 _SCRIPT: Final = '''\

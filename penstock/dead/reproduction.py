@@ -22,7 +22,7 @@ from penstock.dead import reproducer
 from penstock.dead.reproduction_result import ReproductionResult, result_of
 
 TRACE: Final = 4096
-"""Last bytes of the child's standard error that are kept."""
+"""Bytes kept from the end of the child's standard error."""
 _ROOT: Final = Path(penstock.__file__).parents[1]
 
 
@@ -77,7 +77,7 @@ def _run(command: list[str], output: int, place: Path, limit: float) -> int | No
 
 
 def _lines(report: Path) -> list[dict[str, Any]]:
-    """The child's report, without a line that it died in the middle of."""
+    """The child's report, without a line that its death cut off."""
     lines = []
     with contextlib.suppress(OSError, orjson.JSONDecodeError):
         for line in report.read_bytes().splitlines():

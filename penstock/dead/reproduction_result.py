@@ -92,7 +92,7 @@ def result_of(said: Sequence[Mapping[str, Any]], exit_code: int | None, trace: s
     if exit_code is None:
         how = f"did not end within {limit:g} s"
     else:
-        how = f"was ended by {name}" if name else f"ended by itself with exit code {exit_code}"
+        how = f"was ended by {name}" if name else f"ended with exit code {exit_code}"
     if stage is not Stage.RUNNING:
         raise ModelUnusable(f"the process {how} while {stage}, before the request was run\n{trace}".rstrip())
     end = RunEnd.HUNG if exit_code is None else RunEnd.CRASHED

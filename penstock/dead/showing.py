@@ -66,7 +66,7 @@ def request(letter: ReadLetter, value: Buffer, names: Names) -> dict[str, Any]:
 
 
 def tensor(each: Tensor) -> dict[str, Any]:
-    """Name, datatype, shape and first values; for floats also the number that is not finite."""
+    """Name, datatype, shape and first values; for floats also how many are not finite."""
     shown_tensor: dict[str, Any] = {"name": each.name, "datatype": each.datatype, "shape": list(each.shape)}
     try:
         array = each.array().reshape(-1)

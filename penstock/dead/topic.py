@@ -71,7 +71,7 @@ async def read_value(bus: Bus, names: Names, letter: ReadLetter) -> bytes:
     record = await bus.read_record(names.dead_topic(letter.model), letter.partition, letter.offset)
     if record is None:
         raise NotFound(
-            f"the dead letter {letter.place} is no longer in {names.dead_topic(letter.model)}: its retention passed"
+            f"the dead letter {letter.place} is no longer in {names.dead_topic(letter.model)}: its retention has passed"
         )
     return bytes(record.value)
 
@@ -123,7 +123,7 @@ async def send_again(
             sent = Sent(each, await _send(bus, names, each))
         except FleetError as exc:
             sent = Sent(each, None, exc.message)
-        except Exception as exc:  # a foreign record that our client cannot write; the others go on
+        except Exception as exc:  # a foreign record that our client cannot write; the others are sent
             sent = Sent(each, None, f"cannot be written as it is: {exc!r}")
         on_sent(sent)
         done.append(sent)
@@ -139,6 +139,6 @@ async def _send(bus: Bus, names: Names, each: Redrive) -> Published:
     except NotFound:
         if partition is None:
             raise
-        published = await bus.publish(letter.topic, [record])  # the topic was made again with fewer partitions
+        published = await bus.publish(letter.topic, [record])  # the topic was created again with fewer partitions
     await bus.publish(names.dead_topic(letter.model), [each.note()])
     return published

@@ -67,7 +67,7 @@ def too_few_replicas(facts: KafkaFacts, needs: Needs) -> Iterator[Misconfigurati
         if value < REPLICAS:
             yield Misconfiguration(
                 "I1", "replication factor", str(value), str(REPLICAS),
-                "accepted requests are lost with as many disks, and cannot be served while as many brokers are down",
+                "accepted requests are lost with that many disks, and cannot be served while that many brokers are down",
                 f"kafka-reassign-partitions.sh --bootstrap-server {facts.bootstrap} --execute --reassignment-json-file FILE",
                 where,
             )  # fmt: skip
@@ -112,7 +112,7 @@ def out_of_sync(facts: KafkaFacts, needs: Needs) -> Iterator[Misconfiguration]:
 
 
 def unclean_election(facts: KafkaFacts, needs: Needs) -> Iterator[Misconfiguration]:
-    """I1, I3: a leader that lacks records loses acknowledged ones, and its offsets mean other records."""
+    """I1, I3: a leader that lacks records loses acknowledged ones, and its offsets refer to other records."""
     name = "unclean.leader.election.enable"
     topics = [*facts.topics, *_inherited(facts)]
     for value, where in _grouped(topics, lambda topic: topic.settings.get(name, "false")):
@@ -144,7 +144,7 @@ def nearly_deleted(facts: KafkaFacts, needs: Needs) -> Iterator[Misconfiguration
             wanted = round(4 * half * 1000)
             yield Misconfiguration(
                 "I12", "age of the oldest unread record", f"{topic.oldest_unread:.0f} s", f"{half:.0f} s or less",
-                "half of its retention has passed, and at its end it is deleted unread",
+                "half of its retention has passed; at the end the record is deleted unread",
                 f"start workers with the model, or meanwhile {_alter(facts, f'retention.ms={wanted}', topic.name)}",
                 topic.name, severe=True,
             )  # fmt: skip
@@ -176,7 +176,7 @@ def compacted(facts: KafkaFacts, needs: Needs) -> Iterator[Misconfiguration]:
     for value, where in _grouped(_infer(facts, needs), lambda topic: topic.settings.get("cleanup.policy", "delete")):
         if "compact" in value:
             yield Misconfiguration(
-                "I1", "cleanup.policy", value, "delete", "of requests with the same key all but the last are deleted",
+                "I1", "cleanup.policy", value, "delete", "all but the last of the requests with one key are deleted",
                 _alter(facts, "cleanup.policy=delete", where), where,
             )  # fmt: skip
 
@@ -287,7 +287,7 @@ def _inherited(facts: KafkaFacts) -> list[TopicFacts]:
 
 
 def _age(settings: Mapping[str, str]) -> dict[str, str]:
-    """`retention.ms` of a broker, which has it in one of three units; the finest counts."""
+    """A broker's `retention.ms`, which it may set in three units; the finest counts."""
     for name, unit in (("log.retention.ms", 1), ("log.retention.minutes", 60_000), ("log.retention.hours", 3_600_000)):
         if name in settings:
             return {"retention.ms": str(number(settings[name], -1) * unit)}
@@ -301,7 +301,7 @@ def _retention(settings: Mapping[str, str]) -> float:
 
 
 def _grouped(topics: Iterable[TopicFacts], value: Callable[[TopicFacts], V]) -> list[tuple[V, str]]:
-    """Each value with the topics that have it; new topics are apart, because they are fixed elsewhere."""
+    """Each value with the topics that have it; new topics are separate, because they are fixed elsewhere."""
     found: dict[tuple[V, bool], list[str]] = collections.defaultdict(list)
     for topic in topics:
         found[value(topic), topic.name == NEW].append(topic.name)

@@ -17,7 +17,7 @@ class Misconfiguration:
         why: the consequence.
         command: the command that fixes it.
         where: the topics or brokers with this value; "" for the server itself.
-        severe: the fleet cannot work.
+        severe: whether the fleet cannot work with it.
     """
 
     promise: str
@@ -31,7 +31,7 @@ class Misconfiguration:
 
     def __str__(self) -> str:
         where = f" of {self.where}" if self.where else ""
-        fact = f"{self.promise}: {self.setting}{where} is {self.value}, wanted is {self.wanted}"
+        fact = f"{self.promise}: {self.setting}{where} is {self.value}, should be {self.wanted}"
         return f"{fact}: {self.why}. To fix it: {self.command}"
 
 

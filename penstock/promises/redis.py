@@ -92,7 +92,7 @@ def loses_its_tail(facts: RedisFacts) -> Iterator[Misconfiguration]:
     if replicas and facts.settings and not needed:
         yield Misconfiguration(
             "I2", "min-replicas-to-write", "0", f"1, with min-replicas-max-lag 1{'' if replicas > 1 else ' and a second replica'}",
-            "answers do not wait for a replica (no WAIT): a failover may lose the last ones, and an isolated primary goes on "
+            "answers do not wait for a replica (no WAIT): a failover may lose the last ones, and an isolated primary keeps "
             "taking them", "redis-cli CONFIG SET min-replicas-to-write 1, and CONFIG SET min-replicas-max-lag 1",
         )  # fmt: skip
 

@@ -50,7 +50,7 @@ class Site:
 
 
 def fresh_prefix() -> str:
-    """A prefix of this run alone."""
+    """A prefix that only this run uses."""
     return f"verify-{secrets.token_hex(4)}"
 
 

@@ -72,7 +72,7 @@ class DynamicBatching:
         preserve_ordering: whether answers leave in the order of the requests.
         priority_levels: how many; 0 means no priorities.
         default_priority_level: of requests without a priority; 0 only without levels.
-        default_queue_policy: of levels without a policy of their own.
+        default_queue_policy: of levels without their own policy.
         priority_queue_policies: by level.
     """
 

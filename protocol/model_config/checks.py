@@ -16,7 +16,7 @@ from protocol.model_config.parts import InstanceGroup, Kind, TensorSpec, Warmup
 from protocol.tensors import MAX_RANK
 
 MAX_INSTANCES: Final = 1024
-"""Instances of one group and device; a typing error should not start a million threads."""
+"""Instances of one group and device; a typo must not start a million threads."""
 
 MAX_WARMUP_RUNS: Final = 1_000_000
 
@@ -131,7 +131,7 @@ def check_groups(groups: Sequence[InstanceGroup], model: str) -> None:
 
 
 def check_warmups(warmups: Sequence[Warmup], max_batch_size: int | None, model: str) -> None:
-    """Check the warm-up requests by themselves."""
+    """Check the warm-up requests on their own."""
     for warmup in warmups:
         where = f"model_warmup '{warmup.name}' of model {model}"
         if warmup.batch_size < 1:

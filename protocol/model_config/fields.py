@@ -26,7 +26,7 @@ class Field:
     """One row of the table.
 
     Attributes:
-        support: what happens when the field is set to another value than its default.
+        support: what happens when the field is set to a value other than its default.
         why: the reason, unless the field is supported.
         presence: whether an empty message has a meaning, and so counts as set.
         default: the field's default, if that is not protobuf's zero.
@@ -51,7 +51,7 @@ def _refused(why: str, *, presence: bool = False) -> Field:
 
 _SHAPE_TENSOR: Final = _refused("only TensorRT models have shape tensors, and there is no TensorRT backend yet")
 _NON_LINEAR: Final = _refused("only TensorRT models have non-linear formats, and there is no TensorRT backend yet")
-_PINNED: Final = _harmless("how inputs and outputs are staged for the device; a matter of speed", default=True)
+_PINNED: Final = _harmless("how inputs and outputs are staged for the device; affects speed only", default=True)
 
 FIELDS: Final[dict[str, Field]] = {
     "name": _USED,
@@ -78,9 +78,9 @@ FIELDS: Final[dict[str, Field]] = {
     "output.label_filename": _harmless("labels serve only the classification extension; requests that ask for it are refused"),
     "output.is_shape_tensor": _SHAPE_TENSOR,
     "output.is_non_linear_format_io": _NON_LINEAR,
-    "batch_input": _refused("tensors derived from ragged batches are not made yet"),
+    "batch_input": _refused("tensors derived from ragged batches are not created yet"),
     "batch_output": _refused("outputs of ragged batches are not scattered yet"),
-    "optimization.graph.level": _harmless("a hint to the runtime's graph optimiser; a matter of speed"),
+    "optimization.graph.level": _harmless("a hint to the runtime's graph optimiser; affects speed only"),
     "optimization.priority": _harmless("a CUDA stream priority of TensorRT; no other backend of Triton reads it either"),
     "optimization.cuda.graphs": _refused("CUDA graphs are captured for TensorRT engines only; there is no such backend yet"),
     "optimization.cuda.busy_wait_events": _refused("it belongs to the TensorRT backend, which is not there yet"),
@@ -91,7 +91,7 @@ FIELDS: Final[dict[str, Field]] = {
     ),
     "optimization.input_pinned_memory.enable": _PINNED,
     "optimization.output_pinned_memory.enable": _PINNED,
-    "optimization.gather_kernel_buffer_threshold": _harmless("when Triton gathers inputs by a CUDA kernel; a matter of speed"),
+    "optimization.gather_kernel_buffer_threshold": _harmless("when Triton gathers inputs by a CUDA kernel; affects speed only"),
     "optimization.eager_batching": _harmless("the next batch is always prepared while one runs"),
     "dynamic_batching.preferred_batch_size": _USED,
     "dynamic_batching.max_queue_delay_microseconds": _USED,
@@ -115,7 +115,7 @@ FIELDS: Final[dict[str, Field]] = {
     "instance_group.rate_limiter": _refused("instances do not wait for shared resources yet; use a smaller count"),
     "instance_group.secondary_devices": _refused("there is no backend for NVDLA cores"),
     "instance_group.profile": _refused("only TensorRT engines have profiles, and there is no TensorRT backend yet"),
-    "instance_group.passive": _refused("every instance takes part in the scheduling; leave the group out"),
+    "instance_group.passive": _refused("every instance is scheduled; leave the group out"),
     "instance_group.host_policy": _refused("instances are not bound to NUMA nodes yet; start the worker under numactl"),
     "default_model_filename": _USED,
     "cc_model_filenames": _refused("one file serves every compute capability; use default_model_filename"),
@@ -131,7 +131,7 @@ FIELDS: Final[dict[str, Field]] = {
     "model_warmup.inputs.*.input_data_file": _USED,
     "model_operations.op_library_filename": _refused("custom operator libraries (native code) are not loaded from a repository"),
     "model_transaction_policy.decoupled": _refused("decoupled models are not supported yet: every request gets one response"),
-    "model_repository_agents.agents": _refused("no agent runs before a load, so what it should verify would not be verified"),
+    "model_repository_agents.agents": _refused("agents are not run before a load, so their checks would be skipped"),
     "response_cache.enable": _refused("there is no response cache yet"),
     "model_metrics.metric_control": _refused("the histograms' buckets are fixed in this version"),
 }  # fmt: skip
@@ -145,7 +145,7 @@ _DEFAULTS: Final = (False, 0, "", "FORMAT_NONE", "PRIORITY_DEFAULT")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Setting:
-    """A field that a document sets to another value than its default.
+    """A field that a document sets to a value other than its default.
 
     Attributes:
         path: in the document, such as `input[0].reshape.shape`.

@@ -1,7 +1,7 @@
 """config.pbtxt (protobuf text format of `inference.ModelConfig`) ⇄ `ModelConfig`. Pure.
 
 Text becomes a protobuf message, then protobuf's JSON form, then a `ModelConfig`: only `ModelConfig.from_json` interprets fields, so
-that a file and a JSON document are treated alike. Whatever the text is, only `ConfigError` is raised.
+that a file and a JSON document are treated alike. Only `ConfigError` is raised.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def parse(text: str | bytes, source: str = "config.pbtxt", folder: str = "") -> 
         folder: the model folder's name; a stated model name must equal it.
 
     Raises:
-        ConfigError: with line and column if it is no text of a model configuration, with the field's name if a field is not
+        ConfigError: with line and column if the text is not a model configuration, with the field's name if a field is not
             supported or breaks a rule.
     """
     message = message_class("inference.ModelConfig")()
@@ -45,7 +45,7 @@ def parse(text: str | bytes, source: str = "config.pbtxt", folder: str = "") -> 
     except (
         ValueError,
         RecursionError,
-    ) as error:  # pragma: no cover - no text is known to come here in protobuf 5.26 to 7
+    ) as error:  # pragma: no cover - no text is known to reach this in protobuf 5.26 to 7
         raise ConfigError(f"{source} is not a model configuration: {_shortened(str(error))}") from None
     document = json_format.MessageToDict(message, preserving_proto_field_name=True)
     try:
@@ -76,9 +76,7 @@ def _checked(text: str | bytes, source: str) -> str:
         if len(raw) > MAX_BYTES:
             raise ConfigError(f"{source} has {len(raw)} bytes; a model configuration has at most {MAX_BYTES}")
         if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise ConfigError(
-                f"{source} is text in UTF-16, by the byte order mark that it begins with; save it as UTF-8"
-            )
+            raise ConfigError(f"{source} is UTF-16 text: it begins with a UTF-16 byte order mark; save it as UTF-8")
         return raw.decode("utf-8-sig")
     except UnicodeError as error:
         raise ConfigError(f"{source} is not UTF-8 text: {error}") from None

@@ -9,7 +9,7 @@ from typing import Protocol
 from protocol.tensors import Buffer
 
 Headers = Sequence[tuple[str, bytes | None]]
-"""In their order; a name may come twice, and a value may be null."""
+"""In their order; a name may occur twice, and a value may be null."""
 Place = tuple[int, int]
 """Partition and offset of a record, within its topic."""
 NOWHERE: Place = (-1, -1)
@@ -33,8 +33,8 @@ class Record:
     Attributes:
         timestamp: seconds since the epoch.
         headers: as they were written; in a name that is not UTF-8, an invalid byte is read as `\\xff`.
-        problem: why this record is not what was written, or not all of it; nearly always "". Such a record is no request; one that
-            covers a whole batch has its last offset.
+        problem: why this record is damaged or incomplete; nearly always "". Such a record is not a request; one that covers
+            a whole batch has the batch's last offset.
     """
 
     topic: str
@@ -79,8 +79,8 @@ class Listener(Protocol):
     def assigned(self, epoch: int, partitions: Sequence[Assigned]) -> None:
         """From now on `fetch` returns records of these partitions.
 
-        `epoch` grows by one with every rebalance that this consumer sees, and by more if nothing in flight may go on: the log of a
-        partition may have been replaced.
+        `epoch` grows by one with every rebalance that this consumer sees, and by more if nothing in flight may continue: the log of
+        a partition may have been replaced.
         """
 
     def revoked(self, partitions: Collection[int]) -> None:
@@ -119,7 +119,7 @@ class Consumer(Protocol):
         """
 
     async def lag(self) -> int:
-        """Records in the owned partitions at or behind the committed offsets."""
+        """Records in the owned partitions at or after the committed offsets."""
 
     async def close(self) -> None:
         """Stop fetching; a static member stays in its group until its session times out or `Bus.evict` removes it."""

@@ -21,7 +21,7 @@ class Directory(Protocol):
         """Remove a worker that has left."""
 
     async def ask(self, ask: str) -> None:
-        """Request a heartbeat of every listening worker at once; that heartbeat names the ask (`Heartbeat.asked`)."""
+        """Request an immediate heartbeat from every listening worker; that heartbeat names the ask (`Heartbeat.asked`)."""
 
     async def listen_asks(self, on_ask: Callable[[str], None]) -> None:
         """Call back with every ask until `close`. Returns once subscribed."""

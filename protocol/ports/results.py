@@ -27,11 +27,11 @@ class Terminal:
         payload: `codec.encode_reply`.
         reply_to: channel to wake besides those in the stream; "" for none.
         ttl: seconds that the fence outlives this write; if the stream is claimed, or there is no channel to wake, the store's
-            result TTL counts instead.
+            result TTL applies instead.
         retriable: the failure lets the same `Idempotency-Key` run again (`errors.RETRYABLE`).
         accepted: when the published request was accepted; 0 if unknown. A retriable failure of a request that is older than the
             stream's claim is refused: the key was claimed again, and a left-over record must not end the new run.
-        claimed: the record says that its stream was claimed: the result TTL counts even if the claim has expired since.
+        claimed: the record says that its stream was claimed: the result TTL applies even if the claim has expired since.
     """
 
     ref: str
@@ -53,7 +53,7 @@ class Wake:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Cancel:
-    """Cancels the runs of a request that were accepted until `until`.
+    """Cancels the runs of a request that were accepted by `until`.
 
     A key may run again after a cancellation, and a cancellation may arrive late: the limit keeps it from ending a later run.
 
@@ -142,7 +142,7 @@ class Results(Protocol):
     """One fenced stream per request, and wake-ups.
 
     Every method raises `Unavailable` when the store cannot read or write now (unreachable, OOM, READONLY, LOADING): the call may
-    or may not have happened, and is repeated later. Repeating any call is harmless.
+    or may not have happened; repeat it later. Repeating any call is harmless.
     """
 
     async def open(self) -> None:
@@ -155,7 +155,7 @@ class Results(Protocol):
         """The store's clock (Redis TIME), seconds since the epoch."""
 
     async def finish(self, answers: Sequence[Terminal]) -> list[FinishOutcome]:
-        """Write terminals; the first of each request wins. Wakes every reply-to of each stream, also for a refused write."""
+        """Write terminals; the first of each request wins. Wakes every reply-to of each stream, even for a refused write."""
 
     async def claim(self, claim: Claim) -> Claimed:
         """Claim the request for this gateway, or attach to its claim; a retriable terminal is cleared and claimed anew."""
@@ -164,23 +164,23 @@ class Results(Protocol):
         """Note that the broker acknowledged the claimed request at `place`, or refused it: then the lease ends at once."""
 
     async def start(self, refs: Sequence[str], worker: str, ttl: float) -> list[int]:
-        """Start an attempt of claimed or redelivered requests; returns its number, from 1 on, or 0 if the request has a terminal.
+        """Start an attempt of claimed or redelivered requests; returns its number, from 1, or 0 if the request has a terminal.
 
         Args:
             refs: of the requests.
             worker: a name that changes with every start of the process. An attempt that the same worker started last is not counted
                 again, so that neither a repeated call nor a returning partition counts as a run that died.
-            ttl: seconds that the streams live at least.
+            ttl: minimum seconds that the streams live.
         """
 
     async def look(self, refs: Sequence[str]) -> list[RequestState | None]:
         """The state of each request, in one round trip; None without a stream."""
 
     async def trim(self, refs: Sequence[str]) -> None:
-        """Drop delivered payloads; the fences stay."""
+        """Drop delivered payloads; the fences remain."""
 
     async def listen(self, channel: str, on_wake: Callable[[list[Wake]], None]) -> None:
-        """Call back with this channel's wake-ups until `unlisten` or `close`; reconnects by itself. Returns once subscribed."""
+        """Call back with this channel's wake-ups until `unlisten` or `close`; reconnects on its own. Returns once subscribed."""
 
     async def cancel(self, channel: str, cancels: Sequence[Cancel]) -> None:
         """Send cancellations to the workers of a topic (`Names.cancel_channel`)."""

@@ -28,7 +28,7 @@ def descriptor_set(source: Path) -> bytes:
 
 
 def main(folder: Path = HERE) -> None:
-    """Compile every .proto of a folder, and say how large each became."""
+    """Compile every .proto of a folder, and print each one's size."""
     for source in sorted(folder.glob("*.proto")):
         target = source.with_suffix(".binpb")
         target.write_bytes(descriptor_set(source))

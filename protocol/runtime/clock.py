@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 CERTAIN: Final = 0.05
-"""Seconds of round trip up to which a sample is taken at once; its offset is off by at most half of that."""
+"""A sample whose round trip took at most these seconds is accepted at once; its offset is off by at most half of that."""
 TRIES: Final = 5
 """Samples of one measurement; the one with the shortest round trip counts."""
 DRIFT: Final = 0.0002
@@ -31,7 +31,7 @@ class ClockSample:
         self.at = received
 
     def better_than(self, held: ClockSample | None) -> bool:
-        """Whether to replace the held sample: that has become less certain with age, or contradicts this one (a clock was set)."""
+        """Whether to replace the held sample: it has become less certain with age, or contradicts this one (a clock was set)."""
         if held is None:
             return True
         uncertain = held.error + (self.at - held.at) * DRIFT
@@ -39,7 +39,7 @@ class ClockSample:
 
 
 class Clock:
-    """Seconds since the epoch on the store's clock; call it for now.
+    """Seconds since the epoch on the store's clock; call it for the current time.
 
     It never runs backwards within one `resync` interval: it is the monotonic clock plus an offset.
     """

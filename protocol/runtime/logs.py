@@ -45,7 +45,7 @@ class Seldom(logging.Filter):
         about = str(record.args[0]) if isinstance(record.args, tuple) and record.args else ""
         held = self._repeats.due((record.name, record.msg, about), time.monotonic())
         if held:
-            record.msg = f"{record.msg} (and {held} times more since it was said last)"
+            record.msg = f"{record.msg} (and {held} times more since it was last logged)"
         return held is not None
 
 

@@ -65,7 +65,7 @@ class StopEvent(asyncio.Event):
 
 
 def run(main: Coroutine[Any, Any, T], end_within: float = END_WITHIN) -> T:
-    """Run the coroutine to its end. This call owns the process meanwhile: see the top of this file."""
+    """Run the coroutine to its end. This call owns the process meanwhile: see the module's docstring."""
     _guarded[:] = [end_within]
     try:
         with asyncio.Runner(loop_factory=_new_loop()) as runner:
@@ -131,7 +131,7 @@ def end_soon(number: int, seconds: float | None = None) -> None:
 def _end(seconds: float, number: int) -> None:
     time.sleep(seconds)
     sys.stderr.write(
-        f"penstock: ended by {signal.Signals(number).name}; something did not end in {seconds} s and was left\n"
+        f"penstock: ended by {signal.Signals(number).name}; something did not end within {seconds} s and was abandoned\n"
     )
     sys.stderr.flush()
     os._exit(128 + number)
@@ -140,8 +140,8 @@ def _end(seconds: float, number: int) -> None:
 def spare_collector() -> None:
     """Exclude existing objects from garbage collection, and collect less often; call it once everything is imported.
 
-    Enables the collector if it was disabled for the start. Imported objects are hardly ever garbage (0.1 %), and to traverse them
-    takes a tenth of the import's time, so there is no collection here either.
+    Enables the collector if it was disabled for the start. Imported objects are hardly ever garbage (0.1 %), and traversing them
+    takes a tenth of the import's time, so they are not collected here either.
     """
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)

@@ -29,7 +29,7 @@ class StatusServer:
     Args:
         registry: of `/metrics`.
         readiness: the reasons why the process is not ready, a sentence each.
-        timeout: seconds in which a request must have come and its answer must have gone.
+        timeout: seconds within which a request must arrive and its response must be sent.
 
     Attributes:
         cut: connections that were closed before they had a response.

@@ -11,7 +11,7 @@ import structlog
 T = TypeVar("T")
 
 CANCEL_AGAIN_AFTER: Final = 1.0
-"""Seconds after which a task that has not ended is cancelled again: a library on the way may have swallowed the cancellation."""
+"""Seconds after which a task that has not ended is cancelled again: a library in between may have swallowed the cancellation."""
 
 _log = structlog.get_logger(__name__)
 
@@ -20,8 +20,8 @@ class BackgroundTasks:
     """The background tasks of one owner. Each is kept until it ends; an error that it raises is logged.
 
     Args:
-        owner: whose, for the log.
-        about: what else the log says of them.
+        owner: its name in the log.
+        about: further fields of the log entry.
     """
 
     def __init__(self, owner: str, **about: object) -> None:
@@ -48,12 +48,12 @@ class BackgroundTasks:
             task.cancel()
 
     async def join(self) -> None:
-        """Wait until all of them have ended, also those that start meanwhile."""
+        """Wait until all of them have ended, including those that start meanwhile."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
     async def close(self) -> None:
-        """Cancel all of them, also those that start meanwhile, and wait until they have ended."""
+        """Cancel all of them, including those that start meanwhile, and wait until they have ended."""
         while self._tasks:
             self.cancel()
             await asyncio.wait(self._tasks, timeout=CANCEL_AGAIN_AFTER)

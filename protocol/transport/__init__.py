@@ -1,6 +1,6 @@
 """The carriers: memory and SQLite for one process, Kafka and Redis for a fleet.
 
-Decided here: which carrier the settings mean (`open_transport`), and the settings' own limits (`settings`). `facts` are plain
+Decided here: which carrier the settings select (`open_transport`), and the settings' own limits (`settings`). `facts` are plain
 values that a carrier reads from its cluster for `penstock doctor`.
 
 Import `Transport`, `open_transport` and `settings`; the carriers are imported lazily, so that one process needs no Kafka. Carriers

@@ -35,7 +35,7 @@ class KafkaFacts:
         bootstrap: its bootstrap servers.
         brokers: ids of the running brokers.
         settings: by broker, by name; empty for a broker whose settings may not be read.
-        topics: the fleet's, and the one of the groups' offsets.
+        topics: the fleet's, and the topic of the groups' offsets.
     """
 
     bootstrap: str
@@ -50,7 +50,7 @@ class RedisFacts:
 
     Attributes:
         address: its URL, without a password.
-        info: of INFO, by name.
+        info: the fields of INFO, by name.
         settings: of CONFIG GET, by name; empty if that is not allowed.
     """
 

@@ -47,7 +47,7 @@ class TransportSettings:
         if self.kafka and self.data_dir is not None:
             raise ConfigError("--data-dir is the log of one process; with --kafka the log is Kafka's")
         if self.fsync and self.data_dir is None:
-            raise ConfigError("--fsync is about the files of --data-dir, and none is given")
+            raise ConfigError("--fsync applies to the files of --data-dir, which is not given")
         for server in self.kafka.split(",") if self.kafka else ():
             host, colon, port = server.strip().rpartition(":")
             if (
@@ -56,7 +56,7 @@ class TransportSettings:
                 and not (host and port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 65536)
             ):
                 raise ConfigError(
-                    f"--kafka has {quoted(server.strip())}; a bootstrap server is HOST:PORT, and several are divided by commas"
+                    f"--kafka has {quoted(server.strip())}; a bootstrap server is HOST:PORT; separate several by commas"
                 )
         for name in ("session_timeout", "heartbeat_interval", "fetch_max_wait", "result_ttl", "connect_timeout"):
             require_seconds(name, getattr(self, name))

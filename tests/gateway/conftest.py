@@ -18,6 +18,6 @@ def pytest_asyncio_loop_factories(
 
 @pytest.fixture
 async def fleet() -> AsyncIterator[Site]:
-    """A broker and a store in memory; gateways and workers are started on them."""
+    """A broker and a store in memory, on which tests start gateways and workers."""
     async with site() as made:
         yield made

@@ -75,13 +75,13 @@ HALF: dict[str, Any] = {
 
 
 class Worker:
-    """Fetches, answers, commits. Model `add_sub` adds and subtracts; any other gives its input back.
+    """Fetches, answers, commits. Model `add_sub` adds and subtracts; any other returns its input.
 
     Attributes:
-        open: cleared, it answers nothing.
+        open: while cleared, it answers nothing.
         ran: ids of the requests it ran, in order.
-        cancelled: refs it was told to cancel, and until when their runs are meant; those are not run.
-        fail: what every request gets instead of its outputs.
+        cancelled: refs it was told to cancel, and up to when accepted runs are covered; those do not run.
+        fail: the error that every request gets instead of its outputs.
     """
 
     def __init__(self, transport: Transport, config: dict[str, Any], version: str = "1", name: str = "w1") -> None:
@@ -197,7 +197,7 @@ class Worker:
 
 @dataclasses.dataclass
 class Site:
-    """One fleet: a broker, a store, and whatever is started on them."""
+    """One fleet: a broker, a store, and the processes started on them."""
 
     broker: MemoryBroker
     server: MemoryServer
@@ -275,7 +275,7 @@ class Running:
         return reader, writer
 
     def metric(self, line: str) -> float:
-        """The value of one sample, by its name and labels as they are printed; 0 where it is not there."""
+        """The value of one sample, by its name and labels as printed; 0 if it is missing."""
         for row in generate_latest(self.registry).decode().splitlines():
             name, _, value = row.rpartition(" ")
             if name == line:
@@ -314,7 +314,7 @@ def raw_request(body: bytes, *lines: str, path: str = "/v2/models/add_sub/infer"
 
 @dataclasses.dataclass
 class Answered:
-    """One response as it came over a socket."""
+    """One response as received over a socket."""
 
     status: int
     headers: dict[str, str]

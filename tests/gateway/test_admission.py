@@ -130,7 +130,7 @@ def test_a_limit_per_model_that_is_stated_is_the_limit() -> None:
 
 
 def _fill(admission: Admission, topic: str, size: int) -> int:
-    """How many calls of a model that answers none are taken."""
+    """How many calls are taken for a model that answers none."""
     count = 0
     with contextlib.suppress(Exhausted):
         while True:

@@ -190,7 +190,7 @@ async def test_metrics_are_on_loopback_unless_told_and_say_whether_the_gateway_i
     url = f"http://127.0.0.1:{gateway.gateway.metrics_port}/v2/health/ready"
     assert (await gateway.client.get(url)).status_code == 200
     gateway.gateway.service.draining = True
-    assert (await gateway.client.get(url)).text == "it is going down"
+    assert (await gateway.client.get(url)).text == "it is shutting down"
 
 
 async def test_ipv6(fleet: Site) -> None:

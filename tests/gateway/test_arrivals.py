@@ -1,4 +1,4 @@
-"""Calls that come before the models of their fleet."""
+"""Calls that arrive before their fleet's models."""
 
 from __future__ import annotations
 

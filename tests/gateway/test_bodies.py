@@ -42,7 +42,11 @@ def test_a_raw_body_for_a_batching_model_is_one_row() -> None:
     ("config", "size", "text"),
     [
         (ADD_SUB, 64, "must only have 1 input"),
-        ({**ANY, "input": [{"name": "IN", "data_type": "TYPE_FP32", "dims": [-1, -1]}]}, 64, "several sizes open"),
+        (
+            {**ANY, "input": [{"name": "IN", "data_type": "TYPE_FP32", "dims": [-1, -1]}]},
+            64,
+            "several variable dimensions",
+        ),
         (ANY, 7, "byte size mismatch"),
         ({**ANY, "input": [{"name": "IN", "data_type": "TYPE_FP32", "dims": [2]}]}, 4, "byte size mismatch"),
         ({**TEXT, "input": [{"name": "IN", "data_type": "TYPE_STRING", "dims": [2]}]}, 4, "one BYTES element"),

@@ -1,4 +1,4 @@
-"""What lies on a boundary: the last part of many, the other topic, the other of two times, what was counted before."""
+"""Boundary cases: the last part of many, the other topic, the other of two times, bytes counted before."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class _Nobody:
 
 
 async def _bus_with(topics: dict[str, int]) -> MemoryBus:
-    """A bus with topics of one partition, of which their groups have committed so much."""
+    """A bus with topics of one partition, whose groups have committed these offsets."""
     bus = MemoryBus(MemoryBroker())
     await bus.open()
     for topic, committed in topics.items():

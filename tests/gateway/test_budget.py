@@ -1,4 +1,4 @@
-"""The budget: nothing is kept that was not counted, and everything counted is given back once."""
+"""The budget: nothing is kept that was not counted, and everything counted is returned once."""
 
 from __future__ import annotations
 

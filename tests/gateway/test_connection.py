@@ -1,4 +1,4 @@
-"""HTTP as it comes over a socket: order, keep-alive, limits, and whatever a stranger sends."""
+"""HTTP over a socket: order, keep-alive, limits, and arbitrary input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a connection may not do: too large, too slow, too many, not HTTP, gone."""
+"""Connections over a limit: too large, too slow, too many, not HTTP, gone."""
 
 from __future__ import annotations
 
@@ -269,7 +269,7 @@ async def test_a_disconnect_cancels_every_pipelined_call(fleet: Site) -> None:
 
 
 def noise(source: random.Random) -> bytes:
-    """A request with something wrong in it, or nothing like a request."""
+    """A malformed request, or bytes that are no request."""
     request = bytearray(raw_request(BODY, *(["connection: close"] * source.randrange(2))))
     for _ in range(source.randrange(1, 6)):
         at = source.randrange(len(request))

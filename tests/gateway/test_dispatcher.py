@@ -1,4 +1,4 @@
-"""Answers find their callers, with and without a wake-up."""
+"""Answers reach their callers, with and without a wake-up."""
 
 from __future__ import annotations
 

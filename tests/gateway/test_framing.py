@@ -1,4 +1,4 @@
-"""Where a request ends, and whom it is for: nobody's body is another request, and no web page calls this machine."""
+"""Where a request ends, and which host it names: no body becomes another request, and no web page calls this machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def chunked(body: bytes, *sizes: int) -> bytes:
 
 
 async def answers(gateway: Running, sent: bytes, pieces: int = 1) -> list[Answered]:
-    """All responses to these bytes, which end with a request for another path, so that nothing can be left behind."""
+    """All responses to these bytes, which end with a request for another path, so that no bytes can be left over."""
     reader, writer = await gateway.connect()
     sent += raw_request(b"", "connection: close", path="/last", method="GET")
     step = -(-len(sent) // pieces)

@@ -39,7 +39,7 @@ def test_a_changed_handle_is_refused(at: int, character: str) -> None:
     changed = text[:at] + character + text[at + 1 :]
     assume(changed != text)
     try:
-        # The last character of base64 has bits that mean nothing; the handle they spell is the same one.
+        # The last character of base64 has unused bits; changing them leaves the handle the same.
         assert verify(changed, [KEY]) == HANDLE
     except NotFound:
         return

@@ -1,4 +1,4 @@
-"""Heartbeats that are newer than the question."""
+"""Heartbeats that are newer than the poll."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from protocol.transport.settings import TransportSettings
 
 
 class Answering:
-    """A worker that beats when it is asked, with the number that it has counted by then."""
+    """A worker that beats when polled, with its count so far."""
 
     def __init__(self, name: str, store: MemoryStore, clock: Clock) -> None:
         self.name, self.store, self.clock = name, store, clock

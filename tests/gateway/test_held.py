@@ -1,4 +1,4 @@
-"""What strangers can make a gateway hold: counted before it is kept, refused over the limit, given back once."""
+"""Bytes that any caller can make a gateway hold: counted before they are kept, refused over the limit, returned once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def connections(gateway: Running) -> list[Any]:
 
 
 def base(gateway: Running) -> float:
-    """What is held while nobody is connected: remembered routes."""
+    """Bytes held without connections: cached routes."""
     return float(gateway.gateway._http._frontend._routes._share.size)
 
 
@@ -248,7 +248,7 @@ async def test_a_read_of_thousands_of_requests_becomes_objects_piece_by_piece(fl
     await nothing_left(gateway)
 
 
-# --- answers that nobody reads ----------------------------------------------------------------------------------------
+# --- answers that are not read ----------------------------------------------------------------------------------------
 
 
 def large_call(*lines: str, version: str = "1.1", count: int = 2_000_000) -> bytes:

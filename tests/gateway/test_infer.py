@@ -20,7 +20,7 @@ from tests.gateway.fleet import ANY, HALF, TEXT, Site, Worker, add_sub, floats, 
 
 
 def binary_request(*, outputs: list[dict[str, Any]] | None = None, **parameters: Any) -> tuple[bytes, dict[str, str]]:
-    """Two raw tensors behind their JSON, and the header that says where it ends."""
+    """Two raw tensors after their JSON, and the header with the length of the JSON."""
     a, b = np.arange(16, dtype=np.float32), np.ones(16, dtype=np.float32)
     inputs = [
         {"name": name, "datatype": "FP32", "shape": [1, 16], "parameters": {"binary_data_size": 64}}

@@ -1,4 +1,4 @@
-"""Compressed bodies: every step is counted before it is made, a few at once, and long ones beside the loop."""
+"""Compressed bodies: every step is counted in advance, a few bodies at once, and long ones off the loop."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ async def pool() -> AsyncIterator[JsonPool]:
 
 
 async def stopped(pool: JsonPool) -> int:
-    """Stop the first process in its tracks; returns its pid."""
+    """Suspend the first process; returns its pid."""
     await pool.parse(SMALL, None, math.inf)
     pid = pool.processes[0].pid
     assert pid is not None

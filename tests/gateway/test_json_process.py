@@ -1,4 +1,4 @@
-"""Large JSON beside the event loop."""
+"""Large JSON off the event loop."""
 
 from __future__ import annotations
 

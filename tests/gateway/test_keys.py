@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: one run per key, whoever asks, wherever, however often."""
+"""`Idempotency-Key`: one run per key, at any gateway, however often it is sent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEYED = {"idempotency_key": "order-17"}
 
 
 async def waiting(gateway: Running, count: int) -> None:
-    """Until so many calls wait at this gateway."""
+    """Return once this many calls wait at this gateway."""
     await until(lambda: len(gateway.gateway.service.completion.pending) >= count)
 
 

@@ -1,4 +1,4 @@
-"""Answers leave in the order of their requests, whoever gives them and however early they are known."""
+"""Answers leave in the order of their requests, whatever produces them and however early."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def test_a_call_of_another_table_is_not_dropped() -> None:
 
 
 class PendingMachine(RuleBasedStateMachine):
-    """Against a plain list of calls: whatever happens, each leaves exactly once, and no deadline is slept through."""
+    """Against a plain list of calls: each leaves exactly once, and no deadline is missed."""
 
     calls = Bundle("calls")
 

@@ -23,7 +23,7 @@ class Site:
         self.publisher = Publisher(bus, self.metrics, lambda call, error: self.failed.append((call.ref, error)))
 
     async def values(self, topic: str) -> dict[int, list[bytes]]:
-        """What is in each of the topic's partitions."""
+        """The values in each of the topic's partitions."""
         found: dict[int, list[bytes]] = {}
         for partition in range(4):
             offset = 0

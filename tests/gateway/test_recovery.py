@@ -1,4 +1,4 @@
-"""A store that has lost the ends of requests, and kept what it knew of them before: a failover that cut off its tail."""
+"""A store that lost the answers of requests but kept its earlier entries for them, as in a failover that loses the last writes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEY = {"idempotency_key": "job-1"}
 
 
 class Keeper:
-    """Another group on a topic: what it has not committed stays in the log, as retention keeps it in Kafka."""
+    """Another group on a topic: records that it has not committed stay in the log, as retention keeps them in Kafka."""
 
     def assigned(self, epoch: int, partitions: Sequence[Assigned]) -> None:
         pass
@@ -29,18 +29,18 @@ class Keeper:
 
 
 AT_ONCE: dict[str, Any] = {"recover_after": 0.0, "offsets_max_age": 0.0, "sweep_after": 0.05}
-"""Settings with which lost answers are noticed at once."""
+"""Settings that detect lost answers at once."""
 
 
 async def kept(fleet: Site) -> Worker:
-    """A worker whose records stay in the log when they are done with."""
+    """A worker whose records stay in the log once they are done."""
     worker = await fleet.worker()
     await (await fleet.transport()).bus.subscribe(worker.topic, "keeper", "k", Keeper())
     return worker
 
 
 async def done_with(fleet: Site, worker: Worker, records: int) -> None:
-    """The group has committed so many."""
+    """Return once the group has committed this many."""
     bus = (await fleet.transport()).bus
 
     async with asyncio.timeout(10):
@@ -49,7 +49,7 @@ async def done_with(fleet: Site, worker: Worker, records: int) -> None:
 
 
 async def answered_and_lost(fleet: Site, gateway: Running, worker: Worker, **headers: str) -> tuple[str, str]:
-    """(location, id) of a request that ran, was answered and is done with; the store has its beginning alone."""
+    """(location, id) of a request that ran, was answered and is done; the store has only its beginning."""
     answer = await gateway.infer(add_sub(), **ASYNC, **headers)
     location, request_id = answer.headers["location"], answer.headers["penstock-request-id"]
     assert (await gateway.get(location, params={"wait_s": "10"})).status_code == 200
@@ -123,7 +123,7 @@ async def test_a_keyed_call_that_waits_while_its_end_is_lost_is_answered(fleet: 
 
 
 def losing(worker: Worker, count: int) -> list[Any]:
-    """The first answers of a worker are lost, with their wake-ups; gives what it answered."""
+    """The first answers of a worker are lost, with their wake-ups; returns what it answered."""
     answered: list[Any] = []
     whole = worker._answer
 
@@ -157,7 +157,7 @@ async def test_a_plain_call_whose_answer_and_record_are_gone_is_told_so(fleet: S
 
 
 async def test_whoever_attaches_while_nothing_is_published_gets_no_202(fleet: Site) -> None:
-    """The first gateway has a claim and cannot publish; when it dies, nobody has promised anything."""
+    """The first gateway has a claim and cannot publish; when it dies, no 202 has been sent."""
     worker = await fleet.worker()
     gateway = await fleet.gateway(claim_lease=0.2, **AT_ONCE)
     claims = gateway.gateway._claims
@@ -177,7 +177,7 @@ def _request(gateway: Running, version: str) -> Any:
 
 
 class Telling(MemoryBus):
-    """Says what is committed, when it is let."""
+    """Reports committed offsets once the test allows it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The record at a lost request's place may be another one: a topic was deleted and made again, or a log was cut short."""
+"""The record at a lost request's place may be another one: a topic was deleted and created again, or a log was truncated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ids, handles and versions in URLs: whatever they are, and who can make them."""
+"""Ids, handles and versions in URLs: any text, and who can create them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Prefer: respond-async` and `/v2/requests`: accepted here, asked for anywhere."""
+"""`Prefer: respond-async` and `/v2/requests`: accepted at one gateway, queried at any."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every parameter of every route but infer, with anything in it: an answer that says what is wrong, never a fault of ours."""
+"""Every parameter of every route but infer, with arbitrary values: the answer names the fault and is never a 500."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.gateway.fleet import Site, site
 Sent = list[MutableMapping[str, Any]]
 ID = "topic.with.dots-0-17-1"
 NO_FAULTS = {200, 202, 400, 401, 404, 405, 410, 413, 429, 499, 501, 503}
-"""501 is for what is understood and not offered, 503 for what is going down; 500 would be ours."""
+"""501 is for features that are not supported, 503 for a server that is shutting down; 500 would be our fault."""
 
 
 class App:

@@ -1,4 +1,4 @@
-"""URLs of infer requests: which model they mean, and how many are remembered."""
+"""URLs of infer requests: which model they name, and how many are cached."""
 
 from __future__ import annotations
 

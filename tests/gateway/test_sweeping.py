@@ -1,4 +1,4 @@
-"""A sweep looks up everybody who is due, and nobody else."""
+"""A sweep looks up every call that is due, and no other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers that nobody reads."""
+"""Answers that their callers do not read."""
 
 from __future__ import annotations
 

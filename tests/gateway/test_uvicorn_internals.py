@@ -1,4 +1,4 @@
-"""Undocumented names of uvicorn: each that the gateway uses is there, and no other file uses one."""
+"""Undocumented names of uvicorn: each that the gateway uses exists, and no other file uses one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def _app(scope: Any, receive: Any, send: Any) -> None:
 
 
 class Connected(asyncio.Transport):
-    """A transport that goes nowhere."""
+    """A transport without a peer."""
 
 
 async def parts() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Letting the event loop go round, without a clock."""
+"""Runs turns of the event loop, without a clock."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 
 async def turns(count: int = 5) -> None:
-    """Let the event loop go round."""
+    """Let the event loop run some turns."""
     for _ in range(count):
         gone_round = asyncio.Event()
         asyncio.get_running_loop().call_soon(gone_round.set)

@@ -1,4 +1,4 @@
-"""A gateway as it looks from a socket."""
+"""A gateway as seen from a socket."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def exchange(gateway: Running, sent: bytes) -> Answered:
 
 
 async def closed(reader: asyncio.StreamReader) -> bytes:
-    """What comes until the gateway closes the connection."""
+    """The bytes received until the gateway closes the connection."""
     rest = b""
     with contextlib.suppress(ConnectionError):
         async with asyncio.timeout(10):

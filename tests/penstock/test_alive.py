@@ -45,7 +45,7 @@ def test_a_topic_that_was_deleted_under_a_served_model_is_a_problem() -> None:
     _, (state, text) = judged([beat("a", ("1", "d1"))], set(), NAMES)
 
     assert state == "problem"
-    assert "topic penstock.infer.m.1 of model 'm' version 1 is not there" in text
+    assert "topic penstock.infer.m.1 of model 'm' version 1 does not exist" in text
 
 
 def test_no_worker_is_a_warning() -> None:

@@ -70,7 +70,7 @@ def test_a_new_model_is_one_that_works(tmp_path: Path) -> None:
 
     assert made.returncode == 0, made.stderr
     assert json.loads(checked.stdout)[0]["status"] == "no difference found"
-    assert (again.returncode, "already there" in again.stderr) == (EXIT_CODES[Code.INVALID_ARGUMENT], True)
+    assert (again.returncode, "already exists" in again.stderr) == (EXIT_CODES[Code.INVALID_ARGUMENT], True)
 
 
 def test_check_refuses_with_the_reason_and_an_exit_code(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_a_request_with_several_dead_letters_is_sent_once() -> None:
     made = plan_redrives(both, both, [], NAMES, again=False)
 
     assert [each.letter.offset for each in made.redrives] == [1]
-    assert "that one counts" in made.skipped[0].why
+    assert "that letter counts" in made.skipped[0].why
 
 
 def test_ids_of_two_principals_are_two_requests() -> None:
@@ -96,9 +96,9 @@ def test_ids_of_two_principals_are_two_requests() -> None:
 def test_what_cannot_be_sent_says_why() -> None:
     cases = [
         (letter(marks=evidence("lost")), "deleted unread"),
-        (letter(marks=(("dead-reason", b"poison"),)), "nothing of its original topic"),
-        (letter(marks=evidence(topic="penstock.models")), "is no topic of model m"),
-        (letter(marks=evidence(topic="penstock.infer.other.1")), "is no topic of model m"),
+        (letter(marks=(("dead-reason", b"poison"),)), "does not name its original topic"),
+        (letter(marks=evidence(topic="penstock.models")), "is not a topic of model m"),
+        (letter(marks=evidence(topic="penstock.infer.other.1")), "is not a topic of model m"),
         (letter((("id", b"i" * 256),)), "at most 256 characters"),
     ]
     for each, why in cases:

@@ -85,7 +85,7 @@ CASES: list[tuple[tuple[str, ...], int, str]] = [
     ((*SERVE, "--host", "0.0.0.0", "--api-key", "ключ"), 3, "printable ASCII"),
     ((*SERVE, "--http-port", "18999", "--metrics-port", "18999"), 3, "are both 18999"),
     ((*SERVE, "--prefix", "UPPER"), 3, "prefix 'UPPER' must match"),
-    ((*SERVE, "--load-model", "x"), 3, "load_model has a meaning only with model_control_mode explicit"),
+    ((*SERVE, "--load-model", "x"), 3, "load_model is valid only with model_control_mode explicit"),
     ((*SERVE, "--model-control-mode", "explicit", "--load-model", "x"), 3, "failed to load 'x'"),
     ((*SERVE, "--tls-certificate", "gone.pem"), 3, "TLS needs both"),
     ((*SERVE, "--tls-certificate", "gone.pem", "--tls-key", "gone.pem"), 3, "gone.pem"),

@@ -23,7 +23,7 @@ class Trap:
 
 STATE_DICT = archive("net/data.pkl", "net/data/0", "net/version")
 CASES = [
-    ("net.pt", STATE_DICT, "it is what torch.save writes: a state dict", "torch.onnx.export"),
+    ("net.pt", STATE_DICT, "it is the output of torch.save: a state dict", "torch.onnx.export"),
     ("net.pt", pickle.dumps(Trap()), "it is a Python pickle and not TorchScript", "export the model to ONNX"),
     ("net.pt", b"", "it is empty", "copy or export it again"),
     ("net.pt", b"<!DOCTYPE html><html>", "it is a web page (HTML)", "download it again"),

@@ -1,4 +1,4 @@
-"""What a slow reply does to the fleet's clock: nothing, where more is known already."""
+"""A slow reply does not change the fleet's clock if a better sample is known."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ delays = st.tuples(st.floats(0, 2), st.floats(0, 2))
 
 
 class World:
-    """A store whose clock is ahead, and replies that take as long as they are set to; the last delay stays."""
+    """A store whose clock is ahead, and whose replies take the given delays; the last delay repeats."""
 
     def __init__(self, ahead: float = AHEAD) -> None:
         self.now = 100.0

@@ -1,4 +1,4 @@
-"""Being told to stop: what each signal leaves for the work at hand."""
+"""Stop signals: how much time each leaves for work in flight."""
 
 from __future__ import annotations
 

@@ -243,7 +243,7 @@ class TestFields:
         }
 
     def test_a_completed_configuration_of_a_simple_model_sets_only_what_is_supported(self) -> None:
-        """Otherwise `penstock check` would report differences that nobody wrote."""
+        """Otherwise `penstock check` would report differences that no file states."""
         assert {setting.field.support for setting in settings(COMPLETE.to_json())} == {Support.SUPPORTED}
 
     def test_settings_name_where_they_are(self) -> None:

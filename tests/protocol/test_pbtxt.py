@@ -129,7 +129,7 @@ class TestFormat:
 
     @given(configs())
     def test_json_prints_every_primitive_and_number_as_triton_does(self, config: ModelConfig) -> None:
-        """Protobuf's own printer, told to print defaults, finds nothing that `to_json` left out."""
+        """Protobuf's own printer, set to print defaults, finds nothing that `to_json` left out."""
         message = message_class("inference.ModelConfig")()
         json_format.ParseDict(config.to_json(), message, descriptor_pool=pool())
         printed = json_format.MessageToDict(
@@ -192,7 +192,7 @@ def _messages(raw: bytes) -> descriptor_pb2.FileDescriptorSet:
 
 
 def _document(path: Path) -> dict[str, Any] | None:
-    """The file as protobuf alone reads it; None where it is not such a text."""
+    """The file as protobuf alone reads it; None if it is not valid."""
     from google.protobuf import text_format
 
     message = message_class("inference.ModelConfig")()
@@ -267,7 +267,7 @@ def test_a_byte_order_mark_is_passed_over() -> None:
 def test_text_in_utf_16_is_called_that(encoding: str) -> None:
     mark = b"\xfe\xff" if encoding == "utf-16-be" else b"\xff\xfe" if encoding == "utf-16-le" else b""
 
-    with pytest.raises(ConfigError, match=r"config.pbtxt is text in UTF-16.*save it as UTF-8") as refused:
+    with pytest.raises(ConfigError, match=r"config.pbtxt is UTF-16 text.*save it as UTF-8") as refused:
         pbtxt.parse(mark + "max_batch_size: 4".encode(encoding), folder="m")
 
     assert refused.value.message.isprintable()

@@ -1,4 +1,4 @@
-"""Background tasks: kept, heard of when they fail, ended together."""
+"""Background tasks: kept, logged when they fail, ended together."""
 
 from __future__ import annotations
 

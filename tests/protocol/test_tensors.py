@@ -93,7 +93,7 @@ def test_size_mismatch_has_tritons_words() -> None:
 
 
 _LENGTHS = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 400)), max_size=5)
-"""Runs: so many elements of this length, one after the other."""
+"""Runs: the number of consecutive elements, and their length."""
 
 
 @given(_LENGTHS, st.integers(-2, 2), st.integers(0, 2**16), st.integers(0, 255))

@@ -67,7 +67,7 @@ def test_no_error_text_is_longer_than_the_limit_wherever_it_is_made() -> None:
         described(ValueError(huge)),
         described(type(huge[:100_000], (Exception,), {})()),
         Failure(Code.MODEL_FAILED, huge).message,
-        Failure(Code.MODEL_FAILED, 7).message,  # type: ignore[arg-type]  # models give anything
+        Failure(Code.MODEL_FAILED, 7).message,  # type: ignore[arg-type]  # models return anything
     ]
     reply = decode_reply(encode_reply(InferReply("m", "1", failure=Failure(Code.MODEL_FAILED, huge + "\udcff"))))
 

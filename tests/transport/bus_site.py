@@ -1,7 +1,7 @@
 """Where a bus suite runs, and what its tests share.
 
 A crash is a member that stops without committing (`Site.crash`); a process of its own is a bus of its own (`Site.connect`).
-Nothing here sleeps for a fixed time: tests wait for a condition, or for the deadline that they are about.
+Nothing here sleeps for a fixed time: tests wait for a condition, or for the deadline under test.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Site(abc.ABC):
     """One broker, and topic names that no other test uses.
 
     Attributes:
-        session_timeout: seconds after which this broker takes a silent member for dead.
+        session_timeout: seconds after which this broker considers a silent member dead.
         time_limit: seconds that any condition may take to become true.
     """
 
@@ -40,7 +40,7 @@ class Site(abc.ABC):
         """A topic's full name, unique to this test."""
 
     async def crash(self, consumer: Consumer) -> None:
-        """The member stops as if its process had been killed: nothing is committed, the group is not told."""
+        """The member stops as if its process had been killed: nothing is committed, and the group is not informed."""
         await consumer.close()
 
     async def until(self, condition: Callable[[], bool], *polling: Consumer) -> None:
@@ -51,7 +51,7 @@ class Site(abc.ABC):
 
 
 class Owner:
-    """A listener that remembers what it was told."""
+    """A listener that records its calls."""
 
     def __init__(self) -> None:
         self.owned: dict[int, Assigned] = {}
@@ -90,13 +90,13 @@ async def nothing_comes(consumer: Consumer, seconds: float = 0.3) -> bool:
 
 
 async def refused_or_harmless(call: Awaitable[object]) -> None:
-    """A call of a member that no longer owns: it may say `Unavailable`, or do nothing."""
+    """A call of a member that no longer owns: it may raise `Unavailable`, or do nothing."""
     with contextlib.suppress(Unavailable):
         await call
 
 
 class BusSuite:
-    """Inherit, and give the fixture `site`."""
+    """Inherit, and define the fixture `site`."""
 
     @pytest.fixture
     async def bus(self, site: Site) -> Bus:

@@ -9,7 +9,7 @@ for module in ("bus_site", "contract_bus", "contract_claims", "contract_members"
 
 @pytest.fixture
 async def admin(kafka_bootstrap: str) -> AsyncIterator[AIOKafkaAdminClient]:
-    """An operator's hands on the shared broker."""
+    """An operator's access to the shared broker."""
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka_bootstrap)
     await admin.start()
     yield admin

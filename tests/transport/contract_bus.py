@@ -1,4 +1,4 @@
-"""What every bus must do. `tests/transport/test_*.py` inherit `BusContract` and give it a `site`: somewhere real to run."""
+"""What every bus must do. `tests/transport/test_*.py` inherit `BusContract` and define its `site`: a real place to run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["BusContract", "Owner", "Site", "numbered", "take", "values"]
 
 
 class BusContract(MembersContract):
-    """Inherit, and give the fixture `site`."""
+    """Inherit, and define the fixture `site`."""
 
     # --- topics and publishing ---------------------------------------------------------------------------------------
 

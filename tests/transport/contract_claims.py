@@ -128,7 +128,7 @@ class ClaimsContract(ResultsSuite):
         assert again == Claimed(ClaimState.ATTACHED, None, True, (0, 5))
 
     async def test_a_lost_end_is_made_up_for_by_one_caller_at_a_time(self, site: Site, store: Store) -> None:
-        """Whoever knows that the record was done with gets the claim anew, once for each record that there is."""
+        """A caller that knows the record was finished gets the claim anew, once per existing record."""
         ref, old, new = new_ref(), (0, 5), (1, 2)
         await store.claim(new_claim(ref, lease=0.4))
         await store.start([ref], "w1", 60.0)

@@ -1,4 +1,4 @@
-"""What every bus must do when members of a group come, die, are replaced and evicted: a part of `contract_bus.BusContract`."""
+"""What every bus must do when members of a group join, die, are replaced and evicted: a part of `contract_bus.BusContract`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every result store and directory must do. `tests/transport/test_*.py` inherit `ResultsContract` and give it a `site`."""
+"""What every result store and directory must do. `tests/transport/test_*.py` inherit `ResultsContract` and define its `site`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["ResultsContract", "Site", "Store", "new_claim", "new_ref"]
 
 
 class ResultsContract(ClaimsContract):
-    """Inherit, and give the fixture `site`."""
+    """Inherit, and define the fixture `site`."""
 
     # --- answering ---------------------------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ def imported_from(module: ModuleType, library: str) -> set[tuple[str, str]]:
 
 
 def foreign_private_names(module: ModuleType) -> set[str]:
-    """Attributes with an underscore in front that the module uses and does not set on itself."""
+    """Attributes with a leading underscore that the module uses and does not set on itself."""
     used = {
         node.attr
         for node in ast.walk(_tree(module))

@@ -1,8 +1,8 @@
 """A power loss, simulated from what a program really wrote and synced: its system calls, as strace saw them.
 
 A write counts as durable once an fsync or fdatasync of its file, begun after the write had ended, has returned. The image of a
-moment holds each file as it was durable then, plus, where asked for, an arbitrary part of what was not: a disk may keep any of it.
-Names of files, made or removed, are taken for durable. Memory-mapped files (SQLite's shared-memory index, which it makes anew) are
+moment holds each file as it was durable then, plus, if requested, an arbitrary part of what was not: a disk may keep any of it.
+Names of files, created or removed, count as durable. Memory-mapped files (SQLite's shared-memory index, which it rebuilds) are
 left out.
 """
 
@@ -79,7 +79,7 @@ Image = Mapping[str, bytes]
 
 
 def traced(program: str, arguments: Sequence[str], trace: Path) -> bytes:
-    """Run a Python program under strace; what it printed."""
+    """Run a Python program under strace; returns what it printed."""
     line = ["strace", "-f", "-xx", "-s", "200000", "-e", f"trace={CALLS}", "-o", str(trace)]
     done = subprocess.run(
         [*line, sys.executable, "-c", program, *arguments], capture_output=True, check=False, timeout=50
@@ -89,7 +89,7 @@ def traced(program: str, arguments: Sequence[str], trace: Path) -> bytes:
 
 
 def losses(trace: Path, folder: Path, chance: random.Random | None) -> Iterator[tuple[bytes, Image]]:
-    """At each line that the program printed: the line, and the folder's files had the power gone then."""
+    """At each line that the program printed: the line, and the folder's files if the power had failed then."""
     files: dict[str, File] = {}
     names: dict[int, str] = {}
     for call in calls(trace):

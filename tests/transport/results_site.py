@@ -1,7 +1,7 @@
 """Where a result suite runs, and what its tests share.
 
 A gateway or worker of its own is a store of its own (`Site.connect`); a crash is a call that never comes.
-Nothing here sleeps for a fixed time: tests wait for a condition, or for the ttl that they are about.
+Nothing here sleeps for a fixed time: tests wait for a condition, or for the ttl under test.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Site(abc.ABC):
 
 
 class Gateway:
-    """A store with a channel of its own that keeps what it was woken with."""
+    """A store with its own channel that records its wake-ups."""
 
     def __init__(self, store: Store, channel: str) -> None:
         self.store = store
@@ -92,7 +92,7 @@ def new_claim(ref: str, reply_to: str = "", **changes: object) -> Claim:
 
 
 class ResultsSuite:
-    """Inherit, and give the fixture `site`."""
+    """Inherit, and define the fixture `site`."""
 
     @pytest.fixture
     async def store(self, site: Site) -> Store:

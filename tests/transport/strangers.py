@@ -14,7 +14,7 @@ LARGE = 256 * 1024 * 1024
 
 
 class Name(str):
-    """A header's name of any bytes; aiokafka asks it for them."""
+    """A header name of any bytes, which aiokafka gets from `encode`."""
 
     __slots__ = ("raw",)
 
@@ -38,7 +38,7 @@ class Strange:
 
 
 def built(records: Sequence[Strange], codec: str | None = None) -> Any:
-    """One batch, as aiokafka's own code in Python writes it: that in C takes no such header."""
+    """One batch, as aiokafka's pure-Python code writes it: its C code accepts no such header."""
     builder = _DefaultRecordBatchBuilderPy(2, CODECS[codec] if codec else 0, 0, -1, -1, -1, LARGE)
     for offset, record in enumerate(records):
         headers = [(Name(name), value) for name, value in record.headers]

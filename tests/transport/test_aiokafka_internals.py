@@ -1,4 +1,4 @@
-"""Each name of aiokafka's inside that is used: which one vanished when the library moved."""
+"""Each private name of aiokafka that is used: which one a new version lacks."""
 
 from __future__ import annotations
 

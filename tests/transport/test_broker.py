@@ -1,4 +1,4 @@
-"""What only the embedded broker does: how long records are kept, and what happens to members that come back."""
+"""What only the embedded broker does: how long records are kept, and what happens to members that return."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def test_a_full_log_refuses_until_there_is_room() -> None:
     await bus.publish(TOPIC, [OutRecord(bytes(60))])
     consumer = await bus.subscribe(TOPIC, TOPIC, "a", Owner())
     await bus.publish(TOPIC, [OutRecord(bytes(60))])
-    with pytest.raises(Unavailable, match="120 bytes of records wait for workers, at most 100 may"):
+    with pytest.raises(Unavailable, match="120 bytes of records wait for workers; the limit is 100"):
         await bus.publish(TOPIC, [OutRecord(b"x")])
     assert len(await consumer.fetch(10, 0.0)) == 2
     await consumer.commit({0: 1})

@@ -213,7 +213,7 @@ class Claims(RuleBasedStateMachine):
 
 
 class Delivered(RuleBasedStateMachine):
-    """Where wake-ups cannot get lost, plain answers are only fenced; nothing else is different."""
+    """Where wake-ups cannot get lost, plain answers are only fenced; nothing else differs."""
 
     LISTENING = ("g1", "g2")
 

@@ -19,14 +19,14 @@ from tests.transport.bus_site import numbered, take, values
 
 ANSWERS = 20
 FETCH_LOOP_TURN = 1.0
-"""Seconds after which aiokafka looks by itself what it can fetch (`consumer_timeout_ms`)."""
+"""Seconds after which aiokafka checks on its own what it can fetch (`consumer_timeout_ms`)."""
 
 
 def wake_beside_every_answer(consumer: KafkaConsumer) -> Callable[[], int]:
     """Wake aiokafka's fetch loop when the answer to its fetch arrives, and up to two turns of the event loop later.
 
-    In one of them (which one depends on Python's version) the loop goes on when the fetch has ended and its broker is still marked
-    as busy. Returns what tells the number of answers so far.
+    In one of them (which one depends on Python's version) the loop resumes when the fetch has ended but its broker is still marked
+    as busy. Returns a function that returns the number of answers so far.
     """
     assert consumer._inner is not None
     fetcher, client = consumer._inner._fetcher, consumer._inner._client
@@ -152,7 +152,7 @@ class TestKafkaBus(contract_bus.BusContract):
                 assert await consumer.fetch(1, site.fetch_max_wait) == []
 
     async def test_a_member_that_is_closed_in_a_rebalance_is_given_nothing_more(self, site: KafkaSite) -> None:
-        """It would look up where the partitions stand, on connections that are closed for good."""
+        """It would look up the partitions' offsets, on connections that are closed for good."""
         topic, bus = site.topic("closing"), await site.connect()
         await bus.ensure_topic(topic, 1)
         consumer, owner = await self.joined(site, bus, topic, "a", 1)

@@ -1,4 +1,4 @@
-"""A broker that appends a batch, and whose acknowledgement never arrives: a proxy stands in between."""
+"""A broker that appends a batch whose acknowledgement never arrives, because a proxy drops it."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Loser:
     """Passes Kafka's requests and responses on, but loses acknowledgements, and the connection with them.
 
     Attributes:
-        lose: so many more acknowledgements.
-        lost: so many so far.
+        lose: the number of acknowledgements still to lose.
+        lost: the number lost so far.
     """
 
     def __init__(self, target: int) -> None:
@@ -105,7 +105,7 @@ async def lossy(
 
 
 async def everything(site: KafkaSite, topic: str) -> tuple[list[bytes], Consumer]:
-    """What is in the log, and whoever reads it."""
+    """All values in the log, and the consumer that read them."""
     owner = Owner()
     consumer = await (await site.connect()).subscribe(topic, topic, "w0", owner)
     await site.until(lambda: len(owner.owned) == 1, consumer)

@@ -18,7 +18,7 @@ MEMBERS = st.lists(st.sampled_from([f"w{n}" for n in range(6)]), min_size=1, uni
 
 @st.composite
 def groups(draw: st.DrawFn) -> tuple[range, dict[str, list[int]]]:
-    """A topic, and members with whatever they say they owned: overlapping, stale, of partitions that do not exist."""
+    """A topic, and members with the partitions that they report: overlapping, stale, of partitions that do not exist."""
     claims = st.lists(st.integers(0, 14), max_size=10, unique=True)
     return draw(PARTITIONS), {member: draw(claims) for member in draw(MEMBERS)}
 

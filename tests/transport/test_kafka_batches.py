@@ -1,4 +1,4 @@
-"""Batches as they come from a broker, whatever is in them: no broker."""
+"""Batches as a broker sends them, whatever they hold: no broker."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def batch(records: Sequence[Strange], base: int, codec: str | None = None) -> by
 
 
 def resealed(data: bytes) -> bytes:
-    """With the checksum of what it holds, as of somebody who means it."""
+    """With a valid checksum of its content, as if written on purpose."""
     checksum = int(calc_crc32c(data[CRC_AT + 4 :]))
     return data[:CRC_AT] + checksum.to_bytes(4, "big") + data[CRC_AT + 4 :]
 
@@ -51,7 +51,7 @@ def resealed(data: bytes) -> bytes:
 def drained(
     data: bytes, room: InflateBudget | None = None, start: int = 0, aborted: Any = None
 ) -> tuple[list[Record], int]:
-    """What a reader gets, and where it goes on."""
+    """What a reader gets, and where it continues."""
     batches = Batches(data, room or InflateBudget())
     if not batches.has_next():
         return [], start
@@ -69,7 +69,7 @@ def seen(record: Record) -> tuple[bytes, bytes | None, list[tuple[str, bytes | N
 
 
 def unpacked(codec: int, data: bytes, limit: int) -> bytes:
-    """Inflated behind a head that must stay."""
+    """Inflated after a head that must remain."""
     whole = bytes(inflate(codec, memoryview(data), limit, b"head"))
     assert whole.startswith(b"head")
     return whole[4:]
@@ -112,7 +112,7 @@ class TestInflating:
     @pytest.mark.parametrize("codec", CODECS)
     def test_what_is_cut_off_is_said_to_be_broken(self, codec: str) -> None:
         compressed = bytes(built([Strange(os.urandom(500))], codec).build())[HEADER_SIZE:]
-        with pytest.raises(CodecError if codec != "gzip" else FleetError):  # what is last may look like a trailer
+        with pytest.raises(CodecError if codec != "gzip" else FleetError):  # the last bytes may look like a trailer
             unpacked(CODECS[codec], compressed[:-20], LIMIT)
 
 

@@ -1,4 +1,4 @@
-"""What aiokafka is told, and what its errors become: no broker."""
+"""Which options aiokafka gets, and what its errors become: no broker."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ class TestTopics:
         assert await bus.read_record(topic, 0, 3) is None
 
     async def test_a_commit_behind_the_end_of_the_log_starts_again(self, site: KafkaSite) -> None:
-        """An unclean election has cut the log short: what is there may be unanswered, and is read again."""
+        """An unclean election has truncated the log: the rest may be unanswered, and is read again."""
         topic, bus = site.topic("cut"), await site.connect()
         await bus.ensure_topic(topic, 1)
         await bus.publish(topic, numbered(4))
@@ -222,7 +222,7 @@ class TestTopics:
         await site.until(lambda: len(owner.owned) == 1, first)
         await first.commit({0: 10})
         await site.crash(first)
-        # Deleting a topic deletes its offsets too; only a log cut short (unclean election) is behind its commit.
+        # Deleting a topic deletes its offsets too; only a truncated log (unclean election) ends below its commit.
         await bus.evict(topic, ["w0"])
         await admin.delete_topics([topic])
         other = await site.connect()

@@ -1,4 +1,4 @@
-"""Logs that are not a plain row of records: transactions with their gaps, topics made again, logs cut off, on a real broker."""
+"""Logs that are not a plain sequence of records: transactions with gaps, recreated topics, truncated logs, on a real broker."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def site(kafka_bootstrap: str, prefix: str) -> AsyncIterator[KafkaSite]:
 
 @pytest.fixture
 async def batch_producer(kafka_bootstrap: str, prefix: str) -> AsyncIterator[AIOKafkaProducer]:
-    """Somebody else's producer, which writes in transactions."""
+    """A third-party producer, which writes in transactions."""
     producer = AIOKafkaProducer(bootstrap_servers=kafka_bootstrap, transactional_id=f"{prefix}-batch")
     await producer.start()
     yield producer
@@ -95,7 +95,7 @@ class TestTransactions:
 
 
 async def made_again(site: KafkaSite, bus: KafkaBus, admin: AIOKafkaAdminClient, topic: str, count: int) -> None:
-    """Delete the topic and make it again, with other records."""
+    """Delete the topic and create it again, with other records."""
     await admin.delete_topics([topic])
     async with asyncio.timeout(site.time_limit):
         while True:
@@ -110,7 +110,7 @@ class TestTopicsMadeAgain:
     async def test_a_member_that_holds_the_topic_reads_the_new_one_from_its_start(
         self, site: KafkaSite, admin: AIOKafkaAdminClient, count: int
     ) -> None:
-        """Also where the new log is longer than the old one was, so that its positions look right."""
+        """Even if the new log is longer than the old one was, so that the positions look right."""
         topic, bus = site.topic("held"), await site.connect()
         await bus.ensure_topic(topic, 1)
         await bus.publish(topic, numbered(10))
@@ -122,7 +122,7 @@ class TestTopicsMadeAgain:
         got: list[bytes] = []
         async with asyncio.timeout(site.time_limit):
             while len(got) < count:
-                with contextlib.suppress(Unavailable):  # told while there is no topic
+                with contextlib.suppress(Unavailable):  # raised while there is no topic
                     got += values(await consumer.fetch(count, 0.5))
         assert got == [record.value for record in numbered(count, 100)]
         assert owner.owned[0].committed == 0
@@ -137,7 +137,7 @@ class TestTopicsMadeAgain:
         consumer, _ = await joined(site, bus, topic)
         await take(consumer, 10)
         await made_again(site, await site.connect(), admin, topic, 15)
-        with contextlib.suppress(Unavailable):  # the broker takes it: the name is the same
+        with contextlib.suppress(Unavailable):  # the broker accepts it: the name is the same
             await consumer.commit({0: 10})
         await site.crash(consumer)
         second, owner = await joined(site, await site.connect(), topic)
@@ -176,7 +176,7 @@ class TestTopicsMadeAgain:
                 while True:
                     await consumer.fetch(1, 0.1)
 
-        with pytest.raises(Unavailable, match="does not exist any more"):
+        with pytest.raises(Unavailable, match="no longer exists"):
             await fetch_until_refused()
 
 
@@ -215,14 +215,14 @@ class TestFollowing:
 async def test_records_deleted_while_they_wait_to_be_read_are_told_as_lost(
     site: KafkaSite, admin: AIOKafkaAdminClient
 ) -> None:
-    """A member that is full does not fetch; retention goes on."""
+    """A member that is full does not fetch; retention continues."""
     topic, bus = site.topic("retained"), await site.connect()
     await bus.ensure_topic(topic, 1)
     consumer, owner = await joined(site, bus, topic)
     await consumer.commit({0: 0})
     inner = consumer._inner  # type: ignore[attr-defined]
     inner.pause(TopicPartition(topic, 0))
-    assert await nothing_comes(consumer, 1.0)  # the fetch that was on its way has come back
+    assert await nothing_comes(consumer, 1.0)  # the fetch in flight has returned
     await bus.publish(topic, numbered(10))
     await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(before_offset=6)})
     inner.resume(TopicPartition(topic, 0))
@@ -238,7 +238,7 @@ async def test_records_deleted_while_they_wait_to_be_read_are_told_as_lost(
         (5, "topic-id=that", False),
         (5, "", True),  # an operator's
         (5, "reset by hand", True),
-        (11, "topic-id=this", False),  # the log was cut short
+        (11, "topic-id=this", False),  # the log was truncated
     ],
 )
 def test_which_committed_offsets_count(offset: int, metadata: str, expected: bool) -> None:

@@ -1,4 +1,4 @@
-"""What is said of a Kafka that goes away and comes back, on a real broker."""
+"""What is logged while Kafka is unreachable and when it returns, on a real broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Members hear of a rebalance from each other, long before their next heartbeat: a real broker, and a real Redis between them."""
+"""Members learn of a rebalance from each other, long before their next heartbeat: a real broker, and a real Redis between them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SOON = HEARTBEAT / 3
 
 
 class NoticedSite(Site):
-    """A broker and a Redis; members send heartbeats too seldom to hear of anything in time by themselves."""
+    """A broker and a Redis; members send heartbeats too rarely to learn of anything in time on their own."""
 
     time_limit = 5 * HEARTBEAT
 
@@ -45,7 +45,7 @@ class NoticedSite(Site):
 
 
 class Stopwatch(Owner):
-    """Measures how long partitions were nobody's each time."""
+    """Measures how long partitions had no owner each time."""
 
     def __init__(self) -> None:
         super().__init__()

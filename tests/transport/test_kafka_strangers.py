@@ -1,5 +1,5 @@
-"""Records as strangers write them, read by a group's member, a follower and by offset, on a real broker: nothing that a record or
-a batch holds costs another one, or holds its partition."""
+"""Records as strangers write them, read by a group's member, a follower and by offset, on a real broker: nothing in a record or
+a batch costs another one, or blocks its partition."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def joined(site: KafkaSite, bus: KafkaBus, topic: str) -> Consumer:
 
 
 async def followed(bus: KafkaBus, topic: str) -> list[Record]:
-    """What a follower reads up to the end that is there now."""
+    """What a follower reads up to the current end."""
     got: list[Record] = []
     stream = bus.follow(topic)
     try:

@@ -1,4 +1,4 @@
-"""With `fsync`, what was acknowledged is there after a power loss, whatever else the disk kept; without it, it need not be."""
+"""With `fsync`, acknowledged data survives a power loss, whatever else the disk kept; without it, it need not."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 def ran(place: Path, *, fsync: bool) -> Path:
-    """The trace of a run that was told `place`/data."""
+    """The trace of a run in `place`/data."""
     traced(PROGRAM, [str(place / "data"), "1" if fsync else "0"], place / "trace")
     return place
 
@@ -57,7 +57,7 @@ def synced(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def images(place: Path, chance: random.Random | None = None) -> Iterator[tuple[str, int, Image]]:
-    """What was acknowledged last, how many of it, and the files that a power loss left right then."""
+    """The kind of the last acknowledgement, the count so far, and the files that a power loss left right then."""
     for told, image in losses(place / "trace", place / "data", chance):
         what, number = told.decode().split()
         yield what, int(number) + 1, image
@@ -71,7 +71,7 @@ def _lay_out(image: Image, folder: Path) -> None:
 
 
 async def left(image: Image, folder: Path) -> tuple[int, int]:
-    """How many records and answers are there when the fleet starts on these files."""
+    """How many records and answers the fleet has when it starts on these files."""
     _lay_out(image, folder)
     settings = TransportSettings(data_dir=folder, result_ttl=600.0)
     bus, store = SqliteBus(settings), SqliteStore(settings)

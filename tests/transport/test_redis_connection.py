@@ -137,7 +137,7 @@ class TestSentinels:
 
     async def test_a_primary_that_is_taken_for_dead_is_none(self) -> None:
         sentinels = [OneSentinel(1, 5, dead=True), OneSentinel(1, 5, dead=True), OneSentinel(1, 5)]
-        with pytest.raises(RedisError, match="'fleet' that is alive"):
+        with pytest.raises(RedisError, match="a live primary 'fleet'"):
             await SentinelClient("fleet", sentinels).primary()
 
     async def test_a_name_that_they_do_not_know_is_named(self) -> None:

@@ -61,7 +61,7 @@ class TestClusters:
 
 
 class TestRefusals:
-    """A Redis that cannot take a result says so; nothing is done, and the repeated call writes exactly one terminal."""
+    """A Redis that cannot store a result reports it; nothing is done, and the repeated call writes exactly one terminal."""
 
     async def refuses_then_recovers(self, site: RedisSite, server: RedisServer, words: str, *recovery: str) -> None:
         worker, (gateway, channel, wakes) = await site.connect(), await listening(site)

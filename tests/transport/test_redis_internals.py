@@ -1,4 +1,4 @@
-"""Each name of redis-py's inside that is used: which one vanished when the library moved."""
+"""Each private name of redis-py that is used: which one a new version lacks."""
 
 from __future__ import annotations
 

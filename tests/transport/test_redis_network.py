@@ -32,7 +32,7 @@ async def site(own_redis: RedisServer, prefix: str) -> AsyncIterator[RedisSite]:
 
 
 class Proxy:
-    """Passes bytes on to Redis, over TLS if told so; drops the next reply, and with it the connection, if told so."""
+    """Passes bytes on to Redis, optionally over TLS; on request drops the next reply and the connection."""
 
     def __init__(self, server: RedisServer, tls: ssl.SSLContext | None = None) -> None:
         self.server = server
@@ -81,7 +81,7 @@ class Proxy:
 
 
 class TestLostReplies:
-    """The call was carried out, its reply got lost: the client asks again by itself."""
+    """The call was executed and its reply lost: the client sends it again on its own."""
 
     @pytest.fixture
     async def proxied(self, own_redis: RedisServer, prefix: str) -> AsyncIterator[tuple[Proxy, RedisSite]]:
@@ -134,7 +134,7 @@ class TestSecurity:
         await worker.finish([Terminal(new_ref(), b"r", channel)])
         await site.until(lambda: len(wakes) == 1)
         await site.close()
-        for login, words in ((":wr0ng@", "refuses the user name or password"), ("", "wants a password")):
+        for login, words in ((":wr0ng@", "refuses the user name or password"), ("", "requires a password")):
             stranger = RedisSite(f"unix://{login}{path}", prefix)
             with pytest.raises(Unavailable, match=words):
                 await stranger.connect()

@@ -1,4 +1,4 @@
-"""What a connection does that was made because Sentinels named the server; they themselves are in tests/infra/test_cluster.py."""
+"""What a connection to a server named by Sentinels does; tests/infra/test_cluster.py tests the Sentinels themselves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from protocol.transport.redis.sentinel import SentinelClient, Sentinels
 pytestmark = pytest.mark.servers
 
 WRITE = ("EVAL", "return redis.call('SET', 'key', '1')", 0)
-"""As the fleet writes: in a script, whose errors Redis 6.2 words otherwise than a command's."""
+"""As the fleet writes: in a script, whose errors Redis 6.2 words differently from a command's."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

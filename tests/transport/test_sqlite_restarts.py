@@ -1,4 +1,4 @@
-"""What is there after a restart, a full disk, and a kill."""
+"""What remains after a restart, a full disk, and a kill."""
 
 from __future__ import annotations
 
@@ -312,7 +312,7 @@ async def test_a_transport_needs_its_folder() -> None:
 
 
 def run_victim(folder: Path, first: int, lines: int) -> list[list[str]]:
-    """Start a victim, read that many lines, kill it; everything it said."""
+    """Start a victim, read that many lines, kill it; returns everything it printed."""
     command = [sys.executable, "-m", "tests.transport.victim", str(folder), str(first)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as victim:
         assert victim.stdout is not None
@@ -324,7 +324,7 @@ def run_victim(folder: Path, first: int, lines: int) -> list[list[str]]:
 
 
 class Acknowledged:
-    """What victims said was done."""
+    """What victims reported as done."""
 
     def __init__(self) -> None:
         self.published: dict[tuple[int, int], bytes] = {}

@@ -1,4 +1,4 @@
-"""A process that works on a data folder until it is killed, and says what it was told was done, one line at a time.
+"""A process that works on a data folder until it is killed, and prints what was confirmed to it, one line at a time.
 
 `victim.py DATA_DIR FIRST`: publishes records named FIRST, FIRST + 1, …; fetches, answers and commits them with some delay; claims
 and confirms a request per record.

@@ -45,7 +45,7 @@ ANSWERED = (1, 2, 3, 6, 8)
 
 
 def run_of(number: int, again: int = 0) -> int:
-    """What the model made up for an execution."""
+    """A made-up random number for an execution."""
     return number * 100 + again
 
 
@@ -109,10 +109,10 @@ def judged(*changes: Callable[[History], None]) -> dict[str, Verdict]:
 
 
 def broken(*changes: Callable[[History], None]) -> set[str]:
-    """The promises that do not hold any more."""
+    """The promises that no longer hold."""
     return {promise for promise, verdict in judged(*changes).items() if not verdict.held}
 
 
 def caller(history: History, number: int) -> int:
-    """Where its first call stands in the list."""
+    """The position of its first call in the list."""
     return next(place for place, seen in enumerate(history.seen) if seen.number == number)

@@ -14,7 +14,7 @@ KILL = InjectedFault("worker-kill", "worker-0", 9.9, 10.1, hit=10.0)
 def found(
     *callers: tuple[float, float], faults: tuple[InjectedFault, ...] = (), end: CallEnd = CallEnd.ANSWER
 ) -> list[Gap]:
-    """The gaps after a kill at 10, of callers who came and were answered at these times."""
+    """The gaps after a kill at 10, of callers who called and were answered at these times."""
     history = History(faults=[KILL, *faults])
     calls = []
     for number, (sent, at) in enumerate(callers, 1):

@@ -1,4 +1,4 @@
-"""A caller knows whether its answer came, whether the connection broke, and whether nothing came at all."""
+"""A caller knows whether its answer came, the connection broke, or nothing came at all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHUNKED = b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{"\r\n4\r\
 
 @contextlib.asynccontextmanager
 async def served(*answers: bytes, timeout: float = 5.0) -> AsyncIterator[tuple[Caller, list[bytes]]]:
-    """A caller of a server that says these, one after the other, on every connection; "" for silence, and then it hangs up."""
+    """A caller of a server that sends these, one after the other, on every connection; "" for silence; then it disconnects."""
     asked: list[bytes] = []
     connections: list[asyncio.StreamWriter] = []
 

@@ -1,4 +1,4 @@
-"""A plan is a pure function of its seed, and has in it what was asked for."""
+"""A plan is a pure function of its seed, and contains what was requested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""I1, I2, I3 and I5 are broken in a made-up history, and found; what a promise leaves open is not held against the fleet."""
+"""I1, I2, I3 and I5 are broken in a made-up history, and found; what a promise does not cover is not held against the fleet."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.verify.histories import PLACE, REFS, START, broken, caller, judged, r
 
 
 def lose(number: int, history: History) -> None:
-    """As if nothing had ever come of it, though its offset is committed."""
+    """As if it had never had a result, although its offset is committed."""
     history.seen = [seen for seen in history.seen if seen.number != number]
     history.stored = [stored for stored in history.stored if stored.ref != REFS[number]]
     for passed in history.passed:

@@ -9,11 +9,11 @@ from tests.verify.histories import PLACE, START, broken, judged, seen
 
 MB = 1_000_000
 ENOUGH = int(2 * SURE * ROOM / PAD) + 1
-"""Calls of which a gateway, one of two, has seen enough bytes."""
+"""Enough calls for one of two gateways to have seen enough bytes."""
 
 
 def busy(history: History, calls: int = ENOUGH) -> None:
-    """So many calls, in 20 s."""
+    """Add this many calls, sent within 20 s."""
     for number in range(calls):
         call = seen(1)
         call.sent = START + WARM + 20 * number / calls
@@ -21,7 +21,7 @@ def busy(history: History, calls: int = ENOUGH) -> None:
 
 
 def weigh(history: History, *sizes: float) -> None:
-    """A gateway's resident megabytes, one a second for ever after the last."""
+    """A gateway's resident megabytes, one value per second; the last repeats forever."""
     for second in range(30):
         history.memory.append(
             MemorySample(START + second, "gateway-0", 7, int(sizes[min(second, len(sizes) - 1)] * MB))

@@ -1,4 +1,4 @@
-"""I6, I7, I8 and I11 are broken in a made-up history, and found; what a promise leaves open is not held against the fleet."""
+"""I6, I7, I8 and I11 are broken in a made-up history, and found; what a promise does not cover is not held against the fleet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is killed leaves nothing behind: processes of a run end with their checker, whatever session they are in."""
+"""A killed checker leaves nothing behind: processes of a run end with it, whatever session they are in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Zip archives that look like model files from outside."""
+"""Zip archives whose member names look like model files."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What one request costs a worker, by hand: `python tests/workers/bench_worker.py [--uvloop] [--profile] [--inline]`.
+"""The cost of one request to a worker, run by hand: `python tests/workers/bench_worker.py [--uvloop] [--profile] [--inline]`.
 
 Everything is in one process on the memory transport, and the records are encoded and published beforehand, so that the CPU time
 between the first fetch and the last answer is the worker's and the embedded store's. The best of many short rounds is reported:
-on a shared machine it is the only figure that can be compared.
+on a shared machine only this figure is comparable.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def records(caller: Caller, size: int) -> list[OutRecord]:
 
 
 async def lone(fleet: Fleet, caller: Caller, size: int) -> None:
-    """One caller at a time: where its time goes."""
+    """One caller at a time: how its time is spent."""
     worker = await fleet.worker()
     tune()
     stages, totals = [], []
@@ -126,7 +126,7 @@ async def lone(fleet: Fleet, caller: Caller, size: int) -> None:
 
 
 def inline(executor: ThreadExecutor, job: Job) -> None:
-    """Runs the job on the event loop: shows what handing over costs."""
+    """Runs the job on the event loop: shows the cost of handing over."""
     executor._run(job)
     assert executor._completions is not None
     executor._completions.push(job)

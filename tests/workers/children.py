@@ -1,4 +1,4 @@
-"""Models in child processes, for the tests of those."""
+"""Models in child processes, for tests."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ OBEDIENT = """
                 sys.exit("no more")
             return {"Y": X if order == -6 else X + 1} if order != -7 else {}
 """
-"""Adds one, or does what the first number says."""
+"""Adds one, or does what the first number asks."""
 EXIT, SEGFAULT, HANG, RAISE, LEAVE, ECHO, NOTHING = -1.0, -2.0, -3.0, -4.0, -5.0, -6.0, -7.0
 
 
@@ -103,7 +103,7 @@ class Running:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing has come back that was not taken."""
+        """Whether every job that came back was taken."""
         return self._back.empty()
 
     def job(self, *requests: InferRequest, executor: Executor | None = None) -> Job:
@@ -130,7 +130,7 @@ class Running:
         return await self.back()
 
     async def ask(self, *requests: InferRequest, executor: Executor | None = None) -> Sequence[Outcome]:
-        """One batch's outcomes; raises what failed it."""
+        """One batch's outcomes; raises its error."""
         job = await self.run(*requests, executor=executor)
         if job.error is not None:
             raise job.error

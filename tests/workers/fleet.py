@@ -112,7 +112,7 @@ class Caller:
             return list(await asyncio.gather(*futures))
 
     async def cancel(self, *requests: InferRequest) -> None:
-        """Tell the workers that these runs need not be, nor any before them."""
+        """Cancel these runs and any before them."""
         channel = NAMES.cancel_channel(NAMES.infer_topic(requests[0].model, requests[0].version))
         cancels = [Cancel(ref(request.principal, request.id), request.accepted) for request in requests]
         await self.transport.results.cancel(channel, cancels)
@@ -129,7 +129,7 @@ class Fleet:
     transports: list[Transport] = dataclasses.field(default_factory=list)
 
     async def transport(self) -> Transport:
-        """A process's own way to the broker and the store."""
+        """A process's own transport to the broker and the store."""
         store = MemoryStore(TransportSettings(), self.server)
         transport = Transport(MemoryBus(self.broker), store, store)
         await transport.open()

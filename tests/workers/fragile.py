@@ -1,4 +1,4 @@
-"""A model whose instance dies, hangs, fails or runs out of memory as its input says, and the dead letters that come of it."""
+"""A model whose instance dies, hangs, fails or runs out of memory as its input says, and the resulting dead letters."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -19,12 +19,12 @@ DEAD = NAMES.dead_topic("m")
 
 
 class Fragile(Gated):
-    """Dies of some values, fails of others, and cannot hold many rows.
+    """Dies of some values, fails on others, and cannot hold many rows.
 
     Attributes:
-        deadly, bad, nan: values that end it, that it raises at, that it makes NaN of.
+        deadly, bad, nan: values that kill it, that make it raise, that make it return NaN.
         fits: rows that its memory is enough for.
-        hung: what it died of was a hang.
+        hung: its deaths count as hangs.
         lives: how often it can die.
         holds: the next death closes the gate.
     """

@@ -33,7 +33,7 @@ from workers.serving.serving import Serving
 
 
 class Gated(TensorInstance):
-    """Outputs are inputs; every batch first waits until the gate is open, and is noted.
+    """Outputs are inputs; every batch first waits until the gate is open, and is recorded.
 
     Attributes:
         gate: open unless a test closes it.
@@ -106,7 +106,7 @@ class Flaky:
 
 
 class Bench:
-    """Parts of a worker around one model, on its own broker and store unless told otherwise."""
+    """Parts of a worker around one model, by default on its own broker and store."""
 
     def __init__(self, broker: MemoryBroker | None = None, server: MemoryServer | None = None) -> None:
         self.broker = broker or MemoryBroker(session_timeout=30.0)
@@ -163,7 +163,7 @@ class Bench:
         return serving
 
     async def hold(self) -> Sequence[asyncio.Future[InferReply]]:
-        """Close the gate of the one instance and have it run request 0 behind it: whatever comes now waits."""
+        """Close the gate of the one instance and have it run request 0 behind it: later requests wait."""
         (instance,) = self.instances
         instance.gate.clear()
         first = await self.caller.publish(self.caller.request(0))

@@ -1,4 +1,4 @@
-"""The worker and its supervisor as real processes, on a transport of their own: they serve nobody, but they live and end."""
+"""The worker and its supervisor as real processes, on a transport of their own: they serve no calls, but start and stop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def start(*command: str, **environment: str) -> Process:
 
 
 async def read_until(process: Process, text: bytes) -> bytes:
-    """What it has said up to and with the line in which this occurs."""
+    """Its output up to and including the line with this text."""
     assert process.stderr is not None
     said = b""
     async with asyncio.timeout(30):

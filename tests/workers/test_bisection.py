@@ -46,7 +46,7 @@ class Failing:
         self.found += bisection.run_failed(part, self.cause, self.cost)
 
     def fail(self, bisection: Bisection[Request] | None = None) -> Bisection[Request]:
-        """The batch as it was formed has failed; find out."""
+        """The batch as it was formed has failed; find the culprits."""
         bisection = bisection or Bisection()
         self._fail(bisection, self.requests)
         self.go_on(bisection)

@@ -1,4 +1,4 @@
-"""Parts that are full to the row, and batches that fail in one way and then in another."""
+"""Parts of exactly the maximum size, and batches that fail in one way and then in another."""
 
 from __future__ import annotations
 

@@ -86,12 +86,12 @@ def test_a_model_that_calls_other_models_is_said_to_fail_there(tmp_path: Path) -
 
     assert found.status is Status.DIFFERS
     assert found.reasons == (
-        "model.py uses pb.InferenceRequest (calls of other models), which is not offered: it fails when it gets there",
+        "model.py uses pb.InferenceRequest (calls of other models), which is not supported: it fails at that call",
     )
 
 
 class TestTrying:
-    """What comes of loading a model and letting it answer."""
+    """The result of loading a model and sending it a request."""
 
     def test_the_model_gets_one_row_of_zeros_of_what_it_requires(self, tmp_path: Path) -> None:
         tried: list[ModelVersion] = []

@@ -165,7 +165,7 @@ async def test_shared_memory_is_used_again_and_again(tmp_path: Path, order: floa
 
 
 async def test_each_instance_is_a_process_and_two_batches_run_at_once(tmp_path: Path) -> None:
-    # Opening a pipe with a name waits for the one who opens its other end: a batch ends only if the other one runs, too.
+    # Opening a named pipe waits until its other end is opened: a batch ends only if the other one runs too.
     code = """
         import os, pathlib
         import numpy as np

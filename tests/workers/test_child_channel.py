@@ -84,5 +84,5 @@ def test_what_is_no_message_breaks_the_channel_and_leaves_no_descriptor(data: by
     with pytest.raises(ChannelBroken):
         Channel(theirs).receive_message()
     theirs.close()
-    assert os.read(reader, 1) == b""  # nobody holds the other end
+    assert os.read(reader, 1) == b""  # no process holds the other end
     os.close(reader)

@@ -1,4 +1,4 @@
-"""What becomes of a batch, and of the instance, when its process ends; and that nothing is left behind."""
+"""The fate of a batch and of its instance when the process ends; nothing is left behind."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ async def test_killing_an_idle_child_blames_no_batch(tmp_path: Path) -> None:
         pid = model.child.pid
         assert pid is not None
         restarts = model.child.restarts
-        os.kill(pid, signal.SIGKILL)  # nobody sends a batch, and yet there is a new child
+        os.kill(pid, signal.SIGKILL)  # a new child starts although no batch was sent
         await until(lambda: model.child.restarts > restarts and model.child.pid not in (None, pid))
         assert await model.value(1.0) == [2.0]
 
@@ -162,7 +162,7 @@ async def test_a_model_that_cannot_be_loaded_again_is_tried_until_it_can(tmp_pat
         assert isinstance((await model.back()).error, InstanceDied)
         del job
         late = model.job(request(5.0))
-        late.not_after = 1.0  # long ago, once somebody looks
+        late.not_after = 1.0  # long past when it is checked
         for each in (waiting := model.job(request(1.0)), late):
             model.child.submit(each)
         assert await model.back() is late  # it need not wait for a child

@@ -1,4 +1,4 @@
-"""Several children that die together, and what a child has started: it ends with the child, however well it hid."""
+"""Several children that die together, and processes that a child has started: they end with it, even detached ones."""
 
 from __future__ import annotations
 

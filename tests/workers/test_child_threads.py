@@ -1,4 +1,4 @@
-"""An instance that is a process uses its share of the cores, whatever its model's libraries would start."""
+"""An instance that is a process uses its share of the cores, however many threads its model's libraries would start."""
 
 from __future__ import annotations
 

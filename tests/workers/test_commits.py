@@ -10,7 +10,7 @@ from workers.intake.offsets import OffsetTracker
 
 
 class Log:
-    """A consumer of which only `commit` is used; it may refuse, and may be slow."""
+    """A consumer that only commits; it may refuse, and may be slow."""
 
     def __init__(self) -> None:
         self.committed: list[dict[int, int]] = []

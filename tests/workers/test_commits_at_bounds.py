@@ -1,4 +1,4 @@
-"""Commits that fall due while another one is under way, and gaps on one partition of several."""
+"""Commits that fall due while another is in flight, and gaps on one partition of several."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CPU limits of containers, as the files of both versions of control groups tell them."""
+"""CPU limits of containers, from the files of both versions of control groups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Linux really gives a process that yields: each case is a process of its own, as there is no way back from some of them."""
+"""What Linux gives a process that yields; each case is its own process, because some cannot be undone."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ LONG = 100_000_000
 
 
 def said(script: str, *, leads: bool = True) -> list[str]:
-    """What a process prints that runs this with the tools above, and leads a session of its own or does not."""
+    """The output of a process that runs this code with the tools above, with or without its own session."""
     done = subprocess.run(
         [sys.executable, "-c", TOOLS + script],
         check=False,

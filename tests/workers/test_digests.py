@@ -24,7 +24,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def later(path: Path, seconds: float = SETTLED + 1) -> float:
-    """A time at which the file has rested."""
+    """A time at which the file has long been unchanged."""
     return path.stat().st_ctime + seconds
 
 
@@ -77,7 +77,7 @@ NAMES = st.sampled_from("abc")
 
 
 class Repository(RuleBasedStateMachine):
-    """Whatever happens to files, what is remembered gives the digest that reading everything gives."""
+    """Whatever happens to files, the cache gives the same digest as reading everything."""
 
     @initialize()
     def start(self) -> None:

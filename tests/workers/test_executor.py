@@ -13,7 +13,7 @@ from workers.instances.job import Entry, Job, failure_message
 
 
 class Doubling:
-    """Runs on numbers, and remembers the threads it was called on."""
+    """Doubles numbers, and records the threads it was called on."""
 
     def __init__(self) -> None:
         self.threads = {threading.current_thread().name}

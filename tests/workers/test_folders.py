@@ -1,4 +1,4 @@
-"""What lies in repositories beside models, and what is meant to be a model and is not one yet."""
+"""Folders in repositories that are not models, and incomplete models."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_versions_folder_that_is_not_called_by_a_number_is_named(tmp_path: Pat
     (tmp_path / "digits" / "v1" / "model.onnx").touch()
 
     (found,) = scan_repositories([tmp_path / "digits"])
-    assert "is called by a number" not in found.reason  # there v1 is a model's folder
+    assert "is named by a number" not in found.reason  # there v1 is a model's folder
 
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "digits" / "v1").mkdir(parents=True)
@@ -132,8 +132,8 @@ def test_links_that_lead_nowhere_are_named(tmp_path: Path) -> None:
 
     away, good = scan_repositories([tmp_path])
 
-    assert away.reason == f"'{tmp_path / 'away'}' is a link to '/mnt/away', which is not there"
-    assert good.warnings == ("ignore version '2', a link to '/mnt/gone', which is not there",)
+    assert away.reason == f"'{tmp_path / 'away'}' is a link to '/mnt/away', which does not exist"
+    assert good.warnings == ("ignore version '2', a link to '/mnt/gone', which does not exist",)
 
 
 def test_one_folder_too_deep_is_told_the_folder_above(tmp_path: Path) -> None:

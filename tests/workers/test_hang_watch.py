@@ -16,7 +16,7 @@ LIMITED = IDENTITY + 'parameters { key: "max_execution_ms" value { string_value:
 
 
 class Killable:
-    """Of an executor, what a watch uses."""
+    """The part of an executor that a watch uses."""
 
     def __init__(self, *, isolated: bool) -> None:
         self.name = "m_0_0"

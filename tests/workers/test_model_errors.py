@@ -1,4 +1,4 @@
-"""What a model raises: one record of it in the log, with the author's frames first; the callers beside it are answered."""
+"""Exceptions of models: one record in the log, with the author's frames first; the callers beside it are answered."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def test_what_a_model_raises_is_one_error_record_with_its_own_frames_first
             replies = await caller.ask(*[caller.request(number) for number in numbers], partition=0)
 
     assert [index for index, reply in enumerate(replies) if reply.failure is not None] == [1]
-    assert values([replies[0], *replies[2:]]) == [[2], [3], [4]]  # as if nobody had run with it
+    assert values([replies[0], *replies[2:]]) == [[2], [3], [4]]  # as if the culprit had not run with them
     failure = replies[1].failure
     assert failure is not None
     assert failure.code is Code.MODEL_FAILED

@@ -1,4 +1,4 @@
-"""Names of single model files: none is served in the place of another."""
+"""Names of single model files: none is served in place of another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The offset tracker against a broker with rebalances: all that is committed is answered, and all that is done gets committed."""
+"""The offset tracker against a broker with rebalances: every committed record is answered, and every done record gets committed."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def test_partitions_may_be_named_by_topic_and_number() -> None:
 
 @dataclasses.dataclass
 class Log:
-    """A partition as the broker and the truth know it."""
+    """A partition as the broker knows it, and as it really is."""
 
     records: list[int] = dataclasses.field(default_factory=list)
     end: int = 0

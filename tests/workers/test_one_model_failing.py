@@ -1,4 +1,4 @@
-"""What fails for one model of a worker stops that model and no other."""
+"""A failure of one of a worker's models stops only that model."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def test_a_dead_topic_that_may_not_be_written_stops_its_model_alone(tmp_pa
         assert of["n"].runner.room() > 0
         (told,) = await worker.readiness()
         assert (
-            "model 'm' version 1 takes nothing in: 'publish dead letters' fails and is repeated: not authorized" in told
+            "model 'm' version 1 takes no requests: 'publish dead letters' fails and is retried: not authorized" in told
         )
         shown = scrape(worker.registry)
         labels = (("call", "publish dead letters"), ("model", "m"), ("version", "1"))
@@ -71,6 +71,6 @@ async def test_an_answer_that_cannot_be_stored_stops_its_model_alone(tmp_path: P
         (stuck,) = await caller.publish(caller.request(1, id="stuck"))
         await until(lambda: any(serving.retry.failing for serving in worker.models.serving()))
         assert values(await caller.ask(caller.request(2, model="n"))) == [[2]]
-        assert "'finish' fails and is repeated" in (await worker.readiness())[0]
+        assert "'finish' fails and is retried" in (await worker.readiness())[0]
         down.clear()
         assert values([await stuck]) == [[1]]

@@ -1,4 +1,4 @@
-"""One bad request harms nobody else: batches that crash, hang, fail, hold NaN or do not fit into memory, on instances in memory."""
+"""One bad request harms no other: batches that crash, hang, fail, hold NaN or do not fit into memory, on instances in memory."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Requests that were under way when workers died."""
+"""Requests that were running when workers died."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from tests.workers.serving import Bench, bench
 
 
 async def begin(b: Bench, name: str, times: int) -> None:
-    """Earlier deliveries that came to no end."""
+    """Earlier deliveries that never finished."""
     for number in range(times):
         await b.store.start([name], f"gone-{number}", 300.0)
 

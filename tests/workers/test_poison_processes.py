@@ -1,4 +1,4 @@
-"""The same as in test_poison with real processes that really die, from the record to the dead letter."""
+"""The cases of test_poison with real processes that die, from the record to the dead letter."""
 
 import asyncio
 import textwrap

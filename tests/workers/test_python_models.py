@@ -1,4 +1,4 @@
-"""What a Python model gets and gives, in a thread and in a process of its own: the same, whatever the load."""
+"""A Python model's inputs and outputs, in a thread and in its own process: the same under any load."""
 
 from __future__ import annotations
 

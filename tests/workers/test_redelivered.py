@@ -1,4 +1,4 @@
-"""Records that come again: all of a slice are looked up, not some."""
+"""Redelivered records: all of a slice are looked up, not some."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOPIC = NAMES.infer_topic("m", "1")
 
 @pytest.mark.parametrize("count", [2, 5, 64, 65])
 async def test_whatever_was_begun_before_runs_alone_the_last_of_a_slice_too(count: int) -> None:
-    """In company it could end this worker, too, and the others with it."""
+    """In a batch it could kill this worker too, and the other requests with it."""
     async with bench() as b:
         await b.bus.ensure_topic(TOPIC, 1)
         requests = [b.caller.request(n) for n in range(count)]

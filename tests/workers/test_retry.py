@@ -22,7 +22,7 @@ async def test_a_call_is_repeated_until_it_succeeds() -> None:
 
     assert await retry.call("it", make) == "here"
     assert failing == [0, 1, 1, 1]
-    assert told == ["", *[f"'it' fails and is repeated: {why}" for why in ("away", "odd", "away")]]
+    assert told == ["", *[f"'it' fails and is retried: {why}" for why in ("away", "odd", "away")]]
     assert retry.failures == {"it": 3}
     assert retry.problem() == ""
     assert recovered == [0]

@@ -1,4 +1,4 @@
-"""Whatever happens to a runner, everybody is answered once."""
+"""Whatever happens to a runner, every request is answered once."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ configs = st.sampled_from([IDENTITY, ORDERED, DELAYED.replace("60000000", "2000"
 
 
 class Play:
-    """Acts out a plan against a served model, and knows what must come of it."""
+    """Acts out a plan against a served model, and knows the required result."""
 
     def __init__(self, b: Bench) -> None:
         self.bench = b
@@ -42,7 +42,7 @@ class Play:
             b.store.down = action == "down"
 
     async def end(self) -> None:
-        """Let everything come to its end."""
+        """Let everything finish."""
         b, (serving,) = self.bench, self.bench.serving
         b.store.down = False
         for instance in b.instances:

@@ -226,14 +226,14 @@ async def test_a_thousand_records_of_one_request_cost_a_few_calls_and_no_more_ro
         await until(lambda: serving.intake._tracker.in_flight == 0 and serving.intake._tracker.positions() == {0: 1001})
         runs = (
             len(b.instances[0].batches) - 1
-        )  # what comes after the end of all that were here runs again: one of each fill
+        )  # a record after the end of all that were here runs again: one of each fill
         assert runs + serving.statistics.already_answered == 1000
         assert runs + sum(calls) <= 2 + 3 * 1000 / most
         assert (serving.runner.in_flight, serving.runner._followers_rows, serving.runner._nbytes) == (0, 0, 0)
 
 
 async def test_a_later_run_among_many_repetitions_runs() -> None:
-    """What came after an attempt began is not taken for answered by what that attempt found."""
+    """A record that arrived after an attempt began is not answered by what that attempt found."""
     async with bench() as b:
         serving = await b.serve()
         first = await b.hold()

@@ -1,4 +1,4 @@
-"""Files that are not what their names say are told by their first bytes, without a framework and without running them."""
+"""Files that are not what their names claim are recognised by their first bytes, without a framework and without running them."""
 
 from __future__ import annotations
 

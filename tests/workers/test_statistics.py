@@ -7,7 +7,7 @@ from workers.statistics import Duration, Executed, FailureReason, Histogram, Mod
 
 
 def executed(*rows: int, failed: int = 0, ran: bool = True) -> Executed:
-    """A batch of requests of so many rows, enqueued at 10 s; stacked for 1 s, started at 12 s, run for 2 s, answered at 15 s."""
+    """A batch of requests with these rows, enqueued at 10 s; stacked for 1 s, started at 12 s, run for 2 s, answered at 15 s."""
     start = 12.0 if ran else 0.0
     return Executed(
         sum(rows) + failed, [10.0] * len(rows), sum(rows), failed, 5.0 * failed, 1.0, start, start and 14.0, 15.0

@@ -1,4 +1,4 @@
-"""Every field of a record is a stranger's: whatever is in it, its record ends, and its neighbours are answered."""
+"""Any field of a record may hold anything: its record is still settled, and its neighbours are answered."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ FOREVER = "while True: signal.pause()"
 
 
 class Group:
-    """Notes what a member is told."""
+    """Holds a member's assigned partitions."""
 
     def __init__(self) -> None:
         self.owned: set[int] = set()

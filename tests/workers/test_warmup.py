@@ -28,7 +28,7 @@ def config(source: str) -> ModelConfig:
 
 
 class Noting(TensorInstance):
-    """Notes what it is given."""
+    """Records its inputs."""
 
     def __init__(self, config: ModelConfig, error: Exception | None = None) -> None:
         super().__init__(config)

@@ -183,7 +183,7 @@ async def test_readiness_tells_the_truth(tmp_path: Path) -> None:
         retry = worker.models._context.retry
         retry.repeated["announce"] = 1
         retry.errors["announce"] = "no"
-        assert "a call of store or broker: 'announce' fails and is repeated: no" in await worker.readiness()
+        assert "a call of store or broker: 'announce' fails and is retried: no" in await worker.readiness()
         retry.repeated.clear()
         await transport.bus.close()
         assert "the broker does not answer" in await worker.readiness()

@@ -3,7 +3,7 @@
 Decides how a model file becomes instances, and how requests become a batch of arrays and outputs become tensors (`assembly`).
 
 Interface: `load_backend`, `usable_gpus`; for a new backend `base` and `tensor_instance`.
-Invariants: a framework is imported only in its backend's file, inside functions; backends do not know each other; `prepare` and
+Invariants: a framework is imported only in its backend's file, inside functions; backends do not import each other; `prepare` and
 `split` keep no state in the instance.
 Imports `repository` for configurations and placements, nothing that serves.
 """

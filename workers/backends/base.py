@@ -28,7 +28,7 @@ class Instance(Protocol):
     the event loop (`workers.instances.inline_policy`). Without it every run is on the instance's own thread.
 
     A method `keep(raw)` is called right after `run`, on its thread, where the next run may begin before the answers are made: it
-    returns what `run` did with everything copied that the next run may write to. Without it that must be nothing.
+    returns what `run` did with everything copied that the next run may write to. Without it, the next run must write to none of it.
     """
 
     def prepare(self, requests: Sequence[InferRequest]) -> Any:

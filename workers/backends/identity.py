@@ -75,5 +75,5 @@ class IdentityInstance(TensorInstance):
         return {output: inputs[name] for name, output in self._pairs}
 
     def keep(self, raw: dict[str, Array]) -> dict[str, Array]:
-        """Copies nothing: nobody writes to the inputs."""
+        """Copies nothing: no run writes to the inputs."""
         return raw

@@ -90,15 +90,15 @@ class _Batch:
 
 
 class OnnxTextInstance(OnnxInstance):
-    """A session that takes BYTES as text, onnxruntime's only string type: a request whose bytes are not UTF-8 is refused, and no
-    other."""
+    """A session that takes BYTES as text, onnxruntime's only string type: only a request whose bytes are not UTF-8 is
+    refused."""
 
     def __init__(self, config: ModelConfig, session: Any) -> None:
         super().__init__(config, session)
         self._texts = [spec.name for spec in config.inputs if spec.datatype == "BYTES"]
 
     def prepare(self, requests: Sequence[InferRequest]) -> Any:
-        """Stack; `run` decodes the texts, where only its own batch waits for it."""
+        """Stack; `run` decodes the texts, which delays only its own batch."""
         return _Batch(super().prepare(requests), rows_of(requests, self.config))
 
     def run(self, prepared: Any) -> Any:

@@ -98,12 +98,12 @@ class Tensor:
         return True
 
     def to_dlpack(self) -> Any:
-        """A DLPack capsule that shares the array's memory; of a copy where that cannot be written to, which DLPack cannot say."""
+        """A DLPack capsule that shares the array's memory; of a copy if the array is read-only, which DLPack cannot express."""
         return (self._array if self._array.flags.writeable else self._array.copy()).__dlpack__()
 
     @staticmethod
     def from_dlpack(name: str, source: Any) -> Tensor:
-        """A tensor from anything that speaks DLPack (copied to host memory where it has a `cpu` method)."""
+        """A tensor from any DLPack exporter (copied to host memory if it has a `cpu` method)."""
         return Tensor(name, np.from_dlpack(source.cpu() if hasattr(source, "cpu") else source))
 
 
@@ -127,11 +127,11 @@ class InferenceRequest:
         return self._id
 
     def correlation_id(self) -> int:
-        """0: sequences are not offered yet."""
+        """0: sequences are not supported yet."""
         return 0
 
     def flags(self) -> int:
-        """0: sequences are not offered yet."""
+        """0: sequences are not supported yet."""
         return 0
 
     def timeout(self) -> int:
@@ -173,7 +173,7 @@ class InferenceResponse:
         return self._outputs
 
     def without_outputs(self) -> InferenceResponse:
-        """The same without its tensors; not of Triton's."""
+        """The same without its tensors; not in Triton's API."""
         return InferenceResponse((), self._error, self._parameters)
 
     def has_error(self) -> bool:
@@ -190,7 +190,7 @@ class InferenceResponse:
 
 
 class ModelConfig:
-    """What `auto_complete_config` fills in."""
+    """The configuration that `auto_complete_config` fills in."""
 
     def __init__(self, document: dict[str, Any]) -> None:
         self._document = document

@@ -1,4 +1,4 @@
-"""Loaded Python models: calls `execute` of Triton's class or `predict` of the short form, and takes the answers apart.
+"""Loaded Python models: calls `execute` of Triton's class or `predict` of the short form, and splits the answers.
 
 A model may write to its inputs. In a child they lie in memory that is written anew for every run; in a thread the record's own
 bytes are copied, since a batch that fails needs them again to run in parts.
@@ -122,7 +122,7 @@ class TritonFormInstance:
         return ExecuteResult(list(responses), [_arrays(response) for response in responses])
 
     def keep(self, raw: ExecuteResult) -> ExecuteResult:
-        """See `Instance`: the responses are the model's own objects, and so may be the arrays in them, which are copied then."""
+        """See `Instance`: the responses are the model's own objects, and so may be the arrays in them, which are then copied."""
         for index, response in enumerate(raw.responses):
             if isinstance(response, pb_utils.InferenceResponse):
                 raw.responses[index] = response.without_outputs()
@@ -131,7 +131,7 @@ class TritonFormInstance:
         return raw
 
     def split(self, requests: Sequence[InferRequest], raw: ExecuteResult) -> list[Outcome]:
-        """Each response by itself: a failed one fails only its request."""
+        """Each response on its own: a failed one fails only its request."""
         return [
             self._outcome(request, response, arrays)
             for request, response, arrays in zip(requests, raw.responses, raw.outputs, strict=True)

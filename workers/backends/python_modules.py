@@ -56,7 +56,7 @@ def import_model(version: ModelVersion, *, dedicated: bool) -> ModuleType:
 
 
 def forget(model_class: type) -> None:
-    """Drop the package of a class that runs no more."""
+    """Drop the package of a class that no longer runs."""
     package = model_class.__module__.partition(".")[0]
     if package.startswith(_PREFIX):
         _forget(package)
@@ -110,7 +110,7 @@ def naming_model_errors(version: ModelVersion, what: str) -> Iterator[None]:
     except SystemExit as exc:
         code = exc.code if isinstance(exc.code, int) else 0 if exc.code is None else 1
         raise ConfigError(
-            f"{what} of model '{version.model}' version {version.version} wants to end its process with exit code {code} "
+            f"{what} of model '{version.model}' version {version.version} tried to end its process with exit code {code} "
             f"(sys.exit or SystemExit); a model must raise an exception that says what is wrong: {text_of(exc)}"
         ) from exc
     except (Exception, KeyboardInterrupt) as exc:

@@ -114,7 +114,7 @@ def _load(version: ModelVersion, device: str) -> Any:
     try:
         if version.path.suffix == ".pt2":
             return torch.export.load(str(version.path)).module().to(device)
-        with warnings.catch_warnings():  # TorchScript is deprecated upstream, and what Triton's repositories hold
+        with warnings.catch_warnings():  # TorchScript is deprecated upstream, but Triton's repositories hold it
             warnings.simplefilter("ignore")
             return torch.jit.load(str(version.path), map_location=device).eval()
     except Exception as exc:  # torch raises RuntimeError, ValueError, pickling and zip errors alike

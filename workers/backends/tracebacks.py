@@ -1,6 +1,6 @@
 """An exception of a model's code as text: for callers in Triton's format, for the log in Python's, without our own frames.
 
-Pure. The frames of a traceback begin where the exception was caught, which is in this package; the author's come after.
+Pure. A traceback's frames begin where the exception was caught, in this package; the author's follow.
 """
 
 from __future__ import annotations

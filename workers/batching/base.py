@@ -1,4 +1,4 @@
-"""What the schedulers share: the queue, expiry, cancellation, draining and the order of answers."""
+"""The parts that schedulers share: the queue, expiry, cancellation, draining and the order of answers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ class QueuedScheduler(Generic[T]):
             message = f"inference request batch-size must be <= {self._max_rows}, got {item.rows}"
             return Rejection(Reject.TOO_MANY_ROWS, Code.INVALID_ARGUMENT, message)
         if self._draining:
-            return Rejection(Reject.DRAINING, Code.UNAVAILABLE, "this worker is going down and takes no new requests")
+            return Rejection(
+                Reject.DRAINING, Code.UNAVAILABLE, "this worker is shutting down and takes no new requests"
+            )
         return self._queue.add(item, now)
 
     def expire(self, now: float) -> list[Item[T]]:

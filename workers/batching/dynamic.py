@@ -1,4 +1,4 @@
-"""The dynamic batcher: Triton's rules (`GetDynamicBatch`) as a pure state machine, with a clock that knows of the log.
+"""The dynamic batcher: Triton's rules (`GetDynamicBatch`) as a pure state machine that also knows the log.
 
 Invariants: a batch is a prefix of the service order, never a selection from it; it has one shape class and at most
 `max_batch_size` rows and no item that is due; while no instance is idle, only a batch that waiting cannot improve is formed.
@@ -61,7 +61,7 @@ class _Pending:
         self.enqueued = self.published = self.deadline = math.inf
 
     def extend(self, item: Item[Any]) -> None:
-        """Consider the item behind the prefix; must not be called once closed."""
+        """Consider the item after the prefix; must not be called once closed."""
         rows = self.rows + item.rows
         if self.count == 0:
             self._shape_class = item.shape_class

@@ -227,7 +227,7 @@ class PolicyQueue(Generic[T]):
         return level if level is not None else self._open(number, self._policy.queue_policy(number))
 
     def _open(self, number: int, policy: QueuePolicy) -> _Level[T]:
-        """Levels exist while they hold something: a model may declare 2**63 of them."""
+        """Levels exist while they hold items: a model may declare 2**63 of them."""
         level: _Level[T] = _Level(policy)
         self._levels[number] = level
         bisect.insort(self._numbers, number)

@@ -50,7 +50,7 @@ class Reject(enum.StrEnum):
     DUPLICATE = "duplicate"
     """The same ref is queued already: one answer serves both, so this item gets none."""
     DRAINING = "draining"
-    """The worker is going down. The record stays in the log for another one."""
+    """The worker is shutting down. The record stays in the log for another one."""
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -65,9 +65,9 @@ class Item(Generic[T]):
         payload: the request itself.
         enqueued: when intake took it; the delay's and the queue timeout's clock starts here.
         published: when it was handed to the bus; 0 for unknown.
-        priority: 1 is the highest; 0, and whatever the model has no level for, means the model's default.
+        priority: 1 is the highest; 0, like any value without a level, means the model's default.
         deadline: from then on it is not put in a batch; None for no deadline. Not NaN.
-        timeout: seconds it may wait in the queue, where the model allows requests to say; None or 0 for the model's default.
+        timeout: seconds it may wait in the queue, where the model lets requests set it; None or 0 for the model's default.
         nbytes: what it holds in memory, for the intake's limit.
     """
 
@@ -116,7 +116,7 @@ class Scheduler(Protocol[T]):
     """Decides which requests run together, and when. A runner's turn is expire, take, and sleep until `wake_at` or an event."""
 
     def add(self, item: Item[T], now: float) -> Rejection | None:
-        """Queue the item, or return why not: then it was never here."""
+        """Queue the item, or return why not; then it was not added."""
 
     def take(self, now: float, *, backlog_rows: int = 0, idle: bool = True) -> Batch[T] | None:
         """The next batch, if one should be released now; call again until None.
@@ -129,13 +129,13 @@ class Scheduler(Protocol[T]):
         """
 
     def expire(self, now: float) -> list[Item[T]]:
-        """Remove and return the items whose deadline or rejecting queue timeout has passed; `Item.late` tells which."""
+        """Remove and return the items whose deadline or rejecting queue timeout has passed; `Item.late` says which."""
 
     def cancel(self, ref: str) -> Item[T] | None:
         """Remove a queued item; None if it is not queued (it was never here, or it runs)."""
 
     def wake_at(self, *, backlog_rows: int = 0, idle: bool = True) -> float | None:
-        """When to call `expire` and `take` again if nothing else happens; None for not before something happens.
+        """When to call `expire` and `take` again if nothing else happens; None to wait for an event.
 
         Call it after `take` with the same arguments returned None.
         """

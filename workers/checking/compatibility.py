@@ -1,7 +1,7 @@
 """How a repository's models would be served here: as by Triton, with a difference, or not at all, and why.
 
-Without `inspect` no framework is imported and only the first bytes of a model file are read: what only the whole file can say (do
-the stated tensors exist?) is then not checked.
+Without `inspect` no framework is imported and only the first bytes of a model file are read: what only the
+whole file shows (whether the stated tensors exist) is then not checked.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class CheckResult:
         status: the outcome.
         versions: those that would be served.
         reasons: why it is refused or fails, or each difference from Triton; empty for `NO_DIFFERENCE`.
-        warnings: on what was skipped, such as folders that are not versions.
-        verified: what was looked at.
+        warnings: what was skipped, such as folders that are not versions.
+        verified: what was examined.
     """
 
     model: str
@@ -117,7 +117,7 @@ def _check_version(
     found: dict[Status, list[str]],
     verified: set[str],
 ) -> None:
-    """Add the findings on a version, and what was looked at."""
+    """Add the findings on a version, and what was examined."""
     try:
         metadata = inspect(version) if inspect is not None else None
         completed = _completed(version.config, metadata, inspected=inspect is not None)
@@ -198,7 +198,7 @@ def _unsupported_uses(version: ModelVersion) -> Iterator[str]:
     if version.config.backend == "python":
         source = version.path.read_text(errors="replace")
         for use in unsupported_uses(source, dir(pb_utils)):
-            yield f"{version.path.name} uses {use}, which is not offered: it fails when it gets there"
+            yield f"{version.path.name} uses {use}, which is not supported: it fails at that call"
 
 
 def _heeds_more(policy: QueuePolicy) -> bool:

@@ -1,4 +1,4 @@
-"""Which parts of Triton's Python API a model uses that are not offered here: it loads, and fails when it reaches them. Pure."""
+"""Which parts of Triton's Python API a model uses that are not supported here: it loads, and fails when it reaches them. Pure."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A batch that crashed, hung or failed: who is to blame, and what runs again.
 
-Decided here: what kind of failure an error is (`classify.cause_of`), which requests run again with which and who is to blame
+Decided here: what kind of failure an error is (`classify.cause_of`), which requests run again together and which are to blame
 (`bisection.Bisection`), when the model is at fault and not its requests, how many rows memory is enough for and when a batch hangs
 (`limits`). Carried out here: running a failed batch in parts (`isolation.Isolation`), and killing a batch that hangs
 (`hang_watch`).

@@ -2,8 +2,8 @@
 
 A batch whose run crashed, hung, raised or returned something that is not an answer runs again in parts. A part that succeeds is
 answered and is done; one that fails is split further; a request is blamed only for a run in which it was alone. Something else may
-have killed the process, so a request becomes a dead letter only after it has died alone *and* `attempts` runs
-that it was part of have died. Running out of memory blames no request of a larger batch: smaller batches help (`limits.Caps`).
+have killed the process, so a request becomes a dead letter only after it has died alone *and* `attempts` of its runs have died.
+Running out of memory blames no request of a larger batch: smaller batches help (`limits.Caps`).
 
 Invariants: every item leaves exactly once: by a run that succeeds, as a culprit, or by being left out of a run; an item is in at
 most log2(n) + 2 + `attempts` failing runs; a lone culprit among n costs at most log2(n) + 1 + `attempts` of them.
@@ -20,7 +20,7 @@ from typing import Final, Generic, Protocol, TypeVar
 from protocol.dead_letter import MAX_ATTEMPTS
 
 MAX_DEATHS: Final = 128
-"""Runs of one batch that may die; each costs a restart, and with so many the model is at fault."""
+"""Runs of one batch that may die; each costs a restart, and after this many the model is at fault."""
 
 
 class Cause(enum.StrEnum):
@@ -31,9 +31,9 @@ class Cause(enum.StrEnum):
     HANG = "hang"
     """It ran too long and was killed."""
     FAILED = "failed"
-    """The model raised, or what it returned cannot be split or must not be answered."""
+    """The model raised, or its result cannot be split or must not be sent."""
     MEMORY = "memory"
-    """There was not enough memory for so many rows."""
+    """There was not enough memory for this many rows."""
 
     @property
     def deadly(self) -> bool:
@@ -89,7 +89,7 @@ class Bisection(Generic[S]):
     Args:
         parts: to run first, in this order.
         attempts: see `MAX_ATTEMPTS`.
-        max_deaths: after so many, items that died do not run again; they are blamed, but are no dead letters.
+        max_deaths: after this many, items that died do not run again; they are blamed, but are no dead letters.
 
     Attributes:
         deaths: runs that died.
@@ -157,7 +157,7 @@ class Bisection(Generic[S]):
         return culprits
 
     def part_skipped(self) -> None:
-        """The part did not run: none of its callers wants it any more."""
+        """The part did not run: no caller wants it any more."""
         part, self._current = self._current, None
         if part is not None and part.rest:
             self._parts.appendleft(_Part(part.rest))
@@ -210,9 +210,9 @@ class Bisection(Generic[S]):
 
 
 def first_share(count: int, cost: float) -> int:
-    """How many of `count` items, one of which is to blame, to run first: half of them, or fewer where a failure is dear.
+    """How many of `count` items, one of which is to blame, to run first: half of them, or fewer where a failure is expensive.
 
     Doubling the share halves the runs that succeed before the culprit's share is reached, which saves about count / (4 * share) of
-    them, and costs one more failure. It pays as long as the saving is more than `cost`.
+    them, and costs one more failure. It pays off as long as the saving is more than `cost`.
     """
     return max(1, int(count / (2 * max(1.0, cost))))

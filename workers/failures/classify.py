@@ -26,7 +26,7 @@ MEMORY_TEXTS: Final = (
 
 
 def cause_of(error: BaseException) -> Cause:
-    """The kind of failure that a run's error is. One that spoils its process (`is_sticky`) counts as a crash."""
+    """The kind of failure behind a run's error. One that spoils its process (`is_sticky`) counts as a crash."""
     if isinstance(error, InstanceDied):
         return Cause.HANG if error.hung else Cause.CRASH
     text = described(error)
@@ -66,7 +66,7 @@ def poison_failure(culprit: Culprit[Entry], error: BaseException) -> Failure:
 def attempts_exhausted(entry: Entry, attempts: int, batch_ids: Sequence[str]) -> tuple[DeadLetter, Failure]:
     """The dead letter of a request that was begun too often, and the answer to its sender."""
     assert entry.record is not None
-    text = f"the request was begun {attempts} times, and no worker lived to answer it"
+    text = f"the request was begun {attempts} times, and no worker survived to answer it"
     name = class_name(InstanceDied(""))
     letter = DeadLetter(entry.record, DeadReason.ATTEMPTS, text, name, None, attempts, _others(entry, batch_ids))
     return letter, Failure(Code.MODEL_FAILED, f"{text}; it is in the dead letters")

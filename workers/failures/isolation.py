@@ -38,7 +38,7 @@ log = structlog.get_logger(__name__)
 
 
 class BatchOwner(Protocol):
-    """Whose batches these are: `serving.Runner`."""
+    """The owner of the batches: `serving.Runner`."""
 
     ordered: bool
     """Answers leave in the order of their batches."""
@@ -211,7 +211,7 @@ class Isolation:
         self._part_done(part)
 
     def advance(self, executor: Executor) -> None:
-        """The executor may have room: go on with its first isolated batch."""
+        """The executor may have room: continue its first isolated batch."""
         waiting = self._waiting.get(executor)
         while waiting and not self._abandoned:
             whole = waiting[0]

@@ -1,4 +1,4 @@
-"""What protects a model from its requests, and requests from a broken model. Pure: time is an argument.
+"""Protects a model from its requests, and requests from a broken model. Pure: time is an argument.
 
 `Caps` keeps batches of a shape below the size that ran out of memory; `CircuitBreaker` opens when nearly everything fails, so that
 the model is at fault and not its requests; `time_limit` says when a batch hangs.
@@ -22,15 +22,15 @@ WINDOW: Final = 60.0
 MIN_BLAMED: Final = 8
 """Requests blamed within the window below which the breaker stays closed."""
 MAX_DEATHS_SHARE: Final = 0.8
-"""Share of requests blamed for deaths above which the model is at fault: each death costs everybody a restart."""
+"""Share of requests blamed for deaths above which the model is at fault: each death costs all requests a restart."""
 MAX_FAILURES_SHARE: Final = 0.98
-"""The same for runs that only fail, which cost little: here it takes a model that answers nothing."""
+"""The same for runs that only fail, which cost little: here the model must answer nothing."""
 
 TIME_LIMIT_FACTOR: Final = 20.0
-"""A batch may run so many times as long as predicted."""
+"""A batch may run this many times as long as predicted."""
 MIN_TIME_LIMIT: Final = 60.0
 """Seconds that every batch may run, whatever was predicted: the first one of a shape may compile something, and earlier short runs
-say little of a request whose content makes it long."""
+say little about a request whose content makes it long."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -56,7 +56,7 @@ class Caps:
         return bool(self._caps)
 
     def exceeded(self, shape_class: Hashable, rows: int, now: float) -> int:
-        """A batch of so many rows ran out of memory; returns the new cap."""
+        """A batch of this many rows ran out of memory; returns the new cap."""
         cap = max(1, rows // 2)
         known = self._caps.pop(shape_class, None)
         if known is not None:
@@ -98,7 +98,7 @@ def into_parts(items: Iterable[S], cap: int | None, run_alone: Sequence[S] = ())
 
 
 class CircuitBreaker:
-    """Open while nearly everything that runs is to blame: then no request is, and the model is broken.
+    """Open while nearly every request that runs is to blame: then the model is at fault, and none of them is.
 
     Args:
         max_share: of all requests that ran; with more of them blamed it is open.
@@ -113,7 +113,7 @@ class CircuitBreaker:
         self._innocent = 0
 
     def record(self, now: float, blamed: int, innocent: int) -> None:
-        """So many requests were blamed, or ran well."""
+        """Count requests that were blamed, and requests that ran well."""
         if self._events and now - self._events[-1][0] < 0.1:  # few events, however many batches run
             at, more_blamed, more_innocent = self._events.pop()
             self._events.append((at, more_blamed + blamed, more_innocent + innocent))

@@ -6,5 +6,5 @@ warm-up sends (`warmup`), and how a job reports failure (`job`).
 Interface: `job` (`Entry`, `Job`, `Executor`, `InstanceDied`, `ModelRaised`), `executor.Completions`, `loaded.LoadedModel`.
 Invariants: an instance runs one batch at a time and holds at most `executor.DEPTH`; loading, running and closing happen on one
 thread; a job always comes back, unless its executor is closed.
-Imports nothing of `serving`, `lifecycle`, `failures` or `intake`.
+Imports nothing from `serving`, `lifecycle`, `failures` or `intake`.
 """

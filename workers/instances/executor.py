@@ -44,7 +44,7 @@ class Completions:
             self._woken = True
             try:
                 self._loop.call_soon_threadsafe(self._drain)
-            except RuntimeError:  # the loop is closed: nobody waits for this job
+            except RuntimeError:  # the loop is closed: nothing waits for this job
                 return
 
     def _drain(self) -> None:
@@ -79,7 +79,7 @@ async def call_on(put: Callable[[Callable[[], None]], None], function: Callable[
 
 
 class ThreadExecutor:
-    """An `Executor` with one thread, which also loads: some frameworks tie a device or an event loop to the thread."""
+    """An `Executor` with one thread, which also loads the model: some frameworks tie a device or an event loop to the thread."""
 
     isolated = False
     restarts = 0
@@ -100,7 +100,7 @@ class ThreadExecutor:
     async def load(self, load: Callable[[], Instance]) -> Instance:
         """Load the instance on its thread; raises whatever `load` raises."""
         self._instance = await self.call(load)
-        # `anywhere` was its name: a backend of somebody else may still say that.
+        # `anywhere` was its name: a third-party backend may still use that.
         self.loop_safe = bool(getattr(self._instance, "loop_safe", getattr(self._instance, "anywhere", False)))
         self._keep = getattr(self._instance, "keep", _unchanged)
         return self._instance

@@ -1,6 +1,6 @@
 """Which batches are so short that running them on the event loop costs less than handing them to a thread. Pure.
 
-Runs on the loop are measured in CPU time, which other processes do not distort: a model that may run there only computes. A run on
+Runs on the loop are measured in CPU time, which other processes do not distort: models allowed there only compute. A run on
 a thread also waits for the interpreter, so only the fastest one of each kind counts.
 Invariant: one slow run on the loop sends its kind back to the thread for a while.
 """
@@ -47,7 +47,7 @@ class InlinePolicy:
         return (seen.fastest if seen.here is None else seen.here) < INLINE_BELOW
 
     def record(self, shape_class: object, rows: int, seconds: float, cpu: float | None, now: float) -> None:
-        """Such a batch ran for so many seconds on a thread, or with so many seconds of CPU time (not None) on the loop."""
+        """Such a batch ran for `seconds` on a thread, or with `cpu` seconds of CPU time (not None) on the loop."""
         kind = (shape_class, (rows - 1).bit_length())
         seen = self._seen.get(kind)
         if seen is None:

@@ -22,7 +22,7 @@ from workers.batching.types import Batch, Item
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Entry(Item[InferRequest]):
-    """A batcher's item that knows which record it came from.
+    """A batcher's item with the record that it came from.
 
     Attributes:
         partition, offset: of the record.
@@ -33,11 +33,11 @@ class Entry(Item[InferRequest]):
         attempt: 1 for the first delivery.
         cancelled: the caller no longer wants it; it is not run if it has not started.
         job: its batch, once it is in one.
-        followers: later records of the same request, which wait for this one's end.
+        followers: later records of the same request, which wait until this one is answered.
         early_followers: how many of the followers, from the first, were here before an attempt of this entry began.
         record: as fetched, for the dead letters.
-        run_alone: an attempt was begun in an earlier delivery, so it may be what ended that worker.
-        attempt_stored: the store knows of this attempt.
+        run_alone: an attempt was begun in an earlier delivery, so it may have killed that worker.
+        attempt_stored: the store has this attempt.
     """
 
     partition: int = 0
@@ -104,7 +104,7 @@ class Executor(Protocol):
         held: jobs given to it (or about to be) that have not come back; at most `DEPTH`.
         loop_safe: see `Instance.loop_safe`.
         isolated: it is a process of its own, so that a crash of the model costs only that; its jobs then come back with
-            `InstanceDied`, and it starts again by itself.
+            `InstanceDied`, and it restarts on its own.
         restarts: how often it was restarted; 0 if it is not isolated.
     """
 
@@ -141,7 +141,7 @@ class InstanceDied(FleetError):
 
     Attributes:
         signal: number of the signal that killed it, if one did.
-        exit_code: its exit code, if it exited by itself.
+        exit_code: its exit code, if it exited on its own.
         hung: the worker killed it (`Executor.kill`).
     """
 

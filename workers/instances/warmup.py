@@ -16,7 +16,7 @@ from workers.backends.tracebacks import text_of
 from workers.repository.signature import Signature
 
 MAX_INTEGER = 2
-"""Random integers are below this: they may index a table, and every table has two rows."""
+"""Random integers are below this: they may index a table, and any table has at least two rows."""
 
 
 def warm_up(instance: Instance, config: ModelConfig, samples: list[tuple[Warmup, list[InferRequest]]]) -> None:

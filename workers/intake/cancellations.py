@@ -1,6 +1,6 @@
 """Remembers cancellations for records that are fetched later. Pure.
 
-Every worker of a topic receives every cancellation, and most are of requests that another worker has: memory is bounded by number
+Every worker of a topic receives every cancellation, and most concern requests of other workers: memory is bounded by number
 and by age. A cancellation covers the runs that were accepted up to a time, whenever it arrives: a late one does not cover a request
 that was sent again under the same key.
 """

@@ -1,6 +1,6 @@
 """Commits the contiguous watermark of one consumer's partitions, soon after records are done.
 
-Invariants: a refused commit is repeated as long as its partition is owned; a late commit costs a look-up, never a record; positions
+Invariants: a refused commit is retried as long as its partition is owned; a late commit costs a look-up, never a record; positions
 of an idle model are committed again every `AGAIN` seconds, so that the broker does not expire them while the model is served.
 """
 
@@ -84,7 +84,7 @@ class Commits:
             await self.consumer.commit(positions)
         except Unavailable as exc:
             log.debug(
-                "commit refused; it is repeated for partitions that are still owned", topic=self._topic, error=str(exc)
+                "commit refused; it is retried for partitions that are still owned", topic=self._topic, error=str(exc)
             )
             self.arm()
         else:

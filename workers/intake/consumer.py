@@ -128,7 +128,7 @@ class Intake:
                 await self._leave_group()
 
     def abandon(self) -> None:
-        """Stop in the middle, as a crash would."""
+        """Stop abruptly, as a crash would."""
         self._paused = True
         self._background.cancel()
         self._commits.abandon()
@@ -161,7 +161,7 @@ class Intake:
                 known = isinstance(exc, Unavailable)
                 if str(exc) != self.problem:
                     log.error(
-                        "fetching failed; it is tried again",
+                        "fetching failed; it is retried",
                         topic=self.topic,
                         error=str(exc),
                         exc_info=None if known else exc,
@@ -180,7 +180,7 @@ class Intake:
             return
         self._room_event.clear()
         try:
-            # Not wait_for: Python 3.11's loses a cancellation that comes together with the event.
+            # Not wait_for: Python 3.11's loses a cancellation that coincides with the event.
             async with asyncio.timeout(POLL):
                 await self._room_event.wait()
         except TimeoutError:
@@ -207,7 +207,7 @@ class Intake:
             await self._consumer.fetch(1, 0.0, ())
 
     async def _meanwhile(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """The coroutine's result; polls go on meanwhile."""
+        """The coroutine's result; polls continue meanwhile."""
         task = self._loop.create_task(coroutine)
         try:
             while not (await asyncio.wait({task}, timeout=POLL))[0]:
@@ -225,7 +225,7 @@ class Intake:
                 await self._take_in_slice(records[start : start + SLICE], fetched)
             except (
                 Exception
-            ) as exc:  # the next slices were fetched, too, and must be put in flight before a gap is passed
+            ) as exc:  # the next slices were also fetched and must be put in flight before a gap is passed
                 log.error("a turn failed", topic=self.topic, exc_info=exc)
 
     async def _take_in_slice(self, records: Sequence[Record], fetched: float) -> None:
@@ -246,7 +246,7 @@ class Intake:
                     entry = await self._meanwhile(
                         asyncio.to_thread(self._decoder.decode_record, record, token, fetched)
                     )
-            except Exception as exc:  # nothing that a stranger sends may stop the intake
+            except Exception as exc:  # no foreign record may stop the intake
                 undecodable.append((record, token, exc))
                 continue
             entry.record = record
@@ -263,7 +263,7 @@ class Intake:
         self._queue(entries)
 
     async def _skip_answered(self, entries: Sequence[Entry]) -> list[Entry]:
-        """The entries without those that are answered already; one call for all that may have been delivered before."""
+        """The entries that are not answered yet; one call for all that may have been delivered before."""
         unsure = [entry for entry in entries if entry.needs_attempt]
         refs = [entry.ref for entry in unsure]
         states = await self._context.retry.call("look", lambda: self._context.results.look(refs))

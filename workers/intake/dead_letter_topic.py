@@ -25,7 +25,7 @@ class DeadLetterTopic:
 
     Args:
         context: the worker's.
-        model: whose.
+        model: its name.
         digest: of the model version's files.
         statistics: counts the letters.
     """
@@ -51,7 +51,7 @@ class DeadLetterTopic:
         )  # fmt: skip
 
     async def note_loss(self, topic: str, partition: int, committed: int, start: int) -> None:
-        """Leave a note that records were deleted from the log unread."""
+        """Write a note that records were deleted from the log unread."""
         lost = start - committed
         self._statistics.lost += lost
         error = (
@@ -80,7 +80,7 @@ class DeadLetterTopic:
         return [(name, text.encode(errors="replace")) for name, text in headers]
 
     async def _try_publish(self, letters: Sequence[DeadLetter], *, bare: bool = False) -> bool:
-        """Whether they were written; False where they can never be written as they are, however often it is tried."""
+        """Whether they were written; False where no retry can write them as they are."""
         context = self._context
 
         async def publish() -> bool:
@@ -95,7 +95,7 @@ class DeadLetterTopic:
                 return False
             except FleetError:
                 raise
-            except Exception as exc:  # a stranger's content that our client does not write
+            except Exception as exc:  # foreign content that our client does not write
                 if bare:
                     raise
                 log.warning("a dead letter cannot be written as it is", topic=self.topic, exc_info=exc)

@@ -104,7 +104,7 @@ class DeadLetterQueue:
         self._answer(entry, failure, FailureReason.BACKEND)
 
     def _answer(self, entry: Entry, failure: Failure, reason: FailureReason) -> None:
-        """Answer the sender; where that fails the record is done all the same, as its letter is written."""
+        """Answer the sender; if that fails the record is still done, as its letter is written."""
         try:
             self._refuse(entry, failure, reason)
         except Exception as exc:

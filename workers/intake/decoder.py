@@ -1,4 +1,4 @@
-"""Records to entries: decode, name, check against the model. Pure: it only remembers known channels."""
+"""Records to entries: decode, name, check against the model. Pure, except that it remembers known channels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which records of a consumer's partitions are done, and how far that lets each partition's offset be committed. Pure.
+"""Which records of a consumer's partitions are done, and how far each partition's offset may be committed. Pure.
 
 Invariants: the position to commit is the lowest offset that is not done, and it never goes back while a partition is owned. Records
 are added in the log's order without exception; offsets that were never added (compacted away, or a transaction's markers) count as
@@ -79,7 +79,7 @@ class OffsetTracker(Generic[P]):
         return ()
 
     def revoke(self, partition: P) -> None:
-        """Own the partition no longer: nothing is added or committed; acknowledgements are kept in case it comes back.
+        """Stop owning the partition: nothing is added or committed; acknowledgements are kept in case it comes back.
 
         Commit `commits()` before, while the group still accepts it.
         """

@@ -24,7 +24,7 @@ class Sink(Protocol):
         """Answer the entry with a failure; its record is done after that."""
 
     def cancel(self, cancel: Cancel) -> None:
-        """Answer CANCELLED to the runs that are meant, are here and have not started."""
+        """Answer CANCELLED to the runs that it covers, if they are here and have not started."""
 
     def forget(self, owned: Collection[int]) -> None:
         """Drop entries that wait here from partitions not in `owned`."""

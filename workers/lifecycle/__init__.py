@@ -6,5 +6,5 @@ instances (`loader`), and when an announcement is withheld because another worke
 Interface: `models.Models`, `loader.Loader`.
 Invariants: a state changes only by `states.next_state`; nothing of a load runs on the event loop; a version is announced READY once
 its topic exists and all its instances are warm.
-Imports no backend by name, and nothing of `supervision`.
+Imports no backend by name, and nothing from `supervision`.
 """

@@ -52,7 +52,7 @@ class Announcer:
             await self._publish(entry)
 
     async def look_again(self) -> None:
-        """Publish withheld announcements that no other worker's service contradicts any more.
+        """Publish withheld announcements of versions that no other worker serves any more.
 
         Workers that follow one repository unload at about the same time, each still seeing the other's last heartbeat.
         """

@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 
 
 async def _give_up(loaded: LoadedModel, error: BaseException) -> None:
-    """Close what was loaded; after a cancellation processes are killed and threads are waited for only briefly."""
+    """Close what was loaded; after a cancellation it kills processes and waits only briefly for threads."""
     if not isinstance(error, asyncio.CancelledError):
         await loaded.close()
         return
@@ -166,7 +166,7 @@ def _check_before_import(version: ModelVersion) -> None:
     """Refuse what can be refused before a framework is imported, which takes seconds to minutes.
 
     Raises:
-        ConfigError: the file is not what the backend loads, or the configuration lacks something that the file never says.
+        ConfigError: the file is not what the backend loads, or the configuration lacks something that the file never states.
     """
     model_file_check.require_loadable(
         version.path, version.config.backend, single_file=version.path.parent == version.folder

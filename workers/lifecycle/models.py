@@ -66,7 +66,7 @@ class LoadPlan:
 def plan_loads(wanted: Mapping[Key, str], slots: Mapping[Key, VersionSlot]) -> LoadPlan:
     """Compare the wanted digests with the loaded ones. Pure.
 
-    A version that failed is tried again when its files change; one that is loading or unloading is left as it is.
+    A version that failed is retried when its files change; one that is loading or unloading is left as it is.
     """
     load, unload = [], []
     for key, digest in wanted.items():
@@ -204,7 +204,7 @@ class Models:
         return failures + [failure for failure in results if failure]
 
     async def _refuse_broken(self, chosen: Sequence[str]) -> list[str]:
-        """Mark models whose folders are broken as unavailable, unless a version is loaded: that one serves on."""
+        """Mark models whose folders are broken as unavailable, unless a version is loaded: it continues to serve."""
         failures = []
         for name, folder in self._folders.items():
             if not folder.reason or not ("*" in chosen or name in chosen):
@@ -241,7 +241,7 @@ class Models:
     async def _failed(self, key: Key, slot: VersionSlot, reason: str) -> str:
         log.error("a model cannot be loaded", model=key[0], version=key[1], reason=reason)
         if slot.state is State.READY:
-            log.warning("the loaded version goes on serving", model=key[0], version=key[1])
+            log.warning("the loaded version continues to serve", model=key[0], version=key[1])
         else:
             slot.state = next_state(slot.state, Event.FAILED)
             slot.reason = reason

@@ -57,7 +57,7 @@ def next_state(state: State, event: Event) -> State:
     """The state after the event.
 
     Raises:
-        ValueError: the event is not legal in this state; a bug of this program.
+        ValueError: the event is not legal in this state; a bug in this program.
     """
     after = MOVES[state].get(event)
     if after is None:
@@ -79,4 +79,4 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    print(table())  # noqa: T201  # this is what the command is for
+    print(table())  # noqa: T201  # the purpose of the command

@@ -6,7 +6,7 @@ requests fit (`signature`, by `protocol.request_check`).
 
 Interface: `scan.scan_repositories` and `scan.scan_file`, `version.ModelVersion`, `completion.complete`, `placement.place`,
 `signature.Signature`.
-Invariants: nothing here changes a repository or imports a framework; what is wrong with one model is that model's `reason` and
+Invariants: nothing here changes a repository or imports a framework; a fault in one model is that model's `reason` and
 keeps no other from being served.
 Imports nothing else of `workers`.
 """

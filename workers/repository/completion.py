@@ -15,8 +15,8 @@ from protocol.errors import ConfigError, quoted
 from protocol.model_config import DynamicBatching, InstanceGroup, ModelConfig, TensorSpec
 
 DEFAULT_MAX_BATCH_SIZE: Final = 32
-"""For a model that can batch and states no size. Triton's 4 dates from when batching had to be asked for. From 32 rows on most
-models' time per row hardly falls any more, while a batch's latency and memory still grow.
+"""For a model that can batch and states no size. Triton's 4 dates from when batching was opt-in. Above 32 rows most
+models' time per row hardly falls, while a batch's latency and memory still grow.
 """
 
 PLATFORM_BACKEND: Final[dict[str, str]] = {
@@ -49,7 +49,7 @@ _EXAMPLE: Final = (
 )
 
 SILENT_BACKENDS: Final = frozenset({"pytorch", "identity"})
-"""Backends whose model files say nothing about inputs and outputs: the configuration must."""
+"""Backends whose model files do not describe inputs and outputs: the configuration must."""
 
 SUFFIX_BACKEND: Final[dict[str, str]] = {name.removeprefix("model"): backend for name, backend in FILE_BACKEND.items()}
 """The backend of a model file of any name, by its suffix."""
@@ -181,9 +181,9 @@ def _require_stated(config: ModelConfig) -> None:
     missing = [kind for kind, specs in (("input", config.inputs), ("output", config.outputs)) if not specs]
     if config.backend == "pytorch" and missing:
         raise ConfigError(
-            f"model configuration must specify at least one '{missing[0]}' for {config.name}: a PyTorch file does not say what its "
-            f"tensors are called, and of which datatype and shape they are. Put it at REPOSITORY/{config.name}/1/model.pt and say "
-            f"so in REPOSITORY/{config.name}/config.pbtxt, for example: {_EXAMPLE}; or export it to ONNX, which says it all: "
+            f"model configuration must specify at least one '{missing[0]}' for {config.name}: a PyTorch file does not state its "
+            f"tensors' names, datatypes and shapes. Put it at REPOSITORY/{config.name}/1/model.pt and state them "
+            f"in REPOSITORY/{config.name}/config.pbtxt, for example: {_EXAMPLE}; or export it to ONNX, which states them: "
             "torch.onnx.export"
         )
 

@@ -36,7 +36,7 @@ class Digests:
         self._met: set[Path] = set()
 
     def digest_of(self, files: Iterable[Path], base: Path, config: bytes) -> str:
-        """SHA-256, in hex, over the configuration and, for each file, its name below `base` and its content. Two different trees
+        """SHA-256, in hex, of the configuration and, for each file, its name below `base` and its content. Two different trees
         never have the same input.
 
         Raises:

@@ -26,7 +26,7 @@ class RepositoryListing:
 
     Attributes:
         models: folders to scan.
-        broken: by path, why a folder that is meant to be a model's cannot be one.
+        broken: by path, why a folder that looks like a model's is not one.
         ignored: a line for each folder that is skipped; hidden folders have none.
     """
 
@@ -59,7 +59,7 @@ def _sorted(entries: list[Path]) -> RepositoryListing:
     for path in entries:
         if path.is_symlink() and not path.exists():
             broken[path] = (
-                f"'{printable_path(path)}' is a link to '{printable_path(path.readlink())}', which is not there"
+                f"'{printable_path(path)}' is a link to '{printable_path(path.readlink())}', which does not exist"
             )
         elif path.is_dir() and path.name in _FOREIGN:
             ignored.append(f"ignore folder '{printable_path(path)}': a tool or the file system made it")
@@ -80,7 +80,7 @@ def config_bytes(folder: Path, limit: int) -> bytes:
         return b""
     if not path.exists():
         raise ConfigError(
-            f"'{printable_path(path)}' is a link to '{printable_path(path.readlink())}', which is not there"
+            f"'{printable_path(path)}' is a link to '{printable_path(path.readlink())}', which does not exist"
         )
     if not path.is_file():
         raise ConfigError(f"'{path}' is not a file")
@@ -138,10 +138,10 @@ def _classify_folder(folder: Path, models: list[Path], broken: dict[Path, str], 
     inside = [path for path in folders if any((path / name).is_file() for name in FILE_BACKEND)]
     if files:
         broken[folder] = (
-            f"its file belongs into a version's folder: move '{files[0]}' to '{folder / '1' / _usual_name(files[0])}'"
+            f"its file belongs in a version's folder: move '{files[0]}' to '{folder / '1' / _usual_name(files[0])}'"
         )
     elif inside:
-        broken[folder] = f"a version's folder is called by a number: rename '{inside[0]}' to '{folder / '1'}'"
+        broken[folder] = f"a version's folder is named by a number: rename '{inside[0]}' to '{folder / '1'}'"
     else:
         ignored.append(
             f"ignore folder '{printable_path(folder)}': it has no {CONFIG_FILE}, no version folder such as '1', and no model file"

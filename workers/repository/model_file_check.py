@@ -40,11 +40,11 @@ def load_problem(path: Path, backend: str, *, single_file: bool = False) -> str:
 
     Args:
         path: of the model file.
-        backend: which is to load it.
+        backend: its name.
         single_file: of the files beside it, only those whose names begin with its name belong to it.
     """
     if path.is_symlink() and not path.exists():
-        return f"'{path}' is a link to '{path.readlink()}', which is not there"
+        return f"'{path}' is a link to '{path.readlink()}', which does not exist"
     if not path.is_file():
         return ""
     format_ = _FORMATS.get(backend, "")

@@ -3,7 +3,7 @@
     <repository>/<model>/config.pbtxt
     <repository>/<model>/<version>/model.onnx | model.pt | model.pt2 | model.py | …
 
-Invariants: scanning imports no framework and changes nothing; what is wrong with one model is that model's `reason` and never keeps
+Invariants: scanning imports no framework and changes nothing; a fault in one model is that model's `reason` and never keeps
 another from being served. Symbolic links are followed, even out of the repository, since operators build repositories that way:
 write access to a repository is read access to the worker's files.
 """
@@ -124,7 +124,7 @@ def _version_folders(folder: Path, warnings: list[str]) -> Iterator[tuple[int, P
         name = path.name
         if name in _NOT_VERSIONS or name.startswith(".") or not path.is_dir():
             if name.isdecimal() and path.is_symlink() and not path.exists():
-                warnings.append(f"ignore version '{name}', a link to '{path.readlink()}', which is not there")
+                warnings.append(f"ignore version '{name}', a link to '{path.readlink()}', which does not exist")
             continue
         if _VERSION.fullmatch(name) and int(name) <= MAX_INT64:
             yield int(name), path

@@ -19,7 +19,7 @@ _Key = tuple[tuple[str, ...], tuple[tuple[str, str, tuple[int, ...]], ...]]
 
 
 class Shape(NamedTuple):
-    """What batching needs to know of a request.
+    """What batching needs to know about a request.
 
     Attributes:
         rows: batch elements, 1 for a model that does not batch.

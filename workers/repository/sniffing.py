@@ -1,6 +1,6 @@
 """The kind of a file, by its first bytes and, for a zip archive, the names in it. Pure: nothing is unpickled or imported.
 
-Invariant: a file that one of our backends can load is recognised as a kind which that backend takes, or as `UNKNOWN`.
+Invariant: a file that one of our backends can load is recognised as a kind that this backend takes, or as `UNKNOWN`.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ HEAD: Final = 4096
 class FileKind(enum.Enum):
     """A file's format; the value completes "it is …"."""
 
-    UNKNOWN = "of no format that is known here"
+    UNKNOWN = "of no known format"
     EMPTY = "empty"
-    LFS_POINTER = "a Git LFS pointer: the few lines that stand for the file until Git LFS fetches it"
-    HTML = "a web page (HTML), as a download that needs a login or another address gives it"
-    XML = "XML text, as object stores answer with an error instead of a file"
+    LFS_POINTER = "a Git LFS pointer: the few lines that stand in for the file until Git LFS fetches it"
+    HTML = "a web page (HTML), as a download returns that needs a login or another address"
+    XML = "XML text, as object stores return for an error instead of a file"
     TEXT = "text"
     UTF16 = "text in UTF-16"
     TORCHSCRIPT = "TorchScript"
     EXPORTED = "a torch.export program"
-    TORCH_SAVE = "what torch.save writes: a state dict (weights without the model) or a pickled module"
+    TORCH_SAVE = "the output of torch.save: a state dict (weights without the model) or a pickled module"
     JOBLIB = "a joblib or scikit-learn pickle"
     PICKLE = "a Python pickle"
     SAFETENSORS = "safetensors: weights without the model"
@@ -40,7 +40,7 @@ class FileKind(enum.Enum):
     ORT = "in onnxruntime's own format (.ort)"
     ARCHIVE = "a compressed archive"
     ZIP = "a zip archive"
-    BROKEN_ZIP = "a zip archive that is cut short or damaged"
+    BROKEN_ZIP = "a truncated or damaged zip archive"
 
 
 _POINTERS: Final = b"version https://git-lfs", b"version https://hawser"
@@ -134,20 +134,20 @@ _ONNX: Final = 'torch.onnx.export(model, (example,), "model.onnx", dynamo=True)'
 _ADVICE: Final[dict[FileKind, str]] = {
     FileKind.EMPTY: "copy or export it again",
     FileKind.LFS_POINTER: "run 'git lfs install && git lfs pull' where it was cloned",
-    FileKind.HTML: "download it again, and look at the first lines of what comes",
-    FileKind.XML: "download it again, and look at the first lines of what comes",
+    FileKind.HTML: "download it again, and check its first lines",
+    FileKind.XML: "download it again, and check its first lines",
     FileKind.TEXT: "copy or export it again",
     FileKind.UTF16: "save it as UTF-8",
     FileKind.TORCHSCRIPT: "name it .pt",
     FileKind.EXPORTED: "name it .pt2",
-    FileKind.TORCH_SAVE: f"loading it would run code from it; where the model is at hand export it: {_ONNX}, "
+    FileKind.TORCH_SAVE: f"loading it would run code from it; if you have the model, export it: {_ONNX}, "
     'or torch.jit.script(model).save("model.pt") with a config.pbtxt',
     FileKind.JOBLIB: "loading it would run code from it; export it: pip install skl2onnx, then to_onnx(model, X[:1]), as "
     "docs/first-model.md does, or load it in a model.py of your own: penstock new NAME",
     FileKind.PICKLE: "loading it would run code from it; export the model to ONNX, or load it in a model.py of your own: "
     "penstock new NAME",
     FileKind.SAFETENSORS: f"load them into the model and export that: {_ONNX}, or optimum-cli export onnx --model FOLDER OUTPUT",
-    FileKind.GGUF: "that is for llama.cpp and its kin; no backend here runs it",
+    FileKind.GGUF: "that is for llama.cpp and similar programs; no backend here runs it",
     FileKind.HDF5: "convert it: pip install tf2onnx, then tf2onnx.convert.from_keras(model, output_path='model.onnx')",
     FileKind.KERAS: "convert it: model.export('model.onnx', format='onnx'), or tf2onnx.convert.from_keras",
     FileKind.SAVED_MODEL: "convert it: pip install tf2onnx, then python -m tf2onnx.convert --saved-model FOLDER "

@@ -1,4 +1,4 @@
-"""Replies out: what a batch that ran amounts to, the replies that are made of it, and the store that keeps them.
+"""Replies out: the outcomes of a batch that ran, the replies made from them, and the store that keeps them.
 
 Decided here: which outcomes are failures (`outcomes.BatchOutcomes`), what a reply says (`replies.Replies`), and when a
 record is settled (`writer.ResultWriter`).

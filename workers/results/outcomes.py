@@ -1,4 +1,4 @@
-"""What a batch that ran amounts to: outcomes, answers and counts. Nothing here blocks; any thread may split and encode."""
+"""The outcomes, answers and counts of a batch that ran. Nothing here blocks; any thread may split and encode."""
 
 from __future__ import annotations
 

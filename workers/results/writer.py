@@ -1,6 +1,6 @@
 """Writes answers to the result store with as few calls as possible; only then are their records done.
 
-Invariants: answers are written in the order of `put`, one call at a time; a failing call is repeated until it succeeds, and none of
+Invariants: answers are written in the order of `put`, one call at a time; a failing call is retried until it succeeds, and none of
 its answers counts as written before; `on_settled` is called once for every entry, after the store has its answer (or had one).
 """
 
@@ -19,7 +19,7 @@ from workers.instances.job import Entry
 from workers.statistics import ModelStatistics
 
 MAX_ANSWERS: Final = 512
-"""Per call: the store runs one script at a time, and must not be held up for long."""
+"""Per call: the store runs one script at a time, which must be short."""
 MAX_BYTES: Final = 4 * 1024 * 1024
 
 log = structlog.get_logger(__name__)
@@ -58,7 +58,7 @@ class ResultWriter:
             await asyncio.shield(self._task)
 
     def abandon(self) -> None:
-        """Stop in the middle: the records stay in the log and are delivered again."""
+        """Stop abruptly: the records stay in the log and are delivered again."""
         self._abandoned = True
         if self._task is not None:
             self._task.cancel()

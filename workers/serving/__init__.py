@@ -1,11 +1,11 @@
-"""One model version that takes requests: its turn, and the way of its batches through the instances.
+"""One model version that takes requests: its turn, and the path of its batches through the instances.
 
-Decided here: how much may be taken in (`runner.Runner.room`), when a turn comes and what it does (`Runner.turn`), which batch runs
+Decided here: how much may be taken in (`runner.Runner.room`), when a turn runs and what it does (`Runner.turn`), which batch runs
 on which instance and whether it runs on the event loop (`pipeline.Pipeline`), and how a version drains and closes
-(`serving.Serving`). It joins `intake`, `batching`, `instances`, `failures` and `results`, which do not know each other.
+(`serving.Serving`). It joins `intake`, `batching`, `instances`, `failures` and `results`, which do not import each other.
 
 Import `Serving`; `lifecycle` and `metrics` do.
 
-Invariants: everything here happens on the event loop; every entry that was added leaves exactly once; a record is done only after
+Invariants: all of it runs on the event loop; every entry that was added leaves exactly once; a record is done only after
 its answer is in the store. Must not import `lifecycle` or `supervision`.
 """

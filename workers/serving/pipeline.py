@@ -1,6 +1,6 @@
-"""A batch's way through an instance: start attempts, prepare, run, split, encode. Up to `DEPTH` batches per instance overlap.
+"""A batch's path through an instance: start attempts, prepare, run, split, encode. Up to `DEPTH` batches per instance overlap.
 
-Invariants: everything happens on the event loop except runs that are not inline and copies of more than `LARGE` bytes; a batch that
+Invariants: everything runs on the event loop except runs that are not inline and copies of more than `LARGE` bytes; a batch that
 was started comes back through `BatchOwner.batch_answered` or, if it has no entries left, `BatchOwner.batch_emptied`; entries that
 leave before it runs go through `BatchOwner.entry_left`; a batch that fails as a whole goes to `failures.Isolation`, which sends
 parts of it through here again; an error of the worker itself fails the batch, so that its records are answered and its instance is
@@ -95,7 +95,7 @@ class Pipeline:
         return self._rows + self._isolation.rows
 
     def free(self) -> Executor | None:
-        """The instance that should take the next batch; None where every instance has enough."""
+        """The instance that should take the next batch; None if no instance has room."""
         if not self._isolation:
             return next_free(self.executors)
         executors = [executor for executor in self.executors if not self._isolation.holds(executor)]
@@ -122,7 +122,7 @@ class Pipeline:
             self._begin(job)
 
     def abandon(self) -> None:
-        """Stop in the middle, as a crash would: requests in flight are delivered again."""
+        """Stop abruptly, as a crash would: requests in flight are delivered again."""
         self._isolation.abandon()
         self._hang_watch.stop()
         while self._slots and self._context.journal is not None:
@@ -156,7 +156,7 @@ class Pipeline:
         self._recheck(job)
 
     def _dead_letter_exhausted(self, job: Job) -> None:
-        """Entries that were begun too often do not run again where the whole worker may die of them."""
+        """Entries that were begun too often do not run again where they may kill the whole worker."""
         limit = math.inf if job.executor.isolated else self._context.max_attempts
         gone = [entry for entry in job.entries if entry.attempt > limit]
         batch_ids = job.whole.batch_ids if isinstance(job, Part) else [entry.payload.id for entry in job.entries]
@@ -165,7 +165,7 @@ class Pipeline:
             self._owner.dead_letter(entry, *attempts_exhausted(entry, entry.attempt - 1, batch_ids))
 
     def _recheck(self, job: Job) -> None:
-        """Time has passed since the batch was formed: late and cancelled entries leave it, the others go on."""
+        """Time has passed since the batch was formed: late and cancelled entries leave it, the others continue."""
         now = self._clock()
         leaving: list[tuple[Entry, Failure | None]] = []
         for entry in job.entries:
@@ -210,7 +210,7 @@ class Pipeline:
     def _enter(self, job: Job) -> None:
         """Run the batch as it is, or in parts where memory is short or some entries must run alone.
 
-        On a thread the whole worker dies of a bad request. An entry that was begun in an earlier delivery runs alone there, and its
+        On a thread, a bad request kills the whole worker. An entry that was begun in an earlier delivery runs alone there, and its
         next attempt begins right before its run: a request that waits behind a crasher must not be taken for one.
         """
         if not isinstance(job, Part):
@@ -303,7 +303,7 @@ class Pipeline:
         self._emit(job, *self._outcomes.encode_job(job, self._outcomes.fail_job(job, error)))
 
     def _on_defect(self, job: Job, error: Exception) -> None:
-        """The worker itself failed on a batch that its instance holds: its requests go on one by one, or fail."""
+        """The worker itself failed on a batch that its instance holds: its requests continue one by one, or fail."""
         log.error("the worker failed on a batch", instance=job.executor.name, exc_info=error)
         self._release(job)
         if isinstance(job, Part):
@@ -353,7 +353,7 @@ class Pipeline:
     def _emit(self, job: Job, outcomes: Sequence[Outcome], answers: list[Terminal]) -> None:
         try:
             self._outcomes.count_job(job, outcomes)
-        except Exception as exc:  # an answer matters more than a count
+        except Exception as exc:  # the answers go out even uncounted
             log.error("a batch was not counted", instance=job.executor.name, exc_info=exc)
         job.raw = None
         if isinstance(job, Part):

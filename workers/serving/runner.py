@@ -1,6 +1,6 @@
 """The driver of one model version: a turn is expire, take, prepare, run; a batch that ran is split, answered and marked done.
 
-Invariants: everything here happens on the event loop; every entry that was added leaves exactly once, through `Source.settled`
+Invariants: everything runs on the event loop; every entry that was added leaves exactly once, through `Source.settled`
 (its answer is in the store) or `forget` (its partition is now another worker's); a record is done only after its answer is kept.
 """
 
@@ -35,7 +35,7 @@ class Source(Protocol):
     """Where a runner's entries come from: `intake.Intake`."""
 
     def backlog(self) -> int:
-        """Records that are known to be in the log and are not fetched yet."""
+        """Records known to be in the log but not fetched yet."""
 
     def settled(self, entries: Sequence[Entry]) -> None:
         """The answers of these entries are in the store: their records are done."""
@@ -126,7 +126,7 @@ class Runner:
         rows = self._max_rows - self._scheduler.rows - self._pipeline.running_rows - self._followers_rows
         if rows > 0:
             return math.ceil(rows / self._rows_per_request)
-        # A bounded queue rejects what it cannot take, so requests above its bound must be fetched, too.
+        # A bounded queue rejects requests above its bound, so they must be fetched too.
         over = self._max_queue_size + 1 - self._scheduler.depth - self._followers
         return max(0, over) if self._max_queue_size else 0
 
@@ -177,7 +177,7 @@ class Runner:
         return False
 
     def refuse(self, entry: Entry, failure: Failure, reason: FailureReason) -> None:
-        """Terminal an entry with a failure. It may be queued here or not, but must not be in a batch."""
+        """Answer an entry with a failure. It may be queued here, but must not be in a batch."""
         now = self._clock()
         self._statistics.failed(reason, now - entry.enqueued)
         self._writer.put([self._replies.of_failure(entry, failure, now)], [entry])
@@ -187,10 +187,10 @@ class Runner:
         self.refuse(entry, Failure(rejection.code, rejection.message), FailureReason.REJECTED)
 
     def cancel(self, cancel: Cancel) -> None:
-        """Terminal CANCELLED to the runs that are meant, are here and have not started.
+        """Answer CANCELLED to the runs that it covers, if they are here and have not started.
 
-        Each record is judged by its own stamp: behind a cancelled one may wait a later run under the same key, and behind a later
-        run a repetition of the earlier. A follower that is meant leaves when its turn comes, before it runs.
+        Each record is judged by its own stamp: a later run under the same key may wait behind a cancelled one, and a repetition of
+        the earlier behind a later one. A follower that it covers leaves when its turn comes, before it runs.
         """
         entry = self._entries.get(cancel.ref)
         if entry is None:
@@ -304,7 +304,7 @@ class Runner:
                 self._writer.put(answers, ready.entries)
 
     def _early_followers(self, leader: Entry) -> Sequence[Entry]:
-        """Entries that waited for this one before it asked the store: the answer that it found there is theirs, too."""
+        """Entries that waited for this one before it asked the store: the answer that it found there is also theirs."""
         waiting, count, leader.early_followers = leader.followers, leader.early_followers, 0
         followers = [waiting.popleft() for _ in range(count)] if waiting is not None else []
         for follower in followers:
@@ -343,7 +343,7 @@ class Runner:
         await self._writer.drained()
 
     def abandon(self) -> None:
-        """Stop in the middle, as a crash would: unanswered records are delivered again."""
+        """Stop abruptly, as a crash would: unanswered records are delivered again."""
         self._scheduler.drain()
         self._pipeline.abandon()
         self._writer.abandon()
@@ -358,7 +358,7 @@ class Runner:
 
 
 def _expiry(late: bool) -> Failure:
-    """A deadline is the caller's, a queue timeout the model's (Triton's words)."""
+    """Why a request expired: by its caller's deadline, or by the model's queue timeout (Triton's words)."""
     if late:
         return Failure(Code.DEADLINE_EXCEEDED, "the deadline passed while the request waited")
     return Failure(Code.UNAVAILABLE, "Request timeout expired")

@@ -50,7 +50,7 @@ class Serving:
 
     @property
     def retry(self) -> Retry:
-        """Repeats its calls of store and broker, and says which fail."""
+        """Repeats its calls of store and broker, and reports which fail."""
         return self._context.retry
 
     @property
@@ -63,7 +63,7 @@ class Serving:
         await self.intake.open(self.runner)
 
     async def finish(self, grace: float) -> bool:
-        """Take nothing new and answer the requests that are here; whether that was done within `grace` seconds."""
+        """Take nothing new and answer the requests that are here; returns whether that took at most `grace` seconds."""
         self.intake.pause()
         self.runner.drain()
         try:
@@ -86,7 +86,7 @@ class Serving:
             log.warning("requests were left in the topic of an unloaded model", topic=self.topic, lag=await self._lag())
 
     async def _emptied(self, within: float) -> bool:
-        """Whether the lag fell to 0 within so many seconds."""
+        """Whether the lag fell to 0 within this many seconds."""
         deadline = self._context.clock() + within
         while await self._lag() > 0:
             if self._context.clock() >= deadline:
@@ -101,7 +101,7 @@ class Serving:
         await self.loaded.close()
 
     def abandon(self) -> None:
-        """Stop in the middle, as a crash would."""
+        """Stop abruptly, as a crash would."""
         self.intake.abandon()
         self.runner.abandon()
 

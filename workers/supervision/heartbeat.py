@@ -25,7 +25,7 @@ MAX_ASK: Final = 64
 
 
 class SupervisorGone(Unavailable):
-    """Nobody reads the pipe any more: nobody would restart this worker or relay its heartbeats."""
+    """Nothing reads the pipe any more: this worker would not be restarted, nor its heartbeats relayed."""
 
 
 class HeartbeatSender(Protocol):
@@ -73,7 +73,7 @@ class HeartbeatResponder:
 
     Args:
         source: makes the heartbeats.
-        sender: also gets them, so that the supervisor does not go on relaying an older one.
+        sender: also gets them, so that the supervisor does not keep relaying an older one.
         directory: where asks arrive and heartbeats go.
     """
 

@@ -2,7 +2,7 @@
 
 Invariants: only a heartbeat that no longer changes is a sign of death, never a missing one (a store that lost its data has none);
 silence counts only between two readings over which this supervisor's own heartbeat has changed, so that a store that is
-unreachable, refuses writes or returns old data makes nobody look dead; a worker is declared dead once per incarnation and
+unreachable, refuses writes or returns old data makes no worker look dead; a worker is declared dead once per incarnation and
 heartbeat.
 """
 
@@ -20,7 +20,7 @@ STAGGER: Final = 0.25
 """Seconds that each further supervisor waits longer, so that one acts and the others see it."""
 MAX_STAGGER: Final = 1.5
 MAX_GAP: Final = 1.0
-"""Seconds; a longer gap between two readings does not count as silence: nobody was looking."""
+"""Seconds; a longer gap between two readings does not count as silence: heartbeats in it were not seen."""
 
 
 @dataclasses.dataclass(slots=True)

@@ -41,7 +41,7 @@ CALL_TIMEOUT: Final = 2.0
 """Seconds for one call of the store or the broker."""
 WEDGED_AFTER: Final = 240
 """Beats of the supervisor without one of the worker (two minutes) after which a live worker is killed: its partitions went to
-others long ago, and it does not recover by itself. Counted, not timed, so that a suspended machine kills nobody."""
+others long ago, and it does not recover on its own. Counted, not timed, so that a suspended machine kills no worker."""
 KILL_AFTER: Final = 10.0
 """Seconds after the drain grace until a worker that has not exited is killed."""
 INTERRUPTED: Final = 1.4

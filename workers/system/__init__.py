@@ -1,6 +1,6 @@
-"""What a process owes its machine: CPU limits, yielding the CPU, dying with its parent, restart pauses, frames in a pipe.
+"""What a process asks of the operating system: CPU limits, yielding the CPU, death with its parent, restart pauses, pipe frames.
 
-Interface: each module; none knows another.
+Interface: each module; none imports another.
 Invariant: no module knows a model, a request or a broker. On systems other than Linux the Linux features do nothing.
 Imports only the standard library, so that `cpu_yield` can be called before anything else is imported.
 """

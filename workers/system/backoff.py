@@ -1,4 +1,4 @@
-"""How long to wait before restarting something that keeps dying. Pure but for its dice."""
+"""How long to wait before restarting something that keeps dying. Pure except for its random numbers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Lets a starting process, or a thread that loads a model, yield the CPU to the processes that serve on the same machine.
 
 A starting worker takes a second of CPU time or more, for which the processes beside it would have one core less. Callers wait for
-answers, and nobody waits for that second, so a start runs at low priority:
+answers but not for that second, so a start runs at low priority:
 
 - Its thread asks Linux for long time slices (`sched_setattr`, since Linux 6.12). The scheduler, EEVDF, lets a task with a shorter
   slice preempt one with a longer slice at once; both get the same share of the time.

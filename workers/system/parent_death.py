@@ -1,4 +1,4 @@
-"""Processes that die with their parent whatever they are doing, and finding the orphans that they leave."""
+"""Makes processes die with their parent, whatever they are doing, and finds the orphans that they leave."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def children() -> list[int]:
     own = os.getpid()
     try:
         return [int(number) for number in Path(f"/proc/self/task/{own}/children").read_text().split()]
-    except OSError:  # a kernel that was built without these files
+    except OSError:  # a kernel built without these files
         return [pid for pid, parent in _processes() if parent == own]
 
 

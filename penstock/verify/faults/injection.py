@@ -22,14 +22,14 @@ from penstock.verify.observe.raw import TROUBLE, RawRedis
 from penstock.verify.plan.plan import COMMAND, DELAYS, DROPS, Fault, FaultKind
 
 MID_BATCH: Final = 8.0
-"""Seconds that a kill waits until its victim begins a batch."""
+"""Seconds that a kill waits for its victim to begin a batch."""
 LOOK_AGAIN: Final = 0.5
 """Seconds after which a member's processes are listed again."""
 COMMAND_WITHIN: Final = 120.0
 CUT_FOR: Final = 1.0
 """Seconds in which a disconnected worker could wrongly commit."""
-NO_PROXY: Final = "there is no proxy before this Redis (TLS, UNIX socket, or Sentinels)"
-NO_KAFKA_PROXY: Final = "there is no proxy before these brokers (TLS)"
+NO_PROXY: Final = "there is no proxy in front of this Redis (TLS, UNIX socket, or Sentinels)"
+NO_KAFKA_PROXY: Final = "there is no proxy in front of these brokers (TLS)"
 
 
 class FaultInjector:
@@ -39,7 +39,7 @@ class FaultInjector:
         fleet: its processes are broken.
         account: where the models record what they run.
         commands: the user's own faults, by name.
-        store: asked after such a command whether it lost data.
+        store: checked after such a command for lost data.
         clock: seconds since the epoch on the store's clock.
         history: receives the injected faults.
     """
@@ -106,7 +106,7 @@ class FaultInjector:
 
     async def _skew(self, fault: Fault, broken: InjectedFault, member: Member) -> None:
         if faketime() is None:
-            broken.note = "libfaketime is not installed, so no clock can be made wrong"
+            broken.note = "libfaketime is not installed, so no clock can be skewed"
             return
         broken.pids = _pids(member.family())
         await asyncio.to_thread(member.kill)
@@ -218,7 +218,7 @@ class FaultInjector:
         await self._see_loss(broken)
 
     async def _see_loss(self, broken: InjectedFault) -> None:
-        """Note whether the store lost data; asks until it answers."""
+        """Note whether the store lost data; retries until it answers."""
         for _ in range(120):
             with contextlib.suppress(*TROUBLE):
                 await self._store.mark(self._clock())

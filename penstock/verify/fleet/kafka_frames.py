@@ -74,7 +74,7 @@ def _coordinator(reader: _Reader, version: int, replace: Replace) -> bytes:
     out = [reader.take(4)] if version >= 1 else []
     out.append(reader.take(2))
     if version >= 1:
-        out.append(_text(reader.text()))  # the error's words
+        out.append(_text(reader.text()))  # the error's text
     return b"".join([*out, reader.take(4), _address(reader, replace), reader.rest()])
 
 

@@ -107,7 +107,7 @@ class Member:
         psutil.wait_procs(family[1:], KILL_WITHIN)
 
     def terminate(self) -> None:
-        """SIGTERM: it drains and ends by itself."""
+        """SIGTERM: it drains and ends on its own."""
         if self._process is not None and self.running:
             self._process.terminate()
 

@@ -67,7 +67,7 @@ class Proxy:
             self._writers -= pair
             for end in pair:
                 end.transport.abort()
-            await asyncio.sleep(0)  # the loop closes what was aborted in its next turn
+            await asyncio.sleep(0)  # the loop closes aborted connections in its next iteration
 
     async def _both_ways(self, near: Ends, far: Ends) -> None:
         await asyncio.gather(

@@ -1,7 +1,7 @@
-"""Kills the processes of a run whose checker is gone: it waits for the end of its own input, which only the checker holds open.
+"""Kills the processes of a run whose checker has ended: it waits for the end of its input, which only the checker holds open.
 
 `python -m penstock.verify.fleet.watchdog TOKEN [FOLDER]`. It finds the processes of a run, and their descendants, by the run's
-token in their environment: supervisors and children have sessions and parents of their own.
+token in their environment: supervisors and children have other sessions and parents.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def end(token: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Wait until the checker is gone, then clean up."""
+    """Wait until the checker has ended, then clean up."""
     sys.stdin.buffer.read()
     end(arguments[0])
     for folder in arguments[1:]:

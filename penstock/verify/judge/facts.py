@@ -180,7 +180,7 @@ class Facts:
         return number in self.calls and self.calls[number].kind in ONCE
 
     def _run_again_by_a_worker(self) -> set[int]:
-        """Numbers that a worker may have run again by itself: they were in a batch with poison, or in a killed child."""
+        """Numbers that a worker may have run again on its own: they were in a batch with poison, or in a killed child."""
         spoilt = {(run.pid, run.at) for run in self.history.runs if self.is_poison(run.number)}
         for fault in self.history.faults:
             if fault.kind == FaultKind.CHILD_KILL:

@@ -2,7 +2,7 @@
 
 For each killed worker or child, and each model, `wait` is the longest time that one caller waited, from the kill to its answer (or
 from its call, if that came within `WINDOW` of the kill). `silence` is the longest time without any answer while a caller was
-waiting. A kill is `alone` if no other fault was active, or its effects still recovering, from the kill until `WINDOW` after it.
+waiting. A kill is `alone` if no other fault was active or still recovering from the kill until `WINDOW` after it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RECOVERS: Final[dict[str, float]] = {FaultKind.CHILD_KILL: 2.0}
 """Seconds for which a fault still delays callers; `LONG` for the others."""
 LONG: Final = 4.0
 _WAITS: Final = frozenset({CallKind.PLAIN, CallKind.KEYED, CallKind.SHARED})
-"""Calls that wait for their answer and have no deadline of their own."""
+"""Calls that wait for their answer and set no deadline."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -94,6 +94,6 @@ def _is_alone(kill: InjectedFault, faults: Sequence[InjectedFault]) -> bool:
 
 
 def longest_gap(seen: Sequence[ObservedCall]) -> float:
-    """The longest time of a run without an answer, in seconds, whatever the faults."""
+    """The longest time of a run without an answer, in seconds, regardless of faults."""
     times = sorted(call.at for call in seen if call.end is CallEnd.ANSWER)
     return max((later - sooner for sooner, later in itertools.pairwise(times)), default=0.0)

@@ -13,7 +13,7 @@ from penstock.verify.observe.history import MemorySample
 from penstock.verify.plan.plan import GATEWAYS, MODELS, PAD, WORKERS, CallKind
 
 WARM: Final = 5.0
-"""Seconds in which a new process takes the memory that it needs."""
+"""Seconds in which a new process allocates the memory that it needs."""
 ROOM: Final = 32 * 1024 * 1024
 """Bytes by which it may grow after that, for waiting requests and allocator overhead."""
 STEADY: Final = 0.25

@@ -15,7 +15,7 @@ SLACK: Final = 0.5
 _TOUCHES_CHECKS: Final = frozenset(
     {FaultKind.WORKER_STOP, FaultKind.ZOMBIE, FaultKind.REDIS_DELAY, FaultKind.REDIS_DROP, FaultKind.CUT_KILL}
 )
-"""During these faults a worker may act on old knowledge: it has not seen the cancellation, or was stopped between its check and its
+"""During these faults a worker may act on stale state: it has not seen the cancellation, or was stopped between its check and its
 run."""
 
 

@@ -111,7 +111,7 @@ class StreamState:
 
     Attributes:
         terminal: it has a terminal entry, and refuses any other.
-        answer, run: from the payload, if it is there and is not an error.
+        answer, run: from the payload, if it exists and is not an error.
         error: the payload's error code, or "".
         claimed: when the call that claimed the stream was accepted; 0 for a plain call.
     """
@@ -195,7 +195,7 @@ class MemorySample:
     rss: int
 
 
-@dataclasses.dataclass(slots=True, repr=False)  # asyncio makes the repr of what a run returns: seconds of it
+@dataclasses.dataclass(slots=True, repr=False)  # asyncio builds the repr of a run's result, which takes seconds
 class History:
     """Everything that was recorded of a run.
 

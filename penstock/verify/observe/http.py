@@ -1,4 +1,4 @@
-"""A minimal HTTP/1.1 client: the checker shares its machine with the fleet, and must take little of it."""
+"""A minimal HTTP/1.1 client: the checker shares its machine with the fleet, and must use little of it."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Caller:
         return response
 
     async def close(self) -> None:
-        """Close what is idle."""
+        """Close idle connections."""
         for _, writer in self._idle:
             writer.transport.abort()
         self._idle.clear()

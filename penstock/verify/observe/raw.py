@@ -52,7 +52,7 @@ class RawKafka:
         self._unread: list[Any] = []
 
     async def open(self) -> None:
-        """Connect; the topics exist."""
+        """Connect; the topics must exist."""
         self._consumer = AIOKafkaConsumer(**self._options, enable_auto_commit=False, auto_offset_reset="earliest")
         self._admin = AIOKafkaAdminClient(**self._options)
         self.producer = AIOKafkaProducer(**self._options, acks="all")
@@ -101,7 +101,7 @@ class RawKafka:
         return {f"{place.topic}/{place.partition}": offset for place, offset in found.items()}
 
     async def read_to(self, ends: dict[TopicPartition, int]) -> list[Any]:
-        """All records since the last call up to these ends; records read by a failing call come with the next."""
+        """All records since the last call up to these ends; the next call also returns records read by one that failed."""
         while behind := [place for place, end in ends.items() if await self._consumer.position(place) < end]:
             batches = await self._consumer.getmany(*behind, timeout_ms=500, max_records=2000)
             self._unread += [record for batch in batches.values() for record in batch]
@@ -151,7 +151,7 @@ class RawRedis:
     """Redis: result streams as they are.
 
     Attributes:
-        losses: when it was seen to have forgotten something.
+        losses: when it was seen to have lost data.
     """
 
     def __init__(self, settings: TransportSettings) -> None:
@@ -177,7 +177,7 @@ class RawRedis:
         return str((await self._redis.info("server")).get("redis_version", ""))
 
     async def mark(self, at: float) -> None:
-        """Increment a counter key, and note in `losses` when it went back: a failover may lose only the latest writes."""
+        """Increment a counter key, and note in `losses` when it decreased: a failover may lose only the latest writes."""
         async with self._marking:
             await self._to_primary()
             before = await self._redis.getset(self._canary, self._marks + 1)
@@ -186,7 +186,7 @@ class RawRedis:
             self._marks += 1
 
     async def _to_primary(self) -> None:
-        """Leave a primary that the Sentinels have replaced: one that stood still answers again, and knows nothing of what came."""
+        """Leave a primary that the Sentinels have replaced: one that hung answers again, without the writes since."""
         pool = self._redis.connection_pool
         if isinstance(pool, SentinelConnectionPool):
             await pool.get_master_address()  # type: ignore[no-untyped-call]

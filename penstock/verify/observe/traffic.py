@@ -209,7 +209,7 @@ def record(call: Call) -> tuple[bytes, list[tuple[str, bytes]]]:
 
 
 def garbage(call: Call) -> tuple[bytes, list[tuple[str, bytes]]]:
-    """Bytes that are not a request, the same for every run of a seed; half of them have a principal and an id to be answered."""
+    """Bytes that are not a request, the same for every run of a seed; half of them can be answered (principal and id)."""
     chance = random.Random(f"garbage {call.number}")  # noqa: S311
     sort = chance.randrange(3)
     if sort == 0:

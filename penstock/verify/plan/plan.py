@@ -48,7 +48,7 @@ class FaultKind(enum.StrEnum):
     REDIS_DROP = "redis-drop"
     """Connections to Redis closed, and refused for a while."""
     CUT_KILL = "cut-kill"
-    """A worker's connections to Redis closed and refused for a second, then SIGKILL of all of it: its answers never arrive."""
+    """A worker's connections to Redis closed and refused for a second, then SIGKILL of the worker: its answers never arrive."""
     REBALANCE = "rebalance"
     """One more worker joins, and leaves again."""
     KAFKA_DELAY = "kafka-delay"

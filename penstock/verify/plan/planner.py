@@ -61,7 +61,7 @@ def make_plan(seed: int, requests: int, faults: Sequence[str], session_timeout: 
         faults: kinds; each occurs about every `_EVERY` seconds, and at least once.
         session_timeout: the fleet's, in seconds.
     """
-    chance = random.Random(f"penstock {seed}")  # noqa: S311  # a plan is to be repeated, not to be kept from guessing
+    chance = random.Random(f"penstock {seed}")  # noqa: S311  # a plan must be repeatable, not hard to guess
     seconds = max(_SHORTEST, requests / _PER_SECOND)
     measured = list(_measured(faults))
     quiet = _MEASURED_FOR if measured else 0.0

@@ -75,17 +75,17 @@ class Report:
             if fault.note:
                 yield f"left out: {fault.kind} of {fault.target}: {fault.note}"
         for gap in gaps(self.plan, self.history):
-            alone = "" if gap.alone else ", other faults beside it"
+            alone = "" if gap.alone else ", with other faults"
             yield (
                 f"{gap.kind} of {gap.target}: of {gap.waiting} callers of {gap.model} one waited {gap.wait:.2f} s; "
-                f"nobody was answered for {gap.silence:.2f} s{alone}"
+                f"no caller was answered for {gap.silence:.2f} s{alone}"
             )
         facts = measures(self.history)
         yield f"{facts['answered']} answers, {len(self.redelivered)} redelivered, longest gap {facts['longest_gap_s']} s"
         if self.unseen:
             yield f"there was no case of {', '.join(self.unseen)}, so this run proves nothing"
         if not self.redelivered:
-            yield "nothing was delivered twice, so this run proves nothing; take more requests or more faults"
+            yield "nothing was delivered twice, so this run proves nothing; use more requests or more faults"
 
 
 def judged_report(plan: Plan, history: History) -> Report:

@@ -19,7 +19,7 @@ _WORDS: Final = {HELD: "held", BROKEN: "BROKEN", PROVES_NOTHING: "proves nothing
 
 
 def brief(report: Plain) -> Plain:
-    """One run's report without its plan, of which only the size is kept."""
+    """One run's report without its plan, except for the plan's size."""
     kept = {name: value for name, value in report.items() if name not in {"plan", "not_judged"}}
     return kept | {"requests": len(report["plan"]["calls"]), "seconds": report["plan"]["seconds"]}
 

@@ -51,7 +51,7 @@ class MemoryBroker:
         self._users += 1
 
     async def close(self) -> None:
-        """Count one bus less; the last one stops the timers."""
+        """Count one bus fewer; the last one stops the timers."""
         self._users -= 1
         if not self._users:
             for timer in self._timers.values():
@@ -89,7 +89,7 @@ class MemoryBroker:
         """Raises Unavailable if too many bytes are uncommitted."""
         if self._size > self._max_bytes:
             raise Unavailable(
-                f"the embedded log is full: {self._size} bytes of records wait for workers, at most {self._max_bytes} may",
+                f"the embedded log is full: {self._size} bytes of records wait for workers; the limit is {self._max_bytes}",
                 retry_after=1.0,
             )
 

@@ -1,6 +1,6 @@
 """A topic of the embedded broker, and its consumers.
 
-Invariant: a consumer has positions for exactly the partitions that its group last assigned, from the offsets committed then on.
+Invariant: a consumer has positions for exactly the partitions that its group last assigned, from the offsets that it had committed.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class MemoryConsumer:
         return records
 
     def backlog(self) -> int:
-        """Records in the owned partitions behind the last fetch."""
+        """Records in the owned partitions after the last fetch."""
         logs = self.topic.logs
         return sum(logs[partition].behind(position) for partition, position in self._positions.items())
 
@@ -116,7 +116,7 @@ class MemoryConsumer:
             await self._broker.commit(self.topic, self.group_id, offsets)
 
     async def lag(self) -> int:
-        """Records in the owned partitions at or behind the committed offsets."""
+        """Records in the owned partitions at or after the committed offsets."""
         committed, logs = self.topic.groups[self.group_id].committed, self.topic.logs
         return sum(logs[partition].behind(committed.get(partition, 0)) for partition in self._positions)
 

@@ -98,7 +98,7 @@ class Fences:
         Args:
             answers: in order; a ref may occur twice.
             now: seconds.
-            result_ttl: how long claimed results, and those that wake nobody, are kept.
+            result_ttl: how long claimed results, and those that wake no caller, are kept.
             listening: channels whose wake-ups are certain to arrive; plain payloads for them are not kept.
         """
         outcomes: list[FinishOutcome] = []
@@ -231,7 +231,7 @@ class Fences:
         return self.dropped + len(self._order)
 
     def newest(self, count: int) -> list[tuple[str, float]]:
-        """The refs and expiries of the last `count` bare fences made, oldest first, without those that are gone."""
+        """The refs and expiries of the last `count` bare fences made, oldest first, without dropped ones."""
         refs = [self._order[-n] for n in range(count, 0, -1)]
         # A ref that was fenced twice is dropped with the first of the two.
         return [(ref, expires) for ref in refs if (expires := self._shard(ref).get(ref)) is not None]

@@ -39,7 +39,7 @@ RESULTS_LIMIT: Final = 512 * 1024 * 1024
 
 
 class MemoryBus:
-    """A bus on an embedded broker; see `protocol.ports.Bus`. Without a broker it has one of its own."""
+    """A bus on an embedded broker; see `protocol.ports.Bus`. Without a broker it creates one."""
 
     def __init__(self, broker: MemoryBroker | None = None) -> None:
         self._broker = broker or MemoryBroker()
@@ -76,7 +76,7 @@ class MemoryBus:
         return await self._broker.ensure_topic(topic, partitions, compacted=compacted)
 
     async def publish(self, topic: str, records: Sequence[OutRecord], partition: int | None = None) -> Published:
-        """See `Bus.publish`. In memory it is acknowledged without a turn of the event loop."""
+        """See `Bus.publish`. In memory it is acknowledged without yielding to the event loop."""
         self._check_open()
         found = self._broker.topic(topic)
         for record in records:

@@ -9,7 +9,7 @@ from protocol.ports import OutRecord, Record
 
 
 class PartitionLog:
-    """The records from `start` to before `end`; a compacted one has gaps.
+    """The records from `start` up to `end`, exclusive; a compacted log has gaps.
 
     Attributes:
         start: the lowest offset that may still exist.

@@ -30,7 +30,7 @@ def _data_dir(settings: TransportSettings) -> Path:
 
 
 class SqliteBus(MemoryBus):
-    """A bus on a durable embedded broker; see `protocol.ports.Bus`. Without a broker it has one of its own, in `data_dir`.
+    """A bus on a durable embedded broker; see `protocol.ports.Bus`. Without a broker it creates one in `data_dir`.
 
     `open` raises ConfigError if the folder cannot be used, another process has it, or its file is damaged or not ours.
     """
@@ -42,7 +42,7 @@ class SqliteBus(MemoryBus):
 
 
 class SqliteStore(MemoryStore):
-    """Durable results, and the directory; see `protocol.ports.Results`. Without a server it has one of its own, in `data_dir`.
+    """Durable results, and the directory; see `protocol.ports.Results`. Without a server it creates one in `data_dir`.
 
     `open` raises ConfigError if the folder cannot be used, another process has it, or its file is damaged or not ours.
     """

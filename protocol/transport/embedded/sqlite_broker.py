@@ -2,7 +2,7 @@
 
 Invariants:
 - a record gets its offset when it is submitted and becomes visible when it is on disk, both in the same order;
-- the file holds at least the records that memory holds; rows that are not needed any more are deleted by the commit that ends them.
+- the file holds at least the records that memory holds; rows that are no longer needed are deleted by the commit that drops them.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class SqliteBroker(MemoryBroker):
             await super().open()
 
     async def close(self) -> None:
-        """Count one bus less; the last one writes pending operations and closes the file."""
+        """Count one bus fewer; the last one writes pending operations and closes the file."""
         async with self._lock:
             await super().close()
             if not self._users:

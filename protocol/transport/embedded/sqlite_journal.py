@@ -1,4 +1,4 @@
-"""One SQLite file, written by a thread of its own in groups: all operations that wait when the thread is free share a transaction.
+"""One SQLite file, written in groups by its own thread: all operations that wait when the thread becomes free share a transaction.
 
 Invariants:
 - operations become durable in the order of `submit`, and each is applied on the event loop only after that;

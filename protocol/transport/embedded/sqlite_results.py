@@ -61,7 +61,7 @@ class SqliteServer(MemoryServer):
             self._users += 1
 
     async def close(self) -> None:
-        """Count one store less; the last one writes pending operations and closes the file."""
+        """Count one store fewer; the last one writes pending operations and closes the file."""
         async with self._lock:
             self._users -= 1
             if not self._users:
@@ -82,7 +82,7 @@ class SqliteServer(MemoryServer):
             Unavailable: the file cannot be written; there is no decision.
         """
         if self._reloading is not None:
-            raise Unavailable("the result store reads its file again after a failed write", retry_after=1.0)
+            raise Unavailable("the result store is rereading its file after a failed write", retry_after=1.0)
         fences, now = self.fences, time.time()
         made, before = fences.made, {ref: _signature(fences, ref) for ref in refs}
         decision = decide(fences, now)

@@ -1,4 +1,4 @@
-"""The bus on Kafka (3.6 or newer, classic group protocol), by aiokafka.
+"""The bus on Kafka (3.6 or newer, classic group protocol), through aiokafka.
 
 Decided here: which member owns a partition (`assignor`), where a member starts to read (`positions`), when a consumer or producer
 is replaced (`consumer`, `producer`), what a broken or oversized batch becomes (`batches`, `inflating`, `record`, `decoding`), and

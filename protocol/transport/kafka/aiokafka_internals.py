@@ -1,7 +1,7 @@
 """Everything of aiokafka that is not its documented API: private attributes, undocumented modules, functions and methods.
 
-No other module uses such a name. `tests/transport/test_aiokafka_internals.py` has a test per name, which says what vanished in
-another version; pyproject.toml bounds aiokafka to the version that the tests ran on.
+No other module uses such a name. `tests/transport/test_aiokafka_internals.py` has a test per name, which says what another
+version lacks; pyproject.toml bounds aiokafka to the version that the tests ran on.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def abort_fetches(client: AIOKafkaClient) -> None:
     """Close the connections on which a fetch waits for records; the next request opens them again.
 
     A broker answers a connection's requests in order, and only records or its timeout end a waiting fetch: the first fetch of newly
-    assigned partitions would wait behind the last fetch of the former ones.
+    assigned partitions would wait for the last fetch of the former ones.
     """
     for (_, group), connection in tuple(client._conns.items()):
         if group is ConnectionGroup.DEFAULT and connection._requests:
@@ -186,7 +186,7 @@ class FetchedRecords(PartitionRecords):  # type: ignore[misc]
         return self._records
 
     def unpack(self) -> Iterator[Any]:
-        """Records by `convert`, without those of aborted transactions. Raises whatever a malformed batch makes it raise."""
+        """Records by `convert`, without those of aborted transactions. A malformed batch may raise any exception."""
         unpacked: Iterator[Any] = self._unpack_records()
         return unpacked
 
@@ -195,7 +195,7 @@ class FetchedRecords(PartitionRecords):  # type: ignore[misc]
         raise NotImplementedError
 
     def __init_subclass__(cls) -> None:
-        cls._consumer_record = cls.convert  # and no call in between: it is made for every record
+        cls._consumer_record = cls.convert  # called directly, because it runs for every record
 
 
 def use_decoder(inner: AIOKafkaConsumer, batches: Callable[[bytes], Any], records: type[FetchedRecords]) -> None:
@@ -208,7 +208,7 @@ def use_decoder(inner: AIOKafkaConsumer, batches: Callable[[bytes], Any], record
     process = type(fetcher)._proc_fetch_request
     names = {"MemoryRecords": batches, "PartitionRecords": records}
     missing = names.keys() - set(process.__code__.co_names)
-    assert not missing, f"this version of aiokafka decodes fetches in another way: no {missing}"
+    assert not missing, f"this version of aiokafka decodes fetches differently: no {missing}"
     replaced = types.FunctionType(process.__code__, {**process.__globals__, **names}, process.__name__)
     fetcher._proc_fetch_request = types.MethodType(replaced, fetcher)
 
@@ -227,14 +227,14 @@ async def close_for_good(client: AIOKafkaClient) -> None:
         return None  # its callers take None for a broker that cannot be reached
 
     client._get_conn = refuse
-    async with client._get_conn_lock:  # behind those that are being opened
+    async with client._get_conn_lock:  # after those that are being opened
         for connection in client._conns.values():
             if connection.connected():
                 connection.close()
 
 
 async def fail_all_batches(producer: AIOKafkaProducer, error: Exception) -> None:
-    """Disconnect a producer that would retry its batches for ever; everyone waiting for them gets this error."""
+    """Disconnect a producer that would retry its batches forever; everyone waiting for them gets this error."""
     producer._message_accumulator.fail_all(error)
     await producer._sender.close()
 

@@ -1,7 +1,7 @@
 """The batches of a fetch behind the interface of aiokafka's `MemoryRecords`: its decoder, with limits and without exceptions.
 
 Invariants:
-- Nothing here raises, whatever the broker sent: an exception would drop what the same call read of other partitions.
+- Nothing here raises, whatever the broker sent: an exception would drop what the same call read from other partitions.
 - Every offset of a batch is a record, or is covered by a record with a `problem`, which has the last offset that it covers.
 - No batch inflates to more than `MAX_INFLATED`; what is drained at once, to no more than the budget and one such batch.
 - A batch with a wrong checksum is fetched a second time: only if the same bytes come again is it broken in the log.
@@ -190,7 +190,7 @@ class LegacyBatch:
 
     def __iter__(self) -> Iterator[Any]:
         if self._compressed:
-            self.give_up("a compressed batch in the format before Kafka 0.11 is not read")
+            self.give_up("a compressed batch in the format before Kafka 0.11 is not supported")
         yield from self._plain
 
 
@@ -217,7 +217,7 @@ class Batches:
         return 0
 
     def has_next(self) -> bool:
-        """Whether a batch follows. False without budget: the batch is fetched again then."""
+        """Whether a batch follows. False without budget: the batch is then fetched again later."""
         if self.draining and self._budget.left <= 0:
             return False
         if self._next is None:

@@ -19,8 +19,8 @@ class PartitionBuffer:
 
     Attributes:
         records: in order, each with the bytes that it takes.
-        position: the offset behind the last record handed out.
-        tail: the offset behind the last record fetched.
+        position: the offset after the last record handed out.
+        tail: the offset after the last record fetched.
         committed: the committed offset that this member knows of.
         end: the log's end at assignment.
     """

@@ -1,4 +1,4 @@
-"""The bus on Kafka (3.6 or newer; the classic group protocol), by aiokafka.
+"""The bus on Kafka (3.6 or newer; the classic group protocol), through aiokafka.
 
 `producer` sends, `consumer` is a group's member, `connection` has the brokers' options and the requests that aiokafka lacks.
 Invariant: a process that makes a group rebalance, or is the first to hear of it, sends the other members a hint
@@ -59,7 +59,7 @@ class KafkaBus:
 
     Args:
         settings: how to reach it.
-        hints: carries rebalance hints; without it members learn of a rebalance by their next heartbeat.
+        hints: carries rebalance hints; without it members learn of a rebalance at their next heartbeat.
     """
 
     def __init__(self, settings: TransportSettings, hints: RebalanceHints | None = None) -> None:
@@ -93,7 +93,7 @@ class KafkaBus:
         return await self._producer.publish(topic, records, partition)
 
     async def _ask(self, what: str, ask: Callable[[AIOKafkaClient], Awaitable[T]]) -> T:
-        """A request of any other kind than publishing and consuming, retried until the call timeout."""
+        """A request other than publishing or consuming, retried until the call timeout."""
         try:
             async with asyncio.timeout(CALL_TIMEOUT):
                 while True:
@@ -123,7 +123,7 @@ class KafkaBus:
                 await self._create(client, topic, partitions, compacted)
                 count = await partition_count(client, topic)
             if not count:
-                raise LeaderNotAvailableError(f"{topic} was created and the brokers do not know it yet")
+                raise LeaderNotAvailableError(f"{topic} was created, but the brokers do not know it yet")
             return count
 
         return await self._ask(f"creating topic {topic}", ensure)
@@ -189,7 +189,7 @@ class KafkaBus:
             try:
                 await self._hints.publish_rebalance(group)
             except Unavailable as exc:
-                log.info("the members of %s learn of the rebalance by their next heartbeat: %s", group, exc)
+                log.info("the members of %s learn of the rebalance at their next heartbeat: %s", group, exc)
 
     def _spawn_hint(self, group: str) -> None:
         self._hinting.spawn(self._hint(group))
@@ -249,7 +249,7 @@ class KafkaBus:
 
 
 async def _default_replicas(admin: AIOKafkaAdminClient) -> int:
-    """The cluster's `default.replication.factor`, which exceeds the visible brokers while one is down. 1 if it may not be read."""
+    """The cluster's `default.replication.factor`, which exceeds the visible brokers while one is down. 1 if it cannot be read."""
     node = (await admin.describe_cluster())["brokers"][0]["node_id"]
     asked = ConfigResource(ConfigResourceType.BROKER, str(node), {"default.replication.factor": None})
     (answer,) = await admin.describe_configs([asked])

@@ -82,7 +82,7 @@ def _known() -> str:
 
 
 def translated(error: BaseException, where: str) -> FleetError:
-    """aiokafka's error as ours.
+    """aiokafka's error as one of ours.
 
     Args:
         error: a `KafkaError`, `OSError` or `TimeoutError`.
@@ -90,7 +90,7 @@ def translated(error: BaseException, where: str) -> FleetError:
     """
     said = str(error) or ("it took too long" if isinstance(error, TimeoutError) else type(error).__name__)
     if isinstance(error, errors.MessageSizeTooLargeError | errors.RecordListTooLargeError):
-        return TooLarge(f"{where}: the broker takes no record batch of this size (max.message.bytes)")
+        return TooLarge(f"{where}: the broker accepts no record batch of this size (max.message.bytes)")
     if isinstance(error, errors.UnknownTopicOrPartitionError):
         return NotFound(f"{where}: there is no such topic or partition")
     return Unavailable(f"{where}: {said}")
@@ -100,7 +100,7 @@ async def partition_count(client: AIOKafkaClient, topic: str) -> int:
     """How many partitions the topic has, by a broker's metadata; 0 if there is no such topic. Never creates one.
 
     Raises:
-        KafkaError: no broker answers, or the topic may not be seen.
+        KafkaError: no broker answers, or access to the topic is denied.
     """
     node = client.get_random_node()
     response = await client.send(node, MetadataRequest([topic], allow_auto_topic_creation=False))
@@ -161,7 +161,7 @@ _NOT_THERE: Final = (errors.UnknownMemberIdError, errors.GroupIdNotFound, Fenced
 
 
 async def leave_group(client: AIOKafkaClient, group: str, members: Sequence[str], member: str = NO_MEMBER) -> None:
-    """Send LeaveGroup for static members to the group's coordinator; a member that has left already is no error.
+    """Send LeaveGroup for static members to the group's coordinator; a member that has already left is not an error.
 
     Args:
         client: any client of the cluster.

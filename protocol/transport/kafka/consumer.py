@@ -5,7 +5,7 @@ Invariants:
   does not fetch that partition, and after 100 ms it waits up to `fetch_max_wait` for the others alone.
 - Buffers are dropped at revocation; assigned partitions are fetched again from their committed offsets.
 - No record is handed out before its partition and offsets were announced to the listener.
-- Only committed transactions are read. Records behind an open transaction wait until it ends.
+- Only committed transactions are read. Records after an open transaction wait until it ends.
 - A log that was replaced (its topic was created again, it was truncated, or the next record was deleted) is never skipped: its
   partitions are announced again, with an epoch that ends everything in flight.
 - A member whose `group.instance.id` was taken over by another process stops; an evicted member joins again.
@@ -162,7 +162,7 @@ class KafkaConsumer:
         return inner
 
     async def _watch(self, inner: AIOKafkaConsumer) -> str:
-        """Returns why the inner consumer cannot go on."""
+        """Returns why the inner consumer cannot continue."""
         stale, looked = 0.0, time.monotonic()
         self._astray = ""
         while not self._replaced:
@@ -192,7 +192,7 @@ class KafkaConsumer:
                 if await self._name.moved(client_of(inner)):
                     self._leaves, self._astray = True, "its topic was deleted and created again"
                 elif self._name.gone_for(time.monotonic()) > MAKE_AGAIN:
-                    log.warning("topic %s was deleted while it is being served, and is created again", self._topic)
+                    log.warning("topic %s was deleted while it is being served; creating it again", self._topic)
                     await self._make_topic()
 
     async def _stop(self, inner: AIOKafkaConsumer) -> None:
@@ -223,7 +223,7 @@ class KafkaConsumer:
             self._probe.ask(coordinator_of(self._inner))
 
     def lives(self, inner: AIOKafkaConsumer) -> bool:
-        """Whether it may be assigned partitions: an inner consumer that is being stopped still takes part in rebalances."""
+        """Whether it may be assigned partitions: an inner consumer that is being stopped still joins rebalances."""
         return inner is self._living
 
     def _rebalances(self) -> None:
@@ -267,7 +267,7 @@ class KafkaConsumer:
             # Its former partitions may be of a deleted topic of this name. A spare member is assigned none again.
             self._leaves, self._astray = True, "it rejoined and was assigned no partition"
         self._fetcher.buffers.open(entries)
-        # A step of two means that the log was replaced, or another member was in between: nothing in flight may go on.
+        # A step of two means that the log was replaced, or another member was in between: nothing in flight may continue.
         self._epoch += 2 if anew and self._epoch else 1
         self._fetcher.since = time.time()
         self._announced.set()
@@ -276,7 +276,7 @@ class KafkaConsumer:
     async def _positions(
         self, inner: AIOKafkaConsumer, partitions: Sequence[TopicPartition]
     ) -> tuple[list[Assigned], bool]:
-        """Each partition's offsets, and whether any starts anew; the start of such a one is committed, which pins it."""
+        """Each partition's offsets, and whether any partition starts anew; its start is then committed, which pins it."""
         if not partitions:
             return [], False
         entries, anew = await read_positions(inner, partitions, self._name)
@@ -305,7 +305,7 @@ class KafkaConsumer:
             if self._replaced or self._closed:
                 raise Unavailable(self._why_ended())
             if self._name.gone:
-                raise Unavailable(f"topic {self._topic} does not exist any more")
+                raise Unavailable(f"topic {self._topic} no longer exists")
             if remaining <= 0:
                 if why := self._fetcher.health.lasting_failure(time.monotonic()):
                     raise Unavailable(f"nothing is read from {self._topic}: {why}")
@@ -376,7 +376,7 @@ class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]
         self._inner = inner
 
     def on_partitions_revoked(self, revoked: Any) -> None:
-        """Called before every join, also the first.
+        """Called before every join, including the first.
 
         aiokafka drops its member id when the coordinator does not know it. Joining under the old id lets the coordinator
         distinguish an evicted member (unknown: aiokafka then joins anew) from a replaced one (fenced: it must

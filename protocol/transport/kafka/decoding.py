@@ -66,7 +66,7 @@ def decode_safely(inner: AIOKafkaConsumer, budget: InflateBudget) -> None:
     """Make a consumer decode by `Batches` and return the port's records.
 
     aiokafka's own decoding inflates without a limit, and raises on a header name that is not UTF-8 or a broken batch, which drops
-    what it had read of other partitions.
+    what it had read from other partitions.
 
     Args:
         inner: started.

@@ -58,7 +58,7 @@ class Fetcher:
 
     @property
     def full(self) -> bool:
-        """Whether so much is buffered that no more is fetched."""
+        """Whether fetching has stopped because enough is buffered."""
         return self.buffers.bytes >= BUFFERED_BYTES
 
     def _place(self, number: int) -> TopicPartition:
@@ -70,7 +70,7 @@ class Fetcher:
         """Move fetched records into the buffers; waits for some if there are none.
 
         Args:
-            inner: where from.
+            inner: the consumer to drain.
             timeout: seconds; 0 does not wait.
             goes_on: whether the partitions are still this member's.
 
@@ -123,11 +123,11 @@ class Fetcher:
     # --- how much there is ---
 
     def backlog(self, inner: AIOKafkaConsumer | None) -> int:
-        """Records behind the position, without those behind an open transaction, which may end at any time."""
+        """Records after the position, without those after an open transaction, which may end at any time."""
         return sum(max(0, self._readable(inner, number, buffer) - buffer.position) for number, buffer in self.buffers)
 
     async def lag(self, inner: AIOKafkaConsumer | None, *, fresh: bool) -> int:
-        """Records at or behind the committed offsets; asks a broker if the last fetch is old, unless `fresh`.
+        """Records at or after the committed offsets; asks a broker if the last fetch is old, unless `fresh`.
 
         Raises:
             Unavailable: the known log end is old, and no broker answers.
@@ -147,6 +147,6 @@ class Fetcher:
         return max(end or 0, buffer.end)
 
     def _readable(self, inner: AIOKafkaConsumer | None, number: int, buffer: PartitionBuffer) -> int:
-        """The last stable offset: records behind an open transaction are above it."""
+        """The last stable offset: records after an open transaction are above it."""
         end = inner.last_stable_offset(self._place(number)) if inner is not None else None
         return max(end or 0, buffer.end)

@@ -1,4 +1,4 @@
-"""Whether fetching fails for so long that readiness must report it. Pure: time is an argument."""
+"""Whether fetching has failed long enough for readiness to report it. Pure: time is an argument."""
 
 from __future__ import annotations
 

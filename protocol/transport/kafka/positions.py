@@ -183,7 +183,7 @@ class TopicName:
             found = await _topic_id(client, self._topic)
         except UnknownTopicOrPartitionError:
             if not was_gone:
-                log.error("topic %s does not exist any more", self._topic)
+                log.error("topic %s no longer exists", self._topic)
                 self._gone_since = time.monotonic()
             return False
         self._gone_since = None

@@ -3,7 +3,7 @@
 Invariants:
 - A group goes to one partition as one batch; a group above `MAX_BATCH` is sent as several, one after the other.
 - The inner producer is replaced after any batch that it gave up: aiokafka counts the batch's sequence number as used, so that the
-  broker would refuse everything that follows on that partition (OUT_OF_ORDER_SEQUENCE_NUMBER, for ever).
+  broker would refuse everything that follows on that partition (OUT_OF_ORDER_SEQUENCE_NUMBER, forever).
 - A replaced inner producer is stopped once no call sends through it: a call that waits for room in it would hang.
 """
 
@@ -247,7 +247,7 @@ async def _stop(producer: AIOKafkaProducer) -> None:
         async with asyncio.timeout(STOP_TIMEOUT):
             await producer.stop()
             return
-    # It would retry its batches for ever: fail them, and disconnect.
+    # It would retry its batches forever: fail them, and disconnect.
     with contextlib.suppress(*_ERRORS):
         await fail_all_batches(producer, ProducerClosed())
 

@@ -64,7 +64,7 @@ class Reachability(logging.Handler):
             if await self._healthy():
                 return
         began = asyncio.get_running_loop().time()
-        log.error("Kafka at %s does not answer; it is tried until it does", self._where)
+        log.error("Kafka at %s does not answer; retrying until it does", self._where)
         logs.silent[LIBRARY] += 1
         try:
             while not await self._healthy():  # noqa: ASYNC110  # there is no event to wait for

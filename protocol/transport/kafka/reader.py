@@ -109,7 +109,7 @@ class Follower:
         self._name = TopicName(topic)
 
     async def records(self) -> AsyncGenerator[Sequence[Record], None]:
-        """New records until the connection is lost; once an empty list, at the log's end as it was when reading began.
+        """New records until the connection is lost; one empty list at the end that the log had when reading began.
 
         Raises:
             KafkaError, OSError, TimeoutError: call again; it resumes, or starts over if the topic was created again.

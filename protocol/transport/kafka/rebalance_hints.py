@@ -1,4 +1,4 @@
-"""How a group's members learn of a rebalance at once, instead of by their next heartbeat."""
+"""How a group's members learn of a rebalance at once, instead of at their next heartbeat."""
 
 from __future__ import annotations
 

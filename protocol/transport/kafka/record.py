@@ -1,7 +1,7 @@
-"""Reads the records of a batch whatever its bytes are: returns records, some with a `problem`, and raises nothing. Pure.
+"""Reads the records of a batch whatever its bytes: returns records, some with a `problem`, and raises nothing. Pure.
 
 aiokafka's decoder is much faster and reads nearly everything. This one reads what it refuses: a header name that is not UTF-8
-(an invalid byte becomes `\\xff`), too many headers, and, as far as they go, records that are malformed.
+(an invalid byte becomes `\\xff`), too many headers, and as much as it can of malformed records.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Bytes = bytes | memoryview
 
 @dataclasses.dataclass(slots=True)
 class RawRecord:
-    """A record with the attributes of aiokafka's, and why it is not what was written.
+    """A record with the attributes of aiokafka's, and why it is damaged or incomplete.
 
     Attributes:
         timestamp: in milliseconds; None where a batch has none.
@@ -44,7 +44,7 @@ class Frame:
 
     Attributes:
         base: the first record's offset.
-        end: the offset behind the last record.
+        end: the offset after the last record.
         count: of records.
         first_timestamp, last_timestamp: in milliseconds.
         append_time: all records have the last timestamp.
@@ -59,7 +59,7 @@ class Frame:
 
 
 def read_records(frame: Frame, data: Bytes, behind: int, most: int = MAX_HEADERS) -> Iterator[RawRecord]:
-    """The records behind an offset. From the first record without a valid length, one record covers the rest, at the last offset.
+    """The records after an offset. From the first record without a valid length, one record covers the rest, at the last offset.
 
     Args:
         frame: of their batch.
@@ -74,7 +74,7 @@ def read_records(frame: Frame, data: Bytes, behind: int, most: int = MAX_HEADERS
             body = _Cursor(cursor.sized(nullable=False) or b"")
         except CodecError as exc:
             if last < frame.end - 1:
-                problem = f"the records at offsets {last + 1} to {frame.end - 1} cannot be told apart: {exc}"
+                problem = f"the records at offsets {last + 1} to {frame.end - 1} cannot be separated: {exc}"
                 yield RawRecord(frame.end - 1, frame.last_timestamp, problem=problem)
             return
         record = _read(body, frame, most)
@@ -154,12 +154,12 @@ class _Cursor:
         raise CodecError("a number has too many bytes")
 
     def sized(self, *, nullable: bool = True) -> memoryview | None:
-        """Bytes behind their length; None if the length is negative."""
+        """Bytes after their length; None if the length is negative."""
         size = self.varint()
         if size < 0 and nullable:
             return None
         if not 0 <= size <= len(self.data) - self.at:
-            raise CodecError(f"{size} bytes are said to follow, and {len(self.data) - self.at} are there")
+            raise CodecError(f"{size} bytes should follow, but only {len(self.data) - self.at} do")
         self.at += size
         return self.data[self.at - size : self.at]
 

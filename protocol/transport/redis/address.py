@@ -58,20 +58,20 @@ class Address:
             path = urlsplit(url).path.strip("/")
         except ValueError:
             raise ConfigError(
-                "the Redis URL is none: it looks like redis://HOST:6379/0, rediss://HOST:6379/0, unix:///PATH?db=0 or, with "
+                "that is not a Redis URL, which looks like redis://HOST:6379/0, rediss://HOST:6379/0, unix:///PATH?db=0 or, with "
                 f"Sentinels, {FORM}"
             ) from None
         if strange := options.keys() - _OPTIONS:
-            raise ConfigError(f"the Redis URL has options that it cannot have: {', '.join(sorted(strange))}")
+            raise ConfigError(f"the Redis URL has unsupported options: {', '.join(sorted(strange))}")
         if path and "path" not in options and "db" not in options:
-            raise ConfigError("the Redis URL needs a database number behind the host, as redis://HOST:6379/0")
+            raise ConfigError("the Redis URL needs a database number after the host, as redis://HOST:6379/0")
         address = cls(options.pop("connection_class", TcpConnection), options, sentinels)
         try:
             check_certificates(address.connection(1.0))
         except (OSError, ssl.SSLError) as exc:
             raise ConfigError(f"the certificates that the Redis URL names cannot be read: {exc}") from None
         except (TypeError, ValueError, RedisError) as exc:
-            raise ConfigError(f"the Redis URL's options do not go together: {exc}") from None
+            raise ConfigError(f"the Redis URL's options contradict each other: {exc}") from None
         return address
 
     def connection(self, timeout: float, primary: tuple[str, int] | None = None) -> AbstractConnection:

@@ -38,9 +38,9 @@ _WHY: Final = {
     "NOREPLICAS": "refuses writes because it has too few replicas (min-replicas-to-write)",
     "CROSSSLOT": "is a Redis Cluster, which is not supported: name a single primary",
     "MOVED": "is a Redis Cluster, which is not supported: name a single primary",
-    "NOAUTH": "wants a password: put it into the URL",
+    "NOAUTH": "requires a password: put it in the URL",
     "WRONGPASS": "refuses the user name or password",
-    "NOPERM": "does not allow this user the command",
+    "NOPERM": "does not allow this user to run the command",
 }
 
 
@@ -174,7 +174,7 @@ def _may_pass(error: BaseException) -> bool:
 
 
 class Subscriptions:
-    """Subscribed channels, over a connection of their own that is reopened for as long as the process lives.
+    """Subscribed channels, over their own connection, which is reopened as long as the process lives.
 
     Messages that are published while it is down are lost: messages are hints.
     """
@@ -215,7 +215,7 @@ class Subscriptions:
             raise Unavailable(f"Redis at {self.address} did not confirm the subscription to {channel}")
 
     def unlisten(self, channel: str) -> None:
-        """Unsubscribe; unknown channels are no error."""
+        """Unsubscribe; an unknown channel is not an error."""
         name = channel.encode()
         self._handlers.pop(name, None)
         self._confirmed.discard(name)

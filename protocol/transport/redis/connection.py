@@ -1,8 +1,8 @@
 """One socket to Redis that many coroutines share: redis-py's connection, with pipelined requests and futures for replies.
 
 Connecting, TLS, `AUTH`, `SELECT`, URLs, packing and parsing are redis-py's. Its pools and commands serve one caller at a time; this
-serves all callers at once (measured, docs/decisions/0010). RESP2, because pushes and replies then have one order with old and new
-servers.
+serves all callers at once (measured, docs/decisions/0010). RESP2, because pushes and replies then have the same order with old and
+new servers.
 
 Invariants: one task reads and one writes, so that a cancelled caller interrupts neither. Replies come in the order of requests: a
 cancelled caller's reply is dropped, and never goes to another caller.
@@ -41,7 +41,7 @@ Reply = Any
 FOLLOW: Final = 0.5
 """Seconds between two checks with the Sentinels that the primary is still the same."""
 PRIMARY_WITHIN: Final = 2.0
-"""Seconds within which a primary named by Sentinels must reply; they take about as long to notice that it hangs."""
+"""Seconds within which a primary named by Sentinels must reply; Sentinels take about as long to notice that it hangs."""
 
 
 class ConnectionLost(Exception):
@@ -205,7 +205,7 @@ class Connection:
                         raise
                     reply = exc
                 self._take(reply)
-        except Exception as exc:  # after any error nothing would read on
+        except Exception as exc:  # after any error nothing would read further
             self.close(f"the connection to Redis was lost: {described(exc)}")
 
     async def _follow(self, sentinels: SentinelClient) -> None:

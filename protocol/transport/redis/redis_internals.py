@@ -1,7 +1,7 @@
 """Everything of redis-py that is not its documented API: a connection used without redis-py's pools and commands.
 
-No other module uses such a name. `tests/transport/test_redis_internals.py` has a test per name, which says what vanished in another
-version; pyproject.toml bounds redis-py to the version that the tests ran on.
+No other module uses such a name. `tests/transport/test_redis_internals.py` has a test per name, which says what another version
+lacks; pyproject.toml bounds redis-py to the version that the tests ran on.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 _PACKER: Final[Any] = HiredisRespSerializer()
-"""redis-py's asyncio connections pack in Python, which for 32 answers takes three times the rest."""
+"""redis-py's asyncio connections pack in Python, which for 32 answers takes three times as long as the rest."""
 
 
 def pack_command(command: Sequence[str | bytes | int]) -> bytes:
@@ -94,5 +94,5 @@ def error_code(reply: RedisError) -> str:
 
 
 def is_error_reply(error: BaseException | None) -> bool:
-    """Whether the server sent it: redis-py makes connection errors of the replies `LOADING` and `NOAUTH`."""
+    """Whether the server sent it: redis-py turns the replies `LOADING` and `NOAUTH` into connection errors."""
     return isinstance(error, ResponseError | AuthenticationError) or getattr(error, "status_code", None) is not None

@@ -71,7 +71,7 @@ class SentinelClient:
         """The primary's host and port.
 
         Raises:
-            RedisError: no Sentinel answers or knows the name, one refuses the request, or they hold the primary to be down.
+            RedisError: no Sentinel answers or knows the name, one refuses the request, or they consider the primary down.
         """
         answers = await asyncio.gather(*(client.sentinel_masters() for client in self._clients), return_exceptions=True)
         newest = _newest([each[self._name] for each in answers if isinstance(each, dict) and self._name in each])
@@ -80,7 +80,7 @@ class SentinelClient:
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
-        raise MasterNotFoundError(f"no Sentinel has a primary {quoted(self._name)} that is alive")
+        raise MasterNotFoundError(f"no Sentinel knows a live primary {quoted(self._name)}")
 
     async def close(self) -> None:
         """Disconnect."""
@@ -88,7 +88,7 @@ class SentinelClient:
 
 
 def _newest(states: Sequence[Mapping[str, Any]]) -> tuple[str, int] | None:
-    """The primary of the newest configuration; None if most Sentinels that have that one hold the primary to be down."""
+    """The primary of the newest configuration; None if most Sentinels that have it consider the primary down."""
     epoch = max((state["config-epoch"] for state in states), default=0)
     known = [state for state in states if state["config-epoch"] == epoch]
     if not known or sum(state["is_sdown"] for state in known) * 2 > len(known):

@@ -1,7 +1,7 @@
 """The result store and the directory on Redis (6.2 or newer): one fenced stream per request, hints over publish/subscribe.
 
 The top of each `scripts/*.lua` states what the script promises and what a stream holds.
-Invariant: only those scripts write streams, so that a refused call leaves nothing half done.
+Invariant: only those scripts write streams, so that a refused call leaves nothing half-done.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class RedisStore:
         return attempts
 
     async def look(self, refs: Sequence[str]) -> list[RequestState | None]:
-        """See `Results.look`. One command each and no script, so that large payloads do not hold up other clients."""
+        """See `Results.look`. One command each and no script, so that large payloads do not delay other clients."""
         if not refs:
             return []
         asked = pack_commands([("XINFO", "STREAM", self._prefix + ref) for ref in refs])
@@ -229,7 +229,7 @@ class RedisStore:
             await self._client.close()
             raise ConfigError(
                 f"Redis at {self._address} is a node of a Redis Cluster (cluster-enabled yes), which is not supported: the "
-                "answers of a batch are written together, and would be on several nodes. Name a single Redis, or one with "
+                "answers of a batch are written together, but would be on several nodes. Name a single Redis, or one with "
                 "replicas behind Sentinels (redis+sentinel://)"
             )
 

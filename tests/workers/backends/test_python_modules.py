@@ -1,4 +1,4 @@
-"""How a model.py is imported: with the files beside it, whatever other models have; and what of it ends a load."""
+"""How a model.py is imported: with the files beside it, whatever other models have; and which of its faults end a load."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RELATIVE = """
 
 
 def packages() -> set[str]:
-    """What is imported of models."""
+    """The imported modules of models."""
     return {name for name in sys.modules if name.startswith("penstock_model_")}
 
 
@@ -99,7 +99,7 @@ def test_a_version_that_is_a_package_is_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "text"),
     [
-        ("import sys\nsys.exit(3)", "import of model 'm' version 1 wants to end its process with exit code 3"),
+        ("import sys\nsys.exit(3)", "import of model 'm' version 1 tried to end its process with exit code 3"),
         ("raise SystemExit('no licence')", "with exit code 1 .*a model must raise an exception .*(?s:.*)no licence"),
         ("raise KeyboardInterrupt", "import of model 'm' version 1 failed: (?s:.*)KeyboardInterrupt"),
         (

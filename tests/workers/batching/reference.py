@@ -1,4 +1,4 @@
-"""The queue as a list that is sorted and searched anew for every question, and what to fill it with."""
+"""The queue as a list that is sorted and searched anew for every question, and the items to fill it with."""
 
 from __future__ import annotations
 

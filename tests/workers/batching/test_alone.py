@@ -1,4 +1,4 @@
-"""Models that do not batch, and which scheduler a configuration gets."""
+"""Models that do not batch, and the scheduler that a configuration gets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dynamic batcher's rules beyond Triton's: the clock that knows of the log, deadlines, staging, draining."""
+"""The dynamic batcher's rules beyond Triton's: knowledge of the log, deadlines, staging, draining."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_cancelling_what_closed_a_batch_opens_it_again() -> None:
     assert batch.rows == 2
 
 
-# --- the clock that knows of the log ----------------------------------------------------------------------------------
+# --- knowledge of the log ---------------------------------------------------------------------------------------------
 
 
 def test_known_rows_in_the_log_that_would_fill_the_batch_end_the_wait() -> None:

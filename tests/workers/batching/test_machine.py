@@ -1,4 +1,4 @@
-"""Every scheduler against a list: whatever is called in whatever order, these hold.
+"""Every scheduler against a list: these hold for any calls in any order.
 
 - Every item leaves exactly once: refused, in a batch, expired or cancelled.
 - A batch is the head of the service order, has one shape class, fits, and holds nothing that is late.
@@ -115,7 +115,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.reference.items)
     @rule(idle=st.sampled_from([False, True]), backlog_rows=st.sampled_from([0, 1, 2]))
     def sleep(self, idle: bool, backlog_rows: int) -> None:
-        """A runner's turn, then its sleep, then what it finds."""
+        """A runner's turn, then its sleep, then the checks."""
         self.expire()
         while self.take_and_check(idle, backlog_rows) is not None:
             pass
@@ -164,7 +164,7 @@ class Machine(RuleBasedStateMachine):
         return batch
 
     def decide_anew(self, idle: bool, backlog_rows: int) -> Any:
-        """What a batcher without a past does, as (refs, reason); None where it does not apply: a past may have moved items."""
+        """What a new batcher would do, as (refs, reason); None where it does not apply: history may have moved items."""
         if not self.dynamic or self.policy.priority_levels or self.policy.default_queue_policy != QueuePolicy():
             return None
         fresh: DynamicBatcher[int] = DynamicBatcher(MAXIMUM, self.policy)

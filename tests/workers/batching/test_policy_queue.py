@@ -1,4 +1,4 @@
-"""The queue by itself: order, bounds, and that its reminders do not outgrow it."""
+"""The queue on its own: order, bounds, and that its reminders do not outgrow it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_reminder_of_an_item_that_left_does_not_touch_its_successor_of_the_sam
 
 
 def test_reminders_do_not_outlive_their_items_by_much() -> None:
-    """A deadline is often a minute away while an item stays for milliseconds: what is kept must follow the depth."""
+    """A deadline is often a minute away while an item stays for milliseconds: memory must follow the depth."""
     queue = leveled(0, QueuePolicy(default_timeout=60.0, allow_timeout_override=True))
     queue.add(item("stays", deadline=5.0, timeout=4.0), 0)
     for number in range(2000):

@@ -49,7 +49,7 @@ def test_l0_batcher_multi_batch_preferred_different_shape() -> None:
 
 
 def test_l0_batcher_multi_batch_gt_max_preferred() -> None:
-    """3 rows cannot grow by the next 7, which are over the largest preferred size by themselves."""
+    """3 rows cannot grow by the next 7, which alone exceed the largest preferred size."""
     played = play(triton(), [at(0, "a", 3), at(1, "b", 7)])
     assert played.batches == [(1, "a", 3, "closed"), (1, "b", 7, "full")]
 
@@ -65,7 +65,7 @@ def test_l0_batcher_multi_same_output_delay_elapsed_while_execution_was_blocked(
 
 
 def test_l0_batcher_multi_different_outputs_share_a_batch() -> None:
-    """Which outputs are wanted is no part of the shape class, so it cannot split a batch; neither can ragged shapes."""
+    """The wanted outputs are no part of the shape class, so it cannot split a batch; neither can ragged shapes."""
     played = play(triton(), [at(0, "a"), at(0, "b")])
     assert played.batches == [(0, "a b", 2, "preferred")]
 
@@ -120,7 +120,7 @@ def test_l0_model_queue_max_queue_size() -> None:
 
 
 def test_l0_model_queue_policy_delay() -> None:
-    """The expired one steps behind the fresh ones, which then make a preferred batch, and waits out the queue delay."""
+    """The expired one moves behind the fresh ones, which then make a preferred batch, and waits out the queue delay."""
     policy = queue(timeout_action=TimeoutAction.DELAY, default_timeout=0.1)
     played = play(policy, [at(0, "a", 1), at(0.2, "b", 2), at(0.2, "c", 2)])
     assert played.batches == [(0.2, "b c", 4, "preferred"), (DELAY, "a", 1, "delay")]

@@ -54,7 +54,7 @@ def at(when: float, ref: str, rows: int = 1, shape: str = "16", **attributes: An
 
 
 def play(scheduler: Scheduler[None], arrivals: Sequence[Arrival], *, busy_until: float = 0.0) -> Played:
-    """Until nothing is left to wait for. The one instance is busy until then, afterwards it runs every batch in no time."""
+    """Play until nothing is left to wait for. The one instance is busy until `busy_until`, then runs every batch in no time."""
     played, coming, now, staged = Played(), sorted(arrivals, key=lambda arrival: arrival[0]), 0.0, None
     while True:
         while coming and coming[0][0] <= now:

@@ -8,5 +8,5 @@ Interface: `executor.ChildExecutor` and `executor.is_isolated`, `pool.ChildPool`
 `sticky.is_sticky`.
 Invariants: a child loads the model itself and does all the work of a batch; one child has one batch at a time; messages are small
 framed msgpack, and tensors lie in anonymous shared memory, which is freed with its last process however that ends.
-Imports no framework, and nothing of `serving`, `lifecycle` or `failures`.
+Imports no framework, and nothing from `serving`, `lifecycle` or `failures`.
 """

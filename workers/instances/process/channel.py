@@ -1,7 +1,7 @@
 """Messages between a worker, its fork servers and its children: framed msgpack over a socket pair, with file descriptors.
 
-Invariants: each message has its length in front, and exactly so many bytes are read, so messages that arrive together are received
-one by one. Descriptors come with the first bytes of their message. Nothing is unpickled.
+Invariants: each message has its length in front, and exactly that many bytes are read, so messages that arrive together are
+received one by one. Descriptors come with the first bytes of their message. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import msgpack
 from workers.system.framing import frame
 
 MAX_MESSAGE: Final = 256 * 1024 * 1024
-"""Bytes; a process that announces more is out of its mind."""
+"""Bytes; a process that announces more is faulty."""
 MAX_DESCRIPTORS: Final = 2
 
 _LENGTH: Final = struct.Struct(">I")
@@ -25,7 +25,7 @@ _CHUNK: Final = 256 * 1024
 
 
 class ChannelBroken(Exception):
-    """The peer is gone, or what it sent is not a message."""
+    """The peer is gone, or sent something that is not a message."""
 
 
 def encode_message(message: object) -> bytes:
@@ -62,7 +62,7 @@ class Channel:
         """Wait for the next message; its descriptors belong to the caller.
 
         Raises:
-            ChannelBroken: the peer has closed its end, or what came is not a message.
+            ChannelBroken: the peer has closed its end, or sent something that is not a message.
         """
         descriptors: list[int] = []
         try:

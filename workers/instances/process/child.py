@@ -1,6 +1,6 @@
 """The worker's end of one child process: starting it, sending it commands, learning how it exited.
 
-Invariants: every child is waited for; processes that it started end with it; what it prints goes to the log, line by line, with the
+Invariants: every child is waited for; processes that it started end with it; its output goes to the log, line by line, with the
 model's name.
 """
 
@@ -29,7 +29,7 @@ EXIT_GRACE: Final = 1.0
 """Seconds that a child which has closed its channel gets to exit before it is killed."""
 
 _EXITED: Final = "; a model must raise an exception and not end its process (os._exit, or exit in a library)"
-_KILLED: Final = "; Linux kills a process so when memory runs out: see dmesg, or the events of its container"
+_KILLED: Final = "; Linux kills processes this way when memory runs out: see dmesg, or the events of its container"
 _LEVEL: Final = re.compile(rb"<(10|20|30|40|50)>")
 
 log = structlog.get_logger(__name__)

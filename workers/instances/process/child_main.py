@@ -1,4 +1,4 @@
-"""A child from inside: it sets up its process and obeys commands, one after the other, until the worker closes the channel.
+"""The child's side: it sets up its process and obeys commands, one after the other, until the worker closes the channel.
 
 Invariants: one thread does everything, so a model's device, event loop and thread-local state see one thread from load to close, as
 in a thread of the worker; the child exits when the channel breaks; the memory of inputs that a model keeps is never written again.
@@ -52,7 +52,7 @@ _KEPT: Final = 128 * 1024 * 1024
 
 
 def serve(commands: socket.socket) -> None:
-    """Run as a child that has just been forked, until it is to exit."""
+    """Run as a child that has just been forked, until it must exit."""
     _set_up()
     CommandLoop(Channel(commands)).serve()
     sys.stdout.flush()
@@ -63,7 +63,7 @@ def _set_up() -> None:
     faulthandler.enable()  # a crash then says in the worker's log where it was
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave_to_worker)
-    sys.stdout = sys.__stdout__ = _line_buffered(1)  # type: ignore[misc]  # the fork server's own led elsewhere
+    sys.stdout = sys.__stdout__ = _line_buffered(1)  # type: ignore[misc]  # the fork server's own wrote elsewhere
     sys.stderr = sys.__stderr__ = _line_buffered(2)  # type: ignore[misc]
     _configure_log()
     _keep_memory()
@@ -170,7 +170,7 @@ class CommandLoop:
         self._channel.send_message(encode_message(reply), descriptors)
 
     def _batch(self, command: Message) -> tuple[Message, list[int]]:
-        """The reply to a batch: outcomes or an error, and when it ran if it came so far."""
+        """The reply to a batch: outcomes or an error, and when it ran, if it did."""
         view = self._views[command["slot"]]
         reply: Message = {"ran": [0.0, 0.0]}
         descriptors: list[int] = []

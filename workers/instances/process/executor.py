@@ -41,9 +41,9 @@ SHORT_LIFE: Final = 2.0
 PARAMETER: Final = "instance_isolation"
 """A model's parameter: `process` or `thread`."""
 ISOLATED: Final = frozenset({"python", "pytorch"})
-"""Backends whose instances are processes unless their configuration says otherwise: Python models run strangers' code; importing
+"""Backends whose instances are processes unless their configuration says otherwise: Python models run third-party code; importing
 torch holds the interpreter's lock for more than half a second without a break, during which a worker that imported it in a thread
-would answer nobody."""
+would answer no requests."""
 
 log = structlog.get_logger(__name__)
 
@@ -133,7 +133,7 @@ class ChildExecutor:
         raise RuntimeError(f"instance '{self.name}' is a process of its own; it cannot run on this thread")
 
     def split(self, requests: Sequence[InferRequest], raw: Any) -> Sequence[Any]:
-        """The outcomes, which the child has split; raises what it raised then."""
+        """The outcomes, which the child has split; raises the error that it raised."""
         if isinstance(raw, FleetError):
             raise raw
         outcomes: Sequence[Any] = raw

@@ -148,7 +148,7 @@ class Forkserver:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """It exits by itself once it has ended all that its children have started."""
+    """It exits on its own once it has ended all processes that its children started."""
     try:
         process.wait(STOP_GRACE)
     except subprocess.TimeoutExpired:

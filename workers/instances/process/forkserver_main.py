@@ -32,7 +32,7 @@ def main() -> int:
     """Serve until the worker closes the channel; in each child, serve as that child."""
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     die_with(parent, signal.SIGTERM)
-    cpu_yield.begin()  # for good: nobody waits for this process, but for its forks
+    cpu_yield.begin()  # for good: the worker waits for forks, not for this process
     _restore_environment()
     gc.disable()
     if framework := sys.argv[3]:
@@ -60,7 +60,7 @@ def _restore_environment() -> None:
 
 
 class ForkLoop:
-    """Forks on request, and tells the worker when a child has exited.
+    """Forks on request, and reports exited children to the worker.
 
     Args:
         end: of the channel to the worker.
@@ -144,7 +144,7 @@ class ForkLoop:
                 os.kill(pid, signal.SIGKILL)
 
     def _end_all(self) -> None:
-        """The worker is gone, or needs no children any more and waits for their end."""
+        """The worker is gone, or needs no more children and waits for their exit."""
         cpu_yield.end()
         for pid in self._alive:
             with contextlib.suppress(ProcessLookupError):

@@ -1,6 +1,6 @@
 """Commands and replies between a worker and its children, as plain lists and maps for msgpack. Pure.
 
-Invariants: what is decoded equals what was encoded; a request travels without its tensors, which lie in shared memory; an exception
+Invariants: decoding returns what was encoded; a request travels without its tensors, which lie in shared memory; an exception
 is encoded as its text, its code, its traceback and the names of its classes, never as an object.
 """
 
@@ -75,7 +75,7 @@ def _spec(encoded: Message) -> TensorSpec:
 
 
 def encode_request_head(request: InferRequest) -> list[Any]:
-    """Everything of a request that a model may look at, with the number of its tensors in place of them."""
+    """Every part of a request that a model may read, with the number of its tensors instead of the tensors."""
     return [
         len(request.inputs), request.id, request.outputs, request.parameters, request.label, request.principal, request.deadline,
         request.priority, request.timeout, request.traceparent,

@@ -21,7 +21,7 @@ onnxruntime is not among them: its import starts a thread, and a process with th
 
 
 class ChildPool:
-    """The fork servers of one worker, counted by those who hold them. All methods from any thread."""
+    """The fork servers of one worker, counted by their holders. All methods from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -22,7 +22,7 @@ from protocol.tensors import ITEM_SIZE, Array, Buffer, Tensor, element_count
 
 ALIGNMENT: Final = 64
 SMALLEST: Final = 256 * 1024
-"""Bytes of a first segment; pages that nobody writes to cost nothing."""
+"""Bytes of a first segment; pages that are never written cost nothing."""
 
 Described = list[Any]
 """A tensor as a message describes it: name, datatype, shape, offset, size."""
@@ -32,7 +32,7 @@ class Segment:
     """Memory that two processes share.
 
     Attributes:
-        descriptor: what the other process maps it with; -1 once it is closed.
+        descriptor: the other process maps it; -1 once it is closed.
         size: in bytes.
     """
 
@@ -158,7 +158,7 @@ def bytes_needed(parts: Sequence[Buffer]) -> int:
 
 
 def capacity(size: int) -> int:
-    """Size of a segment for so many bytes: a power of two, so that slowly growing batches replace it rarely."""
+    """Size of a segment for this many bytes: a power of two, so that slowly growing batches replace it rarely."""
     return max(SMALLEST, 1 << (size - 1).bit_length() if size else 0)
 
 

@@ -16,7 +16,7 @@ STICKY: Final = re.compile(
     r"|CUDA_ERROR_(ASSERT|ILLEGAL_ADDRESS|ILLEGAL_INSTRUCTION|MISALIGNED_ADDRESS|LAUNCH_FAILED|HARDWARE_STACK_ERROR"
     r"|ECC_UNCORRECTABLE|INVALID_PC|INVALID_ADDRESS_SPACE)"
 )
-"""As the runtime, the driver and their wrappers word them."""
+"""The wording of the runtime, the driver and their wrappers."""
 
 
 def is_sticky(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""How many threads the libraries of a child use: by themselves each would start one per core of the machine.
+"""How many threads the libraries of a child use: by default each would start one per core of the machine.
 
 Set before a model's code is imported, since most libraries read their variable on import. NumPy's OpenBLAS is loaded earlier, with
 the fork server, and is set by a call. The administrator's own settings stay.
@@ -25,7 +25,7 @@ _NAMES: Final = [
 
 
 def limit(threads: int, environment: MutableMapping[str, str] = os.environ) -> None:
-    """Limit the libraries of this process to so many threads, unless their variables are set."""
+    """Limit the libraries of this process to this many threads, unless their variables are set."""
     stated = any(environment.get(name) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"))
     for name in VARIABLES:
         environment.setdefault(name, str(threads))

@@ -44,7 +44,7 @@ class StagedBatch:
 
 @dataclasses.dataclass(slots=True)
 class RunResult:
-    """What came of a batch.
+    """The result of a batch.
 
     Attributes:
         began, ended: of the run, on the machine's monotonic clock; 0 if it did not run.
@@ -86,7 +86,7 @@ class Transfer:
                 self._outputs = SegmentView(descriptor)
             ran = self._decode(reply)
             if reply["kept"]:
-                slot.segment = None  # the model goes on reading it
+                slot.segment = None  # the model still reads it
         except (KeyError, TypeError, ValueError, IndexError) as exc:
             raise ChannelBroken(f"a reply that makes no sense: {exc!r}") from None
         return ran

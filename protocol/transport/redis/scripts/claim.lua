@@ -1,9 +1,9 @@
 -- Claim a keyed or asynchronous request for one gateway, or attach to its claim.
 --
 -- KEYS: 1 the request's result stream.
--- ARGV: 1 fingerprint of the body, 2 channel to wake or "", 3 milliseconds of the lease, 4 milliseconds that the stream
---       lives on at least, 5 model, 6 version, 7 microseconds when it was accepted, 8 what names this very call,
---       9 partition/offset of a record that is done with, or "".
+-- ARGV: 1 fingerprint of the body, 2 channel to wake or "", 3 milliseconds of the lease, 4 minimum milliseconds that the
+--       stream lives on, 5 model, 6 version, 7 microseconds when it was accepted, 8 a unique name of this call,
+--       9 partition/offset of a finished record, or "".
 -- Returns {0} claimed: publish; {1, published, place} another call is in flight, this one will be woken: "1" if it is known
 -- to be in the log, and partition/offset of its newest record or ""; {2, payload} it has its terminal ("" if the payload
 -- was trimmed); {3} the key was used with another body.
@@ -11,7 +11,7 @@
 -- A claim starts the stream with entry 0-1: f(ingerprint), to, lease (its end on this server's clock), call, m(odel),
 -- v(ersion), a(ccepted). Later ones append to, and lease where they took over. It holds while its lease runs, or when it
 -- was confirmed (`ok`, with the record's place), or when a worker has the request (an attempt). A retriable terminal is
--- deleted and claimed anew. A stream without a terminal whose newest record is done with has lost its end: then only a
+-- deleted and claimed anew. A stream without a terminal whose newest record is finished has lost its answer: then only a
 -- lease holds, so that one caller at a time publishes it again.
 -- The same call again (its answer was lost on the way) gets the same answer.
 

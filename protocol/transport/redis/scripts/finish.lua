@@ -1,4 +1,4 @@
--- Write terminals, the first of each request wins, and wake the channels of its stream.
+-- Write terminals (the first of each request wins), and wake the channels of its stream.
 --
 -- KEYS: the result stream of each answer.
 -- ARGV: 1 milliseconds that a claimed result, or one without a channel to wake, is kept
@@ -7,10 +7,10 @@
 --       "1" where the failure is retriable, else "0", microseconds when its record was accepted or 0.
 -- Returns for each answer 0 written, 1 already terminal, 2 older attempt.
 -- Any other refusal (out of memory, read-only, ...) is returned as this call's error. Redis decides on that before the
--- first write, so nothing is done then; and repeating a half done call only wakes its readers again.
+-- first write, so nothing is done then. Repeating a half-done call only wakes its readers again.
 --
 -- The terminal has the highest id that a stream can hold, so Redis itself refuses every later entry, for as long as the
--- key lives; also after XDEL, XTRIM, a reload or a rewrite of the append-only file.
+-- key lives, even after XDEL, XTRIM, a reload or a rewrite of the append-only file.
 -- Wake-up: msgpack list [ref, payload, ref, payload, ...], one for each channel; "" means that the payload must be
 -- looked up: it is larger than 16 KB, more than 256 KB came along already, or the write was refused.
 

@@ -2,7 +2,7 @@
 -- An attempt that the same worker started last is not counted again.
 --
 -- KEYS: the result stream of each request.
--- ARGV: 1 worker (its name changes with every start of its process), 2 milliseconds that the stream lives on at least.
+-- ARGV: 1 worker (its name changes with every start of its process), 2 minimum milliseconds that the stream lives on.
 -- Returns for each its attempt, 1 for the first; 0 if the request has its terminal.
 
 local TERMINAL = '18446744073709551615-18446744073709551615'
