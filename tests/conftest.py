@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,6 +50,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     # An error is not for here: the fixture meets it again, and the tests that needed it say so.
     with contextlib.suppress(FleetError):
         prepare(say=session.config.get_terminal_writer().line)
+
+
+@pytest.fixture(autouse=True)
+def the_tracer_stays() -> Iterator[None]:
+    """A test that counts lines must restore the tracer: without it nothing that runs later is covered."""
+    before = sys.gettrace()
+    yield
+    assert sys.gettrace() is before, "this test has replaced the tracer; see tests/counting.py"
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import sys
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from protocol.errors import CodecError, FleetError, Unsupported
 from protocol.json_data import _leaves
 from protocol.tensors import ITEM_SIZE, NUMPY_DTYPE, ManyElements, Tensor, from_array
 from protocol.v2 import RequestedOutput
+from tests.counting import lines_of
 from tests.strategies import tensors
 from tests.walks import walks
 
@@ -341,16 +341,7 @@ def test_strings_beside_a_deep_list_are_looked_at_once(deep: int) -> None:
         nested = [nested]
     parsed = v2.parse_json_body(body(datatype="BYTES", shape=[1001], data=["a"] * 1000 + [nested]))
     assert bytes(parsed.inputs[0].data).endswith(b"x")
-    steps = 0
-
-    def count(frame: object, event: str, _: object) -> object:
-        nonlocal steps
-        steps += event == "line"
-        return count
-
-    sys.settrace(count)
-    _leaves("A", ["a"] * 1000 + [nested])
-    sys.settrace(None)
+    steps = lines_of(lambda: _leaves("A", ["a"] * 1000 + [nested]))
     assert steps < 3 * 1000 + 10 * deep + 100
 
 
