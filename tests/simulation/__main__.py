@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
 
+from tests.simulation.pool import simulation_pool
 from tests.simulation.simulate import Report, simulate
 
 
@@ -17,7 +17,7 @@ def run(seeds: Iterable[int], processes: int) -> Iterator[Report]:
     if processes == 1:
         yield from map(simulate, seeds)
         return
-    with concurrent.futures.ProcessPoolExecutor(processes) as pool:
+    with simulation_pool(processes) as pool:
         yield from pool.map(_brief, seeds, chunksize=20)
 
 

@@ -6,7 +6,6 @@ Each is an attribute swapped for the duration of a `with`. No other tests patch.
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import dataclasses
 import itertools
 import os
@@ -15,6 +14,7 @@ import time
 
 from tests.simulation import bugs_of_failures, bugs_of_others, bugs_of_workers
 from tests.simulation.planting import MUTANTS, SEEDS, planted
+from tests.simulation.pool import simulation_pool
 from tests.simulation.simulate import Report, simulate
 
 TRIES = 400
@@ -60,7 +60,7 @@ def main() -> int:
     options = parser.parse_args()
     chosen = [name for name in MUTANTS if not options.names or any(part in name for part in options.names)]
     started, found = time.monotonic(), 0
-    with concurrent.futures.ProcessPoolExecutor(options.processes) as pool:
+    with simulation_pool(options.processes) as pool:
         for verdict in pool.map(hunt, chosen, itertools.repeat(options.tries)):
             found += verdict.found
             print(verdict, flush=True)

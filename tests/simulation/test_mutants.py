@@ -5,13 +5,13 @@ The bar is 19 of 20. Bugs that are invisible from outside (work done twice that 
 
 from __future__ import annotations
 
-import concurrent.futures
 import os
 
 import pytest
 
 from tests.simulation.mutants import hunt
 from tests.simulation.planting import MUTANTS, planted
+from tests.simulation.pool import simulation_pool
 from tests.simulation.simulate import simulate
 
 MISSES = 20
@@ -22,7 +22,7 @@ MISSES = 20
 @pytest.mark.timeout(900)
 def test_planted_bugs_are_found() -> None:
     assert len(MUTANTS) >= 40
-    with concurrent.futures.ProcessPoolExecutor(os.cpu_count() or 1) as pool:
+    with simulation_pool(os.cpu_count() or 1) as pool:
         verdicts = list(pool.map(hunt, MUTANTS))
     missed = [str(verdict) for verdict in verdicts if not verdict.found]
     assert len(missed) <= len(MUTANTS) // MISSES, "\n".join(missed)
