@@ -118,7 +118,7 @@ async def test_what_is_refused_is_freed_at_once_and_not_when_the_collector_comes
     limit = 40_000_000
     gateway = await fleet.gateway(max_queued_bytes=limit)
     body = gzip.compress(b" " * 15_000_000 + b"{", compresslevel=9)
-    assert 400 in await bombs(gateway, 2, body)
+    assert await bombs(gateway, 1, body) == [400]
     gc.collect()
     gc.disable()
     tracemalloc.start()
@@ -129,7 +129,8 @@ async def test_what_is_refused_is_freed_at_once_and_not_when_the_collector_comes
         tracemalloc.stop()
         gc.enable()
 
-    assert set(statuses) == {400, 429}
+    assert set(statuses) <= {400, 429}
+    assert 429 in statuses  # two documents that are inflated in step leave each other no room to be parsed
     assert peak < 2.5 * limit
 
 
