@@ -216,8 +216,8 @@ def models_(folder: Path, names: tuple[str, ...]) -> None:
     " another build of the same version]",
     show_default=False,
 )
-@click.option("--rounds", type=click.IntRange(1), help="Instead of the plan's.  [default: 3]", show_default=False)
-@click.option("--seconds", type=click.IntRange(1), help="Of each point.  [default: 3]", show_default=False)
+@click.option("--rounds", type=click.IntRange(1), help="Instead of the plan's.  [default: 5]", show_default=False)
+@click.option("--seconds", type=click.IntRange(1), help="Of each point, instead of its scenario's.", show_default=False)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=_PAGE, help="Page.")
 @click.option(
     "--readme",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import shlex
 import subprocess
@@ -48,7 +49,7 @@ class Plan:
         triton: the command that starts Triton (see `triton_command`); "" if there is none.
         scenarios: names of `SCENARIOS`.
         rounds: how often each point is measured.
-        seconds: length of a point, whole.
+        seconds: length of a point, whole; None for the scenario's own.
         warmup: of load on each server before anything counts.
         broker_warmup: maximum load on a fresh broker before anything counts: it ends when the broker becomes no faster.
         bare: length of the bare loop at each batch size, in each round.
@@ -57,8 +58,8 @@ class Plan:
     interpreters: tuple[Interpreter, ...]
     triton: str = ""
     scenarios: tuple[str, ...] = tuple(SCENARIOS)
-    rounds: int = 3
-    seconds: int = 3
+    rounds: int = 5
+    seconds: int | None = None
     warmup: int = 3
     broker_warmup: float = 96.0
     bare: float = 0.7
@@ -111,16 +112,17 @@ class Compare:
         for contender in contenders:
             self._warm(contender, pool, max(scenario.callers))
         result = ScenarioResult(machine.commit(), machine.date())
+        seconds = self._plan.seconds or scenario.seconds
         for index in range(self._plan.rounds):
             if scenario.bare:
                 result.bare.append(self._bare_loop(scenario.model))
             for callers in scenario.callers:
                 for contender in contenders if index % 2 == 0 else reversed(contenders):
                     others = [other.system for other in contenders if other.system is not contender.system]
-                    sample = self._sample(index, contender, pool, callers, others)
+                    point = functools.partial(self._sample, index, contender, pool, callers, seconds, others)
+                    sample = point()
                     if sample.unsteady:
-                        again = self._sample(index, contender, pool, callers, others)
-                        sample = min(sample, again, key=lambda each: each.drift)
+                        sample = min(sample, point(), key=lambda each: each.drift)
                     self._say(f"{scenario.name}, round {index + 1}: {describe(sample)}")
                     result.samples.append(sample)
         self.results.scenarios[scenario.name] = result
@@ -172,14 +174,16 @@ class Compare:
             warming.warm(system, model, pool, self._load_core, self._plan.broker_warmup)
         wrk.run(system.address(model), pool, callers=callers, seconds=self._plan.warmup, core=self._load_core)
 
-    def _sample(self, index: int, contender: _Contender, pool: Pool, callers: int, others: Sequence[System]) -> Sample:
+    def _sample(  # a point's coordinates
+        self, index: int, contender: _Contender, pool: Pool, callers: int, seconds: int, others: Sequence[System]
+    ) -> Sample:
         server, system, model = contender
         address, core = system.address(model), self._load_core
         idle = list({id(other): other.meter for other in others}.values())
         before = machine.spin_ns(self._server_core)
         begin, idled = time.perf_counter(), _cpu(idle)
         with system.meter.window() as spent:
-            point = wrk.run(address, pool, callers=callers, seconds=self._plan.seconds, core=core)
+            point = wrk.run(address, pool, callers=callers, seconds=seconds, core=core)
         others_share = (_cpu(idle) - idled) / (time.perf_counter() - begin)
         return Sample(
             round=index,
@@ -189,7 +193,7 @@ class Compare:
             rate=point.rate,
             p50_ms=point.latency_ms["p50"],
             p99_ms=point.latency_ms["p99"],
-            cpu_us={name: seconds * 1e6 / max(1.0, point.rate * point.seconds) for name, seconds in spent.items()},
+            cpu_us={name: cpu * 1e6 / max(1.0, point.rate * point.seconds) for name, cpu in spent.items()},
             generator_us=point.generator_us,
             errors=point.errors,
             spin_ns=(before, machine.spin_ns(self._server_core)),

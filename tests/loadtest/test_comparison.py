@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from loadtest import comparison_report
+from loadtest.compare import BATCH_SIZES, Plan
 from loadtest.comparison import Comparison, Range, Sample, ScenarioResult, Server, over_rounds, p50, rate, work
+from loadtest.interpreters import THIS_ONE
+from loadtest.scenarios import SCENARIOS
 
 TRITON, ONNX = Server("triton", "3.11"), Server("onnx", "3.11")
 
@@ -143,3 +146,16 @@ def test_the_readme_in_this_repository_has_the_figures_of_the_page() -> None:
 def test_a_readme_without_a_place_for_figures_is_refused() -> None:
     with pytest.raises(ValueError, match="no place"):
         comparison_report.with_figures("# P\n", Comparison({}))
+
+
+def test_the_full_plan_stays_below_twenty_minutes_of_points() -> None:
+    plan = Plan((THIS_ONE, THIS_ONE), "triton")
+    total = 0.0
+    for name in plan.scenarios:
+        scenario = SCENARIOS[name]
+        servers = 3 * (1 if scenario.through_kafka else len(plan.interpreters))
+        points = servers * len(scenario.callers) * (scenario.seconds + 0.2)
+        bare = len(BATCH_SIZES) * (plan.bare + 0.5) if scenario.bare else 0
+        starts = servers * (plan.warmup + 3) + (plan.broker_warmup if scenario.through_kafka else 0)
+        total += plan.rounds * (points + bare) + starts
+    assert total < 20 * 60
