@@ -27,7 +27,7 @@ from loadtest.interpreters import Interpreter
 from loadtest.payloads import Pool
 from loadtest.processes import Meter, cores, on_core
 from loadtest.run import closed_point
-from loadtest.scenarios import SCENARIOS, TRITON, Scenario
+from loadtest.scenarios import BARE, SCENARIOS, TRITON, Scenario
 from loadtest.systems import System
 from loadtest.targets import get_json
 from protocol.errors import FleetError
@@ -52,7 +52,7 @@ class Plan:
         seconds: length of a point, whole; None for the scenario's own.
         warmup: of load on each server before anything counts.
         broker_warmup: maximum load on a fresh broker before anything counts: it ends when the broker becomes no faster.
-        bare: length of the bare loop at each batch size, in each round.
+        bare: length of the bare loop at each batch size, beside each number of callers.
     """
 
     interpreters: tuple[Interpreter, ...]
@@ -114,12 +114,13 @@ class Compare:
         result = ScenarioResult(machine.commit(), machine.date())
         seconds = self._plan.seconds or scenario.seconds
         for index in range(self._plan.rounds):
-            if scenario.bare:
-                result.bare.append(self._bare_loop(scenario.model))
             for callers in scenario.callers:
-                for contender in contenders if index % 2 == 0 else reversed(contenders):
+                points = [functools.partial(self._bare_loop, index, scenario.model, callers)] if scenario.bare else []
+                for contender in contenders:
                     others = [other.system for other in contenders if other.system is not contender.system]
                     point = functools.partial(self._sample, index, contender, pool, callers, seconds, others)
+                    points.append(point)
+                for point in points if index % 2 == 0 else reversed(points):
                     sample = point()
                     if sample.unsteady:
                         sample = min(sample, point(), key=lambda each: each.drift)
@@ -200,18 +201,19 @@ class Compare:
             others=others_share,
         )
 
-    def _bare_loop(self, model: str) -> float:
-        """Rows per second, in a process of its own on the servers' core, while the servers idle."""
+    def _bare_loop(self, index: int, model: str, callers: int) -> Sample:
+        """The model called directly, in a process of its own on the servers' core, while the servers idle."""
         line = [sys.executable, "-m", "loadtest", "direct", str(self._folder / "references"), model, "--json"]
         line += ["--duration", str(self._plan.bare)]
         line += [part for size in BATCH_SIZES for part in ("--size", str(size))]
+        before = machine.spin_ns(self._server_core)
         with on_core(self._server_core):
             done = subprocess.run(line, capture_output=True, text=True, check=False)  # noqa: S603  # ours
         if done.returncode != 0:
             raise FleetError(f"{model} cannot be called directly: {done.stderr.strip()[-500:]}")
-        best = max(json.loads(done.stdout).values())
-        self._say(f"{model} called directly: {best:,.0f} rows/s")
-        return float(best)
+        rows = max(json.loads(done.stdout).values())
+        spins = (before, machine.spin_ns(self._server_core))
+        return Sample(index, BARE, "", callers, rows, 0.0, 0.0, {}, 0.0, 0, spins, 0.0)
 
 
 def _long_running_fleet(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from loadtest.scenarios import TRITON
+from loadtest.scenarios import BARE, TRITON
 
 UNSTEADY: Final = 0.10
 """A point is marked if the calibration after it differs from that before it by more than this share."""
@@ -41,11 +41,11 @@ class Sample:
         round: from 0.
         role: see `Server`.
         python: see `Server`.
-        callers: each waiting for its answer before it sends again.
-        rate: answers with status 200 per second.
-        p50_ms: from sending to the whole answer.
+        callers: each waiting for its answer before it sends again; of the bare loop, those of the points beside it.
+        rate: answers with status 200 per second; of the bare loop, rows.
+        p50_ms: from sending to the whole answer; 0 for the bare loop.
         p99_ms: likewise.
-        cpu_us: the server's CPU microseconds per request, by process tree.
+        cpu_us: the server's CPU microseconds per request, by process tree; empty for the bare loop.
         generator_us: the generator's.
         errors: requests that failed or got another status.
         spin_ns: the calibration before and after it, nanoseconds per iteration.
@@ -108,13 +108,11 @@ class ScenarioResult:
         commit: that was measured.
         date: when.
         samples: in the order in which they were taken.
-        bare: rows per second of the model called directly, at its best batch size, by round.
     """
 
     commit: str
     date: str
     samples: list[Sample] = dataclasses.field(default_factory=list)
-    bare: list[float] = dataclasses.field(default_factory=list)
 
     @property
     def rounds(self) -> int:
@@ -124,7 +122,7 @@ class ScenarioResult:
     @property
     def pythons(self) -> list[str]:
         """The versions that ran our servers."""
-        return list(dict.fromkeys(sample.python for sample in self.samples if sample.role != TRITON))
+        return list(dict.fromkeys(sample.python for sample in self.samples if sample.role not in (TRITON, BARE)))
 
     def servers(self) -> list[Server]:
         """In the order of their first points."""
@@ -145,18 +143,18 @@ class ScenarioResult:
 
     def against_triton(self, server: Server, read: Read, callers: int | None = None) -> Range | None:
         """The same as a multiple of Triton's in the same round; None without Triton."""
-        ours, theirs = self.of(server, callers), self.of(self._rival(server), callers)
+        return self._against(TRITON, server, read, callers)
+
+    def of_bare_loop(self, server: Server, read: Read, callers: int | None = None) -> Range | None:
+        """The same as a share of the model's, called directly in the same round; None if that was not measured."""
+        return self._against(BARE, server, read, callers)
+
+    def _against(self, role: str, server: Server, read: Read, callers: int | None) -> Range | None:
+        """Of the other on the same Python, or else of the only one: a Triton whose Python we do not know, or the bare loop."""
+        same = Server(role, server.python)
+        other = same if same in self.servers() else Server(role, "")
+        ours, theirs = self.of(server, callers), self.of(other, callers)
         return over_rounds(read(ours[index]) / read(theirs[index]) for index in ours.keys() & theirs.keys())
-
-    def of_bare_loop(self, server: Server, callers: int | None = None) -> Range | None:
-        """Its rate as a share of the model's called directly in the same round; None if that was not measured."""
-        points = self.of(server, callers)
-        return over_rounds(points[index].rate / rows for index, rows in enumerate(self.bare) if index in points)
-
-    def _rival(self, server: Server) -> Server:
-        """Triton on the same Python; a Triton whose Python we do not know stands against all."""
-        same = Server(TRITON, server.python)
-        return same if same in self.servers() else Server(TRITON, "")
 
 
 def over_rounds(values: Iterable[float]) -> Range | None:
@@ -191,4 +189,4 @@ class Comparison:
 
 def _scenario(data: Mapping[str, Any]) -> ScenarioResult:
     samples = [Sample(**{**sample, "spin_ns": tuple(sample["spin_ns"])}) for sample in data["samples"]]
-    return ScenarioResult(data["commit"], data["date"], samples, data["bare"])
+    return ScenarioResult(data["commit"], data["date"], samples)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from loadtest.comparison import Comparison, Range, Sample, ScenarioResult, Server, p50, rate, work
 from loadtest.goals import GOALS, Goal
-from loadtest.scenarios import ROLES, SCENARIOS, TRITON, Scenario
+from loadtest.scenarios import BARE, ROLES, SCENARIOS, TRITON, Scenario
 from loadtest.tables import cell, table
 
 _METHOD: Final = """\
@@ -75,7 +75,7 @@ def spread(figure: Range | None) -> str | None:
 def _scenario(scenario: Scenario, result: ScenarioResult) -> list[str]:
     columns = ["server", "Python", "callers", "rate/s", "x Triton", "at equal spin"]
     columns += ["MB/s"] if scenario.megabytes else []
-    columns += ["of the bare loop"] if scenario.bare else []
+    columns += ["of the bare loop", "at equal spin"] if scenario.bare else []
     columns += ["p50, ms", "p99, ms", "CPU, µs", "generator CPU, µs", "spin, ns", "unsteady"]
     servers = sorted(result.servers(), key=lambda server: ["", *result.pythons].index(server.python))
     rows = [
@@ -93,17 +93,25 @@ def _row(scenario: Scenario, result: ScenarioResult, server: Server, points: lis
     def figure(read: Callable[[Sample], float]) -> str | None:
         return spread(result.figure(server, read, callers))
 
-    rival = server.role == TRITON
+    reads = (rate, work)
     row = [ROLES[server.role], server.python or None, callers, figure(rate)]
-    row += [None if rival else spread(result.against_triton(server, read, callers)) for read in (rate, work)]
+    triton = [spread(result.against_triton(server, read, callers)) for read in reads]
+    row += [None, None] if server.role in (TRITON, BARE) else triton
     row += [figure(lambda sample: sample.rate * scenario.megabytes)] if scenario.megabytes else []
-    row += [spread(result.of_bare_loop(server, callers))] if scenario.bare else []
+    if scenario.bare:
+        shares = [spread(result.of_bare_loop(server, read, callers)) for read in reads]
+        row += [None, None] if server.role == BARE else shares
+    row += [None] * 4 if server.role == BARE else _costs(result, server, points)
     spins = [spin for sample in points for spin in sample.spin_ns]
-    return [
-        *row, figure(p50), figure(lambda sample: sample.p99_ms), _cpu(points),
-        cell(statistics.median(sample.generator_us for sample in points)), f"{min(spins):.0f} to {max(spins):.0f}",
-        f"{sum(sample.unsteady for sample in points)} of {len(points)}",
-    ]  # fmt: skip
+    unsteady = sum(sample.unsteady for sample in points)
+    return [*row, f"{min(spins):.0f} to {max(spins):.0f}", f"{unsteady} of {len(points)}"]
+
+
+def _costs(result: ScenarioResult, server: Server, points: list[Sample]) -> list[str | None]:
+    """Latencies and CPU time."""
+    latencies = [result.figure(server, read, points[0].callers) for read in (p50, lambda sample: sample.p99_ms)]
+    generator = statistics.median(sample.generator_us for sample in points)
+    return [*map(spread, latencies), _cpu(points), cell(generator)]
 
 
 def _cpu(points: list[Sample]) -> str:
@@ -118,9 +126,6 @@ def _cpu(points: list[Sample]) -> str:
 def _notes(scenario: Scenario, result: ScenarioResult) -> str:
     others = max(sample.others for sample in result.samples)
     notes = [f"Commit {result.commit}, {result.date}, {result.rounds} round{'s' * (result.rounds > 1)}."]
-    if scenario.bare:
-        low, high = min(result.bare), max(result.bare)
-        notes.append(f"The bare loop, once per round on the servers' core: {cell(low)} to {cell(high)} rows/s.")
     if scenario.megabytes:
         notes.append(f"MB/s counts the tensors of request and answer, {scenario.megabytes:.2f} MB together.")
     notes.append(f"The servers that idled meanwhile took at most {others * 100:.1f} % of the core together.")
@@ -170,7 +175,7 @@ def _figure_rows(comparison: Comparison, python: str) -> Iterator[list[str | Non
         ]
     for name in ("mlp", "encoder"):
         if result := comparison.scenarios.get(name):
-            shares = [_median(result.of_bare_loop(Server(role, python))) for role in roles]
+            shares = [_median(result.of_bare_loop(Server(role, python), rate)) for role in roles]
             yield [f"{SCENARIOS[name].title.partition(',')[0]}, JSON: share of the bare loop", *shares, None]
     if image := comparison.scenarios.get("image"):
         scale = SCENARIOS["image"].megabytes

@@ -9,7 +9,9 @@ from typing import Final
 from loadtest import models
 
 TRITON: Final = "triton"
+BARE: Final = "bare"
 ROLES: Final = {
+    BARE: "the ONNX file called directly in a loop: rows/s",
     TRITON: "Triton, Python backend",
     "python": "Penstock, Python backend",
     "onnx": "Penstock, ONNX backend",

@@ -12,7 +12,7 @@ from loadtest.comparison import Comparison, Range, Sample, ScenarioResult, Serve
 from loadtest.interpreters import THIS_ONE
 from loadtest.scenarios import SCENARIOS
 
-TRITON, ONNX = Server("triton", "3.11"), Server("onnx", "3.11")
+TRITON, ONNX, BARE = Server("triton", "3.11"), Server("onnx", "3.11"), Server("bare", "")
 
 
 def sample(index: int, server: Server, callers: int, rate: float, spin: float = 50.0, after: float = 0.0) -> Sample:
@@ -20,8 +20,8 @@ def sample(index: int, server: Server, callers: int, rate: float, spin: float = 
     return Sample(index, *server, callers, rate, 1e3 / rate, 2e3 / rate, cpu, 5.0, 0, (spin, after or spin), 0.004)
 
 
-def result(*samples: Sample, bare: list[float] | None = None) -> ScenarioResult:
-    return ScenarioResult("abc", "today", list(samples), bare or [])
+def result(*samples: Sample) -> ScenarioResult:
+    return ScenarioResult("abc", "today", list(samples))
 
 
 def addsub() -> ScenarioResult:
@@ -61,10 +61,18 @@ def test_a_core_that_was_faster_for_one_of_them_is_corrected_by_its_calibration(
 
 
 def test_a_share_of_the_bare_loop_is_within_a_round() -> None:
-    samples = [sample(index, ONNX, 32, value) for index, value in enumerate((500.0, 240.0, 600.0))]
-    found = result(*samples, bare=[1000.0, 400.0, 1000.0])
-    assert found.of_bare_loop(ONNX) == pytest.approx(Range(0.6, 0.5, 0.6))
-    assert addsub().of_bare_loop(ONNX) is None
+    rates = {
+        (0, ONNX): 500.0,
+        (1, ONNX): 240.0,
+        (2, ONNX): 600.0,
+        (0, BARE): 1000.0,
+        (1, BARE): 400.0,
+        (2, BARE): 1000.0,
+    }
+    found = result(*(sample(index, server, 32, value) for (index, server), value in rates.items()))
+    assert found.of_bare_loop(ONNX, rate) == pytest.approx(Range(0.6, 0.5, 0.6))
+    assert found.pythons == ["3.11"]
+    assert addsub().of_bare_loop(ONNX, rate) is None
 
 
 def test_each_python_is_compared_with_triton_on_the_same_one() -> None:
@@ -87,7 +95,7 @@ def test_a_point_is_unsteady_if_the_calibration_moved(after: float, unsteady: bo
 
 
 def test_a_comparison_survives_json(tmp_path: Path) -> None:
-    comparison = Comparison({"machine": "2 cores"}, {"addsub": addsub(), "mlp": result(bare=[1.0])})
+    comparison = Comparison({"machine": "2 cores"}, {"addsub": addsub(), "mlp": result()})
     comparison.save(tmp_path / "deep" / "results.json")
     assert Comparison.load(tmp_path / "deep" / "results.json") == comparison
 
@@ -128,7 +136,9 @@ def test_cpu_of_several_processes_is_named_by_process() -> None:
 
 
 def test_the_readme_gets_the_medians_of_the_first_python() -> None:
-    mlp = result(sample(0, TRITON, 32, 400.0), sample(0, ONNX, 32, 600.0), bare=[1000.0])
+    mlp = result(sample(0, TRITON, 32, 400.0), sample(0, ONNX, 32, 600.0), sample(0, BARE, 32, 1000.0))
+    assert mlp.servers()[-1] == BARE
+    assert "| - | - | - | - | 50 to 50 | 0 of 1 |" in comparison_report.markdown(Comparison({}, {"mlp": mlp}))
     table = comparison_report.figures(Comparison({}, {"addsub": addsub(), "mlp": mlp}))
     assert "| add/sub, JSON: best rate/s | 1,000 | - | 1,700 (x 1.70) | - |" in table
     assert "| add/sub, JSON: p50 with one caller, ms | 10.0 | - | 20.0 | - |" in table
@@ -157,5 +167,5 @@ def test_the_full_plan_stays_below_twenty_minutes_of_points() -> None:
         points = servers * len(scenario.callers) * (scenario.seconds + 0.2)
         bare = len(BATCH_SIZES) * (plan.bare + 0.5) if scenario.bare else 0
         starts = servers * (plan.warmup + 3) + (plan.broker_warmup if scenario.through_kafka else 0)
-        total += plan.rounds * (points + bare) + starts
+        total += plan.rounds * (points + bare * len(scenario.callers)) + starts
     assert total < 20 * 60
