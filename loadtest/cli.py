@@ -240,7 +240,8 @@ def bench(  # noqa: PLR0913  # options
 ) -> None:
     """Compare with Triton in alternated rounds: about 20 minutes.
 
-    Servers are pinned to one core and the load to another. A scenario replaces that of an earlier run on the page; the others stay.
+    Servers are pinned to one core and the load to another. A scenario replaces that of an earlier run on the page; the others stay,
+    if they come from the same machine and packages.
     """
     from loadtest import interpreters, machine
     from loadtest.compare import Compare, Plan, triton_command
@@ -258,12 +259,14 @@ def bench(  # noqa: PLR0913  # options
         plan, scenarios=only or plan.scenarios, rounds=rounds or plan.rounds, seconds=seconds or plan.seconds
     )
     raw = out.with_suffix("") / "results.json"
-    about = machine.about(*cores()) | {
+    about = machine.about(*cores())
+    del about["commit"], about["date"]  # each scenario has its own
+    about |= {
         f"Python {each.version}": f"{each.build}; the fixed loop takes {each.spin_ns:.0f} ns per iteration"
         for each in found
     }
-    earlier = Comparison.load(raw).scenarios if raw.exists() else {}
-    run_ = Compare(plan, cache.absolute() / "compared", Comparison(about, earlier), click.echo)
+    begun = (Comparison.load(raw) if raw.exists() else Comparison(about)).then(about)
+    run_ = Compare(plan, cache.absolute() / "compared", begun, click.echo)
     try:
         run_.run()
     finally:

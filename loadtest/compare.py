@@ -30,7 +30,7 @@ from loadtest.run import closed_point
 from loadtest.scenarios import BARE, SCENARIOS, TRITON, Scenario
 from loadtest.systems import System
 from loadtest.targets import get_json
-from protocol.errors import FleetError
+from protocol.errors import FleetError, Unavailable
 
 BATCH_SIZES: Final = (16, 32)
 """Of the bare loop; the better counts."""
@@ -133,7 +133,7 @@ class Compare:
         contenders: list[_Contender] = []
         for interpreter in self._plan.interpreters[: 1 if scenario.through_kafka else None]:
             if self._plan.triton and ("{python}" in self._plan.triton or not contenders):
-                contenders.append(self._start_triton(scenario, pool, interpreter, stack))
+                contenders += self._start_triton(scenario, pool, interpreter, stack)
             start = _long_running_fleet if scenario.through_kafka else systems.embedded
             begun = start(ours, self._server_core, scenario.model, pool, interpreter=interpreter)
             system = stack.enter_context(begun)
@@ -144,17 +144,23 @@ class Compare:
 
     def _start_triton(
         self, scenario: Scenario, pool: Pool, interpreter: Interpreter, stack: contextlib.ExitStack
-    ) -> _Contender:
+    ) -> list[_Contender]:
+        """None if it does not start: an interpreter without a shared library cannot run it."""
         theirs = models.write_repository(self._folder / f"{scenario.name}-{TRITON}", [scenario.python_model])
         known = interpreter.version if "{python}" in self._plan.triton else ""
+        about = f"Triton on Python {known}" if known else "Triton"
         first = (scenario.python_model, pool)
-        system = stack.enter_context(
-            systems.rival(self._plan.triton, theirs, self._server_core, first, python=interpreter.path)
-        )
+        rival = systems.rival(self._plan.triton, theirs, self._server_core, first, python=interpreter.path)
+        try:
+            system = stack.enter_context(rival)
+        except Unavailable as exc:
+            self.results.about[about] = f"did not start: {str(exc).strip().splitlines()[-1]}"
+            self._say(f"{about} {self.results.about[about]}")
+            return []
         said = [line.removeprefix(ABOUT) for line in system.log().splitlines() if line.startswith(ABOUT)]
         version = str(get_json(system.address(scenario.python_model), "/v2")["version"])
-        self.results.about[f"Triton on Python {known}" if known else "Triton"] = ", ".join([version, *said])
-        return _Contender(Server(TRITON, known), system, scenario.python_model)
+        self.results.about[about] = ", ".join([version, *said])
+        return [_Contender(Server(TRITON, known), system, scenario.python_model)]
 
     def _pool(self, scenario: Scenario) -> Pool:
         model = models.ALL[scenario.model]

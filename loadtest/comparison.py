@@ -17,6 +17,9 @@ from loadtest.scenarios import BARE, TRITON
 UNSTEADY: Final = 0.10
 """A point is marked if the calibration after it differs from that before it by more than this share."""
 
+SAME: Final = ("processor", "memory", "system", "packages")
+"""Facts of `machine.about` on which scenarios of one page agree."""
+
 
 class Server(NamedTuple):
     """One of those compared: a name of `scenarios.ROLES`, and the version of the Python that runs it; "" if unknown."""
@@ -174,6 +177,11 @@ class Comparison:
 
     about: dict[str, str]
     scenarios: dict[str, ScenarioResult] = dataclasses.field(default_factory=dict)
+
+    def then(self, about: dict[str, str]) -> Comparison:
+        """What a further run goes on with: all scenarios if it has the same machine and packages, else none."""
+        same = all(self.about.get(name) == about.get(name) for name in SAME)
+        return Comparison({**self.about, **about}, dict(self.scenarios)) if same else Comparison(about)
 
     def save(self, path: Path) -> None:
         """Write as JSON."""

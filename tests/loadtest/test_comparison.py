@@ -100,6 +100,14 @@ def test_a_comparison_survives_json(tmp_path: Path) -> None:
     assert Comparison.load(tmp_path / "deep" / "results.json") == comparison
 
 
+def test_scenarios_of_an_earlier_run_stay_if_it_was_on_the_same_machine() -> None:
+    earlier = Comparison({"processor": "A", "Python 3.11": "fast"}, {"addsub": addsub()})
+    again = earlier.then({"processor": "A", "load before the start": "1 %"})
+    assert again.scenarios == earlier.scenarios
+    assert again.about == {"processor": "A", "Python 3.11": "fast", "load before the start": "1 %"}
+    assert earlier.then({"processor": "B"}) == Comparison({"processor": "B"})
+
+
 def test_the_page_has_a_row_for_each_server_and_number_of_callers() -> None:
     page = comparison_report.markdown(Comparison({"machine": "2 cores"}, {"addsub": addsub()}))
     assert "| machine | 2 cores |" in page
