@@ -122,8 +122,6 @@ class Compare:
                     points.append(point)
                 for point in points if index % 2 == 0 else reversed(points):
                     sample = point()
-                    if sample.unsteady:
-                        sample = min(sample, point(), key=lambda each: each.drift)
                     self._say(f"{scenario.name}, round {index + 1}: {describe(sample)}")
                     result.samples.append(sample)
         self.results.scenarios[scenario.name] = result

@@ -76,13 +76,8 @@ class Sample:
     @property
     def unsteady(self) -> bool:
         """Whether the machine's speed changed during it."""
-        return self.drift > UNSTEADY
-
-    @property
-    def drift(self) -> float:
-        """By what share the machine's speed changed during it."""
         before, after = self.spin_ns
-        return abs(after / before - 1)
+        return abs(after / before - 1) > UNSTEADY
 
 
 Read = Callable[[Sample], float]
@@ -91,11 +86,6 @@ Read = Callable[[Sample], float]
 def rate(sample: Sample) -> float:
     """Answers per second."""
     return sample.rate
-
-
-def work(sample: Sample) -> float:
-    """Answers per second as they would be if an iteration of the calibration took a nanosecond."""
-    return sample.rate * statistics.mean(sample.spin_ns)
 
 
 def p50(sample: Sample) -> float:
@@ -148,9 +138,9 @@ class ScenarioResult:
         """The same as a multiple of Triton's in the same round; None without Triton."""
         return self._against(TRITON, server, read, callers)
 
-    def of_bare_loop(self, server: Server, read: Read, callers: int | None = None) -> Range | None:
-        """The same as a share of the model's, called directly in the same round; None if that was not measured."""
-        return self._against(BARE, server, read, callers)
+    def of_bare_loop(self, server: Server, callers: int | None = None) -> Range | None:
+        """Its rate as a share of the model's, called directly in the same round; None if that was not measured."""
+        return self._against(BARE, server, rate, callers)
 
     def _against(self, role: str, server: Server, read: Read, callers: int | None) -> Range | None:
         """Of the other on the same Python, or else of the only one: a Triton whose Python we do not know, or the bare loop."""

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from loadtest.comparison import Comparison, Range, Sample, ScenarioResult, Server, p50, rate, work
+from loadtest.comparison import Comparison, Range, Sample, ScenarioResult, Server, p50, rate
 from loadtest.goals import GOALS, Goal
 from loadtest.scenarios import BARE, ROLES, SCENARIOS, TRITON, Scenario
 from loadtest.tables import cell, table
@@ -18,9 +18,8 @@ in every round, and the servers take turns within a round. A figure is the media
 in brackets. *x Triton* and *of the bare loop* are ratios of two points of the same round; compare these, not rates of two machines.
 CPU is the user and system time of all processes of a server, per answered request.
 
-*Spin* is a fixed Python loop on the servers' core, before and after each point, in nanoseconds per iteration. A point is *unsteady*
-if it changed by more than 10 % meanwhile; such a point is measured once more, and the steadier of the two counts. *At equal spin*
-is x Triton with both rates multiplied by the spin of their points, so that a core that was faster for one of them favours neither.
+*Spin* is a fixed Python loop on the servers' core, before and after each point, in nanoseconds per iteration: smallest and largest
+of all rounds. A point is *unsteady* if it changed by more than 10 % meanwhile; such a point counts, but trust its row less.
 
 [The survey](benchmarks/survey.md) has our servers alone: open loop, start, memory, idle models, disturbances.
 [What profiling found](benchmarks/findings.md) has a page of its own.
@@ -73,9 +72,9 @@ def spread(figure: Range | None) -> str | None:
 
 
 def _scenario(scenario: Scenario, result: ScenarioResult) -> list[str]:
-    columns = ["server", "Python", "callers", "rate/s", "x Triton", "at equal spin"]
+    columns = ["server", "Python", "callers", "rate/s", "x Triton"]
     columns += ["MB/s"] if scenario.megabytes else []
-    columns += ["of the bare loop", "at equal spin"] if scenario.bare else []
+    columns += ["of the bare loop"] if scenario.bare else []
     columns += ["p50, ms", "p99, ms", "CPU, µs", "generator CPU, µs", "spin, ns", "unsteady"]
     servers = sorted(result.servers(), key=lambda server: ["", *result.pythons].index(server.python))
     rows = [
@@ -93,14 +92,12 @@ def _row(scenario: Scenario, result: ScenarioResult, server: Server, points: lis
     def figure(read: Callable[[Sample], float]) -> str | None:
         return spread(result.figure(server, read, callers))
 
-    reads = (rate, work)
     row = [ROLES[server.role], server.python or None, callers, figure(rate)]
-    triton = [spread(result.against_triton(server, read, callers)) for read in reads]
-    row += [None, None] if server.role in (TRITON, BARE) else triton
+    measure = server.role in (TRITON, BARE)
+    row += [None if measure else spread(result.against_triton(server, rate, callers))]
     row += [figure(lambda sample: sample.rate * scenario.megabytes)] if scenario.megabytes else []
     if scenario.bare:
-        shares = [spread(result.of_bare_loop(server, read, callers)) for read in reads]
-        row += [None, None] if server.role == BARE else shares
+        row += [None if server.role == BARE else spread(result.of_bare_loop(server, callers))]
     row += [None] * 4 if server.role == BARE else _costs(result, server, points)
     spins = [spin for sample in points for spin in sample.spin_ns]
     unsteady = sum(sample.unsteady for sample in points)
@@ -175,7 +172,7 @@ def _figure_rows(comparison: Comparison, python: str) -> Iterator[list[str | Non
         ]
     for name in ("mlp", "encoder"):
         if result := comparison.scenarios.get(name):
-            shares = [_median(result.of_bare_loop(Server(role, python), rate)) for role in roles]
+            shares = [_median(result.of_bare_loop(Server(role, python))) for role in roles]
             yield [f"{SCENARIOS[name].title.partition(',')[0]}, JSON: share of the bare loop", *shares, None]
     if image := comparison.scenarios.get("image"):
         scale = SCENARIOS["image"].megabytes

@@ -51,7 +51,7 @@ def _against_triton(role: str, read: Read, callers: int | None = None) -> Measur
 
 
 def _of_bare_loop(role: str) -> Measure:
-    return lambda result, python: result.of_bare_loop(Server(role, python), rate)
+    return lambda result, python: result.of_bare_loop(Server(role, python))
 
 
 def _figure(role: str, read: Read, callers: int) -> Measure:

@@ -65,7 +65,7 @@ SCENARIOS: Final = {
         Scenario("addsub", "add/sub, JSON, one process", "addsub", (1, 16, 64)),
         Scenario("kafka", "add/sub, JSON, through Kafka and Redis", "addsub", (1, 64, 256), through_kafka=True),
         Scenario("mlp", "MLP, JSON, one process", "mlp", (32, 64), bare=True),
-        Scenario("encoder", "encoder, JSON, one process", "encoder-onnx", (64,), bare=True, seconds=5),
+        Scenario("encoder", "encoder, JSON, one process", "encoder-onnx", (64,), bare=True, seconds=8),
         Scenario("image", "602 KB in and out as binary tensors, one process", "image", (1, 8)),
     )
 }
