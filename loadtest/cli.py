@@ -317,7 +317,9 @@ def write_comparison(results: Comparison, out: Path, readme: Path | None) -> Non
 def triton_(repository: Path, packages: str, python: str | None, http_port: int, metrics_port: int, home: Path) -> None:
     """Become the Triton server of the wheel nvidia-pytriton, with a model repository."""
     python = python or packages
-    choice = triton.TritonChoice(packages, python, home / hashlib.sha256(python.encode()).hexdigest()[:8])
+    choice = triton.TritonChoice(
+        packages, python, home / hashlib.sha256(f"{packages} {python}".encode()).hexdigest()[:8]
+    )
     triton.start(choice, repository.absolute(), http_port, metrics_port)
 
 

@@ -35,7 +35,7 @@ class TritonChoice:
     Attributes:
         packages: an interpreter in whose environment nvidia-pytriton is installed, and what the models import.
         python: the interpreter whose library runs Python models; of the same version.
-        home: a folder to assemble the server in, one for each interpreter.
+        home: a folder to assemble the server in, one for each pair of these.
     """
 
     packages: str
