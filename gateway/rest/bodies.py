@@ -42,8 +42,8 @@ def parse_body(body: Buffer | bytearray, length: int | None, config: ModelConfig
         CodecError, InvalidArgument, Unsupported: naming the fault.
     """
     if length == 0:
-        return raw_binary(memoryview(body), config)
-    return v2.parse_body(memoryview(body), length, MANY, config.name)
+        return raw_binary(memoryview(body).toreadonly(), config)
+    return v2.parse_body(body, length, MANY, config.name)
 
 
 def raw_binary(body: memoryview, config: ModelConfig) -> InferBody:
@@ -81,7 +81,7 @@ def raw_binary(body: memoryview, config: ModelConfig) -> InferBody:
         check_size(tensor)
     except SizeError as error:
         raise CodecError(error.full_text(config.name, "")) from None
-    return InferBody("", (tensor,), (), {}, binary_default=True)
+    return InferBody("", (tensor,), (), {}, binary_default=True, held=len(data))
 
 
 def _open_size(size: int, others: list[int], spec: TensorSpec, model: str) -> int:
