@@ -8,6 +8,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from gateway.admission.budget import Budgets
 from gateway.calls.pending import Call
 from gateway.rest.bodies import Binary
@@ -36,7 +38,8 @@ class Exchange:
     Attributes:
         model, version: from the URL; version may be "".
         fields: headers by lower-case name; the last one of each name.
-        body: the part read so far.
+        body: the part read so far; a large one of known size is a view of memory for all of it.
+        filled: bytes read into such a view.
         complete: whether the whole request was read.
         started: whether it has its turn on the connection.
         answered: whether its response was queued.
@@ -55,8 +58,8 @@ class Exchange:
 
     __slots__ = (
         "accepted", "answered", "binary", "body", "call", "complete", "connection", "disconnected", "early",
-        "expects", "fields", "head_bytes", "id", "keep_alive", "model", "principal", "reserved", "response_complete", "started",
-        "until", "version", "work",
+        "expects", "fields", "filled", "head_bytes", "id", "keep_alive", "model", "principal", "reserved", "response_complete",
+        "started", "until", "version", "work",
     )  # fmt: skip
 
     def __init__(
@@ -75,7 +78,8 @@ class Exchange:
         self.fields = fields
         self.keep_alive = keep_alive
         self.expects = expects
-        self.body: bytes | bytearray = b""
+        self.body: bytes | bytearray | memoryview = b""
+        self.filled = 0
         self.complete = False
         self.started = False
         self.answered = False
@@ -92,11 +96,22 @@ class Exchange:
         self.until = math.inf
         self.work: asyncio.Future[Any] | None = None
 
-    def add(self, piece: bytes) -> None:
+    def expect(self, size: int) -> None:
+        """Make room for a body of this size, which is counted; its pieces then need no further memory."""
+        held, self.body = self.body, memoryview(np.empty(size, np.uint8))  # type: ignore[arg-type]  # ndarray is a buffer
+        self.filled = 0
+        if held:
+            self.add(held)
+
+    def add(self, piece: Buffer | bytearray) -> None:
         """Append a piece of the body."""
         held = self.body
-        if not held:
-            self.body = piece
+        if type(held) is memoryview:
+            start = self.filled
+            self.filled = end = start + len(piece)
+            held[start:end] = piece
+        elif not held:
+            self.body = bytes(piece)
         elif type(held) is bytearray:
             held += piece
         else:
