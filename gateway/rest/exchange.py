@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -14,6 +14,7 @@ from gateway.admission.budget import Budgets
 from gateway.calls.pending import Call
 from gateway.rest.bodies import Binary
 from gateway.rest.framing import Hosts
+from gateway.rest.heads import Heads
 from gateway.rest.turn import Turn
 from gateway.rest.unread import Unread
 from protocol.messages import ANONYMOUS
@@ -67,7 +68,7 @@ class Exchange:
         connection: Connection,
         model: str,
         version: str,
-        fields: dict[bytes, bytes],
+        fields: Mapping[bytes, bytes],
         *,
         keep_alive: bool,
         expects: bool,
@@ -183,6 +184,7 @@ class Endpoint:
         unread: bytes in write buffers, by connection.
         refused: called with the error code of each malformed request.
         hosts: allowed `Host` and `Origin`; None if an API key is configured.
+        heads: of infer requests that were checked before.
     """
 
     frontend: Frontend
@@ -194,3 +196,4 @@ class Endpoint:
     unread: Unread[asyncio.Transport]
     refused: Callable[[str], None]
     hosts: Hosts | None
+    heads: Heads

@@ -4,6 +4,7 @@ Invariants:
 - heads, trailers and everything between chunks have at most `max_header_bytes`, bodies `max_body_bytes`; bodies of routes without
   one are discarded;
 - bytes kept beyond one read are counted in the gateway's budget;
+- a request in one read whose head is known does not pass the parser, which has then nothing begun;
 - a large body of known size is counted, then read into its own memory: the parser sees its beginning only;
 - an offered upgrade changes nothing: the body ends by its length or its last chunk.
 """
@@ -20,6 +21,7 @@ import httptools
 from gateway.admission.budget import Share
 from gateway.rest.exchange import Endpoint, Exchange
 from gateway.rest.framing import Refused, fault, framing
+from gateway.rest.heads import END, MAX_HEAD, Head
 from gateway.rest.uvicorn_internals import Config, RequestResponseCycle, ServerState, UvicornConnection, new_parser
 
 MAX_FIELDS: Final = 256
@@ -56,6 +58,7 @@ class RequestReader(UvicornConnection):
         self._endpoint = endpoint
         self._frontend = endpoint.frontend
         self._hosts = endpoint.hosts
+        self._heads = endpoint.heads
         self._max_header_bytes = endpoint.max_header_bytes
         self._share = Share(endpoint.budgets.unauthenticated)
         self._in_head = False
@@ -82,10 +85,48 @@ class RequestReader(UvicornConnection):
         self._quiet = 0
         if self._rest:
             self._rest += data
+        elif self._active is None and self._at_start():
+            end = data.find(END, 0, MAX_HEAD) + len(END)
+            raw = data[:end]
+            head = self._heads.find(raw)
+            if head is not None and end + head.length == len(data):
+                self._take_known(head, data[end:])
+                return
+            message = self._message
+            self._read(data)
+            if self._message == message + 1 and end >= len(END) and not (self._in_head or self._in_body or self._dry):
+                self._learn(raw, len(data) - end)
         else:
             self._read(data)
         if self._in_head or self._in_body or self._head_bytes or self.pipeline or self._share.size:
             self._count()
+
+    def _at_start(self) -> bool:
+        """Whether the next byte is the first of a request that can have its turn at once."""
+        return not (
+            self._in_head or self._in_body or self._dry or self._refused or self.pipeline or self._share.size
+            or self.flow.write_paused or self.transport.is_closing()
+        )  # fmt: skip
+
+    def _take_known(self, head: Head, body: bytes) -> None:
+        """Take a whole request with a known head."""
+        self._message += 1
+        self._head_bytes = 0
+        connection: Any = self
+        exchange = Exchange(connection, head.model, head.version, head.fields, keep_alive=True, expects=False)
+        exchange.body = body
+        exchange.complete = True
+        self.cycle = exchange
+        self._start_asgi_task(exchange, self.app)  # type: ignore[arg-type]
+
+    def _learn(self, raw: bytes, length: int) -> None:
+        """Remember the head of a request that was read at once, alone and as a whole, with a body of this length."""
+        exchange: Any = self.cycle
+        if type(exchange) is not Exchange or exchange.answered or not exchange.keep_alive or exchange.expects:
+            return
+        fields = exchange.fields
+        if len(exchange.body) == length and b"content-length" in fields and b"upgrade" not in fields:
+            self._heads.learn(raw, Head(exchange.model, exchange.version, fields, length))
 
     def _read(self, data: bytes) -> None:
         """Feed the parser piece by piece; once a request has to wait for another one, keep the rest as bytes.
