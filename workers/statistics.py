@@ -68,7 +68,8 @@ class Duration:
     def add(self, count: int, seconds: float) -> None:
         """Add to both; a clock that was set back does not make time negative."""
         self.count += count
-        self.seconds += max(0.0, seconds)
+        if seconds > 0.0:
+            self.seconds += seconds
 
     def to_json(self) -> DurationStats:
         """See `encode_duration`."""
@@ -85,7 +86,7 @@ class Executed:
         succeeded_rows: rows of those.
         failed: requests that the model answered with an error.
         failed_seconds: from enqueued to the end, summed over those.
-        compute_input, compute_infer: seconds of the batch; `compute_infer` is 0 where it never ran.
+        compute_input, compute_infer, compute_output: seconds of the batch; `compute_infer` is 0 where it never ran.
         compute_start, compute_end, end: times; at `end` the answers were ready.
     """
 
@@ -98,16 +99,12 @@ class Executed:
     compute_start: float
     compute_end: float
     end: float
+    compute_infer: float = dataclasses.field(init=False)
+    compute_output: float = dataclasses.field(init=False)
 
-    @property
-    def compute_infer(self) -> float:
-        """Seconds that the backend ran."""
-        return self.compute_end - self.compute_start
-
-    @property
-    def compute_output(self) -> float:
-        """Seconds until the answers were ready."""
-        return self.end - self.compute_end
+    def __post_init__(self) -> None:
+        self.compute_infer = self.compute_end - self.compute_start
+        self.compute_output = self.end - self.compute_end
 
 
 class ModelStatistics:
@@ -153,9 +150,8 @@ class ModelStatistics:
         """A batch ran, or failed."""
         if batch.compute_start:
             self._ran(batch)
-        count = len(batch.enqueued)
-        if count:
-            self._succeeded(batch, count)
+        if batch.enqueued:
+            self._succeeded(batch, len(batch.enqueued))
         if batch.failed:
             self.failures[FailureReason.BACKEND] += batch.failed
             self.fail.add(batch.failed, batch.failed_seconds)
@@ -164,12 +160,13 @@ class ModelStatistics:
         self.execution_count += 1
         self.batch_rows.observe(batch.rows)
         self.compute_seconds.observe(batch.compute_infer)
-        row = self.by_batch_size.get(batch.rows)
-        if row is None:
-            row = self.by_batch_size[batch.rows] = (Duration(), Duration(), Duration())
-        row[0].add(1, batch.compute_input)
-        row[1].add(1, batch.compute_infer)
-        row[2].add(1, batch.compute_output)
+        of_size = self.by_batch_size.get(batch.rows)
+        if of_size is None:
+            of_size = self.by_batch_size[batch.rows] = (Duration(), Duration(), Duration())
+        taken, ran, given = of_size
+        taken.add(1, batch.compute_input)
+        ran.add(1, batch.compute_infer)
+        given.add(1, batch.compute_output)
 
     def _succeeded(self, batch: Executed, count: int) -> None:
         self.last_inference = batch.end
@@ -181,8 +178,11 @@ class ModelStatistics:
         self.compute_infer.add(count, batch.compute_infer * count)
         self.compute_output.add(count, batch.compute_output * count)
         started = batch.compute_start
-        for at in batch.enqueued:
-            self.queue_seconds.observe(started - at)
+        if count == 1:
+            self.queue_seconds.observe(started - enqueued)
+            return
+        for at, times in collections.Counter(batch.enqueued).items():  # requests of one fetch were enqueued at one time
+            self.queue_seconds.observe(started - at, times)
 
     def failed(self, reason: FailureReason, seconds: float) -> None:
         """A request was answered with a failure without a run, `seconds` after it was enqueued."""

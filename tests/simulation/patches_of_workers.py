@@ -116,8 +116,8 @@ patch(
 patch(
     "a request that names no outputs gets those named by others", "the outputs of another call", "workers/backends/assembly.py",
     (
-        "        if not request.outputs:\n            return names\n        wanted",
-        "        if not request.outputs:\n            continue\n        wanted",
+        "            if not request.outputs:\n                return self._names\n            wanted",
+        "            if not request.outputs:\n                continue\n            wanted",
     ),
     finders=("tests/workers/test_assembly.py::test_bf16_passes_as_its_bits",),
 )  # fmt: skip

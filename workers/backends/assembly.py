@@ -1,8 +1,8 @@
 """Stacks requests into one batch of arrays, and cuts a batch's outputs into each request's tensors. Pure.
 
 Invariants: the requests are of one shape class with their inputs in the configuration's order
-(`signature.Signature.check_request`); a batch of one is not copied unless its data is unaligned; outputs are cut as views, so they
-must not be written to afterwards.
+(`signature.Signature.check_request`); a batch of one is not copied unless its data is unaligned; outputs of more than `SMALL` bytes
+are cut as views, so they must not be written to afterwards.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -21,7 +21,8 @@ from protocol.model_config.parts import TensorSpec
 from protocol.request_check import fits
 from protocol.tensors import NUMPY_DTYPE, Array, Buffer, Tensor, bytes_elements, datatype_of, element_count, pack_bytes
 
-_BITS: Final = np.dtype("<u2")
+SMALL: Final = 16 * 1024
+"""Bytes of an output below which a copy costs less than a view, and does not keep the whole batch in memory."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -41,42 +42,80 @@ class Stacked:
     outputs: tuple[str, ...]
 
 
-def stack(requests: Sequence[InferRequest], config: ModelConfig) -> Stacked:
-    """Stack the requests' inputs, row after row.
+class Assembly:
+    """Stacks and cuts the batches of one model version.
 
-    Raises:
-        CodecError: a tensor's bytes do not match its shape.
+    Args:
+        config: complete.
     """
-    if not config.batching and len(requests) != 1:
-        raise ValueError(f"{config.name} does not batch, yet was given {len(requests)} requests at once")
-    first = requests[0]
-    rows = sum(rows_of(requests, config))
-    inputs = {}
-    for index, tensor in enumerate(first.inputs):
-        spec = config.input(tensor.name)
-        assert spec is not None  # the signature refuses unknown inputs
-        column = [request.inputs[index] for request in requests]
-        shape = to_model(spec, tensor.shape[1:] if config.batching else tensor.shape)
-        inputs[tensor.name] = _join(column, (rows, *shape) if config.batching else shape)
-    return Stacked(inputs, rows, wanted_outputs(requests, config))
 
+    def __init__(self, config: ModelConfig) -> None:
+        self._model = config.name
+        self._batching = config.batching
+        self._inputs = {spec.name: spec for spec in config.inputs}
+        self._outputs = {spec.name: _Output(spec, config) for spec in config.outputs}
+        self._names = tuple(self._outputs)
 
-def rows_of(requests: Sequence[InferRequest], config: ModelConfig) -> list[int]:
-    """The rows of each request; 1 if the model does not batch or the request has no inputs."""
-    if not config.batching:
-        return [1] * len(requests)
-    return [request.inputs[0].shape[0] if request.inputs else 1 for request in requests]
+    def stack(self, requests: Sequence[InferRequest]) -> Stacked:
+        """Stack the requests' inputs, row after row.
 
+        Raises:
+            CodecError: a tensor's bytes do not match its shape.
+        """
+        rows = sum(self.rows_of(requests))
+        inputs = {}
+        if len(requests) == 1:
+            for tensor in requests[0].inputs:
+                inputs[tensor.name] = self._alone(tensor)
+        elif self._batching:
+            for index, tensor in enumerate(requests[0].inputs):
+                sizes = to_model(self._inputs[tensor.name], tensor.shape[1:])
+                inputs[tensor.name] = _join([request.inputs[index] for request in requests], (rows, *sizes))
+        else:
+            raise ValueError(f"{self._model} does not batch, yet was given {len(requests)} requests at once")
+        return Stacked(inputs, rows, self.wanted_outputs(requests))
 
-def wanted_outputs(requests: Sequence[InferRequest], config: ModelConfig) -> tuple[str, ...]:
-    """The outputs that any request wants, in the configuration's order."""
-    names = tuple([spec.name for spec in config.outputs])
-    wanted: set[str] = set()
-    for request in requests:
-        if not request.outputs:
-            return names
-        wanted.update(request.outputs)
-    return tuple([name for name in names if name in wanted])
+    def cut(self, requests: Sequence[InferRequest], outputs: Mapping[str, Array]) -> list[tuple[Tensor, ...]]:
+        """Each request's rows of the outputs that it wants, in its order (all, in the configuration's order, if it names none).
+
+        Raises:
+            ModelFailed: an output is missing or has another datatype, shape or number of rows than the configuration says.
+        """
+        counts = self.rows_of(requests)
+        names = self.wanted_outputs(requests)
+        columns = []
+        for name in names:
+            array = outputs.get(name)
+            if array is None:
+                raise ModelFailed(f"model '{self._model}' returned no output '{name}'; it returned {sorted(outputs)}")
+            columns.append(self._outputs[name].cut(array, counts))
+        shares: list[tuple[Tensor, ...]] = list(zip(*columns, strict=True)) if columns else [()] * len(requests)
+        if [request for request in requests if request.outputs]:
+            return [_choose(request, share, names) for request, share in zip(requests, shares, strict=True)]
+        return shares
+
+    def rows_of(self, requests: Sequence[InferRequest]) -> list[int]:
+        """The rows of each request; 1 if the model does not batch or the request has no inputs."""
+        if not self._batching:
+            return [1] * len(requests)
+        return [request.inputs[0].shape[0] if request.inputs else 1 for request in requests]
+
+    def wanted_outputs(self, requests: Sequence[InferRequest]) -> tuple[str, ...]:
+        """The outputs that any request wants, in the configuration's order."""
+        wanted: set[str] = set()
+        for request in requests:
+            if not request.outputs:
+                return self._names
+            wanted.update(request.outputs)
+        return tuple([name for name in self._names if name in wanted])
+
+    def _alone(self, tensor: Tensor) -> Array:
+        array = tensor.array()
+        spec = self._inputs[tensor.name]
+        if spec.reshape is not None:
+            rows, sizes = (tensor.shape[:1], tensor.shape[1:]) if self._batching else ((), tensor.shape)
+            array = array.reshape((*rows, *to_model(spec, sizes)))
+        return array if array.flags.aligned else array.copy()
 
 
 def _join(column: Sequence[Tensor], shape: tuple[int, ...]) -> Array:
@@ -85,9 +124,6 @@ def _join(column: Sequence[Tensor], shape: tuple[int, ...]) -> Array:
         elements = np.empty(element_count(shape), dtype=object)
         elements[:] = [element for tensor in column for element in bytes_elements(tensor)]
         return elements.reshape(shape)
-    if len(column) == 1:
-        array = column[0].array().reshape(shape)
-        return array if array.flags.aligned else array.copy()
     # One copy, and for small tensors far cheaper than an array per request and np.concatenate.
     data = bytearray().join([tensor.data for tensor in column])
     try:
@@ -111,84 +147,85 @@ def _substitute(source: Sequence[int], target: Sequence[int], sizes: Sequence[in
     return tuple([next(variable) if dim == -1 else dim for dim in target])
 
 
-def cut(
-    requests: Sequence[InferRequest], outputs: Mapping[str, Array], config: ModelConfig
-) -> list[tuple[Tensor, ...]]:
-    """Each request's rows of the outputs that it wants, in its order (all, in the configuration's order, if it names none).
-
-    Raises:
-        ModelFailed: an output is missing or has another datatype, shape or number of rows than the configuration says.
-    """
-    counts = rows_of(requests, config) if config.batching else None
-    names = wanted_outputs(requests, config)
-    columns: list[list[Tensor]] = []
-    for name in names:
-        spec = config.output(name)
-        assert spec is not None
-        array = outputs.get(name)
-        if array is None:
-            raise ModelFailed(f"model '{config.name}' returned no output '{name}'; it returned {sorted(outputs)}")
-        _check_output(spec, array, None if counts is None else sum(counts), config.name)
-        columns.append(_split(spec, array, counts))
-    shares: list[tuple[Tensor, ...]] = list(zip(*columns, strict=True)) if columns else [()] * len(requests)
-    if any(request.outputs for request in requests):
-        return [_choose(request, share, names) for request, share in zip(requests, shares, strict=True)]
-    return shares
-
-
 def _choose(request: InferRequest, share: tuple[Tensor, ...], names: tuple[str, ...]) -> tuple[Tensor, ...]:
     if not request.outputs:
         return share
     return tuple([share[names.index(name)] for name in request.outputs])
 
 
-def _check_output(spec: TensorSpec, array: Array, rows: int | None, model: str) -> None:
-    where = f"model '{model}' returned output '{spec.name}'"
-    if not isinstance(array, np.ndarray):
-        raise ModelFailed(f"{where} as {type(array).__name__}; it must be a NumPy array")
-    shape = array.shape
-    if rows is not None:
-        if not shape or shape[0] != rows:
-            raise ModelFailed(f"{where} with shape {list(shape)} for a batch of {rows} rows")
-        shape = shape[1:]
-    if not fits(shape, spec.model_dims):
-        raise ModelFailed(f"{where} with dims {list(shape)}; its configuration says {list(spec.model_dims)}")
-    if spec.datatype == "BF16" and array.dtype == _BITS:
-        return
-    try:
-        datatype = datatype_of(array.dtype)
-    except CodecError:
-        datatype = str(array.dtype)
-    if datatype != spec.datatype:
-        raise ModelFailed(f"{where} as {datatype}; its configuration says {spec.datatype}")
-    if datatype == "BYTES":
-        _check_elements(array, where)
+class _Output:
+    """One output of a model: checked, then cut into tensors.
+
+    Outputs look alike: what follows from an array's sizes is remembered, for the last sizes that were accepted.
+    """
+
+    __slots__ = ("_batching", "_dtype", "_remembered", "_spec", "_where")
+
+    def __init__(self, spec: TensorSpec, config: ModelConfig) -> None:
+        self._spec = spec
+        self._batching = config.batching
+        self._dtype = NUMPY_DTYPE[spec.datatype]
+        self._where = f"model '{config.name}' returned output '{spec.name}'"
+        self._remembered: tuple[tuple[int, ...], tuple[int, ...], int] = ((-1,), (), 0)
+
+    def cut(self, array: Array, counts: Sequence[int]) -> list[Tensor]:
+        """One tensor per request; `counts` are their rows."""
+        spec, batching = self._spec, self._batching
+        if not isinstance(array, np.ndarray):
+            raise ModelFailed(f"{self._where} as {type(array).__name__}; it must be a NumPy array")
+        shape = array.shape
+        if batching and (not shape or shape[0] != sum(counts)):
+            raise ModelFailed(f"{self._where} with shape {list(shape)} for a batch of {sum(counts)} rows")
+        dims = shape[1:] if batching else shape
+        known, sizes, width = self._remembered
+        if dims != known:
+            if not fits(dims, spec.model_dims):
+                raise ModelFailed(
+                    f"{self._where} with dims {list(dims)}; its configuration says {list(spec.model_dims)}"
+                )
+            sizes = to_caller(spec, dims)
+            width = element_count(sizes) * self._dtype.itemsize
+            self._remembered = (dims, sizes, width)
+        if array.dtype != self._dtype:
+            self._check_datatype(array)
+        if spec.datatype == "BYTES":
+            return self._texts(array, sizes, counts)
+        data = _pack(array, self._dtype)
+        if not batching:
+            return [Tensor(spec.name, spec.datatype, sizes, data)]
+        tensors, start = [], 0
+        for count in counts:
+            end = start + count * width
+            tensors.append(Tensor(spec.name, spec.datatype, (count, *sizes), data[start:end]))
+            start = end
+        return tensors
+
+    def _texts(self, array: Array, sizes: tuple[int, ...], counts: Sequence[int]) -> list[Tensor]:
+        if array.dtype == object:
+            _check_elements(array, self._where)
+        if not self._batching:
+            return [Tensor(self._spec.name, "BYTES", sizes, pack_bytes(array.ravel().tolist()))]
+        spans = itertools.pairwise(itertools.accumulate(counts, initial=0))
+        return [
+            Tensor(self._spec.name, "BYTES", (end - start, *sizes), pack_bytes(array[start:end].ravel().tolist()))
+            for start, end in spans
+        ]
+
+    def _check_datatype(self, array: Array) -> None:
+        """Accept text of any kind and numbers of any byte order."""
+        try:
+            datatype = datatype_of(array.dtype)
+        except CodecError:
+            datatype = str(array.dtype)
+        if datatype != self._spec.datatype:
+            raise ModelFailed(f"{self._where} as {datatype}; its configuration says {self._spec.datatype}")
 
 
-def _split(spec: TensorSpec, array: Array, counts: Sequence[int] | None) -> list[Tensor]:
-    """One tensor per request; `counts` are their rows, None if the model does not batch."""
-    if counts is None:
-        sizes = to_caller(spec, array.shape)
-        return [Tensor(spec.name, spec.datatype, sizes, _pack(spec, array))]
-    sizes = to_caller(spec, array.shape[1:])
-    spans = list(itertools.pairwise(itertools.accumulate(counts, initial=0)))
-    data: list[Buffer]
-    if spec.datatype == "BYTES":
-        data = [_pack(spec, array[start:end]) for start, end in spans]
-    else:
-        raw = _pack(spec, array)
-        width = NUMPY_DTYPE[spec.datatype].itemsize * element_count(sizes)
-        data = [raw[start * width : end * width] for start, end in spans]
-    name, datatype = spec.name, spec.datatype
-    return [Tensor(name, datatype, (count, *sizes), piece) for count, piece in zip(counts, data, strict=True)]
-
-
-def _pack(spec: TensorSpec, array: Array) -> Buffer:
-    """The array as a tensor's data: a view, unless it is BYTES, not row-major or not little-endian."""
-    if spec.datatype == "BYTES":
-        return pack_bytes(array.ravel().tolist())
-    flat = np.ascontiguousarray(array, NUMPY_DTYPE[spec.datatype]).reshape(-1)
-    return flat.view(np.uint8).data if flat.size else b""
+def _pack(array: Array, dtype: np.dtype[Any]) -> Buffer:
+    """The array's numbers as a tensor's data: a view, unless it is small, not row-major or not little-endian."""
+    if array.nbytes <= SMALL:
+        return array.astype(dtype, copy=False).tobytes()
+    return np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8).data
 
 
 def _check_elements(array: Array, where: str) -> None:

@@ -17,7 +17,7 @@ from protocol.errors import Code, ConfigError, InvalidArgument, quoted
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import Kind, ModelConfig, TensorSpec
 from protocol.tensors import Array
-from workers.backends.assembly import Stacked, rows_of
+from workers.backends.assembly import Stacked
 from workers.backends.base import Instance, Outcome
 from workers.backends.tensor_instance import TensorInstance
 from workers.repository.completion import BackendMetadata
@@ -99,7 +99,7 @@ class OnnxTextInstance(OnnxInstance):
 
     def prepare(self, requests: Sequence[InferRequest]) -> Any:
         """Stack; `run` decodes the texts, which delays only its own batch."""
-        return _Batch(super().prepare(requests), rows_of(requests, self.config))
+        return _Batch(super().prepare(requests), self.assembly.rows_of(requests))
 
     def run(self, prepared: Any) -> Any:
         """Run with an empty text in place of bytes that are not UTF-8."""

@@ -18,7 +18,7 @@ from protocol.model_config import ModelConfig
 from protocol.request_check import fits
 from protocol.tensors import Array, Tensor, from_array
 from workers.backends import pb_utils
-from workers.backends.assembly import Stacked, stack, to_caller, to_model
+from workers.backends.assembly import Stacked, to_caller, to_model
 from workers.backends.base import Outcome
 from workers.backends.ownership import own
 from workers.backends.python_modules import forget
@@ -42,7 +42,7 @@ class ShortFormInstance(TensorInstance):
 
     def prepare(self, requests: Sequence[InferRequest]) -> Stacked:
         """Stack; the arrays of a single request are copied, as they would share its record's memory."""
-        stacked = stack(requests, self.config)
+        stacked = self.assembly.stack(requests)
         if len(requests) == 1:
             for name, array in stacked.inputs.items():
                 stacked.inputs[name] = _writable(array, dedicated=self._dedicated)

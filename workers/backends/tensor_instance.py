@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from protocol.messages import InferRequest
 from protocol.model_config import ModelConfig
 from protocol.tensors import Array
-from workers.backends.assembly import Stacked, cut, stack
+from workers.backends.assembly import Assembly, Stacked
 from workers.backends.base import Outcome
 from workers.backends.ownership import own
 
@@ -18,10 +18,14 @@ class TensorInstance(abc.ABC):
 
     Args:
         config: the version's, complete.
+
+    Attributes:
+        assembly: stacks its batches and cuts their outputs.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
+        self.assembly = Assembly(config)
 
     @abc.abstractmethod
     def compute(self, inputs: dict[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
@@ -39,7 +43,7 @@ class TensorInstance(abc.ABC):
 
     def prepare(self, requests: Sequence[InferRequest]) -> Stacked:
         """See `Instance.prepare`."""
-        return stack(requests, self.config)
+        return self.assembly.stack(requests)
 
     def run(self, prepared: Stacked) -> dict[str, Array]:
         """See `Instance.run`."""
@@ -53,7 +57,7 @@ class TensorInstance(abc.ABC):
 
     def split(self, requests: Sequence[InferRequest], raw: Mapping[str, Array]) -> Sequence[Outcome]:
         """See `Instance.split`."""
-        return cut(requests, raw, self.config)
+        return self.assembly.cut(requests, raw)
 
     def close(self) -> None:  # noqa: B027  # most instances are freed with their last reference
         """See `Instance.close`."""

@@ -168,6 +168,8 @@ class PolicyQueue(Generic[T]):
 
     def expired(self) -> list[Item[T]]:
         """Items that `settle` removed since the last call."""
+        if not self._expired:
+            return []
         expired, self._expired = self._expired, []
         return expired
 

@@ -136,10 +136,11 @@ class Pipeline:
     # --- before it runs ----------------------------------------------------------------------------------------------
 
     def _begin(self, job: Job) -> None:
-        if any(entry.needs_attempt for entry in job.entries):
-            self._background.spawn(self._guarded(self._begin_attempts(job), job))
-        else:
-            self._prepare(job)
+        for entry in job.entries:
+            if entry.needs_attempt:
+                self._background.spawn(self._guarded(self._begin_attempts(job), job))
+                return
+        self._prepare(job)
 
     async def _begin_attempts(self, job: Job) -> None:
         """Entries that may have been delivered before get an attempt number, or turn out to be answered."""

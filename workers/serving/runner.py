@@ -233,19 +233,21 @@ class Runner:
 
     def turn(self) -> None:
         """Expire, take, prepare, run; then set the timer for the next decision."""
-        now = self._clock()
-        for item in self._scheduler.expire(now):
+        scheduler, pipeline, now = self._scheduler, self._pipeline, self._clock()
+        for item in scheduler.expire(now):
             self.refuse(cast("Entry", item), _expiry(item.late(now)), FailureReason.REJECTED)
-        if self._scheduler.depth == 0:
+        if scheduler.depth == 0:
             return
-        pipeline = self._pipeline
-        backlog = self._source.backlog() if pipeline.free() is not None else 0
-        while (executor := pipeline.free()) is not None:
-            batch = self._scheduler.take(now, backlog_rows=backlog, idle=executor.held == 0)
+        executor = pipeline.free()
+        backlog = self._source.backlog() if executor is not None else 0
+        while executor is not None and scheduler.depth:
+            batch = scheduler.take(now, backlog_rows=backlog, idle=executor.held == 0)
             if batch is None:
                 break
             pipeline.start(batch, executor)
-        self._set_timer(now, backlog, idle=executor is not None and executor.held == 0)
+            executor = pipeline.free()
+        if scheduler.depth:
+            self._set_timer(now, backlog, idle=executor is not None and executor.held == 0)
 
     def _set_timer(self, now: float, backlog: int, *, idle: bool) -> None:
         """One timer. An earlier one stays: an extra turn changes nothing."""
