@@ -128,7 +128,7 @@ class FleetTarget:
             if wake.payload is None:
                 pointers.append(wake.ref)
             else:
-                self._read(wake.ref, wake.payload)
+                self._read(wake.ref, codec.payload_bytes(wake.payload))
         if pointers:
             self._spawn(self._look(pointers))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from protocol import v2
@@ -35,15 +35,21 @@ from protocol.messages import (
     Failure,
     InferReply,
     InferRequest,
+    Parameters,
     Timing,
 )
-from protocol.ports import Headers
-from protocol.tensors import MAX_ELEMENTS, Buffer
+from protocol.ports import Headers, OutRecord, Payload, Record
+from protocol.tensors import MAX_ELEMENTS, Buffer, Tensor
 
 SCHEMA: Final = b"penstock/1"
 MSGPACK: Final = b"application/msgpack"
 JSON: Final = b"application/json"
 _STAMPS: Final = struct.Struct(">QQ")
+
+_FIXED: Final = 1024
+"""Bytes of a message besides its tensors, label and parameters: names of model and version, times, lengths."""
+_PER_TENSOR: Final = 64
+"""Bytes of a tensor's entry in a head besides its name and shape."""
 
 MAX_NUMBER: Final = 10**17
 """The largest number in a header: in microseconds the year 5138. Every time up to it can be encoded again."""
@@ -70,6 +76,42 @@ def encode_request(request: InferRequest) -> tuple[bytes, list[tuple[str, bytes]
     if request.parameters:
         head["parameters"] = request.parameters
     return join_frame(pack(head), request.inputs), _headers(request)
+
+
+def record_bytes(record: OutRecord | Record) -> tuple[bytes, Headers]:
+    """A record's value and headers, made now if the record carries the message itself."""
+    if record.request is not None:
+        return encode_request(record.request)
+    return bytes(record.value), record.headers
+
+
+def as_bytes(records: Sequence[OutRecord]) -> Sequence[OutRecord]:
+    """The records for a bus that takes bytes; nearly always as they are."""
+    if all(record.request is None for record in records):
+        return records
+    return [OutRecord(*record_bytes(record), record.key, record.timestamp) for record in records]
+
+
+def payload_bytes(payload: Payload) -> bytes:
+    """An answer's bytes, made now if it is the message itself."""
+    return payload if isinstance(payload, bytes) else encode_reply(payload)
+
+
+def reply_of(payload: Payload) -> InferReply:
+    """An answer as a message.
+
+    Raises:
+        CodecError: as `decode_reply`.
+    """
+    return payload if isinstance(payload, InferReply) else decode_reply(payload)
+
+
+def size_limit(tensors: Sequence[Tensor], label: str, parameters: Parameters) -> int:
+    """At least the bytes of a message of the wire with these parts, by arithmetic; at most a few hundred more."""
+    size = sum([len(each.data) + 4 * len(each.name) + 9 * len(each.shape) for each in tensors])
+    if parameters:
+        size += sum([14 + 4 * len(name) + 4 * len(str(value)) for name, value in parameters.items()])
+    return size + _FIXED + _PER_TENSOR * len(tensors) + 4 * len(label)
 
 
 def _headers(request: InferRequest) -> list[tuple[str, bytes]]:
@@ -265,8 +307,8 @@ def _timing(data: Buffer) -> Timing:
     try:
         a, p, f, e, r, cs, ce, em, reason, rows, requests, attempt, worker, *more = unpack(data)
         return Timing(
-            a / 1e6, p / 1e6, f / 1e6, e / 1e6, r / 1e6, cs / 1e6, ce / 1e6, em / 1e6, 0.0, reason, rows, requests, attempt,
-            worker, more[0] if more else "",
+            a / 1e6, p / 1e6, f / 1e6, e / 1e6, r / 1e6, cs / 1e6, ce / 1e6, em / 1e6, reason, rows, requests, attempt, worker,
+            more[0] if more else "",
         )  # fmt: skip
     except (TypeError, ValueError, OverflowError) as exc:
         raise CodecError(f"reply lacks or mistypes its timing: {exc!r}") from None

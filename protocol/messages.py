@@ -1,4 +1,7 @@
-"""One type per message that crosses a process boundary; instances are treated as immutable. Pure.
+"""One type per message that crosses a process boundary. Pure.
+
+Nobody changes a message once it is published or answered: in one process the gateway and the worker hold the same object. Its
+tensors are read-only, so that a model cannot write to its input either.
 
 Times are seconds since the epoch on the store's clock (`protocol.runtime.clock`), as float; on the wire integer microseconds.
 """
@@ -77,7 +80,6 @@ class Timing:
         released: its batch was formed.
         compute_start, compute_end: the backend ran.
         emitted: the answer went to the result store.
-        woken: the gateway received the answer (added there, not on the wire).
         reason: why the batch was released: a value of `workers.batching.types.Release`.
         batch_rows: rows in the batch that it ran in.
         batch_requests: requests in that batch.
@@ -94,7 +96,6 @@ class Timing:
     compute_start: float = 0.0
     compute_end: float = 0.0
     emitted: float = 0.0
-    woken: float = 0.0
     reason: str = ""
     batch_rows: int = 0
     batch_requests: int = 0
@@ -120,7 +121,11 @@ class Failure:
 
 @dataclasses.dataclass(slots=True)
 class InferReply:
-    """The terminal answer to one request: outputs or a failure, never both."""
+    """The terminal answer to one request: outputs or a failure, never both.
+
+    Attributes:
+        woken: when the gateway received it; set there, not on the wire.
+    """
 
     model: str
     version: str
@@ -129,6 +134,7 @@ class InferReply:
     parameters: Parameters = dataclasses.field(default_factory=dict)
     failure: Failure | None = None
     timing: Timing = dataclasses.field(default_factory=Timing)
+    woken: float = 0.0
 
 
 class ModelState(enum.StrEnum):

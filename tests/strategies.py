@@ -57,7 +57,6 @@ requests = st.builds(
 timings = st.builds(
     Timing,
     *[seconds] * 8,
-    woken=st.just(0.0),
     reason=st.sampled_from(["full", "delay", ""]),
     batch_rows=st.integers(0, 1000),
     batch_requests=st.integers(0, 1000),

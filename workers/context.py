@@ -8,6 +8,7 @@ from collections.abc import Callable
 from protocol.dead_letter import MAX_ATTEMPTS
 from protocol.naming import Names
 from protocol.ports import Bus, Results
+from protocol.runtime.microtasks import Microtasks
 from workers.crash_journal import CrashJournal
 from workers.retry import Retry
 
@@ -26,6 +27,7 @@ class Context:
         fence_ttl: seconds that a plain call's fence outlives its answer.
         journal: where instances note the requests that they run; None without a supervisor.
         digest: of the model version's files; "" in the worker's own context.
+        microtasks: of the parts that share this event loop.
         max_attempts: runs that may die with a request in them before it goes to the dead letters.
     """
 
@@ -40,6 +42,7 @@ class Context:
     max_attempts: int = MAX_ATTEMPTS
     journal: CrashJournal | None = None
     digest: str = ""
+    microtasks: Microtasks = dataclasses.field(default_factory=Microtasks)
 
     def of_a_model(self, digest: str) -> Context:
         """The context of one model version: its failing calls stop no other model."""

@@ -89,6 +89,7 @@ class Worker:
             settings.fence_ttl,
             settings.max_attempts,
             None if settings.journal_fd is None else CrashJournal(settings.journal_fd),
+            microtasks=transport.microtasks,
         )
         gpus = hardware.gpus if settings.gpus is None else settings.gpus
         loader = Loader(

@@ -21,7 +21,7 @@ from protocol.codec import decode_reply, encode_reply
 from protocol.errors import Code, DeadlineExceeded, FleetError
 from protocol.messages import Failure, InferReply, Timing
 from protocol.naming import Names
-from protocol.ports import Cancel, FinishOutcome, Results, Terminal
+from protocol.ports import Cancel, FinishOutcome, Payload, Results, Terminal
 from protocol.runtime.clock import Clock
 from protocol.runtime.tasks import BackgroundTasks
 
@@ -81,19 +81,23 @@ class Completion:
         age = self._metrics.wake_age
         for call, payload in deliveries:
             reply = self.decode(call, payload)
-            timing = reply.timing
-            timing.woken = now
-            if timing.emitted:
-                age.observe(now - timing.emitted)
+            reply.woken = now
+            emitted = reply.timing.emitted
+            if emitted:
+                age.observe(now - emitted)
             self._done(call, reply, now)
 
-    def settle(self, call: Call, payload: bytes) -> None:
+    def settle(self, call: Call, payload: Payload) -> None:
         """Answer one call with its payload; does nothing if it has left."""
         if self.pending.drop(call):
             self.deliver([(call, payload)])
 
-    def decode(self, call: Call, payload: bytes) -> InferReply:
-        """Decode a terminal's payload; one that cannot be decoded becomes a failure, not an exception."""
+    def decode(self, call: Call, payload: Payload) -> InferReply:
+        """The reply in a terminal, for this caller alone; one that cannot be decoded becomes a failure, not an exception."""
+        if isinstance(payload, InferReply):
+            return InferReply(
+                payload.model, payload.version, payload.label, payload.outputs, payload.parameters, payload.failure, payload.timing
+            )  # fmt: skip
         if not payload:
             return self.failed(call, FleetError(_NOT_KEPT, code=Code.GONE))
         try:
@@ -104,10 +108,8 @@ class Completion:
 
     def failed(self, call: Call, error: FleetError) -> InferReply:
         """An error as an answer."""
-        timing = Timing(accepted=call.accepted, woken=self._clock())
-        return InferReply(
-            call.model, call.version, call.label, failure=Failure(error.code, error.message), timing=timing
-        )
+        failure, timing = Failure(error.code, error.message), Timing(accepted=call.accepted)
+        return InferReply(call.model, call.version, call.label, failure=failure, timing=timing, woken=self._clock())
 
     def fail(self, call: Call, error: FleetError) -> None:
         """Answer a waiting call with an error; does nothing if it has left."""

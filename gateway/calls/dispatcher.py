@@ -80,7 +80,7 @@ class Dispatcher:
         deliveries, pointers = self._completion.pending.feed(wakes)
         if deliveries:
             for call, payload in deliveries:
-                if len(payload) > self._trim_above and not call.claimed:
+                if isinstance(payload, bytes) and len(payload) > self._trim_above and not call.claimed:
                     self._trims.append(call.ref)
             self._completion.deliver(deliveries)
         if pointers:

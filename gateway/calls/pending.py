@@ -13,7 +13,7 @@ from typing import Final
 
 from protocol.deadline import too_late
 from protocol.messages import InferReply
-from protocol.ports import Place, Wake
+from protocol.ports import Payload, Place, Wake
 
 SWEEP_AT_MOST: Final = 8.0
 """Longest pause between two lookups of the same call, in seconds."""
@@ -60,7 +60,7 @@ class Call:
     before: Call | None = None
 
 
-Delivery = tuple[Call, bytes]
+Delivery = tuple[Call, Payload]
 """A call that has left the table, and the payload of its answer."""
 
 

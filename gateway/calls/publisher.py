@@ -19,7 +19,7 @@ import structlog
 from gateway.calls.pending import Call
 from gateway.metrics import GatewayMetrics
 from protocol.errors import FleetError, Unavailable
-from protocol.ports import Bus, OutRecord, Place, Published
+from protocol.ports import Bus, ImmediateBus, OutRecord, Place, Published
 from protocol.runtime.tasks import BackgroundTasks
 
 _GROUP_BYTES: Final = 1024 * 1024
@@ -53,6 +53,7 @@ class Publisher:
 
     def __init__(self, bus: Bus, metrics: GatewayMetrics, on_failure: Callable[[Call, FleetError], None]) -> None:
         self._bus = bus
+        self._immediate = bus.immediate
         self._metrics = metrics
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
@@ -79,6 +80,11 @@ class Publisher:
         group.calls.append(None)
         return await place
 
+    @property
+    def immediate(self) -> bool:
+        """Whether records are acknowledged at once, and requests need no bytes."""
+        return self._immediate is not None
+
     async def close(self) -> None:
         """Wait until every record is acknowledged or has failed."""
         self.flush()
@@ -86,7 +92,7 @@ class Publisher:
 
     def _join(self, topic: str, record: OutRecord) -> _Group:
         """Add the record to the topic's open group; returns the group."""
-        size = len(record.value)
+        size = record.size
         group = self._open.get(topic)
         if group is None or group.size + size > _GROUP_BYTES:
             if group is not None:
@@ -109,7 +115,10 @@ class Publisher:
                 del self._open[topic]
 
     def _send(self, group: _Group) -> bool:
-        """Start publishing a group unless `IN_FLIGHT` of its topic are in flight."""
+        """Publish a group at once, or start to unless `IN_FLIGHT` of its topic are in flight."""
+        if self._immediate is not None:
+            self._publish_now(group, self._immediate)
+            return True
         count = self._in_flight.get(group.topic, 0)
         if count >= IN_FLIGHT:
             return False
@@ -130,21 +139,30 @@ class Publisher:
     async def _publish(self, group: _Group) -> None:
         started = time.perf_counter()
         try:
-            published = await self._bus.publish(group.topic, group.records)
-        except FleetError as error:
-            _log.warning("publish failed", topic=group.topic, records=len(group.records), error=error.message)
-            self._fail(group, error)
+            self._acknowledged(group, await self._bus.publish(group.topic, group.records), started)
         except Exception as error:
-            _log.exception("publish failed", topic=group.topic, records=len(group.records))
-            self._fail(group, Unavailable(f"the request could not be published: {type(error).__name__}"))
-        else:
-            self._metrics.publish_seconds.observe(time.perf_counter() - started)
-            self._metrics.publish_records.observe(len(group.records))
-            _tell(group, published)
+            self._fail(group, error)
         finally:
             self._landed(group.topic)
 
-    def _fail(self, group: _Group, error: FleetError) -> None:
+    def _publish_now(self, group: _Group, bus: ImmediateBus) -> None:
+        started = time.perf_counter()
+        try:
+            self._acknowledged(group, bus.publish_now(group.topic, group.records), started)
+        except Exception as error:
+            self._fail(group, error)
+
+    def _acknowledged(self, group: _Group, published: Published, started: float) -> None:
+        self._metrics.publish_seconds.observe(time.perf_counter() - started)
+        self._metrics.publish_records.observe(len(group.records))
+        _tell(group, published)
+
+    def _fail(self, group: _Group, error: Exception) -> None:
+        if isinstance(error, FleetError):
+            _log.warning("publish failed", topic=group.topic, records=len(group.records), error=error.message)
+        else:
+            _log.error("publish failed", topic=group.topic, records=len(group.records), exc_info=error)
+            error = Unavailable(f"the request could not be published: {type(error).__name__}")
         unavailable = Unavailable(
             f"the request was not accepted: {error.message}", retry_after=error.retry_after or 1.0
         )

@@ -93,14 +93,17 @@ async def read_request(
     record = await service.transport.bus.read_record(topic, *place)
     if record is None:
         return None, None
-    if len(record.value) > _LARGE:
+    if record.request is not None:
+        request: InferRequest | None = record.request
+    elif len(record.value) > _LARGE:
         request = await asyncio.get_running_loop().run_in_executor(None, _decode, service, record)
     else:
         request = _decode(service, record)
     # A topic can be deleted and created again, so this offset may hold another record.
     if request is None or _ref_of(request) != request_ref:
         return None, None
-    return OutRecord(bytes(record.value), record.headers, record.key), request
+    value = bytes(record.value)
+    return OutRecord(value, record.headers, record.key, 0.0, record.request, record.request_size), request
 
 
 def _ref_of(request: InferRequest) -> str | None:

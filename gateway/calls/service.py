@@ -25,7 +25,7 @@ from gateway.handle import Keyring
 from gateway.ids import Ids, trace_context
 from gateway.metrics import GatewayMetrics
 from gateway.settings import GatewaySettings
-from protocol.codec import MAX_NUMBER, encode_request
+from protocol.codec import MAX_NUMBER, encode_request, micros, size_limit
 from protocol.errors import FleetError, InvalidArgument, NotFound, TooLarge, Unavailable, quoted
 from protocol.frames import MAX_RECORD
 from protocol.messages import InferReply, InferRequest, Parameters
@@ -162,7 +162,7 @@ class Service:
         request = InferRequest(
             context.id, served.model, served.version, body.inputs, outputs, body.parameters, body.id, context.principal,
             self.channel, context.deadline, 0, 0.0, trace_context(context.traceparent, context.id), context.claimed,
-            context.accepted,
+            micros(context.accepted) / 1e6,  # as on the wire, so that a cancellation compares exactly
         )  # fmt: skip
         if body.parameters and not _RESERVED.isdisjoint(body.parameters):
             _take_reserved(request)
@@ -175,17 +175,21 @@ class Service:
             Exhausted, TooLarge: it was refused.
         """
         record = self.record(request)
-        call = self.enter(served, request, len(record.value), on_done)
+        call = self.enter(served, request, record.size, on_done)
         self.publisher.enqueue(served.topic, record, call)
         return call
 
     def record(self, request: InferRequest) -> OutRecord:
-        """Encode the request for the bus.
+        """The request's record: the request itself where the bus takes it, else its bytes.
 
         Raises:
             TooLarge: naming the limit.
         """
         request.published = self.clock()
+        if self.publisher.immediate:
+            size = size_limit(request.inputs, request.label, request.parameters)
+            if size <= MAX_VALUE:
+                return OutRecord(b"", (), None, request.published, request, size)
         value, headers = encode_request(request)
         if len(value) > MAX_VALUE:
             raise TooLarge(f"the request makes a record of {len(value)} bytes; at most {MAX_VALUE} are allowed")

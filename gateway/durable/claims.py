@@ -61,9 +61,9 @@ class Claims:
         """
         service = self._service
         record = service.record(request)
-        request.inputs = ()  # the record has them: free the body while the call waits
+        request = _without_inputs(request, record)
         future: asyncio.Future[InferReply] = asyncio.get_running_loop().create_future()
-        call = service.enter(served, request, len(record.value), resolver(future))
+        call = service.enter(served, request, record.size, resolver(future))
         call.owner = False
         try:
             await self._take(call, request, fingerprint, record)
@@ -125,18 +125,18 @@ class Claims:
                 retry_after=30.0,
             )
         record = service.record(request)
-        request.inputs = ()
+        request = _without_inputs(request, record)
         handle = Handle(served.topic, 0, 0, request.id, request.principal, fingerprint, binary)
         self._keys.sign(handle)  # raises before anything is published if the names are too long
         request_ref = ref(request.principal, request.id)
-        service.admission.admit(served.topic, len(record.value))
+        service.admission.admit(served.topic, record.size)
         try:
             claimed = await self._claim_published(request, fingerprint)
             if claimed.state is ClaimState.DONE:
                 return Accepted(request.id, decode_reply(claimed.payload) if claimed.payload else None)
             partition, offset = claimed.place or await self.publish(request_ref, served.topic, record)
         finally:
-            service.admission.leave(served.topic, len(record.value))
+            service.admission.leave(served.topic, record.size)
         return Accepted(self._keys.sign(dataclasses.replace(handle, partition=partition, offset=offset)))
 
     async def _claim_published(self, request: InferRequest, fingerprint: str) -> Claimed:
@@ -199,6 +199,13 @@ class Claims:
             _log.warning(
                 "claim could not be confirmed", request_id=request_ref, published=published, error=error.message
             )
+
+
+def _without_inputs(request: InferRequest, record: OutRecord) -> InferRequest:
+    """The request without its inputs, if the record has their bytes: the body is not held while the call waits."""
+    if record.request is None:
+        request.inputs = ()
+    return request
 
 
 def resolver(future: asyncio.Future[InferReply]) -> Callable[[InferReply], None]:

@@ -123,7 +123,7 @@ def _cost(tensor: Tensor) -> int:
 
 
 _NONE: Final[frozenset[str]] = frozenset()
-_STAGES: Final = ("published", "fetched", "enqueued", "released", "compute_start", "compute_end", "emitted", "woken")
+_STAGES: Final = ("published", "fetched", "enqueued", "released", "compute_start", "compute_end", "emitted")
 _NAMES: Final = ("publish", "fetch", "enqueue", "release", "compute_start", "compute_end", "emit", "wake")
 _ALL: Final = (
     b"publish=%d, fetch=%d, enqueue=%d, release=%d, compute_start=%d, compute_end=%d, emit=%d, wake=%d, rows=%d, requests=%d, "
@@ -131,7 +131,7 @@ _ALL: Final = (
 )
 
 
-def timing(stamps: Timing) -> bytes:
+def timing(stamps: Timing, woken: float) -> bytes:
     """The value of `Penstock-Timing`, a structured dictionary (RFC 8941): stages in microseconds since the gateway had read the
     request, rows and requests of the batch, the attempt, the reason of the release, the digest of the files. A stage that did not
     happen is left out, as is one that another host's clock puts before the request."""
@@ -140,15 +140,15 @@ def timing(stamps: Timing) -> bytes:
         text = _ALL % (
             (stamps.published - t0) * 1e6, (stamps.fetched - t0) * 1e6, (stamps.enqueued - t0) * 1e6,
             (stamps.released - t0) * 1e6, (stamps.compute_start - t0) * 1e6, (stamps.compute_end - t0) * 1e6,
-            (stamps.emitted - t0) * 1e6, (stamps.woken - t0) * 1e6, stamps.batch_rows, stamps.batch_requests, stamps.attempt,
+            (stamps.emitted - t0) * 1e6, (woken - t0) * 1e6, stamps.batch_rows, stamps.batch_requests, stamps.attempt,
             _token(stamps.reason), _digest(stamps.digest),
         )  # fmt: skip
         if b"=-" not in text:
             return text
     parts = [
-        b"%s=%d" % (name.encode(), (getattr(stamps, stage) - t0) * 1e6)
-        for name, stage in zip(_NAMES, _STAGES, strict=True)
-        if getattr(stamps, stage) >= stamps.accepted > 0
+        b"%s=%d" % (name.encode(), (at - t0) * 1e6)
+        for name, at in zip(_NAMES, (*[getattr(stamps, stage) for stage in _STAGES], woken), strict=True)
+        if at >= stamps.accepted > 0
     ]
     if stamps.released and stamps.emitted:
         counts = (stamps.batch_rows, stamps.batch_requests, stamps.attempt, _token(stamps.reason))

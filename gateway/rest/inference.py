@@ -51,10 +51,10 @@ class InferFrontend:
         self.json = JsonPool(service.budgets.whole, service.settings.json_processes, service.clock)
         self._inflater = Inflater()
         self._responses = Responses(service, self.json)
-        self._complete = Turn(self._handle, service.publisher.flush)
         self._routes = RouteCache(service.budgets.whole, service.catalogue.known)
         self.route = self._routes.find
         self._loop = asyncio.get_running_loop()
+        self._complete = Turn(self._handle, self._loop.call_soon, self._publish)
 
     async def close(self) -> None:
         """Finish work in flight, and end the JSON processes."""
@@ -95,6 +95,10 @@ class InferFrontend:
         if size > UNCOUNTED and size > exchange.reserved:
             self.grow(exchange)
         self._complete.add(exchange)
+
+    def _publish(self) -> None:
+        self._service.publisher.flush()
+        self._service.transport.microtasks.run()
 
     def _handle(self, exchange: Exchange) -> None:
         if exchange.disconnected or exchange.answered:

@@ -152,7 +152,7 @@ class Responses:
 
     def _write(self, exchange: Exchange, status: int, parts: Sequence[Buffer], reply: InferReply, form: bytes) -> None:
         head = b"%bpenstock-request-id: %b\r\npenstock-timing: %b\r\n" % (
-            form, exchange.id.encode(), bodies.timing(reply.timing),
+            form, exchange.id.encode(), bodies.timing(reply.timing, reply.woken),
         )  # fmt: skip
         self._send(exchange, status, head, parts)
 

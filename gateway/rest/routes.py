@@ -174,7 +174,8 @@ class Routes:
         reply = status.reply
         if reply is None:
             return Json(_state(status), 202, {"retry-after": "1", "penstock-request-id": _field(status.id)})
-        headers = {"penstock-request-id": _field(status.id), "penstock-timing": bodies.timing(reply.timing).decode()}
+        timing = bodies.timing(reply.timing, reply.woken).decode()
+        headers = {"penstock-request-id": _field(status.id), "penstock-timing": timing}
         if reply.failure is not None:
             return Response(error_body(reply.failure.message), STATUS[reply.failure.code], headers, "application/json")
         raw = "application/octet-stream" in request.headers.get("accept", "")

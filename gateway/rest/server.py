@@ -43,7 +43,7 @@ class HttpServer:
         access = Access(settings.api_key)
         self._frontend = InferFrontend(service, claims, access)
         routes = Routes(service, Requests(service, claims), access, self._frontend.json, version)
-        self._outgoing = Turn(QueuedResponse.write)
+        self._outgoing = Turn(QueuedResponse.write, service.transport.microtasks.add)
         endpoint = Endpoint(
             self._frontend, settings.max_header_bytes, settings.max_connections, self._connection_closed, self._outgoing,
             service.budgets, Unread(service.budgets.unread), service.metrics.refused,

@@ -7,7 +7,6 @@ a fifth of the cost of a request (docs/decisions/0002).
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -15,20 +14,31 @@ Item = TypeVar("Item")
 
 
 class Turn(Generic[Item]):
-    """Calls `work` for every item at the end of the turn in which it was added, in order, and `after` them. Neither may raise."""
+    """Calls `work` for every item at the end of the turn in which it was added, in order, and `after` them. Neither may raise.
 
-    __slots__ = ("_after", "_items", "_loop", "_work")
+    Args:
+        work: takes one item.
+        soon: calls a function at the end of the turn: `loop.call_soon`, or `Microtasks.add` to end it earlier.
+        after: called after the last item.
+    """
 
-    def __init__(self, work: Callable[[Item], None], after: Callable[[], None] | None = None) -> None:
+    __slots__ = ("_after", "_items", "_soon", "_work")
+
+    def __init__(
+        self,
+        work: Callable[[Item], None],
+        soon: Callable[[Callable[[], None]], object],
+        after: Callable[[], None] | None = None,
+    ) -> None:
         self._work = work
+        self._soon = soon
         self._after = after
         self._items: list[Item] = []
-        self._loop = asyncio.get_running_loop()
 
     def add(self, item: Item) -> None:
         """Add an item to this turn."""
         if not self._items:
-            self._loop.call_soon(self.run)
+            self._soon(self.run)
         self._items.append(item)
 
     def run(self) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
+from protocol.messages import InferRequest
 from protocol.tensors import Buffer
 
 Headers = Sequence[tuple[str, bytes | None]]
@@ -18,12 +19,25 @@ NOWHERE: Place = (-1, -1)
 
 @dataclasses.dataclass(slots=True)
 class OutRecord:
-    """A record to publish."""
+    """A record to publish.
+
+    Attributes:
+        request: the message itself, in place of `value` and `headers`, which whoever needs them makes (`codec.record_bytes`).
+            Nobody changes it from now on.
+        request_size: bytes that the request counts as.
+    """
 
     value: bytes
     headers: Headers = ()
     key: bytes | None = None
     timestamp: float = 0.0
+    request: InferRequest | None = None
+    request_size: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes that the record counts as in limits."""
+        return len(self.value) if self.request is None else self.request_size
 
 
 @dataclasses.dataclass(slots=True)
@@ -35,6 +49,7 @@ class Record:
         headers: as they were written; in a name that is not UTF-8, an invalid byte is read as `\\xff`.
         problem: why this record is damaged or incomplete; nearly always "". Such a record is not a request; one that covers
             a whole batch has the batch's last offset.
+        request, request_size: as in `OutRecord`; only an `ImmediateBus` leaves a message as it is.
     """
 
     topic: str
@@ -45,6 +60,13 @@ class Record:
     headers: Headers
     key: bytes | None = None
     problem: str = ""
+    request: InferRequest | None = None
+    request_size: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes that the record counts as in limits."""
+        return len(self.value) if self.request is None else self.request_size
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,6 +108,13 @@ class Listener(Protocol):
     def revoked(self, partitions: Collection[int]) -> None:
         """Another member may now get the records of these partitions; commits for them are refused or have no effect."""
 
+    def arrived(self, take: Callable[[int], list[Record]]) -> None:
+        """Records that carry messages arrived while `fetch` waits; only a consumer of an immediate bus calls this.
+
+        Args:
+            take: returns at most so many of them. What is not taken is left for `fetch`.
+        """
+
 
 class Consumer(Protocol):
     """One member of one group on one topic."""
@@ -95,7 +124,8 @@ class Consumer(Protocol):
         """The member id that the group's coordinator assigned; "" before the first join."""
 
     async def fetch(self, max_records: int, timeout: float, partitions: Collection[int] | None = None) -> list[Record]:
-        """At most `max_records`, in order within each partition; [] after `timeout` seconds without any.
+        """At most `max_records`, in order within each partition; [] after `timeout` seconds without any, or if
+        `Listener.arrived` left records meanwhile.
 
         Args:
             max_records: bound over all partitions.
@@ -125,8 +155,19 @@ class Consumer(Protocol):
         """Stop fetching; a static member stays in its group until its session times out or `Bus.evict` removes it."""
 
 
+class ImmediateBus(Protocol):
+    """A bus in this process, whose records need no bytes and no waiting."""
+
+    def publish_now(self, topic: str, records: Sequence[OutRecord]) -> Published:
+        """As `Bus.publish`, acknowledged on return. No consumer is called back before the caller has returned."""
+
+
 class Bus(Protocol):
     """A partitioned, durable log."""
+
+    @property
+    def immediate(self) -> ImmediateBus | None:
+        """This bus, if it is an immediate one."""
 
     async def open(self) -> None:
         """Connect, with retries and jitter.

@@ -7,7 +7,11 @@ import enum
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from protocol.messages import InferReply
 from protocol.ports.bus import Place
+
+Payload = bytes | InferReply
+"""An answer: encoded (`codec.encode_reply`), or in an immediate store the reply itself, which nobody changes from then on."""
 
 
 class FinishOutcome(enum.Enum):
@@ -24,7 +28,7 @@ class Terminal:
 
     Attributes:
         ref: of the request (`naming.ref`).
-        payload: `codec.encode_reply`.
+        payload: the answer.
         reply_to: channel to wake besides those in the stream; "" for none.
         ttl: seconds that the fence outlives this write; if the stream is claimed, or there is no channel to wake, the store's
             result TTL applies instead.
@@ -35,7 +39,7 @@ class Terminal:
     """
 
     ref: str
-    payload: bytes
+    payload: Payload
     reply_to: str = ""
     ttl: float = 300.0
     retriable: bool = False
@@ -48,7 +52,7 @@ class Wake:
     """A hint that a request has its terminal; `payload` is None if it is too large for the message."""
 
     ref: str
-    payload: bytes | None
+    payload: Payload | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -138,12 +142,23 @@ class RequestState:
     accepted: float = 0.0
 
 
+class ImmediateResults(Protocol):
+    """A store in this process, whose answers need no bytes and no waiting."""
+
+    def finish_now(self, answers: Sequence[Terminal]) -> list[FinishOutcome]:
+        """As `Results.finish`, done on return. No listener is called back before the caller has returned."""
+
+
 class Results(Protocol):
     """One fenced stream per request, and wake-ups.
 
     Every method raises `Unavailable` when the store cannot read or write now (unreachable, OOM, READONLY, LOADING): the call may
     or may not have happened; repeat it later. Repeating any call is harmless.
     """
+
+    @property
+    def immediate(self) -> ImmediateResults | None:
+        """This store, if it is an immediate one."""
 
     async def open(self) -> None:
         """Connect, with retries and jitter."""

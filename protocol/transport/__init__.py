@@ -12,16 +12,18 @@ from __future__ import annotations
 import dataclasses
 
 from protocol.ports import Bus, Directory, Results
+from protocol.runtime.microtasks import Microtasks
 from protocol.transport.settings import TransportSettings
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Transport:
-    """A bus, the results and the directory that belong together."""
+    """A bus, the results and the directory that belong together, and the microtasks of the parts that they connect."""
 
     bus: Bus
     results: Results
     directory: Directory
+    microtasks: Microtasks = dataclasses.field(default_factory=Microtasks)
 
     async def open(self) -> None:
         """Connect both; see `Bus.open` and `Results.open`."""
@@ -49,5 +51,6 @@ def open_transport(settings: TransportSettings) -> Transport:
         return Transport(SqliteBus(settings), durable, durable)
     from protocol.transport.embedded.memory import MemoryBus, MemoryStore
 
-    memory = MemoryStore(settings)
-    return Transport(MemoryBus(), memory, memory)
+    microtasks = Microtasks()
+    memory = MemoryStore(settings, microtasks=microtasks)
+    return Transport(MemoryBus(microtasks=microtasks), memory, memory, microtasks)

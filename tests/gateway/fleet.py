@@ -74,6 +74,15 @@ HALF: dict[str, Any] = {
 }
 
 
+def request_of(record: Record, model: str = "m", version: str = "1") -> InferRequest:
+    """The message of a record, whether the bus carries it or its bytes."""
+    if record.request is not None:
+        return record.request
+    return decode_request(
+        record.value, record.headers, model=model, version=version, default_id="?", timestamp=record.timestamp
+    )
+
+
 class Worker:
     """Fetches, answers, commits. Model `add_sub` adds and subtracts; any other returns its input.
 
@@ -132,6 +141,8 @@ class Worker:
     def assigned(self, epoch: int, partitions: Sequence[Assigned]) -> None:
         pass
 
+    def arrived(self, take: object) -> None: ...
+
     def revoked(self, partitions: Collection[int]) -> None:
         pass
 
@@ -148,14 +159,7 @@ class Worker:
             await self._consumer.commit(offsets)
 
     def _answer(self, record: Record, fetched: float, rows: int) -> Terminal | None:
-        request = decode_request(
-            record.value,
-            record.headers,
-            model=self.model,
-            version=self.version,
-            default_id="?",
-            timestamp=record.timestamp,
-        )
+        request = request_of(record, self.model, self.version)
         request_ref = ref(request.principal, request.id)
         now = self._clock()
         timing = Timing(
@@ -167,7 +171,6 @@ class Worker:
             now,
             now,
             now,
-            0.0,
             "full",
             rows,
             rows,

@@ -17,6 +17,8 @@ from tests.gateway.turns import turns
 class SlowBus:
     """The publishing half of a bus; each group waits until the test lets it land."""
 
+    immediate = None
+
     def __init__(self) -> None:
         self.groups: list[tuple[str, list[bytes], asyncio.Future[Published]]] = []
 

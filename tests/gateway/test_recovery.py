@@ -24,6 +24,8 @@ class Keeper:
     def assigned(self, epoch: int, partitions: Sequence[Assigned]) -> None:
         pass
 
+    def arrived(self, take: object) -> None: ...
+
     def revoked(self, partitions: Collection[int]) -> None:
         pass
 

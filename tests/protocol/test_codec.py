@@ -27,7 +27,7 @@ REQUEST = InferRequest(
 )  # fmt: skip
 TIMING = Timing(
     1_800_000_000.0, 1_800_000_000.00025, 1_800_000_000.001, 1_800_000_000.0011, 1_800_000_000.0015, 1_800_000_000.0016,
-    1_800_000_000.002, 1_800_000_000.0021, 0.0, "delay", 8, 5, 1, "worker-1",
+    1_800_000_000.002, 1_800_000_000.0021, "delay", 8, 5, 1, "worker-1",
 )  # fmt: skip
 REPLY = InferReply("addsub", "1", "1", (Tensor("SUM", "FP32", (1,), b"\0\0@@"),), {"note": "ok"}, None, TIMING)
 FAILURE = InferReply("addsub", "1", "", failure=Failure(Code.MODEL_FAILED, "it raised"), timing=TIMING)
@@ -326,3 +326,17 @@ def test_an_answer_and_a_heartbeat_name_the_files_that_served() -> None:
     load = dataclasses.replace(HEARTBEAT.models[0], digest="f" * 64)
     beat = dataclasses.replace(HEARTBEAT, models=(load,))
     assert heartbeat_codec.decode_heartbeat(heartbeat_codec.encode_heartbeat(beat)) == beat
+
+
+@given(requests)
+def test_the_size_limit_of_a_message_needs_no_encoding(request: InferRequest) -> None:
+    value, _ = codec.encode_request(request)
+    limit = codec.size_limit(request.inputs, request.label, request.parameters)
+
+    assert len(value) <= limit
+
+
+@given(replies)
+def test_the_size_limit_of_an_answer_needs_no_encoding(reply: InferReply) -> None:
+    if reply.failure is None:
+        assert len(codec.encode_reply(reply)) <= codec.size_limit(reply.outputs, reply.label, reply.parameters)

@@ -22,6 +22,10 @@ class SimBus:
         self._turns = server.weather.dice.randrange(8)
         self._consumers: list[SimConsumer] = []
 
+    @property
+    def immediate(self) -> None:
+        return None
+
     async def open(self) -> None:
         pass
 

@@ -51,7 +51,7 @@ patch(
 )  # fmt: skip
 patch(
     "dropped records still count in their log", "a count that only grows", "protocol/transport/embedded/partition_log.py",
-    ("        self.size -= sum(len(record.value) for record in self._records[:count])\n", ""),
+    ("        self.size -= sum([record.size for record in self._records[:count]])\n", ""),
     finders=("tests/transport/test_partition_log.py::test_it_is_a_list_with_a_moving_start",),
 )  # fmt: skip
 patch(

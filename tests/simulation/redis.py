@@ -152,6 +152,10 @@ class SimStore:
     async def _call(self, do: Callable[[], T]) -> T:
         return await self._network.call("redis", do)
 
+    @property
+    def immediate(self) -> None:
+        return None
+
     async def open(self) -> None:
         pass
 

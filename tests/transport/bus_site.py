@@ -56,11 +56,17 @@ class Owner:
     def __init__(self) -> None:
         self.owned: dict[int, Assigned] = {}
         self.epochs: list[int] = []
+        self.arrivals = self.room = 0
+        self.taken: list[Record] = []
         self.revocations: list[set[int]] = []
 
     def assigned(self, epoch: int, partitions: Sequence[Assigned]) -> None:
         self.epochs.append(epoch)
         self.owned.update({entry.partition: entry for entry in partitions})
+
+    def arrived(self, take: Callable[[int], list[Record]]) -> None:
+        self.arrivals += 1
+        self.taken += take(self.room)
 
     def revoked(self, partitions: Collection[int]) -> None:
         self.revocations.append(set(partitions))

@@ -7,9 +7,12 @@ import time
 
 import pytest
 
+from protocol.codec import encode_request, record_bytes
 from protocol.errors import NotFound, TooLarge, Unavailable
 from protocol.frames import MAX_RECORD
+from protocol.messages import InferRequest
 from protocol.ports import Assigned, Bus, OutRecord, Record
+from protocol.tensors import Tensor
 from tests.transport.bus_site import POLL, Owner, Site, numbered, take, values
 from tests.transport.contract_members import MembersContract
 
@@ -40,6 +43,54 @@ class BusContract(MembersContract):
         assert [(name, bytes(value)) for name, value in got.headers] == [("id", b"one"), ("raw", raw), ("empty", b"")]
         assert got.key == b"k\xff"
         assert got.timestamp == pytest.approx(1_700_000_000.25, abs=0.001)
+
+    async def test_a_message_arrives_as_it_was_published(self, site: Site, bus: Bus) -> None:
+        topic = site.topic("message")
+        await bus.ensure_topic(topic, 1)
+        request = InferRequest(
+            "r", "m", "1", (Tensor("X", "INT8", (3,), b"abc"),), ("Y",), {"p": 1}, "label", accepted=5.0, published=6.0
+        )
+        sent = OutRecord(b"", (), b"key", request.published, request, 1000)
+        published = await bus.publish(topic, [sent, *numbered(1), sent])
+        consumer, _ = await self.joined(site, bus, topic, "a", 1)
+        records = await take(consumer, 3)
+        again = await bus.read_record(topic, published.partition, published.offset)
+        for got in (records[0], records[2], again):
+            assert got is not None
+            assert got.key == b"key"
+            assert record_bytes(got) == encode_request(request)
+            assert (got.request is request) == (bus.immediate is not None)
+        assert values(records[1:2]) == [b"record 0"]
+
+    async def test_what_is_published_at_once_is_acknowledged_at_once(self, site: Site, bus: Bus) -> None:
+        topic = site.topic("at-once")
+        await bus.ensure_topic(topic, 1)
+        consumer, owner = await self.joined(site, bus, topic, "a", 1)
+        if bus.immediate is None:
+            return
+        waiting = asyncio.ensure_future(consumer.fetch(10, 5.0))
+        await asyncio.sleep(0)
+        published = bus.immediate.publish_now(topic, numbered(2))
+        assert (published.partition, published.offset) == (0, 0)
+        assert owner.arrivals == 0, "nobody is called back inside the call"
+        assert values(await waiting) == [b"record 0", b"record 1"]
+
+    async def test_messages_that_arrive_while_a_fetch_waits_may_be_taken_at_once(self, site: Site, bus: Bus) -> None:
+        topic = site.topic("arriving")
+        await bus.ensure_topic(topic, 1)
+        consumer, owner = await self.joined(site, bus, topic, "a", 1)
+        owner.room = 2
+        messages = [OutRecord(b"", (), None, 1.0, InferRequest(f"r{n}", "m", "1", ()), 10) for n in range(3)]
+        waiting = asyncio.ensure_future(consumer.fetch(10, 5.0))
+        await asyncio.sleep(0)
+        await bus.publish(topic, messages)
+        records = await waiting + await take(consumer, 3 - len(owner.taken))
+        assert [record.offset for record in [*owner.taken, *records]] == [0, 1, 2]
+        assert len(owner.taken) == (0 if bus.immediate is None else 2)
+        owner.arrivals = 0
+        await bus.publish(topic, messages)
+        assert len(await take(consumer, 3)) == 3
+        assert owner.arrivals == 0, "no fetch was waiting"
 
     async def test_a_record_without_a_time_is_stamped_at_publication(self, site: Site, bus: Bus) -> None:
         topic = site.topic("stamped")

@@ -8,9 +8,10 @@ import time
 
 import pytest
 
-from protocol.codec import decode_request, encode_request
-from protocol.messages import Heartbeat, InferRequest, ModelLoad, ModelState
+from protocol.codec import decode_request, encode_reply, encode_request, payload_bytes
+from protocol.messages import Heartbeat, InferReply, InferRequest, ModelLoad, ModelState
 from protocol.ports import Cancel, ClaimState, RequestState, Terminal, Wake
+from protocol.tensors import Tensor
 from tests.transport.contract_claims import ClaimsContract
 from tests.transport.results_site import (
     ALREADY,
@@ -120,6 +121,29 @@ class ResultsContract(ClaimsContract):
         elif not inline:
             assert wake.payload is None
             assert (await self.state(gateway.store, ref)).payload == payload
+
+    async def test_an_answer_may_be_the_message_itself(self, site: Site) -> None:
+        gateway, plain, keyed = await self.gateway(site), new_ref(), new_ref()
+        reply = InferReply("m", "1", "label", (Tensor("Y", "INT8", (3,), b"abc"),), {"p": 1})
+        await gateway.store.claim(new_claim(keyed))
+        answers = [Terminal(plain, reply, gateway.channel), Terminal(keyed, reply, gateway.channel)]
+        assert await gateway.store.finish(answers) == [WRITTEN, WRITTEN]
+        await site.until(lambda: len(gateway.wakes) == 2)
+        for wake in gateway.wakes:
+            assert wake.payload is not None
+            assert payload_bytes(wake.payload) == encode_reply(reply)
+            assert wake.payload is reply or gateway.store.immediate is None
+        kept = await self.state(gateway.store, keyed)
+        assert kept.payload == encode_reply(reply), "kept without the batch that its tensors are views of"
+
+    async def test_what_is_finished_at_once_is_there_at_once(self, site: Site) -> None:
+        gateway, ref = await self.gateway(site), new_ref()
+        if gateway.store.immediate is None:
+            return
+        assert gateway.store.immediate.finish_now([Terminal(ref, b"r", gateway.channel)]) == [WRITTEN]
+        assert gateway.wakes == [], "nobody is called back inside the call"
+        assert (await self.state(gateway.store, ref)).state == "done"
+        await site.until(lambda: gateway.woken(ref) == 1)
 
     async def test_one_call_sends_no_more_than_its_limit_inline(self, site: Site) -> None:
         gateway = await self.gateway(site)

@@ -52,6 +52,8 @@ class Stopwatch(Owner):
         self.gaps: list[float] = []
         self._since = 0.0
 
+    def arrived(self, take: object) -> None: ...
+
     def revoked(self, partitions: Collection[int]) -> None:
         super().revoked(partitions)
         self._since = time.monotonic()

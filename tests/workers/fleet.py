@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from protocol.codec import decode_reply, encode_request
+from protocol.codec import encode_request, reply_of, size_limit
 from protocol.messages import InferReply, InferRequest
 from protocol.naming import Names, ref
-from protocol.ports import Cancel, OutRecord, Wake
+from protocol.ports import Cancel, OutRecord, Payload, Wake
 from protocol.tensors import from_array
 from protocol.transport import Transport
 from protocol.transport.embedded.broker import MemoryBroker
@@ -53,11 +53,18 @@ def write_model(repository: Path, name: str, config: str = IDENTITY, files: Mapp
     return repository / name
 
 
+def carried(request: InferRequest) -> OutRecord:
+    """As a gateway publishes it to an immediate bus."""
+    size = size_limit(request.inputs, request.label, request.parameters)
+    return OutRecord(b"", (), None, request.published, request, size)
+
+
 class Caller:
-    """Publishes requests and collects their answers, as a gateway does."""
+    """Publishes requests and collects their answers, as a gateway does; with `encodes`, as a gateway in another process."""
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
+        self.encodes = False
         self.answers: dict[str, InferReply] = {}
         self.counts: dict[str, int] = {}
         self._waiting: dict[str, asyncio.Future[InferReply]] = {}
@@ -79,8 +86,8 @@ class Caller:
         if state is not None and state.payload:
             self._deliver(name, state.payload)
 
-    def _deliver(self, name: str, payload: bytes) -> None:
-        reply = decode_reply(payload)
+    def _deliver(self, name: str, payload: Payload) -> None:
+        reply = reply_of(payload)
         self.answers[name] = reply
         self.counts[name] = self.counts.get(name, 0) + 1
         waiter = self._waiting.pop(name, None)
@@ -100,7 +107,10 @@ class Caller:
             future = asyncio.get_running_loop().create_future()
             self._waiting[ref(request.principal, request.id)] = future
             futures.append(future)
-        records = [OutRecord(*encode_request(request)) for request in requests]
+        if self.encodes:
+            records = [OutRecord(*encode_request(request)) for request in requests]
+        else:
+            records = [carried(request) for request in requests]
         topic = NAMES.infer_topic(requests[0].model, requests[0].version)
         await self.transport.bus.publish(topic, records, partition)
         return futures

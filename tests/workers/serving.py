@@ -13,7 +13,7 @@ from protocol.errors import Unavailable
 from protocol.messages import InferReply
 from protocol.model_config import ModelConfig
 from protocol.model_config.pbtxt import parse
-from protocol.ports import Bus, FinishOutcome, RequestState, Results, Terminal
+from protocol.ports import Bus, FinishOutcome, ImmediateResults, RequestState, Results, Terminal
 from protocol.runtime.clock import Clock
 from protocol.tensors import Array
 from protocol.transport import Transport
@@ -92,9 +92,16 @@ class Flaky:
             self.attempted.set()
             raise Unavailable("the store is down, says the test")
 
+    @property
+    def immediate(self) -> ImmediateResults:
+        return self
+
     async def finish(self, answers: Sequence[Terminal]) -> list[FinishOutcome]:
+        return self.finish_now(answers)
+
+    def finish_now(self, answers: Sequence[Terminal]) -> list[FinishOutcome]:
         self._check("finish")
-        return await self._store.finish(answers)
+        return self._store.finish_now(answers)
 
     async def look(self, refs: Sequence[str]) -> list[RequestState | None]:
         self._check("look")

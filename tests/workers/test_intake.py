@@ -152,6 +152,7 @@ async def test_only_channels_of_gateways_are_woken() -> None:
         await b.serve()
         heard: list[object] = []
         await b.caller.transport.results.listen("test:workers", heard.append)
+        b.caller.encodes = True
         request = b.caller.request(1, reply_to="test:workers")
         await b.caller.publish(request)
         await until(lambda: b.server.fences.look(request.id, 0.0) is not None)

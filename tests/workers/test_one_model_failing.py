@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from protocol.errors import Unavailable
 from protocol.ports import FinishOutcome, OutRecord, Published, Terminal
+from protocol.transport.embedded.memory import MemoryStore
 from tests.workers.fleet import CHANNEL, NAMES, fleet, until, values, write_model
 from tests.workers.test_metrics import scrape
 
@@ -52,7 +55,9 @@ async def test_a_dead_topic_that_may_not_be_written_stops_its_model_alone(tmp_pa
         assert await worker.readiness() == []
 
 
-async def test_an_answer_that_cannot_be_stored_stops_its_model_alone(tmp_path: Path) -> None:
+async def test_an_answer_that_cannot_be_stored_stops_its_model_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_model(tmp_path, "m")
     write_model(tmp_path, "n")
     async with fleet(tmp_path) as f:
@@ -65,6 +70,7 @@ async def test_an_answer_that_cannot_be_stored_stops_its_model_alone(tmp_path: P
                 raise Unavailable("this one cannot be stored")
             return await right(answers)
 
+        monkeypatch.setattr(MemoryStore, "immediate", None)
         transport.results.finish = finish  # type: ignore[method-assign,assignment]
         worker = await f.worker(transport)
         caller = await f.caller()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from protocol.codec import encode_request
+from protocol.codec import encode_request, record_bytes
 from protocol.dead_letter import MAX_ATTEMPTS
 from protocol.errors import Code
 from tests.workers.fleet import IDENTITY, until, values
@@ -48,7 +48,7 @@ async def test_a_dead_letter_is_the_record_byte_for_byte_and_says_why() -> None:
         value, headers = encode_request(requests[0])
         original = await b.bus.read_record(TOPIC, 0, 1)
         assert original is not None
-        assert letter.value == value == original.value
+        assert letter.value == value == record_bytes(original)[0]
         assert letter.key == original.key
         text = b"instance 'm_0_0' died, says the test"
         assert list(letter.headers) == [

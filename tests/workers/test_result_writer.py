@@ -13,6 +13,8 @@ from workers.statistics import ModelStatistics
 class Store:
     """Notes each call's refs; a call can be held."""
 
+    immediate = None
+
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
         self.gate = asyncio.Event()

@@ -40,6 +40,8 @@ class Group:
     def assigned(self, epoch: int, partitions: object) -> None:
         self.owned = {entry.partition for entry in partitions}  # type: ignore[attr-defined]
 
+    def arrived(self, take: object) -> None: ...
+
     def revoked(self, partitions: object) -> None:
         self.owned = set()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -80,6 +80,7 @@ class Intake:
         )
         self._cancellations = Cancellations()
         self._ends: dict[int, int] = {}
+        """Where each partition ended when it was assigned, until the records below are fetched: they may be repeated."""
         self._leaving: set[int] = set()
         self._refusal: Failure | None = None
         self._paused = False
@@ -201,6 +202,25 @@ class Intake:
             return MAX_FETCH if not self._context.retry.failing else 0
         return self._sink.room() - self._dead_letters.pending
 
+    def arrived(self, take: Callable[[int], list[Record]]) -> None:
+        """See `Listener.arrived`. Takes what needs no waiting; the poll, which waits meanwhile, takes the rest."""
+        room = 0 if self._ends else min(self._room(), SLICE)
+        if room > 0:
+            self._take_in_messages(take(room))
+
+    def _take_in_messages(self, records: Sequence[Record]) -> None:
+        fetched = self._context.clock()
+        entries: list[Entry] = []
+        for record in records:
+            token = self._tracker.add(record.partition, record.offset)
+            if token is None:
+                continue
+            try:
+                entries.append(self._decoder.decode_record(record, token, fetched))
+            except Exception as exc:  # a defect on one record must not stop the others
+                self._dead_letters.undecodable([(record, token, exc)], fetched)
+        self._queue(entries)
+
     async def _keep_membership(self) -> None:
         assert self._consumer is not None
         with contextlib.suppress(Unavailable):
@@ -233,6 +253,7 @@ class Intake:
         undecodable: list[Undecodable] = []
         redelivered = False
         for record in records:
+            repeated = self._may_be_repeated(record)
             token = self._tracker.add(record.partition, record.offset)
             if token is None:
                 continue
@@ -249,8 +270,7 @@ class Intake:
             except Exception as exc:  # no foreign record may stop the intake
                 undecodable.append((record, token, exc))
                 continue
-            entry.record = record
-            if record.offset < self._ends.get(record.partition, 0):
+            if repeated:
                 entry.needs_attempt = redelivered = True
             entries.append(entry)
         if undecodable:
@@ -261,6 +281,15 @@ class Intake:
             except Exception as exc:  # each entry still starts an attempt before it runs
                 log.error("looking up redelivered records failed", topic=self.topic, exc_info=exc)
         self._queue(entries)
+
+    def _may_be_repeated(self, record: Record) -> bool:
+        """Whether the record was in the log when its partition was assigned."""
+        end = self._ends.get(record.partition)
+        if end is None:
+            return False
+        if record.offset + 1 >= end:
+            del self._ends[record.partition]
+        return record.offset < end
 
     async def _skip_answered(self, entries: Sequence[Entry]) -> list[Entry]:
         """The entries that are not answered yet; one call for all that may have been delivered before."""
@@ -346,8 +375,11 @@ class Intake:
             lost = self._tracker.deleted(entry.partition, entry.start)
             if lost is not None:
                 self._background.spawn(self._note_loss(entry.partition, *lost, entry.start))
-            self._ends[entry.partition] = entry.end
+            if entry.end > entry.committed:
+                self._ends[entry.partition] = entry.end
         self.owned = (self.owned - self._leaving) | {entry.partition for entry in partitions}
+        for partition in self._ends.keys() - self.owned:
+            del self._ends[partition]
         self._leaving.clear()
         self.assigned_once = True
         log.info("partitions assigned", topic=self.topic, epoch=epoch, partitions=sorted(self.owned))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import structlog
 
+from protocol.codec import record_bytes
 from protocol.dead_letter import DEAD_LEFT_OUT, DeadLetter, DeadReason, encode_evidence
 from protocol.errors import FleetError, NotFound, TooLarge
 from protocol.ports import OutRecord, Record
@@ -63,14 +64,13 @@ class DeadLetterTopic:
         self._statistics.dead_letters[DeadReason.LOST.value] += 1
 
     def _record(self, letter: DeadLetter) -> OutRecord:
-        record = letter.record
-        value = record.value if isinstance(record.value, bytes) else bytes(record.value)
-        return OutRecord(value, [*record.headers, *self._evidence(letter)], record.key)
+        value, headers = record_bytes(letter.record)
+        return OutRecord(value, [*headers, *self._evidence(letter)], letter.record.key)
 
     def _bare(self, letter: DeadLetter) -> OutRecord:
         """The evidence alone, for a record that we cannot write; the original stays in its topic until retention deletes it."""
         record = letter.record
-        size = len(record.value) + len(record.key or b"")
+        size = record.size + len(record.key or b"")
         size += sum(len(name) + len(value or b"") for name, value in record.headers)
         left_out = [(DEAD_LEFT_OUT, f"{size} bytes of value, key and headers")] if size else []
         return OutRecord(b"", self._evidence(letter, *left_out))

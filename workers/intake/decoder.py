@@ -42,6 +42,21 @@ class RecordDecoder:
         """
         if record.problem:
             raise CodecError(record.problem)
+        request = record.request
+        if request is None:
+            request = self._decode_bytes(record, most)
+        problem, rows, shape_class = None, 1, ""
+        try:
+            rows, shape_class, _ = self._signature.check_request(request)
+        except InvalidArgument as exc:
+            problem = Failure(exc.code, exc.message)
+        return Entry(
+            ref(request.principal, request.id), rows, shape_class, request, fetched, request.published, request.priority,
+            request.deadline, request.timeout, record.size, record.partition, record.offset, token, fetched,
+            request.claimed, problem, record=record,
+        )  # fmt: skip
+
+    def _decode_bytes(self, record: Record, most: int) -> InferRequest:
         request = decode_request(
             record.value,
             record.headers,
@@ -55,16 +70,7 @@ class RecordDecoder:
             request.id = _default_id(record)
         if request.reply_to not in self._channels:
             self._check_channel(request)
-        problem, rows, shape_class = None, 1, ""
-        try:
-            rows, shape_class, _ = self._signature.check_request(request)
-        except InvalidArgument as exc:
-            problem = Failure(exc.code, exc.message)
-        return Entry(
-            ref(request.principal, request.id), rows, shape_class, request, fetched, request.published, request.priority,
-            request.deadline, request.timeout, len(record.value), record.partition, record.offset, token, fetched,
-            request.claimed, problem,
-        )  # fmt: skip
+        return request
 
     def sender_of(self, record: Record, token: int, now: float) -> Entry | None:
         """An entry with which to answer the sender of an undecodable record; None if its headers name no sender."""

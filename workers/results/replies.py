@@ -1,6 +1,6 @@
 """The reply to the caller: the terminal answer of each entry, with its times and its batch. Pure.
 
-Invariant: a failure can always be encoded; without its label and its times if need be.
+Invariants: a failure can always be encoded; without its label and its times if need be. Nobody changes a reply that was given out.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from protocol.codec import encode_reply
+from protocol.codec import encode_reply, size_limit
 from protocol.errors import RETRYABLE, Code
 from protocol.frames import MAX_RECORD
 from protocol.messages import SHOWN_DIGEST, Failure, InferReply, Timing
-from protocol.ports import Terminal
+from protocol.ports import Payload, Terminal
 from workers.backends.base import Outcome
 from workers.instances.job import Entry, Job
 
@@ -24,10 +24,12 @@ class Replies:
         worker: the worker's id.
         ttl: seconds that a plain call's fence outlives its answer.
         digest: of the model version's files; answers of batches name it.
+        encoded: the store needs bytes; else it gets the replies themselves.
     """
 
-    def __init__(self, worker: str, ttl: float, digest: str = "") -> None:
+    def __init__(self, worker: str, ttl: float, digest: str = "", *, encoded: bool = True) -> None:
         self._worker = worker
+        self._encoded = encoded
         self._ttl = ttl
         self._digest = digest[:SHOWN_DIGEST]
 
@@ -45,7 +47,7 @@ class Replies:
             request = entry.payload
             timing = Timing(
                 request.accepted, request.published, entry.fetched, entry.enqueued, job.released, job.compute_start,
-                job.compute_end, now, 0.0, reason, rows, requests, entry.attempt, self._worker, self._digest,
+                job.compute_end, now, reason, rows, requests, entry.attempt, self._worker, self._digest,
             )  # fmt: skip
             answers.append(self._answer(entry, outcome, timing))
         return answers
@@ -79,11 +81,16 @@ class Replies:
             retriable = outcome.code in RETRYABLE
         else:
             reply.outputs = outcome
+        payload = self._payload(reply)
+        return Terminal(entry.ref, payload, request.reply_to, self._ttl, retriable, request.accepted, request.claimed)
+
+    def _payload(self, reply: InferReply) -> Payload:
+        """The reply as the store takes it; a failure instead if it is over `MAX_RECORD`."""
+        if not self._encoded and size_limit(reply.outputs, reply.label, reply.parameters) <= MAX_RECORD:
+            return reply
         payload = encode_reply(reply)
         if len(payload) > MAX_RECORD:
-            reply.failure = Failure(
-                Code.TOO_LARGE, f"the outputs have {len(payload)} bytes; an answer may have {MAX_RECORD}"
-            )
-            reply.outputs = ()
+            text = f"the outputs have {len(payload)} bytes; an answer may have {MAX_RECORD}"
+            reply.failure, reply.outputs = Failure(Code.TOO_LARGE, text), ()
             payload = encode_reply(reply)
-        return Terminal(entry.ref, payload, request.reply_to, self._ttl, retriable, request.accepted, request.claimed)
+        return payload

@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from protocol.ports import FinishOutcome, Terminal
+from protocol.ports import FinishOutcome, ImmediateResults, Terminal
 from workers.context import Context
 from workers.instances.job import Entry
 from workers.statistics import ModelStatistics
@@ -36,10 +36,12 @@ class ResultWriter:
         self, context: Context, statistics: ModelStatistics, on_settled: Callable[[Sequence[Entry]], None]
     ) -> None:
         self._context = context
+        self._immediate = context.results.immediate
         self._statistics = statistics
         self._on_settled = on_settled
         self._waiting: collections.deque[tuple[Terminal, Entry]] = collections.deque()
         self._task: asyncio.Task[None] | None = None
+        self._due = False
         self._abandoned = False
         self.pending = 0
 
@@ -49,19 +51,44 @@ class ResultWriter:
             return
         self._waiting.extend(zip(answers, entries, strict=True))
         self.pending += len(answers)
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._send_all())
+        if self._task is not None or self._due:
+            return
+        if self._immediate is not None and not self._context.retry.failing:
+            self._due = True
+            self._context.microtasks.add(self._write_now, self._immediate)
+        else:
+            self._start()
 
     async def drained(self) -> None:
         """Return once every answer that was put is written."""
-        while self._task is not None:
-            await asyncio.shield(self._task)
+        while self._task is not None or self._due:
+            if self._task is None:
+                self._start()
+            else:
+                await asyncio.shield(self._task)
 
     def abandon(self) -> None:
         """Stop abruptly: the records stay in the log and are delivered again."""
         self._abandoned = True
         if self._task is not None:
             self._task.cancel()
+
+    def _start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._send_all())
+
+    def _write_now(self, store: ImmediateResults) -> None:
+        """Write what waits to a store that does not wait; what it refuses is retried as elsewhere."""
+        self._due = False
+        while self._waiting and self._task is None and not self._abandoned:
+            started = self._context.clock()
+            answers, entries = self._next_group()
+            try:
+                outcomes = store.finish_now(answers)
+            except Exception:
+                self._waiting.extendleft(reversed(list(zip(answers, entries, strict=True))))
+                self._start()
+            else:
+                self._written(answers, entries, outcomes, started)
 
     async def _send_all(self) -> None:
         try:
@@ -76,7 +103,8 @@ class ResultWriter:
         size = 0
         while self._waiting and len(answers) < MAX_ANSWERS and size < MAX_BYTES:
             answer, entry = self._waiting.popleft()
-            size += len(answer.payload)
+            if isinstance(answer.payload, bytes):
+                size += len(answer.payload)
             answers.append(answer)
             entries.append(entry)
         return answers, entries
@@ -85,7 +113,12 @@ class ResultWriter:
         context = self._context
         started = context.clock()
         outcomes = await context.retry.call("finish", lambda: context.results.finish(answers))
-        self._statistics.emit_seconds.observe(context.clock() - started)
+        self._written(answers, entries, outcomes, started)
+
+    def _written(
+        self, answers: Sequence[Terminal], entries: Sequence[Entry], outcomes: Sequence[FinishOutcome], started: float
+    ) -> None:
+        self._statistics.emit_seconds.observe(self._context.clock() - started)
         self.pending -= len(answers)
         refused = [
             answer.ref

@@ -70,10 +70,14 @@ class Pipeline:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._inline_policy = InlinePolicy()
+        encoded = context.results.immediate is None
         self._outcomes = BatchOutcomes(
-            Replies(context.worker, context.fence_ttl, context.digest), statistics, self._inline_policy, context.clock,
+            Replies(context.worker, context.fence_ttl, context.digest, encoded=encoded),
+            statistics,
+            self._inline_policy,
+            context.clock,
             refuse_nan=config.parameters.get("refuse_nan", "").lower() == "true",
-        )  # fmt: skip
+        )
         self._takes_strings = any(spec.datatype == "BYTES" for spec in config.inputs)
         self._gives_strings = any(spec.datatype == "BYTES" for spec in config.outputs)
         rows = max(1, config.max_batch_size)
@@ -253,7 +257,7 @@ class Pipeline:
                 job.executor.submit(job)
                 return
             job.executor.run_here(job)
-        self._loop.call_soon(self._finished, [job])
+        self._context.microtasks.add(self._finished, [job])
 
     def _runs_inline(self, job: Job) -> bool:
         """Whether to run the batch on the event loop, which must cost less than handing it to the instance's thread."""

@@ -78,7 +78,7 @@ class Runner:
         self._scheduler: Scheduler[InferRequest] = for_config(config.max_batch_size, config.dynamic_batching)
         self.ordered = config.dynamic_batching is not None and config.dynamic_batching.preserve_ordering
         self._pipeline = Pipeline(context, config, executors, statistics, self)
-        self._replies = Replies(context.worker, context.fence_ttl)
+        self._replies = Replies(context.worker, context.fence_ttl, encoded=context.results.immediate is None)
         self._writer = ResultWriter(context, statistics, self._settle)
         self._entries: dict[str, Entry] = {}
         self._nbytes = 0

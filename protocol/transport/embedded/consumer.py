@@ -11,6 +11,7 @@ from typing import Protocol
 
 from protocol.errors import Unavailable, quoted
 from protocol.ports import Assigned, Listener, Record
+from protocol.runtime.microtasks import Microtasks
 from protocol.transport.embedded.groups import Group, Member
 from protocol.transport.embedded.partition_log import PartitionLog
 
@@ -51,13 +52,24 @@ class MemoryConsumer:
     A member that was evicted, or expired after a silent session, joins again with its next fetch. A replaced member does not.
     """
 
-    def __init__(self, topic: Topic, group_id: str, static: str, listener: Listener, broker: Coordinator) -> None:
+    def __init__(
+        self,
+        topic: Topic,
+        group_id: str,
+        static: str,
+        listener: Listener,
+        broker: Coordinator,
+        microtasks: Microtasks,
+    ) -> None:
         self.topic = topic
         self.group_id = group_id
         self.static = static
         self.membership: Member | None = None
         self._broker = broker
         self._listener = listener
+        self._microtasks = microtasks
+        self._loop = asyncio.get_running_loop()
+        self._offering = self._taken = False
         self._epoch = 0
         self._positions: dict[int, int] = {}
         self._order: list[int] = []
@@ -80,8 +92,9 @@ class MemoryConsumer:
 
     async def fetch(self, max_records: int, timeout: float, partitions: Collection[int] | None = None) -> list[Record]:
         """See `Consumer.fetch`. Raises Unavailable if this member was closed or replaced."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         now = loop.time()
+        self._taken = False
         self._poll(now)
         records = self._take(max_records, partitions)
         if records or timeout <= 0:
@@ -89,7 +102,7 @@ class MemoryConsumer:
         deadline = now + timeout
         while not records and now < deadline:
             await self._wait(loop, deadline, partitions)
-            if self._closed:
+            if self._closed or self._taken:
                 return []
             now = loop.time()
             self._poll(now)
@@ -99,7 +112,7 @@ class MemoryConsumer:
     def backlog(self) -> int:
         """Records in the owned partitions after the last fetch."""
         logs = self.topic.logs
-        return sum(logs[partition].behind(position) for partition, position in self._positions.items())
+        return sum([logs[partition].behind(position) for partition, position in self._positions.items()])
 
     def positions(self) -> dict[int, int]:
         """See `Consumer.positions`."""
@@ -132,8 +145,29 @@ class MemoryConsumer:
 
     def notify(self, partition: int) -> None:
         """Records were appended to this partition."""
-        if self._waiter is not None and (self._wanted is None or partition in self._wanted):
+        if self._waiter is None or self._offering:
+            return
+        if self._wanted is None:
+            self._offering = True
+            self._microtasks.add(self._offer)
+        elif partition in self._wanted:
             self._wake()
+
+    def _offer(self) -> None:
+        """Let the listener take messages while `fetch` waits; for the rest, `fetch` is called again."""
+        self._offering = False
+        if self._waiter is None or self._waiter.done() or self._wanted is not None:
+            return
+        self._listener.arrived(self._take_messages)
+        if self.backlog():
+            self._wake()
+
+    def _take_messages(self, max_records: int) -> list[Record]:
+        logs, positions = self.topic.logs, self._positions
+        if all(logs[partition].carries(positions[partition]) for partition in self._order):
+            self._taken = True  # so the listener has less room now than `fetch` was called with
+            return self._take(max_records, None)
+        return []
 
     def give_up(self) -> None:
         """Revoke all partitions."""

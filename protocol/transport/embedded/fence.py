@@ -5,7 +5,8 @@ Invariants:
 - a stream has at most one terminal, the first one written; only expiry, or a claim after a retriable failure, removes it;
 - every terminal write wakes the stream's channels, refused writes too; the wake-up of a refused write has no payload;
 - an unconfirmed claim holds for its lease, or longer if a worker has started the request;
-- the payload of a plain answer that was sent to a listener of this process is not kept, only its fence.
+- the payload of a plain answer that was sent to a listener of this process is not kept, only its fence;
+- what is kept is bytes: a reply in memory is a view of its whole batch.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import heapq
 from collections.abc import Container, Sequence
 from typing import Final
 
-from protocol.ports import Claim, Claimed, ClaimState, FinishOutcome, Place, RequestState, Terminal, Wake
+from protocol.codec import payload_bytes
+from protocol.ports import Claim, Claimed, ClaimState, FinishOutcome, Payload, Place, RequestState, Terminal, Wake
 
 INLINE_LIMIT: Final = 16 * 1024
 """Bytes of the largest payload that travels with its wake-up."""
@@ -105,19 +107,22 @@ class Fences:
         wakes: dict[str, list[Wake]] = {}
         room = CALL_LIMIT
         for answer in answers:
-            ref, payload = answer.ref, answer.payload
+            ref = answer.ref
             channels: Sequence[str] = (answer.reply_to,) if answer.reply_to else ()
             stream = self._find(ref, now)
             if stream is not None and stream.channels:
                 channels = list(dict.fromkeys((*channels, *stream.channels)))
-            inline: bytes | None = None
+            inline: Payload | None = None
             if self._over(ref, stream, now):
                 outcomes.append(FinishOutcome.ALREADY_TERMINAL)
             elif stream is not None and _is_left_over(answer, stream):
                 outcomes.append(FinishOutcome.OLDER_ATTEMPT)
             else:
                 outcomes.append(FinishOutcome.WRITTEN)
-                if len(payload) <= INLINE_LIMIT and len(payload) * len(channels) <= room:
+                payload = answer.payload
+                if not isinstance(payload, bytes):
+                    inline = payload
+                elif len(payload) <= INLINE_LIMIT and len(payload) * len(channels) <= room:
                     room -= len(payload) * len(channels)
                     inline = payload
                 certain = inline is not None and len(channels) == 1 and channels[0] in listening
@@ -139,8 +144,9 @@ class Fences:
         expires = now + (answer.ttl if answer.reply_to and not claimed else result_ttl)
         if stream is None:
             stream = self._create(answer.ref, expires)
-        self.size += len(answer.payload)
-        stream.payload, stream.retriable, stream.expires = answer.payload, answer.retriable, expires
+        payload = payload_bytes(answer.payload)
+        self.size += len(payload)
+        stream.payload, stream.retriable, stream.expires = payload, answer.retriable, expires
 
     # --- claiming ----------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,8 @@ from protocol.ports import (
     Claimed,
     Consumer,
     FinishOutcome,
+    ImmediateBus,
+    ImmediateResults,
     Listener,
     OutRecord,
     Place,
@@ -29,6 +31,7 @@ from protocol.ports import (
     Terminal,
     Wake,
 )
+from protocol.runtime.microtasks import Microtasks
 from protocol.transport.embedded.broker import MemoryBroker
 from protocol.transport.embedded.consumer import MemoryConsumer, Topic
 from protocol.transport.embedded.fence import Fences
@@ -41,8 +44,9 @@ RESULTS_LIMIT: Final = 512 * 1024 * 1024
 class MemoryBus:
     """A bus on an embedded broker; see `protocol.ports.Bus`. Without a broker it creates one."""
 
-    def __init__(self, broker: MemoryBroker | None = None) -> None:
+    def __init__(self, broker: MemoryBroker | None = None, microtasks: Microtasks | None = None) -> None:
         self._broker = broker or MemoryBroker()
+        self._microtasks = microtasks or Microtasks()
         self._turns: dict[str, int] = {}
         self._consumers: list[MemoryConsumer] = []
         self._following: set[asyncio.Future[None]] = set()
@@ -66,6 +70,11 @@ class MemoryBus:
                 waiter.set_result(None)
         await self._broker.close()
 
+    @property
+    def immediate(self) -> ImmediateBus | None:
+        """This bus."""
+        return self
+
     async def healthy(self) -> bool:
         """Whether the bus is open and its broker takes records."""
         return self._is_open and await self._broker.healthy()
@@ -77,23 +86,33 @@ class MemoryBus:
 
     async def publish(self, topic: str, records: Sequence[OutRecord], partition: int | None = None) -> Published:
         """See `Bus.publish`. In memory it is acknowledged without yielding to the event loop."""
+        return await self._broker.append(*self._place(topic, records, partition), records)
+
+    def publish_now(self, topic: str, records: Sequence[OutRecord]) -> Published:
+        """See `ImmediateBus.publish_now`."""
+        found, partition = self._place(topic, records, None)
+        self._broker.check_room()
+        return self._broker.apply_append(found, partition, records, time.time())
+
+    def _place(self, topic: str, records: Sequence[OutRecord], partition: int | None) -> tuple[Topic, int]:
+        """The topic, and the partition that the records go to."""
         self._check_open()
         found = self._broker.topic(topic)
         for record in records:
-            if len(record.value) > MAX_RECORD:
-                raise TooLarge(f"a record of {len(record.value)} bytes is over the limit of {MAX_RECORD}")
+            if record.size > MAX_RECORD:
+                raise TooLarge(f"a record of {record.size} bytes is over the limit of {MAX_RECORD}")
         if partition is None:
             partition = self._turns[topic] = (self._turns.get(topic, -1) + 1) % len(found.logs)
         elif not 0 <= partition < len(found.logs):
             raise NotFound(f"topic {quoted(topic)} has no partition {partition}: it has {len(found.logs)}")
-        return await self._broker.append(found, partition, records)
+        return found, partition
 
     async def subscribe(self, topic: str, group: str, member: str, listener: Listener) -> Consumer:
         """See `Bus.subscribe`. Partitions are assigned before it returns."""
         self._check_open()
         found = self._broker.topic(topic)
         await self._broker.add_group(found, group)
-        consumer = MemoryConsumer(found, group, member, listener, self._broker)
+        consumer = MemoryConsumer(found, group, member, listener, self._broker, self._microtasks)
         self._broker.join(consumer)
         self._consumers = [other for other in self._consumers if not other.closed]
         self._consumers.append(consumer)
@@ -176,8 +195,11 @@ class MemoryStore:
     that was small enough for it is not kept: `look` then reports "done" with the payload b"", as of a trimmed one.
     """
 
-    def __init__(self, settings: TransportSettings, server: MemoryServer | None = None) -> None:
+    def __init__(
+        self, settings: TransportSettings, server: MemoryServer | None = None, microtasks: Microtasks | None = None
+    ) -> None:
         self._server = server or MemoryServer()
+        self._microtasks = microtasks or Microtasks()
         self._result_ttl = settings.result_ttl
         self._is_open = False
 
@@ -207,8 +229,17 @@ class MemoryStore:
 
     # --- results -----------------------------------------------------------------------------------------------------
 
+    @property
+    def immediate(self) -> ImmediateResults | None:
+        """This store."""
+        return self
+
     async def finish(self, answers: Sequence[Terminal]) -> list[FinishOutcome]:
         """See `Results.finish`."""
+        return self.finish_now(answers)
+
+    def finish_now(self, answers: Sequence[Terminal]) -> list[FinishOutcome]:
+        """See `ImmediateResults.finish_now`."""
         self._check_open()
         fences, now = self._server.fences, time.time()
         outcomes, wakes = fences.finish(answers, now, self._result_ttl, self._server.wakes)
@@ -274,10 +305,9 @@ class MemoryStore:
         self._unsubscribe(self._server.cancels, channel)
 
     def _wake(self, wakes: dict[str, list[Wake]]) -> None:
-        loop = asyncio.get_running_loop()
         for channel, hints in wakes.items():
             for on_wake in self._server.wakes.get(channel, {}).values():
-                loop.call_soon(on_wake, hints)
+                self._microtasks.add(on_wake, hints)
 
     def _unsubscribe(self, listeners: dict[str, dict[MemoryStore, Any]], channel: str) -> None:
         stores = listeners.get(channel, {})

@@ -14,10 +14,10 @@ class PartitionLog:
     Attributes:
         start: the lowest offset that may still exist.
         end: the offset of the next record.
-        size: bytes of all values.
+        size: bytes that its records count as.
     """
 
-    __slots__ = ("_compacted", "_keys", "_records", "end", "size", "start")
+    __slots__ = ("_compacted", "_first_message", "_keys", "_records", "end", "size", "start")
 
     def __init__(self, *, compacted: bool = False, start: int = 0) -> None:
         self.start = start
@@ -26,16 +26,22 @@ class PartitionLog:
         self._records: list[Record] = []
         self._keys: set[bytes | None] = set()
         self._compacted = compacted
+        self._first_message = start
+        """All records from here on carry messages."""
 
     def append(self, topic: str, partition: int, records: Sequence[OutRecord], now: float) -> int:
         """Add records at the end; returns the first one's offset."""
         first = offset = self.end
         for record in records:
             stamp = record.timestamp or now
-            value = record.value
-            self._records.append(Record(topic, partition, offset, stamp, value, record.headers, record.key))
-            self.size += len(value)
+            placed = Record(
+                topic, partition, offset, stamp, record.value, record.headers, record.key, "", record.request, record.request_size
+            )  # fmt: skip
+            self._records.append(placed)
+            self.size += record.size
             offset += 1
+            if record.request is None:
+                self._first_message = offset
         self.end = offset
         if self._compacted:
             self._keys.update(record.key for record in records)
@@ -51,13 +57,17 @@ class PartitionLog:
             raise ValueError(f"{record.topic}/{record.partition} has a gap before offset {record.offset}")
         self._records.append(record)
         self._keys.add(record.key)
-        self.size += len(record.value)
-        self.end = record.offset + 1
+        self.size += record.size
+        self.end = self._first_message = record.offset + 1
 
     def slice(self, offset: int, count: int) -> list[Record]:
         """At most `count` records from `offset` on."""
         first = self._index(offset)
         return self._records[first : first + count]
+
+    def carries(self, offset: int) -> bool:
+        """Whether all records from `offset` on carry messages."""
+        return self.end <= offset or self._first_message <= offset
 
     def record_at(self, offset: int) -> Record | None:
         """The record at this offset, or None."""
@@ -66,14 +76,16 @@ class PartitionLog:
 
     def behind(self, offset: int) -> int:
         """Number of records from `offset` on."""
-        return len(self._records) - self._index(offset)
+        if self._compacted:
+            return len(self._records) - self._index(offset)
+        return self.end - offset if offset > self.start else len(self._records)
 
     def drop(self, before: int) -> None:
         """Drop the records below an offset. A compacted log keeps them."""
         if self._compacted or before <= self.start:
             return
         count = self._index(before)
-        self.size -= sum(len(record.value) for record in self._records[:count])
+        self.size -= sum([record.size for record in self._records[:count]])
         del self._records[:count]
         self.start = min(before, self.end)
 
@@ -83,7 +95,7 @@ class PartitionLog:
         for record in self._records:
             if over <= 0:
                 return record.offset
-            over -= len(record.value)
+            over -= record.size
         return self.end
 
     def compact(self) -> list[int]:
@@ -93,7 +105,7 @@ class PartitionLog:
         last = {record.key: record.offset for record in self._records}
         dropped = [record.offset for record in self._records if last[record.key] != record.offset]
         self._records = [record for record in self._records if last[record.key] == record.offset]
-        self.size = sum(len(record.value) for record in self._records)
+        self.size = sum(record.size for record in self._records)
         return dropped
 
     def _index(self, offset: int) -> int:

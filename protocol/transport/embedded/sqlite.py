@@ -40,6 +40,10 @@ class SqliteBus(MemoryBus):
             broker or SqliteBroker(_data_dir(settings) / BUS_FILE, settings.session_timeout, fsync=settings.fsync)
         )
 
+    @property
+    def immediate(self) -> None:
+        """None: it waits for its disk."""
+
 
 class SqliteStore(MemoryStore):
     """Durable results, and the directory; see `protocol.ports.Results`. Without a server it creates one in `data_dir`.
@@ -51,6 +55,10 @@ class SqliteStore(MemoryStore):
 
     def __init__(self, settings: TransportSettings, server: SqliteServer | None = None) -> None:
         super().__init__(settings, server or SqliteServer(_data_dir(settings) / RESULTS_FILE, fsync=settings.fsync))
+
+    @property
+    def immediate(self) -> None:
+        """None: it waits for its disk."""
 
     async def open(self) -> None:
         """Open or create the file with the first store."""

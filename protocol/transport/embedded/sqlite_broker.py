@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from protocol.codec import as_bytes
 from protocol.frames import pack, unpack
 from protocol.ports import OutRecord, Published, Record
 from protocol.transport.embedded.broker import RETENTION, MemoryBroker
@@ -104,6 +105,7 @@ class SqliteBroker(MemoryBroker):
     async def append(self, topic: Topic, partition: int, records: Sequence[OutRecord]) -> Published:
         """Add records once they are on disk."""
         self.check_room()
+        records = as_bytes(records)
         now = time.time()
         log = self._log_ids[topic.name][partition]
         first = log << _OFFSET_BITS | self._ends.get(log, topic.logs[partition].end)

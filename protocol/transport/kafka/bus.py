@@ -17,6 +17,7 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, LeaderNotAvailableError, NoError, TopicAlreadyExistsError
 
+from protocol.codec import as_bytes
 from protocol.errors import NotFound, Unavailable
 from protocol.ports import Listener, OutRecord, Published, Record
 from protocol.runtime.tasks import BackgroundTasks
@@ -90,7 +91,11 @@ class KafkaBus:
 
     async def publish(self, topic: str, records: Sequence[OutRecord], partition: int | None = None) -> Published:
         """See `Bus.publish`."""
-        return await self._producer.publish(topic, records, partition)
+        return await self._producer.publish(topic, as_bytes(records), partition)
+
+    @property
+    def immediate(self) -> None:
+        """None: the broker is another process."""
 
     async def _ask(self, what: str, ask: Callable[[AIOKafkaClient], Awaitable[T]]) -> T:
         """A request other than publishing or consuming, retried until the call timeout."""

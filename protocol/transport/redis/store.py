@@ -109,6 +109,10 @@ class RedisStore:
 
     # --- results ---
 
+    @property
+    def immediate(self) -> None:
+        """None: Redis is another process."""
+
     async def finish(self, answers: Sequence[Terminal]) -> list[FinishOutcome]:
         """See `Results.finish`; one script call, or several of at most `BYTES_IN_CALL`."""
         outcomes: list[FinishOutcome] = []
@@ -119,7 +123,7 @@ class RedisStore:
                 retriable = b"1" if answer.retriable else b"0"
                 accepted = codec.micros(answer.accepted)
                 ttl = self._result_ttl if answer.claimed else milliseconds(answer.ttl)
-                arguments += (answer.payload, answer.reply_to, ttl, retriable, accepted)
+                arguments += (codec.payload_bytes(answer.payload), answer.reply_to, ttl, retriable, accepted)
             outcomes += [_OUTCOMES[code] for code in await self._run(self._finish, keys, arguments)]
         return outcomes
 
@@ -292,12 +296,13 @@ class RedisStore:
 
 def _portions(answers: Sequence[Terminal]) -> Iterator[Sequence[Terminal]]:
     """The answers of each script call, in order; usually all of them."""
-    start = size = 0
+    start = total = 0
     for at, answer in enumerate(answers):
-        if at > start and (size + len(answer.payload) > BYTES_IN_CALL or at - start == ANSWERS_IN_CALL):
+        size = len(codec.payload_bytes(answer.payload))
+        if at > start and (total + size > BYTES_IN_CALL or at - start == ANSWERS_IN_CALL):
             yield answers[start:at]
-            start, size = at, 0
-        size += len(answer.payload)
+            start, total = at, 0
+        total += size
     if answers:
         yield answers[start:]
 
