@@ -45,6 +45,7 @@ class InferRequest:
         claimed: whether the accepting gateway has claimed the result stream (keyed and asynchronous calls).
         accepted: when the gateway had read the request, or the producer's timestamp.
         published: when it was handed to the bus.
+        held: bytes of memory that its tensors keep, if they are views of a larger body; not on the wire.
     """
 
     id: str
@@ -63,6 +64,7 @@ class InferRequest:
     claimed: bool = False
     accepted: float = 0.0
     published: float = 0.0
+    held: int = 0
 
 
 SHOWN_DIGEST = 12

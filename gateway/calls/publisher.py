@@ -20,6 +20,7 @@ from gateway.calls.pending import Call
 from gateway.metrics import GatewayMetrics
 from protocol.errors import FleetError, Unavailable
 from protocol.ports import Bus, ImmediateBus, OutRecord, Place, Published
+from protocol.runtime.microtasks import Microtasks
 from protocol.runtime.tasks import BackgroundTasks
 
 _GROUP_BYTES: Final = 1024 * 1024
@@ -49,10 +50,18 @@ class Publisher:
         bus: takes the groups.
         metrics: counts groups and the time to their acknowledgement.
         on_failure: called with each call whose record was not acknowledged.
+        microtasks: end the turn in which a record came.
     """
 
-    def __init__(self, bus: Bus, metrics: GatewayMetrics, on_failure: Callable[[Call, FleetError], None]) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        metrics: GatewayMetrics,
+        on_failure: Callable[[Call, FleetError], None],
+        microtasks: Microtasks | None = None,
+    ) -> None:
         self._bus = bus
+        self._microtasks = microtasks or Microtasks()
         self._immediate = bus.immediate
         self._metrics = metrics
         self._on_failure = on_failure
@@ -100,7 +109,7 @@ class Publisher:
             group = self._open[topic] = _Group(topic)
             if not self._scheduled:
                 self._scheduled = True
-                self._loop.call_soon(self.flush)
+                self._microtasks.add(self.flush)
         group.records.append(record)
         group.size += size
         return group

@@ -106,7 +106,7 @@ class Service:
         self.positions = Positions(transport.bus, settings.offsets_max_age)
         self.heartbeats = HeartbeatPoller(transport.directory, clock, settings.worker_timeout)
         self.keys = Keyring(settings.signing_secret)
-        self.publisher = Publisher(transport.bus, metrics, self.completion.fail)
+        self.publisher = Publisher(transport.bus, metrics, self.completion.fail, transport.microtasks)
         self.new_id = Ids()
         self.channel = names.gateway_channel(settings.gateway)
         self.draining = False
@@ -163,6 +163,7 @@ class Service:
             context.id, served.model, served.version, body.inputs, outputs, body.parameters, body.id, context.principal,
             self.channel, context.deadline, 0, 0.0, trace_context(context.traceparent, context.id), context.claimed,
             micros(context.accepted) / 1e6,  # as on the wire, so that a cancellation compares exactly
+            held=body.held,
         )  # fmt: skip
         if body.parameters and not _RESERVED.isdisjoint(body.parameters):
             _take_reserved(request)
@@ -189,7 +190,7 @@ class Service:
         if self.publisher.immediate:
             size = size_limit(request.inputs, request.label, request.parameters)
             if size <= MAX_VALUE:
-                return OutRecord(b"", (), None, request.published, request, size)
+                return OutRecord(b"", (), None, request.published, request, max(size, request.held))
         value, headers = encode_request(request)
         if len(value) > MAX_VALUE:
             raise TooLarge(f"the request makes a record of {len(value)} bytes; at most {MAX_VALUE} are allowed")

@@ -54,7 +54,7 @@ class InferFrontend:
         self._routes = RouteCache(service.budgets.whole, service.catalogue.known)
         self.route = self._routes.find
         self._loop = asyncio.get_running_loop()
-        self._complete = Turn(self._handle, self._loop.call_soon, self._publish)
+        self._complete = Turn(self._handle, self._loop.call_soon, service.transport.microtasks.run)
 
     async def close(self) -> None:
         """Finish work in flight, and end the JSON processes."""
@@ -97,10 +97,6 @@ class InferFrontend:
         if size > UNCOUNTED and size > exchange.reserved:
             self.grow(exchange)
         self._complete.add(exchange)
-
-    def _publish(self) -> None:
-        self._service.publisher.flush()
-        self._service.transport.microtasks.run()
 
     def _handle(self, exchange: Exchange) -> None:
         if exchange.disconnected or exchange.answered:

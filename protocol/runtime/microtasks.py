@@ -52,9 +52,9 @@ class Microtasks:
                     break
         finally:
             self._running = False
-        if self._waiting and not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._on_turn)
+            if self._waiting and not self._scheduled:
+                self._scheduled = True
+                asyncio.get_running_loop().call_soon(self._on_turn)
 
     def _on_turn(self) -> None:
         self._scheduled = False
