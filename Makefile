@@ -2,6 +2,7 @@
 PYTHON ?= python3
 DEMO := .venv
 DEV := .venv-dev
+TRITON := .venv-triton
 LOCK := requirements-dev.txt
 
 .DEFAULT_GOAL := help
@@ -26,7 +27,9 @@ lint: $(DEV)/.ready ## ruff, mypy --strict and the import contracts
 	$(DEV)/bin/mypy
 	$(DEV)/bin/lint-imports
 
-bench: $(DEV)/.ready ## measure everything and write docs/benchmarks.md (needs wrk)
+bench: $(DEV)/.ready ## compare with Triton and write docs/benchmarks.md (about 20 minutes; needs wrk)
+	@test -n "$$PENSTOCK_BENCH_TRITON" || $(MAKE) --no-print-directory $(TRITON)/.ready || \
+	  { rm -rf $(TRITON); echo "Triton's wheel cannot be installed here; the page will say that Triton was not measured"; }
 	$(DEV)/bin/python -m loadtest bench $(ARGS)
 
 fuzz: $(DEV)/.ready ## a million hostile inputs to the codecs and over HTTP, 200,000 records through a real broker
@@ -44,7 +47,7 @@ lock: ## pin what CI installs
 	rm -rf .venv-lock
 
 clean: ## remove the virtual environments and caches
-	rm -rf $(DEMO) $(DEV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(DEMO) $(DEV) $(TRITON) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
 
 $(DEMO)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -60,4 +63,10 @@ $(DEV)/.ready: pyproject.toml $(LOCK)
 	@$(PYTHON) -m venv $(DEV) || { echo "venv is missing; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	@echo "installing Penstock with everything the tests need into $(DEV) ..."
 	@$(DEV)/bin/pip install --quiet --disable-pip-version-check -c $(LOCK) -e '.[onnx,torch,loadtest,local,dev]'
+	@touch $@
+
+$(TRITON)/.ready: $(LOCK)
+	@echo "installing Triton from the wheel nvidia-pytriton into $(TRITON) ..."
+	@$(PYTHON) -m venv $(TRITON)
+	@$(TRITON)/bin/pip install --quiet --disable-pip-version-check nvidia-pytriton "$$(grep '^onnxruntime==' $(LOCK))"
 	@touch $@

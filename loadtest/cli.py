@@ -1,20 +1,28 @@
-"""The command line: `python -m loadtest run|closed|direct|safety|siege|models|bench|report`."""
+"""The command line: `python -m loadtest run|closed|direct|safety|siege|models|bench|page|triton|survey|report`."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import tempfile
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 import click
 
-from loadtest import arrivals, direct, models, report
+from loadtest import arrivals, comparison_report, direct, models, report, triton
+from loadtest.comparison import Comparison
 from loadtest.results import OpenPoint, Results
 from loadtest.run import OpenPlan, closed_point, open_point
+from loadtest.scenarios import SCENARIOS
+from loadtest.tables import table
 from loadtest.targets import TargetChoice
 from protocol.errors import FleetError
+
+_PAGE: Final = Path("docs/benchmarks.md")
+_README_HELP: Final = "Write the table of figures here, too; README.md with the default page."
+_SURVEY: Final = Path("docs/benchmarks/survey.md")
 
 
 class _Commands(click.Group):
@@ -120,7 +128,7 @@ def direct_(repository: Path, model: str, duration: float, sizes: tuple[int, ...
     """The limit: call a benchmark model directly in a loop, on one thread."""
     limit = direct.measure(repository / model, models.ALL[model].inputs, duration, sizes)
     rows = {str(size): rate for size, rate in limit.items()}
-    click.echo(json.dumps(rows) if as_json else report.table(("batch size", "rows/s"), rows.items()))
+    click.echo(json.dumps(rows) if as_json else table(("batch size", "rows/s"), rows.items()))
 
 
 @main.command()
@@ -138,7 +146,7 @@ def safety(duration: float) -> None:
 @click.option("--seconds", default=60.0, help="Of calls before each disturbance, and from it on.")
 @click.option("--cache", type=click.Path(file_okay=False, path_type=Path), default=Path(".cache/bench"), help="Models.")
 @click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="A report of `bench`: replace its disturbances."
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="A report of `survey`: replace its disturbances."
 )
 def disturb(rounds: int, seconds: float, cache: Path, out: Path | None) -> None:
     """What the callers of one model notice while another loads, or a worker joins or leaves."""
@@ -190,6 +198,132 @@ def models_(folder: Path, names: tuple[str, ...]) -> None:
 
 
 @main.command()
+@click.option("--quick", is_flag=True, help="One round of short points. Not for publishing.")
+@click.option("--only", multiple=True, type=click.Choice(list(SCENARIOS)), help="Only this scenario; repeatable.")
+@click.option(
+    "--triton",
+    "triton_choice",
+    envvar="PENSTOCK_BENCH_TRITON",
+    help="An interpreter whose environment has nvidia-pytriton, or a command that starts Triton, with {repository}, {port} and, if"
+    " needed, {free} and {python}.  [default: .venv-triton/bin/python if it exists]",
+    show_default=False,
+)
+@click.option(
+    "--python",
+    "pythons",
+    multiple=True,
+    help="An interpreter for our servers, and Triton's models; repeatable.  [default: this one, and /usr/bin/python3 if it is"
+    " another build of the same version]",
+    show_default=False,
+)
+@click.option("--rounds", type=click.IntRange(1), help="Instead of the plan's.  [default: 5]", show_default=False)
+@click.option("--seconds", type=click.IntRange(1), help="Of each point, instead of its scenario's.", show_default=False)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=_PAGE, help="Page.")
+@click.option(
+    "--readme",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the table of figures here, too.  [default: README.md with the default page]",
+    show_default=False,
+)
+@click.option("--cache", type=click.Path(file_okay=False, path_type=Path), default=Path(".cache/bench"), help="Models.")
+def bench(  # noqa: PLR0913  # options
+    *,
+    quick: bool,
+    only: tuple[str, ...],
+    triton_choice: str | None,
+    pythons: tuple[str, ...],
+    rounds: int | None,
+    seconds: int | None,
+    out: Path,
+    readme: Path | None,
+    cache: Path,
+) -> None:
+    """Compare with Triton in alternated rounds: about 20 minutes.
+
+    Servers are pinned to one core and the load to another. A scenario replaces that of an earlier run on the page; the others stay,
+    if they come from the same machine and packages.
+    """
+    from loadtest import interpreters, machine
+    from loadtest.compare import Compare, Plan, triton_command
+    from loadtest.processes import cores
+
+    found = interpreters.find(pythons or interpreters.here())
+    if triton_choice is None:
+        triton_choice = str(triton.DEFAULT_PACKAGES) if triton.DEFAULT_PACKAGES.exists() else ""
+    plan = Plan(found, triton_command(triton_choice))
+    if quick:
+        plan = dataclasses.replace(
+            plan, interpreters=found[:1], rounds=1, seconds=1, warmup=1, broker_warmup=12.0, bare=0.3
+        )
+    plan = dataclasses.replace(
+        plan, scenarios=only or plan.scenarios, rounds=rounds or plan.rounds, seconds=seconds or plan.seconds
+    )
+    raw = out.with_suffix("") / "results.json"
+    about = machine.about(*cores())
+    del about["commit"], about["date"]  # each scenario has its own
+    about |= {
+        f"Python {each.version}": f"{each.build}; the fixed loop takes {each.spin_ns:.0f} ns per iteration"
+        for each in found
+    }
+    begun = (Comparison.load(raw) if raw.exists() else Comparison(about)).then(about)
+    run_ = Compare(plan, cache.absolute() / "compared", begun, click.echo)
+    try:
+        run_.run()
+    finally:
+        run_.results.save(raw)
+    write_comparison(run_.results, out, readme)
+
+
+@main.command(name="page")
+@click.argument("results", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=_PAGE, help="Page.")
+@click.option(
+    "--readme",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the table of figures here, too.  [default: README.md with the default page]",
+    show_default=False,
+)
+def page(results: Path, out: Path, readme: Path | None) -> None:
+    """Write the page of a comparison again from its results file."""
+    write_comparison(Comparison.load(results), out, readme)
+
+
+def write_comparison(results: Comparison, out: Path, readme: Path | None) -> None:
+    """The page, and README's table with it."""
+    if readme is None and out == _PAGE:
+        readme = Path("README.md")
+    out.write_text(comparison_report.markdown(results))
+    if readme is not None:
+        readme.write_text(comparison_report.with_figures(readme.read_text(), results))
+    click.echo(f"wrote {out}")
+
+
+@main.command(name="triton")
+@click.argument("repository", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--packages", default=str(triton.DEFAULT_PACKAGES), help="Interpreter whose environment has nvidia-pytriton."
+)
+@click.option(
+    "--python", help="Interpreter that runs Python models.  [default: that of the packages]", show_default=False
+)
+@click.option("--http-port", default=8000)
+@click.option("--metrics-port", default=8002)
+@click.option(
+    "--home",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".cache/triton"),
+    help="Where it is assembled.",
+)
+def triton_(repository: Path, packages: str, python: str | None, http_port: int, metrics_port: int, home: Path) -> None:
+    """Become the Triton server of the wheel nvidia-pytriton, with a model repository."""
+    python = python or packages
+    choice = triton.TritonChoice(
+        packages, python, home / hashlib.sha256(f"{packages} {python}".encode()).hexdigest()[:8]
+    )
+    triton.start(choice, repository.absolute(), http_port, metrics_port)
+
+
+@main.command()
 @click.option("--quick", is_flag=True, help="About a minute: two models, few points. Not for publishing.")
 @click.option(
     "--gpu", is_flag=True, help="Models on a GPU; nothing is pinned. Publish with --out docs/benchmarks-gpu.md."
@@ -199,36 +333,18 @@ def models_(folder: Path, names: tuple[str, ...]) -> None:
 )
 @click.option("--model", "names", multiple=True, type=click.Choice(list(models.MODELS)), help="Only this; repeatable.")
 @click.option("--only", multiple=True, type=click.Choice(["embedded", "fleet"]), help="Only this system; repeatable.")
-@click.option(
-    "--against",
-    "rivals",
-    multiple=True,
-    metavar="NAME=COMMAND",
-    help="Also another V2 server, started by this command with {repository}, {port} and {free}; it gets the Python models.",
-)
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("docs/benchmarks.md"), help="Report."
-)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=_SURVEY, help="Report.")
 @click.option("--cache", type=click.Path(file_okay=False, path_type=Path), default=Path(".cache/bench"), help="Models.")
-def bench(
-    quick: bool, gpu: bool, soak_s: float, rivals: tuple[str, ...], out: Path, cache: Path, **chosen: tuple[str, ...]
-) -> None:
-    """The whole benchmark: the model called directly, the one-process fleet, and the fleet on Kafka and Redis.
+def survey(quick: bool, gpu: bool, soak_s: float, out: Path, cache: Path, **chosen: tuple[str, ...]) -> None:
+    """Our servers alone: the model called directly, the one-process fleet, and the fleet on Kafka and Redis.
 
     Servers are pinned to one core and the load to another. Takes about an hour without --soak.
     """
-    from loadtest.bench import GPU, QUICK, Bench, BenchPlan
+    from loadtest.survey import GPU, QUICK, Survey, SurveyPlan
 
-    plan = dataclasses.replace(GPU if gpu else QUICK if quick else BenchPlan(), soak_s=soak_s)
+    plan = dataclasses.replace(GPU if gpu else QUICK if quick else SurveyPlan(), soak_s=soak_s)
     plan = dataclasses.replace(plan, models=chosen["names"] or plan.models, systems=chosen["only"] or plan.systems)
-    named = [rival.partition("=") for rival in rivals]
-    if not all(command for _, _, command in named):
-        raise click.UsageError("--against takes NAME=COMMAND")
-    if named:
-        portable = [name for name, model in models.MODELS.items() if model.portable and name not in plan.models]
-        plan = dataclasses.replace(plan, models=(*plan.models, *portable))
-    plan = dataclasses.replace(plan, rivals=tuple([(name, command) for name, _, command in named]))
-    run_ = Bench(plan, cache.absolute(), click.echo)
+    run_ = Survey(plan, cache.absolute(), click.echo)
     try:
         run_.run()
     finally:
@@ -239,14 +355,14 @@ def bench(
 
 @main.command(name="report")
 @click.argument("results", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("docs/benchmarks.md"))
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=_SURVEY)
 @click.option(
     "--soaks",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Results of another run: take its soaks.",
 )
 def report_(results: Path, out: Path, soaks: Path | None) -> None:
-    """Write the Markdown report and its plots again from a results file."""
+    """Write the report of a survey and its plots again from a results file."""
     loaded = Results.load(results)
     if soaks is not None:
         other = Results.load(soaks)

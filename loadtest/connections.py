@@ -80,7 +80,7 @@ class HttpTarget:
         self.complaints: collections.Counter[str] = collections.Counter()
         self._address = address
         self._pool = pool
-        self._requests = [address.request(body, headers or {}) for body in pool.bodies]
+        self._requests = [address.request(body, {**pool.headers, **(headers or {})}) for body in pool.bodies]
         self._limit = limit
         self._idle: list[_Connection] = []
         self._all: set[_Connection] = set()

@@ -5,15 +5,20 @@ from __future__ import annotations
 import datetime as dt
 import importlib.metadata
 import platform
+import statistics
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import psutil
 
+from loadtest.processes import on_core
 from workers.devices import nvml
 
 NOT_PINNED = "not pinned"
+_SPINS: Final = 100_000
 _PACKAGES = ("penstock", "onnxruntime", "onnxruntime-gpu", "torch", "numpy", "uvloop", "httptools", "aiokafka", "redis")
 
 
@@ -28,9 +33,27 @@ def about(server_core: int | None, load_core: int | None) -> dict[str, str]:
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         "packages": ", ".join(f"{name} {version}" for name in _PACKAGES if (version := _version(name))),
         "load before the start": f"{psutil.cpu_percent(1.0):.0f} %",
-        "commit": _commit(),
-        "date": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": commit(),
+        "date": date(),
     }
+
+
+def date() -> str:
+    """Now, to the minute."""
+    return dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def spin_ns(core: int | None) -> float:
+    """How fast a core is at the moment: nanoseconds per iteration of a fixed loop, the median of several short ones."""
+    with on_core(core):
+        return statistics.median(_spin() for _ in range(9)) / _SPINS * 1e9
+
+
+def _spin() -> float:
+    begin, total = time.perf_counter(), 0
+    for number in range(_SPINS):
+        total += number
+    return time.perf_counter() - begin
 
 
 def _processor() -> str:
@@ -57,7 +80,7 @@ def _version(package: str) -> str:
         return ""
 
 
-def _commit() -> str:
+def commit() -> str:
     """The short hash, with a + if the working tree differs; "unknown" outside a repository."""
     root = Path(__file__).parent
     line = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--exclude=*"]

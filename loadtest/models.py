@@ -2,9 +2,10 @@
 
 `addsub` costs nothing, so it measures the server; `encoder` is compute-bound, so batching pays little; `mlp` reads 34 MB of weights
 per call, so batching pays most; `mlp-half` has one of its two large layers, so the server's share is twice as visible. All run on
-one CPU thread. `addsub-python` is addsub as a Python model of Triton's kind, which other servers can run as well. `encoder-gpu` and
-`mlp-gpu` are the same on a GPU; `base-gpu` is an encoder of BERT-base's size in half precision, which keeps a GPU busy. The files
-are made on demand and never committed.
+one CPU thread. `encoder-onnx` is the encoder as ONNX; `image` negates an image of 602 KB, so it measures the transport of large
+tensors. Models named `…-python` are Python models of Triton's kind that give the same answers, so that Triton runs the same source;
+those of mlp and encoder call the same ONNX file. `encoder-gpu` and `mlp-gpu` run on a GPU; `base-gpu` is an encoder of BERT-base's
+size in half precision, which keeps a GPU busy. The files are made on demand and never committed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +25,8 @@ from loadtest.payloads import TOLERANCE, InputSpec
 VOCABULARY: Final = 1000
 TOKENS: Final = 32
 LARGE_TOKENS: Final = 128
+IMAGE: Final = (3, 224, 224)
+"""Its float32 tensor has 602,112 bytes."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class BenchModel:
         twin: name of a model that gives the same answers and, unlike this one, can be called directly; "" for itself.
         has_limit: whether calling it directly bounds a server; false if the call costs next to nothing.
         tolerance: how far an answer may be from the reference's: batches of other sizes round differently.
+        binary: whether its tensors travel as bytes, both ways, and not as JSON.
     """
 
     name: str
@@ -50,16 +55,12 @@ class BenchModel:
     has_limit: bool = True
     twin: str = ""
     tolerance: float = TOLERANCE
+    binary: bool = False
 
     @property
     def on_gpu(self) -> bool:
         """Whether it runs on a GPU, also when it is called directly."""
         return "KIND_GPU" in self.config
-
-    @property
-    def portable(self) -> bool:
-        """Whether a server without our backends can run it: Python models need nothing but NumPy."""
-        return self.file.endswith(".py")
 
 
 def write_repository(folder: Path, names: Iterable[str] | None = None) -> Path:
@@ -106,7 +107,7 @@ def _write_addsub(path: Path) -> None:
     _save_onnx(helper.make_graph(nodes, "addsub", inputs, outputs), path)
 
 
-_ADDSUB_PYTHON: Final = """\
+_ELEMENTWISE_PYTHON: Final = """\
 import triton_python_backend_utils as pb_utils
 
 
@@ -114,16 +115,67 @@ class TritonPythonModel:
     def execute(self, requests):
         responses = []
         for request in requests:
-            left = pb_utils.get_input_tensor_by_name(request, "INPUT0").as_numpy()
-            right = pb_utils.get_input_tensor_by_name(request, "INPUT1").as_numpy()
-            outputs = [pb_utils.Tensor("OUTPUT0", left + right), pb_utils.Tensor("OUTPUT1", left - right)]
+            %s
             responses.append(pb_utils.InferenceResponse(output_tensors=outputs))
+        return responses
+"""
+_ADDSUB_LINES: Final = """\
+left = pb_utils.get_input_tensor_by_name(request, "INPUT0").as_numpy()
+            right = pb_utils.get_input_tensor_by_name(request, "INPUT1").as_numpy()
+            outputs = [pb_utils.Tensor("OUTPUT0", left + right), pb_utils.Tensor("OUTPUT1", left - right)]"""
+_IMAGE_LINES: Final = """\
+image = pb_utils.get_input_tensor_by_name(request, "image").as_numpy()
+            outputs = [pb_utils.Tensor("negative", -image)]"""
+
+_SESSION_PYTHON: Final = """\
+import os
+
+import numpy as np
+import onnxruntime
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        path = os.path.join(args["model_repository"], args["model_version"], "model.onnx")
+        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def execute(self, requests):
+        inputs = [pb_utils.get_input_tensor_by_name(request, "ids").as_numpy() for request in requests]
+        (scores,) = self.session.run(["scores"], {"ids": np.concatenate(inputs)})
+        responses, begin = [], 0
+        for rows in map(len, inputs):
+            output = pb_utils.Tensor("scores", scores[begin : begin + rows])
+            responses.append(pb_utils.InferenceResponse(output_tensors=[output]))
+            begin += rows
         return responses
 """
 
 
 def _write_addsub_python(path: Path) -> None:
-    path.write_text(_ADDSUB_PYTHON)
+    path.write_text(_ELEMENTWISE_PYTHON % _ADDSUB_LINES)
+
+
+def _write_image_python(path: Path) -> None:
+    path.write_text(_ELEMENTWISE_PYTHON % _IMAGE_LINES)
+
+
+def _write_session_python(path: Path, write_onnx: Callable[[Path], None]) -> None:
+    """A model.py and, beside it, the model.onnx that it calls."""
+    write_onnx(path.with_name("model.onnx"))
+    path.write_text(_SESSION_PYTHON)
+
+
+def _write_image(path: Path) -> None:
+    from onnx import TensorProto, helper
+
+    names = ("image", "negative")
+    image, negative = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *IMAGE]) for name in names)
+    _save_onnx(
+        helper.make_graph([helper.make_node("Neg", ["image"], ["negative"])], "image", [image], [negative]), path
+    )
 
 
 def _write_mlp(path: Path, layers: int = 2) -> None:
@@ -172,6 +224,21 @@ def _write_encoder(path: Path, *, large: bool = False) -> None:
     (traced.half() if large else traced).save(str(path))
 
 
+def _write_encoder_onnx(path: Path) -> None:
+    import torch
+
+    from loadtest.encoder import Encoder
+
+    torch.manual_seed(3)
+    batch = {"ids": {0: "batch"}, "scores": {0: "batch"}}
+    with warnings.catch_warnings():  # the exporter that replaces this one needs packages that nothing else here needs
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(
+            Encoder(VOCABULARY).eval(), (torch.arange(2 * TOKENS).reshape(2, TOKENS),), str(path), dynamo=False,
+            input_names=["ids"], output_names=["scores"], dynamic_axes=batch, opset_version=17,
+        )  # fmt: skip
+
+
 _IDS: Final = InputSpec("ids", "INT64", (1, TOKENS), high=VOCABULARY)
 
 _ADDSUB_CONFIG: Final = """\
@@ -202,6 +269,17 @@ dynamic_batching { max_queue_delay_microseconds: 3000 }
 parameters { key: "intra_op_thread_count" value: { string_value: "1" } }
 """
 
+_IMAGE_CONFIG: Final = """\
+name: "image"
+backend: "onnxruntime"
+max_batch_size: 8
+input [ { name: "image" data_type: TYPE_FP32 dims: [ 3, 224, 224 ] } ]
+output [ { name: "negative" data_type: TYPE_FP32 dims: [ 3, 224, 224 ] } ]
+instance_group [ { count: 1 kind: KIND_CPU } ]
+dynamic_batching { }
+parameters { key: "intra_op_thread_count" value: { string_value: "1" } }
+"""
+
 _ENCODER_CONFIG: Final = """\
 name: "encoder"
 backend: "pytorch"
@@ -222,16 +300,6 @@ MODELS: Final = {
         _ADDSUB_CONFIG,
         _write_addsub,
         has_limit=False,
-    ),
-    "addsub-python": BenchModel(
-        "addsub-python",
-        "model.py",
-        (InputSpec("INPUT0", "FP32", (1, 16)), InputSpec("INPUT1", "FP32", (1, 16))),
-        ("OUTPUT0", "OUTPUT1"),
-        _ADDSUB_CONFIG.replace("onnxruntime", "python").replace('"addsub"', '"addsub-python"'),
-        _write_addsub_python,
-        has_limit=False,
-        twin="addsub",
     ),
     "encoder": BenchModel(
         "encoder",
@@ -279,4 +347,39 @@ GPU_MODELS: Final = {
     )
 }
 """Those that need a GPU, by name."""
-ALL: Final = MODELS | GPU_MODELS
+
+
+def _python_twin(of: BenchModel, write: Callable[[Path], None]) -> BenchModel:
+    """The same model as model.py, with the same configuration but for the backend."""
+    config = of.config.replace('"onnxruntime"', '"python"').replace(f'"{of.name}"', f'"{of.name}-python"', 1)
+    return dataclasses.replace(of, name=f"{of.name}-python", file="model.py", config=config, write=write, twin=of.name)
+
+
+_ENCODER_ONNX: Final = dataclasses.replace(
+    MODELS["mlp"], name="encoder-onnx", config=_MLP_CONFIG % "encoder-onnx", write=_write_encoder_onnx
+)
+_IMAGE_MODEL: Final = BenchModel(
+    "image",
+    "model.onnx",
+    (InputSpec("image", "FP32", (1, *IMAGE)),),
+    ("negative",),
+    _IMAGE_CONFIG,
+    _write_image,
+    has_limit=False,
+    binary=True,
+)
+COMPARED_MODELS: Final = {
+    model.name: model
+    for model in (
+        MODELS["addsub"],
+        _python_twin(MODELS["addsub"], _write_addsub_python),
+        MODELS["mlp"],
+        _python_twin(MODELS["mlp"], functools.partial(_write_session_python, write_onnx=_write_mlp)),
+        _ENCODER_ONNX,
+        _python_twin(_ENCODER_ONNX, functools.partial(_write_session_python, write_onnx=_write_encoder_onnx)),
+        _IMAGE_MODEL,
+        _python_twin(_IMAGE_MODEL, _write_image_python),
+    )
+}
+"""Those that are compared with other servers, by name: each as ONNX and as model.py."""
+ALL: Final = MODELS | GPU_MODELS | COMPARED_MODELS

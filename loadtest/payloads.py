@@ -100,21 +100,27 @@ class Pool:
 
     Attributes:
         inputs: the arrays of each request.
-        bodies: the V2 JSON bodies, in the same order.
+        bodies: the V2 bodies, in the same order.
         expected: each request's right answer, flat values by output name; empty when nothing is known about the model.
         tolerance: see `is_close`.
+        headers: that every request needs.
+        tails: the bytes with which each right answer ends, if its tensors are binary.
     """
 
     inputs: tuple[Mapping[str, Array], ...]
     bodies: tuple[bytes, ...]
     expected: tuple[Answer, ...]
     tolerance: float = TOLERANCE
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    tails: tuple[bytes, ...] = ()
 
     def __len__(self) -> int:
         return len(self.bodies)
 
     def is_right(self, index: int, body: bytes) -> bool:
-        """Whether a V2 JSON answer is right for request `index`; without expectations, whether it has outputs."""
+        """Whether a V2 answer is right for request `index`; without expectations, whether it has outputs."""
+        if self.tails:
+            return body.endswith(self.tails[index])
         try:
             outputs = {item["name"]: item["data"] for item in orjson.loads(body)["outputs"]}
         except (orjson.JSONDecodeError, KeyError, TypeError):
@@ -153,3 +159,32 @@ def build(
     answers = [reference(arrays) for arrays in inputs]
     expected = tuple({name: array.ravel().tolist() for name, array in answer.items()} for answer in answers)
     return Pool(inputs, bodies, expected, tolerance)
+
+
+def build_binary(
+    specs: Sequence[InputSpec],
+    outputs: Sequence[str],
+    reference: Callable[[Mapping[str, Array]], Mapping[str, Array]],
+    count: int = 8,
+    seed: int = 0,
+) -> Pool:
+    """`count` different requests whose tensors travel as bytes, both ways, with their answers; no value is a BYTES element."""
+    random = np.random.default_rng(seed)
+    inputs = tuple({spec.name: draw(spec, random) for spec in specs} for _ in range(count))
+    document = {
+        "inputs": [
+            {
+                "name": spec.name,
+                "shape": spec.shape,
+                "datatype": spec.datatype,
+                "parameters": {"binary_data_size": inputs[0][spec.name].nbytes},
+            }
+            for spec in specs
+        ],
+        "outputs": [{"name": name, "parameters": {"binary_data": True}} for name in outputs],
+    }
+    head = orjson.dumps(document)
+    bodies = tuple(b"".join([head, *(arrays[spec.name].tobytes() for spec in specs)]) for arrays in inputs)
+    answers = [reference(arrays) for arrays in inputs]
+    tails = tuple(b"".join(answer[name].tobytes() for name in outputs) for answer in answers)
+    return Pool(inputs, bodies, (), headers={"Inference-Header-Content-Length": str(len(head))}, tails=tails)

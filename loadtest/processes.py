@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import psutil
 
+from loadtest.interpreters import THIS_ONE, Interpreter
 from protocol.errors import Unavailable
 
 MIB: Final = 1 << 20
@@ -68,17 +68,18 @@ class ServerProcess:
         core: int | None,
         environment: Mapping[str, str] | None = None,
         *,
-        program: str = sys.executable,
+        interpreter: Interpreter | None = THIS_ONE,
     ) -> None:
         self._log = tempfile.TemporaryFile("w+b")  # noqa: SIM115  # closed by stop
-        self._line = [program, *arguments] if program else list(arguments)
+        self._line = [interpreter.path, *arguments] if interpreter else list(arguments)
+        environment = {**(interpreter.environment if interpreter else {}), **(environment or {})}
         with on_core(core):
             self._process = subprocess.Popen(  # noqa: S603  # the command line is ours
                 self._line,
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **(environment or {})},
+                env={**os.environ, **environment},
             )
 
     @property

@@ -1,13 +1,11 @@
-"""Results as Markdown: rates as shares of the limit, followed by the raw figures. No I/O."""
+"""A survey's results as Markdown: rates as shares of the limit, followed by the raw figures. No I/O."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from loadtest.goals import GOALS, Goal
-from loadtest.machine import NOT_PINNED
 from loadtest.results import (
     ClosedPoint,
     Disturbance,
@@ -19,11 +17,11 @@ from loadtest.results import (
     ServerResult,
     Soak,
 )
+from loadtest.tables import cell, table
 
 _METHOD = """\
-Written by `make bench` (`python -m loadtest bench`). The method is in loadtest/README.md, the raw figures are in the JSON file
-beside the plots. Ratios to the limit are more comparable between machines than rates.
-[What profiling found](benchmarks/findings.md) has a page of its own.
+Written by `python -m loadtest survey`. The method is in loadtest/README.md, the raw figures are in the JSON file beside the plots.
+Ratios to the limit are more comparable between machines than rates.
 """
 _TITLE = {
     "embedded": "embedded: one process",
@@ -32,43 +30,20 @@ _TITLE = {
 }
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table; floats get digits by their size."""
-    lines = ["| " + " | ".join(columns) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
-    lines += ["| " + " | ".join(cell(value) for value in row) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
-
-
-def cell(value: Any) -> str:
-    """A number in readable form; None and NaN as a dash."""
-    if value is None or value != value:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
 def ratio(rate: float, limit: Mapping[int, float] | None) -> float | None:
     """The rate as a share of the limit's best, None if no limit was measured."""
     return rate / max(limit.values()) if limit else None
 
 
-_TRAVEL = (
-    "\nThe goals were set on another machine, where Triton (Python backend, add/sub) reached 11,100/s and a p50 of 0.22 ms with one"
-    "\ncaller. The last two columns scale them by what it reached here, in this run.\n"
-)
-
-
 def markdown(results: Results, pictures: Sequence[str] = ()) -> str:
     """The whole report; `pictures` are file names relative to it."""
     parts = [
-        f"# Benchmarks{' on a GPU' if 'gpu' in results.about else ''}\n",
+        f"# {'Benchmarks on a GPU' if 'gpu' in results.about else 'Survey of our servers'}\n",
         _METHOD,
         table(("about this run", ""), sorted(results.about.items())),
         "## Results\n",
         _headline(results),
     ]
-    parts += [_goals(results)] if results.about.get("cores") != NOT_PINNED else []  # they are set for one core
     parts += [f"![{name}]({name})\n" for name in pictures]
     if results.limits:
         parts += ["## The limit: the model called directly in a loop\n", _limits(results.limits)]
@@ -109,26 +84,6 @@ def _headline_cells(result: ModelResult | None, limit: Mapping[int, float] | Non
     latency = alone.latency_ms if alone else {}
     rate = f"{cell(best.rate)} ({best.callers} callers)"
     return [rate, ratio(best.rate, limit), latency.get("p50"), latency.get("p99")]
-
-
-def _goals(results: Results) -> str:
-    rows = [
-        [
-            goal.text, _bound(goal, goal.bound), goal.measure(results), _reached(goal.met(results)),
-            _bound(goal, goal.scaled(results)), _reached(goal.met_here(results)) if goal.scaled(results) else None,
-        ]
-        for goal in GOALS
-    ]  # fmt: skip
-    columns = ("goal", "", "measured", "reached", "scaled to this machine by Triton's figure", "reached")
-    return table(columns, rows) + _TRAVEL
-
-
-def _bound(goal: Goal, bound: float | None) -> str | None:
-    return None if bound is None else f"{'≥' if goal.at_least else '≤'} {cell(float(bound))}"
-
-
-def _reached(met: bool | None) -> str:
-    return "not measured" if met is None else "yes" if met else "NO"
 
 
 def _models(results: Results) -> list[str]:

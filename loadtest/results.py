@@ -20,6 +20,7 @@ class ClosedPoint:
         errors: connections, reads, writes or time-outs that failed, and other statuses.
         cpu_us: CPU microseconds per request, by process.
         batch: mean rows per execution; 0 where the server does not say.
+        generator_us: the generator's own CPU microseconds per request, with its start; 0 if unknown.
     """
 
     callers: int
@@ -29,6 +30,7 @@ class ClosedPoint:
     errors: int = 0
     cpu_us: dict[str, float] = dataclasses.field(default_factory=dict)
     batch: float = 0.0
+    generator_us: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

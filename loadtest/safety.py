@@ -130,7 +130,7 @@ class _Runs:
         self._executor: Executor = loaded.executors[0]
         self._back: asyncio.Queue[Job] = asyncio.Queue()
         self._executor.deliver_to(Completions(asyncio.get_running_loop(), self._came))
-        pool = payloads.build(models.MODELS[MODEL].inputs, size)
+        pool = payloads.build(models.ALL[MODEL].inputs, size)
         self._requests = [
             InferRequest(str(number), MODEL, "1", tuple(from_array(name, array) for name, array in inputs.items()))
             for number, inputs in enumerate(pool.inputs[:size])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from loadtest.report import table
 from loadtest.siege import Siege
+from loadtest.tables import table
 
 _HEAD: Final = """\
 # Under siege

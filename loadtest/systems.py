@@ -13,12 +13,13 @@ import shlex
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from loadtest.connections import Address
+from loadtest.interpreters import THIS_ONE, Interpreter
 from loadtest.payloads import Pool
 from loadtest.processes import MIB, Meter, ServerProcess
 from loadtest.targets import get_json
@@ -42,7 +43,7 @@ class System:
     """A running server or fleet.
 
     Attributes:
-        name: "embedded" or "fleet".
+        name: "embedded", "fleet" or "rival".
         port: of its V2 API on loopback.
         meter: of all its processes.
         first_answer_s: from the start of its own processes to the first right answer.
@@ -50,6 +51,7 @@ class System:
         redis: URL of its store, if it has one.
         prefix: of its topics and keys, if it has any.
         metrics: port of the gateway's metrics, if it has one.
+        log: reads what its processes have written, if that is kept together.
     """
 
     name: str
@@ -60,6 +62,7 @@ class System:
     redis: str = ""
     prefix: str = ""
     metrics: int = 0
+    log: Callable[[], str] = str
 
     def address(self, model: str) -> Address:
         """The address of one of its models."""
@@ -82,13 +85,19 @@ class System:
 
 @contextlib.contextmanager
 def embedded(
-    repository: Path, core: int | None, model: str, pool: Pool, *, gateway_options: Sequence[str] = ()
+    repository: Path,
+    core: int | None,
+    model: str,
+    pool: Pool,
+    *,
+    gateway_options: Sequence[str] = (),
+    interpreter: Interpreter = THIS_ONE,
 ) -> Iterator[System]:
     """`penstock serve`, once it has answered the pool's first request to `model` correctly."""
     port, metrics = free_port(), free_port()
     line = ["-m", "penstock", "serve", "--model-repository", str(repository)]
     begin = time.perf_counter()
-    server = ServerProcess([*line, *_ports(port, metrics), *gateway_options], core)
+    server = ServerProcess([*line, *_ports(port, metrics), *gateway_options], core, interpreter=interpreter)
     try:
         wait_for_answer(Address("127.0.0.1", port, model), pool, {"server": server})
         first_answer = time.perf_counter() - begin
@@ -107,6 +116,7 @@ def fleet(  # noqa: PLR0913  # each is another process's command line
     *,
     jvm: Jvm | None = None,
     gateway_options: Sequence[str] = (),
+    interpreter: Interpreter = THIS_ONE,
 ) -> Iterator[System]:
     """A gateway and a worker on a real broker and a real Redis, once they have answered correctly; started in this order.
 
@@ -130,10 +140,10 @@ def fleet(  # noqa: PLR0913  # each is another process's command line
         port, metrics = free_port(), free_port()
         begin = time.perf_counter()
         worker_line = ["-m", "penstock", "worker", "--model-repository", str(repository), *transport, *worker_options]
-        worker = ServerProcess([*worker_line, "--metrics-port", str(free_port())], core)
+        worker = ServerProcess([*worker_line, "--metrics-port", str(free_port())], core, interpreter=interpreter)
         stack.callback(worker.stop)
         gateway_line = ["-m", "penstock", "gateway", *transport, *_ports(port, metrics), *gateway_options]
-        gateway = ServerProcess(gateway_line, core)
+        gateway = ServerProcess(gateway_line, core, interpreter=interpreter)
         stack.callback(gateway.stop)
         wait_for_answer(Address("127.0.0.1", port, model), pool, {"gateway": gateway, "worker": worker})
         first_answer = time.perf_counter() - begin
@@ -144,16 +154,20 @@ def fleet(  # noqa: PLR0913  # each is another process's command line
 
 
 @contextlib.contextmanager
-def rival(name: str, command: str, repository: Path, core: int | None, first: tuple[str, Pool]) -> Iterator[System]:
-    """Another V2 server, by a shell command with `{repository}`, `{port}` and `{free}` (any other port that it needs)."""
+def rival(
+    command: str, repository: Path, core: int | None, first: tuple[str, Pool], *, python: str = ""
+) -> Iterator[System]:
+    """Another V2 server, by a command with `{repository}`, `{port}`, `{free}` (any other port that it needs) and `{python}`."""
     model, pool = first
     port = free_port()
-    words = [word.format(repository=repository, port=port, free=free_port()) for word in shlex.split(command)]
+    words = [
+        word.format(repository=repository, port=port, free=free_port(), python=python) for word in shlex.split(command)
+    ]
     begin = time.perf_counter()
-    server = ServerProcess(words, core, program="")
+    server = ServerProcess(words, core, interpreter=None)
     try:
         wait_for_answer(Address("127.0.0.1", port, model), pool, {"server": server})
-        yield System(name, port, Meter({"server": server.pid}), time.perf_counter() - begin)
+        yield System("rival", port, Meter({"server": server.pid}), time.perf_counter() - begin, log=server.log)
     finally:
         server.stop()
 
@@ -181,7 +195,7 @@ def wait_for_answer(address: Address, pool: Pool, processes: Mapping[str, Server
         for process in processes.values():
             process.check()
         try:
-            status, body = ask(address, "POST", address.path, pool.bodies[0])
+            status, body = ask(address, "POST", address.path, pool.bodies[0], pool.headers)
         except (OSError, http.client.HTTPException) as exc:
             said = str(exc)
         else:
@@ -208,7 +222,9 @@ def wait_until_ready(address: Address) -> None:
         time.sleep(0.1)
 
 
-def ask(address: Address, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+def ask(
+    address: Address, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+) -> tuple[int, bytes]:
     """(status, body) of one call.
 
     Raises:
@@ -216,7 +232,8 @@ def ask(address: Address, method: str, path: str, body: bytes = b"") -> tuple[in
     """
     connection = http.client.HTTPConnection(address.host, address.port, timeout=30.0)
     try:
-        connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+        content = {"Content-Type": "application/json"} if body else {}
+        connection.request(method, path, body, {**content, **(headers or {})})
         response = connection.getresponse()
         return response.status, response.read()
     finally:

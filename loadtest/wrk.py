@@ -5,7 +5,9 @@ wrk counts statuses, it does not read answers: correctness is checked by our own
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -40,26 +42,35 @@ def run(
     core: int | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> ClosedPoint:
-    """Load a server for `seconds`, from `core` if one is given.
+    """Load a server for `seconds`, from `core` if one is given; `headers` come besides those of the pool.
 
     Raises:
         NotFound: wrk (or taskset, with a core) is not installed.
         FleetError: wrk could not run; the message has its output.
     """
-    with tempfile.NamedTemporaryFile("wb", prefix="penstock-bodies-", suffix=".jsonl") as bodies:
-        bodies.write(b"\n".join(pool.bodies) + b"\n")
+    with tempfile.NamedTemporaryFile("wb", prefix="penstock-bodies-", suffix=".bodies") as bodies:
+        bodies.writelines(b"%d %b" % (len(body), body) for body in pool.bodies)
         bodies.flush()
-        line = command(address, Path(bodies.name), callers, seconds, headers or {})
+        line = command(address, Path(bodies.name), callers, seconds, {**pool.headers, **(headers or {})})
         if core is not None:
             line = ["taskset", "--cpu-list", str(core), *line]
         for program in {line[0], "wrk"}:
             if shutil.which(program) is None:
                 raise NotFound(f"{program} is not installed; on Debian: apt-get install wrk util-linux")
         # Every part is ours but the host, and no shell reads it.
+        before = _children_seconds()
         done = subprocess.run(line, capture_output=True, text=True, timeout=seconds + 60, check=False)  # noqa: S603
+        spent = _children_seconds() - before
     if done.returncode != 0:
         raise FleetError(f"wrk ended with {done.returncode}: {(done.stderr or done.stdout).strip()}")
-    return parse(done.stdout, callers)
+    point = parse(done.stdout, callers)
+    return dataclasses.replace(point, generator_us=spent * 1e6 / max(1.0, point.rate * point.seconds))
+
+
+def _children_seconds() -> float:
+    """CPU seconds of all children that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def parse(output: str, callers: int) -> ClosedPoint:

@@ -6,6 +6,7 @@ Invariant: no value is rounded, wrapped or guessed; the time is proportional to 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -53,6 +54,16 @@ def pack_data(name: str, datatype: str, shape: tuple[int, ...], data: object) ->
     array = _numbers(name, datatype, data)
     _check_count(name, shape, array.size)
     return array.tobytes()
+
+
+def packer(datatype: str, count: int) -> Callable[..., bytes] | None:
+    """Packs `count` numbers; None if the datatype's JSON is not numbers. It takes True for 1.
+
+    Everything but numbers in its range, and another count, makes it raise `struct.error` or OverflowError.
+    """
+    if datatype == "BOOL" or datatype not in _PACKED:
+        return None
+    return struct.Struct(f"<{count}{_PACKED[datatype][0]}").pack
 
 
 def _check_count(name: str, shape: tuple[int, ...], count: int) -> None:

@@ -8,29 +8,36 @@ NaN, which is not JSON; this writes null, and refuses an infinity, which a calle
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, Final, cast
+import functools
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 import orjson
 
 from protocol.errors import CodecError, SizeError, Unsupported, quoted
-from protocol.json_data import pack_data
+from protocol.json_data import pack_data, packer
 from protocol.messages import Parameters
 from protocol.tensors import (
     ITEM_SIZE,
     MAX_ELEMENTS,
+    MAX_RANK,
     NUMPY_DTYPE,
     Buffer,
     Tensor,
     bytes_elements,
     check_shape,
     check_size,
+    element_count,
     spend,
 )
 
 MAX_TENSORS: Final = 256
 MAX_PARAMETERS: Final = 256
+_FORMS: Final = 1024
+_FORM_NAME: Final = 128
+"""At most `_FORMS` forms of inputs are remembered, with names of at most this many characters."""
 _RESERVED: Final = "triton_"
 _SEQUENCE: Final = frozenset({"sequence_id", "sequence_start", "sequence_end"})
 _TENSOR_RESERVED: Final = ("binary_data_size", "shared_memory_region")
@@ -54,13 +61,18 @@ class RequestedOutput:
 
 @dataclasses.dataclass(slots=True)
 class InferBody:
-    """A parsed V2 infer body: typed, with checked sizes, not yet compared with a model."""
+    """A parsed V2 infer body: typed, with checked sizes, not yet compared with a model.
+
+    Attributes:
+        held: bytes that the tensors keep in memory: their own, and the whole body if any is a view of it.
+    """
 
     id: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[RequestedOutput, ...]
     parameters: Parameters
     binary_default: bool = False
+    held: int = 0
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -78,8 +90,12 @@ def parse_json_body(body: Buffer, most: int = MAX_ELEMENTS) -> InferBody:
     return parse_body(body, None, most)
 
 
-def parse_body(body: Buffer, header_length: int | None, most: int = MAX_ELEMENTS, model: str = "") -> InferBody:
+def parse_body(
+    body: Buffer | bytearray, header_length: int | None, most: int = MAX_ELEMENTS, model: str = ""
+) -> InferBody:
     """An infer body, with binary tensors after `header_length` bytes of JSON unless that is None.
+
+    Binary tensors are read-only views of the body.
 
     Args:
         model: the model that errors name; "" for none.
@@ -89,13 +105,8 @@ def parse_body(body: Buffer, header_length: int | None, most: int = MAX_ELEMENTS
         ManyElements: it has more than `most` BYTES elements.
         Unsupported: shared memory or classification is requested.
     """
-    view = memoryview(body)
-    tail = view[:0]
-    if header_length is not None:
-        if not 0 < header_length <= len(view):
-            raise CodecError(f"inference header size should be in range (0, {len(view)}), got: {header_length}")
-        view, tail = view[:header_length], view[header_length:]
-    root = _load(view)
+    text, tail = (bytes(body), _NOTHING) if header_length is None else _split(body, header_length)
+    root = _load(text)
     if type(root) is not dict:
         raise CodecError("the request body must be a JSON object")
     label = root.get("id")
@@ -104,7 +115,7 @@ def parse_body(body: Buffer, header_length: int | None, most: int = MAX_ELEMENTS
     elif type(label) is not str:
         raise CodecError(f"'id' must be a string, not {quoted(label)}")
     try:
-        inputs = _inputs(root.get("inputs"), tail, most)
+        inputs = _inputs(root.get("inputs"), tail, most, b"true" in text or b"false" in text)
     except SizeError as error:
         raise CodecError(error.full_text(model, label)) from None
     raw = root.get("parameters")
@@ -114,12 +125,20 @@ def parse_body(body: Buffer, header_length: int | None, most: int = MAX_ELEMENTS
         raise CodecError(f"parameter 'binary_data_output' must be a boolean, not {quoted(binary_default)}")
     if not _SEQUENCE.isdisjoint(parameters):
         _check_sequence(parameters)
-    return InferBody(label, inputs, _outputs(root.get("outputs")), parameters, binary_default)
+    held = sum([len(tensor.data) for tensor in inputs]) + (len(text) if tail else 0)
+    return InferBody(label, inputs, _outputs(root.get("outputs")), parameters, binary_default, held)
 
 
-def _load(view: memoryview) -> Any:
+def _split(body: Buffer | bytearray, header_length: int) -> tuple[bytes, memoryview]:
+    """The JSON text in front, and a read-only view of the rest."""
+    if not 0 < header_length <= len(body):
+        raise CodecError(f"inference header size should be in range (0, {len(body)}), got: {header_length}")
+    return bytes(body[:header_length]), memoryview(body).toreadonly()[header_length:]
+
+
+def _load(text: bytes) -> Any:
     try:
-        return orjson.loads(view)
+        return orjson.loads(text)
     except orjson.JSONDecodeError as exc:
         raise CodecError(f"failed to parse the request JSON buffer: {exc}") from None
 
@@ -157,14 +176,22 @@ def _check_sequence(parameters: Parameters) -> None:
         raise CodecError(f"parameter 'sequence_id' must be an unsigned integer or a string, not {quoted(value)}")
 
 
-def _inputs(value: object, tail: memoryview, most: int) -> tuple[Tensor, ...]:
+_NOTHING: Final = memoryview(b"")
+
+
+def _inputs(value: object, tail: memoryview, most: int, booleans: bool) -> tuple[Tensor, ...]:
+    """The inputs of a body.
+
+    Args:
+        booleans: whether the JSON text has the letters of one, which are far cheaper to search than each value's type is to ask.
+    """
     if type(value) is not list:
         raise CodecError("'inputs' must be a list of tensors")
     if len(value) > MAX_TENSORS:
         raise CodecError(f"'inputs' has {len(value)} tensors; at most {MAX_TENSORS} are allowed")
     tensors, position = [], 0
     for entry in value:
-        tensor, used = _input(entry, tail[position:] if tail else tail, most)
+        tensor, used = _input(entry, tail[position:] if tail else tail, most, booleans)
         most = spend(most, tensor.datatype, tensor.shape)
         position += used
         tensors.append(tensor)
@@ -177,29 +204,73 @@ def _inputs(value: object, tail: memoryview, most: int) -> tuple[Tensor, ...]:
     return tuple(tensors)
 
 
-def _input(entry: object, tail: memoryview, most: int) -> tuple[Tensor, int]:
+def _input(entry: object, tail: memoryview, most: int, booleans: bool) -> tuple[Tensor, int]:
     """One input, and the number of bytes that it took from the tail."""
     if type(entry) is not dict:
         raise CodecError("each of 'inputs' must be an object")
-    name, datatype, shape = entry.get("name"), entry.get("datatype"), entry.get("shape")
+    name, datatype, shape, size, pack = _form(entry.get("name"), entry.get("datatype"), entry.get("shape"))
+    if size is None:
+        spend(most, datatype, shape)
+    parameters = entry.get("parameters")
+    data = entry.get("data", _ABSENT)
+    if data is not _ABSENT:
+        if parameters is not None:
+            _refuse_other_sources(name, parameters)
+        if pack is not None and not booleans and type(data) is list:
+            try:
+                return Tensor(name, datatype, shape, pack(*data)), 0
+            except (struct.error, OverflowError):
+                pass  # `pack_data` takes the other ways to write it, or says what is wrong
+        return Tensor(name, datatype, shape, pack_data(name, datatype, shape, data)), 0
+    given = _binary_size(name, parameters)
+    if given > len(tail):
+        text = f"unexpected size for input '{name}', expecting {given - len(tail)} additional bytes"
+        raise SizeError(text, "", names_request=False)
+    tensor = Tensor(name, datatype, shape, tail[:given])
+    if given != size:
+        check_size(tensor)
+    return tensor, given
+
+
+class _Form(NamedTuple):
+    """What inputs of one name, datatype and shape have in common.
+
+    Attributes:
+        size: bytes of the data; None for BYTES, whose elements vary.
+        pack: makes the data of that many numbers; None for a datatype whose JSON is not numbers.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    size: int | None
+    pack: Callable[..., bytes] | None
+
+
+def _form(name: object, datatype: object, shape: object) -> _Form:
+    """The checked form of an input; those of the last requests are remembered."""
     if type(name) is not str or not name:
         raise CodecError("an input lacks its 'name'")
     if type(datatype) is not str or datatype not in ITEM_SIZE:
         raise CodecError(f"invalid datatype for input {name}: {quoted(datatype)}; known are {', '.join(ITEM_SIZE)}")
     if type(shape) is not list:
         raise CodecError(f"input '{name}' lacks its 'shape'")
+    if len(name) > _FORM_NAME or len(shape) > MAX_RANK:
+        return _new_form(name, datatype, *shape)
+    try:
+        return _known_form(name, datatype, *shape)
+    except TypeError:  # a size that cannot be looked up, such as a list
+        return _new_form(name, datatype, *shape)
+
+
+def _new_form(name: str, datatype: str, *shape: object) -> _Form:
     sizes = check_shape(shape, f"input '{name}'")
-    spend(most, datatype, sizes)
-    if "data" in entry:
-        _refuse_other_sources(name, entry.get("parameters"))
-        return Tensor(name, datatype, sizes, pack_data(name, datatype, sizes, entry["data"])), 0
-    size = _binary_size(name, entry.get("parameters"))
-    if size > len(tail):
-        text = f"unexpected size for input '{name}', expecting {size - len(tail)} additional bytes"
-        raise SizeError(text, "", names_request=False)
-    tensor = Tensor(name, datatype, sizes, tail[:size])
-    check_size(tensor)
-    return tensor, size
+    item, count = ITEM_SIZE[datatype], element_count(sizes)
+    return _Form(name, datatype, sizes, count * item if item else None, packer(datatype, count))
+
+
+_known_form: Final = functools.lru_cache(_FORMS, typed=True)(_new_form)  # typed: 1, 1.0 and True are equal
+_ABSENT: Final = object()
 
 
 def _refuse_other_sources(name: str, parameters: object) -> None:

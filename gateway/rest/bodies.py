@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from typing import Final
 
@@ -16,6 +17,8 @@ Binary = frozenset[str] | bool
 """The outputs that a caller wants as raw bytes after the JSON: by name, all (True) or none (False)."""
 
 _LENGTH: Final = struct.Struct("<I")
+_TEXTS: Final = 256
+"""Parts of headers that are remembered, of each kind."""
 _STRING: Final = 64
 """One string takes as long to write as this many bytes of numbers."""
 
@@ -42,8 +45,8 @@ def parse_body(body: Buffer | bytearray, length: int | None, config: ModelConfig
         CodecError, InvalidArgument, Unsupported: naming the fault.
     """
     if length == 0:
-        return raw_binary(memoryview(body), config)
-    return v2.parse_body(memoryview(body), length, MANY, config.name)
+        return raw_binary(memoryview(body).toreadonly(), config)
+    return v2.parse_body(body, length, MANY, config.name)
 
 
 def raw_binary(body: memoryview, config: ModelConfig) -> InferBody:
@@ -81,7 +84,7 @@ def raw_binary(body: memoryview, config: ModelConfig) -> InferBody:
         check_size(tensor)
     except SizeError as error:
         raise CodecError(error.full_text(config.name, "")) from None
-    return InferBody("", (tensor,), (), {}, binary_default=True)
+    return InferBody("", (tensor,), (), {}, binary_default=True, held=len(data))
 
 
 def _open_size(size: int, others: list[int], spec: TensorSpec, model: str) -> int:
@@ -125,10 +128,7 @@ def _cost(tensor: Tensor) -> int:
 _NONE: Final[frozenset[str]] = frozenset()
 _STAGES: Final = ("published", "fetched", "enqueued", "released", "compute_start", "compute_end", "emitted")
 _NAMES: Final = ("publish", "fetch", "enqueue", "release", "compute_start", "compute_end", "emit", "wake")
-_ALL: Final = (
-    b"publish=%d, fetch=%d, enqueue=%d, release=%d, compute_start=%d, compute_end=%d, emit=%d, wake=%d, rows=%d, requests=%d, "
-    b"attempt=%d, reason=%s%s"
-)
+_ALL: Final = b"publish=%d, fetch=%d, enqueue=%d, release=%d, compute_start=%d, compute_end=%d, emit=%d, wake=%d, %b%b"
 
 
 def timing(stamps: Timing, woken: float) -> bytes:
@@ -138,10 +138,10 @@ def timing(stamps: Timing, woken: float) -> bytes:
     t0 = stamps.accepted - 5e-7  # so that truncation rounds
     if stamps.accepted and stamps.released and stamps.emitted:
         text = _ALL % (
-            (stamps.published - t0) * 1e6, (stamps.fetched - t0) * 1e6, (stamps.enqueued - t0) * 1e6,
-            (stamps.released - t0) * 1e6, (stamps.compute_start - t0) * 1e6, (stamps.compute_end - t0) * 1e6,
-            (stamps.emitted - t0) * 1e6, (woken - t0) * 1e6, stamps.batch_rows, stamps.batch_requests, stamps.attempt,
-            _token(stamps.reason), _digest(stamps.digest),
+            int((stamps.published - t0) * 1e6), int((stamps.fetched - t0) * 1e6), int((stamps.enqueued - t0) * 1e6),
+            int((stamps.released - t0) * 1e6), int((stamps.compute_start - t0) * 1e6), int((stamps.compute_end - t0) * 1e6),
+            int((stamps.emitted - t0) * 1e6), int((woken - t0) * 1e6),
+            _batch(stamps.batch_rows, stamps.batch_requests, stamps.attempt, stamps.reason), _digest(stamps.digest),
         )  # fmt: skip
         if b"=-" not in text:
             return text
@@ -151,11 +151,17 @@ def timing(stamps: Timing, woken: float) -> bytes:
         if at >= stamps.accepted > 0
     ]
     if stamps.released and stamps.emitted:
-        counts = (stamps.batch_rows, stamps.batch_requests, stamps.attempt, _token(stamps.reason))
-        parts.append(b"rows=%d, requests=%d, attempt=%d, reason=%s" % counts)
+        parts.append(_batch(stamps.batch_rows, stamps.batch_requests, stamps.attempt, stamps.reason))
     return b", ".join(parts)
 
 
+@functools.lru_cache(_TEXTS)
+def _batch(rows: int, requests: int, attempt: int, reason: str) -> bytes:
+    """The batch's part of the header: the answers of one batch share it."""
+    return b"rows=%d, requests=%d, attempt=%d, reason=%b" % (rows, requests, attempt, _token(reason))
+
+
+@functools.lru_cache(_TEXTS)
 def _digest(text: str) -> bytes:
     """The digest as a header parameter; nothing if it is malformed."""
     return b', digest="%s"' % text.encode() if text.isalnum() and text.isascii() else b""

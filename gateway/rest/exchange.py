@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 from gateway.admission.budget import Budgets
 from gateway.calls.pending import Call
 from gateway.rest.bodies import Binary
 from gateway.rest.framing import Hosts
+from gateway.rest.heads import Heads
 from gateway.rest.turn import Turn
 from gateway.rest.unread import Unread
 from protocol.messages import ANONYMOUS
@@ -36,7 +39,8 @@ class Exchange:
     Attributes:
         model, version: from the URL; version may be "".
         fields: headers by lower-case name; the last one of each name.
-        body: the part read so far.
+        body: the part read so far; a large one of known size is a view of memory for all of it.
+        filled: bytes read into such a view.
         complete: whether the whole request was read.
         started: whether it has its turn on the connection.
         answered: whether its response was queued.
@@ -55,8 +59,8 @@ class Exchange:
 
     __slots__ = (
         "accepted", "answered", "binary", "body", "call", "complete", "connection", "disconnected", "early",
-        "expects", "fields", "head_bytes", "id", "keep_alive", "model", "principal", "reserved", "response_complete", "started",
-        "until", "version", "work",
+        "expects", "fields", "filled", "head_bytes", "id", "keep_alive", "model", "principal", "reserved", "response_complete",
+        "started", "until", "version", "work",
     )  # fmt: skip
 
     def __init__(
@@ -64,7 +68,7 @@ class Exchange:
         connection: Connection,
         model: str,
         version: str,
-        fields: dict[bytes, bytes],
+        fields: Mapping[bytes, bytes],
         *,
         keep_alive: bool,
         expects: bool,
@@ -75,7 +79,8 @@ class Exchange:
         self.fields = fields
         self.keep_alive = keep_alive
         self.expects = expects
-        self.body: bytes | bytearray = b""
+        self.body: bytes | bytearray | memoryview = b""
+        self.filled = 0
         self.complete = False
         self.started = False
         self.answered = False
@@ -92,11 +97,22 @@ class Exchange:
         self.until = math.inf
         self.work: asyncio.Future[Any] | None = None
 
-    def add(self, piece: bytes) -> None:
+    def expect(self, size: int) -> None:
+        """Make room for a body of this size, which is counted; its pieces then need no further memory."""
+        held, self.body = self.body, memoryview(np.empty(size, np.uint8))  # type: ignore[arg-type]  # ndarray is a buffer
+        self.filled = 0
+        if held:
+            self.add(held)
+
+    def add(self, piece: Buffer | bytearray) -> None:
         """Append a piece of the body."""
         held = self.body
-        if not held:
-            self.body = piece
+        if type(held) is memoryview:
+            start = self.filled
+            self.filled = end = start + len(piece)
+            held[start:end] = piece
+        elif not held:
+            self.body = bytes(piece)
         elif type(held) is bytearray:
             held += piece
         else:
@@ -168,6 +184,7 @@ class Endpoint:
         unread: bytes in write buffers, by connection.
         refused: called with the error code of each malformed request.
         hosts: allowed `Host` and `Origin`; None if an API key is configured.
+        heads: of infer requests that were checked before.
     """
 
     frontend: Frontend
@@ -179,3 +196,4 @@ class Endpoint:
     unread: Unread[asyncio.Transport]
     refused: Callable[[str], None]
     hosts: Hosts | None
+    heads: Heads

@@ -74,6 +74,8 @@ class InferFrontend:
                 self._check_size(length)
                 if length > _SMALL_BODY:
                     self._responses.reserve(exchange, length)
+                    if not exchange.complete:
+                        exchange.expect(length)
         except FleetError as error:
             self._responses.refuse(exchange, error)
 

@@ -62,7 +62,9 @@ class JsonPool:
             inputs.append(Tensor(name, datatype, tuple(shape), value[start : start + size]))
             start += size
         outputs = tuple([RequestedOutput(name, binary) for name, binary in note["outputs"]])
-        return InferBody(note["label"], tuple(inputs), outputs, note["parameters"], note["binary_default"])
+        return InferBody(
+            note["label"], tuple(inputs), outputs, note["parameters"], note["binary_default"], held=len(value)
+        )
 
     async def render(self, reply: InferReply, binary: Binary, until: float) -> ResponseBody:
         """As `bodies.render`.

@@ -4,6 +4,8 @@ Invariants:
 - heads, trailers and everything between chunks have at most `max_header_bytes`, bodies `max_body_bytes`; bodies of routes without
   one are discarded;
 - bytes kept beyond one read are counted in the gateway's budget;
+- a request in one read whose head is known does not pass the parser, which has then nothing begun;
+- a large body of known size is counted, then read into its own memory: the parser sees its beginning only;
 - an offered upgrade changes nothing: the body ends by its length or its last chunk.
 """
 
@@ -19,7 +21,8 @@ import httptools
 from gateway.admission.budget import Share
 from gateway.rest.exchange import Endpoint, Exchange
 from gateway.rest.framing import Refused, fault, framing
-from gateway.rest.uvicorn_internals import Config, RequestResponseCycle, ServerState, UvicornConnection
+from gateway.rest.heads import END, MAX_HEAD, Head
+from gateway.rest.uvicorn_internals import Config, RequestResponseCycle, ServerState, UvicornConnection, new_parser
 
 MAX_FIELDS: Final = 256
 """Most headers of one request; the same for trailers."""
@@ -30,6 +33,8 @@ UNCOUNTED: Final = 4096
 REQUEST_BYTES: Final = 2048
 """Bytes counted for a pipelined request besides its own."""
 _PIECE: Final = 16 * 1024
+_DIRECT: Final = 64 * 1024
+"""The rest of a body is received into its own memory if it has this many bytes."""
 _MAX_CHUNKS: Final = 64 * 1024
 _CHUNK_BYTES: Final = 64
 """A body may have `_MAX_CHUNKS` chunks, and one more per `_CHUNK_BYTES`."""
@@ -53,6 +58,7 @@ class RequestReader(UvicornConnection):
         self._endpoint = endpoint
         self._frontend = endpoint.frontend
         self._hosts = endpoint.hosts
+        self._heads = endpoint.heads
         self._max_header_bytes = endpoint.max_header_bytes
         self._share = Share(endpoint.budgets.unauthenticated)
         self._in_head = False
@@ -70,6 +76,7 @@ class RequestReader(UvicornConnection):
         self._quiet = 0
         self._rest = b""
         self._active: Any = None
+        self._missing = 0
 
     # --- bytes --------------------------------------------------------------------------------------------------------
 
@@ -78,10 +85,48 @@ class RequestReader(UvicornConnection):
         self._quiet = 0
         if self._rest:
             self._rest += data
+        elif self._active is None and self._at_start():
+            end = data.find(END, 0, MAX_HEAD) + len(END)
+            raw = data[:end]
+            head = self._heads.find(raw)
+            if head is not None and end + head.length == len(data):
+                self._take_known(head, data[end:])
+                return
+            message = self._message
+            self._read(data)
+            if self._message == message + 1 and end >= len(END) and not (self._in_head or self._in_body or self._dry):
+                self._learn(raw, len(data) - end)
         else:
             self._read(data)
         if self._in_head or self._in_body or self._head_bytes or self.pipeline or self._share.size:
             self._count()
+
+    def _at_start(self) -> bool:
+        """Whether the next byte is the first of a request that can have its turn at once."""
+        return not (
+            self._in_head or self._in_body or self._dry or self._refused or self.pipeline or self._share.size
+            or self.flow.write_paused or self.transport.is_closing()
+        )  # fmt: skip
+
+    def _take_known(self, head: Head, body: bytes) -> None:
+        """Take a whole request with a known head."""
+        self._message += 1
+        self._head_bytes = 0
+        connection: Any = self
+        exchange = Exchange(connection, head.model, head.version, head.fields, keep_alive=True, expects=False)
+        exchange.body = body
+        exchange.complete = True
+        self.cycle = exchange
+        self._start_asgi_task(exchange, self.app)  # type: ignore[arg-type]
+
+    def _learn(self, raw: bytes, length: int) -> None:
+        """Remember the head of a request that was read at once, alone and as a whole, with a body of this length."""
+        exchange: Any = self.cycle
+        if type(exchange) is not Exchange or exchange.answered or not exchange.keep_alive or exchange.expects:
+            return
+        fields = exchange.fields
+        if len(exchange.body) == length and b"content-length" in fields and b"upgrade" not in fields:
+            self._heads.learn(raw, Head(exchange.model, exchange.version, fields, length))
 
     def _read(self, data: bytes) -> None:
         """Feed the parser piece by piece; once a request has to wait for another one, keep the rest as bytes.
@@ -90,11 +135,71 @@ class RequestReader(UvicornConnection):
         """
         at, size = 0, len(data)
         while at < size and not self._refused:
+            if self._missing:
+                at += self._fill(memoryview(data)[at : at + self._missing])
+                continue
             piece = data if size <= _PIECE and not at else memoryview(data)[at : at + _PIECE]
             at += len(piece) - self._feed(piece)
             if self.pipeline:
                 self._rest = data[at:]
                 return
+            cycle: Any = self.cycle
+            if self._in_body and type(cycle) is Exchange and type(cycle.body) is memoryview:
+                self._missing = len(cycle.body) - cycle.filled
+        if self._missing >= _DIRECT:
+            self._receive_direct()
+
+    def _fill(self, piece: memoryview) -> int:
+        """Take a piece of a large body past the parser; returns its size."""
+        cycle: Any = self.cycle
+        if not cycle.answered:
+            cycle.add(piece)
+        self._filled(len(piece))
+        return len(piece)
+
+    def _filled(self, size: int) -> None:
+        """This many bytes of a large body were taken; after the last one a new parser waits for the next request."""
+        self._missing -= size
+        if not self._missing:
+            self.parser = new_parser(self)
+            self.on_message_complete()
+
+    def _receive_direct(self) -> None:
+        """Receive the rest of a large body into its own memory."""
+        plain = self.transport.get_extra_info("sslcontext") is None
+        if plain and not self.flow.read_paused and not self._refused:
+            self.receive_with(DirectBody(self))
+
+    def receive_with(self, protocol: asyncio.BaseProtocol) -> None:
+        """Let this protocol receive what comes next."""
+        transport = self.transport
+        if transport.is_closing():
+            return
+        paused = self.flow.read_paused
+        if not paused:
+            transport.pause_reading()  # uvloop takes notice of the protocol's kind when it starts to read
+        transport.set_protocol(protocol)
+        if not paused:
+            transport.resume_reading()
+
+    def room(self) -> memoryview:
+        """Memory for the next bytes of a large body."""
+        cycle: Any = self.cycle
+        if not self._refused and type(cycle) is Exchange and type(cycle.body) is memoryview:
+            return cycle.body[cycle.filled :]
+        return _DISCARDED if self._refused else _DISCARDED[: self._missing]
+
+    def received(self, size: int) -> None:
+        """That many bytes were received into `room`."""
+        self._quiet = 0
+        if self._refused:
+            return
+        cycle: Any = self.cycle
+        if type(cycle.body) is memoryview:
+            cycle.filled += size
+        if size == self._missing:
+            self.receive_with(self)
+        self._filled(size)
 
     def _feed(self, data: bytes | memoryview) -> int:
         """Feed the parser; returns how many bytes it leaves, which it does only after an offered upgrade."""
@@ -299,6 +404,37 @@ class RequestReader(UvicornConnection):
     def _refuse(self, status: int, message: str) -> None:
         """Answer a malformed request in its turn, and end the connection."""
         raise NotImplementedError
+
+
+_DISCARDED: Final = memoryview(bytearray(64 * 1024))
+"""Memory for bytes that nobody wants."""
+
+
+class DirectBody(asyncio.BufferedProtocol):
+    """Receives the rest of a large body for its connection: from the socket into the body, without a copy."""
+
+    def __init__(self, connection: RequestReader) -> None:
+        self._connection = connection
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Memory for the next bytes."""
+        return self._connection.room()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """So many bytes were received."""
+        self._connection.received(nbytes)
+
+    def pause_writing(self) -> None:
+        """The client does not read."""
+        self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        self._connection.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone."""
+        self._connection.connection_lost(exc)
 
 
 def _size(cycle: Any) -> int:

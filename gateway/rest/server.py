@@ -18,6 +18,7 @@ from gateway.rest.access import Access
 from gateway.rest.connection import InferConnection
 from gateway.rest.exchange import Endpoint, QueuedResponse
 from gateway.rest.framing import Hosts
+from gateway.rest.heads import Heads
 from gateway.rest.inference import InferFrontend
 from gateway.rest.routes import Routes
 from gateway.rest.turn import Turn
@@ -44,10 +45,12 @@ class HttpServer:
         self._frontend = InferFrontend(service, claims, access)
         routes = Routes(service, Requests(service, claims), access, self._frontend.json, version)
         self._outgoing = Turn(QueuedResponse.write, service.transport.microtasks.add)
+        self._heads = Heads(service.budgets.whole, service.catalogue.known)
         endpoint = Endpoint(
             self._frontend, settings.max_header_bytes, settings.max_connections, self._connection_closed, self._outgoing,
             service.budgets, Unread(service.budgets.unread), service.metrics.refused,
             None if settings.api_key else Hosts((settings.host, *settings.allowed_hosts)),
+            self._heads,
         )  # fmt: skip
         config = Config(
             routes.app,

@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from typing import Any, Final
 
+import httptools
 from uvicorn import Config, Server
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -25,6 +26,7 @@ __all__ = [
     "Server",
     "ServerState",
     "UvicornConnection",
+    "new_parser",
 ]
 
 
@@ -49,6 +51,13 @@ class UvicornConnection(HttpToolsProtocol):
     url: bytes
 
 
+def new_parser(protocol: HttpToolsProtocol) -> Any:
+    """A parser at the start of a message, as the protocol makes its own."""
+    parser = httptools.HttpRequestParser(protocol)
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)
+    return parser
+
+
 OVERRIDDEN: Final = (
     "_start_asgi_task", "connection_lost", "connection_made", "data_received", "on_body", "on_header", "on_headers_complete",
     "on_message_begin", "on_message_complete", "on_response_complete", "pause_writing", "resume_writing",
@@ -63,5 +72,7 @@ FLOW: Final = ("pause_reading", "read_paused", "resume_reading", "write_paused")
 STATE: Final = ("connections", "default_headers", "tasks", "total_requests")
 SERVER: Final = ("lifespan", "server_state", "servers", "started", "startup")
 CONFIG: Final = ("lifespan_class", "load")
-PARSER: Final = ("feed_data", "get_http_version", "get_method", "should_keep_alive", "should_upgrade")
+PARSER: Final = (
+    "feed_data", "get_http_version", "get_method", "set_dangerous_leniencies", "should_keep_alive", "should_upgrade",
+)  # fmt: skip
 """Of httptools' parser: documented except for what `feed_data` leaves after an upgrade."""

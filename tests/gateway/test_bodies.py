@@ -21,6 +21,14 @@ def test_a_raw_body_takes_its_open_size_from_its_bytes() -> None:
 
     assert body.inputs[0].shape == (6,)
     assert body.binary_default is True
+    assert body.held == 24
+
+
+def test_nobody_can_write_into_a_raw_body() -> None:
+    body = bodies.parse_body(bytearray(8), 0, ModelConfig.from_json(ANY))
+
+    with pytest.raises(ValueError, match="read-only"):
+        body.inputs[0].array()[0] = 1
 
 
 def test_a_raw_body_of_text_is_one_element() -> None:

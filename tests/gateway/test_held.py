@@ -29,8 +29,9 @@ def connections(gateway: Running) -> list[Any]:
 
 
 def base(gateway: Running) -> float:
-    """Bytes held without connections: cached routes."""
-    return float(gateway.gateway._http._frontend._routes._share.size)
+    """Bytes held without connections: cached routes and heads."""
+    http = gateway.gateway._http
+    return float(http._frontend._routes._share.size + http._heads._share.size)
 
 
 async def nothing_left(gateway: Running) -> None:
@@ -312,3 +313,28 @@ async def test_answers_that_nobody_reads_are_bounded_and_the_one_unread_for_long
     for client in clients:
         client.close()
     await nothing_left(gateway)
+
+
+async def test_a_client_that_goes_amid_a_large_body_leaves_nothing(fleet: Site) -> None:
+    await fleet.worker()
+    gateway = await fleet.gateway()
+    _, writer = await gateway.connect()
+    writer.write(raw_request(b"", "content-length: 600000") + b" " * 300_000)
+    await until(lambda: [connection._missing for connection in connections(gateway)] == [300_000])
+    assert held(gateway) == base(gateway) + 600_000
+    writer.close()
+
+    await nothing_left(gateway)
+
+
+async def test_a_large_body_that_comes_too_slowly_is_refused_and_freed_at_once(fleet: Site) -> None:
+    await fleet.worker()
+    gateway = await fleet.gateway(read_timeout=0.5)
+    reader, writer = await gateway.connect()
+    writer.write(raw_request(b"", "content-length: 600000") + b" " * 300_000)
+
+    assert (await asyncio.wait_for(read_response(reader), 10)).status == 408
+    assert held(gateway) == base(gateway)
+    writer.write(b" " * 300_000 + raw_request(BODY))
+    assert await closed(reader) == b""
+    writer.close()

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from loadtest import models
+from loadtest import comparison_report, models
 from loadtest.cli import main, write_report
+from loadtest.comparison import Comparison
 from loadtest.results import Results
 from tests.loadtest.conftest import V2Server
 
@@ -77,3 +78,21 @@ def test_a_report_can_be_written_again_from_its_results(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert out.read_text() == first
     assert "| machine | 2 cores |" in first
+
+
+def test_the_page_of_a_comparison_and_the_readme_can_be_written_again(tmp_path: Path) -> None:
+    raw, out, readme = tmp_path / "results.json", tmp_path / "page.md", tmp_path / "README.md"
+    Comparison({"machine": "2 cores"}).save(raw)
+    readme.write_text(f"# P\n{comparison_report.BEGIN}old\n{comparison_report.END}rest\n")
+    options = [str(raw), "--out", str(out), "--readme", str(readme)]
+    result = CliRunner().invoke(main, ["page", *options])
+    assert result.exit_code == 0, result.output
+    assert "| machine | 2 cores |" in out.read_text()
+    assert "old" not in readme.read_text()
+    assert readme.read_text().endswith("rest\n")
+
+
+def test_an_interpreter_that_is_none_is_named() -> None:
+    result = CliRunner().invoke(main, ["bench", "--python", "/no/python"])
+    assert result.exit_code == 1
+    assert "/no/python" in result.output

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -51,12 +52,22 @@ def test_models_are_the_same_every_time(repository: Path, tmp_path: Path) -> Non
             np.testing.assert_array_equal(values, second[output])
 
 
-def test_a_model_that_cannot_be_called_directly_names_one_of_the_same_inputs_and_outputs_that_can() -> None:
-    portable = [model for model in models.MODELS.values() if model.portable]
-    assert portable
-    for model in portable:
-        twin = models.MODELS[model.twin]
-        assert (twin.inputs, twin.outputs, twin.portable) == (model.inputs, model.outputs, False)
+def test_a_python_model_differs_from_its_twin_only_in_backend_and_file() -> None:
+    twins = [model for model in models.COMPARED_MODELS.values() if model.twin]
+    assert len(twins) == len(models.COMPARED_MODELS) / 2
+    for model in twins:
+        other = models.ALL[model.twin]
+        assert (other.inputs, other.outputs, other.twin) == (model.inputs, model.outputs, "")
+        mine, theirs = (parse(each.config, "config.pbtxt", each.name) for each in (model, other))
+        assert (mine.backend, theirs.backend) == ("python", "onnxruntime")
+        assert dataclasses.replace(mine, name=theirs.name, backend=theirs.backend) == theirs
+
+
+def test_the_onnx_encoder_is_the_encoder(tmp_path: Path) -> None:
+    models.write_repository(tmp_path, ["encoder", "encoder-onnx"])
+    ids = draw(models.ALL["encoder-onnx"].inputs[0], np.random.default_rng(3))
+    torch_scores = direct.load(tmp_path / "encoder")({"INPUT__0": ids})["OUTPUT__0"]
+    np.testing.assert_allclose(direct.load(tmp_path / "encoder-onnx")({"ids": ids})["scores"], torch_scores, atol=1e-5)
 
 
 def test_models_for_gpus_differ_from_the_others_in_where_they_run() -> None:

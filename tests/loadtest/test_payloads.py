@@ -69,3 +69,18 @@ def test_inputs_are_read_from_metadata_and_from_a_configuration() -> None:
     assert payloads.specs_of(metadata) == payloads.specs_of_config(config) == (InputSpec("x", "INT64", (1, 32)),)
     unbatched = {"input": [{"name": "t", "data_type": "TYPE_STRING", "dims": [-1, 2]}]}
     assert payloads.specs_of_config(unbatched) == (InputSpec("t", "BYTES", (1, 2)),)
+
+
+def test_binary_bodies_are_v2_requests_and_know_their_answers() -> None:
+    spec = InputSpec("image", "FP32", (1, 2, 3))
+    pool = payloads.build_binary([spec], ["negative"], lambda inputs: {"negative": -inputs["image"]}, count=3)
+    assert len(set(pool.bodies)) == len(pool) == 3
+    length = int(pool.headers["Inference-Header-Content-Length"])
+    for index, body in enumerate(pool.bodies):
+        head, tensor = orjson.loads(body[:length]), body[length:]
+        assert head["inputs"][0]["parameters"] == {"binary_data_size": 24}
+        assert head["outputs"] == [{"name": "negative", "parameters": {"binary_data": True}}]
+        image = np.frombuffer(tensor, np.float32)
+        assert pool.is_right(index, b'{"outputs":[]}' + (-image).tobytes())
+        assert not pool.is_right(index, b'{"outputs":[]}' + image.tobytes())
+        assert not pool.is_right((index + 1) % 3, (-image).tobytes())

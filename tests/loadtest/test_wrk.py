@@ -55,6 +55,7 @@ def test_wrk_rotates_through_all_bodies(threaded_server: V2Server, pool: Pool) -
     point = wrk.run(threaded_server.address, pool, callers=2, seconds=1)
     assert point.errors == 0
     assert point.rate > len(pool)
+    assert 0 < point.generator_us < 1e6 / point.rate
     assert 0 < point.latency_ms["p50"] <= point.latency_ms["p99"]
     assert threaded_server.bodies == set(pool.bodies)
 

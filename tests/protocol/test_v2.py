@@ -361,3 +361,63 @@ def test_a_boolean_is_no_number(datatype: str, data: list[object]) -> None:
 
 def test_a_number_is_no_boolean() -> None:
     assert "only values of datatype BOOL" in refused(body(datatype="BOOL", data=[True, 1]))
+
+
+NUMBERS = st.one_of(st.integers(-(2**66), 2**66), st.floats(allow_nan=False, allow_infinity=False), st.integers(0, 3))
+VALUES = st.recursive(
+    st.one_of(NUMBERS, NUMBERS, st.booleans(), st.none(), st.text("ab", max_size=2)),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=6,
+)
+SIZES = st.one_of(st.integers(-1, 3), st.sampled_from([True, 1.0, 2.0, "1", None, [1]]))
+
+
+@given(
+    st.sampled_from(list(ITEM_SIZE)),
+    st.one_of(st.lists(SIZES, max_size=3), st.sampled_from([None, {}, "", 2])),
+    st.one_of(st.lists(NUMBERS, max_size=4), st.lists(VALUES, max_size=4), VALUES, st.just({})),
+)
+def test_packing_at_once_and_value_by_value_agree(datatype: str, shape: object, data: object) -> None:
+    entry = {"name": "A", "datatype": datatype, "shape": shape, "data": data}
+    kept = {"name": "B", "datatype": "FP32", "shape": [1], "data": [1.0]}
+
+    def outcome(letters: str) -> object:
+        """A 'true' in the text, wherever it is, makes every value be asked for its type."""
+        raw = json.dumps({"id": letters, "inputs": [kept, entry]}).encode()
+        try:
+            return v2.parse_json_body(raw).inputs
+        except CodecError as error:
+            return error.message
+
+    assert outcome("tru") == outcome("true")
+
+
+def test_sizes_that_equal_a_known_one_are_refused_all_the_same() -> None:
+    assert v2.parse_json_body(body(shape=[1, 2])).inputs[0].shape == (1, 2)
+
+    assert "every size must be a non-negative integer" in refused(body(shape=[True, 2]))
+    assert "every size must be a non-negative integer" in refused(body(shape=[1, 2.0]))
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_binary_tensors_are_views_that_nobody_can_write(kind: type) -> None:
+    head = json.dumps(
+        {"inputs": [{"name": "A", "datatype": "FP32", "shape": [2], "parameters": {"binary_data_size": 8}}]}
+    ).encode()
+    raw = bytearray(head + bytes(8))
+
+    tensor = v2.parse_body(kind(raw), len(head)).inputs[0]
+
+    assert isinstance(tensor.data, memoryview)
+    with pytest.raises(ValueError, match="read-only"):
+        tensor.array()[0] = 1
+
+
+def test_held_counts_what_the_tensors_keep() -> None:
+    assert v2.parse_json_body(body()).held == 8
+    entries = [
+        {"name": "A", "datatype": "FP32", "shape": [2], "parameters": {"binary_data_size": 8}},
+        {"name": "B", "datatype": "FP64", "shape": [1], "data": [1]},
+    ]
+    head = json.dumps({"inputs": entries}).encode()
+    assert v2.parse_body(head + bytes(8), len(head)).held == len(head) + 8 + 8

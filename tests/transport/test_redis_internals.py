@@ -18,10 +18,12 @@ DOCUMENTED = {"redis", "redis.asyncio", "redis.asyncio.retry", "redis.backoff", 
 ATTRIBUTES = [
     ("redis.asyncio.connection.AbstractConnection", "connect"),
     ("redis.asyncio.connection.AbstractConnection", "disconnect"),
-    ("redis.asyncio.connection.AbstractConnection", "is_connected"),
+    ("redis.asyncio.connection.AbstractConnection", "_parser"),
+    ("redis.asyncio.connection.AbstractConnection", "_reader"),
+    ("redis.asyncio.connection.AbstractConnection", "_writer"),
+    ("redis._parsers.hiredis._AsyncHiredisParser", "_reader"),
     ("redis.asyncio.connection.AbstractConnection", "read_response"),
     ("redis.asyncio.connection.AbstractConnection", "send_command"),
-    ("redis.asyncio.connection.AbstractConnection", "send_packed_command"),
     ("redis.asyncio.connection.Connection", "host"),
     ("redis.asyncio.connection.Connection", "port"),
     ("redis.asyncio.connection.SSLConnection", "ssl_context"),
@@ -32,8 +34,6 @@ ATTRIBUTES = [
 ARGUMENTS = [
     ("disconnect", "nowait"),
     ("read_response", "disable_decoding"),
-    ("read_response", "disconnect_on_error"),
-    ("send_packed_command", "check_health"),
 ]
 IMPORTED = sorted(imported_from(redis_internals, "redis"))
 

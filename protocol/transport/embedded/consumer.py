@@ -112,7 +112,7 @@ class MemoryConsumer:
     def backlog(self) -> int:
         """Records in the owned partitions after the last fetch."""
         logs = self.topic.logs
-        return sum(logs[partition].behind(position) for partition, position in self._positions.items())
+        return sum([logs[partition].behind(position) for partition, position in self._positions.items()])
 
     def positions(self) -> dict[int, int]:
         """See `Consumer.positions`."""

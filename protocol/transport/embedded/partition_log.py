@@ -76,7 +76,9 @@ class PartitionLog:
 
     def behind(self, offset: int) -> int:
         """Number of records from `offset` on."""
-        return len(self._records) - self._index(offset)
+        if self._compacted:
+            return len(self._records) - self._index(offset)
+        return self.end - offset if offset > self.start else len(self._records)
 
     def drop(self, before: int) -> None:
         """Drop the records below an offset. A compacted log keeps them."""

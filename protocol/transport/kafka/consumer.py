@@ -26,6 +26,7 @@ from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
 
 from protocol.errors import Unavailable
 from protocol.ports import Assigned, Listener, Record
+from protocol.transport.kafka.aiokafka_fetch import fetch_directly
 from protocol.transport.kafka.aiokafka_internals import (
     abort_fetches,
     client_of,
@@ -115,6 +116,7 @@ class KafkaConsumer:
                 await inner.start()
                 fetch_when_free(inner)
                 decode_safely(inner, self._fetcher.budget)
+                fetch_directly(inner)
                 pause = RESTART_PAUSE[0]
                 log.warning("the consumer of %s is replaced: %s", self._topic, await self._watch(inner))
                 await self._leave(inner)

@@ -17,6 +17,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError
 
 from protocol.errors import Unavailable
+from protocol.ports import Record
+from protocol.transport.kafka.aiokafka_fetch import fetch_more, polling, take, wait_for_records
 from protocol.transport.kafka.aiokafka_internals import positions_of
 from protocol.transport.kafka.batches import InflateBudget
 from protocol.transport.kafka.buffers import PartitionBuffer, PartitionBuffers
@@ -32,8 +34,6 @@ FRESH: Final = 2.0
 QUIET: Final = 1.0
 """Seconds without records or an error after which fetching counts as working."""
 ERROR_PAUSE: Final = 0.1
-NOWHERE: Final = TopicPartition("", -1)
-"""A partition without records: fetching from it polls without taking; an empty list would mean all partitions."""
 
 
 class Fetcher:
@@ -77,16 +77,14 @@ class Fetcher:
         Returns:
             The error if fetching failed; the next call retries.
         """
-        left = self.budget.left = BUFFERED_BYTES - self.buffers.bytes
-        where = () if left > 0 else (NOWHERE,)
         try:
-            if timeout == 0:
-                fetched = await inner.getmany(*where, max_records=MAX_DRAINED)
-            else:  # getmany would outlast its timeout while a rebalance runs
-                async with asyncio.timeout(timeout):
-                    fetched = await inner.getmany(*where, timeout_ms=timeout * 1000, max_records=MAX_DRAINED)
-        except TimeoutError:
-            return None
+            with polling(inner):
+                fetched = self._take(inner)
+                if not fetched or timeout == 0:
+                    fetch_more(inner)
+                if not fetched and timeout > 0:
+                    await wait_for_records(inner, timeout)
+                    fetched = self._take(inner) if goes_on() else {}
         except Exception as exc:  # after any error, what was drained with it is fetched again
             self.health.failed(repr(exc), time.monotonic())
             log.warning("fetching from %s failed: %r", self._topic, exc)
@@ -100,6 +98,11 @@ class Fetcher:
             if partition.partition in self.buffers:
                 self.buffers.add(partition.partition, records)
         return None
+
+    def _take(self, inner: AIOKafkaConsumer) -> dict[TopicPartition, list[Record]]:
+        """What was fetched, unless enough is buffered."""
+        self.budget.left = BUFFERED_BYTES - self.buffers.bytes
+        return take(inner, MAX_DRAINED) if self.budget.left > 0 else {}
 
     def _seek_back(self, inner: AIOKafkaConsumer) -> None:
         for number, buffer in self.buffers:

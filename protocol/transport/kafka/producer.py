@@ -34,6 +34,7 @@ from protocol.frames import MAX_RECORD
 from protocol.ports import OutRecord, Published
 from protocol.runtime.tasks import BackgroundTasks
 from protocol.transport.kafka.aiokafka_internals import fail_all_batches
+from protocol.transport.kafka.aiokafka_produce import DirectProducer
 from protocol.transport.kafka.connection import (
     MAX_BATCH,
     RETRY_BACKOFF,
@@ -65,6 +66,7 @@ class Producer:
         self._producer: AIOKafkaProducer | None = None
         self._starting: asyncio.Task[AIOKafkaProducer] | None = None
         self._sending: dict[AIOKafkaProducer, int] = {}
+        self._direct: dict[AIOKafkaProducer, DirectProducer] = {}
         self._stopping = BackgroundTasks("Kafka producer")
         self._partitions: dict[str, int] = {}
         self._turns: dict[str, int] = {}
@@ -134,12 +136,13 @@ class Producer:
                 await producer.start()
         except BaseException as exc:
             self._failure = str(exc) or self._failure
-            await _stop(producer)
+            await _stop(producer, DirectProducer(producer))
             raise
         producer.client.cluster.add_listener(lambda _cluster: self._partitions.clear())
         self._partitions.clear()
         self._producer = producer
         self._sending[producer] = 0
+        self._direct[producer] = DirectProducer(producer)
         return producer
 
     def _started(self, starting: asyncio.Task[AIOKafkaProducer]) -> None:
@@ -153,7 +156,7 @@ class Producer:
             self._producer = None
         if self._sending.get(producer) == 0:
             del self._sending[producer]
-            self._stopping.spawn(_stop(producer))
+            self._stopping.spawn(_stop(producer, self._direct.pop(producer)))
 
     async def partitions(self, topic: str) -> int:
         """How many partitions the topic has.
@@ -228,6 +231,8 @@ class Producer:
             raise ProducerClosed
         self._sending[producer] += 1
         try:
+            if (acknowledged := self._direct[producer].send(batch, topic, partition)) is not None:
+                return await acknowledged
             return await (await producer.send_batch(batch, topic, partition=partition))
         except KafkaTimeoutError:  # no room in its queue; no batch was given up
             raise
@@ -242,12 +247,13 @@ class Producer:
                     self._retire(producer)
 
 
-async def _stop(producer: AIOKafkaProducer) -> None:
+async def _stop(producer: AIOKafkaProducer, direct: DirectProducer) -> None:
     with contextlib.suppress(*_ERRORS):
         async with asyncio.timeout(STOP_TIMEOUT):
             await producer.stop()
             return
     # It would retry its batches forever: fail them, and disconnect.
+    direct.close()
     with contextlib.suppress(*_ERRORS):
         await fail_all_batches(producer, ProducerClosed())
 

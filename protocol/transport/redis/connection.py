@@ -4,7 +4,7 @@ Connecting, TLS, `AUTH`, `SELECT`, URLs, packing and parsing are redis-py's. Its
 serves all callers at once (measured, docs/decisions/0010). RESP2, because pushes and replies then have the same order with old and
 new servers.
 
-Invariants: one task reads and one writes, so that a cancelled caller interrupts neither. Replies come in the order of requests: a
+Invariants: no task reads or writes, so that a cancelled caller interrupts neither. Replies come in the order of requests: a
 cancelled caller's reply is dropped, and never goes to another caller.
 """
 
@@ -21,16 +21,14 @@ from redis.exceptions import RedisError
 from protocol.transport.redis.address import Address
 from protocol.transport.redis.redis_internals import (
     AbstractConnection,
+    Socket,
     connect,
     disconnect,
     error_code,
     first_reply,
     host_and_port,
-    is_connected,
     is_error_reply,
     pack_command,
-    reply_reader,
-    send_packed,
 )
 from protocol.transport.redis.sentinel import SentinelClient
 
@@ -100,15 +98,12 @@ class Connection:
         self._sentinels = sentinels
         self._loop = asyncio.get_running_loop()
         self._exchanges: collections.deque[_Exchange] = collections.deque()
-        self._outgoing: list[bytes] = []
-        self._written: asyncio.Future[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
-        self._tasks = [self._loop.create_task(self._read()), self._loop.create_task(self._write())]
-        if sentinels is not None:
-            self._tasks.append(self._loop.create_task(self._follow(sentinels)))
+        self._following = None if sentinels is None else self._loop.create_task(self._follow(sentinels))
         self._closing: asyncio.Task[None] | None = None
         self.alive = True
         self.closed: asyncio.Future[None] = self._loop.create_future()
+        self._socket = Socket(connection, self._on_reply, self._on_lost)
 
     @classmethod
     async def open(cls, address: Address, timeout: float, on_push: Callable[[Reply], None] | None = None) -> Connection:
@@ -147,12 +142,8 @@ class Connection:
 
     def push(self, packed: bytes) -> None:
         """Send a command whose reply goes to `on_push` (`SUBSCRIBE`)."""
-        if not self.alive:
-            return
-        self._outgoing.append(packed)
-        if self._written is not None:
-            self._written.set_result(None)
-            self._written = None
+        if self.alive:
+            self._socket.write(packed)
 
     def close(self, reason: str = "the connection to Redis was closed", *, silent: bool = False) -> None:
         """Close the socket; requests that wait for a reply get `ConnectionLost`."""
@@ -168,9 +159,9 @@ class Connection:
         self._closing = self._loop.create_task(self._disconnect(nowait=silent))
 
     async def _disconnect(self, nowait: bool) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.wait(self._tasks)
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.wait([self._following])
         try:
             with contextlib.suppress(RedisError, OSError):
                 await disconnect(self._redis, nowait=nowait)
@@ -178,35 +169,6 @@ class Connection:
                 await self._sentinels.close()
         finally:
             self.closed.set_result(None)
-
-    async def _write(self) -> None:
-        """Write all collected requests at once; waits while the socket's buffer is full."""
-        try:
-            while self.alive:
-                if not self._outgoing:
-                    self._written = self._loop.create_future()
-                    await self._written
-                outgoing, self._outgoing = self._outgoing, []
-                # `send_packed` would reconnect, and a waiting request would get the handshake's replies.
-                if is_connected(self._redis):
-                    await send_packed(self._redis, outgoing)
-        except (RedisError, OSError) as exc:
-            self.close(f"the connection to Redis was lost: {described(exc)}")
-
-    async def _read(self) -> None:
-        """Hand out replies in order."""
-        read, reply = reply_reader(self._redis), None
-        try:
-            while True:
-                try:
-                    reply = await read()
-                except RedisError as exc:
-                    if not is_error_reply(exc) or (self._sentinels is not None and _demoted(exc)):
-                        raise
-                    reply = exc
-                self._take(reply)
-        except Exception as exc:  # after any error nothing would read further
-            self.close(f"the connection to Redis was lost: {described(exc)}")
 
     async def _follow(self, sentinels: SentinelClient) -> None:
         """Close once the Sentinels name another primary: the old one may hang, or return and accept writes that are then lost."""
@@ -218,8 +180,13 @@ class Connection:
                     self.close(f"the primary is {named[0]}:{named[1]} now")
                     return
 
-    def _take(self, reply: Reply) -> None:
-        """A reply that no request waits for is a push message."""
+    def _on_lost(self, error: Exception) -> None:
+        self.close(f"the connection to Redis was lost: {described(error)}")
+
+    def _on_reply(self, reply: Reply) -> None:
+        """Hand out a reply; one that no request waits for is a push message."""
+        if self._sentinels is not None and isinstance(reply, RedisError) and _demoted(reply):
+            raise reply
         if not self._exchanges:
             if self._on_push is not None:
                 self._on_push(reply)

@@ -6,10 +6,12 @@ lacks; pyproject.toml bounds redis-py to the version that the tests ran on.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from redis._parsers.hiredis import NOT_ENOUGH_DATA
+from redis._parsers.socket import SERVER_CLOSED_CONNECTION_ERROR
 from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.asyncio.sentinel import MasterNotFoundError
 from redis.connection import HiredisRespSerializer
@@ -18,18 +20,16 @@ from redis.exceptions import AuthenticationError, RedisError, ResponseError
 __all__ = [
     "AbstractConnection",
     "MasterNotFoundError",
+    "Socket",
     "check_certificates",
     "connect",
     "disconnect",
     "error_code",
     "first_reply",
     "host_and_port",
-    "is_connected",
     "is_error_reply",
     "pack_command",
     "parse_url",
-    "reply_reader",
-    "send_packed",
 ]
 
 _PACKER: Final[Any] = HiredisRespSerializer()
@@ -57,19 +57,61 @@ async def disconnect(connection: AbstractConnection, *, nowait: bool) -> None:
     await connection.disconnect(nowait=nowait)
 
 
-def is_connected(connection: AbstractConnection) -> bool:
-    """Whether there is a socket: `send_packed` would open one."""
-    return bool(connection.is_connected)
+class Socket(asyncio.Protocol):
+    """A connection's socket without redis-py's stream: writes at once, and hands out replies in the turn in which they arrive.
 
+    Args:
+        connection: open, without a request in flight.
+        on_reply: gets each reply; an error reply is a `RedisError`.
+        on_lost: called with the reason when nothing will be read any more.
+    """
 
-def send_packed(connection: AbstractConnection, chunks: list[bytes]) -> Awaitable[None]:
-    """Write packed commands, and wait while the socket's buffer is full."""
-    return connection.send_packed_command(chunks, check_health=False)
+    def __init__(
+        self, connection: AbstractConnection, on_reply: Callable[[Any], None], on_lost: Callable[[Exception], None]
+    ) -> None:
+        self._on_reply = on_reply
+        self._on_lost = on_lost
+        parser: Any = connection._parser
+        self._parser = parser._reader
+        writer: Any = connection._writer
+        self._transport: asyncio.Transport = writer.transport
+        self._before: Any = self._transport.get_protocol()
+        self._waiting: list[bytes] | None = None
+        self._transport.set_protocol(self)
+        stream: Any = connection._reader
+        if self._transport.is_closing() or stream.at_eof():  # redis-py's protocol was told, and this one will not be
+            asyncio.get_running_loop().call_soon(on_lost, ConnectionError(SERVER_CLOSED_CONNECTION_ERROR))
 
+    def write(self, packed: bytes) -> None:
+        """Write packed commands; they wait here while the socket's buffer is full."""
+        if self._waiting is None:
+            self._transport.write(packed)
+        else:
+            self._waiting.append(packed)
 
-def reply_reader(connection: AbstractConnection) -> Callable[[], Awaitable[Any]]:
-    """Reads the next reply; raises an error reply."""
-    return functools.partial(connection.read_response, disable_decoding=True, disconnect_on_error=False)
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        try:
+            self._parser.feed(data)
+            while (reply := self._parser.gets(False)) is not NOT_ENOUGH_DATA:
+                self._on_reply(reply)
+        except Exception as exc:  # after any error nothing would read further
+            self._on_lost(exc)
+
+    def pause_writing(self) -> None:
+        """See `asyncio.Protocol`."""
+        self._waiting = []
+
+    def resume_writing(self) -> None:
+        """See `asyncio.Protocol`."""
+        waiting, self._waiting = self._waiting, None
+        if waiting:
+            self._transport.write(b"".join(waiting))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.Protocol`; redis-py's own protocol learns of it, because `disconnect` waits for that."""
+        self._before.connection_lost(exc)
+        self._on_lost(exc or ConnectionError(SERVER_CLOSED_CONNECTION_ERROR))
 
 
 def host_and_port(connection: AbstractConnection) -> tuple[str, int]:

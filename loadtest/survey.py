@@ -1,4 +1,4 @@
-"""The whole benchmark: the limit, the one-process fleet and the Kafka fleet, one after the other in one run.
+"""A survey of our servers: the limit, the one-process fleet and the Kafka fleet, one after the other in one run.
 
 Invariants: servers on one core, load on another; only one system runs at a time; the limit is taken right before and right after
 each system's turn with a model, and the ratio uses the better of both, so that neither a slow minute of the machine flatters it nor
@@ -47,7 +47,7 @@ SYSTEMS: Final[dict[str, Start]] = {"embedded": systems.embedded, "fleet": long_
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class BenchPlan:
+class SurveyPlan:
     """How much is measured; times in seconds.
 
     Attributes:
@@ -68,11 +68,10 @@ class BenchPlan:
         soak_s: length of the soak at half the best rate; 0 for none.
         disturbances: how often each is caused (`disturbance`); 0 for never.
         safety_s: CPU seconds for each row of `safety`; 0 for none.
-        rivals: names of other V2 servers and the commands that start them (`systems.rival`); they get the portable models.
         pinned: servers on one core and load on another.
     """
 
-    models: tuple[str, ...] = tuple(name for name, model in models.MODELS.items() if not model.portable)
+    models: tuple[str, ...] = tuple(models.MODELS)
     systems: tuple[str, ...] = tuple(SYSTEMS)
     warmup_s: float = 3.0
     broker_warmup_s: float = 180.0
@@ -89,11 +88,10 @@ class BenchPlan:
     soak_s: float = 0.0
     disturbances: int = 2
     safety_s: float = 2.0
-    rivals: tuple[tuple[str, str], ...] = ()
     pinned: bool = True
 
 
-QUICK: Final = BenchPlan(
+QUICK: Final = SurveyPlan(
     models=("addsub", "mlp"),
     warmup_s=1.0,
     broker_warmup_s=12.0,
@@ -110,7 +108,7 @@ QUICK: Final = BenchPlan(
     safety_s=0,
 )
 """About a minute: enough to see a regression, too short to publish."""
-GPU: Final = BenchPlan(
+GPU: Final = SurveyPlan(
     models=tuple(models.GPU_MODELS),
     broker_warmup_s=80.0,
     callers=(1, 16, 32, 64, 128),
@@ -125,23 +123,21 @@ GPU: Final = BenchPlan(
 """For a GPU; not pinned, because one core for all servers would only show that core."""
 
 
-class Bench:
+class Survey:
     """One run. `results` grows during the run, so that an interrupted run keeps its results.
 
     Raises:
         ModuleNotFoundError: onnx, onnxruntime or torch is missing.
     """
 
-    def __init__(self, plan: BenchPlan, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, plan: SurveyPlan, folder: Path, say: Callable[[str], None]) -> None:
         self._plan = plan
         self._say = say
         self._folder = folder
         self._server_core, self._load_core = cores() if plan.pinned else (None, None)
         self.results = Results(about=machine.about(self._server_core, self._load_core))
         self._repository = models.write_repository(folder / "models", plan.models)
-        twins = {name: models.ALL[name].twin or name for name in plan.models}
-        references = models.write_repository(folder / "references", twins.values())
-        self._pools = {name: _pool(models.ALL[name], direct.load(references / twin)) for name, twin in twins.items()}
+        self._pools = {name: _pool(models.ALL[name], direct.load(self._repository / name)) for name in plan.models}
 
     def run(self) -> None:
         """Everything that the plan names.
@@ -152,8 +148,6 @@ class Bench:
         with on_core(self._load_core):
             for name in self._plan.systems:
                 self._measure_system(name)
-            for name, command in self._plan.rivals:
-                self._measure_rival(name, command)
             if self._plan.idle and "fleet" in self._plan.systems:
                 self._measure_idle(self._plan.idle)
             if self._plan.safety_s:
@@ -181,15 +175,6 @@ class Bench:
                 self.results.servers["queue"] = self._measure_queue(system, first)
             if self._plan.soak_s:
                 self._soak(system, first, server.models[first].best.rate / 2)
-
-    def _measure_rival(self, name: str, command: str) -> None:
-        names = [model for model in self._plan.models if models.ALL[model].portable]
-        folder = models.write_repository(self._folder / "portable", names)
-        with systems.rival(name, command, folder, self._server_core, (names[0], self._pools[names[0]])) as system:
-            server = self.results.servers[name] = ServerResult(system.first_answer_s, {}, {})
-            for model in names:
-                server.models[model] = self._measure_model(system, model)
-            server.memory_mib["after all load"] = system.memory_mib()
 
     def _measure_start(self, name: str) -> ServerResult:
         """With one small model: a framework's import would be most of the time and memory. The median of several starts."""
