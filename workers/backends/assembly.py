@@ -190,7 +190,7 @@ class _Output:
             self._check_datatype(array)
         if spec.datatype == "BYTES":
             return self._texts(array, sizes, counts)
-        data = _pack(array, self._dtype)
+        data = pack(array, self._dtype)
         if not batching:
             return [Tensor(spec.name, spec.datatype, sizes, data)]
         tensors, start = [], 0
@@ -221,7 +221,7 @@ class _Output:
             raise ModelFailed(f"{self._where} as {datatype}; its configuration says {self._spec.datatype}")
 
 
-def _pack(array: Array, dtype: np.dtype[Any]) -> Buffer:
+def pack(array: Array, dtype: np.dtype[Any]) -> Buffer:
     """The array's numbers as a tensor's data: a view, unless it is small, not row-major or not little-endian."""
     if array.nbytes <= SMALL:
         return array.astype(dtype, copy=False).tobytes()

@@ -268,7 +268,10 @@ class Logger:
 
 
 def _by_name(tensors: Sequence[Tensor], name: str) -> Tensor | None:
-    return next((tensor for tensor in tensors if tensor.name() == name), None)
+    for tensor in tensors:
+        if tensor.name() == name:
+            return tensor
+    return None
 
 
 def get_input_tensor_by_name(request: InferenceRequest, name: str) -> Tensor | None:

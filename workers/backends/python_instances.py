@@ -16,9 +16,9 @@ from protocol.errors import Code, CodecError, ModelFailed
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import ModelConfig
 from protocol.request_check import fits
-from protocol.tensors import Array, Tensor, from_array
+from protocol.tensors import NUMPY_DTYPE, Array, Tensor, from_array
 from workers.backends import pb_utils
-from workers.backends.assembly import Stacked, to_caller, to_model
+from workers.backends.assembly import Stacked, pack, to_caller, to_model
 from workers.backends.base import Outcome
 from workers.backends.ownership import own
 from workers.backends.python_modules import forget
@@ -155,7 +155,11 @@ class TritonFormInstance:
 
     def _tensor(self, name: str, array: Array) -> Tensor:
         spec = self._outputs[name]
-        tensor = from_array(name, array, "BF16" if spec.datatype == "BF16" else None)
+        dtype = NUMPY_DTYPE[spec.datatype]
+        if array.dtype == dtype and spec.datatype != "BYTES":
+            tensor = Tensor(name, spec.datatype, array.shape, pack(array, dtype))
+        else:  # Triton, too, passes on what a model returns
+            tensor = from_array(name, array, "BF16" if spec.datatype == "BF16" else None)
         if spec.reshape is not None:
             rows, sizes = (array.shape[:1], array.shape[1:]) if self._batching else ((), array.shape)
             if not fits(sizes, spec.reshape):

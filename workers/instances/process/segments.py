@@ -41,16 +41,11 @@ class Segment:
         self.descriptor = _anonymous(size)
         self._map = mmap.mmap(self.descriptor, size)
 
-    def write_tensors(self, tensors: Iterable[Tensor]) -> list[Described]:
-        """Copy the tensors in; they must fit (`bytes_needed`)."""
-        described, position = [], 0
-        for tensor in tensors:
-            size = len(tensor.data)
-            if size:
-                self._map[position : position + size] = tensor.data
-            described.append([tensor.name, tensor.datatype, list(map(int, tensor.shape)), position, size])
-            position += _aligned(size)
-        return described
+    def write(self, parts: Iterable[tuple[int, Buffer]]) -> None:
+        """Copy in each part at its offset."""
+        memory = self._map
+        for offset, data in parts:
+            memory[offset : offset + len(data)] = data
 
     def close(self) -> None:
         """Close the descriptor; the memory lives as long as views of it."""
@@ -120,10 +115,17 @@ class SegmentSlot:
 
     def write_tensors(self, tensors: Sequence[Tensor]) -> list[Described]:
         """Copy the tensors into the segment, or into a new one that is large enough."""
-        size = bytes_needed([tensor.data for tensor in tensors])
-        if self.segment is None or self.segment.size < size:
-            self.segment = Segment(capacity(size))
-        return self.segment.write_tensors(tensors)
+        described, parts, end = [], [], 0
+        for tensor in tensors:
+            size = len(tensor.data)
+            described.append([tensor.name, tensor.datatype, list(map(int, tensor.shape)), end, size])
+            if size:
+                parts.append((end, tensor.data))
+            end += (size + ALIGNMENT - 1) & -ALIGNMENT
+        if self.segment is None or self.segment.size < end:
+            self.segment = Segment(capacity(end))
+        self.segment.write(parts)
+        return described
 
 
 class SegmentSlots:
@@ -152,18 +154,9 @@ class SegmentSlots:
         self._free.clear()
 
 
-def bytes_needed(parts: Sequence[Buffer]) -> int:
-    """Bytes that these take in a segment."""
-    return sum([_aligned(len(part)) for part in parts])
-
-
 def capacity(size: int) -> int:
     """Size of a segment for this many bytes: a power of two, so that slowly growing batches replace it rarely."""
     return max(SMALLEST, 1 << (size - 1).bit_length() if size else 0)
-
-
-def _aligned(size: int) -> int:
-    return (size + ALIGNMENT - 1) & -ALIGNMENT
 
 
 def _anonymous(size: int) -> int:
