@@ -54,7 +54,8 @@ class InferFrontend:
         self._routes = RouteCache(service.budgets.whole, service.catalogue.known)
         self.route = self._routes.find
         self._loop = asyncio.get_running_loop()
-        self._complete = Turn(self._handle, self._loop.call_soon, service.transport.microtasks.run)
+        microtasks = service.transport.microtasks
+        self._complete = Turn(self._handle, functools.partial(self._loop.call_soon, microtasks.call))
 
     async def close(self) -> None:
         """Finish work in flight, and end the JSON processes."""

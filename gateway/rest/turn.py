@@ -14,25 +14,18 @@ Item = TypeVar("Item")
 
 
 class Turn(Generic[Item]):
-    """Calls `work` for every item at the end of the turn in which it was added, in order, and `after` them. Neither may raise.
+    """Calls `work` for every item at the end of the turn in which it was added, in order. It may not raise.
 
     Args:
         work: takes one item.
-        soon: calls a function at the end of the turn: `loop.call_soon`, or `Microtasks.add` to end it earlier.
-        after: called after the last item.
+        soon: calls a function at the end of the turn.
     """
 
-    __slots__ = ("_after", "_items", "_soon", "_work")
+    __slots__ = ("_items", "_soon", "_work")
 
-    def __init__(
-        self,
-        work: Callable[[Item], None],
-        soon: Callable[[Callable[[], None]], object],
-        after: Callable[[], None] | None = None,
-    ) -> None:
+    def __init__(self, work: Callable[[Item], None], soon: Callable[[Callable[[], None]], object]) -> None:
         self._work = work
         self._soon = soon
-        self._after = after
         self._items: list[Item] = []
 
     def add(self, item: Item) -> None:
@@ -47,5 +40,3 @@ class Turn(Generic[Item]):
         work = self._work
         for item in items:
             work(item)
-        if self._after is not None:
-            self._after()

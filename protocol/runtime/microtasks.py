@@ -20,23 +20,29 @@ ROUNDS: Final = 16
 class Microtasks:
     """The microtasks of the parts that share an event loop."""
 
-    __slots__ = ("_running", "_scheduled", "_waiting")
+    __slots__ = ("_loop", "_running", "_scheduled", "_waiting")
 
     def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[tuple[Callable[..., object], tuple[object, ...]]] = []
         self._scheduled = False
         self._running = False
 
     def add(self, work: Callable[..., object], *arguments: object) -> None:
-        """Call `work` once the code that runs now has returned: in this turn of the loop if `run` is called, else in the next."""
+        """Call `work` once the code that runs now has returned: in this turn of the loop if that runs under `call`, else in the
+        next."""
         self._waiting.append((work, arguments))
-        if not self._scheduled and not self._running:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._on_turn)
+        if not self._running:
+            self._schedule()
+
+    def call(self, work: Callable[..., object], *arguments: object) -> None:
+        """Do this work as a callback of the loop, and all that follows from it in the same turn."""
+        self._waiting.append((work, arguments))
+        self.run()
 
     def run(self) -> None:
-        """Do all work that waits, and the work that it adds. Call it at the end of a callback of the loop; elsewhere it may run
-        one part inside another. While it runs it does nothing."""
+        """Do all work that waits, and the work that it adds; nothing while that runs. Only a callback of the loop may call this:
+        elsewhere one part would run inside another."""
         if self._running or not self._waiting:
             return
         self._running = True
@@ -52,9 +58,16 @@ class Microtasks:
                     break
         finally:
             self._running = False
-            if self._waiting and not self._scheduled:
-                self._scheduled = True
-                asyncio.get_running_loop().call_soon(self._on_turn)
+            if self._waiting:
+                self._schedule()
+
+    def _schedule(self) -> None:
+        if self._scheduled:
+            return
+        self._scheduled = True
+        if self._loop is None:  # asked once: in Python 3.11 asking is a system call
+            self._loop = asyncio.get_running_loop()
+        self._loop.call_soon(self._on_turn)
 
     def _on_turn(self) -> None:
         self._scheduled = False

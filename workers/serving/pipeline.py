@@ -10,6 +10,7 @@ free.
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final, cast
@@ -85,7 +86,7 @@ class Pipeline:
         self._hang_watch = HangWatch(statistics.latency, stated_limit(config.parameters, config.name), context.clock)
         self._rows = 0
         self._background = BackgroundTasks("pipeline", model=config.name)
-        completions = Completions(self._loop, self._finished)
+        completions = Completions(self._loop, functools.partial(context.microtasks.call, self._finished))
         self._slots: list[JournalSlot] = []
         for executor in executors:
             executor.deliver_to(completions)
