@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from gateway.calls.service import CallContext, Service
@@ -54,8 +54,8 @@ class InferFrontend:
         self._routes = RouteCache(service.budgets.whole, service.catalogue.known)
         self.route = self._routes.find
         self._loop = asyncio.get_running_loop()
-        microtasks = service.transport.microtasks
-        self._complete = Turn(self._handle, functools.partial(self._loop.call_soon, microtasks.call))
+        self._microtasks = service.transport.microtasks
+        self._complete = Turn(self._handle, self._later_in_this_turn)
 
     async def close(self) -> None:
         """Finish work in flight, and end the JSON processes."""
@@ -98,6 +98,10 @@ class InferFrontend:
         if size > UNCOUNTED and size > exchange.reserved:
             self.grow(exchange)
         self._complete.add(exchange)
+
+    def _later_in_this_turn(self, work: Callable[[], None]) -> None:
+        """After all sockets of this turn of the loop were read."""
+        self._loop.call_soon(self._microtasks.call, work)
 
     def _handle(self, exchange: Exchange) -> None:
         if exchange.disconnected or exchange.answered:
