@@ -112,7 +112,7 @@ def reproduce_child(case: reproducer.Case, version: str, repositories: list[Path
             default_id=letter.id,
             timestamp=letter.dead_lettered_at,
         )
-        signature.check_request(request)
+        request = signature.in_order(request, signature.check_request(request))
     except FleetError as exc:
         report.say(end=RunEnd.REFUSED, text=exc.message, seconds=0.0, outputs=[])
         return

@@ -27,7 +27,7 @@ VALUES = [1.0, 2.0, 3.0, 4.0]
 CONFIG = """
 backend: "pytorch"
 max_batch_size: 8
-input [ { name: "X__0" data_type: TYPE_FP32 dims: [ -1 ] } ]
+input [ { name: "X__0" data_type: TYPE_FP32 dims: [ -1 ] }, { name: "B__1" data_type: TYPE_FP32 dims: [ 1 ] } ]
 output [ { name: "Y__0" data_type: TYPE_FP32 dims: [ -1 ] } ]
 dynamic_batching { max_queue_delay_microseconds: 20000 }
 parameters { key: "INFERENCE_MODE" value: { string_value: "false" } }
@@ -76,20 +76,21 @@ async def messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
         await fleet.stop()
 
 
-def as_json(values: Sequence[float]) -> tuple[bytes, dict[str, str]]:
+Form = tuple[bytes, dict[str, str]]
+OTHER = {"name": "B__1", "datatype": "FP32", "shape": [1, 1], "data": [0.0]}
+"""Before the first input: the worker puts inputs into the configuration's order."""
+
+
+def as_json(values: Sequence[float]) -> Form:
     tensor = {"name": "X__0", "datatype": "FP32", "shape": [1, len(values)], "data": list(values)}
-    return json.dumps({"inputs": [tensor]}).encode(), {}
+    return json.dumps({"inputs": [OTHER, tensor], "outputs": [{"name": "Y__0"}] * 2}).encode(), {}
 
 
-def as_bytes(values: Sequence[float]) -> tuple[bytes, dict[str, str]]:
+def as_bytes(values: Sequence[float]) -> Form:
     raw = np.array(values, np.float32).tobytes()
-    tensor = {
-        "name": "X__0",
-        "datatype": "FP32",
-        "shape": [1, len(values)],
-        "parameters": {"binary_data_size": len(raw)},
-    }
-    head = json.dumps({"inputs": [tensor]}).encode()
+    form = {"binary_data_size": len(raw)}
+    tensor = {"name": "X__0", "datatype": "FP32", "shape": [1, len(values)], "parameters": form}
+    head = json.dumps({"inputs": [OTHER, tensor]}).encode()
     return head + raw, {"inference-header-content-length": str(len(head))}
 
 

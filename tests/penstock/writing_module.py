@@ -12,8 +12,10 @@ class WritingModule(torch.nn.Module):
         super().__init__()
         self.kept = torch.zeros(1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         self.kept.add_(100.0)
         x.add_(1.0)
+        x.add_(b)
+        b.add_(5.0)
         self.kept = x * 2.0
         return self.kept

@@ -42,8 +42,8 @@ def test_inputs_are_put_into_the_configurations_order() -> None:
     signature = Signature(CONFIG)
     for _ in range(2):  # judged, then remembered
         given = request(B, A, outputs=("Z",))
-        signature.check_request(given)
-        assert given.inputs == (A, B)
+        assert signature.in_order(given, signature.check_request(given)).inputs == (A, B)
+        assert given.inputs == (B, A), "a message that was published is not changed"
 
 
 def test_same_sizes_with_other_rows_share_a_class() -> None:
@@ -88,9 +88,10 @@ def test_what_does_not_fit_is_refused_by_name(given: InferRequest, message: str)
 
 def test_an_output_asked_for_twice_is_answered_once() -> None:
     given = request(A, B, outputs=("Z", "Y", "Z"))
-    Signature(CONFIG).check_request(given)
+    signature = Signature(CONFIG)
 
-    assert given.outputs == ("Z", "Y")
+    assert signature.in_order(given, signature.check_request(given)).outputs == ("Z", "Y")
+    assert given.outputs == ("Z", "Y", "Z"), "a message that was published is not changed"
 
 
 def test_no_inputs_are_a_request_where_all_are_optional() -> None:

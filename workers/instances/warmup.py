@@ -65,7 +65,7 @@ def _requests(
         inputs.append(tensor)
     request = InferRequest(f"warmup-{warmup.name}", config.name, version, tuple(inputs))
     try:
-        signature.check_request(request)
+        request = signature.in_order(request, signature.check_request(request))
     except FleetError as exc:
         raise ConfigError(f"model_warmup '{warmup.name}' of {config.name}: {exc.message}") from None
     return [request] * max(1, warmup.batch_size if config.batching else 1)

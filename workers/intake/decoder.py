@@ -47,7 +47,8 @@ class RecordDecoder:
             request = self._decode_bytes(record, most)
         problem, rows, shape_class = None, 1, ""
         try:
-            rows, shape_class, _ = self._signature.check_request(request)
+            shape = self._signature.check_request(request)
+            rows, shape_class, request = shape.rows, shape.shape_class, self._signature.in_order(request, shape)
         except InvalidArgument as exc:
             problem = Failure(exc.code, exc.message)
         return Entry(

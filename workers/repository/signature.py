@@ -6,6 +6,7 @@ only checked here. Requests look alike, so the result is cached by (names, datat
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Final, NamedTuple
 
 from protocol.messages import InferRequest
@@ -42,26 +43,33 @@ class Signature:
         self._remembered: dict[_Key, Shape] = {}
 
     def check_request(self, request: InferRequest) -> Shape:
-        """The request's shape; also puts its inputs into the configuration's order and removes duplicate output names.
+        """The request's shape.
 
         Raises:
             InvalidArgument: see `ModelSignature.check`.
         """
-        if len(request.outputs) > 1:
-            request.outputs = tuple(dict.fromkeys(request.outputs))
-        key = (request.outputs, tuple([(t.name, t.datatype, t.shape) for t in request.inputs]))
+        outputs = _once(request.outputs)
+        key = (outputs, tuple([(t.name, t.datatype, t.shape) for t in request.inputs]))
         shape = self._remembered.get(key)
         if shape is None:
-            shape = self._shape_of(request)
+            shape = self._shape_of(request, outputs)
             if len(self._remembered) >= MAX_REMEMBERED:
                 self._remembered.clear()
             self._remembered[key] = shape
-        if shape.order is not None:
-            request.inputs = tuple([request.inputs[index] for index in shape.order])
         return shape
 
-    def _shape_of(self, request: InferRequest) -> Shape:
-        rows = self._signature.check(request.inputs, request.outputs, request.label)
+    @staticmethod
+    def in_order(request: InferRequest, shape: Shape) -> InferRequest:
+        """The request with its inputs in the configuration's order and each output named once; itself if it is so."""
+        inputs, outputs = request.inputs, request.outputs
+        if shape.order is None and len(outputs) < 2:
+            return request
+        if shape.order is not None:
+            inputs = tuple([inputs[index] for index in shape.order])
+        return dataclasses.replace(request, inputs=inputs, outputs=_once(outputs))
+
+    def _shape_of(self, request: InferRequest, outputs: tuple[str, ...]) -> Shape:
+        rows = self._signature.check(request.inputs, outputs, request.label)
         index_by_name = {tensor.name: index for index, tensor in enumerate(request.inputs)}
         order = [index_by_name[spec.name] for spec in self._inputs if spec.name in index_by_name]
         skip = 1 if self._batching else 0
@@ -72,3 +80,8 @@ class Signature:
             for spec in self._inputs
         ]
         return Shape(rows, ",".join(classes), None if order == list(range(len(order))) else tuple(order))
+
+
+def _once(outputs: tuple[str, ...]) -> tuple[str, ...]:
+    """Each name once."""
+    return outputs if len(outputs) < 2 else tuple(dict.fromkeys(outputs))

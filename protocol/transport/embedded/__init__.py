@@ -6,5 +6,6 @@ Decided here: which answer of a request is kept (`fence`, the reference that Red
 Import `memory.MemoryBus` and `MemoryStore`, `sqlite.SqliteBus` and `SqliteStore` (by `open_transport`), and `broker.MemoryBroker`
 or `memory.MemoryServer` where several of them share one state. This room may not import `kafka` or `redis`.
 
-Invariants: `fence` and `groups` are pure; in memory messages pass as they are, what is kept of answers is bytes; with SQLite no change is acknowledged, delivered or announced before it is on disk.
+Invariants: `fence` and `groups` are pure; in memory messages pass as they are, and what is kept of answers is bytes; with SQLite no
+change is acknowledged, delivered or announced before it is on disk.
 """
