@@ -61,7 +61,7 @@ class Plan:
     rounds: int = 5
     seconds: int | None = None
     warmup: int = 3
-    broker_warmup: float = 96.0
+    broker_warmup: float = 180.0
     bare: float = 0.7
 
 
