@@ -2,7 +2,8 @@
 
 Decided here: which member owns a partition (`assignor`), where a member starts to read (`positions`), when a consumer or producer
 is replaced (`consumer`, `producer`), which records and fetches go past aiokafka's tasks (`aiokafka_produce`, `aiokafka_fetch`),
-what a broken or oversized batch becomes (`batches`, `inflating`, `record`, `decoding`), and what aiokafka's errors mean (`connection`).
+what a broken or oversized batch becomes (`batches`, `inflating`, `record`, `decoding`), and what aiokafka's errors mean
+(`connection`).
 
 Import `bus.KafkaBus` (by `open_transport`), `connection.connection_options` and `facts.read_kafka`. Hints between members
 (`rebalance_hints.RebalanceHints`) are passed in, because Redis carries them: this room may not import `redis` or `embedded`.
