@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from gateway.rest.turn import Turn
 from gateway.rest.unread import Unread
 from protocol.messages import ANONYMOUS
 from protocol.tensors import Buffer
+
+_ALIGNED: Final = 16
+"""Bytes; NumPy's memory begins at a multiple of it."""
 
 
 class Connection(Protocol):
@@ -98,8 +101,14 @@ class Exchange:
         self.work: asyncio.Future[Any] | None = None
 
     def expect(self, size: int) -> None:
-        """Make room for a body of this size, which is counted; its pieces then need no further memory."""
-        held, self.body = self.body, memoryview(np.empty(size, np.uint8))  # type: ignore[arg-type]  # ndarray is a buffer
+        """Make room for a body of this size, which is counted; its pieces then need no further memory.
+
+        What follows the JSON begins at a multiple of `_ALIGNED`: a model that needs its input so then reads it in place.
+        """
+        text = self.fields.get(b"inference-header-content-length", b"")
+        start = -int(text) % _ALIGNED if text.isdigit() and len(text) < 12 else 0
+        memory = memoryview(np.empty(start + size, np.uint8))  # type: ignore[arg-type]  # ndarray is a buffer
+        held, self.body = self.body, memory[start:]
         self.filled = 0
         if held:
             self.add(held)

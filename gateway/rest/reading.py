@@ -33,8 +33,6 @@ UNCOUNTED: Final = 4096
 REQUEST_BYTES: Final = 2048
 """Bytes counted for a pipelined request besides its own."""
 _PIECE: Final = 16 * 1024
-_DIRECT: Final = 64 * 1024
-"""The rest of a body is received into its own memory if it has this many bytes."""
 _MAX_CHUNKS: Final = 64 * 1024
 _CHUNK_BYTES: Final = 64
 """A body may have `_MAX_CHUNKS` chunks, and one more per `_CHUNK_BYTES`."""
@@ -146,60 +144,17 @@ class RequestReader(UvicornConnection):
             cycle: Any = self.cycle
             if self._in_body and type(cycle) is Exchange and type(cycle.body) is memoryview:
                 self._missing = len(cycle.body) - cycle.filled
-        if self._missing >= _DIRECT:
-            self._receive_direct()
 
     def _fill(self, piece: memoryview) -> int:
         """Take a piece of a large body past the parser; returns its size."""
         cycle: Any = self.cycle
         if not cycle.answered:
             cycle.add(piece)
-        self._filled(len(piece))
-        return len(piece)
-
-    def _filled(self, size: int) -> None:
-        """This many bytes of a large body were taken; after the last one a new parser waits for the next request."""
-        self._missing -= size
+        self._missing -= len(piece)
         if not self._missing:
-            self.parser = new_parser(self)
+            self.parser = new_parser(self)  # the old one still waits for the body
             self.on_message_complete()
-
-    def _receive_direct(self) -> None:
-        """Receive the rest of a large body into its own memory."""
-        plain = self.transport.get_extra_info("sslcontext") is None
-        if plain and not self.flow.read_paused and not self._refused:
-            self.receive_with(DirectBody(self))
-
-    def receive_with(self, protocol: asyncio.BaseProtocol) -> None:
-        """Let this protocol receive what comes next."""
-        transport = self.transport
-        if transport.is_closing():
-            return
-        paused = self.flow.read_paused
-        if not paused:
-            transport.pause_reading()  # uvloop takes notice of the protocol's kind when it starts to read
-        transport.set_protocol(protocol)
-        if not paused:
-            transport.resume_reading()
-
-    def room(self) -> memoryview:
-        """Memory for the next bytes of a large body."""
-        cycle: Any = self.cycle
-        if not self._refused and type(cycle) is Exchange and type(cycle.body) is memoryview:
-            return cycle.body[cycle.filled :]
-        return _DISCARDED if self._refused else _DISCARDED[: self._missing]
-
-    def received(self, size: int) -> None:
-        """That many bytes were received into `room`."""
-        self._quiet = 0
-        if self._refused:
-            return
-        cycle: Any = self.cycle
-        if type(cycle.body) is memoryview:
-            cycle.filled += size
-        if size == self._missing:
-            self.receive_with(self)
-        self._filled(size)
+        return len(piece)
 
     def _feed(self, data: bytes | memoryview) -> int:
         """Feed the parser; returns how many bytes it leaves, which it does only after an offered upgrade."""
@@ -404,37 +359,6 @@ class RequestReader(UvicornConnection):
     def _refuse(self, status: int, message: str) -> None:
         """Answer a malformed request in its turn, and end the connection."""
         raise NotImplementedError
-
-
-_DISCARDED: Final = memoryview(bytearray(64 * 1024))
-"""Memory for bytes that nobody wants."""
-
-
-class DirectBody(asyncio.BufferedProtocol):
-    """Receives the rest of a large body for its connection: from the socket into the body, without a copy."""
-
-    def __init__(self, connection: RequestReader) -> None:
-        self._connection = connection
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Memory for the next bytes."""
-        return self._connection.room()
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """So many bytes were received."""
-        self._connection.received(nbytes)
-
-    def pause_writing(self) -> None:
-        """The client does not read."""
-        self._connection.pause_writing()
-
-    def resume_writing(self) -> None:
-        """The client reads again."""
-        self._connection.resume_writing()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone."""
-        self._connection.connection_lost(exc)
 
 
 def _size(cycle: Any) -> int:

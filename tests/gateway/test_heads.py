@@ -115,3 +115,22 @@ async def test_a_large_body_is_read_whole_and_the_next_request_after_it(fleet: S
     assert (first.status, second.status, third.status) == (200, 200, 200)
     assert first.body.endswith(data)
     assert third.body.endswith(data)
+
+
+@pytest.mark.parametrize("space", range(1, 17, 5))
+async def test_the_tensors_of_a_large_body_can_be_read_in_place(fleet: Site, space: int) -> None:
+    """However long the JSON is: a model that needs aligned memory would copy them otherwise."""
+    worker = await fleet.worker(ANY)
+    gateway = await fleet.gateway()
+    tensor = {"name": "IN", "datatype": "FP32", "shape": [50_000], "parameters": {"binary_data_size": 200_000}}
+    head = orjson.dumps({"inputs": [tensor]}) + b" " * space
+    answer = await gateway.infer(
+        head + bytes(200_000),
+        "any",
+        inference_header_content_length=str(len(head)),
+        content_type="application/octet-stream",
+    )
+    assert answer.status_code == 200
+    (taken,) = worker.requests[-1].inputs
+    assert taken.array().flags.aligned
+    assert not taken.array().flags.writeable
