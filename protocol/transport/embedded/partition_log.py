@@ -78,7 +78,7 @@ class PartitionLog:
         """Number of records from `offset` on."""
         if self._compacted:
             return len(self._records) - self._index(offset)
-        return self.end - offset if offset > self.start else len(self._records)
+        return max(self.end - offset, 0) if offset > self.start else len(self._records)
 
     def drop(self, before: int) -> None:
         """Drop the records below an offset. A compacted log keeps them."""
