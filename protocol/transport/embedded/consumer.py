@@ -147,10 +147,10 @@ class MemoryConsumer:
         """Records were appended to this partition."""
         if self._waiter is None or self._offering:
             return
-        if self._wanted is None:
+        if self._wanted is None and self.topic.logs[partition].carries(self._positions.get(partition, 0)):
             self._offering = True
             self._microtasks.add(self._offer)
-        elif partition in self._wanted:
+        elif self._wanted is None or partition in self._wanted:
             self._wake()
 
     def _offer(self) -> None:
