@@ -21,7 +21,6 @@ from loadtest.targets import TargetChoice
 from protocol.errors import FleetError
 
 _PAGE: Final = Path("docs/benchmarks.md")
-_README_HELP: Final = "Write the table of figures here, too; README.md with the default page."
 _SURVEY: Final = Path("docs/benchmarks/survey.md")
 
 
@@ -62,6 +61,21 @@ def _target_options(function: Any) -> Any:
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
     ]
     for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def _page_options(function: Any) -> Any:
+    """Where the page of a comparison goes."""
+    for option in (
+        click.option(
+            "--readme",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="Write the table of figures here, too.  [default: README.md with the default page]",
+            show_default=False,
+        ),
+        click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=_PAGE, help="Page."),
+    ):
         function = option(function)
     return function
 
@@ -218,13 +232,7 @@ def models_(folder: Path, names: tuple[str, ...]) -> None:
 )
 @click.option("--rounds", type=click.IntRange(1), help="Instead of the plan's.  [default: 5]", show_default=False)
 @click.option("--seconds", type=click.IntRange(1), help="Of each point, instead of its scenario's.", show_default=False)
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=_PAGE, help="Page.")
-@click.option(
-    "--readme",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the table of figures here, too.  [default: README.md with the default page]",
-    show_default=False,
-)
+@_page_options
 @click.option("--cache", type=click.Path(file_okay=False, path_type=Path), default=Path(".cache/bench"), help="Models.")
 def bench(  # noqa: PLR0913  # options
     *,
@@ -276,13 +284,7 @@ def bench(  # noqa: PLR0913  # options
 
 @main.command(name="page")
 @click.argument("results", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=_PAGE, help="Page.")
-@click.option(
-    "--readme",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the table of figures here, too.  [default: README.md with the default page]",
-    show_default=False,
-)
+@_page_options
 def page(results: Path, out: Path, readme: Path | None) -> None:
     """Write the page of a comparison again from its results file."""
     write_comparison(Comparison.load(results), out, readme)

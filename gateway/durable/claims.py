@@ -61,7 +61,7 @@ class Claims:
         """
         service = self._service
         record = service.record(request)
-        request = _without_inputs(request, record)
+        _free_inputs(request, record)
         future: asyncio.Future[InferReply] = asyncio.get_running_loop().create_future()
         call = service.enter(served, request, record.size, resolver(future))
         call.owner = False
@@ -125,7 +125,7 @@ class Claims:
                 retry_after=30.0,
             )
         record = service.record(request)
-        request = _without_inputs(request, record)
+        _free_inputs(request, record)
         handle = Handle(served.topic, 0, 0, request.id, request.principal, fingerprint, binary)
         self._keys.sign(handle)  # raises before anything is published if the names are too long
         request_ref = ref(request.principal, request.id)
@@ -201,11 +201,10 @@ class Claims:
             )
 
 
-def _without_inputs(request: InferRequest, record: OutRecord) -> InferRequest:
-    """The request without its inputs, if the record has their bytes: the body is not held while the call waits."""
+def _free_inputs(request: InferRequest, record: OutRecord) -> None:
+    """Drop the inputs if the record has their bytes: the body is not held while the call waits. A message keeps them."""
     if record.request is None:
         request.inputs = ()
-    return request
 
 
 def resolver(future: asyncio.Future[InferReply]) -> Callable[[InferReply], None]:
