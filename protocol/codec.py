@@ -44,6 +44,7 @@ from protocol.tensors import MAX_ELEMENTS, Buffer, Tensor
 SCHEMA: Final = b"penstock/1"
 MSGPACK: Final = b"application/msgpack"
 JSON: Final = b"application/json"
+_ACCEPTED: Final = frozenset({"", JSON.decode(), MSGPACK.decode()})
 _STAMPS: Final = struct.Struct(">QQ")
 
 _FIXED: Final = 1024
@@ -134,6 +135,8 @@ def _headers(request: InferRequest) -> list[tuple[str, bytes]]:
         headers.append(("traceparent", request.traceparent.encode()))
     if request.claimed:
         headers.append(("claimed", b"1"))
+    if request.accept:
+        headers.append(("accept", request.accept.encode()))
     return headers
 
 
@@ -169,6 +172,7 @@ def decode_request(  # noqa: PLR0913  # a record's parts, by name
     if fields.get("content-type") == JSON:
         body = v2.parse_json_body(value, most)
         request = InferRequest(name, model, version, body.inputs, body.output_names, body.parameters, body.id)
+        request.accept = JSON.decode()
     else:
         view = view_of(value)
         head, tail = frame_parts(view, 2) or (view, view[:0])
@@ -208,6 +212,11 @@ def _read_headers(request: InferRequest, fields: Mapping[str, bytes | None], tim
         request.timeout = _number(timeout, "timeout") / 1e6
     request.traceparent = fields_text(fields, "traceparent")
     request.claimed = bool(fields.get("claimed"))
+    if fields.get("accept"):
+        request.accept = fields_text(fields, "accept")
+        if request.accept not in _ACCEPTED:
+            kinds = f"{JSON.decode()} or {MSGPACK.decode()}"
+            raise CodecError(f"header 'accept' must be {kinds}, not {quoted(request.accept[:64])}")
 
 
 def fields_text(fields: Mapping[str, bytes | None], name: str) -> str:

@@ -20,6 +20,16 @@ from protocol.texts import shortened
 Parameter = str | int | bool | float
 Parameters = dict[str, Parameter]
 
+
+class Lane(enum.StrEnum):
+    """Which of a model version's two queues a request waits in."""
+
+    INTERACTIVE = "interactive"
+    """A caller waits for it."""
+    BATCH = "batch"
+    """It runs in capacity that interactive requests leave free, and may have more rows than the model's `max_batch_size`."""
+
+
 ANONYMOUS = "-"
 """The principal of an unauthenticated caller."""
 
@@ -37,7 +47,8 @@ class InferRequest:
         parameters: custom parameters, passed to the model.
         label: the `id` of the V2 body: echoed and logged, never a key.
         principal: the caller.
-        reply_to: channel to wake when the answer is stored; "" for none.
+        reply_to: channel to wake when the answer is stored, or `kafka:` and the topic of answers that gets it; "" for none.
+        accept: content type of an answer that goes to a topic: `codec.JSON` or `codec.MSGPACK` as text; "" for the request's own.
         deadline: no batch with this request starts after it; None for never.
         priority: 1 is the highest; 0 asks for the model's default.
         timeout: seconds it may wait in the worker's queue (V2's `timeout` parameter); 0 for the model's default.
@@ -65,6 +76,7 @@ class InferRequest:
     accepted: float = 0.0
     published: float = 0.0
     held: int = 0
+    accept: str = ""
 
 
 SHOWN_DIGEST = 12

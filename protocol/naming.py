@@ -13,14 +13,18 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 from protocol.errors import InvalidArgument, quoted
-from protocol.messages import ANONYMOUS
+from protocol.messages import ANONYMOUS, Lane
 
 PREFIX: Final = re.compile(r"[a-z][a-z0-9-]{0,30}\Z")
 _VERSION: Final = re.compile(r"[0-9]{1,19}\Z")
 _ESCAPE: Final = re.compile(rb"-(-|[0-9A-F]{2})?")
 _KEPT: Final = re.compile(rb"[^a-zA-Z0-9_]")
 _SAFE: Final = "~.:"
+_RESULTS: Final = re.compile(r"[a-zA-Z0-9_-]{1,128}\Z")
+_TOPIC_SCHEME: Final = "kafka:"
 MAX_TOPIC: Final = 249
+_KINDS: Final = {Lane.INTERACTIVE: "infer", Lane.BATCH: "batch"}
+"""The part of a topic's name that says its lane."""
 MAX_ID: Final = 256
 """Characters of a fleet id or a principal; both are part of a Redis key."""
 
@@ -77,27 +81,63 @@ class Names:
             raise InvalidArgument(f"prefix {quoted(self.prefix)} must match [a-z][a-z0-9-]{{0,30}}")
 
     def infer_topic(self, model: str, version: str) -> str:
-        """The topic of requests for a model version; also the name of its consumer group."""
+        """The topic of interactive requests for a model version; also the name of its consumer group."""
+        return self.request_topic(model, version)
+
+    def batch_topic(self, model: str, version: str) -> str:
+        """The topic of batch requests for a model version; also the name of its consumer group. It is created at first use."""
+        return self.request_topic(model, version, Lane.BATCH)
+
+    def request_topic(self, model: str, version: str, lane: Lane = Lane.INTERACTIVE) -> str:
+        """The topic of a model version's requests in one lane; also the name of its consumer group.
+
+        Raises:
+            InvalidArgument: the version is not a number, or the model's name is too long.
+        """
         if not _VERSION.match(version):
             raise InvalidArgument(f"model version {quoted(version)} must be a decimal number of at most 19 digits")
-        topic = f"{self.prefix}.infer.{encode_model(model)}.{version}"
+        topic = f"{self.prefix}.{_KINDS[lane]}.{encode_model(model)}.{version}"
         if len(topic) > MAX_TOPIC:
             raise InvalidArgument(
                 f"model name {quoted(model)} is too long: its Kafka topic {topic[:40]}… has {len(topic)} characters of {MAX_TOPIC}"
             )
         return topic
 
-    def parse_infer_topic(self, topic: str) -> tuple[str, str]:
-        """(model, version) of an infer topic.
+    def parse_request_topic(self, topic: str) -> tuple[Lane, str, str]:
+        """(lane, model, version) of a topic of requests.
 
         Raises:
-            InvalidArgument: it is not an infer topic.
+            InvalidArgument: it is not a topic of requests.
         """
-        head = f"{self.prefix}.infer."
-        model, dot, version = topic.removeprefix(head).rpartition(".")
-        if not topic.startswith(head) or not dot or not _VERSION.match(version):
-            raise InvalidArgument(f"{quoted(topic)} is not an infer topic of prefix {quoted(self.prefix)}")
-        return decode_model(model), version
+        for lane, kind in _KINDS.items():
+            head = f"{self.prefix}.{kind}."
+            model, dot, version = topic.removeprefix(head).rpartition(".")
+            if topic.startswith(head) and dot and _VERSION.match(version):
+                return lane, decode_model(model), version
+        raise InvalidArgument(f"{quoted(topic)} is not a topic of requests of prefix {quoted(self.prefix)}")
+
+    def results_topic(self, name: str) -> str:
+        """A topic of answers.
+
+        Raises:
+            InvalidArgument: the name is not 1 to 128 letters, digits, dashes and underscores.
+        """
+        if not _RESULTS.match(name):
+            raise InvalidArgument(
+                f"results name {quoted(name)} must be 1 to 128 letters, digits, dashes and underscores"
+            )
+        return f"{self.prefix}.results.{name}"
+
+    def reply_to_topic(self, name: str) -> str:
+        """The `reply-to` header that sends answers to `results_topic(name)`."""
+        return f"{_TOPIC_SCHEME}{self.results_topic(name)}"
+
+    def reply_topic(self, reply_to: str) -> str:
+        """The topic of answers that a `reply-to` header names; "" if it names none of ours."""
+        head = f"{_TOPIC_SCHEME}{self.prefix}.results."
+        if not reply_to.startswith(head) or not _RESULTS.match(reply_to.removeprefix(head)):
+            return ""
+        return reply_to.removeprefix(_TOPIC_SCHEME)
 
     def dead_topic(self, model: str) -> str:
         """The topic of a model's dead letters."""

@@ -115,7 +115,7 @@ def _ref_of(request: InferRequest) -> str | None:
 
 
 def _decode(service: Service, record: Record) -> InferRequest | None:
-    model, version = service.names.parse_infer_topic(record.topic)
+    _, model, version = service.names.parse_request_topic(record.topic)
     try:
         return decode_request(
             record.value, record.headers, model=model, version=version, default_id="", timestamp=record.timestamp

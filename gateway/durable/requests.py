@@ -127,7 +127,7 @@ class Requests:
     def _model_of(self, named: _Named, state: RequestState | None) -> tuple[str, str]:
         """The model and its version, from the handle or the store; "" if neither has them."""
         if named.handle is not None:
-            return self._service.names.parse_infer_topic(named.handle.topic)
+            return self._service.names.parse_request_topic(named.handle.topic)[1:]
         return (state.model, state.version) if state is not None and state.model else ("", "")
 
     def _until(self, state: RequestState | None) -> float:
@@ -171,7 +171,7 @@ class Requests:
         """A request without a terminal whose newest record is committed has lost it: one gateway publishes it again."""
         positions, place = self._service.positions, (handle.partition, handle.offset)
         while await positions.passed(handle.topic, place):
-            model, version = self._service.names.parse_infer_topic(handle.topic)
+            _, model, version = self._service.names.parse_request_topic(handle.topic)
             request = InferRequest(
                 handle.id, model, version, (), principal=handle.principal, accepted=state.accepted, claimed=True
             )
@@ -188,7 +188,7 @@ class Requests:
     async def _publish_again(self, named: _Named, handle: Handle, place: Place, state: RequestState) -> RequestState:
         record, request = await read_request(self._service, handle.topic, place, named.ref)
         if record is None or request is None:
-            model, version = self._service.names.parse_infer_topic(handle.topic)
+            _, model, version = self._service.names.parse_request_topic(handle.topic)
             await self._service.completion.end(named.ref, InferReply(model, version, failure=Failure(Code.GONE, GONE)))
             raise FleetError(GONE, code=Code.GONE)
         _log.info("the answer was lost; the request is published again", request_id=named.ref, topic=handle.topic)

@@ -87,7 +87,7 @@ class ReadLetter(DeadHeaders):
     def version(self, names: Names) -> str | None:
         """The model version that its topic belongs to."""
         try:
-            model, version = names.parse_infer_topic(self.topic)
+            _, model, version = names.parse_request_topic(self.topic)
         except FleetError:
             return None
         return version if model == self.model else None

@@ -182,6 +182,13 @@ class Bus(Protocol):
     async def ensure_topic(self, topic: str, partitions: int, *, compacted: bool = False) -> int:
         """Create the topic if it does not exist; returns its number of partitions."""
 
+    async def partitions(self, topic: str) -> int:
+        """How many partitions the topic has now; 0 if there is no such topic. Creates none.
+
+        Raises:
+            Unavailable: no broker answers.
+        """
+
     async def publish(self, topic: str, records: Sequence[OutRecord], partition: int | None = None) -> Published:
         """Append all records to one partition, in order; returns once acknowledged (`acks=all`).
 
@@ -196,9 +203,13 @@ class Bus(Protocol):
     async def subscribe(self, topic: str, group: str, member: str, listener: Listener) -> Consumer:
         """Join the group as the static member `member` (`group.instance.id`); partitions without a commit begin at the start."""
 
-    def follow(self, topic: str) -> AsyncIterator[Sequence[Record]]:
-        """Every record of a (small, compacted) topic from its start, then new ones as they arrive, without end. Unreadable
-        records are left out.
+    def follow(self, topic: str, start: Mapping[int, int] | None = None) -> AsyncIterator[Sequence[Record]]:
+        """Every record of a topic from its start, then new ones as they arrive, without end, in order within each partition.
+        Unreadable records are left out. Reads no further ahead than a fetch: a caller that waits holds back the reading.
+
+        Args:
+            topic: there must be one.
+            start: by partition, the first offset to read; other partitions are read from their start.
 
         Yields an empty list once, on reaching the end that the topic had when reading began.
         """

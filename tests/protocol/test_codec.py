@@ -53,6 +53,25 @@ GOLDEN_FILES = {
 }
 
 
+@pytest.mark.parametrize("accept", ["", "application/json", "application/msgpack"])
+def test_the_wanted_type_of_an_answer_is_a_header(accept: str) -> None:
+    value, headers = codec.encode_request(dataclasses.replace(REQUEST, accept=accept))
+    assert decode(value, headers).accept == accept
+
+
+def test_an_answer_has_the_type_of_its_request_unless_another_is_asked_for() -> None:
+    body = b'{"inputs": [{"name": "A", "datatype": "FP32", "shape": [1], "data": [1]}]}'
+    assert decode(body, [("content-type", b"application/json")]).accept == "application/json"
+    assert (
+        decode(body, [("content-type", b"application/json"), ("accept", b"application/msgpack")]).accept
+        == "application/msgpack"
+    )
+    with pytest.raises(
+        CodecError, match="header 'accept' must be application/json or application/msgpack, not 'text/html'"
+    ):
+        decode(body, [("content-type", b"application/json"), ("accept", b"text/html")])
+
+
 def decode(value: bytes, headers: Headers, **more: object) -> InferRequest:
     arguments = {"model": "addsub", "version": "1", "default_id": "t-0-1", "timestamp": 5.0} | more
     return codec.decode_request(value, headers, **arguments)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import InvalidArgument
+from protocol.messages import Lane
 from protocol.naming import MAX_ID, Names, decode_model, encode_model, parse_ref, ref
 
 NAMES = Names("penstock")
@@ -25,10 +26,11 @@ def test_a_model_name_is_mapped_reversibly_to_what_kafka_allows(model: str) -> N
 
 @given(models, versions)
 def test_a_topic_parses_back(model: str, version: str) -> None:
-    topic = NAMES.infer_topic(model, version)
+    for lane in Lane:
+        topic = NAMES.request_topic(model, version, lane)
 
-    assert re.fullmatch(r"[a-zA-Z0-9._-]{1,249}", topic)
-    assert NAMES.parse_infer_topic(topic) == (model, version)
+        assert re.fullmatch(r"[a-zA-Z0-9._-]{1,249}", topic)
+        assert NAMES.parse_request_topic(topic) == (lane, model, version)
 
 
 @given(models, versions, models, versions)
@@ -58,7 +60,18 @@ def test_any_text_is_an_encoded_model_name_or_refused(text: str) -> None:
 @pytest.mark.parametrize("topic", ["penstock.infer.a", "other.infer.a.1", "penstock.infer.a.x", "penstock.infer.a-.1"])
 def test_foreign_topics_are_refused(topic: str) -> None:
     with pytest.raises(InvalidArgument):
-        NAMES.parse_infer_topic(topic)
+        NAMES.parse_request_topic(topic)
+
+
+def test_a_reply_topic_is_one_of_our_topics_of_answers_or_none() -> None:
+    assert NAMES.reply_topic(NAMES.reply_to_topic("night-run_1")) == "penstock.results.night-run_1"
+    assert NAMES.batch_topic("resnet-50", "2") == "penstock.batch.resnet--50.2"
+    for other in ("", "kafka:", "penstock.results.a", "kafka:penstock.infer.m.1", "kafka:other.results.a"):
+        assert NAMES.reply_topic(other) == ""
+    for name in ("", "a.b", "a\n", "a" * 129):
+        assert NAMES.reply_topic(f"kafka:penstock.results.{name}") == ""
+    with pytest.raises(InvalidArgument, match="results name"):
+        NAMES.results_topic("a.b")
 
 
 @pytest.mark.parametrize("prefix", ["", "Upper", "a.b", "1a", "a" * 32, "a\n"])

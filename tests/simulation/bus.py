@@ -42,6 +42,10 @@ class SimBus:
 
         return await self._network.call("kafka", make)
 
+    async def partitions(self, topic: str) -> int:
+        topics = self._server.topics
+        return await self._network.call("kafka", lambda: len(topics[topic].logs) if topic in topics else 0)
+
     async def publish(self, topic: str, records: Sequence[OutRecord], partition: int | None = None) -> Published:
         server, weather = self._server, self._server.weather
         found = server.topic(topic)
@@ -72,9 +76,9 @@ class SimBus:
         self._consumers.append(consumer)
         return consumer
 
-    async def follow(self, topic: str) -> AsyncIterator[Sequence[Record]]:
+    async def follow(self, topic: str, start: Mapping[int, int] | None = None) -> AsyncIterator[Sequence[Record]]:
         found = self._server.topic(topic)
-        position, first = 0, True
+        position, first = (start or {}).get(0, 0), True
         while True:
             log = found.logs[0]
             records = await self._network.call("kafka", lambda log=log, at=position: log.slice(at, 10_000))  # type: ignore[misc]

@@ -30,6 +30,13 @@ class BusContract(MembersContract):
         assert await bus.ensure_topic(topic, 5) == 3
         assert await (await site.connect()).ensure_topic(topic, 1) == 3
 
+    async def test_the_partitions_of_a_topic_are_told_and_none_is_created(self, site: Site, bus: Bus) -> None:
+        topic = site.topic("counted")
+        assert await bus.partitions(topic) == 0
+        await bus.ensure_topic(topic, 3)
+        assert await bus.partitions(topic) == 3
+        assert await bus.partitions(site.topic("uncounted")) == 0
+
     async def test_a_record_arrives_as_it_was_published(self, site: Site, bus: Bus) -> None:
         topic = site.topic("whole")
         await bus.ensure_topic(topic, 1)
@@ -305,6 +312,19 @@ class BusContract(MembersContract):
             await bus.publish(topic, [OutRecord(b"1", key=b"a")])
             assert values(await waiting) == [b"1"]
         await following.aclose()  # type: ignore[attr-defined]
+
+    async def test_following_begins_where_it_is_told(self, site: Site, bus: Bus) -> None:
+        topic = site.topic("resumed")
+        await bus.ensure_topic(topic, 2)
+        first = await bus.publish(topic, numbered(3), partition=1)
+        await bus.publish(topic, [OutRecord(b"other")], partition=0)
+        following = (await site.connect()).follow(topic, {1: first.offset + 2})
+        past: list[bytes] = []
+        async with asyncio.timeout(site.time_limit):
+            while part := await anext(following):
+                past += values(part)
+        await following.aclose()  # type: ignore[attr-defined]
+        assert sorted(past) == [b"other", values(numbered(3))[2]]
 
     async def test_a_compacted_topic_keeps_the_last_value_of_every_key(self, site: Site, bus: Bus) -> None:
         topic = site.topic("compacted")

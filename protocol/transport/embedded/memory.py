@@ -84,6 +84,12 @@ class MemoryBus:
         self._check_open()
         return await self._broker.ensure_topic(topic, partitions, compacted=compacted)
 
+    async def partitions(self, topic: str) -> int:
+        """See `Bus.partitions`."""
+        self._check_open()
+        found = self._broker.topics.get(topic)
+        return 0 if found is None else len(found.logs)
+
     async def publish(self, topic: str, records: Sequence[OutRecord], partition: int | None = None) -> Published:
         """See `Bus.publish`. In memory it is acknowledged without yielding to the event loop."""
         return await self._broker.append(*self._place(topic, records, partition), records)
@@ -118,11 +124,12 @@ class MemoryBus:
         self._consumers.append(consumer)
         return consumer
 
-    async def follow(self, topic: str) -> AsyncIterator[Sequence[Record]]:
+    async def follow(self, topic: str, start: Mapping[int, int] | None = None) -> AsyncIterator[Sequence[Record]]:
         """See `Bus.follow`. Ends when the bus is closed."""
         self._check_open()
         found = self._broker.topic(topic)
-        positions = [log.start for log in found.logs]
+        begin = start or {}
+        positions = [max(log.start, begin.get(partition, 0)) for partition, log in enumerate(found.logs)]
         if past := _advance(found, positions):
             yield past
         yield []

@@ -133,6 +133,10 @@ class KafkaBus:
 
         return await self._ask(f"creating topic {topic}", ensure)
 
+    async def partitions(self, topic: str) -> int:
+        """See `Bus.partitions`."""
+        return await self._ask(f"looking up {topic}", lambda client: partition_count(client, topic))
+
     async def _create(self, client: AIOKafkaClient, topic: str, partitions: int, compacted: bool) -> None:
         admin = AIOKafkaAdminClient(**connection_options(self._settings))
         try:
@@ -199,14 +203,16 @@ class KafkaBus:
     def _spawn_hint(self, group: str) -> None:
         self._hinting.spawn(self._hint(group))
 
-    async def follow(self, topic: str) -> AsyncGenerator[Sequence[Record], None]:
+    async def follow(
+        self, topic: str, start: Mapping[int, int] | None = None
+    ) -> AsyncGenerator[Sequence[Record], None]:
         """See `Bus.follow`. Reconnects after any failure of the brokers.
 
         Raises:
             NotFound: there is no such topic.
         """
         count = await self._producer.partitions(topic)
-        follower = Follower(self._settings, topic, count)
+        follower = Follower(self._settings, topic, count, start)
         while True:
             try:
                 async for records in follower.records():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -100,10 +100,12 @@ def _unreadable(record: Record) -> bool:
 class Follower:
     """Reads one topic across reconnections: keeps the positions."""
 
-    def __init__(self, settings: TransportSettings, topic: str, partitions: int) -> None:
+    def __init__(
+        self, settings: TransportSettings, topic: str, partitions: int, start: Mapping[int, int] | None = None
+    ) -> None:
         self._settings = settings
         self._places = [TopicPartition(topic, number) for number in range(partitions)]
-        self._next: dict[TopicPartition, int] = {}
+        self._next = {TopicPartition(topic, partition): offset for partition, offset in (start or {}).items()}
         self._caught_up = False
         self._budget = InflateBudget(headers=HEADERS)
         self._name = TopicName(topic)
