@@ -158,7 +158,7 @@ def parse_response_body(body: Buffer) -> InferReply:
     reply = InferReply(*texts)
     if "error" in fields:
         try:
-            reply.failure = Failure(Code(fields.get("code")), str(fields["error"]))
+            reply.failure = Failure(Code(str(fields.get("code"))), str(fields["error"]))
         except ValueError:
             raise CodecError(f"an answer has the unknown error code {quoted(fields.get('code'))}") from None
     else:
