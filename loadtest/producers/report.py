@@ -29,8 +29,8 @@ def write(results: ProducerResults, page: Path) -> None:
 def _sections(results: ProducerResults) -> Iterator[str]:
     yield "# Batch producers\n"
     yield (
-        "Made by `python -m loadtest producers`; the raw figures are in [producers/results.json](producers/results.json). Ratios are "
-        "of one run on one machine; rates of this shared machine vary by the hour.\n"
+        "Made by `python -m loadtest producers`; the raw figures are in [results.json](producers/results.json). Ratios are of "
+        "one run on one machine; rates of this shared machine vary by the hour.\n"
     )
     if results.files:
         yield from _files(results)
@@ -49,7 +49,7 @@ def _files(results: ProducerResults) -> Iterator[str]:
     yield "## A file through a model\n"
     yield (
         "`penstock batch submit MODEL FILE.jsonl -o OUT.jsonl --url …` against a plain loop that reads the same file, calls the "
-        "framework with 32 rows and writes the same lines. Submitter and `penstock serve` share one core; the loop has it to itself. "
+        "framework with 32 rows and writes the same lines. Submitter and `penstock serve` share a core; the loop has it to itself. "
         "Whole processes, from start to end.\n"
     )
     rows = [
@@ -75,8 +75,8 @@ def _lanes(results: ProducerResults) -> Iterator[str]:
     yield "## Interactive calls beside a backlog\n"
     yield (
         "The MLP on the fleet with Kafka and Redis on one core, open-loop callers on another. Each row is a pair: the same "
-        "arrivals without and with a backlog of 256-row records in the batch lane. *bound* is `--batch-lane-max-ms`; *share* is what "
-        "the backlog got of the rows that the model could have answered besides the callers'.\n"
+        "arrivals without and with a backlog of 256-row records in the batch lane. *bound* is `--batch-lane-max-ms`; *share* is "
+        "what the backlog got of the rows that the model could have answered besides the callers'.\n"
     )
     rows = [
         (p.bound_ms, f"{p.load:.0%}", p.execution_ms, p.alone.latency_ms["p50"], p.beside.latency_ms["p50"],
