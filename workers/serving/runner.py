@@ -16,8 +16,11 @@ from protocol.messages import Failure
 from protocol.model_config import ModelConfig
 from protocol.ports import Terminal
 from workers.batching import for_config
+from workers.batching.types import OF_LANE
 from workers.context import Context
-from workers.instances.job import Entry, Executor, Job
+from workers.instances.job import Entry, Job
+from workers.instances.loaded import LoadedModel
+from workers.serving.batch_lane import BatchLane
 from workers.serving.held import HeldEntries, Source
 from workers.serving.pipeline import Pipeline
 from workers.statistics import ModelStatistics
@@ -31,28 +34,32 @@ class Runner(HeldEntries):
 
     Args:
         context: the model version's.
-        config: complete.
-        executors: the loaded instances, at least one.
+        loaded: the version and its instances, at least one.
         statistics: counts what happens here.
         source: gives the entries.
         max_bytes: of entries that wait or run.
+        lane: the batch lane, which runs on the same instances.
     """
 
     def __init__(
         self,
         context: Context,
-        config: ModelConfig,
-        executors: Sequence[Executor],
+        loaded: LoadedModel,
         statistics: ModelStatistics,
         source: Source,
         max_bytes: int,
+        lane: BatchLane,
     ) -> None:
+        config, executors = loaded.version.config, loaded.executors
         super().__init__(context, statistics, source, for_config(config.max_batch_size, config.dynamic_batching))
         self._max_rows = BATCHES_PER_INSTANCE * max(1, config.max_batch_size) * len(executors)
         self._max_bytes = max_bytes
         self._max_queue_size = _max_queue_size(config)
         self.ordered = config.dynamic_batching is not None and config.dynamic_batching.preserve_ordering
         self._pipeline = Pipeline(context, config, executors, statistics, self)
+        self._lane = lane
+        self._lane_step: asyncio.Handle | None = None
+        lane.attach(self._pipeline, self.turn)
         self._withheld: dict[int, tuple[Job, list[Terminal]]] = {}
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -71,7 +78,8 @@ class Runner(HeldEntries):
             return 0
         if self._writer.pending > 2 * self._max_rows:
             return 0
-        rows = self._max_rows - self._scheduler.rows - self._pipeline.running_rows - self._followers_rows
+        running = self._pipeline.running_rows - self._lane.out_rows
+        rows = self._max_rows - self._scheduler.rows - running - self._followers_rows
         if rows > 0:
             return math.ceil(rows / self._rows_per_request)
         # A bounded queue rejects requests above its bound, so they must be fetched too.
@@ -88,22 +96,42 @@ class Runner(HeldEntries):
         """Expire, take, prepare, run; then set the timer for the next decision."""
         scheduler, pipeline, now = self._scheduler, self._pipeline, self._clock()
         self._expire(now)
+        lane = self._lane if self._lane.waiting else None
+        if lane is not None:
+            self._look_after_lane(lane, now)
         if scheduler.depth == 0:
             return
         executor = pipeline.free()
+        if lane is not None and executor is not None:
+            lane.run_turn(executor, now)
+            executor = pipeline.free()
         backlog = self._source.backlog() if executor is not None else 0
         while executor is not None and scheduler.depth:
             batch = scheduler.take(now, backlog_rows=backlog, idle=executor.held == 0)
             if batch is None:
                 break
+            if lane is not None:
+                lane.top_up(batch, now)
             pipeline.start(batch, executor)
             executor = pipeline.free()
         if scheduler.depth:
-            self._set_timer(now, backlog, idle=executor is not None and executor.held == 0)
+            wake = scheduler.wake_at(backlog_rows=backlog, idle=executor is not None and executor.held == 0)
+            self._set_timer(wake, now)
 
-    def _set_timer(self, now: float, backlog: int, *, idle: bool) -> None:
+    def _look_after_lane(self, lane: BatchLane, now: float) -> None:
+        """Let the lane use idle instances, in the event loop's next turn: callers are read before."""
+        lane.expire(now)
+        self._set_timer(lane.next_due(), now)
+        if self._lane_step is None:
+            self._lane_step = self._loop.call_soon(self._step_lane)
+
+    def _step_lane(self) -> None:
+        self._lane_step = None
+        if self._scheduler.depth == 0:
+            self._lane.run_idle(self._clock())
+
+    def _set_timer(self, wake: float | None, now: float) -> None:
         """One timer. An earlier one stays: an extra turn changes nothing."""
-        wake = self._scheduler.wake_at(backlog_rows=backlog, idle=idle)
         if wake is None or wake >= self._timer_at:
             return
         if self._timer is not None:
@@ -118,23 +146,52 @@ class Runner(HeldEntries):
 
     # --- BatchOwner: for the pipeline ----------------------------------------------------------------------------------
 
+    def entry_left(self, entry: Entry, failure: Failure | None) -> None:
+        """See `BatchOwner.entry_left`."""
+        if entry.sliced:
+            self._lane.part_left(entry, failure)
+        else:
+            super().entry_left(entry, failure)
+
     def entries_answered(self, entries: Sequence[Entry], answers: list[Terminal]) -> None:
         """See `BatchOwner.entries_answered`."""
+        entries, answers = self._without_lane(entries, answers)
         self._writer.put(answers, entries)
 
     def dead_letter(self, entry: Entry, letter: DeadLetter, failure: Failure) -> None:
         """See `BatchOwner.dead_letter`."""
-        self._source.dead_letter(entry, letter, failure)
+        if entry.sliced:
+            self._lane.part_died(entry, letter, failure)
+        else:
+            self._source.dead_letter(entry, letter, failure)
 
     def batch_answered(self, job: Job, answers: list[Terminal]) -> None:
         """See `BatchOwner.batch_answered`."""
+        if job.batch.lane_rows or self._lane.waiting:
+            self._lane.observe(job)
+        if job.batch.lane_rows:
+            job.entries, answers = self._without_lane(job.entries, answers)
+            if job.batch.sequence == OF_LANE:
+                return
         self._withheld[job.batch.sequence] = (job, answers)
         self._emit_in_order(job)
 
     def batch_emptied(self, job: Job) -> None:
         """See `BatchOwner.batch_emptied`."""
+        if job.batch.sequence == OF_LANE:
+            self._lane.observe(job)
+            return
         self._withheld[job.batch.sequence] = (job, [])
         self._emit_in_order(job)
+
+    def _without_lane(self, entries: Sequence[Entry], answers: list[Terminal]) -> tuple[list[Entry], list[Terminal]]:
+        """Hand the outcomes of the batch lane's rows to it; returns the rest."""
+        pairs = list(zip(entries, answers, strict=True))
+        parts = [pair for pair in pairs if pair[0].sliced]
+        if parts:
+            self._lane.parts_answered([entry for entry, _ in parts], [answer for _, answer in parts])
+        rest = [pair for pair in pairs if not pair[0].sliced]
+        return [entry for entry, _ in rest], [answer for _, answer in rest]
 
     def instance_freed(self) -> None:
         """See `BatchOwner.instance_freed`."""
@@ -161,6 +218,8 @@ class Runner(HeldEntries):
         self._writer.abandon()
         if self._timer is not None:
             self._timer.cancel()
+        if self._lane_step is not None:
+            self._lane_step.cancel()
 
 
 def _max_queue_size(config: ModelConfig) -> int:
