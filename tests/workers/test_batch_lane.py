@@ -96,14 +96,13 @@ async def test_records_share_batches_if_the_model_batches_requests() -> None:
         assert len(b.instances[0].batches) < 30
 
 
-async def test_the_largest_record_of_a_model_of_single_rows() -> None:
+@pytest.mark.parametrize(("largest", "rows"), [(1, 3000), (64, MAX_BATCH_LANE_ROWS)])
+async def test_a_record_may_have_thousands_of_batches(largest: int, rows: int) -> None:
     async with bench() as b:
-        await b.serve(ALONE)
-        async with asyncio.timeout(60):
-            (future,) = await b.caller.publish(b.caller.rows(MAX_BATCH_LANE_ROWS), lane=Lane.BATCH)
-            reply = await future
-        assert reply.outputs[0].shape == (MAX_BATCH_LANE_ROWS, 1)
-        assert np.array_equal(reply.outputs[0].array().ravel(), np.arange(MAX_BATCH_LANE_ROWS, dtype=np.float32))
+        await b.serve(BATCHING.replace("max_batch_size: 8", f"max_batch_size: {largest}"))
+        (reply,) = await batch(b, b.caller.rows(rows))
+        assert reply.outputs[0].shape == (rows, 1)
+        assert np.array_equal(reply.outputs[0].array().ravel(), np.arange(rows, dtype=np.float32))
         await everything_done(b)
 
 
@@ -341,7 +340,7 @@ async def test_a_backlog_takes_no_room_of_interactive_requests() -> None:
 
 async def test_an_interactive_request_runs_before_all_waiting_rows() -> None:
     async with bench() as b:
-        serving = await b.serve(BATCHING)
+        serving = await b.serve(BATCHING, kind=Halting)
         b.instances[0].gate.clear()
         futures = await b.caller.publish(b.caller.rows(1000), lane=Lane.BATCH)
         await b.instances[0].started()
@@ -358,26 +357,33 @@ async def test_an_interactive_request_runs_before_all_waiting_rows() -> None:
 # --- what happens to records meanwhile ------------------------------------------------------------------------------------
 
 
+class Halting(Gated):
+    """Closes its gate in its fourth batch."""
+
+    def compute(self, inputs: dict[str, Any], outputs: Sequence[str]) -> Any:
+        if len(self.batches) == 3:
+            self.gate.clear()
+        return super().compute(inputs, outputs)
+
+
 async def half_done(b: Bench, record: InferRequest) -> list[asyncio.Future[InferReply]]:
-    """Publish the record, and stop its instance when some of its rows have run."""
+    """Publish the record, whose first 7 rows run; the next 8 wait in their instance for its gate."""
     futures = await b.caller.publish(record, lane=Lane.BATCH)
-    for _ in range(3):
+    for _ in range(4):
         await b.instances[-1].started()
-    b.instances[-1].gate.clear()
-    await b.instances[-1].started()
     return futures
 
 
 async def test_the_same_record_twice_is_run_once() -> None:
     async with bench() as b:
-        await b.serve(BATCHING)
-        record = b.caller.rows(20)
+        await b.serve(BATCHING, kind=Halting)
+        record = b.caller.rows(25)
         await half_done(b, record)
         await b.caller.publish(record, record, lane=Lane.BATCH)
         await until(lambda: b.serving[0].batch_lane.in_flight == 3)
         b.instances[0].gate.set()
         await until(lambda: b.serving[0].batch_intake._tracker.in_flight == 0)
-        assert rows_run(b) == list(range(20))
+        assert rows_run(b) == list(range(25))
         assert b.caller.counts[record.id] == 1
         assert b.serving[0].statistics.already_answered == 2
         await everything_done(b)
@@ -385,8 +391,8 @@ async def test_the_same_record_twice_is_run_once() -> None:
 
 async def test_a_cancelled_record_is_answered_once_and_runs_no_further() -> None:
     async with bench() as b:
-        await b.serve(BATCHING)
-        record, waiting = b.caller.rows(5000), b.caller.rows(10)
+        await b.serve(BATCHING, kind=Halting)
+        record, waiting = b.caller.rows(28), b.caller.rows(10)
         futures = await half_done(b, record)
         futures += await b.caller.publish(waiting, lane=Lane.BATCH)
         await until(lambda: b.serving[0].batch_lane.in_flight == 2)
@@ -394,14 +400,14 @@ async def test_a_cancelled_record_is_answered_once_and_runs_no_further() -> None
         b.instances[0].gate.set()
         replies = await asyncio.gather(*futures)
         assert [reply.failure.code for reply in replies if reply.failure] == [Code.CANCELLED] * 2
-        assert len(rows_run(b)) < 200
+        assert len(rows_run(b)) < 28
         assert b.serving[0].statistics.cancellations == 2
         await everything_done(b)
 
 
 async def test_a_deadline_ends_a_record_between_its_rows() -> None:
     async with bench() as b:
-        await b.serve(BATCHING)
+        await b.serve(BATCHING, kind=Halting)
         record = b.caller.rows(5000, deadline=b.clock() + 0.3)
         futures = await half_done(b, record)
         await asyncio.sleep(0.3)
@@ -416,11 +422,9 @@ async def test_a_record_that_waits_expires_without_an_event() -> None:
     async with bench() as b:
         await b.serve(BATCHING)
         b.instances[0].gate.clear()
-        first = await b.caller.publish(b.caller.rows(8), lane=Lane.BATCH)
+        first = await b.caller.publish(b.caller.rows(2), lane=Lane.BATCH)
         await b.instances[0].started()
-        futures = await b.caller.publish(
-            b.caller.rows(10), b.caller.rows(10, deadline=b.clock() + 0.05), lane=Lane.BATCH
-        )
+        futures = await b.caller.publish(b.caller.rows(3), b.caller.rows(3, deadline=b.clock() + 0.05), lane=Lane.BATCH)
         reply = await futures[1]
         assert reply.failure is not None
         assert reply.failure.code is Code.DEADLINE_EXCEEDED
@@ -431,7 +435,7 @@ async def test_a_record_that_waits_expires_without_an_event() -> None:
 
 async def test_a_crash_in_mid_record_runs_it_again_and_answers_once() -> None:
     async with bench() as b:
-        dying = await b.serve(BATCHING, worker="w1")
+        dying = await b.serve(BATCHING, worker="w1", kind=Halting)
         record = b.caller.rows(200)
         futures = await half_done(b, record)
         dying.abandon()
@@ -446,7 +450,7 @@ async def test_a_crash_in_mid_record_runs_it_again_and_answers_once() -> None:
 
 async def test_a_partition_that_moves_in_mid_record_moves_the_record() -> None:
     async with bench() as b:
-        first = await b.serve(BATCHING, worker="w1", partitions=2)
+        first = await b.serve(BATCHING, worker="w1", partitions=2, kind=Halting)
         record, later = b.caller.rows(5000), b.caller.rows(10)
         futures = await half_done(b, record)
         futures += await b.caller.publish(later, lane=Lane.BATCH)
@@ -478,7 +482,7 @@ async def test_draining_finishes_what_is_here_and_leaves_the_rest_in_the_log() -
 
 async def test_an_unloaded_model_serves_or_refuses_its_backlog() -> None:
     async with bench() as b:
-        serving = await b.serve(BATCHING)
+        serving = await b.serve(BATCHING, kind=Halting)
         record = b.caller.rows(5000)
         futures = await half_done(b, record)
         emptying = asyncio.ensure_future(serving.empty(0.3))

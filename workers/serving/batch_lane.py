@@ -9,6 +9,8 @@ turn of the event loop and instance, so that callers are read in between; a reco
 from __future__ import annotations
 
 import asyncio
+import collections
+import math
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, cast
 
@@ -26,6 +28,8 @@ from workers.batching.lanes import LanePlanner, LaneSettings
 from workers.batching.types import OF_LANE, Batch, Release
 from workers.batching.unbatched import NoBatching
 from workers.context import Context
+from workers.failures.bisection import Cause
+from workers.failures.classify import cause_of
 from workers.instances.inline_policy import INLINE_BELOW
 from workers.instances.job import Entry, Executor, Job
 from workers.serving.held import HeldEntries, Source
@@ -91,6 +95,7 @@ class BatchLane(HeldEntries):
         self._bytes_per_request = float(max_bytes)
         self._begun: dict[str, BatchRecord] = {}
         self._front_record: BatchRecord | None = None
+        self._returned: collections.deque[BatchRecord] = collections.deque()
         self._turns: set[Batch[InferRequest]] = set()
         self._out_rows = 0
         self._instances: Instances
@@ -111,7 +116,7 @@ class BatchLane(HeldEntries):
     def waiting(self) -> bool:
         """Whether rows wait here that could run."""
         record = self._front_record
-        return self._scheduler.depth > 0 if record is None else record.scanned
+        return self._scheduler.depth > 0 or bool(self._returned) if record is None else record.scanned
 
     @property
     def queued_rows(self) -> int:
@@ -195,6 +200,8 @@ class BatchLane(HeldEntries):
         """The record whose rows are next, if any can be cut now."""
         while True:
             record = self._front_record
+            if record is None and self._returned:
+                record = self._front_record = self._returned.popleft()
             if record is None:
                 batch = self._scheduler.take(now)
                 if batch is None:
@@ -330,10 +337,27 @@ class BatchLane(HeldEntries):
     def parts_answered(self, parts: Sequence[Entry], answers: Sequence[Terminal]) -> None:
         """These parts have their outcomes."""
         for part, answer in zip(parts, answers, strict=True):
+            if self._too_large(part):
+                self._put_back(part)
+                continue
             record = self._came_back(part)
             record.came_back(cast("Slice", part), cast("InferReply", answer.payload))
             self._close_if_finished(record)
         self._source.room_freed()
+
+    def _too_large(self, part: Entry) -> bool:
+        """Whether memory was short for a part that has more than one row."""
+        error = None if part.job is None else part.job.error
+        return error is not None and self._divisible and part.rows > 1 and cause_of(error) is Cause.MEMORY
+
+    def _put_back(self, part: Entry) -> None:
+        self._planner.observe(part.shape_class, part.rows, math.inf, self._clock())
+        record = self._came_back(part)
+        record.put_back(cast("Slice", part))
+        if not record.ended and self._front_record is not record:
+            self._returned.append(record)
+        self._close_if_finished(record)
+        self._turn()
 
     def part_left(self, part: Entry, failure: Failure | None) -> None:
         """The part will not run: it is late or cancelled (`failure`), or its record has its answer already (None)."""

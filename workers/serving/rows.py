@@ -1,11 +1,13 @@
 """Rows of a record of the batch lane: cut off in parts, and their outputs put together again. Pure.
 
-Invariants: every row is cut at most once, in order; parts are views of the record's data; a record is finished once every part that
-was cut is back, and no row is left or none will be cut any more; its outputs are joined in the order of its rows.
+Invariants: every row is cut once, in order, unless its part is put back; parts are views of the record's data; a record is finished
+once every part that was cut is back, and no row is left or none will be cut any more; its outputs are joined in the order of its
+rows.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import struct
@@ -54,8 +56,8 @@ class BatchRecord:
     """
 
     __slots__ = (
-        "_back", "_edges", "_next", "_size", "answered", "divisible", "dropped", "entry", "failure", "left", "letter", "out",
-        "scanned",
+        "_again", "_back", "_edges", "_next", "_size", "answered", "divisible", "dropped", "entry", "failure", "left", "letter",
+        "out", "scanned",
     )  # fmt: skip
 
     def __init__(self, entry: Entry, *, divisible: bool) -> None:
@@ -69,6 +71,7 @@ class BatchRecord:
         self.scanned = not divisible or entry.rows == 1 or not any(t.datatype == "BYTES" for t in entry.payload.inputs)
         self._edges: dict[str, list[int]] = {}
         self._next = 0
+        self._again: collections.deque[tuple[int, int]] = collections.deque()
         self._back: dict[int, InferReply] = {}
         self._size = 0
 
@@ -97,8 +100,8 @@ class BatchRecord:
 
     def cut(self, rows: int) -> Slice:
         """The next rows, at most so many; all of them if the record cannot be divided. There must be some left."""
-        entry, start = self.entry, self._next
-        end = start + min(rows, self.left) if self.divisible else entry.rows
+        entry = self.entry
+        start, end = self._next_rows(rows)
         payload = entry.payload
         if start > 0 or end < entry.rows:
             payload = dataclasses.replace(payload, inputs=self._inputs(payload, start, end))
@@ -109,10 +112,34 @@ class BatchRecord:
             entry.attempt, entry.cancelled, record=entry.record, run_alone=entry.run_alone,
             attempt_stored=entry.attempt_stored, whole=self, start=start,
         )  # fmt: skip
-        self._next = end
-        self.left = entry.rows - end
+        self.left -= end - start
         self.out[start] = part
         return part
+
+    def _next_rows(self, rows: int) -> tuple[int, int]:
+        if not self.divisible:
+            return 0, self.entry.rows
+        if self._again:
+            start, end = self._again.popleft()
+            if end - start > rows:
+                self._again.appendleft((start + rows, end))
+            return start, min(end, start + rows)
+        start = self._next
+        self._next = min(self.entry.rows, start + rows)
+        return start, self._next
+
+    def put_back(self, part: Slice) -> None:
+        """The part was too large: its rows are cut again, in smaller parts, unless the record has ended."""
+        del self.out[part.start]
+        self._note_attempt(part)
+        if not self.ended:
+            self._again.append((part.start, part.start + part.rows))
+            self.left += part.rows
+
+    @property
+    def ended(self) -> bool:
+        """Whether no more rows will be cut, though some may be left."""
+        return self.dropped or self.answered or self.failure is not None
 
     def _inputs(self, payload: InferRequest, start: int, end: int) -> tuple[Tensor, ...]:
         inputs = []
