@@ -340,7 +340,7 @@ async def test_a_backlog_takes_no_room_of_interactive_requests() -> None:
 
 async def test_an_interactive_request_runs_before_all_waiting_rows() -> None:
     async with bench() as b:
-        serving = await b.serve(BATCHING, kind=Halting)
+        serving = await b.serve(BATCHING)
         b.instances[0].gate.clear()
         futures = await b.caller.publish(b.caller.rows(1000), lane=Lane.BATCH)
         await b.instances[0].started()
