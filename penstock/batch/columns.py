@@ -10,7 +10,7 @@ import dataclasses
 import fnmatch
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -251,12 +251,19 @@ class TextColumns:
         header: the names of the columns.
         config: the model's.
         mapped: the columns of each input; a name may have `*` and `?`, as in `pixel*=X`.
+        raw: columns whose cells stay text, such as the paths of images.
 
     Raises:
         InvalidArgument: a column that an input needs is not there, or a name is there twice.
     """
 
-    def __init__(self, header: Sequence[str], config: ModelConfig, mapped: Mapping[str, tuple[str, ...]]) -> None:
+    def __init__(
+        self,
+        header: Sequence[str],
+        config: ModelConfig,
+        mapped: Mapping[str, tuple[str, ...]],
+        raw: Collection[str] = (),
+    ) -> None:
         self.width = len(header)
         self.mapped: dict[str, tuple[str, ...]] = {}
         self._cells: list[_Cells] = []
@@ -274,7 +281,8 @@ class TextColumns:
             for column in columns:
                 if header.count(column) > 1:
                     raise InvalidArgument(f"the input has {header.count(column)} columns named {quoted(column)}")
-            self._cells.append(_Cells(spec, columns, [header.index(column) for column in columns]))
+            numbers = [header.index(column) for column in columns]
+            self._cells.append(_Cells(spec, columns, numbers, raw=not set(columns).isdisjoint(raw)))
             self.mapped[spec.name] = (self._cells[-1].key,)
         used = {column for cells in self._cells for column in cells.columns}
         self.unused = [column for column in header if column not in used]
@@ -292,12 +300,12 @@ class TextColumns:
 class _Cells:
     """The cells of one input."""
 
-    def __init__(self, spec: TensorSpec, columns: tuple[str, ...], numbers: list[int]) -> None:
+    def __init__(self, spec: TensorSpec, columns: tuple[str, ...], numbers: list[int], *, raw: bool = False) -> None:
         self.columns = columns
         self.key = columns[0] if len(columns) == 1 else f"{columns[0]}…{columns[-1]}"
         self._spec, self._numbers = spec, numbers
-        self._is_list = len(columns) == 1 and math.prod(spec.dims) != 1
-        self._read = _listed if self._is_list else _READERS.get(spec.datatype, _floating)
+        self._is_list = not raw and len(columns) == 1 and math.prod(spec.dims) != 1
+        self._read = str if raw else _listed if self._is_list else _READERS.get(spec.datatype, _floating)
 
     def value(self, cells: Sequence[str]) -> Any:
         """The input's value in a row.

@@ -74,6 +74,10 @@ class Plan:
     awaits: bool = True
 
 
+def _size(reply: InferReply) -> int:
+    return sum([len(tensor.data) for tensor in reply.outputs])
+
+
 def _first(entry: tuple[int, Bad]) -> int:
     return entry[0]
 
@@ -135,6 +139,10 @@ class Job:
         self.mark = Mark()
         """Where reading must begin after a kill."""
         self.ended = False
+        self.gone: Bad | None = None
+        """Set once no further answer can come: the failure of every line that still waits for one."""
+        self.early_bytes = 0
+        """Bytes of answers to lines that were not read yet."""
         self.answered = self.failed = 0
         self._columns, self._render, self._error_line = columns, render, error_line
         self._ordering = Ordering(unordered=plan.unordered)
@@ -163,11 +171,6 @@ class Job:
         """Rows whose answers are awaited, or wait for earlier ones."""
         return self._rows
 
-    @property
-    def early(self) -> int:
-        """Answers to lines that were not read yet."""
-        return len(self._early)
-
     def admit(self, block: Block, now: float) -> list[Record]:
         """Take in a block of the input; returns the records to send."""
         self.ended = block.last
@@ -195,7 +198,7 @@ class Job:
         left = [line for line in record.lines if line in numbers]
         if len(left) == len(record.lines):
             return [record]
-        if place := self._early.pop(record.id, (None, None))[1]:
+        if record.id in self._early and (place := self._pop_early(record.id)[1]):
             self.watermark.release(*place)
         return [each for each in rows_of(self.plan.run, record) if each.lines[0] in numbers] if left else []
 
@@ -221,6 +224,9 @@ class Job:
         """The records to send for one whose answer is awaited from now on: it, unless it is in the log."""
         if record.id in self._early:
             return self._take_early(record.id, now)
+        if self.gone is not None:
+            self._fail(record.id, self.gone)
+            return []
         if self._is_logged(record):
             return []
         if self.plan.sends:
@@ -252,13 +258,25 @@ class Job:
         at = parse_id(self.plan.run, name)
         if at is not None and at.first not in self.known.done and name not in self._early:
             self._early[name] = reply, place
+            self.early_bytes += _size(reply)
         elif place is not None:
             self.watermark.release(*place)
         return []
 
     def _take_early(self, name: str, now: float) -> list[Record]:
-        reply, place = self._early.pop(name)
+        reply, place = self._pop_early(name)
         return self._answer(self._open[name], reply, place, now)
+
+    def _pop_early(self, name: str) -> tuple[InferReply, Place | None]:
+        reply, place = self._early.pop(name)
+        self.early_bytes -= _size(reply)
+        return reply, place
+
+    def give_up(self, why: Bad) -> None:
+        """No further answer can come."""
+        self.gone = why
+        for name in list(self._open):
+            self._fail(name, why)
 
     def _answer(self, found: _Open, reply: InferReply, place: Place | None, now: float) -> list[Record]:
         if place is not None:
@@ -396,7 +414,7 @@ class Job:
         """What became known since the last call; forgets answers that arrived again after their line was done."""
         fresh, self.fresh = self.fresh, Known()
         for name in [name for name in self._early if self._is_done(name)]:
-            if place := self._early.pop(name)[1]:
+            if place := self._pop_early(name)[1]:
                 self.watermark.release(*place)
         return fresh
 

@@ -58,7 +58,7 @@ def _cuts(group: Group, most: int) -> Iterator[tuple[int, int]]:
     if count == 1 or (count <= most and sum([len(tensor.data) for tensor in group.tensors]) <= MAX_BYTES):
         yield 0, count
         return
-    ends = np.sum([_row_ends(tensor, count) for tensor in group.tensors], axis=0)
+    ends = np.sum([row_ends(tensor, count) for tensor in group.tensors], axis=0)
     start = 0
     while start < count:
         before = int(ends[start - 1]) if start else 0
@@ -68,7 +68,7 @@ def _cuts(group: Group, most: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def _row_ends(tensor: Tensor, count: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def row_ends(tensor: Tensor, count: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """Where each row's bytes end."""
     size = len(tensor.data)
     if tensor.datatype != "BYTES":
@@ -86,7 +86,7 @@ def _row_ends(tensor: Tensor, count: int) -> np.ndarray[tuple[int], np.dtype[np.
 
 def _sliced(tensor: Tensor, start: int, stop: int) -> Tensor:
     count = tensor.shape[0]
-    ends = _row_ends(tensor, count)
+    ends = row_ends(tensor, count)
     low = int(ends[start - 1]) if start else 0
     data: Buffer = memoryview(tensor.data)[low : int(ends[stop - 1])]
     return Tensor(tensor.name, tensor.datatype, (stop - start, *tensor.shape[1:]), data)
@@ -95,7 +95,7 @@ def _sliced(tensor: Tensor, start: int, stop: int) -> Tensor:
 def rows_of(run: str, record: Record) -> list[Record]:
     """Each row of a record of several rows as a record of its own."""
     count = len(record.lines)
-    ends = [_row_ends(tensor, count) for tensor in record.tensors]
+    ends = [row_ends(tensor, count) for tensor in record.tensors]
     alone = []
     for number, line in enumerate(record.lines):
         tensors = []

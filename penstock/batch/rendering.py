@@ -13,9 +13,11 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
+from penstock.batch.packing import row_ends
 from penstock.batch.records import Bad, bad
 from penstock.client import bfloat16
 from protocol.errors import Code, CodecError
+from protocol.frames import pack
 from protocol.tensors import Array, Tensor
 
 Answer = bytes | Bad
@@ -37,7 +39,7 @@ def json_lines(lines: Sequence[int], outputs: Sequence[Tensor], batching: bool) 
     Raises:
         CodecError: an output has another number of rows.
     """
-    arrays = {tensor.name: _readable(tensor) for tensor in outputs}
+    arrays = {tensor.name: readable(tensor) for tensor in outputs}
     if batching:
         for name, array in arrays.items():
             if array.ndim == 0 or array.shape[0] != len(lines):
@@ -54,7 +56,8 @@ def _finite(array: Array) -> bool:
     return array.dtype.kind != "f" or not bool(np.isinf(array).any())
 
 
-def _readable(tensor: Tensor) -> Array:
+def readable(tensor: Tensor) -> Array:
+    """Its array, with numbers of 16 bits as floats."""
     if tensor.datatype == "BF16":
         return bfloat16.to_floats(tensor.array())
     array = tensor.array()
@@ -111,6 +114,30 @@ def _decoded(value: Any) -> Any:
     texts = np.empty(value.shape, dtype=object)
     texts.reshape(-1)[:] = [element.decode() for element in value.reshape(-1)]
     return texts.tolist()
+
+
+def raw_lines(lines: Sequence[int], outputs: Sequence[Tensor], batching: bool) -> list[Answer]:
+    """Each row packed with its raw bytes; see `json_lines`."""
+    count = len(lines)
+    for tensor in outputs:
+        if batching and (not tensor.shape or tensor.shape[0] != count):
+            raise CodecError(f"output '{tensor.name}' has shape {list(tensor.shape)}, and the record {count} rows")
+    if not batching:
+        outputs = [Tensor(each.name, each.datatype, (1, *each.shape), each.data) for each in outputs]
+    cut = [(tensor.name, tensor.shape[1:], memoryview(tensor.data), _starts(tensor, count)) for tensor in outputs]
+    return [
+        pack([line, {name: [shape, data[at[row] : at[row + 1]]] for name, shape, data, at in cut}])
+        for row, line in enumerate(lines)
+    ]
+
+
+def _starts(tensor: Tensor, count: int) -> list[int]:
+    return [0, *row_ends(tensor, count).tolist()]
+
+
+def raw_error(line: int, failure: Bad) -> bytes:
+    """A packed row without an answer."""
+    return pack([line, failure.code.value, failure.message])
 
 
 def error_line(line: int, failure: Bad) -> bytes:
