@@ -33,6 +33,13 @@ class Begin:
             FleetError: it is another job's, is being submitted, or its input has changed.
         """
         self.folder.lock()
+        try:
+            self._decide()
+        except BaseException:
+            self.folder.unlock()
+            raise
+
+    def _decide(self) -> None:
         before = read_journal(self.folder.journal)
         asked = self.request.description() | {"way": self._way, "fingerprint": fingerprint(self.request.source)}
         run = 1

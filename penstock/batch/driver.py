@@ -172,7 +172,7 @@ class Runner:
         self._job.mark = saved.mark
         self._job.answered, self._job.failed = saved.answered, saved.failed
         logged = await self._backend.start(self._begin.run, self._served, saved, self, awaits=request.waits)
-        self._job.known.logged |= logged
+        self._job.found(logged)
 
     async def _start_journal(self) -> None:
         saved, fresh, path = self._saved, self._begin.fresh, self._begin.folder.journal

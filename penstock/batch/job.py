@@ -12,7 +12,7 @@ import dataclasses
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 from penstock.batch.columns import Columns
@@ -343,6 +343,11 @@ class Job:
     def next_due(self) -> float | None:
         """When the next pause is over."""
         return self._later[0][0] if self._later else None
+
+    def found(self, names: Collection[str]) -> None:
+        """These records are in the log, though the journal does not know it; the next checkpoint says so."""
+        self.known.logged |= set(names)
+        self.fresh.logged |= set(names)
 
     def logged(self, record: Record) -> None:
         """The broker has the record."""

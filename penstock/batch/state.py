@@ -62,10 +62,10 @@ def changed(before: dict[str, Any], now: dict[str, Any]) -> str:
     """How the input differs from before; "" if it does not."""
     if before == now:
         return ""
-    if before.get("head") != now.get("head"):
-        return "its beginning is another"
     if before.get("size") != now.get("size"):
         return f"it has {now.get('size')} bytes, and had {before.get('size')}"
+    if before.get("head") != now.get("head"):
+        return "its beginning is another"
     return "it was written since"
 
 

@@ -121,10 +121,7 @@ class World:
         for name in ("done", "sent", "alone"):
             getattr(self.journal, name).update(getattr(fresh, name))
         self.journal.logged |= fresh.logged
-        if all(record.id in self.known_ids() for record in self.log):
-            place = len(self.log)
-        else:
-            place = self.saved[3]
+        place = len(self.log) if all(record.id in self.known_ids() for record in self.log) else self.saved[3]
         self.saved = (copy.deepcopy(self.journal), self.job.mark, self.job.watermark.low(), place, len(self.output))
 
     def known_ids(self) -> set[str]:
