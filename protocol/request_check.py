@@ -22,18 +22,26 @@ _BATCHING_NOTE: Final = (
 _MAX_NAMES: Final = 32
 
 
+MAX_BATCH_LANE_ROWS: Final = 65_536
+"""Rows of a request in the batch lane, whose rows may run in several batches."""
+
+
 class ModelSignature:
-    """What a request for one model version must look like."""
+    """What a request for one model version must look like.
+
+    Args:
+        max_rows: of a request for a model that batches; None for the model's `max_batch_size`.
+    """
 
     __slots__ = ("_batching", "_expected", "_inputs", "_max_batch", "_model", "_outputs", "_required")
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, max_rows: int | None = None) -> None:
         self._model = config.name
         self._inputs = {spec.name: spec for spec in config.inputs}
         self._expected = {spec.name: config.shape_of(spec) for spec in config.inputs}
         self._outputs = [spec.name for spec in config.outputs]
         self._required = [spec.name for spec in config.inputs if not spec.optional]
-        self._max_batch = config.max_batch_size
+        self._max_batch = config.max_batch_size if max_rows is None else max_rows
         self._batching = config.batching
 
     def check(self, inputs: Sequence[Tensor], outputs: Sequence[str], label: str) -> int:

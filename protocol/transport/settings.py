@@ -71,3 +71,8 @@ class TransportSettings:
     def fence_ttl(self) -> float:
         """Seconds that a plain call's fence outlives its answer: longer than any late duplicate."""
         return max(2 * self.session_timeout, 300.0)
+
+    @property
+    def topic_fence_ttl(self) -> float:
+        """The same for an answer that goes to a topic. Short: a fence takes 350 bytes of the store, and batches have millions."""
+        return max(2 * self.session_timeout, 60.0)

@@ -303,7 +303,8 @@ class Intake:
             entry.run_alone = state is not None and state.state == "running"
         if answered:
             self._statistics.already_answered += len(answered)
-            self.settled(answered)
+            assert self._sink is not None
+            self._sink.answered(answered)
         gone = {id(entry) for entry in answered}
         return [entry for entry in entries if id(entry) not in gone]
 

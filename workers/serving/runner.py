@@ -78,7 +78,8 @@ class Runner:
         self._scheduler: Scheduler[InferRequest] = for_config(config.max_batch_size, config.dynamic_batching)
         self.ordered = config.dynamic_batching is not None and config.dynamic_batching.preserve_ordering
         self._pipeline = Pipeline(context, config, executors, statistics, self)
-        self._replies = Replies(context.worker, context.fence_ttl, encoded=context.results.immediate is None)
+        encoded = context.results.immediate is None
+        self._replies = Replies(context.worker, context.fence_ttl, encoded=encoded, topic_ttl=context.topic_fence_ttl)
         self._writer = ResultWriter(context, statistics, self._settle)
         self._entries: dict[str, Entry] = {}
         self._nbytes = 0
@@ -121,7 +122,7 @@ class Runner:
         """How many more requests may be taken in; 0 while the store is failing."""
         if self._context.retry.failing or self._nbytes >= self._max_bytes:
             return 0
-        if self._writer.pending > 2 * self._max_rows:
+        if self._writer.pending > 2 * self._max_rows or self._writer.topics.full:
             return 0
         rows = self._max_rows - self._scheduler.rows - self._pipeline.running_rows - self._followers_rows
         if rows > 0:
@@ -132,7 +133,7 @@ class Runner:
 
     def problem(self) -> str:
         """Why no requests should be sent here now; "" where there is no reason."""
-        return self._pipeline.problem()
+        return self._pipeline.problem() or self._writer.topics.problem()
 
     # --- in ----------------------------------------------------------------------------------------------------------
 
@@ -181,6 +182,10 @@ class Runner:
         now = self._clock()
         self._statistics.failed(reason, now - entry.enqueued)
         self._writer.put([self._replies.of_failure(entry, failure, now)], [entry])
+
+    def answered(self, entries: Sequence[Entry]) -> None:
+        """See `Sink.answered`."""
+        self._writer.settle_answered(entries)
 
     def _reject(self, entry: Entry, rejection: Rejection) -> None:
         self._statistics.rejections[rejection.reason.value] += 1
@@ -271,7 +276,7 @@ class Runner:
         if failure is None:
             answered = [entry, *self._early_followers(entry)]
             self._statistics.already_answered += len(answered)
-            self._settle(answered)
+            self.answered(answered)
         else:
             reason = FailureReason.CANCELED if failure.code is Code.CANCELLED else FailureReason.REJECTED
             self.refuse(entry, failure, reason)
