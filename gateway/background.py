@@ -139,7 +139,7 @@ class Background:
     async def _examine(self) -> None:
         """Update readiness, the live workers of each version, and the fill of the result store."""
         service, transport = self._service, self._service.transport
-        service.admission.measure(service.clock())
+        service.admissions.measure(service.clock())
         service.not_ready = await self._problem()
         if not service.not_ready:
             service.arrivals.ready()

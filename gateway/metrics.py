@@ -5,7 +5,8 @@ Workers count `nv_inference_*`. Labels are names from the catalogue only, so tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import collections
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry
@@ -21,7 +22,8 @@ class GatewayMetrics(Collector):
     """All counters of a gateway, as a collector of the given registry.
 
     Attributes:
-        counters: by (model, version).
+        counters: of interactive calls, by (model, version).
+        batch_counters: of calls in the batch lane, likewise.
         rejections: calls refused before they were published, by error code.
         claims: keyed and asynchronous calls, by the state of their claim.
         cancellations: calls cancelled by their caller or its disconnect.
@@ -29,11 +31,12 @@ class GatewayMetrics(Collector):
         wake_age: seconds between a worker's emit and the gateway's delivery.
         swept: answers found by a sweep without a wake-up; should stay near 0.
         restarts: restarts of failed background loops, by name.
-        inflight, queued_bytes, held_bytes, ready, cut: called per scrape.
+        inflight, batch_inflight, queued_bytes, held_bytes, ready, cut: called per scrape.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.counters: dict[tuple[str, str], Counters] = {}
+        self.batch_counters: dict[tuple[str, str], Counters] = collections.defaultdict(Counters)
         self.rejections: dict[str, int] = {}
         self.claims: dict[str, int] = {}
         self.restarts: dict[str, int] = {}
@@ -43,6 +46,7 @@ class GatewayMetrics(Collector):
         self.wake_age = Buckets()
         self.swept = 0
         self.inflight: Callable[[], float] = lambda: 0
+        self.batch_inflight: Callable[[], float] = lambda: 0
         self.queued_bytes: Callable[[], float] = lambda: 0
         self.held_bytes: Callable[[], float] = lambda: 0
         self.ready: Callable[[], bool] = lambda: False
@@ -56,6 +60,7 @@ class GatewayMetrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """All metric families with their current values."""
         yield from self._requests()
+        yield from _answers("batch_request", "calls in the batch lane", self.batch_counters)
         yield _counter(
             "rejections", "Calls refused before they were published, by error code.", "code", self.rejections
         )
@@ -72,6 +77,9 @@ class GatewayMetrics(Collector):
         yield _histogram("wake_age_seconds", "Time from a worker's emit to the gateway's delivery.", self.wake_age)
         yield GaugeMetricFamily("penstock_gateway_inflight", "Calls accepted and not yet answered.", self.inflight())
         yield GaugeMetricFamily(
+            "penstock_gateway_batch_inflight", "Those of them that are in the batch lane.", self.batch_inflight()
+        )
+        yield GaugeMetricFamily(
             "penstock_gateway_queued_bytes", "Bytes that admission counts now.", self.queued_bytes()
         )
         yield GaugeMetricFamily(
@@ -85,15 +93,6 @@ class GatewayMetrics(Collector):
         yield GaugeMetricFamily("penstock_gateway_ready", "1 while /v2/health/ready answers 200.", float(self.ready()))
 
     def _requests(self) -> Iterable[Metric]:
-        requests = CounterMetricFamily(
-            "penstock_gateway_requests", "Answered inference calls, by model version and code.",
-            labels=("model", "version", "code"),
-        )  # fmt: skip
-        seconds = HistogramMetricFamily(
-            "penstock_gateway_request_seconds",
-            "Time from a call's last byte to its answer.",
-            labels=("model", "version"),
-        )
         digests = GaugeMetricFamily(
             "penstock_gateway_model_digests",
             "Different sets of files that live workers serve under one version; with more than 1, answers may come from any.",
@@ -101,11 +100,27 @@ class GatewayMetrics(Collector):
         )
         for (model, version), counters in list(self.counters.items()):
             digests.add_metric((model, version), counters.digests)
-            for code, count in list(counters.codes.items()):
-                requests.add_metric((model, version, code), count)
-            if counters.codes:
-                seconds.add_metric((model, version), counters.seconds.cumulative(), counters.seconds.total)
-        return requests, seconds, digests
+        return *_answers("request", "inference calls", self.counters), digests
+
+
+def _answers(name: str, what: str, table: Mapping[tuple[str, str], Counters]) -> tuple[Metric, Metric]:
+    """Answers and latencies by model version."""
+    requests = CounterMetricFamily(
+        f"penstock_gateway_{name}s",
+        f"Answered {what}, by model version and code.",
+        labels=("model", "version", "code"),
+    )
+    seconds = HistogramMetricFamily(
+        f"penstock_gateway_{name}_seconds",
+        "Time from a call's last byte to its answer.",
+        labels=("model", "version"),
+    )
+    for key, counters in list(table.items()):
+        for code, count in list(counters.codes.items()):
+            requests.add_metric((*key, code), count)
+        if counters.codes:
+            seconds.add_metric(key, counters.seconds.cumulative(), counters.seconds.total)
+    return requests, seconds
 
 
 def _counter(name: str, text: str, label: str, counts: dict[str, int]) -> Metric:

@@ -1,4 +1,4 @@
-"""The command line: `python -m loadtest run|closed|direct|safety|siege|models|bench|page|triton|survey|report`."""
+"""The command line: `python -m loadtest run|closed|direct|safety|siege|models|bench|page|triton|producers|survey|report`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import click
 
 from loadtest import arrivals, comparison_report, direct, models, report, triton
 from loadtest.comparison import Comparison
+from loadtest.producers.cli import main as producers
 from loadtest.results import OpenPoint, Results
 from loadtest.run import OpenPlan, closed_point, open_point
 from loadtest.scenarios import SCENARIOS
@@ -280,6 +281,9 @@ def bench(  # noqa: PLR0913  # options
     finally:
         run_.results.save(raw)
     write_comparison(run_.results, out, readme)
+
+
+main.add_command(producers, "producers")
 
 
 @main.command(name="page")

@@ -37,7 +37,8 @@ def write_all(results: Results, folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _figure(path: Path, title: str, x: str, y: str) -> Iterator[Any]:
+def figure(path: Path, title: str, x: str, y: str) -> Iterator[Any]:
+    """A picture to draw in, written at the end of the block."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -53,7 +54,7 @@ def _figure(path: Path, title: str, x: str, y: str) -> Iterator[Any]:
 
 def _throughput(results: Results, model: str, path: Path) -> Path:
     """Closed loop: each point is one number of callers."""
-    with _figure(path, f"{model}, closed loop", "answers per second", "latency, ms") as axes:
+    with figure(path, f"{model}, closed loop", "answers per second", "latency, ms") as axes:
         axes.set_yscale("log")
         for name, server in results.servers.items():
             points = server.models[model].closed if model in server.models else []
@@ -69,7 +70,7 @@ def _throughput(results: Results, model: str, path: Path) -> Path:
 
 def write_distribution(points: Iterable[tuple[str, OpenPoint]], title: str, path: Path) -> Path:
     """Open loop: the share of requests answered within each time, from the intended send time; points are named."""
-    with _figure(path, f"{title}, open loop", "latency, ms", "share of requests") as axes:
+    with figure(path, f"{title}, open loop", "latency, ms", "share of requests") as axes:
         axes.set_xscale("log")
         axes.set_yscale("logit")
         axes.set_ylim(0.05, 0.9999)
@@ -85,7 +86,7 @@ def write_distribution(points: Iterable[tuple[str, OpenPoint]], title: str, path
 
 def _memory(results: Results, path: Path) -> Path:
     """Soaks: resident memory by process over time."""
-    with _figure(path, "memory under steady load", "seconds", "MiB") as axes:
+    with figure(path, "memory under steady load", "seconds", "MiB") as axes:
         for soak in results.soaks:
             for name in (name for name in soak.series[0] if name != "seconds"):
                 seconds = [row["seconds"] for row in soak.series]

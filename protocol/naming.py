@@ -181,6 +181,11 @@ class Names:
         return f"{self.prefix}:workers"
 
 
+def names_topic(reply_to: str) -> bool:
+    """Whether a `reply-to` that was accepted (`Names.reply_topic`) names a topic of answers rather than a channel."""
+    return reply_to.startswith(_TOPIC_SCHEME)
+
+
 def ref(principal: str, request_id: str) -> str:
     """The name of a request everywhere: `<id>` for the anonymous principal, `<principal>/<id>` for any other.
 

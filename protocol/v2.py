@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, cast
@@ -363,6 +364,20 @@ def encode_response(
     if b"null" in encoded:
         _refuse_infinity(outputs, binary)
     return ResponseBody([encoded, *tail], len(encoded) if tail else None)
+
+
+def parse_outputs(value: object) -> tuple[Tensor, ...]:
+    """The outputs of a JSON response; null stands for NaN, as `encode_response` writes it.
+
+    Raises:
+        CodecError: names the fault.
+    """
+    if type(value) is not list or len(value) > MAX_TENSORS:
+        raise CodecError(f"'outputs' must be a list of at most {MAX_TENSORS} tensors")
+    for entry in value:
+        if type(entry) is dict and entry.get("datatype") in ("FP32", "FP64") and type(entry.get("data")) is list:
+            entry["data"] = [math.nan if number is None else number for number in entry["data"]]
+    return _inputs(value, _NOTHING, MAX_ELEMENTS, True)
 
 
 def _refuse_infinity(outputs: Sequence[Tensor], binary: frozenset[str]) -> None:

@@ -25,6 +25,8 @@ class Context:
         bus, results: open.
         retry: for calls that must succeed in the end; each model version has its own (`of_a_model`).
         fence_ttl: seconds that a plain call's fence outlives its answer.
+        topic_fence_ttl: the same for an answer that goes to a topic.
+        created_topics: topics of results that this worker created or tried to; shared by its model versions.
         journal: where instances note the requests that they run; None without a supervisor.
         digest: of the model version's files; "" in the worker's own context.
         microtasks: of the parts that share this event loop.
@@ -43,6 +45,8 @@ class Context:
     journal: CrashJournal | None = None
     digest: str = ""
     microtasks: Microtasks = dataclasses.field(default_factory=Microtasks)
+    topic_fence_ttl: float = 60.0
+    created_topics: set[str] = dataclasses.field(default_factory=set)
 
     def of_a_model(self, digest: str) -> Context:
         """The context of one model version: its failing calls stop no other model."""

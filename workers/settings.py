@@ -71,6 +71,7 @@ class WorkerSettings:
         cores: CPU cores to share out between instances; 0 for all this process may use.
         load_threads: model versions that are loaded at the same time.
         fence_ttl: seconds that a plain call's fence outlives its answer; see `TransportSettings.fence_ttl`.
+        topic_fence_ttl: the same for an answer that goes to a topic; see `TransportSettings.topic_fence_ttl`.
         max_attempts: runs that may die with a request in them before it goes to the dead letters.
 
     Raises:
@@ -101,6 +102,7 @@ class WorkerSettings:
     cores: int = 0
     load_threads: int = 2
     fence_ttl: float = 300.0
+    topic_fence_ttl: float = 60.0
     max_attempts: int = MAX_ATTEMPTS
 
     def __post_init__(self) -> None:
@@ -119,7 +121,7 @@ class WorkerSettings:
         if self.metrics_port is not None and not 0 <= self.metrics_port <= 65535:
             raise ConfigError(f"metrics_port is {self.metrics_port}; a port is between 0 and 65535")
         model_files.require_distinct(self.model_file)
-        for name in ("repository_poll_secs", "heartbeat_interval", "resync_interval", "fence_ttl"):
+        for name in ("repository_poll_secs", "heartbeat_interval", "resync_interval", "fence_ttl", "topic_fence_ttl"):
             require_seconds(name, getattr(self, name))
         for name in ("drain_grace", "unload_grace"):
             require_seconds(name, getattr(self, name), zero=True)
@@ -160,7 +162,8 @@ def from_environment(environment: Mapping[str, str]) -> tuple[WorkerSettings, Tr
     """
     security = {key: environment[name] for key, name in _SECURITY.items() if environment.get(name)}
     transport = TransportSettings(kafka_security=security, **_read(TransportSettings, environment))
-    return WorkerSettings(**{"fence_ttl": transport.fence_ttl} | _read(WorkerSettings, environment)), transport
+    fences = {"fence_ttl": transport.fence_ttl, "topic_fence_ttl": transport.topic_fence_ttl}
+    return WorkerSettings(**fences | _read(WorkerSettings, environment)), transport
 
 
 def _write(name: str, value: object) -> str:

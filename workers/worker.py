@@ -90,6 +90,7 @@ class Worker:
             settings.max_attempts,
             None if settings.journal_fd is None else CrashJournal(settings.journal_fd),
             microtasks=transport.microtasks,
+            topic_fence_ttl=settings.topic_fence_ttl,
         )
         gpus = hardware.gpus if settings.gpus is None else settings.gpus
         loader = Loader(

@@ -14,23 +14,36 @@ import math
 from collections.abc import Iterator
 from typing import Final
 
-from gateway.admission.budget import Budget
+from gateway.admission.budget import BATCH, Budget, Budgets
 from protocol.errors import Exhausted
+from protocol.messages import Lane
 
 SHARE: Final = 3
 _RETRY_LOW: Final = 1.0
 _RETRY_HIGH: Final = 60.0
 _SMOOTHING: Final = 0.3
+_BATCH_LANE: Final = Lane.BATCH
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits: calls in all, bytes in all, calls per model version (0 for its share), long polls."""
+    """Limits: calls in all, bytes in all, calls per model version (0 for its share), long polls.
+
+    Attributes:
+        called: what the texts of errors call the calls.
+    """
 
     calls: int
     size: int
     calls_per_model: int = 0
     polls: int = 1024
+    called: str = "calls"
+
+    def of_batch_lane(self) -> Limits:
+        """The limits of the batch lane, counted apart: a quarter of each of these."""
+        return dataclasses.replace(
+            self, calls=max(1, self.calls // BATCH), size=self.size // BATCH, polls=0, called="calls in the batch lane"
+        )
 
 
 @dataclasses.dataclass(slots=True)
@@ -74,7 +87,7 @@ class Admission:
         """
         if self.calls >= self._limits.calls:
             raise self._exhausted(
-                f"{self.calls} calls wait at this gateway; at most {self._limits.calls} may", self.calls
+                f"{self.calls} {self._limits.called} wait at this gateway; at most {self._limits.calls} may", self.calls
             )
 
     def admit(self, topic: str, size: int) -> None:
@@ -102,11 +115,15 @@ class Admission:
         self.calls += 1
 
     def _over_share(self, waiting: _Waiting, most: int, room: int) -> Exhausted:
+        called = self._limits.called
         if waiting.calls >= most:
-            text = f"{waiting.calls} calls for this model wait at this gateway; at most {most} may, while {self.calls} wait in all"
+            text = (
+                f"{waiting.calls} {called} for this model wait at this gateway; at most {most} may, "
+                f"while {self.calls} wait in all"
+            )
         else:
             text = (
-                f"{waiting.size} bytes of calls for this model wait at this gateway; at most {room} may, "
+                f"{waiting.size} bytes of {called} for this model wait at this gateway; at most {room} may, "
                 f"while {self._budget.used} bytes are held in all"
             )
         return self._exhausted(text, waiting.calls)
@@ -129,7 +146,8 @@ class Admission:
         budget = self._budget
         if not budget.take(size):
             raise self._exhausted(
-                f"{budget.used} bytes of calls wait at this gateway; at most {budget.limit} may", self.calls
+                f"{budget.used} bytes of {self._limits.called} wait at this gateway; at most {budget.limit} may",
+                self.calls,
             )
         self.size += size
 
@@ -176,3 +194,29 @@ class Admission:
 
     def _exhausted(self, message: str, waiting: int) -> Exhausted:
         return Exhausted(f"Exceeds maximum queue size: {message}", retry_after=self.retry_after(waiting))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Admissions:
+    """The limits of each lane, counted apart: calls in the batch lane never take the room of interactive ones."""
+
+    interactive: Admission
+    batch: Admission
+
+    @classmethod
+    def under(cls, limits: Limits, budgets: Budgets) -> Admissions:
+        """Both lanes' limits.
+
+        Args:
+            limits: of interactive calls; the batch lane has a quarter of them.
+        """
+        return cls(Admission(limits, budgets.whole), Admission(limits.of_batch_lane(), budgets.batch))
+
+    def of(self, lane: Lane) -> Admission:
+        """The limits of this lane."""
+        return self.batch if lane is _BATCH_LANE else self.interactive
+
+    def measure(self, now: float) -> None:
+        """See `Admission.measure`."""
+        self.interactive.measure(now)
+        self.batch.measure(now)

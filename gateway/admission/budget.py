@@ -14,6 +14,8 @@ from typing import Final
 
 UNAUTHENTICATED: Final = 4
 """Divisor: a quarter of the budget is for unauthenticated callers: heads, pipelines, bodies while they are read."""
+BATCH: Final = 4
+"""Divisor: a quarter of the budget is for calls in the batch lane, so that interactive calls always find room."""
 UNREAD: Final = 2
 """Divisor: half of the budget is for answers that their callers have not read."""
 
@@ -97,14 +99,16 @@ class Budgets:
         whole: all bytes.
         unauthenticated: held for unauthenticated callers.
         unread: answers that their callers have not read.
+        batch: calls in the batch lane.
     """
 
     whole: Budget
     unauthenticated: Budget
     unread: Budget
+    batch: Budget
 
     @classmethod
     def of(cls, limit: int) -> Budgets:
         """The budgets of a gateway that may hold `limit` bytes."""
         whole = Budget(limit)
-        return cls(whole, whole.part(limit // UNAUTHENTICATED), whole.part(limit // UNREAD))
+        return cls(whole, whole.part(limit // UNAUTHENTICATED), whole.part(limit // UNREAD), whole.part(limit // BATCH))

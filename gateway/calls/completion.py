@@ -13,13 +13,13 @@ from typing import Final
 
 import structlog
 
-from gateway.admission.admission import Admission
+from gateway.admission.admission import Admissions
 from gateway.calls.pending import Call, Delivery, Pending
 from gateway.metrics import GatewayMetrics
 from gateway.settings import GatewaySettings
 from protocol.codec import decode_reply, encode_reply
 from protocol.errors import Code, DeadlineExceeded, FleetError
-from protocol.messages import Failure, InferReply, Timing
+from protocol.messages import Failure, InferReply, Lane, Timing
 from protocol.naming import Names
 from protocol.ports import Cancel, FinishOutcome, Payload, Results, Terminal
 from protocol.runtime.clock import Clock
@@ -28,6 +28,7 @@ from protocol.runtime.tasks import BackgroundTasks
 _COALESCE: Final = 0.005
 """Deadlines closer together than this share one timer."""
 
+_BATCH: Final = Lane.BATCH
 _NOT_KEPT: Final = "the answer was delivered before and is no longer kept"
 
 _log = structlog.get_logger("gateway.calls.completion")
@@ -41,6 +42,7 @@ class Completion:
         names: of the workers' cancel channels.
         clock: the fleet's.
         metrics: counts every completion.
+        admissions: count the calls of each lane.
         settings: for `result_ttl` and `sweep_after`.
 
     Attributes:
@@ -53,7 +55,7 @@ class Completion:
         names: Names,
         clock: Clock,
         metrics: GatewayMetrics,
-        admission: Admission,
+        admissions: Admissions,
         settings: GatewaySettings,
     ) -> None:
         self.pending = Pending(settings.sweep_after)
@@ -61,7 +63,7 @@ class Completion:
         self._names = names
         self._clock = clock
         self._metrics = metrics
-        self._admission = admission
+        self._admissions = admissions
         self._result_ttl = settings.result_ttl
         self._loop = asyncio.get_running_loop()
         self._cancels: dict[str, list[Cancel]] = {}
@@ -173,8 +175,9 @@ class Completion:
         self._leave(call)
         if call.counted:
             failure = reply.failure
-            counters = self._metrics.counters[call.model, call.version]
-            counters.count("OK" if failure is None else failure.code.value, now - call.accepted)
+            metrics = self._metrics
+            table = metrics.counters if call.lane is not _BATCH else metrics.batch_counters
+            table[call.model, call.version].count("OK" if failure is None else failure.code.value, now - call.accepted)
         try:
             call.on_done(reply)
         except Exception:
@@ -182,7 +185,7 @@ class Completion:
 
     def _leave(self, call: Call) -> None:
         if call.counted:
-            self._admission.leave(call.topic, call.size)
+            self._admissions.of(call.lane).leave(call.topic, call.size)
 
     def _arm(self, deadline: float) -> None:
         if self._timer is not None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from protocol.deadline import too_late
-from protocol.messages import InferReply
+from protocol.messages import InferReply, Lane
 from protocol.ports import Payload, Place, Wake
 
 SWEEP_AT_MOST: Final = 8.0
@@ -34,6 +34,7 @@ class Call:
         claimed: whether its stream holds a claim; then others may wait for it, and its payload is never trimmed.
         owner: whether the published record carries its deadline.
         counted: whether admission and metrics count it; they do not count a long poll.
+        lane: that its request joined.
         sweep_at: when its stream is looked up next; 0 means `sweep_after` from registration.
         place: of its record, once acknowledged.
         left: whether it has stopped waiting.
@@ -52,6 +53,7 @@ class Call:
     claimed: bool = False
     owner: bool = True
     counted: bool = True
+    lane: Lane = Lane.INTERACTIVE
     registered: float = 0.0
     sweep_at: float = 0.0
     place: Place | None = None

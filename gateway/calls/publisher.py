@@ -16,9 +16,10 @@ from typing import Final
 
 import structlog
 
+from gateway.calls.batch_topics import BatchTopics
 from gateway.calls.pending import Call
 from gateway.metrics import GatewayMetrics
-from protocol.errors import FleetError, Unavailable
+from protocol.errors import FleetError, NotFound, Unavailable
 from protocol.ports import Bus, ImmediateBus, OutRecord, Place, Published
 from protocol.runtime.microtasks import Microtasks
 from protocol.runtime.tasks import BackgroundTasks
@@ -50,6 +51,7 @@ class Publisher:
         bus: takes the groups.
         metrics: counts groups and the time to their acknowledgement.
         on_failure: called with each call whose record was not acknowledged.
+        batch_topics: creates topics of the batch lane; without it every topic exists.
         microtasks: end the turn in which a record came.
     """
 
@@ -58,11 +60,13 @@ class Publisher:
         bus: Bus,
         metrics: GatewayMetrics,
         on_failure: Callable[[Call, FleetError], None],
+        batch_topics: BatchTopics | None = None,
         microtasks: Microtasks | None = None,
     ) -> None:
         self._bus = bus
         self._microtasks = microtasks or Microtasks()
         self._immediate = bus.immediate
+        self._batch_topics = batch_topics
         self._metrics = metrics
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
@@ -125,7 +129,7 @@ class Publisher:
 
     def _send(self, group: _Group) -> bool:
         """Publish a group at once, or start to unless `IN_FLIGHT` of its topic are in flight."""
-        if self._immediate is not None:
+        if self._immediate is not None and self._exists(group.topic):
             self._publish_now(group, self._immediate)
             return True
         count = self._in_flight.get(group.topic, 0)
@@ -148,11 +152,27 @@ class Publisher:
     async def _publish(self, group: _Group) -> None:
         started = time.perf_counter()
         try:
-            self._acknowledged(group, await self._bus.publish(group.topic, group.records), started)
+            self._acknowledged(group, await self._deliver(group), started)
         except Exception as error:
             self._fail(group, error)
         finally:
             self._landed(group.topic)
+
+    async def _deliver(self, group: _Group) -> Published:
+        """Publish a group; its topic is created if it is missing and of the batch lane."""
+        topics, topic = self._batch_topics, group.topic
+        if topics is not None and not topics.ready(topic):
+            await topics.ensure(topic)
+        try:
+            return await self._bus.publish(topic, group.records)
+        except NotFound:
+            if topics is None or not topics.missing(topic):
+                raise
+        await topics.ensure(topic)
+        return await self._bus.publish(topic, group.records)
+
+    def _exists(self, topic: str) -> bool:
+        return self._batch_topics is None or self._batch_topics.ready(topic)
 
     def _publish_now(self, group: _Group, bus: ImmediateBus) -> None:
         started = time.perf_counter()

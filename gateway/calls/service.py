@@ -11,15 +11,17 @@ import math
 from collections.abc import Callable
 from typing import Any, Final
 
-from gateway.admission.admission import Admission, Limits
+from gateway.admission.admission import Admissions, Limits
 from gateway.admission.arrivals import Arrivals
 from gateway.admission.budget import Budgets
+from gateway.calls.batch_topics import BatchTopics
 from gateway.calls.completion import Completion
+from gateway.calls.lanes import PARAMETER, lane_of
 from gateway.calls.pending import Call
 from gateway.calls.positions import Positions
 from gateway.calls.publisher import Publisher
 from gateway.catalogue import statistics
-from gateway.catalogue.catalogue import Catalogue, Served
+from gateway.catalogue.catalogue import Catalogue, RequestQueue, Served
 from gateway.catalogue.heartbeats import HeartbeatPoller
 from gateway.handle import Keyring
 from gateway.ids import Ids, trace_context
@@ -28,7 +30,7 @@ from gateway.settings import GatewaySettings
 from protocol.codec import MAX_NUMBER, encode_request, micros, size_limit
 from protocol.errors import FleetError, InvalidArgument, NotFound, TooLarge, Unavailable, quoted
 from protocol.frames import MAX_RECORD
-from protocol.messages import InferReply, InferRequest, Parameters
+from protocol.messages import InferReply, InferRequest, Lane, Parameters
 from protocol.naming import Names, ref
 from protocol.ports import OutRecord
 from protocol.runtime.clock import Clock
@@ -37,7 +39,7 @@ from protocol.v2 import InferBody
 
 MAX_VALUE: Final = MAX_RECORD - 4096
 """Largest value of a record, in bytes; the rest is for its headers."""
-_RESERVED: Final = frozenset({"priority", "timeout", "sequence_id", "sequence_start", "sequence_end"})
+_RESERVED: Final = frozenset({PARAMETER, "priority", "timeout", "sequence_id", "sequence_start", "sequence_end"})
 
 OnDone = Callable[[InferReply], None]
 
@@ -73,7 +75,8 @@ class Service:
     Attributes:
         catalogue: of model versions.
         budgets: of bytes held, of all kinds.
-        admission: limits on waiting calls.
+        admissions: limits on the waiting calls of each lane.
+        admission: those of interactive calls, and on bodies that are being read.
         arrivals: calls that wait for their model.
         completion: waiting calls, and how they end.
         positions: committed offsets of the workers' groups.
@@ -100,20 +103,23 @@ class Service:
             settings.max_long_polls,
         )
         self.budgets = Budgets.of(settings.max_queued_bytes)
-        self.admission = Admission(limits, self.budgets.whole)
-        self.completion = Completion(transport.results, names, clock, metrics, self.admission, settings)
+        self.admissions = Admissions.under(limits, self.budgets)
+        self.admission = self.admissions.interactive
+        self.completion = Completion(transport.results, names, clock, metrics, self.admissions, settings)
         self.arrivals = Arrivals(self.catalogue, self.admission, settings.model_wait, clock)
         self.positions = Positions(transport.bus, settings.offsets_max_age)
         self.heartbeats = HeartbeatPoller(transport.directory, clock, settings.worker_timeout)
         self.keys = Keyring(settings.signing_secret)
-        self.publisher = Publisher(transport.bus, metrics, self.completion.fail, transport.microtasks)
+        batch_topics = BatchTopics(transport.bus, names, self.catalogue)
+        self.publisher = Publisher(transport.bus, metrics, self.completion.fail, batch_topics, transport.microtasks)
         self.new_id = Ids()
         self.channel = names.gateway_channel(settings.gateway)
         self.draining = False
         self.not_ready = "it is starting"
         self.fill = 0.0
         metrics.inflight = self.completion.pending.__len__
-        metrics.queued_bytes = lambda: self.admission.size
+        metrics.batch_inflight = lambda: self.admissions.batch.calls
+        metrics.queued_bytes = lambda: self.admission.size + self.admissions.batch.size
         metrics.held_bytes = lambda: self.budgets.whole.used
         metrics.ready = lambda: self.ready
 
@@ -122,7 +128,7 @@ class Service:
         """Whether calls are taken: broker and result store answer, the catalogue was read, and the gateway is not draining."""
         return not self.not_ready and not self.draining
 
-    def check_open(self) -> None:
+    def check_open(self, lane: Lane = Lane.INTERACTIVE) -> None:
         """Refuse a call early, before its body is read.
 
         Raises:
@@ -138,7 +144,7 @@ class Service:
                 f"the result store is {self.fill:.0%} full; calls are taken below {self.settings.full_limit:.0%}",
                 retry_after=FULL_RETRY,
             )
-        self.admission.check()
+        self.admissions.of(lane).check()
 
     def resolve(self, model: str, version: str) -> Served:
         """The ready model version that a call means.
@@ -151,7 +157,19 @@ class Service:
             raise Unavailable(f"no worker serves model '{model}' version {served.version} now", retry_after=1.0)
         return served
 
-    def request(self, served: Served, body: InferBody, context: CallContext) -> InferRequest:
+    def queue(self, served: Served, parameters: Parameters, header: Lane | None) -> RequestQueue:
+        """The queue that a call joins.
+
+        Args:
+            parameters: of its body.
+            header: the lane that its header names; None without one.
+
+        Raises:
+            InvalidArgument: as `lane_of`.
+        """
+        return served if lane_of(header, parameters) is not Lane.BATCH else served.batch
+
+    def request(self, served: RequestQueue, body: InferBody, context: CallContext) -> InferRequest:
         """The request message of a call, validated against its model.
 
         Raises:
@@ -169,7 +187,7 @@ class Service:
             _take_reserved(request)
         return request
 
-    def submit(self, served: Served, request: InferRequest, on_done: OnDone) -> Call:
+    def submit(self, served: RequestQueue, request: InferRequest, on_done: OnDone) -> Call:
         """Publish a plain call; `on_done` gets its answer, outputs or an error.
 
         Raises:
@@ -196,16 +214,17 @@ class Service:
             raise TooLarge(f"the request makes a record of {len(value)} bytes; at most {MAX_VALUE} are allowed")
         return OutRecord(value, headers, None, request.published)
 
-    def enter(self, served: Served, request: InferRequest, size: int, on_done: OnDone) -> Call:
+    def enter(self, served: RequestQueue, request: InferRequest, size: int, on_done: OnDone) -> Call:
         """Register a call that waits for its answer; publishes nothing.
 
         Raises:
             Exhausted: too many calls wait.
         """
-        self.admission.admit(served.topic, size)
+        lane = served.lane
+        self.admissions.of(lane).admit(served.topic, size)
         call = Call(
             ref(request.principal, request.id), served.topic, served.model, served.version, request.label, size,
-            math.inf if request.deadline is None else request.deadline, request.accepted, on_done, request.claimed,
+            math.inf if request.deadline is None else request.deadline, request.accepted, on_done, request.claimed, lane=lane,
         )  # fmt: skip
         self.completion.expect(call, request.published)
         return call
@@ -216,10 +235,9 @@ class Service:
         Args:
             model, version: "" if unknown: a store that lost its data learns of a request from its worker.
         """
-        topic = self.names.infer_topic(model, version) if model else ""
         now = self.clock()
         call = Call(
-            request_ref, topic, model, version, "", 0, deadline, now, on_done, claimed=True, owner=False, counted=False
+            request_ref, "", model, version, "", 0, deadline, now, on_done, claimed=True, owner=False, counted=False
         )
         call.sweep_at = now + 0.05
         self.completion.expect(call, now)

@@ -14,34 +14,50 @@ from gateway.catalogue.request_checks import RequestCheck
 from gateway.counters import Counters
 from protocol.errors import FleetError, NotFound, Unavailable
 from protocol.heartbeat_codec import SECRET_KEY, decode_announcement
-from protocol.messages import SHOWN_DIGEST, Announcement, Heartbeat, ModelState
+from protocol.messages import SHOWN_DIGEST, Announcement, Heartbeat, Lane, ModelState
 from protocol.model_config import ModelConfig
 from protocol.naming import Names
 from protocol.ports import Record
+from protocol.request_check import MAX_BATCH_LANE_ROWS
 
 _MAX_RESOLVED: Final = 4096
 
 
 @dataclasses.dataclass(slots=True, eq=False)
-class Served:
-    """One announced model version.
+class RequestQueue:
+    """One lane of a model version.
+
+    Attributes:
+        topic: its requests are published there.
+        check: validates them.
+    """
+
+    model: str
+    version: str
+    lane: Lane
+    topic: str
+    check: RequestCheck
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Served(RequestQueue):
+    """One announced model version, and its interactive lane.
 
     Attributes:
         config: its completed configuration; empty if the announced one cannot be read, and the version is then UNAVAILABLE.
-        check: validates requests for it.
+        batch: its batch lane.
+        partitions: of its interactive topic, as announced.
         workers: live workers that had it ready at the last heartbeat check.
         digests: of the files that these workers serve; with more than one, answers may come from any of them.
         counters: for the metrics.
     """
 
-    model: str
-    version: str
-    topic: str
     state: ModelState
     reason: str
     config: ModelConfig
-    check: RequestCheck
     counters: Counters
+    batch: RequestQueue
+    partitions: int = 1
     workers: int = 0
     digests: frozenset[str] = frozenset()
 
@@ -92,6 +108,7 @@ class Catalogue:
             InvalidArgument: its model or version makes no topic name.
         """
         topic = self._names.infer_topic(entry.model, entry.version)
+        batch_topic = self._names.batch_topic(entry.model, entry.version)
         state, reason = entry.state, entry.reason
         try:
             config = ModelConfig.from_json(entry.config)
@@ -101,7 +118,11 @@ class Catalogue:
                 state, reason = ModelState.UNAVAILABLE, f"this gateway cannot read its configuration: {error.message}"
         key = (entry.model, entry.version)
         counters = self._counters.setdefault(key, Counters())
-        served = Served(entry.model, entry.version, topic, state, reason, config, RequestCheck(config), counters)
+        batch_check = RequestCheck(config, max(MAX_BATCH_LANE_ROWS, config.max_batch_size))
+        served = Served(
+            *key, Lane.INTERACTIVE, topic, RequestCheck(config), state, reason, config, counters,
+            RequestQueue(*key, Lane.BATCH, batch_topic, batch_check), max(1, entry.partitions),
+        )  # fmt: skip
         versions = self._models.setdefault(entry.model, {})
         known = versions.get(entry.version)
         if known is not None:

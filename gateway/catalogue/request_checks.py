@@ -13,12 +13,16 @@ _MAX_SEEN: Final = 1024
 
 
 class RequestCheck:
-    """Validates requests for one model version. Names, datatypes and shapes that passed once are not checked again."""
+    """Validates requests for one model version. Names, datatypes and shapes that passed once are not checked again.
+
+    Args:
+        max_rows: of a request for a model that batches; None for the model's `max_batch_size`.
+    """
 
     __slots__ = ("_seen", "_signature")
 
-    def __init__(self, config: ModelConfig) -> None:
-        self._signature = ModelSignature(config)
+    def __init__(self, config: ModelConfig, max_rows: int | None = None) -> None:
+        self._signature = ModelSignature(config, max_rows)
         self._seen: dict[tuple[object, ...], int] = {}
 
     def __call__(self, inputs: Sequence[Tensor], outputs: Sequence[str], label: str = "") -> int:

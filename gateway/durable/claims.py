@@ -15,7 +15,7 @@ import structlog
 
 from gateway.calls.pending import Call
 from gateway.calls.service import Service
-from gateway.catalogue.catalogue import Served
+from gateway.catalogue.catalogue import RequestQueue
 from gateway.handle import Handle
 from protocol.codec import decode_reply
 from protocol.errors import Code, FleetError, Unavailable
@@ -53,7 +53,7 @@ class Claims:
         self._keys = service.keys
         self._tasks = BackgroundTasks("claims")
 
-    async def infer(self, served: Served, request: InferRequest, fingerprint: str) -> InferReply:
+    async def infer(self, served: RequestQueue, request: InferRequest, fingerprint: str) -> InferReply:
         """Run a keyed call, or attach to the one that runs; returns its answer.
 
         Raises:
@@ -110,7 +110,7 @@ class Claims:
         await self._tasks.close()
 
     async def accept(
-        self, served: Served, request: InferRequest, fingerprint: str, binary: frozenset[str] | bool
+        self, served: RequestQueue, request: InferRequest, fingerprint: str, binary: frozenset[str] | bool
     ) -> Accepted:
         """Publish an asynchronous call, or find the one with the same key.
 
@@ -129,14 +129,15 @@ class Claims:
         handle = Handle(served.topic, 0, 0, request.id, request.principal, fingerprint, binary)
         self._keys.sign(handle)  # raises before anything is published if the names are too long
         request_ref = ref(request.principal, request.id)
-        service.admission.admit(served.topic, record.size)
+        admission = service.admissions.of(served.lane)
+        admission.admit(served.topic, record.size)
         try:
             claimed = await self._claim_published(request, fingerprint)
             if claimed.state is ClaimState.DONE:
                 return Accepted(request.id, decode_reply(claimed.payload) if claimed.payload else None)
             partition, offset = claimed.place or await self.publish(request_ref, served.topic, record)
         finally:
-            service.admission.leave(served.topic, record.size)
+            admission.leave(served.topic, record.size)
         return Accepted(self._keys.sign(dataclasses.replace(handle, partition=partition, offset=offset)))
 
     async def _claim_published(self, request: InferRequest, fingerprint: str) -> Claimed:

@@ -18,7 +18,7 @@ from gateway.durable.claims import Claims, resolver
 from gateway.handle import Handle, is_handle
 from protocol.codec import decode_reply
 from protocol.errors import Cancelled, Code, FleetError, NotFound
-from protocol.messages import Failure, InferReply, InferRequest
+from protocol.messages import Failure, InferReply, InferRequest, Lane
 from protocol.naming import MAX_ID, ref
 from protocol.ports import Cancel, ClaimState, Place, RequestState
 
@@ -101,9 +101,10 @@ class Requests:
         reply = InferReply(model, version, failure=Failure(Code.CANCELLED, _CANCELLED))
         until = self._until(state)
         first = await service.completion.end(named.ref, reply)
-        if model:  # sent before this returns, so that the same key may run again at once
-            channel = service.names.cancel_channel(service.names.infer_topic(model, version))
-            await self._results.cancel(channel, [Cancel(named.ref, until)])
+        for topic in self._topics_of(
+            named, model, version
+        ):  # before this returns, so that the key may run again at once
+            await self._results.cancel(service.names.cancel_channel(topic), [Cancel(named.ref, until)])
         if first is None:
             service.metrics.cancellations += 1
             return RequestStatus(named.id, "cancelled", model, version)
@@ -129,6 +130,12 @@ class Requests:
         if named.handle is not None:
             return self._service.names.parse_request_topic(named.handle.topic)[1:]
         return (state.model, state.version) if state is not None and state.model else ("", "")
+
+    def _topics_of(self, named: _Named, model: str, version: str) -> list[str]:
+        """The topics that may hold its record. A handle has the topic; the store does not know the lane."""
+        if named.handle is not None:
+            return [named.handle.topic]
+        return [self._service.names.request_topic(model, version, lane) for lane in Lane] if model else []
 
     def _until(self, state: RequestState | None) -> float:
         """The acceptance time up to which a cancellation made now applies; it spares later calls with the same key.

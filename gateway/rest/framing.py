@@ -17,7 +17,7 @@ Fields = Mapping[bytes, bytes]
 Refused = tuple[int, str]
 """Status and message."""
 
-_ONCE: Final = (b"host", b"content-length", b"transfer-encoding")
+_ONCE: Final = (b"host", b"content-length", b"transfer-encoding", b"penstock-lane")
 _MAX_KNOWN: Final = 64
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, TypeVar
 
+from gateway.calls.lanes import parse_lane
 from gateway.calls.service import CallContext, Service
-from gateway.catalogue.catalogue import Served
+from gateway.catalogue.catalogue import RequestQueue, Served
 from gateway.durable.claims import Claims
 from gateway.ids import fingerprint, keyed_id
 from gateway.rest import bodies
@@ -26,11 +27,12 @@ from gateway.rest.responses import Responses
 from gateway.rest.routing import RouteCache
 from gateway.rest.turn import Turn
 from protocol.errors import DeadlineExceeded, FleetError, InvalidArgument, NotFound, TooLarge, Unavailable, quoted
-from protocol.messages import InferReply
+from protocol.messages import InferReply, Lane
 from protocol.tensors import ManyElements
 from protocol.v2 import InferBody
 
-_SPECIAL: Final = frozenset({b"content-encoding", b"idempotency-key", b"prefer"})
+_LANE: Final = b"penstock-lane"
+_SPECIAL: Final = frozenset({b"content-encoding", b"idempotency-key", b"prefer", _LANE})
 """Headers whose requests are handled in a task."""
 _SMALL_BODY: Final = 64 * 1024
 _RESERVE_STEP: Final = 1024 * 1024
@@ -68,7 +70,10 @@ class InferFrontend:
         try:
             if not self._access.open:
                 exchange.principal = self._access.principal(fields)
-            self._service.check_open()
+            if _LANE not in fields:
+                self._service.check_open()
+            else:
+                self._service.check_open(_lane(fields) or Lane.INTERACTIVE)
             declared = fields.get(b"content-length")
             if declared is not None and len(declared) > 4:
                 length = int(declared)
@@ -144,15 +149,18 @@ class InferFrontend:
     def _submit(self, exchange: Exchange, served: Served, body: InferBody) -> None:
         """Publish a plain call."""
         service = self._service
+        queue: RequestQueue = served
+        if body.parameters or _LANE in exchange.fields:
+            queue = service.queue(served, body.parameters, _lane(exchange.fields))
         exchange.id = service.new_id()
         exchange.binary = bodies.wanted(body)
-        request = service.request(served, body, self._context(exchange))
+        request = service.request(queue, body, self._context(exchange))
 
         def done(reply: InferReply) -> None:
             exchange.call = None
             self._responses.answer(exchange, reply)
 
-        exchange.call = service.submit(served, request, done)
+        exchange.call = service.submit(queue, request, done)
         self._responses.release(exchange)
 
     def _context(self, exchange: Exchange, *, claimed: bool = False, default: float | None = None) -> CallContext:
@@ -202,7 +210,7 @@ class InferFrontend:
         self._submit(exchange, await self._resolve(exchange), body)
 
     async def _handle_specially(self, exchange: Exchange) -> None:
-        """Handle a request that is compressed, keyed or asynchronous."""
+        """Handle a request that is compressed, keyed, asynchronous or names its lane."""
         fields = exchange.fields
         served = await self._resolve(exchange)
         if b"content-encoding" in fields:
@@ -222,18 +230,19 @@ class InferFrontend:
         else:
             exchange.id = keyed_id(exchange.principal, exchange.model, exchange.version, key.decode("latin-1"))
         context = self._context(exchange, claimed=True, default=0.0 if asynchronous else None)
-        request = self._service.request(served, body, context)
+        queue = self._service.queue(served, body.parameters, _lane(fields))
+        request = self._service.request(queue, body, context)
         mark = fingerprint(raw, (field or b"").decode("latin-1"))
         self._responses.release(exchange)
         del raw, body  # free them while the call waits
         if asynchronous:
-            accepted = await self._claims.accept(served, request, mark, exchange.binary)
+            accepted = await self._claims.accept(queue, request, mark, exchange.binary)
             if accepted.reply is None:
                 self._responses.accepted(exchange, accepted.token)
             else:
                 self._responses.answer(exchange, accepted.reply)
         else:
-            self._responses.answer(exchange, await self._claims.infer(served, request, mark))
+            self._responses.answer(exchange, await self._claims.infer(queue, request, mark))
 
     async def _beside(self, exchange: Exchange, work: Coroutine[Any, Any, Result]) -> Result:
         """Run work on a body as a task that ends when the client goes, so that it does not hold the body."""
@@ -275,6 +284,12 @@ class InferFrontend:
         limit = self._settings.max_body_bytes
         if size > limit:
             raise TooLarge(f"the request body has {size} bytes or more; at most {limit} are allowed (max_body_bytes)")
+
+
+def _lane(fields: Mapping[bytes, bytes]) -> Lane | None:
+    """The lane that the header names; None without the header."""
+    given = fields.get(_LANE)
+    return None if given is None else parse_lane(given.decode("latin-1"), "Penstock-Lane")
 
 
 def _prefers(value: bytes, preference: bytes) -> bool:

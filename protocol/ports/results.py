@@ -31,11 +31,13 @@ class Terminal:
         payload: the answer.
         reply_to: channel to wake besides those in the stream; "" for none.
         ttl: seconds that the fence outlives this write; if the stream is claimed, or there is no channel to wake, the store's
-            result TTL applies instead.
+            result TTL applies instead, unless `to_topic`.
         retriable: the failure lets the same `Idempotency-Key` run again (`errors.RETRYABLE`).
         accepted: when the published request was accepted; 0 if unknown. A retriable failure of a request that is older than the
             stream's claim is refused: the key was claimed again, and a left-over record must not end the new run.
         claimed: the record says that its stream was claimed: the result TTL applies even if the claim has expired since.
+        to_topic: a topic gets the answer once the store has it. The store keeps it only until then, so `ttl` applies although no
+            channel is woken.
     """
 
     ref: str
@@ -45,6 +47,7 @@ class Terminal:
     retriable: bool = False
     accepted: float = 0.0
     claimed: bool = False
+    to_topic: bool = False
 
 
 @dataclasses.dataclass(slots=True)
@@ -193,6 +196,12 @@ class Results(Protocol):
 
     async def trim(self, refs: Sequence[str]) -> None:
         """Drop delivered payloads; the fences remain."""
+
+    async def release(self, refs: Sequence[str]) -> None:
+        """Drop finished requests with their fences: a request with such an id runs again.
+
+        Requests that are unfinished, or whose payload was trimmed, stay as they are.
+        """
 
     async def listen(self, channel: str, on_wake: Callable[[list[Wake]], None]) -> None:
         """Call back with this channel's wake-ups until `unlisten` or `close`; reconnects on its own. Returns once subscribed."""

@@ -77,6 +77,16 @@ def test_an_answer_has_the_type_of_its_request_unless_another_is_asked_for() -> 
         decode(body, [("content-type", b"application/json"), ("accept", b"text/html")])
 
 
+def test_a_body_that_begins_with_a_brace_is_json_where_no_header_says_what_it_is() -> None:
+    body = b'{"inputs": [{"name": "A", "datatype": "FP32", "shape": [1], "data": [1]}]}'
+    for headers in ([], [("content-type", None)], [("content-type", b"")]):
+        assert decode(body, headers).accept == "application/json"
+        assert decode(body, headers).inputs[0].array().tolist() == [1.0]
+    for value, kind in ((body, b"application/msgpack"), (b" " + body, b""), (b"", b"")):
+        with pytest.raises(CodecError, match=r"msgpack|map"):
+            decode(value, [("content-type", kind)])
+
+
 def decode(value: bytes, headers: Headers, **more: object) -> InferRequest:
     arguments = {"model": "addsub", "version": "1", "default_id": "t-0-1", "timestamp": 5.0} | more
     return codec.decode_request(value, headers, **arguments)  # type: ignore[arg-type]

@@ -24,8 +24,8 @@ patch(
 patch(
     "a failed asynchronous call counts for ever", "a count that leaks on an error path", "gateway/durable/claims.py",
     (
-        "        finally:\n            service.admission.leave(served.topic, record.size)\n",
-        "        except KeyError:\n            raise\n        service.admission.leave(served.topic, record.size)\n",
+        "        finally:\n            admission.leave(served.topic, record.size)\n",
+        "        except KeyError:\n            raise\n        admission.leave(served.topic, record.size)\n",
     ),
     finders=("tests/gateway/test_requests.py::test_an_asynchronous_call_that_cannot_be_published_is_503",),
 )  # fmt: skip

@@ -16,7 +16,7 @@ patch(
 )  # fmt: skip
 patch(
     "results of keyed calls are kept like plain ones", "another time to live", "protocol/transport/embedded/fence.py",
-    ("answer.ttl if answer.reply_to and not claimed else result_ttl", "answer.ttl if answer.reply_to else result_ttl"),
+    ("answer.ttl if brief and not claimed else result_ttl", "answer.ttl if brief else result_ttl"),
     finders=("tests/transport/test_fence.py::TestClaims",),
 )  # fmt: skip
 patch(

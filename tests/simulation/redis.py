@@ -117,6 +117,10 @@ class Redis:
         for ref in refs:
             self.fences.trim(ref, self.now())
 
+    def release(self, refs: Sequence[str]) -> None:
+        for ref in refs:
+            self.fences.release(ref, self.now())
+
     def beat(self, heartbeat: Heartbeat) -> None:
         self.writable()
         self.heartbeats[heartbeat.worker] = heartbeat
@@ -183,6 +187,9 @@ class SimStore:
 
     async def trim(self, refs: Sequence[str]) -> None:
         await self._call(lambda: self._server.trim(refs))
+
+    async def release(self, refs: Sequence[str]) -> None:
+        await self._call(lambda: self._server.release(refs))
 
     async def listen(self, channel: str, on_wake: Callable[[list[Wake]], None]) -> None:
         subscription = Subscription(self._process, on_wake)

@@ -302,6 +302,32 @@ class ResultsContract(ClaimsContract):
         await site.until(lambda: time.monotonic() - began > 0.15)
         assert (await self.state(store, ref)).payload == b"to be polled"
 
+    async def test_an_answer_that_goes_to_a_topic_is_kept_for_its_own_ttl(self, site: Site, store: Store) -> None:
+        short, long, claimed = new_ref(), new_ref(), new_ref()
+        await store.claim(new_claim(claimed, ttl=60.0))
+        began = time.monotonic()
+        topical = [Terminal(ref, b"1", ttl=SHORT_TTL, to_topic=True) for ref in (short, claimed)]
+        await store.finish([*topical, Terminal(long, b"1", ttl=60.0, to_topic=True)])
+        assert [state and state.payload for state in await store.look([short, long, claimed])] == [b"1"] * 3
+        await self.until_gone(site, store, short, began=began, ttl=SHORT_TTL)
+        assert [state and state.payload for state in await store.look([long, claimed])] == [b"1"] * 2
+        await store.trim([long])
+        assert await store.finish([Terminal(long, b"2", to_topic=True)]) == [ALREADY]
+
+    async def test_a_released_request_runs_again_and_any_other_stays(self, site: Site, store: Store) -> None:
+        done, trimmed, queued, running = new_ref(), new_ref(), new_ref(), new_ref()
+        await store.claim(new_claim(queued))
+        await store.start([running], "w1", 60.0)
+        await store.finish([Terminal(ref, b"r", ttl=60.0, to_topic=True) for ref in (done, trimmed)])
+        await store.trim([trimmed])
+        await store.release([done, trimmed, queued, running, new_ref()])
+        await store.release([])
+        states = await store.look([done, trimmed, queued, running])
+        assert [state and state.state for state in states] == [None, "done", "queued", "running"]
+        assert await store.start([done, trimmed, running], "w2", 60.0) == [1, 0, 2]
+        assert await store.finish([Terminal(done, b"again", ttl=60.0, to_topic=True)]) == [WRITTEN]
+        assert (await self.state(store, done)).payload == b"again"
+
     async def test_a_claim_expires_with_its_own_ttl(self, site: Site, store: Store) -> None:
         ref = new_ref()
         began = time.monotonic()

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from protocol.codec import JSON
+from protocol.codec import is_json
 from protocol.dead_letter import DeadLetter
 from protocol.errors import Code, Unavailable
 from protocol.messages import Failure
@@ -259,7 +259,7 @@ class Intake:
             if token is None:
                 continue
             try:
-                large = len(record.value) > LARGE and ("content-type", JSON) in record.headers
+                large = len(record.value) > LARGE and is_json(dict(record.headers).get("content-type"), record.value)
                 try:
                     entry = None if large else self._decoder.decode_record(record, token, fetched, MANY)
                 except ManyElements:
@@ -304,7 +304,8 @@ class Intake:
             entry.run_alone = state is not None and state.state == "running"
         if answered:
             self._statistics.already_answered += len(answered)
-            self.settled(answered)
+            assert self._sink is not None
+            self._sink.answered(answered)
         gone = {id(entry) for entry in answered}
         return [entry for entry in entries if id(entry) not in gone]
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
-from protocol.codec import decode_request, fields_text, plausible
+from protocol.codec import JSON, MSGPACK, decode_request, fields_text, is_json, plausible
 from protocol.errors import CodecError, FleetError, InvalidArgument
 from protocol.messages import ANONYMOUS, Failure, InferRequest, Lane
 from protocol.naming import Names, ref
 from protocol.ports import Record
-from protocol.tensors import MAX_ELEMENTS
+from protocol.tensors import MAX_ELEMENTS, Buffer
 from workers.instances.job import Entry
 from workers.repository.signature import Signature
 
@@ -77,15 +78,16 @@ class RecordDecoder:
         return request
 
     def sender_of(self, record: Record, token: int, now: float) -> Entry | None:
-        """An entry with which to answer the sender of an undecodable record; None if its headers name no sender."""
+        """An entry with which to answer the sender of an undecodable record; None if its id cannot be read."""
         fields = dict(record.headers)
         try:
-            request = InferRequest(fields_text(fields, "id"), self.model, self.version, ())
+            name = fields_text(fields, "id") or ("" if record.problem else _default_id(record))
+            request = InferRequest(name, self.model, self.version, ())
             request.principal = fields_text(fields, "principal") or ANONYMOUS
-            request.reply_to = fields_text(fields, "reply-to")
             name = ref(request.principal, request.id)
         except FleetError:
             return None
+        request.reply_to, request.accept = _reply_to(fields), _accept(fields, record.value)
         request.accepted = request.published = plausible(record.timestamp)
         self._check_channel(request)
         return Entry(
@@ -94,12 +96,27 @@ class RecordDecoder:
         )  # fmt: skip
 
     def _check_channel(self, request: InferRequest) -> None:
-        """Drop a reply channel that is not one of our gateways'."""
+        """Drop a reply-to that is neither a channel of our gateways nor a topic of answers."""
         channel = request.reply_to
-        if not self._names.is_reply_to(channel):
+        if not self._names.is_reply_to(channel) and not self._names.reply_topic(channel):
             request.reply_to = ""
         elif len(self._channels) < MAX_CHANNELS:
             self._channels.add(channel)
+
+
+def _reply_to(fields: Mapping[str, bytes | None]) -> str:
+    """The header `reply-to` of an undecodable record, whose fault it may be; "" then."""
+    try:
+        return fields_text(fields, "reply-to")
+    except CodecError:
+        return ""
+
+
+def _accept(fields: Mapping[str, bytes | None], value: Buffer) -> str:
+    """The content type of the answer to an undecodable record: the wanted one, if that can be read, or the record's own."""
+    if fields.get("accept") in (JSON, MSGPACK):
+        return fields_text(fields, "accept")
+    return (JSON if is_json(fields.get("content-type"), value) else MSGPACK).decode()
 
 
 def _default_id(record: Record) -> str:

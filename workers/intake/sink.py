@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from protocol.messages import Failure
@@ -22,6 +22,9 @@ class Sink(Protocol):
 
     def refuse(self, entry: Entry, failure: Failure, reason: FailureReason) -> None:
         """Answer the entry with a failure; its record is done after that."""
+
+    def answered(self, entries: Sequence[Entry]) -> None:
+        """The store has the answers of these entries already: their records are done once their topics have them, too."""
 
     def cancel(self, cancel: Cancel) -> None:
         """Answer CANCELLED to the runs that it covers, if they are here and have not started."""

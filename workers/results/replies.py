@@ -12,6 +12,7 @@ from protocol.codec import encode_reply, size_limit
 from protocol.errors import RETRYABLE, Code
 from protocol.frames import MAX_RECORD
 from protocol.messages import SHOWN_DIGEST, Failure, InferReply, Timing
+from protocol.naming import names_topic
 from protocol.ports import Payload, Terminal
 from workers.backends.base import Outcome
 from workers.instances.job import Entry, Job
@@ -23,14 +24,18 @@ class Replies:
     Args:
         worker: the worker's id.
         ttl: seconds that a plain call's fence outlives its answer.
+        topic_ttl: the same for an answer that goes to a topic.
         digest: of the model version's files; answers of batches name it.
         encoded: the store needs bytes; else it gets the replies themselves.
     """
 
-    def __init__(self, worker: str, ttl: float, digest: str = "", *, encoded: bool = True) -> None:
+    def __init__(
+        self, worker: str, ttl: float, digest: str = "", *, encoded: bool = True, topic_ttl: float = 60.0
+    ) -> None:
         self._worker = worker
         self._encoded = encoded
         self._ttl = ttl
+        self._topic_ttl = topic_ttl
         self._digest = digest[:SHOWN_DIGEST]
 
     def of_batch(
@@ -89,8 +94,10 @@ class Replies:
             retriable = outcome.code in RETRYABLE
         else:
             reply.outputs = outcome
-        payload = reply if entry.sliced else self._payload(reply)
-        return Terminal(entry.ref, payload, request.reply_to, self._ttl, retriable, request.accepted, request.claimed)
+        payload, accepted, claimed = reply if entry.sliced else self._payload(reply), request.accepted, request.claimed
+        if names_topic(request.reply_to):
+            return Terminal(entry.ref, payload, "", self._topic_ttl, retriable, accepted, claimed, to_topic=True)
+        return Terminal(entry.ref, payload, request.reply_to, self._ttl, retriable, accepted, claimed)
 
     def _payload(self, reply: InferReply) -> Payload:
         """The reply as the store takes it; a failure instead if it is over `MAX_RECORD`."""

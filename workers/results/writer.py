@@ -1,7 +1,8 @@
 """Writes answers to the result store with as few calls as possible; only then are their records done.
 
 Invariants: answers are written in the order of `put`, one call at a time; a failing call is retried until it succeeds, and none of
-its answers counts as written before; `on_settled` is called once for every entry, after the store has its answer (or had one).
+its answers counts as written before; `on_settled` is called once for every entry, after the store has its answer (or had one), and
+after its topic has it if it goes to one.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import Final
 
 import structlog
 
+from protocol.naming import names_topic
 from protocol.ports import FinishOutcome, ImmediateResults, Terminal
 from workers.context import Context
 from workers.instances.job import Entry
+from workers.results.topics import AnswerTopics
 from workers.statistics import ModelStatistics
 
 MAX_ANSWERS: Final = 512
@@ -30,6 +33,7 @@ class ResultWriter:
 
     Attributes:
         pending: answers that are not written yet.
+        topics: where answers go that are for a topic.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class ResultWriter:
         self._immediate = context.results.immediate
         self._statistics = statistics
         self._on_settled = on_settled
+        self.topics = AnswerTopics(context, on_settled)
         self._waiting: collections.deque[tuple[Terminal, Entry]] = collections.deque()
         self._task: asyncio.Task[None] | None = None
         self._due = False
@@ -59,17 +64,30 @@ class ResultWriter:
         else:
             self._start()
 
+    def settle_answered(self, entries: Sequence[Entry]) -> None:
+        """Settle entries whose answers the store had before; those for a topic once the topic has them."""
+        plain = []
+        for entry in entries:
+            if names_topic(entry.payload.reply_to):
+                self.topics.put_stored(entry)
+            else:
+                plain.append(entry)
+        if plain:
+            self._on_settled(plain)
+
     async def drained(self) -> None:
-        """Return once every answer that was put is written."""
+        """Return once every answer that was put is written, and published if it goes to a topic."""
         while self._task is not None or self._due:
             if self._task is None:
                 self._start()
             else:
                 await asyncio.shield(self._task)
+        await self.topics.drained()
 
     def abandon(self) -> None:
         """Stop abruptly: the records stay in the log and are delivered again."""
         self._abandoned = True
+        self.topics.abandon()
         if self._task is not None:
             self._task.cancel()
 
@@ -128,4 +146,18 @@ class ResultWriter:
         if refused:
             # First wins: another delivery, a cancellation or a deadline came before. The caller has that answer.
             log.info("answers refused", requests=len(refused), first=refused[0])
-        self._on_settled(entries)
+        self._settle(answers, entries, outcomes)
+
+    def _settle(self, answers: Sequence[Terminal], entries: Sequence[Entry], outcomes: Sequence[FinishOutcome]) -> None:
+        """Settle the entries; those whose answers go to a topic once it has them."""
+        if not any(answer.to_topic for answer in answers):
+            self._on_settled(entries)
+            return
+        plain = []
+        for answer, entry, outcome in zip(answers, entries, outcomes, strict=True):
+            if answer.to_topic:
+                self.topics.put(answer, entry, outcome)
+            else:
+                plain.append(entry)
+        if plain:
+            self._on_settled(plain)

@@ -135,7 +135,9 @@ class BatchLane(HeldEntries):
 
     def room(self) -> int:
         """How many more records may be taken in; 0 while the store fails or fills."""
-        if self.slowed or self._context.retry.failing or self._writer.pending > 2 * self._max_rows:
+        if self.slowed or self._context.retry.failing:
+            return 0
+        if self._writer.pending > 2 * self._max_rows or self._writer.topics.full:
             return 0
         queued, nbytes = self.queued_rows, self._max_bytes - self._nbytes
         rows = self._max_rows - queued - self._out_rows - self._followers_rows
@@ -145,6 +147,10 @@ class BatchLane(HeldEntries):
         # However large records are, the next one is here before the rows run out.
         more = queued < self._low and self._followers_rows < self._max_rows and nbytes > 0
         return 1 if more or not self._entries else 0
+
+    def problem(self) -> str:
+        """Why no records should be sent here now; "" where there is no reason."""
+        return self._writer.topics.problem()
 
     # --- in ----------------------------------------------------------------------------------------------------------
 

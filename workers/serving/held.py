@@ -58,9 +58,8 @@ class HeldEntries:
         self._statistics = statistics
         self._source = source
         self._scheduler = scheduler
-        self._replies = Replies(
-            context.worker, context.fence_ttl, context.digest, encoded=context.results.immediate is None
-        )
+        encoded, topic_ttl = context.results.immediate is None, context.topic_fence_ttl
+        self._replies = Replies(context.worker, context.fence_ttl, context.digest, encoded=encoded, topic_ttl=topic_ttl)
         self._writer = ResultWriter(context, statistics, self._settle)
         self._entries: dict[str, Entry] = {}
         self._nbytes = 0
@@ -138,6 +137,10 @@ class HeldEntries:
         self._statistics.failed(reason, now - entry.enqueued)
         self._writer.put([self._replies.of_failure(entry, failure, now)], [entry])
 
+    def answered(self, entries: Sequence[Entry]) -> None:
+        """See `Sink.answered`."""
+        self._writer.settle_answered(entries)
+
     def _reject(self, entry: Entry, rejection: Rejection) -> None:
         self._statistics.rejections[rejection.reason.value] += 1
         self.refuse(entry, Failure(rejection.code, rejection.message), FailureReason.REJECTED)
@@ -209,7 +212,7 @@ class HeldEntries:
         if failure is None:
             answered = [entry, *self._early_followers(entry)]
             self._statistics.already_answered += len(answered)
-            self._settle(answered)
+            self.answered(answered)
         else:
             reason = FailureReason.CANCELED if failure.code is Code.CANCELLED else FailureReason.REJECTED
             self.refuse(entry, failure, reason)

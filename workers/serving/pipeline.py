@@ -72,9 +72,9 @@ class Pipeline:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._inline_policy = InlinePolicy()
-        encoded = context.results.immediate is None
+        encoded, topic_ttl = context.results.immediate is None, context.topic_fence_ttl
         self._outcomes = BatchOutcomes(
-            Replies(context.worker, context.fence_ttl, context.digest, encoded=encoded),
+            Replies(context.worker, context.fence_ttl, context.digest, encoded=encoded, topic_ttl=topic_ttl),
             statistics,
             self._inline_policy,
             context.clock,

@@ -76,7 +76,7 @@ class Runner(HeldEntries):
         """How many more requests may be taken in; 0 while the store is failing."""
         if self._context.retry.failing or self._nbytes >= self._max_bytes:
             return 0
-        if self._writer.pending > 2 * self._max_rows:
+        if self._writer.pending > 2 * self._max_rows or self._writer.topics.full:
             return 0
         running = self._pipeline.running_rows - self._lane.out_rows
         rows = self._max_rows - self._scheduler.rows - running - self._followers_rows
@@ -88,7 +88,7 @@ class Runner(HeldEntries):
 
     def problem(self) -> str:
         """Why no requests should be sent here now; "" where there is no reason."""
-        return self._pipeline.problem()
+        return self._pipeline.problem() or self._writer.topics.problem() or self._lane.problem()
 
     # --- the turn ----------------------------------------------------------------------------------------------------
 

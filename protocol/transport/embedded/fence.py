@@ -141,7 +141,8 @@ class Fences:
             self._remove(answer.ref)
             self._fence(answer.ref, now + answer.ttl)
             return
-        expires = now + (answer.ttl if answer.reply_to and not claimed else result_ttl)
+        brief = answer.reply_to or answer.to_topic
+        expires = now + (answer.ttl if brief and not claimed else result_ttl)
         if stream is None:
             stream = self._create(answer.ref, expires)
         payload = payload_bytes(answer.payload)
@@ -228,6 +229,12 @@ class Fences:
             self._remove(ref)
             self._fence(ref, stream.expires)
         stream.fingerprint = None
+
+    def release(self, ref: str, now: float) -> None:
+        """Drop a finished request with its fence, unless its payload was trimmed."""
+        stream = self._find(ref, now)
+        if stream is not None and stream.payload:
+            self._remove(ref)
 
     # --- forgetting --------------------------------------------------------------------------------------------------
 

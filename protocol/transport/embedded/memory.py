@@ -286,6 +286,13 @@ class MemoryStore:
         for ref in refs:
             self._server.fences.trim(ref, now)
 
+    async def release(self, refs: Sequence[str]) -> None:
+        """See `Results.release`."""
+        self._check_open()
+        now = time.time()
+        for ref in refs:
+            self._server.fences.release(ref, now)
+
     # --- wake-ups and cancels ----------------------------------------------------------------------------------------
 
     async def listen(self, channel: str, on_wake: Callable[[list[Wake]], None]) -> None:

@@ -118,3 +118,13 @@ class SqliteStore(MemoryStore):
                 fences.trim(ref, now)
 
         await self._server.durably(refs, decide)
+
+    async def release(self, refs: Sequence[str]) -> None:
+        """See `Results.release`."""
+        self._check_open()
+
+        def decide(fences: Fences, now: float) -> None:
+            for ref in refs:
+                fences.release(ref, now)
+
+        await self._server.durably(refs, decide)

@@ -67,6 +67,7 @@ class RedisStore:
         self._asks_channel = names.asks_channel
         self._result_ttl = milliseconds(settings.result_ttl)
         self._finish, self._claim, self._confirm, self._start = map(Script, ("finish", "claim", "confirm", "start"))
+        self._release = Script("release")
         self._fill = 0.0
         self._fill_at = float("-inf")
 
@@ -74,7 +75,7 @@ class RedisStore:
         """See `Results.open`."""
         await self._client.open()
         await self._refuse_cluster()
-        scripts = (self._finish, self._claim, self._confirm, self._start)
+        scripts = (self._finish, self._claim, self._confirm, self._start, self._release)
         await self._client.call_packed(
             pack_commands([("SCRIPT", "LOAD", script.source) for script in scripts]), len(scripts)
         )
@@ -122,7 +123,8 @@ class RedisStore:
             for answer in part:
                 retriable = b"1" if answer.retriable else b"0"
                 accepted = codec.micros(answer.accepted)
-                ttl = self._result_ttl if answer.claimed else milliseconds(answer.ttl)
+                kept = answer.claimed or not (answer.reply_to or answer.to_topic)
+                ttl = self._result_ttl if kept else milliseconds(answer.ttl)
                 arguments += (codec.payload_bytes(answer.payload), answer.reply_to, ttl, retriable, accepted)
             outcomes += [_OUTCOMES[code] for code in await self._run(self._finish, keys, arguments)]
         return outcomes
@@ -192,6 +194,11 @@ class RedisStore:
         if refs:
             asked = pack_commands([("XDEL", self._prefix + ref, TERMINAL) for ref in refs])
             await self._client.call_packed(asked, len(refs))
+
+    async def release(self, refs: Sequence[str]) -> None:
+        """See `Results.release`."""
+        if refs:
+            await self._run(self._release, [self._prefix + ref for ref in refs], [])
 
     # --- hints ---
 

@@ -1,9 +1,9 @@
 -- Write terminals (the first of each request wins), and wake the channels of its stream.
 --
 -- KEYS: the result stream of each answer.
--- ARGV: 1 milliseconds that a claimed result, or one without a channel to wake, is kept
+-- ARGV: 1 milliseconds that a claimed result is kept
 --       2 characters before the ref in a key
---       then for each answer: payload, channel to wake or "", milliseconds that a plain fence lasts,
+--       then for each answer: payload, channel to wake or "", milliseconds that it is kept otherwise,
 --       "1" where the failure is retriable, else "0", microseconds when its record was accepted or 0.
 -- Returns for each answer 0 written, 1 already terminal, 2 older attempt.
 -- Any other refusal (out of memory, read-only, ...) is returned as this call's error. Redis decides on that before the
@@ -92,7 +92,7 @@ for i = 1, #KEYS do
   outcomes[i] = outcome
   if outcome ~= 0 or call('XLEN', key) > 1 then waiting, claimed = look(key, reply_to) end
   if outcome == 0 then
-    if claimed or reply_to == '' then ttl = kept end
+    if claimed then ttl = kept end
     call('PEXPIRE', key, ttl)
   end
 
