@@ -55,6 +55,9 @@ class Instances(Protocol):
     def lane_seconds(self, executor: Executor) -> float | None:
         """Seconds of the lane's batches that the instance holds; None if it holds another one, or has no room."""
 
+    def lane_was_last(self, executor: Executor) -> bool:
+        """Whether the newest batch that the instance got is of the lane."""
+
     @property
     def short_of_memory(self) -> bool:
         """Whether some batches must stay below a size."""
@@ -286,18 +289,20 @@ class BatchLane(HeldEntries):
         batch.items += parts
         self._statistics.lane.topped_up_rows += batch.lane_rows
 
-    def run_turn(self, executor: Executor, now: float) -> None:
-        """Run a batch before interactive requests that wait, if the lane has earned it."""
+    def run_turn(self, executor: Executor, now: float) -> bool:
+        """Run a batch before interactive requests that wait, if the lane has earned it; whether it has."""
         record = self._front(now)
-        if record is None or self._instances.lane_seconds(executor):
-            return  # no second batch of the lane in front of the same requests
+        if record is None or self._instances.lane_was_last(executor):
+            return False  # no second batch of the lane in front of the same requests
         shape_class = record.entry.shape_class
         rows = self._planner.batch_rows(shape_class, 0.0, now)
-        if self._planner.turn_due(self._planner.expected(shape_class, rows, now)):
-            batch = self._form(shape_class, rows, now)
-            self._planner.spend(batch.lane_seconds)
-            self._turns.add(batch)
-            self._instances.start(batch, executor)
+        if not self._planner.turn_due(self._planner.expected(shape_class, rows, now)):
+            return False
+        batch = self._form(shape_class, rows, now)
+        self._planner.spend(batch.lane_seconds)
+        self._turns.add(batch)
+        self._instances.start(batch, executor)
+        return True
 
     def run_idle(self, now: float) -> None:
         """Run a batch on every instance that has no other work, and one behind it if both are short."""

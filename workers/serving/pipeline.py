@@ -87,6 +87,7 @@ class Pipeline:
         self._hang_watch = HangWatch(statistics.latency, stated_limit(config.parameters, config.name), context.clock)
         self._rows = 0
         self._of_lane: collections.defaultdict[Executor, list[Batch[InferRequest]]] = collections.defaultdict(list)
+        self._lane_was_last: set[Executor] = set()
         self._background = BackgroundTasks("pipeline", model=config.name)
         completions = Completions(self._loop, functools.partial(context.microtasks.call, self._finished))
         self._slots: list[JournalSlot] = []
@@ -115,6 +116,10 @@ class Pipeline:
             return None
         return sum([batch.lane_seconds for batch in batches])
 
+    def lane_was_last(self, executor: Executor) -> bool:
+        """Whether the newest batch that the instance got is of the batch lane."""
+        return executor in self._lane_was_last
+
     @property
     def short_of_memory(self) -> bool:
         """Whether some batches must stay below a size."""
@@ -130,6 +135,9 @@ class Pipeline:
         executor.held += 1
         if batch.sequence == OF_LANE:
             self._of_lane[executor].append(batch)
+            self._lane_was_last.add(executor)
+        elif self._lane_was_last:
+            self._lane_was_last.discard(executor)
         self._rows += batch.rows
         self._statistics.releases[batch.reason.value] += 1
         job = Job(batch, cast("list[Entry]", batch.items), executor)

@@ -102,11 +102,11 @@ class Runner(HeldEntries):
         if scheduler.depth == 0:
             return
         executor = pipeline.free()
-        if lane is not None and executor is not None:
-            lane.run_turn(executor, now)
-            executor = pipeline.free()
         backlog = self._source.backlog() if executor is not None else 0
         while executor is not None and scheduler.depth:
+            if lane is not None and lane.run_turn(executor, now):
+                executor = pipeline.free()
+                continue
             batch = scheduler.take(now, backlog_rows=backlog, idle=executor.held == 0)
             if batch is None:
                 break
