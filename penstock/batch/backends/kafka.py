@@ -19,6 +19,7 @@ from penstock.batch.journal import Saved
 from penstock.batch.packing import MAX_ROWS
 from penstock.batch.records import Record, parse_id
 from protocol import codec
+from protocol.answers import decode_answer
 from protocol.errors import Code, CodecError, FleetError, NotFound, Unavailable, quoted
 from protocol.heartbeat_codec import decode_announcement
 from protocol.messages import Announcement, InferRequest, ModelState
@@ -202,9 +203,8 @@ class KafkaBackend:
             if not records:
                 self._events.caught_up()
             for record in records:
-                name = (record.key or b"").decode(errors="replace") or _id_of(record)
                 try:
-                    reply = codec.decode_reply(record.value)
+                    name, reply = decode_answer(record)
                 except CodecError as error:
                     log.warning("%s/%d/%d is no answer: %s", record.topic, record.partition, record.offset, error)
                     continue
