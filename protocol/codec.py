@@ -49,6 +49,8 @@ _STAMPS: Final = struct.Struct(">QQ")
 
 _FIXED: Final = 1024
 """Bytes of a message besides its tensors, label and parameters: names of model and version, times, lengths."""
+_FEW: Final = 8
+"""Tensors of a request whose head is remembered."""
 _PER_TENSOR: Final = 64
 """Bytes of a tensor's entry in a head besides its name and shape."""
 
@@ -69,14 +71,30 @@ def plausible(seconds: float) -> float:
 
 def encode_request(request: InferRequest) -> tuple[bytes, list[tuple[str, bytes]]]:
     """The record's value and headers; see protocol/README.md for every header."""
-    head: dict[str, Any] = {"inputs": tensor_heads(request.inputs)}
-    if request.label:
-        head["id"] = request.label
-    if request.outputs:
-        head["outputs"] = request.outputs
-    if request.parameters:
-        head["parameters"] = request.parameters
-    return join_frame(pack(head), request.inputs), _headers(request)
+    value = encode_inputs(request.inputs, request.outputs, request.parameters, request.label)
+    return value, _headers(request)
+
+
+def encode_inputs(inputs: Sequence[Tensor], outputs: tuple[str, ...], parameters: Parameters, label: str) -> bytes:
+    """The value of a request's record."""
+    if not label and not parameters and len(inputs) <= _FEW:
+        head = _request_head(outputs, *[(t.name, t.datatype, t.shape, len(t.data)) for t in inputs])
+        return join_frame(head, inputs)
+    fields: dict[str, Any] = {"inputs": tensor_heads(inputs)}
+    if label:
+        fields["id"] = label
+    if outputs:
+        fields["outputs"] = outputs
+    if parameters:
+        fields["parameters"] = parameters
+    return join_frame(pack(fields), inputs)
+
+
+@functools.lru_cache(HEADS)
+def _request_head(outputs: tuple[str, ...], *tensors: tuple[str, str, tuple[int, ...], int]) -> bytes:
+    """The head of a request without label and parameters; many repeat."""
+    heads = [{"name": name, "datatype": kind, "shape": shape, "size": size} for name, kind, shape, size in tensors]
+    return pack({"inputs": heads, "outputs": outputs} if outputs else {"inputs": heads})
 
 
 def record_bytes(record: OutRecord | Record) -> tuple[bytes, Headers]:

@@ -37,6 +37,10 @@ HEARTBEAT = Heartbeat(
     (ModelLoad("addsub", "1", ModelState.READY, (0, 2), 3, 2, 8, 5, 0.5, {"FP32[2]/8": 0.001}, {"inference_count": 9}),),
     {"penstock.infer.addsub.1": "worker-1-x"}, False,
 )  # fmt: skip
+HEARTBEAT_OF_BATCHES = dataclasses.replace(
+    HEARTBEAT,
+    models=(dataclasses.replace(HEARTBEAT.models[0], batch_partitions=(1, 3), batch_lag=70, batch_queued_rows=512),),
+)
 
 
 def encoded_request(request: InferRequest) -> bytes:
@@ -50,6 +54,7 @@ GOLDEN_FILES = {
     "failure": codec.encode_reply(FAILURE),
     "announcement": b"".join(heartbeat_codec.encode_announcement(ANNOUNCEMENT)),
     "heartbeat": heartbeat_codec.encode_heartbeat(HEARTBEAT),
+    "heartbeat-batches": heartbeat_codec.encode_heartbeat(HEARTBEAT_OF_BATCHES),
 }
 
 
@@ -100,7 +105,17 @@ def test_golden_files_decode_to_their_messages() -> None:
     assert codec.decode_reply((GOLDEN / "reply.v1.bin").read_bytes()) == REPLY
     assert codec.decode_reply((GOLDEN / "failure.v1.bin").read_bytes()) == FAILURE
     assert heartbeat_codec.decode_heartbeat((GOLDEN / "heartbeat.v1.bin").read_bytes()) == HEARTBEAT
+    batches = heartbeat_codec.decode_heartbeat((GOLDEN / "heartbeat-batches.v1.bin").read_bytes())
+    assert batches == HEARTBEAT_OF_BATCHES
     assert heartbeat_codec.decode_announcement(heartbeat_codec.encode_announcement(ANNOUNCEMENT)[1]) == ANNOUNCEMENT
+
+
+def test_what_a_heartbeat_says_of_the_batch_lane_comes_after_what_older_readers_know() -> None:
+    """They take 11 fields and a digest, and look no further."""
+    new = frames.unpack(heartbeat_codec.encode_heartbeat(HEARTBEAT_OF_BATCHES))["models"][0]
+    old = frames.unpack(heartbeat_codec.encode_heartbeat(HEARTBEAT))["models"][0]
+    assert new[: len(old)] == old
+    assert new[11:] == ["", [1, 3], 70, 512]
 
 
 @given(requests)

@@ -95,7 +95,8 @@ class Intake:
         """Join the topic's group and feed the runner from now on."""
         context = self._context
         self._sink = sink
-        context.retry.on_recovered.append(self.room_freed)
+        if self.room_freed not in context.retry.on_recovered:
+            context.retry.on_recovered.append(self.room_freed)
         await context.results.listen_cancels(context.names.cancel_channel(self.topic), self._on_cancel)
         self._consumer = await context.bus.subscribe(self.topic, self.topic, context.worker, self)
         self._commits.consumer = self._consumer

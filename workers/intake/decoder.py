@@ -7,7 +7,7 @@ from typing import Final
 
 from protocol.codec import JSON, MSGPACK, decode_request, fields_text, is_json, plausible
 from protocol.errors import CodecError, FleetError, InvalidArgument
-from protocol.messages import ANONYMOUS, Failure, InferRequest
+from protocol.messages import ANONYMOUS, Failure, InferRequest, Lane
 from protocol.naming import Names, ref
 from protocol.ports import Record
 from protocol.tensors import MAX_ELEMENTS, Buffer
@@ -24,12 +24,15 @@ class RecordDecoder:
         names: under the fleet's prefix.
         signature: of the model version.
         model, version: whose topic it is.
+        lane: of the topic.
     """
 
-    def __init__(self, names: Names, signature: Signature, model: str, version: str) -> None:
+    def __init__(
+        self, names: Names, signature: Signature, model: str, version: str, lane: Lane = Lane.INTERACTIVE
+    ) -> None:
         self.model = model
         self.version = version
-        self.topic = names.infer_topic(model, version)
+        self.topic = names.request_topic(model, version, lane)
         self._names = names
         self._signature = signature
         self._channels = {""}
