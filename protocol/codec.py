@@ -1,7 +1,7 @@
 """Messages to bytes and back, as records (`frames`) and their headers; golden files pin every form. Pure.
 
 A request is a frame of head and tail, a reply a frame of head, tail and timing. A simple producer sends the head's map alone, with
-each tensor's bytes inline as `data`, or the V2 JSON body (`content-type: application/json`).
+each tensor's bytes inline as `data`, or the V2 JSON body.
 
 Invariant: any input bytes give a message or `CodecError`, nothing else.
 """
@@ -49,6 +49,8 @@ _STAMPS: Final = struct.Struct(">QQ")
 
 _FIXED: Final = 1024
 """Bytes of a message besides its tensors, label and parameters: names of model and version, times, lengths."""
+_FEW: Final = 8
+"""Tensors of a request whose head is remembered."""
 _PER_TENSOR: Final = 64
 """Bytes of a tensor's entry in a head besides its name and shape."""
 
@@ -69,14 +71,30 @@ def plausible(seconds: float) -> float:
 
 def encode_request(request: InferRequest) -> tuple[bytes, list[tuple[str, bytes]]]:
     """The record's value and headers; see protocol/README.md for every header."""
-    head: dict[str, Any] = {"inputs": tensor_heads(request.inputs)}
-    if request.label:
-        head["id"] = request.label
-    if request.outputs:
-        head["outputs"] = request.outputs
-    if request.parameters:
-        head["parameters"] = request.parameters
-    return join_frame(pack(head), request.inputs), _headers(request)
+    value = encode_inputs(request.inputs, request.outputs, request.parameters, request.label)
+    return value, _headers(request)
+
+
+def encode_inputs(inputs: Sequence[Tensor], outputs: tuple[str, ...], parameters: Parameters, label: str) -> bytes:
+    """The value of a request's record."""
+    if not label and not parameters and len(inputs) <= _FEW:
+        head = _request_head(outputs, *[(t.name, t.datatype, t.shape, len(t.data)) for t in inputs])
+        return join_frame(head, inputs)
+    fields: dict[str, Any] = {"inputs": tensor_heads(inputs)}
+    if label:
+        fields["id"] = label
+    if outputs:
+        fields["outputs"] = outputs
+    if parameters:
+        fields["parameters"] = parameters
+    return join_frame(pack(fields), inputs)
+
+
+@functools.lru_cache(HEADS)
+def _request_head(outputs: tuple[str, ...], *tensors: tuple[str, str, tuple[int, ...], int]) -> bytes:
+    """The head of a request without label and parameters; many repeat."""
+    heads = [{"name": name, "datatype": kind, "shape": shape, "size": size} for name, kind, shape, size in tensors]
+    return pack({"inputs": heads, "outputs": outputs} if outputs else {"inputs": heads})
 
 
 def record_bytes(record: OutRecord | Record) -> tuple[bytes, Headers]:
@@ -153,7 +171,7 @@ def decode_request(  # noqa: PLR0913  # a record's parts, by name
     """The request of one record.
 
     Args:
-        value: msgpack or, with the header `content-type: application/json`, a V2 JSON body.
+        value: msgpack or a V2 JSON body (`is_json`).
         headers: the record's; unknown ones are ignored, the last of repeated ones counts, and a null or empty value is absent.
         model, version: from the topic's name.
         default_id: the fleet id if no header has one (topic-partition-offset-timestamp).
@@ -169,7 +187,7 @@ def decode_request(  # noqa: PLR0913  # a record's parts, by name
     if schema != SCHEMA:
         raise CodecError(f"schema {quoted(schema[:64])} is not known; this reader speaks {SCHEMA.decode()}")
     name = fields_text(fields, "id") or default_id
-    if fields.get("content-type") == JSON:
+    if is_json(fields.get("content-type"), value):
         body = v2.parse_json_body(value, most)
         request = InferRequest(name, model, version, body.inputs, body.output_names, body.parameters, body.id)
         request.accept = JSON.decode()
@@ -183,6 +201,13 @@ def decode_request(  # noqa: PLR0913  # a record's parts, by name
             request = _request(name, model, version, decode_map(head), tail, most)
     _read_headers(request, fields, timestamp)
     return request
+
+
+def is_json(content_type: bytes | None, value: Buffer) -> bool:
+    """Whether a record is a V2 JSON body: by its `content-type` or, without one, by the brace with which no msgpack begins."""
+    if content_type:
+        return content_type == JSON
+    return bytes(value[:1]) == b"{"
 
 
 def _request(name: str, model: str, version: str, head: dict[str, Any], tail: memoryview, most: int) -> InferRequest:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
+import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypedDict
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
 from protocol import v2
-from protocol.errors import Code, CodecError, FleetError
-from protocol.messages import Parameters
+from protocol.errors import Code, CodecError, FleetError, InvalidArgument, quoted
+from protocol.messages import Lane, Parameters
 from protocol.tensors import Array, Tensor, from_array
 
 _CODES: Final[dict[int, Code]] = {
@@ -22,16 +26,35 @@ _CODES: Final[dict[int, Code]] = {
 }  # fmt: skip
 """Codes for answers that name none: from a proxy or another server."""
 _NAMES: Final = frozenset(Code)
+_TIMEOUT: Final = "Penstock-Timeout-Ms"
+_HEADS: Final = 256
+_HEAD_BYTES: Final = 1024
+"""At most `_HEADS` heads of at most this size are remembered, of requests and of answers."""
+_FEW: Final = 8
+"""Tensors of a request whose head is remembered."""
+_LANES: Final = tuple(lane.value for lane in Lane)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Request:
-    """An HTTP request to make."""
+    """An HTTP request to make.
+
+    Attributes:
+        path: percent-encoded, with a query.
+        repeatable: whether it may run twice without harm: it only reads, or it is keyed.
+    """
 
     method: str
     path: str
     headers: dict[str, str]
     body: bytes = b""
+    repeatable: bool = False
+
+    def within(self, seconds: float) -> Request:
+        """The same request with this time left; only for one that has a time."""
+        if _TIMEOUT not in self.headers:
+            return self
+        return dataclasses.replace(self, headers={**self.headers, _TIMEOUT: _milliseconds(seconds)})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,10 +80,27 @@ class InferResult:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pending:
-    """An accepted asynchronous request: its answer is at `location`, on any gateway."""
+    """An accepted asynchronous request: its answer is at `location`, on any gateway.
+
+    Attributes:
+        answered: the answer itself, if its idempotency key had been answered before.
+    """
 
     location: str
     request_id: str
+    answered: InferResult | None = None
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments of an inference; see `Client.infer`."""
+
+    version: str
+    outputs: Sequence[str]
+    parameters: Mapping[str, Any]
+    label: str
+    timeout: float | None
+    idempotency_key: str
+    lane: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,6 +113,13 @@ class InferOptions:
     label: str = ""
     timeout: float | None = None
     idempotency_key: str = ""
+    lane: str = Lane.INTERACTIVE
+
+    def __post_init__(self) -> None:
+        if self.lane not in _LANES:
+            raise InvalidArgument(f"lane must be {' or '.join(_LANES)}, not {quoted(self.lane)}")
+        if self.timeout is not None and not 0 < self.timeout < math.inf:
+            raise InvalidArgument(f"timeout must be a positive number of seconds, not {self.timeout}")
 
 
 def infer(
@@ -86,39 +133,93 @@ def infer(
     tensors = [
         value if isinstance(value, Tensor) else from_array(name, np.asarray(value)) for name, value in inputs.items()
     ]
-    head: dict[str, Any] = {
-        "inputs": [
-            {
-                "name": tensor.name,
-                "datatype": tensor.datatype,
-                "shape": tensor.shape,
-                "parameters": {"binary_data_size": len(tensor.data)},
-            }
-            for tensor in tensors
-        ],
-        "parameters": {"binary_data_output": True, **options.parameters},
-    }
-    if options.label:
-        head["id"] = options.label
-    if options.outputs:
-        head["outputs"] = [{"name": name, "parameters": {"binary_data": True}} for name in options.outputs]
-    encoded = orjson.dumps(head)
+    shown = tuple([(tensor.name, tensor.datatype, tensor.shape, len(tensor.data)) for tensor in tensors])
+    if options.label or options.parameters or len(shown) > _FEW:
+        encoded = _head(shown, tuple(options.outputs), options.label, options.parameters)
+    else:
+        encoded = _plain_head(shown, tuple(options.outputs))
     headers = {"Inference-Header-Content-Length": str(len(encoded)), "Content-Type": "application/octet-stream"}
     if options.timeout is not None:
-        headers["Penstock-Timeout-Ms"] = str(round(options.timeout * 1000))
+        headers[_TIMEOUT] = _milliseconds(options.timeout)
+    if options.lane != Lane.INTERACTIVE:
+        headers["Penstock-Lane"] = options.lane
     if options.idempotency_key:
         headers["Idempotency-Key"] = options.idempotency_key
     if not wait:
         headers["Prefer"] = "respond-async"
-    version = f"/versions/{options.version}" if options.version else ""
-    path = f"/v2/models/{_quote(model)}{version}/infer"
-    return Request("POST", path, headers, b"".join([encoded, *(tensor.data for tensor in tensors)]))
+    body = b"".join([encoded, *[tensor.data for tensor in tensors]])
+    return Request("POST", _path(model, options.version), headers, body, bool(options.idempotency_key))
 
 
-def _quote(model: str) -> str:
-    from urllib.parse import quote
+_Shown = tuple[tuple[str, str, tuple[int, ...], int], ...]
+"""Name, datatype, shape and bytes of each tensor."""
 
-    return quote(model, safe="")
+
+def _head(inputs: _Shown, outputs: tuple[str, ...], label: str, parameters: Mapping[str, Any]) -> bytes:
+    """The JSON in front of the tensors' bytes."""
+    head: dict[str, Any] = {
+        "inputs": [
+            {"name": name, "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": size}}
+            for name, datatype, shape, size in inputs
+        ],
+        "parameters": {"binary_data_output": True, **parameters},
+    }
+    if label:
+        head["id"] = label
+    if outputs:
+        head["outputs"] = [{"name": name, "parameters": {"binary_data": True}} for name in outputs]
+    try:
+        return orjson.dumps(head)
+    except TypeError as error:  # of orjson: a caller's value
+        raise InvalidArgument(f"the request cannot be written as JSON: {error}") from None
+
+
+@functools.lru_cache(_HEADS)
+def _plain_head(inputs: _Shown, outputs: tuple[str, ...]) -> bytes:
+    return _head(inputs, outputs, "", {})
+
+
+@functools.lru_cache(_HEADS)
+def _path(model: str, version: str) -> str:
+    versions = f"/versions/{quote(version, safe='')}" if version else ""
+    return f"/v2/models/{quote(model, safe='')}{versions}/infer"
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(max(1, round(seconds * 1000)))
+
+
+def keyed(options: Options) -> Options:
+    """The options with a fresh idempotency key, unless there is one: a submission may then be repeated."""
+    return options if options.get("idempotency_key") else {**options, "idempotency_key": uuid.uuid4().hex}
+
+
+def get(path: str) -> Request:
+    """The request for a JSON document.
+
+    Raises:
+        InvalidArgument: the path does not begin with a slash.
+    """
+    if not path.startswith("/"):
+        raise InvalidArgument(f"a path begins with '/', not {quoted(path)}")
+    return Request("GET", quote(path, safe="/?&=%:@!$'()*+,;~"), {}, b"", True)
+
+
+def fetch(pending: Pending, wait: float) -> Request:
+    """The request for a submitted request's answer, which the gateway holds for `wait` seconds until it is ready."""
+    asked = get(f"{pending.location}?wait_s={wait:g}")
+    return dataclasses.replace(asked, headers={"Accept": "application/octet-stream"})
+
+
+def cancel(pending: Pending) -> Request:
+    """The request that cancels a submitted request."""
+    return dataclasses.replace(get(pending.location), method="DELETE")
+
+
+READY: Final = Request("GET", "/v2/health/ready", {}, b"", True)
+"""Asks whether the gateway accepts requests."""
+INDEX: Final = Request("POST", "/v2/repository/index", {}, b"", True)
+"""The request for the repository index."""
 
 
 def check(status: int, headers: Mapping[str, str], body: bytes) -> None:
@@ -127,8 +228,10 @@ def check(status: int, headers: Mapping[str, str], body: bytes) -> None:
     Raises:
         FleetError: with the code that the gateway names, else that of the status, and the gateway's text.
     """
-    if status < 400:
+    if status < 300:
         return
+    if status < 400:
+        raise InvalidArgument(f"the server sends its callers elsewhere: use {quoted(headers.get('location', '?'))}")
     try:
         message = str(orjson.loads(body)["error"])
     except (ValueError, KeyError, TypeError):
@@ -147,19 +250,25 @@ def result(headers: Mapping[str, str], body: bytes) -> InferResult:
         CodecError: the body is not a V2 response.
     """
     length = headers.get("inference-header-content-length")
-    size = int(length) if length else len(body)
     try:
-        head = orjson.loads(body[:size])
+        size = int(length) if length else len(body)
+        head = _known(body[:size]) if length and size <= _HEAD_BYTES else orjson.loads(body[:size])
         outputs, datatypes, position = {}, {}, size
         for entry in head["outputs"]:
             tensor, position = _output(entry, body, position)
             outputs[tensor.name], datatypes[tensor.name] = tensor.array(), tensor.datatype
         return InferResult(
-            head["model_name"], head["model_version"], outputs, head.get("parameters", {}), head.get("id", ""),
+            head["model_name"], head["model_version"], outputs, dict(head.get("parameters", ())), head.get("id", ""),
             headers.get("penstock-request-id", ""), headers.get("penstock-timing", ""), datatypes,
         )  # fmt: skip
-    except (ValueError, KeyError, TypeError) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise CodecError(f"the gateway's answer is not a V2 response: {exc!r}") from None
+
+
+@functools.lru_cache(_HEADS)
+def _known(head: bytes) -> Any:
+    """The parsed head of an answer with binary outputs, which repeats while shapes do; nobody changes it."""
+    return orjson.loads(head)
 
 
 def _output(entry: dict[str, Any], body: bytes, position: int) -> tuple[Tensor, int]:
@@ -172,6 +281,32 @@ def _output(entry: dict[str, Any], body: bytes, position: int) -> tuple[Tensor, 
     return Tensor(entry["name"], entry["datatype"], tuple(entry["shape"]), data), position + size
 
 
-def pending(headers: Mapping[str, str]) -> Pending:
-    """The handle of an accepted asynchronous request."""
+def pending(headers: Mapping[str, str], body: bytes) -> Pending:
+    """The handle of an accepted asynchronous request.
+
+    Raises:
+        CodecError: the answer has none.
+    """
+    if "location" not in headers and "penstock-request-id" in headers:
+        answered = result(headers, body)
+        return Pending(f"/v2/requests/{quote(answered.request_id, safe='')}", answered.request_id, answered)
+    if "location" not in headers:
+        raise CodecError("the answer to an asynchronous request has no 'location': the server is not a gateway")
     return Pending(headers["location"], headers.get("penstock-request-id", ""))
+
+
+def document(url: str, body: bytes) -> Any:
+    """A JSON answer.
+
+    Args:
+        url: of the gateway, for the error.
+        body: the answer's.
+
+    Raises:
+        InvalidArgument: it is not JSON.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        start = body[:40].decode(errors="replace")
+        raise InvalidArgument(f"{url} is not answered by a gateway: its answer begins with {start!r}") from None

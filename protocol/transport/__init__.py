@@ -1,16 +1,17 @@
 """The carriers: memory and SQLite for one process, Kafka and Redis for a fleet.
 
-Decided here: which carrier the settings select (`open_transport`), and the settings' own limits (`settings`). `facts` are plain
-values that a carrier reads from its cluster for `penstock doctor`.
+Decided here: which carrier the settings select (`open_transport`; Kafka alone: `open_bus`), and the settings' own limits
+(`settings`). `facts` are plain values that a carrier reads from its cluster for `penstock doctor`.
 
-Import `Transport`, `open_transport` and `settings`; the carriers are imported lazily, so that one process needs no Kafka. Carriers
-implement `protocol.ports`, pass the suite in `tests/transport` (README.md), and do not import each other.
+Import `Transport`, `open_transport`, `open_bus` and `settings`; the carriers are imported lazily, so that one process needs no
+Kafka. Carriers implement `protocol.ports`, pass the suite in `tests/transport` (README.md), and do not import each other.
 """
 
 from __future__ import annotations
 
 import dataclasses
 
+from protocol.errors import ConfigError
 from protocol.ports import Bus, Directory, Results
 from protocol.runtime.microtasks import Microtasks
 from protocol.transport.settings import TransportSettings
@@ -54,3 +55,16 @@ def open_transport(settings: TransportSettings) -> Transport:
     microtasks = Microtasks()
     memory = MemoryStore(settings, microtasks=microtasks)
     return Transport(MemoryBus(microtasks=microtasks), memory, memory, microtasks)
+
+
+def open_bus(settings: TransportSettings) -> Bus:
+    """Kafka alone, not yet connected: for a process that only publishes and reads records.
+
+    Raises:
+        ConfigError: the settings name no Kafka.
+    """
+    if not settings.kafka:
+        raise ConfigError("the broker is missing: name Kafka's bootstrap servers as HOST:PORT")
+    from protocol.transport.kafka.bus import KafkaBus
+
+    return KafkaBus(settings)

@@ -16,7 +16,7 @@ class TransportSettings:
 
     Attributes:
         kafka: bootstrap servers `HOST:PORT[,…]`; empty for one process.
-        redis: `redis://`, `rediss://` or `unix://` URL; needed with `kafka`.
+        redis: `redis://`, `rediss://` or `unix://` URL; needed with `kafka`, except for `open_bus`.
         prefix: of all topics, keys and channels.
         data_dir: folder of the durable one-process log; None keeps it in memory.
         fsync: make every acknowledged publish survive a power loss, not only a kill.
@@ -27,6 +27,7 @@ class TransportSettings:
         connect_timeout: seconds of retries before start-up gives up.
         kafka_security: passed through to aiokafka: `security_protocol`, `sasl_mechanism`, `sasl_plain_username`,
             `sasl_plain_password`, `ssl_cafile`, `ssl_certfile`, `ssl_keyfile`. Never logged.
+        bus_only: for a process that only publishes and reads records (`open_bus`), and needs no `redis`.
     """
 
     kafka: str = ""
@@ -40,9 +41,10 @@ class TransportSettings:
     result_ttl: float = 3600.0
     connect_timeout: float = 30.0
     kafka_security: dict[str, str] = dataclasses.field(default_factory=dict, repr=False)
+    bus_only: bool = False
 
     def __post_init__(self) -> None:
-        if bool(self.kafka) != bool(self.redis):
+        if bool(self.kafka) != bool(self.redis) and not (self.kafka and self.bus_only):
             raise ConfigError("a fleet needs both --kafka and --redis; leave both out for one process")
         if self.kafka and self.data_dir is not None:
             raise ConfigError("--data-dir is the log of one process; with --kafka the log is Kafka's")

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import httpx
-
+from penstock.client import AsyncClient
 from penstock.verify.fleet.kafka_proxy import KafkaProxy
 from penstock.verify.fleet.processes import Member, ServerAddresses, free_port
 from penstock.verify.fleet.proxy import Proxy
 from penstock.verify.plan.plan import GATEWAYS, MODELS, WORKERS
-from protocol.errors import Unavailable
+from protocol.errors import FleetError, Unavailable
 
 PARTITIONS: Final = 4
 READY_WITHIN: Final = 120.0
+ANSWER_WITHIN: Final = 5.0
 
 
 class Fleet:
@@ -89,8 +91,9 @@ class Fleet:
 
     async def _ready(self) -> None:
         end = asyncio.get_running_loop().time() + READY_WITHIN
-        async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
-            while not await self._all_ready(client):
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(AsyncClient(url, retries=0)) for url in self.urls]
+            while not await _all_ready(clients):
                 for member in self.always():
                     if not member.running:
                         raise Unavailable(f"{member.name} ended; the end of its log:\n{member.tail()}")
@@ -99,15 +102,15 @@ class Fleet:
                     raise Unavailable(f"the fleet was not ready within {READY_WITHIN:.0f} s\n{logs}")
                 await asyncio.sleep(0.2)
 
-    async def _all_ready(self, client: httpx.AsyncClient) -> bool:
-        for url in self.urls:
-            try:
-                index = (await client.post(f"{url}/v2/repository/index")).json()
-            except (httpx.HTTPError, ValueError):
-                return False
-            ready = (
-                {entry["name"] for entry in index if entry.get("state") == "READY"} if isinstance(index, list) else ()
-            )
-            if not set(MODELS) <= set(ready):
-                return False
-        return True
+
+async def _all_ready(clients: Sequence[AsyncClient]) -> bool:
+    for client in clients:
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN):
+                index = await client.models()
+        except (FleetError, TimeoutError):
+            return False
+        ready = {entry["name"] for entry in index if entry.get("state") == "READY"} if isinstance(index, list) else ()
+        if not set(MODELS) <= set(ready):
+            return False
+    return True

@@ -1,0 +1,61 @@
+"""What the clients take from their process: the environment's proxies, and trusted certificates."""
+
+from __future__ import annotations
+
+import os
+import ssl
+
+from penstock.client.addresses import Address, gateway_address, proxy_for
+from penstock.client.exchange import Heads
+from protocol.errors import InvalidArgument
+from protocol.urls import is_loopback
+
+
+class Route:
+    """How to reach one gateway.
+
+    Args:
+        url: see `addresses.gateway_address`.
+        api_key: the gateway's, or "".
+        tls: for `https`; None trusts the system's certificates.
+
+    Raises:
+        InvalidArgument: the URL, the key or the environment's proxy is invalid.
+    """
+
+    def __init__(self, url: str, api_key: str = "", tls: ssl.SSLContext | None = None) -> None:
+        self.address = gateway_address(url)
+        self.url = self.address.url
+        self.proxy = _proxy(self.address)
+        self.peer = self.proxy or self.address
+        self.tunnelled = self.proxy is not None and self.address.scheme == "https"
+        self.tls = (tls or ssl.create_default_context()) if self.address.scheme == "https" else None
+        self.heads = Heads(self.address, self.proxy, _fixed(self.address, api_key))
+
+    def failed(self, error: BaseException) -> str:
+        """What a failed connection's error says."""
+        through = f"the proxy {self.proxy.url}: " if self.proxy else ""
+        if isinstance(error, TimeoutError):
+            why = "no connection in time"
+        elif isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(error):
+            why = "connection refused"
+        else:
+            why = str(error) or type(error).__name__
+        return f"{self.url} cannot be reached: {through}{why}"
+
+
+def _proxy(address: Address) -> Address | None:
+    if is_loopback(address.host) or not any(name.lower().endswith("_proxy") for name in os.environ):
+        return None
+    from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
+
+    proxies = getproxies_environment()
+    return proxy_for(address, proxies, bool(proxy_bypass_environment(f"{address.host}:{address.port}", proxies)))
+
+
+def _fixed(address: Address, api_key: str) -> dict[str, str]:
+    """Headers of every request."""
+    if not api_key.isascii() or not api_key.isprintable():
+        raise InvalidArgument("the API key must be printable ASCII, as it travels in a header")  # does not repeat it
+    value = f"Bearer {api_key}" if api_key else address.credentials
+    return {"authorization": value} if value else {}
