@@ -1,7 +1,7 @@
 """Messages to bytes and back, as records (`frames`) and their headers; golden files pin every form. Pure.
 
 A request is a frame of head and tail, a reply a frame of head, tail and timing. A simple producer sends the head's map alone, with
-each tensor's bytes inline as `data`, or the V2 JSON body (`content-type: application/json`).
+each tensor's bytes inline as `data`, or the V2 JSON body.
 
 Invariant: any input bytes give a message or `CodecError`, nothing else.
 """
@@ -180,7 +180,7 @@ def decode_request(  # noqa: PLR0913  # a record's parts, by name
     """The request of one record.
 
     Args:
-        value: msgpack or, with the header `content-type: application/json`, a V2 JSON body.
+        value: msgpack or a V2 JSON body (`is_json`).
         headers: the record's; unknown ones are ignored, the last of repeated ones counts, and a null or empty value is absent.
         model, version: from the topic's name.
         default_id: the fleet id if no header has one (topic-partition-offset-timestamp).
@@ -196,7 +196,7 @@ def decode_request(  # noqa: PLR0913  # a record's parts, by name
     if schema != SCHEMA:
         raise CodecError(f"schema {quoted(schema[:64])} is not known; this reader speaks {SCHEMA.decode()}")
     name = fields_text(fields, "id") or default_id
-    if fields.get("content-type") == JSON:
+    if is_json(fields.get("content-type"), value):
         body = v2.parse_json_body(value, most)
         request = InferRequest(name, model, version, body.inputs, body.output_names, body.parameters, body.id)
         request.accept = JSON.decode()
@@ -210,6 +210,13 @@ def decode_request(  # noqa: PLR0913  # a record's parts, by name
             request = _request(name, model, version, decode_map(head), tail, most)
     _read_headers(request, fields, timestamp)
     return request
+
+
+def is_json(content_type: bytes | None, value: Buffer) -> bool:
+    """Whether a record is a V2 JSON body: by its `content-type` or, without one, by the brace with which no msgpack begins."""
+    if content_type:
+        return content_type == JSON
+    return bytes(value[:1]) == b"{"
 
 
 def _request(name: str, model: str, version: str, head: dict[str, Any], tail: memoryview, most: int) -> InferRequest:

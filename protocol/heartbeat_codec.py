@@ -47,7 +47,7 @@ def encode_heartbeat(beat: Heartbeat) -> bytes:
     """A value in the hash of workers."""
     models = [
         [m.model, m.version, m.state.value, m.partitions, m.queued_rows, m.queued_requests, m.running_rows, m.lag,
-         micros(m.oldest_age), m.seconds_per_row, m.statistics, *([m.digest] if m.digest else [])]
+         micros(m.oldest_age), m.seconds_per_row, m.statistics, *_optional(m)]
         for m in beat.models
     ]  # fmt: skip
     head: dict[str, Any] = {
@@ -57,6 +57,20 @@ def encode_heartbeat(beat: Heartbeat) -> bytes:
     if beat.asked is not None:
         head["asked"] = beat.asked
     return pack(head)
+
+
+def _optional(load: ModelLoad) -> list[Any]:
+    """Fields that were added: only as many as say something, and in this order for ever."""
+    if load.batch_partitions or load.batch_lag or load.batch_queued_rows:
+        return [load.digest, load.batch_partitions, load.batch_lag, load.batch_queued_rows]
+    return [load.digest] if load.digest else []
+
+
+def _added(fields: list[Any]) -> Any:
+    """Those of `_optional` that the sender knew."""
+    if len(fields) < 4:
+        return [str(digest) for digest in fields[:1]]
+    return [str(fields[0]), tuple(fields[1]), fields[2], fields[3]]
 
 
 def decode_heartbeat(data: Buffer) -> Heartbeat:
@@ -83,7 +97,7 @@ def decode_heartbeat(data: Buffer) -> Heartbeat:
                 m[8] / 1e6,
                 m[9],
                 m[10],
-                *map(str, m[11:12]),
+                *_added(m[11:]),
             )
             for m in head["models"]
         )

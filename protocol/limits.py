@@ -30,6 +30,16 @@ def require_count(name: str, value: int, *, zero: bool = False) -> None:
     _require(name, value, MAX_COUNT, zero)
 
 
+def require_share(name: str, value: float, most: float) -> None:
+    """Check a part of a whole of a setting.
+
+    Raises:
+        ConfigError: it is not a number, negative or above `most`.
+    """
+    if not 0.0 <= value <= most:
+        raise ConfigError(f"{name} is {value}; it must be between 0 and {most}")
+
+
 def _require(name: str, value: float, most: float, zero: bool) -> None:
     if zero and not value >= 0:
         raise ConfigError(f"{name} is {value}; it must not be negative")

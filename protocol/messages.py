@@ -195,6 +195,8 @@ class ModelLoad:
         seconds_per_row: measured, by "<shape class>/<batch size>".
         statistics: see `protocol.model_stats.ModelStats`.
         digest: of the files that it serves; "" if it serves none.
+        batch_partitions, batch_lag, batch_queued_rows: the same of the batch lane; the other numbers are without it, except
+            `running_rows`, which has the rows of both.
     """
 
     model: str
@@ -209,6 +211,9 @@ class ModelLoad:
     seconds_per_row: dict[str, float] = dataclasses.field(default_factory=dict)
     statistics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     digest: str = ""
+    batch_partitions: tuple[int, ...] = ()
+    batch_lag: int = 0
+    batch_queued_rows: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

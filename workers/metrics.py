@@ -49,6 +49,14 @@ _COUNTERS: Final[tuple[tuple[str, str, _Read], ...]] = (
         "Parts of batches that were run on their own: to find a culprit, or because memory was short.",
         lambda s: s.reruns,
     ),
+    ("batch_lane_records", "Records of the batch lane that have their outputs.", lambda s: s.lane.records),
+    ("batch_lane_executions", "Batches that held only rows of the batch lane.", lambda s: s.lane.executions),
+    ("batch_lane_rows", "Rows that were put in those batches.", lambda s: s.lane.rows),
+    (
+        "batch_lane_topped_up_rows",
+        "Rows of the batch lane that were put beside interactive requests.",
+        lambda s: s.lane.topped_up_rows,
+    ),
     ("lost_records", "Records that retention deleted before they were read.", lambda s: s.lost),
 )
 
@@ -77,6 +85,23 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[Serving], float]], ...]] = (
     ),
     ("oldest_age_seconds", "Age of the oldest request here since it was published.", lambda m: m.oldest_age()),
     ("partitions", "Partitions owned.", lambda m: len(m.intake.owned)),
+    (
+        "batch_lane_queued_records",
+        "Records of the batch lane whose answer is not stored yet.",
+        lambda m: m.batch_lane.in_flight,
+    ),
+    ("batch_lane_queued_rows", "Rows of the batch lane that are in no batch yet.", lambda m: m.batch_lane.queued_rows),
+    (
+        "batch_lane_lag_records",
+        "Records of the owned partitions of the batch topic that are not committed, as of the last heartbeat.",
+        lambda m: m.last_batch_lag,
+    ),
+    ("batch_lane_partitions", "Partitions of the batch topic owned.", lambda m: len(m.batch_intake.owned)),
+    (
+        "batch_lane_slowed",
+        "1 while the batch lane takes nothing in because the store fills.",
+        lambda m: bool(m.batch_lane.slowed),
+    ),
     ("instances", "Instances loaded.", lambda m: len(m.loaded.executors)),
 )
 

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, get_args
 
 from protocol.dead_letter import MAX_ATTEMPTS
 from protocol.errors import ConfigError, quoted
-from protocol.limits import require_count, require_seconds
+from protocol.limits import require_count, require_seconds, require_share
 from protocol.transport.settings import TransportSettings
 from workers.repository import model_files
 from workers.repository.completion import DEFAULT_MAX_BATCH_SIZE
@@ -24,6 +24,8 @@ from workers.repository.model_files import ModelFile
 
 Mode = Literal["none", "poll", "explicit"]
 
+MAX_SHARE: Final = 0.9
+"""The largest `batch_lane_share`: interactive requests always get some of the time."""
 _PREFIX: Final = "PENSTOCK_"
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"0", "false", "no", "off"})
@@ -62,6 +64,8 @@ class WorkerSettings:
         journal_fd: the supervisor's file for the crash journal.
         resync_interval: between measurements of the offset to the store's clock.
         max_queued_bytes: of requests that wait or run, per model version.
+        batch_lane_max_ms: milliseconds that one batch of the batch lane may run: the longest wait of an interactive request.
+        batch_lane_share: of the instances' time that the batch lane gets while interactive requests always wait; 0 for none.
         default_max_batch_size: of models that can batch and state no size; 0 to batch only where a configuration asks for it.
         gpus: the numbers of the GPUs to use; None for all.
         cores: CPU cores to share out between instances; 0 for all this process may use.
@@ -91,6 +95,8 @@ class WorkerSettings:
     journal_fd: int | None = None
     resync_interval: float = 10.0
     max_queued_bytes: int = 256 * 1024 * 1024
+    batch_lane_max_ms: float = 20.0
+    batch_lane_share: float = 0.05
     default_max_batch_size: int = DEFAULT_MAX_BATCH_SIZE
     gpus: tuple[int, ...] | None = None
     cores: int = 0
@@ -125,6 +131,8 @@ class WorkerSettings:
             require_count(name, getattr(self, name), zero=True)
         if self.max_queued_bytes <= 0:
             raise ConfigError(f"max_queued_bytes is {self.max_queued_bytes}; it must be more than 0")
+        require_seconds("batch_lane_max_ms", self.batch_lane_max_ms)
+        require_share("batch_lane_share", self.batch_lane_share, MAX_SHARE)
 
 
 def to_environment(worker: WorkerSettings, transport: TransportSettings) -> dict[str, str]:

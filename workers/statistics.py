@@ -83,7 +83,7 @@ class Executed:
     Attributes:
         rows: in the batch.
         enqueued: when each request that succeeded was enqueued.
-        succeeded_rows: rows of those.
+        succeeded_rows: rows of those, and of records of the batch lane.
         failed: requests that the model answered with an error.
         failed_seconds: from enqueued to the end, summed over those.
         compute_input, compute_infer, compute_output: seconds of the batch; `compute_infer` is 0 where it never ran.
@@ -107,6 +107,23 @@ class Executed:
         self.compute_output = self.end - self.compute_end
 
 
+@dataclasses.dataclass(slots=True)
+class LaneStatistics:
+    """Counts of the batch lane.
+
+    Attributes:
+        records: that have their outputs.
+        executions: batches that held only its rows.
+        rows: that were put in those.
+        topped_up_rows: that were put beside interactive requests.
+    """
+
+    records: int = 0
+    executions: int = 0
+    rows: int = 0
+    topped_up_rows: int = 0
+
+
 class ModelStatistics:
     """Counts; read by the heartbeat, the metrics and `/v2/models/<m>/stats`.
 
@@ -120,6 +137,7 @@ class ModelStatistics:
         lost: records that were deleted from the log unread.
         deaths: runs in which an instance died.
         reruns: parts of batches that were run again, or on their own from the start.
+        lane: of the batch lane.
     """
 
     def __init__(self) -> None:
@@ -139,6 +157,7 @@ class ModelStatistics:
         self.dead_letters: collections.Counter[str] = collections.Counter()
         self.redeliveries = self.already_answered = self.cancellations = self.lost = 0
         self.deaths = self.reruns = 0
+        self.lane = LaneStatistics()
         self.batch_rows = Histogram(ROWS)
         self.queue_seconds = Histogram(SECONDS)
         self.compute_seconds = Histogram(SECONDS)
@@ -150,6 +169,9 @@ class ModelStatistics:
         """A batch ran, or failed."""
         if batch.compute_start:
             self._ran(batch)
+        if batch.succeeded_rows:
+            self.last_inference = batch.end
+            self.inference_count += batch.succeeded_rows
         if batch.enqueued:
             self._succeeded(batch, len(batch.enqueued))
         if batch.failed:
@@ -169,8 +191,6 @@ class ModelStatistics:
         given.add(1, batch.compute_output)
 
     def _succeeded(self, batch: Executed, count: int) -> None:
-        self.last_inference = batch.end
-        self.inference_count += batch.succeeded_rows
         enqueued = sum(batch.enqueued)
         self.success.add(count, batch.end * count - enqueued)
         self.queue.add(count, (batch.compute_start - batch.compute_input) * count - enqueued)
@@ -183,6 +203,19 @@ class ModelStatistics:
             return
         for at, times in collections.Counter(batch.enqueued).items():  # requests of one fetch were enqueued at one time
             self.queue_seconds.observe(started - at, times)
+
+    def record_succeeded(self, enqueued: float, start: float, compute: float, now: float) -> None:
+        """A record of the batch lane has its outputs; its rows are counted with their batches.
+
+        Args:
+            enqueued, start, now: times: when it was enqueued, when its first batch began, when it has its outputs.
+            compute: seconds that its batches ran.
+        """
+        self.lane.records += 1
+        self.success.add(1, now - enqueued)
+        self.queue.add(1, start - enqueued)
+        self.compute_infer.add(1, compute)
+        self.queue_seconds.observe(start - enqueued)
 
     def failed(self, reason: FailureReason, seconds: float) -> None:
         """A request was answered with a failure without a run, `seconds` after it was enqueued."""

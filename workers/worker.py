@@ -140,6 +140,14 @@ class Worker:
             problems.append("the result store does not answer")
         return problems
 
+    def notes(self) -> list[str]:
+        """What slows this worker although it is ready, one sentence each."""
+        return [
+            f"model '{m.key[0]}' version {m.key[1]}: {m.batch_lane.slowed}"
+            for m in self.models.serving()
+            if m.batch_lane.slowed
+        ]
+
     def _problems(self) -> list[str]:
         problems = [f"{name} failed: {problem}" for name, problem in self._failed.items()]
         if not self._started:
@@ -154,7 +162,12 @@ class Worker:
             for m in serving
             if (text := m.retry.problem())
         ]
-        problems += [f"fetching from {m.topic} fails: {m.intake.problem}" for m in serving if m.intake.problem]
+        problems += [
+            f"fetching from {intake.topic} fails: {intake.problem}"
+            for m in serving
+            for intake in m.intakes()
+            if intake.problem
+        ]
         problems += [f"model '{m.key[0]}' version {m.key[1]}: {text}" for m in serving if (text := m.runner.problem())]
         problems += [
             f"{m.topic} has no partitions assigned yet" for m in self.models.serving() if not m.intake.assigned_once
@@ -190,7 +203,7 @@ class Worker:
 
     async def _serve_status(self) -> None:
         if self._settings.metrics_port is not None:
-            self._status = StatusServer(self.registry, self.readiness)
+            self._status = StatusServer(self.registry, self.readiness, notes=self.notes)
             self.metrics_port = await self._status.start(self._settings.metrics_host, self._settings.metrics_port)
 
     async def serve(self) -> None:

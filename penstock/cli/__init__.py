@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "models": "List the models that a gateway knows.",
     "check": "Report for every model of a repository whether it can be served, and how.",
     "new": "Write a model folder to start from.",
+    "batch": "Send a file of rows, and get a file of answers.",
     "dead": "List, show, reproduce and redrive the requests that workers gave up on.",
     "verify": "Break a fleet on purpose, and judge its promises.",
     "doctor": "Check broker, store, repository and GPUs, and say what to fix.",

@@ -61,7 +61,7 @@ _EXITS = """\
 | 9 | Cancelled. |
 | 10 | The model failed. |
 | 11 | An internal error. |
-| 12 | `penstock verify`: nothing was delivered twice, so the run proves nothing. |
+| 12 | `penstock batch`: some lines have an error. `penstock verify`: nothing was delivered twice, so the run proves nothing. |
 | 130 | Ctrl-C. |
 | 141 | The reader of the output has ended, as in `penstock models \\| head -1`. |
 """

@@ -30,14 +30,20 @@ class StatusServer:
         registry: of `/metrics`.
         readiness: the reasons why the process is not ready, a sentence each.
         timeout: seconds within which a request must arrive and its response must be sent.
+        notes: what the readiness route also says, a sentence each; they change no status.
 
     Attributes:
         cut: connections that were closed before they had a response.
     """
 
     def __init__(
-        self, registry: CollectorRegistry, readiness: Callable[[], Awaitable[list[str]]], timeout: float = 5.0
+        self,
+        registry: CollectorRegistry,
+        readiness: Callable[[], Awaitable[list[str]]],
+        timeout: float = 5.0,
+        notes: Callable[[], list[str]] = list,
     ) -> None:
+        self._notes = notes
         self._registry = registry
         self._readiness = readiness
         self._timeout = timeout
@@ -112,5 +118,6 @@ class StatusServer:
             return "200 OK", TEXT, b""
         if path == b"/v2/health/ready":
             problems = await self._readiness()
-            return ("503 Service Unavailable" if problems else "200 OK"), TEXT, "\n".join(problems).encode()
+            body = "\n".join([*problems, *self._notes()])
+            return ("503 Service Unavailable" if problems else "200 OK"), TEXT, body.encode()
         return "404 Not Found", TEXT, b"/metrics, /v2/health/live or /v2/health/ready\n"

@@ -37,6 +37,10 @@ HEARTBEAT = Heartbeat(
     (ModelLoad("addsub", "1", ModelState.READY, (0, 2), 3, 2, 8, 5, 0.5, {"FP32[2]/8": 0.001}, {"inference_count": 9}),),
     {"penstock.infer.addsub.1": "worker-1-x"}, False,
 )  # fmt: skip
+HEARTBEAT_OF_BATCHES = dataclasses.replace(
+    HEARTBEAT,
+    models=(dataclasses.replace(HEARTBEAT.models[0], batch_partitions=(1, 3), batch_lag=70, batch_queued_rows=512),),
+)
 
 
 def encoded_request(request: InferRequest) -> bytes:
@@ -50,6 +54,7 @@ GOLDEN_FILES = {
     "failure": codec.encode_reply(FAILURE),
     "announcement": b"".join(heartbeat_codec.encode_announcement(ANNOUNCEMENT)),
     "heartbeat": heartbeat_codec.encode_heartbeat(HEARTBEAT),
+    "heartbeat-batches": heartbeat_codec.encode_heartbeat(HEARTBEAT_OF_BATCHES),
 }
 
 
@@ -72,6 +77,16 @@ def test_an_answer_has_the_type_of_its_request_unless_another_is_asked_for() -> 
         decode(body, [("content-type", b"application/json"), ("accept", b"text/html")])
 
 
+def test_a_body_that_begins_with_a_brace_is_json_where_no_header_says_what_it_is() -> None:
+    body = b'{"inputs": [{"name": "A", "datatype": "FP32", "shape": [1], "data": [1]}]}'
+    for headers in ([], [("content-type", None)], [("content-type", b"")]):
+        assert decode(body, headers).accept == "application/json"
+        assert decode(body, headers).inputs[0].array().tolist() == [1.0]
+    for value, kind in ((body, b"application/msgpack"), (b" " + body, b""), (b"", b"")):
+        with pytest.raises(CodecError, match=r"msgpack|map"):
+            decode(value, [("content-type", kind)])
+
+
 def decode(value: bytes, headers: Headers, **more: object) -> InferRequest:
     arguments = {"model": "addsub", "version": "1", "default_id": "t-0-1", "timestamp": 5.0} | more
     return codec.decode_request(value, headers, **arguments)  # type: ignore[arg-type]
@@ -90,7 +105,17 @@ def test_golden_files_decode_to_their_messages() -> None:
     assert codec.decode_reply((GOLDEN / "reply.v1.bin").read_bytes()) == REPLY
     assert codec.decode_reply((GOLDEN / "failure.v1.bin").read_bytes()) == FAILURE
     assert heartbeat_codec.decode_heartbeat((GOLDEN / "heartbeat.v1.bin").read_bytes()) == HEARTBEAT
+    batches = heartbeat_codec.decode_heartbeat((GOLDEN / "heartbeat-batches.v1.bin").read_bytes())
+    assert batches == HEARTBEAT_OF_BATCHES
     assert heartbeat_codec.decode_announcement(heartbeat_codec.encode_announcement(ANNOUNCEMENT)[1]) == ANNOUNCEMENT
+
+
+def test_what_a_heartbeat_says_of_the_batch_lane_comes_after_what_older_readers_know() -> None:
+    """They take 11 fields and a digest, and look no further."""
+    new = frames.unpack(heartbeat_codec.encode_heartbeat(HEARTBEAT_OF_BATCHES))["models"][0]
+    old = frames.unpack(heartbeat_codec.encode_heartbeat(HEARTBEAT))["models"][0]
+    assert new[: len(old)] == old
+    assert new[11:] == ["", [1, 3], 70, 512]
 
 
 @given(requests)

@@ -75,7 +75,7 @@ patch(
     finders=("tests/workers/test_bisection.py::test_giving_up_returns_everybody_who_is_neither_answered_nor_blamed",),
 )  # fmt: skip
 patch(
-    "repetitions that stay are not counted, and those that leave are", "a condition inverted", "workers/serving/runner.py",
+    "repetitions that stay are not counted, and those that leave are", "a condition inverted", "workers/serving/held.py",
     (
         "            if follower.partition not in owned:\n                self._count",
         "            if follower.partition in owned:\n                self._count",
@@ -84,7 +84,7 @@ patch(
     at_first=False,
 )  # fmt: skip
 patch(
-    "a repetition whose turn it is waits for the next record", "a missed wake-up", "workers/serving/runner.py",
+    "a repetition whose turn it is waits for the next record", "a missed wake-up", "workers/serving/held.py",
     ("        if promoted:\n            self.turn()\n", ""),
     finders=("tests/workers/test_runner.py::test_the_same_request_twice_is_run_once",),
 )  # fmt: skip

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from protocol.codec import encode_request, reply_of, size_limit
-from protocol.messages import InferReply, InferRequest
+from protocol.messages import InferReply, InferRequest, Lane
 from protocol.naming import Names, ref
 from protocol.ports import Cancel, OutRecord, Payload, Wake
 from protocol.tensors import from_array
@@ -94,13 +94,20 @@ class Caller:
         if waiter is not None and not waiter.done():
             waiter.set_result(reply)
 
+    def rows(self, count: int, **fields: object) -> InferRequest:
+        """A request of rows 0, 1, 2, …"""
+        array = np.arange(count, dtype=np.float32).reshape(count, 1)
+        return dataclasses.replace(self.request(0.0, **fields), inputs=(from_array("X", array),))  # type: ignore[arg-type]
+
     def request(self, *values: float, model: str = "m", **fields: object) -> InferRequest:
         """A request of one row."""
         array = np.array([values], np.float32)
         request = InferRequest(f"r{next(self._ids)}", model, "1", (from_array("X", array),), reply_to=CHANNEL)
         return dataclasses.replace(request, **fields)  # type: ignore[arg-type]
 
-    async def publish(self, *requests: InferRequest, partition: int | None = None) -> list[asyncio.Future[InferReply]]:
+    async def publish(
+        self, *requests: InferRequest, partition: int | None = None, lane: Lane = Lane.INTERACTIVE
+    ) -> list[asyncio.Future[InferReply]]:
         """All of them as one group; a future for the answer of each."""
         futures = []
         for request in requests:
@@ -111,19 +118,21 @@ class Caller:
             records = [OutRecord(*encode_request(request)) for request in requests]
         else:
             records = [carried(request) for request in requests]
-        topic = NAMES.infer_topic(requests[0].model, requests[0].version)
+        topic = NAMES.request_topic(requests[0].model, requests[0].version, lane)
         await self.transport.bus.publish(topic, records, partition)
         return futures
 
-    async def ask(self, *requests: InferRequest, partition: int | None = None) -> list[InferReply]:
+    async def ask(
+        self, *requests: InferRequest, partition: int | None = None, lane: Lane = Lane.INTERACTIVE
+    ) -> list[InferReply]:
         """Publish them and wait for all answers."""
-        futures = await self.publish(*requests, partition=partition)
+        futures = await self.publish(*requests, partition=partition, lane=lane)
         async with asyncio.timeout(TIMEOUT):
             return list(await asyncio.gather(*futures))
 
-    async def cancel(self, *requests: InferRequest) -> None:
+    async def cancel(self, *requests: InferRequest, lane: Lane = Lane.INTERACTIVE) -> None:
         """Cancel these runs and any before them."""
-        channel = NAMES.cancel_channel(NAMES.infer_topic(requests[0].model, requests[0].version))
+        channel = NAMES.cancel_channel(NAMES.request_topic(requests[0].model, requests[0].version, lane))
         cancels = [Cancel(ref(request.principal, request.id), request.accepted) for request in requests]
         await self.transport.results.cancel(channel, cancels)
 

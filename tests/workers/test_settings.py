@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from protocol.errors import ConfigError
 from protocol.transport.settings import TransportSettings
 from workers.repository.model_files import ModelFile
-from workers.settings import WorkerSettings, from_environment, made_up_id, to_environment
+from workers.settings import MAX_SHARE, WorkerSettings, from_environment, made_up_id, to_environment
 
 words = st.from_regex(r"[a-zA-Z0-9_.-]{1,12}", fullmatch=True)
 paths = words.map(lambda word: Path("/models") / word)
@@ -17,7 +17,11 @@ positive = st.floats(0.001, 1e6)
 workers = st.builds(
     WorkerSettings,
     model_repository=st.lists(paths, max_size=3).map(tuple),
-    model_file=st.lists(st.builds(ModelFile, paths, words), max_size=2, unique_by=lambda file: file.name).map(tuple),
+    model_file=st.lists(
+        st.builds(ModelFile, paths, words.filter(lambda name: name not in (".", ".."))),
+        max_size=2,
+        unique_by=lambda file: file.name,
+    ).map(tuple),
     model_control_mode=st.just("explicit"),
     load_model=st.lists(words, max_size=3).map(tuple),
     repository_poll_secs=positive,
@@ -31,6 +35,8 @@ workers = st.builds(
     max_queued_bytes=st.integers(1, 2**40),
     gpus=st.none() | st.lists(st.integers(0, 7), max_size=3).map(tuple),
     cores=st.integers(0, 64),
+    batch_lane_max_ms=positive,
+    batch_lane_share=st.floats(0.0, MAX_SHARE),
     fence_ttl=positive,
 )
 transports = st.builds(
@@ -70,6 +76,9 @@ def test_the_fence_follows_the_session_where_it_is_not_set() -> None:
         ("PENSTOCK_METRICS_PORT", "70000", "a port is between 0 and 65535"),
         ("PENSTOCK_PARTITIONS", "0", "must be more than 0"),
         ("PENSTOCK_DRAIN_GRACE", "-1", "must not be negative"),
+        ("PENSTOCK_BATCH_LANE_MAX_MS", "0", "must be more than 0"),
+        ("PENSTOCK_BATCH_LANE_SHARE", "1", "must be between 0 and 0.9"),
+        ("PENSTOCK_BATCH_LANE_SHARE", "nan", "must be between 0 and 0.9"),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_name(name: str, value: str, message: str) -> None:

@@ -92,7 +92,9 @@ async def test_the_heartbeat_says_who_it_is_and_how_its_models_stand(tmp_path: P
         beat = f.server.heartbeats["w0"]
         (load,) = beat.models
         assert (beat.worker, beat.pid, beat.draining) == ("w0", os.getpid(), False)
-        assert beat.members == {TOPIC: worker.models.serving()[0].intake.member}
+        (serving,) = worker.models.serving()
+        batches = NAMES.batch_topic("m", "1")
+        assert beat.members == {TOPIC: serving.intake.member, batches: serving.batch_intake.member}
         assert (load.state, load.partitions) == (ModelState.READY, (0, 1, 2, 3))
         assert list(load.seconds_per_row) == ["1/2"]
         await until(lambda: f.server.heartbeats["w0"].models[0].lag == 0)

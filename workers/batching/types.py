@@ -9,12 +9,15 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Hashable
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from protocol.deadline import too_late
 from protocol.errors import Code
 
 T = TypeVar("T")
+
+OF_LANE: Final = -1
+"""The sequence of a batch that holds only rows of the batch lane."""
 
 
 class Release(enum.StrEnum):
@@ -40,6 +43,8 @@ class Release(enum.StrEnum):
     """Nothing more will come."""
     ALONE = "alone"
     """The model does not batch."""
+    BATCH_LANE = "batch_lane"
+    """It holds only rows of the batch lane."""
 
 
 class Reject(enum.StrEnum):
@@ -92,8 +97,10 @@ class Batch(Generic[T]):
     """Items that run together: one shape class, at most `max_batch_size` rows, at least one item.
 
     Attributes:
-        sequence: 0, 1, 2, … in the order in which this scheduler formed its batches.
+        sequence: 0, 1, 2, … in the order in which this scheduler formed its batches; `OF_LANE` if no scheduler did.
         formed: when. Items in a batch no longer expire here: check `Item.late` before a batch that waited runs.
+        lane_rows: rows of the batch lane among them; of a part, those of its whole.
+        lane_seconds: that a batch of only such rows should take.
     """
 
     items: list[Item[T]]
@@ -101,6 +108,8 @@ class Batch(Generic[T]):
     reason: Release
     formed: float
     sequence: int
+    lane_rows: int = 0
+    lane_seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

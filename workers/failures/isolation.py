@@ -93,7 +93,9 @@ class Part(Job):
         rows = sum([entry.rows for entry in entries])
         items = cast("list[Item[InferRequest]]", list(entries))
         super().__init__(
-            Batch(items, rows, batch.reason, batch.formed, batch.sequence), list(entries), whole.job.executor
+            Batch(items, rows, batch.reason, batch.formed, batch.sequence, batch.lane_rows),
+            list(entries),
+            whole.job.executor,
         )
         self.whole = whole
         for entry in entries:

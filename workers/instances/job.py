@@ -38,7 +38,11 @@ class Entry(Item[InferRequest]):
         record: as fetched, for the dead letters.
         run_alone: an attempt was begun in an earlier delivery, so it may have killed that worker.
         attempt_stored: the store has this attempt.
+        sliced: it is some rows of a record of the batch lane (`serving.rows.Slice`): its outcome goes to that record, not to the
+            store.
     """
+
+    sliced: ClassVar[bool] = False
 
     partition: int = 0
     offset: int = 0

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from protocol.codec import JSON
+from protocol.codec import is_json
 from protocol.dead_letter import DeadLetter
 from protocol.errors import Code, Unavailable
 from protocol.messages import Failure
@@ -95,7 +95,8 @@ class Intake:
         """Join the topic's group and feed the runner from now on."""
         context = self._context
         self._sink = sink
-        context.retry.on_recovered.append(self.room_freed)
+        if self.room_freed not in context.retry.on_recovered:
+            context.retry.on_recovered.append(self.room_freed)
         await context.results.listen_cancels(context.names.cancel_channel(self.topic), self._on_cancel)
         self._consumer = await context.bus.subscribe(self.topic, self.topic, context.worker, self)
         self._commits.consumer = self._consumer
@@ -258,7 +259,7 @@ class Intake:
             if token is None:
                 continue
             try:
-                large = len(record.value) > LARGE and ("content-type", JSON) in record.headers
+                large = len(record.value) > LARGE and is_json(dict(record.headers).get("content-type"), record.value)
                 try:
                     entry = None if large else self._decoder.decode_record(record, token, fetched, MANY)
                 except ManyElements:

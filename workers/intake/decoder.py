@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from protocol.codec import JSON, MSGPACK, decode_request, fields_text, plausible
+from protocol.codec import JSON, MSGPACK, decode_request, fields_text, is_json, plausible
 from protocol.errors import CodecError, FleetError, InvalidArgument
-from protocol.messages import ANONYMOUS, Failure, InferRequest
+from protocol.messages import ANONYMOUS, Failure, InferRequest, Lane
 from protocol.naming import Names, ref
 from protocol.ports import Record
-from protocol.tensors import MAX_ELEMENTS
+from protocol.tensors import MAX_ELEMENTS, Buffer
 from workers.instances.job import Entry
 from workers.repository.signature import Signature
 
@@ -24,12 +24,15 @@ class RecordDecoder:
         names: under the fleet's prefix.
         signature: of the model version.
         model, version: whose topic it is.
+        lane: of the topic.
     """
 
-    def __init__(self, names: Names, signature: Signature, model: str, version: str) -> None:
+    def __init__(
+        self, names: Names, signature: Signature, model: str, version: str, lane: Lane = Lane.INTERACTIVE
+    ) -> None:
         self.model = model
         self.version = version
-        self.topic = names.infer_topic(model, version)
+        self.topic = names.request_topic(model, version, lane)
         self._names = names
         self._signature = signature
         self._channels = {""}
@@ -84,7 +87,7 @@ class RecordDecoder:
             name = ref(request.principal, request.id)
         except FleetError:
             return None
-        request.reply_to, request.accept = _reply_to(fields), _accept(fields)
+        request.reply_to, request.accept = _reply_to(fields), _accept(fields, record.value)
         request.accepted = request.published = plausible(record.timestamp)
         self._check_channel(request)
         return Entry(
@@ -109,10 +112,11 @@ def _reply_to(fields: Mapping[str, bytes | None]) -> str:
         return ""
 
 
-def _accept(fields: Mapping[str, bytes | None]) -> str:
+def _accept(fields: Mapping[str, bytes | None], value: Buffer) -> str:
     """The content type of the answer to an undecodable record: the wanted one, if that can be read, or the record's own."""
-    wanted = [kind for kind in (fields.get("accept"), fields.get("content-type")) if kind in (JSON, MSGPACK)]
-    return (wanted[0] or b"").decode() if wanted else ""
+    if fields.get("accept") in (JSON, MSGPACK):
+        return fields_text(fields, "accept")
+    return (JSON if is_json(fields.get("content-type"), value) else MSGPACK).decode()
 
 
 def _default_id(record: Record) -> str:

@@ -17,6 +17,7 @@ import structlog
 from protocol.errors import ConfigError, FleetError, NotFound
 from protocol.messages import Announcement, ModelLoad
 from protocol.ports import Directory
+from workers.batching.lanes import LaneSettings
 from workers.context import Context
 from workers.instances.loaded import LoadedModel
 from workers.lifecycle.announcer import Announcer
@@ -251,7 +252,8 @@ class Models:
     async def _serve(self, key: Key, slot: VersionSlot, loaded: LoadedModel) -> None:
         """Announce it and take requests; a predecessor first answers the requests that it has."""
         context, former = self._context, slot.serving
-        serving = Serving(context, loaded, self._settings.max_queued_bytes)
+        batch = LaneSettings(self._settings.batch_lane_max_ms / 1000.0, self._settings.batch_lane_share)
+        serving = Serving(context, loaded, self._settings.max_queued_bytes, batch)
         slot.config = loaded.version.config.to_json()
         slot.partitions = await context.retry.call(
             "create topic", lambda: context.bus.ensure_topic(serving.topic, self._settings.partitions)

@@ -34,10 +34,15 @@ class Shape(NamedTuple):
 
 
 class Signature:
-    """The check of one model version's requests."""
+    """The check of one model version's requests.
 
-    def __init__(self, config: ModelConfig) -> None:
-        self._signature = ModelSignature(config)
+    Args:
+        config: complete.
+        max_rows: of a request for a model that batches; None for the model's `max_batch_size`.
+    """
+
+    def __init__(self, config: ModelConfig, max_rows: int | None = None) -> None:
+        self._signature = ModelSignature(config, max_rows)
         self._batching = config.batching
         self._inputs = config.inputs
         self._remembered: dict[_Key, Shape] = {}

@@ -102,7 +102,9 @@ class BatchOutcomes:
         end = self._clock()
         enqueued, rows, failed, failed_seconds = [], 0, 0, 0.0
         for entry, outcome in zip(job.entries, outcomes, strict=True):
-            if isinstance(outcome, Failure):
+            if entry.sliced:  # counted as a request once, with its record
+                rows += 0 if isinstance(outcome, Failure) else entry.rows
+            elif isinstance(outcome, Failure):
                 failed += 1
                 failed_seconds += end - entry.enqueued
             else:

@@ -76,6 +76,14 @@ class Replies:
         request = dataclasses.replace(entry.payload, label="", accepted=0.0)
         return self._answer(dataclasses.replace(entry, payload=request), plain, timing)
 
+    def of_record(self, entry: Entry, outcome: Outcome, timing: Timing) -> Terminal:
+        """The answer to an entry whose rows ran in several batches.
+
+        Raises:
+            Exception: the outcome, or a field of the request, cannot be encoded.
+        """
+        return self._answer(entry, outcome, timing)
+
     def _answer(self, entry: Entry, outcome: Outcome, timing: Timing) -> Terminal:
         request = entry.payload
         reply = InferReply(request.model, request.version, request.label)
@@ -86,7 +94,7 @@ class Replies:
             retriable = outcome.code in RETRYABLE
         else:
             reply.outputs = outcome
-        payload, accepted, claimed = self._payload(reply), request.accepted, request.claimed
+        payload, accepted, claimed = reply if entry.sliced else self._payload(reply), request.accepted, request.claimed
         if names_topic(request.reply_to):
             return Terminal(entry.ref, payload, "", self._topic_ttl, retriable, accepted, claimed, to_topic=True)
         return Terminal(entry.ref, payload, request.reply_to, self._ttl, retriable, accepted, claimed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
@@ -31,7 +32,7 @@ MAX_BATCH: Final = 512 * 1024
 MAX_CREATED: Final = 256
 """Topics of results that one worker creates; answers to further missing topics stay in the store."""
 REFRESH: Final = 60.0
-"""Seconds after which the number of partitions is asked for again."""
+"""Seconds after which the number of partitions, and the topic's limit, are found out again."""
 LARGE: Final = 256 * 1024
 """Bytes of answers above which another thread makes their JSON."""
 
@@ -90,6 +91,8 @@ class TopicWriter:
         self._waiting: collections.deque[Waiting] = collections.deque()
         self._partitions = 0
         self._asked_at = 0.0
+        self._refused = math.inf
+        """Bytes of the smallest batch that the topic refused as too large: a refusal costs the bus a new connection."""
 
     def put(self, answer: Waiting) -> None:
         """Publish this answer after the earlier ones; while it is not `busy`, `run` must follow."""
@@ -190,22 +193,32 @@ class TopicWriter:
         return True
 
     async def _publish_part(self, part: Sequence[Outgoing], partition: int) -> None:
-        for batch in _batches(part):
+        for batch in _batches(part, min(MAX_BATCH, self._refused - 1)):
             await self._publish_batch(batch, partition)
 
     async def _publish_batch(self, batch: Sequence[Outgoing], partition: int) -> None:
         """Publish a batch; in halves if it is too large for the topic. A record that is too large alone becomes a failure."""
-        publish = self._context.bus.publish
-        try:
-            await publish(self.topic, [record for _, record in batch], partition)
-        except TooLarge:
-            if len(batch) > 1:
-                middle = len(batch) // 2
-                await self._publish_batch(batch[:middle], partition)
-                await self._publish_batch(batch[middle:], partition)
+        size = sum([_bytes(record) for _, record in batch])
+        if size < self._refused:
+            try:
+                await self._context.bus.publish(self.topic, [record for _, record in batch], partition)
+            except TooLarge:
+                self._refused = size
             else:
-                ((answer, record),) = batch
-                await publish(self.topic, [_too_large(answer, record)], partition)
+                return
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            await self._publish_batch(batch[:middle], partition)
+            await self._publish_batch(batch[middle:], partition)
+        else:
+            await self._publish_failure(*batch[0], partition)
+
+    async def _publish_failure(self, answer: Waiting, record: OutRecord, partition: int) -> None:
+        try:
+            await self._context.bus.publish(self.topic, [_too_large(answer, record)], partition)
+        except TooLarge as error:
+            self._refused = math.inf  # the topic takes nothing: once that is mended it may take everything
+            raise Unavailable(f"{error.message}; raise it, as not even a failure fits") from None
 
     async def _count(self) -> int:
         """How many partitions the topic has; 0 if it is missing and this worker creates no more.
@@ -217,6 +230,7 @@ class TopicWriter:
         if self._partitions and now < self._asked_at + REFRESH:
             return self._partitions
         async with self._creating:
+            self._refused = math.inf
             count = await self._context.bus.partitions(self.topic)
             created = self._context.created_topics
             if not count and (self.topic in created or len(created) < MAX_CREATED):
@@ -226,14 +240,21 @@ class TopicWriter:
         return count
 
 
-def _batches(part: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
+def _batches(part: Sequence[Outgoing], limit: float) -> Iterator[Sequence[Outgoing]]:
+    """The part in batches of at most `limit` bytes; a larger record goes alone."""
     start = size = 0
     for at, (_, record) in enumerate(part):
-        if at > start and size + record.size > MAX_BATCH:
+        more = _bytes(record)
+        if at > start and size + more > limit:
             yield part[start:at]
             start, size = at, 0
-        size += record.size
+        size += more
     yield part[start:]
+
+
+def _bytes(record: OutRecord) -> int:
+    """Bytes of a record, without those that the batch adds."""
+    return len(record.value) + len(record.key or b"") + sum([len(n) + len(v or b"") for n, v in record.headers])
 
 
 def _too_large(answer: Waiting, record: OutRecord) -> OutRecord:

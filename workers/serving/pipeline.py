@@ -10,6 +10,7 @@ free.
 from __future__ import annotations
 
 import asyncio
+import collections
 import functools
 import math
 from collections.abc import Coroutine, Sequence
@@ -24,14 +25,14 @@ from protocol.ports import Terminal
 from protocol.runtime.tasks import BackgroundTasks
 from protocol.tensors import MANY
 from workers.backends.base import Outcome
-from workers.batching.types import Batch
+from workers.batching.types import OF_LANE, Batch
 from workers.context import Context
 from workers.crash_journal import JournalSlot
 from workers.failures.classify import attempts_exhausted
 from workers.failures.hang_watch import HangWatch
 from workers.failures.isolation import BatchOwner, Isolation, Part
 from workers.failures.limits import into_parts
-from workers.instances.executor import Completions, ThreadExecutor, next_free
+from workers.instances.executor import DEPTH, Completions, ThreadExecutor, next_free
 from workers.instances.inline_policy import InlinePolicy
 from workers.instances.job import Entry, Executor, Job
 from workers.repository.completion import stated_limit
@@ -85,6 +86,8 @@ class Pipeline:
         self._isolation = Isolation(statistics, owner, context.clock, self._launch, rows, context.max_attempts)
         self._hang_watch = HangWatch(statistics.latency, stated_limit(config.parameters, config.name), context.clock)
         self._rows = 0
+        self._of_lane: collections.defaultdict[Executor, list[Batch[InferRequest]]] = collections.defaultdict(list)
+        self._lane_was_last: set[Executor] = set()
         self._background = BackgroundTasks("pipeline", model=config.name)
         completions = Completions(self._loop, functools.partial(context.microtasks.call, self._finished))
         self._slots: list[JournalSlot] = []
@@ -106,6 +109,22 @@ class Pipeline:
         executors = [executor for executor in self.executors if not self._isolation.holds(executor)]
         return next_free(executors) if executors else None
 
+    def lane_seconds(self, executor: Executor) -> float | None:
+        """Seconds of the batch lane's batches that the instance holds; None if it holds another one, or has no room."""
+        batches = self._of_lane[executor]
+        if executor.held != len(batches) or executor.held >= DEPTH or self._isolation.holds(executor):
+            return None
+        return sum([batch.lane_seconds for batch in batches])
+
+    def lane_was_last(self, executor: Executor) -> bool:
+        """Whether the newest batch that the instance got is of the batch lane."""
+        return executor in self._lane_was_last
+
+    @property
+    def short_of_memory(self) -> bool:
+        """Whether some batches must stay below a size."""
+        return bool(self._isolation.caps)
+
     def problem(self) -> str:
         """Why no requests should be sent here now; "" where there is no reason."""
         stuck = [job.executor.name for job in self._hang_watch.stuck]
@@ -114,6 +133,11 @@ class Pipeline:
     def start(self, batch: Batch[InferRequest], executor: Executor) -> None:
         """Send the batch on its way; `executor` must hold fewer than `DEPTH`."""
         executor.held += 1
+        if batch.sequence == OF_LANE:
+            self._of_lane[executor].append(batch)
+            self._lane_was_last.add(executor)
+        elif self._lane_was_last:
+            self._lane_was_last.discard(executor)
         self._rows += batch.rows
         self._statistics.releases[batch.reason.value] += 1
         job = Job(batch, cast("list[Entry]", batch.items), executor)
@@ -295,6 +319,8 @@ class Pipeline:
 
     def _release(self, job: Job) -> None:
         job.executor.held -= 1
+        if job.batch.sequence == OF_LANE and job.batch in self._of_lane[job.executor]:
+            self._of_lane[job.executor].remove(job.batch)  # a part's batch is another one
         self._rows -= job.batch.rows
         if self._isolation:
             self._isolation.advance(job.executor)

@@ -1,4 +1,4 @@
-"""A loaded model version that takes requests: its intake, its runner and its instances."""
+"""A loaded model version that takes requests: its two lanes' intakes, its runner and its instances."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import contextlib
 import structlog
 
 from protocol.errors import Code, Unavailable
-from protocol.messages import Failure, ModelLoad, ModelState
+from protocol.messages import Failure, Lane, ModelLoad, ModelState
+from protocol.request_check import MAX_BATCH_LANE_ROWS
+from workers.batching.lanes import LaneSettings
 from workers.context import Context
 from workers.instances.loaded import LoadedModel
 from workers.intake.consumer import Intake
 from workers.intake.decoder import RecordDecoder
 from workers.repository.signature import Signature
 from workers.retry import Retry
+from workers.serving.batch_lane import BatchLane
+from workers.serving.batch_topic import BatchTopic
 from workers.serving.runner import Runner
 from workers.statistics import ModelStatistics
 
@@ -30,23 +34,35 @@ class Serving:
     Args:
         context: the worker's.
         loaded: the instances.
-        max_bytes: of requests that wait or run.
+        max_bytes: of requests that wait or run; the batch lane may have half as many on top.
+        batch: how much the batch lane may take.
 
     Attributes:
         key: (model, version).
-        last_lag: as of the last heartbeat.
+        last_lag, last_batch_lag: as of the last heartbeat.
     """
 
-    def __init__(self, context: Context, loaded: LoadedModel, max_bytes: int) -> None:
+    def __init__(
+        self, context: Context, loaded: LoadedModel, max_bytes: int, batch: LaneSettings | None = None
+    ) -> None:
         version = loaded.version
         self.key = (version.model, str(version.version))
         self.loaded = loaded
         self.statistics = ModelStatistics()
-        self.last_lag = 0
-        context = self._context = context.of_a_model(version.digest)
-        decoder = RecordDecoder(context.names, Signature(version.config), *self.key)
-        self.intake = Intake(context, decoder, self.statistics, version.digest)
-        self.runner = Runner(context, version.config, loaded.executors, self.statistics, self.intake, max_bytes)
+        self.last_lag = self.last_batch_lag = 0
+        config, digest = version.config, version.digest
+        context = self._context = context.of_a_model(digest)
+        decoder = RecordDecoder(context.names, Signature(config), *self.key)
+        self.intake = Intake(context, decoder, self.statistics, digest)
+        decoder = RecordDecoder(
+            context.names, Signature(config, MAX_BATCH_LANE_ROWS if config.batching else None), *self.key, Lane.BATCH
+        )
+        self.batch_intake = Intake(context, decoder, self.statistics, digest)
+        self.batch_lane = BatchLane(
+            context, config, self.statistics, self.batch_intake, batch or LaneSettings(), max(1, max_bytes // 2)
+        )
+        self.runner = Runner(context, loaded, self.statistics, self.intake, max_bytes, self.batch_lane)
+        self._batch_topic = BatchTopic(context, self.batch_intake, self.batch_lane)
 
     @property
     def retry(self) -> Retry:
@@ -55,24 +71,36 @@ class Serving:
 
     @property
     def topic(self) -> str:
-        """The topic that it reads; also its consumer group."""
+        """The topic of its interactive requests; also their consumer group."""
         return self.intake.topic
 
+    @property
+    def reads_batches(self) -> bool:
+        """Whether there is a batch topic, which is read."""
+        return self._batch_topic.opened
+
+    def intakes(self) -> list[Intake]:
+        """Those that read a topic."""
+        return [self.intake, self.batch_intake] if self.reads_batches else [self.intake]
+
     async def open(self) -> None:
-        """Take requests from now on; the topic must exist."""
+        """Take requests from now on; the topic must exist, and that of batches is awaited."""
         await self.intake.open(self.runner)
+        await self._batch_topic.start(self.topic)
 
     async def finish(self, grace: float) -> bool:
         """Take nothing new and answer the requests that are here; returns whether that took at most `grace` seconds."""
-        self.intake.pause()
+        for intake in (self.intake, self.batch_intake):
+            intake.pause()
+        self.batch_lane.drain()
         self.runner.drain()
         try:
             async with asyncio.timeout(grace):
                 await self.runner.drained()
+                await self.batch_lane.drained()
         except TimeoutError:
-            log.warning(
-                "requests were left unanswered; they stay in the log", topic=self.topic, requests=self.runner.in_flight
-            )
+            left = self.runner.in_flight + self.batch_lane.in_flight
+            log.warning("requests were left unanswered; they stay in the log", topic=self.topic, requests=left)
             return False
         return True
 
@@ -81,7 +109,9 @@ class Serving:
         if await self._emptied(grace):
             return
         model, version = self.key
-        self.intake.refuse_all(Failure(Code.UNAVAILABLE, f"model '{model}' version {version} has been unloaded"))
+        failure = Failure(Code.UNAVAILABLE, f"model '{model}' version {version} has been unloaded")
+        for intake in self.intakes():
+            intake.refuse_all(failure)
         if not await self._emptied(grace):
             log.warning("requests were left in the topic of an unloaded model", topic=self.topic, lag=await self._lag())
 
@@ -96,19 +126,25 @@ class Serving:
 
     async def close(self, *, evict: bool = True) -> None:
         """Commit, leave the group and free the instances."""
+        await self._batch_topic.close(evict=evict)
         await self.intake.close(evict=evict)
-        self.runner.abandon()
+        self._abandon_lanes()
         await self.loaded.close()
 
     def abandon(self) -> None:
         """Stop abruptly, as a crash would."""
+        self._batch_topic.abandon()
         self.intake.abandon()
+        self._abandon_lanes()
+
+    def _abandon_lanes(self) -> None:
         self.runner.abandon()
+        self.batch_lane.abandon()
 
     async def load(self, state: ModelState) -> ModelLoad:
         """Its part of the heartbeat."""
         runner = self.runner
-        self.last_lag = await self._lag()
+        self.last_lag, self.last_batch_lag = await self._lag_of(self.intake), await self._lag_of(self.batch_intake)
         return ModelLoad(
             *self.key,
             state,
@@ -121,7 +157,14 @@ class Serving:
             seconds_per_row=self.statistics.latency.seconds_per_row(),
             statistics=self.statistics.to_json(),
             digest=self.loaded.version.digest,
+            batch_partitions=tuple(sorted(self.batch_intake.owned)),
+            batch_lag=self.last_batch_lag,
+            batch_queued_rows=self.batch_lane.queued_rows,
         )
+
+    def members(self) -> dict[str, str]:
+        """Its groups and its member id in each, for the heartbeat: peers take a dead worker out of all of them."""
+        return {intake.topic: intake.member for intake in self.intakes()}
 
     def oldest_age(self) -> float:
         """Seconds since the oldest request here was published; 0 without requests."""
@@ -129,6 +172,9 @@ class Serving:
         return 0.0 if oldest is None else max(0.0, self._context.clock() - oldest)
 
     async def _lag(self) -> int:
+        return sum([await self._lag_of(intake) for intake in self.intakes()])
+
+    async def _lag_of(self, intake: Intake) -> int:
         with contextlib.suppress(Unavailable):
-            return await self.intake.lag()
-        return self.runner.in_flight
+            return await intake.lag()
+        return self.runner.in_flight if intake is self.intake else self.batch_lane.in_flight

@@ -60,7 +60,7 @@ class HeartbeatSource:
             os.getpid(),
             context.clock(),
             tuple(await self._models.loads()),
-            {serving.topic: serving.intake.member for serving in self._models.serving()},
+            {group: member for serving in self._models.serving() for group, member in serving.members().items()},
             self.draining,
             asked,
         )

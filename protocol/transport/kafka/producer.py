@@ -4,7 +4,7 @@ Invariants:
 - A group goes to one partition as one batch; a group above `MAX_BATCH` is sent as several, one after the other.
 - The inner producer is replaced after any batch that it gave up: aiokafka counts the batch's sequence number as used, so that the
   broker would refuse everything that follows on that partition (OUT_OF_ORDER_SEQUENCE_NUMBER, forever).
-- A replaced inner producer is stopped once no call sends through it: a call that waits for room in it would hang.
+- A replaced inner producer is stopped once no call uses it: one that waits for room or for metadata in it would hang.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import tenacity
@@ -169,9 +169,10 @@ class Producer:
         try:
             async with asyncio.timeout(PUBLISH_TIMEOUT):
                 producer = await self.inner()
-                known = producer.client.cluster.partitions_for_topic(topic)
-                if known is None and await self._is_known(producer, topic):
-                    known = await producer.partitions_for(topic)
+                with self._in_use(producer):
+                    known = producer.client.cluster.partitions_for_topic(topic)
+                    if known is None and await self._is_known(producer, topic):
+                        known = await producer.partitions_for(topic)
         except _ERRORS as exc:
             raise translated(exc, where) from None
         if not known:
@@ -227,19 +228,30 @@ class Producer:
 
     async def _send(self, producer: AIOKafkaProducer, batch: Any, topic: str, partition: int) -> Any:
         """Queue a batch and wait for its acknowledgement."""
-        if producer not in self._sending:  # it was replaced meanwhile
+        with self._in_use(producer):
+            try:
+                if (acknowledged := self._direct[producer].send(batch, topic, partition)) is not None:
+                    return await acknowledged
+                return await (await producer.send_batch(batch, topic, partition=partition))
+            except KafkaTimeoutError:  # no room in its queue; no batch was given up
+                raise
+            except KafkaError:
+                if self._producer is producer:
+                    self._producer = None
+                raise
+
+    @contextlib.contextmanager
+    def _in_use(self, producer: AIOKafkaProducer) -> Iterator[None]:
+        """Keep an inner producer from being stopped, even if it is replaced meanwhile: what waits in a stopped one hangs.
+
+        Raises:
+            ProducerClosed: it was replaced before.
+        """
+        if producer not in self._sending:
             raise ProducerClosed
         self._sending[producer] += 1
         try:
-            if (acknowledged := self._direct[producer].send(batch, topic, partition)) is not None:
-                return await acknowledged
-            return await (await producer.send_batch(batch, topic, partition=partition))
-        except KafkaTimeoutError:  # no room in its queue; no batch was given up
-            raise
-        except KafkaError:
-            if self._producer is producer:
-                self._producer = None
-            raise
+            yield
         finally:
             if producer in self._sending:  # `close` may have removed it
                 self._sending[producer] -= 1
