@@ -136,5 +136,5 @@ async def test_a_proxy_of_the_environment_stands_before_other_machines(monkeypat
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
 
     async with AsyncClient("http://model.example") as client:
-        with pytest.raises(Unavailable, match="cannot be reached: the proxy http://127.0.0.1:9: connection refused"):
+        with pytest.raises(Unavailable, match=r"cannot be reached: the proxy http://127\.0\.0\.1:9: connection refused"):
             await client.infer("any", {"IN": np.zeros(2, np.float32)})
