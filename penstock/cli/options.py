@@ -97,6 +97,7 @@ gateway_options = options(
     option("--max-queued-calls-per-model", type=int, default=0, help="The same for one model version; 0: three times as many as are still free, so that a stuck model leaves room for others."),  # noqa: E501
     option("--default-timeout", type=float, default=60.0, help="Deadline in seconds of calls that state none; then 504."),
     option("--no-worker-policy", type=click.Choice(["queue", "reject"]), default="queue", help="What happens to calls for a model without workers."),  # noqa: E501
+    option("--routing", type=click.Choice(["queue", "spread"]), default="queue", help="Send requests to the workers with the least predicted wait, and few requests to few workers; or to all partitions in turn."),  # noqa: E501
 )  # fmt: skip
 
 model_options = options(
