@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.client.outbox import OVERHEAD, Delivery, Outbox
+from penstock.client.requests import tensor_of
 from protocol import v2
 from protocol.codec import JSON, MSGPACK, encode_inputs, encode_request, micros, request_start
 from protocol.errors import InvalidArgument, TooLarge, quoted
@@ -25,7 +26,7 @@ from protocol.frames import MAX_RECORD
 from protocol.messages import InferRequest, Lane
 from protocol.naming import MAX_ID, Names
 from protocol.ports import OutRecord
-from protocol.tensors import NUMPY_DTYPE, Tensor, from_array
+from protocol.tensors import NUMPY_DTYPE, Tensor
 from protocol.transport import open_bus
 from protocol.transport.settings import TransportSettings
 
@@ -292,13 +293,7 @@ def _tensor(name: str, value: npt.ArrayLike | Tensor) -> Tensor:
     """The value as a tensor with its own bytes.
 
     Raises:
-        CodecError: the array's dtype has no V2 datatype.
+        CodecError: it is not an array, or its dtype has no V2 datatype.
     """
-    if isinstance(value, Tensor):
-        return Tensor(value.name, value.datatype, tuple(value.shape), bytes(value.data))
-    array = np.asarray(value)
-    datatype = _DATATYPES.get(array.dtype)
-    if datatype is not None:
-        return Tensor(name, datatype, array.shape, array.tobytes())
-    made = from_array(name, array)
-    return Tensor(name, made.datatype, made.shape, bytes(made.data))
+    made = tensor_of(name, value)
+    return Tensor(made.name, made.datatype, tuple(made.shape), bytes(made.data))

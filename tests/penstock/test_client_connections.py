@@ -259,7 +259,13 @@ async def test_a_server_that_is_no_gateway_is_said_to_be_none(
     async with Server((answer, True)) as server:
         with pytest.raises(error, match=text):
             await make(server.url)("infer", "any", X)
-        assert not await make(server.url + "/x", retries=0)("ready") or answer.startswith(b"HTTP/1.1 200")
+
+
+async def test_what_refuses_or_is_no_gateway_is_not_ready(make: Make) -> None:
+    async with Server((refusal(503), True), (b"SSH-2.0\r\n", False), (ANSWER, True)) as server:
+        call = make(server.url)
+        assert [await call("ready") for _ in range(3)] == [False, False, True]
+    assert not await make("127.0.0.1:1")("ready")
 
 
 async def test_a_large_answer_in_both_directions(fleet: Site, make: Make) -> None:
