@@ -42,19 +42,17 @@ SMALL: Final = 8
 """Requests are small, and fill batches without gaps, if none has more than a full batch's rows divided by this."""
 SLOWER: Final = 0.75
 """A worker below this part of the fastest one's speed comes after the others."""
-JUMP: Final = 1.25
-"""A rate that exceeds the mean of the last intervals by this factor has changed."""
+JUMP: Final = 3.0
+"""A rate whose rows in an interval differ from the mean by this many standard deviations has changed."""
 _USUAL: Final = 8
 """Full batches of rows over which the usual number of waiting rows is averaged."""
-_RATE: Final = 0.3
-"""Weight of the newest interval in the rate of rows."""
-_SHARE: Final = 0.25
-"""Weight of the newest interval in the estimate of what other gateways send."""
-_ALONE: Final = 1.15
-"""Below this share, the estimate cannot be told from that of the only gateway."""
+_LEAST, _MOST, _ROWS = 0.03, 0.3, 300
+"""Weight of the newest interval in means: its rows divided by `_ROWS`, within these bounds. Few rows say little."""
+_ALONE: Final = 0.15
+"""Others that send less than this part of what this gateway sends cannot be told from none."""
 _MOST_SHARE: Final = 64.0
 _KNOWN_AFTER: Final = 4
-"""Intervals after which rate and share are known."""
+"""Intervals after which rates are known."""
 _LOOKED_AT: Final = 8
 """Partitions of a worker that are compared."""
 _MAX_TOPICS: Final = 4096
@@ -88,73 +86,69 @@ class _Worker:
 
 
 class _Traffic:
-    """Rates of one topic, measured between two refreshes.
+    """Rates of one topic, measured between two readings of the heartbeats.
 
     Attributes:
         sent, left: this gateway's rows since the last one.
         rate: rows per second that this gateway sends.
-        share: how many times this gateway's rows all rows are: other gateways and producers send the rest.
+        others: rows per second that workers run besides; other gateways and producers send them.
         largest: rows of the largest request, in this interval or the one before.
     """
 
-    __slots__ = (
-        "_executed",
-        "_intervals",
-        "_mine",
-        "_theirs",
-        "_was_largest",
-        "largest",
-        "left",
-        "rate",
-        "sent",
-        "share",
-        "since",
-    )
+    __slots__ = ("_executed", "_intervals", "_largest", "_since", "largest", "left", "others", "rate", "sent")
 
     def __init__(self) -> None:
         self.sent = self.left = 0
-        self.rate = 0.0
-        self.share = 1.0
-        self.largest = self._was_largest = 1
-        self.since: float | None = None
+        self.rate = self.others = 0.0
+        self.largest = self._largest = 1
+        self._since: float | None = None
         self._executed: dict[str, int] = {}
-        self._mine = self._theirs = 0.0
         self._intervals = 0
-
-    def measure(self, loads: Iterable[WorkerLoad], now: float) -> None:
-        """An interval has passed."""
-        if self.since is not None and now > self.since:
-            newest = self.sent / (now - self.since)
-            mean = self.rate + _RATE * (newest - self.rate)
-            self.rate = newest if newest > JUMP * mean else mean
-        if self.since is None or now > self.since:
-            self.sent, self.since = 0, now
-        self._measure_share(loads)
-        self.largest, self._was_largest = self._was_largest, 1
 
     @property
     def known(self) -> bool:
         """Whether there were enough intervals."""
         return self._intervals >= _KNOWN_AFTER
 
-    def _measure_share(self, loads: Iterable[WorkerLoad]) -> None:
+    @property
+    def share(self) -> float:
+        """How many times this gateway's rows all rows are."""
+        if self.others <= _ALONE * self.rate or not self.rate:
+            return 1.0
+        return min((self.rate + self.others) / self.rate, _MOST_SHARE)
+
+    def measure(self, loads: Iterable[WorkerLoad], now: float) -> None:
+        """An interval has passed."""
         executed = {load.worker: load.executed for load in loads}
-        ran = sum(max(0, rows - self._executed.get(worker, rows)) for worker, rows in executed.items())
-        if self._executed:
+        if self._since is not None and now > self._since:
+            seconds = now - self._since
+            ran = sum(max(0, rows - self._executed.get(worker, rows)) for worker, rows in executed.items())
+            self.rate = _moved(self.rate, self.sent, self.sent, seconds)
+            self.others = max(0.0, _moved(self.others, ran - self.left, ran + self.left, seconds))
             self._intervals += 1
-            self._theirs += _SHARE * (ran - self._theirs)
-            self._mine += _SHARE * (self.left - self._mine)
-        self._executed, self.left = executed, 0
-        share = self._theirs / self._mine if self._mine > 0.0 else 1.0
-        self.share = min(share, _MOST_SHARE) if share > _ALONE else 1.0
+        self.sent = self.left = 0
+        self._since, self._executed = now, executed
+        self.largest, self._largest = self._largest, 1
 
     def see(self, rows: int, largest: int) -> None:
         """A group is about to be sent."""
         self.sent += rows
-        if largest > self._was_largest:
-            self._was_largest = largest
+        if largest > self._largest:
+            self._largest = largest
             if largest > self.largest:
                 self.largest = largest
+
+
+def _moved(mean: float, rows: int, counted: int, seconds: float) -> float:
+    """The mean rate after an interval with these rows; a difference beyond chance replaces it at once.
+
+    Args:
+        counted: rows whose number varies by chance.
+    """
+    expected = mean * seconds
+    if abs(rows - expected) > JUMP * math.sqrt(max(counted, expected, 1.0)):
+        return rows / seconds
+    return mean + min(max(counted / _ROWS, _LEAST), _MOST) * (rows / seconds - mean)
 
 
 class _Topic:
@@ -275,14 +269,15 @@ class Router:
     def _refresh(self, topic: str, state: _Topic, now: float) -> None:
         """Take over what is known now."""
         capacity = self._capacity
-        state.revision = capacity.revision
         count = capacity.partitions(topic)
         loads = [(load, [p for p in load.partitions if 0 <= p < count]) for load in capacity.workers(topic)]
+        if state.revision != capacity.revision:
+            state.revision = capacity.revision
+            state.traffic.measure([load for load, _ in loads], now)
         usable = [(load, own) for load, own in loads if own and self._serves(load, now)]
         state.stale = min((load.at + self._live for load, _ in usable), default=math.inf)
         if len({partition for _, own in loads for partition in own}) < count or len(usable) == len(loads) == 1:
             usable = []
-        state.traffic.measure([load for load, _ in loads], now)
         _place_workers(topic, state, usable, now)
 
     def _serves(self, load: WorkerLoad, now: float) -> bool:
@@ -316,7 +311,7 @@ def _plan_gathering(state: _Topic) -> None:
     """How many workers the rate needs."""
     traffic, workers = state.traffic, state.workers
     state.weight = len(workers) / (_USUAL * state.fulls[-1])
-    needed, state.base = traffic.rate * traffic.share, 1
+    needed, state.base = max(traffic.rate * traffic.share, traffic.others), 1
     for worker in workers[:-1]:
         needed -= worker.speed * (1 - RESERVE / math.sqrt(worker.full))
         if needed <= 0:
