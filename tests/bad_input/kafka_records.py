@@ -40,7 +40,8 @@ def _value(model: str, number: int) -> bytes:
 _GOOD: Final = _value("same", 1)
 _JSON: Final = b'{"inputs":[{"name":"X","shape":[1,1],"datatype":"FP32","data":[7]}]}'
 _NAMES: Final = (
-    b"id", b"principal", b"reply-to", b"deadline", b"priority", b"timeout", b"traceparent", b"claimed", b"stamps", b"schema", b"accept",
+    b"id", b"principal", b"reply-to", b"deadline", b"priority", b"timeout", b"traceparent", b"claimed", b"stamps", b"schema",
+    b"accept",
     b"content-type", b"redrive-of", b"dead-reason", b"dead-topic", b"__connect.errors.topic",
 )  # fmt: skip
 _STAMPS: Final = (-1, 0, 1, 2**53, 1_700_000_000_000_000_000, 2**62)

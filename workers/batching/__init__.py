@@ -1,10 +1,11 @@
 """Batching: which requests run together, and when. Pure: time is an argument.
 
 Decided here: when a batch is released and with which requests (`dynamic.DynamicBatcher.take`), in which order requests are served,
-when they expire and when a queue is full (`queue.PolicyQueue`). `types` holds the contract, `base` what the schedulers share; a new
-policy is one file, and one line in `for_config`.
+when they expire and when a queue is full (`queue.PolicyQueue`), and how many rows of the batch lane run, and when
+(`lanes.LanePlanner`, from measured `run_times`). `types` holds the contract, `base` what the schedulers share; a new policy is one
+file, and one line in `for_config`.
 
-Import `for_config` and `types`.
+Import `for_config`, `types` and `lanes`.
 
 Invariants: an item that was added leaves exactly once, in a batch, by `expire` or by `cancel`; a payload is never read. Imports
 nothing else of `workers`.

@@ -40,7 +40,7 @@ class LaneSettings:
         share: of the instances' time while interactive requests always wait, 0 to less than 1; with 0 the lane has only idle time.
     """
 
-    longest: float = 0.02
+    longest: float = 0.05
     share: float = 0.05
 
 
@@ -97,15 +97,18 @@ class LanePlanner:
     def batch_rows(self, shape_class: Hashable, held: float, now: float) -> int:
         """Rows of the next batch on an instance that holds batches of the lane of `held` seconds; 0 for none.
 
-        On an instance that holds nothing at least one row runs, however long that takes: no smaller batch exists.
+        On an instance that holds nothing at least one row runs, however long that takes: no smaller batch exists. Behind a batch
+        that it holds only one of the same size is staged: a smaller one would keep the instance from ever running a large one.
         """
-        left = self._settings.longest - held
-        best = 0
+        best, fits, longest = 0, False, self._settings.longest
         for size in self._sizes:
             seconds = self._times.expected(shape_class, size, now)
-            if seconds is not None and seconds <= left:
+            if seconds is not None and seconds <= longest:
                 best = size
-        return best if best or held > 0.0 else 1
+                fits = held + seconds <= longest
+        if held > 0.0:
+            return best if best and fits else 0
+        return best or 1
 
     def expected(self, shape_class: Hashable, rows: int, now: float) -> float:
         """Seconds that a batch of the lane should take; the longest allowed if nothing was measured."""

@@ -18,7 +18,7 @@ import structlog
 
 from protocol.dead_letter import DeadLetter
 from protocol.errors import Code, FleetError
-from protocol.messages import Failure, InferReply, InferRequest
+from protocol.messages import Failure, InferReply, InferRequest, Timing
 from protocol.model_config import ModelConfig
 from protocol.ports import Terminal
 from protocol.request_check import MAX_BATCH_LANE_ROWS
@@ -427,30 +427,30 @@ class BatchLane(HeldEntries):
         if record.output_bytes > LARGE:
             self._background.spawn(self._answer_large(record))
         else:
-            self._put(record, self._made(record))
+            self._put(record, *self._made(record))
 
     async def _answer_large(self, record: BatchRecord) -> None:
-        self._put(record, await asyncio.get_running_loop().run_in_executor(None, self._made, record))
+        self._put(record, *await asyncio.get_running_loop().run_in_executor(None, self._made, record))
 
-    def _made(self, record: BatchRecord) -> Terminal | Failure:
-        """The record's answer, or why it has none; on any thread."""
+    def _made(self, record: BatchRecord) -> tuple[Terminal | Failure, Timing]:
+        """The record's answer, or why it has none, and when its parts ran; on any thread."""
+        timing = record.timing()
+        timing.emitted = self._clock()
         try:
-            timing = record.timing()
-            timing.emitted = self._clock()
-            return self._replies.of_record(record.entry, record.outputs(), timing)
+            return self._replies.of_record(record.entry, record.outputs(), timing), timing
         except FleetError as exc:
-            return Failure(exc.code, exc.message)
+            return Failure(exc.code, exc.message), timing
         except Exception as exc:
             log.error("the outputs of a record cannot be put together", request=record.entry.payload.id, exc_info=exc)
-            return Failure(Code.INTERNAL, "the worker failed to put the outputs of this record together")
+            return Failure(Code.INTERNAL, "the worker failed to put the outputs of this record together"), timing
 
-    def _put(self, record: BatchRecord, made: Terminal | Failure) -> None:
+    def _put(self, record: BatchRecord, made: Terminal | Failure, timing: Timing) -> None:
         entry = record.entry
         if isinstance(made, Failure):
             self._refuse(record, made)
             return
-        start = record.timing().compute_start
-        self._statistics.record_succeeded(entry.enqueued, start, record.compute_seconds(), self._clock())
+        compute = record.compute_seconds()
+        self._statistics.record_succeeded(entry.enqueued, timing.compute_start, compute, timing.emitted)
         self._writer.put([made], [entry])
 
     # --- the end -----------------------------------------------------------------------------------------------------

@@ -234,6 +234,8 @@ class BatchRecord:
     def timing(self) -> Timing:
         """When the record's parts ran: the first release and start, the last end, and the largest batch."""
         timings = [reply.timing for reply in self._back.values()]
+        if len(timings) == 1:
+            return timings[0]
         largest = max(timings, key=lambda timing: timing.batch_rows)
         return dataclasses.replace(
             largest,

@@ -16,7 +16,6 @@ from typing import Any, Final
 
 from penstock.batch.backends import Events, Served
 from penstock.batch.journal import Saved
-from penstock.batch.packing import MAX_ROWS
 from penstock.batch.records import Record, parse_id
 from protocol import codec
 from protocol.answers import decode_answer
@@ -85,10 +84,6 @@ class KafkaBackend:
             raise NotFound(f"{wanted}model {quoted(model)} is not ready: {there or 'no worker has announced it'}")
         newest = max(ready, key=lambda each: int(each.version))
         return Served(newest.version, ModelConfig.from_json(newest.config), max(1, newest.partitions))
-
-    def most_rows(self, served: Served) -> int:
-        """See `Backend.most_rows`."""
-        return MAX_ROWS
 
     async def begin(self, run: str, served: Served) -> Mapping[int, int]:
         """See `Backend.begin`."""

@@ -36,7 +36,17 @@ def test_an_unmeasured_size_takes_its_share_more_or_as_long_as_the_next_larger_o
     assert times.expected("a", 6, 0.0) == 0.12
 
 
-def test_a_run_above_the_limit_counts_at_once_and_is_tried_again_later_and_later() -> None:
+def test_a_busy_machine_does_not_make_a_size_too_slow() -> None:
+    times = RunTimes(0.02)
+    for turn in range(100):
+        times.observe("a", 8, 0.012 if turn % 4 == 0 else 0.03, turn / 100)
+        assert times.expected("a", 8, turn / 100) == 0.012
+    for turn in range(7):
+        times.observe("a", 8, 0.03, 1.0)
+        assert (times.expected("a", 8, 1.0) == 0.012) == (turn < 4), "the last good run is forgotten"
+
+
+def test_a_run_far_above_the_limit_counts_at_once_and_is_tried_again_later_and_later() -> None:
     times = RunTimes(0.02)
     times.observe("a", 8, 0.01, 0.0)
     times.observe("a", 8, 0.5, 1.0)
@@ -134,10 +144,12 @@ def test_no_batch_of_a_steady_model_runs_longer_than_allowed(per_batch: float, p
         assert rows == 1 or per_batch + per_row * rows <= longest + 1e-9
 
 
-def test_a_model_that_becomes_slow_gets_small_batches_after_one_run() -> None:
+def test_a_model_that_becomes_slow_gets_small_batches_after_a_few_runs() -> None:
     lane = planner()
     assert grown(lane, 0.001, 0.0)[-1] == 16
-    lane.observe("a", 16, 0.1, 0.0)
+    for _ in range(4):
+        assert lane.batch_rows("a", 0.0, 0.0) == 16
+        lane.observe("a", 16, 0.1, 0.0)
     assert lane.batch_rows("a", 0.0, 0.0) == 8
 
 
