@@ -3,7 +3,8 @@
 Three ways lead to an instance, and each has its rule here:
 - `top_up`: rows that an interactive batch leaves empty are filled as far as measured run times say that it costs it nothing;
 - `batch_rows`: an instance without interactive work runs a batch of at most `longest` seconds, so that an interactive request that
-  comes meanwhile waits for one such length; a size that was never measured is tried only after one at least half as large;
+  comes meanwhile waits for one such length; a size that was never measured is tried only after one at least half as large, so that
+  it takes at most twice as long, and a size that took too long is left alone;
 - `turn_due`: while interactive requests always wait, the lane earns a share of the instances' time, which grows with the age of
   its oldest record, and spends it in turns of one batch.
 
@@ -97,9 +98,13 @@ class LanePlanner:
     def batch_rows(self, shape_class: Hashable, held: float, now: float) -> int:
         """Rows of the next batch on an instance that holds batches of the lane of `held` seconds; 0 for none.
 
-        On an instance that holds nothing at least one row runs, however long that takes: no smaller batch exists.
+        On an instance that holds nothing at least one row runs, however long that takes: no smaller batch exists. If one row takes
+        longer than `longest`, so may as many rows as take no longer than one.
         """
         left = self._settings.longest - held
+        if held == 0.0:
+            single = self._times.exactly(shape_class, 1)
+            left = max(left, 0.0 if single is None else (1.0 + SMALLER) * single)
         best = 0
         for size in self._sizes:
             seconds = self._times.expected(shape_class, size, now)

@@ -70,6 +70,19 @@ class RunTimes:
             return _Time(seconds)
         return _Time(known.seconds + WEIGHT * (seconds - known.seconds))
 
+    @staticmethod
+    def _slope(sizes: dict[int, _Time], size: int, smaller: int | None = None) -> float:
+        """Seconds that each further row takes; no more than a row's share."""
+        if smaller is None:
+            return 0.0
+        rise = (sizes[size].seconds - sizes[smaller].seconds) / (size - smaller)
+        return min(max(0.0, rise), sizes[size].seconds / size)
+
+    def exactly(self, shape_class: Hashable, rows: int) -> float | None:
+        """Seconds measured for this size; None if it never ran."""
+        known = self._shapes.get(shape_class, {}).get(rows)
+        return None if known is None else known.seconds
+
     def most(self, shape_class: Hashable, rows: int) -> float | None:
         """Seconds that a batch of `rows` takes at most: those of the next measured size; None if none is as large."""
         sizes = self._shapes.get(shape_class, {})
@@ -89,8 +102,8 @@ class RunTimes:
     def expected(self, shape_class: Hashable, rows: int, now: float) -> float | None:
         """Seconds that a batch of `rows` should take; None if nothing says so.
 
-        An unmeasured size is assumed to take its share more than a smaller one that is at least half as large, or as long as the
-        next larger one, whichever is less.
+        An unmeasured size is assumed to continue the slope of the two sizes below it, if the larger is at least half of it, or to
+        take as long as the next larger size, whichever is less. A single size below says nothing of a slope: it is tried.
         """
         sizes = self._shapes.get(shape_class)
         if sizes is None:
@@ -98,8 +111,10 @@ class RunTimes:
         known = sizes.get(rows)
         if known is not None and (known.seconds <= self._limit or now < known.retry_at):
             return known.seconds
-        smaller = max((size for size in sizes if rows / 2 <= size < rows), default=None)
-        guesses = [] if smaller is None else [sizes[smaller].seconds * rows / smaller]
+        guesses = []
+        below = sorted((size for size in sizes if size < rows), reverse=True)[:2]
+        if below and rows <= 2 * below[0]:
+            guesses.append(sizes[below[0]].seconds + (rows - below[0]) * self._slope(sizes, *below))
         larger = min((size for size in sizes if size > rows), default=None)
         if larger is not None:
             guesses.append(sizes[larger].seconds)
