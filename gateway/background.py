@@ -6,6 +6,7 @@ Invariant: each loop has its own task, is restarted when it fails, and while it 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -14,6 +15,7 @@ import structlog
 
 from gateway.calls.dispatcher import Dispatcher
 from gateway.calls.service import Service
+from gateway.catalogue.heartbeats import is_sound
 from protocol.errors import FleetError, Unavailable
 from protocol.heartbeat_codec import SECRET_BYTES, SECRET_KEY
 from protocol.ports import OutRecord
@@ -21,6 +23,7 @@ from protocol.runtime.tasks import BackgroundTasks
 
 _SWEEP_EVERY: Final = 0.1
 _LOOK_EVERY: Final = 1.0
+_WORKERS_EVERY: Final = 0.5
 _RESYNC_EVERY: Final = 10
 _READ_CATALOGUE: Final = 30.0
 _RESTART_AFTER: Final = 0.2
@@ -49,6 +52,7 @@ class Background:
             "catalogue": self._follow,
             "sweep": self._sweep,
             "health": self._health,
+            "workers": self._watch_workers,
         }
         for name, run in work.items():
             self._tasks.spawn(self._forever(name, run), name=f"gateway-{name}")
@@ -61,6 +65,8 @@ class Background:
                 f"the catalogue {self._service.names.catalogue_topic} could not be read: {problem}"
             ) from None
         await self._examine()
+        if not self._service.not_ready:
+            await self._look_at_workers()
 
     async def close(self) -> None:
         """Stop everything."""
@@ -137,16 +143,31 @@ class Background:
             self._failed.pop("health", None)
 
     async def _examine(self) -> None:
-        """Update readiness, the live workers of each version, and the fill of the result store."""
+        """Update readiness, and the fill of the result store."""
         service, transport = self._service, self._service.transport
         service.admissions.measure(service.clock())
         service.not_ready = await self._problem()
         if not service.not_ready:
             service.arrivals.ready()
             service.fill = await transport.results.fill()
-            since = service.clock() - service.settings.worker_timeout
-            for served in service.catalogue.seen(await transport.directory.workers(), since):
-                _log.warning("files differ", model=served.model, version=served.version, problem=served.mixed)
+
+    async def _watch_workers(self) -> None:
+        while True:
+            await asyncio.sleep(_WORKERS_EVERY)
+            if not self._service.not_ready:
+                await self._look_at_workers()
+            self._failed.pop("workers", None)
+
+    async def _look_at_workers(self) -> None:
+        """Update what the catalogue and the router know of the workers, from one reading of their heartbeats."""
+        service, transport = self._service, self._service.transport
+        heartbeats = [beat for beat in await transport.directory.workers() if is_sound(beat)]
+        for served in service.catalogue.seen(heartbeats, service.clock() - service.settings.worker_timeout):
+            _log.warning("files differ", model=served.model, version=served.version, problem=served.mixed)
+        service.capacity.observe(heartbeats)
+        for topic in service.capacity.unsure():
+            with contextlib.suppress(FleetError):
+                service.capacity.learn(topic, await transport.bus.partitions(topic))
 
     async def _problem(self) -> str:
         if not self._caught_up.is_set():

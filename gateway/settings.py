@@ -47,6 +47,7 @@ class GatewaySettings:
         fill_limit: used share of the result store's memory from which asynchronous calls are refused.
         full_limit: the same for all other calls, because their answers would find no room.
         no_worker_policy: whether a call for a known model without a live worker is queued ("queue") or answered 503 ("reject").
+        routing: whether requests go to the workers with the least predicted wait ("queue") or to the partitions in turn ("spread").
         model_wait: seconds, from when this gateway is first ready, for which calls wait for a model that is not announced yet;
             after that such a call is 404.
         worker_timeout: silence after which a worker counts as gone.
@@ -91,6 +92,7 @@ class GatewaySettings:
     fill_limit: float = 0.8
     full_limit: float = 0.95
     no_worker_policy: Literal["queue", "reject"] = "queue"
+    routing: Literal["queue", "spread"] = "queue"
     model_wait: float = 10.0
     worker_timeout: float = 2.0
     json_offload_bytes: int = 1024 * 1024
@@ -121,6 +123,8 @@ class GatewaySettings:
             raise ConfigError("TLS needs both a certificate and a key")
         if self.no_worker_policy not in ("queue", "reject"):
             raise ConfigError(f"no-worker policy {quoted(self.no_worker_policy)} must be 'queue' or 'reject'")
+        if self.routing not in ("queue", "spread"):
+            raise ConfigError(f"routing {quoted(self.routing)} must be 'queue' or 'spread'")
         self._check_numbers()
 
     def _check_ports(self) -> None:

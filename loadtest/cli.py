@@ -1,4 +1,4 @@
-"""The command line: `python -m loadtest run|closed|direct|safety|siege|models|bench|page|triton|producers|survey|report`."""
+"""The command line: `python -m loadtest run|closed|direct|safety|siege|routing|models|bench|page|triton|producers|…`."""
 
 from __future__ import annotations
 
@@ -202,6 +202,30 @@ def siege(out: Path | None, parts: tuple[str, ...], **options: Any) -> None:
         sieges.save(found, out.with_suffix(".json"))
     if not all(found.verdicts.values()):
         raise SystemExit(1)
+
+
+@main.command()
+@click.option(
+    "--load",
+    "loads",
+    multiple=True,
+    type=click.FloatRange(0.01, 1.0),
+    default=(0.3, 0.6, 0.9),
+    help="Share of the capacity; repeatable.",
+)
+@click.option("--rounds", type=click.IntRange(1), default=3, help="Points of each load and routing.")
+@click.option("--seconds", type=click.FloatRange(1.0), default=10.0, help="Of each point.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("docs/benchmarks/routing.md"),
+    help="Page; its JSON goes beside it.",
+)
+def routing(loads: tuple[float, ...], rounds: int, seconds: float, out: Path) -> None:
+    """Routing by queue against spreading, on a local fleet of two workers, in alternated rounds (about four minutes)."""
+    from loadtest.routing import run as run_routing
+
+    run_routing(loads, rounds, seconds, out, click.echo)
 
 
 @main.command(name="models")

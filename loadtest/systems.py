@@ -216,10 +216,17 @@ def wait_until_ready(address: Address) -> None:
         Unavailable: not within `START_WITHIN` seconds.
     """
     deadline = time.monotonic() + START_WITHIN
-    while ask(address, "GET", f"{address.model_path}/ready")[0] != 200:
+    while not _is_ready(address):
         if time.monotonic() > deadline:
             raise Unavailable(f"{address.model} is not ready after {START_WITHIN:g} s")
         time.sleep(0.1)
+
+
+def _is_ready(address: Address) -> bool:
+    try:
+        return ask(address, "GET", f"{address.model_path}/ready")[0] == 200
+    except OSError:  # it does not listen yet
+        return False
 
 
 def ask(

@@ -20,6 +20,7 @@ from protocol.frames import (
     WIRE_VERSION,
     decode_map,
     frame_parts,
+    frame_start,
     join_frame,
     known_layout,
     names_of,
@@ -78,8 +79,8 @@ def encode_request(request: InferRequest) -> tuple[bytes, list[tuple[str, bytes]
 def encode_inputs(inputs: Sequence[Tensor], outputs: tuple[str, ...], parameters: Parameters, label: str) -> bytes:
     """The value of a request's record."""
     if not label and not parameters and len(inputs) <= _FEW:
-        head = _request_head(outputs, *[(t.name, t.datatype, t.shape, len(t.data)) for t in inputs])
-        return join_frame(head, inputs)
+        start = request_start(outputs, *[(t.name, t.datatype, t.shape, len(t.data)) for t in inputs])
+        return b"".join([start, *[t.data for t in inputs]])
     fields: dict[str, Any] = {"inputs": tensor_heads(inputs)}
     if label:
         fields["id"] = label
@@ -91,10 +92,18 @@ def encode_inputs(inputs: Sequence[Tensor], outputs: tuple[str, ...], parameters
 
 
 @functools.lru_cache(HEADS)
-def _request_head(outputs: tuple[str, ...], *tensors: tuple[str, str, tuple[int, ...], int]) -> bytes:
-    """The head of a request without label and parameters; many repeat."""
+def request_start(outputs: tuple[str, ...], *tensors: tuple[str, str, tuple[int, ...], int]) -> bytes:
+    """What a record's value has in front of the tensors' bytes, if it has no label and no parameters; many repeat.
+
+    Args:
+        outputs: names.
+        tensors: name, datatype, shape and bytes of each input.
+    """
     heads = [{"name": name, "datatype": kind, "shape": shape, "size": size} for name, kind, shape, size in tensors]
-    return pack({"inputs": heads, "outputs": outputs} if outputs else {"inputs": heads})
+    fields: dict[str, Any] = {"inputs": heads}
+    if outputs:
+        fields["outputs"] = outputs
+    return frame_start(pack(fields), sum([size for *_, size in tensors]))
 
 
 def record_bytes(record: OutRecord | Record) -> tuple[bytes, Headers]:

@@ -74,6 +74,11 @@ def join_frame(head: bytes, tensors: Sequence[Tensor], third: bytes | None = Non
     return b"".join(parts)
 
 
+def frame_start(head: bytes, size: int) -> bytes:
+    """What a frame of two binaries has in front of its tail, which has `size` bytes."""
+    return b"".join([b"\x92\xc6", _LENGTH.pack(len(head)), head, b"\xc6", _LENGTH.pack(size)])
+
+
 def split_frame(value: Buffer) -> tuple[dict[str, Any], memoryview]:
     """The head's map and a view of the tail (empty for a map alone).
 

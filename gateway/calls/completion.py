@@ -15,6 +15,7 @@ import structlog
 
 from gateway.admission.admission import Admissions
 from gateway.calls.pending import Call, Delivery, Pending
+from gateway.calls.routed import RoutedCalls
 from gateway.metrics import GatewayMetrics
 from gateway.settings import GatewaySettings
 from protocol.codec import decode_reply, encode_reply
@@ -47,6 +48,7 @@ class Completion:
 
     Attributes:
         pending: the waiting calls.
+        routed: those that the router counts; None without a router.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Completion:
         settings: GatewaySettings,
     ) -> None:
         self.pending = Pending(settings.sweep_after)
+        self.routed: RoutedCalls | None = None
         self._results = results
         self._names = names
         self._clock = clock
@@ -184,6 +187,8 @@ class Completion:
             _log.exception("an answer could not be delivered to its caller", request_id=call.ref)
 
     def _leave(self, call: Call) -> None:
+        if call.routed >= 0 and self.routed is not None:
+            self.routed.leave(call)
         if call.counted:
             self._admissions.of(call.lane).leave(call.topic, call.size)
 

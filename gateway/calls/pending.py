@@ -35,6 +35,8 @@ class Call:
         owner: whether the published record carries its deadline.
         counted: whether admission and metrics count it; they do not count a long poll.
         lane: that its request joined.
+        rows: of its request.
+        routed: partition for which the router counts its rows; -1 for none.
         sweep_at: when its stream is looked up next; 0 means `sweep_after` from registration.
         place: of its record, once acknowledged.
         left: whether it has stopped waiting.
@@ -54,6 +56,8 @@ class Call:
     owner: bool = True
     counted: bool = True
     lane: Lane = Lane.INTERACTIVE
+    rows: int = 1
+    routed: int = -1
     registered: float = 0.0
     sweep_at: float = 0.0
     place: Place | None = None

@@ -18,6 +18,7 @@ import structlog
 
 from gateway.calls.batch_topics import BatchTopics
 from gateway.calls.pending import Call
+from gateway.calls.routed import RoutedCalls
 from gateway.metrics import GatewayMetrics
 from protocol.errors import FleetError, NotFound, Unavailable
 from protocol.ports import Bus, ImmediateBus, OutRecord, Place, Published
@@ -34,7 +35,7 @@ _log = structlog.get_logger("gateway.calls.publisher")
 
 
 class _Group:
-    __slots__ = ("calls", "places", "records", "size", "topic")
+    __slots__ = ("calls", "largest", "partition", "places", "records", "rows", "size", "topic")
 
     def __init__(self, topic: str) -> None:
         self.topic = topic
@@ -42,6 +43,9 @@ class _Group:
         self.calls: list[Call | None] = []
         self.places: list[tuple[int, asyncio.Future[Place]]] = []
         self.size = 0
+        self.rows = 0
+        self.largest = 1
+        self.partition: int | None = None
 
 
 class Publisher:
@@ -52,6 +56,7 @@ class Publisher:
         metrics: counts groups and the time to their acknowledgement.
         on_failure: called with each call whose record was not acknowledged.
         batch_topics: creates topics of the batch lane; without it every topic exists.
+        routed: chooses the partitions; without it, or if it does not choose, they take turns.
         microtasks: end the turn in which a record came.
     """
 
@@ -62,11 +67,13 @@ class Publisher:
         on_failure: Callable[[Call, FleetError], None],
         batch_topics: BatchTopics | None = None,
         microtasks: Microtasks | None = None,
+        routed: RoutedCalls | None = None,
     ) -> None:
         self._bus = bus
         self._microtasks = microtasks or Microtasks()
         self._immediate = bus.immediate
         self._batch_topics = batch_topics
+        self._routed = routed
         self._metrics = metrics
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
@@ -80,6 +87,10 @@ class Publisher:
         """Publish with this turn's group; a failure goes to `on_failure`, success sets `call.place`."""
         group = self._join(topic, record)
         group.calls.append(call)
+        rows = call.rows
+        group.rows += rows
+        if rows > group.largest:
+            group.largest = rows
 
     async def publish_and_wait(self, topic: str, record: OutRecord) -> Place:
         """Publish with this turn's group and wait for the acknowledgement.
@@ -91,6 +102,7 @@ class Publisher:
         place: asyncio.Future[Place] = self._loop.create_future()
         group.places.append((len(group.calls), place))
         group.calls.append(None)
+        group.rows += 1
         return await place
 
     @property
@@ -136,8 +148,16 @@ class Publisher:
         if count >= IN_FLIGHT:
             return False
         self._in_flight[group.topic] = count + 1
+        if self._routed is not None:
+            self._route(group, self._routed)
         self._tasks.spawn(self._publish(group))
         return True
+
+    def _route(self, group: _Group, routed: RoutedCalls) -> None:
+        """Choose the group's partition; its calls count there from now on, so that the next choice knows of them."""
+        group.partition = routed.choose(group.topic, group.rows, group.largest)
+        if group.partition is not None:
+            routed.count(group.topic, group.partition, group.calls)
 
     def _landed(self, topic: str) -> None:
         """A group was acknowledged or failed: the next one may go."""
@@ -160,16 +180,17 @@ class Publisher:
 
     async def _deliver(self, group: _Group) -> Published:
         """Publish a group; its topic is created if it is missing and of the batch lane."""
-        topics, topic = self._batch_topics, group.topic
+        topics, topic, partition = self._batch_topics, group.topic, group.partition
         if topics is not None and not topics.ready(topic):
             await topics.ensure(topic)
         try:
-            return await self._bus.publish(topic, group.records)
+            return await self._bus.publish(topic, group.records, partition)
         except NotFound:
-            if topics is None or not topics.missing(topic):
+            if topics is not None and topics.missing(topic):
+                await topics.ensure(topic)
+            elif partition is None:
                 raise
-        await topics.ensure(topic)
-        return await self._bus.publish(topic, group.records)
+        return await self._bus.publish(topic, group.records)  # the partition is not known to this producer (yet)
 
     def _exists(self, topic: str) -> bool:
         return self._batch_topics is None or self._batch_topics.ready(topic)
@@ -184,6 +205,8 @@ class Publisher:
     def _acknowledged(self, group: _Group, published: Published, started: float) -> None:
         self._metrics.publish_seconds.observe(time.perf_counter() - started)
         self._metrics.publish_records.observe(len(group.records))
+        if self._routed is not None and published.partition != group.partition:
+            self._routed.count(group.topic, published.partition, group.calls)
         _tell(group, published)
 
     def _fail(self, group: _Group, error: Exception) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import random
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -20,12 +21,15 @@ from gateway.calls.lanes import PARAMETER, lane_of
 from gateway.calls.pending import Call
 from gateway.calls.positions import Positions
 from gateway.calls.publisher import Publisher
+from gateway.calls.routed import RoutedCalls
 from gateway.catalogue import statistics
 from gateway.catalogue.catalogue import Catalogue, RequestQueue, Served
 from gateway.catalogue.heartbeats import HeartbeatPoller
 from gateway.handle import Keyring
 from gateway.ids import Ids, trace_context
 from gateway.metrics import GatewayMetrics
+from gateway.routing.capacity import HeartbeatCapacity
+from gateway.routing.router import Router
 from gateway.settings import GatewaySettings
 from protocol.codec import MAX_NUMBER, encode_request, micros, size_limit
 from protocol.errors import FleetError, InvalidArgument, NotFound, TooLarge, Unavailable, quoted
@@ -78,6 +82,7 @@ class Service:
         admissions: limits on the waiting calls of each lane.
         admission: those of interactive calls, and on bodies that are being read.
         arrivals: calls that wait for their model.
+        capacity: of the workers, from their heartbeats.
         completion: waiting calls, and how they end.
         positions: committed offsets of the workers' groups.
         keys: sign handles.
@@ -111,7 +116,14 @@ class Service:
         self.heartbeats = HeartbeatPoller(transport.directory, clock, settings.worker_timeout)
         self.keys = Keyring(settings.signing_secret)
         batch_topics = BatchTopics(transport.bus, names, self.catalogue)
-        self.publisher = Publisher(transport.bus, metrics, self.completion.fail, batch_topics, transport.microtasks)
+        self.capacity = HeartbeatCapacity(names, self.catalogue)
+        if settings.routing == "queue" and transport.bus.immediate is None:
+            dice = random.Random(settings.gateway)  # noqa: S311  # decides no secret; the id makes simulations repeatable
+            router = Router(self.capacity, dice, settings.worker_timeout)
+            self.completion.routed = RoutedCalls(router, clock)
+        self.publisher = Publisher(
+            transport.bus, metrics, self.completion.fail, batch_topics, transport.microtasks, self.completion.routed
+        )
         self.new_id = Ids()
         self.channel = names.gateway_channel(settings.gateway)
         self.draining = False
@@ -225,6 +237,7 @@ class Service:
         call = Call(
             ref(request.principal, request.id), served.topic, served.model, served.version, request.label, size,
             math.inf if request.deadline is None else request.deadline, request.accepted, on_done, request.claimed, lane=lane,
+            rows=request.inputs[0].shape[0] if served.batches and request.inputs else 1,
         )  # fmt: skip
         self.completion.expect(call, request.published)
         return call

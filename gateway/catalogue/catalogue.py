@@ -30,6 +30,7 @@ class RequestQueue:
     Attributes:
         topic: its requests are published there.
         check: validates them.
+        batches: whether the first dimension of inputs counts rows.
     """
 
     model: str
@@ -37,6 +38,7 @@ class RequestQueue:
     lane: Lane
     topic: str
     check: RequestCheck
+    batches: bool
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -120,8 +122,8 @@ class Catalogue:
         counters = self._counters.setdefault(key, Counters())
         batch_check = RequestCheck(config, max(MAX_BATCH_LANE_ROWS, config.max_batch_size))
         served = Served(
-            *key, Lane.INTERACTIVE, topic, RequestCheck(config), state, reason, config, counters,
-            RequestQueue(*key, Lane.BATCH, batch_topic, batch_check), max(1, entry.partitions),
+            *key, Lane.INTERACTIVE, topic, RequestCheck(config), config.batching, state, reason, config, counters,
+            RequestQueue(*key, Lane.BATCH, batch_topic, batch_check, config.batching), max(1, entry.partitions),
         )  # fmt: skip
         versions = self._models.setdefault(entry.model, {})
         known = versions.get(entry.version)

@@ -7,6 +7,7 @@ known ones of the others; at most one poll is in flight, however many callers wa
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from collections.abc import Callable
 from typing import Final
@@ -77,6 +78,14 @@ class HeartbeatPoller:
                 return beats
             await asyncio.sleep(pause)
             pause = min(2 * pause, longest)
+
+
+def is_sound(beat: Heartbeat) -> bool:
+    """Whether names and times in a heartbeat are of their types. The codec passes on whatever a worker sends."""
+    named = isinstance(beat.worker, str) and all(
+        isinstance(load.model, str) and isinstance(load.version, str) for load in beat.models
+    )
+    return named and isinstance(beat.at, int | float) and math.isfinite(beat.at)
 
 
 def _seen(task: asyncio.Task[list[Heartbeat]]) -> None:

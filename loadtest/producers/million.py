@@ -19,9 +19,10 @@ from typing import Any, Final
 import orjson
 import psutil
 
+from loadtest.connections import Address
 from loadtest.processes import MIB, ServerProcess
 from loadtest.producers.rows import write_jsonl
-from loadtest.systems import REDIS_MEMORY, free_port, redis_used_bytes
+from loadtest.systems import REDIS_MEMORY, free_port, redis_used_bytes, wait_until_ready
 from protocol.errors import Unavailable
 
 MODEL: Final = "addsub"
@@ -91,7 +92,8 @@ class _Fleet:
         """Start one of them, again if it was there before."""
         ports = ["--metrics-port", str(free_port())]
         if name == "gateway":
-            line = ["gateway", *self.transport, *ports, "--http-port", str(free_port())]
+            self.address = Address("127.0.0.1", free_port(), MODEL)
+            line = ["gateway", *self.transport, *ports, "--http-port", str(self.address.port)]
         else:
             line = ["worker", "--model-repository", str(self._repository), "--worker", name, *self.transport, *ports]
         self.processes[name] = ServerProcess(["-m", "penstock", *line], None)
@@ -136,6 +138,7 @@ def run(cache: Path, lines: int, say: Callable[[str], None], options: Sequence[s
         backing = stack.enter_context(servers(data, redis_config={"maxmemory": REDIS_MEMORY}))
         fleet = _Fleet(cache, backing)
         stack.callback(fleet.stop)
+        wait_until_ready(fleet.address)
         target = data / "answers.jsonl"
         line = [
             "-m",

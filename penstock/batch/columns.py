@@ -180,7 +180,7 @@ class Columns:
         except CodecError as error:
             why = error.message.removeprefix(f"input '{spec.name}': ")
             raise CodecError(f"{says}: {why}") from None
-        if array.ndim == 0 and _is_plain(spec) and math.prod(spec.dims) == 1:
+        if array.ndim == 0 and all(size == 1 for size in spec.dims):
             array = array.reshape(spec.dims)
         if not fits(array.shape, spec.dims):
             raise CodecError(f"{says}: its shape is {list(array.shape)}")
@@ -210,6 +210,8 @@ def _flat(spec: TensorSpec, values: list[Any]) -> list[Any]:
         if set(map(type, level)) != {list} or set(map(len, level)) != {size}:
             raise CodecError("not of one shape")
         level = list(itertools.chain.from_iterable(level))
+    if level and type(level[0]) is list:  # lists after values are noticed when they are packed
+        raise CodecError("nested too deep")
     return level
 
 

@@ -139,7 +139,7 @@ class Runner:
         Raises:
             FleetError, OSError: they do not fit.
         """
-        self._rows = self._rows or min(rows_per_record(self._request), self._backend.most_rows(self._served))
+        self._rows = self._rows or rows_per_record(self._request)
         self._input = open_input(self._request, self._served.config, self._saved.mark, self._rows)
         return self._input.unused
 

@@ -343,6 +343,8 @@ def open_source(path: str, kind: str, mark: Mark, size: int) -> Source:
 
         return ParquetRows(path, mark, size)
     file = open_file(path)
-    if kind == "jsonl":
-        return JsonLines(file, mark, size)
-    return CsvLines(file, mark, size, _DELIMITERS[kind])
+    try:
+        return JsonLines(file, mark, size) if kind == "jsonl" else CsvLines(file, mark, size, _DELIMITERS[kind])
+    except BaseException:
+        file.close()
+        raise

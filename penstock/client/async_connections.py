@@ -69,8 +69,8 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
 
-    def call(self, data: bytes) -> asyncio.Future[Answered]:
-        self._answer = asyncio.get_running_loop().create_future()
+    def call(self, data: bytes, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Answered]:
+        self._answer = loop.create_future()
         assert self.transport is not None
         self.transport.write(data)
         return self._answer
@@ -131,8 +131,8 @@ class AsyncConnections:
         self._process = 0
         self._closed = False
 
-    def _bind(self) -> None:
-        """Belong to the running loop from now on.
+    def _bind(self) -> asyncio.AbstractEventLoop:
+        """Belong to the running loop from now on; returns it.
 
         Raises:
             InvalidArgument: the client is closed, or belongs to another loop that still runs.
@@ -140,8 +140,8 @@ class AsyncConnections:
         if self._closed:
             raise InvalidArgument("this client is closed: make a new one")
         loop = asyncio.get_running_loop()
-        if self._loop is loop and self._process == os.getpid():
-            return
+        if self._loop is loop:
+            return loop
         if self._loop is not None and not self._loop.is_closed() and self._process == os.getpid():
             raise InvalidArgument("this client is used by another event loop: make one for each loop")
         self._loop = loop
@@ -149,25 +149,26 @@ class AsyncConnections:
         self._room = asyncio.Semaphore(self._count)
         self._idle: collections.deque[_Connection] = collections.deque()
         self._open: set[_Connection] = set()
+        return loop
 
     async def call(self, data: bytes, until: float | None) -> Answered:
         """Send a request and wait for its answer; see `BlockingConnections.call`."""
-        self._bind()
+        loop = self._bind()
         if until is None:
-            return await self._call(data)
+            return await self._call(data, loop)
         begun = time.monotonic()
         try:
             async with asyncio.timeout(until - begun):
-                return await self._call(data)
+                return await self._call(data, loop)
         except TimeoutError:
             waited = time.monotonic() - begun
             raise DeadlineExceeded(f"{self._route.url} gave no answer within {waited:.3g} s") from None
 
-    async def _call(self, data: bytes) -> Answered:
+    async def _call(self, data: bytes, loop: asyncio.AbstractEventLoop) -> Answered:
         async with self._room:
             connection = self._take() or await self._connect()
             try:
-                answered = await connection.call(data)
+                answered = await connection.call(data, loop)
             except BaseException:
                 self._drop(connection)
                 raise

@@ -25,6 +25,8 @@ IDLE: Final = 15.0
 KEPT: Final = 32
 """Idle connections that are kept."""
 READ: Final = 256 * 1024
+_LONGEST: Final = 1e6
+"""Seconds that a socket's timeout can express on every system."""
 
 
 class _Connection:
@@ -81,7 +83,7 @@ class _Connection:
             return None
 
     def _wait_until(self, until: float | None) -> None:
-        timeout = None if until is None else _left(until)
+        timeout = None if until is None else min(_left(until), _LONGEST)
         if timeout != self._timeout:
             self._socket.settimeout(timeout)
             self._timeout = timeout

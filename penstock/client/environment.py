@@ -39,6 +39,8 @@ class Route:
             why = "no connection in time"
         elif isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(error):
             why = "connection refused"
+        elif isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+            why = "it does not speak TLS; its URL may begin with http://"
         else:
             why = str(error) or type(error).__name__
         return f"{self.url} cannot be reached: {through}{why}"

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 import tenacity
 
-from protocol.errors import Cancelled, FleetError, NotFound, TooLarge, Unavailable, described
+from protocol.errors import Cancelled, FleetError, InvalidArgument, NotFound, TooLarge, Unavailable, described
 from protocol.ports import Bus, OutRecord, Published
 from protocol.runtime.tasks import BackgroundTasks
 
@@ -127,13 +127,12 @@ class Outbox:
             channel = self._channels[topic] = _Channel(topic)
         group = channel.open
         if group is None or group.size + size > GROUP_BYTES:
+            if not self._scheduled:
+                self._schedule()
             if group is not None:
                 channel.closed.append(group)
             group = channel.open = _Group(time.monotonic())
             self._fresh.add(channel)
-            if not self._scheduled:
-                self._scheduled = True
-                self._loop.call_soon(self._flush)
         group.records.append(record)
         group.ids.append(request_id)
         size += OVERHEAD
@@ -144,6 +143,12 @@ class Outbox:
         channel.closed.append(group)
         channel.open = None
         return True
+
+    def _schedule(self) -> None:
+        if self._loop is not asyncio.get_running_loop():
+            raise InvalidArgument("the producer is used by another event loop: make one for each loop")
+        self._scheduled = True
+        self._loop.call_soon(self._flush)
 
     async def wait_below(self, most: int) -> None:
         """Wait until at most so many bytes are buffered."""

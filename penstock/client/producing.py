@@ -8,7 +8,9 @@ import functools
 import itertools
 import secrets
 import time
+from asyncio import get_running_loop
 from collections.abc import Callable, Mapping, Sequence
+from threading import get_ident
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -16,19 +18,20 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.client.outbox import OVERHEAD, Delivery, Outbox
+from penstock.client.requests import tensor_of
 from protocol import v2
-from protocol.codec import JSON, MSGPACK, encode_inputs, encode_request, micros
+from protocol.codec import JSON, MSGPACK, encode_inputs, encode_request, micros, request_start
 from protocol.errors import InvalidArgument, TooLarge, quoted
 from protocol.frames import MAX_RECORD
 from protocol.messages import InferRequest, Lane
 from protocol.naming import MAX_ID, Names
 from protocol.ports import OutRecord
-from protocol.tensors import NUMPY_DTYPE, Tensor, from_array
+from protocol.tensors import NUMPY_DTYPE, Tensor
 from protocol.transport import open_bus
 from protocol.transport.settings import TransportSettings
 
 _ACCEPTS: Final = {"json": JSON, "msgpack": MSGPACK}
-_DATATYPES: Final = {dtype.str: name for name, dtype in NUMPY_DTYPE.items() if name not in ("BF16", "BYTES")}
+_DATATYPES: Final = {dtype: name for name, dtype in NUMPY_DTYPE.items() if name not in ("BF16", "BYTES")}
 _HASTE: Final = 5.0
 """Seconds for what is buffered when the block of `async with` raised."""
 
@@ -97,6 +100,7 @@ class BatchProducer:
         self._outbox: Outbox | None = None
         self._make_outbox = functools.partial(Outbox, self._bus, partitions, delivery_timeout, on_delivery)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
         self._run, self._numbers = secrets.token_hex(8), itertools.count()
         self._topics: dict[tuple[str, str], str] = {}
         headers = [("reply-to", self._reply_to.encode()), ("accept", self._accept.encode())] if results else []
@@ -134,14 +138,15 @@ class BatchProducer:
         except BaseException:
             await self._bus.close()
             raise
-        self._loop = asyncio.get_running_loop()
+        self._loop = get_running_loop()
+        self._thread = get_ident()
         self._outbox = self._make_outbox()
 
     async def close(self, timeout: float | None = None) -> None:
         """Wait until every record was told, and disconnect; after `timeout` seconds the rest is told as failed."""
         if self._loop is None:
             return
-        self._loop = None
+        self._loop, self._thread = None, 0
         assert self._outbox is not None
         try:
             await self._outbox.close(timeout)
@@ -182,19 +187,26 @@ class BatchProducer:
         Raises:
             FleetError: the request is invalid or too large, or the producer is not open; nothing was buffered.
         """
-        outbox = self._opened()
-        tensors = tuple([_tensor(name, value) for name, value in inputs.items()])
-        if parameters:
-            parameters = v2.check_parameters(dict(parameters), "the request")
-        value = encode_inputs(tensors, tuple(outputs), dict(parameters or {}), label)
+        outbox = self._outbox
+        if outbox is None or self._thread != get_ident():  # asking for the loop would be a system call
+            outbox = self._opened()
         name = id or f"{self._run}-{next(self._numbers)}"
         raw = _id_bytes(name)
+        if parameters or label:
+            tensors = [_tensor(key, value) for key, value in inputs.items()]
+            checked = v2.check_parameters(dict(parameters or {}), "the request")
+            value = encode_inputs(tensors, tuple(outputs), checked, label)
+        else:
+            value = _plain_value(inputs, tuple(outputs))
         headers = [("id", raw), *self._headers]
         if deadline is not None:
             headers.append(("deadline", b"%d" % micros(deadline)))
         topic = self._topics.get((model, version)) or self._topic(model, version)
         size = len(value) + len(raw) + self._headers_size
-        await self._add(outbox, topic, OutRecord(value, headers), name, size)
+        if size > MAX_RECORD or outbox.buffered + size + OVERHEAD > self._most:
+            await self._wait_for_room(outbox, value, name, size)
+        if outbox.add(topic, OutRecord(value, headers), name, size):
+            await asyncio.sleep(0)
         return name
 
     async def send_request(self, request: InferRequest) -> str:
@@ -212,17 +224,17 @@ class BatchProducer:
         value, headers = encode_request(request)
         topic = self._topic(request.model, request.version)
         size = len(value) + sum([len(name) + len(text) for name, text in headers])
-        await self._add(outbox, topic, OutRecord(value, headers), request.id, size)
+        await self._wait_for_room(outbox, value, request.id, size)
+        if outbox.add(topic, OutRecord(value, headers), request.id, size):
+            await asyncio.sleep(0)
         return request.id
 
-    async def _add(self, outbox: Outbox, topic: str, record: OutRecord, name: str, size: int) -> None:
-        if len(record.value) > MAX_RECORD:
-            raise TooLarge(f"request {quoted(name)} has {len(record.value)} bytes; at most {MAX_RECORD} are allowed")
-        if outbox.buffered + size + OVERHEAD > self._most and outbox.buffered:
+    async def _wait_for_room(self, outbox: Outbox, value: bytes, name: str, size: int) -> None:
+        if len(value) > MAX_RECORD:
+            raise TooLarge(f"request {quoted(name)} has {len(value)} bytes; at most {MAX_RECORD} are allowed")
+        if outbox.buffered and outbox.buffered + size + OVERHEAD > self._most:
             await outbox.wait_below(max(0, self._most - size - OVERHEAD))
             self._opened()
-        if outbox.add(topic, record, name, size):
-            await asyncio.sleep(0)
 
     def _topic(self, model: str, version: str) -> str:
         topic = self._topics[model, version] = self._names.request_topic(model, version, self._lane)
@@ -236,7 +248,7 @@ class BatchProducer:
         """
         if self._loop is None:
             raise InvalidArgument("the producer is not open: use it inside 'async with', or call open()")
-        if self._loop is not asyncio.get_running_loop():
+        if self._loop is not get_running_loop():
             raise InvalidArgument("the producer is used by another event loop: make one for each loop")
         assert self._outbox is not None
         return self._outbox
@@ -261,17 +273,27 @@ def _id_bytes(name: str) -> bytes:
     return raw
 
 
+def _plain_value(inputs: Mapping[str, npt.ArrayLike | Tensor], outputs: tuple[str, ...]) -> bytes:
+    """The value of a record without label and parameters, by the shortest way."""
+    shown, parts = [], [b""]
+    for name, value in inputs.items():
+        if type(value) is np.ndarray and (datatype := _DATATYPES.get(value.dtype)) is not None:
+            data = value.tobytes()
+            shown.append((name, datatype, value.shape, len(data)))
+        else:
+            tensor = _tensor(name, value)
+            data = bytes(tensor.data)
+            shown.append((tensor.name, tensor.datatype, tensor.shape, len(data)))
+        parts.append(data)
+    parts[0] = request_start(outputs, *shown)
+    return b"".join(parts)
+
+
 def _tensor(name: str, value: npt.ArrayLike | Tensor) -> Tensor:
     """The value as a tensor with its own bytes.
 
     Raises:
-        CodecError: the array's dtype has no V2 datatype.
+        CodecError: it is not an array, or its dtype has no V2 datatype.
     """
-    if isinstance(value, Tensor):
-        return Tensor(value.name, value.datatype, tuple(value.shape), bytes(value.data))
-    array = np.asarray(value)
-    datatype = _DATATYPES.get(array.dtype.str)
-    if datatype is not None:
-        return Tensor(name, datatype, array.shape, array.tobytes())
-    made = from_array(name, array)
-    return Tensor(name, made.datatype, made.shape, bytes(made.data))
+    made = tensor_of(name, value)
+    return Tensor(made.name, made.datatype, tuple(made.shape), bytes(made.data))

@@ -72,7 +72,7 @@ async def read_results(
     await bus.open()
     try:
         if not await bus.partitions(topic):
-            raise NotFound(f"there is no topic {topic} at {kafka}: the first answer, or a BatchProducer with results={name!r}, makes it")
+            raise NotFound(f"there is no topic {topic} at {kafka}: a BatchProducer with results={name!r} makes it")
         async for records in bus.follow(topic, start):
             if not records and until_end:
                 return

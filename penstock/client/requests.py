@@ -130,9 +130,7 @@ def infer(
     Raises:
         CodecError: an input's dtype has no V2 datatype.
     """
-    tensors = [
-        value if isinstance(value, Tensor) else from_array(name, np.asarray(value)) for name, value in inputs.items()
-    ]
+    tensors = [tensor_of(name, value) for name, value in inputs.items()]
     shown = tuple([(tensor.name, tensor.datatype, tensor.shape, len(tensor.data)) for tensor in tensors])
     if options.label or options.parameters or len(shown) > _FEW:
         encoded = _head(shown, tuple(options.outputs), options.label, options.parameters)
@@ -179,10 +177,33 @@ def _plain_head(inputs: _Shown, outputs: tuple[str, ...]) -> bytes:
     return _head(inputs, outputs, "", {})
 
 
+def tensor_of(name: str, value: npt.ArrayLike | Tensor) -> Tensor:
+    """An input as a tensor, which may share the array's memory.
+
+    Raises:
+        CodecError: it is not an array, or its dtype has no V2 datatype.
+    """
+    if isinstance(value, Tensor):
+        return value
+    try:
+        return from_array(name, np.asarray(value))
+    except CodecError as error:
+        raise CodecError(f"input '{name}': {error.message}") from None
+    except (ValueError, OverflowError) as error:  # lists of different lengths, text with a surrogate
+        raise CodecError(f"input '{name}' is not an array: {error}") from None
+
+
 @functools.lru_cache(_HEADS)
 def _path(model: str, version: str) -> str:
-    versions = f"/versions/{quote(version, safe='')}" if version else ""
-    return f"/v2/models/{quote(model, safe='')}{versions}/infer"
+    versions = f"/versions/{_quoted(version, '')}" if version else ""
+    return f"/v2/models/{_quoted(model, '')}{versions}/infer"
+
+
+def _quoted(text: str, safe: str) -> str:
+    try:
+        return quote(text, safe=safe)
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"{quoted(text)} is not valid Unicode") from None
 
 
 def _milliseconds(seconds: float) -> str:
@@ -202,7 +223,7 @@ def get(path: str) -> Request:
     """
     if not path.startswith("/"):
         raise InvalidArgument(f"a path begins with '/', not {quoted(path)}")
-    return Request("GET", quote(path, safe="/?&=%:@!$'()*+,;~"), {}, b"", True)
+    return Request("GET", _quoted(path, "/?&=%:@!$'()*+,;~"), {}, b"", True)
 
 
 def fetch(pending: Pending, wait: float) -> Request:

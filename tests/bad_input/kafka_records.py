@@ -41,6 +41,7 @@ _GOOD: Final = _value("same", 1)
 _JSON: Final = b'{"inputs":[{"name":"X","shape":[1,1],"datatype":"FP32","data":[7]}]}'
 _NAMES: Final = (
     b"id", b"principal", b"reply-to", b"deadline", b"priority", b"timeout", b"traceparent", b"claimed", b"stamps", b"schema",
+    b"accept",
     b"content-type", b"redrive-of", b"dead-reason", b"dead-topic", b"__connect.errors.topic",
 )  # fmt: skip
 _STAMPS: Final = (-1, 0, 1, 2**53, 1_700_000_000_000_000_000, 2**62)
@@ -155,4 +156,13 @@ def _header(dice: random.Random, channel: bytes) -> tuple[bytes, bytes | None]:
         case 6:
             return name, b"x" * dice.choice((1024, 1025, 100_000))
         case _:
-            return dice.choice(_NAMES), dice.choice((channel, b"id", b"somebody:else"))
+            return dice.choice(_NAMES), dice.choice((channel, b"id", b"somebody:else", _topic(dice, channel)))
+
+
+def _topic(dice: random.Random, channel: bytes) -> bytes:
+    """A `reply-to` of a topic: of this fleet, of another, or of none."""
+    prefix = dice.choice((channel.partition(b":")[0], b"other", b""))
+    return b"kafka:%b.results.%b" % (
+        prefix,
+        dice.choice((b"fuzz%d" % dice.randrange(3), b"a.b", b"", b"\0", b"x" * 500)),
+    )

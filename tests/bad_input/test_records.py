@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import msgpack
 import numpy as np
 
+from protocol.answers import decode_answer
 from protocol.codec import encode_request
 from protocol.messages import InferRequest
 from protocol.ports import OutRecord
@@ -101,6 +102,22 @@ async def test_whoever_named_himself_is_told() -> None:
         await until(lambda: len(b.caller.answers) == len(bad), "an answer to each")
         for reply in b.caller.answers.values():
             assert reply.failure is None or len(reply.failure.message) < 2000
+
+
+async def test_whoever_named_a_topic_is_told_there() -> None:
+    async with bench() as b:
+        await b.serve()
+        reply_to = ("reply-to", NAMES.reply_to_topic("job").encode())
+        bad = [(value, [*headers, ("id", b"t%d" % n), reply_to]) for n, (value, headers) in enumerate(HOSTILE)]
+        await send(b, bad)
+        await until(lambda: committed(b) == len(bad), "the commit of everything")
+        log = b.broker.topics[NAMES.results_topic("job")].logs[0]
+        replies = dict(decode_answer(record) for record in log.slice(0, 1000))
+        nameless = {f"t{n}" for n, (_, headers) in enumerate(HOSTILE) if dict(headers).get("principal")}
+        assert set(replies) == {f"t{n}" for n in range(len(bad))} - nameless
+        refused = [reply.failure for reply in replies.values() if reply.failure is not None]
+        assert len(refused) > 18
+        assert all(len(failure.message) < 2000 for failure in refused)
 
 
 async def test_nothing_grows_under_garbage() -> None:

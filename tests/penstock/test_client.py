@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import numpy as np
 import orjson
@@ -10,7 +11,7 @@ import pytest
 from penstock.client import AsyncClient, Client, bfloat16, requests
 from penstock.client.requests import InferOptions
 from protocol import v2
-from protocol.errors import Code, CodecError, FleetError, Unavailable
+from protocol.errors import Code, CodecError, FleetError, InvalidArgument, Unavailable
 from protocol.tensors import from_array
 from tests.gateway.fleet import ANY, Site, site
 
@@ -111,6 +112,30 @@ def test_an_answer_of_something_else_is_said_to_be_one() -> None:
         requests.check(502, {}, b"<html>")
 
 
+@pytest.mark.parametrize(
+    ("model", "inputs", "text"),
+    [
+        ("m", {"A": [[1], [1, 2]]}, "input 'A' is not an array"),
+        ("m", {"A": None}, "input 'A': an element of type NoneType cannot be BYTES"),
+        ("m", {"A": np.zeros(1, np.complex64)}, "input 'A': NumPy dtype complex64 has no V2 datatype"),
+        ("m", {"A": ["\ud800"]}, "input 'A' is not an array"),
+        ("\ud800", {}, "not valid Unicode"),
+    ],
+)
+def test_an_input_that_is_none_is_refused_by_name(model: str, inputs: dict[str, Any], text: str) -> None:
+    with pytest.raises(InvalidArgument, match=text):
+        requests.infer(model, inputs, InferOptions())
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [({"label": "\ud800"}, "JSON"), ({"parameters": {"a": {1}}}, "JSON"), ({"outputs": ["\ud800"]}, "JSON")],
+)
+def test_what_json_cannot_express_is_refused(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(InvalidArgument, match=text):
+        requests.infer("m", {}, InferOptions(**options))
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_a_proxy_of_the_environment_does_not_stand_before_this_machine(
     fleet: Site, monkeypatch: pytest.MonkeyPatch, host: str
@@ -136,5 +161,7 @@ async def test_a_proxy_of_the_environment_stands_before_other_machines(monkeypat
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
 
     async with AsyncClient("http://model.example") as client:
-        with pytest.raises(Unavailable, match="cannot be reached: the proxy http://127.0.0.1:9: connection refused"):
+        with pytest.raises(
+            Unavailable, match=r"cannot be reached: the proxy http://127\.0\.0\.1:9: connection refused"
+        ):
             await client.infer("any", {"IN": np.zeros(2, np.float32)})

@@ -11,13 +11,14 @@ import numpy as np
 from gateway.calls.service import CallContext
 from gateway.durable.requests import RequestStatus
 from gateway.ids import fingerprint, keyed_id
-from protocol.codec import encode_request
+from protocol.codec import JSON, encode_request
 from protocol.errors import RETRYABLE, FleetError
 from protocol.messages import InferReply, InferRequest
 from protocol.naming import ref
 from protocol.ports import OutRecord
 from protocol.tensors import from_array
 from protocol.v2 import InferBody
+from tests.simulation.answers import REPLY_TO
 from tests.simulation.fleet import TOPIC, ConnectionLost, Fleet, GatewayProcess
 from tests.simulation.instances import BAD, KILLS, POISON, WORSE
 from tests.simulation.weather import EPOCH
@@ -288,6 +289,7 @@ class Clients:
         stamp = EPOCH + self.fleet.loop.now
         if kind.startswith("garbage"):
             headers = [("id", b"p%d" % self._values)] if kind == "garbage named" else []
+            headers += _wanted(self._values)
             value = dice.randbytes(dice.randrange(40))
             self.fleet.history.letters.garbage.add(value)
             return OutRecord(value, headers, None, stamp)
@@ -303,7 +305,13 @@ class Clients:
         value, headers = encode_request(InferRequest(name, "m", "1", (from_array("X", array),)))
         if kind == "nameless":
             headers = [(key, text) for key, text in headers if key != "id"]
+        headers += _wanted(int(name[1:]))
         return OutRecord(value, headers, None, stamp)
+
+
+def _wanted(number: int) -> list[tuple[str, bytes]]:
+    """Headers that send two of three answers to a topic, in one form or the other; the same for all records of one name."""
+    return [[], [REPLY_TO], [REPLY_TO, ("accept", JSON)]][number % 3]
 
 
 def _short(answer: InferReply | FleetError) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from protocol.codec import decode_reply
 from protocol.errors import Code
 from protocol.ports import Cancel, Claim, FinishOutcome, Record, Terminal
+from tests.simulation.answers import Answers, wants_answer
 from tests.simulation.kafka import Topic
 from tests.simulation.letters import Letters, name_of
 from tests.simulation.loop import Process, VirtualLoop
@@ -36,6 +37,7 @@ class History:
         terminals: number of terminal answers written, by ref.
         runs: how often each ref was run.
         letters: the dead letters.
+        answers: on the topic of results.
         gone: refs whose record was deleted before it had a terminal answer.
         losses: how often the store lost data.
         tails_lost: how often only its last second was lost, so that a stream may exist without its terminal answer.
@@ -48,6 +50,7 @@ class History:
         self.terminals: dict[str, int] = {}
         self.runs: dict[str, int] = {}
         self.letters = Letters(self.broken)
+        self.answers = Answers(self.broken)
         self.gone: set[str] = set()
         self.losses = 0
         self.tails_lost = 0
@@ -109,6 +112,15 @@ class History:
         self.losses += 1
         self.tails_lost += partly
         self._ended.clear()
+        self.answers.store_lost_data()
+
+    def released(self, refs: Sequence[str]) -> None:
+        """A worker allows that these run again."""
+        self.note("release", *refs)
+        for name in refs:
+            former = self._ended.pop(name, None)
+            if former is not None and not former.retriable:
+                self.broken("I2", f"the final answer of {name} was released")
 
     def cancelled(self, process: Process, cancels: Sequence[Cancel]) -> None:
         """A worker's process received them."""
@@ -128,6 +140,10 @@ class History:
                 self.broken(
                     "I3", f"{topic.name}/{partition}/{record.offset} is committed without an end: {name_of(record)}"
                 )
+            elif record.offset < offset and wants_answer(record) and not self.answers.has(name_of(record)):
+                self.broken(
+                    "I3", f"{topic.name}/{partition}/{record.offset} is committed without an answer on its topic"
+                )
 
     def is_complete(self, record: Record) -> bool:
         return name_of(record) in self.settled or self.letters.has(record)
@@ -135,6 +151,7 @@ class History:
     def appended(self, records: Sequence[Record]) -> None:
         """These were appended to the log."""
         self.letters.appended(records)
+        self.answers.appended(records)
 
     def deleted(self, records: Sequence[Record], unknowable: bool) -> None:
         """These are no longer in the log; if their topic was deleted too, no process can know that they were unread."""

@@ -12,14 +12,14 @@ import os
 import sys
 import time
 
-from tests.simulation import bugs_of_failures, bugs_of_others, bugs_of_workers
+from tests.simulation import bugs_of_failures, bugs_of_others, bugs_of_topics, bugs_of_workers
 from tests.simulation.planting import MUTANTS, SEEDS, planted
 from tests.simulation.pool import simulation_pool
 from tests.simulation.simulate import Report, simulate
 
 TRIES = 400
 """Schedules in which a planted bug must show."""
-FOLDERS = (bugs_of_workers, bugs_of_failures, bugs_of_others)
+FOLDERS = (bugs_of_workers, bugs_of_failures, bugs_of_others, bugs_of_topics)
 """Imported for what they register."""
 
 

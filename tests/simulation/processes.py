@@ -47,7 +47,7 @@ class WorkerProcess:
             journal = None if fleet.isolated else self.host.journal
             context = Context(
                 self.host.name, self.process.name, NAMES, self.clock, transport.bus, transport.results, Retry(), FENCE_TTL,
-                journal=journal,  # type: ignore[arg-type]  # it is one
+                journal=journal, topic_fence_ttl=FENCE_TTL,  # type: ignore[arg-type]  # it is one
             )  # fmt: skip
             kind = SimChild if fleet.isolated else SimThread
             self.executors = [kind(self, f"m_{n}") for n in range(fleet.dice.choice((1, 1, 2)))]

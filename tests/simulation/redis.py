@@ -36,6 +36,7 @@ class Redis:
         on_start: called when a worker begins requests.
         on_loss: called when data was lost.
         on_cancel: called for every cancellation that reaches a worker.
+        on_release: called for requests that may run again.
     """
 
     def __init__(self, loop: VirtualLoop, weather: Weather, result_ttl: float) -> None:
@@ -49,6 +50,7 @@ class Redis:
         self.on_start: Callable[[Sequence[str], str], None] = lambda *_: None
         self.on_loss: Callable[[bool], None] = lambda partly: None
         self.on_cancel: Callable[[Process, list[Cancel]], None] = lambda *_: None
+        self.on_release: Callable[[Sequence[str]], None] = lambda _: None
         self._result_ttl = result_ttl
         self._replica: tuple[Fences, dict[str, Heartbeat]] | None = None
 
@@ -118,6 +120,7 @@ class Redis:
             self.fences.trim(ref, self.now())
 
     def release(self, refs: Sequence[str]) -> None:
+        self.on_release(refs)
         for ref in refs:
             self.fences.release(ref, self.now())
 

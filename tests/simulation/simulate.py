@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 
 from protocol.errors import FleetError
+from tests.simulation.answers import wants_answer
 from tests.simulation.clients import LONG, Clients
 from tests.simulation.fleet import RESULT_TTL, TOPIC, Fleet, GatewayProcess
 from tests.simulation.history import History
@@ -100,7 +101,7 @@ def _fleet(loop: VirtualLoop, dice: random.Random) -> Fleet:
     kafka.on_commit, kafka.on_append, kafka.on_delete = history.committed, history.appended, history.deleted
     redis.on_start = history.began
     redis.on_finish, redis.on_fresh = history.finished, history.fresh
-    redis.on_loss, redis.on_cancel = history.lost, history.cancelled
+    redis.on_loss, redis.on_cancel, redis.on_release = history.lost, history.cancelled, history.released
     isolated, poison = dice.random() < 0.4, dice.choice((0.0, 0.06))
     return Fleet(loop, dice, weather, Network(loop, weather), kafka, redis, history, isolated, poison)
 
@@ -194,6 +195,8 @@ def _judge(fleet: Fleet, clients: Clients) -> None:
                 history.broken(
                     "I1", f"{record.topic}/{record.partition}/{record.offset} ({name_of(record)}) has no end"
                 )
+            elif wants_answer(record) and not history.answers.has(name_of(record)):
+                history.broken("I1", f"{name_of(record)} has no answer on its topic")
     history.judge_losses()
     judge_leftovers(fleet)
     for error in fleet.loop.errors:

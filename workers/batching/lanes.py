@@ -41,7 +41,7 @@ class LaneSettings:
         share: of the instances' time while interactive requests always wait, 0 to less than 1; with 0 the lane has only idle time.
     """
 
-    longest: float = 0.02
+    longest: float = 0.05
     share: float = 0.05
 
 
@@ -99,18 +99,30 @@ class LanePlanner:
         """Rows of the next batch on an instance that holds batches of the lane of `held` seconds; 0 for none.
 
         On an instance that holds nothing at least one row runs, however long that takes: no smaller batch exists. If one row takes
-        longer than `longest`, so may as many rows as take no longer than one.
+        longer than `longest`, so may as many rows as take no longer than one. Behind a batch that it holds only one of the same
+        size is staged: a smaller one would keep the instance from ever running a large one.
         """
-        left = self._settings.longest - held
-        if held == 0.0:
-            single = self._times.exactly(shape_class, 1)
-            left = max(left, 0.0 if single is None else (1.0 + SMALLER) * single)
-        best = 0
+        best, fits, longest = 0, False, self._settings.longest
+        single = self._times.best(shape_class, 1) if 1 in self._times.measured(shape_class) else None
+        if single is not None and single > longest:
+            return 0 if held > 0.0 else self._as_fast_as(shape_class, (1.0 + SMALLER) * single)
         for size in self._sizes:
             seconds = self._times.expected(shape_class, size, now)
-            if seconds is not None and seconds <= left:
+            if seconds is not None and seconds <= longest:
                 best = size
-        return best if best or held > 0.0 else 1
+                fits = held + seconds <= longest
+        if held > 0.0:
+            return best if best and fits else 0
+        return best or 1
+
+    def _as_fast_as(self, shape_class: Hashable, allowed: float) -> int:
+        """The largest size that takes no longer; 1 if none is known."""
+        best = 1
+        for size in self._sizes:
+            seconds = self._times.best(shape_class, size)
+            if seconds is not None and seconds <= allowed:
+                best = size
+        return best
 
     def expected(self, shape_class: Hashable, rows: int, now: float) -> float:
         """Seconds that a batch of the lane should take; the longest allowed if nothing was measured."""

@@ -3,11 +3,16 @@
 `latency` predicts from averages per power of two, which hide what a larger batch of the same power costs; the batch lane needs the
 difference. A size between two measured ones takes no less than the smaller and no more than the larger one: so the bounds here hold
 for models that pad to certain sizes, too.
+
+On a busy machine single runs take many times as long as the model needs. So a size is over the limit only if the best of its last
+`RECENT` runs is, or if these took twice as long together as the limit allows.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import math
 from collections.abc import Hashable
 from typing import Final
 
@@ -16,8 +21,9 @@ WEIGHT: Final = 0.2
 MAX_SHAPES: Final = 64
 MAX_SIZES: Final = 32
 """Sizes kept per shape class; those not seen for longest are forgotten."""
+RECENT: Final = 8
 RETRY: Final = 10.0
-"""Seconds until a size that ran longer than the limit may be tried again; twice as long after each further time."""
+"""Seconds until a size that is over the limit may be tried again; twice as long after each further time."""
 MAX_DOUBLINGS: Final = 6
 
 
@@ -26,21 +32,27 @@ class _Time:
     """One size.
 
     Attributes:
-        seconds: the average.
-        retry_at: if it is over the limit: when it counts as unmeasured again.
-        excesses: consecutive runs over the limit.
+        seconds: the moving average.
+        recent: the last runs.
+        retry_at: if it is over the limit: when it counts as unmeasured again; else 0.
+        excesses: how often in a row it was tried and found over the limit.
     """
 
     seconds: float
+    recent: collections.deque[float]
     retry_at: float = 0.0
     excesses: int = 0
+
+    def is_over(self, limit: float) -> bool:
+        """Whether such a batch takes longer."""
+        return min(self.recent) > limit or sum(self.recent) > 2 * RECENT * limit
 
 
 class RunTimes:
     """Measured run times of one model version.
 
     Args:
-        limit: seconds; a run above it counts at once and in full.
+        limit: seconds that a batch may run.
     """
 
     __slots__ = ("_limit", "_shapes")
@@ -63,25 +75,20 @@ class RunTimes:
         sizes[rows] = self._updated(known, seconds, now)
 
     def _updated(self, known: _Time | None, seconds: float, now: float) -> _Time:
-        if seconds > self._limit:
-            excesses = 1 if known is None else known.excesses + 1
-            return _Time(seconds, now + RETRY * 2 ** min(excesses - 1, MAX_DOUBLINGS), excesses)
-        if known is None or known.seconds > self._limit:
-            return _Time(seconds)
-        return _Time(known.seconds + WEIGHT * (seconds - known.seconds))
-
-    @staticmethod
-    def _slope(sizes: dict[int, _Time], size: int, smaller: int | None = None) -> float:
-        """Seconds that each further row takes; no more than a row's share."""
-        if smaller is None:
-            return 0.0
-        rise = (sizes[size].seconds - sizes[smaller].seconds) / (size - smaller)
-        return min(max(0.0, rise), sizes[size].seconds / size)
-
-    def exactly(self, shape_class: Hashable, rows: int) -> float | None:
-        """Seconds measured for this size; None if it never ran."""
-        known = self._shapes.get(shape_class, {}).get(rows)
-        return None if known is None else known.seconds
+        if known is None or math.isinf(seconds) or math.isinf(known.seconds) or 0.0 < known.retry_at <= now:
+            updated = _Time(seconds, collections.deque((seconds,), RECENT))
+        else:
+            known.recent.append(seconds)
+            updated = _Time(known.seconds + WEIGHT * (seconds - known.seconds), known.recent, known.retry_at)
+        before = 0 if known is None else known.excesses
+        if not updated.is_over(self._limit):
+            updated.retry_at = 0.0
+        elif updated.retry_at <= now:
+            updated.excesses = before + 1
+            updated.retry_at = now + RETRY * 2 ** min(before, MAX_DOUBLINGS)
+        else:
+            updated.excesses = before
+        return updated
 
     def most(self, shape_class: Hashable, rows: int) -> float | None:
         """Seconds that a batch of `rows` takes at most: those of the next measured size; None if none is as large."""
@@ -109,13 +116,32 @@ class RunTimes:
         if sizes is None:
             return None
         known = sizes.get(rows)
-        if known is not None and (known.seconds <= self._limit or now < known.retry_at):
-            return known.seconds
+        if known is not None and (not known.retry_at or now < known.retry_at):
+            return max(known.recent) if known.retry_at else min(known.recent)
+        return self._guess(sizes, rows)
+
+    def best(self, shape_class: Hashable, rows: int) -> float | None:
+        """Seconds of the best recent run of `rows`, whatever the limit is, or what an unmeasured size is assumed to take."""
+        sizes = self._shapes.get(shape_class, {})
+        known = sizes.get(rows)
+        return self._guess(sizes, rows) if known is None else min(known.recent)
+
+    @staticmethod
+    def _guess(sizes: dict[int, _Time], rows: int) -> float | None:
         guesses = []
         below = sorted((size for size in sizes if size < rows), reverse=True)[:2]
         if below and rows <= 2 * below[0]:
-            guesses.append(sizes[below[0]].seconds + (rows - below[0]) * self._slope(sizes, *below))
+            guesses.append(min(sizes[below[0]].recent) + (rows - below[0]) * _slope(sizes, *below))
         larger = min((size for size in sizes if size > rows), default=None)
         if larger is not None:
-            guesses.append(sizes[larger].seconds)
+            guesses.append(min(sizes[larger].recent))
         return min(guesses, default=None)
+
+
+def _slope(sizes: dict[int, _Time], size: int, smaller: int | None = None) -> float:
+    """Seconds that each further row takes; no more than a row's share."""
+    if smaller is None:
+        return 0.0
+    seconds = min(sizes[size].recent)
+    rise = (seconds - min(sizes[smaller].recent)) / (size - smaller)
+    return min(max(0.0, rise), seconds / size)

@@ -73,9 +73,6 @@ class Backend(Protocol):
             NotFound: there is none.
         """
 
-    def most_rows(self, served: Served) -> int:
-        """The most rows that a record may have."""
-
     async def begin(self, run: str, served: Served) -> Mapping[int, int]:
         """Prepare a run that begins now; returns from which places of the log on its records can be.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -17,12 +16,10 @@ from urllib.parse import quote
 
 from penstock.batch.backends import Events, Served
 from penstock.batch.journal import Saved
-from penstock.batch.packing import MAX_ROWS
 from penstock.batch.records import Record
 from penstock.client import AsyncClient, Client, InferResult
-from penstock.client.requests import InferOptions
 from protocol.errors import RETRYABLE, Code, FleetError, NotFound, quoted
-from protocol.messages import Failure, InferReply
+from protocol.messages import Failure, InferReply, Lane
 from protocol.model_config import ModelConfig
 from protocol.tensors import from_array
 
@@ -37,7 +34,6 @@ LONGEST_PAUSE: Final = 5.0
 """Seconds before a call is made again."""
 GIVE_UP: Final = 300.0
 """Seconds of failures of one call after which the job stops."""
-_LANES: Final = any(field.name == "lane" for field in dataclasses.fields(InferOptions))
 _FATAL: Final = frozenset({Code.UNAUTHENTICATED, Code.NOT_FOUND})
 """They would fail every other record, too."""
 
@@ -81,10 +77,6 @@ class HttpBackend:
                 version = max(ready, key=int)
             path = f"/v2/models/{quote(model, safe='')}/versions/{quote(version, safe='')}/config"
             return Served(version, ModelConfig.from_json(client.get(path)))
-
-    def most_rows(self, served: Served) -> int:
-        """See `Backend.most_rows`."""
-        return MAX_ROWS if _LANES else max(1, served.config.max_batch_size)
 
     async def begin(self, run: str, served: Served) -> Mapping[int, int]:
         """See `Backend.begin`."""
@@ -157,8 +149,7 @@ class HttpBackend:
         return _reply(await self._client.infer(model, inputs, timeout=DEADLINE, **self._options(record)))
 
     def _options(self, record: Record) -> dict[str, Any]:
-        lane = {"lane": "batch"} if _LANES else {}
-        return {"version": self._served.version, "idempotency_key": record.id, **lane}
+        return {"version": self._served.version, "idempotency_key": record.id, "lane": Lane.BATCH.value}
 
     async def cancel(self) -> int:
         """See `Backend.cancel`: asks for the handle of each call in flight, and cancels it."""

@@ -16,9 +16,9 @@ from typing import Any, Final
 
 from penstock.batch.backends import Events, Served
 from penstock.batch.journal import Saved
-from penstock.batch.packing import MAX_ROWS
 from penstock.batch.records import Record, parse_id
 from protocol import codec
+from protocol.answers import decode_answer
 from protocol.errors import Code, CodecError, FleetError, NotFound, Unavailable, quoted
 from protocol.heartbeat_codec import decode_announcement
 from protocol.messages import Announcement, InferRequest, ModelState
@@ -84,10 +84,6 @@ class KafkaBackend:
             raise NotFound(f"{wanted}model {quoted(model)} is not ready: {there or 'no worker has announced it'}")
         newest = max(ready, key=lambda each: int(each.version))
         return Served(newest.version, ModelConfig.from_json(newest.config), max(1, newest.partitions))
-
-    def most_rows(self, served: Served) -> int:
-        """See `Backend.most_rows`."""
-        return MAX_ROWS
 
     async def begin(self, run: str, served: Served) -> Mapping[int, int]:
         """See `Backend.begin`."""
@@ -202,9 +198,8 @@ class KafkaBackend:
             if not records:
                 self._events.caught_up()
             for record in records:
-                name = (record.key or b"").decode(errors="replace") or _id_of(record)
                 try:
-                    reply = codec.decode_reply(record.value)
+                    name, reply = decode_answer(record)
                 except CodecError as error:
                     log.warning("%s/%d/%d is no answer: %s", record.topic, record.partition, record.offset, error)
                     continue

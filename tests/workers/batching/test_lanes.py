@@ -34,13 +34,24 @@ def test_an_unmeasured_size_continues_the_slope_below_or_takes_as_long_as_the_ne
     assert times.expected("a", 9, 0.0) is None, "4 rows say nothing of more than twice as many"
     times.observe("a", 2, 0.06, 0.0)
     assert times.expected("a", 8, 0.0) == pytest.approx(0.18)
-    times.observe("a", 2, 0.4, 0.0)
-    assert times.expected("a", 8, 0.0) == pytest.approx(0.1), "a slope is never downwards"
+    times.observe("b", 2, 0.4, 0.0)
+    times.observe("b", 4, 0.1, 0.0)
+    assert times.expected("b", 8, 0.0) == 0.1, "a slope is never downwards"
     times.observe("a", 8, 0.09, 0.0)
     assert times.expected("a", 6, 0.0) == 0.09
 
 
-def test_a_run_above_the_limit_counts_at_once_and_is_tried_again_later_and_later() -> None:
+def test_a_busy_machine_does_not_make_a_size_too_slow() -> None:
+    times = RunTimes(0.02)
+    for turn in range(100):
+        times.observe("a", 8, 0.012 if turn % 4 == 0 else 0.03, turn / 100)
+        assert times.expected("a", 8, turn / 100) == 0.012
+    for turn in range(7):
+        times.observe("a", 8, 0.03, 1.0)
+        assert (times.expected("a", 8, 1.0) == 0.012) == (turn < 4), "the last good run is forgotten"
+
+
+def test_a_run_far_above_the_limit_counts_at_once_and_is_tried_again_later_and_later() -> None:
     times = RunTimes(0.02)
     times.observe("a", 8, 0.01, 0.0)
     times.observe("a", 8, 0.5, 1.0)
@@ -151,10 +162,12 @@ def test_no_batch_of_a_steady_model_but_one_runs_longer_than_allowed(
     assert settled == MAX_ROWS or per_batch + per_row * 2 * settled > bound - 1e-9, "no smaller than it must be"
 
 
-def test_a_model_that_becomes_slow_gets_small_batches_after_one_run() -> None:
+def test_a_model_that_becomes_slow_gets_small_batches_after_a_few_runs() -> None:
     lane = planner()
     assert grown(lane, 0.001, 0.0)[-1] == 16
-    lane.observe("a", 16, 0.1, 0.0)
+    for _ in range(4):
+        assert lane.batch_rows("a", 0.0, 0.0) == 16
+        lane.observe("a", 16, 0.1, 0.0)
     assert lane.batch_rows("a", 0.0, 0.0) == 8
 
 
