@@ -22,7 +22,7 @@ from penstock.client import AsyncClient, Client
 
 HERE = Path(__file__).parent
 CALLERS = 48
-ROUNDS = 10
+ROUNDS = 30
 SHADES = " .:-=+*#%@"
 
 
@@ -84,7 +84,7 @@ async def classify(url: str, images: np.ndarray) -> tuple[np.ndarray, np.ndarray
     rows: collections.Counter[int] = collections.Counter()
     waiting = iter(jobs)
     begin = time.perf_counter()
-    with click.progressbar(length=len(jobs), label="classifying", file=sys.stdout) as bar:
+    with click.progressbar(length=len(jobs), label="classifying", file=sys.stdout, update_min_steps=CALLERS) as bar:
 
         async def caller(client: AsyncClient) -> None:
             for job in waiting:
