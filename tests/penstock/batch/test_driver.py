@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,16 @@ import orjson
 import pytest
 
 from penstock.batch import driver
+from penstock.batch.backends import kafka
 from penstock.batch.backends.kafka import KafkaBackend
 from penstock.batch.begin import Begin
 from penstock.batch.driver import Outcome, Runner, Stop
 from penstock.batch.journal import read_journal
 from penstock.batch.request import Request, check_request
 from penstock.batch.state import JobFolder
-from protocol.errors import Code, FleetError
+from protocol.errors import Code, FleetError, Unavailable
 from protocol.naming import Names
+from protocol.ports import OutRecord, Published
 from protocol.transport.embedded.broker import MemoryBroker
 from protocol.transport.embedded.memory import MemoryBus, MemoryStore
 from protocol.transport.settings import TransportSettings
@@ -36,6 +38,7 @@ class Site:
         self.folder, self.broker = folder, MemoryBroker()
         self.bus = MemoryBus(self.broker)
         self.target = folder / "out.jsonl"
+        self.make_bus: Callable[[], MemoryBus] = lambda: MemoryBus(self.broker)
 
     def write(self, count: int, poison: int = 0, name: str = "in.jsonl") -> Path:
         path = self.folder / name
@@ -49,7 +52,7 @@ class Site:
         folder = JobFolder(self.folder / "jobs", job)
         begin = Begin(request, folder, "kafka t")
         begin.open()
-        backend = KafkaBackend(MemoryBus(self.broker), NAMES, MemoryStore(TransportSettings()), "memory")
+        backend = KafkaBackend(self.make_bus(), NAMES, MemoryStore(TransportSettings()), "memory")
         try:
             await backend.open()
             served = await backend.find("double", "")
@@ -269,3 +272,35 @@ async def test_a_missing_model_is_said_before_the_first_row(site: Site) -> None:
     with pytest.raises(FleetError, match="version 2 of model 'double' is not ready: version 1 is READY"):
         await backend.find("double", "2")
     await backend.close()
+
+
+class UncertainBus(MemoryBus):
+    """Acknowledges half of what is published; of the rest, half is in the log nevertheless."""
+
+    def __init__(self, broker: MemoryBroker, rng: random.Random) -> None:
+        super().__init__(broker)
+        self._rng = rng
+
+    async def publish(self, topic: str, records: Sequence[OutRecord], partition: int | None = None) -> Published:
+        luck = self._rng.random()
+        if luck < 0.75:
+            published = await super().publish(topic, records, partition)
+        if luck > 0.5:
+            raise Unavailable("not acknowledged")
+        return published
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_what_was_not_acknowledged_is_looked_for_before_it_is_sent_again(
+    site: Site, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka, "PAUSE", 0.0)
+    rng = random.Random(seed)
+    site.make_bus = lambda: UncertainBus(site.broker, rng)
+    fleet = FakeFleet(site.bus, NAMES, rng)
+    await fleet.start()
+    outcome = await site.submit(site.write(400, poison=50), rows=4, window=100)
+    await fleet.stop()
+    assert outcome.end == "done"
+    assert found(site.lines()) == expected(400, poison=50)
+    assert set(fleet.ids.values()) == {1}
