@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Literal
 
 from gateway.routing.loads import WorkerLoad, worker_load
-from gateway.routing.router import Router
+from gateway.routing.router import PartitionRows, Router
 from loadtest.arrivals import poisson
 from protocol.messages import Heartbeat, ModelLoad, ModelState
 from protocol.model_config.batching import DynamicBatching
@@ -94,10 +94,9 @@ class Outcome:
 
 @dataclasses.dataclass(slots=True)
 class _Request:
-    gateway: _Gateway
     at: float
     rows: int
-    partition: int
+    counted: PartitionRows
 
 
 class _Worker:
@@ -169,14 +168,13 @@ class _Gateway:
         self._turn = random.Random(seed).randrange(scene.partitions)
         self._scene = scene
 
-    def partition(self, rows: int, now: float) -> int:
+    def partition(self, rows: int, now: float) -> PartitionRows:
         """For the next request, which is counted there."""
         chosen = self.router.choose(TOPIC, rows, rows, now) if self._scene.routing == "queue" else None
         if chosen is None:
             self._turn += 1
             chosen = self._turn % self._scene.partitions
-        self.router.sent(TOPIC, chosen, rows)
-        return chosen
+        return self.router.sent(TOPIC, chosen, rows)
 
 
 class _Simulation:
@@ -219,12 +217,12 @@ class _Simulation:
         if self.sent < self.scene.requests:
             self._at(next(self._arrivals), self._arrive)
         gateway, rows = self.random.choice(self.gateways), self.random.choice(self.scene.rows)
-        request = _Request(gateway, self.now, rows, gateway.partition(rows, self.now))
+        request = _Request(self.now, rows, gateway.partition(rows, self.now))
         name = str(self.sent)
         self._at(self.now + self.scene.outward, lambda: self._queue(request, name))
 
     def _queue(self, request: _Request, name: str) -> None:
-        worker = self.owners[request.partition]
+        worker = self.owners[request.counted.number]
         if not worker.dead:
             worker.batcher.add(Item(name, request.rows, None, request, self.now, request.at), self.now)
             self._turn(worker)
@@ -258,7 +256,7 @@ class _Simulation:
     def _answer(self, batch: Batch[_Request]) -> None:
         for item in batch.items:
             request = item.payload
-            request.gateway.router.left(TOPIC, request.partition, request.rows)
+            request.counted.left(request.rows)
             self.latencies.append(self.now - request.at)
 
     def _beat(self, worker: _Worker) -> None:

@@ -1,8 +1,9 @@
 """Collect a real data set: every paragraph of the documentation strings of this Python's standard library.
 
-    python examples/docstrings/collect.py paragraphs.parquet
+    python examples/docstrings/collect.py paragraphs.parquet [FOLDER …]
 
-Needs `pip install penstock[parquet]`. The Parquet file has the columns `text`, `module` and `line`.
+Needs `pip install penstock[parquet]`. The Parquet file has the columns `text`, `module` and `line`. Further folders, such as a
+`site-packages`, are read too.
 """
 
 from __future__ import annotations
@@ -57,6 +58,9 @@ def main() -> None:
     import pyarrow.parquet as pq
 
     found = list(paragraphs())
+    for folder in sys.argv[2:]:
+        known = {paragraph.text for paragraph in found}
+        found += [paragraph for paragraph in paragraphs(Path(folder)) if paragraph.text not in known]
     columns = {name: [getattr(each, name) for each in found] for name in Paragraph._fields}
     pq.write_table(pa.table(columns), sys.argv[1])
     print(f"{len(found):,} paragraphs of {len(set(columns['module'])):,} modules in {sys.argv[1]}")

@@ -15,7 +15,6 @@ import structlog
 
 from gateway.admission.admission import Admissions
 from gateway.calls.pending import Call, Delivery, Pending
-from gateway.calls.routed import RoutedCalls
 from gateway.metrics import GatewayMetrics
 from gateway.settings import GatewaySettings
 from protocol.codec import decode_reply, encode_reply
@@ -48,7 +47,6 @@ class Completion:
 
     Attributes:
         pending: the waiting calls.
-        routed: those that the router counts; None without a router.
     """
 
     def __init__(
@@ -61,7 +59,6 @@ class Completion:
         settings: GatewaySettings,
     ) -> None:
         self.pending = Pending(settings.sweep_after)
-        self.routed: RoutedCalls | None = None
         self._results = results
         self._names = names
         self._clock = clock
@@ -187,8 +184,9 @@ class Completion:
             _log.exception("an answer could not be delivered to its caller", request_id=call.ref)
 
     def _leave(self, call: Call) -> None:
-        if call.routed >= 0 and self.routed is not None:
-            self.routed.leave(call)
+        if call.routed is not None:
+            call.routed.left(call.rows)
+            call.routed = None
         if call.counted:
             self._admissions.of(call.lane).leave(call.topic, call.size)
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
+from gateway.routing.router import PartitionRows
 from protocol.deadline import too_late
 from protocol.messages import InferReply, Lane
 from protocol.ports import Payload, Place, Wake
@@ -36,7 +37,7 @@ class Call:
         counted: whether admission and metrics count it; they do not count a long poll.
         lane: that its request joined.
         rows: of its request.
-        routed: partition for which the router counts its rows; -1 for none.
+        routed: where the router counts its rows; None if it does not.
         sweep_at: when its stream is looked up next; 0 means `sweep_after` from registration.
         place: of its record, once acknowledged.
         left: whether it has stopped waiting.
@@ -57,7 +58,7 @@ class Call:
     counted: bool = True
     lane: Lane = Lane.INTERACTIVE
     rows: int = 1
-    routed: int = -1
+    routed: PartitionRows | None = None
     registered: float = 0.0
     sweep_at: float = 0.0
     place: Place | None = None

@@ -1,6 +1,6 @@
 """Tells the router which calls wait for their answers: their rows count for a partition until they leave.
 
-Invariant: the rows of a call count for at most one partition, and no longer once it has left.
+Invariant: the rows of a call count for at most one partition, and no longer once it has left: `completion` counts them out.
 """
 
 from __future__ import annotations
@@ -29,18 +29,12 @@ class RoutedCalls:
 
     def count(self, topic: str, partition: int, calls: Iterable[Call | None]) -> None:
         """Count calls whose records are in the partition, or are about to be; a call that has left is not counted."""
-        rows = 0
+        counted, rows = self._router.sent(topic, partition, 0), 0
         for call in calls:
             if call is not None and not call.left:
-                if call.routed >= 0:
-                    self.leave(call)
-                call.routed = partition
+                if call.routed is not None:
+                    call.routed.left(call.rows)
+                call.routed = counted
                 rows += call.rows
         if rows:
             self._router.sent(topic, partition, rows)
-
-    def leave(self, call: Call) -> None:
-        """Count a call out; does nothing if it is not counted."""
-        if call.routed >= 0:
-            self._router.left(call.topic, call.routed, call.rows)
-            call.routed = -1

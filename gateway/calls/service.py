@@ -117,12 +117,13 @@ class Service:
         self.keys = Keyring(settings.signing_secret)
         batch_topics = BatchTopics(transport.bus, names, self.catalogue)
         self.capacity = HeartbeatCapacity(names, self.catalogue)
+        routed = None
         if settings.routing == "queue" and transport.bus.immediate is None:
             dice = random.Random(settings.gateway)  # noqa: S311  # decides no secret; the id makes simulations repeatable
             router = Router(self.capacity, dice, settings.worker_timeout)
-            self.completion.routed = RoutedCalls(router, clock)
+            routed = RoutedCalls(router, clock)
         self.publisher = Publisher(
-            transport.bus, metrics, self.completion.fail, batch_topics, transport.microtasks, self.completion.routed
+            transport.bus, metrics, self.completion.fail, batch_topics, transport.microtasks, routed
         )
         self.new_id = Ids()
         self.channel = names.gateway_channel(settings.gateway)

@@ -68,14 +68,14 @@ class _Worker:
 
     __slots__ = ("ahead", "at", "full", "own", "partitions", "rows", "speed", "turn")
 
-    def __init__(self, load: WorkerLoad, partitions: Sequence[int], speed: float, own: int) -> None:
-        self.partitions = partitions
+    def __init__(self, load: WorkerLoad, speed: float) -> None:
+        self.partitions: list[PartitionRows] = []
         self.full = max(1, load.full)
         self.speed = speed
         self.ahead = self.full / speed
         self.rows = load.rows
         self.at = load.at
-        self.own = own
+        self.own = 0
         self.turn = 0
 
     def wait(self, now: float) -> float:
@@ -89,17 +89,22 @@ class _Traffic:
     """Rates of one topic, measured between two readings of the heartbeats.
 
     Attributes:
-        sent, left: this gateway's rows since the last one.
+        own: this gateway's rows that wait for their answers.
+        sent, left: this gateway's rows since the last reading.
         rate: rows per second that this gateway sends.
         others: rows per second that workers run besides; other gateways and producers send them.
+        share: how many times this gateway's rows all rows are.
         largest: rows of the largest request, in this interval or the one before.
     """
 
-    __slots__ = ("_executed", "_intervals", "_largest", "_since", "largest", "left", "others", "rate", "sent")
+    __slots__ = (
+        "_executed", "_intervals", "_largest", "_since", "largest", "left", "others", "own", "rate", "sent", "share",
+    )  # fmt: skip
 
     def __init__(self) -> None:
-        self.sent = self.left = 0
+        self.own = self.sent = self.left = 0
         self.rate = self.others = 0.0
+        self.share = 1.0
         self.largest = self._largest = 1
         self._since: float | None = None
         self._executed: dict[str, int] = {}
@@ -110,13 +115,6 @@ class _Traffic:
         """Whether there were enough intervals."""
         return self._intervals >= _KNOWN_AFTER
 
-    @property
-    def share(self) -> float:
-        """How many times this gateway's rows all rows are."""
-        if self.others <= _ALONE * self.rate or not self.rate:
-            return 1.0
-        return min((self.rate + self.others) / self.rate, _MOST_SHARE)
-
     def measure(self, loads: Iterable[WorkerLoad], now: float) -> None:
         """An interval has passed."""
         executed = {load.worker: load.executed for load in loads}
@@ -125,18 +123,17 @@ class _Traffic:
             ran = sum(max(0, rows - self._executed.get(worker, rows)) for worker, rows in executed.items())
             self.rate = _moved(self.rate, self.sent, self.sent, seconds)
             self.others = max(0.0, _moved(self.others, ran - self.left, ran + self.left, seconds))
+            self.share = 1.0
+            if self.rate and self.others > _ALONE * self.rate:
+                self.share = min((self.rate + self.others) / self.rate, _MOST_SHARE)
             self._intervals += 1
         self.sent = self.left = 0
         self._since, self._executed = now, executed
-        self.largest, self._largest = self._largest, 1
+        self.largest, self._largest = self._largest, 1  # a size is forgotten in the second interval without it
 
-    def see(self, rows: int, largest: int) -> None:
-        """A group is about to be sent."""
-        self.sent += rows
-        if largest > self._largest:
-            self._largest = largest
-            if largest > self.largest:
-                self.largest = largest
+    def see(self, largest: int) -> None:
+        """A request is larger than those before."""
+        self.largest = self._largest = largest
 
 
 def _moved(mean: float, rows: int, counted: int, seconds: float) -> float:
@@ -151,33 +148,62 @@ def _moved(mean: float, rows: int, counted: int, seconds: float) -> float:
     return mean + min(max(counted / _ROWS, _LEAST), _MOST) * (rows / seconds - mean)
 
 
+class PartitionRows:
+    """This gateway's rows in one partition.
+
+    Attributes:
+        number: of the partition.
+        rows: that wait for their answers.
+    """
+
+    __slots__ = ("_traffic", "number", "owner", "rows")
+
+    def __init__(self, number: int, traffic: _Traffic) -> None:
+        self.number = number
+        self.rows = 0
+        self.owner: _Worker | None = None
+        self._traffic = traffic
+
+    def left(self, rows: int) -> None:
+        """Count rows out that were answered, given up, or not published after all."""
+        held = self.rows
+        if rows > held:
+            rows = held
+        self.rows = held - rows
+        traffic = self._traffic
+        traffic.own -= rows
+        traffic.left += rows
+        if self.owner is not None:
+            self.owner.own -= rows
+
+
 class _Topic:
     """What the router knows about one topic.
 
     Attributes:
-        rows: this gateway's, by partition; `own` is their sum.
-        workers: that are live, in the topic's order; `owners` are the same by partition.
+        partitions: with rows of this gateway, now or since the last refresh, or with a live owner.
+        workers: that are live, in the topic's order.
         fulls: rows of a full batch of the first, of the first two, … of all workers.
         base: how many workers the rate needs.
         usual: moving mean of the rows that wait.
         gathers: whether fewer than all workers may take part.
+        least_ahead: the shortest full batch, in seconds; no worker with a shorter wait is passed over.
     """
 
     __slots__ = (
-        "base", "fulls", "gathers", "own", "owners", "ranks", "reported", "reported_at", "revision", "rows", "speed", "stale",
+        "base", "fulls", "gathers", "least_ahead", "partitions", "ranks", "reported", "reported_at", "revision", "speed", "stale",
         "traffic", "turn", "usual", "weight", "workers",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.revision = -1
         self.stale = math.inf
-        self.rows: dict[int, int] = {}
-        self.own = 0
-        self.owners: dict[int, _Worker] = {}
+        self.partitions: dict[int, PartitionRows] = {}
         self.ranks: dict[str, bytes] = {}
         self.workers: list[_Worker] = []
         self.fulls: list[int] = []
         self.gathers = False
+        self.least_ahead = 0.0
         self.base = 1
         self.weight = 0.0
         self.usual = 0.0
@@ -211,58 +237,47 @@ class Router:
             largest: rows of its largest request.
             now: on the store's clock.
         """
-        state = self._topic(topic)
-        state.traffic.see(rows, largest)
+        state = self._topics.get(topic) or self._topic(topic)
+        traffic = state.traffic
+        traffic.sent += rows
+        if largest > traffic.largest:
+            traffic.see(largest)
         if state.revision != self._capacity.revision or now >= state.stale:
             self._refresh(topic, state, now)
         workers = state.workers
         if not workers:
             return None
-        count = _taking_part(state, rows, now)
-        state.turn += 1
-        chosen = workers[state.turn % count]
-        if count > 1:
-            other = workers[(state.turn + 1 + int(self._random() * (count - 1))) % count]
-            if other.wait(now) + other.ahead < chosen.wait(now):
+        count = _taking_part(state, rows, now) if state.gathers else len(workers)
+        state.turn = turn = state.turn + 1
+        chosen = workers[turn % count]
+        if count > 1 and (wait := chosen.wait(now)) > state.least_ahead:
+            other = workers[(turn + 1 + int(self._random() * (count - 1))) % count]
+            if other.wait(now) + other.ahead < wait:
                 chosen = other
-        return _least_loaded(chosen, state.rows)
+        return _least_loaded(chosen)
 
-    def sent(self, topic: str, partition: int, rows: int) -> None:
-        """Count rows that were published, or are about to be."""
-        state = self._topic(topic)
-        state.rows[partition] = state.rows.get(partition, 0) + rows
-        state.own += rows
-        owner = state.owners.get(partition)
-        if owner is not None:
-            owner.own += rows
-
-    def left(self, topic: str, partition: int, rows: int) -> None:
-        """Count rows out that were answered, given up, or not published after all."""
-        state = self._topics.get(topic)
-        held = 0 if state is None else state.rows.get(partition, 0)
-        if state is None or not held:
-            return
-        gone = rows if rows < held else held
-        if gone == held:
-            del state.rows[partition]
-        else:
-            state.rows[partition] = held - gone
-        state.own -= gone
-        state.traffic.left += gone
-        owner = state.owners.get(partition)
-        if owner is not None:
-            owner.own -= gone
+    def sent(self, topic: str, partition: int, rows: int) -> PartitionRows:
+        """Count rows that were published, or are about to be; returns where they count, to count them out there."""
+        state = self._topics.get(topic) or self._topic(topic)
+        counted = state.partitions.get(partition)
+        if counted is None:
+            counted = state.partitions[partition] = PartitionRows(partition, state.traffic)
+        counted.rows += rows
+        state.traffic.own += rows
+        if counted.owner is not None:
+            counted.owner.own += rows
+        return counted
 
     def outstanding(self, topic: str) -> dict[int, int]:
         """This gateway's rows that wait for their answers, by partition."""
         state = self._topics.get(topic)
-        return {} if state is None else dict(state.rows)
+        return {} if state is None else {p: of.rows for p, of in state.partitions.items() if of.rows}
 
     def _topic(self, topic: str) -> _Topic:
         state = self._topics.get(topic)
         if state is None:
             if len(self._topics) >= _MAX_TOPICS:
-                self._topics = {name: kept for name, kept in self._topics.items() if kept.rows}
+                self._topics = {name: kept for name, kept in self._topics.items() if kept.traffic.own}
             state = self._topics[topic] = _Topic()
         return state
 
@@ -291,12 +306,19 @@ def _place_workers(topic: str, state: _Topic, usable: Sequence[tuple[WorkerLoad,
     known = [load.speed for load, _ in usable if load.speed > 0]
     mean_speed = sum(known) / len(known) if known else 1.0
     fast = SLOWER * max(known, default=0.0)
-    state.owners, state.workers = {}, []
+    state.workers = []
+    state.partitions = {number: counted for number, counted in state.partitions.items() if counted.rows}
+    for counted in state.partitions.values():
+        counted.owner = None
     for load, own in sorted(usable, key=lambda each: (0 < each[0].speed < fast, ranks[each[0].worker])):
-        rows = sum(state.rows.get(partition, 0) for partition in own)
-        worker = _Worker(load, own, load.speed if load.speed > 0 else mean_speed, rows)
+        worker = _Worker(load, load.speed if load.speed > 0 else mean_speed)
         state.workers.append(worker)
-        state.owners.update(dict.fromkeys(own, worker))
+        for number in own:
+            partition = state.partitions.setdefault(number, PartitionRows(number, state.traffic))
+            partition.owner = worker
+            worker.own += partition.rows
+            worker.partitions.append(partition)
+    state.least_ahead = min((worker.ahead for worker in state.workers), default=0.0)
     state.fulls = list(itertools.accumulate(worker.full for worker in state.workers))
     state.reported = sum(worker.rows for worker in state.workers)
     state.reported_at = min((worker.at for worker in state.workers), default=now)
@@ -323,32 +345,28 @@ def _taking_part(state: _Topic, rows: int, now: float) -> int:
     """How many workers, from the first on, share the traffic."""
     everyone = len(state.workers)
     traffic = state.traffic
-    if not state.gathers or traffic.largest * SMALL * everyone > state.fulls[-1]:
+    if traffic.largest * SMALL * everyone > state.fulls[-1]:
         return everyone
     reported = state.reported - max(0.0, now - state.reported_at) * state.speed
-    total = max(state.own * traffic.share, reported) + rows
+    total = max(traffic.own * traffic.share, reported) + rows
     above = total - state.usual
     state.usual += min(1.0, rows * state.weight) * above
     crowd = bisect.bisect_left(state.fulls, max(above / SPILL, total / DEEP)) + 1
     return min(max(crowd, state.base), everyone)
 
 
-def _least_loaded(worker: _Worker, rows: dict[int, int]) -> int:
+def _least_loaded(worker: _Worker) -> int:
     """The partition with the fewest of this gateway's rows, of a few from the next one on."""
     partitions = worker.partitions
     count = len(partitions)
-    if count == 1:
-        return partitions[0]
     worker.turn += 1
-    best, fewest = partitions[worker.turn % count], math.inf
-    for step in range(min(count, _LOOKED_AT)):
-        partition = partitions[(worker.turn + step) % count]
-        held = rows.get(partition, 0)
-        if not held:
-            return partition
-        if held < fewest:
-            best, fewest = partition, held
-    return best
+    best = partitions[worker.turn % count]
+    if best.rows:
+        for step in range(1, min(count, _LOOKED_AT)):
+            other = partitions[(worker.turn + step) % count]
+            if other.rows < best.rows:
+                best = other
+    return best.number
 
 
 def _rank(topic: str, worker: str) -> bytes:

@@ -17,12 +17,13 @@ import numpy as np
 import orjson
 
 from penstock.batch.records import Bad, bad
+from penstock.client import bfloat16
 from penstock.client.values import array_of
 from protocol.errors import CodecError, FleetError, InvalidArgument, quoted
 from protocol.json_data import pack_data
 from protocol.model_config import ModelConfig, TensorSpec
 from protocol.request_check import fits
-from protocol.tensors import Array, Tensor, from_array, pack_bytes
+from protocol.tensors import NUMPY_DTYPE, Array, Tensor, from_array, pack_bytes
 
 _BOOLEANS: Final = {"true": True, "false": False, "1": True, "0": False}
 _NOT_PACKED: Final = ("FP16", "BF16")
@@ -223,7 +224,7 @@ def _texts(values: list[Any]) -> list[Any]:
 
 def _array(spec: TensorSpec, value: object) -> Array:
     if isinstance(value, np.ndarray):
-        return value
+        return _cast(spec, value)
     if spec.datatype != "BYTES":
         return array_of(spec.name, spec.datatype, value)
     if isinstance(value, bytes) or (isinstance(value, list) and value and isinstance(value[0], bytes)):
@@ -236,7 +237,31 @@ def _array(spec: TensorSpec, value: object) -> Array:
 def _of_arrays(spec: TensorSpec, values: list[Any], shape: tuple[int, ...]) -> Tensor:
     if {type(value) for value in values} != {np.ndarray} or {value.shape for value in values} != {spec.dims}:
         raise CodecError("not of one shape")
-    return _typed(spec, np.concatenate(values).reshape(shape) if spec.dims else np.array(values))
+    return _typed(spec, _cast(spec, np.stack(values)).reshape(shape))
+
+
+def _cast(spec: TensorSpec, array: Array) -> Array:
+    """The array in the input's datatype, if every value has a place there.
+
+    Raises:
+        CodecError: one has none, or it is of another kind.
+    """
+    target = NUMPY_DTYPE[spec.datatype]
+    kind = array.dtype.kind
+    if array.dtype == target:
+        return array
+    if kind in "fiu" and (target.kind == "f" or spec.datatype == "BF16"):
+        with np.errstate(over="ignore"):
+            found = array.astype(np.float32 if spec.datatype == "BF16" else target)
+        if kind == "f" and not (np.isfinite(found) | ~np.isfinite(array)).all():
+            raise CodecError(f"'data' has a value outside the range of {spec.datatype}")
+        return bfloat16.to_bits(found) if spec.datatype == "BF16" else found
+    if kind in "iu" and target.kind in "iu":
+        limits = np.iinfo(target)
+        if array.size and not (int(array.min()) >= limits.min and int(array.max()) <= limits.max):
+            raise CodecError(f"'data' has a value outside the range of {spec.datatype}")
+        return array.astype(target)
+    raise CodecError(f"'data' must hold only values of datatype {spec.datatype}, not {array.dtype}")
 
 
 def _typed(spec: TensorSpec, array: Array) -> Tensor:

@@ -111,7 +111,8 @@ def open_file(path: str) -> BinaryIO:
         NotFound, InvalidArgument, OSError: as `check_input`.
     """
     if path == STANDARD:
-        return sys.stdin.buffer
+        # Not `sys.stdin`: Python ends with an error if a thread still waits in it.
+        return open(sys.stdin.fileno(), "rb", buffering=1024 * 1024, closefd=False)
     check_input(path, "")
     return open(path, "rb", buffering=1024 * 1024)  # noqa: PTH123  # closed by `Source.close`
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal
 import sys
@@ -31,6 +32,7 @@ SOME_FAILED: Final = 12
 """Exit code: the job is done, and some lines have an error instead of an answer."""
 _CANCELLED: Final = 9
 _STOPPED: Final = {signal.SIGINT: 130, signal.SIGTERM: 143}
+_BROKEN_PIPE: Final = 141
 _ENDS_WITHIN: Final = 30.0
 """Seconds that `cancel` waits for a submitter."""
 
@@ -101,6 +103,9 @@ def submit(ctx: click.Context, /, model: str, source: str, name: str, as_json: b
     begin.open()
     try:
         code = asyncio.run(_submit(begin, backend, shown))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end
+        code = _BROKEN_PIPE
     except (FleetError, OSError) as error:
         if begin.journaled:
             shown.note(f"job {name} has stopped; the same command goes on where it stopped")

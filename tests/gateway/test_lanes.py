@@ -16,7 +16,11 @@ from protocol.errors import InvalidArgument, Unavailable
 from protocol.messages import Lane
 from protocol.naming import ref
 from protocol.request_check import MAX_BATCH_LANE_ROWS
+from protocol.transport import Transport
+from protocol.transport.embedded.memory import MemoryBus, MemoryServer, MemoryStore
+from protocol.transport.settings import TransportSettings
 from tests.gateway.fleet import ADD_SUB, NAMES, Running, Site, Worker, add_sub, raw_request, read_response, until
+from tests.gateway.test_recovery import AT_ONCE, Keeper, losing
 
 BATCH = {"penstock-lane": "batch"}
 TOPIC = NAMES.batch_topic("add_sub", "1")
@@ -321,3 +325,48 @@ def test_the_header_and_the_parameter_mean_the_same() -> None:
     for lane in Lane:
         assert lane_of(lane, {}) is lane_of(None, {"lane": lane.value}) is lane_of(lane, {"lane": lane.value}) is lane
     assert lane_of(None, {}) is Lane.INTERACTIVE
+
+
+# --- lost answers -----------------------------------------------------------------------------------------------------
+
+
+async def lose_results(fleet: Site) -> Running:
+    """A gateway on the same broker, with a store that has lost everything."""
+    fleet.server = MemoryServer()
+    store = MemoryStore(TransportSettings(), fleet.server)
+    transport = Transport(MemoryBus(fleet.broker), store, store)
+    await transport.open()
+    fleet.stack.push_async_callback(transport.close)
+    return await fleet.gateway(transport)
+
+
+async def test_a_lost_result_is_made_again_from_the_batch_topic(fleet: Site) -> None:
+    gateway, worker = await served(fleet)
+    worker.open.clear()
+    accepted = await gateway.infer(add_sub(rows=20), **BATCH, prefer="respond-async")
+    location, request_id = accepted.headers["location"], accepted.headers["penstock-request-id"]
+    await worker.stop()
+    other = await lose_results(fleet)
+
+    assert (await other.get(location)).json()["state"] == "queued"
+    replacement = await batch_worker(fleet, "b2")
+    answer = await other.get(location, params={"wait_s": "10"})
+
+    assert answer.status_code == 200
+    assert answer.headers["penstock-request-id"] == request_id
+    assert set(replacement.ran) == {request_id}
+    assert replacement.requests[0].inputs[0].shape == (20, 16)
+
+
+async def test_a_plain_call_whose_answer_was_lost_is_published_to_the_batch_topic_again(fleet: Site) -> None:
+    announcer = Worker(await fleet.transport(), ADD_SUB)
+    await announcer.announce()
+    worker = await batch_worker(fleet)
+    await (await fleet.transport()).bus.subscribe(TOPIC, "keeper", "k", Keeper())
+    gateway = await fleet.gateway(**AT_ONCE)
+    losing(worker, 1)
+
+    answer = await gateway.infer(add_sub(), **BATCH, **{"penstock-timeout-ms": "5000"})
+
+    assert answer.status_code == 200
+    assert worker.ran == [answer.headers["penstock-request-id"]] * 2

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.routing.loads import WorkerLoad
-from gateway.routing.router import Router
+from gateway.routing.router import PartitionRows, Router
 
 TOPIC = "penstock.infer.m.1"
 LIVE = 2.0
@@ -109,9 +109,9 @@ def test_a_worker_that_does_not_answer_gets_no_more_than_a_batch_above_the_other
     for _ in range(200):
         partition = routed.choose(TOPIC, 1, 1, 100.0)
         assert partition is not None
-        routed.sent(TOPIC, partition, 1)
+        counted = routed.sent(TOPIC, partition, 1)
         if partition in (2, 3):
-            routed.left(TOPIC, partition, 1)  # b answers at once
+            counted.left(1)  # b answers at once
         else:
             waiting.append(partition)
 
@@ -151,8 +151,7 @@ def gathering(load: float) -> Router:
         for step in range(int(load * 400)):
             partition = routed.choose(TOPIC, 1, 1, now + step / (load * 800))
             assert partition is not None
-            routed.sent(TOPIC, partition, 1)
-            routed.left(TOPIC, partition, 1)
+            routed.sent(TOPIC, partition, 1).left(1)
             executed += 1
     return routed
 
@@ -238,7 +237,7 @@ def test_counts_never_fall_below_zero_whatever_is_reported_in_whichever_order(
             routed.sent(TOPIC, partition, rows)
             held[partition] += rows
         elif step == "left":
-            routed.left(TOPIC, partition, rows)
+            routed.sent(TOPIC, partition, 0).left(rows)
             held[partition] = max(0, held[partition] - rows)
         elif step == "choose":
             routed.choose(TOPIC, 1, 1, 100.0)
@@ -248,9 +247,11 @@ def test_counts_never_fall_below_zero_whatever_is_reported_in_whichever_order(
         outstanding = routed.outstanding(TOPIC)
         assert {p: n for p, n in outstanding.items() if n} == {p: n for p, n in held.items() if n}
     state = routed._topic(TOPIC)
-    assert state.own == sum(held.values())
+    assert state.traffic.own == sum(held.values())
     assert all(
-        each.own == sum(held[p] for p in each.partitions) for each in state.workers if state.revision == known.revision
+        each.own == sum(held[p.number] for p in each.partitions)
+        for each in state.workers
+        if state.revision == known.revision
     )
 
 
@@ -261,16 +262,16 @@ def test_under_high_load_equal_workers_get_equal_shares(seed: int, workers: int)
     loads = [worker(f"w{number}", 2 * number, 2 * number + 1) for number in range(workers)]
     routed = Router(Known(loads, 2 * workers), random.Random(seed), LIVE)
     counts = [0] * workers
-    waiting: list[tuple[int, int]] = []
+    waiting: list[tuple[PartitionRows, int]] = []
     for _ in range(4000):
         rows = dice.choice((1, 1, 2, 4))
         partition = routed.choose(TOPIC, rows, rows, 100.0)
         assert partition is not None
-        routed.sent(TOPIC, partition, rows)
         counts[partition // 2] += rows
-        waiting.append((partition, rows))
+        waiting.append((routed.sent(TOPIC, partition, rows), rows))
         if len(waiting) > 16 * workers:
-            routed.left(TOPIC, *waiting.pop(dice.randrange(len(waiting))))
+            counted, gone = waiting.pop(dice.randrange(len(waiting)))
+            counted.left(gone)
 
     assert max(counts) <= 1.2 * sum(counts) / workers
 

@@ -31,7 +31,7 @@ from infra.local.kafka import Broker
 from protocol.answers import decode_answer, partition_of
 from protocol.codec import encode_request
 from protocol.errors import Code
-from protocol.messages import InferReply, InferRequest
+from protocol.messages import InferReply, InferRequest, Lane
 from protocol.naming import Names
 from protocol.ports import Record
 from protocol.tensors import from_array
@@ -55,6 +55,11 @@ class Site:
         self.fleet, self.producer, self.admin = running, producer, admin
         self.names = Names(running.prefix)
         self.requests = self.names.infer_topic("add", "1")
+
+    async def use_batch_lane(self) -> None:
+        """Send to the batch topic from now on; this is its first use."""
+        self.requests = self.names.batch_topic("add", "1")
+        await self.admin.create_topics([NewTopic(self.requests, 4, 1)])
 
     async def send(self, name: str, number: float, job: str, *, rows: int = 1, json_body: bool = False) -> None:
         a, b = np.full((rows, 4), number, np.float32), np.ones((rows, 4), np.float32)
@@ -130,7 +135,7 @@ def running(kafka_bootstrap: str, redis_url: str, tmp_path_factory: pytest.TempP
     write_model(folder / "models", "add", ADD % (folder / "runs"))
     with fleet(kafka_bootstrap, redis_url, f"a{time.time_ns() % 10**9}", folder, folder / "models") as made:
         for _ in range(2):
-            made.add_worker("--partitions", "4")
+            made.add_worker("--partitions", "4", "--batch-lane-max-ms", "200")  # its batches take 30 ms
         made.wait_ready(models=1)
         yield made
 
@@ -160,15 +165,20 @@ def one_answer(records: Sequence[Record]) -> InferReply:
     return decode_answer(first)[1]
 
 
-async def test_workers_that_are_killed_again_and_again_lose_no_answer(running: Fleet) -> None:
+@pytest.mark.parametrize("lane", list(Lane))
+async def test_workers_that_are_killed_again_and_again_lose_no_answer(running: Fleet, lane: Lane) -> None:
     async with clients(running) as site:
-        await site.create("killed", 3, cleanup_policy="compact")
-        ids = {f"row-{number}": number for number in range(ROWS)}
+        rows, job = 1, f"killed-{lane}"
+        if lane is Lane.BATCH:
+            await site.use_batch_lane()
+            rows = 32  # two batches of the model
+        await site.create(job, 3, cleanup_policy="compact")
+        ids = {f"{lane}-{number}": number for number in range(ROWS // rows)}
         for name, number in ids.items():
-            await site.send(name, number, "killed", json_body=number % 2 == 0)
+            await site.send(name, number, job, rows=rows, json_body=number % 2 == 0)
         await site.producer.flush()
         dice = random.Random(7)
-        reading = asyncio.create_task(site.answers("killed", list(ids), 3))
+        reading = asyncio.create_task(site.answers(job, list(ids), 3))
         kills = 0
         while not reading.done() and kills < 8:
             await asyncio.sleep(dice.uniform(0.3, 0.9))  # a kill may come between any two steps
@@ -178,17 +188,19 @@ async def test_workers_that_are_killed_again_and_again_lose_no_answer(running: F
                 kills += 1
         found = await reading
         await site.done()
-        found = await site.answers("killed", list(ids), 3)
+        found = await site.answers(job, list(ids), 3)
         assert set(found) == set(ids)
         for name, number in ids.items():
             reply = one_answer(found[name])
-            assert reply.outputs[0].array().tolist() == [[number + 1] * 4]
+            assert reply.outputs[0].array().tolist() == [[number + 1] * 4] * rows
             assert found[name][0].partition == partition_of(name.encode(), 3)
         print(f"{kills} kills, {sum(len(records) > 1 for records in found.values())} answers came more than once")
-        store = Redis.from_url(running.redis)
-        assert await store.xlen(site.names.result_key("row-1")) == 0, "the payload is gone, the fence is there"
-        assert 0 < await store.pttl(site.names.result_key(f"row-{ROWS - 1}")) <= 60_000
-        await store.aclose()
+        async with Redis.from_url(running.redis) as store:
+            key = site.names.result_key(f"{lane}-{len(ids) - 1}")
+            assert all(b"r" not in fields for _, fields in await store.xrange(key)), (
+                "the payload is gone, the fence is there"
+            )
+            assert 0 < await store.pttl(key) <= 60_000
 
 
 async def test_a_topic_that_takes_nothing_delays_no_other_answer_and_has_all_when_it_is_back(running: Fleet) -> None:

@@ -98,6 +98,46 @@ async def test_one_idempotency_key_runs_once_on_two_gateways_at_the_same_time(si
     assert refused.value.code is Code.KEY_REUSED
 
 
+async def test_a_call_in_the_batch_lane_may_have_more_rows_than_a_batch(site: Site) -> None:
+    rows = 40
+    tensor = {"datatype": "FP32", "shape": [rows, 4], "data": list(range(4 * rows))}
+    body = {"inputs": [{"name": "A", **tensor}, {"name": "B", **tensor}]}
+    lane = {"penstock-lane": "batch"}
+    async with httpx.AsyncClient(timeout=60.0) as client:
+        refused = await client.post(f"{site.urls[0]}/v2/models/add/infer", json=body)
+        answer = await client.post(f"{site.urls[0]}/v2/models/add/infer", json=body, headers=lane)
+        accepted = await client.post(
+            f"{site.urls[0]}/v2/models/add/infer", json=body, headers={**lane, "prefer": "respond-async"}
+        )
+        later = await client.get(f"{site.urls[1]}{accepted.headers['location']}", params={"wait_s": "30"})
+
+    assert refused.status_code == 400
+    for done in (answer, later):
+        assert done.status_code == 200, done.text
+        assert done.json()["outputs"][0]["data"] == [2.0 * value for value in range(4 * rows)]
+
+
+async def test_few_calls_are_gathered_on_one_worker_and_both_serve_many(site: Site) -> None:
+    ones = {"A": np.ones((1, 4), np.float32), "B": np.ones((1, 4), np.float32)}
+    files = site.counter.parent
+
+    def shares() -> list[int]:
+        return sorted(len(numbers) for numbers in executed_by(files / "adds").values())
+
+    async with AsyncClient(site.urls[0]) as client:
+        for _ in range(6):  # rates are known after some readings of the heartbeats, batch sizes after some batches
+            await asyncio.gather(*(client.infer("add", ones) for _ in range(64)))
+            for _ in range(20):
+                await client.infer("add", ones)
+        before = shares()
+        for _ in range(40):
+            await client.infer("add", ones)
+        few = [after - then for after, then in zip(shares(), before, strict=True)]
+
+    assert min(before) > 40, "both served the bursts"
+    assert sorted(few)[0] <= 10, few
+
+
 async def test_two_runs_of_a_client_that_numbers_from_one_execute_twice(site: Site) -> None:
     number = site.number()
     async with AsyncClient(site.urls[0]) as client:

@@ -9,6 +9,7 @@ import pytest
 
 from protocol.errors import Code, Unavailable
 from protocol.messages import Lane
+from protocol.ports import Consumer, Listener
 from protocol.transport.embedded.memory import MemoryBus
 from tests.workers.fleet import IDENTITY, NAMES, fleet, until, values, write_model
 from tests.workers.serving import Bench, bench
@@ -31,10 +32,19 @@ class Distant(MemoryBus):
 
     down = False
     asked = 0
+    joining: asyncio.Event | None = None
+    joined: asyncio.Event
 
     @property
     def immediate(self) -> None:
         return None
+
+    async def subscribe(self, topic: str, group: str, member: str, listener: Listener) -> Consumer:
+        consumer = await super().subscribe(topic, group, member, listener)
+        if topic == BATCHES and self.joining is not None:
+            self.joining.set()
+            await self.joined.wait()
+        return consumer
 
     async def partitions(self, topic: str) -> int:
         self.asked += 1
@@ -80,6 +90,22 @@ async def test_a_version_that_waits_for_its_batch_topic_closes_at_once() -> None
         b.serving.remove(serving)
         async with asyncio.timeout(2):
             await serving.close()
+
+
+async def test_a_version_that_closes_while_it_joins_leaves_again() -> None:
+    async with bench() as b:
+        bus = await distant(b)
+        bus.joining, bus.joined = asyncio.Event(), asyncio.Event()
+        await bus.ensure_topic(BATCHES, 1)
+        serving = await b.serve()
+        b.serving.remove(serving)
+        async with asyncio.timeout(5):
+            await bus.joining.wait()
+            closing = asyncio.ensure_future(serving.close())
+            await asyncio.sleep(0)
+            bus.joined.set()
+            await closing
+        assert b.broker.topics[BATCHES].groups[BATCHES].members == {}
 
 
 async def test_a_worker_leaves_both_groups() -> None:

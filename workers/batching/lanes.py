@@ -3,7 +3,8 @@
 Three ways lead to an instance, and each has its rule here:
 - `top_up`: rows that an interactive batch leaves empty are filled as far as measured run times say that it costs it nothing;
 - `batch_rows`: an instance without interactive work runs a batch of at most `longest` seconds, so that an interactive request that
-  comes meanwhile waits for one such length; a size that was never measured is tried only after one at least half as large;
+  comes meanwhile waits for one such length; a size that was never measured is tried only after one at least half as large, so that
+  it takes at most twice as long, and a size that took too long is left alone;
 - `turn_due`: while interactive requests always wait, the lane earns a share of the instances' time, which grows with the age of
   its oldest record, and spends it in turns of one batch.
 
@@ -97,10 +98,14 @@ class LanePlanner:
     def batch_rows(self, shape_class: Hashable, held: float, now: float) -> int:
         """Rows of the next batch on an instance that holds batches of the lane of `held` seconds; 0 for none.
 
-        On an instance that holds nothing at least one row runs, however long that takes: no smaller batch exists. Behind a batch
-        that it holds only one of the same size is staged: a smaller one would keep the instance from ever running a large one.
+        On an instance that holds nothing at least one row runs, however long that takes: no smaller batch exists. If one row takes
+        longer than `longest`, so may as many rows as take no longer than one. Behind a batch that it holds only one of the same
+        size is staged: a smaller one would keep the instance from ever running a large one.
         """
         best, fits, longest = 0, False, self._settings.longest
+        single = self._times.best(shape_class, 1) if 1 in self._times.measured(shape_class) else None
+        if single is not None and single > longest:
+            return 0 if held > 0.0 else self._as_fast_as(shape_class, (1.0 + SMALLER) * single)
         for size in self._sizes:
             seconds = self._times.expected(shape_class, size, now)
             if seconds is not None and seconds <= longest:
@@ -109,6 +114,15 @@ class LanePlanner:
         if held > 0.0:
             return best if best and fits else 0
         return best or 1
+
+    def _as_fast_as(self, shape_class: Hashable, allowed: float) -> int:
+        """The largest size that takes no longer; 1 if none is known."""
+        best = 1
+        for size in self._sizes:
+            seconds = self._times.best(shape_class, size)
+            if seconds is not None and seconds <= allowed:
+                best = size
+        return best
 
     def expected(self, shape_class: Hashable, rows: int, now: float) -> float:
         """Seconds that a batch of the lane should take; the longest allowed if nothing was measured."""

@@ -109,8 +109,8 @@ class RunTimes:
     def expected(self, shape_class: Hashable, rows: int, now: float) -> float | None:
         """Seconds that a batch of `rows` should take; None if nothing says so.
 
-        An unmeasured size is assumed to take its share more than a smaller one that is at least half as large, or as long as the
-        next larger one, whichever is less.
+        An unmeasured size is assumed to continue the slope of the two sizes below it, if the larger is at least half of it, or to
+        take as long as the next larger size, whichever is less. A single size below says nothing of a slope: it is tried.
         """
         sizes = self._shapes.get(shape_class)
         if sizes is None:
@@ -118,9 +118,30 @@ class RunTimes:
         known = sizes.get(rows)
         if known is not None and (not known.retry_at or now < known.retry_at):
             return max(known.recent) if known.retry_at else min(known.recent)
-        smaller = max((size for size in sizes if rows / 2 <= size < rows), default=None)
-        guesses = [] if smaller is None else [min(sizes[smaller].recent) * rows / smaller]
+        return self._guess(sizes, rows)
+
+    def best(self, shape_class: Hashable, rows: int) -> float | None:
+        """Seconds of the best recent run of `rows`, whatever the limit is, or what an unmeasured size is assumed to take."""
+        sizes = self._shapes.get(shape_class, {})
+        known = sizes.get(rows)
+        return self._guess(sizes, rows) if known is None else min(known.recent)
+
+    @staticmethod
+    def _guess(sizes: dict[int, _Time], rows: int) -> float | None:
+        guesses = []
+        below = sorted((size for size in sizes if size < rows), reverse=True)[:2]
+        if below and rows <= 2 * below[0]:
+            guesses.append(min(sizes[below[0]].recent) + (rows - below[0]) * _slope(sizes, *below))
         larger = min((size for size in sizes if size > rows), default=None)
         if larger is not None:
             guesses.append(min(sizes[larger].recent))
         return min(guesses, default=None)
+
+
+def _slope(sizes: dict[int, _Time], size: int, smaller: int | None = None) -> float:
+    """Seconds that each further row takes; no more than a row's share."""
+    if smaller is None:
+        return 0.0
+    seconds = min(sizes[size].recent)
+    rise = (seconds - min(sizes[smaller].recent)) / (size - smaller)
+    return min(max(0.0, rise), seconds / size)

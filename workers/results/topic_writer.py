@@ -93,6 +93,8 @@ class TopicWriter:
         self._asked_at = 0.0
         self._refused = math.inf
         """Bytes of the smallest batch that the topic refused as too large: a refusal costs the bus a new connection."""
+        self._takes_nothing = False
+        """Not even a failure."""
 
     def put(self, answer: Waiting) -> None:
         """Publish this answer after the earlier ones; while it is not `busy`, `run` must follow."""
@@ -216,8 +218,10 @@ class TopicWriter:
     async def _publish_failure(self, answer: Waiting, record: OutRecord, partition: int) -> None:
         try:
             await self._context.bus.publish(self.topic, [_too_large(answer, record)], partition)
+            if self._takes_nothing:  # until now: it was mended, and may take the next answer as it is
+                self._takes_nothing, self._refused = False, math.inf
         except TooLarge as error:
-            self._refused = math.inf  # the topic takes nothing: once that is mended it may take everything
+            self._takes_nothing, self._refused = True, math.inf
             raise Unavailable(f"{error.message}; raise it, as not even a failure fits") from None
 
     async def _count(self) -> int:

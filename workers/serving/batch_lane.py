@@ -38,6 +38,8 @@ from workers.statistics import FailureReason, ModelStatistics
 
 BATCHES_PER_INSTANCE: Final = 4
 """Full batches of the lane's rows that may be here per instance, or one record if that has more."""
+BESIDE: Final = 256 * 1024
+"""Bytes of the lane's inputs that are put beside interactive requests: few enough to stack them on the event loop."""
 LARGE: Final = 1024 * 1024
 """Bytes of outputs above which another thread puts them together."""
 
@@ -258,7 +260,7 @@ class BatchLane(HeldEntries):
         parts: list[Slice] = []
         while rows > 0:
             record = self._front(now)
-            if record is None or record.entry.shape_class != shape_class or (beside and not record.harmless):
+            if record is None or record.entry.shape_class != shape_class or (beside and not record.harmless(now)):
                 break
             part = record.cut(rows)
             if not record.left:
@@ -278,9 +280,10 @@ class BatchLane(HeldEntries):
             return
         shape_class = batch.items[0].shape_class
         record = self._front(now)
-        if record is None or record.entry.shape_class != shape_class or not record.harmless:
+        if record is None or record.entry.shape_class != shape_class or not record.harmless(now):
             return
-        extra = self._planner.top_up(shape_class, batch.rows, self.queued_rows)
+        most = min(self.queued_rows, BESIDE // max(1, record.bytes_per_row))
+        extra = self._planner.top_up(shape_class, batch.rows, most)
         if extra == 0:
             return
         parts = self._cut(shape_class, extra, now, beside=True)
@@ -336,8 +339,9 @@ class BatchLane(HeldEntries):
         if job.error is not None or not job.compute_start:
             return
         seconds, now = job.compute_end - job.compute_start, self._clock()
-        if job.entries:
-            self._planner.observe(job.entries[0].shape_class, batch.rows, seconds, now)
+        if job.entries:  # rows beside interactive requests must cost them nothing before the run, either
+            prepared = max(0.0, job.input_end - job.input_start)
+            self._planner.observe(job.entries[0].shape_class, batch.rows, prepared + seconds, now)
         if batch.sequence != OF_LANE:
             self._planner.earn(seconds, self.age(now))
         elif took_turn:

@@ -7,7 +7,9 @@ is asked about once a second, and only while records of the lane are here.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
@@ -20,6 +22,8 @@ from workers.serving.batch_lane import BatchLane
 FIRST_PAUSE: Final = 2.0
 """Seconds between looks for a topic that does not exist."""
 LONGEST_PAUSE: Final = 5.0
+OPENING: Final = 5.0
+"""Seconds that closing waits for an intake that is being opened."""
 FILL_INTERVAL: Final = 1.0
 """Seconds between looks at the store."""
 FULL: Final = 0.7
@@ -41,7 +45,9 @@ class BatchTopic:
         self._context = context
         self._intake = intake
         self._lane = lane
-        self._opening = self._opened = False
+        self._opened = False
+        self._not_opening = asyncio.Event()
+        self._not_opening.set()
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -54,14 +60,16 @@ class BatchTopic:
         bus = self._context.bus
         if bus.immediate is not None:
             await bus.ensure_topic(self._intake.topic, await bus.partitions(like))
-            await self._open()
+            await self._step(self._open_if_there)
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def close(self, *, evict: bool) -> None:
         """Stop reading; see `Intake.close`."""
         if self._task is not None:
-            if not self._opening:  # a half-made consumer could not be closed
-                self._task.cancel()
+            with contextlib.suppress(TimeoutError):  # a half-made consumer could not be closed
+                async with asyncio.timeout(OPENING):
+                    await self._not_opening.wait()
+            self._task.cancel()
             await asyncio.wait((self._task,))
         if self._opened:
             await self._intake.close(evict=evict)
@@ -74,42 +82,38 @@ class BatchTopic:
 
     async def _run(self) -> None:
         pause = FIRST_PAUSE
-        while not self._opened:
-            if await self._exists():
-                await self._open()
-            if not self._opened:
-                await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - not for secrets
-                pause = min(LONGEST_PAUSE, pause * 1.25)
+        while not await self._step(self._open_if_there):
+            await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311  # not a secret
+            pause = min(LONGEST_PAUSE, pause * 1.25)
         while True:
             await asyncio.sleep(FILL_INTERVAL)
-            await self._look_at_store()
+            await self._step(self._look_at_store)
 
-    async def _exists(self) -> bool:
+    async def _step(self, step: Callable[[], Awaitable[None]]) -> bool:
+        """Take a step, which is repeated if it fails; whether the topic is read now."""
         try:
-            return await self._context.bus.partitions(self._intake.topic) > 0
-        except Unavailable:
-            return False
+            await step()
+        except Unavailable as exc:
+            log.info("a step of the batch lane is retried", topic=self._intake.topic, error=exc.message)
+        except Exception as exc:
+            log.error("a step of the batch lane failed; it is retried", topic=self._intake.topic, exc_info=exc)
+        return self._opened
 
-    async def _open(self) -> None:
-        self._opening = True
+    async def _open_if_there(self) -> None:
+        if self._opened or not await self._context.bus.partitions(self._intake.topic):
+            return
+        self._not_opening.clear()
         try:
             await self._intake.open(self._lane)
             self._opened = True
-        except Unavailable as exc:
-            log.warning(
-                "the batch topic cannot be read yet; it is retried", topic=self._intake.topic, error=exc.message
-            )
         finally:
-            self._opening = False
+            self._not_opening.set()
 
     async def _look_at_store(self) -> None:
         lane = self._lane
         if not lane.in_flight and not lane.slowed:
             return
-        try:
-            fill = await self._context.results.fill()
-        except Unavailable:
-            return  # calls to it are retried meanwhile, which stops the intake, too
+        fill = await self._context.results.fill()
         slowed = f"the result store is {fill:.0%} full; the batch lane goes on below {FULL:.0%}" if fill >= FULL else ""
         if bool(slowed) != bool(lane.slowed):
             log.warning(

@@ -21,6 +21,8 @@ from protocol.messages import Failure, InferReply, InferRequest, Timing
 from protocol.tensors import Tensor, element_count
 from workers.instances.job import Entry
 
+MARGIN: Final = 5.0
+"""Seconds before its deadline from which on a record runs only in batches of the lane: a batch with a late entry is formed anew."""
 _LENGTH: Final = struct.Struct("<I")
 
 
@@ -87,11 +89,17 @@ class BatchRecord:
                 self._edges[tensor.name] = row_edges(tensor)
         self.scanned = True
 
-    @property
-    def harmless(self) -> bool:
-        """Whether its rows may run beside interactive requests: no run is known to have died with it."""
+    def harmless(self, now: float) -> bool:
+        """Whether its rows may run beside interactive requests: no run is known to have died with it, nor does it expire there."""
         entry = self.entry
-        return not (entry.needs_attempt or entry.run_alone or entry.attempt > 1)
+        if entry.needs_attempt or entry.run_alone or entry.attempt > 1:
+            return False
+        return entry.deadline is None or entry.deadline > now + MARGIN
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Of its inputs."""
+        return self.entry.nbytes // self.entry.rows
 
     @property
     def finished(self) -> bool:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -164,3 +165,44 @@ def test_strange_rows(served: tuple[Path, str], tmp_path: Path) -> None:
     good = [entry["line"] for entry in found if "outputs" in entry]
     assert good == [1, 14, 18]
     assert {entry["error"]["code"] for entry in found if "error" in entry} == {"INVALID_ARGUMENT"}
+
+
+def test_ctrl_c_while_standard_input_is_silent(served: tuple[Path, str], tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "penstock", "batch", "submit", "sums", "-", "-o", "out.jsonl", "--url", served[1], "--job", "s"],
+        stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+        env=os.environ | {"XDG_STATE_HOME": str(tmp_path / "state")},
+    )  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write('{"X": [1, 2, 3, 4]}\n' * 40)
+    process.stdin.flush()
+    wait_for(
+        "32 answers",
+        lambda: (tmp_path / "out.jsonl").exists() and (tmp_path / "out.jsonl").read_bytes().count(b"\n") == 32,
+    )
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    said = process.stderr.read()
+    assert process.wait(10) == 130, said
+    assert "the same command goes on" in said
+    assert "Fatal" not in said
+    process.stdin.close()
+    process.stderr.close()
+
+
+def test_the_reader_of_the_output_ends(served: tuple[Path, str], tmp_path: Path) -> None:
+    write(tmp_path, 5000)
+    command = ["batch", "submit", "sums", "in.jsonl", "-o", "-", "--url", served[1], "--rows-per-record", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "penstock", *command],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+        env=os.environ | {"XDG_STATE_HOME": str(tmp_path / "state")},
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith('{"line":1,')
+    process.stdout.close()
+    assert process.stderr is not None
+    said = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(10) == 141, said
+    assert "Traceback" not in said
