@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import secrets
 import signal
@@ -105,7 +106,7 @@ class _Fleet:
         for process in [*root.children(recursive=True), root]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        self.processes[name].wait(10.0)
+        self.processes[name].stop()
 
     def stop(self) -> None:
         """Stop what was started here."""
@@ -234,15 +235,16 @@ def problems(source: Path, target: Path) -> Iterator[str]:
     """What is wrong with an output: lines that are missing, doubled, out of order or have other values; at most ten."""
     told = 0
     with source.open("rb") as asked, target.open("rb") as given:
-        number = 0
-        for number, (question, answer) in enumerate(zip(asked, given, strict=False), 1):
+        missing = rest = 0
+        for number, (question, answer) in enumerate(itertools.zip_longest(asked, given), 1):
+            missing, rest = missing + (answer is None), rest + (question is None)
+            if question is None or answer is None:
+                continue
             if (problem := _problem(number, orjson.loads(question), orjson.loads(answer))) and told < 10:
                 told += 1
                 yield problem
-        rest = sum(1 for _ in given)
-        missing = sum(1 for _ in asked)
     if rest or missing:
-        yield f"after line {number}: {missing} lines without an answer, {rest} lines too many"
+        yield f"{missing} lines without an answer at the end, {rest} lines too many"
 
 
 def _problem(number: int, row: dict[str, list[float]], answer: dict[str, Any]) -> str:

@@ -11,13 +11,16 @@ import collections
 import os
 import socket
 import time
-from typing import cast
+from typing import Final, cast
 
-from penstock.client.blocking_connections import CONNECT_TIMEOUT, IDLE
+from penstock.client.blocking_connections import CONNECT_TIMEOUT, IDLE, poll_of
 from penstock.client.environment import Route
 from penstock.client.exchange import Answered, AnswerReader, connect_head, tunnel_status
 from penstock.client.retrying import Unreached
 from protocol.errors import DeadlineExceeded, FleetError, InvalidArgument
+
+_FRESH: Final = 0.05
+"""Seconds after its last answer for which a connection is used without a look at it, which is a system call."""
 
 
 class _Tunnel(asyncio.Protocol):
@@ -68,6 +71,15 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
+
+    def stale(self, now: float) -> bool:
+        """Whether the server has closed it, which the event loop may not have seen yet if it was busy or stood still."""
+        if self.lost or self.transport is None:
+            return True
+        if now - self.used < _FRESH:
+            return False
+        made = self.transport.get_extra_info("socket")
+        return made is not None and bool(poll_of(made)())
 
     def call(self, data: bytes, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Answered]:
         self._answer = loop.create_future()
@@ -188,7 +200,7 @@ class AsyncConnections:
             self._drop(self._idle.popleft())
         while self._idle:
             connection = self._idle.pop()
-            if not connection.lost:
+            if not connection.stale(now):
                 return connection
             self._drop(connection)
         return None

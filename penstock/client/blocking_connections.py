@@ -12,7 +12,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from penstock.client.environment import Route
 from penstock.client.exchange import Answered, AnswerReader, connect_head, tunnel_status
@@ -29,13 +29,18 @@ _LONGEST: Final = 1e6
 """Seconds that a socket's timeout can express on every system."""
 
 
+class _HasFileno(Protocol):
+    def fileno(self) -> int:
+        """The descriptor."""
+
+
 class _Connection:
     """A connection, and when it was last used."""
 
     def __init__(self, route: Route, most: int, until: float | None) -> None:
         self._url = route.url
         self._socket = _open(route, until)
-        self._poll = _poll_of(self._socket)
+        self._poll = poll_of(self._socket)
         self._timeout: float | None = -1.0
         self.reader = AnswerReader(route.url, most)
         self.used = 0.0
@@ -89,7 +94,7 @@ class _Connection:
             self._timeout = timeout
 
 
-def _poll_of(connected: socket.socket) -> Callable[[], Sequence[object]]:
+def poll_of(connected: _HasFileno) -> Callable[[], Sequence[object]]:
     """Returns something if there is anything to read now."""
     if not hasattr(select, "poll"):
         return lambda: select.select([connected], [], [], 0)[0]

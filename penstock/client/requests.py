@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import operator
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypedDict
@@ -184,13 +185,23 @@ def tensor_of(name: str, value: npt.ArrayLike | Tensor) -> Tensor:
         CodecError: it is not an array, or its dtype has no V2 datatype.
     """
     if isinstance(value, Tensor):
-        return value
+        return Tensor(value.name, value.datatype, _whole(value), value.data)
     try:
         return from_array(name, np.asarray(value))
     except CodecError as error:
         raise CodecError(f"input '{name}': {error.message}") from None
     except (ValueError, OverflowError) as error:  # lists of different lengths, text with a surrogate
         raise CodecError(f"input '{name}' is not an array: {error}") from None
+
+
+def _whole(tensor: Tensor) -> tuple[int, ...]:
+    """The tensor's shape as integers: 1.0 and True equal 1, and would be remembered in its place."""
+    try:
+        return tuple([int(operator.index(size)) for size in tensor.shape])
+    except TypeError:
+        raise CodecError(
+            f"input '{tensor.name}': a shape has whole numbers, not {quoted(list(tensor.shape))}"
+        ) from None
 
 
 @functools.lru_cache(_HEADS)

@@ -38,7 +38,13 @@ class Transport:
 
 
 def open_transport(settings: TransportSettings) -> Transport:
-    """The transport that the settings name, not yet connected: Kafka and Redis, a data folder, or memory."""
+    """The transport that the settings name, not yet connected: Kafka and Redis, a data folder, or memory.
+
+    Raises:
+        ConfigError: the settings are for `open_bus`.
+    """
+    if settings.bus_only:
+        raise ConfigError("these settings are for a bus alone: a transport needs a store, too")
     if settings.kafka:
         from protocol.transport.kafka.bus import KafkaBus
         from protocol.transport.redis.store import RedisStore

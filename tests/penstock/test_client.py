@@ -12,7 +12,7 @@ from penstock.client import AsyncClient, Client, bfloat16, requests
 from penstock.client.requests import InferOptions
 from protocol import v2
 from protocol.errors import Code, CodecError, FleetError, InvalidArgument, Unavailable
-from protocol.tensors import from_array
+from protocol.tensors import Tensor, from_array
 from tests.gateway.fleet import ANY, Site, site
 
 
@@ -66,6 +66,17 @@ def test_bfloat16_is_the_nearest(value: float, rounded: float) -> None:
         bits = bfloat16.to_bits([value])
 
     assert np.array_equal(bfloat16.to_floats(bits), np.float32([rounded]), equal_nan=True)
+
+
+def test_a_shape_of_other_numbers_is_not_remembered_for_the_next_request() -> None:
+    data = bytes(8)
+    odd = requests.infer("m", {"A": Tensor("A", "FP32", (True, np.int64(2)), data)}, InferOptions())
+    plain = requests.infer("m", {"A": Tensor("A", "FP32", (1, 2), data)}, InferOptions())
+
+    assert odd.body == plain.body
+    assert b'"shape":[1,2]' in plain.body
+    with pytest.raises(CodecError, match="whole numbers"):
+        requests.infer("m", {"A": Tensor("A", "FP32", (1.0, 2), data)}, InferOptions())  # type: ignore[arg-type]
 
 
 def test_an_asynchronous_request_says_so() -> None:

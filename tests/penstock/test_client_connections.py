@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import ssl
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -166,6 +169,33 @@ async def test_a_gateway_that_restarts_between_calls_is_not_noticed(fleet: Site,
     await fleet.gateway(http_port=port)
 
     assert (await call("infer", "any", X)).outputs["OUT"].tolist() == [0, 1, 2]
+
+
+async def test_a_connection_that_was_closed_while_the_event_loop_stood_still_is_replaced(make: Make) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        asked, closed = threading.Event(), threading.Event()
+
+        def serve() -> None:
+            first, _ = listening.accept()
+            with first:
+                first.recv(65536)
+                first.sendall(ANSWER)
+                assert asked.wait(10)
+            closed.set()
+            second, _ = listening.accept()
+            with second:
+                second.recv(65536)
+                second.sendall(ANSWER)
+
+        serving = threading.Thread(target=serve)
+        serving.start()
+        call = make(f"127.0.0.1:{listening.getsockname()[1]}", retries=0)
+        await call("infer", "any", X)
+        asked.set()
+        assert closed.wait(10)
+        time.sleep(0.1)  # noqa: ASYNC251  # the loop must not see the end of the connection
+        assert (await call("infer", "any", X)).model == "any"
+        await asyncio.to_thread(serving.join)
 
 
 async def test_a_server_that_starts_late_is_waited_for(make: Make) -> None:

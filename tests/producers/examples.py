@@ -20,9 +20,9 @@ class Example:
     text: str
 
 
-def examples() -> dict[str, Example]:
-    """All examples of the page, by name."""
-    return {name: Example(language, name, text) for language, name, text in _BLOCK.findall(PAGE.read_text())}
+def examples(page: Path = PAGE) -> dict[str, Example]:
+    """All examples of a page, by name."""
+    return {name: Example(language, name, text) for language, name, text in _BLOCK.findall(page.read_text())}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ import pytest
 from infra.local.installation import Installation
 from tests.integration.fleet import fleet, wait_for
 from tests.integration.repositories import ADD, write_model
-from tests.producers.examples import Place, examples
+from tests.producers.examples import PAGE, Place, examples
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -98,6 +98,13 @@ def test_kcat_reads_the_answer_from_a_topic(place: Place, tmp_path: Path) -> Non
     shown = (EXAMPLES["kcat-topic-read"].text, f"{key}\n{value}\n")
     page = (Path(__file__).parents[2] / "docs" / "producers.md").read_text()
     assert f"{shown[0]}```\n\n```\n{shown[1]}```" in page, "the page shows another answer"
+
+
+def test_the_readme_shows_the_examples_that_run() -> None:
+    shown = examples(PAGE.parents[1] / "README.md")
+    assert list(shown) == ["kcat-topic-submit", "kcat-topic-read"]
+    for name, example in shown.items():
+        assert example.text == EXAMPLES[name].text
 
 
 @pytest.mark.parametrize(("name", "answers"), [("confluent", 100), ("aiokafka", 10)])

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from protocol.errors import ConfigError
 from protocol.ports import OutRecord, Terminal
-from protocol.transport import open_transport
+from protocol.transport import open_bus, open_transport
 from protocol.transport.embedded.memory import MemoryBus, MemoryStore
 from protocol.transport.embedded.sqlite import SqliteBus, SqliteStore
 from protocol.transport.settings import TransportSettings
@@ -37,3 +38,17 @@ def test_one_process_needs_neither_kafka_nor_redis() -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_bus_alone_needs_kafka_and_no_redis() -> None:
+    settings = TransportSettings(kafka="h:1", bus_only=True)
+
+    assert type(open_bus(settings)).__name__ == "KafkaBus"
+    with pytest.raises(ConfigError, match="bus alone"):
+        open_transport(settings)
+    with pytest.raises(ConfigError, match="broker is missing"):
+        open_bus(TransportSettings(bus_only=True))
+    with pytest.raises(ConfigError, match="both --kafka and --redis"):
+        TransportSettings(redis="redis://h:1", bus_only=True)
+    with pytest.raises(ConfigError, match="both --kafka and --redis"):
+        TransportSettings(kafka="h:1")
