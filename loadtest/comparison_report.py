@@ -22,6 +22,7 @@ CPU is the user and system time of all processes of a server, per answered reque
 of all rounds. A point is *unsteady* if it changed by more than 10 % meanwhile; such a point counts, but trust its row less.
 
 [The survey](benchmarks/survey.md) has our servers alone: open loop, start, memory, idle models, disturbances.
+[Batch producers](benchmarks/producers.md): files, rows per record, both lanes, a million lines through a fleet that breaks.
 [What profiling found](benchmarks/findings.md) has a page of its own.
 """
 _NO_BACKENDS: Final = (

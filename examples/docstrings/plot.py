@@ -1,7 +1,7 @@
 """Draw throughput over time from the progress that `penstock batch submit --json` prints.
 
-    penstock batch submit docstrings paragraphs.parquet -o vectors.parquet --json > progress.jsonl
-    python examples/docstrings/plot.py progress.jsonl throughput.png
+`penstock batch submit docstrings paragraphs.parquet -o vectors.parquet --json > progress.jsonl` writes it, and
+`python examples/docstrings/plot.py progress.jsonl throughput.png` draws it.
 """
 
 from __future__ import annotations

@@ -23,10 +23,22 @@ def write(results: ProducerResults, page: Path) -> None:
         _plot_lanes(results.lanes, folder / "lanes.png")
     if results.million is not None:
         _plot_memory(results.million, folder / "million.png")
-    page.write_text("\n".join(_sections(results)))
+    page.write_text("\n".join(_sections(results, folder)))
 
 
-def _sections(results: ProducerResults) -> Iterator[str]:
+def _docstrings(folder: Path) -> Iterator[str]:
+    picture = folder / "docstrings.png"
+    if picture.exists():
+        yield "## A real data set\n"
+        yield (
+            "The paragraphs of the documentation strings of the standard library and of all packages that the tests need, through "
+            "the model of [examples/docstrings](../../examples/docstrings/train.py), Parquet to Parquet over HTTP, all on two "
+            "cores; drawn by the example's plot.py.\n"
+        )
+        yield f"![rows per second over time]({folder.name}/{picture.name})\n"
+
+
+def _sections(results: ProducerResults, folder: Path) -> Iterator[str]:
     yield "# Batch producers\n"
     yield (
         "Made by `python -m loadtest producers`; the raw figures are in [results.json](producers/results.json). Ratios are of "
@@ -38,6 +50,7 @@ def _sections(results: ProducerResults) -> Iterator[str]:
         yield from _packed(results)
     if results.lanes:
         yield from _lanes(results)
+    yield from _docstrings(folder)
     if results.million is not None:
         yield from _million(results.million)
     yield "## Machine\n"

@@ -126,7 +126,7 @@ def unclean_election(facts: KafkaFacts, needs: Needs) -> Iterator[Misconfigurati
 
 def short_retention(facts: KafkaFacts, needs: Needs) -> Iterator[Misconfiguration]:
     """I12: records must outlive the longest deadline."""
-    for value, where in _grouped(_infer(facts, needs), lambda topic: _retention(topic.settings)):
+    for value, where in _grouped(_requests(facts, needs), lambda topic: _retention(topic.settings)):
         if value < needs.longest_deadline:
             wanted = round(2 * needs.longest_deadline * 1000)
             yield Misconfiguration(
@@ -162,7 +162,7 @@ def deleted_unread(facts: KafkaFacts, needs: Needs) -> Iterator[Misconfiguration
 
 def bounded_size(facts: KafkaFacts, needs: Needs) -> Iterator[Misconfiguration]:
     """I12: a bound in bytes deletes unread records of any age."""
-    for value, where in _grouped(_infer(facts, needs), lambda topic: topic.settings.get("retention.bytes", "-1")):
+    for value, where in _grouped(_requests(facts, needs), lambda topic: topic.settings.get("retention.bytes", "-1")):
         if number(value, -1) >= 0:
             yield Misconfiguration(
                 "I12", "retention.bytes", value, "-1",
@@ -173,7 +173,7 @@ def bounded_size(facts: KafkaFacts, needs: Needs) -> Iterator[Misconfiguration]:
 
 def compacted(facts: KafkaFacts, needs: Needs) -> Iterator[Misconfiguration]:
     """I1: compaction keeps one record of each key."""
-    for value, where in _grouped(_infer(facts, needs), lambda topic: topic.settings.get("cleanup.policy", "delete")):
+    for value, where in _grouped(_requests(facts, needs), lambda topic: topic.settings.get("cleanup.policy", "delete")):
         if "compact" in value:
             yield Misconfiguration(
                 "I1", "cleanup.policy", value, "delete", "all but the last of the requests with one key are deleted",
@@ -183,7 +183,7 @@ def compacted(facts: KafkaFacts, needs: Needs) -> Iterator[Misconfiguration]:
 
 def forgotten_offsets(facts: KafkaFacts, needs: Needs) -> Iterator[Misconfiguration]:
     """I12: a group that lost its offsets starts at the beginning of the log, and runs it again."""
-    longest = max((_retention(topic.settings) for topic in _infer(facts, needs)), default=0.0)
+    longest = max((_retention(topic.settings) for topic in _requests(facts, needs)), default=0.0)
     name = "offsets.retention.minutes"
     for value, where in _of_brokers(facts, name):
         if number(value, 10080) * 60 < longest and number(value, 0) < _MOST_MINUTES:
@@ -198,7 +198,7 @@ def forgotten_offsets(facts: KafkaFacts, needs: Needs) -> Iterator[Misconfigurat
 def small_messages(facts: KafkaFacts, needs: Needs) -> Iterator[Misconfiguration]:
     """I1: a request of any allowed size is accepted."""
     for value, where in _grouped(
-        _infer(facts, needs), lambda topic: number(topic.settings.get("max.message.bytes"), LARGEST)
+        _requests(facts, needs), lambda topic: number(topic.settings.get("max.message.bytes"), LARGEST)
     ):
         if value < LARGEST:
             yield Misconfiguration(
@@ -262,10 +262,10 @@ _RULES: Final[tuple[Callable[[KafkaFacts, Needs], Iterator[Misconfiguration]], .
 )  # fmt: skip
 
 
-def _infer(facts: KafkaFacts, needs: Needs) -> list[TopicFacts]:
-    """Infer topics with known settings, and the topic that would be created now."""
-    head = f"{needs.prefix}.infer."
-    return [*(topic for topic in facts.topics if topic.settings and topic.name.startswith(head)), *_inherited(facts)]
+def _requests(facts: KafkaFacts, needs: Needs) -> list[TopicFacts]:
+    """Topics of requests, of both lanes, with known settings, and the topic that would be created now."""
+    heads = (f"{needs.prefix}.infer.", f"{needs.prefix}.batch.")
+    return [*(topic for topic in facts.topics if topic.settings and topic.name.startswith(heads)), *_inherited(facts)]
 
 
 def _is_offsets(topic: TopicFacts) -> bool:

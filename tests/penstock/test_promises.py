@@ -45,6 +45,12 @@ def broken(broker: dict[str, str] | None = None, needs: Needs | None = None, **t
     return kafka.check_kafka(facts, needs or Needs())
 
 
+def test_topics_of_the_batch_lane_keep_the_same_promises() -> None:
+    batch = TopicFacts("penstock.batch.m.1", 3, 3, TOPIC | {"retention.ms": "1000"})
+    facts = dataclasses.replace(GOOD_KAFKA, topics=(*GOOD_KAFKA.topics, batch))
+    assert {found.promise for found in kafka.check_kafka(facts, Needs())} == {"I12"}
+
+
 def test_a_good_cluster_breaks_nothing() -> None:
     assert kafka.check_kafka(GOOD_KAFKA, Needs()) == []
     assert redis.check_redis(GOOD_REDIS) == []

@@ -17,6 +17,7 @@ from urllib.parse import quote
 from penstock.batch.backends import Events, Served
 from penstock.batch.journal import Saved
 from penstock.batch.records import Record
+from penstock.batch.spans import Spans
 from penstock.client import AsyncClient, Client, InferResult
 from protocol.errors import RETRYABLE, Code, FleetError, NotFound, quoted
 from protocol.messages import Failure, InferReply, Lane
@@ -85,6 +86,8 @@ class HttpBackend:
     async def start(self, run: str, served: Served, saved: Saved, events: Events, *, awaits: bool) -> set[str]:
         """See `Backend.start`."""
         self._served = served
+        if awaits:  # an answer comes to a call only: what was sent and is not done is called again, under its key
+            saved.known.sent, saved.known.alone, saved.known.logged = Spans(), Spans(), set()
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._call_all(events, awaits=awaits)) for _ in range(CALLS)]
         events.caught_up()
@@ -114,8 +117,9 @@ class HttpBackend:
                 events.broken(error)
                 return
             del self._calling[record.id]
-            events.logged([record])
-            if reply is not None:
+            if reply is None:
+                events.logged([record])
+            else:
                 events.answer(record.id, reply, None)
 
     async def _call(self, record: Record, *, awaits: bool) -> InferReply | None:

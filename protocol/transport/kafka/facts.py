@@ -56,7 +56,8 @@ async def _read(admin: AIOKafkaAdminClient, settings: TransportSettings) -> Kafk
     resources += [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
     found = _settings(await admin.describe_configs(resources))
     topics = [_topic(topic, found.get((False, topic["topic"]), {})) for topic in described]
-    served = [topic for topic in topics if topic.name.startswith(f"{settings.names.prefix}.infer.")]
+    prefix = settings.names.prefix
+    served = [topic for topic in topics if topic.name.startswith((f"{prefix}.infer.", f"{prefix}.batch."))]
     unread = await read_unread(admin, settings, {t["topic"]: len(t["partitions"]) for t in described}, served)
     topics = [unread.get(topic.name, topic) for topic in topics]
     return KafkaFacts(

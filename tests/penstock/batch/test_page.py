@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -206,3 +207,42 @@ def test_the_reader_of_the_output_ends(served: tuple[Path, str], tmp_path: Path)
     process.stderr.close()
     assert process.wait(10) == 141, said
     assert "Traceback" not in said
+
+
+def moved(process: subprocess.Popen[bytes], out: Path, size: int) -> bool:
+    """Whether the job has written more than `size` bytes, or has ended."""
+    return process.poll() is not None or (out.exists() and out.stat().st_size > size)
+
+
+def test_killed_again_and_again_over_http(served: tuple[Path, str], tmp_path: Path) -> None:
+    count = 20_000
+    write(tmp_path, count)
+    command = ["batch", "submit", "sums", "in.jsonl", "-o", "out.jsonl", "--job", "k", "--rows-per-record", "16"]
+    out, killed = tmp_path / "out.jsonl", 0
+    while True:
+        size = out.stat().st_size if out.exists() else 0
+        process = subprocess.Popen(
+            [sys.executable, "-m", "penstock", *command, "--url", served[1]],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path,
+            env=os.environ | {"XDG_STATE_HOME": str(tmp_path / "state")},
+        )  # fmt: skip
+        if killed < 4:
+            wait_for("progress or the end", functools.partial(moved, process, out, size))
+            process.kill()
+        if process.wait(60) != -signal.SIGKILL:
+            break
+        killed += 1
+    assert process.returncode == 0
+    assert killed >= 2
+    lines = [json.loads(line) for line in out.read_bytes().splitlines()]
+    assert [entry["line"] for entry in lines] == list(range(1, count + 1))
+    assert all(entry["outputs"]["TWICE"][0] == 2 * (99 + entry["line"]) for entry in lines)
+
+
+def test_sent_without_waiting_over_http(served: tuple[Path, str], tmp_path: Path) -> None:
+    write(tmp_path, 1000)
+    assert run(tmp_path, served[1], "in.jsonl", "-o", "out.jsonl", "--no-wait").returncode == 0
+    assert (tmp_path / "out.jsonl").read_bytes() == b""
+    done = run(tmp_path, served[1], "in.jsonl", "-o", "out.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "out.jsonl").read_bytes().splitlines()) == 1000
