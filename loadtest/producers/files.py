@@ -26,11 +26,11 @@ LOOP_BATCH: Final = 32
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FileRound:
-    """One round: rows per second of whole processes, from their start to their end.
+    """One round, in rows per second.
 
     Attributes:
-        loop: the plain loop.
-        submit: `penstock batch submit`.
+        loop: the plain loop, from its first row on; its model is loaded, as the server's is.
+        submit: `penstock batch submit`, the whole process from its start to its end.
     """
 
     loop: float
@@ -60,20 +60,23 @@ def run_rounds(
     ):
         for turn in range(rounds):
             target = Path(folder) / f"loop-{turn}.jsonl"
-            loop = rate(
+            loop, said = rate(
                 ["-m", "loadtest.producers.loop", str(cache / model), str(source), str(target), str(LOOP_BATCH)],
                 core, rows, target,
             )  # fmt: skip
+            loop = rows / json.loads(said)["seconds"]
             target = Path(folder) / f"submit-{turn}.jsonl"
             line = ["-m", "penstock", "batch", "submit", model, str(source), "-o", str(target)]
-            submit = rate([*line, "--url", f"http://127.0.0.1:{system.port}", "--json", *options], core, rows, target)
+            submit, _ = rate(
+                [*line, "--url", f"http://127.0.0.1:{system.port}", "--json", *options], core, rows, target
+            )
             found.append(FileRound(loop, submit))
             say(f"{model}: loop {loop:,.0f} rows/s, submitted {submit:,.0f} rows/s ({found[-1].share:.2f})")
     return found
 
 
-def rate(arguments: Sequence[str], core: int | None, rows: int, target: Path) -> float:
-    """Rows per second of one process on one core, whose output must have a line for each row.
+def rate(arguments: Sequence[str], core: int | None, rows: int, target: Path) -> tuple[float, str]:
+    """Rows per second of one process on one core, whose output must have a line for each row, and what it printed.
 
     Raises:
         Unavailable: it failed, or lines are missing; with the end of what it wrote.
@@ -88,4 +91,4 @@ def rate(arguments: Sequence[str], core: int | None, rows: int, target: Path) ->
         lines = sum(1 for line in file if json.loads(line).get("outputs"))
     if done.returncode or lines != rows:
         raise Unavailable(f"{arguments[1]} ended with {done.returncode}, {lines} of {rows} rows: {done.stderr[-2000:]}")
-    return rows / seconds
+    return rows / seconds, done.stdout

@@ -63,7 +63,7 @@ def _files(results: ProducerResults) -> Iterator[str]:
     yield (
         "`penstock batch submit MODEL FILE.jsonl -o OUT.jsonl --url …` against a plain loop that reads the same file, calls the "
         "framework with 32 rows and writes the same lines. Submitter and `penstock serve` share a core; the loop has it to itself. "
-        "Whole processes, from start to end.\n"
+        "The submitter's time is that of its whole process; the loop's begins once its model is loaded.\n"
     )
     rows = [
         (model, statistics.median(r.loop for r in rounds), statistics.median(r.submit for r in rounds),
