@@ -95,7 +95,7 @@ class WorkerSettings:
     journal_fd: int | None = None
     resync_interval: float = 10.0
     max_queued_bytes: int = 256 * 1024 * 1024
-    batch_lane_max_ms: float = 50.0
+    batch_lane_max_ms: float = 20.0
     batch_lane_share: float = 0.05
     default_max_batch_size: int = DEFAULT_MAX_BATCH_SIZE
     gpus: tuple[int, ...] | None = None

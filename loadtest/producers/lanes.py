@@ -35,10 +35,10 @@ class LanePair:
 
     Attributes:
         bound_ms: `--batch-lane-max-ms`.
-        load: interactive requests per second, as a share of what the model can answer in batches.
+        load: interactive requests per second, as a share of what the model can answer one by one.
         alone, beside: interactive latency without and with the backlog.
         batch_rows_s: rows of the backlog per second.
-        spare_rows_s: what the model could have answered besides the interactive rows.
+        spare_rows_s: what the model could have answered in full batches in the time that interactive requests leave.
         execution_ms: what one execution at the maximum batch size takes.
     """
 
@@ -58,7 +58,7 @@ class LanePlan:
     model: str = "mlp"
     bounds_ms: Sequence[float] = (5.0, 20.0, 50.0)
     loads: Sequence[float] = (0.1, 0.3)
-    seconds: float = 8.0
+    seconds: float = 12.0
     rounds: int = 1
 
 
@@ -67,15 +67,16 @@ def measure(cache: Path, plan: LanePlan, say: Callable[[str], None]) -> list[Lan
     model = ALL[plan.model]
     core, _ = cores()
     size = 32
-    limit = direct.measure(cache / plan.model, model.inputs, 1.0, [size])[size]
+    limits = direct.measure(cache / plan.model, model.inputs, 1.0, [1, size])
+    limit = limits[size]
     pairs = []
     for bound in plan.bounds_ms:
         options = ["--batch-lane-max-ms", f"{bound:g}"]
         with systems.fleet(cache, core, plan.model, build(model.inputs, 8), options) as system:
             for turn in range(plan.rounds):
                 for load in plan.loads:
-                    pair = _pair(system, plan, load * limit, turn)
-                    pairs.append(LanePair(bound, load, *pair, limit - load * limit, size / limit * 1e3))
+                    pair = _pair(system, plan, load * limits[1], turn)
+                    pairs.append(LanePair(bound, load, *pair, limit * (1 - load), size / limit * 1e3))
                     say(_line(pairs[-1]))
     return pairs
 

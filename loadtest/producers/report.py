@@ -88,8 +88,10 @@ def _lanes(results: ProducerResults) -> Iterator[str]:
     yield "## Interactive calls beside a backlog\n"
     yield (
         "The MLP on the fleet with Kafka and Redis on one core, open-loop callers on another. Each row is a pair: the same "
-        "arrivals without and with a backlog of 256-row records in the batch lane. *bound* is `--batch-lane-max-ms`; *share* is "
-        "what the backlog got of the rows that the model could have answered besides the callers'.\n"
+        "arrivals without and with a backlog of 256-row records in the batch lane. *load* is a share of the rate at which the "
+        "model answers requests one by one. *bound* is `--batch-lane-max-ms`; *share* is what the backlog got of the rows that the model "
+        "could have answered in full batches in the time that the callers leave. Broker, store, gateway and worker share the core "
+        "with the model, so the share stays below one.\n"
     )
     rows = [
         (p.bound_ms, f"{p.load:.0%}", p.execution_ms, p.alone.latency_ms["p50"], p.beside.latency_ms["p50"],

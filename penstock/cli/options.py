@@ -110,7 +110,7 @@ model_options = options(
     option("--partitions", type=int, default=4, help="Partitions of a new topic, and so the maximum number of workers that share one model version. Four are cheap (each is an entry in every fetch and a log segment) and let a model grow without repartitioning."),  # noqa: E501
     option("--cores", type=int, default=0, help="CPU cores to divide among model instances; 0 for all of the container."),
     option("--max-attempts", type=int, default=3, help="Runs of a request that may die before it becomes a dead letter."),
-    option("--batch-lane-max-ms", type=float, default=50.0, help="Milliseconds that one batch of the batch lane may run: an interactive request waits for it no longer."),  # noqa: E501
+    option("--batch-lane-max-ms", type=float, default=20.0, help="Milliseconds that one batch of the batch lane may run: an interactive request waits for it no longer."),  # noqa: E501
     option("--batch-lane-share", type=float, default=0.05, help="Share of the instances' time that the batch lane gets while interactive requests always wait; it grows with the age of its oldest record. 0: only time and rows that these leave."),  # noqa: E501
     option("--unload-grace", type=float, default=30.0, help="Seconds that an unloaded version's queue gets before the rest is refused."),  # noqa: E501
     option("--drain-grace", type=float, default=30.0, help="Seconds that work in flight gets after SIGTERM."),

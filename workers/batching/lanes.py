@@ -41,7 +41,7 @@ class LaneSettings:
         share: of the instances' time while interactive requests always wait, 0 to less than 1; with 0 the lane has only idle time.
     """
 
-    longest: float = 0.05
+    longest: float = 0.02
     share: float = 0.05
 
 
