@@ -89,9 +89,9 @@ def _lanes(results: ProducerResults) -> Iterator[str]:
     yield (
         "The MLP on the fleet with Kafka and Redis on one core, open-loop callers on another. Each row is a pair: the same "
         "arrivals without and with a backlog of 256-row records in the batch lane. *load* is a share of the rate at which the "
-        "model answers requests one by one. *bound* is `--batch-lane-max-ms`; *share* is what the backlog got of the rows that the model "
-        "could have answered in full batches in the time that the callers leave. Broker, store, gateway and worker share the core "
-        "with the model, so the share stays below one.\n"
+        "model answers requests one by one. *bound* is `--batch-lane-max-ms`; *share* is what the backlog got of the rows that "
+        "the model could have answered in full batches in the time that the callers leave. Broker, store, gateway and worker "
+        "share the core with the model, so the share stays below one.\n"
     )
     rows = [
         (p.bound_ms, f"{p.load:.0%}", p.execution_ms, p.alone.latency_ms["p50"], p.beside.latency_ms["p50"],
@@ -113,7 +113,8 @@ def _million(run: MillionRun) -> Iterator[str]:
         if not run.problems
         else "; ".join(run.problems)
     )
-    yield f"add/sub, Kafka and Redis, two workers, everything on two cores, {run.seconds:.0f} s. {verdict}\n"
+    place = "add/sub, Kafka and Redis, two workers (which hold the other models and PyTorch, too), all on two cores"
+    yield f"{place}, {run.seconds:.0f} s. {verdict}\n"
     yield table(("s", "what happened"), [(round(at), name) for at, name in run.events])
     yield table(("process", "highest resident memory, MiB"), sorted(run.peak_mib.items()))
     yield "![memory and progress](producers/million.png)\n"
