@@ -129,10 +129,11 @@ def _plot_lanes(pairs: list[LanePair], path: Path) -> None:
         for load in sorted({p.load for p in pairs}):
             chosen = sorted((p for p in pairs if p.load == load), key=lambda p: p.bound_ms)
             shares = [p.batch_rows_s / p.spare_rows_s for p in chosen]
-            axes.plot(
+            (line,) = axes.plot(
                 shares, [p.beside.latency_ms["p99"] for p in chosen], "o-", label=f"{load:.0%} load, beside the backlog"
             )
-            axes.axhline(chosen[0].alone.latency_ms["p99"], linestyle=":", label=f"{load:.0%} load, alone")
+            alone = statistics.median(p.alone.latency_ms["p99"] for p in chosen)
+            axes.axhline(alone, linestyle=":", color=line.get_color(), label=f"{load:.0%} load, alone")
             for p, share in zip(chosen, shares, strict=True):
                 axes.annotate(f"{p.bound_ms:g} ms", (share, p.beside.latency_ms["p99"]))
 
