@@ -102,7 +102,7 @@ def test_kcat_reads_the_answer_from_a_topic(place: Place, tmp_path: Path) -> Non
 
 def test_the_readme_shows_the_examples_that_run() -> None:
     shown = examples(PAGE.parents[1] / "README.md")
-    assert list(shown) == ["kcat-topic-submit", "kcat-topic-read"]
+    assert list(shown) == ["kcat-submit", "kcat-redis", "kcat-topic-submit", "kcat-topic-read"]
     for name, example in shown.items():
         assert example.text == EXAMPLES[name].text
 
