@@ -323,7 +323,9 @@ def status(name: str, state_dir: Path | None, as_json: bool) -> None:
         print(orjson.dumps(facts, option=orjson.OPT_INDENT_2).decode())
         return
     for key, value in facts.items():
-        print(f"{key:<10} {'' if value is None else value}")
+        if isinstance(value, dict):
+            value = ", ".join(f"{name} {text}" for name, text in value.items() if text)  # noqa: PLW2901  # as it is shown
+        print(f"{key:<10} {'-' if value is None else value}")
 
 
 @command.command()
