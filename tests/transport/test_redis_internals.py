@@ -8,8 +8,10 @@ import inspect
 from pathlib import Path
 
 import pytest
+from redis.exceptions import ResponseError
 
 from protocol.transport.redis import redis_internals
+from protocol.transport.redis.redis_internals import error_code
 from tests.transport.internals import foreign_private_names, imported_from, stored_or_defined
 
 ROOT = Path(__file__).parents[2]
@@ -70,3 +72,17 @@ def test_nobody_else_imports_what_is_not_documented(package: str) -> None:
         if node.module not in DOCUMENTED
     ]
     assert found == []
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("@user_script: 84: -NOREPLICAS Not enough good replicas to write.", "NOREPLICAS"),
+        ("@user_script: 84: -READONLY You can't write against a read only replica.", "READONLY"),
+        ("Error running script (call to f_0a): @user_script:38: @user_script: 38: -READONLY You can't", "READONLY"),
+        ("OOM command not allowed when used memory > 'maxmemory'. script: 0a, on @user_script:84.", "OOM"),
+        ("", ""),
+    ],
+)
+def test_the_code_of_an_error_is_found_in_a_script_of_redis_6_2(text: str, code: str) -> None:
+    assert error_code(ResponseError(text)) == code

@@ -229,8 +229,8 @@ async def _connected(address: Address, sentinels: SentinelClient | None, timeout
 
 
 def _demoted(reply: RedisError) -> bool:
-    """Whether a server reports that it is a replica; in Redis 6.2 a script's error has the code in the middle."""
-    return error_code(reply) in {"READONLY", "MASTERDOWN"} or "-READONLY" in str(reply)
+    """Whether a server reports that it is a replica."""
+    return error_code(reply) in {"READONLY", "MASTERDOWN"}
 
 
 def pack_commands(commands: Sequence[Sequence[Argument]]) -> bytes:

@@ -7,6 +7,7 @@ lacks; pyproject.toml bounds redis-py to the version that the tests ran on.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -32,6 +33,7 @@ __all__ = [
     "parse_url",
 ]
 
+_IN_SCRIPT: Final = re.compile(r"@user_script: ?\d+: -?([A-Z]+) ")
 _PACKER: Final[Any] = HiredisRespSerializer()
 """redis-py's asyncio connections pack in Python, which for 32 answers takes three times as long as the rest."""
 
@@ -131,8 +133,15 @@ def check_certificates(connection: AbstractConnection) -> None:
 
 
 def error_code(reply: RedisError) -> str:
-    """An error reply's first word, as `OOM`; redis-py cuts it off where it has a class for it."""
-    return reply.status_code or str(reply).partition(" ")[0]
+    """An error reply's first word, as `OOM`; redis-py cuts it off where it has a class for it.
+
+    Redis 6.2 puts a script and its line before the error of a command in it: `@user_script: 84: -READONLY You can't …`.
+    """
+    if reply.status_code:
+        return str(reply.status_code)
+    text = str(reply)
+    inside = _IN_SCRIPT.search(text)
+    return inside[1] if inside else text.partition(" ")[0]
 
 
 def is_error_reply(error: BaseException | None) -> bool:
