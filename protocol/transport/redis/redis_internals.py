@@ -137,11 +137,10 @@ def error_code(reply: RedisError) -> str:
 
     Redis 6.2 puts a script and its line before the error of a command in it: `@user_script: 84: -READONLY You can't …`.
     """
-    if reply.status_code:
-        return str(reply.status_code)
     text = str(reply)
-    inside = _IN_SCRIPT.search(text)
-    return inside[1] if inside else text.partition(" ")[0]
+    if inside := _IN_SCRIPT.search(text):
+        return inside[1]
+    return reply.status_code or text.partition(" ")[0]
 
 
 def is_error_reply(error: BaseException | None) -> bool:
