@@ -68,7 +68,8 @@ async def test_killed_at_random_it_goes_on_exactly(
             break
         process.send_signal(how)
         await reading
-        assert process.returncode == (130 if how is signal.SIGINT else -how), reading.result()[0].decode()[-2000:]
+        ends = {-how, 130} if how is signal.SIGINT else {-how}  # before its imports are done, SIGINT ends it at once
+        assert process.returncode in ends, reading.result()[0].decode()[-2000:]
         stopped += 1
     output, _ = reading.result()
     await fleet.stop()
