@@ -18,12 +18,13 @@ def bug(name: str, owner: Any, attribute: str, *seeds: int) -> Callable[[Callabl
     def register(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
         @contextlib.contextmanager
         def plant() -> Iterator[None]:
-            right = owner.__dict__[attribute]
-            setattr(owner, attribute, make(right))
+            home = next(base for base in owner.__mro__ if attribute in base.__dict__)
+            right = home.__dict__[attribute]
+            setattr(home, attribute, make(right))
             try:
                 yield
             finally:
-                setattr(owner, attribute, right)
+                setattr(home, attribute, right)
 
         MUTANTS[name] = plant
         SEEDS[name] = seeds
