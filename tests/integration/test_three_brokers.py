@@ -55,7 +55,7 @@ class Callers:
         self.accepted: dict[int, Pending] = {}
         self.accepted_at: list[float] = []
         self.refused: list[tuple[float, str]] = []
-        self._client = AsyncClient(url, connections=CALLERS)
+        self._client = AsyncClient(url, connections=CALLERS, retries=0)
         self._numbers = itertools.count(BASE)
         self._calling = [asyncio.create_task(self._call()) for _ in range(CALLERS)]
 

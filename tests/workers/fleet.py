@@ -26,7 +26,7 @@ from workers.worker import Worker
 
 NAMES = Names("test")
 CHANNEL = NAMES.gateway_channel("gateway")
-TIMEOUT = 10.0
+TIMEOUT = 20.0
 
 IDENTITY = """
 backend: "identity"
