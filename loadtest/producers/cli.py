@@ -14,7 +14,7 @@ from loadtest.producers import files, lanes, million, packed, report
 from loadtest.producers.results import ProducerResults
 
 PAGE: Final = Path("docs/benchmarks/producers.md")
-ROWS: Final = {"mlp": 40_000, "encoder": 2_000}
+ROWS: Final = {"mlp": 40_000, "encoder": 4_000}
 SIZES: Final = (1, 32, 256)
 
 

@@ -22,9 +22,9 @@ MAX_SHAPES: Final = 64
 MAX_SIZES: Final = 32
 """Sizes kept per shape class; those not seen for longest are forgotten."""
 RECENT: Final = 8
-RETRY: Final = 10.0
+RETRY: Final = 2.0
 """Seconds until a size that is over the limit may be tried again; twice as long after each further time."""
-MAX_DOUBLINGS: Final = 6
+MAX_DOUBLINGS: Final = 8
 
 
 @dataclasses.dataclass(slots=True)
