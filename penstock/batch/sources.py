@@ -165,6 +165,32 @@ class _Lines:
 _LONG: Final = bad(f"the line is longer than {MAX_LINE} bytes", Code.TOO_LARGE)
 
 
+_END: Final = object()
+"""In place of a row: there are no more."""
+_EMPTY: Final = object()
+"""In place of a row: the line has none."""
+
+
+def _read_block(lines: _Lines, size: int, next_row: Callable[[], Any]) -> Block:
+    """The rows up to the end of the block of `size` lines that begins or goes on here, of at most about `BLOCK_BYTES`."""
+    begin = lines.mark
+    boundary = _boundary(begin.line, size)
+    limit = begin.offset + BLOCK_BYTES
+    numbers: list[int] = []
+    rows: list[Any] = []
+    last = False
+    while lines.line < boundary and lines.offset < limit:
+        number = lines.line
+        row = next_row()
+        if row is _END:
+            last = True
+            break
+        if row is not _EMPTY:
+            numbers.append(number)
+            rows.append(row)
+    return Block(begin, lines.mark, numbers, rows, last)
+
+
 class JsonLines:
     """A JSON object of one row per line.
 
@@ -184,30 +210,20 @@ class JsonLines:
 
     def read(self) -> Block:
         """See `Source.read`."""
-        lines, begin = self._lines, self._lines.mark
-        boundary = _boundary(begin.line, self._size)
-        limit = begin.offset + BLOCK_BYTES
-        numbers: list[int] = []
-        rows: list[Any] = []
-        last = False
-        while lines.line < boundary and lines.offset < limit:
-            number = lines.line
-            text = lines.next()
+        return _read_block(self._lines, self._size, self._row)
+
+    def _row(self) -> Any:
+        text = self._lines.next()
+        if text is None:
+            return _LONG
+        try:
+            return orjson.loads(text)
+        except orjson.JSONDecodeError as error:
             if text == b"":
-                last = True
-                break
-            if text is None:
-                numbers.append(number)
-                rows.append(_LONG)
-                continue
-            try:
-                rows.append(orjson.loads(text))
-            except orjson.JSONDecodeError as error:
-                if not text.strip():
-                    continue
-                rows.append(bad(f"the line is not JSON: {error}: {quoted(text.strip())}"))
-            numbers.append(number)
-        return Block(begin, lines.mark, numbers, rows, last)
+                return _END
+            if not text.strip():
+                return _EMPTY
+            return bad(f"the line is not JSON: {error}: {quoted(text.strip())}")
 
     def share(self) -> float | None:
         """See `Source.share`."""
@@ -287,22 +303,15 @@ class CsvLines:
 
     def read(self) -> Block:
         """See `Source.read`."""
-        lines, begin = self._lines, self._lines.mark
-        boundary = _boundary(begin.line, self._size)
-        limit = begin.offset + BLOCK_BYTES
-        numbers: list[int] = []
-        rows: list[Any] = []
-        last = False
-        while lines.line < boundary and lines.offset < limit:
-            number = lines.line
-            cells = self._row()
-            if cells is None:
-                last = True
-                break
-            if cells:
-                numbers.append(number)
-                rows.append(cells if isinstance(cells, Bad) else self.convert(cells))
-        return Block(begin, lines.mark, numbers, rows, last)
+        return _read_block(self._lines, self._size, self._converted)
+
+    def _converted(self) -> Any:
+        cells = self._row()
+        if cells is None:
+            return _END
+        if not cells:
+            return _EMPTY
+        return cells if isinstance(cells, Bad) else self.convert(cells)
 
     def share(self) -> float | None:
         """See `Source.share`."""
