@@ -146,6 +146,14 @@ class Meter:
         spent.update({name: after[name] - before[name] for name in before})
 
 
+def resident_bytes(pid: int) -> float:
+    """Resident memory of a process and all below it; 0 if it has ended."""
+    try:
+        return sum(map(_rss, _tree(psutil.Process(pid))))
+    except psutil.NoSuchProcess:
+        return 0.0
+
+
 def _tree(root: psutil.Process) -> list[psutil.Process]:
     try:
         return [root, *root.children(recursive=True)]

@@ -21,7 +21,7 @@ import orjson
 import psutil
 
 from loadtest.connections import Address
-from loadtest.processes import MIB, ServerProcess
+from loadtest.processes import MIB, ServerProcess, resident_bytes
 from loadtest.producers.rows import write_jsonl
 from loadtest.systems import REDIS_MEMORY, free_port, redis_used_bytes, wait_until_ready
 from protocol.errors import Unavailable
@@ -115,7 +115,7 @@ class _Fleet:
 
     def memory_mib(self, submitter: int) -> dict[str, float]:
         """Resident memory of all, and Redis' own count."""
-        used = {name: _tree_rss(pid) for name, pid in (self.roots | {"submitter": submitter}).items()}
+        used = {name: resident_bytes(pid) for name, pid in (self.roots | {"submitter": submitter}).items()}
         used["redis used_memory"] = redis_used_bytes(self.redis)
         return {name: size / MIB for name, size in used.items() if size}
 
@@ -221,14 +221,6 @@ def _answered(log: str) -> int:
         with contextlib.suppress(json.JSONDecodeError, KeyError, TypeError):
             return int(json.loads(text)["answered"])
     return 0
-
-
-def _tree_rss(pid: int) -> float:
-    try:
-        root = psutil.Process(pid)
-        return sum(process.memory_info().rss for process in [root, *root.children(recursive=True)])
-    except psutil.NoSuchProcess:
-        return 0.0
 
 
 def problems(source: Path, target: Path) -> Iterator[str]:
