@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -40,24 +40,36 @@ async def end(writers: list[asyncio.StreamWriter]) -> None:
             await writer.wait_closed()
 
 
-class Server:
-    """Answers the n-th request with the n-th script: bytes to write, then whether the connection stays."""
+class Listening:
+    """Listens on a free port of loopback for the duration of a `with`; then its connections break."""
 
-    def __init__(self, *script: tuple[bytes, bool]) -> None:
-        self.script = list(script)
-        self.requests: list[bytes] = []
-        self.connections = 0
+    user = ""
+
+    def __init__(self) -> None:
         self._writers: list[asyncio.StreamWriter] = []
 
-    async def __aenter__(self) -> Server:
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self.url = f"http://{self.user}127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
         await end(self._writers)
         await self._server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        raise NotImplementedError
+
+
+class Server(Listening):
+    """Answers the n-th request with the n-th script: bytes to write, then whether the connection stays."""
+
+    def __init__(self, *script: tuple[bytes, bool]) -> None:
+        super().__init__()
+        self.script = list(script)
+        self.requests: list[bytes] = []
+        self.connections = 0
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -351,24 +363,16 @@ async def test_the_batch_lane_is_asked_for_by_a_header(make: Make) -> None:
 # --- proxies and TLS ---
 
 
-class Proxy:
+class Proxy(Listening):
     """An HTTP proxy: forwards plain requests to one server, and opens tunnels to it."""
 
+    user = "me:word@"
+
     def __init__(self, target: str, status: bytes = b"200") -> None:
+        super().__init__()
         self._port = int(target.rpartition(":")[2])
         self._status = status
         self.heads: list[bytes] = []
-        self._writers: list[asyncio.StreamWriter] = []
-
-    async def __aenter__(self) -> Proxy:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://me:word@127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        await end(self._writers)
-        await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
