@@ -71,6 +71,10 @@ class System:
     def executed(self, model: str) -> tuple[int, int]:
         """(rows, executions) so far, from the server's own statistics; differences of two readings give the mean batch."""
         time.sleep(HEARTBEATS)
+        return self.counted(model)
+
+    def counted(self, model: str) -> tuple[int, int]:
+        """(rows, executions) that the server's statistics have now."""
         document = get_json(self.address(model), f"/v2/models/{model}/stats")
         stats = document["model_stats"]
         return sum(s["inference_count"] for s in stats), sum(s["execution_count"] for s in stats)

@@ -21,7 +21,6 @@ from loadtest.producers.rows import arrays
 from loadtest.results import OpenPoint
 from loadtest.run import OpenPlan, open_point
 from loadtest.systems import System
-from loadtest.targets import get_json
 
 ROWS: Final = 256
 """Rows of each record of the backlog."""
@@ -85,16 +84,10 @@ def _pair(system: System, plan: LanePlan, rate: float, seed: int) -> tuple[OpenP
     open_plan = OpenPlan(rate, plan.seconds, 1.0, seed=seed)
     alone = _point(system, plan.model, open_plan)
     with backlog(system, plan.model, arrays(plan.model, ROWS), BACKLOG):
-        before, begin = _rows(system, plan.model), time.perf_counter()
+        (before, _), begin = system.counted(plan.model), time.perf_counter()
         beside = _point(system, plan.model, open_plan)
-        rows, seconds = _rows(system, plan.model) - before, time.perf_counter() - begin
+        rows, seconds = system.counted(plan.model)[0] - before, time.perf_counter() - begin
     return alone, beside, (rows - sum(beside.outcomes.values())) / seconds
-
-
-def _rows(system: System, model: str) -> int:
-    """Rows that were answered so far; the gateway asks its workers for this."""
-    stats = get_json(system.address(model), f"/v2/models/{model}/stats")["model_stats"]
-    return sum(entry["inference_count"] for entry in stats)
 
 
 def _point(system: System, model: str, plan: OpenPlan) -> OpenPoint:
