@@ -204,8 +204,8 @@ async def _run(begin: Begin, backend: Backend, shown: _Shown, *, collects: bool 
             outcome = await runner.run(stop, shown.progress)
         finally:
             runner.close()
-    except _Stopped:
-        return _STOPPED[got[-1]]
+    except _Stopped:  # without a signal of ours if Ctrl-C came before the handlers: asyncio cancels the task
+        return _STOPPED[got[-1] if got else signal.SIGINT]
     finally:
         await backend.close()
         for number in _STOPPED:

@@ -275,10 +275,10 @@ async def test_a_topic_that_the_worker_may_not_write_is_named_and_gets_its_answe
                 await site.send(f"other-{number}", number, "open")
             await site.answers("open", [f"other-{number}" for number in range(30)])
             url = f"http://127.0.0.1:{worker.metrics_port}/v2/health/ready"
-            async with httpx.AsyncClient(timeout=5) as http:
-                said = (await http.get(url)).text
-            assert f"'publish answers to {topic}' fails" in said
-            assert worker.metric("penstock_worker_lag_records") > 0
+            wait_for(
+                "readiness to name the topic", lambda: f"'publish answers to {topic}' fails" in httpx.get(url).text
+            )
+            wait_for("the lag of a heartbeat", lambda: worker.metric("penstock_worker_lag_records") > 0)
 
             everything = AclBindingFilter(
                 ResourceType.TOPIC,

@@ -148,6 +148,15 @@ class TestReading:
         assert offsets[-2:] == [end - 1, end] or got[-2].offset < end - 1 < got[-1].offset
         assert (got[-1].value, position) == (b"next", end + 1)
 
+    @pytest.mark.parametrize("claimed", [2, 60], ids=["the next batch's", "far behind"])
+    def test_an_offset_outside_its_batch_is_not_believed(self, claimed: int) -> None:
+        whole = bytearray(batch([Strange(b"a")], 10))
+        whole[HEADER_SIZE + 3] = claimed  # after length, attributes and timestamp; zigzag
+        got, position = drained(resealed(bytes(whole)) + batch([Strange(b"next")], 11), start=10)
+        assert [(record.offset, record.value) for record in got] == [(10, b"a"), (11, b"next")]
+        assert f"claims offset {10 + claimed // 2}" in got[0].problem
+        assert (got[1].problem, position) == ("", 12)
+
     @given(stranges, st.binary(max_size=200))
     def test_the_careful_reader_takes_anything(self, record: Strange, garbage: bytes) -> None:
         frame = Frame(0, 3, 3, 0, 0, append_time=False)

@@ -130,7 +130,7 @@ class Batch:
         if len(data) < LARGE or not crowded(data[_SIZE:], self._frame().count, LARGE, most):
             try:
                 for record in plain:
-                    if len(record.headers) > most:
+                    if len(record.headers) > most or not last < record.offset < self.next_offset:
                         break
                     last = record.offset
                     yield record

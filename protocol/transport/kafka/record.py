@@ -112,7 +112,8 @@ def _read(body: _Cursor, frame: Frame, most: int) -> RawRecord:
         delta = body.varint()
         if not frame.append_time:
             record.timestamp = frame.first_timestamp + delta
-        record.offset = min(max(frame.base + body.varint(), frame.base), frame.end - 1)
+        offset = frame.base + body.varint()
+        record.offset = min(max(offset, frame.base), frame.end - 1)
         record.key = body.copied()
         record.value = body.copied()
         count = body.varint()
@@ -123,6 +124,8 @@ def _read(body: _Cursor, frame: Frame, most: int) -> RawRecord:
             record.headers.append((name.decode("utf-8", "backslashreplace"), body.copied()))
         if count > most:
             record.problem = f"the record has {count} headers; at most {most} are read"
+        if record.offset != offset:
+            record.problem = f"the record claims offset {offset}, outside its batch of {frame.base} to {frame.end - 1}"
     except CodecError as exc:
         record.problem = f"the record is malformed: {exc}"
     return record
