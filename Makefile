@@ -42,7 +42,7 @@ verify: $(DEV)/.ready ## break a fleet on a real broker and a real Redis on purp
 	$(DEV)/bin/python -m infra.local verify $(ARGS)
 
 lock: ## pin what CI installs
-	$(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install -q '.[onnx,torch,parquet,images,loadtest,local,dev]'
+	$(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install -q '.[onnx,torch,parquet,images,grpc,s3,loadtest,local,dev]'
 	.venv-lock/bin/pip freeze --exclude penstock | sed 's/+cpu//; /^penstock/d' > $(LOCK)
 	rm -rf .venv-lock
 
@@ -62,7 +62,7 @@ $(DEV)/.ready: pyproject.toml $(LOCK)
 	  { echo "Penstock needs Python 3.11 or newer; name one with: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -m venv $(DEV) || { echo "venv is missing; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	@echo "installing Penstock with everything the tests need into $(DEV) ..."
-	@$(DEV)/bin/pip install --quiet --disable-pip-version-check -c $(LOCK) -e '.[onnx,torch,parquet,images,loadtest,local,dev]'
+	@$(DEV)/bin/pip install --quiet --disable-pip-version-check -c $(LOCK) -e '.[onnx,torch,parquet,images,grpc,s3,loadtest,local,dev]'
 	@touch $@
 
 $(TRITON)/.ready: $(LOCK)

@@ -7,7 +7,7 @@ from typing import Any, Final
 from protocol.codec import micros
 from protocol.errors import CodecError, quoted
 from protocol.frames import WIRE_VERSION, pack, split_frame
-from protocol.messages import Announcement, Heartbeat, ModelLoad, ModelState
+from protocol.messages import Announcement, ControlProgress, Heartbeat, ModelLoad, ModelState
 from protocol.tensors import Buffer
 
 SECRET_KEY: Final = b"/signing-secret"
@@ -22,6 +22,8 @@ def encode_announcement(entry: Announcement) -> tuple[bytes, bytes]:
         "config": entry.config, "digest": entry.digest, "reason": entry.reason, "at": micros(entry.at),
         "partitions": entry.partitions,
     }  # fmt: skip
+    if entry.labels:
+        value["labels"] = {output: list(labels) for output, labels in entry.labels.items()}
     return f"{entry.model}/{entry.version}".encode(), pack(value)
 
 
@@ -38,8 +40,9 @@ def decode_announcement(value: Buffer) -> Announcement:
         return Announcement(
             str(head["model"]), str(head["version"]), ModelState(head["state"]), head["config"], str(head["digest"]),
             str(head["reason"]), head["at"] / 1e6, int(head["partitions"]),
+            {str(output): tuple(map(str, labels)) for output, labels in head.get("labels", {}).items()},
         )  # fmt: skip
-    except (KeyError, TypeError, ValueError) as exc:
+    except (AttributeError, KeyError, TypeError, ValueError) as exc:
         raise CodecError(f"announcement lacks or mistypes a field: {exc!r}") from None
 
 
@@ -56,7 +59,20 @@ def encode_heartbeat(beat: Heartbeat) -> bytes:
     }  # fmt: skip
     if beat.asked is not None:
         head["asked"] = beat.asked
+    if beat.control:
+        head["control"] = [[c.model, c.generation, c.state.value, c.reason, c.done] for c in beat.control]
+    if beat.memory != (0, 0):
+        head["memory"] = list(beat.memory)
     return pack(head)
+
+
+def _progress(model: str, generation: int, state: str, reason: str, done: bool) -> ControlProgress:
+    return ControlProgress(str(model), int(generation), ModelState(state), str(reason), bool(done))
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    limit, used = value
+    return int(limit), int(used)
 
 
 def _optional(load: ModelLoad) -> list[Any]:
@@ -104,6 +120,7 @@ def decode_heartbeat(data: Buffer) -> Heartbeat:
         return Heartbeat(
             head["worker"], head["incarnation"], head["host"], head["pid"], head["at"] / 1e6, models,
             dict(head["members"]), bool(head["draining"]), None if asked is None else tuple(map(str, asked)),
+            tuple(_progress(*entry) for entry in head.get("control", ())), _pair(head.get("memory", (0, 0))),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, IndexError) as exc:
         raise CodecError(f"heartbeat lacks or mistypes a field: {exc!r}") from None

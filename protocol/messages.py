@@ -170,6 +170,7 @@ class Announcement:
         reason: why it is UNAVAILABLE; empty otherwise.
         at: when it was announced.
         partitions: how many partitions its topic has.
+        labels: by output, the names of its classes, for the classification extension.
     """
 
     model: str
@@ -180,6 +181,7 @@ class Announcement:
     reason: str = ""
     at: float = 0.0
     partitions: int = 1
+    labels: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -217,6 +219,24 @@ class ModelLoad:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ControlProgress:
+    """How far one worker is with the desired state of one model (`protocol.control.DesiredModel`).
+
+    Attributes:
+        generation: offset of the record that it applies or has applied.
+        state: LOADING or UNLOADING while it works, READY once all chosen versions serve, UNAVAILABLE otherwise.
+        reason: why it is UNAVAILABLE, such as "unloaded", the failure of a load, or why this worker does not serve it.
+        done: whether the worker will do no more for this generation.
+    """
+
+    model: str
+    generation: int
+    state: ModelState
+    reason: str = ""
+    done: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Heartbeat:
     """A worker's heartbeat, sent every 500 ms.
 
@@ -228,6 +248,8 @@ class Heartbeat:
         members: consumer group -> member id, so that a peer can send LeaveGroup for a dead worker.
         draining: it is shutting down and takes no new requests.
         asked: the asks (`Directory.ask`) received before the numbers were read, the newest last; None if it does not listen.
+        control: by model, how far it is with the desired state; only models that have a record.
+        memory: (bytes that its models may use, bytes that they use); (0, 0) if it has no limit.
     """
 
     worker: str
@@ -239,3 +261,5 @@ class Heartbeat:
     members: dict[str, str] = dataclasses.field(default_factory=dict)
     draining: bool = False
     asked: tuple[str, ...] | None = None
+    control: tuple[ControlProgress, ...] = ()
+    memory: tuple[int, int] = (0, 0)

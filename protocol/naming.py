@@ -148,6 +148,11 @@ class Names:
         """The compacted topic of announcements, keyed by `model/version`."""
         return f"{self.prefix}.models"
 
+    @property
+    def control_topic(self) -> str:
+        """The compacted topic of the models' desired state (see `protocol.control`)."""
+        return f"{self.prefix}.control"
+
     def result_key(self, ref: str) -> str:
         """The Redis stream of one request (see `ref`)."""
         return f"{self.prefix}:result:{ref}"

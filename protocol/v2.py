@@ -12,7 +12,7 @@ import functools
 import math
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 import numpy as np
 import orjson
@@ -54,10 +54,27 @@ class RequestedOutput:
 
     Attributes:
         binary: the parameter `binary_data`; False by default, because a listed output is JSON.
+        classes: the parameter `classification`: how many of the highest elements the caller wants; 0 for the tensor itself.
+        region: shared memory that the output is written to, as registered at the gateway; "" for the response.
+        offset, byte_size: the part of the region.
     """
 
     name: str
     binary: bool = False
+    classes: int = 0
+    region: str = ""
+    offset: int = 0
+    byte_size: int = 0
+
+
+class SharedMemory(Protocol):
+    """Regions of memory that clients share with a gateway on the same machine."""
+
+    def read(self, region: str, offset: int, byte_size: int) -> bytes:
+        """A copy of a part of a region. Raises `InvalidArgument` naming the region, if it is unknown or too small."""
+
+    def write(self, region: str, offset: int, byte_size: int, data: Sequence[Buffer]) -> None:
+        """Write pieces, one after the other. Raises `InvalidArgument` naming the region, if it is unknown or too small."""
 
 
 @dataclasses.dataclass(slots=True)

@@ -1,0 +1,168 @@
+"""The desired state of a fleet's models, as records of the compacted control topic: to bytes and back. Pure.
+
+Gateways write the records, workers and gateways follow them. The generation of a record is its offset in the topic, whose only
+partition orders all changes: the later record of a key counts, whoever wrote it.
+
+    model/<model>          `DesiredModel`: load or unload it, with which configuration and files
+    aliases/<model>        `ModelAliases`: which versions a name such as `prod` stands for
+    file/<sha256>/<part>   `MAX_PART` bytes of a file that a load call brought along
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Final
+
+from protocol.codec import micros
+from protocol.errors import CodecError, quoted
+from protocol.frames import WIRE_VERSION, pack, split_frame
+from protocol.tensors import Buffer
+
+MAX_PART: Final = 8 * 1024 * 1024
+"""Bytes of a file in one record."""
+MODEL: Final = "model/"
+ALIASES: Final = "aliases/"
+FILE: Final = "file/"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DesiredModel:
+    """Whether a fleet should serve a model, and how. Of a model without a record, the workers' own settings decide.
+
+    Attributes:
+        model: its name.
+        loaded: whether it should be served.
+        config: JSON of a `ModelConfig` that replaces the repository's; "" for none.
+        files: by path in the model's folder, such as `1/model.onnx`, the SHA-256 of each file that replaces the repository's.
+        replicas: how many workers should serve it; 0 for all that can.
+        pinned: it is never evicted.
+        lease_until: when it is unloaded unless the lease is renewed; 0 for never. Seconds since the epoch, as all times here.
+        idle_after: seconds without a request after which it is unloaded; 0 for never.
+        digests: the only digests of versions that may be served; empty for any.
+        at: when the record was written.
+        by: the principal whose call wrote it.
+    """
+
+    model: str
+    loaded: bool
+    config: str = ""
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    replicas: int = 0
+    pinned: bool = False
+    lease_until: float = 0.0
+    idle_after: float = 0.0
+    digests: tuple[str, ...] = ()
+    at: float = 0.0
+    by: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AliasRoute:
+    """What one alias stands for.
+
+    Attributes:
+        weights: (version, weight) with positive weights; a call goes to one version with a probability in proportion to its weight.
+        shadow: version that gets a copy of the calls, whose answers are compared and never returned; "" for none.
+        shadow_share: of the calls that are copied, 0 to 1.
+    """
+
+    weights: tuple[tuple[str, int], ...]
+    shadow: str = ""
+    shadow_share: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelAliases:
+    """All aliases of a model. Callers write `<model>@<alias>` for the model's name; "" is the alias of calls without a version.
+
+    Attributes:
+        routes: by alias.
+        previous: the routes before the last change, for one rollback.
+    """
+
+    model: str
+    routes: Mapping[str, AliasRoute]
+    previous: Mapping[str, AliasRoute] = dataclasses.field(default_factory=dict)
+    at: float = 0.0
+    by: str = ""
+
+
+def encode_desired(entry: DesiredModel) -> tuple[bytes, bytes]:
+    """(key, value) of a record of the control topic."""
+    value = {
+        "v": WIRE_VERSION, "model": entry.model, "loaded": entry.loaded, "config": entry.config, "files": dict(entry.files),
+        "replicas": entry.replicas, "pinned": entry.pinned, "lease_until": micros(entry.lease_until),
+        "idle_after": micros(entry.idle_after), "digests": list(entry.digests), "at": micros(entry.at), "by": entry.by,
+    }  # fmt: skip
+    return f"{MODEL}{entry.model}".encode(), pack(value)
+
+
+def decode_desired(value: Buffer) -> DesiredModel:
+    """The inverse of `encode_desired`.
+
+    Raises:
+        CodecError: the bytes are not the desired state of a model.
+    """
+    head = _head(value)
+    try:
+        return DesiredModel(
+            str(head["model"]), bool(head["loaded"]), str(head["config"]),
+            {str(path): str(digest) for path, digest in head["files"].items()}, int(head["replicas"]), bool(head["pinned"]),
+            head["lease_until"] / 1e6, head["idle_after"] / 1e6, tuple(map(str, head["digests"])), head["at"] / 1e6,
+            str(head["by"]),
+        )  # fmt: skip
+    except (AttributeError, KeyError, TypeError, ValueError) as exc:
+        raise CodecError(f"the desired state of a model lacks or mistypes a field: {exc!r}") from None
+
+
+def encode_aliases(entry: ModelAliases) -> tuple[bytes, bytes]:
+    """(key, value) of a record of the control topic."""
+    value = {
+        "v": WIRE_VERSION, "model": entry.model, "routes": _routes(entry.routes), "previous": _routes(entry.previous),
+        "at": micros(entry.at), "by": entry.by,
+    }  # fmt: skip
+    return f"{ALIASES}{entry.model}".encode(), pack(value)
+
+
+def decode_aliases(value: Buffer) -> ModelAliases:
+    """The inverse of `encode_aliases`.
+
+    Raises:
+        CodecError: the bytes are not a model's aliases.
+    """
+    head = _head(value)
+    try:
+        return ModelAliases(
+            str(head["model"]), _routes_of(head["routes"]), _routes_of(head["previous"]), head["at"] / 1e6, str(head["by"])
+        )  # fmt: skip
+    except (AttributeError, KeyError, TypeError, ValueError) as exc:
+        raise CodecError(f"a model's aliases lack or mistype a field: {exc!r}") from None
+
+
+def file_key(digest: str, part: int) -> bytes:
+    """The key of one part of a file; the record's value is the bytes."""
+    return f"{FILE}{digest}/{part}".encode()
+
+
+def _routes(routes: Mapping[str, AliasRoute]) -> dict[str, Any]:
+    return {
+        alias: [[list(weight) for weight in route.weights], route.shadow, route.shadow_share]
+        for alias, route in routes.items()
+    }
+
+
+def _routes_of(value: Any) -> dict[str, AliasRoute]:
+    return {
+        str(alias): AliasRoute(
+            tuple((str(version), int(weight)) for version, weight in weights), str(shadow), float(share)
+        )
+        for alias, (weights, shadow, share) in value.items()
+    }
+
+
+def _head(value: Buffer) -> dict[str, Any]:
+    head, _ = split_frame(value)
+    if head.get("v") != WIRE_VERSION:
+        raise CodecError(f"a control record of wire version {quoted(head.get('v'))} is not known")
+    return head
