@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import importlib.metadata
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -20,6 +20,7 @@ from gateway.rest.server import HttpServer
 from gateway.settings import GatewaySettings
 from protocol.errors import ConfigError, Unavailable
 from protocol.naming import Names
+from protocol.runtime import logs
 from protocol.runtime.clock import Clock
 from protocol.runtime.loop import spare_collector, stop_signals
 from protocol.runtime.status import StatusServer
@@ -85,6 +86,8 @@ class Gateway:
         """
         await self._clock.resync(self._transport.results.now)
         self.service = Service(self.settings, self._transport, self._names, self._clock, self._metrics)
+        self.service.log_settings.start(logs.level())
+        self.service.log_settings.on_change = _switch_levels
         self._dispatcher = Dispatcher(self.service)
         self._background = Background(self.service, self._dispatcher)
         self._claims = Claims(self.service)
@@ -168,6 +171,16 @@ class Gateway:
     async def _readiness(self) -> list[str]:
         reasons = ["it is shutting down"] if self.service.draining else []
         return [*reasons, self.service.not_ready] if self.service.not_ready else reasons
+
+
+def _switch_levels(settings: dict[str, Any]) -> None:
+    """Make Triton's log settings real."""
+    logs.switch(
+        debug=settings["log_verbose_level"] > 0,
+        info=settings["log_info"],
+        warning=settings["log_warning"],
+        error=settings["log_error"],
+    )
 
 
 def version() -> str:
