@@ -110,6 +110,7 @@ class Loader:
                 instance = await executor.load(functools.partial(cpu_yield.call, backend.load, version, placement))
                 if warmups:
                     await executor.call(functools.partial(cpu_yield.call, warm_up, instance, version.config, warmups))
+                await executor.watch(version.model)
         except BaseException as exc:
             await _give_up(loaded, exc)
             raise
