@@ -108,13 +108,13 @@ class Routes:
     async def _model_ready(self, request: Request) -> Response:
         model, version = _names(request)
         try:
-            self._service.resolve(model, version)
+            served = self._service.resolve(model, version)
         except FleetError:
             self._service.catalogue.versions(model)  # an unknown model is 404
             if version:
                 self._service.catalogue.get(model, version)
             return Json({"error": "Model version not ready"}, 400)
-        return Response()
+        return Json({"error": served.unready}, 503) if served.unready else Response()
 
     async def _config(self, request: Request) -> Response:
         model, version = _names(request)
