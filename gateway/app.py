@@ -15,6 +15,7 @@ from gateway.calls.dispatcher import Dispatcher
 from gateway.calls.service import Service
 from gateway.durable.claims import Claims
 from gateway.metrics import GatewayMetrics
+from gateway.repository.control import RepositoryControl
 from gateway.rest.server import HttpServer
 from gateway.settings import GatewaySettings
 from protocol.errors import Unavailable
@@ -74,6 +75,7 @@ class Gateway:
         """
         await self._clock.resync(self._transport.results.now)
         self.service = Service(self.settings, self._transport, self._names, self._clock, self._metrics)
+        self.service.repository = RepositoryControl(self.service)
         self._dispatcher = Dispatcher(self.service)
         self._background = Background(self.service, self._dispatcher)
         self._claims = Claims(self.service)
@@ -103,6 +105,7 @@ class Gateway:
         )
         await self._http.close()
         await self._claims.close()
+        await self.service.repository.close()
         await self._background.close()
         await self._dispatcher.close()
         await self.service.close()

@@ -1,4 +1,4 @@
-"""All routes but infer, as a Starlette application: health, metadata, configuration, statistics, index, requests."""
+"""All routes but infer, as a Starlette application: health, metadata, configuration, statistics, requests; others have files."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ from gateway.rest import bodies
 from gateway.rest.access import Access
 from gateway.rest.errors import STATUS, error_body, error_headers
 from gateway.rest.json_pool import JsonPool
-from gateway.rest.reading import MAX_PLAIN_BODY
+from gateway.rest.repository_routes import RepositoryRoutes
 from gateway.rest.responses import TEXT_PER_BYTE
-from protocol.errors import Code, CodecError, FleetError, InvalidArgument, NotFound, TooLarge, Unsupported, quoted
+from protocol.errors import Code, FleetError, InvalidArgument, NotFound, Unsupported, quoted
 from protocol.messages import InferReply
 from protocol.v2 import ResponseBody
 
 EXTENSIONS: Final = (
-    "binary_tensor_data", "model_configuration", "model_repository(index)", "parameters", "schedule_policy", "statistics",
+    "binary_tensor_data", "model_configuration", "model_repository", "model_repository(unload_dependents)", "parameters",
+    "schedule_policy", "statistics",
 )  # fmt: skip
 _OPEN: Final = "/v2/health/"
 _MODEL: Final = "/v2/models/{model}"
@@ -81,9 +82,7 @@ class Routes:
             Route("/v2/models/stats", self._stats),
             *[Route(base + suffix, handler) for base in (_MODEL, _VERSION) for suffix, handler in per_model.items()],
             *[Route(f"{base}/infer", _unreachable, methods=["POST"]) for base in (_MODEL, _VERSION)],
-            Route("/v2/repository/index", self._index, methods=["POST"]),
-            Route("/v2/repository/{repository}/index", self._named_repository, methods=["POST"]),
-            Route("/v2/repository/models/{model}/{verb}", self._control, methods=["POST"]),
+            *RepositoryRoutes(self._service).routes(),
             Route("/v2/requests/{token:path}", self._request),
             Route("/v2/requests/{token:path}", self._cancel, methods=["DELETE"]),
             *[
@@ -142,30 +141,6 @@ class Routes:
             if version and any(s.model == model for s in self._service.catalogue.all()):
                 raise InvalidArgument(f"requested model version is not available for model '{model}'") from None
             raise InvalidArgument(f"requested model '{model}' is not available") from None
-
-    # --- repository ---------------------------------------------------------------------------------------------------
-
-    async def _index(self, request: Request) -> Response:
-        raw = await _small_body(request)
-        try:
-            asked = orjson.loads(raw) if raw.strip() else {}
-        except orjson.JSONDecodeError as error:
-            raise CodecError(f"failed to parse the request JSON buffer: {error}") from None
-        if not isinstance(asked, dict) or not isinstance(asked.get("ready", False), bool):
-            raise CodecError("the body must be a JSON object; 'ready' must be a boolean")
-        if asked.get("repository_name"):
-            raise Unsupported("'repository_name' specification is not supported")
-        return Json(self._service.catalogue.index(ready_only=asked.get("ready", False)))
-
-    async def _named_repository(self, request: Request) -> Response:
-        raise Unsupported("'repository_name' specification is not supported")
-
-    async def _control(self, request: Request) -> Response:
-        if request.path_params["verb"] not in ("load", "unload"):
-            raise HTTPException(404, "Not Found")
-        raise Unsupported(
-            "explicit model load / unload is not supported over HTTP: workers load what --model-repository and --load-model name"
-        )
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
@@ -283,15 +258,6 @@ async def _gone(request: Request) -> None:
     """Return when the client has gone."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-async def _small_body(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_PLAIN_BODY:
-            raise TooLarge(f"the body of this request may have at most {MAX_PLAIN_BODY} bytes")
-    return bytes(body)
 
 
 async def _shared_memory(request: Request) -> Response:
