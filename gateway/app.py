@@ -16,6 +16,7 @@ from gateway.calls.dispatcher import Dispatcher
 from gateway.calls.service import Service
 from gateway.durable.claims import Claims
 from gateway.metrics import GatewayMetrics
+from gateway.repository.control import RepositoryControl
 from gateway.rest.server import HttpServer
 from gateway.settings import GatewaySettings
 from protocol.errors import ConfigError, Unavailable
@@ -88,6 +89,7 @@ class Gateway:
         self.service = Service(self.settings, self._transport, self._names, self._clock, self._metrics)
         self.service.log_settings.start(logs.level())
         self.service.log_settings.on_change = _switch_levels
+        self.service.repository = RepositoryControl(self.service)
         self._dispatcher = Dispatcher(self.service)
         self._background = Background(self.service, self._dispatcher)
         self._claims = Claims(self.service)
@@ -123,6 +125,7 @@ class Gateway:
         if self._grpc is not None:
             await self._grpc.close()
         await self._claims.close()
+        await self.service.repository.close()
         await self._background.close()
         await self._dispatcher.close()
         await self.service.close()

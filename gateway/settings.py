@@ -53,6 +53,7 @@ class GatewaySettings:
         routing: whether requests go to the workers with the least predicted wait ("queue") or to the partitions in turn ("spread").
         model_wait: seconds, from when this gateway is first ready, for which calls wait for a model that is not announced yet;
             after that such a call is 404.
+        model_load_timeout: seconds that a load call waits for the workers; after that they go on, and the call is answered 504.
         worker_timeout: silence after which a worker counts as gone.
         json_offload_bytes: JSON above this size is parsed and written by a child process instead of the event loop.
         json_processes: largest number of such processes; each starts when there is work for it.
@@ -100,6 +101,7 @@ class GatewaySettings:
     no_worker_policy: Literal["queue", "reject"] = "queue"
     routing: Literal["queue", "spread"] = "queue"
     model_wait: float = 10.0
+    model_load_timeout: float = 600.0
     worker_timeout: float = 2.0
     json_offload_bytes: int = 1024 * 1024
     json_processes: int = 2
@@ -150,6 +152,7 @@ class GatewaySettings:
             "claim_lease",
             "keep_alive",
             "read_timeout",
+            "model_load_timeout",
             "worker_timeout",
         ):
             require_seconds(name, getattr(self, name))

@@ -54,7 +54,7 @@ class HttpServer:
             self._frontend, settings.max_header_bytes, settings.max_connections, self._connection_closed, self._outgoing,
             service.budgets, Unread(service.budgets.unread), service.metrics.refused,
             None if settings.api_key else Hosts((settings.host, *settings.allowed_hosts)),
-            self._heads,
+            self._heads, settings.max_body_bytes,
         )  # fmt: skip
         config = Config(
             routes.app,
