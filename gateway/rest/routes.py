@@ -20,8 +20,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.calls.service import Service
 from gateway.catalogue import statistics
 from gateway.durable.requests import Requests, RequestStatus
+from gateway.repository.aliases import AliasChanges
 from gateway.rest import bodies
 from gateway.rest.access import Access
+from gateway.rest.alias_routes import AliasRoutes
 from gateway.rest.errors import STATUS, error_body, error_headers
 from gateway.rest.json_pool import JsonPool
 from gateway.rest.reading import MAX_PLAIN_BODY
@@ -83,6 +85,7 @@ class Routes:
             *[Route(f"{base}/infer", _unreachable, methods=["POST"]) for base in (_MODEL, _VERSION)],
             Route("/v2/repository/index", self._index, methods=["POST"]),
             Route("/v2/repository/{repository}/index", self._named_repository, methods=["POST"]),
+            *AliasRoutes(AliasChanges(self._service)).routes(),
             Route("/v2/repository/models/{model}/{verb}", self._control, methods=["POST"]),
             Route("/v2/requests/{token:path}", self._request),
             Route("/v2/requests/{token:path}", self._cancel, methods=["DELETE"]),
