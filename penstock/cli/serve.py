@@ -114,7 +114,7 @@ def _require_free(host: str, flag: str, port: int) -> None:
     Raises:
         ConfigError: the port is taken, or cannot be used.
     """
-    from gateway.rest.server import bind
+    from gateway.rest.listening import bind
 
     if port:
         try:
