@@ -31,6 +31,7 @@ class GatewaySettings:
         gateway: this gateway's id, part of its wake-up channel; "" generates one at start.
         tls_certificate, tls_key: PEM files; both or neither.
         tls_client_ca: PEM file with the authorities whose client certificates are accepted; "" asks for none.
+        allow_shared_memory: whether clients on this machine may register system shared memory, and requests read and write it.
         max_body_bytes: of a request, before and after decompression; more is 413.
         max_header_bytes: of request line and headers; more is 431.
         max_connections: open at once; one more is answered 503.
@@ -81,6 +82,7 @@ class GatewaySettings:
     tls_key: str = ""
     tls_client_ca: str = ""
     allowed_hosts: tuple[str, ...] = ()
+    allow_shared_memory: bool = False
     max_body_bytes: int = MAX_RECORD
     max_header_bytes: int = 32 * 1024
     max_connections: int = 8192

@@ -7,7 +7,7 @@ with the reason, and affects no other.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from gateway.catalogue.request_checks import RequestCheck
@@ -49,6 +49,7 @@ class Served(RequestQueue):
         config: its completed configuration; empty if the announced one cannot be read, and the version is then UNAVAILABLE.
         batch: its batch lane.
         partitions: of its interactive topic, as announced.
+        labels: by output, the names of its classes, as announced.
         workers: live workers that had it ready at the last heartbeat check.
         digests: of the files that these workers serve; with more than one, answers may come from any of them.
         counters: for the metrics.
@@ -60,6 +61,7 @@ class Served(RequestQueue):
     counters: Counters
     batch: RequestQueue
     partitions: int = 1
+    labels: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     workers: int = 0
     digests: frozenset[str] = frozenset()
 
@@ -124,6 +126,7 @@ class Catalogue:
         served = Served(
             *key, Lane.INTERACTIVE, topic, RequestCheck(config), config.batching, state, reason, config, counters,
             RequestQueue(*key, Lane.BATCH, batch_topic, batch_check, config.batching), max(1, entry.partitions),
+            entry.labels,
         )  # fmt: skip
         versions = self._models.setdefault(entry.model, {})
         known = versions.get(entry.version)

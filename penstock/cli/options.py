@@ -96,6 +96,7 @@ gateway_options = options(
     option("--tls-key", default="", help="PEM file."),
     option("--tls-client-ca", default="", help="PEM file of the authorities that sign client certificates; callers must then have one."),  # noqa: E501
     option("--allowed-hosts", multiple=True, help="Without --api-key: a name allowed in Host and Origin besides localhost; may be repeated."),  # noqa: E501
+    option("--allow-shared-memory", is_flag=True, default=False, help="Clients on this machine may pass tensors in system shared memory: requests then read and write /dev/shm as the gateway's user."),  # noqa: E501
     option("--max-queued-calls", type=int, default=4096, help="Maximum number of accepted, unanswered calls; then 429."),
     option("--max-queued-calls-per-model", type=int, default=0, help="The same for one model version; 0: three times as many as are still free, so that a stuck model leaves room for others."),  # noqa: E501
     option("--default-timeout", type=float, default=60.0, help="Deadline in seconds of calls that state none; then 504."),

@@ -39,6 +39,7 @@ def check_tensors(kind: str, specs: Sequence[TensorSpec], *, batching: bool, mod
             raise ConfigError(f"model {kind} '{spec.name}' {problem} for {model}")
         if spec.name in names:
             raise ConfigError(f"model {kind} '{spec.name}' is specified more than once for {model}")
+        check_file_name(spec.label_filename, f"'label_filename' of model {kind} '{spec.name}' of {model}")
         names.add(spec.name)
 
 

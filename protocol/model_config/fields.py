@@ -75,7 +75,7 @@ FIELDS: Final[dict[str, Field]] = {
     "output.data_type": _USED,
     "output.dims": _USED,
     "output.reshape.shape": _USED,
-    "output.label_filename": _harmless("labels serve only the classification extension; requests that ask for it are refused"),
+    "output.label_filename": _USED,
     "output.is_shape_tensor": _SHAPE_TENSOR,
     "output.is_non_linear_format_io": _NON_LINEAR,
     "batch_input": _refused("tensors derived from ragged batches are not created yet"),

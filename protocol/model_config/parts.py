@@ -42,7 +42,7 @@ class TensorSpec:
         optional: a request may leave the input out.
         reshape: sizes for the model, if they differ from `dims`; () is a scalar per row.
         allow_ragged_batch: requests of different shapes may share a batch; always false from a file in this version.
-        label_filename: for the classification extension; kept, not used.
+        label_filename: names of the classes, for the classification extension; in the model's folder.
         format: NHWC or NCHW say what the three dims of an image mean; nothing is transposed.
     """
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from protocol.errors import FleetError
+from protocol.errors import ConfigError, FleetError
 from protocol.model_config import ModelConfig, QueuePolicy, Warmup, WarmupInput
 from protocol.model_config.fields import Support, settings
 from workers.backends import pb_utils
@@ -25,6 +25,7 @@ from workers.repository.completion import (
     BackendMetadata,
     complete,
 )
+from workers.repository.labels import read_labels
 from workers.repository.scan import scan_repositories
 from workers.repository.version import ModelFolder, ModelVersion
 
@@ -164,6 +165,10 @@ def _problems(version: ModelVersion, backends: Collection[str]) -> Iterator[str]
         for tensor in warmup.inputs.values():
             if tensor.file and not (version.folder / "warmup" / tensor.file).is_file():
                 yield f"there is no file 'warmup/{tensor.file}' for model_warmup '{warmup.name}'"
+    try:
+        read_labels(config, version.folder)
+    except ConfigError as error:
+        yield error.message
 
 
 def _completed(config: ModelConfig, metadata: BackendMetadata | None, *, inspected: bool) -> ModelConfig | None:
