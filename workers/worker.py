@@ -97,7 +97,12 @@ class Worker:
             gpus, settings.cores or cores(), settings.default_max_batch_size, settings.load_threads, self._clock
         )
         self.models = Models(self._context, settings, loader, transport.directory)
-        self.metrics = WorkerMetrics(self.registry, self.models.serving, self._context.retry, hardware)
+        inference = (
+            settings.metrics_port is not None
+        )  # without a port, this registry is a gateway's, which has the fleet's
+        self.metrics = WorkerMetrics(
+            self.registry, self.models.serving, self._context.retry, hardware, inference=inference
+        )
         self._pulse = HeartbeatSource(self._context, self.models)
         self._outlet = _outlet(settings, transport)
         self._asks = HeartbeatResponder(self._pulse, self._outlet, transport.directory)
