@@ -30,7 +30,9 @@ from gateway.ids import Ids, trace_context
 from gateway.metrics import GatewayMetrics
 from gateway.routing.capacity import HeartbeatCapacity
 from gateway.routing.router import Router
+from gateway.server_settings import LogSettings, TraceSettings
 from gateway.settings import GatewaySettings
+from gateway.shared_memory import Regions
 from protocol.codec import MAX_NUMBER, encode_request, micros, size_limit
 from protocol.errors import FleetError, InvalidArgument, NotFound, TooLarge, Unavailable, quoted
 from protocol.frames import MAX_RECORD
@@ -90,6 +92,8 @@ class Service:
         draining: whether new calls are refused.
         not_ready: why this gateway is not ready, else ""; set by `background`.
         fill: used share of the result store's memory; set by `background`.
+        regions: shared memory that clients have registered.
+        trace_settings, log_settings: Triton's, of this process.
     """
 
     def __init__(
@@ -130,6 +134,9 @@ class Service:
         self.draining = False
         self.not_ready = "it is starting"
         self.fill = 0.0
+        self.regions = Regions(settings.allow_shared_memory)
+        self.trace_settings = TraceSettings(self.catalogue.known)
+        self.log_settings = LogSettings()
         metrics.inflight = self.completion.pending.__len__
         metrics.batch_inflight = lambda: self.admissions.batch.calls
         metrics.queued_bytes = lambda: self.admission.size + self.admissions.batch.size
@@ -291,6 +298,7 @@ class Service:
         await self.heartbeats.close()
         await self.publisher.close()
         await self.completion.close()
+        self.regions.close()
 
 
 def _take_reserved(request: InferRequest) -> None:

@@ -112,6 +112,7 @@ class RequestReader(UvicornConnection):
         self._head_bytes = 0
         connection: Any = self
         exchange = Exchange(connection, head.model, head.version, head.fields, keep_alive=True, expects=False)
+        exchange.verb = head.verb
         exchange.body = body
         exchange.complete = True
         self.cycle = exchange
@@ -124,7 +125,7 @@ class RequestReader(UvicornConnection):
             return
         fields = exchange.fields
         if len(exchange.body) == length and b"content-length" in fields and b"upgrade" not in fields:
-            self._heads.learn(raw, Head(exchange.model, exchange.version, fields, length))
+            self._heads.learn(raw, Head(exchange.model, exchange.version, fields, length, exchange.verb))
 
     def _read(self, data: bytes) -> None:
         """Feed the parser piece by piece; once a request has to wait for another one, keep the rest as bytes.
@@ -317,7 +318,9 @@ class RequestReader(UvicornConnection):
             return
         keep_alive = parser.should_keep_alive() and version != "1.0"
         connection: Any = self  # `queue_response` and `write_response` are in `InferConnection`
-        exchange = Exchange(connection, *route, fields, keep_alive=keep_alive, expects=self.expect_100_continue)
+        model, number, verb = route
+        exchange = Exchange(connection, model, number, fields, keep_alive=keep_alive, expects=self.expect_100_continue)
+        exchange.verb = verb
         exchange.head_bytes = self._head_bytes
         previous, self.cycle = self.cycle, exchange  # it has the attributes that the base class reads
         if previous is None or previous.response_complete:

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import math
 import socket
+import ssl
 from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any, Final, cast
@@ -66,6 +67,8 @@ class HttpServer:
             proxy_headers=False,
             ssl_certfile=settings.tls_certificate or None,
             ssl_keyfile=settings.tls_key or None,
+            ssl_ca_certs=settings.tls_client_ca or None,
+            ssl_cert_reqs=ssl.CERT_REQUIRED if settings.tls_client_ca else ssl.CERT_NONE,
         )
         try:
             config.load()

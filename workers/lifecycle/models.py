@@ -46,6 +46,7 @@ class VersionSlot:
         reason: why it is unavailable.
         config: as announced.
         partitions: of its topic, once known.
+        labels: as announced.
     """
 
     state: State = State.UNLOADED
@@ -53,6 +54,7 @@ class VersionSlot:
     reason: str = ""
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     partitions: int = 1
+    labels: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     serving: Serving | None = None
 
 
@@ -254,7 +256,7 @@ class Models:
         context, former = self._context, slot.serving
         batch = LaneSettings(self._settings.batch_lane_max_ms / 1000.0, self._settings.batch_lane_share)
         serving = Serving(context, loaded, self._settings.max_queued_bytes, batch)
-        slot.config = loaded.version.config.to_json()
+        slot.config, slot.labels = loaded.version.config.to_json(), loaded.labels
         slot.partitions = await context.retry.call(
             "create topic", lambda: context.bus.ensure_topic(serving.topic, self._settings.partitions)
         )
@@ -294,7 +296,7 @@ class Models:
     async def _announce(self, key: Key, slot: VersionSlot) -> None:
         now = self._context.clock()
         entry = Announcement(
-            *key, public_state(slot.state), slot.config, slot.digest, slot.reason, now, slot.partitions
+            *key, public_state(slot.state), slot.config, slot.digest, slot.reason, now, slot.partitions, slot.labels
         )
         await self.announcer.announce(entry)
 
