@@ -17,7 +17,7 @@ from protocol.naming import Names
 from tests.integration.fleet import Fleet, Process, fleet, wait_for
 from tests.integration.repositories import ADD, write_model
 
-pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(500)]
 
 CALLERS = 32
 
@@ -123,7 +123,7 @@ async def test_counts_are_exact_while_workers_are_killed_and_after_everything_re
         for _ in range(2):
             running.add_gateway()
             running.add_worker("--partitions", "4")
-        running.wait_ready(models=1)
+        running.wait_ready(models=1, within=150)
         calls = Calls(running)
         poller = Poller(running, calls)
         polling = asyncio.create_task(poller.run())
@@ -170,7 +170,7 @@ async def test_counts_are_exact_while_workers_are_killed_and_after_everything_re
         store.delete(names.totals_key("add", "1"), names.totals_key("add", "1") + ":recent")
         store.set(names.totals_key("add", "1") + ":recent", "something else")
         running.add_worker("--partitions", "4", name="worker-2")
-        running.wait_ready(models=1)
+        running.wait_ready(models=1, within=150)
         calls = Calls(running)
         await calls.many(50)
         assert calls.answered == 50
@@ -190,7 +190,7 @@ async def test_a_server_with_a_data_folder_keeps_its_counts_when_it_is_killed(tm
     for turn in range(3):
         server = Process("server", tmp_path / f"server-{turn}.log", *serve)
         try:
-            wait_for("the server", lambda server=server: _ready(server))
+            wait_for("the server", lambda server=server: _ready(server), 150)
             stats = entry(server)
             counted = stats["inference_stats"]["success"]["count"]
             assert certain <= counted <= answered + CALLERS * turn, (
