@@ -99,7 +99,12 @@ class Worker:
             gpus, settings.cores or cores(), settings.default_max_batch_size, settings.load_threads, self._clock
         )
         self.models = Models(self._context, settings, loader, transport.directory)
-        self.metrics = WorkerMetrics(self.registry, self.models.serving, self._context.retry, hardware)
+        inference = (
+            settings.metrics_port is not None
+        )  # without a port, the registry is a gateway's, which has the fleet's
+        self.metrics = WorkerMetrics(
+            self.registry, self.models.serving, self._context.retry, hardware, inference=inference
+        )
         explicit = settings.model_control_mode == "explicit"
         self.control = Control(self._context, settings, self.models, transport.directory) if explicit else None
         self._pulse = HeartbeatSource(self._context, self.models, settings.model_control_mode, self.control)
