@@ -14,7 +14,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from workers.system import cpu_yield, parent_death
+from workers.system import parent_death
 
 if TYPE_CHECKING:
     from protocol.transport import Transport
@@ -75,15 +75,22 @@ class Child:
         await transport.open()
         try:
             await self._gateway.serve(self._started)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one that cuts others' drains short: this one has ended
             await self._tell()
         finally:
             await transport.close()
 
     def _transport(self, start: dict[str, Any]) -> Transport:
         from penstock.processes.starting import fleet_settings
-        from protocol.transport import open_transport
+        from protocol.transport import Transport, open_transport
 
-        return open_transport(fleet_settings(start))
+        if self._models is None:
+            return open_transport(fleet_settings(start))
+        from protocol.transport.embedded.remote import RemoteBus, RemoteCalls, RemoteStore
+
+        calls = RemoteCalls(self._models, _orphaned)
+        store = RemoteStore(calls)
+        return Transport(RemoteBus(calls), store, store)
 
     def _started(self) -> None:
         self._channel.send("started")
@@ -91,7 +98,6 @@ class Child:
 
     async def _tell_forever(self) -> None:
         while True:
-            cpu_yield.end()
             await asyncio.sleep(TELL_EVERY)
             await self._tell()
 
@@ -123,7 +129,6 @@ def main(parent: str, channel: str, models: str = "") -> int:
     """Run it; returns the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the gateway handles it
     parent_death.die_with(int(parent))
-    cpu_yield.begin()  # before the imports, which take most of the start
     gc.disable()  # until `spare_collector`
     ends = [socket.socket(fileno=int(descriptor)) for descriptor in (channel, models) if descriptor]
     for end in ends:

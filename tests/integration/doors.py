@@ -16,8 +16,12 @@ from tests.integration.fleet import Process
 
 def acceptors(parent: Process) -> dict[int, psutil.Process]:
     """The acceptor processes of a gateway by number."""
-    children = psutil.Process(parent.process.pid).children()
-    return {child.pid: child for child in children if "penstock.processes.child" in child.cmdline()}
+    found = {}
+    for child in psutil.Process(parent.process.pid).children():
+        with contextlib.suppress(psutil.Error):
+            if "penstock.processes.child" in child.cmdline():
+                found[child.pid] = child
+    return found
 
 
 def by_label(parent: Process, metric: str) -> dict[str, float]:
