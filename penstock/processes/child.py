@@ -7,14 +7,16 @@ models and the log, if the gateway has no fleet.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import importlib
 import os
 import signal
 import socket
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from workers.system import parent_death
+from workers.system import cpu_yield, parent_death
 
 if TYPE_CHECKING:
     from protocol.transport import Transport
@@ -133,9 +135,23 @@ def main(parent: str, channel: str, models: str = "") -> int:
     ends = [socket.socket(fileno=int(descriptor)) for descriptor in (channel, models) if descriptor]
     for end in ends:
         end.set_inheritable(False)
+    with cpu_yield.thread():
+        _import_all(fleet=not models)
     from protocol.runtime import loop
 
     return loop.run(_run(*ends))
+
+
+def _import_all(*, fleet: bool) -> None:
+    """Import what a gateway needs before there is anything to do: the process may be a spare."""
+    modules = ["gateway.app", "penstock.processes.metrics", "penstock.processes.starting", "uvloop"]
+    if fleet:
+        modules += ["protocol.transport.kafka.bus", "protocol.transport.redis.store"]
+    else:
+        modules += ["protocol.transport.embedded.remote"]
+    for name in modules:
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(name)
 
 
 async def _run(channel: socket.socket, models: socket.socket | None = None) -> int:

@@ -15,11 +15,12 @@ from tests.integration.fleet import Process
 
 
 def acceptors(parent: Process) -> dict[int, psutil.Process]:
-    """The acceptor processes of a gateway by number."""
+    """The acceptor processes of a gateway by number; a spare is none yet."""
     found = {}
     for child in psutil.Process(parent.process.pid).children():
         with contextlib.suppress(psutil.Error):
-            if "penstock.processes.child" in child.cmdline():
+            listening = {each.laddr.port for each in child.net_connections("tcp") if each.status == psutil.CONN_LISTEN}
+            if parent.http_port in listening:
                 found[child.pid] = child
     return found
 

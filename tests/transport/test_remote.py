@@ -230,7 +230,13 @@ async def test_an_answer_made_in_the_other_process_arrives_as_bytes(served: Serv
 async def test_a_stranger_on_the_socket_ends_only_its_connection() -> None:
     served = in_memory()
     await served.open()
-    for sent in (b"\0\0\0\1\0\0\0\0\xc1", b"\0\0\0\1\0\0\0\0\1", b"\0\0\0\2\0\0\0\5\x92\1", bytes(8) + b"x" * 100, b"\xff" * 8):
+    for sent in (
+        b"\0\0\0\1\0\0\0\0\xc1",
+        b"\0\0\0\1\0\0\0\0\1",
+        b"\0\0\0\2\0\0\0\5\x92\1xxxxx",
+        bytes(8) + b"x" * 100,
+        b"\xff" * 8,
+    ):
         end = served.server.attach()
         end.setblocking(False)
         loop = asyncio.get_running_loop()
@@ -301,8 +307,8 @@ def through(value: object) -> object:
         [RequestState("done", b"y" * 9000), None],
         [Wake("r", b""), Wake("s", None)],
         [Cancel("r", 1.25)],
-        OutRecord(b"v", (("a", b"1"), ("b", None)), b"k", 2.0),
-        Record("t", 0, 3, 1.0, b"v" * 4000, (("a", b"1"),), None, "why"),
+        OutRecord(b"v", [("a", b"1"), ("b", None)], b"k", 2.0),
+        Record("t", 0, 3, 1.0, b"v" * 4000, [("a", b"1")], None, "why"),
     ],
 )  # fmt: skip
 def test_values_cross_as_they_are(value: object) -> None:

@@ -104,9 +104,11 @@ def _known(name: str, inner: Any, binaries: Sequence[memoryview]) -> Any:
     if issubclass(kind, enum.Enum):
         return kind(inner)
     fields = dict(zip(_FIELDS[name], inner, strict=True))
-    if kind in (OutRecord, Record) and isinstance(fields["value"], dict):
-        content = binaries[fields.pop("value")["binary"]]
-        return kind(value=content, **{field: tuples(value_of(each, binaries)) for field, each in fields.items()})
+    if kind in (OutRecord, Record):
+        content = fields.pop("value")
+        value = binaries[content["binary"]] if isinstance(content, dict) else content
+        headers = [(header, text) for header, text in value_of(fields.pop("headers"), binaries)]
+        return kind(value=value, headers=headers, **{field: value_of(each, binaries) for field, each in fields.items()})
     return kind(**{field: tuples(value_of(each, binaries)) for field, each in fields.items()})
 
 
