@@ -13,6 +13,7 @@ import click
 
 from loadtest import arrivals, comparison_report, direct, models, report, triton
 from loadtest.comparison import Comparison
+from loadtest.doors.cli import main as doors
 from loadtest.producers.cli import main as producers
 from loadtest.results import OpenPoint, Results
 from loadtest.run import OpenPlan, closed_point, open_point
@@ -326,6 +327,7 @@ def bench(  # noqa: PLR0913  # options
 
 
 main.add_command(producers, "producers")
+main.add_command(doors, "doors")
 
 
 @main.command(name="page")
@@ -356,19 +358,22 @@ def write_comparison(results: Comparison, out: Path, readme: Path | None) -> Non
 )
 @click.option("--http-port", default=8000)
 @click.option("--metrics-port", default=8002)
+@click.option("--grpc-port", default=0, help="0 for no gRPC.")
 @click.option(
     "--home",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(".cache/triton"),
     help="Where it is assembled.",
 )
-def triton_(repository: Path, packages: str, python: str | None, http_port: int, metrics_port: int, home: Path) -> None:
+def triton_(  # noqa: PLR0913  # options
+    repository: Path, packages: str, python: str | None, http_port: int, metrics_port: int, grpc_port: int, home: Path
+) -> None:
     """Become the Triton server of the wheel nvidia-pytriton, with a model repository."""
     python = python or packages
     choice = triton.TritonChoice(
         packages, python, home / hashlib.sha256(f"{packages} {python}".encode()).hexdigest()[:8]
     )
-    triton.start(choice, repository.absolute(), http_port, metrics_port)
+    triton.start(choice, repository.absolute(), http_port, metrics_port, grpc_port)
 
 
 @main.command()

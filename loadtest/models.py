@@ -1,11 +1,12 @@
 """The benchmark's models, written as a Triton model repository from fixed seeds.
 
-`addsub` costs nothing, so it measures the server; `encoder` is compute-bound, so batching pays little; `mlp` reads 34 MB of weights
-per call, so batching pays most; `mlp-half` has one of its two large layers, so the server's share is twice as visible. All run on
-one CPU thread. `encoder-onnx` is the encoder as ONNX; `image` negates an image of 602 KB, so it measures the transport of large
-tensors. Models named `…-python` are Python models of Triton's kind that give the same answers, so that Triton runs the same source;
-those of mlp and encoder call the same ONNX file. `encoder-gpu` and `mlp-gpu` run on a GPU; `base-gpu` is an encoder of BERT-base's
-size in half precision, which keeps a GPU busy. The files are made on demand and never committed.
+`addsub` costs nothing, so it measures the server; `encoder` is compute-bound, so batching pays little; `mlp` reads 34 MB of
+weights per call, so batching pays most; `mlp-half` has one of its two large layers, so the server's share is twice as visible.
+All run on one CPU thread. `encoder-onnx` is the encoder as ONNX; `image` negates an image of 602 KB and `image-8mb` one of 8
+MB, so they measure the transport of large tensors. Models named `…-python` are Python models of Triton's kind that give the
+same answers, so that Triton runs the same source; those of mlp and encoder call the same ONNX file. `encoder-gpu` and `mlp-gpu`
+run on a GPU; `base-gpu` is an encoder of BERT-base's size in half precision, which keeps a GPU busy. The files are made on
+demand and never committed.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ TOKENS: Final = 32
 LARGE_TOKENS: Final = 128
 IMAGE: Final = (3, 224, 224)
 """Its float32 tensor has 602,112 bytes."""
+LARGE_IMAGE: Final = (8, 500, 500)
+"""Its float32 tensor has 8,000,000 bytes."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -168,11 +171,11 @@ def _write_session_python(path: Path, write_onnx: Callable[[Path], None]) -> Non
     path.write_text(_SESSION_PYTHON)
 
 
-def _write_image(path: Path) -> None:
+def _write_image(path: Path, shape: tuple[int, ...] = IMAGE) -> None:
     from onnx import TensorProto, helper
 
     names = ("image", "negative")
-    image, negative = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *IMAGE]) for name in names)
+    image, negative = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape]) for name in names)
     _save_onnx(
         helper.make_graph([helper.make_node("Neg", ["image"], ["negative"])], "image", [image], [negative]), path
     )
@@ -368,6 +371,13 @@ _IMAGE_MODEL: Final = BenchModel(
     has_limit=False,
     binary=True,
 )
+_LARGE_IMAGE_MODEL: Final = dataclasses.replace(
+    _IMAGE_MODEL,
+    name="image-8mb",
+    inputs=(InputSpec("image", "FP32", (1, *LARGE_IMAGE)),),
+    config=_IMAGE_CONFIG.replace('"image"', '"image-8mb"', 1).replace("3, 224, 224", "8, 500, 500"),
+    write=functools.partial(_write_image, shape=LARGE_IMAGE),
+)
 COMPARED_MODELS: Final = {
     model.name: model
     for model in (
@@ -379,6 +389,8 @@ COMPARED_MODELS: Final = {
         _python_twin(_ENCODER_ONNX, functools.partial(_write_session_python, write_onnx=_write_encoder_onnx)),
         _IMAGE_MODEL,
         _python_twin(_IMAGE_MODEL, _write_image_python),
+        _LARGE_IMAGE_MODEL,
+        _python_twin(_LARGE_IMAGE_MODEL, _write_image_python),
     )
 }
 """Those that are compared with other servers, by name: each as ONNX and as model.py."""

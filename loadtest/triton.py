@@ -43,8 +43,10 @@ class TritonChoice:
     home: Path
 
 
-def start(choice: TritonChoice, repository: Path, http_port: int, metrics_port: int) -> NoReturn:
-    """Become the server.
+def start(
+    choice: TritonChoice, repository: Path, http_port: int, metrics_port: int, grpc_port: int = 0, *more: str
+) -> NoReturn:
+    """Become the server; without a `grpc_port` it has no gRPC. `more` are further options of it.
 
     Raises:
         NotFound: the wheel is not there, has no stub for this version of Python, or the interpreter has no shared library.
@@ -62,11 +64,12 @@ def start(choice: TritonChoice, repository: Path, http_port: int, metrics_port: 
     }
     print(f"about: {_about(site)}", flush=True)
     program = str(home / "bin" / "tritonserver")
-    os.execve(program, [program, *_options(home, repository, http_port, metrics_port)], environment)  # noqa: S606
+    os.execve(program, [program, *_options(home, repository, http_port, metrics_port, grpc_port), *more], environment)  # noqa: S606
 
 
-def _options(home: Path, repository: Path, http_port: int, metrics_port: int) -> list[str]:
+def _options(home: Path, repository: Path, http_port: int, metrics_port: int, grpc_port: int) -> list[str]:
     """Defaults, but for addresses and for what this machine or this wheel has not."""
+    grpc = ["--grpc-address=127.0.0.1", f"--grpc-port={grpc_port}"] if grpc_port else ["--allow-grpc=false"]
     return [
         f"--model-repository={repository}",
         f"--backend-directory={home / 'backends'}",
@@ -75,7 +78,7 @@ def _options(home: Path, repository: Path, http_port: int, metrics_port: int) ->
         f"--http-port={http_port}",
         "--metrics-address=127.0.0.1",
         f"--metrics-port={metrics_port}",
-        "--allow-grpc=false",
+        *grpc,
         "--allow-gpu-metrics=false",
         f"--backend-config=python,shm-region-prefix-name=penstock-{os.getpid()}-",
     ]

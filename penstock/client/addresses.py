@@ -16,6 +16,7 @@ from protocol.errors import InvalidArgument, quoted
 from protocol.urls import authority, is_loopback
 
 _PORTS: Final = {"http": 80, "https": 443}
+_RPC_PORTS: Final = {"grpc": 8001, "grpcs": 8001}
 _NAME: Final = re.compile(r"[A-Za-z0-9._~-]+\Z")
 _ADDRESS: Final = re.compile(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9._~-]+)?\Z")
 _HIDDEN: Final = re.compile(r"//[^/@]*@")
@@ -42,7 +43,7 @@ class Address:
     @property
     def authority(self) -> str:
         """`host:port` for a `Host` header; the scheme's own port is left out."""
-        if self.port == _PORTS[self.scheme]:
+        if self.port == _PORTS.get(self.scheme):
             return f"[{self.host}]" if ":" in self.host else self.host
         return authority(self.host, self.port)
 
@@ -63,6 +64,25 @@ def gateway_address(url: str) -> Address:
         except ValueError as error:
             why = str(error)
     raise InvalidArgument(f"--url {_shown(url)} is not a gateway's URL, such as http://localhost:8000: {why}")
+
+
+def rpc_address(url: str) -> Address:
+    """The gateway's address for gRPC.
+
+    Args:
+        url: `grpc://HOST[:PORT]`, or `grpcs://…` with TLS; the port is 8001 if none is given.
+
+    Raises:
+        InvalidArgument: it is not one.
+    """
+    try:
+        address = _parse(url, _RPC_PORTS)
+        if not address.path:
+            return address
+        why = "gRPC has no path"
+    except ValueError as error:
+        why = str(error)
+    raise InvalidArgument(f"--url {_shown(url)} is not a gateway's URL, such as grpc://localhost:8001: {why}")
 
 
 def proxy_for(address: Address, proxies: Mapping[str, str], bypass: bool) -> Address | None:
@@ -96,17 +116,17 @@ def _shown(url: str) -> str:
     return quoted(_HIDDEN.sub("//…@", url))
 
 
-def _parse(url: str) -> Address:
+def _parse(url: str, ports: Mapping[str, int] = _PORTS) -> Address:
     """Raises ValueError, whose text says why."""
     if not url.isprintable() or " " in url:
         raise ValueError("it has a space or a character that cannot be seen")
     parts = urlsplit(url)
-    if parts.scheme not in _PORTS or not parts.hostname:
-        raise ValueError("it needs the scheme http or https, and a host")
+    if parts.scheme not in ports or not parts.hostname:
+        raise ValueError(f"it needs the scheme {' or '.join(ports)}, and a host")
     if parts.query or parts.fragment:
         raise ValueError("it must not have a query or a fragment")
     host = _host(parts.hostname)
-    port = _port(parts)
+    port = _port(parts) or ports[parts.scheme]
     path = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
     shown = f"{parts.scheme}://{authority(host, port) if parts.port else host}{path}"
     return Address(shown, parts.scheme, host, port, path, _credentials(parts))
@@ -123,14 +143,15 @@ def _host(host: str) -> str:
     raise ValueError("its host is not a name or an address")
 
 
-def _port(parts: SplitResult) -> int:
+def _port(parts: SplitResult) -> int | None:
+    """The port, if one is given."""
     try:
         port = parts.port
     except ValueError:
         raise ValueError(f"the port in {parts.netloc.rpartition('@')[2]!r} is not between 1 and 65535") from None
     if port == 0:
         raise ValueError("port 0 is not between 1 and 65535")
-    return port or _PORTS[parts.scheme]
+    return port
 
 
 def _credentials(parts: SplitResult) -> str:

@@ -13,6 +13,7 @@ import socket
 import time
 from typing import Final, cast
 
+from penstock.client import requests
 from penstock.client.blocking_connections import CONNECT_TIMEOUT, IDLE, poll_of
 from penstock.client.environment import Route
 from penstock.client.exchange import Answered, AnswerReader, connect_head, tunnel_status
@@ -162,6 +163,13 @@ class AsyncConnections:
         self._idle: collections.deque[_Connection] = collections.deque()
         self._open: set[_Connection] = set()
         return loop
+
+    async def send(self, request: requests.Request, until: float | None) -> Answered:
+        """The answer to a request, if it is not an error; see `BlockingConnections.send`."""
+        head = self._route.heads.request(request.method, request.path, request.headers, len(request.body))
+        answered = await self.call(head + request.body, until)
+        requests.check(answered.status, answered.headers, answered.body)
+        return answered
 
     async def call(self, data: bytes, until: float | None) -> Answered:
         """Send a request and wait for its answer; see `BlockingConnections.call`."""

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from types import TracebackType
-from typing import Any, Self, Unpack
-
-import numpy.typing as npt
+from typing import Any, Protocol, Self, Unpack
 
 from penstock.client import requests
 from penstock.client.async_connections import AsyncConnections
-from penstock.client.blocking import MAX_ANSWER, READY, RETRIES, SHORT, SLACK
+from penstock.client.blocking import MAX_ANSWER, READY, RETRIES, SHORT
 from penstock.client.environment import Route
 from penstock.client.exchange import Answered
 from penstock.client.requests import InferOptions, InferResult, Options, Pending, Request
 from penstock.client.retrying import Attempts
 from penstock.client.windows import Outcome, Progress, outcomes
+from penstock.client.wires import SLACK, HttpWire, Inputs, Tls, Wire, is_rpc
 from protocol.errors import FleetError, InvalidArgument
-from protocol.tensors import Tensor
 
-Inputs = Mapping[str, npt.ArrayLike | Tensor]
 POLL = 30.0
 """Seconds of one long poll for a result."""
+
+
+class AwaitedConnections(Protocol):
+    """Makes calls of one protocol on the running event loop."""
+
+    async def send(self, request: Request, until: float | None) -> Answered:
+        """The answer to a request, if it is not an error; see `BlockingConnections.send`."""
+
+    async def close(self) -> None:
+        """Close them."""
 
 
 class AsyncClient:
@@ -44,55 +50,54 @@ class AsyncClient:
         connections: int = 100,
         retries: int = RETRIES,
         max_answer_bytes: int = MAX_ANSWER,
-        tls: ssl.SSLContext | None = None,
+        tls: Tls | None = None,
     ) -> None:
         if connections < 1:
             raise InvalidArgument(f"connections must be at least 1, not {connections}")
-        self._route = Route(url, api_key, tls)
         self._retries = retries
         self._width = connections
-        self._connections = AsyncConnections(self._route, max_answer_bytes, connections)
+        self._wire, self._connections = _connect(url, api_key, tls, max_answer_bytes, connections)
 
     async def infer(self, model: str, inputs: Inputs, **options: Unpack[Options]) -> InferResult:
         """See `Client.infer`."""
         asked = InferOptions(**options)
-        answered = await self._send(requests.infer(model, inputs, asked), asked.timeout, SLACK)
-        return requests.result(answered.headers, answered.body)
+        answered = await self._send(self._wire.infer(model, inputs, asked), asked.timeout, self._wire.slack)
+        return self._wire.result(answered)
 
     async def submit(self, model: str, inputs: Inputs, **options: Unpack[Options]) -> Pending:
         """See `Client.submit`."""
         asked = InferOptions(**requests.keyed(options))
-        answered = await self._send(requests.infer(model, inputs, asked, wait=False), SHORT)
-        return requests.pending(answered.headers, answered.body)
+        answered = await self._send(self._wire.infer(model, inputs, asked, wait=False), SHORT)
+        return self._wire.pending(answered)
 
     async def result(self, pending: Pending, wait: float = 30.0) -> InferResult | None:
         """See `Client.result`."""
         if pending.answered is not None:
             return pending.answered
-        answered = await self._send(requests.fetch(pending, wait), wait + SLACK)
-        return None if answered.status == 202 else requests.result(answered.headers, answered.body)
+        answered = await self._send(self._wire.fetch(pending, wait), wait + SLACK)
+        return None if answered.status == 202 else self._wire.result(answered)
 
     async def cancel(self, pending: Pending) -> None:
         """See `Client.cancel`."""
-        await self._send(requests.cancel(pending), SHORT)
+        await self._send(self._wire.cancel(pending), SHORT)
 
     async def get(self, path: str) -> Any:
         """See `Client.get`."""
-        return requests.document(self._route.url + path, (await self._send(requests.get(path), SHORT)).body)
+        asked = self._wire.get(path)
+        return self._wire.document(asked, await self._send(asked, SHORT))
 
     async def models(self) -> list[dict[str, Any]]:
         """See `Client.models`."""
-        body = (await self._send(requests.INDEX, SHORT)).body
-        index: list[dict[str, Any]] = requests.document(self._route.url + requests.INDEX.path, body)
+        asked = self._wire.index()
+        index: list[dict[str, Any]] = self._wire.document(asked, await self._send(asked, SHORT))
         return index
 
     async def ready(self) -> bool:
         """See `Client.ready`."""
         try:
-            await self._attempt(requests.READY, time.monotonic() + READY)
+            return self._wire.is_ready(await self._connections.send(self._wire.ready(), time.monotonic() + READY))
         except FleetError:
             return False
-        return True
 
     def infer_many(
         self,
@@ -155,7 +160,7 @@ class AsyncClient:
         until = None if timeout is None else begun + timeout
         end = None if until is None else until + slack
         try:
-            return await self._attempt(request, end)
+            return await self._connections.send(request, end)
         except FleetError as error:
             from penstock.client import repeating
 
@@ -164,15 +169,10 @@ class AsyncClient:
                 raise
 
             async def again() -> Answered:
-                return await self._attempt(request if until is None else request.within(until - time.monotonic()), end)
+                left = request if until is None else request.within(until - time.monotonic())
+                return await self._connections.send(left, end)
 
             return await repeating.repeat_async(attempts, error, again)
-
-    async def _attempt(self, request: Request, end: float | None) -> Answered:
-        head = self._route.heads.request(request.method, request.path, request.headers, len(request.body))
-        answered = await self._connections.call(head + request.body, end)
-        requests.check(answered.status, answered.headers, answered.body)
-        return answered
 
     async def close(self) -> None:
         """Close the connections."""
@@ -185,3 +185,15 @@ class AsyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _connect(url: str, api_key: str, tls: Tls | None, most: int, count: int) -> tuple[Wire, AwaitedConnections]:
+    """The protocol of a URL, and connections that speak it; see `blocking._connect`."""
+    if is_rpc(url):
+        from penstock.client.rpc_channels import AsyncChannel, RpcRoute
+        from penstock.client.rpc_wire import RpcWire
+
+        called = RpcRoute(url, api_key, tls, most)
+        return RpcWire(called.url), AsyncChannel(called, count)
+    route = Route(url, api_key, tls)
+    return HttpWire(route.url), AsyncConnections(route, most, count)

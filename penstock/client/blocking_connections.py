@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from penstock.client import requests
 from penstock.client.environment import Route
 from penstock.client.exchange import Answered, AnswerReader, connect_head, tunnel_status
 from penstock.client.retrying import Unreached
@@ -164,6 +165,23 @@ class BlockingConnections:
         self._idle: list[_Connection] = []
         self._process = os.getpid()
         self._closed = False
+
+    def send(self, request: requests.Request, until: float | None) -> Answered:
+        """The answer to a request, if it is not an error.
+
+        Args:
+            request: the request.
+            until: on `time.monotonic`; None waits for ever.
+
+        Raises:
+            Unreached: there is no answer.
+            DeadlineExceeded: there is none in time.
+            FleetError: the answer is an error, or none of this protocol, or too large.
+        """
+        head = self._route.heads.request(request.method, request.path, request.headers, len(request.body))
+        answered = self.call(head + request.body, until)
+        requests.check(answered.status, answered.headers, answered.body)
+        return answered
 
     def call(self, data: bytes, until: float | None) -> Answered:
         """Send a request and wait for its answer.

@@ -38,10 +38,13 @@ _LANES: Final = tuple(lane.value for lane in Lane)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Request:
-    """An HTTP request to make.
+    """A request to make.
 
     Attributes:
-        path: percent-encoded, with a query.
+        method: HTTP's, or the name of an RPC.
+        path: percent-encoded, with a query; for an RPC, where HTTP has the same document, or "".
+        headers: HTTP's; over gRPC they are metadata.
+        body: HTTP's, or the RPC's message.
         repeatable: whether it may run twice without harm: it only reads, or it is keyed.
     """
 
@@ -138,16 +141,23 @@ def infer(
     else:
         encoded = _plain_head(shown, tuple(options.outputs))
     headers = {"Inference-Header-Content-Length": str(len(encoded)), "Content-Type": "application/octet-stream"}
+    headers |= option_headers(options)
     if options.timeout is not None:
         headers[_TIMEOUT] = _milliseconds(options.timeout)
-    if options.lane != Lane.INTERACTIVE:
-        headers["Penstock-Lane"] = options.lane
-    if options.idempotency_key:
-        headers["Idempotency-Key"] = options.idempotency_key
     if not wait:
         headers["Prefer"] = "respond-async"
     body = b"".join([encoded, *[tensor.data for tensor in tensors]])
     return Request("POST", _path(model, options.version), headers, body, bool(options.idempotency_key))
+
+
+def option_headers(options: InferOptions) -> dict[str, str]:
+    """The options that are headers over HTTP and metadata over gRPC."""
+    headers = {}
+    if options.lane != Lane.INTERACTIVE:
+        headers["Penstock-Lane"] = options.lane
+    if options.idempotency_key:
+        headers["Idempotency-Key"] = options.idempotency_key
+    return headers
 
 
 _Shown = tuple[tuple[str, str, tuple[int, ...], int], ...]
@@ -235,6 +245,18 @@ def get(path: str) -> Request:
     if not path.startswith("/"):
         raise InvalidArgument(f"a path begins with '/', not {quoted(path)}")
     return Request("GET", _quoted(path, "/?&=%:@!$'()*+,;~"), {}, b"", True)
+
+
+def change(method: str, path: str, document: Any) -> Request:
+    """The request that sends a JSON document; None sends no body. It is not made again when it fails.
+
+    Raises:
+        InvalidArgument: the path does not begin with a slash.
+    """
+    body = b"" if document is None else orjson.dumps(document)
+    return dataclasses.replace(
+        get(path), method=method, body=body, headers={"Content-Type": "application/json"}, repeatable=False
+    )
 
 
 def fetch(pending: Pending, wait: float) -> Request:

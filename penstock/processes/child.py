@@ -144,13 +144,19 @@ def main(parent: str, channel: str, models: str = "") -> int:
 
 def _import_all(*, fleet: bool) -> None:
     """Import what a gateway needs before there is anything to do: the process may be a spare."""
-    modules = ["gateway.app", "penstock.processes.metrics", "penstock.processes.starting", "uvloop"]
+    modules = [
+        "gateway.app",
+        "gateway.rpc.server",
+        "penstock.processes.metrics",
+        "penstock.processes.starting",
+        "uvloop",
+    ]
     if fleet:
         modules += ["protocol.transport.kafka.bus", "protocol.transport.redis.store"]
     else:
         modules += ["protocol.transport.embedded.remote"]
     for name in modules:
-        with contextlib.suppress(ModuleNotFoundError):
+        with contextlib.suppress(ImportError):  # grpcio and uvloop are extras
             importlib.import_module(name)
 
 

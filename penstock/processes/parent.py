@@ -74,8 +74,7 @@ class Processes:
         ]
 
     def _with_ports(self, part: GatewaySettings) -> GatewaySettings:
-        names = [name for name in ("http_port", "grpc_port") if hasattr(part, name)]
-        return dataclasses.replace(part, **{name: getattr(self.settings, name) for name in names})
+        return dataclasses.replace(part, http_port=self.settings.http_port, grpc_port=self.settings.grpc_port)
 
     @property
     def pids(self) -> list[int | None]:
@@ -125,7 +124,10 @@ class Processes:
         """See `slot.Crew`."""
         self._first_ready.set()
         if all(slot.ready for slot in self._slots):
-            log.info("all acceptor processes take calls", processes=len(self._slots), port=self.settings.http_port)
+            log.info(
+                "all acceptor processes take calls", processes=len(self._slots), port=self.settings.http_port,
+                grpc_port=self.settings.grpc_port,
+            )  # fmt: skip
             self.spare.fill()
 
     def counted(self, number: int, families: list[Family]) -> None:

@@ -273,8 +273,7 @@ async def test_a_submission_is_keyed_and_so_is_made_again(make: Make) -> None:
 
 
 async def test_a_server_that_says_nothing_costs_the_timeout(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("asynchronous", "blocking"):
-        monkeypatch.setattr(f"penstock.client.{module}.SLACK", 0.1)
+    monkeypatch.setattr("penstock.client.wires.HttpWire.slack", 0.1)
     async with Server() as server:
         with pytest.raises(DeadlineExceeded, match=r"gave no answer within 0\.\d+ s"):
             await make(server.url)("infer", "any", X, timeout=0.1)

@@ -157,11 +157,6 @@ class TestDiffers:
                 "model.onnx",
                 "'optimization.input_pinned_memory.enable' has no effect: ",
             ),
-            (
-                'max_batch_size: 8 output { name: "Y" data_type: TYPE_FP32 dims: 4 label_filename: "l.txt" }',
-                "model.onnx",
-                "'output[0].label_filename' has no effect",
-            ),
             ("", "model.onnx", "max_batch_size is not stated and becomes 32 (where the model can batch); Triton's backends take 4"),
             ("max_batch_size: 8" + TENSORS, "model.py", "dynamic batching is on, since max_batch_size is 8; "),
             ("max_batch_size: 0" + TENSORS, "model.pt2", "the file is loaded as a torch.export program"),

@@ -12,12 +12,13 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from protocol.errors import FleetError
+from protocol.errors import ConfigError, FleetError
 from protocol.model_config import ModelConfig, QueuePolicy, Warmup, WarmupInput
 from protocol.model_config.fields import Support, settings
 from workers.backends import pb_utils
 from workers.checking.pb_usage import unsupported_uses
 from workers.repository import model_file_check
+from workers.repository.agents import run_agents
 from workers.repository.completion import (
     DEFAULT_MAX_BATCH_SIZE,
     FILE_BACKEND,
@@ -25,6 +26,7 @@ from workers.repository.completion import (
     BackendMetadata,
     complete,
 )
+from workers.repository.labels import read_labels
 from workers.repository.scan import scan_repositories
 from workers.repository.version import ModelFolder, ModelVersion
 
@@ -164,6 +166,11 @@ def _problems(version: ModelVersion, backends: Collection[str]) -> Iterator[str]
         for tensor in warmup.inputs.values():
             if tensor.file and not (version.folder / "warmup" / tensor.file).is_file():
                 yield f"there is no file 'warmup/{tensor.file}' for model_warmup '{warmup.name}'"
+    try:
+        run_agents(config, version.folder)
+        read_labels(config, version.folder)
+    except ConfigError as error:
+        yield error.message
 
 
 def _completed(config: ModelConfig, metadata: BackendMetadata | None, *, inspected: bool) -> ModelConfig | None:

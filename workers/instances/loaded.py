@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import structlog
 
@@ -22,11 +22,13 @@ class LoadedModel:
         version: with its complete configuration.
         executors: its instances.
         seconds: that the load took.
+        labels: by output, the names of its classes.
     """
 
     version: ModelVersion
     executors: Sequence[Executor]
     seconds: float
+    labels: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     async def close(self) -> None:
         """Free the instances."""

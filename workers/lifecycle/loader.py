@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -22,7 +22,9 @@ from workers.instances.process.executor import ChildExecutor, is_isolated
 from workers.instances.process.pool import ChildPool
 from workers.instances.warmup import samples, warm_up
 from workers.repository import model_file_check
+from workers.repository.agents import run_agents
 from workers.repository.completion import SILENT_BACKENDS, BackendMetadata, complete
+from workers.repository.labels import read_labels
 from workers.repository.placement import Placement, place
 from workers.repository.version import ModelVersion
 from workers.system import cpu_yield
@@ -86,7 +88,7 @@ class Loader:
                 ) from exc
 
     async def _load(self, version: ModelVersion, started: float) -> LoadedModel:
-        await asyncio.to_thread(_check_before_import, version)
+        labels = await asyncio.to_thread(_check_before_import, version)
         backend = await self._backend(version.config.backend)
         gpus: Sequence[int] = ()
         isolated = is_isolated(version.config)
@@ -94,7 +96,7 @@ class Loader:
             gpus = await asyncio.to_thread(cpu_yield.call, usable_gpus, backend, self._gpus)
             isolated = is_isolated(version.config, place(version.config, gpus, self._cores))
         loaded = await (self._load_children(version) if isolated else self._load_threads(backend, version, gpus))
-        loaded.seconds = self._clock() - started
+        loaded.seconds, loaded.labels = self._clock() - started, labels
         return loaded
 
     async def _load_threads(self, backend: Backend, version: ModelVersion, gpus: Sequence[int]) -> LoadedModel:
@@ -108,6 +110,7 @@ class Loader:
                 instance = await executor.load(functools.partial(cpu_yield.call, backend.load, version, placement))
                 if warmups:
                     await executor.call(functools.partial(cpu_yield.call, warm_up, instance, version.config, warmups))
+                await executor.watch(version.model)
         except BaseException as exc:
             await _give_up(loaded, exc)
             raise
@@ -162,14 +165,17 @@ class Loader:
         return backend
 
 
-def _check_before_import(version: ModelVersion) -> None:
-    """Refuse what can be refused before a framework is imported, which takes seconds to minutes.
+def _check_before_import(version: ModelVersion) -> Mapping[str, tuple[str, ...]]:
+    """Refuse what can be refused before a framework is imported, which takes seconds to minutes; returns the outputs' labels.
 
     Raises:
-        ConfigError: the file is not what the backend loads, or the configuration lacks something that the file never states.
+        ConfigError: an agent refuses the files, the file is not what the backend loads, the configuration lacks
+            something that the file never states, or a label file cannot be read.
     """
+    run_agents(version.config, version.folder)
     model_file_check.require_loadable(
         version.path, version.config.backend, single_file=version.path.parent == version.folder
     )
     if version.config.backend in SILENT_BACKENDS:
         complete(version.config, None)
+    return read_labels(version.config, version.folder)
