@@ -10,13 +10,14 @@ import dataclasses
 import math
 import random
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.admission.admission import Admissions, Limits
 from gateway.admission.arrivals import Arrivals
 from gateway.admission.budget import Budgets
 from gateway.calls.batch_topics import BatchTopics
 from gateway.calls.completion import Completion
+from gateway.calls.control_topic import ControlTopic
 from gateway.calls.lanes import PARAMETER, lane_of
 from gateway.calls.pending import Call
 from gateway.calls.positions import Positions
@@ -42,6 +43,9 @@ from protocol.ports import OutRecord
 from protocol.runtime.clock import Clock
 from protocol.transport import Transport
 from protocol.v2 import InferBody
+
+if TYPE_CHECKING:
+    from gateway.repository.control import RepositoryControl
 
 MAX_VALUE: Final = MAX_RECORD - 4096
 """Largest value of a record, in bytes; the rest is for its headers."""
@@ -80,6 +84,8 @@ class Service:
 
     Attributes:
         catalogue: of model versions.
+        control: the topic of the models' desired state.
+        repository: loads and unloads models; set by `gateway.app`.
         budgets: of bytes held, of all kinds.
         admissions: limits on the waiting calls of each lane.
         admission: those of interactive calls, and on bodies that are being read.
@@ -105,6 +111,8 @@ class Service:
         self.clock = clock
         self.metrics = metrics
         self.catalogue = Catalogue(names, metrics.counters)
+        self.control = ControlTopic(transport.bus, names)
+        self.repository: RepositoryControl
         limits = Limits(
             settings.max_queued_calls,
             settings.max_queued_bytes,

@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-import orjson
 import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -22,16 +21,17 @@ from gateway.durable.requests import Requests
 from gateway.rest.access import Access
 from gateway.rest.errors import STATUS, error_body, error_headers
 from gateway.rest.json_pool import JsonPool
-from gateway.rest.plain import Json, small_body
+from gateway.rest.plain import Json
+from gateway.rest.repository_routes import RepositoryRoutes
 from gateway.rest.request_routes import RequestRoutes
 from gateway.rest.routing import GENERATE, GENERATE_STREAM, INFER
 from gateway.rest.settings_routes import settings_routes
 from gateway.rest.shared_memory_routes import shared_memory_routes
-from protocol.errors import Code, CodecError, FleetError, InvalidArgument, NotFound, Unsupported
+from protocol.errors import Code, FleetError, InvalidArgument, NotFound
 
 EXTENSIONS: Final = (
-    "binary_tensor_data", "classification", "logging", "model_configuration", "model_repository(index)",
-    "parameters", "schedule_policy", "statistics", "trace",
+    "binary_tensor_data", "classification", "logging", "model_configuration", "model_repository",
+    "model_repository(unload_dependents)", "parameters", "schedule_policy", "statistics", "trace",
 )  # fmt: skip
 _OPEN: Final = "/v2/health/"
 _MODEL: Final = "/v2/models/{model}"
@@ -75,9 +75,7 @@ class Routes:
                 for base in (_MODEL, _VERSION)
                 for verb in (INFER, GENERATE, GENERATE_STREAM)
             ],
-            Route("/v2/repository/index", self._index, methods=["POST"]),
-            Route("/v2/repository/{repository}/index", self._named_repository, methods=["POST"]),
-            Route("/v2/repository/models/{model}/{verb}", self._control, methods=["POST"]),
+            *RepositoryRoutes(service).routes(),
             *self._request_routes,
             *shared_memory_routes(service.regions),
             *settings_routes(service.trace_settings, service.log_settings),
@@ -108,13 +106,13 @@ class Routes:
     async def _model_ready(self, request: Request) -> Response:
         model, version = _names(request)
         try:
-            self._service.resolve(model, version)
+            served = self._service.resolve(model, version)
         except FleetError:
             self._service.catalogue.versions(model)  # an unknown model is 404
             if version:
                 self._service.catalogue.get(model, version)
             return Json({"error": "Model version not ready"}, 400)
-        return Response()
+        return Json({"error": served.unready}, 503) if served.unready else Response()
 
     async def _config(self, request: Request) -> Response:
         model, version = _names(request)
@@ -134,30 +132,6 @@ class Routes:
             if version and any(s.model == model for s in self._service.catalogue.all()):
                 raise InvalidArgument(f"requested model version is not available for model '{model}'") from None
             raise InvalidArgument(f"requested model '{model}' is not available") from None
-
-    # --- repository ---------------------------------------------------------------------------------------------------
-
-    async def _index(self, request: Request) -> Response:
-        raw = await small_body(request)
-        try:
-            asked = orjson.loads(raw) if raw.strip() else {}
-        except orjson.JSONDecodeError as error:
-            raise CodecError(f"failed to parse the request JSON buffer: {error}") from None
-        if not isinstance(asked, dict) or not isinstance(asked.get("ready", False), bool):
-            raise CodecError("the body must be a JSON object; 'ready' must be a boolean")
-        if asked.get("repository_name"):
-            raise Unsupported("'repository_name' specification is not supported")
-        return Json(self._service.catalogue.index(ready_only=asked.get("ready", False)))
-
-    async def _named_repository(self, request: Request) -> Response:
-        raise Unsupported("'repository_name' specification is not supported")
-
-    async def _control(self, request: Request) -> Response:
-        if request.path_params["verb"] not in ("load", "unload"):
-            raise HTTPException(404, "Not Found")
-        raise Unsupported(
-            "explicit model load / unload is not supported over HTTP: workers load what --model-repository and --load-model name"
-        )
 
 
 class _Guarded:

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import math
 import socket
+import ssl
 from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any, Final, cast
@@ -53,7 +54,7 @@ class HttpServer:
             self._frontend, settings.max_header_bytes, settings.max_connections, self._connection_closed, self._outgoing,
             service.budgets, Unread(service.budgets.unread), service.metrics.refused,
             None if settings.api_key else Hosts((settings.host, *settings.allowed_hosts)),
-            self._heads,
+            self._heads, settings.max_body_bytes,
         )  # fmt: skip
         config = Config(
             routes.app,
@@ -66,6 +67,8 @@ class HttpServer:
             proxy_headers=False,
             ssl_certfile=settings.tls_certificate or None,
             ssl_keyfile=settings.tls_key or None,
+            ssl_ca_certs=settings.tls_client_ca or None,
+            ssl_cert_reqs=ssl.CERT_REQUIRED if settings.tls_client_ca else ssl.CERT_NONE,
         )
         try:
             config.load()

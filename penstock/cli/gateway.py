@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from penstock.cli import grpc_port
 from penstock.cli.options import fleet_options, gateway_options, log_options, metrics_option, option, options
 from penstock.cli.settings import chosen, transport_settings
 from protocol.errors import ConfigError
@@ -25,7 +26,7 @@ from protocol.errors import ConfigError
     log_options,
 )  # fmt: skip
 def command(log_format: str, log_level: str, **flags: Any) -> None:
-    """Take calls over HTTP, publish them to Kafka, answer from Redis. Any number of gateways share a fleet.
+    """Take calls over HTTP and gRPC, publish them to Kafka, answer from Redis. Any number of gateways share a fleet.
 
     penstock gateway --kafka localhost:9092 --redis redis://localhost:6379
     """
@@ -42,6 +43,7 @@ async def _serve(flags: dict[str, Any]) -> None:
     from gateway.settings import GatewaySettings
     from protocol.transport import open_transport
 
+    grpc_port.choose(flags)
     settings = transport_settings(**flags)
     transport = open_transport(settings)
     gateway = Gateway(GatewaySettings(**chosen(GatewaySettings, flags)), transport, settings.names)

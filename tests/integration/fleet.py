@@ -39,7 +39,7 @@ class Process:
         self.http_port, self.metrics_port = free_port(), free_port()
         ports = ["--metrics-port", str(self.metrics_port)]
         if arguments[0] != "worker":
-            ports += ["--http-port", str(self.http_port)]
+            ports += ["--http-port", str(self.http_port), "--grpc-port", "0"]
         self._file = log.open("ab")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "penstock", *arguments, *ports, "--log-level", "info"],
