@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import importlib.metadata
 import secrets
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -132,11 +133,12 @@ class Gateway:
         if self._status is not None:
             await self._status.close()
 
-    async def serve(self) -> None:
-        """Start, run until SIGTERM or SIGINT, then drain and close; a second signal cuts the drain short."""
+    async def serve(self, started: Callable[[], None] = lambda: None) -> None:
+        """Start, call `started`, run until SIGTERM or SIGINT, then drain and close; a second signal cuts the drain short."""
         with stop_signals() as asked:
             await self.start()
             spare_collector()
+            started()
             try:
                 await asked.wait()
                 asked.clear()
@@ -167,11 +169,12 @@ class Gateway:
 
     async def _serve_status(self) -> None:
         if self.settings.metrics_port is not None:
-            self._status = StatusServer(self._registry, self._readiness)
+            self._status = StatusServer(self._registry, self.readiness)
             self._metrics.cut = lambda: self._status.cut if self._status is not None else 0
             self.metrics_port = await self._status.start(self.settings.metrics_host, self.settings.metrics_port)
 
-    async def _readiness(self) -> list[str]:
+    async def readiness(self) -> list[str]:
+        """The reasons why this gateway is not ready, a sentence each."""
         reasons = ["it is shutting down"] if self.service.draining else []
         return [*reasons, self.service.not_ready] if self.service.not_ready else reasons
 

@@ -23,6 +23,7 @@ class GatewaySettings:
         host: address to listen on; without an `api_key` it must be loopback.
         http_port: of the V2 API; 0 takes a free one.
         grpc_port: of gRPC; 0 takes a free one, None serves none. It needs grpcio.
+        shared_ports: other processes of this gateway listen on the same ports (SO_REUSEPORT).
         metrics_host: address of Prometheus' `/metrics`.
         metrics_port: of `/metrics` and the health routes; 0 takes a free one, None serves none.
         api_key: sent by callers as `Authorization: Bearer` or `X-API-Key`; "" admits everyone.
@@ -74,6 +75,7 @@ class GatewaySettings:
     host: str = "127.0.0.1"
     http_port: int = 8000
     grpc_port: int | None = None
+    shared_ports: bool = False
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = 8002
     api_key: str = dataclasses.field(default="", repr=False)

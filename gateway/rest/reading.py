@@ -34,6 +34,8 @@ UNCOUNTED: Final = 4096
 """Bytes of a connection that are too few to count."""
 REQUEST_BYTES: Final = 2048
 """Bytes counted for a pipelined request besides its own."""
+_WITH_BODY: Final = frozenset({b"POST", b"PUT"})
+"""Methods whose bodies are kept outside the infer route."""
 _PIECE: Final = 16 * 1024
 _MAX_CHUNKS: Final = 64 * 1024
 _CHUNK_BYTES: Final = 64
@@ -316,7 +318,7 @@ class RequestReader(UvicornConnection):
                 self._refuse(405, "this is not a proxy")
             else:
                 most = self._endpoint.max_body_bytes if _LOADS.match(self.url) else MAX_PLAIN_BODY
-                self._plain_body = most + 1 if method == b"POST" else 0
+                self._plain_body = most + 1 if method in _WITH_BODY else 0
                 self._give_to_asgi()
             return
         keep_alive = parser.should_keep_alive() and version != "1.0"

@@ -18,7 +18,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.calls.service import Service
 from gateway.catalogue import statistics
 from gateway.durable.requests import Requests
+from gateway.repository.aliases import AliasChanges
 from gateway.rest.access import Access
+from gateway.rest.alias_routes import AliasRoutes
 from gateway.rest.errors import STATUS, error_body, error_headers
 from gateway.rest.json_pool import JsonPool
 from gateway.rest.plain import Json
@@ -76,6 +78,7 @@ class Routes:
                 for verb in (INFER, GENERATE, GENERATE_STREAM)
             ],
             *RepositoryRoutes(service).routes(),
+            *AliasRoutes(AliasChanges(service)).routes(),
             *self._request_routes,
             *shared_memory_routes(service.regions),
             *settings_routes(service.trace_settings, service.log_settings),

@@ -105,6 +105,10 @@ gateway_options = options(
     option("--routing", type=click.Choice(["queue", "spread"]), default="queue", help="Send requests to the workers with the least predicted wait, and few requests to few workers; or to all partitions in turn."),  # noqa: E501
 )  # fmt: skip
 
+processes_option = options(
+    option("--processes", type=click.IntRange(1, 64), default=1, help="Processes that share the ports and are restarted when they die, for more than one core. Limits such as --max-queued-calls are for all together and are divided among them; /metrics tells the sum."),  # noqa: E501
+)  # fmt: skip
+
 model_options = options(
     option("--model-repository", multiple=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of model folders, in Triton's layout; may be repeated."),  # noqa: E501
     option("--model-control-mode", type=click.Choice(["none", "poll", "explicit"]), default="none", help="Load all models at start; follow changes; or load only --load-model."),  # noqa: E501

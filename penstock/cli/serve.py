@@ -127,7 +127,7 @@ def _require_free(host: str, flag: str, port: int | None) -> None:
     Raises:
         ConfigError: the port is taken, or cannot be used.
     """
-    from gateway.rest.server import bind
+    from gateway.rest.listening import bind
 
     if port:
         try:

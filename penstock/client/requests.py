@@ -247,6 +247,18 @@ def get(path: str) -> Request:
     return Request("GET", _quoted(path, "/?&=%:@!$'()*+,;~"), {}, b"", True)
 
 
+def change(method: str, path: str, document: Any) -> Request:
+    """The request that sends a JSON document; None sends no body. It is not made again when it fails.
+
+    Raises:
+        InvalidArgument: the path does not begin with a slash.
+    """
+    body = b"" if document is None else orjson.dumps(document)
+    return dataclasses.replace(
+        get(path), method=method, body=body, headers={"Content-Type": "application/json"}, repeatable=False
+    )
+
+
 def fetch(pending: Pending, wait: float) -> Request:
     """The request for a submitted request's answer, which the gateway holds for `wait` seconds until it is ready."""
     asked = get(f"{pending.location}?wait_s={wait:g}")
