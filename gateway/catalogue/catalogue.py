@@ -80,15 +80,20 @@ class Served(RequestQueue):
 
 
 class Catalogue:
-    """All announced model versions."""
+    """All announced model versions.
 
-    __slots__ = ("_counters", "_models", "_names", "_resolved")
+    Attributes:
+        sleeping: whether a model was evicted and is loaded again for a call; set by `repository`.
+    """
+
+    __slots__ = ("_counters", "_models", "_names", "_resolved", "sleeping")
 
     def __init__(self, names: Names, counters: dict[tuple[str, str], Counters]) -> None:
         self._names = names
         self._models: dict[str, dict[str, Served]] = {}
         self._resolved: dict[tuple[str, str], Served] = {}
         self._counters = counters
+        self.sleeping: Callable[[str], bool] = lambda model: False
 
     def apply(self, records: Iterable[Record]) -> list[str]:
         """Apply records of the catalogue topic; returns a problem per record that cannot be decoded."""
@@ -162,7 +167,9 @@ class Catalogue:
         return served
 
     def awaits(self, model: str, version: str) -> bool:
-        """Whether the model may still appear: it is unknown or loading."""
+        """Whether the model may still appear: it is unknown, loading, or loaded again for a call."""
+        if self.sleeping(model):
+            return True
         versions = self._models.get(model, {})
         if version:
             served = versions.get(version) or versions.get(version.lstrip("0"))
