@@ -82,7 +82,7 @@ def _command(name: str, summary: str, command: click.Command) -> Iterator[str]:
     if not isinstance(command, click.Group):
         yield f"## penstock {name}\n\n{summary}\n\n" + "\n".join(_flags(command)) + "\n"
         return
-    yield f"## penstock {name}\n\n{summary}\n"
+    yield f"## penstock {name}\n\n{summary}\n" + ("\n" + "\n".join(_flags(command)) + "\n" if command.params else "")
     for part, inner in command.commands.items():
         says = (inner.help or "").partition("\n")[0]
         yield f"### penstock {name} {part}\n\n{_cell(says)}\n\n" + "\n".join(_flags(inner)) + "\n"
