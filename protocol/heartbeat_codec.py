@@ -84,8 +84,11 @@ def _pair(value: Any) -> tuple[int, int]:
 
 def _optional(load: ModelLoad) -> list[Any]:
     """Fields that were added: only as many as say something, and in this order for ever."""
+    lane = [load.digest, load.batch_partitions, load.batch_lag, load.batch_queued_rows]
+    if load.unready:
+        return [*lane, load.unready]
     if load.batch_partitions or load.batch_lag or load.batch_queued_rows:
-        return [load.digest, load.batch_partitions, load.batch_lag, load.batch_queued_rows]
+        return lane
     return [load.digest] if load.digest else []
 
 
@@ -93,7 +96,7 @@ def _added(fields: list[Any]) -> Any:
     """Those of `_optional` that the sender knew."""
     if len(fields) < 4:
         return [str(digest) for digest in fields[:1]]
-    return [str(fields[0]), tuple(fields[1]), fields[2], fields[3]]
+    return [str(fields[0]), tuple(fields[1]), fields[2], fields[3], *map(str, fields[4:5])]
 
 
 def decode_heartbeat(data: Buffer) -> Heartbeat:

@@ -199,6 +199,7 @@ class ModelLoad:
         digest: of the files that it serves; "" if it serves none.
         batch_partitions, batch_lag, batch_queued_rows: the same of the batch lane; the other numbers are without it, except
             `running_rows`, which has the rows of both.
+        unready: why it is not ready although it takes requests: its `is_ready` says so, or its processes died; "" if it is ready.
     """
 
     model: str
@@ -216,6 +217,7 @@ class ModelLoad:
     batch_partitions: tuple[int, ...] = ()
     batch_lag: int = 0
     batch_queued_rows: int = 0
+    unready: str = ""
 
 
 class Outcome(enum.StrEnum):

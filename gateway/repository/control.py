@@ -166,6 +166,7 @@ class RepositoryControl:
 
     def sleeping(self, model: str) -> bool:
         """Whether a model was evicted because nobody used it: a call for it waits while it is loaded again."""
+        model = self._behind(model)
         wish = self.table.models.get(model)
         if wish is None or not wish.entry.idle_after or not wish.entry.loaded or self._ready(model):
             return False
@@ -174,10 +175,15 @@ class RepositoryControl:
 
     def wake(self, model: str) -> None:
         """Have an evicted model loaded, unless that was just asked for: its record is written again with the time of now."""
-        now = self._service.clock()
+        now, model = self._service.clock(), self._behind(model)
         if now >= self._woken.get(model, -WAKE_AGAIN) + WAKE_AGAIN:
             self._woken = {name: at for name, at in self._woken.items() if at + WAKE_AGAIN > now} | {model: now}
             self._tasks.spawn(self._wake(model))
+
+    def _behind(self, name: str) -> str:
+        """The model that an alias stands for."""
+        redirect = self._service.aliases.named(name)
+        return name if redirect is None else redirect.model
 
     async def _wake(self, model: str) -> None:
         with contextlib.suppress(FleetError):

@@ -11,6 +11,7 @@ from typing import Any, Final
 import click
 import orjson
 
+from penstock.cli.model_aliases import alias
 from penstock.cli.options import Decorator, api_key_option, options, seconds, url_option
 from penstock.client import Client
 from protocol.errors import InvalidArgument, quoted
@@ -65,6 +66,9 @@ def command(context: click.Context, url: str, api_key: str, as_json: bool) -> No
     """
     if context.invoked_subcommand is None:
         _list(url, api_key, as_json)
+
+
+command.add_command(alias)
 
 
 @command.command()

@@ -114,7 +114,7 @@ def test_as_many_workers_serve_a_model_as_replicas_are_asked_for(serves: dict[st
 @given(workers, st.integers(1, 3), st.data())
 def test_a_worker_that_gives_way_is_replaced(serves: dict[str, bool], replicas: int, data: st.DataObject) -> None:
     gone = data.draw(st.frozensets(st.sampled_from(sorted(serves)), max_size=len(serves) - 1))
-    idle = {worker: False for worker in serves}
+    idle = dict.fromkeys(serves, False)
     able = fleet_of(DesiredModel("a", True, replicas=replicas), idle, gone) - gone
     assert len(able) == min(replicas, len(serves) - len(gone))
 
@@ -185,7 +185,7 @@ def test_the_least_recently_used_model_makes_room() -> None:
         "c": Wish(3, DesiredModel("c", True, at=100.0)),
     }
     used = {"a": 50.0, "b": 40.0}
-    here = {name: 10 for name in "abc"}
+    here = dict.fromkeys("abc", 10)
     situation = Situation("w0", here, (), wishes, {}, (), {"a": 10, "b": 10}, ("a", "b"), used, 25, 100.0)
     decisions = decide(situation)
     assert {name for name, decision in decisions.items() if decision.serve} == {"a", "c"}
