@@ -180,6 +180,7 @@ class Background:
         heartbeats = [beat for beat in await transport.directory.workers() if is_sound(beat)]
         for served in service.catalogue.seen(heartbeats, service.clock() - service.settings.worker_timeout):
             _log.warning("files differ", model=served.model, version=served.version, problem=served.mixed)
+        service.repository.observe(heartbeats)
         service.capacity.observe(heartbeats)
         for topic in service.capacity.unsure():
             with contextlib.suppress(FleetError):

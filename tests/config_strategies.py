@@ -5,12 +5,18 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from protocol.model_config import (
+    BatchInput,
+    BatchInputKind,
+    BatchOutput,
     DynamicBatching,
     InstanceGroup,
     Kind,
     ModelConfig,
     Optimization,
     QueuePolicy,
+    RateLimiter,
+    RepositoryAgent,
+    Resource,
     TensorSpec,
     TimeoutAction,
     VersionPolicy,
@@ -18,6 +24,7 @@ from protocol.model_config import (
     WarmupInput,
 )
 from protocol.model_config.parts import FORMATS, PRIORITIES
+from protocol.model_config.ragged import BatchOutputKind
 from protocol.tensors import ITEM_SIZE
 
 words = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1, max_size=12)
@@ -53,7 +60,8 @@ def tensor_specs(draw: st.DrawFn, name: str, *, given: bool, batching: bool) -> 
     if not given:
         return TensorSpec(name, datatype, dims, reshape=reshape, label_filename=draw(st.just("") | file_names))
     layout = draw(st.sampled_from(FORMATS)) if len(dims) == 3 else "FORMAT_NONE"
-    return TensorSpec(name, datatype, dims, draw(st.booleans()), reshape, format=layout)
+    ragged = draw(st.booleans())
+    return TensorSpec(name, datatype, dims, draw(st.booleans()), reshape, ragged, format=layout)
 
 
 @st.composite
@@ -67,13 +75,26 @@ def batchings(draw: st.DrawFn, max_batch_size: int) -> DynamicBatching:
     return DynamicBatching(tuple(preferred), draw(seconds), False, levels, default, draw(policies), by_level)
 
 
+resources = st.builds(Resource, words, st.integers(0, 2**32 - 1), st.booleans())
+limiters = st.none() | st.builds(
+    RateLimiter,
+    st.lists(resources, max_size=3, unique_by=lambda each: (each.name, each.everywhere)).map(tuple),
+    st.integers(0, 2**32 - 1),
+)
+agents = st.builds(
+    RepositoryAgent,
+    st.just("checksum"),
+    st.dictionaries(file_names.map("MD5:{}".format), st.from_regex("[0-9a-f]{32}", fullmatch=True), max_size=2),
+)
+
+
 @st.composite
 def groups(draw: st.DrawFn) -> tuple[InstanceGroup, ...]:
     chosen = []
     for name in draw(st.lists(words, unique=True, max_size=3)):
         kind = draw(st.sampled_from(Kind))
         gpus = draw(st.lists(st.integers(0, 7), unique=True, max_size=3)) if kind in (Kind.AUTO, Kind.GPU) else []
-        chosen.append(InstanceGroup(name, kind, draw(st.integers(1, 1024)), tuple(gpus)))
+        chosen.append(InstanceGroup(name, kind, draw(st.integers(1, 1024)), tuple(gpus), draw(limiters)))
     return tuple(chosen)
 
 
@@ -82,6 +103,29 @@ def warmup_inputs(draw: st.DrawFn) -> WarmupInput:
     source = draw(st.sampled_from(["zero_data", "random_data", "input_data_file"]))
     file = draw(file_names) if source == "input_data_file" else ""
     return WarmupInput(draw(datatypes), tuple(draw(st.lists(st.integers(1, 99), max_size=3))), source, file)
+
+
+@st.composite
+def batch_inputs(draw: st.DrawFn, inputs: tuple[TensorSpec, ...]) -> list[BatchInput]:
+    given = [spec.name for spec in inputs]
+    fresh = st.lists(words.filter(lambda name: name not in given), unique=True, max_size=3)
+    sources = st.sampled_from(given) if given else words
+    return [
+        BatchInput(
+            draw(st.sampled_from(BatchInputKind)), (name,), draw(st.sampled_from(["INT32", "FP32"])), (draw(sources),)
+        )
+        for name in draw(fresh)
+    ]
+
+
+@st.composite
+def batch_outputs(
+    draw: st.DrawFn, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> list[BatchOutput]:
+    if not inputs or not outputs or draw(st.booleans()):
+        return []
+    targets, sources = draw(st.sampled_from(outputs)), draw(st.sampled_from(inputs))
+    return [BatchOutput(BatchOutputKind.SCATTER_WITH_INPUT_SHAPE, (targets.name,), (sources.name,))]
 
 
 @st.composite
@@ -94,14 +138,16 @@ def configs(draw: st.DrawFn) -> ModelConfig:
     warmups = st.builds(
         Warmup, words, st.just(1), st.integers(1, 10**6), st.dictionaries(words, warmup_inputs(), max_size=2)
     )
+    inputs = tuple(draw(tensor_specs(name, given=True, batching=rows > 0)) for name in draw(names))
+    outputs = tuple(draw(tensor_specs(name, given=False, batching=rows > 0)) for name in draw(names))
     return ModelConfig(
         name=draw(words),
         platform=draw(st.just("") | words),
         backend=draw(st.just("") | words),
         max_batch_size=rows,
         batch_size_stated=stated,
-        inputs=tuple(draw(tensor_specs(name, given=True, batching=rows > 0)) for name in draw(names)),
-        outputs=tuple(draw(tensor_specs(name, given=False, batching=rows > 0)) for name in draw(names)),
+        inputs=inputs,
+        outputs=outputs,
         version_policy=draw(versions),
         instance_groups=draw(groups()),
         dynamic_batching=draw(batchings(rows)) if batching else None,
@@ -110,4 +156,8 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         warmups=tuple(draw(st.lists(warmups, max_size=2))),
         default_model_filename=draw(st.just("") | file_names),
         optimization=draw(optimizations),
+        batch_inputs=tuple(draw(batch_inputs(inputs))),
+        batch_outputs=tuple(draw(batch_outputs(inputs, outputs))),
+        response_cache=draw(st.none() | st.booleans()),
+        agents=tuple(draw(st.lists(agents, max_size=2))),
     )

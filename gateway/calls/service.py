@@ -10,7 +10,7 @@ import dataclasses
 import math
 import random
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.admission.admission import Admissions, Limits
 from gateway.admission.arrivals import Arrivals
@@ -46,6 +46,9 @@ from protocol.ports import OutRecord, Record
 from protocol.runtime.clock import Clock
 from protocol.transport import Transport
 from protocol.v2 import InferBody
+
+if TYPE_CHECKING:
+    from gateway.repository.control import RepositoryControl
 
 MAX_VALUE: Final = MAX_RECORD - 4096
 """Largest value of a record, in bytes; the rest is for its headers."""
@@ -84,8 +87,9 @@ class Service:
 
     Attributes:
         catalogue: of model versions.
-        aliases: of models.
         control: the topic of the models' desired state.
+        repository: loads and unloads models; set by `gateway.app`.
+        aliases: of models.
         budgets: of bytes held, of all kinds.
         admissions: limits on the waiting calls of each lane.
         admission: those of interactive calls, and on bodies that are being read.
@@ -114,6 +118,7 @@ class Service:
         self.catalogue = Catalogue(names, metrics.counters, self.aliases)
         self.control = ControlTopic(transport.bus, names)
         self.control.handle(ALIASES, self._redirect)
+        self.repository: RepositoryControl
         limits = Limits(
             settings.max_queued_calls,
             settings.max_queued_bytes,

@@ -57,6 +57,7 @@ class Served(RequestQueue):
         labels: by output, the names of its classes, as announced.
         workers: live workers that had it ready at the last heartbeat check.
         digests: of the files that these workers serve; with more than one, answers may come from any of them.
+        unready: why none of these workers has it ready for callers who ask; "" if one has. Calls are taken all the same.
         counters: for the metrics.
     """
 
@@ -69,6 +70,7 @@ class Served(RequestQueue):
     labels: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     workers: int = 0
     digests: frozenset[str] = frozenset()
+    unready: str = ""
 
     @property
     def mixed(self) -> str:
@@ -140,7 +142,7 @@ class Catalogue:
         versions = self._models.setdefault(entry.model, {})
         known = versions.get(entry.version)
         if known is not None:
-            served.workers, served.digests = known.workers, known.digests
+            served.workers, served.digests, served.unready = known.workers, known.digests, known.unready
         versions[entry.version] = served
         self._resolved.clear()
         self._shadowed.clear()
@@ -321,6 +323,7 @@ class Catalogue:
         """
         counts: dict[tuple[str, str], int] = {}
         digests: dict[tuple[str, str], set[str]] = {}
+        unready: dict[tuple[str, str], list[str]] = {}
         for beat in heartbeats:
             if beat.at < since or beat.draining:
                 continue
@@ -328,12 +331,15 @@ class Catalogue:
                 if load.state is ModelState.READY:
                     key = (load.model, load.version)
                     counts[key] = counts.get(key, 0) + 1
+                    unready.setdefault(key, []).append(load.unready)
                     if load.digest:
                         digests.setdefault(key, set()).add(load.digest)
         newly_mixed = []
         for served in self.all():
             key = (served.model, served.version)
             served.workers = counts.get(key, 0)
+            reasons = unready.get(key, [""])
+            served.unready = reasons[0] if all(reasons) else ""
             former, served.digests = served.digests, frozenset(digests.get(key, ()))
             served.counters.digests = len(served.digests)
             if served.mixed and served.digests != former:

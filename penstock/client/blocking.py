@@ -108,7 +108,7 @@ class Client:
         return self._wire.document(asked, self._send(asked, SHORT))
 
     def send(self, method: str, path: str, document: Any = None) -> Any:
-        """Send JSON to any path of the API, for example `PUT` a route to an alias; returns the JSON answer. HTTP only."""
+        """Send a JSON document to any path of the API, such as `PUT` a route to an alias; returns its JSON answer. HTTP only."""
         asked = self._wire.change(method, path, document)
         return self._wire.document(asked, self._send(asked, SHORT))
 

@@ -1,7 +1,8 @@
 """Model configurations: what a config.pbtxt may say, what it means, and how it is written.
 
 Decided here: which fields are known, served or refused (`fields`), which values and combinations are allowed (`checks`), what an
-omitted field means (`parts`, `batching`). Not decided here: what a model's files say about it (`workers.repository.completion`).
+omitted field means (`parts`, `batching`, `ragged`). Not decided here: what a model's files say about it
+(`workers.repository.completion`).
 
 Import the types from this package, and text from `pbtxt`, which needs protobuf and is therefore not imported here.
 
@@ -15,19 +16,29 @@ from protocol.model_config.parts import (
     InstanceGroup,
     Kind,
     Optimization,
+    RateLimiter,
+    RepositoryAgent,
+    Resource,
     TensorSpec,
     VersionPolicy,
     Warmup,
     WarmupInput,
 )
+from protocol.model_config.ragged import BatchInput, BatchInputKind, BatchOutput
 
 __all__ = [
+    "BatchInput",
+    "BatchInputKind",
+    "BatchOutput",
     "DynamicBatching",
     "InstanceGroup",
     "Kind",
     "ModelConfig",
     "Optimization",
     "QueuePolicy",
+    "RateLimiter",
+    "RepositoryAgent",
+    "Resource",
     "TensorSpec",
     "TimeoutAction",
     "VersionPolicy",

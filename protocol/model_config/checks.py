@@ -6,17 +6,23 @@ Every check returns nothing or raises `ConfigError`; the message ends with the m
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Final
 
 from protocol.errors import ConfigError
 from protocol.model_config.batching import DynamicBatching, QueuePolicy, TimeoutAction
-from protocol.model_config.parts import InstanceGroup, Kind, TensorSpec, Warmup
+from protocol.model_config.parts import InstanceGroup, Kind, RateLimiter, RepositoryAgent, TensorSpec, Warmup
 from protocol.tensors import MAX_RANK
 
 MAX_INSTANCES: Final = 1024
 """Instances of one group and device; a typo must not start a million threads."""
+
+CHECKSUM: Final = "checksum"
+"""The only repository agent."""
+
+_MD5: Final = re.compile("[0-9a-fA-F]{32}")
 
 MAX_WARMUP_RUNS: Final = 1_000_000
 
@@ -129,6 +135,40 @@ def check_groups(groups: Sequence[InstanceGroup], model: str) -> None:
         if name in names:
             raise ConfigError(f"{where} is specified more than once")
         names.add(name)
+        if group.rate_limiter is not None:
+            _check_resources(group.rate_limiter, where)
+
+
+def _check_resources(limiter: RateLimiter, where: str) -> None:
+    known: set[tuple[str, bool]] = set()
+    for resource in limiter.resources:
+        if not resource.name:
+            raise ConfigError(f"{where} has a rate_limiter resource without a name")
+        if (resource.name, resource.everywhere) in known:
+            raise ConfigError(f"{where} names rate_limiter resource '{resource.name}' more than once")
+        known.add((resource.name, resource.everywhere))
+
+
+def check_agents(agents: Sequence[RepositoryAgent], model: str) -> None:
+    """Refuse agents that do not exist here, and parameters that the checksum agent does not have."""
+    for agent in agents:
+        if agent.name != CHECKSUM:
+            raise ConfigError(
+                f"repository agent '{agent.name}' of {model} is not supported: agents are native code of Triton; the only "
+                f"one here is '{CHECKSUM}'. Do its work before the files reach the repository, and leave it out"
+            )
+        for key, value in agent.parameters.items():
+            kind, _, name = key.partition(":")
+            if kind != "MD5" or not name:
+                raise ConfigError(
+                    f"Unexpected parameter '{key}' of repository agent '{CHECKSUM}' for {model}; a key is MD5: and a file's path "
+                    "below the model's folder"
+                )
+            check_file_name(name, f"file of repository agent '{CHECKSUM}' of {model}")
+            if not _MD5.fullmatch(value):
+                raise ConfigError(
+                    f"parameter '{key}' of repository agent '{CHECKSUM}' for {model} is not 32 hex digits"
+                )
 
 
 def check_warmups(warmups: Sequence[Warmup], max_batch_size: int | None, model: str) -> None:

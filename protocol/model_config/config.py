@@ -17,10 +17,12 @@ from protocol.model_config.fields import check_supported
 from protocol.model_config.parts import (
     InstanceGroup,
     Optimization,
+    RepositoryAgent,
     TensorSpec,
     VersionPolicy,
     Warmup,
 )
+from protocol.model_config.ragged import BatchInput, BatchOutput, check_batch_io, check_scatters
 
 WITHOUT_TENSORS: Final = frozenset({"python"})
 """Backends whose models may have no inputs or no outputs, as in Triton."""
@@ -46,6 +48,10 @@ class ModelConfig:
         warmups: requests to run before the model is ready.
         default_model_filename: the file in the version folder; "" is the backend's default.
         optimization: hints without effect on answers.
+        batch_inputs: tensors that the model gets about a ragged batch.
+        batch_outputs: outputs of ragged batches that are cut by their inputs' shapes.
+        response_cache: whether answers may come from the cache; None if the file does not say.
+        agents: checks of the files before they are loaded.
 
     Raises:
         ConfigError: a rule is broken; the message names the field and the model.
@@ -66,6 +72,10 @@ class ModelConfig:
     warmups: tuple[Warmup, ...] = ()
     default_model_filename: str = ""
     optimization: Optimization = dataclasses.field(default_factory=Optimization)
+    batch_inputs: tuple[BatchInput, ...] = ()
+    batch_outputs: tuple[BatchOutput, ...] = ()
+    response_cache: bool | None = None
+    agents: tuple[RepositoryAgent, ...] = ()
 
     def __post_init__(self) -> None:
         model = self.name or "a model without a name"
@@ -79,6 +89,13 @@ class ModelConfig:
         checks.check_groups(self.instance_groups, model)
         checks.check_warmups(self.warmups, rows, model)
         checks.check_file_name(self.default_model_filename, f"'default_model_filename' of {model}")
+        check_batch_io(self.batch_inputs, self.batch_outputs, self.inputs, self.outputs, model)
+        checks.check_agents(self.agents, model)
+
+    @property
+    def ragged(self) -> bool:
+        """Whether requests of different shapes may share a batch."""
+        return self.batching and any(spec.allow_ragged_batch for spec in self.inputs)
 
     @property
     def batching(self) -> bool:
@@ -115,6 +132,7 @@ class ModelConfig:
         if not self.instance_groups:
             raise ConfigError(f"must specify one or more 'instance group's for {self.name}")
         checks.check_warmup_inputs(self.warmups, {spec.name: spec for spec in self.inputs}, self.name)
+        check_scatters(self.batch_outputs, {spec.name: spec for spec in (*self.inputs, *self.outputs)}, self.name)
 
     @classmethod
     def from_json(cls, document: object) -> ModelConfig:
@@ -130,6 +148,7 @@ class ModelConfig:
     def _of(cls, document: Document) -> ModelConfig:
         parameters = document.documents_by_key("parameters")
         batching = document.document("dynamic_batching")
+        cache, agents = document.document("response_cache"), document.document("model_repository_agents")
         return cls(
             name=document.text("name"),
             platform=document.text("platform"),
@@ -146,6 +165,10 @@ class ModelConfig:
             warmups=tuple(map(Warmup.of, document.documents("model_warmup"))),
             default_model_filename=document.text("default_model_filename"),
             optimization=Optimization.of(document.document("optimization")),
+            batch_inputs=tuple(map(BatchInput.of, document.documents("batch_input"))),
+            batch_outputs=tuple(map(BatchOutput.of, document.documents("batch_output"))),
+            response_cache=None if cache is None else cache.flag("enable"),
+            agents=() if agents is None else tuple(map(RepositoryAgent.of, agents.documents("agents"))),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -162,8 +185,8 @@ class ModelConfig:
             "max_batch_size": self.max_batch_size,
             "input": [spec.input_json() for spec in self.inputs],
             "output": [spec.output_json() for spec in self.outputs],
-            "batch_input": [],
-            "batch_output": [],
+            "batch_input": [made.to_json() for made in self.batch_inputs],
+            "batch_output": [cut.to_json() for cut in self.batch_outputs],
             "optimization": self.optimization.to_json(),
             "instance_group": [group.to_json() for group in self.instance_groups],
             "default_model_filename": self.default_model_filename,
@@ -174,6 +197,10 @@ class ModelConfig:
         }
         if self.dynamic_batching is not None:
             document["dynamic_batching"] = self.dynamic_batching.to_json()
+        if self.agents:
+            document["model_repository_agents"] = {"agents": [agent.to_json() for agent in self.agents]}
+        if self.response_cache is not None:
+            document["response_cache"] = {"enable": self.response_cache}
         if not self.batch_size_stated:
             del document["max_batch_size"]
         return document

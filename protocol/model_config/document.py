@@ -52,6 +52,10 @@ class Document:
         items = enumerate(self._items(key))
         return tuple(as_integer(item, f"{self.at(key)}[{index}]", low, high) for index, item in items)
 
+    def texts(self, key: str) -> tuple[str, ...]:
+        """A list of strings; empty if absent."""
+        return tuple(as_text(item, f"{self.at(key)}[{index}]") for index, item in enumerate(self._items(key)))
+
     def choice(self, key: str, names: Sequence[str]) -> str:
         """One of `names` in any case; the first of them if absent, as with protobuf's enums."""
         value = self._fields.get(key, names[0])

@@ -18,8 +18,8 @@ from protocol.tensors import ITEM_SIZE
 FORMATS: Final = ("FORMAT_NONE", "FORMAT_NHWC", "FORMAT_NCHW")
 PRIORITIES: Final = ("PRIORITY_DEFAULT", "PRIORITY_MAX", "PRIORITY_MIN")
 
-_TYPE_NAME: Final = {name: "TYPE_STRING" if name == "BYTES" else f"TYPE_{name}" for name in ITEM_SIZE}
-_DATATYPE: Final = {"TYPE_INVALID": ""} | {type_name: name for name, type_name in _TYPE_NAME.items()}
+TYPE_NAME: Final = {name: "TYPE_STRING" if name == "BYTES" else f"TYPE_{name}" for name in ITEM_SIZE}
+DATATYPE: Final = {"TYPE_INVALID": ""} | {type_name: name for name, type_name in TYPE_NAME.items()}
 
 
 class Kind(enum.StrEnum):
@@ -41,7 +41,7 @@ class TensorSpec:
         dims: sizes for callers, without the batch dimension; -1 is any size.
         optional: a request may leave the input out.
         reshape: sizes for the model, if they differ from `dims`; () is a scalar per row.
-        allow_ragged_batch: requests of different shapes may share a batch; always false from a file in this version.
+        allow_ragged_batch: requests of different shapes may share a batch; the model gets the elements of all as one flat tensor.
         label_filename: names of the classes, for the classification extension; in the model's folder.
         format: NHWC or NCHW say what the three dims of an image mean; nothing is transposed.
     """
@@ -66,7 +66,7 @@ class TensorSpec:
         reshape = document.document("reshape")
         return cls(
             name=document.text("name"),
-            datatype=_DATATYPE[document.choice("data_type", tuple(_DATATYPE))],
+            datatype=DATATYPE[document.choice("data_type", tuple(DATATYPE))],
             dims=document.integers("dims", -MAX_INT64, MAX_INT64),
             optional=document.flag("optional"),
             reshape=None if reshape is None else reshape.integers("shape", -MAX_INT64, MAX_INT64),
@@ -88,7 +88,7 @@ class TensorSpec:
     def _json(self, **more: object) -> dict[str, Any]:
         document: dict[str, Any] = {
             "name": self.name,
-            "data_type": _TYPE_NAME.get(self.datatype, "TYPE_INVALID"),
+            "data_type": TYPE_NAME.get(self.datatype, "TYPE_INVALID"),
             "dims": list(self.dims),
             "is_shape_tensor": False,
             "is_non_linear_format_io": False,
@@ -135,6 +135,41 @@ class VersionPolicy:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Resource:
+    """What a run of an instance occupies: so many of a name, on its device or, if `everywhere`, of all devices together."""
+
+    name: str
+    count: int
+    everywhere: bool = False
+
+    @classmethod
+    def of(cls, document: Document) -> Resource:
+        """Read one of `rate_limiter.resources`."""
+        return cls(document.text("name"), document.integer("count"), document.flag("global"))
+
+    def to_json(self) -> dict[str, Any]:
+        """Triton's JSON of a `ModelRateLimiter.Resource`."""
+        return {"name": self.name, "global": self.everywhere, "count": self.count}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RateLimiter:
+    """What each run of an instance occupies, and its weight: priority 2 gets half as many runs as 1; 0 is 1."""
+
+    resources: tuple[Resource, ...] = ()
+    priority: int = 0
+
+    @classmethod
+    def of(cls, document: Document) -> RateLimiter:
+        """Read a `rate_limiter`."""
+        return cls(tuple(map(Resource.of, document.documents("resources"))), document.integer("priority"))
+
+    def to_json(self) -> dict[str, Any]:
+        """Triton's JSON of a `ModelRateLimiter`."""
+        return {"resources": [resource.to_json() for resource in self.resources], "priority": self.priority}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class InstanceGroup:
     """Copies of the model of one kind. With `KIND_GPU` there are `count` on each of `gpus`, or on each GPU if it is empty."""
 
@@ -142,15 +177,18 @@ class InstanceGroup:
     kind: Kind = Kind.AUTO
     count: int = 1
     gpus: tuple[int, ...] = ()
+    rate_limiter: RateLimiter | None = None
 
     @classmethod
     def of(cls, document: Document) -> InstanceGroup:
         """Read an `instance_group`; a count of 0 is 1."""
+        limiter = document.document("rate_limiter")
         return cls(
             name=document.text("name"),
             kind=Kind(document.choice("kind", tuple(Kind))),
             count=max(1, document.integer("count", -MAX_INT32, MAX_INT32)),
             gpus=document.integers("gpus", 0, MAX_INT32),
+            rate_limiter=None if limiter is None else RateLimiter.of(limiter),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -159,6 +197,7 @@ class InstanceGroup:
             "name": self.name,
             "kind": self.kind.value,
             "count": self.count,
+            **({} if self.rate_limiter is None else {"rate_limiter": self.rate_limiter.to_json()}),
             "gpus": list(self.gpus),
             "secondary_devices": [],
             "profile": [],
@@ -195,7 +234,7 @@ class WarmupInput:
         if source != "input_data_file" and not document.flag(source):
             raise ConfigError(f"'{document.at(source)}' must be true")
         return cls(
-            datatype=_DATATYPE[document.choice("data_type", tuple(_DATATYPE))],
+            datatype=DATATYPE[document.choice("data_type", tuple(DATATYPE))],
             dims=document.integers("dims", -MAX_INT64, MAX_INT64),
             source=source,
             file=file,
@@ -204,7 +243,7 @@ class WarmupInput:
     def to_json(self) -> dict[str, Any]:
         """Triton's JSON of a `ModelWarmup.Input`."""
         return {
-            "data_type": _TYPE_NAME.get(self.datatype, "TYPE_INVALID"),
+            "data_type": TYPE_NAME.get(self.datatype, "TYPE_INVALID"),
             "dims": list(self.dims),
             self.source: self.file or True,
         }
@@ -272,3 +311,20 @@ class Optimization:
             "eager_batching": self.eager_batching,
         }
         return document if self.graph_level is None else {"graph": {"level": self.graph_level}} | document
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RepositoryAgent:
+    """A check or change of a model's files before they are loaded, by the agent's name."""
+
+    name: str
+    parameters: dict[str, str]
+
+    @classmethod
+    def of(cls, document: Document) -> RepositoryAgent:
+        """Read one of `model_repository_agents.agents`."""
+        return cls(document.text("name"), document.texts_by_key("parameters"))
+
+    def to_json(self) -> dict[str, Any]:
+        """Triton's JSON of a `ModelRepositoryAgents.Agent`."""
+        return {"name": self.name, "parameters": dict(self.parameters)}

@@ -209,7 +209,7 @@ class TestJson:
             ({"metric_tags": {1: "a"}}, r"'metric_tags key' must be a string, not 1"),
             ({"dynamic_batching": {"priority_queue_policy": {"high": {}}}}, "a priority level must be a positive integer"),
             ({"sequence_batching": {}}, "'sequence_batching' is not supported"),
-            ({"response_cache": {"enable": True}}, "'response_cache.enable' is not supported"),
+            ({"model_operations": {"op_library_filename": ["a.so"]}}, "'model_operations.op_library_filename' is not supported"),
         ],
         ids=lambda value: ascii(value)[:40],
     )  # fmt: skip

@@ -53,6 +53,7 @@ class Assembly:
         self._model = config.name
         self._batching = config.batching
         self._inputs = {spec.name: spec for spec in config.inputs}
+        self._specs = {spec.name: spec for spec in config.outputs}
         self._outputs = {spec.name: _Output(spec, config) for spec in config.outputs}
         self._names = tuple(self._outputs)
 
@@ -70,7 +71,7 @@ class Assembly:
         elif self._batching:
             for index, tensor in enumerate(requests[0].inputs):
                 sizes = to_model(self._inputs[tensor.name], tensor.shape[1:])
-                inputs[tensor.name] = _join([request.inputs[index] for request in requests], (rows, *sizes))
+                inputs[tensor.name] = join([request.inputs[index] for request in requests], (rows, *sizes))
         else:
             raise ValueError(f"{self._model} does not batch, yet was given {len(requests)} requests at once")
         return Stacked(inputs, rows, self.wanted_outputs(requests))
@@ -83,16 +84,25 @@ class Assembly:
         """
         counts = self.rows_of(requests)
         names = self.wanted_outputs(requests)
-        columns = []
-        for name in names:
-            array = outputs.get(name)
-            if array is None:
-                raise ModelFailed(f"model '{self._model}' returned no output '{name}'; it returned {sorted(outputs)}")
-            columns.append(self._outputs[name].cut(array, counts))
-        shares: list[tuple[Tensor, ...]] = list(zip(*columns, strict=True)) if columns else [()] * len(requests)
-        if [request for request in requests if request.outputs]:
-            return [_choose(request, share, names) for request, share in zip(requests, shares, strict=True)]
-        return shares
+        columns = [self._outputs[name].cut(self.output_of(outputs, name), counts) for name in names]
+        return deal(requests, names, columns)
+
+    def output_of(self, outputs: Mapping[str, Array], name: str) -> Array:
+        """The output of that name.
+
+        Raises:
+            ModelFailed: the model did not return it.
+        """
+        array = outputs.get(name)
+        if array is None:
+            raise ModelFailed(f"model '{self._model}' returned no output '{name}'; it returned {sorted(outputs)}")
+        return array
+
+    def stack_input(self, column: Sequence[Tensor], rows: int) -> Array:
+        """One input of all requests, row after row."""
+        if len(column) == 1:
+            return self._alone(column[0])
+        return join(column, (rows, *to_model(self._inputs[column[0].name], column[0].shape[1:])))
 
     def rows_of(self, requests: Sequence[InferRequest]) -> list[int]:
         """The rows of each request; 1 if the model does not batch or the request has no inputs."""
@@ -118,7 +128,22 @@ class Assembly:
         return array if array.flags.aligned else array.copy()
 
 
-def _join(column: Sequence[Tensor], shape: tuple[int, ...]) -> Array:
+def deal(
+    requests: Sequence[InferRequest], names: tuple[str, ...], columns: Sequence[Sequence[Tensor]]
+) -> list[tuple[Tensor, ...]]:
+    """Each request's tensors in its order, from the outputs' columns, which have one tensor per request."""
+    shares: list[tuple[Tensor, ...]] = list(zip(*columns, strict=True)) if columns else [()] * len(requests)
+    if [request for request in requests if request.outputs]:
+        return [_choose(request, share, names) for request, share in zip(requests, shares, strict=True)]
+    return shares
+
+
+def join(column: Sequence[Tensor], shape: tuple[int, ...]) -> Array:
+    """The tensors' elements, one after the other, in this shape.
+
+    Raises:
+        CodecError: they are more or fewer.
+    """
     datatype = column[0].datatype
     if datatype == "BYTES":
         elements = np.empty(element_count(shape), dtype=object)
@@ -187,7 +212,7 @@ class _Output:
             width = element_count(sizes) * self._dtype.itemsize
             self._remembered = (dims, sizes, width)
         if array.dtype != self._dtype:
-            self._check_datatype(array)
+            _check_datatype(array, spec.datatype, self._where)
         if spec.datatype == "BYTES":
             return self._texts(array, sizes, counts)
         data = pack(array, self._dtype)
@@ -211,14 +236,29 @@ class _Output:
             for start, end in spans
         ]
 
-    def _check_datatype(self, array: Array) -> None:
-        """Accept text of any kind and numbers of any byte order."""
-        try:
-            datatype = datatype_of(array.dtype)
-        except CodecError:
-            datatype = str(array.dtype)
-        if datatype != self._spec.datatype:
-            raise ModelFailed(f"{self._where} as {datatype}; its configuration says {self._spec.datatype}")
+
+def check_array(array: object, dtype: np.dtype[Any], datatype: str, where: str) -> None:
+    """Check that a model's output is an array of that datatype.
+
+    Raises:
+        ModelFailed: it is not.
+    """
+    if not isinstance(array, np.ndarray):
+        raise ModelFailed(f"{where} as {type(array).__name__}; it must be a NumPy array")
+    if array.dtype != dtype:
+        _check_datatype(array, datatype, where)
+    if datatype == "BYTES":
+        _check_elements(array, where)
+
+
+def _check_datatype(array: Array, expected: str, where: str) -> None:
+    """Accept text of any kind and numbers of any byte order."""
+    try:
+        datatype = datatype_of(array.dtype)
+    except CodecError:
+        datatype = str(array.dtype)
+    if datatype != expected:
+        raise ModelFailed(f"{where} as {datatype}; its configuration says {expected}")
 
 
 def pack(array: Array, dtype: np.dtype[Any]) -> Buffer:

@@ -27,6 +27,9 @@ class Instance(Protocol):
     may be called on another thread than `load`. Runs that are expected to take less than handing them over costs then happen on
     the event loop (`workers.instances.inline_policy`). Without it every run is on the instance's own thread.
 
+    An attribute `ready_check` that is a function without arguments is the model's own `is_ready`: it says, or awaits, whether the
+    model is ready. It is called once a second, on a thread of its own (`workers.instances.readiness`).
+
     A method `keep(raw)` is called right after `run`, on its thread, where the next run may begin before the answers are made: it
     returns what `run` did with everything copied that the next run may write to. Without it, the next run must write to none of it.
     """

@@ -43,6 +43,13 @@ class IdentityBackend:
                     f"identity model {config.name}: output '{returned.name}' must have the datatype and dims of input "
                     f"'{given.name}', which must not be optional"
                 )
+        scattered = {name for cut in config.batch_outputs for name in cut.targets}
+        for given, returned in zip(config.inputs, config.outputs, strict=True):
+            if given.allow_ragged_batch and config.batching and returned.name not in scattered:
+                raise ConfigError(
+                    f"identity model {config.name}: output '{returned.name}' of the ragged input '{given.name}' needs a "
+                    "batch_output of kind BATCH_SCATTER_WITH_INPUT_SHAPE"
+                )
         return IdentityInstance(config, _delay(config))
 
 

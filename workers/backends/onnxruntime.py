@@ -16,7 +16,7 @@ import numpy as np
 from protocol.errors import Code, ConfigError, InvalidArgument, quoted
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import Kind, ModelConfig, TensorSpec
-from protocol.tensors import Array
+from protocol.tensors import Array, element_count
 from workers.backends.assembly import Stacked
 from workers.backends.base import Instance, Outcome
 from workers.backends.tensor_instance import TensorInstance
@@ -81,10 +81,10 @@ class OnnxInstance(TensorInstance):
 
 @dataclasses.dataclass(slots=True)
 class _Batch:
-    """A batch with texts, the rows of each request and, after the run, why some requests failed."""
+    """A batch with texts, its requests and, after the run, why some of them failed."""
 
     stacked: Stacked
-    rows: list[int]
+    requests: Sequence[InferRequest]
     outputs: dict[str, Array] = dataclasses.field(default_factory=dict)
     refused: dict[int, Failure] = dataclasses.field(default_factory=dict)
 
@@ -99,7 +99,7 @@ class OnnxTextInstance(OnnxInstance):
 
     def prepare(self, requests: Sequence[InferRequest]) -> Any:
         """Stack; `run` decodes the texts, which delays only its own batch."""
-        return _Batch(super().prepare(requests), self.assembly.rows_of(requests))
+        return _Batch(super().prepare(requests), requests)
 
     def run(self, prepared: Any) -> Any:
         """Run with an empty text in place of bytes that are not UTF-8."""
@@ -108,7 +108,7 @@ class OnnxTextInstance(OnnxInstance):
         for name in self._texts:
             if name in inputs:
                 inputs[name] = self._decode(name, inputs[name], batch)
-        if len(batch.refused) == len(batch.rows):
+        if len(batch.refused) == len(batch.requests):
             raise InvalidArgument(batch.refused[0].message)
         batch.outputs = dict(self.compute(inputs, batch.stacked.outputs))
         return batch
@@ -120,7 +120,11 @@ class OnnxTextInstance(OnnxInstance):
             flat[:] = [item.decode() for item in array.ravel()]
         except UnicodeDecodeError:
             owner = [
-                index for index, rows in enumerate(batch.rows) for _ in range(rows * (array.size // sum(batch.rows)))
+                index
+                for index, request in enumerate(batch.requests)
+                for tensor in request.inputs
+                if tensor.name == name
+                for _ in range(element_count(tensor.shape))
             ]
             for place, item in enumerate(array.ravel()):
                 try:

@@ -39,6 +39,7 @@ class ShortFormInstance(TensorInstance):
     def __init__(self, config: ModelConfig, placement: Placement, model: Any, *, dedicated: bool = False) -> None:
         super().__init__(config)
         self._name, self._model, self._dedicated = placement.name, model, dedicated
+        self.ready_check = getattr(model, "is_ready", None)
 
     def prepare(self, requests: Sequence[InferRequest]) -> Stacked:
         """Stack; the arrays of a single request are copied, as they would share its record's memory."""
@@ -83,6 +84,7 @@ class TritonFormInstance:
 
     def __init__(self, config: ModelConfig, placement: Placement, model: Any, *, dedicated: bool = False) -> None:
         self._name, self._model, self._dedicated = placement.name, model, dedicated
+        self.ready_check = getattr(model, "is_ready", None)
         self._batching = config.batching
         self._outputs = {spec.name: spec for spec in config.outputs}
         self._reshaped = {spec.name: spec for spec in config.inputs if spec.reshape is not None}

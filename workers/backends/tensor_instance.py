@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from protocol.messages import InferRequest
 from protocol.model_config import ModelConfig
 from protocol.tensors import Array
-from workers.backends.assembly import Assembly, Stacked
+from workers.backends.assembly import Stacked
 from workers.backends.base import Outcome
 from workers.backends.ownership import own
+from workers.backends.ragged import assembly_of
 
 
 class TensorInstance(abc.ABC):
@@ -25,14 +26,15 @@ class TensorInstance(abc.ABC):
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
-        self.assembly = Assembly(config)
+        self.assembly = assembly_of(config)
 
     @abc.abstractmethod
     def compute(self, inputs: dict[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
         """Run the model once.
 
         Args:
-            inputs: see `assembly.Stacked`; read-only, without optional inputs that the requests leave out.
+            inputs: see `assembly.Stacked`; read-only, without optional inputs that the requests leave out, with those of
+                `batch_input`.
             outputs: the names that any request wants, in the configuration's order; more may be returned.
 
         Returns:

@@ -58,7 +58,8 @@ class TorchInstance(TensorInstance):
     def __init__(self, config: ModelConfig, module: Any, device: str) -> None:
         super().__init__(config)
         self._module, self._device = module, device
-        self._inputs = _in_order(module, [spec.name for spec in config.inputs])
+        made = [name for each in config.batch_inputs for name in each.targets]
+        self._inputs = _in_order(module, [spec.name for spec in config.inputs] + made)
         self._bfloat16 = frozenset(spec.name for spec in config.inputs if spec.datatype == "BF16")
         self._outputs = [spec.name for spec in config.outputs]
         self._positions = [_position(name, index) for index, name in enumerate(self._outputs)]

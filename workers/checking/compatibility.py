@@ -18,6 +18,7 @@ from protocol.model_config.fields import Support, settings
 from workers.backends import pb_utils
 from workers.checking.pb_usage import unsupported_uses
 from workers.repository import model_file_check
+from workers.repository.agents import run_agents
 from workers.repository.completion import (
     DEFAULT_MAX_BATCH_SIZE,
     FILE_BACKEND,
@@ -166,6 +167,7 @@ def _problems(version: ModelVersion, backends: Collection[str]) -> Iterator[str]
             if tensor.file and not (version.folder / "warmup" / tensor.file).is_file():
                 yield f"there is no file 'warmup/{tensor.file}' for model_warmup '{warmup.name}'"
     try:
+        run_agents(config, version.folder)
         read_labels(config, version.folder)
     except ConfigError as error:
         yield error.message

@@ -21,6 +21,7 @@ from workers.backends.base import Instance
 from workers.backends.tracebacks import text_of
 from workers.crash_journal import JournalSlot
 from workers.instances.job import Completed, Executor, Job
+from workers.instances.readiness import Readiness, ReadyWatch
 
 T = TypeVar("T")
 
@@ -83,6 +84,8 @@ class ThreadExecutor:
 
     isolated = False
     restarts = 0
+    _readiness: Readiness | None = None
+    _watch: ReadyWatch | None = None
 
     def __init__(self, name: str, clock: Callable[[], float]) -> None:
         self.name = name
@@ -104,6 +107,18 @@ class ThreadExecutor:
         self.loop_safe = bool(getattr(self._instance, "loop_safe", getattr(self._instance, "anywhere", False)))
         self._keep = getattr(self._instance, "keep", _unchanged)
         return self._instance
+
+    async def watch(self, model: str) -> None:
+        """Ask the instance from now on whether it is ready, if it has an answer; call it once the instance is warm."""
+        check = getattr(self._instance, "ready_check", None)
+        if check is not None:
+            readiness = self._readiness = Readiness(model)
+            self._watch = ReadyWatch(check, model, readiness.began, readiness.ended)
+            await asyncio.to_thread(readiness.await_first)
+
+    def problem(self) -> str:
+        """See `Executor.problem`."""
+        return "" if self._readiness is None else self._readiness.problem()
 
     async def call(self, function: Callable[[], T]) -> T:
         """Run a function on the instance's thread, after the work that it has."""
@@ -138,6 +153,8 @@ class ThreadExecutor:
 
     async def close(self) -> None:
         """See `Executor.close`; the thread ends."""
+        if self._watch is not None:
+            self._watch.stop()
         try:
             await self.call(self._free)
         finally:

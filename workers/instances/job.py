@@ -133,6 +133,9 @@ class Executor(Protocol):
     def split(self, requests: Sequence[InferRequest], raw: Any) -> Sequence[Any]:
         """See `Instance.split`; on any thread."""
 
+    def problem(self) -> str:
+        """Why the instance is not ready: its process is gone, or its model's `is_ready` says so; "" if it is."""
+
     def kill(self) -> None:
         """End the process as hung: the job that runs in it comes back with `InstanceDied`. Only if `isolated`; else nothing."""
 

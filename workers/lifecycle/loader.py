@@ -22,6 +22,7 @@ from workers.instances.process.executor import ChildExecutor, is_isolated
 from workers.instances.process.pool import ChildPool
 from workers.instances.warmup import samples, warm_up
 from workers.repository import model_file_check
+from workers.repository.agents import run_agents
 from workers.repository.completion import SILENT_BACKENDS, BackendMetadata, complete
 from workers.repository.labels import read_labels
 from workers.repository.placement import Placement, place
@@ -109,6 +110,7 @@ class Loader:
                 instance = await executor.load(functools.partial(cpu_yield.call, backend.load, version, placement))
                 if warmups:
                     await executor.call(functools.partial(cpu_yield.call, warm_up, instance, version.config, warmups))
+                await executor.watch(version.model)
         except BaseException as exc:
             await _give_up(loaded, exc)
             raise
@@ -167,9 +169,10 @@ def _check_before_import(version: ModelVersion) -> Mapping[str, tuple[str, ...]]
     """Refuse what can be refused before a framework is imported, which takes seconds to minutes; returns the outputs' labels.
 
     Raises:
-        ConfigError: the file is not what the backend loads, or the configuration lacks something that the file never states, or a
-            label file cannot be read.
+        ConfigError: an agent refuses the files, the file is not what the backend loads, the configuration lacks
+            something that the file never states, or a label file cannot be read.
     """
+    run_agents(version.config, version.folder)
     model_file_check.require_loadable(
         version.path, version.config.backend, single_file=version.path.parent == version.folder
     )

@@ -153,7 +153,9 @@ def complete(
     rows = _max_batch_size(config, metadata, default_max_batch_size)
     inputs, outputs = config.inputs, config.outputs
     if metadata is not None:
-        inputs = inputs or tuple(_as_stated("input", spec, metadata, rows, config.name) for spec in metadata.inputs)
+        made = {name for each in config.batch_inputs for name in each.targets}
+        given = [spec for spec in metadata.inputs if spec.name not in made]
+        inputs = inputs or tuple(_as_stated("input", spec, metadata, rows, config.name) for spec in given)
         outputs = outputs or tuple(_as_stated("output", spec, metadata, rows, config.name) for spec in metadata.outputs)
     groups = config.instance_groups or (InstanceGroup(),)
     completed = dataclasses.replace(
@@ -205,7 +207,13 @@ def _max_batch_size(config: ModelConfig, metadata: BackendMetadata | None, defau
 def _states_batch_dimension(config: ModelConfig, metadata: BackendMetadata) -> bool:
     """Whether a tensor is stated with its batch dimension."""
     ranks = {spec.name: 1 + len(spec.dims) for spec in (*metadata.inputs, *metadata.outputs)}
-    return any(ranks.get(spec.name) == len(spec.model_dims) for spec in (*config.inputs, *config.outputs))
+    stated = [spec for spec in (*config.inputs, *config.outputs) if not _is_flat(config, spec)]
+    return any(ranks.get(spec.name) == len(spec.model_dims) for spec in stated)
+
+
+def _is_flat(config: ModelConfig, spec: TensorSpec) -> bool:
+    """Whether the model sees the tensor without a batch dimension, as the elements of all requests of a ragged batch."""
+    return spec.allow_ragged_batch or any(spec.name in cut.targets for cut in config.batch_outputs)
 
 
 def _as_stated(kind: str, spec: TensorSpec, metadata: BackendMetadata, rows: int, model: str) -> TensorSpec:
@@ -233,12 +241,33 @@ def _batching(batching: DynamicBatching | None, rows: int) -> DynamicBatching | 
 def _check_against_model(config: ModelConfig, metadata: BackendMetadata) -> None:
     _check_tensors("input", config, metadata)
     _check_tensors("output", config, metadata)
-    missing = [spec.name for spec in metadata.inputs if config.input(spec.name) is None and not spec.optional]
+    made = {name: each.datatype for each in config.batch_inputs for name in each.targets}
+    _check_batch_inputs(config, metadata, made)
+    missing = [
+        spec.name
+        for spec in metadata.inputs
+        if config.input(spec.name) is None and not spec.optional and spec.name not in made
+    ]
     if missing:
         raise ConfigError(
             f"unable to load model '{config.name}', configuration expects {len(config.inputs)} inputs, model provides "
             f"{len(metadata.inputs)}: '{missing[0]}' is not in the configuration"
         )
+
+
+def _check_batch_inputs(config: ModelConfig, metadata: BackendMetadata, made: Mapping[str, str]) -> None:
+    """Check the tensors that the batcher makes against the model's inputs; a Python model may do without them."""
+    own = {spec.name: spec for spec in metadata.inputs}
+    for name, datatype in made.items():
+        if name not in own and config.backend != "python":
+            raise ConfigError(
+                f"unexpected batch input '{name}' for model '{config.name}', its file's inputs are: {', '.join(own)}"
+            )
+        if name in own and own[name].datatype not in ("", datatype):
+            raise ConfigError(
+                f"unable to load model '{config.name}', configuration expects datatype {datatype} for batch input '{name}', model "
+                f"provides {own[name].datatype}"
+            )
 
 
 def _check_tensors(kind: str, config: ModelConfig, metadata: BackendMetadata) -> None:
@@ -262,6 +291,8 @@ def _check_tensors(kind: str, config: ModelConfig, metadata: BackendMetadata) ->
 
 
 def _shape_problem(config: ModelConfig, spec: TensorSpec, own: tuple[int, ...]) -> str:
+    if config.batching and config.backend != "python" and _is_flat(config, spec):
+        return _flat_problem(spec, own)
     shape = (-1, *spec.model_dims) if config.batching else spec.model_dims
     batch = " (an initial batch dimension because max_batch_size > 0)" if config.batching else ""
     if len(shape) != len(own):
@@ -271,6 +302,15 @@ def _shape_problem(config: ModelConfig, spec: TensorSpec, own: tuple[int, ...]) 
         )
     if any(want not in (-1, have) for have, want in zip(shape, own, strict=True)):
         return f"the model expects shape {list(own)} but the model configuration specifies shape {list(shape)}{batch}"
+    return ""
+
+
+def _flat_problem(spec: TensorSpec, own: tuple[int, ...]) -> str:
+    """A ragged input must have one dimension of any size; an output that is cut by its input's shape may have any shape."""
+    if spec.allow_ragged_batch and own != (-1,):
+        return (
+            f"the model expects shape {list(own)}, but with allow_ragged_batch it gets one flat tensor, of shape [-1]"
+        )
     return ""
 
 

@@ -10,7 +10,7 @@ import dataclasses
 from typing import Final, NamedTuple
 
 from protocol.messages import InferRequest
-from protocol.model_config import ModelConfig
+from protocol.model_config import ModelConfig, TensorSpec
 from protocol.request_check import ModelSignature
 
 MAX_REMEMBERED: Final = 1024
@@ -24,7 +24,8 @@ class Shape(NamedTuple):
 
     Attributes:
         rows: batch elements, 1 for a model that does not batch.
-        shape_class: requests of equal classes may share a batch; for each configured input its sizes without the batch, or `-`.
+        shape_class: requests of equal classes may share a batch; for each configured input its sizes without the batch,
+            `-` if it is left out, or `*` if it may be ragged.
         order: the indices of the request's inputs in the configuration's order; None if they are in that order.
     """
 
@@ -79,12 +80,16 @@ class Signature:
         order = [index_by_name[spec.name] for spec in self._inputs if spec.name in index_by_name]
         skip = 1 if self._batching else 0
         classes = [
-            "x".join(map(str, request.inputs[index_by_name[spec.name]].shape[skip:]))
+            self._class_of(spec, request.inputs[index_by_name[spec.name]].shape[skip:])
             if spec.name in index_by_name
             else "-"
             for spec in self._inputs
         ]
         return Shape(rows, ",".join(classes), None if order == list(range(len(order))) else tuple(order))
+
+    def _class_of(self, spec: TensorSpec, sizes: tuple[int, ...]) -> str:
+        """Sizes that must be equal in a batch; `*` if any may share one."""
+        return "*" if spec.allow_ragged_batch and self._batching else "x".join(map(str, sizes))
 
 
 def _once(outputs: tuple[str, ...]) -> tuple[str, ...]:

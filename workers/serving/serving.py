@@ -10,6 +10,7 @@ import structlog
 from protocol.errors import Code, Unavailable
 from protocol.messages import Failure, Lane, ModelLoad, ModelState
 from protocol.request_check import MAX_BATCH_LANE_ROWS
+from protocol.texts import shortened
 from workers.batching.lanes import LaneSettings
 from workers.context import Context
 from workers.instances.loaded import LoadedModel
@@ -24,6 +25,9 @@ from workers.statistics import ModelStatistics
 
 LAG_INTERVAL = 0.1
 """Seconds between checks of the lag of a topic that is being drained."""
+
+MAX_REASON = 1024
+"""Characters of what a heartbeat says about a version that is not ready."""
 
 log = structlog.get_logger(__name__)
 
@@ -160,7 +164,13 @@ class Serving:
             batch_partitions=tuple(sorted(self.batch_intake.owned)),
             batch_lag=self.last_batch_lag,
             batch_queued_rows=self.batch_lane.queued_rows,
+            unready=shortened(self.unready(), MAX_REASON),
         )
+
+    def unready(self) -> str:
+        """Why no instance is ready, as the first of them says; "" if one is. Requests are taken all the same."""
+        problems = [executor.problem() for executor in self.loaded.executors]
+        return problems[0] if problems and all(problems) else ""
 
     def members(self) -> dict[str, str]:
         """Its groups and its member id in each, for the heartbeat: peers take a dead worker out of all of them."""

@@ -1,7 +1,8 @@
 """The child's side: it sets up its process and obeys commands, one after the other, until the worker closes the channel.
 
-Invariants: one thread does everything, so a model's device, event loop and thread-local state see one thread from load to close, as
-in a thread of the worker; the child exits when the channel breaks; the memory of inputs that a model keeps is never written again.
+Invariants: one thread does everything but the model's `is_ready`, so a model's device, event loop and thread-local state see one
+thread from load to close, as in a thread of the worker; the child exits when the channel breaks; the memory of inputs that a model
+keeps is never written again.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from workers.instances.process.messages import (
 )
 from workers.instances.process.namespace import prefer_modules_in
 from workers.instances.process.segments import SegmentSlot, SegmentView
+from workers.instances.readiness import report_through
 from workers.instances.warmup import samples, warm_up
 from workers.repository.version import ModelVersion
 from workers.system import cpu_yield
@@ -119,6 +121,7 @@ class CommandLoop:
         self._commands: Final = {
             "inspect": self._inspect,
             "load": self._load,
+            "watch": self._watch,
             "run": self._run,
             "close": self._close,
         }
@@ -129,10 +132,22 @@ class CommandLoop:
             while True:
                 command, descriptors = self._channel.receive_message()
                 for descriptor in descriptors:
-                    self._views[command["slot"]] = SegmentView(descriptor)
+                    self._take(command, descriptor)
                 self._commands[command["name"]](command)
                 if command["name"] == "close":
                     return
+
+    def _take(self, command: Message, descriptor: int) -> None:
+        """A descriptor came with the command: a segment of shared memory, or where to report whether the model is ready."""
+        if command["name"] != "watch":
+            self._views[command["slot"]] = SegmentView(descriptor)
+            return
+        check = getattr(self._instance, "ready_check", None)
+        assert check is not None
+        report_through(descriptor, check, command["model"])
+
+    def _watch(self, _: Message) -> None:
+        self._channel.send_message(encode_message({}))
 
     def _inspect(self, command: Message) -> None:
         try:
@@ -150,7 +165,8 @@ class CommandLoop:
             self._instance = self._prepare_backend(version, placement.threads).load(version, placement)
             warm_up(self._instance, version.config, samples(version.config, str(version.version), version.folder))
             cpu_yield.end()
-            self._channel.send_message(encode_message({}))
+            watchable = getattr(self._instance, "ready_check", None) is not None
+            self._channel.send_message(encode_message({"watchable": watchable}))
         except BaseException as exc:  # see `_inspect`
             self._channel.send_message(encode_message({"error": encode_error(exc)}))
 

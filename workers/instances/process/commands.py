@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from workers.instances.process.channel import ChannelBroken, encode_message
 from workers.instances.process.child import Child
 from workers.instances.process.messages import decode_load_error, decode_metadata, encode_placement, encode_version
+from workers.instances.readiness import Readiness, read_reports
 from workers.repository.completion import BackendMetadata
 from workers.repository.placement import Placement
 from workers.repository.version import ModelVersion
@@ -37,8 +39,8 @@ def inspect(
     return decode_metadata(reply["metadata"]), tuple(reply["gpus"])
 
 
-def load(child: Child, version: ModelVersion, placement: Placement) -> None:
-    """See `Backend.load`; also warms up.
+def load(child: Child, version: ModelVersion, placement: Placement) -> bool:
+    """See `Backend.load`; also warms up. Returns whether the model has an `is_ready` to `watch`.
 
     Raises:
         FleetError, InstanceDied: see `inspect`.
@@ -50,6 +52,23 @@ def load(child: Child, version: ModelVersion, placement: Placement) -> None:
         raise child.exit_error(f"while instance '{placement.name}' was loaded") from None
     if "error" in reply:
         raise decode_load_error(reply["error"], version)
+    return bool(reply.get("watchable"))
+
+
+def watch(child: Child, version: ModelVersion, readiness: Readiness) -> None:
+    """Have the child ask its model's `is_ready` from now on and report it to `readiness`.
+
+    Raises:
+        InstanceDied: the child is gone.
+    """
+    reader, writer = os.pipe()
+    read_reports(reader, readiness)
+    try:
+        child.send_command(encode_message({"name": "watch", "model": version.model}), (writer,))
+    except ChannelBroken:
+        raise child.exit_error("while its is_ready was first called") from None
+    finally:
+        os.close(writer)
 
 
 def close(child: Child, version: ModelVersion) -> None:

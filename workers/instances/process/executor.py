@@ -30,6 +30,7 @@ from workers.instances.process.pool import ChildPool
 from workers.instances.process.segments import SegmentSlots
 from workers.instances.process.sticky import is_sticky
 from workers.instances.process.transfer import StagedBatch, Transfer
+from workers.instances.readiness import Readiness
 from workers.repository.placement import Placement
 from workers.repository.version import ModelVersion
 from workers.system.backoff import Backoff
@@ -95,6 +96,7 @@ class ChildExecutor:
         self._backoff = Backoff()
         self._child: Child | None = None
         self._transfer: Transfer | None = None
+        self._readiness: Readiness | None = None
         self._loaded_at = 0.0
         self._running: Job | None = None
         self._hung: Job | None = None
@@ -138,6 +140,13 @@ class ChildExecutor:
             raise raw
         outcomes: Sequence[Any] = raw
         return outcomes
+
+    def problem(self) -> str:
+        """See `Executor.problem`."""
+        child, readiness = self._child, self._readiness
+        if child is None or child.exited or child.killed:
+            return f"instance '{self.name}' has no process: it died and is being restarted"
+        return "" if readiness is None else readiness.problem()
 
     def kill(self) -> None:
         """See `Executor.kill`."""
@@ -240,15 +249,19 @@ class ChildExecutor:
     def _start(self, child: Child) -> None:
         """Load the model in the child, and make the child this instance's."""
         child.about = self._about
+        readiness = None
         self._child = child  # from now on `kill` ends it, even while it loads
         try:
-            commands.load(child, self._version, self._placement)
+            if commands.load(child, self._version, self._placement):
+                readiness = Readiness(self._version.model)
+                commands.watch(child, self._version, readiness)
+                readiness.await_first()
         except BaseException:
             self._child = None
             child.kill()
             child.stop(0.0)
             raise
-        self._transfer = Transfer(child)
+        self._transfer, self._readiness = Transfer(child), readiness
         self._loaded_at = time.monotonic()
         child.call_on_exit(lambda: self._work.put(child))
 
