@@ -13,6 +13,7 @@ import click
 from penstock.cli import grpc_port
 from penstock.cli.example import Server, example
 from penstock.cli.options import gateway_options, log_options, metrics_option, model_options, option, options
+from penstock.cli.repositories import split
 from penstock.cli.settings import chosen, transport_settings
 from protocol.errors import ConfigError
 from workers.repository import model_files
@@ -100,7 +101,7 @@ async def _serve(model_file: tuple[ModelFile, ...], flags: dict[str, Any]) -> No
     grpc_port.choose(flags)
     fleet = OneProcess(
         GatewaySettings(**chosen(GatewaySettings, flags)),
-        WorkerSettings(model_file=model_file, **chosen(WorkerSettings, flags)),
+        WorkerSettings(model_file=model_file, **chosen(WorkerSettings, split(flags))),
         transport_settings(**flags),
     )
     _require_distinct(flags)

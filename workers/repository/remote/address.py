@@ -1,8 +1,8 @@
 """URLs of repositories in object stores, as Triton writes them. Pure.
 
-    s3://bucket/prefix                        Amazon S3, region and credentials from the usual variables and files
-    s3://https://host:port/bucket/prefix      any S3-compatible store; also http
-    s3://host:port/bucket/prefix              the same over http
+s3://bucket/prefix                        Amazon S3, region and credentials from the usual variables and files
+s3://https://host:port/bucket/prefix      any S3-compatible store; also http
+s3://host:port/bucket/prefix              the same over http
 """
 
 from __future__ import annotations
@@ -57,6 +57,10 @@ def parse(text: str) -> Address:
     if not text.startswith(SCHEME):
         kind = text.partition("://")[0]
         raise ConfigError(f"model repositories at {kind}:// are not supported; use a folder or {SCHEME}BUCKET/PREFIX")
+    if any(char.isspace() for char in text):
+        raise ConfigError(
+            f"{quoted(text)} has a space in it, which separates repositories in PENSTOCK_REMOTE_REPOSITORY"
+        )
     rest = text.removeprefix(SCHEME)
     scheme, slashes, after = rest.partition("://")
     first, _, path = (after if slashes else rest).partition("/")
@@ -71,9 +75,13 @@ def parse(text: str) -> Address:
             raise ConfigError(f"{quoted(text)} is not {SCHEME}https://HOST:PORT/BUCKET/PREFIX")
     bucket, _, prefix = bucket_path.partition("/")
     if not _BUCKET.match(bucket):
-        raise ConfigError(f"{quoted(text)} names no bucket: it must be {SCHEME}BUCKET/PREFIX or {SCHEME}https://HOST:PORT/BUCKET/PREFIX")
+        raise ConfigError(
+            f"{quoted(text)} names no bucket: it must be {SCHEME}BUCKET/PREFIX or {SCHEME}https://HOST:PORT/BUCKET/PREFIX"
+        )
     prefix = prefix.strip("/")
-    if not prefix.isprintable() or any(part in ("", ".", "..") or part.isspace() for part in prefix.split("/") if prefix):
+    if not prefix.isprintable() or any(
+        part in ("", ".", "..") or part.isspace() for part in prefix.split("/") if prefix
+    ):
         raise ConfigError(f"{quoted(text)} has a prefix that no repository has: its parts must be plain names")
     return Address(endpoint, bucket, prefix)
 

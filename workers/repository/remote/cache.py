@@ -135,8 +135,8 @@ class Cache:
                 room += self._evict(size - room)
             if room < size:
                 raise ConfigError(
-                    f"the cache of model files has room for {max(room, 0)} more bytes besides the models in use, and the object has "
-                    f"{size}: raise --model-cache-bytes, which is {self.limit}"
+                    f"the cache of model files has room for {max(room, 0)} more bytes besides the models in use, and the object "
+                    f"has {size}: raise --model-cache-bytes, which is {self.limit}"
                 )
         path.touch(mode=0o600)
 

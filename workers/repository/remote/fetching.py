@@ -36,8 +36,8 @@ class Store(Protocol):
 
     address: Address
 
-    def list(self) -> list[RemoteObject]:
-        """See `S3Store.list`."""
+    def objects(self) -> list[RemoteObject]:
+        """See `S3Store.objects`."""
 
     def open(self, each: RemoteObject, start: int) -> contextlib.AbstractContextManager[Body]:
         """See `S3Store.open`."""
@@ -133,7 +133,9 @@ class Fetcher:
     def _attempt(self, file: BinaryIO, each: RemoteObject) -> str:
         sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
         if os.fstat(file.fileno()).st_size >= each.size:
-            file.truncate(max(0, each.size - 1))  # the last byte is fetched again, with what the store says of the whole
+            file.truncate(
+                max(0, each.size - 1)
+            )  # the last byte is fetched again, with what the store says of the whole
         file.seek(0)
         held = 0
         while chunk := file.read(_CHUNK):
@@ -184,4 +186,3 @@ class _Digests:
     def __init__(self, sha256: str, md5: str) -> None:
         self.sha256 = sha256
         self.md5 = md5
-

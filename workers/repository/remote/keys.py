@@ -71,32 +71,58 @@ def models_of(objects: Iterable[RemoteObject], prefix: str) -> RemoteListing:
     Raises:
         ConfigError: there are too many, or the prefix is a model's folder rather than a repository's.
     """
-    models: dict[str, RemoteModel] = {}
-    ignored: dict[str, None] = {}
-    start = f"{prefix}/" if prefix else ""
+    sorting = _Sorting(f"{prefix}/" if prefix else "")
     for count, each in enumerate(objects):
         if count >= MAX_OBJECTS:
             raise ConfigError(f"the repository has more than {MAX_OBJECTS} objects; give a longer prefix")
-        if not each.key.startswith(start):
-            continue
-        name, slash, path = each.key.removeprefix(start).partition("/")
+        sorting.add(each)
+    return sorting.listing()
+
+
+class _Sorting:
+    """Objects on their way to models."""
+
+    def __init__(self, start: str) -> None:
+        self._start = start
+        self._models: dict[str, RemoteModel] = {}
+        self._ignored: dict[str, None] = {}
+
+    def add(self, each: RemoteObject) -> None:
+        if not each.key.startswith(self._start):
+            return
+        name, slash, path = each.key.removeprefix(self._start).partition("/")
         if not slash:
-            if name == CONFIG_FILE:
-                raise ConfigError(f"'{prefix}' is a model's folder: give the prefix above it as the repository")
-            if name and len(ignored) < SHOWN:
-                ignored[f"ignore object {quoted(each.key)}: it is in no model's folder"] = None
+            self._add_loose(name, each)
         elif _part_problem(name):
-            if len(ignored) < SHOWN:
-                ignored[f"ignore objects of {quoted(name)}: {_part_problem(name)}, so it cannot be a model's name"] = None
+            self._ignore(f"ignore objects of {quoted(name)}: {_part_problem(name)}, so it cannot be a model's name")
         elif not name.startswith(".") and name not in FOREIGN:
-            _add(models.setdefault(name, RemoteModel()), path, each)
-    for name, model in list(models.items()):
-        model.reason = model.reason or _problem(name, model)
-        if not model.reason and not _is_model(model):
-            del models[name]
-            if len(ignored) < SHOWN:
-                ignored[f"ignore {quoted(name)}: it has no {CONFIG_FILE}, no version folder such as '1', and no model file"] = None
-    return RemoteListing(models, tuple(ignored))
+            _add(self._models.setdefault(name, RemoteModel()), path, each)
+
+    def listing(self) -> RemoteListing:
+        models: dict[str, RemoteModel] = {}
+        for name, model in self._models.items():
+            model.reason = model.reason or _problem(name, model)
+            if model.reason or _is_model(model):
+                models[name] = model
+            else:
+                self._ignore(
+                    f"ignore {quoted(name)}: it has no {CONFIG_FILE}, no version folder such as '1', and no model file"
+                )
+        return RemoteListing(models, tuple(self._ignored))
+
+    def _add_loose(self, name: str, each: RemoteObject) -> None:
+        if name == CONFIG_FILE:
+            raise ConfigError(
+                f"'{self._start}' is a model's folder: give the prefix above it as the repository"
+                if self._start
+                else "the bucket is a model's folder: a repository has a folder for each model"
+            )
+        if name:
+            self._ignore(f"ignore object {quoted(each.key)}: it is in no model's folder")
+
+    def _ignore(self, line: str) -> None:
+        if len(self._ignored) < SHOWN:
+            self._ignored[line] = None
 
 
 def chosen_versions(model: RemoteModel, config: ModelConfig | None) -> dict[str, RemoteObject]:
@@ -118,10 +144,9 @@ def chosen_versions(model: RemoteModel, config: ModelConfig | None) -> dict[str,
 def folders_of(files: Collection[str], folders: Collection[str]) -> list[str]:
     """Every folder that the files and folders need, parents first."""
     needed: set[str] = set()
-    for path in [*[path.rpartition("/")[0] for path in files], *folders]:
-        while path:
-            needed.add(path)
-            path = path.rpartition("/")[0]
+    for folder in [*[path.rpartition("/")[0] for path in files], *folders]:
+        parts = folder.split("/") if folder else []
+        needed.update("/".join(parts[:count]) for count in range(1, len(parts) + 1))
     return sorted(needed)
 
 

@@ -99,7 +99,9 @@ class Mirror:
                 break
         else:
             for name in self._moving(listing):
-                refused.setdefault(name, "its objects keep changing while they are fetched; it is tried again at the next poll")
+                refused.setdefault(
+                    name, "its objects keep changing while they are fetched; it is tried again at the next poll"
+                )
         self._forget({name for name in listing.models if wanted(name)} - refused.keys())
         return Mirrored(tuple(tree.held.folder for _, tree in sorted(self._trees.items())), refused, listing.ignored)
 
@@ -117,10 +119,14 @@ class Mirror:
         self.release(())
 
     def _list(self) -> RemoteListing:
-        return models_of(self._store.list(), self._store.address.prefix)
+        return models_of(self._store.objects(), self._store.address.prefix)
 
     def _moving(self, listing: RemoteListing) -> list[str]:
-        return [name for name, tree in self._trees.items() if name in listing.models and tree.listed != listing.models[name].files]
+        return [
+            name
+            for name, tree in self._trees.items()
+            if name in listing.models and tree.listed != listing.models[name].files
+        ]
 
     def _complete(self, listing: RemoteListing, wanted: Callable[[str], bool]) -> dict[str, str]:
         """Complete every model that has changed; returns the reasons of those that cannot be."""

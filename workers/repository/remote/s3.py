@@ -67,7 +67,7 @@ class S3Store:
         self.address = address
         self._client = _client(address)
 
-    def list(self) -> list[RemoteObject]:
+    def objects(self) -> list[RemoteObject]:
         """All objects below the prefix.
 
         Raises:
@@ -199,5 +199,3 @@ def _sha256(answer: dict[str, Any]) -> str:
         return base64.b64decode(str(answer.get("ChecksumSHA256", "")), validate=True).hex()
     except (binascii.Error, ValueError):  # that of a multipart upload: `…-3`
         return ""
-
-
