@@ -23,6 +23,7 @@ from workers.repository.completion import DEFAULT_MAX_BATCH_SIZE
 from workers.repository.model_files import ModelFile
 
 Mode = Literal["none", "poll", "explicit"]
+Limit = Literal["off", "execution_count"]
 
 MAX_SHARE: Final = 0.9
 """The largest `batch_lane_share`: interactive requests always get some of the time."""
@@ -66,6 +67,9 @@ class WorkerSettings:
         max_queued_bytes: of requests that wait or run, per model version.
         batch_lane_max_ms: milliseconds that one batch of the batch lane may run: the longest wait of an interactive request.
         batch_lane_share: of the instances' time that the batch lane gets while interactive requests always wait; 0 for none.
+        rate_limit: `execution_count` makes instances wait for the resources that their groups name.
+        rate_limit_resource: with that, how much there is: `name:count` or `name:count:device`; else the largest need.
+        cache_bytes: of the response cache, for models that ask for one; 0 for no cache.
         default_max_batch_size: of models that can batch and state no size; 0 to batch only where a configuration asks for it.
         gpus: the numbers of the GPUs to use; None for all.
         cores: CPU cores to share out between instances; 0 for all this process may use.
@@ -97,6 +101,9 @@ class WorkerSettings:
     max_queued_bytes: int = 256 * 1024 * 1024
     batch_lane_max_ms: float = 20.0
     batch_lane_share: float = 0.05
+    rate_limit: Limit = "off"
+    rate_limit_resource: tuple[str, ...] = ()
+    cache_bytes: int = 64 * 1024 * 1024
     default_max_batch_size: int = DEFAULT_MAX_BATCH_SIZE
     gpus: tuple[int, ...] | None = None
     cores: int = 0
@@ -118,6 +125,13 @@ class WorkerSettings:
             raise ConfigError(
                 f"worker id {quoted(self.worker)} must be at most 128 letters, digits, dots, dashes and underscores"
             )
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        if self.rate_limit not in get_args(Limit):
+            raise ConfigError(f"rate_limit is {quoted(self.rate_limit)}; it must be off or execution_count")
+        if self.rate_limit_resource and self.rate_limit == "off":
+            raise ConfigError("rate_limit_resource is valid only with rate_limit execution_count")
         if self.metrics_port is not None and not 0 <= self.metrics_port <= 65535:
             raise ConfigError(f"metrics_port is {self.metrics_port}; a port is between 0 and 65535")
         model_files.require_distinct(self.model_file)
@@ -131,6 +145,8 @@ class WorkerSettings:
             require_count(name, getattr(self, name), zero=True)
         if self.max_queued_bytes <= 0:
             raise ConfigError(f"max_queued_bytes is {self.max_queued_bytes}; it must be more than 0")
+        if self.cache_bytes < 0:
+            raise ConfigError(f"cache_bytes is {self.cache_bytes}; it must be at least 0")
         require_seconds("batch_lane_max_ms", self.batch_lane_max_ms)
         require_share("batch_lane_share", self.batch_lane_share, MAX_SHARE)
 
@@ -204,6 +220,7 @@ def _flag(text: str) -> bool:
 _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "str": str,
     "Mode": str,
+    "Limit": str,
     "int": int,
     "float": float,
     "bool": _flag,

@@ -150,6 +150,8 @@ class ModelStatistics:
         self.compute_input = Duration()
         self.compute_infer = Duration()
         self.compute_output = Duration()
+        self.cache_hit = Duration()
+        self.cache_miss = Duration()
         self.failures: dict[FailureReason, int] = dict.fromkeys(FailureReason, 0)
         self.by_batch_size: dict[int, tuple[Duration, Duration, Duration]] = {}
         self.releases: collections.Counter[str] = collections.Counter()
@@ -224,6 +226,16 @@ class ModelStatistics:
         if reason is FailureReason.CANCELED:
             self.cancellations += 1
 
+    def cached(self, seconds: float, lookup: float) -> None:
+        """A request is answered from the response cache, `seconds` after it was enqueued; no run, no rows."""
+        self.success.add(1, seconds)
+        self.queue.add(1, seconds - lookup)
+        self.cache_hit.add(1, lookup)
+
+    def cache_missed(self, seconds: float) -> None:
+        """The response cache did not have a request; looking it up and inserting its answer took so long."""
+        self.cache_miss.add(1, seconds)
+
     def to_json(self) -> ModelStats:
         """See `encode_model_stats`.
 
@@ -242,6 +254,8 @@ class ModelStatistics:
             "compute_input": self.compute_input,
             "compute_infer": self.compute_infer,
             "compute_output": self.compute_output,
+            "cache_hit": self.cache_hit,
+            "cache_miss": self.cache_miss,
         }
         batches: list[BatchStats] = [
             {

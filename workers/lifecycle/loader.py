@@ -15,6 +15,7 @@ from protocol.errors import ConfigError, FleetError, described
 from workers.backends import load_backend, usable_gpus
 from workers.backends.base import Backend
 from workers.instances.executor import ThreadExecutor
+from workers.instances.limited import LimitedChild, LimitedThread, Place, RateLimit
 from workers.instances.loaded import LoadedModel
 from workers.instances.process import commands
 from workers.instances.process.child import Child
@@ -56,11 +57,19 @@ class Loader:
         default_max_batch_size: see `completion.complete`.
         at_once: versions that load at the same time.
         clock: for the instances.
+        rate_limit: the resources that instances wait for; None if they run whenever they can.
     """
 
     def __init__(
-        self, gpus: Sequence[int], cores: int, default_max_batch_size: int, at_once: int, clock: Callable[[], float]
+        self,
+        gpus: Sequence[int],
+        cores: int,
+        default_max_batch_size: int,
+        at_once: int,
+        clock: Callable[[], float],
+        rate_limit: RateLimit | None = None,
     ) -> None:
+        self._rate_limit = rate_limit
         self._gpus = gpus
         self._cores = cores
         self._default_max_batch_size = default_max_batch_size
@@ -103,7 +112,12 @@ class Loader:
         metadata = await asyncio.to_thread(cpu_yield.call, backend.inspect, version)
         version, placements = self._complete(version, metadata, gpus)
         warmups = await asyncio.to_thread(cpu_yield.call, samples, version.config, str(version.version), version.folder)
-        executors = [ThreadExecutor(placement.name, self._clock) for placement in placements]
+        executors = [
+            ThreadExecutor(placement.name, self._clock)
+            if place is None
+            else LimitedThread(place, placement.name, self._clock)
+            for placement, place in zip(placements, self._places(version, placements), strict=True)
+        ]
         loaded = LoadedModel(version, executors, 0.0)
         try:
             for executor, placement in zip(executors, placements, strict=True):
@@ -129,7 +143,12 @@ class Loader:
             share = self._share(version)
             metadata, gpus = await asyncio.to_thread(commands.inspect, child, version, self._gpus, share)
             version, placements = self._complete(version, metadata, gpus)
-            executors = [ChildExecutor(self._clock, self._children, version, placement) for placement in placements]
+            executors = [
+                ChildExecutor(self._clock, self._children, version, placement)
+                if place is None
+                else LimitedChild(place, self._clock, self._children, version, placement)
+                for placement, place in zip(placements, self._places(version, placements), strict=True)
+            ]
             loaded = LoadedModel(version, executors, 0.0)
             for executor in executors:
                 first, child = child, None
@@ -143,6 +162,12 @@ class Loader:
         finally:
             await asyncio.to_thread(self._children.release, name)
         return loaded
+
+    def _places(self, version: ModelVersion, placements: Sequence[Placement]) -> Sequence[Place | None]:
+        """Where each instance waits for its resources; None for one that takes none."""
+        if self._rate_limit is None:
+            return [None] * len(placements)
+        return self._rate_limit.admit(version.config, placements)
 
     def _share(self, version: ModelVersion) -> int:
         """CPU threads of an instance, estimated before the backend has said which GPUs it can use."""
