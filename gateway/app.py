@@ -6,6 +6,8 @@ import asyncio
 import dataclasses
 import importlib.metadata
 import secrets
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -15,14 +17,19 @@ from gateway.calls.dispatcher import Dispatcher
 from gateway.calls.service import Service
 from gateway.durable.claims import Claims
 from gateway.metrics import GatewayMetrics
+from gateway.repository.control import RepositoryControl
 from gateway.rest.server import HttpServer
 from gateway.settings import GatewaySettings
-from protocol.errors import Unavailable
+from protocol.errors import ConfigError, Unavailable
 from protocol.naming import Names
+from protocol.runtime import logs
 from protocol.runtime.clock import Clock
 from protocol.runtime.loop import spare_collector, stop_signals
 from protocol.runtime.status import StatusServer
 from protocol.transport import Transport
+
+if TYPE_CHECKING:
+    from gateway.rpc.server import GrpcServer
 
 _log = structlog.get_logger("gateway")
 
@@ -40,6 +47,7 @@ class Gateway:
     Attributes:
         service: the object that frontends call.
         port: of HTTP, once started.
+        grpc_port: of gRPC, once started; None without it.
         metrics_port: of Prometheus, once started; None without one.
     """
 
@@ -58,12 +66,18 @@ class Gateway:
         self._registry = registry if registry is not None else CollectorRegistry()
         self._metrics = GatewayMetrics(self._registry)
         self._status: StatusServer | None = None
+        self._grpc: GrpcServer | None = None
         self.metrics_port: int | None = None
 
     @property
     def port(self) -> int:
         """The HTTP port."""
         return self._http.port
+
+    @property
+    def grpc_port(self) -> int | None:
+        """The gRPC port; None without gRPC."""
+        return None if self._grpc is None else self._grpc.port
 
     async def start(self) -> None:
         """Listen for wake-ups, read the catalogue, then take calls.
@@ -74,6 +88,9 @@ class Gateway:
         """
         await self._clock.resync(self._transport.results.now)
         self.service = Service(self.settings, self._transport, self._names, self._clock, self._metrics)
+        self.service.log_settings.start(logs.level())
+        self.service.log_settings.on_change = _switch_levels
+        self.service.repository = RepositoryControl(self.service)
         self._dispatcher = Dispatcher(self.service)
         self._background = Background(self.service, self._dispatcher)
         self._claims = Claims(self.service)
@@ -82,18 +99,22 @@ class Gateway:
             await self._dispatcher.start()
             await self._background.start()
             await self._http.start()
+            await self._serve_grpc()
             await self._serve_status()
         except BaseException:
             await self.drain()
             await self.close()
             raise
-        _log.info("gateway is serving", host=self.settings.host, port=self.port, gateway=self.settings.gateway)
+        _log.info(
+            "gateway is serving", host=self.settings.host, port=self.port, grpc_port=self.grpc_port,
+            gateway=self.settings.gateway,
+        )  # fmt: skip
 
     async def drain(self) -> None:
         """Stop being ready, refuse new connections, and answer calls in flight, for at most the drain grace."""
         self.service.draining = True
         _log.info("gateway is draining", waiting=len(self.service.completion.pending))
-        await self._http.drain()
+        await asyncio.gather(self._http.drain(), self._drain_grpc())
 
     async def close(self) -> None:
         """Stop; calls that still wait are answered 503."""
@@ -102,18 +123,22 @@ class Gateway:
             Unavailable("Server is stopping before the request was answered", retry_after=1.0)
         )
         await self._http.close()
+        if self._grpc is not None:
+            await self._grpc.close()
         await self._claims.close()
+        await self.service.repository.close()
         await self._background.close()
         await self._dispatcher.close()
         await self.service.close()
         if self._status is not None:
             await self._status.close()
 
-    async def serve(self) -> None:
-        """Start, run until SIGTERM or SIGINT, then drain and close; a second signal cuts the drain short."""
+    async def serve(self, started: Callable[[], None] = lambda: None) -> None:
+        """Start, call `started`, run until SIGTERM or SIGINT, then drain and close; a second signal cuts the drain short."""
         with stop_signals() as asked:
             await self.start()
             spare_collector()
+            started()
             try:
                 await asked.wait()
                 asked.clear()
@@ -125,15 +150,43 @@ class Gateway:
             finally:
                 await self.close()
 
+    async def _serve_grpc(self) -> None:
+        """Start gRPC, if it is wanted; only then is grpcio imported."""
+        if self.settings.grpc_port is None:
+            return
+        try:
+            from gateway.rpc.server import GrpcServer
+        except ImportError as error:
+            raise ConfigError(
+                f"gRPC needs grpcio, which cannot be imported ({error}): pip install 'penstock[grpc]', or set no --grpc-port"
+            ) from None
+        self._grpc = GrpcServer(self.service, self._claims, version())
+        await self._grpc.start()
+
+    async def _drain_grpc(self) -> None:
+        if self._grpc is not None:
+            await self._grpc.drain()
+
     async def _serve_status(self) -> None:
         if self.settings.metrics_port is not None:
-            self._status = StatusServer(self._registry, self._readiness)
+            self._status = StatusServer(self._registry, self.readiness)
             self._metrics.cut = lambda: self._status.cut if self._status is not None else 0
             self.metrics_port = await self._status.start(self.settings.metrics_host, self.settings.metrics_port)
 
-    async def _readiness(self) -> list[str]:
+    async def readiness(self) -> list[str]:
+        """The reasons why this gateway is not ready, a sentence each."""
         reasons = ["it is shutting down"] if self.service.draining else []
         return [*reasons, self.service.not_ready] if self.service.not_ready else reasons
+
+
+def _switch_levels(settings: dict[str, Any]) -> None:
+    """Make Triton's log settings real."""
+    logs.switch(
+        debug=settings["log_verbose_level"] > 0,
+        info=settings["log_info"],
+        warning=settings["log_warning"],
+        error=settings["log_error"],
+    )
 
 
 def version() -> str:

@@ -36,6 +36,8 @@ class Handle:
         id, principal: its fleet id and its caller.
         fingerprint: of its body, to claim it again after the result store has lost it.
         binary: outputs that the caller wants as raw bytes; True for all.
+        classes: outputs of which the caller wants the highest classes, and how many.
+        batches: whether the first dimension of these counts rows.
     """
 
     topic: str
@@ -45,6 +47,8 @@ class Handle:
     principal: str
     fingerprint: str
     binary: frozenset[str] | bool = False
+    classes: tuple[tuple[str, int], ...] = ()
+    batches: bool = False
 
 
 def is_handle(text: str) -> bool:
@@ -105,9 +109,17 @@ def sign(handle: Handle, key: bytes) -> str:
         InvalidArgument: the names of its outputs are too long for a URL.
     """
     binary = handle.binary if isinstance(handle.binary, bool) else sorted(handle.binary)
-    payload = orjson.dumps(
-        [_FORM, handle.topic, handle.partition, handle.offset, handle.id, handle.principal, handle.fingerprint, binary]
-    )
+    parts = [
+        _FORM,
+        handle.topic,
+        handle.partition,
+        handle.offset,
+        handle.id,
+        handle.principal,
+        handle.fingerprint,
+        binary,
+    ]
+    payload = orjson.dumps([*parts, handle.classes, handle.batches] if handle.classes else parts)
     text = f"{_encode(payload)}.{_encode(_mac(payload, key))}"
     if len(text) > MAX_HANDLE:
         raise InvalidArgument(
@@ -131,13 +143,15 @@ def verify(text: str, keys: Iterable[bytes]) -> Handle:
         shown = _decode(mac)
         if not any(hmac.compare_digest(shown, _mac(raw, key)) for key in keys):
             raise ValueError(mac)
-        form, topic, partition, offset, request_id, principal, fingerprint, binary = orjson.loads(raw)
+        form, topic, partition, offset, request_id, principal, fingerprint, binary, *classified = orjson.loads(raw)
+        classes, batches = classified or ((), False)
         if form != _FORM:
             raise ValueError(form)
     except (ValueError, TypeError, binascii.Error):
         raise NotFound("no such request: this fleet did not issue the handle, or its signing secret changed") from None
     chosen = binary if isinstance(binary, bool) else frozenset(binary)
-    return Handle(topic, partition, offset, request_id, principal, fingerprint, chosen)
+    named = tuple([(name, count) for name, count in classes])
+    return Handle(topic, partition, offset, request_id, principal, fingerprint, chosen, named, batches)
 
 
 def _mac(payload: bytes, key: bytes) -> bytes:

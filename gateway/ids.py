@@ -55,10 +55,11 @@ def keyed_id(principal: str, model: str, version: str, key: str) -> str:
     return digest.hexdigest()
 
 
-def fingerprint(body: bytes | bytearray | memoryview, header_length: str) -> str:
-    """A digest of a request's body: the same `Idempotency-Key` with another digest is refused."""
+def fingerprint(body: bytes | bytearray | memoryview, header_length: str, *others: bytes | memoryview) -> str:
+    """A digest of a request's body, and of `others` that it refers to: the same `Idempotency-Key` with another is refused."""
     digest = hashlib.blake2b(header_length.encode(), digest_size=16, person=b"penstock-body")
-    digest.update(body)
+    for part in (body, *others):
+        digest.update(part)
     return digest.hexdigest()
 
 

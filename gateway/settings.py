@@ -22,6 +22,8 @@ class GatewaySettings:
     Attributes:
         host: address to listen on; without an `api_key` it must be loopback.
         http_port: of the V2 API; 0 takes a free one.
+        grpc_port: of gRPC; 0 takes a free one, None serves none. It needs grpcio.
+        shared_ports: other processes of this gateway listen on the same ports (SO_REUSEPORT).
         metrics_host: address of Prometheus' `/metrics`.
         metrics_port: of `/metrics` and the health routes; 0 takes a free one, None serves none.
         api_key: sent by callers as `Authorization: Bearer` or `X-API-Key`; "" admits everyone.
@@ -30,6 +32,7 @@ class GatewaySettings:
         gateway: this gateway's id, part of its wake-up channel; "" generates one at start.
         tls_certificate, tls_key: PEM files; both or neither.
         allow_shared_memory: whether clients on this machine may register system shared memory, and requests read and write it.
+        tls_client_ca: PEM file with the authorities whose client certificates are accepted; "" asks for none.
         max_body_bytes: of a request, before and after decompression; more is 413.
         max_header_bytes: of request line and headers; more is 431.
         max_connections: open at once; one more is answered 503.
@@ -51,6 +54,7 @@ class GatewaySettings:
         routing: whether requests go to the workers with the least predicted wait ("queue") or to the partitions in turn ("spread").
         model_wait: seconds, from when this gateway is first ready, for which calls wait for a model that is not announced yet;
             after that such a call is 404.
+        model_load_timeout: seconds that a load call waits for the workers; after that they go on, and the call is answered 504.
         worker_timeout: silence after which a worker counts as gone.
         json_offload_bytes: JSON above this size is parsed and written by a child process instead of the event loop.
         json_processes: largest number of such processes; each starts when there is work for it.
@@ -70,6 +74,8 @@ class GatewaySettings:
 
     host: str = "127.0.0.1"
     http_port: int = 8000
+    grpc_port: int | None = None
+    shared_ports: bool = False
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = 8002
     api_key: str = dataclasses.field(default="", repr=False)
@@ -77,6 +83,7 @@ class GatewaySettings:
     gateway: str = ""
     tls_certificate: str = ""
     tls_key: str = ""
+    tls_client_ca: str = ""
     allowed_hosts: tuple[str, ...] = ()
     allow_shared_memory: bool = False
     max_body_bytes: int = MAX_RECORD
@@ -96,6 +103,7 @@ class GatewaySettings:
     no_worker_policy: Literal["queue", "reject"] = "queue"
     routing: Literal["queue", "spread"] = "queue"
     model_wait: float = 10.0
+    model_load_timeout: float = 600.0
     worker_timeout: float = 2.0
     json_offload_bytes: int = 1024 * 1024
     json_processes: int = 2
@@ -123,6 +131,8 @@ class GatewaySettings:
             raise ConfigError(f"gateway id {quoted(self.gateway)} must match {PREFIX.pattern}")
         if bool(self.tls_certificate) != bool(self.tls_key):
             raise ConfigError("TLS needs both a certificate and a key")
+        if self.tls_client_ca and not self.tls_certificate:
+            raise ConfigError("client certificates need TLS: set --tls-certificate and --tls-key as well")
         if self.no_worker_policy not in ("queue", "reject"):
             raise ConfigError(f"no-worker policy {quoted(self.no_worker_policy)} must be 'queue' or 'reject'")
         if self.routing not in ("queue", "spread"):
@@ -130,7 +140,7 @@ class GatewaySettings:
         self._check_numbers()
 
     def _check_ports(self) -> None:
-        for name in ("http_port", "metrics_port"):
+        for name in ("http_port", "grpc_port", "metrics_port"):
             port = getattr(self, name)
             if port is not None and not 0 <= port <= 65535:
                 raise ConfigError(f"{name} is {port}; a port is between 0 and 65535")
@@ -144,6 +154,7 @@ class GatewaySettings:
             "claim_lease",
             "keep_alive",
             "read_timeout",
+            "model_load_timeout",
             "worker_timeout",
         ):
             require_seconds(name, getattr(self, name))

@@ -131,7 +131,18 @@ def _two_gateways(core: int | None) -> Iterator[dict[str, tuple[System, HttpTarg
         )
         stack.callback(worker.stop)
         port = free_port()
-        line = ["-m", "penstock", "gateway", *transport, "--http-port", str(port), "--metrics-port", "0"]
+        line = [
+            "-m",
+            "penstock",
+            "gateway",
+            *transport,
+            "--http-port",
+            str(port),
+            "--grpc-port",
+            "off",
+            "--metrics-port",
+            "0",
+        ]
         gateway = ServerProcess([*line, "--routing", KINDS[1]], core)
         stack.callback(gateway.stop)
         second = dataclasses.replace(first, port=port)

@@ -177,7 +177,7 @@ def rival(
 
 
 def _ports(http_port: int, metrics_port: int) -> list[str]:
-    return ["--http-port", str(http_port), "--metrics-port", str(metrics_port)]
+    return ["--http-port", str(http_port), "--grpc-port", "off", "--metrics-port", str(metrics_port)]
 
 
 def free_port() -> int:

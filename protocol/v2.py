@@ -71,10 +71,25 @@ class SharedMemory(Protocol):
     """Regions of memory that clients share with a gateway on the same machine."""
 
     def read(self, region: str, offset: int, byte_size: int) -> bytes:
-        """A copy of a part of a region. Raises `InvalidArgument` naming the region, if it is unknown or too small."""
+        """A copy of a part of a region. Raises `NotFound` or `InvalidArgument` naming the region: it is unknown or too small."""
 
     def write(self, region: str, offset: int, byte_size: int, data: Sequence[Buffer]) -> None:
-        """Write pieces, one after the other. Raises `InvalidArgument` naming the region, if it is unknown or too small."""
+        """Write pieces, one after the other. Raises as `read`."""
+
+
+class SharedInput(NamedTuple):
+    """The part of a region that an input's data lies in.
+
+    Attributes:
+        place: the input's among the inputs.
+        region: as registered at the gateway.
+        offset, byte_size: the part.
+    """
+
+    place: int
+    region: str
+    offset: int
+    byte_size: int
 
 
 @dataclasses.dataclass(slots=True)
@@ -83,6 +98,7 @@ class InferBody:
 
     Attributes:
         held: bytes that the tensors keep in memory: their own, and the whole body if any is a view of it.
+        shared: the inputs whose data lies in shared memory; theirs is empty until `read_shared`.
     """
 
     id: str
@@ -91,6 +107,7 @@ class InferBody:
     parameters: Parameters
     binary_default: bool = False
     held: int = 0
+    shared: tuple[SharedInput, ...] = ()
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -104,8 +121,19 @@ def parse_json_body(body: Buffer, most: int = MAX_ELEMENTS) -> InferBody:
     Raises:
         CodecError: names the field that is wrong.
         ManyElements: it has more than `most` BYTES elements.
+        Unsupported: it asks for shared memory or classification, which only gateways offer.
     """
-    return parse_body(body, None, most)
+    parsed = parse_body(body, None, most)
+    if parsed.shared:
+        name = parsed.inputs[parsed.shared[0].place].name
+        raise Unsupported(
+            f"input '{name}': shared memory is not offered here; only a gateway on the same machine has it"
+        )
+    for output in parsed.outputs:
+        if output.classes or output.region:
+            what = "the classification extension" if output.classes else "shared memory"
+            raise Unsupported(f"output '{output.name}': {what} is not offered here; only gateways have it")
+    return parsed
 
 
 def parse_body(
@@ -121,7 +149,6 @@ def parse_body(
     Raises:
         CodecError: names the field that is wrong.
         ManyElements: it has more than `most` BYTES elements.
-        Unsupported: shared memory or classification is requested.
     """
     text, tail = (bytes(body), _NOTHING) if header_length is None else _split(body, header_length)
     root = _load(text)
@@ -132,8 +159,9 @@ def parse_body(
         label = ""
     elif type(label) is not str:
         raise CodecError(f"'id' must be a string, not {quoted(label)}")
+    shared: list[SharedInput] = []
     try:
-        inputs = _inputs(root.get("inputs"), tail, most, b"true" in text or b"false" in text)
+        inputs = _inputs(root.get("inputs"), tail, most, b"true" in text or b"false" in text, shared)
     except SizeError as error:
         raise CodecError(error.full_text(model, label)) from None
     raw = root.get("parameters")
@@ -142,9 +170,30 @@ def parse_body(
     if type(binary_default) is not bool:
         raise CodecError(f"parameter 'binary_data_output' must be a boolean, not {quoted(binary_default)}")
     if not _SEQUENCE.isdisjoint(parameters):
-        _check_sequence(parameters)
+        check_sequence(parameters)
     held = sum([len(tensor.data) for tensor in inputs]) + (len(text) if tail else 0)
-    return InferBody(label, inputs, _outputs(root.get("outputs")), parameters, binary_default, held)
+    return InferBody(label, inputs, _outputs(root.get("outputs")), parameters, binary_default, held, tuple(shared))
+
+
+def read_shared(body: InferBody, memory: SharedMemory, model: str = "") -> None:
+    """Copy the inputs that lie in shared memory into the body.
+
+    Args:
+        model: the model that errors name.
+
+    Raises:
+        FleetError: as `SharedMemory.read`; or the bytes do not match the input's datatype and shape.
+    """
+    inputs = list(body.inputs)
+    for place, region, offset, byte_size in body.shared:
+        given = inputs[place]
+        inputs[place] = tensor = Tensor(given.name, given.datatype, given.shape, memory.read(region, offset, byte_size))
+        try:
+            check_size(tensor)
+        except SizeError as error:
+            raise CodecError(error.full_text(model, body.id)) from None
+        body.held += byte_size
+    body.inputs, body.shared = tuple(inputs), ()
 
 
 def _split(body: Buffer | bytearray, header_length: int) -> tuple[bytes, memoryview]:
@@ -183,8 +232,12 @@ def check_parameters(value: object, where: str) -> Parameters:
     return cast("Parameters", value)
 
 
-def _check_sequence(parameters: Parameters) -> None:
-    """Check the types of sequence parameters, even for models without sequences, which ignore them."""
+def check_sequence(parameters: Parameters) -> None:
+    """Check the types of sequence parameters, even for models without sequences, which ignore them.
+
+    Raises:
+        CodecError: naming the parameter.
+    """
     for name in ("sequence_start", "sequence_end"):
         value = parameters.get(name, False)
         if type(value) is not bool:
@@ -197,8 +250,10 @@ def _check_sequence(parameters: Parameters) -> None:
 _NOTHING: Final = memoryview(b"")
 
 
-def _inputs(value: object, tail: memoryview, most: int, booleans: bool) -> tuple[Tensor, ...]:
-    """The inputs of a body.
+def _inputs(
+    value: object, tail: memoryview, most: int, booleans: bool, shared: list[SharedInput]
+) -> tuple[Tensor, ...]:
+    """The inputs of a body; those in shared memory are added to `shared`.
 
     Args:
         booleans: whether the JSON text has the letters of one, which are far cheaper to search than each value's type is to ask.
@@ -207,9 +262,13 @@ def _inputs(value: object, tail: memoryview, most: int, booleans: bool) -> tuple
         raise CodecError("'inputs' must be a list of tensors")
     if len(value) > MAX_TENSORS:
         raise CodecError(f"'inputs' has {len(value)} tensors; at most {MAX_TENSORS} are allowed")
-    tensors, position = [], 0
+    tensors: list[Tensor] = []
+    position = 0
     for entry in value:
         tensor, used = _input(entry, tail[position:] if tail else tail, most, booleans)
+        if used < 0:
+            shared.append(_shared_input(len(tensors), tensor, entry["parameters"]))
+            used = 0
         most = spend(most, tensor.datatype, tensor.shape)
         position += used
         tensors.append(tensor)
@@ -223,7 +282,7 @@ def _inputs(value: object, tail: memoryview, most: int, booleans: bool) -> tuple
 
 
 def _input(entry: object, tail: memoryview, most: int, booleans: bool) -> tuple[Tensor, int]:
-    """One input, and the number of bytes that it took from the tail."""
+    """One input, and the number of bytes that it took from the tail; `_ELSEWHERE` if its data lies in shared memory."""
     if type(entry) is not dict:
         raise CodecError("each of 'inputs' must be an object")
     name, datatype, shape, size, pack = _form(entry.get("name"), entry.get("datatype"), entry.get("shape"))
@@ -241,6 +300,8 @@ def _input(entry: object, tail: memoryview, most: int, booleans: bool) -> tuple[
                 pass  # `pack_data` takes the other ways to write it, or says what is wrong
         return Tensor(name, datatype, shape, pack_data(name, datatype, shape, data)), 0
     given = _binary_size(name, parameters)
+    if given == _ELSEWHERE:
+        return Tensor(name, datatype, shape, b""), given
     if given > len(tail):
         text = f"unexpected size for input '{name}', expecting {given - len(tail)} additional bytes"
         raise SizeError(text, "", names_request=False)
@@ -289,6 +350,8 @@ def _new_form(name: str, datatype: str, *shape: object) -> _Form:
 
 _known_form: Final = functools.lru_cache(_FORMS, typed=True)(_new_form)  # typed: 1, 1.0 and True are equal
 _ABSENT: Final = object()
+_ELSEWHERE: Final = -1
+"""Stands for the number of bytes of an input in shared memory."""
 
 
 def _refuse_other_sources(name: str, parameters: object) -> None:
@@ -300,13 +363,39 @@ def _refuse_other_sources(name: str, parameters: object) -> None:
 def _binary_size(name: str, parameters: object) -> int:
     if type(parameters) is dict:
         if "shared_memory_region" in parameters:
-            raise Unsupported(f"input '{name}': shared memory is not offered; a fleet's workers are other hosts")
+            if "binary_data_size" in parameters:
+                raise CodecError(f"{_ONE_SOURCE} But set 'binary_data_size' 'shared_memory_region': input '{name}'")
+            return _ELSEWHERE
         size = parameters.get("binary_data_size")
         if type(size) is int and size >= 0:
             return size
         if "binary_data_size" in parameters:
             raise CodecError(f"input '{name}': 'binary_data_size' must be a non-negative integer, not {quoted(size)}")
     raise CodecError(f"{_ONE_SOURCE} But no field is set: input '{name}'")
+
+
+def _shared_input(place: int, tensor: Tensor, parameters: dict[str, object]) -> SharedInput:
+    """Where the data of an input in shared memory lies. Its size must be that of the shape, except for BYTES."""
+    where = f"input '{tensor.name}'"
+    region, offset, byte_size = _part(parameters, where)
+    size = element_count(tensor.shape) * ITEM_SIZE[tensor.datatype]
+    if size != byte_size and tensor.datatype != "BYTES":
+        raise SizeError(f"input byte size mismatch for {where}", f". Expected {size}, got {byte_size}")
+    return SharedInput(place, region, offset, byte_size)
+
+
+def _part(parameters: dict[str, object], where: str) -> tuple[str, int, int]:
+    """Region, offset and size of the parameters `shared_memory_…`."""
+    region = parameters.get("shared_memory_region")
+    if type(region) is not str:
+        raise CodecError(f"parameter 'shared_memory_region' of {where} must be a string, not {quoted(region)}")
+    numbers = []
+    for name, default in (("shared_memory_offset", 0), ("shared_memory_byte_size", None)):
+        number = parameters.get(name, default)
+        if type(number) is not int or number < 0:
+            raise CodecError(f"parameter '{name}' of {where} must be an unsigned integer, not {quoted(number)}")
+        numbers.append(number)
+    return region, numbers[0], numbers[1]
 
 
 def _outputs(value: object) -> tuple[RequestedOutput, ...]:
@@ -330,14 +419,26 @@ def _output(name: str, parameters: object) -> RequestedOutput:
         return RequestedOutput(name)
     if type(parameters) is not dict:
         raise CodecError(f"'parameters' of output '{name}' must be an object")
-    if "classification" in parameters:
-        raise Unsupported(f"output '{name}': the classification extension is not offered yet")
-    if "shared_memory_region" in parameters:
-        raise Unsupported(f"output '{name}': shared memory is not offered; a fleet's workers are other hosts")
     binary = parameters.get("binary_data", False)
     if type(binary) is not bool:
         raise CodecError(f"parameter 'binary_data' of output '{name}' must be a boolean, not {quoted(binary)}")
-    return RequestedOutput(name, binary)
+    output = RequestedOutput(name, binary)
+    if "classification" in parameters:
+        classes = parameters["classification"]
+        if type(classes) is not int or classes < 0:
+            raise CodecError(
+                f"parameter 'classification' of output '{name}' must be an unsigned integer, not {quoted(classes)}"
+            )
+        output.classes = classes
+    if "shared_memory_region" in parameters:
+        output.region, output.offset, output.byte_size = _part(parameters, f"output '{name}'")
+        for other, is_set in (("classification", output.classes), ("binary_data", binary)):
+            if is_set:
+                raise CodecError(f"Output can't set both 'shared_memory_region' and '{other}'")
+    return output
+
+
+_NO_NAMES: Final[frozenset[str]] = frozenset()
 
 
 @dataclasses.dataclass(slots=True)
@@ -353,10 +454,16 @@ class ResponseBody:
     header_length: int | None = None
 
 
-def encode_response(
-    model: str, version: str, label: str, parameters: Parameters, outputs: Sequence[Tensor], binary: frozenset[str]
+def encode_response(  # noqa: PLR0913  # the parts of a response
+    model: str,
+    version: str,
+    label: str,
+    parameters: Parameters,
+    outputs: Sequence[Tensor],
+    binary: frozenset[str],
+    elsewhere: frozenset[str] = _NO_NAMES,
 ) -> ResponseBody:
-    """A V2 infer response; outputs named in `binary` become raw bytes after the JSON.
+    """A V2 infer response; outputs named in `binary` become raw bytes after the JSON, those in `elsewhere` have no data in it.
 
     Raises:
         CodecError: JSON cannot express an output (FP16, BF16, BYTES that are not UTF-8, an infinity).
@@ -373,13 +480,13 @@ def encode_response(
         if tensor.name in binary:
             entry["parameters"] = {"binary_data_size": len(tensor.data)}
             tail.append(tensor.data)
-        else:
+        elif tensor.name not in elsewhere:
             entry["data"] = tensor_json(tensor)
         entries.append(entry)
     head["outputs"] = entries
     encoded = orjson.dumps(head, option=orjson.OPT_SERIALIZE_NUMPY)
     if b"null" in encoded:
-        _refuse_infinity(outputs, binary)
+        refuse_infinity(outputs, binary | elsewhere)
     return ResponseBody([encoded, *tail], len(encoded) if tail else None)
 
 
@@ -394,10 +501,14 @@ def parse_outputs(value: object) -> tuple[Tensor, ...]:
     for entry in value:
         if type(entry) is dict and entry.get("datatype") in ("FP32", "FP64") and type(entry.get("data")) is list:
             entry["data"] = [math.nan if number is None else number for number in entry["data"]]
-    return _inputs(value, _NOTHING, MAX_ELEMENTS, True)
+    shared: list[SharedInput] = []
+    tensors = _inputs(value, _NOTHING, MAX_ELEMENTS, True, shared)
+    if shared:
+        raise CodecError(f"output '{tensors[shared[0].place].name}' has no data")
+    return tensors
 
 
-def _refuse_infinity(outputs: Sequence[Tensor], binary: frozenset[str]) -> None:
+def refuse_infinity(outputs: Sequence[Tensor], binary: frozenset[str]) -> None:
     """Refuse an infinity: `orjson` writes null for it as for NaN, and clients read null back as NaN.
 
     Called only for a body that has a null.

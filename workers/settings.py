@@ -51,6 +51,9 @@ class WorkerSettings:
         model_file: single model files that are served as well, each under a name of its own.
         model_control_mode: load all at start, also follow changes, or only `load_model`.
         load_model: with explicit control: these at start; `*` for all.
+        model_memory_limit: bytes that the models may need together, with explicit control; 0 for no limit. The need of a model is
+            estimated by the size of its files.
+        model_cache: folder for files that load calls bring along; None for the user's cache folder.
         repository_poll_secs: with polling, seconds between checks.
         exit_on_error: a model that cannot be loaded at start stops the worker.
         worker: this worker's id and static membership; unique in the fleet, the same over restarts. "" generates one.
@@ -86,6 +89,8 @@ class WorkerSettings:
     model_file: tuple[ModelFile, ...] = ()
     model_control_mode: Mode = "none"
     load_model: tuple[str, ...] = ()
+    model_memory_limit: int = 0
+    model_cache: Path | None = None
     repository_poll_secs: float = 15.0
     exit_on_error: bool = True
     worker: str = ""
@@ -143,8 +148,9 @@ class WorkerSettings:
             require_count(name, getattr(self, name))
         for name in ("default_max_batch_size", "cores"):
             require_count(name, getattr(self, name), zero=True)
-        if self.max_queued_bytes <= 0:
-            raise ConfigError(f"max_queued_bytes is {self.max_queued_bytes}; it must be more than 0")
+        if self.max_queued_bytes <= 0 or self.model_memory_limit < 0:
+            name = "max_queued_bytes" if self.max_queued_bytes <= 0 else "model_memory_limit"
+            raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")
         if self.cache_bytes < 0:
             raise ConfigError(f"cache_bytes is {self.cache_bytes}; it must be at least 0")
         require_seconds("batch_lane_max_ms", self.batch_lane_max_ms)

@@ -28,6 +28,7 @@ from workers.crash_journal import CrashJournal
 from workers.devices import Hardware, cores
 from workers.instances.limited import RateLimit
 from workers.instances.rate_limiter import parse_resources
+from workers.lifecycle.control import Control
 from workers.lifecycle.loader import Loader
 from workers.lifecycle.models import Models
 from workers.metrics import WorkerMetrics
@@ -63,6 +64,7 @@ class Worker:
     Attributes:
         id: also its static membership.
         models: what it serves.
+        control: follows the fleet's desired state; None without explicit control.
         metrics_port: of metrics and health, once started; None where it serves none.
     """
 
@@ -107,7 +109,9 @@ class Worker:
         )
         self.models = Models(self._context, settings, loader, transport.directory)
         self.metrics = WorkerMetrics(self.registry, self.models.serving, self._context.retry, hardware)
-        self._pulse = HeartbeatSource(self._context, self.models)
+        explicit = settings.model_control_mode == "explicit"
+        self.control = Control(self._context, settings, self.models, transport.directory) if explicit else None
+        self._pulse = HeartbeatSource(self._context, self.models, settings.model_control_mode, self.control)
         self._outlet = _outlet(settings, transport)
         self._asks = HeartbeatResponder(self._pulse, self._outlet, transport.directory)
         self._failed: dict[str, str] = {}
@@ -130,7 +134,12 @@ class Worker:
         self._start("catalogue", self._look_again)
         self._start("asks", self._asks.answer)
         await self._asks.listen()
-        await self.models.start()
+        if self.control is None:
+            await self.models.start()
+        else:
+            self._start("desired state", self.control.follow)
+            await self.control.begin()
+            self._start("control", self.control.work)
         if self._settings.model_control_mode == "poll":
             self._start("repository", self._poll)
         self._started = True
@@ -196,6 +205,8 @@ class Worker:
             return
         self._closed = True
         await self._background.close()
+        if self.control is not None:
+            await self.control.close()
         if self._status is not None:
             await self._status.close()
         await self.models.close()

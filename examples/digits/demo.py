@@ -53,7 +53,8 @@ def fleet() -> Iterator[str]:
     line = [sys.executable, "-m", "penstock", "serve", "--model-repository", repository, "--log-level", "warning"]
     begin = time.perf_counter()
     with subprocess.Popen(
-        [*line, "--http-port", str(port), "--metrics-port", str(metrics)], stdout=subprocess.DEVNULL
+        [*line, "--http-port", str(port), "--grpc-port", "off", "--metrics-port", str(metrics)],
+        stdout=subprocess.DEVNULL,
     ) as process:
         url = f"http://127.0.0.1:{port}"
         with Client(url) as client:

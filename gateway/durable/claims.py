@@ -110,9 +110,17 @@ class Claims:
         await self._tasks.close()
 
     async def accept(
-        self, served: RequestQueue, request: InferRequest, fingerprint: str, binary: frozenset[str] | bool
+        self,
+        served: RequestQueue,
+        request: InferRequest,
+        fingerprint: str,
+        binary: frozenset[str] | bool,
+        classes: tuple[tuple[str, int], ...] = (),
     ) -> Accepted:
         """Publish an asynchronous call, or find the one with the same key.
+
+        Args:
+            binary, classes: the form in which its caller wants the outputs, as in `Handle`.
 
         Raises:
             FleetError: it was not accepted.
@@ -126,7 +134,7 @@ class Claims:
             )
         record = service.record(request)
         _free_inputs(request, record)
-        handle = Handle(served.topic, 0, 0, request.id, request.principal, fingerprint, binary)
+        handle = Handle(served.topic, 0, 0, request.id, request.principal, fingerprint, binary, classes, served.batches)
         self._keys.sign(handle)  # raises before anything is published if the names are too long
         request_ref = ref(request.principal, request.id)
         admission = service.admissions.of(served.lane)

@@ -37,6 +37,8 @@ class RequestStatus:
         age: seconds since it was accepted.
         reply: its answer once it is done.
         binary: outputs that its caller wants as raw bytes; True for all.
+        classes: outputs of which its caller wants the highest classes, and how many.
+        batches: whether the first dimension of these counts rows.
     """
 
     id: str
@@ -46,6 +48,8 @@ class RequestStatus:
     age: float = 0.0
     reply: InferReply | None = None
     binary: frozenset[str] | bool = False
+    classes: tuple[tuple[str, int], ...] = ()
+    batches: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -221,8 +225,11 @@ class Requests:
         if not state.payload:
             raise FleetError("the answer was delivered before and is no longer kept", code=Code.GONE)
         reply = decode_reply(state.payload)
-        binary = named.handle.binary if named.handle else False
-        return RequestStatus(named.id, _final(reply), reply.model, reply.version, age, reply, binary)
+        status = RequestStatus(named.id, _final(reply), reply.model, reply.version, age, reply)
+        handle = named.handle
+        if handle is None:
+            return status
+        return dataclasses.replace(status, binary=handle.binary, classes=handle.classes, batches=handle.batches)
 
 
 def _final(reply: InferReply) -> str:

@@ -6,6 +6,8 @@ import functools
 import struct
 from typing import Final
 
+from gateway.rest import generating
+from gateway.rest.generating import GenerateInput
 from protocol import v2
 from protocol.errors import CodecError, InvalidArgument, SizeError, of_request, quoted
 from protocol.messages import InferReply, Timing
@@ -47,6 +49,21 @@ def parse_body(body: Buffer | bytearray, length: int | None, config: ModelConfig
     if length == 0:
         return raw_binary(memoryview(body).toreadonly(), config)
     return v2.parse_body(body, length, MANY, config.name)
+
+
+def parse_generate(body: Buffer | bytearray, config: ModelConfig) -> InferBody:
+    """Parse the body of a generate call.
+
+    Raises:
+        ManyElements: as `parse_body`.
+        CodecError: naming the key that is wrong.
+    """
+    return generating.parse_generate(body, generate_inputs(config), MANY, config.name)
+
+
+def generate_inputs(config: ModelConfig) -> list[GenerateInput]:
+    """The inputs that the keys of a generate call may name."""
+    return [(spec.name, spec.datatype, tuple(config.shape_of(spec))) for spec in config.inputs]
 
 
 def raw_binary(body: memoryview, config: ModelConfig) -> InferBody:
@@ -102,14 +119,16 @@ def wanted(body: InferBody) -> Binary:
     return body.binary_default
 
 
-def render(reply: InferReply, binary: Binary) -> ResponseBody:
-    """The V2 response of an answer with outputs.
+def render(reply: InferReply, binary: Binary, elsewhere: frozenset[str] = frozenset()) -> ResponseBody:
+    """The V2 response of an answer with outputs; those in `elsewhere` have no data in it.
 
     Raises:
         CodecError: an output has no JSON form and was not requested as raw bytes.
     """
     names = frozenset([tensor.name for tensor in reply.outputs]) if binary is True else binary or _NONE
-    return v2.encode_response(reply.model, reply.version, reply.label, reply.parameters, reply.outputs, names)
+    return v2.encode_response(
+        reply.model, reply.version, reply.label, reply.parameters, reply.outputs, names, elsewhere
+    )
 
 
 def json_bytes(reply: InferReply, binary: Binary) -> int:

@@ -13,8 +13,10 @@ import numpy as np
 from gateway.admission.budget import Budgets
 from gateway.calls.pending import Call
 from gateway.rest.bodies import Binary
+from gateway.rest.extras import Extras
 from gateway.rest.framing import Hosts
 from gateway.rest.heads import Heads
+from gateway.rest.routing import INFER
 from gateway.rest.turn import Turn
 from gateway.rest.unread import Unread
 from protocol.messages import ANONYMOUS
@@ -41,6 +43,7 @@ class Exchange:
 
     Attributes:
         model, version: from the URL; version may be "".
+        verb: from the URL: infer, generate or generate_stream.
         fields: headers by lower-case name; the last one of each name.
         body: the part read so far; a large one of known size is a view of memory for all of it.
         filled: bytes read into such a view.
@@ -57,13 +60,14 @@ class Exchange:
         head_bytes: size of the head, if large enough to be counted.
         call: the waiting call, None before and after.
         binary: outputs that the caller wants as raw bytes.
+        extras: what else becomes of the outputs; None for nothing.
         reserved: bytes that admission holds for the body.
     """
 
     __slots__ = (
         "accepted", "answered", "binary", "body", "call", "complete", "connection", "disconnected", "early",
-        "expects", "fields", "filled", "head_bytes", "id", "keep_alive", "model", "principal", "reserved", "response_complete",
-        "started", "until", "version", "work",
+        "expects", "extras", "fields", "filled", "head_bytes", "id", "keep_alive", "model", "principal", "reserved",
+        "response_complete", "started", "until", "verb", "version", "work",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +83,7 @@ class Exchange:
         self.connection = connection
         self.model = model
         self.version = version
+        self.verb = INFER
         self.fields = fields
         self.keep_alive = keep_alive
         self.expects = expects
@@ -94,6 +99,7 @@ class Exchange:
         self.accepted = 0.0
         self.call: Call | None = None
         self.binary: Binary = False
+        self.extras: Extras | None = None
         self.reserved = 0
         self.head_bytes = 0
         self.early: QueuedResponse | None = None
@@ -146,8 +152,8 @@ class Exchange:
 class Frontend(Protocol):
     """Takes infer requests."""
 
-    def route(self, url: bytes) -> tuple[str, str] | None:
-        """(model, version) of an infer URL, None for any other."""
+    def route(self, url: bytes) -> tuple[str, str, str] | None:
+        """(model, version, verb) of the URL of a call, None for any other."""
 
     def begin(self, exchange: Exchange) -> None:
         """The headers were read, and the exchange has its turn; may answer at once."""
@@ -194,6 +200,7 @@ class Endpoint:
         refused: called with the error code of each malformed request.
         hosts: allowed `Host` and `Origin`; None if an API key is configured.
         heads: of infer requests that were checked before.
+        max_body_bytes: of a request that infers or loads a model.
     """
 
     frontend: Frontend
@@ -206,3 +213,4 @@ class Endpoint:
     refused: Callable[[str], None]
     hosts: Hosts | None
     heads: Heads
+    max_body_bytes: int

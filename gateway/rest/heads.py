@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from gateway.admission.budget import Budget, Share
+from gateway.rest.routing import INFER
 
 MAX_HEAD: Final = 1024
 """Longest head that is remembered, in bytes."""
@@ -25,12 +26,14 @@ class Head(NamedTuple):
         model, version: from the URL; version may be "".
         fields: headers by lower-case name; not to be changed.
         length: of the body.
+        verb: from the URL: infer, generate or generate_stream.
     """
 
     model: str
     version: str
     fields: Mapping[bytes, bytes]
     length: int
+    verb: str = INFER
 
 
 class Heads:

@@ -1,4 +1,4 @@
-"""The infer route: turns an exchange into a call, and the call's answer into the response.
+"""The infer and generate routes: turn an exchange into a call, and the call's answer into the response.
 
 Invariants: every response carries `Penstock-Request-Id`; an exchange is answered once, whatever fails; a client that disconnects
 cancels its call unless the call is keyed or asynchronous.
@@ -20,15 +20,17 @@ from gateway.ids import fingerprint, keyed_id
 from gateway.rest import bodies
 from gateway.rest.access import Access
 from gateway.rest.exchange import Exchange
+from gateway.rest.extras import extras_of
 from gateway.rest.inflating import Inflater
 from gateway.rest.json_pool import JsonPool
 from gateway.rest.reading import UNCOUNTED
 from gateway.rest.responses import Responses
-from gateway.rest.routing import RouteCache
+from gateway.rest.routing import INFER, RouteCache
 from gateway.rest.turn import Turn
+from protocol import v2
 from protocol.errors import DeadlineExceeded, FleetError, InvalidArgument, NotFound, TooLarge, Unavailable, quoted
 from protocol.messages import InferReply, Lane
-from protocol.tensors import ManyElements
+from protocol.tensors import Buffer, ManyElements
 from protocol.v2 import InferBody
 
 _LANE: Final = b"penstock-lane"
@@ -117,12 +119,14 @@ class InferFrontend:
                 self._responses.spawn(exchange, self._handle_specially(exchange))
                 return
             length = bodies.header_length(fields.get(b"inference-header-content-length"))
+            if exchange.verb != INFER:
+                length = None
             body = exchange.body
             if (len(body) if length is None else length) > self._settings.json_offload_bytes:
                 self._responses.spawn(exchange, self._handle_large(exchange, length))
                 return
             served = self._service.resolve(exchange.model, exchange.version)
-            self._submit(exchange, served, bodies.parse_body(body, length, served.config))
+            self._submit(exchange, served, _parsed(exchange, length, served))
         except ManyElements:
             self._responses.spawn(exchange, self._handle_large(exchange, length))
         except (NotFound, Unavailable) as error:
@@ -148,12 +152,17 @@ class InferFrontend:
 
     def _submit(self, exchange: Exchange, served: Served, body: InferBody) -> None:
         """Publish a plain call."""
+        if body.shared:
+            self._responses.spawn(exchange, self._submit_shared(exchange, served, body))
+            return
         service = self._service
         queue: RequestQueue = served
         if body.parameters or _LANE in exchange.fields:
             queue = service.queue(served, body.parameters, _lane(exchange.fields))
         exchange.id = service.new_id()
         exchange.binary = bodies.wanted(body)
+        if body.outputs:
+            exchange.extras = extras_of(body, served, service.regions)
         request = service.request(queue, body, self._context(exchange))
 
         def done(reply: InferReply) -> None:
@@ -162,6 +171,20 @@ class InferFrontend:
 
         exchange.call = service.submit(queue, request, done)
         self._responses.release(exchange)
+
+    async def _submit_shared(self, exchange: Exchange, served: Served, body: InferBody) -> None:
+        await self._read_shared(exchange, served, body)
+        self._submit(exchange, served, body)
+
+    async def _read_shared(self, exchange: Exchange, served: Served, body: InferBody) -> None:
+        """Copy the inputs that lie in shared memory; their bytes are counted first, as those of a body are."""
+        regions = self._service.regions
+        for part in body.shared:
+            regions.check(part.region, part.offset, part.byte_size)
+        size = body.held + sum([part.byte_size for part in body.shared])
+        self._check_size(size)
+        self._responses.reserve(exchange, max(exchange.reserved, len(exchange.body) + size))
+        await self._beside(exchange, asyncio.to_thread(v2.read_shared, body, regions, served.model))
 
     def _context(self, exchange: Exchange, *, claimed: bool = False, default: float | None = None) -> CallContext:
         fields = exchange.fields
@@ -201,23 +224,31 @@ class InferFrontend:
         until = self._until(exchange)
         if service.arrivals.until(model, version, until) is not None:
             await self._beside(exchange, service.arrivals.wait(model, version, until))
-        return service.resolve(model, version)
+        key = exchange.fields.get(b"idempotency-key")
+        return service.resolve(model, version, "" if key is None else f"{exchange.principal}\n{key.decode('latin-1')}")
 
     async def _handle_large(self, exchange: Exchange, length: int | None) -> None:
-        body = await self._beside(
-            exchange, self.json.parse(exchange.body, length, self._until(exchange), exchange.model)
-        )
-        self._submit(exchange, await self._resolve(exchange), body)
+        if exchange.verb == INFER:
+            body = await self._beside(
+                exchange, self.json.parse(exchange.body, length, self._until(exchange), exchange.model)
+            )
+            served = await self._resolve(exchange)
+        else:
+            served = await self._resolve(exchange)
+            body = await self._parse_aside(exchange, length, served)
+        self._submit(exchange, served, body)
 
     async def _handle_specially(self, exchange: Exchange) -> None:
         """Handle a request that is compressed, keyed, asynchronous or names its lane."""
         fields = exchange.fields
         served = await self._resolve(exchange)
         if b"content-encoding" in fields:
+            if exchange.verb != INFER:
+                _check_identity(fields[b"content-encoding"])
             exchange.body = await self._beside(exchange, self._inflate(exchange))
         raw = exchange.body
         field = fields.get(b"inference-header-content-length")
-        length = bodies.header_length(field)
+        length = bodies.header_length(field) if exchange.verb == INFER else None
         body = await self._parse(exchange, length, served)
         key = fields.get(b"idempotency-key")
         asynchronous = _prefers(fields.get(b"prefer", b""), b"respond-async")
@@ -225,6 +256,13 @@ class InferFrontend:
             self._submit(exchange, served, body)
             return
         exchange.binary = bodies.wanted(body)
+        exchange.extras = extras_of(body, served, self._service.regions)
+        if asynchronous and exchange.extras is not None and exchange.extras.shared:
+            raise InvalidArgument("an asynchronous call cannot have its outputs written to shared memory")
+        others: list[Buffer] = []
+        if body.shared:
+            await self._read_shared(exchange, served, body)
+            others = [tensor.data for tensor in body.inputs]
         if key is None:
             exchange.id = self._service.new_id()
         else:
@@ -232,11 +270,12 @@ class InferFrontend:
         context = self._context(exchange, claimed=True, default=0.0 if asynchronous else None)
         queue = self._service.queue(served, body.parameters, _lane(fields))
         request = self._service.request(queue, body, context)
-        mark = fingerprint(raw, (field or b"").decode("latin-1"))
+        mark = fingerprint(raw, (field or b"").decode("latin-1"), *others)
         self._responses.release(exchange)
-        del raw, body  # free them while the call waits
+        del raw, body, others  # free them while the call waits
         if asynchronous:
-            accepted = await self._claims.accept(queue, request, mark, exchange.binary)
+            classes = tuple(exchange.extras.classes.items()) if exchange.extras is not None else ()
+            accepted = await self._claims.accept(queue, request, mark, exchange.binary, classes)
             if accepted.reply is None:
                 self._responses.accepted(exchange, accepted.token)
             else:
@@ -275,8 +314,14 @@ class InferFrontend:
         raw = exchange.body
         if (len(raw) if length is None else length) <= self._settings.json_offload_bytes:
             with contextlib.suppress(ManyElements):
-                return bodies.parse_body(raw, length, served.config)
-        return await self._beside(exchange, self.json.parse(raw, length, self._until(exchange), served.model))
+                return _parsed(exchange, length, served)
+        return await self._parse_aside(exchange, length, served)
+
+    async def _parse_aside(self, exchange: Exchange, length: int | None, served: Served) -> InferBody:
+        """Parse a large body in a JSON process."""
+        inputs = None if exchange.verb == INFER else bodies.generate_inputs(served.config)
+        parsing = self.json.parse(exchange.body, length, self._until(exchange), served.model, inputs)
+        return await self._beside(exchange, parsing)
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
@@ -284,6 +329,18 @@ class InferFrontend:
         limit = self._settings.max_body_bytes
         if size > limit:
             raise TooLarge(f"the request body has {size} bytes or more; at most {limit} are allowed (max_body_bytes)")
+
+
+def _parsed(exchange: Exchange, length: int | None, served: Served) -> InferBody:
+    """The body of a call, parsed here."""
+    if exchange.verb == INFER:
+        return bodies.parse_body(exchange.body, length, served.config)
+    return bodies.parse_generate(exchange.body, served.config)
+
+
+def _check_identity(encoding: bytes) -> None:
+    if encoding.strip().lower() not in (b"", b"identity"):
+        raise InvalidArgument("Unsupported content-encoding, only 'identity' is supported.")
 
 
 def _lane(fields: Mapping[bytes, bytes]) -> Lane | None:

@@ -11,18 +11,19 @@ from __future__ import annotations
 import asyncio
 import collections
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from gateway.admission.budget import Budget, Share
 from gateway.rest.bodies import Binary
+from gateway.rest.generating import GenerateInput
 from gateway.rest.json_process import PARSE, WRITE, JsonProcess
 from protocol.codec import encode_reply
 from protocol.deadline import too_late
 from protocol.errors import DeadlineExceeded, Exhausted, Unavailable
 from protocol.messages import InferReply
 from protocol.tensors import Buffer, Tensor
-from protocol.v2 import InferBody, RequestedOutput, ResponseBody
+from protocol.v2 import InferBody, RequestedOutput, ResponseBody, SharedInput
 
 _STUCK: Final = 60.0
 """Seconds after which a process counts as stuck and is killed; 16 MB take a second."""
@@ -47,8 +48,18 @@ class JsonPool:
         self._waiting: collections.deque[asyncio.Future[JsonProcess]] = collections.deque()
         self._work: set[asyncio.Task[_Answer]] = set()
 
-    async def parse(self, body: Buffer | bytearray, length: int | None, until: float, model: str = "") -> InferBody:
+    async def parse(
+        self,
+        body: Buffer | bytearray,
+        length: int | None,
+        until: float,
+        model: str = "",
+        generate: Sequence[GenerateInput] | None = None,
+    ) -> InferBody:
         """As `v2.parse_body`; the tensors are views of one buffer. The caller counts the body.
+
+        Args:
+            generate: the model's inputs if the body is that of a generate call: as `parse_generate`.
 
         Raises:
             CodecError, Unsupported, TooLarge: naming the fault.
@@ -56,18 +67,28 @@ class JsonPool:
             Exhausted: there is no room for the parsed document.
             Unavailable: the process died handling it.
         """
-        note, value = await self._ask(PARSE, {"length": length, "model": model}, body, Share(self._budget), until)
+        asked = {"length": length, "model": model, "generate": generate}
+        note, value = await self._ask(PARSE, asked, body, Share(self._budget), until)
         inputs, start = [], 0
         for name, datatype, shape, size in note["inputs"]:
             inputs.append(Tensor(name, datatype, tuple(shape), value[start : start + size]))
             start += size
-        outputs = tuple([RequestedOutput(name, binary) for name, binary in note["outputs"]])
+        outputs = tuple([RequestedOutput(*output) for output in note["outputs"]])
+        shared = tuple([SharedInput(*part) for part in note["shared"]])
         return InferBody(
-            note["label"], tuple(inputs), outputs, note["parameters"], note["binary_default"], held=len(value)
+            note["label"], tuple(inputs), outputs, note["parameters"], note["binary_default"], len(value), shared
         )
 
-    async def render(self, reply: InferReply, binary: Binary, until: float) -> ResponseBody:
-        """As `bodies.render`.
+    async def render(
+        self,
+        reply: InferReply,
+        binary: Binary,
+        until: float,
+        elsewhere: frozenset[str] = frozenset(),
+        *,
+        generate: bool = False,
+    ) -> ResponseBody:
+        """As `bodies.render`, or as `write_generated`.
 
         Raises:
             CodecError: an output has no JSON form.
@@ -77,7 +98,9 @@ class JsonPool:
         body, share = encode_reply(reply), Share(self._budget)
         if not share.hold(len(body)):
             raise _no_room()
-        note, text = await self._ask(WRITE, {"binary": names}, body, share, until)
+        note, text = await self._ask(
+            WRITE, {"binary": names, "elsewhere": sorted(elsewhere), "generate": generate}, body, share, until
+        )
         return ResponseBody([text], note["header_length"])
 
     async def close(self) -> None:

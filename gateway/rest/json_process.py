@@ -23,6 +23,7 @@ import structlog
 
 from gateway.admission.budget import Share
 from gateway.rest.bodies import render
+from gateway.rest.generating import parse_generate, write_generated
 from protocol import v2
 from protocol.codec import decode_reply
 from protocol.errors import Code, Exhausted, FleetError, TooLarge, Unavailable
@@ -161,7 +162,11 @@ def _read(stream: BinaryIO) -> _Frame | None:
 
 def _answer(frame: _Frame) -> tuple[dict[str, Any], list[Buffer]]:
     if frame.kind == PARSE:
-        body = v2.parse_body(frame.body, frame.note["length"], model=frame.note["model"])
+        inputs, model = frame.note["generate"], frame.note["model"]
+        if inputs is None:
+            body = v2.parse_body(frame.body, frame.note["length"], model=model)
+        else:
+            body = parse_generate(frame.body, [(name, datatype, tuple(shape)) for name, datatype, shape in inputs])
         size = sum([len(each.data) for each in body.inputs])
         if size > MAX_RECORD:
             raise TooLarge(f"the request makes a record of {size} bytes; at most {MAX_RECORD} are allowed")
@@ -169,10 +174,15 @@ def _answer(frame: _Frame) -> tuple[dict[str, Any], list[Buffer]]:
             "label": body.id,
             "parameters": body.parameters,
             "inputs": [(each.name, each.datatype, each.shape, len(each.data)) for each in body.inputs],
-            "outputs": [(output.name, output.binary) for output in body.outputs],
+            "outputs": [dataclasses.astuple(output) for output in body.outputs],
             "binary_default": body.binary_default,
+            "shared": body.shared,
         }
         return note, [each.data for each in body.inputs]
     names = frame.note["binary"]
-    rendered = render(decode_reply(frame.body), names if isinstance(names, bool) else frozenset(names))
+    reply = decode_reply(frame.body)
+    if frame.note["generate"]:
+        return {"header_length": None}, [write_generated(reply)]
+    binary = names if isinstance(names, bool) else frozenset(names)
+    rendered = render(reply, binary, frozenset(frame.note["elsewhere"]))
     return {"header_length": rendered.header_length}, rendered.parts

@@ -18,7 +18,10 @@ from gateway.rest import bodies, compression
 from gateway.rest.connection import JSON_TYPE
 from gateway.rest.errors import STATUS, error_body, error_headers
 from gateway.rest.exchange import Exchange
+from gateway.rest.extras import Extras
+from gateway.rest.generating import write_generated
 from gateway.rest.json_pool import JsonPool
+from gateway.rest.routing import GENERATE_STREAM, INFER
 from protocol.errors import FleetError, TooLarge
 from protocol.messages import InferReply
 from protocol.runtime.tasks import BackgroundTasks
@@ -30,6 +33,8 @@ THREAD_FROM: Final = 64 * 1024
 TEXT_PER_BYTE: Final = 4
 """Approximate bytes of JSON per byte of a tensor."""
 _RAW_TYPE: Final = b"content-type: application/octet-stream\r\n"
+_EVENTS_TYPE: Final = b"content-type: text/event-stream; charset=utf-8\r\n"
+_NOWHERE: Final[frozenset[str]] = frozenset()
 
 _log = structlog.get_logger("gateway.rest")
 
@@ -41,7 +46,7 @@ class Responses:
         self._service = service
         self._json = json
         self._offload_bytes = service.settings.json_offload_bytes
-        self._verbose = logging.getLogger("gateway.rest").isEnabledFor(logging.DEBUG)
+        self._is_logged = logging.getLogger("gateway.rest").isEnabledFor
         self._loop = asyncio.get_running_loop()
         self._tasks = BackgroundTasks("responses")
 
@@ -60,16 +65,39 @@ class Responses:
         try:
             failure = reply.failure
             if failure is not None:
-                form = _form_of(failure.error())
-                self._write(exchange, STATUS[failure.code], (error_body(failure.message),), reply, form)
-            elif bodies.json_bytes(reply, exchange.binary) * TEXT_PER_BYTE > self._offload_bytes:
-                self.spawn(exchange, self._answer_large(exchange, reply))
+                form, parts = _form_of(failure.error()), (error_body(failure.message),)
+                if exchange.verb == GENERATE_STREAM:
+                    form, parts = form.replace(JSON_TYPE, _EVENTS_TYPE), (_event(parts[0]),)
+                self._write(exchange, STATUS[failure.code], parts, reply, form)
+            elif exchange.extras is None:
+                self._answer_plainly(exchange, reply)
+            elif exchange.extras.takes_long(reply):
+                self.spawn(exchange, self._apply_aside(exchange, exchange.extras, reply))
             else:
-                self._encode(exchange, reply, bodies.render(reply, exchange.binary))
+                self._answer_plainly(exchange, exchange.extras.apply(reply))
         except FleetError as error:
             self.refuse(exchange, error)
         except Exception:
             self.broken(exchange)
+
+    async def _apply_aside(self, exchange: Exchange, extras: Extras, reply: InferReply) -> None:
+        self._answer_plainly(exchange, await asyncio.to_thread(extras.apply, reply))
+
+    def _answer_plainly(self, exchange: Exchange, reply: InferReply) -> None:
+        """Respond with outputs."""
+        if bodies.json_bytes(reply, exchange.binary) * TEXT_PER_BYTE > self._offload_bytes:
+            self.spawn(exchange, self._answer_large(exchange, reply))
+        elif exchange.verb != INFER:
+            self._write_generated(exchange, reply, write_generated(reply))
+        else:
+            elsewhere = _NOWHERE if exchange.extras is None else exchange.extras.elsewhere
+            self._encode(exchange, reply, bodies.render(reply, exchange.binary, elsewhere))
+
+    def _write_generated(self, exchange: Exchange, reply: InferReply, text: Buffer) -> None:
+        if exchange.verb == GENERATE_STREAM:
+            self._write(exchange, 200, (_event(text),), reply, _EVENTS_TYPE)
+        else:
+            self._write(exchange, 200, (text,), reply, JSON_TYPE)
 
     def accepted(self, exchange: Exchange, token: str) -> None:
         """Respond 202 with the location of the answer."""
@@ -127,9 +155,15 @@ class Responses:
             self.broken(exchange)
 
     async def _answer_large(self, exchange: Exchange, reply: InferReply) -> None:
-        body = await self._json.render(reply, exchange.binary, exchange.until)
+        elsewhere = _NOWHERE if exchange.extras is None else exchange.extras.elsewhere
+        body = await self._json.render(
+            reply, exchange.binary, exchange.until, elsewhere, generate=exchange.verb != INFER
+        )
         self.reserve(exchange, _size(body))
-        self._encode(exchange, reply, body)
+        if exchange.verb == INFER:
+            self._encode(exchange, reply, body)
+        else:
+            self._write_generated(exchange, reply, body.parts[0])
 
     def _encode(self, exchange: Exchange, reply: InferReply, body: ResponseBody) -> None:
         accept = exchange.fields.get(b"accept-encoding")
@@ -162,11 +196,16 @@ class Responses:
         exchange.respond(status, head, parts, close=close)
         if exchange.reserved:
             self.release(exchange)
-        if self._verbose:
+        if self._is_logged(logging.DEBUG):
             _log.debug(
                 "answered", request_id=exchange.id, traceparent=_trace(exchange), model=exchange.model, version=exchange.version,
                 status=status, ms=round((self._service.clock() - exchange.accepted) * 1e3, 3) if exchange.accepted else None,
             )  # fmt: skip
+
+
+def _event(text: Buffer) -> bytes:
+    """A server-sent event: JSON has no line breaks."""
+    return b"".join((b"data: ", text, b"\n\n"))
 
 
 def _size(body: ResponseBody) -> int:

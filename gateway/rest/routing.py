@@ -1,4 +1,4 @@
-"""The model and version of an infer URL, with a cache of the URLs in use."""
+"""The model and version of the URL of a call, and what it wants; with a cache of the URLs in use."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ import httptools
 
 from gateway.admission.budget import Budget, Share
 
-ModelRoute = tuple[str, str]
-"""Model and version; the version is "" if the URL has none."""
+ModelRoute = tuple[str, str, str]
+"""Model, version and verb; the version is "" if the URL has none, the verb is `INFER`, `GENERATE` or `GENERATE_STREAM`."""
+
+INFER: Final = "infer"
+GENERATE: Final = "generate"
+GENERATE_STREAM: Final = "generate_stream"
 
 MAX_URL: Final = 256
 """Longest URL that is cached, in bytes."""
 MAX_BYTES: Final = 256 * 1024
 _ENTRY: Final = 400
 """Bytes counted for an entry besides its URL."""
-_ROUTE: Final = re.compile(rb"/v2/models/([^/]+)(?:/versions/([0-9]{1,19}))?/infer\Z")
+_ROUTE: Final = re.compile(rb"/v2/models/([^/]+)(?:/versions/([0-9]{1,19}))?/(infer|generate|generate_stream)\Z")
 
 
 class RouteCache:
-    """Finds the model of an infer URL. Cached URLs are short, name a known model, and are counted.
+    """Finds the model of the URL of a call. Cached URLs are short, name a known model, and are counted.
 
     Args:
         budget: the cache draws from it.
@@ -38,7 +42,7 @@ class RouteCache:
         self._share = Share(budget)
 
     def find(self, url: bytes) -> ModelRoute | None:
-        """(model, version) of an infer URL, None for any other."""
+        """(model, version, verb) of the URL of a call, None for any other."""
         route = self._routes.get(url)
         if route is not None:
             return route
@@ -54,12 +58,12 @@ class RouteCache:
 
 
 def parse_route(url: bytes) -> ModelRoute | None:
-    """(model, version) of an infer URL, None for any other; not cached."""
+    """(model, version, verb) of the URL of a call, None for any other; not cached."""
     try:
         path = httptools.parse_url(url).path
         match = _ROUTE.match(path or b"")
         if match is None:
             return None
-        return unquote(match[1].decode("ascii"), errors="strict"), (match[2] or b"").decode()
+        return unquote(match[1].decode("ascii"), errors="strict"), (match[2] or b"").decode(), match[3].decode()
     except (httptools.HttpParserError, UnicodeDecodeError):
         return None

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import math
-import socket
+import ssl
 from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any, Final, cast
@@ -20,16 +20,15 @@ from gateway.rest.exchange import Endpoint, QueuedResponse
 from gateway.rest.framing import Hosts
 from gateway.rest.heads import Heads
 from gateway.rest.inference import InferFrontend
+from gateway.rest.listening import bind
 from gateway.rest.routes import Routes
 from gateway.rest.turn import Turn
 from gateway.rest.unread import Unread
 from gateway.rest.uvicorn_internals import Config, Server
 from protocol.errors import ConfigError
-from protocol.urls import authority
 
 _TICKS: Final = 5
 """Checks per timeout of an idle connection."""
-_BACKLOG: Final = 2048
 _ACCEPTS: Final = 16
 """Connections accepted per turn of the event loop: libuv accepts one per listening socket (libuv pull request 3696). Under load
 a turn takes milliseconds, and with one socket the last of 64 new connections waited for 64 turns."""
@@ -53,7 +52,7 @@ class HttpServer:
             self._frontend, settings.max_header_bytes, settings.max_connections, self._connection_closed, self._outgoing,
             service.budgets, Unread(service.budgets.unread), service.metrics.refused,
             None if settings.api_key else Hosts((settings.host, *settings.allowed_hosts)),
-            self._heads,
+            self._heads, settings.max_body_bytes,
         )  # fmt: skip
         config = Config(
             routes.app,
@@ -66,6 +65,8 @@ class HttpServer:
             proxy_headers=False,
             ssl_certfile=settings.tls_certificate or None,
             ssl_keyfile=settings.tls_key or None,
+            ssl_ca_certs=settings.tls_client_ca or None,
+            ssl_cert_reqs=ssl.CERT_REQUIRED if settings.tls_client_ca else ssl.CERT_NONE,
         )
         try:
             config.load()
@@ -86,10 +87,10 @@ class HttpServer:
         Raises:
             ConfigError: the address is taken or invalid.
         """
-        listener = bind(self._settings.host, self._settings.http_port)
+        settings = self._settings
+        listener = bind(settings.host, settings.http_port, shared=settings.shared_ports)
         self.port = listener.getsockname()[1]
         await self._server.startup(sockets=[listener, *[listener.dup() for _ in range(_ACCEPTS - 1)]])
-        settings = self._settings
         period = min(settings.keep_alive, settings.read_timeout) / _TICKS
         self._every(1.0, self._renew_date)
         self._every(
@@ -142,27 +143,3 @@ class HttpServer:
     def _tick(self, keep_alive_ticks: int, read_ticks: int) -> None:
         for connection in list(self._server.server_state.connections):
             cast("InferConnection", connection).tick(keep_alive_ticks, read_ticks)
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket.
-
-    Raises:
-        ConfigError: naming the address and the system's error.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise ConfigError(f"cannot listen on {authority(host, port)}: {error}") from None
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(_BACKLOG)
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(f"cannot listen on {authority(host, port)}: {error}; choose another --http-port") from None
-    return listener

@@ -66,7 +66,7 @@ class Fleet:
 
 def gateway(data: Path, backing: Servers, http_port: int) -> FleetProcess:
     """A gateway that listens on loopback."""
-    ports = ["--http-port", str(http_port), "--metrics-port", str(free_port())]
+    ports = ["--http-port", str(http_port), "--grpc-port", "off", "--metrics-port", str(free_port())]
     arguments = ["gateway", *_transport(backing), *ports]
     return FleetProcess(data / "gateway", "gateway", arguments, port=http_port, path="/v2/health/ready")
 

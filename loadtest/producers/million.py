@@ -94,7 +94,7 @@ class _Fleet:
         ports = ["--metrics-port", str(free_port())]
         if name == "gateway":
             self.address = Address("127.0.0.1", free_port(), MODEL)
-            line = ["gateway", *self.transport, *ports, "--http-port", str(self.address.port)]
+            line = ["gateway", *self.transport, *ports, "--http-port", str(self.address.port), "--grpc-port", "off"]
         else:
             line = ["worker", "--model-repository", str(self._repository), "--worker", name, *self.transport, *ports]
         self.processes[name] = ServerProcess(["-m", "penstock", *line], None)

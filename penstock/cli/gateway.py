@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
 
-from penstock.cli.options import fleet_options, gateway_options, log_options, metrics_option, option, options
+from penstock.cli import grpc_port
+from penstock.cli.options import (
+    fleet_options,
+    gateway_options,
+    log_options,
+    metrics_option,
+    option,
+    options,
+    processes_option,
+)
 from penstock.cli.settings import chosen, transport_settings
 from protocol.errors import ConfigError
 
@@ -15,6 +25,7 @@ from protocol.errors import ConfigError
 @options(
     fleet_options,
     gateway_options,
+    processes_option,
     metrics_option,
     option("--model-wait", type=float, default=10.0, help="Seconds after its start during which a call for an unknown model waits for it; after that, 404."),  # noqa: E501
     option("--signing-secret", default="", show_default=False, help="Signs the handles of asynchronous calls; must be the same on all gateways. [a random one that the gateways of a fleet share]"),  # noqa: E501
@@ -25,7 +36,7 @@ from protocol.errors import ConfigError
     log_options,
 )  # fmt: skip
 def command(log_format: str, log_level: str, **flags: Any) -> None:
-    """Take calls over HTTP, publish them to Kafka, answer from Redis. Any number of gateways share a fleet.
+    """Take calls over HTTP and gRPC, publish them to Kafka, answer from Redis. Any number of gateways share a fleet.
 
     penstock gateway --kafka localhost:9092 --redis redis://localhost:6379
     """
@@ -34,7 +45,17 @@ def command(log_format: str, log_level: str, **flags: Any) -> None:
     if not flags["kafka"]:
         raise ConfigError("a gateway needs --kafka HOST:PORT and --redis URL; without them: penstock serve")
     logs.configure(log_format, log_level)
+    if flags["processes"] > 1:
+        sys.exit(loop.run(_serve_processes(flags, (log_format, log_level))))
     loop.run(_serve(flags))
+
+
+async def _serve_processes(flags: dict[str, Any], logs: tuple[str, str]) -> int:
+    from gateway.settings import GatewaySettings
+    from penstock.processes import parent
+
+    settings = GatewaySettings(**chosen(GatewaySettings, flags))
+    return await parent.serve(flags["processes"], settings, transport_settings(**flags), logs)
 
 
 async def _serve(flags: dict[str, Any]) -> None:
@@ -42,6 +63,7 @@ async def _serve(flags: dict[str, Any]) -> None:
     from gateway.settings import GatewaySettings
     from protocol.transport import open_transport
 
+    grpc_port.choose(flags)
     settings = transport_settings(**flags)
     transport = open_transport(settings)
     gateway = Gateway(GatewaySettings(**chosen(GatewaySettings, flags)), transport, settings.names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from penstock.cli import grpc_port
 from penstock.cli.example import Server, example
 from penstock.cli.options import gateway_options, log_options, metrics_option, model_options, option, options
 from penstock.cli.settings import chosen, transport_settings
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 _SHOWN: Final = 10
 """Models whose lines are printed."""
+_PORTS: Final = ("http_port", "grpc_port", "metrics_port")
 
 
 class ModelFileType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic in new versions of click alone
@@ -94,33 +97,43 @@ async def _serve(model_file: tuple[ModelFile, ...], flags: dict[str, Any]) -> No
     from penstock.one_process import OneProcess
     from workers.settings import WorkerSettings
 
+    grpc_port.choose(flags)
     fleet = OneProcess(
         GatewaySettings(**chosen(GatewaySettings, flags)),
         WorkerSettings(model_file=model_file, **chosen(WorkerSettings, flags)),
         transport_settings(**flags),
     )
-    if flags["http_port"] == flags["metrics_port"] != 0:
-        raise ConfigError(
-            f"--http-port and --metrics-port are both {flags['http_port']}; choose another for one of them"
-        )
-    for flag in ("http_port", "metrics_port"):
+    _require_distinct(flags)
+    for flag in _PORTS:
         _require_free(flags["host"], flag, flags[flag])
     await fleet.run(lambda: print("\n".join(_served(fleet, flags)), flush=True))
 
 
-def _require_free(host: str, flag: str, port: int) -> None:
+def _require_distinct(flags: dict[str, Any]) -> None:
+    for first, second in itertools.combinations(_PORTS, 2):
+        if flags[first] and flags[first] == flags[second]:
+            raise ConfigError(
+                f"{_flag(first)} and {_flag(second)} are both {flags[first]}; choose another for one of them"
+            )
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _require_free(host: str, flag: str, port: int | None) -> None:
     """Check a port before the models are loaded, which takes a while.
 
     Raises:
         ConfigError: the port is taken, or cannot be used.
     """
-    from gateway.rest.server import bind
+    from gateway.rest.listening import bind
 
     if port:
         try:
             bind(host, port).close()
         except ConfigError as error:
-            raise ConfigError(error.message.replace("--http-port", f"--{flag.replace('_', '-')}")) from None
+            raise ConfigError(error.message.replace("--http-port", _flag(flag))) from None
 
 
 def _served(fleet: OneProcess, flags: dict[str, Any]) -> Iterator[str]:

@@ -107,6 +107,11 @@ class Client:
         asked = self._wire.get(path)
         return self._wire.document(asked, self._send(asked, SHORT))
 
+    def send(self, method: str, path: str, document: Any = None) -> Any:
+        """Send a JSON document to any path of the API, such as `PUT` a route to an alias; returns its JSON answer. HTTP only."""
+        asked = self._wire.change(method, path, document)
+        return self._wire.document(asked, self._send(asked, SHORT))
+
     def models(self) -> list[dict[str, Any]]:
         """The repository index: name, version, state and reason of every model version."""
         asked = self._wire.index()

@@ -49,6 +49,36 @@ class Seldom(logging.Filter):
         return held is not None
 
 
+class Levels(logging.Filter):
+    """Lets through the levels that are switched on; all of them at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.off: frozenset[int] = frozenset()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written."""
+        return record.levelno not in self.off
+
+
+_levels: Final = Levels()
+
+
+def level() -> str:
+    """The lowest level that is logged, as `configure` takes it."""
+    return logging.getLevelName(logging.getLogger().level).lower()
+
+
+def switch(*, debug: bool, info: bool, warning: bool, error: bool) -> None:
+    """Switch levels on or off in a running process that was configured here; CRITICAL is always on."""
+    root = logging.getLogger()
+    if not any(_levels in handler.filters for handler in root.handlers):
+        return
+    chosen = {logging.DEBUG: debug, logging.INFO: info, logging.WARNING: warning, logging.ERROR: error}
+    _levels.off = frozenset([each for each, on in chosen.items() if not on])
+    root.setLevel(min([each for each, on in chosen.items() if on], default=logging.CRITICAL))
+
+
 def configure(style: str = "human", level: str = "info") -> None:
     """Send structlog's and the standard library's lines to stderr in one style."""
     shared: list[Any] = [
@@ -78,6 +108,8 @@ def configure(style: str = "human", level: str = "info") -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(Seldom())
+    _levels.off = frozenset()
+    handler.addFilter(_levels)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

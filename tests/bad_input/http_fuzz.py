@@ -75,7 +75,17 @@ def served() -> Iterator[tuple[int, int, ServerProcess]]:
     with tempfile.TemporaryDirectory(prefix="penstock-fuzz-") as folder:
         models = write_models(Path(folder))
         port, metrics = free_port(), free_port()
-        line = ["-m", "penstock", "serve", "--model-repository", str(models), "--http-port", str(port)]
+        line = [
+            "-m",
+            "penstock",
+            "serve",
+            "--model-repository",
+            str(models),
+            "--http-port",
+            str(port),
+            "--grpc-port",
+            "off",
+        ]
         server = ServerProcess([*line, "--metrics-port", str(metrics), "--log-level", "error"], None)
         try:
             yield port, metrics, server

@@ -284,7 +284,7 @@ async def test_a_workers_failure_is_the_callers_error(fleet: Site, code: Code, s
         ("add_sub", add_sub(), {"inference-header-content-length": "99999"}, 400, "inference header size should be in range"),
         ("add_sub", add_sub(), {"content-encoding": "br"}, 501, "Unsupported compression type 'br'"),
         ("add_sub", add_sub(), {"content-encoding": "gzip"}, 400, "the request body is not gzip"),
-        ("add_sub", add_sub(outputs=[{"name": "OUTPUT0", "parameters": {"classification": 1}}]), {}, 501, "classification"),
+        ("add_sub", add_sub(outputs=[{"name": "OUTPUT0", "parameters": {"classification": -1}}]), {}, 400, "classification"),
     ],
 )  # fmt: skip
 async def test_what_is_wrong_is_said_before_anything_is_published(

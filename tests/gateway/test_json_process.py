@@ -16,7 +16,7 @@ from gateway.admission.budget import Budget
 from gateway.rest.json_pool import JsonPool
 from protocol import v2
 from protocol.codec import encode_reply
-from protocol.errors import CodecError, FleetError, Unavailable, Unsupported
+from protocol.errors import CodecError, FleetError, Unavailable
 from protocol.messages import InferReply
 from protocol.tensors import MANY, Tensor, from_array, pack_bytes
 from tests.gateway.fleet import ANY, TEXT, Site, add_sub, floats, until
@@ -63,10 +63,9 @@ async def test_errors_come_back_as_they_are(process: JsonPool) -> None:
     with pytest.raises(FleetError) as caught:
         await process.parse(b"{", None, math.inf)
     assert caught.value.code is CodecError.code
-    shared = {"inputs": [{"name": "A", "datatype": "FP32", "shape": [1], "parameters": {"shared_memory_region": "x"}}]}
     with pytest.raises(FleetError) as caught:
-        await process.parse(orjson.dumps(shared), None, math.inf)
-    assert caught.value.code is Unsupported.code
+        await process.parse(orjson.dumps(add_sub(inputs={})), None, math.inf)
+    assert caught.value.message == "'inputs' must be a list of tensors"
     assert (await process.parse(orjson.dumps(add_sub()), None, math.inf)).inputs
 
 

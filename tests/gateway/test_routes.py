@@ -146,11 +146,12 @@ async def test_the_repository_index(fleet: Site) -> None:
         ("/v2/repository/index", b'{"repository_name": "x"}', 501),
         ("/v2/repository/index", b" " * 100_000, 413),
         ("/v2/repository/other/index", b"", 501),
-        ("/v2/repository/models/add_sub/load", b"", 501),
-        ("/v2/repository/models/add_sub/unload", b"", 501),
+        ("/v2/repository/models/add_sub/load", b"", 503),
+        ("/v2/repository/models/add_sub/unload", b"", 503),
         ("/v2/repository/models/add_sub/explode", b"", 404),
         ("/v2/systemsharedmemory/region/x/register", b"{}", 501),
-        ("/v2/cudasharedmemory/status", b"", 501),
+        ("/v2/systemsharedmemory/unregister", b"", 501),
+        ("/v2/cudasharedmemory/region/x/register", b"{}", 501),
     ],
 )
 async def test_what_is_not_offered_says_so(fleet: Site, path: str, body: bytes, status: int) -> None:

@@ -13,9 +13,12 @@ from gateway.rest.routing import MAX_BYTES, MAX_URL, RouteCache, parse_route
 @pytest.mark.parametrize(
     ("url", "route"),
     [
-        (b"/v2/models/m/infer", ("m", "")),
-        (b"/v2/models/m/versions/7/infer?x=1", ("m", "7")),
-        (b"http://h/v2/models/a%20b/infer", ("a b", "")),
+        (b"/v2/models/m/infer", ("m", "", "infer")),
+        (b"/v2/models/m/generate", ("m", "", "generate")),
+        (b"/v2/models/m/versions/1/generate_stream", ("m", "1", "generate_stream")),
+        (b"/v2/models/m/generate_streams", None),
+        (b"/v2/models/m/versions/7/infer?x=1", ("m", "7", "infer")),
+        (b"http://h/v2/models/a%20b/infer", ("a b", "", "infer")),
         (b"/v2/models/m/versions/x/infer", None),
         (b"/v2/models/%ff/infer", None),
         (b"/v2/models/m/versions/%b/infer" % (b"9" * 5000), None),
@@ -23,7 +26,7 @@ from gateway.rest.routing import MAX_BYTES, MAX_URL, RouteCache, parse_route
         (b"*", None),
     ],
 )
-def test_urls(url: bytes, route: tuple[str, str] | None) -> None:
+def test_urls(url: bytes, route: tuple[str, str, str] | None) -> None:
     cache = RouteCache(Budget(10**6), lambda name: True)
 
     assert parse_route(url) == cache.find(url) == cache.find(url) == route
@@ -62,5 +65,5 @@ def test_what_is_remembered_is_bounded_in_bytes_and_drawn_from_the_budget(tails:
 def test_without_room_nothing_is_remembered_and_everything_is_found() -> None:
     cache = RouteCache(Budget(0), lambda name: True)
 
-    assert cache.find(b"/v2/models/m/infer") == ("m", "")
+    assert cache.find(b"/v2/models/m/infer") == ("m", "", "infer")
     assert not cache._routes

@@ -106,7 +106,7 @@ def gone(file: Path) -> bool:
 def test_while_a_server_imports_its_modules(tmp_path: Path, module: str) -> None:
     model(tmp_path, "never", "process")
     line = [sys.executable, "-X", "importtime", "-m", "penstock", "serve", "--model-repository", str(tmp_path)]
-    with started(*line, "--http-port", "0", "--metrics-port", "0") as process:
+    with started(*line, "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0") as process:
         assert process.stdout is not None
         for said in process.stdout:
             if said.rstrip().endswith(b" " + module.encode()):

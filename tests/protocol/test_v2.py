@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from protocol import v2
 from protocol.errors import CodecError, FleetError, Unsupported
 from protocol.json_data import _leaves
-from protocol.tensors import ITEM_SIZE, NUMPY_DTYPE, ManyElements, Tensor, from_array
+from protocol.tensors import ITEM_SIZE, NUMPY_DTYPE, Buffer, ManyElements, Tensor, from_array
 from protocol.v2 import RequestedOutput
 from tests.counting import lines_of
 from tests.strategies import tensors
@@ -97,7 +98,16 @@ def test_bytes_are_utf8_strings_in_json() -> None:
         ({"shape": None}, "lacks its 'shape'"),
         ({"name": None}, "lacks its 'name'"),
         ({"data": None}, "But no field is set: input 'A'"),
-        ({"data": None, "parameters": {"shared_memory_region": "r"}}, "shared memory is not offered"),
+        ({"data": None, "parameters": {"shared_memory_region": "r"}}, "'shared_memory_byte_size' of input 'A' must be"),
+        (
+            {"data": None, "parameters": {"shared_memory_region": 1}},
+            "'shared_memory_region' of input 'A' must be a string",
+        ),
+        ({"data": None, "parameters": {"shared_memory_region": "r", "binary_data_size": 8}}, "Input must set only one"),
+        (
+            {"data": None, "parameters": {"shared_memory_region": "r", "shared_memory_byte_size": 9}},
+            "Expected 8, got 9",
+        ),
         ({"parameters": {"binary_data_size": 8}}, "Input must set only one of the following fields"),
         ({"data": None, "parameters": {"binary_data_size": -1}}, "'binary_data_size' must be a non-negative integer"),
         ({"data": None, "parameters": {"binary_data_size": 8}}, "expecting 8 additional bytes"),
@@ -171,10 +181,48 @@ def test_a_wrong_field_is_refused_by_name(fields: dict[str, object], text: str) 
     assert text in refused(with_root(**fields))
 
 
-@pytest.mark.parametrize("parameter", ["classification", "shared_memory_region"])
-def test_what_is_not_offered_says_so(parameter: str) -> None:
-    with pytest.raises(Unsupported, match="not offered"):
-        v2.parse_json_body(with_root(outputs=[{"name": "S", "parameters": {parameter: 1}}]))
+IN_MEMORY = {"shared_memory_region": "r", "shared_memory_byte_size": 8, "shared_memory_offset": 4}
+
+
+def test_what_only_gateways_offer_is_refused_elsewhere() -> None:
+    for raw in (
+        with_root(outputs=[{"name": "S", "parameters": {"classification": 1}}]),
+        with_root(outputs=[{"name": "S", "parameters": IN_MEMORY}]),
+        body(data=None, parameters=IN_MEMORY),
+    ):
+        with pytest.raises(Unsupported, match="not offered"):
+            v2.parse_json_body(raw)
+
+
+def test_classes_and_shared_memory_are_parsed() -> None:
+    named = {"name": "T", "parameters": {"classification": 3, "binary_data": True}}
+    parsed = v2.parse_body(with_root(outputs=[{"name": "S", "parameters": IN_MEMORY}, named]), None)
+
+    assert parsed.outputs == (
+        RequestedOutput("S", region="r", offset=4, byte_size=8),
+        RequestedOutput("T", binary=True, classes=3),
+    )
+    assert v2.parse_body(body(data=None, parameters=IN_MEMORY), None).shared == (v2.SharedInput(0, "r", 4, 8),)
+
+
+class OneRegion:
+    """Shared memory with eight bytes."""
+
+    def read(self, region: str, offset: int, byte_size: int) -> bytes:
+        return bytes(range(8))[:byte_size]
+
+    def write(self, region: str, offset: int, byte_size: int, data: Sequence[Buffer]) -> None:
+        raise NotImplementedError
+
+
+def test_inputs_are_read_from_shared_memory() -> None:
+    parsed = v2.parse_body(body(data=None, parameters=IN_MEMORY), None)
+    v2.read_shared(parsed, OneRegion(), "m")
+    assert (bytes(parsed.inputs[0].data), parsed.shared, parsed.held) == (bytes(range(8)), (), 8)
+
+    text = v2.parse_body(body(data=None, datatype="BYTES", shape=[1], parameters=IN_MEMORY), None)
+    with pytest.raises(CodecError, match="incomplete string data for inference input 'A'"):
+        v2.read_shared(text, OneRegion(), "m")
 
 
 def test_which_outputs_are_binary() -> None:

@@ -47,7 +47,8 @@ class Fleet:
         for number in range(GATEWAYS):
             port = free_port()
             self.urls.append(f"http://127.0.0.1:{port}")
-            await self._add(f"gateway-{number}", "gateway", "--http-port", str(port), "--signing-secret", self._secret)
+            ports = ("--http-port", str(port), "--grpc-port", "off")
+            await self._add(f"gateway-{number}", "gateway", *ports, "--signing-secret", self._secret)
         for number in range(WORKERS + 1):
             name = f"worker-{number}"
             repository = ("--model-repository", str(self._repository), "--partitions", str(PARTITIONS))

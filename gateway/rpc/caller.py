@@ -1,0 +1,67 @@
+"""Who calls, and how: a call's metadata, read before its message. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from gateway.calls.lanes import parse_lane
+from gateway.rest.access import Access
+from protocol.errors import InvalidArgument, quoted
+from protocol.messages import ANONYMOUS, Lane
+
+_KEYS: Final = ("x-api-key", "authorization")
+_TRUE: Final = "true"
+_NOTHING: Final[Mapping[str, str]] = {}
+
+
+@dataclasses.dataclass(slots=True)
+class Caller:
+    """What a call's metadata says.
+
+    Attributes:
+        principal: its caller.
+        lane: None if it names none.
+        traceparent: W3C trace context, or "".
+        key: its idempotency key; None without one.
+        closes_on_error: whether the first error ends a stream (Triton's `triton_grpc_error`).
+    """
+
+    principal: str = ANONYMOUS
+    lane: Lane | None = None
+    traceparent: str = ""
+    key: str | None = None
+    closes_on_error: bool = False
+
+
+def caller_of(metadata: Iterable[tuple[str, str | bytes]], access: Access) -> Caller:
+    """The caller of this metadata.
+
+    Raises:
+        FleetError: UNAUTHENTICATED; the key is missing or wrong.
+        InvalidArgument: an entry has a value that it cannot have, or comes twice.
+    """
+    fields: dict[str, str] = {}
+    for name, value in metadata:
+        if name == "user-agent":
+            continue
+        if name.startswith("penstock-") and name in fields:
+            raise InvalidArgument(f"metadata '{name}' comes twice")
+        if isinstance(value, str):
+            fields[name] = value
+    if not fields and access.open:
+        return Caller()
+    principal = access.principal({name.encode(): fields[name].encode() for name in _KEYS if name in fields})
+    lane = fields.get("penstock-lane")
+    if "penstock-timeout-ms" in fields:
+        raise InvalidArgument(
+            f"metadata 'penstock-timeout-ms' is {quoted(fields['penstock-timeout-ms'])}; a gRPC call has its own deadline: set that"
+        )
+    return Caller(
+        principal,
+        None if lane is None else parse_lane(lane, "metadata 'penstock-lane'"),
+        fields.get("traceparent", ""),
+        fields.get("idempotency-key"),
+        fields.get("triton_grpc_error", "").lower() == _TRUE,
+    )
