@@ -72,6 +72,8 @@ class WorkerSettings:
         batch_lane_share: of the instances' time that the batch lane gets while interactive requests always wait; 0 for none.
         rate_limit: `execution_count` makes instances wait for the resources that their groups name.
         rate_limit_resource: with that, how much there is: `name:count` or `name:count:device`; else the largest need.
+        auto_complete_config: whether what a configuration leaves out comes from the model's file.
+        model_config_name: a model's `configs/<name>.pbtxt` replaces its config.pbtxt where it has one; "" for none.
         cache_bytes: of the response cache, for models that ask for one; 0 for no cache.
         default_max_batch_size: of models that can batch and state no size; 0 to batch only where a configuration asks for it.
         gpus: the numbers of the GPUs to use; None for all.
@@ -108,6 +110,8 @@ class WorkerSettings:
     batch_lane_share: float = 0.05
     rate_limit: Limit = "off"
     rate_limit_resource: tuple[str, ...] = ()
+    auto_complete_config: bool = True
+    model_config_name: str = ""
     cache_bytes: int = 64 * 1024 * 1024
     default_max_batch_size: int = DEFAULT_MAX_BATCH_SIZE
     gpus: tuple[int, ...] | None = None
@@ -130,13 +134,20 @@ class WorkerSettings:
             raise ConfigError(
                 f"worker id {quoted(self.worker)} must be at most 128 letters, digits, dots, dashes and underscores"
             )
+        self._check_model_settings()
         self._check_numbers()
 
-    def _check_numbers(self) -> None:
+    def _check_model_settings(self) -> None:
+        if "/" in self.model_config_name or "\0" in self.model_config_name:
+            raise ConfigError(
+                f"model_config_name is {quoted(self.model_config_name)}; it is a file's name without .pbtxt"
+            )
         if self.rate_limit not in get_args(Limit):
             raise ConfigError(f"rate_limit is {quoted(self.rate_limit)}; it must be off or execution_count")
         if self.rate_limit_resource and self.rate_limit == "off":
             raise ConfigError("rate_limit_resource is valid only with rate_limit execution_count")
+
+    def _check_numbers(self) -> None:
         if self.metrics_port is not None and not 0 <= self.metrics_port <= 65535:
             raise ConfigError(f"metrics_port is {self.metrics_port}; a port is between 0 and 65535")
         model_files.require_distinct(self.model_file)

@@ -102,7 +102,7 @@ class Worker:
         loader = Loader(
             gpus,
             settings.cores or cores(),
-            settings.default_max_batch_size,
+            settings.default_max_batch_size if settings.auto_complete_config else None,
             settings.load_threads,
             self._clock,
             _rate_limit(settings),

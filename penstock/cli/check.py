@@ -25,10 +25,11 @@ from workers.repository.version import ModelVersion
 @click.argument("repository", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of text.")
 @click.option("--no-inspect", is_flag=True, help="Do not open model files: faster, and needs no framework.")
+@click.option("--explain", is_flag=True, help="Also say what happens with each field that a config.pbtxt sets.")
 @click.option("--run", is_flag=True, help="Also load every model and run a request of zeros.")
-def command(repository: tuple[Path, ...], as_json: bool, no_inspect: bool, run: bool) -> None:
+def command(repository: tuple[Path, ...], as_json: bool, no_inspect: bool, explain: bool, run: bool) -> None:
     """Report for every model of REPOSITORY whether it is served as by Triton (as far as checked), served with a difference, or
-    refused, and why. With --run, also whether it answers.
+    refused, and why. With --explain, also what happens with each field of its config.pbtxt; with --run, whether it answers.
 
     Exits with 1 when a model is refused or fails.
 
@@ -47,7 +48,7 @@ def command(repository: tuple[Path, ...], as_json: bool, no_inspect: bool, run: 
         attempt = functools.partial(_try, children) if run else None
         for line in ignored_folders(repository):
             print(line, file=sys.stderr)
-        for result in check_repositories(repository, installed(), inspect, attempt):
+        for result in check_repositories(repository, installed(), inspect, attempt, explain=explain):
             results.append(result)
             if not as_json:
                 print(_text(result), flush=True)
@@ -66,7 +67,9 @@ def _text(result: CheckResult) -> str:
     versions = f" (versions {', '.join(map(str, result.versions))})" if result.versions else ""
     looked_at = f"; looked at: {', '.join(result.verified)}" if result.verified else ""
     notes = [f"note: {warning}" for warning in result.warnings]
-    return "\n    ".join([f"{result.model}: {result.status.value}{versions}{looked_at}", *result.reasons, *notes])
+    return "\n    ".join(
+        [f"{result.model}: {result.status.value}{versions}{looked_at}", *result.reasons, *notes, *result.fields]
+    )
 
 
 def _inspect(children: ChildPool, version: ModelVersion) -> BackendMetadata | None:

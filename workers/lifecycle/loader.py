@@ -24,7 +24,7 @@ from workers.instances.process.pool import ChildPool
 from workers.instances.warmup import samples, warm_up
 from workers.repository import model_file_check
 from workers.repository.agents import run_agents
-from workers.repository.completion import SILENT_BACKENDS, BackendMetadata, complete
+from workers.repository.completion import SILENT_BACKENDS, BackendMetadata, as_stated, complete
 from workers.repository.labels import read_labels
 from workers.repository.placement import Placement, place
 from workers.repository.version import ModelVersion
@@ -54,7 +54,7 @@ class Loader:
     Args:
         gpus: numbers of the GPUs of this worker.
         cores: CPU cores to divide among instances.
-        default_max_batch_size: see `completion.complete`.
+        default_max_batch_size: see `completion.complete`; None completes nothing from the model.
         at_once: versions that load at the same time.
         clock: for the instances.
         rate_limit: the resources that instances wait for; None if they run whenever they can.
@@ -64,7 +64,7 @@ class Loader:
         self,
         gpus: Sequence[int],
         cores: int,
-        default_max_batch_size: int,
+        default_max_batch_size: int | None,
         at_once: int,
         clock: Callable[[], float],
         rate_limit: RateLimit | None = None,
@@ -109,7 +109,9 @@ class Loader:
         return loaded
 
     async def _load_threads(self, backend: Backend, version: ModelVersion, gpus: Sequence[int]) -> LoadedModel:
-        metadata = await asyncio.to_thread(cpu_yield.call, backend.inspect, version)
+        metadata = None
+        if self._default_max_batch_size is not None:
+            metadata = await asyncio.to_thread(cpu_yield.call, backend.inspect, version)
         version, placements = self._complete(version, metadata, gpus)
         warmups = await asyncio.to_thread(cpu_yield.call, samples, version.config, str(version.version), version.folder)
         executors = [
@@ -141,7 +143,8 @@ class Loader:
         loaded = LoadedModel(version, (), 0.0)
         try:
             share = self._share(version)
-            metadata, gpus = await asyncio.to_thread(commands.inspect, child, version, self._gpus, share)
+            inspected = functools.partial(commands.inspect, metadata=self._default_max_batch_size is not None)
+            metadata, gpus = await asyncio.to_thread(inspected, child, version, self._gpus, share)
             version, placements = self._complete(version, metadata, gpus)
             executors = [
                 ChildExecutor(self._clock, self._children, version, placement)
@@ -180,7 +183,10 @@ class Loader:
         self, version: ModelVersion, metadata: BackendMetadata | None, gpus: Sequence[int]
     ) -> tuple[ModelVersion, tuple[Placement, ...]]:
         """The version with its complete configuration, and the placement of its instances."""
-        config = complete(version.config, metadata, self._default_max_batch_size)
+        if self._default_max_batch_size is not None:
+            config = complete(version.config, metadata, self._default_max_batch_size)
+        else:
+            config = as_stated(version.config)
         return dataclasses.replace(version, config=config), place(config, gpus, self._cores)
 
     async def _backend(self, name: str) -> Backend:

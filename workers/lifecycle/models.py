@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -256,7 +257,8 @@ class Models:
             return failures
 
     async def _scan(self) -> dict[Key, ModelVersion]:
-        folders = await asyncio.to_thread(scan_repositories, self._settings.model_repository, known=self._digests)
+        read = functools.partial(scan_repositories, known=self._digests, config_name=self._settings.model_config_name)
+        folders = await asyncio.to_thread(read, self._settings.model_repository)
         self._folders = {folder.name: folder for folder in folders}
         for line in await asyncio.to_thread(ignored_folders, self._settings.model_repository):
             self._warn(line)
