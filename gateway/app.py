@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import importlib.metadata
 import secrets
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -17,6 +18,7 @@ from gateway.calls.service import Service
 from gateway.durable.claims import Claims
 from gateway.fleet_metrics import FleetMetrics
 from gateway.metrics import GatewayMetrics
+from gateway.repository.control import RepositoryControl
 from gateway.rest.server import HttpServer
 from gateway.settings import GatewaySettings
 from protocol.errors import ConfigError, Unavailable
@@ -90,6 +92,7 @@ class Gateway:
         self.service = Service(self.settings, self._transport, self._names, self._clock, self._metrics)
         self.service.log_settings.start(logs.level())
         self.service.log_settings.on_change = _switch_levels
+        self.service.repository = RepositoryControl(self.service)
         self._dispatcher = Dispatcher(self.service)
         self._fleet_metrics.start(self.service.catalogue, self._transport.results)
         self._background = Background(self.service, self._dispatcher, self._fleet_metrics)
@@ -126,6 +129,7 @@ class Gateway:
         if self._grpc is not None:
             await self._grpc.close()
         await self._claims.close()
+        await self.service.repository.close()
         await self._background.close()
         self._fleet_metrics.stop()
         await self._dispatcher.close()
@@ -133,11 +137,12 @@ class Gateway:
         if self._status is not None:
             await self._status.close()
 
-    async def serve(self) -> None:
-        """Start, run until SIGTERM or SIGINT, then drain and close; a second signal cuts the drain short."""
+    async def serve(self, started: Callable[[], None] = lambda: None) -> None:
+        """Start, call `started`, run until SIGTERM or SIGINT, then drain and close; a second signal cuts the drain short."""
         with stop_signals() as asked:
             await self.start()
             spare_collector()
+            started()
             try:
                 await asked.wait()
                 asked.clear()
@@ -168,11 +173,12 @@ class Gateway:
 
     async def _serve_status(self) -> None:
         if self.settings.metrics_port is not None:
-            self._status = StatusServer(self._registry, self._readiness)
+            self._status = StatusServer(self._registry, self.readiness)
             self._metrics.cut = lambda: self._status.cut if self._status is not None else 0
             self.metrics_port = await self._status.start(self.settings.metrics_host, self.settings.metrics_port)
 
-    async def _readiness(self) -> list[str]:
+    async def readiness(self) -> list[str]:
+        """The reasons why this gateway is not ready, a sentence each."""
         reasons = ["it is shutting down"] if self.service.draining else []
         return [*reasons, self.service.not_ready] if self.service.not_ready else reasons
 

@@ -1,4 +1,4 @@
-"""The background loops of a gateway: follow the catalogue, sweep waiting calls, check the health of the fleet.
+"""The background loops of a gateway: follow the catalogue and the control topic, sweep waiting calls, check the fleet's health.
 
 Invariant: each loop has its own task, is restarted when it fails, and while it fails the gateway is not ready.
 """
@@ -47,17 +47,19 @@ class Background:
         self._fleet_metrics = fleet_metrics
         self._dispatcher = dispatcher
         self._caught_up = asyncio.Event()
+        self._controlled = asyncio.Event()
         self._failed: dict[str, str] = {}
         self._tasks = BackgroundTasks("gateway")
 
     async def start(self) -> None:
-        """Start all loops; returns when the catalogue has been read and health is known.
+        """Start all loops; returns when the catalogue and the control topic have been read and health is known.
 
         Raises:
-            Unavailable: the catalogue could not be read in time.
+            Unavailable: they could not be read in time.
         """
         work: dict[str, Callable[[], Awaitable[None]]] = {
             "catalogue": self._follow,
+            "control": self._follow_control,
             "sweep": self._sweep,
             "health": self._health,
             "workers": self._watch_workers,
@@ -67,11 +69,13 @@ class Background:
         try:
             async with asyncio.timeout(_READ_CATALOGUE):
                 await self._caught_up.wait()
+                await self._controlled.wait()
         except TimeoutError:
-            problem = self._failed.get("catalogue", f"not done after {_READ_CATALOGUE:.0f} s")
-            raise Unavailable(
-                f"the catalogue {self._service.names.catalogue_topic} could not be read: {problem}"
-            ) from None
+            task = "control" if self._caught_up.is_set() else "catalogue"
+            problem = self._failed.get(task, f"not done after {_READ_CATALOGUE:.0f} s")
+            names = self._service.names
+            topic = names.control_topic if self._caught_up.is_set() else names.catalogue_topic
+            raise Unavailable(f"the {task} {topic} could not be read: {problem}") from None
         await self._examine()
         if not self._service.not_ready:
             await self._look_at_workers()
@@ -118,6 +122,18 @@ class Background:
                     await self._propose_secret(topic)
                 self._caught_up.set()
                 self._failed.pop("catalogue", None)
+
+    async def _follow_control(self) -> None:
+        """Follow the models' desired state; `service.control` hands the records on."""
+        service = self._service
+        topic = service.control.topic
+        await service.transport.bus.ensure_topic(topic, 1, compacted=True)
+        async for records in service.transport.bus.follow(topic):
+            for problem in service.control.apply(records):
+                _log.warning("control record could not be read", error=problem)
+            if not records:
+                self._controlled.set()
+                self._failed.pop("control", None)
 
     async def _propose_secret(self, topic: str) -> None:
         """Publish a random signing secret. When two gateways do so at once, the later one wins; both verify with either."""
@@ -172,6 +188,7 @@ class Background:
         heartbeats = [beat for beat in await transport.directory.workers() if is_sound(beat)]
         for served in service.catalogue.seen(heartbeats, service.clock() - service.settings.worker_timeout):
             _log.warning("files differ", model=served.model, version=served.version, problem=served.mixed)
+        service.repository.observe(heartbeats)
         service.capacity.observe(heartbeats)
         self._fleet_metrics.observe(heartbeats, service.clock() - service.settings.worker_timeout)
         for topic in service.capacity.unsure():

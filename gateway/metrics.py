@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from gateway.aliases.shadow_counts import ShadowCounts
 from gateway.counters import Buckets, Counters
 
 _RECORDS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
@@ -27,6 +28,7 @@ class GatewayMetrics(Collector):
         rejections: calls refused before they were published, by error code.
         claims: keyed and asynchronous calls, by the state of their claim.
         cancellations: calls cancelled by their caller or its disconnect.
+        shadows: copied calls of aliases with a shadow version.
         publish_seconds, publish_records: per publish of a group.
         wake_age: seconds between a worker's emit and the gateway's delivery.
         swept: answers found by a sweep without a wake-up; should stay near 0.
@@ -41,6 +43,7 @@ class GatewayMetrics(Collector):
         self.claims: dict[str, int] = {}
         self.restarts: dict[str, int] = {}
         self.cancellations = 0
+        self.shadows = ShadowCounts()
         self.publish_seconds = Buckets()
         self.publish_records = Buckets(_RECORDS)
         self.wake_age = Buckets()
@@ -61,6 +64,7 @@ class GatewayMetrics(Collector):
         """All metric families with their current values."""
         yield from self._requests()
         yield from _answers("batch_request", "calls in the batch lane", self.batch_counters)
+        yield from _shadows(self.shadows)
         yield _counter(
             "rejections", "Calls refused before they were published, by error code.", "code", self.rejections
         )
@@ -121,6 +125,27 @@ def _answers(name: str, what: str, table: Mapping[tuple[str, str], Counters]) ->
         if counters.codes:
             seconds.add_metric(key, counters.seconds.cumulative(), counters.seconds.total)
     return requests, seconds
+
+
+def _shadows(counts: ShadowCounts) -> Iterable[Metric]:
+    """Compared answers by versions, and how far their numbers differed."""
+    labels = ("model", "version", "shadow")
+    answers = CounterMetricFamily(
+        "penstock_gateway_shadow_answers",
+        "Calls copied to a shadow version, by how its answer agreed with the caller's.",
+        labels=(*labels, "result"),
+    )
+    for (pair, result), count in list(counts.results.items()):
+        answers.add_metric((*pair, result), count)
+    differences = HistogramMetricFamily(
+        "penstock_gateway_shadow_difference",
+        "Largest difference of two answers' numbers, absolute and relative to the caller's.",
+        labels=(*labels, "kind"),
+    )
+    for kind, table in (("absolute", counts.absolute), ("relative", counts.relative)):
+        for pair, buckets in list(table.items()):
+            differences.add_metric((*pair, kind), buckets.cumulative(), buckets.total)
+    return answers, differences
 
 
 def _counter(name: str, text: str, label: str, counts: dict[str, int]) -> Metric:

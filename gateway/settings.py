@@ -23,6 +23,7 @@ class GatewaySettings:
         host: address to listen on; without an `api_key` it must be loopback.
         http_port: of the V2 API; 0 takes a free one.
         grpc_port: of gRPC; 0 takes a free one, None serves none. It needs grpcio.
+        shared_ports: other processes of this gateway listen on the same ports (SO_REUSEPORT).
         metrics_host: address of Prometheus' `/metrics`.
         metrics_port: of `/metrics` and the health routes; 0 takes a free one, None serves none.
         api_key: sent by callers as `Authorization: Bearer` or `X-API-Key`; "" admits everyone.
@@ -53,6 +54,7 @@ class GatewaySettings:
         routing: whether requests go to the workers with the least predicted wait ("queue") or to the partitions in turn ("spread").
         model_wait: seconds, from when this gateway is first ready, for which calls wait for a model that is not announced yet;
             after that such a call is 404.
+        model_load_timeout: seconds that a load call waits for the workers; after that they go on, and the call is answered 504.
         worker_timeout: silence after which a worker counts as gone.
         json_offload_bytes: JSON above this size is parsed and written by a child process instead of the event loop.
         json_processes: largest number of such processes; each starts when there is work for it.
@@ -73,6 +75,7 @@ class GatewaySettings:
     host: str = "127.0.0.1"
     http_port: int = 8000
     grpc_port: int | None = None
+    shared_ports: bool = False
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = 8002
     api_key: str = dataclasses.field(default="", repr=False)
@@ -100,6 +103,7 @@ class GatewaySettings:
     no_worker_policy: Literal["queue", "reject"] = "queue"
     routing: Literal["queue", "spread"] = "queue"
     model_wait: float = 10.0
+    model_load_timeout: float = 600.0
     worker_timeout: float = 2.0
     json_offload_bytes: int = 1024 * 1024
     json_processes: int = 2
@@ -150,6 +154,7 @@ class GatewaySettings:
             "claim_lease",
             "keep_alive",
             "read_timeout",
+            "model_load_timeout",
             "worker_timeout",
         ):
             require_seconds(name, getattr(self, name))

@@ -43,8 +43,10 @@ class TritonChoice:
     home: Path
 
 
-def start(choice: TritonChoice, repository: Path, http_port: int, metrics_port: int, grpc_port: int = 0) -> NoReturn:
-    """Become the server; without a `grpc_port` it has no gRPC.
+def start(
+    choice: TritonChoice, repository: Path, http_port: int, metrics_port: int, grpc_port: int = 0, *more: str
+) -> NoReturn:
+    """Become the server; without a `grpc_port` it has no gRPC. `more` are further options of it.
 
     Raises:
         NotFound: the wheel is not there, has no stub for this version of Python, or the interpreter has no shared library.
@@ -62,7 +64,7 @@ def start(choice: TritonChoice, repository: Path, http_port: int, metrics_port: 
     }
     print(f"about: {_about(site)}", flush=True)
     program = str(home / "bin" / "tritonserver")
-    os.execve(program, [program, *_options(home, repository, http_port, metrics_port, grpc_port)], environment)  # noqa: S606
+    os.execve(program, [program, *_options(home, repository, http_port, metrics_port, grpc_port), *more], environment)  # noqa: S606
 
 
 def _options(home: Path, repository: Path, http_port: int, metrics_port: int, grpc_port: int) -> list[str]:

@@ -11,16 +11,21 @@ partition orders all changes: the later record of a key counts, whoever wrote it
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from protocol.codec import micros
-from protocol.errors import CodecError, quoted
+from protocol.errors import CodecError, InvalidArgument, quoted
 from protocol.frames import WIRE_VERSION, pack, split_frame
+from protocol.ports import Record
 from protocol.tensors import Buffer
 
 MAX_PART: Final = 8 * 1024 * 1024
 """Bytes of a file in one record."""
+MAX_PATH: Final = 512
+"""Characters of a file's path in its model's folder."""
+MAX_NAME: Final = 255
+"""Bytes of one part of it, as file systems allow."""
 MODEL: Final = "model/"
 ALIASES: Final = "aliases/"
 FILE: Final = "file/"
@@ -88,6 +93,109 @@ class ModelAliases:
     by: str = ""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Wish:
+    """The newest desired state of a model.
+
+    Attributes:
+        generation: offset of its record.
+    """
+
+    generation: int
+    entry: DesiredModel
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FilePart:
+    """Where a part of a file is.
+
+    Attributes:
+        offset: of its record.
+        size: in bytes.
+        at: when it was written.
+    """
+
+    offset: int
+    size: int
+    at: float
+
+
+class ControlTable:
+    """What the control topic says: its records, applied in their order.
+
+    The bytes of files are not kept: `files` says which record has them.
+
+    Attributes:
+        models: by name.
+        aliases: by model.
+        files: by digest and number of the part.
+    """
+
+    def __init__(self) -> None:
+        self.models: dict[str, Wish] = {}
+        self.aliases: dict[str, ModelAliases] = {}
+        self.files: dict[str, dict[int, FilePart]] = {}
+
+    def apply(self, records: Iterable[Record]) -> list[str]:
+        """Apply records; returns a problem per record that cannot be decoded."""
+        problems: list[str] = []
+        for record in records:
+            try:
+                self.apply_record(record)
+            except CodecError as error:
+                problems.append(f"{record.topic} offset {record.offset}: {error.message}")
+        return problems
+
+    def size_of(self, digest: str) -> int:
+        """Bytes of a file; 0 if it is not there."""
+        return sum(part.size for part in self.files.get(digest, {}).values())
+
+    def unused(self, before: float) -> list[tuple[str, int]]:
+        """(digest, part) of the files that no model names and that were written before this time."""
+        named = {digest for wish in self.models.values() for digest in wish.entry.files.values()}
+        return [
+            (digest, number)
+            for digest, parts in self.files.items()
+            if digest not in named and all(part.at < before for part in parts.values())
+            for number in parts
+        ]
+
+    def apply_record(self, record: Record) -> None:
+        """Apply one record.
+
+        Raises:
+            CodecError: it cannot be decoded; nothing has changed.
+        """
+        key = bytes(record.key or b"").decode(errors="replace")
+        gone = not len(record.value)
+        if key.startswith(MODEL):
+            name = key.removeprefix(MODEL)
+            if gone:
+                self.models.pop(name, None)
+            elif (entry := decode_desired(record.value)).model == name:
+                self.models[name] = Wish(record.offset, entry)
+        elif key.startswith(ALIASES):
+            name = key.removeprefix(ALIASES)
+            if gone:
+                self.aliases.pop(name, None)
+            elif (aliases := decode_aliases(record.value)).model == name:
+                self.aliases[name] = aliases
+        elif key.startswith(FILE):
+            self._apply_part(key, record)
+
+    def _apply_part(self, key: str, record: Record) -> None:
+        digest, _, number = key.removeprefix(FILE).rpartition("/")
+        if not digest or not (number.isascii() and number.isdigit() and len(number) < 9):
+            raise CodecError(f"{quoted(key)} is not the key of a part of a file")
+        if len(record.value):
+            part = FilePart(record.offset, len(record.value), record.timestamp)
+            self.files.setdefault(digest, {})[int(number)] = part
+        elif digest in self.files:
+            self.files[digest].pop(int(number), None)
+            if not self.files[digest]:
+                del self.files[digest]
+
+
 def encode_desired(entry: DesiredModel) -> tuple[bytes, bytes]:
     """(key, value) of a record of the control topic."""
     value = {
@@ -143,6 +251,26 @@ def decode_aliases(value: Buffer) -> ModelAliases:
 def file_key(digest: str, part: int) -> bytes:
     """The key of one part of a file; the record's value is the bytes."""
     return f"{FILE}{digest}/{part}".encode()
+
+
+def check_path(path: str) -> None:
+    """Check the path of a file that a load call brings along: below the model's folder, such as `1/model.onnx`.
+
+    Raises:
+        InvalidArgument: it is empty, too long, absolute, or has a part that is not a plain name.
+    """
+    parts = path.split("/")
+    plain = all(part.isprintable() and "\\" not in part and not part.startswith(".") for part in parts)
+    if not plain or "" in parts or len(path) > MAX_PATH or not path.isprintable():
+        raise InvalidArgument(
+            f"the file path {quoted(path)} must be relative, such as 1/model.onnx, without '.', '..' and '\\'"
+        )
+    try:
+        long = any(len(part.encode()) > MAX_NAME for part in parts)
+    except UnicodeEncodeError:
+        long = True
+    if long:
+        raise InvalidArgument(f"the file path {quoted(path)} has a part that is no file name")
 
 
 def _routes(routes: Mapping[str, AliasRoute]) -> dict[str, Any]:

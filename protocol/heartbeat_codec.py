@@ -7,7 +7,7 @@ from typing import Any, Final
 from protocol.codec import micros
 from protocol.errors import CodecError, quoted
 from protocol.frames import WIRE_VERSION, pack, split_frame
-from protocol.messages import Announcement, ControlProgress, Heartbeat, ModelLoad, ModelState
+from protocol.messages import Announcement, ControlProgress, Heartbeat, ModelLoad, ModelState, Outcome
 from protocol.tensors import Buffer
 
 SECRET_KEY: Final = b"/signing-secret"
@@ -60,14 +60,21 @@ def encode_heartbeat(beat: Heartbeat) -> bytes:
     if beat.asked is not None:
         head["asked"] = beat.asked
     if beat.control:
-        head["control"] = [[c.model, c.generation, c.state.value, c.reason, c.done] for c in beat.control]
+        head["control"] = [
+            [c.model, c.generation, c.state.value, c.reason, c.done, *([c.outcome.value] if c.outcome else ())]
+            for c in beat.control
+        ]
     if beat.memory != (0, 0):
         head["memory"] = list(beat.memory)
+    if beat.mode:
+        head["mode"] = beat.mode
+    if beat.unloaded:
+        head["unloaded"] = list(beat.unloaded)
     return pack(head)
 
 
-def _progress(model: str, generation: int, state: str, reason: str, done: bool) -> ControlProgress:
-    return ControlProgress(str(model), int(generation), ModelState(state), str(reason), bool(done))
+def _progress(model: str, generation: int, state: str, reason: str, done: bool, outcome: str = "") -> ControlProgress:
+    return ControlProgress(str(model), int(generation), ModelState(state), str(reason), bool(done), Outcome(outcome))
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -124,6 +131,7 @@ def decode_heartbeat(data: Buffer) -> Heartbeat:
             head["worker"], head["incarnation"], head["host"], head["pid"], head["at"] / 1e6, models,
             dict(head["members"]), bool(head["draining"]), None if asked is None else tuple(map(str, asked)),
             tuple(_progress(*entry) for entry in head.get("control", ())), _pair(head.get("memory", (0, 0))),
+            str(head.get("mode", "")), tuple(map(str, head.get("unloaded", ()))),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, IndexError) as exc:
         raise CodecError(f"heartbeat lacks or mistypes a field: {exc!r}") from None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from protocol.errors import Code, FleetError
 from protocol.tensors import Tensor
@@ -220,6 +220,18 @@ class ModelLoad:
     unready: str = ""
 
 
+class Outcome(enum.StrEnum):
+    """Why a worker does not do what the desired state of a model says."""
+
+    NONE = ""
+    ABSENT = "absent"
+    """The model is not in its repository: another worker should take its place."""
+    REFUSED = "refused"
+    """It has no room for the model: another worker should take its place."""
+    FAILED = "failed"
+    """A version could not be loaded."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class ControlProgress:
     """How far one worker is with the desired state of one model (`protocol.control.DesiredModel`).
@@ -229,6 +241,7 @@ class ControlProgress:
         state: LOADING or UNLOADING while it works, READY once all chosen versions serve, UNAVAILABLE otherwise.
         reason: why it is UNAVAILABLE, such as "unloaded", the failure of a load, or why this worker does not serve it.
         done: whether the worker will do no more for this generation.
+        outcome: why it does not serve the model although a record says so.
     """
 
     model: str
@@ -236,6 +249,11 @@ class ControlProgress:
     state: ModelState
     reason: str = ""
     done: bool = False
+    outcome: Outcome = Outcome.NONE
+
+
+MAX_UNLOADED: Final = 1000
+"""Names of unloaded models in a heartbeat."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -252,6 +270,8 @@ class Heartbeat:
         asked: the asks (`Directory.ask`) received before the numbers were read, the newest last; None if it does not listen.
         control: by model, how far it is with the desired state; only models that have a record.
         memory: (bytes that its models may use, bytes that they use); (0, 0) if it has no limit.
+        mode: its `--model-control-mode`; only one that is "explicit" follows the desired state. "" if it does not say.
+        unloaded: models of its repositories that it does not serve, with explicit control; at most `MAX_UNLOADED`.
     """
 
     worker: str
@@ -265,3 +285,5 @@ class Heartbeat:
     asked: tuple[str, ...] | None = None
     control: tuple[ControlProgress, ...] = ()
     memory: tuple[int, int] = (0, 0)
+    mode: str = ""
+    unloaded: tuple[str, ...] = ()

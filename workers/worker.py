@@ -26,6 +26,7 @@ from protocol.transport import Transport
 from workers.context import Context
 from workers.crash_journal import CrashJournal
 from workers.devices import Hardware, cores
+from workers.lifecycle.control import Control
 from workers.lifecycle.loader import Loader
 from workers.lifecycle.models import Models
 from workers.metrics import WorkerMetrics
@@ -60,6 +61,7 @@ class Worker:
     Attributes:
         id: also its static membership.
         models: what it serves.
+        control: follows the fleet's desired state; None without explicit control.
         metrics_port: of metrics and health, once started; None where it serves none.
     """
 
@@ -99,11 +101,13 @@ class Worker:
         self.models = Models(self._context, settings, loader, transport.directory)
         inference = (
             settings.metrics_port is not None
-        )  # without a port, this registry is a gateway's, which has the fleet's
+        )  # without a port, the registry is a gateway's, which has the fleet's
         self.metrics = WorkerMetrics(
             self.registry, self.models.serving, self._context.retry, hardware, inference=inference
         )
-        self._pulse = HeartbeatSource(self._context, self.models)
+        explicit = settings.model_control_mode == "explicit"
+        self.control = Control(self._context, settings, self.models, transport.directory) if explicit else None
+        self._pulse = HeartbeatSource(self._context, self.models, settings.model_control_mode, self.control)
         self._outlet = _outlet(settings, transport)
         self._asks = HeartbeatResponder(self._pulse, self._outlet, transport.directory)
         self._failed: dict[str, str] = {}
@@ -126,7 +130,12 @@ class Worker:
         self._start("catalogue", self._look_again)
         self._start("asks", self._asks.answer)
         await self._asks.listen()
-        await self.models.start()
+        if self.control is None:
+            await self.models.start()
+        else:
+            self._start("desired state", self.control.follow)
+            await self.control.begin()
+            self._start("control", self.control.work)
         if self._settings.model_control_mode == "poll":
             self._start("repository", self._poll)
         self._started = True
@@ -192,6 +201,8 @@ class Worker:
             return
         self._closed = True
         await self._background.close()
+        if self.control is not None:
+            await self.control.close()
         if self._status is not None:
             await self._status.close()
         await self.models.close()

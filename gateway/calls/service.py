@@ -10,18 +10,21 @@ import dataclasses
 import math
 import random
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.admission.admission import Admissions, Limits
 from gateway.admission.arrivals import Arrivals
 from gateway.admission.budget import Budgets
+from gateway.aliases.table import AliasTable
 from gateway.calls.batch_topics import BatchTopics
 from gateway.calls.completion import Completion
+from gateway.calls.control_topic import ControlTopic
 from gateway.calls.lanes import PARAMETER, lane_of
 from gateway.calls.pending import Call
 from gateway.calls.positions import Positions
 from gateway.calls.publisher import Publisher
 from gateway.calls.routed import RoutedCalls
+from gateway.calls.shadows import Shadows
 from gateway.catalogue import statistics
 from gateway.catalogue.catalogue import Catalogue, RequestQueue, Served
 from gateway.catalogue.heartbeats import HeartbeatPoller, is_sound
@@ -34,14 +37,18 @@ from gateway.server_settings import LogSettings, TraceSettings
 from gateway.settings import GatewaySettings
 from gateway.shared_memory import Regions
 from protocol.codec import MAX_NUMBER, encode_request, micros, size_limit
+from protocol.control import ALIASES
 from protocol.errors import FleetError, InvalidArgument, NotFound, TooLarge, Unavailable, quoted
 from protocol.frames import MAX_RECORD
 from protocol.messages import InferReply, InferRequest, Lane, Parameters
 from protocol.naming import Names, ref
-from protocol.ports import OutRecord
+from protocol.ports import OutRecord, Record
 from protocol.runtime.clock import Clock
 from protocol.transport import Transport
 from protocol.v2 import InferBody
+
+if TYPE_CHECKING:
+    from gateway.repository.control import RepositoryControl
 
 MAX_VALUE: Final = MAX_RECORD - 4096
 """Largest value of a record, in bytes; the rest is for its headers."""
@@ -80,6 +87,9 @@ class Service:
 
     Attributes:
         catalogue: of model versions.
+        control: the topic of the models' desired state.
+        repository: loads and unloads models; set by `gateway.app`.
+        aliases: of models.
         budgets: of bytes held, of all kinds.
         admissions: limits on the waiting calls of each lane.
         admission: those of interactive calls, and on bodies that are being read.
@@ -104,7 +114,11 @@ class Service:
         self.names = names
         self.clock = clock
         self.metrics = metrics
-        self.catalogue = Catalogue(names, metrics.counters)
+        self.aliases = AliasTable(random.Random(f"{settings.gateway} aliases"))  # noqa: S311  # as the router's below
+        self.catalogue = Catalogue(names, metrics.counters, self.aliases)
+        self.control = ControlTopic(transport.bus, names)
+        self.control.handle(ALIASES, self._redirect)
+        self.repository: RepositoryControl
         limits = Limits(
             settings.max_queued_calls,
             settings.max_queued_bytes,
@@ -130,6 +144,10 @@ class Service:
             transport.bus, metrics, self.completion.fail, batch_topics, transport.microtasks, routed
         )
         self.new_id = Ids()
+        self.shadows = Shadows(
+            self.catalogue, self._submit_copy, random.Random(f"{settings.gateway} shadows").random,  # noqa: S311  # as above
+            self.budgets.batch, metrics.shadows,
+        )  # fmt: skip
         self.channel = names.gateway_channel(settings.gateway)
         self.draining = False
         self.not_ready = "it is starting"
@@ -166,13 +184,25 @@ class Service:
             )
         self.admissions.of(lane).check()
 
-    def resolve(self, model: str, version: str) -> Served:
-        """The ready model version that a call means.
+    def _redirect(self, record: Record) -> None:
+        """Follow a record of aliases."""
+        self.aliases.apply(record)
+        self.catalogue.redirected()
+        self.arrivals.changed()
+
+    def resolve(self, model: str, version: str, key: str = "") -> Served:
+        """The ready model version that a call goes to.
+
+        Args:
+            model: its name, or `<model>@<alias>`.
+            version: "" for none.
+            key: its `Idempotency-Key` with its caller, which always gets the same version of a route; "" without one.
 
         Raises:
             NotFound, Unavailable: with Triton's words.
+            InvalidArgument: an alias and a version are named.
         """
-        served = self.catalogue.resolve(model, version)
+        served = self.catalogue.pick(model, version, key)
         if not served.workers and self.settings.no_worker_policy == "reject":
             raise Unavailable(f"no worker serves model '{model}' version {served.version} now", retry_after=1.0)
         return served
@@ -214,9 +244,20 @@ class Service:
             Exhausted, TooLarge: it was refused.
         """
         record = self.record(request)
+        if served.shadow is not None:
+            on_done = self.shadows.copied(served.shadow, request, on_done)
         call = self.enter(served, request, record.size, on_done)
         self.publisher.enqueue(served.topic, record, call)
         return call
+
+    def _submit_copy(self, served: RequestQueue, request: InferRequest, on_done: OnDone) -> Call:
+        """Publish a request again, as a new one of another version."""
+        now = self.clock()
+        copy = dataclasses.replace(
+            request, id=self.new_id(), version=served.version, deadline=now + self.settings.default_timeout,
+            accepted=micros(now) / 1e6, published=0.0,
+        )  # fmt: skip
+        return self.submit(served, copy, on_done)
 
     def record(self, request: InferRequest) -> OutRecord:
         """The request's record: the request itself where the bus takes it, else its bytes.
@@ -296,6 +337,7 @@ class Service:
     async def close(self) -> None:
         """Finish work in flight."""
         await self.heartbeats.close()
+        await self.shadows.close()
         await self.publisher.close()
         await self.completion.close()
         self.regions.close()

@@ -1,4 +1,4 @@
-"""Every announced model version, and the one that a call means. Fed from the catalogue topic. Pure.
+"""Every announced model version, and the one that a call means. Fed from the catalogue topic; aliases are `gateway.aliases`'. Pure.
 
 Invariants: the announcement of a model version that was read last counts; one that cannot be decoded makes its version unavailable,
 with the reason, and affects no other.
@@ -7,12 +7,15 @@ with the reason, and affects no other.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from gateway.aliases import choice, routes
+from gateway.aliases.table import AliasTable, Redirect
 from gateway.catalogue.request_checks import RequestCheck
 from gateway.counters import Counters
-from protocol.errors import FleetError, NotFound, Unavailable
+from protocol.control import AliasRoute
+from protocol.errors import FleetError, InvalidArgument, NotFound, Unavailable, quoted
 from protocol.heartbeat_codec import SECRET_KEY, decode_announcement
 from protocol.messages import SHOWN_DIGEST, Announcement, Heartbeat, Lane, ModelState
 from protocol.model_config import ModelConfig
@@ -31,6 +34,7 @@ class RequestQueue:
         topic: its requests are published there.
         check: validates them.
         batches: whether the first dimension of inputs counts rows.
+        shadow: the route whose shadow version gets a copy of its calls; None for none.
     """
 
     model: str
@@ -39,6 +43,7 @@ class RequestQueue:
     topic: str
     check: RequestCheck
     batches: bool
+    shadow: AliasRoute | None = dataclasses.field(default=None, kw_only=True)
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -82,15 +87,24 @@ class Served(RequestQueue):
 
 
 class Catalogue:
-    """All announced model versions."""
+    """All announced model versions.
 
-    __slots__ = ("_counters", "_models", "_names", "_resolved")
+    Attributes:
+        sleeping: whether a model was evicted and is loaded again for a call; set by `repository`.
+    """
 
-    def __init__(self, names: Names, counters: dict[tuple[str, str], Counters]) -> None:
+    __slots__ = ("_aliases", "_counters", "_models", "_names", "_resolved", "_shadowed", "sleeping")
+
+    def __init__(
+        self, names: Names, counters: dict[tuple[str, str], Counters], aliases: AliasTable | None = None
+    ) -> None:
         self._names = names
+        self._aliases = aliases or AliasTable()
+        self._shadowed: dict[tuple[str, str, AliasRoute], Served] = {}
         self._models: dict[str, dict[str, Served]] = {}
         self._resolved: dict[tuple[str, str], Served] = {}
         self._counters = counters
+        self.sleeping: Callable[[str], bool] = lambda model: False
 
     def apply(self, records: Iterable[Record]) -> list[str]:
         """Apply records of the catalogue topic; returns a problem per record that cannot be decoded."""
@@ -136,20 +150,86 @@ class Catalogue:
             served.workers, served.digests, served.unready = known.workers, known.digests, known.unready
         versions[entry.version] = served
         self._resolved.clear()
+        self._shadowed.clear()
+
+    def redirected(self) -> None:
+        """Aliases have changed."""
+        self._resolved.clear()
+        self._shadowed.clear()
 
     def resolve(self, model: str, version: str = "") -> Served:
-        """The ready version that a call means: the named one, else the highest.
+        """The ready version that describes what a call means: the named one, the first by weight of an alias, else the highest.
 
         Raises:
             NotFound, Unavailable: with Triton's words.
+            InvalidArgument: an alias and a version are named.
         """
         served = self._resolved.get((model, version))
-        if served is None:
+        return served if served is not None else self._find(model, version, None)
+
+    def pick(self, model: str, version: str = "", key: str = "") -> Served:
+        """The ready version that a call goes to: as `resolve`, but by chance where an alias has several versions.
+
+        Args:
+            model: its name, or `<model>@<alias>`.
+            version: "" for none.
+            key: its `Idempotency-Key` with its caller, which always gets the same version of a route; "" without one.
+
+        Raises:
+            NotFound, Unavailable, InvalidArgument: as `resolve`.
+        """
+        served = self._resolved.get((model, version))
+        return served if served is not None else self._find(model, version, key)
+
+    def _find(self, model: str, version: str, key: str | None) -> Served:
+        """Resolve; remember what is the same for all calls."""
+        redirect = self._redirect(model, version)
+        if redirect is None:
             served = self._resolve(model, version)
-            if len(self._resolved) >= _MAX_RESOLVED:
-                self._resolved.clear()
-            self._resolved[model, version] = served
+        else:
+            served = self._routed(redirect, key)
+            if len(redirect.route.weights) > 1:
+                return served
+        if len(self._resolved) >= _MAX_RESOLVED:
+            self._resolved.clear()
+        self._resolved[model, version] = served
         return served
+
+    def _redirect(self, model: str, version: str) -> Redirect | None:
+        """What the name stands for besides itself. A model's own name counts before an alias."""
+        known = model in self._models
+        if known:
+            return None if version else self._aliases.default(model)
+        redirect = self._aliases.named(model)
+        if redirect is not None and version:
+            raise InvalidArgument(
+                f"model name {quoted(model)} names an alias: a call cannot name version {version} as well"
+            )
+        return redirect
+
+    def _routed(self, redirect: Redirect, key: str | None) -> Served:
+        """The version of a route, by weight (without a key argument) or chance; with its shadow, if it has one."""
+        route = redirect.route
+        versions = self._models.get(redirect.model, {})
+        if not versions:
+            raise NotFound(f"Request for unknown model: '{redirect.name}' is not found")
+        ready = {version for version, served in versions.items() if served.ready}
+        chosen = choice.primary(route.weights, ready) if key is None else self._aliases.choose(redirect, ready, key)
+        if not chosen:
+            named = ", ".join(version for version, _ in route.weights)
+            raise Unavailable(
+                f"Request for unknown model: '{redirect.name}' version {named} is not at ready state: no version of its alias "
+                f"'{routes.spelled(redirect.alias)}' is"
+            )
+        served = versions[chosen]
+        if not route.shadow or route.shadow == chosen:
+            return served
+        place = (redirect.model, chosen, route)
+        shadowed = self._shadowed.get(place)
+        if shadowed is None:
+            batch = dataclasses.replace(served.batch, shadow=route)
+            shadowed = self._shadowed[place] = dataclasses.replace(served, batch=batch, shadow=route)
+        return shadowed
 
     def _resolve(self, model: str, version: str) -> Served:
         if not version:
@@ -164,8 +244,12 @@ class Catalogue:
         return served
 
     def awaits(self, model: str, version: str) -> bool:
-        """Whether the model may still appear: it is unknown or loading."""
-        versions = self._models.get(model, {})
+        """Whether the model may still appear: it is unknown, loading, or loaded again for a call."""
+        if self.sleeping(model):
+            return True
+        versions = self._versions(model) or {}
+        if not version and (default := self._aliases.default(model)) is not None:
+            versions = {number: versions[number] for number, _ in default.route.weights if number in versions}
         if version:
             served = versions.get(version) or versions.get(version.lstrip("0"))
             return served is None or served.state is ModelState.LOADING
@@ -181,26 +265,46 @@ class Catalogue:
         """
         versions = self._models.get(model)
         if versions is None:
-            raise NotFound(f"Request for unknown model: '{model}' is not found")
+            raise self._unknown(model)
         served = versions.get(version) or versions.get(version.lstrip("0"))
         if served is None:
             raise NotFound(f"Request for unknown model: '{model}' version {version} is not found")
         return served
 
     def known(self, model: str) -> bool:
-        """Whether there is such a model, ready or not."""
-        return model in self._models
+        """Whether there is such a model or alias, ready or not."""
+        return model in self._models or self._aliases.named(model) is not None
+
+    def is_model(self, name: str) -> bool:
+        """Whether there is a model of this very name."""
+        return name in self._models
 
     def versions(self, model: str) -> list[Served]:
-        """All versions of a model, ascending.
+        """All versions of a model, or those of an alias, ascending.
 
         Raises:
             NotFound: with Triton's words.
         """
-        versions = self._models.get(model)
+        versions = self._versions(model)
         if versions is None:
-            raise NotFound(f"Request for unknown model: '{model}' is not found")
+            raise self._unknown(model)
         return sorted(versions.values(), key=lambda served: int(served.version))
+
+    def _versions(self, name: str) -> dict[str, Served] | None:
+        """The versions of a model, or those of an alias; None if there is no such model."""
+        versions = self._models.get(name)
+        redirect = self._aliases.named(name) if versions is None else None
+        if redirect is None:
+            return versions
+        known = self._models.get(redirect.model)
+        return None if known is None else {v: known[v] for v, _ in redirect.route.weights if v in known}
+
+    def _unknown(self, name: str) -> NotFound:
+        text = f"Request for unknown model: '{name}' is not found"
+        parts = routes.split(name)
+        if parts is not None and parts[0] in self._models:
+            text += f": model '{parts[0]}' has no alias '{routes.spelled(parts[1])}'"
+        return NotFound(text)
 
     def all(self) -> list[Served]:
         """Every version of every model, by name and version."""
@@ -247,6 +351,8 @@ class Catalogue:
             served.counters.digests = len(served.digests)
             if served.mixed and served.digests != former:
                 newly_mixed.append(served)
+        if self._shadowed:  # they are copies
+            self.redirected()
         return newly_mixed
 
     def _forget(self, key: str) -> None:
@@ -256,3 +362,4 @@ class Catalogue:
             if not versions:
                 del self._models[model]
             self._resolved.clear()
+            self._shadowed.clear()

@@ -200,6 +200,7 @@ class Endpoint:
         refused: called with the error code of each malformed request.
         hosts: allowed `Host` and `Origin`; None if an API key is configured.
         heads: of infer requests that were checked before.
+        max_body_bytes: of a request that infers or loads a model.
     """
 
     frontend: Frontend
@@ -212,3 +213,4 @@ class Endpoint:
     refused: Callable[[str], None]
     hosts: Hosts | None
     heads: Heads
+    max_body_bytes: int

@@ -224,7 +224,8 @@ class InferFrontend:
         until = self._until(exchange)
         if service.arrivals.until(model, version, until) is not None:
             await self._beside(exchange, service.arrivals.wait(model, version, until))
-        return service.resolve(model, version)
+        key = exchange.fields.get(b"idempotency-key")
+        return service.resolve(model, version, "" if key is None else f"{exchange.principal}\n{key.decode('latin-1')}")
 
     async def _handle_large(self, exchange: Exchange, length: int | None) -> None:
         if exchange.verb == INFER:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -27,11 +28,14 @@ from gateway.rest.uvicorn_internals import Config, RequestResponseCycle, ServerS
 MAX_FIELDS: Final = 256
 """Most headers of one request; the same for trailers."""
 MAX_PLAIN_BODY: Final = 64 * 1024
-"""Largest body of a request outside the infer route."""
+"""Largest body of a request that neither infers nor loads a model."""
+_LOADS: Final = re.compile(rb"/v2/repository/models/[^/?]+/load\Z")
 UNCOUNTED: Final = 4096
 """Bytes of a connection that are too few to count."""
 REQUEST_BYTES: Final = 2048
 """Bytes counted for a pipelined request besides its own."""
+_WITH_BODY: Final = frozenset({b"POST", b"PUT"})
+"""Methods whose bodies are kept outside the infer route."""
 _PIECE: Final = 16 * 1024
 _MAX_CHUNKS: Final = 64 * 1024
 _CHUNK_BYTES: Final = 64
@@ -313,7 +317,8 @@ class RequestReader(UvicornConnection):
                 self.cycle = GONE
                 self._refuse(405, "this is not a proxy")
             else:
-                self._plain_body = MAX_PLAIN_BODY + 1 if method == b"POST" else 0
+                most = self._endpoint.max_body_bytes if _LOADS.match(self.url) else MAX_PLAIN_BODY
+                self._plain_body = most + 1 if method in _WITH_BODY else 0
                 self._give_to_asgi()
             return
         keep_alive = parser.should_keep_alive() and version != "1.0"

@@ -19,19 +19,23 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.calls.service import Service
 from gateway.catalogue import statistics
 from gateway.durable.requests import Requests
+from gateway.repository.aliases import AliasChanges
+from gateway.rest import openapi
 from gateway.rest.access import Access
+from gateway.rest.alias_routes import AliasRoutes
 from gateway.rest.errors import STATUS, error_body, error_headers
 from gateway.rest.json_pool import JsonPool
-from gateway.rest.plain import Json, small_body
+from gateway.rest.plain import Json
+from gateway.rest.repository_routes import RepositoryRoutes
 from gateway.rest.request_routes import RequestRoutes
 from gateway.rest.routing import GENERATE, GENERATE_STREAM, INFER
 from gateway.rest.settings_routes import settings_routes
 from gateway.rest.shared_memory_routes import shared_memory_routes
-from protocol.errors import Code, CodecError, FleetError, InvalidArgument, NotFound, Unsupported
+from protocol.errors import Code, FleetError, InvalidArgument, NotFound
 
 EXTENSIONS: Final = (
-    "binary_tensor_data", "classification", "logging", "model_configuration", "model_repository(index)",
-    "parameters", "schedule_policy", "statistics", "trace",
+    "binary_tensor_data", "classification", "logging", "model_configuration", "model_repository",
+    "model_repository(unload_dependents)", "parameters", "schedule_policy", "statistics", "trace",
 )  # fmt: skip
 _OPEN: Final = "/v2/health/"
 _MODEL: Final = "/v2/models/{model}"
@@ -43,12 +47,18 @@ _log = structlog.get_logger("gateway.rest")
 
 
 class Routes:
-    """The handlers; `app` is the application."""
+    """The handlers.
+
+    Attributes:
+        app: the application.
+        paths: of the routes, with their methods.
+    """
 
     def __init__(self, service: Service, requests: Requests, access: Access, json: JsonPool, version: str) -> None:
         self._service = service
         self._request_routes = RequestRoutes(service, requests, json).routes()
         self._version = version
+        self._document = orjson.dumps(openapi.document(version))
         app = Starlette(
             routes=self._routes(),
             exception_handlers={
@@ -59,12 +69,14 @@ class Routes:
             },
         )
         app.router.redirect_slashes = False
+        self.paths = [(route.path, route.methods or set()) for route in app.routes if isinstance(route, Route)]
         self.app: ASGIApp = _Guarded(app, access)
 
     def _routes(self) -> list[Route]:
         per_model = {"": self._metadata, "/ready": self._model_ready, "/config": self._config, "/stats": self._stats}
         service = self._service
         return [
+            Route("/openapi.json", self._openapi),
             Route("/v2", self._server),
             Route("/v2/health/live", self._live),
             Route("/v2/health/ready", self._ready),
@@ -75,9 +87,8 @@ class Routes:
                 for base in (_MODEL, _VERSION)
                 for verb in (INFER, GENERATE, GENERATE_STREAM)
             ],
-            Route("/v2/repository/index", self._index, methods=["POST"]),
-            Route("/v2/repository/{repository}/index", self._named_repository, methods=["POST"]),
-            Route("/v2/repository/models/{model}/{verb}", self._control, methods=["POST"]),
+            *RepositoryRoutes(service).routes(),
+            *AliasRoutes(AliasChanges(service)).routes(),
             *self._request_routes,
             *shared_memory_routes(service.regions),
             *settings_routes(service.trace_settings, service.log_settings),
@@ -96,6 +107,9 @@ class Routes:
     async def _server(self, request: Request) -> Response:
         extensions = [*EXTENSIONS, *([_MEMORY] if self._service.regions.allowed else [])]
         return Json({"name": "penstock", "version": self._version, "extensions": sorted(extensions)})
+
+    async def _openapi(self, request: Request) -> Response:
+        return Response(self._document, media_type="application/json")
 
     async def _metadata(self, request: Request) -> Response:
         model, version = _names(request)
@@ -135,30 +149,6 @@ class Routes:
             if version and any(s.model == model for s in self._service.catalogue.all()):
                 raise InvalidArgument(f"requested model version is not available for model '{model}'") from None
             raise InvalidArgument(f"requested model '{model}' is not available") from None
-
-    # --- repository ---------------------------------------------------------------------------------------------------
-
-    async def _index(self, request: Request) -> Response:
-        raw = await small_body(request)
-        try:
-            asked = orjson.loads(raw) if raw.strip() else {}
-        except orjson.JSONDecodeError as error:
-            raise CodecError(f"failed to parse the request JSON buffer: {error}") from None
-        if not isinstance(asked, dict) or not isinstance(asked.get("ready", False), bool):
-            raise CodecError("the body must be a JSON object; 'ready' must be a boolean")
-        if asked.get("repository_name"):
-            raise Unsupported("'repository_name' specification is not supported")
-        return Json(self._service.catalogue.index(ready_only=asked.get("ready", False)))
-
-    async def _named_repository(self, request: Request) -> Response:
-        raise Unsupported("'repository_name' specification is not supported")
-
-    async def _control(self, request: Request) -> Response:
-        if request.path_params["verb"] not in ("load", "unload"):
-            raise HTTPException(404, "Not Found")
-        raise Unsupported(
-            "explicit model load / unload is not supported over HTTP: workers load what --model-repository and --load-model name"
-        )
 
 
 class _Guarded:

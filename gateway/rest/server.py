@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 import math
-import socket
 import ssl
 from collections.abc import Callable
 from email.utils import formatdate
@@ -21,16 +20,15 @@ from gateway.rest.exchange import Endpoint, QueuedResponse
 from gateway.rest.framing import Hosts
 from gateway.rest.heads import Heads
 from gateway.rest.inference import InferFrontend
+from gateway.rest.listening import bind
 from gateway.rest.routes import Routes
 from gateway.rest.turn import Turn
 from gateway.rest.unread import Unread
 from gateway.rest.uvicorn_internals import Config, Server
 from protocol.errors import ConfigError
-from protocol.urls import authority
 
 _TICKS: Final = 5
 """Checks per timeout of an idle connection."""
-_BACKLOG: Final = 2048
 _ACCEPTS: Final = 16
 """Connections accepted per turn of the event loop: libuv accepts one per listening socket (libuv pull request 3696). Under load
 a turn takes milliseconds, and with one socket the last of 64 new connections waited for 64 turns."""
@@ -41,20 +39,21 @@ class HttpServer:
 
     Attributes:
         port: of its socket, once started.
+        routes: all but those of calls.
     """
 
     def __init__(self, service: Service, claims: Claims, version: str) -> None:
         self._settings = settings = service.settings
         access = Access(settings.api_key)
         self._frontend = InferFrontend(service, claims, access)
-        routes = Routes(service, Requests(service, claims), access, self._frontend.json, version)
+        self.routes = routes = Routes(service, Requests(service, claims), access, self._frontend.json, version)
         self._outgoing = Turn(QueuedResponse.write, service.transport.microtasks.add)
         self._heads = Heads(service.budgets.whole, service.catalogue.known)
         endpoint = Endpoint(
             self._frontend, settings.max_header_bytes, settings.max_connections, self._connection_closed, self._outgoing,
             service.budgets, Unread(service.budgets.unread), service.metrics.refused,
             None if settings.api_key else Hosts((settings.host, *settings.allowed_hosts)),
-            self._heads,
+            self._heads, settings.max_body_bytes,
         )  # fmt: skip
         config = Config(
             routes.app,
@@ -89,10 +88,10 @@ class HttpServer:
         Raises:
             ConfigError: the address is taken or invalid.
         """
-        listener = bind(self._settings.host, self._settings.http_port)
+        settings = self._settings
+        listener = bind(settings.host, settings.http_port, shared=settings.shared_ports)
         self.port = listener.getsockname()[1]
         await self._server.startup(sockets=[listener, *[listener.dup() for _ in range(_ACCEPTS - 1)]])
-        settings = self._settings
         period = min(settings.keep_alive, settings.read_timeout) / _TICKS
         self._every(1.0, self._renew_date)
         self._every(
@@ -145,27 +144,3 @@ class HttpServer:
     def _tick(self, keep_alive_ticks: int, read_ticks: int) -> None:
         for connection in list(self._server.server_state.connections):
             cast("InferConnection", connection).tick(keep_alive_ticks, read_ticks)
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket.
-
-    Raises:
-        ConfigError: naming the address and the system's error.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise ConfigError(f"cannot listen on {authority(host, port)}: {error}") from None
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(_BACKLOG)
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(f"cannot listen on {authority(host, port)}: {error}; choose another --http-port") from None
-    return listener

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
 
 from penstock.cli import grpc_port
-from penstock.cli.options import fleet_options, gateway_options, log_options, metrics_option, option, options
+from penstock.cli.options import (
+    fleet_options,
+    gateway_options,
+    log_options,
+    metrics_option,
+    option,
+    options,
+    processes_option,
+)
 from penstock.cli.settings import chosen, transport_settings
 from protocol.errors import ConfigError
 
@@ -16,6 +25,7 @@ from protocol.errors import ConfigError
 @options(
     fleet_options,
     gateway_options,
+    processes_option,
     metrics_option,
     option("--model-wait", type=float, default=10.0, help="Seconds after its start during which a call for an unknown model waits for it; after that, 404."),  # noqa: E501
     option("--signing-secret", default="", show_default=False, help="Signs the handles of asynchronous calls; must be the same on all gateways. [a random one that the gateways of a fleet share]"),  # noqa: E501
@@ -35,7 +45,18 @@ def command(log_format: str, log_level: str, **flags: Any) -> None:
     if not flags["kafka"]:
         raise ConfigError("a gateway needs --kafka HOST:PORT and --redis URL; without them: penstock serve")
     logs.configure(log_format, log_level)
+    if flags["processes"] > 1:
+        sys.exit(loop.run(_serve_processes(flags, (log_format, log_level))))
     loop.run(_serve(flags))
+
+
+async def _serve_processes(flags: dict[str, Any], logs: tuple[str, str]) -> int:
+    from gateway.settings import GatewaySettings
+    from penstock.processes import parent
+
+    grpc_port.choose(flags)
+    settings = GatewaySettings(**chosen(GatewaySettings, flags))
+    return await parent.serve(flags["processes"], settings, transport_settings(**flags), logs)
 
 
 async def _serve(flags: dict[str, Any]) -> None:

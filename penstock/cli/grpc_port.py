@@ -49,7 +49,7 @@ def choose(flags: dict[str, Any]) -> None:
 
 
 def _default(flags: dict[str, Any]) -> int | None:
-    from gateway.rest.server import bind
+    from gateway.rest.listening import bind
 
     if not _installed():
         _log.info(f"gRPC is off: grpcio is not installed; {INSTALL}")

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from penstock.cli.grpc_port import GrpcPortType
+from penstock.cli.repositories import RepositoryType
 from protocol.limits import MAX_SECONDS
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -100,14 +101,28 @@ gateway_options = options(
     option("--max-queued-calls", type=int, default=4096, help="Maximum number of accepted, unanswered calls; then 429."),
     option("--max-queued-calls-per-model", type=int, default=0, help="The same for one model version; 0: three times as many as are still free, so that a stuck model leaves room for others."),  # noqa: E501
     option("--default-timeout", type=float, default=60.0, help="Deadline in seconds of calls that state none; then 504."),
+    option("--model-load-timeout", type=float, default=600.0, help="Seconds that a load call waits for the workers; then 504, and they go on."),  # noqa: E501
     option("--no-worker-policy", type=click.Choice(["queue", "reject"]), default="queue", help="What happens to calls for a model without workers."),  # noqa: E501
     option("--routing", type=click.Choice(["queue", "spread"]), default="queue", help="Send requests to the workers with the least predicted wait, and few requests to few workers; or to all partitions in turn."),  # noqa: E501
 )  # fmt: skip
 
+processes_option = options(
+    option("--processes", type=click.IntRange(1, 64), default=1, help="Processes that share the ports and are restarted when they die, for more than one core. Limits such as --max-queued-calls are for all together and are divided among them; /metrics tells the sum."),  # noqa: E501
+)  # fmt: skip
+
+cache_options = options(
+    option("--model-cache-dir", type=click.Path(file_okay=False, path_type=Path), help="Files of s3:// repositories are kept here, for all workers of this machine. [penstock/models in the user's cache folder]"),  # noqa: E501
+    option("--model-cache-bytes", type=int, default=64 * 1024**3, help="Bytes that they may have; the longest unused are removed first. 0: no limit."),  # noqa: E501
+)  # fmt: skip
+
 model_options = options(
-    option("--model-repository", multiple=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of model folders, in Triton's layout; may be repeated."),  # noqa: E501
+    option("--model-repository", multiple=True, type=RepositoryType(), help="Folder of model folders, in Triton's layout; or s3://BUCKET/PREFIX, s3://https://HOST:PORT/BUCKET/PREFIX; may be repeated."),  # noqa: E501
+    cache_options,
+    option("--allowed-digests", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="File with the digests of the only versions that may be served, a SHA-256 per line; penstock check prints them."),  # noqa: E501
     option("--model-control-mode", type=click.Choice(["none", "poll", "explicit"]), default="none", help="Load all models at start; follow changes; or load only --load-model."),  # noqa: E501
     option("--load-model", multiple=True, help="With explicit control: load this model; may be repeated; * for all."),
+    option("--model-memory-limit", type=int, default=0, help="With explicit control: bytes that the models may need together, by the size of their files; 0: no limit."),  # noqa: E501
+    option("--model-cache", type=click.Path(file_okay=False, path_type=Path), help="Folder for the files that load calls bring along. [penstock in the user's cache folder]"),  # noqa: E501
     option("--repository-poll-secs", type=float, default=15.0, help="With polling: seconds between polls."),
     option("--exit-on-error/--no-exit-on-error", default=True, envvar="PENSTOCK_EXIT_ON_ERROR", help="Exit if a model cannot be loaded at start."),  # noqa: E501
     option("--default-max-batch-size", type=int, default=32, help="Maximum batch size of models that can batch and state none."),

@@ -78,14 +78,14 @@ def page() -> str:
     return "\n".join(sections)
 
 
-def _command(name: str, summary: str, command: click.Command) -> Iterator[str]:
+def _command(name: str, summary: str, command: click.Command, depth: int = 2) -> Iterator[str]:
+    head = f"{'#' * depth} penstock {name}\n\n{summary}\n"
     if not isinstance(command, click.Group):
-        yield f"## penstock {name}\n\n{summary}\n\n" + "\n".join(_flags(command)) + "\n"
+        yield f"{head}\n" + "\n".join(_flags(command)) + "\n"
         return
-    yield f"## penstock {name}\n\n{summary}\n"
+    yield f"{head}\n" + "\n".join(_flags(command)) + "\n" if command.params else head
     for part, inner in command.commands.items():
-        says = (inner.help or "").partition("\n")[0]
-        yield f"### penstock {name} {part}\n\n{_cell(says)}\n\n" + "\n".join(_flags(inner)) + "\n"
+        yield from _command(f"{name} {part}", _cell((inner.help or "").partition("\n")[0]), inner, depth + 1)
 
 
 def _flags(command: click.Command) -> Iterator[str]:

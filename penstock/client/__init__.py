@@ -6,8 +6,9 @@ without I/O) and over gRPC (`rpc_wire`, without I/O; `rpc_errors`; `rpc_channels
 arrays (`values`), what a URL and the environment's proxies mean (`addresses`, `environment`), which failed call is made again
 (`retrying`), how HTTP/1.1 is spoken (`exchange`, without I/O) and connections are kept (`blocking_connections`,
 `async_connections`), how many calls pass through a window of bounded memory (`windows`), how batch requests become records
-(`producing`), in which groups they are published (`outbox`), and how answers are read from a topic (`reading`). Interface: the names
-below, and `requests` for tools with their own I/O. It imports only `protocol`; what needs Kafka or grpcio is imported at first use.
+(`producing`), in which groups they are published (`outbox`), and how answers are read from a topic (`reading`). Interface: the
+names below, and `requests` for tools with their own I/O. It imports only `protocol`; what needs
+Kafka or grpcio is imported at first use.
 """
 
 from __future__ import annotations

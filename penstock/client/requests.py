@@ -142,6 +142,8 @@ def infer(
         encoded = _plain_head(shown, tuple(options.outputs))
     headers = {"Inference-Header-Content-Length": str(len(encoded)), "Content-Type": "application/octet-stream"}
     headers |= option_headers(options)
+    if options.timeout is not None:
+        headers[_TIMEOUT] = _milliseconds(options.timeout)
     if not wait:
         headers["Prefer"] = "respond-async"
     body = b"".join([encoded, *[tensor.data for tensor in tensors]])
@@ -149,10 +151,8 @@ def infer(
 
 
 def option_headers(options: InferOptions) -> dict[str, str]:
-    """The options that travel as headers."""
+    """The options that are headers over HTTP and metadata over gRPC."""
     headers = {}
-    if options.timeout is not None:
-        headers[_TIMEOUT] = _milliseconds(options.timeout)
     if options.lane != Lane.INTERACTIVE:
         headers["Penstock-Lane"] = options.lane
     if options.idempotency_key:
@@ -247,6 +247,18 @@ def get(path: str) -> Request:
     return Request("GET", _quoted(path, "/?&=%:@!$'()*+,;~"), {}, b"", True)
 
 
+def change(method: str, path: str, document: Any) -> Request:
+    """The request that sends a JSON document; None sends no body. It is not made again when it fails.
+
+    Raises:
+        InvalidArgument: the path does not begin with a slash.
+    """
+    body = b"" if document is None else orjson.dumps(document)
+    return dataclasses.replace(
+        get(path), method=method, body=body, headers={"Content-Type": "application/json"}, repeatable=False
+    )
+
+
 def fetch(pending: Pending, wait: float) -> Request:
     """The request for a submitted request's answer, which the gateway holds for `wait` seconds until it is ready."""
     asked = get(f"{pending.location}?wait_s={wait:g}")
@@ -256,6 +268,22 @@ def fetch(pending: Pending, wait: float) -> Request:
 def cancel(pending: Pending) -> Request:
     """The request that cancels a submitted request."""
     return dataclasses.replace(get(pending.location), method="DELETE")
+
+
+def load(model: str, parameters: Mapping[str, Any]) -> Request:
+    """The request that loads a model; a repeated one changes nothing more."""
+    return _repository(model, "load", parameters)
+
+
+def unload(model: str) -> Request:
+    """The request that unloads a model."""
+    return _repository(model, "unload", {})
+
+
+def _repository(model: str, verb: str, parameters: Mapping[str, Any]) -> Request:
+    body = orjson.dumps({"parameters": dict(parameters)})
+    path = f"/v2/repository/models/{quote(model, safe='')}/{verb}"
+    return Request("POST", path, {"Content-Type": "application/json"}, body, True)
 
 
 READY: Final = Request("GET", "/v2/health/ready", {}, b"", True)

@@ -109,6 +109,10 @@ class RpcWire:
         asked = message_class(f"inference.{rpc}Request")(name=unquote(name), version=unquote(version or ""))
         return Request(rpc, path, {}, asked.SerializeToString(), True)
 
+    def change(self, method: str, path: str, document: Any) -> Request:
+        """Raises `Unsupported`."""
+        raise self._only_http("send")
+
     def index(self) -> Request:
         """See `Wire`."""
         return Request("RepositoryIndex", "/v2/repository/index", {}, b"", True)

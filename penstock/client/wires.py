@@ -44,6 +44,9 @@ class Wire(Protocol):
     def get(self, path: str) -> Request:
         """Asks for a JSON document by its HTTP path."""
 
+    def change(self, method: str, path: str, document: Any) -> Request:
+        """Sends a JSON document to an HTTP path. Raises `Unsupported`."""
+
     def index(self) -> Request:
         """Asks for the repository index."""
 
@@ -75,6 +78,7 @@ class HttpWire:
     fetch = staticmethod(requests.fetch)
     cancel = staticmethod(requests.cancel)
     get = staticmethod(requests.get)
+    change = staticmethod(requests.change)
 
     def __init__(self, url: str) -> None:
         self._url = url

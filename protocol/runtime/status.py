@@ -31,6 +31,7 @@ class StatusServer:
         readiness: the reasons why the process is not ready, a sentence each.
         timeout: seconds within which a request must arrive and its response must be sent.
         notes: what the readiness route also says, a sentence each; they change no status.
+        refresh: brings the registry up to date, before each answer to `/metrics`.
 
     Attributes:
         cut: connections that were closed before they had a response.
@@ -42,8 +43,10 @@ class StatusServer:
         readiness: Callable[[], Awaitable[list[str]]],
         timeout: float = 5.0,
         notes: Callable[[], list[str]] = list,
+        refresh: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._notes = notes
+        self._refresh = refresh
         self._registry = registry
         self._readiness = readiness
         self._timeout = timeout
@@ -113,6 +116,8 @@ class StatusServer:
         if path == b"/metrics":
             # In a thread: with a hundred models this takes tens of milliseconds.
             async with self._scraping:
+                if self._refresh is not None:
+                    await self._refresh()
                 return "200 OK", CONTENT_TYPE_LATEST, await asyncio.to_thread(generate_latest, self._registry)
         if path == b"/v2/health/live":
             return "200 OK", TEXT, b""

@@ -17,7 +17,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from gateway.app import Gateway
-from gateway.rest.server import bind
+from gateway.rest.listening import bind
 from gateway.settings import GatewaySettings
 from protocol.errors import ConfigError, Unavailable
 from protocol.messages import ModelState

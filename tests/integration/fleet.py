@@ -36,10 +36,10 @@ class Process:
 
     def __init__(self, name: str, log: Path, *arguments: str) -> None:
         self.name, self.log = name, log
-        self.http_port, self.metrics_port = free_port(), free_port()
+        self.http_port, self.grpc_port, self.metrics_port = free_port(), free_port(), free_port()
         ports = ["--metrics-port", str(self.metrics_port)]
         if arguments[0] != "worker":
-            ports += ["--http-port", str(self.http_port), "--grpc-port", "0"]
+            ports += ["--http-port", str(self.http_port), "--grpc-port", str(self.grpc_port)]
         self._file = log.open("ab")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "penstock", *arguments, *ports, "--log-level", "info"],

@@ -19,7 +19,7 @@ from protocol.control import (
 from protocol.errors import CodecError
 from protocol.frames import pack
 from protocol.heartbeat_codec import decode_announcement, decode_heartbeat, encode_announcement, encode_heartbeat
-from protocol.messages import Announcement, ControlProgress, Heartbeat, ModelState
+from protocol.messages import Announcement, ControlProgress, Heartbeat, ModelState, Outcome
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 times = st.integers(0, 2**40).map(lambda micros: micros / 1e6)
@@ -35,7 +35,7 @@ routes = st.dictionaries(
     max_size=3,
 )
 progress = st.builds(
-    ControlProgress, texts, st.integers(0, 2**62), st.sampled_from(ModelState), texts, st.booleans()
+    ControlProgress, texts, st.integers(0, 2**62), st.sampled_from(ModelState), texts, st.booleans(), st.sampled_from(Outcome)
 )  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def test_aliases_come_back(entry: ModelAliases) -> None:
 def test_progress_and_memory_travel_in_the_heartbeat(
     control: tuple[ControlProgress, ...], memory: tuple[int, int]
 ) -> None:
-    beat = Heartbeat("w", "i", "h", 1, 2.0, control=control, memory=memory)
+    beat = Heartbeat("w", "i", "h", 1, 2.0, control=control, memory=memory, mode="explicit", unloaded=("a", "b"))
     assert decode_heartbeat(encode_heartbeat(beat)) == beat
 
 

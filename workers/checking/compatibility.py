@@ -57,6 +57,7 @@ class CheckResult:
         reasons: why it is refused or fails, or each difference from Triton; empty for `NO_DIFFERENCE`.
         warnings: what was skipped, such as folders that are not versions.
         verified: what was examined.
+        digests: SHA-256 of the files and config.pbtxt by version, if they were computed.
     """
 
     model: str
@@ -65,10 +66,12 @@ class CheckResult:
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     verified: tuple[str, ...] = ()
+    digests: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The result as a JSON object."""
-        return dataclasses.asdict(self) | {"status": self.status.value}
+        document = dataclasses.asdict(self) | {"status": self.status.value}
+        return document if self.digests else {name: value for name, value in document.items() if name != "digests"}
 
 
 def check_repositories(
@@ -76,6 +79,8 @@ def check_repositories(
     backends: Collection[str],
     inspect: Inspect | None = None,
     attempt: LoadAttempt | None = None,
+    *,
+    digests: bool = False,
 ) -> Iterator[CheckResult]:
     """One result per model, by name, each as soon as it is known.
 
@@ -84,11 +89,12 @@ def check_repositories(
         backends: the names of the installed backends.
         inspect: reads a model file with its framework; None leaves the files unread.
         attempt: loads a model and sends it a request; None skips that.
+        digests: whether to digest the versions' files.
 
     Raises:
         ConfigError: a repository cannot be read at all.
     """
-    for folder in scan_repositories(repositories, digests=False):
+    for folder in scan_repositories(repositories, digests=digests):
         yield _check_model(folder, backends, inspect, attempt)
 
 
@@ -109,7 +115,8 @@ def _check_model(
     served = () if status is Status.REFUSED else numbers
     reasons = tuple(dict.fromkeys(found.get(status, ())))
     order = tuple([name for name in ("configuration", "model file", _PROBE) if name in verified])
-    return CheckResult(folder.name, status, served, reasons, folder.warnings, order)
+    digests = {str(version.version): version.digest for version in folder.versions if version.digest}
+    return CheckResult(folder.name, status, served, reasons, folder.warnings, order, digests)
 
 
 def _check_version(

@@ -1,6 +1,6 @@
 """Announces this worker's model versions to the gateways, on the compacted catalogue topic.
 
-Invariant: a version that another worker serves is only ever announced as READY.
+Invariant: a version that another worker serves is only ever announced as READY, unless all workers are told to unload it.
 """
 
 from __future__ import annotations
@@ -42,11 +42,15 @@ class Announcer:
         self._newest: tuple[Published, bytes] | None = None
         self._looked = context.clock()
 
-    async def announce(self, entry: Announcement) -> None:
-        """Publish the announcement, or withhold it for `look_again`."""
+    async def announce(self, entry: Announcement, *, everywhere: bool = False) -> None:
+        """Publish the announcement, or withhold it for `look_again`.
+
+        Args:
+            everywhere: all workers unload the version, so that others' heartbeats say nothing of the future.
+        """
         key = (entry.model, entry.version)
         self._withheld.pop(key, None)
-        if entry.state is not ModelState.READY and await self._served_elsewhere(entry):
+        if not everywhere and entry.state is not ModelState.READY and await self._served_elsewhere(entry):
             self._withheld[key] = entry
         else:
             await self._publish(entry)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -22,10 +23,13 @@ from workers.context import Context
 from workers.instances.loaded import LoadedModel
 from workers.lifecycle.announcer import Announcer
 from workers.lifecycle.loader import Loader
+from workers.lifecycle.replacing import bytes_of
 from workers.lifecycle.states import Event, State, next_state, public_state
+from workers.repository.allow_list import read_digests
 from workers.repository.digests import Digests
 from workers.repository.model_files import require_distinct
 from workers.repository.scan import ignored_folders, scan_file, scan_repositories
+from workers.repository.sources import Sources
 from workers.repository.version import ModelFolder, ModelVersion
 from workers.serving.serving import Serving
 from workers.settings import WorkerSettings
@@ -56,6 +60,28 @@ class VersionSlot:
     partitions: int = 1
     labels: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     serving: Serving | None = None
+    since: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Order:
+    """How a model is to be settled.
+
+    Attributes:
+        digests: the only ones that may be served; empty for any.
+        retry: whether versions that failed before are loaded again although their files are the same.
+        reason: what an unloaded version is announced with.
+        everywhere: all workers unload it, so that the announcement does not wait for the others.
+    """
+
+    digests: tuple[str, ...] = ()
+    retry: bool = False
+    reason: str = "unloaded"
+    everywhere: bool = False
+
+    def allows(self, serving: Serving) -> bool:
+        """Whether this may be served."""
+        return not self.digests or serving.loaded.version.digest in self.digests
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -104,8 +130,14 @@ class Models:
         self._loader = loader
         self._folders: dict[str, ModelFolder] = {}
         self._digests = Digests()
+        self._sources = Sources(
+            settings.model_repository, settings.remote_repository, settings.model_cache_dir, settings.model_cache_bytes
+        )
+        self._allowed: frozenset[str] | None = None
         self._warned: set[tuple[str, ...]] = set()
-        self._changing = asyncio.Lock()
+        self._changing: dict[str, asyncio.Lock] = {}
+        self._found: dict[Key, ModelVersion] = {}
+        self._sizes: dict[str, int] = {}
 
     # --- state -------------------------------------------------------------------------------------------------------
 
@@ -134,13 +166,12 @@ class Models:
     # --- following the repository ------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Load the versions that the settings name.
+        """Load all versions; under explicit control, `control.Control.begin` does so instead.
 
         Raises:
             ConfigError: with `exit_on_error`, naming every version that could not be loaded.
         """
-        chosen = self._settings.load_model if self._settings.model_control_mode == "explicit" else ("*",)
-        failures = await self._reconcile(await self._scan(), chosen)
+        failures = await self._reconcile(await self._scan(), ("*",))
         if failures and self._settings.exit_on_error:
             raise ConfigError("; ".join(failures) + " (serve the rest with --no-exit-on-error)")
 
@@ -170,13 +201,81 @@ class Models:
 
     async def unload_model(self, name: str) -> None:
         """Unload all versions of a model, if there are any."""
-        async with self._changing:
-            await asyncio.gather(*[self._unload(key) for key in list(self.slots) if key[0] == name])
+        await self.settle(name, {})
+
+    async def scan(self) -> None:
+        """Read the repositories; see `available` and `found`.
+
+        Raises:
+            ConfigError: a repository cannot be read.
+        """
+        found = await self._scan()
+        sizes = dict.fromkeys(self._folders, 0)
+        for (model, _), version in found.items():
+            sizes[model] = sizes.get(model, 0) + await asyncio.to_thread(bytes_of, version)
+        self._found, self._sizes = found, sizes
+
+    def available(self) -> Mapping[str, int]:
+        """By model that the repositories had at the last scan, the bytes of its chosen versions' files."""
+        return self._sizes
+
+    def found(self, name: str) -> ModelFolder | None:
+        """A model as the last scan found it; None if it did not."""
+        versions = tuple(version for (model, _), version in self._found.items() if model == name)
+        folder = self._folders.get(name)
+        if folder is None:
+            return ModelFolder(name, versions[0].folder, versions) if versions else None
+        return folder
+
+    async def settle_folder(self, folder: ModelFolder, order: Order) -> dict[Key, str]:
+        """Serve the versions of a model that was scanned; see `settle`."""
+        if folder.reason:
+            await self._refuse(folder)
+            return {(folder.name, ""): folder.reason}
+        return await self.settle(folder.name, {(v.model, str(v.version)): v for v in folder.versions}, order)
+
+    async def settle(
+        self, model: str, wanted: Mapping[Key, ModelVersion], order: Order | None = None
+    ) -> dict[Key, str]:
+        """Serve exactly these versions of a model. While some of it serves, a load that fails in part changes nothing.
+
+        Returns:
+            Why versions could not be loaded.
+        """
+        order = order or Order()
+        async with self._changing.setdefault(model, asyncio.Lock()):
+            slots = {key: slot for key, slot in self.slots.items() if key[0] == model}
+            if order.retry:
+                for slot in slots.values():
+                    slot.digest = "" if slot.serving is None else slot.serving.loaded.version.digest
+            serving = any(slot.state is State.READY for slot in slots.values())
+            todo = plan_loads({key: version.digest for key, version in wanted.items()}, slots)
+            results = await asyncio.gather(*[self._prepare(wanted[key], order) for key in todo.load])
+            failures = {key: made for key, made in zip(todo.load, results, strict=True) if isinstance(made, str)}
+            loaded = [
+                (key, made) for key, made in zip(todo.load, results, strict=True) if isinstance(made, LoadedModel)
+            ]
+            follow_up = self._abandon if failures and serving else self._serve
+            await asyncio.gather(*[follow_up(key, made) for key, made in loaded])
+            leave = () if failures else todo.unload
+            banned = [
+                key for key, slot in slots.items()
+                if (serves := slot.serving) is not None
+                and not (order.allows(serves) and self._permits(serves.loaded.version))
+            ]  # fmt: skip
+            await asyncio.gather(*[self._unload(key, order) for key in {*leave, *banned}])
+            return failures
 
     async def _scan(self) -> dict[Key, ModelVersion]:
-        folders = await asyncio.to_thread(scan_repositories, self._settings.model_repository, known=self._digests)
+        if (allowed := self._settings.allowed_digests) is not None:
+            self._allowed = await asyncio.to_thread(read_digests, allowed)
+        sources = await asyncio.to_thread(self._sources.refresh)
+        self._sources.release([serving.loaded.version.folder for serving in self.serving()])
+        folders = await asyncio.to_thread(scan_repositories, sources.folders, known=self._digests)
         self._folders = {folder.name: folder for folder in folders}
-        for line in await asyncio.to_thread(ignored_folders, self._settings.model_repository):
+        for name, reason in sources.refused.items():
+            self._folders[name] = ModelFolder(name, Path(name), reason=reason)
+        for line in (*sources.ignored, *await asyncio.to_thread(ignored_folders, sources.folders)):
             self._warn(line)
         for folder in folders:
             for warning in folder.warnings:
@@ -197,49 +296,66 @@ class Models:
 
     async def _reconcile(self, wanted: Mapping[Key, ModelVersion], chosen: Sequence[str]) -> list[str]:
         """Load and unload; returns one sentence for each failure."""
-        there = {key: version for key, version in wanted.items() if "*" in chosen or key[0] in chosen}
-        async with self._changing:
-            failures = await self._refuse_broken(chosen)
-            todo = plan_loads({key: version.digest for key, version in there.items()}, self.slots)
-            results = await asyncio.gather(*[self._load(there[key]) for key in todo.load])
-            broken = {name for name, folder in self._folders.items() if folder.reason}
-            await asyncio.gather(*[self._unload(key) for key in todo.unload if key[0] not in broken])
-        return failures + [failure for failure in results if failure]
+        by_model: dict[str, dict[Key, ModelVersion]] = {model: {} for model, _ in self.slots}
+        for key, version in wanted.items():
+            if "*" in chosen or key[0] in chosen:
+                by_model.setdefault(key[0], {})[key] = version
+        failures = await self._refuse_broken(chosen)
+        for name, folder in self._folders.items():
+            if folder.reason:
+                by_model.pop(name, None)  # what is loaded of it serves on
+        results = await asyncio.gather(*[self.settle(model, versions) for model, versions in by_model.items()])
+        return failures + [
+            f"model '{model}' version {version} cannot be loaded: {reason}"
+            for failed in results
+            for (model, version), reason in failed.items()
+        ]
 
     async def _refuse_broken(self, chosen: Sequence[str]) -> list[str]:
-        """Mark models whose folders are broken as unavailable, unless a version is loaded: it continues to serve."""
+        """Mark models whose folders are broken as unavailable; returns one sentence for each that is chosen and not there."""
         failures = []
         for name, folder in self._folders.items():
-            if not folder.reason or not ("*" in chosen or name in chosen):
-                continue
-            failures.append(f"model '{name}' cannot be served: {folder.reason}")
-            key = (name, "1")
-            if not any(model == name and slot.state is State.READY for (model, _), slot in self.slots.items()):
-                slot = self.slots.setdefault(key, VersionSlot())
-                if slot.reason != folder.reason:
-                    log.error("a model cannot be served", model=name, reason=folder.reason)
-                    slot.state, slot.reason = next_state(slot.state, Event.FAILED), folder.reason
-                    await self._announce(key, slot)
+            if folder.reason and ("*" in chosen or name in chosen):
+                failures.append(f"model '{name}' cannot be served: {folder.reason}")
+                await self._refuse(folder)
         known = {*self._folders, "*"} | {file.name for file in self._settings.model_file}
         return failures + [
             f"failed to load '{name}', failed to poll from model repository" for name in chosen if name not in known
         ]
 
+    async def _refuse(self, folder: ModelFolder) -> None:
+        """Mark a model whose folder is broken as unavailable, unless a version is loaded: it continues to serve."""
+        name, key = folder.name, (folder.name, "1")
+        if not any(model == name and slot.state is State.READY for (model, _), slot in self.slots.items()):
+            slot = self.slots.setdefault(key, VersionSlot())
+            if slot.reason != folder.reason:
+                log.error("a model cannot be served", model=name, reason=folder.reason)
+                slot.state, slot.reason = next_state(slot.state, Event.FAILED), folder.reason
+                await self._announce(key, slot)
+
     # --- one version -------------------------------------------------------------------------------------------------
 
-    async def _load(self, version: ModelVersion) -> str:
-        """Load or reload it; returns the failure, or ""."""
+    async def _prepare(self, version: ModelVersion, order: Order) -> LoadedModel | str:
+        """Load it beside what serves; returns the failure instead if there is one."""
         key = (version.model, str(version.version))
         slot = self.slots.setdefault(key, VersionSlot())
         slot.state = next_state(slot.state, Event.LOAD)
         slot.digest = version.digest
+        if order.digests and version.digest not in order.digests:
+            return await self._failed(key, slot, f"its digest {version.digest} is not among the allowed ones")
+        if not self._permits(version):
+            return await self._failed(
+                key, slot, f"its digest {version.digest} is not in '{self._settings.allowed_digests}' (allowed_digests)"
+            )
         log.info("loading", model=key[0], version=key[1])
         try:
-            loaded = await self._loader.load(version)
+            return await self._loader.load(version)
         except FleetError as exc:
             return await self._failed(key, slot, exc.message)
-        await self._serve(key, slot, loaded)
-        return ""
+
+    def _permits(self, version: ModelVersion) -> bool:
+        """Whether the operator's list of digests has it, if there is one."""
+        return self._allowed is None or version.digest in self._allowed
 
     async def _failed(self, key: Key, slot: VersionSlot, reason: str) -> str:
         log.error("a model cannot be loaded", model=key[0], version=key[1], reason=reason)
@@ -249,10 +365,16 @@ class Models:
             slot.state = next_state(slot.state, Event.FAILED)
             slot.reason = reason
             await self._announce(key, slot)
-        return f"model '{key[0]}' version {key[1]} cannot be loaded: {reason}"
+        return reason
 
-    async def _serve(self, key: Key, slot: VersionSlot, loaded: LoadedModel) -> None:
+    async def _abandon(self, key: Key, loaded: LoadedModel) -> None:
+        """Drop a version that was loaded together with one that failed."""
+        await loaded.close()
+        await self._failed(key, self.slots[key], "another version of the same load failed")
+
+    async def _serve(self, key: Key, loaded: LoadedModel) -> None:
         """Announce it and take requests; a predecessor first answers the requests that it has."""
+        slot = self.slots[key]
         context, former = self._context, slot.serving
         batch = LaneSettings(self._settings.batch_lane_max_ms / 1000.0, self._settings.batch_lane_share)
         serving = Serving(context, loaded, self._settings.max_queued_bytes, batch)
@@ -265,7 +387,7 @@ class Models:
             await former.close(evict=False)
         else:
             slot.state = next_state(slot.state, Event.LOADED)
-        slot.serving, slot.reason = serving, ""
+        slot.serving, slot.reason, slot.since = serving, "", context.clock()
         await self._announce(key, slot)
         cpu_yield.end()  # from here on callers wait for this process
         await serving.open()
@@ -274,7 +396,7 @@ class Models:
             partitions=slot.partitions,
         )  # fmt: skip
 
-    async def _unload(self, key: Key) -> None:
+    async def _unload(self, key: Key, order: Order) -> None:
         """Take no new calls, serve or refuse the requests in the topic, and free the instances."""
         slot = self.slots[key]
         if slot.state not in (State.READY, State.UNAVAILABLE):
@@ -282,23 +404,23 @@ class Models:
         slot.state = next_state(slot.state, Event.UNLOAD)
         serving = slot.serving
         if serving is not None:
-            await self._announce(key, slot)
+            await self._announce(key, slot, order)
             await serving.empty(self._settings.unload_grace)
             await serving.finish(self._settings.drain_grace)
             await serving.close()
             slot.serving = None
             slot.state = next_state(slot.state, Event.UNLOADED)
-        slot.reason = "unloaded"
-        await self._announce(key, slot)
+        slot.reason = order.reason
+        await self._announce(key, slot, order)
         log.info("unloaded", model=key[0], version=key[1])
         del self.slots[key]
 
-    async def _announce(self, key: Key, slot: VersionSlot) -> None:
+    async def _announce(self, key: Key, slot: VersionSlot, order: Order | None = None) -> None:
         now = self._context.clock()
         entry = Announcement(
             *key, public_state(slot.state), slot.config, slot.digest, slot.reason, now, slot.partitions, slot.labels
         )
-        await self.announcer.announce(entry)
+        await self.announcer.announce(entry, everywhere=order is not None and order.everywhere)
 
     # --- the end -----------------------------------------------------------------------------------------------------
 

@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
+
+import orjson
 
 from protocol.errors import ConfigError
 from protocol.model_config import ModelConfig, pbtxt
@@ -96,12 +99,19 @@ def _model(folders: Sequence[Path], broken: Mapping[Path, str], digests: Digests
 def _versions(folder: Path, warnings: list[str], digests: Digests | None) -> tuple[ModelVersion, ...]:
     raw = config_bytes(folder, pbtxt.MAX_BYTES + 1)
     config = pbtxt.parse(raw, CONFIG_FILE, folder.name)
+    return _chosen_versions(folder, config, raw, warnings, digests)
+
+
+def _chosen_versions(
+    folder: Path, config: ModelConfig, raw: bytes, warnings: list[str], digests: Digests | None
+) -> tuple[ModelVersion, ...]:
+    """The versions that the policy chooses of those that are there; `raw` is the configuration's bytes, for the digest."""
     present = dict(_version_folders(folder, warnings))
     chosen = config.version_policy.select(present)
     absent = [version for version in config.version_policy.specific or () if version not in present]
     warnings.extend(f"version {version} is specified, but the version directory is not present" for version in absent)
     if not chosen:
-        raise ConfigError(f"at least one version must be available under the version policy of model '{folder.name}'")
+        raise ConfigError(f"at least one version must be available under the version policy of model '{config.name}'")
     return tuple(
         _version(folder, version, present[version], infer_backend(config, _names(present[version])), raw, digests)
         for version in chosen
@@ -112,7 +122,38 @@ def _version(
     folder: Path, version: int, path: Path, config: ModelConfig, raw: bytes, digests: Digests | None
 ) -> ModelVersion:
     digest = "" if digests is None else digests.digest_of(_files(path), path, raw)
-    return ModelVersion(folder.name, version, path / config.default_model_filename, folder, config, digest)
+    return ModelVersion(config.name, version, path / config.default_model_filename, folder, config, digest)
+
+
+def scan_replaced(name: str, folder: Path, document: str, known: Digests | None = None) -> ModelFolder:
+    """A model whose configuration comes from a load call instead of its config.pbtxt.
+
+    Args:
+        name: of the model.
+        folder: with one folder per version.
+        document: the configuration, in Triton's JSON form.
+        known: see `scan_repositories`.
+    """
+    warnings: list[str] = []
+    try:
+        config = _replaced_config(name, document)
+        versions = _chosen_versions(folder, config, document.encode(), warnings, known or Digests())
+        return ModelFolder(name, folder, versions, warnings=tuple(warnings))
+    except ConfigError as error:
+        return ModelFolder(name, folder, reason=error.message, warnings=tuple(warnings))
+    except OSError as error:
+        reason = f"'{error.filename or folder}' cannot be read: {error.strerror}"
+        return ModelFolder(name, folder, reason=reason, warnings=tuple(warnings))
+
+
+def _replaced_config(name: str, document: str) -> ModelConfig:
+    try:
+        config = ModelConfig.from_json(orjson.loads(document))
+    except orjson.JSONDecodeError as error:
+        raise ConfigError(f"the configuration of the load call is not JSON: {error}") from None
+    if config.name not in ("", name):
+        raise ConfigError(f"the configuration of the load call is of model '{config.name}', not of '{name}'")
+    return dataclasses.replace(config, name=name)
 
 
 def _names(folder: Path) -> list[str]:

@@ -13,6 +13,7 @@ from protocol.heartbeat_codec import encode_heartbeat
 from protocol.messages import Heartbeat
 from protocol.ports import Directory
 from workers.context import Context
+from workers.lifecycle.control import Control, with_control
 from workers.lifecycle.models import Models
 from workers.system.framing import frame
 
@@ -43,17 +44,19 @@ class HeartbeatSource:
         asked: the newest asks for a heartbeat; None before `HeartbeatResponder.listen`.
     """
 
-    def __init__(self, context: Context, models: Models) -> None:
+    def __init__(self, context: Context, models: Models, mode: str = "", control: Control | None = None) -> None:
         self.draining = False
         self.asked: collections.deque[str] | None = None
         self._context = context
         self._models = models
+        self._mode = mode
+        self._control = control
         self._host = socket.gethostname()
 
     async def current_heartbeat(self) -> Heartbeat:
         """The worker's state now."""
         context, asked = self._context, None if self.asked is None else tuple(self.asked)  # read before the loads are
-        return Heartbeat(
+        beat = Heartbeat(
             context.worker,
             context.incarnation,
             self._host,
@@ -64,6 +67,7 @@ class HeartbeatSource:
             self.draining,
             asked,
         )
+        return with_control(beat, self._mode, self._control)
 
 
 class HeartbeatResponder:

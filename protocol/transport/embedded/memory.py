@@ -53,6 +53,10 @@ class MemoryBus:
         self._following: set[asyncio.Future[None]] = set()
         self._is_open = False
 
+    def another(self) -> MemoryBus:
+        """A bus of another process on the same broker, not yet open."""
+        return MemoryBus(self._broker, self._microtasks)
+
     async def open(self) -> None:
         """Connect."""
         if not self._is_open:
@@ -209,8 +213,13 @@ class MemoryStore:
     ) -> None:
         self._server = server or MemoryServer()
         self._microtasks = microtasks or Microtasks()
+        self._settings = settings
         self._result_ttl = settings.result_ttl
         self._is_open = False
+
+    def another(self) -> MemoryStore:
+        """A store of another process on the same results, not yet open."""
+        return MemoryStore(self._settings, self._server, self._microtasks)
 
     async def open(self) -> None:
         """Connect."""

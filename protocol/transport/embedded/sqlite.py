@@ -40,6 +40,12 @@ class SqliteBus(MemoryBus):
         super().__init__(
             broker or SqliteBroker(_data_dir(settings) / BUS_FILE, settings.session_timeout, fsync=settings.fsync)
         )
+        self._settings = settings
+
+    def another(self) -> SqliteBus:
+        """See `MemoryBus.another`."""
+        assert isinstance(self._broker, SqliteBroker)
+        return SqliteBus(self._settings, self._broker)
 
     @property
     def immediate(self) -> None:
@@ -56,6 +62,10 @@ class SqliteStore(MemoryStore):
 
     def __init__(self, settings: TransportSettings, server: SqliteServer | None = None) -> None:
         super().__init__(settings, server or SqliteServer(_data_dir(settings) / RESULTS_FILE, fsync=settings.fsync))
+
+    def another(self) -> SqliteStore:
+        """See `MemoryStore.another`."""
+        return SqliteStore(self._settings, self._server)
 
     @property
     def immediate(self) -> None:

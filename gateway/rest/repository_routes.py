@@ -1,0 +1,117 @@
+"""The model repository over HTTP: index, load, unload and status.
+
+POST /v2/repository/index                    {"ready": true}
+POST /v2/repository/models/{model}/load      {"parameters": {"config": "…", "file:1/model.onnx": "<base64>", "replicas": 2, …}}
+POST /v2/repository/models/{model}/unload    {"parameters": {"unload_dependents": true}}
+GET  /v2/repository/models/{model}/status
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway.calls.service import Service
+from gateway.repository.parameters import parse_parameters
+from gateway.rest.reading import MAX_PLAIN_BODY
+from protocol.errors import CodecError, InvalidArgument, TooLarge, Unsupported, quoted
+
+_MODEL = "/v2/repository/models/{model}"
+
+
+class RepositoryRoutes:
+    """The handlers.
+
+    Args:
+        service: has the repository.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def routes(self) -> list[Route]:
+        """All routes."""
+        return [
+            Route("/v2/repository/index", self._index, methods=["POST"]),
+            Route("/v2/repository/{repository}/index", _named_repository, methods=["POST"]),
+            Route(f"{_MODEL}/load", self._load, methods=["POST"]),
+            Route(f"{_MODEL}/unload", self._unload, methods=["POST"]),
+            Route(f"{_MODEL}/status", self._status),
+            Route("/v2/repository/{repository}/models/{model}/load", _named_repository, methods=["POST"]),
+            Route("/v2/repository/{repository}/models/{model}/unload", _named_repository, methods=["POST"]),
+        ]
+
+    async def _index(self, request: Request) -> Response:
+        asked = _document(await _body(request, MAX_PLAIN_BODY))
+        if not isinstance(asked, dict) or not isinstance(asked.get("ready", False), bool):
+            raise CodecError("the body must be a JSON object; 'ready' must be a boolean")
+        if asked.get("repository_name"):
+            raise Unsupported("'repository_name' specification is not supported")
+        return _json(self._service.repository.index(asked.get("ready", False)))
+
+    async def _load(self, request: Request) -> Response:
+        raw = await _body(request, self._service.settings.max_body_bytes)
+        config, encoded, options = parse_parameters(_parameters(raw))
+        files = await asyncio.to_thread(_decoded, encoded) if encoded else {}
+        del raw, encoded  # free them while the call waits
+        await self._service.repository.load(
+            request.path_params["model"], config, files, request.state.principal, options
+        )
+        return Response()
+
+    async def _unload(self, request: Request) -> Response:
+        parameters = _parameters(await _body(request, MAX_PLAIN_BODY))
+        dependents = isinstance(parameters, dict) and parameters.get("unload_dependents") is True
+        await self._service.repository.unload(request.path_params["model"], dependents, request.state.principal)
+        return Response()
+
+    async def _status(self, request: Request) -> Response:
+        return _json(self._service.repository.status(request.path_params["model"]))
+
+
+async def _named_repository(request: Request) -> Response:
+    raise Unsupported("'repository_name' specification is not supported")
+
+
+def _parameters(raw: bytes) -> object:
+    asked = _document(raw)
+    if not isinstance(asked, dict):
+        raise CodecError("the body must be a JSON object with 'parameters'")
+    return asked.get("parameters", {})
+
+
+def _document(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw) if raw.strip() else {}
+    except orjson.JSONDecodeError as error:
+        raise CodecError(f"failed to parse the request JSON buffer: {error}") from None
+
+
+def _decoded(encoded: dict[str, str]) -> dict[str, bytes]:
+    files = {}
+    for path, text in encoded.items():
+        try:
+            files[path] = base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise InvalidArgument(f"parameter {quoted('file:' + path)} is not base64: {error}") from None
+    return files
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise TooLarge(f"the body of this request may have at most {limit} bytes")
+    return bytes(body)
+
+
+def _json(content: Any) -> Response:
+    return Response(orjson.dumps(content), media_type="application/json")
