@@ -78,6 +78,16 @@ def test_counters_are_added_and_stay_after_a_death_while_gauges_go() -> None:
     assert sums.families()[0].samples[0].value == 8
 
 
+@pytest.mark.parametrize("kind", ["unknown", "gauge", "histogram"])
+def test_the_fleets_totals_are_not_added_and_not_kept_of_a_dead_process(kind: str) -> None:
+    sums = Sums()
+    sums.update(0, [family(7, "nv_inference_count", kind)])
+    sums.update(1, [family(9, "nv_inference_count", kind)])
+    assert [each.samples[0].value for each in sums.families()] == [9]
+    sums.retire(1)
+    assert [each.samples[0].value for each in sums.families()] == [7]
+
+
 def test_what_every_process_says_of_the_fleet_is_not_added() -> None:
     sums = Sums()
     for process, ready in enumerate((1.0, 0.0, 1.0)):
