@@ -21,6 +21,7 @@ from protocol.transport.settings import TransportSettings
 from workers.repository import model_files
 from workers.repository.completion import DEFAULT_MAX_BATCH_SIZE
 from workers.repository.model_files import ModelFile
+from workers.repository.remote import address
 
 Mode = Literal["none", "poll", "explicit"]
 Limit = Literal["off", "execution_count"]
@@ -48,6 +49,10 @@ class WorkerSettings:
 
     Attributes:
         model_repository: folders of model folders, in Triton's layout.
+        remote_repository: URLs of further repositories, `s3://bucket/prefix` or `s3://https://host:port/bucket/prefix`.
+        model_cache_dir: where their files are kept, for all workers of this machine; None for the user's cache folder.
+        model_cache_bytes: that they may have there; the longest unused are removed first. 0 for no limit.
+        allowed_digests: file with the digests of the only versions that may be served, one SHA-256 per line; None for any.
         model_file: single model files that are served as well, each under a name of its own.
         model_control_mode: load all at start, also follow changes, or only `load_model`.
         load_model: with explicit control: these at start; `*` for all.
@@ -88,6 +93,10 @@ class WorkerSettings:
     """
 
     model_repository: tuple[Path, ...] = ()
+    remote_repository: tuple[str, ...] = ()
+    model_cache_dir: Path | None = None
+    model_cache_bytes: int = 64 * 1024**3
+    allowed_digests: Path | None = None
     model_file: tuple[ModelFile, ...] = ()
     model_control_mode: Mode = "none"
     load_model: tuple[str, ...] = ()
@@ -150,7 +159,7 @@ class WorkerSettings:
     def _check_numbers(self) -> None:
         if self.metrics_port is not None and not 0 <= self.metrics_port <= 65535:
             raise ConfigError(f"metrics_port is {self.metrics_port}; a port is between 0 and 65535")
-        model_files.require_distinct(self.model_file)
+        self._check_repositories()
         for name in ("repository_poll_secs", "heartbeat_interval", "resync_interval", "fence_ttl", "topic_fence_ttl"):
             require_seconds(name, getattr(self, name))
         for name in ("drain_grace", "unload_grace"):
@@ -166,6 +175,13 @@ class WorkerSettings:
             raise ConfigError(f"cache_bytes is {self.cache_bytes}; it must be at least 0")
         require_seconds("batch_lane_max_ms", self.batch_lane_max_ms)
         require_share("batch_lane_share", self.batch_lane_share, MAX_SHARE)
+
+    def _check_repositories(self) -> None:
+        model_files.require_distinct(self.model_file)
+        for url in self.remote_repository:
+            address.parse(url)  # raises
+        if self.model_cache_bytes < 0:
+            raise ConfigError(f"model_cache_bytes is {self.model_cache_bytes}; it must be 0 or more")
 
 
 def to_environment(worker: WorkerSettings, transport: TransportSettings) -> dict[str, str]:

@@ -108,7 +108,12 @@ class Worker:
             _rate_limit(settings),
         )
         self.models = Models(self._context, settings, loader, transport.directory)
-        self.metrics = WorkerMetrics(self.registry, self.models.serving, self._context.retry, hardware)
+        inference = (
+            settings.metrics_port is not None
+        )  # without a port, the registry is a gateway's, which has the fleet's
+        self.metrics = WorkerMetrics(
+            self.registry, self.models.serving, self._context.retry, hardware, inference=inference
+        )
         explicit = settings.model_control_mode == "explicit"
         self.control = Control(self._context, settings, self.models, transport.directory) if explicit else None
         self._pulse = HeartbeatSource(self._context, self.models, settings.model_control_mode, self.control)

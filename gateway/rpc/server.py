@@ -89,7 +89,7 @@ class GrpcServer:
     def _options(self) -> list[tuple[str, int]]:
         settings = self._settings
         return [
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", int(settings.shared_ports)),
             ("grpc.max_receive_message_length", self._limit + _OVERHEAD),
             ("grpc.max_send_message_length", -1),
             ("grpc.max_metadata_size", settings.max_header_bytes // 2),

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from penstock.cli.grpc_port import GrpcPortType
+from penstock.cli.repositories import RepositoryType
 from protocol.limits import MAX_SECONDS
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -109,8 +110,15 @@ processes_option = options(
     option("--processes", type=click.IntRange(1, 64), default=1, help="Processes that share the ports and are restarted when they die, for more than one core. Limits such as --max-queued-calls are for all together and are divided among them; /metrics tells the sum."),  # noqa: E501
 )  # fmt: skip
 
+cache_options = options(
+    option("--model-cache-dir", type=click.Path(file_okay=False, path_type=Path), help="Files of s3:// repositories are kept here, for all workers of this machine. [penstock/models in the user's cache folder]"),  # noqa: E501
+    option("--model-cache-bytes", type=int, default=64 * 1024**3, help="Bytes that they may have; the longest unused are removed first. 0: no limit."),  # noqa: E501
+)  # fmt: skip
+
 model_options = options(
-    option("--model-repository", multiple=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of model folders, in Triton's layout; may be repeated."),  # noqa: E501
+    option("--model-repository", multiple=True, type=RepositoryType(), help="Folder of model folders, in Triton's layout; or s3://BUCKET/PREFIX, s3://https://HOST:PORT/BUCKET/PREFIX; may be repeated."),  # noqa: E501
+    cache_options,
+    option("--allowed-digests", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="File with the digests of the only versions that may be served, a SHA-256 per line; penstock check prints them."),  # noqa: E501
     option("--model-control-mode", type=click.Choice(["none", "poll", "explicit"]), default="none", help="Load all models at start; follow changes; or load only --load-model."),  # noqa: E501
     option("--load-model", multiple=True, help="With explicit control: load this model; may be repeated; * for all."),
     option("--model-memory-limit", type=int, default=0, help="With explicit control: bytes that the models may need together, by the size of their files; 0: no limit."),  # noqa: E501

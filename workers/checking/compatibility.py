@@ -58,6 +58,7 @@ class CheckResult:
         reasons: why it is refused or fails, or each difference from Triton; empty for `NO_DIFFERENCE`.
         warnings: what was skipped, such as folders that are not versions.
         verified: what was examined.
+        digests: SHA-256 of the files and config.pbtxt by version, if they were computed.
         fields: what happens with each field that the configuration sets, one sentence each.
     """
 
@@ -67,14 +68,13 @@ class CheckResult:
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     verified: tuple[str, ...] = ()
+    digests: dict[str, str] = dataclasses.field(default_factory=dict)
     fields: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """The result as a JSON object; without `fields` if there are none."""
+        """The result as a JSON object; without `digests` and `fields` if there are none."""
         document = dataclasses.asdict(self) | {"status": self.status.value}
-        if not self.fields:
-            del document["fields"]
-        return document
+        return {name: value for name, value in document.items() if value or name not in ("digests", "fields")}
 
 
 def check_repositories(
@@ -83,6 +83,7 @@ def check_repositories(
     inspect: Inspect | None = None,
     attempt: LoadAttempt | None = None,
     *,
+    digests: bool = False,
     explain: bool = False,
 ) -> Iterator[CheckResult]:
     """One result per model, by name, each as soon as it is known.
@@ -92,12 +93,13 @@ def check_repositories(
         backends: the names of the installed backends.
         inspect: reads a model file with its framework; None leaves the files unread.
         attempt: loads a model and sends it a request; None skips that.
+        digests: whether to digest the versions' files.
         explain: fill in `CheckResult.fields`.
 
     Raises:
         ConfigError: a repository cannot be read at all.
     """
-    for folder in scan_repositories(repositories, digests=False):
+    for folder in scan_repositories(repositories, digests=digests):
         result = _check_model(folder, backends, inspect, attempt)
         yield dataclasses.replace(result, fields=tuple(explained(folder.path))) if explain else result
 
@@ -119,7 +121,8 @@ def _check_model(
     served = () if status is Status.REFUSED else numbers
     reasons = tuple(dict.fromkeys(found.get(status, ())))
     order = tuple([name for name in ("configuration", "model file", _PROBE) if name in verified])
-    return CheckResult(folder.name, status, served, reasons, folder.warnings, order)
+    digests = {str(version.version): version.digest for version in folder.versions if version.digest}
+    return CheckResult(folder.name, status, served, reasons, folder.warnings, order, digests)
 
 
 def _check_version(

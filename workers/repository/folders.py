@@ -15,7 +15,7 @@ from workers.repository.completion import FILE_BACKEND, SUFFIX_BACKEND
 
 CONFIG_FILE: Final = "config.pbtxt"
 
-_FOREIGN: Final = frozenset(
+FOREIGN: Final = frozenset(
     {"lost+found", "__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "node_modules"}
 )
 
@@ -61,7 +61,7 @@ def _sorted(entries: list[Path]) -> RepositoryListing:
             broken[path] = (
                 f"'{printable_path(path)}' is a link to '{printable_path(path.readlink())}', which does not exist"
             )
-        elif path.is_dir() and path.name in _FOREIGN:
+        elif path.is_dir() and path.name in FOREIGN:
             ignored.append(f"ignore folder '{printable_path(path)}': a tool or the file system made it")
         elif path.is_dir():
             _classify_folder(path, models, broken, ignored)

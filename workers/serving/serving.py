@@ -53,7 +53,7 @@ class Serving:
         version = loaded.version
         self.key = (version.model, str(version.version))
         self.loaded = loaded
-        self.statistics = ModelStatistics()
+        self.statistics = ModelStatistics(self.key)
         self.last_lag = self.last_batch_lag = 0
         config, digest = version.config, version.digest
         context = self._context = context.of_a_model(digest)
