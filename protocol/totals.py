@@ -119,4 +119,4 @@ class KeptTotals:
 
     def read(self, keys: Sequence[Key]) -> list[dict[str, int]]:
         """Copies; empty where nothing was counted."""
-        return [dict(self.totals.get(key, ())) for key in keys]
+        return [dict(self.totals.get((model, version), ())) for model, version in keys]
