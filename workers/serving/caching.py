@@ -46,7 +46,7 @@ class CachingRunner(Runner):
     def _answer(self, entry: Entry, outputs: Outputs, began: float) -> None:
         now = self._clock()
         answer = self._replies.of_cached(entry, outputs, REASON, now)
-        self._statistics.cached(now - entry.enqueued, now - began)
+        answer.counts = self._statistics.cached(now - entry.enqueued, now - began)
         self._writer.put([answer], [entry])
 
 
