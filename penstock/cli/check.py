@@ -42,8 +42,8 @@ def command(
     run: bool,
 ) -> None:
     """Report for every model of REPOSITORY whether it is served as by Triton (as far as checked), served with a difference, or
-    refused, and why. With --explain, also what happens with each field of its config.pbtxt; with --run, whether it answers.
-    Prints the digest of each version unless --no-inspect is given.
+    refused, and why. With --explain, also what happens with each field of its config.pbtxt; with --run, whether it answers. Prints
+    the digest of each version unless --no-inspect is given.
 
     Exits with 1 when a model is refused or fails.
 
@@ -66,8 +66,9 @@ def command(
         for line in (*sources.ignored, *ignored_folders(sources.folders)):
             print(line, file=sys.stderr)
         refused = [CheckResult(name, Status.REFUSED, reasons=(reason,)) for name, reason in sources.refused.items()]
-        more = {"digests": not no_inspect, "explain": explain}
-        checked = check_repositories(sources.folders, installed(), inspect, attempt, **more)
+        checked = check_repositories(
+            sources.folders, installed(), inspect, attempt, digests=not no_inspect, explain=explain
+        )
         for result in itertools.chain(refused, checked):
             results.append(result)
             if not as_json:
