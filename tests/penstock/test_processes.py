@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -228,3 +230,10 @@ def test_what_is_published_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kept.values == {"b": b"1", "c": b"2"}
     with pytest.raises(ValueError, match="at most"):
         ProcessChannel(lambda *_: None).publish("a", bytes(channels.MAX_VALUE + 1))
+
+
+def test_the_parent_imports_no_framework() -> None:
+    code = "import penstock.processes.parent, sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    heavy = {"starlette", "uvicorn", "httptools", "grpc", "aiokafka", "redis", "onnxruntime", "torch"}
+    assert heavy.isdisjoint(loaded)
