@@ -22,6 +22,7 @@ from penstock.cli.options import (
     options,
     processes_option,
 )
+from penstock.cli.repositories import split
 from penstock.cli.settings import chosen, transport_settings
 from protocol.errors import ConfigError
 from workers.repository import model_files
@@ -108,7 +109,7 @@ async def _serve(model_file: tuple[ModelFile, ...], flags: dict[str, Any], logs:
 
     grpc_port.choose(flags)
     gateway = GatewaySettings(**chosen(GatewaySettings, flags))
-    worker = WorkerSettings(model_file=model_file, **chosen(WorkerSettings, flags))
+    worker = WorkerSettings(model_file=model_file, **chosen(WorkerSettings, split(flags)))
     transport = transport_settings(**flags)
     _require_distinct(flags)
     for flag in _PORTS:
