@@ -30,6 +30,7 @@ from protocol.ports import (
     Terminal,
     Wake,
 )
+from protocol.totals import Key
 from protocol.transport.embedded.remote_frames import Frame
 from protocol.transport.embedded.remote_link import Link
 from protocol.transport.embedded.remote_values import value_of
@@ -266,6 +267,11 @@ class RemoteStore:
         """See `Results.finish`."""
         outcomes: list[FinishOutcome] = await self._call("finish", answers)
         return outcomes
+
+    async def totals(self, versions: Sequence[Key]) -> list[dict[str, int]]:
+        """See `Results.totals`."""
+        totals: list[dict[str, int]] = await self._call("totals", versions)
+        return totals
 
     async def claim(self, claim: Claim) -> Claimed:
         """See `Results.claim`."""

@@ -24,7 +24,7 @@ from protocol.transport.embedded.remote_values import tuples, value_of
 
 BUS: Final = frozenset({"ensure_topic", "partitions", "publish", "read_record", "committed"})
 STORE: Final = frozenset(
-    {"now", "finish", "claim", "confirm", "start", "look", "trim", "release", "cancel", "fill",
+    {"now", "finish", "totals", "claim", "confirm", "start", "look", "trim", "release", "cancel", "fill",
      "beat", "workers", "forget", "ask"}
 )  # fmt: skip
 
