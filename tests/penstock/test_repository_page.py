@@ -41,7 +41,7 @@ def test_every_command_of_the_page(tmp_path: Path) -> None:
     serve, load, other, options, unload, http = re.findall(r"```sh\n(.*?)\n```", PAGE, re.DOTALL)
     _, command, *flags = shlex.split(serve)
     flags = [str(tmp_path / flag) if flag in ("models", "data") else flag for flag in flags]
-    process = Process("serve", tmp_path / "serve.log", command, *flags, "--model-cache", str(tmp_path / "cache"))
+    process = Process("serve", tmp_path / "serve.log", command, *flags, "--model-cache-dir", str(tmp_path / "cache"))
     try:
         with Client(process.url) as client:
             wait_for("the server", client.ready, within=120)

@@ -23,8 +23,9 @@ from workers.context import Context
 from workers.lifecycle.announcer import LIVE
 from workers.lifecycle.desired import UNLOADED, Decision, Peer, Situation, decide
 from workers.lifecycle.models import Key, Models, Order
-from workers.lifecycle.replacing import Replacements, default_cache
+from workers.lifecycle.replacing import Replacements
 from workers.lifecycle.states import State
+from workers.repository.sources import default_cache
 from workers.repository.version import ModelFolder
 from workers.settings import WorkerSettings
 
@@ -64,7 +65,7 @@ class Control:
         self._failures: dict[str, str] = {}
         self._scanned = -1
         self._stopped = False
-        self._replacements = Replacements(context.bus, self._topic, settings.model_cache or default_cache())
+        self._replacements = Replacements(context.bus, self._topic, settings.model_cache_dir or default_cache())
 
     @property
     def memory(self) -> tuple[int, int]:
