@@ -3,6 +3,7 @@ PYTHON ?= python3
 DEMO := .venv
 DEV := .venv-dev
 TRITON := .venv-triton
+CLIENTS := .venv-clients
 LOCK := requirements-dev.txt
 
 .DEFAULT_GOAL := help
@@ -14,7 +15,7 @@ help: ## what there is to make
 demo: $(DEMO)/.ready ## classify handwritten digits with a one-process fleet (about a minute the first time)
 	$(DEMO)/bin/python examples/digits/demo.py
 
-test: $(DEV)/.ready ## everything, on a real Kafka broker and a real Redis server
+test: $(DEV)/.ready $(CLIENTS)/.ready ## everything, on a real Kafka broker and a real Redis server
 	$(DEV)/bin/python -m infra.local check
 	$(DEV)/bin/python -m pytest -n $(JOBS) --dist loadgroup --cov --cov-report=term:skip-covered --cov-fail-under=$(COVERAGE) $(ARGS)
 
@@ -47,7 +48,7 @@ lock: ## pin what CI installs
 	rm -rf .venv-lock
 
 clean: ## remove the virtual environments and caches
-	rm -rf $(DEMO) $(DEV) $(TRITON) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(DEMO) $(DEV) $(TRITON) $(CLIENTS) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
 
 $(DEMO)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -69,4 +70,16 @@ $(TRITON)/.ready: $(LOCK)
 	@echo "installing Triton from the wheel nvidia-pytriton into $(TRITON) ..."
 	@$(PYTHON) -m venv $(TRITON)
 	@$(TRITON)/bin/pip install --quiet --disable-pip-version-check nvidia-pytriton "$$(grep '^onnxruntime==' $(LOCK))"
+	@touch $@
+
+PERF_ANALYZER := --platform manylinux1_x86_64 --only-binary=:all: tritonclient==2.49.0
+
+$(CLIENTS)/.ready: requirements-clients.txt
+	@echo "installing Triton's and KServe's clients, which the tests run, into $(CLIENTS) ..."
+	@$(PYTHON) -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/pip install --quiet --disable-pip-version-check -r requirements-clients.txt
+	@$(CLIENTS)/bin/pip download --quiet --disable-pip-version-check --no-deps -d $(CLIENTS)/wheel $(PERF_ANALYZER) && \
+	  $(CLIENTS)/bin/python -m zipfile -e $(CLIENTS)/wheel/tritonclient-*.whl $(CLIENTS)/wheel && \
+	  install -m 755 $(CLIENTS)/wheel/*.data/data/bin/perf_analyzer $(CLIENTS)/perf_analyzer && rm -rf $(CLIENTS)/wheel || \
+	  echo "perf_analyzer cannot be had here: its tests are skipped"
 	@touch $@

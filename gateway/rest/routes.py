@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+import orjson
 import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -19,6 +20,7 @@ from gateway.calls.service import Service
 from gateway.catalogue import statistics
 from gateway.durable.requests import Requests
 from gateway.repository.aliases import AliasChanges
+from gateway.rest import openapi
 from gateway.rest.access import Access
 from gateway.rest.alias_routes import AliasRoutes
 from gateway.rest.errors import STATUS, error_body, error_headers
@@ -45,12 +47,18 @@ _log = structlog.get_logger("gateway.rest")
 
 
 class Routes:
-    """The handlers; `app` is the application."""
+    """The handlers.
+
+    Attributes:
+        app: the application.
+        paths: of the routes, with their methods.
+    """
 
     def __init__(self, service: Service, requests: Requests, access: Access, json: JsonPool, version: str) -> None:
         self._service = service
         self._request_routes = RequestRoutes(service, requests, json).routes()
         self._version = version
+        self._document = orjson.dumps(openapi.document(version))
         app = Starlette(
             routes=self._routes(),
             exception_handlers={
@@ -61,12 +69,14 @@ class Routes:
             },
         )
         app.router.redirect_slashes = False
+        self.paths = [(route.path, route.methods or set()) for route in app.routes if isinstance(route, Route)]
         self.app: ASGIApp = _Guarded(app, access)
 
     def _routes(self) -> list[Route]:
         per_model = {"": self._metadata, "/ready": self._model_ready, "/config": self._config, "/stats": self._stats}
         service = self._service
         return [
+            Route("/openapi.json", self._openapi),
             Route("/v2", self._server),
             Route("/v2/health/live", self._live),
             Route("/v2/health/ready", self._ready),
@@ -97,6 +107,9 @@ class Routes:
     async def _server(self, request: Request) -> Response:
         extensions = [*EXTENSIONS, *([_MEMORY] if self._service.regions.allowed else [])]
         return Json({"name": "penstock", "version": self._version, "extensions": sorted(extensions)})
+
+    async def _openapi(self, request: Request) -> Response:
+        return Response(self._document, media_type="application/json")
 
     async def _metadata(self, request: Request) -> Response:
         model, version = _names(request)
@@ -130,7 +143,8 @@ class Routes:
     async def _stats(self, request: Request) -> Response:
         model, version = _names(request)
         try:
-            return Json(await self._service.statistics(model, version))
+            per_worker = request.query_params.get("per_worker", "").lower() in {"1", "true"}
+            return Json(await self._service.statistics(model, version, per_worker=per_worker))
         except NotFound:
             if version and any(s.model == model for s in self._service.catalogue.all()):
                 raise InvalidArgument(f"requested model version is not available for model '{model}'") from None

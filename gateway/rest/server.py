@@ -39,13 +39,14 @@ class HttpServer:
 
     Attributes:
         port: of its socket, once started.
+        routes: all but those of calls.
     """
 
     def __init__(self, service: Service, claims: Claims, version: str) -> None:
         self._settings = settings = service.settings
         access = Access(settings.api_key)
         self._frontend = InferFrontend(service, claims, access)
-        routes = Routes(service, Requests(service, claims), access, self._frontend.json, version)
+        self.routes = routes = Routes(service, Requests(service, claims), access, self._frontend.json, version)
         self._outgoing = Turn(QueuedResponse.write, service.transport.microtasks.add)
         self._heads = Heads(service.budgets.whole, service.catalogue.known)
         endpoint = Endpoint(

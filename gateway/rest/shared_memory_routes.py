@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from gateway.rest.plain import Json, json_object
 from gateway.shared_memory import Regions
-from protocol.errors import CodecError, InvalidArgument, quoted
+from protocol.errors import CodecError, InvalidArgument, NotFound, quoted
 
 _SYSTEM: Final = "/v2/systemsharedmemory"
 _CUDA: Final = "/v2/cudasharedmemory"
@@ -47,8 +47,9 @@ def shared_memory_routes(regions: Regions) -> list[Route]:
 
     async def cuda_status(request: Request) -> Response:
         regions.check_allowed()
-        if request.path_params.get("region"):
-            raise regions.cuda_refused()
+        name = request.path_params.get("region")
+        if name:
+            raise NotFound(f"Unable to find cuda shared memory region: {quoted(name)}")
         return Json([])
 
     async def cuda_register(request: Request) -> Response:

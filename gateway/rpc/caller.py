@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final
 
 from gateway.calls.lanes import parse_lane
@@ -13,7 +13,8 @@ from protocol.messages import ANONYMOUS, Lane
 
 _KEYS: Final = ("x-api-key", "authorization")
 _TRUE: Final = "true"
-_NOTHING: Final[Mapping[str, str]] = {}
+COMPRESSION: Final = "penstock-compression"
+"""Metadata that asks for compressed answers: gRPC's own `grpc-accept-encoding` only says what a client can read."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -26,6 +27,7 @@ class Caller:
         traceparent: W3C trace context, or "".
         key: its idempotency key; None without one.
         closes_on_error: whether the first error ends a stream (Triton's `triton_grpc_error`).
+        compression: of the answers, "gzip" or "deflate"; "" for none.
     """
 
     principal: str = ANONYMOUS
@@ -33,10 +35,14 @@ class Caller:
     traceparent: str = ""
     key: str | None = None
     closes_on_error: bool = False
+    compression: str = ""
 
 
-def caller_of(metadata: Iterable[tuple[str, str | bytes]], access: Access) -> Caller:
+def caller_of(metadata: Iterable[tuple[str, str | bytes]], access: Access, *, guarded: bool = True) -> Caller:
     """The caller of this metadata.
+
+    Args:
+        guarded: whether the call needs the API key, if there is one.
 
     Raises:
         FleetError: UNAUTHENTICATED; the key is missing or wrong.
@@ -50,9 +56,10 @@ def caller_of(metadata: Iterable[tuple[str, str | bytes]], access: Access) -> Ca
             raise InvalidArgument(f"metadata '{name}' comes twice")
         if isinstance(value, str):
             fields[name] = value
-    if not fields and access.open:
+    if not fields and (access.open or not guarded):
         return Caller()
-    principal = access.principal({name.encode(): fields[name].encode() for name in _KEYS if name in fields})
+    shown = {name.encode(): fields[name].encode() for name in _KEYS if name in fields}
+    principal = access.principal(shown) if guarded else ANONYMOUS
     lane = fields.get("penstock-lane")
     if "penstock-timeout-ms" in fields:
         raise InvalidArgument(
@@ -64,4 +71,11 @@ def caller_of(metadata: Iterable[tuple[str, str | bytes]], access: Access) -> Ca
         fields.get("traceparent", ""),
         fields.get("idempotency-key"),
         fields.get("triton_grpc_error", "").lower() == _TRUE,
+        _compression(fields.get(COMPRESSION, "")),
     )
+
+
+def _compression(asked: str) -> str:
+    if asked not in ("", "identity", "gzip", "deflate"):
+        raise InvalidArgument(f"metadata '{COMPRESSION}' must be gzip, deflate or identity, not {quoted(asked)}")
+    return "" if asked == "identity" else asked

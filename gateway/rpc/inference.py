@@ -1,42 +1,41 @@
-"""Runs ModelInfer calls, and those of streams: from a message to the answer to it."""
+"""Runs the requests of ModelInfer calls and of streams: from a message to the answer to it."""
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
 import functools
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from gateway.calls.service import CallContext, Service
 from gateway.catalogue.catalogue import RequestQueue, Served
 from gateway.durable.claims import Claims, resolver
 from gateway.ids import fingerprint, keyed_id
 from gateway.rest.bodies import timing
-from gateway.rpc import replies
+from gateway.rest.extras import Extras, extras_of
 from gateway.rpc.caller import Caller
 from gateway.rpc.requests import EXPANSION, Asked, LargeHead, Reader, version_of
 from gateway.rpc.status import Trailers
-from protocol.errors import FleetError, NotFound, TooLarge, Unavailable
+from protocol import v2
+from protocol.errors import NotFound, TooLarge, Unavailable
 from protocol.messages import InferReply, Lane
-from protocol.tensors import Buffer, ManyElements, Tensor
-from protocol.v2 import RequestedOutput
+from protocol.tensors import ManyElements
+from protocol.v2 import InferBody
 
 _TIMED: Final = "penstock-timing"
 _NAMED: Final = "penstock-request-id"
 
 
 class Answer(NamedTuple):
-    """The answer to a call.
+    """The answer to a request.
 
     Attributes:
         id: the call's fleet id.
-        reply: the outputs or the failure.
-        outputs: the outputs as the caller gets them.
+        reply: the outputs, as the caller gets them, or the failure.
     """
 
     id: str
     reply: InferReply
-    outputs: tuple[Tensor, ...]
 
     @property
     def trailers(self) -> Trailers:
@@ -45,7 +44,7 @@ class Answer(NamedTuple):
 
 
 class Inference:
-    """Takes the calls of all streams and unary calls of a server."""
+    """Takes the requests of all streams and unary calls of a server."""
 
     def __init__(self, service: Service, claims: Claims) -> None:
         self._service = service
@@ -53,7 +52,7 @@ class Inference:
         self._settings = service.settings
         self._reader = Reader()
         self._loop = asyncio.get_running_loop()
-        self._thread = concurrent.futures.ThreadPoolExecutor(1, "rpc-parser")
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "rpc")
         """One thread: what large messages expand to is held once at a time."""
         self._keyed: set[asyncio.Future[InferReply]] = set()
 
@@ -74,57 +73,58 @@ class Inference:
         Raises:
             FleetError: it was refused.
         """
-        service = self._service
+        service, settings = self._service, self._settings
         accepted = service.clock()
-        settings = self._settings
         until = accepted + (settings.default_timeout if seconds is None else min(seconds, settings.max_timeout))
+        check_size(len(message), settings.max_body_bytes)
         try:
-            asked = self._reader.read(message, self._memory)
+            asked = self._reader.read(message)
         except (LargeHead, ManyElements):
             asked = await self._read_in_thread(message)
-        served = await self._resolve(asked, until)
         body = asked.body
+        served = await self._resolve(caller, asked, until)
         queue: RequestQueue = served
         if body.parameters or caller.lane is not None:
             queue = service.queue(served, body.parameters, caller.lane)
+        extras = extras_of(body, served, service.regions) if body.outputs else None
+        if body.shared:
+            await self._read_shared(body, len(message), served.model)
         if caller.key is not None:
-            return await self._infer_keyed(caller, asked, queue, message, accepted, until)
-        context = CallContext(service.new_id(), caller.principal, accepted, until, caller.traceparent)
-        request = service.request(queue, body, context)
-        future: asyncio.Future[InferReply] = self._loop.create_future()
-        call = service.submit(queue, request, resolver(future))
-        outputs = body.outputs
-        del message, asked, body, request  # frees what the call does not hold while it waits
-        try:
-            reply = await future
-        except asyncio.CancelledError:
-            service.completion.cancel(call)
-            raise
-        return self._answer(context.id, reply, outputs, served)
+            answer = await self._infer_keyed(caller, asked, queue, message, accepted, until)
+        else:
+            context = CallContext(service.new_id(), caller.principal, accepted, until, caller.traceparent)
+            request = service.request(queue, body, context)
+            future: asyncio.Future[InferReply] = self._loop.create_future()
+            call = service.submit(queue, request, resolver(future))
+            del message, asked, body, request  # frees what the call does not hold while it waits
+            try:
+                answer = Answer(context.id, await future)
+            except asyncio.CancelledError:
+                service.completion.cancel(call)
+                raise
+        return answer if extras is None else await self._apply(extras, answer)
 
     async def _infer_keyed(
         self, caller: Caller, asked: Asked, queue: RequestQueue, message: bytes, accepted: float, until: float
     ) -> Answer:
         """Run a call with an idempotency key; it goes on when its caller has gone."""
         assert caller.key is not None
-        service = self._service
+        body, others = asked.body, []
+        if any(not tensor.data for tensor in body.inputs) or body.held > len(message):
+            others = [tensor.data for tensor in body.inputs]
         fleet_id = keyed_id(caller.principal, asked.model, asked.version, caller.key)
         context = CallContext(fleet_id, caller.principal, accepted, until, caller.traceparent, claimed=True)
-        request = service.request(queue, asked.body, context)
-        running = asyncio.ensure_future(self._claims.infer(queue, request, fingerprint(message, "grpc")))
+        request = self._service.request(queue, body, context)
+        running = asyncio.ensure_future(self._claims.infer(queue, request, fingerprint(message, "grpc", *others)))
         self._keyed.add(running)
         running.add_done_callback(self._keyed_done)
-        reply = await asyncio.shield(running)
-        return self._answer(fleet_id, reply, asked.body.outputs, service.resolve(queue.model, queue.version))
+        del message, asked, body, others, request
+        return Answer(fleet_id, await asyncio.shield(running))
 
     def _keyed_done(self, running: asyncio.Future[InferReply]) -> None:
         self._keyed.discard(running)
         if not running.cancelled():
             running.exception()  # its caller may have gone, and then nobody else asks
-
-    @property
-    def _memory(self) -> Any:
-        return getattr(self._service, "regions", None)
 
     async def _read_in_thread(self, message: bytes) -> Asked:
         """Parse a message that takes long.
@@ -132,59 +132,49 @@ class Inference:
         Raises:
             Exhausted: too many bytes are held.
         """
-        admission, size = self._service.admission, EXPANSION * len(message)
-        size = min(size, self._settings.max_queued_bytes // 2)
+        admission = self._service.admission
+        size = min(EXPANSION * len(message), self._settings.max_queued_bytes // 2)
         admission.reserve(size)
         try:
-            read = functools.partial(self._reader.read, message, self._memory, in_thread=True)
+            read = functools.partial(self._reader.read, message, in_thread=True)
             return await self._loop.run_in_executor(self._thread, read)
         finally:
             admission.release(size)
 
-    async def _resolve(self, asked: Asked, until: float) -> Served:
-        """The model version of a request; waits for it if it may still appear."""
-        service, version = self._service, version_of(asked.version)
-        asked.version = version
+    async def _read_shared(self, body: InferBody, held: int, model: str) -> None:
+        """Copy the inputs that lie in shared memory; their bytes are counted first."""
+        regions, admission = self._service.regions, self._service.admission
+        for part in body.shared:
+            regions.check(part.region, part.offset, part.byte_size)
+        size = sum([part.byte_size for part in body.shared])
+        check_size(held + size, self._settings.max_body_bytes)
+        admission.reserve(size)
         try:
-            return service.resolve(asked.model, version)
+            await asyncio.to_thread(v2.read_shared, body, regions, model)
+        finally:
+            admission.release(size)
+
+    async def _resolve(self, caller: Caller, asked: Asked, until: float) -> Served:
+        """The model version of a request; waits for it if it may still appear."""
+        service = self._service
+        asked.version = version = version_of(asked.version)
+        key = "" if caller.key is None else f"{caller.principal}\n{caller.key}"
+        try:
+            return service.resolve(asked.model, version, key)
         except (NotFound, Unavailable):
             if not service.catalogue.awaits(asked.model, version):
                 raise
         await service.arrivals.wait(asked.model, version, until)
-        return service.resolve(asked.model, version)
+        return service.resolve(asked.model, version, key)
 
-    def _answer(self, fleet_id: str, reply: InferReply, asked: tuple[RequestedOutput, ...], served: Served) -> Answer:
-        """The answer as its caller asked for it: classes instead of tensors, and outputs in shared memory."""
-        outputs = reply.outputs
-        if asked and reply.failure is None:
-            outputs = self._shared(self._classified(outputs, asked, served), asked)
-        return Answer(fleet_id, reply, outputs)
-
-    def _classified(
-        self, outputs: tuple[Tensor, ...], asked: tuple[RequestedOutput, ...], served: Served
-    ) -> tuple[Tensor, ...]:
-        if not any(output.classes for output in asked):
-            return outputs
-        raise FleetError("classification is not offered yet")
-
-    def _shared(self, outputs: tuple[Tensor, ...], asked: tuple[RequestedOutput, ...]) -> tuple[Tensor, ...]:
-        places = {output.name: output for output in asked if output.region}
-        if not places:
-            return outputs
-        kept = []
-        for tensor in outputs:
-            place = places.get(tensor.name)
-            if place is not None:
-                self._memory.write(place.region, place.offset, place.byte_size, [tensor.data])
-                tensor = Tensor(tensor.name, tensor.datatype, tensor.shape, b"")  # noqa: PLW2901
-            kept.append(tensor)
-        return tuple(kept)
-
-
-def unary_response(answer: Answer) -> bytes:
-    """The message of an answer with outputs."""
-    pieces: list[Buffer] = replies.encode(answer.reply, answer.outputs)
-    return b"".join(pieces)
+    async def _apply(self, extras: Extras, answer: Answer) -> Answer:
+        """The answer with classes instead of tensors, and without outputs that went to shared memory."""
+        reply = answer.reply
+        if reply.failure is not None:
+            return answer
+        if extras.takes_long(reply):
+            return Answer(answer.id, await asyncio.to_thread(extras.apply, reply))
+        return Answer(answer.id, extras.apply(reply))
 
 
 def check_size(size: int, limit: int) -> None:

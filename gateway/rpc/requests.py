@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from gateway.rpc import typed
 from gateway.rpc.scanning import MALFORMED, entries, split
-from protocol.errors import CodecError, InvalidArgument, SizeError, Unsupported, quoted
+from protocol.errors import CodecError, InvalidArgument, SizeError, quoted
 from protocol.messages import Parameters
 from protocol.proto import message_class
 from protocol.tensors import (
@@ -29,7 +29,7 @@ from protocol.tensors import (
     element_count,
     spend,
 )
-from protocol.v2 import MAX_PARAMETERS, MAX_TENSORS, InferBody, RequestedOutput, SharedMemory
+from protocol.v2 import MAX_PARAMETERS, MAX_TENSORS, InferBody, RequestedOutput, SharedInput
 
 LARGE: Final = 64 * 1024
 """Bytes of a head that an event loop parses itself; more belong in a thread."""
@@ -87,6 +87,7 @@ class _Form(NamedTuple):
 
     Attributes:
         contents: the typed contents of each input, or nothing if no input has any.
+        shared: the inputs in shared memory.
         plain: whether all data comes from raw contents, and none of it is BYTES.
     """
 
@@ -96,6 +97,7 @@ class _Form(NamedTuple):
     inputs: tuple[_Input, ...]
     outputs: tuple[RequestedOutput, ...]
     contents: tuple[Any, ...]
+    shared: tuple[SharedInput, ...]
     plain: bool
     empty_final: bool
 
@@ -124,16 +126,15 @@ class Reader:
         self._forms: dict[bytes, _Form] = {}
         self._kind: Any = message_class("inference.ModelInferRequest")
 
-    def read(self, message: bytes, memory: SharedMemory | None = None, *, in_thread: bool = False) -> Asked:
-        """Parse a message. Raw contents become views of it.
+    def read(self, message: bytes, *, in_thread: bool = False) -> Asked:
+        """Parse a message. Raw contents become views of it; inputs in shared memory have no data yet.
 
         Args:
-            memory: regions of shared memory; None if there are none.
             in_thread: whether it may take long.
 
         Raises:
             LargeHead, ManyElements: it takes long, and `in_thread` is false.
-            CodecError, InvalidArgument, Unsupported: naming what is wrong; with Triton's words where it has some.
+            CodecError, InvalidArgument: naming what is wrong; with Triton's words where it has some.
         """
         head, label, raws = split(message)
         form = self._forms.get(head)
@@ -147,8 +148,8 @@ class Reader:
                     self._refuse_size(form, label, name, size, len(data))
                 tensors.append(Tensor(name, datatype, shape, data))
         else:
-            tensors = self._gather(form, label, raws, memory, MAX_ELEMENTS if in_thread else MANY)
-        body = InferBody(label, tuple(tensors), form.outputs, dict(form.parameters), True, len(message))
+            tensors = self._gather(form, label, raws, MAX_ELEMENTS if in_thread else MANY)
+        body = InferBody(label, tuple(tensors), form.outputs, dict(form.parameters), True, len(message), form.shared)
         return Asked(form.model, form.version, body, form.empty_final)
 
     def _learn(self, head: bytes, *, in_thread: bool) -> _Form:
@@ -166,9 +167,7 @@ class Reader:
             self._forms[head] = form
         return form
 
-    def _gather(
-        self, form: _Form, label: str, raws: list[memoryview], memory: SharedMemory | None, most: int
-    ) -> list[Tensor]:
+    def _gather(self, form: _Form, label: str, raws: list[memoryview], most: int) -> list[Tensor]:
         """The tensors of a request whose data is not all raw numbers."""
         tensors: list[Tensor] = []
         rest = iter(raws)
@@ -177,13 +176,10 @@ class Reader:
             name, datatype, shape, size, region = each
             if datatype == "BYTES":
                 most = spend(most, datatype, shape)
-            data: Buffer | None
             if region is not None:
-                data = _shared(name, region, memory)
-            elif given is not None:
-                data = _typed(each, given, form.model, raws)
-            else:
-                data = next(rest, None)
+                tensors.append(Tensor(name, datatype, shape, b""))
+                continue
+            data = _typed(each, given, form.model, raws) if given is not None else next(rest, None)
             if data is None:
                 raise InvalidArgument(
                     f"unable to find data for input tensor '{name}' for model '{form.model}' in request."
@@ -204,12 +200,6 @@ class Reader:
     def _refuse_size(form: _Form, label: str, name: str, size: int, got: int) -> None:
         error = SizeError(f"input byte size mismatch for input '{name}'", f". Expected {size}, got {got}")
         raise CodecError(error.full_text(form.model, label))
-
-
-def _shared(name: str, region: _Region, memory: SharedMemory | None) -> Buffer:
-    if memory is None:
-        raise Unsupported(f"input '{name}': client shared memory is disabled")
-    return memory.read(*region)
 
 
 def _typed(spec: _Input, contents: Any, model: str, raws: list[memoryview]) -> Buffer:
@@ -261,8 +251,9 @@ def _parsed(kind: Any, head: bytes) -> _Form:
     contents: tuple[Any, ...] = ()
     if any(each.HasField("contents") for each in message.inputs):
         contents = tuple([each.contents if each.HasField("contents") else None for each in message.inputs])
+    shared = tuple([SharedInput(at, *each.region) for at, each in enumerate(inputs) if each.region is not None])
     return _Form(
-        message.model_name, message.model_version, parameters, inputs, tuple(_outputs(message.outputs)), contents,
+        message.model_name, message.model_version, parameters, inputs, tuple(_outputs(message.outputs)), contents, shared,
         not contents and all(each.size >= 0 and each.region is None for each in inputs), empty_final,
     )  # fmt: skip
 

@@ -50,7 +50,7 @@ class TraceSettings:
 
         Args:
             model: "" for the server.
-            settings: a text, or a list with one; a list of texts for `trace_level`; None clears what was set.
+            settings: a text, or a tuple with one as gRPC has it; a list of texts for `trace_level`; None clears what was set.
 
         Raises:
             InvalidArgument: a setting is unknown or its value invalid, or there is no such model.
@@ -81,11 +81,11 @@ def _checked(name: str, value: object) -> str | list[str] | None:
         raise Unsupported("trace file location can not be updated through network protocol")
     if name not in _DEFAULTS:
         raise InvalidArgument(f"there is no trace setting {quoted(name)}; there are {', '.join(_DEFAULTS)}")
-    if value is None or value == []:
+    if value is None or value in ([], ()):
         return None
     if name == "trace_level":
         return _levels(value)
-    if isinstance(value, list) and len(value) == 1:
+    if isinstance(value, tuple) and len(value) == 1:
         value = value[0]
     if not isinstance(value, str):
         raise InvalidArgument(f"trace setting '{name}' must be a text, not {quoted(value)}")
@@ -97,7 +97,7 @@ def _checked(name: str, value: object) -> str | list[str] | None:
 
 
 def _levels(value: object) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(level, str) for level in value):
+    if not isinstance(value, list | tuple) or not all(isinstance(level, str) for level in value):
         raise InvalidArgument(f"trace setting 'trace_level' must be a list of texts, not {quoted(value)}")
     unknown = next((level for level in value if level not in _LEVELS), None)
     if unknown is not None:

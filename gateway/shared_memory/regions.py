@@ -192,10 +192,10 @@ class Regions:
         return held
 
     def cuda_refused(self) -> FleetError:
-        """Why CUDA shared memory cannot be used, as an error to raise."""
-        return Unsupported(
-            "CUDA shared memory is not supported: a gateway has no device, and its workers may be on other machines; use system "
-            "shared memory, or send tensors as binary data"
+        """Why CUDA shared memory cannot be used, as an error to raise; INVALID_ARGUMENT, as from a Triton without a GPU."""
+        return InvalidArgument(
+            "failed to register CUDA shared memory region: GPUs not supported: a gateway has no device, and its workers may be on "
+            "other machines; use system shared memory, or send tensors as binary data"
         )
 
     def close(self) -> None:

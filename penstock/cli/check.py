@@ -30,6 +30,7 @@ from workers.repository.version import ModelVersion
 @cache_options
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of text.")
 @click.option("--no-inspect", is_flag=True, help="Do not open model files: faster, and needs no framework.")
+@click.option("--explain", is_flag=True, help="Also say what happens with each field that a config.pbtxt sets.")
 @click.option("--run", is_flag=True, help="Also load every model and run a request of zeros.")
 def command(
     repository: tuple[Path | str, ...],
@@ -37,10 +38,12 @@ def command(
     model_cache_bytes: int,
     as_json: bool,
     no_inspect: bool,
+    explain: bool,
     run: bool,
 ) -> None:
     """Report for every model of REPOSITORY whether it is served as by Triton (as far as checked), served with a difference, or
-    refused, and why. With --run, also whether it answers. Prints the digest of each version unless --no-inspect is given.
+    refused, and why. With --explain, also what happens with each field of its config.pbtxt; with --run, whether it answers. Prints
+    the digest of each version unless --no-inspect is given.
 
     Exits with 1 when a model is refused or fails.
 
@@ -63,7 +66,9 @@ def command(
         for line in (*sources.ignored, *ignored_folders(sources.folders)):
             print(line, file=sys.stderr)
         refused = [CheckResult(name, Status.REFUSED, reasons=(reason,)) for name, reason in sources.refused.items()]
-        checked = check_repositories(sources.folders, installed(), inspect, attempt, digests=not no_inspect)
+        checked = check_repositories(
+            sources.folders, installed(), inspect, attempt, digests=not no_inspect, explain=explain
+        )
         for result in itertools.chain(refused, checked):
             results.append(result)
             if not as_json:
@@ -84,7 +89,9 @@ def _text(result: CheckResult) -> str:
     looked_at = f"; looked at: {', '.join(result.verified)}" if result.verified else ""
     notes = [f"note: {warning}" for warning in result.warnings]
     notes += [f"version {version}: digest {digest}" for version, digest in result.digests.items()]
-    return "\n    ".join([f"{result.model}: {result.status.value}{versions}{looked_at}", *result.reasons, *notes])
+    return "\n    ".join(
+        [f"{result.model}: {result.status.value}{versions}{looked_at}", *result.reasons, *notes, *result.fields]
+    )
 
 
 def _inspect(children: ChildPool, version: ModelVersion) -> BackendMetadata | None:

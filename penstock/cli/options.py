@@ -126,6 +126,11 @@ model_options = options(
     option("--repository-poll-secs", type=float, default=15.0, help="With polling: seconds between polls."),
     option("--exit-on-error/--no-exit-on-error", default=True, envvar="PENSTOCK_EXIT_ON_ERROR", help="Exit if a model cannot be loaded at start."),  # noqa: E501
     option("--default-max-batch-size", type=int, default=32, help="Maximum batch size of models that can batch and state none."),
+    option("--auto-complete-config/--disable-auto-complete-config", default=True, envvar="PENSTOCK_AUTO_COMPLETE_CONFIG", help="Take what a configuration leaves out from the model's file, or refuse the model."),  # noqa: E501
+    option("--model-config-name", default="", show_default=False, help="Read a model's configs/NAME.pbtxt instead of its config.pbtxt, where it has one."),  # noqa: E501
+    option("--rate-limit", type=click.Choice(["off", "execution_count"]), default="off", help="With execution_count, instances wait for the resources of their rate_limiter, and get runs by its priority."),  # noqa: E501
+    option("--rate-limit-resource", multiple=True, metavar="NAME:COUNT[:DEVICE]", help="With --rate-limit execution_count: how much of a resource each device (or this one) of a worker has; may be repeated. Without it: the most that an instance takes."),  # noqa: E501
+    option("--cache-bytes", type=int, default=64 * 1024 * 1024, help="Bytes of a worker's response cache, for models with response_cache { enable: true }; 0 for no cache."),  # noqa: E501
     option("--partitions", type=int, default=4, help="Partitions of a new topic, and so the maximum number of workers that share one model version. Four are cheap (each is an entry in every fetch and a log segment) and let a model grow without repartitioning."),  # noqa: E501
     option("--cores", type=int, default=0, help="CPU cores to divide among model instances; 0 for all of the container."),
     option("--max-attempts", type=int, default=3, help="Runs of a request that may die before it becomes a dead letter."),

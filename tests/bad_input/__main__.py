@@ -22,6 +22,7 @@ import structlog
 import uvloop
 
 from infra.local.servers import servers
+from tests.bad_input import openapi_fuzz
 from tests.bad_input.codecs import attempt
 from tests.bad_input.http_fuzz import fuzz
 from tests.bad_input.kafka_fuzz import fuzz_records
@@ -45,11 +46,13 @@ def records(seed: int, first: int, count: int) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.bad_input", description="Fuzz the codecs, the HTTP frontend and Kafka."
+        prog="python -m tests.bad_input",
+        description="Fuzz the codecs, the HTTP frontend, its documented routes and Kafka.",
     )
     parser.add_argument("--codecs", type=int, default=1_000_000, help="inputs for the codecs")
     parser.add_argument("--http", type=int, default=1_000_000, help="requests over HTTP")
     parser.add_argument("--records", type=int, default=200_000, help="records through a real broker")
+    parser.add_argument("--openapi", type=int, default=100_000, help="calls by the OpenAPI document")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0)
     options = parser.parse_args()
@@ -70,6 +73,10 @@ def main() -> int:
             outcome = runner.run(fuzz(options.seed, options.first, options.http, lambda text: print(text, flush=True)))
         problems += outcome.problems
         print(f"HTTP: {outcome}", flush=True)
+    if options.openapi:
+        made = openapi_fuzz.fuzz(options.seed, options.openapi, 20, lambda text: print(text, flush=True))
+        problems += made.problems
+        print(f"OpenAPI: {made}", flush=True)
     if options.records:
         problems += records(options.seed, options.first, options.records)
     print(*problems[:50], f"{len(problems)} problems", sep="\n")

@@ -70,7 +70,7 @@ class Outcome:
 
 
 @contextlib.contextmanager
-def served() -> Iterator[tuple[int, int, ServerProcess]]:
+def served(*flags: str) -> Iterator[tuple[int, int, ServerProcess]]:
     """(port, port of the metrics, process) of a one-process fleet with the models of `requests`."""
     with tempfile.TemporaryDirectory(prefix="penstock-fuzz-") as folder:
         models = write_models(Path(folder))
@@ -86,7 +86,7 @@ def served() -> Iterator[tuple[int, int, ServerProcess]]:
             "--grpc-port",
             "off",
         ]
-        server = ServerProcess([*line, "--metrics-port", str(metrics), "--log-level", "error"], None)
+        server = ServerProcess([*line, "--metrics-port", str(metrics), "--log-level", "error", *flags], None)
         try:
             yield port, metrics, server
         finally:
@@ -97,7 +97,7 @@ async def fuzz(seed: int, first: int, requests: int, say: Callable[[str], object
     """Hold dialogues from number `first` on until so many requests were sent; then the gateway must be as before."""
     outcome = Outcome()
     with served() as (port, metrics, server):
-        await _until_it_serves(port, server)
+        await until_it_serves(port, server)
         meter = Meter({"gateway": server.pid})
         outcome.before_mib = outcome.peak_mib = meter.memory_mib()["gateway"]
         started = time.monotonic()
@@ -157,7 +157,8 @@ def _about_the_whole(outcome: Outcome) -> list[str]:
     return problems
 
 
-async def _until_it_serves(port: int, server: ServerProcess) -> None:
+async def until_it_serves(port: int, server: ServerProcess) -> None:
+    """Return once it answers honest requests."""
     deadline = time.monotonic() + _START_WITHIN
     while problems := (await talk(port, _honest())).problems:
         server.check()

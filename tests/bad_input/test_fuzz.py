@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.bad_input import openapi_fuzz
 from tests.bad_input.__main__ import fuzz_codecs
 from tests.bad_input.dialogues import dialogue
 from tests.bad_input.http_fuzz import fuzz
@@ -28,3 +29,13 @@ async def test_http() -> None:
     assert outcome.problems == []
     assert outcome.requests >= REQUESTS
     assert len(outcome.manners) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_openapi_document_is_true() -> None:
+    """schemathesis: every status, content type and body is documented; no 5xx but 501 and 503; memory stays."""
+    outcome = openapi_fuzz.fuzz(0, 2000)
+    assert outcome.problems == []
+    assert outcome.calls >= 2000
+    assert outcome.statuses[200] > 100

@@ -38,7 +38,7 @@ def test_a_model_overrides_what_the_server_has() -> None:
     assert settings.get() == settings.get("a") == TRACE
 
     assert settings.update("", {"trace_rate": "5"}) == TRACE | {"trace_rate": "5"}
-    assert settings.update("a", {"trace_count": "7", "trace_rate": ["9"]})["trace_rate"] == "9"
+    assert settings.update("a", {"trace_count": "7", "trace_rate": ("9",)})["trace_rate"] == "9"
     assert settings.get("a") == TRACE | {"trace_rate": "9", "trace_count": "7"}
     assert settings.get("b") == TRACE | {"trace_rate": "5"}
     assert settings.update("a", {"trace_rate": None, "trace_count": []}) == TRACE | {"trace_rate": "5"}
@@ -64,7 +64,8 @@ def test_a_model_overrides_what_the_server_has() -> None:
         ({"log_frequency": "-3"}, "out of range"),
         ({"trace_mode": "opentelemetry"}, "not supported"),
         ({"foo": "1"}, "no trace setting 'foo'"),
-        ({"trace_rate": ["1", "2"]}, "must be a text"),
+        ({"trace_rate": ["1"]}, "must be a text"),
+        ({"trace_rate": ("1", "2")}, "must be a text"),
     ],
 )
 @pytest.mark.parametrize("model", ["", "a"])

@@ -79,13 +79,11 @@ async def test_a_name_is_registered_once_and_needed(gateway: Running, key: str) 
 
 async def test_cuda_memory_is_refused_with_a_reason(gateway: Running) -> None:
     assert (await gateway.get(f"{CUDA}/status")).json() == []
-    for answer in (
-        await gateway.get(f"{CUDA}/region/r/status"),
-        await gateway.post(
-            f"{CUDA}/region/r/register", json={"raw_handle": {"b64": ""}, "device_id": 0, "byte_size": 8}
-        ),
-    ):
-        assert (answer.status_code, "CUDA shared memory is not supported" in answer.text) == (501, True)
+    unknown = await gateway.get(f"{CUDA}/region/r/status")
+    assert (unknown.status_code, unknown.json()) == (404, {"error": "Unable to find cuda shared memory region: 'r'"})
+    content = {"raw_handle": {"b64": ""}, "device_id": 0, "byte_size": 8}
+    refused = await gateway.post(f"{CUDA}/region/r/register", json=content)
+    assert (refused.status_code, "GPUs not supported" in refused.text) == (400, True)
     for path in ("unregister", "region/r/unregister"):
         assert (await gateway.post(f"{CUDA}/{path}")).status_code == 200
 

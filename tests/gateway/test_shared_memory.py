@@ -161,7 +161,7 @@ def test_without_leave_everything_is_refused(tmp_path: Path) -> None:
     for call in calls:
         with pytest.raises(Unsupported, match="Client shared memory is disabled"):
             call()
-    assert isinstance(regions.cuda_refused(), Unsupported)
+    assert isinstance(regions.cuda_refused(), InvalidArgument)
 
 
 def test_other_processes_are_told_of_changes(regions: Regions, tmp_path: Path) -> None:

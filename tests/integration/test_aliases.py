@@ -99,7 +99,7 @@ def test_a_switch_a_canary_a_shadow_a_rollback_and_a_restart(
                 answers = [client.infer("m@prod", X) for _ in range(10)]
             assert {answer.version for answer in answers} == {"3"}
             assert all(np.array_equal(answer.outputs["Y"], X["X"]) for answer in answers)
-            wait_for(f"10 answers that are {result}", lambda: shadows([first], result) == 10, 30)
+            wait_for(f"10 answers that are {result}", lambda wanted=result: shadows([first], wanted) == 10, 30)
 
         with Client(second.url) as client:
             wait_for(

@@ -48,7 +48,8 @@ def main() -> None:
         with servers.penstock(folder / "ours") as server:
             ours = answers_of(server, played)
     if arguments.write:
-        judging.write_recorded(version, theirs)
+        if not arguments.recorded:
+            judging.write_recorded(version, theirs)
         judging.write_differences([refreshed(group, ours, theirs) for group in judging.groups()])
     sys.exit(report(played, ours, theirs, version, arguments.save))
 

@@ -29,7 +29,7 @@ def copied(folder: Path) -> Path:
 @contextlib.contextmanager
 def penstock(folder: Path) -> Iterator[Server]:
     """An embedded fleet."""
-    flags = ("--no-exit-on-error", *CONTROL)
+    flags = ("--no-exit-on-error", "--allow-shared-memory", *CONTROL)
     process = Process("serve", folder / "log", "serve", "--model-repository", str(copied(folder)), *flags)
     try:
 

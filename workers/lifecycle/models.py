@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -271,7 +272,8 @@ class Models:
             self._allowed = await asyncio.to_thread(read_digests, allowed)
         sources = await asyncio.to_thread(self._sources.refresh)
         self._sources.release([serving.loaded.version.folder for serving in self.serving()])
-        folders = await asyncio.to_thread(scan_repositories, sources.folders, known=self._digests)
+        read = functools.partial(scan_repositories, known=self._digests, config_name=self._settings.model_config_name)
+        folders = await asyncio.to_thread(read, sources.folders)
         self._folders = {folder.name: folder for folder in folders}
         for name, reason in sources.refused.items():
             self._folders[name] = ModelFolder(name, Path(name), reason=reason)

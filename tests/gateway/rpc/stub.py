@@ -18,9 +18,9 @@ STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 ROW = struct.pack("<16f", *range(16))
 
 
-def message(name: str, **fields: Any) -> Any:
+def message(kind: str, /, **fields: Any) -> Any:
     """A message of the package `inference`."""
-    return message_class(f"inference.{name}")(**fields)
+    return message_class(f"inference.{kind}")(**fields)
 
 
 def infer_request(

@@ -1,0 +1,240 @@
+"""The bodies of requests and responses, as JSON schemas. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from protocol.tensors import ITEM_SIZE
+
+Schema = dict[str, Any]
+
+TEXT: Final[Schema] = {"type": "string"}
+COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
+FLAG: Final[Schema] = {"type": "boolean"}
+SHAPE: Final[Schema] = {"type": "array", "items": {"type": "integer", "minimum": -1}}
+_DATATYPE: Final[Schema] = {"type": "string", "enum": list(ITEM_SIZE)}
+_PARAMETERS: Final[Schema] = {
+    "type": "object",
+    "additionalProperties": {"type": ["string", "integer", "number", "boolean"]},
+    "description": "Names that begin with triton_ are reserved.",
+}
+
+
+def ref(name: str) -> Schema:
+    """A reference to a schema."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def listed(items: Schema) -> Schema:
+    """A list."""
+    return {"type": "array", "items": items}
+
+
+def fields(required: dict[str, Schema], optional: dict[str, Schema] | None = None, *, more: bool = False) -> Schema:
+    """An object; without `more`, it has no other fields."""
+    return {
+        "type": "object",
+        "properties": {**required, **(optional or {})},
+        "required": list(required),
+        **({} if more else {"additionalProperties": False}),
+    }
+
+
+_SHARED: Final[dict[str, Schema]] = {
+    "shared_memory_region": {**TEXT, "description": "A registered region; with --allow-shared-memory."},
+    "shared_memory_offset": COUNT,
+    "shared_memory_byte_size": COUNT,
+}
+_TENSOR: Final = {"name": TEXT, "datatype": _DATATYPE, "shape": listed(COUNT)}
+_MEASURED: Final = fields({"count": COUNT, "ns": COUNT})
+_COMPUTED: Final = dict.fromkeys(("compute_input", "compute_infer", "compute_output"), _MEASURED)
+
+SCHEMAS: Final[dict[str, Schema]] = {
+    "Error": fields({"error": {**TEXT, "description": "What is wrong, where, and what to do."}}),
+    "ServerMetadata": fields({"name": TEXT, "version": TEXT, "extensions": listed(TEXT)}),
+    "TensorMetadata": fields({"name": TEXT, "datatype": _DATATYPE, "shape": SHAPE}),
+    "ModelMetadata": fields(
+        {
+            "name": TEXT,
+            "versions": listed(TEXT),
+            "platform": TEXT,
+            "inputs": listed(ref("TensorMetadata")),
+            "outputs": listed(ref("TensorMetadata")),
+        }
+    ),
+    "ModelConfig": {
+        "type": "object",
+        "properties": {"name": TEXT, "backend": TEXT, "platform": TEXT, "max_batch_size": {"type": "integer"}},
+        "required": ["name"],
+        "description": "The completed config.pbtxt as JSON, as Triton writes it.",
+    },
+    "ModelStatistics": fields({"model_stats": listed(ref("VersionStatistics"))}, more=True),
+    "VersionStatistics": fields(
+        {
+            "name": TEXT,
+            "version": TEXT,
+            "last_inference": {**COUNT, "description": "Milliseconds since the epoch."},
+            "inference_count": COUNT,
+            "execution_count": COUNT,
+            "inference_stats": {
+                "type": "object",
+                "additionalProperties": _MEASURED,
+                "required": ["success", "fail", "queue", *_COMPUTED],
+            },
+            "batch_stats": listed(fields({"batch_size": COUNT, **_COMPUTED}, more=True)),
+        },
+        more=True,
+    ),
+    "InferInput": {
+        **fields(
+            _TENSOR,
+            {
+                "data": {"type": "array", "description": "Flat, or nested in the tensor's shape, row by row."},
+                "parameters": {
+                    "type": "object",
+                    "properties": {"binary_data_size": COUNT, **_SHARED},
+                },
+            },
+            more=True,
+        ),
+        "description": "Its data is one of: `data`, `binary_data_size` bytes behind the JSON, a part of a shared memory region.",
+    },
+    "RequestedOutput": fields(
+        {"name": TEXT},
+        {
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "binary_data": FLAG,
+                    "classification": {**COUNT, "description": "How many of the highest elements are wanted, as text."},
+                    **_SHARED,
+                },
+            }
+        },
+        more=True,
+    ),
+    "InferRequest": fields(
+        {"inputs": listed(ref("InferInput"))},
+        {
+            "id": TEXT,
+            "outputs": {**listed(ref("RequestedOutput")), "description": "All outputs, if none is listed."},
+            "parameters": {
+                **_PARAMETERS,
+                "properties": {
+                    "priority": COUNT,
+                    "timeout": {**COUNT, "description": "Microseconds in the queue."},
+                    "binary_data_output": FLAG,
+                    "sequence_id": {"anyOf": [COUNT, TEXT]},
+                    "sequence_start": FLAG,
+                    "sequence_end": FLAG,
+                    "penstock_lane": {"enum": ["interactive", "batch"]},
+                },
+            },
+        },
+        more=True,
+    ),
+    "InferResponse": fields(
+        {
+            "model_name": TEXT,
+            "model_version": TEXT,
+            "outputs": listed(
+                fields(
+                    _TENSOR,
+                    {"data": {"type": "array"}, "parameters": fields({"binary_data_size": COUNT})},
+                )
+            ),
+        },
+        {"id": TEXT, "parameters": {"type": "object"}},
+    ),
+    "GenerateRequest": {
+        "type": "object",
+        "properties": {"id": TEXT, "parameters": {"type": "object"}},
+        "description": "A key that names an input is its data, a scalar or a flat list; every other key is a parameter.",
+    },
+    "GenerateResponse": fields({"model_name": TEXT, "model_version": TEXT}, {"id": TEXT}, more=True),
+    "RepositoryIndex": listed(
+        fields(
+            {"name": TEXT, "version": TEXT, "state": {"enum": ["LOADING", "READY", "UNLOADING", "UNAVAILABLE"]}},
+            {"reason": TEXT},
+            more=True,
+        )
+    ),
+    "IndexRequest": fields({}, {"ready": FLAG, "repository_name": TEXT}, more=True),
+    "LoadRequest": fields(
+        {},
+        {
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "config": {**TEXT, "description": "JSON of a configuration that replaces the repository's."},
+                    "replicas": COUNT,
+                    "pinned": FLAG,
+                    "lease_s": {"type": "number", "minimum": 0},
+                    "idle_after_s": {"type": "number", "minimum": 0},
+                    "digests": listed(TEXT),
+                },
+                "patternProperties": {"^file:": {**TEXT, "description": "A file of the model in base64, by its path."}},
+            }
+        },
+        more=True,
+    ),
+    "UnloadRequest": fields(
+        {}, {"parameters": {"type": "object", "properties": {"unload_dependents": FLAG}}}, more=True
+    ),
+    "Document": {"type": "object"},
+    "Route": fields(
+        {},
+        {
+            "versions": {
+                "type": "object",
+                "additionalProperties": {"type": "integer", "minimum": 0},
+                "description": "Weights by version.",
+            },
+            "shadow": fields({"version": TEXT}, {"share": {"type": "number"}}),
+        },
+        more=True,
+    ),
+    "RequestState": fields(
+        {"id": TEXT, "state": {"enum": ["queued", "running", "done", "cancelled"]}},
+        {"model_name": TEXT, "model_version": TEXT, "age_s": {"type": "number"}, "location": TEXT},
+    ),
+    "SystemRegions": listed(fields({"name": TEXT, "key": TEXT, "offset": COUNT, "byte_size": COUNT})),
+    "SystemRegister": fields({"key": TEXT, "byte_size": COUNT}, {"offset": COUNT}, more=True),
+    "CudaRegions": listed({"type": "object"}),
+    "CudaRegister": fields({"raw_handle": fields({"b64": TEXT}), "device_id": COUNT, "byte_size": COUNT}, more=True),
+    "TraceSettings": fields(
+        {
+            "trace_level": listed({"enum": ["OFF", "TIMESTAMPS", "TENSORS"]}),
+            "trace_rate": TEXT,
+            "trace_count": TEXT,
+            "log_frequency": TEXT,
+            "trace_file": TEXT,
+            "trace_mode": TEXT,
+        }
+    ),
+    "TraceChange": fields(
+        {},
+        {
+            "trace_level": {"type": ["array", "null"], "items": {"enum": ["OFF"]}, "maxItems": 1},
+            **{name: {"type": ["string", "null"]} for name in ("trace_rate", "trace_count", "log_frequency")},
+        },
+    ),
+    "LogSettings": fields(
+        {
+            "log_file": TEXT,
+            "log_info": FLAG,
+            "log_warning": FLAG,
+            "log_error": FLAG,
+            "log_verbose_level": COUNT,
+            "log_format": {"enum": ["default", "ISO8601"]},
+        }
+    ),
+    "LogChange": fields(
+        {},
+        {
+            **{name: {"type": ["boolean", "null"]} for name in ("log_info", "log_warning", "log_error")},
+            "log_verbose_level": {"type": ["integer", "null"], "minimum": 0, "maximum": 2**31 - 1},
+            "log_format": {"enum": ["default", "ISO8601", None]},
+        },
+    ),
+}
