@@ -16,6 +16,7 @@ from gateway.background import Background
 from gateway.calls.dispatcher import Dispatcher
 from gateway.calls.service import Service
 from gateway.durable.claims import Claims
+from gateway.fleet_metrics import FleetMetrics
 from gateway.metrics import GatewayMetrics
 from gateway.repository.control import RepositoryControl
 from gateway.rest.server import HttpServer
@@ -65,6 +66,7 @@ class Gateway:
         self._names = names or Names()
         self._registry = registry if registry is not None else CollectorRegistry()
         self._metrics = GatewayMetrics(self._registry)
+        self._fleet_metrics = FleetMetrics(self._registry)
         self._status: StatusServer | None = None
         self._grpc: GrpcServer | None = None
         self.metrics_port: int | None = None
@@ -92,7 +94,8 @@ class Gateway:
         self.service.log_settings.on_change = _switch_levels
         self.service.repository = RepositoryControl(self.service)
         self._dispatcher = Dispatcher(self.service)
-        self._background = Background(self.service, self._dispatcher)
+        self._fleet_metrics.start(self.service.catalogue, self._transport.results)
+        self._background = Background(self.service, self._dispatcher, self._fleet_metrics)
         self._claims = Claims(self.service)
         self._http = HttpServer(self.service, self._claims, version())
         try:
@@ -128,6 +131,7 @@ class Gateway:
         await self._claims.close()
         await self.service.repository.close()
         await self._background.close()
+        self._fleet_metrics.stop()
         await self._dispatcher.close()
         await self.service.close()
         if self._status is not None:

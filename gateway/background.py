@@ -16,6 +16,7 @@ import structlog
 from gateway.calls.dispatcher import Dispatcher
 from gateway.calls.service import Service
 from gateway.catalogue.heartbeats import is_sound
+from gateway.fleet_metrics import FleetMetrics
 from protocol.errors import FleetError, Unavailable
 from protocol.heartbeat_codec import SECRET_BYTES, SECRET_KEY
 from protocol.ports import OutRecord
@@ -33,10 +34,17 @@ _log = structlog.get_logger("gateway.background")
 
 
 class Background:
-    """Runs the background loops of one gateway."""
+    """Runs the background loops of one gateway.
 
-    def __init__(self, service: Service, dispatcher: Dispatcher) -> None:
+    Args:
+        service: gets what they find out.
+        dispatcher: sweeps.
+        fleet_metrics: gets the heartbeats.
+    """
+
+    def __init__(self, service: Service, dispatcher: Dispatcher, fleet_metrics: FleetMetrics) -> None:
         self._service = service
+        self._fleet_metrics = fleet_metrics
         self._dispatcher = dispatcher
         self._caught_up = asyncio.Event()
         self._controlled = asyncio.Event()
@@ -182,6 +190,7 @@ class Background:
             _log.warning("files differ", model=served.model, version=served.version, problem=served.mixed)
         service.repository.observe(heartbeats)
         service.capacity.observe(heartbeats)
+        self._fleet_metrics.observe(heartbeats, service.clock() - service.settings.worker_timeout)
         for topic in service.capacity.unsure():
             with contextlib.suppress(FleetError):
                 service.capacity.learn(topic, await transport.bus.partitions(topic))

@@ -1,4 +1,4 @@
-"""The command line: `python -m loadtest run|closed|direct|safety|siege|routing|models|bench|page|triton|producers|…`."""
+"""The command line: `python -m loadtest run|closed|direct|safety|siege|routing|processes|models|bench|page|triton|producers|…`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import json
 import tempfile
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final, Literal, TextIO
 
 import click
 
@@ -227,6 +227,24 @@ def routing(loads: tuple[float, ...], rounds: int, seconds: float, out: Path) ->
     from loadtest.routing import run as run_routing
 
     run_routing(loads, rounds, seconds, out, click.echo)
+
+
+@main.command()
+@click.argument("kind", type=click.Choice(["fleet", "embedded"]))
+@click.option("--rounds", type=click.IntRange(1), default=3, help="Points of one and of two processes.")
+@click.option("--seconds", type=click.FloatRange(1.0), default=5.0, help="Of each point.")
+@click.option("--callers", type=click.IntRange(1), default=64, help="Connections.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("docs/benchmarks/processes.md"),
+    help="Page; its JSON goes beside it.",
+)
+def processes(kind: Literal["fleet", "embedded"], rounds: int, seconds: float, callers: int, out: Path) -> None:
+    """Two acceptor processes on two cores against one on one core, in alternated rounds (about a minute)."""
+    from loadtest.acceptors import run as run_processes
+
+    run_processes(kind, rounds, seconds, callers, out, click.echo)
 
 
 @main.command(name="models")

@@ -1,15 +1,39 @@
-"""The statistics document of a model version: Triton's `model_stats` entry, as heartbeats carry it and gateways sum it. Pure.
+"""The statistics of a model version: what counts as what, and Triton's `model_stats` entry. Pure.
 
-Counts are numbers of requests unless a field says otherwise; `ns` is nanoseconds, summed over `count`. Workers write the document
-(`encode_model_stats`), gateways start from zeros (`no_stats`) and add one document per worker (`add_stats`).
+There are two counts of the same events. Each worker counts what it did since it loaded the version; heartbeats carry that document
+(`encode_model_stats`). The result store keeps the fleet's totals (`protocol.totals`): what an answer adds to them is stored in one
+step with the answer, so that they are exact whatever is killed, and only grow. `document` makes Triton's entry from totals.
 
-Invariant: a sum keeps unknown fields, so that workers of a newer version may add fields.
+| event | adds to the totals |
+| --- | --- |
+| an answer with outputs is stored | success 1, its time from intake to answer, queue and compute times, and its rows |
+| it answers a record of the batch lane | the same, once; compute_infer is the sum over the record's parts |
+| it goes to a topic of results | the same, when the store has it, even if the topic then takes only a failure |
+| it comes from the response cache | success 1 and cache_hit 1, no rows; compute times have one count fewer |
+| a failure of the model is stored, also that of a dead letter | fail 1, reason BACKEND |
+| queue timeout, full queue, deadline passed before the run | fail 1, REJECTED; Triton does not count a full queue |
+| cancelled before the run, by a worker or a gateway | fail 1, CANCELED |
+| a record that is no request but names its sender; a gateway's own failure | fail 1, OTHER |
+| the store has an answer already: redelivery, lost reply, race | nothing |
+| a batch ran | execution_count 1 and its batch_stats row, with the next answer of its version |
+| it failed or its instance died, and its requests run again in parts | the same for each run; each request once, when answered |
+| the answer that a run goes with is refused, or its worker killed before | nothing; only the worker's own count has the run |
+| a call that is refused before it is in the log (400, 429, 503) | nothing; `penstock_gateway_rejections` counts it |
+| a retriable failure is answered, and the same key runs again | both answers |
+| a version is loaded again, or loses its last worker | nothing: totals stay, while Triton starts from zero |
+| Redis loses its data | totals start from zero, or from what its replica has |
+
+Counts are numbers of requests unless a field says otherwise; `ns` is nanoseconds, summed over `count`. A request counts 1 whatever
+its rows, `inference_count` counts rows. Every request of a batch is charged the batch's full compute times.
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NotRequired, TypedDict
+
+from protocol.totals import LAST, Counts, Key
 
 DURATIONS: Final = (
     "success",
@@ -44,7 +68,8 @@ class ModelStats(TypedDict):
     """The document.
 
     `last_inference` is milliseconds since the epoch, `inference_count` rows, `execution_count` batches, `inference_stats` by
-    `DURATIONS`. `response_stats` and `memory_usage` are Triton's, and empty here; only gateways write `response_stats`.
+    `DURATIONS`. `response_stats` (of decoupled models) and `memory_usage` (of backends that report it) are Triton's, and empty
+    here; only gateways write `response_stats`.
     """
 
     last_inference: int
@@ -56,11 +81,19 @@ class ModelStats(TypedDict):
     memory_usage: list[dict[str, Any]]
 
 
-_LATEST: Final = "last_inference"
-"""The only number that is not added: a sum keeps the largest."""
-_NAMES: Final = ("name", "version")
-_ROW_KEYS: Final = ("batch_size", "type", "id")
-"""What identifies a row of a list."""
+class FailureReason(enum.StrEnum):
+    """Why a request failed: the `reason` label of `nv_inference_request_failure`."""
+
+    REJECTED = "REJECTED"
+    CANCELED = "CANCELED"
+    BACKEND = "BACKEND"
+    OTHER = "OTHER"
+
+
+FIRST_RESPONSE_MS: Final = (100, 500, 2000, 5000)
+"""Upper bounds of `nv_inference_first_response_histogram_ms`."""
+_LONGEST: Final = 2**52
+"""Nanoseconds that one answer may add, 52 days: Lua's numbers are exact below 2^53."""
 
 
 def encode_duration(count: int, seconds: float) -> DurationStats:
@@ -94,42 +127,120 @@ def encode_model_stats(
     }
 
 
-def no_stats() -> ModelStats:
-    """The document of a version that has run nothing."""
+# --- totals ----------------------------------------------------------------------------------------------------------
+
+
+def _ns(seconds: float) -> int:
+    """Whole nanoseconds; a clock that was set back does not make time negative."""
+    return int(min(seconds * 1e9, _LONGEST)) if seconds > 0.0 else 0
+
+
+def count_success(
+    key: Key, rows: int, times: tuple[float, float], compute: tuple[float, float, float], now: float
+) -> Counts:
+    """What an answer with outputs adds.
+
+    Args:
+        rows: of the request.
+        times: seconds from intake to the answer, and in the queue.
+        compute: seconds of its batch: inputs, run, outputs.
+        now: seconds since the epoch.
+    """
+    whole, queue = times
+    inputs, run, outputs = compute
+    numbers = {
+        "ok": 1, "ok.ns": _ns(whole), "queue.ns": _ns(queue), "input.ns": _ns(inputs), "infer.ns": _ns(run),
+        "output.ns": _ns(outputs), "rows": rows, LAST: int(now * 1000),
+    }  # fmt: skip
+    _observe(numbers, whole)
+    return Counts(key, numbers)
+
+
+def count_cached(key: Key, whole: float, lookup: float) -> Counts:
+    """What an answer from the response cache adds.
+
+    Args:
+        whole: seconds from intake to the answer; they count as queue time, as in Triton, without the look-up.
+        lookup: seconds of the look-up.
+    """
+    numbers = {"ok": 1, "ok.ns": _ns(whole), "queue.ns": _ns(whole - lookup), "hit": 1, "hit.ns": _ns(lookup)}
+    _observe(numbers, whole)
+    return Counts(key, numbers)
+
+
+def count_failure(key: Key, reason: FailureReason, seconds: float) -> Counts:
+    """What a failure adds, `seconds` after intake."""
+    return Counts(key, {f"fail.{reason.value}": 1, "fail.ns": _ns(seconds)})
+
+
+def add_run(numbers: dict[str, int], rows: int, inputs: float, run: float, outputs: float) -> None:
+    """Add a batch that ran: its rows, and its seconds."""
+    size = f"b{rows}"
+    for name, number in (
+        (size, 1), (f"{size}.input.ns", _ns(inputs)), (f"{size}.infer.ns", _ns(run)), (f"{size}.output.ns", _ns(outputs))
+    ):  # fmt: skip
+        numbers[name] = numbers.get(name, 0) + number
+
+
+def add_miss(numbers: dict[str, int], seconds: float) -> None:
+    """Add a request that the response cache did not have: the time of the look-up and the insertion."""
+    numbers["miss"] = numbers.get("miss", 0) + 1
+    numbers["miss.ns"] = numbers.get("miss.ns", 0) + _ns(seconds)
+
+
+def _observe(numbers: dict[str, int], seconds: float) -> None:
+    """Note the bucket of the first response. Most answers are in the lowest, whose count is the rest of all successes."""
+    if seconds * 1000 > FIRST_RESPONSE_MS[0]:
+        above = max(bound for bound in FIRST_RESPONSE_MS if seconds * 1000 > bound)
+        numbers[f"over{above}"] = 1
+
+
+def first_responses(totals: Mapping[str, int]) -> tuple[list[tuple[str, float]], float]:
+    """Successes by time to the answer: (upper bound in ms, count up to it), and the sum in ms, as Prometheus expects them."""
+    rows, left = [], totals.get("ok", 0)
+    over = [totals.get(f"over{bound}", 0) for bound in FIRST_RESPONSE_MS]
+    for place, bound in enumerate(FIRST_RESPONSE_MS):
+        rows.append((str(float(bound)), float(left - sum(over[place:]))))
+    return [*rows, ("+Inf", float(left))], totals.get("ok.ns", 0) / 1e6
+
+
+def failures(totals: Mapping[str, int]) -> dict[FailureReason, int]:
+    """Failed requests by reason."""
+    return {reason: totals.get(f"fail.{reason.value}", 0) for reason in FailureReason}
+
+
+def document(totals: Mapping[str, int]) -> ModelStats:
+    """Triton's entry, without name and version."""
+
+    def duration(count: int, name: str) -> DurationStats:
+        return {"count": count, "ns": totals.get(f"{name}.ns", 0)}
+
+    succeeded, hits = totals.get("ok", 0), totals.get("hit", 0)
+    sizes = sorted(int(name[1:]) for name in totals if name[:1] == "b" and name[1:].isdecimal())
+    computed = succeeded - hits
     return {
-        "last_inference": 0,
-        "inference_count": 0,
-        "execution_count": 0,
-        "inference_stats": {name: encode_duration(0, 0.0) for name in DURATIONS},
+        "last_inference": totals.get(LAST, 0),
+        "inference_count": totals.get("rows", 0),
+        "execution_count": sum([totals[f"b{size}"] for size in sizes]),
+        "inference_stats": {
+            "success": duration(succeeded, "ok"),
+            "fail": duration(sum(failures(totals).values()), "fail"),
+            "queue": duration(succeeded, "queue"),
+            "compute_input": duration(computed, "input"),
+            "compute_infer": duration(computed, "infer"),
+            "compute_output": duration(computed, "output"),
+            "cache_hit": duration(hits, "hit"),
+            "cache_miss": duration(totals.get("miss", 0), "miss"),
+        },
         "response_stats": {},
-        "batch_stats": [],
+        "batch_stats": [
+            {
+                "batch_size": size,
+                "compute_input": duration(totals[f"b{size}"], f"b{size}.input"),
+                "compute_infer": duration(totals[f"b{size}"], f"b{size}.infer"),
+                "compute_output": duration(totals[f"b{size}"], f"b{size}.output"),
+            }
+            for size in sizes
+        ],
         "memory_usage": [],
     }
-
-
-def add_stats(total: dict[str, Any], part: Mapping[str, Any]) -> None:
-    """Add one worker's document to a sum: numbers add up, objects by key, lists of objects by `batch_size`, `type` and `id`."""
-    for key, value in part.items():
-        if key in _NAMES:
-            continue
-        here = total.get(key)
-        if isinstance(value, dict):
-            add_stats(total.setdefault(key, {}), value)
-        elif isinstance(value, list):
-            total[key] = _merged(here or [], value)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            total[key] = max(here or 0, value) if key == _LATEST else (here or 0) + value
-
-
-def _merged(rows: list[dict[str, Any]], more: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    by_name: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for row in [*rows, *more]:
-        name = tuple(row.get(key) for key in _ROW_KEYS)
-        total = by_name.setdefault(name, {key: row[key] for key in _ROW_KEYS if key in row})
-        add_stats(total, {key: value for key, value in row.items() if key not in _ROW_KEYS})
-    return [by_name[name] for name in sorted(by_name, key=repr if len(by_name) < 2 else _order)]
-
-
-def _order(name: tuple[Any, ...]) -> tuple[int, str, int]:
-    size, kind, number = name
-    return (size or 0, kind or "", number or 0)

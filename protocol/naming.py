@@ -157,6 +157,10 @@ class Names:
         """The Redis stream of one request (see `ref`)."""
         return f"{self.prefix}:result:{ref}"
 
+    def totals_key(self, model: str, version: str) -> str:
+        """The Redis hash of a model version's totals; `:recent` behind it is the list of those not yet added to the hash."""
+        return f"{self.prefix}:totals:{encode_model(model)}:{version}"
+
     def gateway_channel(self, gateway: str) -> str:
         """The publish/subscribe channel on which a gateway is woken."""
         return f"{self.prefix}:gateway:{gateway}"

@@ -10,6 +10,7 @@ from protocol.naming import Names
 from protocol.ports import Bus, Results
 from protocol.runtime.microtasks import Microtasks
 from workers.crash_journal import CrashJournal
+from workers.response_cache import ResponseCache
 from workers.retry import Retry
 
 
@@ -30,6 +31,7 @@ class Context:
         journal: where instances note the requests that they run; None without a supervisor.
         digest: of the model version's files; "" in the worker's own context.
         microtasks: of the parts that share this event loop.
+        cache: the response cache; None if answers are not kept.
         max_attempts: runs that may die with a request in them before it goes to the dead letters.
     """
 
@@ -46,6 +48,7 @@ class Context:
     digest: str = ""
     microtasks: Microtasks = dataclasses.field(default_factory=Microtasks)
     topic_fence_ttl: float = 60.0
+    cache: ResponseCache | None = None
     created_topics: set[str] = dataclasses.field(default_factory=set)
 
     def of_a_model(self, digest: str) -> Context:

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 
 import psutil
 import structlog
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, Metric, UnknownMetricFamily
 
 from workers.system import cpu_limit
 
@@ -83,7 +83,7 @@ class Hardware:
             "used": GaugeMetricFamily("nv_gpu_memory_used_bytes", "GPU memory in use.", labels=label),
             "power": GaugeMetricFamily("nv_gpu_power_usage", "Power, in watts.", labels=label),
             "limit": GaugeMetricFamily("nv_gpu_power_limit", "Power limit, in watts.", labels=label),
-            "energy": CounterMetricFamily(
+            "energy": UnknownMetricFamily(  # a counter family would append `_total` to Triton's name
                 "nv_energy_consumption", "Energy since the driver was loaded, in joules.", labels=label
             ),
         }

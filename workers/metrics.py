@@ -1,7 +1,8 @@
 """The worker's metrics. Counters are plain integers (`statistics`); Prometheus's objects are made at each scrape.
 
-`nv_*` have Triton's names and meanings, except that requests rejected at a full queue count as failed; `penstock_worker_*` are
-ours. Labels are a model's name, its version and its `metric_tags`, so callers cannot add series.
+`nv_*` have Triton's names and meanings, except that requests rejected at a full queue count as failed; they are this worker's own
+part, since it loaded the version (gateways export the fleet's). `penstock_worker_*` are ours. Labels are a model's name, its
+version and its `metric_tags`, so callers cannot add series.
 """
 
 from __future__ import annotations
@@ -27,6 +28,13 @@ from workers.statistics import Histogram, ModelStatistics
 _MICROSECONDS: Final = 1e6
 
 _Read = Callable[[ModelStatistics], float]
+
+_NV_CACHE: Final[tuple[tuple[str, str, _Read], ...]] = (
+    ("nv_cache_num_hits_per_model", "Answers from the response cache.", lambda s: s.cache_hit.count),
+    ("nv_cache_num_misses_per_model", "Requests that the response cache did not have.", lambda s: s.cache_miss.count),
+    ("nv_cache_hit_duration_per_model", "Cumulative time of look-ups that found an answer, in microseconds.", lambda s: s.cache_hit.seconds * _MICROSECONDS),  # noqa: E501
+    ("nv_cache_miss_duration_per_model", "Cumulative time of look-ups and insertions of the others, in microseconds.", lambda s: s.cache_miss.seconds * _MICROSECONDS),  # noqa: E501
+)  # fmt: skip
 
 _NV_COUNTERS: Final[tuple[tuple[str, str, _Read], ...]] = (
     ("nv_inference_request_success", "Successful requests; each counts 1, whatever its rows.", lambda s: s.success.count),
@@ -114,11 +122,19 @@ class WorkerMetrics(Collector):
         serving: every model version that takes requests.
         retry: of the worker's own calls; those of a model version's are its own.
         devices: utilisation of CPU and GPUs.
+        inference: export `nv_inference_*` and `nv_cache_*`; a gateway that shares the registry exports them for the fleet.
     """
 
     def __init__(
-        self, registry: CollectorRegistry, serving: Callable[[], list[Serving]], retry: Retry, devices: Devices
+        self,
+        registry: CollectorRegistry,
+        serving: Callable[[], list[Serving]],
+        retry: Retry,
+        devices: Devices,
+        *,
+        inference: bool = True,
     ) -> None:
+        self._inference = inference
         self.ready: Callable[[], bool] = lambda: False
         self._serving = serving
         self._retry = retry
@@ -163,7 +179,16 @@ class WorkerMetrics(Collector):
         yield from (failed, failing)
 
     def _triton(self, models: list[tuple[Serving, dict[str, str]]], names: list[str]) -> Iterator[Metric]:
-        for name, text, read in _NV_COUNTERS:
+        if self._inference:
+            yield from self._inferences(models, names)
+        seconds = GaugeMetricFamily("nv_model_load_duration_secs", "Time of the last load.", labels=names)
+        for serving, labels in models:
+            seconds.add_metric(_values(names, labels), serving.loaded.seconds)
+        yield seconds
+
+    def _inferences(self, models: list[tuple[Serving, dict[str, str]]], names: list[str]) -> Iterator[Metric]:
+        caching = any(m.statistics.cache_hit.count or m.statistics.cache_miss.count for m, _ in models)
+        for name, text, read in (*_NV_COUNTERS, *(_NV_CACHE if caching else ())):
             # Not a counter family: that would append `_total` to Triton's names, which dashboards use without it.
             family = UnknownMetricFamily(name, text, labels=names)
             for serving, labels in models:
@@ -175,14 +200,18 @@ class WorkerMetrics(Collector):
         pending = GaugeMetricFamily(
             "nv_inference_pending_request_count", "Requests that wait to be executed.", labels=names
         )
-        seconds = GaugeMetricFamily("nv_model_load_duration_secs", "Time of the last load.", labels=names)
+        first = HistogramMetricFamily(
+            "nv_inference_first_response_histogram_ms",
+            "Time from intake to the answer of successful requests.",
+            labels=names,
+        )
         for serving, labels in models:
-            values = _values(names, labels)
-            for reason, count in serving.statistics.failures.items():
+            values, statistics = _values(names, labels), serving.statistics
+            for reason, count in statistics.failures.items():
                 failures.add_metric([*values, reason.value], count)
             pending.add_metric(values, serving.runner.queued_requests)
-            seconds.add_metric(values, serving.loaded.seconds)
-        yield from (failures, pending, seconds)
+            first.add_metric(values, statistics.first_response.cumulative(), statistics.first_response.total)
+        yield from (failures, pending, first)
 
     def _own(self, models: list[tuple[Serving, dict[str, str]]], names: list[str]) -> Iterator[Metric]:
         for name, text, read in _COUNTERS:

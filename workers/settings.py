@@ -21,8 +21,10 @@ from protocol.transport.settings import TransportSettings
 from workers.repository import model_files
 from workers.repository.completion import DEFAULT_MAX_BATCH_SIZE
 from workers.repository.model_files import ModelFile
+from workers.repository.remote import address
 
 Mode = Literal["none", "poll", "explicit"]
+Limit = Literal["off", "execution_count"]
 
 MAX_SHARE: Final = 0.9
 """The largest `batch_lane_share`: interactive requests always get some of the time."""
@@ -47,6 +49,10 @@ class WorkerSettings:
 
     Attributes:
         model_repository: folders of model folders, in Triton's layout.
+        remote_repository: URLs of further repositories, `s3://bucket/prefix` or `s3://https://host:port/bucket/prefix`.
+        model_cache_dir: where their files are kept, for all workers of this machine; None for the user's cache folder.
+        model_cache_bytes: that they may have there; the longest unused are removed first. 0 for no limit.
+        allowed_digests: file with the digests of the only versions that may be served, one SHA-256 per line; None for any.
         model_file: single model files that are served as well, each under a name of its own.
         model_control_mode: load all at start, also follow changes, or only `load_model`.
         load_model: with explicit control: these at start; `*` for all.
@@ -69,6 +75,11 @@ class WorkerSettings:
         max_queued_bytes: of requests that wait or run, per model version.
         batch_lane_max_ms: milliseconds that one batch of the batch lane may run: the longest wait of an interactive request.
         batch_lane_share: of the instances' time that the batch lane gets while interactive requests always wait; 0 for none.
+        rate_limit: `execution_count` makes instances wait for the resources that their groups name.
+        rate_limit_resource: with that, how much there is: `name:count` or `name:count:device`; else the largest need.
+        auto_complete_config: whether what a configuration leaves out comes from the model's file.
+        model_config_name: a model's `configs/<name>.pbtxt` replaces its config.pbtxt where it has one; "" for none.
+        cache_bytes: of the response cache, for models that ask for one; 0 for no cache.
         default_max_batch_size: of models that can batch and state no size; 0 to batch only where a configuration asks for it.
         gpus: the numbers of the GPUs to use; None for all.
         cores: CPU cores to share out between instances; 0 for all this process may use.
@@ -82,6 +93,10 @@ class WorkerSettings:
     """
 
     model_repository: tuple[Path, ...] = ()
+    remote_repository: tuple[str, ...] = ()
+    model_cache_dir: Path | None = None
+    model_cache_bytes: int = 64 * 1024**3
+    allowed_digests: Path | None = None
     model_file: tuple[ModelFile, ...] = ()
     model_control_mode: Mode = "none"
     load_model: tuple[str, ...] = ()
@@ -102,6 +117,11 @@ class WorkerSettings:
     max_queued_bytes: int = 256 * 1024 * 1024
     batch_lane_max_ms: float = 20.0
     batch_lane_share: float = 0.05
+    rate_limit: Limit = "off"
+    rate_limit_resource: tuple[str, ...] = ()
+    auto_complete_config: bool = True
+    model_config_name: str = ""
+    cache_bytes: int = 64 * 1024 * 1024
     default_max_batch_size: int = DEFAULT_MAX_BATCH_SIZE
     gpus: tuple[int, ...] | None = None
     cores: int = 0
@@ -123,9 +143,23 @@ class WorkerSettings:
             raise ConfigError(
                 f"worker id {quoted(self.worker)} must be at most 128 letters, digits, dots, dashes and underscores"
             )
+        self._check_model_settings()
+        self._check_numbers()
+
+    def _check_model_settings(self) -> None:
+        if "/" in self.model_config_name or "\0" in self.model_config_name:
+            raise ConfigError(
+                f"model_config_name is {quoted(self.model_config_name)}; it is a file's name without .pbtxt"
+            )
+        if self.rate_limit not in get_args(Limit):
+            raise ConfigError(f"rate_limit is {quoted(self.rate_limit)}; it must be off or execution_count")
+        if self.rate_limit_resource and self.rate_limit == "off":
+            raise ConfigError("rate_limit_resource is valid only with rate_limit execution_count")
+
+    def _check_numbers(self) -> None:
         if self.metrics_port is not None and not 0 <= self.metrics_port <= 65535:
             raise ConfigError(f"metrics_port is {self.metrics_port}; a port is between 0 and 65535")
-        model_files.require_distinct(self.model_file)
+        self._check_repositories()
         for name in ("repository_poll_secs", "heartbeat_interval", "resync_interval", "fence_ttl", "topic_fence_ttl"):
             require_seconds(name, getattr(self, name))
         for name in ("drain_grace", "unload_grace"):
@@ -137,8 +171,17 @@ class WorkerSettings:
         if self.max_queued_bytes <= 0 or self.model_memory_limit < 0:
             name = "max_queued_bytes" if self.max_queued_bytes <= 0 else "model_memory_limit"
             raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")
+        if self.cache_bytes < 0:
+            raise ConfigError(f"cache_bytes is {self.cache_bytes}; it must be at least 0")
         require_seconds("batch_lane_max_ms", self.batch_lane_max_ms)
         require_share("batch_lane_share", self.batch_lane_share, MAX_SHARE)
+
+    def _check_repositories(self) -> None:
+        model_files.require_distinct(self.model_file)
+        for url in self.remote_repository:
+            address.parse(url)  # raises
+        if self.model_cache_bytes < 0:
+            raise ConfigError(f"model_cache_bytes is {self.model_cache_bytes}; it must be 0 or more")
 
 
 def to_environment(worker: WorkerSettings, transport: TransportSettings) -> dict[str, str]:
@@ -210,6 +253,7 @@ def _flag(text: str) -> bool:
 _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "str": str,
     "Mode": str,
+    "Limit": str,
     "int": int,
     "float": float,
     "bool": _flag,

@@ -1,8 +1,10 @@
-"""The counts of one model version, as plain numbers: Triton's statistics and our own. Pure.
+"""This worker's counts of one model version, as plain numbers: Triton's statistics and our own; and what each answer adds to the
+fleet's totals (`protocol.model_stats` has the table). Pure.
 
-Invariants: a batch is counted before its answers go out, so a caller who has an answer finds it counted; counters only grow. A
-request counts 1 whatever its rows; `inference_count` counts rows; `execution_count` counts batches that ran. Every request of a
-batch is charged the batch's full compute times, as in Triton, so means over `success` are what requests experienced.
+Invariants: a batch is counted before its answers go out, so a caller who has an answer finds it counted; counters only grow; a
+run is added to the totals with one answer. A request counts 1 whatever its rows; `inference_count` counts rows; `execution_count`
+counts batches that ran. Every request of a batch is charged the batch's full compute times, as in Triton, so means over `success`
+are what requests experienced.
 """
 
 from __future__ import annotations
@@ -10,25 +12,29 @@ from __future__ import annotations
 import bisect
 import collections
 import dataclasses
-import enum
 import itertools
 from collections.abc import Sequence
 from typing import Final
 
-from protocol.model_stats import BatchStats, DurationStats, ModelStats, encode_duration, encode_model_stats
+from protocol.model_stats import (
+    FIRST_RESPONSE_MS,
+    BatchStats,
+    DurationStats,
+    FailureReason,
+    ModelStats,
+    add_miss,
+    add_run,
+    count_cached,
+    count_failure,
+    count_success,
+    encode_duration,
+    encode_model_stats,
+)
+from protocol.totals import Counts, Key
 from workers.latency import LatencyModel
 
 SECONDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 ROWS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
-
-
-class FailureReason(enum.StrEnum):
-    """Why a request failed: the `reason` label of `nv_inference_request_failure`."""
-
-    REJECTED = "REJECTED"
-    CANCELED = "CANCELED"
-    BACKEND = "BACKEND"
-    OTHER = "OTHER"
 
 
 class Histogram:
@@ -55,7 +61,7 @@ class Histogram:
     def cumulative(self) -> list[tuple[str, float]]:
         """(upper bound, count of values up to it), as Prometheus expects it."""
         totals = itertools.accumulate(self.counts)
-        return list(zip([*map(str, self.bounds), "+Inf"], map(float, totals), strict=True))
+        return list(zip([*map(str, map(float, self.bounds)), "+Inf"], map(float, totals), strict=True))
 
 
 @dataclasses.dataclass(slots=True)
@@ -125,7 +131,10 @@ class LaneStatistics:
 
 
 class ModelStatistics:
-    """Counts; read by the heartbeat, the metrics and `/v2/models/<m>/stats`.
+    """Counts; read by the heartbeat and the metrics.
+
+    Args:
+        key: (model, version), whose totals its answers add to.
 
     Attributes:
         releases: batches by reason of release.
@@ -140,7 +149,9 @@ class ModelStatistics:
         lane: of the batch lane.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, key: Key = ("", "")) -> None:
+        self.key = key
+        self._unreported: dict[str, int] = {}
         self.last_inference = 0.0
         self.inference_count = 0
         self.execution_count = 0
@@ -150,6 +161,8 @@ class ModelStatistics:
         self.compute_input = Duration()
         self.compute_infer = Duration()
         self.compute_output = Duration()
+        self.cache_hit = Duration()
+        self.cache_miss = Duration()
         self.failures: dict[FailureReason, int] = dict.fromkeys(FailureReason, 0)
         self.by_batch_size: dict[int, tuple[Duration, Duration, Duration]] = {}
         self.releases: collections.Counter[str] = collections.Counter()
@@ -162,13 +175,15 @@ class ModelStatistics:
         self.queue_seconds = Histogram(SECONDS)
         self.compute_seconds = Histogram(SECONDS)
         self.emit_seconds = Histogram(SECONDS)
-        self._shown: tuple[tuple[int, int, int], ModelStats] | None = None
+        self.first_response = Histogram(FIRST_RESPONSE_MS)
+        """In milliseconds."""
+        self._shown: tuple[tuple[int, int, int, int], ModelStats] | None = None
         self.latency = LatencyModel()
 
     def executed(self, batch: Executed) -> None:
         """A batch ran, or failed."""
         if batch.compute_start:
-            self._ran(batch)
+            self.ran(batch.rows, batch.compute_input, batch.compute_infer, batch.compute_output)
         if batch.succeeded_rows:
             self.last_inference = batch.end
             self.inference_count += batch.succeeded_rows
@@ -178,17 +193,19 @@ class ModelStatistics:
             self.failures[FailureReason.BACKEND] += batch.failed
             self.fail.add(batch.failed, batch.failed_seconds)
 
-    def _ran(self, batch: Executed) -> None:
+    def ran(self, rows: int, compute_input: float, compute_infer: float, compute_output: float) -> None:
+        """The model ran on so many rows, for so many seconds, with or without success."""
         self.execution_count += 1
-        self.batch_rows.observe(batch.rows)
-        self.compute_seconds.observe(batch.compute_infer)
-        of_size = self.by_batch_size.get(batch.rows)
+        self.batch_rows.observe(rows)
+        self.compute_seconds.observe(compute_infer)
+        of_size = self.by_batch_size.get(rows)
         if of_size is None:
-            of_size = self.by_batch_size[batch.rows] = (Duration(), Duration(), Duration())
+            of_size = self.by_batch_size[rows] = (Duration(), Duration(), Duration())
         taken, ran, given = of_size
-        taken.add(1, batch.compute_input)
-        ran.add(1, batch.compute_infer)
-        given.add(1, batch.compute_output)
+        taken.add(1, compute_input)
+        ran.add(1, compute_infer)
+        given.add(1, compute_output)
+        add_run(self._unreported, rows, compute_input, compute_infer, compute_output)
 
     def _succeeded(self, batch: Executed, count: int) -> None:
         enqueued = sum(batch.enqueued)
@@ -200,14 +217,17 @@ class ModelStatistics:
         started = batch.compute_start
         if count == 1:
             self.queue_seconds.observe(started - enqueued)
+            self.first_response.observe((batch.end - enqueued) * 1000)
             return
         for at, times in collections.Counter(batch.enqueued).items():  # requests of one fetch were enqueued at one time
             self.queue_seconds.observe(started - at, times)
+            self.first_response.observe((batch.end - at) * 1000, times)
 
-    def record_succeeded(self, enqueued: float, start: float, compute: float, now: float) -> None:
-        """A record of the batch lane has its outputs; its rows are counted with their batches.
+    def record_succeeded(self, rows: int, enqueued: float, start: float, compute: float, now: float) -> Counts:
+        """A record of the batch lane has its outputs; here its rows are counted with their batches. Returns what its answer adds.
 
         Args:
+            rows: of the record.
             enqueued, start, now: times: when it was enqueued, when its first batch began, when it has its outputs.
             compute: seconds that its batches ran.
         """
@@ -216,20 +236,56 @@ class ModelStatistics:
         self.queue.add(1, start - enqueued)
         self.compute_infer.add(1, compute)
         self.queue_seconds.observe(start - enqueued)
+        self.first_response.observe((now - enqueued) * 1000)
+        times = now - enqueued, start - enqueued
+        return self.with_runs(count_success(self.key, rows, times, (0.0, compute, 0.0), now))
 
-    def failed(self, reason: FailureReason, seconds: float) -> None:
-        """A request was answered with a failure without a run, `seconds` after it was enqueued."""
+    def failed(self, reason: FailureReason, seconds: float) -> Counts:
+        """A request is answered with a failure without a run, `seconds` after it was enqueued; returns what that answer adds."""
         self.failures[reason] += 1
         self.fail.add(1, seconds)
         if reason is FailureReason.CANCELED:
             self.cancellations += 1
+        return self.with_runs(count_failure(self.key, reason, seconds))
+
+    # --- the fleet's totals ------------------------------------------------------------------------------------------
+
+    def with_runs(self, counts: Counts) -> Counts:
+        """The same counts of an answer, with the runs that no answer has reported yet. No other answer may share the object."""
+        if self._unreported:
+            counts.batch, self._unreported = self._unreported, {}
+        return counts
+
+    def success_counts(self, batch: Executed, enqueued: float, rows: int) -> Counts:
+        """What a request of the batch that succeeded adds."""
+        whole = batch.end - enqueued
+        queue = batch.compute_start - batch.compute_input - enqueued
+        compute = batch.compute_input, batch.compute_infer, batch.compute_output
+        return count_success(self.key, rows, (whole, queue), compute, batch.end)
+
+    def failure_counts(self, reason: FailureReason, seconds: float) -> Counts:
+        """What a failure adds, `seconds` after the request was enqueued."""
+        return count_failure(self.key, reason, seconds)
+
+    def cached(self, seconds: float, lookup: float) -> Counts:
+        """A request is answered from the response cache, `seconds` after it was enqueued; returns what that answer adds."""
+        self.success.add(1, seconds)
+        self.queue.add(1, seconds - lookup)
+        self.cache_hit.add(1, lookup)
+        self.first_response.observe(seconds * 1000)
+        return self.with_runs(count_cached(self.key, seconds, lookup))
+
+    def cache_missed(self, seconds: float) -> None:
+        """The response cache did not have a request; looking it up and inserting its answer took so long."""
+        self.cache_miss.add(1, seconds)
+        add_miss(self._unreported, seconds)
 
     def to_json(self) -> ModelStats:
         """See `encode_model_stats`.
 
         Encoded again only after something was counted: an idle model too is asked twice a second.
         """
-        counted = (self.execution_count, self.success.count, self.fail.count)
+        counted = (self.execution_count, self.success.count, self.fail.count, self.cache_miss.count)
         if self._shown is None or self._shown[0] != counted:
             self._shown = (counted, self._to_json())
         return self._shown[1]
@@ -242,6 +298,8 @@ class ModelStatistics:
             "compute_input": self.compute_input,
             "compute_infer": self.compute_infer,
             "compute_output": self.compute_output,
+            "cache_hit": self.cache_hit,
+            "cache_miss": self.cache_miss,
         }
         batches: list[BatchStats] = [
             {

@@ -26,10 +26,13 @@ from protocol.transport import Transport
 from workers.context import Context
 from workers.crash_journal import CrashJournal
 from workers.devices import Hardware, cores
+from workers.instances.limited import RateLimit
+from workers.instances.rate_limiter import parse_resources
 from workers.lifecycle.control import Control
 from workers.lifecycle.loader import Loader
 from workers.lifecycle.models import Models
 from workers.metrics import WorkerMetrics
+from workers.response_cache import ResponseCache
 from workers.retry import Retry
 from workers.settings import WorkerSettings, made_up_id
 from workers.supervision.heartbeat import (
@@ -93,13 +96,24 @@ class Worker:
             None if settings.journal_fd is None else CrashJournal(settings.journal_fd),
             microtasks=transport.microtasks,
             topic_fence_ttl=settings.topic_fence_ttl,
+            cache=ResponseCache(settings.cache_bytes) if settings.cache_bytes else None,
         )
         gpus = hardware.gpus if settings.gpus is None else settings.gpus
         loader = Loader(
-            gpus, settings.cores or cores(), settings.default_max_batch_size, settings.load_threads, self._clock
+            gpus,
+            settings.cores or cores(),
+            settings.default_max_batch_size if settings.auto_complete_config else None,
+            settings.load_threads,
+            self._clock,
+            _rate_limit(settings),
         )
         self.models = Models(self._context, settings, loader, transport.directory)
-        self.metrics = WorkerMetrics(self.registry, self.models.serving, self._context.retry, hardware)
+        inference = (
+            settings.metrics_port is not None
+        )  # without a port, the registry is a gateway's, which has the fleet's
+        self.metrics = WorkerMetrics(
+            self.registry, self.models.serving, self._context.retry, hardware, inference=inference
+        )
         explicit = settings.model_control_mode == "explicit"
         self.control = Control(self._context, settings, self.models, transport.directory) if explicit else None
         self._pulse = HeartbeatSource(self._context, self.models, settings.model_control_mode, self.control)
@@ -283,6 +297,12 @@ class Worker:
     async def _poll(self) -> None:
         await asyncio.sleep(self._settings.repository_poll_secs)
         await self.models.poll()
+
+
+def _rate_limit(settings: WorkerSettings) -> RateLimit | None:
+    return (
+        RateLimit(parse_resources(settings.rate_limit_resource)) if settings.rate_limit == "execution_count" else None
+    )
 
 
 def _outlet(settings: WorkerSettings, transport: Transport) -> HeartbeatSender:

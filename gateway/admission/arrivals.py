@@ -1,7 +1,7 @@
 """Calls that arrive before their model: in the first seconds of a gateway they wait for it instead of being refused.
 
 A gateway is ready before the workers of its fleet have announced their models, so an early call may name a model that is about to
-appear. Later, a name that is not in the catalogue is wrong.
+appear. Later, a name that is not in the catalogue is wrong. Calls of a model that was evicted always wait: they load it again.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ class Arrivals:
         admission: waiting calls count as long polls.
         model_wait: seconds, from when this gateway is first ready, for which calls wait.
         clock: the fleet's.
+
+    Attributes:
+        wake: loads a model that was evicted; returns at once.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Arrivals:
         self._clock = clock
         self._began: float | None = None
         self._waiting: set[asyncio.Future[None]] = set()
+        self.wake: Callable[[str], None] = lambda model: None
 
     def ready(self) -> None:
         """Note that this gateway is ready; only the first call counts."""
@@ -63,6 +67,8 @@ class Arrivals:
 
     def until(self, model: str, version: str, deadline: float) -> float | None:
         """See `wait_until`."""
+        if self._catalogue.sleeping(model):
+            return deadline if self._clock() < deadline else None
         awaited = self._catalogue.awaits(model, version)
         return wait_until(
             awaited=awaited, now=self._clock(), began=self._began, model_wait=self._model_wait, deadline=deadline
@@ -78,6 +84,8 @@ class Arrivals:
             return
         with self._admission.poll():
             while (until := self.until(model, version, deadline)) is not None:
+                if self._catalogue.sleeping(model):
+                    self.wake(model)
                 future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
                 self._waiting.add(future)
                 try:

@@ -20,6 +20,7 @@ from gateway.settings import GatewaySettings
 from protocol.codec import decode_reply, encode_reply
 from protocol.errors import Code, DeadlineExceeded, FleetError
 from protocol.messages import Failure, InferReply, Lane, Timing
+from protocol.model_stats import FailureReason, count_failure
 from protocol.naming import Names
 from protocol.ports import Cancel, FinishOutcome, Payload, Results, Terminal
 from protocol.runtime.clock import Clock
@@ -29,6 +30,7 @@ _COALESCE: Final = 0.005
 """Deadlines closer together than this share one timer."""
 
 _BATCH: Final = Lane.BATCH
+_REASONS: Final = {Code.CANCELLED: FailureReason.CANCELED, Code.DEADLINE_EXCEEDED: FailureReason.REJECTED}
 _NOT_KEPT: Final = "the answer was delivered before and is no longer kept"
 
 _log = structlog.get_logger("gateway.calls.completion")
@@ -153,7 +155,12 @@ class Completion:
         Raises:
             Unavailable: the store cannot be reached.
         """
-        answer = Terminal(request_ref, encode_reply(reply), "", self._result_ttl, True, reply.timing.accepted)
+        accepted = reply.timing.accepted
+        answer = Terminal(request_ref, encode_reply(reply), "", self._result_ttl, True, accepted)
+        if reply.failure is not None and reply.model and reply.version:
+            reason = _REASONS.get(reply.failure.code, FailureReason.OTHER)
+            seconds = self._clock() - accepted if accepted else 0.0
+            answer.counts = count_failure((reply.model, reply.version), reason, seconds)
         (outcome,) = await self._results.finish([answer])
         if outcome is FinishOutcome.WRITTEN:
             return None

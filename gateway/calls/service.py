@@ -27,7 +27,7 @@ from gateway.calls.routed import RoutedCalls
 from gateway.calls.shadows import Shadows
 from gateway.catalogue import statistics
 from gateway.catalogue.catalogue import Catalogue, RequestQueue, Served
-from gateway.catalogue.heartbeats import HeartbeatPoller
+from gateway.catalogue.heartbeats import HeartbeatPoller, is_sound
 from gateway.handle import Keyring
 from gateway.ids import Ids, trace_context
 from gateway.metrics import GatewayMetrics
@@ -305,12 +305,15 @@ class Service:
         self.completion.expect(call, now)
         return call
 
-    async def statistics(self, model: str = "", version: str = "") -> dict[str, Any]:
-        """Triton's statistics, summed over the workers. Every call that was answered before this one is counted.
+    async def statistics(self, model: str = "", version: str = "", *, per_worker: bool = False) -> dict[str, Any]:
+        """Triton's statistics, from the fleet's totals. Every call that was answered before this one is counted.
+
+        Args:
+            per_worker: each entry also has `workers`: what each live or lately lost worker counted since it loaded the version.
 
         Raises:
             NotFound: there is no such model or version, or it is not ready.
-            Unavailable: the directory cannot be reached.
+            Unavailable: the result store cannot be reached.
         """
         if not model:
             chosen = self.catalogue.all()
@@ -321,7 +324,11 @@ class Service:
         ready = [(served.model, served.version) for served in chosen if served.ready]
         if model and not ready:
             raise NotFound(f"model '{model}' is not ready")
-        return statistics.model_stats(ready, await self.heartbeats.poll())
+        stats = statistics.model_stats(ready, await self.transport.results.totals(ready))
+        if per_worker:
+            beats = [beat for beat in await self.heartbeats.poll() if is_sound(beat)]
+            statistics.add_workers(stats, beats, self.clock())
+        return stats
 
     def count_refusal(self, error: FleetError) -> None:
         """Count a call that was refused before it was published."""

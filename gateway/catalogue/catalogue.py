@@ -7,7 +7,7 @@ with the reason, and affects no other.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from gateway.aliases import choice, routes
@@ -87,9 +87,13 @@ class Served(RequestQueue):
 
 
 class Catalogue:
-    """All announced model versions."""
+    """All announced model versions.
 
-    __slots__ = ("_aliases", "_counters", "_models", "_names", "_resolved", "_shadowed")
+    Attributes:
+        sleeping: whether a model was evicted and is loaded again for a call; set by `repository`.
+    """
+
+    __slots__ = ("_aliases", "_counters", "_models", "_names", "_resolved", "_shadowed", "sleeping")
 
     def __init__(
         self, names: Names, counters: dict[tuple[str, str], Counters], aliases: AliasTable | None = None
@@ -100,6 +104,7 @@ class Catalogue:
         self._models: dict[str, dict[str, Served]] = {}
         self._resolved: dict[tuple[str, str], Served] = {}
         self._counters = counters
+        self.sleeping: Callable[[str], bool] = lambda model: False
 
     def apply(self, records: Iterable[Record]) -> list[str]:
         """Apply records of the catalogue topic; returns a problem per record that cannot be decoded."""
@@ -239,7 +244,9 @@ class Catalogue:
         return served
 
     def awaits(self, model: str, version: str) -> bool:
-        """Whether the model may still appear: it is unknown or loading."""
+        """Whether the model may still appear: it is unknown, loading, or loaded again for a call."""
+        if self.sleeping(model):
+            return True
         versions = self._versions(model) or {}
         if not version and (default := self._aliases.default(model)) is not None:
             versions = {number: versions[number] for number, _ in default.route.weights if number in versions}

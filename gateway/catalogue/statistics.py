@@ -1,28 +1,53 @@
-"""Triton's statistics (3.6) of a model version, summed over all workers that serve it; and its metadata. Pure."""
+"""Triton's statistics (3.6) of a model version: the fleet's totals, and each worker's own counts; and its metadata. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from protocol.messages import Heartbeat
 from protocol.model_config import ModelConfig, TensorSpec
-from protocol.model_stats import add_stats, no_stats
+from protocol.model_stats import document
+from protocol.totals import Key
 
 
-def model_stats(models: Sequence[tuple[str, str]], heartbeats: Iterable[Heartbeat]) -> dict[str, Any]:
-    """The body of `/v2/models/stats`: one entry per model version, zeros if no worker has reported.
+def model_stats(models: Sequence[Key], totals: Iterable[Mapping[str, int]]) -> dict[str, Any]:
+    """The body of `/v2/models/stats`: one entry per model version, zeros where nothing was counted.
 
     Args:
         models: (model, version) of the entries.
-        heartbeats: of all workers; the last one of a silent worker still counts, so that sums do not drop when it goes.
+        totals: theirs, in the same order.
     """
-    sums: dict[tuple[str, str], dict[str, Any]] = {key: dict(no_stats()) for key in models}
-    for beat in heartbeats:
-        for load in beat.models:
-            if (load.model, load.version) in sums:
-                add_stats(sums[load.model, load.version], load.statistics)
-    return {"model_stats": [{"name": model, "version": version, **sums[model, version]} for model, version in models]}
+    pairs = zip(models, totals, strict=True)
+    return {"model_stats": [{"name": model, "version": version, **document(of)} for (model, version), of in pairs]}
+
+
+def add_workers(stats: Mapping[str, Any], heartbeats: Iterable[Heartbeat], now: float) -> None:
+    """Add `workers` to each entry: what each worker counted since it loaded the version, as of its last heartbeat.
+
+    Args:
+        stats: as of `model_stats`.
+        heartbeats: sound ones, of all workers.
+        now: seconds since the epoch.
+    """
+    beats = sorted(heartbeats, key=lambda beat: beat.worker)
+    for entry in stats["model_stats"]:
+        entry["workers"] = [
+            {
+                "worker": beat.worker,
+                "host": beat.host,
+                "pid": beat.pid,
+                "age_s": round(max(0.0, now - beat.at), 3),
+                "state": load.state.value,
+                "queued_requests": load.queued_requests,
+                "running_rows": load.running_rows,
+                "lag": load.lag,
+                **{name: value for name, value in load.statistics.items() if name not in {"name", "version"}},
+            }
+            for beat in beats
+            for load in beat.models
+            if (load.model, load.version) == (entry["name"], entry["version"]) and isinstance(load.statistics, Mapping)
+        ]
 
 
 def metadata(config: ModelConfig, versions: Sequence[str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -29,6 +30,8 @@ UNLOAD_WITHIN: Final = 5.0
 """Seconds that an unload call waits until no gateway sends requests to the model any more."""
 KEEP_FILES: Final = 600.0
 """Seconds after which a file that no record names is deleted: a load call writes its files before its record."""
+WAKE_AGAIN: Final = 5.0
+"""Seconds after which a model that still sleeps is woken again."""
 _PAUSES: Final = (0.01, 0.5)
 """Shortest and longest pause between two looks at the workers, in seconds."""
 _NOT_EXPLICIT: Final = "explicit model load / unload is not allowed if polling is enabled"
@@ -52,6 +55,9 @@ class RepositoryControl:
         self._beats: list[Heartbeat] = []
         self._changing: dict[str, asyncio.Lock] = {}
         self._tasks = BackgroundTasks("repository")
+        self._woken: dict[str, float] = {}
+        service.catalogue.sleeping = self.sleeping
+        service.arrivals.wake = self.wake
         service.control.handle(MODEL, self._apply)
         service.control.handle(FILE, self._apply)
 
@@ -122,7 +128,13 @@ class RepositoryControl:
             record = load_record(call, None if before is None else before.entry, service.clock())
             generation = await self._write(record, call.files)
             _log.info("load", model=model, generation=generation, by=principal)
-            await self._loaded(model, generation, before.entry if before is not None else None)
+            verdict, followers = await self._judged(model, generation)
+            if (
+                not verdict.ready and call.options.digests is None
+            ):  # a list of digests forbids others whatever comes of it
+                await self._take_back(model, generation, before.entry if before is not None else None)
+            self._require_loaded(model, verdict)
+            await self._visible(model, followers)
 
     async def unload(self, model: str, dependents: bool = False, principal: str = ANONYMOUS) -> None:
         """Unload a model everywhere; it stays so after restarts. Returns when no requests go to it any more.
@@ -150,6 +162,37 @@ class RepositoryControl:
                 async with asyncio.timeout(UNLOAD_WITHIN):
                     await self._unloaded(model, generation)
 
+    # --- eviction -----------------------------------------------------------------------------------------------------
+
+    def sleeping(self, model: str) -> bool:
+        """Whether a model was evicted because nobody used it: a call for it waits while it is loaded again."""
+        model = self._behind(model)
+        wish = self.table.models.get(model)
+        if wish is None or not wish.entry.idle_after or not wish.entry.loaded or self._ready(model):
+            return False
+        ended = 0 < wish.entry.lease_until <= self._service.clock()
+        return not ended and not progress.judge(model, wish.generation, self._following(self._beats)).failed
+
+    def wake(self, model: str) -> None:
+        """Have an evicted model loaded, unless that was just asked for: its record is written again with the time of now."""
+        now, model = self._service.clock(), self._behind(model)
+        if now >= self._woken.get(model, -WAKE_AGAIN) + WAKE_AGAIN:
+            self._woken = {name: at for name, at in self._woken.items() if at + WAKE_AGAIN > now} | {model: now}
+            self._tasks.spawn(self._wake(model))
+
+    def _behind(self, name: str) -> str:
+        """The model that an alias stands for."""
+        redirect = self._service.aliases.named(name)
+        return name if redirect is None else redirect.model
+
+    async def _wake(self, model: str) -> None:
+        with contextlib.suppress(FleetError):
+            async with self._lock(model):
+                wish = self.table.models.get(model)
+                if wish is not None and self.sleeping(model):
+                    entry = dataclasses.replace(wish.entry, at=self._service.clock())
+                    await self._service.control.write(*encode_desired(entry))
+
     async def _write(self, record: DesiredModel, files: Mapping[str, bytes]) -> int:
         """Write the files, then the record; returns its generation once this gateway follows it."""
         control = self._service.control
@@ -170,29 +213,35 @@ class RepositoryControl:
 
     # --- waiting ------------------------------------------------------------------------------------------------------
 
-    async def _loaded(self, model: str, generation: int, before: DesiredModel | None) -> None:
-        """Wait until the workers are done, and judge."""
-        end = self._service.clock() + self._service.settings.model_load_timeout
+    async def _judged(self, model: str, generation: int) -> tuple[progress.Verdict, list[Heartbeat]]:
+        """Wait until the workers are done; what they have made of it, and their heartbeats.
+
+        Raises:
+            DeadlineExceeded: they are still at it.
+        """
+        within = self._service.settings.model_load_timeout
+        end = self._service.clock() + within
         pause, longest = _PAUSES
         while True:
             followers = self._following(await self._look())
             verdict = progress.judge(model, generation, followers)
-            if not verdict.waiting and followers:
-                break
+            if followers and not verdict.waiting:
+                return verdict, followers
             if self._service.clock() > end:
                 raise DeadlineExceeded(
-                    f"model '{model}' is not loaded after {self._service.settings.model_load_timeout:g} s "
-                    f"(--model-load-timeout): not done: {_listed(verdict.waiting)}; the load goes on, see the model's status"
+                    f"model '{model}' is not loaded after {within:g} s (--model-load-timeout); not done: "
+                    f"{_listed(verdict.waiting)}; the load goes on, see the model's status"
                 )
             await asyncio.sleep(pause)
             pause = min(2 * pause, longest)
-        if verdict.ready and not verdict.failed:
-            await self._visible(model, followers)
-            return
-        if not verdict.ready:
-            await self._take_back(model, generation, before)
+
+    @staticmethod
+    def _require_loaded(model: str, verdict: progress.Verdict) -> None:
+        """Raise what a load call is answered if not all went well; see `load`."""
         if verdict.failed:
             raise InvalidArgument(f"load failed for model '{model}': {progress.reasons(verdict.failed, verdict.ready)}")
+        if verdict.ready:
+            return
         if verdict.refused:
             raise InvalidArgument(f"load failed for model '{model}': {progress.reasons(verdict.refused, ())}")
         if verdict.absent:

@@ -143,7 +143,8 @@ class Routes:
     async def _stats(self, request: Request) -> Response:
         model, version = _names(request)
         try:
-            return Json(await self._service.statistics(model, version))
+            per_worker = request.query_params.get("per_worker", "").lower() in {"1", "true"}
+            return Json(await self._service.statistics(model, version, per_worker=per_worker))
         except NotFound:
             if version and any(s.model == model for s in self._service.catalogue.all()):
                 raise InvalidArgument(f"requested model version is not available for model '{model}'") from None

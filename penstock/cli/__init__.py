@@ -23,7 +23,7 @@ COMMANDS: Final = {
     "gateway": "Take calls over HTTP and publish them to Kafka.",
     "worker": "Drain Kafka into batches and run models.",
     "infer": "Send one request and print the answer.",
-    "models": "List the models that a gateway knows.",
+    "models": "List, load and unload the models of a fleet, and show how far its workers are.",
     "check": "Report for every model of a repository whether it can be served, and how.",
     "new": "Write a model folder to start from.",
     "batch": "Send a file of rows, and get a file of answers.",

@@ -54,6 +54,7 @@ async def _serve_processes(flags: dict[str, Any], logs: tuple[str, str]) -> int:
     from gateway.settings import GatewaySettings
     from penstock.processes import parent
 
+    grpc_port.choose(flags)
     settings = GatewaySettings(**chosen(GatewaySettings, flags))
     return await parent.serve(flags["processes"], settings, transport_settings(**flags), logs)
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from penstock.cli.grpc_port import GrpcPortType
+from penstock.cli.repositories import RepositoryType
 from protocol.limits import MAX_SECONDS
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -109,8 +110,15 @@ processes_option = options(
     option("--processes", type=click.IntRange(1, 64), default=1, help="Processes that share the ports and are restarted when they die, for more than one core. Limits such as --max-queued-calls are for all together and are divided among them; /metrics tells the sum."),  # noqa: E501
 )  # fmt: skip
 
+cache_options = options(
+    option("--model-cache-dir", type=click.Path(file_okay=False, path_type=Path), help="Files of s3:// repositories are kept here, for all workers of this machine. [penstock/models in the user's cache folder]"),  # noqa: E501
+    option("--model-cache-bytes", type=int, default=64 * 1024**3, help="Bytes that they may have; the longest unused are removed first. 0: no limit."),  # noqa: E501
+)  # fmt: skip
+
 model_options = options(
-    option("--model-repository", multiple=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of model folders, in Triton's layout; may be repeated."),  # noqa: E501
+    option("--model-repository", multiple=True, type=RepositoryType(), help="Folder of model folders, in Triton's layout; or s3://BUCKET/PREFIX, s3://https://HOST:PORT/BUCKET/PREFIX; may be repeated."),  # noqa: E501
+    cache_options,
+    option("--allowed-digests", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="File with the digests of the only versions that may be served, a SHA-256 per line; penstock check prints them."),  # noqa: E501
     option("--model-control-mode", type=click.Choice(["none", "poll", "explicit"]), default="none", help="Load all models at start; follow changes; or load only --load-model."),  # noqa: E501
     option("--load-model", multiple=True, help="With explicit control: load this model; may be repeated; * for all."),
     option("--model-memory-limit", type=int, default=0, help="With explicit control: bytes that the models may need together, by the size of their files; 0: no limit."),  # noqa: E501
@@ -118,6 +126,11 @@ model_options = options(
     option("--repository-poll-secs", type=float, default=15.0, help="With polling: seconds between polls."),
     option("--exit-on-error/--no-exit-on-error", default=True, envvar="PENSTOCK_EXIT_ON_ERROR", help="Exit if a model cannot be loaded at start."),  # noqa: E501
     option("--default-max-batch-size", type=int, default=32, help="Maximum batch size of models that can batch and state none."),
+    option("--auto-complete-config/--disable-auto-complete-config", default=True, envvar="PENSTOCK_AUTO_COMPLETE_CONFIG", help="Take what a configuration leaves out from the model's file, or refuse the model."),  # noqa: E501
+    option("--model-config-name", default="", show_default=False, help="Read a model's configs/NAME.pbtxt instead of its config.pbtxt, where it has one."),  # noqa: E501
+    option("--rate-limit", type=click.Choice(["off", "execution_count"]), default="off", help="With execution_count, instances wait for the resources of their rate_limiter, and get runs by its priority."),  # noqa: E501
+    option("--rate-limit-resource", multiple=True, metavar="NAME:COUNT[:DEVICE]", help="With --rate-limit execution_count: how much of a resource each device (or this one) of a worker has; may be repeated. Without it: the most that an instance takes."),  # noqa: E501
+    option("--cache-bytes", type=int, default=64 * 1024 * 1024, help="Bytes of a worker's response cache, for models with response_cache { enable: true }; 0 for no cache."),  # noqa: E501
     option("--partitions", type=int, default=4, help="Partitions of a new topic, and so the maximum number of workers that share one model version. Four are cheap (each is an entry in every fetch and a log segment) and let a model grow without repartitioning."),  # noqa: E501
     option("--cores", type=int, default=0, help="CPU cores to divide among model instances; 0 for all of the container."),
     option("--max-attempts", type=int, default=3, help="Runs of a request that may die before it becomes a dead letter."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,7 +13,16 @@ import click
 
 from penstock.cli import grpc_port
 from penstock.cli.example import Server, example
-from penstock.cli.options import gateway_options, log_options, metrics_option, model_options, option, options
+from penstock.cli.options import (
+    gateway_options,
+    log_options,
+    metrics_option,
+    model_options,
+    option,
+    options,
+    processes_option,
+)
+from penstock.cli.repositories import split
 from penstock.cli.settings import chosen, transport_settings
 from protocol.errors import ConfigError
 from workers.repository import model_files
@@ -21,7 +31,7 @@ from workers.repository.folders import CONFIG_FILE
 from workers.repository.model_files import ModelFile
 
 if TYPE_CHECKING:
-    from penstock.one_process import OneProcess
+    from workers.worker import Worker
 
 _SHOWN: Final = 10
 """Models whose lines are printed."""
@@ -65,6 +75,7 @@ def _meant(folder: Path) -> str:
 @options(
     model_options,
     gateway_options,
+    processes_option,
     metrics_option,
     option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Keep the queue and results here; they survive a kill."),  # noqa: E501
     option("--fsync", is_flag=True, help="With --data-dir: they also survive a power loss."),
@@ -89,24 +100,34 @@ def command(model_file: tuple[ModelFile, ...], log_format: str, log_level: str, 
         raise ConfigError("nothing to serve: name a model file, or give --model-repository")
     model_files.require_distinct(model_file)
     logs.configure(log_format, log_level)
-    loop.run(_serve(model_file, flags))
+    sys.exit(loop.run(_serve(model_file, flags, (log_format, log_level))))
 
 
-async def _serve(model_file: tuple[ModelFile, ...], flags: dict[str, Any]) -> None:
+async def _serve(model_file: tuple[ModelFile, ...], flags: dict[str, Any], logs: tuple[str, str]) -> int:
     from gateway.settings import GatewaySettings
-    from penstock.one_process import OneProcess
     from workers.settings import WorkerSettings
 
     grpc_port.choose(flags)
-    fleet = OneProcess(
-        GatewaySettings(**chosen(GatewaySettings, flags)),
-        WorkerSettings(model_file=model_file, **chosen(WorkerSettings, flags)),
-        transport_settings(**flags),
-    )
+    gateway = GatewaySettings(**chosen(GatewaySettings, flags))
+    worker = WorkerSettings(model_file=model_file, **chosen(WorkerSettings, split(flags)))
+    transport = transport_settings(**flags)
     _require_distinct(flags)
     for flag in _PORTS:
         _require_free(flags["host"], flag, flags[flag])
-    await fleet.run(lambda: print("\n".join(_served(fleet, flags)), flush=True))
+
+    def tell(models: Worker, port: int) -> None:
+        print("\n".join(_served(models, port, flags)), flush=True)
+
+    if flags["processes"] > 1:
+        from penstock.many_processes import ManyProcesses
+
+        many = ManyProcesses(flags["processes"], gateway, worker, transport, logs)
+        return await many.run(lambda: tell(many.worker, many.processes.settings.http_port))
+    from penstock.one_process import OneProcess
+
+    fleet = OneProcess(gateway, worker, transport)
+    await fleet.run(lambda: tell(fleet.worker, fleet.gateway.port))
+    return 0
 
 
 def _require_distinct(flags: dict[str, Any]) -> None:
@@ -136,10 +157,10 @@ def _require_free(host: str, flag: str, port: int | None) -> None:
             raise ConfigError(error.message.replace("--http-port", _flag(flag))) from None
 
 
-def _served(fleet: OneProcess, flags: dict[str, Any]) -> Iterator[str]:
+def _served(models: Worker, port: int, flags: dict[str, Any]) -> Iterator[str]:
     """The lines that say what is served, and how to call it."""
-    server = Server(flags["host"], fleet.gateway.port, flags["tls_certificate"], bool(flags["api_key"]))
-    every = [serving.loaded.version.config for serving in fleet.worker.models.serving()]
+    server = Server(flags["host"], port, flags["tls_certificate"], bool(flags["api_key"]))
+    every = [serving.loaded.version.config for serving in models.models.serving()]
     configs = list({config.name: config for config in every}.values())
     for config in configs[:_SHOWN]:
         yield f"\n{config.name} is served at {server.url}; try:\n  {example(server, config)}"

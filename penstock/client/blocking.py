@@ -16,7 +16,7 @@ from penstock.client.exchange import Answered
 from penstock.client.requests import InferOptions, InferResult, Options, Pending, Request
 from penstock.client.retrying import Attempts
 from penstock.client.wires import SLACK, HttpWire, Tls, Wire, is_rpc
-from protocol.errors import FleetError
+from protocol.errors import FleetError, Unsupported
 from protocol.tensors import Tensor
 
 SHORT: Final = 30.0
@@ -117,6 +117,25 @@ class Client:
         asked = self._wire.index()
         index: list[dict[str, Any]] = self._wire.document(asked, self._send(asked, SHORT))
         return index
+
+    def load(self, model: str, parameters: Mapping[str, Any] | None = None, timeout: float | None = None) -> None:
+        """Load a model on the fleet; returns when every worker that should serve it does.
+
+        Args:
+            parameters: Triton's `config` and `file:<path>` (base64), and Penstock's `replicas`, `pinned`, `lease_s`,
+                `idle_after_s` and `digests`.
+            timeout: seconds to wait; None for as long as the gateway does.
+        """
+        self._change(requests.load(model, parameters or {}), timeout)
+
+    def unload(self, model: str) -> None:
+        """Unload a model everywhere; it stays unloaded, also after restarts, until it is loaded again."""
+        self._change(requests.unload(model), SHORT)
+
+    def _change(self, request: Request, timeout: float | None) -> None:
+        if not isinstance(self._wire, HttpWire):
+            raise Unsupported("models are loaded and unloaded over HTTP: give an http:// URL")
+        self._send(request, timeout)
 
     def ready(self) -> bool:
         """Whether the gateway accepts requests now."""

@@ -270,6 +270,22 @@ def cancel(pending: Pending) -> Request:
     return dataclasses.replace(get(pending.location), method="DELETE")
 
 
+def load(model: str, parameters: Mapping[str, Any]) -> Request:
+    """The request that loads a model; a repeated one changes nothing more."""
+    return _repository(model, "load", parameters)
+
+
+def unload(model: str) -> Request:
+    """The request that unloads a model."""
+    return _repository(model, "unload", {})
+
+
+def _repository(model: str, verb: str, parameters: Mapping[str, Any]) -> Request:
+    body = orjson.dumps({"parameters": dict(parameters)})
+    path = f"/v2/repository/models/{quote(model, safe='')}/{verb}"
+    return Request("POST", path, {"Content-Type": "application/json"}, body, True)
+
+
 READY: Final = Request("GET", "/v2/health/ready", {}, b"", True)
 """Asks whether the gateway accepts requests."""
 INDEX: Final = Request("POST", "/v2/repository/index", {}, b"", True)

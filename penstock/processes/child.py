@@ -7,7 +7,9 @@ models and the log, if the gateway has no fleet.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import importlib
 import os
 import signal
 import socket
@@ -75,15 +77,22 @@ class Child:
         await transport.open()
         try:
             await self._gateway.serve(self._started)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one that cuts others' drains short: this one has ended
             await self._tell()
         finally:
             await transport.close()
 
     def _transport(self, start: dict[str, Any]) -> Transport:
         from penstock.processes.starting import fleet_settings
-        from protocol.transport import open_transport
+        from protocol.transport import Transport, open_transport
 
-        return open_transport(fleet_settings(start))
+        if self._models is None:
+            return open_transport(fleet_settings(start))
+        from protocol.transport.embedded.remote import RemoteBus, RemoteCalls, RemoteStore
+
+        calls = RemoteCalls(self._models, _orphaned)
+        store = RemoteStore(calls)
+        return Transport(RemoteBus(calls), store, store)
 
     def _started(self) -> None:
         self._channel.send("started")
@@ -91,7 +100,6 @@ class Child:
 
     async def _tell_forever(self) -> None:
         while True:
-            cpu_yield.end()
             await asyncio.sleep(TELL_EVERY)
             await self._tell()
 
@@ -123,14 +131,33 @@ def main(parent: str, channel: str, models: str = "") -> int:
     """Run it; returns the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the gateway handles it
     parent_death.die_with(int(parent))
-    cpu_yield.begin()  # before the imports, which take most of the start
     gc.disable()  # until `spare_collector`
     ends = [socket.socket(fileno=int(descriptor)) for descriptor in (channel, models) if descriptor]
     for end in ends:
         end.set_inheritable(False)
+    with cpu_yield.thread():
+        _import_all(fleet=not models)
     from protocol.runtime import loop
 
     return loop.run(_run(*ends))
+
+
+def _import_all(*, fleet: bool) -> None:
+    """Import what a gateway needs before there is anything to do: the process may be a spare."""
+    modules = [
+        "gateway.app",
+        "gateway.rpc.server",
+        "penstock.processes.metrics",
+        "penstock.processes.starting",
+        "uvloop",
+    ]
+    if fleet:
+        modules += ["protocol.transport.kafka.bus", "protocol.transport.redis.store"]
+    else:
+        modules += ["protocol.transport.embedded.remote"]
+    for name in modules:
+        with contextlib.suppress(ImportError):  # grpcio and uvloop are extras
+            importlib.import_module(name)
 
 
 async def _run(channel: socket.socket, models: socket.socket | None = None) -> int:

@@ -17,6 +17,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from gateway.settings import GatewaySettings
+from penstock.processes.acceptor import Spare
 from penstock.processes.channel import Kept
 from penstock.processes.limits import settings_of
 from penstock.processes.metrics import SumCollector
@@ -45,6 +46,7 @@ class Processes:
     Attributes:
         settings: as given, with the ports that were free.
         metrics_port: of Prometheus, once started; None without one.
+        spare: a process that has no place yet.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class Processes:
         parts = [settings_of(settings, count, number) for number in range(count)]
         self.settings, self._ports = reserved(settings)
         self.metrics_port: int | None = None
-        self._attach = attach
+        self.spare = Spare(attach)
         self._kept = Kept()
         self._sums = SumCollector(registry if registry is not None else CollectorRegistry(), count)
         self._status: StatusServer | None = None
@@ -72,8 +74,7 @@ class Processes:
         ]
 
     def _with_ports(self, part: GatewaySettings) -> GatewaySettings:
-        names = [name for name in ("http_port", "grpc_port") if hasattr(part, name)]
-        return dataclasses.replace(part, **{name: getattr(self.settings, name) for name in names})
+        return dataclasses.replace(part, http_port=self.settings.http_port, grpc_port=self.settings.grpc_port)
 
     @property
     def pids(self) -> list[int | None]:
@@ -101,6 +102,7 @@ class Processes:
                         raise slot.failure
             return next((code for code in codes if code), 0)
         finally:
+            await self.spare.close()
             if self._status is not None:
                 await self._status.close()
             for port in self._ports:
@@ -122,7 +124,11 @@ class Processes:
         """See `slot.Crew`."""
         self._first_ready.set()
         if all(slot.ready for slot in self._slots):
-            log.info("all acceptor processes take calls", processes=len(self._slots), port=self.settings.http_port)
+            log.info(
+                "all acceptor processes take calls", processes=len(self._slots), port=self.settings.http_port,
+                grpc_port=self.settings.grpc_port,
+            )  # fmt: skip
+            self.spare.fill()
 
     def counted(self, number: int, families: list[Family]) -> None:
         """See `slot.Crew`."""
@@ -144,10 +150,6 @@ class Processes:
     def kept(self) -> Mapping[str, bytes]:
         """See `slot.Crew`."""
         return self._kept.values
-
-    def attach(self, number: int) -> socket.socket | None:
-        """See `slot.Crew`."""
-        return None if self._attach is None else self._attach()
 
     # --- metrics and health ------------------------------------------------------------------------------------------
 

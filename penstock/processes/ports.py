@@ -7,6 +7,7 @@ import socket
 
 from gateway.rest.listening import bind, reserve
 from gateway.settings import GatewaySettings
+from protocol.errors import ConfigError
 
 
 def reserved(settings: GatewaySettings) -> tuple[GatewaySettings, list[socket.socket]]:
@@ -18,11 +19,16 @@ def reserved(settings: GatewaySettings) -> tuple[GatewaySettings, list[socket.so
     held: list[socket.socket] = []
     chosen = {}
     for name in ("http_port", "grpc_port"):
-        port = getattr(settings, name, None)
+        port = getattr(settings, name)
         if port is None:
             continue
-        if port:
-            bind(settings.host, port).close()  # SO_REUSEPORT alone would join another gateway of the same user
-        held.append(reserve(settings.host, port))
+        try:
+            if port:
+                bind(settings.host, port).close()  # SO_REUSEPORT alone would join another gateway of the same user
+            held.append(reserve(settings.host, port))
+        except ConfigError as error:
+            for each in held:
+                each.close()
+            raise ConfigError(error.message.replace("--http-port", f"--{name.replace('_', '-')}")) from None
         chosen[name] = held[-1].getsockname()[1]
     return dataclasses.replace(settings, **chosen), held

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
-import socket
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 import structlog
 
-from penstock.processes.channel import Channel
+from penstock.processes.acceptor import Acceptor, Spare
 from penstock.processes.sums import families_of
 from protocol.errors import Code, FleetError
 from workers.system.backoff import Backoff
@@ -44,8 +41,9 @@ class Crew(Protocol):
     def kept(self) -> Mapping[str, bytes]:
         """What the processes have published so far."""
 
-    def attach(self, number: int) -> socket.socket | None:
-        """The child's end of a new connection to the models in this process; None in a gateway of a fleet."""
+    @property
+    def spare(self) -> Spare:
+        """Where a new process comes from."""
 
 
 class Slot:
@@ -69,21 +67,21 @@ class Slot:
         self._start = start
         self._crew = crew
         self._grace = drain_grace
-        self._process: asyncio.subprocess.Process | None = None
-        self._channel: Channel | None = None
+        self._acceptor: Acceptor | None = None
         self._asked = asyncio.Event()
         self._answers: dict[str, asyncio.Future[Any]] = {}
 
     @property
     def pid(self) -> int | None:
         """The number of the living process."""
-        process = self._process
-        return process.pid if process is not None and process.returncode is None else None
+        acceptor = self._acceptor
+        return acceptor.process.pid if acceptor is not None and acceptor.alive else None
 
     def stop(self, number: int) -> None:
         """Pass a signal on, and start no process again."""
         self._asked.set()
-        self._signal(number)
+        if self._acceptor is not None:
+            self._acceptor.signal(number)
 
     async def run(self, restarts: Callable[[int], bool]) -> int:
         """Keep a process alive until `stop`; returns its exit code, as a shell has it.
@@ -113,12 +111,12 @@ class Slot:
 
     def send(self, kind: str, value: object = None) -> None:
         """Send the process a message, if there is one."""
-        if self._channel is not None:
-            self._channel.send(kind, value)
+        if self._acceptor is not None:
+            self._acceptor.channel.send(kind, value)
 
     async def ask(self, question: str) -> Any:
         """The process's answer; None if it does not answer in time or there is no process. A second caller gets the same answer."""
-        if self._channel is None or not self.ready:
+        if not self.ready:
             return None
         answer = self._answers.get(question)
         if answer is None:
@@ -133,56 +131,35 @@ class Slot:
 
     async def _run_once(self) -> int:
         self.failure = None
-        ours, theirs = socket.socketpair()
-        models = self._crew.attach(self.number)
-        ends = [theirs] if models is None else [theirs, models]
-        try:
-            process = self._process = await asyncio.create_subprocess_exec(
-                *_command([end.fileno() for end in ends]),
-                pass_fds=[end.fileno() for end in ends],
-                start_new_session=True,  # a terminal's Ctrl-C reaches the parent, which passes it on
-            )
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            for end in ends:
-                end.close()
-        channel = self._channel = Channel(self._on_message)
-        await channel.open(ours)
-        channel.send("start", self._start)
+        acceptor = self._acceptor = await self._crew.spare.take()
+        acceptor.on_message = self._on_message
+        acceptor.channel.send("start", self._start)
         for key, value in self._crew.kept().items():
-            channel.send("published", (key, value))
+            acceptor.channel.send("published", (key, value))
         if self._asked.is_set():
-            self._signal(signal.SIGTERM)
+            acceptor.signal(signal.SIGTERM)
         try:
-            return await self._exit_of(process)
+            return await self._exit_of(acceptor)
         finally:
-            await channel.wait_closed(ANSWER_WITHIN)  # its last metrics, or why it failed
-            channel.close()
-            self._channel = None
+            await acceptor.channel.wait_closed(ANSWER_WITHIN)  # its last metrics, or why it failed
+            acceptor.channel.close()
             self.ready = False
             for answer in self._answers.values():
                 answer.cancel()
             self._answers.clear()
             self._crew.died(self.number)
 
-    async def _exit_of(self, process: asyncio.subprocess.Process) -> int:
-        waiting = asyncio.ensure_future(process.wait())
+    async def _exit_of(self, acceptor: Acceptor) -> int:
+        waiting = asyncio.ensure_future(acceptor.process.wait())
         asked = asyncio.ensure_future(self._asked.wait())
         await asyncio.wait((waiting, asked), return_when=asyncio.FIRST_COMPLETED)
         asked.cancel()
         done, _ = await asyncio.wait((waiting,), timeout=self._grace + KILL_AFTER)
         if not done:
-            log.error("an acceptor process does not exit; it is killed", process=self.number, pid=process.pid)
-            self._signal(signal.SIGKILL)
+            log.error("an acceptor process does not exit; it is killed", process=self.number, pid=acceptor.process.pid)
+            acceptor.signal(signal.SIGKILL)
         code = await waiting
         return code if code >= 0 else 128 - code
-
-    def _signal(self, number: int) -> None:
-        if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(number)
 
     def _on_message(self, kind: str, value: Any) -> None:
         if kind == "started":
@@ -197,8 +174,3 @@ class Slot:
             self._crew.counted(self.number, families_of(value))
         if (answer := self._answers.pop(kind, None)) is not None and not answer.done():
             answer.set_result(value)
-
-
-def _command(descriptors: Sequence[int]) -> list[str]:
-    ends = [str(descriptor) for descriptor in descriptors]
-    return [sys.executable, "-m", "penstock.processes.child", str(os.getpid()), *ends]

@@ -37,6 +37,19 @@ def parse(text: str | bytes, source: str = "config.pbtxt", folder: str = "") -> 
         ConfigError: with line and column if the text is not a model configuration, with the field's name if a field is not
             supported or breaks a rule.
     """
+    document = document_of(text, source)
+    try:
+        return ModelConfig.from_json(_named(document, folder))
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error.message}") from None
+
+
+def document_of(text: str | bytes, source: str = "config.pbtxt") -> dict[str, Any]:
+    """The text as a JSON document, with the fields that it sets; nothing is checked but the syntax.
+
+    Raises:
+        ConfigError: with line and column if the text is not a model configuration.
+    """
     message = message_class("inference.ModelConfig")()
     try:
         text_format.Parse(_checked(text, source), message, descriptor_pool=pool())
@@ -47,11 +60,7 @@ def parse(text: str | bytes, source: str = "config.pbtxt", folder: str = "") -> 
         RecursionError,
     ) as error:  # pragma: no cover - no text is known to reach this in protobuf 5.26 to 7
         raise ConfigError(f"{source} is not a model configuration: {_shortened(str(error))}") from None
-    document = json_format.MessageToDict(message, preserving_proto_field_name=True)
-    try:
-        return ModelConfig.from_json(_named(document, folder))
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error.message}") from None
+    return dict(json_format.MessageToDict(message, preserving_proto_field_name=True))
 
 
 def format_text(config: ModelConfig) -> str:

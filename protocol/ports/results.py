@@ -9,6 +9,7 @@ from typing import Protocol
 
 from protocol.messages import InferReply
 from protocol.ports.bus import Place
+from protocol.totals import Counts, Key
 
 Payload = bytes | InferReply
 """An answer: encoded (`codec.encode_reply`), or in an immediate store the reply itself, which nobody changes from then on."""
@@ -38,6 +39,7 @@ class Terminal:
         claimed: the record says that its stream was claimed: the result TTL applies even if the claim has expired since.
         to_topic: a topic gets the answer once the store has it. The store keeps it only until then, so `ttl` applies although no
             channel is woken.
+        counts: added to the totals of its model version if it is written, in the same step; None for an answer that is not counted.
     """
 
     ref: str
@@ -48,6 +50,7 @@ class Terminal:
     accepted: float = 0.0
     claimed: bool = False
     to_topic: bool = False
+    counts: Counts | None = None
 
 
 @dataclasses.dataclass(slots=True)
@@ -173,7 +176,16 @@ class Results(Protocol):
         """The store's clock (Redis TIME), seconds since the epoch."""
 
     async def finish(self, answers: Sequence[Terminal]) -> list[FinishOutcome]:
-        """Write terminals; the first of each request wins. Wakes every reply-to of each stream, even for a refused write."""
+        """Write terminals; the first of each request wins. Wakes every reply-to of each stream, even for a refused write.
+
+        Adds to the totals what the written ones count (`Terminal.counts`), before anyone is woken.
+        """
+
+    async def totals(self, versions: Sequence[Key]) -> list[dict[str, int]]:
+        """The totals of these model versions (`protocol.totals`), each with every answer that was readable when this was called.
+
+        Empty where nothing was counted, or where the store lost its data: then they start again from zero.
+        """
 
     async def claim(self, claim: Claim) -> Claimed:
         """Claim the request for this gateway, or attach to its claim; a retriable terminal is cleared and claimed anew."""

@@ -29,8 +29,8 @@ from loadtest.processes import Meter
 from tests.bad_input.http_fuzz import served, until_it_serves
 
 MODELS: Final[dict[str, tuple[Any, Any]]] = {
-    "any": ([{"name": "INPUT0", "datatype": "FP32", "shape": [2], "data": [1, 2.5]}], {"INPUT0": [1, 2.5]}),
-    "text": ([{"name": "INPUT0", "datatype": "BYTES", "shape": [1], "data": ["a"]}], {"INPUT0": "a"}),
+    "any": ([{"name": "IN", "datatype": "FP32", "shape": [2], "data": [1, 2.5]}], {"IN": [1, 2.5]}),
+    "text": ([{"name": "IN", "datatype": "BYTES", "shape": [1], "data": ["a"]}], {"IN": "a"}),
 }
 """Models that are there, with inputs that they take, in the bodies of infer and generate calls."""
 _AIMED: Final = 0.6
@@ -189,7 +189,11 @@ class _Talk:
         verb = case.operation.path.rpartition("/")[2]
         if bodies and case.media_type == "application/json" and dice.random() < _AIMED:
             if verb == "infer":
-                case.body = {**case.body, "inputs": bodies[0], "outputs": []} if dice.random() < _AIMED else {"inputs": bodies[0]}
+                case.body = (
+                    {**case.body, "inputs": bodies[0], "outputs": []}
+                    if dice.random() < _AIMED
+                    else {"inputs": bodies[0]}
+                )
             elif verb.startswith("generate"):
                 case.body = bodies[1]
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import orjson
 import pytest
 
 from protocol.messages import ModelState
+from protocol.ports import Terminal
+from protocol.totals import Counts
 from tests.gateway.fleet import ADD_SUB, ANY, Site, Worker, add_sub, until
 
 
@@ -92,12 +92,14 @@ async def test_a_ready_model_without_workers_is_ready_only_where_calls_queue(fle
     assert (await refusing.get("/v2/models/add_sub/ready")).status_code == 400
 
 
-async def test_statistics_are_the_workers_sum(fleet: Site) -> None:
-    counts: dict[str, Any] = {"inference_count": 5, "inference_stats": {"success": {"count": 5, "ns": 50}}}
-    for name in ("w1", "w2"):
-        worker = await fleet.worker(name=name)
-        await worker.beat(counts)
+async def test_statistics_are_the_fleets_totals(fleet: Site) -> None:
+    await fleet.worker()
     await fleet.worker(ANY, name="w3")
+    store = (await fleet.transport()).results
+    for n in range(2):
+        await store.finish(
+            [Terminal(f"r{n}", b"x", counts=Counts(("add_sub", "1"), {"ok": 5, "ok.ns": 50, "rows": 5}))]
+        )
     gateway = await fleet.gateway()
 
     every = (await gateway.get("/v2/models/stats")).json()["model_stats"]
@@ -105,6 +107,31 @@ async def test_statistics_are_the_workers_sum(fleet: Site) -> None:
 
     assert [(entry["name"], entry["inference_count"]) for entry in every] == [("add_sub", 10), ("any", 0)]
     assert one[0]["inference_stats"]["success"] == {"count": 10, "ns": 100}
+    assert "workers" not in one[0]
+
+
+@pytest.mark.parametrize("value", ["1", "true", "True"])
+async def test_statistics_per_worker_are_beside_the_fleets(fleet: Site, value: str) -> None:
+    for name, count in (("w1", 5), ("w2", 6)):
+        worker = await fleet.worker(name=name)
+        await worker.beat({"inference_count": count})
+    gateway = await fleet.gateway()
+
+    (entry,) = (await gateway.get(f"/v2/models/add_sub/stats?per_worker={value}")).json()["model_stats"]
+
+    assert [(w["worker"], w["inference_count"]) for w in entry["workers"]] == [("w1", 5), ("w2", 6)]
+    assert entry["inference_count"] == 0
+
+
+async def test_a_version_whose_workers_are_gone_keeps_its_counts(fleet: Site) -> None:
+    await Worker(await fleet.transport(), ADD_SUB).announce()
+    store = (await fleet.transport()).results
+    await store.finish([Terminal("r", b"x", counts=Counts(("add_sub", "1"), {"ok": 1}))])
+    gateway = await fleet.gateway()
+
+    (entry,) = (await gateway.get("/v2/models/add_sub/stats?per_worker=1")).json()["model_stats"]
+
+    assert (entry["inference_stats"]["success"]["count"], entry["workers"]) == (1, [])
 
 
 @pytest.mark.parametrize(

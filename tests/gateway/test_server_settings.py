@@ -64,7 +64,8 @@ def test_a_model_overrides_what_the_server_has() -> None:
         ({"log_frequency": "-3"}, "out of range"),
         ({"trace_mode": "opentelemetry"}, "not supported"),
         ({"foo": "1"}, "no trace setting 'foo'"),
-        ({"trace_rate": ["1"]}, "must be a text"), ({"trace_rate": ("1", "2")}, "must be a text"),
+        ({"trace_rate": ["1"]}, "must be a text"),
+        ({"trace_rate": ("1", "2")}, "must be a text"),
     ],
 )
 @pytest.mark.parametrize("model", ["", "a"])

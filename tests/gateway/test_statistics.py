@@ -1,58 +1,56 @@
 from __future__ import annotations
 
-from typing import Any
-
-from hypothesis import given
-from hypothesis import strategies as st
-
-from gateway.catalogue.statistics import metadata, model_stats
+from gateway.catalogue.statistics import add_workers, metadata, model_stats
 from protocol.messages import Heartbeat, ModelLoad, ModelState
 from protocol.model_config import ModelConfig
 from tests.gateway.fleet import ADD_SUB, ANY
 
 
-def stats(requests: int, batches: dict[int, int]) -> dict[str, Any]:
-    return {
-        "last_inference": requests * 10,
-        "inference_count": requests,
-        "inference_stats": {"success": {"count": requests, "ns": requests * 100}},
-        "batch_stats": [{"batch_size": size, "compute_infer": {"count": n, "ns": n}} for size, n in batches.items()],
-    }
+def beat(worker: str, load: ModelLoad, at: float = 0.0) -> Heartbeat:
+    return Heartbeat(worker, "1", "h", 1, at, (load,))
 
 
-def beat(worker: str, statistics: dict[str, Any], model: str = "m") -> Heartbeat:
-    return Heartbeat(worker, "1", "h", 1, 0.0, (ModelLoad(model, "1", ModelState.READY, statistics=statistics),))
+def test_entries_have_the_totals_of_their_version() -> None:
+    first, second = model_stats([("m", "1"), ("m", "2")], [{"ok": 3, "rows": 7}, {"ok": 1}])["model_stats"]
 
-
-def test_workers_add_up() -> None:
-    (entry,) = model_stats(
-        [("m", "1")], [beat("a", stats(3, {8: 1, 1: 2})), beat("b", stats(4, {8: 5})), beat("c", stats(9, {}), "other")]
-    )["model_stats"]
-
-    assert (entry["name"], entry["version"]) == ("m", "1")
-    assert entry["inference_count"] == 7
-    assert entry["last_inference"] == 40
-    assert entry["inference_stats"]["success"] == {"count": 7, "ns": 700}
-    assert [(row["batch_size"], row["compute_infer"]["count"]) for row in entry["batch_stats"]] == [(1, 2), (8, 6)]
+    assert (first["name"], first["version"], second["version"]) == ("m", "1", "2")
+    assert (first["inference_count"], first["inference_stats"]["success"]["count"]) == (7, 3)
+    assert second["inference_stats"]["success"]["count"] == 1
 
 
 def test_a_version_that_nobody_has_run_shows_zeros() -> None:
-    (entry,) = model_stats([("m", "1")], [])["model_stats"]
+    (entry,) = model_stats([("m", "1")], [{}])["model_stats"]
 
     assert entry["execution_count"] == 0
     assert entry["inference_stats"]["queue"] == {"count": 0, "ns": 0}
     assert entry["batch_stats"] == []
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 100), st.dictionaries(st.integers(1, 8), st.integers(0, 9))), max_size=4),
-    st.randoms(),
-)
-def test_the_order_of_workers_does_not_matter(workers: list[tuple[int, dict[int, int]]], random: Any) -> None:
-    beats = [beat(str(i), stats(*worker)) for i, worker in enumerate(workers)]
-    shuffled = random.sample(beats, len(beats))
+def test_workers_show_their_own_counts() -> None:
+    shown = model_stats([("m", "1"), ("m", "2")], [{}, {}])
+    loads = [
+        ModelLoad(
+            "m",
+            version,
+            ModelState.READY,
+            queued_requests=2,
+            running_rows=4,
+            lag=9,
+            statistics={"inference_count": count},
+        )
+        for version, count in (("1", 5), ("1", 6), ("2", 7))
+    ]
+    junk = ModelLoad("m", "1", ModelState.READY, statistics="nonsense")  # type: ignore[arg-type]
+    beats = [beat("b", loads[0], at=8.0), beat("a", loads[1], at=11.0), beat("c", loads[2]), beat("d", junk)]
+    add_workers(shown, beats, 10.0)
+    first, second = shown["model_stats"]
 
-    assert model_stats([("m", "1")], beats) == model_stats([("m", "1")], shuffled)
+    assert [(w["worker"], w["age_s"], w["inference_count"]) for w in first["workers"]] == [("a", 0.0, 6), ("b", 2.0, 5)]
+    assert first["workers"][0] == {
+        "worker": "a", "host": "h", "pid": 1, "age_s": 0.0, "state": "READY", "queued_requests": 2, "running_rows": 4,
+        "lag": 9, "inference_count": 6,
+    }  # fmt: skip
+    assert [w["worker"] for w in second["workers"]] == ["c"]
 
 
 def test_metadata_shows_the_batch_dimension_only_where_there_is_one() -> None:

@@ -15,9 +15,14 @@ from tests.integration.fleet import Process
 
 
 def acceptors(parent: Process) -> dict[int, psutil.Process]:
-    """The acceptor processes of a gateway by number."""
-    children = psutil.Process(parent.process.pid).children()
-    return {child.pid: child for child in children if "penstock.processes.child" in child.cmdline()}
+    """The acceptor processes of a gateway by number; a spare is none yet."""
+    found = {}
+    for child in psutil.Process(parent.process.pid).children():
+        with contextlib.suppress(psutil.Error):
+            listening = {each.laddr.port for each in child.net_connections("tcp") if each.status == psutil.CONN_LISTEN}
+            if parent.http_port in listening:
+                found[child.pid] = child
+    return found
 
 
 def by_label(parent: Process, metric: str) -> dict[str, float]:

@@ -59,10 +59,13 @@ class Site:
         return parent
 
 
-@pytest.fixture(scope="module", params=["kafka"])
+@pytest.fixture(scope="module", params=[pytest.param("kafka", marks=pytest.mark.servers), "memory", "data-dir"])
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("processes")
     write_model(folder / "models", "count", COUNT % (folder / "runs"))
+    if request.param != "kafka":
+        yield from embedded_site(folder, durable=request.param == "data-dir")
+        return
     kafka, redis = request.getfixturevalue("kafka_bootstrap"), request.getfixturevalue("redis_url")
     with fleet(kafka, redis, f"p{time.time_ns() % 10**9}", folder, folder / "models") as running:
         running.add_worker()
@@ -71,6 +74,22 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         running.workers[0].stop()
         for gateway in running.gateways:
             gateway.stop()
+
+
+def embedded_site(folder: Path, durable: bool) -> Iterator[Site]:
+    """Servers of one machine, each with models of its own."""
+    command = ["serve", "--model-repository", str(folder / "models")]
+    servers: list[Process] = []
+
+    def start(*flags: str) -> Process:
+        name = f"serve-{len(servers)}"
+        data = ("--data-dir", str(folder / f"data-{len(servers)}")) if durable else ()
+        servers.append(Process(name, folder / f"{name}.log", *command, *data, *flags))
+        return servers[-1]
+
+    yield Site(start, command, folder / "runs")
+    for server in servers:
+        server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +151,10 @@ class Load:
 
 
 def gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 async def test_a_killed_process_takes_only_its_own_connections_with_it(parent: Process) -> None:

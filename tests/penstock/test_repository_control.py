@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+import random
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from gateway.settings import GatewaySettings
 from penstock.one_process import OneProcess
@@ -47,6 +50,13 @@ class Caller:
 
     async def status(self, model: str) -> dict[str, Any]:
         return (await self.client.get(f"/v2/repository/models/{model}/status")).json()  # type: ignore[no-any-return]
+
+    async def until(self, model: str, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The one worker's part of the status, once it meets the condition."""
+        async with asyncio.timeout(20):
+            while not condition(worker := (await self.status(model))["workers"][0]):
+                pass
+        return worker
 
     async def infer(self, model: str) -> httpx.Response:
         body = {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 1], "data": [1.0]}]}
@@ -149,3 +159,158 @@ class Model:
         await caller.unload("brought")
     async with serving(tmp_path / "models", tmp_path / "data") as caller:
         assert (await caller.infer("brought")).status_code == 404
+
+
+async def test_an_idle_model_is_evicted_and_loaded_again_by_the_next_call(tmp_path: Path) -> None:
+    write_model(tmp_path / "models", "m")
+    async with serving(tmp_path / "models") as caller:
+        assert (await caller.load("m", {"idle_after_s": 0.2})).status_code == 200
+        worker = await caller.until("m", lambda worker: worker["state"] == "UNAVAILABLE")
+        assert worker["reason"] == "evicted: no request for 0.2 s; the next one loads it again"
+        answers = await asyncio.gather(*[caller.infer("m") for _ in range(5)])
+        assert [answer.status_code for answer in answers] == [200] * 5
+        assert (await caller.load("m", {"pinned": True})).status_code == 200
+        desired = (await caller.status("m"))["desired"]
+        assert (desired["pinned"], desired["idle_after_s"]) == (True, 0.0)
+
+
+async def test_a_lease_that_is_not_renewed_ends(tmp_path: Path) -> None:
+    write_model(tmp_path / "models", "m")
+    async with serving(tmp_path / "models") as caller:
+        await caller.load("m", {"lease_s": 1000})
+        assert (await caller.infer("m")).status_code == 200
+        await caller.load("m", {"lease_s": 0.1})
+        worker = await caller.until("m", lambda worker: worker["state"] == "UNAVAILABLE")
+        assert worker["reason"] == "unloaded: its lease has ended"
+        assert (await caller.infer("m")).status_code == 404
+        assert (await caller.load("m")).status_code == 200
+        assert (await caller.status("m"))["desired"]["lease_until"] == 0.0
+
+
+async def test_only_allowed_digests_are_served(tmp_path: Path) -> None:
+    write_model(tmp_path / "models", "m")
+    async with serving(tmp_path / "models") as caller:
+        await caller.load("m")
+        (version,) = (await caller.status("m"))["workers"][0]["versions"]
+        assert (await caller.load("m", {"digests": [version["digest"]]})).status_code == 200
+        write_model(tmp_path / "models", "m", IDENTITY + 'parameters { key: "a" value { string_value: "b" } }')
+        answer = await caller.load("m")
+        assert answer.status_code == 400
+        assert "is not among the allowed ones" in answer.json()["error"]
+        assert (await caller.infer("m")).status_code == 200, "the allowed files are still served"
+        assert (await caller.load("m", {"digests": ["0" * 64]})).status_code == 400
+        assert (await caller.infer("m")).status_code == 404, "what serves is no longer allowed"
+        await caller.unload("m")
+        assert (await caller.load("m")).status_code == 400, "the list outlives an unload"
+        assert (await caller.load("m", {"digests": []})).status_code == 200
+
+
+async def test_models_must_fit_into_the_memory(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_model(tmp_path / "models", name, files={"weights.bin": "x" * 1000})
+    async with serving(tmp_path / "models", model_memory_limit=1500) as caller:
+        assert (await caller.load("one")).status_code == 200
+        answer = await caller.load("two")
+        assert answer.status_code == 400
+        assert answer.json()["error"] == (
+            "load failed for model 'two': it needs 1000 bytes of memory, and 500 of 1500 are free (--model-memory-limit)"
+        )
+        assert (await caller.status("one"))["workers"][0]["memory"] == {"limit_bytes": 1500, "used_bytes": 1000}
+        assert (await caller.load("one", {"idle_after_s": 1000})).status_code == 200
+        assert (await caller.load("two")).status_code == 200
+        worker = await caller.until("one", lambda worker: worker["state"] == "UNAVAILABLE")
+        assert worker["reason"] == "evicted: another model needed its memory; the next request loads it again"
+        await caller.unload("two")
+        assert (await caller.infer("one")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "text"),
+    [
+        (b"{", 400, "failed to parse the request JSON buffer: "),
+        (b"[]", 400, "the body must be a JSON object with 'parameters'"),
+        (b'{"parameters": 3}', 400, "attempt to get members for non-object"),
+        (b'{"parameters": {"x": 1}}', 400, "unexpected error on creating Triton parameter: 'x' is none of config, "),
+        (b'{"parameters": {"config": 1}}', 400, "attempt to access JSON non-string as string"),
+        (b'{"parameters": {"config": "{"}}', 400, "failed to load 'm', failed to poll from model repository: "),
+        (b'{"parameters": {"config": "[]"}}', 400, "failed to load 'm', failed to poll from model repository: "),
+        (b'{"parameters": {"config": "{\\"name\\": \\"other\\"}"}}', 400, "failed to load 'm', failed to poll"),
+        (
+            b'{"parameters": {"file:1/model.py": "eA=="}}',
+            400,
+            "failed to load 'm', failed to poll from model repository",
+        ),
+        (
+            b'{"parameters": {"config": "{}", "file:1/model.py": "%%%"}}',
+            400,
+            "parameter 'file:1/model.py' is not base64",
+        ),
+        (b'{"parameters": {"config": "{}", "file:../x": "eA=="}}', 400, "the file path '../x' must be relative"),
+        (b'{"parameters": {"config": "{}", "file:/etc/x": "eA=="}}', 400, "the file path '/etc/x' must be relative"),
+        (b'{"parameters": {"config": "{}", "file:": "eA=="}}', 400, "the file path '' must be relative"),
+        (
+            b'{"parameters": {"config": "{}", "file:a": "", "file:a/b": ""}}',
+            400,
+            "the file path 'a' is also the folder",
+        ),
+        (b'{"parameters": {"replicas": -1}}', 400, "'replicas' is -1"),
+        (b'{"parameters": {"replicas": true}}', 400, "parameter 'replicas' must be a whole number"),
+        (b'{"parameters": {"lease_s": 1e400}}', 400, ""),
+        (b'{"parameters": {"lease_s": "1"}}', 400, "parameter 'lease_s' must be a number"),
+        (b'{"parameters": {"pinned": 1}}', 400, "parameter 'pinned' must be true or false"),
+        (b'{"parameters": {"pinned": true, "lease_s": 1}}', 400, "a pinned model is never evicted"),
+        (b'{"parameters": {"digests": ["x"]}}', 400, "'digests' has 'x'"),
+        (b'{"parameters": {"digests": [1]}}', 400, "parameter 'digests' must be a list of texts"),
+        (b'"' + b"x" * 17_000_000 + b'"', 413, "the body of this request may have at most 16777216 bytes"),
+    ],
+    ids=lambda value: repr(value)[:60],
+)
+async def test_a_call_that_is_wrong_changes_nothing(tmp_path: Path, body: bytes, status: int, text: str) -> None:
+    write_model(tmp_path / "models", "m")
+    async with serving(tmp_path / "models") as caller:
+        answer = await caller.client.post("/v2/repository/models/m/load", content=body)
+        assert answer.status_code == status
+        assert answer.json()["error"].startswith(text)
+        assert (await caller.status("m"))["desired"] is None
+
+
+async def test_a_large_file_travels_in_parts(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    weights = random.Random(1).randbytes(10_000_000)
+    code = b"""
+import hashlib, pathlib
+import numpy as np
+class Model:
+    inputs = {"X": ("FP32", [-1])}
+    outputs = {"Y": ("FP32", [-1])}
+    def __init__(self):
+        self.size = len((pathlib.Path(__file__).parent / "weights.bin").read_bytes())
+    def predict(self, X):
+        return {"Y": np.full_like(X, self.size)}
+"""
+    files = {"file:1/model.py": code, "file:1/weights.bin": weights}
+    parameters = {"config": '{"backend": "python"}'} | {
+        name: base64.b64encode(content).decode() for name, content in files.items()
+    }
+    async with serving(tmp_path / "models") as caller:
+        assert (await caller.load("large", parameters)).text == ""
+        assert (await caller.infer("large")).json()["outputs"][0]["data"] == [10_000_000.0]
+
+
+async def test_the_status_of_a_model_that_nobody_knows(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    async with serving(tmp_path / "models") as caller:
+        answer = await caller.client.get("/v2/repository/models/x/status")
+        assert (answer.status_code, answer.json()) == (404, {"error": "Request for unknown model: 'x' is not found"})
+
+
+async def test_what_the_settings_load_can_be_unloaded_for_good(tmp_path: Path) -> None:
+    write_model(tmp_path / "models", "m")
+    async with serving(tmp_path / "models", tmp_path / "data", load_model=("*",)) as caller:
+        assert (await caller.infer("m")).status_code == 200
+        await caller.unload("m")
+        assert (await caller.infer("m")).status_code == 404
+    async with serving(tmp_path / "models", tmp_path / "data", load_model=("*",)) as caller:
+        assert (await caller.infer("m")).status_code == 404
+        await caller.load("m")
+        assert (await caller.infer("m")).status_code == 200

@@ -242,6 +242,10 @@ class TestFields:
             path for path, field in FIELDS.items() if field.support is Support.SUPPORTED
         }
 
+    def test_every_field_says_in_plain_words_what_happens_with_it(self) -> None:
+        assert not [path for path, field in FIELDS.items() if not (field.does or field.why)]
+        assert not [path for path, field in FIELDS.items() if (field.does + field.why).endswith(".")]
+
     def test_a_completed_configuration_of_a_simple_model_sets_only_what_is_supported(self) -> None:
         """Otherwise `penstock check` would report differences that no file states."""
         assert {setting.field.support for setting in settings(COMPLETE.to_json())} == {Support.SUPPORTED}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from protocol.model_stats import FailureReason
 from protocol.ports import OutRecord
 from tests.simulation.planting import bug
 from workers.failures.bisection import Bisection, Culprit, _Part
@@ -14,7 +15,6 @@ from workers.intake.dead_letter_topic import DeadLetterTopic
 from workers.intake.dead_letters import DeadLetterQueue
 from workers.intake.offsets import OffsetTracker
 from workers.serving.pipeline import Pipeline
-from workers.statistics import FailureReason
 
 
 @bug("a request that killed its instance is answered and not dead-lettered", DeadLetterQueue, "dead_letter", 3)

@@ -11,8 +11,10 @@ from gateway.calls.pending import Pending
 from gateway.calls.publisher import Publisher
 from gateway.durable.claims import Claims
 from protocol.ports import Claimed, ClaimState
+from protocol.totals import Counts, KeptTotals
 from protocol.transport.embedded.fence import Fences
 from tests.simulation.planting import bug
+from workers.statistics import ModelStatistics
 
 # --- the store -------------------------------------------------------------------------------------------------------
 
@@ -117,3 +119,17 @@ def _(right: Any) -> Any:
 @bug("deadlines are not answered", Pending, "expire", 76)
 def _(right: Any) -> Any:
     return lambda self, now: []
+
+
+@bug("an answer that was refused is counted again", KeptTotals, "count")
+def _(right: Any) -> Any:
+    return lambda self, counts, written: right(self, counts, [True] * len(written))
+
+
+@bug("a refusal without a run is not counted", ModelStatistics, "failed")
+def _(right: Any) -> Any:
+    def failed(self: Any, reason: Any, seconds: float) -> Counts:
+        right(self, reason, seconds)
+        return Counts(self.key, {})
+
+    return failed

@@ -15,6 +15,7 @@ from gateway.calls.dispatcher import Dispatcher
 from gateway.calls.service import Service
 from gateway.durable.claims import Claims
 from gateway.durable.requests import Requests
+from gateway.fleet_metrics import FleetMetrics
 from gateway.metrics import GatewayMetrics
 from gateway.settings import GatewaySettings
 from protocol.errors import FleetError
@@ -141,7 +142,7 @@ class GatewayProcess:
         self.service = Service(settings, transport, NAMES, clock, GatewayMetrics(CollectorRegistry()))
         self.service.new_id = lambda: f"{fleet.dice.getrandbits(128):032x}"  # type: ignore[assignment]  # a seed's ids
         self.dispatcher = Dispatcher(self.service)
-        self.background = Background(self.service, self.dispatcher)
+        self.background = Background(self.service, self.dispatcher, FleetMetrics(CollectorRegistry()))
         self.claims = Claims(self.service)
         self.requests = Requests(self.service, self.claims)
         await fleet.persist(self.dispatcher.start)

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 
-from protocol.codec import decode_reply
+from protocol.codec import decode_reply, payload_bytes
 from protocol.errors import Code
 from protocol.ports import Cancel, Claim, FinishOutcome, Record, Terminal
 from tests.simulation.answers import Answers, wants_answer
@@ -40,6 +40,7 @@ class History:
         answers: on the topic of results.
         gone: refs whose record was deleted before it had a terminal answer.
         losses: how often the store lost data.
+        successes, failures: answers that the store wrote since it last lost data, the counts that its totals should have.
         tails_lost: how often only its last second was lost, so that a stream may exist without its terminal answer.
     """
 
@@ -54,6 +55,7 @@ class History:
         self.gone: set[str] = set()
         self.losses = 0
         self.tails_lost = 0
+        self.successes = self.failures = 0
         self.events: list[str] = []
         self._ended: dict[str, Terminal] = {}
         self._cancels: dict[str, list[tuple[Process, float, float]]] = {}
@@ -86,6 +88,10 @@ class History:
                 self.broken("I2", f"{name} has a second terminal")
             self._ended[name] = answer
             self.terminals[name] = self.terminals.get(name, 0) + 1
+            if decode_reply(payload_bytes(answer.payload)).failure is None:
+                self.successes += 1
+            else:
+                self.failures += 1
             if not answer.retriable:
                 self.letters.answered(name)
 
@@ -111,6 +117,7 @@ class History:
         self.note("the store lost data", "its tail" if partly else "all")
         self.losses += 1
         self.tails_lost += partly
+        self.successes = self.failures = 0
         self._ended.clear()
         self.answers.store_lost_data()
 

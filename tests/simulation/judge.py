@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from protocol.errors import Code, FleetError
 from protocol.messages import InferReply
+from protocol.model_stats import document
 from tests.simulation.clients import LONG, SLACK, Call
 from tests.simulation.fleet import Fleet
 
@@ -76,3 +77,19 @@ def judge_leftovers(fleet: Fleet) -> None:
             left = host.worker.serving.runner.in_flight
             if left:
                 history.broken("I9", f"{left} requests are left in {host.worker.process}")
+
+
+def judge_totals(fleet: Fleet) -> None:
+    """The statistics are those of the answers that the store wrote. After a failover they are those of its replica."""
+    history = fleet.history
+    if history.tails_lost:
+        return
+    (totals,) = fleet.redis.totals.read([("m", "1")])
+    shown = document(totals)
+    stats = shown["inference_stats"]
+    counted = stats["success"]["count"], stats["fail"]["count"], shown["inference_count"]
+    right = history.successes, history.failures, history.successes
+    if counted != right:
+        history.broken("I2", f"successes, failures and rows are {right}, and the statistics say {counted}")
+    if history.successes and not shown["execution_count"] >= 1:
+        history.broken("I2", "answers are counted and no execution")

@@ -107,9 +107,9 @@ patch(
     finders=(f"{_BOUNDS}::test_committed_offsets_are_asked_for_again_once_they_are_old",), at_first=False,
 )  # fmt: skip
 patch(
-    "the times of the last inference of all workers are added up", "a sum for a maximum", "protocol/model_stats.py",
-    ("max(here or 0, value) if key == _LATEST else (here or 0) + value", "(here or 0) + value"),
-    finders=("tests/gateway/test_statistics.py::test_workers_add_up",),
+    "the times of the last inference are added up", "a sum for a maximum", "protocol/totals.py",
+    ("total[name] = max(total.get(name, 0), number)", "total[name] = total.get(name, 0) + number"),
+    finders=("tests/protocol/test_totals.py::test_the_last_time_is_the_largest_and_numbers_stay_below_their_limit",),
 )  # fmt: skip
 patch(
     "an abandoned long poll keeps waiting", "a count that leaks on a cancellation path", "gateway/durable/requests.py",

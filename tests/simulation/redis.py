@@ -13,7 +13,8 @@ from protocol.codec import micros
 from protocol.errors import Unavailable
 from protocol.messages import Heartbeat
 from protocol.ports import Cancel, Claim, Claimed, ClaimState, FinishOutcome, Place, RequestState, Terminal, Wake
-from protocol.transport.embedded.fence import Fences
+from protocol.totals import KeptTotals, Key
+from protocol.transport.embedded.fence import Fences, counted
 from tests.simulation.loop import Process, VirtualLoop
 from tests.simulation.weather import EPOCH, Network, Weather
 
@@ -52,7 +53,8 @@ class Redis:
         self.on_cancel: Callable[[Process, list[Cancel]], None] = lambda *_: None
         self.on_release: Callable[[Sequence[str]], None] = lambda _: None
         self._result_ttl = result_ttl
-        self._replica: tuple[Fences, dict[str, Heartbeat]] | None = None
+        self.totals = KeptTotals()
+        self._replica: tuple[Fences, dict[str, Heartbeat], KeptTotals] | None = None
 
     def now(self) -> float:
         return EPOCH + self.loop.now
@@ -66,11 +68,11 @@ class Redis:
     # --- faults ---
 
     def restart_empty(self) -> None:
-        self._lose(Fences(), {}, partly=False)
+        self._lose(Fences(), {}, KeptTotals(), partly=False)
 
     def stop_replicating(self) -> None:
         """Later writes do not reach the replica."""
-        self._replica = (copy.deepcopy(self.fences), dict(self.heartbeats))
+        self._replica = (copy.deepcopy(self.fences), dict(self.heartbeats), copy.deepcopy(self.totals))
 
     def fail_over(self) -> None:
         """The replica is the primary now."""
@@ -78,8 +80,8 @@ class Redis:
             self._lose(*self._replica, partly=True)
             self._replica = None
 
-    def _lose(self, fences: Fences, heartbeats: dict[str, Heartbeat], *, partly: bool) -> None:
-        self.fences, self.heartbeats = fences, heartbeats
+    def _lose(self, fences: Fences, heartbeats: dict[str, Heartbeat], totals: KeptTotals, *, partly: bool) -> None:
+        self.fences, self.heartbeats, self.totals = fences, heartbeats, totals
         self.on_loss(partly)
         for subscriptions in self.subscriptions.values():
             for subscription in subscriptions:
@@ -90,11 +92,15 @@ class Redis:
     def finish(self, answers: Sequence[Terminal]) -> list[FinishOutcome]:
         self.writable()
         outcomes, wakes = self.fences.finish(answers, self.now(), self._result_ttl)
+        self.totals.count(*counted(answers, outcomes))
         for answer, outcome in zip(answers, outcomes, strict=True):
             self.on_finish(answer, outcome)
         for channel, hints in wakes.items():
             self.send(channel, hints)
         return outcomes
+
+    def read_totals(self, versions: Sequence[Key]) -> list[dict[str, int]]:
+        return self.totals.read(versions)
 
     def claim(self, claim: Claim) -> Claimed:
         self.writable()
@@ -175,6 +181,9 @@ class SimStore:
 
     async def finish(self, answers: Sequence[Terminal]) -> list[FinishOutcome]:
         return await self._call(lambda: self._server.finish(answers))
+
+    async def totals(self, versions: Sequence[Key]) -> list[dict[str, int]]:
+        return await self._call(lambda: self._server.read_totals(versions))
 
     async def claim(self, claim: Claim) -> Claimed:
         return await self._call(lambda: self._server.claim(claim))

@@ -19,7 +19,7 @@ from tests.simulation.answers import wants_answer
 from tests.simulation.clients import LONG, Clients
 from tests.simulation.fleet import RESULT_TTL, TOPIC, Fleet, GatewayProcess
 from tests.simulation.history import History
-from tests.simulation.judge import is_only_pending, judge, judge_leftovers
+from tests.simulation.judge import is_only_pending, judge, judge_leftovers, judge_totals
 from tests.simulation.kafka import SESSION, Kafka
 from tests.simulation.letters import name_of
 from tests.simulation.loop import PROCESS, Stuck, VirtualLoop
@@ -199,5 +199,6 @@ def _judge(fleet: Fleet, clients: Clients) -> None:
                 history.broken("I1", f"{name_of(record)} has no answer on its topic")
     history.judge_losses()
     judge_leftovers(fleet)
+    judge_totals(fleet)
     for error in fleet.loop.errors:
         history.broken("no error goes unhandled", error)

@@ -13,6 +13,7 @@ from protocol.messages import Heartbeat, InferReply, InferRequest, ModelLoad, Mo
 from protocol.ports import Cancel, ClaimState, RequestState, Terminal, Wake
 from protocol.tensors import Tensor
 from tests.transport.contract_claims import ClaimsContract
+from tests.transport.contract_totals import TotalsContract
 from tests.transport.results_site import (
     ALREADY,
     CALL_LIMIT,
@@ -29,7 +30,7 @@ from tests.transport.results_site import (
 __all__ = ["ResultsContract", "Site", "Store", "new_claim", "new_ref"]
 
 
-class ResultsContract(ClaimsContract):
+class ResultsContract(ClaimsContract, TotalsContract):
     """Inherit, and define the fixture `site`."""
 
     # --- answering ---------------------------------------------------------------------------------------------------

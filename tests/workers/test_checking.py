@@ -286,3 +286,39 @@ def test_a_file_that_is_no_model_is_named_without_its_framework(tmp_path: Path) 
     assert found.status is Status.REFUSED
     assert "1/model.onnx' cannot be loaded: it is a Git LFS pointer" in found.reasons[0]
     assert "git lfs pull" in found.reasons[0]
+
+
+class TestExplain:
+    CONFIG = """
+max_batch_size: 8
+input { name: "X" data_type: TYPE_FP32 dims: [ -1 ] allow_ragged_batch: true }
+output { name: "Y" data_type: TYPE_FP32 dims: [ 4 ] }
+optimization { graph { level: 1 } }
+response_cache { enable: true }
+instance_group { passive: true }
+"""
+
+    def explained(self, tmp_path: Path, config: str) -> CheckResult:
+        (tmp_path / "m" / "1").mkdir(parents=True)
+        (tmp_path / "m" / "config.pbtxt").write_text(config)
+        (tmp_path / "m" / "1" / "model.onnx").write_bytes(b"\x08\x09")
+        (found,) = check_repositories([tmp_path], BACKENDS, explain=True)
+        return found
+
+    def test_each_field_that_is_set_is_explained_also_in_a_model_that_is_refused(self, tmp_path: Path) -> None:
+        found = self.explained(tmp_path, self.CONFIG)
+        lines = dict(line.split(": ", 1) for line in found.fields)
+
+        assert found.status is Status.REFUSED
+        assert lines["max_batch_size"].startswith("the most rows of a request and of a batch")
+        assert lines["input[0].allow_ragged_batch"].startswith("requests of different shapes share a batch")
+        assert lines["optimization.graph.level"].startswith("accepted without effect, a hint to the runtime")
+        assert lines["instance_group[0].passive"].startswith("refused, every instance that is loaded also runs batches")
+        assert lines["response_cache.enable"].startswith("equal requests are answered from the worker's cache")
+        assert "fields" in found.as_json()
+
+    def test_a_file_that_is_not_one_explains_nothing(self, tmp_path: Path) -> None:
+        assert self.explained(tmp_path, "max_batch_size: {").fields == ()
+
+    def test_without_it_results_are_as_they_were(self, tmp_path: Path) -> None:
+        assert "fields" not in verdict(tmp_path, "max_batch_size: 8" + TENSORS).as_json()

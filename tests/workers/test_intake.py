@@ -8,12 +8,12 @@ import pytest
 from protocol.codec import encode_request
 from protocol.errors import Code
 from protocol.frames import MAX_RECORD
+from protocol.model_stats import FailureReason
 from protocol.naming import ref
 from protocol.ports import Assigned, Claim, OutRecord, Published, Terminal
 from protocol.tensors import from_array
 from tests.workers.fleet import CHANNEL, IDENTITY, NAMES, until, values
 from tests.workers.serving import Bench, bench
-from workers.statistics import FailureReason
 
 TOPIC = NAMES.infer_topic("m", "1")
 DEAD = NAMES.dead_topic("m")

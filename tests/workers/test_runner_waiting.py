@@ -5,10 +5,10 @@ import dataclasses
 from collections.abc import Sequence
 
 from protocol.errors import Code
+from protocol.model_stats import FailureReason
 from protocol.ports import Claim
 from tests.workers.fleet import BOUNDED, DELAYED, IMPATIENT, until, values
 from tests.workers.serving import bench
-from workers.statistics import FailureReason
 
 
 async def test_a_deadline_that_passes_in_the_queue_never_runs() -> None:

@@ -2,8 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol.model_stats import FailureReason
 from workers.latency import MAX_KEYS, LatencyModel
-from workers.statistics import Duration, Executed, FailureReason, Histogram, ModelStatistics
+from workers.statistics import Duration, Executed, Histogram, ModelStatistics
 
 
 def executed(*rows: int, failed: int = 0, ran: bool = True) -> Executed:

@@ -202,7 +202,13 @@ class ModelConfig:
         return self._document
 
     def set_max_batch_size(self, size: int) -> None:
-        """Rows per batch; 0 for a model without a batch dimension."""
+        """Rows per batch; 0 for a model without a batch dimension. Raises ValueError below what the file states, as Triton's."""
+        stated = self._document.get("max_batch_size", 0)
+        if stated > size:
+            raise ValueError(
+                f"configuration specified max_batch_size {stated}, but in auto-complete config function for model "
+                f"'{self._document.get('name', '')}' specifies max_batch_size {size}"
+            )
         self._document["max_batch_size"] = size
 
     def set_dynamic_batching(self) -> None:

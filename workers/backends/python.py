@@ -51,7 +51,7 @@ class PythonBackend:
         complete = getattr(model_class, "auto_complete_config", None)
         if complete is None:
             return None
-        document = version.config.to_json()
+        document = {"max_batch_size": 0} | version.config.to_json()
         with naming_model_errors(version, "auto_complete_config"):
             completed = complete(pb_utils.ModelConfig(document))
         if not isinstance(completed, pb_utils.ModelConfig):

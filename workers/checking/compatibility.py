@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from protocol.errors import ConfigError, FleetError
-from protocol.model_config import ModelConfig, QueuePolicy, Warmup, WarmupInput
+from protocol.model_config import ModelConfig, QueuePolicy, Warmup, WarmupInput, pbtxt
 from protocol.model_config.fields import Support, settings
 from workers.backends import pb_utils
 from workers.checking.pb_usage import unsupported_uses
@@ -26,6 +26,7 @@ from workers.repository.completion import (
     BackendMetadata,
     complete,
 )
+from workers.repository.folders import CONFIG_FILE, config_bytes
 from workers.repository.labels import read_labels
 from workers.repository.scan import scan_repositories
 from workers.repository.version import ModelFolder, ModelVersion
@@ -57,6 +58,8 @@ class CheckResult:
         reasons: why it is refused or fails, or each difference from Triton; empty for `NO_DIFFERENCE`.
         warnings: what was skipped, such as folders that are not versions.
         verified: what was examined.
+        digests: SHA-256 of the files and config.pbtxt by version, if they were computed.
+        fields: what happens with each field that the configuration sets, one sentence each.
     """
 
     model: str
@@ -65,10 +68,13 @@ class CheckResult:
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     verified: tuple[str, ...] = ()
+    digests: dict[str, str] = dataclasses.field(default_factory=dict)
+    fields: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """The result as a JSON object."""
-        return dataclasses.asdict(self) | {"status": self.status.value}
+        """The result as a JSON object; without `digests` and `fields` if there are none."""
+        document = dataclasses.asdict(self) | {"status": self.status.value}
+        return {name: value for name, value in document.items() if value or name not in ("digests", "fields")}
 
 
 def check_repositories(
@@ -76,6 +82,9 @@ def check_repositories(
     backends: Collection[str],
     inspect: Inspect | None = None,
     attempt: LoadAttempt | None = None,
+    *,
+    digests: bool = False,
+    explain: bool = False,
 ) -> Iterator[CheckResult]:
     """One result per model, by name, each as soon as it is known.
 
@@ -84,12 +93,15 @@ def check_repositories(
         backends: the names of the installed backends.
         inspect: reads a model file with its framework; None leaves the files unread.
         attempt: loads a model and sends it a request; None skips that.
+        digests: whether to digest the versions' files.
+        explain: fill in `CheckResult.fields`.
 
     Raises:
         ConfigError: a repository cannot be read at all.
     """
-    for folder in scan_repositories(repositories, digests=False):
-        yield _check_model(folder, backends, inspect, attempt)
+    for folder in scan_repositories(repositories, digests=digests):
+        result = _check_model(folder, backends, inspect, attempt)
+        yield dataclasses.replace(result, fields=tuple(explained(folder.path))) if explain else result
 
 
 def _check_model(
@@ -109,7 +121,8 @@ def _check_model(
     served = () if status is Status.REFUSED else numbers
     reasons = tuple(dict.fromkeys(found.get(status, ())))
     order = tuple([name for name in ("configuration", "model file", _PROBE) if name in verified])
-    return CheckResult(folder.name, status, served, reasons, folder.warnings, order)
+    digests = {str(version.version): version.digest for version in folder.versions if version.digest}
+    return CheckResult(folder.name, status, served, reasons, folder.warnings, order, digests)
 
 
 def _check_version(
@@ -179,6 +192,18 @@ def _completed(config: ModelConfig, metadata: BackendMetadata | None, *, inspect
         return complete(config, metadata)
     whole = config.batch_size_stated and config.inputs and config.outputs
     return complete(config, None) if whole or config.backend in SILENT_BACKENDS else None
+
+
+def explained(folder: Path) -> Iterator[str]:
+    """What happens with each field that a model's config.pbtxt sets, also a refused one; nothing if it is not protobuf's text."""
+    try:
+        document = pbtxt.document_of(config_bytes(folder, pbtxt.MAX_BYTES + 1), CONFIG_FILE)
+        chosen = list(settings(document))
+    except (ConfigError, OSError):
+        return
+    for setting in chosen:
+        field = setting.field
+        yield f"{setting.path}: {field.does if field.support is Support.SUPPORTED else f'{field.support.value}, {field.why}'}"
 
 
 def _differences(stated: ModelConfig, completed: ModelConfig | None) -> Iterator[str]:

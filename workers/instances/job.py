@@ -38,6 +38,8 @@ class Entry(Item[InferRequest]):
         record: as fetched, for the dead letters.
         run_alone: an attempt was begun in an earlier delivery, so it may have killed that worker.
         attempt_stored: the store has this attempt.
+        cache_key: under which its outputs are kept in the response cache; b"" if they are not.
+        looked_up: seconds that its look-up in the response cache took.
         sliced: it is some rows of a record of the batch lane (`serving.rows.Slice`): its outcome goes to that record, not to the
             store.
     """
@@ -58,6 +60,8 @@ class Entry(Item[InferRequest]):
     record: Record | None = None
     run_alone: bool = False
     attempt_stored: bool = False
+    cache_key: bytes = b""
+    looked_up: float = 0.0
 
 
 class Job:

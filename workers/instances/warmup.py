@@ -10,7 +10,7 @@ import numpy as np
 from protocol.errors import ConfigError, FleetError, ModelFailed
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import ModelConfig, Warmup, WarmupInput
-from protocol.tensors import NUMPY_DTYPE, Tensor, check_size, element_count, pack_bytes
+from protocol.tensors import ITEM_SIZE, NUMPY_DTYPE, Tensor, check_size, element_count, pack_bytes
 from workers.backends.base import Instance
 from workers.backends.tracebacks import text_of
 from workers.repository.signature import Signature
@@ -90,11 +90,13 @@ def _random(given: WarmupInput, folder: Path) -> bytes:
 
 
 def _file(given: WarmupInput, folder: Path) -> bytes:
+    """The file's bytes, those of numbers as far as they are needed, as in Triton."""
     path = folder / given.file
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ConfigError(f"warm-up file '{given.file}' lies outside '{folder}'")
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
+        return data if given.datatype == "BYTES" else data[: element_count(given.dims) * ITEM_SIZE[given.datatype]]
     except OSError as exc:
         raise ConfigError(f"warm-up file '{path}' cannot be read: {exc.strerror}") from None
 

@@ -18,6 +18,7 @@ from protocol.codec import is_json
 from protocol.dead_letter import DeadLetter
 from protocol.errors import Code, Unavailable
 from protocol.messages import Failure
+from protocol.model_stats import FailureReason
 from protocol.ports import Assigned, Cancel, Consumer, Record
 from protocol.runtime.tasks import BackgroundTasks
 from protocol.tensors import MANY, ManyElements
@@ -30,7 +31,7 @@ from workers.intake.dead_letters import DeadLetterQueue, Undecodable
 from workers.intake.decoder import RecordDecoder
 from workers.intake.offsets import OffsetTracker
 from workers.intake.sink import Sink
-from workers.statistics import FailureReason, ModelStatistics
+from workers.statistics import ModelStatistics
 
 T = TypeVar("T")
 

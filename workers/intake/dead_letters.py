@@ -13,13 +13,13 @@ import structlog
 from protocol.dead_letter import DeadLetter, DeadReason, class_name
 from protocol.errors import Code, described
 from protocol.messages import Failure
+from protocol.model_stats import FailureReason
 from protocol.ports import Record
 from protocol.runtime.tasks import BackgroundTasks
 from workers.instances.job import Entry
 from workers.intake.dead_letter_topic import DeadLetterTopic
 from workers.intake.decoder import RecordDecoder
 from workers.intake.offsets import OffsetTracker
-from workers.statistics import FailureReason
 
 Undecodable = tuple[Record, int, Exception]
 """A record that cannot be decoded, its token, and why."""

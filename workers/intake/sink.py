@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from protocol.messages import Failure
+from protocol.model_stats import FailureReason
 from protocol.ports import Cancel
 from workers.instances.job import Entry
-from workers.statistics import FailureReason
 
 
 class Sink(Protocol):

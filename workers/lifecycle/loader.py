@@ -15,6 +15,7 @@ from protocol.errors import ConfigError, FleetError, described
 from workers.backends import load_backend, usable_gpus
 from workers.backends.base import Backend
 from workers.instances.executor import ThreadExecutor
+from workers.instances.limited import LimitedChild, LimitedThread, Place, RateLimit
 from workers.instances.loaded import LoadedModel
 from workers.instances.process import commands
 from workers.instances.process.child import Child
@@ -23,7 +24,7 @@ from workers.instances.process.pool import ChildPool
 from workers.instances.warmup import samples, warm_up
 from workers.repository import model_file_check
 from workers.repository.agents import run_agents
-from workers.repository.completion import SILENT_BACKENDS, BackendMetadata, complete
+from workers.repository.completion import SILENT_BACKENDS, BackendMetadata, as_stated, complete
 from workers.repository.labels import read_labels
 from workers.repository.placement import Placement, place
 from workers.repository.version import ModelVersion
@@ -53,14 +54,22 @@ class Loader:
     Args:
         gpus: numbers of the GPUs of this worker.
         cores: CPU cores to divide among instances.
-        default_max_batch_size: see `completion.complete`.
+        default_max_batch_size: see `completion.complete`; None completes nothing from the model.
         at_once: versions that load at the same time.
         clock: for the instances.
+        rate_limit: the resources that instances wait for; None if they run whenever they can.
     """
 
     def __init__(
-        self, gpus: Sequence[int], cores: int, default_max_batch_size: int, at_once: int, clock: Callable[[], float]
+        self,
+        gpus: Sequence[int],
+        cores: int,
+        default_max_batch_size: int | None,
+        at_once: int,
+        clock: Callable[[], float],
+        rate_limit: RateLimit | None = None,
     ) -> None:
+        self._rate_limit = rate_limit
         self._gpus = gpus
         self._cores = cores
         self._default_max_batch_size = default_max_batch_size
@@ -100,10 +109,17 @@ class Loader:
         return loaded
 
     async def _load_threads(self, backend: Backend, version: ModelVersion, gpus: Sequence[int]) -> LoadedModel:
-        metadata = await asyncio.to_thread(cpu_yield.call, backend.inspect, version)
+        metadata = None
+        if self._default_max_batch_size is not None:
+            metadata = await asyncio.to_thread(cpu_yield.call, backend.inspect, version)
         version, placements = self._complete(version, metadata, gpus)
         warmups = await asyncio.to_thread(cpu_yield.call, samples, version.config, str(version.version), version.folder)
-        executors = [ThreadExecutor(placement.name, self._clock) for placement in placements]
+        executors = [
+            ThreadExecutor(placement.name, self._clock)
+            if place is None
+            else LimitedThread(place, placement.name, self._clock)
+            for placement, place in zip(placements, self._places(version, placements), strict=True)
+        ]
         loaded = LoadedModel(version, executors, 0.0)
         try:
             for executor, placement in zip(executors, placements, strict=True):
@@ -127,9 +143,15 @@ class Loader:
         loaded = LoadedModel(version, (), 0.0)
         try:
             share = self._share(version)
-            metadata, gpus = await asyncio.to_thread(commands.inspect, child, version, self._gpus, share)
+            inspected = functools.partial(commands.inspect, metadata=self._default_max_batch_size is not None)
+            metadata, gpus = await asyncio.to_thread(inspected, child, version, self._gpus, share)
             version, placements = self._complete(version, metadata, gpus)
-            executors = [ChildExecutor(self._clock, self._children, version, placement) for placement in placements]
+            executors = [
+                ChildExecutor(self._clock, self._children, version, placement)
+                if place is None
+                else LimitedChild(place, self._clock, self._children, version, placement)
+                for placement, place in zip(placements, self._places(version, placements), strict=True)
+            ]
             loaded = LoadedModel(version, executors, 0.0)
             for executor in executors:
                 first, child = child, None
@@ -144,6 +166,12 @@ class Loader:
             await asyncio.to_thread(self._children.release, name)
         return loaded
 
+    def _places(self, version: ModelVersion, placements: Sequence[Placement]) -> Sequence[Place | None]:
+        """Where each instance waits for its resources; None for one that takes none."""
+        if self._rate_limit is None:
+            return [None] * len(placements)
+        return self._rate_limit.admit(version.config, placements)
+
     def _share(self, version: ModelVersion) -> int:
         """CPU threads of an instance, estimated before the backend has said which GPUs it can use."""
         try:
@@ -155,7 +183,10 @@ class Loader:
         self, version: ModelVersion, metadata: BackendMetadata | None, gpus: Sequence[int]
     ) -> tuple[ModelVersion, tuple[Placement, ...]]:
         """The version with its complete configuration, and the placement of its instances."""
-        config = complete(version.config, metadata, self._default_max_batch_size)
+        if self._default_max_batch_size is not None:
+            config = complete(version.config, metadata, self._default_max_batch_size)
+        else:
+            config = as_stated(version.config)
         return dataclasses.replace(version, config=config), place(config, gpus, self._cores)
 
     async def _backend(self, name: str) -> Backend:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -24,9 +26,11 @@ from workers.lifecycle.announcer import Announcer
 from workers.lifecycle.loader import Loader
 from workers.lifecycle.replacing import bytes_of
 from workers.lifecycle.states import Event, State, next_state, public_state
+from workers.repository.allow_list import read_digests
 from workers.repository.digests import Digests
 from workers.repository.model_files import require_distinct
 from workers.repository.scan import ignored_folders, scan_file, scan_repositories
+from workers.repository.sources import Sources
 from workers.repository.version import ModelFolder, ModelVersion
 from workers.serving.serving import Serving
 from workers.settings import WorkerSettings
@@ -127,6 +131,10 @@ class Models:
         self._loader = loader
         self._folders: dict[str, ModelFolder] = {}
         self._digests = Digests()
+        self._sources = Sources(
+            settings.model_repository, settings.remote_repository, settings.model_cache_dir, settings.model_cache_bytes
+        )
+        self._allowed: frozenset[str] | None = None
         self._warned: set[tuple[str, ...]] = set()
         self._changing: dict[str, asyncio.Lock] = {}
         self._found: dict[Key, ModelVersion] = {}
@@ -251,14 +259,25 @@ class Models:
             follow_up = self._abandon if failures and serving else self._serve
             await asyncio.gather(*[follow_up(key, made) for key, made in loaded])
             leave = () if failures else todo.unload
-            banned = [key for key, slot in slots.items() if slot.serving is not None and not order.allows(slot.serving)]
+            banned = [
+                key for key, slot in slots.items()
+                if (serves := slot.serving) is not None
+                and not (order.allows(serves) and self._permits(serves.loaded.version))
+            ]  # fmt: skip
             await asyncio.gather(*[self._unload(key, order) for key in {*leave, *banned}])
             return failures
 
     async def _scan(self) -> dict[Key, ModelVersion]:
-        folders = await asyncio.to_thread(scan_repositories, self._settings.model_repository, known=self._digests)
+        if (allowed := self._settings.allowed_digests) is not None:
+            self._allowed = await asyncio.to_thread(read_digests, allowed)
+        sources = await asyncio.to_thread(self._sources.refresh)
+        self._sources.release([serving.loaded.version.folder for serving in self.serving()])
+        read = functools.partial(scan_repositories, known=self._digests, config_name=self._settings.model_config_name)
+        folders = await asyncio.to_thread(read, sources.folders)
         self._folders = {folder.name: folder for folder in folders}
-        for line in await asyncio.to_thread(ignored_folders, self._settings.model_repository):
+        for name, reason in sources.refused.items():
+            self._folders[name] = ModelFolder(name, Path(name), reason=reason)
+        for line in (*sources.ignored, *await asyncio.to_thread(ignored_folders, sources.folders)):
             self._warn(line)
         for folder in folders:
             for warning in folder.warnings:
@@ -326,11 +345,19 @@ class Models:
         slot.digest = version.digest
         if order.digests and version.digest not in order.digests:
             return await self._failed(key, slot, f"its digest {version.digest} is not among the allowed ones")
+        if not self._permits(version):
+            return await self._failed(
+                key, slot, f"its digest {version.digest} is not in '{self._settings.allowed_digests}' (allowed_digests)"
+            )
         log.info("loading", model=key[0], version=key[1])
         try:
             return await self._loader.load(version)
         except FleetError as exc:
             return await self._failed(key, slot, exc.message)
+
+    def _permits(self, version: ModelVersion) -> bool:
+        """Whether the operator's list of digests has it, if there is one."""
+        return self._allowed is None or version.digest in self._allowed
 
     async def _failed(self, key: Key, slot: VersionSlot, reason: str) -> str:
         log.error("a model cannot be loaded", model=key[0], version=key[1], reason=reason)

@@ -46,7 +46,7 @@ def folder_name(files: Mapping[str, str]) -> str:
 
 def bytes_of(version: ModelVersion) -> int:
     """Bytes of a version's files: the estimate of the memory that it needs."""
-    if version.path.parent == version.folder:
+    if version.path.parent == version.folder and version.path.is_file():
         return _size(version.path)
     top = version.folder / str(version.version)
     return sum(_size(Path(root) / name) for root, _, names in os.walk(top) for name in names)

@@ -4,6 +4,9 @@ Decides which folders are models (`folders`), which versions are served (`scan`)
 (`sniffing`, `model_file_check`), what a configuration leaves out (`completion`), which instance runs where (`placement`), and which
 requests fit (`signature`, by `protocol.request_check`).
 
+Repositories in object stores are mirrored into local folders (`remote`, `sources`); `allow_list` has the digests that may be
+served.
+
 Interface: `scan.scan_repositories` and `scan.scan_file`, `version.ModelVersion`, `completion.complete`, `placement.place`,
 `signature.Signature`.
 Invariants: nothing here changes a repository or imports a framework; a fault in one model is that model's `reason` and

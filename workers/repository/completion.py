@@ -157,7 +157,6 @@ def complete(
         given = [spec for spec in metadata.inputs if spec.name not in made]
         inputs = inputs or tuple(_as_stated("input", spec, metadata, rows, config.name) for spec in given)
         outputs = outputs or tuple(_as_stated("output", spec, metadata, rows, config.name) for spec in metadata.outputs)
-    groups = config.instance_groups or (InstanceGroup(),)
     completed = dataclasses.replace(
         config,
         max_batch_size=rows,
@@ -165,10 +164,7 @@ def complete(
         inputs=inputs,
         outputs=outputs,
         dynamic_batching=_batching(config.dynamic_batching, rows),
-        instance_groups=tuple(
-            dataclasses.replace(group, name=group.name or f"{config.name}_{index}")
-            for index, group in enumerate(groups)
-        ),
+        instance_groups=_named_groups(config),
     )
     if metadata is not None:
         _check_against_model(completed, metadata)
@@ -176,6 +172,34 @@ def complete(
     completed.require_complete()
     stated_limit(completed.parameters, completed.name)
     return completed
+
+
+def as_stated(config: ModelConfig) -> ModelConfig:
+    """The configuration without anything from the model (`--disable-auto-complete-config`): an unstated `max_batch_size` is 0, and
+    batching is as stated.
+
+    Raises:
+        ConfigError: it leaves something out.
+    """
+    completed = dataclasses.replace(
+        config,
+        batch_size_stated=True,
+        dynamic_batching=None
+        if config.dynamic_batching is None
+        else _batching(config.dynamic_batching, config.max_batch_size),
+        instance_groups=_named_groups(config),
+    )
+    _require_stated(completed)
+    completed.require_complete()
+    stated_limit(completed.parameters, completed.name)
+    return completed
+
+
+def _named_groups(config: ModelConfig) -> tuple[InstanceGroup, ...]:
+    groups = config.instance_groups or (InstanceGroup(),)
+    return tuple(
+        dataclasses.replace(group, name=group.name or f"{config.name}_{index}") for index, group in enumerate(groups)
+    )
 
 
 def _require_stated(config: ModelConfig) -> None:

@@ -15,7 +15,7 @@ from workers.repository.completion import FILE_BACKEND, SUFFIX_BACKEND
 
 CONFIG_FILE: Final = "config.pbtxt"
 
-_FOREIGN: Final = frozenset(
+FOREIGN: Final = frozenset(
     {"lost+found", "__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "node_modules"}
 )
 
@@ -61,21 +61,27 @@ def _sorted(entries: list[Path]) -> RepositoryListing:
             broken[path] = (
                 f"'{printable_path(path)}' is a link to '{printable_path(path.readlink())}', which does not exist"
             )
-        elif path.is_dir() and path.name in _FOREIGN:
+        elif path.is_dir() and path.name in FOREIGN:
             ignored.append(f"ignore folder '{printable_path(path)}': a tool or the file system made it")
         elif path.is_dir():
             _classify_folder(path, models, broken, ignored)
     return RepositoryListing(tuple(models), broken, tuple(ignored))
 
 
-def config_bytes(folder: Path, limit: int) -> bytes:
-    """The content of a model's config.pbtxt, at most `limit` bytes; empty if there is none.
+def config_file(folder: Path, name: str) -> str:
+    """The path, below a model's folder, of its configuration: `configs/<name>.pbtxt` if that is there, else config.pbtxt."""
+    custom = f"configs/{name}.pbtxt"
+    return custom if name and _present(folder / custom) else CONFIG_FILE
+
+
+def config_bytes(folder: Path, limit: int, file: str = CONFIG_FILE) -> bytes:
+    """The content of a model's configuration, at most `limit` bytes; empty if there is none.
 
     Raises:
         ConfigError: something of that name is not a file.
         OSError: it cannot be read.
     """
-    path = folder / CONFIG_FILE
+    path = folder / file
     if not _present(path):
         return b""
     if not path.exists():
@@ -84,8 +90,8 @@ def config_bytes(folder: Path, limit: int) -> bytes:
         )
     if not path.is_file():
         raise ConfigError(f"'{path}' is not a file")
-    with path.open("rb") as file:
-        return file.read(limit)
+    with path.open("rb") as stream:
+        return stream.read(limit)
 
 
 def printable_path(path: Path) -> str:

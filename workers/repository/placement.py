@@ -22,12 +22,14 @@ class Placement:
         kind: CPU, GPU, or MODEL if the backend decides.
         device_id: the GPU's number; None for other kinds.
         threads: CPU threads that it may use for one batch, at least 1.
+        group: the index of its instance group.
     """
 
     name: str
     kind: Kind
     device_id: int | None
     threads: int
+    group: int = 0
 
 
 def place(config: ModelConfig, gpus: Sequence[int], cores: int) -> tuple[Placement, ...]:
@@ -44,18 +46,18 @@ def place(config: ModelConfig, gpus: Sequence[int], cores: int) -> tuple[Placeme
         ConfigError: a group names a GPU that this worker does not have.
     """
     groups = config.instance_groups or (InstanceGroup(),)
-    placed: list[tuple[str, Kind, int | None]] = []
+    placed: list[tuple[str, Kind, int | None, int]] = []
     for index, group in enumerate(groups):
         name = group.name or f"{config.name}_{index}"
         kind, devices = _devices(group, name, config.name, gpus)
         placed.extend(
-            (f"{name}_{number}", kind, device)
+            (f"{name}_{number}", kind, device, index)
             for number, device in enumerate(device for device in devices for _ in range(group.count))
         )
         if len(placed) > MAX_INSTANCES:
             raise ConfigError(f"model {config.name} has more than {MAX_INSTANCES} instances on this worker")
     threads = max(1, cores // len(placed))
-    return tuple(Placement(name, kind, device, threads) for name, kind, device in placed)
+    return tuple(Placement(name, kind, device, threads, group) for name, kind, device, group in placed)
 
 
 def _devices(group: InstanceGroup, name: str, model: str, gpus: Sequence[int]) -> tuple[Kind, tuple[int | None, ...]]:

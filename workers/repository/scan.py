@@ -30,7 +30,7 @@ from workers.repository.completion import (
     infer_backend,
 )
 from workers.repository.digests import Digests
-from workers.repository.folders import CONFIG_FILE, config_bytes, list_repository
+from workers.repository.folders import config_bytes, config_file, list_repository
 from workers.repository.model_file_check import file_kind
 from workers.repository.model_files import ModelFile
 from workers.repository.sniffing import FileKind
@@ -41,7 +41,7 @@ _NOT_VERSIONS: Final = frozenset({"configs", "warmup", "initial_state", "__pycac
 
 
 def scan_repositories(
-    repositories: Sequence[Path], *, digests: bool = True, known: Digests | None = None
+    repositories: Sequence[Path], *, digests: bool = True, known: Digests | None = None, config_name: str = ""
 ) -> tuple[ModelFolder, ...]:
     """Every model of the repositories, by name.
 
@@ -49,6 +49,7 @@ def scan_repositories(
         repositories: folders; a model that is in two of them is not served.
         digests: whether to digest the versions' files.
         known: digests of earlier scans; only files that have changed are read.
+        config_name: read a model's `configs/<name>.pbtxt` instead of its config.pbtxt, where it has one.
 
     Raises:
         ConfigError: a repository is not a readable folder, or is itself a model's folder.
@@ -61,7 +62,7 @@ def scan_repositories(
         for folder in (*found.models, *found.broken):
             places[folder.name].append(folder)
     reader = (known or Digests()) if digests else None
-    return tuple(_model(places[name], broken, reader) for name in sorted(places))
+    return tuple(_model(places[name], broken, reader, config_name) for name in sorted(places))
 
 
 def ignored_folders(repositories: Sequence[Path]) -> tuple[str, ...]:
@@ -73,7 +74,9 @@ def ignored_folders(repositories: Sequence[Path]) -> tuple[str, ...]:
     return tuple(line for repository in repositories for line in list_repository(repository).ignored)
 
 
-def _model(folders: Sequence[Path], broken: Mapping[Path, str], digests: Digests | None) -> ModelFolder:
+def _model(
+    folders: Sequence[Path], broken: Mapping[Path, str], digests: Digests | None, config_name: str
+) -> ModelFolder:
     folder = folders[0]
     if len(folders) > 1:
         where = ", ".join(str(path) for path in folders)
@@ -87,7 +90,7 @@ def _model(folders: Sequence[Path], broken: Mapping[Path, str], digests: Digests
         return ModelFolder(folder.name, folder, reason=broken[folder])
     warnings: list[str] = []
     try:
-        versions = _versions(folder, warnings, digests)
+        versions = _versions(folder, warnings, digests, config_name)
         return ModelFolder(folder.name, folder, versions, warnings=tuple(warnings))
     except ConfigError as error:
         return ModelFolder(folder.name, folder, reason=error.message, warnings=tuple(warnings))
@@ -96,9 +99,10 @@ def _model(folders: Sequence[Path], broken: Mapping[Path, str], digests: Digests
         return ModelFolder(folder.name, folder, reason=reason, warnings=tuple(warnings))
 
 
-def _versions(folder: Path, warnings: list[str], digests: Digests | None) -> tuple[ModelVersion, ...]:
-    raw = config_bytes(folder, pbtxt.MAX_BYTES + 1)
-    config = pbtxt.parse(raw, CONFIG_FILE, folder.name)
+def _versions(folder: Path, warnings: list[str], digests: Digests | None, config_name: str) -> tuple[ModelVersion, ...]:
+    file = config_file(folder, config_name)
+    raw = config_bytes(folder, pbtxt.MAX_BYTES + 1, file)
+    config = pbtxt.parse(raw, file, folder.name)
     return _chosen_versions(folder, config, raw, warnings, digests)
 
 

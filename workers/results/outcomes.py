@@ -11,8 +11,10 @@ import structlog
 
 from protocol.errors import Code, FleetError, ModelFailed
 from protocol.messages import Failure, InferRequest
+from protocol.model_stats import FailureReason
 from protocol.ports import Terminal
 from protocol.tensors import Tensor, element_count
+from protocol.totals import Counts
 from workers.backends.base import Outcome
 from workers.backends.tracebacks import trace_of
 from workers.instances.inline_policy import InlinePolicy
@@ -97,8 +99,14 @@ class BatchOutcomes:
             )
             return failure, self._replies.bare(entry, failure)
 
-    def count_job(self, job: Job, outcomes: Sequence[Outcome]) -> None:
-        """Count the batch, before its answers go out."""
+    def count_run(self, job: Job, rows: int) -> None:
+        """Count a batch that ran without giving answers, and whose requests run again."""
+        if job.compute_start:
+            end = max(job.compute_start, job.compute_end or self._clock())
+            self._statistics.ran(rows, job.input_end - job.input_start, end - job.compute_start, 0.0)
+
+    def count_job(self, job: Job, outcomes: Sequence[Outcome], answers: Sequence[Terminal]) -> None:
+        """Count the batch, before its answers go out; each gets what it adds to the fleet's totals."""
         end = self._clock()
         enqueued, rows, failed, failed_seconds = [], 0, 0, 0.0
         for entry, outcome in zip(job.entries, outcomes, strict=True):
@@ -115,11 +123,36 @@ class BatchOutcomes:
             job.compute_end, end,
         )  # fmt: skip
         self._statistics.executed(executed)
+        self._share_counts(executed, job.entries, outcomes, answers)
         if job.compute_start and job.error is None:
             shape_class, seconds = job.entries[0].shape_class, executed.compute_infer
             self._statistics.latency.observe(shape_class, job.batch.rows, seconds)
             if job.executor.loop_safe:
                 self._inline_policy.record(shape_class, job.batch.rows, seconds, job.cpu, end)
+
+    def _share_counts(
+        self, batch: Executed, entries: Sequence[Entry], outcomes: Sequence[Outcome], answers: Sequence[Terminal]
+    ) -> None:
+        """Give each answer its counts; answers that add the same share them, but for the first, which reports the run too."""
+        statistics = self._statistics
+        shared: dict[tuple[float, int], Counts] = {}
+        first = True
+        for entry, outcome, answer in zip(entries, outcomes, answers, strict=True):
+            if entry.sliced:
+                continue
+            same = (entry.enqueued, 0 if isinstance(outcome, Failure) else entry.rows)
+            counts = None if first else shared.get(same)
+            if counts is None:
+                if isinstance(outcome, Failure):
+                    counts = statistics.failure_counts(FailureReason.BACKEND, batch.end - entry.enqueued)
+                else:
+                    counts = statistics.success_counts(batch, entry.enqueued, entry.rows)
+                if first:
+                    statistics.with_runs(counts)
+                    first = False
+                else:
+                    shared[same] = counts
+            answer.counts = counts
 
 
 def size_of(outcomes: Sequence[Outcome]) -> int:

@@ -14,6 +14,7 @@ from protocol.frames import MAX_RECORD
 from protocol.messages import SHOWN_DIGEST, Failure, InferReply, Timing
 from protocol.naming import names_topic
 from protocol.ports import Payload, Terminal
+from protocol.tensors import Tensor
 from workers.backends.base import Outcome
 from workers.instances.job import Entry, Job
 
@@ -68,6 +69,19 @@ class Replies:
             return self._answer(entry, failure, timing)
         except Exception:
             return self.bare(entry, failure)
+
+    def of_cached(self, entry: Entry, outputs: Sequence[Tensor], reason: str, now: float) -> Terminal:
+        """The answer to an entry whose outputs are in the response cache: it never ran.
+
+        Raises:
+            Exception: a field of its request cannot be encoded.
+        """
+        request = entry.payload
+        timing = Timing(
+            request.accepted, request.published, entry.fetched, entry.enqueued, emitted=now, reason=reason, attempt=entry.attempt,
+            worker=self._worker, digest=self._digest,
+        )  # fmt: skip
+        return self._answer(entry, tuple(outputs), timing)
 
     def bare(self, entry: Entry, failure: Failure) -> Terminal:
         """A failure without its label and its times, so that it can always be encoded."""

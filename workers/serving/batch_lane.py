@@ -20,6 +20,7 @@ from protocol.dead_letter import DeadLetter
 from protocol.errors import Code, FleetError
 from protocol.messages import Failure, InferReply, InferRequest, Timing
 from protocol.model_config import ModelConfig
+from protocol.model_stats import FailureReason
 from protocol.ports import Terminal
 from protocol.request_check import MAX_BATCH_LANE_ROWS
 from protocol.runtime.tasks import BackgroundTasks
@@ -34,7 +35,7 @@ from workers.instances.inline_policy import INLINE_BELOW
 from workers.instances.job import Entry, Executor, Job
 from workers.serving.held import HeldEntries, Source
 from workers.serving.rows import BatchRecord, Slice
-from workers.statistics import FailureReason, ModelStatistics
+from workers.statistics import ModelStatistics
 
 BATCHES_PER_INSTANCE: Final = 4
 """Full batches of the lane's rows that may be here per instance, or one record if that has more."""
@@ -454,7 +455,9 @@ class BatchLane(HeldEntries):
             self._refuse(record, made)
             return
         compute = record.compute_seconds()
-        self._statistics.record_succeeded(entry.enqueued, timing.compute_start, compute, timing.emitted)
+        made.counts = self._statistics.record_succeeded(
+            entry.rows, entry.enqueued, timing.compute_start, compute, timing.emitted
+        )
         self._writer.put([made], [entry])
 
     # --- the end -----------------------------------------------------------------------------------------------------

@@ -15,13 +15,14 @@ from typing import Protocol, cast
 from protocol.dead_letter import DeadLetter
 from protocol.errors import Code
 from protocol.messages import Failure, InferRequest
+from protocol.model_stats import FailureReason
 from protocol.ports import Cancel
 from workers.batching.types import Reject, Rejection, Scheduler
 from workers.context import Context
 from workers.instances.job import Entry
 from workers.results.replies import Replies
 from workers.results.writer import ResultWriter
-from workers.statistics import FailureReason, ModelStatistics
+from workers.statistics import ModelStatistics
 
 
 class Source(Protocol):
@@ -134,8 +135,9 @@ class HeldEntries:
     def refuse(self, entry: Entry, failure: Failure, reason: FailureReason) -> None:
         """Answer an entry with a failure. It may be queued here, but must not be in a batch."""
         now = self._clock()
-        self._statistics.failed(reason, now - entry.enqueued)
-        self._writer.put([self._replies.of_failure(entry, failure, now)], [entry])
+        answer = self._replies.of_failure(entry, failure, now)
+        answer.counts = self._statistics.failed(reason, now - entry.enqueued)
+        self._writer.put([answer], [entry])
 
     def answered(self, entries: Sequence[Entry]) -> None:
         """See `Sink.answered`."""

@@ -327,9 +327,12 @@ class Pipeline:
 
     def _on_failure(self, job: Job, error: BaseException) -> None:
         """The batch gave no answers: its requests run again, or fail with it."""
+        rows = job.batch.rows
         answer = self._isolation.on_failure(job, error)
         if answer is not None:
             self._fail(job, answer)
+        else:
+            self._outcomes.count_run(job, rows)
 
     def _fail(self, job: Job, error: BaseException) -> None:
         self._emit(job, *self._outcomes.encode_job(job, self._outcomes.fail_job(job, error)))
@@ -384,7 +387,7 @@ class Pipeline:
 
     def _emit(self, job: Job, outcomes: Sequence[Outcome], answers: list[Terminal]) -> None:
         try:
-            self._outcomes.count_job(job, outcomes)
+            self._outcomes.count_job(job, outcomes, answers)
         except Exception as exc:  # the answers go out even uncounted
             log.error("a batch was not counted", instance=job.executor.name, exc_info=exc)
         job.raw = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from protocol.dead_letter import DeadLetter
 from protocol.messages import Failure
@@ -56,7 +56,7 @@ class Runner(HeldEntries):
         self._max_bytes = max_bytes
         self._max_queue_size = _max_queue_size(config)
         self.ordered = config.dynamic_batching is not None and config.dynamic_batching.preserve_ordering
-        self._pipeline = Pipeline(context, config, executors, statistics, self)
+        self._pipeline = self._make_pipeline(context, config, executors, statistics, self)
         self._lane = lane
         self._lane_step: asyncio.Handle | None = None
         lane.attach(self._pipeline, self.turn)
@@ -64,6 +64,9 @@ class Runner(HeldEntries):
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
+
+    def _make_pipeline(self, *arguments: Any) -> Pipeline:
+        return Pipeline(*arguments)
 
     # --- state -------------------------------------------------------------------------------------------------------
 

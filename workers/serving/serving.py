@@ -20,6 +20,7 @@ from workers.repository.signature import Signature
 from workers.retry import Retry
 from workers.serving.batch_lane import BatchLane
 from workers.serving.batch_topic import BatchTopic
+from workers.serving.caching import CachingRunner
 from workers.serving.runner import Runner
 from workers.statistics import ModelStatistics
 
@@ -52,7 +53,7 @@ class Serving:
         version = loaded.version
         self.key = (version.model, str(version.version))
         self.loaded = loaded
-        self.statistics = ModelStatistics()
+        self.statistics = ModelStatistics(self.key)
         self.last_lag = self.last_batch_lag = 0
         config, digest = version.config, version.digest
         context = self._context = context.of_a_model(digest)
@@ -65,7 +66,10 @@ class Serving:
         self.batch_lane = BatchLane(
             context, config, self.statistics, self.batch_intake, batch or LaneSettings(), max(1, max_bytes // 2)
         )
-        self.runner = Runner(context, loaded, self.statistics, self.intake, max_bytes, self.batch_lane)
+        caching = bool(config.response_cache) and context.cache is not None
+        self.runner = (CachingRunner if caching else Runner)(
+            context, loaded, self.statistics, self.intake, max_bytes, self.batch_lane
+        )
         self._batch_topic = BatchTopic(context, self.batch_intake, self.batch_lane)
 
     @property

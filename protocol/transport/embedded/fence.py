@@ -19,6 +19,7 @@ from typing import Final
 
 from protocol.codec import payload_bytes
 from protocol.ports import Claim, Claimed, ClaimState, FinishOutcome, Payload, Place, RequestState, Terminal, Wake
+from protocol.totals import Counts
 
 INLINE_LIMIT: Final = 16 * 1024
 """Bytes of the largest payload that travels with its wake-up."""
@@ -31,6 +32,11 @@ SHARDS: Final = 32
 """Number of dicts with bare fences: growing a single one blocked the event loop for 7 ms."""
 OVERHEAD: Final = 700
 """Rough number of bytes of a stream besides its payload."""
+
+
+def counted(answers: Sequence[Terminal], outcomes: Sequence[FinishOutcome]) -> tuple[list[Counts | None], list[bool]]:
+    """What `KeptTotals.count` takes: the counts of the answers, and which were written."""
+    return [answer.counts for answer in answers], [outcome is FinishOutcome.WRITTEN for outcome in outcomes]
 
 
 @dataclasses.dataclass(slots=True)

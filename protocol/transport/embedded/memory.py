@@ -32,9 +32,10 @@ from protocol.ports import (
     Wake,
 )
 from protocol.runtime.microtasks import Microtasks
+from protocol.totals import KeptTotals, Key
 from protocol.transport.embedded.broker import MemoryBroker
 from protocol.transport.embedded.consumer import MemoryConsumer, Topic
-from protocol.transport.embedded.fence import Fences
+from protocol.transport.embedded.fence import Fences, counted
 from protocol.transport.settings import TransportSettings
 
 RESULTS_LIMIT: Final = 512 * 1024 * 1024
@@ -51,6 +52,10 @@ class MemoryBus:
         self._consumers: list[MemoryConsumer] = []
         self._following: set[asyncio.Future[None]] = set()
         self._is_open = False
+
+    def another(self) -> MemoryBus:
+        """A bus of another process on the same broker, not yet open."""
+        return MemoryBus(self._broker, self._microtasks)
 
     async def open(self) -> None:
         """Connect."""
@@ -180,7 +185,7 @@ def _advance(topic: Topic, positions: list[int]) -> list[Record]:
 
 
 class MemoryServer:
-    """The shared state of all stores of one process: streams, listeners and heartbeats.
+    """The shared state of all stores of one process: streams, totals, listeners and heartbeats.
 
     Args:
         limit: bytes of kept results (`fill` is the used share); above it claims are refused.
@@ -189,6 +194,7 @@ class MemoryServer:
     def __init__(self, limit: int = RESULTS_LIMIT) -> None:
         self.limit = limit
         self.fences = Fences()
+        self.totals = KeptTotals()
         self.wakes: dict[str, dict[MemoryStore, Callable[[list[Wake]], None]]] = {}
         self.cancels: dict[str, dict[MemoryStore, Callable[[list[Cancel]], None]]] = {}
         self.heartbeats: dict[str, Heartbeat] = {}
@@ -207,8 +213,13 @@ class MemoryStore:
     ) -> None:
         self._server = server or MemoryServer()
         self._microtasks = microtasks or Microtasks()
+        self._settings = settings
         self._result_ttl = settings.result_ttl
         self._is_open = False
+
+    def another(self) -> MemoryStore:
+        """A store of another process on the same results, not yet open."""
+        return MemoryStore(self._settings, self._server, self._microtasks)
 
     async def open(self) -> None:
         """Connect."""
@@ -250,9 +261,15 @@ class MemoryStore:
         self._check_open()
         fences, now = self._server.fences, time.time()
         outcomes, wakes = fences.finish(answers, now, self._result_ttl, self._server.wakes)
+        self._server.totals.count(*counted(answers, outcomes))
         self._wake(wakes)
         fences.expire(now, 2 * len(answers))
         return outcomes
+
+    async def totals(self, versions: Sequence[Key]) -> list[dict[str, int]]:
+        """See `Results.totals`."""
+        self._check_open()
+        return self._server.totals.read(versions)
 
     async def claim(self, claim: Claim) -> Claimed:
         """See `Results.claim`. Raises Unavailable when the store is full."""

@@ -13,7 +13,8 @@ from typing import Final
 
 from protocol.errors import ConfigError
 from protocol.ports import Claim, Claimed, FinishOutcome, Place, RequestState, Terminal
-from protocol.transport.embedded.fence import Fences
+from protocol.totals import Key
+from protocol.transport.embedded.fence import Fences, counted
 from protocol.transport.embedded.memory import MemoryBus, MemoryStore
 from protocol.transport.embedded.sqlite_broker import SqliteBroker
 from protocol.transport.embedded.sqlite_results import SqliteServer
@@ -39,6 +40,12 @@ class SqliteBus(MemoryBus):
         super().__init__(
             broker or SqliteBroker(_data_dir(settings) / BUS_FILE, settings.session_timeout, fsync=settings.fsync)
         )
+        self._settings = settings
+
+    def another(self) -> SqliteBus:
+        """See `MemoryBus.another`."""
+        assert isinstance(self._broker, SqliteBroker)
+        return SqliteBus(self._settings, self._broker)
 
     @property
     def immediate(self) -> None:
@@ -55,6 +62,10 @@ class SqliteStore(MemoryStore):
 
     def __init__(self, settings: TransportSettings, server: SqliteServer | None = None) -> None:
         super().__init__(settings, server or SqliteServer(_data_dir(settings) / RESULTS_FILE, fsync=settings.fsync))
+
+    def another(self) -> SqliteStore:
+        """See `MemoryStore.another`."""
+        return SqliteStore(self._settings, self._server)
 
     @property
     def immediate(self) -> None:
@@ -83,8 +94,14 @@ class SqliteStore(MemoryStore):
             [answer.ref for answer in answers],
             lambda fences, now: fences.finish(answers, now, self._result_ttl, self._server.wakes),
             lambda decision: self._wake(decision[1]),
+            lambda decision: self._server.totals.count(*counted(answers, decision[0])),
         )
         return outcomes
+
+    async def totals(self, versions: Sequence[Key]) -> list[dict[str, int]]:
+        """See `Results.totals`; only what is on disk, except while the disk fails."""
+        self._check_open()
+        return await self._server.durably([], lambda _, __: self._server.totals.read(versions))
 
     async def claim(self, claim: Claim) -> Claimed:
         """See `Results.claim`. Raises Unavailable when the store is full."""

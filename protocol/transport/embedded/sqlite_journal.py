@@ -46,16 +46,20 @@ class SqliteJournal:
         path: of the file; its folder is created, readable by this user only.
         schema: `CREATE` statements of a new file.
         version: of the schema; a file with another version is refused.
+        added: `CREATE … IF NOT EXISTS` of tables that files of this version may lack.
         fsync: every acknowledged write survives a power loss, not only a kill.
 
     Attributes:
         on_failure: called when operations failed: state that ran ahead of the disk must be corrected.
     """
 
-    def __init__(self, path: Path, schema: Sequence[str], version: int, *, fsync: bool) -> None:
+    def __init__(
+        self, path: Path, schema: Sequence[str], version: int, *, fsync: bool, added: Sequence[str] = ()
+    ) -> None:
         self.on_failure: Callable[[], None] = lambda: None
         self._path = path
         self._schema = (_COMMON, *schema)
+        self._added = added
         self._version = version
         self._fsync = fsync
         self._thread: concurrent.futures.ThreadPoolExecutor | None = None
@@ -219,6 +223,8 @@ class SqliteJournal:
                 database.execute(create)
             database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             database.execute(f"PRAGMA user_version = {self._version}")
+        for create in self._added:
+            database.execute(create)
         database.execute("COMMIT")
 
     def _write(self, statements: Sequence[Statement]) -> None:

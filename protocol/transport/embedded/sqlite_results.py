@@ -1,4 +1,4 @@
-"""The embedded result store with a SQLite file under it: claims, terminals and fences survive the process.
+"""The embedded result store with a SQLite file under it: claims, terminals, fences and totals survive the process.
 
 Invariants:
 - a decision is made in memory, and reaches the caller and the woken channels once it is on disk;
@@ -11,12 +11,13 @@ import asyncio
 import dataclasses
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
 from protocol.errors import Unavailable
 from protocol.frames import pack, unpack
+from protocol.totals import KeptTotals, Key
 from protocol.transport.embedded.fence import Fences, Stream
 from protocol.transport.embedded.memory import MemoryServer
 from protocol.transport.embedded.sqlite_journal import SqliteJournal, Statement
@@ -27,10 +28,15 @@ _SCHEMA: Final = (
     "CREATE TABLE fences (id INTEGER PRIMARY KEY, ref TEXT NOT NULL, expires REAL NOT NULL)",
     "CREATE TABLE streams (ref TEXT PRIMARY KEY, body BLOB NOT NULL)",
 )
+_ADDED: Final = (
+    "CREATE TABLE IF NOT EXISTS totals (model TEXT, version TEXT, body BLOB NOT NULL, PRIMARY KEY (model, version))",
+)
+"""Files of earlier versions lack it, and those versions ignore it."""
 _VERSION: Final = 1
 _ADD_FENCE: Final = "INSERT INTO fences VALUES (?, ?, ?)"
 _PUT_STREAM: Final = "INSERT OR REPLACE INTO streams VALUES (?, ?)"
 _DROP_STREAM: Final = "DELETE FROM streams WHERE ref = ?"
+_PUT_TOTALS: Final = "INSERT OR REPLACE INTO totals VALUES (?, ?, ?)"
 _PRUNE: Final = "DELETE FROM fences WHERE id < ?"
 _PRUNE_EVERY: Final = 4096
 _RELOAD_AFTER: Final = 1.0
@@ -46,7 +52,7 @@ class SqliteServer(MemoryServer):
 
     def __init__(self, path: Path, *, fsync: bool = False) -> None:
         super().__init__()
-        self.journal = SqliteJournal(path, _SCHEMA, _VERSION, fsync=fsync)
+        self.journal = SqliteJournal(path, _SCHEMA, _VERSION, fsync=fsync, added=_ADDED)
         self.journal.on_failure = self._reload_later
         self._lock = asyncio.Lock()
         self._users = 0
@@ -74,9 +80,15 @@ class SqliteServer(MemoryServer):
         return await self.journal.healthy() and self._reloading is None
 
     async def durably(
-        self, refs: Sequence[str], decide: Callable[[Fences, float], T], on_durable: Callable[[T], None] | None = None
+        self,
+        refs: Sequence[str],
+        decide: Callable[[Fences, float], T],
+        on_durable: Callable[[T], None] | None = None,
+        count: Callable[[T], Collection[Key]] = lambda _: (),
     ) -> T:
         """Decide about these refs; returns once the decision is on disk, and calls `on_durable` then even if the caller is gone.
+
+        `count` adds what the decision counts to `totals`, and returns whose have changed; they reach the disk with the decision.
 
         Raises:
             Unavailable: the file cannot be written; there is no decision.
@@ -87,6 +99,9 @@ class SqliteServer(MemoryServer):
         made, before = fences.made, {ref: _signature(fences, ref) for ref in refs}
         decision = decide(fences, now)
         statements = self._changes(before, made)
+        if changed := count(decision):
+            rows = [(*key, pack(self.totals.totals[key])) for key in changed]
+            statements.append((_PUT_TOTALS, rows))
         if gone := fences.expire(now, 2 * len(refs)):
             statements.append((_DROP_STREAM, [(ref,) for ref in gone]))
 
@@ -116,8 +131,8 @@ class SqliteServer(MemoryServer):
 
     # --- reading the file --------------------------------------------------------------------------------------------
 
-    def _restore(self, saved: tuple[Fences, list[str]]) -> None:
-        self.fences, expired = saved
+    def _restore(self, saved: tuple[Fences, list[str], KeptTotals]) -> None:
+        self.fences, expired, self.totals = saved
         self._pruned = self.fences.dropped
         # If this fails, they are dropped after the next start.
         dropping: asyncio.Future[None] = self.journal.submit([(_DROP_STREAM, [(ref,) for ref in expired])])
@@ -155,8 +170,8 @@ def _body(stream: Stream) -> bytes:
     return pack(fields)
 
 
-def _load(database: sqlite3.Connection) -> tuple[Fences, list[str]]:
-    """The file's content, and the refs of expired streams. Runs in the journal's thread."""
+def _load(database: sqlite3.Connection) -> tuple[Fences, list[str], KeptTotals]:
+    """The file's streams, the refs of expired ones, and the totals. Runs in the journal's thread."""
     fences, expired, now = Fences(), [], time.time()
     for number, ref, expires in database.execute("SELECT * FROM fences ORDER BY id"):
         if not fences.made:
@@ -172,4 +187,8 @@ def _load(database: sqlite3.Connection) -> tuple[Fences, list[str]]:
             fences.restore(ref, stream)
         else:
             expired.append(ref)
-    return fences, expired
+    rows = database.execute("SELECT * FROM totals").fetchall()
+    totals = {
+        (model, version): {str(name): int(n) for name, n in unpack(body).items()} for model, version, body in rows
+    }
+    return fences, expired, KeptTotals(totals)

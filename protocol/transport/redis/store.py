@@ -22,6 +22,7 @@ from protocol import codec, frames, heartbeat_codec
 from protocol.errors import CodecError, ConfigError, FleetError
 from protocol.messages import Heartbeat
 from protocol.ports import Cancel, Claim, Claimed, ClaimState, FinishOutcome, Place, RequestState, Terminal, Wake
+from protocol.totals import Key, add, tally
 from protocol.transport.redis.address import Address
 from protocol.transport.redis.client import Client, Subscriptions
 from protocol.transport.redis.connection import Argument, Reply, pack_commands
@@ -34,6 +35,8 @@ TERMINAL: Final = b"18446744073709551615-18446744073709551615"
 ANSWERS_IN_CALL: Final = 128
 BYTES_IN_CALL: Final = 1024 * 1024
 """More answers than this are written by several calls: while a script runs, Redis serves no other client."""
+VERSIONS_IN_CALL: Final = 64
+"""Model versions whose totals are read by one call."""
 FILL_AGE: Final = 1.0
 HEALTH_TIMEOUT: Final = 1.0
 _OUTCOMES: Final = tuple(FinishOutcome)
@@ -57,7 +60,7 @@ class RedisStore:
     """`protocol.ports.Results` and `Directory` on one Redis primary; also carries Kafka's `RebalanceHints`."""
 
     def __init__(self, settings: TransportSettings) -> None:
-        names = settings.names
+        names = self._names = settings.names
         self._address = Address.parse(settings.redis)
         self._client = Client(self._address, settings.connect_timeout)
         self._listening = Subscriptions(self._address, settings.connect_timeout)
@@ -67,7 +70,7 @@ class RedisStore:
         self._asks_channel = names.asks_channel
         self._result_ttl = milliseconds(settings.result_ttl)
         self._finish, self._claim, self._confirm, self._start = map(Script, ("finish", "claim", "confirm", "start"))
-        self._release = Script("release")
+        self._release, self._totals = map(Script, ("release", "totals"))
         self._fill = 0.0
         self._fill_at = float("-inf")
 
@@ -75,7 +78,7 @@ class RedisStore:
         """See `Results.open`."""
         await self._client.open()
         await self._refuse_cluster()
-        scripts = (self._finish, self._claim, self._confirm, self._start, self._release)
+        scripts = (self._finish, self._claim, self._confirm, self._start, self._release, self._totals)
         await self._client.call_packed(
             pack_commands([("SCRIPT", "LOAD", script.source) for script in scripts]), len(scripts)
         )
@@ -119,15 +122,41 @@ class RedisStore:
         outcomes: list[FinishOutcome] = []
         for part in _portions(answers):
             keys = [self._prefix + answer.ref for answer in part]
-            arguments: list[Argument] = [self._result_ttl, len(self._prefix)]
+            counted_keys, counts = self._counted(part)
+            arguments: list[Argument] = [self._result_ttl, len(self._prefix), *counts]
             for answer in part:
                 retriable = b"1" if answer.retriable else b"0"
                 accepted = codec.micros(answer.accepted)
                 kept = answer.claimed or not (answer.reply_to or answer.to_topic)
                 ttl = self._result_ttl if kept else milliseconds(answer.ttl)
                 arguments += (codec.payload_bytes(answer.payload), answer.reply_to, ttl, retriable, accepted)
-            outcomes += [_OUTCOMES[code] for code in await self._run(self._finish, keys, arguments)]
+            reply = await self._run(self._finish, keys + counted_keys, arguments)
+            outcomes += [_OUTCOMES[code] for code in reply]
         return outcomes
+
+    def _counted(self, part: Sequence[Terminal]) -> tuple[list[str], tuple[bytes, bytes]]:
+        """The keys of the totals to which these answers add, and the script's arguments for them."""
+        counts = next((answer.counts for answer in part if answer.counts is not None), None)
+        if counts is None:
+            return [], (b"", b"")
+        counted = tally([answer.counts for answer in part])
+        parts = b""
+        if len(part) > 1:
+            parts = frames.pack([counted.batch, counted.kinds, [kind + 1 for kind in counted.kind_of]])
+        return self._keys_of(counts.key), (frames.pack(counted.total()), parts)
+
+    def _keys_of(self, key: Key) -> list[str]:
+        name = self._names.totals_key(*key)
+        return [name, f"{name}:recent"]
+
+    async def totals(self, versions: Sequence[Key]) -> list[dict[str, int]]:
+        """See `Results.totals`; one script call per `VERSIONS_IN_CALL`."""
+        found: list[dict[str, int]] = []
+        for start in range(0, len(versions), VERSIONS_IN_CALL):
+            keys = [name for key in versions[start : start + VERSIONS_IN_CALL] for name in self._keys_of(key)]
+            reply = await self._run(self._totals, keys, [])
+            found += [_sum(*pair) for pair in zip(reply[::2], reply[1::2], strict=True)]
+        return found
 
     async def claim(self, claim: Claim) -> Claimed:
         """See `Results.claim`."""
@@ -302,16 +331,33 @@ class RedisStore:
 
 
 def _portions(answers: Sequence[Terminal]) -> Iterator[Sequence[Terminal]]:
-    """The answers of each script call, in order; usually all of them."""
+    """The answers of each script call, in order; usually all of them. One call counts for one model version."""
     start = total = 0
+    key: Key | None = None
     for at, answer in enumerate(answers):
         size = len(codec.payload_bytes(answer.payload))
-        if at > start and (total + size > BYTES_IN_CALL or at - start == ANSWERS_IN_CALL):
+        mine = answer.counts.key if answer.counts is not None else key
+        other = key is not None and mine != key
+        if at > start and (total + size > BYTES_IN_CALL or at - start == ANSWERS_IN_CALL or other):
             yield answers[start:at]
             start, total = at, 0
+        key = mine
         total += size
     if answers:
         yield answers[start:]
+
+
+def _sum(kept: Sequence[bytes], recent: Sequence[bytes]) -> dict[str, int]:
+    """The totals of a version: a hash as a flat list, and what is not in it yet. Whatever else is there counts as nothing."""
+    total: dict[str, int] = {}
+    try:
+        for name, number in zip(kept[::2], kept[1::2], strict=True):
+            total[name.decode()] = int(number)
+        for packed in recent:
+            add(total, {str(name): int(number) for name, number in frames.unpack(packed).items()})
+    except (AttributeError, CodecError, TypeError, ValueError) as exc:
+        log.warning("totals in Redis cannot be read: %s", exc)
+    return total
 
 
 def _text(place: Place | None) -> str:

@@ -153,7 +153,7 @@ class CommandLoop:
         try:
             backend = self._prepare_backend(decode_version(command["version"]), command["threads"])
             gpus = usable_gpus(backend, command["gpus"])
-            metadata = backend.inspect(self._version)
+            metadata = backend.inspect(self._version) if command["look"] else None
             self._channel.send_message(encode_message({"metadata": encode_metadata(metadata), "gpus": list(gpus)}))
         except BaseException as exc:  # SystemExit too: otherwise the worker would only see that the process has exited
             self._channel.send_message(encode_message({"error": encode_error(exc)}))

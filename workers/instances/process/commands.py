@@ -15,7 +15,7 @@ from workers.repository.version import ModelVersion
 
 
 def inspect(
-    child: Child, version: ModelVersion, gpus: Sequence[int] = (), threads: int = 1
+    child: Child, version: ModelVersion, gpus: Sequence[int] = (), threads: int = 1, *, metadata: bool = True
 ) -> tuple[BackendMetadata | None, tuple[int, ...]]:
     """See `Backend.inspect`; also which of the GPUs the backend can use, so that this process need not import the framework.
 
@@ -24,13 +24,16 @@ def inspect(
         version: its configuration need not be complete.
         gpus: numbers of the worker's.
         threads: for the libraries of the model's code, which are imported now.
+        metadata: whether to look at the model; without, its metadata are None.
 
     Raises:
         FleetError: as a backend in this process would have raised it.
         InstanceDied: the model ended the child.
     """
     try:
-        command = {"name": "inspect", "version": encode_version(version), "gpus": list(gpus), "threads": threads}
+        command = {
+            "name": "inspect", "version": encode_version(version), "gpus": list(gpus), "threads": threads, "look": metadata,
+        }  # fmt: skip
         reply, _ = child.send_command(encode_message(command))
     except ChannelBroken:
         raise child.exit_error(f"while model '{version.model}' was inspected") from None
