@@ -188,7 +188,7 @@ def check_errors(place):
 
 def check_timeouts(place):
     with connect(place) as triton:
-        refused("DEADLINE_EXCEEDED", "Deadline Exceeded", triton.infer, "sum", inputs(), client_timeout=1e-5)
+        refused("DEADLINE_EXCEEDED", "", triton.infer, "sum", inputs(), client_timeout=1e-5)
         assert triton.infer("sum", inputs(), client_timeout=20).as_numpy("SUM").tolist() == [[11, 22]]
 
 
