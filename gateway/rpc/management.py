@@ -107,7 +107,7 @@ class Management:
         await self._arrived(asked.name, version)
         catalogue = self._service.catalogue
         served = catalogue.resolve(asked.name, version)
-        versions = [version] if version else [s.version for s in catalogue.versions(served.model) if s.ready]
+        versions = [version] if version else [s.version for s in catalogue.versions(asked.name) if s.ready]
         return statistics.metadata(served.config, versions)
 
     async def _model_config(self, asked: Any, caller: Caller) -> dict[str, Any]:
