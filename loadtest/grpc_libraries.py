@@ -26,7 +26,7 @@ from protocol.errors import Unavailable
 
 CALLERS: Final = 32
 PATH: Final = "/inference.GRPCInferenceService/ModelInfer"
-_STARTS: Final = 10.0
+_STARTS: Final = 30.0
 _HEADERS: Final = ("-H", "content-type: application/grpc", "-H", "te: trailers")
 _RATE: Final = re.compile(r"finished in [^,]+, ([\d.]+) req/s")
 _TIME: Final = re.compile(r"time for request:\s+\S+\s+\S+\s+(\S+)")
