@@ -169,7 +169,7 @@ def _models() -> dict[str, Schema]:
             "post": _call(f"Run {which} with flat JSON", generated, "GenerateRequest", binary=False)
         }
         stream = _call(f"Run {which} with flat JSON, answered as an event", streamed, "GenerateRequest", binary=False)
-        for status in ("400", "404", "499", "500", "501", "503", "504"):
+        for status in ("400", "404", "422", "499", "500", "501", "503", "504"):
             stream["responses"][status] = _done(_ERRORS[int(status)], {**events, **_content(ref("Error"))})
         paths[f"{base}/generate_stream"] = {"post": stream}
     return paths
