@@ -139,11 +139,10 @@ def _call(summary: str, ok: Schema, request: str, *, binary: bool) -> Schema:
 
 
 def _server() -> dict[str, Schema]:
-    empty = _done("Yes.")
     return {
         "/v2": {"get": _operation("Name, version and extensions of the server", {200: _json("ServerMetadata")})},
-        "/v2/health/live": {"get": _operation("Whether the process lives", {200: empty})},
-        "/v2/health/ready": {"get": _operation("Whether calls are taken", {200: empty, 400: _done("No.")})},
+        "/v2/health/live": {"get": _operation("Whether the process lives", {200: _json("Live")})},
+        "/v2/health/ready": {"get": _operation("Whether calls are taken", {200: _json("Ready"), 400: _done("No.")})},
         "/v2/models/stats": {"get": _operation("Statistics of all models", {200: _json("ModelStatistics")})},
         "/openapi.json": {"get": _operation("This document", {200: _json("Document")})},
     }
