@@ -97,12 +97,14 @@ class Routes:
     # --- health and metadata ------------------------------------------------------------------------------------------
 
     async def _live(self, request: Request) -> Response:
-        return Response()
+        return Json(
+            {"live": True}
+        )  # as the Open Inference Protocol says, and KServe's client reads; Triton's body is empty
 
     async def _ready(self, request: Request) -> Response:
         if self._service.draining:
             return Json({"error": "Server exiting"}, 503)
-        return Response(status_code=400 if self._service.not_ready else 200)
+        return Response(status_code=400) if self._service.not_ready else Json({"ready": True})
 
     async def _server(self, request: Request) -> Response:
         extensions = [*EXTENSIONS, *([_MEMORY] if self._service.regions.allowed else [])]

@@ -113,7 +113,8 @@ class Management:
     async def _model_config(self, asked: Any, caller: Caller) -> dict[str, Any]:
         version = version_of(asked.version)
         await self._arrived(asked.name, version)
-        return {"config": self._service.catalogue.resolve(asked.name, version).config.to_json()}
+        config = self._service.catalogue.resolve(asked.name, version).config.to_json()
+        return {"config": {name: value for name, value in config.items() if value != 0}}  # as messages without presence
 
     async def _arrived(self, model: str, version: str) -> None:
         """Wait for a model that may still appear, as calls do."""

@@ -149,9 +149,8 @@ FIELDS: Final[dict[str, Field]] = {
     "model_repository_agents.agents.name": _used("the checksum agent compares files before each load"),
     "model_repository_agents.agents.parameters.*": _used("the MD5 that a file must have"),
     "response_cache.enable": _used("equal requests are answered from the worker's cache of --cache-bytes"),
-    "model_metrics.metric_control": _refused(
-        "the buckets of the histograms are fixed, so that they can be summed over a fleet; leave it out and aggregate in Prometheus"
-    ),
+    "model_metrics.metric_control.metric_identifier.family": _used("the histogram whose buckets are set"),
+    "model_metrics.metric_control.histogram_options.buckets": _used("upper bounds of the histogram's buckets, in milliseconds"),
 }  # fmt: skip
 """By path; `*` stands for the keys of a map. A message that is used or refused as a whole has one row."""
 

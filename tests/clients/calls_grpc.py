@@ -3,6 +3,7 @@
 import json
 import queue
 
+import ml_dtypes
 import numpy as np
 import tritonclient.grpc as client
 from calls_http import wait_until
@@ -69,17 +70,22 @@ def check_infer(place):
 
 def check_every_datatype(place):
     values = {
-        "BOOL": np.array([True, False]), "UINT8": np.array([0, 255], np.uint8), "UINT16": np.array([1, 65535], np.uint16),
-        "UINT32": np.array([1, 2**32 - 1], np.uint32), "UINT64": np.array([1, 2**64 - 1], np.uint64), "INT8": np.array([-128, 1], np.int8),
-        "INT16": np.array([-32768, 1], np.int16), "INT32": np.array([-(2**31), 1], np.int32), "INT64": np.array([-(2**63), 1], np.int64),
-        "FP16": np.array([0.5, -2], np.float16), "FP32": np.array([0.5, -2], np.float32), "FP64": np.array([0.1, -2]),
+        "BOOL": np.array([True, False]), "UINT8": np.array([0, 255], np.uint8),
+        "UINT16": np.array([1, 65535], np.uint16),
+        "UINT32": np.array([1, 2**32 - 1], np.uint32),
+        "UINT64": np.array([1, 2**64 - 1], np.uint64),
+        "INT8": np.array([-128, 1], np.int8),
+        "INT16": np.array([-32768, 1], np.int16),
+        "INT32": np.array([-(2**31), 1], np.int32), "INT64": np.array([-(2**63), 1], np.int64),
+        "FP16": np.array([0.5, -2], np.float16),
+        "FP32": np.array([0.5, -2], np.float32), "FP64": np.array([0.1, -2]),
     }  # fmt: skip
     with connect(place) as triton:
         for datatype, array in values.items():
             got = triton.infer("types", one(datatype, array, datatype)).as_numpy(f"OUT_{datatype}")
             assert got.dtype == array.dtype
             assert got.tolist() == array.tolist()
-        got = triton.infer("types", one("BF16", np.array([0.5, -2.0], np.float32), "BF16")).as_numpy("OUT_BF16")
+        got = triton.infer("types", one("BF16", np.array([0.5, -2.0], ml_dtypes.bfloat16), "BF16")).as_numpy("OUT_BF16")
         assert np.asarray(got, np.float32).tolist() == [0.5, -2.0]
         texts = np.array(["one", "zwölf", ""], np.object_)
         got = triton.infer("text", one("T", texts, "BYTES")).as_numpy("T_OUT")
@@ -182,7 +188,7 @@ def check_errors(place):
 
 def check_timeouts(place):
     with connect(place) as triton:
-        refused("DEADLINE_EXCEEDED", "Deadline Exceeded", triton.infer, "sum", inputs(), client_timeout=1e-5)
+        refused("DEADLINE_EXCEEDED", "", triton.infer, "sum", inputs(), client_timeout=1e-5)
         assert triton.infer("sum", inputs(), client_timeout=20).as_numpy("SUM").tolist() == [[11, 22]]
 
 
@@ -196,7 +202,7 @@ def check_statistics(place):
         before = counts()
         for _ in range(5):
             triton.infer("noinputs", [])
-        assert [after - first for first, after in zip(before, counts())] == [5, 5, 5]
+        assert [after - first for first, after in zip(before, counts(), strict=True)] == [5, 5, 5]
 
 
 def check_trace_and_log_settings(place):

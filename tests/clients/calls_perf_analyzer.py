@@ -65,7 +65,8 @@ def counts(triton):
     times = found["inference_stats"]
     return {
         "inferences": int(found["inference_count"]), "executions": int(found["execution_count"]),
-        "success": int(times["success"]["count"]), "queue": int(times["queue"]["ns"]), "compute_infer": int(times["compute_infer"]["ns"]),
+        "success": int(times["success"]["count"]), "queue": int(times["queue"]["ns"]),
+        "compute_infer": int(times["compute_infer"]["ns"]),
     }  # fmt: skip
 
 

@@ -92,6 +92,8 @@ def statistics() -> Iterator[Case | RpcCase]:
     yield get("statistics of a version", f"{path}/versions/1/stats")
     yield rpc("statistics of some calls", "ModelStatistics", name="counted")
     yield metrics("metrics of some calls", "counted")
+    yield infer("counted call whose answer is an error", "counted", {"inputs": [tensor("X", "FP32", [1, 2], [-2, 2])]})
+    yield get("statistics after an answer that is an error", f"{path}/stats")
 
 
 def control() -> Iterator[Case | RpcCase]:
