@@ -81,12 +81,12 @@ patch(
 patch(
     "Redis counts an answer that was refused", "a condition left out", "protocol/transport/redis/scripts/finish.lua",
     ("    if kind > 0 and outcomes[i] == 0 then", "    if kind > 0 then"),
-    finders=("tests/transport/test_redis.py::TestRedisStore::test_of_a_batch_only_what_is_written_is_counted",),
+    finders=("tests/transport/test_redis.py::TestRedisStore",),
 )  # fmt: skip
 patch(
     "totals in the list are forgotten when it is full", "a sum that is not added", "protocol/transport/redis/scripts/finish.lua",
     ("      local grown = pcall('HINCRBY', totals, name, text)", "      local grown = pcall('HSET', totals, name, text)"),
-    finders=("tests/transport/test_redis.py::TestRedisStore::test_large_numbers_are_exact_and_start_again_before_they_overflow",),
+    finders=("tests/transport/test_redis.py::TestRedisStore",),
 )  # fmt: skip
 patch(
     "a run is counted with every later answer", "a reset forgotten", "workers/statistics.py",
