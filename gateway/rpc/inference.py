@@ -82,7 +82,7 @@ class Inference:
         except (LargeHead, ManyElements):
             asked = await self._read_in_thread(message)
         body = asked.body
-        served = await self._resolve(caller, asked, until)
+        served = await self._resolve(caller, asked, until, len(message))
         queue: RequestQueue = served
         if body.parameters or caller.lane is not None:
             queue = service.queue(served, body.parameters, caller.lane)
@@ -154,8 +154,8 @@ class Inference:
         finally:
             admission.release(size)
 
-    async def _resolve(self, caller: Caller, asked: Asked, until: float) -> Served:
-        """The model version of a request; waits for it if it may still appear."""
+    async def _resolve(self, caller: Caller, asked: Asked, until: float, size: int) -> Served:
+        """The model version of a request; waits for it if it may still appear, with the bytes of its message counted."""
         service = self._service
         asked.version = version = version_of(asked.version)
         key = "" if caller.key is None else f"{caller.principal}\n{caller.key}"
@@ -164,7 +164,11 @@ class Inference:
         except (NotFound, Unavailable):
             if not service.catalogue.awaits(asked.model, version):
                 raise
-        await service.arrivals.wait(asked.model, version, until)
+        service.admission.reserve(size)
+        try:
+            await service.arrivals.wait(asked.model, version, until)
+        finally:
+            service.admission.release(size)
         return service.resolve(asked.model, version, key)
 
     async def _apply(self, extras: Extras, answer: Answer) -> Answer:

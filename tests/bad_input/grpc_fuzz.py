@@ -205,6 +205,10 @@ async def _sent(channel: grpc.aio.Channel, method: str, message: bytes, number: 
     if number % 50 == 7:
         await asyncio.sleep(0)
         call.cancel()
+    elif method == "ModelStreamInfer":
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            async for _ in call:
+                pass
     code = await call.code()
     return str(code.name)
 

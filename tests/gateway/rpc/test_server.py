@@ -271,3 +271,15 @@ async def test_many_strings_are_checked_in_a_thread(fleet: Site) -> None:
         answer = await client.infer(infer_request("text", (raw,), ("IN",), "BYTES", (6000,)))
     assert answer.raw_output_contents[0] == raw
     assert running.gateway.service.admission.size == 0
+
+
+async def test_a_call_waits_for_its_model_in_the_first_seconds(fleet: Site) -> None:
+    running = await fleet.gateway(grpc_port=0, model_wait=20.0)
+    admission = running.gateway.service.admission
+    async with stub(running) as client:
+        asking = asyncio.ensure_future(client.infer())
+        await until(lambda: admission.polls == 1)
+        assert admission.size > 2 * len(bytes(64))
+        await fleet.worker()
+        assert (await asking).model_name == "add_sub"
+    assert admission.size == 0
