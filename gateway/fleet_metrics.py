@@ -24,7 +24,7 @@ from protocol.model_stats import document, failures, first_responses
 from protocol.ports import Results
 from protocol.totals import Key
 
-WITHIN: Final = 1.0
+WITHIN: Final = 3.0
 """Seconds that a scrape waits for the store; then it gets the totals that were read last."""
 
 _Document = Mapping[str, Any]

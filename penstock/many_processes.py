@@ -58,6 +58,7 @@ class ManyProcesses:
         registry = CollectorRegistry()
         self._transport = open_transport(transport)
         self._grace = worker.drain_grace
+        self._signals = 0
         bus, store = self._transport.bus, self._transport.results
         if not isinstance(bus, MemoryBus) or not isinstance(store, MemoryStore):
             raise ConfigError("acceptor processes before a Kafka fleet are started with: penstock gateway --processes")
@@ -86,8 +87,11 @@ class ManyProcesses:
                     return 0
                 tune()
                 code = await self._serve(asked, started)
-                # What is left belongs to nobody who waits: calls in flight have been answered.
-                await until(asked, self.worker.drain(asked.grace(self._grace)), QUICK if asked.interrupted else None)
+                if self._signals == 1:
+                    # What is left belongs to nobody who waits: calls in flight have been answered.
+                    await until(
+                        asked, self.worker.drain(asked.grace(self._grace)), QUICK if asked.interrupted else None
+                    )
             finally:
                 await self._close()
             log.info("stopped")
@@ -109,6 +113,7 @@ class ManyProcesses:
                     started()
                 if signalled.done():
                     asked.clear()
+                    self._signals += 1
                     self.processes.stop(asked.number)
                     signalled = asyncio.ensure_future(asked.wait())
             return acceptors.result()

@@ -30,6 +30,7 @@ its rows, `inference_count` counts rows. Every request of a batch is charged the
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NotRequired, TypedDict
 
@@ -92,6 +93,8 @@ class FailureReason(enum.StrEnum):
 
 FIRST_RESPONSE_MS: Final = (100, 500, 2000, 5000)
 """Upper bounds of `nv_inference_first_response_histogram_ms`."""
+_USUAL: Final = FIRST_RESPONSE_MS[0] / 1000
+"""Seconds below which an answer is in the first bucket."""
 _LONGEST: Final = 2**52
 """Nanoseconds that one answer may add, 52 days: Lua's numbers are exact below 2^53."""
 
@@ -148,6 +151,20 @@ def count_success(
     """
     whole, queue = times
     inputs, run, outputs = compute
+    if 0.0 <= queue <= whole < _USUAL and 0.0 <= inputs < _USUAL and 0.0 <= run < _USUAL and 0.0 <= outputs < _USUAL:
+        return Counts(
+            key,
+            {
+                "ok": 1,
+                "ok.ns": int(whole * 1e9),
+                "queue.ns": int(queue * 1e9),
+                "input.ns": int(inputs * 1e9),
+                "infer.ns": int(run * 1e9),
+                "output.ns": int(outputs * 1e9),
+                "rows": rows,
+                LAST: int(now * 1000),
+            },
+        )
     numbers = {
         "ok": 1, "ok.ns": _ns(whole), "queue.ns": _ns(queue), "input.ns": _ns(inputs), "infer.ns": _ns(run),
         "output.ns": _ns(outputs), "rows": rows, LAST: int(now * 1000),
@@ -175,11 +192,18 @@ def count_failure(key: Key, reason: FailureReason, seconds: float) -> Counts:
 
 def add_run(numbers: dict[str, int], rows: int, inputs: float, run: float, outputs: float) -> None:
     """Add a batch that ran: its rows, and its seconds."""
+    count, input_ns, infer_ns, output_ns = _run_names(rows)
+    get = numbers.get
+    numbers[count] = get(count, 0) + 1
+    numbers[input_ns] = get(input_ns, 0) + _ns(inputs)
+    numbers[infer_ns] = get(infer_ns, 0) + _ns(run)
+    numbers[output_ns] = get(output_ns, 0) + _ns(outputs)
+
+
+@functools.lru_cache(512)
+def _run_names(rows: int) -> tuple[str, str, str, str]:
     size = f"b{rows}"
-    for name, number in (
-        (size, 1), (f"{size}.input.ns", _ns(inputs)), (f"{size}.infer.ns", _ns(run)), (f"{size}.output.ns", _ns(outputs))
-    ):  # fmt: skip
-        numbers[name] = numbers.get(name, 0) + number
+    return size, f"{size}.input.ns", f"{size}.infer.ns", f"{size}.output.ns"
 
 
 def add_miss(numbers: dict[str, int], seconds: float) -> None:

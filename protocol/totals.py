@@ -10,7 +10,7 @@ Units: counts, and nanoseconds (names that end in `.ns`). A number that would re
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 LAST: Final = "last"
@@ -54,11 +54,15 @@ class Tally:
 
     def total(self, written: Sequence[bool] | None = None) -> dict[str, int]:
         """The sum over the answers that were written; over all unless it is given. Empty if none was."""
+        if written is None and self.kind_of == [0]:
+            total = dict(self.kinds[0])
+            add(total, self.batch)
+            return total
         times = [0] * len(self.kinds)
         for at, kind in enumerate(self.kind_of):
             if kind >= 0 and (written is None or written[at]):
                 times[kind] += 1
-        total: dict[str, int] = {}
+        total = {}
         if any(times):
             for numbers, count in zip(self.kinds, times, strict=True):
                 if count:
@@ -67,8 +71,10 @@ class Tally:
         return total
 
 
-def tally(counts: Iterable[Counts | None]) -> Tally:
+def tally(counts: Sequence[Counts | None]) -> Tally:
     """Group the counts of one call's answers, in order; all of one model version."""
+    if len(counts) == 1 and counts[0] is not None:
+        return Tally(dict(counts[0].batch), [counts[0].answer], [0])
     result = Tally({}, [], [])
     places: dict[int, int] = {}
     for one in counts:
@@ -87,11 +93,12 @@ def tally(counts: Iterable[Counts | None]) -> Tally:
 
 def add(total: dict[str, int], numbers: Numbers, times: int = 1) -> None:
     """Add the numbers so many times."""
+    get = total.get
     for name, number in numbers.items():
         if name == LAST:
-            total[name] = max(total.get(name, 0), number)
+            total[name] = max(get(name, 0), number)
         else:
-            value = total.get(name, 0) + number * times
+            value = get(name, 0) + number * times
             total[name] = value if value < WRAPS else number
 
 
@@ -107,6 +114,8 @@ class KeptTotals:
 
     def count(self, counts: Sequence[Counts | None], written: Sequence[bool]) -> set[Key]:
         """Add what the written answers of one call add; returns whose totals have changed."""
+        if len(counts) == 1:
+            return self._count_one(counts[0]) if written[0] else set()
         changed: set[Key] = set()
         keys = {one.key for one in counts if one is not None}
         for key in keys:
@@ -117,6 +126,14 @@ class KeptTotals:
                 changed.add(key)
         return changed
 
+    def _count_one(self, counts: Counts | None) -> set[Key]:
+        if counts is None:
+            return set()
+        total = self.totals.setdefault(counts.key, {})
+        add(total, counts.answer)
+        add(total, counts.batch)
+        return {counts.key}
+
     def read(self, keys: Sequence[Key]) -> list[dict[str, int]]:
         """Copies; empty where nothing was counted."""
-        return [dict(self.totals.get(key, ())) for key in keys]
+        return [dict(self.totals.get((model, version), ())) for model, version in keys]

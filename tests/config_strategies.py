@@ -11,6 +11,7 @@ from protocol.model_config import (
     DynamicBatching,
     InstanceGroup,
     Kind,
+    MetricControl,
     ModelConfig,
     Optimization,
     QueuePolicy,
@@ -23,6 +24,7 @@ from protocol.model_config import (
     Warmup,
     WarmupInput,
 )
+from protocol.model_config.checks import FIRST_RESPONSE
 from protocol.model_config.parts import FORMATS, PRIORITIES
 from protocol.model_config.ragged import BatchOutputKind
 from protocol.tensors import ITEM_SIZE
@@ -98,6 +100,10 @@ def groups(draw: st.DrawFn) -> tuple[InstanceGroup, ...]:
     return tuple(chosen)
 
 
+bounds = st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=4, unique=True).map(sorted).map(tuple)
+controls = st.builds(MetricControl, st.just(FIRST_RESPONSE), bounds)
+
+
 @st.composite
 def warmup_inputs(draw: st.DrawFn) -> WarmupInput:
     source = draw(st.sampled_from(["zero_data", "random_data", "input_data_file"]))
@@ -160,4 +166,5 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         batch_outputs=tuple(draw(batch_outputs(inputs, outputs))),
         response_cache=draw(st.none() | st.booleans()),
         agents=tuple(draw(st.lists(agents, max_size=2))),
+        metric_controls=tuple(draw(st.lists(controls, max_size=1))),
     )

@@ -50,7 +50,8 @@ class WorkerSettings:
     Attributes:
         model_repository: folders of model folders, in Triton's layout.
         remote_repository: URLs of further repositories, `s3://bucket/prefix` or `s3://https://host:port/bucket/prefix`.
-        model_cache_dir: where their files are kept, for all workers of this machine; None for the user's cache folder.
+        model_cache_dir: where their files and those of load calls are kept, for all workers of this machine; None for the user's
+            cache folder.
         model_cache_bytes: that they may have there; the longest unused are removed first. 0 for no limit.
         allowed_digests: file with the digests of the only versions that may be served, one SHA-256 per line; None for any.
         model_file: single model files that are served as well, each under a name of its own.
@@ -58,7 +59,6 @@ class WorkerSettings:
         load_model: with explicit control: these at start; `*` for all.
         model_memory_limit: bytes that the models may need together, with explicit control; 0 for no limit. The need of a model is
             estimated by the size of its files.
-        model_cache: folder for files that load calls bring along; None for the user's cache folder.
         repository_poll_secs: with polling, seconds between checks.
         exit_on_error: a model that cannot be loaded at start stops the worker.
         worker: this worker's id and static membership; unique in the fleet, the same over restarts. "" generates one.
@@ -101,7 +101,6 @@ class WorkerSettings:
     model_control_mode: Mode = "none"
     load_model: tuple[str, ...] = ()
     model_memory_limit: int = 0
-    model_cache: Path | None = None
     repository_poll_secs: float = 15.0
     exit_on_error: bool = True
     worker: str = ""

@@ -135,6 +135,7 @@ class ModelStatistics:
 
     Args:
         key: (model, version), whose totals its answers add to.
+        first_response: upper bounds of the buckets of the first responses' histogram, in milliseconds.
 
     Attributes:
         releases: batches by reason of release.
@@ -149,7 +150,7 @@ class ModelStatistics:
         lane: of the batch lane.
     """
 
-    def __init__(self, key: Key = ("", "")) -> None:
+    def __init__(self, key: Key = ("", ""), first_response: Sequence[float] = FIRST_RESPONSE_MS) -> None:
         self.key = key
         self._unreported: dict[str, int] = {}
         self.last_inference = 0.0
@@ -175,7 +176,7 @@ class ModelStatistics:
         self.queue_seconds = Histogram(SECONDS)
         self.compute_seconds = Histogram(SECONDS)
         self.emit_seconds = Histogram(SECONDS)
-        self.first_response = Histogram(FIRST_RESPONSE_MS)
+        self.first_response = Histogram(first_response)
         """In milliseconds."""
         self._shown: tuple[tuple[int, int, int, int], ModelStats] | None = None
         self.latency = LatencyModel()

@@ -200,6 +200,8 @@ class Worker:
     async def drain(self, grace: float) -> None:
         """Fetch nothing more and answer the requests that are here, for at most `grace` seconds."""
         self._pulse.draining = True
+        if self.control is not None:
+            self.control.stop()
         with contextlib.suppress(Unavailable):
             await self._say()
         await self.models.drain(grace)

@@ -94,7 +94,7 @@ class Claims:
         place = call.place
         if place is None:
             await self._take(call, request, fingerprint, record)
-        elif place == NOWHERE or await self._service.positions.passed(call.topic, place):
+        elif place == NOWHERE or await self._service.positions.passed(await self._topic_of(call), place):
             try:
                 await self._take(call, request, fingerprint, record, place)
             except Unavailable as error:  # it is still in the log: the next turn tries again
@@ -104,6 +104,13 @@ class Claims:
                     request_id=call.ref,
                     error=error.message,
                 )
+
+    async def _topic_of(self, call: Call) -> str:
+        """The topic of the record that the call is attached to: an alias may have been switched since it was published."""
+        (state,) = await self._results.look([call.ref])
+        if state is None or not state.version or state.version == call.version or state.model != call.model:
+            return call.topic
+        return self._service.names.request_topic(call.model, state.version, call.lane)
 
     async def close(self) -> None:
         """Cancel the background tasks."""

@@ -109,7 +109,13 @@ def failed_to_poll(model: str) -> str:
 
 
 def _check_files(model: str, files: Mapping[str, bytes]) -> None:
-    if not model.isprintable() or model != model.strip() or model.startswith(".") or any(c in model for c in "/\\"):
+    if (
+        not model
+        or not model.isprintable()
+        or model != model.strip()
+        or model.startswith(".")
+        or any(c in model for c in "/\\")
+    ):
         raise InvalidArgument(
             f"model name {quoted(model)} must be a plain name: a call with files makes a folder of it"
         )

@@ -95,7 +95,13 @@ def add_workers(entries: list[dict[str, Any]], beats: Iterable[Heartbeat]) -> No
     for name in sorted(set(unloaded) - names):
         reason = {"version": "", "state": "UNAVAILABLE", "reason": unloaded[name]} if unloaded[name] else {}
         entries.append({"name": name, **reason})
-    entries.sort(key=lambda entry: (entry["name"], int(entry.get("version") or 0)))
+    entries.sort(key=_place)
+
+
+def _place(entry: dict[str, Any]) -> tuple[str, int, str]:
+    """By name, then by number; a heartbeat may name a version that is none."""
+    version = str(entry.get("version", ""))
+    return entry["name"], int(version) if version.isascii() and version.isdigit() and len(version) < 20 else 0, version
 
 
 def _entry(beat: Heartbeat, model: str) -> ControlProgress | None:

@@ -5,7 +5,7 @@ Invariants:
   one are discarded;
 - bytes kept beyond one read are counted in the gateway's budget;
 - a request in one read whose head is known does not pass the parser, which has then nothing begun;
-- a large body of known size is counted, then read into its own memory: the parser sees its beginning only;
+- a large body of known size is counted, then received into its own memory (`body_receiver`): the parser sees its beginning only;
 - an offered upgrade changes nothing: the body ends by its length or its last chunk.
 """
 
@@ -20,6 +20,7 @@ from typing import Any, Final
 import httptools
 
 from gateway.admission.budget import Share
+from gateway.rest.body_receiver import RECEIVE_FROM, SCRATCH, BodyReceiver
 from gateway.rest.exchange import Endpoint, Exchange
 from gateway.rest.framing import Refused, fault, framing
 from gateway.rest.heads import END, MAX_HEAD, Head
@@ -149,17 +150,43 @@ class RequestReader(UvicornConnection):
             cycle: Any = self.cycle
             if self._in_body and type(cycle) is Exchange and type(cycle.body) is memoryview:
                 self._missing = len(cycle.body) - cycle.filled
+        if self._missing >= RECEIVE_FROM and not self._refused:
+            self.transport.set_protocol(BodyReceiver(self))
 
     def _fill(self, piece: memoryview) -> int:
         """Take a piece of a large body past the parser; returns its size."""
         cycle: Any = self.cycle
         if not cycle.answered:
             cycle.add(piece)
-        self._missing -= len(piece)
+        self._filled(len(piece))
+        return len(piece)
+
+    def _filled(self, size: int) -> None:
+        self._missing -= size
         if not self._missing:
             self.parser = new_parser(self)  # the old one still waits for the body
             self.on_message_complete()
-        return len(piece)
+
+    def room(self) -> memoryview:
+        """Where the next bytes of a large body go: its memory, or nowhere if it was answered."""
+        cycle: Any = self.cycle
+        if self._refused or type(cycle) is not Exchange or cycle.answered:
+            return memoryview(bytearray(min(self._missing, SCRATCH)))
+        return memoryview(cycle.body)[cycle.filled :]
+
+    def received(self, size: int) -> None:
+        """So many bytes of a large body were received where `room` said."""
+        if self._refused:
+            return
+        self._quiet = 0
+        cycle: Any = self.cycle
+        if not cycle.answered:
+            cycle.filled += size
+        if size == self._missing:
+            self.transport.set_protocol(self)
+        self._filled(size)
+        if self.pipeline or self._share.size or self._head_bytes:
+            self._count()
 
     def _feed(self, data: bytes | memoryview) -> int:
         """Feed the parser; returns how many bytes it leaves, which it does only after an offered upgrade."""

@@ -18,10 +18,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gateway.admission.budget import Share
 from gateway.calls.service import Service
 from gateway.repository.parameters import parse_parameters
 from gateway.rest.reading import MAX_PLAIN_BODY
-from protocol.errors import CodecError, InvalidArgument, TooLarge, Unsupported, quoted
+from protocol.errors import CodecError, Exhausted, InvalidArgument, TooLarge, Unsupported, quoted
 
 _MODEL = "/v2/repository/models/{model}"
 
@@ -57,13 +58,17 @@ class RepositoryRoutes:
         return _json(self._service.repository.index(asked.get("ready", False)))
 
     async def _load(self, request: Request) -> Response:
-        raw = await _body(request, self._service.settings.max_body_bytes)
-        config, encoded, options = parse_parameters(_parameters(raw))
-        files = await asyncio.to_thread(_decoded, encoded) if encoded else {}
-        del raw, encoded  # free them while the call waits
-        await self._service.repository.load(
-            request.path_params["model"], config, files, request.state.principal, options
-        )
+        share = Share(self._service.budgets.whole)
+        try:
+            raw = await _body(request, self._service.settings.max_body_bytes, share)
+            config, encoded, options = parse_parameters(_parameters(raw))
+            files = await asyncio.to_thread(_decoded, encoded) if encoded else {}
+            del raw, encoded  # free them while the call waits
+            await self._service.repository.load(
+                request.path_params["model"], config, files, request.state.principal, options
+            )
+        finally:
+            share.free()
         return Response()
 
     async def _unload(self, request: Request) -> Response:
@@ -104,12 +109,20 @@ def _decoded(encoded: dict[str, str]) -> dict[str, bytes]:
     return files
 
 
-async def _body(request: Request, limit: int) -> bytes:
+async def _body(request: Request, limit: int, share: Share | None = None) -> bytes:
+    """The body.
+
+    Args:
+        limit: of its bytes.
+        share: holds it, and what is decoded from it.
+    """
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > limit:
             raise TooLarge(f"the body of this request may have at most {limit} bytes")
+        if share is not None and len(body) > MAX_PLAIN_BODY and not share.hold(2 * len(body)):
+            raise Exhausted("this gateway holds too many bytes of requests (max_queued_bytes); try again later")
     return bytes(body)
 
 

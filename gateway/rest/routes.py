@@ -97,7 +97,9 @@ class Routes:
     # --- health and metadata ------------------------------------------------------------------------------------------
 
     async def _live(self, request: Request) -> Response:
-        return Json({"live": True})  # as the Open Inference Protocol says, and KServe's client reads; Triton's body is empty
+        return Json(
+            {"live": True}
+        )  # as the Open Inference Protocol says, and KServe's client reads; Triton's body is empty
 
     async def _ready(self, request: Request) -> Response:
         if self._service.draining:

@@ -72,8 +72,9 @@ class HttpServer:
         try:
             config.load()
         except OSError as error:  # also of ssl
+            authority_of = f", or client CA '{settings.tls_client_ca}'," if settings.tls_client_ca else ""
             raise ConfigError(
-                f"TLS certificate '{settings.tls_certificate}' and key '{settings.tls_key}' cannot be used: {error}; "
+                f"TLS certificate '{settings.tls_certificate}' and key '{settings.tls_key}'{authority_of} cannot be used: {error}; "
                 "both must be PEM files that belong together"
             ) from None
         self._server = Server(config)

@@ -107,13 +107,14 @@ class Management:
         await self._arrived(asked.name, version)
         catalogue = self._service.catalogue
         served = catalogue.resolve(asked.name, version)
-        versions = [version] if version else [s.version for s in catalogue.versions(served.model) if s.ready]
+        versions = [version] if version else [s.version for s in catalogue.versions(asked.name) if s.ready]
         return statistics.metadata(served.config, versions)
 
     async def _model_config(self, asked: Any, caller: Caller) -> dict[str, Any]:
         version = version_of(asked.version)
         await self._arrived(asked.name, version)
-        return {"config": self._service.catalogue.resolve(asked.name, version).config.to_json()}
+        config = self._service.catalogue.resolve(asked.name, version).config.to_json()
+        return {"config": {name: value for name, value in config.items() if value != 0}}  # as messages without presence
 
     async def _arrived(self, model: str, version: str) -> None:
         """Wait for a model that may still appear, as calls do."""

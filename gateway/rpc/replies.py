@@ -15,6 +15,7 @@ from protocol.proto import message_class
 from protocol.tensors import Buffer, Tensor
 
 _HEADS: Final = 1024
+_MODEL: Final = bytes([1 << 3 | 2])
 _ID: Final = bytes([3 << 3 | 2])
 _RAW: Final = bytes([6 << 3 | 2])
 _STREAM_ERROR: Final = bytes([1 << 3 | 2])
@@ -48,9 +49,15 @@ def stream_response(message: list[Buffer]) -> bytes:
     return b"".join([_STREAM_RESPONSE, varint(sum(map(len, message))), *message])
 
 
-def stream_error(text: str, label: str) -> bytes:
-    """A ModelStreamInferResponse with an error, and the id of its request."""
+def stream_error(text: str, label: str, model: str = "") -> bytes:
+    """A ModelStreamInferResponse with an error, and the id of its request.
+
+    Args:
+        model: that failed; "" if the request did not reach one.
+    """
     response = _text(_ID, label) if label else b""
+    if model:
+        response = b"".join([_text(_MODEL, model), response, _parameters({}, final=True)])
     return b"".join([_text(_STREAM_ERROR, text), _STREAM_RESPONSE, varint(len(response)), response])
 
 

@@ -12,6 +12,7 @@ import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import structlog
 
@@ -40,8 +41,8 @@ _HEALTH: Final = "grpc.health.v1.Health"
 _REFLECTION: Final = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 _STATUS: Final = {status.value[0]: status for status in grpc.StatusCode}
 _COMPRESSION: Final = {"gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
-_MAX_DETAILS: Final = 1500
-"""Characters of an error in a trailer: clients allow 8 KB of metadata, and a character may take nine bytes."""
+_MAX_DETAILS: Final = 4096
+"""Bytes of an error in a trailer, as gRPC writes it: clients allow 8 KB of metadata."""
 _OVERHEAD: Final = 64 * 1024
 """Bytes over `max_body_bytes` of messages that are read in order to be refused with our words; gRPC refuses larger ones."""
 _WATCH_EVERY: Final = 0.5
@@ -192,7 +193,7 @@ class GrpcServer:
 
     async def _fail(self, context: Context, error: FleetError) -> None:
         trailers = (*(context.trailing_metadata() or ()), *error_trailers(error))
-        await context.abort(_STATUS[STATUS[error.code]], error.message[:_MAX_DETAILS], trailers)
+        await context.abort(_STATUS[STATUS[error.code]], _details(error.message), trailers)
 
     # --- methods ------------------------------------------------------------------------------------------------------
 
@@ -237,6 +238,14 @@ class GrpcServer:
     async def _reflect(self, caller: Caller, context: Context) -> None:
         while (message := await _next(context)) is not None:
             await context.write(reflection.answer(message))
+
+
+def _details(text: str) -> str:
+    """The text, cut to what a trailer may have; gRPC writes three characters for each byte that is not printable ASCII."""
+    kept = text[:_MAX_DETAILS]
+    while len(quote(kept)) > _MAX_DETAILS and not (kept.isascii() and kept.isprintable()):
+        kept = kept[: len(kept) // 2]
+    return kept
 
 
 async def _next(context: Context) -> bytes | None:

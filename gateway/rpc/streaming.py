@@ -108,19 +108,20 @@ class Stream:
     async def _answer(self, message: bytes) -> _Answered:
         """The response to one request, and the error if it is one."""
         error: FleetError
+        model = ""
         try:
             self._inference.check_open(self._caller)
             answer = await self._inference.infer(self._caller, message, self._seconds())
             if answer.reply.failure is None:
                 return _response(answer), None
-            error = answer.reply.failure.error()
+            error, model = answer.reply.failure.error(), answer.reply.model
         except FleetError as refused:
             self._refused(refused)
             error = refused
         except Exception:
             _log.exception("a request of a stream failed inside the gateway")
             error = FleetError(BROKEN)
-        return replies.stream_error(error.message, _label(message)), error
+        return replies.stream_error(error.message, _label(message), model), error
 
 
 def _response(answer: Answer) -> bytes:

@@ -111,7 +111,7 @@ processes_option = options(
 )  # fmt: skip
 
 cache_options = options(
-    option("--model-cache-dir", type=click.Path(file_okay=False, path_type=Path), help="Files of s3:// repositories are kept here, for all workers of this machine. [penstock/models in the user's cache folder]"),  # noqa: E501
+    option("--model-cache-dir", type=click.Path(file_okay=False, path_type=Path), help="Files of s3:// repositories and of load calls are kept here, for all workers of this machine. [penstock/models in the user's cache folder]"),  # noqa: E501
     option("--model-cache-bytes", type=int, default=64 * 1024**3, help="Bytes that they may have; the longest unused are removed first. 0: no limit."),  # noqa: E501
 )  # fmt: skip
 
@@ -122,7 +122,6 @@ model_options = options(
     option("--model-control-mode", type=click.Choice(["none", "poll", "explicit"]), default="none", help="Load all models at start; follow changes; or load only --load-model."),  # noqa: E501
     option("--load-model", multiple=True, help="With explicit control: load this model; may be repeated; * for all."),
     option("--model-memory-limit", type=int, default=0, help="With explicit control: bytes that the models may need together, by the size of their files; 0: no limit."),  # noqa: E501
-    option("--model-cache", type=click.Path(file_okay=False, path_type=Path), help="Folder for the files that load calls bring along. [penstock in the user's cache folder]"),  # noqa: E501
     option("--repository-poll-secs", type=float, default=15.0, help="With polling: seconds between polls."),
     option("--exit-on-error/--no-exit-on-error", default=True, envvar="PENSTOCK_EXIT_ON_ERROR", help="Exit if a model cannot be loaded at start."),  # noqa: E501
     option("--default-max-batch-size", type=int, default=32, help="Maximum batch size of models that can batch and state none."),

@@ -82,16 +82,18 @@ class Channel(asyncio.Protocol):
 
 
 class ProcessChannel:
-    """What a child uses to tell all other children of its gateway something.
-
-    Attributes:
-        on_message: called with each key and value that another child published; b"" removes the key. A child that starts gets the
-            newest value of every key first.
-    """
+    """What a child uses to tell all other children of its gateway something."""
 
     def __init__(self, send: Callable[[str, object], None]) -> None:
         self._send = send
-        self.on_message: list[Callable[[str, bytes], None]] = []
+        self._kept = Kept()
+        self._calls: list[Callable[[str, bytes], None]] = []
+
+    def on_message(self, call: Callable[[str, bytes], None]) -> None:
+        """Call back with each key and value that another child publishes, and first with those known now; b"" removes the key."""
+        self._calls.append(call)
+        for key, value in list(self._kept.values.items()):
+            call(key, value)
 
     def publish(self, key: str, value: bytes) -> None:
         """Tell all other children; returns at once. Values of one key arrive in their order.
@@ -109,8 +111,9 @@ class ProcessChannel:
 
     def received(self, key: str, value: bytes) -> None:
         """Pass on what another child published."""
-        for call in self.on_message:
-            call(key, value)
+        if self._kept.take(key, value):
+            for call in self._calls:
+                call(key, value)
 
 
 class Kept:

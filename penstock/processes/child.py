@@ -95,6 +95,9 @@ class Child:
         return Transport(RemoteBus(calls), store, store)
 
     def _started(self) -> None:
+        from penstock.processes.sharing import Sharing
+
+        self._sharing = Sharing(self._gateway.service, self.siblings)
         self._channel.send("started")
         self._tasks.spawn(self._tell_forever())
 
@@ -148,6 +151,7 @@ def _import_all(*, fleet: bool) -> None:
         "gateway.app",
         "gateway.rpc.server",
         "penstock.processes.metrics",
+        "penstock.processes.sharing",
         "penstock.processes.starting",
         "uvloop",
     ]

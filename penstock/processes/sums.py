@@ -1,7 +1,8 @@
 """The metrics of several processes as those of one. Pure.
 
 Counters and histograms are added up, and those of a dead process stay in the sum, so that none goes back when a process is started
-again. Gauges of living processes are added up as well (calls in flight, bytes held), except those of `LARGEST`.
+again. Gauges of living processes are added up as well (calls in flight, bytes held). Of what every process says of the whole fleet
+the largest value counts: `LARGEST`, and Triton's names.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any, Final, NamedTuple
 
 LARGEST: Final = frozenset({"penstock_gateway_ready", "penstock_gateway_model_digests"})
 """Gauges of which the largest value counts: each process says the same of the fleet, or whether it is ready."""
+_FLEETS: Final = "nv_"
+"""Begins the names of the fleet's totals, which each process reads from the store."""
 _ADDED: Final = frozenset({"counter", "histogram", "summary"})
 _ANSWERS: Final = frozenset({"penstock_gateway_requests_total", "penstock_gateway_batch_requests_total"})
 
@@ -72,7 +75,8 @@ class Sums:
     def retire(self, process: int) -> None:
         """A process has died: its counters stay, its gauges are gone."""
         self._dead_answers[process] += _answers(self._living.get(process, ()))
-        added = [family for family in self._living.pop(process, ()) if family.kind in _ADDED]
+        left = self._living.pop(process, ())
+        added = [family for family in left if family.kind in _ADDED and not family.name.startswith(_FLEETS)]
         self._dead = {family.name: family for family in _sum([self._dead.values(), added])}
 
     def families(self) -> list[Family]:
@@ -94,7 +98,7 @@ def _sum(sources: Iterable[Iterable[Family]]) -> list[Family]:
     for family in (family for source in sources for family in source):
         first.setdefault(family.name, family)
         total = values.setdefault(family.name, {})
-        largest = family.name in LARGEST
+        largest = family.name in LARGEST or family.name.startswith(_FLEETS)
         for name, labels, value in family.samples:
             key = name, labels
             before = total.get(key)

@@ -15,6 +15,7 @@ from protocol.model_config.config import ModelConfig
 from protocol.model_config.parts import (
     InstanceGroup,
     Kind,
+    MetricControl,
     Optimization,
     RateLimiter,
     RepositoryAgent,
@@ -33,6 +34,7 @@ __all__ = [
     "DynamicBatching",
     "InstanceGroup",
     "Kind",
+    "MetricControl",
     "ModelConfig",
     "Optimization",
     "QueuePolicy",

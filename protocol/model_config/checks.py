@@ -5,6 +5,7 @@ Every check returns nothing or raises `ConfigError`; the message ends with the m
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -13,11 +14,23 @@ from typing import Final
 
 from protocol.errors import ConfigError
 from protocol.model_config.batching import DynamicBatching, QueuePolicy, TimeoutAction
-from protocol.model_config.parts import InstanceGroup, Kind, RateLimiter, RepositoryAgent, TensorSpec, Warmup
+from protocol.model_config.parts import (
+    InstanceGroup,
+    Kind,
+    MetricControl,
+    RateLimiter,
+    RepositoryAgent,
+    TensorSpec,
+    Warmup,
+)
 from protocol.tensors import MAX_RANK
 
 MAX_INSTANCES: Final = 1024
 """Instances of one group and device; a typo must not start a million threads."""
+
+FIRST_RESPONSE: Final = "nv_inference_first_response_histogram_ms"
+"""The only histogram whose buckets a model may set."""
+MAX_BUCKETS: Final = 100
 
 CHECKSUM: Final = "checksum"
 """The only repository agent."""
@@ -147,6 +160,22 @@ def _check_resources(limiter: RateLimiter, where: str) -> None:
         if (resource.name, resource.everywhere) in known:
             raise ConfigError(f"{where} names rate_limiter resource '{resource.name}' more than once")
         known.add((resource.name, resource.everywhere))
+
+
+def check_metrics(controls: Sequence[MetricControl], model: str) -> None:
+    """Check which histograms get which buckets."""
+    if len({control.family for control in controls}) != len(controls):
+        raise ConfigError(f"model_metrics names a metric family more than once for {model}")
+    for control in controls:
+        if control.family != FIRST_RESPONSE:
+            raise ConfigError(
+                f"the buckets of metric family '{control.family}' cannot be set for {model}; only those of {FIRST_RESPONSE} can"
+            )
+        rising = all(low < high for low, high in itertools.pairwise(control.buckets))
+        if not rising or not 1 <= len(control.buckets) <= MAX_BUCKETS:
+            raise ConfigError(
+                f"the buckets of {FIRST_RESPONSE} must be 1 to {MAX_BUCKETS} ascending numbers for {model}"
+            )
 
 
 def check_agents(agents: Sequence[RepositoryAgent], model: str) -> None:

@@ -16,6 +16,7 @@ from protocol.model_config.document import MAX_INT32, Document, as_object
 from protocol.model_config.fields import check_supported
 from protocol.model_config.parts import (
     InstanceGroup,
+    MetricControl,
     Optimization,
     RepositoryAgent,
     TensorSpec,
@@ -52,6 +53,7 @@ class ModelConfig:
         batch_outputs: outputs of ragged batches that are cut by their inputs' shapes.
         response_cache: whether answers may come from the cache; None if the file does not say.
         agents: checks of the files before they are loaded.
+        metric_controls: buckets of the model's histograms.
 
     Raises:
         ConfigError: a rule is broken; the message names the field and the model.
@@ -76,6 +78,7 @@ class ModelConfig:
     batch_outputs: tuple[BatchOutput, ...] = ()
     response_cache: bool | None = None
     agents: tuple[RepositoryAgent, ...] = ()
+    metric_controls: tuple[MetricControl, ...] = ()
 
     def __post_init__(self) -> None:
         model = self.name or "a model without a name"
@@ -91,6 +94,7 @@ class ModelConfig:
         checks.check_file_name(self.default_model_filename, f"'default_model_filename' of {model}")
         check_batch_io(self.batch_inputs, self.batch_outputs, self.inputs, self.outputs, model)
         checks.check_agents(self.agents, model)
+        checks.check_metrics(self.metric_controls, model)
 
     @property
     def ragged(self) -> bool:
@@ -148,6 +152,7 @@ class ModelConfig:
     def _of(cls, document: Document) -> ModelConfig:
         parameters = document.documents_by_key("parameters")
         batching = document.document("dynamic_batching")
+        metrics = document.document("model_metrics")
         cache, agents = document.document("response_cache"), document.document("model_repository_agents")
         return cls(
             name=document.text("name"),
@@ -168,6 +173,9 @@ class ModelConfig:
             batch_inputs=tuple(map(BatchInput.of, document.documents("batch_input"))),
             batch_outputs=tuple(map(BatchOutput.of, document.documents("batch_output"))),
             response_cache=None if cache is None else cache.flag("enable"),
+            metric_controls=()
+            if metrics is None
+            else tuple(map(MetricControl.of, metrics.documents("metric_control"))),
             agents=() if agents is None else tuple(map(RepositoryAgent.of, agents.documents("agents"))),
         )
 
@@ -201,6 +209,8 @@ class ModelConfig:
             document["model_repository_agents"] = {"agents": [agent.to_json() for agent in self.agents]}
         if self.response_cache is not None:
             document["response_cache"] = {"enable": self.response_cache}
+        if self.metric_controls:
+            document["model_metrics"] = {"metric_control": [control.to_json() for control in self.metric_controls]}
         if not self.batch_size_stated:
             del document["max_batch_size"]
         return document

@@ -13,6 +13,7 @@ MAX_UINT32: Final = 2**32 - 1
 MAX_INT64: Final = 2**63 - 1
 MAX_UINT64: Final = 2**64 - 1
 
+_LARGE: Final = 1e300
 _DECIMAL: Final = re.compile(r"-?[0-9]{1,20}")
 
 
@@ -56,6 +57,10 @@ class Document:
         """A list of strings; empty if absent."""
         return tuple(as_text(item, f"{self.at(key)}[{index}]") for index, item in enumerate(self._items(key)))
 
+    def numbers(self, key: str) -> tuple[float, ...]:
+        """A list of finite numbers; empty if absent."""
+        return tuple(_as_number(item, f"{self.at(key)}[{index}]") for index, item in enumerate(self._items(key)))
+
     def choice(self, key: str, names: Sequence[str]) -> str:
         """One of `names` in any case; the first of them if absent, as with protobuf's enums."""
         value = self._fields.get(key, names[0])
@@ -89,6 +94,12 @@ class Document:
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise ConfigError(f"'{self.at(key)}' must be a list, not {quoted(value)}")
         return value
+
+
+def _as_number(value: object, path: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGE < value < _LARGE:
+        raise ConfigError(f"'{path}' must be a number, not {quoted(value)}")
+    return float(value)
 
 
 def as_object(value: object, path: str) -> Mapping[str, object]:

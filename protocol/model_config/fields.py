@@ -77,8 +77,8 @@ FIELDS: Final[dict[str, Field]] = {
     "input.optional": _used("requests may leave it out; those that do share no batch with those that do not"),
     "input.is_non_linear_format_io": _NON_LINEAR,
     "output.name": _used("the output's name for callers and the model"),
-    "output.data_type": _used("answers of another datatype are failures of the model"),
-    "output.dims": _used("answers of other sizes are failures of the model"),
+    "output.data_type": _used("answers of another datatype are failures of the model; those of a TritonPythonModel pass"),
+    "output.dims": _used("answers of other sizes are failures of the model; those of a TritonPythonModel pass"),
     "output.reshape.shape": _used("the model returns this shape; callers get dims"),
     "output.label_filename": _used("read at load; its lines are the class names of the classification extension"),
     "output.is_shape_tensor": _SHAPE_TENSOR,
@@ -149,9 +149,8 @@ FIELDS: Final[dict[str, Field]] = {
     "model_repository_agents.agents.name": _used("the checksum agent compares files before each load"),
     "model_repository_agents.agents.parameters.*": _used("the MD5 that a file must have"),
     "response_cache.enable": _used("equal requests are answered from the worker's cache of --cache-bytes"),
-    "model_metrics.metric_control": _refused(
-        "the buckets of the histograms are fixed, so that they can be summed over a fleet; leave it out and aggregate in Prometheus"
-    ),
+    "model_metrics.metric_control.metric_identifier.family": _used("the histogram whose buckets are set"),
+    "model_metrics.metric_control.histogram_options.buckets": _used("upper bounds of the histogram's buckets, in milliseconds"),
 }  # fmt: skip
 """By path; `*` stands for the keys of a map. A message that is used or refused as a whole has one row."""
 

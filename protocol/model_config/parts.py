@@ -328,3 +328,21 @@ class RepositoryAgent:
     def to_json(self) -> dict[str, Any]:
         """Triton's JSON of a `ModelRepositoryAgents.Agent`."""
         return {"name": self.name, "parameters": dict(self.parameters)}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MetricControl:
+    """The buckets of one of the model's histograms: upper bounds in the metric's unit, ascending."""
+
+    family: str
+    buckets: tuple[float, ...]
+
+    @classmethod
+    def of(cls, document: Document) -> MetricControl:
+        """Read one of `model_metrics.metric_control`."""
+        named, options = document.document("metric_identifier"), document.document("histogram_options")
+        return cls("" if named is None else named.text("family"), () if options is None else options.numbers("buckets"))
+
+    def to_json(self) -> dict[str, Any]:
+        """Triton's JSON of a `ModelMetrics.MetricControl`."""
+        return {"metric_identifier": {"family": self.family}, "histogram_options": {"buckets": list(self.buckets)}}

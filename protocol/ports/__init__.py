@@ -34,6 +34,7 @@ from protocol.ports.results import (
     Terminal,
     Wake,
 )
+from protocol.totals import Counts
 
 __all__ = [
     "NOWHERE",
@@ -44,6 +45,7 @@ __all__ = [
     "ClaimState",
     "Claimed",
     "Consumer",
+    "Counts",
     "Directory",
     "FinishOutcome",
     "Headers",

@@ -1,8 +1,8 @@
 """Fuzzing from the command line: `python -m tests.bad_input --codecs 1000000 --http 1000000`.
 
-Every input depends only on its number and `--seed`, so a failing one can be repeated: `--first N --codecs 1 --http 0`, or, for
-dialogue N of the HTTP fuzzer, `--first N --codecs 0 --http 1`; Kafka records come in groups of 40, repeated by
-`--first N --records 40 --codecs 0 --http 0` with the group's first number.
+Every input depends only on its number and `--seed`, so a failing one can be repeated: `--first N --codecs 1 --http 0 --grpc 0`, or
+`--http 1` for dialogue N of the HTTP fuzzer, or `--grpc 1` for message N over gRPC; Kafka records come in groups of 40, repeated by
+`--first N --records 40` with the group's first number.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import structlog
 import uvloop
 
 from infra.local.servers import servers
-from tests.bad_input import openapi_fuzz
+from tests.bad_input import grpc_fuzz, openapi_fuzz
 from tests.bad_input.codecs import attempt
 from tests.bad_input.http_fuzz import fuzz
 from tests.bad_input.kafka_fuzz import fuzz_records
@@ -47,10 +47,11 @@ def records(seed: int, first: int, count: int) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.bad_input",
-        description="Fuzz the codecs, the HTTP frontend, its documented routes and Kafka.",
+        description="Fuzz the codecs, the HTTP frontend, its documented routes, gRPC and Kafka.",
     )
     parser.add_argument("--codecs", type=int, default=1_000_000, help="inputs for the codecs")
     parser.add_argument("--http", type=int, default=1_000_000, help="requests over HTTP")
+    parser.add_argument("--grpc", type=int, default=200_000, help="messages over gRPC")
     parser.add_argument("--records", type=int, default=200_000, help="records through a real broker")
     parser.add_argument("--openapi", type=int, default=100_000, help="calls by the OpenAPI document")
     parser.add_argument("--seed", type=int, default=0)
@@ -73,6 +74,12 @@ def main() -> int:
             outcome = runner.run(fuzz(options.seed, options.first, options.http, lambda text: print(text, flush=True)))
         problems += outcome.problems
         print(f"HTTP: {outcome}", flush=True)
+    if options.grpc:
+        messages = asyncio.run(
+            grpc_fuzz.fuzz(options.seed, options.first, options.grpc, lambda text: print(text, flush=True))
+        )
+        problems += messages.problems
+        print(f"gRPC: {messages}", flush=True)
     if options.openapi:
         made = openapi_fuzz.fuzz(options.seed, options.openapi, 20, lambda text: print(text, flush=True))
         problems += made.problems

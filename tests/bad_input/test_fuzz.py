@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.bad_input import openapi_fuzz
+from tests.bad_input import grpc_fuzz, openapi_fuzz
 from tests.bad_input.__main__ import fuzz_codecs
 from tests.bad_input.dialogues import dialogue
 from tests.bad_input.http_fuzz import fuzz
@@ -29,6 +29,22 @@ async def test_http() -> None:
     assert outcome.problems == []
     assert outcome.requests >= REQUESTS
     assert len(outcome.manners) == 5
+
+
+def test_a_message_is_made_of_its_number_alone() -> None:
+    assert [grpc_fuzz.message_of(3, number) for number in range(40)] == [
+        grpc_fuzz.message_of(3, number) for number in range(40)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+async def test_grpc() -> None:
+    """No message makes a fault; honest requests beside them are answered; memory stays within its bounds."""
+    outcome = await grpc_fuzz.fuzz(0, 0, REQUESTS)
+    assert outcome.problems == []
+    assert outcome.messages == REQUESTS
+    assert {"OK", "INVALID_ARGUMENT", "NOT_FOUND"} <= set(outcome.statuses)
 
 
 @pytest.mark.slow

@@ -118,6 +118,29 @@ async def test_a_canary_gets_its_part_and_a_key_keeps_its_version(fleet: Site) -
     assert set(keys.values()) == {"3", "4"}
 
 
+async def test_a_key_in_flight_stays_with_its_version_across_a_switch(fleet: Site) -> None:
+    gateway, third, fourth = await two_versions(fleet, claim_lease=0.1, offsets_max_age=0.0)
+    other = await fleet.gateway(claim_lease=0.1, offsets_max_age=0.0)
+    await put(gateway, "/prod", {"versions": {"4": 1}})
+    for _ in range(12):  # version 4 has committed more than version 3 in every partition
+        await version_of(gateway, "add_sub@prod")
+    third.open.clear()
+    await put(gateway, "/prod", {"versions": {"3": 1}})
+    first = asyncio.ensure_future(version_of(gateway, "add_sub@prod", idempotency_key="k"))
+    await until(lambda: len(gateway.gateway.service.completion.pending) == 1)
+    await put(gateway, "/prod", {"versions": {"4": 1}})
+    await until(lambda: other.gateway.service.aliases.named("add_sub@prod").route.weights == (("4", 1),))
+
+    ran = len(fourth.ran)
+    second = asyncio.ensure_future(version_of(other, "add_sub@prod", idempotency_key="k"))
+    await asyncio.sleep(0.5)  # several leases
+    third.open.set()
+
+    assert await first == await second == "3"
+    assert len(fourth.ran) == ran
+    assert len(third.ran) == 1
+
+
 async def test_every_gateway_sees_a_switch_and_a_new_one_reads_it(fleet: Site) -> None:
     gateway, *_ = await two_versions(fleet)
     other = await fleet.gateway()

@@ -49,7 +49,7 @@ def start(running: Fleet, workers: int) -> None:
     """Start two gateways and so many workers, and wait until the gateways see them."""
     gateways = [running.add_gateway() for _ in range(2)]
     for number in range(workers):
-        running.add_worker(*EXPLICIT, "--model-cache", str(running.folder / "cache"), name=f"w{number}")
+        running.add_worker(*EXPLICIT, "--model-cache-dir", str(running.folder / "cache"), name=f"w{number}")
     for gateway in gateways:
         wait_for("the workers", lambda gateway=gateway: len(status(gateway, "plus").get("workers", ())) == workers)
 
@@ -171,7 +171,7 @@ def test_what_was_loaded_comes_back_after_everything_was_killed(site: Fleet) -> 
         wait_for("the brought model", lambda gateway=gateway: infer(gateway, "brought").status_code == 200)
         assert (answer(gateway), answer(gateway, "brought")) == (2.0, 10.0)
         assert infer(gateway, "other").status_code == 404
-    folders = list((site.folder / "cache").glob("*/*"))
+    folders = list((site.folder / "cache").glob("loads/*/*"))
     assert len(folders) == 1, "two workers of a machine share what was fetched"
 
 

@@ -5,18 +5,25 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from gateway.server_settings.log import LogSettings
 from gateway.settings import GatewaySettings
+from gateway.shared_memory.regions import Regions
 from penstock.processes import channel as channels
 from penstock.processes.channel import Channel, Kept, ProcessChannel
 from penstock.processes.limits import MAX_PROCESSES, SHARED, settings_of, share
 from penstock.processes.metrics import SumCollector, collected
 from penstock.processes.ports import reserved
+from penstock.processes.sharing import Sharing
 from penstock.processes.starting import fleet_settings, gateway_settings, names, start_message
 from penstock.processes.sums import Family, Sample, Sums, families_of, plain
 from protocol.errors import ConfigError
@@ -76,6 +83,16 @@ def test_counters_are_added_and_stay_after_a_death_while_gauges_go() -> None:
     sums.retire(1)
     sums.retire(1)
     assert sums.families()[0].samples[0].value == 8
+
+
+@pytest.mark.parametrize("kind", ["unknown", "gauge", "histogram"])
+def test_the_fleets_totals_are_not_added_and_not_kept_of_a_dead_process(kind: str) -> None:
+    sums = Sums()
+    sums.update(0, [family(7, "nv_inference_count", kind)])
+    sums.update(1, [family(9, "nv_inference_count", kind)])
+    assert [each.samples[0].value for each in sums.families()] == [9]
+    sums.retire(1)
+    assert [each.samples[0].value for each in sums.families()] == [7]
 
 
 def test_what_every_process_says_of_the_fleet_is_not_added() -> None:
@@ -155,6 +172,65 @@ async def test_messages_arrive_whole_and_in_order_and_the_end_is_told() -> None:
     receiver.close()
 
 
+def test_a_listener_gets_what_is_known_first() -> None:
+    got: list[tuple[str, bytes]] = []
+    siblings = ProcessChannel(lambda *_: None)
+    siblings.received("a", b"1")
+    siblings.received("b", b"2")
+    siblings.received("b", b"")
+    siblings.on_message(lambda key, value: got.append((key, value)))
+    siblings.received("a", b"")
+    assert got == [("a", b"1"), ("a", b"")]
+
+
+class Shared:
+    """The parts of a service that processes share."""
+
+    def __init__(self, folder: Path) -> None:
+        self.regions = Regions(True, folder)
+        self.log_settings = LogSettings()
+        self.levels: list[object] = []
+        self.log_settings.on_change = self.levels.append
+
+
+def test_regions_and_log_settings_reach_all_processes_also_later_ones(tmp_path: Path) -> None:
+    (tmp_path / "seg").write_bytes(bytes(64))
+    channels: list[ProcessChannel] = []
+    kept = Kept()
+
+    def relay(sender: int) -> Callable[[str, object], None]:
+        def send(_: str, value: object) -> None:
+            key, data = value  # type: ignore[misc]
+            kept.take(key, data)
+            for number, other in enumerate(channels):
+                if number != sender:
+                    other.received(key, data)
+
+        return send
+
+    def join() -> Shared:
+        shared = Shared(tmp_path)
+        channels.append(ProcessChannel(relay(len(channels))))
+        for key, value in kept.values.items():
+            channels[-1].received(key, value)
+        Sharing(shared, channels[-1])  # type: ignore[arg-type]
+        return shared
+
+    first, second = join(), join()
+    first.regions.register("a", "/seg", 0, 16)
+    second.regions.register("b", "/seg", 16, 16)
+    first.log_settings.update({"log_verbose_level": 1})
+    third = join()
+    for each in (first, second, third):
+        assert [region.name for region in each.regions.status()] == ["a", "b"]
+        assert each.log_settings.get() == first.log_settings.get()
+    assert len(second.levels) == len(third.levels) == 1
+    third.regions.unregister("a")
+    for each in (first, second, third):
+        assert [region.name for region in each.regions.status()] == ["b"]
+        each.regions.replace([])
+
+
 def test_what_is_published_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(channels, "MAX_KEYS", 2)
     kept = Kept()
@@ -164,3 +240,10 @@ def test_what_is_published_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kept.values == {"b": b"1", "c": b"2"}
     with pytest.raises(ValueError, match="at most"):
         ProcessChannel(lambda *_: None).publish("a", bytes(channels.MAX_VALUE + 1))
+
+
+def test_the_parent_imports_no_framework() -> None:
+    code = "import penstock.processes.parent, sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    heavy = {"starlette", "uvicorn", "httptools", "grpc", "aiokafka", "redis", "onnxruntime", "torch"}
+    assert heavy.isdisjoint(loaded)

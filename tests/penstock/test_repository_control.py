@@ -65,7 +65,7 @@ class Caller:
 
 @contextlib.asynccontextmanager
 async def serving(folder: Path, data: Path | None = None, **settings: Any) -> AsyncIterator[Caller]:
-    chosen: dict[str, Any] = {"model_control_mode": "explicit", "model_cache": folder.parent / "cache"}
+    chosen: dict[str, Any] = {"model_control_mode": "explicit", "model_cache_dir": folder.parent / "cache"}
     fleet = OneProcess(
         GatewaySettings(http_port=0, metrics_port=None),
         WorkerSettings(model_repository=(folder,), unload_grace=5.0, **chosen | settings),

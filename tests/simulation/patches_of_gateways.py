@@ -108,7 +108,7 @@ patch(
 )  # fmt: skip
 patch(
     "the times of the last inference are added up", "a sum for a maximum", "protocol/totals.py",
-    ("total[name] = max(total.get(name, 0), number)", "total[name] = total.get(name, 0) + number"),
+    ("total[name] = max(get(name, 0), number)", "total[name] = get(name, 0) + number"),
     finders=("tests/protocol/test_totals.py::test_the_last_time_is_the_largest_and_numbers_stay_below_their_limit",),
 )  # fmt: skip
 patch(

@@ -105,8 +105,9 @@ class TotalsContract(ResultsSuite):
         for _ in range(80):
             key = dice.choice(keys)
             shared = Counts(key, {"ok": 1, "ns": dice.randrange(10**12)})
-            kinds = [None, shared, Counts(key, {"fail": 1, LAST: dice.randrange(10**13)}, {"b": dice.randrange(9)})]
-            calls = [Terminal(dice.choice(refs), b"x", counts=dice.choice(kinds)) for _ in range(dice.randrange(1, 5))]
+            alone = [Counts(key, {"fail": 1, LAST: dice.randrange(10**13)}, {"b": n}) for n in range(dice.randrange(3))]
+            counts = dice.sample([None, shared, shared, shared, *alone], 4)[: dice.randrange(1, 5)]
+            calls = [Terminal(dice.choice(refs), b"x", counts=each) for each in counts]
             outcomes = await store.finish(calls)
             reference.count([call.counts for call in calls], [outcome is WRITTEN for outcome in outcomes])
         assert await store.totals(keys) == reference.read(keys)

@@ -37,6 +37,18 @@ def metrics_of(servings: list[Serving]) -> CollectorRegistry:
 LABELS = (("model", "m"), ("version", "1"))
 
 
+async def test_a_model_may_set_the_buckets_of_its_first_responses() -> None:
+    family = "nv_inference_first_response_histogram_ms"
+    control = f'metric_identifier {{ family: "{family}" }} histogram_options {{ buckets: [ 0.5, 60000 ] }}'
+    async with bench() as b:
+        serving = await b.serve(IDENTITY + f"model_metrics {{ metric_control {{ {control} }} }}")
+        await b.caller.ask(b.caller.request(1))
+        buckets = scrape(metrics_of([serving]))[f"{family}_bucket"]
+
+    assert {dict(labels)["le"] for labels in buckets} == {"0.5", "60000.0", "+Inf"}
+    assert buckets[(("le", "60000.0"), *LABELS)] == 1
+
+
 async def test_counts_have_tritons_names_and_meanings() -> None:
     async with bench() as b:
         serving = await b.serve()

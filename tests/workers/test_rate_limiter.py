@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 from protocol.errors import ConfigError
 from protocol.messages import ModelState
 from protocol.model_config import RateLimiter, Resource
+from tests.workers.children import EXIT, OBEDIENT
 from tests.workers.fleet import IDENTITY, fleet, values, write_model
 from tests.workers.test_models import state
-from workers.instances.limited import LimitedThread
+from workers.instances.limited import LimitedChild, LimitedThread
 from workers.instances.rate_limiter import EVERYWHERE, Contender, Pool, ResourceTurns, contender, parse_resources
 
 R: Pool = ("R", EVERYWHERE)
@@ -185,3 +187,28 @@ async def test_too_little_of_a_resource_fails_the_load(tmp_path: Path) -> None:
         await f.worker(exit_on_error=False, rate_limit="execution_count", rate_limit_resource=("R:1",))
         assert state(f, "m").state is ModelState.UNAVAILABLE
         assert "Resource count for 'R' is limited to 1" in state(f, "m").reason
+
+
+async def test_a_process_that_dies_gives_its_resources_back(tmp_path: Path) -> None:
+    config = LIMITED.replace('"identity"', '"python"').replace("max_batch_size: 8", "max_batch_size: 1")
+    write_model(tmp_path, "m", config, {"model.py": textwrap.dedent(OBEDIENT)})
+    async with fleet(tmp_path) as f:
+        worker = await f.worker(rate_limit="execution_count", max_attempts=1)
+        caller = await f.caller()
+        replies = await caller.ask(caller.request(EXIT), *[caller.request(number) for number in range(4)])
+        (serving,) = worker.models.serving()
+        assert isinstance(serving.loaded.executors[0], LimitedChild)
+
+    assert replies[0].failure is not None
+    assert values(replies[1:]) == [[1], [2], [3], [4]]
+
+
+async def test_an_unloaded_model_leaves_its_resources_to_others(tmp_path: Path) -> None:
+    write_model(tmp_path, "m", LIMITED)
+    write_model(tmp_path, "n", LIMITED)
+    async with fleet(tmp_path) as f:
+        worker = await f.worker(rate_limit="execution_count", model_control_mode="explicit", load_model=("*",))
+        caller = await f.caller()
+        await caller.ask(caller.request(1), caller.request(2, model="n"))
+        await worker.models.unload_model("m")
+        assert values(await caller.ask(caller.request(3, model="n"))) == [[3]]

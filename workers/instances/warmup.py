@@ -12,7 +12,7 @@ from protocol.messages import Failure, InferRequest
 from protocol.model_config import ModelConfig, Warmup, WarmupInput
 from protocol.tensors import ITEM_SIZE, NUMPY_DTYPE, Tensor, check_size, element_count, pack_bytes
 from workers.backends.base import Instance
-from workers.backends.tracebacks import text_of
+from workers.instances.job import failure_message
 from workers.repository.signature import Signature
 
 MAX_INTEGER = 2
@@ -23,17 +23,21 @@ def warm_up(instance: Instance, config: ModelConfig, samples: list[tuple[Warmup,
     """Run every sample as often as its warm-up says; on the instance's own thread.
 
     Raises:
-        ModelFailed: names the sample that failed.
+        ModelFailed: names the sample that failed, in Triton's words.
     """
     for warmup, requests in samples:
         for _ in range(warmup.count):
             try:
                 outcomes = instance.split(requests, instance.run(instance.prepare(requests)))
             except (Exception, SystemExit, KeyboardInterrupt) as exc:  # SystemExit of a model must not end this process
-                raise ModelFailed(f"warm-up '{warmup.name}' of model '{config.name}' failed: {text_of(exc)}") from exc
+                raise _failed(warmup, failure_message(config.name, exc)) from exc
             failure = next((outcome for outcome in outcomes if isinstance(outcome, Failure)), None)
             if failure is not None:
-                raise ModelFailed(f"warm-up '{warmup.name}' of model '{config.name}' failed: {failure.message}")
+                raise _failed(warmup, failure.message)
+
+
+def _failed(warmup: Warmup, message: str) -> ModelFailed:
+    return ModelFailed(f"failed to run warmup sample '{warmup.name}': {message}")
 
 
 def samples(config: ModelConfig, version: str, folder: Path) -> list[tuple[Warmup, list[InferRequest]]]:

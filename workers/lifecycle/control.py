@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import structlog
@@ -23,15 +23,16 @@ from workers.context import Context
 from workers.lifecycle.announcer import LIVE
 from workers.lifecycle.desired import UNLOADED, Decision, Peer, Situation, decide
 from workers.lifecycle.models import Key, Models, Order
-from workers.lifecycle.replacing import Replacements, default_cache
+from workers.lifecycle.replacing import Replacements
 from workers.lifecycle.states import State
+from workers.repository.sources import default_cache
 from workers.repository.version import ModelFolder
 from workers.settings import WorkerSettings
 
 TICK: Final = 0.5
 """Seconds between decisions while no record arrives: leases end, models become idle, and workers come and go."""
 READ_WITHIN: Final = 30.0
-"""Seconds that reading the topic may take at start."""
+"""Seconds in which, while the topic is read at start, the next records must come."""
 
 GIVES_WAY: Final = frozenset({Outcome.ABSENT, Outcome.REFUSED})
 
@@ -63,7 +64,8 @@ class Control:
         self._progress: dict[str, ControlProgress] = {}
         self._failures: dict[str, str] = {}
         self._scanned = -1
-        self._replacements = Replacements(context.bus, self._topic, settings.model_cache or default_cache())
+        self._stopped = False
+        self._replacements = Replacements(context.bus, self._topic, settings.model_cache_dir or default_cache())
 
     @property
     def memory(self) -> tuple[int, int]:
@@ -102,8 +104,10 @@ class Control:
             Unavailable: the topic could not be read.
         """
         try:
-            async with asyncio.timeout(READ_WITHIN):
-                await self._caught_up.wait()
+            while not self._caught_up.is_set():
+                self._changed.clear()
+                async with asyncio.timeout(READ_WITHIN):
+                    await self._changed.wait()
         except TimeoutError:
             raise Unavailable(f"the desired state could not be read from topic {self._topic}") from None
         with contextlib.suppress(OSError):
@@ -120,10 +124,16 @@ class Control:
             async with asyncio.timeout(TICK):
                 await self._changed.wait()
         self._changed.clear()
-        await self._turn()
+        if not self._stopped:
+            await self._turn()
+
+    def stop(self) -> None:
+        """Begin no more loads and unloads: the worker drains."""
+        self._stopped = True
 
     async def close(self) -> None:
         """Stop working on models."""
+        self._stopped = True
         await self._tasks.close()
 
     async def _turn(self) -> list[str]:
@@ -131,8 +141,7 @@ class Control:
         table = self._table
         newest = max([wish.generation for wish in table.models.values()], default=-1)
         if newest > self._scanned or self._scanned < 0:
-            await self._models.scan()
-            self._scanned = max(newest, 0)
+            await self._scan(newest)
         decisions = dict.fromkeys(self._decided, Decision(False, reason=UNLOADED, everywhere=True))
         decisions |= decide(await self._situation(table))
         for name, decision in decisions.items():
@@ -146,6 +155,16 @@ class Control:
             for name in self._settings.load_model
             if name not in known
         ]
+
+    async def _scan(self, newest: int) -> None:
+        """Read the repositories for changes up to this generation. Later than at start, what was read before stays."""
+        try:
+            await self._models.scan()
+        except ConfigError as error:
+            if self._scanned < 0:
+                raise
+            log.warning("the model repository cannot be read; what was read before stays", error=error.message)
+        self._scanned = max(newest, 0)
 
     # --- what is known -----------------------------------------------------------------------------------------------
 
@@ -196,7 +215,7 @@ class Control:
                     used[model] = self._context.clock()
         for beat in others:
             for load in beat.models:
-                last = load.statistics.get("last_inference", 0)
+                last = load.statistics.get("last_inference", 0) if isinstance(load.statistics, Mapping) else 0
                 if isinstance(last, int | float):
                     used[load.model] = max(used.get(load.model, 0.0), last / 1e3)
         return used

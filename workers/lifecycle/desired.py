@@ -111,13 +111,13 @@ def _wanted(situation: Situation, name: str) -> Decision:
     entry, about = wish.entry, (wish.generation, wish.entry)
     if not entry.loaded:
         return Decision(False, *about, UNLOADED, everywhere=True)
-    if entry.lease_until and entry.lease_until <= situation.now and not entry.pinned:
+    if 0 < entry.lease_until <= situation.now and not entry.pinned:
         return Decision(False, *about, LEASE_ENDED, everywhere=True)
     if not entry.files and name not in situation.here:
         return Decision(False, *about, NOT_HERE, Outcome.ABSENT)
-    if entry.idle_after and not entry.pinned and _used(situation, name, entry) + entry.idle_after <= situation.now:
+    if entry.idle_after > 0 and not entry.pinned and _used(situation, name, entry) + entry.idle_after <= situation.now:
         return Decision(False, *about, IDLE.format(seconds=entry.idle_after), everywhere=True)
-    if entry.replicas and not _is_chosen(situation, name, wish):
+    if entry.replicas > 0 and not _is_chosen(situation, name, wish):
         return Decision(False, *about, ELSEWHERE)
     return Decision(True, *about)
 

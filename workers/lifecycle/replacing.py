@@ -33,11 +33,6 @@ FORGOTTEN: Final = 24 * 3600.0
 log = structlog.get_logger(__name__)
 
 
-def default_cache() -> Path:
-    """`penstock` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "penstock"
-
-
 def folder_name(files: Mapping[str, str]) -> str:
     """The name of a cache folder: a digest of the paths and digests of its files."""
     listed = "\n".join(f"{digest} {path}" for path, digest in sorted(files.items()))
@@ -65,13 +60,13 @@ class Replacements:
     Args:
         bus: has the files.
         topic: of control.
-        cache: folder for them.
+        cache: folder of this machine's model files.
     """
 
     def __init__(self, bus: Bus, topic: str, cache: Path) -> None:
         self._bus = bus
         self._topic = topic
-        self._cache = cache / topic
+        self._cache = cache / "loads" / topic
         self._digests = Digests()
 
     async def folder(self, entry: DesiredModel, found: ModelFolder | None, table: ControlTable) -> ModelFolder:

@@ -4,8 +4,7 @@ Decides which folders are models (`folders`), which versions are served (`scan`)
 (`sniffing`, `model_file_check`), what a configuration leaves out (`completion`), which instance runs where (`placement`), and which
 requests fit (`signature`, by `protocol.request_check`).
 
-Repositories in object stores are mirrored into local folders (`remote`, `sources`); `allow_list` has the digests that may be
-served.
+Repositories in object stores are mirrored into local folders (`remote`, `sources`); `allow_list` reads which digests may be served.
 
 Interface: `scan.scan_repositories` and `scan.scan_file`, `version.ModelVersion`, `completion.complete`, `placement.place`,
 `signature.Signature`.

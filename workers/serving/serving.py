@@ -53,7 +53,8 @@ class Serving:
         version = loaded.version
         self.key = (version.model, str(version.version))
         self.loaded = loaded
-        self.statistics = ModelStatistics(self.key)
+        buckets = [control.buckets for control in version.config.metric_controls]
+        self.statistics = ModelStatistics(self.key, *buckets[:1])
         self.last_lag = self.last_batch_lag = 0
         config, digest = version.config, version.digest
         context = self._context = context.of_a_model(digest)

@@ -157,7 +157,7 @@ def _models() -> dict[str, Schema]:
         {**_CALL_HEADERS, **_LENGTH},
     )
     generated = _done("The outputs by name.", _content(ref("GenerateResponse")), _CALL_HEADERS)
-    events = {"text/event-stream": {"schema": TEXT}}
+    events = _content(ref("Event"), "text/event-stream")
     streamed = _done("One event `data: {…}` with the outputs by name.", events, _CALL_HEADERS)
     for base, which in ((_MODEL, "the model"), (_VERSION, "the version")):
         paths[base] = {"get": _operation(f"Inputs and outputs of {which}", {200: _json("ModelMetadata")}, (504,))}

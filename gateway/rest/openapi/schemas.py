@@ -152,6 +152,10 @@ SCHEMAS: Final[dict[str, Schema]] = {
         "description": "A key that names an input is its data, a scalar or a flat list; every other key is a parameter.",
     },
     "GenerateResponse": fields({"model_name": TEXT, "model_version": TEXT}, {"id": TEXT}, more=True),
+    "Event": fields(
+        {"data": {**TEXT, "contentMediaType": "application/json", "description": "A GenerateResponse, or an Error."}},
+        more=True,
+    ),
     "RepositoryIndex": listed(
         fields(
             {"name": TEXT, "version": TEXT, "state": {"enum": ["LOADING", "READY", "UNLOADING", "UNAVAILABLE"]}},

@@ -6,6 +6,7 @@ It offers what a gateway needs. Reading a topic as a member of a group is for wo
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ from protocol.ports import (
     Terminal,
     Wake,
 )
+from protocol.totals import Key
 from protocol.transport.embedded.remote_frames import Frame
 from protocol.transport.embedded.remote_link import Link
 from protocol.transport.embedded.remote_values import value_of
@@ -264,8 +266,18 @@ class RemoteStore:
 
     async def finish(self, answers: Sequence[Terminal]) -> list[FinishOutcome]:
         """See `Results.finish`."""
-        outcomes: list[FinishOutcome] = await self._call("finish", answers)
+        # Answers may share one object of counts, which then counts once: it must be one object there, too.
+        counts = {id(answer.counts): answer.counts for answer in answers if answer.counts is not None}
+        place = {identity: number for number, identity in enumerate(counts)}
+        places = [-1 if answer.counts is None else place[id(answer.counts)] for answer in answers]
+        plain = [dataclasses.replace(answer, counts=None) for answer in answers]
+        outcomes: list[FinishOutcome] = await self._call("finish", plain, list(counts.values()), places)
         return outcomes
+
+    async def totals(self, versions: Sequence[Key]) -> list[dict[str, int]]:
+        """See `Results.totals`."""
+        totals: list[dict[str, int]] = await self._call("totals", versions)
+        return totals
 
     async def claim(self, claim: Claim) -> Claimed:
         """See `Results.claim`."""

@@ -14,9 +14,10 @@ from typing import Any, Final
 import structlog
 
 from protocol.errors import CodecError, FleetError, Unsupported, described
-from protocol.ports import Cancel, OutRecord, Record, Wake
+from protocol.ports import Cancel, FinishOutcome, OutRecord, Record, Terminal, Wake
 from protocol.runtime.microtasks import Microtasks
 from protocol.runtime.tasks import BackgroundTasks
+from protocol.totals import Counts
 from protocol.transport.embedded.memory import MemoryBus, MemoryStore
 from protocol.transport.embedded.remote_frames import Frame
 from protocol.transport.embedded.remote_link import Link
@@ -24,7 +25,7 @@ from protocol.transport.embedded.remote_values import tuples, value_of
 
 BUS: Final = frozenset({"ensure_topic", "partitions", "publish", "read_record", "committed"})
 STORE: Final = frozenset(
-    {"now", "finish", "claim", "confirm", "start", "look", "trim", "release", "cancel", "fill",
+    {"now", "totals", "claim", "confirm", "start", "look", "trim", "release", "cancel", "fill",
      "beat", "workers", "forget", "ask"}
 )  # fmt: skip
 
@@ -137,6 +138,13 @@ class _Connection:
 
     async def _on_ensure_compacted(self, topic: str, partitions: int) -> int:
         return await self._bus.ensure_topic(topic, partitions, compacted=True)
+
+    async def _on_finish(
+        self, answers: Sequence[Terminal], counts: Sequence[Counts], places: Sequence[int]
+    ) -> list[FinishOutcome]:
+        for answer, place in zip(answers, places, strict=True):
+            answer.counts = counts[place] if place >= 0 else None
+        return await self._store.finish(answers)
 
     async def _on_healthy(self) -> list[bool]:
         return [await self._bus.healthy(), await self._store.healthy()]

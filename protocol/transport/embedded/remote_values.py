@@ -27,6 +27,7 @@ from protocol.heartbeat_codec import decode_heartbeat, encode_heartbeat
 from protocol.messages import Heartbeat, InferReply
 from protocol.ports import OutRecord, Record
 from protocol.tensors import Buffer
+from protocol.totals import Counts
 
 INLINE: Final = 2048
 """A binary of at most this many bytes is part of the plain data."""
@@ -37,6 +38,7 @@ _KINDS: Final[dict[str, Any]] = {
     if isinstance(kind := getattr(ports, name), type)
     and (dataclasses.is_dataclass(kind) or issubclass(kind, enum.Enum))
 }
+_KINDS["Counts"] = Counts
 _FIELDS: Final[dict[str, tuple[str, ...]]] = {
     name: tuple(field.name for field in dataclasses.fields(kind))
     for name, kind in _KINDS.items()

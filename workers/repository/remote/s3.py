@@ -9,6 +9,7 @@ import base64
 import binascii
 import contextlib
 import dataclasses
+import logging
 import re
 from collections.abc import Iterator
 from typing import Any, Final
@@ -165,6 +166,7 @@ def _client(address: Address) -> Any:
         raise ConfigError(
             f"model repository {address} needs the package boto3, which is not installed: pip install 'penstock[s3]'"
         ) from None
+    logging.getLogger("botocore").setLevel(logging.WARNING)  # it tells where it found credentials
     config = botocore.config.Config(
         connect_timeout=CONNECT_WITHIN,
         read_timeout=READ_WITHIN,

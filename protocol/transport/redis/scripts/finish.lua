@@ -16,8 +16,8 @@
 -- The terminal has the highest id that a stream can hold, so Redis itself refuses every later entry, for as long as the
 -- key lives, even after XDEL, XTRIM, a reload or a rewrite of the append-only file.
 -- The totals (protocol/totals.py) are added in this script, so that an answer and its count are one write. They are appended to a list
--- of at most 64, which goes into the hash when it is full: appending costs a sixth of a dozen HINCRBY. A number that the hash refuses
--- (2^63) starts again. Whatever else fails in counting leaves the answers as they are.
+-- of at most 64, which goes into the hash when it is full: that costs less than a quarter of a dozen HINCRBY per call. A number that
+-- the hash refuses (2^63) starts again. Whatever else fails in counting leaves the answers as they are.
 -- Wake-up: msgpack list [ref, payload, ref, payload, ...], one for each channel; "" means that the payload must be
 -- looked up: it is larger than 16 KB, more than 256 KB came along already, or the write was refused.
 
