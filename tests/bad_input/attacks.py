@@ -31,7 +31,7 @@ _ROUTES: Final = (
     "/v2/models/nobody/infer", frozenset({400, 404})),
     ("GET", "/v2/requests/0123456789abcdef0123456789abcdef", frozenset({404})), ("DELETE",
     "/v2/requests/none", frozenset({404, 400})),
-    ("GET", "/nothing", frozenset({404})), ("POST", "/v2/systemsharedmemory/status", frozenset({501})),
+    ("GET", "/nothing", frozenset({404})), ("POST", "/v2/systemsharedmemory/status", frozenset({405})),
     ("GET", ECHO, frozenset({405, 404})), ("PUT", "/v2", frozenset({405})), ("POST", ECHO, BAD),
 )  # fmt: skip
 """Every kind of route, and its answers to a body that is not a request."""

@@ -75,7 +75,7 @@ def kafka(kafka_bootstrap: str, redis_url: str, tmp_path_factory: pytest.TempPat
     with fleet(kafka_bootstrap, redis_url, f"c{time.time_ns() % 10**9}", folder, repository(folder)) as running:
         running.add_gateway("--allow-shared-memory")
         running.add_worker(*CONTROL)
-        running.wait_ready(len(MODELS) + 1, within=120)
+        running.wait_ready(len(MODELS) + 1, within=200)
         yield running.gateways[0]
         running.stop()
 

@@ -166,7 +166,7 @@ async def test_counts_are_exact_while_workers_are_killed_and_after_everything_re
         running.gateways[0].stop()
         running.gateways[0] = late = running.add_gateway()
         running.gateways.pop()
-        wait_for("the late gateway", lambda: httpx.get(f"{late.url}/v2/health/ready", timeout=2).status_code == 200)
+        wait_for("the late gateway", lambda: _ready(late), 150)
         assert exact(running, calls) == after
         await calls.close()
 

@@ -288,6 +288,24 @@ def test_a_process_that_is_killed_in_mid_fetch_leaves_nothing_half_done(store: O
     assert [path.name for path in (tmp_path / "trees").iterdir() if path.name.startswith("building")] == []
 
 
+def test_a_refresh_ends_soon_when_it_is_stopped_and_keeps_what_came(store: ObjectStore, tmp_path: Path) -> None:
+    store.put("prod/m/1/model.onnx", os.urandom(8_000_000))
+    store.proxy.slow = 0.05
+    one = mirror(store, tmp_path)
+    results: list[Mirrored] = []
+    thread = threading.Thread(target=lambda: results.append(one.refresh()))
+    thread.start()
+    while not any(path.stat().st_size for path in (tmp_path / "partial").glob("*")):
+        threading.Event().wait(0.01)
+
+    one.stop()
+    thread.join(5)
+
+    assert not thread.is_alive()
+    assert "ending" in results[0].refused["m"]
+    assert [path.stat().st_size > 0 for path in (tmp_path / "partial").iterdir()] == [True]
+
+
 def test_the_cache_is_bounded_and_the_longest_unused_goes_first(store: ObjectStore, tmp_path: Path) -> None:
     one = mirror(store, tmp_path, limit=2500)
     for number in (1, 2, 3, 4):

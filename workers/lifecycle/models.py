@@ -270,7 +270,11 @@ class Models:
     async def _scan(self) -> dict[Key, ModelVersion]:
         if (allowed := self._settings.allowed_digests) is not None:
             self._allowed = await asyncio.to_thread(read_digests, allowed)
-        sources = await asyncio.to_thread(self._sources.refresh)
+        try:
+            sources = await asyncio.to_thread(self._sources.refresh)
+        except asyncio.CancelledError:
+            self._sources.stop()
+            raise
         self._sources.release([serving.loaded.version.folder for serving in self.serving()])
         read = functools.partial(scan_repositories, known=self._digests, config_name=self._settings.model_config_name)
         folders = await asyncio.to_thread(read, sources.folders)

@@ -66,6 +66,11 @@ class Sources:
             tuple(line for each in found for line in each.ignored),
         )
 
+    def stop(self) -> None:
+        """End a refresh that runs in another thread; the process ends."""
+        for mirror in list(self._mirrors):
+            mirror.stop()
+
     def release(self, in_use: Collection[Path]) -> None:
         """Let the cache remove former folders, except those above these paths."""
         with self._lock:

@@ -139,11 +139,10 @@ def _call(summary: str, ok: Schema, request: str, *, binary: bool) -> Schema:
 
 
 def _server() -> dict[str, Schema]:
-    empty = _done("Yes.")
     return {
         "/v2": {"get": _operation("Name, version and extensions of the server", {200: _json("ServerMetadata")})},
-        "/v2/health/live": {"get": _operation("Whether the process lives", {200: empty})},
-        "/v2/health/ready": {"get": _operation("Whether calls are taken", {200: empty, 400: _done("No.")})},
+        "/v2/health/live": {"get": _operation("Whether the process lives", {200: _json("Live")})},
+        "/v2/health/ready": {"get": _operation("Whether calls are taken", {200: _json("Ready"), 400: _done("No.")})},
         "/v2/models/stats": {"get": _operation("Statistics of all models", {200: _json("ModelStatistics")})},
         "/openapi.json": {"get": _operation("This document", {200: _json("Document")})},
     }
@@ -169,7 +168,7 @@ def _models() -> dict[str, Schema]:
             "post": _call(f"Run {which} with flat JSON", generated, "GenerateRequest", binary=False)
         }
         stream = _call(f"Run {which} with flat JSON, answered as an event", streamed, "GenerateRequest", binary=False)
-        for status in ("400", "404", "499", "500", "501", "503", "504"):
+        for status in ("400", "404", "422", "499", "500", "501", "503", "504"):
             stream["responses"][status] = _done(_ERRORS[int(status)], {**events, **_content(ref("Error"))})
         paths[f"{base}/generate_stream"] = {"post": stream}
     return paths

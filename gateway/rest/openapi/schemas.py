@@ -51,6 +51,8 @@ _COMPUTED: Final = dict.fromkeys(("compute_input", "compute_infer", "compute_out
 
 SCHEMAS: Final[dict[str, Schema]] = {
     "Error": fields({"error": {**TEXT, "description": "What is wrong, where, and what to do."}}),
+    "Live": fields({"live": FLAG}),
+    "Ready": fields({"ready": FLAG}),
     "ServerMetadata": fields({"name": TEXT, "version": TEXT, "extensions": listed(TEXT)}),
     "TensorMetadata": fields({"name": TEXT, "datatype": _DATATYPE, "shape": SHAPE}),
     "ModelMetadata": fields(

@@ -10,12 +10,13 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
 import structlog
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, sleep_using_event, wait_random_exponential
 
 from protocol.errors import ConfigError, quoted
 from workers.repository.remote.address import Address
@@ -52,12 +53,14 @@ class Fetcher:
 
     Attributes:
         fetched: objects that this process has fetched.
+        stopped: once it is set, a fetch ends with the next piece of a body; what came is kept.
     """
 
     def __init__(self, store: Store, cache: Cache) -> None:
         self._store = store
         self._cache = cache
         self.fetched = 0
+        self.stopped = threading.Event()
 
     def fetch(self, each: RemoteObject) -> str:
         """The SHA-256 of the object's content, which is then in the cache.
@@ -119,7 +122,7 @@ class Fetcher:
 
         retrying = Retrying(
             stop=gave_up, retry=retry_if_exception_type((Interrupted, _Damaged)),
-            wait=wait_random_exponential(_FIRST, _LONGEST), reraise=True,
+            wait=wait_random_exponential(_FIRST, _LONGEST), reraise=True, sleep=sleep_using_event(self.stopped),
         )  # fmt: skip
         try:
             return retrying(self._attempt, file, each)
@@ -149,6 +152,8 @@ class Fetcher:
                 sha256, md5, held = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
             try:
                 for chunk in body.chunks:
+                    if self.stopped.is_set():
+                        raise ConfigError("this process is ending")
                     held += len(chunk)
                     if held > each.size:
                         break

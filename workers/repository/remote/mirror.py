@@ -113,6 +113,10 @@ class Mirror:
                 held.release()
         self._former = kept
 
+    def stop(self) -> None:
+        """End a refresh that runs in another thread; models that are not complete are refused."""
+        self.fetcher.stopped.set()
+
     def close(self) -> None:
         """Let go of all folders."""
         self._forget(set())
