@@ -67,5 +67,7 @@ def _document(name: str, body: bytes) -> tuple[Any, str]:
     if "raw_output_contents" in response.DESCRIPTOR.fields_by_name:
         raw = "|".join(item.hex() for item in response.raw_output_contents)
         response.ClearField("raw_output_contents")
+    if name == "ModelConfigResponse" and not message.config.max_batch_size:
+        message.config.ClearField("max_batch_size")  # 0 and nothing are one to clients; our file alone tells them apart
     document = json_format.MessageToDict(message, preserving_proto_field_name=True, descriptor_pool=pool())
     return document, raw
