@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -115,13 +116,15 @@ def test_check_runs_models_where_asked_and_says_which_fail(tmp_path: Path) -> No
     looked_at = penstock("check", str(tmp_path))
     ran = penstock("check", str(tmp_path), "--run")
 
-    assert looked_at.stdout.splitlines() == [
+    lines = looked_at.stdout.splitlines()
+    assert lines[::2] == [
         f"{name}: no difference found (versions 1); looked at: configuration" for name in ("bad", "good")
     ]
+    assert all(re.fullmatch(r"    version 1: digest [0-9a-f]{64}", line) for line in lines[1::2])
     lines = ran.stdout.splitlines()
     assert lines[0] == "bad: fails (versions 1); looked at: configuration"
     assert "no_such_method" in lines[1]
-    assert lines[-1] == "good: no difference found (versions 1); looked at: configuration, a request of zeros"
+    assert lines[-2] == "good: no difference found (versions 1); looked at: configuration, a request of zeros"
     assert (looked_at.returncode, ran.returncode) == (0, 1)
 
 
