@@ -56,14 +56,14 @@ class Unary:
 
 def command(call: Unary, body: Path, log: Path, callers: int, seconds: int) -> list[str]:
     """The command line: one thread; each caller has a connection of its own and waits for its answer."""
-    options = ["-D", str(seconds), "--warm-up-time=1", "-c", str(callers), "-m", "1", "-t", "1", "-w", "24", "-W", "24"]
+    options = ["-D", str(seconds), "-c", str(callers), "-m", "1", "-t", "1", "-w", "24", "-W", "24"]
     headers = [part for header in _HEADERS for part in ("-H", header)]
     url = f"http://127.0.0.1:{call.port}{call.method}"
     return ["h2load", *options, *headers, "-d", str(body), f"--log-file={log}", url]
 
 
 def run(call: Unary, *, callers: int, seconds: int, core: int | None = None) -> ClosedPoint:
-    """Load a server for `seconds`, after one second that does not count, from `core` if one is given.
+    """Load a server for `seconds`, from `core` if one is given.
 
     Raises:
         NotFound: h2load is not installed.
@@ -84,7 +84,7 @@ def run(call: Unary, *, callers: int, seconds: int, core: int | None = None) -> 
             raise FleetError(f"h2load ended with {done.returncode}: {(done.stderr or done.stdout).strip()[-500:]}")
         point = parse(done.stdout, log.read_text(), callers, seconds, call.answer_bytes)
     spent = after.children_user + after.children_system - before.children_user - before.children_system
-    return dataclasses.replace(point, generator_us=spent * 1e6 / max(1.0, point.rate * (seconds + 1)))
+    return dataclasses.replace(point, generator_us=spent * 1e6 / max(1.0, point.rate * seconds))
 
 
 def parse(output: str, log: str, callers: int, seconds: int, answer_bytes: int) -> ClosedPoint:

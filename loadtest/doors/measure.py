@@ -147,8 +147,7 @@ def _door(server: str, system: System, protocol: str, model: str, pool: Pool, po
 def _point(index: int, plan: DoorPlan, door: _Door, callers: int, core: int | None) -> DoorPoint:
     with door.system.meter.window() as spent:
         point = door.load(callers, plan.seconds, core)
-    seconds = plan.seconds + (1 if door.call is not None else 0)  # h2load's second of warm-up is in the meter's window
-    requests = max(1.0, point.rate * seconds)
+    requests = max(1.0, point.rate * plan.seconds)
     return DoorPoint(
         index, plan.part, door.server, door.protocol, door.model, callers, point.rate, point.latency_ms["p50"],
         point.latency_ms["p99"], {name: cpu * 1e6 / requests for name, cpu in spent.items()}, point.generator_us,
