@@ -36,6 +36,8 @@ class GatewaySettings:
         max_body_bytes: of a request, before and after decompression; more is 413.
         max_header_bytes: of request line and headers; more is 431.
         max_connections: open at once; one more is answered 503.
+        http_restricted_api, grpc_restricted_protocol: rules of `restrictions.Restrictions` for either door.
+        http_header_forward_pattern, grpc_header_forward_pattern: headers whose names match become request parameters; "" for none.
         allowed_hosts: names allowed in `Host` and `Origin` besides localhost, loopback addresses and `host`; checked only without
             an `api_key`, so that a web page cannot call a gateway on its visitor's machine.
         max_queued_calls: accepted and not yet answered, in all; more is 429.
@@ -84,6 +86,10 @@ class GatewaySettings:
     tls_certificate: str = ""
     tls_key: str = ""
     tls_client_ca: str = ""
+    http_restricted_api: tuple[str, ...] = dataclasses.field(default=(), repr=False)
+    grpc_restricted_protocol: tuple[str, ...] = dataclasses.field(default=(), repr=False)
+    http_header_forward_pattern: str = ""
+    grpc_header_forward_pattern: str = ""
     allowed_hosts: tuple[str, ...] = ()
     allow_shared_memory: bool = False
     max_body_bytes: int = MAX_RECORD

@@ -1,4 +1,6 @@
-"""Authentication: one static API key, compared in constant time. Without a key, everyone on this machine may call. Pure."""
+"""Who may call what: one static API key, compared in constant time, and restricted groups of routes. Without a key, everyone on
+this machine may call. Pure.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +8,27 @@ import hmac
 from collections.abc import Mapping
 from typing import Final
 
+from gateway.restrictions import Restrictions
 from protocol.errors import Code, FleetError
 from protocol.messages import ANONYMOUS
 
+NOT_RESTRICTED: Final = Restrictions(())
 KEYED: Final = "key"
 """The principal of a caller with the API key."""
 
 
 class Access:
-    """Turns a call's headers into its principal: "-" if no key is configured, else "key"."""
+    """Turns a call's headers into its principal: "-" if no key is configured, else "key".
 
-    __slots__ = ("_key",)
+    Attributes:
+        restrictions: of groups of routes or methods.
+    """
 
-    def __init__(self, api_key: str) -> None:
+    __slots__ = ("_key", "restrictions")
+
+    def __init__(self, api_key: str, restrictions: Restrictions = NOT_RESTRICTED) -> None:
         self._key = api_key.encode()
+        self.restrictions = restrictions
 
     @property
     def open(self) -> bool:

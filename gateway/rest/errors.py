@@ -13,6 +13,7 @@ STATUS: Final[dict[Code, int]] = {
     Code.INVALID_ARGUMENT: 400,
     Code.ALREADY_EXISTS: 400,
     Code.UNAUTHENTICATED: 401,
+    Code.PERMISSION_DENIED: 403,
     Code.NOT_FOUND: 404,
     Code.GONE: 410,
     Code.TOO_LARGE: 413,

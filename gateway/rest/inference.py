@@ -16,6 +16,7 @@ from gateway.calls.lanes import parse_lane
 from gateway.calls.service import CallContext, Service
 from gateway.catalogue.catalogue import RequestQueue, Served
 from gateway.durable.claims import Claims
+from gateway.forwarding import ForwardedHeaders
 from gateway.ids import fingerprint, keyed_id
 from gateway.rest import bodies
 from gateway.rest.access import Access
@@ -33,6 +34,7 @@ from protocol.messages import InferReply, Lane
 from protocol.tensors import Buffer, ManyElements
 from protocol.v2 import InferBody
 
+_CATEGORY: Final = "inference"
 _LANE: Final = b"penstock-lane"
 _SPECIAL: Final = frozenset({b"content-encoding", b"idempotency-key", b"prefer", _LANE})
 """Headers whose requests are handled in a task."""
@@ -59,6 +61,7 @@ class InferFrontend:
         self.route = self._routes.find
         self._loop = asyncio.get_running_loop()
         self._microtasks = service.transport.microtasks
+        self._forwarded = ForwardedHeaders(service.settings.http_header_forward_pattern)
         self._complete = Turn(self._handle, self._later_in_this_turn)
 
     async def close(self) -> None:
@@ -72,6 +75,8 @@ class InferFrontend:
         try:
             if not self._access.open:
                 exchange.principal = self._access.principal(fields)
+            if not self._access.restrictions.open:
+                self._access.restrictions.check(_CATEGORY, fields)
             if _LANE not in fields:
                 self._service.check_open()
             else:
@@ -150,8 +155,18 @@ class InferFrontend:
 
     # --- in -----------------------------------------------------------------------------------------------------------
 
+    def _forward(self, exchange: Exchange, body: InferBody) -> None:
+        """Make parameters of headers; a parameter of the body wins over a header of its name."""
+        fields = exchange.fields.items()
+        found = self._forwarded.parameters(
+            [(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields]
+        )
+        body.parameters = {**found, **body.parameters}
+
     def _submit(self, exchange: Exchange, served: Served, body: InferBody) -> None:
         """Publish a plain call."""
+        if self._forwarded.open:
+            self._forward(exchange, body)
         if body.shared:
             self._responses.spawn(exchange, self._submit_shared(exchange, served, body))
             return
@@ -255,6 +270,8 @@ class InferFrontend:
         if key is None and not asynchronous:
             self._submit(exchange, served, body)
             return
+        if self._forwarded.open:
+            self._forward(exchange, body)
         exchange.binary = bodies.wanted(body)
         exchange.extras = extras_of(body, served, self._service.regions)
         if asynchronous and exchange.extras is not None and exchange.extras.shared:

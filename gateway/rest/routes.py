@@ -31,6 +31,7 @@ from gateway.rest.request_routes import RequestRoutes
 from gateway.rest.routing import GENERATE, GENERATE_STREAM, INFER
 from gateway.rest.settings_routes import settings_routes
 from gateway.rest.shared_memory_routes import shared_memory_routes
+from gateway.restrictions import path_category
 from protocol.errors import Code, FleetError, InvalidArgument, NotFound
 
 EXTENSIONS: Final = (
@@ -154,7 +155,7 @@ class Routes:
 
 
 class _Guarded:
-    """Authenticates every request but those for health."""
+    """Authenticates every request but those for health, and checks restrictions of all."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
@@ -166,6 +167,8 @@ class _Guarded:
             try:
                 is_open = scope["path"].startswith(_OPEN)
                 scope.setdefault("state", {})["principal"] = "" if is_open else self._access.principal(fields)
+                if not self._access.restrictions.open:
+                    self._access.restrictions.check(path_category(scope["path"]), fields)
             except FleetError as error:
                 await _error_response(error)(scope, receive, send)
                 return

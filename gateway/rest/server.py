@@ -25,6 +25,7 @@ from gateway.rest.routes import Routes
 from gateway.rest.turn import Turn
 from gateway.rest.unread import Unread
 from gateway.rest.uvicorn_internals import Config, Server
+from gateway.restrictions import Restrictions
 from protocol.errors import ConfigError
 
 _TICKS: Final = 5
@@ -44,7 +45,7 @@ class HttpServer:
 
     def __init__(self, service: Service, claims: Claims, version: str) -> None:
         self._settings = settings = service.settings
-        access = Access(settings.api_key)
+        access = Access(settings.api_key, Restrictions(settings.http_restricted_api))
         self._frontend = InferFrontend(service, claims, access)
         self.routes = routes = Routes(service, Requests(service, claims), access, self._frontend.json, version)
         self._outgoing = Turn(QueuedResponse.write, service.transport.microtasks.add)

@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from typing import Final
 
 from gateway.calls.lanes import parse_lane
+from gateway.forwarding import ForwardedHeaders
 from gateway.rest.access import Access
 from protocol.errors import InvalidArgument, quoted
-from protocol.messages import ANONYMOUS, Lane
+from protocol.messages import ANONYMOUS, Lane, Parameters
 
+NOT_FORWARDED: Final = ForwardedHeaders("")
 _KEYS: Final = ("x-api-key", "authorization")
 _TRUE: Final = "true"
 COMPRESSION: Final = "penstock-compression"
@@ -28,6 +30,7 @@ class Caller:
         key: its idempotency key; None without one.
         closes_on_error: whether the first error ends a stream (Triton's `triton_grpc_error`).
         compression: of the answers, "gzip" or "deflate"; "" for none.
+        forwarded: metadata that becomes parameters of its requests.
     """
 
     principal: str = ANONYMOUS
@@ -36,16 +39,26 @@ class Caller:
     key: str | None = None
     closes_on_error: bool = False
     compression: str = ""
+    forwarded: Parameters = dataclasses.field(default_factory=dict)
 
 
-def caller_of(metadata: Iterable[tuple[str, str | bytes]], access: Access, *, guarded: bool = True) -> Caller:
+def caller_of(
+    metadata: Iterable[tuple[str, str | bytes]],
+    access: Access,
+    *,
+    guarded: bool = True,
+    category: str = "inference",
+    forwarding: ForwardedHeaders = NOT_FORWARDED,
+) -> Caller:
     """The caller of this metadata.
 
     Args:
         guarded: whether the call needs the API key, if there is one.
+        category: of its method, for restrictions.
+        forwarding: which metadata becomes parameters.
 
     Raises:
-        FleetError: UNAUTHENTICATED; the key is missing or wrong.
+        FleetError: UNAUTHENTICATED; the key is missing or wrong. PERMISSION_DENIED; the method is restricted.
         InvalidArgument: an entry has a value that it cannot have, or comes twice.
     """
     fields: dict[str, str] = {}
@@ -56,8 +69,10 @@ def caller_of(metadata: Iterable[tuple[str, str | bytes]], access: Access, *, gu
             raise InvalidArgument(f"metadata '{name}' comes twice")
         if isinstance(value, str):
             fields[name] = value
-    if not fields and (access.open or not guarded):
+    if not fields and access.restrictions.open and (access.open or not guarded):
         return Caller()
+    if not access.restrictions.open:
+        access.restrictions.check(category, {name.encode(): value.encode() for name, value in fields.items()})
     shown = {name.encode(): fields[name].encode() for name in _KEYS if name in fields}
     principal = access.principal(shown) if guarded else ANONYMOUS
     lane = fields.get("penstock-lane")
@@ -72,6 +87,7 @@ def caller_of(metadata: Iterable[tuple[str, str | bytes]], access: Access, *, gu
         fields.get("idempotency-key"),
         fields.get("triton_grpc_error", "").lower() == _TRUE,
         _compression(fields.get(COMPRESSION, "")),
+        forwarding.parameters(fields.items()) if forwarding.open else {},
     )
 
 

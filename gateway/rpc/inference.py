@@ -82,6 +82,8 @@ class Inference:
         except (LargeHead, ManyElements):
             asked = await self._read_in_thread(message)
         body = asked.body
+        if caller.forwarded:
+            body.parameters = {**caller.forwarded, **body.parameters}
         served = await self._resolve(caller, asked, until, len(message))
         queue: RequestQueue = served
         if body.parameters or caller.lane is not None:

@@ -25,7 +25,9 @@ import grpc.aio
 
 from gateway.calls.service import Service
 from gateway.durable.claims import Claims
+from gateway.forwarding import ForwardedHeaders
 from gateway.rest.access import Access
+from gateway.restrictions import GRPC_PREFIX, Restrictions, method_category
 from gateway.rpc import reflection, replies
 from gateway.rpc.caller import Caller, caller_of
 from gateway.rpc.inference import Inference
@@ -39,6 +41,7 @@ from protocol.urls import authority
 SERVICE: Final = "inference.GRPCInferenceService"
 _HEALTH: Final = "grpc.health.v1.Health"
 _REFLECTION: Final = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
+_REFLECT: Final = "ServerReflectionInfo"
 _STATUS: Final = {status.value[0]: status for status in grpc.StatusCode}
 _COMPRESSION: Final = {"gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
 _MAX_DETAILS: Final = 4096
@@ -64,7 +67,10 @@ class GrpcServer:
     def __init__(self, service: Service, claims: Claims, version: str) -> None:
         self._service = service
         self._settings = service.settings
-        self._access = Access(service.settings.api_key)
+        self._access = Access(
+            service.settings.api_key, Restrictions(service.settings.grpc_restricted_protocol, GRPC_PREFIX)
+        )
+        self._forwarding = ForwardedHeaders(service.settings.grpc_header_forward_pattern)
         self._inference = Inference(service, claims)
         self._management = Management(service, version)
         self._calls = 0
@@ -88,12 +94,12 @@ class GrpcServer:
         server.add_registered_method_handlers(
             _HEALTH,
             {
-                "Check": self._unary(self._check, guarded=False),
-                "Watch": self._streaming(self._watch, guarded=False),
+                "Check": self._unary("Check", self._check, guarded=False),
+                "Watch": self._streaming("Watch", self._watch, guarded=False),
             },
         )
         for name in _REFLECTION:
-            server.add_registered_method_handlers(name, {"ServerReflectionInfo": self._streaming(self._reflect)})
+            server.add_registered_method_handlers(name, {_REFLECT: self._streaming(_REFLECT, self._reflect)})
         address = authority(settings.host, settings.grpc_port or 0)
         try:
             if settings.tls_certificate:
@@ -136,36 +142,46 @@ class GrpcServer:
     def _inference_methods(self) -> dict[str, Any]:
         management = self._management
         methods = {
-            name: self._unary(functools.partial(self._manage, name), guarded=name not in management.open)
+            name: self._unary(name, functools.partial(self._manage, name), guarded=name not in management.open)
             for name in management.methods
         }
         return {
             **methods,
-            "ModelInfer": self._unary(self._model_infer),
-            "ModelStreamInfer": self._streaming(self._model_stream_infer),
+            "ModelInfer": self._unary("ModelInfer", self._model_infer),
+            "ModelStreamInfer": self._streaming("ModelStreamInfer", self._model_stream_infer),
         }
 
-    def _unary(self, work: Work, *, guarded: bool = True) -> Any:
+    def _unary(self, method: str, work: Work, *, guarded: bool = True) -> Any:
         """A handler of one message in and one out. It is one of a stream for gRPC, so that it can refuse before it reads."""
 
+        category = method_category(method)
+
         async def handle(messages: Any, context: Context) -> bytes | None:
-            return await self._guard(work, context, guarded=guarded)
+            return await self._guard(work, context, category, guarded=guarded)
 
         return grpc.stream_unary_rpc_method_handler(handle)
 
-    def _streaming(self, work: Work, *, guarded: bool = True) -> Any:
+    def _streaming(self, method: str, work: Work, *, guarded: bool = True) -> Any:
+        category = method_category(method)
+
         async def handle(messages: Any, context: Context) -> None:
-            await self._guard(work, context, guarded=guarded)
+            await self._guard(work, context, category, guarded=guarded)
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
-    async def _guard(self, work: Work, context: Context, *, guarded: bool) -> bytes | None:
+    async def _guard(self, work: Work, context: Context, category: str, *, guarded: bool) -> bytes | None:
         """Authenticate, do the work, and turn errors into statuses."""
         self._calls += 1
         if self._calls == 1:
             self._idle.clear()
         try:
-            caller = caller_of(context.invocation_metadata(), self._access, guarded=guarded)
+            caller = caller_of(
+                context.invocation_metadata(),
+                self._access,
+                guarded=guarded,
+                category=category,
+                forwarding=self._forwarding,
+            )
             if guarded and self._service.draining:
                 raise Unavailable(_SHUTTING_DOWN, retry_after=1.0)
             if caller.compression:

@@ -18,6 +18,7 @@ STATUS: Final[dict[Code, int]] = {
     Code.NOT_FOUND: 5,
     Code.GONE: 5,
     Code.ALREADY_EXISTS: 6,
+    Code.PERMISSION_DENIED: 7,
     Code.TOO_LARGE: 8,
     Code.KEY_REUSED: 9,
     Code.UNSUPPORTED: 12,

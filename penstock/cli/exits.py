@@ -15,6 +15,7 @@ EXIT_CODES: Final[dict[Code, int]] = {
     Code.NOT_FOUND: 4,
     Code.GONE: 4,
     Code.UNAUTHENTICATED: 5,
+    Code.PERMISSION_DENIED: 5,
     Code.UNSUPPORTED: 6,
     Code.EXHAUSTED: 7,
     Code.UNAVAILABLE: 7,

@@ -97,6 +97,10 @@ gateway_options = options(
     option("--tls-key", default="", help="PEM file."),
     option("--tls-client-ca", default="", help="PEM file of the authorities that sign client certificates; callers must then have one."),  # noqa: E501
     option("--allowed-hosts", multiple=True, help="Without --api-key: a name allowed in Host and Origin besides localhost; may be repeated."),  # noqa: E501
+    option("--http-restricted-api", multiple=True, metavar="GROUPS:KEY=VALUE", help="Calls to these groups of routes need the header KEY with this value, as in Triton; groups are health, metadata, inference, shared-memory, model-config, model-repository, statistics, trace and logging; may be repeated."),  # noqa: E501
+    option("--grpc-restricted-protocol", multiple=True, metavar="GROUPS:KEY=VALUE", help="The same for gRPC, with the metadata triton-grpc-protocol-KEY."),  # noqa: E501
+    option("--http-header-forward-pattern", default="", show_default=False, help="Regular expression; headers of these names become parameters of the request."),  # noqa: E501
+    option("--grpc-header-forward-pattern", default="", show_default=False, help="The same for gRPC's metadata."),
     option("--allow-shared-memory", is_flag=True, default=False, help="Clients on this machine may pass tensors in system shared memory: requests then read and write /dev/shm as the gateway's user."),  # noqa: E501
     option("--max-queued-calls", type=int, default=4096, help="Maximum number of accepted, unanswered calls; then 429."),
     option("--max-queued-calls-per-model", type=int, default=0, help="The same for one model version; 0: three times as many as are still free, so that a stuck model leaves room for others."),  # noqa: E501

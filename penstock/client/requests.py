@@ -21,7 +21,8 @@ from protocol.messages import Lane, Parameters
 from protocol.tensors import Array, Tensor, from_array
 
 _CODES: Final[dict[int, Code]] = {
-    400: Code.INVALID_ARGUMENT, 401: Code.UNAUTHENTICATED, 404: Code.NOT_FOUND, 410: Code.GONE, 413: Code.TOO_LARGE,
+    400: Code.INVALID_ARGUMENT, 401: Code.UNAUTHENTICATED, 403: Code.PERMISSION_DENIED, 404: Code.NOT_FOUND, 410: Code.GONE,
+    413: Code.TOO_LARGE,
     422: Code.KEY_REUSED, 429: Code.EXHAUSTED, 499: Code.CANCELLED, 501: Code.UNSUPPORTED, 503: Code.UNAVAILABLE,
     504: Code.DEADLINE_EXCEEDED,
 }  # fmt: skip

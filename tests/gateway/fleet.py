@@ -26,6 +26,7 @@ from protocol.messages import (
     InferRequest,
     ModelLoad,
     ModelState,
+    Parameters,
     Timing,
 )
 from protocol.naming import Names, ref
@@ -89,6 +90,7 @@ class Worker:
     Attributes:
         open: while cleared, it answers nothing.
         ran: ids of the requests it ran, in order.
+        parameters: of these requests.
         cancelled: refs it was told to cancel, and up to when accepted runs are covered; those do not run.
         fail: the error that every request gets instead of its outputs.
     """
@@ -102,6 +104,7 @@ class Worker:
         self.open = asyncio.Event()
         self.open.set()
         self.ran: list[str] = []
+        self.parameters: list[Parameters] = []
         self.requests: list[InferRequest] = []
         self.cancelled: dict[str, float] = {}
         self.fail: Failure | None = None
@@ -184,6 +187,7 @@ class Worker:
             reply.failure = self.fail
         else:
             self.ran.append(request.id)
+            self.parameters.append(request.parameters)
             self.requests.append(request)
             reply.outputs = tuple(t for t in self._outputs(request) if not request.outputs or t.name in request.outputs)
         failure = reply.failure

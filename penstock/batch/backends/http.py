@@ -35,7 +35,7 @@ LONGEST_PAUSE: Final = 5.0
 """Seconds before a call is made again."""
 GIVE_UP: Final = 300.0
 """Seconds of failures of one call after which the job stops."""
-_FATAL: Final = frozenset({Code.UNAUTHENTICATED, Code.NOT_FOUND})
+_FATAL: Final = frozenset({Code.UNAUTHENTICATED, Code.PERMISSION_DENIED, Code.NOT_FOUND})
 """They would fail every other record, too."""
 
 
