@@ -83,7 +83,7 @@ CHANGES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=str)
+@pytest.mark.parametrize("change", CHANGES, ids=range(len(CHANGES)))
 def test_whatever_a_model_sees_changes_the_key(change: dict[str, object]) -> None:
     assert key_of(dataclasses.replace(BASE, **change), "d") != key_of(BASE, "d")  # type: ignore[arg-type]
 
