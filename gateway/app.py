@@ -7,7 +7,7 @@ import dataclasses
 import importlib.metadata
 import secrets
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -20,17 +20,15 @@ from gateway.fleet_metrics import FleetMetrics
 from gateway.metrics import GatewayMetrics
 from gateway.repository.control import RepositoryControl
 from gateway.rest.server import HttpServer
+from gateway.rpc.server import GrpcServer
 from gateway.settings import GatewaySettings
-from protocol.errors import ConfigError, Unavailable
+from protocol.errors import Unavailable
 from protocol.naming import Names
 from protocol.runtime import logs
 from protocol.runtime.clock import Clock
 from protocol.runtime.loop import spare_collector, stop_signals
 from protocol.runtime.status import StatusServer
 from protocol.transport import Transport
-
-if TYPE_CHECKING:
-    from gateway.rpc.server import GrpcServer
 
 _log = structlog.get_logger("gateway")
 
@@ -155,15 +153,9 @@ class Gateway:
                 await self.close()
 
     async def _serve_grpc(self) -> None:
-        """Start gRPC, if it is wanted; only then is grpcio imported."""
+        """Start gRPC, if it is wanted."""
         if self.settings.grpc_port is None:
             return
-        try:
-            from gateway.rpc.server import GrpcServer
-        except ImportError as error:
-            raise ConfigError(
-                f"gRPC needs grpcio, which cannot be imported ({error}): pip install 'penstock[grpc]', or set no --grpc-port"
-            ) from None
         self._grpc = GrpcServer(self.service, self._claims, version())
         await self._grpc.start()
 

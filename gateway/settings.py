@@ -22,7 +22,7 @@ class GatewaySettings:
     Attributes:
         host: address to listen on; without an `api_key` it must be loopback.
         http_port: of the V2 API; 0 takes a free one.
-        grpc_port: of gRPC; 0 takes a free one, None serves none. It needs grpcio.
+        grpc_port: of gRPC; 0 takes a free one, None serves none.
         shared_ports: other processes of this gateway listen on the same ports (SO_REUSEPORT).
         metrics_host: address of Prometheus' `/metrics`.
         metrics_port: of `/metrics` and the health routes; 0 takes a free one, None serves none.

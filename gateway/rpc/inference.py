@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from gateway.calls.service import CallContext, Service
@@ -43,6 +44,10 @@ class Answer(NamedTuple):
         return (_NAMED, self.id), (_TIMED, timing(self.reply.timing, self.reply.woken).decode())
 
 
+def nothing() -> None:
+    """Do nothing."""
+
+
 class Inference:
     """Takes the requests of all streams and unary calls of a server."""
 
@@ -64,11 +69,18 @@ class Inference:
         """Refuse a call before its message is read. Raises as `Service.check_open`."""
         self._service.check_open(caller.lane or Lane.INTERACTIVE)
 
-    async def infer(self, caller: Caller, message: bytes, seconds: float | None) -> Answer:
+    async def infer(
+        self,
+        caller: Caller,
+        message: bytes | memoryview,
+        seconds: float | None,
+        submitted: Callable[[], None] = nothing,
+    ) -> Answer:
         """Run one request and wait for its answer. Cancelling this cancels the request, unless it is keyed.
 
         Args:
             seconds: until the caller's deadline; None for the default.
+            submitted: called once the call counts its bytes itself.
 
         Raises:
             FleetError: it was refused.
@@ -98,6 +110,7 @@ class Inference:
             request = service.request(queue, body, context)
             future: asyncio.Future[InferReply] = self._loop.create_future()
             call = service.submit(queue, request, resolver(future))
+            submitted()
             del message, asked, body, request  # frees what the call does not hold while it waits
             try:
                 answer = Answer(context.id, await future)
@@ -107,7 +120,13 @@ class Inference:
         return answer if extras is None else await self._apply(extras, answer)
 
     async def _infer_keyed(
-        self, caller: Caller, asked: Asked, queue: RequestQueue, message: bytes, accepted: float, until: float
+        self,
+        caller: Caller,
+        asked: Asked,
+        queue: RequestQueue,
+        message: bytes | memoryview,
+        accepted: float,
+        until: float,
     ) -> Answer:
         """Run a call with an idempotency key; it goes on when its caller has gone."""
         assert caller.key is not None
@@ -128,7 +147,7 @@ class Inference:
         if not running.cancelled():
             running.exception()  # its caller may have gone, and then nobody else asks
 
-    async def _read_in_thread(self, message: bytes) -> Asked:
+    async def _read_in_thread(self, message: bytes | memoryview) -> Asked:
         """Parse a message that takes long.
 
         Raises:

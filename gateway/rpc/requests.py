@@ -126,7 +126,7 @@ class Reader:
         self._forms: dict[bytes, _Form] = {}
         self._kind: Any = message_class("inference.ModelInferRequest")
 
-    def read(self, message: bytes, *, in_thread: bool = False) -> Asked:
+    def read(self, message: bytes | memoryview, *, in_thread: bool = False) -> Asked:
         """Parse a message. Raw contents become views of it; inputs in shared memory have no data yet.
 
         Args:

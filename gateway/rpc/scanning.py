@@ -36,7 +36,7 @@ class Parts(NamedTuple):
     raws: list[memoryview]
 
 
-def split(message: bytes) -> Parts:
+def split(message: bytes | memoryview) -> Parts:
     """Split a message at its top-level fields.
 
     Raises:
@@ -51,7 +51,7 @@ def split(message: bytes) -> Parts:
         raise CodecError(f"{MALFORMED}: its id is not UTF-8") from None
 
 
-def _split(message: bytes) -> Parts:
+def _split(message: bytes | memoryview) -> Parts:
     label, raws = "", []
     end, position, start, fields = len(message), 0, 0, 0
     view = memoryview(message)
@@ -75,18 +75,18 @@ def _split(message: bytes) -> Parts:
             fields += 1
             continue
         if at > start:
-            kept.append(message[start:at])
+            kept.append(bytes(message[start:at]))
         start = position
     if fields > _MAX_FIELDS or len(raws) > MAX_TENSORS:
         raise InvalidArgument(
             f"the message has {fields} fields and {len(raws)} raw contents; at most {_MAX_FIELDS} and {MAX_TENSORS} are allowed"
         )
     if start < end:
-        kept.append(message[start:end])
+        kept.append(bytes(message[start:end]))
     return Parts(kept[0] if len(kept) == 1 else b"".join(kept), label, raws)
 
 
-def _field(message: bytes, at: int) -> tuple[int, int, int]:
+def _field(message: bytes | memoryview, at: int) -> tuple[int, int, int]:
     """(tag, position of the content, its size) of any field; groups have no size and are refused."""
     tag, position = _varint(message, at, _MAX_SIZE_BYTES)
     wire = tag & 7
@@ -101,7 +101,7 @@ def _field(message: bytes, at: int) -> tuple[int, int, int]:
     raise CodecError(f"{MALFORMED}: it has a field of wire type {wire}")
 
 
-def _varint(message: bytes, position: int, most: int) -> tuple[int, int]:
+def _varint(message: bytes | memoryview, position: int, most: int) -> tuple[int, int]:
     """A number, and the position after it."""
     value = 0
     for shift in range(0, 7 * most, 7):

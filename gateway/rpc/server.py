@@ -1,4 +1,4 @@
-"""The gRPC server: grpc.aio on the gateway's event loop, with bytes in and bytes out. The only file that knows grpc.
+"""The gRPC server: calls of `http2` to the methods that answer them.
 
 Each call is refused by its metadata, then read, then answered; errors become statuses here.
 """
@@ -8,53 +8,72 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import os
-from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Any, Final
+import ssl
+import zlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, NamedTuple
 from urllib.parse import quote
 
 import structlog
-
-os.environ.setdefault(
-    "GRPC_VERBOSITY", "NONE"
-)  # a client's malformed bytes are no news for this process's standard error
-
-import grpc
-import grpc.aio
 
 from gateway.calls.service import Service
 from gateway.durable.claims import Claims
 from gateway.forwarding import ForwardedHeaders
 from gateway.rest.access import Access
+from gateway.rest.inflating import Inflater
+from gateway.rest.listening import bind
+from gateway.rest.unread import Unread
 from gateway.restrictions import GRPC_PREFIX, Restrictions, method_category
 from gateway.rpc import reflection, replies
 from gateway.rpc.caller import Caller, caller_of
+from gateway.rpc.http2.call import Call
+from gateway.rpc.http2.connection import Connection, Endpoint
+from gateway.rpc.http2.messages import Message, Received
 from gateway.rpc.inference import Inference
 from gateway.rpc.management import Management, encoded
-from gateway.rpc.status import STATUS, error_trailers
+from gateway.rpc.status import STATUS, Trailers, error_trailers
 from gateway.rpc.streaming import BROKEN, Stream
 from gateway.settings import GatewaySettings
-from protocol.errors import ConfigError, FleetError, InvalidArgument, Unavailable
+from protocol.errors import ConfigError, DeadlineExceeded, FleetError, InvalidArgument, Unavailable, Unsupported
+from protocol.tensors import Buffer
 from protocol.urls import authority
 
 SERVICE: Final = "inference.GRPCInferenceService"
 _HEALTH: Final = "grpc.health.v1.Health"
 _REFLECTION: Final = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 _REFLECT: Final = "ServerReflectionInfo"
-_STATUS: Final = {status.value[0]: status for status in grpc.StatusCode}
-_COMPRESSION: Final = {"gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
+_WINDOW_BITS: Final = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 _MAX_DETAILS: Final = 4096
 """Bytes of an error in a trailer, as gRPC writes it: clients allow 8 KB of metadata."""
-_OVERHEAD: Final = 64 * 1024
-"""Bytes over `max_body_bytes` of messages that are read in order to be refused with our words; gRPC refuses larger ones."""
+_ACCEPTS: Final = 16
+"""Listening descriptors of one socket, as for HTTP: libuv accepts one connection per turn and descriptor."""
+_TICK: Final = 1.0
 _WATCH_EVERY: Final = 0.5
+_LARGE: Final = 64 * 1024
+"""Larger answers are compressed in a thread."""
 _SHUTTING_DOWN: Final = "GRPC server is shutting down and has stopped accepting new requests."
+_UNIMPLEMENTED: Final = 12
+_EXHAUSTED: Final = 8
 
-Context = Any
-Work = Callable[[Caller, Context], Awaitable[bytes | None]]
+Work = Callable[[Caller, Call], Awaitable[None]]
 
 _log = structlog.get_logger("gateway.rpc")
+
+
+class Method(NamedTuple):
+    """One method.
+
+    Attributes:
+        work: reads the call and ends it.
+        category: for restrictions.
+        guarded: whether it needs the API key.
+        unary: whether it has one request, which must come soon.
+    """
+
+    work: Work
+    category: str
+    guarded: bool
+    unary: bool
 
 
 class GrpcServer:
@@ -65,19 +84,27 @@ class GrpcServer:
     """
 
     def __init__(self, service: Service, claims: Claims, version: str) -> None:
+        settings = service.settings
         self._service = service
-        self._settings = service.settings
-        self._access = Access(
-            service.settings.api_key, Restrictions(service.settings.grpc_restricted_protocol, GRPC_PREFIX)
-        )
-        self._forwarding = ForwardedHeaders(service.settings.grpc_header_forward_pattern)
+        self._settings = settings
+        self._access = Access(settings.api_key, Restrictions(settings.grpc_restricted_protocol, GRPC_PREFIX))
+        self._forwarding = ForwardedHeaders(settings.grpc_header_forward_pattern)
         self._inference = Inference(service, claims)
         self._management = Management(service, version)
+        self._inflater = Inflater()
+        self._loop = asyncio.get_running_loop()
+        self._most = settings.max_queued_calls + settings.max_long_polls
         self._calls = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self._streams: dict[Stream, Context] = {}
-        self._server: Any = None
+        self._streams: dict[Stream, Call] = {}
+        self._methods = self._all_methods()
+        self._servers: list[asyncio.Server] = []
+        self._ticking: asyncio.TimerHandle | None = None
+        self._endpoint = Endpoint(
+            self._begin, settings.max_header_bytes, settings.max_body_bytes, settings.max_connections,
+            service.admission.reserve, service.admission.release, Unread(service.budgets.unread), {}, self._loop.time,
+        )  # fmt: skip
         self.port = 0
 
     async def start(self) -> None:
@@ -87,173 +114,241 @@ class GrpcServer:
             ConfigError: the address is taken or invalid, or a TLS file cannot be used.
         """
         settings = self._settings
-        self._server = server = grpc.aio.server(
-            options=_options(settings), maximum_concurrent_rpcs=settings.max_queued_calls + settings.max_long_polls
-        )
-        server.add_registered_method_handlers(SERVICE, self._inference_methods())
-        server.add_registered_method_handlers(
-            _HEALTH,
-            {
-                "Check": self._unary("Check", self._check, guarded=False),
-                "Watch": self._streaming("Watch", self._watch, guarded=False),
-            },
-        )
-        for name in _REFLECTION:
-            server.add_registered_method_handlers(name, {_REFLECT: self._streaming(_REFLECT, self._reflect)})
-        address = authority(settings.host, settings.grpc_port or 0)
+        context = _tls(settings) if settings.tls_certificate else None
         try:
-            if settings.tls_certificate:
-                self.port = server.add_secure_port(address, _credentials(settings))
-            else:
-                self.port = server.add_insecure_port(address)
-        except RuntimeError:
-            raise ConfigError(
-                f"cannot listen on {address}: the port is taken, or a TLS file is wrong; choose another --grpc-port"
-            ) from None
-        await server.start()
+            listener = bind(settings.host, settings.grpc_port or 0, shared=settings.shared_ports)
+        except ConfigError as error:
+            raise ConfigError(error.message.replace("--http-port", "--grpc-port")) from None
+        self.port = listener.getsockname()[1]
+        for each in [listener, *[listener.dup() for _ in range(_ACCEPTS - 1)]]:
+            self._servers.append(
+                await self._loop.create_server(functools.partial(Connection, self._endpoint), sock=each, ssl=context)
+            )
+        self._ticking = self._loop.call_later(_TICK, self._tick)
+        _log.debug("gRPC is served", address=authority(settings.host, self.port))
 
     async def drain(self) -> None:
         """Refuse new calls, end streams that wait for requests, and answer calls in flight, for at most the drain grace."""
-        if self._server is None:
-            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.drain_grace):
                 while self._calls:
-                    await self._end_idle_streams()
+                    self._end_idle_streams()
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(_WATCH_EVERY):
                             await self._idle.wait()
 
     async def close(self) -> None:
         """End; calls that are left are cancelled."""
+        if self._ticking is not None:
+            self._ticking.cancel()
         self._inference.close()
-        if self._server is not None:
-            await self._server.stop(None)
+        for server in self._servers:
+            server.close()
+        for connection in list(self._endpoint.open):
+            for call in list(connection.calls.values()):
+                self._fail(call, Unavailable(_SHUTTING_DOWN, retry_after=1.0))
+            connection.leave()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_WATCH_EVERY):
+                await self._idle.wait()
+        for connection in list(self._endpoint.open):
+            connection.abort()
 
-    async def _end_idle_streams(self) -> None:
-        for stream, context in list(self._streams.items()):
+    def _end_idle_streams(self) -> None:
+        for stream, call in list(self._streams.items()):
             if not stream.waiting:
-                self._streams.pop(stream, None)
-                with contextlib.suppress(grpc.aio.AbortError, Exception):
-                    await context.abort(grpc.StatusCode.UNAVAILABLE, _SHUTTING_DOWN)
+                self._fail(call, Unavailable(_SHUTTING_DOWN, retry_after=1.0))
+                if call.task is not None:
+                    call.task.cancel()
 
-    # --- handlers -----------------------------------------------------------------------------------------------------
+    def _tick(self) -> None:
+        """End connections that do not speak, calls whose request does not come, and calls whose deadline has passed."""
+        self._ticking = self._loop.call_later(_TICK, self._tick)
+        now, patience = self._loop.time(), self._settings.read_timeout
+        for connection in list(self._endpoint.open):
+            if not connection.greeted and now - connection.opened > patience:
+                connection.abort()
+            for call in list(connection.calls.values()):
+                if call.deadline is not None and now > call.deadline + _TICK:
+                    self._fail(call, DeadlineExceeded("Deadline Exceeded"))
+                    if call.task is not None:
+                        call.task.cancel()
+                elif call.reading and now - call.started > patience and self._is_unary(call):
+                    call.fail(DeadlineExceeded(f"the request did not arrive within {patience:g} s"))
 
-    def _inference_methods(self) -> dict[str, Any]:
-        management = self._management
-        methods = {
-            name: self._unary(name, functools.partial(self._manage, name), guarded=name not in management.open)
-            for name in management.methods
-        }
-        return {
-            **methods,
-            "ModelInfer": self._unary("ModelInfer", self._model_infer),
-            "ModelStreamInfer": self._streaming("ModelStreamInfer", self._model_stream_infer),
-        }
+    def _is_unary(self, call: Call) -> bool:
+        method = self._methods.get(call.path)
+        return method is not None and method.unary
 
-    def _unary(self, method: str, work: Work, *, guarded: bool = True) -> Any:
-        """A handler of one message in and one out. It is one of a stream for gRPC, so that it can refuse before it reads."""
+    # --- calls --------------------------------------------------------------------------------------------------------
 
-        category = method_category(method)
-
-        async def handle(messages: Any, context: Context) -> bytes | None:
-            return await self._guard(work, context, category, guarded=guarded)
-
-        return grpc.stream_unary_rpc_method_handler(handle)
-
-    def _streaming(self, method: str, work: Work, *, guarded: bool = True) -> Any:
-        category = method_category(method)
-
-        async def handle(messages: Any, context: Context) -> None:
-            await self._guard(work, context, category, guarded=guarded)
-
-        return grpc.stream_stream_rpc_method_handler(handle)
-
-    async def _guard(self, work: Work, context: Context, category: str, *, guarded: bool) -> bytes | None:
-        """Authenticate, do the work, and turn errors into statuses."""
-        self._calls += 1
-        if self._calls == 1:
+    def _begin(self, call: Call) -> None:
+        method = self._methods.get(call.path)
+        if method is None:
+            call.finish(_UNIMPLEMENTED, "Method not found!")
+        elif self._calls >= self._most:
+            call.finish(_EXHAUSTED, "Concurrent RPC limit exceeded!")
+        else:
+            self._calls += 1
             self._idle.clear()
+            call.task = self._loop.create_task(self._run(method, call))
+            call.task.add_done_callback(self._ended)  # also of a task that is cancelled before it begins
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._calls -= 1
+        if not self._calls:
+            self._idle.set()
+
+    async def _run(self, method: Method, call: Call) -> None:
+        """Authenticate, do the work, and turn errors into statuses."""
         try:
             caller = caller_of(
-                context.invocation_metadata(),
+                call.metadata,
                 self._access,
-                guarded=guarded,
-                category=category,
+                guarded=method.guarded,
+                category=method.category,
                 forwarding=self._forwarding,
             )
-            if guarded and self._service.draining:
+            if method.guarded and self._service.draining:
                 raise Unavailable(_SHUTTING_DOWN, retry_after=1.0)
             if caller.compression:
-                context.set_compression(_COMPRESSION[caller.compression])
-            return await work(caller, context)
+                call.compress(caller.compression)
+            await method.work(caller, call)
         except FleetError as error:
-            await self._abort(context, error)
-        except (asyncio.CancelledError, grpc.aio.AbortError):
-            raise
+            self._service.count_refusal(error)
+            self._fail(call, error)
         except Exception:
-            if context.cancelled() or context.done():
-                raise asyncio.CancelledError from None  # its caller has gone, and a read or write told so
             _log.exception("a call failed inside the gateway")
-            await self._abort(context, FleetError(BROKEN))
+            self._fail(call, FleetError(BROKEN))
         finally:
-            self._calls -= 1
-            if not self._calls:
-                self._idle.set()
-        return None
+            call.release()
 
-    async def _abort(self, context: Context, error: FleetError) -> None:
-        """End a call with an error; raises what a handler must raise then."""
-        self._service.count_refusal(error)
-        await self._fail(context, error)
+    def _fail(self, call: Call, error: FleetError, trailers: Trailers = ()) -> None:
+        call.finish(STATUS[error.code], _details(error.message), (*trailers, *error_trailers(error)))
 
-    async def _fail(self, context: Context, error: FleetError) -> None:
-        trailers = (*(context.trailing_metadata() or ()), *error_trailers(error))
-        await context.abort(_STATUS[STATUS[error.code]], _details(error.message), trailers)
+    def _all_methods(self) -> dict[str, Method]:
+        open_ones = self._management.open
+        methods = {
+            f"/{SERVICE}/{name}": Method(
+                functools.partial(self._manage, name), method_category(name), name not in open_ones, unary=True
+            )
+            for name in self._management.methods
+        }
+        methods[f"/{SERVICE}/ModelInfer"] = Method(self._model_infer, "inference", guarded=True, unary=True)
+        methods[f"/{SERVICE}/ModelStreamInfer"] = Method(
+            self._model_stream_infer, "inference", guarded=True, unary=False
+        )
+        methods[f"/{_HEALTH}/Check"] = Method(self._check, "health", guarded=False, unary=True)
+        methods[f"/{_HEALTH}/Watch"] = Method(self._watch, "health", guarded=False, unary=False)
+        for name in _REFLECTION:
+            methods[f"/{name}/{_REFLECT}"] = Method(self._reflect, "metadata", guarded=True, unary=False)
+        return methods
 
     # --- methods ------------------------------------------------------------------------------------------------------
 
-    async def _model_infer(self, caller: Caller, context: Context) -> bytes:
+    async def _model_infer(self, caller: Caller, call: Call) -> None:
         self._inference.check_open(caller)
-        answer = await self._inference.infer(caller, await _message(context), context.time_remaining())
-        context.set_trailing_metadata(answer.trailers)
+        message = await self._message(call)
+        answer = await self._inference.infer(caller, message, self._seconds(call), call.release)
         reply = answer.reply
         if reply.failure is not None:
-            await self._fail(context, reply.failure.error())
-        return b"".join(replies.encode(reply, reply.outputs))
+            self._fail(call, reply.failure.error(), answer.trailers)
+            return
+        await self._answer(caller, call, replies.encode(reply, reply.outputs), answer.trailers)
 
-    async def _model_stream_infer(self, caller: Caller, context: Context) -> None:
-        stream = Stream(self._inference, caller, context.time_remaining, self._service.count_refusal)
-        self._streams[stream] = context
+    async def _model_stream_infer(self, caller: Caller, call: Call) -> None:
+        stream = Stream(self._inference, caller, functools.partial(self._seconds, call), self._service.count_refusal)
+        self._streams[stream] = call
         try:
-            await stream.run(functools.partial(_next, context), context.write)
+            await stream.run(functools.partial(self._next, call), functools.partial(self._write, caller, call))
         finally:
             self._streams.pop(stream, None)
+        call.finish()
 
-    async def _manage(self, method: str, caller: Caller, context: Context) -> bytes:
-        return await self._management.answer(method, caller, await _message(context))
+    async def _manage(self, method: str, caller: Caller, call: Call) -> None:
+        message = bytes(await self._message(call))
+        await self._answer(caller, call, [await self._management.answer(method, caller, message)])
 
-    async def _check(self, caller: Caller, context: Context) -> bytes:
-        await _message(context)
-        return self._health()
+    async def _check(self, caller: Caller, call: Call) -> None:
+        await self._message(call)
+        await self._answer(caller, call, [self._health()])
 
-    async def _watch(self, caller: Caller, context: Context) -> None:
-        await _message(context)
+    async def _watch(self, caller: Caller, call: Call) -> None:
+        await self._message(call)
         told = b""
-        while True:
+        while not call.closed:
             health = self._health()
             if health != told:
                 told = health
-                await context.write(health)
+                await call.write([health])
             await asyncio.sleep(_WATCH_EVERY)
 
     def _health(self) -> bytes:
         status = "SERVING" if self._management.ready else "NOT_SERVING"
         return encoded("grpc.health.v1.HealthCheckResponse", {"status": status})
 
-    async def _reflect(self, caller: Caller, context: Context) -> None:
-        while (message := await _next(context)) is not None:
-            await context.write(reflection.answer(message))
+    async def _reflect(self, caller: Caller, call: Call) -> None:
+        while (message := await self._next(call)) is not None:
+            await call.write([reflection.answer(bytes(message))])
+        call.finish()
+
+    # --- messages -----------------------------------------------------------------------------------------------------
+
+    def _seconds(self, call: Call) -> float | None:
+        """Until the call's deadline."""
+        return None if call.deadline is None else call.deadline - self._loop.time()
+
+    async def _message(self, call: Call) -> Message:
+        """The only message of a call."""
+        received = await call.read()
+        if received is None:
+            raise InvalidArgument("the call has no message")
+        return await self._plain(call, received) if received.compressed else received.data
+
+    async def _next(self, call: Call) -> Message | None:
+        """The next message of a stream; None at its end."""
+        received = await call.read()
+        if received is None:
+            return None
+        return await self._plain(call, received) if received.compressed else received.data
+
+    async def _plain(self, call: Call, received: Received) -> Message:
+        """A compressed message, inflated; its bytes are counted."""
+        encoding = call.head.encoding
+        if encoding not in _WINDOW_BITS:
+            raise Unsupported(f"Unsupported compression type '{encoding[:64]}'; gzip and deflate are supported")
+
+        def reserve(size: int) -> None:
+            more = size - call.reserved
+            if more > 0:
+                self._service.admission.reserve(more)
+                call.reserved += more
+
+        raw = await self._inflater.inflate(received.data, encoding, self._settings.max_body_bytes, reserve)
+        return memoryview(raw).toreadonly()
+
+    async def _answer(self, caller: Caller, call: Call, pieces: Sequence[Buffer], metadata: Trailers = ()) -> None:
+        """End a call with its only message."""
+        if caller.compression:
+            pieces = [await _compressed(pieces, caller.compression)]
+        call.finish(0, "", metadata, pieces, compressed=bool(caller.compression))
+
+    async def _write(self, caller: Caller, call: Call, message: bytes) -> None:
+        pieces: Sequence[Buffer] = [message]
+        if caller.compression:
+            pieces = [await _compressed(pieces, caller.compression)]
+        await call.write(pieces, compressed=bool(caller.compression))
+
+
+async def _compressed(pieces: Sequence[Buffer], encoding: str) -> bytes:
+    if sum([memoryview(piece).nbytes for piece in pieces]) > _LARGE:
+        return await asyncio.to_thread(_compress, pieces, encoding)
+    return _compress(pieces, encoding)
+
+
+def _compress(pieces: Sequence[Buffer], encoding: str) -> bytes:
+    engine = zlib.compressobj(1, wbits=_WINDOW_BITS[encoding])
+    return b"".join([*[engine.compress(piece) for piece in pieces], engine.flush()])
 
 
 def _details(text: str) -> str:
@@ -264,42 +359,19 @@ def _details(text: str) -> str:
     return kept
 
 
-async def _next(context: Context) -> bytes | None:
-    """The next message of a stream; None at its end."""
-    message = await context.read()
-    return None if message is grpc.aio.EOF else message
-
-
-async def _message(context: Context) -> bytes:
-    message = await context.read()
-    if message is grpc.aio.EOF:
-        raise InvalidArgument("the call has no message")
-    raw: bytes = message
-    return raw
-
-
-def _options(settings: GatewaySettings) -> list[tuple[str, int]]:
-    return [
-        ("grpc.so_reuseport", int(settings.shared_ports)),
-        ("grpc.max_receive_message_length", settings.max_body_bytes + _OVERHEAD),
-        ("grpc.max_send_message_length", -1),
-        ("grpc.max_metadata_size", settings.max_header_bytes // 2),
-        ("grpc.absolute_max_metadata_size", settings.max_header_bytes),
-        ("grpc.keepalive_time_ms", 7_200_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ("grpc.http2.max_ping_strikes", 2),
-    ]
-
-
-def _credentials(settings: GatewaySettings) -> Any:
-    pair = _pem(settings.tls_key, "TLS key"), _pem(settings.tls_certificate, "TLS certificate")
-    roots = _pem(settings.tls_client_ca, "client CA") if settings.tls_client_ca else None
-    return grpc.ssl_server_credentials([pair], roots, require_client_auth=roots is not None)
-
-
-def _pem(path: str, what: str) -> bytes:
+def _tls(settings: GatewaySettings) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_alpn_protocols(["h2"])
     try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{what} '{path}' cannot be read: {error}") from None
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+    except OSError as error:  # also of ssl
+        raise ConfigError(
+            f"TLS certificate '{settings.tls_certificate}' and key '{settings.tls_key}' cannot be used: {error}"
+        ) from None
+    if settings.tls_client_ca:
+        try:
+            context.load_verify_locations(settings.tls_client_ca)
+        except OSError as error:
+            raise ConfigError(f"client CA '{settings.tls_client_ca}' cannot be used: {error}") from None
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context

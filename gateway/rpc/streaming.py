@@ -23,7 +23,7 @@ IN_FLIGHT: Final = 256
 """Requests of one stream that are read and not answered. Its further ones are not read, so that gRPC's flow control stops it."""
 BROKEN: Final = "internal error in the gateway; its log has the details"
 
-Read = Callable[[], Awaitable[bytes | None]]
+Read = Callable[[], Awaitable[bytes | memoryview | None]]
 Write = Callable[[bytes], Awaitable[None]]
 _Answered = tuple[bytes, FleetError | None]
 
@@ -105,7 +105,7 @@ class Stream:
         finally:
             self._order.put_nowait(None)
 
-    async def _answer(self, message: bytes) -> _Answered:
+    async def _answer(self, message: bytes | memoryview) -> _Answered:
         """The response to one request, and the error if it is one."""
         error: FleetError
         model = ""
@@ -128,7 +128,7 @@ def _response(answer: Answer) -> bytes:
     return replies.stream_response(replies.encode(answer.reply, answer.reply.outputs, final=True))
 
 
-def _label(message: bytes) -> str:
+def _label(message: bytes | memoryview) -> str:
     with contextlib.suppress(FleetError):
         return split(message).label
     return ""

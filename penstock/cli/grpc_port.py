@@ -1,12 +1,11 @@
 """Whether a gateway serves gRPC, and where: `--grpc-port`.
 
-Without the flag, gRPC is served if it can be: grpcio is an extra, and gateways that share a machine may know nothing of port 8001.
-So a default that cannot be used is a line in the log, and a port that was asked for is an error.
+Without the flag, gRPC is served if it can be: gateways that share a machine may know nothing of port 8001. So a default that
+cannot be used is a line in the log, and a port that was asked for is an error.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any, Final
 
 import click
@@ -16,7 +15,6 @@ from protocol.errors import ConfigError
 
 DEFAULT: Final = 8001
 OFF: Final = "off"
-INSTALL: Final = "pip install 'penstock[grpc]'"
 
 _log = structlog.get_logger("penstock")
 
@@ -37,23 +35,14 @@ class GrpcPortType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # 
 
 
 def choose(flags: dict[str, Any]) -> None:
-    """Replace the flag's value by the port, or None for no gRPC.
-
-    Raises:
-        ConfigError: gRPC is asked for, and grpcio is not installed.
-    """
+    """Replace the flag's value by the port, or None for no gRPC."""
     given = flags["grpc_port"]
     flags["grpc_port"] = None if given == OFF else _default(flags) if given is None else given
-    if given not in (None, OFF) and not _installed():
-        raise ConfigError(f"--grpc-port is {given}, but grpcio is not installed: {INSTALL}, or --grpc-port {OFF}")
 
 
 def _default(flags: dict[str, Any]) -> int | None:
     from gateway.rest.listening import bind
 
-    if not _installed():
-        _log.info(f"gRPC is off: grpcio is not installed; {INSTALL}")
-        return None
     if DEFAULT in (flags["http_port"], flags["metrics_port"]):
         _log.warning(f"gRPC is off: port {DEFAULT} is another one's of this gateway; choose another with --grpc-port")
         return None
@@ -63,7 +52,3 @@ def _default(flags: dict[str, Any]) -> int | None:
         _log.warning(f"gRPC is off: port {DEFAULT} is taken; choose another with --grpc-port")
         return None
     return DEFAULT
-
-
-def _installed() -> bool:
-    return importlib.util.find_spec("grpc") is not None

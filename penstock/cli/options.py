@@ -91,7 +91,7 @@ fleet_options = options(
 gateway_options = options(
     option("--host", default="127.0.0.1", help="Address to listen on; anything but loopback needs --api-key."),
     option("--http-port", type=int, default=8000, help="Port of the V2 API; 0 takes a free one."),
-    option("--grpc-port", type=GrpcPortType(), help="Port of gRPC; 0 takes a free one, off serves none. [8001, if grpcio is installed and the port is free]"),  # noqa: E501
+    option("--grpc-port", type=GrpcPortType(), help="Port of gRPC; 0 takes a free one, off serves none. [8001, if it is free]"),
     option("--api-key", default="", show_default=False, help="The key that callers must send as bearer token or X-API-Key."),
     option("--tls-certificate", default="", help="PEM file; with --tls-key the API speaks HTTPS, and gRPC TLS."),
     option("--tls-key", default="", help="PEM file."),

@@ -160,7 +160,7 @@ def _import_all(*, fleet: bool) -> None:
     else:
         modules += ["protocol.transport.embedded.remote"]
     for name in modules:
-        with contextlib.suppress(ImportError):  # grpcio and uvloop are extras
+        with contextlib.suppress(ImportError):  # uvloop is not everywhere
             importlib.import_module(name)
 
 

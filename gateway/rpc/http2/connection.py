@@ -1,0 +1,490 @@
+"""One HTTP/2 connection: frames in, frames out, and the limits on both.
+
+A peer that breaks a rule gets GOAWAY and is closed. What is written in one turn of the event loop goes out together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+from typing import Final, cast
+
+from gateway.rest.unread import Unread
+from gateway.rpc.http2 import frames, headers
+from gateway.rpc.http2.call import Call, CallLimits
+from gateway.rpc.http2.frames import ErrorCode, Fault, Flag, Kind, Setting
+from gateway.rpc.http2.headers import CallHead, HeaderReader
+from gateway.rpc.http2.sending import Window
+from protocol.tensors import Buffer
+
+CALLS: Final = 1024
+"""Calls in flight on one connection."""
+CONNECTION_WINDOW: Final = 1024 * 1024
+"""Bytes of small messages that a connection may send before they are read. Large ones are granted when they are counted."""
+CONTINUATIONS: Final = 64
+"""Frames of one header block."""
+PERIOD: Final = 10.0
+UNHEEDED: Final = 1000
+"""Frames within `PERIOD` seconds that ask for something and bring no call on: more is an attack."""
+RESETS: Final = 1000
+"""Calls that a peer resets within `PERIOD` seconds: more is an attack (CVE-2023-44487)."""
+_HEADERS: Final = Kind.HEADERS
+_DATA: Final = Kind.DATA
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What all connections of a server share.
+
+    Attributes:
+        begin: called with every new call.
+        max_header_bytes: of a call's head, compressed and not.
+        max_message_bytes: of a message, as received.
+        max_connections: open at once.
+        reserve, release: count bytes of large messages; `reserve` raises a FleetError if there is no room.
+        unread: bytes that peers do not read.
+        open: the connections.
+        clock: of the event loop.
+    """
+
+    begin: Callable[[Call], None]
+    max_header_bytes: int
+    max_message_bytes: int
+    max_connections: int
+    reserve: Callable[[int], None]
+    release: Callable[[int], None]
+    unread: Unread[Connection]
+    open: dict[Connection, None]
+    clock: Callable[[], float]
+
+
+class Connection(asyncio.Protocol):
+    """One connection. Implements `call.Carrier`.
+
+    Attributes:
+        calls: in flight, by stream.
+        opened: when it was made, on the loop's clock.
+        greeted: whether the peer has sent the preface.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+        self._received = b""
+        self._reader = HeaderReader(endpoint.max_header_bytes)
+        self._block: tuple[int, int, list[bytes]] | None = None
+        self._last = 0
+        self._window = CONNECTION_WINDOW
+        self._unreported = 0
+        self._sending = Window()
+        self._peer_window = frames.DEFAULT_WINDOW
+        self._peer_frame = frames.DEFAULT_FRAME
+        self._out: list[Buffer] = []
+        self._waiting: dict[int, Call] = {}
+        self._paused = self._scheduled = self._leaving = False
+        self._unheeded = self._resets = 0
+        self._counted = endpoint.clock()
+        self._early: dict[int, None] = {}  # calls that were answered before their peer had sent everything
+        self.calls: dict[int, Call] = {}
+        self.opened = endpoint.clock()
+        self.greeted = False
+
+    # --- asyncio ------------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        self._transport = cast("asyncio.Transport", transport)
+        if len(self._endpoint.open) >= self._endpoint.max_connections:
+            self._transport.abort()
+            return
+        self._endpoint.open[self] = None
+        settings = {
+            Setting.MAX_CONCURRENT_STREAMS: CALLS,
+            Setting.MAX_FRAME_SIZE: frames.MAX_FRAME,
+            Setting.MAX_HEADER_LIST_SIZE: self._endpoint.max_header_bytes,
+        }
+        self._write(frames.settings({int(name): value for name, value in settings.items()}))
+        self._write(frames.window_update(0, CONNECTION_WINDOW - frames.DEFAULT_WINDOW))
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        if self._leaving:
+            return
+        try:
+            self._take(self._received + data if self._received else data)
+        except Fault as fault:
+            self.leave(fault.code, str(fault))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.Protocol`."""
+        self._leaving = True
+        self._endpoint.open.pop(self, None)
+        for call in list(self.calls.values()):
+            self._gone(call)
+        self._endpoint.unread.drop(self)
+        self._transport = None
+        self._received = b""
+        self._out.clear()
+
+    def pause_writing(self) -> None:
+        """See `asyncio.Protocol`."""
+        self._paused = True
+        self.unread_changed()
+
+    def resume_writing(self) -> None:
+        """See `asyncio.Protocol`."""
+        self._paused = False
+        self._pump()
+        self.unread_changed()
+
+    # --- frames in ----------------------------------------------------------------------------------------------------
+
+    def _take(self, data: bytes) -> None:
+        at, end = 0, len(data)
+        if not self.greeted:
+            if not frames.PREFACE.startswith(data[: len(frames.PREFACE)]):
+                raise Fault(ErrorCode.PROTOCOL_ERROR, "this port speaks gRPC, which is HTTP/2")
+            if end < len(frames.PREFACE):
+                self._received = data
+                return
+            self.greeted, at = True, len(frames.PREFACE)
+        while end - at >= frames.HEAD:
+            size = data[at] << 16 | data[at + 1] << 8 | data[at + 2]
+            if size > frames.MAX_FRAME:
+                raise Fault(
+                    ErrorCode.FRAME_SIZE_ERROR, f"a frame has {size} bytes; at most {frames.MAX_FRAME} are allowed"
+                )
+            start = at + frames.HEAD
+            if start + size > end:
+                break
+            stream = int.from_bytes(data[at + 5 : start], "big") & 0x7FFFFFFF
+            self._frame(data[at + 3], data[at + 4], stream, data[start : start + size])
+            at = start + size
+            if self._leaving:
+                return
+        self._received = data[at:]
+
+    def _frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if self._block is not None and kind != Kind.CONTINUATION:
+            raise Fault(ErrorCode.PROTOCOL_ERROR, "a header block is not complete")
+        if kind == _DATA:
+            self._on_data(flags, stream, payload)
+        elif kind == _HEADERS:
+            self._on_headers(flags, stream, payload)
+        else:
+            handler = _OTHERS.get(kind)
+            if handler is not None:
+                handler(self, flags, stream, payload)
+
+    def _on_data(self, flags: int, stream: int, payload: bytes) -> None:
+        size = len(payload)
+        self._window -= size
+        if self._window < 0:
+            raise Fault(ErrorCode.FLOW_CONTROL_ERROR, "the connection's window is exceeded")
+        if flags & Flag.PADDED:
+            payload = frames.unpadded(payload, Flag.PADDED)
+        call = self.calls.get(stream)
+        if call is None:
+            self._known(stream)
+            self.consumed(size)
+            self._heed()
+            return
+        if call.ended:
+            raise Fault(ErrorCode.STREAM_CLOSED, "a call goes on after its end")
+        call.window -= size
+        if call.window < 0:
+            raise Fault(ErrorCode.FLOW_CONTROL_ERROR, "a call's window is exceeded")
+        self.consumed(size - len(payload))
+        ends = bool(flags & Flag.END_STREAM)
+        if not size and not ends:
+            self._heed()
+        call.feed(payload, end=ends)
+
+    def _on_headers(self, flags: int, stream: int, payload: bytes) -> None:
+        if not stream % 2:
+            raise Fault(ErrorCode.PROTOCOL_ERROR, "a client's calls have odd numbers")
+        block = payload
+        if flags & (Flag.PADDED | Flag.PRIORITY):
+            block = frames.unpadded(payload, flags)
+            if flags & Flag.PRIORITY:
+                frames.check_dependency(stream, payload[1:] if flags & Flag.PADDED else payload)
+        if flags & Flag.END_HEADERS:
+            self._on_block(flags, stream, block)
+        else:
+            self._block = stream, flags, [block]
+
+    def _on_continuation(self, flags: int, stream: int, payload: bytes) -> None:
+        if self._block is None or self._block[0] != stream:
+            raise Fault(ErrorCode.PROTOCOL_ERROR, "a header block continues that was not begun")
+        _, first, parts = self._block
+        parts.append(payload)
+        if len(parts) > CONTINUATIONS or sum(map(len, parts)) > self._endpoint.max_header_bytes:
+            raise Fault(ErrorCode.ENHANCE_YOUR_CALM, "a header block is too large")
+        if flags & Flag.END_HEADERS:
+            self._block = None
+            self._on_block(first, stream, b"".join(parts))
+
+    def _on_block(self, flags: int, stream: int, block: bytes) -> None:
+        if len(block) > self._endpoint.max_header_bytes:
+            raise Fault(ErrorCode.ENHANCE_YOUR_CALM, "a header block is too large")
+        known = self.calls.get(stream)
+        if known is not None or stream <= self._last:
+            self._reader.skip(block)
+            if known is None:
+                self._known(stream)
+                self._heed()
+            elif not flags & Flag.END_STREAM or known.ended:
+                raise Fault(ErrorCode.PROTOCOL_ERROR, "trailers do not end their call")
+            else:
+                known.feed(b"", end=True)
+            return
+        self._last = stream
+        head = self._reader.read(block)
+        if len(self.calls) >= CALLS:
+            self._heed()
+            self._write(frames.reset(stream, ErrorCode.REFUSED_STREAM))
+            self._early[stream] = None
+            return
+        self._begin(stream, head, ended=bool(flags & Flag.END_STREAM))
+
+    def _begin(self, stream: int, head: CallHead, *, ended: bool) -> None:
+        endpoint = self._endpoint
+        limits = CallLimits(
+            endpoint.max_message_bytes, self._peer_window, frames.DEFAULT_WINDOW, endpoint.reserve, endpoint.release
+        )
+        call = Call(self, stream, head, endpoint.clock(), limits)
+        call.ended = ended
+        self.calls[stream] = call
+        if head.method != "POST" or not head.content_type.startswith("application/grpc"):
+            call.refuse(headers.http_status(405 if head.method != "POST" else 415))
+        else:
+            endpoint.begin(call)
+
+    def _on_reset(self, flags: int, stream: int, payload: bytes) -> None:
+        frames.parse_number(payload)
+        call = self.calls.get(stream)
+        if call is None:
+            self._begun(stream)
+            self._heed()
+            return
+        self._resets += 1
+        if self._resets > RESETS and self._spent():
+            raise Fault(ErrorCode.ENHANCE_YOUR_CALM, "too many calls are reset")
+        self._gone(call)
+
+    def _on_settings(self, flags: int, stream: int, payload: bytes) -> None:
+        if stream:
+            raise Fault(ErrorCode.PROTOCOL_ERROR, "settings belong to no call")
+        if flags & Flag.ACK:
+            if payload:
+                raise Fault(ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement of settings has none")
+            return
+        self._heed()
+        for name, value in frames.parse_settings(payload):
+            if name == Setting.INITIAL_WINDOW_SIZE:
+                for call in self.calls.values():
+                    call.outgoing.window.grow(value - self._peer_window)
+                self._peer_window = value
+            elif name == Setting.MAX_FRAME_SIZE:
+                self._peer_frame = min(value, frames.MAX_FRAME)
+        self._write(frames.frame(Kind.SETTINGS, Flag.ACK, 0))
+        self._pump()
+
+    def _on_ping(self, flags: int, stream: int, payload: bytes) -> None:
+        if stream or len(payload) != 8:
+            raise Fault(ErrorCode.FRAME_SIZE_ERROR, "a PING has eight bytes and no call")
+        if not flags & Flag.ACK:
+            self._heed()
+            self._write(frames.frame(Kind.PING, Flag.ACK, 0, payload))
+
+    def _on_window(self, flags: int, stream: int, payload: bytes) -> None:
+        more = frames.parse_number(payload)
+        if not more:
+            raise Fault(ErrorCode.PROTOCOL_ERROR, "a window grows by nothing")
+        if not stream:
+            self._sending.grow(more)
+        elif (call := self.calls.get(stream)) is not None:
+            call.outgoing.window.grow(more)
+        else:
+            self._begun(stream)
+            return
+        self._pump()
+
+    def _on_push(self, flags: int, stream: int, payload: bytes) -> None:
+        raise Fault(ErrorCode.PROTOCOL_ERROR, "a client pushes nothing")
+
+    def _on_priority(self, flags: int, stream: int, payload: bytes) -> None:
+        if len(payload) != 5:
+            raise Fault(ErrorCode.FRAME_SIZE_ERROR, "a priority has five bytes")
+        frames.check_dependency(stream, payload)
+        self._heed()
+
+    def _on_goaway(self, flags: int, stream: int, payload: bytes) -> None:
+        if stream:
+            raise Fault(ErrorCode.PROTOCOL_ERROR, "a goodbye belongs to no call")
+        self._heed()
+
+    def _known(self, stream: int) -> None:
+        """Check a frame of a call that is no longer in flight: its peer may not know yet that it was answered early."""
+        if not stream or stream > self._last or not stream % 2:
+            raise Fault(ErrorCode.PROTOCOL_ERROR, "a frame belongs to a call that was not begun")
+        if stream not in self._early:
+            raise Fault(ErrorCode.STREAM_CLOSED, "a frame belongs to a call that its peer has ended")
+
+    def _begun(self, stream: int) -> None:
+        """Check the number of a call that is no longer in flight; what it says is late, and no fault."""
+        if not stream or stream > self._last or not stream % 2:
+            raise Fault(ErrorCode.PROTOCOL_ERROR, "a frame belongs to a call that was not begun")
+
+    def _heed(self) -> None:
+        """Count a frame that costs more than it brings."""
+        self._unheeded += 1
+        if self._unheeded > UNHEEDED and self._spent():
+            raise Fault(ErrorCode.ENHANCE_YOUR_CALM, "too many frames bring no call on")
+
+    def _spent(self) -> bool:
+        """Whether a count was reached within `PERIOD`; after it, counting begins again."""
+        now, since = self._endpoint.clock(), self._counted
+        self._counted = now
+        self._resets = self._unheeded = 0
+        return now - since < PERIOD
+
+    # --- out ----------------------------------------------------------------------------------------------------------
+
+    def grant(self, stream: int, size: int) -> None:
+        """See `Carrier`."""
+        self._write(frames.window_update(stream, size))
+
+    def expect(self, stream: int, size: int) -> None:
+        """See `Carrier`."""
+        self._window += size
+        self._write(frames.window_update(0, size) + frames.window_update(stream, size))
+
+    def consumed(self, size: int) -> None:
+        """See `Carrier`."""
+        self._unreported += size
+        if self._unreported >= CONNECTION_WINDOW // 4:
+            more = min(self._unreported, CONNECTION_WINDOW - self._window)
+            if more > 0:
+                self._unreported -= more
+                self._window += more
+                self._write(frames.window_update(0, more))
+
+    def send(self, call: Call, head: bytes) -> None:
+        """See `Carrier`."""
+        if self._transport is None:
+            return
+        if head:
+            self._write(head)
+        if self._waiting or self._paused:
+            self._waiting[call.stream] = call
+            self._pump()
+        else:
+            self._send_of(call)
+        if call.outgoing.size:
+            self.unread_changed()
+
+    def _send_of(self, call: Call) -> None:
+        """Send what the windows allow; the rest waits."""
+        outgoing = call.outgoing
+        ends = outgoing.last is not None
+        for piece in outgoing.frames(self._sending, self._peer_frame):
+            self._write(piece)
+        if outgoing.size:
+            self._waiting[call.stream] = call
+            return
+        self._waiting.pop(call.stream, None)
+        call.sent()
+        if ends:
+            self._finish(call)
+
+    def _finish(self, call: Call) -> None:
+        """A call was answered."""
+        if not call.ended:
+            self._write(frames.reset(call.stream, ErrorCode.NO_ERROR))
+            self._early[call.stream] = None
+            if len(self._early) > CALLS:
+                self._early.pop(next(iter(self._early)))
+        self.calls.pop(call.stream, None)
+        call.close()
+        self._unheeded = 0
+
+    def _pump(self) -> None:
+        """Send what waits, as far as windows and the transport allow, call by call."""
+        waiting = bool(self._waiting)
+        for call in list(self._waiting.values()):
+            if self._paused or self._sending.size <= 0 < call.outgoing.size:
+                break
+            self._send_of(call)
+        if waiting:
+            self.unread_changed()
+
+    def unread_changed(self) -> None:
+        """See `Carrier`."""
+        transport = self._transport
+        if transport is None:
+            return
+        size = sum([call.outgoing.size for call in self._waiting.values()])
+        if self._paused:
+            size += transport.get_write_buffer_size()
+        if not size:
+            self._endpoint.unread.drop(self)
+            return
+        for other in self._endpoint.unread.hold(self, size):
+            other.abort()
+
+    def _write(self, data: Buffer) -> None:
+        self._out.append(data)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        out, self._out = self._out, []
+        if self._transport is not None and out:
+            self._transport.writelines(out)
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def _gone(self, call: Call) -> None:
+        """The peer does not want a call any more."""
+        self.calls.pop(call.stream, None)
+        self._waiting.pop(call.stream, None)
+        call.close()
+        if call.task is not None:
+            call.task.cancel()
+
+    def leave(self, code: ErrorCode = ErrorCode.NO_ERROR, text: str = "") -> None:
+        """Say goodbye and close; calls in flight are cancelled."""
+        if self._transport is None or self._leaving:
+            return
+        self._leaving = True
+        self._write(frames.goaway(self._last, code, text))
+        self._flush()
+        for call in list(self.calls.values()):
+            self._gone(call)
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def goodbye(self) -> None:
+        """Let the peer begin no more calls here."""
+        self._write(frames.goaway(self._last, ErrorCode.NO_ERROR))
+
+
+_OTHERS: Final[dict[int, Callable[[Connection, int, int, bytes], None]]] = {
+    Kind.PRIORITY: Connection._on_priority,
+    Kind.RST_STREAM: Connection._on_reset,
+    Kind.SETTINGS: Connection._on_settings,
+    Kind.PUSH_PROMISE: Connection._on_push,
+    Kind.PING: Connection._on_ping,
+    Kind.GOAWAY: Connection._on_goaway,
+    Kind.WINDOW_UPDATE: Connection._on_window,
+    Kind.CONTINUATION: Connection._on_continuation,
+}
