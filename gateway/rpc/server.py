@@ -48,6 +48,8 @@ _MAX_DETAILS: Final = 4096
 _ACCEPTS: Final = 16
 """Listening descriptors of one socket, as for HTTP: libuv accepts one connection per turn and descriptor."""
 _TICK: Final = 1.0
+_LEAVES_WITHIN: Final = 5.0
+"""Seconds until a connection that was told goodbye is closed, whether its peer has read that or not."""
 _WATCH_EVERY: Final = 0.5
 _LARGE: Final = 64 * 1024
 """Larger answers are compressed in a thread."""
@@ -103,7 +105,8 @@ class GrpcServer:
         self._ticking: asyncio.TimerHandle | None = None
         self._endpoint = Endpoint(
             self._begin, settings.max_header_bytes, settings.max_body_bytes, settings.max_connections,
-            service.admission.reserve, service.admission.release, Unread(service.budgets.unread), {}, self._loop.time,
+            service.admission.reserve, service.admission.release, service.budgets.unauthenticated,
+            Unread(service.budgets.unread), {}, self._loop.time,
         )  # fmt: skip
         self.port = 0
 
@@ -166,7 +169,9 @@ class GrpcServer:
         self._ticking = self._loop.call_later(_TICK, self._tick)
         now, patience = self._loop.time(), self._settings.read_timeout
         for connection in list(self._endpoint.open):
-            if not connection.greeted and now - connection.opened > patience:
+            if (not connection.greeted and now - connection.opened > patience) or (
+                connection.left and now - connection.left > _LEAVES_WITHIN
+            ):
                 connection.abort()
             for call in list(connection.calls.values()):
                 if call.deadline is not None and now > call.deadline + _TICK:

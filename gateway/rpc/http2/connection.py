@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Final, cast
 
+from gateway.admission.budget import Budget, Share
 from gateway.rest.unread import Unread
 from gateway.rpc.http2 import frames, headers
 from gateway.rpc.http2.call import Call, CallLimits
@@ -22,6 +23,8 @@ CALLS: Final = 1024
 """Calls in flight on one connection."""
 CONNECTION_WINDOW: Final = 1024 * 1024
 """Bytes of small messages that a connection may send before they are read. Large ones are granted when they are counted."""
+UNCOUNTED: Final = 4096
+"""Bytes that a connection may hold without being counted."""
 CONTINUATIONS: Final = 64
 """Frames of one header block."""
 PERIOD: Final = 10.0
@@ -43,6 +46,7 @@ class Endpoint:
         max_message_bytes: of a message, as received.
         max_connections: open at once.
         reserve, release: count bytes of large messages; `reserve` raises a FleetError if there is no room.
+        uncounted: for bytes that no call counts yet.
         unread: bytes that peers do not read.
         open: the connections.
         clock: of the event loop.
@@ -54,6 +58,7 @@ class Endpoint:
     max_connections: int
     reserve: Callable[[int], None]
     release: Callable[[int], None]
+    uncounted: Budget
     unread: Unread[Connection]
     open: dict[Connection, None]
     clock: Callable[[], float]
@@ -66,6 +71,7 @@ class Connection(asyncio.Protocol):
         calls: in flight, by stream.
         opened: when it was made, on the loop's clock.
         greeted: whether the peer has sent the preface.
+        left: when GOAWAY was sent, after which the connection closes; 0 before.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -90,6 +96,8 @@ class Connection(asyncio.Protocol):
         self.calls: dict[int, Call] = {}
         self.opened = endpoint.clock()
         self.greeted = False
+        self.left = 0.0
+        self._share = Share(endpoint.uncounted)
 
     # --- asyncio ------------------------------------------------------------------------------------------------------
 
@@ -114,8 +122,19 @@ class Connection(asyncio.Protocol):
             return
         try:
             self._take(self._received + data if self._received else data)
+            self._count()
         except Fault as fault:
             self.leave(fault.code, str(fault))
+
+    def _count(self) -> None:
+        """Count the bytes that wait for the rest of a frame, or for a handler.
+
+        Raises:
+            Fault: there is no room for them.
+        """
+        held = len(self._received) + max(CONNECTION_WINDOW - self._window - self._unreported, 0)
+        if (held > UNCOUNTED or self._share.size) and not self._share.hold(held if held > UNCOUNTED else 0):
+            raise Fault(ErrorCode.ENHANCE_YOUR_CALM, "there is no room for more")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
@@ -124,6 +143,7 @@ class Connection(asyncio.Protocol):
         for call in list(self.calls.values()):
             self._gone(call)
         self._endpoint.unread.drop(self)
+        self._share.free()
         self._transport = None
         self._received = b""
         self._out.clear()
@@ -365,6 +385,8 @@ class Connection(asyncio.Protocol):
     def consumed(self, size: int) -> None:
         """See `Carrier`."""
         self._unreported += size
+        if self._share.size:
+            self._count()
         if self._unreported >= CONNECTION_WINDOW // 4:
             more = min(self._unreported, CONNECTION_WINDOW - self._window)
             if more > 0:
@@ -462,6 +484,7 @@ class Connection(asyncio.Protocol):
         if self._transport is None or self._leaving:
             return
         self._leaving = True
+        self.left = self._endpoint.clock()
         self._write(frames.goaway(self._last, code, text))
         self._flush()
         for call in list(self.calls.values()):

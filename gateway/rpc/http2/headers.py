@@ -21,8 +21,9 @@ from gateway.rpc.http2.frames import ErrorCode, Fault
 Metadata = tuple[tuple[str, str | bytes], ...]
 """Names and values; those of names that end in `-bin` are bytes."""
 
-_REMEMBERED: Final = 64
-_REMEMBERED_BYTES: Final = 1024
+_REMEMBERED: Final = 8
+_REMEMBERED_BYTES: Final = 512
+"""Heads that a connection remembers, and the bytes of their blocks: a client calls few methods, and there are many connections."""
 _TIMEOUT: Final = re.compile(r"([0-9]{1,8})([HMSmun])\Z")
 _UNIT: Final = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _TRANSPORT: Final = frozenset({"te", "content-type", "grpc-timeout", "grpc-encoding", "grpc-accept-encoding", "host"})

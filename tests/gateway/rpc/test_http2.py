@@ -216,6 +216,21 @@ async def test_a_caller_that_does_not_read_is_counted_and_cut_off(fleet: Site) -
     assert unread.refused
 
 
+async def test_bytes_that_wait_for_more_are_counted(fleet: Site) -> None:
+    running = await fleet.gateway(grpc_port=0, max_queued_bytes=400_000)
+    budget = running.gateway.service.budgets.unauthenticated
+    async with contextlib.AsyncExitStack() as stack:
+        waiting = [await stack.enter_async_context(peer(running)) for _ in range(2)]
+        for each in waiting:
+            each.send(bytes.fromhex("00ffff") + b"\0\0\0\0\0\1" + bytes(40_000))
+            await until(lambda: budget.used > 39_000)
+        await until(lambda: budget.used > 79_000)
+        third = await stack.enter_async_context(peer(running))
+        third.send(bytes.fromhex("00ffff") + b"\0\0\0\0\0\1" + bytes(40_000))
+        assert await third.goodbye() is ErrorCode.ENHANCE_YOUR_CALM
+    await until(lambda: budget.used == 0)
+
+
 async def test_a_large_message_is_counted_before_its_bytes_come(fleet: Site) -> None:
     await fleet.worker(ANY)
     running = await fleet.gateway(grpc_port=0)
