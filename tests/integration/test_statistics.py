@@ -202,8 +202,8 @@ async def test_a_server_with_a_data_folder_keeps_its_counts_when_it_is_killed(tm
             assert certain <= counted <= answered + CALLERS * turn, (
                 "answered calls are counted, and at most those in flight beside"
             )
-            assert server.metric("nv_inference_request_success") == counted
             wait_for("redelivered requests", lambda server=server: server.metric("penstock_worker_lag_records") == 0)
+            assert counted <= server.metric("nv_inference_request_success") <= answered + CALLERS * turn
             start = entry(server)["inference_stats"]["success"]["count"]
             done = await _until_killed(server, 200)
             certain = start + done

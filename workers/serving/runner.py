@@ -132,6 +132,9 @@ class Runner(HeldEntries):
         self._lane_step = None
         if self._scheduler.depth == 0:
             self._lane.run_idle(self._clock())
+        now = self._clock()
+        self._lane.expire(now)  # of what cutting found late: no other event may come
+        self._set_timer(self._lane.next_due(), now)
 
     def _set_timer(self, wake: float | None, now: float) -> None:
         """One timer. An earlier one stays: an extra turn changes nothing."""
