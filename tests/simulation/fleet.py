@@ -17,6 +17,7 @@ from gateway.durable.claims import Claims
 from gateway.durable.requests import Requests
 from gateway.fleet_metrics import FleetMetrics
 from gateway.metrics import GatewayMetrics
+from gateway.repository.control import RepositoryControl
 from gateway.settings import GatewaySettings
 from protocol.errors import FleetError
 from protocol.heartbeat_codec import encode_announcement
@@ -141,6 +142,7 @@ class GatewayProcess:
         )
         self.service = Service(settings, transport, NAMES, clock, GatewayMetrics(CollectorRegistry()))
         self.service.new_id = lambda: f"{fleet.dice.getrandbits(128):032x}"  # type: ignore[assignment]  # a seed's ids
+        self.service.repository = RepositoryControl(self.service)
         self.dispatcher = Dispatcher(self.service)
         self.background = Background(self.service, self.dispatcher, FleetMetrics(CollectorRegistry()))
         self.claims = Claims(self.service)
