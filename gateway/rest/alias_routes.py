@@ -11,17 +11,16 @@ The alias of calls without a version is spelled `default`.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.aliases import routes
 from gateway.repository.aliases import AliasChanges
-from gateway.rest.reading import MAX_PLAIN_BODY
-from protocol.errors import CodecError, InvalidArgument, TooLarge, quoted
+from gateway.rest.plain import Json, parse_json, whole_body
+from protocol.errors import InvalidArgument, quoted
 
 _ALL: Final = "/v2/repository/models/{model}/aliases"
 
@@ -49,52 +48,36 @@ class AliasRoutes:
         ]
 
     async def _every(self, request: Request) -> Response:
-        return _json(self._changes.every())
+        return Json(self._changes.every())
 
     async def _list(self, request: Request) -> Response:
-        return _json(self._changes.of(request.path_params["model"]))
+        return Json(self._changes.of(request.path_params["model"]))
 
     async def _get(self, request: Request) -> Response:
         model, alias = _names(request)
-        return _json(routes.route_document(self._changes.route(model, alias)))
+        return Json(routes.route_document(self._changes.route(model, alias)))
 
     async def _set(self, request: Request) -> Response:
         model, alias = _names(request)
-        route = routes.parse_route(await _document(request))
-        return _json(await self._changes.set(model, {alias: route}, request.state.principal))
+        route = routes.parse_route(parse_json(await whole_body(request)))
+        return Json(await self._changes.set(model, {alias: route}, request.state.principal))
 
     async def _set_all(self, request: Request) -> Response:
-        document = await _document(request)
+        document = parse_json(await whole_body(request))
         if not isinstance(document, dict) or not document:
             raise InvalidArgument(f"the body must be an object of routes by alias, not {quoted(document)}")
         if len(document) > routes.MAX_ALIASES:
             raise InvalidArgument(f"the body has {len(document)} aliases; at most {routes.MAX_ALIASES} may be")
         changed = {routes.alias_of(alias): routes.parse_route(route) for alias, route in document.items()}
-        return _json(await self._changes.set(request.path_params["model"], changed, request.state.principal))
+        return Json(await self._changes.set(request.path_params["model"], changed, request.state.principal))
 
     async def _delete(self, request: Request) -> Response:
         model, alias = _names(request)
-        return _json(await self._changes.delete(model, alias, request.state.principal))
+        return Json(await self._changes.delete(model, alias, request.state.principal))
 
     async def _rollback(self, request: Request) -> Response:
-        return _json(await self._changes.rollback(request.path_params["model"], request.state.principal))
+        return Json(await self._changes.rollback(request.path_params["model"], request.state.principal))
 
 
 def _names(request: Request) -> tuple[str, str]:
     return request.path_params["model"], routes.alias_of(request.path_params["alias"])
-
-
-async def _document(request: Request) -> Any:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_PLAIN_BODY:
-            raise TooLarge(f"the body of this request may have at most {MAX_PLAIN_BODY} bytes")
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise CodecError(f"failed to parse the request JSON buffer: {error}") from None
-
-
-def _json(document: Any) -> Response:
-    return Response(orjson.dumps(document), 200, media_type="application/json")

@@ -8,8 +8,9 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.admission.budget import Share
 from gateway.rest.reading import MAX_PLAIN_BODY
-from protocol.errors import CodecError, TooLarge
+from protocol.errors import CodecError, Exhausted, TooLarge
 
 
 class Json(Response):
@@ -22,18 +23,37 @@ class Json(Response):
         return orjson.dumps(content)
 
 
-async def small_body(request: Request) -> bytes:
+async def whole_body(request: Request, limit: int = MAX_PLAIN_BODY, share: Share | None = None) -> bytes:
     """The whole body.
 
+    Args:
+        limit: of its bytes.
+        share: holds a large one, and what is decoded from it.
+
     Raises:
-        TooLarge: it has more than `MAX_PLAIN_BODY` bytes.
+        TooLarge: it has more bytes than the limit.
+        Exhausted: the share has no room.
     """
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MAX_PLAIN_BODY:
-            raise TooLarge(f"the body of this request may have at most {MAX_PLAIN_BODY} bytes")
+        if len(body) > limit:
+            raise TooLarge(f"the body of this request may have at most {limit} bytes")
+        if share is not None and len(body) > MAX_PLAIN_BODY and not share.hold(2 * len(body)):
+            raise Exhausted("this gateway holds too many bytes of requests (max_queued_bytes); try again later")
     return bytes(body)
+
+
+def parse_json(raw: bytes) -> Any:
+    """A JSON document.
+
+    Raises:
+        CodecError: it is none.
+    """
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise CodecError(f"failed to parse the request JSON buffer: {error}") from None
 
 
 async def json_object(request: Request) -> dict[str, Any]:
@@ -41,13 +61,9 @@ async def json_object(request: Request) -> dict[str, Any]:
 
     Raises:
         CodecError: it is none.
-        TooLarge: as `small_body`.
+        TooLarge: as `whole_body`.
     """
-    raw = await small_body(request)
-    try:
-        document = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise CodecError(f"failed to parse the request JSON buffer: {error}") from None
+    document = parse_json(await whole_body(request))
     if type(document) is not dict:
         raise CodecError("the request body must be a JSON object")
     return document

@@ -13,7 +13,6 @@ import base64
 import binascii
 from typing import Any
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -21,8 +20,8 @@ from starlette.routing import Route
 from gateway.admission.budget import Share
 from gateway.calls.service import Service
 from gateway.repository.parameters import parse_parameters
-from gateway.rest.reading import MAX_PLAIN_BODY
-from protocol.errors import CodecError, Exhausted, InvalidArgument, TooLarge, Unsupported, quoted
+from gateway.rest.plain import Json, parse_json, whole_body
+from protocol.errors import CodecError, InvalidArgument, Unsupported, quoted
 
 _MODEL = "/v2/repository/models/{model}"
 
@@ -50,17 +49,17 @@ class RepositoryRoutes:
         ]
 
     async def _index(self, request: Request) -> Response:
-        asked = _document(await _body(request, MAX_PLAIN_BODY))
+        asked = _document(await whole_body(request))
         if not isinstance(asked, dict) or not isinstance(asked.get("ready", False), bool):
             raise CodecError("the body must be a JSON object; 'ready' must be a boolean")
         if asked.get("repository_name"):
             raise Unsupported("'repository_name' specification is not supported")
-        return _json(self._service.repository.index(asked.get("ready", False)))
+        return Json(self._service.repository.index(asked.get("ready", False)))
 
     async def _load(self, request: Request) -> Response:
         share = Share(self._service.budgets.whole)
         try:
-            raw = await _body(request, self._service.settings.max_body_bytes, share)
+            raw = await whole_body(request, self._service.settings.max_body_bytes, share)
             config, encoded, options = parse_parameters(_parameters(raw))
             files = await asyncio.to_thread(_decoded, encoded) if encoded else {}
             del raw, encoded  # free them while the call waits
@@ -72,13 +71,13 @@ class RepositoryRoutes:
         return Response()
 
     async def _unload(self, request: Request) -> Response:
-        parameters = _parameters(await _body(request, MAX_PLAIN_BODY))
+        parameters = _parameters(await whole_body(request))
         dependents = isinstance(parameters, dict) and parameters.get("unload_dependents") is True
         await self._service.repository.unload(request.path_params["model"], dependents, request.state.principal)
         return Response()
 
     async def _status(self, request: Request) -> Response:
-        return _json(self._service.repository.status(request.path_params["model"]))
+        return Json(self._service.repository.status(request.path_params["model"]))
 
 
 async def _named_repository(request: Request) -> Response:
@@ -93,10 +92,8 @@ def _parameters(raw: bytes) -> object:
 
 
 def _document(raw: bytes) -> Any:
-    try:
-        return orjson.loads(raw) if raw.strip() else {}
-    except orjson.JSONDecodeError as error:
-        raise CodecError(f"failed to parse the request JSON buffer: {error}") from None
+    """The body's document; an empty one without a body."""
+    return parse_json(raw) if raw.strip() else {}
 
 
 def _decoded(encoded: dict[str, str]) -> dict[str, bytes]:
@@ -107,24 +104,3 @@ def _decoded(encoded: dict[str, str]) -> dict[str, bytes]:
         except (binascii.Error, ValueError) as error:
             raise InvalidArgument(f"parameter {quoted('file:' + path)} is not base64: {error}") from None
     return files
-
-
-async def _body(request: Request, limit: int, share: Share | None = None) -> bytes:
-    """The body.
-
-    Args:
-        limit: of its bytes.
-        share: holds it, and what is decoded from it.
-    """
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise TooLarge(f"the body of this request may have at most {limit} bytes")
-        if share is not None and len(body) > MAX_PLAIN_BODY and not share.hold(2 * len(body)):
-            raise Exhausted("this gateway holds too many bytes of requests (max_queued_bytes); try again later")
-    return bytes(body)
-
-
-def _json(content: Any) -> Response:
-    return Response(orjson.dumps(content), media_type="application/json")

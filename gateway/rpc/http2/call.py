@@ -139,9 +139,6 @@ class Call:
 
     def feed(self, data: bytes, *, end: bool) -> None:
         """Take bytes of the peer, which were within the windows."""
-        if self.closed:
-            self._carrier.consumed(len(data))
-            return
         self._messages.add(data)
         if end:
             self.ended = True

@@ -264,8 +264,7 @@ class Connection(asyncio.Protocol):
         head = self._reader.read(block)
         if len(self.calls) >= CALLS:
             self._heed()
-            self._write(frames.reset(stream, ErrorCode.REFUSED_STREAM))
-            self._early[stream] = None
+            self._end_early(stream, ErrorCode.REFUSED_STREAM)
             return
         self._begin(stream, head, ended=bool(flags & Flag.END_STREAM))
 
@@ -425,13 +424,17 @@ class Connection(asyncio.Protocol):
     def _finish(self, call: Call) -> None:
         """A call was answered."""
         if not call.ended:
-            self._write(frames.reset(call.stream, ErrorCode.NO_ERROR))
-            self._early[call.stream] = None
-            if len(self._early) > CALLS:
-                self._early.pop(next(iter(self._early)))
+            self._end_early(call.stream, ErrorCode.NO_ERROR)
         self.calls.pop(call.stream, None)
         call.close()
         self._unheeded = 0
+
+    def _end_early(self, stream: int, code: ErrorCode) -> None:
+        """Tell the peer to send no more of a call; what is on its way is no fault."""
+        self._write(frames.reset(stream, code))
+        self._early[stream] = None
+        if len(self._early) > CALLS:
+            self._early.pop(next(iter(self._early)))
 
     def _pump(self) -> None:
         """Send what waits, as far as windows and the transport allow, call by call."""
@@ -495,10 +498,6 @@ class Connection(asyncio.Protocol):
         """Close at once."""
         if self._transport is not None:
             self._transport.abort()
-
-    def goodbye(self) -> None:
-        """Let the peer begin no more calls here."""
-        self._write(frames.goaway(self._last, ErrorCode.NO_ERROR))
 
 
 _OTHERS: Final[dict[int, Callable[[Connection, int, int, bytes], None]]] = {

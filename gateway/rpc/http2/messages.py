@@ -64,18 +64,17 @@ class MessageReader:
         """Whether a large message is whole."""
         return self._target is not None and self._filled == len(self._target)
 
-    def add(self, data: bytes) -> int:
-        """Take bytes; returns how many went straight into the memory of a large message."""
+    def add(self, data: bytes) -> None:
+        """Take bytes, those of a large message straight into its memory."""
         target = self._target
         if target is None or self._backlog:
             self._backlog = self._backlog + data if self._backlog else data
-            return 0
+            return
         taken = min(len(target) - self._filled, len(data))
         target[self._filled : self._filled + taken] = data if taken == len(data) else data[:taken]
         self._filled += taken
         if taken < len(data):
             self._backlog = data[taken:]
-        return taken
 
     def next(self) -> Received | None:
         """The next whole message; None until there is one.
