@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import settings
+from structlog._config import BoundLoggerLazyProxy
 
 from infra.local.installation import Installation
 from infra.local.kafka import Broker
@@ -58,6 +60,18 @@ def the_tracer_stays() -> Iterator[None]:
     before = sys.gettrace()
     yield
     assert sys.gettrace() is before, "this test has replaced the tracer; see tests/counting.py"
+
+
+@pytest.fixture(autouse=True)
+def logging_stays() -> Iterator[None]:
+    """Undo what a command that ran in this process has configured, loggers that have kept it included."""
+    yield
+    if structlog.is_configured():
+        structlog.reset_defaults()
+        for module in list(sys.modules.values()):
+            for each in list(vars(module).values()):
+                if isinstance(each, BoundLoggerLazyProxy):
+                    vars(each).pop("bind", None)  # where `cache_logger_on_first_use` keeps it
 
 
 @pytest.fixture(scope="session")

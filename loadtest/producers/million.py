@@ -185,7 +185,7 @@ def _drive(found: MillionRun, fleet: _Fleet, line: Sequence[str], say: Callable[
             name, share, cause = next(plan)
         if at > WITHIN:
             raise Unavailable(f"stuck at {done:,} of {found.lines:,} lines: {log[-2000:]}")
-        time.sleep(SAMPLE_EVERY if found.lines > 100_000 else SAMPLE_EVERY / 10)
+        time.sleep(SAMPLE_EVERY if found.lines > 500_000 else SAMPLE_EVERY / 10)
     found.seconds = time.monotonic() - begin
     say(f"{found.lines:,} lines in {found.seconds:.0f} s")
 

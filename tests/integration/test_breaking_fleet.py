@@ -11,7 +11,7 @@ from loadtest.producers import million
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(300)]
 
-LINES = 60_000
+LINES = 300_000
 
 
 @pytest.mark.usefixtures("kafka_installation")

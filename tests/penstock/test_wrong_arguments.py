@@ -13,7 +13,6 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-import structlog
 
 import penstock.cli
 from penstock.cli.exits import EXIT_CODES
@@ -38,7 +37,6 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     )
     yield
     root.handlers[:], root.level = handlers, level
-    structlog.reset_defaults()
 
 
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:

@@ -249,6 +249,27 @@ def test_two_processes_at_once_fetch_each_object_once(store: ObjectStore, tmp_pa
     assert len(store.proxy.gets) == 6
 
 
+class Finishing(Cache):
+    """Another process finishes with the partial file between its creation here and its opening."""
+
+    def reserve(self, path: Path, size: int) -> None:
+        super().reserve(path, size)
+        if not self.reserved:
+            path.unlink()
+        self.reserved = True
+
+    reserved = False
+
+
+def test_a_partial_file_that_another_process_finishes_with_is_made_anew(store: ObjectStore, tmp_path: Path) -> None:
+    content = os.urandom(2000)
+    store.put("prod/m/1/model.onnx", content)
+    cache = Finishing(tmp_path)
+    found = Mirror(S3Store(parse(store.url)), cache).refresh()
+    assert cache.reserved
+    assert list(contents(found).values()) == [content]
+
+
 _CHILD = """
 import sys
 from pathlib import Path

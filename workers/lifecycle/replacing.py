@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import hashlib
 import os
 import secrets
 import shutil
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -125,7 +125,7 @@ class Replacements:
         try:
             for path, digest in files.items():
                 await self._write(beside / path, digest, table)
-            await asyncio.to_thread(_replace, beside, target)
+            await asyncio.to_thread(_publish, beside, target, files)
         finally:
             await asyncio.to_thread(shutil.rmtree, beside, True)
         return target
@@ -157,12 +157,24 @@ def _is_whole(folder: Path, files: Mapping[str, str]) -> bool:
     return False
 
 
-def _replace(beside: Path, target: Path) -> None:
-    """Rename; a folder that is there already is either whole, written by another worker meanwhile, or damaged."""
+def _publish(beside: Path, target: Path, files: Mapping[str, str]) -> None:
+    """Rename, unless another worker has meanwhile: a folder that is whole stays, because that worker may be loading from it."""
+    with _locked(target.parent):
+        if _is_whole(target, files):
+            return
+        damaged = target.with_name(f"old-{secrets.token_hex(8)}")
+        with contextlib.suppress(FileNotFoundError):
+            target.rename(damaged)
+        beside.rename(target)
+    shutil.rmtree(damaged, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """While no other process replaces a folder in this one."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        beside.rename(target)
-    except OSError:
-        damaged = target.with_name(f"old-{secrets.token_hex(8)}-{time.time_ns()}")
-        target.rename(damaged)
-        beside.rename(target)
-        shutil.rmtree(damaged, ignore_errors=True)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

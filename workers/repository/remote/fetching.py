@@ -98,7 +98,10 @@ class Fetcher:
         while True:
             with self._cache.locked():
                 self._cache.reserve(partial, size)
-                file = partial.open("r+b")
+                try:
+                    file = partial.open("r+b")
+                except FileNotFoundError:  # its writer has finished just now
+                    continue
             with file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 try:
