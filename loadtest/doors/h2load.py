@@ -100,7 +100,7 @@ def parse(output: str, log: str, callers: int, seconds: int, answer_bytes: int) 
     _check_sizes(int(data[1]), done, callers, answer_bytes)
     times = np.array(sorted(_times(log.splitlines())), float) / 1e3
     if not len(times):
-        raise FleetError("h2load's log has no call")
+        raise FleetError(f"h2load's log has no call; it said: {output.strip()[-300:]}")
     latency = {f"p{share}": float(np.percentile(times, share)) for share in _PERCENTILES}
     latency |= {"mean": float(times.mean()), "max": float(times[-1])}
     return ClosedPoint(callers, float(seconds), good / seconds, latency, total - good)

@@ -146,7 +146,7 @@ class Call:
             finally:
                 self._waiter = None
 
-    def feed(self, data: bytes, *, end: bool) -> None:
+    def feed(self, data: bytes | memoryview, *, end: bool) -> None:
         """Take bytes of the peer, which were within the windows."""
         self._messages.add(data)
         if end:

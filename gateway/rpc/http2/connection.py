@@ -30,6 +30,8 @@ CONTINUATIONS: Final = 64
 PERIOD: Final = 10.0
 UNHEEDED: Final = 1000
 """Frames within `PERIOD` seconds that ask for something and bring no call on: more is an attack."""
+PAID: Final = 1024
+"""Bytes of a DATA frame that cost its sender as much as us: what was on its way when a call ended may be many of them."""
 RESETS: Final = 1000
 """Calls that a peer resets within `PERIOD` seconds: more is an attack (CVE-2023-44487)."""
 _HEADERS: Final = Kind.HEADERS
@@ -79,6 +81,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
         self._received = b""
+        self._begun_data = (0, 0, 0)  # of a DATA frame that has come in part: stream, flags, bytes that are missing
         self._reader = HeaderReader(endpoint.max_header_bytes)
         self._block: tuple[int, int, list[bytes]] | None = None
         self._last = 0
@@ -165,52 +168,78 @@ class Connection(asyncio.Protocol):
     def _take(self, data: bytes) -> None:
         at, end = 0, len(data)
         if not self.greeted:
-            if not frames.PREFACE.startswith(data[: len(frames.PREFACE)]):
-                raise Fault(ErrorCode.PROTOCOL_ERROR, "this port speaks gRPC, which is HTTP/2")
-            if end < len(frames.PREFACE):
+            if not self._greeted_by(data):
                 self._received = data
                 return
-            self.greeted, at = True, len(frames.PREFACE)
-        while end - at >= frames.HEAD:
+            at = len(frames.PREFACE)
+        view = memoryview(data)
+        if self._begun_data[2]:
+            at = self._more_data(view)
+        while end - at >= frames.HEAD and not self._leaving:
             size = data[at] << 16 | data[at + 1] << 8 | data[at + 2]
             if size > frames.MAX_FRAME:
                 raise Fault(
                     ErrorCode.FRAME_SIZE_ERROR, f"a frame has {size} bytes; at most {frames.MAX_FRAME} are allowed"
                 )
             start = at + frames.HEAD
-            if start + size > end:
+            kind, flags = data[at + 3], data[at + 4]
+            whole = start + size <= end
+            if not whole and (kind != _DATA or flags & Flag.PADDED):
                 break
             stream = int.from_bytes(data[at + 5 : start], "big") & 0x7FFFFFFF
-            self._frame(data[at + 3], data[at + 4], stream, data[start : start + size])
+            if self._block is not None and kind != Kind.CONTINUATION:
+                raise Fault(ErrorCode.PROTOCOL_ERROR, "a header block is not complete")
             at = start + size
-            if self._leaving:
-                return
+            if kind != _DATA:
+                self._frame(kind, flags, stream, data[start:at])
+            elif whole:
+                self._on_data(flags, stream, view[start:at])
+            else:
+                self._begun_data = stream, flags, size
+                at = start + self._more_data(view[start:])
         self._received = data[at:]
 
+    def _greeted_by(self, data: bytes) -> bool:
+        """Whether the preface is whole.
+
+        Raises:
+            Fault: it is none.
+        """
+        if not frames.PREFACE.startswith(data[: len(frames.PREFACE)]):
+            raise Fault(ErrorCode.PROTOCOL_ERROR, "this port speaks gRPC, which is HTTP/2")
+        self.greeted = len(data) >= len(frames.PREFACE)
+        return self.greeted
+
+    def _more_data(self, view: memoryview) -> int:
+        """Take what has come of a DATA frame: large ones are not put together. Returns its bytes."""
+        stream, flags, missing = self._begun_data
+        taken = min(missing, len(view))
+        self._begun_data = stream, flags, missing - taken
+        if taken:
+            self._on_data(0 if taken < missing else flags, stream, view[:taken])
+        return taken
+
     def _frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        if self._block is not None and kind != Kind.CONTINUATION:
-            raise Fault(ErrorCode.PROTOCOL_ERROR, "a header block is not complete")
-        if kind == _DATA:
-            self._on_data(flags, stream, payload)
-        elif kind == _HEADERS:
+        if kind == _HEADERS:
             self._on_headers(flags, stream, payload)
         else:
             handler = _OTHERS.get(kind)
             if handler is not None:
                 handler(self, flags, stream, payload)
 
-    def _on_data(self, flags: int, stream: int, payload: bytes) -> None:
+    def _on_data(self, flags: int, stream: int, payload: memoryview) -> None:
         size = len(payload)
         self._window -= size
         if self._window < 0:
             raise Fault(ErrorCode.FLOW_CONTROL_ERROR, "the connection's window is exceeded")
         if flags & Flag.PADDED:
-            payload = frames.unpadded(payload, Flag.PADDED)
+            payload = memoryview(frames.unpadded(bytes(payload), Flag.PADDED))
         call = self.calls.get(stream)
         if call is None:
             self._known(stream)
             self.consumed(size)
-            self._heed()
+            if size < PAID:
+                self._heed()
             return
         if call.ended:
             raise Fault(ErrorCode.STREAM_CLOSED, "a call goes on after its end")

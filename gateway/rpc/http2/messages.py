@@ -62,17 +62,17 @@ class MessageReader:
         """Whether a large message is whole."""
         return self._target is not None and self._filled == len(self._target)
 
-    def add(self, data: bytes) -> None:
-        """Take bytes, those of a large message straight into its memory."""
+    def add(self, data: bytes | memoryview) -> None:
+        """Take bytes, those of a large message straight into its memory. A view is not kept."""
         target = self._target
         if target is None or self._backlog:
-            self._backlog = self._backlog + data if self._backlog else data
+            self._backlog = self._backlog + data if self._backlog else bytes(data)
             return
         taken = min(len(target) - self._filled, len(data))
         target[self._filled : self._filled + taken] = data if taken == len(data) else data[:taken]
         self._filled += taken
         if taken < len(data):
-            self._backlog = data[taken:]
+            self._backlog = bytes(data[taken:])
 
     def next(self, begin: Callable[[int], None]) -> Received | None:
         """The next whole message; None until there is one.

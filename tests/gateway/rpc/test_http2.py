@@ -222,11 +222,11 @@ async def test_bytes_that_wait_for_more_are_counted(fleet: Site) -> None:
     async with contextlib.AsyncExitStack() as stack:
         waiting = [await stack.enter_async_context(peer(running)) for _ in range(2)]
         for each in waiting:
-            each.send(bytes.fromhex("00ffff") + b"\0\0\0\0\0\1" + bytes(40_000))
+            each.send(bytes.fromhex("00ffff") + b"\1\4\0\0\0\1" + bytes(40_000))
             await until(lambda: budget.used > 39_000)
         await until(lambda: budget.used > 79_000)
         third = await stack.enter_async_context(peer(running))
-        third.send(bytes.fromhex("00ffff") + b"\0\0\0\0\0\1" + bytes(40_000))
+        third.send(bytes.fromhex("00ffff") + b"\1\4\0\0\0\1" + bytes(40_000))
         assert await third.goodbye() is ErrorCode.ENHANCE_YOUR_CALM
     await until(lambda: budget.used == 0)
 
