@@ -73,9 +73,8 @@ def encode_heartbeat(beat: Heartbeat) -> bytes:
 
 def for_version_1(beat: Heartbeat) -> Heartbeat:
     """The heartbeat for readers that know statistics and no `ModelLoad.runs`: they get those that routing and eviction read."""
-    return dataclasses.replace(
-        beat, models=[m if m.statistics else dataclasses.replace(m, statistics=_statistics(m)) for m in beat.models]
-    )
+    models = [m if m.statistics else dataclasses.replace(m, statistics=_statistics(m)) for m in beat.models]
+    return dataclasses.replace(beat, models=tuple(models))
 
 
 def _statistics(load: ModelLoad) -> dict[str, Any]:
