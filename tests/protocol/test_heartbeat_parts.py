@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
 import msgpack
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -77,13 +77,11 @@ loads = st.builds(
     st.integers(0, 10**9).map(lambda micros: micros / 1e6), batch_lag=numbers, batch_queued_rows=numbers, executed=numbers,
     runs=st.lists(st.tuples(numbers, numbers, numbers), max_size=4).map(tuple), last_inference=numbers, digest=names,
 )  # fmt: skip
+progress = st.builds(ControlProgress, names, numbers, st.sampled_from(ModelState), outcome=st.sampled_from(Outcome))
 beats = st.builds(
     Heartbeat, st.just("worker-1"), names, names, numbers, st.integers(0, 2**50).map(lambda micros: micros / 1e6),
     st.lists(loads, max_size=4).map(tuple), st.dictionaries(names, names, max_size=2), st.booleans(),
-    control=st.lists(st.builds(ControlProgress, names, numbers, st.sampled_from(ModelState), outcome=st.sampled_from(Outcome)), max_size=2).map(
-        tuple
-    ),
-    mode=names, unloaded=st.lists(names, max_size=2).map(tuple),
+    control=st.lists(progress, max_size=2).map(tuple), mode=names, unloaded=st.lists(names, max_size=2).map(tuple),
 )  # fmt: skip
 
 
@@ -206,10 +204,8 @@ STRANGE = [None, [], {}, 7, "x", [2], [3] * 7, [2, "i", None, 0, 0, b"", b""], [
 @given(st.sampled_from(STRANGE).map(msgpack.packb) | st.binary(max_size=60))
 def test_any_bytes_are_a_part_or_an_error(data: bytes) -> None:
     reader = BeatReader()
-    try:
+    with contextlib.suppress(CodecError):
         decode_pulse("w", data)
-    except CodecError as error:
-        assert error.message
     assert reader.described("w", data)
     assert not reader.described("w", data)
     assert reader.heartbeat(Pulse("w", "i", 1.0)) is None
