@@ -92,7 +92,8 @@ class SimulatedWorker:
         topics = [names.infer_topic(f"model-{n:03}", "1") for n in range(fleet.models)]
         self._models = [
             ModelLoad(
-                f"model-{n:03}", "1", ModelState.READY, (number % 8,), digest=DIGEST, executed=100_000 + n, last_inference=1_800_000_000,
+                f"model-{n:03}", "1", ModelState.READY, (number % 8,), digest=DIGEST, executed=100_000 + n,
+                last_inference=1_800_000_000,
                 runs=tuple((1000 + n, (1000 + n) * size, 10**9 + n) for size in (1, 4, 8, 16)),
             )
             for n in range(fleet.models)
@@ -107,8 +108,8 @@ class SimulatedWorker:
         for n in range(self._busy):
             load, turn = self._models[n], self._turn
             self._models[n] = dataclasses.replace(
-                load, queued_rows=turn % 40, queued_requests=turn % 9, running_rows=turn % 17, lag=turn % 60, oldest_age=turn % 7 / 1e3,
-                executed=load.executed + 300, runs=tuple((c + 7, r + 60, ns + 10**6) for c, r, ns in load.runs),
+                load, queued_rows=turn % 40, queued_requests=turn % 9, running_rows=turn % 17, lag=turn % 60,
+                oldest_age=turn % 7 / 1e3, executed=load.executed + 300, runs=tuple((c + 7, r + 60, ns + 10**6) for c, r, ns in load.runs),
             )  # fmt: skip
         return dataclasses.replace(self._beat, models=tuple(self._models), at=time.time())
 
@@ -210,8 +211,9 @@ async def _traffic(store: RedisStore) -> tuple[int, int]:
 def table(fleet: Fleet, costs: Costs) -> str:
     """The lines of a report."""
     total = (costs.written + costs.read) / 1000
+    simulated = f"{fleet.workers} workers, {fleet.models} models, {fleet.busy} busy, {fleet.gateways} gateways"
     rows = [
-        (f"bytes in all, kB/s ({fleet.workers} workers, {fleet.models} models, {fleet.busy} busy, {fleet.gateways} gateways)", total),
+        (f"bytes in all, kB/s ({simulated})", total),
         ("  written to Redis, kB/s", costs.written / 1000),
         ("  sent by Redis, kB/s", costs.read / 1000),
         ("a supervisor's reading of its peers, ms/s", costs.supervisor),
