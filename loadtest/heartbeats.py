@@ -98,9 +98,8 @@ class SimulatedWorker:
             )
             for n in range(fleet.models)
         ]  # fmt: skip
-        self._beat = Heartbeat(
-            self.name, f"{number:016x}", "host-17", 4711, 0.0, (), {topic: f"aiokafka-0.12-{self.name}-{topic}" for topic in topics}
-        )  # fmt: skip
+        members = {topic: f"aiokafka-0.12-{self.name}-{topic}" for topic in topics}
+        self._beat = Heartbeat(self.name, f"{number:016x}", "host-17", 4711, 0.0, (), members)
 
     def current(self) -> Heartbeat:
         """The next heartbeat."""
@@ -109,7 +108,8 @@ class SimulatedWorker:
             load, turn = self._models[n], self._turn
             self._models[n] = dataclasses.replace(
                 load, queued_rows=turn % 40, queued_requests=turn % 9, running_rows=turn % 17, lag=turn % 60,
-                oldest_age=turn % 7 / 1e3, executed=load.executed + 300, runs=tuple((c + 7, r + 60, ns + 10**6) for c, r, ns in load.runs),
+                oldest_age=turn % 7 / 1e3, executed=load.executed + 300,
+                runs=tuple((c + 7, r + 60, ns + 10**6) for c, r, ns in load.runs),
             )  # fmt: skip
         return dataclasses.replace(self._beat, models=tuple(self._models), at=time.time())
 

@@ -188,7 +188,7 @@ Runs = tuple[tuple[int, int, int], ...]
 """Batches, their rows and their nanoseconds in all, by size class."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class ModelLoad:
     """The state of one model version in one worker's heartbeat.
 
@@ -267,7 +267,7 @@ MAX_UNLOADED: Final = 1000
 """Names of unloaded models in a heartbeat."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class Heartbeat:
     """A worker's heartbeat, sent every 500 ms.
 
@@ -300,7 +300,7 @@ class Heartbeat:
     unloaded: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class Pulse:
     """The sign of life of one worker: all that its peers read of it twice a second.
 
