@@ -10,7 +10,7 @@ import asyncio
 import collections
 import concurrent.futures
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from gateway.catalogue.catalogue import Catalogue
 from protocol.errors import FleetError
-from protocol.messages import Heartbeat
+from protocol.messages import Heartbeat, ModelLoad
 from protocol.model_stats import document, failures, first_responses
 from protocol.ports import Results
 from protocol.totals import Key
@@ -59,7 +59,7 @@ class FleetMetrics(Collector):
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._pending: collections.Counter[Key] = collections.Counter()
+        self._live: list[Sequence[ModelLoad]] = []
         self._source: tuple[Catalogue, Results] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
@@ -77,13 +77,16 @@ class FleetMetrics(Collector):
         self._loop = None
 
     def observe(self, heartbeats: Iterable[Heartbeat], since: float) -> None:
-        """Note how many requests wait in workers whose heartbeat is not from before `since`."""
+        """Note the heartbeats that are not from before `since`; how many requests wait there is summed up for each scrape."""
+        self._live = [beat.models for beat in heartbeats if beat.at >= since]
+
+    def _pending(self) -> collections.Counter[Key]:
         pending: collections.Counter[Key] = collections.Counter()
-        for beat in heartbeats:
-            for load in beat.models if beat.at >= since else ():
+        for models in self._live:
+            for load in models:
                 if isinstance(load.queued_requests, int):
                     pending[load.model, load.version] += load.queued_requests
-        self._pending = pending
+        return pending
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: naming the families would require a scrape before there is anything to scrape."""
@@ -130,11 +133,12 @@ class FleetMetrics(Collector):
             "Time from intake to the answer of successful requests.",
             labels=names,
         )
+        waiting = self._pending()
         for key, of, _, labels in rows:
             mine = values(key, labels)
             for reason, count in failures(of).items():
                 failed.add_metric([*mine, reason.value], count)
-            pending.add_metric(mine, self._pending[key])
+            pending.add_metric(mine, waiting[key])
             first.add_metric(mine, *first_responses(of))
         yield from (failed, pending, first)
 

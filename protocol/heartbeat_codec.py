@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Final
 
 from protocol.codec import micros
@@ -47,7 +48,7 @@ def decode_announcement(value: Buffer) -> Announcement:
 
 
 def encode_heartbeat(beat: Heartbeat) -> bytes:
-    """A value in the hash of workers."""
+    """A whole heartbeat: of wire version 1 in the hash of workers, in an answer to an ask, and in a supervisor's pipe."""
     models = [
         [m.model, m.version, m.state.value, m.partitions, m.queued_rows, m.queued_requests, m.running_rows, m.lag,
          micros(m.oldest_age), m.seconds_per_row, m.statistics, *_optional(m)]
@@ -60,10 +61,7 @@ def encode_heartbeat(beat: Heartbeat) -> bytes:
     if beat.asked is not None:
         head["asked"] = beat.asked
     if beat.control:
-        head["control"] = [
-            [c.model, c.generation, c.state.value, c.reason, c.done, *([c.outcome.value] if c.outcome else ())]
-            for c in beat.control
-        ]
+        head["control"] = [encode_progress(entry) for entry in beat.control]
     if beat.memory != (0, 0):
         head["memory"] = list(beat.memory)
     if beat.mode:
@@ -73,8 +71,36 @@ def encode_heartbeat(beat: Heartbeat) -> bytes:
     return pack(head)
 
 
-def _progress(model: str, generation: int, state: str, reason: str, done: bool, outcome: str = "") -> ControlProgress:
-    return ControlProgress(str(model), int(generation), ModelState(state), str(reason), bool(done), Outcome(outcome))
+def for_version_1(beat: Heartbeat) -> Heartbeat:
+    """The heartbeat for readers that know statistics and no `ModelLoad.runs`: they get those that routing and eviction read."""
+    models = [m if m.statistics else dataclasses.replace(m, statistics=_statistics(m)) for m in beat.models]
+    return dataclasses.replace(beat, models=tuple(models))
+
+
+def _statistics(load: ModelLoad) -> dict[str, Any]:
+    if not load.executed and not load.runs:
+        return {}
+    batches = [
+        {"batch_size": max(1, round(rows / count)), "compute_infer": {"count": count, "ns": ns}}
+        for count, rows, ns in load.runs
+    ]
+    return {
+        "inference_count": load.executed, "last_inference": load.last_inference * 1000, "batch_stats": batches,
+    }  # fmt: skip
+
+
+def encode_progress(entry: ControlProgress) -> list[Any]:
+    """As plain data."""
+    outcome = [entry.outcome.value] if entry.outcome else ()
+    return [entry.model, entry.generation, entry.state.value, entry.reason, entry.done, *outcome]
+
+
+def decode_progress(fields: list[Any]) -> ControlProgress:
+    """The inverse of `encode_progress`. Raises `TypeError` or `ValueError` if it is not that."""
+    model, generation, state, reason, done, *outcome = fields
+    return ControlProgress(
+        str(model), int(generation), ModelState(state), str(reason), bool(done), Outcome(*outcome or ("",))
+    )
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -85,6 +111,8 @@ def _pair(value: Any) -> tuple[int, int]:
 def _optional(load: ModelLoad) -> list[Any]:
     """Fields that were added: only as many as say something, and in this order for ever."""
     lane = [load.digest, load.batch_partitions, load.batch_lag, load.batch_queued_rows]
+    if load.runs or load.executed or load.last_inference:
+        return [*lane, load.unready, load.runs, load.executed, load.last_inference]
     if load.unready:
         return [*lane, load.unready]
     if load.batch_partitions or load.batch_lag or load.batch_queued_rows:
@@ -96,7 +124,10 @@ def _added(fields: list[Any]) -> Any:
     """Those of `_optional` that the sender knew."""
     if len(fields) < 4:
         return [str(digest) for digest in fields[:1]]
-    return [str(fields[0]), tuple(fields[1]), fields[2], fields[3], *map(str, fields[4:5])]
+    lane = [str(fields[0]), tuple(fields[1]), fields[2], fields[3], *map(str, fields[4:5])]
+    if len(fields) < 8:
+        return lane
+    return [*lane, tuple([tuple(run) for run in fields[5]]), fields[6], fields[7]]
 
 
 def decode_heartbeat(data: Buffer) -> Heartbeat:
@@ -130,7 +161,7 @@ def decode_heartbeat(data: Buffer) -> Heartbeat:
         return Heartbeat(
             head["worker"], head["incarnation"], head["host"], head["pid"], head["at"] / 1e6, models,
             dict(head["members"]), bool(head["draining"]), None if asked is None else tuple(map(str, asked)),
-            tuple(_progress(*entry) for entry in head.get("control", ())), _pair(head.get("memory", (0, 0))),
+            tuple(decode_progress(entry) for entry in head.get("control", ())), _pair(head.get("memory", (0, 0))),
             str(head.get("mode", "")), tuple(map(str, head.get("unloaded", ()))),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, IndexError) as exc:

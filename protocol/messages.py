@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from protocol.errors import Code, FleetError
@@ -184,7 +184,11 @@ class Announcement:
     labels: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+Runs = tuple[tuple[int, int, int], ...]
+"""Batches, their rows and their nanoseconds in all, by size class."""
+
+
+@dataclasses.dataclass(slots=True)
 class ModelLoad:
     """The state of one model version in one worker's heartbeat.
 
@@ -194,12 +198,16 @@ class ModelLoad:
         running_rows: in batches that are being executed.
         lag: records in its partitions that are not yet committed.
         oldest_age: seconds since the oldest waiting request was published; 0 if none waits.
-        seconds_per_row: measured, by "<shape class>/<batch size>".
-        statistics: see `protocol.model_stats.ModelStats`.
+        seconds_per_row: measured, by "<shape class>/<batch size>"; only in an answer to an ask.
+        statistics: see `protocol.model_stats.ModelStats`; only in an answer to an ask, and in every heartbeat of a
+            worker of the version before.
         digest: of the files that it serves; "" if it serves none.
         batch_partitions, batch_lag, batch_queued_rows: the same of the batch lane; the other numbers are without it, except
             `running_rows`, which has the rows of both.
         unready: why it is not ready although it takes requests: its `is_ready` says so, or its processes died; "" if it is ready.
+        runs: how long batches took since it was loaded; see `protocol.model_stats.merge_runs`.
+        executed: rows that it has answered with success since then.
+        last_inference: when it last did, in whole seconds since the epoch; 0 for never.
     """
 
     model: str
@@ -218,6 +226,9 @@ class ModelLoad:
     batch_lag: int = 0
     batch_queued_rows: int = 0
     unready: str = ""
+    runs: Runs = ()
+    executed: int = 0
+    last_inference: int = 0
 
 
 class Outcome(enum.StrEnum):
@@ -256,7 +267,7 @@ MAX_UNLOADED: Final = 1000
 """Names of unloaded models in a heartbeat."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class Heartbeat:
     """A worker's heartbeat, sent every 500 ms.
 
@@ -279,7 +290,7 @@ class Heartbeat:
     host: str
     pid: int
     at: float
-    models: tuple[ModelLoad, ...] = ()
+    models: Sequence[ModelLoad] = ()
     members: dict[str, str] = dataclasses.field(default_factory=dict)
     draining: bool = False
     asked: tuple[str, ...] | None = None
@@ -287,3 +298,27 @@ class Heartbeat:
     memory: tuple[int, int] = (0, 0)
     mode: str = ""
     unloaded: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(slots=True)
+class Pulse:
+    """The sign of life of one worker: all that its peers read of it twice a second.
+
+    Attributes:
+        worker, incarnation, at, draining: see `Heartbeat`.
+        listens: whether it answers asks.
+        description, loads: revisions of the other parts of its heartbeat (`protocol.heartbeat_parts`); b"" if it has no parts.
+    """
+
+    worker: str
+    incarnation: str
+    at: float
+    draining: bool = False
+    listens: bool = False
+    description: bytes = b""
+    loads: bytes = b""
+
+
+def pulse_of(beat: Heartbeat) -> Pulse:
+    """The sign of life in a heartbeat."""
+    return Pulse(beat.worker, beat.incarnation, beat.at, beat.draining, beat.asked is not None)

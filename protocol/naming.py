@@ -185,8 +185,27 @@ class Names:
         return f"{self.prefix}:asks"
 
     @property
+    def pulses_key(self) -> str:
+        """The Redis hash worker id -> sign of life."""
+        return f"{self.prefix}:pulses"
+
+    @property
+    def descriptions_key(self) -> str:
+        """The Redis hash worker id -> what rarely changes in its heartbeat."""
+        return f"{self.prefix}:descriptions"
+
+    @property
+    def loads_key(self) -> str:
+        """The Redis hash worker id -> the numbers in its heartbeat that have changed since its description was written."""
+        return f"{self.prefix}:loads"
+
+    def answer_key(self, worker: str) -> str:
+        """The Redis string with a worker's last answer to an ask."""
+        return f"{self.prefix}:answer:{worker}"
+
+    @property
     def workers_key(self) -> str:
-        """The Redis hash worker id -> heartbeat."""
+        """The Redis hash worker id -> heartbeat of wire version 1; empty once no process of that version is left."""
         return f"{self.prefix}:workers"
 
 

@@ -16,6 +16,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Final
 
+from protocol.messages import Runs
 from protocol.model_stats import (
     FIRST_RESPONSE_MS,
     BatchStats,
@@ -29,6 +30,7 @@ from protocol.model_stats import (
     count_success,
     encode_duration,
     encode_model_stats,
+    merge_runs,
 )
 from protocol.totals import Counts, Key
 from workers.latency import LatencyModel
@@ -178,7 +180,7 @@ class ModelStatistics:
         self.emit_seconds = Histogram(SECONDS)
         self.first_response = Histogram(first_response)
         """In milliseconds."""
-        self._shown: tuple[tuple[int, int, int, int], ModelStats] | None = None
+        self._runs: tuple[int, Runs] = (0, ())
         self.latency = LatencyModel()
 
     def executed(self, batch: Executed) -> None:
@@ -281,17 +283,16 @@ class ModelStatistics:
         self.cache_miss.add(1, seconds)
         add_miss(self._unreported, seconds)
 
+    def runs(self) -> Runs:
+        """How long batches took, in a few classes of sizes; summed up again only after a batch ran."""
+        if self._runs[0] != self.execution_count:
+            sizes = sorted(self.by_batch_size.items())
+            merged = merge_runs([(rows, ran.count, round(ran.seconds * 1e9)) for rows, (_, ran, _) in sizes])
+            self._runs = (self.execution_count, merged)
+        return self._runs[1]
+
     def to_json(self) -> ModelStats:
-        """See `encode_model_stats`.
-
-        Encoded again only after something was counted: an idle model too is asked twice a second.
-        """
-        counted = (self.execution_count, self.success.count, self.fail.count, self.cache_miss.count)
-        if self._shown is None or self._shown[0] != counted:
-            self._shown = (counted, self._to_json())
-        return self._shown[1]
-
-    def _to_json(self) -> ModelStats:
+        """See `encode_model_stats`."""
         durations = {
             "success": self.success,
             "fail": self.fail,

@@ -326,7 +326,7 @@ class Service:
             raise NotFound(f"model '{model}' is not ready")
         stats = statistics.model_stats(ready, await self.transport.results.totals(ready))
         if per_worker:
-            beats = [beat for beat in await self.heartbeats.poll() if is_sound(beat)]
+            beats = [beat for beat in await self.heartbeats.poll(statistics=True) if is_sound(beat)]
             statistics.add_workers(stats, beats, self.clock())
         return stats
 

@@ -7,6 +7,7 @@ with the reason, and affects no other.
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -17,7 +18,8 @@ from gateway.counters import Counters
 from protocol.control import AliasRoute
 from protocol.errors import FleetError, InvalidArgument, NotFound, Unavailable, quoted
 from protocol.heartbeat_codec import SECRET_KEY, decode_announcement
-from protocol.messages import SHOWN_DIGEST, Announcement, Heartbeat, Lane, ModelState
+from protocol.heartbeat_parts import facts_of
+from protocol.messages import SHOWN_DIGEST, Announcement, Heartbeat, Lane, ModelLoad, ModelState
 from protocol.model_config import ModelConfig
 from protocol.naming import Names
 from protocol.ports import Record
@@ -93,7 +95,7 @@ class Catalogue:
         sleeping: whether a model was evicted and is loaded again for a call; set by `repository`.
     """
 
-    __slots__ = ("_aliases", "_counters", "_models", "_names", "_resolved", "_shadowed", "sleeping")
+    __slots__ = ("_aliases", "_counters", "_live", "_models", "_names", "_resolved", "_shadowed", "sleeping")
 
     def __init__(
         self, names: Names, counters: dict[tuple[str, str], Counters], aliases: AliasTable | None = None
@@ -104,6 +106,7 @@ class Catalogue:
         self._models: dict[str, dict[str, Served]] = {}
         self._resolved: dict[tuple[str, str], Served] = {}
         self._counters = counters
+        self._live: list[Sequence[ModelLoad]] | None = None
         self.sleeping: Callable[[str], bool] = lambda model: False
 
     def apply(self, records: Iterable[Record]) -> list[str]:
@@ -148,6 +151,8 @@ class Catalogue:
         known = versions.get(entry.version)
         if known is not None:
             served.workers, served.digests, served.unready = known.workers, known.digests, known.unready
+        else:
+            self._live = None
         versions[entry.version] = served
         self._resolved.clear()
         self._shadowed.clear()
@@ -328,13 +333,15 @@ class Catalogue:
         Returns:
             The versions whose workers serve different files, if that is new.
         """
+        live = [facts_of(beat.models) for beat in heartbeats if beat.at >= since and not beat.draining]
+        if self._live is not None and len(live) == len(self._live) and all(map(operator.is_, live, self._live)):
+            return []
+        self._live = live
         counts: dict[tuple[str, str], int] = {}
         digests: dict[tuple[str, str], set[str]] = {}
         unready: dict[tuple[str, str], list[str]] = {}
-        for beat in heartbeats:
-            if beat.at < since or beat.draining:
-                continue
-            for load in beat.models:
+        for models in live:
+            for load in models:
                 if load.state is ModelState.READY:
                     key = (load.model, load.version)
                     counts[key] = counts.get(key, 0) + 1

@@ -1,7 +1,8 @@
-"""Heartbeats on request: workers beat twice a second, and at once when they are polled.
+"""Heartbeats on request: workers beat twice a second, and answer at once when they are polled.
 
 Invariants: a poll returns heartbeats made after it was called, of every live worker that answers within `WITHIN`, and the last
-known ones of the others; at most one poll is in flight, however many callers wait.
+known ones of the others; at most one poll is in flight, however many callers wait. Workers make statistics only for a poll that
+somebody needs them of.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import secrets
 from collections.abc import Callable
 from typing import Final
 
+from protocol.heartbeat_parts import Loads
 from protocol.messages import Heartbeat
-from protocol.ports import Directory
+from protocol.ports import STATE_ONLY, Directory
 
 WITHIN: Final = 1.0
 """Seconds that a worker may take to answer."""
@@ -37,13 +39,18 @@ class HeartbeatPoller:
         self._live = live
         self._asking: asyncio.Task[list[Heartbeat]] | None = None
         self._next: asyncio.Task[list[Heartbeat]] | None = None
+        self._statistics = False
 
-    async def poll(self) -> list[Heartbeat]:
+    async def poll(self, *, statistics: bool = False) -> list[Heartbeat]:
         """A heartbeat of every worker in the directory.
+
+        Args:
+            statistics: with those of its models, from every worker that answers.
 
         Raises:
             Unavailable: the directory cannot be reached.
         """
+        self._statistics = self._statistics or statistics
         if self._next is None:
             self._next = asyncio.get_running_loop().create_task(self._after(self._asking))
             self._next.add_done_callback(_seen)  # the caller may have gone
@@ -64,26 +71,32 @@ class HeartbeatPoller:
         return await self._ask()
 
     async def _ask(self) -> list[Heartbeat]:
-        since = self._clock() - self._live
-        asked = {beat.worker for beat in await self._directory.workers() if beat.asked is not None and beat.at >= since}
-        ask, loop = secrets.token_hex(8), asyncio.get_running_loop()
-        if asked:
+        ask = secrets.token_hex(8) + ("" if self._statistics else STATE_ONLY)
+        self._statistics = False
+        since, loop = self._clock() - self._live, asyncio.get_running_loop()
+        beats = {beat.worker: beat for beat in await self._directory.workers()}
+        waiting = {beat.worker for beat in beats.values() if beat.asked is not None and beat.at >= since}
+        if waiting:
             await self._directory.ask(ask)
         end = loop.time() + WITHIN
         pause, longest = _LOOK
-        while True:
-            beats = await self._directory.workers()
-            waiting = [beat for beat in beats if beat.worker in asked and ask not in (beat.asked or ())]
+        while waiting:
+            for beat in await self._directory.answers(waiting):
+                if ask in (beat.asked or ()):
+                    beats[beat.worker] = beat
+                    waiting.discard(beat.worker)
             if not waiting or loop.time() > end:
-                return beats
+                break
             await asyncio.sleep(pause)
             pause = min(2 * pause, longest)
+        return list(beats.values())
 
 
 def is_sound(beat: Heartbeat) -> bool:
     """Whether names and times in a heartbeat are of their types. The codec passes on whatever a worker sends."""
-    named = isinstance(beat.worker, str) and all(
-        isinstance(load.model, str) and isinstance(load.version, str) for load in beat.models
+    named = isinstance(beat.worker, str) and (
+        isinstance(beat.models, Loads)  # whose reader has made sure of it
+        or all(isinstance(load.model, str) and isinstance(load.version, str) for load in beat.models)
     )
     return named and isinstance(beat.at, int | float) and math.isfinite(beat.at)
 

@@ -20,6 +20,7 @@ from gateway.repository import progress
 from gateway.repository.parameters import LoadCall, LoadOptions, failed_to_poll, load_record
 from protocol.control import FILE, MAX_PART, MODEL, ControlTable, DesiredModel, encode_desired, file_key
 from protocol.errors import Code, DeadlineExceeded, Exhausted, FleetError, InvalidArgument, NotFound, Unavailable
+from protocol.heartbeat_parts import facts_of
 from protocol.messages import ANONYMOUS, Heartbeat
 from protocol.ports import Record
 from protocol.runtime.tasks import BackgroundTasks
@@ -85,7 +86,9 @@ class RepositoryControl:
             NotFound: nobody knows the model.
         """
         live, wish = self._live(self._beats), self.table.models.get(model)
-        here = any(model in beat.unloaded or any(load.model == model for load in beat.models) for beat in live)
+        here = any(
+            model in beat.unloaded or any(load.model == model for load in facts_of(beat.models)) for beat in live
+        )
         if wish is None and not here and not self._service.catalogue.known(model):
             raise NotFound(f"Request for unknown model: '{model}' is not found")
         return progress.status(model, wish, live)
@@ -151,7 +154,7 @@ class RepositoryControl:
         followers = await self._followers()
         async with self._lock(model):
             before = self.table.models.get(model)
-            served = any(load.model == model for beat in followers for load in beat.models)
+            served = any(load.model == model for beat in followers for load in facts_of(beat.models))
             if before is None and not served and not service.catalogue.known(model):
                 return
             allowed = () if before is None else before.entry.digests
@@ -251,7 +254,10 @@ class RepositoryControl:
     async def _visible(self, model: str, followers: Iterable[Heartbeat]) -> None:
         """Wait until this gateway has read that the versions are ready, so that the caller's next request finds them."""
         ready = {
-            load.version for beat in followers for load in beat.models if load.model == model and load.state == "READY"
+            load.version
+            for beat in followers
+            for load in facts_of(beat.models)
+            if load.model == model and load.state == "READY"
         }
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(UNLOAD_WITHIN):
@@ -262,7 +268,10 @@ class RepositoryControl:
         while True:
             followers = self._following(await self._look())
             elsewhere = {
-                load.model for beat in self._live(self._beats) if beat.mode != "explicit" for load in beat.models
+                load.model
+                for beat in self._live(self._beats)
+                if beat.mode != "explicit"
+                for load in facts_of(beat.models)
             }
             gone = model in elsewhere or not self._ready(model)
             if progress.noted(model, generation, followers) and gone:

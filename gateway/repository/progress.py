@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from protocol.control import Wish
+from protocol.heartbeat_parts import facts_of
 from protocol.messages import ControlProgress, Heartbeat, ModelState, Outcome
 
 
@@ -77,7 +78,7 @@ def add_workers(entries: list[dict[str, Any]], beats: Iterable[Heartbeat]) -> No
     names = {entry["name"] for entry in entries}
     unloaded: dict[str, str] = {}
     for beat in beats:
-        for load in beat.models:
+        for load in facts_of(beat.models):
             if load.state is ModelState.LOADING:
                 entry = known.get((load.model, load.version))
                 if entry is None:
@@ -127,7 +128,7 @@ def _desired(wish: Wish) -> dict[str, Any]:
 
 def _worker(model: str, beat: Heartbeat) -> dict[str, Any]:
     entry = _entry(beat, model)
-    versions = [load for load in beat.models if load.model == model]
+    versions = [load for load in facts_of(beat.models) if load.model == model]
     if entry is not None:
         state, reason = entry.state.value, entry.reason.strip()
     else:

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 from gateway.catalogue.catalogue import Catalogue
 from gateway.routing.loads import WorkerLoad, worker_load
 from protocol.errors import FleetError
+from protocol.heartbeat_parts import facts_of
 from protocol.messages import Heartbeat, Lane, ModelLoad, ModelState
 from protocol.model_config import ModelConfig
 from protocol.naming import Names
@@ -45,7 +46,9 @@ class HeartbeatCapacity:
     def __init__(self, names: Names, catalogue: Catalogue) -> None:
         self._names = names
         self._catalogue = catalogue
-        self._loads: dict[tuple[str, str], list[tuple[Heartbeat, ModelLoad]]] = {}
+        self._beats: dict[str, Heartbeat] = {}
+        self._facts: list[tuple[str, Sequence[ModelLoad]]] = []
+        self._places: dict[tuple[str, str], list[tuple[str, int]]] = {}
         self._revision = 0
         self._learned: dict[str, int] = {}
         self._asked: dict[str, int] = {}
@@ -57,12 +60,15 @@ class HeartbeatCapacity:
         return self._revision
 
     def observe(self, heartbeats: Sequence[Heartbeat]) -> None:
-        """Replace what is known by these heartbeats."""
-        self._loads = {}
+        """Replace what is known by these heartbeats. Numbers of a model are looked at when somebody asks for its topic."""
         self._revision += 1
-        for beat in sorted(heartbeats, key=lambda beat: beat.at, reverse=True):
-            for load in beat.models:
-                self._loads.setdefault((load.model, load.version), []).append((beat, load))
+        self._beats = {beat.worker: beat for beat in heartbeats}
+        facts = [(worker, facts_of(beat.models)) for worker, beat in self._beats.items()]
+        if not _same(facts, self._facts):
+            self._facts, self._places = facts, {}
+            for worker, models in facts:
+                for at, load in enumerate(models):
+                    self._places.setdefault((load.model, load.version), []).append((worker, at))
 
     def partitions(self, topic: str) -> int:
         """See `Capacity`."""
@@ -87,7 +93,8 @@ class HeartbeatCapacity:
     def workers(self, topic: str) -> list[WorkerLoad]:
         """See `Capacity`. Groups in the batch lane go to its partitions in turn: nothing is known about them."""
         key = self._model(topic)
-        if key is None or key not in self._loads:
+        places = None if key is None else self._places.get(key)
+        if key is None or places is None:
             return []
         try:
             config = self._catalogue.get(*key).config
@@ -95,7 +102,8 @@ class HeartbeatCapacity:
             return []
         found, taken = [], set[int]()
         count = self.partitions(topic)
-        for beat, load in self._loads[key]:
+        loads = [(beat := self._beats[worker], beat.models[at]) for worker, at in places]
+        for beat, load in sorted(loads, key=lambda pair: pair[0].at, reverse=True):
             if load.state is ModelState.READY:
                 known = worker_load(beat, load, max(1, config.max_batch_size), _instances(config))
                 own = tuple(partition for partition in known.partitions if partition not in taken)
@@ -116,3 +124,8 @@ class HeartbeatCapacity:
 
 def _instances(config: ModelConfig) -> int:
     return max(1, min(sum(group.count for group in config.instance_groups), 1024))
+
+
+def _same(one: Sequence[tuple[str, object]], other: Sequence[tuple[str, object]]) -> bool:
+    """Whether both have the same workers with the very same objects."""
+    return len(one) == len(other) and all(a[0] == b[0] and a[1] is b[1] for a, b in zip(one, other, strict=True))

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 from protocol.codec import MAX_NUMBER
 from protocol.messages import Heartbeat, ModelLoad
@@ -60,10 +60,10 @@ def worker_load(beat: Heartbeat, load: ModelLoad, max_batch: int, instances: int
         instances: that the worker runs of it, at least 1.
     """
     full = max_batch * instances
-    seconds, flat = full_batch(load.statistics, max_batch)
+    seconds, flat = _full_batch(_classes(load.runs) or _times(load.statistics), max_batch)
     return WorkerLoad(
         beat.worker, _partitions(load.partitions), _rows(load, full), beat.at, full, full / seconds if seconds else 0.0, flat,
-        beat.draining, _executed(load.statistics),
+        beat.draining, _count(load.executed, MAX_NUMBER) or _executed(load.statistics),
     )  # fmt: skip
 
 
@@ -97,7 +97,10 @@ def full_batch(statistics: object, max_batch: int) -> tuple[float, bool | None]:
     Args:
         statistics: see `protocol.model_stats.ModelStats`; only `batch_stats` is read.
     """
-    times = _times(statistics)
+    return _full_batch(_times(statistics), max_batch)
+
+
+def _full_batch(times: Sequence[tuple[float, int, float]], max_batch: int) -> tuple[float, bool | None]:
     batches = sum(count for _, count, _ in times)
     if not batches:
         return 0.0, None
@@ -112,10 +115,24 @@ def full_batch(statistics: object, max_batch: int) -> tuple[float, bool | None]:
     return per_batch + per_row * max_batch, seconds >= BRIEF and doubled <= FLAT * seconds
 
 
-def _times(statistics: object) -> list[tuple[int, int, float]]:
-    """(rows, batches, seconds in all) of each batch size that ran."""
-    listed = statistics.get("batch_stats") if isinstance(statistics, Mapping) else None
+def _classes(runs: Iterable[Any]) -> list[tuple[float, int, float]]:
+    """(mean rows of a batch, batches, seconds in all) of each size class that ran; see `protocol.model_stats.merge_runs`."""
     times = []
+    for entry in itertools.islice(runs, _MAX_SIZES):
+        try:
+            batches, in_all, ns = entry
+        except (TypeError, ValueError):
+            continue
+        count, rows, total = _count(batches), _count(in_all, MAX_NUMBER), _count(ns, MAX_NUMBER)
+        if count and rows and total < count * _MAX_SECONDS * 1e9:
+            times.append((rows / count, count, total / 1e9))
+    return times
+
+
+def _times(statistics: object) -> list[tuple[float, int, float]]:
+    """(rows, batches, seconds in all) of each batch size that ran, as a worker of wire version 1 says."""
+    listed = statistics.get("batch_stats") if isinstance(statistics, Mapping) else None
+    times: list[tuple[float, int, float]] = []
     for entry in listed[:_MAX_SIZES] if isinstance(listed, list | tuple) else ():
         try:
             ran = entry["compute_infer"]

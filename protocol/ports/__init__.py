@@ -20,7 +20,7 @@ from protocol.ports.bus import (
     Published,
     Record,
 )
-from protocol.ports.directory import Directory
+from protocol.ports.directory import STATE_ONLY, Directory
 from protocol.ports.results import (
     Cancel,
     Claim,
@@ -38,6 +38,7 @@ from protocol.totals import Counts
 
 __all__ = [
     "NOWHERE",
+    "STATE_ONLY",
     "Assigned",
     "Bus",
     "Cancel",

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 from protocol.codec import micros
 from protocol.errors import Unavailable
-from protocol.messages import Heartbeat
+from protocol.messages import Heartbeat, Pulse, pulse_of
 from protocol.ports import Cancel, Claim, Claimed, ClaimState, FinishOutcome, Place, RequestState, Terminal, Wake
 from protocol.totals import KeptTotals, Key
 from protocol.transport.embedded.fence import Fences, counted
@@ -230,6 +230,9 @@ class SimStore:
     async def workers(self) -> list[Heartbeat]:
         return await self._call(lambda: list(self._server.heartbeats.values()))
 
+    async def pulses(self, workers: Collection[str] | None = None) -> list[Pulse]:
+        return [pulse_of(beat) for beat in await self.workers() if workers is None or beat.worker in workers]
+
     async def forget(self, worker: str) -> None:
         await self._call(lambda: self._server.heartbeats.pop(worker, None))
 
@@ -238,3 +241,9 @@ class SimStore:
 
     async def listen_asks(self, on_ask: Callable[[str], None]) -> None:
         raise NotImplementedError("the simulation answers no requests for statistics")
+
+    async def answer(self, heartbeat: Heartbeat) -> None:
+        raise NotImplementedError("the simulation answers no requests for statistics")
+
+    async def answers(self, workers: Collection[str]) -> list[Heartbeat]:
+        raise NotImplementedError("the simulation requests no statistics")

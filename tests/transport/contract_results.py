@@ -9,7 +9,16 @@ import time
 import pytest
 
 from protocol.codec import decode_request, encode_reply, encode_request, payload_bytes
-from protocol.messages import Heartbeat, InferReply, InferRequest, ModelLoad, ModelState
+from protocol.messages import (
+    ControlProgress,
+    Heartbeat,
+    InferReply,
+    InferRequest,
+    ModelLoad,
+    ModelState,
+    Outcome,
+    Pulse,
+)
 from protocol.ports import Cancel, ClaimState, RequestState, Terminal, Wake
 from protocol.tensors import Tensor
 from tests.transport.contract_claims import ClaimsContract
@@ -428,13 +437,7 @@ class ResultsContract(ClaimsContract, TotalsContract):
 
     async def test_the_directory_keeps_the_last_beat_of_every_worker(self, site: Site, store: Store) -> None:
         reader = await site.connect()
-        load = ModelLoad(
-            "m", "1", ModelState.READY, (0, 3), lag=4, seconds_per_row={"16/8": 0.001}, statistics={"n": 1}
-        )
-        beats = [
-            Heartbeat(f"w{n}", f"i{n}", "host", 42, at=1_700_000_000.5, models=(load,), members={"g": "m-1"})
-            for n in range(2)
-        ]
+        beats = [beat_of(f"w{n}") for n in range(2)]
         for beat in beats:
             await store.beat(beat)
         later = dataclasses.replace(beats[0], at=1_700_000_001.5, draining=True)
@@ -443,3 +446,56 @@ class ResultsContract(ClaimsContract, TotalsContract):
         await reader.forget("w0")
         await reader.forget("stranger")
         assert await store.workers() == [beats[1]]
+
+    async def test_whatever_changes_in_a_heartbeat_is_read(self, site: Site, store: Store) -> None:
+        reader, beat = await site.connect(), beat_of("w")
+        (load,) = beat.models
+        changes = [
+            beat,
+            dataclasses.replace(beat, models=(dataclasses.replace(load, lag=5, queued_rows=7),)),
+            dataclasses.replace(beat, models=(dataclasses.replace(load, lag=6), ModelLoad("n", "2", ModelState.LOADING))),
+            dataclasses.replace(beat, models=(ModelLoad("n", "2", ModelState.LOADING),), mode="explicit", unloaded=("x",)),
+            dataclasses.replace(beat, incarnation="second", models=(), memory=(5, 3), members={}),
+            dataclasses.replace(beat, control=(ControlProgress("m", 7, ModelState.UNAVAILABLE, "no", True, Outcome.FAILED),)),
+        ]  # fmt: skip
+        for second, changed in enumerate(changes):
+            await store.beat(dataclasses.replace(changed, at=1_700_000_000.5 + second))
+            assert await reader.workers() == [dataclasses.replace(changed, at=1_700_000_000.5 + second)]
+
+    async def test_pulses_of_some_workers_or_all(self, site: Site, store: Store) -> None:
+        reader = await site.connect()
+        for n in range(3):
+            await store.beat(dataclasses.replace(beat_of(f"w{n}"), draining=n == 2))
+
+        def said(pulses: list[Pulse]) -> list[tuple[str, str, float, bool]]:
+            return sorted((pulse.worker, pulse.incarnation, pulse.at, pulse.draining) for pulse in pulses)
+
+        known = [(f"w{n}", f"i-w{n}", 1_700_000_000.5, n == 2) for n in range(3)]
+        assert said(await reader.pulses()) == known
+        assert said(await reader.pulses(["w2", "stranger", "w0"])) == [known[0], known[2]]
+        assert await reader.pulses([]) == []
+        await reader.forget("w2")
+        assert said(await reader.pulses(["w2", "w0"])) == [known[0]]
+
+    async def test_an_answer_is_whole_and_stays_beside_later_heartbeats(self, site: Site, store: Store) -> None:
+        reader, process = await site.connect(), await site.connect()
+        beat = dataclasses.replace(beat_of("w"), asked=())
+        await store.beat(beat)
+        (listening,) = await reader.workers()
+        assert listening.asked is not None
+        assert [answer for answer in await reader.answers(["w", "stranger"]) if answer.asked] == []
+        (load,) = beat.models
+        loads = (dataclasses.replace(load, seconds_per_row={"16/8": 0.001}, statistics={"inference_count": 1}),)
+        answer = dataclasses.replace(beat, asked=("a", "b"), models=loads)
+        await process.answer(answer)  # its process, while its supervisor repeats what it heard last
+        await store.beat(dataclasses.replace(beat, at=beat.at + 1))
+        assert await reader.answers(["stranger", "w"]) == [answer]
+        (last,) = await reader.workers()
+        assert last.at == beat.at + 1
+        await reader.forget("w")
+        assert await reader.answers(["w"]) == []
+
+
+def beat_of(worker: str) -> Heartbeat:
+    load = ModelLoad("m", "1", ModelState.READY, (0, 3), lag=4, runs=((2, 5, 1000),), executed=5, last_inference=9)
+    return Heartbeat(worker, f"i-{worker}", "host", 42, at=1_700_000_000.5, models=(load,), members={"g": "m-1"})

@@ -88,7 +88,7 @@ async def test_the_heartbeat_says_who_it_is_and_how_its_models_stand(tmp_path: P
         worker = await f.worker(heartbeat_interval=0.01)
         caller = await f.caller()
         await caller.ask(caller.request(1), caller.request(2))
-        await until(lambda: f.server.heartbeats["w0"].models[0].statistics.get("inference_count") == 2)
+        await until(lambda: f.server.heartbeats["w0"].models[0].executed == 2)
         beat = f.server.heartbeats["w0"]
         (load,) = beat.models
         assert (beat.worker, beat.pid, beat.draining) == ("w0", os.getpid(), False)
@@ -96,7 +96,9 @@ async def test_the_heartbeat_says_who_it_is_and_how_its_models_stand(tmp_path: P
         batches = NAMES.batch_topic("m", "1")
         assert beat.members == {TOPIC: serving.intake.member, batches: serving.batch_intake.member}
         assert (load.state, load.partitions) == (ModelState.READY, (0, 1, 2, 3))
-        assert list(load.seconds_per_row) == ["1/2"]
+        assert (load.runs[0][:2], load.statistics, load.seconds_per_row) == ((1, 2), {}, {})
+        (asked,) = (await worker._pulse.current_heartbeat(statistics=True)).models
+        assert (asked.statistics["inference_count"], list(asked.seconds_per_row)) == (2, ["1/2"])
         await until(lambda: f.server.heartbeats["w0"].models[0].lag == 0)
         drained = asyncio.ensure_future(worker.drain(1))
         await until(lambda: f.server.heartbeats["w0"].draining)

@@ -12,6 +12,7 @@ import structlog
 
 from protocol.errors import NotFound, Unavailable
 from protocol.heartbeat_codec import encode_announcement
+from protocol.heartbeat_parts import facts_of
 from protocol.messages import Announcement, ModelState
 from protocol.ports import Directory, OutRecord, Published
 from workers.context import Context
@@ -116,5 +117,5 @@ class Announcer:
             (load.model, load.version) == (entry.model, entry.version) and load.state is ModelState.READY
             for beat in beats
             if beat.worker != self._context.worker and beat.at >= since and not beat.draining
-            for load in beat.models
+            for load in facts_of(beat.models)
         )

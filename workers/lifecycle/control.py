@@ -17,7 +17,8 @@ import structlog
 
 from protocol.control import ControlTable
 from protocol.errors import ConfigError, FleetError, Unavailable, described
-from protocol.messages import MAX_UNLOADED, ControlProgress, Heartbeat, ModelState, Outcome
+from protocol.heartbeat_parts import facts_of
+from protocol.messages import MAX_UNLOADED, ControlProgress, Heartbeat, ModelLoad, ModelState, Outcome
 from protocol.ports import Directory
 from protocol.runtime.tasks import BackgroundTasks
 from workers.context import Context
@@ -219,9 +220,7 @@ class Control:
                     used[model] = self._context.clock()
         for beat in others:
             for load in beat.models:
-                last = load.statistics.get("last_inference", 0) if isinstance(load.statistics, Mapping) else 0
-                if isinstance(last, int | float):
-                    used[load.model] = max(used.get(load.model, 0.0), last / 1e3)
+                used[load.model] = max(used.get(load.model, 0.0), _last_inference(load))
         return used
 
     # --- one model ---------------------------------------------------------------------------------------------------
@@ -288,10 +287,19 @@ class Control:
             self._progress.pop(name, None)
 
 
+def _last_inference(load: ModelLoad) -> float:
+    """When the model last ran there; a worker of wire version 1 says so in its statistics."""
+    last: object = load.last_inference
+    if not last and isinstance(load.statistics, Mapping):
+        last = load.statistics.get("last_inference", 0)
+        return last / 1e3 if isinstance(last, int | float) else 0.0
+    return last if isinstance(last, int) else 0.0
+
+
 def _peer(beat: Heartbeat) -> Peer:
     return Peer(
         beat.worker,
-        frozenset(load.model for load in beat.models if load.state is ModelState.READY),
+        frozenset(load.model for load in facts_of(beat.models) if load.state is ModelState.READY),
         {entry.model: entry.generation for entry in beat.control if entry.outcome in GIVES_WAY},
     )
 

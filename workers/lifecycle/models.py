@@ -155,12 +155,12 @@ class Models:
             if slot.state in (State.LOADING, State.UNAVAILABLE)
         ]
 
-    async def loads(self) -> list[ModelLoad]:
-        """Each version's load, for the heartbeat."""
+    async def loads(self, *, statistics: bool = False) -> list[ModelLoad]:
+        """Each version's load, for the heartbeat; with its statistics, if they are asked for."""
         loads = []
         for (model, version), slot in list(self.slots.items()):
             if slot.serving is not None:
-                loads.append(await slot.serving.load(public_state(slot.state)))
+                loads.append(await slot.serving.load(public_state(slot.state), statistics=statistics))
             elif slot.state is not State.UNLOADED:
                 loads.append(ModelLoad(model, version, public_state(slot.state)))
         return loads

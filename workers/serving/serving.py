@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 
 import structlog
 
@@ -150,9 +151,9 @@ class Serving:
         self.runner.abandon()
         self.batch_lane.abandon()
 
-    async def load(self, state: ModelState) -> ModelLoad:
-        """Its part of the heartbeat."""
-        runner = self.runner
+    async def load(self, state: ModelState, *, statistics: bool = False) -> ModelLoad:
+        """Its part of the heartbeat; with statistics, if they are asked for."""
+        runner, counted = self.runner, self.statistics
         self.last_lag, self.last_batch_lag = await self._lag_of(self.intake), await self._lag_of(self.batch_intake)
         return ModelLoad(
             *self.key,
@@ -163,13 +164,16 @@ class Serving:
             running_rows=runner.running_rows,
             lag=self.last_lag,
             oldest_age=self.oldest_age(),
-            seconds_per_row=self.statistics.latency.seconds_per_row(),
-            statistics=self.statistics.to_json(),
+            seconds_per_row=counted.latency.seconds_per_row() if statistics else {},
+            statistics=counted.to_json() if statistics else {},
             digest=self.loaded.version.digest,
             batch_partitions=tuple(sorted(self.batch_intake.owned)),
             batch_lag=self.last_batch_lag,
             batch_queued_rows=self.batch_lane.queued_rows,
             unready=shortened(self.unready(), MAX_REASON),
+            runs=counted.runs(),
+            executed=counted.inference_count,
+            last_inference=math.ceil(counted.last_inference),
         )
 
     def unready(self) -> str:

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from protocol.errors import Unavailable
 from protocol.heartbeat_codec import encode_heartbeat
 from protocol.messages import Heartbeat
-from protocol.ports import Directory
+from protocol.ports import STATE_ONLY, Directory
 from workers.context import Context
 from workers.lifecycle.control import Control, with_control
 from workers.lifecycle.models import Models
@@ -53,8 +53,12 @@ class HeartbeatSource:
         self._control = control
         self._host = socket.gethostname()
 
-    async def current_heartbeat(self) -> Heartbeat:
-        """The worker's state now."""
+    async def current_heartbeat(self, *, statistics: bool = False) -> Heartbeat:
+        """The worker's state now.
+
+        Args:
+            statistics: with those of each model.
+        """
         context, asked = self._context, None if self.asked is None else tuple(self.asked)  # read before the loads are
         beat = Heartbeat(
             context.worker,
@@ -62,7 +66,7 @@ class HeartbeatSource:
             self._host,
             os.getpid(),
             context.clock(),
-            tuple(await self._models.loads()),
+            tuple(await self._models.loads(statistics=statistics)),
             {group: member for serving in self._models.serving() for group, member in serving.members().items()},
             self.draining,
             asked,
@@ -71,9 +75,9 @@ class HeartbeatSource:
 
 
 class HeartbeatResponder:
-    """Sends heartbeats between the regular ones when a gateway asks for the worker's state.
+    """Answers gateways that ask for the worker's state, with its statistics unless none of them needs them.
 
-    They go straight to the directory: a supervisor relays only twice a second.
+    Answers go straight to the directory: a supervisor relays only twice a second.
 
     Args:
         source: makes the heartbeats.
@@ -86,6 +90,7 @@ class HeartbeatResponder:
         self._sender = sender
         self._directory = directory
         self._asked = asyncio.Event()
+        self._statistics = False
 
     async def listen(self) -> None:
         """Receive asks from now on. Raises `Unavailable` when the store cannot be reached."""
@@ -93,17 +98,18 @@ class HeartbeatResponder:
         self._source.asked = collections.deque(maxlen=MAX_ASKS)
 
     async def answer(self) -> None:
-        """Wait for an ask and send one heartbeat; asks that arrive meanwhile are for the next call."""
+        """Wait for an ask and answer it; asks that arrive meanwhile are for the next call."""
         await self._asked.wait()
         self._asked.clear()
-        beat = await self._source.current_heartbeat()
+        statistics, self._statistics = self._statistics, False
+        beat = await self._source.current_heartbeat(statistics=statistics)
         await self._sender.beat(beat)
-        if not isinstance(self._sender, DirectorySender):
-            await self._directory.beat(beat)
+        await self._directory.answer(beat)
 
     def _on_ask(self, ask: str) -> None:
         if self._source.asked is not None:
             self._source.asked.append(ask[:MAX_ASK])
+            self._statistics = self._statistics or not ask.endswith(STATE_ONLY)
             self._asked.set()
 
 

@@ -260,14 +260,28 @@ class Supervisor:
         if beat is not None and self.pid is not None:
             cpu_yield.end()  # not earlier: Linux might then refuse the worker's own `begin`
             await transport.directory.beat(dataclasses.replace(beat, at=await transport.results.now()))
-        for dead in self._peers.observe(await transport.directory.workers(), now):
+        wanted = self._peers.wanted(now)
+        dead = self._peers.observe(await transport.directory.pulses(wanted), now, wanted)
+        if dead:
+            await self._evict_peers([pulse.worker for pulse in dead])
+
+    async def _evict_peers(self, dead: Sequence[str]) -> None:
+        """Begin to evict dead peers, whose groups their last heartbeats name."""
+        try:
+            beats = {beat.worker: beat for beat in await self._transport.directory.workers()}
+        except BaseException:
+            for worker in dead:
+                self._peers.again(worker)
+            raise
+        for worker in dead:
+            beat = beats.get(worker) or Heartbeat(worker, "", "", 0, 0.0)
             log.error(
                 "a worker is silent; its partitions are given to the others",
-                worker=dead.worker,
-                host=dead.host,
-                pid=dead.pid,
+                worker=worker,
+                host=beat.host,
+                pid=beat.pid,
             )
-            self._tasks.spawn(self._evict(dead))
+            self._tasks.spawn(self._evict(beat))
 
     async def _evict(self, dead: Heartbeat) -> None:
         """Give its partitions to the others at once, then delete its heartbeat."""

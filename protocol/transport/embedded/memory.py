@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from protocol.codec import micros
 from protocol.errors import NotFound, TooLarge, Unavailable, quoted
 from protocol.frames import MAX_RECORD
-from protocol.messages import Heartbeat
+from protocol.messages import Heartbeat, Pulse, pulse_of
 from protocol.ports import (
     Cancel,
     Claim,
@@ -198,6 +198,7 @@ class MemoryServer:
         self.wakes: dict[str, dict[MemoryStore, Callable[[list[Wake]], None]]] = {}
         self.cancels: dict[str, dict[MemoryStore, Callable[[list[Cancel]], None]]] = {}
         self.heartbeats: dict[str, Heartbeat] = {}
+        self.answers: dict[str, Heartbeat] = {}
         self.asks: dict[MemoryStore, Callable[[str], None]] = {}
 
 
@@ -362,6 +363,25 @@ class MemoryStore:
         """See `Directory.forget`."""
         self._check_open()
         self._server.heartbeats.pop(worker, None)
+        self._server.answers.pop(worker, None)
+
+    async def pulses(self, workers: Collection[str] | None = None) -> list[Pulse]:
+        """See `Directory.pulses`."""
+        self._check_open()
+        beats = self._server.heartbeats.values()
+        return [pulse_of(beat) for beat in beats if workers is None or beat.worker in workers]
+
+    async def answer(self, heartbeat: Heartbeat) -> None:
+        """See `Directory.answer`; the answer stays until the next one."""
+        await self.beat(heartbeat)
+        self._server.answers[heartbeat.worker] = heartbeat
+
+    async def answers(self, workers: Collection[str]) -> list[Heartbeat]:
+        """See `Directory.answers`."""
+        self._check_open()
+        server = self._server
+        found = [server.answers.get(worker) or server.heartbeats.get(worker) for worker in workers]
+        return [beat for beat in found if beat is not None]
 
     async def ask(self, ask: str) -> None:
         """See `Directory.ask`."""

@@ -9,13 +9,13 @@ import asyncio
 import dataclasses
 import itertools
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from protocol.codec import as_bytes
 from protocol.errors import FleetError, TooLarge, Unavailable, Unsupported
 from protocol.frames import MAX_RECORD
-from protocol.messages import Heartbeat
+from protocol.messages import Heartbeat, Pulse, pulse_of
 from protocol.ports import (
     Cancel,
     Claim,
@@ -339,6 +339,19 @@ class RemoteStore:
     async def forget(self, worker: str) -> None:
         """See `Directory.forget`."""
         await self._call("forget", worker)
+
+    async def pulses(self, workers: Collection[str] | None = None) -> list[Pulse]:
+        """See `Directory.pulses`."""
+        return [pulse_of(beat) for beat in await self.workers() if workers is None or beat.worker in workers]
+
+    async def answer(self, heartbeat: Heartbeat) -> None:
+        """See `Directory.answer`."""
+        await self._call("answer", heartbeat)
+
+    async def answers(self, workers: Collection[str]) -> list[Heartbeat]:
+        """See `Directory.answers`."""
+        beats: list[Heartbeat] = await self._call("answers", list(workers))
+        return beats
 
     async def ask(self, ask: str) -> None:
         """See `Directory.ask`."""

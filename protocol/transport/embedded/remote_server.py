@@ -26,7 +26,7 @@ from protocol.transport.embedded.remote_values import tuples, value_of
 BUS: Final = frozenset({"ensure_topic", "partitions", "publish", "read_record", "committed"})
 STORE: Final = frozenset(
     {"now", "totals", "claim", "confirm", "start", "look", "trim", "release", "cancel", "fill",
-     "beat", "workers", "forget", "ask"}
+     "beat", "workers", "forget", "ask", "answer", "answers"}
 )  # fmt: skip
 
 log = structlog.get_logger(__name__)

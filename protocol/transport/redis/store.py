@@ -18,14 +18,14 @@ from typing import Final
 import msgpack
 from redis.exceptions import NoScriptError, RedisError
 
-from protocol import codec, frames, heartbeat_codec
+from protocol import codec, frames
 from protocol.errors import CodecError, ConfigError, FleetError
-from protocol.messages import Heartbeat
 from protocol.ports import Cancel, Claim, Claimed, ClaimState, FinishOutcome, Place, RequestState, Terminal, Wake
 from protocol.totals import Key, add, tally
 from protocol.transport.redis.address import Address
 from protocol.transport.redis.client import Client, Subscriptions
 from protocol.transport.redis.connection import Argument, Reply, pack_commands
+from protocol.transport.redis.directory import READS_PARTS, RedisDirectory
 from protocol.transport.redis.redis_internals import pack_command
 from protocol.transport.settings import TransportSettings
 
@@ -56,18 +56,17 @@ def milliseconds(seconds: float) -> int:
     return max(1, round(seconds * 1000))
 
 
-class RedisStore:
+class RedisStore(RedisDirectory):
     """`protocol.ports.Results` and `Directory` on one Redis primary; also carries Kafka's `RebalanceHints`."""
 
     def __init__(self, settings: TransportSettings) -> None:
-        names = self._names = settings.names
+        names = settings.names
         self._address = Address.parse(settings.redis)
-        self._client = Client(self._address, settings.connect_timeout)
-        self._listening = Subscriptions(self._address, settings.connect_timeout)
+        client = Client(self._address, settings.connect_timeout)
+        super().__init__(names, client, Subscriptions(self._address, settings.connect_timeout))
         self._prefix = names.result_key("")
-        self._workers_key = names.workers_key
+        self._gateways = names.gateway_channel("")
         self._rebalance_channel = names.rebalance_channel
-        self._asks_channel = names.asks_channel
         self._result_ttl = milliseconds(settings.result_ttl)
         self._finish, self._claim, self._confirm, self._start = map(Script, ("finish", "claim", "confirm", "start"))
         self._release, self._totals = map(Script, ("release", "totals"))
@@ -233,6 +232,8 @@ class RedisStore:
 
     async def listen(self, channel: str, on_wake: Callable[[list[Wake]], None]) -> None:
         """See `Results.listen`."""
+        if channel.startswith(self._gateways):
+            await self._listening.listen(channel + READS_PARTS, lambda message: None)
         await self._listening.listen(channel, lambda message: on_wake(_wakes(message)))
 
     async def cancel(self, channel: str, cancels: Sequence[Cancel]) -> None:
@@ -248,6 +249,8 @@ class RedisStore:
     async def unlisten(self, channel: str) -> None:
         """See `Results.unlisten`."""
         self._listening.unlisten(channel)
+        if channel.startswith(self._gateways):
+            self._listening.unlisten(channel + READS_PARTS)
 
     async def publish_rebalance(self, group: str) -> None:
         """See `RebalanceHints.publish_rebalance`."""
@@ -298,36 +301,6 @@ class RedisStore:
         except (TimeoutError, FleetError):
             return False
         return self._listening.healthy
-
-    # --- directory ---
-
-    async def beat(self, heartbeat: Heartbeat) -> None:
-        """See `Directory.beat`."""
-        await self._client.call(
-            "HSET", self._workers_key, heartbeat.worker, heartbeat_codec.encode_heartbeat(heartbeat)
-        )
-
-    async def workers(self) -> list[Heartbeat]:
-        """See `Directory.workers`; a heartbeat of another wire version is skipped."""
-        beats = []
-        for value in await self._client.call("HVALS", self._workers_key):
-            try:
-                beats.append(heartbeat_codec.decode_heartbeat(value))
-            except CodecError as exc:
-                log.warning("a worker's heartbeat cannot be read: %s", exc)
-        return beats
-
-    async def forget(self, worker: str) -> None:
-        """See `Directory.forget`."""
-        await self._client.call("HDEL", self._workers_key, worker)
-
-    async def ask(self, ask: str) -> None:
-        """See `Directory.ask`."""
-        await self._client.call("PUBLISH", self._asks_channel, ask)
-
-    async def listen_asks(self, on_ask: Callable[[str], None]) -> None:
-        """See `Directory.listen_asks`."""
-        await self._listening.listen(self._asks_channel, lambda message: on_ask(message.decode()))
 
 
 def _portions(answers: Sequence[Terminal]) -> Iterator[Sequence[Terminal]]:
