@@ -136,6 +136,11 @@ class ControlTable:
         self.aliases: dict[str, ModelAliases] = {}
         self.files: dict[str, dict[int, FilePart]] = {}
 
+    def keeps(self, model: str) -> bool:
+        """Whether a model is pinned: loaded, and never evicted."""
+        wish = self.models.get(model)
+        return wish is not None and wish.entry.loaded and wish.entry.pinned
+
     def apply(self, records: Iterable[Record]) -> list[str]:
         """Apply records; returns a problem per record that cannot be decoded."""
         problems: list[str] = []

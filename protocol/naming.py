@@ -185,6 +185,11 @@ class Names:
         return f"{self.prefix}:asks"
 
     @property
+    def waiting_channel(self) -> str:
+        """The channel of hints that a request was accepted on a topic without a live worker."""
+        return f"{self.prefix}:waiting"
+
+    @property
     def workers_key(self) -> str:
         """The Redis hash worker id -> heartbeat."""
         return f"{self.prefix}:workers"

@@ -97,7 +97,7 @@ class HeartbeatCapacity:
         count = self.partitions(topic)
         for beat, load in self._loads[key]:
             if load.state is ModelState.READY:
-                known = worker_load(beat, load, max(1, config.max_batch_size), _instances(config))
+                known = worker_load(beat, load, max(1, config.max_batch_size), instances_of(config))
                 own = tuple(partition for partition in known.partitions if partition not in taken)
                 taken.update(own)
                 if own and max(own) >= count:
@@ -114,5 +114,6 @@ class HeartbeatCapacity:
         return (model, version) if lane is Lane.INTERACTIVE else None
 
 
-def _instances(config: ModelConfig) -> int:
+def instances_of(config: ModelConfig) -> int:
+    """Instances of a model that each worker runs, at least 1."""
     return max(1, min(sum(group.count for group in config.instance_groups), 1024))

@@ -68,6 +68,7 @@ class RedisStore:
         self._workers_key = names.workers_key
         self._rebalance_channel = names.rebalance_channel
         self._asks_channel = names.asks_channel
+        self._waiting_channel = names.waiting_channel
         self._result_ttl = milliseconds(settings.result_ttl)
         self._finish, self._claim, self._confirm, self._start = map(Script, ("finish", "claim", "confirm", "start"))
         self._release, self._totals = map(Script, ("release", "totals"))
@@ -324,6 +325,14 @@ class RedisStore:
     async def ask(self, ask: str) -> None:
         """See `Directory.ask`."""
         await self._client.call("PUBLISH", self._asks_channel, ask)
+
+    async def hint_waiting(self, topic: str) -> None:
+        """See `Directory.hint_waiting`."""
+        await self._client.call("PUBLISH", self._waiting_channel, topic)
+
+    async def listen_waiting(self, on_hint: Callable[[str], None]) -> None:
+        """See `Directory.listen_waiting`."""
+        await self._listening.listen(self._waiting_channel, lambda message: on_hint(message.decode()))
 
     async def listen_asks(self, on_ask: Callable[[str], None]) -> None:
         """See `Directory.listen_asks`."""

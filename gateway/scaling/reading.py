@@ -1,0 +1,198 @@
+"""Reads the logs of topics that have partitions without a live worker, as seldom as the answer allows.
+
+A tick asks for the ends of all such topics at once. Committed offsets cost a request per topic, and move only while a worker owns
+the partition: they are read again when the end or the owners have changed, and now and then besides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+from gateway.catalogue.catalogue import Catalogue, RequestQueue, Served
+from gateway.routing.capacity import instances_of
+from gateway.routing.loads import full_batch
+from gateway.scaling.backlog import LogFacts
+from gateway.scaling.fleet import FleetScaling, Key
+from protocol.codec import decode_request
+from protocol.errors import FleetError
+from protocol.model_stats import document
+from protocol.ports import Bus, Record, Results
+
+ABSENT_EVERY: Final = 10.0
+"""Seconds between two looks for a topic that does not exist yet, as those of the batch lane."""
+COMMITTED_EVERY: Final = 30.0
+"""Seconds after which committed offsets are read again although nothing seems to have changed."""
+SAMPLES: Final = 8
+"""Partitions of one topic whose oldest record is read."""
+AT_ONCE: Final = 16
+"""Topics that are read at the same time."""
+_MAX_ROWS: Final = 10**6
+
+Extent = Mapping[int, tuple[int, int]]
+
+
+@dataclasses.dataclass(slots=True)
+class _Known:
+    """What was read of one topic."""
+
+    extent: Extent
+    owned: frozenset[int]
+    read_at: float
+    committed: Mapping[int, int]
+    oldest: dict[int, tuple[int, float, int]]
+    """By partition: offset, when it was published, and its rows."""
+
+
+class LogReader:
+    """Feeds a `FleetScaling` from the logs.
+
+    Args:
+        bus: to read from.
+        results: have the fleet's statistics, from which a version's speed is known while no worker serves it.
+        catalogue: of the announced versions.
+        fleet: gets what is read.
+        clock: the fleet's.
+    """
+
+    def __init__(
+        self, bus: Bus, results: Results, catalogue: Catalogue, fleet: FleetScaling, clock: Callable[[], float]
+    ) -> None:
+        self._bus = bus
+        self._results = results
+        self._catalogue = catalogue
+        self._fleet = fleet
+        self._clock = clock
+        self._known: dict[str, _Known] = {}
+        self._absent: dict[str, float] = {}
+        self._asked_speed: dict[Key, float] = {}
+
+    async def look(self) -> None:
+        """Read what may have changed, and give it to the fleet.
+
+        Raises:
+            Unavailable: no broker answers; what is known stays.
+        """
+        began = self._clock()
+        queues = {queue.topic: queue for queue in self._unowned(began)}
+        extents = await self._bus.extents(queues)
+        for topic in self._known.keys() - queues.keys():
+            del self._known[topic]
+        for topic in queues.keys() - extents.keys():
+            self._absent[topic] = began
+            self._fleet.read(topic, LogFacts({}), began)
+        gate = asyncio.Semaphore(AT_ONCE)
+        await asyncio.gather(*(self._read(queues[topic], extent, began, gate) for topic, extent in extents.items()))
+        await self._learn_speeds([queue for topic, queue in queues.items() if self._fleet.unread(topic)], began)
+
+    def _unowned(self, now: float) -> Iterable[RequestQueue]:
+        """The queues with partitions that no live worker owns."""
+        topics = set[str]()
+        for served in self._catalogue.all():
+            for queue in (served, served.batch):
+                topics.add(queue.topic)
+                if self._fleet.hinted(queue.topic) or (
+                    self._is_unowned(queue, served)
+                    and now - self._absent.get(queue.topic, -ABSENT_EVERY) >= ABSENT_EVERY
+                ):
+                    yield queue
+        for topic in self._absent.keys() - topics:
+            del self._absent[topic]
+
+    def _is_unowned(self, queue: RequestQueue, served: Served) -> bool:
+        owned = self._fleet.owned(queue.topic)
+        known = self._known.get(queue.topic)
+        count = max(served.partitions, len(known.extent) if known is not None else 0)
+        return not owned.issuperset(range(count))
+
+    async def _read(self, queue: RequestQueue, extent: Extent, began: float, gate: asyncio.Semaphore) -> None:
+        """Read one topic; a broker that does not answer for it leaves what is known."""
+        topic = queue.topic
+        self._absent.pop(topic, None)
+        owned = frozenset(self._fleet.owned(topic))
+        known = self._known.get(topic)
+        async with gate:
+            with contextlib.suppress(FleetError):
+                if known is None or self._is_stale(known, extent, owned, began):
+                    committed = await self._bus.committed(topic, topic)
+                    known = _Known(extent, owned, began, committed, known.oldest if known is not None else {})
+                    self._known[topic] = known
+                unread = _unread(known.extent, known.committed)
+                await self._sample(queue, known, {p for p in unread if p not in owned})
+                self._fleet.read(topic, _facts(known, unread), began)
+
+    @staticmethod
+    def _is_stale(known: _Known, extent: Extent, owned: frozenset[int], now: float) -> bool:
+        changed = known.extent != extent or known.owned != owned
+        return changed or now - known.read_at >= COMMITTED_EVERY
+
+    async def _sample(self, queue: RequestQueue, known: _Known, partitions: Iterable[int]) -> None:
+        """Look at the oldest unread record of some partitions."""
+        chosen = sorted(partitions)[:SAMPLES]
+        known.oldest = {partition: found for partition, found in known.oldest.items() if partition in chosen}
+        for partition in chosen:
+            offset = _next(known.extent[partition], known.committed.get(partition))
+            if partition in known.oldest and known.oldest[partition][0] == offset:
+                continue
+            record = await self._bus.read_record(queue.topic, partition, offset)
+            known.oldest.pop(partition, None)
+            if record is not None:
+                known.oldest[partition] = offset, record.timestamp, _rows(record, queue)
+
+    async def _learn_speeds(self, queues: Iterable[RequestQueue], now: float) -> None:
+        """What the fleet's statistics say of the speed of versions that wait for their first worker."""
+        keys = list(
+            dict.fromkeys(
+                key
+                for queue in queues
+                if not self._fleet.speed(key := (queue.model, queue.version))
+                and now - self._asked_speed.get(key, -COMMITTED_EVERY) >= COMMITTED_EVERY
+            )
+        )
+        if not keys:
+            return
+        self._asked_speed = {key: at for key, at in self._asked_speed.items() if now - at < COMMITTED_EVERY}
+        self._asked_speed.update(dict.fromkeys(keys, now))
+        with contextlib.suppress(FleetError):
+            for key, totals in zip(keys, await self._results.totals(keys), strict=True):
+                self._learn_speed(key, totals)
+
+    def _learn_speed(self, key: Key, totals: Mapping[str, int]) -> None:
+        with contextlib.suppress(FleetError):
+            config = self._catalogue.get(*key).config
+            size = max(1, config.max_batch_size)
+            seconds, _ = full_batch(document(totals), size)
+            if seconds > 0:
+                self._fleet.predict(key, size * instances_of(config) / seconds)
+
+
+def _next(extent: tuple[int, int], committed: int | None) -> int:
+    """Where the group goes on."""
+    return max(extent[0], committed or 0)
+
+
+def _unread(extent: Extent, committed: Mapping[int, int]) -> dict[int, int]:
+    counts = {partition: of[1] - _next(of, committed.get(partition)) for partition, of in extent.items()}
+    return {partition: count for partition, count in counts.items() if count > 0}
+
+
+def _facts(known: _Known, unread: Mapping[int, int]) -> LogFacts:
+    found = known.oldest.values()
+    each = sum(rows for *_, rows in found) / len(found) if found else 1.0
+    return LogFacts(unread, each, {partition: at for partition, (_, at, _) in known.oldest.items() if at > 0})
+
+
+def _rows(record: Record, queue: RequestQueue) -> int:
+    """Rows of a request; 1 of what is none."""
+    if not queue.batches:
+        return 1
+    try:
+        request = record.request or decode_request(
+            record.value, record.headers, model=queue.model, version=queue.version, default_id="-", timestamp=record.timestamp
+        )  # fmt: skip
+        return min(max(1, request.inputs[0].shape[0]), _MAX_ROWS)
+    except (FleetError, IndexError):
+        return 1
