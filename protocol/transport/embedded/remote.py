@@ -205,8 +205,10 @@ class RemoteBus:
 
     async def extents(self, topics: Collection[str]) -> Mapping[str, Mapping[int, tuple[int, int]]]:
         """See `Bus.extents`."""
-        found: Mapping[str, Mapping[int, tuple[int, int]]] = await self._call("extents", list(topics))
-        return found
+        found: Mapping[str, Mapping[int, list[int]]] = await self._call("extents", list(topics))
+        return {
+            topic: {partition: (start, end) for partition, (start, end) in of.items()} for topic, of in found.items()
+        }
 
     async def evict(self, group: str, members: Sequence[str]) -> None:
         """Not offered, as `subscribe`.
