@@ -66,7 +66,7 @@ class Knowledge:
             transport.bus, transport.results, names, self._catalogue, clock, settings.worker_timeout
         )
         self._control = ControlTable()
-        self.view.fleet.pinned = self._control.keeps
+        self.view.follow(self._control)
         self._loop = asyncio.get_running_loop()
         self._tasks = BackgroundTasks("scaler")
         self._groups: dict[Trigger, float] = {}
@@ -163,7 +163,7 @@ class Knowledge:
                 self._look.set()
 
     async def _follow_control(self) -> None:
-        """Follow which models are pinned."""
+        """Follow which models are pinned or should be loaded."""
         topic = self._names.control_topic
         await self._transport.bus.ensure_topic(topic, 1, compacted=True)
         async for records in self._transport.bus.follow(topic):

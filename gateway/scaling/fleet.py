@@ -150,7 +150,7 @@ class FleetScaling:
         silence: seconds after its last heartbeat from which a worker counts as gone.
 
     Attributes:
-        pinned: whether a model always wants a worker.
+        kept: whether a model wants a worker even without work.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class FleetScaling:
         self._hints: dict[str, float] = {}
         self._groups: dict[tuple[frozenset[str], Policy], _Group] = {}
         self._now = 0.0
-        self.pinned: Callable[[str], bool] = lambda model: False
+        self.kept: Callable[[str], bool] = lambda model: False
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
@@ -220,16 +220,15 @@ class FleetScaling:
         """Both lanes of each of these versions, as of the last `update`."""
         return [lane for key in keys for lane in self._lanes(key)]
 
-    def owned(self, topic: str) -> set[int]:
-        """The partitions of a topic that live workers own, as of the last `update`."""
-        parsed = self._parsed(topic)
-        version = None if parsed is None else self._versions.get(parsed[1])
-        return set() if parsed is None or version is None else version.owned[LANES.index(parsed[0])]
+    def owned(self, key: Key, lane: Lane) -> set[int]:
+        """The partitions of a lane's topic that live workers own, as of the last `update`."""
+        version = self._versions.get(key)
+        return set() if version is None else version.owned[LANES.index(lane)]
 
-    def unread(self, topic: str) -> int:
-        """Records that wait in partitions of a topic without a live worker, as far as is known."""
-        facts = self._facts.get(topic)
-        return 0 if facts is None else unowned(facts, self.owned(topic), self._now).requests
+    def unread(self, key: Key, lane: Lane) -> int:
+        """Records that wait in a lane's partitions without a live worker, as far as is known."""
+        facts = self._facts.get(self._names.request_topic(*key, lane))
+        return 0 if facts is None else unowned(facts, self.owned(key, lane), self._now).requests
 
     def ready(self, keys: Iterable[Key]) -> int:
         """Live workers that serve any of these versions and are not shutting down."""
@@ -262,7 +261,7 @@ class FleetScaling:
     def group(self, models: Iterable[str], policy: Policy) -> GroupScaling:
         """The workers that these models share, as of the last `update`; a new group is decided now.
 
-        A pinned model wants one worker at all times, as does one that no worker has ever announced: it cannot be called before.
+        A model that is kept wants one worker at all times. So does one that no worker ever announced: it cannot be called before.
         """
         chosen = frozenset(models)
         group = self._groups.get((chosen, policy))
@@ -321,7 +320,7 @@ class FleetScaling:
         first, second = version.backlogs
         progress = [_progress(*loads) for loads in version.loads if loads[0].worker in version.ready]
         version.pace.observe(now, progress, first.rows, second.rows)
-        version.group.decide(now, [version.demand()], len(version.ready), kept=self.pinned(key[0]))
+        version.group.decide(now, [version.demand()], len(version.ready), kept=self.kept(key[0]))
 
     def _backlog(self, key: Key, version: _Version, lane: Lane, now: float) -> Backlog:
         topic = self._names.request_topic(*key, lane)
@@ -340,7 +339,7 @@ class FleetScaling:
     def _decide_group(self, group: _Group, models: frozenset[str], now: float) -> None:
         keys = [(model, number) for model in models for number in self._versions_of(model)]
         demands = [self._versions[key].demand() for key in keys if key in self._versions]
-        kept = any(not self._versions_of(model) or self.pinned(model) for model in models)
+        kept = any(not self._versions_of(model) or self.kept(model) for model in models)
         group.decide(now, demands, len(self._ready(models)), kept=kept)
 
     def _ready(self, models: frozenset[str]) -> set[str]:

@@ -86,7 +86,7 @@ class LogReader:
             self._fleet.read(topic, LogFacts({}), began)
         gate = asyncio.Semaphore(AT_ONCE)
         await asyncio.gather(*(self._read(queues[topic], extent, began, gate) for topic, extent in extents.items()))
-        await self._learn_speeds([queue for topic, queue in queues.items() if self._fleet.unread(topic)], began)
+        await self._learn_speeds(queues.values(), began)
 
     def _unowned(self, now: float) -> Iterable[RequestQueue]:
         """The queues with partitions that no live worker owns."""
@@ -103,7 +103,7 @@ class LogReader:
             del self._absent[topic]
 
     def _is_unowned(self, queue: RequestQueue, served: Served) -> bool:
-        owned = self._fleet.owned(queue.topic)
+        owned = self._fleet.owned((queue.model, queue.version), queue.lane)
         known = self._known.get(queue.topic)
         count = max(served.partitions, len(known.extent) if known is not None else 0)
         return not owned.issuperset(range(count))
@@ -112,7 +112,7 @@ class LogReader:
         """Read one topic; a broker that does not answer for it leaves what is known."""
         topic = queue.topic
         self._absent.pop(topic, None)
-        owned = frozenset(self._fleet.owned(topic))
+        owned = frozenset(self._fleet.owned((queue.model, queue.version), queue.lane))
         known = self._known.get(topic)
         async with gate:
             with contextlib.suppress(FleetError):
@@ -148,7 +148,8 @@ class LogReader:
             dict.fromkeys(
                 key
                 for queue in queues
-                if not self._fleet.speed(key := (queue.model, queue.version))
+                if self._fleet.unread(key := (queue.model, queue.version), queue.lane)
+                and not self._fleet.speed(key)
                 and now - self._asked_speed.get(key, -COMMITTED_EVERY) >= COMMITTED_EVERY
             )
         )

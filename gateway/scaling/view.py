@@ -14,6 +14,7 @@ from gateway.routing.capacity import instances_of
 from gateway.scaling.fleet import FleetScaling, Key, LaneScaling, Shape
 from gateway.scaling.reading import LogReader
 from gateway.scaling.wanted import Policy
+from protocol.control import ControlTable
 from protocol.errors import FleetError
 from protocol.messages import Heartbeat
 from protocol.naming import Names
@@ -78,6 +79,10 @@ class ScalingView:
             await asyncio.shield(self._reading)
             self.update()
 
+    def follow(self, table: ControlTable) -> None:
+        """Keep a worker for every model that this table pins, or wants loaded while no version of it is ready."""
+        self.fleet.kept = lambda model: table.is_pinned(model) or (table.is_loaded(model) and not self._is_ready(model))
+
     async def close(self) -> None:
         """Stop reading."""
         if self._reading is not None:
@@ -112,6 +117,9 @@ class ScalingView:
         except FleetError:
             return None
         return Shape(max(1, served.config.max_batch_size), instances_of(served.config), served.partitions)
+
+    def _is_ready(self, model: str) -> bool:
+        return self._catalogue.is_model(model) and any(served.ready for served in self._catalogue.versions(model))
 
     def _versions(self, model: str) -> Sequence[str]:
         if not self._catalogue.is_model(model):

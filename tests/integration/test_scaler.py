@@ -45,7 +45,7 @@ async def test_one_request_wakes_a_worker_and_its_answer_lets_it_go(
         gateway, scaler = running.add_gateway(), running.add_scaler()
         await until("the scaler", lambda: ready(scaler))
         asked = ref("add", **QUICK)
-        async with keda(scaler.grpc_port) as client, httpx.AsyncClient(base_url=gateway.url, timeout=60.0) as caller:
+        async with keda(scaler.grpc_port) as client, httpx.AsyncClient(base_url=gateway.url, timeout=200.0) as caller:
             assert await client.is_active(asked), "a model that was never announced wants a worker that announces it"
             first = running.add_worker("--partitions", "4")
             await asyncio.to_thread(running.wait_ready, 1, 180.0)
@@ -72,7 +72,13 @@ async def test_one_request_wakes_a_worker_and_its_answer_lets_it_go(
             assert await client.is_active(asked)
             assert (await caller.get("/v2/fleet/scaling", params={"model": "add"})).json()["oldest_age_ms"] >= 1000
 
+            patient = {"penstock-timeout-ms": "200000"}
+            waiting = asyncio.create_task(caller.post("/v2/models/add/infer", json=BODY, headers=patient))
             running.add_worker("--partitions", "4")
+            waited = await waiting
+            assert waited.status_code == 200, waited.text
+            stages = dict(part.split("=", 1) for part in waited.headers["penstock-timing"].split(", "))
+            assert int(stages["fetch"]) > 200_000, "its caller is told that it waited for a worker"
             answer = await caller.get(accepted.headers["location"], params={"wait_s": "60"})
             assert answer.status_code == 200, answer.text
             assert answer.json()["outputs"][0]["data"] == [2.0, 4.0, 6.0, 8.0]

@@ -14,7 +14,10 @@ import pytest
 
 from gateway.scaler.app import Scaler
 from gateway.scaler.settings import ScalerSettings
+from protocol.control import DesiredModel, encode_desired
 from protocol.errors import ConfigError
+from protocol.heartbeat_codec import encode_announcement
+from protocol.messages import Announcement, ModelState
 from protocol.ports import OutRecord
 from protocol.transport import Transport
 from tests.gateway.fleet import ADD_SUB, NAMES, Site, until
@@ -102,6 +105,23 @@ async def test_a_hint_about_a_topic_without_records_passes(running: Running) -> 
     await running.transport.directory.hint_waiting("no topic")
     assert await running.client.next_active(stream)
     assert not await running.client.next_active(stream)
+    stream.cancel()
+
+
+@pytest.mark.parametrize(("pinned", "state"), [(True, ModelState.READY), (False, ModelState.UNAVAILABLE)])
+async def test_a_pinned_model_and_one_to_be_loaded_want_a_worker(
+    running: Running, pinned: bool, state: ModelState
+) -> None:
+    stream = running.client.stream("StreamIsActive", ADD)
+    assert not await running.client.next_active(stream)
+    bus = running.transport.bus
+    entry = Announcement("add_sub", "1", state, ADD_SUB, "digest")
+    key, value = encode_announcement(entry)
+    await bus.publish(NAMES.catalogue_topic, [OutRecord(value, (), key)])
+    for loaded in (True, False):
+        key, value = encode_desired(DesiredModel("add_sub", loaded, pinned=pinned))
+        await bus.publish(NAMES.control_topic, [OutRecord(value, (), key)])
+        assert await running.client.next_active(stream) is loaded
     stream.cancel()
 
 

@@ -84,7 +84,7 @@ def test_a_model_that_was_never_announced_wants_a_worker() -> None:
 
 def test_a_pinned_model_wants_a_worker_at_all_times() -> None:
     fleet = scaling("a", "b")
-    fleet.pinned = {"b"}.__contains__
+    fleet.kept = {"b"}.__contains__
     fleet.update(100.0)
     assert fleet.group(["a"], POLICY).wanted == 0
     assert fleet.group(["a", "b"], POLICY).wanted == 1
