@@ -7,9 +7,10 @@ the partition: they are read again when the end or the owners have changed, and 
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from gateway.catalogue.catalogue import Catalogue, RequestQueue, Served
@@ -17,20 +18,21 @@ from gateway.routing.capacity import instances_of
 from gateway.routing.loads import full_batch
 from gateway.scaling.backlog import LogFacts
 from gateway.scaling.fleet import FleetScaling, Key
-from protocol.codec import decode_request
+from gateway.scaling.records import RecordReader, Waiting
 from protocol.errors import FleetError
 from protocol.model_stats import document
-from protocol.ports import Bus, Record, Results
+from protocol.ports import Bus, Place, Results
 
 ABSENT_EVERY: Final = 10.0
 """Seconds between two looks for a topic that does not exist yet, as those of the batch lane."""
 COMMITTED_EVERY: Final = 30.0
 """Seconds after which committed offsets are read again although nothing seems to have changed."""
 SAMPLES: Final = 8
-"""Partitions of one topic whose oldest record is read."""
+"""Partitions of one topic whose oldest record is read where more records wait."""
 AT_ONCE: Final = 16
 """Topics that are read at the same time."""
-_MAX_ROWS: Final = 10**6
+LOOKED: Final = 32
+"""Unread records of one topic up to which each is looked at."""
 
 Extent = Mapping[int, tuple[int, int]]
 
@@ -43,8 +45,7 @@ class _Known:
     owned: frozenset[int]
     read_at: float
     committed: Mapping[int, int]
-    oldest: dict[int, tuple[int, float, int]]
-    """By partition: offset, when it was published, and its rows."""
+    records: dict[Place, Waiting | None]
 
 
 class LogReader:
@@ -63,6 +64,7 @@ class LogReader:
     ) -> None:
         self._bus = bus
         self._results = results
+        self._records = RecordReader(bus, results)
         self._catalogue = catalogue
         self._fleet = fleet
         self._clock = clock
@@ -109,7 +111,7 @@ class LogReader:
         return not owned.issuperset(range(count))
 
     async def _read(self, queue: RequestQueue, extent: Extent, began: float, gate: asyncio.Semaphore) -> None:
-        """Read one topic; a broker that does not answer for it leaves what is known."""
+        """Read one topic; a broker or store that does not answer for it leaves what is known."""
         topic = queue.topic
         self._absent.pop(topic, None)
         owned = frozenset(self._fleet.owned((queue.model, queue.version), queue.lane))
@@ -118,29 +120,26 @@ class LogReader:
             with contextlib.suppress(FleetError):
                 if known is None or self._is_stale(known, extent, owned, began):
                     committed = await self._bus.committed(topic, topic)
-                    known = _Known(extent, owned, began, committed, known.oldest if known is not None else {})
+                    known = _Known(extent, owned, began, committed, known.records if known is not None else {})
                     self._known[topic] = known
-                unread = _unread(known.extent, known.committed)
-                await self._sample(queue, known, {p for p in unread if p not in owned})
-                self._fleet.read(topic, _facts(known, unread), began)
+                self._fleet.read(topic, await self._facts(queue, known), began)
+
+    async def _facts(self, queue: RequestQueue, known: _Known) -> LogFacts:
+        """What the log says; of few records, only those count that somebody still waits for."""
+        unread = _unread(known.extent, known.committed)
+        waiting = {partition: offsets for partition, offsets in unread.items() if partition not in known.owned}
+        few = sum(map(len, waiting.values())) <= LOOKED
+        places = [(partition, offset) for partition in waiting for offset in waiting[partition]] if few else [
+            (partition, waiting[partition].start) for partition in sorted(waiting)[:SAMPLES]
+        ]  # fmt: skip
+        known.records = await self._records.look(queue, places, known.records)
+        over = await self._records.finished(known.records, self._clock()) if few and places else set()
+        return _facts(unread, {place: one for place, one in known.records.items() if place not in over}, over)
 
     @staticmethod
     def _is_stale(known: _Known, extent: Extent, owned: frozenset[int], now: float) -> bool:
         changed = known.extent != extent or known.owned != owned
         return changed or now - known.read_at >= COMMITTED_EVERY
-
-    async def _sample(self, queue: RequestQueue, known: _Known, partitions: Iterable[int]) -> None:
-        """Look at the oldest unread record of some partitions."""
-        chosen = sorted(partitions)[:SAMPLES]
-        known.oldest = {partition: found for partition, found in known.oldest.items() if partition in chosen}
-        for partition in chosen:
-            offset = _next(known.extent[partition], known.committed.get(partition))
-            if partition in known.oldest and known.oldest[partition][0] == offset:
-                continue
-            record = await self._bus.read_record(queue.topic, partition, offset)
-            known.oldest.pop(partition, None)
-            if record is not None:
-                known.oldest[partition] = offset, record.timestamp, _rows(record, queue)
 
     async def _learn_speeds(self, queues: Iterable[RequestQueue], now: float) -> None:
         """What the fleet's statistics say of the speed of versions that wait for their first worker."""
@@ -175,25 +174,18 @@ def _next(extent: tuple[int, int], committed: int | None) -> int:
     return max(extent[0], committed or 0)
 
 
-def _unread(extent: Extent, committed: Mapping[int, int]) -> dict[int, int]:
-    counts = {partition: of[1] - _next(of, committed.get(partition)) for partition, of in extent.items()}
-    return {partition: count for partition, count in counts.items() if count > 0}
+def _unread(extent: Extent, committed: Mapping[int, int]) -> dict[int, range]:
+    """The offsets that no worker has committed, by partition."""
+    offsets = {partition: range(_next(of, committed.get(partition)), of[1]) for partition, of in extent.items()}
+    return {partition: unread for partition, unread in offsets.items() if unread}
 
 
-def _facts(known: _Known, unread: Mapping[int, int]) -> LogFacts:
-    found = known.oldest.values()
-    each = sum(rows for *_, rows in found) / len(found) if found else 1.0
-    return LogFacts(unread, each, {partition: at for partition, (_, at, _) in known.oldest.items() if at > 0})
-
-
-def _rows(record: Record, queue: RequestQueue) -> int:
-    """Rows of a request; 1 of what is none."""
-    if not queue.batches:
-        return 1
-    try:
-        request = record.request or decode_request(
-            record.value, record.headers, model=queue.model, version=queue.version, default_id="-", timestamp=record.timestamp
-        )  # fmt: skip
-        return min(max(1, request.inputs[0].shape[0]), _MAX_ROWS)
-    except (FleetError, IndexError):
-        return 1
+def _facts(unread: Mapping[int, range], records: Mapping[Place, Waiting | None], over: Collection[Place]) -> LogFacts:
+    found = [one for one in records.values() if one is not None]
+    each = sum(one.rows for one in found) / len(found) if found else 1.0
+    oldest: dict[int, float] = {}
+    for (partition, _), one in records.items():
+        if one is not None and one.published > 0:
+            oldest[partition] = min(one.published, oldest.get(partition, one.published))
+    done = collections.Counter(partition for partition, _ in over)
+    return LogFacts({partition: len(offsets) - done[partition] for partition, offsets in unread.items()}, each, oldest)

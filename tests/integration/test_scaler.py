@@ -122,6 +122,6 @@ async def test_records_of_any_producer_and_a_dead_worker_are_seen_in_the_log(
                 return bool(state["backlog_requests"] == 3 and state["ready_workers"] == 0)
 
             await until("the records in the log", seen)
-            assert await client.is_active(asked)
+            await until("the scaler to see them", lambda: client.is_active(asked))
             assert await client.metric(asked) >= 1
             wait_for("the scaler's own gauge", lambda: scaler.metric("penstock_backlog_requests") == 3, 10.0)

@@ -158,7 +158,7 @@ async def test_what_is_wrong_is_refused_by_name(running: Running) -> None:
 
 async def test_it_answers_nothing_while_it_knows_too_little(fleet: Site) -> None:
     transport = await fleet.transport()
-    scaler = await start(fleet, transport, stale_after=0.3)
+    scaler = await start(fleet, transport, stale_after=2.0)
     async with keda(scaler.port) as client, httpx.AsyncClient() as http:
         health = f"http://127.0.0.1:{scaler.metrics_port}/v2/health/ready"
         await until(lambda: not scaler._knowledge.problem)

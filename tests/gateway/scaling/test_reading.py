@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import pytest
 
+from gateway.scaling.backlog import NOTHING
 from protocol.errors import Unavailable
 from protocol.messages import Heartbeat, InferRequest, ModelLoad, ModelState
-from protocol.ports import OutRecord
+from protocol.ports import OutRecord, Terminal
 from protocol.tensors import Tensor
 from protocol.transport.embedded.memory import MemoryBus
 from tests.gateway.fleet import ADD_SUB, NAMES, Running, Site
@@ -53,7 +55,8 @@ async def cold(fleet: Site) -> tuple[Running, CountingBus]:
     await bus.open()
     fleet.stack.push_async_callback(bus.close)
     gateway = await fleet.gateway()
-    gateway.gateway.service.scaling._reader._bus = bus
+    reader = gateway.gateway.service.scaling._reader
+    reader._bus = reader._records.bus = bus
     return gateway, bus
 
 
@@ -81,7 +84,7 @@ async def test_a_backlog_without_workers_is_told_with_rows_and_age(cold: tuple[R
     entry = whole["models"][0]
     assert (entry["backlog_requests"], entry["backlog_rows"], entry["ready_workers"], entry["wanted_workers"]) == (
         4,
-        10,
+        13,
         0,
         1,
     )
@@ -89,6 +92,43 @@ async def test_a_backlog_without_workers_is_told_with_rows_and_age(cold: tuple[R
     assert (entry["rows_per_second"], entry["time_to_drain_ms"]) == (0, None)
     one = await scaling(gateway, model="add_sub", version="01")
     assert (one["backlog_requests"], one["wanted_workers"], one["version"]) == (4, 1, "01")
+
+
+async def test_requests_that_nobody_waits_for_wake_no_worker(cold: tuple[Running, CountingBus]) -> None:
+    """One is cancelled, one has expired, one is answered; the claimed one needs its answer although its deadline has passed."""
+    gateway, bus = cold
+    service = gateway.gateway.service
+    now, view = service.clock(), service.scaling
+    accepted = await gateway.infer(prefer="respond-async")
+    assert accepted.status_code == 202
+    await view.refresh(0.0)
+    assert view.lanes("add_sub")[0].backlog.requests == 1
+    cancelled = await gateway.delete(accepted.headers["location"])
+    assert cancelled.status_code == 200
+    await view.refresh(0.0)
+    assert view.lanes("add_sub")[0].backlog == NOTHING
+    for number, (deadline, claimed) in enumerate(((now - 1.0, False), (now - 1.0, True), (now + 60.0, False))):
+        record = request(2, now - 5.0)
+        assert record.request is not None
+        record.request = dataclasses.replace(record.request, id=f"r{number}", deadline=deadline, claimed=claimed)
+        await bus.publish(TOPIC, [record], partition=2)
+    await view.refresh(0.0)
+    backlog = view.lanes("add_sub")[0].backlog
+    assert (backlog.requests, backlog.rows) == (2, 4)
+    await service.transport.results.finish([Terminal("r2", b"x", "", 60.0)])
+    await view.refresh(0.0)
+    assert view.lanes("add_sub")[0].backlog.requests == 1
+
+
+async def test_of_many_records_the_oldest_of_some_partitions_are_looked_at(cold: tuple[Running, CountingBus]) -> None:
+    gateway, bus = cold
+    view = gateway.gateway.service.scaling
+    for partition in range(4):
+        await bus.publish(TOPIC, [request(3, 50.0 + partition)] * 20, partition=partition)
+    await view.refresh(0.0)
+    backlog = view.lanes("add_sub")[0].backlog
+    assert (backlog.requests, backlog.rows) == (80, 240)
+    assert bus.asked["read_record"] == 4
 
 
 async def test_nothing_new_costs_one_question_for_all_topics(cold: tuple[Running, CountingBus]) -> None:
@@ -101,7 +141,7 @@ async def test_nothing_new_costs_one_question_for_all_topics(cold: tuple[Running
     await bus.publish(TOPIC, [request(1, 0.0)], partition=0)
     await view.refresh(0.0)
     await view.refresh(60.0)
-    assert (bus.asked["committed"], bus.asked["read_record"], bus.asked["extents"]) == (2, 1, 6)
+    assert (bus.asked["committed"], bus.asked["read_record"], bus.asked["extents"]) == (2, 2, 6)
 
 
 async def test_a_topic_whose_partitions_all_have_workers_is_not_read(cold: tuple[Running, CountingBus]) -> None:
