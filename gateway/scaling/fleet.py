@@ -55,6 +55,23 @@ class LaneScaling:
     wanted: int
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Load:
+    """What a live worker says of a model version; `alone`: it runs requests of no other one."""
+
+    beat: Heartbeat
+    load: ModelLoad
+    known: WorkerLoad
+    alone: bool
+
+    def progress(self) -> Progress:
+        beat, known = self.beat, self.known
+        saturated = self.alone and count(self.load.queued_rows) >= 2 * known.full
+        return Progress(
+            f"{beat.worker} {beat.incarnation}", known.executed, known.speed, saturated, known.full, beat.at
+        )
+
+
 class _Version:
     """The state of one model version."""
 
@@ -63,7 +80,7 @@ class _Version:
     def __init__(self, policy: Policy) -> None:
         self.pace = Pace()
         self.group = _Group(policy)
-        self.loads: list[tuple[Heartbeat, ModelLoad, WorkerLoad]] = []
+        self.loads: list[_Load] = []
         self.owned: tuple[set[int], set[int]] = (set(), set())
         self.ready: set[str] = set()
         self.backlogs: tuple[Backlog, Backlog] = (NOTHING, NOTHING)
@@ -79,7 +96,7 @@ class _Version:
 
     def rate(self) -> float | None:
         """Rows per second of all ready workers; one whose speed is unknown counts as the others."""
-        known = [load.speed for beat, _, load in self.loads if beat.worker in self.ready]
+        known = [said.known.speed for said in self.loads if said.beat.worker in self.ready]
         if not known:
             return 0.0
         measured = self.pace.speed
@@ -298,16 +315,19 @@ class FleetScaling:
         for beat in self._beats:
             if beat.at < now - self._silence:
                 continue
-            for load in beat.models:
+            loads = list(beat.models)
+            running = sum([count(load.running_rows) > 0 for load in loads])
+            for load in loads:
                 shape = self._shape((load.model, load.version))
                 if shape is not None:
-                    self._add_load(beat, load, shape)
+                    alone = running == (count(load.running_rows) > 0)
+                    self._add_load(_Load(beat, load, worker_load(beat, load, shape.max_batch, shape.instances), alone))
 
-    def _add_load(self, beat: Heartbeat, load: ModelLoad, shape: Shape) -> None:
+    def _add_load(self, said: _Load) -> None:
+        beat, load = said.beat, said.load
         version = self._version((load.model, load.version))
-        known = worker_load(beat, load, shape.max_batch, shape.instances)
-        version.loads.append((beat, load, known))
-        version.owned[0].update(known.partitions)
+        version.loads.append(said)
+        version.owned[0].update(said.known.partitions)
         version.owned[1].update(partitions_of(load.batch_partitions))
         if load.state is ModelState.READY and not beat.draining:
             version.ready.add(beat.worker)
@@ -318,7 +338,7 @@ class FleetScaling:
             self._backlog(key, version, Lane.BATCH, now),
         )
         first, second = version.backlogs
-        progress = [_progress(*loads) for loads in version.loads if loads[0].worker in version.ready]
+        progress = [said.progress() for said in version.loads if said.beat.worker in version.ready]
         version.pace.observe(now, progress, first.rows, second.rows)
         version.group.decide(now, [version.demand()], len(version.ready), kept=self.kept(key[0]))
 
@@ -327,8 +347,8 @@ class FleetScaling:
         facts = self._facts.get(topic)
         each = 1.0 if facts is None else facts.rows_per_request
         found = NOTHING
-        for beat, load, known in version.loads:
-            found += held(load, lane, known.full, beat.draining, each)
+        for said in version.loads:
+            found += held(said.load, lane, said.known.full, said.beat.draining, each)
         if facts is not None:
             found += unowned(facts, version.owned[LANES.index(lane)], now)
         hint = self._hints.get(topic)
@@ -366,9 +386,3 @@ class FleetScaling:
             LaneScaling(*key, Lane.INTERACTIVE, first, rate, drained(first.rows), ready, wanted),
             LaneScaling(*key, Lane.BATCH, second, rate, batch, ready, wanted),
         )
-
-
-def _progress(beat: Heartbeat, load: ModelLoad, known: WorkerLoad) -> Progress:
-    alone = all(not count(other.running_rows) for other in beat.models if other is not load)
-    saturated = alone and count(load.queued_rows) >= 2 * known.full
-    return Progress(f"{beat.worker} {beat.incarnation}", known.executed, known.speed, saturated, known.full, beat.at)

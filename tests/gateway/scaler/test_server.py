@@ -181,6 +181,22 @@ async def test_it_answers_nothing_while_it_knows_too_little(fleet: Site) -> None
         await asyncio.wait([waiting])
 
 
+async def test_a_peer_that_speaks_something_else_is_cut_off(running: Running) -> None:
+    for garbage in (
+        b"GET /metrics HTTP/1.1\r\n\r\n",
+        b"\x16\x03\x01" + bytes(300),
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 64,
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.scaler.port)
+        writer.write(garbage)
+        async with asyncio.timeout(10.0):
+            while await reader.read(4096):
+                pass
+        writer.close()
+        await writer.wait_closed()
+    assert not await running.client.is_active(ADD)
+
+
 async def test_groups_and_calls_are_bounded(fleet: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.scaler.knowledge.MAX_GROUPS", 3)
     scaler = await start(fleet, await fleet.transport(), max_calls=5)
@@ -206,6 +222,7 @@ async def test_its_metrics(running: Running) -> None:
     await running.publish(2)
     stream = running.client.stream("StreamIsActive", ADD)
     assert await running.client.next_active(stream)
+    await until(lambda: not running.scaler._knowledge.view.fleet.hinted(TOPIC))
     async with httpx.AsyncClient() as http:
         text = (await http.get(f"http://127.0.0.1:{running.scaler.metrics_port}/metrics")).text
     assert 'penstock_backlog_requests{lane="interactive",model="add_sub",version="1"} 2.0' in text
