@@ -63,7 +63,7 @@ async def test_one_request_wakes_a_worker_and_its_answer_lets_it_go(
             assert await client.next_active(stream)
             pushed_after = time.perf_counter() - at
             assert pushed_after < 5.0
-            assert scaler.metric("penstock_scaler_hints_total") == 1, "it did not wait for its next look at the log"
+            assert scaler.metric("penstock_scaler_hints_total") >= 1, "it did not wait for its next look at the log"
             assert await client.is_active(asked)
             assert await client.metric(asked) == 1
             state = (await caller.get("/v2/fleet/scaling", params={"model": "add"})).json()
