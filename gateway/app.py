@@ -21,6 +21,7 @@ from gateway.metrics import GatewayMetrics
 from gateway.repository.control import RepositoryControl
 from gateway.rest.server import HttpServer
 from gateway.rpc.server import GrpcServer
+from gateway.scaling.metrics import ScalingMetrics
 from gateway.settings import GatewaySettings
 from protocol.errors import Unavailable
 from protocol.naming import Names
@@ -65,6 +66,7 @@ class Gateway:
         self._registry = registry if registry is not None else CollectorRegistry()
         self._metrics = GatewayMetrics(self._registry)
         self._fleet_metrics = FleetMetrics(self._registry)
+        self._scaling_metrics = ScalingMetrics(self._registry)
         self._status: StatusServer | None = None
         self._grpc: GrpcServer | None = None
         self.metrics_port: int | None = None
@@ -93,6 +95,7 @@ class Gateway:
         self.service.repository = RepositoryControl(self.service)
         self._dispatcher = Dispatcher(self.service)
         self._fleet_metrics.start(self.service.catalogue, self._transport.results)
+        self._scaling_metrics.start(self.service.scaling)
         self._background = Background(self.service, self._dispatcher, self._fleet_metrics)
         self._claims = Claims(self.service)
         self._http = HttpServer(self.service, self._claims, version())
@@ -130,6 +133,7 @@ class Gateway:
         await self.service.repository.close()
         await self._background.close()
         self._fleet_metrics.stop()
+        self._scaling_metrics.stop()
         await self._dispatcher.close()
         await self.service.close()
         if self._status is not None:

@@ -190,6 +190,7 @@ class Background:
             _log.warning("files differ", model=served.model, version=served.version, problem=served.mixed)
         service.repository.observe(heartbeats)
         service.capacity.observe(heartbeats)
+        service.scaling.observe(heartbeats)
         self._fleet_metrics.observe(heartbeats, service.clock() - service.settings.worker_timeout)
         for topic in service.capacity.unsure():
             with contextlib.suppress(FleetError):

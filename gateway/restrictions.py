@@ -31,7 +31,7 @@ _PATHS: Final = (
     ("trace", re.compile(r".*/trace/setting\Z")),
     ("logging", re.compile(r"/v2/logging\Z")),
     ("model-config", re.compile(r"/v2/models/.*/config\Z")),
-    ("statistics", re.compile(r"/v2/models/(?:.*/)?stats\Z")),
+    ("statistics", re.compile(r"/v2/models/(?:.*/)?stats\Z|/v2/fleet/")),
     ("inference", re.compile(r"/v2/models/.*/(?:infer|generate|generate_stream)\Z|/v2/requests/")),
 )
 _METHODS: Final = (

@@ -136,6 +136,15 @@ class ControlTable:
         self.aliases: dict[str, ModelAliases] = {}
         self.files: dict[str, dict[int, FilePart]] = {}
 
+    def is_loaded(self, model: str) -> bool:
+        """Whether a record says that the model should be served."""
+        wish = self.models.get(model)
+        return wish is not None and wish.entry.loaded
+
+    def is_pinned(self, model: str) -> bool:
+        """Whether that record also says that it is never evicted."""
+        return self.is_loaded(model) and self.models[model].entry.pinned
+
     def apply(self, records: Iterable[Record]) -> list[str]:
         """Apply records; returns a problem per record that cannot be decoded."""
         problems: list[str] = []

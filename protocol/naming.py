@@ -204,6 +204,11 @@ class Names:
         return f"{self.prefix}:answer:{worker}"
 
     @property
+    def waiting_channel(self) -> str:
+        """The channel of hints that a request was accepted on a topic without a live worker."""
+        return f"{self.prefix}:waiting"
+
+    @property
     def workers_key(self) -> str:
         """The Redis hash worker id -> heartbeat of wire version 1; empty once no process of that version is left."""
         return f"{self.prefix}:workers"

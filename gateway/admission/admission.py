@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from gateway.admission.budget import BATCH, Budget, Budgets
@@ -64,9 +64,12 @@ class Admission:
     Attributes:
         calls, size: waiting now; `size` includes bodies that are being read.
         polls: waiting long polls.
+        expected: seconds until a topic without workers has one, as they took before; None if that is not known.
     """
 
-    __slots__ = ("_budget", "_by_topic", "_left", "_limits", "_measured_at", "_rate", "calls", "polls", "size")
+    __slots__ = (
+        "_budget", "_by_topic", "_left", "_limits", "_measured_at", "_rate", "calls", "expected", "polls", "size",
+    )  # fmt: skip
 
     def __init__(self, limits: Limits, budget: Budget | None = None) -> None:
         self._limits = limits
@@ -78,6 +81,7 @@ class Admission:
         self._left = 0
         self._rate = 0.0
         self._measured_at: float | None = None
+        self.expected: Callable[[str], float | None] = lambda topic: None
 
     def check(self) -> None:
         """Refuse early, before the model and the size of the call are known.
@@ -108,13 +112,13 @@ class Admission:
             waiting = self._by_topic[topic] = _Waiting()
         most, room = limits.calls_per_model or SHARE * free, SHARE * (budget.limit - budget.used)
         if waiting.calls >= most or waiting.size > room:
-            raise self._over_share(waiting, most, room)
+            raise self._over_share(topic, waiting, most, room)
         self.reserve(size)
         waiting.calls += 1
         waiting.size += size
         self.calls += 1
 
-    def _over_share(self, waiting: _Waiting, most: int, room: int) -> Exhausted:
+    def _over_share(self, topic: str, waiting: _Waiting, most: int, room: int) -> Exhausted:
         called = self._limits.called
         if waiting.calls >= most:
             text = (
@@ -126,7 +130,7 @@ class Admission:
                 f"{waiting.size} bytes of {called} for this model wait at this gateway; at most {room} may, "
                 f"while {self._budget.used} bytes are held in all"
             )
-        return self._exhausted(text, waiting.calls)
+        return self._exhausted(text, waiting.calls, topic)
 
     def leave(self, topic: str, size: int) -> None:
         """Count a call out: it was answered or abandoned."""
@@ -186,14 +190,17 @@ class Admission:
         self._measured_at = now
         self._left = 0
 
-    def retry_after(self, waiting: int) -> float:
-        """Whole seconds, 1 to 60, until `waiting` calls are answered at the measured rate."""
+    def retry_after(self, waiting: int, topic: str = "") -> float:
+        """Whole seconds, 1 to 60, until `waiting` calls are answered at the measured rate, or until the topic has a worker."""
+        seconds = self.expected(topic) if topic else None
+        if seconds is not None:
+            return float(min(max(math.ceil(seconds), _RETRY_LOW), _RETRY_HIGH))
         if self._rate <= 0:
             return _RETRY_LOW if self._measured_at is None else _RETRY_HIGH
         return float(min(max(math.ceil(waiting / self._rate), _RETRY_LOW), _RETRY_HIGH))
 
-    def _exhausted(self, message: str, waiting: int) -> Exhausted:
-        return Exhausted(f"Exceeds maximum queue size: {message}", retry_after=self.retry_after(waiting))
+    def _exhausted(self, message: str, waiting: int, topic: str = "") -> Exhausted:
+        return Exhausted(f"Exceeds maximum queue size: {message}", retry_after=self.retry_after(waiting, topic))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

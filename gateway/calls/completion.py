@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
@@ -72,6 +72,7 @@ class Completion:
         self._tasks = BackgroundTasks("completion")
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for = math.inf
+        self.has_worker: Callable[[str, str], bool] = lambda model, version: True
 
     def expect(self, call: Call, now: float) -> None:
         """Register a call that waits for its answer."""
@@ -213,20 +214,26 @@ class Completion:
             else:
                 if not call.claimed:
                     self.cancel_queued(call)
-                self._done(call, self.failed(call, _late(call)), now)
+                self._done(call, self.failed(call, self._late(call)), now)
         wake_at = self.pending.wake_at()
         if wake_at < math.inf:
             self._arm(wake_at)
 
     async def _expire_claimed(self, call: Call) -> None:
         """The deadline of the record has passed: the first terminal wins, and the caller gets it."""
-        reply = self.failed(call, _late(call))
+        reply = self.failed(call, self._late(call))
         self.cancel_queued(call)
         try:
             reply = await self.end(call.ref, reply) or reply
         except FleetError as error:
             _log.warning("expired deadline could not be written", request_id=call.ref, error=error.message)
         self._done(call, reply, self._clock())
+
+    def _late(self, call: Call) -> FleetError:
+        text = f"Request timeout expired: no answer within {(call.deadline - call.accepted) * 1e3:.0f} ms"
+        if call.version and not self.has_worker(call.model, call.version):
+            text += f"; no worker serves model '{call.model}' version {call.version} now: the request waited for one"
+        return DeadlineExceeded(text)
 
     def _flush_cancels(self) -> None:
         cancels, self._cancels = self._cancels, {}
@@ -238,7 +245,3 @@ class Completion:
             await self._results.cancel(self._names.cancel_channel(topic), cancels)
         except FleetError as error:
             _log.warning("cancellation could not be sent", topic=topic, calls=len(cancels), error=error.message)
-
-
-def _late(call: Call) -> FleetError:
-    return DeadlineExceeded(f"Request timeout expired: no answer within {(call.deadline - call.accepted) * 1e3:.0f} ms")

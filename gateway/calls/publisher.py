@@ -58,6 +58,9 @@ class Publisher:
         batch_topics: creates topics of the batch lane; without it every topic exists.
         routed: chooses the partitions; without it, or if it does not choose, they take turns.
         microtasks: end the turn in which a record came.
+
+    Attributes:
+        on_published: called with the topic of each acknowledged group.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Publisher:
         self._in_flight: dict[str, int] = {}
         self._scheduled = False
         self._tasks = BackgroundTasks("publisher")
+        self.on_published: Callable[[str], None] | None = None
 
     def enqueue(self, topic: str, record: OutRecord, call: Call) -> None:
         """Publish with this turn's group; a failure goes to `on_failure`, success sets `call.place`."""
@@ -208,6 +212,8 @@ class Publisher:
         if self._routed is not None and published.partition != group.partition:
             self._routed.count(group.topic, published.partition, group.calls)
         _tell(group, published)
+        if self.on_published is not None:
+            self.on_published(group.topic)
 
     def _fail(self, group: _Group, error: Exception) -> None:
         if isinstance(error, FleetError):

@@ -25,6 +25,7 @@ from gateway.calls.positions import Positions
 from gateway.calls.publisher import Publisher
 from gateway.calls.routed import RoutedCalls
 from gateway.calls.shadows import Shadows
+from gateway.calls.waiting import WaitingHints
 from gateway.catalogue import statistics
 from gateway.catalogue.catalogue import Catalogue, RequestQueue, Served
 from gateway.catalogue.heartbeats import HeartbeatPoller, is_sound
@@ -33,6 +34,7 @@ from gateway.ids import Ids, trace_context
 from gateway.metrics import GatewayMetrics
 from gateway.routing.capacity import HeartbeatCapacity
 from gateway.routing.router import Router
+from gateway.scaling.view import ScalingView
 from gateway.server_settings import LogSettings, TraceSettings
 from gateway.settings import GatewaySettings
 from gateway.shared_memory import Regions
@@ -102,6 +104,8 @@ class Service:
         draining: whether new calls are refused.
         not_ready: why this gateway is not ready, else ""; set by `background`.
         fill: used share of the result store's memory; set by `background`.
+        waiting: hints about requests for models without workers.
+        scaling: backlogs, and the workers that they need.
         regions: shared memory that clients have registered.
         trace_settings, log_settings: Triton's, of this process.
     """
@@ -143,6 +147,7 @@ class Service:
         self.publisher = Publisher(
             transport.bus, metrics, self.completion.fail, batch_topics, transport.microtasks, routed
         )
+        self.waiting, self.scaling = self._watch_waiting()
         self.new_id = Ids()
         self.shadows = Shadows(
             self.catalogue, self._submit_copy, random.Random(f"{settings.gateway} shadows").random,  # noqa: S311  # as above
@@ -204,8 +209,33 @@ class Service:
         """
         served = self.catalogue.pick(model, version, key)
         if not served.workers and self.settings.no_worker_policy == "reject":
-            raise Unavailable(f"no worker serves model '{model}' version {served.version} now", retry_after=1.0)
+            seconds = self.scaling.fleet.cold_start((served.model, served.version))
+            raise Unavailable(
+                f"no worker serves model '{model}' version {served.version} now", retry_after=seconds or 1.0
+            )
+        if not served.workers:
+            self.waiting.expect(served)
         return served
+
+    def _watch_waiting(self) -> tuple[WaitingHints, ScalingView]:
+        """What follows from requests that wait for a worker: hints to scalers, and what callers are told."""
+        transport = self.transport
+        hints = WaitingHints(transport.directory)
+        if transport.bus.immediate is None:
+            self.publisher.on_published = hints.published
+        scaling = ScalingView(
+            transport.bus, transport.results, self.names, self.catalogue, self.clock, self.settings.worker_timeout
+        )
+        self.completion.has_worker = self._has_worker
+        for admission in (self.admissions.interactive, self.admissions.batch):
+            admission.expected = scaling.fleet.seconds_to_worker
+        return hints, scaling
+
+    def _has_worker(self, model: str, version: str) -> bool:
+        try:
+            return self.catalogue.get(model, version).workers > 0
+        except FleetError:
+            return True  # it is gone: another error says so
 
     def queue(self, served: Served, parameters: Parameters, header: Lane | None) -> RequestQueue:
         """The queue that a call joins.
@@ -339,6 +369,8 @@ class Service:
         await self.heartbeats.close()
         await self.shadows.close()
         await self.publisher.close()
+        await self.waiting.close()
+        await self.scaling.close()
         await self.completion.close()
         self.regions.close()
 

@@ -52,6 +52,7 @@ class RepositoryControl:
 
     def __init__(self, service: Service) -> None:
         self.table = ControlTable()
+        service.scaling.follow(self.table)
         self._service = service
         self._beats: list[Heartbeat] = []
         self._changing: dict[str, asyncio.Lock] = {}

@@ -32,7 +32,8 @@ from gateway.rest.routing import GENERATE, GENERATE_STREAM, INFER
 from gateway.rest.settings_routes import settings_routes
 from gateway.rest.shared_memory_routes import shared_memory_routes
 from gateway.restrictions import path_category
-from protocol.errors import Code, FleetError, InvalidArgument, NotFound
+from gateway.scaling import report
+from protocol.errors import Code, FleetError, InvalidArgument, NotFound, quoted
 
 EXTENSIONS: Final = (
     "binary_tensor_data", "classification", "logging", "model_configuration", "model_repository",
@@ -82,6 +83,7 @@ class Routes:
             Route("/v2/health/live", self._live),
             Route("/v2/health/ready", self._ready),
             Route("/v2/models/stats", self._stats),
+            Route("/v2/fleet/scaling", self._scaling),
             *[Route(base + suffix, handler) for base in (_MODEL, _VERSION) for suffix, handler in per_model.items()],
             *[
                 Route(f"{base}/{verb}", _unreachable, methods=["POST"])
@@ -137,6 +139,19 @@ class Routes:
         model, version = _names(request)
         await self._arrived(model, version)
         return Json(self._service.catalogue.resolve(model, version).config.to_json())
+
+    async def _scaling(self, request: Request) -> Response:
+        """Backlogs and wanted workers of all versions, or one flat object about a model or one of its versions."""
+        view, asked = self._service.scaling, request.query_params
+        model, version = asked.get("model", ""), asked.get("version", "")
+        if version and (not model or not _NUMBER.match(version)):
+            raise InvalidArgument(f"version {quoted(version)} must be a number, and needs a model as well")
+        await view.refresh()
+        lanes = view.lanes(model, version.lstrip("0") or version)
+        if not model:
+            return Json(report.document(lanes))
+        ready, wanted = view.workers(lanes)
+        return Json(report.summary(model, version, lanes, ready, wanted))
 
     async def _arrived(self, model: str, version: str) -> None:
         """Wait for a model that may still appear, as calls do."""

@@ -105,7 +105,7 @@ class HeartbeatCapacity:
         loads = [(beat := self._beats[worker], beat.models[at]) for worker, at in places]
         for beat, load in sorted(loads, key=lambda pair: pair[0].at, reverse=True):
             if load.state is ModelState.READY:
-                known = worker_load(beat, load, max(1, config.max_batch_size), _instances(config))
+                known = worker_load(beat, load, max(1, config.max_batch_size), instances_of(config))
                 own = tuple(partition for partition in known.partitions if partition not in taken)
                 taken.update(own)
                 if own and max(own) >= count:
@@ -122,7 +122,8 @@ class HeartbeatCapacity:
         return (model, version) if lane is Lane.INTERACTIVE else None
 
 
-def _instances(config: ModelConfig) -> int:
+def instances_of(config: ModelConfig) -> int:
+    """Instances of a model that each worker runs, at least 1."""
     return max(1, min(sum(group.count for group in config.instance_groups), 1024))
 
 

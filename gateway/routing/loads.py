@@ -62,12 +62,13 @@ def worker_load(beat: Heartbeat, load: ModelLoad, max_batch: int, instances: int
     full = max_batch * instances
     seconds, flat = _full_batch(_classes(load.runs) or _times(load.statistics), max_batch)
     return WorkerLoad(
-        beat.worker, _partitions(load.partitions), _rows(load, full), beat.at, full, full / seconds if seconds else 0.0, flat,
+        beat.worker, partitions_of(load.partitions), _rows(load, full), beat.at, full, full / seconds if seconds else 0.0, flat,
         beat.draining, _count(load.executed, MAX_NUMBER) or _executed(load.statistics),
     )  # fmt: skip
 
 
-def _partitions(claimed: Iterable[object]) -> tuple[int, ...]:
+def partitions_of(claimed: Iterable[object]) -> tuple[int, ...]:
+    """The partitions that a worker says it owns: at most `MAX_PARTITIONS` numbers."""
     kept = itertools.islice(claimed, MAX_PARTITIONS)
     return tuple(dict.fromkeys(p for p in kept if type(p) is int and p >= 0))
 

@@ -8,11 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import ssl
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple
-from urllib.parse import quote
 
 import structlog
 
@@ -31,9 +29,9 @@ from gateway.rpc.http2.connection import Connection, Endpoint
 from gateway.rpc.http2.messages import Message, Received
 from gateway.rpc.inference import Inference
 from gateway.rpc.management import Management, encoded
-from gateway.rpc.status import STATUS, Trailers, error_trailers
+from gateway.rpc.status import STATUS, Trailers, details, error_trailers
 from gateway.rpc.streaming import BROKEN, Stream
-from gateway.settings import GatewaySettings
+from gateway.rpc.tls import tls_context
 from protocol.errors import ConfigError, DeadlineExceeded, FleetError, InvalidArgument, Unavailable, Unsupported
 from protocol.tensors import Buffer
 from protocol.urls import authority
@@ -43,8 +41,6 @@ _HEALTH: Final = "grpc.health.v1.Health"
 _REFLECTION: Final = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 _REFLECT: Final = "ServerReflectionInfo"
 _WINDOW_BITS: Final = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
-_MAX_DETAILS: Final = 4096
-"""Bytes of an error in a trailer, as gRPC writes it: clients allow 8 KB of metadata."""
 _ACCEPTS: Final = 16
 """Listening descriptors of one socket, as for HTTP: libuv accepts one connection per turn and descriptor."""
 _TICK: Final = 1.0
@@ -117,7 +113,9 @@ class GrpcServer:
             ConfigError: the address is taken or invalid, or a TLS file cannot be used.
         """
         settings = self._settings
-        context = _tls(settings) if settings.tls_certificate else None
+        context = None
+        if settings.tls_certificate:
+            context = tls_context(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
         try:
             listener = bind(settings.host, settings.grpc_port or 0, shared=settings.shared_ports)
         except ConfigError as error:
@@ -229,7 +227,7 @@ class GrpcServer:
             call.release()
 
     def _fail(self, call: Call, error: FleetError, trailers: Trailers = ()) -> None:
-        call.finish(STATUS[error.code], _details(error.message), (*trailers, *error_trailers(error)))
+        call.finish(STATUS[error.code], details(error.message), (*trailers, *error_trailers(error)))
 
     def _all_methods(self) -> dict[str, Method]:
         open_ones = self._management.open
@@ -354,29 +352,3 @@ async def _compressed(pieces: Sequence[Buffer], encoding: str) -> bytes:
 def _compress(pieces: Sequence[Buffer], encoding: str) -> bytes:
     engine = zlib.compressobj(1, wbits=_WINDOW_BITS[encoding])
     return b"".join([*[engine.compress(piece) for piece in pieces], engine.flush()])
-
-
-def _details(text: str) -> str:
-    """The text, cut to what a trailer may have; gRPC writes three characters for each byte that is not printable ASCII."""
-    kept = text[:_MAX_DETAILS]
-    while len(quote(kept)) > _MAX_DETAILS and not (kept.isascii() and kept.isprintable()):
-        kept = kept[: len(kept) // 2]
-    return kept
-
-
-def _tls(settings: GatewaySettings) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.set_alpn_protocols(["h2"])
-    try:
-        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
-    except OSError as error:  # also of ssl
-        raise ConfigError(
-            f"TLS certificate '{settings.tls_certificate}' and key '{settings.tls_key}' cannot be used: {error}"
-        ) from None
-    if settings.tls_client_ca:
-        try:
-            context.load_verify_locations(settings.tls_client_ca)
-        except OSError as error:
-            raise ConfigError(f"client CA '{settings.tls_client_ca}' cannot be used: {error}") from None
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context

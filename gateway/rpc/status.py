@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from typing import Final
+from urllib.parse import quote
 
 from protocol.errors import Code, FleetError
 
@@ -31,6 +32,9 @@ STATUS: Final[dict[Code, int]] = {
 """The number of the gRPC status of each code."""
 _RETRY_AFTER: Final = {Code.EXHAUSTED: 1.0, Code.UNAVAILABLE: 1.0}
 
+_MAX_DETAILS: Final = 4096
+"""Bytes of an error in a trailer, as gRPC writes it: clients allow 8 KB of metadata."""
+
 Trailers = tuple[tuple[str, str], ...]
 
 
@@ -39,3 +43,11 @@ def error_trailers(error: FleetError) -> Trailers:
     seconds = error.retry_after if error.retry_after is not None else _RETRY_AFTER.get(error.code)
     code = ("penstock-error", error.code.value)
     return (code,) if seconds is None else (code, ("retry-after", str(max(1, math.ceil(seconds)))))
+
+
+def details(text: str) -> str:
+    """The text, cut to what a trailer may have; gRPC writes three characters for each byte that is not printable ASCII."""
+    kept = text[:_MAX_DETAILS]
+    while len(quote(kept)) > _MAX_DETAILS and not (kept.isascii() and kept.isprintable()):
+        kept = kept[: len(kept) // 2]
+    return kept

@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "serve": "Serve models in one process: no Kafka, no Redis.",
     "gateway": "Take calls over HTTP and publish them to Kafka.",
     "worker": "Drain Kafka into batches and run models.",
+    "scaler": "Tell KEDA how many workers are wanted.",
     "infer": "Send one request and print the answer.",
     "models": "List, load and unload the models of a fleet, and show how far its workers are.",
     "check": "Report for every model of a repository whether it can be served, and how.",
@@ -33,7 +34,7 @@ COMMANDS: Final = {
 }
 """Every command and its line in `penstock --help`."""
 
-_SERVERS: Final = frozenset({"serve", "gateway", "worker"})
+_SERVERS: Final = frozenset({"serve", "gateway", "worker", "scaler"})
 """Commands that handle SIGINT themselves (`protocol.runtime.loop`); before that it ends them at once (`penstock.entry`)."""
 _BROKEN_PIPE: Final = 141
 """As a shell reports a program that SIGPIPE ended."""

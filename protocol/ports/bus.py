@@ -224,6 +224,14 @@ class Bus(Protocol):
             Unavailable: the group's coordinator does not answer.
         """
 
+    async def extents(self, topics: Collection[str]) -> Mapping[str, Mapping[int, tuple[int, int]]]:
+        """By topic and partition, the log's start and its end: the offset of the next record. Topics that do not exist are left
+        out, as are partitions whose leader does not answer now. Creates none.
+
+        Raises:
+            Unavailable: no broker answers.
+        """
+
     async def evict(self, group: str, members: Sequence[str]) -> None:
         """Send LeaveGroup for dead static members (`group.instance.id`), so that the others get their partitions at once."""
 

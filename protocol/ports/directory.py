@@ -35,6 +35,12 @@ class Directory(Protocol):
     async def ask(self, ask: str) -> None:
         """Request an immediate answer from every listening worker; that answer names the ask (`Heartbeat.asked`)."""
 
+    async def hint_waiting(self, topic: str) -> None:
+        """Say that a request was accepted on a topic that no live worker serves. Listeners may miss it."""
+
+    async def listen_waiting(self, on_hint: Callable[[str], None]) -> None:
+        """Call back with the topic of every such hint until `close`. Returns once subscribed."""
+
     async def listen_asks(self, on_ask: Callable[[str], None]) -> None:
         """Call back with every ask until `close`. Returns once subscribed."""
 

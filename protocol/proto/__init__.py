@@ -10,7 +10,9 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
-DESCRIPTOR_SETS: Final = ("model_config.binpb", "grpc_service.binpb", "health.binpb", "reflection.binpb")
+DESCRIPTOR_SETS: Final = (
+    "model_config.binpb", "grpc_service.binpb", "health.binpb", "reflection.binpb", "external_scaler.binpb",
+)  # fmt: skip
 """Files made by `python -m protocol.proto.compile`, each from the .proto of the same name."""
 
 

@@ -38,8 +38,10 @@ class Process:
         self.name, self.log = name, log
         self.http_port, self.grpc_port, self.metrics_port = free_port(), free_port(), free_port()
         ports = ["--metrics-port", str(self.metrics_port)]
+        if arguments[0] == "gateway":
+            ports += ["--http-port", str(self.http_port)]
         if arguments[0] != "worker":
-            ports += ["--http-port", str(self.http_port), "--grpc-port", str(self.grpc_port)]
+            ports += ["--grpc-port", str(self.grpc_port)]
         self._file = log.open("ab")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "penstock", *arguments, *ports, "--log-level", "info"],
@@ -104,6 +106,7 @@ class Fleet:
         self._servers = ("--kafka", kafka, "--redis", redis, "--prefix", prefix)
         self.gateways: list[Process] = []
         self.workers: list[Process] = []
+        self.scalers: list[Process] = []
 
     def add_gateway(self, *flags: str) -> Process:
         name = f"gateway-{len(self.gateways)}"
@@ -116,6 +119,11 @@ class Fleet:
         arguments = ("worker", *self._servers, *repository, "--worker", name, *flags)
         self.workers.append(Process(name, self.folder / f"{name}.log", *arguments))
         return self.workers[-1]
+
+    def add_scaler(self, *flags: str) -> Process:
+        name = f"scaler-{len(self.scalers)}"
+        self.scalers.append(Process(name, self.folder / f"{name}.log", "scaler", *self._servers, *flags))
+        return self.scalers[-1]
 
     def wait_ready(self, models: int, within: float = START_WITHIN) -> None:
         """Wait until every gateway knows `models` ready models and every worker has joined its groups."""
@@ -135,7 +143,7 @@ class Fleet:
 
     def stop(self) -> list[int]:
         """Exit codes of all, gateways first."""
-        return [process.stop() for process in (*self.gateways, *self.workers)]
+        return [process.stop() for process in (*self.gateways, *self.workers, *self.scalers)]
 
 
 @contextlib.contextmanager
@@ -145,10 +153,10 @@ def fleet(kafka: str, redis: str, prefix: str, folder: Path, repository: Path) -
     try:
         yield made
     except BaseException:
-        for process in (*made.gateways, *made.workers):
+        for process in (*made.gateways, *made.workers, *made.scalers):
             print(f"--- {process.name}\n{process.tail()}")
         raise
     finally:
-        for process in (*made.gateways, *made.workers):
+        for process in (*made.gateways, *made.workers, *made.scalers):
             with contextlib.suppress(Exception):
                 process.stop(5.0)

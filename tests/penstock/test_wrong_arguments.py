@@ -109,6 +109,10 @@ CASES: list[tuple[tuple[str, ...], int, str]] = [
     (("worker", *NOWHERE), 3, "needs --model-repository"),
     (("worker", *NOWHERE, *REPOSITORY, "--worker", "a b", "--not-supervised"), 3, "worker id 'a b'"),
     (("worker", *NOWHERE, *REPOSITORY, "--not-supervised", "--metrics-port", "0"), 7, "127.0.0.1:1"),
+    # scaler
+    (("scaler",), 3, "needs --kafka"),
+    (("scaler", *NOWHERE, "--tls-certificate", "x"), 3, "TLS needs both"),
+    (("scaler", *NOWHERE), 7, "127.0.0.1:1"),
     # infer and models
     (("infer",), 2, "Missing argument"),
     (("infer", "m", "--url", "http://127.0.0.1:1"), 7, "cannot be reached"),

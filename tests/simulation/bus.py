@@ -104,6 +104,15 @@ class SimBus:
 
         return await self._network.call("kafka", told)
 
+    async def extents(self, topics: Collection[str]) -> Mapping[str, Mapping[int, tuple[int, int]]]:
+        def told() -> dict[str, dict[int, tuple[int, int]]]:
+            known = {topic: self._server.topics[topic] for topic in topics if topic in self._server.topics}
+            return {
+                topic: {n: (log.start, log.end) for n, log in enumerate(found.logs)} for topic, found in known.items()
+            }
+
+        return await self._network.call("kafka", told)
+
     async def evict(self, group: str, members: Sequence[str]) -> None:
         def remove() -> None:
             for topic in self._server.topics.values():

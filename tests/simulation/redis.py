@@ -236,6 +236,12 @@ class SimStore:
     async def forget(self, worker: str) -> None:
         await self._call(lambda: self._server.heartbeats.pop(worker, None))
 
+    async def hint_waiting(self, topic: str) -> None:
+        """Nobody listens."""
+
+    async def listen_waiting(self, on_hint: Callable[[str], None]) -> None:
+        raise NotImplementedError("the simulation has no scaler")
+
     async def ask(self, ask: str) -> None:
         raise NotImplementedError("the simulation requests no statistics")
 

@@ -364,6 +364,19 @@ class BusContract(MembersContract):
         assert await bus.committed(topic, "another") == {}
         assert await bus.committed(site.topic("never"), topic) == {}
 
+    async def test_where_logs_begin_and_end_is_told_of_many_topics(self, site: Site, bus: Bus) -> None:
+        first, second, absent = site.topic("extents"), site.topic("empty"), site.topic("no-extents")
+        await bus.ensure_topic(first, 2)
+        await bus.ensure_topic(second, 1)
+        published = await bus.publish(first, numbered(5), partition=1)
+        told = await (await site.connect()).extents([first, second, absent, first])
+        assert {topic: dict(of) for topic, of in told.items()} == {
+            first: {0: (0, 0), 1: (published.offset, published.offset + 5)},
+            second: {0: (0, 0)},
+        }
+        assert await bus.extents([]) == {}
+        assert await bus.partitions(absent) == 0
+
     async def test_reading_what_is_not_there_is_none(self, site: Site, bus: Bus) -> None:
         topic = site.topic("gone")
         await bus.ensure_topic(topic, 1)

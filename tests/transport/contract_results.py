@@ -435,6 +435,18 @@ class ResultsContract(ClaimsContract, TotalsContract):
 
     # --- the directory -----------------------------------------------------------------------------------------------
 
+    async def test_a_hint_about_a_waiting_request_reaches_every_listener(self, site: Site, store: Store) -> None:
+        await store.hint_waiting("nobody.infer.m.1")
+        listeners = [await site.connect(), await site.connect()]
+        heard: list[asyncio.Queue[str]] = [asyncio.Queue(), asyncio.Queue()]
+        for listener, mine in zip(listeners, heard, strict=True):
+            await listener.listen_waiting(mine.put_nowait)
+        await store.hint_waiting("test.infer.m.1")
+        await store.hint_waiting("test.batch.m.1")
+        async with asyncio.timeout(5.0):
+            told = [[await mine.get(), await mine.get()] for mine in heard]
+        assert told == [["test.infer.m.1", "test.batch.m.1"]] * 2
+
     async def test_the_directory_keeps_the_last_beat_of_every_worker(self, site: Site, store: Store) -> None:
         reader = await site.connect()
         beats = [beat_of(f"w{n}") for n in range(2)]

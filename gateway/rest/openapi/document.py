@@ -37,6 +37,9 @@ _CALL: Final = (422, 499, 500, 501, 504)
 """Errors that calls may answer besides."""
 
 
+_SCALING: Final[Schema] = {"anyOf": [ref("FleetScaling"), ref("ModelScaling")]}
+
+
 def _header(description: str, schema: Schema = TEXT) -> Schema:
     return {"description": description, "schema": schema}
 
@@ -144,6 +147,16 @@ def _server() -> dict[str, Schema]:
         "/v2/health/live": {"get": _operation("Whether the process lives", {200: _json("Live")})},
         "/v2/health/ready": {"get": _operation("Whether calls are taken", {200: _json("Ready"), 400: _done("No.")})},
         "/v2/models/stats": {"get": _operation("Statistics of all models", {200: _json("ModelStatistics")})},
+        "/v2/fleet/scaling": {
+            "get": _operation(
+                "Backlogs, and the workers that they need",
+                {200: _done("By version and lane; one object with `model`.", _content(_SCALING))},
+                arguments=[
+                    _argument("model", "Only this model, its versions and lanes summed up.", "query", _NAME),
+                    _argument("version", "With `model`: only this version.", "query", _PATH["version"]["schema"]),
+                ],
+            )
+        },
         "/openapi.json": {"get": _operation("This document", {200: _json("Document")})},
     }
 

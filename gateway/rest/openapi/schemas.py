@@ -49,6 +49,17 @@ _TENSOR: Final = {"name": TEXT, "datatype": _DATATYPE, "shape": listed(COUNT)}
 _MEASURED: Final = fields({"count": COUNT, "ns": COUNT})
 _COMPUTED: Final = dict.fromkeys(("compute_input", "compute_infer", "compute_output"), _MEASURED)
 
+_MAYBE: Final[Schema] = {"type": ["integer", "null"], "minimum": 0, "description": "null if it is not known"}
+_BACKLOG: Final[dict[str, Schema]] = {
+    "backlog_requests": COUNT,
+    "backlog_rows": COUNT,
+    "oldest_age_ms": _MAYBE,
+    "rows_per_second": {"type": ["number", "null"], "minimum": 0, "description": "of the ready workers together"},
+    "time_to_drain_ms": _MAYBE,
+    "ready_workers": COUNT,
+    "wanted_workers": COUNT,
+}
+
 SCHEMAS: Final[dict[str, Schema]] = {
     "Error": fields({"error": {**TEXT, "description": "What is wrong, where, and what to do."}}),
     "Live": fields({"live": FLAG}),
@@ -64,6 +75,9 @@ SCHEMAS: Final[dict[str, Schema]] = {
             "outputs": listed(ref("TensorMetadata")),
         }
     ),
+    "FleetScaling": fields({"models": listed(ref("LaneScaling"))}),
+    "LaneScaling": fields({"model": TEXT, "version": TEXT, "lane": {"enum": ["interactive", "batch"]}, **_BACKLOG}),
+    "ModelScaling": fields({"model": TEXT, "version": TEXT, **_BACKLOG}),
     "ModelConfig": {
         "type": "object",
         "properties": {"name": TEXT, "backend": TEXT, "platform": TEXT, "max_batch_size": {"type": "integer"}},

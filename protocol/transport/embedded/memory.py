@@ -165,6 +165,15 @@ class MemoryBus:
         found = self._broker.topics.get(topic)
         return dict(found.groups[group].committed) if found is not None and group in found.groups else {}
 
+    async def extents(self, topics: Collection[str]) -> Mapping[str, Mapping[int, tuple[int, int]]]:
+        """See `Bus.extents`."""
+        self._check_open()
+        known = {topic: found for topic in topics if (found := self._broker.topics.get(topic)) is not None}
+        return {
+            topic: {partition: (log.start, log.end) for partition, log in enumerate(found.logs)}
+            for topic, found in known.items()
+        }
+
     async def evict(self, group: str, members: Sequence[str]) -> None:
         """See `Bus.evict`."""
         self._check_open()
@@ -200,6 +209,7 @@ class MemoryServer:
         self.heartbeats: dict[str, Heartbeat] = {}
         self.answers: dict[str, Heartbeat] = {}
         self.asks: dict[MemoryStore, Callable[[str], None]] = {}
+        self.waiting: dict[MemoryStore, Callable[[str], None]] = {}
 
 
 class MemoryStore:
@@ -233,6 +243,7 @@ class MemoryStore:
             for channel in list(listeners):
                 self._unsubscribe(listeners, channel)
         self._server.asks.pop(self, None)
+        self._server.waiting.pop(self, None)
 
     async def healthy(self) -> bool:
         """Whether the store is open."""
@@ -389,6 +400,18 @@ class MemoryStore:
         loop = asyncio.get_running_loop()
         for on_ask in self._server.asks.values():
             loop.call_soon(on_ask, ask)
+
+    async def hint_waiting(self, topic: str) -> None:
+        """See `Directory.hint_waiting`."""
+        self._check_open()
+        loop = asyncio.get_running_loop()
+        for on_hint in self._server.waiting.values():
+            loop.call_soon(on_hint, topic)
+
+    async def listen_waiting(self, on_hint: Callable[[str], None]) -> None:
+        """See `Directory.listen_waiting`."""
+        self._check_open()
+        self._server.waiting[self] = on_hint
 
     async def listen_asks(self, on_ask: Callable[[str], None]) -> None:
         """See `Directory.listen_asks`."""

@@ -48,7 +48,7 @@ class RemoteCalls:
 
     Attributes:
         wakes, cancels: the listeners of each channel.
-        asks: the listeners of asks.
+        asks, waiting: the listeners of asks, and of hints about waiting requests.
     """
 
     def __init__(self, end: socket.socket, on_lost: Callable[[], None] = lambda: None) -> None:
@@ -62,6 +62,7 @@ class RemoteCalls:
         self.wakes: dict[str, Callable[[list[Wake]], None]] = {}
         self.cancels: dict[str, Callable[[list[Cancel]], None]] = {}
         self.asks: list[Callable[[str], None]] = []
+        self.waiting: list[Callable[[str], None]] = []
 
     @property
     def is_open(self) -> bool:
@@ -119,9 +120,9 @@ class RemoteCalls:
             on_wake(value)
         elif kind == "cancel" and (on_cancel := self.cancels.get(channel)) is not None:
             on_cancel(value)
-        elif kind == "ask":
-            for on_ask in self.asks:
-                on_ask(value)
+        elif kind in ("ask", "waiting"):
+            for on_text in self.asks if kind == "ask" else self.waiting:
+                on_text(value)
 
     def _lost(self) -> None:
         waiting, self._waiting = self._waiting, {}
@@ -202,6 +203,13 @@ class RemoteBus:
         offsets: Mapping[int, int] = await self._call("committed", topic, group)
         return offsets
 
+    async def extents(self, topics: Collection[str]) -> Mapping[str, Mapping[int, tuple[int, int]]]:
+        """See `Bus.extents`."""
+        found: Mapping[str, Mapping[int, list[int]]] = await self._call("extents", list(topics))
+        return {
+            topic: {partition: (start, end) for partition, (start, end) in of.items()} for topic, of in found.items()
+        }
+
     async def evict(self, group: str, members: Sequence[str]) -> None:
         """Not offered, as `subscribe`.
 
@@ -247,6 +255,7 @@ class RemoteStore:
             self._calls.wakes.clear()
             self._calls.cancels.clear()
             self._calls.asks.clear()
+            self._calls.waiting.clear()
             self._calls.close()
 
     async def healthy(self) -> bool:
@@ -356,6 +365,15 @@ class RemoteStore:
     async def ask(self, ask: str) -> None:
         """See `Directory.ask`."""
         await self._call("ask", ask)
+
+    async def hint_waiting(self, topic: str) -> None:
+        """See `Directory.hint_waiting`."""
+        await self._call("hint_waiting", topic)
+
+    async def listen_waiting(self, on_hint: Callable[[str], None]) -> None:
+        """See `Directory.listen_waiting`."""
+        self._calls.waiting.append(on_hint)
+        await self._call("listen_waiting")
 
     async def listen_asks(self, on_ask: Callable[[str], None]) -> None:
         """See `Directory.listen_asks`."""

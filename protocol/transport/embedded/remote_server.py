@@ -23,10 +23,10 @@ from protocol.transport.embedded.remote_frames import Frame
 from protocol.transport.embedded.remote_link import Link
 from protocol.transport.embedded.remote_values import tuples, value_of
 
-BUS: Final = frozenset({"ensure_topic", "partitions", "publish", "read_record", "committed"})
+BUS: Final = frozenset({"ensure_topic", "partitions", "publish", "read_record", "committed", "extents"})
 STORE: Final = frozenset(
     {"now", "totals", "claim", "confirm", "start", "look", "trim", "release", "cancel", "fill",
-     "beat", "workers", "forget", "ask", "answer", "answers"}
+     "beat", "workers", "forget", "ask", "answer", "answers", "hint_waiting"}
 )  # fmt: skip
 
 log = structlog.get_logger(__name__)
@@ -175,6 +175,9 @@ class _Connection:
 
     async def _on_listen_asks(self) -> None:
         await self._store.listen_asks(lambda ask: self._link.send(0, "ask", "", ask))
+
+    async def _on_listen_waiting(self) -> None:
+        await self._store.listen_waiting(lambda topic: self._link.send(0, "waiting", "", topic))
 
     async def _on_unlisten(self, channel: str) -> None:
         await self._store.unlisten(channel)

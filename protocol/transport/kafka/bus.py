@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Final, TypeVar
 
 from aiokafka import TopicPartition
@@ -37,6 +37,7 @@ from protocol.transport.kafka.connection import (
     translated,
 )
 from protocol.transport.kafka.consumer import KafkaConsumer
+from protocol.transport.kafka.extents import fetch_extents
 from protocol.transport.kafka.producer import Producer
 from protocol.transport.kafka.reachability import Reachability
 from protocol.transport.kafka.reader import Follower, fetch_committed, fetch_one
@@ -244,6 +245,14 @@ class KafkaBus:
             return {}
         return await self._ask(
             f"reading the offsets of {group}", lambda client: fetch_committed(client, group, topic, count)
+        )
+
+    async def extents(self, topics: Collection[str]) -> Mapping[str, Mapping[int, tuple[int, int]]]:
+        """See `Bus.extents`."""
+        if not topics:
+            return {}
+        return await self._ask(
+            f"looking up the ends of {len(topics)} topics", lambda client: fetch_extents(client, topics)
         )
 
     async def healthy(self) -> bool:

@@ -77,6 +77,14 @@ class RedisDirectory:
         commands: list[Sequence[Argument]] = [("HDEL", key, worker) for key in hashes]
         await self._call([*commands, ("DEL", self._names.answer_key(worker))])
 
+    async def hint_waiting(self, topic: str) -> None:
+        """See `Directory.hint_waiting`."""
+        await self._client.call("PUBLISH", self._names.waiting_channel, topic)
+
+    async def listen_waiting(self, on_hint: Callable[[str], None]) -> None:
+        """See `Directory.listen_waiting`."""
+        await self._listening.listen(self._names.waiting_channel, lambda message: on_hint(message.decode()))
+
     async def ask(self, ask: str) -> None:
         """See `Directory.ask`."""
         await self._client.call("PUBLISH", self._names.asks_channel, ask)
