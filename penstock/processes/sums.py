@@ -11,8 +11,10 @@ import collections
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-LARGEST: Final = frozenset({"penstock_gateway_ready", "penstock_gateway_model_digests"})
-"""Gauges of which the largest value counts: each process says the same of the fleet, or whether it is ready."""
+LARGEST: Final = frozenset(
+    {"penstock_gateway_ready", "penstock_gateway_model_digests", "penstock_gateway_store_used_ratio"}
+)
+"""Gauges of which the largest value counts: each process says the same of fleet and store, or whether it is ready."""
 _FLEETS: Final = "nv_"
 """Begins the names of the fleet's totals, which each process reads from the store."""
 _ADDED: Final = frozenset({"counter", "histogram", "summary"})
