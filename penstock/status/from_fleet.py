@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Final
@@ -20,8 +21,14 @@ from protocol.naming import Names
 from protocol.transport import Transport, open_transport
 from protocol.transport.settings import TransportSettings
 
-WITHIN: Final = 10.0
+WITHIN: Final = 20.0
 """Seconds that a reading may take."""
+DEAD_WITHIN: Final = 5.0
+"""Seconds of them for all dead topics."""
+DEAD_AGAIN: Final = 10.0
+"""Seconds after which a model without dead letters is looked at again: brokers take a second to say that a topic does not exist."""
+DEAD_AT_ONCE: Final = 32
+"""Dead topics that are read at the same time."""
 MAX_LETTERS: Final = 10_000
 """Dead letters of one model that are read."""
 LIVE: Final = 30.0
@@ -47,9 +54,14 @@ async def reading(settings: TransportSettings) -> AsyncIterator[FleetReader]:
 
 
 class DeadCounts:
-    """Dead letters of one model that nobody has sent again; each reading goes on where the last one ended."""
+    """Dead letters of one model that nobody has sent again; each reading goes on where the last one ended.
+
+    Attributes:
+        due: when to read again, on the event loop's clock.
+    """
 
     def __init__(self) -> None:
+        self.due = 0.0
         self._waiting: dict[str, str] = {}
         self._next: dict[int, int] = {}
         self._read = 0
@@ -62,17 +74,19 @@ class DeadCounts:
     async def read(self, transport: Transport, names: Names, model: str) -> dict[str, int]:
         """Counts by reason."""
         if not self.cut:
-            async with contextlib.aclosing(there_now(transport.bus, names.dead_topic(model), self._next)) as stream:
+            async with contextlib.aclosing(there_now(transport.bus, names.dead_topic(model), dict(self._next))) as stream:
                 async for records in stream:
                     for record in records:
                         self._next[record.partition] = record.offset + 1
                         self._take(read_letter(record, model))
                     if self.cut:
                         break
-        counts: dict[str, int] = {}
-        for reason in self._waiting.values():
-            counts[reason] = counts.get(reason, 0) + 1
-        return counts
+        return self.counts
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What was read so far, by reason."""
+        return dict(collections.Counter(self._waiting.values()))
 
     def _take(self, letter: ReadLetter | Redriven) -> None:
         self._read += 1
@@ -111,16 +125,39 @@ class FleetReader:
         beats = [beat for beat in await self._transport.directory.workers() if is_sound(beat)]
         now = await results.now()
         shown = [beat for beat in beats if beat.at >= now - LIVE]
-        dead = {}
-        for model in sorted({model for model, _ in keys}):
-            counter = self._dead.setdefault(model, DeadCounts())
-            dead[model] = await counter.read(self._transport, self._names, model)
+        dead = await self._dead_letters({model for model, _ in keys})
+        unread = len({model for model, _ in keys} - dead.keys())
+        unseen = [UNSCALED]
+        if unread:
+            unseen.append(f"dead letters of {unread} model(s): their topics were not read within {DEAD_WITHIN:.0f} s")
         return FleetView(
             self._source, now, store_used=await results.fill(), dead=dead,
             dead_cut=frozenset(model for model, counter in self._dead.items() if counter.cut),
             models=model_views(announced, totals, [beat for beat in shown if beat.at >= now - SILENT]),
-            workers=worker_views(shown, now), unseen=(UNSCALED,),
+            workers=worker_views(shown, now), unseen=tuple(unseen),
         )  # fmt: skip
+
+    async def _dead_letters(self, models: set[str]) -> dict[str, dict[str, int]]:
+        """Counts by reason, of the models whose topics could be read in time."""
+        loop, gate = asyncio.get_running_loop(), asyncio.Semaphore(DEAD_AT_ONCE)
+
+        async def count(model: str) -> dict[str, int]:
+            counter = self._dead.setdefault(model, DeadCounts())
+            if loop.time() < counter.due:
+                return counter.counts
+            async with gate:
+                counts = await counter.read(self._transport, self._names, model)
+            counter.due = 0.0 if counts else loop.time() + DEAD_AGAIN
+            return counts
+
+        tasks = {loop.create_task(count(model)): model for model in sorted(models)}
+        if not tasks:
+            return {}
+        done, late = await asyncio.wait(tasks, timeout=DEAD_WITHIN)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        return {tasks[task]: task.result() for task in done}
 
     async def _announced(self) -> dict[Key, Announcement]:
         found: dict[Key, Announcement] = {}

@@ -158,5 +158,5 @@ def with_gateway(fleet: FleetView, gateway: FleetView) -> FleetView:
         source=f"{fleet.source} and {gateway.source}",
         gateway=gateway.gateway,
         models=tuple(map(joined, fleet.models)),
-        unseen=() if scaled else fleet.unseen,
+        unseen=tuple(each for each in fleet.unseen if not (scaled and "--gateway" in each)),
     )

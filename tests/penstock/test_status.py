@@ -207,9 +207,9 @@ def test_many_models_are_cut_to_the_busiest() -> None:
 def test_a_gateway_adds_backlog_and_wanted_workers_to_what_the_servers_say() -> None:
     told = LaneView("interactive", 9, 90, 4.0, 6.0)
     gateway = FleetView("g", 1.0, "draining", models=(dataclasses.replace(MODEL, lanes=(told,), wanted_workers=5),))
-    both = with_gateway(dataclasses.replace(FINE, gateway=None, unseen=("something",)), gateway)
+    both = with_gateway(dataclasses.replace(FINE, gateway=None, unseen=("add --gateway URL", "something")), gateway)
 
-    assert (both.gateway, both.unseen, both.store_used) == ("draining", (), 0.1)
+    assert (both.gateway, both.unseen, both.store_used) == ("draining", ("something",), 0.1)
     assert (both.models[0].lanes, both.models[0].wanted_workers, both.models[0].partitions) == ((told,), 5, 4)
     old = dataclasses.replace(gateway, models=(dataclasses.replace(MODEL, wanted_workers=None),))
     assert with_gateway(dataclasses.replace(FINE, unseen=("something",)), old).unseen == ("something",)
