@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from gateway.rpc.http2 import headers
+from gateway.rpc.http2.frames import Kind, frame_head
 from gateway.rpc.http2.headers import CallHead, Metadata
 from gateway.rpc.http2.messages import PREFIX, MessageReader, Received
 from gateway.rpc.http2.sending import Outgoing, head_frame
 from protocol.errors import FleetError, InvalidArgument
 from protocol.tensors import Buffer
 
+_PREFIX: Final = struct.Struct(">?I")
 JOINED: Final = 8 * 1024
 """Messages up to this size are joined: one piece is quicker to send than several."""
 CUT: Final = "the call ends within a message"
@@ -52,6 +55,12 @@ class Carrier(Protocol):
     def send(self, call: Call, head: bytes) -> None:
         """Send these bytes, then what waits of the call."""
 
+    def allows(self, call: Call, size: int) -> bool:
+        """Whether a DATA frame of so many bytes may be sent now."""
+
+    def send_last(self, call: Call, data: bytes, size: int) -> None:
+        """Send the frames that end a call, with a DATA frame of `size` bytes that is allowed."""
+
     def unread_changed(self) -> None:
         """More or fewer bytes wait to be sent."""
 
@@ -86,7 +95,7 @@ class Call:
         self.reserved = 0
         self.window = limits.own_window
         self.outgoing = Outgoing(stream, limits.window)
-        self._messages = MessageReader(limits.message, self._begin_large)
+        self._messages = MessageReader(limits.message)
         self._encoding = ""
         self._error: FleetError | None = None
         self._head_sent = False
@@ -121,7 +130,7 @@ class Call:
             if self._error is not None:
                 raise self._error
             before = self._messages.held
-            message = self._messages.next()
+            message = self._messages.next(self._begin_large)
             self._took(before - self._messages.held)
             if message is not None:
                 return message
@@ -213,7 +222,10 @@ class Call:
         if message is None and not self._head_sent:
             self.refuse(headers.RESPONSE + block)
             return
-        self.outgoing.last = head_frame(self.stream, block, end=True)
+        last = head_frame(self.stream, block, end=True)
+        if message is not None and self._put_whole(message, last, compressed=compressed):
+            return
+        self.outgoing.last = last
         if message is not None:
             self._put(message, compressed=compressed)
         else:
@@ -225,6 +237,17 @@ class Call:
         self.outgoing.last = head_frame(self.stream, block, end=True)
         self._carrier.send(self, b"")
 
+    def _put_whole(self, pieces: Sequence[Buffer], last: bytes, *, compressed: bool) -> bool:
+        """Send a small message and the end of the call in one piece; False if it is not small, or may not be sent now."""
+        size = PREFIX + _bytes_in(pieces)
+        if size > JOINED or not self._carrier.allows(self, size):
+            return False
+        head = b"" if self._head_sent else head_frame(self.stream, headers.response(self._encoding), end=False)
+        self._head_sent = True
+        parts = (head, frame_head(Kind.DATA, 0, self.stream, size), _prefix(size - PREFIX, compressed), *pieces, last)
+        self._carrier.send_last(self, b"".join(parts), size)
+        return True
+
     def _put(self, pieces: Sequence[Buffer], *, compressed: bool) -> None:
         if self.closed:
             return
@@ -232,8 +255,8 @@ class Call:
         if not self._head_sent:
             self._head_sent = True
             head = head_frame(self.stream, headers.response(self._encoding), end=False)
-        size = sum([len(piece) if isinstance(piece, bytes) else memoryview(piece).nbytes for piece in pieces])
-        pieces = [bytes((compressed,)) + size.to_bytes(PREFIX - 1, "big"), *pieces]
+        size = _bytes_in(pieces)
+        pieces = [_prefix(size, compressed), *pieces]
         self.outgoing.add([b"".join(pieces)] if size <= JOINED else pieces)
         self._carrier.send(self, head)
 
@@ -257,3 +280,12 @@ class Call:
             self._carrier.unread_changed()
         self._wake()
         self.sent()
+
+
+def _bytes_in(pieces: Sequence[Buffer]) -> int:
+    return sum([len(piece) if isinstance(piece, bytes) else memoryview(piece).nbytes for piece in pieces])
+
+
+def _prefix(size: int, compressed: bool) -> bytes:
+    """What stands in front of a message."""
+    return _PREFIX.pack(compressed, size)

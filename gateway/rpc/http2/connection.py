@@ -87,6 +87,7 @@ class Connection(asyncio.Protocol):
         self._sending = Window()
         self._peer_window = frames.DEFAULT_WINDOW
         self._peer_frame = frames.DEFAULT_FRAME
+        self._limits = self._call_limits()
         self._out: list[Buffer] = []
         self._waiting: dict[int, Call] = {}
         self._paused = self._scheduled = self._leaving = False
@@ -270,16 +271,20 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, stream: int, head: CallHead, *, ended: bool) -> None:
         endpoint = self._endpoint
-        limits = CallLimits(
-            endpoint.max_message_bytes, self._peer_window, frames.DEFAULT_WINDOW, endpoint.reserve, endpoint.release
-        )
-        call = Call(self, stream, head, endpoint.clock(), limits)
+        call = Call(self, stream, head, endpoint.clock(), self._limits)
         call.ended = ended
         self.calls[stream] = call
         if head.method != "POST" or not head.content_type.startswith("application/grpc"):
             call.refuse(headers.http_status(405 if head.method != "POST" else 415))
         else:
             endpoint.begin(call)
+
+    def _call_limits(self) -> CallLimits:
+        """Those of calls that begin now."""
+        endpoint = self._endpoint
+        return CallLimits(
+            endpoint.max_message_bytes, self._peer_window, frames.DEFAULT_WINDOW, endpoint.reserve, endpoint.release
+        )
 
     def _on_reset(self, flags: int, stream: int, payload: bytes) -> None:
         frames.parse_number(payload)
@@ -306,6 +311,7 @@ class Connection(asyncio.Protocol):
                 for call in self.calls.values():
                     call.outgoing.window.grow(value - self._peer_window)
                 self._peer_window = value
+                self._limits = self._call_limits()
             elif name == Setting.MAX_FRAME_SIZE:
                 self._peer_frame = min(value, frames.MAX_FRAME)
         self._write(frames.frame(Kind.SETTINGS, Flag.ACK, 0))
@@ -406,6 +412,21 @@ class Connection(asyncio.Protocol):
             self._send_of(call)
         if call.outgoing.size:
             self.unread_changed()
+
+    def allows(self, call: Call, size: int) -> bool:
+        """See `Carrier`."""
+        window = call.outgoing.window.size
+        return size <= window and size <= self._sending.size and size <= self._peer_frame and not (
+            self._waiting or self._paused or call.outgoing.size
+        )  # fmt: skip
+
+    def send_last(self, call: Call, data: bytes, size: int) -> None:
+        """See `Carrier`."""
+        if self._transport is None:
+            return
+        self._sending.size -= size
+        self._write(data)
+        self._finish(call)
 
     def _send_of(self, call: Call) -> None:
         """Send what the windows allow; the rest waits."""

@@ -16,6 +16,7 @@ DEFAULT_FRAME: Final = 16 * 1024
 DEFAULT_WINDOW: Final = 65_535
 MAX_WINDOW: Final = 2**31 - 1
 _STREAM: Final = 2**31 - 1
+_HEAD: Final = struct.Struct(">IBI")
 _SETTING: Final = struct.Struct(">HI")
 _NUMBER: Final = struct.Struct(">I")
 
@@ -35,14 +36,14 @@ class Kind(enum.IntEnum):
     CONTINUATION = 9
 
 
-class Flag(enum.IntFlag):
-    """Flags of frames; END_STREAM has the bit of ACK."""
+class Flag:
+    """Flags of frames; END_STREAM has the bit of ACK. Plain numbers: every frame is asked for several."""
 
-    END_STREAM = 1
-    ACK = 1
-    END_HEADERS = 4
-    PADDED = 8
-    PRIORITY = 32
+    END_STREAM: Final = 1
+    ACK: Final = 1
+    END_HEADERS: Final = 4
+    PADDED: Final = 8
+    PRIORITY: Final = 32
 
 
 class Setting(enum.IntEnum):
@@ -90,7 +91,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 def frame_head(kind: int, flags: int, stream: int, size: int) -> bytes:
     """The head of a frame whose payload has `size` bytes."""
-    return b"%b%c%c%b" % (size.to_bytes(3, "big"), kind, flags, stream.to_bytes(4, "big"))
+    return _HEAD.pack(size << 8 | kind, flags, stream)
 
 
 def settings(values: dict[int, int]) -> bytes:

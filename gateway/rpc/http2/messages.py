@@ -33,17 +33,15 @@ class MessageReader:
 
     Args:
         limit: bytes of a message, as received.
-        begin: called with the size of each large message before memory is taken; it counts them, and lets the peer send them.
 
     Attributes:
         held: bytes of the peer that are not in a message yet, and not in the memory of a large one.
     """
 
-    __slots__ = ("_backlog", "_begin", "_compressed", "_filled", "_limit", "_target")
+    __slots__ = ("_backlog", "_compressed", "_filled", "_limit", "_target")
 
-    def __init__(self, limit: int, begin: Callable[[int], None]) -> None:
+    def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._begin = begin
         self._backlog: bytes = b""
         self._target: memoryview | None = None
         self._filled = 0
@@ -76,8 +74,12 @@ class MessageReader:
         if taken < len(data):
             self._backlog = data[taken:]
 
-    def next(self) -> Received | None:
+    def next(self, begin: Callable[[int], None]) -> Received | None:
         """The next whole message; None until there is one.
+
+        Args:
+            begin: called with the size of a large message before memory is taken; it counts it, and lets the peer send it. It is
+                not kept: a call that its own reader knew would wait for the collector.
 
         Raises:
             CodecError: what is here begins no message.
@@ -104,11 +106,11 @@ class MessageReader:
             return Received(backlog[PREFIX:end], flag == 1)
         if size <= LARGE:
             return None
-        self._begin(size)
+        begin(size)
         self._target, self._compressed = memoryview(bytearray(size)), flag == 1
         rest, self._backlog = backlog[PREFIX:], b""
         self.add(rest)
-        return self.next() if self._filled == size else None
+        return self.next(begin) if self._filled == size else None
 
     def drop(self) -> None:
         """Forget everything."""

@@ -332,12 +332,12 @@ def test_messages_are_those_that_were_sent_however_they_are_cut(sizes: list[int]
     sent = [dice.randbytes(size) for size in sizes]
     stream = b"".join([bytes((index % 2,)) + struct.pack(">I", len(raw)) + raw for index, raw in enumerate(sent)])
     begun: list[int] = []
-    reader, got, at, turn = MessageReader(100_000, begun.append), [], 0, 0
+    reader, got, at, turn = MessageReader(100_000), [], 0, 0
     while at < len(stream) or not at:
         piece = stream[at : at + cuts[turn % len(cuts)]]
         at, turn = at + max(1, len(piece)), turn + 1
         reader.add(piece)
-        while (message_ := reader.next()) is not None:
+        while (message_ := reader.next(begun.append)) is not None:
             got.append((bytes(message_.data), message_.compressed))
     assert got == [(raw, bool(index % 2)) for index, raw in enumerate(sent)]
     assert not reader.partial
@@ -349,11 +349,11 @@ def test_any_bytes_are_messages_or_refused(pieces: list[bytes]) -> None:
     def begin(size: int) -> None:
         raise FleetError("no room")
 
-    reader = MessageReader(50_000, begin)
+    reader = MessageReader(50_000)
     for piece in pieces:
         reader.add(piece)
         try:
-            while reader.next() is not None:
+            while reader.next(begin) is not None:
                 pass
         except (CodecError, TooLarge, FleetError):
             return
