@@ -74,7 +74,8 @@ class DeadCounts:
     async def read(self, transport: Transport, names: Names, model: str) -> dict[str, int]:
         """Counts by reason."""
         if not self.cut:
-            async with contextlib.aclosing(there_now(transport.bus, names.dead_topic(model), dict(self._next))) as stream:
+            topic = names.dead_topic(model)
+            async with contextlib.aclosing(there_now(transport.bus, topic, dict(self._next))) as stream:
                 async for records in stream:
                     for record in records:
                         self._next[record.partition] = record.offset + 1
