@@ -33,7 +33,7 @@ class GatewayMetrics(Collector):
         wake_age: seconds between a worker's emit and the gateway's delivery.
         swept: answers found by a sweep without a wake-up; should stay near 0.
         restarts: restarts of failed background loops, by name.
-        inflight, batch_inflight, queued_bytes, held_bytes, ready, cut: called per scrape.
+        inflight, batch_inflight, queued_bytes, held_bytes, store_used, ready, cut: called per scrape.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -52,6 +52,7 @@ class GatewayMetrics(Collector):
         self.batch_inflight: Callable[[], float] = lambda: 0
         self.queued_bytes: Callable[[], float] = lambda: 0
         self.held_bytes: Callable[[], float] = lambda: 0
+        self.store_used: Callable[[], float] = lambda: 0
         self.ready: Callable[[], bool] = lambda: False
         self.cut: Callable[[], float] = lambda: 0
         registry.register(self)
@@ -90,6 +91,11 @@ class GatewayMetrics(Collector):
             "penstock_gateway_held_bytes",
             "Bytes held of requests and answers of all kinds; max_queued_bytes is the limit.",
             self.held_bytes(),
+        )
+        yield GaugeMetricFamily(
+            "penstock_gateway_store_used_ratio",
+            "Used share of the result store's memory, 0 to 1; calls are refused from full_limit.",
+            self.store_used(),
         )
         yield CounterMetricFamily(
             "penstock_gateway_cut_scrapes", "Connections to the metrics port that were ended unanswered.", self.cut()

@@ -60,7 +60,7 @@ class GatewaySettings:
         worker_timeout: silence after which a worker counts as gone.
         json_offload_bytes: JSON above this size is parsed and written by a child process instead of the event loop.
         json_processes: largest number of such processes; each starts when there is work for it.
-        trim_bytes: delivered answers larger than this are trimmed in the result store.
+        trim_bytes: delivered answers of plain calls larger than this are trimmed in the result store; 0 for all.
         keep_alive: how long an idle connection is kept, or up to a fifth longer.
         read_timeout: how long a client may take to send one request, or to read its answer.
         drain_grace: how long calls in flight may take after SIGTERM.
@@ -177,6 +177,7 @@ class GatewaySettings:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")
         require_count("max_queued_calls_per_model", self.max_queued_calls_per_model, zero=True)
+        require_count("trim_bytes", self.trim_bytes, zero=True)
         for name in ("model_wait", "sweep_after", "recover_after", "offsets_max_age"):
             require_seconds(name, getattr(self, name), zero=True)
         if self.max_body_bytes > MAX_RECORD:

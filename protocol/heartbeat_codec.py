@@ -68,6 +68,8 @@ def encode_heartbeat(beat: Heartbeat) -> bytes:
         head["mode"] = beat.mode
     if beat.unloaded:
         head["unloaded"] = list(beat.unloaded)
+    if beat.restarts:
+        head["restarts"] = beat.restarts
     return pack(head)
 
 
@@ -106,6 +108,10 @@ def decode_progress(fields: list[Any]) -> ControlProgress:
 def _pair(value: Any) -> tuple[int, int]:
     limit, used = value
     return int(limit), int(used)
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int and value >= 0 else 0
 
 
 def _optional(load: ModelLoad) -> list[Any]:
@@ -163,6 +169,7 @@ def decode_heartbeat(data: Buffer) -> Heartbeat:
             dict(head["members"]), bool(head["draining"]), None if asked is None else tuple(map(str, asked)),
             tuple(decode_progress(entry) for entry in head.get("control", ())), _pair(head.get("memory", (0, 0))),
             str(head.get("mode", "")), tuple(map(str, head.get("unloaded", ()))),
+            _count(head.get("restarts", 0)),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, IndexError) as exc:
         raise CodecError(f"heartbeat lacks or mistypes a field: {exc!r}") from None

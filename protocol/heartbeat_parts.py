@@ -162,6 +162,8 @@ def _encode_description(beat: Heartbeat, numbers: Sequence[bytes]) -> bytes:
         head["mode"] = beat.mode
     if beat.unloaded:
         head["unloaded"] = beat.unloaded
+    if beat.restarts:
+        head["restarts"] = beat.restarts
     return pack(head)
 
 
@@ -185,7 +187,7 @@ def _decode_description(data: Buffer) -> tuple[Heartbeat, tuple[bytes, ...]]:
             str(head["worker"]), str(head["incarnation"]), str(head["host"]), int(head["pid"]), 0.0, facts,
             {str(group): str(member) for group, member in head["members"].items()}, False, None,
             tuple(decode_progress(entry) for entry in head.get("control", ())), (int(limit), int(used)),
-            str(head.get("mode", "")), tuple(map(str, head.get("unloaded", ()))),
+            str(head.get("mode", "")), tuple(map(str, head.get("unloaded", ()))), max(0, int(head.get("restarts", 0))),
         )  # fmt: skip
         return beat, tuple([bytes(m[7]) for m in head["models"]])
     except (AttributeError, KeyError, TypeError, ValueError, IndexError, OverflowError) as exc:
@@ -224,6 +226,7 @@ def _facts(beat: Heartbeat) -> tuple[object, ...]:
     """All that a description has, but the numbers."""
     return (
         beat.worker, beat.incarnation, beat.host, beat.pid, dict(beat.members), beat.control, beat.memory, beat.mode, beat.unloaded,
+        beat.restarts,
         [(m.model, m.version, m.state, m.partitions, m.digest, m.batch_partitions, m.unready) for m in beat.models],
     )  # fmt: skip
 
@@ -350,6 +353,7 @@ class BeatReader:
         return Heartbeat(
             head.worker, pulse.incarnation, head.host, head.pid, pulse.at, known.models, head.members, pulse.draining,
             () if pulse.listens else None, head.control, head.memory, head.mode, head.unloaded,
+            head.restarts,
         )  # fmt: skip
 
     def keep(self, workers: Collection[str]) -> None:

@@ -283,6 +283,7 @@ class Heartbeat:
         memory: (bytes that its models may use, bytes that they use); (0, 0) if it has no limit.
         mode: its `--model-control-mode`; only one that is "explicit" follows the desired state. "" if it does not say.
         unloaded: models of its repositories that it does not serve, with explicit control; at most `MAX_UNLOADED`.
+        restarts: how often its supervisor has started it again.
     """
 
     worker: str
@@ -298,6 +299,7 @@ class Heartbeat:
     memory: tuple[int, int] = (0, 0)
     mode: str = ""
     unloaded: tuple[str, ...] = ()
+    restarts: int = 0
 
 
 @dataclasses.dataclass(slots=True)

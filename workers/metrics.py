@@ -123,6 +123,10 @@ class WorkerMetrics(Collector):
         retry: of the worker's own calls; those of a model version's are its own.
         devices: utilisation of CPU and GPUs.
         inference: export `nv_inference_*` and `nv_cache_*`; a gateway that shares the registry exports them for the fleet.
+
+    Attributes:
+        ready: called per scrape.
+        restarts: how often the supervisor has started this worker again; a supervisor's own start begins at 0.
     """
 
     def __init__(
@@ -136,6 +140,7 @@ class WorkerMetrics(Collector):
     ) -> None:
         self._inference = inference
         self.ready: Callable[[], bool] = lambda: False
+        self.restarts = 0
         self._serving = serving
         self._retry = retry
         self._devices = devices
@@ -158,6 +163,9 @@ class WorkerMetrics(Collector):
         yield from self._own(models, names)
         yield _restarts(models, names)
         yield from self._failing(models, names)
+        yield CounterMetricFamily(
+            "penstock_worker_restarts", "Times that the supervisor has started this worker again.", self.restarts
+        )
         yield GaugeMetricFamily("penstock_worker_ready", "1 while the worker is ready.", float(self.ready()))
         yield from self._devices.collect()
 

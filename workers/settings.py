@@ -70,6 +70,7 @@ class WorkerSettings:
         unload_grace: time to serve the rest of an unloaded version's topic before it is refused.
         heartbeat_interval: between heartbeats.
         heartbeat_fd: write them to this pipe of a supervisor instead of the directory.
+        restarts: how often the supervisor has started this worker again.
         journal_fd: the supervisor's file for the crash journal.
         resync_interval: between measurements of the offset to the store's clock.
         max_queued_bytes: of requests that wait or run, per model version.
@@ -111,6 +112,7 @@ class WorkerSettings:
     unload_grace: float = 30.0
     heartbeat_interval: float = 0.5
     heartbeat_fd: int | None = None
+    restarts: int = 0
     journal_fd: int | None = None
     resync_interval: float = 10.0
     max_queued_bytes: int = 256 * 1024 * 1024

@@ -117,6 +117,7 @@ class Worker:
         explicit = settings.model_control_mode == "explicit"
         self.control = Control(self._context, settings, self.models, transport.directory) if explicit else None
         self._pulse = HeartbeatSource(self._context, self.models, settings.model_control_mode, self.control)
+        self._pulse.restarts = self.metrics.restarts = settings.restarts
         self._outlet = _outlet(settings, transport)
         self._asks = HeartbeatResponder(self._pulse, self._outlet, transport.directory)
         self._failed: dict[str, str] = {}

@@ -164,6 +164,7 @@ class Service:
         metrics.batch_inflight = lambda: self.admissions.batch.calls
         metrics.queued_bytes = lambda: self.admission.size + self.admissions.batch.size
         metrics.held_bytes = lambda: self.budgets.whole.used
+        metrics.store_used = lambda: self.fill
         metrics.ready = lambda: self.ready
 
     @property

@@ -39,6 +39,7 @@ def add_workers(stats: Mapping[str, Any], heartbeats: Iterable[Heartbeat], now: 
                 "pid": beat.pid,
                 "age_s": round(max(0.0, now - beat.at), 3),
                 "state": load.state.value,
+                "restarts": beat.restarts,
                 "queued_requests": load.queued_requests,
                 "running_rows": load.running_rows,
                 "lag": load.lag,

@@ -104,6 +104,7 @@ gateway_options = options(
     option("--allow-shared-memory", is_flag=True, default=False, help="Clients on this machine may pass tensors in system shared memory: requests then read and write /dev/shm as the gateway's user."),  # noqa: E501
     option("--max-queued-calls", type=int, default=4096, help="Maximum number of accepted, unanswered calls; then 429."),
     option("--max-queued-calls-per-model", type=int, default=0, help="The same for one model version; 0: three times as many as are still free, so that a stuck model leaves room for others."),  # noqa: E501
+    option("--trim-bytes", type=click.IntRange(0), default=1024, help="Answers of plain calls that are larger are deleted from the result store once they are delivered; others stay for five minutes. 0: all, which costs the store a command each."),  # noqa: E501
     option("--default-timeout", type=float, default=60.0, help="Deadline in seconds of calls that state none; then 504."),
     option("--model-load-timeout", type=float, default=600.0, help="Seconds that a load call waits for the workers; then 504, and they go on."),  # noqa: E501
     option("--no-worker-policy", type=click.Choice(["queue", "reject"]), default="queue", help="What happens to calls for a model without workers."),  # noqa: E501

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 
 from penstock.dead.letters import ReadLetter, Redriven, read_letter
 from penstock.dead.redriving import Redrive, due
@@ -31,7 +31,7 @@ class DeadTopic:
 async def models_announced(bus: Bus, names: Names) -> list[str]:
     """All models ever announced, by name; the catalogue keeps removed ones."""
     found: set[str] = set()
-    async for records in _there_now(bus, names.catalogue_topic):
+    async for records in there_now(bus, names.catalogue_topic):
         for record in records:
             model, slash, _ = (record.key or b"").rpartition(b"/")
             if slash and (name := _model(model, names)):
@@ -52,7 +52,7 @@ def _model(raw: bytes, names: Names) -> str:
 async def read_dead_topic(bus: Bus, names: Names, model: str) -> DeadTopic:
     """The dead letters of one model; none if it has no dead topic yet. Values are not kept in memory."""
     found = DeadTopic(model)
-    async for records in _there_now(bus, names.dead_topic(model)):
+    async for records in there_now(bus, names.dead_topic(model)):
         for record in records:
             letter = read_letter(record, model)
             if isinstance(letter, Redriven):
@@ -76,9 +76,11 @@ async def read_value(bus: Bus, names: Names, letter: ReadLetter) -> bytes:
     return bytes(record.value)
 
 
-async def _there_now(bus: Bus, topic: str) -> AsyncGenerator[Sequence[Record], None]:
-    """The records of the topic when reading began (and perhaps a few more); none if there is no such topic."""
-    stream: AsyncIterator[Sequence[Record]] = bus.follow(topic)
+async def there_now(
+    bus: Bus, topic: str, start: Mapping[int, int] | None = None
+) -> AsyncGenerator[Sequence[Record], None]:
+    """The records of the topic when reading began (and perhaps a few more), from `start`; none if there is no such topic."""
+    stream: AsyncIterator[Sequence[Record]] = bus.follow(topic, start)
     try:
         async for records in stream:
             if not records:

@@ -17,13 +17,14 @@ LARGEST: Final = frozenset(
         "penstock_backlog_rows",
         "penstock_gateway_model_digests",
         "penstock_gateway_ready",
+        "penstock_gateway_store_used_ratio",
         "penstock_oldest_request_age_seconds",
         "penstock_ready_workers",
         "penstock_time_to_drain_seconds",
         "penstock_wanted_workers",
     }
 )
-"""Gauges of which the largest value counts: each process says the same of the fleet, or whether it is ready."""
+"""Gauges of which the largest value counts: each process says the same of fleet and store, or whether it is ready."""
 _FLEETS: Final = "nv_"
 """Begins the names of the fleet's totals, which each process reads from the store."""
 _ADDED: Final = frozenset({"counter", "histogram", "summary"})

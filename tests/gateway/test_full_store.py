@@ -14,6 +14,7 @@ async def test_new_asynchronous_work_is_refused_when_the_store_fills_up(fleet: S
     store = (await fleet.transport()).results
     await store.finish([Terminal("x", encode_reply(InferReply("m", "1")) + bytes(10**6), "", 60.0)])
     await until(lambda: gateway.gateway.service.fill > 0.0001)
+    assert gateway.metric("penstock_gateway_store_used_ratio") == gateway.gateway.service.fill
 
     refused = await gateway.infer(add_sub(), prefer="respond-async")
 

@@ -31,6 +31,7 @@ def test_every_family_is_exposed_with_its_labels() -> None:
     metrics.claims["fresh"] = 2
     metrics.cancellations = 4
     metrics.inflight = lambda: 5
+    metrics.store_used = lambda: 0.25
     metrics.ready = lambda: True
     text = generate_latest(registry).decode()
 
@@ -43,6 +44,7 @@ def test_every_family_is_exposed_with_its_labels() -> None:
         'penstock_gateway_claims_total{state="fresh"} 2.0',
         "penstock_gateway_cancellations_total 4.0",
         "penstock_gateway_inflight 5.0",
+        "penstock_gateway_store_used_ratio 0.25",
         "penstock_gateway_ready 1.0",
         "penstock_gateway_swept_answers_total 0.0",
     ):

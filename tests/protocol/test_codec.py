@@ -364,6 +364,18 @@ def test_a_heartbeat_tells_what_it_was_asked() -> None:
         assert heartbeat_codec.decode_heartbeat(heartbeat_codec.encode_heartbeat(beat)).asked == asked
 
 
+@pytest.mark.parametrize(
+    ("said", "read"), [(None, 0), (3, 3), (-1, 0), ("3", 0), (2.5, 0), (float("inf"), 0), (True, 0), ([1], 0)]
+)
+def test_a_heartbeat_tells_restarts_and_a_number_that_cannot_be_true_is_none(said: object, read: int) -> None:
+    head = frames.unpack(heartbeat_codec.encode_heartbeat(HEARTBEAT))
+    assert "restarts" not in head
+    packed = frames.pack(head if said is None else head | {"restarts": said})
+    assert heartbeat_codec.decode_heartbeat(packed).restarts == read
+    again = dataclasses.replace(HEARTBEAT, restarts=read)
+    assert heartbeat_codec.decode_heartbeat(heartbeat_codec.encode_heartbeat(again)) == again
+
+
 def test_an_answer_and_a_heartbeat_name_the_files_that_served() -> None:
     reply = dataclasses.replace(REPLY, timing=dataclasses.replace(TIMING, digest="0123456789ab"))
     assert codec.decode_reply(codec.encode_reply(reply)).timing.digest == "0123456789ab"

@@ -24,7 +24,8 @@ from workers.system.framing import frame
 fd, worker = int(os.environ["PENSTOCK_HEARTBEAT_FD"]), os.environ["PENSTOCK_WORKER"]
 open({log!r}, "a").write(f"{{os.getpid()}}\\n")
 signal.signal(signal.SIGTERM, lambda *_: sys.exit({code}))
-beat = Heartbeat(worker, str(os.getpid()), "host", os.getpid(), 1.0, (ModelLoad("m", "1", ModelState.READY),), {{"topic": "x"}})
+beat = Heartbeat(worker, str(os.getpid()), "host", os.getpid(), 1.0, (ModelLoad("m", "1", ModelState.READY),), {{"topic": "x"}},
+    restarts=int(os.environ["PENSTOCK_RESTARTS"]))
 {speak}os.write(fd, frame(encode_heartbeat(beat)))
 {then}
 """
@@ -109,6 +110,8 @@ async def test_a_worker_that_is_killed_leaves_its_groups_and_is_started_again(tm
         await until(lambda: living.owned == {0, 1}, "taking over")
         await until(lambda: len(rig.starts) == 2, "a second start")
         await until(lambda: rig.beat is not None and rig.beat.incarnation == rig.starts[1])
+        assert rig.beat is not None
+        assert (rig.beat.restarts, rig.supervisor.restarts) == (1, 1)
 
 
 async def test_a_silent_peer_is_removed_from_its_groups(tmp_path: Path) -> None:

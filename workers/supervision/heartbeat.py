@@ -41,11 +41,13 @@ class HeartbeatSource:
 
     Attributes:
         draining: the worker takes no new calls.
+        restarts: how often the supervisor has started it again.
         asked: the newest asks for a heartbeat; None before `HeartbeatResponder.listen`.
     """
 
     def __init__(self, context: Context, models: Models, mode: str = "", control: Control | None = None) -> None:
         self.draining = False
+        self.restarts = 0
         self.asked: collections.deque[str] | None = None
         self._context = context
         self._models = models
@@ -70,6 +72,7 @@ class HeartbeatSource:
             {group: member for serving in self._models.serving() for group, member in serving.members().items()},
             self.draining,
             asked,
+            restarts=self.restarts,
         )
         return with_control(beat, self._mode, self._control)
 

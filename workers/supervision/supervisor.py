@@ -65,6 +65,7 @@ class Supervisor:
 
     Attributes:
         wedged_after: beats without one of the worker after which it is killed.
+        restarts: how often the worker was started again.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Supervisor:
         self._drain_grace = drain_grace
         self._fence_ttl = fence_ttl
         self.wedged_after = WEDGED_AFTER
+        self.restarts = 0
         self._journal: CrashJournalReader
         self._peers = Peers(worker)
         self._beat: Heartbeat | None = None
@@ -143,6 +145,7 @@ class Supervisor:
                     await self._asked.wait()
             if self._asked.is_set():
                 return code
+            self.restarts += 1
 
     async def _run_once(self) -> int:
         """Start the worker and wait until it exits."""
@@ -154,6 +157,7 @@ class Supervisor:
                     **self._environment,
                     "PENSTOCK_WORKER": self._worker,
                     "PENSTOCK_HEARTBEAT_FD": str(writer),
+                    "PENSTOCK_RESTARTS": str(self.restarts),
                     "PENSTOCK_JOURNAL_FD": str(self._journal.descriptor),
                 },
                 pass_fds=(writer, self._journal.descriptor),
