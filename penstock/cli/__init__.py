@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "new": "Write a model folder to start from.",
     "batch": "Send a file of rows, and get a file of answers.",
     "dead": "List, show, reproduce and redrive the requests that workers gave up on.",
+    "topics": "Create the topics of model versions before a first worker runs.",
     "verify": "Break a fleet on purpose, and judge its promises.",
     "doctor": "Check broker, store, repository and GPUs, and say what to fix.",
 }

