@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ VALUES = {
 """Files of values that every test of objects goes through, by name."""
 
 Object = dict[str, Any]
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -28,10 +30,16 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def render(values: Path, *more: str, release: str = "penstock", namespace: str = "models") -> list[Object]:
-    """The objects that an installation with these values makes."""
+    """The objects that an installation with these values makes; new ones, which a test may change."""
+    written = _rendered(values, more, release, namespace)
+    return [each for each in yaml.load_all(written, Loader=LOADER) if each]
+
+
+@functools.cache
+def _rendered(values: Path, more: tuple[str, ...], release: str, namespace: str) -> str:
     done = run("template", release, str(CHART), "--namespace", namespace, "-f", str(values), *more)
     assert done.returncode == 0, done.stderr
-    return [each for each in yaml.safe_load_all(done.stdout) if each]
+    return done.stdout
 
 
 def refused(values: Path, *more: str) -> str:

@@ -311,3 +311,23 @@ def test_the_traps_of_committed_lag_are_avoided() -> None:
         assert trigger["authenticationRef"]["name"] in of_kind(render(VALUES["everything"]), "TriggerAuthentication")
     assert behaviour["scaleUp"]["tolerance"] == behaviour["scaleDown"]["tolerance"] == "0"
     assert behaviour["scaleDown"]["stabilizationWindowSeconds"] >= 600
+
+
+def test_the_scaler_understands_its_triggers(objects: list[Object]) -> None:
+    metadata = pytest.importorskip("gateway.scaler.metadata", reason="until the scaler is merged")
+    for scaled in of_kind(objects, "ScaledObject").values():
+        for trigger in scaled["spec"]["triggers"]:
+            if trigger["type"] == "external-push":
+                asked = metadata.trigger_of(trigger["metadata"])
+                assert asked.models == set(trigger["metadata"]["models"].split(","))
+                assert asked.policy.most == scaled["spec"]["maxReplicaCount"]
+                assert asked.policy.least == scaled["spec"]["minReplicaCount"]
+
+
+def test_the_scaler_knows_the_tolerance_that_hpa_has() -> None:
+    for given, expected in (("", None), ("0.05", "0.05")):
+        objects = render(VALUES["digits"], "--set-string", f"workerGroups.digits.scaling.tolerance={given}")
+        (scaled,) = of_kind(objects, "ScaledObject").values()
+        behaviour = scaled["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+        said = [scaled["spec"]["triggers"][0]["metadata"], behaviour["scaleUp"], behaviour["scaleDown"]]
+        assert [each.get("tolerance") for each in said] == [expected] * 3
