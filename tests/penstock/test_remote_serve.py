@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
@@ -95,6 +96,32 @@ def test_a_bucket_is_served_followed_and_survives_the_loss_of_its_store(
     text = process.log.read_text()
     assert "hidden-secret" not in text
     assert "cannot be read" in text
+
+
+def test_with_explicit_control_a_models_files_are_fetched_when_it_is_loaded(
+    store: ObjectStore, tmp_path: Path, started: Callable[..., Process]
+) -> None:
+    store.put("prod/m/1/model.py", VERSION.format(number=1))
+    store.put("prod/huge/1/model.onnx", "x" * 1000)
+    flags = ("--model-control-mode", "explicit", "--model-cache-dir", str(tmp_path / "cache"))
+    process = started("--model-repository", store.url, *flags)
+
+    def index() -> dict[str, str]:
+        return {each["name"]: each.get("state", "") for each in httpx.post(f"{process.url}/v2/repository/index").json()}
+
+    wait_for("the index", lambda: set(index()) == {"m", "huge"}, 30)
+    assert store.proxy.gets == []
+    loaded = httpx.post(f"{process.url}/v2/repository/models/m/load", json={}, timeout=60)
+    assert (loaded.status_code, loaded.text) == (200, "")
+    assert answer(process.url) == 1
+    assert [key for key, _ in store.proxy.gets] == ["prod/m/1/model.py"]
+
+    store.proxy.down = True
+    refused = httpx.post(f"{process.url}/v2/repository/models/huge/load", json={}, timeout=60)
+    assert refused.status_code == 400
+    assert "its files were not fetched: the model repository could not be read; load it again" in refused.text
+    assert answer(process.url) == 1
+    store.proxy.down = False
 
 
 def test_a_store_that_is_away_at_start_is_named(store: ObjectStore, tmp_path: Path) -> None:

@@ -94,6 +94,27 @@ def test_a_repository_is_mirrored_once_and_then_only_what_has_changed(store: Obj
     assert set(contents(one.refresh())) == {"m/1/model.py", "m/config.pbtxt"}
 
 
+def test_of_a_model_that_is_not_wanted_only_the_configuration_is_fetched(store: ObjectStore, tmp_path: Path) -> None:
+    store.put("prod/wanted/1/model.py", MODEL % 1)
+    store.put("prod/other/config.pbtxt", "version_policy { specific { versions: [ 2 ] } }")
+    store.put("prod/other/1/model.py", "x" * 1000)
+    store.put("prod/other/2/model.py", "x" * 100)
+    store.put("prod/plain/1/model.onnx", "x" * 50)
+    one = mirror(store, tmp_path)
+
+    first = one.refresh(lambda name: name == "wanted")
+    again = one.refresh(lambda name: name == "wanted")
+
+    assert set(contents(first)) == {"wanted/1/model.py"}
+    assert first.sizes == again.sizes == {"other": 100, "plain": 50}
+    assert sorted(key for key, _ in store.proxy.gets) == [
+        "prod/other/config.pbtxt", "prod/wanted/1/model.py",
+    ]  # fmt: skip
+    assert set(contents(one.refresh(lambda name: name != "plain"))) == {
+        "wanted/1/model.py", "other/config.pbtxt", "other/2/model.py",
+    }  # fmt: skip
+
+
 def test_only_versions_that_the_policy_selects_are_fetched(store: ObjectStore, tmp_path: Path) -> None:
     for version in range(1, 6):
         store.put(f"prod/m/{version}/model.py", MODEL % version)

@@ -232,6 +232,33 @@ class TestDigest:
 
         assert only(tmp_path).versions[0].digest == before
 
+    def test_has_the_files_beside_the_versions_that_a_load_reads(self, tmp_path: Path) -> None:
+        folder = make(
+            tmp_path / "m",
+            """
+            output [ { name: "Y" data_type: TYPE_FP32 dims: [ 2 ] label_filename: "labels.txt" } ]
+            model_warmup [ { name: "w" batch_size: 1
+              inputs { key: "X" value { data_type: TYPE_FP32 dims: [ 2 ] input_data_file: "x" } } } ]
+            """,
+            v1="model.onnx",
+        )
+
+        def digest() -> str:
+            return only(tmp_path).versions[0].digest
+
+        digests = [digest()]
+        (folder / "labels.txt").write_text("cat")
+        digests.append(digest())
+        (folder / "labels.txt").write_text("dog")
+        digests.append(digest())
+        (folder / "warmup").mkdir()
+        (folder / "warmup" / "x").write_bytes(bytes(8))
+        digests.append(digest())
+        (folder / "another").write_text("nobody reads it")
+
+        assert len(set(digests)) == 4
+        assert digest() == digests[-1]
+
     def test_need_not_be_made(self, tmp_path: Path) -> None:
         make(tmp_path / "m", v1="model.onnx")
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -63,7 +64,7 @@ class Control:
         self._decided: dict[str, Decision] = {}
         self._progress: dict[str, ControlProgress] = {}
         self._failures: dict[str, str] = {}
-        self._scanned = -1
+        self._scanned: int | None = None
         self._stopped = False
         self._replacements = Replacements(context.bus, self._topic, settings.model_cache_dir or default_cache())
 
@@ -140,8 +141,8 @@ class Control:
         """Decide, and start what is to be done; returns a sentence for each named model that is nowhere."""
         table = self._table
         newest = max([wish.generation for wish in table.models.values()], default=-1)
-        if newest > self._scanned or self._scanned < 0:
-            await self._scan(newest)
+        if self._scanned is None or newest > self._scanned:
+            await self._scan(table, newest)
         decisions = dict.fromkeys(self._decided, Decision(False, reason=UNLOADED, everywhere=True))
         decisions |= decide(await self._situation(table))
         for name, decision in decisions.items():
@@ -156,15 +157,18 @@ class Control:
             if name not in known
         ]
 
-    async def _scan(self, newest: int) -> None:
+    async def _scan(self, table: ControlTable, newest: int) -> None:
         """Read the repositories for changes up to this generation. Later than at start, what was read before stays."""
+        named = {*self._settings.load_model}
+        asked = {name for name, wish in table.models.items() if wish.entry.loaded and not wish.entry.files}
+        held = {model for (model, _), slot in self._models.slots.items() if slot.serving is not None}
         try:
-            await self._models.scan()
+            await self._models.scan(lambda name: "*" in named or name in named | asked | held)
         except ConfigError as error:
-            if self._scanned < 0:
+            if self._scanned is None:
                 raise
             log.warning("the model repository cannot be read; what was read before stays", error=error.message)
-        self._scanned = max(newest, 0)
+        self._scanned = newest
 
     # --- what is known -----------------------------------------------------------------------------------------------
 
@@ -268,8 +272,11 @@ class Control:
         found, entry = self._models.found(name), decision.entry
         if entry is not None and (entry.config or entry.files):
             return await self._replacements.folder(entry, found, self._table)
-        assert found is not None, "a model that is nowhere is not served"
-        return found
+        return found or ModelFolder(
+            name,
+            Path(name),
+            reason="its files were not fetched: the model repository could not be read; load it again",
+        )
 
     def _note(
         self, name: str, decision: Decision, state: ModelState, reason: str = "", outcome: Outcome = Outcome.NONE, *,

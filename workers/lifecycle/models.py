@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,7 @@ class Models:
         self._changing: dict[str, asyncio.Lock] = {}
         self._found: dict[Key, ModelVersion] = {}
         self._sizes: dict[str, int] = {}
+        self._elsewhere: Mapping[str, int] = {}
 
     # --- state -------------------------------------------------------------------------------------------------------
 
@@ -204,14 +205,17 @@ class Models:
         """Unload all versions of a model, if there are any."""
         await self.settle(name, {})
 
-    async def scan(self) -> None:
+    async def scan(self, wanted: Callable[[str], bool] = lambda name: True) -> None:
         """Read the repositories; see `available` and `found`.
+
+        Args:
+            wanted: whether a model of a remote repository may be served: only then its files are fetched.
 
         Raises:
             ConfigError: a repository cannot be read.
         """
-        found = await self._scan()
-        sizes = dict.fromkeys(self._folders, 0)
+        found = await self._scan(wanted)
+        sizes = dict.fromkeys(self._folders, 0) | dict(self._elsewhere)
         for (model, _), version in found.items():
             sizes[model] = sizes.get(model, 0) + await asyncio.to_thread(bytes_of, version)
         self._found, self._sizes = found, sizes
@@ -221,7 +225,7 @@ class Models:
         return self._sizes
 
     def found(self, name: str) -> ModelFolder | None:
-        """A model as the last scan found it; None if it did not."""
+        """A model as the last scan found it; None if it did not, or did not fetch it."""
         versions = tuple(version for (model, _), version in self._found.items() if model == name)
         folder = self._folders.get(name)
         if folder is None:
@@ -267,11 +271,11 @@ class Models:
             await asyncio.gather(*[self._unload(key, order) for key in {*leave, *banned}])
             return failures
 
-    async def _scan(self) -> dict[Key, ModelVersion]:
+    async def _scan(self, needed: Callable[[str], bool] = lambda name: True) -> dict[Key, ModelVersion]:
         if (allowed := self._settings.allowed_digests) is not None:
             self._allowed = await asyncio.to_thread(read_digests, allowed)
         try:
-            sources = await asyncio.to_thread(self._sources.refresh)
+            sources = await asyncio.to_thread(self._sources.refresh, needed)
         except asyncio.CancelledError:
             self._sources.stop()
             raise
@@ -279,6 +283,7 @@ class Models:
         read = functools.partial(scan_repositories, known=self._digests, config_name=self._settings.model_config_name)
         folders = await asyncio.to_thread(read, sources.folders)
         self._folders = {folder.name: folder for folder in folders}
+        self._elsewhere = sources.sizes
         for name, reason in sources.refused.items():
             self._folders[name] = ModelFolder(name, Path(name), reason=reason)
         for line in (*sources.ignored, *await asyncio.to_thread(ignored_folders, sources.folders)):

@@ -126,7 +126,17 @@ def _version(
     folder: Path, version: int, path: Path, config: ModelConfig, raw: bytes, digests: Digests | None
 ) -> ModelVersion:
     digest = "" if digests is None else digests.digest_of(_files(path), path, raw)
+    beside = _files_beside(folder, config)
+    if digests is not None and beside:
+        digest = digests.digest_of(beside, folder, digest.encode())
     return ModelVersion(config.name, version, path / config.default_model_filename, folder, config, digest)
+
+
+def _files_beside(folder: Path, config: ModelConfig) -> list[Path]:
+    """The files outside the versions' folders that a load reads: labels and the data of warm-up requests."""
+    labels = [folder / spec.label_filename for spec in config.outputs if spec.label_filename]
+    data = [folder / "warmup" / each.file for warmup in config.warmups for each in warmup.inputs.values() if each.file]
+    return sorted({path for path in (*labels, *data) if path.is_file()})
 
 
 def scan_replaced(name: str, folder: Path, document: str, known: Digests | None = None) -> ModelFolder:

@@ -64,6 +64,7 @@ class Sources:
             (*self._local, *[folder for each in found for folder in each.folders]),
             {name: reason for each in found for name, reason in each.refused.items()},
             tuple(line for each in found for line in each.ignored),
+            {name: size for each in found for name, size in each.sizes.items()},
         )
 
     def stop(self) -> None:

@@ -18,7 +18,7 @@ class ModelVersion:
         path: the model file (for ONNX perhaps a folder), which need not exist; the version's folder for a backend without a file.
         folder: the model's folder, with warm-up data and labels; for a single file, the folder that it is in.
         config: complete except for what only the model file can say; see `completion.complete`.
-        digest: SHA-256 over the version's files and config.pbtxt, in hex; "" if not computed.
+        digest: SHA-256 over its files, config.pbtxt, and the label and warm-up files that this names, in hex; "" if not computed.
     """
 
     model: str

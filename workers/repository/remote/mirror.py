@@ -42,11 +42,13 @@ class Mirrored:
         folders: each contains one model's folder, as a repository of its own.
         refused: why a model cannot be served, by name.
         ignored: a line for each key that is in no model.
+        sizes: bytes that the models that were not wanted would take, by name.
     """
 
     folders: tuple[Path, ...]
     refused: Mapping[str, str]
     ignored: tuple[str, ...]
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,12 +79,13 @@ class Mirror:
         self._cache = cache
         self.fetcher = Fetcher(store, cache)
         self._trees: dict[str, _Tree] = {}
+        self._sizes: dict[str, tuple[dict[str, RemoteObject], int]] = {}
         self._former: list[Held] = []
         self._moved = False
         drop_stale(cache)
 
     def refresh(self, wanted: Callable[[str], bool] = lambda name: True) -> Mirrored:
-        """List the store, and complete the folders of the wanted models.
+        """List the store, and complete the folders of the wanted models. Of the others only the configurations are fetched.
 
         Raises:
             ConfigError: the store is away or refuses, or the repository cannot be one.
@@ -103,7 +106,17 @@ class Mirror:
                     name, "its objects keep changing while they are fetched; it is tried again at the next poll"
                 )
         self._forget({name for name in listing.models if wanted(name)} - refused.keys())
-        return Mirrored(tuple(tree.held.folder for _, tree in sorted(self._trees.items())), refused, listing.ignored)
+        others = {name: model for name, model in listing.models.items() if not wanted(name)}
+        refused |= {name: model.reason for name, model in others.items() if model.reason}
+        self._sizes = {
+            name: (model.files, self._size(name, model)) for name, model in others.items() if not model.reason
+        }
+        return Mirrored(
+            tuple(tree.held.folder for _, tree in sorted(self._trees.items())),
+            refused,
+            listing.ignored,
+            {name: size for name, (_, size) in self._sizes.items()},
+        )
 
     def release(self, in_use: Collection[Path]) -> None:
         """Let go of former folders, except those above these paths."""
@@ -177,6 +190,20 @@ class Mirror:
         if held is None:
             raise ConfigError(f"the folder of model '{name}' could not be made in '{self._cache.trees}'")
         return held
+
+    def _size(self, name: str, model: RemoteModel) -> int:
+        """Bytes of the versions that would be served."""
+        known = self._sizes.get(name)
+        if known is not None and known[0] == model.files:
+            return known[1]
+        config: ModelConfig | None = ModelConfig(name=name)
+        if file := model.files.get(CONFIG_FILE):
+            try:
+                config = self._config(name, {CONFIG_FILE: self.fetcher.fetch(file)})
+            except (Changed, ConfigError):
+                config = None
+        needed = model.files if config is None else chosen_versions(model, config)
+        return sum(each.size for path, each in needed.items() if "/" in path)
 
     def _config(self, name: str, digests: Mapping[str, str]) -> ModelConfig | None:
         """The configuration, which selects versions; None if it cannot be read, which `scan` will say."""
