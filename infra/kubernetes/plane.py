@@ -25,7 +25,13 @@ from infra.local.process import HOST, LocalServer, free_port
 from protocol.errors import Unavailable
 
 STACKS: Final = {"api": 0, "nodes": 3}
-"""What runs: `api`: etcd and the API server; `nodes`: also controllers, scheduler and made-up nodes."""
+"""What runs, and how many nodes: `api`: etcd and the API server; `nodes`: also controllers, a scheduler and made-up nodes."""
+TOOLS: Final[Mapping[str, Callable[[], Path]]] = {
+    "helm": programs.helm,
+    "helm3": lambda: programs.built("helm3"),
+    "kubectl": programs.kubectl,
+}
+"""Name → where it is; helm is version 4."""
 COMMAND_TIMEOUT: Final = 120.0
 
 
@@ -163,7 +169,7 @@ class ApiServer(LocalServer):
         self._keys.kubeconfig.write_text(yaml.safe_dump(config))
         self._keys.kubeconfig.chmod(0o600)
         return [
-            str(self._program), "kube-apiserver", f"--etcd-servers={self._etcd.address}",
+            str(self._program), f"--etcd-servers={self._etcd.address}",
             f"--bind-address={HOST}", f"--secure-port={self.port}", f"--cert-dir={self.data / 'certificates'}",
             "--service-account-issuer=https://kubernetes.default.svc", "--service-cluster-ip-range=10.96.0.0/16",
             f"--service-account-key-file={self._keys.accounts}", f"--service-account-signing-key-file={self._keys.accounts}",
@@ -224,10 +230,12 @@ class Plane:
         api: the API server.
         keys: its files.
         servers: everything that runs, in the order of its start.
+        warnings: what the API server warned of, by way of the tools.
     """
 
-    def __init__(self, api: ApiServer, keys: Keys, servers: list[LocalServer], tools: Mapping[str, Path]) -> None:
-        self.api, self.keys, self.servers, self._tools = api, keys, servers, tools
+    def __init__(self, api: ApiServer, keys: Keys, servers: list[LocalServer]) -> None:
+        self.api, self.keys, self.servers = api, keys, servers
+        self.warnings: list[str] = []
 
     @property
     def kubeconfig(self) -> Path:
@@ -235,10 +243,10 @@ class Plane:
         return self.keys.kubeconfig
 
     def run(self, tool: str, *arguments: str, given: str | None = None) -> str:
-        """What `helm` or `kubectl` prints.
+        """What a tool prints; what it warns of goes to `warnings`.
 
         Args:
-            tool: "helm", "helm3" or "kubectl".
+            tool: one of `TOOLS`.
             arguments: of it.
             given: its standard input.
 
@@ -250,7 +258,7 @@ class Plane:
             "KUBECONFIG": str(self.kubeconfig),
             "HELM_CACHE_HOME": str(self.keys.folder / "helm"),
         }
-        command = [str(self._tools[tool]), *arguments]
+        command = [str(TOOLS[tool]()), *arguments]
         try:
             done = subprocess.run(
                 command, env=environment, input=given, capture_output=True, text=True, timeout=COMMAND_TIMEOUT, check=False
@@ -259,6 +267,7 @@ class Plane:
             raise Unavailable(f"{tool} {' '.join(arguments)} took more than {COMMAND_TIMEOUT:.0f} s") from exc
         if done.returncode != 0:
             raise Unavailable(f"{tool} {' '.join(arguments)} failed with {done.returncode}: {done.stderr.strip()}")
+        self.warnings += [line for line in done.stderr.splitlines() if "warning" in line.lower()]
         return done.stdout
 
     def apply(self, *objects: dict[str, Any]) -> None:
@@ -288,19 +297,20 @@ def plane(folder: Path, stack: str = "nodes", say: Callable[[str], None] = lambd
     Raises:
         Unavailable: a program cannot be built, or does not start.
     """
-    tools = {"helm": programs.helm(), "kubectl": programs.kubectl(), "helm3": programs.built("helm3", say=say)}
-    etcd_program, control = programs.built("etcd", say=say), programs.built("control-plane", say=say)
+    server = {name: programs.built(name, say=say) for name in ("etcd", "kube-apiserver")}
+    if STACKS[stack]:
+        server |= {name: programs.built(name, say=say) for name in ("controllers", "kwok")}
     keys = make_keys(folder / "keys")
     with contextlib.ExitStack() as running:
-        etcd = running.enter_context(Etcd(folder / "etcd", etcd_program))
-        api = running.enter_context(ApiServer(folder / "kube-apiserver", control, etcd, keys))
-        made = Plane(api, keys, [etcd, api], tools)
+        etcd = running.enter_context(Etcd(folder / "etcd", server["etcd"]))
+        api = running.enter_context(ApiServer(folder / "kube-apiserver", server["kube-apiserver"], etcd, keys))
+        made = Plane(api, keys, [etcd, api])
         definitions = [yaml.safe_load(path.read_text()) for path in crds.files()]
         made.apply(*definitions)
         made.run("kubectl", "wait", "--for=condition=established", "crd", "--all", "--timeout=60s")
-        if stack == "nodes":
-            for server in controllers(folder, control, programs.built("kwok", say=say), keys):
-                made.servers.append(running.enter_context(server))
+        if STACKS[stack]:
+            for each in controllers(folder, server["controllers"], server["kwok"], keys):
+                made.servers.append(running.enter_context(each))
             made.apply(*(node(f"node-{number}") for number in range(STACKS[stack])))
         yield made
 

@@ -27,8 +27,9 @@ WHEEL: Final = HERE / "helm-wheel.txt"
 FROM_WHEEL: Final = ("helm", "kubectl")
 BUILDS: Final = {
     "etcd": ("etcd", "."),
-    "control-plane": ("control-plane", "."),
-    "kwok": ("control-plane", "sigs.k8s.io/kwok/cmd/kwok"),
+    "kube-apiserver": ("control-plane", "./kube-apiserver"),
+    "controllers": ("control-plane", "./controllers"),
+    "kwok": ("kwok", "sigs.k8s.io/kwok/cmd/kwok"),
     "helm3": ("helm", "helm.sh/helm/v3/cmd/helm"),
 }
 """Program → the folder with its go.mod, and the package. Helm 3 stands beside the wheel's Helm 4."""
@@ -112,7 +113,7 @@ def built(program: str, environ: Mapping[str, str] = os.environ, say: Callable[[
         Unavailable: there is no Go, or the build fails.
     """
     module, package = BUILDS[program]
-    sources = sorted([*(HERE / module).glob("*.go"), *(HERE / module).glob("go.*")])
+    sources = sorted([*(HERE / module / package).glob("*.go"), *(HERE / module).glob("go.*")])
     fingerprint = _fingerprint(b"".join(path.read_bytes() for path in sources))
     folder = cache_folder(environ) / "kubernetes" / f"{program}-{fingerprint}"
     if not folder.exists():

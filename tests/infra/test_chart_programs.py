@@ -184,6 +184,13 @@ def test_only_unscaled_deployments_say_how_many(objects: list[Object]) -> None:
         assert ("replicas" in deployment["spec"]) == (name not in targets), name
 
 
+def test_the_first_worker_has_time_to_announce_its_models(objects: list[Object]) -> None:
+    deployments = of_kind(objects, "Deployment")
+    for name, scaled in of_kind(objects, "ScaledObject").items():
+        probe = deployments[name]["spec"]["template"]["spec"]["containers"][0]["startupProbe"]
+        assert scaled["spec"]["initialCooldownPeriod"] >= probe["periodSeconds"] * probe["failureThreshold"] - 4
+
+
 def test_keda_finds_the_scaler_and_may_ask_it(objects: list[Object]) -> None:
     services, policies = of_kind(objects, "Service"), of_kind(objects, "NetworkPolicy")
     for scaled in of_kind(objects, "ScaledObject").values():

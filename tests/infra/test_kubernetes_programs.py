@@ -89,7 +89,8 @@ def test_every_build_has_its_module() -> None:
     for module, package in programs.BUILDS.values():
         folder = programs.HERE / module
         assert (folder / "go.sum").exists()
-        assert (folder / "main.go").exists() if package == "." else f"tool {package}" in (folder / "go.mod").read_text()
+        own = package.startswith(".")
+        assert (folder / package / "main.go").exists() if own else f"tool {package}" in (folder / "go.mod").read_text()
 
 
 def test_keys_are_for_this_user_alone(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-// Kubernetes' API server, controller manager and scheduler in one program, which saves linking the packages they share three times.
+// Kubernetes' controller manager and scheduler in one program, which saves linking the packages they share twice.
 package main
 
 import (
@@ -10,19 +10,17 @@ import (
 	_ "k8s.io/component-base/logs/json/register"
 	_ "k8s.io/component-base/metrics/prometheus/clientgo"
 	_ "k8s.io/component-base/metrics/prometheus/version"
-	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	manager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
 )
 
 func main() {
 	commands := map[string]func() *cobra.Command{
-		"kube-apiserver":          apiserver.NewAPIServerCommand,
 		"kube-controller-manager": manager.NewControllerManagerCommand,
 		"kube-scheduler":          func() *cobra.Command { return scheduler.NewSchedulerCommand() },
 	}
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: control-plane kube-apiserver|kube-controller-manager|kube-scheduler FLAGS...")
+		fmt.Fprintln(os.Stderr, "usage: controllers kube-controller-manager|kube-scheduler FLAGS...")
 		os.Exit(2)
 	}
 	command := commands[os.Args[1]]()
