@@ -69,8 +69,10 @@ def logging_stays() -> Iterator[None]:
     if structlog.is_configured():
         structlog.reset_defaults()
         for module in list(sys.modules.values()):
-            for each in list(vars(module).values()):
-                if isinstance(each, BoundLoggerLazyProxy):
+            for each in list(getattr(module, "__dict__", {}).values()):
+                if (
+                    type(each) is BoundLoggerLazyProxy
+                ):  # isinstance() would ask proxies of other libraries for their class
                     vars(each).pop("bind", None)  # where `cache_logger_on_first_use` keeps it
 
 

@@ -120,11 +120,14 @@ class TestTopicsMadeAgain:
         epoch = owner.epochs[-1]
         await made_again(site, await site.connect(), admin, topic, count)
         got: list[bytes] = []
+        new = [record.value for record in numbered(count, 100)]
         async with asyncio.timeout(site.time_limit):
-            while len(got) < count:
+            while got[-count:] != new:
                 with contextlib.suppress(Unavailable):  # raised while there is no topic
                     got += values(await consumer.fetch(count, 0.5))
-        assert got == [record.value for record in numbered(count, 100)]
+        assert got[:-count] in ([], new[10:]), (
+            "what stands at the old position may come before the topic is known to be new"
+        )
         assert owner.owned[0].committed == 0
         assert owner.epochs[-1] > epoch + 1, "what was in flight would go on, and hide the records at its offsets"
 
