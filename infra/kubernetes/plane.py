@@ -311,7 +311,8 @@ def plane(folder: Path, stack: str = "nodes", say: Callable[[str], None] = lambd
         if STACKS[stack]:
             for each in controllers(folder, server["controllers"], server["kwok"], keys):
                 made.servers.append(running.enter_context(each))
-            made.apply(*(node(f"node-{number}") for number in range(STACKS[stack])))
+            nodes = "\n---\n".join(json.dumps(node(f"node-{number}")) for number in range(STACKS[stack]))
+            made.run("kubectl", "create", "-f", "-", given=nodes)  # a server-side apply would drop their status
         yield made
 
 
@@ -342,7 +343,7 @@ def controllers(folder: Path, control: Path, kwok: Path, keys: Keys) -> Iterator
 def node(name: str) -> dict[str, Any]:
     """A node that kwok makes up, with eight GPUs."""
     room = {"cpu": "64", "memory": "256Gi", "pods": "110", "ephemeral-storage": "1Ti", "nvidia.com/gpu": "8"}
-    labels = {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}
+    labels = {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64", "zone": "a"}
     return {
         "apiVersion": "v1", "kind": "Node",
         "metadata": {"name": name, "labels": labels, "annotations": {"kwok.x-k8s.io/node": "fake"}},
