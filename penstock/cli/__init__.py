@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "batch": "Send a file of rows, and get a file of answers.",
     "dead": "List, show, reproduce and redrive the requests that workers gave up on.",
     "status": "Show models, queues and workers on one screen, and what is wrong.",
+    "topics": "Create the topics of model versions before a first worker runs.",
     "verify": "Break a fleet on purpose, and judge its promises.",
     "doctor": "Check broker, store, repository and GPUs, and say what to fix.",
 }

@@ -19,7 +19,9 @@ _SECURITY: Final = {
 }
 
 
-def transport_settings(data_dir: Path | None = None, fsync: bool = False, **flags: Any) -> TransportSettings:
+def transport_settings(
+    data_dir: Path | None = None, fsync: bool = False, bus_only: bool = False, **flags: Any
+) -> TransportSettings:
     """The transport that `options.fleet_options` and `--data-dir` describe; other flags are ignored.
 
     Raises:
@@ -28,7 +30,7 @@ def transport_settings(data_dir: Path | None = None, fsync: bool = False, **flag
     security = {name: str(flags[flag]) for flag, name in _SECURITY.items() if flags.get(flag)}
     names = ("kafka", "redis", "prefix", "session_timeout", "result_ttl", "connect_timeout")
     chosen = {name: flags[name] for name in names if flags.get(name) is not None}
-    return TransportSettings(data_dir=data_dir, fsync=fsync, kafka_security=security, **chosen)
+    return TransportSettings(data_dir=data_dir, fsync=fsync, kafka_security=security, bus_only=bus_only, **chosen)
 
 
 def chosen(kind: type[Any], flags: dict[str, Any]) -> dict[str, Any]:

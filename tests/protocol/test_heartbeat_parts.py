@@ -81,7 +81,8 @@ progress = st.builds(ControlProgress, names, numbers, st.sampled_from(ModelState
 beats = st.builds(
     Heartbeat, st.just("worker-1"), names, names, numbers, st.integers(0, 2**50).map(lambda micros: micros / 1e6),
     st.lists(loads, max_size=4).map(tuple), st.dictionaries(names, names, max_size=2), st.booleans(),
-    control=st.lists(progress, max_size=2).map(tuple), mode=names, unloaded=st.lists(names, max_size=2).map(tuple), restarts=st.integers(0, 1000),
+    control=st.lists(progress, max_size=2).map(tuple), mode=names, unloaded=st.lists(names, max_size=2).map(tuple),
+    restarts=st.integers(0, 1000),
 )  # fmt: skip
 
 

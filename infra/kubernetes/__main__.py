@@ -1,0 +1,69 @@
+"""`python -m infra.kubernetes`: build a control plane, and run it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from infra.kubernetes import programs
+from infra.kubernetes.plane import STACKS, plane
+from protocol.errors import FleetError, Unavailable
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """A real Kubernetes control plane on this machine, without containers. Pods are accepted and scheduled, and never run."""
+
+
+@main.command()
+def fetch() -> None:
+    """Download helm and kubectl, and build the rest: minutes the first time, then nothing."""
+    with _as_message():
+        print(f"helm and kubectl are {programs.helm()} and {programs.kubectl()}")
+        for program in programs.BUILDS:
+            print(f"{program} is {programs.built(program, say=print)}", flush=True)
+
+
+@main.command()
+@click.option(
+    "--stack",
+    type=click.Choice(list(STACKS)),
+    default="nodes",
+    show_default=True,
+    help="The API server alone, or controllers and made-up nodes, too.",
+)
+@click.option(
+    "--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Keep data and logs here. [a temporary folder]"
+)
+def up(stack: str, data_dir: Path | None) -> None:
+    """Run it until Ctrl-C, and print how to reach it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with contextlib.ExitStack() as cleaning, _as_message(), contextlib.suppress(KeyboardInterrupt):
+        folder = data_dir or Path(cleaning.enter_context(tempfile.TemporaryDirectory(prefix="penstock-kubernetes-")))
+        running = cleaning.enter_context(plane(folder, stack, say=print))
+        print(f"export KUBECONFIG={running.kubeconfig}\n{programs.kubectl()} get nodes", flush=True)
+        while True:
+            for server in running.servers:
+                if not server.running:
+                    raise Unavailable(f"{server.name} ended; last lines of {server.log}:\n{server.log_tail()}")
+            time.sleep(0.5)
+
+
+@contextlib.contextmanager
+def _as_message() -> Iterator[None]:
+    """Ends the command with the error's message instead of its stack."""
+    try:
+        yield
+    except FleetError as error:
+        raise click.ClickException(error.message) from error
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m infra.kubernetes")
