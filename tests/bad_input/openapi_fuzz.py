@@ -34,8 +34,8 @@ MODELS: Final[dict[str, tuple[Any, Any]]] = {
 }
 """Models that are there, with inputs that they take, in the bodies of infer and generate calls."""
 _AIMED: Final = 0.6
-SERVER_ERRORS: Final = frozenset({501, 503})
-"""What a server may answer to a request that it has understood."""
+SERVER_ERRORS: Final = frozenset({501, 503, 504})
+"""What a server may answer to a request that it has understood; 504 to one whose own deadline has passed."""
 SLACK_MIB: Final = 192
 _PIECES: Final = (
     b"{",

@@ -20,7 +20,7 @@ from tests.integration.fleet import wait_for
 from tests.workers.fleet import write_model
 
 ROOT = Path(__file__).parents[2]
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 SECONDS = 2.0
 SLACK = 1.0
 """Additional seconds, because the test machine may be busy."""
@@ -125,7 +125,7 @@ def test_while_a_slow_model_loads(tmp_path: Path, command: str, when: str, isola
     if command == "worker":
         line = [sys.executable, "-c", SUPERVISED, str(tmp_path / "models")]
     with started(*line) as process:
-        wait_for("the load", busy.exists)
+        wait_for("the load", busy.exists, 150)  # a worker that starts yields the CPU
         code, said = interrupted(process)
         if isolation == "process":
             wait_for("the end of the model's processes", lambda: gone(busy))
@@ -134,6 +134,8 @@ def test_while_a_slow_model_loads(tmp_path: Path, command: str, when: str, isola
 
     if code == 0:
         assert "stopped by a signal before everything was loaded" in said
+    elif code == 256 - signal.SIGKILL:  # on a busy machine its supervisor ends it before it has ended itself
+        assert "the worker does not exit; it is killed" in said
     else:  # nothing can interrupt a thread
         assert code == 128 + signal.SIGINT
         assert "ended by SIGINT; something did not end" in said
