@@ -28,6 +28,7 @@ from protocol.errors import FleetError
 # No deadline: on a shared machine a slow example says nothing about the code.
 settings.register_profile("dev", max_examples=50, deadline=None)
 settings.register_profile("ci", max_examples=300, deadline=None)
+settings.register_profile("fixed", max_examples=50, deadline=None, derandomize=True)  # the same examples in every run
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 
