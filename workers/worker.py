@@ -194,7 +194,7 @@ class Worker:
         ]
         problems += [f"model '{m.key[0]}' version {m.key[1]}: {text}" for m in serving if (text := m.runner.problem())]
         problems += [
-            f"{m.topic} has no partitions assigned yet" for m in self.models.serving() if not m.intake.assigned_once
+            f"{m.topic} has no partitions assigned yet" for m in self.models.serving() if not m.intake.joined.is_set()
         ]
         return problems + self.models.problems()
 

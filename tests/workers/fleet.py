@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from protocol.codec import encode_request, reply_of, size_limit
+from protocol.codec import encode_request, micros, reply_of, size_limit
 from protocol.messages import InferReply, InferRequest, Lane
 from protocol.naming import Names, ref
 from protocol.ports import Cancel, OutRecord, Payload, Wake
@@ -100,10 +100,11 @@ class Caller:
         return dataclasses.replace(self.request(0.0, **fields), inputs=(from_array("X", array),))  # type: ignore[arg-type]
 
     def request(self, *values: float, model: str = "m", **fields: object) -> InferRequest:
-        """A request of one row."""
+        """A request of one row, accepted at a whole microsecond, as a gateway stamps it: cancellations compare stamps exactly."""
         array = np.array([values], np.float32)
         request = InferRequest(f"r{next(self._ids)}", model, "1", (from_array("X", array),), reply_to=CHANNEL)
-        return dataclasses.replace(request, **fields)  # type: ignore[arg-type]
+        request = dataclasses.replace(request, **fields)  # type: ignore[arg-type]
+        return dataclasses.replace(request, accepted=micros(request.accepted) / 1e6)
 
     async def publish(
         self, *requests: InferRequest, partition: int | None = None, lane: Lane = Lane.INTERACTIVE

@@ -285,7 +285,7 @@ async def test_a_partition_that_comes_back_at_once_goes_on_where_it_was() -> Non
         futures += await b.caller.publish(b.caller.request(1))
         await until(lambda: serving.runner.in_flight == 2)
         await b.bus.evict(TOPIC, ["w"])  # it joins again with its next fetch
-        await until(lambda: serving.intake.assigned_once and serving.intake.member.endswith("-2"))
+        await until(lambda: serving.intake.joined.is_set() and serving.intake.member.endswith("-2"))
         held.gate.set()
         await asyncio.gather(*futures)
         await until(lambda: b.broker.topics[TOPIC].groups[TOPIC].committed == {0: 2})

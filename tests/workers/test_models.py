@@ -268,7 +268,7 @@ async def test_instances_get_their_names_and_count(tmp_path: Path) -> None:
         worker = await f.worker()
         (serving,) = worker.models.serving()
         assert [executor.name for executor in serving.loaded.executors] == ["m_0_0", "m_0_1", "m_0_2"]
-        await until(lambda: serving.intake.assigned_once)
+        assert serving.intake.joined.is_set()
 
 
 keys = st.tuples(st.sampled_from("abc"), st.sampled_from("12"))

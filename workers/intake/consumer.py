@@ -60,14 +60,14 @@ class Intake:
     Attributes:
         topic: also the group.
         owned: partitions.
-        assigned_once: partitions were assigned, perhaps none.
+        joined: set once partitions were assigned, perhaps none.
         problem: why fetching fails; "" while it does not.
     """
 
     def __init__(self, context: Context, decoder: RecordDecoder, statistics: ModelStatistics, digest: str = "") -> None:
         self.topic = decoder.topic
         self.owned: frozenset[int] = frozenset()
-        self.assigned_once = False
+        self.joined = asyncio.Event()
         self.problem = ""
         self._context = context
         self._decoder = decoder
@@ -384,7 +384,7 @@ class Intake:
         for partition in self._ends.keys() - self.owned:
             del self._ends[partition]
         self._leaving.clear()
-        self.assigned_once = True
+        self.joined.set()
         log.info("partitions assigned", topic=self.topic, epoch=epoch, partitions=sorted(self.owned))
         if self._sink is not None:
             self._sink.forget(self.owned)

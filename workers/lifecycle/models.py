@@ -1,8 +1,8 @@
 """Loads, replaces and unloads model versions so that they follow the repository, and announces each change.
 
-Invariants: a state changes only by `states.next_state`; a version is announced READY once its topic exists and all its instances
-are warm; when its files change, the loaded version serves until its successor is ready; a version that cannot be loaded is
-announced with the reason, unless another worker serves it.
+Invariants: a state changes only by `states.next_state`; a version is announced READY once all its instances
+are warm and its topic's partitions are assigned; when its files change, the loaded version serves until its successor is ready;
+a version that cannot be loaded is announced with the reason, unless another worker serves it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -38,6 +38,9 @@ from workers.system import cpu_yield
 
 Key = tuple[str, str]
 """(model, version)."""
+
+LONGEST_JOIN: Final = 10.0
+"""Seconds: after a longer join the version is announced all the same, and its requests wait in the topic."""
 
 log = structlog.get_logger(__name__)
 
@@ -384,7 +387,11 @@ class Models:
         await self._failed(key, self.slots[key], "another version of the same load failed")
 
     async def _serve(self, key: Key, loaded: LoadedModel) -> None:
-        """Announce it and take requests; a predecessor first answers the requests that it has."""
+        """Take requests and announce it; a predecessor first answers the requests that it has.
+
+        A new version is announced when its group has given out the partitions: a first join takes the broker's
+        group.initial.rebalance.delay.ms, and callers who are sent to the version earlier would wait that long.
+        """
         slot = self.slots[key]
         context, former = self._context, slot.serving
         batch = LaneSettings(self._settings.batch_lane_max_ms / 1000.0, self._settings.batch_lane_share)
@@ -396,12 +403,13 @@ class Models:
         if former is not None:
             await former.finish(self._settings.drain_grace)
             await former.close(evict=False)
-        else:
-            slot.state = next_state(slot.state, Event.LOADED)
         slot.serving, slot.reason, slot.since = serving, "", context.clock()
-        await self._announce(key, slot)
         cpu_yield.end()  # from here on callers wait for this process
         await serving.open()
+        if former is None:
+            await serving.joined(LONGEST_JOIN)
+            slot.state = next_state(slot.state, Event.LOADED)
+        await self._announce(key, slot)
         log.info(
             "ready", model=key[0], version=key[1], seconds=round(loaded.seconds, 3), instances=len(loaded.executors),
             partitions=slot.partitions,

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +25,7 @@ from protocol.ports import Bus
 from workers.repository.digests import Digests, content_digest
 from workers.repository.scan import scan_replaced
 from workers.repository.version import ModelFolder, ModelVersion
+from workers.system.file_lock import locked
 
 FORGOTTEN: Final = 24 * 3600.0
 """Seconds after which a folder of the cache that no load has used is removed."""
@@ -159,7 +159,7 @@ def _is_whole(folder: Path, files: Mapping[str, str]) -> bool:
 
 def _publish(beside: Path, target: Path, files: Mapping[str, str]) -> None:
     """Rename, unless another worker has meanwhile: a folder that is whole stays, because that worker may be loading from it."""
-    with _locked(target.parent):
+    with locked(target.parent):
         if _is_whole(target, files):
             return
         damaged = target.with_name(f"old-{secrets.token_hex(8)}")
@@ -167,14 +167,3 @@ def _publish(beside: Path, target: Path, files: Mapping[str, str]) -> None:
             target.rename(damaged)
         beside.rename(target)
     shutil.rmtree(damaged, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """While no other process replaces a folder in this one."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

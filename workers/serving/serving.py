@@ -98,6 +98,12 @@ class Serving:
         await self.intake.open(self.runner)
         await self._batch_topic.start(self.topic)
 
+    async def joined(self, within: float) -> None:
+        """Return once partitions of the topic were assigned here, perhaps none, or after so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await self.intake.joined.wait()
+
     async def finish(self, grace: float) -> bool:
         """Take nothing new and answer the requests that are here; returns whether that took at most `grace` seconds."""
         for intake in (self.intake, self.batch_intake):

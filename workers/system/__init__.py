@@ -1,4 +1,4 @@
-"""What a process asks of the operating system: CPU limits, yielding the CPU, death with its parent, restart pauses, pipe frames.
+"""What a process asks of the operating system: CPU limits and yielding, death with its parent, restart pauses, locks, pipe frames.
 
 Interface: each module; none imports another.
 Invariant: no module knows a model, a request or a broker. On systems other than Linux the Linux features do nothing.

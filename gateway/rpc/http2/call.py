@@ -242,23 +242,31 @@ class Call:
         size = PREFIX + _bytes_in(pieces)
         if size > JOINED or not self._carrier.allows(self, size):
             return False
-        head = b"" if self._head_sent else head_frame(self.stream, headers.response(self._encoding), end=False)
-        self._head_sent = True
-        parts = (head, frame_head(Kind.DATA, 0, self.stream, size), _prefix(size - PREFIX, compressed), *pieces, last)
+        parts = (
+            self._take_head(),
+            frame_head(Kind.DATA, 0, self.stream, size),
+            _prefix(size - PREFIX, compressed),
+            *pieces,
+            last,
+        )
         self._carrier.send_last(self, b"".join(parts), size)
         return True
 
     def _put(self, pieces: Sequence[Buffer], *, compressed: bool) -> None:
         if self.closed:
             return
-        head = b""
-        if not self._head_sent:
-            self._head_sent = True
-            head = head_frame(self.stream, headers.response(self._encoding), end=False)
+        head = self._take_head()
         size = _bytes_in(pieces)
         pieces = [_prefix(size, compressed), *pieces]
         self.outgoing.add([b"".join(pieces)] if size <= JOINED else pieces)
         self._carrier.send(self, head)
+
+    def _take_head(self) -> bytes:
+        """The head of the answer, once."""
+        if self._head_sent:
+            return b""
+        self._head_sent = True
+        return head_frame(self.stream, headers.response(self._encoding), end=False)
 
     def sent(self) -> None:
         """All bytes that waited were sent."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Coroutine
 from typing import Any
 
 from hpack import Encoder
@@ -104,10 +103,5 @@ def test_every_call_gets_its_message_however_the_bytes_are_cut(
         assert budget.used == 0
         connection.connection_lost(None)
 
-    run(play())
+    asyncio.run(play())
     assert got == sent
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    with asyncio.Runner() as runner:
-        runner.run(main)

@@ -26,6 +26,7 @@ import structlog
 
 from protocol.errors import ConfigError
 from workers.repository.digests import content_digest
+from workers.system import file_lock
 
 LOCK: Final = ".lock"
 """Suffix of the file that processes lock while they use a tree."""
@@ -116,12 +117,9 @@ class Cache:
 
     # --- room ---------------------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> contextlib.AbstractContextManager[None]:
         """While no other process makes room or removes anything."""
-        with (self.folder / "lock").open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        return file_lock.locked(self.folder / "lock")
 
     def reserve(self, path: Path, size: int) -> None:
         """Create a partial file of this declared size, after making room for it; call it under `locked`.

@@ -196,12 +196,11 @@ class Mirror:
         known = self._sizes.get(name)
         if known is not None and known[0] == model.files:
             return known[1]
-        config: ModelConfig | None = ModelConfig(name=name)
-        if file := model.files.get(CONFIG_FILE):
-            try:
-                config = self._config(name, {CONFIG_FILE: self.fetcher.fetch(file)})
-            except (Changed, ConfigError):
-                config = None
+        file = model.files.get(CONFIG_FILE)
+        try:
+            config = self._config(name, {} if file is None else {CONFIG_FILE: self.fetcher.fetch(file)})
+        except (Changed, ConfigError):
+            config = None
         needed = model.files if config is None else chosen_versions(model, config)
         return sum(each.size for path, each in needed.items() if "/" in path)
 

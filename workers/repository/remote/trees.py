@@ -17,6 +17,7 @@ from pathlib import Path
 
 from workers.repository.remote.cache import BUILDING, Cache, try_lock
 from workers.repository.remote.keys import folders_of
+from workers.system.file_lock import locked
 
 
 class Held:
@@ -119,10 +120,8 @@ def building(cache: Cache, model: str) -> Iterator[Builder]:
     """A tree to build; what is not finished is removed."""
     folder = cache.trees / f"{BUILDING}{os.getpid()}-{secrets.token_hex(8)}"
     (folder / model).mkdir(parents=True, mode=0o700)
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield Builder(cache, folder, model)
+        with locked(folder):
+            yield Builder(cache, folder, model)
     finally:
-        os.close(fd)
         shutil.rmtree(folder, ignore_errors=True)
