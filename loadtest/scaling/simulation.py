@@ -34,7 +34,7 @@ class Scene:
         most: workers of a model, and partitions of its topic.
         window: the number of workers falls to the highest that was wanted in this time.
         target: within which our signal wants the backlog to be drained.
-        deadline: rows that take longer are late.
+        deadline: rows that have waited so long at the begin of the tick in which they run are late.
         expected: our signal's cold start while none was measured.
     """
 
@@ -178,24 +178,23 @@ _DECIDERS: Final = {"ours": Ours, "lag": Lag, "cpu": Cpu, "future": Future}
 class Waits:
     """Seconds that rows took, as counts in bins that grow by 2 %."""
 
-    __slots__ = ("_counts", "_deadline", "late", "rows", "worst")
+    __slots__ = ("_counts", "late", "rows", "worst")
 
-    def __init__(self, deadline: float) -> None:
-        self._deadline = deadline
+    def __init__(self) -> None:
         self._counts: collections.Counter[int] = collections.Counter()
         self.rows = self.late = 0
         self.worst = 0.0
 
-    def add(self, first: float, last: float, rows: int) -> None:
+    def add(self, first: float, last: float, rows: int, *, late: bool) -> None:
         """Rows whose waits spread evenly between two numbers of seconds."""
         self.rows += rows
+        self.late += rows if late else 0
         self.worst = max(self.worst, first, last)
-        parts = min(rows, 4)
+        parts = min(rows, 2)
         for part in range(parts):
             count = rows * (part + 1) // parts - rows * part // parts
             wait = first + (last - first) * (part + 0.5) / parts
             self._counts[math.floor(math.log(max(wait, 0.01)) / _BIN)] += count
-            self.late += count if wait > self._deadline else 0
 
     def merge(self, other: Waits) -> None:
         """Take in those of another model."""
@@ -226,7 +225,8 @@ class ModelRun:
     """
 
     def __init__(self, trace: ModelTrace, scene: Scene, policy: str) -> None:
-        self.waits = Waits(scene.deadline)
+        self.waits = Waits()
+        self._deadline = scene.deadline
         self.worker_seconds = 0.0
         self.starts = self.highest = self.arrived = 0
         self._trace = trace
@@ -282,7 +282,10 @@ class ModelRun:
             first = self._queue[0]
             count = int(min(first[1], room - ran))
             began, ended = begin + ran / rate, begin + (ran + count) / rate
-            self.waits.add(min(began, at + TICK) - first[0], min(ended, at + TICK) - first[0], count)
+            late = (
+                at - first[0] >= self._deadline
+            )  # by the tick, as what a policy with more workers does within it is chance
+            self.waits.add(min(began, at + TICK) - first[0], min(ended, at + TICK) - first[0], count, late=late)
             ran += count
             first[1] -= count
             if not first[1]:
@@ -298,7 +301,7 @@ def simulate(traces: Sequence[ModelTrace], scene: Scene, policy: str, seconds: f
     Raises:
         KeyError: there is no such policy.
     """
-    waits, worker_seconds, starts = Waits(scene.deadline), 0.0, 0
+    waits, worker_seconds, starts = Waits(), 0.0, 0
     for trace in traces:
         run = ModelRun(trace, scene, policy)
         run.run(seconds)

@@ -68,10 +68,10 @@ def test_a_day_has_every_kind_and_policy() -> None:
 
 
 def test_waits_have_percentiles_within_their_bins() -> None:
-    waits = Waits(1.0)
+    waits = Waits()
     for wait in range(1, 101):
-        waits.add(wait / 10, wait / 10, 1)
+        waits.add(wait / 10, wait / 10, 1, late=wait > 10)
     assert waits.percentile(0.5) == pytest.approx(5.0, rel=0.03)
     assert waits.percentile(1.0) == 10.0
     assert (waits.late, waits.worst) == (90, 10.0)
-    assert Waits(1.0).percentile(0.99) == 0.0
+    assert Waits().percentile(0.99) == 0.0
