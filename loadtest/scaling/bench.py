@@ -193,8 +193,8 @@ def _is_shared(bench: Bench, most: int) -> bool:
     return False
 
 
-async def until(check: Callable[[], bool], within: float, what: str) -> None:
-    """Return once `check`, in a thread, says so.
+async def until(check: Callable[[], bool], within: float, what: str, tell: Callable[[], object] = str) -> None:
+    """Return once `check`, in a thread, says so; otherwise the error says what `tell` returns.
 
     Raises:
         Unavailable: not within this many seconds.
@@ -202,5 +202,5 @@ async def until(check: Callable[[], bool], within: float, what: str) -> None:
     deadline = time.monotonic() + within
     while not await asyncio.to_thread(check):
         if time.monotonic() > deadline:
-            raise Unavailable(f"waited {within:.0f} s for {what}")
+            raise Unavailable(f"waited {within:.0f} s for {what}: {tell()}")
         await asyncio.sleep(0.1)

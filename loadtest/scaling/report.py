@@ -29,7 +29,7 @@ EQUAL: Final = 1.1
 def markdown(results: ScalingResults, pictures: Sequence[str]) -> str:
     """The page; `pictures` are paths relative to it."""
     parts = [_TITLE]
-    if results.trial is not None:
+    if results.trial is not None and results.trial.runs:
         parts += _trial(results.trial, pictures)
     if results.simulated is not None:
         parts += _simulated(results.simulated)

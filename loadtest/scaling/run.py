@@ -56,11 +56,9 @@ def write(results: ScalingResults, out: Path) -> None:
     """Page, JSON and pictures."""
     folder = out.with_suffix("")
     results.save(out.with_suffix(".json"))
-    pictures = (
-        []
-        if results.trial is None
-        else [f"{folder.name}/{picture.name}" for picture in _pictures(results.trial, folder)]
-    )
+    trial = results.trial
+    made = _pictures(trial, folder) if trial is not None and trial.runs else []
+    pictures = [f"{folder.name}/{picture.name}" for picture in made]
     out.write_text(markdown(results, pictures))
 
 

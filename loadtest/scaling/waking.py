@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable
 from typing import Final
@@ -29,7 +30,8 @@ async def wakes(running: Bench, count: int, say: Callable[[str], None]) -> list[
     async with PushSignal(running.scaler, MODEL, scaleDownWindowSeconds=str(WINDOW)) as signal:
         try:
             for _ in range(count):
-                await until(lambda: _is_asleep(running, signal), 30.0, "the fleet to have no worker and nothing to do")
+                asleep = functools.partial(_is_asleep, running, signal)
+                await until(asleep, 30.0, "the fleet to have no worker and nothing to do", running.state)
                 found.append(await _wake(running, workers, signal))
                 workers.scale(0)
                 await workers.settle()

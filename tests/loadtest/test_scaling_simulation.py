@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.scaling.results import POLICIES
+from loadtest.cli import main
+from loadtest.scaling.results import POLICIES, ScalingResults, Trial
 from loadtest.scaling.run import simulated_day
 from loadtest.scaling.simulation import ModelRun, Scene, Waits, simulate
 from loadtest.scaling.trace import DAY, KINDS, TICK, ModelTrace, day, totals
@@ -75,3 +79,14 @@ def test_waits_have_percentiles_within_their_bins() -> None:
     assert waits.percentile(1.0) == 10.0
     assert (waits.late, waits.worst) == (90, 10.0)
     assert Waits().percentile(0.99) == 0.0
+
+
+def test_the_command_writes_the_simulated_day_and_leaves_the_trial_alone(tmp_path: Path) -> None:
+    out = tmp_path / "scaling.md"
+    ScalingResults(Trial([], [], {}, {"commit": "abc"})).save(out.with_suffix(".json"))
+    result = CliRunner().invoke(main, ["scaling", "--simulate", "--models", "3", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "## A simulated day" in out.read_text()
+    kept = ScalingResults.load(out.with_suffix(".json"))
+    assert kept.trial is not None
+    assert kept.trial.about == {"commit": "abc"}
