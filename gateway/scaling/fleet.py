@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from gateway.routing.loads import WorkerLoad, partitions_of, worker_load
-from gateway.scaling.backlog import NOTHING, Backlog, LogFacts, count, held, unowned
+from gateway.scaling.backlog import NOTHING, Backlog, LogFacts, count, held, is_full, unowned
 from gateway.scaling.drain import Demand, time_to_drain, workers_needed
 from gateway.scaling.pace import Pace, Progress
 from gateway.scaling.wanted import ColdStart, Policy, WantedWorkers
@@ -66,7 +66,7 @@ class _Load:
 
     def progress(self) -> Progress:
         beat, known = self.beat, self.known
-        saturated = self.alone and count(self.load.queued_rows) >= 2 * known.full
+        saturated = self.alone and is_full(self.load, known.full)
         return Progress(
             f"{beat.worker} {beat.incarnation}", known.executed, known.speed, saturated, known.full, beat.at
         )

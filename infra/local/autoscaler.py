@@ -69,12 +69,12 @@ class Autoscaler:
 
         Args:
             now: seconds; never goes back.
-            reading: None if the signal says nothing: then nothing changes.
+            reading: None if the signal says nothing: then nothing changes within the bounds.
             replicas: that there are, ready or not.
         """
         behaviour = self._behaviour
         if reading is None:
-            return replicas
+            return self._bounded(replicas)
         if reading.active:
             self._active_at = now
         if replicas == 0:  # KEDA starts the first; the autoscaler sees it and goes on from there

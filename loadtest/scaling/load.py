@@ -74,11 +74,11 @@ class Phases:
     """
 
     peak: float = 70.0
-    up: float = 25.0
-    top: float = 15.0
-    gap: float = 15.0
-    step: float = 35.0
-    tail: float = 20.0
+    up: float = 20.0
+    top: float = 12.0
+    gap: float = 12.0
+    step: float = 30.0
+    tail: float = 15.0
 
     def scaled(self, factor: float) -> Phases:
         """With all lengths times this."""

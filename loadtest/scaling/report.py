@@ -97,7 +97,9 @@ def _answers(runs: Sequence[PolicyRun]) -> str:
     lost = sum(run.unanswered for run in runs)
     exits = sum(run.statuses.get("0", 0) for run in runs)
     workers = sum(sum(run.statuses.values()) for run in runs)
-    starts = f"{workers} workers were started, and {exits} of them ended in order (SIGTERM, exit status 0)."
+    early = sum(run.statuses.get("starting", 0) for run in runs)
+    starts = f"{workers} workers were started: {exits} ended in order (SIGTERM, exit status 0), {early} before they were ready"
+    starts += f", {workers - exits - early} otherwise." if workers > exits + early else "."
     if not lost:
         return f"**Nothing was lost or refused**: all {requests:,} requests of the policies have the right answer. {starts}"
     told = [f"{count} x {text}" for run in runs for text, count in run.complaints.items()]

@@ -42,7 +42,7 @@ class PolicyRun:
         shapes: by name, "ramp" and "step".
         samples: seconds since the load began; unanswered requests; workers; ready workers; seconds to drain (None if unknown).
         tails: seconds since the load began, and the p99 of the requests that were due around then.
-        statuses: exit statuses of workers, with their counts.
+        statuses: exit statuses of workers with their counts; "starting" are those that were stopped before they were ready.
         complaints: what callers were told instead of an answer, with counts.
         seconds: until the last answer, from the load's begin.
     """

@@ -254,7 +254,7 @@ def _result(  # noqa: PLR0913  # all that was seen
         if chosen:
             starts = sum(low <= since < high for since, _ in spans)
             shapes[name] = shape_result(chosen, plan.deadline, seconds, starts)
-    statuses = Counter(str(worker.status) for worker in workers.all)
+    statuses = Counter("starting" if worker.ready is None else str(worker.status) for worker in workers.all)
     seen = [(at, unanswered(rows, at), *rest) for at, _, *rest in samples]
     last = max((ended for _, ended, _ in rows), default=0.0)
     return PolicyRun(policy, shapes, _rounded(seen), tails(rows), dict(statuses), complaints, last)

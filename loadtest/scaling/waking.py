@@ -31,7 +31,7 @@ async def wakes(running: Bench, count: int, say: Callable[[str], None]) -> list[
         try:
             for _ in range(count):
                 asleep = functools.partial(_is_asleep, running, signal)
-                await until(asleep, 30.0, "the fleet to have no worker and nothing to do", running.state)
+                await until(asleep, 60.0, "the fleet to have no worker and nothing to do", running.state)
                 found.append(await _wake(running, workers, signal))
                 workers.scale(0)
                 await workers.settle()
@@ -43,7 +43,8 @@ async def wakes(running: Bench, count: int, say: Callable[[str], None]) -> list[
 
 
 def _is_asleep(running: Bench, signal: PushSignal) -> bool:
-    return not signal.active and running.state()["ready_workers"] == 0
+    """What the stream says when it is opened must have come, or it would count as the push."""
+    return signal.pushed > 0 and not signal.active and running.state()["ready_workers"] == 0
 
 
 async def _wake(running: Bench, workers: Workers, signal: PushSignal) -> Wake:

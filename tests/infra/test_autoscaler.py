@@ -41,6 +41,7 @@ def test_it_falls_to_the_highest_of_the_window_and_to_zero_after_the_cooldown() 
 
 def test_an_unknown_signal_changes_nothing() -> None:
     assert Autoscaler(Behaviour()).decide(0.0, None, 3) == 3
+    assert Autoscaler(Behaviour(least=1)).decide(0.0, None, 0) == 1, "but the least there has to be"
 
 
 @given(st.lists(st.tuples(st.floats(0, 10), READINGS), max_size=40), st.integers(0, 3), st.integers(3, 9))

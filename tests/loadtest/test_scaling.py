@@ -54,7 +54,7 @@ def test_arrivals_follow_the_rate_and_are_the_same_for_a_seed() -> None:
 def test_phases_scale_and_may_be_a_step_alone() -> None:
     assert Phases().scaled(0.5).load().seconds == Phases().load().seconds / 2
     step = dataclasses.replace(Phases(), up=0.0, top=0.0).load()
-    assert [step.rate(at) for at in (0.0, 14.9, 15.0, 49.9, 50.0)] == [0.0, 0.0, 70.0, 70.0, 0.0]
+    assert [step.rate(at) for at in (0.0, 11.9, 12.0, 41.9, 42.0)] == [0.0, 0.0, 70.0, 70.0, 0.0]
 
 
 def test_the_future_starts_workers_one_cold_start_early() -> None:

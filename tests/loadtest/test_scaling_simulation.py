@@ -21,7 +21,7 @@ TRACES = st.builds(
     st.just("any"),
     st.sampled_from([0.5, 3.0, 20.0]),
     st.floats(0.0, 60.0),
-    st.dictionaries(st.integers(0, 60), st.integers(1, 400), max_size=25),
+    st.dictionaries(st.integers(0, 59), st.integers(1, 400), max_size=25),
 )
 
 
