@@ -183,19 +183,22 @@ others that start at the same time. At most {most:g} workers run, on {partitions
 Worker-seconds count from the start of a process to its end. Latencies count from when a request was due.
 """
 
-_WHY: Final = """**Why ours loses.** Both waits are the cold start: no policy that only sees what has come can serve the first seconds of a load from
-zero, while the one that knows the future has its workers ready. On two cores five workers that start together are ready after twice
-as long as one alone, so a step from zero waits for ten of its seconds. What is late is late for that, and the backlog of that time
-is then worked off with a worker more than the rate needs. Our p99 equals the future's only with workers kept (`minReplicas`).
-Kafka's lag was cheaper and slower: it starts as many, later, and stops them earlier. CPU did best under the step because it never
-stopped the workers of the ramp: an idle worker takes more than half the CPU of one whose model waits.
+_WHY: Final = """**Why ours loses.** The waits are the cold start: no policy that sees only what has come can serve the first seconds of a load
+from zero, while the one that knows the future has its workers ready. On two cores five workers that start together take twice as
+long as one alone, so a step from zero waits ten seconds, and its backlog is then worked off with one worker more than the rate
+needs. At zero workers no p99 can be equal; `minReplicas` buys that. Under the ramp ours was also slow to start the second worker: it
+smooths rates over ten seconds whatever the pace of the load, which suits cold starts of a minute and not loads of half a minute.
+KEDA's threshold of ten records asks for a worker per half second of work: as eager, and cheaper as it lets go earlier, but later
+under the step, where it starts all six at once. CPU did best under the step because it still had four workers of the ramp: an idle
+worker takes nearly half the CPU of one whose model waits.
 
-Ours is also dearer than need be after the load: while workers leave, partitions are without an owner for a moment, and offsets that
-are not committed yet look like requests; together with the remembered rate they start workers anew (the last seconds of the plot).
+Ours is also dearer than need be after the load: it started a worker anew ten seconds after the last request (the end of the plot).
+The likely cause is not proven: while workers leave, partitions have no owner for a moment, offsets that are not committed yet look
+like requests, and then the remembered rate counts again.
 
-**What the trial changed.** A first, shortened run on a busier machine had shown a p99 of 8.1 and 10.8 s for ours under ramp and step,
-against 3.3 and 1.8 s: with 500 requests waiting the scaler saw 0.6 s of work. A worker takes in three full batches, two of which run
-or are next; the rule that its queue is full once two batches wait there was never true, so records that it had not read did not
+**What the trial changed.** A first, shortened run on a busier machine had shown a p99 of 8.1 and 10.8 s for ours under ramp and
+step, against 3.3 and 1.8 s: with 500 requests waiting the scaler saw 0.6 s of work. A worker takes in three full batches, two of
+which run or are next; the rule that it is full once two batches are queued was never true, so records that it had not read did not
 count. And the remembered rate kept a worker for up to 45 s after the last request, though the window is there for that. Both were
 mended before this run.
 """
