@@ -183,14 +183,15 @@ others that start at the same time. At most {most:g} workers run, on {partitions
 Worker-seconds count from the start of a process to its end. Latencies count from when a request was due.
 """
 
-_WHY: Final = """**Why ours loses.** The waits are the cold start: no policy that sees only what has come can serve the first seconds of a load
-from zero, while the one that knows the future has its workers ready. On two cores five workers that start together take twice as
-long as one alone, so a step from zero waits ten seconds, and its backlog is then worked off with one worker more than the rate
-needs. At zero workers no p99 can be equal; `minReplicas` buys that. Under the ramp ours was also slow to start the second worker: it
-smooths rates over ten seconds whatever the pace of the load, which suits cold starts of a minute and not loads of half a minute.
-KEDA's threshold of ten records asks for a worker per half second of work: as eager, and cheaper as it lets go earlier, but later
-under the step, where it starts all six at once. CPU did best under the step because it still had four workers of the ramp: an idle
-worker takes nearly half the CPU of one whose model waits.
+_WHY: Final = """\
+**Why ours loses.** The waits are the cold start: no policy that sees only what has come can serve the first seconds of a load
+from zero, while the one that knows the future has its workers ready. On two cores five workers that start together take twice
+as long as one alone, so a step from zero waits ten seconds, and its backlog is then worked off with one worker more than the
+rate needs. At zero workers no p99 can be equal; `minReplicas` buys that. Under the ramp ours was also slow to start the second
+worker: it smooths rates over ten seconds whatever the pace of the load, which suits cold starts of a minute and not loads of
+half a minute. KEDA's threshold of ten records asks for a worker per half second of work: as eager, and cheaper as it lets go
+earlier, but later under the step, where it starts all six at once. CPU did best under the step because it still had four
+workers of the ramp: an idle worker takes nearly half the CPU of one whose model waits.
 
 Ours is also dearer than need be after the load: it started a worker anew ten seconds after the last request (the end of the plot).
 The likely cause is not proven: while workers leave, partitions have no owner for a moment, offsets that are not committed yet look
