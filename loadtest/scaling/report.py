@@ -191,7 +191,7 @@ rate needs. At zero workers no p99 can be equal; `minReplicas` buys that. Under 
 worker: it smooths rates over ten seconds whatever the pace of the load, which suits cold starts of a minute and not loads of
 half a minute. KEDA's threshold of ten records asks for a worker per half second of work: as eager, and cheaper as it lets go
 earlier, but later under the step, where it starts all six at once. CPU did best under the step because it still had four
-workers of the ramp: an idle worker takes nearly half the CPU of one whose model waits.
+workers of the ramp: an idle worker takes nearly half the CPU of a busy one.
 
 Ours is also dearer than need be after the load: it started a worker anew ten seconds after the last request (the end of the plot).
 The likely cause is not proven: while workers leave, partitions have no owner for a moment, offsets that are not committed yet look
