@@ -10,7 +10,7 @@ LOCK := requirements-dev.txt
 .PHONY: help demo test lint bench fuzz fleet dashboards verify lock clean
 
 help: ## what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(DEMO)/.ready ## classify handwritten digits with a one-process fleet (about a minute the first time)
 	$(DEMO)/bin/python examples/digits/demo.py
