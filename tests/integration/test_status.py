@@ -203,7 +203,7 @@ def test_watch_shows_screen_after_screen_until_it_is_interrupted(site: Site) -> 
 
 def commands() -> list[str]:
     """Every command of the pages, once, in their order."""
-    pages = [(ROOT / "docs" / page).read_text() for page in PAGES]
+    pages = [re.sub(r"^```.*?^```$", "", (ROOT / "docs" / page).read_text(), flags=re.M | re.S) for page in PAGES]
     lines = [line for page in pages for line in re.findall(r"^ {4,}(\S.*)$", page, re.MULTILINE)]
     return [line for line in dict.fromkeys(lines) if not line.startswith("export ")]
 
