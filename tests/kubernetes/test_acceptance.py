@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -17,13 +18,13 @@ pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(600)]
 @pytest.mark.parametrize("helm", HELMS)
 @pytest.mark.parametrize("name", VALUES)
 def test_every_object_is_taken_and_uninstall_leaves_nothing(
-    api_server: Plane, space: str, name: str, helm: str
+    api_server: Plane, space: str, name: str, helm: str, tell: Callable[[str], None]
 ) -> None:
     warned = len(api_server.warnings)
     assert not names(api_server, space)
     began = time.monotonic()
     install(api_server, space, VALUES[name], helm=helm)
-    print(f"{name}: accepted after {time.monotonic() - began:.2f} s by {helm}")
+    tell(f"{name}: accepted after {time.monotonic() - began:.2f} s by {helm}")
     installed = names(api_server, space)
     api_server.run(helm, "uninstall", "penstock", "-n", space)
 

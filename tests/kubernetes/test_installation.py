@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from infra.kubernetes.plane import Plane
@@ -11,11 +13,13 @@ from tests.kubernetes.objects import KINDS, install, names, ready, until
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(600)]
 
 
-def test_all_pods_are_created_scheduled_and_ready_and_all_go(control_plane: Plane, namespace: str) -> None:
+def test_all_pods_are_created_scheduled_and_ready_and_all_go(
+    control_plane: Plane, namespace: str, tell: Callable[[str], None]
+) -> None:
     install(control_plane, namespace, VALUES["everything"])
     full = "a-name-that-has-26-letters"
     waited = until("gateways are ready", lambda: ready(control_plane, namespace, f"{full}-gateway") >= 1)
-    print(f"ready after {waited:.1f} s")
+    tell(f"everything: gateways Ready {waited:.1f} s after the installation")
     until("workers are ready", lambda: ready(control_plane, namespace, f"{full}-worker-fixed") == 3)
     until("the scalers are ready", lambda: ready(control_plane, namespace, f"{full}-scaler") == 2)
     events = control_plane.get("-n", namespace, "events")["items"]
