@@ -340,7 +340,11 @@ def plane(folder: Path, stack: str = "nodes", say: Callable[[str], None] = lambd
 
 def controllers(folder: Path, control: Path, kwok: Path, keys: Keys) -> Iterator[Controller]:
     """The servers that act on what the API server holds."""
-    manager = (f"--service-account-private-key-file={keys.accounts}", "--horizontal-pod-autoscaler-sync-period=2s")
+    manager = (
+        f"--service-account-private-key-file={keys.accounts}",
+        "--horizontal-pod-autoscaler-sync-period=2s",
+        "--node-monitor-grace-period=600s",  # kwok makes no pod ready again whose node was late, on a busy machine
+    )
     for name, more in (("kube-controller-manager", manager), ("kube-scheduler", ())):
         port, data = free_port(), folder / name
         command = [

@@ -327,6 +327,7 @@ def test_the_scaler_understands_its_triggers(objects: list[Object]) -> None:
                 assert asked.models == set(trigger["metadata"]["models"].split(","))
                 assert asked.policy.most == scaled["spec"]["maxReplicaCount"]
                 assert asked.policy.least == scaled["spec"]["minReplicaCount"]
+                assert asked.policy.window == 0, "the windows of HPA and KEDA are added to this one"
 
 
 def test_the_scaler_knows_the_tolerance_that_hpa_has() -> None:

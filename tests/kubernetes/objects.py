@@ -57,7 +57,7 @@ class Timeline:
         self.steps: list[tuple[float, int]] = []
         self._passed = 0
         self._process = subprocess.Popen(
-            [programs.kubectl(), "get", "deployment", deployment, "-n", namespace, "-w", "-o", 'jsonpath={.spec.replicas}{"\n"}'],
+            [programs.kubectl(), "get", "deployment", deployment, "-n", namespace, "-w", "-o", 'jsonpath={.spec.replicas}{"\\n"}'],
             env=os.environ | {"KUBECONFIG": str(plane.kubeconfig)}, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read)
