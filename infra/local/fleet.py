@@ -28,6 +28,11 @@ class FleetProcess(OnePortServer):
         self.port = port
         self.path = path
 
+    @property
+    def metrics_port(self) -> int:
+        """Where it shows its metrics."""
+        return int(self.arguments[self.arguments.index("--metrics-port") + 1])
+
     def command(self) -> list[str]:
         """The command line, under the Python that runs us."""
         return [sys.executable, "-m", "penstock", *self.arguments]

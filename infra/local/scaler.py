@@ -194,7 +194,8 @@ class PushSignal:
             raw = await call(request.SerializeToString(), timeout=5.0)
         except grpc.aio.AioRpcError:
             return None
-        (value,) = message_class("externalscaler.GetMetricsResponse").FromString(raw).metricValues
+        response: Any = message_class("externalscaler.GetMetricsResponse").FromString(raw)
+        (value,) = response.metricValues
         return Reading(self.active, float(value.metricValueFloat))
 
     async def change(self, within: float) -> None:
@@ -208,7 +209,7 @@ class PushSignal:
         """Read pushes; a stream that breaks is opened again, as KEDA does."""
         import grpc
 
-        kind = message_class("externalscaler.IsActiveResponse")
+        kind: Any = message_class("externalscaler.IsActiveResponse")
         while True:
             stream = self._channel.unary_stream(f"/{SERVICE}/StreamIsActive")(self._ref().SerializeToString())
             with contextlib.suppress(grpc.aio.AioRpcError):

@@ -93,12 +93,8 @@ class Phases:
     def load(self) -> Load:
         """0 to peak to 0 as a ramp, then as a step."""
         peak, begin, end = self.peak, self.ramp_ends + self.gap, self.ramp_ends + self.gap + self.step
-        ramp: tuple[tuple[float, float], ...] = (
-            (0.0, 0.0),
-            (self.up, peak),
-            (self.up + self.top, peak),
-            (self.ramp_ends, 0.0),
-        )
+        ramp: tuple[tuple[float, float], ...]
+        ramp = ((0.0, 0.0), (self.up, peak), (self.up + self.top, peak), (self.ramp_ends, 0.0))
         if not self.up:
             ramp = ((0.0, 0.0),)
         return Load((*ramp, (begin, 0.0), (begin, peak), (end, peak), (end, 0.0), (end + self.tail, 0.0)))

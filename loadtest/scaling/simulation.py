@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 from gateway.scaling.drain import Demand, workers_needed
@@ -172,7 +172,12 @@ def _ticks(trace: ModelTrace, scene: Scene) -> Iterable[int]:
         waiting, after = waiting - per_tick, after + 1
 
 
-_DECIDERS: Final = {"ours": Ours, "lag": Lag, "cpu": Cpu, "future": Future}
+_DECIDERS: Final[dict[str, Callable[[ModelTrace, Scene], Decider]]] = {
+    "ours": Ours,
+    "lag": Lag,
+    "cpu": Cpu,
+    "future": Future,
+}
 
 
 class Waits:

@@ -255,7 +255,7 @@ def _result(  # noqa: PLR0913  # all that was seen
             starts = sum(low <= since < high for since, _ in spans)
             shapes[name] = shape_result(chosen, plan.deadline, seconds, starts)
     statuses = Counter("starting" if worker.ready is None else str(worker.status) for worker in workers.all)
-    seen = [(at, unanswered(rows, at), *rest) for at, _, *rest in samples]
+    seen = [(at, unanswered(rows, at), there, ready, drain) for at, _, there, ready, drain in samples]
     last = max((ended for _, ended, _ in rows), default=0.0)
     return PolicyRun(policy, shapes, _rounded(seen), tails(rows), dict(statuses), complaints, last)
 
