@@ -1,9 +1,11 @@
 """What heartbeats cost: bytes that Redis moves, and the time of each reader's event loop.
 
 `python -m loadtest.heartbeats [--workers N] [--models N] [--busy N] [--gateways N] [--seconds S]` starts a Redis of its own. Each
-simulated worker is a supervisor's part: it writes its heartbeat and reads its peers' pulses twice a second. Each gateway does with
-all heartbeats what a real one does (`gateway.background`), and looks at the workers of the busy models, as its router would.
-Bytes are Redis' own counts of its network; times are of the thread that runs one part alone, without the time that it waits.
+simulated worker is a supervisor's part: it writes its heartbeat and reads its peers' pulses twice a second. They started at
+different times, so that those that are due write all parts again in every round. Each gateway does with all heartbeats what a real
+one does (`gateway.background`), and looks at the workers of the busy models, as its router would.
+Bytes are Redis' own counts of its network; times are of the thread that runs one part alone, without the time that it waits. Python
+collects no garbage meanwhile: the garbage of 50 workers is in this one process.
 """
 
 from __future__ import annotations
