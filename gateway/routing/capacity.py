@@ -112,7 +112,7 @@ class HeartbeatCapacity:
                 taken.update(own)
                 if own and max(own) >= count:
                     self._unsure[topic] = None
-                found.append(dataclasses.replace(known, partitions=own))
+                found.append(known if own == known.partitions else dataclasses.replace(known, partitions=own))
         return found
 
     def _model(self, topic: str) -> tuple[str, str] | None:

@@ -160,6 +160,16 @@ class RemoteBus:
         """See `Bus.ensure_topic`."""
         return int(await self._call("ensure_compacted" if compacted else "ensure_topic", topic, partitions))
 
+    async def raise_partitions(self, topic: str, partitions: int) -> int:
+        """Not offered: partitions are for workers.
+
+        Raises:
+            Unsupported: always.
+        """
+        raise Unsupported(
+            "'raise_partitions' is not offered to the processes that take calls: workers are where the log is"
+        )
+
     async def partitions(self, topic: str) -> int:
         """See `Bus.partitions`."""
         return int(await self._call("partitions", topic))
