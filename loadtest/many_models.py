@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import http.client
 import json
 import secrets
 import statistics
@@ -28,10 +29,9 @@ from typing import Any, Final
 from loadtest import machine, payloads, wrk
 from loadtest.payloads import InputSpec, Pool
 from loadtest.processes import Meter, ServerProcess, cores
-from loadtest.systems import System, free_port, wait_for_answer
+from loadtest.systems import System, ask, free_port, wait_for_answer
 from loadtest.tables import table
-from loadtest.targets import get_json
-from protocol.errors import FleetError, Unavailable
+from protocol.errors import Unavailable
 from protocol.heartbeat_codec import encode_announcement
 from protocol.messages import Announcement, ModelState
 from protocol.model_config.pbtxt import parse
@@ -217,8 +217,9 @@ def _wait_for_models(system: System, count: int, within: float) -> None:
         if time.monotonic() > deadline:
             raise Unavailable(f"{ready} of {count} models are ready after {within:.0f} s")
         time.sleep(0.25)
-        with contextlib.suppress(OSError, FleetError):
-            ready = len(get_json(system.address(names_of(1)[0]), "/v2/repository/index?ready=true"))
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            _, body = ask(system.address(names_of(1)[0]), "POST", "/v2/repository/index", b'{"ready": true}')
+            ready = len(json.loads(body))
 
 
 async def _register(system: System, known: int, count: int) -> None:
