@@ -15,10 +15,11 @@ costs at most that worker's heartbeat until the next one is written; any bytes g
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, overload
 
 from protocol.codec import micros
@@ -38,6 +39,7 @@ _REVISION: Final = 8
 """Bytes of a revision."""
 _LOADS_START: Final = bytes([VERSION, 0xC4, _REVISION])
 """What loads have before the revision of their description, and after the length of the array."""
+_MARK_END: Final = 1 + len(_LOADS_START) + _REVISION
 _INCARNATION: Final = 16
 """Characters of an incarnation."""
 _UINT64: Final = 0xCF
@@ -120,19 +122,26 @@ class Loads(Sequence[ModelLoad]):
     Args:
         base: the numbers of each in the description.
         changed: the loads, which have newer numbers of some; unpacked with the first look. Unreadable ones have none.
+        on_look: called with the loads at the first look.
 
     Attributes:
         facts: the same models without numbers; one object as long as nothing but numbers changes.
     """
 
-    __slots__ = ("_base", "_changed", "_made", "_newer", "facts")
+    __slots__ = ("_base", "_changed", "_looked", "_on_look", "facts")
 
-    def __init__(self, facts: tuple[ModelLoad, ...], base: Sequence[bytes], changed: Buffer = _NOTHING) -> None:
+    def __init__(
+        self,
+        facts: tuple[ModelLoad, ...],
+        base: Sequence[bytes],
+        changed: bytes = _NOTHING,
+        on_look: Callable[[Loads, bytes], None] | None = None,
+    ) -> None:
         self.facts = facts
         self._base = base
         self._changed = changed
-        self._newer: dict[int, bytes] | None = None
-        self._made: dict[int, ModelLoad] | None = None
+        self._on_look = on_look
+        self._looked: tuple[dict[int, bytes], dict[int, ModelLoad]] | None = None
 
     def __len__(self) -> int:
         return len(self.facts)
@@ -146,22 +155,23 @@ class Loads(Sequence[ModelLoad]):
     def __getitem__(self, index: int | slice) -> ModelLoad | Sequence[ModelLoad]:
         if isinstance(index, slice):
             return [self[at] for at in range(*index.indices(len(self.facts)))]
-        if self._made is None:
-            self._made = {}
-        made = self._made.get(index)
-        if made is None:
+        changed, made = self._looked or self._look()
+        load = made.get(index)
+        if load is None:
             facts = self.facts[index]
             at = index if index >= 0 else index + len(self.facts)
-            made = self._made[index] = _with_numbers(facts, self._changes().get(at) or self._base[at])
-        return made
+            load = made[index] = _with_numbers(facts, changed.get(at) or self._base[at])
+        return load
 
-    def _changes(self) -> dict[int, bytes]:
-        if self._newer is None:
-            try:
-                self._newer = _decode_loads(self._changed)[1] if self._changed else {}
-            except CodecError:
-                self._newer = {}
-        return self._newer
+    def _look(self) -> tuple[dict[int, bytes], dict[int, ModelLoad]]:
+        changed: dict[int, bytes] = {}
+        if self._on_look is not None:
+            self._on_look(self, self._changed)
+        if self._changed:
+            with contextlib.suppress(CodecError):
+                changed = _decode_loads(self._changed)[1]
+        self._looked = changed, {}
+        return self._looked
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and tuple(self) == tuple(other)
@@ -241,12 +251,6 @@ def _described_heartbeat(head: Mapping[str, Any]) -> Heartbeat:
 def _encode_loads(description: bytes, changed: Mapping[int, bytes]) -> bytes:
     """[version, revision of the description, index, numbers, index, numbers, …]."""
     return pack([VERSION, description, *[item for pair in changed.items() for item in pair]])
-
-
-def _belongs(data: bytes, description: bytes) -> bool:
-    """Whether these bytes begin as loads of this description do."""
-    start = 1 if data[:1] < b"\xdc" else 3
-    return len(description) == _REVISION and data[start : start + 3 + _REVISION] == _LOADS_START + description
 
 
 def _decode_loads(data: Buffer) -> tuple[bytes, dict[int, bytes]]:
@@ -342,6 +346,7 @@ class _Known:
         at: when the newest pulse was written.
         named: the revision of the loads in the newest pulse.
         description, loads: the revisions of the parts that were read; b"" for none.
+        mark: how loads of this description begin, after the length of their array.
         said: what the description says besides numbers, as it was packed.
         head: the heartbeat that this makes.
         base: the numbers in the description.
@@ -355,10 +360,32 @@ class _Known:
     named: bytes = _NOTHING
     description: bytes = _NOTHING
     loads: bytes = _NOTHING
+    mark: bytes = _NOTHING
     said: Mapping[str, Any] | None = None
     head: Heartbeat | None = None
     models: Loads = dataclasses.field(default_factory=lambda: Loads((), ()))
     base: tuple[bytes, ...] = ()
+
+    def take(self, data: bytes) -> str:
+        """Take in loads; returns why they cannot be read, or "". Their revision is looked at when somebody looks at them."""
+        if self.head is None:
+            return ""
+        if self.mark not in (data[1:_MARK_END], data[3 : 2 + _MARK_END]):
+            try:
+                description, _ = _decode_loads(data)
+            except CodecError as exc:
+                self.loads = revision(data)
+                return exc.message
+            if description != self.description:
+                return ""  # it comes with the next reading
+        self.loads = self.named
+        self.models = Loads(self.models.facts, self.base, data, self.check)
+        return ""
+
+    def check(self, models: Loads, data: bytes) -> None:
+        """Read the loads again if they are not those that the pulse named: another process wrote them in between."""
+        if models is self.models and revision(data) != self.loads:
+            self.loads = _NOTHING
 
     def decode(self, data: bytes) -> str:
         """Take in a pulse; returns why it cannot be read, or ""."""
@@ -425,15 +452,15 @@ class BeatReader:
             if known.pulse is not None
         ]
 
-    def wanted(self) -> tuple[list[str], list[str]]:
+    def wanted(self) -> tuple[list[bytes], list[bytes]]:
         """The workers whose description, and those whose loads are to be read."""
         descriptions, loads = [], []
-        for known in self._rows:
+        for name, known in zip(self._names, self._rows, strict=True):
             if known.pulse is not None:
                 if new := known.pulse.description != known.description:
-                    descriptions.append(known.worker)
+                    descriptions.append(name)
                 if new or known.named != known.loads:
-                    loads.append(known.worker)
+                    loads.append(name)
         return descriptions, loads
 
     def described(self, worker: str, data: Buffer | None) -> str:
@@ -441,7 +468,7 @@ class BeatReader:
         known = self._known[worker]
         if data is None or (now := revision(data)) == known.description:
             return ""
-        known.description, known.loads = now, _NOTHING
+        known.description, known.loads, known.mark = now, _NOTHING, _LOADS_START + now
         try:
             said, known.base = _unpack_description(data)
             if known.head is None or said != known.said:  # else only numbers have changed
@@ -457,22 +484,17 @@ class BeatReader:
         known.models = Loads(known.models.facts, known.base)
         return ""
 
-    def loaded(self, worker: str, data: bytes | None) -> str:
-        """Take in loads, after the description; returns why they cannot be read, or ""."""
-        known = self._known[worker]
-        if data is None or known.head is None or (now := revision(data)) == known.loads:
-            return ""
-        if not _belongs(data, known.description):
-            try:
-                description, _ = _decode_loads(data)
-            except CodecError as exc:
-                known.loads = now
-                return exc.message
-            if description != known.description:
-                return ""  # it comes with the next reading
-        known.loads = now
-        known.models = Loads(known.models.facts, known.base, data)
-        return ""
+    def loaded(self, loads: Mapping[bytes, bytes | None]) -> dict[str, str]:
+        """Take in loads by worker, after the descriptions, as far as they have changed.
+
+        Returns:
+            By worker, why its loads cannot be read.
+        """
+        return {
+            known.worker: problem
+            for name, known in zip(self._names, self._rows, strict=True)
+            if known.named != known.loads and (data := loads.get(name)) is not None and (problem := known.take(data))
+        }
 
     def heartbeats(self) -> list[Heartbeat]:
         """The heartbeats of all workers whose pulse and description could be read."""

@@ -58,7 +58,7 @@ class Store:
         if descriptions:
             assert not self.reader.described(worker, self.description or None)
         if loads:
-            assert not self.reader.loaded(worker, self.loads or None)
+            assert not self.reader.loaded({worker.encode(): self.loads or None})
         return next(iter(self.reader.heartbeats()), None)
 
 
@@ -215,7 +215,7 @@ def test_any_bytes_are_a_part_or_an_error(data: bytes) -> None:
     reader, parts = BeatReader(), BeatWriter().parts(BEAT)
     reader.read([BEAT.worker.encode()], [parts.pulse])
     assert not reader.described(BEAT.worker, parts.description)
-    assert reader.loaded(BEAT.worker, data)
+    assert reader.loaded({BEAT.worker.encode(): data})
     assert reader.heartbeats() == [BEAT]
 
 
@@ -240,7 +240,7 @@ def test_whoever_has_left_is_forgotten() -> None:
     store.reader.read([], [])
     assert store.reader.heartbeats() == []
     store.reader.read([b"worker-1"], [store.pulse])
-    assert store.reader.wanted() == (["worker-1"], ["worker-1"])
+    assert store.reader.wanted() == ([b"worker-1"], [b"worker-1"])
 
 
 @given(st.builds(Pulse, names, names, st.just(5.5), st.booleans(), st.booleans(), st.binary(), st.binary()))
@@ -297,6 +297,25 @@ def test_numbers_that_are_written_again_with_new_ones_leave_the_facts_the_same_o
     assert facts_of(first.models) is facts_of(second.models)
 
 
+def test_loads_that_the_pulse_does_not_name_are_read_again_once_somebody_looked() -> None:
+    store, writer, beat = Store(), BeatWriter(), many(5)
+    store.write(writer.parts(beat))
+    store.read()
+    parts = writer.parts(busy(beat, [1], 7))
+    other = BeatWriter()
+    other.parts(beat)
+    store.write(dataclasses.replace(parts, loads=other.parts(busy(beat, [1], 8)).loads))
+    seen = store.read()
+    assert seen is not None
+    assert store.reader.wanted() == ([], [])
+    assert seen.models[1].lag == 8
+    assert store.reader.wanted() == ([], [b"worker-1"])
+    store.loads = parts.loads or b""
+    again = store.read()
+    assert again is not None
+    assert (again.models[1].lag, store.reader.wanted()) == (7, ([], []))
+
+
 def test_parts_that_are_written_again_are_not_read_again() -> None:
     store, writer, beat = Store(), BeatWriter(), many(5)
     for lag in range(2 * REWRITE):
@@ -305,7 +324,7 @@ def test_parts_that_are_written_again_are_not_read_again() -> None:
         store.write(parts)
         store.reader.read([beat.worker.encode()], [parts.pulse])
         descriptions, _ = store.reader.wanted()
-        assert descriptions == ([beat.worker] if lag == 0 else [])
+        assert descriptions == ([beat.worker.encode()] if lag == 0 else [])
         assert store.read() == beat
 
 

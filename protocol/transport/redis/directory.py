@@ -142,13 +142,13 @@ class RedisDirectory:
         missing = [worker for worker in names if worker not in found and worker in self._old_workers]
         return [*found.values(), *(await self._old_beats(missing)).values()]
 
-    async def _everybody(self, *, with_loads: bool = False) -> tuple[dict[str, Heartbeat], dict[str, bytes | None]]:
+    async def _everybody(self, *, with_loads: bool = False) -> tuple[dict[str, Heartbeat], dict[bytes, bytes | None]]:
         """Read all pulses; returns the heartbeats of workers that have none, or a stale one, and all loads if they are wanted."""
         packed = self._read_all_packed if with_loads else self._read_pulses_packed
         time, flat, old, *more = await self._client.call_packed(packed, 3 + with_loads)
         for worker, problem in self._reader.read(flat[::2], flat[1::2]).items():
             self._complain(worker, problem)
-        loads = dict(zip(map(_text, more[0][::2]), more[0][1::2], strict=True)) if more else {}
+        loads = dict(zip(more[0][::2], more[0][1::2], strict=True)) if more else {}
         if not old:
             self._old_workers = set()
             return {}, loads
@@ -158,24 +158,23 @@ class RedisDirectory:
         self._old_workers = {worker for worker in names if worker not in pulses}
         return await self._old_beats(names), loads
 
-    async def _read_parts(self, loads: dict[str, bytes | None]) -> None:
+    async def _read_parts(self, loads: dict[bytes, bytes | None]) -> None:
         """Read the parts that have changed. Where most loads do, they came with the pulses: that saves a round trip."""
         reader = self._reader
         described, loaded = reader.wanted()
         self._most_change = len(loaded) > MANY_LOADS
-        missing = [worker for worker in loaded if worker not in loads]
+        missing = [name for name in loaded if name not in loads]
         commands = [
             ("HMGET", key, *names) for key, names in ((self._keys[1], described), (self._keys[2], missing)) if names
         ]
         replies = await self._call(commands) if commands else []
         if described:
-            for worker, value in zip(described, replies[0], strict=True):
-                self._complain(worker, reader.described(worker, value))
+            for name, value in zip(described, replies[0], strict=True):
+                self._complain(_text(name), reader.described(_text(name), value))
         if missing:
             loads.update(zip(missing, replies[-1], strict=True))
-        for worker in loaded:
-            if problem := reader.loaded(worker, loads[worker]):
-                self._complain(worker, problem)
+        for worker, problem in reader.loaded(loads).items():
+            self._complain(worker, problem)
 
     def _pulses(self, pairs: Iterable[tuple[str, bytes | None]]) -> dict[str, Pulse]:
         found = {}
