@@ -117,7 +117,7 @@ def _with_numbers(facts: ModelLoad, packed: bytes) -> ModelLoad:
 
 
 class Loads(Sequence[ModelLoad]):
-    """The models of a heartbeat. Their numbers are unpacked when they are looked at.
+    """The models of a heartbeat. Their numbers are unpacked whenever they are looked at.
 
     Args:
         base: the numbers of each in the description.
@@ -128,7 +128,7 @@ class Loads(Sequence[ModelLoad]):
         facts: the same models without numbers; one object as long as nothing but numbers changes.
     """
 
-    __slots__ = ("_base", "_changed", "_looked", "_on_look", "facts")
+    __slots__ = ("_base", "_changed", "_newer", "_on_look", "facts")
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class Loads(Sequence[ModelLoad]):
         self._base = base
         self._changed = changed
         self._on_look = on_look
-        self._looked: tuple[dict[int, bytes], dict[int, ModelLoad]] | None = None
+        self._newer: dict[int, bytes] | None = None
 
     def __len__(self) -> int:
         return len(self.facts)
@@ -155,23 +155,18 @@ class Loads(Sequence[ModelLoad]):
     def __getitem__(self, index: int | slice) -> ModelLoad | Sequence[ModelLoad]:
         if isinstance(index, slice):
             return [self[at] for at in range(*index.indices(len(self.facts)))]
-        changed, made = self._looked or self._look()
-        load = made.get(index)
-        if load is None:
-            facts = self.facts[index]
-            at = index if index >= 0 else index + len(self.facts)
-            load = made[index] = _with_numbers(facts, changed.get(at) or self._base[at])
-        return load
+        at = index if index >= 0 else index + len(self.facts)
+        changed = self._look() if self._newer is None else self._newer
+        return _with_numbers(self.facts[index], changed.get(at) or self._base[at])
 
-    def _look(self) -> tuple[dict[int, bytes], dict[int, ModelLoad]]:
-        changed: dict[int, bytes] = {}
+    def _look(self) -> dict[int, bytes]:
+        self._newer = {}
         if self._on_look is not None:
             self._on_look(self, self._changed)
         if self._changed:
             with contextlib.suppress(CodecError):
-                changed = _decode_loads(self._changed)[1]
-        self._looked = changed, {}
-        return self._looked
+                self._newer = _decode_loads(self._changed)[1]
+        return self._newer
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and tuple(self) == tuple(other)
