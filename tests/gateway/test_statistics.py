@@ -47,8 +47,8 @@ def test_workers_show_their_own_counts() -> None:
 
     assert [(w["worker"], w["age_s"], w["inference_count"]) for w in first["workers"]] == [("a", 0.0, 6), ("b", 2.0, 5)]
     assert first["workers"][0] == {
-        "worker": "a", "host": "h", "pid": 1, "age_s": 0.0, "state": "READY", "queued_requests": 2, "running_rows": 4,
-        "lag": 9, "inference_count": 6,
+        "worker": "a", "host": "h", "pid": 1, "age_s": 0.0, "state": "READY", "restarts": 0, "queued_requests": 2,
+        "running_rows": 4, "lag": 9, "inference_count": 6,
     }  # fmt: skip
     assert [w["worker"] for w in second["workers"]] == ["c"]
 

@@ -32,9 +32,9 @@ def wait_for(what: str, check: Callable[[], Any], within: float = START_WITHIN, 
 
 
 class Process:
-    """One `penstock` command, its log in a file."""
+    """One `penstock` command, its log in a file; of the source tree in this folder, if one is named."""
 
-    def __init__(self, name: str, log: Path, *arguments: str) -> None:
+    def __init__(self, name: str, log: Path, *arguments: str, tree: Path | None = None) -> None:
         self.name, self.log = name, log
         self.http_port, self.grpc_port, self.metrics_port = free_port(), free_port(), free_port()
         ports = ["--metrics-port", str(self.metrics_port)]
@@ -48,7 +48,8 @@ class Process:
             stdout=self._file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            cwd=tree,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"} | ({"PYTHONPATH": str(tree)} if tree else {}),
         )
 
     @property
@@ -108,16 +109,16 @@ class Fleet:
         self.workers: list[Process] = []
         self.scalers: list[Process] = []
 
-    def add_gateway(self, *flags: str) -> Process:
+    def add_gateway(self, *flags: str, tree: Path | None = None) -> Process:
         name = f"gateway-{len(self.gateways)}"
-        self.gateways.append(Process(name, self.folder / f"{name}.log", "gateway", *self._servers, *flags))
+        self.gateways.append(Process(name, self.folder / f"{name}.log", "gateway", *self._servers, *flags, tree=tree))
         return self.gateways[-1]
 
-    def add_worker(self, *flags: str, name: str = "") -> Process:
+    def add_worker(self, *flags: str, name: str = "", tree: Path | None = None) -> Process:
         name = name or f"worker-{len(self.workers)}"
         repository = ("--model-repository", str(self.repository))
         arguments = ("worker", *self._servers, *repository, "--worker", name, *flags)
-        self.workers.append(Process(name, self.folder / f"{name}.log", *arguments))
+        self.workers.append(Process(name, self.folder / f"{name}.log", *arguments, tree=tree))
         return self.workers[-1]
 
     def add_scaler(self, *flags: str) -> Process:

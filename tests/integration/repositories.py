@@ -39,6 +39,20 @@ COUNT = """
 """
 """Takes as many milliseconds as its number says, after noting it in a file of its process."""
 
+PLUS = """
+    import time
+
+    class Model:
+        inputs = {"X": ("FP32", [1])}
+        outputs = {"Y": ("FP32", [1])}
+        max_batch_size = 8
+
+        def predict(self, X):
+            time.sleep(0.005)
+            return {"Y": X + %d}
+"""
+"""Adds a number to X, in five milliseconds per batch."""
+
 
 def write_model(repository: Path, name: str, code: str) -> None:
     """A Python model of one version."""

@@ -6,9 +6,7 @@ import base64
 import contextlib
 import shutil
 import statistics
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +14,11 @@ import httpx
 import pytest
 
 from tests.integration.fleet import Fleet, Process, fleet, wait_for
-from tests.integration.repositories import write_model
+from tests.integration.repositories import PLUS, write_model
+from tests.integration.traffic import Traffic
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(240)]
 
-PLUS = """
-    import time
-
-    class Model:
-        inputs = {"X": ("FP32", [1])}
-        outputs = {"Y": ("FP32", [1])}
-        max_batch_size = 8
-
-        def predict(self, X):
-            time.sleep(0.005)
-            return {"Y": X + %d}
-"""
 EXPLICIT = ("--model-control-mode", "explicit", "--unload-grace", "5")
 
 
@@ -82,49 +69,6 @@ def answer(gateway: Process, model: str = "plus") -> float:
     found = infer(gateway, model)
     assert found.status_code == 200, found.text
     return float(found.json()["outputs"][0]["data"][0])
-
-
-class Traffic:
-    """Callers that call until they are stopped.
-
-    Attributes:
-        answers: (when it was sent, seconds, status, value or text) of each call.
-    """
-
-    def __init__(self, running: Fleet, callers: int = 4) -> None:
-        self.answers: list[tuple[float, float, int, Any]] = []
-        self._urls = [gateway.url for gateway in running.gateways if gateway.process.poll() is None]
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._call, args=(number,)) for number in range(callers)]
-
-    def __enter__(self) -> Traffic:
-        for thread in self._threads:
-            thread.start()
-        wait_for("traffic", lambda: len(self.answers) > 100)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _call(self, number: int) -> None:
-        body = {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 1], "data": [1.0]}]}
-        with httpx.Client(base_url=self._urls[number % len(self._urls)], timeout=60) as client:
-            while not self._stop.is_set():
-                began = time.monotonic()
-                found = client.post("/v2/models/plus/infer", json=body)
-                value = found.json()["outputs"][0]["data"][0] if found.status_code == 200 else found.text
-                self.answers.append((began, time.monotonic() - began, found.status_code, value))
-
-    def while_(self, change: Callable[[], Any]) -> tuple[float, float]:
-        """Make a change, and call on for a while; the moments between which it was made."""
-        began = time.monotonic()
-        change()
-        end = time.monotonic()
-        many = len(self.answers) + 200
-        wait_for("more traffic", lambda: len(self.answers) > many)
-        return began, end
 
 
 def test_one_call_loads_a_model_on_every_worker_and_on_those_that_start_later(site: Fleet) -> None:
