@@ -41,9 +41,9 @@ from protocol.transport import open_transport
 from protocol.transport.settings import TransportSettings
 
 WORKERS: Final = 4
-SETTLE: Final = 10.0
+SETTLE: Final = 6.0
 """Seconds between the last model's start and the measurement of idleness."""
-READY_WITHIN: Final = 360.0
+READY_WITHIN: Final = 180.0
 CALLERS: Final = 16
 PUBLISHED: Final = 200
 """Announcements of one call."""

@@ -161,14 +161,8 @@ class RemoteBus:
         return int(await self._call("ensure_compacted" if compacted else "ensure_topic", topic, partitions))
 
     async def raise_partitions(self, topic: str, partitions: int) -> int:
-        """Not offered: partitions are for workers.
-
-        Raises:
-            Unsupported: always.
-        """
-        raise Unsupported(
-            "'raise_partitions' is not offered to the processes that take calls: workers are where the log is"
-        )
+        """See `Bus.raise_partitions`."""
+        return int(await self._call("raise_partitions", topic, partitions))
 
     async def partitions(self, topic: str) -> int:
         """See `Bus.partitions`."""
