@@ -7,10 +7,10 @@ CLIENTS := .venv-clients
 LOCK := requirements-dev.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench fuzz fleet verify lock clean
+.PHONY: help demo test lint bench fuzz fleet dashboards verify kubernetes lock clean
 
 help: ## what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(DEMO)/.ready ## classify handwritten digits with a one-process fleet (about a minute the first time)
 	$(DEMO)/bin/python examples/digits/demo.py
@@ -39,8 +39,17 @@ fuzz: $(DEV)/.ready ## a million hostile inputs to the codecs and over HTTP, 200
 fleet: $(DEV)/.ready ## a real broker, Redis, a gateway and two workers with the demo's model, until Ctrl-C
 	$(DEV)/bin/python -m infra.local fleet --model-repository examples/digits/models
 
+dashboards: $(DEV)/.ready ## the same with Prometheus and its dashboard (needs Debian's prometheus), and some calls to see
+	$(DEV)/bin/python -m infra.local dashboards --model-repository examples/digits/models $(ARGS)
+
 verify: $(DEV)/.ready ## break a fleet on a real broker and a real Redis on purpose, and judge what it promises
 	$(DEV)/bin/python -m infra.local verify $(ARGS)
+
+kubernetes: $(DEV)/.ready ## install the Helm chart on a real control plane and let KEDA scale it (minutes; builds them the first time)
+	$(DEV)/bin/python -m infra.kubernetes fetch --within $(BUILD_WITHIN)
+	PENSTOCK_KUBERNETES_BUILT_ONLY=1 $(DEV)/bin/python -m pytest -m kubernetes -rs tests/kubernetes $(ARGS)
+
+BUILD_WITHIN ?= 7200
 
 lock: ## pin what CI installs
 	$(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install -q '.[onnx,torch,parquet,images,grpc,s3,loadtest,local,dev]'

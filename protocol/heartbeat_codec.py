@@ -14,6 +14,8 @@ from protocol.tensors import Buffer
 SECRET_KEY: Final = b"/signing-secret"
 """Key of the catalogue's only record that is not an announcement: the gateways' random signing secret. No model's name is empty."""
 SECRET_BYTES: Final = 32
+WAITING: Final = 6
+"""Fields of `encode_waiting`."""
 
 
 def encode_announcement(entry: Announcement) -> tuple[bytes, bytes]:
@@ -117,6 +119,8 @@ def _count(value: Any) -> int:
 def _optional(load: ModelLoad) -> list[Any]:
     """Fields that were added: only as many as say something, and in this order for ever."""
     lane = [load.digest, load.batch_partitions, load.batch_lag, load.batch_queued_rows]
+    if load.unanswered is not None:
+        return [*lane, load.unready, load.runs, load.executed, load.last_inference, *encode_waiting(load)]
     if load.runs or load.executed or load.last_inference:
         return [*lane, load.unready, load.runs, load.executed, load.last_inference]
     if load.unready:
@@ -133,7 +137,22 @@ def _added(fields: list[Any]) -> Any:
     lane = [str(fields[0]), tuple(fields[1]), fields[2], fields[3], *map(str, fields[4:5])]
     if len(fields) < 8:
         return lane
-    return [*lane, tuple([tuple(run) for run in fields[5]]), fields[6], fields[7]]
+    return [*lane, tuple([tuple(run) for run in fields[5]]), fields[6], fields[7], *decode_waiting(fields[8:])]
+
+
+def encode_waiting(load: ModelLoad) -> list[Any]:
+    """What a worker says of its unanswered requests, as plain data; nothing if it does not say."""
+    if load.unanswered is None:
+        return []
+    age = micros(load.batch_oldest_age)
+    return [load.unanswered, load.unread, load.batch_unanswered, load.batch_unread, age, load.batch_running_rows]
+
+
+def decode_waiting(fields: list[Any]) -> list[Any]:
+    """The inverse of `encode_waiting`; [] if the sender did not know all of it. Raises `TypeError` if it is not that."""
+    if len(fields) < WAITING:
+        return []
+    return [*fields[:4], fields[4] / 1e6, fields[5]]
 
 
 def decode_heartbeat(data: Buffer) -> Heartbeat:

@@ -25,7 +25,7 @@ from typing import Any, Final, overload
 from protocol.codec import micros
 from protocol.errors import CodecError, quoted
 from protocol.frames import pack, unpack
-from protocol.heartbeat_codec import decode_progress, encode_progress
+from protocol.heartbeat_codec import decode_progress, decode_waiting, encode_progress, encode_waiting
 from protocol.messages import Heartbeat, ModelLoad, ModelState, Pulse
 from protocol.tensors import Buffer
 
@@ -94,11 +94,11 @@ def _pulse_parts(pulse: Pulse, data: bytes) -> tuple[bytes, bytes] | None:
 
 
 def _numbers(load: ModelLoad) -> bytes:
-    """What changes with traffic. New fields go to the end, before the runs: readers take as many as they know."""
+    """What changes with traffic. New fields go to the end: readers take as many as they know."""
     return pack(
         [
             load.queued_rows, load.queued_requests, load.running_rows, load.lag, micros(load.oldest_age), load.batch_lag,
-            load.batch_queued_rows, load.executed, load.last_inference, load.runs,
+            load.batch_queued_rows, load.executed, load.last_inference, load.runs, *encode_waiting(load),
         ]
     )  # fmt: skip
 
@@ -106,11 +106,11 @@ def _numbers(load: ModelLoad) -> bytes:
 def _with_numbers(facts: ModelLoad, packed: bytes) -> ModelLoad:
     """The model with its numbers; without them if they cannot be read."""
     try:
-        queued, requests, running, lag, age, batch_lag, batch_queued, executed, last, runs = unpack(packed)[:10]
+        queued, requests, running, lag, age, batch_lag, batch_queued, executed, last, runs, *more = unpack(packed)
         return ModelLoad(
             facts.model, facts.version, facts.state, facts.partitions, queued, requests, running, lag, age / 1e6, {}, {},
             facts.digest, facts.batch_partitions, batch_lag, batch_queued, facts.unready,
-            tuple([tuple(run) for run in runs]), executed, last,
+            tuple([tuple(run) for run in runs]), executed, last, *decode_waiting(more),
         )  # fmt: skip
     except (CodecError, TypeError, ValueError, KeyError, OverflowError):
         return facts

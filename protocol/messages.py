@@ -208,6 +208,10 @@ class ModelLoad:
         runs: how long batches took since it was loaded; see `protocol.model_stats.merge_runs`.
         executed: rows that it has answered with success since then.
         last_inference: when it last did, in whole seconds since the epoch; 0 for never.
+        unanswered: requests that it has taken in and not answered; None if the worker is of a version that does not say.
+        unread: records in its partitions that it has not fetched.
+        batch_unanswered, batch_unread, batch_oldest_age: the same of the batch lane.
+        batch_running_rows: those of `running_rows` that are the batch lane's.
     """
 
     model: str
@@ -229,6 +233,12 @@ class ModelLoad:
     runs: Runs = ()
     executed: int = 0
     last_inference: int = 0
+    unanswered: int | None = None
+    unread: int = 0
+    batch_unanswered: int = 0
+    batch_unread: int = 0
+    batch_oldest_age: float = 0.0
+    batch_running_rows: int = 0
 
 
 class Outcome(enum.StrEnum):

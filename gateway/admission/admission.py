@@ -64,7 +64,7 @@ class Admission:
     Attributes:
         calls, size: waiting now; `size` includes bodies that are being read.
         polls: waiting long polls.
-        expected: seconds until a topic without workers has one, as they took before; None if that is not known.
+        expected: seconds until the requests of a topic are answered, of which so many wait here; None if that is not known.
     """
 
     __slots__ = (
@@ -81,7 +81,7 @@ class Admission:
         self._left = 0
         self._rate = 0.0
         self._measured_at: float | None = None
-        self.expected: Callable[[str], float | None] = lambda topic: None
+        self.expected: Callable[[str, int], float | None] = lambda topic, waiting: None
 
     def check(self) -> None:
         """Refuse early, before the model and the size of the call are known.
@@ -102,7 +102,7 @@ class Admission:
             size: bytes that the call holds.
 
         Raises:
-            Exhausted: a limit is reached; `retry_after` is the time to answer the calls that now wait, at the measured rate.
+            Exhausted: a limit is reached; `retry_after` is the time to answer those that now wait.
         """
         limits, budget, free = self._limits, self._budget, self._limits.calls - self.calls
         if free <= 0:
@@ -191,8 +191,8 @@ class Admission:
         self._left = 0
 
     def retry_after(self, waiting: int, topic: str = "") -> float:
-        """Whole seconds, 1 to 60, until `waiting` calls are answered at the measured rate, or until the topic has a worker."""
-        seconds = self.expected(topic) if topic else None
+        """Whole seconds, 1 to 60, until `waiting` calls are answered: as expected of the topic, else at the measured rate."""
+        seconds = self.expected(topic, waiting) if topic else None
         if seconds is not None:
             return float(min(max(math.ceil(seconds), _RETRY_LOW), _RETRY_HIGH))
         if self._rate <= 0:

@@ -19,6 +19,7 @@ from gateway.aliases.table import AliasTable
 from gateway.calls.batch_topics import BatchTopics
 from gateway.calls.completion import Completion
 from gateway.calls.control_topic import ControlTopic
+from gateway.calls.expected import ExpectedWait
 from gateway.calls.lanes import PARAMETER, lane_of
 from gateway.calls.pending import Call
 from gateway.calls.positions import Positions
@@ -228,8 +229,11 @@ class Service:
             transport.bus, transport.results, self.names, self.catalogue, self.clock, self.settings.worker_timeout
         )
         self.completion.has_worker = self._has_worker
+        expected = ExpectedWait(
+            self.capacity, self.settings.worker_timeout, scaling.fleet.seconds_to_worker, self.clock
+        )
         for admission in (self.admissions.interactive, self.admissions.batch):
-            admission.expected = scaling.fleet.seconds_to_worker
+            admission.expected = expected.seconds
         return hints, scaling
 
     def _has_worker(self, model: str, version: str) -> bool:

@@ -10,12 +10,13 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from gateway.backlog import MAX_COUNT, held
+from gateway.backlog import count as counted
 from protocol.codec import MAX_NUMBER
-from protocol.messages import Heartbeat, ModelLoad
+from protocol.messages import Heartbeat, Lane, ModelLoad
 
 MAX_PARTITIONS: Final = 4096
 """Partitions of one heartbeat that are looked at."""
-MAX_ROWS: Final = 10**9
 _MAX_SECONDS: Final = 3600.0
 _MAX_SIZES: Final = 256
 """Batch sizes of one heartbeat that are looked at."""
@@ -63,7 +64,7 @@ def worker_load(beat: Heartbeat, load: ModelLoad, max_batch: int, instances: int
     seconds, flat = _full_batch(_classes(load.runs) or _times(load.statistics), max_batch)
     return WorkerLoad(
         beat.worker, partitions_of(load.partitions), _rows(load, full), beat.at, full, full / seconds if seconds else 0.0, flat,
-        beat.draining, _count(load.executed, MAX_NUMBER) or _executed(load.statistics),
+        beat.draining, counted(load.executed, MAX_NUMBER) or _executed(load.statistics),
     )  # fmt: skip
 
 
@@ -74,20 +75,13 @@ def partitions_of(claimed: Iterable[object]) -> tuple[int, ...]:
 
 
 def _rows(load: ModelLoad, full: int) -> int:
-    """Rows queued, running, and in the log. A worker whose queue is short has read its log: the lag is then not yet committed."""
-    queued = _count(load.queued_rows)
-    rows = queued + _count(load.running_rows)
-    if queued >= 2 * full:
-        rows = max(rows, _count(load.lag) * max(1, queued // max(1, _count(load.queued_requests))))
-    return min(rows, MAX_ROWS)
+    """Rows that a new one waits for: those of the interactive lane, and those of the batch lane that run."""
+    waiting = held(load, Lane.INTERACTIVE, full, draining=False).rows + counted(load.batch_running_rows)
+    return min(max(waiting, counted(load.queued_rows) + counted(load.running_rows)), MAX_COUNT)
 
 
 def _executed(statistics: object) -> int:
-    return _count(statistics.get("inference_count"), MAX_NUMBER) if isinstance(statistics, Mapping) else 0
-
-
-def _count(value: object, most: int = MAX_ROWS) -> int:
-    return min(value, most) if type(value) is int and value > 0 else 0
+    return counted(statistics.get("inference_count"), MAX_NUMBER) if isinstance(statistics, Mapping) else 0
 
 
 def full_batch(statistics: object, max_batch: int) -> tuple[float, bool | None]:
@@ -124,7 +118,7 @@ def _classes(runs: Iterable[Any]) -> list[tuple[float, int, float]]:
             batches, in_all, ns = entry
         except (TypeError, ValueError):
             continue
-        count, rows, total = _count(batches), _count(in_all, MAX_NUMBER), _count(ns, MAX_NUMBER)
+        count, rows, total = counted(batches), counted(in_all, MAX_NUMBER), counted(ns, MAX_NUMBER)
         if count and rows and total < count * _MAX_SECONDS * 1e9:
             times.append((rows / count, count, total / 1e9))
     return times
@@ -137,7 +131,7 @@ def _times(statistics: object) -> list[tuple[float, int, float]]:
     for entry in listed[:_MAX_SIZES] if isinstance(listed, list | tuple) else ():
         try:
             ran = entry["compute_infer"]
-            size, count, total = _count(entry["batch_size"]), _count(ran["count"]), _count(ran["ns"], MAX_NUMBER)
+            size, count, total = counted(entry["batch_size"]), counted(ran["count"]), counted(ran["ns"], MAX_NUMBER)
         except (TypeError, KeyError, IndexError):
             continue
         if size and count and total < count * _MAX_SECONDS * 1e9:

@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from gateway.backlog import NOTHING, Backlog, LogFacts, count, held, is_full, unowned
 from gateway.routing.loads import WorkerLoad, partitions_of, worker_load
-from gateway.scaling.backlog import NOTHING, Backlog, LogFacts, count, held, unowned
 from gateway.scaling.drain import Demand, time_to_drain, workers_needed
 from gateway.scaling.pace import Pace, Progress
 from gateway.scaling.wanted import ColdStart, Policy, WantedWorkers
@@ -42,7 +42,8 @@ class LaneScaling:
         rate: rows per second of the ready workers together; 0 without one, None if unknown.
         drain: seconds until its rows have run, those of the interactive lane first; None if unknown.
         ready: workers that serve the version and are not shutting down.
-        wanted: workers that the version needs, by the default policy.
+        wanted: workers that the version needs, by the default policy; may be more than its topic has partitions.
+        partitions: of its interactive topic: as many workers serve it at most; 0 if unknown.
     """
 
     model: str
@@ -53,6 +54,7 @@ class LaneScaling:
     drain: float | None
     ready: int
     wanted: int
+    partitions: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class _Load:
 
     def progress(self) -> Progress:
         beat, known = self.beat, self.known
-        saturated = self.alone and count(self.load.queued_rows) >= 2 * known.full
+        saturated = self.alone and is_full(self.load, known.full)
         return Progress(
             f"{beat.worker} {beat.incarnation}", known.executed, known.speed, saturated, known.full, beat.at
         )
@@ -375,6 +377,8 @@ class FleetScaling:
         version = self._versions.get(key) or _Version(self._policy)
         first, second = version.backlogs
         rate, ready, wanted = version.rate(), len(version.ready), version.group.wanted
+        shape = self._shape(key)
+        partitions = 0 if shape is None else shape.partitions
 
         def drained(rows: int) -> float | None:
             if rate is None:
@@ -383,6 +387,6 @@ class FleetScaling:
 
         batch = drained(first.rows + second.rows) if second.rows else 0.0
         return (
-            LaneScaling(*key, Lane.INTERACTIVE, first, rate, drained(first.rows), ready, wanted),
-            LaneScaling(*key, Lane.BATCH, second, rate, batch, ready, wanted),
+            LaneScaling(*key, Lane.INTERACTIVE, first, rate, drained(first.rows), ready, wanted, partitions),
+            LaneScaling(*key, Lane.BATCH, second, rate, batch, ready, wanted, partitions),
         )

@@ -13,10 +13,10 @@ import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
+from gateway.backlog import LogFacts
 from gateway.catalogue.catalogue import Catalogue, RequestQueue, Served
 from gateway.routing.capacity import instances_of
 from gateway.routing.loads import full_batch
-from gateway.scaling.backlog import LogFacts
 from gateway.scaling.fleet import FleetScaling, Key
 from gateway.scaling.records import RecordReader, Waiting
 from protocol.errors import FleetError

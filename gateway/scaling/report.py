@@ -27,6 +27,7 @@ def entry(lane: LaneScaling) -> dict[str, Any]:
         "time_to_drain_ms": _milliseconds(lane.drain),
         "ready_workers": lane.ready,
         "wanted_workers": lane.wanted,
+        "partitions": lane.partitions,
     }
 
 

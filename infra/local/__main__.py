@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import click
 
-from infra.local import cluster_faults, faults, jars, java, redis
+from infra.local import cluster_faults, dashboards, faults, jars, java, redis
 from infra.local.cluster import Cluster, cluster
 from infra.local.fleet import fleet
 from infra.local.kafka import Jvm
@@ -148,6 +148,45 @@ def run_fleet(repositories: tuple[Path, ...], workers: int, http_port: int, data
             print(f"kafka    {running.backing.kafka}\nredis    {running.backing.redis}\ngateway  {running.url}")
             print(f"\n  penstock models --url {running.url}\n\nCtrl-C drains and stops everything.", flush=True)
             _watch(running.started)
+
+
+@main.command("dashboards")
+@click.option(
+    "--model-repository",
+    "repositories",
+    multiple=True,
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Models that the workers serve; may be repeated.",
+)
+@click.option("--workers", default=2, show_default=True, help="How many workers.")
+@click.option("--http-port", default=8000, show_default=True, help="The gateway's port on loopback.")
+@click.option("--port", default=9090, show_default=True, help="Prometheus' port on loopback.")
+@click.option(
+    "--calls", "a_second", default=20.0, show_default=True, help="Calls a second, so that there is something to see."
+)
+@click.option(
+    "--picture",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Take this picture (PNG) and end; needs Chromium.",
+)
+@click.option("--after", default=120.0, show_default=True, help="Seconds until the picture.")
+def run_dashboards(  # noqa: PLR0913  # options of a command
+    repositories: tuple[Path, ...], workers: int, http_port: int, port: int, a_second: float, picture: Path | None, after: float
+) -> None:  # fmt: skip
+    """Run a fleet with Prometheus and its dashboard beside it until Ctrl-C."""
+    with _folder_until_interrupted(None) as folder, contextlib.ExitStack() as stack:
+        print(f"starting a fleet and Prometheus; their logs are {folder}/*/server.log", flush=True)
+        running = stack.enter_context(fleet(folder, repositories, workers=workers, http_port=http_port))
+        shown = stack.enter_context(dashboards.watched(running, folder, port=port))
+        if a_second > 0:
+            stack.enter_context(dashboards.calls(running.url, a_second))
+        print(f"gateway     {running.url}\nprometheus  {shown.url}\ndashboard   {shown.page_url}", flush=True)
+        if picture is not None:
+            dashboards.picture_after(after, f"{shown.page_url}?minutes={max(1, round(after / 60))}", picture)
+            return
+        print("\nCtrl-C drains and stops everything.", flush=True)
+        _watch([*running.started, shown])
 
 
 @main.command("verify", context_settings={"ignore_unknown_options": True})

@@ -149,7 +149,13 @@ def _queue(name: str, model: ModelView, limits: Limits) -> Iterator[Anomaly]:
         )
         yield Anomaly(
             "warning", "PenstockBacklogGrows", f"the interactive queue of {name} takes {drain:.0f} s at the present speed",
-            f"start {want}; it has {model.ready_workers}, and {_cap(model)}",
+            f"run {want}; it has {model.ready_workers}, and {_cap(model)}",
+        )  # fmt: skip
+    wanted, most = model.wanted_workers or 0, model.partitions
+    if most is not None and wanted > most and model.ready_workers >= most:
+        yield Anomaly(
+            "warning", "PenstockBacklogGrows", f"{name} needs {wanted} workers, and its topic has {most} partitions",
+            "raise them (docs/operations.md); a worker without a partition idles",
         )  # fmt: skip
     if _is_empty(model, limits):
         yield Anomaly(

@@ -1,37 +1,28 @@
-"""From heartbeats, announcements and totals to the view. Pure.
+"""From heartbeats, announcements, totals and what scaling makes of them to the view. Pure.
 
 Heartbeats are read as a gateway reads them: a number that cannot be true counts as unknown.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from gateway.routing.loads import WorkerLoad, worker_load
+from gateway.routing.loads import partitions_of
+from gateway.scaling.fleet import LaneScaling
 from penstock.status.documents import number
 from penstock.status.view import Key, LaneView, ModelView, WorkerView
 from protocol.errors import ConfigError
-from protocol.messages import Announcement, Heartbeat, ModelLoad, ModelState
+from protocol.messages import Announcement, Heartbeat, ModelState
 from protocol.model_config import ModelConfig
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Shape:
-    """Rows of a version's largest batch, at least 1, and whether its configuration could be read."""
-
-    max_batch: int
-    instances: int
-
-
-def shape_of(config: Mapping[str, Any]) -> Shape:
-    """Of a configuration from the catalogue; batches of one if it cannot be read."""
+def max_batch_of(config: Mapping[str, Any]) -> int:
+    """Rows of the largest batch of a configuration from the catalogue; 1 if it cannot be read."""
     try:
-        read = ModelConfig.from_json(dict(config))
+        return max(1, ModelConfig.from_json(dict(config)).max_batch_size)
     except ConfigError:
-        return Shape(1, 1)
-    return Shape(max(1, read.max_batch_size), max(1, sum(group.count for group in read.instance_groups)))
+        return 1
 
 
 def worker_views(beats: Sequence[Heartbeat], now: float) -> tuple[WorkerView, ...]:
@@ -49,52 +40,51 @@ def _worker(beat: Heartbeat, now: float) -> WorkerView:
     )  # fmt: skip
 
 
+def lane_views(lanes: Iterable[LaneScaling]) -> dict[Key, tuple[LaneView, ...]]:
+    """The lanes of each version, the interactive one first."""
+    found: dict[Key, tuple[LaneView, ...]] = {}
+    for each in lanes:
+        backlog, key = each.backlog, (each.model, each.version)
+        lane = LaneView(each.lane.value, backlog.requests, backlog.rows, backlog.oldest_age, each.drain)
+        found[key] = (*found.get(key, ()), lane)
+    return found
+
+
 def model_views(
-    announced: Mapping[Key, Announcement], totals: Mapping[Key, Mapping[str, Any]], beats: Sequence[Heartbeat]
-) -> tuple[ModelView, ...]:
+    announced: Mapping[Key, Announcement], totals: Mapping[Key, Mapping[str, Any]], beats: Sequence[Heartbeat],
+    lanes: Mapping[Key, tuple[LaneView, ...]],
+) -> tuple[ModelView, ...]:  # fmt: skip
     """Every version that the catalogue has.
 
     Args:
         announced: the newest announcement of each.
         totals: Triton's entry of each (`protocol.model_stats.document`).
         beats: of live workers.
+        lanes: of each version; see `lane_views`.
     """
-    return tuple(_model(entry, totals.get(key, {}), beats) for key, entry in sorted(announced.items()))
+    return tuple(
+        _model(entry, totals.get(key, {}), beats, lanes.get(key, ())) for key, entry in sorted(announced.items())
+    )
 
 
-def _model(entry: Announcement, counted: Mapping[str, Any], beats: Sequence[Heartbeat]) -> ModelView:
-    shape = shape_of(entry.config)
+def _model(
+    entry: Announcement, counted: Mapping[str, Any], beats: Sequence[Heartbeat], lanes: tuple[LaneView, ...]
+) -> ModelView:
     found = [
         (beat, load)
         for beat in beats
         for load in beat.models
         if (load.model, load.version) == (entry.model, entry.version) and load.state is ModelState.READY
     ]
-    loads = [worker_load(beat, load, shape.max_batch, shape.instances) for beat, load in found]
-    owned = {partition for load in loads for partition in load.partitions}
+    owned = {partition for _, load in found for partition in partitions_of(load.partitions)}
     digests = {load.digest for _, load in found if load.digest}
     return ModelView(
-        entry.model, entry.version, entry.state.value, entry.reason,
-        lanes=_lanes([load for _, load in found], loads) if found else (),
-        ready_workers=sum(not load.draining for load in loads), max_batch=shape.max_batch, partitions=entry.partitions,
-        unowned=sum(partition not in owned for partition in range(min(entry.partitions, 4096))), digests=len(digests),
+        entry.model, entry.version, entry.state.value, entry.reason, lanes=lanes,
+        ready_workers=sum(not beat.draining for beat, _ in found), max_batch=max_batch_of(entry.config),
+        partitions=entry.partitions, unowned=sum(partition not in owned for partition in range(min(entry.partitions, 4096))),
+        digests=len(digests),
         rows_run=_count(counted.get("inference_count")), batches_run=_count(counted.get("execution_count")),
     )  # fmt: skip
-
-
-def _lanes(loads: Sequence[ModelLoad], known: Sequence[WorkerLoad]) -> tuple[LaneView, ...]:
-    """What the workers hold. A worker's lag is what it has not committed, answered or not: it bounds what waits from above."""
-    rows, speed = sum(load.rows for load in known), sum(load.speed for load in known)
-    lanes = [
-        LaneView(
-            "interactive", sum(max(_count(load.lag), _count(load.queued_requests)) for load in loads), rows,
-            max(number(load.oldest_age) or 0.0 for load in loads), rows / speed if speed else None if rows else 0.0,
-        )
-    ]  # fmt: skip
-    waiting = sum(_count(load.batch_lag) for load in loads)
-    if waiting:
-        lanes.append(LaneView("batch", waiting, sum(_count(load.batch_queued_rows) for load in loads)))
-    return tuple(lanes)
 
 
 def _count(value: object) -> int:

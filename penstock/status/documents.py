@@ -17,7 +17,7 @@ LANES: Final = ("interactive", "batch")
 MAX_MODELS: Final = 10_000
 """Entries of a document that are looked at."""
 HIDDEN: Final = (
-    "partitions, dead letters, Redis' memory and workers without a model are not visible through a gateway: "
+    "who owns which partition, dead letters, Redis' memory and workers without a model are not visible through a gateway: "
     "add --kafka and --redis"
 )
 UNSCALED: Final = "oldest age, time to drain and wanted workers are unknown: this gateway has no /v2/fleet/scaling"
@@ -62,6 +62,7 @@ def _model(
         *key, text(entry.get("state")) or "UNKNOWN", text(entry.get("reason")),
         lanes=tuple(_lane(lane, of[lane]) for lane in LANES if lane in of) or (_of_workers(beats),),
         ready_workers=len(beats) if told is None else told, wanted_workers=wanted, max_batch=most,
+        partitions=_count(first.get("partitions")) or None,
         rows_run=_count(counted.get("inference_count")) or 0, batches_run=_count(counted.get("execution_count")) or 0,
     )  # fmt: skip
 

@@ -8,10 +8,12 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Final
 
+from gateway.catalogue.catalogue import Catalogue
 from gateway.catalogue.heartbeats import is_sound
+from gateway.scaling.view import ScalingView
 from penstock.dead.letters import ReadLetter, Redriven, read_letter
 from penstock.dead.topic import there_now
-from penstock.status.beats import model_views, worker_views
+from penstock.status.beats import lane_views, model_views, worker_views
 from penstock.status.view import FleetView, Key
 from protocol.errors import FleetError, Unavailable
 from protocol.heartbeat_codec import decode_announcement
@@ -35,7 +37,7 @@ LIVE: Final = 30.0
 """Seconds after its last heartbeat for which a worker is shown. Its peers remove it earlier if there are any."""
 SILENT: Final = 2.0
 """Seconds after its last heartbeat for which a worker counts as serving, as at the gateways."""
-UNSCALED: Final = "requests for models without a worker, and wanted workers, are unknown: add --gateway URL"
+UNSCALED: Final = "wanted workers follow from how the load changes, which a gateway watches: add --gateway URL"
 
 
 @contextlib.asynccontextmanager
@@ -47,9 +49,11 @@ async def reading(settings: TransportSettings) -> AsyncIterator[FleetReader]:
     """
     transport = open_transport(settings)
     await transport.open()
+    reader = FleetReader(transport, settings.names, f"{settings.kafka} with prefix '{settings.prefix}'")
     try:
-        yield FleetReader(transport, settings.names, f"{settings.kafka} with prefix '{settings.prefix}'")
+        yield reader
     finally:
+        await reader.close()
         await transport.close()
 
 
@@ -105,6 +109,13 @@ class FleetReader:
         self._names = names
         self._source = source
         self._dead: dict[str, DeadCounts] = {}
+        self._now = 0.0
+        self._catalogue = Catalogue(names, {})
+        self._scaling = ScalingView(transport.bus, transport.results, names, self._catalogue, lambda: self._now, SILENT)
+
+    async def close(self) -> None:
+        """Stop reading."""
+        await self._scaling.close()
 
     async def read(self) -> FleetView:
         """What its servers say now.
@@ -124,7 +135,9 @@ class FleetReader:
         keys = sorted(announced)
         totals = dict(zip(keys, map(document, await results.totals(keys)), strict=True))
         beats = [beat for beat in await self._transport.directory.workers() if is_sound(beat)]
-        now = await results.now()
+        now = self._now = await results.now()
+        self._scaling.observe(beats)
+        await self._scaling.refresh(max_age=0.0)
         shown = [beat for beat in beats if beat.at >= now - LIVE]
         dead = await self._dead_letters({model for model, _ in keys})
         unread = len({model for model, _ in keys} - dead.keys())
@@ -134,7 +147,9 @@ class FleetReader:
         return FleetView(
             self._source, now, store_used=await results.fill(), dead=dead,
             dead_cut=frozenset(model for model, counter in self._dead.items() if counter.cut),
-            models=model_views(announced, totals, [beat for beat in shown if beat.at >= now - SILENT]),
+            models=model_views(
+                announced, totals, [beat for beat in shown if beat.at >= now - SILENT], lane_views(self._scaling.lanes())
+            ),
             workers=worker_views(shown, now), unseen=tuple(unseen),
         )  # fmt: skip
 
@@ -173,4 +188,5 @@ class FleetReader:
                         entry = decode_announcement(record.value)
                         self._names.infer_topic(entry.model, entry.version)
                         found[entry.model, entry.version] = entry
+                self._catalogue.apply(records)
         return found

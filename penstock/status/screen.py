@@ -16,7 +16,8 @@ MAX_ROWS: Final = 60
 """Versions, and workers, that are shown; the busiest."""
 _CODES: Final = {"critical": "1;31", "warning": "33", "good": "32", "head": "1"}
 _MODELS: Final = (
-    "MODEL", "VER", "STATE", "LANE", "WAITING", "ROWS", "OLDEST", "DRAIN", "ROWS/S", "BATCH", "WORKERS", "PARTITIONS", "DEAD"
+    "MODEL", "VER", "STATE", "LANE", "WAITING", "ROWS", "OLDEST", "DRAIN", "ROWS/S", "BATCH", "WORKERS", "WANTED", "PARTITIONS",
+    "DEAD",
 )  # fmt: skip
 _WORKERS: Final = ("WORKER", "STATE", "PROCESS", "SEEN", "MODELS", "PARTITIONS", "QUEUED", "RESTARTS")
 
@@ -61,11 +62,12 @@ def _model_rows(model: ModelView, view: FleetView) -> Iterator[tuple[str, ...]]:
     more = "+" if model.model in view.dead_cut else ""
     yield (
         clean(model.model), clean(model.version), clean(model.state), *_lane_cells(first),
-        _decimal(model.rows_per_second), _fill(model), _workers(model), _partitions(model), dead + more,
+        _decimal(model.rows_per_second), _fill(model), str(model.ready_workers), _number(model.wanted_workers),
+        _partitions(model), dead + more,
     )  # fmt: skip
     for lane in others:
         if lane.requests:
-            yield ("", "", "", *_lane_cells(lane), "", "", "", "", "")
+            yield ("", "", "", *_lane_cells(lane), "", "", "", "", "", "")
 
 
 def _lane_cells(lane: LaneView) -> tuple[str, ...]:
@@ -79,15 +81,11 @@ def _fill(model: ModelView) -> str:
     return f"{model.rows_per_batch:.1f} of {model.max_batch or UNKNOWN}"
 
 
-def _workers(model: ModelView) -> str:
-    return (
-        str(model.ready_workers) if model.wanted_workers is None else f"{model.ready_workers} of {model.wanted_workers}"
-    )
-
-
 def _partitions(model: ModelView) -> str:
-    if model.partitions is None or model.unowned is None:
+    if model.partitions is None:
         return UNKNOWN
+    if model.unowned is None:
+        return f"{UNKNOWN} of {model.partitions}"
     return f"{model.partitions - model.unowned} of {model.partitions}"
 
 

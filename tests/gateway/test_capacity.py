@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.backlog import MAX_COUNT
 from gateway.catalogue.catalogue import Catalogue
 from gateway.catalogue.heartbeats import is_sound
 from gateway.routing.capacity import ASK_AFTER, HeartbeatCapacity
-from gateway.routing.loads import MAX_PARTITIONS, MAX_ROWS, full_batch, worker_load
+from gateway.routing.loads import MAX_PARTITIONS, full_batch, worker_load
 from protocol.errors import FleetError
 from protocol.heartbeat_codec import decode_heartbeat
 from protocol.messages import Announcement, Heartbeat, ModelLoad, ModelState
@@ -73,6 +74,14 @@ def test_the_log_counts_only_behind_a_full_queue() -> None:
 
     assert worker_load(beat("a"), short, 8, 1).rows == 4
     assert worker_load(beat("a"), full, 8, 1).rows == 2000
+
+
+def test_a_worker_that_says_what_it_has_not_read_is_believed_and_both_lanes_run_before_a_new_row() -> None:
+    said = beat(
+        "a", 0, queued_rows=4, queued_requests=2, running_rows=9, batch_running_rows=5, lag=1000, unanswered=4, unread=6
+    )
+
+    assert worker_load(beat("a"), said.models[0], 8, 1).rows == 4 + 4 + 6 * 2 + 5
 
 
 def test_a_topic_with_more_partitions_than_announced_is_asked_about_now_and_then() -> None:
@@ -147,7 +156,7 @@ def test_no_number_in_a_heartbeat_is_believed_unchecked(
     known = worker_load(beat("a"), load, batch, 1)
 
     assert all(type(partition) is int and partition >= 0 for partition in known.partitions)
-    assert 0 <= known.rows <= MAX_ROWS
+    assert 0 <= known.rows <= MAX_COUNT
     assert known.executed >= 0
     assert known.speed >= 0
     assert math.isfinite(known.speed)

@@ -67,7 +67,7 @@ async def test_a_call_that_expires_says_that_it_waited_for_a_worker(fleet: Site)
 def test_a_refused_call_is_told_when_a_worker_should_be_there() -> None:
     admission = Admission(Limits(4, 1000, 1))
     admission.measure(0.0)
-    admission.expected = {"cold": 7.2}.get
+    admission.expected = lambda topic, waiting: {"cold": 7.2}.get(topic)
     for topic, seconds in (("cold", 8.0), ("warm", 60.0)):
         admission.admit(topic, 1)
         with pytest.raises(Exhausted) as refused:

@@ -22,13 +22,6 @@ METRIC = re.compile(r"\b(?:penstock|nv)_[a-z0-9_]+\b")
 RECORDED = re.compile(r"\bpenstock:[a-z0-9_:]+")
 GPU = re.compile(r"nv_gpu_")
 """Only machines with a GPU have these; tests/workers/test_metrics.py has them with a GPU that is made up."""
-PLANNED = frozenset(
-    {
-        "penstock_backlog_requests", "penstock_backlog_rows", "penstock_oldest_request_age_seconds", "penstock_ready_workers",
-        "penstock_time_to_drain_seconds", "penstock_wanted_workers",
-    }
-)  # fmt: skip
-"""Metrics of gateway/scaling that rules and dashboard name and no process shows yet. Empty it when they are there."""
 
 
 def promtool() -> str:

@@ -13,16 +13,19 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.scaling.fleet import FleetScaling, Shape
+from gateway.scaling.wanted import Policy
 from gateway.settings import GatewaySettings
 from penstock.cli import group
 from penstock.cli.status import as_document
 from penstock.status.anomalies import Limits, find_anomalies
-from penstock.status.beats import model_views, worker_views
+from penstock.status.beats import lane_views, model_views, worker_views
 from penstock.status.documents import gateway_view
 from penstock.status.screen import MAX_ROWS, screen
 from penstock.status.view import FleetView, LaneView, ModelView, WorkerView, with_gateway, with_pace
 from protocol.errors import CodecError, FleetError, Unavailable
 from protocol.messages import Announcement, Heartbeat, ModelLoad, ModelState
+from protocol.naming import Names
 from workers.serving.batch_topic import FULL
 
 ROOT = Path(__file__).parents[2]
@@ -78,15 +81,16 @@ def test_a_fleet_that_works_has_no_anomaly(view: FleetView) -> None:
         (model(ready_workers=0), "critical", "PenstockNoWorker", "3 requests wait for m version 1, and no worker serves it"),
         (model(state="UNAVAILABLE", reason="no file"), "warning", "PenstockNoWorker", "not available (no file)"),
         (changed(oldest_age=61.0), "critical", "PenstockOldestRequestPastDeadline", "is 61 s old"),
-        (changed(time_to_drain=31.0), "warning", "PenstockBacklogGrows", "start more workers; it has 1, and its topic's 4 part"),
+        (changed(time_to_drain=31.0), "warning", "PenstockBacklogGrows", "run more workers; it has 1, and its topic's 4 part"),
         (
             model(wanted_workers=3, lanes=(dataclasses.replace(LANE, time_to_drain=99.0),)),
-            "warning", "PenstockBacklogGrows", "start 3 workers; it has 1",
+            "warning", "PenstockBacklogGrows", "run 3 workers; it has 1",
         ),
         (
             model(rows_per_batch=7.9, lanes=(dataclasses.replace(LANE, rows=33),)),
             "warning", "PenstockBatchFillCollapsed", "hold 7.9 of 16 rows although 33 rows wait",
         ),
+        (model(wanted_workers=6, ready_workers=4), "warning", "PenstockBacklogGrows", "needs 6 workers, and its topic has 4 part"),
         (model(unowned=1), "warning", "PenstockNoWorker", "1 of 4 partitions of m version 1 have no live owner"),
         (model(digests=2), "warning", "PenstockMixedFiles", "2 different sets of files as m version 1"),
         (
@@ -305,15 +309,24 @@ def beat(name: str, partitions: tuple[int, ...], **load: Any) -> Heartbeat:
     )
 
 
+def lanes_of(beats: list[Heartbeat]) -> dict[tuple[str, str], tuple[LaneView, ...]]:
+    """As gateways and scalers count."""
+    scaling = FleetScaling(Names("penstock"), lambda key: Shape(8, 2, 4), lambda model: ("1",), Policy(), 2.0)
+    scaling.observe(beats)
+    scaling.update(100.0)
+    return lane_views(scaling.lanes([("m", "1")]))
+
+
 def test_heartbeats_become_models_and_workers() -> None:
     config = {"name": "m", "max_batch_size": 8, "instance_group": [{"count": 2, "kind": "KIND_CPU"}]}
     announced = {("m", "1"): Announcement("m", "1", ModelState.READY, config, "a", partitions=4)}
     batches = [{"batch_size": 8, "compute_infer": {"count": 4, "ns": 400_000_000}}]
     beats = [beat("w1", (0, 1), statistics={"batch_stats": batches}), beat("w0", (2,), digest="b")]
-    (only,) = model_views(announced, {("m", "1"): {"inference_count": 7, "execution_count": 3}}, beats)
+    totals = {("m", "1"): {"inference_count": 7, "execution_count": 3}}
+    (only,) = model_views(announced, totals, beats, lanes_of(beats))
     first, second = worker_views(beats, 100.0)
 
-    assert only.lanes == (LaneView("interactive", 4, 10, 3.0, 10 / 160),)
+    assert only.lanes == (LaneView("interactive", 2, 10, 3.0, 10 / 320), LaneView("batch", 0, 0, 0.0, 0.0))
     assert (only.partitions, only.unowned, only.digests, only.ready_workers, only.max_batch) == (4, 1, 2, 2, 8)
     assert (only.rows_run, only.batches_run) == (7, 3)
     assert (first.worker, first.age, first.restarts, first.partitions) == ("w0", 0.5, 1, {("m", "1"): 1})
@@ -330,7 +343,9 @@ def test_any_heartbeat_that_the_codec_lets_through_becomes_a_view(said: list[tup
     beats = [
         each for each in beats if all(type(p) is not dict and type(p) is not list for p in each.models[0].partitions)
     ]
-    view = dataclasses.replace(FINE, models=model_views(announced, {}, beats), workers=worker_views(beats, 100.0))
+    view = dataclasses.replace(
+        FINE, models=model_views(announced, {}, beats, lanes_of(beats)), workers=worker_views(beats, 100.0)
+    )
     assert all(line.isprintable() for line in screen(view, find_anomalies(view)))
 
 

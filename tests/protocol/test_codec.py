@@ -41,6 +41,15 @@ HEARTBEAT_OF_BATCHES = dataclasses.replace(
     HEARTBEAT,
     models=(dataclasses.replace(HEARTBEAT.models[0], batch_partitions=(1, 3), batch_lag=70, batch_queued_rows=512),),
 )
+HEARTBEAT_OF_WAITING = dataclasses.replace(
+    HEARTBEAT_OF_BATCHES,
+    models=(
+        dataclasses.replace(
+            HEARTBEAT_OF_BATCHES.models[0], unanswered=3, unread=40, batch_unanswered=2, batch_unread=68, batch_oldest_age=90.5,
+            batch_running_rows=8,
+        ),
+    ),
+)  # fmt: skip
 
 
 def encoded_request(request: InferRequest) -> bytes:
@@ -55,6 +64,7 @@ GOLDEN_FILES = {
     "announcement": b"".join(heartbeat_codec.encode_announcement(ANNOUNCEMENT)),
     "heartbeat": heartbeat_codec.encode_heartbeat(HEARTBEAT),
     "heartbeat-batches": heartbeat_codec.encode_heartbeat(HEARTBEAT_OF_BATCHES),
+    "heartbeat-waiting": heartbeat_codec.encode_heartbeat(HEARTBEAT_OF_WAITING),
 }
 
 
@@ -107,6 +117,8 @@ def test_golden_files_decode_to_their_messages() -> None:
     assert heartbeat_codec.decode_heartbeat((GOLDEN / "heartbeat.v1.bin").read_bytes()) == HEARTBEAT
     batches = heartbeat_codec.decode_heartbeat((GOLDEN / "heartbeat-batches.v1.bin").read_bytes())
     assert batches == HEARTBEAT_OF_BATCHES
+    waiting = heartbeat_codec.decode_heartbeat((GOLDEN / "heartbeat-waiting.v1.bin").read_bytes())
+    assert waiting == HEARTBEAT_OF_WAITING
     assert heartbeat_codec.decode_announcement(heartbeat_codec.encode_announcement(ANNOUNCEMENT)[1]) == ANNOUNCEMENT
 
 
@@ -116,6 +128,9 @@ def test_what_a_heartbeat_says_of_the_batch_lane_comes_after_what_older_readers_
     old = frames.unpack(heartbeat_codec.encode_heartbeat(HEARTBEAT))["models"][0]
     assert new[: len(old)] == old
     assert new[11:] == ["", [1, 3], 70, 512]
+    newest = frames.unpack(heartbeat_codec.encode_heartbeat(HEARTBEAT_OF_WAITING))["models"][0]
+    assert newest[: len(new)] == new
+    assert newest[15:] == ["", [], 0, 0, 3, 40, 2, 68, 90_500_000, 8]
 
 
 @given(requests)

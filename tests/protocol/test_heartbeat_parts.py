@@ -31,6 +31,9 @@ LOAD = ModelLoad(
     "addsub", "1", ModelState.READY, (0, 2), 3, 2, 8, 5, 0.5, digest="ab12", batch_partitions=(1,), batch_lag=70,
     batch_queued_rows=512, unready="no", runs=((4, 9, 1000),), executed=9, last_inference=1_800_000_000,
 )  # fmt: skip
+WAITING = dataclasses.replace(
+    LOAD, unanswered=3, unread=40, batch_unanswered=2, batch_unread=68, batch_oldest_age=90.5, batch_running_rows=8
+)
 BEAT = Heartbeat(
     "worker-1", "c0ffee", "host", 42, 1_800_000_000.0, (LOAD,), {"penstock.infer.addsub.1": "worker-1-x"}, False, (),
     (ControlProgress("addsub", 7, ModelState.READY, "", True),), (10, 5), "explicit", ("other",),
@@ -71,6 +74,23 @@ def test_the_parts_are_the_golden_files() -> None:
         assert (GOLDEN / f"heartbeat-{name}.v2.bin").read_bytes() == value
 
 
+def test_what_waits_comes_after_the_numbers_that_older_readers_know() -> None:
+    writer = BeatWriter()
+    parts = writer.parts(dataclasses.replace(BEAT, models=(WAITING,)))
+    later = writer.parts(dataclasses.replace(BEAT, models=(dataclasses.replace(WAITING, lag=6),)))
+    for name, value in {"description": parts.description, "loads": later.loads}.items():
+        assert (GOLDEN / f"heartbeat-{name}-waiting.v2.bin").read_bytes() == value
+    (old,), (new,) = (
+        msgpack.unpackb(each)["models"] for each in (BeatWriter().parts(BEAT).description, parts.description)
+    )
+    old, new = msgpack.unpackb(old[7]), msgpack.unpackb(new[7])
+    assert (len(old), new[:10], new[10:]) == (10, old, [3, 40, 2, 68, 90_500_000, 8])
+    cut = msgpack.packb(new[:12])
+    (load,) = Loads((ModelLoad("m", "1", ModelState.READY),), (cut,), {})
+    assert (load.lag, load.unanswered, load.unread) == (5, None, 0)
+
+
+SAID = ("unanswered", "unread", "batch_unanswered", "batch_unread", "batch_oldest_age", "batch_running_rows")
 numbers = st.integers(0, 2**40)
 names = st.sampled_from(["a", "b", "c"])
 loads = st.builds(
@@ -78,10 +98,14 @@ loads = st.builds(
     st.integers(0, 10**9).map(lambda micros: micros / 1e6), batch_lag=numbers, batch_queued_rows=numbers, executed=numbers,
     runs=st.lists(st.tuples(numbers, numbers, numbers), max_size=4).map(tuple), last_inference=numbers, digest=names,
 )  # fmt: skip
+waiting = st.builds(
+    lambda load, *said: dataclasses.replace(load, **dict(zip(SAID, said, strict=True))), loads, numbers, numbers, numbers, numbers,
+    st.integers(0, 10**9).map(lambda micros: micros / 1e6), numbers,
+)  # fmt: skip
 progress = st.builds(ControlProgress, names, numbers, st.sampled_from(ModelState), outcome=st.sampled_from(Outcome))
 beats = st.builds(
     Heartbeat, st.just("worker-1"), names, names, numbers, st.integers(0, 2**50).map(lambda micros: micros / 1e6),
-    st.lists(loads, max_size=4).map(tuple), st.dictionaries(names, names, max_size=2), st.booleans(),
+    st.lists(loads | waiting, max_size=4).map(tuple), st.dictionaries(names, names, max_size=2), st.booleans(),
     control=st.lists(progress, max_size=2).map(tuple), mode=names, unloaded=st.lists(names, max_size=2).map(tuple),
     restarts=st.integers(0, 1000),
 )  # fmt: skip
@@ -340,3 +364,4 @@ def test_a_reader_of_version_1_gets_the_statistics_that_it_routes_by() -> None:
     idle = Heartbeat("w", "i", "h", 1, 2.0, (ModelLoad("m", "1", ModelState.READY),))
     assert for_version_1(idle).models[0].statistics == {}
     assert decode_heartbeat(encode_heartbeat(BEAT)).models[0] == LOAD
+    assert decode_heartbeat(encode_heartbeat(dataclasses.replace(BEAT, models=(WAITING,)))).models[0] == WAITING

@@ -524,6 +524,11 @@ async def test_a_store_that_fills_stops_the_intake_of_batches_only() -> None:
         await until(lambda: serving.batch_lane.slowed)
         assert "70% full" in serving.batch_lane.slowed
         assert serving.batch_lane.room() == 0
+        load = await serving.load(None)  # type: ignore[arg-type]
+        assert (load.unanswered, load.unread, load.batch_running_rows) == (0, 0, serving.batch_lane.out_rows)
+        assert load.batch_unanswered == serving.batch_lane.in_flight
+        assert load.batch_unanswered + load.batch_unread == load.batch_lag == 50
+        assert load.batch_oldest_age >= 0.0
         b.instances[0].gate.set()
         await until(lambda: serving.batch_lane.in_flight == 0)
         assert len(b.caller.answers) < 50

@@ -181,6 +181,12 @@ class Serving:
             runs=counted.runs(),
             executed=counted.inference_count,
             last_inference=math.ceil(counted.last_inference),
+            unanswered=runner.in_flight,
+            unread=self.intake.backlog(),
+            batch_unanswered=self.batch_lane.in_flight,
+            batch_unread=self.batch_intake.backlog(),
+            batch_oldest_age=self.batch_lane.age(self._context.clock()),
+            batch_running_rows=self.batch_lane.out_rows,
         )
 
     def unready(self) -> str:

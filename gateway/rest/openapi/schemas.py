@@ -76,7 +76,9 @@ SCHEMAS: Final[dict[str, Schema]] = {
         }
     ),
     "FleetScaling": fields({"models": listed(ref("LaneScaling"))}),
-    "LaneScaling": fields({"model": TEXT, "version": TEXT, "lane": {"enum": ["interactive", "batch"]}, **_BACKLOG}),
+    "LaneScaling": fields(
+        {"model": TEXT, "version": TEXT, "lane": {"enum": ["interactive", "batch"]}, **_BACKLOG, "partitions": COUNT}
+    ),
     "ModelScaling": fields({"model": TEXT, "version": TEXT, **_BACKLOG}),
     "ModelConfig": {
         "type": "object",

@@ -164,7 +164,7 @@ class RedisDirectory:
         described, loaded = reader.wanted()
         self._most_change = len(loaded) > MANY_LOADS
         missing = [name for name in loaded if name not in loads]
-        commands = [
+        commands: list[Sequence[Argument]] = [
             ("HMGET", key, *names) for key, names in ((self._keys[1], described), (self._keys[2], missing)) if names
         ]
         replies = await self._call(commands) if commands else []

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from gateway.scaling.backlog import LogFacts
+from gateway.backlog import LogFacts
 from gateway.scaling.fleet import FleetScaling, Key, Shape
 from gateway.scaling.wanted import Policy
 from protocol.messages import Heartbeat, ModelLoad, ModelState

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.scaling.backlog import NOTHING
+from gateway.backlog import NOTHING
 from protocol.errors import Unavailable
 from protocol.messages import Heartbeat, InferRequest, ModelLoad, ModelState
 from protocol.ports import OutRecord, Terminal

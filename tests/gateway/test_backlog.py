@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.scaling.backlog import MAX_AGE, MAX_COUNT, NOTHING, Backlog, LogFacts, held, unowned
+from gateway.backlog import MAX_AGE, MAX_COUNT, NOTHING, Backlog, LogFacts, held, unowned
 from protocol.messages import Lane, ModelLoad, ModelState
 
 counts = st.integers(0, 10**6)
@@ -29,9 +29,36 @@ def test_a_worker_whose_queue_is_full_has_not_read_the_rest_of_its_log() -> None
     assert (waiting.requests, waiting.rows) == (500, 1000)
 
 
+def test_a_worker_takes_in_three_batches_of_which_two_run_or_are_next() -> None:
+    """Its queue is then one batch long, however many records wait in its log."""
+    waiting = held(load(queued_rows=4, queued_requests=4, running_rows=8, lag=120), Lane.INTERACTIVE, 4, draining=False)
+    assert (waiting.requests, waiting.rows) == (120, 120)
+    keeps_up = load(queued_rows=0, running_rows=8, lag=20)
+    assert held(keeps_up, Lane.INTERACTIVE, 4, draining=False).requests == 8, "answered ones are not committed at once"
+
+
 def test_a_worker_that_shuts_down_leaves_what_it_has_not_read() -> None:
     assert held(load(lag=7), Lane.INTERACTIVE, 8, draining=False).requests == 0
     assert held(load(lag=7), Lane.INTERACTIVE, 8, draining=True).requests == 7
+
+
+def test_a_worker_says_what_it_has_not_read_and_its_lag_counts_no_more() -> None:
+    said = load(
+        queued_rows=6, queued_requests=3, running_rows=12, lag=5000, oldest_age=2.0, unanswered=4, unread=10, batch_running_rows=8,
+        batch_lag=900, batch_queued_rows=22, batch_unanswered=3, batch_unread=2, batch_oldest_age=90.0,
+    )  # fmt: skip
+    for draining in (False, True):
+        assert held(said, Lane.INTERACTIVE, 8, draining) == Backlog(14, 35, 2.0)
+        assert held(said, Lane.BATCH, 8, draining) == Backlog(5, 50, 90.0)
+
+
+def test_what_nobody_has_read_has_no_known_age_and_what_is_being_stored_no_rows() -> None:
+    unread = load(unanswered=0, unread=5, batch_unread=4)
+    assert held(unread, Lane.INTERACTIVE, 8, draining=False, rows_per_request=2.0) == Backlog(5, 10, None)
+    assert held(unread, Lane.BATCH, 8, draining=False) == Backlog(4, 4, None)
+    storing = load(unanswered=3, oldest_age=0.25, lag=3)
+    assert held(storing, Lane.INTERACTIVE, 8, draining=False) == Backlog(3, 0, 0.25)
+    assert held(load(unanswered=0, lag=9, batch_lag=9), Lane.BATCH, 8, draining=True) == NOTHING
 
 
 def test_running_rows_belong_to_the_lane_that_has_records() -> None:
@@ -57,16 +84,15 @@ def test_more_owners_never_mean_more_backlog_in_the_log(unread: dict[int, int], 
     assert unowned(facts, set(), 0.0).requests == sum(unread.values())
 
 
-@given(anything, anything, anything, anything, anything, anything, anything, st.sampled_from(Lane), st.booleans())
-def test_no_heartbeat_makes_numbers_that_cannot_be(
-    queued_rows: object, queued: object, running: object, lag: object, age: object, batch_lag: object, batch_rows: object,
-    lane: Lane, draining: bool,
-) -> None:  # fmt: skip
-    said = load(
-        queued_rows=queued_rows, queued_requests=queued, running_rows=running, lag=lag, oldest_age=age, batch_lag=batch_lag,
-        batch_queued_rows=batch_rows,
-    )  # fmt: skip
-    waiting = held(said, lane, 8, draining)
+FIELDS = (
+    "queued_rows", "queued_requests", "running_rows", "lag", "oldest_age", "batch_lag", "batch_queued_rows", "unanswered", "unread",
+    "batch_unanswered", "batch_unread", "batch_oldest_age", "batch_running_rows",
+)  # fmt: skip
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), anything), st.sampled_from(Lane), st.booleans())
+def test_no_heartbeat_makes_numbers_that_cannot_be(said: dict[str, object], lane: Lane, draining: bool) -> None:
+    waiting = held(load(**said), lane, 8, draining)
     assert 0 <= waiting.rows <= MAX_COUNT
     assert 0 <= waiting.requests <= 3 * MAX_COUNT
     assert waiting.oldest_age is None or 0 <= waiting.oldest_age <= MAX_AGE

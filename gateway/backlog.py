@@ -1,8 +1,8 @@
 """Unanswered requests: what live workers hold or have yet to read, and what waits in partitions that no live worker owns. Pure.
 
-The committed lag of a group counts too much: a record is committed only after all records before it, so answered, cancelled and
-expired ones above the committed offset still count. Workers know what they hold, so the lag counts only for partitions without a
-worker, and for what a worker whose queue is full has not read yet.
+Routing, scaling, refusals (`Retry-After`) and `penstock status` count with these functions. The committed lag of a group counts too
+much: a record is committed only after all records before it, so answered, cancelled and expired ones above the committed offset
+still count. Workers say what they hold and what they have not read; the lag counts only for partitions without a worker.
 """
 
 from __future__ import annotations
@@ -66,7 +66,11 @@ def held(load: ModelLoad, lane: Lane, full: int, draining: bool, rows_per_reques
         full: rows of a full batch on each of its instances, at least 1.
         draining: whether it takes no new requests: what it has not read then waits in the log.
         rows_per_request: of records that it has not read, if it holds none of this lane.
+
+    A worker of a version that does not say what it has not read is taken to have read all, unless its queue is full.
     """
+    if load.unanswered is not None:
+        return _told(load, lane, rows_per_request)
     if lane is Lane.BATCH:
         return _held_batch(load, rows_per_request)
     queued_rows, lag = count(load.queued_rows), count(load.lag)
@@ -75,14 +79,34 @@ def held(load: ModelLoad, lane: Lane, full: int, draining: bool, rows_per_reques
     running = count(load.running_rows) if lag or not count(load.batch_lag) else 0
     requests = queued + _ceil(running / each)
     rows = queued_rows + running
-    if draining or queued_rows >= 2 * full:
+    if draining or is_full(load, full):
         unread = max(0, lag - requests)
         requests, rows = requests + unread, rows + round(unread * each)
     return Backlog(requests, min(rows, MAX_COUNT), age(load.oldest_age) if requests else 0.0)
 
 
+def _told(load: ModelLoad, lane: Lane, rows_per_request: float) -> Backlog:
+    """What the worker says itself. Requests whose answers are being stored have no rows left."""
+    batch_running = count(load.batch_running_rows)
+    if lane is Lane.BATCH:
+        here, unread, oldest = count(load.batch_unanswered), count(load.batch_unread), age(load.batch_oldest_age)
+        rows = count(load.batch_queued_rows) + batch_running
+    else:
+        here, unread, oldest = count(load.unanswered), count(load.unread), age(load.oldest_age)
+        rows = count(load.queued_rows) + max(0, count(load.running_rows) - batch_running)
+    here = max(here, int(rows > 0))
+    each = max(1.0, rows / here if rows else rows_per_request)
+    rows = min(rows + round(unread * each), MAX_COUNT)
+    return Backlog(here + unread, rows, oldest if here else None if unread else 0.0)
+
+
+def is_full(load: ModelLoad, full: int) -> bool:
+    """Whether a worker has as much as it takes in: each instance runs a full batch and has the next one, and more is queued."""
+    return count(load.queued_rows) + count(load.running_rows) > 2 * full
+
+
 def _held_batch(load: ModelLoad, rows_per_request: float) -> Backlog:
-    """Heartbeats say how many rows the lane has queued and how many records are not committed, not how old they are."""
+    """Of a version that says how many rows the lane has queued and how many records are not committed, not how old they are."""
     lag, queued = count(load.batch_lag), count(load.batch_queued_rows)
     running = count(load.running_rows) if lag and not count(load.lag) else 0
     rows = max(queued + running, round(lag * max(1.0, rows_per_request)))
@@ -106,9 +130,9 @@ def unowned(facts: LogFacts, owned: Collection[int], now: float) -> Backlog:
     return Backlog(requests, min(round(requests * max(1.0, facts.rows_per_request)), MAX_COUNT), oldest)
 
 
-def count(value: object) -> int:
-    """A number of a heartbeat; 0 if it cannot be true."""
-    return min(value, MAX_COUNT) if type(value) is int and value > 0 else 0
+def count(value: object, most: int = MAX_COUNT) -> int:
+    """A number of a heartbeat, at most `most`; 0 if it cannot be true."""
+    return min(value, most) if type(value) is int and value > 0 else 0
 
 
 def age(value: object) -> float:
