@@ -7,7 +7,7 @@ CLIENTS := .venv-clients
 LOCK := requirements-dev.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench fuzz fleet dashboards verify lock clean
+.PHONY: help demo test lint bench fuzz fleet dashboards verify kubernetes lock clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,12 @@ dashboards: $(DEV)/.ready ## the same with Prometheus and its dashboard (needs D
 
 verify: $(DEV)/.ready ## break a fleet on a real broker and a real Redis on purpose, and judge what it promises
 	$(DEV)/bin/python -m infra.local verify $(ARGS)
+
+kubernetes: $(DEV)/.ready ## install the Helm chart on a real control plane and let KEDA scale it (minutes; builds them the first time)
+	$(DEV)/bin/python -m infra.kubernetes fetch --within $(BUILD_WITHIN)
+	PENSTOCK_KUBERNETES_BUILT_ONLY=1 $(DEV)/bin/python -m pytest -m kubernetes -rs tests/kubernetes $(ARGS)
+
+BUILD_WITHIN ?= 7200
 
 lock: ## pin what CI installs
 	$(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install -q '.[onnx,torch,parquet,images,grpc,s3,loadtest,local,dev]'

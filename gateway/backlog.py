@@ -79,7 +79,7 @@ def held(load: ModelLoad, lane: Lane, full: int, draining: bool, rows_per_reques
     running = count(load.running_rows) if lag or not count(load.batch_lag) else 0
     requests = queued + _ceil(running / each)
     rows = queued_rows + running
-    if draining or queued_rows >= 2 * full:
+    if draining or is_full(load, full):
         unread = max(0, lag - requests)
         requests, rows = requests + unread, rows + round(unread * each)
     return Backlog(requests, min(rows, MAX_COUNT), age(load.oldest_age) if requests else 0.0)
@@ -98,6 +98,11 @@ def _told(load: ModelLoad, lane: Lane, rows_per_request: float) -> Backlog:
     each = max(1.0, rows / here if rows else rows_per_request)
     rows = min(rows + round(unread * each), MAX_COUNT)
     return Backlog(here + unread, rows, oldest if here else None if unread else 0.0)
+
+
+def is_full(load: ModelLoad, full: int) -> bool:
+    """Whether a worker has as much as it takes in: each instance runs a full batch and has the next one, and more is queued."""
+    return count(load.queued_rows) + count(load.running_rows) > 2 * full
 
 
 def _held_batch(load: ModelLoad, rows_per_request: float) -> Backlog:

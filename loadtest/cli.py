@@ -17,6 +17,7 @@ from loadtest.doors.cli import main as doors
 from loadtest.producers.cli import main as producers
 from loadtest.results import OpenPoint, Results
 from loadtest.run import OpenPlan, closed_point, open_point
+from loadtest.scaling.results import POLICIES
 from loadtest.scenarios import SCENARIOS
 from loadtest.tables import table
 from loadtest.targets import TargetChoice
@@ -227,6 +228,36 @@ def routing(loads: tuple[float, ...], rounds: int, seconds: float, out: Path) ->
     from loadtest.routing import run as run_routing
 
     run_routing(loads, rounds, seconds, out, click.echo)
+
+
+@main.command()
+@click.option("--simulate", is_flag=True, help="Replay a day of many models without servers, in about a minute.")
+@click.option(
+    "--models", "models_count", type=click.IntRange(3, 10_000), default=100, help="With --simulate: how many."
+)
+@click.option("--seed", default=0, help="Of the arrivals.")
+@click.option("--policy", "policies", type=click.Choice(POLICIES), multiple=True, default=POLICIES, help="Repeatable.")
+@click.option("--pace", type=click.FloatRange(0.05, 10.0), default=1.0, help="Factor for the lengths of the phases.")
+@click.option("--wakes", type=click.IntRange(0), default=10, help="Ways from zero workers to an answer.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("docs/benchmarks/scaling.md"),
+    help="Page; its JSON and pictures go beside it.",
+)
+def scaling(  # noqa: PLR0913  # options
+    *, simulate: bool, models_count: int, seed: int, policies: tuple[str, ...], pace: float, wakes: int, out: Path
+) -> None:
+    """Four autoscaling policies under one load, with real workers, one after the other (about twelve minutes)."""
+    from loadtest.scaling.load import Phases
+    from loadtest.scaling.run import run, run_simulation
+    from loadtest.scaling.trial import TrialPlan
+
+    if simulate:
+        run_simulation(models_count, seed, out, click.echo)
+    else:
+        chosen = tuple(policy for policy in POLICIES if policy in policies)
+        run(TrialPlan(Phases().scaled(pace), chosen, wakes=wakes, seed=seed), out, click.echo)
 
 
 @main.command()

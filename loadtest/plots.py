@@ -1,16 +1,17 @@
-"""Pictures of results, as PNG: latency against throughput, latency distributions, memory over time.
+"""Pictures of results, as PNG: latency against throughput, latency distributions, memory over time, scaling trials.
 
 The only importer of matplotlib.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from loadtest.results import OpenPoint, Results
+from loadtest.scaling.results import TITLES, PolicyRun
 
 _SHARES: Final = (0.1, 0.5, 0.9, 0.99, 0.999)
 
@@ -92,4 +93,39 @@ def _memory(results: Results, path: Path) -> Path:
                 seconds = [row["seconds"] for row in soak.series]
                 axes.plot(seconds, [row[name] for row in soak.series], label=f"{soak.server} {soak.model}: {name}")
         axes.set_ylim(bottom=0)
+    return path
+
+
+def write_scaling(runs: Sequence[PolicyRun], spans: Sequence[tuple[float, float]], path: Path) -> Path:
+    """A scaling trial over time, a line for each policy: unanswered requests, workers, seconds to drain, and p99.
+
+    Args:
+        spans: seconds within which the load is not 0, which are shaded.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 10), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(4, 1, sharex=True)
+    titles = ("unanswered requests", "workers (started, not ended)", "seconds to drain", "p99 of requests due then, s")
+    for axes, title in zip(panels, titles, strict=True):
+        axes.set_title(title, fontsize="medium", loc="left")
+        axes.grid(visible=True, alpha=0.3)
+        for begin, end in spans:
+            axes.axvspan(begin, end, color="black", alpha=0.06, lw=0)
+    for run in runs:
+        label = TITLES[run.policy]
+        seconds = [sample[0] for sample in run.samples]
+        panels[0].plot(seconds, [sample[1] for sample in run.samples], label=label)
+        panels[1].step(seconds, [sample[2] for sample in run.samples], where="post", label=label)
+        drains = [float("nan") if sample[4] is None else sample[4] for sample in run.samples]
+        panels[2].plot(seconds, drains, label=label)
+        panels[3].plot([at for at, _ in run.tails], [p99 for _, p99 in run.tails], label=label)
+    for axes in (panels[0], panels[2], panels[3]):
+        axes.set_yscale("symlog", linthresh=1.0)
+        axes.set_ylim(bottom=0)
+    panels[3].set_xlabel("seconds since the load began")
+    panels[0].legend(fontsize="small")
+    figure.savefig(path, dpi=80)
     return path

@@ -58,8 +58,12 @@ def workers_needed(demand: Demand, target: float, batch_target: float, horizon: 
         batch_target: the same of the batch lane.
         horizon: seconds until workers that are started now, or were started before and are not ready yet, are ready.
     """
+    if (
+        not demand.busy
+    ):  # the arrival that is still remembered is over; a window holds workers, not the memory of a rate
+        return 0.0
     if demand.speed <= 0:
-        return 1.0 if demand.busy else 0.0
+        return 1.0
     waiting = max(0.0, demand.rows + demand.growth * horizon)
     rate = demand.arrival / UTILISATION + waiting / target + demand.batch_rows / batch_target
     return rate / demand.speed

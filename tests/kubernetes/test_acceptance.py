@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -17,13 +18,13 @@ pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(600)]
 @pytest.mark.parametrize("helm", HELMS)
 @pytest.mark.parametrize("name", VALUES)
 def test_every_object_is_taken_and_uninstall_leaves_nothing(
-    api_server: Plane, space: str, name: str, helm: str
+    api_server: Plane, space: str, name: str, helm: str, tell: Callable[[str], None]
 ) -> None:
     warned = len(api_server.warnings)
     assert not names(api_server, space)
     began = time.monotonic()
     install(api_server, space, VALUES[name], helm=helm)
-    print(f"{name}: accepted after {time.monotonic() - began:.2f} s by {helm}")
+    tell(f"{name}: accepted after {time.monotonic() - began:.2f} s by {helm}")
     installed = names(api_server, space)
     api_server.run(helm, "uninstall", "penstock", "-n", space)
 
@@ -66,7 +67,7 @@ def test_an_upgrade_changes_what_it_says_and_keeps_the_workers_that_keda_added(
 ) -> None:
     install(api_server, space, VALUES["digits"], helm=helm)
     api_server.run("kubectl", "scale", "-n", space, "deployment/penstock-worker-digits", "--replicas=3")
-    changes = ("image.tag=2", "workerGroups.digits.scaling.maxReplicas=8")
+    changes = ("image.tag=v2", "workerGroups.digits.scaling.maxReplicas=8")
     install(api_server, space, VALUES["digits"], *(part for each in changes for part in ("--set", each)), helm=helm)
     deployment = api_server.get("-n", space, "deployment", "penstock-worker-digits")
     upgraded = api_server.get("-n", space, "scaledobjects.keda.sh", "penstock-worker-digits")
@@ -74,7 +75,7 @@ def test_an_upgrade_changes_what_it_says_and_keeps_the_workers_that_keda_added(
     rolled_back = api_server.get("-n", space, "scaledobjects.keda.sh", "penstock-worker-digits")
 
     assert deployment["spec"]["replicas"] == 3, "helm took workers away that KEDA had added"
-    assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == "penstock:2"
+    assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == "penstock:v2"
     assert upgraded["spec"]["maxReplicaCount"] == 8
     assert rolled_back["spec"]["maxReplicaCount"] == 4
 

@@ -70,3 +70,9 @@ def test_the_backlog_that_grows_until_new_workers_are_ready_counts() -> None:
 def test_without_a_known_speed_one_worker_has_to_measure_it() -> None:
     assert workers_needed(Demand(10**6, 0, busy=True), 10.0, 600.0, 60.0) == 1.0
     assert workers_needed(Demand(), 10.0, 600.0, 60.0) == 0.0
+
+
+def test_a_rate_that_is_only_remembered_needs_no_worker() -> None:
+    """Nothing waits and nothing ran: the smoothed rate would keep a worker for most of a minute."""
+    assert workers_needed(Demand(arrival=50.0, speed=10.0), 10.0, 600.0, 60.0) == 0.0
+    assert workers_needed(Demand(arrival=50.0, speed=10.0, busy=True), 10.0, 600.0, 60.0) > 6.0
