@@ -1,4 +1,4 @@
-"""The command line: `python -m loadtest run|closed|direct|safety|siege|routing|processes|models|bench|page|triton|producers|…`."""
+"""The command line: `python -m loadtest run|closed|direct|siege|routing|processes|many-models|models|bench|page|triton|…`."""
 
 from __future__ import annotations
 
@@ -276,6 +276,28 @@ def processes(kind: Literal["fleet", "embedded"], rounds: int, seconds: float, c
     from loadtest.acceptors import run as run_processes
 
     run_processes(kind, rounds, seconds, callers, out, click.echo)
+
+
+@main.command(name="many-models")
+@click.option("--members", multiple=True, type=click.IntRange(1), help="Idle models of one worker; repeatable.")
+@click.option("--fleet", "fleets", multiple=True, type=click.IntRange(4), help="Models on four workers; repeatable.")
+@click.option("--known", multiple=True, type=click.IntRange(1), help="Models that the gateway knows; repeatable.")
+@click.option("--rounds", type=click.IntRange(1), default=3, help="Points of each number of known models.")
+@click.option("--seconds", type=click.FloatRange(0.5), default=10.0, help="Of each point.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("docs/benchmarks/many-models.md"),
+    help="Page; its JSON goes beside it.",
+)
+def many_models(out: Path, rounds: int, seconds: float, **counts: tuple[int, ...]) -> None:
+    """What many models cost: idle on one worker and on four, and for a call beside them; without numbers, all that the page has."""
+    from loadtest.many_models import run as run_many
+
+    chosen = (
+        counts if any(counts.values()) else {"members": (1, 50, 100), "fleets": (100, 500), "known": (1, 100, 1000)}
+    )
+    run_many(chosen["members"], chosen["fleets"], chosen["known"], rounds, seconds, out, click.echo)
 
 
 @main.command(name="models")

@@ -1,9 +1,11 @@
 """What heartbeats cost: bytes that Redis moves, and the time of each reader's event loop.
 
 `python -m loadtest.heartbeats [--workers N] [--models N] [--busy N] [--gateways N] [--seconds S]` starts a Redis of its own. Each
-simulated worker is a supervisor's part: it writes its heartbeat and reads its peers' pulses twice a second. Each gateway does with
-all heartbeats what a real one does (`gateway.background`), and looks at the workers of the busy models, as its router would.
+simulated worker is a supervisor's part: it writes its heartbeat and reads its peers' pulses twice a second. They started at
+different times, so that those that are due write all parts again in every round. Each gateway does with all heartbeats what a real
+one does (`gateway.background`), and looks at the workers of the busy models, as its router would.
 Bytes are Redis' own counts of its network; times are of the thread that runs one part alone, without the time that it waits.
+Garbage is collected as in our processes (`spare_collector`), but of 50 workers at once.
 """
 
 from __future__ import annotations
@@ -17,12 +19,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from prometheus_client import CollectorRegistry
+
 from gateway.catalogue.catalogue import Catalogue
 from gateway.catalogue.heartbeats import is_sound
+from gateway.fleet_metrics import FleetMetrics
 from gateway.routing.capacity import HeartbeatCapacity
 from infra.local.redis import RedisServer
+from protocol.heartbeat_parts import REWRITE
 from protocol.messages import Announcement, Heartbeat, ModelLoad, ModelState
 from protocol.naming import Names
+from protocol.runtime.loop import spare_collector
 from protocol.transport.redis.store import RedisStore
 from protocol.transport.settings import TransportSettings
 from workers.supervision.peers import Peers
@@ -138,6 +145,7 @@ class SimulatedGateway:
             entry = Announcement(f"model-{n:03}", "1", ModelState.READY, config, DIGEST, partitions=8)
             self.catalogue.announce(entry)
         self.capacity = HeartbeatCapacity(names, self.catalogue)
+        self.metrics = FleetMetrics(CollectorRegistry())
         self._busy = [names.infer_topic(f"model-{n:03}", "1") for n in range(fleet.busy)]
 
     async def look(self) -> None:
@@ -145,6 +153,7 @@ class SimulatedGateway:
         beats = [beat for beat in await self.store.workers() if is_sound(beat)]
         self.catalogue.seen(beats, time.time() - 2.5)
         self.capacity.observe(beats)
+        self.metrics.observe(beats, time.time() - 2.5)
 
     async def route(self) -> None:
         """The workers of the models that calls come for."""
@@ -167,6 +176,9 @@ async def measure(url: str, fleet: Fleet, seconds: float) -> Costs:
         await gateway.store.listen(names.gateway_channel(f"g{number}"), lambda wakes: None)
     own = await connect()
     try:
+        for number, worker in enumerate(workers):
+            for _ in range(number % REWRITE):
+                await worker.write(worker.current())
         await _rounds(workers, gateways, 6 * INTERVAL, Costs())
         before, began = await _traffic(own), time.monotonic()
         costs = Costs()
@@ -235,6 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 async def _main(options: argparse.Namespace) -> None:
+    spare_collector()
     with tempfile.TemporaryDirectory() as folder, RedisServer(Path(folder)) as server:
         for busy in (options.busy, 0):
             fleet = Fleet(options.workers, options.models, busy, options.gateways)

@@ -15,9 +15,11 @@ costs at most that worker's heartbeat until the next one is written; any bytes g
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import struct
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, overload
 
 from protocol.codec import micros
@@ -33,11 +35,22 @@ SETTLE: Final = 8
 REWRITE: Final = 30
 """Heartbeats after which all parts are written again: a replica that became the primary may lack some."""
 _NOTHING: Final = b""
+_REVISION: Final = 8
+"""Bytes of a revision."""
+_LOADS_START: Final = bytes([VERSION, 0xC4, _REVISION])
+"""What loads have before the revision of their description, and after the length of the array."""
+_MARK_END: Final = 1 + len(_LOADS_START) + _REVISION
+_INCARNATION: Final = 16
+"""Characters of an incarnation."""
+_UINT64: Final = 0xCF
+"""The type of a time in microseconds, from 2**32 on."""
+_PULSE: Final = struct.Struct(f">{_INCARNATION + 4}sQ{_REVISION + 6}s{_REVISION}s")
+"""A pulse whose fields have their usual sizes: what is before the time, the time, what follows it, the revision of the loads."""
 
 
 def revision(part: Buffer) -> bytes:
     """Eight bytes that stand for a part's bytes."""
-    return hashlib.blake2b(part, digest_size=8).digest()
+    return hashlib.blake2b(part, digest_size=_REVISION).digest()
 
 
 # --- pulses ----------------------------------------------------------------------------------------------------------
@@ -68,6 +81,15 @@ def decode_pulse(worker: str, data: Buffer) -> Pulse:
         raise CodecError(f"pulse lacks or mistypes a field: {exc!r}") from None
 
 
+def _pulse_parts(pulse: Pulse, data: bytes) -> tuple[bytes, bytes] | None:
+    """What a pulse has before its time, and between that and the revision of its loads, if it is laid out as `_PULSE`."""
+    if len(data) != _PULSE.size or data != encode_pulse(pulse):
+        return None
+    before, _, between, loads = _PULSE.unpack(data)
+    usual = before[-1] == _UINT64 and loads == pulse.loads and len(pulse.incarnation) == _INCARNATION
+    return (before, between) if usual else None
+
+
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 
@@ -95,19 +117,31 @@ def _with_numbers(facts: ModelLoad, packed: bytes) -> ModelLoad:
 
 
 class Loads(Sequence[ModelLoad]):
-    """The models of a heartbeat. Their numbers are unpacked when they are looked at.
+    """The models of a heartbeat. Their numbers are unpacked whenever they are looked at.
+
+    Args:
+        base: the numbers of each in the description.
+        changed: the loads, which have newer numbers of some; unpacked with the first look. Unreadable ones have none.
+        on_look: called with the loads at the first look.
 
     Attributes:
-        facts: the same models without numbers; one object as long as the worker's description stays.
+        facts: the same models without numbers; one object as long as nothing but numbers changes.
     """
 
-    __slots__ = ("_base", "_changed", "_made", "facts")
+    __slots__ = ("_base", "_changed", "_newer", "_on_look", "facts")
 
-    def __init__(self, facts: tuple[ModelLoad, ...], base: Sequence[bytes], changed: Mapping[int, bytes]) -> None:
+    def __init__(
+        self,
+        facts: tuple[ModelLoad, ...],
+        base: Sequence[bytes],
+        changed: bytes = _NOTHING,
+        on_look: Callable[[Loads, bytes], None] | None = None,
+    ) -> None:
         self.facts = facts
         self._base = base
         self._changed = changed
-        self._made: dict[int, ModelLoad] = {}
+        self._on_look = on_look
+        self._newer: dict[int, bytes] | None = None
 
     def __len__(self) -> int:
         return len(self.facts)
@@ -121,12 +155,18 @@ class Loads(Sequence[ModelLoad]):
     def __getitem__(self, index: int | slice) -> ModelLoad | Sequence[ModelLoad]:
         if isinstance(index, slice):
             return [self[at] for at in range(*index.indices(len(self.facts)))]
-        made = self._made.get(index)
-        if made is None:
-            facts = self.facts[index]
-            at = index if index >= 0 else index + len(self.facts)
-            made = self._made[index] = _with_numbers(facts, self._changed.get(at) or self._base[at])
-        return made
+        at = index if index >= 0 else index + len(self.facts)
+        changed = self._look() if self._newer is None else self._newer
+        return _with_numbers(self.facts[index], changed.get(at) or self._base[at])
+
+    def _look(self) -> dict[int, bytes]:
+        self._newer = {}
+        if self._on_look is not None:
+            self._on_look(self, self._changed)
+        if self._changed:
+            with contextlib.suppress(CodecError):
+                self._newer = _decode_loads(self._changed)[1]
+        return self._newer
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and tuple(self) == tuple(other)
@@ -167,12 +207,22 @@ def _encode_description(beat: Heartbeat, numbers: Sequence[bytes]) -> bytes:
     return pack(head)
 
 
-def _decode_description(data: Buffer) -> tuple[Heartbeat, tuple[bytes, ...]]:
-    """A heartbeat without time and numbers, and the packed numbers of its models."""
+def _unpack_description(data: Buffer) -> tuple[dict[str, Any], tuple[bytes, ...]]:
+    """What a description says besides numbers, as it is packed; and the packed numbers of its models."""
     head = unpack(data)
     try:
         if head["v"] != VERSION:
             raise CodecError(f"description of version {quoted(head['v'])} is not known")
+        numbers = tuple([bytes(m[7]) for m in head["models"]])
+        head["models"] = [m[:7] for m in head["models"]]
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError, OverflowError) as exc:
+        raise CodecError(f"description lacks or mistypes a field: {exc!r}") from None
+    return head, numbers
+
+
+def _described_heartbeat(head: Mapping[str, Any]) -> Heartbeat:
+    """A heartbeat without time and numbers."""
+    try:
         facts = tuple(
             [
                 ModelLoad(
@@ -183,13 +233,12 @@ def _decode_description(data: Buffer) -> tuple[Heartbeat, tuple[bytes, ...]]:
             ]
         )  # fmt: skip
         limit, used = head.get("memory", (0, 0))
-        beat = Heartbeat(
+        return Heartbeat(
             str(head["worker"]), str(head["incarnation"]), str(head["host"]), int(head["pid"]), 0.0, facts,
             {str(group): str(member) for group, member in head["members"].items()}, False, None,
             tuple(decode_progress(entry) for entry in head.get("control", ())), (int(limit), int(used)),
             str(head.get("mode", "")), tuple(map(str, head.get("unloaded", ()))), max(0, int(head.get("restarts", 0))),
         )  # fmt: skip
-        return beat, tuple([bytes(m[7]) for m in head["models"]])
     except (AttributeError, KeyError, TypeError, ValueError, IndexError, OverflowError) as exc:
         raise CodecError(f"description lacks or mistypes a field: {exc!r}") from None
 
@@ -243,24 +292,26 @@ class BeatWriter:
         self._asked: tuple[str, ...] | None = None
         self._base: list[bytes] = []
         self._last: list[bytes] = []
-        self._description = self._loads = _NOTHING
+        self._description = self._loads = self._written = _NOTHING
         self._since = 0
 
     def parts(self, beat: Heartbeat) -> Parts:
         """The parts to write. Whoever has answered an ask wrote elsewhere too: then all are written."""
-        if beat.asked != self._asked or self._since >= REWRITE:
+        if beat.asked != self._asked:
             self.forget()
         self._asked = beat.asked
         self._since += 1
         facts, numbers = _facts(beat), [_numbers(load) for load in beat.models]
         description = loads = None
+        if again := self._since > REWRITE:  # the same bytes, so that nobody reads them again
+            self._since, description = 1, self._written
         if facts != self._facts or self._stands_still(numbers):
-            description = _encode_description(beat, numbers)
+            self._written = description = _encode_description(beat, numbers)
             self._facts, self._base, self._description = facts, numbers, revision(description)
         self._last = numbers
         changed = {at: now for at, (now, base) in enumerate(zip(numbers, self._base, strict=True)) if now != base}
         encoded = _encode_loads(self._description, changed)
-        if (wanted := revision(encoded)) != self._loads:
+        if (wanted := revision(encoded)) != self._loads or again:
             self._loads, loads = wanted, encoded
         pulse = Pulse(
             beat.worker,
@@ -285,78 +336,169 @@ class _Known:
     """What was read of one worker.
 
     Attributes:
-        description, loads: the revisions of the parts; b"" for none.
-        head: the heartbeat that the description makes.
+        pulse: the one that was decoded last; None if it cannot be read. A later one may differ in what follows here.
+        before, between: the bytes around the time of `pulse`, before the revision of the loads; b"" if they have unusual sizes.
+        at: when the newest pulse was written.
+        named: the revision of the loads in the newest pulse.
+        description, loads: the revisions of the parts that were read; b"" for none.
+        mark: how loads of this description begin, after the length of their array.
+        said: what the description says besides numbers, as it was packed.
+        head: the heartbeat that this makes.
+        base: the numbers in the description.
     """
 
+    worker: str
+    pulse: Pulse | None = None
+    before: bytes = _NOTHING
+    between: bytes = _NOTHING
+    at: float = 0.0
+    named: bytes = _NOTHING
     description: bytes = _NOTHING
     loads: bytes = _NOTHING
+    mark: bytes = _NOTHING
+    said: Mapping[str, Any] | None = None
     head: Heartbeat | None = None
-    models: Loads = dataclasses.field(default_factory=lambda: Loads((), (), {}))
+    models: Loads = dataclasses.field(default_factory=lambda: Loads((), ()))
     base: tuple[bytes, ...] = ()
 
-
-class BeatReader:
-    """Puts heartbeats together again, of all workers."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, _Known] = {}
-
-    def wanted(self, pulses: Iterable[Pulse]) -> tuple[list[str], list[str]]:
-        """The workers whose description, and those whose loads are to be read."""
-        descriptions, loads = [], []
-        for pulse in pulses:
-            known = self._known.get(pulse.worker)
-            new = known is None or known.description != pulse.description
-            if new:
-                descriptions.append(pulse.worker)
-            if known is None or new or known.loads != pulse.loads:
-                loads.append(pulse.worker)
-        return descriptions, loads
-
-    def described(self, worker: str, data: Buffer | None) -> str:
-        """Take in a description; returns why it cannot be read, or ""."""
-        known = self._known.setdefault(worker, _Known())
-        if data is None or (now := revision(data)) == known.description:
+    def take(self, data: bytes) -> str:
+        """Take in loads; returns why they cannot be read, or "". Their revision is looked at when somebody looks at them."""
+        if self.head is None:
             return ""
-        known.description, known.loads, known.head = now, _NOTHING, None
-        try:
-            head, known.base = _decode_description(data)
-            if head.worker != worker:
-                raise CodecError(f"it is of worker {quoted(head.worker)}")
-        except CodecError as exc:
-            return exc.message
-        known.models = Loads(tuple(head.models), known.base, {})
-        known.head = head
+        if self.mark not in (data[1:_MARK_END], data[3 : 2 + _MARK_END]):
+            try:
+                description, _ = _decode_loads(data)
+            except CodecError as exc:
+                self.loads = revision(data)
+                return exc.message
+            if description != self.description:
+                return ""  # it comes with the next reading
+        self.loads = self.named
+        self.models = Loads(self.models.facts, self.base, data, self.check)
         return ""
 
-    def loaded(self, worker: str, data: Buffer | None) -> str:
-        """Take in loads, after the description; returns why they cannot be read, or ""."""
-        known = self._known.setdefault(worker, _Known())
-        if data is None or (now := revision(data)) == known.loads or known.head is None:
-            return ""
+    def check(self, models: Loads, data: bytes) -> None:
+        """Read the loads again if they are not those that the pulse named: another process wrote them in between."""
+        if models is self.models and revision(data) != self.loads:
+            self.loads = _NOTHING
+
+    def decode(self, data: bytes) -> str:
+        """Take in a pulse; returns why it cannot be read, or ""."""
+        self.before = self.between = _NOTHING
         try:
-            description, changed = _decode_loads(data)
+            pulse = self.pulse = decode_pulse(self.worker, data)
         except CodecError as exc:
-            known.loads = now
+            self.pulse = None
             return exc.message
-        if description == known.description:  # else it comes with the next reading
-            known.loads = now
-            known.models = Loads(known.models.facts, known.base, changed)
+        self.at, self.named = pulse.at, pulse.loads
+        if (parts := _pulse_parts(pulse, data)) is not None:
+            self.before, self.between = parts
         return ""
 
-    def heartbeat(self, pulse: Pulse) -> Heartbeat | None:
-        """The worker's heartbeat as of this pulse; None if its description is not there."""
-        known = self._known.get(pulse.worker)
-        if known is None or (head := known.head) is None:
+    def heartbeat(self) -> Heartbeat | None:
+        """The worker's heartbeat as of its newest pulse; None if that or its description is not there."""
+        pulse, head = self.pulse, self.head
+        if pulse is None or head is None:
             return None
         return Heartbeat(
-            head.worker, pulse.incarnation, head.host, head.pid, pulse.at, known.models, head.members, pulse.draining,
+            head.worker, pulse.incarnation, head.host, head.pid, self.at, self.models, head.members, pulse.draining,
             () if pulse.listens else None, head.control, head.memory, head.mode, head.unloaded,
             head.restarts,
         )  # fmt: skip
 
-    def keep(self, workers: Collection[str]) -> None:
-        """Forget all others."""
-        for worker in [worker for worker in self._known if worker not in workers]:
-            del self._known[worker]
+
+class BeatReader:
+    """Puts heartbeats together again, of all workers. Of a pulse that differs in its time and loads only, those are decoded."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, _Known] = {}
+        self._names: list[bytes] = []
+        self._rows: list[_Known] = []
+
+    def read(self, names: list[bytes], pulses: list[bytes]) -> dict[str, str]:
+        """Take in the pulses of all workers there are.
+
+        Args:
+            names: of the workers.
+            pulses: theirs, in the same order.
+
+        Returns:
+            By worker, why its pulse cannot be read.
+        """
+        if names != self._names:
+            self._lay_out(names)
+        if pulses and set(map(len, pulses)) == {_PULSE.size}:
+            rows = _PULSE.iter_unpack(b"".join(pulses))
+            unusual = []
+            for at, (known, (before, micro, between, loads)) in enumerate(zip(self._rows, rows, strict=True)):
+                if known.before == before and known.between == between:
+                    known.at, known.named = micro / 1e6, loads
+                else:
+                    unusual.append((known, pulses[at]))
+        else:
+            unusual = list(zip(self._rows, pulses, strict=True))
+        return {known.worker: problem for known, data in unusual if (problem := known.decode(data))}
+
+    def pulses(self) -> list[Pulse]:
+        """The newest pulses, as far as they can be read."""
+        return [
+            dataclasses.replace(known.pulse, at=known.at, loads=known.named)
+            for known in self._rows
+            if known.pulse is not None
+        ]
+
+    def wanted(self) -> tuple[list[bytes], list[bytes]]:
+        """The workers whose description, and those whose loads are to be read."""
+        descriptions, loads = [], []
+        for name, known in zip(self._names, self._rows, strict=True):
+            if known.pulse is not None:
+                if new := known.pulse.description != known.description:
+                    descriptions.append(name)
+                if new or known.named != known.loads:
+                    loads.append(name)
+        return descriptions, loads
+
+    def described(self, worker: str, data: Buffer | None) -> str:
+        """Take in a description; returns why it cannot be read, or ""."""
+        known = self._known[worker]
+        if data is None or (now := revision(data)) == known.description:
+            return ""
+        known.description, known.loads, known.mark = now, _NOTHING, _LOADS_START + now
+        try:
+            said, known.base = _unpack_description(data)
+            if known.head is None or said != known.said:  # else only numbers have changed
+                known.said = known.head = None
+                head = _described_heartbeat(said)
+                if head.worker != worker:
+                    raise CodecError(f"it is of worker {quoted(head.worker)}")
+                known.said, known.head = said, head
+                known.models = Loads(tuple(head.models), ())
+        except CodecError as exc:
+            known.said = known.head = None
+            return exc.message
+        known.models = Loads(known.models.facts, known.base)
+        return ""
+
+    def loaded(self, loads: Mapping[bytes, bytes | None]) -> dict[str, str]:
+        """Take in loads by worker, after the descriptions, as far as they have changed.
+
+        Returns:
+            By worker, why its loads cannot be read.
+        """
+        return {
+            known.worker: problem
+            for name, known in zip(self._names, self._rows, strict=True)
+            if known.named != known.loads and (data := loads.get(name)) is not None and (problem := known.take(data))
+        }
+
+    def heartbeats(self) -> list[Heartbeat]:
+        """The heartbeats of all workers whose pulse and description could be read."""
+        return [beat for known in self._rows if (beat := known.heartbeat()) is not None]
+
+    def _lay_out(self, names: list[bytes]) -> None:
+        """Know these workers, and no others."""
+        texts = [name.decode(errors="replace") for name in names]
+        former, self._known = self._known, {}
+        for worker in texts:
+            self._known[worker] = former.get(worker) or _Known(worker)
+        self._names, self._rows = names, [self._known[worker] for worker in texts]

@@ -64,6 +64,8 @@ class WorkerSettings:
         worker: this worker's id and static membership; unique in the fleet, the same over restarts. "" generates one.
         partitions: of a topic that has to be created. With four, four workers can share a version without repartitioning; each
             costs only an entry in every fetch and a log segment.
+        max_partitions: up to which a topic of this worker's models is raised when more workers serve it than it has partitions; one
+            that has as many or more is left alone.
         metrics_port: of `/metrics` and the health routes; 0 for a free one, None for no server.
         metrics_host: address to listen on for those.
         drain_grace: time to answer requests that are here at SIGTERM.
@@ -73,7 +75,8 @@ class WorkerSettings:
         restarts: how often the supervisor has started this worker again.
         journal_fd: the supervisor's file for the crash journal.
         resync_interval: between measurements of the offset to the store's clock.
-        max_queued_bytes: of requests that wait or run, per model version.
+        max_queued_bytes: of requests that wait or run in this process, over all its models. Half of it is guaranteed to them, in
+            equal shares; batch lanes leave a quarter to interactive requests.
         batch_lane_max_ms: milliseconds that one batch of the batch lane may run: the longest wait of an interactive request.
         batch_lane_share: of the instances' time that the batch lane gets while interactive requests always wait; 0 for none.
         rate_limit: `execution_count` makes instances wait for the resources that their groups name.
@@ -106,6 +109,7 @@ class WorkerSettings:
     exit_on_error: bool = True
     worker: str = ""
     partitions: int = 4
+    max_partitions: int = 64
     metrics_port: int | None = 8002
     metrics_host: str = "127.0.0.1"
     drain_grace: float = 30.0
@@ -165,7 +169,7 @@ class WorkerSettings:
             require_seconds(name, getattr(self, name))
         for name in ("drain_grace", "unload_grace"):
             require_seconds(name, getattr(self, name), zero=True)
-        for name in ("partitions", "load_threads", "max_attempts"):
+        for name in ("partitions", "max_partitions", "load_threads", "max_attempts"):
             require_count(name, getattr(self, name))
         for name in ("default_max_batch_size", "cores"):
             require_count(name, getattr(self, name), zero=True)

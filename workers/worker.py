@@ -31,6 +31,7 @@ from workers.instances.rate_limiter import parse_resources
 from workers.lifecycle.control import Control
 from workers.lifecycle.loader import Loader
 from workers.lifecycle.models import Models
+from workers.lifecycle.spares import PartitionRaiser
 from workers.metrics import WorkerMetrics
 from workers.response_cache import ResponseCache
 from workers.retry import Retry
@@ -116,6 +117,7 @@ class Worker:
         )
         explicit = settings.model_control_mode == "explicit"
         self.control = Control(self._context, settings, self.models, transport.directory) if explicit else None
+        self._partitions = PartitionRaiser(self._context, self.models, transport.directory, settings.max_partitions)
         self._pulse = HeartbeatSource(self._context, self.models, settings.model_control_mode, self.control)
         self._pulse.restarts = self.metrics.restarts = settings.restarts
         self._outlet = _outlet(settings, transport)
@@ -138,6 +140,7 @@ class Worker:
         self._start("heartbeat", self._beat)
         self._start("clock", self._resync)
         self._start("catalogue", self._look_again)
+        self._start("partitions", self._look_at_partitions)
         self._start("asks", self._asks.answer)
         await self._asks.listen()
         if self.control is None:
@@ -296,6 +299,11 @@ class Worker:
     async def _look_again(self) -> None:
         await asyncio.sleep(LOOK_INTERVAL)
         await self.models.announcer.look_again()
+
+    async def _look_at_partitions(self) -> None:
+        await asyncio.sleep(LOOK_INTERVAL)
+        if not self._pulse.draining:
+            await self._partitions.look()
 
     async def _poll(self) -> None:
         await asyncio.sleep(self._settings.repository_poll_secs)

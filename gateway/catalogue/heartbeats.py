@@ -94,9 +94,10 @@ class HeartbeatPoller:
 
 def is_sound(beat: Heartbeat) -> bool:
     """Whether names and times in a heartbeat are of their types. The codec passes on whatever a worker sends."""
-    named = isinstance(beat.worker, str) and (
-        isinstance(beat.models, Loads)  # whose reader has made sure of it
-        or all(isinstance(load.model, str) and isinstance(load.version, str) for load in beat.models)
+    if isinstance(beat.models, Loads):
+        return True  # its reader has made sure of it
+    named = isinstance(beat.worker, str) and all(
+        isinstance(load.model, str) and isinstance(load.version, str) for load in beat.models
     )
     return named and isinstance(beat.at, int | float) and math.isfinite(beat.at)
 

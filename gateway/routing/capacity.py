@@ -6,6 +6,7 @@ Invariant: the newest heartbeat decides who owns a partition that two workers cl
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Sequence
 from typing import Final, Protocol
 
@@ -47,7 +48,8 @@ class HeartbeatCapacity:
         self._names = names
         self._catalogue = catalogue
         self._beats: dict[str, Heartbeat] = {}
-        self._facts: list[tuple[str, Sequence[ModelLoad]]] = []
+        self._workers: list[str] = []
+        self._facts: list[Sequence[ModelLoad]] = []
         self._places: dict[tuple[str, str], list[tuple[str, int]]] = {}
         self._revision = 0
         self._learned: dict[str, int] = {}
@@ -63,10 +65,10 @@ class HeartbeatCapacity:
         """Replace what is known by these heartbeats. Numbers of a model are looked at when somebody asks for its topic."""
         self._revision += 1
         self._beats = {beat.worker: beat for beat in heartbeats}
-        facts = [(worker, facts_of(beat.models)) for worker, beat in self._beats.items()]
-        if not _same(facts, self._facts):
-            self._facts, self._places = facts, {}
-            for worker, models in facts:
+        workers, facts = list(self._beats), [facts_of(beat.models) for beat in self._beats.values()]
+        if workers != self._workers or not all(map(operator.is_, facts, self._facts)):
+            self._workers, self._facts, self._places = workers, facts, {}
+            for worker, models in zip(workers, facts, strict=True):
                 for at, load in enumerate(models):
                     self._places.setdefault((load.model, load.version), []).append((worker, at))
 
@@ -110,7 +112,7 @@ class HeartbeatCapacity:
                 taken.update(own)
                 if own and max(own) >= count:
                     self._unsure[topic] = None
-                found.append(dataclasses.replace(known, partitions=own))
+                found.append(known if own == known.partitions else dataclasses.replace(known, partitions=own))
         return found
 
     def _model(self, topic: str) -> tuple[str, str] | None:
@@ -125,8 +127,3 @@ class HeartbeatCapacity:
 def instances_of(config: ModelConfig) -> int:
     """Instances of a model that each worker runs, at least 1."""
     return max(1, min(sum(group.count for group in config.instance_groups), 1024))
-
-
-def _same(one: Sequence[tuple[str, object]], other: Sequence[tuple[str, object]]) -> bool:
-    """Whether both have the same workers with the very same objects."""
-    return len(one) == len(other) and all(a[0] == b[0] and a[1] is b[1] for a, b in zip(one, other, strict=True))

@@ -86,7 +86,7 @@ class Autoscaler:
     def _recommended(self, load: float, replicas: int) -> int:
         if not math.isfinite(load):
             return self._behaviour.most
-        if abs(load / replicas - 1.0) <= self._behaviour.tolerance:
+        if abs(load / replicas - 1.0) <= self._behaviour.tolerance + 1e-9:
             return replicas
         return self._bounded(math.ceil(load - 1e-9))
 

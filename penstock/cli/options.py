@@ -136,6 +136,7 @@ model_options = options(
     option("--rate-limit-resource", multiple=True, metavar="NAME:COUNT[:DEVICE]", help="With --rate-limit execution_count: how much of a resource each device (or this one) of a worker has; may be repeated. Without it: the most that an instance takes."),  # noqa: E501
     option("--cache-bytes", type=int, default=64 * 1024 * 1024, help="Bytes of a worker's response cache, for models with response_cache { enable: true }; 0 for no cache."),  # noqa: E501
     option("--partitions", type=int, default=4, help="Partitions of a new topic, and so the maximum number of workers that share one model version. Four are cheap (each is an entry in every fetch and a log segment) and let a model grow without repartitioning."),  # noqa: E501
+    option("--max-partitions", type=int, default=64, help="When more workers serve a version than its topic has partitions, the topic gets two for each worker, up to so many; with at most --partitions it stays as it is. Records with one key may then go to another partition."),  # noqa: E501
     option("--cores", type=int, default=0, help="CPU cores to divide among model instances; 0 for all of the container."),
     option("--max-attempts", type=int, default=3, help="Runs of a request that may die before it becomes a dead letter."),
     option("--batch-lane-max-ms", type=float, default=20.0, help="Milliseconds that one batch of the batch lane may run: an interactive request waits for it no longer."),  # noqa: E501

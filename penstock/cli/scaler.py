@@ -40,10 +40,10 @@ async def _serve(flags: dict[str, Any]) -> None:
     from gateway.scaler.settings import ScalerSettings
     from protocol.transport import open_transport
 
-    settings = transport_settings(**flags)
+    settings, own = transport_settings(**flags), ScalerSettings(**chosen(ScalerSettings, flags))
     transport = open_transport(settings)
     await transport.open()
     try:
-        await Scaler(ScalerSettings(**chosen(ScalerSettings, flags)), transport, settings.names).serve()
+        await Scaler(own, transport, settings.names).serve()
     finally:
         await transport.close()

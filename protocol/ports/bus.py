@@ -182,6 +182,16 @@ class Bus(Protocol):
     async def ensure_topic(self, topic: str, partitions: int, *, compacted: bool = False) -> int:
         """Create the topic if it does not exist; returns its number of partitions."""
 
+    async def raise_partitions(self, topic: str, partitions: int) -> int:
+        """Give the topic at least so many partitions; returns how many it has then. Members of its groups get the new ones soon.
+
+        Records that are in the log stay where they are. Readers of a new partition begin at its start.
+
+        Raises:
+            NotFound: there is no such topic.
+            Unavailable: no broker answers, or it refuses.
+        """
+
     async def partitions(self, topic: str) -> int:
         """How many partitions the topic has now; 0 if there is no such topic. Creates none.
 

@@ -24,7 +24,7 @@ def test_the_first_replica_is_started_alone_and_the_others_follow() -> None:
 
 def test_a_tenth_is_ignored() -> None:
     scaler = Autoscaler(Behaviour(most=100, window=0.0))
-    assert scaler.decide(0.0, Reading(True, 22.0), 20) == 20
+    assert scaler.decide(0.0, Reading(True, 21.9), 20) == 20
     assert scaler.decide(1.0, Reading(True, 22.1), 20) == 23
     assert scaler.decide(2.0, Reading(True, 18.0), 20) == 20
     assert scaler.decide(3.0, Reading(True, 17.9), 20) == 18

@@ -68,6 +68,7 @@ class Site:
         self.settings = TransportSettings(kafka=kafka, redis=redis, prefix=prefix, session_timeout=10.0)
         self.names = Names(prefix)
         self.folder = folder
+        self.partitions = 4
         self.answers: dict[str, list[InferReply]] = collections.defaultdict(list)
         self.at: dict[str, list[float]] = collections.defaultdict(list)
         self.ids: list[str] = []
@@ -83,7 +84,9 @@ class Site:
         await transport.open()
         folders = tuple(self.folder / repository for repository in repositories)
         worker = Worker(
-            WorkerSettings(model_repository=folders, worker=name, metrics_port=None, partitions=4, unload_grace=5.0),
+            WorkerSettings(
+                model_repository=folders, worker=name, metrics_port=None, partitions=self.partitions, unload_grace=5.0
+            ),
             transport,
             self.names,
         )

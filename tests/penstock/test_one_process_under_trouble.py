@@ -65,7 +65,7 @@ async def test_callers_in_a_hurry_leave_nothing_behind(tmp_path: Path) -> None:
         await until(lambda: len(service.completion.pending) == 0)
         await until(lambda: service.admission.size == 0 and service.admission.calls == 0)
         for serving in fleet.worker.models.serving():
-            await until(lambda runner=serving.runner: runner.in_flight == 0 and runner._nbytes == 0)  # type: ignore[misc]
+            await until(lambda runner=serving.runner: runner.in_flight == 0 and runner._memory.held == 0)  # type: ignore[misc]
         await until(lambda: broker._size == 0)
     finally:
         await fleet.stop()

@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 
 import msgpack
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from protocol.errors import CodecError
@@ -55,13 +55,14 @@ class Store:
         self.written += len(parts.pulse) + len(parts.description or b"") + len(parts.loads or b"")
 
     def read(self, worker: str = "worker-1") -> Heartbeat | None:
-        pulse = decode_pulse(worker, self.pulse)
-        descriptions, loads = self.reader.wanted([pulse])
+        assert not self.reader.read([worker.encode()], [self.pulse])
+        assert self.reader.pulses() == [decode_pulse(worker, self.pulse)]
+        descriptions, loads = self.reader.wanted()
         if descriptions:
             assert not self.reader.described(worker, self.description or None)
         if loads:
-            assert not self.reader.loaded(worker, self.loads or None)
-        return self.reader.heartbeat(pulse)
+            assert not self.reader.loaded({worker.encode(): self.loads or None})
+        return next(iter(self.reader.heartbeats()), None)
 
 
 def test_the_parts_are_the_golden_files() -> None:
@@ -218,7 +219,7 @@ def test_models_are_the_same_object_until_something_changes_and_their_facts_unti
     assert [m.lag for m in facts_of(read[2])] == [0]
     assert (read[2][-1].lag, [m.lag for m in read[2][:1]], repr(read[2])) == (9, [9], repr(tuple(read[2])))
     assert facts_of(BEAT.models) is BEAT.models
-    assert Loads((), (), {}) == ()
+    assert Loads((), ()) == ()
 
 
 STRANGE = [None, [], {}, 7, "x", [2], [3] * 7, [2, "i", None, 0, 0, b"", b""], [2, "i", float("inf"), 0, 0, b"", b""],
@@ -228,43 +229,127 @@ STRANGE = [None, [], {}, 7, "x", [2], [3] * 7, [2, "i", None, 0, 0, b"", b""], [
 
 @given(st.sampled_from(STRANGE).map(msgpack.packb) | st.binary(max_size=60))
 def test_any_bytes_are_a_part_or_an_error(data: bytes) -> None:
-    reader = BeatReader()
     with contextlib.suppress(CodecError):
         decode_pulse("w", data)
+    reader = BeatReader()
+    reader.read([b"w"], [encode_pulse(Pulse("w", "i", 1.0))])
     assert reader.described("w", data)
     assert not reader.described("w", data)
-    assert reader.heartbeat(Pulse("w", "i", 1.0)) is None
-    described = BeatReader()
-    parts = BeatWriter().parts(BEAT)
-    assert not described.described(BEAT.worker, parts.description)
-    assert described.loaded(BEAT.worker, data)
-    assert described.heartbeat(decode_pulse(BEAT.worker, parts.pulse)) == BEAT
+    assert reader.heartbeats() == []
+    reader, parts = BeatReader(), BeatWriter().parts(BEAT)
+    reader.read([BEAT.worker.encode()], [parts.pulse])
+    assert not reader.described(BEAT.worker, parts.description)
+    assert reader.loaded({BEAT.worker.encode(): data})
+    assert reader.heartbeats() == [BEAT]
 
 
 def test_numbers_that_cannot_be_read_are_missing() -> None:
     for data in (b"", b"\xc1", msgpack.packb([1, 2]), msgpack.packb(["x"] * 10), msgpack.packb([1] * 10)):
-        (load,) = Loads((ModelLoad("m", "1", ModelState.READY),), (data,), {})
+        (load,) = Loads((ModelLoad("m", "1", ModelState.READY),), (data,))
         assert load.model == "m"
-        (load,) = Loads((ModelLoad("m", "1", ModelState.READY),), (b"",), {0: data})
+        (load,) = Loads((ModelLoad("m", "1", ModelState.READY),), (b"",), msgpack.packb([2, b"12345678", 0, data]))
         assert load.model == "m"
 
 
 def test_a_description_under_another_workers_name_is_refused() -> None:
-    assert "worker-1" in BeatReader().described("w2", BeatWriter().parts(BEAT).description)
+    reader, parts = BeatReader(), BeatWriter().parts(BEAT)
+    assert not reader.read([b"w2"], [parts.pulse])
+    assert "worker-1" in reader.described("w2", parts.description)
 
 
 def test_whoever_has_left_is_forgotten() -> None:
     store = Store()
     store.write(BeatWriter().parts(BEAT))
     assert store.read() == BEAT
-    store.reader.keep([])
-    assert store.reader.heartbeat(decode_pulse("worker-1", store.pulse)) is None
+    store.reader.read([], [])
+    assert store.reader.heartbeats() == []
+    store.reader.read([b"worker-1"], [store.pulse])
+    assert store.reader.wanted() == ([b"worker-1"], [b"worker-1"])
 
 
 @given(st.builds(Pulse, names, names, st.just(5.5), st.booleans(), st.booleans(), st.binary(), st.binary()))
 def test_a_pulse_survives_the_wire(pulse: Pulse) -> None:
     assert decode_pulse(pulse.worker, encode_pulse(pulse)) == pulse
     assert len(revision(encode_pulse(pulse))) == 8
+
+
+@given(
+    st.lists(
+        st.builds(
+            Pulse, names, st.sampled_from(["", "i", "0123456789abcdef"]), st.integers(0, 2**51).map(lambda us: us / 1e6),
+            st.booleans(), st.booleans(), st.sampled_from([b"", b"12345678"]), st.sampled_from([b"", b"abcdefgh", b"ABCDEFGH"]),
+        ),
+        max_size=20,
+    )
+)  # fmt: skip
+def test_pulses_that_are_read_one_after_the_other_are_as_if_read_alone(pulses: list[Pulse]) -> None:
+    reader = BeatReader()
+    for end in range(len(pulses) + 1):
+        newest = {pulse.worker: pulse for pulse in pulses[:end]}
+        encoded = {worker: encode_pulse(pulse) for worker, pulse in newest.items()}
+        assert reader.read([worker.encode() for worker in encoded], list(encoded.values())) == {}
+        assert reader.pulses() == [decode_pulse(worker, data) for worker, data in encoded.items()]
+
+
+@given(st.binary(max_size=60), st.integers(0, 50), st.integers(0, 50))
+@example(b"", 0, 50)
+def test_a_pulse_that_a_stranger_changed_is_read_as_it_is(noise: bytes, start: int, end: int) -> None:
+    pulse = Pulse("w", "0123456789abcdef", 1_800_000_000.0, False, True, b"12345678", b"abcdefgh")
+    reader, data = BeatReader(), encode_pulse(pulse)
+    assert reader.read([b"v", b"w"], [data, data]) == {}
+    changed = data[:start] + noise + data[end:]
+    try:
+        alone = [decode_pulse("w", changed)]
+    except CodecError:
+        alone = []
+    assert reader.read([b"v", b"w"], [data, changed]).keys() == (set() if alone else {"w"})
+    assert reader.pulses() == [dataclasses.replace(pulse, worker="v"), *alone]
+
+
+def test_numbers_that_are_written_again_with_new_ones_leave_the_facts_the_same_object() -> None:
+    store, writer, beat = Store(), BeatWriter(), many(50)
+    store.write(writer.parts(beat))
+    first = store.read()
+    beat = busy(beat, list(range(20)), 5)
+    store.write(writer.parts(beat))
+    parts = writer.parts(beat)  # they stand still: a new description takes them in
+    assert parts.description is not None
+    store.write(parts)
+    second = store.read()
+    assert first is not None
+    assert second == beat
+    assert facts_of(first.models) is facts_of(second.models)
+
+
+def test_loads_that_the_pulse_does_not_name_are_read_again_once_somebody_looked() -> None:
+    store, writer, beat = Store(), BeatWriter(), many(5)
+    store.write(writer.parts(beat))
+    store.read()
+    parts = writer.parts(busy(beat, [1], 7))
+    other = BeatWriter()
+    other.parts(beat)
+    store.write(dataclasses.replace(parts, loads=other.parts(busy(beat, [1], 8)).loads))
+    seen = store.read()
+    assert seen is not None
+    assert store.reader.wanted() == ([], [])
+    assert seen.models[1].lag == 8
+    assert store.reader.wanted() == ([], [b"worker-1"])
+    store.loads = parts.loads or b""
+    again = store.read()
+    assert again is not None
+    assert (again.models[1].lag, store.reader.wanted()) == (7, ([], []))
+
+
+def test_parts_that_are_written_again_are_not_read_again() -> None:
+    store, writer, beat = Store(), BeatWriter(), many(5)
+    for lag in range(2 * REWRITE):
+        beat = busy(beat, [1], lag)
+        parts = writer.parts(beat)
+        store.write(parts)
+        store.reader.read([beat.worker.encode()], [parts.pulse])
+        descriptions, _ = store.reader.wanted()
+        assert descriptions == ([beat.worker.encode()] if lag == 0 else [])
+        assert store.read() == beat
 
 
 def test_a_reader_of_version_1_gets_the_statistics_that_it_routes_by() -> None:

@@ -13,6 +13,7 @@ from workers.context import Context
 from workers.instances.job import Executor
 from workers.instances.loaded import LoadedModel
 from workers.retry import Retry
+from workers.serving.memory import QueueMemory
 from workers.serving.serving import Serving
 from workers.supervision.supervisor import Supervisor
 from workers.system.backoff import Backoff
@@ -51,7 +52,7 @@ class WorkerProcess:
             )  # fmt: skip
             kind = SimChild if fleet.isolated else SimThread
             self.executors = [kind(self, f"m_{n}") for n in range(fleet.dice.choice((1, 1, 2)))]
-            self.serving = Serving(context, LoadedModel(VERSION, self.executors, 0.0), 2**20)
+            self.serving = Serving(context, LoadedModel(VERSION, self.executors, 0.0), QueueMemory(2**20))
             await self.serving.open()
         except FleetError as error:
             fleet.history.note("start failed", self.process, error.message)

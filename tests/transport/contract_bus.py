@@ -37,6 +37,32 @@ class BusContract(MembersContract):
         assert await bus.partitions(topic) == 3
         assert await bus.partitions(site.topic("uncounted")) == 0
 
+    async def test_partitions_are_raised_for_members_that_have_none(self, site: Site, bus: Bus) -> None:
+        topic = site.topic("raised")
+        await bus.ensure_topic(topic, 1)
+        await bus.publish(topic, numbered(3))
+        one, first = await self.joined(site, bus, topic, "a", 1)
+        second = Owner()
+        other = await site.connect()
+        two = await other.subscribe(topic, topic, "b", second)
+        await site.until(lambda: len(first.owned) + len(second.owned) == 1 and bool(second.epochs), one, two)
+        assert await other.raise_partitions(topic, 4) == 4
+        assert await bus.raise_partitions(topic, 3) == 4
+        assert await bus.partitions(topic) == 4
+        places = [await bus.publish(topic, numbered(2), partition=number) for number in (3, 2, 1)]
+        assert [(place.partition, place.offset) for place in places] == [(3, 0), (2, 0), (1, 0)]
+        await site.until(lambda: len(first.owned) == len(second.owned) == 2, one, two)
+        assert sorted([*first.owned, *second.owned]) == [0, 1, 2, 3]
+        got = await take(one, 5 if 0 in first.owned else 4)
+        got += await take(two, 9 - len(got))
+        assert sorted((record.partition, record.offset) for record in got) == [
+            (0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0), (2, 1), (3, 0), (3, 1),
+        ]  # fmt: skip
+
+    async def test_a_topic_that_does_not_exist_gets_no_partitions(self, site: Site, bus: Bus) -> None:
+        with pytest.raises(NotFound):
+            await bus.raise_partitions(site.topic("nowhere"), 3)
+
     async def test_a_record_arrives_as_it_was_published(self, site: Site, bus: Bus) -> None:
         topic = site.topic("whole")
         await bus.ensure_topic(topic, 1)

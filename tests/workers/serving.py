@@ -29,6 +29,7 @@ from workers.instances.loaded import LoadedModel
 from workers.repository.completion import complete
 from workers.repository.version import ModelVersion
 from workers.retry import Retry
+from workers.serving.memory import QueueMemory
 from workers.serving.serving import Serving
 
 
@@ -125,6 +126,7 @@ class Bench:
         self.instances: list[Gated] = []
         self.clock = Clock()
         self.journal: CrashJournal | None = None
+        self.memory: QueueMemory | None = None
 
     async def open(self) -> None:
         await self.bus.open()
@@ -163,7 +165,9 @@ class Bench:
             await executor.load(functools.partial(_itself, instance))
             self.instances.append(instance)
             executors.append(executor)
-        serving = Serving(self.context(worker), LoadedModel(version, executors, 0.0), max_bytes)
+        serving = Serving(
+            self.context(worker), LoadedModel(version, executors, 0.0), self.memory or QueueMemory(max_bytes)
+        )
         self.serving.append(serving)
         await self.bus.ensure_topic(serving.topic, partitions)
         await serving.open()

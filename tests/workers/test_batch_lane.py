@@ -46,7 +46,7 @@ async def everything_done(b: Bench) -> None:
         await until(lambda lanes=lanes: not any(lane.in_flight for lane in lanes), "every record")  # type: ignore[misc]
         await until(lambda s=serving: s.batch_intake._tracker.in_flight == 0, "every offset")  # type: ignore[misc]
         assert serving.runner.running_rows == serving.batch_lane.out_rows == serving.batch_lane.queued_rows == 0
-        assert serving.batch_lane._nbytes == serving.batch_lane._followers == 0
+        assert serving.batch_lane._memory.held == serving.batch_lane._followers == 0
         assert not serving.batch_lane._begun
         assert all(executor.held == 0 for executor in serving.loaded.executors)
 

@@ -96,7 +96,7 @@ class Play:
                 counts = {row: ran.count(row) for row in rows}
                 assert set(counts.values()) <= ({1} if reply.failure is None else {0, 1}), "each row runs once"
         assert serving.runner.running_rows == serving.runner.queued_rows == serving.batch_lane.queued_rows == 0
-        assert serving.batch_lane.out_rows == serving.batch_lane._nbytes == 0
+        assert serving.batch_lane.out_rows == serving.batch_lane._memory.held == 0
         assert not serving.batch_lane._begun
         assert not serving.batch_lane._turns
         assert all(executor.held == 0 for executor in serving.loaded.executors)

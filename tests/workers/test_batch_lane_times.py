@@ -27,6 +27,7 @@ from workers.instances.job import Completed, Job
 from workers.instances.loaded import LoadedModel
 from workers.repository.completion import complete
 from workers.repository.version import ModelVersion
+from workers.serving.memory import QueueMemory
 from workers.serving.serving import Serving
 
 BATCHING = IDENTITY + "dynamic_batching { }"
@@ -111,7 +112,7 @@ class Times(Bench):
             executor._instance = IdentityInstance(complete_config, 0.0)
             self.executors.append(executor)
         loaded = LoadedModel(version, self.executors, 0.0)
-        serving = Serving(self.context(), loaded, 2**30, LaneSettings(LONGEST, share))
+        serving = Serving(self.context(), loaded, QueueMemory(2**30), LaneSettings(LONGEST, share))
         self.serving.append(serving)
         await self.bus.ensure_topic(serving.topic, 1)
         await serving.open()

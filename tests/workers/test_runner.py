@@ -11,6 +11,7 @@ from tests.walks import walks
 from tests.workers.fleet import DELAYED, IDENTITY, ORDERED, until, values
 from tests.workers.serving import bench
 from workers.instances.executor import DEPTH
+from workers.serving.memory import QueueMemory
 from workers.serving.runner import BATCHES_PER_INSTANCE
 
 
@@ -253,7 +254,7 @@ async def test_draining_gives_up_after_its_grace() -> None:
 
 async def test_room_counts_rows_and_bytes() -> None:
     async with bench() as b:
-        serving = await b.serve(max_bytes=3000)
+        serving = await b.serve(max_bytes=4000)
         (instance,) = b.instances
         assert serving.runner.room() == BATCHES_PER_INSTANCE * 8
         instance.gate.clear()
@@ -263,6 +264,22 @@ async def test_room_counts_rows_and_bytes() -> None:
         instance.gate.set()
         await asyncio.gather(*futures)
         await until(lambda: serving.runner.room() > 0)
+
+
+async def test_a_model_beside_one_that_holds_everything_has_its_share() -> None:
+    memory = QueueMemory(4000)
+    other = memory.open_queue()
+    other.add(10_000)
+    async with bench() as b:
+        b.memory = memory
+        serving = await b.serve()
+        assert serving.runner.room() == BATCHES_PER_INSTANCE * 8
+        futures = await b.caller.publish(*[b.caller.request(*range(8), *range(600)) for _ in range(5)])
+        await asyncio.gather(*futures)
+        await until(lambda: memory.used == 10_000)
+    assert other.free == 0
+    other.add(-9_000)
+    assert other.free == 3000
 
 
 STRINGS = """

@@ -229,7 +229,7 @@ async def test_a_thousand_records_of_one_request_cost_a_few_calls_and_no_more_ro
         )  # a record after the end of all that were here runs again: one of each fill
         assert runs + serving.statistics.already_answered == 1000
         assert runs + sum(calls) <= 2 + 3 * 1000 / most
-        assert (serving.runner.in_flight, serving.runner._followers_rows, serving.runner._nbytes) == (0, 0, 0)
+        assert (serving.runner.in_flight, serving.runner._followers_rows, serving.runner._memory.held) == (0, 0, 0)
 
 
 async def test_a_later_run_among_many_repetitions_runs() -> None:

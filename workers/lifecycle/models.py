@@ -32,6 +32,7 @@ from workers.repository.model_files import require_distinct
 from workers.repository.scan import ignored_folders, scan_file, scan_repositories
 from workers.repository.sources import Sources
 from workers.repository.version import ModelFolder, ModelVersion
+from workers.serving.memory import QueueMemory
 from workers.serving.serving import Serving
 from workers.settings import WorkerSettings
 from workers.system import cpu_yield
@@ -131,6 +132,7 @@ class Models:
         self.announcer = Announcer(context, directory)
         self._context = context
         self._settings = settings
+        self._memory = QueueMemory(settings.max_queued_bytes)
         self._loader = loader
         self._folders: dict[str, ModelFolder] = {}
         self._digests = Digests()
@@ -395,7 +397,7 @@ class Models:
         slot = self.slots[key]
         context, former = self._context, slot.serving
         batch = LaneSettings(self._settings.batch_lane_max_ms / 1000.0, self._settings.batch_lane_share)
-        serving = Serving(context, loaded, self._settings.max_queued_bytes, batch)
+        serving = Serving(context, loaded, self._memory, batch)
         slot.config, slot.labels = loaded.version.config.to_json(), loaded.labels
         slot.partitions = await context.retry.call(
             "create topic", lambda: context.bus.ensure_topic(serving.topic, self._settings.partitions)
@@ -414,6 +416,14 @@ class Models:
             "ready", model=key[0], version=key[1], seconds=round(loaded.seconds, 3), instances=len(loaded.executors),
             partitions=slot.partitions,
         )  # fmt: skip
+
+    async def repartitioned(self, key: Key, topic: str, partitions: int) -> None:
+        """A topic of a version has so many partitions now: gateways learn of its interactive one by a new announcement."""
+        slot = self.slots.get(key)
+        if slot is not None and slot.serving is not None and slot.serving.topic == topic:
+            slot.partitions = partitions
+            if slot.state is State.READY:
+                await self._announce(key, slot)
 
     async def _unload(self, key: Key, order: Order) -> None:
         """Take no new calls, serve or refuse the requests in the topic, and free the instances."""

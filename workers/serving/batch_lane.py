@@ -34,6 +34,7 @@ from workers.failures.classify import cause_of
 from workers.instances.inline_policy import INLINE_BELOW
 from workers.instances.job import Entry, Executor, Job
 from workers.serving.held import HeldEntries, Source
+from workers.serving.memory import QueueShare
 from workers.serving.rows import BatchRecord, Slice
 from workers.statistics import ModelStatistics
 
@@ -75,7 +76,7 @@ class BatchLane(HeldEntries):
         statistics: counts what happens here.
         source: gives the entries.
         settings: how much the lane may take.
-        max_bytes: of records that wait or run.
+        memory: bounds the bytes of records that wait or run.
 
     Attributes:
         slowed: why nothing is taken in; "" while something is.
@@ -88,17 +89,16 @@ class BatchLane(HeldEntries):
         statistics: ModelStatistics,
         source: Source,
         settings: LaneSettings,
-        max_bytes: int,
+        memory: QueueShare,
     ) -> None:
-        super().__init__(context, statistics, source, NoBatching(MAX_BATCH_LANE_ROWS if config.batching else 0))
+        super().__init__(context, statistics, source, NoBatching(MAX_BATCH_LANE_ROWS if config.batching else 0), memory)
         batching = config.dynamic_batching
         self._batch = max(1, config.max_batch_size)
         self.slowed = ""
         self._divisible = config.batching
         self._combines = config.batching and batching is not None
         self._planner = LanePlanner(self._batch, () if batching is None else batching.preferred_batch_sizes, settings)
-        self._max_bytes = max_bytes
-        self._bytes_per_request = float(max_bytes)
+        self._bytes_per_request = float(max(1, memory.limit // 2))
         self._begun: dict[str, BatchRecord] = {}
         self._front_record: BatchRecord | None = None
         self._returned: collections.deque[BatchRecord] = collections.deque()
@@ -145,7 +145,7 @@ class BatchLane(HeldEntries):
             return 0
         if self._writer.pending > 2 * self._max_rows or self._writer.topics.full:
             return 0
-        queued, nbytes = self.queued_rows, self._max_bytes - self._nbytes
+        queued, nbytes = self.queued_rows, self._memory.free
         rows = self._max_rows - queued - self._out_rows - self._followers_rows
         records = int(min(rows / self._rows_per_request, nbytes / self._bytes_per_request))
         if records > 0:
@@ -470,4 +470,5 @@ class BatchLane(HeldEntries):
         """Stop abruptly, as a crash would: unanswered records are delivered again."""
         self._scheduler.drain()
         self._writer.abandon()
+        self._memory.close()
         self._background.cancel()

@@ -22,6 +22,7 @@ from workers.context import Context
 from workers.instances.job import Entry
 from workers.results.replies import Replies
 from workers.results.writer import ResultWriter
+from workers.serving.memory import QueueShare
 from workers.statistics import ModelStatistics
 
 
@@ -49,10 +50,16 @@ class HeldEntries:
         statistics: counts what happens here.
         source: gives the entries.
         scheduler: queues them.
+        memory: bounds their bytes.
     """
 
     def __init__(
-        self, context: Context, statistics: ModelStatistics, source: Source, scheduler: Scheduler[InferRequest]
+        self,
+        context: Context,
+        statistics: ModelStatistics,
+        source: Source,
+        scheduler: Scheduler[InferRequest],
+        memory: QueueShare,
     ) -> None:
         self._context = context
         self._clock = context.clock
@@ -63,7 +70,7 @@ class HeldEntries:
         self._replies = Replies(context.worker, context.fence_ttl, context.digest, encoded=encoded, topic_ttl=topic_ttl)
         self._writer = ResultWriter(context, statistics, self._settle)
         self._entries: dict[str, Entry] = {}
-        self._nbytes = 0
+        self._memory = memory
         self._followers = self._followers_rows = 0
         self._rows_per_request = 1.0
         self._empty = asyncio.Event()
@@ -109,7 +116,7 @@ class HeldEntries:
         rejection = self._scheduler.add(entry, entry.enqueued)
         if rejection is None:
             self._entries[entry.ref] = entry
-            self._nbytes += entry.nbytes
+            self._memory.add(entry.nbytes)
             self._rows_per_request += 0.1 * (entry.rows - self._rows_per_request)
         elif rejection.reason is not Reject.DRAINING:  # a draining worker leaves the record in the log
             self._reject(entry, rejection)
@@ -119,7 +126,7 @@ class HeldEntries:
         """An entry that waits for another one takes room like any other."""
         self._followers += sign
         self._followers_rows += sign * follower.rows
-        self._nbytes += sign * follower.nbytes
+        self._memory.add(sign * follower.nbytes)
 
     def _promote_follower(self, leader: Entry) -> bool:
         """Queue the next entry that waited for this one, and let the others wait for that; whether there was one."""
@@ -242,7 +249,7 @@ class HeldEntries:
 
     def _drop(self, entry: Entry) -> None:
         del self._entries[entry.ref]
-        self._nbytes -= entry.nbytes
+        self._memory.add(-entry.nbytes)
         entry.job = None
 
     async def drained(self) -> None:

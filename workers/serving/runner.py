@@ -22,6 +22,7 @@ from workers.instances.job import Entry, Job
 from workers.instances.loaded import LoadedModel
 from workers.serving.batch_lane import BatchLane
 from workers.serving.held import HeldEntries, Source
+from workers.serving.memory import QueueShare
 from workers.serving.pipeline import Pipeline
 from workers.statistics import ModelStatistics
 
@@ -37,7 +38,7 @@ class Runner(HeldEntries):
         loaded: the version and its instances, at least one.
         statistics: counts what happens here.
         source: gives the entries.
-        max_bytes: of entries that wait or run.
+        memory: bounds the bytes of entries that wait or run.
         lane: the batch lane, which runs on the same instances.
     """
 
@@ -47,13 +48,13 @@ class Runner(HeldEntries):
         loaded: LoadedModel,
         statistics: ModelStatistics,
         source: Source,
-        max_bytes: int,
+        memory: QueueShare,
         lane: BatchLane,
     ) -> None:
         config, executors = loaded.version.config, loaded.executors
-        super().__init__(context, statistics, source, for_config(config.max_batch_size, config.dynamic_batching))
+        scheduler = for_config(config.max_batch_size, config.dynamic_batching)
+        super().__init__(context, statistics, source, scheduler, memory)
         self._max_rows = BATCHES_PER_INSTANCE * max(1, config.max_batch_size) * len(executors)
-        self._max_bytes = max_bytes
         self._max_queue_size = _max_queue_size(config)
         self.ordered = config.dynamic_batching is not None and config.dynamic_batching.preserve_ordering
         self._pipeline = self._make_pipeline(context, config, executors, statistics, self)
@@ -77,7 +78,7 @@ class Runner(HeldEntries):
 
     def room(self) -> int:
         """How many more requests may be taken in; 0 while the store is failing."""
-        if self._context.retry.failing or self._nbytes >= self._max_bytes:
+        if self._context.retry.failing or self._memory.free <= 0:
             return 0
         if self._writer.pending > 2 * self._max_rows or self._writer.topics.full:
             return 0
@@ -222,6 +223,7 @@ class Runner(HeldEntries):
         self._scheduler.drain()
         self._pipeline.abandon()
         self._writer.abandon()
+        self._memory.close()
         if self._timer is not None:
             self._timer.cancel()
         if self._lane_step is not None:

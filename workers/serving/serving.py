@@ -22,6 +22,7 @@ from workers.retry import Retry
 from workers.serving.batch_lane import BatchLane
 from workers.serving.batch_topic import BatchTopic
 from workers.serving.caching import CachingRunner
+from workers.serving.memory import BATCH_LANE, QueueMemory
 from workers.serving.runner import Runner
 from workers.statistics import ModelStatistics
 
@@ -40,7 +41,7 @@ class Serving:
     Args:
         context: the worker's.
         loaded: the instances.
-        max_bytes: of requests that wait or run; the batch lane may have half as many on top.
+        memory: bounds the bytes of requests that wait or run; shared by all versions of the process.
         batch: how much the batch lane may take.
 
     Attributes:
@@ -49,7 +50,7 @@ class Serving:
     """
 
     def __init__(
-        self, context: Context, loaded: LoadedModel, max_bytes: int, batch: LaneSettings | None = None
+        self, context: Context, loaded: LoadedModel, memory: QueueMemory, batch: LaneSettings | None = None
     ) -> None:
         version = loaded.version
         self.key = (version.model, str(version.version))
@@ -66,11 +67,11 @@ class Serving:
         )
         self.batch_intake = Intake(context, decoder, self.statistics, digest)
         self.batch_lane = BatchLane(
-            context, config, self.statistics, self.batch_intake, batch or LaneSettings(), max(1, max_bytes // 2)
+            context, config, self.statistics, self.batch_intake, batch or LaneSettings(), memory.open_queue(BATCH_LANE)
         )
         caching = bool(config.response_cache) and context.cache is not None
         self.runner = (CachingRunner if caching else Runner)(
-            context, loaded, self.statistics, self.intake, max_bytes, self.batch_lane
+            context, loaded, self.statistics, self.intake, memory.open_queue(), self.batch_lane
         )
         self._batch_topic = BatchTopic(context, self.batch_intake, self.batch_lane)
 

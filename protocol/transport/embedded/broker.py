@@ -19,6 +19,7 @@ from protocol.errors import NotFound, Unavailable, quoted
 from protocol.ports import OutRecord, Published
 from protocol.transport.embedded.consumer import MemoryConsumer, Topic
 from protocol.transport.embedded.groups import Group, Member
+from protocol.transport.embedded.partition_log import PartitionLog
 
 RETENTION: Final = 64 * 1024 * 1024
 """Bytes per partition of a topic without consumers, by default."""
@@ -78,6 +79,20 @@ class MemoryBroker:
         topic = self.topics.get(name)
         if topic is None:
             topic = self.topics[name] = Topic(name, partitions, compacted=compacted)
+        return len(topic.logs)
+
+    async def raise_partitions(self, name: str, partitions: int) -> int:
+        """Give the topic at least so many partitions; returns how many it has then."""
+        return self.apply_raise(self.topic(name), partitions)
+
+    def apply_raise(self, topic: Topic, partitions: int) -> int:
+        """The new partitions themselves; does not wait."""
+        if len(topic.logs) < partitions:
+            while len(topic.logs) < partitions:
+                topic.add(PartitionLog(compacted=topic.compacted))
+            for group_id, group in topic.groups.items():
+                if group.add_partitions(partitions):
+                    self._rebalance(topic, group_id)
         return len(topic.logs)
 
     async def append(self, topic: Topic, partition: int, records: Sequence[OutRecord]) -> Published:

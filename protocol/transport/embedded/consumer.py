@@ -41,7 +41,7 @@ class Topic:
             self.add(PartitionLog(compacted=compacted))
 
     def add(self, log: PartitionLog) -> None:
-        """Add a partition, before anything reads the topic."""
+        """Add a partition; its groups do not know it yet."""
         self.logs.append(log)
         self.readers.append([])
 

@@ -60,6 +60,13 @@ class Group:
         self._assign()
         return member, True
 
+    def add_partitions(self, partitions: int) -> bool:
+        """The topic has so many now; returns whether they were given to members."""
+        self._partitions = partitions
+        if self.members:
+            self._assign()
+        return bool(self.members)
+
     def evict(self, statics: Collection[str]) -> list[Member]:
         """Remove these; returns those that were members. If there are any, partitions have moved."""
         gone = [self.members.pop(static) for static in statics if static in self.members]

@@ -89,6 +89,11 @@ class MemoryBus:
         self._check_open()
         return await self._broker.ensure_topic(topic, partitions, compacted=compacted)
 
+    async def raise_partitions(self, topic: str, partitions: int) -> int:
+        """See `Bus.raise_partitions`."""
+        self._check_open()
+        return await self._broker.raise_partitions(topic, partitions)
+
     async def partitions(self, topic: str) -> int:
         """See `Bus.partitions`."""
         self._check_open()

@@ -160,6 +160,10 @@ class RemoteBus:
         """See `Bus.ensure_topic`."""
         return int(await self._call("ensure_compacted" if compacted else "ensure_topic", topic, partitions))
 
+    async def raise_partitions(self, topic: str, partitions: int) -> int:
+        """See `Bus.raise_partitions`."""
+        return int(await self._call("raise_partitions", topic, partitions))
+
     async def partitions(self, topic: str) -> int:
         """See `Bus.partitions`."""
         return int(await self._call("partitions", topic))

@@ -23,7 +23,9 @@ from protocol.transport.embedded.remote_frames import Frame
 from protocol.transport.embedded.remote_link import Link
 from protocol.transport.embedded.remote_values import tuples, value_of
 
-BUS: Final = frozenset({"ensure_topic", "partitions", "publish", "read_record", "committed", "extents"})
+BUS: Final = frozenset(
+    {"ensure_topic", "raise_partitions", "partitions", "publish", "read_record", "committed", "extents"}
+)
 STORE: Final = frozenset(
     {"now", "totals", "claim", "confirm", "start", "look", "trim", "release", "cancel", "fill",
      "beat", "workers", "forget", "ask", "answer", "answers", "hint_waiting"}

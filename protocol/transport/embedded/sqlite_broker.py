@@ -102,6 +102,19 @@ class SqliteBroker(MemoryBroker):
                 self._log_ids[name] = ids
             return await super().ensure_topic(name, partitions, compacted=compacted)
 
+    async def raise_partitions(self, name: str, partitions: int) -> int:
+        """Give the topic at least so many partitions once they are on disk; returns how many it has then."""
+        async with self._lock:
+            topic, ids = self.topic(name), self._log_ids[name]
+            if len(ids) < partitions:
+                first = 1 + max(known[-1] for known in self._log_ids.values())
+                added = list(range(first, first + partitions - len(ids)))
+                rows = [(log, name, len(ids) + n, topic.compacted) for n, log in enumerate(added)]
+                offsets = [(group_id, log, 0) for group_id in topic.groups for log in added]
+                await self.journal.submit([(_ADD_LOG, rows), (_ADD_GROUP, offsets)])
+                ids += added
+            return self.apply_raise(topic, partitions)
+
     async def append(self, topic: Topic, partition: int, records: Sequence[OutRecord]) -> Published:
         """Add records once they are on disk."""
         self.check_room()

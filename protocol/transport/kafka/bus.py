@@ -14,8 +14,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Map
 from typing import Final, TypeVar
 
 from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError, LeaderNotAvailableError, NoError, TopicAlreadyExistsError
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka.errors import (
+    InvalidPartitionsError,
+    KafkaError,
+    LeaderNotAvailableError,
+    NoError,
+    TopicAlreadyExistsError,
+)
 
 from protocol.codec import as_bytes
 from protocol.errors import NotFound, Unavailable
@@ -133,6 +139,31 @@ class KafkaBus:
             return count
 
         return await self._ask(f"creating topic {topic}", ensure)
+
+    async def raise_partitions(self, topic: str, partitions: int) -> int:
+        """See `Bus.raise_partitions`. Members notice it within `consumer.TOPIC_INTERVAL`."""
+
+        async def ensure(client: AIOKafkaClient) -> int:
+            if 0 < (count := await partition_count(client, topic)) < partitions:
+                await self._enlarge(topic, partitions)
+                if (count := await partition_count(client, topic)) < partitions:
+                    raise LeaderNotAvailableError(f"{topic} has new partitions, but the brokers do not know them yet")
+            return count
+
+        count = await self._ask(f"adding partitions to {topic}", ensure)
+        if not count:
+            raise NotFound(f"topic {topic} at {self._settings.kafka}: there is no such topic")
+        return count
+
+    async def _enlarge(self, topic: str, partitions: int) -> None:
+        admin = AIOKafkaAdminClient(**connection_options(self._settings))
+        try:
+            await admin.start()
+            await admin.create_partitions({topic: NewPartitions(partitions)})
+        except InvalidPartitionsError as exc:  # another worker was faster
+            log.info("partitions of %s were not added: %s", topic, exc)
+        finally:
+            await admin.close()
 
     async def partitions(self, topic: str) -> int:
         """See `Bus.partitions`."""

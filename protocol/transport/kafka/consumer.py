@@ -193,6 +193,10 @@ class KafkaConsumer:
             async with asyncio.timeout(COMMIT_TIMEOUT):
                 if await self._name.moved(client_of(inner)):
                     self._leaves, self._astray = True, "its topic was deleted and created again"
+                elif self._name.partitions > _known_partitions(inner, self._topic) > 0:
+                    # aiokafka joins its group again when it sees more; by itself it looks every five minutes
+                    log.info("topic %s has %d partitions now", self._topic, self._name.partitions)
+                    await client_of(inner).force_metadata_update()
                 elif self._name.gone_for(time.monotonic()) > MAKE_AGAIN:
                     log.warning("topic %s was deleted while it is being served; creating it again", self._topic)
                     await self._make_topic()
@@ -392,3 +396,8 @@ class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]
         """Called after every join."""
         if self._consumer.lives(self._inner):
             self._consumer._given(self._inner, assigned)
+
+
+def _known_partitions(inner: AIOKafkaConsumer, topic: str) -> int:
+    """How many partitions aiokafka knows."""
+    return len(client_of(inner).cluster.partitions_for_topic(topic) or ())

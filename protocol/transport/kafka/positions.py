@@ -148,10 +148,12 @@ class TopicName:
 
     Attributes:
         id: distinguishes this topic from an earlier one of the same name, as Kafka's tools print it; "" before `resolve`.
+        partitions: how many it had when it was last looked at; 0 before.
     """
 
     def __init__(self, topic: str) -> None:
         self.id = ""
+        self.partitions = 0
         self._gone_since: float | None = None
         self._topic = topic
 
@@ -170,7 +172,7 @@ class TopicName:
         Raises:
             KafkaError: there is no such topic, or no broker answers.
         """
-        self.id = await _topic_id(client, self._topic)
+        self.id, self.partitions = await _topic_now(client, self._topic)
 
     async def moved(self, client: AIOKafkaClient) -> bool:
         """Whether another topic has the name now. Fetches go by name: a reader would continue at its offset in the new topic.
@@ -180,7 +182,7 @@ class TopicName:
         """
         was_gone = self.gone
         try:
-            found = await _topic_id(client, self._topic)
+            found, self.partitions = await _topic_now(client, self._topic)
         except UnknownTopicOrPartitionError:
             if not was_gone:
                 log.error("topic %s no longer exists", self._topic)
@@ -191,13 +193,14 @@ class TopicName:
         return was_gone or found != self.id
 
 
-async def _topic_id(client: AIOKafkaClient, topic: str) -> str:
+async def _topic_now(client: AIOKafkaClient, topic: str) -> tuple[str, int]:
+    """The topic's id, and how many partitions it has."""
     response = await client.send(client.get_random_node(), TopicMetadata(topic), group=ConnectionGroup.COORDINATION)
-    ((code, _, number, *_),) = response.topics
+    ((code, _, number, _, partitions, *_),) = response.topics
     error = for_code(code)
     if error is not NoError:
         raise error(topic)
-    return base64.urlsafe_b64encode(number).decode().rstrip("=")
+    return base64.urlsafe_b64encode(number).decode().rstrip("="), len(partitions)
 
 
 # --- offsets ---

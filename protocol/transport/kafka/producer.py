@@ -180,6 +180,17 @@ class Producer:
         self._partitions[topic] = len(known)
         return len(known)
 
+    async def _count_again(self, topic: str) -> int:
+        """How many partitions a topic has that seems to have too few: they may have been added."""
+        try:
+            async with asyncio.timeout(PUBLISH_TIMEOUT):
+                producer = await self.inner()
+                with self._in_use(producer):
+                    await producer.client.force_metadata_update()
+        except _ERRORS as exc:
+            raise translated(exc, f"topic {topic} at {self._settings.kafka}") from None
+        return await self.partitions(topic)
+
     async def _is_known(self, producer: AIOKafkaProducer, topic: str) -> bool:
         """Whether a broker knows the topic. Not all brokers know a new topic yet, so several are asked."""
         clock = asyncio.get_running_loop().time
@@ -197,7 +208,9 @@ class Producer:
             turn = self._turns.get(topic, self._first_turn)
             self._turns[topic] = turn + 1
             partition = turn % count
-        elif not 0 <= partition < count:
+        elif partition >= count:
+            count = await self._count_again(topic)
+        if not 0 <= partition < count:
             raise NotFound(f"topic {topic} has partitions 0 to {count - 1}, not {partition}")
         try:
             async with asyncio.timeout(PUBLISH_TIMEOUT):

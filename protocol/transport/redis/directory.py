@@ -29,6 +29,8 @@ LOOK_FOR_OLD: Final = 5.0
 """Seconds between two looks for processes of wire version 1."""
 STALE: Final = 3.0
 """Seconds after which a pulse gives way to a heartbeat of version 1: the worker was replaced by one of that version."""
+MANY_LOADS: Final = 8
+"""Workers whose loads have changed, from which the next reading takes those of all workers with the pulses."""
 READS_PARTS: Final = ":2"
 """End of the second channel of a gateway, to which gateways of wire version 1 do not listen."""
 
@@ -54,6 +56,10 @@ class RedisDirectory:
         self._writers: dict[str, BeatWriter] = {}
         self._written: set[str] = set()
         self._reader = BeatReader()
+        commands = [("TIME",), ("HGETALL", self._keys[0]), ("HKEYS", names.workers_key)]
+        self._read_pulses_packed = pack_commands(commands)
+        self._read_all_packed = pack_commands([*commands, ("HGETALL", self._keys[2])])
+        self._most_change = False
         self._old_workers: set[str] = set()
         self._others_are_old = True
         self._looked_at = float("-inf")
@@ -97,10 +103,12 @@ class RedisDirectory:
 
     async def workers(self) -> list[Heartbeat]:
         """See `Directory.workers`. A heartbeat that cannot be read is skipped, and logged once."""
-        pulses, old = await self._everybody()
-        await self._read_parts(pulses.values())
-        self._reader.keep(pulses)
-        beats = {pulse.worker: beat for pulse in pulses.values() if (beat := self._reader.heartbeat(pulse)) is not None}
+        old, loads = await self._everybody(with_loads=self._most_change)
+        await self._read_parts(loads)
+        found = self._reader.heartbeats()
+        if not old:
+            return found
+        beats = {beat.worker: beat for beat in found}
         for worker, beat in old.items():
             if worker not in beats or beats[worker].at < beat.at:
                 beats[worker] = beat
@@ -109,7 +117,8 @@ class RedisDirectory:
     async def pulses(self, workers: Collection[str] | None = None) -> list[Pulse]:
         """See `Directory.pulses`."""
         if workers is None:
-            pulses, old = await self._everybody()
+            old, _ = await self._everybody()
+            pulses = {pulse.worker: pulse for pulse in self._reader.pulses()}
         else:
             names = list(workers)
             commands: list[Sequence[Argument]] = [("HMGET", self._keys[0], *names)] if names else []
@@ -133,29 +142,39 @@ class RedisDirectory:
         missing = [worker for worker in names if worker not in found and worker in self._old_workers]
         return [*found.values(), *(await self._old_beats(missing)).values()]
 
-    async def _everybody(self) -> tuple[dict[str, Pulse], dict[str, Heartbeat]]:
-        """All pulses, and the heartbeats of workers that have none, or a stale one."""
-        time, flat, old = await self._call([("TIME",), ("HGETALL", self._keys[0]), ("HKEYS", self._names.workers_key)])
+    async def _everybody(self, *, with_loads: bool = False) -> tuple[dict[str, Heartbeat], dict[bytes, bytes | None]]:
+        """Read all pulses; returns the heartbeats of workers that have none, or a stale one, and all loads if they are wanted."""
+        packed = self._read_all_packed if with_loads else self._read_pulses_packed
+        time, flat, old, *more = await self._client.call_packed(packed, 3 + with_loads)
+        for worker, problem in self._reader.read(flat[::2], flat[1::2]).items():
+            self._complain(worker, problem)
+        loads = dict(zip(more[0][::2], more[0][1::2], strict=True)) if more else {}
+        if not old:
+            self._old_workers = set()
+            return {}, loads
         now = int(time[0]) + int(time[1]) / 1e6
-        pulses = self._pulses(zip(map(_text, flat[::2]), flat[1::2], strict=True))
-        fresh = {worker for worker, pulse in pulses.items() if pulse.at > now - STALE}
-        names = [worker for worker in map(_text, old) if worker not in fresh]
+        pulses = {pulse.worker: pulse.at for pulse in self._reader.pulses()}
+        names = [worker for worker in map(_text, old) if pulses.get(worker, now - STALE) <= now - STALE]
         self._old_workers = {worker for worker in names if worker not in pulses}
-        return pulses, await self._old_beats(names)
+        return await self._old_beats(names), loads
 
-    async def _read_parts(self, pulses: Iterable[Pulse]) -> None:
-        descriptions, loads = self._reader.wanted(pulses)
-        commands = [
-            ("HMGET", key, *names) for key, names in ((self._keys[1], descriptions), (self._keys[2], loads)) if names
+    async def _read_parts(self, loads: dict[bytes, bytes | None]) -> None:
+        """Read the parts that have changed. Where most loads do, they came with the pulses: that saves a round trip."""
+        reader = self._reader
+        described, loaded = reader.wanted()
+        self._most_change = len(loaded) > MANY_LOADS
+        missing = [name for name in loaded if name not in loads]
+        commands: list[Sequence[Argument]] = [
+            ("HMGET", key, *names) for key, names in ((self._keys[1], described), (self._keys[2], missing)) if names
         ]
-        if not commands:
-            return
-        replies = await self._call(commands)
-        if descriptions:
-            for worker, value in zip(descriptions, replies[0], strict=True):
-                self._complain(worker, self._reader.described(worker, value))
-        for worker, value in zip(loads, replies[-1], strict=True):
-            self._complain(worker, self._reader.loaded(worker, value))
+        replies = await self._call(commands) if commands else []
+        if described:
+            for name, value in zip(described, replies[0], strict=True):
+                self._complain(_text(name), reader.described(_text(name), value))
+        if missing:
+            loads.update(zip(missing, replies[-1], strict=True))
+        for worker, problem in reader.loaded(loads).items():
+            self._complain(worker, problem)
 
     def _pulses(self, pairs: Iterable[tuple[str, bytes | None]]) -> dict[str, Pulse]:
         found = {}
