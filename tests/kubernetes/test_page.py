@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -41,7 +42,7 @@ def test_a_control_plane_runs_until_it_is_told_to_end(api_server: Plane) -> None
         assert running.stdout is not None
         exported = running.stdout.readline()
         command = running.stdout.readline().split()
-        environment = {"KUBECONFIG": exported.removeprefix("export KUBECONFIG=").strip()}
+        environment = os.environ | {"KUBECONFIG": exported.removeprefix("export KUBECONFIG=").strip()}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
         running.terminate()
         assert running.wait(60) == 0
