@@ -24,7 +24,8 @@ of all rounds. A point is *unsteady* if it changed by more than 10 % meanwhile; 
 [The survey](benchmarks/survey.md) has our servers alone: open loop, start, memory, idle models, disturbances.
 [Batch producers](benchmarks/producers.md): files, rows per record, both lanes, a million lines through a fleet that breaks.
 [Routing](benchmarks/routing.md) compares a gateway that reads its workers' heartbeats with one that takes turns.
-[gRPC and large tensors](benchmarks/doors.md), and [several gateway processes](benchmarks/processes.md).
+[gRPC and large tensors](benchmarks/doors.md), [several gateway processes](benchmarks/processes.md),
+[autoscaling by four policies, and from zero to one](benchmarks/scaling.md), and [many models](benchmarks/many-models.md).
 [What profiling found](benchmarks/findings.md) has a page of its own.
 """
 _NO_BACKENDS: Final = (
