@@ -38,7 +38,7 @@ class Process:
         self.name, self.log = name, log
         self.http_port, self.grpc_port, self.metrics_port = free_port(), free_port(), free_port()
         ports = ["--metrics-port", str(self.metrics_port)]
-        if arguments[0] == "gateway":
+        if arguments[0] in ("gateway", "serve"):
             ports += ["--http-port", str(self.http_port)]
         if arguments[0] != "worker":
             ports += ["--grpc-port", str(self.grpc_port)]
