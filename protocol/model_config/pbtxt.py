@@ -22,6 +22,10 @@ MAX_BYTES: Final = 1 << 20
 MAX_MESSAGE: Final = 400
 """Characters of the parser's message, which repeats the line at which it stopped."""
 
+_STRING: Final = re.compile(r"""#[^\n]*|"(?:[^"\\\n]|\\.)*|'(?:[^'\\\n]|\\.)*""")
+"""A comment, or a string up to its closing quote."""
+_BAD_ESCAPE: Final = re.compile(r"""(?:^|[^\\])(?:\\\\)*(\\(?:[^abfnrtv\\?'"0-7xXuU]|[4-7][0-7]{2}))""")
+"""An escape that protobuf does not define; its parser in Python only warns of it. Beyond \\377 an octal number is no byte."""
 _POSITION: Final = re.compile(r"^\d+:\d+ : ")
 
 
@@ -51,8 +55,10 @@ def document_of(text: str | bytes, source: str = "config.pbtxt") -> dict[str, An
         ConfigError: with line and column if the text is not a model configuration.
     """
     message = message_class("inference.ModelConfig")()
+    checked = _checked(text, source)
+    _check_escapes(checked, source)
     try:
-        text_format.Parse(_checked(text, source), message, descriptor_pool=pool())
+        text_format.Parse(checked, message, descriptor_pool=pool())
     except text_format.ParseError as error:
         raise ConfigError(f"{_where(error, source)}: {_shortened(str(error))}") from None
     except (
@@ -89,6 +95,15 @@ def _checked(text: str | bytes, source: str) -> str:
         return raw.decode("utf-8-sig")
     except UnicodeError as error:
         raise ConfigError(f"{source} is not UTF-8 text: {error}") from None
+
+
+def _check_escapes(text: str, source: str) -> None:
+    for string in _STRING.finditer(text) if "\\" in text else ():
+        if not string[0].startswith("#") and (bad := _BAD_ESCAPE.search(string[0])):
+            line = text.count("\n", 0, string.start()) + 1
+            raise ConfigError(
+                f"{source}, line {line}: {bad[1]} in a string is no escape sequence; a backslash is written as \\\\"
+            )
 
 
 def _shortened(message: str) -> str:

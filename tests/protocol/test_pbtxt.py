@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,21 @@ class TestParse:
 
         assert len(caught.value.message) < 600
         assert time.monotonic() - started < 5
+
+    @pytest.mark.parametrize(
+        ("string", "bad"),
+        [(r"a\8", r"\8"), (r"\\\q", r"\q"), (r"\777", r"\777"), (r"\\q \101\x41\'", ""), (r"\377\n", None), ("#", "")],
+    )
+    def test_an_escape_that_there_is_not_is_named(self, string: str, bad: str | None) -> None:
+        text = f'# a comment may say \\8\nname: "{string}"'
+        if bad:
+            with pytest.raises(ConfigError, match=re.escape(f"config.pbtxt, line 2: {bad} in a string")):
+                pbtxt.document_of(text)
+        elif bad is None:
+            with pytest.raises(ConfigError, match="utf-8"):
+                pbtxt.document_of(text)
+        else:
+            assert pbtxt.document_of(text)
 
     @given(st.lists(WORDS, max_size=40).map(" ".join) | st.text() | st.binary())
     def test_whatever_the_text_is_it_raises_nothing_else(self, text: str | bytes) -> None:
