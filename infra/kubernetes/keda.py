@@ -20,7 +20,6 @@ from infra.local.process import HOST, free_port
 
 NAMESPACE: Final = "keda"
 API: Final = "external.metrics.k8s.io"
-ESTABLISHED: Final = ("kubectl", "wait", "--for=condition=established", "crd", "--all", "--timeout=60s")
 
 
 def find(say: Callable[[str], None] = lambda _: None) -> tuple[Path, Path]:
@@ -41,7 +40,7 @@ def keda(plane: Plane, operator: Path, adapter: Path) -> Iterator[None]:
     """
     for path in sorted(operator.parent.glob("*.yaml")):
         plane.apply(yaml.safe_load(path.read_text()))
-    plane.run(*ESTABLISHED)
+    plane.wait("established", "crd", "--all")
     plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     certificates = plane.folder / "keda" / "certificates"
     certificates.mkdir(parents=True)
@@ -50,7 +49,7 @@ def keda(plane: Plane, operator: Path, adapter: Path) -> Iterator[None]:
     asked, served = free_port(), free_port()
     with _operator(plane, operator, certificates, asked), _adapter(plane, adapter, certificates, asked, served):
         plane.apply(*_registration(served))
-        plane.run("kubectl", "wait", "--for=condition=available", f"apiservice/v1beta1.{API}", "--timeout=60s")
+        plane.wait("available", f"apiservice/v1beta1.{API}")
         yield
     plane.run("kubectl", "delete", "apiservice", f"v1beta1.{API}")
 

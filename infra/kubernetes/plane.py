@@ -13,6 +13,7 @@ import os
 import secrets
 import ssl
 import subprocess
+import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,8 @@ TOOLS: Final[Mapping[str, Callable[[], Path]]] = {
 }
 """Name → where it is; helm is version 4."""
 COMMAND_TIMEOUT: Final = 120.0
+WAIT: Final = 60.0
+"""Seconds for which a condition is waited for."""
 
 
 class Etcd(LocalServer):
@@ -264,6 +267,23 @@ class Plane:
         """For any client."""
         return self.keys.kubeconfig
 
+    def wait(self, condition: str, *what: str) -> None:
+        """Wait until objects have a condition. kubectl itself fails at a status that nobody has written yet.
+
+        Raises:
+            Unavailable: it takes longer than `WAIT` seconds.
+        """
+        end = time.monotonic() + WAIT
+        while True:
+            try:
+                self.run("kubectl", "wait", f"--for=condition={condition}", *what, f"--timeout={WAIT:.0f}s")
+            except Unavailable as exc:
+                if "accessor error" not in exc.message or time.monotonic() > end:
+                    raise
+                time.sleep(0.1)
+            else:
+                return
+
     def run(self, tool: str, *arguments: str, given: str | None = None) -> str:
         """What a tool prints; what it warns of goes to `warnings`.
 
@@ -329,7 +349,7 @@ def plane(folder: Path, stack: str = "nodes", say: Callable[[str], None] = lambd
         made = Plane(folder, api, keys, [etcd, api])
         definitions = [yaml.safe_load(path.read_text()) for path in crds.files()]
         made.apply(*definitions)
-        made.run("kubectl", "wait", "--for=condition=established", "crd", "--all", "--timeout=60s")
+        made.wait("established", "crd", "--all")
         if STACKS[stack]:
             for each in controllers(folder, server["controllers"], server["kwok"], keys):
                 made.servers.append(running.enter_context(each))
