@@ -7,8 +7,11 @@ Parameters: `INTRA_OP_THREAD_COUNT` (of the whole process, as libtorch's is) and
 
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +26,8 @@ from workers.repository.placement import Placement
 from workers.repository.version import ModelVersion
 
 _POSITION: Final = "__"
+_TENSORS_ONLY: Final = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+_loading: Final = threading.Lock()
 
 
 class TorchBackend:
@@ -109,12 +114,29 @@ def _array(value: Any) -> Array:
     return array
 
 
+@contextlib.contextmanager
+def _tensors_only() -> Iterator[None]:
+    """Have torch.load refuse Python objects: torch.export.load asks it to unpickle a file that holds more than tensors."""
+    with _loading:
+        before = os.environ.get(_TENSORS_ONLY)
+        os.environ[_TENSORS_ONLY] = "1"
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[_TENSORS_ONLY]
+            else:
+                os.environ[_TENSORS_ONLY] = before
+
+
 def _load(version: ModelVersion, device: str) -> Any:
     import torch
 
     try:
         if version.path.suffix == ".pt2":
-            return torch.export.load(str(version.path)).module().to(device)
+            with _tensors_only():
+                program = torch.export.load(str(version.path))
+            return program.module().to(device)
         with warnings.catch_warnings():  # TorchScript is deprecated upstream, but Triton's repositories hold it
             warnings.simplefilter("ignore")
             return torch.jit.load(str(version.path), map_location=device).eval()

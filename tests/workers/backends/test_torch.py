@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import io
 import pickle
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +72,19 @@ def test_an_exported_program_runs(tmp_path: Path) -> None:
     answers = run(instance, [request(a=BATCH["x"], b=BATCH["factor"]) for _ in range(3)])
 
     assert [answer["OUTPUT__0"].tolist() for answer in answers] == [[[3.0, 6.0]]] * 3
+
+
+def test_an_exported_program_with_python_objects_is_refused_and_not_unpickled(tmp_path: Path) -> None:
+    place, proof, objects = folder(tmp_path, ("a", "b")), tmp_path / "it-ran", io.BytesIO()
+    program = torch.export.export(Scale(), (torch.zeros(2, 2), torch.zeros(2, 1)))
+    torch.export.save(program, str(tmp_path / "good.pt2"))
+    torch.save({"x": Proof(proof)}, objects)
+    with zipfile.ZipFile(tmp_path / "good.pt2") as good, zipfile.ZipFile(place / "model.pt2", "w") as made:
+        for name in good.namelist():
+            made.writestr(name, objects.getvalue() if name.endswith("sample_inputs/model.pt") else good.read(name))
+    with pytest.raises(ConfigError, match="torch cannot load model 'scale'"):
+        load(TorchBackend(), version_of(tmp_path, "scale"))
+    assert not proof.exists()
 
 
 class Proof:
