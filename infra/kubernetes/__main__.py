@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from infra.kubernetes import programs
 from infra.kubernetes.plane import STACKS, plane
-from protocol.errors import FleetError, Unavailable
+from infra.local.running import as_message, folder_until_interrupted, watch
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -30,7 +25,7 @@ def main() -> None:
 def fetch(within: float) -> None:
     """Download helm and kubectl, and build the rest: many minutes the first time, then nothing."""
     until = time.monotonic() + within
-    with _as_message():
+    with as_message():
         print(f"helm and kubectl are {programs.helm()} and {programs.kubectl()}", flush=True)
         for program in programs.BUILDS:
             try:
@@ -60,25 +55,12 @@ def _say(line: str) -> None:
 )
 def up(stack: str, data_dir: Path | None) -> None:
     """Run it until Ctrl-C, and print how to reach it."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with contextlib.ExitStack() as cleaning, _as_message(), contextlib.suppress(KeyboardInterrupt):
-        folder = data_dir or Path(cleaning.enter_context(tempfile.TemporaryDirectory(prefix="penstock-kubernetes-")))
-        running = cleaning.enter_context(plane(folder, stack, say=print))
+    with (
+        folder_until_interrupted(data_dir, "penstock-kubernetes-") as folder,
+        plane(folder, stack, say=print) as running,
+    ):
         print(f"export KUBECONFIG={running.kubeconfig}\n{programs.kubectl()} get nodes", flush=True)
-        while True:
-            for server in running.servers:
-                if not server.running:
-                    raise Unavailable(f"{server.name} ended; last lines of {server.log}:\n{server.log_tail()}")
-            time.sleep(0.5)
-
-
-@contextlib.contextmanager
-def _as_message() -> Iterator[None]:
-    """Ends the command with the error's message instead of its stack."""
-    try:
-        yield
-    except FleetError as error:
-        raise click.ClickException(error.message) from error
+        watch(running.servers)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import signal
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NoReturn
 
 import click
 
@@ -22,9 +18,9 @@ from infra.local.fleet import fleet
 from infra.local.kafka import Jvm
 from infra.local.places import cache_folder, this_system
 from infra.local.prepare import prepare
-from infra.local.process import LocalServer
+from infra.local.running import as_message, folder_until_interrupted, watch
 from infra.local.servers import KAFKA_VARIABLE, REDIS_VARIABLE, Servers, named_kafka, named_redis, servers
-from protocol.errors import FleetError, Unavailable
+from protocol.errors import FleetError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -92,7 +88,7 @@ def check() -> None:
 @main.command()
 def fetch() -> None:
     """Download Kafka, so that later starts need no network."""
-    with _as_message():
+    with as_message():
         installed = prepare(say=print)
     print(f"Kafka {jars.kafka_version()} is in {installed.jars}")
 
@@ -100,7 +96,7 @@ def fetch() -> None:
 @main.command()
 def pin() -> None:
     """Rewrite kafka-jars.txt after a change of pom.xml (needs Maven)."""
-    with _as_message():
+    with as_message():
         pinned = jars.pin()
     print(f"{len(pinned)} jars pinned in {jars.PINS}")
 
@@ -116,12 +112,12 @@ def pin() -> None:
 def up(kafka_port: int, redis_port: int, data_dir: Path | None, heap: str, cores: tuple[int, ...]) -> None:
     """Run both until Ctrl-C, and print their addresses."""
     unnamed = {k: v for k, v in os.environ.items() if k not in {KAFKA_VARIABLE, REDIS_VARIABLE}}
-    with _folder_until_interrupted(data_dir) as folder:
+    with folder_until_interrupted(data_dir) as folder:
         ports, jvm = (kafka_port, redis_port), Jvm(heap=heap)
         with servers(folder, environ=unnamed, jvm=jvm, cores=cores or None, ports=ports) as running:
             print(f"kafka  {running.kafka}\nredis  {running.redis}\nlogs   {folder}/*/server.log")
             print(f"\nexport {KAFKA_VARIABLE}={running.kafka} {REDIS_VARIABLE}={running.redis}", flush=True)
-            _watch([server for server in (running.broker, running.store) if server is not None])
+            watch([server for server in (running.broker, running.store) if server is not None])
 
 
 @main.command("fleet")
@@ -140,14 +136,14 @@ def up(kafka_port: int, redis_port: int, data_dir: Path | None, heap: str, cores
 )
 def run_fleet(repositories: tuple[Path, ...], workers: int, http_port: int, data_dir: Path | None) -> None:
     """Run a broker, a store, a gateway and workers until Ctrl-C, and print their addresses."""
-    with _folder_until_interrupted(data_dir) as folder:
+    with folder_until_interrupted(data_dir) as folder:
         print(
             f"starting Kafka, Redis, a gateway and {workers} workers; their logs are {folder}/*/server.log", flush=True
         )
         with fleet(folder, repositories, workers=workers, http_port=http_port) as running:
             print(f"kafka    {running.backing.kafka}\nredis    {running.backing.redis}\ngateway  {running.url}")
             print(f"\n  penstock models --url {running.url}\n\nCtrl-C drains and stops everything.", flush=True)
-            _watch(running.started)
+            watch(running.started)
 
 
 @main.command("dashboards")
@@ -175,7 +171,7 @@ def run_dashboards(  # noqa: PLR0913  # options of a command
     repositories: tuple[Path, ...], workers: int, http_port: int, port: int, a_second: float, picture: Path | None, after: float
 ) -> None:  # fmt: skip
     """Run a fleet with Prometheus and its dashboard beside it until Ctrl-C."""
-    with _folder_until_interrupted(None) as folder, contextlib.ExitStack() as stack:
+    with folder_until_interrupted(None) as folder, contextlib.ExitStack() as stack:
         print(f"starting a fleet and Prometheus; their logs are {folder}/*/server.log", flush=True)
         running = stack.enter_context(fleet(folder, repositories, workers=workers, http_port=http_port))
         shown = stack.enter_context(dashboards.watched(running, folder, port=port))
@@ -186,7 +182,7 @@ def run_dashboards(  # noqa: PLR0913  # options of a command
             dashboards.picture_after(after, f"{shown.page_url}?minutes={max(1, round(after / 60))}", picture)
             return
         print("\nCtrl-C drains and stops everything.", flush=True)
-        _watch([*running.started, shown])
+        watch([*running.started, shown])
 
 
 @main.command("verify", context_settings={"ignore_unknown_options": True})
@@ -213,7 +209,7 @@ def run_verify(clustered: bool, broken: tuple[str, ...], arguments: tuple[str, .
         raise click.ClickException(
             f"--break-server {wrong[0]} is for a run {'without' if clustered else 'with'} --cluster"
         )
-    with _folder_until_interrupted(None) as folder, contextlib.ExitStack() as stack:
+    with folder_until_interrupted(None) as folder, contextlib.ExitStack() as stack:
         running: Servers | Cluster
         if clustered:
             running = stack.enter_context(cluster(folder))
@@ -235,34 +231,8 @@ def run_verify(clustered: bool, broken: tuple[str, ...], arguments: tuple[str, .
 @click.argument("name")
 def ask_for_fault(address: Path, name: str) -> None:
     """Ask a running `verify` to break its server NAME."""
-    with _as_message():
+    with as_message():
         faults.ask(address, name)
-
-
-@contextlib.contextmanager
-def _folder_until_interrupted(data_dir: Path | None) -> Iterator[Path]:
-    """A data folder, temporary if none is named; Ctrl-C and SIGTERM end the `with` in order."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with contextlib.ExitStack() as stack, _as_message(), contextlib.suppress(KeyboardInterrupt):
-        yield data_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-")))
-
-
-def _watch(started: Sequence[LocalServer]) -> NoReturn:
-    """Raises when one of them ends on its own."""
-    while True:
-        for server in started:
-            if not server.running:
-                raise Unavailable(f"{server.name} ended; last lines of {server.log}:\n{server.log_tail()}")
-        time.sleep(0.5)
-
-
-@contextlib.contextmanager
-def _as_message() -> Iterator[None]:
-    """Ends the command with the error's message instead of its stack."""
-    try:
-        yield
-    except FleetError as error:
-        raise click.ClickException(error.message) from error
 
 
 if __name__ == "__main__":
