@@ -19,7 +19,6 @@ from gateway.durable.claims import Claims
 from gateway.forwarding import ForwardedHeaders
 from gateway.rest.access import Access
 from gateway.rest.inflating import Inflater
-from gateway.rest.listening import bind
 from gateway.rest.unread import Unread
 from gateway.restrictions import GRPC_PREFIX, Restrictions, method_category
 from gateway.rpc import reflection, replies
@@ -28,11 +27,11 @@ from gateway.rpc.http2.call import Call
 from gateway.rpc.http2.connection import Connection, Endpoint
 from gateway.rpc.http2.messages import Message, Received
 from gateway.rpc.inference import Inference
+from gateway.rpc.listening import listener_of, tls_context
 from gateway.rpc.management import Management, encoded
 from gateway.rpc.status import STATUS, Trailers, details, error_trailers
 from gateway.rpc.streaming import BROKEN, Stream
-from gateway.rpc.tls import tls_context
-from protocol.errors import ConfigError, DeadlineExceeded, FleetError, InvalidArgument, Unavailable, Unsupported
+from protocol.errors import DeadlineExceeded, FleetError, InvalidArgument, Unavailable, Unsupported
 from protocol.tensors import Buffer
 from protocol.urls import authority
 
@@ -113,13 +112,8 @@ class GrpcServer:
             ConfigError: the address is taken or invalid, or a TLS file cannot be used.
         """
         settings = self._settings
-        context = None
-        if settings.tls_certificate:
-            context = tls_context(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
-        try:
-            listener = bind(settings.host, settings.grpc_port or 0, shared=settings.shared_ports)
-        except ConfigError as error:
-            raise ConfigError(error.message.replace("--http-port", "--grpc-port")) from None
+        context = tls_context(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+        listener = listener_of(settings.host, settings.grpc_port or 0, shared=settings.shared_ports)
         self.port = listener.getsockname()[1]
         for each in [listener, *[listener.dup() for _ in range(_ACCEPTS - 1)]]:
             self._servers.append(

@@ -16,19 +16,17 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from gateway.admission.budget import Budgets
-from gateway.rest.listening import bind
 from gateway.rest.unread import Unread
 from gateway.rpc.http2.call import Call
 from gateway.rpc.http2.connection import Connection, Endpoint
+from gateway.rpc.listening import listener_of, tls_context
 from gateway.rpc.status import STATUS, details, error_trailers
-from gateway.rpc.tls import tls_context
 from gateway.scaler.knowledge import Knowledge
 from gateway.scaler.metadata import Trigger, trigger_of
 from gateway.scaler.settings import ScalerSettings
 from gateway.scaling.wanted import reported
 from protocol.errors import (
     CodecError,
-    ConfigError,
     DeadlineExceeded,
     Exhausted,
     FleetError,
@@ -103,13 +101,8 @@ class ScalerServer:
             ConfigError: the address is taken or invalid, or a TLS file cannot be used.
         """
         settings = self._settings
-        context = None
-        if settings.tls_certificate:
-            context = tls_context(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
-        try:
-            listener = bind(settings.host, settings.grpc_port)
-        except ConfigError as error:
-            raise ConfigError(error.message.replace("--http-port", "--grpc-port")) from None
+        context = tls_context(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+        listener = listener_of(settings.host, settings.grpc_port)
         self.port = listener.getsockname()[1]
         self._server = await self._loop.create_server(
             functools.partial(Connection, self._endpoint), sock=listener, ssl=context

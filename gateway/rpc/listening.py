@@ -1,22 +1,42 @@
-"""TLS of a gRPC server."""
+"""The socket and the TLS of a gRPC server."""
 
 from __future__ import annotations
 
+import socket
 import ssl
 
+from gateway.rest.listening import bind
 from protocol.errors import ConfigError
 
 
-def tls_context(certificate: str, key: str, client_ca: str) -> ssl.SSLContext:
-    """A context for HTTP/2.
+def listener_of(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A listening socket.
 
     Args:
-        certificate, key: PEM files.
+        host, port: its address; port 0 takes a free one.
+        shared: with the other processes of a gateway.
+
+    Raises:
+        ConfigError: the address is taken or invalid.
+    """
+    try:
+        return bind(host, port, shared=shared)
+    except ConfigError as error:
+        raise ConfigError(error.message.replace("--http-port", "--grpc-port")) from None
+
+
+def tls_context(certificate: str, key: str, client_ca: str) -> ssl.SSLContext | None:
+    """A context for HTTP/2; None without a certificate.
+
+    Args:
+        certificate, key: PEM files; "" for no TLS.
         client_ca: PEM file with the authorities whose client certificates are accepted; "" asks for none.
 
     Raises:
         ConfigError: a file cannot be used.
     """
+    if not certificate:
+        return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_alpn_protocols(["h2"])
     try:
