@@ -17,19 +17,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from loadtest import payloads
 from loadtest.connections import HttpTarget
-from loadtest.payloads import InputSpec
 from loadtest.processes import ServerProcess, cores, on_core
 from loadtest.run import OpenPlan, open_point
 from loadtest.samples import Outcome
 from loadtest.systems import System, fleet, free_port, wait_for_answer
 from loadtest.tables import table
+from loadtest.waiting import MODEL, requests, write_model
 from protocol.errors import FleetError, Unavailable
 from protocol.transport import open_transport
 from protocol.transport.settings import TransportSettings
 
-MODEL: Final = "waits"
 MAX_BATCH: Final = 8
 BATCH_SECONDS: Final = 0.08
 WORKERS: Final = 2
@@ -37,24 +35,6 @@ CAPACITY: Final = WORKERS * MAX_BATCH / BATCH_SECONDS
 """Rows per second."""
 LOADS: Final = (0.3, 0.6, 0.9)
 KINDS: Final = ("spread", "queue")
-_INPUTS: Final = (InputSpec("X", "FP32", (1, 4)),)
-_CONFIG: Final = f"""backend: "python"
-max_batch_size: {MAX_BATCH}
-input [ {{ name: "X" data_type: TYPE_FP32 dims: [ 4 ] }} ]
-output [ {{ name: "Y" data_type: TYPE_FP32 dims: [ 4 ] }} ]
-dynamic_batching {{ }}
-"""
-_SOURCE: Final = f"""import time
-import triton_python_backend_utils as pb_utils
-
-class TritonPythonModel:
-    def execute(self, requests):
-        time.sleep({BATCH_SECONDS})
-        return [
-            pb_utils.InferenceResponse([pb_utils.Tensor("Y", pb_utils.get_input_tensor_by_name(r, "X").as_numpy())])
-            for r in requests
-        ]
-"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -121,8 +101,8 @@ def _two_gateways(core: int | None) -> Iterator[dict[str, tuple[System, HttpTarg
     from infra.local.kafka import UNPAUSED
 
     with tempfile.TemporaryDirectory(prefix="penstock-routing-") as place, contextlib.ExitStack() as stack:
-        repository = _write_model(Path(place))
-        pool = payloads.build(_INPUTS, 64, reference=lambda arrays: {"Y": arrays["X"]})
+        repository = write_model(Path(place), MAX_BATCH, BATCH_SECONDS)
+        pool = requests()
         options = ["--routing", KINDS[0]]
         first = stack.enter_context(fleet(repository, core, MODEL, pool, gateway_options=options, jvm=UNPAUSED))
         transport = ["--kafka", first.kafka, "--redis", first.redis, "--prefix", first.prefix]
@@ -152,14 +132,6 @@ def _two_gateways(core: int | None) -> Iterator[dict[str, tuple[System, HttpTarg
             kind: (system, HttpTarget(system.address(MODEL), pool))
             for kind, system in zip(KINDS, (first, second), strict=True)
         }
-
-
-def _write_model(repository: Path) -> Path:
-    folder = repository / MODEL / "1"
-    folder.mkdir(parents=True)
-    (folder / "model.py").write_text(_SOURCE)
-    (folder.parent / "config.pbtxt").write_text(_CONFIG)
-    return repository
 
 
 def _wait_for_partitions(system: System, within: float = 30.0) -> None:

@@ -20,45 +20,23 @@ from infra.local import fleet as local
 from infra.local.process import HOST, free_port
 from infra.local.scaler import Workers
 from infra.local.servers import Servers, servers
-from loadtest import payloads
 from loadtest.connections import Address, HttpTarget
 from loadtest.openloop import closed_loop
-from loadtest.payloads import InputSpec, Pool
+from loadtest.payloads import Pool
 from loadtest.samples import Outcome, Samples
 from loadtest.scaling.future import ColdStarts
 from loadtest.scaling.signals import cpu_seconds
 from loadtest.targets import get_json
+from loadtest.waiting import MODEL, requests, write_model
 from protocol.errors import FleetError, Unavailable
 from protocol.naming import Names
 
-MODEL: Final = "waits"
 MAX_BATCH: Final = 4
 BATCH_SECONDS: Final = 0.2
 LOAD_SECONDS: Final = 0.5
 PARTITIONS: Final = 12
 PATIENCE: Final = 600.0
 """Seconds that a request may wait for its answer before the gateway gives it up."""
-_INPUTS: Final = (InputSpec("X", "FP32", (1, 4)),)
-_CONFIG: Final = f"""backend: "python"
-max_batch_size: {MAX_BATCH}
-input [ {{ name: "X" data_type: TYPE_FP32 dims: [ 4 ] }} ]
-output [ {{ name: "Y" data_type: TYPE_FP32 dims: [ 4 ] }} ]
-dynamic_batching {{ }}
-"""
-_SOURCE: Final = f"""import time
-import triton_python_backend_utils as pb_utils
-
-class TritonPythonModel:
-    def initialize(self, args):
-        time.sleep({LOAD_SECONDS})
-
-    def execute(self, requests):
-        time.sleep({BATCH_SECONDS})
-        return [
-            pb_utils.InferenceResponse([pb_utils.Tensor("Y", pb_utils.get_input_tensor_by_name(r, "X").as_numpy())])
-            for r in requests
-        ]
-"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -105,8 +83,8 @@ def bench(data: Path, environ: Mapping[str, str] = os.environ) -> Iterator[Bench
     Raises:
         Unavailable: a process cannot be started.
     """
-    repository = _write_model(data / "models")
-    pool = payloads.build(_INPUTS, 64, reference=lambda arrays: {"Y": arrays["X"]})
+    repository = write_model(data / "models", MAX_BATCH, BATCH_SECONDS, LOAD_SECONDS)
+    pool = requests()
     with contextlib.ExitStack() as stack:
         backing = stack.enter_context(servers(data, environ=environ))
         prefix = f"scaling-{secrets.token_hex(4)}"  # the environment may name servers that others use too
@@ -122,14 +100,6 @@ def bench(data: Path, environ: Mapping[str, str] = os.environ) -> Iterator[Bench
 
         address = Address(HOST, port, MODEL)
         yield Bench(backing, Names(prefix), address, f"{HOST}:{grpc_port}", pool, make_worker)
-
-
-def _write_model(repository: Path) -> Path:
-    folder = repository / MODEL / "1"
-    folder.mkdir(parents=True)
-    (folder / "model.py").write_text(_SOURCE)
-    (folder.parent / "config.pbtxt").write_text(_CONFIG)
-    return repository
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

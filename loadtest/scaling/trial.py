@@ -20,12 +20,13 @@ from infra.local.autoscaler import Autoscaler, Behaviour, Reading
 from infra.local.scaler import LocalScaler, PushSignal, Signal, Workers
 from loadtest.openloop import Target, open_loop
 from loadtest.samples import Outcome
-from loadtest.scaling.bench import MODEL, Bench, Calibration, bench, calibrate, until
+from loadtest.scaling.bench import Bench, Calibration, bench, calibrate, until
 from loadtest.scaling.future import plan
 from loadtest.scaling.load import Phases
 from loadtest.scaling.results import POLICIES, PolicyRun, ShapeResult, Trial
 from loadtest.scaling.signals import CpuSignal, FutureSignal, LagSignal
 from loadtest.scaling.waking import wakes
+from loadtest.waiting import MODEL
 from protocol.errors import FleetError
 from protocol.transport import open_transport
 from protocol.transport.settings import TransportSettings

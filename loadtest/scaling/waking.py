@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import Final
 
 from infra.local.scaler import PushSignal, Workers
-from loadtest.scaling.bench import MODEL, PATIENCE, Bench, until
+from loadtest.scaling.bench import PATIENCE, Bench, until
 from loadtest.scaling.results import Wake
 from loadtest.systems import ask
+from loadtest.waiting import MODEL
 from protocol.errors import FleetError, Unavailable
 
 WINDOW: Final = 0.2
