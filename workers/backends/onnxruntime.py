@@ -62,13 +62,14 @@ class OnnxInstance(TensorInstance):
     def __init__(self, config: ModelConfig, session: Any) -> None:
         super().__init__(config)
         self._session = session
+        self._quiet = _quiet_run()
         self.loop_safe = session.get_providers() == [
             "CPUExecutionProvider"
         ]  # a session's run may be called from any thread
 
     def compute(self, inputs: dict[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
         """One run of the graph."""
-        return dict(zip(outputs, self._session.run(outputs, inputs), strict=True))
+        return dict(zip(outputs, self._session.run(outputs, inputs, self._quiet), strict=True))
 
     def keep(self, raw: dict[str, Array]) -> dict[str, Array]:
         """Copies nothing: every run of a session makes new arrays."""
@@ -189,6 +190,15 @@ def _options(config: ModelConfig, threads: int) -> Any:
         if key.startswith("session."):
             options.add_session_config_entry(key, value)
     options.log_severity_level = 3
+    return options
+
+
+def _quiet_run() -> Any:
+    """Options of a run whose errors are raised, and not printed on standard error as well."""
+    import onnxruntime as ort
+
+    options = ort.RunOptions()
+    options.log_severity_level = 4
     return options
 
 
