@@ -33,6 +33,8 @@ from workers.repository.folders import CONFIG_FILE
 from workers.repository.model_files import ModelFile
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from workers.worker import Worker
 
 _SHOWN: Final = 10
@@ -56,6 +58,12 @@ class ModelFileType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  #
         if not file.path.exists():
             self.fail(f"there is no file '{file.path}'", param, ctx)
         return file
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Files, which the shell knows."""
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="file")]
 
 
 def _meant(folder: Path) -> str:
