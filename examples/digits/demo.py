@@ -29,8 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock import AsyncClient, Client
-from penstock.client import InferResult
-from penstock.client.timing import Times, sentence
+from penstock.client.timing import Times, parse_timing, sentence
 
 HERE = Path(__file__).parent
 CALLERS = 48
@@ -42,45 +41,40 @@ STEPS_MS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 @dataclasses.dataclass
 class Run:
-    """What the callers saw, in the order in which the answers came.
+    """What the callers saw. Request n asks for image n modulo the number of images.
 
     Attributes:
-        jobs: which request each answer belongs to; request n has image n modulo the number of images.
-        answers: the answers.
-        latencies: seconds of each call.
+        digits: the model's digit for every request.
+        latencies: seconds of each request.
+        timings: what each answer says about its times.
         seconds: of all of them together.
+        cpu_seconds: that this process spent meanwhile.
     """
 
-    jobs: list[int]
-    answers: list[InferResult]
+    digits: npt.NDArray[np.int64]
     latencies: npt.NDArray[np.float64]
-    seconds: float
+    timings: list[str]
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
 
     @property
-    def rate(self) -> float:
-        """Answers per second."""
-        return len(self.answers) / self.seconds
-
-    def digits(self) -> npt.NDArray[np.int64]:
-        """The model's digit for every request."""
-        digits = np.full(len(self.jobs), -1)
-        digits[self.jobs] = [answer.outputs["digit"][0, 0] for answer in self.answers]
-        return digits
-
-    def batches(self) -> dict[int, float]:
-        """How many batches of each size ran: a batch of n rows was seen by n requests."""
-        rows = collections.Counter(answer.times.rows or 0 for answer in self.answers)
-        return {size: count / size for size, count in sorted(rows.items()) if size}
-
-    def typical(self) -> Times:
-        """The times of the answer whose total is the median."""
-        times = sorted((answer.times for answer in self.answers), key=lambda each: each.total or 0.0)
-        return times[len(times) // 2]
+    def times(self) -> list[Times]:
+        """The times of each answer."""
+        return [parse_timing(text) for text in self.timings]
 
     def figures(self) -> dict[str, float]:
-        """Rate per second, and percentiles of the latency in milliseconds."""
+        """Rate per second, percentiles of the latency in milliseconds, and the callers' CPU microseconds per request."""
         p50, p95, p99 = (float(each) for each in np.percentile(self.latencies, [50, 95, 99]) * 1e3)
-        return {"rate": self.rate, "p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "requests": len(self.answers)}
+        count = len(self.digits)
+        cpu = self.cpu_seconds * 1e6 / count
+        return {
+            "rate": count / self.seconds,
+            "p50_ms": p50,
+            "p95_ms": p95,
+            "p99_ms": p99,
+            "cpu_us": cpu,
+            "requests": count,
+        }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -96,12 +90,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     own = contextlib.nullcontext(options.url) if options.url else fleet()
     with own as url:
         run = call(url, images, max(1, options.rounds), quiet=options.json)
-        digits = run.digits()
-        right = float((digits == np.resize(labels, len(digits))).mean())
+        right = float((run.digits == np.resize(labels, len(run.digits))).mean())
         if options.json:
             print(json.dumps({**run.figures(), "accuracy": right}))
         else:
-            show(images, labels, digits)
+            show(images, labels, run.digits)
             report(run, labels, right)
     if right < 0.95:
         sys.exit("the answers are wrong: the accuracy should be above 95 %")
@@ -152,8 +145,8 @@ def free_port() -> int:
 def call(url: str, images: npt.NDArray[np.float32], rounds: int, *, quiet: bool = False) -> Run:
     """Ask for every image `rounds` times, with `CALLERS` calls at once, one image per request.
 
-    The callers are coroutines of this process, on the event loop that the server also uses; with one, a caller costs half of
-    what the server spends on its request. They only call and note: what the answers say is read afterwards.
+    The callers are coroutines of this process, on uvloop like the server: what they spend on a request is less than what the
+    server does. They only call and note; what the answers say is read afterwards.
     """
     with asyncio.Runner(loop_factory=event_loop()) as runner:
         return runner.run(classify(url, images, rounds, quiet=quiet))
@@ -170,26 +163,26 @@ def event_loop() -> Any:
 
 async def classify(url: str, images: npt.NDArray[np.float32], rounds: int, *, quiet: bool) -> Run:
     """See `call`."""
-    run = Run([], [], np.zeros(0), 0.0)
-    latencies: list[float] = []
-    waiting = iter(range(len(images) * rounds))
+    count = len(images) * rounds
+    run = Run(np.full(count, -1), np.zeros(count), [""] * count)
+    inputs = [{"image": images[[index]]} for index in range(len(images))]
+    waiting = iter(range(count))
     out = io.StringIO() if quiet else sys.stdout
-    with click.progressbar(length=len(images) * rounds, label="classifying", file=out, update_min_steps=CALLERS) as bar:
+    with click.progressbar(length=count, label="classifying", file=out, update_min_steps=CALLERS) as bar:
 
         async def caller(client: AsyncClient) -> None:
             for job in waiting:
                 sent = time.perf_counter()
-                answer = await client.infer("digits", {"image": images[[job % len(images)]]})
-                latencies.append(time.perf_counter() - sent)
-                run.answers.append(answer)
-                run.jobs.append(job)
+                answer = await client.infer("digits", inputs[job % len(inputs)])
+                run.latencies[job] = time.perf_counter() - sent
+                run.digits[job] = answer.outputs["digit"][0, 0]
+                run.timings[job] = answer.timing
                 bar.update(1)
 
         async with AsyncClient(url, connections=CALLERS) as client:
-            begin = time.perf_counter()
+            begin, spent = time.perf_counter(), time.process_time()
             await asyncio.gather(*(caller(client) for _ in range(CALLERS)))
-            run.seconds = time.perf_counter() - begin
-    run.latencies = np.array(latencies)
+            run.seconds, run.cpu_seconds = time.perf_counter() - begin, time.process_time() - spent
     return run
 
 
@@ -198,18 +191,26 @@ async def classify(url: str, images: npt.NDArray[np.float32], rounds: int, *, qu
 
 def report(run: Run, labels: npt.NDArray[np.int64], right: float) -> None:
     """The figures and histograms of a run."""
-    figures = run.figures()
-    times = len(run.answers) // len(labels)
-    print(f"\naccuracy   {right:.2%} on {len(labels)} digits that the model has never seen, {times} times each")
-    print(f"speed      {run.rate:,.0f} requests/s from {CALLERS} callers at once, one digit per request")
+    figures, times = run.figures(), run.times
+    rounds = len(run.digits) // len(labels)
+    print(f"\naccuracy   {right:.2%} on {len(labels)} digits that the model has never seen, {rounds} times each")
+    print(f"speed      {figures['rate']:,.0f} requests/s from {CALLERS} callers at once, one digit per request")
     print(
         f"latency    p50 {figures['p50_ms']:.1f} ms   p95 {figures['p95_ms']:.1f} ms   p99 {figures['p99_ms']:.1f} ms"
         "   (callers and fleet share this machine)"
     )
     print("\n".join(bars(latency_ranges(run.latencies * 1e3))))
     print("batches    how many ran with so many rows: requests that arrive together are run together")
-    print("\n".join(bars(size_ranges(run.batches()))))
-    print(f"inside     the median call was {sentence(run.typical())}")
+    print("\n".join(bars(size_ranges(batches(times)))))
+    print(
+        f"inside     the median call was {sentence(sorted(times, key=lambda each: each.total or 0.0)[len(times) // 2])}"
+    )
+
+
+def batches(times: Sequence[Times]) -> dict[int, float]:
+    """How many batches of each size ran: a batch of n rows was seen by n requests."""
+    rows = collections.Counter(each.rows or 0 for each in times)
+    return {size: count / size for size, count in sorted(rows.items()) if size}
 
 
 def show(
