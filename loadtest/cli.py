@@ -294,6 +294,27 @@ def demo(rounds: int, seconds: float, out: Path) -> None:
     run_demo(rounds, seconds, out, click.echo)
 
 
+@main.command(name="first-model")
+@click.argument("kinds", nargs=-1, metavar="[KIND]...")
+@click.option(
+    "--page",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=Path("docs/first-hour.md"),
+    help="The page that is run, and gets the table.",
+)
+@click.option(
+    "--results",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("docs/benchmarks/first-model.json"),
+    help="Where the seconds are kept.",
+)
+def first_model(kinds: tuple[str, ...], page: Path, results: Path) -> None:
+    """From a fresh clone to the first answer of an own model: every command of docs/first-hour.md, timed (minutes)."""
+    from loadtest.first_model import run as run_first
+
+    run_first(kinds, page, results, click.echo)
+
+
 @main.command(name="many-models")
 @click.option("--members", multiple=True, type=click.IntRange(1), help="Idle models of one worker; repeatable.")
 @click.option("--fleet", "fleets", multiple=True, type=click.IntRange(4), help="Models on four workers; repeatable.")
