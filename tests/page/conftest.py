@@ -80,12 +80,13 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         running.close()
 
 
-def start(folder: Path, *arguments: str, models: tuple[str, ...] = ()) -> Process:
+def start(folder: Path, *arguments: str, models: tuple[str, ...] = (), http_port: int = 0) -> Process:
     """A server of its own, ready."""
     repository = folder / "models"
     if not repository.exists():
         write_models(repository, *models)
-    process = Process("serve", folder / "serve.log", "serve", "--model-repository", str(repository), *arguments)
+    command = ("serve", "--model-repository", str(repository), *arguments)
+    process = Process("serve", folder / "serve.log", *command, http_port=http_port)
     key = arguments[arguments.index("--api-key") + 1] if "--api-key" in arguments else ""
     wait_for("the server", lambda: ready(process.url, key))
     return process
