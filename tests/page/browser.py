@@ -39,7 +39,7 @@ def chromium() -> str:
         if found := shutil.which(name):
             return found
     said = "chromium is not installed: apt-get install --no-install-recommends chromium (.ci/run does)"
-    if os.environ.get("PENSTOCK_REQUIRE_CHROMIUM"):
+    if os.environ.get("REQUIRE_CHROMIUM"):
         pytest.fail(said)
     pytest.skip(said)
 
