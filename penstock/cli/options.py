@@ -101,6 +101,7 @@ gateway_options = options(
     option("--grpc-restricted-protocol", multiple=True, metavar="GROUPS:KEY=VALUE", help="The same for gRPC, with the metadata triton-grpc-protocol-KEY."),  # noqa: E501
     option("--http-header-forward-pattern", default="", show_default=False, help="Regular expression; headers of these names become parameters of the request."),  # noqa: E501
     option("--grpc-header-forward-pattern", default="", show_default=False, help="The same for gRPC's metadata."),
+    option("--page/--no-page", default=True, envvar="PENSTOCK_PAGE", help="Show browsers a page at / with the models, their figures, and a form that sends a request."),  # noqa: E501
     option("--allow-shared-memory", is_flag=True, default=False, help="Clients on this machine may pass tensors in system shared memory: requests then read and write /dev/shm as the gateway's user."),  # noqa: E501
     option("--max-queued-calls", type=int, default=4096, help="Maximum number of accepted, unanswered calls; then 429."),
     option("--max-queued-calls-per-model", type=int, default=0, help="The same for one model version; 0: three times as many as are still free, so that a stuck model leaves room for others."),  # noqa: E501
