@@ -121,7 +121,7 @@ def test_the_units_of_a_fleet_serve(place: Place, kafka_bootstrap: str, redis_ur
         started(
             place,
             line("worker").replace("8003", str(port)),
-            f"http://127.0.0.1:{port}/v2/health/ready",
+            ready,
             **worker | here | cache,
         ),
         Client(place.url, api_key="a-long-random-text") as client,
