@@ -48,4 +48,6 @@ def families() -> list[Metric]:
 def names() -> set[str]:
     """As they are scraped: counters end with `_total`, histograms stand without their suffixes."""
     found = {f"{each.name}_total" if each.type == "counter" else each.name for each in families()}
-    return found | {name for name, *_ in worker._NV_CACHE} | set(re.findall(r'"(nv_[a-z_]+)"', inspect.getsource(devices)))
+    return (
+        found | {name for name, *_ in worker._NV_CACHE} | set(re.findall(r'"(nv_[a-z_]+)"', inspect.getsource(devices)))
+    )
