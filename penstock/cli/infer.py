@@ -12,6 +12,7 @@ import orjson
 
 from penstock.cli.options import api_key_option, seconds, url_option
 from penstock.client import Client, InferResult, bfloat16
+from penstock.client.timing import sentence
 from penstock.client.values import array_of
 from protocol.errors import MAX_QUOTED, Code, CodecError, FleetError, InvalidArgument
 from protocol.tensors import NUMPY_DTYPE, Array, Tensor, from_array
@@ -181,5 +182,6 @@ def _show(result: InferResult) -> None:
         )
         print(f"{name} {list(array.shape)} = {text}")
     print(f"request {result.request_id}")
-    if result.timing:
-        print(f"µs since it was accepted, and its batch: {result.timing}")
+    told = sentence(result.times)
+    if told:
+        print(told)
