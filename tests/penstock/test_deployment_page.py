@@ -42,9 +42,10 @@ def line(unit: str, key: str = "ExecStart") -> str:
 
 def environment(unit: str) -> dict[str, str]:
     """What a unit puts into its process' environment."""
-    text = BLOCKS["environment"] if "EnvironmentFile=/etc/penstock/penstock.env" in BLOCKS[f"{unit}-unit"] else ""
-    found = re.findall(r"^Environment=(.+)$", BLOCKS[f"{unit}-unit"], re.MULTILINE)
-    return dict(pair.split("=", 1) for pair in [*text.split(), *" ".join(found).split()])
+    files = re.findall(r"^EnvironmentFile=/etc/penstock/(\w+)\.env$", BLOCKS[f"{unit}-unit"], re.MULTILINE)
+    words = [*re.findall(r"^Environment=(.+)$", BLOCKS[f"{unit}-unit"], re.MULTILINE)]
+    words += [BLOCKS[f"{file}-environment"] for file in files]
+    return dict(pair.split("=", 1) for pair in " ".join(words).split())
 
 
 def inputs() -> dict[str, npt.NDArray[np.float32]]:
@@ -85,10 +86,8 @@ def test_a_units_variables_are_those_of_its_command(unit: str) -> None:
     command = shlex.split(line(unit))[1]
     text = (ROOT / "docs" / "configuration.md").read_text()
     (section,) = re.findall(rf"^## penstock {command}\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
-    named = set(environment(unit)) - ({"PENSTOCK_API_KEY"} if unit == "worker" else set())  # the file is shared
-
-    assert named
-    assert {name for name in named if f"`{name}`" not in section} == set()
+    assert {name for name in environment(unit) if f"`{name}`" not in section} == set()
+    assert ("PENSTOCK_API_KEY" in environment(unit)) == (unit != "worker")
 
 
 def test_the_unit_of_one_process_starts_stops_in_order_and_its_folder_is_a_backup(place: Place) -> None:

@@ -10,11 +10,16 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gateway.settings import GatewaySettings
+from protocol.model_config import pbtxt
 from protocol.model_config.checks import MAX_INSTANCES
 from tests.integration.fleet import wait_for
 from tests.pages import ROOT, Place
 from tests.penstock.python_models_behaviour import MODELS, TENSORS
 from tests.producers.examples import examples
+from workers.repository.completion import DEFAULT_MAX_BATCH_SIZE
+from workers.repository.placement import place as place_instances
+from workers.settings import WorkerSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -171,11 +176,24 @@ def test_loads(place: Place) -> None:
     assert not_ready.status_code == 503
 
 
+@pytest.mark.parametrize(
+    ("group", "devices"),
+    [("", [0, 1]), ("kind: KIND_GPU gpus: [ 0 ]", [0]), ("kind: KIND_CPU", [None]), ("kind: KIND_MODEL", [None])],
+)
+def test_which_instances_a_worker_with_two_gpus_has(group: str, devices: list[int | None]) -> None:
+    config = pbtxt.parse(f'name: "m" backend: "python" {TENSORS} instance_group [ {{ {group} }} ]')
+
+    assert [each.device_id for each in place_instances(config, [0, 1], 4)] == devices
+
+
 def test_limits(place: Place) -> None:
     assert call(place, "large", 16 * 2**20 + 1).status_code == 413
     body = b'{"inputs": [' + b" " * 16 * 2**20 + b"]}"
     assert httpx.post(f"{place.url}/v2/models/scale/infer", content=body).status_code == 413
     assert f"| instances of a model on a worker | {MAX_INSTANCES:,} |" in TEXT
+    assert f"batches up to {DEFAULT_MAX_BATCH_SIZE} rows" in TEXT
+    assert f"A caller waits for {GatewaySettings().default_timeout:.0f} s (`--default-timeout`)" in TEXT
+    assert f"with {['', '', 'two', 'three'][WorkerSettings().max_attempts]} runs (`--max-attempts`)" in TEXT
 
 
 def test_finalize_is_called_at_an_orderly_end(tmp_path: Path) -> None:

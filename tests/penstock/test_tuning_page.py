@@ -9,10 +9,14 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gateway.settings import GatewaySettings
 from tests.pages import ROOT, Place
 from tests.penstock.exported_metrics import names
 from tests.producers.examples import examples
+from workers.backends import onnxruntime, torch
 from workers.batching.types import Reject, Release
+from workers.repository.completion import DEFAULT_MAX_BATCH_SIZE
+from workers.settings import WorkerSettings
 
 PAGE = ROOT / "docs" / "tuning.md"
 TEXT = PAGE.read_text()
@@ -50,6 +54,22 @@ def test_every_reason_is_described() -> None:
         str(each) for each in Release
     }
     assert set(re.findall(r"`([a-z_]+)`", rejections)) - {"reason"} == {str(each) for each in Reject}
+
+
+def test_the_defaults_are_the_codes() -> None:
+    gateway, worker = GatewaySettings(), WorkerSettings()
+
+    assert f"`--batch-lane-max-ms` ({worker.batch_lane_max_ms:.0f})" in TEXT
+    assert f"`--batch-lane-share` ({worker.batch_lane_share * 100:.0f} %)" in TEXT
+    assert f"from {gateway.fill_limit} asynchronous calls are refused, from {gateway.full_limit} all" in TEXT
+    assert f"{DEFAULT_MAX_BATCH_SIZE} if nothing says otherwise" in TEXT
+
+
+def test_the_backends_read_the_parameters_that_the_page_names() -> None:
+    for backend, cell in re.findall(r"^\| (onnxruntime|pytorch) \| (`.+?) \|", TEXT, re.MULTILINE):
+        file = {"onnxruntime": onnxruntime, "pytorch": torch}[backend].__file__
+        for parameter in re.findall(r"`(\w+)`", cell):
+            assert f'"{parameter}"' in Path(str(file)).read_text(), parameter
 
 
 @pytest.fixture(params=["", DELAY], ids=["default", "delay"])
