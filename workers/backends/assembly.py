@@ -158,8 +158,10 @@ def join(column: Sequence[Tensor], shape: tuple[int, ...]) -> Array:
 
 
 def to_model(spec: TensorSpec, sizes: Sequence[int]) -> tuple[int, ...]:
-    """Concrete sizes as the model sees them; variable sizes keep their order (`reshape`)."""
-    return tuple(sizes) if spec.reshape is None else _substitute(spec.dims, spec.reshape, sizes)
+    """Concrete sizes as the model sees them; variable sizes keep their order (`reshape`). A scalar may come as one."""
+    if spec.reshape is None:
+        return tuple(sizes)
+    return _substitute(spec.dims, spec.reshape, sizes) if spec.reshape else ()
 
 
 def to_caller(spec: TensorSpec, sizes: Sequence[int]) -> tuple[int, ...]:

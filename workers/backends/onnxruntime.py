@@ -8,7 +8,9 @@ sequential, 1 parallel), `enable_mem_arena`, `session.<key>` for any of onnxrunt
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import mmap
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +19,7 @@ from protocol.errors import Code, ConfigError, InvalidArgument, quoted
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import Kind, ModelConfig, TensorSpec
 from protocol.tensors import Array, element_count
+from workers.backends import onnx_graph
 from workers.backends.assembly import Stacked
 from workers.backends.base import Instance, Outcome
 from workers.backends.tensor_instance import TensorInstance
@@ -38,8 +41,8 @@ class OnnxBackend:
     def inspect(self, version: ModelVersion) -> BackendMetadata | None:
         """Inputs and outputs of the graph; it batches if every tensor's first dimension is variable."""
         session = _session(version, _to_look_at(version.config), ["CPUExecutionProvider"])
-        inputs = [_spec(node) for node in session.get_inputs()]
-        return BackendMetadata.of(inputs, [_spec(node) for node in session.get_outputs()])
+        inputs, outputs = ([_spec(node) for node in nodes] for nodes in (session.get_inputs(), session.get_outputs()))
+        return BackendMetadata.of(inputs, outputs, _unshaped(version.path, [*inputs, *outputs]))
 
     def usable_gpus(self, gpus: Sequence[int]) -> Sequence[int]:
         """All of them if the installed onnxruntime has CUDA, else none."""
@@ -238,6 +241,15 @@ def _check_providers(config: ModelConfig, asked: list[Any], used: Sequence[str])
                 f"onnxruntime could not start {name} for model '{config.name}': the driver or a library of its version of CUDA or "
                 "cuDNN is missing (its log has the name); pip install 'penstock[onnx-gpu]' brings the libraries"
             )
+
+
+def _unshaped(path: Path, specs: Sequence[TensorSpec]) -> Collection[str]:
+    """The tensors of unknown rank; onnxruntime gives them the same shape as scalars, so the file has to tell."""
+    if all(spec.dims for spec in specs):
+        return ()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        stated = onnx_graph.tensors_without_shape(data)
+    return [spec.name for spec in specs if not spec.dims and spec.name in stated]
 
 
 def _spec(node: Any) -> TensorSpec:
