@@ -65,13 +65,14 @@ class OnnxInstance(TensorInstance):
     def __init__(self, config: ModelConfig, session: Any) -> None:
         super().__init__(config)
         self._session = session
+        self._quiet = _without_log()
         self.loop_safe = session.get_providers() == [
             "CPUExecutionProvider"
         ]  # a session's run may be called from any thread
 
     def compute(self, inputs: dict[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
         """One run of the graph."""
-        return dict(zip(outputs, self._session.run(outputs, inputs), strict=True))
+        return dict(zip(outputs, self._session.run(outputs, inputs, self._quiet), strict=True))
 
     def keep(self, raw: dict[str, Array]) -> dict[str, Array]:
         """Copies nothing: every run of a session makes new arrays."""
@@ -163,6 +164,15 @@ def _session(version: ModelVersion, options: Any, providers: list[Any]) -> Any:
         return ort.InferenceSession(str(version.path), options, providers=providers)
     except Exception as exc:  # onnxruntime raises many types, all of them about the file or the provider
         raise ConfigError(f"onnxruntime cannot load model '{version.model}' version {version.version}: {exc}") from exc
+
+
+def _without_log() -> Any:
+    """Options for runs whose errors are raised and not also logged."""
+    import onnxruntime as ort
+
+    options = ort.RunOptions()
+    options.log_severity_level = 4
+    return options
 
 
 def _to_look_at(config: ModelConfig) -> Any:
