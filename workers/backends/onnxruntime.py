@@ -22,6 +22,7 @@ from protocol.tensors import Array, element_count
 from workers.backends import onnx_graph
 from workers.backends.assembly import Stacked
 from workers.backends.base import Instance, Outcome
+from workers.backends.cures import add_cure, with_cure
 from workers.backends.tensor_instance import TensorInstance
 from workers.repository.completion import BackendMetadata
 from workers.repository.placement import Placement
@@ -72,7 +73,11 @@ class OnnxInstance(TensorInstance):
 
     def compute(self, inputs: dict[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
         """One run of the graph."""
-        return dict(zip(outputs, self._session.run(outputs, inputs, self._quiet), strict=True))
+        try:
+            return dict(zip(outputs, self._session.run(outputs, inputs, self._quiet), strict=True))
+        except Exception as exc:
+            add_cure(exc)
+            raise
 
     def keep(self, raw: dict[str, Array]) -> dict[str, Array]:
         """Copies nothing: every run of a session makes new arrays."""
@@ -163,7 +168,8 @@ def _session(version: ModelVersion, options: Any, providers: list[Any]) -> Any:
     try:
         return ort.InferenceSession(str(version.path), options, providers=providers)
     except Exception as exc:  # onnxruntime raises many types, all of them about the file or the provider
-        raise ConfigError(f"onnxruntime cannot load model '{version.model}' version {version.version}: {exc}") from exc
+        where = f"onnxruntime cannot load model '{version.model}' version {version.version}"
+        raise ConfigError(f"{where}: {with_cure(str(exc))}") from exc
 
 
 def _without_log() -> Any:
