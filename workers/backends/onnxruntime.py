@@ -11,29 +11,26 @@ import dataclasses
 import mmap
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
+import structlog
 
 from protocol.errors import Code, ConfigError, InvalidArgument, quoted
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import Kind, ModelConfig, TensorSpec
 from protocol.tensors import Array, element_count
-from workers.backends import onnx_graph
+from workers.backends import onnx_graph, onnx_types
 from workers.backends.assembly import Stacked
 from workers.backends.base import Instance, Outcome
 from workers.backends.cures import add_cure, with_cure
+from workers.backends.onnx_bfloat16 import BFloat16Run
 from workers.backends.tensor_instance import TensorInstance
 from workers.repository.completion import BackendMetadata
 from workers.repository.placement import Placement
 from workers.repository.version import ModelVersion
 
-_DATATYPES: Final = {
-    "tensor(bool)": "BOOL", "tensor(uint8)": "UINT8", "tensor(uint16)": "UINT16", "tensor(uint32)": "UINT32",
-    "tensor(uint64)": "UINT64", "tensor(int8)": "INT8", "tensor(int16)": "INT16", "tensor(int32)": "INT32",
-    "tensor(int64)": "INT64", "tensor(float16)": "FP16", "tensor(float)": "FP32", "tensor(double)": "FP64",
-    "tensor(string)": "BYTES", "tensor(bfloat16)": "BF16",
-}  # fmt: skip
+log = structlog.get_logger(__name__)
 
 
 class OnnxBackend:
@@ -42,7 +39,8 @@ class OnnxBackend:
     def inspect(self, version: ModelVersion) -> BackendMetadata | None:
         """Inputs and outputs of the graph; it batches if every tensor's first dimension is variable."""
         session = _session(version, _to_look_at(version.config), ["CPUExecutionProvider"])
-        inputs, outputs = ([_spec(node) for node in nodes] for nodes in (session.get_inputs(), session.get_outputs()))
+        inputs = _inputs(version, session.get_inputs())
+        outputs = _outputs(version, session.get_outputs())
         return BackendMetadata.of(inputs, outputs, _unshaped(version.path, [*inputs, *outputs]))
 
     def usable_gpus(self, gpus: Sequence[int]) -> Sequence[int]:
@@ -67,6 +65,8 @@ class OnnxInstance(TensorInstance):
         super().__init__(config)
         self._session = session
         self._quiet = _without_log()
+        bfloat16 = any(spec.datatype == "BF16" for spec in (*config.inputs, *config.outputs))
+        self._run: Any = BFloat16Run(session, config).run if bfloat16 else session.run
         self.loop_safe = session.get_providers() == [
             "CPUExecutionProvider"
         ]  # a session's run may be called from any thread
@@ -74,7 +74,7 @@ class OnnxInstance(TensorInstance):
     def compute(self, inputs: dict[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
         """One run of the graph."""
         try:
-            return dict(zip(outputs, self._session.run(outputs, inputs, self._quiet), strict=True))
+            return dict(zip(outputs, self._run(outputs, inputs, self._quiet), strict=True))
         except Exception as exc:
             add_cure(exc)
             raise
@@ -85,7 +85,7 @@ class OnnxInstance(TensorInstance):
 
     def close(self) -> None:
         """Free the session's memory."""
-        self._session = None
+        self._session = self._run = None
 
 
 @dataclasses.dataclass(slots=True)
@@ -259,6 +259,28 @@ def _check_providers(config: ModelConfig, asked: list[Any], used: Sequence[str])
             )
 
 
+def _inputs(version: ModelVersion, nodes: Sequence[Any]) -> list[TensorSpec]:
+    try:
+        return [onnx_types.spec_of(node.name, node.type, node.shape) for node in nodes]
+    except ConfigError as exc:
+        raise ConfigError(f"model '{version.model}' cannot be served: its input {exc.message}") from None
+
+
+def _outputs(version: ModelVersion, nodes: Sequence[Any]) -> list[TensorSpec]:
+    """The outputs that are tensors; the others are left out with a warning, unless there are only others."""
+    specs, problems = [], []
+    for node in nodes:
+        try:
+            specs.append(onnx_types.spec_of(node.name, node.type, node.shape))
+        except ConfigError as exc:
+            problems.append(f"output {exc.message}")
+    if problems and not specs:
+        raise ConfigError(f"model '{version.model}' cannot be served: its {problems[0]}")
+    for problem in problems:
+        log.warning("served without one of its outputs", model=version.model, version=version.version, reason=problem)
+    return specs
+
+
 def _unshaped(path: Path, specs: Sequence[TensorSpec]) -> Collection[str]:
     """The tensors of unknown rank; onnxruntime gives them the same shape as scalars, so the file has to tell."""
     if all(spec.dims for spec in specs):
@@ -266,11 +288,3 @@ def _unshaped(path: Path, specs: Sequence[TensorSpec]) -> Collection[str]:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         stated = onnx_graph.tensors_without_shape(data)
     return [spec.name for spec in specs if not spec.dims and spec.name in stated]
-
-
-def _spec(node: Any) -> TensorSpec:
-    datatype = _DATATYPES.get(node.type)
-    if datatype is None:
-        raise ConfigError(f"tensor '{node.name}' has the ONNX type {node.type}, which has no V2 datatype")
-    dims = tuple(size if isinstance(size, int) and size > 0 else -1 for size in node.shape)
-    return TensorSpec(node.name, datatype, dims)
