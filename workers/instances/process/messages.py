@@ -64,7 +64,7 @@ def decode_metadata(encoded: Message | None) -> BackendMetadata | None:
     if encoded is None:
         return None
     inputs, outputs = (tuple(_spec(spec) for spec in encoded[side]) for side in ("inputs", "outputs"))
-    return BackendMetadata(inputs, outputs, encoded["batchable"], encoded["max_batch_size"])
+    return BackendMetadata(inputs, outputs, encoded["batchable"], encoded["max_batch_size"], encoded["row_limit"])
 
 
 def _spec(encoded: Message) -> TensorSpec:
