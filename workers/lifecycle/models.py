@@ -24,6 +24,7 @@ from workers.batching.lanes import LaneSettings
 from workers.context import Context
 from workers.instances.loaded import LoadedModel
 from workers.lifecycle.announcer import Announcer
+from workers.lifecycle.load_progress import reporting
 from workers.lifecycle.loader import Loader
 from workers.lifecycle.replacing import bytes_of
 from workers.lifecycle.states import Event, State, next_state, public_state
@@ -373,7 +374,8 @@ class Models:
             )
         log.info("loading", model=key[0], version=key[1])
         try:
-            return await self._loader.load(version)
+            async with reporting(*key, self._context.clock):
+                return await self._loader.load(version)
         except FleetError as exc:
             return await self._failed(key, slot, exc.message)
 
