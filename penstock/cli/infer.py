@@ -16,6 +16,7 @@ from penstock.cli import input_flags
 from penstock.cli.made_up import MadeUp
 from penstock.cli.options import api_key_option, insecure_option, seconds, unverified, url_option
 from penstock.client import Client, InferResult, bfloat16
+from penstock.client.timing import sentence
 from protocol.errors import Code, FleetError, InvalidArgument, quoted
 from protocol.tensors import Array, Tensor, from_array
 
@@ -236,5 +237,6 @@ def _show(result: InferResult) -> None:
         )
         print(f"{name} {list(array.shape)} = {text}")
     print(f"request {result.request_id}")
-    if result.timing:
-        print(f"µs since it was accepted, and its batch: {result.timing}")
+    told = sentence(result.times)
+    if told:
+        print(told)
