@@ -20,7 +20,7 @@ DATATYPES: Final[dict[int, str]] = {
     28: "UINT16", 34: "UINT32", 35: "UINT64",
 }  # fmt: skip
 """The V2 datatype of each of the schema's `ScalarType`s that has one."""
-_OTHERS: Final = {9: "complex32", 10: "complex64", 11: "complex128", 29: "float8", 30: "float8", 31: "float8", 32: "float8"}  # fmt: skip
+_OTHERS: Final = {9: "complex32", 10: "complex64", 11: "complex128"} | dict.fromkeys(range(29, 34), "float8")
 _SYMBOL: Final = re.compile(r"Symbol\('(\w+)'[^()]*\)|(\w+)", re.ASCII)
 
 Json = Mapping[str, Any]
