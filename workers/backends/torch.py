@@ -18,6 +18,7 @@ from protocol.model_config import Kind, ModelConfig
 from protocol.tensors import Array
 from workers.backends import torch_inspection
 from workers.backends.base import Instance
+from workers.backends.cures import add_cure
 from workers.backends.tensor_instance import TensorInstance
 from workers.backends.torch_binding import bind, positions
 from workers.backends.torch_probe import named_outputs
@@ -78,7 +79,15 @@ class TorchInstance(TensorInstance):
                 for name, parameter in self._parameters.items()
                 if name in inputs
             }
-            return self._named(self._program(tensors))
+            return self._named(self._forward(tensors))
+
+    def _forward(self, tensors: Mapping[str, Any]) -> Any:
+        assert self._program is not None
+        try:
+            return self._program(tensors)
+        except Exception as exc:
+            add_cure(exc)
+            raise
 
     def _tensor(self, torch: Any, name: str, array: Array) -> Any:
         if array.dtype == object:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from protocol.errors import ConfigError, FleetError
 from protocol.model_config import ModelConfig, TensorSpec
 from workers.backends import torch_programs
+from workers.backends.cures import with_cure
 from workers.backends.torch_binding import bind, in_names_of
 from workers.backends.torch_probe import Run, probe_alone, probe_rows, reason, tensors_of
 from workers.backends.torch_programs import Program, ScriptProgram
@@ -67,7 +68,7 @@ def load_program(version: ModelVersion, device_id: int | None) -> Program:
         expected = "a torch.export program" if version.path.suffix == ".pt2" else "TorchScript"
         raise ConfigError(
             f"torch cannot load model '{version.model}' version {version.version} (expected {expected}; state dicts and pickled "
-            f"modules are refused because loading them runs code): {reason(exc)}"
+            f"modules are refused because loading them runs code): {with_cure(reason(exc))}"
         ) from exc
 
 
