@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from penstock.cli.grpc_port import GrpcPortType
 from penstock.cli.repositories import RepositoryType
+from protocol.errors import InvalidArgument
 from protocol.limits import MAX_SECONDS
+
+if TYPE_CHECKING:
+    import ssl
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -44,6 +48,26 @@ def options(*decorators: Decorator) -> Decorator:
 
 url_option = option("--url", default="http://localhost:8000", help="The gateway.")
 api_key_option = option("--api-key", default="", show_default=False, help="The gateway's key, if it has one.")
+insecure_option = option("--insecure", is_flag=True, help="Do not verify the gateway's TLS certificate.")
+
+
+def unverified(url: str, *, insecure: bool) -> ssl.SSLContext | None:
+    """For a `Client`: a context that trusts every certificate if `insecure`; else None.
+
+    Raises:
+        InvalidArgument: it is asked for gRPC, which verifies always.
+    """
+    if not insecure:
+        return None
+    if url.startswith("grpc"):
+        raise InvalidArgument("--insecure works with https:// URLs: gRPC always verifies the certificate")
+    import ssl
+
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
 
 log_options = options(
     option(
@@ -101,6 +125,7 @@ gateway_options = options(
     option("--grpc-restricted-protocol", multiple=True, metavar="GROUPS:KEY=VALUE", help="The same for gRPC, with the metadata triton-grpc-protocol-KEY."),  # noqa: E501
     option("--http-header-forward-pattern", default="", show_default=False, help="Regular expression; headers of these names become parameters of the request."),  # noqa: E501
     option("--grpc-header-forward-pattern", default="", show_default=False, help="The same for gRPC's metadata."),
+    option("--page/--no-page", default=True, envvar="PENSTOCK_PAGE", help="Show browsers a page at / with the models, their figures, and a form that sends a request."),  # noqa: E501
     option("--allow-shared-memory", is_flag=True, default=False, help="Clients on this machine may pass tensors in system shared memory: requests then read and write /dev/shm as the gateway's user."),  # noqa: E501
     option("--max-queued-calls", type=int, default=4096, help="Maximum number of accepted, unanswered calls; then 429."),
     option("--max-queued-calls-per-model", type=int, default=0, help="The same for one model version; 0: three times as many as are still free, so that a stuck model leaves room for others."),  # noqa: E501
