@@ -107,6 +107,7 @@ class Service:
         fill: used share of the result store's memory; set by `background`.
         waiting: hints about requests for models without workers.
         scaling: backlogs, and the workers that they need.
+        metrics_at: HOST:PORT of Prometheus' `/metrics`; "" where there is none.
         regions: shared memory that clients have registered.
         trace_settings, log_settings: Triton's, of this process.
     """
@@ -158,6 +159,7 @@ class Service:
         self.draining = False
         self.not_ready = "it is starting"
         self.fill = 0.0
+        self.metrics_at = settings.metrics_at
         self.regions = Regions(settings.allow_shared_memory)
         self.trace_settings = TraceSettings(self.catalogue.known)
         self.log_settings = LogSettings()

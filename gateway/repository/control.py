@@ -80,6 +80,10 @@ class RepositoryControl:
             progress.add_workers(entries, self._live(self._beats))
         return entries
 
+    def live(self) -> list[Heartbeat]:
+        """The newest heartbeats of the live workers, half a second old at most."""
+        return self._live(self._beats)
+
     def status(self, model: str) -> dict[str, Any]:
         """What is desired of a model, and what each live worker makes of it; half a second old at most.
 

@@ -17,6 +17,7 @@ from typing import Final
 import click
 
 from penstock import __version__
+from penstock.cli import interrupts
 
 COMMANDS: Final = {
     "serve": "Serve models in one process: no Kafka, no Redis.",
@@ -57,9 +58,9 @@ class Commands(click.Group):
         """Import one."""
         if cmd_name not in COMMANDS:
             return None
-        if cmd_name not in _SERVERS and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # they clean up what they started
         command: click.Command = importlib.import_module(f"penstock.cli.{cmd_name}").command
+        if cmd_name not in _SERVERS and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            interrupts.handle(signal.SIGINT)  # they clean up what they started
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -93,12 +94,16 @@ def main() -> None:
 def _run() -> None:
     try:
         group.main(standalone_mode=False)
-    except click.exceptions.Abort:
-        sys.exit(130)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        if interrupts.asked():
+            interrupts.end()
+        sys.exit(130)  # a question was answered with no
     except click.ClickException as exc:
         exc.show()
         sys.exit(exc.exit_code)
     except Exception as exc:
+        if interrupts.asked():  # a library has made an error of its own of the interrupt
+            interrupts.end()
         from penstock.cli.exits import exit_of
 
         if (end := exit_of(exc)) is None:

@@ -41,6 +41,9 @@ _SIGNALS = """\
 | either, before it is ready | the process ends within two seconds | SIGINT: at once |
 
 The exit code is 0 after an orderly stop, and 128 plus the signal's number if work was left unfinished (130 for SIGINT).
+
+After Ctrl-C every other command cleans up, prints `penstock: interrupted` and ends with code 130 within two seconds; a second
+Ctrl-C ends it at once.
 """
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -100,7 +99,7 @@ def command(model_file: tuple[ModelFile, ...], log_format: str, log_level: str, 
         raise ConfigError("nothing to serve: name a model file, or give --model-repository")
     model_files.require_distinct(model_file)
     logs.configure(log_format, log_level)
-    sys.exit(loop.run(_serve(model_file, flags, (log_format, log_level))))
+    loop.leave(loop.run(_serve(model_file, flags, (log_format, log_level))))
 
 
 async def _serve(model_file: tuple[ModelFile, ...], flags: dict[str, Any], logs: tuple[str, str]) -> int:

@@ -32,6 +32,7 @@ from workers.instances.process.sticky import is_sticky
 from workers.instances.process.transfer import StagedBatch, Transfer
 from workers.instances.readiness import Readiness
 from workers.repository.placement import Placement
+from workers.repository.row_influence import Verdict
 from workers.repository.version import ModelVersion
 from workers.system.backoff import Backoff
 
@@ -117,6 +118,12 @@ class ChildExecutor:
             FleetError: the model's own error, or `InstanceDied`.
         """
         await self._call(lambda: self._start(child or self._take()))
+
+    async def try_batching(self) -> Verdict:
+        """See `batching_check.try_batching`."""
+        child = self._child
+        assert child is not None
+        return await call_on(self._work.put, lambda: commands.try_batching(child))
 
     def deliver_to(self, completed: Completed) -> None:
         """See `Executor.deliver_to`."""
