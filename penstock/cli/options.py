@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from penstock.cli.grpc_port import GrpcPortType
 from penstock.cli.repositories import RepositoryType
+from protocol.errors import InvalidArgument
 from protocol.limits import MAX_SECONDS
+
+if TYPE_CHECKING:
+    import ssl
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -44,6 +48,26 @@ def options(*decorators: Decorator) -> Decorator:
 
 url_option = option("--url", default="http://localhost:8000", help="The gateway.")
 api_key_option = option("--api-key", default="", show_default=False, help="The gateway's key, if it has one.")
+insecure_option = option("--insecure", is_flag=True, help="Do not verify the gateway's TLS certificate.")
+
+
+def unverified(url: str, *, insecure: bool) -> ssl.SSLContext | None:
+    """For a `Client`: a context that trusts every certificate if `insecure`; else None.
+
+    Raises:
+        InvalidArgument: it is asked for gRPC, which verifies always.
+    """
+    if not insecure:
+        return None
+    if url.startswith("grpc"):
+        raise InvalidArgument("--insecure works with https:// URLs: gRPC always verifies the certificate")
+    import ssl
+
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
 
 log_options = options(
     option(
