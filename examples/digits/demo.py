@@ -242,7 +242,7 @@ def latency_ranges(milliseconds: npt.NDArray[np.float64]) -> dict[str, float]:
     counts = [float(((milliseconds >= low) & (milliseconds < low + step)).sum()) for low in edges[:-1]]
     ranges = {f"{low:g} to {low + step:g} ms": count for low, count in zip(edges, counts, strict=False)}
     ranges[f"{edges[-1]:g} ms and more"] = float((milliseconds >= edges[-1]).sum())
-    while len(ranges) > 2 and list(ranges.values())[-2] == 0 and list(ranges.values())[-1] == 0:
+    while len(ranges) > 1 and ranges[next(reversed(ranges))] == 0:
         ranges.popitem()
     return ranges
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from penstock.cli import grpc_port
-from penstock.cli.example import Server, example
+from penstock.cli.example import Server, Trial, example
 from penstock.cli.options import (
     gateway_options,
     log_options,
@@ -25,12 +24,16 @@ from penstock.cli.options import (
 from penstock.cli.repositories import split
 from penstock.cli.settings import chosen, transport_settings
 from protocol.errors import ConfigError
+from protocol.model_config import ModelConfig
+from protocol.runtime.tasks import BackgroundTasks
 from workers.repository import model_files
 from workers.repository.completion import FILE_BACKEND
 from workers.repository.folders import CONFIG_FILE
 from workers.repository.model_files import ModelFile
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from workers.worker import Worker
 
 _SHOWN: Final = 10
@@ -54,6 +57,12 @@ class ModelFileType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  #
         if not file.path.exists():
             self.fail(f"there is no file '{file.path}'", param, ctx)
         return file
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Files, which the shell knows."""
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="file")]
 
 
 def _meant(folder: Path) -> str:
@@ -100,7 +109,7 @@ def command(model_file: tuple[ModelFile, ...], log_format: str, log_level: str, 
         raise ConfigError("nothing to serve: name a model file, or give --model-repository")
     model_files.require_distinct(model_file)
     logs.configure(log_format, log_level)
-    sys.exit(loop.run(_serve(model_file, flags, (log_format, log_level))))
+    loop.leave(loop.run(_serve(model_file, flags, (log_format, log_level))))
 
 
 async def _serve(model_file: tuple[ModelFile, ...], flags: dict[str, Any], logs: tuple[str, str]) -> int:
@@ -115,19 +124,24 @@ async def _serve(model_file: tuple[ModelFile, ...], flags: dict[str, Any], logs:
     for flag in _PORTS:
         _require_free(flags["host"], flag, flags[flag])
 
+    background = BackgroundTasks("serve")
+
     def tell(models: Worker, port: int) -> None:
-        print("\n".join(_served(models, port, flags)), flush=True)
+        background.spawn(_tell(models, port, flags))
 
-    if flags["processes"] > 1:
-        from penstock.many_processes import ManyProcesses
+    try:
+        if flags["processes"] > 1:
+            from penstock.many_processes import ManyProcesses
 
-        many = ManyProcesses(flags["processes"], gateway, worker, transport, logs)
-        return await many.run(lambda: tell(many.worker, many.processes.settings.http_port))
-    from penstock.one_process import OneProcess
+            many = ManyProcesses(flags["processes"], gateway, worker, transport, logs)
+            return await many.run(lambda: tell(many.worker, many.processes.settings.http_port))
+        from penstock.one_process import OneProcess
 
-    fleet = OneProcess(gateway, worker, transport)
-    await fleet.run(lambda: tell(fleet.worker, fleet.gateway.port))
-    return 0
+        fleet = OneProcess(gateway, worker, transport)
+        await fleet.run(lambda: tell(fleet.worker, fleet.gateway.port))
+        return 0
+    finally:
+        await background.close()
 
 
 def _require_distinct(flags: dict[str, Any]) -> None:
@@ -157,16 +171,28 @@ def _require_free(host: str, flag: str, port: int | None) -> None:
             raise ConfigError(error.message.replace("--http-port", _flag(flag))) from None
 
 
-def _served(models: Worker, port: int, flags: dict[str, Any]) -> Iterator[str]:
+async def _tell(models: Worker, port: int, flags: dict[str, Any]) -> None:
+    """Print what is served and how to call it, once it is known which made-up inputs the models accept."""
+    from penstock.cli.trial import Trials
+
+    loaded = {serving.loaded.version.model: serving.loaded for serving in models.models.serving()}
+    trials = Trials()
+    tried = [(each.version.config, await trials.run(each)) for each in list(loaded.values())[:_SHOWN]]
+    print("\n".join(_served(tried, len(loaded), port, flags)), flush=True)
+
+
+def _served(tried: list[tuple[ModelConfig, Trial]], count: int, port: int, flags: dict[str, Any]) -> Iterator[str]:
     """The lines that say what is served, and how to call it."""
     server = Server(flags["host"], port, flags["tls_certificate"], bool(flags["api_key"]))
-    every = [serving.loaded.version.config for serving in models.models.serving()]
-    configs = list({config.name: config for config in every}.values())
-    for config in configs[:_SHOWN]:
-        yield f"\n{config.name} is served at {server.url}; try:\n  {example(server, config)}"
-    if len(configs) > _SHOWN:
-        yield f"\nand {len(configs) - _SHOWN} more: penstock models --url {server.url}"
-    if not configs:
+    for config, trial in tried:
+        yield f"\n{example(server, config, trial)}"
+    if count > len(tried):
+        yield f"\nand {count - len(tried)} more: {server.command('models')}"
+    if not count:
         yield f"\nno model is served at {server.url}; create one with: penstock new NAME"
     if server.keyed:
         yield "\nPENSTOCK_API_KEY must hold the API key in the shell of those lines."
+    if flags["tls_client_ca"]:
+        yield "\nCallers need a client certificate; add to the curl lines: --cert FILE --key FILE"
+    if flags["http_restricted_api"]:
+        yield "\nSome calls need a header that --http-restricted-api names; add to the curl lines: -H 'KEY: VALUE'"

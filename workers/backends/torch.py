@@ -20,6 +20,7 @@ from protocol.errors import ConfigError, ModelFailed, quoted
 from protocol.model_config import Kind, ModelConfig
 from protocol.tensors import Array
 from workers.backends.base import Instance
+from workers.backends.cures import add_cure, with_cure
 from workers.backends.tensor_instance import TensorInstance
 from workers.repository.completion import BackendMetadata
 from workers.repository.placement import Placement
@@ -76,7 +77,14 @@ class TorchInstance(TensorInstance):
 
         with torch.inference_mode(self._inference):
             arguments = [self._tensor(torch, name, inputs[name]) for name in self._inputs if name in inputs]
-            return self._named(self._module(*arguments))
+            return self._named(self._forward(arguments))
+
+    def _forward(self, arguments: list[Any]) -> Any:
+        try:
+            return self._module(*arguments)
+        except Exception as exc:
+            add_cure(exc)
+            raise
 
     def _tensor(self, torch: Any, name: str, array: Array) -> Any:
         if array.dtype == object:
@@ -144,7 +152,7 @@ def _load(version: ModelVersion, device: str) -> Any:
         hint = "expected TorchScript" if version.path.suffix == ".pt" else "expected a torch.export program"
         raise ConfigError(
             f"torch cannot load model '{version.model}' version {version.version} ({hint}; state dicts and pickled modules are "
-            f"refused because loading them runs code): {exc}"
+            f"refused because loading them runs code): {with_cure(str(exc))}"
         ) from exc
 
 

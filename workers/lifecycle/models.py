@@ -23,6 +23,7 @@ from workers.batching.lanes import LaneSettings
 from workers.context import Context
 from workers.instances.loaded import LoadedModel
 from workers.lifecycle.announcer import Announcer
+from workers.lifecycle.desired import absent
 from workers.lifecycle.loader import Loader
 from workers.lifecycle.replacing import bytes_of
 from workers.lifecycle.states import Event, State, next_state, public_state
@@ -200,7 +201,7 @@ class Models:
         """
         wanted = await self._scan()
         if name not in self._folders and not any(model == name for model, _ in wanted):
-            raise NotFound(f"failed to load '{name}', failed to poll from model repository")
+            raise NotFound(absent(name, self._folders))
         loaded = {model for (model, _), slot in self.slots.items() if slot.state is State.READY}
         failures = await self._reconcile(wanted, (*loaded, name))
         if failures:
@@ -335,9 +336,7 @@ class Models:
                 failures.append(f"model '{name}' cannot be served: {folder.reason}")
                 await self._refuse(folder)
         known = {*self._folders, "*"} | {file.name for file in self._settings.model_file}
-        return failures + [
-            f"failed to load '{name}', failed to poll from model repository" for name in chosen if name not in known
-        ]
+        return failures + [absent(name, known) for name in chosen if name not in known]
 
     async def _refuse(self, folder: ModelFolder) -> None:
         """Mark a model whose folder is broken as unavailable, unless a version is loaded: it continues to serve."""

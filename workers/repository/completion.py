@@ -67,23 +67,27 @@ class BackendMetadata:
 
     Attributes:
         inputs: as a configuration would state them, without the batch dimension if `batchable`; `datatype` is "" if unknown.
-        outputs: likewise; in a model that is not batchable, empty dims may also mean an unknown shape.
+        outputs: likewise.
         batchable: the first dimension of every tensor is the batch, of any size.
         max_batch_size: the model's own, if the configuration states none; 0 for none.
+        unshaped: names of the tensors whose number of dimensions the file does not state; their dims are ().
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     batchable: bool
     max_batch_size: int = 0
+    unshaped: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> BackendMetadata:
+    def of(
+        cls, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], unshaped: Collection[str] = ()
+    ) -> BackendMetadata:
         """From tensors with the model's full shapes; batchable if all first dimensions are -1 (Triton's rule for ONNX)."""
         batchable = bool(inputs) and all(spec.dims[:1] == (-1,) for spec in (*inputs, *outputs))
         skip = 1 if batchable else 0
         sides = [tuple(dataclasses.replace(spec, dims=spec.dims[skip:]) for spec in side) for side in (inputs, outputs)]
-        return cls(sides[0], sides[1], batchable)
+        return cls(sides[0], sides[1], batchable, unshaped=frozenset(unshaped))
 
 
 def infer_backend(config: ModelConfig, files: Collection[str]) -> ModelConfig:
@@ -153,6 +157,7 @@ def complete(
     rows = _max_batch_size(config, metadata, default_max_batch_size)
     inputs, outputs = config.inputs, config.outputs
     if metadata is not None:
+        inputs, outputs = _scalars(inputs, metadata.inputs, metadata), _scalars(outputs, metadata.outputs, metadata)
         made = {name for each in config.batch_inputs for name in each.targets}
         given = [spec for spec in metadata.inputs if spec.name not in made]
         inputs = inputs or tuple(_as_stated("input", spec, metadata, rows, config.name) for spec in given)
@@ -243,15 +248,26 @@ def _is_flat(config: ModelConfig, spec: TensorSpec) -> bool:
 def _as_stated(kind: str, spec: TensorSpec, metadata: BackendMetadata, rows: int, model: str) -> TensorSpec:
     """The model's own tensor as a configuration states it: a scalar as one element; with the batch dimension if there is no
     batching."""
-    dims = (-1, *spec.dims) if metadata.batchable and not rows else spec.dims
-    if dims:
-        return dataclasses.replace(spec, dims=dims)
-    if not rows:
+    if spec.name in metadata.unshaped:
         raise ConfigError(
-            f"{kind} '{spec.name}' of model '{model}' has no dimensions: it is a scalar, which only a batching model may "
-            f"have, or its shape is not known; in the second case state the {kind}s in config.pbtxt"
+            f"the file of model '{model}' does not state how many dimensions its {kind} '{spec.name}' has: state its {kind}s in "
+            "config.pbtxt"
         )
-    return dataclasses.replace(spec, dims=(1,), reshape=())
+    dims = (-1, *spec.dims) if metadata.batchable and not rows else spec.dims
+    return dataclasses.replace(spec, dims=dims) if dims else dataclasses.replace(spec, dims=(1,), reshape=())
+
+
+def _scalars(
+    stated: tuple[TensorSpec, ...], own: Sequence[TensorSpec], metadata: BackendMetadata
+) -> tuple[TensorSpec, ...]:
+    """The stated tensors; one element that is a scalar in a model that does not batch is reshaped, as Triton does unasked."""
+    scalars = {spec.name for spec in own if not spec.dims and not metadata.batchable} - metadata.unshaped
+    return tuple(
+        dataclasses.replace(spec, reshape=())
+        if spec.name in scalars and spec.reshape is None and set(spec.dims) == {1}
+        else spec
+        for spec in stated
+    )
 
 
 def _batching(batching: DynamicBatching | None, rows: int) -> DynamicBatching | None:
@@ -309,7 +325,7 @@ def _check_tensors(kind: str, config: ModelConfig, metadata: BackendMetadata) ->
                 f"'{spec.name}', model provides {model.datatype}"
             )
         full = (-1, *model.dims) if metadata.batchable else model.dims
-        problem = _shape_problem(config, spec, full) if full or kind == "input" else ""
+        problem = "" if spec.name in metadata.unshaped else _shape_problem(config, spec, full)
         if problem:
             raise ConfigError(f"unable to load model '{config.name}', {kind} '{spec.name}': {problem}")
 

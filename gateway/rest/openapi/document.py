@@ -158,6 +158,12 @@ def _server() -> dict[str, Schema]:
                 ],
             )
         },
+        "/v2/fleet/models": {
+            "get": _operation(
+                "Every model version and every live worker, with their figures", {200: _json("FleetModels")}
+            )
+        },
+        "/metrics": {"get": _operation("Where the metrics are: they have a port of their own", {})},
         "/openapi.json": {"get": _operation("This document", {200: _json("Document")})},
     }
 
