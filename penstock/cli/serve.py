@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 from collections.abc import Iterator
@@ -24,12 +25,13 @@ from penstock.cli.options import (
 from penstock.cli.repositories import split
 from penstock.cli.settings import chosen, transport_settings
 from protocol.errors import ConfigError
-from protocol.model_config import ModelConfig
+from protocol.model_config import ModelConfig, TensorSpec
 from protocol.runtime.tasks import BackgroundTasks
 from workers.repository import model_files
 from workers.repository.completion import FILE_BACKEND
 from workers.repository.folders import CONFIG_FILE
 from workers.repository.model_files import ModelFile
+from workers.repository.stated_inputs import parse_input, require_distinct_inputs
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -65,6 +67,29 @@ class ModelFileType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  #
         return [CompletionItem(incomplete, type="file")]
 
 
+class InputType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic in new versions of click alone
+    """`NAME:DATATYPE:DIMS`."""
+
+    name = "NAME:DATATYPE:DIMS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> TensorSpec:
+        """The input."""
+        try:
+            return value if isinstance(value, TensorSpec) else parse_input(value)
+        except ConfigError as error:
+            self.fail(error.message, param, ctx)
+
+
+def _with_inputs(files: tuple[ModelFile, ...], inputs: tuple[TensorSpec, ...]) -> tuple[ModelFile, ...]:
+    """The files with the inputs that `--input` states for one of them."""
+    if inputs and len(files) != 1:
+        raise ConfigError(
+            f"--input is of one FILE, and there are {len(files)}; serve it alone, or from a --model-repository"
+        )
+    require_distinct_inputs(inputs)
+    return tuple(dataclasses.replace(file, inputs=inputs) for file in files)
+
+
 def _meant(folder: Path) -> str:
     """Advice for a folder given instead of a file."""
     if (folder / "saved_model.pb").is_file():
@@ -86,6 +111,7 @@ def _meant(folder: Path) -> str:
     gateway_options,
     processes_option,
     metrics_option,
+    option("--input", multiple=True, type=InputType(), help="An input of FILE, where the file does not state it, as TorchScript does not: NAME:DATATYPE:DIMS without the batch dimension, -1 for any size, no DIMS for a scalar; may be repeated."),  # noqa: E501
     option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Keep the queue and results here; they survive a kill."),  # noqa: E501
     option("--fsync", is_flag=True, help="With --data-dir: they also survive a power loss."),
     option("--prefix", default="penstock", help="Prefix of topics and keys, as in a fleet."),
@@ -95,18 +121,20 @@ def _meant(folder: Path) -> str:
 def command(model_file: tuple[ModelFile, ...], log_format: str, log_level: str, **flags: Any) -> None:
     """Serve models in one process: gateway, log, batcher and models; no Kafka, no Redis.
 
-    FILE is a .onnx or .py file. Version and configuration are completed, and the model's name is the file's unless NAME is given.
-    Or give a --model-repository.
+    FILE is a .onnx, .pt2, .pt, .pth, .jit or .py file. Version and configuration are completed, and the model's name is the file's
+    unless NAME is given. Or give a --model-repository.
 
     \b
         penstock serve model.onnx
         penstock serve wine=runs/7/model.onnx digits=runs/9/model.onnx
+        penstock serve scripted.pt --input x:FP32:3,224,224
         penstock serve --model-repository models --data-dir /var/lib/penstock
     """
     from protocol.runtime import logs, loop
 
     if not model_file and not flags["model_repository"]:
         raise ConfigError("nothing to serve: name a model file, or give --model-repository")
+    model_file = _with_inputs(model_file, flags.pop("input"))
     model_files.require_distinct(model_file)
     logs.configure(log_format, log_level)
     loop.leave(loop.run(_serve(model_file, flags, (log_format, log_level))))

@@ -221,7 +221,8 @@ class TestTensors:
         assert complete(stated(inputs=(IMAGE,)), optional).inputs == (IMAGE,)
 
     def test_unknown_datatypes_and_output_shapes_are_taken_as_stated(self) -> None:
-        metadata = BackendMetadata((TensorSpec("IMAGE", "", (3, -1)),), (TensorSpec("LABEL", "", ()),), batchable=False)
+        sides = (TensorSpec("IMAGE", "", (3, -1)),), (TensorSpec("LABEL", "", ()),)
+        metadata = BackendMetadata(*sides, batchable=False, unshaped=frozenset({"LABEL"}))
 
         assert complete(stated(inputs=(IMAGE,), outputs=(LABEL,)), metadata).outputs == (LABEL,)
 

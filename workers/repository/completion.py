@@ -39,16 +39,13 @@ FILE_BACKEND: Final[dict[str, str]] = {
     "model.onnx": "onnxruntime",
     "model.pt": "pytorch",
     "model.pt2": "pytorch",
+    "model.pth": "pytorch",
+    "model.jit": "pytorch",
     "model.py": "python",
 }
 """The backend for a file in a version's folder; earlier names win."""
 
-_EXAMPLE: Final = (
-    'max_batch_size: 8 input [ { name: "INPUT__0" data_type: TYPE_FP32 dims: [ 4 ] } ] '
-    'output [ { name: "OUTPUT__0" data_type: TYPE_FP32 dims: [ -1 ] } ]'
-)
-
-SILENT_BACKENDS: Final = frozenset({"pytorch", "identity"})
+SILENT_BACKENDS: Final = frozenset({"identity"})
 """Backends whose model files do not describe inputs and outputs: the configuration must."""
 
 SUFFIX_BACKEND: Final[dict[str, str]] = {name.removeprefix("model"): backend for name, backend in FILE_BACKEND.items()}
@@ -70,6 +67,7 @@ class BackendMetadata:
         outputs: likewise.
         batchable: the first dimension of every tensor is the batch, of any size.
         max_batch_size: the model's own, if the configuration states none; 0 for none.
+        row_limit: rows that the model takes at most; 0 for any number.
         unshaped: names of the tensors whose number of dimensions the file does not state; their dims are ().
     """
 
@@ -77,6 +75,7 @@ class BackendMetadata:
     outputs: tuple[TensorSpec, ...]
     batchable: bool
     max_batch_size: int = 0
+    row_limit: int = 0
     unshaped: frozenset[str] = frozenset()
 
     @classmethod
@@ -173,7 +172,6 @@ def complete(
     )
     if metadata is not None:
         _check_against_model(completed, metadata)
-    _require_stated(completed)
     completed.require_complete()
     stated_limit(completed.parameters, completed.name)
     return completed
@@ -194,7 +192,6 @@ def as_stated(config: ModelConfig) -> ModelConfig:
         else _batching(config.dynamic_batching, config.max_batch_size),
         instance_groups=_named_groups(config),
     )
-    _require_stated(completed)
     completed.require_complete()
     stated_limit(completed.parameters, completed.name)
     return completed
@@ -207,18 +204,6 @@ def _named_groups(config: ModelConfig) -> tuple[InstanceGroup, ...]:
     )
 
 
-def _require_stated(config: ModelConfig) -> None:
-    """Refuse missing tensors, for a backend whose files have no metadata."""
-    missing = [kind for kind, specs in (("input", config.inputs), ("output", config.outputs)) if not specs]
-    if config.backend == "pytorch" and missing:
-        raise ConfigError(
-            f"model configuration must specify at least one '{missing[0]}' for {config.name}: a PyTorch file does not state its "
-            f"tensors' names, datatypes and shapes. Put it at REPOSITORY/{config.name}/1/model.pt and state them "
-            f"in REPOSITORY/{config.name}/config.pbtxt, for example: {_EXAMPLE}; or export it to ONNX, which states them: "
-            "torch.onnx.export"
-        )
-
-
 def _max_batch_size(config: ModelConfig, metadata: BackendMetadata | None, default: int) -> int:
     batchable = metadata is not None and metadata.batchable
     if config.batch_size_stated:
@@ -227,10 +212,15 @@ def _max_batch_size(config: ModelConfig, metadata: BackendMetadata | None, defau
                 f"autofill failed for model '{config.name}': model does not support batching while non-zero "
                 "max_batch_size is specified; its first dimensions are not all of any size"
             )
+        if metadata is not None and 0 < metadata.row_limit < config.max_batch_size:
+            raise ConfigError(
+                f"max_batch_size of model '{config.name}' is {config.max_batch_size}, and its file takes at most "
+                f"{metadata.row_limit} rows at once"
+            )
         return config.max_batch_size
     if metadata is None or not batchable or _states_batch_dimension(config, metadata):
         return 0
-    return metadata.max_batch_size or default
+    return metadata.max_batch_size or min(default, metadata.row_limit or default)
 
 
 def _states_batch_dimension(config: ModelConfig, metadata: BackendMetadata) -> bool:

@@ -65,7 +65,12 @@ def decode_metadata(encoded: Message | None) -> BackendMetadata | None:
         return None
     inputs, outputs = (tuple(_spec(spec) for spec in encoded[side]) for side in ("inputs", "outputs"))
     return BackendMetadata(
-        inputs, outputs, encoded["batchable"], encoded["max_batch_size"], frozenset(encoded["unshaped"])
+        inputs,
+        outputs,
+        encoded["batchable"],
+        encoded["max_batch_size"],
+        encoded["row_limit"],
+        frozenset(encoded["unshaped"]),
     )
 
 
