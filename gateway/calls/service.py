@@ -122,6 +122,7 @@ class Service:
         self.metrics = metrics
         self.aliases = AliasTable(random.Random(f"{settings.gateway} aliases"))  # noqa: S311  # as the router's below
         self.catalogue = Catalogue(names, metrics.counters, self.aliases)
+        self.catalogue.suggests = not settings.http_restricted_api and not settings.grpc_restricted_protocol
         self.control = ControlTopic(transport.bus, names)
         self.control.handle(ALIASES, self._redirect)
         self.repository: RepositoryControl

@@ -34,5 +34,5 @@ def apart(call: Callable[[], T]) -> asyncio.Future[T]:
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
             loop.call_soon_threadsafe(settle, found, error)
 
-    threading.Thread(target=work, name="penstock batch input", daemon=True).start()
+    threading.Thread(target=work, name="apart", daemon=True).start()
     return future

@@ -23,6 +23,7 @@ from penstock.batch.progress import Progress
 from penstock.batch.request import Request, check_request
 from penstock.batch.spans import Spans
 from penstock.batch.state import JobFolder, JobState, all_jobs, default_name, find_job, jobs_folder
+from penstock.cli import interrupts
 from penstock.cli.options import Decorator, api_key_option, fleet_options, option, options, url_option
 from penstock.cli.settings import transport_settings
 from protocol.errors import ConfigError, FleetError, InvalidArgument
@@ -31,6 +32,7 @@ from protocol.model_config import ModelConfig
 SOME_FAILED: Final = 12
 """Exit code: the job is done, and some lines have an error instead of an answer."""
 _CANCELLED: Final = 9
+_GOES_ON: Final = "the same command goes on where it stopped"
 _STOPPED: Final = {signal.SIGINT: 130, signal.SIGTERM: 143}
 _BROKEN_PIPE: Final = 141
 _ENDS_WITHIN: Final = 30.0
@@ -102,7 +104,7 @@ def submit(ctx: click.Context, /, model: str, source: str, name: str, as_json: b
     shown = _Shown(name, as_json=as_json, aside=request.target == "-")
     begin.open()
     try:
-        code = asyncio.run(_submit(begin, backend, shown))
+        code = interrupts.run(_submit(begin, backend, shown))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end
         code = _BROKEN_PIPE
@@ -184,6 +186,7 @@ async def _run(begin: Begin, backend: Backend, shown: _Shown, *, collects: bool 
     stop, got = Stop(), []
 
     def on_signal(number: signal.Signals) -> None:
+        interrupts.begin(number, _GOES_ON)
         got.append(number)
         stop.ask()
 
@@ -205,6 +208,7 @@ async def _run(begin: Begin, backend: Backend, shown: _Shown, *, collects: bool 
         finally:
             runner.close()
     except _Stopped:  # without a signal of ours if Ctrl-C came before the handlers: asyncio cancels the task
+        shown.note("interrupted before anything was sent")
         return _STOPPED[got[-1] if got else signal.SIGINT]
     finally:
         await backend.close()
@@ -213,7 +217,7 @@ async def _run(begin: Begin, backend: Backend, shown: _Shown, *, collects: bool 
     progress = outcome.progress
     if not outcome.end:
         shown.end(progress.answered, progress.failed, "stopped", progress)
-        shown.note("the same command goes on where it stopped")
+        shown.note(_GOES_ON)
         return _STOPPED[got[-1]] if got else 1
     shown.end(progress.answered, progress.failed, outcome.end, progress)
     if outcome.end == "cancelled":
@@ -348,7 +352,7 @@ def cancel(ctx: click.Context, /, name: str, **flags: Any) -> None:
         return
     folder.lock()
     try:
-        count = asyncio.run(_cancel(ctx, folder, job, flags))
+        count = interrupts.run(_cancel(ctx, folder, job, flags))
         with_journal = Journal(folder.journal, job.saved.size)
         with_journal.append({"end": "cancelled", "at": time.time()})
         with_journal.close()
@@ -417,7 +421,7 @@ def results(ctx: click.Context, /, name: str, target: str, as_json: bool, **flag
     with tempfile.TemporaryDirectory() as empty:
         again = Begin(request, JobFolder(Path(empty), name), way)
         again.saved = saved
-        _end(asyncio.run(_run(again, backend, _Shown(name, as_json=as_json, aside=target == "-"), collects=True)))
+        _end(interrupts.run(_run(again, backend, _Shown(name, as_json=as_json, aside=target == "-"), collects=True)))
 
 
 def _again(begin: dict[str, Any], target: str, flags: dict[str, Any]) -> Request:

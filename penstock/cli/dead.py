@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 import click
 import orjson
 
+from penstock.cli import interrupts
 from penstock.cli.options import Decorator, fleet_options, option, options, seconds
 from penstock.cli.settings import transport_settings
 from penstock.dead import reproducer, selection, showing, topic
@@ -296,7 +297,7 @@ def _run(settings: TransportSettings, work: Callable[[Bus], Coroutine[Any, Any, 
         async with _bus(settings) as bus:
             return await work(bus)
 
-    return asyncio.run(run())
+    return interrupts.run(run())
 
 
 @contextlib.asynccontextmanager

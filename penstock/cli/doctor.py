@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import importlib.metadata
 import importlib.util
@@ -14,6 +13,7 @@ from typing import Any, Final
 import click
 import orjson
 
+from penstock.cli import interrupts
 from penstock.cli.options import fleet_options, option
 from penstock.cli.settings import transport_settings
 from penstock.promises.misconfiguration import Misconfiguration
@@ -60,7 +60,7 @@ def command(model_repository: tuple[Path, ...], as_json: bool, **flags: Any) -> 
     """
     lines = [*_frameworks(), *_gpus(), *_repositories(model_repository)]
     if flags["kafka"] or flags["redis"]:
-        lines += asyncio.run(_servers(flags))
+        lines += interrupts.run(_servers(flags))
     else:
         lines.append(DoctorLine("fleet", "ok", "no --kafka and --redis given: one process needs neither"))
     if as_json:

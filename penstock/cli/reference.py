@@ -41,6 +41,9 @@ _SIGNALS = """\
 | either, before it is ready | the process ends within two seconds | SIGINT: at once |
 
 The exit code is 0 after an orderly stop, and 128 plus the signal's number if work was left unfinished (130 for SIGINT).
+
+After Ctrl-C every other command cleans up, prints `penstock: interrupted` and ends with code 130 within two seconds; a second
+Ctrl-C ends it at once.
 """
 
 
@@ -76,6 +79,19 @@ def page() -> str:
     sections.append("## config.pbtxt\n\n" + "\n".join(_fields()) + "\n")
     sections += [_PARAMETERS, _SIGNALS, _EXITS]
     return "\n".join(sections)
+
+
+def variables() -> list[str]:
+    """The environment variables of all flags, sorted."""
+    commands = [importlib.import_module(f"penstock.cli.{name}").command for name in COMMANDS]
+    return sorted({str(name) for command in commands for name in _variables(command)})
+
+
+def _variables(command: click.Command) -> Iterator[Any]:
+    yield from (parameter.envvar for parameter in command.params if parameter.envvar)
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            yield from _variables(inner)
 
 
 def _command(name: str, summary: str, command: click.Command, depth: int = 2) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import Any, Final
 import click
 import orjson
 
+from penstock.cli import interrupts
 from penstock.cli.options import api_key_option, fleet_options, option, seconds
 from penstock.cli.settings import transport_settings
 from penstock.status.anomalies import Anomaly, find_anomalies
@@ -58,8 +59,7 @@ def command(gateway: str, api_key: str, watch: bool, interval: float, as_json: b
         penstock status --gateway http://gateway:8000 --watch
         penstock status --kafka localhost:9092 --redis redis://localhost:6379 --json
     """
-    with contextlib.suppress(asyncio.CancelledError):
-        asyncio.run(_run(gateway, api_key, watch, interval, as_json, flags))
+    interrupts.run(_run(gateway, api_key, watch, interval, as_json, flags))
 
 
 async def _run(gateway: str, api_key: str, watch: bool, interval: float, as_json: bool, flags: dict[str, Any]) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import sys
 from typing import Any, Final
 
 import click
 
+from penstock.cli import interrupts
 from penstock.cli.options import Decorator, fleet_options, options
 from penstock.cli.settings import transport_settings
 from protocol.errors import ConfigError, InvalidArgument
@@ -78,7 +78,7 @@ def command(wanted: tuple[WantedTopic, ...], **flags: Any) -> None:
     """
     if not flags["kafka"]:
         raise ConfigError("creating topics needs --kafka HOST:PORT")
-    short = asyncio.run(_create(transport_settings(bus_only=True, **flags), wanted))
+    short = interrupts.run(_create(transport_settings(bus_only=True, **flags), wanted))
     sys.exit(1 if short else 0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import functools
 import logging
@@ -18,6 +17,7 @@ import click
 import orjson
 
 import penstock
+from penstock.cli import interrupts
 from penstock.cli.options import address_options, connection_options, option, options, seconds
 from penstock.cli.settings import transport_settings
 from protocol.errors import ConfigError, FleetError
@@ -71,7 +71,7 @@ def command(
     commands = _commands(fault_command)
     kinds = _kinds(faults)
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # its servers are broken on purpose
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the run's fleet is stopped
+    interrupts.also(signal.SIGTERM)  # so that the run's fleet is stopped
     one = functools.partial(
         _one, requests=requests, kinds=kinds, commands=commands, settle=settle, keep=keep, flags=flags
     )
@@ -118,7 +118,7 @@ def _one(
     # Always its own prefix: the run deletes what it created.
     settings = transport_settings(**(flags | {"prefix": run.fresh_prefix()}))
     site = run.Site(settings, _arguments(flags, settings.prefix), commands, settle, keep)
-    seen = asyncio.run(run.run(made, site, lambda text: print(text, flush=True)))
+    seen = interrupts.run(run.run(made, site, lambda text: print(text, flush=True)))
     judged = judged_report(made, seen)
     if history is not None:
         history.write_bytes(orjson.dumps(seen.plain()))

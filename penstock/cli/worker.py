@@ -53,3 +53,4 @@ def command(supervised: bool, log_format: str, log_level: str, **flags: Any) -> 
     from workers.app import serve
 
     loop.run(serve(settings, transport))
+    loop.leave(0)

@@ -159,6 +159,8 @@ class Slot:
             log.error("an acceptor process does not exit; it is killed", process=self.number, pid=acceptor.process.pid)
             acceptor.signal(signal.SIGKILL)
         code = await waiting
+        if code < 0 and self._asked.is_set() and not self.ready:
+            return 0  # ended by the signal before it took a call
         return code if code >= 0 else 128 - code
 
     def _on_message(self, kind: str, value: Any) -> None:

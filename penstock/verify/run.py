@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 from penstock.verify import model
 from penstock.verify.faults.injection import FaultInjector
@@ -28,6 +29,9 @@ from protocol.errors import Unavailable
 from protocol.transport.settings import TransportSettings
 
 Say = Callable[[str], None]
+
+DRAINED_WITHIN: Final = 20.0
+"""Seconds after the run until a process that has not ended is killed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +106,7 @@ class _Run:
 
     async def _guarded(self) -> History:
         model.write_models(self._folder / "models", self._account)
+        patience = DRAINED_WITHIN
         try:
             try:
                 await self._log.open()
@@ -115,8 +120,11 @@ class _Run:
             await self._log.follow(self._log.topics)
             await self._break_and_send()
             return self._history
+        except asyncio.CancelledError:  # by a person, who does not wait
+            patience = 0.0
+            raise
         finally:
-            await self._clean_up()
+            await self._clean_up(patience)
 
     async def _break_and_send(self) -> None:
         history, plan = self._history, self._plan
@@ -164,8 +172,8 @@ class _Run:
             await asyncio.sleep(0.5)
         raise Unavailable("Redis could not be read at the end of the run, so nothing can be judged")
 
-    async def _clean_up(self) -> None:
-        await self._fleet.stop()
+    async def _clean_up(self, patience: float) -> None:
+        await self._fleet.stop(patience)
         if not self._site.keep:
             with contextlib.suppress(*TROUBLE):
                 await self._store.forget()

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 T = TypeVar("T")
 
@@ -29,6 +29,8 @@ END_WITHIN: Final = 1.7
 
 CLOSED_WITHIN: Final = 10.0
 """Seconds within which a process must be gone once it has answered everything and closed its connections."""
+
+_END: Final = "end"
 
 _guarded: list[float] = []
 """Seconds that the end of this process may take; empty if the process is not ours to end, as in a test."""
@@ -125,16 +127,31 @@ def end_soon(number: int, seconds: float | None = None) -> None:
     if _guarded and not _closing:
         _closing.append(number)
         within = _guarded[0] if seconds is None else seconds
-        threading.Thread(target=_end, args=(within, number), name="end", daemon=True).start()
+        threading.Thread(target=_end, args=(within, number), name=_END, daemon=True).start()
 
 
 def _end(seconds: float, number: int) -> None:
     time.sleep(seconds)
     sys.stderr.write(
-        f"penstock: ended by {signal.Signals(number).name}; something did not end within {seconds} s and was abandoned\n"
+        f"penstock: ended by {signal.Signals(number).name} after {seconds} s, without waiting for what still ran: a request, or "
+        "a model that loads\n"
     )
     sys.stderr.flush()
     os._exit(128 + number)
+
+
+def leave(code: int) -> NoReturn:
+    """Exit with this code.
+
+    After a signal a thread may still load or run a model, in a library that crashes when the interpreter is taken down around it:
+    then the interpreter is left as it is.
+    """
+    if _closing and any(thread.daemon and thread.name != _END for thread in threading.enumerate()):
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def spare_collector() -> None:

@@ -134,11 +134,11 @@ def test_while_a_slow_model_loads(tmp_path: Path, command: str, when: str, isola
 
     if code == 0:
         assert "stopped by a signal before everything was loaded" in said
-    elif code == 256 - signal.SIGKILL:  # on a busy machine its supervisor ends it before it has ended itself
+    elif code == 128 + signal.SIGKILL:  # on a busy machine its supervisor ends it before it has ended itself
         assert "the worker does not exit; it is killed" in said
     else:  # nothing can interrupt a thread
         assert code == 128 + signal.SIGINT
-        assert "ended by SIGINT; something did not end" in said
+        assert "ended by SIGINT after" in said
 
 
 def serving(tmp_path: Path) -> list[str]:

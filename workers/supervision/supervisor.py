@@ -331,7 +331,8 @@ async def supervise(settings: WorkerSettings, transport: TransportSettings, comm
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _stop, supervisor, number)
-        return await supervisor.run()
+        code = await supervisor.run()
+        return code if code >= 0 else 128 - code  # as a shell has it
     finally:
         await carriers.close()
 

@@ -47,7 +47,8 @@ def _header(description: str, schema: Schema = TEXT) -> Schema:
 _CALL_HEADERS: Final = {
     "Penstock-Request-Id": _header("The call's id in the fleet."),
     "Penstock-Timing": _header(
-        "The call's stages in microseconds, its batch, and the digest of the model's files (RFC 8941)."
+        "The stages of the answer's run in microseconds, its batch, and the digest of the model's files (RFC 8941). What is not "
+        "known is absent; the header is, if nothing is."
     ),
 }
 _LENGTH: Final = {"Inference-Header-Content-Length": _header("Bytes of JSON in front of raw tensors.", COUNT)}

@@ -18,6 +18,7 @@ from penstock.batch.backends import Events, Served
 from penstock.batch.journal import Saved
 from penstock.batch.records import Record
 from penstock.batch.spans import Spans
+from penstock.batch.threads import apart
 from penstock.client import AsyncClient, Client, InferResult
 from protocol.errors import RETRYABLE, Code, FleetError, NotFound, quoted
 from protocol.messages import Failure, InferReply, Lane
@@ -61,7 +62,7 @@ class HttpBackend:
 
     async def find(self, model: str, version: str) -> Served:
         """See `Backend.find`."""
-        return await asyncio.to_thread(self._find, model, version)
+        return await apart(lambda: self._find(model, version))
 
     def _find(self, model: str, version: str) -> Served:
         with Client(self._url, api_key=self._key) as client:

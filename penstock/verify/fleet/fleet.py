@@ -65,12 +65,12 @@ class Fleet:
         """The running workers."""
         return [member for name, member in self.members.items() if name.startswith("worker") and member.running]
 
-    async def stop(self) -> None:
-        """SIGTERM to all; kill those that do not end in time."""
+    async def stop(self, seconds: float) -> None:
+        """SIGTERM to all; kill those that do not end within `seconds`."""
         for member in self.members.values():
             member.terminate()
         for member in self.members.values():
-            await asyncio.to_thread(member.wait, 20.0)
+            await asyncio.to_thread(member.wait, seconds)
             for proxy in (member.proxy, member.kafka):
                 if proxy is not None:
                     await proxy.close()
