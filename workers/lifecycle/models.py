@@ -19,6 +19,7 @@ import structlog
 from protocol.errors import ConfigError, FleetError, NotFound
 from protocol.messages import Announcement, ModelLoad
 from protocol.ports import Directory
+from workers.backends.tracebacks import traced
 from workers.batching.lanes import LaneSettings
 from workers.context import Context
 from workers.instances.loaded import LoadedModel
@@ -180,7 +181,8 @@ class Models:
         """
         failures = await self._reconcile(await self._scan(), ("*",))
         if failures and self._settings.exit_on_error:
-            raise ConfigError("; ".join(failures) + " (serve the rest with --no-exit-on-error)")
+            rest = " (serve the rest with --no-exit-on-error)" if self.serving() else ""
+            raise ConfigError("; ".join(failures) + rest)
 
     async def poll(self) -> None:
         """Scan the repositories again and follow the changes."""
@@ -322,7 +324,8 @@ class Models:
                 by_model.pop(name, None)  # what is loaded of it serves on
         results = await asyncio.gather(*[self.settle(model, versions) for model, versions in by_model.items()])
         return failures + [
-            f"model '{model}' version {version} cannot be loaded: {reason}"
+            f"model '{model}' version {version} cannot be loaded: "
+            + reason.replace(f" of model '{model}' version {version} ", " ", 1)
             for failed in results
             for (model, version), reason in failed.items()
         ]
@@ -367,14 +370,14 @@ class Models:
         try:
             return await self._loader.load(version)
         except FleetError as exc:
-            return await self._failed(key, slot, exc.message)
+            return await self._failed(key, slot, exc.message, traced(exc))
 
     def _permits(self, version: ModelVersion) -> bool:
         """Whether the operator's list of digests has it, if there is one."""
         return self._allowed is None or version.digest in self._allowed
 
-    async def _failed(self, key: Key, slot: VersionSlot, reason: str) -> str:
-        log.error("a model cannot be loaded", model=key[0], version=key[1], reason=reason)
+    async def _failed(self, key: Key, slot: VersionSlot, reason: str, trace: Mapping[str, str] | None = None) -> str:
+        log.error("a model cannot be loaded", model=key[0], version=key[1], reason=reason, **(trace or {}))
         if slot.state is State.READY:
             log.warning("the loaded version continues to serve", model=key[0], version=key[1])
         else:
