@@ -30,6 +30,7 @@ from protocol.runtime.clock import Clock
 from protocol.runtime.loop import spare_collector, stop_signals
 from protocol.runtime.status import StatusServer
 from protocol.transport import Transport
+from protocol.urls import authority
 
 _log = structlog.get_logger("gateway")
 
@@ -172,6 +173,7 @@ class Gateway:
             self._status = StatusServer(self._registry, self.readiness)
             self._metrics.cut = lambda: self._status.cut if self._status is not None else 0
             self.metrics_port = await self._status.start(self.settings.metrics_host, self.settings.metrics_port)
+            self.service.metrics_at = authority(self.settings.metrics_host, self.metrics_port)
 
     async def readiness(self) -> list[str]:
         """The reasons why this gateway is not ready, a sentence each."""

@@ -26,6 +26,8 @@ class GatewaySettings:
         shared_ports: other processes of this gateway listen on the same ports (SO_REUSEPORT).
         metrics_host: address of Prometheus' `/metrics`.
         metrics_port: of `/metrics` and the health routes; 0 takes a free one, None serves none.
+        metrics_at: HOST:PORT where another process of this gateway serves `/metrics`; "" for none.
+        page: whether browsers get a page at `/`.
         api_key: sent by callers as `Authorization: Bearer` or `X-API-Key`; "" admits everyone.
         signing_secret: signs the handles of asynchronous requests; the same on all gateways of a fleet. Without one, the gateways
             agree on a random one and keep it in the catalogue's topic.
@@ -80,6 +82,8 @@ class GatewaySettings:
     shared_ports: bool = False
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = 8002
+    metrics_at: str = ""
+    page: bool = True
     api_key: str = dataclasses.field(default="", repr=False)
     signing_secret: str = dataclasses.field(default="", repr=False)
     gateway: str = ""

@@ -278,6 +278,43 @@ def processes(kind: Literal["fleet", "embedded"], rounds: int, seconds: float, c
     run_processes(kind, rounds, seconds, callers, out, click.echo)
 
 
+@main.command()
+@click.option("--rounds", type=click.IntRange(1), default=5, help="Points of each generator.")
+@click.option("--seconds", type=click.FloatRange(1.0), default=4.0, help="Of each point of wrk.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("docs/benchmarks/demo.md"),
+    help="Page; its JSON goes beside it.",
+)
+def demo(rounds: int, seconds: float, out: Path) -> None:
+    """The callers of `make demo` beside wrk, on one server, in alternated rounds (about a minute)."""
+    from loadtest.demo import run as run_demo
+
+    run_demo(rounds, seconds, out, click.echo)
+
+
+@main.command(name="first-model")
+@click.argument("kinds", nargs=-1, metavar="[KIND]...")
+@click.option(
+    "--page",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=Path("docs/first-hour.md"),
+    help="The page that is run, and gets the table.",
+)
+@click.option(
+    "--results",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("docs/benchmarks/first-model.json"),
+    help="Where the seconds are kept.",
+)
+def first_model(kinds: tuple[str, ...], page: Path, results: Path) -> None:
+    """From a fresh clone to the first answer of an own model: every command of docs/first-hour.md, timed (minutes)."""
+    from loadtest.first_model import run as run_first
+
+    run_first(kinds, page, results, click.echo)
+
+
 @main.command(name="many-models")
 @click.option("--members", multiple=True, type=click.IntRange(1), help="Idle models of one worker; repeatable.")
 @click.option("--fleet", "fleets", multiple=True, type=click.IntRange(4), help="Models on four workers; repeatable.")

@@ -25,7 +25,8 @@ of all rounds. A point is *unsteady* if it changed by more than 10 % meanwhile; 
 [Batch producers](benchmarks/producers.md): files, rows per record, both lanes, a million lines through a fleet that breaks.
 [Routing](benchmarks/routing.md) compares a gateway that reads its workers' heartbeats with one that takes turns.
 [gRPC and large tensors](benchmarks/doors.md), [several gateway processes](benchmarks/processes.md),
-[autoscaling by four policies, and from zero to one](benchmarks/scaling.md), and [many models](benchmarks/many-models.md).
+[autoscaling by four policies, and from zero to one](benchmarks/scaling.md), [many models](benchmarks/many-models.md), and
+[the demo beside wrk](benchmarks/demo.md).
 [What profiling found](benchmarks/findings.md) has a page of its own.
 """
 _NO_BACKENDS: Final = (

@@ -349,9 +349,14 @@ def decode_reply(data: Buffer) -> InferReply:
 def _timing(data: Buffer) -> Timing:
     try:
         a, p, f, e, r, cs, ce, em, reason, rows, requests, attempt, worker, *more = unpack(data)
+        digest = more[0] if more else ""
+        if not (
+            type(reason) is type(worker) is type(digest) is str and type(rows) is type(requests) is type(attempt) is int
+        ):
+            raise TypeError("its reason, worker and digest are texts, its rows, requests and attempt are whole numbers")
         return Timing(
             a / 1e6, p / 1e6, f / 1e6, e / 1e6, r / 1e6, cs / 1e6, ce / 1e6, em / 1e6, reason, rows, requests, attempt, worker,
-            more[0] if more else "",
+            digest,
         )  # fmt: skip
     except (TypeError, ValueError, OverflowError) as exc:
         raise CodecError(f"reply lacks or mistypes its timing: {exc!r}") from None

@@ -16,6 +16,7 @@ step with the answer, so that they are exact whatever is killed, and only grow. 
 | a record that is no request but names its sender; a gateway's own failure | fail 1, OTHER |
 | the store has an answer already: redelivery, lost reply, race | nothing |
 | a batch ran | execution_count 1 and its batch_stats row, with the next answer of its version |
+| a batch was released | 1 for the reason of its release, with the next answer of its version, whatever became of it |
 | it failed or its instance died, and its requests run again in parts | the same for each run; each request once, when answered |
 | the answer that a run goes with is refused, or its worker killed before | nothing; only the worker's own count has the run |
 | a call that is refused before it is in the log (400, 429, 503) | nothing; `penstock_gateway_rejections` counts it |
@@ -94,6 +95,8 @@ class FailureReason(enum.StrEnum):
 
 FIRST_RESPONSE_MS: Final = (100, 500, 2000, 5000)
 """Upper bounds of `nv_inference_first_response_histogram_ms`."""
+_RELEASED: Final = "release."
+"""Totals' names of batches by the reason of their release begin so."""
 _USUAL: Final = FIRST_RESPONSE_MS[0] / 1000
 """Seconds below which an answer is in the first bucket."""
 _LONGEST: Final = 2**52
@@ -232,6 +235,24 @@ def _run_names(rows: int) -> tuple[str, str, str, str]:
     return size, f"{size}.input.ns", f"{size}.infer.ns", f"{size}.output.ns"
 
 
+def add_release(numbers: dict[str, int], reason: str) -> None:
+    """Add a batch that was released for this reason."""
+    name = _RELEASED + reason
+    numbers[name] = numbers.get(name, 0) + 1
+
+
+def releases(totals: Mapping[str, int]) -> dict[str, int]:
+    """Batches by the reason of their release, the most frequent first; those that older workers ran are not in it."""
+    found = [(name[len(_RELEASED) :], count) for name, count in totals.items() if name.startswith(_RELEASED)]
+    return dict(sorted(found, key=lambda pair: (-pair[1], pair[0])))
+
+
+def batch_sizes(totals: Mapping[str, int]) -> dict[int, int]:
+    """Batches by their rows, ascending."""
+    sizes = sorted(int(name[1:]) for name in totals if name[:1] == "b" and name[1:].isdecimal())
+    return {size: totals[f"b{size}"] for size in sizes}
+
+
 def add_miss(numbers: dict[str, int], seconds: float) -> None:
     """Add a request that the response cache did not have: the time of the look-up and the insertion."""
     numbers["miss"] = numbers.get("miss", 0) + 1
@@ -266,12 +287,12 @@ def document(totals: Mapping[str, int]) -> ModelStats:
         return {"count": count, "ns": totals.get(f"{name}.ns", 0)}
 
     succeeded, hits = totals.get("ok", 0), totals.get("hit", 0)
-    sizes = sorted(int(name[1:]) for name in totals if name[:1] == "b" and name[1:].isdecimal())
+    sizes = batch_sizes(totals)
     computed = succeeded - hits
     return {
         "last_inference": totals.get(LAST, 0),
         "inference_count": totals.get("rows", 0),
-        "execution_count": sum([totals[f"b{size}"] for size in sizes]),
+        "execution_count": sum(sizes.values()),
         "inference_stats": {
             "success": duration(succeeded, "ok"),
             "fail": duration(sum(failures(totals).values()), "fail"),
@@ -286,11 +307,11 @@ def document(totals: Mapping[str, int]) -> ModelStats:
         "batch_stats": [
             {
                 "batch_size": size,
-                "compute_input": duration(totals[f"b{size}"], f"b{size}.input"),
-                "compute_infer": duration(totals[f"b{size}"], f"b{size}.infer"),
-                "compute_output": duration(totals[f"b{size}"], f"b{size}.output"),
+                "compute_input": duration(count, f"b{size}.input"),
+                "compute_infer": duration(count, f"b{size}.infer"),
+                "compute_output": duration(count, f"b{size}.output"),
             }
-            for size in sizes
+            for size, count in sizes.items()
         ],
         "memory_usage": [],
     }

@@ -107,7 +107,8 @@ class ModelSignature:
                 f"'{spec.datatype}'",
             )
         expected = self._expected[spec.name]
-        if not fits(tensor.shape, expected):
+        scalar = not tensor.shape and spec.reshape == ()  # of a model that does not batch, in its own shape
+        if not scalar and not fits(tensor.shape, expected):
             _refuse(
                 label,
                 f"unexpected shape for input '{spec.name}' for model '{self._model}'. Expected {_shown(expected)}, got "

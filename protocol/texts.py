@@ -20,6 +20,11 @@ def shortened(text: str, most: int = MAX_TEXT) -> str:
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
+def first_line(text: str) -> str:
+    """The text without the lines after its first, which are to be pasted."""
+    return text.partition("\n")[0].rstrip(":")
+
+
 def visible(text: str, *, lines: bool = False) -> str:
     """The text with every character that a terminal interprets escaped; with `lines` it keeps line ends and tabs."""
     return text if text.isprintable() else text.translate(_IN_LINES if lines else _IN_LINE)

@@ -82,6 +82,8 @@ class WorkerSettings:
         rate_limit: `execution_count` makes instances wait for the resources that their groups name.
         rate_limit_resource: with that, how much there is: `name:count` or `name:count:device`; else the largest need.
         auto_complete_config: whether what a configuration leaves out comes from the model's file.
+        check_batching: whether a model that can batch and states no size is tried at load, with rows alone and together; if they
+            influence each other, it does not batch.
         model_config_name: a model's `configs/<name>.pbtxt` replaces its config.pbtxt where it has one; "" for none.
         cache_bytes: of the response cache, for models that ask for one; 0 for no cache.
         default_max_batch_size: of models that can batch and state no size; 0 to batch only where a configuration asks for it.
@@ -125,6 +127,7 @@ class WorkerSettings:
     rate_limit: Limit = "off"
     rate_limit_resource: tuple[str, ...] = ()
     auto_complete_config: bool = True
+    check_batching: bool = True
     model_config_name: str = ""
     cache_bytes: int = 64 * 1024 * 1024
     default_max_batch_size: int = DEFAULT_MAX_BATCH_SIZE

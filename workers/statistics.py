@@ -24,6 +24,7 @@ from protocol.model_stats import (
     FailureReason,
     ModelStats,
     add_miss,
+    add_release,
     add_run,
     count_cached,
     count_failure,
@@ -182,6 +183,11 @@ class ModelStatistics:
         """In milliseconds."""
         self._runs: tuple[int, Runs] = (0, ())
         self.latency = LatencyModel()
+
+    def released(self, reason: str) -> None:
+        """A batch was released for this reason."""
+        self.releases[reason] += 1
+        add_release(self._unreported, reason)
 
     def executed(self, batch: Executed) -> None:
         """A batch ran, or failed."""

@@ -108,6 +108,7 @@ class Worker:
             self._clock,
             _rate_limit(settings),
         )
+        loader.check_batching = settings.check_batching
         self.models = Models(self._context, settings, loader, transport.directory)
         inference = (
             settings.metrics_port is not None

@@ -76,20 +76,22 @@ class Completion:
 
     def expect(self, call: Call, now: float) -> None:
         """Register a call that waits for its answer."""
+        call.stepped = self._clock.stepped
         self.pending.register(call, now)
         if call.deadline < self._armed_for:
             self._arm(call.deadline)
 
     def deliver(self, deliveries: Sequence[Delivery]) -> None:
         """Answer the calls that `pending.feed` returned."""
-        now = self._clock()
+        now, stepped = self._clock(), self._clock.stepped
         age = self._metrics.wake_age
         for call, payload in deliveries:
             reply = self.decode(call, payload)
-            reply.woken = now
-            emitted = reply.timing.emitted
-            if emitted:
-                age.observe(now - emitted)
+            if reply.timing.accepted == call.accepted:  # else another call's run gave it, perhaps long ago
+                reply.woken = woken = now - (stepped - call.stepped)
+                emitted = reply.timing.emitted
+                if emitted:
+                    age.observe(max(0.0, woken - emitted))
             self._done(call, reply, now)
 
     def settle(self, call: Call, payload: Payload) -> None:
@@ -114,7 +116,8 @@ class Completion:
     def failed(self, call: Call, error: FleetError) -> InferReply:
         """An error as an answer."""
         failure, timing = Failure(error.code, error.message), Timing(accepted=call.accepted)
-        return InferReply(call.model, call.version, call.label, failure=failure, timing=timing, woken=self._clock())
+        woken = self._clock() - (self._clock.stepped - call.stepped)
+        return InferReply(call.model, call.version, call.label, failure=failure, timing=timing, woken=woken)
 
     def fail(self, call: Call, error: FleetError) -> None:
         """Answer a waiting call with an error; does nothing if it has left."""

@@ -41,6 +41,7 @@ class Call:
         sweep_at: when its stream is looked up next; 0 means `sweep_after` from registration.
         place: of its record, once acknowledged.
         left: whether it has stopped waiting.
+        stepped: `Clock.stepped` when it began to wait.
         twin, before: the next and the previous call that wait for the same ref.
     """
 
@@ -63,6 +64,7 @@ class Call:
     sweep_at: float = 0.0
     place: Place | None = None
     left: bool = False
+    stepped: float = 0.0
     twin: Call | None = None
     before: Call | None = None
 

@@ -107,6 +107,7 @@ class Service:
         fill: used share of the result store's memory; set by `background`.
         waiting: hints about requests for models without workers.
         scaling: backlogs, and the workers that they need.
+        metrics_at: HOST:PORT of Prometheus' `/metrics`; "" where there is none.
         regions: shared memory that clients have registered.
         trace_settings, log_settings: Triton's, of this process.
     """
@@ -121,6 +122,7 @@ class Service:
         self.metrics = metrics
         self.aliases = AliasTable(random.Random(f"{settings.gateway} aliases"))  # noqa: S311  # as the router's below
         self.catalogue = Catalogue(names, metrics.counters, self.aliases)
+        self.catalogue.suggests = not settings.http_restricted_api and not settings.grpc_restricted_protocol
         self.control = ControlTopic(transport.bus, names)
         self.control.handle(ALIASES, self._redirect)
         self.repository: RepositoryControl
@@ -158,6 +160,7 @@ class Service:
         self.draining = False
         self.not_ready = "it is starting"
         self.fill = 0.0
+        self.metrics_at = settings.metrics_at
         self.regions = Regions(settings.allow_shared_memory)
         self.trace_settings = TraceSettings(self.catalogue.known)
         self.log_settings = LogSettings()

@@ -24,6 +24,7 @@ from protocol.model_config import ModelConfig
 from protocol.naming import Names
 from protocol.ports import Record
 from protocol.request_check import MAX_BATCH_LANE_ROWS
+from protocol.suggestions import did_you_mean
 
 _MAX_RESOLVED: Final = 4096
 
@@ -93,9 +94,20 @@ class Catalogue:
 
     Attributes:
         sleeping: whether a model was evicted and is loaded again for a call; set by `repository`.
+        suggests: whether an unknown model's error names a similar one: not where some callers may not list the models.
     """
 
-    __slots__ = ("_aliases", "_counters", "_live", "_models", "_names", "_resolved", "_shadowed", "sleeping")
+    __slots__ = (
+        "_aliases",
+        "_counters",
+        "_live",
+        "_models",
+        "_names",
+        "_resolved",
+        "_shadowed",
+        "sleeping",
+        "suggests",
+    )
 
     def __init__(
         self, names: Names, counters: dict[tuple[str, str], Counters], aliases: AliasTable | None = None
@@ -108,6 +120,7 @@ class Catalogue:
         self._counters = counters
         self._live: list[Sequence[ModelLoad]] | None = None
         self.sleeping: Callable[[str], bool] = lambda model: False
+        self.suggests = True
 
     def apply(self, records: Iterable[Record]) -> list[str]:
         """Apply records of the catalogue topic; returns a problem per record that cannot be decoded."""
@@ -217,7 +230,7 @@ class Catalogue:
         route = redirect.route
         versions = self._models.get(redirect.model, {})
         if not versions:
-            raise NotFound(f"Request for unknown model: '{redirect.name}' is not found")
+            raise self.unknown(redirect.name)
         ready = {version for version, served in versions.items() if served.ready}
         chosen = choice.primary(route.weights, ready) if key is None else self._aliases.choose(redirect, ready, key)
         if not chosen:
@@ -270,7 +283,7 @@ class Catalogue:
         """
         versions = self._models.get(model)
         if versions is None:
-            raise self._unknown(model)
+            raise self.unknown(model)
         served = versions.get(version) or versions.get(version.lstrip("0"))
         if served is None:
             raise NotFound(f"Request for unknown model: '{model}' version {version} is not found")
@@ -292,7 +305,7 @@ class Catalogue:
         """
         versions = self._versions(model)
         if versions is None:
-            raise self._unknown(model)
+            raise self.unknown(model)
         return sorted(versions.values(), key=lambda served: int(served.version))
 
     def _versions(self, name: str) -> dict[str, Served] | None:
@@ -304,12 +317,13 @@ class Catalogue:
         known = self._models.get(redirect.model)
         return None if known is None else {v: known[v] for v, _ in redirect.route.weights if v in known}
 
-    def _unknown(self, name: str) -> NotFound:
+    def unknown(self, name: str) -> NotFound:
+        """The error for a name that is no model's and no alias's, in Triton's words, with what may have been meant."""
         text = f"Request for unknown model: '{name}' is not found"
         parts = routes.split(name)
         if parts is not None and parts[0] in self._models:
-            text += f": model '{parts[0]}' has no alias '{routes.spelled(parts[1])}'"
-        return NotFound(text)
+            return NotFound(f"{text}: model '{parts[0]}' has no alias '{routes.spelled(parts[1])}'")
+        return NotFound(text + (did_you_mean(name, self._models) if self.suggests else ""))
 
     def all(self) -> list[Served]:
         """Every version of every model, by name and version."""

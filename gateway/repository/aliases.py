@@ -123,7 +123,7 @@ class AliasChanges:
     def _require_ready(self, model: str, alias: str, route: AliasRoute) -> None:
         catalogue = self._service.catalogue
         if not catalogue.is_model(model):
-            raise NotFound(f"Request for unknown model: '{model}' is not found")
+            raise catalogue.unknown(model)
         for version in dict.fromkeys([*[version for version, _ in route.weights], route.shadow]):
             if version and not (served := catalogue.get(model, version)).ready:
                 raise Unavailable(

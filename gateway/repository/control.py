@@ -19,11 +19,12 @@ from gateway.catalogue.heartbeats import is_sound
 from gateway.repository import progress
 from gateway.repository.parameters import LoadCall, LoadOptions, failed_to_poll, load_record
 from protocol.control import FILE, MAX_PART, MODEL, ControlTable, DesiredModel, encode_desired, file_key
-from protocol.errors import Code, DeadlineExceeded, Exhausted, FleetError, InvalidArgument, NotFound, Unavailable
+from protocol.errors import Code, DeadlineExceeded, Exhausted, FleetError, InvalidArgument, Unavailable
 from protocol.heartbeat_parts import facts_of
 from protocol.messages import ANONYMOUS, Heartbeat
 from protocol.ports import Record
 from protocol.runtime.tasks import BackgroundTasks
+from protocol.suggestions import did_you_mean
 
 MAX_MODELS: Final = 10_000
 """Models with a record."""
@@ -80,6 +81,10 @@ class RepositoryControl:
             progress.add_workers(entries, self._live(self._beats))
         return entries
 
+    def live(self) -> list[Heartbeat]:
+        """The newest heartbeats of the live workers, half a second old at most."""
+        return self._live(self._beats)
+
     def status(self, model: str) -> dict[str, Any]:
         """What is desired of a model, and what each live worker makes of it; half a second old at most.
 
@@ -91,7 +96,7 @@ class RepositoryControl:
             model in beat.unloaded or any(load.model == model for load in facts_of(beat.models)) for beat in live
         )
         if wish is None and not here and not self._service.catalogue.known(model):
-            raise NotFound(f"Request for unknown model: '{model}' is not found")
+            raise self._service.catalogue.unknown(model)
         return progress.status(model, wish, live)
 
     # --- changes ------------------------------------------------------------------------------------------------------
@@ -239,8 +244,7 @@ class RepositoryControl:
             await asyncio.sleep(pause)
             pause = min(2 * pause, longest)
 
-    @staticmethod
-    def _require_loaded(model: str, verdict: progress.Verdict) -> None:
+    def _require_loaded(self, model: str, verdict: progress.Verdict) -> None:
         """Raise what a load call is answered if not all went well; see `load`."""
         if verdict.failed:
             raise InvalidArgument(f"load failed for model '{model}': {progress.reasons(verdict.failed, verdict.ready)}")
@@ -249,8 +253,14 @@ class RepositoryControl:
         if verdict.refused:
             raise InvalidArgument(f"load failed for model '{model}': {progress.reasons(verdict.refused, ())}")
         if verdict.absent:
-            raise FleetError(failed_to_poll(model), code=Code.INTERNAL)
+            raise FleetError(failed_to_poll(model) + self._meant(model), code=Code.INTERNAL)
         raise Unavailable(f"another call has changed model '{model}' meanwhile; ask for its status", retry_after=1.0)
+
+    def _meant(self, model: str) -> str:
+        """The model of the repositories that may have been meant."""
+        return (
+            did_you_mean(model, (entry["name"] for entry in self.index())) if self._service.catalogue.suggests else ""
+        )
 
     async def _visible(self, model: str, followers: Iterable[Heartbeat]) -> None:
         """Wait until this gateway has read that the versions are ready, so that the caller's next request finds them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import struct
 from typing import Final
 
@@ -10,7 +9,7 @@ from gateway.rest import generating
 from gateway.rest.generating import GenerateInput
 from protocol import v2
 from protocol.errors import CodecError, InvalidArgument, SizeError, of_request, quoted
-from protocol.messages import InferReply, Timing
+from protocol.messages import InferReply
 from protocol.model_config import ModelConfig, TensorSpec
 from protocol.tensors import ITEM_SIZE, MANY, Buffer, Tensor, check_size, element_count
 from protocol.v2 import InferBody, ResponseBody
@@ -19,8 +18,6 @@ Binary = frozenset[str] | bool
 """The outputs that a caller wants as raw bytes after the JSON: by name, all (True) or none (False)."""
 
 _LENGTH: Final = struct.Struct("<I")
-_TEXTS: Final = 256
-"""Parts of headers that are remembered, of each kind."""
 _STRING: Final = 64
 """One string takes as long to write as this many bytes of numbers."""
 
@@ -145,47 +142,3 @@ def _cost(tensor: Tensor) -> int:
 
 
 _NONE: Final[frozenset[str]] = frozenset()
-_STAGES: Final = ("published", "fetched", "enqueued", "released", "compute_start", "compute_end", "emitted")
-_NAMES: Final = ("publish", "fetch", "enqueue", "release", "compute_start", "compute_end", "emit", "wake")
-_ALL: Final = b"publish=%d, fetch=%d, enqueue=%d, release=%d, compute_start=%d, compute_end=%d, emit=%d, wake=%d, %b%b"
-
-
-def timing(stamps: Timing, woken: float) -> bytes:
-    """The value of `Penstock-Timing`, a structured dictionary (RFC 8941): stages in microseconds since the gateway had read the
-    request, rows and requests of the batch, the attempt, the reason of the release, the digest of the files. A stage that did not
-    happen is left out, as is one that another host's clock puts before the request."""
-    t0 = stamps.accepted - 5e-7  # so that truncation rounds
-    if stamps.accepted and stamps.released and stamps.emitted:
-        text = _ALL % (
-            int((stamps.published - t0) * 1e6), int((stamps.fetched - t0) * 1e6), int((stamps.enqueued - t0) * 1e6),
-            int((stamps.released - t0) * 1e6), int((stamps.compute_start - t0) * 1e6), int((stamps.compute_end - t0) * 1e6),
-            int((stamps.emitted - t0) * 1e6), int((woken - t0) * 1e6),
-            _batch(stamps.batch_rows, stamps.batch_requests, stamps.attempt, stamps.reason), _digest(stamps.digest),
-        )  # fmt: skip
-        if b"=-" not in text:
-            return text
-    parts = [
-        b"%s=%d" % (name.encode(), (at - t0) * 1e6)
-        for name, at in zip(_NAMES, (*[getattr(stamps, stage) for stage in _STAGES], woken), strict=True)
-        if at >= stamps.accepted > 0
-    ]
-    if stamps.released and stamps.emitted:
-        parts.append(_batch(stamps.batch_rows, stamps.batch_requests, stamps.attempt, stamps.reason))
-    return b", ".join(parts)
-
-
-@functools.lru_cache(_TEXTS)
-def _batch(rows: int, requests: int, attempt: int, reason: str) -> bytes:
-    """The batch's part of the header: the answers of one batch share it."""
-    return b"rows=%d, requests=%d, attempt=%d, reason=%b" % (rows, requests, attempt, _token(reason))
-
-
-@functools.lru_cache(_TEXTS)
-def _digest(text: str) -> bytes:
-    """The digest as a header parameter; nothing if it is malformed."""
-    return b', digest="%s"' % text.encode() if text.isalnum() and text.isascii() else b""
-
-
-def _token(text: str) -> bytes:
-    """The text as a header token; it comes from a worker, so it is checked."""
-    return text.encode() if text.isidentifier() and text.isascii() else b"other"

@@ -23,6 +23,7 @@ from gateway.rest.errors import STATUS, error_body
 from gateway.rest.json_pool import JsonPool
 from gateway.rest.plain import Json
 from gateway.rest.responses import TEXT_PER_BYTE
+from gateway.timing import timing_value
 from protocol.errors import InvalidArgument, NotFound, quoted
 from protocol.messages import InferReply
 from protocol.v2 import ResponseBody
@@ -46,8 +47,10 @@ class RequestRoutes:
         reply = status.reply
         if reply is None:
             return Json(_state(status), 202, {"retry-after": "1", "penstock-request-id": _field(status.id)})
-        timing = bodies.timing(reply.timing, reply.woken).decode()
-        headers = {"penstock-request-id": _field(status.id), "penstock-timing": timing}
+        headers = {"penstock-request-id": _field(status.id)}
+        timing = timing_value(reply.timing, reply.woken)
+        if timing:
+            headers["penstock-timing"] = timing.decode()
         if reply.failure is not None:
             return Response(error_body(reply.failure.message), STATUS[reply.failure.code], headers, "application/json")
         raw = "application/octet-stream" in request.headers.get("accept", "")

@@ -22,6 +22,7 @@ from gateway.rest.extras import Extras
 from gateway.rest.generating import write_generated
 from gateway.rest.json_pool import JsonPool
 from gateway.rest.routing import GENERATE_STREAM, INFER
+from gateway.timing import timing_value
 from protocol.errors import FleetError, TooLarge
 from protocol.messages import InferReply
 from protocol.runtime.tasks import BackgroundTasks
@@ -185,9 +186,10 @@ class Responses:
         self._write(exchange, 200, (packed,), reply, _form(body, encoding))
 
     def _write(self, exchange: Exchange, status: int, parts: Sequence[Buffer], reply: InferReply, form: bytes) -> None:
-        head = b"%bpenstock-request-id: %b\r\npenstock-timing: %b\r\n" % (
-            form, exchange.id.encode(), bodies.timing(reply.timing, reply.woken),
-        )  # fmt: skip
+        timing = timing_value(reply.timing, reply.woken)
+        head = b"%bpenstock-request-id: %b\r\n" % (form, exchange.id.encode())
+        if timing:
+            head = b"%bpenstock-timing: %b\r\n" % (head, timing)
         self._send(exchange, status, head, parts)
 
     def _send(

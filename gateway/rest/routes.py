@@ -24,7 +24,9 @@ from gateway.rest import openapi
 from gateway.rest.access import Access
 from gateway.rest.alias_routes import AliasRoutes
 from gateway.rest.errors import STATUS, error_body, error_headers
+from gateway.rest.fleet_routes import fleet_routes
 from gateway.rest.json_pool import JsonPool
+from gateway.rest.page import Page
 from gateway.rest.plain import Json
 from gateway.rest.repository_routes import RepositoryRoutes
 from gateway.rest.request_routes import RequestRoutes
@@ -32,8 +34,7 @@ from gateway.rest.routing import GENERATE, GENERATE_STREAM, INFER
 from gateway.rest.settings_routes import settings_routes
 from gateway.rest.shared_memory_routes import shared_memory_routes
 from gateway.restrictions import path_category
-from gateway.scaling import report
-from protocol.errors import Code, FleetError, InvalidArgument, NotFound, quoted
+from protocol.errors import Code, FleetError, InvalidArgument, NotFound
 
 EXTENSIONS: Final = (
     "binary_tensor_data", "classification", "logging", "model_configuration", "model_repository",
@@ -58,6 +59,7 @@ class Routes:
 
     def __init__(self, service: Service, requests: Requests, access: Access, json: JsonPool, version: str) -> None:
         self._service = service
+        self._access = access
         self._request_routes = RequestRoutes(service, requests, json).routes()
         self._version = version
         self._document = orjson.dumps(openapi.document(version))
@@ -72,7 +74,8 @@ class Routes:
         )
         app.router.redirect_slashes = False
         self.paths = [(route.path, route.methods or set()) for route in app.routes if isinstance(route, Route)]
-        self.app: ASGIApp = _Guarded(app, access)
+        guarded = _Guarded(app, access)
+        self.app: ASGIApp = Page(guarded) if service.settings.page else guarded
 
     def _routes(self) -> list[Route]:
         per_model = {"": self._metadata, "/ready": self._model_ready, "/config": self._config, "/stats": self._stats}
@@ -83,7 +86,7 @@ class Routes:
             Route("/v2/health/live", self._live),
             Route("/v2/health/ready", self._ready),
             Route("/v2/models/stats", self._stats),
-            Route("/v2/fleet/scaling", self._scaling),
+            *fleet_routes(service, self._access.restrictions),
             *[Route(base + suffix, handler) for base in (_MODEL, _VERSION) for suffix, handler in per_model.items()],
             *[
                 Route(f"{base}/{verb}", _unreachable, methods=["POST"])
@@ -139,19 +142,6 @@ class Routes:
         model, version = _names(request)
         await self._arrived(model, version)
         return Json(self._service.catalogue.resolve(model, version).config.to_json())
-
-    async def _scaling(self, request: Request) -> Response:
-        """Backlogs and wanted workers of all versions, or one flat object about a model or one of its versions."""
-        view, asked = self._service.scaling, request.query_params
-        model, version = asked.get("model", ""), asked.get("version", "")
-        if version and (not model or not _NUMBER.match(version)):
-            raise InvalidArgument(f"version {quoted(version)} must be a number, and needs a model as well")
-        await view.refresh()
-        lanes = view.lanes(model, version.lstrip("0") or version)
-        if not model:
-            return Json(report.document(lanes))
-        ready, wanted = view.workers(lanes)
-        return Json(report.summary(model, version, lanes, ready, wanted))
 
     async def _arrived(self, model: str, version: str) -> None:
         """Wait for a model that may still appear, as calls do."""

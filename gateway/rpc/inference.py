@@ -12,11 +12,11 @@ from gateway.calls.service import CallContext, Service
 from gateway.catalogue.catalogue import RequestQueue, Served
 from gateway.durable.claims import Claims, resolver
 from gateway.ids import fingerprint, keyed_id
-from gateway.rest.bodies import timing
 from gateway.rest.extras import Extras, extras_of
 from gateway.rpc.caller import Caller
 from gateway.rpc.requests import EXPANSION, Asked, LargeHead, Reader, version_of
 from gateway.rpc.status import Trailers
+from gateway.timing import timing_value
 from protocol import v2
 from protocol.errors import NotFound, TooLarge, Unavailable
 from protocol.messages import InferReply, Lane
@@ -40,8 +40,9 @@ class Answer(NamedTuple):
 
     @property
     def trailers(self) -> Trailers:
-        """Trailing metadata: the call's id and its times."""
-        return (_NAMED, self.id), (_TIMED, timing(self.reply.timing, self.reply.woken).decode())
+        """Trailing metadata: the call's id, and its times if any is known."""
+        timing = timing_value(self.reply.timing, self.reply.woken)
+        return ((_NAMED, self.id), (_TIMED, timing.decode())) if timing else ((_NAMED, self.id),)
 
 
 def nothing() -> None:

@@ -81,8 +81,9 @@ class LogReader:
         began = self._clock()
         queues = {queue.topic: queue for queue in self._unowned(began)}
         extents = await self._bus.extents(queues)
-        for topic in self._known.keys() - queues.keys():
+        for topic in self._known.keys() - queues.keys():  # their workers say what waits; later it would be out of date
             del self._known[topic]
+            self._fleet.read(topic, LogFacts({}), began)
         for topic in queues.keys() - extents.keys():
             self._absent[topic] = began
             self._fleet.read(topic, LogFacts({}), began)
@@ -125,7 +126,7 @@ class LogReader:
                 self._fleet.read(topic, await self._facts(queue, known), began)
 
     async def _facts(self, queue: RequestQueue, known: _Known) -> LogFacts:
-        """What the log says; of few records, only those count that somebody still waits for."""
+        """What the log says of partitions without a worker; of few records, only those count that somebody still waits for."""
         unread = _unread(known.extent, known.committed)
         waiting = {partition: offsets for partition, offsets in unread.items() if partition not in known.owned}
         few = sum(map(len, waiting.values())) <= LOOKED
@@ -134,7 +135,7 @@ class LogReader:
         ]  # fmt: skip
         known.records = await self._records.look(queue, places, known.records)
         over = await self._records.finished(known.records, self._clock()) if few and places else set()
-        return _facts(unread, {place: one for place, one in known.records.items() if place not in over}, over)
+        return _facts(waiting, {place: one for place, one in known.records.items() if place not in over}, over)
 
     @staticmethod
     def _is_stale(known: _Known, extent: Extent, owned: frozenset[int], now: float) -> bool:

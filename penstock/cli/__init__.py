@@ -12,12 +12,15 @@ import io
 import os
 import signal
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from penstock import __version__
 from penstock.cli import interrupts
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 COMMANDS: Final = {
     "serve": "Serve models in one process: no Kafka, no Redis.",
@@ -34,11 +37,15 @@ COMMANDS: Final = {
     "topics": "Create the topics of model versions before a first worker runs.",
     "verify": "Break a fleet on purpose, and judge its promises.",
     "doctor": "Check broker, store, repository and GPUs, and say what to fix.",
+    "completion": "Print what makes a shell complete commands and options.",
 }
 """Every command and its line in `penstock --help`."""
 
+COMPLETE: Final = "_PENSTOCK_COMPLETE"
+"""Set while a shell asks for completions."""
 _SERVERS: Final = frozenset({"serve", "gateway", "worker", "scaler"})
 """Commands that handle SIGINT themselves (`protocol.runtime.loop`); before that it ends them at once (`penstock.entry`)."""
+_SERVED: Final = (".onnx", ".py", ".pt", ".pth", ".jit", ".pt2")
 _BROKEN_PIPE: Final = 141
 """As a shell reports a program that SIGPIPE ended."""
 _BLAS_SLEEPS: Final = "OPENBLAS_THREAD_TIMEOUT", "20"
@@ -62,6 +69,26 @@ class Commands(click.Group):
         if cmd_name not in _SERVERS and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
             interrupts.handle(signal.SIGINT)  # they clean up what they started
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the arguments name; an unknown one is refused with what was meant."""
+        name = args[0]
+        if name in COMMANDS or name.startswith("-") or ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
+        from protocol.suggestions import did_you_mean
+
+        if name.endswith(_SERVED):
+            raise click.UsageError(f"'{name}' is no command; to serve a file: penstock serve {name}", ctx)
+        raise click.UsageError(f"No such command '{name}'{did_you_mean(name, COMMANDS)}", ctx)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands that begin so, without importing them, and the group's options."""
+        from click.shell_completion import CompletionItem
+
+        commands = [CompletionItem(name, help=text) for name, text in COMMANDS.items() if name.startswith(incomplete)]
+        return [*commands, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list in `--help`, without importing the commands."""
@@ -92,8 +119,9 @@ def main() -> None:
 
 
 def _run() -> None:
+    _warn_of_variables()
     try:
-        group.main(standalone_mode=False)
+        group.main(prog_name="penstock", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
         if interrupts.asked():
             interrupts.end()
@@ -110,6 +138,17 @@ def _run() -> None:
             raise
         click.echo(f"penstock: {end.text}", err=True)
         sys.exit(end.code)
+
+
+def _warn_of_variables() -> None:
+    """Name the environment variables that look like ours and mean nothing."""
+    ours = {name: value for name, value in os.environ.items() if name.startswith("PENSTOCK_")}
+    if not ours or COMPLETE in os.environ:
+        return
+    from penstock.cli.variables import problems
+
+    for problem in problems(ours):
+        click.echo(f"penstock: {problem}", err=True)
 
 
 def _flush() -> None:

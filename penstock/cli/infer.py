@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -10,16 +12,16 @@ import click
 import numpy as np
 import orjson
 
-from penstock.cli.options import api_key_option, seconds, url_option
+from penstock.cli import input_flags
+from penstock.cli.made_up import MadeUp
+from penstock.cli.options import api_key_option, insecure_option, seconds, unverified, url_option
 from penstock.client import Client, InferResult, bfloat16
-from penstock.client.values import array_of
-from protocol.errors import MAX_QUOTED, Code, CodecError, FleetError, InvalidArgument
-from protocol.tensors import NUMPY_DTYPE, Array, Tensor, from_array
+from penstock.client.timing import sentence
+from protocol.errors import Code, FleetError, InvalidArgument
+from protocol.tensors import Array, Tensor, from_array
 
 _SHOWN = 32
 """Elements of an output that are printed."""
-_MOST_ROWS = 1_000_000
-"""Maximum number of random rows: even with one element each, more would exceed the size limit of a request."""
 
 
 @click.command()
@@ -36,7 +38,14 @@ _MOST_ROWS = 1_000_000
     is_flag=False,
     flag_value=1,
     type=click.IntRange(1),
-    help="Send random inputs with this number of rows. [1]",
+    help="Make up the inputs that --input does not give, with this number of rows. Free sizes are tried until the model takes them. [1]",  # noqa: E501
+)
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="NAME=SIZES",
+    help="The shape of a random input, such as image=1,3,224,224; may be repeated.",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the random inputs.")
 @click.option("--version", "version", default="", help="Model version. [the highest that is ready]")
@@ -44,105 +53,129 @@ _MOST_ROWS = 1_000_000
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 @url_option
 @api_key_option
+@insecure_option
 def command(
     model: str,
     inputs: tuple[str, ...],
     file: Path | None,
     random_rows: int | None,
+    shapes: tuple[str, ...],
     seed: int,
     version: str,
     timeout: float | None,
     as_json: bool,
     url: str,
     api_key: str,
+    insecure: bool,
 ) -> None:
     """Send one request to MODEL and print the answer.
 
     \b
         penstock infer mymodel -i 'A=[[1,2,3,4]]' -i 'B=[[10,20,30,40]]'
         penstock infer mymodel --random 8
+        penstock infer mymodel --random --shape image=1,3,224,224
     """
-    if bool(inputs) + (file is not None) + (random_rows is not None) > 1:
-        raise InvalidArgument("the inputs come from one of --input, --file and --random")
-    with Client(url, api_key=api_key) as client:
-        path = f"/v2/models/{quote(model, safe='')}"
-        metadata = client.get(path + (f"/versions/{quote(version, safe='')}" if version else ""))
-        kinds = {entry["name"]: entry for entry in metadata["inputs"]}
-        if random_rows is not None:
-            arrays = _random(kinds, random_rows, np.random.default_rng(abs(seed)))
-        elif file is not None:
-            arrays = _from_body(file)
+    if file is not None and (inputs or shapes or random_rows is not None):
+        raise InvalidArgument("the inputs come from --file, or from --input and --random, not from both")
+    for text in inputs:
+        if "=" not in text:
+            raise click.UsageError(f"--input {text!r} must be NAME=JSON, for example -i 'A=[[1,2,3,4]]'")
+    with Client(url, api_key=api_key, tls=unverified(url, insecure=insecure)) as client:
+        asked = _Asked(client, model, version)
+
+        def call(arrays: dict[str, Array]) -> InferResult:
+            return client.infer(model, _typed(arrays, asked.inputs), version=version, timeout=timeout)
+
+        if file is not None:
+            result = call(_from_body(file))
+        elif random_rows is None and not shapes:
+            given = dict(input_flags.parse_input(text, asked.inputs) for text in inputs)
+            result = _sent(call, given, asked)
         else:
-            arrays = dict(_parse(text, kinds) for text in inputs)
-        try:
-            result = client.infer(model, _typed(arrays, kinds), version=version, timeout=timeout)
-        except FleetError as error:
-            if arrays or error.code is not Code.INVALID_ARGUMENT:
-                raise
-            raise InvalidArgument(f"{error.message}; {_wanted(metadata['inputs'])}") from None
+            given = dict(input_flags.parse_input(text, asked.inputs) for text in inputs)
+            stated = dict(input_flags.parse_shape(text, asked.inputs) for text in shapes)
+            made_up = MadeUp(asked.inputs, asked.required, batches=asked.batches, rows=random_rows or 1, seed=seed)
+            result = made_up.infer(given, stated, call)
     if as_json:
         print(orjson.dumps(_plain(result), option=orjson.OPT_INDENT_2).decode())
     else:
         _show(result)
 
 
-def _wanted(inputs: list[dict[str, Any]]) -> str:
-    """Advice for a call without inputs."""
-    named = ", ".join(f"{entry['name']} {entry['datatype']}{entry['shape']}" for entry in inputs)
-    return f"the model takes {named or 'nothing'}: give inputs as -i NAME=JSON or --file, or random ones with --random"
+class _Asked:
+    """What the server says of a model's inputs.
+
+    Args:
+        client: of the server.
+        model, version: the model's; version "" for the highest that is ready.
+
+    Attributes:
+        inputs: V2's metadata, by name.
+    """
+
+    def __init__(self, client: Client, model: str, version: str) -> None:
+        self._client = client
+        self._path = path = f"/v2/models/{quote(model, safe='')}"
+        if version:
+            self._path += f"/versions/{quote(version, safe='')}"
+        try:
+            metadata = client.get(self._path)
+        except FleetError as error:
+            if error.code is not Code.NOT_FOUND or not version:
+                raise
+            versions = ", ".join(client.get(path)["versions"])
+            raise FleetError(f"{error.message}; it has {versions or 'none'}", code=error.code) from None
+        self.inputs: dict[str, Any] = {entry["name"]: entry for entry in metadata["inputs"]}
+
+    @functools.cached_property
+    def _config(self) -> dict[str, Any]:
+        """The configuration; empty where a server does not show it to everybody."""
+        try:
+            config: dict[str, Any] = self._client.get(f"{self._path}/config")
+        except FleetError:
+            return {}
+        return dict(config.get("config", config))
+
+    @property
+    def required(self) -> frozenset[str]:
+        """Names of the inputs that a request must have."""
+        optional = {entry["name"] for entry in self._config.get("input", ()) if entry.get("optional")}
+        return frozenset(self.inputs) - optional or frozenset(self.inputs)
+
+    @property
+    def batches(self) -> bool:
+        """Whether the first size of every input counts rows."""
+        if not self._config:
+            return all(entry["shape"][:1] == [-1] for entry in self.inputs.values())
+        return int(self._config.get("max_batch_size", 0)) > 0
 
 
-def _parse(text: str, kinds: dict[str, Any]) -> tuple[str, Array]:
-    name, equals, raw = text.partition("=")
-    if not equals:
-        raise click.UsageError(f"--input {text!r} must be NAME=JSON, for example -i 'A=[[1,2,3,4]]'")
-    if name not in kinds:
-        raise InvalidArgument(f"the model has no input '{name}'; it has {', '.join(kinds)}")
+def _sent(call: Callable[[dict[str, Array]], InferResult], given: dict[str, Array], asked: _Asked) -> InferResult:
+    """The answer to given inputs; a refusal says which are missing, and how to give them."""
     try:
-        return name, array_of(name, kinds[name]["datatype"], orjson.loads(raw))
-    except orjson.JSONDecodeError as exc:
-        raise InvalidArgument(f"--input {name}: {raw[:MAX_QUOTED]!r} is not JSON: {exc}") from None
-    except CodecError as exc:
-        raise InvalidArgument(f"--input {exc.message.removeprefix('input ')}") from None
+        return call(given)
+    except FleetError as error:
+        if error.code is not Code.INVALID_ARGUMENT:
+            raise
+        advice = input_flags.missing(given, sorted(asked.required, key=list(asked.inputs).index), asked.inputs)
+        raise InvalidArgument(error.message.rstrip() + advice) from None
 
 
 def _from_body(file: Path) -> dict[str, Array]:
     from protocol import v2
 
-    return {tensor.name: tensor.array() for tensor in v2.parse_json_body(file.read_bytes()).inputs}
+    try:
+        return {tensor.name: tensor.array() for tensor in v2.parse_json_body(file.read_bytes()).inputs}
+    except InvalidArgument as error:
+        raise InvalidArgument(f"--file {file}: {error.message}") from None
 
 
-def _typed(arrays: dict[str, Array], kinds: dict[str, Any]) -> dict[str, Array | Tensor]:
+def _typed(arrays: dict[str, Array], inputs: dict[str, Any]) -> dict[str, Array | Tensor]:
     """BF16 as a `Tensor`; all other datatypes follow from the arrays."""
     return {
-        name: from_array(name, array, "BF16") if kinds.get(name, {}).get("datatype") == "BF16" else array
+        name: from_array(name, array, "BF16") if inputs.get(name, {}).get("datatype") == "BF16" else array
         for name, array in arrays.items()
     }
-
-
-def _random(kinds: dict[str, Any], rows: int, rng: np.random.Generator) -> dict[str, Array]:
-    """Inputs of the metadata's shapes: the first free size is the rows, any other is 1."""
-    arrays: dict[str, Array] = {}
-    if rows > _MOST_ROWS:
-        raise InvalidArgument(f"--random generates at most {_MOST_ROWS} rows, not {rows}")
-    for name, entry in kinds.items():
-        free = iter([rows])
-        shape = tuple(next(free, 1) if size == -1 else size for size in entry["shape"])
-        arrays[name] = _values(entry["datatype"], shape, rng)
-    return arrays
-
-
-def _values(datatype: str, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    dtype = NUMPY_DTYPE[datatype]
-    if datatype == "BYTES":
-        values = np.empty(shape, dtype=object)
-        values.reshape(-1)[:] = [f"text {number}" for number in rng.integers(0, 1000, values.size)]
-        return values
-    if datatype == "BF16":
-        return bfloat16.to_bits(rng.standard_normal(shape))
-    if dtype.kind == "f":
-        return rng.standard_normal(shape).astype(dtype)
-    return rng.integers(0, 2 if datatype == "BOOL" else 100, shape).astype(dtype)
 
 
 def _plain(result: InferResult) -> dict[str, Any]:
@@ -181,5 +214,6 @@ def _show(result: InferResult) -> None:
         )
         print(f"{name} {list(array.shape)} = {text}")
     print(f"request {result.request_id}")
-    if result.timing:
-        print(f"µs since it was accepted, and its batch: {result.timing}")
+    told = sentence(result.times)
+    if told:
+        print(told)

@@ -12,7 +12,7 @@ import click
 import orjson
 
 from penstock.cli.model_aliases import alias
-from penstock.cli.options import Decorator, api_key_option, options, seconds, url_option
+from penstock.cli.options import Decorator, api_key_option, insecure_option, options, seconds, unverified, url_option
 from penstock.client import Client
 from protocol.errors import InvalidArgument, quoted
 
@@ -52,9 +52,10 @@ class Replacement(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
 @click.group(invoke_without_command=True)
 @_where
+@insecure_option
 @_json
 @click.pass_context
-def command(context: click.Context, url: str, api_key: str, as_json: bool) -> None:
+def command(context: click.Context, url: str, api_key: str, insecure: bool, as_json: bool) -> None:
     """List, load and unload the models of a fleet. Without a command: list them.
 
     Models are loaded and unloaded if the workers (or penstock serve) run with --model-control-mode explicit.
@@ -65,7 +66,7 @@ def command(context: click.Context, url: str, api_key: str, as_json: bool) -> No
         penstock models status digits
     """
     if context.invoked_subcommand is None:
-        _list(url, api_key, as_json)
+        _list(url, api_key, insecure, as_json)
 
 
 command.add_command(alias)
@@ -73,10 +74,11 @@ command.add_command(alias)
 
 @command.command()
 @_where
+@insecure_option
 @_json
-def index(url: str, api_key: str, as_json: bool) -> None:
+def index(url: str, api_key: str, insecure: bool, as_json: bool) -> None:
     """List the models that a gateway knows: name, version, state, and why one is not available."""
-    _list(url, api_key, as_json)
+    _list(url, api_key, insecure, as_json)
 
 
 @command.command()
@@ -211,8 +213,8 @@ def status(model: str, url: str, api_key: str, as_json: bool) -> None:
     print(_dumped(found) if as_json else "\n".join([_desired(found), *_workers(found)]))
 
 
-def _list(url: str, api_key: str, as_json: bool) -> None:
-    with Client(url, api_key=api_key) as client:
+def _list(url: str, api_key: str, insecure: bool, as_json: bool) -> None:
+    with Client(url, api_key=api_key, tls=unverified(url, insecure=insecure)) as client:
         entries = client.models()
     if as_json:
         print(_dumped(entries))

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from penstock.cli.grpc_port import GrpcPortType
 from penstock.cli.repositories import RepositoryType
+from protocol.errors import InvalidArgument
 from protocol.limits import MAX_SECONDS
+
+if TYPE_CHECKING:
+    import ssl
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -44,6 +48,26 @@ def options(*decorators: Decorator) -> Decorator:
 
 url_option = option("--url", default="http://localhost:8000", help="The gateway.")
 api_key_option = option("--api-key", default="", show_default=False, help="The gateway's key, if it has one.")
+insecure_option = option("--insecure", is_flag=True, help="Do not verify the gateway's TLS certificate.")
+
+
+def unverified(url: str, *, insecure: bool) -> ssl.SSLContext | None:
+    """For a `Client`: a context that trusts every certificate if `insecure`; else None.
+
+    Raises:
+        InvalidArgument: it is asked for gRPC, which verifies always.
+    """
+    if not insecure:
+        return None
+    if url.startswith("grpc"):
+        raise InvalidArgument("--insecure works with https:// URLs: gRPC always verifies the certificate")
+    import ssl
+
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
 
 log_options = options(
     option(
@@ -101,6 +125,7 @@ gateway_options = options(
     option("--grpc-restricted-protocol", multiple=True, metavar="GROUPS:KEY=VALUE", help="The same for gRPC, with the metadata triton-grpc-protocol-KEY."),  # noqa: E501
     option("--http-header-forward-pattern", default="", show_default=False, help="Regular expression; headers of these names become parameters of the request."),  # noqa: E501
     option("--grpc-header-forward-pattern", default="", show_default=False, help="The same for gRPC's metadata."),
+    option("--page/--no-page", default=True, envvar="PENSTOCK_PAGE", help="Show browsers a page at / with the models, their figures, and a form that sends a request."),  # noqa: E501
     option("--allow-shared-memory", is_flag=True, default=False, help="Clients on this machine may pass tensors in system shared memory: requests then read and write /dev/shm as the gateway's user."),  # noqa: E501
     option("--max-queued-calls", type=int, default=4096, help="Maximum number of accepted, unanswered calls; then 429."),
     option("--max-queued-calls-per-model", type=int, default=0, help="The same for one model version; 0: three times as many as are still free, so that a stuck model leaves room for others."),  # noqa: E501
@@ -131,6 +156,7 @@ model_options = options(
     option("--exit-on-error/--no-exit-on-error", default=True, envvar="PENSTOCK_EXIT_ON_ERROR", help="Exit if a model cannot be loaded at start."),  # noqa: E501
     option("--default-max-batch-size", type=int, default=32, help="Maximum batch size of models that can batch and state none."),
     option("--auto-complete-config/--disable-auto-complete-config", default=True, envvar="PENSTOCK_AUTO_COMPLETE_CONFIG", help="Take what a configuration leaves out from the model's file, or refuse the model."),  # noqa: E501
+    option("--check-batching/--no-check-batching", default=True, envvar="PENSTOCK_CHECK_BATCHING", help="At load, try whether rows of a model that can batch, and states no size, influence each other; if they do, it does not batch."),  # noqa: E501
     option("--model-config-name", default="", show_default=False, help="Read a model's configs/NAME.pbtxt instead of its config.pbtxt, where it has one."),  # noqa: E501
     option("--rate-limit", type=click.Choice(["off", "execution_count"]), default="off", help="With execution_count, instances wait for the resources of their rate_limiter, and get runs by its priority."),  # noqa: E501
     option("--rate-limit-resource", multiple=True, metavar="NAME:COUNT[:DEVICE]", help="With --rate-limit execution_count: how much of a resource each device (or this one) of a worker has; may be repeated. Without it: the most that an instance takes."),  # noqa: E501

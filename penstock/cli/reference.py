@@ -81,6 +81,19 @@ def page() -> str:
     return "\n".join(sections)
 
 
+def variables() -> list[str]:
+    """The environment variables of all flags, sorted."""
+    commands = [importlib.import_module(f"penstock.cli.{name}").command for name in COMMANDS]
+    return sorted({str(name) for command in commands for name in _variables(command)})
+
+
+def _variables(command: click.Command) -> Iterator[Any]:
+    yield from (parameter.envvar for parameter in command.params if parameter.envvar)
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            yield from _variables(inner)
+
+
 def _command(name: str, summary: str, command: click.Command, depth: int = 2) -> Iterator[str]:
     head = f"{'#' * depth} penstock {name}\n\n{summary}\n"
     if not isinstance(command, click.Group):

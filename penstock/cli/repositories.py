@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from protocol.errors import ConfigError
 from workers.repository.remote import address
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class RepositoryType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic in new versions of click alone
@@ -29,6 +32,12 @@ class RepositoryType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  
         except ConfigError as error:
             self.fail(error.message, param, ctx)
         return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Folders, which the shell knows."""
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="dir")]
 
     def split_envvar_value(self, rv: str) -> Sequence[str]:
         """The entries of the environment variable."""

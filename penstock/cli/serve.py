@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from penstock.cli import grpc_port
-from penstock.cli.example import Server, example
+from penstock.cli.example import Server, Trial, example
 from penstock.cli.options import (
     gateway_options,
     log_options,
@@ -24,12 +25,17 @@ from penstock.cli.options import (
 from penstock.cli.repositories import split
 from penstock.cli.settings import chosen, transport_settings
 from protocol.errors import ConfigError
+from protocol.model_config import ModelConfig, TensorSpec
+from protocol.runtime.tasks import BackgroundTasks
 from workers.repository import model_files
 from workers.repository.completion import FILE_BACKEND
 from workers.repository.folders import CONFIG_FILE
 from workers.repository.model_files import ModelFile
+from workers.repository.stated_inputs import parse_input, require_distinct_inputs
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from workers.worker import Worker
 
 _SHOWN: Final = 10
@@ -54,6 +60,35 @@ class ModelFileType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  #
             self.fail(f"there is no file '{file.path}'", param, ctx)
         return file
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Files, which the shell knows."""
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="file")]
+
+
+class InputType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic in new versions of click alone
+    """`NAME:DATATYPE:DIMS`."""
+
+    name = "NAME:DATATYPE:DIMS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> TensorSpec:
+        """The input."""
+        try:
+            return value if isinstance(value, TensorSpec) else parse_input(value)
+        except ConfigError as error:
+            self.fail(error.message, param, ctx)
+
+
+def _with_inputs(files: tuple[ModelFile, ...], inputs: tuple[TensorSpec, ...]) -> tuple[ModelFile, ...]:
+    """The files with the inputs that `--input` states for one of them."""
+    if inputs and len(files) != 1:
+        raise ConfigError(
+            f"--input is of one FILE, and there are {len(files)}; serve it alone, or from a --model-repository"
+        )
+    require_distinct_inputs(inputs)
+    return tuple(dataclasses.replace(file, inputs=inputs) for file in files)
+
 
 def _meant(folder: Path) -> str:
     """Advice for a folder given instead of a file."""
@@ -76,6 +111,7 @@ def _meant(folder: Path) -> str:
     gateway_options,
     processes_option,
     metrics_option,
+    option("--input", multiple=True, type=InputType(), help="An input of FILE, where the file does not state it, as TorchScript does not: NAME:DATATYPE:DIMS without the batch dimension, -1 for any size, no DIMS for a scalar; may be repeated."),  # noqa: E501
     option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Keep the queue and results here; they survive a kill."),  # noqa: E501
     option("--fsync", is_flag=True, help="With --data-dir: they also survive a power loss."),
     option("--prefix", default="penstock", help="Prefix of topics and keys, as in a fleet."),
@@ -85,18 +121,20 @@ def _meant(folder: Path) -> str:
 def command(model_file: tuple[ModelFile, ...], log_format: str, log_level: str, **flags: Any) -> None:
     """Serve models in one process: gateway, log, batcher and models; no Kafka, no Redis.
 
-    FILE is a .onnx or .py file. Version and configuration are completed, and the model's name is the file's unless NAME is given.
-    Or give a --model-repository.
+    FILE is a .onnx, .pt2, .pt, .pth, .jit or .py file. Version and configuration are completed, and the model's name is the file's
+    unless NAME is given. Or give a --model-repository.
 
     \b
         penstock serve model.onnx
         penstock serve wine=runs/7/model.onnx digits=runs/9/model.onnx
+        penstock serve scripted.pt --input x:FP32:3,224,224
         penstock serve --model-repository models --data-dir /var/lib/penstock
     """
     from protocol.runtime import logs, loop
 
     if not model_file and not flags["model_repository"]:
         raise ConfigError("nothing to serve: name a model file, or give --model-repository")
+    model_file = _with_inputs(model_file, flags.pop("input"))
     model_files.require_distinct(model_file)
     logs.configure(log_format, log_level)
     loop.leave(loop.run(_serve(model_file, flags, (log_format, log_level))))
@@ -114,19 +152,24 @@ async def _serve(model_file: tuple[ModelFile, ...], flags: dict[str, Any], logs:
     for flag in _PORTS:
         _require_free(flags["host"], flag, flags[flag])
 
+    background = BackgroundTasks("serve")
+
     def tell(models: Worker, port: int) -> None:
-        print("\n".join(_served(models, port, flags)), flush=True)
+        background.spawn(_tell(models, port, flags))
 
-    if flags["processes"] > 1:
-        from penstock.many_processes import ManyProcesses
+    try:
+        if flags["processes"] > 1:
+            from penstock.many_processes import ManyProcesses
 
-        many = ManyProcesses(flags["processes"], gateway, worker, transport, logs)
-        return await many.run(lambda: tell(many.worker, many.processes.settings.http_port))
-    from penstock.one_process import OneProcess
+            many = ManyProcesses(flags["processes"], gateway, worker, transport, logs)
+            return await many.run(lambda: tell(many.worker, many.processes.settings.http_port))
+        from penstock.one_process import OneProcess
 
-    fleet = OneProcess(gateway, worker, transport)
-    await fleet.run(lambda: tell(fleet.worker, fleet.gateway.port))
-    return 0
+        fleet = OneProcess(gateway, worker, transport)
+        await fleet.run(lambda: tell(fleet.worker, fleet.gateway.port))
+        return 0
+    finally:
+        await background.close()
 
 
 def _require_distinct(flags: dict[str, Any]) -> None:
@@ -156,16 +199,28 @@ def _require_free(host: str, flag: str, port: int | None) -> None:
             raise ConfigError(error.message.replace("--http-port", _flag(flag))) from None
 
 
-def _served(models: Worker, port: int, flags: dict[str, Any]) -> Iterator[str]:
+async def _tell(models: Worker, port: int, flags: dict[str, Any]) -> None:
+    """Print what is served and how to call it, once it is known which made-up inputs the models accept."""
+    from penstock.cli.trial import Trials
+
+    loaded = {serving.loaded.version.model: serving.loaded for serving in models.models.serving()}
+    trials = Trials()
+    tried = [(each.version.config, await trials.run(each)) for each in list(loaded.values())[:_SHOWN]]
+    print("\n".join(_served(tried, len(loaded), port, flags)), flush=True)
+
+
+def _served(tried: list[tuple[ModelConfig, Trial]], count: int, port: int, flags: dict[str, Any]) -> Iterator[str]:
     """The lines that say what is served, and how to call it."""
     server = Server(flags["host"], port, flags["tls_certificate"], bool(flags["api_key"]))
-    every = [serving.loaded.version.config for serving in models.models.serving()]
-    configs = list({config.name: config for config in every}.values())
-    for config in configs[:_SHOWN]:
-        yield f"\n{config.name} is served at {server.url}; try:\n  {example(server, config)}"
-    if len(configs) > _SHOWN:
-        yield f"\nand {len(configs) - _SHOWN} more: penstock models --url {server.url}"
-    if not configs:
+    for config, trial in tried:
+        yield f"\n{example(server, config, trial)}"
+    if count > len(tried):
+        yield f"\nand {count - len(tried)} more: {server.command('models')}"
+    if not count:
         yield f"\nno model is served at {server.url}; create one with: penstock new NAME"
     if server.keyed:
         yield "\nPENSTOCK_API_KEY must hold the API key in the shell of those lines."
+    if flags["tls_client_ca"]:
+        yield "\nCallers need a client certificate; add to the curl lines: --cert FILE --key FILE"
+    if flags["http_restricted_api"]:
+        yield "\nSome calls need a header that --http-restricted-api names; add to the curl lines: -H 'KEY: VALUE'"

@@ -3,12 +3,12 @@ Kafka.
 
 Decided here: what differs between the two protocols (`wires`), what a request and an answer look like over HTTP (`requests`,
 without I/O) and over gRPC (`rpc_wire`, without I/O; `rpc_errors`; `rpc_channels` alone imports grpcio), how JSON values become
-arrays (`values`), what a URL and the environment's proxies mean (`addresses`, `environment`), which failed call is made again
-(`retrying`), how HTTP/1.1 is spoken (`exchange`, without I/O) and connections are kept (`blocking_connections`,
-`async_connections`), how many calls pass through a window of bounded memory (`windows`), how batch requests become records
-(`producing`), in which groups they are published (`outbox`), and how answers are read from a topic (`reading`). Interface: the
-names below, and `requests` for tools with their own I/O. It imports only `protocol`; what needs
-Kafka or grpcio is imported at first use.
+arrays (`values`), what an answer says about its times (`timing`), what a URL and the environment's proxies mean (`addresses`,
+`environment`), which failed call is made again (`retrying`), how HTTP/1.1 is spoken (`exchange`, without I/O) and connections are
+kept (`blocking_connections`, `async_connections`), how many calls pass through a window of bounded memory (`windows`), how batch
+requests become records (`producing`), in which groups they are published (`outbox`), and how answers are read from a topic
+(`reading`). Interface: the names below, and `requests` for tools with their own I/O. It imports only `protocol`; what needs Kafka
+or grpcio is imported at first use.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from penstock.client.asynchronous import AsyncClient
 from penstock.client.blocking import Client
 from penstock.client.requests import InferResult, Pending
+from penstock.client.timing import Times
 from penstock.client.windows import Outcome, Progress
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ __all__ = [
     "Outcome",
     "Pending",
     "Progress",
+    "Times",
     "read_results",
 ]
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from penstock.client.timing import Times, parse_timing
 from protocol import v2
 from protocol.errors import Code, CodecError, FleetError, InvalidArgument, quoted
 from protocol.messages import Lane, Parameters
@@ -69,7 +70,7 @@ class InferResult:
     Attributes:
         outputs: arrays by name; BYTES are object arrays of `bytes`, BF16 is its 16 bits.
         request_id: the fleet's id of the request, for logs and support.
-        timing: the `Penstock-Timing` header as sent.
+        timing: the `Penstock-Timing` header as sent; "" if nothing is known.
         datatypes: V2 datatypes of the outputs.
     """
 
@@ -81,6 +82,11 @@ class InferResult:
     request_id: str = ""
     timing: str = ""
     datatypes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def times(self) -> Times:
+        """`timing` as numbers, in seconds; what is not known is None."""
+        return parse_timing(self.timing)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

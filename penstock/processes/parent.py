@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import signal
 import socket
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -28,6 +30,7 @@ from penstock.processes.sums import Family
 from protocol.runtime.loop import end_soon, spare_collector
 from protocol.runtime.status import StatusServer
 from protocol.transport.settings import TransportSettings
+from protocol.urls import authority
 
 log = structlog.get_logger(__name__)
 
@@ -69,12 +72,17 @@ class Processes:
         self._stopping = False
         self._unready: list[str] = []
         self._slots = [
-            Slot(number, start_message(self._with_ports(part), transport, logs), self, settings.drain_grace)
+            Slot(number, functools.partial(self._start_message, part, transport, logs), self, settings.drain_grace)
             for number, part in enumerate(parts)
         ]
 
+    def _start_message(self, part: GatewaySettings, *rest: Any) -> dict[str, Any]:
+        return start_message(self._with_ports(part), *rest)
+
     def _with_ports(self, part: GatewaySettings) -> GatewaySettings:
-        return dataclasses.replace(part, http_port=self.settings.http_port, grpc_port=self.settings.grpc_port)
+        settings = self.settings
+        at = authority(settings.metrics_host, self.metrics_port) if self.metrics_port is not None else ""
+        return dataclasses.replace(part, http_port=settings.http_port, grpc_port=settings.grpc_port, metrics_at=at)
 
     @property
     def pids(self) -> list[int | None]:

@@ -51,7 +51,7 @@ class Slot:
 
     Args:
         number: from 0.
-        start: what the child gets first: its settings, as plain data.
+        start: makes what a child gets first: its settings, as plain data.
         crew: told what happens.
         drain_grace: seconds that the child gets after SIGTERM.
 
@@ -60,7 +60,7 @@ class Slot:
         failure: why the last process could not start, if it said so.
     """
 
-    def __init__(self, number: int, start: Mapping[str, Any], crew: Crew, drain_grace: float) -> None:
+    def __init__(self, number: int, start: Callable[[], Mapping[str, Any]], crew: Crew, drain_grace: float) -> None:
         self.number = number
         self.ready = False
         self.failure: FleetError | None = None
@@ -133,7 +133,7 @@ class Slot:
         self.failure = None
         acceptor = self._acceptor = await self._crew.spare.take()
         acceptor.on_message = self._on_message
-        acceptor.channel.send("start", self._start)
+        acceptor.channel.send("start", self._start())
         for key, value in self._crew.kept().items():
             acceptor.channel.send("published", (key, value))
         if self._asked.is_set():

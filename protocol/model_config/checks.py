@@ -40,20 +40,19 @@ _MD5: Final = re.compile("[0-9a-fA-F]{32}")
 MAX_WARMUP_RUNS: Final = 1_000_000
 
 
-def check_tensors(kind: str, specs: Sequence[TensorSpec], *, batching: bool, model: str) -> None:
+def check_tensors(kind: str, specs: Sequence[TensorSpec], *, model: str) -> None:
     """Check the inputs or outputs.
 
     Args:
         kind: `input` or `output`.
         specs: from the file.
-        batching: whether there is a batch dimension, or may be after completion.
         model: for the message.
     """
     names: set[str] = set()
     for spec in specs:
         if not spec.name:
             raise ConfigError(f"model {kind} must specify 'name' for {model}")
-        problem = _tensor_problem(spec, batching=batching)
+        problem = _tensor_problem(spec)
         if problem:
             raise ConfigError(f"model {kind} '{spec.name}' {problem} for {model}")
         if spec.name in names:
@@ -62,7 +61,7 @@ def check_tensors(kind: str, specs: Sequence[TensorSpec], *, batching: bool, mod
         names.add(spec.name)
 
 
-def _tensor_problem(spec: TensorSpec, *, batching: bool) -> str:
+def _tensor_problem(spec: TensorSpec) -> str:
     if not spec.datatype:
         return "must specify 'data_type'"
     if not spec.dims:
@@ -73,12 +72,10 @@ def _tensor_problem(spec: TensorSpec, *, batching: bool) -> str:
         return "dimension must be integer >= 1, or -1 to indicate a variable-size dimension"
     if spec.format != "FORMAT_NONE" and len(spec.dims) != 3:
         return "NHWC/NCHW require 3 dims"
-    return "" if spec.reshape is None else _reshape_problem(spec.dims, spec.reshape, batching=batching)
+    return "" if spec.reshape is None else _reshape_problem(spec.dims, spec.reshape)
 
 
-def _reshape_problem(dims: Sequence[int], reshape: Sequence[int], *, batching: bool) -> str:
-    if not reshape and not batching:
-        return "cannot have empty reshape for non-batching model as scalar tensors are not supported"
+def _reshape_problem(dims: Sequence[int], reshape: Sequence[int]) -> str:
     if any(dim < 1 and dim != -1 for dim in reshape):
         return "reshape dimensions must be integer >= 1, or -1 to indicate a variable-size dimension"
     if dims.count(-1) != reshape.count(-1):

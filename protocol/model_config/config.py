@@ -85,8 +85,8 @@ class ModelConfig:
         if self.max_batch_size < 0:
             raise ConfigError(f"'max_batch_size' must be non-negative value for {model}")
         rows = self.max_batch_size if self.batch_size_stated else None
-        checks.check_tensors("input", self.inputs, batching=rows != 0, model=model)
-        checks.check_tensors("output", self.outputs, batching=rows != 0, model=model)
+        checks.check_tensors("input", self.inputs, model=model)
+        checks.check_tensors("output", self.outputs, model=model)
         if self.dynamic_batching is not None:
             checks.check_batching(self.dynamic_batching, rows, model)
         checks.check_groups(self.instance_groups, model)

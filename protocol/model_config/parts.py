@@ -40,7 +40,7 @@ class TensorSpec:
         datatype: V2 name, a key of `ITEM_SIZE`; "" if the file omits it.
         dims: sizes for callers, without the batch dimension; -1 is any size.
         optional: a request may leave the input out.
-        reshape: sizes for the model, if they differ from `dims`; () is a scalar per row.
+        reshape: sizes for the model, if they differ from `dims`; () is a scalar, or one per row.
         allow_ragged_batch: requests of different shapes may share a batch; the model gets the elements of all as one flat tensor.
         label_filename: names of the classes, for the classification extension; in the model's folder.
         format: NHWC or NCHW say what the three dims of an image mean; nothing is transposed.

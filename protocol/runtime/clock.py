@@ -42,14 +42,19 @@ class Clock:
     """Seconds since the epoch on the store's clock; call it for the current time.
 
     It never runs backwards within one `resync` interval: it is the monotonic clock plus an offset.
+
+    Attributes:
+        stepped: seconds by which `resync` has set it forward in all, less those by which it has set it back. The difference of two
+            readings, less the difference of `stepped` at them, is the time that has passed.
     """
 
-    __slots__ = ("_held", "_monotonic", "_offset")
+    __slots__ = ("_held", "_monotonic", "_offset", "stepped")
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> None:
         self._monotonic = monotonic
         self._offset = wall() - monotonic()
         self._held: ClockSample | None = None
+        self.stepped = 0.0
 
     def __call__(self) -> float:
         """Now."""
@@ -71,4 +76,5 @@ class Clock:
         assert best is not None
         if best.better_than(self._held):
             self._held = best
+            self.stepped += best.offset - self._offset
             self._offset = best.offset

@@ -2,12 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gateway.rest import bodies
 from protocol.errors import Code, CodecError, InvalidArgument
-from protocol.messages import Failure, InferReply, Timing
+from protocol.messages import Failure, InferReply
 from protocol.model_config import ModelConfig
 from protocol.tensors import Tensor, from_array
 from protocol.v2 import InferBody, RequestedOutput
@@ -116,55 +114,6 @@ def test_half_precision_has_no_json_form() -> None:
     with pytest.raises(CodecError, match="FP16"):
         bodies.render(reply, False)
     assert bodies.render(reply, True).header_length is not None
-
-
-def test_timing_is_microseconds_since_accept() -> None:
-    stamps = Timing(
-        10.0, 10.00025, 10.0005, 10.0005, 10.00075, 10.001, 10.002, 10.0025, "max_batch", 8, 4, 2, "w", "0ab1"
-    )
-
-    assert bodies.timing(stamps, 10.003) == (
-        b"publish=250, fetch=500, enqueue=500, release=750, compute_start=1000, compute_end=2000, emit=2500, wake=3000, "
-        b'rows=8, requests=4, attempt=2, reason=max_batch, digest="0ab1"'
-    )
-    for nothing in ("", 'x"y', "a\r\nb", "é"):
-        stamps.digest = nothing
-        assert bodies.timing(stamps, 10.003).endswith(b"reason=max_batch")
-
-
-def test_timing_leaves_out_what_did_not_happen() -> None:
-    assert bodies.timing(Timing(10.0), 10.5) == b"wake=500000"
-    assert bodies.timing(Timing(), 0.0) == b""
-
-
-def test_timing_of_an_answer_that_was_not_woken_for_has_no_wake() -> None:
-    stamps = Timing(10.0, 10.1, 10.2, 10.3, 10.4, 10.5, 10.6, 10.7, "full", 1, 1)
-
-    assert b"wake" not in bodies.timing(stamps, 0.0)
-    assert bodies.timing(stamps, 0.0).endswith(b"emit=700000, rows=1, requests=1, attempt=1, reason=full")
-
-
-STAMPS = st.lists(st.sampled_from([0.0, 1e9]) | st.floats(1, 2e9), min_size=9, max_size=9)
-
-
-@given(STAMPS)
-def test_timing_is_never_negative(stamps: list[float]) -> None:
-    text = bodies.timing(Timing(*stamps[:8], "full", 1, 1), stamps[8]).decode()
-    values = dict(part.split("=") for part in text.split(", ") if part)
-    stages = ("publish", "fetch", "enqueue", "release", "compute_start", "compute_end", "emit", "wake")
-
-    assert "-" not in text
-    for stage, stamp in zip(stages, stamps[1:], strict=True):
-        if abs(stamp - stamps[0]) > 2e-6 or not stamps[0]:
-            assert (stage in values) == (stamps[0] > 0 and stamp >= stamps[0]), (stage, text)
-        if stage in values:
-            assert int(values[stage]) == pytest.approx((stamp - stamps[0]) * 1e6, abs=2)
-
-
-def test_timing_lets_no_worker_write_headers() -> None:
-    stamps = Timing(*[1.0] * 8, "evil\r\nset-cookie: a", 1, 1)
-
-    assert bodies.timing(stamps, 1.0).endswith(b"reason=other")
 
 
 def test_a_failure_has_no_body_of_outputs() -> None:

@@ -34,9 +34,10 @@ def wait_for(what: str, check: Callable[[], Any], within: float = START_WITHIN, 
 class Process:
     """One `penstock` command, its log in a file; of the source tree in this folder, if one is named."""
 
-    def __init__(self, name: str, log: Path, *arguments: str, tree: Path | None = None) -> None:
+    def __init__(self, name: str, log: Path, *arguments: str, tree: Path | None = None, http_port: int = 0) -> None:
         self.name, self.log = name, log
-        self.http_port, self.grpc_port, self.metrics_port = free_port(), free_port(), free_port()
+        self.http_port = http_port or free_port()
+        self.grpc_port, self.metrics_port = free_port(), free_port()
         ports = ["--metrics-port", str(self.metrics_port)]
         if arguments[0] in ("gateway", "serve"):
             ports += ["--http-port", str(self.http_port)]

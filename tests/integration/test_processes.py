@@ -14,9 +14,11 @@ from pathlib import Path
 
 import grpc
 import httpx
+import numpy as np
 import psutil
 import pytest
 
+from penstock import AsyncClient
 from tests.integration.doors import Connection, Lost, acceptors, by_label, one_of_each, owner_of
 from tests.integration.fleet import Process, fleet, wait_for
 from tests.integration.repositories import COUNT, executed, write_model
@@ -119,6 +121,22 @@ async def test_all_processes_serve_and_the_metrics_tell_their_sum(parent: Proces
     assert parent.metric("penstock_gateway_processes") == 2
     health = await asyncio.to_thread(httpx.get, f"http://127.0.0.1:{parent.metrics_port}/v2/health/ready")
     assert (health.status_code, health.text) == (200, "")
+
+
+async def test_the_times_of_every_process_are_in_order_and_within_the_callers_own(parent: Process) -> None:
+    """Each process has a clock of its own, and so has the worker."""
+    for _ in range(20):
+        began = time.perf_counter()
+        async with AsyncClient(parent.url) as client:
+            answer = await client.infer("count", {"NUMBER": np.array([[-4]])})
+        took = time.perf_counter() - began
+        times = answer.times
+        assert times.delivered, answer.timing
+        assert times.total is not None
+        known = [part for part in (times.queued, times.waiting, times.model, times.way) if part is not None]
+        assert all(part >= 0 for part in known), answer.timing
+        assert sum(known) == pytest.approx(times.total)
+        assert times.total <= took, answer.timing
 
 
 class Load:

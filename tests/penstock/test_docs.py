@@ -21,15 +21,6 @@ def test_the_configuration_page_is_what_the_commands_say() -> None:
     assert (ROOT / "docs" / "configuration.md").read_text() == page()
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("**/*.md"), key=str), ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_to_files_lead_somewhere(path: Path) -> None:
-    if any(part.startswith(".") or part == "node_modules" for part in path.relative_to(ROOT).parts):
-        return
-    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
-        if not link.startswith(("http://", "https://")):
-            assert (path.parent / link).exists(), f"{path.name} links to {link}"
-
-
 def test_every_file_that_the_readme_names_is_there() -> None:
     text = (ROOT / "README.md").read_text()
     steps = text[text.index("## One request") : text.index("## Use it")]

@@ -16,6 +16,7 @@ from protocol.model_config import ModelConfig
 from protocol.tensors import ITEM_SIZE
 from tests.integration.fleet import Process, wait_for
 from tests.integration.repositories import write_model
+from tests.penstock.picky_models import write_picky_models, write_voice
 
 ROOT = Path(__file__).parents[2]
 KEY = """it's a "key" $HOME `id` \\ % !x"""
@@ -137,6 +138,58 @@ def test_the_line_works_on_every_address_with_tls(tmp_path: Path, host: str) -> 
         for model, line in lines(process, 2).items():
             answer = shell(line, tmp_path, PENSTOCK_API_KEY="k")
             assert '"model_name":"plain"' in answer or answer.startswith(f"{model} version 1"), answer
+    finally:
+        process.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_free_sizes_are_found_by_trying_at_start_and_by_infer(tmp_path: Path) -> None:
+    found = write_picky_models(tmp_path / "models")
+    write_voice(tmp_path / "models")
+    process = Process("serve", tmp_path / "serve.log", "serve", "--model-repository", str(tmp_path / "models"))
+    try:
+        printed = lines(process, len(found))
+        answers = {model: shell(line, tmp_path) for model, line in printed.items()}
+        asked = {
+            model: shell(f"penstock infer {model} --random --url {process.url}", tmp_path)
+            for model in (*found, "voice")
+        }
+        advice = re.search(r"\n  (penstock infer voice .*)\n", process.log.read_text())
+        assert advice is not None
+        heard = shell(advice[1].replace("NUMBER", "16000"), tmp_path)
+        metrics = process.metric("nv_inference_request_failure")
+    finally:
+        process.stop()
+
+    for model, answer in answers.items():
+        assert f'"model_name":"{model}"' in answer or answer.startswith(f"{model} version 1"), answer
+    for model, shape in found.items():
+        assert f"{model} version 1" in asked[model], asked[model]
+        named = printed[model] if "penstock infer" in printed[model] else asked[model]
+        assert f"--shape {shape}" in named or '"shape":[1,1]' in printed[model]
+        assert ("penstock: the model takes these sizes:" in asked[model]) is (model != "tokens")
+    assert "state those that the model takes, with --shape samples=N,N" in asked["voice"]
+    assert "may have to be a certain one: add -i 'rate=[NUMBER]'" in asked["voice"]
+    assert heard.startswith("voice version 1"), heard
+    assert metrics > 0, "the requests of infer count"
+    assert "onnxruntime:, " not in process.log.read_text(), "onnxruntime's own log of a failed run"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("host", "processes"), [("0.0.0.0", 2), ("127.0.0.2", 1), ("::1", 2)])
+def test_the_line_works_with_several_processes_and_on_odd_addresses(tmp_path: Path, host: str, processes: int) -> None:
+    identity(tmp_path / "models", "b [1] {c,d}", ("x", "FP32", "2"))
+    identity(tmp_path / "models", "half", ("x", "FP16", "2"))
+    process = Process(
+        "serve", tmp_path / "serve.log", "serve", "--model-repository", str(tmp_path / "models"), "--host", host,
+        "--processes", str(processes), "--api-key", "k",
+    )  # fmt: skip
+    try:
+        for model, line in lines(process, 2).items():
+            answer = shell(line, tmp_path, PENSTOCK_API_KEY="k")
+            assert f'"model_name":{_json(model)}' in answer or answer.startswith(f"{model} version 1"), answer
     finally:
         process.stop()
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.cli import infer
+from penstock.cli import infer, input_flags
 from penstock.client import bfloat16
 from penstock.client.values import array_of
 from protocol.errors import CodecError, InvalidArgument
@@ -87,7 +87,7 @@ def test_any_json_is_a_finite_tensor_or_refused(datatype: str, value: object) ->
 @pytest.mark.parametrize("text", ['x={"a":1}', "x=[[null,2]]", "x=[[1,2", "x=", "x=NaN", "x=[[1,[2]]]", "x=[[true,2]]"])
 def test_the_command_names_the_input_and_what_is_wrong(text: str) -> None:
     with pytest.raises(InvalidArgument, match=r"--input '?x"):
-        infer._parse(text, KINDS)
+        input_flags.parse_input(text, KINDS)
 
 
 def test_an_input_without_a_value_is_a_question_of_usage() -> None:

@@ -23,14 +23,13 @@ class Trap:
 
 STATE_DICT = archive("net/data.pkl", "net/data/0", "net/version")
 CASES = [
-    ("net.pt", STATE_DICT, "it is the output of torch.save: a state dict", "torch.onnx.export"),
-    ("net.pt", pickle.dumps(Trap()), "it is a Python pickle and not TorchScript", "export the model to ONNX"),
-    ("net.pt", b"", "it is empty", "copy or export it again"),
-    ("net.pt", b"<!DOCTYPE html><html>", "it is a web page (HTML)", "download it again"),
-    ("net.pt", archive("net/constants.pkl"), "must specify at least one 'input'", "REPOSITORY/net/config.pbtxt"),
-    ("net.onnx", b"version https://git-lfs.github.com/spec/v1\noid x\n", "it is a Git LFS pointer", "git lfs pull"),
-    ("net.onnx", b"<!DOCTYPE html><html>", "it is a web page (HTML)", "download it again"),
-    ("net.pth", STATE_DICT, "is not a model file", "a state dict"),
+    ("net.pt", STATE_DICT, "is not TorchScript but the output of torch.save", "export the model"),
+    ("net.pt", pickle.dumps(Trap()), "is not TorchScript but a Python pickle", "export the model to ONNX"),
+    ("net.pt", b"", "is empty", "copy or export it again"),
+    ("net.pt", b"<!DOCTYPE html><html>", "is not TorchScript but a web page (HTML)", "download it again"),
+    ("net.onnx", b"version https://git-lfs.github.com/spec/v1\noid x\n", "but a Git LFS pointer", "git lfs pull"),
+    ("net.onnx", b"<!DOCTYPE html><html>", "but a web page (HTML)", "download it again"),
+    ("net.bin", STATE_DICT, "is not a model file", "the output of torch.save"),
     ("net.pkl", pickle.dumps(Trap()), "is not a model file", "a Python pickle"),
     ("net.h5", b"\x89HDF\r\n\x1a\n", "is not a model file", "tf2onnx"),
     ("net.pb", b"\x08\x01\x12\x00tensorflow", "is not a model file", "tf2onnx"),

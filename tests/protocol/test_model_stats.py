@@ -11,7 +11,9 @@ from protocol.model_stats import (
     DURATIONS,
     FailureReason,
     add_miss,
+    add_release,
     add_run,
+    batch_sizes,
     count_cached,
     count_failure,
     count_success,
@@ -20,6 +22,7 @@ from protocol.model_stats import (
     encode_model_stats,
     failures,
     first_responses,
+    releases,
 )
 from protocol.totals import Counts, add
 
@@ -179,3 +182,21 @@ def test_the_first_response_histogram_is_that_of_its_values(values: list[float])
     for bound, count in rows:
         assert count == sum(value * 1000 <= float(bound) for value in values)
     assert total == pytest.approx(1000 * sum(values), abs=1e-6 * len(values))
+
+
+def test_releases_are_counted_by_reason_and_leave_tritons_entry_as_it_was() -> None:
+    numbers: dict[str, int] = {}
+    add_run(numbers, 3, 0.0, 0.5, 0.0)
+    before = document(numbers)
+    for reason in ("delay", "full", "batch_lane", "delay"):
+        add_release(numbers, reason)
+
+    assert list(releases(numbers).items()) == [("delay", 2), ("batch_lane", 1), ("full", 1)]
+    assert batch_sizes(numbers) == {3: 1}
+    assert document(numbers) == before
+
+
+def test_totals_of_an_older_worker_have_no_releases() -> None:
+    numbers: dict[str, int] = {}
+    add_run(numbers, 3, 0.0, 0.5, 0.0)
+    assert releases(numbers) == {}

@@ -37,7 +37,9 @@ class Call:
         name: unique; also the label.
         value: unique; comes back as the output.
         timeout: seconds until its deadline; 0 for none.
+        tried: when it was last made: a caller with a key repeats it.
         answers: all answers, in order.
+        waits: the answers that are no exceptions, and how long the caller had waited for each since it last tried.
         refs: of the requests that it made.
         lost: its gateway died.
         cancelled: by its caller.
@@ -52,7 +54,9 @@ class Call:
     principal: str = "-"
     key: str = ""
     started: float = 0.0
+    tried: float = 0.0
     answers: list[InferReply | FleetError] = dataclasses.field(default_factory=list)
+    waits: list[tuple[InferReply, float]] = dataclasses.field(default_factory=list)
     lost: bool = False
     cancelled: bool = False
     refs: set[str] = dataclasses.field(default_factory=set)
@@ -123,6 +127,10 @@ class Clients:
         call.done = True
         self.fleet.history.note("done", call.name, call.kind, *[_short(answer) for answer in call.answers])
 
+    def _saw(self, call: Call, reply: InferReply) -> None:
+        call.answers.append(reply)
+        call.waits.append((reply, self.fleet.loop.now - call.tried))
+
     def pending(self) -> list[Call]:
         return [call for call in self.calls if not call.done]
 
@@ -150,7 +158,7 @@ class Clients:
         service = gateway.service
 
         def on_done(reply: InferReply) -> None:
-            call.answers.append(reply)
+            self._saw(call, reply)
             if not ended.done():
                 ended.set_result(None)
 
@@ -195,7 +203,7 @@ class Clients:
                     return
                 reply = None
             if reply is not None:
-                call.answers.append(reply)
+                self._saw(call, reply)
                 if reply.failure is None or reply.failure.code not in RETRYABLE:
                     return
             await asyncio.sleep(self.fleet.dice.uniform(0.05, 0.5))
@@ -213,6 +221,7 @@ class Clients:
         return CallContext(name, call.principal, now, now + timeout if timeout else None, claimed=True)
 
     def _made(self, call: Call, name: str) -> None:
+        call.tried = self.fleet.loop.now
         call.refs.add(ref(call.principal, name))
         if call.bad in POISON:
             self.fleet.history.letters.poison.add(ref(call.principal, name))
@@ -234,7 +243,7 @@ class Clients:
                 await asyncio.sleep(self.fleet.dice.uniform(0.1, 1.0))
         token, reply = accepted
         if reply is not None:
-            call.answers.append(reply)
+            self._saw(call, reply)
             return
         call.attached = "." not in token
         if call.kind == "async-cancel":
@@ -246,7 +255,7 @@ class Clients:
             if status is None:
                 return
             if status.reply is not None:
-                call.answers.append(status.reply)
+                self._saw(call, status.reply)
                 return
 
     async def _accept(self, gateway: GatewayProcess, call: Call) -> tuple[str, InferReply | None]:

@@ -187,6 +187,9 @@ class SimChild:
     def run_here(self, job: Job) -> None:
         raise AssertionError("a batch of an isolated instance on the event loop")
 
+    async def attempt(self, requests: Sequence[InferRequest]) -> Sequence[Any]:
+        raise AssertionError("an attempt in a simulated fleet, which prints no examples")
+
     def submit(self, job: Job) -> None:
         self._jobs.append(job)
         self._next()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from gateway.timing import STAGES, timing_value
 from protocol.errors import Code, FleetError
 from protocol.messages import InferReply
 from protocol.model_stats import document
+from protocol.runtime.clock import DRIFT
 from tests.simulation.clients import LONG, SLACK, Call
 from tests.simulation.fleet import Fleet
 
@@ -20,6 +22,8 @@ def judge(call: Call, fleet: Fleet) -> None:
         history.broken("I1", f"{call.name} has {len(call.answers)} answers")
     if call.cancelled and call.kind == "cancel" and call.answers:
         history.broken("I6", f"{call.name} was answered after its caller had hung up")
+    for told, waited in call.waits:
+        _judge_times(call, told, waited, fleet)
     for answer in call.answers:
         if isinstance(answer, InferReply) and answer.failure is None:
             _judge_output(call, answer, fleet)
@@ -40,6 +44,18 @@ def _judge_output(call: Call, answer: InferReply, fleet: Fleet) -> None:
         fleet.history.broken("I5", f"{call.name} ({call.value}) got {values} labelled {answer.label!r}")
     if call.bad:
         fleet.history.broken("I8", f"{call.name} is bad and succeeded")
+
+
+def _judge_times(call: Call, answer: InferReply, seconds: float, fleet: Fleet) -> None:
+    """What the answer tells of its times is in order, and its total no longer than the caller has waited."""
+    text = timing_value(answer.timing, answer.woken).decode()
+    fields = dict(part.split("=", 1) for part in text.split(", ") if part)
+    told = [int(fields[name]) for name in STAGES if name in fields]
+    waited = seconds * (1 + DRIFT) + 0.01
+    if "-" in text or told != sorted(told):
+        fleet.history.broken("times", f"{call.name} got times out of order: {text}")
+    if "wake" in fields and int(fields["wake"]) > waited * 1e6:
+        fleet.history.broken("times", f"{call.kind} call {call.name} took {waited:.3f} s and was told {text}")
 
 
 def _judge_error(call: Call, error: FleetError, fleet: Fleet) -> None:

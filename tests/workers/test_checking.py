@@ -159,7 +159,7 @@ class TestDiffers:
             ),
             ("", "model.onnx", "max_batch_size is not stated and becomes 32 (where the model can batch); Triton's backends take 4"),
             ("max_batch_size: 8" + TENSORS, "model.py", "dynamic batching is on, since max_batch_size is 8; "),
-            ("max_batch_size: 0" + TENSORS, "model.pt2", "the file is loaded as a torch.export program"),
+            ("max_batch_size: 0" + TENSORS, "model.pt2", "the file is served as a torch.export program or an AOTInductor package"),
             (
                 "max_batch_size: 8 dynamic_batching { default_queue_policy { allow_timeout_override: true } }",
                 "model.onnx",
@@ -198,7 +198,6 @@ class TestRefused:
             ('backend: "openvino"', "model.xml", "version 1: there is no backend 'openvino'; there are: identity, onnxruntime, "),
             ("max_batch_size: 8", "model.plan", "version 1: there is no backend 'tensorrt'"),
             ('backend: "python"', "main.py", "version 1: there is no file '1/model.py'"),
-            ("max_batch_size: 8", "model.pt", "version 1: model configuration must specify at least one 'input' for m"),
             ("", "weights.bin", "Could not determine backend for model 'm'"),
             (
                 WARMUP % ("X", 'input_data_file: "x"') + TENSORS,
@@ -284,7 +283,7 @@ def test_a_file_that_is_no_model_is_named_without_its_framework(tmp_path: Path) 
     (found,) = check_repositories([tmp_path], BACKENDS)
 
     assert found.status is Status.REFUSED
-    assert "1/model.onnx' cannot be loaded: it is a Git LFS pointer" in found.reasons[0]
+    assert "1/model.onnx' is not an ONNX model but a Git LFS pointer" in found.reasons[0]
     assert "git lfs pull" in found.reasons[0]
 
 

@@ -144,13 +144,44 @@ class TestTensors:
 
         assert completed.outputs == (TensorSpec("LABEL", "INT64", (1,), reshape=()),)
 
-    @pytest.mark.parametrize("metadata", [
-        BackendMetadata((TensorSpec("S", "FP32", ()),), (LABEL,), batchable=False),
-        BackendMetadata((IMAGE,), (TensorSpec("S", "FP32", ()),), batchable=False),
-    ])  # fmt: skip
-    def test_a_scalar_without_rows_cannot_be_served(self, metadata: BackendMetadata) -> None:
-        with pytest.raises(ConfigError, match="put 'S' of model 'm' has no dimensions"):
+    def test_a_scalar_without_rows_is_one_element_too(self) -> None:
+        scalar = TensorSpec("S", "FP32", ())
+
+        completed = complete(UNSTATED, BackendMetadata((IMAGE, scalar), (scalar,), batchable=False))
+
+        assert completed.inputs == (IMAGE, TensorSpec("S", "FP32", (1,), reshape=()))
+        assert completed.outputs == (TensorSpec("S", "FP32", (1,), reshape=()),)
+        assert ModelConfig.from_json(completed.to_json()) == completed
+
+    @pytest.mark.parametrize("dims", [(1,), (1, 1)])
+    def test_a_scalar_stated_as_one_element_is_reshaped_as_in_triton(self, dims: tuple[int, ...]) -> None:
+        stated_inputs = (IMAGE, TensorSpec("S", "FP32", dims))
+        metadata = BackendMetadata((IMAGE, TensorSpec("S", "FP32", ())), (LABEL,), batchable=False)
+
+        completed = complete(stated(inputs=stated_inputs), metadata)
+
+        assert completed.inputs == (IMAGE, TensorSpec("S", "FP32", dims, reshape=()))
+
+    def test_a_scalar_stated_with_more_elements_is_refused(self) -> None:
+        metadata = BackendMetadata((TensorSpec("S", "FP32", ()),), (LABEL,), batchable=False)
+
+        with pytest.raises(ConfigError, match=r"input 'S': the model expects 0 dimensions"):
+            complete(stated(inputs=(TensorSpec("S", "FP32", (2,)),)), metadata)
+
+    @pytest.mark.parametrize("kind", ["input", "output"])
+    def test_a_tensor_of_unknown_rank_must_be_stated(self, kind: str) -> None:
+        unknown = TensorSpec("S", "FP32", ())
+        metadata = BackendMetadata.of(
+            *((unknown,) if side == kind else (IMAGE,) for side in ("input", "output")), ["S"]
+        )
+
+        with pytest.raises(
+            ConfigError, match=f"does not state how many dimensions its {kind} 'S' has: state its {kind}s"
+        ):
             complete(UNSTATED, metadata)
+        spec = TensorSpec("S", "FP32", (-1, 7))
+        given: dict[str, Any] = {f"{kind}s": (spec,)}
+        assert getattr(complete(stated(**given), metadata), f"{kind}s") == (spec,)
 
     def test_some_outputs_may_be_left_out_and_sizes_narrowed(self) -> None:
         metadata = dataclasses.replace(BATCHING, outputs=(LABEL, TensorSpec("SCORES", "FP32", (-1,))))
@@ -190,7 +221,8 @@ class TestTensors:
         assert complete(stated(inputs=(IMAGE,)), optional).inputs == (IMAGE,)
 
     def test_unknown_datatypes_and_output_shapes_are_taken_as_stated(self) -> None:
-        metadata = BackendMetadata((TensorSpec("IMAGE", "", (3, -1)),), (TensorSpec("LABEL", "", ()),), batchable=False)
+        sides = (TensorSpec("IMAGE", "", (3, -1)),), (TensorSpec("LABEL", "", ()),)
+        metadata = BackendMetadata(*sides, batchable=False, unshaped=frozenset({"LABEL"}))
 
         assert complete(stated(inputs=(IMAGE,), outputs=(LABEL,)), metadata).outputs == (LABEL,)
 

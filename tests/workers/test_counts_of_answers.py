@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from protocol.codec import encode_reply
 from protocol.errors import ModelFailed
 from protocol.messages import InferReply, Lane
-from protocol.model_stats import document, failures
+from protocol.model_stats import document, failures, releases
 from protocol.ports import Terminal
 from protocol.totals import Counts
 from tests.workers.fleet import BOUNDED, DELAYED, IDENTITY, IMPATIENT, ORDERED, until
@@ -48,6 +49,7 @@ def agree(b: Bench, *servings: Serving) -> None:
     for name, duration in total["inference_stats"].items():
         parts = [each["inference_stats"][name] for each in documents]
         assert duration["ns"] == pytest.approx(sum(part["ns"] for part in parts), abs=1000), name
+    assert releases(totals(b)) == sum([serving.statistics.releases for serving in servings], collections.Counter())
     sizes = {(row["batch_size"], row["compute_infer"]["count"]) for row in total["batch_stats"]}
     if len(servings) == 1:
         assert sizes == {(row["batch_size"], row["compute_infer"]["count"]) for row in documents[0]["batch_stats"]}

@@ -167,9 +167,8 @@ async def test_python_models_see_and_give_reshaped_tensors(tmp_path: Path, rows:
                 return responses
     """
     shape = (rows,) if rows else ()
-    scalars, inner = (shape, "") if rows else ((1, 1), "1, 1")  # Triton, too, refuses scalars where there is no batch
-    code = code.replace("ROWS", repr(shape)).replace("SCALARS", repr(scalars))
-    version = version_of(tmp_path, code, RESHAPED % (rows, inner, inner))
+    code = code.replace("ROWS", repr(shape)).replace("SCALARS", repr(shape))
+    version = version_of(tmp_path, code, RESHAPED % (rows, "", ""))
     x: Array = np.arange(12 * (rows or 1), dtype=np.float32).reshape(*shape, 3, 4)
     s: Array = np.ones((*shape, 1), np.float32)
     given = InferRequest("id", "m", "1", (from_array("X", x), from_array("S", s)))

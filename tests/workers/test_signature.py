@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from protocol.errors import InvalidArgument
@@ -119,3 +121,24 @@ def test_minus_one_is_any_size() -> None:
     assert fits((3, 0, 5), (3, -1, -1))
     assert not fits((3,), (3, -1))
     assert not fits((2, 1), (3, -1))
+
+
+@pytest.mark.parametrize("rows", [0, 8])
+def test_a_scalar_comes_as_one_element_or_where_nothing_batches_as_a_scalar(rows: int) -> None:
+    spec = TensorSpec("S", "INT64", (1,), reshape=())
+    signature = Signature(dataclasses.replace(CONFIG, max_batch_size=rows, inputs=(spec,)))
+    batch = (2,) if rows else ()
+
+    assert signature.check_request(request(tensor("S", "INT64", *batch, 1))).rows == (2 if rows else 1)
+    for shape in [(*batch, 2), (*batch, 1, 1), batch if rows else (0,)]:
+        with pytest.raises(InvalidArgument, match="unexpected shape for input 'S'"):
+            signature.check_request(request(tensor("S", "INT64", *shape)))
+    if not rows:
+        assert signature.check_request(request(tensor("S", "INT64"))).rows == 1
+
+
+def test_an_input_of_one_element_that_is_no_scalar_has_a_dimension() -> None:
+    config = dataclasses.replace(CONFIG, max_batch_size=0, inputs=(TensorSpec("S", "INT64", (1,)),))
+
+    with pytest.raises(InvalidArgument, match=r"Expected \[1\], got \[\]"):
+        Signature(config).check_request(request(tensor("S", "INT64")))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.workers.archives import archive
 from workers.repository import model_file_check, sniffing
-from workers.repository.sniffing import FileKind
+from workers.repository.sniffing import FileKind, Recognised
 
 ROOT = Path(__file__).parents[2]
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
@@ -58,6 +58,7 @@ FILES: list[tuple[str, bytes, FileKind]] = [
     ("torchscript", TORCHSCRIPT, FileKind.TORCHSCRIPT),
     ("exported", EXPORTED, FileKind.EXPORTED),
     ("exported by an older torch", OLD_EXPORTED, FileKind.EXPORTED),
+    ("aotinductor", archive("net/data/aotinductor/model/x.wrapper.so", "net/archive_format"), FileKind.COMPILED),
     ("state dict", STATE_DICT, FileKind.TORCH_SAVE),
     ("state dict of an older torch", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.", FileKind.TORCH_SAVE),
     ("pickle", pickle.dumps(Trap()), FileKind.PICKLE),
@@ -76,7 +77,7 @@ FILES: list[tuple[str, bytes, FileKind]] = [
     ("tar", tar(), FileKind.ARCHIVE),
     ("zip", archive("README.md", "model.onnx"), FileKind.ZIP),
     ("zip cut short", TORCHSCRIPT[:100], FileKind.BROKEN_ZIP),
-    ("onnx", DIGITS, FileKind.UNKNOWN),
+    ("onnx", DIGITS, FileKind.ONNX),
     ("python", b"import numpy as np\n\nclass Model:\n    pass\n", FileKind.TEXT),
     ("python with words", ("# é\nclass Model: ...\n" + "é" * 5000).encode(), FileKind.TEXT),
     ("python in Latin-1", "# -*- coding: latin-1 -*-\n# é\n".encode("latin-1"), FileKind.UNKNOWN),
@@ -88,7 +89,7 @@ FILES: list[tuple[str, bytes, FileKind]] = [
 def test_a_file_is_what_its_first_bytes_say(tmp_path: Path, content: bytes, kind: FileKind) -> None:
     (tmp_path / "file").write_bytes(content)
 
-    assert model_file_check.file_kind(tmp_path / "file") is kind
+    assert model_file_check.recognised(tmp_path / "file").kind is kind
 
 
 @pytest.mark.parametrize(
@@ -96,15 +97,15 @@ def test_a_file_is_what_its_first_bytes_say(tmp_path: Path, content: bytes, kind
     [
         (".onnx", {"onnx", "ort", "python in Latin-1"}),
         (".pt", {"torchscript"}),
-        (".pt2", {"exported", "exported by an older torch", "zip"}),
+        (".pt2", {"exported", "exported by an older torch", "aotinductor"}),
         (
             ".py",
-            {"python", "python with words", "python in Latin-1", "python that begins like another", "json", "onnx"},
+            {"python", "python with words", "python in Latin-1", "python that begins like another", "json"},
         ),
     ],
 )
 def test_only_what_a_backend_may_load_is_let_through(suffix: str, names: set[str]) -> None:
-    passed = {name for name, _, kind in FILES if not sniffing.format_problem(kind, suffix)}
+    passed = {name for name, _, kind in FILES if not sniffing.format_problem(Recognised(kind), suffix)}
 
     assert passed == names
 
@@ -119,14 +120,14 @@ def test_any_bytes_are_recognised_as_something(head: bytes, members: list[str] |
     kind = sniffing.recognise(head, members)
 
     for suffix in (".onnx", ".pt", ".pt2", ".py", ".bin"):
-        assert sniffing.format_problem(kind, suffix).isprintable()
+        assert sniffing.format_problem(Recognised(kind), suffix).isprintable()
 
 
 @given(st.integers(1, 20), st.binary(max_size=200))
 def test_no_onnx_model_is_taken_for_something_else(version: int, rest: bytes) -> None:
     model = bytes([0x08, version, 0x12, len(b"pytorch")]) + b"pytorch" + rest
 
-    assert sniffing.format_problem(sniffing.recognise(model), ".onnx") == ""
+    assert sniffing.format_problem(Recognised(sniffing.recognise(model)), ".onnx") == ""
 
 
 def test_external_data_that_git_lfs_has_not_fetched_is_named(tmp_path: Path) -> None:
@@ -162,9 +163,9 @@ def test_what_torch_writes_is_recognised(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, check=True, capture_output=True)
 
-    kinds = {path.name: model_file_check.file_kind(path) for path in tmp_path.iterdir()}
+    kinds = {path.name: model_file_check.recognised(path).kind for path in tmp_path.iterdir()}
 
     assert kinds == {
         "ts.pt": FileKind.TORCHSCRIPT, "ep.pt2": FileKind.EXPORTED,
-        "sd.pt": FileKind.TORCH_SAVE, "old.pt": FileKind.TORCH_SAVE, "module.pt": FileKind.TORCH_SAVE,
+        "sd.pt": FileKind.STATE_DICT, "old.pt": FileKind.STATE_DICT, "module.pt": FileKind.MODULE,
     }  # fmt: skip

@@ -42,6 +42,10 @@ class Stacked:
     outputs: tuple[str, ...]
 
 
+class WrongRows(ModelFailed):
+    """The first dimension of an output is not the batch."""
+
+
 class Assembly:
     """Stacks and cuts the batches of one model version.
 
@@ -80,7 +84,7 @@ class Assembly:
         """Each request's rows of the outputs that it wants, in its order (all, in the configuration's order, if it names none).
 
         Raises:
-            ModelFailed: an output is missing or has another datatype, shape or number of rows than the configuration says.
+            ModelFailed: an output is missing or has another datatype, shape or number of rows (`WrongRows`) than it should.
         """
         counts = self.rows_of(requests)
         names = self.wanted_outputs(requests)
@@ -158,8 +162,10 @@ def join(column: Sequence[Tensor], shape: tuple[int, ...]) -> Array:
 
 
 def to_model(spec: TensorSpec, sizes: Sequence[int]) -> tuple[int, ...]:
-    """Concrete sizes as the model sees them; variable sizes keep their order (`reshape`)."""
-    return tuple(sizes) if spec.reshape is None else _substitute(spec.dims, spec.reshape, sizes)
+    """Concrete sizes as the model sees them; variable sizes keep their order (`reshape`). A scalar may come as one."""
+    if spec.reshape is None:
+        return tuple(sizes)
+    return _substitute(spec.dims, spec.reshape, sizes) if spec.reshape else ()
 
 
 def to_caller(spec: TensorSpec, sizes: Sequence[int]) -> tuple[int, ...]:
@@ -200,7 +206,7 @@ class _Output:
             raise ModelFailed(f"{self._where} as {type(array).__name__}; it must be a NumPy array")
         shape = array.shape
         if batching and (not shape or shape[0] != sum(counts)):
-            raise ModelFailed(f"{self._where} with shape {list(shape)} for a batch of {sum(counts)} rows")
+            raise WrongRows(f"{self._where} with shape {list(shape)} for a batch of {sum(counts)} rows")
         dims = shape[1:] if batching else shape
         known, sizes, width = self._remembered
         if dims != known:

@@ -8,28 +8,29 @@ sequential, 1 parallel), `enable_mem_arena`, `session.<key>` for any of onnxrunt
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+import mmap
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import structlog
 
 from protocol.errors import Code, ConfigError, InvalidArgument, quoted
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import Kind, ModelConfig, TensorSpec
 from protocol.tensors import Array, element_count
+from workers.backends import onnx_graph, onnx_types
 from workers.backends.assembly import Stacked
 from workers.backends.base import Instance, Outcome
+from workers.backends.cures import add_cure, with_cure
+from workers.backends.onnx_bfloat16 import BFloat16Run
 from workers.backends.tensor_instance import TensorInstance
 from workers.repository.completion import BackendMetadata
 from workers.repository.placement import Placement
 from workers.repository.version import ModelVersion
 
-_DATATYPES: Final = {
-    "tensor(bool)": "BOOL", "tensor(uint8)": "UINT8", "tensor(uint16)": "UINT16", "tensor(uint32)": "UINT32",
-    "tensor(uint64)": "UINT64", "tensor(int8)": "INT8", "tensor(int16)": "INT16", "tensor(int32)": "INT32",
-    "tensor(int64)": "INT64", "tensor(float16)": "FP16", "tensor(float)": "FP32", "tensor(double)": "FP64",
-    "tensor(string)": "BYTES", "tensor(bfloat16)": "BF16",
-}  # fmt: skip
+log = structlog.get_logger(__name__)
 
 
 class OnnxBackend:
@@ -38,8 +39,9 @@ class OnnxBackend:
     def inspect(self, version: ModelVersion) -> BackendMetadata | None:
         """Inputs and outputs of the graph; it batches if every tensor's first dimension is variable."""
         session = _session(version, _to_look_at(version.config), ["CPUExecutionProvider"])
-        inputs = [_spec(node) for node in session.get_inputs()]
-        return BackendMetadata.of(inputs, [_spec(node) for node in session.get_outputs()])
+        inputs = _inputs(version, session.get_inputs())
+        outputs = _outputs(version, session.get_outputs())
+        return BackendMetadata.of(inputs, outputs, _unshaped(version.path, [*inputs, *outputs]))
 
     def usable_gpus(self, gpus: Sequence[int]) -> Sequence[int]:
         """All of them if the installed onnxruntime has CUDA, else none."""
@@ -62,13 +64,20 @@ class OnnxInstance(TensorInstance):
     def __init__(self, config: ModelConfig, session: Any) -> None:
         super().__init__(config)
         self._session = session
+        self._quiet = _without_log()
+        bfloat16 = any(spec.datatype == "BF16" for spec in (*config.inputs, *config.outputs))
+        self._run: Any = BFloat16Run(session, config).run if bfloat16 else session.run
         self.loop_safe = session.get_providers() == [
             "CPUExecutionProvider"
         ]  # a session's run may be called from any thread
 
     def compute(self, inputs: dict[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
         """One run of the graph."""
-        return dict(zip(outputs, self._session.run(outputs, inputs), strict=True))
+        try:
+            return dict(zip(outputs, self._run(outputs, inputs, self._quiet), strict=True))
+        except Exception as exc:
+            add_cure(exc)
+            raise
 
     def keep(self, raw: dict[str, Array]) -> dict[str, Array]:
         """Copies nothing: every run of a session makes new arrays."""
@@ -76,7 +85,7 @@ class OnnxInstance(TensorInstance):
 
     def close(self) -> None:
         """Free the session's memory."""
-        self._session = None
+        self._session = self._run = None
 
 
 @dataclasses.dataclass(slots=True)
@@ -159,7 +168,17 @@ def _session(version: ModelVersion, options: Any, providers: list[Any]) -> Any:
     try:
         return ort.InferenceSession(str(version.path), options, providers=providers)
     except Exception as exc:  # onnxruntime raises many types, all of them about the file or the provider
-        raise ConfigError(f"onnxruntime cannot load model '{version.model}' version {version.version}: {exc}") from exc
+        where = f"onnxruntime cannot load model '{version.model}' version {version.version}"
+        raise ConfigError(f"{where}: {with_cure(str(exc))}") from exc
+
+
+def _without_log() -> Any:
+    """Options for runs whose errors are raised and not also logged."""
+    import onnxruntime as ort
+
+    options = ort.RunOptions()
+    options.log_severity_level = 4
+    return options
 
 
 def _to_look_at(config: ModelConfig) -> Any:
@@ -240,9 +259,32 @@ def _check_providers(config: ModelConfig, asked: list[Any], used: Sequence[str])
             )
 
 
-def _spec(node: Any) -> TensorSpec:
-    datatype = _DATATYPES.get(node.type)
-    if datatype is None:
-        raise ConfigError(f"tensor '{node.name}' has the ONNX type {node.type}, which has no V2 datatype")
-    dims = tuple(size if isinstance(size, int) and size > 0 else -1 for size in node.shape)
-    return TensorSpec(node.name, datatype, dims)
+def _inputs(version: ModelVersion, nodes: Sequence[Any]) -> list[TensorSpec]:
+    try:
+        return [onnx_types.spec_of(node.name, node.type, node.shape) for node in nodes]
+    except ConfigError as exc:
+        raise ConfigError(f"model '{version.model}' cannot be served: its input {exc.message}") from None
+
+
+def _outputs(version: ModelVersion, nodes: Sequence[Any]) -> list[TensorSpec]:
+    """The outputs that are tensors; the others are left out with a warning, unless there are only others."""
+    specs, problems = [], []
+    for node in nodes:
+        try:
+            specs.append(onnx_types.spec_of(node.name, node.type, node.shape))
+        except ConfigError as exc:
+            problems.append(f"output {exc.message}")
+    if problems and not specs:
+        raise ConfigError(f"model '{version.model}' cannot be served: its {problems[0]}")
+    for problem in problems:
+        log.warning("served without one of its outputs", model=version.model, version=version.version, reason=problem)
+    return specs
+
+
+def _unshaped(path: Path, specs: Sequence[TensorSpec]) -> Collection[str]:
+    """The tensors of unknown rank; onnxruntime gives them the same shape as scalars, so the file has to tell."""
+    if all(spec.dims for spec in specs):
+        return ()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        stated = onnx_graph.tensors_without_shape(data)
+    return [spec.name for spec in specs if not spec.dims and spec.name in stated]

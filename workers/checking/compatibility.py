@@ -213,7 +213,7 @@ def _differences(stated: ModelConfig, completed: ModelConfig | None) -> Iterator
     if completed is not None and not (completed.inputs or completed.outputs):
         yield "it has neither inputs nor outputs: every answer is empty"
     if stated.default_model_filename.endswith(".pt2"):
-        yield "the file is loaded as a torch.export program; Triton takes .pt2 for a package of its torch_aoti backend"
+        yield "the file is served as a torch.export program or an AOTInductor package; Triton takes only the latter"
     if stated.max_batch_size > 1 and stated.dynamic_batching is None and stated.backend in ("python", "pytorch"):
         yield f"dynamic batching is on, since max_batch_size is {stated.max_batch_size}; in Triton it is off for {stated.backend}"
     if not stated.batch_size_stated and (completed is None or completed.max_batch_size):

@@ -148,6 +148,14 @@ class ThreadExecutor:
         assert self._instance is not None
         return self._instance.split(requests, raw)
 
+    async def attempt(self, requests: Sequence[InferRequest]) -> Sequence[Any]:
+        """See `Executor.attempt`."""
+        self.held += 1  # so that no other batch runs on the event loop meanwhile
+        try:
+            return await self.call(lambda: self._attempt(requests))
+        finally:
+            self.held -= 1
+
     def kill(self) -> None:
         """See `Executor.kill`: does nothing, since a thread cannot be killed."""
 
@@ -159,6 +167,10 @@ class ThreadExecutor:
             await self.call(self._free)
         finally:
             self._work.put(None)
+
+    def _attempt(self, requests: Sequence[InferRequest]) -> Sequence[Any]:
+        assert self._instance is not None
+        return self._instance.split(requests, self._instance.run(self._instance.prepare(requests)))
 
     def _free(self) -> None:
         instance, self._instance, self._keep = self._instance, None, _unchanged

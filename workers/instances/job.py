@@ -137,6 +137,13 @@ class Executor(Protocol):
     def split(self, requests: Sequence[InferRequest], raw: Any) -> Sequence[Any]:
         """See `Instance.split`; on any thread."""
 
+    async def attempt(self, requests: Sequence[InferRequest]) -> Sequence[Any]:
+        """The outcomes of a batch that no caller waits for, after the jobs before it. A failure blames nobody and is not logged.
+
+        Raises:
+            Exception: whatever the model raised; `InstanceDied`, after which the instance restarts.
+        """
+
     def problem(self) -> str:
         """Why the instance is not ready: its process is gone, or its model's `is_ready` says so; "" if it is."""
 

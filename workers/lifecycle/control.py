@@ -23,7 +23,7 @@ from protocol.ports import Directory
 from protocol.runtime.tasks import BackgroundTasks
 from workers.context import Context
 from workers.lifecycle.announcer import LIVE
-from workers.lifecycle.desired import UNLOADED, Decision, Peer, Situation, decide
+from workers.lifecycle.desired import UNLOADED, Decision, Peer, Situation, absent, decide
 from workers.lifecycle.models import Key, Models, Order
 from workers.lifecycle.replacing import Replacements
 from workers.lifecycle.states import State
@@ -152,11 +152,7 @@ class Control:
                 if name not in self._working:
                     self._working[name] = self._tasks.spawn(self._settle(name))
         known = {*decisions, "*"}
-        return [
-            f"failed to load '{name}', failed to poll from model repository"
-            for name in self._settings.load_model
-            if name not in known
-        ]
+        return [absent(name, known) for name in self._settings.load_model if name not in known]
 
     async def _scan(self, table: ControlTable, newest: int) -> None:
         """Read the repositories for changes up to this generation. Later than at start, what was read before stays."""

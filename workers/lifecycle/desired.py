@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from protocol.control import DesiredModel, Wish
 from protocol.messages import Outcome
+from protocol.suggestions import did_you_mean
 
 UNLOADED = "unloaded"
 LEASE_ENDED = "unloaded: its lease has ended"
@@ -21,6 +22,12 @@ IDLE = "evicted: no request for {seconds:g} s; the next one loads it again"
 FOR_ROOM = "evicted: another model needed its memory; the next request loads it again"
 ELSEWHERE = "other workers serve it"
 NOT_HERE = "it is not in the model repository of this worker"
+
+
+def absent(model: str, known: Iterable[str]) -> str:
+    """Why a model that somebody names is not loaded, in Triton's words: this worker does not have it."""
+    text = f"failed to load '{model}', failed to poll from model repository: it is not in it"
+    return text + did_you_mean(model, (name for name in known if name != "*"))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

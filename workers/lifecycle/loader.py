@@ -15,6 +15,7 @@ from protocol.errors import ConfigError, FleetError
 from workers.backends import load_backend, usable_gpus
 from workers.backends.base import Backend
 from workers.backends.tracebacks import LoadError, sentence_of, trace_of, whole_trace_of
+from workers.instances.batching_check import RowsInfluence, try_batching
 from workers.instances.executor import ThreadExecutor
 from workers.instances.limited import LimitedChild, LimitedThread, Place, RateLimit
 from workers.instances.loaded import LoadedModel
@@ -28,11 +29,20 @@ from workers.repository.agents import run_agents
 from workers.repository.completion import SILENT_BACKENDS, BackendMetadata, as_stated, complete
 from workers.repository.labels import read_labels
 from workers.repository.placement import Placement, place
+from workers.repository.row_influence import Verdict, batching_is_guessed, unbatched
 from workers.repository.version import ModelVersion
 from workers.system import cpu_yield
 
 CANCELLED: Final = 0.5
 """Seconds that a cancelled load has to close what it has loaded; a thread that loads a model cannot be interrupted."""
+
+_UNBATCHED: Final = (
+    "served without batching, because its rows influence each other; to batch all the same, state max_batch_size in a "
+    "config.pbtxt, or start with --no-check-batching"
+)
+_UNJUDGED: Final = (
+    "batched, since its first dimensions may have any size; whether its rows are independent was not seen"
+)
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +69,9 @@ class Loader:
         at_once: versions that load at the same time.
         clock: for the instances.
         rate_limit: the resources that instances wait for; None if they run whenever they can.
+
+    Attributes:
+        check_batching: whether to try if rows may share a batch, where only the model's file suggests it.
     """
 
     def __init__(
@@ -70,6 +83,7 @@ class Loader:
         clock: Callable[[], float],
         rate_limit: RateLimit | None = None,
     ) -> None:
+        self.check_batching = True
         self._rate_limit = rate_limit
         self._gpus = gpus
         self._cores = cores
@@ -102,14 +116,20 @@ class Loader:
         if not isolated:
             gpus = await asyncio.to_thread(cpu_yield.call, usable_gpus, backend, self._gpus)
             isolated = is_isolated(version.config, place(version.config, gpus, self._cores))
-        loaded = await (self._load_children(version) if isolated else self._load_threads(backend, version, gpus))
+        loads = functools.partial(self._load_children if isolated else self._load_threads, backend, gpus=gpus)
+        try:
+            loaded = await loads(version)
+        except RowsInfluence as found:
+            log.warning(_UNBATCHED, model=version.model, version=version.version, reason=str(found))
+            loaded = await loads(dataclasses.replace(version, config=unbatched(version.config)))
         loaded.seconds, loaded.labels = self._clock() - started, labels
         return loaded
 
-    async def _load_threads(self, backend: Backend, version: ModelVersion, gpus: Sequence[int]) -> LoadedModel:
+    async def _load_threads(self, backend: Backend, version: ModelVersion, *, gpus: Sequence[int]) -> LoadedModel:
         metadata = None
         if self._default_max_batch_size is not None:
             metadata = await asyncio.to_thread(cpu_yield.call, backend.inspect, version)
+        guessed = self._is_guessed(version, metadata)
         version, placements = self._complete(version, metadata, gpus)
         warmups = await asyncio.to_thread(cpu_yield.call, samples, version.config, str(version.version), version.folder)
         executors = [
@@ -122,6 +142,9 @@ class Loader:
         try:
             for executor, placement in zip(executors, placements, strict=True):
                 instance = await executor.load(functools.partial(cpu_yield.call, backend.load, version, placement))
+                if guessed and version.config.batching and executor is executors[0]:
+                    trial = functools.partial(cpu_yield.call, try_batching, instance, version.config)
+                    self._heed(await executor.call(trial), version)
                 if warmups:
                     await executor.call(functools.partial(cpu_yield.call, warm_up, instance, version.config, warmups))
                 await executor.watch(version.model)
@@ -130,7 +153,7 @@ class Loader:
             raise
         return loaded
 
-    async def _load_children(self, version: ModelVersion) -> LoadedModel:
+    async def _load_children(self, _: Backend, version: ModelVersion, *, gpus: Sequence[int]) -> LoadedModel:
         """Load in children: none of the model's code runs in this process. The first child inspects and becomes the first
         instance."""
         name = version.config.backend
@@ -143,6 +166,7 @@ class Loader:
             share = self._share(version)
             inspected = functools.partial(commands.inspect, metadata=self._default_max_batch_size is not None)
             metadata, gpus = await asyncio.to_thread(inspected, child, version, self._gpus, share)
+            guessed = self._is_guessed(version, metadata)
             version, placements = self._complete(version, metadata, gpus)
             executors = [
                 ChildExecutor(self._clock, self._children, version, placement)
@@ -154,6 +178,8 @@ class Loader:
             for executor in executors:
                 first, child = child, None
                 await executor.load(first)
+                if guessed and version.config.batching and executor is executors[0]:
+                    self._heed(await executor.try_batching(), version)
         except BaseException as exc:
             if child is not None:
                 child.kill()
@@ -163,6 +189,21 @@ class Loader:
         finally:
             await asyncio.to_thread(self._children.release, name)
         return loaded
+
+    def _is_guessed(self, version: ModelVersion, metadata: BackendMetadata | None) -> bool:
+        """Whether to try if the rows may share a batch, once the first instance is loaded."""
+        return self.check_batching and batching_is_guessed(version.config, metadata)
+
+    def _heed(self, verdict: Verdict, version: ModelVersion) -> None:
+        """Go on to load a model whose rows are independent, or of which nothing is known.
+
+        Raises:
+            RowsInfluence: they are not.
+        """
+        if verdict.influence:
+            raise RowsInfluence(verdict.influence)
+        if verdict.unjudged:
+            log.info(_UNJUDGED, model=version.model, version=version.version, reason=verdict.unjudged)
 
     def _places(self, version: ModelVersion, placements: Sequence[Placement]) -> Sequence[Place | None]:
         """Where each instance waits for its resources; None for one that takes none."""

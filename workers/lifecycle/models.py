@@ -19,11 +19,14 @@ import structlog
 from protocol.errors import ConfigError, FleetError, NotFound
 from protocol.messages import Announcement, ModelLoad
 from protocol.ports import Directory
+from protocol.texts import first_line
 from workers.backends.tracebacks import traced
 from workers.batching.lanes import LaneSettings
 from workers.context import Context
 from workers.instances.loaded import LoadedModel
 from workers.lifecycle.announcer import Announcer
+from workers.lifecycle.desired import absent
+from workers.lifecycle.load_progress import reporting
 from workers.lifecycle.loader import Loader
 from workers.lifecycle.replacing import bytes_of
 from workers.lifecycle.states import Event, State, next_state, public_state
@@ -114,6 +117,13 @@ def plan_loads(wanted: Mapping[Key, str], slots: Mapping[Key, VersionSlot]) -> L
     return LoadPlan(tuple(load), tuple(unload))
 
 
+def _together(failures: Sequence[str], *, others: bool) -> str:
+    """The failures as one text; with `others`, how to serve those."""
+    pasted = any("\n" in failure for failure in failures)
+    hint = "(serve the rest with --no-exit-on-error)"
+    return ("\n" if pasted else "; ").join(failures) + (("\n" if pasted else " ") + hint if others else "")
+
+
 class Models:
     """All versions of one worker.
 
@@ -181,8 +191,7 @@ class Models:
         """
         failures = await self._reconcile(await self._scan(), ("*",))
         if failures and self._settings.exit_on_error:
-            rest = " (serve the rest with --no-exit-on-error)" if self.serving() else ""
-            raise ConfigError("; ".join(failures) + rest)
+            raise ConfigError(_together(failures, others=bool(self.serving())))
 
     async def poll(self) -> None:
         """Scan the repositories again and follow the changes."""
@@ -202,7 +211,7 @@ class Models:
         """
         wanted = await self._scan()
         if name not in self._folders and not any(model == name for model, _ in wanted):
-            raise NotFound(f"failed to load '{name}', failed to poll from model repository")
+            raise NotFound(absent(name, self._folders))
         loaded = {model for (model, _), slot in self.slots.items() if slot.state is State.READY}
         failures = await self._reconcile(wanted, (*loaded, name))
         if failures:
@@ -338,9 +347,7 @@ class Models:
                 failures.append(f"model '{name}' cannot be served: {folder.reason}")
                 await self._refuse(folder)
         known = {*self._folders, "*"} | {file.name for file in self._settings.model_file}
-        return failures + [
-            f"failed to load '{name}', failed to poll from model repository" for name in chosen if name not in known
-        ]
+        return failures + [absent(name, known) for name in chosen if name not in known]
 
     async def _refuse(self, folder: ModelFolder) -> None:
         """Mark a model whose folder is broken as unavailable, unless a version is loaded: it continues to serve."""
@@ -368,7 +375,8 @@ class Models:
             )
         log.info("loading", model=key[0], version=key[1])
         try:
-            return await self._loader.load(version)
+            async with reporting(*key, self._context.clock):
+                return await self._loader.load(version)
         except FleetError as exc:
             return await self._failed(key, slot, exc.message, traced(exc))
 
@@ -377,7 +385,7 @@ class Models:
         return self._allowed is None or version.digest in self._allowed
 
     async def _failed(self, key: Key, slot: VersionSlot, reason: str, trace: Mapping[str, str] | None = None) -> str:
-        log.error("a model cannot be loaded", model=key[0], version=key[1], reason=reason, **(trace or {}))
+        log.error("a model cannot be loaded", model=key[0], version=key[1], reason=first_line(reason), **(trace or {}))
         if slot.state is State.READY:
             log.warning("the loaded version continues to serve", model=key[0], version=key[1])
         else:

@@ -39,16 +39,13 @@ FILE_BACKEND: Final[dict[str, str]] = {
     "model.onnx": "onnxruntime",
     "model.pt": "pytorch",
     "model.pt2": "pytorch",
+    "model.pth": "pytorch",
+    "model.jit": "pytorch",
     "model.py": "python",
 }
 """The backend for a file in a version's folder; earlier names win."""
 
-_EXAMPLE: Final = (
-    'max_batch_size: 8 input [ { name: "INPUT__0" data_type: TYPE_FP32 dims: [ 4 ] } ] '
-    'output [ { name: "OUTPUT__0" data_type: TYPE_FP32 dims: [ -1 ] } ]'
-)
-
-SILENT_BACKENDS: Final = frozenset({"pytorch", "identity"})
+SILENT_BACKENDS: Final = frozenset({"identity"})
 """Backends whose model files do not describe inputs and outputs: the configuration must."""
 
 SUFFIX_BACKEND: Final[dict[str, str]] = {name.removeprefix("model"): backend for name, backend in FILE_BACKEND.items()}
@@ -67,23 +64,29 @@ class BackendMetadata:
 
     Attributes:
         inputs: as a configuration would state them, without the batch dimension if `batchable`; `datatype` is "" if unknown.
-        outputs: likewise; in a model that is not batchable, empty dims may also mean an unknown shape.
+        outputs: likewise.
         batchable: the first dimension of every tensor is the batch, of any size.
         max_batch_size: the model's own, if the configuration states none; 0 for none.
+        row_limit: rows that the model takes at most; 0 for any number.
+        unshaped: names of the tensors whose number of dimensions the file does not state; their dims are ().
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     batchable: bool
     max_batch_size: int = 0
+    row_limit: int = 0
+    unshaped: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> BackendMetadata:
+    def of(
+        cls, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], unshaped: Collection[str] = ()
+    ) -> BackendMetadata:
         """From tensors with the model's full shapes; batchable if all first dimensions are -1 (Triton's rule for ONNX)."""
         batchable = bool(inputs) and all(spec.dims[:1] == (-1,) for spec in (*inputs, *outputs))
         skip = 1 if batchable else 0
         sides = [tuple(dataclasses.replace(spec, dims=spec.dims[skip:]) for spec in side) for side in (inputs, outputs)]
-        return cls(sides[0], sides[1], batchable)
+        return cls(sides[0], sides[1], batchable, unshaped=frozenset(unshaped))
 
 
 def infer_backend(config: ModelConfig, files: Collection[str]) -> ModelConfig:
@@ -153,6 +156,7 @@ def complete(
     rows = _max_batch_size(config, metadata, default_max_batch_size)
     inputs, outputs = config.inputs, config.outputs
     if metadata is not None:
+        inputs, outputs = _scalars(inputs, metadata.inputs, metadata), _scalars(outputs, metadata.outputs, metadata)
         made = {name for each in config.batch_inputs for name in each.targets}
         given = [spec for spec in metadata.inputs if spec.name not in made]
         inputs = inputs or tuple(_as_stated("input", spec, metadata, rows, config.name) for spec in given)
@@ -168,7 +172,6 @@ def complete(
     )
     if metadata is not None:
         _check_against_model(completed, metadata)
-    _require_stated(completed)
     completed.require_complete()
     stated_limit(completed.parameters, completed.name)
     return completed
@@ -189,7 +192,6 @@ def as_stated(config: ModelConfig) -> ModelConfig:
         else _batching(config.dynamic_batching, config.max_batch_size),
         instance_groups=_named_groups(config),
     )
-    _require_stated(completed)
     completed.require_complete()
     stated_limit(completed.parameters, completed.name)
     return completed
@@ -202,18 +204,6 @@ def _named_groups(config: ModelConfig) -> tuple[InstanceGroup, ...]:
     )
 
 
-def _require_stated(config: ModelConfig) -> None:
-    """Refuse missing tensors, for a backend whose files have no metadata."""
-    missing = [kind for kind, specs in (("input", config.inputs), ("output", config.outputs)) if not specs]
-    if config.backend == "pytorch" and missing:
-        raise ConfigError(
-            f"model configuration must specify at least one '{missing[0]}' for {config.name}: a PyTorch file does not state its "
-            f"tensors' names, datatypes and shapes. Put it at REPOSITORY/{config.name}/1/model.pt and state them "
-            f"in REPOSITORY/{config.name}/config.pbtxt, for example: {_EXAMPLE}; or export it to ONNX, which states them: "
-            "torch.onnx.export"
-        )
-
-
 def _max_batch_size(config: ModelConfig, metadata: BackendMetadata | None, default: int) -> int:
     batchable = metadata is not None and metadata.batchable
     if config.batch_size_stated:
@@ -222,10 +212,15 @@ def _max_batch_size(config: ModelConfig, metadata: BackendMetadata | None, defau
                 f"autofill failed for model '{config.name}': model does not support batching while non-zero "
                 "max_batch_size is specified; its first dimensions are not all of any size"
             )
+        if metadata is not None and 0 < metadata.row_limit < config.max_batch_size:
+            raise ConfigError(
+                f"max_batch_size of model '{config.name}' is {config.max_batch_size}, and its file takes at most "
+                f"{metadata.row_limit} rows at once"
+            )
         return config.max_batch_size
     if metadata is None or not batchable or _states_batch_dimension(config, metadata):
         return 0
-    return metadata.max_batch_size or default
+    return metadata.max_batch_size or min(default, metadata.row_limit or default)
 
 
 def _states_batch_dimension(config: ModelConfig, metadata: BackendMetadata) -> bool:
@@ -243,15 +238,26 @@ def _is_flat(config: ModelConfig, spec: TensorSpec) -> bool:
 def _as_stated(kind: str, spec: TensorSpec, metadata: BackendMetadata, rows: int, model: str) -> TensorSpec:
     """The model's own tensor as a configuration states it: a scalar as one element; with the batch dimension if there is no
     batching."""
-    dims = (-1, *spec.dims) if metadata.batchable and not rows else spec.dims
-    if dims:
-        return dataclasses.replace(spec, dims=dims)
-    if not rows:
+    if spec.name in metadata.unshaped:
         raise ConfigError(
-            f"{kind} '{spec.name}' of model '{model}' has no dimensions: it is a scalar, which only a batching model may "
-            f"have, or its shape is not known; in the second case state the {kind}s in config.pbtxt"
+            f"the file of model '{model}' does not state how many dimensions its {kind} '{spec.name}' has: state its {kind}s in "
+            "config.pbtxt"
         )
-    return dataclasses.replace(spec, dims=(1,), reshape=())
+    dims = (-1, *spec.dims) if metadata.batchable and not rows else spec.dims
+    return dataclasses.replace(spec, dims=dims) if dims else dataclasses.replace(spec, dims=(1,), reshape=())
+
+
+def _scalars(
+    stated: tuple[TensorSpec, ...], own: Sequence[TensorSpec], metadata: BackendMetadata
+) -> tuple[TensorSpec, ...]:
+    """The stated tensors; one element that is a scalar in a model that does not batch is reshaped, as Triton does unasked."""
+    scalars = {spec.name for spec in own if not spec.dims and not metadata.batchable} - metadata.unshaped
+    return tuple(
+        dataclasses.replace(spec, reshape=())
+        if spec.name in scalars and spec.reshape is None and set(spec.dims) == {1}
+        else spec
+        for spec in stated
+    )
 
 
 def _batching(batching: DynamicBatching | None, rows: int) -> DynamicBatching | None:
@@ -309,7 +315,7 @@ def _check_tensors(kind: str, config: ModelConfig, metadata: BackendMetadata) ->
                 f"'{spec.name}', model provides {model.datatype}"
             )
         full = (-1, *model.dims) if metadata.batchable else model.dims
-        problem = _shape_problem(config, spec, full) if full or kind == "input" else ""
+        problem = "" if spec.name in metadata.unshaped else _shape_problem(config, spec, full)
         if problem:
             raise ConfigError(f"unable to load model '{config.name}', {kind} '{spec.name}': {problem}")
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from protocol.errors import ConfigError
-from workers.repository import sniffing
-from workers.repository.sniffing import FileKind
+from workers.repository import pickles, sniffing
+from workers.repository.pickles import Content
+from workers.repository.sniffing import FileKind, Recognised
 
 _FORMATS: Final = {"onnxruntime": ".onnx", "python": ".py"}
 """The format of a backend's files, whatever their names; PyTorch's backend goes by the suffix."""
@@ -18,21 +21,38 @@ _POINTER: Final = 1024
 """Bytes; every Git LFS pointer is smaller."""
 
 
-def file_kind(path: Path) -> FileKind:
-    """The kind of the file.
+def recognised(path: Path) -> Recognised:
+    """What the file is; of what torch.save wrote, also the pickle's opcodes are read.
 
     Raises:
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
         head = file.read(sniffing.HEAD)
-        members = None
+        archive = None
         if head.startswith(b"PK"):
-            try:
-                members = zipfile.ZipFile(file).namelist()
-            except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError):
-                members = None
-    return sniffing.recognise(head, members)
+            with contextlib.suppress(zipfile.BadZipFile, ValueError, NotImplementedError, EOFError):
+                archive = zipfile.ZipFile(file)
+        kind = sniffing.recognise(head, None if archive is None else archive.namelist())
+        if kind not in (FileKind.TORCH_SAVE, FileKind.PICKLE):
+            return Recognised(kind)
+        if archive is None:
+            found = pickles.summary(head + file.read(pickles.MAX_PICKLE), legacy=kind is FileKind.TORCH_SAVE)
+        else:
+            found = pickles.summary(_pickle_in(archive))
+        if kind is FileKind.PICKLE and found.content is not Content.MODULE:
+            return Recognised(kind)
+        return sniffing.of_pickle(found)
+
+
+def _pickle_in(archive: zipfile.ZipFile) -> bytes:
+    """The beginning of the archive's `data.pkl`; empty if it cannot be read."""
+    name = next((name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"), "")
+    try:
+        with archive.open(name) as member:
+            return member.read(pickles.MAX_PICKLE)
+    except (KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, zlib.error):
+        return b""
 
 
 def load_problem(path: Path, backend: str, *, single_file: bool = False) -> str:
@@ -51,8 +71,9 @@ def load_problem(path: Path, backend: str, *, single_file: bool = False) -> str:
     if backend == "pytorch":
         format_ = ".pt2" if path.suffix == ".pt2" else ".pt"
     try:
-        if found := sniffing.format_problem(file_kind(path), format_):
-            return f"'{path}' cannot be loaded: {found}"
+        found = recognised(path)
+        if problem := sniffing.format_problem(found, format_):
+            return f"'{path}' {problem}{export_lines(found, path)}"
         return next(
             (
                 f"'{file}' is {FileKind.LFS_POINTER.value}; {sniffing.advice(FileKind.LFS_POINTER)}"
@@ -62,6 +83,12 @@ def load_problem(path: Path, backend: str, *, single_file: bool = False) -> str:
         )
     except OSError as error:
         return f"'{path}' cannot be read: {error.strerror}"
+
+
+def export_lines(found: Recognised, path: Path) -> str:
+    """The lines of `sniffing.snippet`, indented on lines of their own after a colon; "" if there are none."""
+    lines = sniffing.snippet(found, path.name).splitlines()
+    return ":\n" + "\n".join(f"    {line}" for line in lines) if lines else ""
 
 
 def require_loadable(path: Path, backend: str, *, single_file: bool = False) -> None:
@@ -81,5 +108,5 @@ def _pointers(model: Path, single_file: bool) -> Iterator[Path]:
             continue
         if entry.is_file() and 0 < entry.stat().st_size < _POINTER:
             path = Path(entry.path)
-            if path != model and file_kind(path) is FileKind.LFS_POINTER:
+            if path != model and recognised(path).kind is FileKind.LFS_POINTER:
                 yield path

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from protocol.errors import ConfigError, InvalidArgument, quoted
+from protocol.model_config import TensorSpec
 from protocol.naming import Names
 
 
@@ -21,10 +22,12 @@ class ModelFile:
     Attributes:
         path: of the file.
         name: of the model; "" for the file's name without its suffix.
+        inputs: stated on the command line, for a file that does not state them; not in its text form.
     """
 
     path: Path
     name: str = ""
+    inputs: tuple[TensorSpec, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name:

@@ -31,9 +31,10 @@ from workers.repository.completion import (
 )
 from workers.repository.digests import Digests
 from workers.repository.folders import config_bytes, config_file, list_repository
-from workers.repository.model_file_check import file_kind
+from workers.repository.model_file_check import export_lines, recognised
 from workers.repository.model_files import ModelFile
 from workers.repository.sniffing import FileKind
+from workers.repository.stated_inputs import input_text
 from workers.repository.version import ModelFolder, ModelVersion
 
 _VERSION: Final = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
@@ -218,10 +219,13 @@ def scan_file(file: ModelFile, known: Digests | None = None) -> ModelVersion:
         raise ConfigError(f"'{path}' is not a model file; known suffixes are: {', '.join(SUFFIX_BACKEND)}{_seen(path)}")
     if not path.is_file():
         raise ConfigError(f"there is no file '{path}'")
-    config = ModelConfig(name=file.name, backend=backend, batch_size_stated=False, default_model_filename=path.name)
+    config = ModelConfig(
+        name=file.name, backend=backend, batch_size_stated=False, default_model_filename=path.name, inputs=file.inputs
+    )
     folder = path.absolute().parent
     try:
-        digest = (known or Digests()).digest_of([folder / path.name], folder, b"")
+        stated = " ".join(map(input_text, file.inputs)).encode()
+        digest = (known or Digests()).digest_of([folder / path.name], folder, stated)
     except OSError as error:
         raise ConfigError(f"'{path}' cannot be read: {error.strerror}") from None
     return ModelVersion(file.name, 1, folder / path.name, folder, infer_backend(config, [path.name]), digest)
@@ -230,6 +234,6 @@ def scan_file(file: ModelFile, known: Digests | None = None) -> ModelVersion:
 def _seen(path: Path) -> str:
     """The kind of a file without a known suffix, and what to do with it."""
     with contextlib.suppress(OSError):
-        if path.is_file() and (kind := file_kind(path)) is not FileKind.UNKNOWN:  # opening a pipe would block
-            return f"; it is {kind.value}: {sniffing.advice(kind)}"
+        if path.is_file() and (found := recognised(path)).kind is not FileKind.UNKNOWN:  # opening a pipe would block
+            return f"; it is {found}: {sniffing.advice(found.kind)}{export_lines(found, path)}"
     return ""

@@ -6,9 +6,14 @@ Invariant: a file that one of our backends can load is recognised as a kind that
 from __future__ import annotations
 
 import codecs
+import dataclasses
 import enum
+import json
 from collections.abc import Collection
 from typing import Final
+
+from protocol.errors import quoted
+from workers.repository.pickles import Content, PickleSummary
 
 HEAD: Final = 4096
 """Bytes that `recognise` needs."""
@@ -26,7 +31,12 @@ class FileKind(enum.Enum):
     UTF16 = "text in UTF-16"
     TORCHSCRIPT = "TorchScript"
     EXPORTED = "a torch.export program"
-    TORCH_SAVE = "the output of torch.save: a state dict (weights without the model) or a pickled module"
+    COMPILED = "an AOTInductor package"
+    STATE_DICT = "a state dict, as torch.save writes it: weights without the model"
+    CHECKPOINT = "a training checkpoint, as torch.save writes it: weights without the model"
+    MODULE = "a whole model pickled by torch.save"
+    TENSOR = "a tensor saved by torch.save, without a model"
+    TORCH_SAVE = "the output of torch.save: weights or other data without the model, or a pickled model"
     JOBLIB = "a joblib or scikit-learn pickle"
     PICKLE = "a Python pickle"
     SAFETENSORS = "safetensors: weights without the model"
@@ -37,6 +47,7 @@ class FileKind(enum.Enum):
     TFLITE = "a TensorFlow Lite model"
     NUMPY = "NumPy arrays (.npy or .npz)"
     TENSORRT = "a TensorRT engine"
+    ONNX = "an ONNX model"
     ORT = "in onnxruntime's own format (.ort)"
     ARCHIVE = "a compressed archive"
     ZIP = "a zip archive"
@@ -60,6 +71,8 @@ _PREFIXES: Final[tuple[tuple[bytes, FileKind], ...]] = (
 _TORCH_MAGIC: Final = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 """The first thing that torch.save's older format pickles, after the two bytes of the pickle's protocol."""
 _TAR: Final = slice(257, 262), b"ustar"
+_ONNX_FIELDS: Final = (b"\x12", b"\x1a", b"\x22", b"\x28", b"\x32", b"\x3a", b"\x42")
+"""The tags of what may follow the version in an ONNX model: producer, domain, its version, documentation, graph, operator sets."""
 _CONTROLS: Final = bytes({*range(32), 127} - {9, 10, 12, 13, 27})
 
 
@@ -84,6 +97,8 @@ def _archive(members: Collection[str]) -> FileKind:
     inner = {name.partition("/")[2] for name in members} | {*members}
     if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
         return FileKind.TORCHSCRIPT
+    if any(name.startswith("data/aotinductor/") for name in inner):
+        return FileKind.COMPILED
     if inner & {"archive_format", "serialized_exported_program.json", "models/model.json"}:
         return FileKind.EXPORTED
     if "data.pkl" in inner:
@@ -108,6 +123,8 @@ def _deeper(head: bytes) -> FileKind:
         return FileKind.SAFETENSORS
     if head.startswith(b"\x08\x01\x12") and b"tensorflow" in head.lower():
         return FileKind.SAVED_MODEL
+    if head[0] == 0x08 and head[2:3] in _ONNX_FIELDS and 0 < head[1] < 64:
+        return FileKind.ONNX
     where, mark = _TAR
     return FileKind.ARCHIVE if head[where] == mark else FileKind.UNKNOWN
 
@@ -130,7 +147,6 @@ def _text(head: bytes) -> FileKind | None:
     return FileKind.TEXT
 
 
-_ONNX: Final = 'torch.onnx.export(model, (example,), "model.onnx", dynamo=True)'
 _ADVICE: Final[dict[FileKind, str]] = {
     FileKind.EMPTY: "copy or export it again",
     FileKind.LFS_POINTER: "run 'git lfs install && git lfs pull' where it was cloned",
@@ -140,13 +156,18 @@ _ADVICE: Final[dict[FileKind, str]] = {
     FileKind.UTF16: "save it as UTF-8",
     FileKind.TORCHSCRIPT: "name it .pt",
     FileKind.EXPORTED: "name it .pt2",
-    FileKind.TORCH_SAVE: f"loading it would run code from it; if you have the model, export it: {_ONNX}, "
-    'or torch.jit.script(model).save("model.pt") with a config.pbtxt',
+    FileKind.COMPILED: "name it .pt2",
+    FileKind.STATE_DICT: "give the weights to your model's class, and export that",
+    FileKind.CHECKPOINT: "give the weights to your model's class, and export that",
+    FileKind.MODULE: "loading it would run code from it; export it where its class can be imported",
+    FileKind.TENSOR: "export the model that it belongs to",
+    FileKind.TORCH_SAVE: "loading it might run code from it; load it where it was made, and export the model",
     FileKind.JOBLIB: "loading it would run code from it; export it: pip install skl2onnx, then to_onnx(model, X[:1]), as "
     "docs/first-model.md does, or load it in a model.py of your own: penstock new NAME",
     FileKind.PICKLE: "loading it would run code from it; export the model to ONNX, or load it in a model.py of your own: "
     "penstock new NAME",
-    FileKind.SAFETENSORS: f"load them into the model and export that: {_ONNX}, or optimum-cli export onnx --model FOLDER OUTPUT",
+    FileKind.SAFETENSORS: "give the weights to your model's class, and export that; for a model of Hugging Face's: optimum-cli "
+    "export onnx --model FOLDER OUTPUT",
     FileKind.GGUF: "that is for llama.cpp and similar programs; no backend here runs it",
     FileKind.HDF5: "convert it: pip install tf2onnx, then tf2onnx.convert.from_keras(model, output_path='model.onnx')",
     FileKind.KERAS: "convert it: model.export('model.onnx', format='onnx'), or tf2onnx.convert.from_keras",
@@ -155,6 +176,7 @@ _ADVICE: Final[dict[FileKind, str]] = {
     FileKind.TFLITE: "convert it: pip install tf2onnx, then python -m tf2onnx.convert --tflite FILE --output model.onnx",
     FileKind.NUMPY: "that is data or weights without the model; export the model to ONNX",
     FileKind.TENSORRT: "no backend here runs engines; serve the ONNX file that it was built from",
+    FileKind.ONNX: "name it .onnx",
     FileKind.ORT: "name it .onnx",
     FileKind.ARCHIVE: "unpack it first",
     FileKind.ZIP: "unpack it first",
@@ -162,31 +184,92 @@ _ADVICE: Final[dict[FileKind, str]] = {
 }
 
 _TAKES: Final[dict[str, frozenset[FileKind]]] = {
-    ".onnx": frozenset({FileKind.UNKNOWN, FileKind.ORT}),
+    ".onnx": frozenset({FileKind.UNKNOWN, FileKind.ONNX, FileKind.ORT}),
     ".pt": frozenset({FileKind.TORCHSCRIPT}),
-    ".pt2": frozenset({FileKind.EXPORTED, FileKind.ZIP}),  # its members differ between torch versions
+    ".pt2": frozenset({FileKind.EXPORTED, FileKind.COMPILED}),
     ".py": frozenset({FileKind.UNKNOWN, FileKind.TEXT}),
 }
 _WANTED: Final = {
     ".onnx": "an ONNX model",
-    ".pt": "TorchScript, a zip archive",
-    ".pt2": "a torch.export program, a zip archive",
+    ".pt": "TorchScript",
+    ".pt2": "a torch.export program",
     ".py": "Python source",
+}
+_CLASS: Final = "Net"
+"""A name for the model's class in a snippet."""
+_EXPORT: Final = (
+    'program = torch.export.export(model, (torch.zeros(2, 4),), dynamic_shapes=({{0: torch.export.Dim("rows")}},))'
+    "  # 2, 4: an example's shape\n"
+    'torch.export.save(program, "{stem}.pt2")  # then: penstock serve {stem}.pt2'
+)
+_WEIGHTS: Final = "model = {cls}(); model.load_state_dict({weights}); model.eval()  # {cls}: your model's class\n"
+_SNIPPETS: Final[dict[FileKind, str]] = {
+    FileKind.STATE_DICT: _WEIGHTS.replace("{weights}", 'torch.load("{name}", weights_only=True)'),
+    FileKind.CHECKPOINT: _WEIGHTS.replace("{weights}", 'torch.load("{name}")["{about}"]'),
+    FileKind.SAFETENSORS: _WEIGHTS.replace("{weights}", 'safetensors.torch.load_file("{name}")'),
+    FileKind.MODULE: 'model = torch.load("{name}", weights_only=False).eval()  # runs code from the file: only if you trust it\n',
 }
 
 
-def format_problem(kind: FileKind, format_: str) -> str:
-    """Why a file is not in the required format, and what to do; "" if it may be.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Recognised:
+    """A file's kind.
+
+    Attributes:
+        kind: its format.
+        about: of a pickled model, its class; of a checkpoint, the key of its state dict; else "".
+    """
+
+    kind: FileKind
+    about: str = ""
+
+    def __str__(self) -> str:
+        """Completes "it is …"."""
+        what = {FileKind.MODULE: ", of class", FileKind.CHECKPOINT: " (under the key"}.get(self.kind)
+        if not what or not self.about:
+            return self.kind.value
+        return f"{self.kind.value}{what} {quoted(self.about)}" + (")" if "(" in what else "")
+
+
+def of_pickle(found: PickleSummary) -> Recognised:
+    """The kind of a file that torch.save wrote, by the pickle in it."""
+    kinds = {
+        Content.TENSOR: FileKind.TENSOR,
+        Content.STATE_DICT: FileKind.STATE_DICT,
+        Content.CHECKPOINT: FileKind.CHECKPOINT,
+        Content.MODULE: FileKind.MODULE,
+    }
+    return Recognised(kinds.get(found.content, FileKind.TORCH_SAVE), found.name)
+
+
+def format_problem(found: Recognised, format_: str) -> str:
+    """Why a file is not in the required format, and what to do, as "is …"; "" if it may be.
 
     Args:
-        kind: the file's.
+        found: what the file is.
         format_: the required format's suffix: `.onnx`, `.pt`, `.pt2` or `.py`; for others only a Git LFS pointer is a problem.
     """
+    kind = found.kind
     takes = _TAKES.get(format_)
     if kind in takes if takes is not None else kind is not FileKind.LFS_POINTER:
         return ""
-    wanted = f" and not {_WANTED[format_]}" if format_ in _WANTED else ""
-    return f"it is {kind.value}{wanted}" + (f"; {advice(kind)}" if advice(kind) else "")
+    wanted = f"not {_WANTED[format_]} but " if format_ in _WANTED and kind is not FileKind.EMPTY else ""
+    return f"is {wanted}{found}" + (f"; {advice(kind)}" if advice(kind) else "")
+
+
+def snippet(found: Recognised, name: str) -> str:
+    """Lines of Python that make a file to serve out of this one; "" if it takes more than that.
+
+    Args:
+        found: what the file is.
+        name: of the file.
+    """
+    template = _SNIPPETS.get(found.kind)
+    if template is None:
+        return ""
+    shown, stem = (json.dumps(text, ensure_ascii=False)[1:-1] for text in (name, name.rpartition(".")[0] or name))
+    about = json.dumps(found.about, ensure_ascii=False)[1:-1]
+    return (template + _EXPORT).format(cls=_CLASS, name=shown, stem=stem, about=about)
 
 
 def advice(kind: FileKind) -> str:

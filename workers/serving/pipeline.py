@@ -139,7 +139,7 @@ class Pipeline:
         elif self._lane_was_last:
             self._lane_was_last.discard(executor)
         self._rows += batch.rows
-        self._statistics.releases[batch.reason.value] += 1
+        self._statistics.released(batch.reason.value)
         job = Job(batch, cast("list[Entry]", batch.items), executor)
         alone = False
         for entry in job.entries:

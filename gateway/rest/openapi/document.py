@@ -47,7 +47,8 @@ def _header(description: str, schema: Schema = TEXT) -> Schema:
 _CALL_HEADERS: Final = {
     "Penstock-Request-Id": _header("The call's id in the fleet."),
     "Penstock-Timing": _header(
-        "The call's stages in microseconds, its batch, and the digest of the model's files (RFC 8941)."
+        "The stages of the answer's run in microseconds, its batch, and the digest of the model's files (RFC 8941). What is not "
+        "known is absent; the header is, if nothing is."
     ),
 }
 _LENGTH: Final = {"Inference-Header-Content-Length": _header("Bytes of JSON in front of raw tensors.", COUNT)}
@@ -157,6 +158,12 @@ def _server() -> dict[str, Schema]:
                 ],
             )
         },
+        "/v2/fleet/models": {
+            "get": _operation(
+                "Every model version and every live worker, with their figures", {200: _json("FleetModels")}
+            )
+        },
+        "/metrics": {"get": _operation("Where the metrics are: they have a port of their own", {})},
         "/openapi.json": {"get": _operation("This document", {200: _json("Document")})},
     }
 

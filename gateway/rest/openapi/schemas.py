@@ -75,6 +75,54 @@ SCHEMAS: Final[dict[str, Schema]] = {
             "outputs": listed(ref("TensorMetadata")),
         }
     ),
+    "FleetModels": fields(
+        {
+            "now_ms": {**COUNT, "description": "The fleet's clock, milliseconds since the epoch."},
+            "models": listed(ref("FleetModel")),
+            "workers": listed(ref("FleetWorker")),
+            "metrics": {**TEXT, "description": "HOST:PORT of Prometheus' /metrics; empty where there is none."},
+        }
+    ),
+    "FleetModel": fields(
+        {
+            "name": TEXT,
+            "version": {**TEXT, "description": "Empty for a model that is not loaded."},
+            "state": {"enum": ["LOADING", "READY", "UNLOADING", "UNAVAILABLE"]},
+            "reason": TEXT,
+            "workers": {**COUNT, "description": "Live workers that have it ready."},
+            "digests": {**listed(TEXT), "description": "Of the files that they serve."},
+            "platform": TEXT,
+            "max_batch_size": COUNT,
+            "inputs": listed(
+                fields({"name": TEXT, "datatype": _DATATYPE, "shape": SHAPE, "optional": FLAG}),
+            ),
+            "outputs": listed(ref("TensorMetadata")),
+            "counts": ref("FleetCounts"),
+        }
+    ),
+    "FleetCounts": {
+        **fields(
+            {
+                "last_inference_ms": COUNT,
+                **dict.fromkeys(("success", "failed", "cache_hits", "rows", "queue_ns", "compute_ns"), COUNT),
+                "batches": listed(fields({"rows": COUNT, "count": COUNT})),
+                "releases": {"type": "object", "additionalProperties": COUNT},
+            }
+        ),
+        "description": "Totals of the fleet. success, failed and cache_hits are requests; queue_ns and compute_ns are sums over "
+        "successful ones; batches are by their rows, releases by the reason of the batch's release.",
+    },
+    "FleetWorker": fields(
+        {
+            "worker": TEXT,
+            "host": TEXT,
+            "pid": COUNT,
+            "age_ms": {**COUNT, "description": "Of its last heartbeat."},
+            "draining": FLAG,
+            "restarts": COUNT,
+            "ready_models": COUNT,
+        }
+    ),
     "FleetScaling": fields({"models": listed(ref("LaneScaling"))}),
     "LaneScaling": fields(
         {"model": TEXT, "version": TEXT, "lane": {"enum": ["interactive", "batch"]}, **_BACKLOG, "partitions": COUNT}

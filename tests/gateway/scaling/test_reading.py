@@ -154,6 +154,36 @@ async def test_a_topic_whose_partitions_all_have_workers_is_not_read(cold: tuple
     assert bus.asked["topics"] == 0
 
 
+async def test_what_waited_before_its_worker_came_counts_no_more_when_partitions_move(
+    cold: tuple[Running, CountingBus],
+) -> None:
+    """A partition has no owner for a moment of a rebalance. What its log said before the last worker drained it is no backlog."""
+    gateway, bus = cold
+    service = gateway.gateway.service
+    view = service.scaling
+
+    async def owns(*partitions: int) -> None:
+        load = ModelLoad("add_sub", "1", ModelState.READY, partitions, batch_partitions=(0, 1, 2, 3), unanswered=0)
+        await service.transport.directory.beat(Heartbeat("w1", "1", "h", 1, service.clock(), (load,)))
+        view.observe(await service.transport.directory.workers())
+
+    for partition in range(4):
+        await bus.publish(TOPIC, [request(1, service.clock())] * 50, partition=partition)
+    await view.refresh(0.0)
+    assert view.lanes("add_sub")[0].backlog.requests == 200
+    await owns(0, 1, 2)
+    await view.refresh(0.0)
+    assert view.lanes("add_sub")[0].backlog.requests == 50
+    await owns(0, 1)
+    view.update()
+    assert view.lanes("add_sub")[0].backlog.requests == 50, "partition 2 was not read since it had a worker"
+    await owns(0, 1, 2, 3)
+    await view.refresh(0.0)
+    await owns(0, 1)
+    view.update()
+    assert view.lanes("add_sub")[0].backlog == NOTHING
+
+
 async def test_a_batch_topic_is_read_once_it_is_there(cold: tuple[Running, CountingBus]) -> None:
     gateway, bus = cold
     view = gateway.gateway.service.scaling

@@ -67,6 +67,28 @@ def test_a_graph_with_a_fixed_first_dimension_does_not_batch(tmp_path: Path) -> 
     assert run(instance, [request(A=np.float32([[1, 2]]), B=np.float32([[3, 4]]))])[0]["SUM"].shape == (1, 2)
 
 
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_a_scalar_is_taken_as_one_element_or_as_none_and_answered_as_one(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    nodes = [helper.make_node("Mul", ["X", "S"], ["Y"]), helper.make_node("ReduceSum", ["Y"], ["N"], keepdims=0)]
+    inputs = {"X": (TensorProto.FLOAT, [3]), "S": (TensorProto.FLOAT, [])}
+    path = save(tmp_path / "m.onnx", nodes, inputs, {"Y": (TensorProto.FLOAT, [3]), "N": (TensorProto.FLOAT, [])})
+    instance = load(OnnxBackend(), scan_file(ModelFile(path)))
+
+    (answer,) = run(instance, [request(X=np.float32([1, 2, 3]), S=np.full(shape, 2, np.float32))])
+
+    assert (answer["Y"].tolist(), answer["N"].tolist()) == ([2, 4, 6], [12])
+
+
+def test_a_rank_that_the_file_does_not_state_is_not_taken_for_a_scalar(tmp_path: Path) -> None:
+    tensor = (TensorProto.FLOAT, None)
+    path = save(tmp_path / "m.onnx", [helper.make_node("Neg", ["X"], ["Y"])], {"X": tensor}, {"Y": tensor})
+
+    with pytest.raises(ConfigError, match="does not state how many dimensions its input 'X' has"):
+        load(OnnxBackend(), scan_file(ModelFile(path)))
+
+
 def test_text_goes_in_and_out(tmp_path: Path) -> None:
     text = (TensorProto.STRING, ["n", 1])
     path = save(tmp_path / "echo.onnx", [helper.make_node("Identity", ["IN"], ["OUT"])], {"IN": text}, {"OUT": text})

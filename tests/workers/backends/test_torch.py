@@ -61,12 +61,13 @@ def test_torchscript_binds_tensors_by_number_or_by_parameter_name(tmp_path: Path
         np.testing.assert_array_equal(answer["OUTPUT__1"], [[4, 5]])
 
 
-def test_an_exported_program_runs(tmp_path: Path) -> None:
+def batching_program() -> torch.export.ExportedProgram:
     rows = torch.export.Dim("rows", min=1, max=8)
-    program = torch.export.export(
-        Scale(), (torch.zeros(2, 2), torch.zeros(2, 1)), dynamic_shapes=({0: rows}, {0: rows})
-    )
-    torch.export.save(program, str(folder(tmp_path, ("a", "b")) / "model.pt2"))
+    return torch.export.export(Scale(), (torch.zeros(2, 2), torch.zeros(2, 1)), dynamic_shapes=({0: rows}, {0: rows}))
+
+
+def test_an_exported_program_runs(tmp_path: Path) -> None:
+    torch.export.save(batching_program(), str(folder(tmp_path, ("a", "b")) / "model.pt2"))
     instance = load(TorchBackend(), version_of(tmp_path, "scale"))
 
     answers = run(instance, [request(a=BATCH["x"], b=BATCH["factor"]) for _ in range(3)])
@@ -76,8 +77,7 @@ def test_an_exported_program_runs(tmp_path: Path) -> None:
 
 def test_an_exported_program_with_python_objects_is_refused_and_not_unpickled(tmp_path: Path) -> None:
     place, proof, objects = folder(tmp_path, ("a", "b")), tmp_path / "it-ran", io.BytesIO()
-    program = torch.export.export(Scale(), (torch.zeros(2, 2), torch.zeros(2, 1)))
-    torch.export.save(program, str(tmp_path / "good.pt2"))
+    torch.export.save(batching_program(), str(tmp_path / "good.pt2"))
     torch.save({"x": Proof(proof)}, objects)
     with zipfile.ZipFile(tmp_path / "good.pt2") as good, zipfile.ZipFile(place / "model.pt2", "w") as made:
         for name in good.namelist():

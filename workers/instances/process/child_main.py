@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import faulthandler
 import io
 import logging
@@ -28,6 +29,7 @@ from protocol.messages import Failure
 from protocol.tensors import Tensor
 from workers.backends import load_backend, usable_gpus
 from workers.backends.base import Instance, Outcome
+from workers.instances.batching_check import try_batching
 from workers.instances.process import threads
 from workers.instances.process.channel import Channel, ChannelBroken, encode_message
 from workers.instances.process.messages import (
@@ -136,6 +138,7 @@ class CommandLoop:
         self._commands: Final = {
             "inspect": self._inspect,
             "load": self._load,
+            "try_batching": self._try_batching,
             "watch": self._watch,
             "run": self._run,
             "close": self._close,
@@ -184,6 +187,12 @@ class CommandLoop:
             self._channel.send_message(encode_message({"watchable": watchable}))
         except BaseException as exc:  # see `_inspect`
             self._channel.send_message(encode_message({"error": encode_error(exc)}))
+
+    def _try_batching(self, _: Message) -> None:
+        assert self._instance is not None
+        assert self._version is not None
+        verdict = try_batching(self._instance, self._version.config)
+        self._channel.send_message(encode_message(dataclasses.asdict(verdict)))
 
     def _prepare_backend(self, version: ModelVersion, share: int) -> Any:
         if self._backend is None:

@@ -11,6 +11,7 @@ from workers.instances.process.messages import decode_load_error, decode_metadat
 from workers.instances.readiness import Readiness, read_reports
 from workers.repository.completion import BackendMetadata
 from workers.repository.placement import Placement
+from workers.repository.row_influence import Verdict
 from workers.repository.version import ModelVersion
 
 
@@ -56,6 +57,19 @@ def load(child: Child, version: ModelVersion, placement: Placement) -> bool:
     if "error" in reply:
         raise decode_load_error(reply["error"], version)
     return bool(reply.get("watchable"))
+
+
+def try_batching(child: Child) -> Verdict:
+    """See `batching_check.try_batching`, of the loaded instance.
+
+    Raises:
+        InstanceDied: the model ended the child.
+    """
+    try:
+        reply, _ = child.send_command(encode_message({"name": "try_batching"}))
+    except ChannelBroken:
+        raise child.exit_error("while made-up rows ran in it, to see whether they may share a batch") from None
+    return Verdict(**reply)
 
 
 def watch(child: Child, version: ModelVersion, readiness: Readiness) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Final
 import structlog
 
 from protocol.deadline import too_late
-from protocol.errors import ConfigError, FleetError, quoted
+from protocol.errors import ConfigError, FleetError, Unavailable, quoted
 from protocol.messages import InferRequest
 from protocol.model_config import Kind, ModelConfig
 from workers.backends.tracebacks import traced
@@ -33,6 +33,7 @@ from workers.instances.process.sticky import is_sticky
 from workers.instances.process.transfer import StagedBatch, Transfer
 from workers.instances.readiness import Readiness
 from workers.repository.placement import Placement
+from workers.repository.row_influence import Verdict
 from workers.repository.version import ModelVersion
 from workers.system.backoff import Backoff
 
@@ -120,6 +121,12 @@ class ChildExecutor:
         """
         await self._call(lambda: self._start(child or self._take()))
 
+    async def try_batching(self) -> Verdict:
+        """See `batching_check.try_batching`."""
+        child = self._child
+        assert child is not None
+        return await call_on(self._work.put, lambda: commands.try_batching(child))
+
     def deliver_to(self, completed: Completed) -> None:
         """See `Executor.deliver_to`."""
         self._completed = completed
@@ -142,6 +149,10 @@ class ChildExecutor:
             raise raw
         outcomes: Sequence[Any] = raw
         return outcomes
+
+    async def attempt(self, requests: Sequence[InferRequest]) -> Sequence[Any]:
+        """See `Executor.attempt`."""
+        return await call_on(self._work.put, lambda: self._attempt(requests))
 
     def problem(self) -> str:
         """See `Executor.problem`."""
@@ -226,6 +237,18 @@ class ChildExecutor:
         if ran.error is not None and is_sticky(ran.error.message):
             log.error("CUDA is unusable in this process, which is replaced", error=ran.error.message, **self._about)
             self._restart()
+
+    def _attempt(self, requests: Sequence[InferRequest]) -> Sequence[Any]:
+        child, transfer = self._child, self._transfer
+        if child is None or transfer is None:
+            raise Unavailable(self.problem())
+        try:
+            ran = transfer.run(StagedBatch(self._slots, requests))
+        except ChannelBroken:  # `_child_exited` restarts it
+            raise child.exit_error("while it ran a request that nobody waits for") from None
+        if ran.error is not None:
+            raise ran.error
+        return self.split(requests, ran.raw)
 
     def _lose(self, job: Job) -> None:
         """The child has exited with the job in it: deliver that first, then start the next child."""

@@ -56,7 +56,7 @@ def decode_placement(encoded: Message) -> Placement:
 
 def encode_metadata(metadata: BackendMetadata | None) -> Message | None:
     """A model file's metadata."""
-    return None if metadata is None else dataclasses.asdict(metadata)
+    return None if metadata is None else dataclasses.asdict(metadata) | {"unshaped": list(metadata.unshaped)}
 
 
 def decode_metadata(encoded: Message | None) -> BackendMetadata | None:
@@ -64,7 +64,14 @@ def decode_metadata(encoded: Message | None) -> BackendMetadata | None:
     if encoded is None:
         return None
     inputs, outputs = (tuple(_spec(spec) for spec in encoded[side]) for side in ("inputs", "outputs"))
-    return BackendMetadata(inputs, outputs, encoded["batchable"], encoded["max_batch_size"])
+    return BackendMetadata(
+        inputs,
+        outputs,
+        encoded["batchable"],
+        encoded["max_batch_size"],
+        encoded["row_limit"],
+        frozenset(encoded["unshaped"]),
+    )
 
 
 def _spec(encoded: Message) -> TensorSpec:

@@ -1,0 +1,110 @@
+// The table of models, the sums above it, and the table of workers. Rows stay while they are updated, so that the focus stays too.
+
+import { byId, make, setClass, setHidden, setMeasure, setText } from "./dom.js";
+import { keyOf } from "./history.js";
+import { NOTHING, count, duration, perSecond, short } from "./units.js";
+import { STATES } from "./words.js";
+
+const COLUMNS = [["rate"], ["rows", "wide"], ["queue", "wide"], ["compute", "wide"], ["waiting", "wide"], ["workers", "wide"]];
+
+export class ModelTable {
+  constructor(choose) {
+    this.choose = choose;
+    this.rows = new Map();
+    this.models = [];
+    byId("filter").addEventListener("input", () => this.filter());
+  }
+
+  show(models, figuresOf, waitingOf, chosen) {
+    this.models = models;
+    const body = byId("rows");
+    const keys = new Set(models.map(keyOf));
+    for (const [key, row] of this.rows) {
+      if (keys.has(key)) continue;
+      row.node.remove();
+      this.rows.delete(key);
+    }
+    models.forEach((model, place) => {
+      const row = this.row(model);
+      if (body.children[place] !== row.node) body.insertBefore(row.node, body.children[place] ?? null);
+      fill(row, model, figuresOf(model), waitingOf(model), keyOf(model) === chosen);
+    });
+    setHidden(byId("no-models"), models.length > 0);
+    setHidden(byId("table-frame"), models.length === 0);
+    this.filter();
+  }
+
+  row(model) {
+    const key = keyOf(model);
+    const known = this.rows.get(key);
+    if (known) return known;
+    const button = make("button", { type: "button" }, model.name);
+    const name = make("th", { scope: "row" }, button, ...(model.version ? [make("span", { class: "muted" }, ` version ${model.version}`)] : []));
+    const state = make("span", { class: "state" });
+    const cells = Object.fromEntries(COLUMNS.map(([id, more]) => [id, make("td", { class: more ? `number ${more}` : "number" })]));
+    const node = make("tr", {}, name, make("td", {}, state), ...Object.values(cells));
+    node.addEventListener("click", (event) => this.choose(key, event.detail === 0));
+    const row = { node, button, state, cells };
+    this.rows.set(key, row);
+    return row;
+  }
+
+  filter() {
+    const asked = byId("filter").value.trim().toLowerCase();
+    let shown = 0;
+    for (const model of this.models) {
+      const matches = `${model.name} version ${model.version} ${model.state}`.toLowerCase().includes(asked);
+      setHidden(this.rows.get(keyOf(model)).node, !matches);
+      shown += matches;
+    }
+    setText(byId("shown"), asked ? `${shown} of ${this.models.length}` : "");
+  }
+}
+
+function fill({ node, button, state, cells }, model, figures, waiting, chosen) {
+  setClass(node, chosen ? "chosen" : "");
+  if (chosen) button.setAttribute("aria-current", "true");
+  else button.removeAttribute("aria-current");
+  setClass(state, `state ${model.state}`);
+  setText(state, STATES[model.state] ?? model.state);
+  setMeasure(cells.rate, perSecond(figures.rate));
+  const measures = {
+    rows: figures.rows === null ? NOTHING : { value: short(figures.rows), unit: "" },
+    queue: duration(figures.queue),
+    compute: duration(figures.compute),
+  };
+  for (const [id, measure] of Object.entries(measures)) {
+    setMeasure(cells[id], measure);
+    cells[id].classList.toggle("old", !figures.recent);
+  }
+  setMeasure(cells.waiting, waiting === null ? NOTHING : count(waiting));
+  setMeasure(cells.workers, count(model.workers));
+}
+
+export function showTotals(models, figuresOf, waiting, workers) {
+  const ready = models.filter((model) => model.state === "READY").length;
+  setText(byId("total-models"), `${ready} of ${models.length}`);
+  const sum = (name) => {
+    const parts = models.map((model) => figuresOf(model)[name]).filter((part) => part !== null);
+    return parts.length ? parts.reduce((all, part) => all + part, 0) : models.length ? null : 0;
+  };
+  setMeasure(byId("total-rate"), perSecond(sum("rate")));
+  setMeasure(byId("total-failed"), perSecond(sum("failures")));
+  setMeasure(byId("total-waiting"), waiting === null ? NOTHING : count(waiting));
+  setMeasure(byId("total-workers"), count(workers.length));
+}
+
+export function showWorkers(workers) {
+  setHidden(byId("no-workers"), workers.length > 0);
+  setHidden(byId("workers").parentElement, workers.length === 0);
+  const rows = workers.map((worker) => make(
+    "tr", {},
+    make("th", { scope: "row" }, worker.worker, ...(worker.draining ? [make("span", { class: "muted" }, " draining")] : [])),
+    make("td", {}, worker.host),
+    make("td", { class: "number wide" }, String(worker.pid)),
+    make("td", { class: "number wide" }, String(worker.ready_models)),
+    make("td", { class: "number wide" }, String(worker.restarts)),
+    make("td", { class: "number" }, `${short(worker.age_ms / 1000)} s ago`),
+  ));
+  byId("worker-rows").replaceChildren(...rows);
+}

@@ -1,0 +1,70 @@
+// What codes and headers mean, in words. Pure.
+
+export const STATES = { READY: "Ready", LOADING: "Loading", UNLOADING: "Unloading", UNAVAILABLE: "Unavailable" };
+
+// Why a worker released a batch: `Release` in workers/batching/types.py.
+export const RELEASES = {
+  preferred: "it had a preferred size",
+  full: "it was full",
+  closed: "the next request did not fit",
+  delay: "its oldest request had waited max_queue_delay",
+  no_delay: "an instance was idle, and no max_queue_delay is set",
+  backlog: "the log holds enough to fill the next ones",
+  age: "its oldest request was old already, and the log was empty",
+  deadline: "a request's deadline was near",
+  drain: "nothing more would come",
+  alone: "the model does not batch",
+  batch_lane: "it had rows of the batch lane only",
+};
+
+export const released = (reason) => RELEASES[reason] ?? reason.replaceAll("_", " ");
+
+const STAGES = [
+  ["publish", "The gateway wrote the request to the log"],
+  ["fetch", "A worker fetched it"],
+  ["enqueue", "The worker decoded and queued it"],
+  ["release", "It waited for its batch"],
+  ["compute_start", "The batch waited for an instance, its inputs were joined"],
+  ["compute_end", "The model ran"],
+  ["emit", "The outputs were split and encoded"],
+  ["wake", "The answer was stored, and the gateway was told"],
+];
+
+// `Penstock-Timing`, a dictionary of numbers and words, by name.
+export function parseTiming(header) {
+  const found = {};
+  for (const part of (header ?? "").split(",")) {
+    const match = /^\s*([a-z_]+)=(?:"([^"]*)"|([A-Za-z0-9_.-]+))\s*$/.exec(part);
+    if (!match) continue;
+    const [, name, quoted, plain] = match;
+    found[name] = quoted ?? (/^\d+$/.test(plain) ? Number(plain) : plain);
+  }
+  return found;
+}
+
+// How long each stage took, in milliseconds, and a sentence on the batch. A stage that the header leaves out goes into the next one.
+export function explain(timing, roundTrip) {
+  const stages = [];
+  let before = 0;
+  for (const [name, words] of STAGES) {
+    const at = timing[name];
+    if (typeof at !== "number" || at < before) continue;
+    stages.push({ words, ms: (at - before) / 1000 });
+    before = at;
+  }
+  const rest = roundTrip - before / 1000;
+  if (stages.length && rest >= 0) stages.push({ words: "The network, and this browser", ms: rest });
+  return { stages, batch: batch(timing) };
+}
+
+function batch({ rows, requests, reason, attempt, digest }) {
+  const sentences = [];
+  if (typeof rows === "number" && typeof requests === "number") {
+    const company = requests === 1 ? "It ran alone" : `It ran together with ${requests - 1} other request${requests === 2 ? "" : "s"}`;
+    const because = reason ? `; the batch was released because ${released(String(reason))}` : "";
+    sentences.push(`${company}, in a batch of ${rows} row${rows === 1 ? "" : "s"}${because}.`);
+  }
+  if (attempt > 1) sentences.push(`It was attempt ${attempt}: a worker died with it before.`);
+  if (digest) sentences.push(`The model's files had digest ${digest}.`);
+  return sentences.join(" ");
+}

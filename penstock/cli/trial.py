@@ -1,0 +1,82 @@
+"""Finds shapes of made-up inputs that a loaded model accepts, by running it: a driver around `protocol.example_shapes`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from penstock.cli.example import VALUES, Trial, example_inputs
+from protocol.errors import ModelFailed, described
+from protocol.example_shapes import Shapes, candidates
+from protocol.messages import Failure, InferRequest
+from protocol.model_config import ModelConfig, TensorSpec
+from protocol.tensors import NUMPY_DTYPE, Tensor, from_array
+
+if TYPE_CHECKING:
+    from workers.instances.loaded import LoadedModel
+
+SECONDS: Final = 3.0
+LONGEST: Final = 5.0
+_OWN_CODE: Final = frozenset({"python"})
+"""Backends whose models may do more than compute: they run only when somebody asks for it."""
+
+
+class Trials:
+    """The attempts of one server.
+
+    Args:
+        seconds: in which attempts on all models begin.
+        longest: seconds that one attempt is waited for.
+    """
+
+    def __init__(self, seconds: float = SECONDS, longest: float = LONGEST) -> None:
+        self._end = time.monotonic() + seconds
+        self._longest = longest
+
+    async def run(self, loaded: LoadedModel) -> Trial:
+        """What the model accepts; an empty trial if it was not tried or took too long."""
+        config = loaded.version.config
+        if config.backend in _OWN_CODE or not loaded.executors:
+            return Trial()
+        refused = ""
+        for shapes in shapes_of(config):
+            if time.monotonic() >= self._end:
+                return Trial()
+            try:
+                async with asyncio.timeout(self._longest):
+                    outcomes = await loaded.executors[0].attempt([_request(loaded, shapes)])
+                _require_answers(outcomes)
+            except TimeoutError:
+                return Trial()
+            except Exception as error:
+                refused = refused or described(error)
+            else:
+                return Trial(shapes)
+        return Trial(refused=refused)
+
+
+def shapes_of(config: ModelConfig) -> Iterator[Shapes]:
+    """The shapes to try."""
+    inputs = {spec.name: config.shape_of(spec) for spec in example_inputs(config)}
+    return candidates(inputs, 1 if config.batching else None)
+
+
+def _request(loaded: LoadedModel, shapes: Shapes) -> InferRequest:
+    version = loaded.version
+    inputs = [_tensor(spec, shapes[spec.name]) for spec in example_inputs(version.config)]
+    return InferRequest("example", version.model, str(version.version), tuple(inputs))
+
+
+def _tensor(spec: TensorSpec, shape: Sequence[int]) -> Tensor:
+    value = VALUES.get(spec.datatype, 0)
+    return from_array(spec.name, np.full(shape, value, NUMPY_DTYPE[spec.datatype]), spec.datatype)
+
+
+def _require_answers(outcomes: Sequence[object]) -> None:
+    for outcome in outcomes:
+        if isinstance(outcome, Failure):
+            raise ModelFailed(outcome.message)

@@ -1,0 +1,267 @@
+"""PyTorch's files are completed from what they state, and served; where they state too little, the error has what to paste."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import subprocess
+import sys
+import warnings
+import zipfile
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from protocol.errors import ConfigError
+from protocol.model_config import ModelConfig, TensorSpec, pbtxt
+from tests.workers.backends.models import request, run
+from workers.backends.torch import TorchBackend
+from workers.repository.completion import complete
+from workers.repository.model_files import ModelFile
+from workers.repository.placement import place
+from workers.repository.scan import scan_file
+from workers.repository.stated_inputs import parse_input
+from workers.repository.version import ModelVersion
+
+ROWS = torch.export.Dim("rows", max=16)
+
+
+class Net(torch.nn.Module):
+    """Returns a dict; its rows are independent."""
+
+    def forward(self, x):  # type: ignore[no-untyped-def]
+        return {"double": x * 2, "best": x.argmax(1)}
+
+
+def exported(path: Path, module: torch.nn.Module, inputs: tuple[Any, ...], shapes: Any = None, **named: Any) -> Path:
+    torch.export.save(torch.export.export(module, inputs, named, dynamic_shapes=shapes), str(path))
+    return path
+
+
+def traced(path: Path, module: torch.nn.Module, *inputs: torch.Tensor) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(module, inputs, strict=False).save(str(path))
+    return path
+
+
+def scripted(path: Path, module: torch.nn.Module) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(module).save(str(path))
+    return path
+
+
+def completed(path: Path, *inputs: str, **stated: Any) -> ModelVersion:
+    """As `penstock serve PATH --input …` completes it."""
+    version = scan_file(ModelFile(path, inputs=tuple(parse_input(text) for text in inputs)))
+    config = dataclasses.replace(version.config, **stated)
+    return dataclasses.replace(
+        version, config=complete(config, TorchBackend().inspect(dataclasses.replace(version, config=config)))
+    )
+
+
+def shapes(
+    config: ModelConfig,
+) -> tuple[int, list[tuple[str, str, tuple[int, ...]]], list[tuple[str, str, tuple[int, ...]]]]:
+    inputs, outputs = (
+        [(spec.name, spec.datatype, spec.model_dims) for spec in side] for side in (config.inputs, config.outputs)
+    )
+    return config.max_batch_size, inputs, outputs
+
+
+def answers(version: ModelVersion, *requests: Any) -> list[Any]:
+    return run(TorchBackend().load(version, place(version.config, [], 1)[0]), requests)
+
+
+NET = (16, [("x", "FP32", (4,))], [("double", "FP32", (4,)), ("best", "INT64", ())])
+
+
+def test_an_exported_program_states_everything(tmp_path: Path) -> None:
+    version = completed(exported(tmp_path / "net.pt2", Net(), (torch.zeros(2, 4),), ({0: ROWS},)))
+    assert shapes(version.config) == NET
+    one, two = answers(
+        version, request(x=np.float32([[1, 5, 2, 3]])), request(x=np.float32([[1, 1, 2, 3], [9, 1, 1, 1]]))
+    )
+    np.testing.assert_array_equal(one["double"], [[2, 10, 4, 6]])
+    np.testing.assert_array_equal(two["best"].ravel(), [3, 0])
+
+
+def test_more_rows_than_an_exported_program_takes_are_refused_at_load(tmp_path: Path) -> None:
+    path = exported(tmp_path / "net.pt2", Net(), (torch.zeros(2, 4),), ({0: ROWS},))
+    with pytest.raises(ConfigError, match="max_batch_size of model 'net' is 17, and its file takes at most 16 rows"):
+        completed(path, max_batch_size=17, batch_size_stated=True)
+
+
+def test_a_program_with_fixed_sizes_does_not_batch(tmp_path: Path) -> None:
+    version = completed(exported(tmp_path / "net.pt2", Net(), (torch.zeros(2, 4),)))
+    assert shapes(version.config) == (0, [("x", "FP32", (2, 4))], [("double", "FP32", (2, 4)), ("best", "INT64", (2,))])
+
+
+class Many(torch.nn.Module):
+    """Keywords, constants, None, nested outputs and bfloat16."""
+
+    def forward(self, ids, flag: bool, *, mask):  # type: ignore[no-untyped-def]
+        return (ids * mask).to(torch.bfloat16), None, [mask + 1 if flag else mask, {"sum": ids.sum(1)}]
+
+
+def test_keywords_constants_none_and_nested_outputs(tmp_path: Path) -> None:
+    rows, length = torch.export.Dim("rows"), torch.export.Dim("length", max=512)
+    long, sizes = torch.ones(2, 8, dtype=torch.int64), {0: rows, 1: length}
+    by_name = {"ids": sizes, "flag": None, "mask": sizes}
+    path = exported(tmp_path / "net.pt2", Many(), (long, True), by_name, mask=long + 0)
+    version = completed(path)
+    assert shapes(version.config) == (
+        32,
+        [("ids", "INT64", (-1,)), ("mask", "INT64", (-1,))],
+        [("OUTPUT__0", "BF16", (-1,)), ("OUTPUT__2", "INT64", (-1,)), ("sum", "INT64", ())],
+    )
+    (answer,) = answers(version, request(ids=np.int64([[1, 2, 3]]), mask=np.int64([[1, 0, 1]])))
+    assert answer["OUTPUT__2"].tolist() == [[2, 1, 2]]
+    assert answer["sum"].ravel().tolist() == [6]
+
+
+def test_the_configurations_names_and_only_its_inputs_may_be_stated(tmp_path: Path) -> None:
+    path = exported(tmp_path / "net.pt2", Net(), (torch.zeros(2, 4),), ({0: ROWS},))
+    stated = TensorSpec("INPUT__0", "FP32", (4,))
+    version = completed(path, inputs=(stated,), outputs=(TensorSpec("OUTPUT__1", "INT64", (1,), reshape=()),))
+    (answer,) = answers(version, request(INPUT__0=np.float32([[1, 5, 2, 3]])))
+    assert {name: value.ravel().tolist() for name, value in answer.items()} == {"OUTPUT__1": [1]}
+    with pytest.raises(ConfigError, match="expects datatype INT64 for input 'INPUT__0', model provides FP32"):
+        completed(path, inputs=(dataclasses.replace(stated, datatype="INT64"),))
+
+
+Pair = namedtuple("Pair", "left right")  # as a model has it
+
+
+class ReturnsPair(torch.nn.Module):
+    def forward(self, x):  # type: ignore[no-untyped-def]
+        return x.to(torch.complex64)
+
+
+def test_what_v2_does_not_carry_is_refused_with_the_cure(tmp_path: Path) -> None:
+    path = exported(tmp_path / "net.pt2", ReturnsPair(), (torch.zeros(2, 4),))
+    with pytest.raises(ConfigError, match=r"'OUTPUT__0' has a datatype that the V2 protocol does not have.*a wrapper"):
+        completed(path)
+
+
+def test_a_traced_module_has_the_shapes_of_its_example(tmp_path: Path) -> None:
+    version = completed(traced(tmp_path / "net.pth", Net(), torch.zeros(1, 4)))
+    assert shapes(version.config) == (32, *NET[1:])
+    first, second = answers(version, *[request(x=np.float32([[1, 5, 2, 3]])) for _ in range(2)])
+    assert first["best"].ravel().tolist() == second["best"].ravel().tolist() == [1]
+
+
+class Flat(torch.nn.Module):
+    """Mixes its rows: it cannot batch."""
+
+    def forward(self, x):  # type: ignore[no-untyped-def]
+        return x.reshape(8) + 1
+
+
+def test_a_traced_module_that_does_not_follow_the_rows_is_served_as_it_was_traced(tmp_path: Path) -> None:
+    version = completed(traced(tmp_path / "net.jit", Flat(), torch.zeros(2, 4)))
+    assert shapes(version.config) == (0, [("x", "FP32", (2, 4))], [("OUTPUT__0", "FP32", (8,))])
+
+
+class Words(torch.nn.Module):
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor, scale: float = 2.0) -> tuple[torch.Tensor, torch.Tensor]:
+        return ids * mask * scale, ids.sum(dim=1)
+
+
+def test_a_scripted_module_is_served_with_inputs_that_the_command_line_states(tmp_path: Path) -> None:
+    path = scripted(tmp_path / "net.pt", Words())
+    version = completed(path, "ids:INT64:-1", "mask:FP32:-1")
+    assert shapes(version.config) == (
+        32,
+        [("ids", "INT64", (-1,)), ("mask", "FP32", (-1,))],
+        [("OUTPUT__0", "FP32", (-1,)), ("OUTPUT__1", "INT64", ())],
+    )
+    (answer,) = answers(version, request(ids=np.int64([[1, 2]]), mask=np.float32([[1, 0.5]])))
+    assert answer["OUTPUT__0"].tolist() == [[2.0, 2.0]]
+
+
+def test_a_scripted_module_without_stated_inputs_is_refused_with_lines_to_paste(tmp_path: Path) -> None:
+    path = scripted(tmp_path / "net.pt", Words())
+    with pytest.raises(ConfigError) as refused:
+        completed(path)
+    message = refused.value.message
+    assert "penstock serve net.pt --input ids:FP32:3,224,224 --input mask:FP32:3,224,224" in message
+    skeleton = message[message.index("    input [") :]
+    config = pbtxt.parse(skeleton.encode(), "config.pbtxt", "net")
+    assert [(spec.name, spec.dims) for spec in config.inputs] == [("ids", (3, 224, 224)), ("mask", (3, 224, 224))]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        (("ids:INT64:-1",), "model 'net' also takes the input 'mask', which its configuration does not state"),
+        (("ids:INT64:-1", "masc:FP32:-1", "x:FP32:1"), "unexpected inference input 'x' for model 'net', its forward takes: ids"),
+        (("ids:INT64:2", "mask:FP32:3"), r"with rows: .* zeros .*\(ids INT64 \[-1, 2\], mask FP32 \[-1, 3\]\): .*match"),
+        (("ids:BYTES:2", "mask:FP32:3"), "input 'ids' is BYTES, which PyTorch does not have"),
+    ],
+)  # fmt: skip
+def test_wrongly_stated_inputs_are_refused(tmp_path: Path, inputs: tuple[str, ...], said: str) -> None:
+    path = scripted(tmp_path / "net.pt", Words())
+    with pytest.raises(ConfigError, match=said):
+        completed(path, *inputs)
+
+
+class Counts(torch.nn.Module):
+    def forward(self, x: torch.Tensor, n: int) -> torch.Tensor:
+        return x * n
+
+
+def test_a_forward_with_more_than_tensors_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="needs 'n' of type int, which no request can carry; export a wrapper"):
+        completed(scripted(tmp_path / "net.pt", Counts()))
+
+
+def test_an_archive_with_an_object_that_torch_would_unpickle_is_refused(tmp_path: Path) -> None:
+    good = exported(tmp_path / "good.pt2", Net(), (torch.zeros(2, 4),))
+    with zipfile.ZipFile(good) as source, zipfile.ZipFile(tmp_path / "net.pt2", "w") as made:
+        for name in source.namelist():
+            made.writestr(name, source.read(name))
+        made.writestr("good/data/constants/opaque_obj_0", b"cos\nsystem\n(S'touch ran'\ntR.")
+    version = completed(tmp_path / "net.pt2")
+    with pytest.raises(ConfigError, match=r"holds a pickled Python object \('data/constants/opaque_obj_0'\)"):
+        answers(version, request(x=np.zeros((2, 4), np.float32)))
+
+
+COMPILE = """
+import torch
+from tests.workers.backends.test_torch_files import Net, ROWS
+program = torch.export.export(Net(), (torch.zeros(2, 4),), dynamic_shapes=({0: ROWS},))
+fast = {"aot_inductor.compile_wrapper_opt_level": "O0", "cpp.simdlen": 1, "aot_inductor.precompile_headers": False}
+torch._inductor.aoti_compile_and_package(program, package_path="net.pt2", inductor_configs=fast)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor compiles with g++, which is not installed")
+def test_an_aotinductor_package_is_completed_and_runs(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-W", "ignore", "-c", COMPILE], check=True, cwd=tmp_path, env=compiling(tmp_path))
+    version = completed(tmp_path / "net.pt2")
+    assert shapes(version.config) == (16, [("INPUT__0", "FP32", (4,))], NET[2])
+    one, two = answers(version, *[request(INPUT__0=np.float32([[1, 5, 2, 3]])) for _ in range(2)])
+    assert one["double"].tolist() == two["double"].tolist() == [[2, 10, 4, 6]]
+    assert one["best"].ravel().tolist() == [1]
+    with pytest.raises(
+        ConfigError, match=r"expects shape \[-1, 4\] but the model configuration specifies shape \[-1, 5\]"
+    ):
+        completed(tmp_path / "net.pt2", inputs=(TensorSpec("x", "FP32", (5,)),))
+
+
+def compiling(folder: Path) -> dict[str, str]:
+    import os
+
+    return {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[3]),
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "cache"),
+    }

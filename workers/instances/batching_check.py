@@ -1,0 +1,100 @@
+"""Tries whether rows may share a batch, where nobody has said so: what `row_influence` judges, run on a loaded instance."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from protocol.errors import described
+from protocol.messages import Failure, InferRequest
+from protocol.model_config import ModelConfig
+from protocol.tensors import Tensor
+from workers.backends.assembly import WrongRows
+from workers.backends.base import Instance
+from workers.repository.row_influence import Verdict, influence, made_up_rows
+
+SLOW: Final = 2.0
+"""Seconds: if a row takes longer, the load does not wait for three more."""
+
+LONGEST: Final = 300
+"""Characters of a model's error that are shown."""
+
+_Answer = tuple[Tensor, ...]
+
+
+class RowsInfluence(Exception):
+    """Rows of the model influence each other, so it must be loaded again as one that does not batch."""
+
+
+class _Refused(Exception):
+    """The model does not take the made-up inputs."""
+
+
+def try_batching(instance: Instance, config: ModelConfig, slow: float = SLOW) -> Verdict:
+    """Compare one run of several rows with runs of one row; on the instance's own thread.
+
+    Args:
+        instance: loaded.
+        config: complete, of a model that batches.
+        slow: seconds; a model whose first row takes longer is not tried further.
+    """
+    unjudged = "its rows are too large"
+    for rows in made_up_rows(config):
+        try:
+            return _judge(instance, rows, slow)
+        except _Refused as refusal:
+            unjudged = f"it refuses made-up inputs ({refusal})"
+    return Verdict(unjudged=unjudged)
+
+
+def _judge(instance: Instance, rows: Sequence[InferRequest], slow: float) -> Verdict:
+    started = time.monotonic()
+    try:
+        first = _alone(instance, rows[0])
+        if time.monotonic() - started > slow:
+            return Verdict(unjudged=f"a row takes longer than {slow:.0f} s")
+        alone = [first, *[_alone(instance, row) for row in rows[1:]]]
+    except WrongRows as error:
+        return Verdict(error.message)
+    found = _together(instance, rows, alone)
+    if found and influence([first], [_alone(instance, rows[0])]):
+        return Verdict(unjudged="its answers to the same row differ from run to run")
+    return Verdict(found)
+
+
+def _together(instance: Instance, rows: Sequence[InferRequest], alone: Sequence[_Answer]) -> str:
+    """How the rows influence each other."""
+    try:
+        return influence(alone, _run(instance, rows))
+    except _Refused as error:
+        return f"{len(rows)} rows cannot run together, only each alone ({error})"
+    except WrongRows as error:
+        return error.message
+
+
+def _alone(instance: Instance, row: InferRequest) -> _Answer:
+    return _run(instance, [row])[0]
+
+
+def _run(instance: Instance, requests: Sequence[InferRequest]) -> list[_Answer]:
+    """The answers to one batch.
+
+    Raises:
+        WrongRows: an output's first dimension is not the batch.
+        _Refused: the model failed in any other way.
+    """
+    try:
+        raw = instance.run(instance.prepare(requests))
+        keep = getattr(instance, "keep", None)
+        outcomes = instance.split(requests, raw if keep is None else keep(raw))
+    except WrongRows:
+        raise
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # SystemExit of a model must not end this process
+        raise _Refused(described(error).partition("\n")[0][:LONGEST]) from error
+    answers = []
+    for outcome in outcomes:
+        if isinstance(outcome, Failure):
+            raise _Refused(outcome.message)
+        answers.append(tuple(outcome))
+    return answers

@@ -1,0 +1,52 @@
+"""Says in the log, every few seconds, that a model is still loading: importing a framework and reading weights may take minutes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
+
+import structlog
+
+EVERY: Final = 4.0
+"""Seconds between two lines in the first minute."""
+EVERY_LATER: Final = 20.0
+"""Seconds between two lines after it."""
+_MINUTE: Final = 60.0
+
+log = structlog.get_logger(__name__)
+
+
+def next_report(elapsed: float) -> float:
+    """When the next line is due, after `elapsed`; both in seconds since the load began. Pure."""
+    if elapsed < _MINUTE:
+        return (elapsed // EVERY + 1) * EVERY
+    return (elapsed // EVERY_LATER + 1) * EVERY_LATER
+
+
+@contextlib.asynccontextmanager
+async def reporting(
+    model: str, version: str, clock: Callable[[], float], sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+) -> AsyncIterator[None]:
+    """Log lines while the block runs.
+
+    Args:
+        model, version: what is loaded.
+        clock: seconds.
+        sleep: waits for so many of them.
+    """
+    began = clock()
+
+    async def report() -> None:
+        due = 0.0
+        while True:
+            due = next_report(max(due, elapsed := clock() - began))  # a sleep may end a moment early
+            await sleep(due - elapsed)
+            log.info(f"still loading {model} ({due:.0f} s)", model=model, version=version)
+
+    task = asyncio.get_running_loop().create_task(report(), name=f"still loading {model}")
+    try:
+        yield
+    finally:
+        task.cancel()

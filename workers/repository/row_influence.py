@@ -1,0 +1,153 @@
+"""Whether the rows of a batch influence each other, judged by a model's answers to made-up rows. Pure.
+
+A first dimension of any size is usually the batch, but it may be a sequence, a set of points, or the rows of a normalisation. Such
+a model answers a row differently when another one is beside it, so requests must not share its runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from protocol.messages import InferRequest
+from protocol.model_config import ModelConfig
+from protocol.model_config.parts import TensorSpec
+from protocol.tensors import NUMPY_DTYPE, Array, Tensor, from_array
+from workers.repository.completion import BackendMetadata
+
+ROWS: Final = 2
+"""Rows that run together: enough for any to influence another."""
+SIZES: Final = 8, 32, 64, 1, 224
+"""For dimensions of any size, in the order in which they are tried: few models refuse the first."""
+MAX_ELEMENTS: Final = 1 << 22
+"""Elements of a row; larger rows are not tried."""
+GUESSING: Final = frozenset({"onnxruntime", "pytorch"})
+"""Backends whose `BackendMetadata.batchable` only says that the first dimensions may have any size."""
+_INTEGERS: Final = 2
+"""Random integers are below this: they may index a table, and any table has at least two rows."""
+_SEED: Final = 20
+_TOLERANCE: Final = {
+    "FP64": (0.02, 1e-4), "FP32": (0.02, 1e-4), "FP16": (0.03, 1e-2), "BF16": (0.05, 2e-2), "INT8": (0.03, 2e-2),
+    "UINT8": (0.03, 2e-2),
+}  # fmt: skip
+"""How much an output may change: a share of the span of its values, plus a share of the largest. Kernels for several rows round
+differently, and a model with dynamic quantisation shares its scales among the rows. Other datatypes must be equal."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the runs showed; with both texts empty, the rows are independent.
+
+    Attributes:
+        influence: how a row influences another.
+        unjudged: why nothing could be seen.
+    """
+
+    influence: str = ""
+    unjudged: str = ""
+
+
+def batching_is_guessed(config: ModelConfig, metadata: BackendMetadata | None) -> bool:
+    """Whether nobody says that the model batches, neither its configuration nor its file.
+
+    Args:
+        config: as stated, before it is completed.
+        metadata: of the model's file.
+    """
+    stated = (
+        config.batch_size_stated or config.inputs or config.outputs or config.dynamic_batching or config.warmups
+        or config.batch_inputs or config.batch_outputs
+    )  # fmt: skip
+    guessed = metadata is not None and metadata.batchable and not metadata.max_batch_size
+    return guessed and config.backend in GUESSING and not stated
+
+
+def unbatched(config: ModelConfig) -> ModelConfig:
+    """The configuration, before it is completed, of a model whose first dimensions are its own."""
+    return dataclasses.replace(config, max_batch_size=0, batch_size_stated=True)
+
+
+def made_up_rows(config: ModelConfig) -> Iterator[tuple[InferRequest, ...]]:
+    """`ROWS` different requests of one row, for each size that is worth a try; always the same ones.
+
+    Args:
+        config: complete, of a model that batches.
+    """
+    specs = [spec for spec in config.inputs if not spec.optional] or config.inputs
+    free = any(-1 in spec.dims for spec in specs)
+    for size in SIZES if free else SIZES[:1]:
+        shapes = [(1, *(size if dim == -1 else dim for dim in spec.dims)) for spec in specs]
+        if sum(map(math.prod, shapes)) <= MAX_ELEMENTS:
+            yield _requests(config.name, specs, shapes)
+
+
+def _requests(model: str, specs: Sequence[TensorSpec], shapes: Sequence[tuple[int, ...]]) -> tuple[InferRequest, ...]:
+    generator = np.random.default_rng(_SEED)
+    tensors = [
+        [from_array(spec.name, _values(spec.datatype, shape, row, generator), spec.datatype)
+        for spec, shape in zip(specs, shapes, strict=True)]
+        for row in range(ROWS)
+    ]  # fmt: skip
+    return tuple(InferRequest(f"batching-{row}", model, "", tuple(inputs)) for row, inputs in enumerate(tensors))
+
+
+def _values(datatype: str, shape: tuple[int, ...], row: int, generator: np.random.Generator) -> Array:
+    """Floats in [0, 1), integers that index any table, short texts; the first element of two rows differs."""
+    if datatype == "BYTES":
+        return np.full(shape, f"text {row}".encode(), dtype=object)
+    dtype = NUMPY_DTYPE[datatype]
+    if datatype == "BF16":
+        bits: Array = (generator.random(shape, np.float32).view(np.uint32) >> 16).astype(dtype)
+        return bits
+    if dtype.kind == "f":
+        return generator.random(shape).astype(dtype)
+    values = generator.integers(0, _INTEGERS, shape).astype(dtype)
+    values.reshape(-1)[:1] = row % _INTEGERS
+    return values
+
+
+def influence(alone: Sequence[Sequence[Tensor]], together: Sequence[Sequence[Tensor]]) -> str:
+    """How the answers to rows differ if the rows run together; "" if they do not.
+
+    Args:
+        alone: each row's outputs.
+        together: the same outputs of the same rows, from one run.
+    """
+    for own, beside in zip(zip(*alone, strict=True), zip(*together, strict=True), strict=True):
+        for one, other in zip(own, beside, strict=True):
+            if one.shape != other.shape:
+                return f"output '{one.name}' of a row has shape {list(one.shape)} alone and {list(other.shape)} with another row"
+        problem = _difference([tensor.array() for tensor in own], [tensor.array() for tensor in beside], own[0])
+        if problem:
+            return problem
+    return ""
+
+
+def _difference(alone: Sequence[Array], together: Sequence[Array], tensor: Tensor) -> str:
+    """How two arrays of one output differ by more than its datatype's tolerance."""
+    own, beside = (np.concatenate([each.reshape(-1) for each in side]) for side in (alone, together))
+    if tensor.datatype not in _TOLERANCE:
+        return "" if np.array_equal(own, beside) else f"output '{tensor.name}' of a row is another one with another row"
+    own, beside = _numbers(own, tensor.datatype), _numbers(beside, tensor.datatype)
+    other = ~((own == beside) | (np.isnan(own) & np.isnan(beside)))
+    if not other.any():
+        return ""
+    if not (np.isfinite(own[other]).all() and np.isfinite(beside[other]).all()):
+        return f"output '{tensor.name}' of a row becomes infinite or not a number with another row, or ceases to be"
+    finite = own[np.isfinite(own)]
+    span, largest = float(np.ptp(finite)), float(np.abs(finite).max())
+    share, rounding = _TOLERANCE[tensor.datatype]
+    change = float(np.abs(own[other] - beside[other]).max())
+    if change <= share * span + rounding * largest:
+        return ""
+    return f"output '{tensor.name}' of a row changes by up to {change:.3g} with another row, where its values span {span:.3g}"
+
+
+def _numbers(array: Array, datatype: str) -> Any:
+    if datatype == "BF16":
+        array = (array.astype(np.uint32) << 16).view(np.float32)
+    return array.astype(np.float64)
