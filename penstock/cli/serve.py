@@ -207,6 +207,8 @@ def _served(tried: list[tuple[ModelConfig, Trial]], count: int, port: int, flags
             meant.without_models(each, "penstock serve --model-repository") for each in local[:1]
         )
         yield f"\nno model is served at {server.url}{advice}"
+    if flags["page"]:
+        yield f"\n{server.url}/ shows models and figures in a browser, and sends requests."
     if server.keyed:
         yield "\nPENSTOCK_API_KEY must hold the API key in the shell of those lines."
     if flags["tls_client_ca"]:

@@ -39,9 +39,9 @@ async def reporting(
     began = clock()
 
     async def report() -> None:
+        due = 0.0
         while True:
-            elapsed = clock() - began
-            due = next_report(elapsed)
+            due = next_report(max(due, elapsed := clock() - began))  # a sleep may end a moment early
             await sleep(due - elapsed)
             log.info(f"still loading {model} ({due:.0f} s)", model=model, version=version)
 
