@@ -186,7 +186,7 @@ def test_free_sizes_are_found_by_trying_at_start_and_by_infer(tmp_path: Path) ->
         assert f"--shape {shape}" in named or '"shape":[1,1]' in printed[model]
         assert ("penstock: the model takes these sizes:" in asked[model]) is (model != "tokens")
     assert "state those that the model takes, with --shape samples=N,N" in asked["voice"]
-    assert "may have to be a certain one: add -i rate=NUMBER" in asked["voice"]
+    assert "may have to be a certain one: add -i 'rate=[NUMBER]'" in asked["voice"]
     assert heard.startswith("voice version 1"), heard
     assert metrics > 0, "the requests of infer count"
     assert "onnxruntime:, " not in process.log.read_text(), "onnxruntime's own log of a failed run"
