@@ -87,6 +87,19 @@ SAMPLES = """
 """
 """Takes eight samples or more, which only a request shows: it does not run before somebody asks for it."""
 
+
+def certify(folder: Path) -> tuple[Path, Path]:
+    """A certificate of this machine, which signs itself, and its key."""
+    certificate, key = folder / "c's.pem", folder / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1",
+         "-keyout", str(key), "-out", str(certificate)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return certificate, key
+
+
 MODELS = {
     **{datatype.lower(): [("x", "STRING" if datatype == "BYTES" else datatype, "2")] for datatype in ITEM_SIZE},
     "free": [("x", "FP32", "-1, 3, -1"), ("y", "STRING", "-1")],
@@ -135,13 +148,7 @@ def _json(text: str) -> str:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "::"])
 def test_the_line_works_on_every_address_with_tls(tmp_path: Path, host: str) -> None:
-    certificate, key = tmp_path / "c's.pem", tmp_path / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1",
-         "-keyout", str(key), "-out", str(certificate)],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    certificate, key = certify(tmp_path)
     identity(tmp_path / "models", "plain", ("x", "FP32", "-1"))
     identity(tmp_path / "models", "half", ("x", "FP16", "2"))
     process = Process(
@@ -190,6 +197,28 @@ def test_free_sizes_are_found_by_trying_at_start_and_by_infer(tmp_path: Path) ->
     assert heard.startswith("voice version 1"), heard
     assert metrics > 0, "the requests of infer count"
     assert "onnxruntime:, " not in process.log.read_text(), "onnxruntime's own log of a failed run"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_what_callers_must_add_is_said_and_works(tmp_path: Path) -> None:
+    certificate, key = certify(tmp_path)
+    identity(tmp_path / "models", "plain", ("x", "FP32", "2"))
+    process = Process(
+        "serve", tmp_path / "serve.log", "serve", "--model-repository", str(tmp_path / "models"), "--http-restricted-api",
+        "inference:colour=blue", "--tls-certificate", str(certificate), "--tls-key", str(key), "--tls-client-ca", str(certificate),
+    )  # fmt: skip
+    try:
+        line = lines(process, 1)["plain"]
+        bare = shell(line, tmp_path)
+        told = wait_for("the advice", lambda: re.findall(r"add (-.+) to the curl lines", process.log.read_text()))
+        flags = " ".join(told).replace("FILE", shlex.quote(str(certificate)), 1).replace("FILE", shlex.quote(str(key)))
+        answer = shell(f"{line} {flags.replace('KEY: VALUE', 'colour: blue')}", tmp_path)
+    finally:
+        process.stop()
+
+    assert "curl: " in bare, "curl says why there is no answer"
+    assert '"model_name":"plain"' in answer, answer
 
 
 @pytest.mark.slow
