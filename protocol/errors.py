@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import json
+from typing import Final
 
 from protocol.texts import shortened
 
@@ -77,16 +78,30 @@ RETRYABLE = frozenset({Code.EXHAUSTED, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED,
 """Failures after which the same `Idempotency-Key` runs again: the request itself was not refused."""
 
 
+_GROUPED: Final = 3
+"""Exceptions of a group that its text names."""
+
+
 def described(error: BaseException) -> str:
     """An exception's text: a `FleetError`'s message, otherwise its type and its own text, which may be long, empty or raise."""
     if isinstance(error, FleetError):
         return error.message
     name = type(error).__name__
     try:
-        text = str(error)
-    except Exception as trouble:
+        text = _exit_text(error) if isinstance(error, SystemExit) else str(error)
+    except BaseException as trouble:  # of a third party's __str__, which may even call sys.exit
         text = f"(its text cannot be made: {type(trouble).__name__})"
+    if isinstance(error, BaseExceptionGroup):
+        text += "".join([f"; {described(each)}" for each in error.exceptions[:_GROUPED]])
     return shortened(f"{name}: {text}" if text else name)
+
+
+def _exit_text(error: SystemExit) -> str:
+    """What sys.exit was called with: as Python does, a text means code 1."""
+    code = error.code
+    if code is None or isinstance(code, int):
+        return f"exited with code {code or 0}"
+    return f"exited with code 1: {code}"
 
 
 class FleetError(Exception):

@@ -35,3 +35,28 @@ class Repeats:
         if len(self._said) > MAX_KEPT:
             self._said.popitem(last=False)
         return held
+
+
+BURST: Final = 20
+"""Lines of one kind that pass at once."""
+REFILL: Final = 5.0
+"""Seconds after which one more passes."""
+
+
+class Flood:
+    """Lets every line pass while there are few of its kind, and a line now and then when there are many."""
+
+    __slots__ = ("_kinds",)
+
+    def __init__(self) -> None:
+        self._kinds: collections.OrderedDict[Hashable, tuple[float, float, int]] = collections.OrderedDict()
+
+    def held(self, kind: Hashable, now: float) -> int | None:
+        """How many of this kind were suppressed since the last one that passed; None if this one is suppressed."""
+        room, since, held = self._kinds.pop(kind, (float(BURST), now, 0))
+        room = min(float(BURST), room + max(0.0, now - since) / REFILL)
+        passes = room >= 1.0
+        self._kinds[kind] = (room - 1.0, now, 0) if passes else (room, now, held + 1)
+        if len(self._kinds) > MAX_KEPT:
+            self._kinds.popitem(last=False)
+        return held if passes else None

@@ -48,10 +48,16 @@ THREAD: Final = 'backend: "python" parameters { key: "instance_isolation" value 
 
 @dataclasses.dataclass
 class Place:
-    """Where a moment's files are, and a server that accepts connections and never answers."""
+    """Where a moment's files are, and a server that accepts connections and never answers.
+
+    Attributes:
+        silent: its port.
+        called: set once somebody has connected.
+    """
 
     folder: Path
     silent: int
+    called: threading.Event
 
     @property
     def busy(self) -> Path:
@@ -77,6 +83,10 @@ class Place:
     def wait(self) -> None:
         """Until the model is busy."""
         wait_for("a busy model", self.busy.exists)
+
+    def wait_for_call(self) -> None:
+        """Until somebody waits for the silent server."""
+        assert self.called.wait(60)
 
     @property
     def url(self) -> str:
@@ -117,12 +127,24 @@ def ended(
 
 
 @contextlib.contextmanager
-def silent_server() -> Iterator[int]:
-    """The port of a server that accepts connections and never answers."""
+def silent_server() -> Iterator[tuple[int, threading.Event]]:
+    """A server that accepts connections and never answers: its port, and whether there was one."""
+    called, kept = threading.Event(), []
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(64)
-        yield server.getsockname()[1]
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    kept.append(server.accept()[0])
+                    called.set()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield server.getsockname()[1], called
+        server.shutdown(socket.SHUT_RDWR)
+    for connection in kept:
+        connection.close()
 
 
 def ready(running: Running) -> str:
@@ -256,22 +278,24 @@ def _while_it_runs(place: Place, seconds: float, expected: list[int], *numbers: 
 
 @moment("penstock gateway: broker and store do not answer: SIGINT")
 def gateway(place: Place) -> Ended:
-    return ended(("gateway", *PORTS, *place.fleet), _begun, SIGINT)
+    return ended(("gateway", *PORTS, *place.fleet), lambda _: place.wait_for_call(), SIGINT)
 
 
 @moment("penstock worker: broker and store do not answer: SIGINT")
 def worker(place: Place) -> Ended:
     repository = place.repository()
-    return ended(("worker", "--model-repository", repository, "--metrics-port", "0", *place.fleet), _begun, SIGINT)
+    return ended(
+        ("worker", "--model-repository", repository, "--metrics-port", "0", *place.fleet),
+        lambda _: place.wait_for_call(),
+        SIGINT,
+    )
 
 
 @moment("penstock scaler: broker and store do not answer: SIGTERM")
 def scaler(place: Place) -> Ended:
-    return ended(("scaler", "--grpc-port", "0", "--metrics-port", "0", *place.fleet), _begun, SIGTERM)
-
-
-def _begun(_: Running) -> None:
-    time.sleep(1.5)
+    return ended(
+        ("scaler", "--grpc-port", "0", "--metrics-port", "0", *place.fleet), lambda _: place.wait_for_call(), SIGTERM
+    )
 
 
 # --- commands that wait ---
@@ -279,22 +303,22 @@ def _begun(_: Running) -> None:
 
 @moment("penstock infer waits for an answer: SIGINT")
 def infer(place: Place) -> Ended:
-    return ended(("infer", "echo", "-i", "X=[[1]]", "--url", place.url), _begun, SIGINT)
+    return ended(("infer", "echo", "-i", "X=[[1]]", "--url", place.url), lambda _: place.wait_for_call(), SIGINT)
 
 
 @moment("penstock models load waits for an answer: SIGINT")
 def models(place: Place) -> Ended:
-    return ended(("models", "load", "echo", "--url", place.url), _begun, SIGINT)
+    return ended(("models", "load", "echo", "--url", place.url), lambda _: place.wait_for_call(), SIGINT)
 
 
 @moment("penstock status --watch waits for an answer: SIGINT")
 def status(place: Place) -> Ended:
-    return ended(("status", "--watch", "--gateway", place.url), _begun, SIGINT)
+    return ended(("status", "--watch", "--gateway", place.url), lambda _: place.wait_for_call(), SIGINT)
 
 
 @moment("penstock doctor waits for broker and store: SIGINT")
 def doctor(place: Place) -> Ended:
-    return ended(("doctor", *place.fleet), _begun, SIGINT)
+    return ended(("doctor", *place.fleet), lambda _: place.wait_for_call(), SIGINT)
 
 
 @moment("penstock verify waits for broker and store: SIGINT twice")
@@ -314,5 +338,7 @@ def batch(place: Place) -> Ended:
     target = str(place.folder / "answers.jsonl")
     state = str(place.folder / "state")
     return ended(
-        ("batch", "submit", "echo", str(rows), "-o", target, "--url", place.url, "--state-dir", state), _begun, SIGINT
+        ("batch", "submit", "echo", str(rows), "-o", target, "--url", place.url, "--state-dir", state),
+        lambda _: place.wait_for_call(),
+        SIGINT,
     )

@@ -20,8 +20,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 def _tried(title: str, folder: Path) -> Ended:
     folder.mkdir()
-    with silent_server() as port:
-        return MOMENTS[title](Place(folder, port))
+    with silent_server() as (port, called):
+        return MOMENTS[title](Place(folder, port, called))
 
 
 def _problems(title: str, end: Ended) -> list[str]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.runtime import logs
-from protocol.runtime.repeats import MAX_KEPT, Repeats
+from protocol.runtime.repeats import BURST, MAX_KEPT, REFILL, Flood, Repeats
 
 lines = st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 20)), max_size=60)
 
@@ -60,3 +60,25 @@ def test_a_library_that_is_silent_says_nothing() -> None:
     finally:
         logs.silent["aiokafka"] -= 1
     assert seldom.filter(line("aiokafka.conn", "anything"))
+
+
+@given(st.lists(st.floats(0.0, 3.0), max_size=300))
+def test_a_flood_is_limited_and_counted(gaps: list[float]) -> None:
+    flood, now, passed, counted = Flood(), 0.0, 0, 0
+    for gap in gaps:
+        now += gap
+        held = flood.held("kind", now)
+        if held is not None:
+            passed, counted = passed + 1, counted + held
+
+    assert passed <= BURST + now / REFILL + 1e-6
+    assert passed >= min(len(gaps), BURST)
+    assert counted <= len(gaps) - passed
+
+
+def test_few_lines_of_a_kind_all_pass_and_kinds_do_not_share() -> None:
+    flood = Flood()
+
+    assert [flood.held(number % 2, 0.0) for number in range(2 * BURST)] == [0] * (2 * BURST)
+    assert flood.held(0, 0.0) is None
+    assert flood.held(0, REFILL) == 1

@@ -193,7 +193,7 @@ async def test_each_instance_is_a_process_and_two_batches_run_at_once(tmp_path: 
     ("order", "text"),
     [
         (RAISE, "ValueError: a bad number"),
-        (LEAVE, "SystemExit: no more"),
+        (LEAVE, "SystemExit: exited with code 1: no more"),
         (NOTHING, "model 'm' returned no output 'Y'; it returned []"),
     ],
 )

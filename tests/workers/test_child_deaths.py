@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import select
 import signal
 import subprocess
@@ -77,9 +78,10 @@ async def test_a_model_that_exits_costs_its_batch_and_nothing_else(tmp_path: Pat
         error = await died(model, model.submit(request(EXIT), request(1.0)))
 
         assert (error.exit_code, error.signal, error.hung) == (3, None, False)
-        assert error.message == (
-            "its process ended with exit code 3 while it ran a batch; a model must raise an exception and not end its process "
-            "(os._exit, or exit in a library)"
+        assert re.fullmatch(
+            r"its process exited with code 3 while it ran a batch \(/.*/model\.py:\d+, in predict\); a model must raise an "
+            r"exception and not end its process \(os\._exit, or exit in a library\)",
+            error.message,
         )
         assert model.child.restarts == 1
 
@@ -88,10 +90,15 @@ async def test_a_segmentation_fault_is_named_and_its_place_is_in_the_log(tmp_pat
     with capture_logs() as logs:
         async with running(version_of(tmp_path)) as model:
             error = await died(model, model.submit(request(SEGFAULT)))
-            await until(lambda: any("in predict" in line["event"] for line in logs))
 
     assert (error.exit_code, error.signal) == (None, signal.SIGSEGV)
     assert "SIGSEGV" in error.message
+    assert re.search(r"model\.py\", line \d+ in predict", error.trace)
+    assert re.fullmatch(r".*/model\.py:\d+, in predict", error.place)
+    assert error.place in error.message
+    (record,) = [line for line in logs if line["log_level"] == "error"]
+    assert record["exception"] == error.trace
+    assert not any("Fatal Python error" in line["event"] for line in logs)
     (said,) = [line for line in logs if line["event"] == "about to crash"]
     assert (said["model"], said["version"], said["instance"]) == ("m", 1, "m_0_0")
 
@@ -134,11 +141,11 @@ async def test_killing_an_idle_child_blames_no_batch(tmp_path: Path) -> None:
 
 async def test_a_model_that_exits_while_it_loads_is_refused(tmp_path: Path) -> None:
     version = version_of(tmp_path, "import os\nos._exit(9)\n")
-    with pytest.raises(InstanceDied, match="ended with exit code 9 while model 'm' was inspected"):
+    with pytest.raises(InstanceDied, match="exited with code 9 while model 'm' was inspected"):
         await loader().load(version)
     version = version_of(tmp_path)
     (version.path.parent / "exit-at-load").touch()
-    with pytest.raises(InstanceDied, match="ended with exit code 9 while instance 'm_0_0' was loaded"):
+    with pytest.raises(InstanceDied, match="exited with code 9 while instance 'm_0_0' was loaded"):
         await loader().load(version)
 
 

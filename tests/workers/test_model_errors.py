@@ -49,7 +49,8 @@ async def test_what_a_model_raises_is_one_error_record_with_its_own_frames_first
     failure = replies[1].failure
     assert failure is not None
     assert failure.code is Code.MODEL_FAILED
-    assert f"{kind}: thirteen\n\nAt:\n  {tmp_path}/m/1/model.py(4): check\n" in failure.message
+    text = "exited with code 1: thirteen" if kind == "SystemExit" else "thirteen"
+    assert f"{kind}: {text}\n\nAt:\n  {tmp_path}/m/1/model.py(4): check\n" in failure.message
     (record,) = [line for line in logs if line["log_level"] == "error"]
     assert record["event"] == "batch failed"
     lines = record["exception"].splitlines()

@@ -289,10 +289,10 @@ async def test_a_model_that_ends_its_process_while_it_loads_is_refused_with_its_
     """
     version = chosen(version_of(tmp_path, code), isolation)
     with pytest.raises(
-        ConfigError, match=r"with exit code 3 \(sys.exit or SystemExit\); a model must raise"
+        ConfigError, match=r"exited with code 3 \(.*model.py:\d+.*\); it called sys.exit, but a model must raise"
     ) as refused:
         await loader().load(version)
-    assert "model.py(7): __init__" in refused.value.message
+    assert "model.py:7, in __init__" in refused.value.message
 
 
 async def test_nothing_of_a_failing_batch_is_printed_line_by_line(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Final
 
 from protocol.errors import ConfigError
 from workers.backends import pb_utils
-from workers.backends.tracebacks import text_of
+from workers.backends.tracebacks import LoadError, sentence_of, trace_of
 from workers.repository.version import ModelVersion
 
 _IMPORT_LOCK: Final = threading.Lock()
@@ -108,12 +108,14 @@ def naming_model_errors(version: ModelVersion, what: str) -> Iterator[None]:
     except ConfigError:
         raise
     except SystemExit as exc:
-        code = exc.code if isinstance(exc.code, int) else 0 if exc.code is None else 1
-        raise ConfigError(
-            f"{what} of model '{version.model}' version {version.version} tried to end its process with exit code {code} "
-            f"(sys.exit or SystemExit); a model must raise an exception that says what is wrong: {text_of(exc)}"
+        said = sentence_of(exc).removeprefix("SystemExit: ")
+        raise LoadError(
+            f"{what} of model '{version.model}' version {version.version} {said}; it called sys.exit, but a model must raise "
+            "an exception that says what is wrong",
+            trace_of(exc),
         ) from exc
-    except (Exception, KeyboardInterrupt) as exc:
-        raise ConfigError(
-            f"{what} of model '{version.model}' version {version.version} failed: {text_of(exc)}"
+    except BaseException as exc:
+        raise LoadError(
+            f"{what} of model '{version.model}' version {version.version} failed: {sentence_of(exc)}",
+            trace_of(exc),
         ) from exc

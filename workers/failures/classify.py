@@ -52,7 +52,9 @@ def poison_failure(culprit: Culprit[Entry], error: BaseException) -> Failure:
     if culprit.cause is Cause.HANG:
         how = "did not end in time"
     elif isinstance(error, InstanceDied) and error.signal is not None:
-        how = f"died with {signal_name(error.signal)}"
+        how = f"died with {signal_name(error.signal)}{_at(error)}"
+    elif isinstance(error, InstanceDied) and error.exit_code is not None:
+        how = f"exited with code {error.exit_code}{_at(error)}"
     elif isinstance(error, FleetError) and not isinstance(error, InstanceDied):
         how = f"raised '{error.message.partition(chr(10))[0]}', which no process survives,"
     else:
@@ -61,6 +63,10 @@ def poison_failure(culprit: Culprit[Entry], error: BaseException) -> Failure:
         Code.MODEL_FAILED,
         f"the model instance {how} on this request, alone and in {culprit.deaths} runs in all; it is in the dead letters",
     )
+
+
+def _at(error: InstanceDied) -> str:
+    return f" ({error.place})" if error.place else ""
 
 
 def attempts_exhausted(entry: Entry, attempts: int, batch_ids: Sequence[str]) -> tuple[DeadLetter, Failure]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import logging
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, cast
 
@@ -19,12 +20,13 @@ from protocol.dead_letter import DeadLetter
 from protocol.errors import ModelFailed, described
 from protocol.messages import Failure, InferRequest
 from protocol.ports import Terminal
+from protocol.runtime.repeats import Flood
 from workers.batching.types import Batch, Item
 from workers.failures.bisection import Bisection, Cause
 from workers.failures.classify import cause_of, poison_failure, poison_letter
 from workers.failures.limits import MAX_DEATHS_SHARE, MAX_FAILURES_SHARE, Caps, CircuitBreaker
 from workers.instances.executor import DEPTH
-from workers.instances.job import Entry, Executor, Job
+from workers.instances.job import Entry, Executor, InstanceDied, Job
 from workers.statistics import ModelStatistics
 
 RESTART: Final = 0.3
@@ -136,6 +138,7 @@ class Isolation:
         self._launch = launch
         self._deaths = CircuitBreaker(MAX_DEATHS_SHARE)
         self._failures = CircuitBreaker(MAX_FAILURES_SHARE)
+        self._flood = Flood()
         self._waiting: dict[Executor, collections.deque[IsolatedBatch]] = {}
         self._restart = RESTART
         self._died: dict[Executor, float] = {}
@@ -278,10 +281,7 @@ class Isolation:
         if cause is not Cause.MEMORY:
             self._breaker(cause).record(self._clock(), len(culprits), 0)
         if not culprits:
-            log.warning(
-                "a batch failed; its requests run again in parts", instance=job.executor.name, requests=len(job.entries),
-                cause=cause.value, error=described(error), request=job.entries[0].payload.id,
-            )  # fmt: skip
+            self._log_rerun(job, error, cause)
             return True
         if not culprits[0].dead_letter:
             return False
@@ -291,6 +291,18 @@ class Isolation:
         job.entries = []
         job.batch.rows = 0
         return True
+
+    def _log_rerun(self, job: Job, error: BaseException, cause: Cause) -> None:
+        """Not what the executor has logged as an error: that an instance died."""
+        held = self._flood.held((cause, type(error).__name__), self._clock())
+        if held is not None:
+            died = isinstance(error, InstanceDied)
+            log.log(
+                logging.INFO if died else logging.WARNING,
+                "a batch failed; its requests run again in parts", instance=job.executor.name, requests=len(job.entries),
+                cause=cause.value, request=job.entries[0].payload.id, **({} if died else {"error": described(error)}),
+                **({"not_logged": held} if held else {}),
+            )  # fmt: skip
 
     def _cost(self, job: Job) -> float:
         """The cost of another failure like this one, in successful runs."""

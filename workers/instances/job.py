@@ -161,6 +161,8 @@ class InstanceDied(FleetError):
         signal: number of the signal that killed it, if one did.
         exit_code: its exit code, if it exited on its own.
         hung: the worker killed it (`Executor.kill`).
+        trace: where it crashed, as Python's faulthandler printed it; "" if that is not known.
+        place: the line of the model's author in it; "" if that is not known.
     """
 
     code = Code.MODEL_FAILED
@@ -168,9 +170,18 @@ class InstanceDied(FleetError):
     """In dead letters, whatever this module is called."""
 
     def __init__(
-        self, message: str, *, signal: int | None = None, exit_code: int | None = None, hung: bool = False
+        self,
+        message: str,
+        *,
+        signal: int | None = None,
+        exit_code: int | None = None,
+        hung: bool = False,
+        trace: str = "",
+        place: str = "",
     ) -> None:
         super().__init__(message)
+        self.trace = trace
+        self.place = place
         self.signal = signal
         self.exit_code = exit_code
         self.hung = hung

@@ -11,9 +11,10 @@ from typing import Final
 
 import structlog
 
-from protocol.errors import ConfigError, FleetError, described
+from protocol.errors import ConfigError, FleetError
 from workers.backends import load_backend, usable_gpus
 from workers.backends.base import Backend
+from workers.backends.tracebacks import LoadError, sentence_of, trace_of, whole_trace_of
 from workers.instances.batching_check import RowsInfluence, try_batching
 from workers.instances.executor import ThreadExecutor
 from workers.instances.limited import LimitedChild, LimitedThread, Place, RateLimit
@@ -105,10 +106,7 @@ class Loader:
             except FleetError:
                 raise
             except Exception as exc:
-                log.exception("a model cannot be loaded", model=version.model, version=version.version)
-                raise ConfigError(
-                    f"model '{version.model}' version {version.version} cannot be loaded: {described(exc)}"
-                ) from exc
+                raise LoadError(sentence_of(exc), trace_of(exc) or whole_trace_of(exc)) from exc
 
     async def _load(self, version: ModelVersion, started: float) -> LoadedModel:
         labels = await asyncio.to_thread(_check_before_import, version)

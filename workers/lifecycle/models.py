@@ -20,6 +20,7 @@ from protocol.errors import ConfigError, FleetError, NotFound
 from protocol.messages import Announcement, ModelLoad
 from protocol.ports import Directory
 from protocol.texts import first_line
+from workers.backends.tracebacks import traced
 from workers.batching.lanes import LaneSettings
 from workers.context import Context
 from workers.instances.loaded import LoadedModel
@@ -332,7 +333,8 @@ class Models:
                 by_model.pop(name, None)  # what is loaded of it serves on
         results = await asyncio.gather(*[self.settle(model, versions) for model, versions in by_model.items()])
         return failures + [
-            f"model '{model}' version {version} cannot be loaded: {reason}"
+            f"model '{model}' version {version} cannot be loaded: "
+            + reason.replace(f" of model '{model}' version {version} ", " ", 1)
             for failed in results
             for (model, version), reason in failed.items()
         ]
@@ -376,14 +378,14 @@ class Models:
             async with reporting(*key, self._context.clock):
                 return await self._loader.load(version)
         except FleetError as exc:
-            return await self._failed(key, slot, exc.message)
+            return await self._failed(key, slot, exc.message, traced(exc))
 
     def _permits(self, version: ModelVersion) -> bool:
         """Whether the operator's list of digests has it, if there is one."""
         return self._allowed is None or version.digest in self._allowed
 
-    async def _failed(self, key: Key, slot: VersionSlot, reason: str) -> str:
-        log.error("a model cannot be loaded", model=key[0], version=key[1], reason=first_line(reason))
+    async def _failed(self, key: Key, slot: VersionSlot, reason: str, trace: Mapping[str, str] | None = None) -> str:
+        log.error("a model cannot be loaded", model=key[0], version=key[1], reason=first_line(reason), **(trace or {}))
         if slot.state is State.READY:
             log.warning("the loaded version continues to serve", model=key[0], version=key[1])
         else:

@@ -13,6 +13,7 @@ from protocol.errors import Code, FleetError, ModelFailed
 from protocol.messages import Failure, InferRequest
 from protocol.model_stats import FailureReason
 from protocol.ports import Terminal
+from protocol.runtime.repeats import Flood
 from protocol.tensors import Tensor, element_count
 from protocol.totals import Counts
 from workers.backends.base import Outcome
@@ -22,6 +23,8 @@ from workers.instances.job import Entry, Job, ModelRaised, failure_message
 from workers.results.replies import Replies
 from workers.statistics import Executed, ModelStatistics
 
+_NAMED: Final = 8
+"""Further requests of a failed batch that its log record names."""
 _FLOATS: Final = frozenset({"FP16", "FP32", "FP64"})
 
 log = structlog.get_logger(__name__)
@@ -52,6 +55,7 @@ class BatchOutcomes:
         self._inline_policy = inline_policy
         self._clock = clock
         self._refuse_nan = refuse_nan
+        self._flood = Flood()
 
     def split_job(self, job: Job) -> Sequence[Outcome]:
         """One outcome per entry of a job that ran without an error.
@@ -71,10 +75,14 @@ class BatchOutcomes:
         """The same failure for every entry."""
         message = failure_message(job.executor.name, error)
         first = job.entries[0].payload
-        log.error(
-            "batch failed", model=first.model, version=first.version, requests=len(job.entries), request=first.id,
-            traceparent=first.traceparent, error=message.partition("\n")[0], **_traced(error),
-        )  # fmt: skip
+        others = {"others": [each.id for each in job.requests[1 : 1 + _NAMED]]} if len(job.entries) > 1 else {}
+        held = self._flood.held((type(error).__name__, message.partition("\n\nAt:\n")[2]), self._clock())
+        if held is not None:
+            log.error(
+                "batch failed", model=first.model, version=first.version, requests=len(job.entries), request=first.id, **others,
+                traceparent=first.traceparent, error=message.partition("\n")[0], **_traced(error),
+                **({"not_logged": held} if held else {}),
+            )  # fmt: skip
         code = error.code if isinstance(error, FleetError) else Code.MODEL_FAILED
         return [Failure(code, message)] * len(job.entries)
 

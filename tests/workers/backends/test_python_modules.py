@@ -99,16 +99,16 @@ def test_a_version_that_is_a_package_is_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "text"),
     [
-        ("import sys\nsys.exit(3)", "import of model 'm' version 1 tried to end its process with exit code 3"),
-        ("raise SystemExit('no licence')", "with exit code 1 .*a model must raise an exception .*(?s:.*)no licence"),
+        ("import sys\nsys.exit(3)", "import of model 'm' version 1 exited with code 3"),
+        ("raise SystemExit('no licence')", "exited with code 1: no licence .*a model must raise an exception"),
         ("raise KeyboardInterrupt", "import of model 'm' version 1 failed: (?s:.*)KeyboardInterrupt"),
         (
             "class TritonPythonModel:\n    execute = print\n    def initialize(self, args): exit()",
-            "initialize .* exit code 0",
+            "initialize .* exited with code 0",
         ),
         (
             "class Model:\n  predict, inputs, outputs = print, {'IN': ('FP32', [1])}, {'OUT': ('FP32', [1])}\n  exit(4)",
-            "import .* with exit code 4",
+            "import .* exited with code 4",
         ),
     ],
 )

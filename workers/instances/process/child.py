@@ -18,6 +18,7 @@ from typing import IO, Any, Final
 import structlog
 
 from protocol.dead_letter import signal_name
+from workers.backends.tracebacks import crash_place
 from workers.instances.job import InstanceDied
 from workers.instances.process.channel import Channel, ChannelBroken
 from workers.instances.process.forkserver import ForkedProcess, Forkserver
@@ -30,6 +31,14 @@ EXIT_GRACE: Final = 1.0
 
 _EXITED: Final = "; a model must raise an exception and not end its process (os._exit, or exit in a library)"
 _KILLED: Final = "; Linux kills processes this way when memory runs out: see dmesg, or the events of its container"
+_CRASHED: Final = b"Fatal Python error: "
+"""How Python's faulthandler begins what it prints; the process ends after it."""
+_DUMP_LINES: Final = (
+    b"\n", b"  File ", b"Current thread ", b"Thread 0x", b"Stack ", b"  <", b"  ...", b"Extension modules: ", b"Python runtime",
+)  # fmt: skip
+"""How its further lines begin."""
+_DUMP: Final = 32 * 1024
+"""Bytes of that."""
 _LEVEL: Final = re.compile(rb"<(10|20|30|40|50)>")
 
 log = structlog.get_logger(__name__)
@@ -48,6 +57,8 @@ class Child:
 
     def __init__(self, forkserver: Forkserver) -> None:
         self.about: dict[str, Any] = {}
+        self._crash = b""
+        self._printed = threading.Event()
         self.killed = False
         ours, theirs = socket.socketpair()
         self._channel = Channel(ours)
@@ -112,10 +123,19 @@ class Child:
             return InstanceDied(f"its process could not be started {when}", hung=hung)
         if hung:
             return InstanceDied(f"its process hung {when} and was killed", signal=signal.SIGKILL, hung=True)
+        self._printed.wait(EXIT_GRACE)
+        dump = self._crash.decode(errors="backslashreplace").strip()
+        place = crash_place(dump)
+        where = f" ({place})" if place else ""
         if code < 0:
             hint = _KILLED if code == -signal.SIGKILL and not self.killed else ""
-            return InstanceDied(f"its process was ended by {signal_name(-code)} {when}{hint}", signal=-code)
-        return InstanceDied(f"its process ended with exit code {code} {when}{_EXITED}", exit_code=code)
+            return InstanceDied(
+                f"its process was ended by {signal_name(-code)} {when}{where}{hint}",
+                signal=-code, trace=dump, place=place,
+            )  # fmt: skip
+        return InstanceDied(
+            f"its process exited with code {code} {when}{where}{_EXITED}", exit_code=code, trace=dump, place=place
+        )
 
     # --- the thread that waits for its exit --------------------------------------------------------------------------
 
@@ -140,11 +160,27 @@ class Child:
         if callback is not None:
             callback()
 
+    def _dumps(self, line: bytes) -> bool:
+        """Whether the line belongs to a crash, which is one record: the one that says how the process died.
+
+        It may be a process of the model that has crashed; then the model prints on.
+        """
+        if line.startswith(_CRASHED) or (self._crash and line.startswith(_DUMP_LINES)):
+            self._crash = (self._crash + line)[:_DUMP]
+            return True
+        if self._crash:
+            dump, self._crash = self._crash.decode(errors="backslashreplace").strip(), b""
+            log.error("a process of the model crashed", exception=dump, **self.about)
+        return False
+
     def _log_output(self, stream: IO[bytes]) -> None:
         with stream:
             while line := stream.readline(MAX_LINE):
+                if self._dumps(line):
+                    continue
                 level, text = logging.INFO, line
                 found = _LEVEL.match(line)
                 if found is not None:
                     level, text = int(found[1]), line[found.end() :]
                 log.log(level, text.rstrip().decode(errors="backslashreplace"), **self.about)
+        self._printed.set()

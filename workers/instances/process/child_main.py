@@ -13,14 +13,15 @@ import dataclasses
 import faulthandler
 import io
 import logging
+import os
 import signal
 import socket
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import structlog
 
@@ -71,6 +72,20 @@ def _set_up() -> None:
     sys.stderr = sys.__stderr__ = _line_buffered(2)  # type: ignore[misc]
     _configure_log()
     _keep_memory()
+    os._exit = _exit_after_saying_where(os._exit)  # type: ignore[assignment]
+
+
+def _exit_after_saying_where(leave: Callable[[int], NoReturn]) -> Callable[[int], NoReturn]:
+    """`os._exit` for the model's code: first the stack is printed as in a crash, unless a process that it has forked ends."""
+    own = os.getpid()
+
+    def exit_(status: int) -> NoReturn:
+        if os.getpid() == own:
+            os.write(2, b"Fatal Python error: os._exit\n\n")
+            faulthandler.dump_traceback(2, all_threads=False)
+        leave(status)
+
+    return exit_
 
 
 def _keep_memory() -> None:

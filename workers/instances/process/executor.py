@@ -21,6 +21,7 @@ from protocol.deadline import too_late
 from protocol.errors import ConfigError, FleetError, Unavailable, quoted
 from protocol.messages import InferRequest
 from protocol.model_config import Kind, ModelConfig
+from workers.backends.tracebacks import traced
 from workers.instances.executor import call_on
 from workers.instances.job import Completed, Job
 from workers.instances.process import commands
@@ -99,6 +100,7 @@ class ChildExecutor:
         self._transfer: Transfer | None = None
         self._readiness: Readiness | None = None
         self._loaded_at = 0.0
+        self._known_death = ""
         self._running: Job | None = None
         self._hung: Job | None = None
         self._completed: Completed | None = None
@@ -256,9 +258,17 @@ class ChildExecutor:
         job.prepared, job.compute_end, self._hung = None, self._clock(), None
         if self._closing.is_set():
             return
-        log.error("an instance died with a batch", requests=len(job.entries), error=str(job.error), **self._about)
+        log.error(
+            "an instance died with a batch", requests=len(job.entries), request=job.entries[0].payload.id,
+            error=str(job.error), **self._traced(job.error), **self._about,
+        )  # fmt: skip
         self._deliver(job)
         self._restart()
+
+    def _traced(self, error: BaseException) -> dict[str, str]:
+        """What the log record has beside the error's text: its trace, unless the last one was the same."""
+        known, self._known_death = self._known_death, str(error)
+        return {} if known == str(error) else traced(error)
 
     def _deliver(self, job: Job) -> None:
         assert self._completed is not None
@@ -293,7 +303,8 @@ class ChildExecutor:
         if child is not self._child or self._closing.is_set():
             return
         lived = time.monotonic() - self._loaded_at
-        log.error("an instance died between batches", error=str(child.exit_error("while it was idle")), **self._about)
+        died = child.exit_error("while it was idle")
+        log.error("an instance died between batches", error=str(died), **self._traced(died), **self._about)
         if lived < SHORT_LIFE:
             self._closing.wait(self._backoff.after(lived))
         self._restart()
@@ -309,7 +320,7 @@ class ChildExecutor:
             try:
                 self._start(self._take())
             except Exception as exc:
-                log.error("an instance cannot be restarted", error=str(exc), **self._about)
+                log.error("an instance cannot be restarted", error=str(exc), **traced(exc), **self._about)
                 self._deliver_late()
                 self._closing.wait(self._backoff.after(began - self._loaded_at))
                 self._loaded_at = began

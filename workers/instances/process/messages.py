@@ -15,7 +15,7 @@ from protocol.errors import Code, ConfigError, FleetError, ModelFailed
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import Kind, ModelConfig, TensorSpec
 from protocol.tensors import Tensor
-from workers.backends.tracebacks import text_of, trace_of
+from workers.backends.tracebacks import LoadError, text_of, trace_of
 from workers.instances.job import ModelRaised
 from workers.repository.completion import BackendMetadata
 from workers.repository.placement import Placement
@@ -141,7 +141,7 @@ def encode_error(error: BaseException) -> Message:
         "code": error.code.value if isinstance(error, FleetError) else Code.MODEL_FAILED.value,
         "kinds": [kind.__name__ for kind in type(error).__mro__[:-1]],
         "known": known,
-        "trace": trace_of(error),
+        "trace": error.trace if isinstance(error, LoadError) else trace_of(error),
     }
 
 
@@ -154,6 +154,8 @@ def decode_load_error(encoded: Message, version: ModelVersion) -> FleetError:
     """What was raised when a model was inspected or loaded; see `encode_error`."""
     code = Code(encoded["code"])
     if not encoded["known"]:
-        return ConfigError(f"model '{version.model}' version {version.version} cannot be loaded: {encoded['text']}")
+        return LoadError(f"model '{version.model}' version {version.version}: {encoded['text']}", encoded["trace"])
+    if code is Code.INVALID_ARGUMENT and encoded["trace"]:
+        return LoadError(encoded["text"], encoded["trace"])
     kind = {Code.INVALID_ARGUMENT: ConfigError, Code.MODEL_FAILED: ModelFailed}.get(code, FleetError)
     return kind(encoded["text"], code=code)
