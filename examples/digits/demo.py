@@ -30,6 +30,7 @@ import numpy.typing as npt
 
 from penstock import AsyncClient, Client
 from penstock.client.timing import Times, parse_timing, sentence
+from protocol.errors import FleetError
 
 HERE = Path(__file__).parent
 CALLERS = 48
@@ -89,7 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images, labels = (held_back["pixels"] / 16).astype(np.float32), held_back["labels"]
     own = contextlib.nullcontext(options.url) if options.url else fleet()
     with own as url:
-        run = call(url, images, max(1, options.rounds), quiet=options.json)
+        try:
+            run = call(url, images, max(1, options.rounds), quiet=options.json)
+        except FleetError as error:
+            sys.exit(f"a call failed: {error.message}")
         right = float((run.digits == np.resize(labels, len(run.digits))).mean())
         if options.json:
             print(json.dumps({**run.figures(), "accuracy": right}))
@@ -112,22 +116,26 @@ def fleet() -> Iterator[str]:
     repository = str(HERE / "models")
     line = [sys.executable, "-m", "penstock", "serve", "--model-repository", repository, "--log-level", "warning"]
     begin = time.perf_counter()
-    with subprocess.Popen(
+    url = f"http://127.0.0.1:{port}"
+    process = subprocess.Popen(
         [*line, "--http-port", str(port), "--grpc-port", "off", "--metrics-port", str(metrics)],
         stdout=subprocess.DEVNULL,
-    ) as process:
-        url = f"http://127.0.0.1:{port}"
+        start_new_session=True,  # Ctrl-C is the demo's: it stops the fleet
+    )
+    ready = False
+    try:
         with Client(url) as client:
             while not client.ready():
                 if process.poll() is not None or time.perf_counter() - begin > 60:
                     sys.exit("the fleet did not start; try: penstock serve --model-repository examples/digits/models")
                 time.sleep(0.02)
+        ready = True
         print(f"one-process fleet ready after {time.perf_counter() - begin:.2f} s: {url}/v2/models/digits\n")
-        try:
-            yield url
-        finally:
-            process.terminate()
-            code = process.wait(30)
+        yield url
+    finally:
+        process.terminate()
+        code = process.wait(30)
+        if ready:
             print("\nstopped cleanly" if code == 0 else f"\nthe fleet ended with exit code {code}")
 
 
@@ -283,4 +291,7 @@ def program() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

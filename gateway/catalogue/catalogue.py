@@ -322,7 +322,8 @@ class Catalogue:
         text = f"Request for unknown model: '{name}' is not found"
         parts = routes.split(name)
         if parts is not None and parts[0] in self._models:
-            return NotFound(f"{text}: model '{parts[0]}' has no alias '{routes.spelled(parts[1])}'")
+            meant = did_you_mean(parts[1], self._aliases.routes(parts[0])) if self.suggests else ""
+            return NotFound(f"{text}: model '{parts[0]}' has no alias '{routes.spelled(parts[1])}'{meant}")
         return NotFound(text + (did_you_mean(name, self._models) if self.suggests else ""))
 
     def all(self) -> list[Served]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from typing import Final
 
@@ -53,5 +54,16 @@ def _bound(host: str, port: int, *, shared: bool, backlog: int | None) -> socket
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise ConfigError(f"cannot listen on {authority(host, port)}: {error}; choose another --http-port") from None
+        raise ConfigError(f"cannot listen on {authority(host, port)}: {_why(error)}") from None
     return listener
+
+
+def _why(error: OSError) -> str:
+    """The system's error in words, and what to do."""
+    if error.errno == errno.EADDRINUSE:
+        return "another program uses this port; end that one, or choose another --http-port"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "this machine does not have this address; 0.0.0.0 is all that it has, 127.0.0.1 is for its own callers"
+    if error.errno == errno.EACCES:
+        return "this user may not listen there (below 1024 only root may); choose another --http-port, such as 8000"
+    return f"{error}; choose another --http-port"

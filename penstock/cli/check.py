@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import orjson
 
+from penstock.cli import meant
 from penstock.cli.options import cache_options
 from penstock.cli.repositories import RepositoryType
 from workers.backends import installed, load_backend
@@ -79,7 +80,8 @@ def command(
     if as_json:
         print(orjson.dumps([result.as_json() for result in results], option=orjson.OPT_INDENT_2).decode())
     elif not results:
-        print("no models found: a repository holds one folder per model, with one numbered folder per version")
+        print("no models found: a repository holds one folder per model, with one numbered folder per version", end="")
+        print("".join(meant.without_models(folder, "penstock check") for folder in local[:1]))
     sys.exit(any(result.status in (Status.REFUSED, Status.FAILS) for result in results))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Final
 
-from protocol.errors import Code, FleetError
+from protocol.errors import Code, FleetError, of_request
 
 EXIT_CODES: Final[dict[Code, int]] = {
     Code.INVALID_ARGUMENT: 3,
@@ -40,10 +40,18 @@ class Exit:
     text: str
 
 
+def _for_people(error: FleetError) -> str:
+    """The message for the command line: without the id of a request that has none, and with our own flags."""
+    text = error.message.removeprefix(of_request("", ""))
+    if error.code is Code.UNAUTHENTICATED:
+        text += "; with this command: --api-key KEY, or set PENSTOCK_API_KEY"
+    return text
+
+
 def exit_of(error: Exception) -> Exit | None:
     """The exit for an error that a user can fix: ours, and inaccessible files. None for a bug, which keeps its traceback."""
     if isinstance(error, FleetError):
-        return Exit(EXIT_CODES[error.code], error.message)
+        return Exit(EXIT_CODES[error.code], _for_people(error))
     if isinstance(error, OSError) and error.filename is not None:
         return Exit(EXIT_CODES[Code.INVALID_ARGUMENT], f"'{error.filename}': {error.strerror}")
     return None

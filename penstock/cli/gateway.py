@@ -17,7 +17,7 @@ from penstock.cli.options import (
     options,
     processes_option,
 )
-from penstock.cli.settings import chosen, transport_settings
+from penstock.cli.settings import made, transport_settings
 from protocol.errors import ConfigError
 
 
@@ -55,7 +55,7 @@ async def _serve_processes(flags: dict[str, Any], logs: tuple[str, str]) -> int:
     from penstock.processes import parent
 
     grpc_port.choose(flags)
-    settings = GatewaySettings(**chosen(GatewaySettings, flags))
+    settings = made(GatewaySettings, flags)
     return await parent.serve(flags["processes"], settings, transport_settings(**flags), logs)
 
 
@@ -67,7 +67,7 @@ async def _serve(flags: dict[str, Any]) -> None:
     grpc_port.choose(flags)
     settings = transport_settings(**flags)
     transport = open_transport(settings)
-    gateway = Gateway(GatewaySettings(**chosen(GatewaySettings, flags)), transport, settings.names)
+    gateway = Gateway(made(GatewaySettings, flags), transport, settings.names)
     await transport.open()
     try:
         await gateway.serve()

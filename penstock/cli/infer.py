@@ -17,11 +17,28 @@ from penstock.cli.made_up import MadeUp
 from penstock.cli.options import api_key_option, insecure_option, seconds, unverified, url_option
 from penstock.client import Client, InferResult, bfloat16
 from penstock.client.timing import sentence
-from protocol.errors import Code, FleetError, InvalidArgument
+from protocol.errors import Code, FleetError, InvalidArgument, quoted
 from protocol.tensors import Array, Tensor, from_array
 
 _SHOWN = 32
 """Elements of an output that are printed."""
+
+
+class Rows(click.IntRange):
+    """A number of rows; what follows `--random` by mistake is mostly the model."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number."""
+        if isinstance(value, str) and not value.lstrip("+-").isdecimal():
+            self.fail(
+                f"{quoted(value)} is no number of rows; the model comes first: penstock infer {value} --random",
+                param,
+                ctx,
+            )
+        return super().convert(value, param, ctx)
 
 
 @click.command()
@@ -37,7 +54,7 @@ _SHOWN = 32
     "random_rows",
     is_flag=False,
     flag_value=1,
-    type=click.IntRange(1),
+    type=Rows(),
     help="Make up the inputs that --input does not give, with this number of rows. Free sizes are tried until the model takes them. [1]",  # noqa: E501
 )
 @click.option(
@@ -77,6 +94,10 @@ def command(
     """
     if file is not None and (inputs or shapes or random_rows is not None):
         raise InvalidArgument("the inputs come from --file, or from --input and --random, not from both")
+    if version and not (version.isascii() and version.isdecimal()):
+        raise InvalidArgument(
+            f"--version {quoted(version)} must be a number; an alias is part of the name: {model}@ALIAS"
+        )
     for text in inputs:
         if "=" not in text:
             raise click.UsageError(f"--input {text!r} must be NAME=JSON, for example -i 'A=[[1,2,3,4]]'")
@@ -124,7 +145,9 @@ class _Asked:
             if error.code is not Code.NOT_FOUND or not version:
                 raise
             versions = ", ".join(client.get(path)["versions"])
-            raise FleetError(f"{error.message}; it has {versions or 'none'}", code=error.code) from None
+            raise FleetError(
+                f"{error.message}; versions that are ready: {versions or 'none'}", code=error.code
+            ) from None
         self.inputs: dict[str, Any] = {entry["name"]: entry for entry in metadata["inputs"]}
 
     @functools.cached_property
@@ -157,8 +180,8 @@ def _sent(call: Callable[[dict[str, Array]], InferResult], given: dict[str, Arra
     except FleetError as error:
         if error.code is not Code.INVALID_ARGUMENT:
             raise
-        advice = input_flags.missing(given, sorted(asked.required, key=list(asked.inputs).index), asked.inputs)
-        raise InvalidArgument(error.message.rstrip() + advice) from None
+        required = [name for name in asked.inputs if name in asked.required]
+        raise InvalidArgument(input_flags.missing(given, required, asked.inputs) or error.message.rstrip()) from None
 
 
 def _from_body(file: Path) -> dict[str, Array]:

@@ -41,7 +41,7 @@ def parse_input(text: str, inputs: Mapping[str, Metadata]) -> tuple[str, Array]:
         where = f"{quoted(raw)} is not JSON, from character {error.pos + 1} on" if raw else "there is no value"
         raise InvalidArgument(f"--input {name}: {where}; write {_example(entry)}") from None
     except CodecError as error:
-        said = error.message.removeprefix("input ").replace("'data'", "the value")
+        said = error.message.removeprefix("input ").replace("'data'", "the JSON")
         raise InvalidArgument(f"--input {said}; write {_example(entry)}") from None
     _check_shape(array, entry)
     return name, array
@@ -69,12 +69,13 @@ def parse_shape(text: str, inputs: Mapping[str, Metadata]) -> tuple[str, tuple[i
 
 
 def missing(given: Iterable[str], required: Iterable[str], inputs: Mapping[str, Metadata]) -> str:
-    """The end of an error about a request without some inputs: how to give them; "" if there are all."""
+    """The error about a request without some inputs, which says how to give them; "" if there are all."""
     absent = [inputs[name] for name in required if name not in set(given)]
     if not absent:
         return ""
     flags = " ".join(_example(entry) for entry in absent)
-    return f"; give {flags}, or let --random make up what is missing"
+    named = ", ".join(f"'{entry['name']}'" for entry in absent)
+    return f"the model needs the input{'s' if len(absent) > 1 else ''} {named}: give {flags}, or let --random make up the rest"
 
 
 def certain(inputs: Iterable[Metadata], *, batches: bool) -> str:

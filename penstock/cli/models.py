@@ -14,7 +14,7 @@ import orjson
 from penstock.cli.model_aliases import alias
 from penstock.cli.options import Decorator, api_key_option, insecure_option, options, seconds, unverified, url_option
 from penstock.client import Client
-from protocol.errors import InvalidArgument, quoted
+from protocol.errors import Code, FleetError, InvalidArgument, NotFound, quoted
 
 _where: Decorator = options(url_option, api_key_option)
 _json: Decorator = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
@@ -164,6 +164,7 @@ def load(  # click passes flags by name
 def unload(model: str, url: str, api_key: str, as_json: bool) -> None:
     """Unload MODEL everywhere. It stays unloaded, also after restarts, until it is loaded again."""
     with Client(url, api_key=api_key) as client:
+        client.get(_path(model))  # unloading an unknown model changes nothing, and would be reported as done
         client.unload(model)
         if as_json:
             print(_dumped(client.get(_path(model))))
@@ -232,7 +233,12 @@ def _change(
 ) -> None:
     """Make a load call, and say what came of it."""
     with Client(url, api_key=api_key) as client:
-        client.load(model, parameters, timeout)
+        try:
+            client.load(model, parameters, timeout)
+        except FleetError as error:
+            if error.code is not Code.INTERNAL or "failed to poll" not in error.message:
+                raise
+            raise NotFound(f"no worker's repository has this model: {error.message}") from None
         found = client.get(_path(model))
     print(_dumped(found) if as_json else _desired(found))
 

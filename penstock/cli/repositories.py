@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from penstock.cli import meant
 from protocol.errors import ConfigError
 from workers.repository.remote import address
 
@@ -25,6 +26,8 @@ class RepositoryType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  
         if isinstance(value, Path):
             return value
         if not address.is_remote(value):
+            if not Path(value).is_dir():
+                self.fail(meant.for_repository(Path(value)), param, ctx)
             folder: Path = click.Path(exists=True, file_okay=False, path_type=Path).convert(value, param, ctx)
             return folder
         try:

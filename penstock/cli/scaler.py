@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from penstock.cli.options import fleet_options, log_options, metrics_option, option, options
-from penstock.cli.settings import chosen, transport_settings
+from penstock.cli.settings import made, transport_settings
 from protocol.errors import ConfigError
 
 
@@ -40,7 +40,7 @@ async def _serve(flags: dict[str, Any]) -> None:
     from gateway.scaler.settings import ScalerSettings
     from protocol.transport import open_transport
 
-    settings, own = transport_settings(**flags), ScalerSettings(**chosen(ScalerSettings, flags))
+    settings, own = transport_settings(**flags), made(ScalerSettings, flags)
     transport = open_transport(settings)
     await transport.open()
     try:

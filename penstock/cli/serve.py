@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from penstock.cli import grpc_port
+from penstock.cli import grpc_port, meant
 from penstock.cli.example import Server, Trial, example
 from penstock.cli.options import (
     gateway_options,
@@ -23,13 +23,11 @@ from penstock.cli.options import (
     processes_option,
 )
 from penstock.cli.repositories import split
-from penstock.cli.settings import chosen, transport_settings
+from penstock.cli.settings import flag_of, made, transport_settings
 from protocol.errors import ConfigError
 from protocol.model_config import ModelConfig, TensorSpec
 from protocol.runtime.tasks import BackgroundTasks
 from workers.repository import model_files
-from workers.repository.completion import FILE_BACKEND
-from workers.repository.folders import CONFIG_FILE
 from workers.repository.model_files import ModelFile
 from workers.repository.stated_inputs import parse_input, require_distinct_inputs
 
@@ -55,9 +53,9 @@ class ModelFileType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  #
         except ConfigError as error:
             self.fail(error.message, param, ctx)
         if file.path.is_dir():
-            self.fail(f"'{file.path}' is a folder; {_meant(file.path)}", param, ctx)
+            self.fail(f"'{file.path}' is a folder; {meant.for_file(file.path)}", param, ctx)
         if not file.path.exists():
-            self.fail(f"there is no file '{file.path}'", param, ctx)
+            self.fail(f"there is no file '{file.path}'{meant.similar(file.path)}", param, ctx)
         return file
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -90,20 +88,6 @@ def _with_inputs(files: tuple[ModelFile, ...], inputs: tuple[TensorSpec, ...]) -
     return tuple(dataclasses.replace(file, inputs=inputs) for file in files)
 
 
-def _meant(folder: Path) -> str:
-    """Advice for a folder given instead of a file."""
-    if (folder / "saved_model.pb").is_file():
-        return (
-            "it is a TensorFlow SavedModel: pip install tf2onnx && "
-            f"python -m tf2onnx.convert --saved-model {folder} --output model.onnx, then serve model.onnx"
-        )
-    if files := [name for name in FILE_BACKEND if (folder / name).is_file()]:
-        return f"serve the file in it: penstock serve {folder / files[0]}"
-    if (folder / CONFIG_FILE).is_file():
-        return f"it is a model of the repository above it: penstock serve --model-repository {folder.absolute().parent}"
-    return f"a repository of model folders is served with: penstock serve --model-repository {folder}"
-
-
 @click.command()
 @click.argument("model_file", nargs=-1, metavar="[NAME=]FILE...", required=False, type=ModelFileType())
 @options(
@@ -133,7 +117,10 @@ def command(model_file: tuple[ModelFile, ...], log_format: str, log_level: str, 
     from protocol.runtime import logs, loop
 
     if not model_file and not flags["model_repository"]:
-        raise ConfigError("nothing to serve: name a model file, or give --model-repository")
+        raise ConfigError(
+            "nothing to serve: name a model file, as in penstock serve model.onnx, or give --model-repository DIR; "
+            "penstock new NAME writes a first model"
+        )
     model_file = _with_inputs(model_file, flags.pop("input"))
     model_files.require_distinct(model_file)
     logs.configure(log_format, log_level)
@@ -145,8 +132,8 @@ async def _serve(model_file: tuple[ModelFile, ...], flags: dict[str, Any], logs:
     from workers.settings import WorkerSettings
 
     grpc_port.choose(flags)
-    gateway = GatewaySettings(**chosen(GatewaySettings, flags))
-    worker = WorkerSettings(model_file=model_file, **chosen(WorkerSettings, split(flags)))
+    gateway = made(GatewaySettings, flags)
+    worker = made(WorkerSettings, split(flags), model_file=model_file)
     transport = transport_settings(**flags)
     _require_distinct(flags)
     for flag in _PORTS:
@@ -176,12 +163,8 @@ def _require_distinct(flags: dict[str, Any]) -> None:
     for first, second in itertools.combinations(_PORTS, 2):
         if flags[first] and flags[first] == flags[second]:
             raise ConfigError(
-                f"{_flag(first)} and {_flag(second)} are both {flags[first]}; choose another for one of them"
+                f"{flag_of(first)} and {flag_of(second)} are both {flags[first]}; choose another for one of them"
             )
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _require_free(host: str, flag: str, port: int | None) -> None:
@@ -196,7 +179,7 @@ def _require_free(host: str, flag: str, port: int | None) -> None:
         try:
             bind(host, port).close()
         except ConfigError as error:
-            raise ConfigError(error.message.replace("--http-port", _flag(flag))) from None
+            raise ConfigError(error.message.replace("--http-port", flag_of(flag))) from None
 
 
 async def _tell(models: Worker, port: int, flags: dict[str, Any]) -> None:
@@ -217,7 +200,15 @@ def _served(tried: list[tuple[ModelConfig, Trial]], count: int, port: int, flags
     if count > len(tried):
         yield f"\nand {count - len(tried)} more: {server.command('models')}"
     if not count:
-        yield f"\nno model is served at {server.url}; create one with: penstock new NAME"
+        local = [each for each in flags["model_repository"] if isinstance(each, Path)]
+        explicit = flags["model_control_mode"] == "explicit"
+        advice = "; load one with: " + server.command("models", "load", "NAME") if explicit else ""
+        advice = advice or "".join(
+            meant.without_models(each, "penstock serve --model-repository") for each in local[:1]
+        )
+        yield f"\nno model is served at {server.url}{advice}"
+    if flags["page"]:
+        yield f"\n{server.url}/ shows models and figures in a browser, and sends requests."
     if server.keyed:
         yield "\nPENSTOCK_API_KEY must hold the API key in the shell of those lines."
     if flags["tls_client_ca"]:

@@ -32,7 +32,7 @@ def command(supervised: bool, log_format: str, log_level: str, **flags: Any) -> 
     cpu_yield.begin()  # before the imports, which take most of the start
     gc.disable()  # until `spare_collector`, which `serve` and `supervise` call
     from penstock.cli.repositories import split
-    from penstock.cli.settings import chosen, transport_settings
+    from penstock.cli.settings import made, transport_settings
     from workers.settings import WorkerSettings
 
     if not flags["kafka"]:
@@ -43,7 +43,7 @@ def command(supervised: bool, log_format: str, log_level: str, **flags: Any) -> 
         )
     from protocol.runtime import logs, loop
 
-    settings, transport = WorkerSettings(**chosen(WorkerSettings, split(flags))), transport_settings(**flags)
+    settings, transport = made(WorkerSettings, split(flags)), transport_settings(**flags)
     logs.configure(log_format, log_level)
     if supervised:
         from workers.supervision.supervisor import supervise

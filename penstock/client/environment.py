@@ -38,7 +38,7 @@ class Route:
         if isinstance(error, TimeoutError):
             why = "no connection in time"
         elif isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(error):
-            why = "connection refused"
+            why = "connection refused: no server listens there; penstock serve starts one"
         elif isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
             why = "it does not speak TLS; its URL may begin with http://"
         else:

@@ -12,10 +12,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gateway.settings import GatewaySettings
 from tests.clients.test_clients import PYTHON
 from tests.integration.fleet import wait_for
 from tests.pages import ROOT, Place
 from tests.producers.examples import examples
+from workers.repository.completion import DEFAULT_MAX_BATCH_SIZE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180), pytest.mark.xdist_group("clients")]
 
@@ -90,7 +92,10 @@ def test_all_three_answer_the_pages_call_alike(tmp_path: Path) -> None:
 def test_there_one_bad_request_fails_its_batch(tmp_path: Path, name: str) -> None:
     with server(name, tmp_path, patient=True) as place:
         answered(place, name)
-        assert scores(place, name, TEXTS).count(None) == len(TEXTS)
+        failed = [scores(place, name, TEXTS).count(None) for _ in range(3)]
+
+    assert max(failed) == len(TEXTS), f"{failed} of eight failed: no batch had all"
+    assert min(failed) > 1
 
 
 def test_here_it_fails_alone(tmp_path: Path) -> None:
@@ -127,6 +132,15 @@ def test_the_names_that_the_tables_map_are_the_libraries(tmp_path: Path) -> None
     for library in ("litserve", "mosec"):
         (version,) = re.findall(rf"{library}\S* (\S+)", done.stderr)
         assert f"({version})" in PAGE.read_text()
+
+
+def test_our_defaults_in_the_tables_are_the_codes() -> None:
+    text, gateway = PAGE.read_text(), GatewaySettings()
+
+    assert text.count(f"`--default-timeout` ({gateway.default_timeout:.0f} s") == 2
+    assert f"`--max-queued-calls` ({gateway.max_queued_calls:,}, then 429)" in text
+    assert gateway.max_body_bytes == 16 * 2**20
+    assert f"`max_batch_size` | the same, in the class or in config.pbtxt; {DEFAULT_MAX_BATCH_SIZE} if neither" in text
 
 
 _NAMES = """

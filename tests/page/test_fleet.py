@@ -39,7 +39,7 @@ def test_a_fleet_shows_its_workers_lag_and_reasons(
         page.wait_text("#worker-rows", "worker-0")
         page.click("#send")
         page.wait_text("#outputs", "<b>hello</b>")
-        assert "A worker fetched it" in page.text("#timing")
+        assert "A worker took it from the log" in page.text("#timing")
         page.wait_text("#releases", "an instance was idle")
         page.wait_text("#sizes", "1 row")
 

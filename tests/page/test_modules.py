@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gateway.rest.bodies import timing
+from gateway.timing import timing_value
 from penstock.client import bfloat16
 from protocol.messages import Timing
 from tests.page.browser import Page
@@ -86,7 +86,7 @@ def test_a_whole_timing_adds_up_to_the_round_trip(opened: Opened) -> None:
     stamps = Timing(
         100.0, 100.001, 100.002, 100.0025, 100.01, 100.011, 100.031, 100.032, "delay", 5, 3, 2, "w", "abc123"
     )
-    header = timing(stamps, 100.033).decode()
+    header = timing_value(stamps, 100.033).decode()
     told = module(opened("half"), "words", "it.explain(it.parseTiming(header), 40)", header=header)
     assert [round(stage["ms"], 3) for stage in told["stages"]] == [1, 1, 0.5, 7.5, 1, 20, 1, 1, 7]
     assert told["batch"] == (

@@ -81,7 +81,7 @@ def test_numbers_are_sent_and_the_timing_is_explained(opened: Opened) -> None:
     assert "9223372036854775807  -7" in shown  # every digit of a 64-bit integer
     timing = page.text("#timing")
     for words in (
-        "wrote the request to the log",
+        "handed it to the log",
         "It waited for its batch",
         "The model ran",
         "ms",

@@ -10,6 +10,7 @@ TENSORS: Final = (
     'max_batch_size: 8 input [ { name: "X" data_type: TYPE_INT32 dims: [ 1 ] } ] '
     'output [ { name: "Y" data_type: TYPE_INT32 dims: [ 1 ] } ]'
 )
+IMPORTS: Final = "import os\nimport threading\n\nimport numpy as np\n\nprint('imported process')\n\n\n"
 
 MODELS: Final = {
     "both": ("", HEAD + """\
@@ -64,7 +65,7 @@ class TritonPythonModel:
     def predict(self, X):
         return {"Y": X}
 """),
-    "process": ("instance_group [ { count: 2 } ]", "import os\nimport threading\n\nimport numpy as np\n\n\n" + TEXTS + """\
+    "process": ("instance_group [ { count: 2 } ]", IMPORTS + TEXTS + """\
     def predict(self, X):
         names = ("PENSTOCK_API_KEY", "OMP_NUM_THREADS", "RAYON_NUM_THREADS")
         said = [str(os.environ.get(name)) for name in names]

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import types
@@ -126,6 +127,38 @@ def test_it_also_asks_a_server_that_runs_and_prints_its_figures_as_json(tmp_path
     assert figures["requests"] == 360
     assert figures["accuracy"] > 0.95
     assert 0 < figures["p50_ms"] <= figures["p95_ms"] <= figures["p99_ms"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_the_fleet_and_shows_no_trace(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, str(DEMO), "--rounds", "1000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout is not None
+    assert b"ready after" in process.stdout.readline()
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=40)[0].decode()
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert said.endswith("stopped cleanly\n")
+
+
+def test_a_server_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(DEMO), "--url", f"http://127.0.0.1:{free_port()}", "--json"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"a call failed: http://127\.0\.0\.1:\d+ cannot be reached: connection refused\n", done.stderr)
 
 
 @given(st.dictionaries(st.integers(1, 300), st.floats(1, 1e6), min_size=1))

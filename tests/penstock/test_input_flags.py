@@ -25,7 +25,7 @@ INPUTS = {
         ("text=[hello]", ("""--input text: '[hello]' is not JSON, from character 2 on; """
                          """write -i 'text=[["text"]]'""")),
         ("text=hello", """write -i 'text=[["text"]]'"""),
-        ("text=[[7]]", ("""--input 'text': the value of datatype BYTES must hold strings; other bytes need the binary format; """
+        ("text=[[7]]", ("""--input 'text': the JSON of datatype BYTES must hold strings; other bytes need the binary format; """
                        """write -i 'text=[["text"]]'""")),
         ("text=", "--input text: there is no value; write -i"),
         ("txt=[[1]]", "--input: the model has no input 'txt'; it has image, text, it's, rate; did you mean 'text'?"),
@@ -85,7 +85,8 @@ def test_a_wrong_shape_is_a_sentence(flag: str, said: str) -> None:
 
 def test_missing_inputs_are_named_as_flags() -> None:
     assert missing(["image"], INPUTS, INPUTS) == (
-        "; give -i 'text=[[\"text\"]]' -i 'it'\"'\"'s=[1,1]' -i rate=1, or let --random make up what is missing"
+        "the model needs the inputs 'text', 'it's', 'rate': give -i 'text=[[\"text\"]]' -i 'it'\"'\"'s=[1,1]' -i rate=1, "
+        "or let --random make up the rest"
     )
     assert missing(INPUTS, INPUTS, INPUTS) == ""
 

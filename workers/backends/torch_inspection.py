@@ -103,8 +103,8 @@ def _scripted(version: ModelVersion) -> BackendMetadata:
     if program.others:
         name, kind = next(iter(program.others.items()))
         raise ConfigError(
-            f"forward of '{version.path}' needs '{name}' of type {kind}, which no request can carry; export a wrapper whose "
-            "forward takes tensors only"
+            f"forward of '{version.path}' takes '{name}' of type {kind}, and requests carry only tensors; export a wrapper whose "
+            "forward takes tensors"
         )
     config = version.config
     if not config.inputs:

@@ -26,7 +26,7 @@ NOT_HERE = "it is not in the model repository of this worker"
 
 def absent(model: str, known: Iterable[str]) -> str:
     """Why a model that somebody names is not loaded, in Triton's words: this worker does not have it."""
-    text = f"failed to load '{model}', failed to poll from model repository: it is not in it"
+    text = f"failed to load '{model}', failed to poll from model repository: there is no model of this name"
     return text + did_you_mean(model, (name for name in known if name != "*"))
 
 

@@ -125,6 +125,11 @@ def _versions_alone(entries: list[Path]) -> bool:
     )
 
 
+def _looks_like_a_model(path: Path) -> bool:
+    """Whether its name is a model file's; any other Python file may be anything."""
+    return path.suffix in SUFFIX_BACKEND and (path.suffix != ".py" or path.name in FILE_BACKEND)
+
+
 def _usual_name(path: Path) -> str:
     return f"model{path.suffix}"
 
@@ -140,7 +145,7 @@ def _classify_folder(folder: Path, models: list[Path], broken: dict[Path, str], 
     if _present(folder / CONFIG_FILE) or any(path.name.isdecimal() for path in folders):
         models.append(folder)
         return
-    files = [path for path in entries if path.suffix in SUFFIX_BACKEND and path.is_file()]
+    files = [path for path in entries if _looks_like_a_model(path) and path.is_file()]
     inside = [path for path in folders if any((path / name).is_file() for name in FILE_BACKEND)]
     if files:
         broken[folder] = (

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
@@ -103,4 +104,4 @@ def _renamed(files: Iterable[ModelFile], taken: Collection[str]) -> str:
             f"{file.name}-{number}" for number in (2, 3, 4)
         ]
         proposals[next(name for name in candidates if name not in proposals and name not in taken)] = file
-    return " ".join(f"{name}={file.path}" for name, file in proposals.items())
+    return " ".join(shlex.quote(f"{name}={file.path}") for name, file in proposals.items())

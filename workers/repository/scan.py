@@ -216,7 +216,7 @@ def scan_file(file: ModelFile, known: Digests | None = None) -> ModelVersion:
     path = file.path
     backend = SUFFIX_BACKEND.get(path.suffix.lower())
     if backend is None:
-        raise ConfigError(f"'{path}' is not a model file; known suffixes are: {', '.join(SUFFIX_BACKEND)}{_seen(path)}")
+        raise ConfigError(_no_model(path))
     if not path.is_file():
         raise ConfigError(f"there is no file '{path}'")
     config = ModelConfig(
@@ -231,9 +231,9 @@ def scan_file(file: ModelFile, known: Digests | None = None) -> ModelVersion:
     return ModelVersion(file.name, 1, folder / path.name, folder, infer_backend(config, [path.name]), digest)
 
 
-def _seen(path: Path) -> str:
-    """The kind of a file without a known suffix, and what to do with it."""
+def _no_model(path: Path) -> str:
+    """Why a file without a known suffix is not served: what it is and what to do with it, if that is known."""
     with contextlib.suppress(OSError):
         if path.is_file() and (found := recognised(path)).kind is not FileKind.UNKNOWN:  # opening a pipe would block
-            return f"; it is {found}: {sniffing.advice(found.kind)}{export_lines(found, path)}"
-    return ""
+            return f"'{path}' is not a model file but {found}; {sniffing.advice(found.kind)}{export_lines(found, path)}"
+    return f"'{path}' is not a model file; known suffixes are: {', '.join(SUFFIX_BACKEND)}"

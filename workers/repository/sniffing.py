@@ -166,8 +166,8 @@ _ADVICE: Final[dict[FileKind, str]] = {
     "docs/first-model.md does, or load it in a model.py of your own: penstock new NAME",
     FileKind.PICKLE: "loading it would run code from it; export the model to ONNX, or load it in a model.py of your own: "
     "penstock new NAME",
-    FileKind.SAFETENSORS: "give the weights to your model's class, and export that; for a model of Hugging Face's: optimum-cli "
-    "export onnx --model FOLDER OUTPUT",
+    FileKind.SAFETENSORS: "for a model of Hugging Face's: optimum-cli export onnx --model FOLDER OUTPUT; for others, give the "
+    "weights to your model's class, and export that",
     FileKind.GGUF: "that is for llama.cpp and similar programs; no backend here runs it",
     FileKind.HDF5: "convert it: pip install tf2onnx, then tf2onnx.convert.from_keras(model, output_path='model.onnx')",
     FileKind.KERAS: "convert it: model.export('model.onnx', format='onnx'), or tf2onnx.convert.from_keras",

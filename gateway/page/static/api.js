@@ -26,11 +26,12 @@ export function useKey(text) {
 
 // The server answered with an error; `status` is HTTP's, `code` our name of the error.
 export class Refused extends Error {
-  constructor(message, status, code, requestId) {
+  constructor(message, { status, headers }) {
     super(message);
     this.status = status;
-    this.code = code;
-    this.requestId = requestId;
+    this.code = headers.get("Penstock-Error") ?? "";
+    this.requestId = headers.get("Penstock-Request-Id") ?? "";
+    this.timing = headers.get("Penstock-Timing");
   }
 }
 
@@ -51,8 +52,7 @@ export async function call(path, { method = "GET", body, headers = {}, signal } 
     throw new Away("no answer");
   }
   if (response.ok) return response;
-  throw new Refused(await reason(response), response.status, response.headers.get("Penstock-Error") ?? "",
-    response.headers.get("Penstock-Request-Id") ?? "");
+  throw new Refused(await reason(response), response);
 }
 
 async function reason(response) {

@@ -2,7 +2,7 @@
 
 import { bars, line, sizeClasses } from "./charts.js";
 import { byId, make, setClass, setHidden, setMeasure, setText } from "./dom.js";
-import { NOTHING, count, duration, perSecond, shape as shapeText, short } from "./units.js";
+import { NOTHING, count, duration, perSecond, shape as shapeText, short, text } from "./units.js";
 import { STATES, released } from "./words.js";
 
 export function showDetails(model, figures, lanes, now) {
@@ -52,7 +52,8 @@ function showSignature({ inputs, outputs }) {
 }
 
 function showTraffic(model, figures, lanes, now) {
-  byId("chart").replaceChildren(line(figures.rates, now));
+  const peak = Math.max(0, ...figures.rates.map((step) => step.rate));
+  byId("chart").replaceChildren(line(figures.rates, now), make("p", { class: "muted over" }, `The last two minutes, up to ${text(perSecond(peak))}`));
   const mean = figures.recent ? "" : ", since the start";
   const all = [
     ["Requests", perSecond(figures.rate)],
@@ -62,7 +63,7 @@ function showTraffic(model, figures, lanes, now) {
     [`In the queue${mean}`, duration(figures.queue)],
     [`Computing${mean}`, duration(figures.compute)],
     [`Rows per batch${mean}`, figures.rows === null ? NOTHING : { value: short(figures.rows), unit: "" }],
-    ["Workers that have it ready", count(model.workers)],
+    ["Workers ready", count(model.workers)],
   ];
   if (model.counts.cache_hits) all.push(["From the response cache", count(model.counts.cache_hits)]);
   for (const lane of lanes) {

@@ -38,7 +38,8 @@ class InputField {
     this.canvas = make("canvas", { class: "preview", role: "img", width: "0", height: "0", hidden: true });
     const labelled = (label, control) => make("label", { for: control.id }, make("span", {}, label), control);
     this.fileChoices = make("div", { class: "choices" }, labelled("File", this.picker));
-    if (!isText(spec.datatype)) this.fileChoices.append(labelled("Values", this.scale), labelled("Colours", this.order));
+    if (!isText(spec.datatype)) this.fileChoices.append(labelled("Pixels become", this.scale));
+    if (this.layout?.channels > 1) this.fileChoices.append(labelled("Colours", this.order));
     const choices = make("div", { class: "choices" });
     if (spec.optional) choices.append(make("label", { for: this.sent.id }, this.sent, make("span", {}, "send this optional input")));
     choices.append(labelled("Values from", this.source));

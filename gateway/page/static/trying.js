@@ -75,7 +75,7 @@ export class Trying {
       const bytes = new Uint8Array(await response.arrayBuffer());
       const took = performance.now() - began;
       const answer = decode(bytes, response.headers.get("Inference-Header-Content-Length"));
-      this.answered(`Answered in ${text(duration(took))}`, outputNodes(answer.outputs), timingNodes(response.headers.get("Penstock-Timing"), took));
+      this.answered(`Answered in ${text(duration(took))}`, outputNodes(answer.outputs), timingNodes(response.headers.get("Penstock-Timing"), took), "Answer");
     } catch (error) {
       this.failed(error, performance.now() - began);
     } finally {
@@ -88,7 +88,7 @@ export class Trying {
     if (error.name === "AbortError") {
       setText(byId("sending"), "Cancelled.");
     } else if (error instanceof Refused) {
-      this.answered(`Refused after ${text(duration(took))}`, errorNodes(error));
+      this.answered(`Refused after ${text(duration(took))}`, errorNodes(error), error.timing ? timingNodes(error.timing, took) : []);
       if (error.status === 401) this.refused();
     } else {
       const message = error instanceof Away ? "The server does not answer. Is it still running?" : `The answer cannot be read: ${error.message}`;
@@ -96,10 +96,10 @@ export class Trying {
     }
   }
 
-  // Show outputs and their timing, or, without timing, an error.
-  answered(words, outputs, timing = []) {
+  // Show outputs or an error, and the timing if there is one.
+  answered(words, outputs, timing = [], title = "Error") {
     setText(byId("sending"), words);
-    setText(byId("answer-title"), timing.length ? "Answer" : "Error");
+    setText(byId("answer-title"), title);
     byId("outputs").replaceChildren(...outputs);
     byId("timing").replaceChildren(...timing);
     setHidden(byId("timing-part"), !timing.length);

@@ -20,14 +20,14 @@ export const RELEASES = {
 export const released = (reason) => RELEASES[reason] ?? reason.replaceAll("_", " ");
 
 const STAGES = [
-  ["publish", "The gateway wrote the request to the log"],
-  ["fetch", "A worker fetched it"],
-  ["enqueue", "The worker decoded and queued it"],
+  ["publish", "The gateway handed it to the log"],
+  ["fetch", "A worker took it from the log"],
+  ["enqueue", "It joined the worker's queue"],
   ["release", "It waited for its batch"],
   ["compute_start", "The batch waited for an instance, its inputs were joined"],
   ["compute_end", "The model ran"],
   ["emit", "The outputs were split and encoded"],
-  ["wake", "The answer was stored, and the gateway was told"],
+  ["wake", "The answer was stored, the gateway got it"],
 ];
 
 // `Penstock-Timing`, a dictionary of numbers and words, by name.
@@ -64,6 +64,7 @@ function batch({ rows, requests, reason, attempt, digest }) {
     const because = reason ? `; the batch was released because ${released(String(reason))}` : "";
     sentences.push(`${company}, in a batch of ${rows} row${rows === 1 ? "" : "s"}${because}.`);
   }
+  if (reason === "cache_hit") sentences.push("It did not run: the response cache had the answer.");
   if (attempt > 1) sentences.push(`It was attempt ${attempt}: a worker died with it before.`);
   if (digest) sentences.push(`The model's files had digest ${digest}.`);
   return sentences.join(" ");

@@ -23,6 +23,7 @@ from penstock.client import AsyncClient, Client, InferResult
 from protocol.errors import RETRYABLE, Code, FleetError, NotFound, quoted
 from protocol.messages import Failure, InferReply, Lane
 from protocol.model_config import ModelConfig
+from protocol.suggestions import did_you_mean
 from protocol.tensors import from_array
 
 log = logging.getLogger(__name__)
@@ -67,16 +68,13 @@ class HttpBackend:
     def _find(self, model: str, version: str) -> Served:
         with Client(self._url, api_key=self._key) as client:
             if not version:
-                ready = [
-                    entry["version"]
-                    for entry in client.models()
-                    if entry.get("name") == model and entry.get("state") == "READY"
-                ]
-                if not ready:
-                    raise NotFound(
-                        f"model {quoted(model)} is not ready at {self._url}; penstock models lists those that are"
-                    )
-                version = max(ready, key=int)
+                ready = [entry for entry in client.models() if entry.get("state") == "READY"]
+                versions = [entry["version"] for entry in ready if entry.get("name") == model]
+                if not versions:
+                    meant = did_you_mean(model, (entry["name"] for entry in ready))
+                    advice = meant or "; penstock models lists those that are"
+                    raise NotFound(f"model {quoted(model)} is not ready at {self._url}{advice}")
+                version = max(versions, key=int)
             path = f"/v2/models/{quote(model, safe='')}/versions/{quote(version, safe='')}/config"
             return Served(version, ModelConfig.from_json(client.get(path)))
 

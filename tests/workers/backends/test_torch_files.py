@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
-import subprocess
-import sys
 import warnings
 import zipfile
 from collections import namedtuple
@@ -145,7 +142,9 @@ class ReturnsPair(torch.nn.Module):
 
 def test_what_v2_does_not_carry_is_refused_with_the_cure(tmp_path: Path) -> None:
     path = exported(tmp_path / "net.pt2", ReturnsPair(), (torch.zeros(2, 4),))
-    with pytest.raises(ConfigError, match=r"'OUTPUT__0' has a datatype that the V2 protocol does not have.*a wrapper"):
+    with pytest.raises(
+        ConfigError, match=r"'OUTPUT__0' is complex64, which the V2 protocol does not have; export a wrapper"
+    ):
         completed(path)
 
 
@@ -217,7 +216,7 @@ class Counts(torch.nn.Module):
 
 
 def test_a_forward_with_more_than_tensors_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="needs 'n' of type int, which no request can carry; export a wrapper"):
+    with pytest.raises(ConfigError, match="takes 'n' of type int, and requests carry only tensors; export a wrapper"):
         completed(scripted(tmp_path / "net.pt", Counts()))
 
 
@@ -230,38 +229,3 @@ def test_an_archive_with_an_object_that_torch_would_unpickle_is_refused(tmp_path
     version = completed(tmp_path / "net.pt2")
     with pytest.raises(ConfigError, match=r"holds a pickled Python object \('data/constants/opaque_obj_0'\)"):
         answers(version, request(x=np.zeros((2, 4), np.float32)))
-
-
-COMPILE = """
-import torch
-from tests.workers.backends.test_torch_files import Net, ROWS
-program = torch.export.export(Net(), (torch.zeros(2, 4),), dynamic_shapes=({0: ROWS},))
-fast = {"aot_inductor.compile_wrapper_opt_level": "O0", "cpp.simdlen": 1, "aot_inductor.precompile_headers": False}
-torch._inductor.aoti_compile_and_package(program, package_path="net.pt2", inductor_configs=fast)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(180)
-@pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor compiles with g++, which is not installed")
-def test_an_aotinductor_package_is_completed_and_runs(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-W", "ignore", "-c", COMPILE], check=True, cwd=tmp_path, env=compiling(tmp_path))
-    version = completed(tmp_path / "net.pt2")
-    assert shapes(version.config) == (16, [("INPUT__0", "FP32", (4,))], NET[2])
-    one, two = answers(version, *[request(INPUT__0=np.float32([[1, 5, 2, 3]])) for _ in range(2)])
-    assert one["double"].tolist() == two["double"].tolist() == [[2, 10, 4, 6]]
-    assert one["best"].ravel().tolist() == [1]
-    with pytest.raises(
-        ConfigError, match=r"expects shape \[-1, 4\] but the model configuration specifies shape \[-1, 5\]"
-    ):
-        completed(tmp_path / "net.pt2", inputs=(TensorSpec("x", "FP32", (5,)),))
-
-
-def compiling(folder: Path) -> dict[str, str]:
-    import os
-
-    return {
-        **os.environ,
-        "PYTHONPATH": str(Path(__file__).parents[3]),
-        "TORCHINDUCTOR_CACHE_DIR": str(folder / "cache"),
-    }

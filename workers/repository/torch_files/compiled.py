@@ -61,7 +61,7 @@ def signature(source: str) -> PackageSignature:
 
 
 def _names(source: str, variable: str, count: int, prefix: str) -> tuple[str, ...]:
-    match = re.search(rf'{variable} = R"\((.*?)\)";', source)
+    match = re.search(rf'{variable} = R"\((.*?)\)";', source, re.DOTALL)
     paths = spec_paths(match[1]) if match else ()
     return names_of(paths if len(paths) == count else [(index,) for index in range(count)], prefix)
 

