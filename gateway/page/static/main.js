@@ -99,6 +99,7 @@ function waitingOf(model) {
 }
 
 function show() {
+  const fresh = byId("fleet").hidden;
   figures.clear();
   connection("live", "Live");
   setHidden(byId("key-form"), true);
@@ -112,6 +113,7 @@ function show() {
   table.show(models, figuresOf, waitingOf, chosen);
   showWorkers(workers);
   showChosen();
+  if (fresh) table.reveal(chosen); // the address may name one far below
   if (!byId("version").textContent) showVersion();
 }
 
