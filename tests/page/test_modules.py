@@ -87,6 +87,8 @@ def test_an_image_fits_only_a_shape_of_one(tab: Page, shape: list[int], layout: 
 def test_every_reason_of_release_has_words(tab: Page) -> None:
     words = module(tab, "words", "it.RELEASES")
     assert set(words) == {release.value for release in Release}
+    unknown = module(tab, "words", "reasons.map(it.released)", reasons=["new_reason", "constructor", "__proto__"])
+    assert unknown == ["new reason", "constructor", "  proto  "]
 
 
 def test_a_whole_timing_adds_up_to_the_round_trip(tab: Page) -> None:

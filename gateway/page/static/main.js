@@ -8,6 +8,7 @@ import { History, keyOf } from "./history.js";
 import { Trying } from "./trying.js";
 
 const EVERY_MS = 2000;
+const PER_POLL = 10; // the pause is at least so many times as long as a poll takes
 const LONGEST_PAUSE_MS = 30_000;
 
 const history = new History();
@@ -27,12 +28,14 @@ async function poll() {
   if (asking || document.hidden) return;
   asking = true;
   let again = EVERY_MS;
+  const began = performance.now();
   try {
     known = await getJson("v2/fleet/models");
     lanes = await backlogs();
     failures = 0;
     history.take(known);
     show();
+    again = Math.max(EVERY_MS, PER_POLL * (performance.now() - began)); // thousands of models, or a slow network
   } catch (error) {
     again = failed(error);
   } finally {
@@ -96,6 +99,7 @@ function waitingOf(model) {
 }
 
 function show() {
+  const fresh = byId("fleet").hidden;
   figures.clear();
   connection("live", "Live");
   setHidden(byId("key-form"), true);
@@ -109,6 +113,7 @@ function show() {
   table.show(models, figuresOf, waitingOf, chosen);
   showWorkers(workers);
   showChosen();
+  if (fresh) table.reveal(chosen); // the address may name one far below
   if (!byId("version").textContent) showVersion();
 }
 

@@ -52,7 +52,7 @@ export class Trying {
       setHidden(byId("body-note"), made.saved === null);
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
-      for (const id of ["curl", "python"]) setText(byId(id), `# not yet: ${error.message}`);
+      for (const id of ["curl", "python"]) setText(byId(id), `# not yet: ${error.message.replace(/\s+/g, " ")}`);
       setHidden(byId("body-note"), true);
     }
   }
