@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class Rows(click.IntRange):
         """The number."""
         if isinstance(value, str) and not value.lstrip("+-").isdecimal():
             self.fail(
-                f"{quoted(value)} is no number of rows; the model comes first: penstock infer {value} --random",
+                f"{quoted(value)} is no number of rows; the model comes first: penstock infer {shlex.quote(value)} --random",
                 param,
                 ctx,
             )

@@ -43,6 +43,8 @@ def parse_input(text: str, inputs: Mapping[str, Metadata]) -> tuple[str, Array]:
     except CodecError as error:
         said = error.message.removeprefix("input ").replace("'data'", "the JSON")
         raise InvalidArgument(f"--input {said}; write {_example(entry)}") from None
+    if not array.shape and set(entry["shape"]) == {1}:  # a scalar, which metadata has as one element
+        array = array.reshape(entry["shape"])
     _check_shape(array, entry)
     return name, array
 

@@ -189,7 +189,7 @@ def test_it_asks_for_nothing_while_its_tab_is_hidden(opened: Opened) -> None:
     page.wait_text("#connection", "Paused")
     page.pump(0.5)
     asked = len(page.requested())
-    page.pump(3.0)
+    page.pump(2.5)
     assert len(page.requested()) == asked
     page.run("window.away = false; document.dispatchEvent(new Event('visibilitychange'))")
     page.wait_text("#connection", "Live")

@@ -101,3 +101,10 @@ def test_single_integers_may_have_to_be_certain_ones() -> None:
 
 def test_a_shape_of_values_is_kept() -> None:
     assert parse_input("rate=16000", INPUTS)[1] == np.int64(16000)
+
+
+@pytest.mark.parametrize("shape", [[1], [1, 1]])
+def test_a_number_is_one_element(shape: list[int]) -> None:
+    name, array = parse_input("sr=16000", {"sr": {"name": "sr", "datatype": "INT64", "shape": shape}})
+
+    assert (name, array.tolist()) == ("sr", np.full(shape, 16000).tolist())

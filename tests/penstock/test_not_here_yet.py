@@ -96,7 +96,7 @@ def call(model: str) -> Attempt:
         answer = httpx.post(f"{tried.server.url}/v2/models/{model}/infer", json=body, timeout=30)
         assert answer.status_code >= 400, f"{model} answered {answer.text}"
         log = tried.server.log.read_text()
-        return "\n".join([answer.text, *[line for line in log.splitlines() if f"'{model}" in line]])
+        return "\n".join([answer.text, *[line for line in log.splitlines() if model in line]])
 
     return attempt
 

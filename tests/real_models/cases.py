@@ -31,7 +31,7 @@ class Served:
         tolerance: largest difference to them; 0 for bit-equal.
         batches: whether rows of several requests may share a run.
         warned: what the log says of the model; "" for nothing.
-        any_inputs: whether the model takes the inputs that `--random` makes up.
+        suffix: of a file that is written.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Served:
     tolerance: float = 0.0
     batches: bool = True
     warned: str = ""
-    any_inputs: bool = True
+    suffix: str = ".onnx"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,6 +76,15 @@ def onnx(path: Path, inputs: Inputs) -> Answers:
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [node.name for node in session.get_outputs()]
     return dict(zip(names, session.run(names, inputs), strict=True))
+
+
+def pytorch(path: Path, inputs: Inputs) -> Answers:
+    """The module itself, not the file."""
+    import torch
+
+    with torch.inference_mode():
+        first, second = generated.module()(torch.from_numpy(inputs["x"]))
+    return {"OUTPUT__0": first.numpy(), "OUTPUT__1": second.numpy()}
 
 
 def bfloat16(path: Path, inputs: Inputs) -> Answers:

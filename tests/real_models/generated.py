@@ -94,6 +94,42 @@ def write_bfloat16(path: Path) -> None:
     _write(path, nodes, TensorProto.BFLOAT16, [])
 
 
+def module() -> Any:
+    """A net of a convolution and two heads."""
+    import torch
+
+    class Net(torch.nn.Module):  # type: ignore[misc]  # torch is not followed
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 4, 3)
+            self.head = torch.nn.Linear(4, 5)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            pooled = torch.relu(self.conv(x)).mean((2, 3))
+            return self.head(pooled), pooled.argmax(1)
+
+    torch.manual_seed(5)
+    return Net().eval()
+
+
+def write_exported(path: Path) -> None:
+    """torch.export with rows of any number."""
+    import torch
+
+    rows = torch.export.Dim("rows", min=1, max=64)
+    program = torch.export.export(module(), (torch.zeros(2, 3, 16, 16),), dynamic_shapes={"x": {0: rows}})
+    torch.export.save(program, path)
+
+
+def write_traced(path: Path) -> None:
+    """TorchScript, traced."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(module(), torch.zeros(2, 3, 16, 16)).save(str(path))
+
+
 def _write(path: Path, nodes: list[onnx.NodeProto], kind: int, constants: list[onnx.TensorProto]) -> None:
     sides = [[helper.make_tensor_value_info(name, kind, ["n", 8])] for name in ("X", "Y")]
     graph = helper.make_graph(nodes, "g", *sides, constants)

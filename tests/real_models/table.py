@@ -19,13 +19,18 @@ def _packed(package: str, file: str, inputs: _Make, name: str = "", **more: Any)
     return Served(name or Path(file).stem, package, "ONNX", file, inputs, cases.onnx, **more)
 
 
-def _silero(name: str, inputs: _Make, *, any_inputs: bool = True) -> Served:
+def _silero(name: str, inputs: _Make) -> Served:
     """One of Silero's files: a model that keeps its state in a tensor whose second dimension is the batch."""
-    return _packed("silero-vad", f"silero_vad/data/{name}.onnx", inputs, batches=False, any_inputs=any_inputs)
+    return _packed("silero-vad", f"silero_vad/data/{name}.onnx", inputs, batches=False)
 
 
 def _digits(name: str, form: str, write: Callable[[Path], None], dtype: str = "f4") -> Served:
     return Served(name, "", form, write, images("image", 3, 1, 8, 8, dtype=dtype), cases.onnx)
+
+
+def _net(name: str, form: str, write: Callable[[Path], None], suffix: str) -> Served:
+    made = images("x", 3, 3, 16, 16)
+    return Served(name, "", form, write, made, cases.pytorch, "PyTorch", 1e-6, suffix=suffix)
 
 
 def _with_zipmap(path: Path) -> None:
@@ -37,13 +42,13 @@ def _without_zipmap(path: Path) -> None:
 
 
 SERVED: Final = (
-    _packed("rapidocr", "rapidocr/models/PP-OCRv6_det_small.onnx", images("x", 2, 3, 64, 96), any_inputs=False),
-    _packed("rapidocr", "rapidocr/models/PP-OCRv6_rec_small.onnx", images("x", 2, 3, 48, 64), any_inputs=False),
+    _packed("rapidocr", "rapidocr/models/PP-OCRv6_det_small.onnx", images("x", 2, 3, 64, 96)),
+    _packed("rapidocr", "rapidocr/models/PP-OCRv6_rec_small.onnx", images("x", 2, 3, 48, 64)),
     _packed("rapidocr", "rapidocr/models/ch_ppocr_mobile_v2.0_cls_mobile.onnx", images("x", 2, 3, 48, 192)),
-    _silero("silero_vad", cases.speech(512, rate=True), any_inputs=False),
-    _silero("silero_vad_16k_op15", cases.speech(512, rate=True), any_inputs=False),
-    _silero("silero_vad_op18_ifless", cases.speech(512, rate=True), any_inputs=False),
-    _silero("silero_vad_half", cases.speech(576, rate=False), any_inputs=False),
+    _silero("silero_vad", cases.speech(512, rate=True)),
+    _silero("silero_vad_16k_op15", cases.speech(512, rate=True)),
+    _silero("silero_vad_op18_ifless", cases.speech(512, rate=True)),
+    _silero("silero_vad_half", cases.speech(576, rate=False)),
     _silero("silero_vad_16k_sequence", cases.sequence),
     _silero("silero_vad_openvino_16k", cases.one_stream),
     _packed("magika", "magika/models/standard_v3_3/model.onnx", cases.byte_values, "magika"),
@@ -81,6 +86,8 @@ SERVED: Final = (
     Served(
         "softmax_bf16", "", "ONNX, BF16 outside", generated.write_bfloat16, cases.bits, cases.bfloat16, "NumPy", 4e-3
     ),
+    _net("net_exported", "torch.export, rows of any number", generated.write_exported, ".pt2"),
+    _net("net_traced", "TorchScript, traced", generated.write_traced, ".pt"),
     Served(
         "over_rows",
         "",
@@ -96,26 +103,30 @@ SERVED: Final = (
 _WEIGHTS: Final = "weights without the model"
 
 
+_EXPORT: Final = "torch.export.export(model"
+
+
 def _mtcnn(stage: str, file: str) -> Refused:
-    named = f"a state dict ({_WEIGHTS})"
-    return Refused(
-        f"MTCNN, {stage}",
-        "facenet-pytorch",
-        "state dict",
-        f"facenet_pytorch/data/{file}.pt",
-        named,
-        "torch.onnx.export(",
-    )
+    name = f"MTCNN, {stage}"
+    return Refused(name, "facenet-pytorch", "state dict", f"facenet_pytorch/data/{file}.pt", "a state dict", _EXPORT)
 
 
 REFUSED: Final = (
+    Refused(
+        "silero_vad",
+        "silero-vad",
+        "TorchScript whose forward takes a Python integer",
+        "silero_vad/data/silero_vad.jit",
+        "forward of",
+        "export a wrapper whose forward takes tensors only",
+    ),
     Refused(
         "silero_vad_16k",
         "silero-vad",
         "safetensors",
         "silero_vad/data/silero_vad_16k.safetensors",
         f"safetensors: {_WEIGHTS}",
-        "torch.onnx.export(",
+        _EXPORT,
     ),
     Refused(
         "basic_pitch",

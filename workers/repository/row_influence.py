@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from protocol.example_shapes import MAX_ELEMENTS, candidates
 from protocol.messages import InferRequest
 from protocol.model_config import ModelConfig
 from protocol.model_config.parts import TensorSpec
@@ -21,10 +22,8 @@ from workers.repository.completion import BackendMetadata
 
 ROWS: Final = 2
 """Rows that run together: enough for any to influence another."""
-SIZES: Final = 8, 32, 64, 1, 224
-"""For dimensions of any size, in the order in which they are tried: few models refuse the first."""
-MAX_ELEMENTS: Final = 1 << 22
-"""Elements of a row; larger rows are not tried."""
+SIZE: Final = 8
+"""The first that is tried for dimensions of any size: few models refuse it, and with one element all rows may look alike."""
 GUESSING: Final = frozenset({"onnxruntime", "pytorch"})
 """Backends whose `BackendMetadata.batchable` only says that the first dimensions may have any size."""
 _INTEGERS: Final = 2
@@ -72,17 +71,17 @@ def unbatched(config: ModelConfig) -> ModelConfig:
 
 
 def made_up_rows(config: ModelConfig) -> Iterator[tuple[InferRequest, ...]]:
-    """`ROWS` different requests of one row, for each size that is worth a try; always the same ones.
+    """`ROWS` different requests of one row, for each choice of sizes that is worth a try; always the same ones.
 
     Args:
         config: complete, of a model that batches.
     """
     specs = [spec for spec in config.inputs if not spec.optional] or config.inputs
-    free = any(-1 in spec.dims for spec in specs)
-    for size in SIZES if free else SIZES[:1]:
-        shapes = [(1, *(size if dim == -1 else dim for dim in spec.dims)) for spec in specs]
-        if sum(map(math.prod, shapes)) <= MAX_ELEMENTS:
-            yield _requests(config.name, specs, shapes)
+    first = {spec.name: (1, *(SIZE if dim == -1 else dim for dim in spec.dims)) for spec in specs}
+    others = candidates({spec.name: config.shape_of(spec) for spec in specs})
+    for shapes in (first, *(other for other in others if other != first)):
+        if sum(map(math.prod, shapes.values())) <= MAX_ELEMENTS:
+            yield _requests(config.name, specs, [shapes[spec.name] for spec in specs])
 
 
 def _requests(model: str, specs: Sequence[TensorSpec], shapes: Sequence[tuple[int, ...]]) -> tuple[InferRequest, ...]:

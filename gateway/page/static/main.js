@@ -1,6 +1,6 @@
 // The page: asks the server every two seconds what there is, and shows it.
 
-import { Refused, call, getJson, hasKey, useKey } from "./api.js";
+import { Away, Refused, call, getJson, hasKey, useKey } from "./api.js";
 import { showDetails } from "./details.js";
 import { byId, setClass, setHidden, setText } from "./dom.js";
 import { ModelTable, showTotals, showWorkers } from "./fleet.js";
@@ -57,9 +57,11 @@ function failed(error) {
     askForKey(hasKey() ? "The server does not take this key." : "");
     return 0;
   }
+  if (!(error instanceof Refused || error instanceof Away)) reportError(error); // a fault of this page: it is in the console
   failures += 1;
   const pause = Math.min(LONGEST_PAUSE_MS, EVERY_MS * 2 ** (failures - 1));
-  const why = error instanceof Refused ? `The server cannot tell: ${error.message}` : "The server is away";
+  const why = error instanceof Refused ? `The server cannot tell: ${error.message}`
+    : error instanceof Away ? "The server is away" : `This page cannot show what the server says (${error.message})`;
   connection("away", `${why}; trying again in ${pause / 1000} s.${known ? " What is shown is old." : ""}`);
   return pause;
 }
