@@ -100,10 +100,9 @@ def test_each_command_at_the_end_works_as_it_is_printed(tmp_path: Path) -> None:
         try:
             with Client(environment["PENSTOCK_URL"]) as client:
                 wait_for("the server", client.ready)
-            page = urllib.request.urlopen(
-                re.findall(r"http://localhost:8000\S*/", text)[0].replace("8000", str(ports[0]))
-            )
-            assert b"<html" in page.read()
+            address = re.findall(r"http://localhost:8000\S*/", text)[0].replace("8000", str(ports[0]))
+            page = httpx.get(address, headers={"accept": "text/html"})
+            assert (page.status_code, "<html" in page.text) == (200, True)
             for command in others:
                 line = command.replace("localhost:8002", f"localhost:{ports[1]}")
                 done = subprocess.run(
