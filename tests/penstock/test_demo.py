@@ -12,6 +12,7 @@ import sys
 import types
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from hypothesis import given
