@@ -118,7 +118,7 @@ REFUSED: Final = (
         "TorchScript whose forward takes a Python integer",
         "silero_vad/data/silero_vad.jit",
         "forward of",
-        "export a wrapper whose forward takes tensors only",
+        "export a wrapper whose forward takes tensors",
     ),
     Refused(
         "silero_vad_16k",
