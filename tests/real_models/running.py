@@ -70,7 +70,7 @@ def key(case: Served | Refused) -> str:
 def _refusal(case: Refused, packages: Path) -> Outcome:
     done = _penstock("serve", str(packages / case.file), "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
     said = done.stderr
-    missing = [part for part in (case.named, case.cure) if part not in said]
+    missing = [part for part in (case.named, *case.cures) if part not in said]
     problem = f"it says nothing of {missing}: {said}" if missing else "" if done.returncode else "it was served"
     return Outcome(problem)
 
