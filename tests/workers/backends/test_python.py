@@ -134,7 +134,7 @@ def test_two_models_may_each_have_their_own_module_of_one_name(tmp_path: Path) -
         ("x = 1", "neither class TritonPythonModel nor class Model"),
         ("def broken(:", "SyntaxError"),
         ("import not_there", "No module named 'not_there'"),
-        ("class TritonPythonModel:\n    pass", "has no 'execute' method"),
+        ("class TritonPythonModel:\n    pass", "has no method 'execute'"),
         (
             "class TritonPythonModel:\n    def initialize(self, args): raise RuntimeError('no weights')\n    execute = print",
             "initialize.*no weights",

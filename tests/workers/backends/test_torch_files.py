@@ -189,7 +189,7 @@ def test_a_scripted_module_without_stated_inputs_is_refused_with_lines_to_paste(
     with pytest.raises(ConfigError) as refused:
         completed(path)
     message = refused.value.message
-    assert "penstock serve net.pt --input ids:FP32:3,224,224 --input mask:FP32:3,224,224" in message
+    assert f"penstock serve {path} --input ids:FP32:3,224,224 --input mask:FP32:3,224,224" in message
     skeleton = message[message.index("    input [") :]
     config = pbtxt.parse(skeleton.encode(), "config.pbtxt", "net")
     assert [(spec.name, spec.dims) for spec in config.inputs] == [("ids", (3, 224, 224)), ("mask", (3, 224, 224))]
