@@ -25,6 +25,8 @@ def for_file(folder: Path) -> str:
             "it is a TensorFlow SavedModel: pip install tf2onnx && "
             f"python -m tf2onnx.convert --saved-model {_quoted(folder)} --output model.onnx, then serve model.onnx"
         )
+    if (folder / "Data/com.apple.CoreML").is_dir():
+        return "it is a Core ML package, which only Apple's systems run; export the model that it was made from to ONNX"
     if file := model_file(folder):
         return f"serve the file in it: penstock serve {_quoted(file)}"
     if (folder / CONFIG_FILE).is_file():

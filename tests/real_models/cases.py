@@ -56,8 +56,8 @@ class Refused:
         package: that carries it.
         form: the file's format.
         file: in the package's folder; a folder too.
-        named: what the message says that it is.
-        cure: what the message says to do.
+        named: what the message says that is wrong.
+        cures: what the message says to do.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Refused:
     form: str
     file: str
     named: str
-    cure: str
+    cures: tuple[str, ...]
 
 
 def onnx(path: Path, inputs: Inputs) -> Answers:

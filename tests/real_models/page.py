@@ -9,7 +9,7 @@ from typing import Final
 from tests.real_models.cases import Refused, Served
 from tests.real_models.packages import PACKAGES
 from tests.real_models.running import ROOT, Outcome, key
-from tests.real_models.table import REFUSED, SERVED
+from tests.real_models.table import CODE, REFUSED, SERVED
 
 PAGE: Final = ROOT / "docs" / "real-models.md"
 
@@ -31,8 +31,8 @@ where the answer to a row changes when another one is beside it, which is tried 
 
 ## Refused, with what to do
 
-Files that hold weights without the model, or a format that needs a framework of its own. Nothing in them is run; the message names
-the file's format and the command that makes an ONNX file of it.
+Files that hold weights without the model, formats that need a framework of their own, and TorchScript whose forward takes more than
+tensors. The message says which it is, and how to make a file of it that can be served; nothing in the file is run before that.
 
 | model | package | file | the message says | and what to do |
 | --- | --- | --- | --- | --- |
@@ -59,7 +59,11 @@ def _served(case: Served, outcome: Outcome) -> str:
 
 
 def _refused(case: Refused) -> str:
-    return f"| {case.name} | {_package(case)} | {case.form} | it is {case.named} | `{case.cure}` |"
+    return f"| {case.name} | {_package(case)} | {case.form} | {case.named} | {_cures(case)} |"
+
+
+def _cures(case: Refused) -> str:
+    return "; ".join(f"`{cure}`" if cure in CODE else cure for cure in case.cures)
 
 
 def _package(case: Served | Refused) -> str:

@@ -70,7 +70,7 @@ def key(case: Served | Refused) -> str:
 def _refusal(case: Refused, packages: Path) -> Outcome:
     done = _penstock("serve", str(packages / case.file), "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
     said = done.stderr
-    missing = [part for part in (case.named, case.cure) if part not in said]
+    missing = [part for part in (case.named, *case.cures) if part not in said]
     problem = f"it says nothing of {missing}: {said}" if missing else "" if done.returncode else "it was served"
     return Outcome(problem)
 
@@ -90,13 +90,16 @@ def _serve(
         tries = {case.name: pool.submit(_commands, case, printed[case.name], process, folder) for case in cases}
         log = process.log.read_text()
         return {
-            key(case): dataclasses.replace(
-                answers[case.name], problem=answers[case.name].problem or _warning(case, log) or made_up[case.name] or tries[case.name].result()
-            )
+            key(case): _whole(answers[case.name], _warning(case, log), made_up[case.name], tries[case.name].result())
             for case in cases
-        }  # fmt: skip
+        }
     finally:
         process.stop()
+
+
+def _whole(answer: Outcome, *problems: str) -> Outcome:
+    """The outcome with the first problem of all."""
+    return dataclasses.replace(answer, problem=next(filter(None, (answer.problem, *problems)), ""))
 
 
 def _file(case: Served, packages: Path, folder: Path) -> Path:

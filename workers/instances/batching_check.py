@@ -32,19 +32,22 @@ class _Refused(Exception):
 
 
 def try_batching(instance: Instance, config: ModelConfig, slow: float = SLOW) -> Verdict:
-    """Compare one run of several rows with runs of one row; on the instance's own thread.
+    """Compare one run of several rows with runs of one row; on the instance's own thread. If it refuses sizes, try others.
 
     Args:
         instance: loaded.
         config: complete, of a model that batches.
-        slow: seconds; a model whose first row takes longer is not tried further.
+        slow: seconds; a model whose first row takes longer, or that refuses for longer, is not tried further.
     """
     unjudged = "its rows are too large"
+    started = time.monotonic()
     for rows in made_up_rows(config):
         try:
             return _judge(instance, rows, slow)
         except _Refused as refusal:
             unjudged = f"it refuses made-up inputs ({refusal})"
+            if time.monotonic() - started > slow:
+                break
     return Verdict(unjudged=unjudged)
 
 

@@ -18,12 +18,13 @@ _ATEN: Final = {
     "Byte": "UINT8", "Char": "INT8", "Short": "INT16", "Int": "INT32", "Long": "INT64", "Half": "FP16", "Float": "FP32",
     "Double": "FP64", "Bool": "BOOL", "BFloat16": "BF16", "UInt16": "UINT16", "UInt32": "UINT32", "UInt64": "UINT64",
 }  # fmt: skip
-_COUNTS: Final = re.compile(r"AOTInductorModelBase\(\s*(\d+),\s*(\d+),")
-_CHECK: Final = re.compile(r"static void check_input_(\d+)\(.*?\n\}", re.DOTALL)
+_COUNTS: Final = re.compile(r"AOTInductorModelBase\(\s*(\d{1,4}),\s*(\d{1,4}),")
+_CHECK: Final = re.compile(r"static void check_input_(\d{1,4})\(")
+_CHECK_END: Final = "\n}"
 _DTYPE: Final = re.compile(r"\(at::k(\w+)\)")
-_FIXED: Final = re.compile(r"if \((\d+) != \w+_size\[(\d+)\]\)")
-_BOUND: Final = re.compile(r"if \(\w+_size\[(\d+)\] ([<>]) (\d+)\)")
-_STRIDE: Final = re.compile(r"_stride\[(\d+)\]\)")
+_FIXED: Final = re.compile(r"if \((\d{1,19}) != \w+_size\[(\d{1,2})\]\)")
+_BOUND: Final = re.compile(r"if \(\w+_size\[(\d{1,2})\] ([<>]) (\d{1,19})\)")
+_STRIDE: Final = re.compile(r"_stride\[(\d{1,2})\]\)")
 _UNBOUNDED: Final = 2**62
 
 
@@ -52,7 +53,7 @@ def signature(source: str) -> PackageSignature:
     if counts is None:
         raise ConfigError("its generated source does not say how many inputs and outputs the model has")
     input_count, output_count = int(counts[1]), int(counts[2])
-    checks = {int(match[1]): match[0] for match in _CHECK.finditer(source)}
+    checks = _checks(source)
     names = _names(source, "in_spec_", input_count, "INPUT__")
     inputs = None
     if all(index in checks for index in range(input_count)):
@@ -60,9 +61,17 @@ def signature(source: str) -> PackageSignature:
     return PackageSignature(inputs, input_count, _names(source, "out_spec_", output_count, "OUTPUT__"))
 
 
+def _checks(source: str) -> dict[int, str]:
+    """The bodies of the checks, by input; one that is cut off is none."""
+    _, *parts = _CHECK.split(source)
+    bodies = [part.partition(_CHECK_END) for part in parts[1::2]]
+    return {int(index): body for index, (body, end, _) in zip(parts[::2], bodies, strict=True) if end}
+
+
 def _names(source: str, variable: str, count: int, prefix: str) -> tuple[str, ...]:
-    match = re.search(rf'{variable} = R"\((.*?)\)";', source, re.DOTALL)
-    paths = spec_paths(match[1]) if match else ()
+    _, _, rest = source.partition(f'{variable} = R"(')
+    spec, end, _ = rest.partition(')";')
+    paths = spec_paths(spec) if end else ()
     return names_of(paths if len(paths) == count else [(index,) for index in range(count)], prefix)
 
 
