@@ -25,7 +25,7 @@ FLAGS: Final = (
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-pipe",
     "--force-color-profile=srgb", "--lang=en-US",
 )  # fmt: skip
-WITHIN: Final = 20.0
+WITHIN: Final = 40.0
 """Seconds for anything; the machine may be busy."""
 WATCH: Final = """
 window.violations = [];

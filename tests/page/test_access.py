@@ -13,7 +13,7 @@ from tests.page.browser import Browser, Page
 from tests.page.conftest import KEY, ROOT, start
 
 Opened = Callable[[str], Page]
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 STYLE = (ROOT / "gateway" / "page" / "static" / "style.css").read_text()
 CONTROLS = {"button", "link", "textbox", "searchbox", "combobox", "checkbox", "image", "img", "region", "table"}
 """Roles that mean nothing to a screen reader without a name."""
@@ -52,7 +52,7 @@ def test_it_asks_for_the_key_keeps_it_in_the_tab_and_shows_it_nowhere(browser: B
         "#openapi"
     )  # a link cannot carry the key: the page fetches the document, and shows it in a tab of its own
     described = browser.other_tab(f"blob:{keyed.url}/")
-    assert '"openapi":"3.1.0"' in described.text("body")
+    described.wait_text("body", '"openapi":"3.1.0"')
     described.close()
 
     page.send("Page.reload")

@@ -11,7 +11,7 @@ import pytest
 from tests.page.browser import Browser
 from tests.page.conftest import MODELS, start
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 def test_it_says_that_the_server_is_away_and_goes_on_when_it_is_back(browser: Browser, tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_it_says_that_the_server_is_away_and_goes_on_when_it_is_back(browser: Br
 
     again = start(tmp_path, models=("shout",), http_port=process.http_port)
     try:
-        page.wait_text("#connection", "Live", within=40)
+        page.wait_text("#connection", "Live", within=60)
         page.click("#send")
         page.wait_text("#sending", "Answered in")
         assert page.problems() == []

@@ -19,7 +19,7 @@ from tests.page.screenshots import shoot
 
 TEXT = (ROOT / "docs" / "page.md").read_text()
 COMMANDS = dict(re.findall(r"^```sh (\w+)\n(.*?)\n```", TEXT, re.MULTILINE | re.DOTALL))
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 def serve(name: str, folder: Path) -> Process:

@@ -16,7 +16,7 @@ from tests.page.browser import Browser, Page
 from tests.page.conftest import KEY, MARKUP, ROOT, start
 
 Opened = Callable[[str], Page]
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 def run(*command: str, folder: Path, **variables: str) -> str:

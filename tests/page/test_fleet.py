@@ -13,7 +13,7 @@ from tests.integration.fleet import Process, fleet, wait_for
 from tests.page.browser import Browser
 from tests.page.conftest import start, write_models
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 def points_to_metrics(process: Process) -> None:

@@ -12,7 +12,7 @@ from tests.integration.fleet import Process
 from tests.page.browser import Browser
 from tests.page.conftest import MODELS, start, write_models
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from tests.integration.fleet import Process
 from tests.page.browser import Browser, Page
 from workers.batching.types import Release
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from tests.page.browser import Page
 from tests.page.conftest import MARKUP, ROOT
 
 Opened = Callable[[str], Page]
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 DIGITS = np.load(ROOT / "examples" / "digits" / "held_back.npz")
 
 
