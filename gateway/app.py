@@ -7,7 +7,7 @@ import dataclasses
 import importlib.metadata
 import secrets
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -28,11 +28,18 @@ from protocol.naming import Names
 from protocol.runtime import logs
 from protocol.runtime.clock import Clock
 from protocol.runtime.loop import spare_collector, stop_signals
+from protocol.runtime.outages import Meanwhile
 from protocol.runtime.status import StatusServer
 from protocol.transport import Transport
 from protocol.urls import authority
 
 _log = structlog.get_logger("gateway")
+
+MEANWHILE: Final = Meanwhile(
+    kafka="new calls are refused with 503 until it does",
+    redis="calls get no answer until it does; those that were accepted stay in Kafka",
+)
+"""What a gateway does while a server is away."""
 
 
 class Gateway:

@@ -6,6 +6,7 @@ import sys
 from typing import Final
 
 from protocol.runtime.loop import spare_collector
+from protocol.runtime.outages import Meanwhile
 from protocol.transport import open_transport
 from protocol.transport.settings import TransportSettings
 from workers.settings import WorkerSettings
@@ -14,6 +15,12 @@ from workers.worker import Worker
 SWITCH_INTERVAL: Final = 0.0005
 """Seconds after which a thread that waits for the interpreter gets it. With Python's 5 ms a finished instance would wait that
 long for a busy event loop."""
+
+MEANWHILE: Final = Meanwhile(
+    kafka="models stay loaded, and no requests come until it does",
+    redis="models stay loaded, and finished answers are kept until it does",
+)
+"""What a worker does while a server is away."""
 
 
 def tune() -> None:
@@ -29,7 +36,7 @@ async def serve(settings: WorkerSettings, transport: TransportSettings) -> None:
         ConfigError: a setting or a model is wrong.
         Unavailable: broker or store did not answer in time.
     """
-    carriers = open_transport(transport)
+    carriers = open_transport(transport, MEANWHILE)
     await carriers.open()
     try:
         worker = Worker(settings, carriers, transport.names)

@@ -270,7 +270,10 @@ def what_next() -> str:
     penstock = program()
     models = os.path.relpath(HERE / "models")
     rows = [
-        (f"{penstock} serve --model-repository {models}", "leave it running, and in another terminal:"),
+        (
+            f"{penstock} serve --model-repository {models}",
+            "its page is at http://localhost:8000/ ; in another terminal:",
+        ),
         (f"{penstock} infer digits --random 4", "four rows of random pixels, and where the time went"),
         (f"{penstock} status", "models, queues and workers on one screen"),
         ("curl -s http://localhost:8002/metrics | grep nv_inference", "the same metrics as Triton's"),

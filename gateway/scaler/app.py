@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Final
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -16,10 +17,17 @@ from gateway.scaling.metrics import ScalingMetrics
 from protocol.naming import Names
 from protocol.runtime.clock import Clock
 from protocol.runtime.loop import spare_collector, stop_signals
+from protocol.runtime.outages import Meanwhile
 from protocol.runtime.status import StatusServer
 from protocol.transport import Transport
 
 _log = structlog.get_logger("gateway.scaler")
+
+MEANWHILE: Final = Meanwhile(
+    kafka="nothing is scaled once the last numbers of waiting requests are too old",
+    redis="nothing is scaled once the workers' last heartbeats are too old",
+)
+"""What a scaler does while a server is away."""
 
 
 class Scaler:

@@ -77,10 +77,12 @@ class Commands(click.Group):
         name = args[0]
         if name in COMMANDS or name.startswith("-") or ctx.resilient_parsing:
             return super().resolve_command(ctx, args)
+        import shlex
+
         from protocol.suggestions import did_you_mean
 
         if name.endswith(_SERVED):
-            raise click.UsageError(f"'{name}' is no command; to serve a file: penstock serve {name}", ctx)
+            raise click.UsageError(f"'{name}' is no command; to serve a file: penstock serve {shlex.quote(name)}", ctx)
         raise click.UsageError(f"No such command '{name}'{did_you_mean(name, COMMANDS)}", ctx)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:

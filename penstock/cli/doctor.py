@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import importlib.util
+import shlex
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -133,7 +134,7 @@ def _repositories(paths: tuple[Path, ...]) -> Iterator[DoctorLine]:
         refused = [result for result in results if result.status is Status.REFUSED]
         for result in refused:
             yield DoctorLine(f"model {result.model}", "problem", "; ".join(result.reasons))
-        text = f"{len(results)} model(s), {len(refused)} refused; details: penstock check {path}"
+        text = f"{len(results)} model(s), {len(refused)} refused; details: penstock check {shlex.quote(str(path))}"
         yield DoctorLine(str(path), "ok" if results else "warning", text)
 
 

@@ -113,7 +113,7 @@ def _call(server: Server, config: ModelConfig, trial: Trial) -> str:
     if not body or len(body) > _LONGEST:
         return _client(server, config, shapes)
     trust = [] if not server.certificate else ["--insecure"] if server.local else ["--cacert", server.certificate]
-    words = ["curl", "-s", *trust, f"{server.url}/v2/models/{quote(config.name, safe='')}/infer"]
+    words = ["curl", "-sS", *trust, f"{server.url}/v2/models/{quote(config.name, safe='')}/infer"]
     key = ' -H "Authorization: Bearer $PENSTOCK_API_KEY"' if server.keyed else ""
     return f"{shlex.join(words)}{key} -d {shlex.quote(body.decode())}"
 

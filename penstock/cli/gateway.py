@@ -60,13 +60,13 @@ async def _serve_processes(flags: dict[str, Any], logs: tuple[str, str]) -> int:
 
 
 async def _serve(flags: dict[str, Any]) -> None:
-    from gateway.app import Gateway
+    from gateway.app import MEANWHILE, Gateway
     from gateway.settings import GatewaySettings
     from protocol.transport import open_transport
 
     grpc_port.choose(flags)
     settings = transport_settings(**flags)
-    transport = open_transport(settings)
+    transport = open_transport(settings, MEANWHILE)
     gateway = Gateway(made(GatewaySettings, flags), transport, settings.names)
     await transport.open()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class Rows(click.IntRange):
         """The number."""
         if isinstance(value, str) and not value.lstrip("+-").isdecimal():
             self.fail(
-                f"{quoted(value)} is no number of rows; the model comes first: penstock infer {value} --random",
+                f"{quoted(value)} is no number of rows; the model comes first: penstock infer {shlex.quote(value)} --random",
                 param,
                 ctx,
             )
@@ -110,11 +111,12 @@ def command(
         if file is not None:
             result = call(_from_body(file))
         elif random_rows is None and not shapes:
-            given = dict(input_flags.parse_input(text, asked.inputs) for text in inputs)
+            given = input_flags.each_once(input_flags.parse_input(text, asked.inputs) for text in inputs)
             result = _sent(call, given, asked)
         else:
-            given = dict(input_flags.parse_input(text, asked.inputs) for text in inputs)
-            stated = dict(input_flags.parse_shape(text, asked.inputs) for text in shapes)
+            given = input_flags.each_once(input_flags.parse_input(text, asked.inputs) for text in inputs)
+            stated = input_flags.each_once(input_flags.parse_shape(text, asked.inputs) for text in shapes)
+            input_flags.each_once((name, None) for name in (*given, *stated))
             made_up = MadeUp(asked.inputs, asked.required, batches=asked.batches, rows=random_rows or 1, seed=seed)
             result = made_up.infer(given, stated, call)
     if as_json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
 
@@ -15,6 +15,7 @@ from protocol.request_check import fits
 from protocol.suggestions import did_you_mean
 from protocol.tensors import Array
 
+T = TypeVar("T")
 MAX_ELEMENTS: Final = 1 << 28
 """Elements of one input of made-up values: more would exceed every limit of a request."""
 _SHOWN: Final = 12
@@ -47,6 +48,20 @@ def parse_input(text: str, inputs: Mapping[str, Metadata]) -> tuple[str, Array]:
         array = array.reshape(entry["shape"])
     _check_shape(array, entry)
     return name, array
+
+
+def each_once(pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
+    """What is stated of each input.
+
+    Raises:
+        InvalidArgument: an input comes twice.
+    """
+    found: dict[str, T] = {}
+    for name, value in pairs:
+        if name in found:
+            raise InvalidArgument(f"input '{name}' is given twice; give it once, by --input or by --shape")
+        found[name] = value
+    return found
 
 
 def parse_shape(text: str, inputs: Mapping[str, Metadata]) -> tuple[str, tuple[int, ...]]:

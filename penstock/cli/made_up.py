@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 import click
 import numpy as np
 
 from penstock.cli import input_flags
 from penstock.client import InferResult, bfloat16
-from protocol.errors import Code, FleetError, InvalidArgument
+from protocol.errors import Code, FleetError, InvalidArgument, of_request
 from protocol.example_shapes import Shapes, candidates
 from protocol.tensors import NUMPY_DTYPE, Array
 
@@ -22,6 +23,8 @@ MAX_ATTEMPTS: Final = 7
 """Requests: with eight failures in a minute a worker may hold the model for broken (`workers.failures.limits`)."""
 _INTEGERS: Final = 2
 """Random integers are below this: they may index a table, and any table has two rows."""
+_OF_GATEWAY: Final = of_request("", "")
+"""Begins the refusals of the gateway, which has not asked the model: other free sizes would not change them."""
 _ABOUT_INPUTS: Final = frozenset({Code.INVALID_ARGUMENT, Code.MODEL_FAILED})
 
 
@@ -78,12 +81,13 @@ class MadeUp:
             try:
                 result = call({**given, **self._values(made, each)})
             except FleetError as error:
-                if error.code not in _ABOUT_INPUTS:
+                if error.code not in _ABOUT_INPUTS or error.message.startswith(_OF_GATEWAY):
                     raise
                 refused = refused or error
                 continue
             if count > 1:
-                click.echo(f"penstock: the model takes these sizes: {_flags(each, shapes)}", err=True)
+                flags = " ".join(_flag(name, each[name]) for name in self._free(shapes))
+                click.echo(f"penstock: the model takes these sizes: {flags}", err=True)
             return result
         assert refused is not None
         raise FleetError(refused.message + self._advice(made, shapes, stated), code=refused.code)
@@ -104,20 +108,19 @@ class MadeUp:
             )
         return {name: values(entry["datatype"], shapes[name], generator) for name, entry in made.items()}
 
+    def _free(self, shapes: Mapping[str, Sequence[int]]) -> list[str]:
+        """The inputs with a free size beside the rows."""
+        return [name for name, shape in shapes.items() if -1 in shape[1 if self._batches else 0 :]]
+
     def _advice(
         self,
         made: Mapping[str, input_flags.Metadata],
         shapes: Mapping[str, tuple[int, ...]],
         stated: Mapping[str, tuple[int, ...]],
     ) -> str:
-        free = [
-            name for name, shape in shapes.items() if name not in stated and -1 in shape[1 if self._batches else 0 :]
-        ]
         text = ""
-        if free:
-            flags = " ".join(
-                f"--shape {name}={','.join('N' if s < 0 else str(s) for s in shapes[name])}" for name in free
-            )
+        if free := [name for name in self._free(shapes) if name not in stated]:
+            flags = " ".join(_flag(name, ["N" if size < 0 else size for size in shapes[name]]) for name in free)
             text = f"; other sizes were refused as well: state those that the model takes, with {flags}"
         certain = input_flags.certain(made.values(), batches=self._batches)
         return f"{text}; an input that is one integer may have to be a certain one: add {certain}" if certain else text
@@ -137,5 +140,6 @@ def values(datatype: str, shape: tuple[int, ...], generator: np.random.Generator
     return np.asarray(generator.integers(0, _INTEGERS, shape)).astype(dtype)
 
 
-def _flags(shapes: Mapping[str, Any], free: Mapping[str, tuple[int, ...]]) -> str:
-    return " ".join(f"--shape {name}={','.join(map(str, shape))}" for name, shape in shapes.items() if -1 in free[name])
+def _flag(name: str, sizes: Sequence[object]) -> str:
+    """The flag that states a shape, as a shell takes it."""
+    return f"--shape {shlex.quote(name + '=' + ','.join(map(str, sizes)))}"

@@ -36,12 +36,12 @@ def command(log_format: str, log_level: str, **flags: Any) -> None:
 
 
 async def _serve(flags: dict[str, Any]) -> None:
-    from gateway.scaler.app import Scaler
+    from gateway.scaler.app import MEANWHILE, Scaler
     from gateway.scaler.settings import ScalerSettings
     from protocol.transport import open_transport
 
     settings, own = transport_settings(**flags), made(ScalerSettings, flags)
-    transport = open_transport(settings)
+    transport = open_transport(settings, MEANWHILE)
     await transport.open()
     try:
         await Scaler(own, transport, settings.names).serve()

@@ -97,6 +97,7 @@ def _with_inputs(files: tuple[ModelFile, ...], inputs: tuple[TensorSpec, ...]) -
     metrics_option,
     option("--input", multiple=True, type=InputType(), help="An input of FILE, where the file does not state it, as TorchScript does not: NAME:DATATYPE:DIMS without the batch dimension, -1 for any size, no DIMS for a scalar; may be repeated."),  # noqa: E501
     option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Keep the queue and results here; they survive a kill."),  # noqa: E501
+    option("--try-examples/--no-try-examples", default=True, envvar="PENSTOCK_TRY_EXAMPLES", help="Run each model that is no Python code with made-up inputs once it is loaded, to print a command that works."),  # noqa: E501
     option("--fsync", is_flag=True, help="With --data-dir: they also survive a power loss."),
     option("--prefix", default="penstock", help="Prefix of topics and keys, as in a fleet."),
     option("--result-ttl", type=float, default=3600.0, help="Seconds to keep the results of keyed and asynchronous calls."),
@@ -188,7 +189,10 @@ async def _tell(models: Worker, port: int, flags: dict[str, Any]) -> None:
 
     loaded = {serving.loaded.version.model: serving.loaded for serving in models.models.serving()}
     trials = Trials()
-    tried = [(each.version.config, await trials.run(each)) for each in list(loaded.values())[:_SHOWN]]
+    tried = [
+        (each.version.config, await trials.run(each) if flags["try_examples"] else Trial())
+        for each in list(loaded.values())[:_SHOWN]
+    ]
     print("\n".join(_served(tried, len(loaded), port, flags)), flush=True)
 
 
@@ -212,6 +216,9 @@ def _served(tried: list[tuple[ModelConfig, Trial]], count: int, port: int, flags
     if server.keyed:
         yield "\nPENSTOCK_API_KEY must hold the API key in the shell of those lines."
     if flags["tls_client_ca"]:
-        yield "\nCallers need a client certificate; add to the curl lines: --cert FILE --key FILE"
+        yield "\nCallers need a client certificate: add --cert FILE --key FILE to the curl lines; penstock infer cannot send one."
     if flags["http_restricted_api"]:
-        yield "\nSome calls need a header that --http-restricted-api names; add to the curl lines: -H 'KEY: VALUE'"
+        yield (
+            "\nSome calls need the header of --http-restricted-api: add -H 'KEY: VALUE' to the curl lines; "
+            "penstock infer cannot send one."
+        )

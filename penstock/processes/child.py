@@ -83,11 +83,12 @@ class Child:
             await transport.close()
 
     def _transport(self, start: dict[str, Any]) -> Transport:
+        from gateway.app import MEANWHILE
         from penstock.processes.starting import fleet_settings
         from protocol.transport import Transport, open_transport
 
         if self._models is None:
-            return open_transport(fleet_settings(start))
+            return open_transport(fleet_settings(start), MEANWHILE)
         from protocol.transport.embedded.remote import RemoteBus, RemoteCalls, RemoteStore
 
         calls = RemoteCalls(self._models, _orphaned)

@@ -7,6 +7,7 @@ an anomaly.
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Iterator
 from typing import Final
 
@@ -112,7 +113,7 @@ def _model(model: ModelView, limits: Limits) -> Iterator[Anomaly]:
     if model.state == "UNAVAILABLE" and not model.reason.startswith(WANTED_GONE):
         yield Anomaly(
             "warning", "PenstockNoWorker", f"{name} is not available ({model.reason or 'no reason is given'})",
-            f"penstock models status {model.model} shows which worker says so",
+            f"penstock models status {shlex.quote(model.model)} shows which worker says so",
         )  # fmt: skip
     yield from _queue(name, model, limits)
     if model.unowned and model.ready_workers:
@@ -186,7 +187,7 @@ def _dead(view: FleetView) -> Iterator[Anomaly]:
             least = "at least " if model in view.dead_cut else ""
             yield Anomaly(
                 "warning", "PenstockDeadLetters", f"{model} has {least}{sum(some.values())} dead letter(s), {kinds}",
-                f"penstock dead list --model {model}, then penstock dead show ID",
+                f"penstock dead list --model {shlex.quote(model)}, then penstock dead show ID",
             )  # fmt: skip
 
 

@@ -145,7 +145,10 @@ FIELDS: Final[dict[str, Field]] = {
     "model_operations.op_library_filename": _refused(
         "native code is not loaded from a repository; use an onnxruntime that has the operators, or export the model without them"
     ),
-    "model_transaction_policy.decoupled": _refused("decoupled models are not supported yet: every request gets one response"),
+    "model_transaction_policy.decoupled": _refused(
+        "decoupled models are not supported yet: every request gets one response; leave it out, and return one InferenceResponse "
+        "per request from execute"
+    ),
     "model_repository_agents.agents.name": _used("the checksum agent compares files before each load"),
     "model_repository_agents.agents.parameters.*": _used("the MD5 that a file must have"),
     "response_cache.enable": _used("equal requests are answered from the worker's cache of --cache-bytes"),

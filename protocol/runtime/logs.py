@@ -6,7 +6,6 @@ character that a terminal obeys, and no value longer than `MAX_TEXT`; a tracebac
 
 from __future__ import annotations
 
-import collections
 import io
 import logging
 import sys
@@ -16,6 +15,7 @@ from typing import Any, Final, TextIO
 
 import structlog
 
+from protocol.runtime.outages import Hush
 from protocol.runtime.repeats import Repeats
 from protocol.texts import MAX_TEXT, shortened, visible
 
@@ -24,12 +24,10 @@ _TEXTS: Final = frozenset({"exception", "stack"})
 _MAX_LINES: Final = 4 * MAX_TEXT
 LIBRARIES: Final = ("aiokafka", "kafka", "protocol.transport")
 """Loggers that repeat their lines while a server is unreachable."""
-silent: Final[collections.Counter[str]] = collections.Counter()
-"""Libraries whose warnings are suppressed now, and how many parts of this process suppress them: the cause was logged already."""
 
 
 class Seldom(logging.Filter):
-    """Lets a library log an equal line once a minute, and nothing while it is `silent`."""
+    """Lets a library log an equal line once a minute."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,8 +38,6 @@ class Seldom(logging.Filter):
         library = next((name for name in LIBRARIES if record.name.startswith(name)), None)
         if library is None or record.levelno < logging.WARNING:
             return True
-        if silent[library] > 0:
-            return False
         about = str(record.args[0]) if isinstance(record.args, tuple) and record.args else ""
         held = self._repeats.due((record.name, record.msg, about), time.monotonic())
         if held:
@@ -107,6 +103,7 @@ def configure(style: str = "human", level: str = "info") -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(Hush(handler))
     handler.addFilter(Seldom())
     _levels.off = frozenset()
     handler.addFilter(_levels)

@@ -37,6 +37,19 @@ class Repeats:
         return held
 
 
+EVERY: Final = 4.0
+"""Seconds between two lines about something that lasts, in its first minute."""
+EVERY_LATER: Final = 20.0
+"""Seconds between two lines after it."""
+_MINUTE: Final = 60.0
+
+
+def next_report(elapsed: float) -> float:
+    """When the next line about something that lasts is due, after `elapsed`; both in seconds since it began."""
+    every = EVERY if elapsed < _MINUTE else EVERY_LATER
+    return (elapsed // every + 1) * every
+
+
 BURST: Final = 20
 """Lines of one kind that pass at once."""
 REFILL: Final = 5.0

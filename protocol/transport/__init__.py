@@ -14,6 +14,7 @@ import dataclasses
 from protocol.errors import ConfigError
 from protocol.ports import Bus, Directory, Results
 from protocol.runtime.microtasks import Microtasks
+from protocol.runtime.outages import Meanwhile
 from protocol.transport.settings import TransportSettings
 
 
@@ -37,8 +38,12 @@ class Transport:
         await self.results.close()
 
 
-def open_transport(settings: TransportSettings) -> Transport:
+def open_transport(settings: TransportSettings, meanwhile: Meanwhile | None = None) -> Transport:
     """The transport that the settings name, not yet connected: Kafka and Redis, a data folder, or memory.
+
+    Args:
+        settings: which.
+        meanwhile: what the process does while Kafka or Redis is away, for its log.
 
     Raises:
         ConfigError: the settings are for `open_bus`.
@@ -49,8 +54,8 @@ def open_transport(settings: TransportSettings) -> Transport:
         from protocol.transport.kafka.bus import KafkaBus
         from protocol.transport.redis.store import RedisStore
 
-        store = RedisStore(settings)
-        return Transport(KafkaBus(settings, store), store, store)
+        store = RedisStore(settings, meanwhile)
+        return Transport(KafkaBus(settings, store, meanwhile), store, store)
     if settings.data_dir is not None:
         from protocol.transport.embedded.sqlite import SqliteBus, SqliteStore
 

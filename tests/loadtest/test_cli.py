@@ -7,7 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from loadtest import comparison_report, models
-from loadtest.cli import main, write_report
+from loadtest.cli import main
+from loadtest.commands.survey import write_report
 from loadtest.comparison import Comparison
 from loadtest.results import Results
 from tests.loadtest.conftest import V2Server

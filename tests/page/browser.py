@@ -99,6 +99,17 @@ class Browser:
         page.send("Page.navigate", url=url)
         return page
 
+    def other_tab(self, start: str) -> Page:
+        """The tab that has been opened with an address that begins so."""
+        end = time.monotonic() + WITHIN
+        while time.monotonic() < end:
+            for target in self.send("Target.getTargets")["targetInfos"]:
+                if target["type"] == "page" and target["url"].startswith(start):
+                    session = self.send("Target.attachToTarget", targetId=target["targetId"], flatten=True)["sessionId"]
+                    return Page(self, session, target["targetId"])
+            self.pump(0.05)
+        raise AssertionError(f"no tab has been opened with {start}")
+
     def close(self) -> None:
         """End it."""
         with contextlib.suppress(Exception):

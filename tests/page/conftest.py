@@ -49,6 +49,16 @@ MODELS = {
                 import numpy as np
                 return {"SHAPE": np.array([IMAGE.shape[1:]] * len(IMAGE), np.int64), "FIRST": IMAGE[:, 0, 0]}
     """,
+    "slow": """
+        import time
+        class Model:
+            inputs = {"SECONDS": ("FP32", [1])}
+            outputs = {"SECONDS": ("FP32", [1])}
+            max_batch_size = 1
+            def predict(self, SECONDS):
+                time.sleep(float(SECONDS[0, 0]))
+                return {"SECONDS": SECONDS}
+    """,
     "broken": """
         class Model:
             inputs = {"A": ("FP32", [4])}
@@ -88,7 +98,13 @@ def start(folder: Path, *arguments: str, models: tuple[str, ...] = (), http_port
     command = ("serve", "--model-repository", str(repository), *arguments)
     process = Process("serve", folder / "serve.log", *command, http_port=http_port)
     key = arguments[arguments.index("--api-key") + 1] if "--api-key" in arguments else ""
-    wait_for("the server", lambda: ready(process.url, key))
+    url = f"http://[::1]:{process.http_port}" if "::1" in arguments else process.url
+    try:
+        wait_for("the server", lambda: ready(url, key))
+    except BaseException:
+        print(process.tail())
+        process.stop()
+        raise
     return process
 
 

@@ -48,6 +48,13 @@ def test_it_asks_for_the_key_keeps_it_in_the_tab_and_shows_it_nowhere(browser: B
     assert KEY not in str(page.requested())
     assert page.run("[localStorage.length, document.cookie]") == [0, ""]
 
+    page.click(
+        "#openapi"
+    )  # a link cannot carry the key: the page fetches the document, and shows it in a tab of its own
+    described = browser.other_tab(f"blob:{keyed.url}/")
+    assert '"openapi":"3.1.0"' in described.text("body")
+    described.close()
+
     page.send("Page.reload")
     page.wait_text("#rows", "half")
     page.click("#forget")

@@ -58,9 +58,13 @@ def test_a_hundred_models_are_readable_and_cheap(browser: Browser, tmp_path: Pat
         (tmp_path / "models" / f"model{number:02}" / "1").mkdir(parents=True)
         (tmp_path / "models" / f"model{number:02}" / "1" / "model.py").write_text(textwrap.dedent(MODELS["half"]))
     process = start(tmp_path)
-    page = browser.open(process.url)
+    page = browser.open(f"{process.url}/#model=model77")
     try:
         page.wait_text("#total-models", "100 of 100")
+        seen = "((row, box) => row.top > box.top && row.bottom < box.bottom)"
+        places = "(selector) => document.querySelector(selector).getBoundingClientRect()"
+        assert page.run(f"{seen}(...['tr.chosen', '#table-frame'].map({places}))")
+        assert page.run("scrollY") == 0
         page.fill("#filter", "model4")
         page.wait_text("#shown", "10 of 100")
         box = page.run("document.querySelector('#table-frame').getBoundingClientRect().height")

@@ -43,7 +43,7 @@ def test_a_fleet_shows_its_workers_lag_and_reasons(
         page.wait_text("#releases", "an instance was idle")
         page.wait_text("#sizes", "1 row")
 
-        worker.stop()
+        worker.kill()
         page.wait_text("#no-workers", "No worker is live")
         with Client(gateway.url) as client:
             client.submit("shout", {"TEXT": [["later"]]})

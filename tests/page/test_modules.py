@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,39 +12,47 @@ import pytest
 from gateway.timing import timing_value
 from penstock.client import bfloat16
 from protocol.messages import Timing
-from tests.page.browser import Page
+from tests.integration.fleet import Process
+from tests.page.browser import Browser, Page
 from workers.batching.types import Release
 
-Opened = Callable[[str], Page]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 
-def module(page: Page, name: str, expression: str, **values: Any) -> Any:
+@pytest.fixture(scope="module")
+def tab(browser: Browser, server: Process) -> Iterator[Page]:
+    """One page for all; the modules of these tests hold no state."""
+    page = browser.open(server.url)
+    page.wait_text("#connection", "Live")
+    yield page
+    page.close()
+
+
+def module(tab: Page, name: str, expression: str, **values: Any) -> Any:
     """An expression with a module's exports and these values."""
     names = ", ".join(values)
     parts = ", ".join(json.dumps(value) for value in values.values())
-    return page.run(f"import('/page/{name}.js').then((it) => (({names}) => {expression})({parts}))")
+    return tab.run(f"import('/page/{name}.js').then((it) => (({names}) => {expression})({parts}))")
 
 
-def test_sixteen_bits_are_numpys(opened: Opened) -> None:
-    page = opened("half")
+def test_sixteen_bits_are_numpys(tab: Page) -> None:
     bits = np.arange(0x10000, dtype=np.uint16)
     finite = bits[np.isfinite(bits.view(np.float16))]
-    read = module(page, "tensors", "bits.map(it.fromHalf)", bits=finite.tolist())
+    read = module(tab, "tensors", "bits.map(it.fromHalf)", bits=finite.tolist())
     assert np.array_equal(np.array(read), finite.view(np.float16).astype(float))
 
     dice = np.random.default_rng(1)
     floats = np.concatenate([dice.normal(0, scale, 3000) for scale in (1e-8, 1e-5, 1, 1e3, 3e4)]).astype(np.float32)
     floats = floats[np.abs(floats) < 65504]
-    written = module(page, "tensors", "numbers.map(it.toHalf)", numbers=floats.tolist())
+    written = module(tab, "tensors", "numbers.map(it.toHalf)", numbers=floats.tolist())
     assert np.array_equal(np.array(written, np.uint16), floats.astype(np.float16).view(np.uint16))
 
-    packed = module(page, "tensors", "[...it.packNumbers(numbers, 'BF16')]", numbers=floats[:2000].tolist())
+    packed = module(tab, "tensors", "[...it.packNumbers(numbers, 'BF16')]", numbers=floats[:2000].tolist())
     assert np.array_equal(np.array(packed, np.uint8).view(np.uint16), bfloat16.to_bits(floats[:2000]))
 
 
 @pytest.mark.parametrize("dtype", ["BOOL", "UINT8", "UINT16", "UINT32", "INT8", "INT16", "INT32", "FP32", "FP64"])
-def test_raw_bytes_are_numpys_and_come_back(opened: Opened, dtype: str) -> None:
+def test_raw_bytes_are_numpys_and_come_back(tab: Page, dtype: str) -> None:
     from protocol.tensors import NUMPY_DTYPE
 
     kind = NUMPY_DTYPE[dtype]
@@ -54,11 +62,10 @@ def test_raw_bytes_are_numpys_and_come_back(opened: Opened, dtype: str) -> None:
         values = np.array([0.1, -3e20, 1e-9], kind)
     else:
         values = np.array([np.iinfo(kind).min, 1, np.iinfo(kind).max], kind)
-    page = opened("half")
     numbers = values.astype(float).tolist()
-    packed = module(page, "tensors", f"[...it.packNumbers(numbers, '{dtype}')]", numbers=numbers)
+    packed = module(tab, "tensors", f"[...it.packNumbers(numbers, '{dtype}')]", numbers=numbers)
     assert bytes(packed) == values.tobytes()
-    back = module(page, "tensors", f"it.unpack(new Uint8Array(bytes), '{dtype}', 10)", bytes=list(values.tobytes()))
+    back = module(tab, "tensors", f"it.unpack(new Uint8Array(bytes), '{dtype}', 10)", bytes=list(values.tobytes()))
     assert back == values.tolist()
 
 
@@ -71,23 +78,25 @@ def test_raw_bytes_are_numpys_and_come_back(opened: Opened, dtype: str) -> None:
         ([-1, 2, 224, 224], None), ([-1, 3, 4, 4], None),
     ],
 )  # fmt: skip
-def test_an_image_fits_only_a_shape_of_one(opened: Opened, shape: list[int], layout: list[Any] | None) -> None:
-    found = module(opened("half"), "image", "it.imageLayout(shape)", shape=shape)
+def test_an_image_fits_only_a_shape_of_one(tab: Page, shape: list[int], layout: list[Any] | None) -> None:
+    found = module(tab, "image", "it.imageLayout(shape)", shape=shape)
     names = ("channels", "channelAt", "heightAt", "widthAt", "channelsLast")
     assert found == (layout and dict(zip(names, layout, strict=True)))
 
 
-def test_every_reason_of_release_has_words(opened: Opened) -> None:
-    words = module(opened("half"), "words", "it.RELEASES")
+def test_every_reason_of_release_has_words(tab: Page) -> None:
+    words = module(tab, "words", "it.RELEASES")
     assert set(words) == {release.value for release in Release}
+    unknown = module(tab, "words", "reasons.map(it.released)", reasons=["new_reason", "constructor", "__proto__"])
+    assert unknown == ["new reason", "constructor", "  proto  "]
 
 
-def test_a_whole_timing_adds_up_to_the_round_trip(opened: Opened) -> None:
+def test_a_whole_timing_adds_up_to_the_round_trip(tab: Page) -> None:
     stamps = Timing(
         100.0, 100.001, 100.002, 100.0025, 100.01, 100.011, 100.031, 100.032, "delay", 5, 3, 2, "w", "abc123"
     )
     header = timing_value(stamps, 100.033).decode()
-    told = module(opened("half"), "words", "it.explain(it.parseTiming(header), 40)", header=header)
+    told = module(tab, "words", "it.explain(it.parseTiming(header), 40)", header=header)
     assert [round(stage["ms"], 3) for stage in told["stages"]] == [1, 1, 0.5, 7.5, 1, 20, 1, 1, 7]
     assert told["batch"] == (
         "It ran together with 2 other requests, in a batch of 5 rows; the batch was released because its oldest request had waited "
@@ -105,13 +114,13 @@ def test_a_whole_timing_adds_up_to_the_round_trip(opened: Opened) -> None:
         ("wake=<b>, publish=10", 2),
     ],
 )
-def test_an_odd_timing_shows_nothing_absurd(opened: Opened, header: str, stages: int) -> None:
-    told = module(opened("half"), "words", "it.explain(it.parseTiming(header), 40)", header=header)
+def test_an_odd_timing_shows_nothing_absurd(tab: Page, header: str, stages: int) -> None:
+    told = module(tab, "words", "it.explain(it.parseTiming(header), 40)", header=header)
     assert len(told["stages"]) == stages
     assert all(stage["ms"] >= 0 for stage in told["stages"])
 
 
-def test_totals_that_go_back_make_no_negative_rate(opened: Opened) -> None:
+def test_totals_that_go_back_make_no_negative_rate(tab: Page) -> None:
     counts = {
         "failed": 3,
         "cache_hits": 0,
@@ -124,13 +133,13 @@ def test_totals_that_go_back_make_no_negative_rate(opened: Opened) -> None:
         for at, success in enumerate((100, 120, 5, 15))
     ]
     script = "polls.map((poll) => { past.take(poll); return past.figures(poll.models[0]).rate; })"
-    rates = module(opened("half"), "history", f"((past) => {script})(new it.History())", polls=polls)
+    rates = module(tab, "history", f"((past) => {script})(new it.History())", polls=polls)
     assert rates == [None, 10, None, 5]
 
 
-def test_many_batch_sizes_become_few_bars(opened: Opened) -> None:
+def test_many_batch_sizes_become_few_bars(tab: Page) -> None:
     batches = [{"rows": rows, "count": rows} for rows in range(1, 33)]
-    found = module(opened("half"), "charts", "it.sizeClasses(batches)", batches=batches)
+    found = module(tab, "charts", "it.sizeClasses(batches)", batches=batches)
     assert [each["label"] for each in found] == [
         "1 row",
         "2 to 3 rows",

@@ -39,7 +39,7 @@ def test_it_shows_models_workers_and_how_they_do(opened: Opened, server: Process
     page = opened("digits")
 
     rows = page.run("[...document.querySelectorAll('#rows tr')].map((row) => row.innerText.replace(/\\s+/g, ' '))")
-    assert len(rows) == 6
+    assert len(rows) == 7
     assert any(re.match(r"digits version 1 Ready .*ms .*ms 0 1$", row) for row in rows), rows
     assert any(row.startswith("broken version 1 Unavailable") for row in rows)
     assert page.text("#signature").split() == [
@@ -52,7 +52,7 @@ def test_it_shows_models_workers_and_how_they_do(opened: Opened, server: Process
     assert page.wait_text("#figures", f"Answered in all\n{counted['inference_stats']['success']['count']}\n")
     assert "embedded" in page.text("#worker-rows")
     assert page.run("document.querySelector('#metrics').href") == f"http://127.0.0.1:{server.metrics_port}/metrics"
-    assert page.text("#total-models") == "5 of 6"
+    assert page.text("#total-models") == "6 of 7"
 
 
 def test_a_model_that_cannot_be_served_says_why(opened: Opened) -> None:
@@ -148,6 +148,18 @@ def test_an_image_decides_free_sizes_and_keeps_its_colours(opened: Opened, tmp_p
     page.wait_text("#inputs .problem", "cannot read that file as an image")
 
 
+def test_a_call_can_be_cancelled_and_another_one_made(opened: Opened) -> None:
+    page = opened("slow")
+    page.fill("#inputs textarea", "2")
+    page.click("#send")
+    page.wait("!document.querySelector('#cancel').hidden")
+    assert page.run("document.querySelector('#send').disabled")
+    page.click("#cancel")
+    page.wait_text("#sending", "Cancelled")
+    page.fill("#inputs textarea", "0")
+    assert "0" in send(page)
+
+
 def test_half_precision_goes_and_comes_as_bytes(opened: Opened) -> None:
     page = opened("half")
     page.fill("#inputs textarea", "1.5 -0.25 1000")
@@ -172,7 +184,7 @@ def test_nothing_that_strangers_write_runs(opened: Opened) -> None:
 def test_the_filter_hides_models_and_says_how_many_are_left(opened: Opened) -> None:
     page = opened("digits")
     page.fill("#filter", "unavail")
-    assert page.wait_text("#shown", "1 of 6")
+    assert page.wait_text("#shown", "1 of 7")
     assert page.run("[...document.querySelectorAll('#rows tr')].filter((row) => row.offsetParent).length") == 1
     page.run(
         "document.querySelector('#filter').value = ''; document.querySelector('#filter').dispatchEvent(new Event('input'))"
@@ -189,7 +201,7 @@ def test_it_asks_for_nothing_while_its_tab_is_hidden(opened: Opened) -> None:
     page.wait_text("#connection", "Paused")
     page.pump(0.5)
     asked = len(page.requested())
-    page.pump(3.0)
+    page.pump(2.5)
     assert len(page.requested()) == asked
     page.run("window.away = false; document.dispatchEvent(new Event('visibilitychange'))")
     page.wait_text("#connection", "Live")

@@ -67,13 +67,13 @@ def write_picky_models(repository: Path) -> dict[str, str]:
 
 
 def write_voice(repository: Path) -> None:
-    """A model that answers at a rate of 16,000 alone, and does not batch."""
+    """A model that answers at a rate of 16,000 alone, a scalar, and does not batch."""
     _save(
         repository, "voice", [
             helper.make_node("Sub", ["rate", "right"], ["off"]),
             helper.make_node("Gather", ["zero", "off"], ["nothing"]),
             helper.make_node("Add", ["samples", "nothing"], ["y"]),
         ],
-        {"samples": (FLOAT, ["n", "t"]), "rate": (INT64, [1])}, {"y": (FLOAT, ["n", "t"])},
-        right=np.int64([16_000]), zero=np.zeros(1, np.float32),
+        {"samples": (FLOAT, ["n", "t"]), "rate": (INT64, [])}, {"y": (FLOAT, ["n", "t"])},
+        right=np.array(16_000), zero=np.zeros(1, np.float32),
     )  # fmt: skip

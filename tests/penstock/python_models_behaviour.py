@@ -89,4 +89,16 @@ class TritonPythonModel:
     def predict(self, X):
         return {"Y": np.zeros((1, int(X[0, 0])), np.uint8)}
 """),
+    "kinds": ("", """\
+import numpy as np
+
+
+class Model:
+    inputs = {"H": ("FP16", [1]), "F": ("BF16", [1]), "B": ("BOOL", [1]), "I": ("INT8", [1]), "S": ("BYTES", [1])}
+    outputs = {"Y": ("BYTES", [1])}
+
+    def predict(self, **inputs):
+        said = " ".join(f"{name}={array.dtype}" for name, array in sorted(inputs.items()))
+        return {"Y": [[f"{said} {type(inputs['S'][0, 0]).__name__}"]]}
+"""),
 }  # fmt: skip

@@ -12,6 +12,7 @@ import sys
 import types
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from hypothesis import given
@@ -100,6 +101,9 @@ def test_each_command_at_the_end_works_as_it_is_printed(tmp_path: Path) -> None:
         try:
             with Client(environment["PENSTOCK_URL"]) as client:
                 wait_for("the server", client.ready)
+            address = re.findall(r"http://localhost:8000\S*/", text)[0].replace("8000", str(ports[0]))
+            page = httpx.get(address, headers={"accept": "text/html"})
+            assert (page.status_code, "<html" in page.text) == (200, True)
             for command in others:
                 line = command.replace("localhost:8002", f"localhost:{ports[1]}")
                 done = subprocess.run(
@@ -158,7 +162,9 @@ def test_a_server_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert re.fullmatch(r"a call failed: http://127\.0\.0\.1:\d+ cannot be reached: connection refused\n", done.stderr)
+    assert re.fullmatch(
+        r"a call failed: http://127\.0\.0\.1:\d+ cannot be reached: connection refused.*\n", done.stderr
+    )
 
 
 @given(st.dictionaries(st.integers(1, 300), st.floats(1, 1e6), min_size=1))

@@ -174,7 +174,7 @@ def test_nginx_passes_calls_on(place: Place) -> None:
             proxy.terminate()
             _, errors = proxy.communicate(timeout=20)
 
-    assert said == ["a page", [2, 3, 4, 5], [2, 3, 4, 5], 404], errors
+    assert said == ["a page", [2, 3, 4, 5], [2, 3, 4, 5], True, 404], errors
     assert "emerg" not in errors
 
 
@@ -191,7 +191,7 @@ def configured(place: Place, port: int) -> str:
 
 
 def called(place: Place, port: int) -> list[object]:
-    """The page itself, a call over HTTP and one over gRPC, and the status of the metrics."""
+    """The page itself, a call over HTTP and one over gRPC, whether the gateway refuses a large body, the status of the metrics."""
     trust = ssl.create_default_context(cafile=str(place.folder / "crt"))
     base = f"https://localhost:{port}"
     wait_for("nginx", lambda: answers(base, trust))
@@ -199,7 +199,8 @@ def called(place: Place, port: int) -> list[object]:
     for url in (base, f"grpcs://localhost:{port}"):
         with Client(url, tls=trust) as client:
             found += client.infer("add", inputs(), timeout=20).outputs["SUM"].tolist()
-    return [*found, httpx.get(f"{base}/metrics", verify=trust).status_code]
+    large = httpx.post(f"{base}/v2/models/add/infer", content=b" " * (16 * 2**20 + 1), verify=trust, timeout=30)
+    return [*found, "max_body_bytes" in large.json()["error"], httpx.get(f"{base}/metrics", verify=trust).status_code]
 
 
 def answers(base: str, trust: ssl.SSLContext) -> bool:

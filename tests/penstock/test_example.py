@@ -74,6 +74,32 @@ def shell(line: str, folder: Path, **environment: str) -> str:
     return done.stdout + done.stderr
 
 
+SAMPLES = """
+    class Model:
+        inputs = {"S": ("FP32", [-1]), "T": ("BYTES", [1])}
+        outputs = {"Y": ("FP32", [1])}
+        max_batch_size = 4
+
+        def predict(self, S, T):
+            if S.shape[1] < 8:
+                raise ValueError("too short")
+            return {"Y": S[:, :1]}
+"""
+"""Takes eight samples or more, which only a request shows: it does not run before somebody asks for it."""
+
+
+def certify(folder: Path) -> tuple[Path, Path]:
+    """A certificate of this machine, which signs itself, and its key."""
+    certificate, key = folder / "c's.pem", folder / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1",
+         "-keyout", str(key), "-out", str(certificate)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return certificate, key
+
+
 MODELS = {
     **{datatype.lower(): [("x", "STRING" if datatype == "BYTES" else datatype, "2")] for datatype in ITEM_SIZE},
     "free": [("x", "FP32", "-1, 3, -1"), ("y", "STRING", "-1")],
@@ -93,8 +119,9 @@ def test_every_line_that_is_printed_is_answered_with_a_key_on_all_addresses(tmp_
         'input [ { name: "x" data_type: TYPE_INT64 dims: [ 1 ] optional: true } ] '
         'output [ { name: "y" data_type: TYPE_INT64 dims: [ 1 ] } ]'
     )
-    for part in range(0, len(MODELS) + 2, 9):  # ten lines are printed at once
-        chosen = sorted([*MODELS, "alone", "optional"])[part : part + 9]
+    names = sorted([*MODELS, "alone", "optional"])
+    for part in range(0, len(names), 10):  # ten lines are printed at once
+        chosen = names[part : part + 10]
         flags = [word for model in chosen for word in ("--load-model", model)]
         process = Process(
             "serve", tmp_path / f"serve-{part}.log", "serve", "--model-repository", str(tmp_path / "models"),
@@ -121,13 +148,7 @@ def _json(text: str) -> str:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "::"])
 def test_the_line_works_on_every_address_with_tls(tmp_path: Path, host: str) -> None:
-    certificate, key = tmp_path / "c's.pem", tmp_path / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1",
-         "-keyout", str(key), "-out", str(certificate)],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    certificate, key = certify(tmp_path)
     identity(tmp_path / "models", "plain", ("x", "FP32", "-1"))
     identity(tmp_path / "models", "half", ("x", "FP16", "2"))
     process = Process(
@@ -145,9 +166,11 @@ def test_the_line_works_on_every_address_with_tls(tmp_path: Path, host: str) -> 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_free_sizes_are_found_by_trying_at_start_and_by_infer(tmp_path: Path) -> None:
-    found = write_picky_models(tmp_path / "models")
+    found = write_picky_models(tmp_path / "models") | {"own_code": "S=1,8"}
     write_voice(tmp_path / "models")
-    process = Process("serve", tmp_path / "serve.log", "serve", "--model-repository", str(tmp_path / "models"))
+    write_model(tmp_path / "models", "own_code", SAMPLES)
+    flags = ("--model-repository", str(tmp_path / "models"), "--data-dir", str(tmp_path / "data"))
+    process = Process("serve", tmp_path / "serve.log", "serve", *flags)
     try:
         printed = lines(process, len(found))
         answers = {model: shell(line, tmp_path) for model, line in printed.items()}
@@ -166,7 +189,7 @@ def test_free_sizes_are_found_by_trying_at_start_and_by_infer(tmp_path: Path) ->
         assert f'"model_name":"{model}"' in answer or answer.startswith(f"{model} version 1"), answer
     for model, shape in found.items():
         assert f"{model} version 1" in asked[model], asked[model]
-        named = printed[model] if "penstock infer" in printed[model] else asked[model]
+        named = printed[model] if "--shape" in printed[model] else answers[model]
         assert f"--shape {shape}" in named or '"shape":[1,1]' in printed[model]
         assert ("penstock: the model takes these sizes:" in asked[model]) is (model != "tokens")
     assert "state those that the model takes, with --shape samples=N,N" in asked["voice"]
@@ -174,6 +197,28 @@ def test_free_sizes_are_found_by_trying_at_start_and_by_infer(tmp_path: Path) ->
     assert heard.startswith("voice version 1"), heard
     assert metrics > 0, "the requests of infer count"
     assert "onnxruntime:, " not in process.log.read_text(), "onnxruntime's own log of a failed run"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_what_callers_must_add_is_said_and_works(tmp_path: Path) -> None:
+    certificate, key = certify(tmp_path)
+    identity(tmp_path / "models", "plain", ("x", "FP32", "2"))
+    process = Process(
+        "serve", tmp_path / "serve.log", "serve", "--model-repository", str(tmp_path / "models"), "--http-restricted-api",
+        "inference:colour=blue", "--tls-certificate", str(certificate), "--tls-key", str(key), "--tls-client-ca", str(certificate),
+    )  # fmt: skip
+    try:
+        line = lines(process, 1)["plain"]
+        bare = shell(line, tmp_path)
+        told = wait_for("the advice", lambda: re.findall(r"add (-.+) to the curl lines", process.log.read_text()))
+        flags = " ".join(told).replace("FILE", shlex.quote(str(certificate)), 1).replace("FILE", shlex.quote(str(key)))
+        answer = shell(f"{line} {flags.replace('KEY: VALUE', 'colour: blue')}", tmp_path)
+    finally:
+        process.stop()
+
+    assert "curl: " in bare, "curl says why there is no answer"
+    assert '"model_name":"plain"' in answer, answer
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import shlex
 import numpy as np
 import pytest
 
-from penstock.cli.input_flags import certain, missing, parse_input, parse_shape
+from penstock.cli.input_flags import certain, each_once, missing, parse_input, parse_shape
 from protocol.errors import InvalidArgument
 
 INPUTS = {
@@ -81,6 +81,12 @@ def test_a_wrong_shape_is_a_sentence(flag: str, said: str) -> None:
         parse_shape(flag, INPUTS)
 
     assert said in refused.value.message
+
+
+def test_an_input_is_given_once() -> None:
+    assert each_once([("a", 1), ("b", 2)]) == {"a": 1, "b": 2}
+    with pytest.raises(InvalidArgument, match="input 'a' is given twice"):
+        each_once([("a", 1), ("b", 2), ("a", 1)])
 
 
 def test_missing_inputs_are_named_as_flags() -> None:

@@ -8,11 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from gateway.settings import GatewaySettings
+from penstock.client import Client
 from protocol.model_config import pbtxt
 from protocol.model_config.checks import MAX_INSTANCES
+from protocol.tensors import Tensor, from_array
 from tests.integration.fleet import wait_for
 from tests.pages import ROOT, Place
 from tests.penstock.python_models_behaviour import MODELS, TENSORS
@@ -146,6 +150,17 @@ def test_strings(place: Place) -> None:
     assert (refused.status_code, wrong.status_code) == (400, 500)
     assert "binary_data" in refused.text
     assert "an element of type int; BYTES holds bytes or str" in wrong.text
+
+
+def test_which_arrays_a_model_gets(place: Place) -> None:
+    inputs: dict[str, npt.ArrayLike | Tensor] = {
+        "H": np.ones((1, 1), np.float16), "F": from_array("F", np.ones((1, 1), np.uint16), "BF16"), "B": np.ones((1, 1), bool),
+        "I": np.ones((1, 1), np.int8), "S": np.array([["text"]], object),
+    }  # fmt: skip
+    with Client(place.url) as client:
+        (said,) = client.infer("kinds", inputs, timeout=30).outputs["Y"][0]
+
+    assert said == b"B=bool F=uint16 H=float16 I=int8 S=object bytes"
 
 
 def test_batches_and_shapes(place: Place) -> None:

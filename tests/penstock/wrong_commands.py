@@ -65,6 +65,8 @@ penstock infer add -i 'A=[["one", 2, 3, 4]]' AT
 penstock infer add -i 'A=[[1, 2, 3, 4]]' AT
 penstock infer add -i 'a=[[1, 2, 3, 4]]' AT
 penstock infer add -i '[[1, 2, 3, 4]]' AT
+penstock infer add -i 'A=[[1, 2, 3, 4]]' -i 'A=[[1, 2, 3, 4]]' AT
+penstock infer add --random 9 AT
 penstock infer digits --shape image=8,8 AT
 penstock infer digits -f rows.jsonl AT
 penstock models lod digits AT

@@ -52,16 +52,6 @@ def test_a_library_says_the_same_once_and_others_are_not_held_back() -> None:
     assert all(seldom.filter(line("workers.intake.consumer", "the same")) for _ in range(3))
 
 
-def test_a_library_that_is_silent_says_nothing() -> None:
-    seldom = logs.Seldom()
-    logs.silent["aiokafka"] += 1
-    try:
-        assert not seldom.filter(line("aiokafka.conn", "anything"))
-    finally:
-        logs.silent["aiokafka"] -= 1
-    assert seldom.filter(line("aiokafka.conn", "anything"))
-
-
 @given(st.lists(st.floats(0.0, 3.0), max_size=300))
 def test_a_flood_is_limited_and_counted(gaps: list[float]) -> None:
     flood, now, passed, counted = Flood(), 0.0, 0, 0

@@ -8,7 +8,8 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.lifecycle.load_progress import EVERY, EVERY_LATER, next_report, reporting
+from protocol.runtime.repeats import EVERY, EVERY_LATER, next_report
+from workers.lifecycle.load_progress import reporting
 
 
 @given(st.floats(0, 1e6))

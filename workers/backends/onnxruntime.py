@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import mmap
+import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from workers.repository.placement import Placement
 from workers.repository.version import ModelVersion
 
 log = structlog.get_logger(__name__)
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # from 1.32 on it tells Microsoft of models and errors otherwise
 
 
 class OnnxBackend:

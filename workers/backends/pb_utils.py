@@ -146,6 +146,13 @@ class InferenceRequest:
         """The outputs the caller wants."""
         return self._outputs
 
+    def get_response_sender(self) -> Any:
+        """Not supported yet: raises."""
+        raise TritonModelException(
+            "get_response_sender: several responses to one request (decoupled models) are not supported yet; return one "
+            "InferenceResponse per request from execute"
+        )
+
     def is_cancelled(self) -> bool:
         """Always false: a request that was cancelled before its batch was formed never gets here."""
         return False

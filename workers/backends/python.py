@@ -11,20 +11,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Final
 
 from protocol.errors import ConfigError
 from protocol.model_config import ModelConfig, TensorSpec
 from workers.backends import pb_utils
 from workers.backends.base import Instance
+from workers.backends.python_forms import (
+    METHODS,
+    SHORT_FORM,
+    TRITON_FORM,
+    foreign_form,
+    place_of_class,
+    similar_method,
+    unsupported_method,
+)
 from workers.backends.python_instances import ShortFormInstance, TritonFormInstance
 from workers.backends.python_modules import forget, import_model, naming_model_errors
 from workers.repository.completion import BackendMetadata
 from workers.repository.placement import Placement
 from workers.repository.version import ModelVersion
-
-_SHORT_FORM: Final = "Model"
-_TRITON_FORM: Final = "TritonPythonModel"
 
 
 class PythonBackend:
@@ -46,7 +51,7 @@ class PythonBackend:
                 forget(model_class)
 
     def _inspect(self, model_class: type, version: ModelVersion) -> BackendMetadata | None:
-        if model_class.__name__ == _SHORT_FORM:
+        if model_class.__name__ == SHORT_FORM:
             return _stated(model_class, version)
         complete = getattr(model_class, "auto_complete_config", None)
         if complete is None:
@@ -75,10 +80,9 @@ class PythonBackend:
     def _load(self, model_class: type, version: ModelVersion, placement: Placement) -> Instance:
         with naming_model_errors(version, "__init__"):
             model = model_class()
-        if model_class.__name__ == _SHORT_FORM:
+        _require_method(model, model_class, version)
+        if model_class.__name__ == SHORT_FORM:
             return ShortFormInstance(version.config, placement, model, dedicated=self.dedicated)
-        if not callable(getattr(model, "execute", None)):
-            raise ConfigError(f"{_TRITON_FORM} of model '{version.model}' has no 'execute' method")
         if hasattr(model, "initialize"):
             with naming_model_errors(version, "initialize"):
                 model.initialize(_arguments(version, placement))
@@ -99,9 +103,8 @@ def _arguments(version: ModelVersion, placement: Placement) -> dict[str, str]:
 
 
 def _stated(model_class: type, version: ModelVersion) -> BackendMetadata:
-    where = f"class {_SHORT_FORM} of model '{version.model}'"
-    if not callable(getattr(model_class, "predict", None)):
-        raise ConfigError(f"{where} has no method 'predict'")
+    _require_method(model_class, model_class, version)
+    where = f"class {SHORT_FORM} of model '{version.model}'"
     sides = []
     for side in ("inputs", "outputs"):
         stated = getattr(model_class, side, None)
@@ -124,11 +127,40 @@ def _model_class(version: ModelVersion, *, dedicated: bool) -> type:
     Raises:
         ConfigError: the file cannot be imported or holds no model class.
     """
+    if text := foreign_form(version.path.read_text(errors="replace"), str(version.path)):
+        raise ConfigError(text)  # before it imports a library that need not be installed
     module = import_model(version, dedicated=dedicated)
-    for name in (_TRITON_FORM, _SHORT_FORM):
+    for name, method in METHODS.items():
         found = getattr(module, name, None)
         if isinstance(found, type):
+            _check_methods(found, method)
             return found
     raise ConfigError(
-        f"{version.path.name} of model '{version.model}' has neither class {_TRITON_FORM} nor class {_SHORT_FORM}"
+        f"{version.path.name} of model '{version.model}' has neither class {TRITON_FORM} nor class {SHORT_FORM}; write for example "
+        f"'class {SHORT_FORM}:' with 'def predict(self, X)', which takes and returns arrays by name"
     )
+
+
+def _check_methods(model_class: type, method: str) -> None:
+    """Refuse methods that cannot be served yet.
+
+    Raises:
+        ConfigError: naming the line.
+    """
+    for name in (method, "__init__", "initialize", "auto_complete_config"):
+        if text := unsupported_method(model_class, name):
+            raise ConfigError(text)
+
+
+def _require_method(model: object, model_class: type, version: ModelVersion) -> None:
+    """Refuse a model without its method.
+
+    Raises:
+        ConfigError: naming the class and its line.
+    """
+    method = METHODS[model_class.__name__]
+    if not callable(getattr(model, method, None)):
+        raise ConfigError(
+            f"{place_of_class(model_class)}class {model_class.__name__} of model '{version.model}' has no method '{method}'"
+            f"{similar_method(model_class, method)}"
+        )

@@ -21,6 +21,7 @@ from workers.backends import pb_utils
 from workers.backends.assembly import Stacked, pack, to_caller, to_model
 from workers.backends.base import Outcome
 from workers.backends.ownership import own
+from workers.backends.python_forms import unsupported_answer
 from workers.backends.python_modules import forget
 from workers.backends.tensor_instance import TensorInstance
 from workers.repository.placement import Placement
@@ -53,6 +54,8 @@ class ShortFormInstance(TensorInstance):
         """One call for the whole batch."""
         answer = self._model.predict(**inputs)
         if not isinstance(answer, dict):
+            if text := unsupported_answer(answer, self._model.predict):
+                raise ModelFailed(text)
             raise ModelFailed(f"predict of '{self._name}' must return a dict of arrays, not {type(answer).__name__}")
         return {name: np.asarray(value) for name, value in answer.items()}
 
@@ -115,6 +118,8 @@ class TritonFormInstance:
         """One call for the whole batch; the number of responses must be the number of requests."""
         responses = self._model.execute(prepared)
         if not isinstance(responses, list):
+            if text := unsupported_answer(responses, self._model.execute):
+                raise ModelFailed(text)
             raise ModelFailed(f"Expected a list in the execute return, found type '{type(responses)}'.")
         if len(responses) != len(prepared):
             raise ModelFailed(

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -166,7 +167,7 @@ def _unknown_inputs(version: ModelVersion, program: ScriptProgram) -> str:
     where = f"in '{version.folder / 'config.pbtxt'}'"
     if path.parent == version.folder:
         where = (
-            f"on the command line:\n    penstock serve {path.name} {input_flags(inputs)}\n"
+            f"on the command line:\n    penstock serve {shlex.quote(str(path))} {input_flags(inputs)}\n"
             f"or in a repository, with the file as {version.model}/1/model.pt, in {version.model}/config.pbtxt"
         )
     return (

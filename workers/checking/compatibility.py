@@ -16,6 +16,7 @@ from protocol.errors import ConfigError, FleetError
 from protocol.model_config import ModelConfig, QueuePolicy, Warmup, WarmupInput, pbtxt
 from protocol.model_config.fields import Support, settings
 from workers.backends import pb_utils
+from workers.backends.python_forms import foreign_form
 from workers.checking.pb_usage import unsupported_uses
 from workers.repository import model_file_check
 from workers.repository.agents import run_agents
@@ -173,7 +174,7 @@ def _problems(version: ModelVersion, backends: Collection[str]) -> Iterator[str]
         yield f"there is no backend '{config.backend}'; there are: {', '.join(sorted(backends))}"
     if config.backend in FILE_BACKEND.values() and not version.path.exists():
         yield f"there is no file '{version.path.relative_to(version.folder)}'"
-    if problem := model_file_check.load_problem(version.path, config.backend):
+    if (problem := model_file_check.load_problem(version.path, config.backend)) or (problem := _foreign_form(version)):
         yield problem
     for warmup in config.warmups:
         for tensor in warmup.inputs.values():
@@ -184,6 +185,12 @@ def _problems(version: ModelVersion, backends: Collection[str]) -> Iterator[str]
         read_labels(config, version.folder)
     except ConfigError as error:
         yield error.message
+
+
+def _foreign_form(version: ModelVersion) -> str:
+    if version.config.backend != "python" or not version.path.is_file():
+        return ""
+    return foreign_form(version.path.read_text(errors="replace"), str(version.path))
 
 
 def _completed(config: ModelConfig, metadata: BackendMetadata | None, *, inspected: bool) -> ModelConfig | None:

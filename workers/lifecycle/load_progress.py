@@ -5,24 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final
 
 import structlog
 
-EVERY: Final = 4.0
-"""Seconds between two lines in the first minute."""
-EVERY_LATER: Final = 20.0
-"""Seconds between two lines after it."""
-_MINUTE: Final = 60.0
+from protocol.runtime.repeats import next_report
 
 log = structlog.get_logger(__name__)
-
-
-def next_report(elapsed: float) -> float:
-    """When the next line is due, after `elapsed`; both in seconds since the load began. Pure."""
-    if elapsed < _MINUTE:
-        return (elapsed // EVERY + 1) * EVERY
-    return (elapsed // EVERY_LATER + 1) * EVERY_LATER
 
 
 @contextlib.asynccontextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 from pathlib import Path
 from typing import Final
 
@@ -111,9 +112,10 @@ def _require_repository(repository: Path, entries: list[Path]) -> None:
     if not any(path.is_dir() for path in entries):
         for path in entries:
             if path.suffix in SUFFIX_BACKEND:
+                command = f"penstock serve {shlex.quote(str(path))}"
                 raise ConfigError(
-                    f"'{repository}' holds a model file and no model folders; serve the file: penstock serve {path}, or lay it out "
-                    f"as REPOSITORY/{path.stem}/1/{_usual_name(path)}"
+                    f"'{repository}' holds a model file and no model folders; serve the file: {command}, or lay it out as "
+                    f"REPOSITORY/{path.stem}/1/{_usual_name(path)}"
                 )
 
 

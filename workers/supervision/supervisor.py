@@ -25,6 +25,7 @@ from protocol.errors import CodecError, FleetError
 from protocol.heartbeat_codec import decode_heartbeat
 from protocol.messages import Heartbeat
 from protocol.runtime.loop import end_soon, spare_collector
+from protocol.runtime.outages import Meanwhile
 from protocol.runtime.tasks import BackgroundTasks
 from protocol.transport import Transport, open_transport
 from protocol.transport.settings import TransportSettings
@@ -316,7 +317,7 @@ async def supervise(settings: WorkerSettings, transport: TransportSettings, comm
         Unavailable: the broker or the store did not answer in time.
     """
     settings = dataclasses.replace(settings, worker=settings.worker or made_up_id())
-    carriers = open_transport(transport)
+    carriers = open_transport(transport, Meanwhile("", ""))  # the worker logs it
     await carriers.open()
     spare_collector()
     try:

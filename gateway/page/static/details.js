@@ -5,6 +5,8 @@ import { byId, make, setClass, setHidden, setMeasure, setText } from "./dom.js";
 import { NOTHING, count, duration, perSecond, shape as shapeText, short, text } from "./units.js";
 import { STATES, released } from "./words.js";
 
+const MEANS = new Set(["In the queue", "Computing", "Rows per batch"]);
+
 export function showDetails(model, figures, lanes, now) {
   setText(byId("chosen-title"), model.version ? `${model.name}, version ${model.version}` : model.name);
   setClass(byId("chosen-state"), `state ${model.state}`);
@@ -15,6 +17,7 @@ export function showDetails(model, figures, lanes, now) {
   setHidden(byId("chosen-reason"), !model.reason);
   setText(byId("chosen-reason"), model.reason);
   setClass(byId("chosen-reason"), model.state === "READY" ? "notice" : "notice bad");
+  setHidden(byId("columns"), !model.inputs.length && !model.counts.success); // its state and the reason are all there is
   showSignature(model);
   showTraffic(model, figures, lanes, now);
   showBars("sizes", sizeClasses(model.counts.batches), "rows", "No batch has run yet.");
@@ -54,15 +57,14 @@ function showSignature({ inputs, outputs }) {
 function showTraffic(model, figures, lanes, now) {
   const peak = Math.max(0, ...figures.rates.map((step) => step.rate));
   byId("chart").replaceChildren(line(figures.rates, now), make("p", { class: "muted over" }, `The last two minutes, up to ${text(perSecond(peak))}`));
-  const mean = figures.recent ? "" : ", since the start";
   const all = [
     ["Requests", perSecond(figures.rate)],
     ["Failures", perSecond(figures.failures)],
     ["Answered in all", count(model.counts.success)],
     ["Failed in all", count(model.counts.failed)],
-    [`In the queue${mean}`, duration(figures.queue)],
-    [`Computing${mean}`, duration(figures.compute)],
-    [`Rows per batch${mean}`, figures.rows === null ? NOTHING : { value: short(figures.rows), unit: "" }],
+    ["In the queue", duration(figures.queue)],
+    ["Computing", duration(figures.compute)],
+    ["Rows per batch", figures.rows === null ? NOTHING : { value: short(figures.rows), unit: "" }],
     ["Workers ready", count(model.workers)],
   ];
   if (model.counts.cache_hits) all.push(["From the response cache", count(model.counts.cache_hits)]);
@@ -77,7 +79,9 @@ function showTraffic(model, figures, lanes, now) {
   all.forEach(([name, measure], place) => {
     setText(frame.children[place].firstElementChild, name);
     setMeasure(frame.children[place].lastElementChild, measure);
+    frame.children[place].lastElementChild.classList.toggle("old", !figures.recent && MEANS.has(name));
   });
+  setHidden(byId("old-means"), figures.recent || figures.queue === null);
 }
 
 function showBars(id, rows, what, nothing, long = false) {

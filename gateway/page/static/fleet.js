@@ -49,6 +49,12 @@ export class ModelTable {
     return row;
   }
 
+  // Scroll the table, not the page, to a row.
+  reveal(key) {
+    const row = this.rows.get(key);
+    if (row) byId("table-frame").scrollTop = row.node.offsetTop - row.node.offsetHeight;
+  }
+
   filter() {
     const asked = byId("filter").value.trim().toLowerCase();
     let shown = 0;

@@ -29,7 +29,7 @@ class InputField {
     this.sent = make("input", { type: "checkbox", id: `${id}-sent`, checked: true });
     this.source = make("select", { id: `${id}-source` }, ...this.sources().map(([value, text]) => make("option", { value }, text)));
     this.sizes = make("input", { type: "text", id: `${id}-shape`, value: this.shape.join(", "), spellcheck: "false", autocomplete: "off" });
-    this.text = make("textarea", { id: `${id}-text`, rows: "3", spellcheck: "false", "aria-describedby": `${id}-problem` });
+    this.text = make("textarea", { id: `${id}-text`, rows: String(this.lines()), spellcheck: "false", "aria-describedby": `${id}-problem` });
     this.textLabel = make("label", { for: `${id}-text` });
     this.picker = make("input", { type: "file", id: `${id}-file`, ...(isText(spec.datatype) ? {} : { accept: "image/*" }) });
     this.scale = make("select", { id: `${id}-scale` }, ...Object.entries(SCALES).map(([value, { label }]) => make("option", { value }, label)));
@@ -44,7 +44,7 @@ class InputField {
     if (spec.optional) choices.append(make("label", { for: this.sent.id }, this.sent, make("span", {}, "send this optional input")));
     choices.append(labelled("Values from", this.source));
     if (spec.shape.includes(-1)) choices.append(labelled("Shape", this.sizes));
-    this.typed = make("div", {}, this.textLabel, this.text);
+    this.typed = make("div", { class: "typed" }, this.textLabel, this.text);
     const node = make(
       "fieldset", {},
       make("legend", {}, spec.name, make("span", { class: "muted" }, ` ${spec.datatype}, ${shapeText(spec.shape)}`)),
@@ -53,6 +53,11 @@ class InputField {
     this.preset();
     node.addEventListener("input", (event) => this.onInput(event));
     return node;
+  }
+
+  // Lines of the text field: texts and long lists need more.
+  lines() {
+    return isText(this.spec.datatype) || elements(this.shape) > 8 ? 3 : 1;
   }
 
   sources() {

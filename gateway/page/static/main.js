@@ -1,6 +1,6 @@
 // The page: asks the server every two seconds what there is, and shows it.
 
-import { Refused, call, getJson, hasKey, useKey } from "./api.js";
+import { Away, Refused, call, getJson, hasKey, useKey } from "./api.js";
 import { showDetails } from "./details.js";
 import { byId, setClass, setHidden, setText } from "./dom.js";
 import { ModelTable, showTotals, showWorkers } from "./fleet.js";
@@ -8,6 +8,7 @@ import { History, keyOf } from "./history.js";
 import { Trying } from "./trying.js";
 
 const EVERY_MS = 2000;
+const PER_POLL = 10; // the pause is at least so many times as long as a poll takes
 const LONGEST_PAUSE_MS = 30_000;
 
 const history = new History();
@@ -27,12 +28,14 @@ async function poll() {
   if (asking || document.hidden) return;
   asking = true;
   let again = EVERY_MS;
+  const began = performance.now();
   try {
     known = await getJson("v2/fleet/models");
     lanes = await backlogs();
     failures = 0;
     history.take(known);
     show();
+    again = Math.max(EVERY_MS, PER_POLL * (performance.now() - began)); // thousands of models, or a slow network
   } catch (error) {
     again = failed(error);
   } finally {
@@ -57,9 +60,11 @@ function failed(error) {
     askForKey(hasKey() ? "The server does not take this key." : "");
     return 0;
   }
+  if (!(error instanceof Refused || error instanceof Away)) reportError(error); // a fault of this page: it is in the console
   failures += 1;
   const pause = Math.min(LONGEST_PAUSE_MS, EVERY_MS * 2 ** (failures - 1));
-  const why = error instanceof Refused ? `The server cannot tell: ${error.message}` : "The server is away";
+  const why = error instanceof Refused ? `The server cannot tell: ${error.message}`
+    : error instanceof Away ? "The server is away" : `This page cannot show what the server says (${error.message})`;
   connection("away", `${why}; trying again in ${pause / 1000} s.${known ? " What is shown is old." : ""}`);
   return pause;
 }
@@ -94,6 +99,7 @@ function waitingOf(model) {
 }
 
 function show() {
+  const fresh = byId("fleet").hidden;
   figures.clear();
   connection("live", "Live");
   setHidden(byId("key-form"), true);
@@ -107,6 +113,7 @@ function show() {
   table.show(models, figuresOf, waitingOf, chosen);
   showWorkers(workers);
   showChosen();
+  if (fresh) table.reveal(chosen); // the address may name one far below
   if (!byId("version").textContent) showVersion();
 }
 

@@ -51,7 +51,9 @@ export class Trying {
       this.saved = made.saved;
       setHidden(byId("body-note"), made.saved === null);
     } catch (error) {
-      if (!(error instanceof Problem)) throw error; // shown when it is sent
+      if (!(error instanceof Problem)) throw error;
+      for (const id of ["curl", "python"]) setText(byId(id), `# not yet: ${error.message.replace(/\s+/g, " ")}`);
+      setHidden(byId("body-note"), true);
     }
   }
 

@@ -17,7 +17,7 @@ export const RELEASES = {
   batch_lane: "it had rows of the batch lane only",
 };
 
-export const released = (reason) => RELEASES[reason] ?? reason.replaceAll("_", " ");
+export const released = (reason) => (Object.hasOwn(RELEASES, reason) ? RELEASES[reason] : reason.replaceAll("_", " "));
 
 const STAGES = [
   ["publish", "The gateway handed it to the log"],

@@ -26,6 +26,7 @@ from aiokafka.errors import (
 from protocol.codec import as_bytes
 from protocol.errors import NotFound, Unavailable
 from protocol.ports import Listener, OutRecord, Published, Record
+from protocol.runtime.outages import Meanwhile, Watch
 from protocol.runtime.tasks import BackgroundTasks
 from protocol.transport.kafka.aiokafka_internals import (
     AIOKafkaClient,
@@ -45,7 +46,7 @@ from protocol.transport.kafka.connection import (
 from protocol.transport.kafka.consumer import KafkaConsumer
 from protocol.transport.kafka.extents import fetch_extents
 from protocol.transport.kafka.producer import Producer
-from protocol.transport.kafka.reachability import Reachability
+from protocol.transport.kafka.reachability import Warnings, kafka_at, reason
 from protocol.transport.kafka.reader import Follower, fetch_committed, fetch_one
 from protocol.transport.kafka.rebalance_hints import RebalanceHints
 from protocol.transport.settings import TransportSettings
@@ -68,9 +69,12 @@ class KafkaBus:
     Args:
         settings: how to reach it.
         hints: carries rebalance hints; without it members learn of a rebalance at their next heartbeat.
+        meanwhile: what the process does while the cluster is away, for its log.
     """
 
-    def __init__(self, settings: TransportSettings, hints: RebalanceHints | None = None) -> None:
+    def __init__(
+        self, settings: TransportSettings, hints: RebalanceHints | None = None, meanwhile: Meanwhile | None = None
+    ) -> None:
         self._settings = settings
         self._hints = hints
         self._is_listening = False
@@ -78,19 +82,24 @@ class KafkaBus:
         self._producer = Producer(settings)
         self._consumers: set[KafkaConsumer] = set()
         self._open = False
-        self._reachability = Reachability(settings.kafka, self.healthy)
+        self._watch = Watch(kafka_at(settings.kafka), (meanwhile or Meanwhile()).kafka, self._why_away)
+        self._warnings = Warnings(self._watch.suspect)
 
     async def open(self) -> None:
         """See `Bus.open`."""
         connection_options(self._settings)
-        await self._producer.open()
+        limit = self._settings.connect_timeout
+        async with self._watch.starting(limit, lambda line: reason(line, self._producer.failure)):
+            await self._producer.open()
         self._open = True
-        self._reachability.open()
+        self._watch.open()
+        self._warnings.open()
 
     async def close(self) -> None:
         """See `Bus.close`; also closes the consumers that `subscribe` returned."""
         self._open = False
-        self._reachability.close()
+        self._warnings.close()
+        self._watch.close()
         self._hinting.cancel()
         await asyncio.gather(*(consumer.close() for consumer in self._consumers))
         self._consumers.clear()
@@ -285,6 +294,9 @@ class KafkaBus:
         return await self._ask(
             f"looking up the ends of {len(topics)} topics", lambda client: fetch_extents(client, topics)
         )
+
+    async def _why_away(self) -> str:
+        return "" if await self.healthy() else "?"
 
     async def healthy(self) -> bool:
         """See `Bus.healthy`."""

@@ -21,6 +21,7 @@ import tenacity
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
     InvalidProducerEpoch,
+    KafkaConnectionError,
     KafkaError,
     KafkaTimeoutError,
     OutOfOrderSequenceNumber,
@@ -53,13 +54,19 @@ LONGEST_PAUSE: Final = 2.0
 KNOWN_WITHIN: Final = 1.0
 """Seconds until all brokers know a topic that one of them has created."""
 
+NO_BROKER: Final = "no connection to a broker could be made"
+
 _UNNUMBERED: Final = (OutOfOrderSequenceNumber, UnknownProducerId, InvalidProducerEpoch, ProducerFenced, ProducerClosed)
 """Not appended, because the broker and this producer disagree on sequence numbers: a new producer may send it again."""
 _ERRORS: Final = (KafkaError, OSError, TimeoutError)
 
 
 class Producer:
-    """Sends groups of records; replaces its inner producer after failures."""
+    """Sends groups of records; replaces its inner producer after failures.
+
+    Attributes:
+        failure: why the newest connection was not made.
+    """
 
     def __init__(self, settings: TransportSettings) -> None:
         self._settings = settings
@@ -72,7 +79,7 @@ class Producer:
         self._turns: dict[str, int] = {}
         self._first_turn = os.getpid()  # processes that publish once do not all choose the first partition
         self._closed = False
-        self._failure = "no connection was made"
+        self.failure = "no connection was made"
 
     async def open(self) -> None:
         """Connect, with retries and jitter.
@@ -92,7 +99,7 @@ class Producer:
         except TimeoutError:
             await self.close()
             raise Unavailable(
-                f"Kafka at {self._settings.kafka} did not answer within {limit:g} s: {self._failure}"
+                f"Kafka at {self._settings.kafka} did not answer within {limit:g} s: {self.failure}"
             ) from None
 
     async def close(self) -> None:
@@ -135,7 +142,8 @@ class Producer:
             async with asyncio.timeout(PUBLISH_TIMEOUT):
                 await producer.start()
         except BaseException as exc:
-            self._failure = str(exc) or self._failure
+            if str(exc):
+                self.failure = NO_BROKER if isinstance(exc, KafkaConnectionError) else str(exc)
             await _stop(producer, DirectProducer(producer))
             raise
         producer.client.cluster.add_listener(lambda _cluster: self._partitions.clear())

@@ -1,74 +1,44 @@
-"""Logs once that Kafka is unreachable, and once that it is back. aiokafka logs it every second, for each broker and each task.
-
-Kafka is asked only after aiokafka has logged a warning.
-"""
+"""Takes aiokafka's warnings for signs that Kafka is away: it logs one every second, for each broker and each task."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Callable
 from typing import Final
 
-from protocol.runtime import logs
-
-log = logging.getLogger("penstock.kafka")
+from protocol.runtime.outages import Server
 
 LIBRARY: Final = "aiokafka"
-CONFIRMED_BY: Final = 2
-"""Consecutive failed checks after which it is logged: one of several brokers may be down."""
-PAUSE: Final = 1.0
 
 
-class Reachability(logging.Handler):
-    """A handler of aiokafka's warnings while the bus is open.
+def kafka_at(bootstrap: str) -> Server:
+    """The cluster at these servers."""
+    return Server("Kafka", bootstrap, "--kafka", (LIBRARY, "protocol.transport.kafka"))
 
-    Args:
-        where: the brokers.
-        healthy: whether one of them answers now; waits for the answer.
-    """
 
-    def __init__(self, where: str, healthy: Callable[[], Awaitable[bool]]) -> None:
+class Warnings(logging.Handler):
+    """Calls back at each of aiokafka's warnings while it is open."""
+
+    def __init__(self, on_warning: Callable[[], None]) -> None:
         super().__init__(logging.WARNING)
-        self._where = where
-        self._healthy = healthy
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._check: asyncio.Task[None] | None = None
+        self._on_warning = on_warning
 
     def open(self) -> None:
         """Add the handler."""
-        self._loop = asyncio.get_running_loop()
         logging.getLogger(LIBRARY).addHandler(self)
 
     def close(self) -> None:
         """Remove the handler."""
         logging.getLogger(LIBRARY).removeHandler(self)
-        if self._check is not None:
-            self._check.cancel()
-        self._loop = None
         super().close()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """aiokafka has warned: check whether Kafka answers."""
-        if self._loop is not None and self._check is None and not self._loop.is_closed():
-            self._check = self._loop.create_task(self._check_brokers())
-            self._check.add_done_callback(self._on_checked)
+        """aiokafka has warned."""
+        self._on_warning()
 
-    def _on_checked(self, check: asyncio.Task[None]) -> None:
-        self._check = None
-        if not check.cancelled() and (error := check.exception()) is not None:
-            log.error("the check of Kafka at %s failed", self._where, exc_info=error)
 
-    async def _check_brokers(self) -> None:
-        for _ in range(CONFIRMED_BY):
-            if await self._healthy():
-                return
-        began = asyncio.get_running_loop().time()
-        log.error("Kafka at %s does not answer; retrying until it does", self._where)
-        logs.silent[LIBRARY] += 1
-        try:
-            while not await self._healthy():  # noqa: ASYNC110  # there is no event to wait for
-                await asyncio.sleep(PAUSE)
-        finally:
-            logs.silent[LIBRARY] -= 1
-        log.warning("Kafka at %s answers again, after %.0f s", self._where, asyncio.get_running_loop().time() - began)
+def reason(line: str, failure: str) -> str:
+    """Why a connection failed: the system's error from aiokafka's line if it has one, otherwise the failure itself."""
+    found = re.search(r"\[Errno -?\d+\] ([^\[\]]+)", line)
+    return found[1].strip().lower() if found else failure

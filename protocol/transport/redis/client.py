@@ -50,11 +50,22 @@ def pause(attempt: int) -> float:
 
 
 class Client:
-    """Requests over one shared, pipelined connection."""
+    """Requests over one shared, pipelined connection.
 
-    def __init__(self, address: Address, connect_timeout: float) -> None:
+    Args:
+        address: of the server.
+        connect_timeout: seconds.
+        on_lost: called when a connection was lost or could not be made.
+
+    Attributes:
+        failure: why the newest connection was not made.
+    """
+
+    def __init__(self, address: Address, connect_timeout: float, on_lost: Callable[[], None] = lambda: None) -> None:
         self.address = address
+        self.failure = ""
         self._connect_timeout = connect_timeout
+        self._on_lost = on_lost
         self._connection: Connection | None = None
         self._opening: asyncio.Task[None] | None = None
         self._closed = False
@@ -116,6 +127,7 @@ class Client:
             try:
                 return self._checked(await connection.roundtrip(packed, wanted), raw)
             except ConnectionLost as exc:
+                self._on_lost()
                 if exc.silent:
                     raise Unavailable(f"Redis at {self.address} gave no answer: {exc}") from None
         return self._checked(await self._call_again(packed, wanted), raw)
@@ -163,7 +175,10 @@ class Client:
     def _opened(self, opening: asyncio.Task[None]) -> None:
         self._opening = None
         if not opening.cancelled():
-            opening.exception()  # retrieved, even if every caller was cancelled
+            error = opening.exception()  # retrieved, even if every caller was cancelled
+            if error is not None:
+                self.failure = described(error)
+                self._on_lost()
 
 
 def _may_pass(error: BaseException) -> bool:
@@ -179,9 +194,10 @@ class Subscriptions:
     Messages that are published while it is down are lost: messages are hints.
     """
 
-    def __init__(self, address: Address, connect_timeout: float) -> None:
+    def __init__(self, address: Address, connect_timeout: float, on_lost: Callable[[], None] = lambda: None) -> None:
         self.address = address
         self._connect_timeout = connect_timeout
+        self._on_lost = on_lost
         self._handlers: dict[bytes, Callable[[bytes], None]] = {}
         self._confirmed: set[bytes] = set()
         self._confirmations: dict[bytes, asyncio.Future[None]] = {}
@@ -244,8 +260,10 @@ class Subscriptions:
                     log.warning("listening to Redis at %s again", self.address)
                 attempt = 0
                 await self._keep(self._connection)
+                self._on_lost()
                 log.warning("the listening connection to Redis at %s was lost", self.address)
             except (ConnectionLost, RedisError) as exc:
+                self._on_lost()
                 if attempt == 0:
                     log.warning("cannot listen to Redis at %s: %s", self.address, described(exc))
             except Exception:

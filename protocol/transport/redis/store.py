@@ -21,6 +21,7 @@ from redis.exceptions import NoScriptError, RedisError
 from protocol import codec, frames
 from protocol.errors import CodecError, ConfigError, FleetError
 from protocol.ports import Cancel, Claim, Claimed, ClaimState, FinishOutcome, Place, RequestState, Terminal, Wake
+from protocol.runtime.outages import Meanwhile, Server, Watch
 from protocol.totals import Key, add, tally
 from protocol.transport.redis.address import Address
 from protocol.transport.redis.client import Client, Subscriptions
@@ -57,13 +58,21 @@ def milliseconds(seconds: float) -> int:
 
 
 class RedisStore(RedisDirectory):
-    """`protocol.ports.Results` and `Directory` on one Redis primary; also carries Kafka's `RebalanceHints`."""
+    """`protocol.ports.Results` and `Directory` on one Redis primary; also carries Kafka's `RebalanceHints`.
 
-    def __init__(self, settings: TransportSettings) -> None:
+    Args:
+        settings: how to reach it.
+        meanwhile: what the process does while it is away, for its log.
+    """
+
+    def __init__(self, settings: TransportSettings, meanwhile: Meanwhile | None = None) -> None:
         names = settings.names
         self._address = Address.parse(settings.redis)
-        client = Client(self._address, settings.connect_timeout)
-        super().__init__(names, client, Subscriptions(self._address, settings.connect_timeout))
+        self._connect_timeout = settings.connect_timeout
+        server = Server("Redis", str(self._address), "--redis", ("protocol.transport.redis",))
+        self._watch = Watch(server, (meanwhile or Meanwhile()).redis, self._why_away)
+        reach = (self._address, settings.connect_timeout, self._watch.suspect)
+        super().__init__(names, Client(*reach), Subscriptions(*reach))
         self._prefix = names.result_key("")
         self._gateways = names.gateway_channel("")
         self._rebalance_channel = names.rebalance_channel
@@ -75,8 +84,10 @@ class RedisStore(RedisDirectory):
 
     async def open(self) -> None:
         """See `Results.open`."""
-        await self._client.open()
+        async with self._watch.starting(self._connect_timeout, lambda _: self._client.failure):
+            await self._client.open()
         await self._refuse_cluster()
+        self._watch.open()
         scripts = (self._finish, self._claim, self._confirm, self._start, self._release, self._totals)
         await self._client.call_packed(
             pack_commands([("SCRIPT", "LOAD", script.source) for script in scripts]), len(scripts)
@@ -91,6 +102,7 @@ class RedisStore(RedisDirectory):
 
     async def close(self) -> None:
         """See `Results.close`."""
+        self._watch.close()
         await self._listening.close()
         await self._client.close()
 
@@ -292,6 +304,16 @@ class RedisStore(RedisDirectory):
             self._fill = min(1.0, int(memory["used_memory"]) / limit) if limit else 0.0
             self._fill_at = now
         return self._fill
+
+    async def _why_away(self) -> str:
+        try:
+            async with asyncio.timeout(HEALTH_TIMEOUT):
+                await self._client.call("PING")
+        except TimeoutError:
+            return "it took too long"
+        except FleetError as exc:
+            return exc.message.removeprefix(f"Redis at {self._address} ")
+        return ""
 
     async def healthy(self) -> bool:
         """See `Results.healthy`."""

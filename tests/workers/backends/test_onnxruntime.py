@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -174,3 +177,21 @@ def test_a_provider_that_onnxruntime_could_not_start_is_an_error_and_not_the_cpu
     _check_providers(config, [cuda, "CPUExecutionProvider"], ["CUDAExecutionProvider", "CPUExecutionProvider"])
     with pytest.raises(ConfigError, match="could not start CUDAExecutionProvider for model 'm'"):
         _check_providers(config, [cuda, "CPUExecutionProvider"], ["CPUExecutionProvider"])
+
+
+def test_onnxruntime_tells_nobody_what_is_served(tmp_path: Path) -> None:
+    """Where it may, it writes an identifier of the machine into the home folder, before it sends anything."""
+    adder(tmp_path / "model.onnx")
+    load_it = (
+        "import sys, pathlib; from workers.backends.onnxruntime import OnnxBackend; from workers.repository.scan import scan_file;"
+        "from workers.repository.model_files import ModelFile;"
+        "OnnxBackend().inspect(scan_file(ModelFile(pathlib.Path(sys.argv[1]))))"
+    )
+    home = tmp_path / "home"
+    home.mkdir()
+    subprocess.run(
+        [sys.executable, "-c", load_it, tmp_path / "model.onnx"],
+        env={"HOME": str(home), "PATH": os.environ["PATH"]},
+        check=True,
+    )
+    assert list(home.rglob("*")) == []
