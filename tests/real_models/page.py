@@ -27,12 +27,13 @@ written by the test that does this, with `python -m tests.real_models`; the firs
 {served}
 
 Rows run alone where a first dimension has a fixed size or is not the batch, as in a model that keeps its state in a tensor, or
-where the answer to a row changes when another one is beside it, which is tried at load (`--no-check-batching`).
+where the answer to a row changes when another one is beside it, which is [tried at load](tuning.md#what-the-trial-at-load-costs).
 
 ## Refused, with what to do
 
 Files that hold weights without the model, formats that need a framework of their own, and TorchScript whose forward takes more than
-tensors. The message says which it is, and how to make a file of it that can be served; nothing in the file is run before that.
+tensors. The message says which it is, and how to make a file of it that can be served. State dicts are recognised without being
+unpickled.
 
 | model | package | file | the message says | and what to do |
 | --- | --- | --- | --- | --- |
@@ -63,7 +64,7 @@ def _refused(case: Refused) -> str:
 
 
 def _cures(case: Refused) -> str:
-    return "; ".join(f"`{cure}`" if cure in CODE else cure for cure in case.cures)
+    return "; ".join(f"`{cure}` …" if cure in CODE else cure for cure in case.cures)
 
 
 def _package(case: Served | Refused) -> str:

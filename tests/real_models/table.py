@@ -100,17 +100,17 @@ SERVED: Final = (
     ),
 )
 
-_WEIGHTS: Final = "safetensors: weights without the model"
-_EXPORT: Final = "give the weights to your model's class, and export that", "torch.export.export(model, "
-_SAVED_MODEL: Final = "pip install tf2onnx", "python -m tf2onnx.convert --saved-model"
-_LITE: Final = "pip install tf2onnx", "python -m tf2onnx.convert --tflite"
+_WEIGHTS: Final = "is not a model file but safetensors: weights without the model"
+_EXPORT: Final = "give the weights to your model's class, and export that", "program = torch.export.export(model,"
+_SAVED_MODEL: Final = "python -m tf2onnx.convert --saved-model"
+_LITE: Final = "python -m tf2onnx.convert --tflite"
 _OPTIMUM: Final = "optimum-cli export onnx --model"
-CODE: Final = frozenset({_OPTIMUM, _EXPORT[1], *_SAVED_MODEL, *_LITE})
+CODE: Final = frozenset({_OPTIMUM, _EXPORT[1], _SAVED_MODEL, _LITE})
 """Cures that are commands or code."""
 
 
 def _mtcnn(stage: str, file: str) -> Refused:
-    said = "a state dict, as torch.save writes it: weights without the model"
+    said = "is not TorchScript but a state dict, as torch.save writes it: weights without the model"
     return Refused(f"MTCNN, {stage}", "facenet-pytorch", "PyTorch", f"facenet_pytorch/data/{file}.pt", said, _EXPORT)
 
 
@@ -135,8 +135,8 @@ REFUSED: Final = (
         _WEIGHTS,
         _EXPORT,
     ),
-    _pitch("TensorFlow SavedModel", "", "it is a TensorFlow SavedModel", _SAVED_MODEL),
-    _pitch("TensorFlow Lite", ".tflite", "a TensorFlow Lite model", _LITE),
+    _pitch("TensorFlow SavedModel", "", "it is a TensorFlow SavedModel", (_SAVED_MODEL,)),
+    _pitch("TensorFlow Lite", ".tflite", "is not a model file but a TensorFlow Lite model", (_LITE,)),
     _pitch(
         "Core ML",
         ".mlpackage",

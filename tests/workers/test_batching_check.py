@@ -268,3 +268,26 @@ def test_a_load_does_not_wait_for_more_rows_of_a_slow_model(slow: float, verdict
     instance = _Echo()
 
     assert (try_batching(instance, config, slow), instance.runs) == (verdict, runs)
+
+
+class _Choosy(_Echo):
+    """An instance that refuses every size."""
+
+    def run(self, prepared: Any) -> Any:
+        super().run(prepared)
+        raise ValueError("of another size, please")
+
+
+@pytest.mark.parametrize(("slow", "several"), [(60.0, True), (-1.0, False)])
+def test_a_load_does_not_wait_for_every_size_that_a_model_refuses_slowly(slow: float, several: bool) -> None:
+    tensor = [{"name": "X", "data_type": "TYPE_FP32", "dims": [-1]}]
+    config = ModelConfig.from_json(
+        {"name": "m", "backend": "identity", "max_batch_size": 4, "input": tensor, "output": tensor}
+    )
+    instance = _Choosy()
+
+    verdict = try_batching(instance, config, slow)
+
+    assert verdict.unjudged.startswith("it refuses made-up inputs (")
+    assert not verdict.influence
+    assert (instance.runs > 1) == several
