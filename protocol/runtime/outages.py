@@ -10,6 +10,8 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import os
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Final
 
@@ -24,6 +26,7 @@ PAUSE: Final = 1.0
 ECHO: Final = 2.0
 """Seconds after its return in which lines about the server are still dropped: they are about calls from before."""
 MAX_HELD: Final = 200
+UNKNOWN: Final = "?"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -72,6 +75,15 @@ class Server:
             return True
         texts = [value for value in entry.values() if isinstance(value, str)] if entry else [record.getMessage()]
         return any(self.where in text for text in texts)
+
+
+def system_error(text: str) -> str:
+    """The system's error in a library's text, as "connection refused"; "" if there is none."""
+    found = re.search(r"\[Errno (-?\d+)\] ([^\[\]]+)|Error (-?\d+) connecting to \S+\. (.+)", text)
+    if not found:
+        return ""
+    number, words = int(found[1] or found[3]), found[2] or found[4]
+    return (os.strerror(number) if number > 0 else words.strip().rstrip(".")).lower()
 
 
 class Hold:
@@ -140,7 +152,7 @@ class Watch:
     Args:
         server: which.
         meanwhile: what this process does without it; "" if another process logs the outage.
-        why: "" if the server answers now; otherwise the reason, or "?" if none is known.
+        why: "" if the server answers now; otherwise the reason, or `UNKNOWN`.
         sleep: waits for so many seconds.
     """
 
@@ -202,7 +214,7 @@ class Watch:
 
     def _say(self, elapsed: float, why: str) -> None:
         if self.meanwhile:
-            log.error(self._server.line(elapsed, why.strip("?"), self.meanwhile))
+            log.error(self._server.line(elapsed, "" if why == UNKNOWN else why, self.meanwhile))
 
     @contextlib.asynccontextmanager
     async def starting(self, limit: float, why: Callable[[str], str]) -> AsyncIterator[None]:

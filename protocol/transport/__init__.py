@@ -28,9 +28,13 @@ class Transport:
     microtasks: Microtasks = dataclasses.field(default_factory=Microtasks)
 
     async def open(self) -> None:
-        """Connect both; see `Bus.open` and `Results.open`."""
+        """Connect both, or none; see `Bus.open` and `Results.open`."""
         await self.bus.open()
-        await self.results.open()
+        try:
+            await self.results.open()
+        except BaseException:
+            await self.bus.close()
+            raise
 
     async def close(self) -> None:
         """Disconnect both."""

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.runtime import outages
-from protocol.runtime.outages import CONFIRMED_BY, ECHO, MAX_HELD, Hush, Server, Watch
+from protocol.runtime.outages import CONFIRMED_BY, ECHO, MAX_HELD, Hush, Server, Watch, system_error
 from protocol.runtime.repeats import EVERY, EVERY_LATER, next_report
 
 KAFKA = Server("Kafka", "10.0.0.7:9092", "--kafka", ("aiokafka",))
@@ -148,6 +148,20 @@ async def test_tracebacks_and_more_than_can_be_held_are_written(lines: list[str]
 def test_which_lines_are_about_a_server(name: str, message: object, is_about: bool) -> None:
     record = logging.LogRecord(name, logging.ERROR, __file__, 1, message, None, None)
     assert KAFKA.concerns(record) is is_about
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("Unable connect to \"h:9092\": [Errno 111] Connect call failed ('127.0.0.1', 9092)", "connection refused"),
+        ("Unable connect to node with id 1: [Errno 113] No route", "no route to host"),
+        ("[Errno -2] Name or service not known", "name or service not known"),
+        ("cannot be reached: Error 111 connecting to 127.0.0.1:6379. Connection refused.", "connection refused"),
+        ("Redis is loading", ""),
+    ],
+)
+def test_the_system_s_error_is_found(text: str, error: str) -> None:
+    assert system_error(text) == error
 
 
 @given(st.floats(0, 1e6))

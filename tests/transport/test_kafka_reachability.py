@@ -35,7 +35,7 @@ async def test_a_kafka_that_is_away_is_one_line_every_few_seconds_and_one_when_i
         await site.until(lambda: bool(said(outages.log.name)))
         await asyncio.sleep(5.0)  # in which aiokafka complains a dozen times
         await asyncio.to_thread(own_kafka.start)
-        await site.until(lambda: "again" in said(outages.log.name)[-1])
+        await site.until(lambda: "answers again" in said(outages.log.name)[-1])
         away, still, *_, back = said(outages.log.name)
         assert said("aiokafka") == []
         assert f"{own_kafka.bootstrap} does not answer" in away

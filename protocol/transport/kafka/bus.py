@@ -26,7 +26,7 @@ from aiokafka.errors import (
 from protocol.codec import as_bytes
 from protocol.errors import NotFound, Unavailable
 from protocol.ports import Listener, OutRecord, Published, Record
-from protocol.runtime.outages import Meanwhile, Watch
+from protocol.runtime.outages import UNKNOWN, Meanwhile, Watch, system_error
 from protocol.runtime.tasks import BackgroundTasks
 from protocol.transport.kafka.aiokafka_internals import (
     AIOKafkaClient,
@@ -46,7 +46,7 @@ from protocol.transport.kafka.connection import (
 from protocol.transport.kafka.consumer import KafkaConsumer
 from protocol.transport.kafka.extents import fetch_extents
 from protocol.transport.kafka.producer import Producer
-from protocol.transport.kafka.reachability import Warnings, kafka_at, reason
+from protocol.transport.kafka.reachability import Warnings, kafka_at
 from protocol.transport.kafka.reader import Follower, fetch_committed, fetch_one
 from protocol.transport.kafka.rebalance_hints import RebalanceHints
 from protocol.transport.settings import TransportSettings
@@ -89,7 +89,7 @@ class KafkaBus:
         """See `Bus.open`."""
         connection_options(self._settings)
         limit = self._settings.connect_timeout
-        async with self._watch.starting(limit, lambda line: reason(line, self._producer.failure)):
+        async with self._watch.starting(limit, lambda line: system_error(line) or self._producer.failure):
             await self._producer.open()
         self._open = True
         self._watch.open()
@@ -296,7 +296,7 @@ class KafkaBus:
         )
 
     async def _why_away(self) -> str:
-        return "" if await self.healthy() else "?"
+        return "" if await self.healthy() else UNKNOWN
 
     async def healthy(self) -> bool:
         """See `Bus.healthy`."""

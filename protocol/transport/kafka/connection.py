@@ -88,6 +88,8 @@ def translated(error: BaseException, where: str) -> FleetError:
         error: a `KafkaError`, `OSError` or `TimeoutError`.
         where: what was being done, and with which broker or topic.
     """
+    if isinstance(error, errors.NodeNotReadyError):
+        return Unavailable(f"{where}: no broker can be reached")
     said = str(error) or ("it took too long" if isinstance(error, TimeoutError) else type(error).__name__)
     if isinstance(error, errors.MessageSizeTooLargeError | errors.RecordListTooLargeError):
         return TooLarge(f"{where}: the broker accepts no record batch of this size (max.message.bytes)")

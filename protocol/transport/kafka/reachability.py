@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable
 from typing import Final
 
@@ -36,9 +35,3 @@ class Warnings(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """aiokafka has warned."""
         self._on_warning()
-
-
-def reason(line: str, failure: str) -> str:
-    """Why a connection failed: the system's error from aiokafka's line if it has one, otherwise the failure itself."""
-    found = re.search(r"\[Errno -?\d+\] ([^\[\]]+)", line)
-    return found[1].strip().lower() if found else failure

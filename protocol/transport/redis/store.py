@@ -21,7 +21,7 @@ from redis.exceptions import NoScriptError, RedisError
 from protocol import codec, frames
 from protocol.errors import CodecError, ConfigError, FleetError
 from protocol.ports import Cancel, Claim, Claimed, ClaimState, FinishOutcome, Place, RequestState, Terminal, Wake
-from protocol.runtime.outages import Meanwhile, Server, Watch
+from protocol.runtime.outages import Meanwhile, Server, Watch, system_error
 from protocol.totals import Key, add, tally
 from protocol.transport.redis.address import Address
 from protocol.transport.redis.client import Client, Subscriptions
@@ -84,7 +84,9 @@ class RedisStore(RedisDirectory):
 
     async def open(self) -> None:
         """See `Results.open`."""
-        async with self._watch.starting(self._connect_timeout, lambda _: self._client.failure):
+        async with self._watch.starting(
+            self._connect_timeout, lambda _: system_error(self._client.failure) or self._client.failure
+        ):
             await self._client.open()
         await self._refuse_cluster()
         self._watch.open()
@@ -312,7 +314,7 @@ class RedisStore(RedisDirectory):
         except TimeoutError:
             return "it took too long"
         except FleetError as exc:
-            return exc.message.removeprefix(f"Redis at {self._address} ")
+            return system_error(exc.message) or exc.message.removeprefix(f"Redis at {self._address} ")
         return ""
 
     async def healthy(self) -> bool:
