@@ -55,6 +55,10 @@ def transport_settings(
     Raises:
         ConfigError: the flags contradict each other.
     """
+    if flags.get("kafka"):
+        from protocol.runtime.outages import hush_unconfigured
+
+        hush_unconfigured()
     security = {name: str(flags[flag]) for flag, name in _SECURITY.items() if flags.get(flag)}
     names = ("kafka", "redis", "prefix", "session_timeout", "result_ttl", "connect_timeout")
     chosen = {name: flags[name] for name in names if flags.get(name) is not None}

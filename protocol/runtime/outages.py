@@ -146,6 +146,13 @@ class Hush(logging.Filter):
         return not any(hold.takes(self._handler, record) for hold in _holds)
 
 
+def hush_unconfigured() -> None:
+    """Filter what is written without any configured logging, too: for commands that print, and log nothing of their own."""
+    handler = logging.lastResort
+    if handler is not None and not any(isinstance(each, Hush) for each in handler.filters):
+        handler.addFilter(Hush(handler))
+
+
 class Watch:
     """Checks a server after a sign that it is away, and logs the outage.
 

@@ -118,6 +118,17 @@ def test_a_kafka_that_was_never_there_is_told_while_the_start_waits(tmp_path: Pa
     assert done.returncode == 7
 
 
+def test_a_command_that_only_prints_has_no_lines_of_the_library_either() -> None:
+    servers = ["--kafka", f"127.0.0.1:{free_port()}", "--redis", "redis://127.0.0.1:1", "--connect-timeout", "1.5"]
+    done = subprocess.run(
+        [sys.executable, "-m", "penstock", "status", *servers], capture_output=True, text=True, check=False, timeout=60
+    )
+
+    assert done.returncode != 0
+    assert re.search(r" has not answered for [12] s \(connection refused\): ", done.stderr)
+    assert "Unable connect" not in done.stderr
+
+
 def test_a_redis_that_was_never_there_is_told_while_the_start_waits(kafka_bootstrap: str) -> None:
     redis = f"redis://127.0.0.1:{free_port()}/0"
     done = subprocess.run(
