@@ -68,6 +68,10 @@ DEPENDENT: dict[str, tuple[list[onnx.NodeProto], list[Any], list[Any], str]] = {
          node("Transpose", ["N"], ["Y"], perm=[1, 0])],
         ["n", 4], ["m", 2], "returned output 'Y' with shape [0, 2] for a batch of 1 rows",
     ),
+    "pairs of rows": (
+        [constant("s", [-1, 2, 4]), node("Reshape", ["X", "s"], ["P"]), constant("t", [-1, 4]), node("Reshape", ["P", "t"], ["Y"])],
+        ["n", 4], ["m", 4], "a row alone is refused, and 2 rows are not (",
+    ),
     "a reshape to one row": (
         [constant("s", [1, 4]), node("Reshape", ["X", "s"], ["R"]), node("Mul", ["R", "X"], ["Y"])],
         ["n", 4], ["n", 4], "2 rows cannot run together, only each alone (",
@@ -290,4 +294,4 @@ def test_a_load_does_not_wait_for_every_size_that_a_model_refuses_slowly(slow: f
 
     assert verdict.unjudged.startswith("it refuses made-up inputs (")
     assert not verdict.influence
-    assert (instance.runs > 1) == several
+    assert (instance.runs > 2) == several, "each size is tried with one row and with two"

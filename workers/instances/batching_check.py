@@ -31,6 +31,10 @@ class _Refused(Exception):
     """The model does not take the made-up inputs."""
 
 
+class _OnlyTogether(Exception):
+    """The model refuses a row alone, and takes several."""
+
+
 def try_batching(instance: Instance, config: ModelConfig, slow: float = SLOW) -> Verdict:
     """Compare one run of several rows with runs of one row; on the instance's own thread. If it refuses sizes, try others.
 
@@ -54,16 +58,32 @@ def try_batching(instance: Instance, config: ModelConfig, slow: float = SLOW) ->
 def _judge(instance: Instance, rows: Sequence[InferRequest], slow: float) -> Verdict:
     started = time.monotonic()
     try:
-        first = _alone(instance, rows[0])
+        first = _first(instance, rows)
         if time.monotonic() - started > slow:
             return Verdict(unjudged=f"a row takes longer than {slow:.0f} s")
         alone = [first, *[_alone(instance, row) for row in rows[1:]]]
+    except _OnlyTogether as error:
+        return Verdict(f"a row alone is refused, and {len(rows)} rows are not ({error})")
     except WrongRows as error:
         return Verdict(error.message)
     found = _together(instance, rows, alone)
     if found and influence([first], [_alone(instance, rows[0])]):
         return Verdict(unjudged="its answers to the same row differ from run to run")
     return Verdict(found)
+
+
+def _first(instance: Instance, rows: Sequence[InferRequest]) -> _Answer:
+    """The answer to the first row alone.
+
+    Raises:
+        _OnlyTogether: the model refuses it, and takes all rows together.
+        _Refused: it refuses both.
+    """
+    try:
+        return _alone(instance, rows[0])
+    except _Refused as refusal:
+        _run(instance, rows)
+        raise _OnlyTogether(str(refusal)) from refusal
 
 
 def _together(instance: Instance, rows: Sequence[InferRequest], alone: Sequence[_Answer]) -> str:

@@ -99,6 +99,15 @@ def test_a_program_with_fixed_sizes_does_not_batch(tmp_path: Path) -> None:
     assert shapes(version.config) == (0, [("x", "FP32", (2, 4))], [("double", "FP32", (2, 4)), ("best", "INT64", (2,))])
 
 
+@pytest.mark.parametrize("rows", [torch.export.Dim.DYNAMIC, torch.export.Dim.AUTO])
+def test_a_first_dimension_without_bounds_is_the_batch(tmp_path: Path, rows: Any) -> None:
+    """torch writes a lower bound of 2 for it, and takes a single row."""
+    version = completed(exported(tmp_path / "net.pt2", Net(), (torch.zeros(2, 4),), ({0: rows},)))
+    assert shapes(version.config) == (32, [("x", "FP32", (4,))], [("double", "FP32", (4,)), ("best", "INT64", ())])
+    (answer,) = answers(version, request(x=np.float32([[1, 5, 2, 3]])))
+    assert answer["double"].tolist() == [[2, 10, 4, 6]]
+
+
 class Many(torch.nn.Module):
     """Keywords, constants, None, nested outputs and bfloat16."""
 

@@ -10,6 +10,9 @@ from protocol.model_config import TensorSpec
 from workers.repository.completion import BackendMetadata
 
 ANY: Final = -1
+_NOT_CHECKED: Final = 2
+"""A lower bound that torch writes for every dimension whose bounds nobody gave (`Dim.DYNAMIC`, `Dim.AUTO`), because it takes sizes
+of 0 and 1 for fixed while it exports. A program does not check it: `torch._export.utils`."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,7 +50,10 @@ class ProgramTensor:
 
 
 def metadata_of(inputs: Sequence[ProgramTensor], outputs: Sequence[ProgramTensor]) -> BackendMetadata:
-    """The metadata of a program: it batches if the first dimensions of all tensors are one symbol that may be 1."""
+    """The metadata of a program: it batches if the first dimensions of all tensors are one symbol that may be 1.
+
+    Whether a row may really be alone is tried at load (`workers.instances.batching_check`).
+    """
     tensors = (*inputs, *outputs)
     firsts = {tensor.sizes[0] if tensor.sizes else Size(0) for tensor in tensors}
     symbols = {first.symbol for first in firsts}
@@ -55,7 +61,7 @@ def metadata_of(inputs: Sequence[ProgramTensor], outputs: Sequence[ProgramTensor
         bool(inputs)
         and len(symbols) == 1
         and "" not in symbols
-        and all(first.value == ANY and first.least <= 1 for first in firsts)
+        and all(first.value == ANY and first.least <= _NOT_CHECKED for first in firsts)
     )
     skip = 1 if batchable else 0
     sides = [
