@@ -17,7 +17,8 @@ from infra.local.process import free_port
 from tests.integration.fleet import wait_for
 
 ROOT = Path(__file__).parents[1]
-_PENSTOCK = f'penstock() {{ {shlex.quote(sys.executable)} -m penstock "$@"; }}\n'
+_OURS = f'python() {{ {shlex.quote(sys.executable)} "$@"; }}\npenstock() {{ python -m penstock "$@"; }}\n'
+"""The page's `python` and `penstock` are those that run the tests, whatever is on the path."""
 _PORTS = {"HTTP": "8000", "GRPC": "8001", "METRICS": "8002"}
 
 
@@ -71,7 +72,7 @@ class Place:
     def shell(self, lines: str, within: float = 60.0, **environment: str) -> str:
         """What the lines print; fails with their errors if one fails."""
         done = subprocess.run(
-            ["bash", "-e", "-o", "pipefail", "-c", _PENSTOCK + self.here(lines)], capture_output=True, text=True,
+            ["bash", "-e", "-o", "pipefail", "-c", _OURS + self.here(lines)], capture_output=True, text=True,
             cwd=self.folder, check=False, env=self.environment | environment, timeout=within,
         )  # fmt: skip
         assert done.returncode == 0, f"{lines}\n{done.stdout}\n{done.stderr}"

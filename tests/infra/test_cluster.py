@@ -70,6 +70,12 @@ async def test_a_topic_of_the_fleet_has_three_copies_and_all_brokers_lead(
     assert {leader for _, leader, _, _ in made} == {1, 2, 3}
 
 
+def replicas_of(running: Cluster, topic: str) -> list[list[int]]:
+    """The brokers of each partition, as any broker that runs knows them."""
+    made = kafka_roles.partitions(HOST, running.any_broker().port)
+    return [sorted(replicas) for name, _, replicas, _ in made if name == topic]
+
+
 async def test_a_killed_leader_costs_no_acknowledged_record_and_with_two_away_nothing_is_acknowledged(
     running: Cluster, bus: KafkaBus, settings: TransportSettings
 ) -> None:
@@ -96,8 +102,10 @@ async def test_a_killed_leader_costs_no_acknowledged_record_and_with_two_away_no
     writing.cancel()
     later = settings.names.infer_topic("later", "1")
     await bus.ensure_topic(later, 3)
-    made = kafka_roles.partitions(HOST, running.any_broker().port)
-    assert [sorted(replicas) for name, _, replicas, _ in made if name == later] == [[1, 2, 3]] * 3
+    async with asyncio.timeout(30):
+        while not (replicas := replicas_of(running, later)):  # noqa: ASYNC110  # this broker has not heard of it yet
+            await asyncio.sleep(0.05)
+    assert replicas == [[1, 2, 3]] * 3
 
     await asyncio.to_thread(ended.stop)
     assert await refused(running, topic) == "NotEnoughReplicasError"

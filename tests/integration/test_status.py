@@ -194,7 +194,7 @@ def test_watch_shows_screen_after_screen_until_it_is_interrupted(site: Site) -> 
     assert watching.wait(30) == 130
     watching.stdout.close()
     assert watching.stderr is not None
-    assert watching.stderr.read().strip() == ""  # click ends the line of the terminal's ^C
+    assert watching.stderr.read() == "penstock: interrupted\n"
     watching.stderr.close()
 
 
