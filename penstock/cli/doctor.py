@@ -139,11 +139,12 @@ def _repositories(paths: tuple[Path, ...]) -> Iterator[DoctorLine]:
 
 
 async def _servers(flags: dict[str, Any]) -> list[DoctorLine]:
+    from protocol.runtime.outages import Meanwhile
     from protocol.transport import open_transport
 
     try:
         settings = transport_settings(**flags | {"connect_timeout": min(flags["connect_timeout"], 5.0)})
-        transport = open_transport(settings)
+        transport = open_transport(settings, Meanwhile("", "", start=""))  # the lines below say it
     except FleetError as exc:
         return [DoctorLine("fleet", "problem", exc.message)]
     kafka = await _server("kafka", transport.bus.open, transport.bus.healthy, transport.bus.close)

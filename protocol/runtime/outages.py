@@ -27,14 +27,24 @@ ECHO: Final = 2.0
 """Seconds after its return in which lines about the server are still dropped: they are about calls from before."""
 MAX_HELD: Final = 200
 UNKNOWN: Final = "?"
+_AT_START: Final = "nothing starts before it does"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Meanwhile:
-    """What a process does while a server is away, as the end of "… does not answer: "; "" if another process logs it."""
+    """What a process does while a server is away, as the end of "… does not answer: "; "" if something else says it.
+
+    Attributes:
+        kafka, redis: while it serves.
+        start: before it does.
+    """
 
     kafka: str = "it is tried again until it answers"
     redis: str = "it is tried again until it answers"
+    start: str = _AT_START
+
+
+USUAL: Final = Meanwhile()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -158,9 +168,10 @@ class Watch:
 
     Args:
         server: which.
-        meanwhile: what this process does without it; "" if another process logs the outage.
+        meanwhile: what this process does without it; "" if something else says it.
         why: "" if the server answers now; otherwise the reason, or `UNKNOWN`.
         sleep: waits for so many seconds.
+        start: as `meanwhile`, before the server was there for the first time.
     """
 
     def __init__(
@@ -169,9 +180,11 @@ class Watch:
         meanwhile: str,
         why: Callable[[], Awaitable[str]],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        start: str = _AT_START,
     ) -> None:
         self._server = server
         self.meanwhile = meanwhile
+        self._start = start
         self._why = why
         self._sleep = sleep
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -234,7 +247,7 @@ class Watch:
         clock = asyncio.get_running_loop().time
         began = clock()
         said = False
-        meanwhile = f"nothing starts before it does; given up after {limit:g} s (--connect-timeout)"
+        meanwhile = f"{self._start}; given up after {limit:g} s (--connect-timeout)"
 
         async def report(hold: Hold) -> None:
             nonlocal said
@@ -242,8 +255,9 @@ class Watch:
             while True:
                 await self._sleep(due - (clock() - began))
                 hold.drop()
-                said = True
-                log.warning(self._server.line(clock() - began, why(hold.newest), meanwhile))
+                if self._start:
+                    said = True
+                    log.warning(self._server.line(clock() - began, why(hold.newest), meanwhile))
                 due = next_report(clock() - began)
 
         with _holding(self._server) as hold:

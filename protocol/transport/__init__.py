@@ -14,7 +14,7 @@ import dataclasses
 from protocol.errors import ConfigError
 from protocol.ports import Bus, Directory, Results
 from protocol.runtime.microtasks import Microtasks
-from protocol.runtime.outages import Meanwhile
+from protocol.runtime.outages import USUAL, Meanwhile
 from protocol.transport.settings import TransportSettings
 
 
@@ -42,7 +42,7 @@ class Transport:
         await self.results.close()
 
 
-def open_transport(settings: TransportSettings, meanwhile: Meanwhile | None = None) -> Transport:
+def open_transport(settings: TransportSettings, meanwhile: Meanwhile = USUAL) -> Transport:
     """The transport that the settings name, not yet connected: Kafka and Redis, a data folder, or memory.
 
     Args:

@@ -111,6 +111,14 @@ async def test_a_start_that_waits_says_so_and_one_that_does_not_writes_what_was_
     assert lines == ["one of two brokers"]
 
 
+async def test_a_command_that_says_it_itself_logs_nothing_at_start(lines: list[str]) -> None:
+    watch = Watch(KAFKA, "", Away(0).why, sleep=lambda _: asyncio.sleep(0.01), start="")
+    async with watch.starting(30, lambda line: line):
+        LIBRARY.error("connection refused")
+        await asyncio.sleep(0.025)
+    assert lines == []
+
+
 async def test_a_start_that_fails_leaves_its_error_alone(lines: list[str]) -> None:
     async def fail() -> None:
         async with Watch(KAFKA, "", Away(0).why).starting(30, lambda line: line):

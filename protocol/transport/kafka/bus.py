@@ -26,7 +26,7 @@ from aiokafka.errors import (
 from protocol.codec import as_bytes
 from protocol.errors import NotFound, Unavailable
 from protocol.ports import Listener, OutRecord, Published, Record
-from protocol.runtime.outages import UNKNOWN, Meanwhile, Watch, system_error
+from protocol.runtime.outages import UNKNOWN, USUAL, Meanwhile, Watch, system_error
 from protocol.runtime.tasks import BackgroundTasks
 from protocol.transport.kafka.aiokafka_internals import (
     AIOKafkaClient,
@@ -73,7 +73,7 @@ class KafkaBus:
     """
 
     def __init__(
-        self, settings: TransportSettings, hints: RebalanceHints | None = None, meanwhile: Meanwhile | None = None
+        self, settings: TransportSettings, hints: RebalanceHints | None = None, meanwhile: Meanwhile = USUAL
     ) -> None:
         self._settings = settings
         self._hints = hints
@@ -82,7 +82,7 @@ class KafkaBus:
         self._producer = Producer(settings)
         self._consumers: set[KafkaConsumer] = set()
         self._open = False
-        self._watch = Watch(kafka_at(settings.kafka), (meanwhile or Meanwhile()).kafka, self._why_away)
+        self._watch = Watch(kafka_at(settings.kafka), meanwhile.kafka, self._why_away, start=meanwhile.start)
         self._warnings = Warnings(self._watch.suspect)
 
     async def open(self) -> None:

@@ -21,7 +21,7 @@ from redis.exceptions import NoScriptError, RedisError
 from protocol import codec, frames
 from protocol.errors import CodecError, ConfigError, FleetError
 from protocol.ports import Cancel, Claim, Claimed, ClaimState, FinishOutcome, Place, RequestState, Terminal, Wake
-from protocol.runtime.outages import Meanwhile, Server, Watch, system_error
+from protocol.runtime.outages import USUAL, Meanwhile, Server, Watch, system_error
 from protocol.totals import Key, add, tally
 from protocol.transport.redis.address import Address
 from protocol.transport.redis.client import Client, Subscriptions
@@ -65,12 +65,12 @@ class RedisStore(RedisDirectory):
         meanwhile: what the process does while it is away, for its log.
     """
 
-    def __init__(self, settings: TransportSettings, meanwhile: Meanwhile | None = None) -> None:
+    def __init__(self, settings: TransportSettings, meanwhile: Meanwhile = USUAL) -> None:
         names = settings.names
         self._address = Address.parse(settings.redis)
         self._connect_timeout = settings.connect_timeout
         server = Server("Redis", str(self._address), "--redis", ("protocol.transport.redis",))
-        self._watch = Watch(server, (meanwhile or Meanwhile()).redis, self._why_away)
+        self._watch = Watch(server, meanwhile.redis, self._why_away, start=meanwhile.start)
         reach = (self._address, settings.connect_timeout, self._watch.suspect)
         super().__init__(names, Client(*reach), Subscriptions(*reach))
         self._prefix = names.result_key("")
