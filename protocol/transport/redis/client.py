@@ -15,6 +15,7 @@ import tenacity
 from redis.exceptions import RedisError
 
 from protocol.errors import Unavailable
+from protocol.runtime.outages import system_error
 from protocol.transport.redis.address import Address
 from protocol.transport.redis.connection import Argument, Connection, ConnectionLost, Reply, described
 from protocol.transport.redis.redis_internals import error_code, pack_command
@@ -89,8 +90,9 @@ class Client:
         except RedisError as exc:
             raise self.refusal(exc) from None
         except ConnectionLost as exc:
+            text = described(exc)
             raise Unavailable(
-                f"Redis at {self.address} did not answer within {self._connect_timeout:g} s: {described(exc)}"
+                f"Redis at {self.address} did not answer within {self._connect_timeout:g} s: {system_error(text) or text}"
             ) from None
 
     async def close(self) -> None:
