@@ -88,9 +88,9 @@ class Server:
 
 
 def system_error(text: str) -> str:
-    """The system's error in a library's text, as "connection refused"; "" if there is none."""
+    """The system's error in a library's text, as "connection refused"; "" for none, and for TLS, which borrows its numbers."""
     found = re.search(r"\[Errno (-?\d+)\] ([^\[\]]+)|Error (-?\d+) connecting to \S+\. (.+)", text)
-    if not found:
+    if not found or "SSL" in text:
         return ""
     number, words = int(found[1] or found[3]), found[2] or found[4]
     return (os.strerror(number) if number > 0 else words.strip().rstrip(".")).lower()

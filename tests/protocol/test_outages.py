@@ -166,6 +166,10 @@ def test_which_lines_are_about_a_server(name: str, message: object, is_about: bo
         ("[Errno -2] Name or service not known", "name or service not known"),
         ("cannot be reached: Error 111 connecting to 127.0.0.1:6379. Connection refused.", "connection refused"),
         ("Redis is loading", ""),
+        (
+            "Error 1 connecting to localhost:6380. [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed",
+            "",
+        ),
     ],
 )
 def test_the_system_s_error_is_found(text: str, error: str) -> None:
