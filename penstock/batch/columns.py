@@ -17,8 +17,8 @@ import numpy as np
 import orjson
 
 from penstock.batch.records import Bad, bad
-from penstock.client import bfloat16
 from penstock.client.values import array_of
+from protocol import bfloat16
 from protocol.errors import CodecError, FleetError, InvalidArgument, quoted
 from protocol.json_data import pack_data
 from protocol.model_config import ModelConfig, TensorSpec

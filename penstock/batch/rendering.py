@@ -15,7 +15,7 @@ import orjson
 
 from penstock.batch.packing import row_ends
 from penstock.batch.records import Bad, bad
-from penstock.client import bfloat16
+from protocol import bfloat16
 from protocol.errors import Code, CodecError
 from protocol.frames import pack
 from protocol.tensors import Array, Tensor

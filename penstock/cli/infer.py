@@ -16,8 +16,9 @@ import orjson
 from penstock.cli import input_flags
 from penstock.cli.made_up import MadeUp
 from penstock.cli.options import api_key_option, insecure_option, seconds, unverified, url_option
-from penstock.client import Client, InferResult, bfloat16
+from penstock.client import Client, InferResult
 from penstock.client.timing import sentence
+from protocol import bfloat16
 from protocol.errors import Code, FleetError, InvalidArgument, quoted
 from protocol.tensors import Array, Tensor, from_array
 

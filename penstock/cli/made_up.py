@@ -12,7 +12,8 @@ import click
 import numpy as np
 
 from penstock.cli import input_flags
-from penstock.client import InferResult, bfloat16
+from penstock.client import InferResult
+from protocol import bfloat16
 from protocol.errors import Code, FleetError, InvalidArgument, of_request
 from protocol.example_shapes import Shapes, candidates
 from protocol.tensors import NUMPY_DTYPE, Array

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from penstock.client import bfloat16
+from protocol import bfloat16
 from protocol.errors import CodecError
 from protocol.json_data import pack_data
 from protocol.tensors import MAX_RANK, Array, Tensor

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gateway.timing import timing_value
-from penstock.client import bfloat16
+from protocol import bfloat16
 from protocol.messages import Timing
 from tests.integration.fleet import Process
 from tests.page.browser import Browser, Page

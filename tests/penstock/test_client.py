@@ -8,9 +8,9 @@ import numpy as np
 import orjson
 import pytest
 
-from penstock.client import AsyncClient, Client, bfloat16, requests
+from penstock.client import AsyncClient, Client, requests
 from penstock.client.requests import InferOptions
-from protocol import v2
+from protocol import bfloat16, v2
 from protocol.errors import Code, CodecError, FleetError, InvalidArgument, Unavailable
 from protocol.tensors import Tensor, from_array
 from tests.gateway.fleet import ANY, Site, site

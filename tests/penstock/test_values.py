@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.cli import infer, input_flags
-from penstock.client import bfloat16
 from penstock.client.values import array_of
+from protocol import bfloat16
 from protocol.errors import CodecError, InvalidArgument
 from protocol.tensors import ITEM_SIZE, NUMPY_DTYPE, from_array
 

@@ -108,39 +108,38 @@ async def test_a_process_that_dies_in_a_load_is_one_record_with_its_place(tmp_pa
     assert f'File "{tmp_path}/m/1/model.py", line 5 in bad' in str(record["exception"])
 
 
+async def answered(folder: Path) -> tuple[str, list[dict[str, object]]]:
+    """Why a worker's model gave no answer, and the worker's error records."""
+    with capture_logs() as logs:
+        async with fleet(folder) as built:
+            await built.worker()
+            caller = await built.caller()
+            (reply,) = await caller.ask(caller.request(13.0))
+    assert reply.failure is not None
+    return reply.failure.message, [dict(line) for line in logs if line["log_level"] == "error"]
+
+
 @pytest.mark.parametrize(("act", "isolation"), list(zip(RAISED, itertools.cycle(["process", "thread"]), strict=False)))
 async def test_what_a_run_raises_is_one_record_and_the_answer_has_the_line(
     tmp_path: Path, act: str, isolation: str
 ) -> None:
     write(tmp_path, "run", act, isolation)
-    with capture_logs() as logs:
-        async with fleet(tmp_path) as built:
-            await built.worker()
-            caller = await built.caller()
-            (reply,) = await caller.ask(caller.request(13.0))
+    message, (record,) = await answered(tmp_path)
 
-    assert reply.failure is not None
-    assert RAISED[act] in reply.failure.message
-    assert f"{tmp_path}/m/1/model.py(5): " in reply.failure.message
-    assert len(reply.failure.message) < MAX_TEXT + 300
-    (record,) = [line for line in logs if line["log_level"] == "error"]
+    assert RAISED[act] in message
+    assert f"{tmp_path}/m/1/model.py(5): " in message
+    assert len(message) < MAX_TEXT + 300
     assert (record["model"], record["version"], record["request"]) == ("m", "1", "r0")
-    assert f'{tmp_path}/m/1/model.py", line 5, in bad' in record["exception"]
+    assert f'{tmp_path}/m/1/model.py", line 5, in bad' in str(record["exception"])
 
 
 @pytest.mark.parametrize("act", DIED)
 async def test_a_run_that_dies_is_one_record_for_each_death(tmp_path: Path, act: str) -> None:
     write(tmp_path, "run", act)
-    with capture_logs() as logs:
-        async with fleet(tmp_path) as built:
-            await built.worker()
-            caller = await built.caller()
-            (reply,) = await caller.ask(caller.request(13.0))
+    message, records = await answered(tmp_path)
 
-    assert reply.failure is not None
-    assert DIED[act] in reply.failure.message
-    assert f"({tmp_path}/m/1/model.py:5, in bad)" in reply.failure.message
-    records = [line for line in logs if line["log_level"] == "error"]
+    assert DIED[act] in message
+    assert f"({tmp_path}/m/1/model.py:5, in bad)" in message
     assert {line["event"] for line in records} == {"an instance died with a batch"}
     assert {line["request"] for line in records} == {"r0"}
     assert ["exception" in line for line in records] == [True, False, False], "the same stack is printed once"

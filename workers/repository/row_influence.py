@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from protocol import bfloat16
 from protocol.example_shapes import MAX_ELEMENTS, candidates
 from protocol.messages import InferRequest
 from protocol.model_config import ModelConfig
@@ -95,13 +96,12 @@ def _requests(model: str, specs: Sequence[TensorSpec], shapes: Sequence[tuple[in
 
 
 def _values(datatype: str, shape: tuple[int, ...], row: int, generator: np.random.Generator) -> Array:
-    """Floats in [0, 1), integers that index any table, short texts; the first element of two rows differs."""
+    """Floats from 0 to 1, integers that index any table, short texts; the first element of two rows differs."""
     if datatype == "BYTES":
         return np.full(shape, f"text {row}".encode(), dtype=object)
     dtype = NUMPY_DTYPE[datatype]
     if datatype == "BF16":
-        bits: Array = (generator.random(shape, np.float32).view(np.uint32) >> 16).astype(dtype)
-        return bits
+        return bfloat16.to_bits(generator.random(shape, np.float32))
     if dtype.kind == "f":
         return generator.random(shape).astype(dtype)
     values = generator.integers(0, _INTEGERS, shape).astype(dtype)
@@ -148,5 +148,5 @@ def _difference(alone: Sequence[Array], together: Sequence[Array], tensor: Tenso
 
 def _numbers(array: Array, datatype: str) -> Any:
     if datatype == "BF16":
-        array = (array.astype(np.uint32) << 16).view(np.float32)
+        array = bfloat16.to_floats(array)
     return array.astype(np.float64)
