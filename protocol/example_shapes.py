@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -35,7 +36,7 @@ def candidates(
             name: stated[name] if name in stated else _filled(shape, rows, fill) for name, shape in inputs.items()
         }
         key = tuple(shapes.values())
-        if key not in seen and (not seen or _elements(shapes) <= MAX_ELEMENTS):
+        if key not in seen and (not seen or sum(map(math.prod, shapes.values())) <= MAX_ELEMENTS):
             seen.add(key)
             yield shapes
 
@@ -89,13 +90,3 @@ def _filled(shape: Sequence[int], rows: int | None, fill: _Fill) -> tuple[int, .
     for axis, size in zip(free, fill.sizes(len(free)), strict=True):
         sizes[axis] = size
     return tuple(sizes)
-
-
-def _elements(shapes: Shapes) -> int:
-    total = 0
-    for shape in shapes.values():
-        count = 1
-        for size in shape:
-            count *= size
-        total += count
-    return total
