@@ -5,7 +5,7 @@ import { byId, make, setClass, setHidden, setMeasure, setText } from "./dom.js";
 import { NOTHING, count, duration, perSecond, shape as shapeText, short, text } from "./units.js";
 import { STATES, released } from "./words.js";
 
-const MEANS = new Set(["In the queue", "Computing", "Rows per batch"]);
+const MEANS = new Set(["Half answered within", "99 % answered within", "In the queue, mean", "Computing, mean", "Rows per batch"]);
 
 export function showDetails(model, figures, lanes, now) {
   setText(byId("chosen-title"), model.version ? `${model.name}, version ${model.version}` : model.name);
@@ -60,10 +60,12 @@ function showTraffic(model, figures, lanes, now) {
   const all = [
     ["Requests", perSecond(figures.rate)],
     ["Failures", perSecond(figures.failures)],
+    ["Half answered within", duration(figures.p50)],
+    ["99 % answered within", duration(figures.p99)],
+    ["In the queue, mean", duration(figures.queue)],
+    ["Computing, mean", duration(figures.compute)],
     ["Answered in all", count(model.counts.success)],
     ["Failed in all", count(model.counts.failed)],
-    ["In the queue", duration(figures.queue)],
-    ["Computing", duration(figures.compute)],
     ["Rows per batch", figures.rows === null ? NOTHING : { value: short(figures.rows), unit: "" }],
     ["Workers ready", count(model.workers)],
   ];

@@ -2,10 +2,11 @@
 
 import { byId, make, setClass, setHidden, setMeasure, setText } from "./dom.js";
 import { keyOf } from "./history.js";
+import { quantile, together } from "./quantiles.js";
 import { NOTHING, count, duration, perSecond, short } from "./units.js";
 import { STATES } from "./words.js";
 
-const COLUMNS = [["rate"], ["rows", "wide"], ["queue", "wide"], ["compute", "wide"], ["waiting", "wide"], ["workers", "wide"]];
+const COLUMNS = [["rate"], ["p50", "wide"], ["p99"], ["rows", "wide"], ["waiting", "wide"], ["workers", "wide"]];
 
 export class ModelTable {
   constructor(choose) {
@@ -76,8 +77,8 @@ function fill({ node, button, state, cells }, model, figures, waiting, chosen) {
   setMeasure(cells.rate, perSecond(figures.rate));
   const measures = {
     rows: figures.rows === null ? NOTHING : { value: short(figures.rows), unit: "" },
-    queue: duration(figures.queue),
-    compute: duration(figures.compute),
+    p50: duration(figures.p50),
+    p99: duration(figures.p99),
   };
   for (const [id, measure] of Object.entries(measures)) {
     setMeasure(cells[id], measure);
@@ -87,7 +88,7 @@ function fill({ node, button, state, cells }, model, figures, waiting, chosen) {
   setMeasure(cells.workers, count(model.workers));
 }
 
-export function showTotals(models, figuresOf, waiting, workers) {
+export function showTotals(models, figuresOf, waiting, workers, bounds) {
   const ready = models.filter((model) => model.state === "READY").length;
   setText(byId("total-models"), `${ready} of ${models.length}`);
   const sum = (name) => {
@@ -96,6 +97,8 @@ export function showTotals(models, figuresOf, waiting, workers) {
   };
   setMeasure(byId("total-rate"), perSecond(sum("rate")));
   setMeasure(byId("total-failed"), perSecond(sum("failures")));
+  const recent = models.map(figuresOf).filter((figures) => figures.recent).map((figures) => figures.answers);
+  setMeasure(byId("total-p99"), duration(quantile(together(recent), 0.99, bounds)));
   setMeasure(byId("total-waiting"), waiting === null ? NOTHING : count(waiting));
   setMeasure(byId("total-workers"), count(workers.length));
 }

@@ -109,7 +109,7 @@ function show() {
   const { models, workers } = known;
   chosen = nearest(models);
   const waiting = lanes && lanes.reduce((sum, lane) => sum + lane.backlog_requests, 0);
-  showTotals(models, figuresOf, waiting, workers);
+  showTotals(models, figuresOf, waiting, workers, history.bounds);
   table.show(models, figuresOf, waitingOf, chosen);
   showWorkers(workers);
   showChosen();
