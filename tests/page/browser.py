@@ -23,7 +23,7 @@ import pytest
 FLAGS: Final = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-pipe",
-    "--force-color-profile=srgb", "--lang=en-US",
+    "--force-color-profile=srgb", "--lang=en-US", "--host-resolver-rules=MAP *.example 127.0.0.1",
 )  # fmt: skip
 WITHIN: Final = 40.0
 """Seconds for anything; the machine may be busy."""
