@@ -6,7 +6,7 @@ const KEEP = 61; // polls: two minutes
 const RATE_MS = 10_000;
 const MEAN_MS = 60_000;
 
-export const keyOf = (model) => `${model.name}\n${model.version}`;
+export const keyOf = (model) => `${model.name}\0${model.version}`;
 
 export class History {
   constructor() {
