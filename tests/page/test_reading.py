@@ -16,6 +16,7 @@ from tests.integration.fleet import Process
 from tests.page.browser import Browser, Page
 from tests.page.conftest import MARKUP, start, write_models
 from tests.page.test_modules import module
+from workers.lifecycle.desired import FOR_ROOM, IDLE, LEASE_ENDED, UNLOADED
 
 Opened = Callable[[str], Page]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -38,7 +39,10 @@ def test_what_needs_attention(opened: Opened) -> None:
     assert found(page) == []
     gone = model(state="UNAVAILABLE", reason="\n  its file is missing\nsecond line")
     assert found(page, models=[gone]) == [("m", "cannot be served:   its file is missing")]
-    assert found(page, models=[model(state="UNAVAILABLE", reason="unloaded")]) == []  # somebody wanted that
+    for reason in ("", UNLOADED, LEASE_ENDED, IDLE, FOR_ROOM):  # that is as somebody wants it
+        off = model(state="UNAVAILABLE", reason=reason)
+        assert found(page, models=[off]) == []
+        assert module(page, "words", "it.stateWords(it.stateOf(model))", model=off) == "Not loaded"
     assert found(page, models=[model(state="LOADING")]) == []
     assert found(page, models=[model(reason="its GPU is gone")]) == [("m", "is not ready: its GPU is gone")]
     assert found(page, models=[model(workers=0)], waiting=3) == [("m", "has no worker, and 3 requests wait")]

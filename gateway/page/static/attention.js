@@ -3,11 +3,11 @@
 import { byId, make, setHidden, setText } from "./dom.js";
 import { keyOf } from "./history.js";
 import { count, perSecond, text, visible } from "./units.js";
+import { stateOf } from "./words.js";
 
 const MOST = 5;
 const LONGEST = 200;
 const SILENT_MS = 2000; // as `penstock status`
-const WANTED_GONE = "unloaded"; // begins the reason of a version that somebody has unloaded
 
 // Each {model: the version or null, words}. Reasons of other things are told by `penstock status` and `penstock doctor`.
 export function problems(models, figuresOf, waitingOf, workers) {
@@ -16,7 +16,7 @@ export function problems(models, figuresOf, waitingOf, workers) {
     const say = (words) => found.push({ model, words });
     const waiting = waitingOf(model) ?? 0;
     const failures = figuresOf(model).failures ?? 0;
-    if (model.state === "UNAVAILABLE" && !model.reason.startsWith(WANTED_GONE)) say(`cannot be served: ${first(model.reason)}`);
+    if (stateOf(model) === "UNAVAILABLE") say(`cannot be served: ${first(model.reason)}`);
     else if (model.state === "READY" && model.reason) say(`is not ready: ${first(model.reason)}`);
     if (waiting && !model.workers) say(`has no worker, and ${text(count(waiting))} ${waiting === 1 ? "request waits" : "requests wait"}`);
     if (failures > 0) say(`has failures: ${text(perSecond(failures))}`);
