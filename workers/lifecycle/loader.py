@@ -11,9 +11,10 @@ from typing import Final
 
 import structlog
 
-from protocol.errors import ConfigError, FleetError
+from protocol.errors import FleetError
 from workers.backends import load_backend, usable_gpus
 from workers.backends.base import Backend
+from workers.backends.opening import load_version, open_version
 from workers.backends.tracebacks import LoadError, sentence_of, trace_of, whole_trace_of
 from workers.instances.batching_check import RowsInfluence, try_batching
 from workers.instances.executor import ThreadExecutor
@@ -28,7 +29,7 @@ from workers.repository import model_file_check
 from workers.repository.agents import run_agents
 from workers.repository.completion import SILENT_BACKENDS, BackendMetadata, as_stated, complete
 from workers.repository.labels import read_labels
-from workers.repository.placement import Placement, place
+from workers.repository.placement import Placement, expected_place, place
 from workers.repository.row_influence import Verdict, batching_is_guessed, unbatched
 from workers.repository.version import ModelVersion
 from workers.system import cpu_yield
@@ -126,9 +127,10 @@ class Loader:
         return loaded
 
     async def _load_threads(self, backend: Backend, version: ModelVersion, *, gpus: Sequence[int]) -> LoadedModel:
-        metadata = None
+        metadata, opened = None, None
         if self._default_max_batch_size is not None:
-            metadata = await asyncio.to_thread(cpu_yield.call, backend.inspect, version)
+            expected = expected_place(version.config, gpus, cores=self._cores)
+            metadata, opened = await asyncio.to_thread(cpu_yield.call, open_version, backend, version, expected)
         guessed = self._is_guessed(version, metadata)
         version, placements = self._complete(version, metadata, gpus)
         warmups = await asyncio.to_thread(cpu_yield.call, samples, version.config, str(version.version), version.folder)
@@ -141,7 +143,10 @@ class Loader:
         loaded = LoadedModel(version, executors, 0.0)
         try:
             for executor, placement in zip(executors, placements, strict=True):
-                instance = await executor.load(functools.partial(cpu_yield.call, backend.load, version, placement))
+                load = functools.partial(cpu_yield.call, load_version, backend, version, placement, opened)
+                opened = None
+                instance = await executor.load(load)
+                del load  # it holds what was opened
                 if guessed and version.config.batching and executor is executors[0]:
                     trial = functools.partial(cpu_yield.call, try_batching, instance, version.config)
                     self._heed(await executor.call(trial), version)
@@ -213,10 +218,8 @@ class Loader:
 
     def _share(self, version: ModelVersion) -> int:
         """CPU threads of an instance, estimated before the backend has said which GPUs it can use."""
-        try:
-            return place(version.config, self._gpus, self._cores)[0].threads
-        except ConfigError:  # reported when the instances are placed
-            return self._cores
+        expected = expected_place(version.config, self._gpus, cores=self._cores)
+        return self._cores if expected is None else expected.threads
 
     def _complete(
         self, version: ModelVersion, metadata: BackendMetadata | None, gpus: Sequence[int]
