@@ -122,6 +122,10 @@ def main() -> None:
 
 def _run() -> None:
     _warn_of_variables()
+    if COMPLETE in os.environ:
+        from penstock.cli import shells
+
+        shells.register()
     try:
         group.main(prog_name="penstock", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
