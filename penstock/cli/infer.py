@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import click
 import numpy as np
@@ -17,6 +16,7 @@ from penstock.cli import input_flags
 from penstock.cli.made_up import MadeUp
 from penstock.cli.options import api_key_option, insecure_option, seconds, unverified, url_option
 from penstock.client import Client, InferResult
+from penstock.client.requests import model_path
 from penstock.client.timing import sentence
 from protocol import bfloat16
 from protocol.errors import Code, FleetError, InvalidArgument, quoted
@@ -139,9 +139,7 @@ class _Asked:
 
     def __init__(self, client: Client, model: str, version: str) -> None:
         self._client = client
-        self._path = path = f"/v2/models/{quote(model, safe='')}"
-        if version:
-            self._path += f"/versions/{quote(version, safe='')}"
+        path, self._path = model_path(model), model_path(model, version)
         try:
             metadata = client.get(self._path)
         except FleetError as error:
