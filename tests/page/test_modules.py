@@ -104,9 +104,19 @@ def test_a_whole_timing_adds_up_to_the_round_trip(tab: Page) -> None:
     )
 
 
+def test_the_time_between_the_batches_of_one_answer_is_not_the_models(tab: Page) -> None:
+    header = "publish=1000, compute_start=2000, compute_end=9000, emit=9500, compute=3000, rows=8, requests=1"
+    told = module(tab, "words", "it.explain(it.parseTiming(header), 10)", header=header)
+    assert [(stage["words"], stage["ms"]) for stage in told["stages"][2:4]] == [
+        ("It waited between its batches", 4), ("The model ran", 3),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("header", "stages"),
     [
+        ("compute_start=5, compute_end=9, compute=7", 3),
+        ("compute_start=5, compute_end=9, compute=x", 3),
         ("", 0),
         ("nonsense", 0),
         ("publish=-5, wake=100", 2),
@@ -186,3 +196,12 @@ def test_many_batch_sizes_become_few_bars(tab: Page) -> None:
         "32 to 63 rows",
     ]
     assert sum(each["count"] for each in found) == sum(range(1, 33))
+
+
+@pytest.mark.parametrize(("datatype", "whole"), [
+    ("BOOL", True), ("UINT8", True), ("INT64", True), ("FP16", False), ("FP64", False), ("BF16", False),
+])  # fmt: skip
+def test_made_up_numbers_are_those_of_random_values(tab: Page, datatype: str, whole: bool) -> None:
+    made = module(tab, "tensors", "Array.from(it.madeUp(datatype, 2000))", datatype=datatype)
+    assert all(0 <= each <= 1 for each in made)
+    assert ({*made} == {0, 1}) is whole

@@ -181,7 +181,7 @@ def test_the_first_response_histogram_is_that_of_its_values(values: list[float])
     assert [bound for bound, _ in rows] == ["100.0", "500.0", "2000.0", "5000.0", "+Inf"]
     for bound, count in rows:
         assert count == sum(value * 1000 <= float(bound) for value in values)
-    assert total == pytest.approx(1000 * sum(values), abs=1e-6 * len(values))
+    assert total == pytest.approx(1000 * sum(values), abs=2e-6 * len(values))  # each is cut to whole nanoseconds
 
 
 def test_releases_are_counted_by_reason_and_leave_tritons_entry_as_it_was() -> None:
