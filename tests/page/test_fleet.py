@@ -27,7 +27,7 @@ def points_to_metrics(process: Process) -> None:
 
 
 def only_grows(urls: Sequence[str], calls: int) -> dict[str, Any]:
-    """Calls the model, and polls every gateway and process in turn: no count goes back, whoever answers. Returns the last counts."""
+    """Calls the model, and polls every gateway and process in turn: no count goes back, whoever answers. Returns the last."""
     seen: list[dict[str, int]] = [{}]
     with Client(urls[0]) as client:
         for place in range(calls):

@@ -144,18 +144,6 @@ def test_nan_is_not_the_highest(opened: Opened) -> None:
     assert told == "Highest: Infinity at 2, 1 at 1, -2 at 3"
 
 
-def test_made_up_values_are_those_of_the_command(opened: Opened) -> None:
-    """Integers that index any table, and normal numbers (`penstock infer --random`)."""
-    page = opened("digits")
-    for datatype in ("BOOL", "INT8", "UINT8", "INT64"):
-        assert set(module(page, "tensors", f"[...it.madeUp('{datatype}', 200)]")) == {0, 1}
-    floats = module(page, "tensors", "[...it.madeUp('FP32', 4000)]")
-    mean = sum(floats) / len(floats)
-    assert abs(mean) < 0.1
-    assert 0.9 < (sum((each - mean) ** 2 for each in floats) / len(floats)) ** 0.5 < 1.1
-    assert floats == module(page, "tensors", "[...it.madeUp('FP32', 4000)]")
-
-
 def test_a_flat_square_takes_an_image(opened: Opened) -> None:
     page = opened("digits")
     for shape, flat in (
