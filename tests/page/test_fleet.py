@@ -79,6 +79,8 @@ def test_a_fleet_shows_its_workers_lag_and_reasons(
 
         worker.kill()
         page.wait_text("#no-workers", "No worker is live")
+        assert "silent" in page.text("#worker-rows")
+        assert "is silent" in page.text("#attention")
         with Client(gateway.url) as client:
             client.submit("shout", {"TEXT": [["later"]]})
         page.wait_text("#total-waiting", "1")

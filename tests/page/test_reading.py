@@ -24,8 +24,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 def found(page: Page, **values: Any) -> list[tuple[str, str]]:
     """Names and words of what needs attention."""
-    given = {"models": [], "workers": [{"worker": "w", "age_ms": 10}], "waiting": 0, "failures": 0, **values}
-    script = "it.problems(models, () => ({failures}), () => waiting, workers).map(({model, words}) => [model?.name ?? '', words])"
+    given = {
+        "models": [],
+        "workers": [{"worker": "w", "age_ms": 10}],
+        "problem": "",
+        "waiting": 0,
+        "failures": 0,
+        **values,
+    }
+    asked = "it.problems({models, workers, problem}, () => ({failures}), () => waiting)"
+    script = f"{asked}.map(({{model, words}}) => [model?.name ?? '', words])"
     return [(name, words) for name, words in module(page, "attention", script, **given)]
 
 
@@ -50,8 +58,12 @@ def test_what_needs_attention(opened: Opened) -> None:
     assert found(page, models=[model()], workers=[]) == [
         ("", "No worker is live: requests wait in the log until one comes.")
     ]
-    silent = [{"worker": "a", "age_ms": 2500}]
-    assert found(page, models=[model()], workers=silent) == [("", "Worker a is silent: its last heartbeat is old.")]
+    ((_, said),) = found(page, models=[model()], workers=[], problem="the broker does not answer")
+    assert said.startswith("This gateway is not ready: the broker does not answer. ")
+    silent, drains = {"worker": "a", "age_ms": 2500}, {"worker": "d", "age_ms": 5, "draining": True}
+    told = ("", "Worker a is silent; its peers take over its requests.")
+    assert found(page, models=[model()], workers=[silent, {"worker": "b", "age_ms": 5}]) == [told]
+    assert found(page, models=[model()], workers=[drains]) == found(page, models=[model()], workers=[])
     ((_, words),) = found(page, models=[model(state="UNAVAILABLE", reason="x" * 5000)])
     assert len(words) < 250
 

@@ -4,7 +4,7 @@ import { byId, make, setClass, setHidden, setMeasure, setText } from "./dom.js";
 import { keyOf } from "./history.js";
 import { quantile, together } from "./quantiles.js";
 import { NOTHING, count, duration, perSecond, short, visible } from "./units.js";
-import { stateOf, stateWords } from "./words.js";
+import { isLive, isSilent, stateOf, stateWords } from "./words.js";
 
 const COLUMNS = [["rate"], ["p50", "middle"], ["p99"], ["rows", "wide"], ["waiting", "middle"], ["workers", "wide"]];
 
@@ -105,15 +105,21 @@ export function showTotals(models, figuresOf, waiting, workers, bounds) {
   const recent = models.map(figuresOf).filter((figures) => figures.recent).map((figures) => figures.answers);
   setMeasure(byId("total-p99"), duration(quantile(together(recent), 0.99, bounds)));
   setMeasure(byId("total-waiting"), waiting === null ? NOTHING : count(waiting));
-  setMeasure(byId("total-workers"), count(workers.length));
+  setMeasure(byId("total-workers"), count(workers.filter(isLive).length));
+  setClass(byId("total-workers"), workers.some(isSilent) ? "bad" : "");
 }
 
-export function showWorkers(workers) {
-  setHidden(byId("no-workers"), workers.length > 0);
+function marks(worker) {
+  if (isSilent(worker)) return [make("span", { class: "bad" }, " silent")];
+  return worker.draining ? [make("span", { class: "muted" }, " draining")] : [];
+}
+
+export function showWorkers({ workers, problem }) {
+  setHidden(byId("no-workers"), workers.some(isLive) || Boolean(problem));
   setHidden(byId("workers").parentElement, workers.length === 0);
   const rows = workers.map((worker) => make(
     "tr", {},
-    make("th", { scope: "row" }, make("bdi", {}, visible(worker.worker)), ...(worker.draining ? [make("span", { class: "muted" }, " draining")] : [])),
+    make("th", { scope: "row" }, make("bdi", {}, visible(worker.worker)), ...marks(worker)),
     make("td", {}, make("bdi", {}, visible(worker.host))),
     make("td", { class: "number wide" }, String(worker.pid)),
     make("td", { class: "number wide" }, String(worker.ready_models)),

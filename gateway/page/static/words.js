@@ -8,6 +8,12 @@ export function stateOf({ state, reason }) {
   return state === "UNAVAILABLE" && (!reason || WANTED_GONE.test(reason)) ? "OFF" : state;
 }
 
+const SILENT_MS = 2000; // as `penstock status`
+
+// Whether a worker has been silent for long, and whether it takes requests.
+export const isSilent = (worker) => worker.age_ms > SILENT_MS;
+export const isLive = (worker) => !isSilent(worker) && !worker.draining;
+
 export const stateWords = (state) => STATES[state] ?? state;
 
 // Why a worker released a batch: `Release` in workers/batching/types.py.
