@@ -80,12 +80,15 @@ function failed(error) {
   return pause;
 }
 
-document.addEventListener("visibilitychange", () => {
+// A tab may be opened in the background.
+function onVisibility() {
   if (document.hidden) {
     clearTimeout(timer);
     connection("", "Paused while this tab is hidden.");
   } else poll();
-});
+}
+
+document.addEventListener("visibilitychange", onVisibility);
 window.addEventListener("online", poll);
 
 function connection(state, words) {
@@ -227,4 +230,4 @@ byId("openapi").addEventListener("click", async (event) => {
   window.open(URL.createObjectURL(document_), "_blank", "noopener");
 });
 
-poll();
+onVisibility();
