@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -372,3 +373,18 @@ async def test_a_process_that_ends_in_the_check_does_not_end_the_load() -> None:
     version = ModelVersion("m", 1, Path("/nowhere"), Path("/nowhere"), ModelConfig(name="m", backend="pytorch"), "")
     with pytest.raises(CheckFailed, match="its process was ended by SIGKILL"):
         await _checked(cast("Any", Mortal()), version)
+
+
+async def test_the_load_says_that_it_waits_for_the_check(tmp_path: Path) -> None:
+    version = scan_file(ModelFile(traced(tmp_path / "m.pt", _Endless(), torch.zeros(2, 4))))
+    loading = loader()
+    task = asyncio.ensure_future(loading.load(version))
+    try:
+        while not loading.step(version):
+            assert not task.done()
+            await asyncio.sleep(0.01)
+        assert "--no-check-batching" in loading.step(version)
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+    assert loading.step(version) == ""

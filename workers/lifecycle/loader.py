@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -48,6 +48,7 @@ _UNCHECKED: Final = (
     "made-up rows, run to see whether rows may share a batch, ended its process or took too long; it is loaded again and batched "
     "without that check; to load it once, state max_batch_size in a config.pbtxt, or start with --no-check-batching"
 )
+_CHECKING: Final = "made-up rows run, to see whether rows may share a batch (--no-check-batching leaves that out)"
 _UNJUDGED: Final = (
     "batched, since its first dimensions may have any size; whether its rows are independent was not seen"
 )
@@ -100,6 +101,11 @@ class Loader:
         self._clock = clock
         self._backends: dict[str, Backend] = {}
         self._children = ChildPool()
+        self._checking: set[tuple[str, int]] = set()
+
+    def step(self, version: ModelVersion) -> str:
+        """What a load does now, if that is worth a word."""
+        return _CHECKING if (version.model, version.version) in self._checking else ""
 
     async def load(self, version: ModelVersion) -> LoadedModel:
         """Complete the configuration, place, load and warm up every instance.
@@ -162,7 +168,7 @@ class Loader:
                 del load  # it holds what was opened
                 if guessed and version.config.batching and executor is executors[0]:
                     trial = functools.partial(cpu_yield.call, try_batching, instance, version.config)
-                    loaded.shapes = self._heed(await executor.call(trial), version)
+                    loaded.shapes = await self._heed(executor.call(trial), version)
                 if warmups:
                     await executor.call(functools.partial(cpu_yield.call, warm_up, instance, version.config, warmups))
                 await executor.watch(version.model)
@@ -199,7 +205,7 @@ class Loader:
                 first, child = child, None
                 await executor.load(first)
                 if guessed and version.config.batching and executor is executors[0]:
-                    loaded.shapes = self._heed(await _checked(executor, version), version)
+                    loaded.shapes = await self._heed(_checked(executor, version), version)
         except BaseException as exc:
             if child is not None:
                 child.kill()
@@ -210,12 +216,18 @@ class Loader:
             await asyncio.to_thread(self._children.release, name)
         return loaded
 
-    def _heed(self, verdict: Verdict, version: ModelVersion) -> Shapes | None:
+    async def _heed(self, check: Awaitable[Verdict], version: ModelVersion) -> Shapes | None:
         """Go on to load a model whose rows are independent, or of which nothing is known; returns the inputs that it took.
 
         Raises:
             RowsInfluence: they are not.
+            CheckFailed: see `_checked`.
         """
+        self._checking.add(key := (version.model, version.version))
+        try:
+            verdict = await check
+        finally:
+            self._checking.discard(key)
         if verdict.influence:
             raise RowsInfluence(verdict)
         if verdict.unjudged:
