@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gateway.timing import timing_value
-from protocol import bfloat16
+from protocol import answer_times, bfloat16
 from protocol.messages import Timing
 from tests.integration.fleet import Process
 from tests.page.browser import Browser, Page
@@ -145,6 +145,43 @@ def test_totals_that_go_back_make_no_negative_rate(tab: Page) -> None:
     script = "polls.map((poll) => { past.take(poll); return past.figures(poll.models[0]).rate; })"
     rates = module(tab, "history", f"((past) => {script})(new it.History())", polls=polls)
     assert rates == [None, 10, None, 5]
+
+
+def test_quantiles_are_those_of_the_gateway(tab: Page) -> None:
+    bounds = [bound * 1000 for bound in answer_times.BOUNDS]
+    dice = np.random.default_rng(5)
+    cases = [
+        sorted({int(place): int(dice.integers(1, 99)) for place in dice.integers(0, 90, 7)}.items()) for _ in range(40)
+    ]
+    for share in (0.5, 0.99, 1.0):
+        found = module(
+            tab,
+            "quantiles",
+            "cases.map((counts) => it.quantile(counts, share, bounds))",
+            cases=cases,
+            share=share,
+            bounds=bounds,
+        )
+        exact = [answer_times.quantile(counts, share) for counts in cases]
+        assert found == pytest.approx([1000 * each for each in exact if each is not None])
+    assert module(tab, "quantiles", "it.quantile([], 0.5, bounds)", bounds=bounds) is None
+    assert module(tab, "quantiles", "it.quantile([[3, 5]], 0.5, [])") is None  # a gateway that tells no bounds
+    assert module(tab, "quantiles", "it.between([[1, 5], [2, 7]], [[1, 5], [2, 9], [4, 1]])") == [[2, 2], [4, 1]]
+    assert module(tab, "quantiles", "it.together([[[9, 1]], [[2, 4], [9, 2]]])") == [[2, 4], [9, 3]]
+
+
+def test_latencies_are_of_the_last_minute_and_of_all_time_if_nothing_ran(tab: Page) -> None:
+    counts = {"failed": 0, "cache_hits": 0, "batches": [], "queue_ns": 0, "compute_ns": 0}
+
+    def poll(at: int, answers: list[list[int]]) -> dict[str, Any]:
+        success = sum(count for _, count in answers)
+        model = {"name": "m", "version": "1", "counts": {**counts, "success": success, "answers": answers}}
+        return {"now_ms": at, "answer_bounds_ms": [1, 2, 4], "models": [model]}
+
+    polls = [poll(0, [[1, 100]]), poll(2000, [[1, 100]]), poll(4000, [[1, 100], [2, 10]])]
+    script = "polls.map((poll) => { past.take(poll); const f = past.figures(poll.models[0]); return [f.p50, f.p99, f.recent]; })"
+    told = module(tab, "history", f"((past) => {script})(new it.History())", polls=polls)
+    assert told == [[1.5, 1.99, False], [1.5, 1.99, False], [3, pytest.approx(3.98), True]]
 
 
 def test_many_batch_sizes_become_few_bars(tab: Page) -> None:
