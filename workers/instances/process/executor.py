@@ -127,6 +127,14 @@ class ChildExecutor:
         assert child is not None
         return await call_on(self._work.put, lambda: commands.try_batching(child))
 
+    async def reconfigure(self, version: ModelVersion) -> bool:
+        """See `ThreadExecutor.reconfigure`."""
+        child = self._child
+        done = child is None or await call_on(self._work.put, lambda: commands.reconfigure(child, version))
+        if done:
+            self._version = version
+        return done
+
     def deliver_to(self, completed: Completed) -> None:
         """See `Executor.deliver_to`."""
         self._completed = completed
