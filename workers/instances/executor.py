@@ -82,6 +82,11 @@ async def call_on(put: Callable[[Callable[[], None]], None], function: Callable[
     return await asyncio.wrap_future(future)
 
 
+async def call_apart(name: str, function: Callable[[], T]) -> T:
+    """The function's result or exception, from a thread of its own for which no end of the process waits."""
+    return await call_on(lambda work: threading.Thread(target=work, name=name, daemon=True).start(), function)
+
+
 class ThreadExecutor:
     """An `Executor` with one thread, which also loads the model: some frameworks tie a device or an event loop to the thread."""
 

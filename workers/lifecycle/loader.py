@@ -17,7 +17,7 @@ from workers.backends.base import Backend
 from workers.backends.opening import load_version, open_version
 from workers.backends.tracebacks import LoadError, sentence_of, trace_of, whole_trace_of
 from workers.instances.batching_check import CheckFailed, RowsInfluence, try_batching
-from workers.instances.executor import ThreadExecutor
+from workers.instances.executor import ThreadExecutor, call_apart
 from workers.instances.limited import LimitedChild, LimitedThread, Place, RateLimit
 from workers.instances.loaded import LoadedModel
 from workers.instances.process import commands
@@ -133,7 +133,8 @@ class Loader:
         metadata, opened = None, None
         if self._default_max_batch_size is not None:
             expected = expected_place(version.config, gpus, cores=self._cores)
-            metadata, opened = await asyncio.to_thread(cpu_yield.call, open_version, backend, version, expected)
+            opening = functools.partial(cpu_yield.call, open_version, backend, version, expected)
+            metadata, opened = await call_apart(f"open {version.model}", opening)
         guessed = check and batching_is_guessed(version.config, metadata)
         alone = functools.partial(self._without_batching, version, metadata, gpus)
         version, placements = self._complete(version, metadata, gpus)
