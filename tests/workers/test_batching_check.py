@@ -444,10 +444,15 @@ async def test_a_model_that_does_not_batch_after_all_is_not_loaded_again(
     np.testing.assert_allclose(answer[0].array(), expected, atol=1e-4)
 
 
-async def test_a_module_that_keeps_state_is_loaded_again_where_it_does_not_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+async def test_a_module_that_keeps_state_is_loaded_again_where_it_does_not_batch(
+    tmp_path: Path, isolation: str
+) -> None:
     path = traced(tmp_path / "m.pt", _Centred(counts=True), torch.zeros(2, 4))
     while_traced = float(torch.jit.load(str(path)).runs)  # type: ignore[no-untyped-call]
-    loaded = await loader().load(scan_file(ModelFile(path)))
+    with structlog.testing.capture_logs() as logs:
+        loaded = await loader().load(isolated(scan_file(ModelFile(path)), isolation))
+    assert [line["event"][:24] for line in logs if line["log_level"] == "warning"] == ["served without batching,"]
     try:
         request = InferRequest("id", "m", "1", (from_array("x", np.zeros((2, 4), np.float32)),))
         (answer,) = await loaded.executors[0].attempt([request])
