@@ -361,18 +361,25 @@ async def test_a_check_that_never_ends_is_given_up_and_the_model_served_without_
     assert (loaded.version.config.max_batch_size, loaded.shapes) == (32, None)
     (line,) = [line for line in logs if line["log_level"] == "warning"]
     assert line["event"].startswith(
-        "made-up rows, run to see whether rows may share a batch, ended its process or took too "
+        "made-up rows, run to see whether rows may share a batch, ended its process, or took too "
     )
     assert line["reason"] == "it took longer than 0.3 s"
 
 
-async def test_a_process_that_ends_in_the_check_does_not_end_the_load() -> None:
+@pytest.mark.parametrize("outcome", [
+    InstanceDied("its process was ended by SIGKILL"),
+    Verdict(unjudged="it refuses made-up inputs (AcceleratorError: CUDA error: device-side assert triggered)"),
+    Verdict("2 rows cannot run together, only each alone (CUDA error: an illegal memory access was encountered)"),
+])  # fmt: skip
+async def test_a_check_that_ends_or_spoils_its_process_does_not_end_the_load(outcome: InstanceDied | Verdict) -> None:
     class Mortal:
         async def try_batching(self) -> Verdict:
-            raise InstanceDied("its process was ended by SIGKILL")
+            if isinstance(outcome, Verdict):
+                return outcome
+            raise outcome
 
     version = ModelVersion("m", 1, Path("/nowhere"), Path("/nowhere"), ModelConfig(name="m", backend="pytorch"), "")
-    with pytest.raises(CheckFailed, match="its process was ended by SIGKILL"):
+    with pytest.raises(CheckFailed, match=r"SIGKILL|CUDA error"):
         await in_child(cast("Any", Mortal()), version)
 
 

@@ -13,6 +13,7 @@ from workers.instances.batching_check import LIMIT, CheckFailed, RowsInfluence
 from workers.instances.job import InstanceDied
 from workers.instances.loaded import LoadedModel
 from workers.instances.process.executor import ChildExecutor
+from workers.instances.process.sticky import is_sticky
 from workers.repository.completion import stated_limit
 from workers.repository.row_influence import Verdict
 from workers.repository.version import ModelVersion
@@ -22,7 +23,7 @@ _UNBATCHED: Final = (
     "config.pbtxt, or start with --no-check-batching"
 )
 _UNCHECKED: Final = (
-    "made-up rows, run to see whether rows may share a batch, ended its process or took too long; it is loaded again and batched "
+    "made-up rows, run to see whether rows may share a batch, ended its process, or took too long; it is loaded again and batched "
     "without that check; to load it once, state max_batch_size in a config.pbtxt, or start with --no-check-batching"
 )
 _UNJUDGED: Final = (
@@ -91,17 +92,20 @@ async def in_child(executor: ChildExecutor, version: ModelVersion) -> Verdict:
     """Whether the rows of the instance may share a batch.
 
     Raises:
-        CheckFailed: its process is gone: it ended, or was killed because it took too long.
+        CheckFailed: its process is gone: it ended, or was killed because it took too long; or CUDA is unusable in it.
     """
     limit = stated_limit(version.config.parameters, version.model) or LIMIT
     try:
         async with asyncio.timeout(None if limit == math.inf else limit):
-            return await executor.try_batching()
+            verdict = await executor.try_batching()
     except InstanceDied as died:
         raise CheckFailed(str(died)) from died
     except TimeoutError:
         executor.kill()
         raise CheckFailed(f"it took longer than {limit:g} s") from None
+    if is_sticky(text := verdict.influence or verdict.unjudged):
+        raise CheckFailed(text)
+    return verdict
 
 
 def warn_of_failed_check(version: ModelVersion, failed: CheckFailed) -> None:
