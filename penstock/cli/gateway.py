@@ -17,6 +17,7 @@ from penstock.cli.options import (
     options,
     processes_option,
 )
+from penstock.cli.ports import require_free
 from penstock.cli.settings import made, transport_settings
 from protocol.errors import ConfigError
 
@@ -56,6 +57,7 @@ async def _serve_processes(flags: dict[str, Any], logs: tuple[str, str]) -> int:
 
     grpc_port.choose(flags)
     settings = made(GatewaySettings, flags)
+    require_free(flags)
     return await parent.serve(flags["processes"], settings, transport_settings(**flags), logs)
 
 
@@ -68,6 +70,7 @@ async def _serve(flags: dict[str, Any]) -> None:
     settings = transport_settings(**flags)
     transport = open_transport(settings, MEANWHILE)
     gateway = Gateway(made(GatewaySettings, flags), transport, settings.names)
+    require_free(flags)
     await transport.open()
     try:
         await gateway.serve()

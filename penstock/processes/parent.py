@@ -28,7 +28,7 @@ from penstock.processes.ports import reserved
 from penstock.processes.slot import Slot
 from penstock.processes.starting import start_message
 from penstock.processes.sums import Family
-from protocol.runtime.loop import end_soon, spare_collector
+from protocol.runtime.loop import end_soon, spare_collector, stopping
 from protocol.runtime.outages import log as outages_log
 from protocol.runtime.status import StatusServer
 from protocol.transport.settings import TransportSettings
@@ -209,10 +209,10 @@ async def serve(count: int, settings: GatewaySettings, transport: TransportSetti
 
 
 def stop_on_signals(processes: Processes) -> None:
-    """Pass SIGTERM and SIGINT on from now on."""
+    """Pass the signals on from now on that end a process in order."""
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _stop, processes, number)
+    for number, meant in stopping().items():
+        loop.add_signal_handler(number, _stop, processes, meant)
 
 
 def _stop(processes: Processes, number: int) -> None:

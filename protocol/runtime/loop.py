@@ -3,7 +3,7 @@
 How a process ends: SIGTERM comes from its manager and leaves the whole grace period to answer requests in flight. SIGINT comes from
 a person at a terminal: requests in flight get `QUICK` seconds, and the process is gone after `END_WITHIN`, because a thread that
 loads a model or waits for a server cannot be interrupted. A process that gets either signal before it is ready has no requests
-in flight, and ends within the same time.
+in flight, and ends within the same time. SIGHUP, of a terminal that is closed, counts as SIGTERM, unless nohup has it ignored.
 """
 
 from __future__ import annotations
@@ -86,12 +86,12 @@ def _new_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[StopEvent]:
-    """An event that SIGTERM and SIGINT set while the block lasts; afterwards they have their default effect, or, if the process
+    """An event that `stopping` signals set while the block lasts; afterwards they have their default effect, or, if the process
     is ending, none."""
     loop, asked = asyncio.get_running_loop(), StopEvent()
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    for number in numbers:
-        loop.add_signal_handler(number, asked.on_signal, number)
+    numbers = stopping()
+    for number, meant in numbers.items():
+        loop.add_signal_handler(number, asked.on_signal, meant)
     try:
         yield asked
     finally:
@@ -101,6 +101,14 @@ def stop_signals() -> Iterator[StopEvent]:
                 signal.signal(number, signal.SIG_DFL)
         if asked.number:
             end_soon(asked.number, CLOSED_WITHIN)
+
+
+def stopping() -> dict[int, int]:
+    """The signals that end a process in order, and the one that each is treated as."""
+    numbers: dict[int, int] = {signal.SIGTERM: signal.SIGTERM, signal.SIGINT: signal.SIGINT}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        numbers[signal.SIGHUP] = signal.SIGTERM
+    return numbers
 
 
 async def until(asked: asyncio.Event, work: Coroutine[Any, Any, None], seconds: float | None = None) -> bool:

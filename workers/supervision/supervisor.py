@@ -23,7 +23,7 @@ import structlog
 from protocol.errors import CodecError, FleetError
 from protocol.heartbeat_codec import decode_heartbeat
 from protocol.messages import Heartbeat
-from protocol.runtime.loop import end_soon, spare_collector
+from protocol.runtime.loop import end_soon, spare_collector, stopping
 from protocol.runtime.outages import Meanwhile
 from protocol.runtime.tasks import BackgroundTasks
 from protocol.transport import Transport, open_transport
@@ -329,8 +329,8 @@ async def supervise(settings: WorkerSettings, transport: TransportSettings, comm
             settings.fence_ttl,
         )
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, _stop, supervisor, number)
+        for number, meant in stopping().items():
+            loop.add_signal_handler(number, _stop, supervisor, meant)
         code = await supervisor.run()
         return code if code >= 0 else 128 - code  # as a shell has it
     finally:
