@@ -122,6 +122,7 @@ gateway_options = options(
     option("--tls-key", default="", help="PEM file."),
     option("--tls-client-ca", default="", help="PEM file of the authorities that sign client certificates; callers must then have one."),  # noqa: E501
     option("--allowed-hosts", multiple=True, help="Without --api-key: a name allowed in Host and Origin besides localhost; may be repeated."),  # noqa: E501
+    option("--cors-origin", multiple=True, metavar="ORIGIN", help="Pages of this origin (https://app.example) may call and read answers, from browsers; * for all pages; may be repeated."),  # noqa: E501
     option("--http-restricted-api", multiple=True, metavar="GROUPS:KEY=VALUE", help="Calls to these groups of routes need the header KEY with this value, as in Triton; groups are health, metadata, inference, shared-memory, model-config, model-repository, statistics, trace and logging; may be repeated."),  # noqa: E501
     option("--grpc-restricted-protocol", multiple=True, metavar="GROUPS:KEY=VALUE", help="The same for gRPC, with the metadata triton-grpc-protocol-KEY."),  # noqa: E501
     option("--http-header-forward-pattern", default="", show_default=False, help="Regular expression; headers of these names become parameters of the request."),  # noqa: E501

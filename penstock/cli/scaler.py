@@ -43,9 +43,5 @@ async def _serve(flags: dict[str, Any]) -> None:
 
     settings, own = transport_settings(**flags), made(ScalerSettings, flags)
     require_free(flags)
-    transport = open_transport(settings, MEANWHILE)
-    await transport.open()
-    try:
+    async with open_transport(settings, MEANWHILE) as transport:
         await Scaler(own, transport, settings.names).serve()
-    finally:
-        await transport.close()

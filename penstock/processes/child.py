@@ -76,13 +76,10 @@ class Child:
 
         transport = self._transport(start)
         self._gateway = Gateway(gateway_settings(start), transport, names(start), registry=self._registry)
-        await transport.open()
-        try:
+        async with transport:
             await self._gateway.serve(self._started)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one that cuts others' drains short: this one has ended
             await self._tell()
-        finally:
-            await transport.close()
 
     def _transport(self, start: dict[str, Any]) -> Transport:
         from gateway.app import MEANWHILE

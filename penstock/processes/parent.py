@@ -28,11 +28,10 @@ from penstock.processes.ports import reserved
 from penstock.processes.slot import Slot
 from penstock.processes.starting import start_message
 from penstock.processes.sums import Family
-from protocol.runtime.loop import end_soon, spare_collector, stopping
+from protocol.runtime.loop import pass_signals_on, spare_collector
 from protocol.runtime.outages import log as outages_log
 from protocol.runtime.status import StatusServer
 from protocol.transport.settings import TransportSettings
-from protocol.urls import authority
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +49,6 @@ class Processes:
 
     Attributes:
         settings: as given, with the ports that were free.
-        metrics_port: of Prometheus, once started; None without one.
         spare: a process that has no place yet.
     """
 
@@ -65,12 +63,11 @@ class Processes:
     ) -> None:
         parts = [settings_of(settings, count, number) for number in range(count)]
         self.settings, self._ports = reserved(settings)
-        self.metrics_port: int | None = None
         self.spare = Spare(attach)
         self._kept = Kept()
         self._outages = Outages()
         self._sums = SumCollector(registry if registry is not None else CollectorRegistry(), count)
-        self._status: StatusServer | None = None
+        self._status = StatusServer(self._sums.registry, self._readiness, notes=self._notes, refresh=self._refresh)
         self._first_ready = asyncio.Event()
         self._stopping = False
         self._unready: list[str] = []
@@ -84,8 +81,14 @@ class Processes:
 
     def _with_ports(self, part: GatewaySettings) -> GatewaySettings:
         settings = self.settings
-        at = authority(settings.metrics_host, self.metrics_port) if self.metrics_port is not None else ""
-        return dataclasses.replace(part, http_port=settings.http_port, grpc_port=settings.grpc_port, metrics_at=at)
+        return dataclasses.replace(
+            part, http_port=settings.http_port, grpc_port=settings.grpc_port, metrics_at=self._status.address
+        )
+
+    @property
+    def metrics_port(self) -> int | None:
+        """The port of Prometheus; None without one."""
+        return self._status.port
 
     @property
     def pids(self) -> list[int | None]:
@@ -104,7 +107,7 @@ class Processes:
         Raises:
             ConfigError, Unavailable: no process could start.
         """
-        await self._serve_status()
+        await self._status.start(self.settings.metrics_host, self.settings.metrics_port)
         try:
             codes = await asyncio.gather(*[slot.run(self._restarts) for slot in self._slots])
             if not self._first_ready.is_set():
@@ -114,8 +117,7 @@ class Processes:
             return next((code for code in codes if code), 0)
         finally:
             await self.spare.close()
-            if self._status is not None:
-                await self._status.close()
+            await self._status.close()
             for port in self._ports:
                 port.close()
 
@@ -170,12 +172,6 @@ class Processes:
 
     # --- metrics and health ------------------------------------------------------------------------------------------
 
-    async def _serve_status(self) -> None:
-        settings = self.settings
-        if settings.metrics_port is not None:
-            self._status = StatusServer(self._sums.registry, self._readiness, notes=self._notes, refresh=self._refresh)
-            self.metrics_port = await self._status.start(settings.metrics_host, settings.metrics_port)
-
     async def _refresh(self) -> None:
         """Ask all processes for their metrics."""
         await asyncio.gather(*[slot.ask("metrics") for slot in self._slots])
@@ -203,19 +199,6 @@ async def serve(count: int, settings: GatewaySettings, transport: TransportSetti
         ConfigError, Unavailable: as a single process.
     """
     processes = Processes(count, settings, transport, logs)
-    stop_on_signals(processes)
+    pass_signals_on(processes.stop)
     spare_collector()
     return await processes.run()
-
-
-def stop_on_signals(processes: Processes) -> None:
-    """Pass the signals on from now on that end a process in order."""
-    loop = asyncio.get_running_loop()
-    for number, meant in stopping().items():
-        loop.add_signal_handler(number, _stop, processes, meant)
-
-
-def _stop(processes: Processes, number: int) -> None:
-    if number == signal.SIGINT:
-        end_soon(number)
-    processes.stop(number)

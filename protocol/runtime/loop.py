@@ -111,6 +111,20 @@ def stopping() -> dict[int, int]:
     return numbers
 
 
+def pass_signals_on(stop: Callable[[int], None]) -> None:
+    """Call `stop` from now on with the number that each of the `stopping` signals is treated as; SIGINT also ends the process
+    within its time."""
+
+    def on_signal(number: int) -> None:
+        if number == signal.SIGINT:
+            end_soon(number)
+        stop(number)
+
+    loop = asyncio.get_running_loop()
+    for number, meant in stopping().items():
+        loop.add_signal_handler(number, on_signal, meant)
+
+
 async def until(asked: asyncio.Event, work: Coroutine[Any, Any, None], seconds: float | None = None) -> bool:
     """Do the work, but cancel it when the event is set or the time is over first; returns whether it was done.
 

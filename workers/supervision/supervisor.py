@@ -23,7 +23,7 @@ import structlog
 from protocol.errors import CodecError, FleetError
 from protocol.heartbeat_codec import decode_heartbeat
 from protocol.messages import Heartbeat
-from protocol.runtime.loop import end_soon, spare_collector, stopping
+from protocol.runtime.loop import pass_signals_on, spare_collector
 from protocol.runtime.outages import Meanwhile
 from protocol.runtime.tasks import BackgroundTasks
 from protocol.transport import Transport, open_transport
@@ -316,10 +316,8 @@ async def supervise(settings: WorkerSettings, transport: TransportSettings, comm
         Unavailable: the broker or the store did not answer in time.
     """
     settings = dataclasses.replace(settings, worker=settings.worker or made_up_id())
-    carriers = open_transport(transport, Meanwhile("", ""))  # the worker logs it
-    await carriers.open()
-    spare_collector()
-    try:
+    async with open_transport(transport, Meanwhile("", "")) as carriers:  # the worker logs what it does meanwhile
+        spare_collector()
         supervisor = Supervisor(
             settings.worker,
             command or tuple(code_path.run_module("workers")),
@@ -328,16 +326,6 @@ async def supervise(settings: WorkerSettings, transport: TransportSettings, comm
             settings.drain_grace,
             settings.fence_ttl,
         )
-        loop = asyncio.get_running_loop()
-        for number, meant in stopping().items():
-            loop.add_signal_handler(number, _stop, supervisor, meant)
+        pass_signals_on(supervisor.stop)
         code = await supervisor.run()
         return code if code >= 0 else 128 - code  # as a shell has it
-    finally:
-        await carriers.close()
-
-
-def _stop(supervisor: Supervisor, number: int) -> None:
-    if number == signal.SIGINT:
-        end_soon(number)
-    supervisor.stop(number)
