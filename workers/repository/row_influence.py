@@ -88,11 +88,19 @@ def made_up_rows(config: ModelConfig) -> Iterator[tuple[InferRequest, ...]]:
 def _requests(model: str, specs: Sequence[TensorSpec], shapes: Sequence[tuple[int, ...]]) -> tuple[InferRequest, ...]:
     generator = np.random.default_rng(_SEED)
     tensors = [
-        [from_array(spec.name, _values(spec.datatype, shape, row, generator), spec.datatype)
-        for spec, shape in zip(specs, shapes, strict=True)]
+        [
+            _tensor(spec, _values(spec.datatype, shape, row, generator))
+            for spec, shape in zip(specs, shapes, strict=True)
+        ]
         for row in range(ROWS)
-    ]  # fmt: skip
+    ]
     return tuple(InferRequest(f"batching-{row}", model, "", tuple(inputs)) for row, inputs in enumerate(tensors))
+
+
+def _tensor(spec: TensorSpec, values: Array) -> Tensor:
+    """Read-only: a model that writes to its inputs must not change a row that runs again."""
+    values.flags.writeable = False
+    return from_array(spec.name, values, spec.datatype)
 
 
 def _values(datatype: str, shape: tuple[int, ...], row: int, generator: np.random.Generator) -> Array:
