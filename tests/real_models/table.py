@@ -100,7 +100,7 @@ SERVED: Final = (
     ),
 )
 
-_WEIGHTS: Final = "is not a model file but safetensors: weights without the model"
+_WEIGHTS: Final = "cannot be served: it is safetensors: weights without the model"
 _EXPORT: Final = "give the weights to your model's class, and export that", "program = torch.export.export(model,"
 _SAVED_MODEL: Final = "python -m tf2onnx.convert --saved-model"
 _LITE: Final = "python -m tf2onnx.convert --tflite"
@@ -136,7 +136,7 @@ REFUSED: Final = (
         _EXPORT,
     ),
     _pitch("TensorFlow SavedModel", "", "it is a TensorFlow SavedModel", (_SAVED_MODEL,)),
-    _pitch("TensorFlow Lite", ".tflite", "is not a model file but a TensorFlow Lite model", (_LITE,)),
+    _pitch("TensorFlow Lite", ".tflite", "cannot be served: it is a TensorFlow Lite model", (_LITE,)),
     _pitch(
         "Core ML",
         ".mlpackage",
