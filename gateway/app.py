@@ -27,11 +27,11 @@ from protocol.errors import Unavailable
 from protocol.naming import Names
 from protocol.runtime import logs
 from protocol.runtime.clock import Clock
-from protocol.runtime.loop import spare_collector, stop_signals
+from protocol.runtime.loop import spare_collector
 from protocol.runtime.outages import Meanwhile
+from protocol.runtime.serving import serve
 from protocol.runtime.status import StatusServer
 from protocol.transport import Transport
-from protocol.urls import authority
 
 _log = structlog.get_logger("gateway")
 
@@ -75,9 +75,9 @@ class Gateway:
         self._metrics = GatewayMetrics(self._registry)
         self._fleet_metrics = FleetMetrics(self._registry)
         self._scaling_metrics = ScalingMetrics(self._registry)
-        self._status: StatusServer | None = None
+        self._status = StatusServer(self._registry, self.readiness)
+        self._metrics.cut = lambda: self._status.cut
         self._grpc: GrpcServer | None = None
-        self.metrics_port: int | None = None
 
     @property
     def port(self) -> int:
@@ -88,6 +88,11 @@ class Gateway:
     def grpc_port(self) -> int | None:
         """The gRPC port; None without gRPC."""
         return None if self._grpc is None else self._grpc.port
+
+    @property
+    def metrics_port(self) -> int | None:
+        """The port of Prometheus; None without one."""
+        return self._status.port
 
     async def start(self) -> None:
         """Listen for wake-ups, read the catalogue, then take calls.
@@ -112,7 +117,8 @@ class Gateway:
             await self._background.start()
             await self._http.start()
             await self._serve_grpc()
-            await self._serve_status()
+            await self._status.start(self.settings.metrics_host, self.settings.metrics_port)
+            self.service.metrics_at = self._status.address or self.service.metrics_at
         except BaseException:
             await self.drain()
             await self.close()
@@ -144,25 +150,11 @@ class Gateway:
         self._scaling_metrics.stop()
         await self._dispatcher.close()
         await self.service.close()
-        if self._status is not None:
-            await self._status.close()
+        await self._status.close()
 
     async def serve(self, started: Callable[[], None] = lambda: None) -> None:
         """Start, call `started`, run until SIGTERM or SIGINT, then drain and close; a second signal cuts the drain short."""
-        with stop_signals() as asked:
-            await self.start()
-            spare_collector()
-            started()
-            try:
-                await asked.wait()
-                asked.clear()
-                drained, insisted = asyncio.ensure_future(self.drain()), asyncio.ensure_future(asked.wait())
-                await asyncio.wait((drained, insisted), return_when=asyncio.FIRST_COMPLETED)
-                for task in (drained, insisted):
-                    task.cancel()
-                await asyncio.gather(drained, insisted, return_exceptions=True)
-            finally:
-                await self.close()
+        await serve(self.start, self.close, spare_collector, started, drain=lambda _: self.drain())
 
     async def _serve_grpc(self) -> None:
         """Start gRPC, if it is wanted."""
@@ -174,13 +166,6 @@ class Gateway:
     async def _drain_grpc(self) -> None:
         if self._grpc is not None:
             await self._grpc.drain()
-
-    async def _serve_status(self) -> None:
-        if self.settings.metrics_port is not None:
-            self._status = StatusServer(self._registry, self.readiness)
-            self._metrics.cut = lambda: self._status.cut if self._status is not None else 0
-            self.metrics_port = await self._status.start(self.settings.metrics_host, self.settings.metrics_port)
-            self.service.metrics_at = authority(self.settings.metrics_host, self.metrics_port)
 
     async def readiness(self) -> list[str]:
         """The reasons why this gateway is not ready, a sentence each."""

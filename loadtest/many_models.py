@@ -232,13 +232,10 @@ async def _register(system: System, known: int, count: int) -> None:
         entry = Announcement(name, "1", ModelState.READY, config | {"name": name}, "0" * 64, at=time.time())
         key, value = encode_announcement(entry)
         records.append(OutRecord(value if count > known else b"", key=key))
-    transport = open_transport(TransportSettings(kafka=system.kafka, redis=system.redis, prefix=system.prefix))
-    await transport.open()
-    try:
+    settings = TransportSettings(kafka=system.kafka, redis=system.redis, prefix=system.prefix)
+    async with open_transport(settings) as transport:
         for start in range(0, len(records), PUBLISHED):
             await transport.bus.publish(topic, records[start : start + PUBLISHED])
-    finally:
-        await transport.close()
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------

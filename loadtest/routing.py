@@ -148,12 +148,9 @@ def _wait_for_partitions(system: System, within: float = 30.0) -> None:
 
 
 async def _partitions(system: System) -> list[int]:
-    transport = open_transport(TransportSettings(kafka=system.kafka, redis=system.redis, prefix=system.prefix))
-    await transport.open()
-    try:
+    settings = TransportSettings(kafka=system.kafka, redis=system.redis, prefix=system.prefix)
+    async with open_transport(settings) as transport:
         beats = await transport.directory.workers()
-    finally:
-        await transport.close()
     return [len(load.partitions) for beat in beats for load in beat.models]
 
 

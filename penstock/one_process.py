@@ -7,20 +7,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-import structlog
 from prometheus_client import CollectorRegistry
 
 from gateway.app import Gateway
 from gateway.settings import GatewaySettings
 from protocol.runtime.clock import Clock
-from protocol.runtime.loop import QUICK, stop_signals, until
+from protocol.runtime.serving import serve
 from protocol.transport import open_transport
 from protocol.transport.settings import TransportSettings
 from workers.app import tune
 from workers.settings import WorkerSettings
 from workers.worker import Worker
-
-log = structlog.get_logger(__name__)
 
 
 class OneProcess:
@@ -59,7 +56,6 @@ class OneProcess:
         try:
             await self.worker.start()
             await self.gateway.start()
-            tune()
         except BaseException:
             await self.worker.close()
             await self._transport.close()
@@ -71,19 +67,7 @@ class OneProcess:
         Raises:
             ConfigError: see `start`.
         """
-        with stop_signals() as asked:
-            asked.ready = False
-            asked.ready = await until(asked, self.start())
-            if not asked.ready:
-                log.info("stopped by a signal before everything was loaded")
-                return
-            started()
-            await asked.wait()
-            asked.clear()
-            if not await until(asked, self._drain(asked.grace(self._grace)), QUICK if asked.interrupted else None):
-                log.info("not everything was answered")
-            await self._close()
-            log.info("stopped")
+        await serve(self.start, self._close, tune, started, drain=lambda asked: self._drain(asked.grace(self._grace)))
 
     async def stop(self) -> None:
         """Answer the requests in flight, then stop. Requests in a durable log are served after the next start."""

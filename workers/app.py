@@ -36,11 +36,7 @@ async def serve(settings: WorkerSettings, transport: TransportSettings) -> None:
         ConfigError: a setting or a model is wrong.
         Unavailable: broker or store did not answer in time.
     """
-    carriers = open_transport(transport, MEANWHILE)
-    await carriers.open()
-    try:
+    async with open_transport(transport, MEANWHILE) as carriers:
         worker = Worker(settings, carriers, transport.names)
         tune()
         await worker.serve()
-    finally:
-        await carriers.close()

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from protocol.errors import FleetError, Unavailable
 from protocol.naming import Names
 from protocol.runtime.clock import Clock
-from protocol.runtime.loop import stop_signals, until
+from protocol.runtime.serving import serve
 from protocol.runtime.status import StatusServer
 from protocol.runtime.tasks import BackgroundTasks
 from protocol.transport import Transport
@@ -66,7 +66,6 @@ class Worker:
         id: also its static membership.
         models: what it serves.
         control: follows the fleet's desired state; None without explicit control.
-        metrics_port: of metrics and health, once started; None where it serves none.
     """
 
     def __init__(
@@ -79,7 +78,6 @@ class Worker:
     ) -> None:
         self.id = settings.worker or made_up_id()
         self.registry = CollectorRegistry() if registry is None else registry
-        self.metrics_port: int | None = None
         self._settings = settings
         self._transport = transport
         self._clock = clock or Clock()
@@ -126,15 +124,28 @@ class Worker:
         self._failed: dict[str, str] = {}
         self._background = BackgroundTasks("worker", worker=self.id)
         self._started = self._closed = False
-        self._status: StatusServer | None = None
+        self._status = StatusServer(self.registry, self.readiness, notes=self.notes)
+
+    @property
+    def metrics_port(self) -> int | None:
+        """The port of metrics and health; None without one."""
+        return self._status.port
 
     async def start(self) -> None:
-        """Load the models and serve them.
+        """Load the models and serve them; closes the worker if that fails.
 
         Raises:
             ConfigError: a model cannot be loaded, and `exit_on_error` is set.
             Unavailable: broker or store does not answer.
         """
+        try:
+            await self._begin()
+        except BaseException:
+            await self.close()
+            raise
+        log.info("worker ready", worker=self.id, models=len(self.models.serving()))
+
+    async def _begin(self) -> None:
         names = self._context.names
         await self._clock.resync(self._transport.results.now)
         await self._transport.bus.ensure_topic(names.catalogue_topic, 1, compacted=True)
@@ -155,9 +166,8 @@ class Worker:
         self._started = True
         with contextlib.suppress(Unavailable):
             await self._say()
-        await self._serve_status()
+        await self._status.start(self._settings.metrics_host, self._settings.metrics_port)
         self.metrics.ready = lambda: not self._problems()
-        log.info("worker ready", worker=self.id, models=len(self.models.serving()))
 
     async def readiness(self) -> list[str]:
         """Why this worker should get no work now, one sentence each; empty if it is ready."""
@@ -219,8 +229,7 @@ class Worker:
         await self._background.close()
         if self.control is not None:
             await self.control.close()
-        if self._status is not None:
-            await self._status.close()
+        await self._status.close()
         await self.models.close()
         self.metrics.close()
         try:
@@ -233,27 +242,10 @@ class Worker:
         self._background.cancel()
         self.models.abandon()
 
-    async def _serve_status(self) -> None:
-        if self._settings.metrics_port is not None:
-            self._status = StatusServer(self.registry, self.readiness, notes=self.notes)
-            self.metrics_port = await self._status.start(self._settings.metrics_host, self._settings.metrics_port)
-
     async def serve(self) -> None:
         """Start, run until SIGTERM or SIGINT, then drain and close; a second signal stops draining (`protocol.runtime.loop`)."""
-        with stop_signals() as asked:
-            asked.ready = False
-            try:
-                asked.ready = await until(asked, self.start())
-                if not asked.ready:
-                    log.info("stopped by a signal before everything was loaded", worker=self.id)
-                    return
-                await asked.wait()
-                asked.clear()
-                if not await until(asked, self.drain(asked.grace(self._settings.drain_grace))):
-                    log.info("a second signal ends the draining", worker=self.id)
-            finally:
-                await self.close()
-            log.info("stopped", worker=self.id)
+        grace = self._settings.drain_grace
+        await serve(self.start, self.close, drain=lambda asked: self.drain(asked.grace(grace)), worker=self.id)
 
     # --- background --------------------------------------------------------------------------------------------------
 

@@ -16,8 +16,9 @@ from gateway.scaler.settings import ScalerSettings
 from gateway.scaling.metrics import ScalingMetrics
 from protocol.naming import Names
 from protocol.runtime.clock import Clock
-from protocol.runtime.loop import spare_collector, stop_signals
+from protocol.runtime.loop import spare_collector
 from protocol.runtime.outages import Meanwhile
+from protocol.runtime.serving import serve
 from protocol.runtime.status import StatusServer
 from protocol.transport import Transport
 
@@ -38,9 +39,6 @@ class Scaler:
         transport: of the fleet.
         names: of topics and channels.
         clock: the fleet's; `start` synchronises it with the store's.
-
-    Attributes:
-        metrics_port: of Prometheus, once started; None without one.
     """
 
     def __init__(
@@ -51,14 +49,18 @@ class Scaler:
         self._metrics = ScalingMetrics(self._registry)
         self._knowledge = Knowledge(settings, transport, names or Names(), clock or Clock())
         self._server = ScalerServer(settings, self._knowledge)
-        self._status: StatusServer | None = None
+        self._status = StatusServer(self._registry, self._readiness)
         self._registry.register(_OwnMetrics(self._knowledge, self._server))
-        self.metrics_port: int | None = None
 
     @property
     def port(self) -> int:
         """The gRPC port."""
         return self._server.port
+
+    @property
+    def metrics_port(self) -> int | None:
+        """The port of Prometheus; None without one."""
+        return self._status.port
 
     async def start(self) -> None:
         """Follow the fleet, then take calls.
@@ -67,14 +69,11 @@ class Scaler:
             Unavailable: the store does not answer.
             ConfigError: a port is taken.
         """
-        settings = self._settings
         try:
             await self._knowledge.start()
             self._metrics.start(self._knowledge.view)
             await self._server.start()
-            if settings.metrics_port is not None:
-                self._status = StatusServer(self._registry, self._readiness)
-                self.metrics_port = await self._status.start(settings.metrics_host, settings.metrics_port)
+            await self._status.start(self._settings.metrics_host, self._settings.metrics_port)
         except BaseException:
             await self.close()
             raise
@@ -84,19 +83,11 @@ class Scaler:
         self._metrics.stop()
         await self._server.close()
         await self._knowledge.close()
-        if self._status is not None:
-            await self._status.close()
+        await self._status.close()
 
     async def serve(self, started: Callable[[], None] = lambda: None) -> None:
         """Start, call `started`, run until SIGTERM or SIGINT, then close."""
-        with stop_signals() as asked:
-            await self.start()
-            spare_collector()
-            started()
-            try:
-                await asked.wait()
-            finally:
-                await self.close()
+        await serve(self.start, self.close, spare_collector, started)
 
     async def _readiness(self) -> list[str]:
         problem = self._knowledge.problem

@@ -192,13 +192,9 @@ async def _signal(
         settings = TransportSettings(
             kafka=running.backing.kafka, redis=running.backing.redis, prefix=running.names.prefix
         )
-        transport = open_transport(settings)
-        await transport.open()
-        try:
+        async with open_transport(settings) as transport:
             topic = running.names.infer_topic(MODEL, "1")
             yield LagSignal(transport.bus, topic), Autoscaler(usual).decide
-        finally:
-            await transport.close()
     elif policy == "cpu":
         yield CpuSignal(workers, known.cpu), Autoscaler(dataclasses.replace(usual, least=1)).decide
     elif policy == "future":

@@ -62,7 +62,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.asked = 0
-        self.listeners: list[Callable[[], None]] = []
+        self.listeners: list[Callable[[], object]] = []
 
     def ask(self) -> None:
         """Ask (again)."""

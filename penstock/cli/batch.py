@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -19,21 +16,17 @@ from click.core import ParameterSource
 from penstock.batch.backends import Backend, Served
 from penstock.batch.begin import Begin
 from penstock.batch.journal import Journal, Saved
-from penstock.batch.progress import Progress
 from penstock.batch.request import Request, check_request
 from penstock.batch.spans import Spans
 from penstock.batch.state import JobFolder, JobState, all_jobs, default_name, find_job, jobs_folder
 from penstock.cli import interrupts
+from penstock.cli.batch_jobs import facts_of, lines, table
+from penstock.cli.batch_run import GOES_ON, Shown, run_job, submit_job
 from penstock.cli.options import Decorator, api_key_option, fleet_options, option, options, url_option
 from penstock.cli.settings import transport_settings
 from protocol.errors import ConfigError, FleetError, InvalidArgument
 from protocol.model_config import ModelConfig
 
-SOME_FAILED: Final = 12
-"""Exit code: the job is done, and some lines have an error instead of an answer."""
-_CANCELLED: Final = 9
-_GOES_ON: Final = "the same command goes on where it stopped"
-_STOPPED: Final = {signal.SIGINT: 130, signal.SIGTERM: 143}
 _BROKEN_PIPE: Final = 141
 _ENDS_WITHIN: Final = 30.0
 """Seconds that `cancel` waits for a submitter."""
@@ -101,16 +94,16 @@ def submit(ctx: click.Context, /, model: str, source: str, name: str, as_json: b
     folder = JobFolder(jobs_folder(flags["state_dir"]), name)
     backend, way = _backend(ctx, flags)
     begin = Begin(request, folder, way)
-    shown = _Shown(name, as_json=as_json, aside=request.target == "-")
+    shown = Shown(name, as_json=as_json, aside=request.target == "-")
     begin.open()
     try:
-        code = interrupts.run(_submit(begin, backend, shown))
+        code = interrupts.run(submit_job(begin, backend, shown))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end
         code = _BROKEN_PIPE
     except (FleetError, OSError) as error:
         if begin.journaled:
-            shown.note(f"job {name} has stopped; the same command goes on where it stopped")
+            shown.note(f"job {name} has stopped; {GOES_ON}")
         raise error
     finally:
         folder.unlock()
@@ -161,140 +154,6 @@ def _backend(ctx: click.Context, flags: dict[str, Any]) -> tuple[Backend, str]:
     return HttpBackend(flags["url"], flags["api_key"]), "http"
 
 
-async def _submit(begin: Begin, backend: Backend, shown: _Shown) -> int:
-    """Runs the job; returns the exit code."""
-    if begin.saved.end == "done" and not begin.fresh:
-        return _already(begin, shown)
-    return await _run(begin, backend, shown)
-
-
-def _already(begin: Begin, shown: _Shown) -> int:
-    saved, target = begin.saved, begin.request.target
-    if target != "-" and not Path(target).is_file():
-        raise FleetError(
-            f"job '{begin.folder.name}' is done, but its output '{target}' is gone; penstock batch results writes it again, or "
-            "--force runs the job again"
-        )
-    shown.end(saved.answered, saved.failed, "done already")
-    return SOME_FAILED if saved.failed else 0
-
-
-async def _run(begin: Begin, backend: Backend, shown: _Shown, *, collects: bool = False) -> int:
-    from penstock.batch.driver import Runner, Stop
-    from penstock.batch.threads import apart
-
-    stop, got = Stop(), []
-
-    def on_signal(number: signal.Signals) -> None:
-        interrupts.begin(number, _GOES_ON)
-        got.append(number)
-        stop.ask()
-
-    loop = asyncio.get_running_loop()
-    for number in _STOPPED:
-        loop.add_signal_handler(number, on_signal, number)
-    try:
-        await _or_stop(backend.open(), stop)
-        served = await _or_stop(
-            backend.find(begin.request.model, begin.request.version or str(begin.saved.begin.get("version", ""))), stop
-        )
-        runner = Runner(begin, backend, served, collects=collects)
-        try:
-            unused = await _or_stop(apart(runner.open_input), stop)
-            if unused:
-                shown.note(f"no input of the model needs: {', '.join(unused[:16])}")
-            await _or_stop(runner.start(), stop)
-            outcome = await runner.run(stop, shown.progress)
-        finally:
-            runner.close()
-    except _Stopped:  # without a signal of ours if Ctrl-C came before the handlers: asyncio cancels the task
-        shown.note("interrupted before anything was sent")
-        return _STOPPED[got[-1] if got else signal.SIGINT]
-    finally:
-        await backend.close()
-        for number in _STOPPED:
-            loop.remove_signal_handler(number)
-    progress = outcome.progress
-    if not outcome.end:
-        shown.end(progress.answered, progress.failed, "stopped", progress)
-        shown.note(_GOES_ON)
-        return _STOPPED[got[-1]] if got else 1
-    shown.end(progress.answered, progress.failed, outcome.end, progress)
-    if outcome.end == "cancelled":
-        return _CANCELLED
-    return SOME_FAILED if progress.failed else 0
-
-
-class _Stopped(Exception):
-    """It was interrupted before it began."""
-
-
-async def _or_stop(work: Any, stop: Any) -> Any:
-    """The work's result, unless a signal comes first."""
-    task = asyncio.ensure_future(work)
-    stop.listeners.append(task.cancel)
-    try:
-        if stop.asked:
-            task.cancel()
-        return await task
-    except asyncio.CancelledError:
-        raise _Stopped from None
-    finally:
-        stop.listeners.remove(task.cancel)
-
-
-class _Shown:
-    """Prints progress: a bar on a terminal, JSON lines for machines.
-
-    Args:
-        name: of the job.
-        as_json: for machines.
-        aside: standard output is the job's.
-    """
-
-    def __init__(self, name: str, *, as_json: bool, aside: bool) -> None:
-        self._name, self._json = name, as_json
-        self._out = sys.stderr if aside or not as_json else sys.stdout
-        self._bar = not as_json and sys.stderr.isatty()
-
-    def progress(self, progress: Progress) -> None:
-        """Show how far it is."""
-        if self._json:
-            self._print({"job": self._name, "state": "running"} | progress.document())
-        elif self._bar:
-            width = shutil.get_terminal_size().columns
-            print(f"\r\x1b[K{progress.bar(width - 1)}", end="", file=sys.stderr, flush=True)
-
-    def note(self, text: str) -> None:
-        """Tell the user something."""
-        if self._json:
-            self._print({"job": self._name, "note": text})
-        else:
-            self._clear()
-            print(text, file=sys.stderr, flush=True)
-
-    def end(self, answered: int, failed: int, state: str, progress: Progress | None = None) -> None:
-        """Show how it ended."""
-        if self._json:
-            counts = progress.document() if progress else {"answered": answered, "failed": failed}
-            self._print({"job": self._name, "state": state} | counts)
-            return
-        self._clear()
-        took = f" in {progress.seconds:.1f} s" if progress else ""
-        print(
-            f"job {self._name} {state}: {answered:,} lines answered, {failed:,} failed{took}",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    def _clear(self) -> None:
-        if self._bar:
-            print("\r\x1b[K", end="", file=sys.stderr)
-
-    def _print(self, document: dict[str, Any]) -> None:
-        print(orjson.dumps(document).decode(), file=self._out, flush=True)
-
-
 # --- the jobs of this machine ---
 
 
@@ -304,16 +163,12 @@ def list_(state_dir: Path | None, as_json: bool) -> None:
     """List the jobs of this machine."""
     now = time.time()
     jobs = sorted(all_jobs(jobs_folder(state_dir)), key=lambda job: job.saved.begin.get("created", 0.0))
+    facts = [facts_of(job, now) for job in jobs]
     if as_json:
-        for job in jobs:
-            print(orjson.dumps(_facts(job, now)).decode())
+        for each in facts:
+            print(orjson.dumps(each).decode())
         return
-    rows: list[tuple[str, ...]] = [("JOB", "STATE", "MODEL", "ANSWERED", "FAILED", "RATE/S", "AGE", "INPUT", "OUTPUT")]
-    rows += [_row(_facts(job, now)) for job in jobs]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows if jobs else ():
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    print(f"{len(jobs)} job(s)")
+    print("\n".join([*table(facts), f"{len(jobs)} job(s)"]))
 
 
 @command.command()
@@ -322,14 +177,11 @@ def list_(state_dir: Path | None, as_json: bool) -> None:
 def status(name: str, state_dir: Path | None, as_json: bool) -> None:
     """Show one job."""
     _, job = find_job(jobs_folder(state_dir), name)
-    facts = _facts(job, time.time())
+    facts = facts_of(job, time.time())
     if as_json:
         print(orjson.dumps(facts, option=orjson.OPT_INDENT_2).decode())
         return
-    for key, value in facts.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{name} {text}" for name, text in value.items() if text)  # noqa: PLW2901  # as it is shown
-        print(f"{key:<10} {'-' if value is None else value}")
+    print("\n".join(lines(facts)))
 
 
 @command.command()
@@ -361,6 +213,14 @@ def cancel(ctx: click.Context, /, name: str, **flags: Any) -> None:
     print(f"job {name} is cancelled; {count:,} records in flight were")
 
 
+def _require_way(job: JobState, way: str) -> None:
+    """Refuse flags that lead to another fleet than the one that has the job's records."""
+    if way != job.saved.begin["way"]:
+        raise ConfigError(
+            f"job '{job.name}' was sent through {job.saved.begin['way']}: give its --kafka, --redis and --prefix"
+        )
+
+
 async def _cancel(ctx: click.Context, folder: JobFolder, job: JobState, flags: dict[str, Any]) -> int:
     begin = job.saved.begin
     if not str(begin.get("way", "")).startswith("kafka"):
@@ -369,10 +229,8 @@ async def _cancel(ctx: click.Context, folder: JobFolder, job: JobState, flags: d
     from penstock.batch.records import run_name
 
     backend, way = _backend(ctx, flags)
-    if not isinstance(backend, KafkaBackend) or way != begin["way"]:
-        raise ConfigError(
-            f"job '{folder.name}' was sent through {begin['way']}: give its --kafka, --redis and --prefix"
-        )
+    _require_way(job, way)
+    assert isinstance(backend, KafkaBackend)
     await backend.open()
     try:
         backend.use(
@@ -410,8 +268,7 @@ def results(ctx: click.Context, /, name: str, target: str, as_json: bool, **flag
         raise InvalidArgument(
             f"job '{name}' went through a gateway, which has no topic of answers; its output is {begin.get('target')}"
         )
-    if way != begin["way"]:
-        raise ConfigError(f"job '{name}' was sent through {begin['way']}: give its --kafka, --redis and --prefix")
+    _require_way(job, way)
     request = _again(begin, target, flags)
     check_request(request)
     saved = Saved(begin=begin, end=job.saved.end, places=dict(job.saved.places))
@@ -421,7 +278,7 @@ def results(ctx: click.Context, /, name: str, target: str, as_json: bool, **flag
     with tempfile.TemporaryDirectory() as empty:
         again = Begin(request, JobFolder(Path(empty), name), way)
         again.saved = saved
-        _end(interrupts.run(_run(again, backend, _Shown(name, as_json=as_json, aside=target == "-"), collects=True)))
+        _end(interrupts.run(run_job(again, backend, Shown(name, as_json=as_json, aside=target == "-"), collects=True)))
 
 
 def _again(begin: dict[str, Any], target: str, flags: dict[str, Any]) -> Request:
@@ -431,31 +288,3 @@ def _again(begin: dict[str, Any], target: str, flags: dict[str, Any]) -> Request
         mean=tuple(begin["mean"]),
         std=tuple(begin["std"]), force=flags["force"],
     )  # fmt: skip
-
-
-def _facts(job: JobState, now: float) -> dict[str, Any]:
-    saved, begin = job.saved, job.saved.begin
-    created = begin.get("created")
-    return {
-        "job": job.name, "state": job.state, "model": begin.get("model"), "version": begin.get("version"),
-        "input": begin.get("source"), "output": begin.get("target"), "errors": begin.get("errors") or None,
-        "sent": saved.known.sent.count() or saved.read, "answered": saved.answered, "failed": saved.failed,
-        "rate": saved.rate if job.pid else 0.0, "age_s": round(now - created) if created else None, "pid": job.pid or None,
-        "fleet": begin.get("fleet"),
-    }  # fmt: skip
-
-
-def _row(facts: dict[str, Any]) -> tuple[str, ...]:
-    return (
-        facts["job"], facts["state"], facts["model"] or "", f"{facts['answered']:,}", f"{facts['failed']:,}",
-        f"{facts['rate']:,.0f}", _age(facts["age_s"]), facts["input"] or "", facts["output"] or "",
-    )  # fmt: skip
-
-
-def _age(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f}{unit}"
-    return f"{seconds:.0f}s"

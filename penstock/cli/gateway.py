@@ -65,11 +65,6 @@ async def _serve(flags: dict[str, Any]) -> None:
     from protocol.transport import open_transport
 
     grpc_port.choose(flags)
-    settings = transport_settings(**flags)
-    transport = open_transport(settings, MEANWHILE)
-    gateway = Gateway(made(GatewaySettings, flags), transport, settings.names)
-    await transport.open()
-    try:
-        await gateway.serve()
-    finally:
-        await transport.close()
+    settings, own = transport_settings(**flags), made(GatewaySettings, flags)
+    async with open_transport(settings, MEANWHILE) as transport:
+        await Gateway(own, transport, settings.names).serve()

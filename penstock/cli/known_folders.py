@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from penstock.paths import entries
 from workers.repository.completion import FILE_BACKEND
 from workers.repository.folders import CONFIG_FILE
 
 _WEIGHTS: Final = (".safetensors", ".bin", ".h5", ".msgpack")
-_LOOKED_AT: Final = 300
-"""Entries of a folder that are looked at."""
 
 
 def of_others(folder: Path) -> str:
@@ -38,28 +37,26 @@ def without_a_file(folder: Path) -> str:
     Args:
         folder: can be read.
     """
-    with os.scandir(folder) as found:
-        entries = {entry.name: Path(entry) for entry, _ in zip(found, range(_LOOKED_AT), strict=False)}
-    return next(_descriptions(folder, entries), "")
+    return next(_descriptions(folder, {entry.name: entry for entry in entries(folder)}), "")
 
 
-def _descriptions(folder: Path, entries: dict[str, Path]) -> Iterator[str]:
-    if CONFIG_FILE in entries or any(name.isdecimal() and _usual_file(entries[name]) for name in entries):
+def _descriptions(folder: Path, names: dict[str, Path]) -> Iterator[str]:
+    if CONFIG_FILE in names or any(name.isdecimal() and _usual_file(names[name]) for name in names):
         above = folder.absolute().parent
         yield f"it is a model of the repository above it: penstock serve --model-repository {quoted(above)}"
-    if (inside := entries.get("onnx")) and (file := _onnx_file(inside)):
+    if (inside := names.get("onnx")) and (file := _onnx_file(inside)):
         yield f"serve the file in it: penstock serve {quoted(file)}"
-    if "config.json" in entries and any(name.endswith(_WEIGHTS) for name in entries):
+    if "config.json" in names and any(name.endswith(_WEIGHTS) for name in names):
         yield (
             "it is a model of Hugging Face's with weights and without ONNX; export it: optimum-cli export onnx --model "
             f"{quoted(folder)} OUTPUT, then penstock serve OUTPUT/model.onnx"
         )
-    if "MLmodel" in entries:
+    if "MLmodel" in names:
         yield (
             "it is an MLflow model: export the model in it to ONNX, or load it in a model.py of your own with "
             "mlflow.pyfunc.load_model: penstock new NAME"
         )
-    if any(name.endswith(".xml") and f"{name[:-4]}.bin" in entries for name in entries):
+    if any(name.endswith(".xml") and f"{name[:-4]}.bin" in names for name in names):
         yield "it is an OpenVINO model, which no backend here runs; serve the ONNX or PyTorch file that it was made from"
 
 

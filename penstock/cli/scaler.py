@@ -41,9 +41,5 @@ async def _serve(flags: dict[str, Any]) -> None:
     from protocol.transport import open_transport
 
     settings, own = transport_settings(**flags), made(ScalerSettings, flags)
-    transport = open_transport(settings, MEANWHILE)
-    await transport.open()
-    try:
+    async with open_transport(settings, MEANWHILE) as transport:
         await Scaler(own, transport, settings.names).serve()
-    finally:
-        await transport.close()

@@ -52,12 +52,14 @@ class Child:
 
     async def run(self) -> int:
         """Serve until the parent passes a signal on; returns the exit code."""
+        from penstock.processes.outages import tell_parent
         from protocol.errors import FleetError
         from protocol.runtime import logs
 
         await self._channel.open(self._end)
         start = await self._start
         logs.configure(*start["logs"])
+        tell_parent(self._channel.send)
         try:
             await self._serve(start)
         except FleetError as error:
@@ -74,13 +76,10 @@ class Child:
 
         transport = self._transport(start)
         self._gateway = Gateway(gateway_settings(start), transport, names(start), registry=self._registry)
-        await transport.open()
-        try:
+        async with transport:
             await self._gateway.serve(self._started)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one that cuts others' drains short: this one has ended
             await self._tell()
-        finally:
-            await transport.close()
 
     def _transport(self, start: dict[str, Any]) -> Transport:
         from gateway.app import MEANWHILE

@@ -23,14 +23,15 @@ from penstock.processes.acceptor import Spare
 from penstock.processes.channel import Kept
 from penstock.processes.limits import settings_of
 from penstock.processes.metrics import SumCollector
+from penstock.processes.outages import Outages
 from penstock.processes.ports import reserved
 from penstock.processes.slot import Slot
 from penstock.processes.starting import start_message
 from penstock.processes.sums import Family
-from protocol.runtime.loop import end_soon, spare_collector
+from protocol.runtime.loop import pass_signals_on, spare_collector
+from protocol.runtime.outages import log as outages_log
 from protocol.runtime.status import StatusServer
 from protocol.transport.settings import TransportSettings
-from protocol.urls import authority
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +49,6 @@ class Processes:
 
     Attributes:
         settings: as given, with the ports that were free.
-        metrics_port: of Prometheus, once started; None without one.
         spare: a process that has no place yet.
     """
 
@@ -63,11 +63,11 @@ class Processes:
     ) -> None:
         parts = [settings_of(settings, count, number) for number in range(count)]
         self.settings, self._ports = reserved(settings)
-        self.metrics_port: int | None = None
         self.spare = Spare(attach)
         self._kept = Kept()
+        self._outages = Outages()
         self._sums = SumCollector(registry if registry is not None else CollectorRegistry(), count)
-        self._status: StatusServer | None = None
+        self._status = StatusServer(self._sums.registry, self._readiness, notes=self._notes, refresh=self._refresh)
         self._first_ready = asyncio.Event()
         self._stopping = False
         self._unready: list[str] = []
@@ -81,8 +81,14 @@ class Processes:
 
     def _with_ports(self, part: GatewaySettings) -> GatewaySettings:
         settings = self.settings
-        at = authority(settings.metrics_host, self.metrics_port) if self.metrics_port is not None else ""
-        return dataclasses.replace(part, http_port=settings.http_port, grpc_port=settings.grpc_port, metrics_at=at)
+        return dataclasses.replace(
+            part, http_port=settings.http_port, grpc_port=settings.grpc_port, metrics_at=self._status.address
+        )
+
+    @property
+    def metrics_port(self) -> int | None:
+        """The port of Prometheus; None without one."""
+        return self._status.port
 
     @property
     def pids(self) -> list[int | None]:
@@ -101,7 +107,7 @@ class Processes:
         Raises:
             ConfigError, Unavailable: no process could start.
         """
-        await self._serve_status()
+        await self._status.start(self.settings.metrics_host, self.settings.metrics_port)
         try:
             codes = await asyncio.gather(*[slot.run(self._restarts) for slot in self._slots])
             if not self._first_ready.is_set():
@@ -111,8 +117,7 @@ class Processes:
             return next((code for code in codes if code), 0)
         finally:
             await self.spare.close()
-            if self._status is not None:
-                await self._status.close()
+            await self._status.close()
             for port in self._ports:
                 port.close()
 
@@ -145,6 +150,7 @@ class Processes:
     def died(self, number: int) -> None:
         """See `slot.Crew`."""
         self._sums.sums.retire(number)
+        self._outages.died(number)
         if not self._stopping:
             self._sums.restarts[number] += 1
 
@@ -155,17 +161,16 @@ class Processes:
                 if slot.number != number:
                     slot.send("published", (key, value))
 
+    def away(self, number: int, server: str, away: bool, level: int, line: str) -> None:
+        """See `slot.Crew`."""
+        if self._outages.written(number, server, away=away):
+            outages_log.log(level, line)
+
     def kept(self) -> Mapping[str, bytes]:
         """See `slot.Crew`."""
         return self._kept.values
 
     # --- metrics and health ------------------------------------------------------------------------------------------
-
-    async def _serve_status(self) -> None:
-        settings = self.settings
-        if settings.metrics_port is not None:
-            self._status = StatusServer(self._sums.registry, self._readiness, notes=self._notes, refresh=self._refresh)
-            self.metrics_port = await self._status.start(settings.metrics_host, settings.metrics_port)
 
     async def _refresh(self) -> None:
         """Ask all processes for their metrics."""
@@ -194,19 +199,6 @@ async def serve(count: int, settings: GatewaySettings, transport: TransportSetti
         ConfigError, Unavailable: as a single process.
     """
     processes = Processes(count, settings, transport, logs)
-    stop_on_signals(processes)
+    pass_signals_on(processes.stop)
     spare_collector()
     return await processes.run()
-
-
-def stop_on_signals(processes: Processes) -> None:
-    """Pass SIGTERM and SIGINT on from now on."""
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _stop, processes, number)
-
-
-def _stop(processes: Processes, number: int) -> None:
-    if number == signal.SIGINT:
-        end_soon(number)
-    processes.stop(number)

@@ -47,14 +47,12 @@ async def reading(settings: TransportSettings) -> AsyncIterator[FleetReader]:
     Raises:
         Unavailable: broker or store does not answer.
     """
-    transport = open_transport(settings)
-    await transport.open()
-    reader = FleetReader(transport, settings.names, f"{settings.kafka} with prefix '{settings.prefix}'")
-    try:
-        yield reader
-    finally:
-        await reader.close()
-        await transport.close()
+    async with open_transport(settings) as transport:
+        reader = FleetReader(transport, settings.names, f"{settings.kafka} with prefix '{settings.prefix}'")
+        try:
+            yield reader
+        finally:
+            await reader.close()
 
 
 class DeadCounts:

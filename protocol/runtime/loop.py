@@ -30,6 +30,7 @@ END_WITHIN: Final = 1.7
 CLOSED_WITHIN: Final = 10.0
 """Seconds within which a process must be gone once it has answered everything and closed its connections."""
 
+_STOP: Final = (signal.SIGTERM, signal.SIGINT)
 _END: Final = "end"
 
 _guarded: list[float] = []
@@ -89,18 +90,30 @@ def stop_signals() -> Iterator[StopEvent]:
     """An event that SIGTERM and SIGINT set while the block lasts; afterwards they have their default effect, or, if the process
     is ending, none."""
     loop, asked = asyncio.get_running_loop(), StopEvent()
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    for number in numbers:
+    for number in _STOP:
         loop.add_signal_handler(number, asked.on_signal, number)
     try:
         yield asked
     finally:
-        for number in numbers:
+        for number in _STOP:
             loop.remove_signal_handler(number)
             if _guarded:
                 signal.signal(number, signal.SIG_DFL)
         if asked.number:
             end_soon(asked.number, CLOSED_WITHIN)
+
+
+def pass_signals_on(stop: Callable[[int], None]) -> None:
+    """Call `stop` with the number of each SIGTERM and SIGINT from now on; SIGINT also ends the process within its time."""
+
+    def on_signal(number: int) -> None:
+        if number == signal.SIGINT:
+            end_soon(number)
+        stop(number)
+
+    loop = asyncio.get_running_loop()
+    for number in _STOP:
+        loop.add_signal_handler(number, on_signal, number)
 
 
 async def until(asked: asyncio.Event, work: Coroutine[Any, Any, None], seconds: float | None = None) -> bool:

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from protocol.errors import ConfigError
+from protocol.runtime.listening import refusal
 from protocol.urls import authority
 
 MAX_HEAD: Final = 16 * 1024
@@ -34,6 +35,8 @@ class StatusServer:
         refresh: brings the registry up to date, before each answer to `/metrics`.
 
     Attributes:
+        port: where it listens; None while it does not.
+        address: its host and port; "" while it does not listen.
         cut: connections that were closed before they had a response.
     """
 
@@ -53,25 +56,29 @@ class StatusServer:
         self._server: asyncio.Server | None = None
         self._open: dict[asyncio.Task[None], None] = {}
         self._scraping = asyncio.Semaphore(1)
+        self.port: int | None = None
+        self.address = ""
         self.cut = 0
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen; returns the port.
+    async def start(self, host: str, port: int | None) -> None:
+        """Listen, unless there is no port.
 
         Raises:
             ConfigError: the port is taken.
         """
+        if port is None:
+            return
         try:
             self._server = await asyncio.start_server(self._accept, host, port, limit=MAX_HEAD)
         except OSError as exc:
             raise ConfigError(
-                f"cannot serve metrics on {authority(host, port)}: {exc.strerror}; choose another --metrics-port"
+                f"cannot serve metrics on {authority(host, port)}: {refusal(exc, '--metrics-port', '--metrics-host')}"
             ) from None
-        bound: int = self._server.sockets[0].getsockname()[1]
-        return bound
+        self.port = bound = self._server.sockets[0].getsockname()[1]
+        self.address = authority(host, bound)
 
     async def close(self) -> None:
-        """Stop listening, and close open connections."""
+        """Stop listening, and close open connections; nothing if it does not listen."""
         if self._server is not None:
             self._server.close()
             for task in self._open:

@@ -10,6 +10,7 @@ Kafka. Carriers implement `protocol.ports`, pass the suite in `tests/transport` 
 from __future__ import annotations
 
 import dataclasses
+from typing import Self
 
 from protocol.errors import ConfigError
 from protocol.ports import Bus, Directory, Results
@@ -20,7 +21,10 @@ from protocol.transport.settings import TransportSettings
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Transport:
-    """A bus, the results and the directory that belong together, and the microtasks of the parts that they connect."""
+    """A bus, the results and the directory that belong together, and the microtasks of the parts that they connect.
+
+    It is open inside `async with`, or between `open` and `close`.
+    """
 
     bus: Bus
     results: Results
@@ -40,6 +44,13 @@ class Transport:
         """Disconnect both."""
         await self.bus.close()
         await self.results.close()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
 
 def open_transport(settings: TransportSettings, meanwhile: Meanwhile = USUAL) -> Transport:

@@ -134,9 +134,9 @@ async def answer(path: str) -> int:
         return []
 
     server = StatusServer(CollectorRegistry(), ready)
-    port = await server.start("127.0.0.1", 0)
+    await server.start("127.0.0.1", 0)
     try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         status = int((await reader.readline()).split()[1])
         writer.close()

@@ -21,6 +21,17 @@ def get(port: int, path: str, method: str = "GET") -> tuple[int, bytes]:
         return error.code, error.read()
 
 
+async def no_reasons() -> list[str]:
+    return []
+
+
+async def started(server: StatusServer) -> int:
+    """Its port."""
+    await server.start("127.0.0.1", 0)
+    assert server.port is not None
+    return server.port
+
+
 async def test_metrics_and_health() -> None:
     registry = CollectorRegistry()
     Counter("seen", "Things.", registry=registry).inc(3)
@@ -30,7 +41,7 @@ async def test_metrics_and_health() -> None:
         return problems
 
     server = StatusServer(registry, readiness)
-    port = await server.start("127.0.0.1", 0)
+    port = await started(server)
 
     async def ask(path: str, method: str = "GET") -> tuple[int, bytes]:
         return await asyncio.to_thread(get, port, path, method)
@@ -49,11 +60,8 @@ async def test_metrics_and_health() -> None:
 
 
 async def test_strangers_do_no_harm() -> None:
-    async def readiness() -> list[str]:
-        return []
-
-    server = StatusServer(CollectorRegistry(), readiness)
-    port = await server.start("127.0.0.1", 0)
+    server = StatusServer(CollectorRegistry(), no_reasons)
+    port = await started(server)
     for sent in (b"\r\n\r\n", b"\x16\x03\x01\x00\r\n\r\n", b"x" * 40_000, b""):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(sent)
@@ -65,24 +73,25 @@ async def test_strangers_do_no_harm() -> None:
     await server.close()
 
 
-async def test_a_port_that_is_taken_is_named() -> None:
-    async def readiness() -> list[str]:
-        return []
+async def test_without_a_port_it_does_not_listen() -> None:
+    server = StatusServer(CollectorRegistry(), no_reasons)
+    await server.start("127.0.0.1", None)
+    assert (server.port, server.address) == (None, "")
+    await server.close()
 
-    first, second = StatusServer(CollectorRegistry(), readiness), StatusServer(CollectorRegistry(), readiness)
-    port = await first.start("127.0.0.1", 0)
+
+async def test_a_port_that_is_taken_is_named() -> None:
+    first, second = StatusServer(CollectorRegistry(), no_reasons), StatusServer(CollectorRegistry(), no_reasons)
+    port = await started(first)
     with pytest.raises(ConfigError, match=f"127.0.0.1:{port}"):
         await second.start("127.0.0.1", port)
     await first.close()
 
 
 async def test_silent_sockets_are_ended_and_counted_and_take_no_place() -> None:
-    async def readiness() -> list[str]:
-        return []
-
     before = threading.active_count()
-    server = StatusServer(CollectorRegistry(), readiness, timeout=60.0)
-    port = await server.start("127.0.0.1", 0)
+    server = StatusServer(CollectorRegistry(), no_reasons, timeout=60.0)
+    port = await started(server)
     silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(status.MAX_CONNECTIONS + 10)]
     for reader, _ in silent[:10]:
         assert await asyncio.wait_for(reader.read(), 10) == b""
@@ -96,11 +105,8 @@ async def test_silent_sockets_are_ended_and_counted_and_take_no_place() -> None:
 
 
 async def test_a_silent_socket_is_ended_after_a_while() -> None:
-    async def readiness() -> list[str]:
-        return []
-
-    server = StatusServer(CollectorRegistry(), readiness, timeout=0.1)
-    reader, writer = await asyncio.open_connection("127.0.0.1", await server.start("127.0.0.1", 0))
+    server = StatusServer(CollectorRegistry(), no_reasons, timeout=0.1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", await started(server))
 
     assert await asyncio.wait_for(reader.read(), 10) == b""
     assert server.cut == 1

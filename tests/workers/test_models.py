@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.errors import Code, ConfigError, NotFound
+from protocol.errors import Code, ConfigError
 from protocol.heartbeat_codec import decode_announcement
 from protocol.messages import Announcement, Heartbeat, ModelLoad, ModelState
 from tests.workers.fleet import IDENTITY, NAMES, Fleet, fleet, until, values, write_model
-from workers.lifecycle.models import VersionSlot, plan_loads
+from workers.lifecycle.slots import VersionSlot, plan_loads
 from workers.lifecycle.states import State
 from workers.repository.model_files import ModelFile
 
@@ -71,15 +71,11 @@ async def test_with_explicit_control_only_what_is_named_is_loaded(tmp_path: Path
     async with fleet(tmp_path) as f:
         worker = await f.worker(model_control_mode="explicit", load_model=("a",))
         assert set(worker.models.slots) == {("a", "1")}
-        await worker.models.load_model("b")
+        await worker.models.settle("never-there", {})
         assert {slot.state for slot in worker.models.slots.values()} == {State.READY}
-        assert len(worker.models.slots) == 2
-        await worker.models.unload_model("a")
-        assert set(worker.models.slots) == {("b", "1")}
+        await worker.models.settle("a", {})
+        assert not worker.models.slots
         assert (state(f, "a").state, state(f, "a").reason) == (ModelState.UNAVAILABLE, "unloaded")
-        await worker.models.unload_model("never-there")
-        with pytest.raises(NotFound, match="failed to load 'c'"):
-            await worker.models.load_model("c")
 
 
 async def test_a_model_that_is_named_and_not_there_ends_the_worker(tmp_path: Path) -> None:
@@ -179,7 +175,7 @@ async def test_unloading_serves_the_topic_to_its_end(tmp_path: Path) -> None:
         worker = await f.worker()
         caller = await f.caller()
         futures = await caller.publish(*[caller.request(n) for n in range(60)])
-        await worker.models.unload_model("m")
+        await worker.models.settle("m", {})
         replies = await asyncio.gather(*futures)
         assert values(replies) == [[n] for n in range(60)]
         assert [entry.state for entry in catalogue(f)["m", "1"]][-1] is ModelState.UNAVAILABLE
@@ -191,7 +187,7 @@ async def test_unloading_refuses_what_is_left_after_its_grace(tmp_path: Path) ->
         worker = await f.worker(unload_grace=0.5)
         caller = await f.caller()
         futures = await caller.publish(*[caller.request(n) for n in range(20)])
-        await worker.models.unload_model("m")
+        await worker.models.settle("m", {})
         replies = await asyncio.gather(*futures)
         refused = [reply.failure for reply in replies if reply.failure is not None]
         assert 0 < len(refused) < 20
@@ -204,9 +200,9 @@ async def test_a_version_that_another_worker_serves_is_not_announced_as_gone(tmp
     async with fleet(tmp_path) as f:
         first = await f.worker()
         second = await f.worker()
-        await second.models.unload_model("m")
+        await second.models.settle("m", {})
         assert state(f, "m").state is ModelState.READY
-        await first.models.unload_model("m")
+        await first.models.settle("m", {})
         await until(lambda: state(f, "m").state is ModelState.UNAVAILABLE)
 
 
@@ -214,7 +210,7 @@ async def test_workers_that_unload_at_the_same_time_leave_nothing_ready(tmp_path
     write_model(tmp_path, "m")
     async with fleet(tmp_path) as f:
         workers = [await f.worker(heartbeat_interval=60.0) for _ in range(2)]
-        await asyncio.gather(*[worker.models.unload_model("m") for worker in workers])
+        await asyncio.gather(*[worker.models.settle("m", {}) for worker in workers])
         assert state(f, "m").state is ModelState.READY
         for worker in workers:
             await worker._say()
@@ -227,7 +223,7 @@ async def test_a_catalogue_that_was_deleted_is_made_again_with_what_is_ready(tmp
     write_model(tmp_path, "n")
     async with fleet(tmp_path) as f:
         worker = await f.worker()
-        await worker.models.unload_model("n")
+        await worker.models.settle("n", {})
         await worker.models.announcer.renew()
         assert len(catalogue(f)["m", "1"]) == 1, "nothing was lost"
         del f.broker.topics[NAMES.catalogue_topic]
@@ -241,7 +237,7 @@ async def test_a_silent_worker_serves_nothing(tmp_path: Path) -> None:
         worker = await f.worker()
         gone = Heartbeat("gone", "i", "h", 1, 1.0, (ModelLoad("m", "1", ModelState.READY),))
         await f.transports[0].directory.beat(gone)
-        await worker.models.unload_model("m")
+        await worker.models.settle("m", {})
         assert state(f, "m").state is ModelState.UNAVAILABLE
 
 

@@ -210,5 +210,5 @@ async def test_an_unloaded_model_leaves_its_resources_to_others(tmp_path: Path) 
         worker = await f.worker(rate_limit="execution_count", model_control_mode="explicit", load_model=("*",))
         caller = await f.caller()
         await caller.ask(caller.request(1), caller.request(2, model="n"))
-        await worker.models.unload_model("m")
+        await worker.models.settle("m", {})
         assert values(await caller.ask(caller.request(3, model="n"))) == [[3]]

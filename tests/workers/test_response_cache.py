@@ -182,11 +182,11 @@ class Model:
 async def test_two_versions_of_the_files_share_no_answers(tmp_path: Path) -> None:
     folder = write_model(tmp_path, "m", CACHED)
     async with fleet(tmp_path) as f:
-        worker = await f.worker(model_control_mode="explicit", load_model=("m",))
+        worker = await f.worker()
         caller = await f.caller()
         await caller.ask(caller.request(1))
         (folder / "config.pbtxt").write_text(CACHED + "\n")
-        await worker.models.load_model("m")
+        await worker.models.poll()
         replies = await caller.ask(caller.request(1))
 
     assert reasons(replies) == ["no_delay"]

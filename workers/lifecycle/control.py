@@ -24,8 +24,9 @@ from protocol.runtime.tasks import BackgroundTasks
 from workers.context import Context
 from workers.lifecycle.announcer import LIVE
 from workers.lifecycle.desired import UNLOADED, Decision, Peer, Situation, absent, decide
-from workers.lifecycle.models import Key, Models, Order
+from workers.lifecycle.models import Models
 from workers.lifecycle.replacing import Replacements
+from workers.lifecycle.slots import Key, Order
 from workers.lifecycle.states import State
 from workers.repository.sources import default_cache
 from workers.repository.version import ModelFolder
@@ -82,7 +83,7 @@ class Control:
     def unloaded(self) -> tuple[str, ...]:
         """Models of the repositories that are not served."""
         loaded = {model for (model, _), slot in self._models.slots.items() if slot.serving is not None}
-        return tuple(sorted(set(self._models.available()) - loaded)[:MAX_UNLOADED])
+        return tuple(sorted(set(self._models.repositories.available()) - loaded)[:MAX_UNLOADED])
 
     # --- following ---------------------------------------------------------------------------------------------------
 
@@ -160,7 +161,7 @@ class Control:
         asked = {name for name, wish in table.models.items() if wish.entry.loaded and not wish.entry.files}
         held = {model for (model, _), slot in self._models.slots.items() if slot.serving is not None}
         try:
-            await self._models.scan(lambda name: "*" in named or name in named | asked | held)
+            await self._models.repositories.measure(lambda name: "*" in named or name in named | asked | held)
         except ConfigError as error:
             if self._scanned is None:
                 raise
@@ -178,7 +179,7 @@ class Control:
         wishes = table.models
         return Situation(
             self._context.worker,
-            self._models.available(),
+            self._models.repositories.available(),
             self._settings.load_model,
             wishes,
             {
@@ -196,7 +197,7 @@ class Control:
 
     def _held(self) -> dict[str, int]:
         """By model that has instances or gets some, the bytes that it counts as."""
-        sizes, table = self._models.available(), self._table
+        sizes, table = self._models.repositories.available(), self._table
         held = {}
         for model, _ in [
             key for key, slot in self._models.slots.items() if slot.serving or slot.state is State.LOADING
@@ -264,7 +265,7 @@ class Control:
         self._note(name, decision, ModelState.UNAVAILABLE, decision.reason, decision.outcome, done=True)
 
     async def _folder(self, name: str, decision: Decision) -> ModelFolder:
-        found, entry = self._models.found(name), decision.entry
+        found, entry = self._models.repositories.found(name), decision.entry
         if entry is not None and (entry.config or entry.files):
             return await self._replacements.folder(entry, found, self._table)
         return found or ModelFolder(

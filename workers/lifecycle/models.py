@@ -8,113 +8,37 @@ a version that cannot be loaded is announced with the reason, unless another wor
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
-from protocol.errors import ConfigError, FleetError, NotFound
+from protocol.errors import ConfigError, FleetError
 from protocol.messages import Announcement, ModelLoad
 from protocol.ports import Directory
+from protocol.runtime.logs import SAID_LAST
 from protocol.texts import first_line
 from workers.backends.tracebacks import traced
 from workers.batching.lanes import LaneSettings
 from workers.context import Context
 from workers.instances.loaded import LoadedModel
 from workers.lifecycle.announcer import Announcer
-from workers.lifecycle.desired import absent
 from workers.lifecycle.load_progress import reporting
 from workers.lifecycle.loader import Loader
-from workers.lifecycle.replacing import bytes_of
+from workers.lifecycle.repositories import Repositories
+from workers.lifecycle.slots import Key, Order, VersionSlot, plan_loads
 from workers.lifecycle.states import Event, State, next_state, public_state
-from workers.repository.allow_list import read_digests
-from workers.repository.digests import Digests
-from workers.repository.model_files import require_distinct
-from workers.repository.scan import ignored_folders, scan_file, scan_repositories
-from workers.repository.sources import Sources
 from workers.repository.version import ModelFolder, ModelVersion
 from workers.serving.memory import QueueMemory
 from workers.serving.serving import Serving
 from workers.settings import WorkerSettings
 from workers.system import cpu_yield
 
-Key = tuple[str, str]
-"""(model, version)."""
-
 LONGEST_JOIN: Final = 10.0
 """Seconds: after a longer join the version is announced all the same, and its requests wait in the topic."""
 
 log = structlog.get_logger(__name__)
-
-
-@dataclasses.dataclass(slots=True)
-class VersionSlot:
-    """One version that this worker has, had or should have.
-
-    Attributes:
-        digest: of the files at the last load, successful or not.
-        reason: why it is unavailable.
-        config: as announced.
-        partitions: of its topic, once known.
-        labels: as announced.
-    """
-
-    state: State = State.UNLOADED
-    digest: str = ""
-    reason: str = ""
-    config: dict[str, Any] = dataclasses.field(default_factory=dict)
-    partitions: int = 1
-    labels: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    serving: Serving | None = None
-    since: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Order:
-    """How a model is to be settled.
-
-    Attributes:
-        digests: the only ones that may be served; empty for any.
-        retry: whether versions that failed before are loaded again although their files are the same.
-        reason: what an unloaded version is announced with.
-        everywhere: all workers unload it, so that the announcement does not wait for the others.
-    """
-
-    digests: tuple[str, ...] = ()
-    retry: bool = False
-    reason: str = "unloaded"
-    everywhere: bool = False
-
-    def allows(self, serving: Serving) -> bool:
-        """Whether this may be served."""
-        return not self.digests or serving.loaded.version.digest in self.digests
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class LoadPlan:
-    """The loads and unloads that leave exactly the wanted versions."""
-
-    load: tuple[Key, ...]
-    unload: tuple[Key, ...]
-
-
-def plan_loads(wanted: Mapping[Key, str], slots: Mapping[Key, VersionSlot]) -> LoadPlan:
-    """Compare the wanted digests with the loaded ones. Pure.
-
-    A version that failed is retried when its files change; one that is loading or unloading is left as it is.
-    """
-    load, unload = [], []
-    for key, digest in wanted.items():
-        slot = slots.get(key)
-        if slot is None or (slot.state in (State.UNLOADED, State.READY, State.UNAVAILABLE) and slot.digest != digest):
-            load.append(key)
-    for key, slot in slots.items():
-        if key not in wanted and slot.state in (State.READY, State.UNAVAILABLE):
-            unload.append(key)
-    return LoadPlan(tuple(load), tuple(unload))
 
 
 def _together(failures: Sequence[str], *, others: bool) -> str:
@@ -135,27 +59,20 @@ class Models:
 
     Attributes:
         slots: by key.
+        repositories: what can be served.
         announcer: of their states.
     """
 
     def __init__(self, context: Context, settings: WorkerSettings, loader: Loader, directory: Directory) -> None:
         self.slots: dict[Key, VersionSlot] = {}
+        self.repositories = Repositories(settings, self._folders_in_use)
         self.announcer = Announcer(context, directory)
         self._context = context
         self._settings = settings
         self._memory = QueueMemory(settings.max_queued_bytes)
         self._loader = loader
-        self._folders: dict[str, ModelFolder] = {}
-        self._digests = Digests()
-        self._sources = Sources(
-            settings.model_repository, settings.remote_repository, settings.model_cache_dir, settings.model_cache_bytes
-        )
-        self._allowed: frozenset[str] | None = None
-        self._warned: set[tuple[str, ...]] = set()
         self._changing: dict[str, asyncio.Lock] = {}
-        self._found: dict[Key, ModelVersion] = {}
-        self._sizes: dict[str, int] = {}
-        self._elsewhere: Mapping[str, int] = {}
+        self._ends_with_failures = False
 
     # --- state -------------------------------------------------------------------------------------------------------
 
@@ -181,6 +98,9 @@ class Models:
                 loads.append(ModelLoad(model, version, public_state(slot.state)))
         return loads
 
+    def _folders_in_use(self) -> list[Path]:
+        return [serving.loaded.version.folder for serving in self.serving()]
+
     # --- following the repository ------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -189,64 +109,20 @@ class Models:
         Raises:
             ConfigError: with `exit_on_error`, naming every version that could not be loaded.
         """
-        failures = await self._reconcile(await self._scan(), ("*",))
+        self._ends_with_failures = self._settings.exit_on_error
+        failures = await self._reconcile(await self.repositories.scan())
+        self._ends_with_failures = False
         if failures and self._settings.exit_on_error:
             raise ConfigError(_together(failures, others=bool(self.serving())))
 
     async def poll(self) -> None:
         """Scan the repositories again and follow the changes."""
         try:
-            wanted = await self._scan()
+            wanted = await self.repositories.scan()
         except ConfigError as exc:
             log.warning("the model repository cannot be read; the loaded models stay", error=exc.message)
             return
-        await self._reconcile(wanted, ("*",))
-
-    async def load_model(self, name: str) -> None:
-        """Load the versions of a model that its policy selects (explicit control).
-
-        Raises:
-            NotFound: there is no such model.
-            ConfigError: naming the versions that could not be loaded.
-        """
-        wanted = await self._scan()
-        if name not in self._folders and not any(model == name for model, _ in wanted):
-            raise NotFound(absent(name, self._folders))
-        loaded = {model for (model, _), slot in self.slots.items() if slot.state is State.READY}
-        failures = await self._reconcile(wanted, (*loaded, name))
-        if failures:
-            raise ConfigError(f"load failed for model '{name}': " + "; ".join(failures))
-
-    async def unload_model(self, name: str) -> None:
-        """Unload all versions of a model, if there are any."""
-        await self.settle(name, {})
-
-    async def scan(self, wanted: Callable[[str], bool] = lambda name: True) -> None:
-        """Read the repositories; see `available` and `found`.
-
-        Args:
-            wanted: whether a model of a remote repository may be served: only then its files are fetched.
-
-        Raises:
-            ConfigError: a repository cannot be read.
-        """
-        found = await self._scan(wanted)
-        sizes = dict.fromkeys(self._folders, 0) | dict(self._elsewhere)
-        for (model, _), version in found.items():
-            sizes[model] = sizes.get(model, 0) + await asyncio.to_thread(bytes_of, version)
-        self._found, self._sizes = found, sizes
-
-    def available(self) -> Mapping[str, int]:
-        """By model that the repositories had at the last scan, the bytes of its chosen versions' files."""
-        return self._sizes
-
-    def found(self, name: str) -> ModelFolder | None:
-        """A model as the last scan found it; None if it did not, or did not fetch it."""
-        versions = tuple(version for (model, _), version in self._found.items() if model == name)
-        folder = self._folders.get(name)
-        if folder is None:
-            return ModelFolder(name, versions[0].folder, versions) if versions else None
-        return folder
+        await self._reconcile(wanted)
 
     async def settle_folder(self, folder: ModelFolder, order: Order) -> dict[Key, str]:
         """Serve the versions of a model that was scanned; see `settle`."""
@@ -271,65 +147,35 @@ class Models:
                     slot.digest = "" if slot.serving is None else slot.serving.loaded.version.digest
             serving = any(slot.state is State.READY for slot in slots.values())
             todo = plan_loads({key: version.digest for key, version in wanted.items()}, slots)
-            results = await asyncio.gather(*[self._prepare(wanted[key], order) for key in todo.load])
-            failures = {key: made for key, made in zip(todo.load, results, strict=True) if isinstance(made, str)}
-            loaded = [
-                (key, made) for key, made in zip(todo.load, results, strict=True) if isinstance(made, LoadedModel)
-            ]
+            made = dict(
+                zip(
+                    todo.load,
+                    await asyncio.gather(*[self._prepare(wanted[key], order) for key in todo.load]),
+                    strict=True,
+                )
+            )
+            failures = {key: each for key, each in made.items() if isinstance(each, str)}
             follow_up = self._abandon if failures and serving else self._serve
-            await asyncio.gather(*[follow_up(key, made) for key, made in loaded])
+            await asyncio.gather(*[follow_up(key, each) for key, each in made.items() if isinstance(each, LoadedModel)])
             leave = () if failures else todo.unload
             banned = [
-                key for key, slot in slots.items()
-                if (serves := slot.serving) is not None
-                and not (order.allows(serves) and self._permits(serves.loaded.version))
-            ]  # fmt: skip
+                key
+                for key, slot in slots.items()
+                if slot.serving is not None and not self._may_serve(slot.serving, order)
+            ]
             await asyncio.gather(*[self._unload(key, order) for key in {*leave, *banned}])
             return failures
 
-    async def _scan(self, needed: Callable[[str], bool] = lambda name: True) -> dict[Key, ModelVersion]:
-        if (allowed := self._settings.allowed_digests) is not None:
-            self._allowed = await asyncio.to_thread(read_digests, allowed)
-        try:
-            sources = await asyncio.to_thread(self._sources.refresh, needed)
-        except asyncio.CancelledError:
-            self._sources.stop()
-            raise
-        self._sources.release([serving.loaded.version.folder for serving in self.serving()])
-        read = functools.partial(scan_repositories, known=self._digests, config_name=self._settings.model_config_name)
-        folders = await asyncio.to_thread(read, sources.folders)
-        self._folders = {folder.name: folder for folder in folders}
-        self._elsewhere = sources.sizes
-        for name, reason in sources.refused.items():
-            self._folders[name] = ModelFolder(name, Path(name), reason=reason)
-        for line in (*sources.ignored, *await asyncio.to_thread(ignored_folders, sources.folders)):
-            self._warn(line)
-        for folder in folders:
-            for warning in folder.warnings:
-                self._warn(warning, model=folder.name)
-        wanted = {(v.model, str(v.version)): v for folder in folders for v in folder.versions}
-        require_distinct(self._settings.model_file, [folder.name for folder in folders])
-        for file in self._settings.model_file:
-            version = await asyncio.to_thread(scan_file, file, self._digests)
-            wanted[version.model, str(version.version)] = version
-        self._digests.forget_others()
-        return wanted
-
-    def _warn(self, text: str, **about: str) -> None:
-        """Log a warning once: every poll of a repository finds it again."""
-        if (key := (text, *about.values())) not in self._warned:
-            self._warned.add(key)
-            log.warning(text, **about)
-
-    async def _reconcile(self, wanted: Mapping[Key, ModelVersion], chosen: Sequence[str]) -> list[str]:
+    async def _reconcile(self, wanted: Mapping[Key, ModelVersion]) -> list[str]:
         """Load and unload; returns one sentence for each failure."""
         by_model: dict[str, dict[Key, ModelVersion]] = {model: {} for model, _ in self.slots}
         for key, version in wanted.items():
-            if "*" in chosen or key[0] in chosen:
-                by_model.setdefault(key[0], {})[key] = version
-        failures = await self._refuse_broken(chosen)
-        for name, folder in self._folders.items():
+            by_model.setdefault(key[0], {})[key] = version
+        failures = []
+        for name, folder in self.repositories.folders.items():
             if folder.reason:
+                failures.append(f"model '{name}' cannot be served: {folder.reason}")
+                await self._refuse(folder)
                 by_model.pop(name, None)  # what is loaded of it serves on
         results = await asyncio.gather(*[self.settle(model, versions) for model, versions in by_model.items()])
         return failures + [
@@ -339,23 +185,15 @@ class Models:
             for (model, version), reason in failed.items()
         ]
 
-    async def _refuse_broken(self, chosen: Sequence[str]) -> list[str]:
-        """Mark models whose folders are broken as unavailable; returns one sentence for each that is chosen and not there."""
-        failures = []
-        for name, folder in self._folders.items():
-            if folder.reason and ("*" in chosen or name in chosen):
-                failures.append(f"model '{name}' cannot be served: {folder.reason}")
-                await self._refuse(folder)
-        known = {*self._folders, "*"} | {file.name for file in self._settings.model_file}
-        return failures + [absent(name, known) for name in chosen if name not in known]
-
     async def _refuse(self, folder: ModelFolder) -> None:
         """Mark a model whose folder is broken as unavailable, unless a version is loaded: it continues to serve."""
         name, key = folder.name, (folder.name, "1")
         if not any(model == name and slot.state is State.READY for (model, _), slot in self.slots.items()):
             slot = self.slots.setdefault(key, VersionSlot())
             if slot.reason != folder.reason:
-                log.error("a model cannot be served", model=name, reason=folder.reason)
+                alone = len(self.repositories.folders) + len(self._settings.model_file) == 1
+                more = self._said_last(slot) if alone else {}
+                log.error("a model cannot be served", model=name, reason=folder.reason, **more)
                 slot.state, slot.reason = next_state(slot.state, Event.FAILED), folder.reason
                 await self._announce(key, slot)
 
@@ -369,7 +207,7 @@ class Models:
         slot.digest = version.digest
         if order.digests and version.digest not in order.digests:
             return await self._failed(key, slot, f"its digest {version.digest} is not among the allowed ones")
-        if not self._permits(version):
+        if not self.repositories.permits(version):
             return await self._failed(
                 key, slot, f"its digest {version.digest} is not in '{self._settings.allowed_digests}' (allowed_digests)"
             )
@@ -380,12 +218,13 @@ class Models:
         except FleetError as exc:
             return await self._failed(key, slot, exc.message, traced(exc))
 
-    def _permits(self, version: ModelVersion) -> bool:
-        """Whether the operator's list of digests has it, if there is one."""
-        return self._allowed is None or version.digest in self._allowed
+    def _may_serve(self, serving: Serving, order: Order) -> bool:
+        """Whether neither the order nor the operator's list of digests has ruled it out since it was loaded."""
+        return order.allows(serving) and self.repositories.permits(serving.loaded.version)
 
     async def _failed(self, key: Key, slot: VersionSlot, reason: str, trace: Mapping[str, str] | None = None) -> str:
-        log.error("a model cannot be loaded", model=key[0], version=key[1], reason=first_line(reason), **(trace or {}))
+        more = {**(trace or {}), **self._said_last(slot)}
+        log.error("a model cannot be loaded", model=key[0], version=key[1], reason=first_line(reason), **more)
         if slot.state is State.READY:
             log.warning("the loaded version continues to serve", model=key[0], version=key[1])
         else:
@@ -393,6 +232,11 @@ class Models:
             slot.reason = reason
             await self._announce(key, slot)
         return reason
+
+    def _said_last(self, failed: VersionSlot) -> dict[str, bool]:
+        """A mark for the record of a failure that ends this process at once: unless others still load, which may take long."""
+        others = any(slot.state is State.LOADING for slot in self.slots.values() if slot is not failed)
+        return {SAID_LAST: True} if self._ends_with_failures and not others else {}
 
     async def _abandon(self, key: Key, loaded: LoadedModel) -> None:
         """Drop a version that was loaded together with one that failed."""

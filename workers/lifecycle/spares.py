@@ -15,8 +15,9 @@ from protocol.heartbeat_parts import facts_of
 from protocol.messages import Heartbeat, ModelState
 from protocol.ports import Directory
 from workers.context import Context
-from workers.lifecycle.models import Key, Models
+from workers.lifecycle.models import Models
 from workers.lifecycle.partitions import SpareWatch, wanted_partitions
+from workers.lifecycle.slots import Key
 
 LIVE: Final = 2.5
 """Seconds since its last heartbeat for which another worker counts as serving."""

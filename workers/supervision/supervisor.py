@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import os
 import signal
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -24,7 +23,7 @@ import structlog
 from protocol.errors import CodecError, FleetError
 from protocol.heartbeat_codec import decode_heartbeat
 from protocol.messages import Heartbeat
-from protocol.runtime.loop import end_soon, spare_collector
+from protocol.runtime.loop import pass_signals_on, spare_collector
 from protocol.runtime.outages import Meanwhile
 from protocol.runtime.tasks import BackgroundTasks
 from protocol.transport import Transport, open_transport
@@ -33,7 +32,7 @@ from workers.context import runner_name
 from workers.crash_journal import CrashJournalReader
 from workers.settings import WorkerSettings, made_up_id, to_environment
 from workers.supervision.peers import Peers
-from workers.system import cpu_yield
+from workers.system import code_path, cpu_yield
 from workers.system.backoff import Backoff
 from workers.system.framing import frames
 
@@ -317,28 +316,16 @@ async def supervise(settings: WorkerSettings, transport: TransportSettings, comm
         Unavailable: the broker or the store did not answer in time.
     """
     settings = dataclasses.replace(settings, worker=settings.worker or made_up_id())
-    carriers = open_transport(transport, Meanwhile("", ""))  # the worker logs it
-    await carriers.open()
-    spare_collector()
-    try:
+    async with open_transport(transport, Meanwhile("", "")) as carriers:  # the worker logs what it does meanwhile
+        spare_collector()
         supervisor = Supervisor(
             settings.worker,
-            command or (sys.executable, "-m", "workers"),
-            {**os.environ, **to_environment(settings, transport)},
+            command or tuple(code_path.run_module("workers")),
+            {**code_path.with_code_path(os.environ), **to_environment(settings, transport)},
             carriers,
             settings.drain_grace,
             settings.fence_ttl,
         )
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, _stop, supervisor, number)
+        pass_signals_on(supervisor.stop)
         code = await supervisor.run()
         return code if code >= 0 else 128 - code  # as a shell has it
-    finally:
-        await carriers.close()
-
-
-def _stop(supervisor: Supervisor, number: int) -> None:
-    if number == signal.SIGINT:
-        end_soon(number)
-    supervisor.stop(number)

@@ -14,8 +14,10 @@ from gateway.admission.budget import Budget, Share
 from gateway.rest.unread import Unread
 from gateway.rpc.http2 import frames, headers
 from gateway.rpc.http2.call import Call, CallLimits
+from gateway.rpc.http2.floods import FloodLimit
 from gateway.rpc.http2.frames import ErrorCode, Fault, Flag, Kind, Setting
 from gateway.rpc.http2.headers import CallHead, HeaderReader
+from gateway.rpc.http2.past import PastCalls
 from gateway.rpc.http2.sending import Window
 from protocol.tensors import Buffer
 
@@ -27,13 +29,8 @@ UNCOUNTED: Final = 4096
 """Bytes that a connection may hold without being counted."""
 CONTINUATIONS: Final = 64
 """Frames of one header block."""
-PERIOD: Final = 10.0
-UNHEEDED: Final = 1000
-"""Frames within `PERIOD` seconds that ask for something and bring no call on: more is an attack."""
 PAID: Final = 1024
 """Bytes of a DATA frame that cost its sender as much as us: what was on its way when a call ended may be many of them."""
-RESETS: Final = 1000
-"""Calls that a peer resets within `PERIOD` seconds: more is an attack (CVE-2023-44487)."""
 _HEADERS: Final = Kind.HEADERS
 _DATA: Final = Kind.DATA
 
@@ -84,7 +81,7 @@ class Connection(asyncio.Protocol):
         self._begun_data = (0, 0, 0)  # of a DATA frame that has come in part: stream, flags, bytes that are missing
         self._reader = HeaderReader(endpoint.max_header_bytes)
         self._block: tuple[int, int, list[bytes]] | None = None
-        self._last = 0
+        self._past = PastCalls(CALLS)
         self._window = CONNECTION_WINDOW
         self._unreported = 0
         self._sending = Window()
@@ -94,9 +91,7 @@ class Connection(asyncio.Protocol):
         self._out: list[Buffer] = []
         self._waiting: dict[int, Call] = {}
         self._paused = self._scheduled = self._leaving = False
-        self._unheeded = self._resets = 0
-        self._counted = endpoint.clock()
-        self._early: dict[int, None] = {}  # calls that were answered before their peer had sent everything
+        self._floods = FloodLimit(endpoint.clock)
         self.calls: dict[int, Call] = {}
         self.opened = endpoint.clock()
         self.greeted = False
@@ -236,10 +231,10 @@ class Connection(asyncio.Protocol):
             payload = memoryview(frames.unpadded(bytes(payload), Flag.PADDED))
         call = self.calls.get(stream)
         if call is None:
-            self._known(stream)
+            self._past.check_early(stream)
             self.consumed(size)
             if size < PAID:
-                self._heed()
+                self._floods.count()
             return
         if call.ended:
             raise Fault(ErrorCode.STREAM_CLOSED, "a call goes on after its end")
@@ -249,7 +244,7 @@ class Connection(asyncio.Protocol):
         self.consumed(size - len(payload))
         ends = bool(flags & Flag.END_STREAM)
         if not size and not ends:
-            self._heed()
+            self._floods.count()
         call.feed(payload, end=ends)
 
     def _on_headers(self, flags: int, stream: int, payload: bytes) -> None:
@@ -280,20 +275,20 @@ class Connection(asyncio.Protocol):
         if len(block) > self._endpoint.max_header_bytes:
             raise Fault(ErrorCode.ENHANCE_YOUR_CALM, "a header block is too large")
         known = self.calls.get(stream)
-        if known is not None or stream <= self._last:
+        if known is not None or stream <= self._past.last:
             self._reader.skip(block)
             if known is None:
-                self._known(stream)
-                self._heed()
+                self._past.check_early(stream)
+                self._floods.count()
             elif not flags & Flag.END_STREAM or known.ended:
                 raise Fault(ErrorCode.PROTOCOL_ERROR, "trailers do not end their call")
             else:
                 known.feed(b"", end=True)
             return
-        self._last = stream
+        self._past.last = stream
         head = self._reader.read(block)
         if len(self.calls) >= CALLS:
-            self._heed()
+            self._floods.count()
             self._end_early(stream, ErrorCode.REFUSED_STREAM)
             return
         self._begin(stream, head, ended=bool(flags & Flag.END_STREAM))
@@ -319,12 +314,10 @@ class Connection(asyncio.Protocol):
         frames.parse_number(payload)
         call = self.calls.get(stream)
         if call is None:
-            self._begun(stream)
-            self._heed()
+            self._past.check_begun(stream)
+            self._floods.count()
             return
-        self._resets += 1
-        if self._resets > RESETS and self._spent():
-            raise Fault(ErrorCode.ENHANCE_YOUR_CALM, "too many calls are reset")
+        self._floods.count_reset()
         self._gone(call)
 
     def _on_settings(self, flags: int, stream: int, payload: bytes) -> None:
@@ -334,7 +327,7 @@ class Connection(asyncio.Protocol):
             if payload:
                 raise Fault(ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement of settings has none")
             return
-        self._heed()
+        self._floods.count()
         for name, value in frames.parse_settings(payload):
             if name == Setting.INITIAL_WINDOW_SIZE:
                 for call in self.calls.values():
@@ -350,7 +343,7 @@ class Connection(asyncio.Protocol):
         if stream or len(payload) != 8:
             raise Fault(ErrorCode.FRAME_SIZE_ERROR, "a PING has eight bytes and no call")
         if not flags & Flag.ACK:
-            self._heed()
+            self._floods.count()
             self._write(frames.frame(Kind.PING, Flag.ACK, 0, payload))
 
     def _on_window(self, flags: int, stream: int, payload: bytes) -> None:
@@ -362,7 +355,7 @@ class Connection(asyncio.Protocol):
         elif (call := self.calls.get(stream)) is not None:
             call.outgoing.window.grow(more)
         else:
-            self._begun(stream)
+            self._past.check_begun(stream)
             return
         self._pump()
 
@@ -373,37 +366,12 @@ class Connection(asyncio.Protocol):
         if len(payload) != 5:
             raise Fault(ErrorCode.FRAME_SIZE_ERROR, "a priority has five bytes")
         frames.check_dependency(stream, payload)
-        self._heed()
+        self._floods.count()
 
     def _on_goaway(self, flags: int, stream: int, payload: bytes) -> None:
         if stream:
             raise Fault(ErrorCode.PROTOCOL_ERROR, "a goodbye belongs to no call")
-        self._heed()
-
-    def _known(self, stream: int) -> None:
-        """Check a frame of a call that is no longer in flight: its peer may not know yet that it was answered early."""
-        if not stream or stream > self._last or not stream % 2:
-            raise Fault(ErrorCode.PROTOCOL_ERROR, "a frame belongs to a call that was not begun")
-        if stream not in self._early:
-            raise Fault(ErrorCode.STREAM_CLOSED, "a frame belongs to a call that its peer has ended")
-
-    def _begun(self, stream: int) -> None:
-        """Check the number of a call that is no longer in flight; what it says is late, and no fault."""
-        if not stream or stream > self._last or not stream % 2:
-            raise Fault(ErrorCode.PROTOCOL_ERROR, "a frame belongs to a call that was not begun")
-
-    def _heed(self) -> None:
-        """Count a frame that costs more than it brings."""
-        self._unheeded += 1
-        if self._unheeded > UNHEEDED and self._spent():
-            raise Fault(ErrorCode.ENHANCE_YOUR_CALM, "too many frames bring no call on")
-
-    def _spent(self) -> bool:
-        """Whether a count was reached within `PERIOD`; after it, counting begins again."""
-        now, since = self._endpoint.clock(), self._counted
-        self._counted = now
-        self._resets = self._unheeded = 0
-        return now - since < PERIOD
+        self._floods.count()
 
     # --- out ----------------------------------------------------------------------------------------------------------
 
@@ -477,14 +445,12 @@ class Connection(asyncio.Protocol):
             self._end_early(call.stream, ErrorCode.NO_ERROR)
         self.calls.pop(call.stream, None)
         call.close()
-        self._unheeded = 0
+        self._floods.unheeded = 0
 
     def _end_early(self, stream: int, code: ErrorCode) -> None:
         """Tell the peer to send no more of a call; what is on its way is no fault."""
         self._write(frames.reset(stream, code))
-        self._early[stream] = None
-        if len(self._early) > CALLS:
-            self._early.pop(next(iter(self._early)))
+        self._past.answered_early(stream)
 
     def _pump(self) -> None:
         """Send what waits, as far as windows and the transport allow, call by call."""
@@ -538,7 +504,7 @@ class Connection(asyncio.Protocol):
             return
         self._leaving = True
         self.left = self._endpoint.clock()
-        self._write(frames.goaway(self._last, code, text))
+        self._write(frames.goaway(self._past.last, code, text))
         self._flush()
         for call in list(self.calls.values()):
             self._gone(call)

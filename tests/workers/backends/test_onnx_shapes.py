@@ -120,7 +120,10 @@ def test_nor_is_one_of_a_free_length(tmp_path: Path) -> None:
 
 def test_where_no_run_succeeds_the_outputs_have_to_be_stated(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
-    nodes = [helper.make_node("Cast", ["X"], ["F"], to=FLOAT), helper.make_node("Squeeze", ["F"], ["Y"])]  # of no number
+    nodes = [
+        helper.make_node("Cast", ["X"], ["F"], to=FLOAT),
+        helper.make_node("Squeeze", ["F"], ["Y"]),
+    ]  # of no number
     save(path, nodes, {"X": (TensorProto.STRING, ["n", 1])}, {"Y": (FLOAT, None)})
 
     with pytest.raises(ConfigError, match=r"its output 'Y' has: state its outputs in config.pbtxt"):
