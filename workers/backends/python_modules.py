@@ -25,6 +25,10 @@ from workers.backends.tracebacks import LoadError, sentence_of, trace_of
 from workers.repository.version import ModelVersion
 
 _IMPORT_LOCK: Final = threading.Lock()
+_PACKAGES: Final = {
+    "cv2": "opencv-python-headless", "PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-learn", "yaml": "pyyaml",
+}  # fmt: skip
+"""Of modules that are often used and that packages of other names bring."""
 _PREFIX: Final = "penstock_model_"
 _NUMBERS: Final = itertools.count(1)
 
@@ -126,10 +130,11 @@ def naming_model_errors(version: ModelVersion, what: str) -> Iterator[None]:
 def _cure(error: BaseException) -> str:
     """What to do about the two that models often raise when they are moved to a server; "" for others."""
     if isinstance(error, ModuleNotFoundError) and error.name:
-        package = error.name.partition(".")[0]
+        module = error.name.partition(".")[0]
+        package = _PACKAGES.get(module, module)
         return (
             f"; install it where the server runs, often with: {shlex.quote(sys.executable)} -m pip install {package}, or put "
-            f"{package}.py beside the model"
+            f"{module}.py beside the model"
         )
     file = error.filename if isinstance(error, FileNotFoundError) else None
     if isinstance(file, str | bytes) and file and not Path(os.fsdecode(file)).is_absolute():

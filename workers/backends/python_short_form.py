@@ -42,7 +42,7 @@ def _tensor(name: Any, entry: Any, what: str) -> TensorSpec:
     datatype, dims = entry
     if not isinstance(datatype, str) or datatype not in TYPE_NAME:
         raise ConfigError(
-            f"{where} has the datatype {_shown(datatype)}{_meant(datatype)}; there are: {', '.join(TYPE_NAME)}"
+            f"{where} has the datatype {_shown(datatype)}; {_meant(datatype) or 'there are: ' + ', '.join(TYPE_NAME)}"
         )
     if isinstance(dims, str) or not isinstance(dims, Sequence | np.ndarray):
         raise ConfigError(
@@ -57,12 +57,12 @@ def _shown(value: Any) -> str:
 
 
 def _meant(datatype: Any) -> str:
-    """`; did you mean 'FP32'?` for NumPy's name or type, or Triton's; or ""."""
+    """`did you mean 'FP32'?` for NumPy's name or type, or Triton's; or ""."""
     if isinstance(datatype, str) and datatype.upper().removeprefix("TYPE_") in (*TYPE_NAME, "STRING"):
         named = datatype.upper().removeprefix("TYPE_").replace("STRING", "BYTES")
-        return f"; did you mean {quoted(named)}?"
+        return f"did you mean {quoted(named)}?"
     try:
-        return f"; did you mean {quoted(datatype_of(np.dtype(datatype)))}?"
+        return f"did you mean {quoted(datatype_of(np.dtype(datatype)))}?"
     except (TypeError, ValueError, CodecError):
         return ""
 

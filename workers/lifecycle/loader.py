@@ -219,7 +219,8 @@ class Loader:
         if verdict.influence:
             raise RowsInfluence(verdict)
         if verdict.unjudged:
-            log.info(_UNJUDGED, model=version.model, version=version.version, reason=verdict.unjudged)
+            say = log.warning if verdict.unsteady else log.info
+            say(_UNJUDGED, model=version.model, version=version.version, reason=verdict.unjudged)
         return verdict.shapes
 
     def _places(self, version: ModelVersion, placements: Sequence[Placement]) -> Sequence[Place | None]:

@@ -45,11 +45,13 @@ class Verdict:
         influence: how a row influences another.
         unjudged: why nothing could be seen.
         shapes: inputs that the model took, by name, with their rows in front; None if it took none.
+        unsteady: nothing could be seen because the same row was answered differently when it ran again.
     """
 
     influence: str = ""
     unjudged: str = ""
     shapes: Shapes | None = None
+    unsteady: bool = False
 
 
 def batching_is_guessed(config: ModelConfig, metadata: BackendMetadata | None) -> bool:

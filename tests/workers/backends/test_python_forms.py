@@ -64,7 +64,7 @@ NOT_YET: Final = [
     ),
 ]
 WRONG: Final = [
-    ('inputs = {"X": ("float32", [2])}', "inputs of class Model .*: 'X' has .* 'float32'; did you mean 'FP32'.; there are: "),
+    ('inputs = {"X": ("float32", [2])}', "inputs of class Model .*: 'X' has .* 'float32'; did you mean 'FP32'.$"),
     ('inputs = {"X": (np.float32, [2])}', "'X' has the datatype .*float32.*; did you mean 'FP32'"),
     ('inputs = {"X": ("TYPE_STRING", [2])}', "did you mean 'BYTES'"),
     ('inputs = {"X": ("text", [2])}', r"has the datatype 'text'; there are: BOOL"),
