@@ -43,7 +43,6 @@ _WINDOW_BITS: Final = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 _ACCEPTS: Final = 16
 """Listening descriptors of one socket, as for HTTP: libuv accepts one connection per turn and descriptor."""
 _TICK: Final = 1.0
-_LEAVES_WITHIN: Final = 5.0
 """Seconds until a connection that was told goodbye is closed, whether its peer has read that or not."""
 _WATCH_EVERY: Final = 0.5
 _LARGE: Final = 64 * 1024
@@ -161,10 +160,7 @@ class GrpcServer:
         self._ticking = self._loop.call_later(_TICK, self._tick)
         now, patience = self._loop.time(), self._settings.read_timeout
         for connection in list(self._endpoint.open):
-            if (not connection.greeted and now - connection.opened > patience) or (
-                connection.left and now - connection.left > _LEAVES_WITHIN
-            ):
-                connection.abort()
+            connection.abort_if_silent(now, patience)
             for call in list(connection.calls.values()):
                 if call.deadline is not None and now > call.deadline + _TICK:
                     self._fail(call, DeadlineExceeded("Deadline Exceeded"))
