@@ -53,7 +53,7 @@ BUILD_WITHIN ?= 7200
 
 lock: ## pin what CI installs
 	$(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install -q '.[onnx,torch,parquet,images,grpc,s3,loadtest,local,dev]'
-	.venv-lock/bin/pip freeze --exclude penstock | sed 's/+cpu//; /^penstock/d' > $(LOCK)
+	.venv-lock/bin/pip freeze --all --exclude penstock --exclude pip | sed 's/+cpu//; /^penstock/d' > $(LOCK)
 	rm -rf .venv-lock
 
 clean: ## remove the virtual environments and caches

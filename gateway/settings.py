@@ -9,7 +9,7 @@ from protocol.errors import ConfigError, quoted
 from protocol.frames import MAX_RECORD
 from protocol.limits import require_count, require_port, require_seconds, require_tls
 from protocol.naming import PREFIX
-from protocol.urls import is_loopback
+from protocol.urls import is_loopback, origin_of
 
 MAX_TIMEOUT: Final = 24 * 3600.0
 """Longest deadline that may be configured: a day."""
@@ -42,6 +42,7 @@ class GatewaySettings:
         http_header_forward_pattern, grpc_header_forward_pattern: headers whose names match become request parameters; "" for none.
         allowed_hosts: names allowed in `Host` and `Origin` besides localhost, loopback addresses and `host`; checked only without
             an `api_key`, so that a web page cannot call a gateway on its visitor's machine.
+        cors_origin: origins whose pages may call and read answers; "*" for every page's.
         max_queued_calls: accepted and not yet answered, in all; more is 429.
         max_queued_bytes: held of requests and answers of all kinds (`gateway/admission/budget.py`); more is 413, 429, 431 or 503.
         max_long_polls: waiting at once; more is 429.
@@ -95,6 +96,7 @@ class GatewaySettings:
     http_header_forward_pattern: str = ""
     grpc_header_forward_pattern: str = ""
     allowed_hosts: tuple[str, ...] = ()
+    cors_origin: tuple[str, ...] = ()
     allow_shared_memory: bool = False
     max_body_bytes: int = MAX_RECORD
     max_header_bytes: int = 32 * 1024
@@ -144,7 +146,19 @@ class GatewaySettings:
             raise ConfigError(f"no-worker policy {quoted(self.no_worker_policy)} must be 'queue' or 'reject'")
         if self.routing not in ("queue", "spread"):
             raise ConfigError(f"routing {quoted(self.routing)} must be 'queue' or 'spread'")
+        self._check_origins()
         self._check_numbers()
+
+    def _check_origins(self) -> None:
+        for text in self.cors_origin:
+            try:
+                if text != "*":
+                    origin_of(text)
+            except ValueError:
+                raise ConfigError(
+                    f"cors_origin {quoted(text)} is no origin: write SCHEME://HOST or SCHEME://HOST:PORT, without a path "
+                    "(https://app.example, http://localhost:3000; names beyond ASCII as xn--…), or * for every page"
+                ) from None
 
     def _check_numbers(self) -> None:
         for name in ("http_port", "grpc_port", "metrics_port"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Final
 
 from protocol.messages import Timing
@@ -25,15 +26,16 @@ _ALL: Final = b"publish=%d, fetch=%d, enqueue=%d, release=%d, compute_start=%d, 
 def timing_value(stamps: Timing, woken: float) -> bytes:
     """The value of `Penstock-Timing`, a structured dictionary (RFC 8941); b"" if nothing is known.
 
-    Stages are in microseconds since the gateway had read the request. After them come the rows and requests of the batch, the
-    attempt, the reason of the release, and the digest of the files that ran.
+    Stages are in microseconds since the gateway had read the request. After them come, if it ran in several batches, the
+    microseconds in which at least one of them ran; the rows and requests of the batch, the attempt, the reason of the release, and
+    the digest of the files that ran.
 
     Args:
         stamps: of the answer.
         woken: when the gateway received it for the call that made its request; 0 if it was read later, or by another call.
     """
     start = stamps.accepted
-    if (
+    if not stamps.computed and (
         0.0 < start <= stamps.published <= stamps.fetched <= stamps.enqueued <= stamps.released <= stamps.compute_start
         <= stamps.compute_end <= stamps.emitted <= woken <= start + LONGEST
     ):  # fmt: skip
@@ -59,14 +61,25 @@ def _what_is_known(stamps: Timing, woken: float) -> bytes:
             stamps.published, stamps.fetched, stamps.enqueued, stamps.released, stamps.compute_start, stamps.compute_end,
             stamps.emitted, woken,
         )  # fmt: skip
+        told: dict[str, int] = {}
         for name, at in zip(STAGES, times, strict=True):
             if last <= at <= end:
-                parts.append(b"%b=%d" % (name.encode(), int((at - start) * 1e6 + 0.5)))
+                told[name] = int((at - start) * 1e6 + 0.5)
+                parts.append(b"%b=%d" % (name.encode(), told[name]))
                 last = at
+        parts += _computed(stamps.computed, told)
     if stamps.emitted > 0:
         batch = _batch(stamps.batch_rows, stamps.batch_requests, stamps.attempt, stamps.reason) + _digest(stamps.digest)
         parts += [batch.removeprefix(b", ")] if batch else []
     return b", ".join(parts)
+
+
+def _computed(seconds: float, told: Mapping[str, int]) -> list[bytes]:
+    """How long the model ran, if it is less than the time from its first start to its last end, and both are told."""
+    if "compute_start" not in told or "compute_end" not in told or not 0.0 < seconds < LONGEST:
+        return []
+    microseconds = int(seconds * 1e6 + 0.5)
+    return [b"compute=%d" % microseconds] if microseconds < told["compute_end"] - told["compute_start"] else []
 
 
 @functools.lru_cache(_TEXTS)

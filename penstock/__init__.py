@@ -16,7 +16,17 @@ __all__ = ["AsyncClient", "BatchProducer", "Client", "__version__", "read_result
 def __getattr__(name: str) -> Any:
     """Import the clients on first use: `penstock --version` should not wait for them."""
     if name in ("AsyncClient", "BatchProducer", "Client", "read_results"):
-        from penstock import client
-
-        return getattr(client, name)
+        return getattr(_clients(), name)
     raise AttributeError(f"module 'penstock' has no attribute {name!r}")
+
+
+def _clients() -> Any:
+    try:
+        from penstock import client
+    except ImportError:
+        from penstock.packages import hidden
+
+        if problem := hidden():
+            raise ImportError(problem) from None
+        raise
+    return client

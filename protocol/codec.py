@@ -313,6 +313,9 @@ def _pack_timing(t: Timing) -> bytes:
         t.accepted, t.published, t.fetched, t.enqueued, t.released, t.compute_start, t.compute_end, t.emitted,
     )  # fmt: skip
     micro = [int(seconds * 1e6 + 0.5) for seconds in stamps]
+    if t.computed:
+        rest = (t.batch_rows, t.batch_requests, t.attempt, t.worker, t.digest, int(t.computed * 1e6 + 0.5))
+        return pack([*micro, t.reason, *rest])
     if not t.digest:
         return pack([*micro, t.reason, t.batch_rows, t.batch_requests, t.attempt, t.worker])
     return pack([*micro, t.reason, t.batch_rows, t.batch_requests, t.attempt, t.worker, t.digest])
@@ -350,13 +353,14 @@ def _timing(data: Buffer) -> Timing:
     try:
         a, p, f, e, r, cs, ce, em, reason, rows, requests, attempt, worker, *more = unpack(data)
         digest = more[0] if more else ""
+        computed = more[1] / 1e6 if len(more) > 1 else 0.0
         if not (
             type(reason) is type(worker) is type(digest) is str and type(rows) is type(requests) is type(attempt) is int
         ):
             raise TypeError("its reason, worker and digest are texts, its rows, requests and attempt are whole numbers")
         return Timing(
             a / 1e6, p / 1e6, f / 1e6, e / 1e6, r / 1e6, cs / 1e6, ce / 1e6, em / 1e6, reason, rows, requests, attempt, worker,
-            digest,
+            digest, computed,
         )  # fmt: skip
     except (TypeError, ValueError, OverflowError) as exc:
         raise CodecError(f"reply lacks or mistypes its timing: {exc!r}") from None

@@ -100,6 +100,8 @@ class Timing:
         attempt: 1 for the first delivery, more after redelivery.
         worker: the worker's id.
         digest: the first `SHOWN_DIGEST` characters of the digest of the files that ran; "" if nothing ran.
+        computed: seconds between `compute_start` and `compute_end` in which the backend ran; 0 for all of them. Only a record whose
+            rows ran in several batches has less.
     """
 
     accepted: float = 0.0
@@ -116,6 +118,7 @@ class Timing:
     attempt: int = 1
     worker: str = ""
     digest: str = ""
+    computed: float = 0.0
 
 
 @dataclasses.dataclass(slots=True)

@@ -6,8 +6,8 @@ step with the answer, so that they are exact whatever is killed, and only grow. 
 
 | event | adds to the totals |
 | --- | --- |
-| an answer with outputs is stored | success 1, its time from intake to answer, queue and compute times, and its rows |
-| it answers a record of the batch lane | the same, once; compute_infer is the sum over the record's parts |
+| an answer with outputs is stored | success 1, its times since intake, of queue and run, its rows, a bucket of `answer_times` |
+| it answers a record of the batch lane | the same without the bucket, once; compute_infer is the sum over the record's parts |
 | it goes to a topic of results | the same, when the store has it, even if the topic then takes only a failure |
 | it comes from the response cache | success 1 and cache_hit 1, no rows; compute times have one count fewer |
 | a failure of the model is stored, also that of a dead letter | fail 1, reason BACKEND |
@@ -168,7 +168,7 @@ def _ns(seconds: float) -> int:
 
 
 def count_success(
-    key: Key, rows: int, times: tuple[float, float], compute: tuple[float, float, float], now: float
+    key: Key, rows: int, times: tuple[float, float], compute: tuple[float, float, float], now: float, within: str = ""
 ) -> Counts:
     """What an answer with outputs adds.
 
@@ -177,40 +177,38 @@ def count_success(
         times: seconds from intake to the answer, and in the queue.
         compute: seconds of its batch: inputs, run, outputs.
         now: seconds since the epoch.
+        within: the bucket of its time since it was accepted (`answer_times.bucket`); "" if that is not counted.
     """
     whole, queue = times
     inputs, run, outputs = compute
     if 0.0 <= queue <= whole < _USUAL and 0.0 <= inputs < _USUAL and 0.0 <= run < _USUAL and 0.0 <= outputs < _USUAL:
-        return Counts(
-            key,
-            {
-                "ok": 1,
-                "ok.ns": int(whole * 1e9),
-                "queue.ns": int(queue * 1e9),
-                "input.ns": int(inputs * 1e9),
-                "infer.ns": int(run * 1e9),
-                "output.ns": int(outputs * 1e9),
-                "rows": rows,
-                LAST: int(now * 1000),
-            },
-        )
-    numbers = {
-        "ok": 1, "ok.ns": _ns(whole), "queue.ns": _ns(queue), "input.ns": _ns(inputs), "infer.ns": _ns(run),
-        "output.ns": _ns(outputs), "rows": rows, LAST: int(now * 1000),
-    }  # fmt: skip
-    _observe(numbers, whole)
+        numbers = {
+            "ok": 1, "ok.ns": int(whole * 1e9), "queue.ns": int(queue * 1e9), "input.ns": int(inputs * 1e9),
+            "infer.ns": int(run * 1e9), "output.ns": int(outputs * 1e9), "rows": rows, LAST: int(now * 1000),
+        }  # fmt: skip
+    else:
+        numbers = {
+            "ok": 1, "ok.ns": _ns(whole), "queue.ns": _ns(queue), "input.ns": _ns(inputs), "infer.ns": _ns(run),
+            "output.ns": _ns(outputs), "rows": rows, LAST: int(now * 1000),
+        }  # fmt: skip
+        _observe(numbers, whole)
+    if within:
+        numbers[within] = 1
     return Counts(key, numbers)
 
 
-def count_cached(key: Key, whole: float, lookup: float) -> Counts:
+def count_cached(key: Key, whole: float, lookup: float, within: str = "") -> Counts:
     """What an answer from the response cache adds.
 
     Args:
         whole: seconds from intake to the answer; they count as queue time, as in Triton, without the look-up.
         lookup: seconds of the look-up.
+        within: as of `count_success`.
     """
     numbers = {"ok": 1, "ok.ns": _ns(whole), "queue.ns": _ns(whole - lookup), "hit": 1, "hit.ns": _ns(lookup)}
     _observe(numbers, whole)
+    if within:
+        numbers[within] = 1
     return Counts(key, numbers)
 
 

@@ -62,6 +62,8 @@ timings = st.builds(
     batch_requests=st.integers(0, 1000),
     attempt=st.integers(1, 9),
     worker=names,
+    digest=st.sampled_from(["", "0ab1"]),
+    computed=st.just(0.0) | st.floats(1e-5, 100.0),
 )
 
 replies = st.builds(

@@ -265,24 +265,29 @@ class ModelStatistics:
             counts.batch, self._unreported = self._unreported, {}
         return counts
 
-    def success_counts(self, batch: Executed, enqueued: float, rows: int) -> Counts:
-        """What a request of the batch that succeeded adds."""
+    def success_counts(self, batch: Executed, enqueued: float, rows: int, within: str = "") -> Counts:
+        """What a request of the batch that succeeded adds; `within` is the bucket of its time since it was accepted."""
         whole = batch.end - enqueued
         queue = batch.compute_start - batch.compute_input - enqueued
         compute = batch.compute_input, batch.compute_infer, batch.compute_output
-        return count_success(self.key, rows, (whole, queue), compute, batch.end)
+        return count_success(self.key, rows, (whole, queue), compute, batch.end, within)
 
     def failure_counts(self, reason: FailureReason, seconds: float) -> Counts:
         """What a failure adds, `seconds` after the request was enqueued."""
         return count_failure(self.key, reason, seconds)
 
-    def cached(self, seconds: float, lookup: float) -> Counts:
-        """A request is answered from the response cache, `seconds` after it was enqueued; returns what that answer adds."""
+    def cached(self, seconds: float, lookup: float, within: str = "") -> Counts:
+        """A request is answered from the response cache, `seconds` after it was enqueued; returns what that answer adds.
+
+        Args:
+            lookup: seconds of the look-up.
+            within: the bucket of its time since it was accepted.
+        """
         self.success.add(1, seconds)
         self.queue.add(1, seconds - lookup)
         self.cache_hit.add(1, lookup)
         self.first_response.observe(seconds * 1000)
-        return self.with_runs(count_cached(self.key, seconds, lookup))
+        return self.with_runs(count_cached(self.key, seconds, lookup, within))
 
     def cache_missed(self, seconds: float) -> None:
         """The response cache did not have a request; looking it up and inserting its answer took so long."""

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from gateway.catalogue import statistics
 from gateway.catalogue.catalogue import Served
+from protocol.answer_times import BOUNDS, histogram, quantile
 from protocol.heartbeat_parts import facts_of
 from protocol.messages import SHOWN_DIGEST, Heartbeat, ModelState
 from protocol.model_stats import batch_sizes, failures, releases
@@ -14,6 +15,8 @@ from protocol.totals import LAST, Key
 
 _COMPUTE: Final = ("input.ns", "infer.ns", "output.ns")
 """Totals of the time that a request's batch takes: gathering inputs, the run, and splitting outputs."""
+_BOUNDS_MS: Final = [float(f"{bound * 1000:.4g}") for bound in BOUNDS]
+_SHARES: Final = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
 
 
 def document(
@@ -25,6 +28,9 @@ def document(
 ) -> dict[str, Any]:
     """The body of `/v2/fleet/models`, without the address of the metrics.
 
+    `answers` of a version are pairs of a bucket and the answers in it; bucket 0 goes up to the first of `answer_bounds_ms`, and the
+    one behind the last bound has what took longer. `answer_ms` are quantiles since the counting began, null without answers.
+
     Args:
         index: of the repository, as Triton writes it.
         served: the announced versions.
@@ -35,6 +41,7 @@ def document(
     entries = [(entry, (entry["name"], entry.get("version", ""))) for entry in index]
     return {
         "now_ms": round(now * 1000),
+        "answer_bounds_ms": _BOUNDS_MS,
         "models": [_model(entry, served.get(key), totals.get(key, {})) for entry, key in entries],
         "workers": [_worker(beat, now) for beat in sorted(beats, key=lambda beat: beat.worker)],
     }
@@ -71,6 +78,7 @@ def _signature(served: Served | None) -> dict[str, Any]:
 
 def _counts(totals: Mapping[str, int]) -> dict[str, Any]:
     """What the fleet has counted of a version since its totals began."""
+    answers = histogram(totals)
     return {
         "last_inference_ms": totals.get(LAST, 0),
         "success": totals.get("ok", 0),
@@ -79,9 +87,16 @@ def _counts(totals: Mapping[str, int]) -> dict[str, Any]:
         "rows": totals.get("rows", 0),
         "queue_ns": totals.get("queue.ns", 0),
         "compute_ns": sum([totals.get(name, 0) for name in _COMPUTE]),
+        "answers": answers,
+        "answer_ms": {name: _ms(quantile(answers, share)) for name, share in _SHARES},
         "batches": [{"rows": rows, "count": count} for rows, count in batch_sizes(totals).items()],
         "releases": releases(totals),
     }
+
+
+def _ms(seconds: float | None) -> float | None:
+    """Milliseconds to four digits."""
+    return None if seconds is None else float(f"{seconds * 1000:.4g}")
 
 
 def _worker(beat: Heartbeat, now: float) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import hmac
 from collections.abc import Mapping
 from typing import Final
 
+from gateway.rest.framing import Hosts
+from gateway.rest.origins import NONE, Origins
 from gateway.restrictions import Restrictions
 from protocol.errors import Code, FleetError
 from protocol.messages import ANONYMOUS
@@ -22,13 +24,23 @@ class Access:
 
     Attributes:
         restrictions: of groups of routes or methods.
+        hosts: under which this gateway may be called, and by whose pages; None with a key, which says who may.
+        origins: of pages that may read answers.
     """
 
-    __slots__ = ("_key", "restrictions")
+    __slots__ = ("_key", "hosts", "origins", "restrictions")
 
-    def __init__(self, api_key: str, restrictions: Restrictions = NOT_RESTRICTED) -> None:
+    def __init__(
+        self,
+        api_key: str,
+        restrictions: Restrictions = NOT_RESTRICTED,
+        hosts: Hosts | None = None,
+        origins: Origins = NONE,
+    ) -> None:
         self._key = api_key.encode()
         self.restrictions = restrictions
+        self.hosts = None if api_key else hosts
+        self.origins = origins
 
     @property
     def open(self) -> bool:

@@ -114,6 +114,9 @@ class InferConnection(RequestReader):
     ) -> None:
         """Queue an exchange's response; it is written in its turn."""
         close = close or not exchange.keep_alive
+        origins = self._endpoint.origins
+        if origins is not None:
+            head += origins.lines(exchange.fields)
         size = len(parts[0]) if len(parts) == 1 else sum([len(part) for part in parts])
         first = b"%b%b%b%bcontent-length: %d\r\n\r\n" % (
             STATUS_LINE[status], self._date_line(), head, _CLOSE if close else b"", size,

@@ -16,6 +16,7 @@ from gateway.rest.bodies import Binary
 from gateway.rest.extras import Extras
 from gateway.rest.framing import Hosts
 from gateway.rest.heads import Heads
+from gateway.rest.origins import Origins
 from gateway.rest.routing import INFER
 from gateway.rest.turn import Turn
 from gateway.rest.unread import Unread
@@ -201,6 +202,7 @@ class Endpoint:
         hosts: allowed `Host` and `Origin`; None if an API key is configured.
         heads: of infer requests that were checked before.
         max_body_bytes: of a request that infers or loads a model.
+        origins: whose pages may read answers; None for none but the gateway's own.
     """
 
     frontend: Frontend
@@ -214,3 +216,4 @@ class Endpoint:
     hosts: Hosts | None
     heads: Heads
     max_body_bytes: int
+    origins: Origins | None = None

@@ -23,6 +23,7 @@ from gateway.repository.aliases import AliasChanges
 from gateway.rest import openapi
 from gateway.rest.access import Access
 from gateway.rest.alias_routes import AliasRoutes
+from gateway.rest.cross_origin import CrossOrigin
 from gateway.rest.errors import STATUS, error_body, error_headers
 from gateway.rest.fleet_routes import fleet_routes
 from gateway.rest.json_pool import JsonPool
@@ -41,6 +42,8 @@ EXTENSIONS: Final = (
     "model_repository(unload_dependents)", "parameters", "schedule_policy", "statistics", "trace",
 )  # fmt: skip
 _OPEN: Final = "/v2/health/"
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that change nothing."""
 _MODEL: Final = "/v2/models/{model}"
 _MEMORY: Final = "system_shared_memory"
 _VERSION: Final = "/v2/models/{model}/versions/{version}"
@@ -74,7 +77,8 @@ class Routes:
         )
         app.router.redirect_slashes = False
         self.paths = [(route.path, route.methods or set()) for route in app.routes if isinstance(route, Route)]
-        guarded = _Guarded(app, access)
+        guarded: ASGIApp = _Guarded(app, access)
+        guarded = CrossOrigin(guarded, access.origins) if access.origins.open else guarded
         self.app: ASGIApp = Page(guarded) if service.settings.page else guarded
 
     def _routes(self) -> list[Route]:
@@ -160,7 +164,7 @@ class Routes:
 
 
 class _Guarded:
-    """Authenticates every request but those for health, and checks restrictions of all."""
+    """Authenticates every request but those for health, and checks restrictions of all, and which pages change something."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
@@ -169,6 +173,11 @@ class _Guarded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             fields: Mapping[bytes, bytes] = dict(scope["headers"])
+            hosts = self._access.hosts
+            refused = None if hosts is None or scope["method"] in _SAFE else hosts.changing_fault(fields)
+            if refused is not None:
+                await Json({"error": refused[1]}, refused[0])(scope, receive, send)
+                return
             try:
                 is_open = scope["path"].startswith(_OPEN)
                 scope.setdefault("state", {})["principal"] = "" if is_open else self._access.principal(fields)

@@ -21,6 +21,7 @@ from gateway.rest.framing import Hosts
 from gateway.rest.heads import Heads
 from gateway.rest.inference import InferFrontend
 from gateway.rest.listening import bind
+from gateway.rest.origins import Origins
 from gateway.rest.routes import Routes
 from gateway.rest.turn import Turn
 from gateway.rest.unread import Unread
@@ -45,7 +46,9 @@ class HttpServer:
 
     def __init__(self, service: Service, claims: Claims, version: str) -> None:
         self._settings = settings = service.settings
-        access = Access(settings.api_key, Restrictions(settings.http_restricted_api))
+        origins = Origins(settings.cors_origin)
+        hosts = Hosts((settings.host, *settings.allowed_hosts), origins)
+        access = Access(settings.api_key, Restrictions(settings.http_restricted_api), hosts, origins)
         self._frontend = InferFrontend(service, claims, access)
         self.routes = routes = Routes(service, Requests(service, claims), access, self._frontend.json, version)
         self._outgoing = Turn(QueuedResponse.write, service.transport.microtasks.add)
@@ -53,8 +56,7 @@ class HttpServer:
         endpoint = Endpoint(
             self._frontend, settings.max_header_bytes, settings.max_connections, self._connection_closed, self._outgoing,
             service.budgets, Unread(service.budgets.unread), service.metrics.refused,
-            None if settings.api_key else Hosts((settings.host, *settings.allowed_hosts)),
-            self._heads, settings.max_body_bytes,
+            access.hosts, self._heads, settings.max_body_bytes, origins if origins.open else None,
         )  # fmt: skip
         config = Config(
             routes.app,

@@ -19,10 +19,7 @@ def listener_of(host: str, port: int, *, shared: bool = False) -> socket.socket:
     Raises:
         ConfigError: the address is taken or invalid.
     """
-    try:
-        return bind(host, port, shared=shared)
-    except ConfigError as error:
-        raise ConfigError(error.message.replace("--http-port", "--grpc-port")) from None
+    return bind(host, port, shared=shared, option="--grpc-port")
 
 
 def tls_context(certificate: str, key: str, client_ca: str) -> ssl.SSLContext | None:

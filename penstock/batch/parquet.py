@@ -15,6 +15,7 @@ import msgpack
 
 from penstock.batch.records import Block, Mark
 from penstock.batch.rendering import readable
+from penstock.paths import similar
 from protocol.errors import InvalidArgument, NotFound, Unsupported, quoted
 from protocol.model_config import ModelConfig, TensorSpec
 from protocol.tensors import Tensor
@@ -63,7 +64,7 @@ class ParquetRows:
         if path == "-" or not Path(path).is_file():
             if Path(path).exists() or path == "-":
                 raise InvalidArgument(f"the input {quoted(path)} is not a file; Parquet cannot be read from a stream")
-            raise NotFound(f"there is no input file {quoted(path)}")
+            raise NotFound(f"there is no input file {quoted(path)}{similar(Path(path))}")
         try:
             self._file = pa.parquet.ParquetFile(path, memory_map=False)
         except (pa.ArrowInvalid, OSError) as error:

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Final, Protocol
 import orjson
 
 from penstock.batch.records import Bad, Block, Mark, bad
+from penstock.paths import similar
 from protocol.errors import Code, InvalidArgument, NotFound, quoted
 from protocol.frames import MAX_RECORD
 
@@ -97,7 +98,7 @@ def check_input(path: str, kind: str) -> None:
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116  # a FIFO or device is welcome
     except FileNotFoundError:
-        raise NotFound(f"there is no input file {quoted(path)}") from None
+        raise NotFound(f"there is no input file {quoted(path)}{similar(Path(path))}") from None
     if stat.S_ISDIR(mode):
         raise InvalidArgument(f"the input {quoted(path)} is a folder; give one file")
     if stat.S_ISREG(mode):

@@ -18,6 +18,7 @@ import click
 
 from penstock import __version__
 from penstock.cli import interrupts
+from protocol.texts import visible
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -116,12 +117,18 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # for characters that the terminal cannot show
     try:
         _run()
-    finally:
-        _flush()
+    except SystemExit as end:
+        _flush(said=bool(end.code))
+        raise
+    _flush()
 
 
 def _run() -> None:
     _warn_of_variables()
+    if COMPLETE in os.environ:
+        from penstock.cli import shells
+
+        shells.register()
     try:
         group.main(prog_name="penstock", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
@@ -134,12 +141,8 @@ def _run() -> None:
     except Exception as exc:
         if interrupts.asked():  # a library has made an error of its own of the interrupt
             interrupts.end()
-        from penstock.cli.exits import exit_of
-
-        if (end := exit_of(exc)) is None:
-            raise
-        click.echo(f"penstock: {end.text}", err=True)
-        sys.exit(end.code)
+        _end(exc)
+        raise
 
 
 def _warn_of_variables() -> None:
@@ -153,11 +156,26 @@ def _warn_of_variables() -> None:
         click.echo(f"penstock: {problem}", err=True)
 
 
-def _flush() -> None:
-    """Flush here, so that a closed pipe (`| head -1`) can be distinguished from an error."""
+def _flush(*, said: bool = False) -> None:
+    """Flush here, so that a closed pipe (`| head -1`) can be distinguished from an error.
+
+    Args:
+        said: whether it has been said why the command failed.
+    """
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:
+        sys.stdout.flush()
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
-        sys.exit(_BROKEN_PIPE)
+        if isinstance(error, BrokenPipeError):
+            sys.exit(_BROKEN_PIPE)
+        if not said:
+            _end(error)
+
+
+def _end(error: Exception) -> None:
+    """Exit with a line, if the error is one that a user can fix."""
+    from penstock.cli.exits import exit_of
+
+    if (end := exit_of(error)) is not None:
+        click.echo(f"penstock: {visible(end.text, lines=True)}", err=True)
+        sys.exit(end.code)

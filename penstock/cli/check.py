@@ -13,6 +13,7 @@ import orjson
 from penstock.cli import meant
 from penstock.cli.options import cache_options
 from penstock.cli.repositories import RepositoryType
+from protocol.errors import NotFound
 from workers.backends import installed, load_backend
 from workers.checking.compatibility import CheckResult, Status, check_repositories
 from workers.instances.process import commands
@@ -46,7 +47,7 @@ def command(
     refused, and why. With --explain, also what happens with each field of its config.pbtxt; with --run, whether it answers. Prints
     the digest of each version unless --no-inspect is given.
 
-    Exits with 1 when a model is refused or fails.
+    Exits with 1 when a model is refused or fails, and with 4 when there is none.
 
     \b
         penstock check /models --json
@@ -79,9 +80,11 @@ def command(
             children.release(backend)
     if as_json:
         print(orjson.dumps([result.as_json() for result in results], option=orjson.OPT_INDENT_2).decode())
-    elif not results:
-        print("no models found: a repository holds one folder per model, with one numbered folder per version", end="")
-        print("".join(meant.without_models(folder, "penstock check") for folder in local[:1]))
+    if not results:
+        raise NotFound(
+            "no models found: a repository holds one folder per model, with one numbered folder per version, such as "
+            "digits/1/model.onnx" + "".join(meant.without_models(folder, "penstock check") for folder in local[:1])
+        )
     sys.exit(any(result.status in (Status.REFUSED, Status.FAILS) for result in results))
 
 

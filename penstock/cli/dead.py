@@ -15,6 +15,7 @@ import click
 import orjson
 
 from penstock.cli import interrupts
+from penstock.cli.files import FOLDER
 from penstock.cli.options import Decorator, fleet_options, option, options, seconds
 from penstock.cli.settings import transport_settings
 from penstock.dead import reproducer, selection, showing, topic
@@ -34,7 +35,7 @@ ASK_ABOVE: Final = 10
 
 _where: Decorator = options(
     fleet_options,
-    option("--data-dir", type=click.Path(exists=True, file_okay=False, path_type=Path), help="The folder of a stopped `penstock serve`, instead of --kafka and --redis."),  # noqa: E501
+    option("--data-dir", type=FOLDER, help="The folder of a stopped `penstock serve`, instead of --kafka and --redis."),
     click.option("--model", "models", multiple=True, metavar="NAME", help="Only this model; may be repeated. [all]"),
 )  # fmt: skip
 _which: Decorator = options(
@@ -111,8 +112,8 @@ def show(name: str, models: tuple[str, ...], as_json: bool, **flags: Any) -> Non
 @click.argument("name", metavar="[ID]", default="")
 @options(
     _where,
-    click.option("--from", "source", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A folder that --export wrote, instead of ID."),  # noqa: E501
-    option("--model-repository", multiple=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="The model's repository; may be repeated. [--from's own models]"),  # noqa: E501
+    click.option("--from", "source", type=FOLDER, help="A folder that --export wrote, instead of ID."),
+    option("--model-repository", multiple=True, type=FOLDER, help="The model's repository; may be repeated. [--from's own models]"),
     click.option("--version", "version", default="", help="Version of the model to run. [the version in which it died]"),
     click.option("--time-limit", type=float, callback=seconds, default=120.0, show_default=True, help="Seconds for loading and running; after that it counts as hung."),  # noqa: E501
     click.option("--export", "target", type=click.Path(path_type=Path), help="Write a reproducer into this new folder."),

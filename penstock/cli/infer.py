@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import functools
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import click
 import numpy as np
 import orjson
 
 from penstock.cli import input_flags
+from penstock.cli.files import FILE_OR_STDIN
 from penstock.cli.made_up import MadeUp
 from penstock.cli.options import api_key_option, insecure_option, seconds, unverified, url_option
 from penstock.client import Client, InferResult
+from penstock.client.requests import model_path
 from penstock.client.timing import sentence
 from protocol import bfloat16
 from protocol.errors import Code, FleetError, InvalidArgument, quoted
@@ -24,6 +28,7 @@ from protocol.tensors import Array, Tensor, from_array
 
 _SHOWN = 32
 """Elements of an output that are printed."""
+_MAX_BODY = 1 << 30
 
 
 class Rows(click.IntRange):
@@ -48,9 +53,7 @@ class Rows(click.IntRange):
 @click.option(
     "--input", "-i", "inputs", multiple=True, metavar="NAME=JSON", help="A tensor, as nested lists; may be repeated."
 )
-@click.option(
-    "--file", "-f", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A V2 JSON body."
-)
+@click.option("--file", "-f", "file", type=FILE_OR_STDIN, help="A V2 JSON body; - reads standard input.")
 @click.option(
     "--random",
     "random_rows",
@@ -139,9 +142,7 @@ class _Asked:
 
     def __init__(self, client: Client, model: str, version: str) -> None:
         self._client = client
-        self._path = path = f"/v2/models/{quote(model, safe='')}"
-        if version:
-            self._path += f"/versions/{quote(version, safe='')}"
+        path, self._path = model_path(model), model_path(model, version)
         try:
             metadata = client.get(self._path)
         except FleetError as error:
@@ -188,12 +189,25 @@ def _sent(call: Callable[[dict[str, Array]], InferResult], given: dict[str, Arra
 
 
 def _from_body(file: Path) -> dict[str, Array]:
+    """The inputs of a V2 JSON body in a file; `-` is standard input."""
     from protocol import v2
 
+    with contextlib.ExitStack() as stack:
+        source = sys.stdin.buffer if str(file) == "-" else stack.enter_context(file.open("rb"))
+        body = source.read(_MAX_BODY + 1)
+    if len(body) > _MAX_BODY:
+        raise InvalidArgument(f"--file {file} has more than {_MAX_BODY} bytes, the most that a request may have")
     try:
-        return {tensor.name: tensor.array() for tensor in v2.parse_json_body(file.read_bytes()).inputs}
+        return {tensor.name: tensor.array() for tensor in v2.parse_json_body(_utf8(body)).inputs}
     except InvalidArgument as error:
         raise InvalidArgument(f"--file {file}: {error.message}") from None
+
+
+def _utf8(body: bytes) -> bytes:
+    """Text as PowerShell and Windows' editors write it, with a byte order mark, as UTF-8."""
+    marked = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+    encoding = next((name for mark, name in marked.items() if body.startswith(mark)), "")
+    return body.decode(encoding, errors="replace").encode() if encoding else body
 
 
 def _typed(arrays: dict[str, Array], inputs: dict[str, Any]) -> dict[str, Array | Tensor]:

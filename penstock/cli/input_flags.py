@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
@@ -20,6 +21,7 @@ MAX_ELEMENTS: Final = 1 << 28
 """Elements of one input of made-up values: more would exceed every limit of a request."""
 _SHOWN: Final = 12
 """Elements of an input up to which an example shows all of it."""
+_NO_NUMBER: Final = re.compile(r"-?(nan|inf(inity)?)\b", re.IGNORECASE)
 _SAMPLE: Final = {"BYTES": "text", "BOOL": True, "FP16": 0.5, "BF16": 0.5, "FP32": 0.5, "FP64": 0.5}
 
 Metadata = Mapping[str, Any]
@@ -39,8 +41,7 @@ def parse_input(text: str, inputs: Mapping[str, Metadata]) -> tuple[str, Array]:
     try:
         array = array_of(name, entry["datatype"], orjson.loads(raw))
     except orjson.JSONDecodeError as error:
-        where = f"{quoted(raw)} is not JSON, from character {error.pos + 1} on" if raw else "there is no value"
-        raise InvalidArgument(f"--input {name}: {where}; write {_example(entry)}") from None
+        raise InvalidArgument(f"--input {name}: {_not_json(raw, error)}; write {_example(entry)}") from None
     except CodecError as error:
         said = error.message.removeprefix("input ").replace("'data'", "the JSON")
         raise InvalidArgument(f"--input {said}; write {_example(entry)}") from None
@@ -48,6 +49,19 @@ def parse_input(text: str, inputs: Mapping[str, Metadata]) -> tuple[str, Array]:
         array = array.reshape(entry["shape"])
     _check_shape(array, entry)
     return name, array
+
+
+def _not_json(raw: str, error: orjson.JSONDecodeError) -> str:
+    """Why a text cannot be read as JSON."""
+    if not raw:
+        return "there is no value"
+    if _NO_NUMBER.match(raw, error.pos):
+        return f"{quoted(raw)} has NaN or an infinity, which JSON has not; a Python client can send them"
+    if "infinity" in error.msg:
+        return f"{quoted(raw)} has a number that is too large for any datatype"
+    if "depth" in error.msg:
+        return f"{quoted(raw)} is nested too deeply"
+    return f"{quoted(raw)} is not JSON, from character {error.pos + 1} on"
 
 
 def each_once(pairs: Iterable[tuple[str, T]]) -> dict[str, T]:

@@ -13,17 +13,15 @@ import numpy as np
 
 from penstock.cli import input_flags
 from penstock.client import InferResult
-from protocol import bfloat16
 from protocol.errors import Code, FleetError, InvalidArgument, of_request
 from protocol.example_shapes import Shapes, candidates
-from protocol.tensors import NUMPY_DTYPE, Array
+from protocol.random_values import random_values
+from protocol.tensors import Array
 
 MAX_ROWS: Final = 1_000_000
 """Random rows: even with one element each, more would exceed the size limit of a request."""
 MAX_ATTEMPTS: Final = 7
 """Requests: with eight failures in a minute a worker may hold the model for broken (`workers.failures.limits`)."""
-_INTEGERS: Final = 2
-"""Random integers are below this: they may index a table, and any table has two rows."""
 _OF_GATEWAY: Final = of_request("", "")
 """Begins the refusals of the gateway, which has not asked the model: other free sizes would not change them."""
 _ABOUT_INPUTS: Final = frozenset({Code.INVALID_ARGUMENT, Code.MODEL_FAILED})
@@ -107,7 +105,7 @@ class MadeUp:
             raise InvalidArgument(
                 f"--random would make up {total} values, more than a request can hold; ask for fewer rows"
             )
-        return {name: values(entry["datatype"], shapes[name], generator) for name, entry in made.items()}
+        return {name: random_values(entry["datatype"], shapes[name], generator) for name, entry in made.items()}
 
     def _free(self, shapes: Mapping[str, Sequence[int]]) -> list[str]:
         """The inputs with a free size beside the rows."""
@@ -125,20 +123,6 @@ class MadeUp:
             text = f"; other sizes were refused as well: state those that the model takes, with {flags}"
         certain = input_flags.certain(made.values(), batches=self._batches)
         return f"{text}; an input that is one integer may have to be a certain one: add {certain}" if certain else text
-
-
-def values(datatype: str, shape: tuple[int, ...], generator: np.random.Generator) -> Array:
-    """Random values of a datatype: normal floats, small integers, short texts."""
-    dtype = NUMPY_DTYPE[datatype]
-    if datatype == "BYTES":
-        texts = np.empty(shape, dtype=object)
-        texts.reshape(-1)[:] = [f"text {number}" for number in generator.integers(0, 1000, texts.size)]
-        return texts
-    if datatype == "BF16":
-        return bfloat16.to_bits(generator.standard_normal(shape))
-    if dtype.kind == "f":
-        return np.asarray(generator.standard_normal(shape)).astype(dtype)
-    return np.asarray(generator.integers(0, _INTEGERS, shape)).astype(dtype)
 
 
 def _flag(name: str, sizes: Sequence[object]) -> str:

@@ -7,13 +7,11 @@ import shlex
 from pathlib import Path
 from typing import Final
 
+from penstock.paths import LOOKED_AT, entries, similar
 from protocol.errors import ConfigError
-from protocol.suggestions import nearest
 from workers.repository.completion import FILE_BACKEND, SUFFIX_BACKEND
 from workers.repository.folders import CONFIG_FILE, list_repository
 
-_LOOKED_AT: Final = 300
-"""Entries of a folder that are looked at."""
 _CODE: Final = ".py"
 """A suffix that is a model's only if the whole name is."""
 
@@ -59,25 +57,19 @@ def without_models(folder: Path, command: str) -> str:
     return f"; make a first one with: penstock new NAME --model-repository {_quoted(folder)}"
 
 
-def similar(path: Path) -> str:
-    """`; did you mean 'models'?` for a path that does not exist, with a name beside it that is like its own; or ""."""
-    name = nearest(path.name, (entry.name for entry in _entries(path.parent)))
-    return f"; did you mean '{path.parent / name}'?" if name else ""
-
-
 def model_file(folder: Path) -> Path | None:
     """The model file in a folder, by its usual name or else its suffix."""
     usual = [folder / name for name in FILE_BACKEND if (folder / name).is_file()]
-    others = [entry for entry in _entries(folder) if entry.suffix in SUFFIX_BACKEND and entry.suffix != _CODE]
+    others = [entry for entry in entries(folder) if entry.suffix in SUFFIX_BACKEND and entry.suffix != _CODE]
     return next((file for file in (*usual, *others) if file.is_file()), None)
 
 
 def repository_in(folder: Path) -> Path | None:
     """A folder in this one, or in one of those, that holds model folders."""
-    inside = [entry for entry in _entries(folder) if entry.is_dir()]
-    below = itertools.chain.from_iterable(_entries(entry) for entry in inside)
+    inside = [entry for entry in entries(folder) if entry.is_dir()]
+    below = itertools.chain.from_iterable(entries(entry) for entry in inside)
     found = (
-        entry for entry in (*inside, *itertools.islice(below, _LOOKED_AT)) if entry.is_dir() and holds_models(entry)
+        entry for entry in (*inside, *itertools.islice(below, LOOKED_AT)) if entry.is_dir() and holds_models(entry)
     )
     return next(found, None)
 
@@ -89,16 +81,6 @@ def holds_models(folder: Path) -> bool:
     except ConfigError:
         return False
     return bool(listing.models)
-
-
-def _entries(folder: Path) -> list[Path]:
-    """Its visible entries, sorted; none if it cannot be read."""
-    try:
-        return sorted(
-            entry for entry in itertools.islice(folder.iterdir(), _LOOKED_AT) if not entry.name.startswith(".")
-        )
-    except OSError:
-        return []
 
 
 def _quoted(path: Path) -> str:

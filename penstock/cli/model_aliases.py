@@ -10,6 +10,7 @@ import click
 import orjson
 
 from penstock.cli.options import api_key_option, options, url_option
+from penstock.client.requests import model_path
 
 _ROUTE: Final = re.compile(r"(?P<alias>[^=]+)=(?P<versions>[0-9]+(?::[0-9]+)?(?:,[0-9]+(?::[0-9]+)?)*)\Z")
 _SHADOW: Final = re.compile(r"(?P<version>[0-9]+)(?::(?P<share>[0-9.]+))?\Z")
@@ -76,7 +77,7 @@ def rollback(model: str, as_json: bool, url: str, api_key: str) -> None:
 
 
 def _path(model: str) -> str:
-    return f"/v2/repository/models/{quote(model, safe='')}/aliases"
+    return f"{model_path(model, root='/v2/repository/models')}/aliases"
 
 
 def _send(url: str, api_key: str, method: str, path: str, document: Any = None) -> Any:

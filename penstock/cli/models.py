@@ -11,6 +11,7 @@ from typing import Any, Final
 import click
 import orjson
 
+from penstock.cli.files import FILE
 from penstock.cli.model_aliases import alias
 from penstock.cli.options import Decorator, api_key_option, insecure_option, options, seconds, unverified, url_option
 from penstock.client import Client
@@ -87,7 +88,7 @@ def index(url: str, api_key: str, insecure: bool, as_json: bool) -> None:
     click.option(
         "--config",
         "config",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        type=FILE,
         help="JSON file of a configuration that replaces config.pbtxt until the model is unloaded.",
     ),
     click.option(

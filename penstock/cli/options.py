@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from penstock.cli.files import FILE, FILE_NAME
 from penstock.cli.grpc_port import GrpcPortType
 from penstock.cli.repositories import RepositoryType
 from protocol.errors import InvalidArgument
@@ -97,9 +98,9 @@ connection_options = options(
     option("--kafka-sasl-mechanism", type=click.Choice(["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]), help="With SASL."),
     option("--kafka-sasl-username", help="With SASL."),
     option("--kafka-sasl-password", help="With SASL; prefer the environment variable."),
-    option("--kafka-ssl-cafile", type=click.Path(exists=True, dir_okay=False), help="PEM file of the broker's CA."),
-    option("--kafka-ssl-certfile", type=click.Path(exists=True, dir_okay=False), help="PEM file of our certificate."),
-    option("--kafka-ssl-keyfile", type=click.Path(exists=True, dir_okay=False), help="PEM file of our key."),
+    option("--kafka-ssl-cafile", type=FILE_NAME, help="PEM file of the broker's CA."),
+    option("--kafka-ssl-certfile", type=FILE_NAME, help="PEM file of our certificate."),
+    option("--kafka-ssl-keyfile", type=FILE_NAME, help="PEM file of our key."),
 )  # fmt: skip
 
 fleet_options = options(
@@ -121,6 +122,7 @@ gateway_options = options(
     option("--tls-key", default="", help="PEM file."),
     option("--tls-client-ca", default="", help="PEM file of the authorities that sign client certificates; callers must then have one."),  # noqa: E501
     option("--allowed-hosts", multiple=True, help="Without --api-key: a name allowed in Host and Origin besides localhost; may be repeated."),  # noqa: E501
+    option("--cors-origin", multiple=True, metavar="ORIGIN", help="Pages of this origin (https://app.example) may call and read answers, from browsers; * for all pages; may be repeated."),  # noqa: E501
     option("--http-restricted-api", multiple=True, metavar="GROUPS:KEY=VALUE", help="Calls to these groups of routes need the header KEY with this value, as in Triton; groups are health, metadata, inference, shared-memory, model-config, model-repository, statistics, trace and logging; may be repeated."),  # noqa: E501
     option("--grpc-restricted-protocol", multiple=True, metavar="GROUPS:KEY=VALUE", help="The same for gRPC, with the metadata triton-grpc-protocol-KEY."),  # noqa: E501
     option("--http-header-forward-pattern", default="", show_default=False, help="Regular expression; headers of these names become parameters of the request."),  # noqa: E501
@@ -148,7 +150,7 @@ cache_options = options(
 model_options = options(
     option("--model-repository", multiple=True, type=RepositoryType(), help="Folder of model folders, in Triton's layout; or s3://BUCKET/PREFIX, s3://https://HOST:PORT/BUCKET/PREFIX; may be repeated."),  # noqa: E501
     cache_options,
-    option("--allowed-digests", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="File with the digests of the only versions that may be served, a SHA-256 per line; penstock check prints them."),  # noqa: E501
+    option("--allowed-digests", type=FILE, help="File with the digests of the only versions that may be served, a SHA-256 per line; penstock check prints them."),  # noqa: E501
     option("--model-control-mode", type=click.Choice(["none", "poll", "explicit"]), default="none", help="Load all models at start; follow changes; or load only --load-model."),  # noqa: E501
     option("--load-model", multiple=True, help="With explicit control: load this model; may be repeated; * for all."),
     option("--model-memory-limit", type=int, default=0, help="With explicit control: bytes that the models may need together, by the size of their files; 0: no limit."),  # noqa: E501

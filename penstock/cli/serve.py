@@ -24,6 +24,7 @@ from penstock.cli.options import (
 )
 from penstock.cli.repositories import split
 from penstock.cli.settings import flag_of, made, transport_settings
+from penstock.paths import similar
 from protocol.errors import ConfigError
 from protocol.model_config import ModelConfig, TensorSpec
 from protocol.runtime.tasks import BackgroundTasks
@@ -55,7 +56,7 @@ class ModelFileType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  #
         if file.path.is_dir():
             self.fail(f"'{file.path}' is a folder; {meant.for_file(file.path)}", param, ctx)
         if not file.path.exists():
-            self.fail(f"there is no file '{file.path}'{meant.similar(file.path)}", param, ctx)
+            self.fail(f"there is no file '{file.path}'{similar(file.path)}", param, ctx)
         return file
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -137,8 +138,7 @@ async def _serve(model_file: tuple[ModelFile, ...], flags: dict[str, Any], logs:
     worker = made(WorkerSettings, split(flags), model_file=model_file)
     transport = transport_settings(**flags)
     _require_distinct(flags)
-    for flag in _PORTS:
-        _require_free(flags["host"], flag, flags[flag])
+    _require_free(flags)
 
     background = BackgroundTasks("serve")
 
@@ -168,19 +168,18 @@ def _require_distinct(flags: dict[str, Any]) -> None:
             )
 
 
-def _require_free(host: str, flag: str, port: int | None) -> None:
-    """Check a port before the models are loaded, which takes a while.
+def _require_free(flags: dict[str, Any]) -> None:
+    """Check the addresses before the models are loaded, which takes a while.
 
     Raises:
-        ConfigError: the port is taken, or cannot be used.
+        ConfigError: a port is taken, or an address cannot be used.
     """
     from gateway.rest.listening import bind
 
-    if port:
-        try:
-            bind(host, port).close()
-        except ConfigError as error:
-            raise ConfigError(error.message.replace("--http-port", flag_of(flag))) from None
+    for flag in _PORTS:
+        host = "metrics_host" if flag == "metrics_port" else "host"
+        if flags[flag] is not None:
+            bind(flags[host], flags[flag], option=flag_of(flag), host_option=flag_of(host)).close()
 
 
 async def _tell(models: Worker, port: int, flags: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
@@ -11,10 +12,11 @@ import numpy as np
 
 from penstock.cli.example import VALUES, Trial, example_inputs
 from protocol.errors import ModelFailed, described
-from protocol.example_shapes import Shapes, candidates
+from protocol.example_shapes import MAX_ELEMENTS, Shapes, candidates
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import ModelConfig, TensorSpec
 from protocol.tensors import NUMPY_DTYPE, Tensor, from_array
+from workers.instances.job import InstanceDied
 
 if TYPE_CHECKING:
     from workers.instances.loaded import LoadedModel
@@ -38,7 +40,12 @@ class Trials:
         self._longest = longest
 
     async def run(self, loaded: LoadedModel) -> Trial:
-        """What the model accepts; an empty trial if it was not tried or took too long."""
+        """What the model accepts; an empty trial if it was not tried or took too long.
+
+        What it took while it was loaded is not tried again.
+        """
+        if loaded.shapes is not None:
+            return Trial(loaded.shapes)
         config = loaded.version.config
         if config.backend in _OWN_CODE or not loaded.executors:
             return Trial()
@@ -52,6 +59,8 @@ class Trials:
                 _require_answers(outcomes)
             except TimeoutError:
                 return Trial()
+            except InstanceDied:  # it is being replaced; another try might end it again
+                return Trial()
             except Exception as error:
                 refused = refused or described(error)
             else:
@@ -62,7 +71,9 @@ class Trials:
 def shapes_of(config: ModelConfig) -> Iterator[Shapes]:
     """The shapes to try."""
     inputs = {spec.name: config.shape_of(spec) for spec in example_inputs(config)}
-    return candidates(inputs, 1 if config.batching else None)
+    for shapes in candidates(inputs, 1 if config.batching else None):
+        if sum(map(math.prod, shapes.values())) <= MAX_ELEMENTS:
+            yield shapes
 
 
 def _request(loaded: LoadedModel, shapes: Shapes) -> InferRequest:

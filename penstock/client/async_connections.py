@@ -168,7 +168,7 @@ class AsyncConnections:
         """The answer to a request, if it is not an error; see `BlockingConnections.send`."""
         head = self._route.heads.request(request.method, request.path, request.headers, len(request.body))
         answered = await self.call(head + request.body, until)
-        requests.check(answered.status, answered.headers, answered.body)
+        requests.check(answered.status, answered.headers, answered.body, self._route.url)
         return answered
 
     async def call(self, data: bytes, until: float | None) -> Answered:

@@ -180,7 +180,7 @@ class BlockingConnections:
         """
         head = self._route.heads.request(request.method, request.path, request.headers, len(request.body))
         answered = self.call(head + request.body, until)
-        requests.check(answered.status, answered.headers, answered.body)
+        requests.check(answered.status, answered.headers, answered.body, self._route.url)
         return answered
 
     def call(self, data: bytes, until: float | None) -> Answered:

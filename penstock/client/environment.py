@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 import ssl
+from pathlib import Path
 
 from penstock.client.addresses import Address, gateway_address, proxy_for
 from penstock.client.exchange import Heads
 from protocol.errors import InvalidArgument
+from protocol.runtime.outages import system_error
 from protocol.urls import is_loopback
 
 
@@ -34,16 +37,36 @@ class Route:
 
     def failed(self, error: BaseException) -> str:
         """What a failed connection's error says."""
-        through = f"the proxy {self.proxy.url}: " if self.proxy else ""
-        if isinstance(error, TimeoutError):
-            why = "no connection in time"
-        elif isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(error):
-            why = "connection refused: no server listens there; penstock serve starts one"
-        elif isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
-            why = "it does not speak TLS; its URL may begin with http://"
-        else:
-            why = str(error) or type(error).__name__
-        return f"{self.url} cannot be reached: {through}{why}"
+        refused = isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(error)
+        if self.proxy is not None:
+            why = "connection refused" if refused else _why(error, self.peer.host)
+            return (
+                f"{self.url} cannot be reached: the proxy {self.proxy.url}, which the environment names: {why}; "
+                f"no_proxy={self.address.host} goes past it"
+            )
+        why = "connection refused: no server listens there; penstock serve starts one" if refused else ""
+        return f"{self.url} cannot be reached: {why or _why(error, self.peer.host)}"
+
+
+def _why(error: BaseException, host: str) -> str:
+    """The error of a connection, in words."""
+    if isinstance(error, TimeoutError):
+        return "no connection in time"
+    if isinstance(error, socket.gaierror):
+        return f"the name '{host}' has no address: {(error.strerror or '').lower()}"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}{_authorities()}"
+    if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+        return "it does not speak TLS; its URL may begin with http://"
+    return system_error(str(error)) or str(error) or type(error).__name__
+
+
+def _authorities() -> str:
+    """Where trusted authorities come from."""
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        if (path := os.environ.get(name)) and not Path(path).exists():
+            return f"; {name} names '{path}', which does not exist"
+    return "; SSL_CERT_FILE names a PEM file of authorities to trust"
 
 
 def _proxy(address: Address) -> Address | None:

@@ -31,6 +31,7 @@ _CODES: Final[dict[int, Code]] = {
 _NAMES: Final = frozenset(Code)
 _TIMEOUT: Final = "Penstock-Timeout-Ms"
 _HEADS: Final = 256
+_MAX_SHOWN: Final = 500
 _HEAD_BYTES: Final = 1024
 """At most `_HEADS` heads of at most this size are remembered, of requests and of answers."""
 _FEW: Final = 8
@@ -223,8 +224,19 @@ def _whole(tensor: Tensor) -> tuple[int, ...]:
 
 @functools.lru_cache(_HEADS)
 def _path(model: str, version: str) -> str:
+    return f"{model_path(model, version)}/infer"
+
+
+def model_path(model: str, version: str = "", root: str = "/v2/models") -> str:
+    """The path of a model, or of one of its versions.
+
+    Raises:
+        InvalidArgument: no model can have this name, for which a server would have no route.
+    """
+    if not model or "/" in model:
+        raise InvalidArgument(f"a model's name is not empty and has no slash, unlike {quoted(model)}")
     versions = f"/versions/{_quoted(version, '')}" if version else ""
-    return f"/v2/models/{_quoted(model, '')}{versions}/infer"
+    return f"{root}/{_quoted(model, '')}{versions}"
 
 
 def _quoted(text: str, safe: str) -> str:
@@ -289,7 +301,7 @@ def unload(model: str) -> Request:
 
 def _repository(model: str, verb: str, parameters: Mapping[str, Any]) -> Request:
     body = orjson.dumps({"parameters": dict(parameters)})
-    path = f"/v2/repository/models/{quote(model, safe='')}/{verb}"
+    path = f"{model_path(model, root='/v2/repository/models')}/{verb}"
     return Request("POST", path, {"Content-Type": "application/json"}, body, True)
 
 
@@ -299,8 +311,11 @@ INDEX: Final = Request("POST", "/v2/repository/index", {}, b"", True)
 """The request for the repository index."""
 
 
-def check(status: int, headers: Mapping[str, str], body: bytes) -> None:
+def check(status: int, headers: Mapping[str, str], body: bytes, server: str = "the server") -> None:
     """Raise the gateway's error, if the answer is one.
+
+    Args:
+        server: its URL.
 
     Raises:
         FleetError: with the code that the gateway names, else that of the status, and the gateway's text.
@@ -312,7 +327,10 @@ def check(status: int, headers: Mapping[str, str], body: bytes) -> None:
     try:
         message = str(orjson.loads(body)["error"])
     except (ValueError, KeyError, TypeError):
-        message = body[:500].decode(errors="replace") or f"HTTP status {status}"
+        said = body[:_MAX_SHOWN].decode(errors="replace").strip()
+        message = f"{server} answers with HTTP status {status}, and not as a gateway does; is it one?" + (
+            f" It says: {quoted(said)}" if said else ""
+        )
     after = headers.get("retry-after", "")
     retry_after = float(after) if after.replace(".", "", 1).isdigit() else None
     named = headers.get("penstock-error", "")

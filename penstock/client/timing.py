@@ -31,8 +31,8 @@ class Times:
         total: from when the gateway had read the request until it had the answer; if it was read later (an asynchronous call, a
             repeated idempotency key), until the answer was in the store.
         queued: in the log, until a worker took it.
-        waiting: at the worker, until its batch ran.
-        model: the run of its batch.
+        waiting: at the worker, until its batch ran; of an answer of several batches, also between them.
+        model: the run of its batch; of several batches, the time in which at least one of them ran.
         way: the rest of the total: on the way between caller, gateway, log, worker and store.
         delivered: the total is a caller's that waited for the answer.
         rows, requests: of its batch.
@@ -63,7 +63,11 @@ def parse_timing(text: str) -> Times:
     def between(first: str, second: str) -> int | None:
         return stages[second] - stages[first] if first in stages and second in stages else None
 
-    spans = [between("publish", "fetch"), between("enqueue", "compute_start"), between("compute_start", "compute_end")]
+    ran, gaps = _run_and_gaps(between("compute_start", "compute_end"), _number(fields.get("compute")))
+    waited = between("enqueue", "compute_start")
+    if gaps:
+        waited = gaps + (waited or 0)
+    spans = [between("publish", "fetch"), waited, ran]
     ended = last is not None and ("wake" in stages or "emit" in stages)
     total = last if ended else None
     way = None if total is None else total - sum(span for span in spans if span is not None)
@@ -73,6 +77,13 @@ def parse_timing(text: str) -> Times:
         _number(fields.get("rows")), _number(fields.get("requests")), _number(fields.get("attempt")), fields.get("reason", ""),
         fields.get("digest", "").strip('"'),
     )  # fmt: skip
+
+
+def _run_and_gaps(span: int | None, computed: int | None) -> tuple[int | None, int]:
+    """The time in the model, and the time between its batches."""
+    if span is None or computed is None or computed > span:
+        return span, 0
+    return computed, span - computed
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:

@@ -23,10 +23,11 @@ from protocol.errors import FleetError, described
 from protocol.messages import Failure, InferRequest
 from workers.backends import load_backend, usable_gpus
 from workers.backends.base import Instance, Outcome
+from workers.backends.opening import load_version, open_version
 from workers.devices import Hardware, cores
 from workers.instances.process.namespace import prefer_modules_in
 from workers.repository.completion import complete
-from workers.repository.placement import place
+from workers.repository.placement import expected_place, place
 from workers.repository.scan import scan_repositories
 from workers.repository.signature import Signature
 from workers.repository.version import ModelVersion
@@ -69,9 +70,12 @@ def load_instance(version: ModelVersion) -> tuple[ModelVersion, Instance]:
     if hasattr(backend, "dedicated"):
         backend.dedicated = True
     prefer_modules_in(list(dict.fromkeys((version.path.parent, version.folder))))
-    version = dataclasses.replace(version, config=complete(version.config, backend.inspect(version)))
-    placement = place(version.config, usable_gpus(backend, Hardware().gpus), cores())[0]
-    return version, backend.load(version, placement)
+    gpus = usable_gpus(backend, Hardware().gpus)
+    expected = expected_place(version.config, gpus, cores=cores())
+    metadata, opened = open_version(backend, version, expected)
+    version = dataclasses.replace(version, config=complete(version.config, metadata))
+    placement = place(version.config, gpus, cores())[0]
+    return version, load_version(backend, version, placement, opened)
 
 
 def run_alone(instance: Instance, request: InferRequest) -> dict[str, Any]:

@@ -10,12 +10,12 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from typing import Any
 
 from penstock.processes.channel import Channel
 from protocol.runtime.tasks import BackgroundTasks
+from workers.system import code_path
 
 
 class Acceptor:
@@ -44,7 +44,8 @@ class Acceptor:
         descriptors = [end.fileno() for end in ends]
         try:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "penstock.processes.child", str(os.getpid()), *map(str, descriptors)),
+                *code_path.run_module("penstock.processes.child", str(os.getpid()), *map(str, descriptors)),
+                env=code_path.with_code_path(os.environ),
                 pass_fds=descriptors,
                 start_new_session=True,  # a terminal's Ctrl-C reaches the parent, which passes it on
             )

@@ -52,12 +52,14 @@ class Child:
 
     async def run(self) -> int:
         """Serve until the parent passes a signal on; returns the exit code."""
+        from penstock.processes.outages import tell_parent
         from protocol.errors import FleetError
         from protocol.runtime import logs
 
         await self._channel.open(self._end)
         start = await self._start
         logs.configure(*start["logs"])
+        tell_parent(self._channel.send)
         try:
             await self._serve(start)
         except FleetError as error:

@@ -23,11 +23,13 @@ from penstock.processes.acceptor import Spare
 from penstock.processes.channel import Kept
 from penstock.processes.limits import settings_of
 from penstock.processes.metrics import SumCollector
+from penstock.processes.outages import Outages
 from penstock.processes.ports import reserved
 from penstock.processes.slot import Slot
 from penstock.processes.starting import start_message
 from penstock.processes.sums import Family
 from protocol.runtime.loop import pass_signals_on, spare_collector
+from protocol.runtime.outages import log as outages_log
 from protocol.runtime.status import StatusServer
 from protocol.transport.settings import TransportSettings
 
@@ -63,6 +65,7 @@ class Processes:
         self.settings, self._ports = reserved(settings)
         self.spare = Spare(attach)
         self._kept = Kept()
+        self._outages = Outages()
         self._sums = SumCollector(registry if registry is not None else CollectorRegistry(), count)
         self._status = StatusServer(self._sums.registry, self._readiness, notes=self._notes, refresh=self._refresh)
         self._first_ready = asyncio.Event()
@@ -147,6 +150,7 @@ class Processes:
     def died(self, number: int) -> None:
         """See `slot.Crew`."""
         self._sums.sums.retire(number)
+        self._outages.died(number)
         if not self._stopping:
             self._sums.restarts[number] += 1
 
@@ -156,6 +160,11 @@ class Processes:
             for slot in self._slots:
                 if slot.number != number:
                     slot.send("published", (key, value))
+
+    def away(self, number: int, server: str, away: bool, level: int, line: str) -> None:
+        """See `slot.Crew`."""
+        if self._outages.written(number, server, away=away):
+            outages_log.log(level, line)
 
     def kept(self) -> Mapping[str, bytes]:
         """See `slot.Crew`."""

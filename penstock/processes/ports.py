@@ -22,13 +22,14 @@ def reserved(settings: GatewaySettings) -> tuple[GatewaySettings, list[socket.so
         port = getattr(settings, name)
         if port is None:
             continue
+        option = f"--{name.replace('_', '-')}"
         try:
-            if port:
-                bind(settings.host, port).close()  # SO_REUSEPORT alone would join another gateway of the same user
-            held.append(reserve(settings.host, port))
-        except ConfigError as error:
+            if port:  # SO_REUSEPORT alone would join another gateway of the same user
+                bind(settings.host, port, option=option).close()
+            held.append(reserve(settings.host, port, option=option))
+        except ConfigError:
             for each in held:
                 each.close()
-            raise ConfigError(error.message.replace("--http-port", f"--{name.replace('_', '-')}")) from None
+            raise
         chosen[name] = held[-1].getsockname()[1]
     return dataclasses.replace(settings, **chosen), held

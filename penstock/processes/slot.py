@@ -38,6 +38,9 @@ class Crew(Protocol):
     def published(self, number: int, key: str, value: bytes) -> None:
         """It tells the others something."""
 
+    def away(self, number: int, server: str, away: bool, level: int, line: str) -> None:
+        """For this process a server is away, or answers again; the line says it, and has a level of the standard library's."""
+
     def kept(self) -> Mapping[str, bytes]:
         """What the processes have published so far."""
 
@@ -172,6 +175,8 @@ class Slot:
             self.failure = FleetError(message, code=Code(code))
         elif kind == "published":
             self._crew.published(self.number, *value)
+        elif kind == "outage":
+            self._crew.away(self.number, *value)
         elif kind == "metrics":
             self._crew.counted(self.number, families_of(value))
         if (answer := self._answers.pop(kind, None)) is not None and not answer.done():

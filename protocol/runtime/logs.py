@@ -22,6 +22,8 @@ from protocol.texts import MAX_TEXT, shortened, visible
 _TEXTS: Final = frozenset({"exception", "stack"})
 """Values with several lines."""
 _MAX_LINES: Final = 4 * MAX_TEXT
+SAID_LAST: Final = "said_last"
+"""A key of a record with a `reason` that this process also says as its last line, right afterwards."""
 LIBRARIES: Final = ("aiokafka", "kafka", "protocol.transport")
 """Loggers that repeat their lines while a server is unreachable."""
 
@@ -43,6 +45,29 @@ class Seldom(logging.Filter):
         if held:
             record.msg = f"{record.msg} (and {held} times more since it was last logged)"
         return held is not None
+
+
+class Once(logging.Filter):
+    """Leaves to the last line what it says; the record stays where it has more, such as a traceback.
+
+    Args:
+        wanted: people read the log. Programs get every record whole.
+    """
+
+    def __init__(self, *, wanted: bool) -> None:
+        super().__init__()
+        self._wanted = wanted
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written."""
+        entry: Any = record.msg  # structlog's entry, as a dict
+        if not isinstance(entry, dict) or SAID_LAST not in entry:
+            return True
+        record.msg = {key: value for key, value in entry.items() if key != SAID_LAST}
+        if not self._wanted:
+            return True
+        del record.msg["reason"]
+        return not _TEXTS.isdisjoint(entry)
 
 
 class Levels(logging.Filter):
@@ -105,6 +130,7 @@ def configure(style: str = "human", level: str = "info") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(Hush(handler))
     handler.addFilter(Seldom())
+    handler.addFilter(Once(wanted=style != "json"))
     _levels.off = frozenset()
     handler.addFilter(_levels)
     handler.setFormatter(

@@ -18,6 +18,7 @@ from typing import Final
 from protocol.runtime.repeats import next_report
 
 log = logging.getLogger("penstock.outages")
+"""Its records have `outage`: the server's name, and whether it is away."""
 
 CONFIRMED_BY: Final = 2
 """Consecutive failed checks after which the server counts as away: one of several brokers may be down."""
@@ -229,12 +230,16 @@ class Watch:
             await self._sleep(PAUSE)
             why = await self._why()
         if self.meanwhile:
-            log.warning(self._server.back(clock() - began))
+            self._log(logging.WARNING, self._server.back(clock() - began), away=False)
         await self._sleep(ECHO)
 
     def _say(self, elapsed: float, why: str) -> None:
         if self.meanwhile:
-            log.error(self._server.line(elapsed, "" if why == UNKNOWN else why, self.meanwhile))
+            line = self._server.line(elapsed, "" if why == UNKNOWN else why, self.meanwhile)
+            self._log(logging.ERROR, line, away=True)
+
+    def _log(self, level: int, line: str, *, away: bool) -> None:
+        log.log(level, line, extra={"outage": (self._server.name, away)})
 
     @contextlib.asynccontextmanager
     async def starting(self, limit: float, why: Callable[[str], str]) -> AsyncIterator[None]:
@@ -257,7 +262,8 @@ class Watch:
                 hold.drop()
                 if self._start:
                     said = True
-                    log.warning(self._server.line(clock() - began, why(hold.newest), meanwhile))
+                    line = self._server.line(clock() - began, why(hold.newest), meanwhile)
+                    self._log(logging.WARNING, line, away=True)
                 due = next_report(clock() - began)
 
         with _holding(self._server) as hold:
@@ -270,4 +276,4 @@ class Watch:
             finally:
                 task.cancel()
         if said:
-            log.warning(self._server.back(clock() - began).replace(" again", ""))
+            self._log(logging.WARNING, self._server.back(clock() - began).replace(" again", ""), away=False)

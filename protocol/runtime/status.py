@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from protocol.errors import ConfigError
+from protocol.runtime.listening import refusal
 from protocol.urls import authority
 
 MAX_HEAD: Final = 16 * 1024
@@ -71,7 +72,7 @@ class StatusServer:
             self._server = await asyncio.start_server(self._accept, host, port, limit=MAX_HEAD)
         except OSError as exc:
             raise ConfigError(
-                f"cannot serve metrics on {authority(host, port)}: {exc.strerror}; choose another --metrics-port"
+                f"cannot serve metrics on {authority(host, port)}: {refusal(exc, '--metrics-port', '--metrics-host')}"
             ) from None
         self.port = bound = self._server.sockets[0].getsockname()[1]
         self.address = authority(host, bound)

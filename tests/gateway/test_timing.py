@@ -96,6 +96,29 @@ CASES: list[tuple[str, Timing, float, str]] = [
 ]
 
 
+CASES += [
+    (
+        "a record of the batch lane that ran in three batches",
+        stamps(*RAN, reason="batch_lane", batch_rows=64, batch_requests=1, computed=0.00075),
+        NOW + 0.003,
+        f'{ALL}, wake=3000, compute=750, rows=64, requests=1, attempt=1, reason=batch_lane, digest="0ab1"',
+    ),
+    ("of batches without a gap", stamps(*RAN, computed=0.001), NOW + 0.003, f"{ALL}, wake=3000, {BATCH_TEXT}"),
+    (
+        "a longer run than there was time for",
+        stamps(*RAN, computed=1.0),
+        NOW + 0.003,
+        f"{ALL}, wake=3000, {BATCH_TEXT}",
+    ),
+    (
+        "several batches, the first of which began before the publication, by the worker's clock",
+        stamps(0.0012, 0.0005, 0.0005, 0.00075, 0.001, 0.002, 0.0025, computed=0.0005),
+        NOW + 0.003,
+        f"publish=1200, compute_end=2000, emit=2500, wake=3000, {BATCH_TEXT}",
+    ),
+]
+
+
 @pytest.mark.parametrize(("given", "woken", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
 def test_every_kind_of_answer(given: Timing, woken: float, expected: str) -> None:
     assert timing_value(given, woken).decode() == expected
@@ -164,7 +187,7 @@ def test_the_page_describes_every_field() -> None:
     section = page.partition("## Times of an answer")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
     assert [name for row in rows for name in re.findall(r"`(\w+)`", row)] == [
-        *STAGES, "rows", "requests", "attempt", "reason", "digest",
+        *STAGES, "compute", "rows", "requests", "attempt", "reason", "digest",
     ]  # fmt: skip
     example = re.findall(r"penstock-timing: (.*)", section)[0]
     told = re.findall(r"^    (answered in .*)", section, re.MULTILINE)[0]

@@ -51,6 +51,7 @@ def running(own_kafka: Broker, own_redis: RedisServer, prefix: str, tmp_path: Pa
     (tmp_path / "models" / "m" / "1" / "model.py").write_text(MODEL)
     with fleet(own_kafka.bootstrap, own_redis.url, prefix, tmp_path, tmp_path / "models") as made:
         made.add_gateway()
+        made.add_gateway("--processes", "2")
         made.add_worker()
         made.add_scaler()
         made.wait_ready(1)
@@ -100,13 +101,13 @@ def test_a_server_that_is_away_is_a_line_every_few_seconds_in_every_process(
         wait_for("a call to be answered", lambda: call(running.gateways[0]).status_code == 200)
 
 
-@pytest.mark.parametrize("command", ["gateway", "worker", "scaler"])
+@pytest.mark.parametrize("command", ["gateway", "gateway --processes 2", "worker", "scaler"])
 def test_a_kafka_that_was_never_there_is_told_while_the_start_waits(tmp_path: Path, command: str) -> None:
     port = free_port()
     flags = ["--kafka", f"127.0.0.1:{port}", "--redis", "redis://127.0.0.1:1", "--connect-timeout", "2.5"]
-    own = {"worker": ["--model-repository", str(tmp_path)], "gateway": ["--grpc-port", "off"], "scaler": []}[command]
+    own = {"worker": ["--model-repository", str(tmp_path)], "gateway": ["--grpc-port", "off"], "scaler": []}
     done = subprocess.run(
-        [sys.executable, "-m", "penstock", command, *flags, *own],
+        [sys.executable, "-m", "penstock", *command.split(), *flags, *own[command.split(maxsplit=1)[0]]],
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
 

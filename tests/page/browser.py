@@ -23,7 +23,7 @@ import pytest
 FLAGS: Final = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-pipe",
-    "--force-color-profile=srgb", "--lang=en-US",
+    "--force-color-profile=srgb", "--lang=en-US", "--host-resolver-rules=MAP *.example 127.0.0.1",
 )  # fmt: skip
 WITHIN: Final = 40.0
 """Seconds for anything; the machine may be busy."""
@@ -61,6 +61,7 @@ class Browser:
         self._write, self._read = to_browser, from_browser
         self._number = 0
         self._unread = b""
+        self._begun: list[bytes] = []
         self.events: list[dict[str, Any]] = []
 
     def send(self, method: str, session: str = "", **parameters: Any) -> dict[str, Any]:
@@ -131,7 +132,9 @@ class Browser:
             piece = os.read(self._read, 1 << 20)
             if not piece:
                 raise EOFError("the browser has ended")
-            self._unread += piece
+            self._begun.append(piece)  # a message may have many
+            if b"\0" in piece:
+                self._unread, self._begun = b"".join((self._unread, *self._begun)), []
         line, _, self._unread = self._unread.partition(b"\0")
         message: dict[str, Any] = json.loads(line)
         return message

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gateway.timing import timing_value
-from protocol import bfloat16
+from protocol import answer_times, bfloat16
 from protocol.messages import Timing
 from tests.integration.fleet import Process
 from tests.page.browser import Browser, Page
@@ -104,9 +104,19 @@ def test_a_whole_timing_adds_up_to_the_round_trip(tab: Page) -> None:
     )
 
 
+def test_the_time_between_the_batches_of_one_answer_is_not_the_models(tab: Page) -> None:
+    header = "publish=1000, compute_start=2000, compute_end=9000, emit=9500, compute=3000, rows=8, requests=1"
+    told = module(tab, "words", "it.explain(it.parseTiming(header), 10)", header=header)
+    assert [(stage["words"], stage["ms"]) for stage in told["stages"][2:4]] == [
+        ("It waited between its batches", 4), ("The model ran", 3),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("header", "stages"),
     [
+        ("compute_start=5, compute_end=9, compute=7", 3),
+        ("compute_start=5, compute_end=9, compute=x", 3),
         ("", 0),
         ("nonsense", 0),
         ("publish=-5, wake=100", 2),
@@ -137,6 +147,43 @@ def test_totals_that_go_back_make_no_negative_rate(tab: Page) -> None:
     assert rates == [None, 10, None, 5]
 
 
+def test_quantiles_are_those_of_the_gateway(tab: Page) -> None:
+    bounds = [bound * 1000 for bound in answer_times.BOUNDS]
+    dice = np.random.default_rng(5)
+    cases = [
+        sorted({int(place): int(dice.integers(1, 99)) for place in dice.integers(0, 90, 7)}.items()) for _ in range(40)
+    ]
+    for share in (0.5, 0.99, 1.0):
+        found = module(
+            tab,
+            "quantiles",
+            "cases.map((counts) => it.quantile(counts, share, bounds))",
+            cases=cases,
+            share=share,
+            bounds=bounds,
+        )
+        exact = [answer_times.quantile(counts, share) for counts in cases]
+        assert found == pytest.approx([1000 * each for each in exact if each is not None])
+    assert module(tab, "quantiles", "it.quantile([], 0.5, bounds)", bounds=bounds) is None
+    assert module(tab, "quantiles", "it.quantile([[3, 5]], 0.5, [])") is None  # a gateway that tells no bounds
+    assert module(tab, "quantiles", "it.between([[1, 5], [2, 7]], [[1, 5], [2, 9], [4, 1]])") == [[2, 2], [4, 1]]
+    assert module(tab, "quantiles", "it.together([[[9, 1]], [[2, 4], [9, 2]]])") == [[2, 4], [9, 3]]
+
+
+def test_latencies_are_of_the_last_minute_and_of_all_time_if_nothing_ran(tab: Page) -> None:
+    counts = {"failed": 0, "cache_hits": 0, "batches": [], "queue_ns": 0, "compute_ns": 0}
+
+    def poll(at: int, answers: list[list[int]]) -> dict[str, Any]:
+        success = sum(count for _, count in answers)
+        model = {"name": "m", "version": "1", "counts": {**counts, "success": success, "answers": answers}}
+        return {"now_ms": at, "answer_bounds_ms": [1, 2, 4], "models": [model]}
+
+    polls = [poll(0, [[1, 100]]), poll(2000, [[1, 100]]), poll(4000, [[1, 100], [2, 10]])]
+    script = "polls.map((poll) => { past.take(poll); const f = past.figures(poll.models[0]); return [f.p50, f.p99, f.recent]; })"
+    told = module(tab, "history", f"((past) => {script})(new it.History())", polls=polls)
+    assert told == [[1.5, 1.99, False], [1.5, 1.99, False], [3, pytest.approx(3.98), True]]
+
+
 def test_many_batch_sizes_become_few_bars(tab: Page) -> None:
     batches = [{"rows": rows, "count": rows} for rows in range(1, 33)]
     found = module(tab, "charts", "it.sizeClasses(batches)", batches=batches)
@@ -149,3 +196,12 @@ def test_many_batch_sizes_become_few_bars(tab: Page) -> None:
         "32 to 63 rows",
     ]
     assert sum(each["count"] for each in found) == sum(range(1, 33))
+
+
+@pytest.mark.parametrize(("datatype", "whole"), [
+    ("BOOL", True), ("UINT8", True), ("INT64", True), ("FP16", False), ("FP64", False), ("BF16", False),
+])  # fmt: skip
+def test_made_up_numbers_are_those_of_random_values(tab: Page, datatype: str, whole: bool) -> None:
+    made = module(tab, "tensors", "Array.from(it.madeUp(datatype, 2000))", datatype=datatype)
+    assert all(0 <= each <= 1 for each in made)
+    assert ({*made} == {0, 1}) is whole

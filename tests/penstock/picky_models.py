@@ -62,7 +62,7 @@ def write_picky_models(repository: Path) -> dict[str, str]:
     )  # fmt: skip
     return {
         "window": "x=1,3,32,32", "fixed_inside": "x=1,3,224,224", "channels_last": "x=1,32,32,3", "half": "x=1,8",
-        "tokens": "ids=1,1",
+        "tokens": "ids=1,8",
     }  # fmt: skip
 
 

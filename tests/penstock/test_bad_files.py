@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.penstock.bad_files import GOLDEN, NAMES, printed, serve_each, write_files
+from tests.penstock.bad_files import GOLDEN, NAMES, ROOT, printed, serve_each, write_files
 from workers.repository.completion import SUFFIX_BACKEND
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -25,6 +28,19 @@ def test_what_is_printed_is_what_was_read(folder: Path) -> None:
     """Write it again, and read it, with: python -m tests.penstock.bad_files"""
     assert serve_each(folder) == GOLDEN.read_text()
     assert not (folder / "unpickled").exists()
+
+
+@pytest.mark.parametrize(("log_format", "times"), [("human", 1), ("json", 2)])
+def test_why_is_read_once_on_a_terminal_and_is_in_the_record_for_programs(
+    folder: Path, log_format: str, times: int
+) -> None:
+    command = [sys.executable, "-m", "penstock", "serve", "empty.onnx", "--log-format", log_format, "--http-port", "0"]
+    ended = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False
+    )  # fmt: skip
+    assert ended.returncode == 3
+    assert ended.stderr.count("is empty; copy or export it again") == times
+    assert ended.stderr.splitlines()[-1].startswith("penstock: model 'empty' version 1 cannot be loaded: ")
 
 
 def test_check_says_the_same_as_serve(folder: Path, tmp_path: Path) -> None:

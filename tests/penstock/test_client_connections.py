@@ -446,7 +446,7 @@ async def test_tls_directly_and_through_a_proxys_tunnel(
         direct = make(server.url, tls=trusted)
         for _ in range(2):
             assert (await direct("infer", "any", X)).model == "any"
-        with pytest.raises(Unavailable, match="certificate verify failed"):
+        with pytest.raises(Unavailable, match="its certificate is not trusted: self-signed certificate"):
             await make(server.url, retries=0)("infer", "any", X)
         behind(monkeypatch, proxy)
         through = make("https://models.example", tls=trusted)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from gateway.timing import STAGES, timing_value
 from penstock.client.timing import Times, parse_timing, sentence
 from protocol.messages import Timing
+from workers.serving.spans import covered
 
 BATCHED = (
     "publish=250, fetch=260, enqueue=260, release=5260, compute_start=5360, compute_end=7560, emit=8000, wake=8300, "
@@ -101,3 +102,50 @@ def check(times: Times) -> None:
     numbers = [round(float(text) * 100) for text in re.findall(r"(?<!of )(?<!attempt )\b\d+(?:\.\d+)?\b", told)]
     assert all(number >= 0 for number in numbers)
     assert len(numbers) <= 1 or sum(numbers[1:]) == numbers[0], told
+
+
+SEVERAL = BATCHED.replace("wake=8300, ", "wake=8300, compute=1200, ")
+
+
+def test_the_time_between_several_batches_is_waiting() -> None:
+    times = parse_timing(SEVERAL)
+    assert (times.model, times.waiting, times.total) == (0.0012, 0.0061, 0.0083)
+    assert times.way == parse_timing(BATCHED).way
+    assert sentence(times).endswith("6.1 waiting for a batch of 4 rows, 1.2 in the model, 1.0 on the way")
+
+
+@pytest.mark.parametrize("told", ["compute=2201", "compute=-1", "compute=x", "compute=" + "9" * 40])
+def test_a_time_in_the_model_that_cannot_be_is_ignored(told: str) -> None:
+    assert parse_timing(BATCHED.replace("rows=4", f"{told}, rows=4")) == parse_timing(BATCHED)
+
+
+SPANS = st.lists(st.tuples(st.integers(0, 5000), st.integers(1, 500)), min_size=1, max_size=8)
+
+
+@given(SPANS, st.booleans())
+def test_the_time_in_the_model_is_that_of_its_batches(spans: list[tuple[int, int]], together: bool) -> None:
+    """One after the other on one instance, or at the same time on several."""
+    ends = [
+        (0.001 + (begin + (0 if together else 6000 * number)) / 1e6, length / 1e6)
+        for number, (begin, length) in enumerate(spans)
+    ]
+    runs = [(begin, begin + length) for begin, length in ends]
+    first, last = min(begin for begin, _ in runs), max(end for _, end in runs)
+    stamps = Timing(
+        1e6, 1e6 + 0.0001, 1e6 + 0.0002, 1e6 + 0.0002, 1e6 + first, 1e6 + first, 1e6 + last, 1e6 + last + 0.001, "batch_lane", 8, 1,
+        computed=covered((1e6 + begin, 1e6 + end) for begin, end in runs),
+    )  # fmt: skip
+    times = parse_timing(timing_value(stamps, 1e6 + last + 0.002).decode())
+
+    assert times.model is not None
+    assert times.waiting is not None
+    if not together:
+        assert times.model == pytest.approx(sum(end - begin for begin, end in runs), abs=5e-6)
+    assert (
+        max(end - begin for begin, end in runs) - 5e-6 <= times.model <= sum(end - begin for begin, end in runs) + 5e-6
+    )
+    idle = (last - first) - times.model
+    assert times.waiting == pytest.approx(first - 0.0002 + idle, abs=5e-6)
+    assert sum(part or 0.0 for part in (times.queued, times.waiting, times.model, times.way)) == pytest.approx(
+        times.total
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import os
 import re
@@ -81,20 +82,41 @@ def test_go(place: Place) -> None:
 
 
 def test_a_browser(place: Place) -> None:
+    place.write("page.html", BLOCKS["browser"])
+    with site_of(place) as port:
+        shows(place, f"http://127.0.0.1:{port}/page.html")
+
+
+def test_a_browser_from_another_origin(tmp_path: Path) -> None:
+    other = Place(tmp_path)
+    other.shell(BLOCKS["new"])
+    page = BLOCKS["browser"].replace('fetch("/v2/', f'fetch("{other.url}/v2/')
+    assert page != BLOCKS["browser"]
+    other.write("page.html", page)
+    with site_of(other) as port, other.serving(BLOCKS["cors"].strip().replace("localhost:3000", f"localhost:{port}")):
+        shows(other, f"http://localhost:{port}/page.html")
+
+
+@contextlib.contextmanager
+def site_of(place: Place) -> Iterator[int]:
+    """The port of a web server with the place's files."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), proxy_of(place)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+def shows(place: Place, url: str) -> None:
+    """A browser shows the answer at this address."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         pytest.skip("chromium is not installed: the page in docs/clients.md is not opened")
-    place.write("page.html", BLOCKS["browser"])
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), proxy_of(place)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        root = ["--no-sandbox"] if os.geteuid() == 0 else []
-        done = subprocess.run(
-            [browser, "--headless", "--disable-gpu", *root, f"--user-data-dir={place.folder / 'profile'}",
-             "--virtual-time-budget=10000", "--dump-dom", f"http://127.0.0.1:{server.server_port}/page.html"],
-            capture_output=True, text=True, timeout=90, check=False,
-        )  # fmt: skip
-        server.shutdown()
-
+    root = ["--no-sandbox"] if os.geteuid() == 0 else []
+    done = subprocess.run(
+        [browser, "--headless", "--disable-gpu", *root, f"--user-data-dir={place.folder / 'profile'}",
+         "--virtual-time-budget=10000", "--dump-dom", url],
+        capture_output=True, text=True, timeout=90, check=False,
+    )  # fmt: skip
     assert '<pre id="answer">11 22 33 44</pre>' in done.stdout, done.stderr
 
 

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
 
 from penstock.cli.example import Server, Trial, example
 from penstock.cli.trial import Trials
 from protocol.errors import Code
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import ModelConfig
+from protocol.tensors import from_array
+from tests.workers.backends.test_torch_files import traced
+from tests.workers.children import loader, version_of
+from workers.instances.job import InstanceDied
 from workers.instances.loaded import LoadedModel
+from workers.repository.model_files import ModelFile
+from workers.repository.scan import scan_file
 from workers.repository.version import ModelVersion
 
 SERVER = Server("127.0.0.1", 8000)
@@ -98,3 +109,90 @@ def test_an_attempt_that_takes_long_is_not_waited_for() -> None:
             return []
 
     assert asyncio.run(Trials(longest=0.01).run(loaded(Slow(lambda shape: True), [-1]))) == Trial()
+
+
+def test_what_a_model_took_while_it_was_loaded_is_not_tried_again() -> None:
+    picky = Picky(lambda shape: True)
+    model = loaded(picky, [3, -1, -1])
+    model.shapes = {"x": (1, 3, 8, 8)}
+
+    assert asyncio.run(Trials().run(model)) == Trial({"x": (1, 3, 8, 8)})
+    assert picky.tried == []
+
+
+def test_large_inputs_are_not_tried() -> None:
+    """A server must not run out of memory for a line that it prints."""
+    picky = Picky(lambda shape: True)
+    model = loaded(picky, [3, 2048, 2048])
+
+    found = asyncio.run(Trials().run(model))
+
+    assert (found, picky.tried) == (Trial(), [])
+    assert "try:\n  penstock infer m --random 1 --url" in example(SERVER, model.version.config, found)
+
+
+def test_no_size_is_tried_after_one_that_ended_the_instance() -> None:
+    class Mortal(Picky):
+        async def attempt(self, requests: Sequence[InferRequest]) -> Sequence[Any]:
+            self.tried.append(requests[0].inputs[0].shape)
+            raise InstanceDied("its process was ended by SIGKILL")
+
+    mortal = Mortal(lambda shape: True)
+
+    assert asyncio.run(Trials().run(loaded(mortal, [-1]))) == Trial()
+    assert mortal.tried == [(1, 1)]
+
+
+class Counting(torch.nn.Module):
+    """Its rows are independent; the second output is how often it has run, too little beside the first element to count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("runs", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.runs.add_(1)
+        ones = torch.ones_like(x[:, :1])
+        return torch.cat([ones * 1e6, ones * self.runs], 1)
+
+
+@pytest.mark.parametrize(("stated", "runs"), [
+    ({}, 3), ({"max_batch_size": 4, "batch_size_stated": True}, 1),
+])  # fmt: skip
+async def test_how_often_a_model_runs_before_its_first_request(
+    tmp_path: Path, stated: dict[str, Any], runs: int
+) -> None:
+    """Two rows alone, and together; where somebody says that it batches, once for the line that `serve` prints."""
+    path = traced(tmp_path / "m.pt", Counting(), torch.zeros(2, 4))
+    while_traced = float(torch.jit.load(str(path)).runs)  # type: ignore[no-untyped-call]
+    version = scan_file(ModelFile(path))
+    model = await loader().load(dataclasses.replace(version, config=dataclasses.replace(version.config, **stated)))
+    try:
+        assert await Trials().run(model) == Trial({"x": (1, 4)})
+        request = InferRequest("id", "m", "1", (from_array("x", np.zeros((1, 4), np.float32)),))
+        ((output,),) = await model.executors[0].attempt([request])
+    finally:
+        await model.close()
+    assert output.array()[0, 1] == while_traced + runs + 1
+
+
+@pytest.mark.parametrize("isolation", ["process", "thread"])
+async def test_python_code_runs_for_requests_only(tmp_path: Path, isolation: str) -> None:
+    code = """
+        import pathlib
+
+        class Model:
+            inputs = {"X": ("FP32", [-1])}
+            outputs = {"Y": ("FP32", [-1])}
+
+            def predict(self, X):
+                with (pathlib.Path(__file__).parent / "runs").open("a") as file:
+                    file.write("x")
+                return {"Y": X}
+    """
+    config = f'backend: "python" parameters {{ key: "instance_isolation" value {{ string_value: "{isolation}" }} }}'
+    version = version_of(tmp_path, code, config)
+    model = await loader().load(version)
+    assert await Trials().run(model) == Trial()
+    await model.close()
+    assert not (version.path.parent / "runs").exists()

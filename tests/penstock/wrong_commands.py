@@ -38,6 +38,12 @@ penstock serve 'my models/model.onnx' model.onnx
 penstock serve model.onnx --http-prot 8080
 penstock serve model.onnx --http-port PORT --metrics-port 0 --grpc-port off
 penstock serve model.onnx --host 0.0.0.0 {FREE}
+penstock serve model.onnx --host 192.0.2.1 --api-key k {FREE}
+penstock serve model.onnx --host my.invalid --api-key k {FREE}
+penstock serve model.onnx --metrics-host 192.0.2.1 {FREE}
+penstock serve model.onnx --grpc-port PORT --http-port 0 --metrics-port 0
+penstock serve model.onnx --metrics-port PORT --http-port 0 --grpc-port off
+penstock serve model.onnx --allowed-digests digest.txt {FREE}
 penstock serve --model-repository modles
 penstock serve --model-repository model.onnx
 penstock serve --model-repository models/digits {FREE}
@@ -47,6 +53,7 @@ penstock check .
 penstock check models/digits
 penstock check model.onnx
 penstock check empty
+penstock check modles
 penstock new digits
 penstock infer digits --random --url http://127.0.0.1:1
 penstock infer digits --random --url https://127.0.0.1:PORT
@@ -58,7 +65,11 @@ penstock infer digits --random --version 7 AT
 penstock infer digits --random --version latest AT
 penstock infer digits --ramdom AT
 penstock infer --random digits AT
+penstock infer '' --random AT
+penstock infer ../digits --random AT
 penstock infer add -i 'A=[[1, 2, 3' AT
+penstock infer add -i 'A=[[NaN, 2, 3, 4]]' AT
+penstock infer add -i 'A=[[1e400, 2, 3, 4]]' AT
 penstock infer add -i A=1,2,3,4 AT
 penstock infer add -i 'A=[1, 2, 3, 4]' AT
 penstock infer add -i 'A=[["one", 2, 3, 4]]' AT
@@ -69,6 +80,8 @@ penstock infer add -i 'A=[[1, 2, 3, 4]]' -i 'A=[[1, 2, 3, 4]]' AT
 penstock infer add --random 9 AT
 penstock infer digits --shape image=8,8 AT
 penstock infer digits -f rows.jsonl AT
+penstock infer digits -f row.jsonl AT
+penstock infer digits -f windows.json AT
 penstock models lod digits AT
 penstock models load digit AT
 penstock models unload digit AT
@@ -76,6 +89,7 @@ penstock models status digit AT
 penstock models alias set digits prod=7 AT
 penstock infer digits@prod --random AT
 penstock batch submit digits gone.jsonl -o answers.jsonl AT
+penstock batch submit digits row.jsonl -o answers.jsonl AT
 penstock batch submit digit rows.jsonl -o answers.jsonl AT
 penstock batch submit digits rows.jsonl AT
 penstock worker
@@ -108,6 +122,8 @@ def prepare(folder: Path) -> None:
     (folder / "models" / "add" / "1" / "model.py").write_text(ADD)
     (folder / "empty").mkdir()
     (folder / "rows.jsonl").write_text("[[0]]\n")
+    (folder / "digests.txt").touch()
+    (folder / "windows.json").write_text('{"inputs": []}', encoding="utf-16")
 
 
 def serve(folder: Path) -> Process:

@@ -176,6 +176,8 @@ def test_a_reply_survives_the_wire(reply: InferReply) -> None:
 
     assert dataclasses.replace(back, timing=reply.timing) == reply
     assert back.timing.compute_end == pytest.approx(reply.timing.compute_end, abs=2e-6)
+    assert back.timing.computed == pytest.approx(reply.timing.computed, abs=2e-6)
+    assert back.timing.digest == reply.timing.digest
 
 
 def test_tensors_are_views_of_the_record() -> None:

@@ -200,3 +200,10 @@ def test_totals_of_an_older_worker_have_no_releases() -> None:
     numbers: dict[str, int] = {}
     add_run(numbers, 3, 0.0, 0.5, 0.0)
     assert releases(numbers) == {}
+
+
+def test_answers_name_the_bucket_of_their_time_since_acceptance() -> None:
+    for slow in (0.001, 0.3):
+        assert count_success(KEY, 1, (slow, 0.0), (0.0, slow, 0.0), 5.0, "t40").answer["t40"] == 1
+        assert count_cached(KEY, slow, 0.0, "t7").answer["t7"] == 1
+        assert not [name for name in count_success(KEY, 1, (slow, 0.0), (0.0, slow, 0.0), 5.0).answer if name[0] == "t"]

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.messages import Lane
+from protocol.messages import Lane, Timing
 from protocol.model_config.pbtxt import parse
 from tests.simulation.loop import VirtualLoop
 from tests.workers.fleet import IDENTITY
@@ -118,14 +118,15 @@ class Times(Bench):
         await serving.open()
         return serving
 
-    async def at(self, when: float, lane: Lane, rows: int) -> None:
-        """Publish a request then, and wait for its answer."""
+    async def at(self, when: float, lane: Lane, rows: int) -> Timing:
+        """Publish a request then, and wait for its answer; says when it ran."""
         await asyncio.sleep(when - self.clock())
         request = self.caller.rows(rows, published=self.clock())
         (future,) = await self.caller.publish(request, lane=lane)
         reply = await future
         assert reply.failure is None
         assert reply.outputs[0].shape == (rows, 1)
+        return reply.timing
 
     def runs(self) -> list[Run]:
         return sorted(itertools.chain.from_iterable(e.runs for e in self.executors), key=lambda run: run.start)
@@ -280,3 +281,34 @@ def test_nothing_starves_while_the_lane_has_a_share() -> None:
 
     virtual(play)
     assert waited[0] < 120.0
+
+
+@given(arrivals, costs, st.integers(1, 3), st.sampled_from([0.0, 0.05, 0.5]))
+@settings(deadline=None, max_examples=40)
+def test_a_record_was_in_the_model_as_long_as_its_batches_ran(
+    arriving: list[tuple[float, Lane, int]], cost: Cost, instances: int, share: float
+) -> None:
+    """What lies between them, interactive batches above all, is waiting."""
+    told: list[Timing] = []
+
+    async def play(b: Times) -> None:
+        await b.serve_timed(cost, instances=instances, share=share)
+
+        async def record(at: float, rows: int) -> None:
+            told.append(await b.at(at, Lane.BATCH, rows))
+
+        interactive = [b.at(at, lane, 1 + rows % 8) for at, lane, rows in arriving if lane is Lane.INTERACTIVE]
+        await asyncio.gather(record(0.01, 60), *interactive)
+
+    b = virtual(play)
+    (timing,) = told
+    runs = [(run.start, run.end) for run in b.runs() if run.rows > run.interactive_rows]
+    assert sum(run.rows - run.interactive_rows for run in b.runs()) == 60
+    ran = timing.computed or timing.compute_end - timing.compute_start
+    assert (timing.compute_start, timing.compute_end) == (min(runs)[0], max(end for _, end in runs))
+    assert ran <= sum(end - start for start, end in runs) + EPSILON
+    if instances == 1:
+        assert ran == pytest.approx(sum(end - start for start, end in runs))
+    steps = sorted({edge for run in runs for edge in run})
+    busy = [(a, z) for a, z in itertools.pairwise(steps) if any(start <= a and z <= end for start, end in runs)]
+    assert ran == pytest.approx(sum(z - a for a, z in busy))

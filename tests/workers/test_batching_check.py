@@ -5,21 +5,25 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
 import pytest
 import structlog.testing
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from protocol.messages import InferRequest
 from protocol.model_config import ModelConfig
 from protocol.tensors import from_array
 from tests.workers.backends.test_onnxruntime import save
+from tests.workers.backends.test_torch_files import traced
 from tests.workers.children import loader, running
-from workers.instances.batching_check import try_batching
+from workers.instances.batching_check import CheckFailed, try_batching
+from workers.instances.job import InstanceDied
 from workers.instances.process.executor import PARAMETER
+from workers.lifecycle.loader import _checked
 from workers.repository.model_files import ModelFile
 from workers.repository.row_influence import Verdict
 from workers.repository.scan import scan_file
@@ -262,7 +266,8 @@ class _Echo:
 
 
 @pytest.mark.parametrize(("slow", "verdict", "runs"), [
-    (60.0, Verdict(), 3), (-1.0, Verdict(unjudged="a row takes longer than -1 s"), 1),
+    (60.0, Verdict(shapes={"X": (1, 2)}), 3),
+    (-1.0, Verdict(unjudged="a row takes longer than -1 s", shapes={"X": (1, 2)}), 1),
 ])  # fmt: skip
 def test_a_load_does_not_wait_for_more_rows_of_a_slow_model(slow: float, verdict: Verdict, runs: int) -> None:
     tensor = [{"name": "X", "data_type": "TYPE_FP32", "dims": [2]}]
@@ -294,4 +299,76 @@ def test_a_load_does_not_wait_for_every_size_that_a_model_refuses_slowly(slow: f
 
     assert verdict.unjudged.startswith("it refuses made-up inputs (")
     assert not verdict.influence
+    assert verdict.shapes is None
     assert (instance.runs > 2) == several, "each size is tried with one row and with two"
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+@pytest.mark.parametrize(("name", "shape"), [
+    ("a softmax over the first axis", (1, 4)), ("pairs of rows", (2, 4)), ("two answers to each row", (1, 4)),
+])  # fmt: skip
+async def test_the_loaded_model_says_which_sizes_it_took(
+    tmp_path: Path, name: str, shape: tuple[int, ...], isolation: str
+) -> None:
+    nodes, taken, given, _ = DEPENDENT[name]
+    loaded = await loader().load(isolated(file(tmp_path, nodes, taken, given), isolation))
+    try:
+        assert loaded.shapes == {"X": shape}
+        request = InferRequest("id", "m", "1", (from_array("X", np.zeros(shape, np.float32)),))
+        (answer,) = await loaded.executors[0].attempt([request])
+        assert isinstance(answer, tuple)
+    finally:
+        await loaded.close()
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+async def test_a_size_that_was_found_by_trying_is_kept(tmp_path: Path, isolation: str) -> None:
+    loaded = await loader().load(isolated(any_size(tmp_path), isolation))
+    await loaded.close()
+    assert loaded.shapes == {"X": (1, 32)}
+
+
+@torch.jit.script
+def _unless_zero(x: torch.Tensor) -> torch.Tensor:
+    """Never returns for anything but zeros."""
+    while bool((x != 0).any()):
+        x = x + 0
+    return x
+
+
+class _Endless(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        returned: torch.Tensor = _unless_zero(x)
+        return returned
+
+
+async def test_a_check_that_never_ends_is_given_up_and_the_model_served_without_it(tmp_path: Path) -> None:
+    """As any batch that hangs: its process is killed."""
+    version = scan_file(ModelFile(traced(tmp_path / "m.pt", _Endless(), torch.zeros(2, 4))))
+    limited = dataclasses.replace(version.config, parameters={"max_execution_ms": "300"})
+
+    with structlog.testing.capture_logs() as logs:
+        loaded = await loader().load(dataclasses.replace(version, config=limited))
+    try:
+        request = InferRequest("id", "m", "1", (from_array("x", np.zeros((1, 4), np.float32)),))
+        (answer,) = await loaded.executors[0].attempt([request])
+    finally:
+        await loaded.close()
+
+    assert isinstance(answer, tuple)
+    assert (loaded.version.config.max_batch_size, loaded.shapes) == (32, None)
+    (line,) = [line for line in logs if line["log_level"] == "warning"]
+    assert line["event"].startswith(
+        "made-up rows, run to see whether rows may share a batch, ended its process or took too "
+    )
+    assert line["reason"] == "it took longer than 0.3 s"
+
+
+async def test_a_process_that_ends_in_the_check_does_not_end_the_load() -> None:
+    class Mortal:
+        async def try_batching(self) -> Verdict:
+            raise InstanceDied("its process was ended by SIGKILL")
+
+    version = ModelVersion("m", 1, Path("/nowhere"), Path("/nowhere"), ModelConfig(name="m", backend="pytorch"), "")
+    with pytest.raises(CheckFailed, match="its process was ended by SIGKILL"):
+        await _checked(cast("Any", Mortal()), version)

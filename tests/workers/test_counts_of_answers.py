@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from protocol.answer_times import BOUNDS, histogram, quantile
 from protocol.codec import encode_reply
 from protocol.errors import ModelFailed
 from protocol.messages import InferReply, Lane
@@ -90,6 +91,33 @@ async def test_a_record_of_the_batch_lane_counts_once_with_all_its_rows_and_runs
         assert (successes, fails, rows) == (1, 0, 20)
         assert executions == serving.statistics.execution_count >= 3
         agree(b, serving)
+
+
+async def test_answers_are_timed_from_when_their_requests_were_accepted() -> None:
+    """Of one batch: two requests that had waited for a minute in the log, one that is new, one whose start nobody knows."""
+    async with bench() as b:
+        await b.serve()
+        (first,) = await b.hold()
+        before = b.clock()
+        waits = [before - 60, before - 60, before]
+        rest = await b.caller.publish(
+            *[b.caller.request(n, accepted=at) for n, at in enumerate(waits)], b.caller.request(9)
+        )
+        b.instances[0].gate.set()
+        await asyncio.gather(first, *rest)
+        counts = histogram(totals(b))
+        longest = [(place, count) for place, count in counts if place and BOUNDS[place - 1] > 30]
+        assert [count for _, count in longest] == [2]
+        assert quantile(longest, 0.99) == pytest.approx(60, rel=0.2)
+        assert shown(b)[0] == 5
+        assert sum(count for _, count in counts) == 3
+
+
+async def test_nobody_waits_for_a_record_of_the_batch_lane() -> None:
+    async with bench() as b:
+        await b.serve(DELAYED)
+        await b.caller.ask(b.caller.request(1, accepted=b.clock()), lane=Lane.BATCH)
+        assert (shown(b)[0], histogram(totals(b))) == (1, [])
 
 
 async def test_an_answer_for_a_topic_is_counted_like_any_other() -> None:

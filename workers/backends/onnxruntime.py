@@ -19,13 +19,14 @@ import structlog
 
 from protocol.errors import Code, ConfigError, InvalidArgument, quoted
 from protocol.messages import Failure, InferRequest
-from protocol.model_config import Kind, ModelConfig, TensorSpec
+from protocol.model_config import ModelConfig, TensorSpec
 from protocol.tensors import Array, element_count
 from workers.backends import onnx_graph, onnx_types
 from workers.backends.assembly import Stacked
 from workers.backends.base import Instance, Outcome
 from workers.backends.cures import add_cure, with_cure
 from workers.backends.onnx_bfloat16 import BFloat16Run
+from workers.backends.onnx_providers import CPU, providers_of, require_providers
 from workers.backends.tensor_instance import TensorInstance
 from workers.repository.completion import BackendMetadata
 from workers.repository.placement import Placement
@@ -36,15 +37,27 @@ log = structlog.get_logger(__name__)
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # from 1.32 on it tells Microsoft of models and errors otherwise
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Opened:
+    """A session on the CPU, and the placement that it was made for."""
+
+    session: Any
+    placement: Placement
+
+
 class OnnxBackend:
     """Loads `model.onnx`."""
 
     def inspect(self, version: ModelVersion) -> BackendMetadata | None:
         """Inputs and outputs of the graph; it batches if every tensor's first dimension is variable."""
-        session = _session(version, _to_look_at(version.config), ["CPUExecutionProvider"])
-        inputs = _inputs(version, session.get_inputs())
-        outputs = _outputs(version, session.get_outputs())
-        return BackendMetadata.of(inputs, outputs, _unshaped(version.path, [*inputs, *outputs]))
+        return _metadata(version, _session(version, _to_look_at(version.config), list(CPU)))
+
+    def open(self, version: ModelVersion, placement: Placement) -> tuple[BackendMetadata | None, _Opened | None]:
+        """See `opening`: the session that the instance will run, if that is on the CPU."""
+        if providers_of(version.config, placement) != list(CPU):
+            return self.inspect(version), None
+        session = _session(version, _options(version.config, placement.threads), list(CPU))
+        return _metadata(version, session), _Opened(session, placement)
 
     def usable_gpus(self, gpus: Sequence[int]) -> Sequence[int]:
         """All of them if the installed onnxruntime has CUDA, else none."""
@@ -54,9 +67,19 @@ class OnnxBackend:
 
     def load(self, version: ModelVersion, placement: Placement) -> Instance:
         """One session per instance: sessions share nothing, so instances never wait for each other."""
-        providers = _providers(version.config, placement)
+        providers = providers_of(version.config, placement)
         session = _session(version, _options(version.config, placement.threads), providers)
-        _check_providers(version.config, providers, session.get_providers())
+        require_providers(version.config, providers, session.get_providers())
+        return self._instance(version, session)
+
+    def load_opened(self, version: ModelVersion, placement: Placement, opened: _Opened) -> Instance:
+        """See `opening`."""
+        expected = opened.placement
+        if (placement.kind, placement.threads) != (expected.kind, expected.threads):
+            return self.load(version, placement)
+        return self._instance(version, opened.session)
+
+    def _instance(self, version: ModelVersion, session: Any) -> Instance:
         texts = any(spec.datatype == "BYTES" for spec in version.config.inputs)
         return (OnnxTextInstance if texts else OnnxInstance)(version.config, session)
 
@@ -221,45 +244,10 @@ def _number(config: ModelConfig, key: str, default: int) -> int:
     return int(text)
 
 
-def _providers(config: ModelConfig, placement: Placement) -> list[Any]:
-    """The configured providers, else CUDA on the placed GPU, else the CPU; the CPU always backs the others.
-
-    Raises:
-        ConfigError: a provider is not in the installed onnxruntime.
-    """
-    import onnxruntime as ort
-
-    named = [name.strip() for name in config.parameters.get("execution_providers", "").split(",") if name.strip()]
-    if not named:
-        named = ["CUDAExecutionProvider"] if placement.kind is Kind.GPU else ["CPUExecutionProvider"]
-    there = ort.get_available_providers()
-    for name in named:
-        if name not in there:
-            raise ConfigError(
-                f"model '{config.name}' needs {name}, and the installed onnxruntime has {', '.join(there)}; "
-                "for GPUs: pip uninstall onnxruntime && pip install 'penstock[onnx-gpu]'"
-            )
-    if named != ["CPUExecutionProvider"] and hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()  # of CUDA and cuDNN from their wheels: the dynamic linker does not look there
-    device = {"device_id": str(placement.device_id or 0)}
-    chosen: list[Any] = [(name, device) if name != "CPUExecutionProvider" else name for name in named]
-    return chosen if "CPUExecutionProvider" in named else [*chosen, "CPUExecutionProvider"]
-
-
-def _check_providers(config: ModelConfig, asked: list[Any], used: Sequence[str]) -> None:
-    """Refuse a session that fell back: onnxruntime skips providers that it cannot start, and a model for a GPU must not run on the
-    CPU.
-
-    Raises:
-        ConfigError: names the provider and what is usually missing.
-    """
-    for provider in asked:
-        name = provider if isinstance(provider, str) else provider[0]
-        if name not in used:
-            raise ConfigError(
-                f"onnxruntime could not start {name} for model '{config.name}': the driver or a library of its version of CUDA or "
-                "cuDNN is missing (its log has the name); pip install 'penstock[onnx-gpu]' brings the libraries"
-            )
+def _metadata(version: ModelVersion, session: Any) -> BackendMetadata:
+    inputs = _inputs(version, session.get_inputs())
+    outputs = _outputs(version, session.get_outputs())
+    return BackendMetadata.of(inputs, outputs, _unshaped(version.path, [*inputs, *outputs]))
 
 
 def _inputs(version: ModelVersion, nodes: Sequence[Any]) -> list[TensorSpec]:

@@ -47,8 +47,18 @@ class PythonBackend:
         try:
             return self._inspect(model_class, version)
         finally:
-            if not self.dedicated:
-                forget(model_class)
+            forget(model_class)
+
+    def open(self, version: ModelVersion, placement: Placement) -> tuple[BackendMetadata | None, type | None]:
+        """See `opening`: the class, so that the file is imported once.
+
+        In a process that also runs other things (`instance_isolation` is `thread`) it is imported once more, by the thread of the
+        instance: what a module makes while it is imported may work only in the thread that made it.
+        """
+        if not self.dedicated:
+            return self.inspect(version), None
+        model_class = _model_class(version, dedicated=True)
+        return self._inspect(model_class, version), model_class
 
     def _inspect(self, model_class: type, version: ModelVersion) -> BackendMetadata | None:
         if model_class.__name__ == SHORT_FORM:
@@ -70,7 +80,11 @@ class PythonBackend:
 
     def load(self, version: ModelVersion, placement: Placement) -> Instance:
         """Import the file anew, create the object, call its `initialize` if it has one."""
-        model_class = _model_class(version, dedicated=self.dedicated)
+        return self.load_opened(version, placement, _model_class(version, dedicated=self.dedicated))
+
+    def load_opened(self, version: ModelVersion, placement: Placement, opened: type) -> Instance:
+        """See `opening`."""
+        model_class = opened
         try:
             return self._load(model_class, version, placement)
         except BaseException:

@@ -33,7 +33,12 @@ class TorchBackend:
 
     def inspect(self, version: ModelVersion) -> BackendMetadata | None:
         """What the file states, and runs of zeros where it leaves something out: see `torch_inspection`."""
-        return torch_inspection.inspect(version)
+        return torch_inspection.inspect(version).metadata
+
+    def open(self, version: ModelVersion, placement: Placement) -> tuple[BackendMetadata | None, Program | None]:
+        """See `opening`: the program that was run with zeros. For a GPU the file is loaded again, onto it."""
+        found = torch_inspection.inspect(version)
+        return found.metadata, None if placement.kind is Kind.GPU else found.program
 
     def usable_gpus(self, gpus: Sequence[int]) -> Sequence[int]:
         """Those that torch sees."""
@@ -43,6 +48,13 @@ class TorchBackend:
 
     def load(self, version: ModelVersion, placement: Placement) -> Instance:
         """Load onto the placed device."""
+        return self._load(version, placement, None)
+
+    def load_opened(self, version: ModelVersion, placement: Placement, opened: Program) -> Instance:
+        """See `opening`."""
+        return self._load(version, placement, None if placement.kind is Kind.GPU else opened)
+
+    def _load(self, version: ModelVersion, placement: Placement, program: Program | None) -> Instance:
         import torch
 
         device_id = placement.device_id if placement.kind is Kind.GPU else None
@@ -52,7 +64,7 @@ class TorchBackend:
                 f"parameter 'INTRA_OP_THREAD_COUNT' of model '{version.model}' must be a number, not {quoted(threads)}"
             )
         torch.set_num_threads(int(threads))
-        program = torch_inspection.load_program(version, device_id)
+        program = program or torch_inspection.load_program(version, device_id)
         return TorchInstance(version.config, program, "cpu" if device_id is None else f"cuda:{device_id}")
 
 

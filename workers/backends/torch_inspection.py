@@ -6,10 +6,13 @@
   that configuration or `--input` must state the rest. Its outputs come from runs.
 
 `torch_probe` has the rule for runs. A traced module's sizes other than the rows are those of its example.
+
+What had to be loaded for the runs is handed on to the first instance, unless that is on a GPU or the runs left their mark in it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -33,20 +36,34 @@ _EXAMPLE: Final = (3, 224, 224)
 _TRACED: Final = "traced_inputs.pkl"
 
 
-def inspect(version: ModelVersion) -> BackendMetadata | None:
-    """The file's metadata with the configuration's names; None for TorchScript whose configuration states inputs and outputs.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Inspected:
+    """What is known of a file.
+
+    Attributes:
+        metadata: with the configuration's names; None for TorchScript whose configuration states inputs and outputs.
+        program: the file as it was loaded onto the CPU for the runs, as good as new; None if it was not, or is not.
+    """
+
+    metadata: BackendMetadata | None
+    program: Program | None = None
+
+
+def inspect(version: ModelVersion) -> Inspected:
+    """Read the file, and run it where it states too little.
 
     Raises:
         ConfigError: the file cannot be loaded, or states too little; says what to add.
     """
     if version.path.suffix == ".pt2":
         signature = torch_programs.package_signature(version.path)
-        found = _exported(version) if signature is None else _compiled(version, signature)
+        found = Inspected(_exported(version)) if signature is None else _compiled(version, signature)
     elif version.config.inputs and version.config.outputs:
-        return None
+        return Inspected(None)
     else:
         found = _scripted(version)
-    return in_names_of(version.config, found)
+    assert found.metadata is not None
+    return dataclasses.replace(found, metadata=in_names_of(version.config, found.metadata))
 
 
 def load_program(version: ModelVersion, device_id: int | None) -> Program:
@@ -86,7 +103,7 @@ def _exported(version: ModelVersion) -> BackendMetadata:
             raise ConfigError(f"'{version.path}': {error.message}") from None
 
 
-def _compiled(version: ModelVersion, signature: PackageSignature) -> BackendMetadata:
+def _compiled(version: ModelVersion, signature: PackageSignature) -> Inspected:
     """The program checks no sizes, so that it only gets those that its source allows."""
     inputs = signature.inputs
     if inputs is None:
@@ -94,10 +111,11 @@ def _compiled(version: ModelVersion, signature: PackageSignature) -> BackendMeta
             f"'{version.path}' is an AOTInductor package whose source does not state its inputs; make it again with a newer torch"
         )
     batches = _may_batch(version.config) and all(each.sizes and each.sizes[0].value == ANY for each in inputs)
-    return _probed(version, load_program(version, None), inputs if batches else (), inputs)
+    program = load_program(version, None)
+    return Inspected(_probed(version, program, inputs if batches else (), inputs), program)
 
 
-def _scripted(version: ModelVersion) -> BackendMetadata:
+def _scripted(version: ModelVersion) -> Inspected:
     """With stated inputs: first with rows in front, then exactly as stated, unless the configuration says which."""
     program = load_program(version, None)
     assert isinstance(program, ScriptProgram)
@@ -107,6 +125,12 @@ def _scripted(version: ModelVersion) -> BackendMetadata:
             f"forward of '{version.path}' takes '{name}' of type {kind}, and requests carry only tensors; export a wrapper whose "
             f"forward takes tensors and calls this one with a fixed '{name}'"
         )
+    before = program.state()
+    metadata = _script_metadata(version, program)
+    return Inspected(metadata, program if before is not None and program.state() == before else None)
+
+
+def _script_metadata(version: ModelVersion, program: ScriptProgram) -> BackendMetadata:
     config = version.config
     if not config.inputs:
         examples = list(tensors_of(_examples(version, program), rows=False))

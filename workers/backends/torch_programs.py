@@ -24,6 +24,7 @@ PACKAGE: Final = "data/aotinductor/"
 _TENSORS_ONLY: Final = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 _PICKLED: Final = "opaque_obj"
 """The names of members that torch unpickles whatever its settings."""
+_MUTABLE: Final = frozenset({"ListType", "DictType"})
 _loading: Final = threading.Lock()
 
 
@@ -63,6 +64,21 @@ class ScriptProgram:
     def __call__(self, tensors: Mapping[str, Any]) -> Any:
         """See `Program`."""
         return self._module(**tensors)
+
+    def state(self) -> tuple[int, ...] | None:
+        """How often each of the module's tensors was written to: equal before and after a run that leaves the module as it was.
+
+        None if a run may leave something that cannot be counted: it sets attributes, or uses lists or dicts of the module.
+        """
+        import torch
+
+        graph = self._module.inlined_graph
+        read = graph.findAllNodes("prim::GetAttr", True)
+        if graph.findAllNodes("prim::SetAttr", True) or any(node.output().type().kind() in _MUTABLE for node in read):
+            return None
+        names = dict.fromkeys(node.s("name") for node in read)
+        held = [each._c.getattr(name) for each in self._module.modules() for name in names if each._c.hasattr(name)]
+        return tuple(value._version for value in held if isinstance(value, torch.Tensor))
 
 
 class ExportedProgram:

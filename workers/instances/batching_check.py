@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from typing import Final
 
 from protocol.errors import described
+from protocol.example_shapes import Shapes
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import ModelConfig
 from protocol.tensors import Tensor
@@ -20,11 +22,26 @@ SLOW: Final = 2.0
 LONGEST: Final = 300
 """Characters of a model's error that are shown."""
 
+LIMIT: Final = 60.0
+"""Seconds that a check may take in a process of its own, as any batch may, unless the model states `max_execution_ms`."""
+
 _Answer = tuple[Tensor, ...]
 
 
 class RowsInfluence(Exception):
-    """Rows of the model influence each other, so it must be loaded again as one that does not batch."""
+    """Rows of the model influence each other, so it must be loaded again as one that does not batch.
+
+    Args:
+        verdict: says how.
+    """
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict.influence)
+        self.verdict = verdict
+
+
+class CheckFailed(Exception):
+    """The check took too long, or ended the instance's process: the model must be loaded again without it."""
 
 
 class _Refused(Exception):
@@ -47,7 +64,9 @@ def try_batching(instance: Instance, config: ModelConfig, slow: float = SLOW) ->
     started = time.monotonic()
     for rows in made_up_rows(config):
         try:
-            return _judge(instance, rows, slow)
+            return dataclasses.replace(_judge(instance, rows, slow), shapes=_shapes(rows[:1]))
+        except _OnlyTogether as error:
+            return Verdict(f"a row alone is refused, and {len(rows)} rows are not ({error})", shapes=_shapes(rows))
         except _Refused as refusal:
             unjudged = f"it refuses made-up inputs ({refusal})"
             if time.monotonic() - started > slow:
@@ -62,14 +81,17 @@ def _judge(instance: Instance, rows: Sequence[InferRequest], slow: float) -> Ver
         if time.monotonic() - started > slow:
             return Verdict(unjudged=f"a row takes longer than {slow:.0f} s")
         alone = [first, *[_alone(instance, row) for row in rows[1:]]]
-    except _OnlyTogether as error:
-        return Verdict(f"a row alone is refused, and {len(rows)} rows are not ({error})")
     except WrongRows as error:
         return Verdict(error.message)
     found = _together(instance, rows, alone)
     if found and influence([first], [_alone(instance, rows[0])]):
         return Verdict(unjudged="its answers to the same row differ from run to run")
     return Verdict(found)
+
+
+def _shapes(rows: Sequence[InferRequest]) -> Shapes:
+    """Of the inputs of so many rows."""
+    return {tensor.name: (len(rows), *tensor.shape[1:]) for tensor in rows[0].inputs}
 
 
 def _first(instance: Instance, rows: Sequence[InferRequest]) -> _Answer:

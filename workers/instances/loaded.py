@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 
+from protocol.example_shapes import Shapes
 from workers.instances.job import Executor
 from workers.repository.version import ModelVersion
 
@@ -23,12 +24,14 @@ class LoadedModel:
         executors: its instances.
         seconds: that the load took.
         labels: by output, the names of its classes.
+        shapes: made-up inputs that it took while it was loaded; None if none ran, or it took none.
     """
 
     version: ModelVersion
     executors: Sequence[Executor]
     seconds: float
     labels: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    shapes: Shapes | None = None
 
     async def close(self) -> None:
         """Free the instances."""

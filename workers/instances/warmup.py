@@ -10,13 +10,11 @@ import numpy as np
 from protocol.errors import ConfigError, FleetError, ModelFailed
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import ModelConfig, Warmup, WarmupInput
+from protocol.random_values import random_values
 from protocol.tensors import ITEM_SIZE, NUMPY_DTYPE, Tensor, check_size, element_count, pack_bytes
 from workers.backends.base import Instance
 from workers.instances.job import failure_message
 from workers.repository.signature import Signature
-
-MAX_INTEGER = 2
-"""Random integers are below this: they may index a table, and any table has at least two rows."""
 
 
 def warm_up(instance: Instance, config: ModelConfig, samples: list[tuple[Warmup, list[InferRequest]]]) -> None:
@@ -83,14 +81,10 @@ def _zeros(given: WarmupInput, folder: Path) -> bytes:
 
 
 def _random(given: WarmupInput, folder: Path) -> bytes:
-    """Uniform in [0, 1) for floats; BF16 and BYTES are zero, as Triton's are for BYTES."""
-    dtype = NUMPY_DTYPE[given.datatype]
-    if given.datatype in ("BYTES", "BF16"):
+    """Those of `protocol.random_values`; BYTES are empty, as Triton's are."""
+    if given.datatype == "BYTES":
         return _zeros(given, folder)
-    generator = np.random.default_rng()
-    count = element_count(given.dims)
-    values = generator.random(count) if dtype.kind == "f" else generator.integers(0, MAX_INTEGER, count)
-    return values.astype(dtype).tobytes()
+    return random_values(given.datatype, given.dims, np.random.default_rng()).tobytes()
 
 
 def _file(given: WarmupInput, folder: Path) -> bytes:

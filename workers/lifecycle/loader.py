@@ -6,17 +6,21 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import structlog
 
-from protocol.errors import ConfigError, FleetError
+from protocol.errors import FleetError
+from protocol.example_shapes import Shapes
 from workers.backends import load_backend, usable_gpus
 from workers.backends.base import Backend
+from workers.backends.opening import load_version, open_version
 from workers.backends.tracebacks import LoadError, sentence_of, trace_of, whole_trace_of
-from workers.instances.batching_check import RowsInfluence, try_batching
+from workers.instances.batching_check import LIMIT, CheckFailed, RowsInfluence, try_batching
 from workers.instances.executor import ThreadExecutor
+from workers.instances.job import InstanceDied
 from workers.instances.limited import LimitedChild, LimitedThread, Place, RateLimit
 from workers.instances.loaded import LoadedModel
 from workers.instances.process import commands
@@ -26,9 +30,9 @@ from workers.instances.process.pool import ChildPool
 from workers.instances.warmup import samples, warm_up
 from workers.repository import model_file_check
 from workers.repository.agents import run_agents
-from workers.repository.completion import SILENT_BACKENDS, BackendMetadata, as_stated, complete
+from workers.repository.completion import SILENT_BACKENDS, BackendMetadata, as_stated, complete, stated_limit
 from workers.repository.labels import read_labels
-from workers.repository.placement import Placement, place
+from workers.repository.placement import Placement, expected_place, place
 from workers.repository.row_influence import Verdict, batching_is_guessed, unbatched
 from workers.repository.version import ModelVersion
 from workers.system import cpu_yield
@@ -39,6 +43,10 @@ CANCELLED: Final = 0.5
 _UNBATCHED: Final = (
     "served without batching, because its rows influence each other; to batch all the same, state max_batch_size in a "
     "config.pbtxt, or start with --no-check-batching"
+)
+_UNCHECKED: Final = (
+    "made-up rows, run to see whether rows may share a batch, ended its process or took too long; it is loaded again and batched "
+    "without that check; to load it once, state max_batch_size in a config.pbtxt, or start with --no-check-batching"
 )
 _UNJUDGED: Final = (
     "batched, since its first dimensions may have any size; whether its rows are independent was not seen"
@@ -118,18 +126,25 @@ class Loader:
             isolated = is_isolated(version.config, place(version.config, gpus, self._cores))
         loads = functools.partial(self._load_children if isolated else self._load_threads, backend, gpus=gpus)
         try:
-            loaded = await loads(version)
+            loaded = await loads(version, check=self.check_batching)
+        except CheckFailed as failed:
+            log.warning(_UNCHECKED, model=version.model, version=version.version, reason=str(failed))
+            loaded = await loads(version, check=False)
         except RowsInfluence as found:
             log.warning(_UNBATCHED, model=version.model, version=version.version, reason=str(found))
-            loaded = await loads(dataclasses.replace(version, config=unbatched(version.config)))
+            loaded = await loads(dataclasses.replace(version, config=unbatched(version.config)), check=False)
+            loaded.shapes = found.verdict.shapes
         loaded.seconds, loaded.labels = self._clock() - started, labels
         return loaded
 
-    async def _load_threads(self, backend: Backend, version: ModelVersion, *, gpus: Sequence[int]) -> LoadedModel:
-        metadata = None
+    async def _load_threads(
+        self, backend: Backend, version: ModelVersion, *, gpus: Sequence[int], check: bool
+    ) -> LoadedModel:
+        metadata, opened = None, None
         if self._default_max_batch_size is not None:
-            metadata = await asyncio.to_thread(cpu_yield.call, backend.inspect, version)
-        guessed = self._is_guessed(version, metadata)
+            expected = expected_place(version.config, gpus, cores=self._cores)
+            metadata, opened = await asyncio.to_thread(cpu_yield.call, open_version, backend, version, expected)
+        guessed = check and batching_is_guessed(version.config, metadata)
         version, placements = self._complete(version, metadata, gpus)
         warmups = await asyncio.to_thread(cpu_yield.call, samples, version.config, str(version.version), version.folder)
         executors = [
@@ -141,10 +156,13 @@ class Loader:
         loaded = LoadedModel(version, executors, 0.0)
         try:
             for executor, placement in zip(executors, placements, strict=True):
-                instance = await executor.load(functools.partial(cpu_yield.call, backend.load, version, placement))
+                load = functools.partial(cpu_yield.call, load_version, backend, version, placement, opened)
+                opened = None
+                instance = await executor.load(load)
+                del load  # it holds what was opened
                 if guessed and version.config.batching and executor is executors[0]:
                     trial = functools.partial(cpu_yield.call, try_batching, instance, version.config)
-                    self._heed(await executor.call(trial), version)
+                    loaded.shapes = self._heed(await executor.call(trial), version)
                 if warmups:
                     await executor.call(functools.partial(cpu_yield.call, warm_up, instance, version.config, warmups))
                 await executor.watch(version.model)
@@ -153,7 +171,9 @@ class Loader:
             raise
         return loaded
 
-    async def _load_children(self, _: Backend, version: ModelVersion, *, gpus: Sequence[int]) -> LoadedModel:
+    async def _load_children(
+        self, _: Backend, version: ModelVersion, *, gpus: Sequence[int], check: bool
+    ) -> LoadedModel:
         """Load in children: none of the model's code runs in this process. The first child inspects and becomes the first
         instance."""
         name = version.config.backend
@@ -166,7 +186,7 @@ class Loader:
             share = self._share(version)
             inspected = functools.partial(commands.inspect, metadata=self._default_max_batch_size is not None)
             metadata, gpus = await asyncio.to_thread(inspected, child, version, self._gpus, share)
-            guessed = self._is_guessed(version, metadata)
+            guessed = check and batching_is_guessed(version.config, metadata)
             version, placements = self._complete(version, metadata, gpus)
             executors = [
                 ChildExecutor(self._clock, self._children, version, placement)
@@ -179,7 +199,7 @@ class Loader:
                 first, child = child, None
                 await executor.load(first)
                 if guessed and version.config.batching and executor is executors[0]:
-                    self._heed(await executor.try_batching(), version)
+                    loaded.shapes = self._heed(await _checked(executor, version), version)
         except BaseException as exc:
             if child is not None:
                 child.kill()
@@ -190,20 +210,17 @@ class Loader:
             await asyncio.to_thread(self._children.release, name)
         return loaded
 
-    def _is_guessed(self, version: ModelVersion, metadata: BackendMetadata | None) -> bool:
-        """Whether to try if the rows may share a batch, once the first instance is loaded."""
-        return self.check_batching and batching_is_guessed(version.config, metadata)
-
-    def _heed(self, verdict: Verdict, version: ModelVersion) -> None:
-        """Go on to load a model whose rows are independent, or of which nothing is known.
+    def _heed(self, verdict: Verdict, version: ModelVersion) -> Shapes | None:
+        """Go on to load a model whose rows are independent, or of which nothing is known; returns the inputs that it took.
 
         Raises:
             RowsInfluence: they are not.
         """
         if verdict.influence:
-            raise RowsInfluence(verdict.influence)
+            raise RowsInfluence(verdict)
         if verdict.unjudged:
             log.info(_UNJUDGED, model=version.model, version=version.version, reason=verdict.unjudged)
+        return verdict.shapes
 
     def _places(self, version: ModelVersion, placements: Sequence[Placement]) -> Sequence[Place | None]:
         """Where each instance waits for its resources; None for one that takes none."""
@@ -213,10 +230,8 @@ class Loader:
 
     def _share(self, version: ModelVersion) -> int:
         """CPU threads of an instance, estimated before the backend has said which GPUs it can use."""
-        try:
-            return place(version.config, self._gpus, self._cores)[0].threads
-        except ConfigError:  # reported when the instances are placed
-            return self._cores
+        expected = expected_place(version.config, self._gpus, cores=self._cores)
+        return self._cores if expected is None else expected.threads
 
     def _complete(
         self, version: ModelVersion, metadata: BackendMetadata | None, gpus: Sequence[int]
@@ -233,6 +248,23 @@ class Loader:
         if backend is None:  # importing a framework takes seconds
             backend = self._backends[name] = await asyncio.to_thread(cpu_yield.call, load_backend, name)
         return backend
+
+
+async def _checked(executor: ChildExecutor, version: ModelVersion) -> Verdict:
+    """Whether the rows of the instance may share a batch.
+
+    Raises:
+        CheckFailed: its process is gone: it ended, or was killed because it took too long.
+    """
+    limit = stated_limit(version.config.parameters, version.model) or LIMIT
+    try:
+        async with asyncio.timeout(None if limit == math.inf else limit):
+            return await executor.try_batching()
+    except InstanceDied as died:
+        raise CheckFailed(str(died)) from died
+    except TimeoutError:
+        executor.kill()
+        raise CheckFailed(f"it took longer than {limit:g} s") from None
 
 
 def _check_before_import(version: ModelVersion) -> Mapping[str, tuple[str, ...]]:

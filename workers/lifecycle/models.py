@@ -17,6 +17,7 @@ import structlog
 from protocol.errors import ConfigError, FleetError
 from protocol.messages import Announcement, ModelLoad
 from protocol.ports import Directory
+from protocol.runtime.logs import SAID_LAST
 from protocol.texts import first_line
 from workers.backends.tracebacks import traced
 from workers.batching.lanes import LaneSettings
@@ -71,6 +72,7 @@ class Models:
         self._memory = QueueMemory(settings.max_queued_bytes)
         self._loader = loader
         self._changing: dict[str, asyncio.Lock] = {}
+        self._ends_with_failures = False
 
     # --- state -------------------------------------------------------------------------------------------------------
 
@@ -107,7 +109,9 @@ class Models:
         Raises:
             ConfigError: with `exit_on_error`, naming every version that could not be loaded.
         """
+        self._ends_with_failures = self._settings.exit_on_error
         failures = await self._reconcile(await self.repositories.scan())
+        self._ends_with_failures = False
         if failures and self._settings.exit_on_error:
             raise ConfigError(_together(failures, others=bool(self.serving())))
 
@@ -187,7 +191,9 @@ class Models:
         if not any(model == name and slot.state is State.READY for (model, _), slot in self.slots.items()):
             slot = self.slots.setdefault(key, VersionSlot())
             if slot.reason != folder.reason:
-                log.error("a model cannot be served", model=name, reason=folder.reason)
+                alone = len(self.repositories.folders) + len(self._settings.model_file) == 1
+                more = self._said_last(slot) if alone else {}
+                log.error("a model cannot be served", model=name, reason=folder.reason, **more)
                 slot.state, slot.reason = next_state(slot.state, Event.FAILED), folder.reason
                 await self._announce(key, slot)
 
@@ -217,7 +223,8 @@ class Models:
         return order.allows(serving) and self.repositories.permits(serving.loaded.version)
 
     async def _failed(self, key: Key, slot: VersionSlot, reason: str, trace: Mapping[str, str] | None = None) -> str:
-        log.error("a model cannot be loaded", model=key[0], version=key[1], reason=first_line(reason), **(trace or {}))
+        more = {**(trace or {}), **self._said_last(slot)}
+        log.error("a model cannot be loaded", model=key[0], version=key[1], reason=first_line(reason), **more)
         if slot.state is State.READY:
             log.warning("the loaded version continues to serve", model=key[0], version=key[1])
         else:
@@ -225,6 +232,11 @@ class Models:
             slot.reason = reason
             await self._announce(key, slot)
         return reason
+
+    def _said_last(self, failed: VersionSlot) -> dict[str, bool]:
+        """A mark for the record of a failure that ends this process at once: unless others still load, which may take long."""
+        others = any(slot.state is State.LOADING for slot in self.slots.values() if slot is not failed)
+        return {SAID_LAST: True} if self._ends_with_failures and not others else {}
 
     async def _abandon(self, key: Key, loaded: LoadedModel) -> None:
         """Drop a version that was loaded together with one that failed."""

@@ -60,6 +60,20 @@ def place(config: ModelConfig, gpus: Sequence[int], cores: int) -> tuple[Placeme
     return tuple(Placement(name, kind, device, threads, group) for name, kind, device, group in placed)
 
 
+def expected_place(config: ModelConfig, gpus: Sequence[int], threads: int = 0, *, cores: int = 1) -> Placement | None:
+    """What the first instance will get, unless completing the configuration changes its groups; None if that is an error.
+
+    Args:
+        config, gpus, cores: see `place`.
+        threads: of the instance, if they are known; 0 if they follow from `cores`.
+    """
+    try:
+        first = place(config, gpus, cores)[0]
+    except ConfigError:  # reported when the instances are placed
+        return None
+    return dataclasses.replace(first, threads=threads) if threads else first
+
+
 def _devices(group: InstanceGroup, name: str, model: str, gpus: Sequence[int]) -> tuple[Kind, tuple[int | None, ...]]:
     """The kind of a group on this worker, and the device of each of its sets of instances."""
     if group.kind in (Kind.CPU, Kind.MODEL):

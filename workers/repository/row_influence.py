@@ -14,10 +14,11 @@ from typing import Any, Final
 import numpy as np
 
 from protocol import bfloat16
-from protocol.example_shapes import MAX_ELEMENTS, candidates
+from protocol.example_shapes import MAX_ELEMENTS, Shapes, candidates
 from protocol.messages import InferRequest
 from protocol.model_config import ModelConfig
 from protocol.model_config.parts import TensorSpec
+from protocol.random_values import INTEGERS, random_values
 from protocol.tensors import NUMPY_DTYPE, Array, Tensor, from_array
 from workers.repository.completion import BackendMetadata
 
@@ -27,8 +28,6 @@ SIZE: Final = 8
 """The first that is tried for dimensions of any size: few models refuse it, and with one element all rows may look alike."""
 GUESSING: Final = frozenset({"onnxruntime", "pytorch"})
 """Backends whose `BackendMetadata.batchable` only says that the first dimensions may have any size."""
-_INTEGERS: Final = 2
-"""Random integers are below this: they may index a table, and any table has at least two rows."""
 _SEED: Final = 20
 _TOLERANCE: Final = {
     "FP64": (0.02, 1e-4), "FP32": (0.02, 1e-4), "FP16": (0.03, 1e-2), "BF16": (0.05, 2e-2), "INT8": (0.03, 2e-2),
@@ -45,10 +44,12 @@ class Verdict:
     Attributes:
         influence: how a row influences another.
         unjudged: why nothing could be seen.
+        shapes: inputs that the model took, by name, with their rows in front; None if it took none.
     """
 
     influence: str = ""
     unjudged: str = ""
+    shapes: Shapes | None = None
 
 
 def batching_is_guessed(config: ModelConfig, metadata: BackendMetadata | None) -> bool:
@@ -96,16 +97,12 @@ def _requests(model: str, specs: Sequence[TensorSpec], shapes: Sequence[tuple[in
 
 
 def _values(datatype: str, shape: tuple[int, ...], row: int, generator: np.random.Generator) -> Array:
-    """Floats from 0 to 1, integers that index any table, short texts; the first element of two rows differs."""
+    """Random values; the first element of two rows differs."""
+    values = random_values(datatype, shape, generator)
     if datatype == "BYTES":
-        return np.full(shape, f"text {row}".encode(), dtype=object)
-    dtype = NUMPY_DTYPE[datatype]
-    if datatype == "BF16":
-        return bfloat16.to_bits(generator.random(shape, np.float32))
-    if dtype.kind == "f":
-        return generator.random(shape).astype(dtype)
-    values = generator.integers(0, _INTEGERS, shape).astype(dtype)
-    values.reshape(-1)[:1] = row % _INTEGERS
+        values.reshape(-1)[:1] = b"row %d" % row
+    elif NUMPY_DTYPE[datatype].kind != "f" and datatype != "BF16":
+        values.reshape(-1)[:1] = row % INTEGERS
     return values
 
 

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 import structlog
 
+from protocol.answer_times import bucket
 from protocol.errors import Code, FleetError, ModelFailed
 from protocol.messages import Failure, InferRequest
 from protocol.model_stats import FailureReason
@@ -143,18 +144,20 @@ class BatchOutcomes:
     ) -> None:
         """Give each answer its counts; answers that add the same share them, but for the first, which reports the run too."""
         statistics = self._statistics
-        shared: dict[tuple[float, int], Counts] = {}
+        shared: dict[tuple[float, int, str], Counts] = {}
         first = True
         for entry, outcome, answer in zip(entries, outcomes, answers, strict=True):
             if entry.sliced:
                 continue
-            same = (entry.enqueued, 0 if isinstance(outcome, Failure) else entry.rows)
+            failed = isinstance(outcome, Failure)
+            within = "" if failed else bucket(entry.payload.accepted, batch.end)
+            same = (entry.enqueued, 0 if failed else entry.rows, within)
             counts = None if first else shared.get(same)
             if counts is None:
-                if isinstance(outcome, Failure):
+                if failed:
                     counts = statistics.failure_counts(FailureReason.BACKEND, batch.end - entry.enqueued)
                 else:
-                    counts = statistics.success_counts(batch, entry.enqueued, entry.rows)
+                    counts = statistics.success_counts(batch, entry.enqueued, entry.rows, within)
                 if first:
                     statistics.with_runs(counts)
                     first = False

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from protocol.answer_times import bucket
 from protocol.messages import Failure
 from protocol.ports import Terminal
 from workers.backends.base import Outcome
@@ -46,7 +47,7 @@ class CachingRunner(Runner):
     def _answer(self, entry: Entry, outputs: Outputs, began: float) -> None:
         now = self._clock()
         answer = self._replies.of_cached(entry, outputs, REASON, now)
-        answer.counts = self._statistics.cached(now - entry.enqueued, now - began)
+        answer.counts = self._statistics.cached(now - entry.enqueued, now - began, bucket(entry.payload.accepted, now))
         self._writer.put([answer], [entry])
 
 

@@ -20,6 +20,7 @@ from protocol.frames import MAX_RECORD
 from protocol.messages import Failure, InferReply, InferRequest, Timing
 from protocol.tensors import Tensor, element_count
 from workers.instances.job import Entry
+from workers.serving.spans import covered
 
 MARGIN: Final = 5.0
 """Seconds before its deadline from which on a record runs only in batches of the lane: a batch with a late entry is formed anew."""
@@ -240,7 +241,8 @@ class BatchRecord:
             raise ModelFailed("it gave different numbers of outputs for different rows of one record") from None
 
     def timing(self) -> Timing:
-        """When the record's parts ran: the first release and start, the last end, and the largest batch."""
+        """When the record's parts ran: the first release and start, the last end, how long any of them ran, and the largest
+        batch."""
         timings = [reply.timing for reply in self._back.values()]
         if len(timings) == 1:
             return timings[0]
@@ -250,6 +252,7 @@ class BatchRecord:
             released=min([timing.released for timing in timings]),
             compute_start=min([timing.compute_start for timing in timings]),
             compute_end=max([timing.compute_end for timing in timings]),
+            computed=covered([(timing.compute_start, timing.compute_end) for timing in timings]),
             attempt=self.entry.attempt,
         )
 

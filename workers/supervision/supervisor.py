@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import os
 import signal
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -33,7 +32,7 @@ from workers.context import runner_name
 from workers.crash_journal import CrashJournalReader
 from workers.settings import WorkerSettings, made_up_id, to_environment
 from workers.supervision.peers import Peers
-from workers.system import cpu_yield
+from workers.system import code_path, cpu_yield
 from workers.system.backoff import Backoff
 from workers.system.framing import frames
 
@@ -321,8 +320,8 @@ async def supervise(settings: WorkerSettings, transport: TransportSettings, comm
         spare_collector()
         supervisor = Supervisor(
             settings.worker,
-            command or (sys.executable, "-m", "workers"),
-            {**os.environ, **to_environment(settings, transport)},
+            command or tuple(code_path.run_module("workers")),
+            {**code_path.with_code_path(os.environ), **to_environment(settings, transport)},
             carriers,
             settings.drain_grace,
             settings.fence_ttl,

@@ -1,7 +1,7 @@
 // What is shown of an answer. Everything in it is a stranger's text.
 
 import { make } from "./dom.js";
-import { count, duration, shape as shapeText, text } from "./units.js";
+import { count, duration, shape as shapeText, text, visible } from "./units.js";
 import { explain, parseTiming } from "./words.js";
 
 const ROWS = 20;
@@ -13,9 +13,9 @@ const HIGHEST = 5;
 export function outputNodes(outputs) {
   if (!outputs.length) return [make("p", { class: "muted" }, "The answer has no outputs.")];
   return outputs.map((output) => {
-    const title = make("p", {}, make("strong", {}, output.name),
+    const title = make("p", {}, make("strong", {}, make("bdi", {}, visible(output.name))),
       make("span", { class: "muted" }, ` ${output.datatype}, ${shapeText(output.shape)}`));
-    const values = make("pre", { tabindex: "0", role: "region", "aria-label": `Values of ${output.name}` }, written(output));
+    const values = make("pre", { tabindex: "0", role: "region", "aria-label": `Values of ${visible(output.name)}` }, written(output));
     const highest = highestOf(output);
     return make("div", { class: "output" }, title, values, ...(highest ? [make("p", { class: "muted" }, highest)] : []));
   });
@@ -30,9 +30,11 @@ export function written({ datatype, shape, values, count: all }) {
   }
   const width = shape.length ? shape.at(-1) : 1;
   const rows = Math.min(ROWS, Math.ceil(values.length / width));
-  const lines = Array.from({ length: rows }, (_, row) => {
-    const some = values.slice(row * width, row * width + Math.min(width, PER_ROW)).map(shownNumber);
-    return `${some.join("  ")}${width > PER_ROW ? `  … ${text(count(width - PER_ROW))} more` : ""}`;
+  const cells = Array.from({ length: rows }, (_, row) => values.slice(row * width, row * width + Math.min(width, PER_ROW)).map(shownNumber));
+  const broad = rows > 1 ? Math.max(...cells.flat().map((cell) => cell.length)) : 0; // rows stand below each other
+  const lines = cells.map((some) => {
+    const line = some.map((cell) => cell.padStart(broad)).join("  ");
+    return `${line}${width > PER_ROW ? `  … ${text(count(width - PER_ROW))} more` : ""}`;
   });
   const left = Math.ceil(all / width) - rows;
   return [...lines, ...(left > 0 ? [`… and ${text(count(left))} more rows`] : [])].join("\n");
@@ -55,7 +57,8 @@ function shownNumber(value) {
 export function highestOf({ datatype, shape, values, count: all }) {
   const isScores = ["FP16", "BF16", "FP32", "FP64"].includes(datatype) && shape.at(-1) === all && all > 2 && values.length === all;
   if (!isScores) return "";
-  const best = [...values.keys()].sort((one, other) => values[other] - values[one]).slice(0, Math.min(HIGHEST, all - 1));
+  const best = [...values.keys()].filter((place) => !Number.isNaN(values[place])).sort((one, other) => values[other] - values[one]).slice(0, Math.min(HIGHEST, all - 1));
+  if (!best.length) return "";
   return `Highest: ${best.map((place) => `${shownNumber(values[place])} at ${place}`).join(", ")}`;
 }
 
@@ -77,5 +80,5 @@ export function timingNodes(header, roundTrip) {
 // An error as nodes.
 export function errorNodes({ message, status, code, requestId }) {
   const facts = [status && `HTTP status ${status}`, code, requestId && `request ${requestId}`].filter(Boolean).join(", ");
-  return [make("p", { class: "problem" }, message), ...(facts ? [make("p", { class: "muted" }, facts)] : [])];
+  return [make("p", { class: "problem" }, visible(message)), ...(facts ? [make("p", { class: "muted" }, facts)] : [])];
 }

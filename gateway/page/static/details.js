@@ -2,20 +2,22 @@
 
 import { bars, line, sizeClasses } from "./charts.js";
 import { byId, make, setClass, setHidden, setMeasure, setText } from "./dom.js";
-import { NOTHING, count, duration, perSecond, shape as shapeText, short, text } from "./units.js";
+import { NOTHING, count, duration, perSecond, shape as shapeText, short, text, visible } from "./units.js";
 import { STATES, released } from "./words.js";
 
-const MEANS = new Set(["In the queue", "Computing", "Rows per batch"]);
+const MEANS = new Set(["p50: half within", "p99: 99 % within", "In the queue, mean", "Computing, mean", "Rows per batch"]);
 
 export function showDetails(model, figures, lanes, now) {
-  setText(byId("chosen-title"), model.version ? `${model.name}, version ${model.version}` : model.name);
+  if (changed(byId("chosen-title"), [model.name, model.version])) {
+    byId("chosen-title").replaceChildren(make("bdi", {}, visible(model.name)), model.version ? `, version ${model.version}` : "");
+  }
   setClass(byId("chosen-state"), `state ${model.state}`);
   setText(byId("chosen-state"), STATES[model.state] ?? model.state);
   const batching = model.max_batch_size > 0 ? `batches of up to ${model.max_batch_size} rows` : "does not batch";
   const files = model.digests.length ? `files ${model.digests.join(", ")}` : "";
   setText(byId("chosen-what"), model.inputs.length ? [model.platform, batching, files].filter(Boolean).join(" · ") : "");
   setHidden(byId("chosen-reason"), !model.reason);
-  setText(byId("chosen-reason"), model.reason);
+  setText(byId("chosen-reason"), visible(model.reason));
   setClass(byId("chosen-reason"), model.state === "READY" ? "notice" : "notice bad");
   setHidden(byId("columns"), !model.inputs.length && !model.counts.success); // its state and the reason are all there is
   showSignature(model);
@@ -46,7 +48,7 @@ function showSignature({ inputs, outputs }) {
     make("caption", {}, caption),
     make("tbody", {}, ...tensors.map((tensor) => make(
       "tr", {},
-      make("th", { scope: "row" }, tensor.name, ...(tensor.optional ? [make("span", { class: "muted" }, " optional")] : [])),
+      make("th", { scope: "row" }, make("bdi", {}, visible(tensor.name)), ...(tensor.optional ? [make("span", { class: "muted" }, " optional")] : [])),
       make("td", {}, tensor.datatype),
       make("td", { class: "number" }, shapeText(tensor.shape)),
     ))),
@@ -60,10 +62,12 @@ function showTraffic(model, figures, lanes, now) {
   const all = [
     ["Requests", perSecond(figures.rate)],
     ["Failures", perSecond(figures.failures)],
+    ["p50: half within", duration(figures.p50)],
+    ["p99: 99 % within", duration(figures.p99)],
+    ["In the queue, mean", duration(figures.queue)],
+    ["Computing, mean", duration(figures.compute)],
     ["Answered in all", count(model.counts.success)],
     ["Failed in all", count(model.counts.failed)],
-    ["In the queue", duration(figures.queue)],
-    ["Computing", duration(figures.compute)],
     ["Rows per batch", figures.rows === null ? NOTHING : { value: short(figures.rows), unit: "" }],
     ["Workers ready", count(model.workers)],
   ];

@@ -2,10 +2,11 @@
 
 import { byId, make, setClass, setHidden, setMeasure, setText } from "./dom.js";
 import { keyOf } from "./history.js";
-import { NOTHING, count, duration, perSecond, short } from "./units.js";
+import { quantile, together } from "./quantiles.js";
+import { NOTHING, count, duration, perSecond, short, visible } from "./units.js";
 import { STATES } from "./words.js";
 
-const COLUMNS = [["rate"], ["rows", "wide"], ["queue", "wide"], ["compute", "wide"], ["waiting", "wide"], ["workers", "wide"]];
+const COLUMNS = [["rate"], ["p50", "middle"], ["p99"], ["rows", "wide"], ["waiting", "middle"], ["workers", "wide"]];
 
 export class ModelTable {
   constructor(choose) {
@@ -38,13 +39,14 @@ export class ModelTable {
     const key = keyOf(model);
     const known = this.rows.get(key);
     if (known) return known;
-    const button = make("button", { type: "button" }, model.name);
-    const name = make("th", { scope: "row" }, button, ...(model.version ? [make("span", { class: "muted" }, ` version ${model.version}`)] : []));
-    const state = make("span", { class: "state" });
+    const button = make("button", { type: "button" }, make("bdi", {}, visible(model.name)));
+    const [state, below] = [make("span", { class: "state" }), make("span", { class: "state" })]; // a narrow screen has it below the name
+    const version = model.version ? [make("span", { class: "muted" }, ` version ${model.version}`)] : [];
+    const name = make("th", { scope: "row" }, button, ...version, make("span", { class: "below" }, " ", below));
     const cells = Object.fromEntries(COLUMNS.map(([id, more]) => [id, make("td", { class: more ? `number ${more}` : "number" })]));
-    const node = make("tr", {}, name, make("td", {}, state), ...Object.values(cells));
+    const node = make("tr", {}, name, make("td", { class: "middle" }, state), ...Object.values(cells));
     node.addEventListener("click", (event) => this.choose(key, event.detail === 0));
-    const row = { node, button, state, cells };
+    const row = { node, button, states: [state, below], cells };
     this.rows.set(key, row);
     return row;
   }
@@ -67,17 +69,19 @@ export class ModelTable {
   }
 }
 
-function fill({ node, button, state, cells }, model, figures, waiting, chosen) {
+function fill({ node, button, states, cells }, model, figures, waiting, chosen) {
   setClass(node, chosen ? "chosen" : "");
   if (chosen) button.setAttribute("aria-current", "true");
   else button.removeAttribute("aria-current");
-  setClass(state, `state ${model.state}`);
-  setText(state, STATES[model.state] ?? model.state);
+  for (const state of states) {
+    setClass(state, `state ${model.state}`);
+    setText(state, STATES[model.state] ?? model.state);
+  }
   setMeasure(cells.rate, perSecond(figures.rate));
   const measures = {
     rows: figures.rows === null ? NOTHING : { value: short(figures.rows), unit: "" },
-    queue: duration(figures.queue),
-    compute: duration(figures.compute),
+    p50: duration(figures.p50),
+    p99: duration(figures.p99),
   };
   for (const [id, measure] of Object.entries(measures)) {
     setMeasure(cells[id], measure);
@@ -87,15 +91,18 @@ function fill({ node, button, state, cells }, model, figures, waiting, chosen) {
   setMeasure(cells.workers, count(model.workers));
 }
 
-export function showTotals(models, figuresOf, waiting, workers) {
+export function showTotals(models, figuresOf, waiting, workers, bounds) {
   const ready = models.filter((model) => model.state === "READY").length;
   setText(byId("total-models"), `${ready} of ${models.length}`);
+  setClass(byId("total-models"), models.some((model) => model.state === "UNAVAILABLE") ? "bad" : "");
   const sum = (name) => {
     const parts = models.map((model) => figuresOf(model)[name]).filter((part) => part !== null);
     return parts.length ? parts.reduce((all, part) => all + part, 0) : models.length ? null : 0;
   };
   setMeasure(byId("total-rate"), perSecond(sum("rate")));
   setMeasure(byId("total-failed"), perSecond(sum("failures")));
+  const recent = models.map(figuresOf).filter((figures) => figures.recent).map((figures) => figures.answers);
+  setMeasure(byId("total-p99"), duration(quantile(together(recent), 0.99, bounds)));
   setMeasure(byId("total-waiting"), waiting === null ? NOTHING : count(waiting));
   setMeasure(byId("total-workers"), count(workers.length));
 }
@@ -105,8 +112,8 @@ export function showWorkers(workers) {
   setHidden(byId("workers").parentElement, workers.length === 0);
   const rows = workers.map((worker) => make(
     "tr", {},
-    make("th", { scope: "row" }, worker.worker, ...(worker.draining ? [make("span", { class: "muted" }, " draining")] : [])),
-    make("td", {}, worker.host),
+    make("th", { scope: "row" }, make("bdi", {}, visible(worker.worker)), ...(worker.draining ? [make("span", { class: "muted" }, " draining")] : [])),
+    make("td", {}, make("bdi", {}, visible(worker.host))),
     make("td", { class: "number wide" }, String(worker.pid)),
     make("td", { class: "number wide" }, String(worker.ready_models)),
     make("td", { class: "number wide" }, String(worker.restarts)),

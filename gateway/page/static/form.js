@@ -3,7 +3,7 @@
 import { make } from "./dom.js";
 import { SCALES, imageLayout, pixels, readImage, shapeFor } from "./image.js";
 import { Problem, elements, isInteger, isText, literals, madeUp, parseNumbers, parseShape } from "./tensors.js";
-import { shape as shapeText } from "./units.js";
+import { shape as shapeText, visible } from "./units.js";
 
 const TYPED = 32; // made-up values up to this many are put into the text field, to be changed
 const MOST_BYTES = 64 * 1024 * 1024;
@@ -47,7 +47,7 @@ class InputField {
     this.typed = make("div", { class: "typed" }, this.textLabel, this.text);
     const node = make(
       "fieldset", {},
-      make("legend", {}, spec.name, make("span", { class: "muted" }, ` ${spec.datatype}, ${shapeText(spec.shape)}`)),
+      make("legend", {}, make("bdi", {}, visible(spec.name)), make("span", { class: "muted" }, ` ${spec.datatype}, ${shapeText(spec.shape)}`)),
       choices, this.typed, this.fileChoices, this.canvas, this.problem,
     );
     this.preset();
@@ -62,7 +62,7 @@ class InputField {
 
   sources() {
     if (isText(this.spec.datatype)) return [["typed", "text, one value per line"], ["file", "a file's bytes"]];
-    return [["typed", "numbers"], ["random", "made-up numbers"], ["zeros", "zeros"], ...(this.layout ? [["file", "an image file"]] : [])];
+    return [["typed", "numbers"], ["random", "made-up numbers"], ["zeros", "zeros"], ...(this.layout ? [["file", this.layout.flat ? `an image file, ${this.layout.flat} × ${this.layout.flat} grey` : "an image file"]] : [])];
   }
 
   preset() {
@@ -178,6 +178,11 @@ class InputField {
 
 // The fields of all inputs of a model.
 export class RequestForm {
+  // Whether sizes besides the batch's were guessed: others may fit a model that refuses these.
+  get guesses() {
+    return this.fields.some(({ spec, source }) => spec.shape.slice(1).includes(-1) && source.value !== "file");
+  }
+
   constructor(frame, specs, changed) {
     this.fields = specs.map((spec) => new InputField(spec, changed));
     frame.replaceChildren(...this.fields.map((field) => field.node));

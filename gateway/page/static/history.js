@@ -1,20 +1,24 @@
 // What the last polls said of each model version, and what follows from their differences. Pure: the time comes with each document.
 
+import { between, quantile } from "./quantiles.js";
+
 const KEEP = 61; // polls: two minutes
 const RATE_MS = 10_000;
 const MEAN_MS = 60_000;
 
-export const keyOf = (model) => `${model.name}\n${model.version}`;
+export const keyOf = (model) => `${model.name}\0${model.version}`;
 
 export class History {
   constructor() {
     this.samples = new Map();
+    this.bounds = [];
   }
 
   // Take in one document of `/v2/fleet/models`. Totals that went back (a store that lost its data) begin anew.
   take(known) {
     const former = this.samples;
     this.samples = new Map();
+    this.bounds = known.answer_bounds_ms ?? []; // a gateway of an older version tells none
     for (const model of known.models) {
       const key = keyOf(model);
       const sample = { at: known.now_ms, ...summed(model.counts) };
@@ -29,16 +33,18 @@ export class History {
   figures(model) {
     const list = this.samples.get(keyOf(model)) ?? [];
     const now = list.at(-1);
-    if (!now) return { rate: null, failures: null, rows: null, queue: null, compute: null, recent: false, rates: [] };
+    if (!now) return { rate: null, failures: null, rows: null, queue: null, compute: null, p50: null, p99: null, answers: [], recent: false, rates: [] };
     const [rate, failures] = list.length > 1 ? rates(since(list, RATE_MS), now) : [null, null];
     const before = since(list, MEAN_MS);
-    const recent = now.success > before.success && now.batches > before.batches;
+    const recent = now.success > before.success;
     const base = recent ? before : ZERO;
-    return { rate, failures, ...means(base, now), recent, rates: steps(list) };
+    const answers = between(base.answers, now.answers);
+    const [p50, p99] = [0.5, 0.99].map((share) => quantile(answers, share, this.bounds));
+    return { rate, failures, ...means(base, now), p50, p99, answers, recent, rates: steps(list) };
   }
 }
 
-const ZERO = { success: 0, failed: 0, hits: 0, rows: 0, batches: 0, batchRows: 0, queue: 0, compute: 0 };
+const ZERO = { success: 0, failed: 0, hits: 0, rows: 0, batches: 0, batchRows: 0, queue: 0, compute: 0, answers: [] };
 
 function summed(counts) {
   return {
@@ -49,6 +55,7 @@ function summed(counts) {
     batchRows: counts.batches.reduce((sum, each) => sum + each.count * each.rows, 0),
     queue: counts.queue_ns,
     compute: counts.compute_ns,
+    answers: counts.answers ?? [],
   };
 }
 

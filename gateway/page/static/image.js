@@ -24,6 +24,10 @@ export function imageLayout(shape) {
   if (rank >= 2 && single(shape.slice(0, -2)) && shape.at(-2) >= LEAST && shape.at(-1) >= LEAST) {
     return { channels: 1, channelAt: -1, heightAt: rank - 2, widthAt: rank - 1, channelsLast: true };
   }
+  const flat = Math.sqrt(shape.at(-1) ?? 0); // a square grey image, row by row
+  if (Number.isInteger(flat) && flat >= LEAST && single(shape.slice(0, -1))) {
+    return { channels: 1, channelAt: -1, heightAt: -1, widthAt: -1, channelsLast: true, flat };
+  }
   return null;
 }
 
@@ -59,7 +63,7 @@ export function shapeFor(shape, layout, image) {
 
 // Draw the image on the canvas, stretched to the shape's sides; returns the tensor's numbers. What is transparent becomes white.
 export function pixels(image, canvas, shape, layout, scale, bgr) {
-  const [height, width] = [shape[layout.heightAt], shape[layout.widthAt]];
+  const [height, width] = layout.flat ? [layout.flat, layout.flat] : [shape[layout.heightAt], shape[layout.widthAt]];
   canvas.width = width;
   canvas.height = height;
   const context = canvas.getContext("2d", { willReadFrequently: true });

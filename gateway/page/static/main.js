@@ -1,5 +1,6 @@
 // The page: asks the server every two seconds what there is, and shows it.
 
+import { problems, showProblems } from "./attention.js";
 import { Away, Refused, call, getJson, hasKey, useKey } from "./api.js";
 import { showDetails } from "./details.js";
 import { byId, setClass, setHidden, setText } from "./dom.js";
@@ -109,8 +110,9 @@ function show() {
   const { models, workers } = known;
   chosen = nearest(models);
   const waiting = lanes && lanes.reduce((sum, lane) => sum + lane.backlog_requests, 0);
-  showTotals(models, figuresOf, waiting, workers);
+  showTotals(models, figuresOf, waiting, workers, history.bounds);
   table.show(models, figuresOf, waitingOf, chosen);
+  showProblems(problems(models, figuresOf, waitingOf, workers), (key) => choose(key, true));
   showWorkers(workers);
   showChosen();
   if (fresh) table.reveal(chosen); // the address may name one far below
@@ -119,7 +121,7 @@ function show() {
 
 // The chosen version if it is there, else another one of its model, else the first that is ready.
 function nearest(models) {
-  const name = chosen.split("\n")[0];
+  const name = chosen.split("\0")[0];
   const found = models.find((model) => keyOf(model) === chosen) ?? models.findLast((model) => model.name === name)
     ?? models.find((model) => model.state === "READY") ?? models[0];
   return found ? keyOf(found) : "";
@@ -136,7 +138,7 @@ function showChosen() {
 
 function choose(key, byKeyboard) {
   chosen = key;
-  const [name, version] = key.split("\n");
+  const [name, version] = key.split("\0");
   window.history.replaceState(null, "", `#${new URLSearchParams({ model: name, version })}`);
   show();
   if (byKeyboard) byId("chosen-title").focus();
@@ -144,7 +146,7 @@ function choose(key, byKeyboard) {
 
 function fromAddress() {
   const asked = new URLSearchParams(location.hash.slice(1));
-  return asked.has("model") ? `${asked.get("model")}\n${asked.get("version") ?? ""}` : "";
+  return asked.has("model") ? `${asked.get("model")}\0${asked.get("version") ?? ""}` : "";
 }
 
 window.addEventListener("hashchange", () => {

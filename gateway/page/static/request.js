@@ -1,6 +1,7 @@
 // A V2 infer request: its body, and its answer. Pure.
 
 import { elements, isRawOnly, isText, literals, packBytes, packNumbers, unpack } from "./tensors.js";
+import { literal } from "./units.js";
 
 // Values beyond this many go as raw bytes: they are smaller, and quicker to read.
 const MOST_IN_JSON = 1024;
@@ -23,14 +24,14 @@ export function encode(inputs, binaryOutput) {
 }
 
 function entryOf({ name, datatype, shape, values }, tail) {
-  const start = `{"name":${JSON.stringify(name)},"datatype":"${datatype}","shape":[${shape.join(",")}]`;
+  const start = `{"name":${literal(name)},"datatype":"${datatype}","shape":[${shape.join(",")}]`;
   const raw = values.files !== undefined || isRawOnly(datatype) || elements(shape) > MOST_IN_JSON;
   if (raw) {
     const bytes = isText(datatype) ? packBytes(values.files ?? values.texts) : packNumbers(values.literals ?? values.numbers, datatype);
     tail.push(bytes);
     return `${start},"parameters":{"binary_data_size":${bytes.length}}}`;
   }
-  const data = isText(datatype) ? values.texts.map((each) => JSON.stringify(each)) : values.literals ?? literals(values.numbers, datatype);
+  const data = isText(datatype) ? values.texts.map((each) => literal(each)) : values.literals ?? literals(values.numbers, datatype);
   return `${start},"data":[${data.join(",")}]}`;
 }
 

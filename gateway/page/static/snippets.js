@@ -2,6 +2,7 @@
 
 import { bodyOf, encode } from "./request.js";
 import { isRawOnly, isText } from "./tensors.js";
+import { literal } from "./units.js";
 
 // Bytes of a body that is printed.
 const MOST_PRINTED = 4096;
@@ -48,19 +49,19 @@ const NUMPY = {
 function withClient(base, model, version, inputs, keyed) {
   const lines = [...(keyed ? ["import os", ""] : []), "import numpy as np", "", "from penstock import Client", "", "inputs = {"];
   for (const { name, datatype, shape, values } of inputs) {
-    lines.push(`    ${JSON.stringify(name)}: np.array([${list(values, datatype)}], ${NUMPY[datatype]}).reshape(${tuple(shape)}),`);
+    lines.push(`    ${literal(name)}: np.array([${list(values, datatype)}], ${NUMPY[datatype]}).reshape(${tuple(shape)}),`);
   }
   lines.push("}");
   const key = keyed ? ', api_key=os.environ["PENSTOCK_API_KEY"]' : "";
-  lines.push(`with Client(${JSON.stringify(base)}${key}) as client:`);
-  const which = version ? `, version=${JSON.stringify(version)}` : "";
-  lines.push(`    answer = client.infer(${JSON.stringify(model)}, inputs${which})`);
+  lines.push(`with Client(${literal(base)}${key}) as client:`);
+  const which = version ? `, version=${literal(version)}` : "";
+  lines.push(`    answer = client.infer(${literal(model)}, inputs${which})`);
   lines.push("for name, values in answer.outputs.items():", "    print(name, values)");
   return lines.join("\n");
 }
 
 function list(values, datatype) {
-  if (isText(datatype)) return values.texts.map((text) => JSON.stringify(text)).join(", ");
+  if (isText(datatype)) return values.texts.map((text) => literal(text)).join(", ");
   const all = values.literals ?? Array.from(values.numbers, String);
   if (datatype !== "BOOL") return all.join(", ");
   return all.map((each) => (each === "true" || each === "1" ? "True" : "False")).join(", ");
@@ -74,7 +75,7 @@ function withUrllib(url, bytes, headers, { keyed, printed }) {
   lines.push("", printed ? `body = base64.b64decode("${base64(bytes)}")` : `body = Path("${FILE}").read_bytes()`, "headers = {");
   for (const [name, value] of Object.entries(headers)) lines.push(`    "${name}": "${value}",`);
   if (keyed) lines.push('    "Authorization": "Bearer " + os.environ["PENSTOCK_API_KEY"],');
-  lines.push("}", `request = urllib.request.Request(${JSON.stringify(url)}, body, headers)`);
+  lines.push("}", `request = urllib.request.Request(${literal(url)}, body, headers)`);
   lines.push("with urllib.request.urlopen(request) as answer:", "    print(answer.read()[:2000])");
   return lines.join("\n");
 }

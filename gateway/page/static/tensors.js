@@ -59,7 +59,8 @@ function literal(word, datatype) {
 
 const cut = (word) => (word.length > 40 ? `${word.slice(0, 40)}…` : word);
 
-// Made-up numbers; the same for the same count, so that a printed request is the one that was sent.
+// Made-up numbers by the table in protocol/random_values.py; the same for the same count, so that a printed request is the one that
+// was sent.
 export function madeUp(datatype, count) {
   let state = 0x9e3779b9;
   const next = () => {
@@ -68,10 +69,8 @@ export function madeUp(datatype, count) {
     mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
     return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
   };
-  const draw = {
-    BOOL: () => Math.floor(2 * next()),
-    UINT8: () => Math.floor(256 * next()),
-  }[datatype] ?? (isInteger(datatype) ? () => Math.floor(10 * next()) : () => Math.round(1000 * next()) / 1000);
+  const whole = datatype === "BOOL" || isInteger(datatype);
+  const draw = whole ? () => Math.floor(2 * next()) : () => Math.round(1000 * next()) / 1000;
   return Float64Array.from({ length: count }, draw);
 }
 

@@ -9,6 +9,9 @@ import { FILE, snippets } from "./snippets.js";
 import { Problem } from "./tensors.js";
 import { duration, text } from "./units.js";
 
+const SLOW_MS = 2000;
+const GUESSED = "The model leaves sizes free and may want others: type them at Shape, or let penstock infer --random find some.";
+
 export class Trying {
   constructor(refused) {
     this.refused = refused; // told of an answer 401
@@ -90,7 +93,9 @@ export class Trying {
     if (error.name === "AbortError") {
       setText(byId("sending"), "Cancelled.");
     } else if (error instanceof Refused) {
-      this.answered(`Refused after ${text(duration(took))}`, errorNodes(error), error.timing ? timingNodes(error.timing, took) : []);
+      const aboutInputs = error.code === "INVALID_ARGUMENT" || error.code === "MODEL_FAILED";
+      const hint = aboutInputs && this.form.guesses ? [make("p", { class: "muted" }, GUESSED)] : [];
+      this.answered(`Refused after ${text(duration(took))}`, [...errorNodes(error), ...hint], error.timing ? timingNodes(error.timing, took) : []);
       if (error.status === 401) this.refused();
     } else {
       const message = error instanceof Away ? "The server does not answer. Is it still running?" : `The answer cannot be read: ${error.message}`;
@@ -111,6 +116,11 @@ export class Trying {
   busy(on) {
     byId("send").disabled = on;
     setHidden(byId("cancel"), !on);
+    clearInterval(this.clock);
+    setText(byId("elapsed"), "");
+    const began = performance.now();
+    const tell = () => setText(byId("elapsed"), performance.now() - began < SLOW_MS ? "" : `${Math.round((performance.now() - began) / 1000)} s`);
+    if (on) this.clock = setInterval(tell, 1000);
     if (on) setText(byId("sending"), "Sending…");
     else if (document.activeElement === document.body) byId("send").focus(); // the button was disabled while it had the focus
   }

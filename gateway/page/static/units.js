@@ -27,6 +27,14 @@ export function duration(ms) {
   return ms >= 0.1 || ms === 0 ? { value: short(ms), unit: "ms" } : { value: short(ms * 1e3), unit: "µs" };
 }
 
+const HIDDEN = /[\0-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2069\ufeff]/g;
+
+// Text of strangers without what hides in it or turns it round: control characters, and Unicode's overrides of the direction.
+export const visible = (words) => words.replace(HIDDEN, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`);
+
+// A text as JSON and Python write it, in which nothing hides either.
+export const literal = (words) => visible(JSON.stringify(words));
+
 export const text = ({ value, unit }) => (unit ? `${value} ${unit}` : value);
 
 export function share(part, all) {

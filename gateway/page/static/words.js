@@ -49,7 +49,9 @@ export function explain(timing, roundTrip) {
   for (const [name, words] of STAGES) {
     const at = timing[name];
     if (typeof at !== "number" || at < before) continue;
-    stages.push({ words, ms: (at - before) / 1000 });
+    const gaps = name === "compute_end" ? at - before - (timing.compute ?? NaN) : NaN;
+    if (gaps >= 0) stages.push({ words: "It waited between its batches", ms: gaps / 1000 });
+    stages.push({ words, ms: (gaps >= 0 ? timing.compute : at - before) / 1000 });
     before = at;
   }
   const rest = roundTrip - before / 1000;

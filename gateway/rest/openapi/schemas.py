@@ -78,6 +78,10 @@ SCHEMAS: Final[dict[str, Schema]] = {
     "FleetModels": fields(
         {
             "now_ms": {**COUNT, "description": "The fleet's clock, milliseconds since the epoch."},
+            "answer_bounds_ms": {
+                **listed({"type": "number"}),
+                "description": "Upper bounds of the buckets of `answers`.",
+            },
             "models": listed(ref("FleetModel")),
             "workers": listed(ref("FleetWorker")),
             "metrics": {**TEXT, "description": "HOST:PORT of Prometheus' /metrics; empty where there is none."},
@@ -105,12 +109,15 @@ SCHEMAS: Final[dict[str, Schema]] = {
             {
                 "last_inference_ms": COUNT,
                 **dict.fromkeys(("success", "failed", "cache_hits", "rows", "queue_ns", "compute_ns"), COUNT),
+                "answers": listed({"type": "array", "items": COUNT, "minItems": 2, "maxItems": 2}),
+                "answer_ms": fields({name: {"type": ["number", "null"]} for name in ("p50", "p90", "p99")}),
                 "batches": listed(fields({"rows": COUNT, "count": COUNT})),
                 "releases": {"type": "object", "additionalProperties": COUNT},
             }
         ),
         "description": "Totals of the fleet. success, failed and cache_hits are requests; queue_ns and compute_ns are sums over "
-        "successful ones; batches are by their rows, releases by the reason of the batch's release.",
+        "successful ones; answers are pairs of a bucket, from 0, and the answers that took so long from acceptance until they were "
+        "ready; answer_ms are quantiles of them; batches are by their rows, releases by the reason of the batch's release.",
     },
     "FleetWorker": fields(
         {

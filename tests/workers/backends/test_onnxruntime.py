@@ -14,7 +14,8 @@ from protocol.errors import Code, ConfigError, InvalidArgument
 from protocol.messages import Failure
 from protocol.model_config import ModelConfig
 from tests.workers.backends.models import load, request, run, version_of
-from workers.backends.onnxruntime import OnnxBackend, _check_providers
+from workers.backends.onnx_providers import require_providers
+from workers.backends.onnxruntime import OnnxBackend
 from workers.repository.model_files import ModelFile
 from workers.repository.scan import scan_file
 
@@ -174,9 +175,9 @@ def test_a_wrong_parameter_is_refused_by_name(tmp_path: Path, parameter: str, te
 def test_a_provider_that_onnxruntime_could_not_start_is_an_error_and_not_the_cpu_instead() -> None:
     config = ModelConfig(name="m", backend="onnxruntime")
     cuda = ("CUDAExecutionProvider", {"device_id": "0"})
-    _check_providers(config, [cuda, "CPUExecutionProvider"], ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    require_providers(config, [cuda, "CPUExecutionProvider"], ["CUDAExecutionProvider", "CPUExecutionProvider"])
     with pytest.raises(ConfigError, match="could not start CUDAExecutionProvider for model 'm'"):
-        _check_providers(config, [cuda, "CPUExecutionProvider"], ["CPUExecutionProvider"])
+        require_providers(config, [cuda, "CPUExecutionProvider"], ["CPUExecutionProvider"])
 
 
 def test_onnxruntime_tells_nobody_what_is_served(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from protocol.messages import Failure
 from protocol.tensors import Tensor
 from workers.backends import load_backend, usable_gpus
 from workers.backends.base import Instance, Outcome
+from workers.backends.opening import load_version, open_version
 from workers.instances.batching_check import try_batching
 from workers.instances.process import threads
 from workers.instances.process.channel import Channel, ChannelBroken, encode_message
@@ -45,6 +46,7 @@ from workers.instances.process.namespace import prefer_modules_in
 from workers.instances.process.segments import SegmentSlot, SegmentView
 from workers.instances.readiness import report_through
 from workers.instances.warmup import samples, warm_up
+from workers.repository.placement import expected_place
 from workers.repository.version import ModelVersion
 from workers.system import cpu_yield
 
@@ -133,6 +135,7 @@ class CommandLoop:
         self._backend: Any = None
         self._version: ModelVersion | None = None
         self._instance: Instance | None = None
+        self._opened: Any = None
         self._views: dict[int, SegmentView] = {}
         self._outputs = SegmentSlot(0)
         self._commands: Final = {
@@ -169,9 +172,13 @@ class CommandLoop:
 
     def _inspect(self, command: Message) -> None:
         try:
-            backend = self._prepare_backend(decode_version(command["version"]), command["threads"])
+            version = decode_version(command["version"])
+            backend = self._prepare_backend(version, command["threads"])
             gpus = usable_gpus(backend, command["gpus"])
-            metadata = backend.inspect(self._version) if command["look"] else None
+            metadata = None
+            if command["look"]:
+                place = expected_place(version.config, gpus, command["threads"])
+                metadata, self._opened = open_version(backend, version, place)
             self._channel.send_message(encode_message({"metadata": encode_metadata(metadata), "gpus": list(gpus)}))
         except BaseException as exc:  # SystemExit too: otherwise the worker would only see that the process has exited
             self._channel.send_message(encode_message({"error": encode_error(exc)}))
@@ -180,7 +187,10 @@ class CommandLoop:
         try:
             version = decode_version(command["version"])
             placement = decode_placement(command["placement"])
-            self._instance = self._prepare_backend(version, placement.threads).load(version, placement)
+            backend, opened = self._prepare_backend(version, placement.threads), self._opened
+            self._opened = None
+            self._instance = load_version(backend, version, placement, opened)
+            del opened
             warm_up(self._instance, version.config, samples(version.config, str(version.version), version.folder))
             cpu_yield.end()
             watchable = getattr(self._instance, "ready_check", None) is not None

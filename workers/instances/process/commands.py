@@ -7,7 +7,13 @@ from collections.abc import Sequence
 
 from workers.instances.process.channel import ChannelBroken, encode_message
 from workers.instances.process.child import Child
-from workers.instances.process.messages import decode_load_error, decode_metadata, encode_placement, encode_version
+from workers.instances.process.messages import (
+    decode_load_error,
+    decode_metadata,
+    decode_verdict,
+    encode_placement,
+    encode_version,
+)
 from workers.instances.readiness import Readiness, read_reports
 from workers.repository.completion import BackendMetadata
 from workers.repository.placement import Placement
@@ -69,7 +75,7 @@ def try_batching(child: Child) -> Verdict:
         reply, _ = child.send_command(encode_message({"name": "try_batching"}))
     except ChannelBroken:
         raise child.exit_error("while made-up rows ran in it, to see whether they may share a batch") from None
-    return Verdict(**reply)
+    return decode_verdict(reply)
 
 
 def watch(child: Child, version: ModelVersion, readiness: Readiness) -> None:

@@ -346,6 +346,9 @@ class ChildExecutor:
         child, self._child, self._transfer = self._child, None, None
         if child is None:
             return
+        if child.killed:
+            child.stop(0.0)
+            return
         try:
             commands.close(child, self._version)
         finally:

@@ -12,18 +12,16 @@ import contextlib
 import os
 import queue
 import signal
-import site
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
 import structlog
 
 from workers.instances.process.channel import Channel, ChannelBroken, encode_message
+from workers.system import code_path
 
 _PRIVATE: Final = (
     "PENSTOCK_KAFKA", "PENSTOCK_REDIS", "PENSTOCK_API_KEY", "PENSTOCK_SIGNING_SECRET", "PENSTOCK_HEARTBEAT_FD",
@@ -159,7 +157,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 def _start(descriptor: int, framework: str) -> subprocess.Popen[bytes]:
     main = "workers.instances.process.forkserver_main"
     return subprocess.Popen(  # noqa: S603  # all of it is ours
-        [sys.executable, "-P", "-m", main, str(descriptor), str(os.getpid()), framework],
+        code_path.run_module(main, str(descriptor), str(os.getpid()), framework),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         pass_fds=(descriptor,),
@@ -174,8 +172,6 @@ def child_environment(given: Mapping[str, str]) -> dict[str, str]:
     The path is only needed where the package is not installed, and it must lead to the same code as the worker's.
     """
     chosen = {name: value for name, value in given.items() if not name.startswith(_PRIVATE)}
-    home = str(Path(__file__).parents[3])
-    if home not in site.getsitepackages():
-        chosen["PENSTOCK_CHILD_HOME"] = home
-        chosen["PYTHONPATH"] = os.pathsep.join([home, *filter(None, [given.get("PYTHONPATH")])])
-    return chosen
+    if not code_path.installed():
+        chosen["PENSTOCK_CHILD_HOME"] = code_path.HOME
+    return code_path.with_code_path(chosen)

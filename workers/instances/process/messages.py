@@ -19,6 +19,7 @@ from workers.backends.tracebacks import LoadError, text_of, trace_of
 from workers.instances.job import ModelRaised
 from workers.repository.completion import BackendMetadata
 from workers.repository.placement import Placement
+from workers.repository.row_influence import Verdict
 from workers.repository.version import ModelVersion
 
 Message = dict[str, Any]
@@ -79,6 +80,14 @@ def _spec(encoded: Message) -> TensorSpec:
     return TensorSpec(
         **encoded | {"dims": tuple(encoded["dims"]), "reshape": None if reshape is None else tuple(reshape)}
     )  # fmt: skip
+
+
+def decode_verdict(encoded: Message) -> Verdict:
+    """What a check of the batching showed, from `dataclasses.asdict`."""
+    shapes = encoded["shapes"]
+    return Verdict(
+        **encoded | {"shapes": None if shapes is None else {name: tuple(sizes) for name, sizes in shapes.items()}}
+    )
 
 
 def encode_request_head(request: InferRequest) -> list[Any]:

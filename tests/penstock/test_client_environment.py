@@ -1,0 +1,88 @@
+"""What the clients say of a connection that fails, and of a server that is no gateway."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+from pathlib import Path
+
+import pytest
+
+from penstock.client import requests
+from penstock.client.environment import Route
+from protocol.errors import FleetError, InvalidArgument
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def untrusted() -> ssl.SSLCertVerificationError:
+    error = ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed")
+    error.verify_message = "self-signed certificate"
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (socket.gaierror(-2, "Name or service not known"), "the name 'model.example' has no address: name or service not known"),
+        (OSError(errno.EHOSTUNREACH, "No route to host"), "no route to host"),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), "connection refused: no server listens there; penstock serve starts one"),  # noqa: E501
+        (TimeoutError(), "no connection in time"),
+        (untrusted(), "its certificate is not trusted: self-signed certificate; SSL_CERT_FILE names a PEM file of authorities to trust"),  # noqa: E501
+    ],
+)  # fmt: skip
+def test_a_failed_connection_is_told_in_words(error: OSError, says: str) -> None:
+    assert Route("http://model.example:8000").failed(error) == f"http://model.example:8000 cannot be reached: {says}"
+
+
+def test_a_file_of_authorities_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "gone.pem"))
+
+    assert f"SSL_CERT_FILE names '{tmp_path / 'gone.pem'}', which does not exist" in Route("https://a:1").failed(
+        untrusted()
+    )
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "ALL_PROXY"])
+def test_a_proxy_that_fails_is_named_with_the_way_past_it(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "http://squid:3128")
+    route = Route("http://model.example:8000")
+
+    assert route.failed(ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")) == (
+        "http://model.example:8000 cannot be reached: the proxy http://squid:3128, which the environment names: connection "
+        "refused; no_proxy=model.example goes past it"
+    )
+    assert "the name 'squid' has no address" in route.failed(socket.gaierror(-2, "Name or service not known"))
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.9.1", "[::1]"])
+def test_no_proxy_stands_before_this_machine(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    for variable in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(variable, "http://squid:3128")
+
+    assert Route(f"http://{host}:8000").proxy is None
+    assert Route(f"https://{host}:8000").proxy is None
+
+
+@pytest.mark.parametrize(("body", "end"), [(b"", "is it one?"), (b"<html>\n", "is it one? It says: '<html>'")])
+def test_a_server_that_is_no_gateway_is_named_with_its_status(body: bytes, end: str) -> None:
+    with pytest.raises(FleetError) as caught:
+        requests.check(404, {}, body, "http://model.example")
+
+    assert (
+        caught.value.message == f"http://model.example answers with HTTP status 404, and not as a gateway does; {end}"
+    )
+
+
+@pytest.mark.parametrize("name", ["", "../add", "a/b"])
+def test_a_name_that_no_model_can_have_is_not_asked_for(name: str) -> None:
+    with pytest.raises(InvalidArgument, match="a model's name is not empty and has no slash"):
+        requests.model_path(name)
+    with pytest.raises(InvalidArgument, match="a model's name"):
+        requests.load(name, {})
