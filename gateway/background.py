@@ -18,6 +18,7 @@ from gateway.calls.dispatcher import Dispatcher
 from gateway.calls.service import Service
 from gateway.catalogue.heartbeats import is_sound
 from gateway.fleet_metrics import FleetMetrics
+from gateway.repository.control import RepositoryControl
 from protocol.errors import FleetError, Unavailable
 from protocol.heartbeat_codec import SECRET_BYTES, SECRET_KEY
 from protocol.ports import OutRecord
@@ -37,12 +38,16 @@ class Background:
 
     Args:
         service: gets what they find out.
+        repository: gets the heartbeats, as `fleet_metrics` does.
         dispatcher: sweeps.
-        fleet_metrics: gets the heartbeats.
+        fleet_metrics: of the workers.
     """
 
-    def __init__(self, service: Service, dispatcher: Dispatcher, fleet_metrics: FleetMetrics) -> None:
+    def __init__(
+        self, service: Service, repository: RepositoryControl, dispatcher: Dispatcher, fleet_metrics: FleetMetrics
+    ) -> None:
         self._service = service
+        self._repository = repository
         self._fleet_metrics = fleet_metrics
         self._dispatcher = dispatcher
         self._caught_up = asyncio.Event()
@@ -172,7 +177,7 @@ class Background:
         heartbeats = [beat for beat in await transport.directory.workers() if is_sound(beat)]
         for served in service.catalogue.seen(heartbeats, service.clock() - service.settings.worker_timeout):
             _log.warning("files differ", model=served.model, version=served.version, problem=served.mixed)
-        service.repository.observe(heartbeats)
+        self._repository.observe(heartbeats)
         service.capacity.observe(heartbeats)
         service.scaling.observe(heartbeats)
         self._fleet_metrics.observe(heartbeats, service.clock() - service.settings.worker_timeout)

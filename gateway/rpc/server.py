@@ -17,6 +17,7 @@ import structlog
 from gateway.calls.service import Service
 from gateway.durable.claims import Claims
 from gateway.forwarding import ForwardedHeaders
+from gateway.repository.control import RepositoryControl
 from gateway.rest.access import Access
 from gateway.rest.inflating import Inflater
 from gateway.rest.unread import Unread
@@ -79,14 +80,14 @@ class GrpcServer:
         port: of its socket, once started.
     """
 
-    def __init__(self, service: Service, claims: Claims, version: str) -> None:
+    def __init__(self, service: Service, claims: Claims, repository: RepositoryControl, version: str) -> None:
         settings = service.settings
         self._service = service
         self._settings = settings
         self._access = Access(settings.api_key, Restrictions(settings.grpc_restricted_protocol, GRPC_PREFIX))
         self._forwarding = ForwardedHeaders(settings.grpc_header_forward_pattern)
         self._inference = Inference(service, claims)
-        self._management = Management(service, version)
+        self._management = Management(service, repository, version)
         self._inflater = Inflater()
         self._loop = asyncio.get_running_loop()
         self._most = settings.max_queued_calls + settings.max_long_polls
