@@ -1,6 +1,6 @@
 """Routes about the fleet as a whole, and the pointer to the metrics.
 
-GET /v2/fleet/models                       every model version, and every live worker
+GET /v2/fleet/models                       every model version, and the workers of the last minute
 GET /v2/fleet/scaling?model=M&version=V    backlogs and wanted workers
 GET /metrics                               404, with the address of the metrics
 """
@@ -29,15 +29,15 @@ def fleet_routes(service: Service, repository: RepositoryControl, restrictions: 
     """The routes."""
 
     async def models(request: Request) -> Response:
-        """Every version with its signature and totals, and every live worker; half a second old at most."""
+        """Every version with its signature and totals, and the workers of the last minute; half a second old at most."""
         fields = dict(request.headers.raw)
         for category in ("metadata", "model-repository"):  # it also tells what their routes tell
             restrictions.check(category, fields)
         served = {(each.model, each.version): each for each in service.catalogue.all()}
         keys = list(served)
         totals = dict(zip(keys, await service.transport.results.totals(keys), strict=True)) if keys else {}
-        known = overview.document(repository.index(), served, totals, repository.live(), service.clock())
-        return Json({**known, "metrics": service.metrics_at})
+        known = overview.document(repository.index(), served, totals, repository.lately(), service.clock())
+        return Json({**known, "metrics": service.metrics_at, "problem": service.not_ready})
 
     async def scaling(request: Request) -> Response:
         """Backlogs and wanted workers of all versions, or one flat object about a model or one of its versions."""
