@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from gateway.calls.service import Service
 from gateway.catalogue import overview
+from gateway.repository.control import RepositoryControl
 from gateway.rest.plain import Json
 from gateway.restrictions import Restrictions
 from gateway.scaling import report
@@ -24,7 +25,7 @@ from protocol.errors import InvalidArgument, NotFound, quoted
 _NUMBER: Final = re.compile(r"[0-9]{1,19}\Z")
 
 
-def fleet_routes(service: Service, restrictions: Restrictions) -> list[Route]:
+def fleet_routes(service: Service, repository: RepositoryControl, restrictions: Restrictions) -> list[Route]:
     """The routes."""
 
     async def models(request: Request) -> Response:
@@ -32,7 +33,6 @@ def fleet_routes(service: Service, restrictions: Restrictions) -> list[Route]:
         fields = dict(request.headers.raw)
         for category in ("metadata", "model-repository"):  # it also tells what their routes tell
             restrictions.check(category, fields)
-        repository = service.repository
         served = {(each.model, each.version): each for each in service.catalogue.all()}
         keys = list(served)
         totals = dict(zip(keys, await service.transport.results.totals(keys), strict=True)) if keys else {}
