@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from workers.repository.model_files import ModelFile
 from workers.repository.scan import scan_file, scan_repositories
 from workers.repository.version import ModelFolder
 
+DIGITS = Path(__file__).parents[2] / "examples/digits/models/digits/1/model.onnx"
 UNREADABLE = Path("/proc/self/mem")
 
 
@@ -306,6 +308,37 @@ class TestSingleFile:
             os.mkfifo(tmp_path / name)
             with pytest.raises(ConfigError, match=r"is not a model file|is not a file, but a pipe"):
                 scan_file(ModelFile(tmp_path / name))
+
+    @pytest.mark.parametrize(
+        ("name", "renamed"),
+        [
+            ("net", "net.onnx"),
+            ("net.pb", "net.onnx"),
+            ("net.onnx.bak", "net.onnx"),
+            (".onnx", "model.onnx"),
+            ("v1.2", "v1.2.onnx"),
+        ],
+    )
+    def test_a_model_with_another_suffix_gets_the_command_that_renames_it(
+        self, tmp_path: Path, name: str, renamed: str
+    ) -> None:
+        (tmp_path / name).write_bytes(DIGITS.read_bytes())
+
+        with pytest.raises(ConfigError, match=r"is an ONNX model, and a file's suffix says how to load it") as raised:
+            scan_file(ModelFile(tmp_path / name))
+        assert shlex.split(raised.value.message.rpartition(": ")[2]) == [
+            "mv",
+            "-n",
+            str(tmp_path / name),
+            str(tmp_path / renamed),
+        ]
+
+    def test_a_configuration_names_its_repository(self, tmp_path: Path) -> None:
+        (tmp_path / "m").mkdir()
+        (tmp_path / "m" / "config.pbtxt").write_text("max_batch_size: 4")
+
+        with pytest.raises(ConfigError, match=f"a model's configuration; .* --model-repository {tmp_path}$"):
+            scan_file(ModelFile(tmp_path / "m" / "config.pbtxt"))
 
     @pytest.mark.parametrize(
         ("name", "message"),

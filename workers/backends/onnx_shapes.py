@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -22,6 +23,8 @@ from protocol.tensors import NUMPY_DTYPE, Array
 
 _TRIES: Final = 12
 """Choices of sizes that are tried."""
+_SLOW: Final = 2.0
+"""Seconds; a model whose first run takes longer is not run again."""
 _ROWS: Final = (2, 3)
 _Specs = list[TensorSpec]
 
@@ -85,7 +88,10 @@ def _runs(
     specs = [spec for spec in inputs if not spec.optional]
     sizes = {spec.name: spec.dims for spec in specs}
     seen: list[Mapping[str, tuple[int, ...]]] = []
+    began = time.monotonic()
     for rows in _ROWS:
+        if seen and time.monotonic() - began > _SLOW:
+            return
         tries = itertools.islice(candidates(sizes, rows if batched else None), _TRIES)
         ordered = sorted(tries, key=lambda shapes: _repeats(shapes, seen))  # sorted keeps the order of equals
         for shapes in ordered:
