@@ -347,3 +347,36 @@ class TestSingleFile:
     def test_refuses(self, tmp_path: Path, name: str, message: str) -> None:
         with pytest.raises(ConfigError, match=message):
             scan_file(ModelFile(tmp_path / name))
+
+
+class TestFilesOfOtherNames:
+    def test_onnx_with_external_data_may_lie_in_a_folder_of_the_files_name(self, tmp_path: Path) -> None:
+        """Triton's layout for files above 2 GB."""
+        folder = make(tmp_path / "m", v1="") / "1" / "model.onnx"
+        folder.mkdir()
+        (folder / "model.onnx").write_bytes(DIGITS.read_bytes())
+        (folder / "weights").write_text("x")
+
+        (version,) = only(tmp_path).versions
+
+        assert version.path == folder / "model.onnx"
+        assert version.config.default_model_filename == "model.onnx"
+        (folder / "weights").write_text("others")
+        assert only(tmp_path).versions[0].digest != version.digest
+
+    @pytest.mark.parametrize(
+        ("name", "advice"),
+        [
+            (
+                "digits.onnx",
+                "rename 'digits.onnx' to 'model.onnx', or state default_model_filename: 'digits.onnx'; else set",
+            ),
+            ("MODEL.ONNX", "rename 'MODEL.ONNX' to 'model.onnx'"),
+            ("model.graphdef", "'model.graphdef' is TensorFlow's: export the model to ONNX with tf2onnx"),
+            ("helper.py", "model.py; set 'backend' in config.pbtxt"),
+        ],
+    )
+    def test_a_file_that_is_called_otherwise_is_named(self, tmp_path: Path, name: str, advice: str) -> None:
+        make(tmp_path / "m", v1=name)
+
+        assert advice in only(tmp_path).reason

@@ -41,6 +41,8 @@ from workers.repository.version import ModelFolder, ModelVersion
 _VERSION: Final = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 _BACKENDS: Final = frozenset({"onnxruntime", "pytorch", "python"})
 """Backends whose suffixes are worth naming: those that are ours."""
+_IN_FOLDER: Final = "model.onnx"
+"""The file in a folder that has the model file's name: Triton's layout for ONNX with external data."""
 _NOT_VERSIONS: Final = frozenset({"configs", "warmup", "initial_state", "__pycache__"})
 
 
@@ -133,7 +135,10 @@ def _version(
     beside = _files_beside(folder, config)
     if digests is not None and beside:
         digest = digests.digest_of(beside, folder, digest.encode())
-    return ModelVersion(config.name, version, path / config.default_model_filename, folder, config, digest)
+    file = path / config.default_model_filename
+    if config.backend == "onnxruntime" and (file / _IN_FOLDER).is_file():
+        file /= _IN_FOLDER
+    return ModelVersion(config.name, version, file, folder, config, digest)
 
 
 def _files_beside(folder: Path, config: ModelConfig) -> list[Path]:

@@ -29,6 +29,7 @@ class FileKind(enum.Enum):
     XML = "XML text, as object stores return for an error instead of a file"
     PMML = "a PMML model"
     OPENVINO = "an OpenVINO model"
+    SETTINGS = "settings of a model of Hugging Face's, without the model"
     NOTEBOOK = "a Jupyter notebook"
     TEXT = "text"
     UTF16 = "text in UTF-16"
@@ -56,6 +57,7 @@ class FileKind(enum.Enum):
     TENSORRT = "a TensorRT engine"
     ONNX = "an ONNX model"
     ORT = "in onnxruntime's own format (.ort)"
+    TORCHSERVE = "a TorchServe archive (.mar)"
     ARCHIVE = "a compressed archive"
     ZIP = "a zip archive"
     BROKEN_ZIP = "a truncated or damaged zip archive"
@@ -87,6 +89,7 @@ _XML: Final = ((b"<html", FileKind.HTML), (b"<pmml", FileKind.PMML), (b"<net ", 
 _TEXTS: Final = (
     (re.compile(rb'\{\s*"(learner"\s*:|version"\s*:\s*\[)'), FileKind.XGBOOST),
     (re.compile(rb"tree\s+version=v\d"), FileKind.LIGHTGBM),
+    (re.compile(rb'\{(?=.*"(model_type|architectures|weight_map)"\s*:)', re.DOTALL), FileKind.SETTINGS),
     (re.compile(rb'\{\s*"(cells|nbformat)"'), FileKind.NOTEBOOK),
 )
 _CONTROLS: Final = bytes({*range(32), 127} - {9, 10, 12, 13, 27})
@@ -121,6 +124,8 @@ def _archive(members: Collection[str]) -> FileKind:
         return FileKind.TORCH_SAVE
     if "model.weights.h5" in members:
         return FileKind.KERAS
+    if "MAR-INF/MANIFEST.json" in members:
+        return FileKind.TORCHSERVE
     if members and all(name.endswith(".npy") for name in members):
         return FileKind.NUMPY
     return FileKind.ZIP
