@@ -6,6 +6,7 @@ the same wherever reading begins. A source holds one block in memory, whatever t
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import os
@@ -37,7 +38,8 @@ KINDS: Final = {
     ".parquet": "parquet",
     ".pq": "parquet",
 }
-_BOM: Final = b"\xef\xbb\xbf"
+_BOM: Final = codecs.BOM_UTF8
+_BOMS_16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _DELIMITERS: Final = {"csv": ",", "tsv": "\t"}
 
 
@@ -139,7 +141,9 @@ class _Lines:
         text = self.file.readline(MAX_LINE + 1)
         self.offset += len(text)
         self.line += bool(text)
-        if self.offset == len(text) and text.startswith(_BOM):
+        if self.offset == len(text) and text.startswith((_BOM, *_BOMS_16)):
+            if text.startswith(_BOMS_16):
+                raise InvalidArgument("the input is UTF-16 text: save it as UTF-8")
             text = text[len(_BOM) :] or b"\n"
         if len(text) <= MAX_LINE:
             return text

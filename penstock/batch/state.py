@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Final
 
 from penstock.batch.journal import FILE, Saved, read_journal
 from penstock.batch.records import JOB, check_job
-from protocol.errors import Code, FleetError, InvalidArgument, NotFound, Unavailable, quoted
+from protocol.errors import Code, ConfigError, FleetError, InvalidArgument, NotFound, Unavailable, quoted
 
 HEAD: Final = 64 * 1024
 """Bytes of the input's beginning that its digest covers."""
@@ -108,10 +108,15 @@ class JobFolder:
 
         Raises:
             FleetError: another process has it (ALREADY_EXISTS).
-            OSError: the folder cannot be made.
+            ConfigError: the folder cannot be made.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / _LOCK).open("a+b")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / _LOCK).open("a+b")
+        except OSError as error:
+            raise ConfigError(
+                f"the job's journal cannot be written to '{self.path}': {error.strerror}; name another folder with --state-dir"
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

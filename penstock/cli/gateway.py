@@ -17,6 +17,7 @@ from penstock.cli.options import (
     options,
     processes_option,
 )
+from penstock.cli.ports import require_free
 from penstock.cli.settings import made, transport_settings
 from protocol.errors import ConfigError
 
@@ -56,6 +57,7 @@ async def _serve_processes(flags: dict[str, Any], logs: tuple[str, str]) -> int:
 
     grpc_port.choose(flags)
     settings = made(GatewaySettings, flags)
+    require_free(flags)
     return await parent.serve(flags["processes"], settings, transport_settings(**flags), logs)
 
 
@@ -66,5 +68,6 @@ async def _serve(flags: dict[str, Any]) -> None:
 
     grpc_port.choose(flags)
     settings, own = transport_settings(**flags), made(GatewaySettings, flags)
+    require_free(flags)
     async with open_transport(settings, MEANWHILE) as transport:
         await Gateway(own, transport, settings.names).serve()

@@ -37,6 +37,7 @@ _SIGNALS = """\
 | signal | `serve`, `worker` | `gateway` |
 | --- | --- | --- |
 | SIGTERM | requests in flight are answered within the drain grace; a second signal stops at once | the same |
+| SIGHUP (the terminal is closed; not under `nohup`) | as SIGTERM | the same |
 | SIGINT (Ctrl-C) | requests in flight get one second; the process ends within two | the same limit of two seconds |
 | either, before it is ready | the process ends within two seconds | SIGINT: at once |
 

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from penstock.cli.options import fleet_options, log_options, metrics_option, option, options
+from penstock.cli.ports import require_free
 from penstock.cli.settings import made, transport_settings
 from protocol.errors import ConfigError
 
@@ -41,5 +42,6 @@ async def _serve(flags: dict[str, Any]) -> None:
     from protocol.transport import open_transport
 
     settings, own = transport_settings(**flags), made(ScalerSettings, flags)
+    require_free(flags)
     async with open_transport(settings, MEANWHILE) as transport:
         await Scaler(own, transport, settings.names).serve()

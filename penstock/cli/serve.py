@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +21,9 @@ from penstock.cli.options import (
     options,
     processes_option,
 )
+from penstock.cli.ports import require_free
 from penstock.cli.repositories import split
-from penstock.cli.settings import flag_of, made, transport_settings
+from penstock.cli.settings import made, transport_settings
 from penstock.paths import similar
 from protocol.errors import ConfigError
 from protocol.model_config import ModelConfig, TensorSpec
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 _SHOWN: Final = 10
 """Models whose lines are printed."""
-_PORTS: Final = ("http_port", "grpc_port", "metrics_port")
 
 
 class ModelFileType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic in new versions of click alone
@@ -142,8 +141,7 @@ async def _serve(model_file: tuple[ModelFile, ...], flags: dict[str, Any], logs:
     gateway = made(GatewaySettings, flags)
     worker = made(WorkerSettings, split(flags), model_file=model_file)
     transport = transport_settings(**flags)
-    _require_distinct(flags)
-    _require_free(flags)
+    require_free(flags)
 
     background = BackgroundTasks("serve")
 
@@ -163,28 +161,6 @@ async def _serve(model_file: tuple[ModelFile, ...], flags: dict[str, Any], logs:
         return 0
     finally:
         await background.close()
-
-
-def _require_distinct(flags: dict[str, Any]) -> None:
-    for first, second in itertools.combinations(_PORTS, 2):
-        if flags[first] and flags[first] == flags[second]:
-            raise ConfigError(
-                f"{flag_of(first)} and {flag_of(second)} are both {flags[first]}; choose another for one of them"
-            )
-
-
-def _require_free(flags: dict[str, Any]) -> None:
-    """Check the addresses before the models are loaded, which takes a while.
-
-    Raises:
-        ConfigError: a port is taken, or an address cannot be used.
-    """
-    from gateway.rest.listening import bind
-
-    for flag in _PORTS:
-        host = "metrics_host" if flag == "metrics_port" else "host"
-        if flags[flag] is not None:
-            bind(flags[host], flags[flag], option=flag_of(flag), host_option=flag_of(host)).close()
 
 
 async def _tell(models: Worker, port: int, flags: dict[str, Any]) -> None:

@@ -31,6 +31,7 @@ def command(supervised: bool, log_format: str, log_level: str, **flags: Any) -> 
     """
     cpu_yield.begin()  # before the imports, which take most of the start
     gc.disable()  # until `spare_collector`, which `serve` and `supervise` call
+    from penstock.cli.ports import require_free
     from penstock.cli.repositories import split
     from penstock.cli.settings import made, transport_settings
     from workers.settings import WorkerSettings
@@ -45,6 +46,7 @@ def command(supervised: bool, log_format: str, log_level: str, **flags: Any) -> 
 
     settings, transport = made(WorkerSettings, split(flags)), transport_settings(**flags)
     logs.configure(log_format, log_level)
+    require_free(flags)
     if supervised:
         from workers.supervision.supervisor import supervise
 

@@ -10,6 +10,7 @@ import asyncio
 import collections
 import os
 import socket
+import ssl
 import time
 from typing import Final, cast
 
@@ -244,8 +245,16 @@ class AsyncConnections:
         peer, tls = route.peer, route.tls
         if not route.tunnelled:
             name = route.address.host if tls is not None else None
-            await loop.create_connection(lambda: connection, peer.host, peer.port, ssl=tls, server_hostname=name)
-            return
+            failures: list[OSError] = []
+            for host in route.hosts:
+                try:
+                    await loop.create_connection(lambda: connection, host, peer.port, ssl=tls, server_hostname=name)
+                    return
+                except (ssl.SSLError, TimeoutError):
+                    raise
+                except OSError as error:
+                    failures.append(error)
+            raise failures[0]
         assert route.proxy is not None
         assert tls is not None
         transport, tunnel = await loop.create_connection(_Tunnel, peer.host, peer.port)

@@ -117,11 +117,7 @@ def _open(route: Route, until: float | None) -> socket.socket:
     Raises:
         Unreached: nothing was sent.
     """
-    soon = CONNECT_TIMEOUT if until is None else min(CONNECT_TIMEOUT, _left(until))
-    try:
-        made = socket.create_connection((route.peer.host, route.peer.port), soon)
-    except OSError as error:
-        raise Unreached(route.failed(error), sent=False) from None
+    made = _connect(route, until)
     try:
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -136,6 +132,22 @@ def _open(route: Route, until: float | None) -> socket.socket:
         made.close()
         raise
     return made
+
+
+def _connect(route: Route, until: float | None) -> socket.socket:
+    """A socket to the first of the route's hosts that takes it.
+
+    Raises:
+        Unreached: none does; with the first one's reason.
+    """
+    failures: list[OSError] = []
+    for host in route.hosts:
+        soon = CONNECT_TIMEOUT if until is None else min(CONNECT_TIMEOUT, _left(until))
+        try:
+            return socket.create_connection((host, route.peer.port), soon)
+        except OSError as error:
+            failures.append(error)
+    raise Unreached(route.failed(failures[0]), sent=False) from None
 
 
 def _tunnel(made: socket.socket, route: Route) -> None:

@@ -6,12 +6,15 @@ import os
 import socket
 import ssl
 from pathlib import Path
+from typing import Final
 
 from penstock.client.addresses import Address, gateway_address, proxy_for
 from penstock.client.exchange import Heads
 from protocol.errors import InvalidArgument
 from protocol.runtime.outages import system_error
 from protocol.urls import is_loopback
+
+_LOOPBACK: Final = ("127.0.0.1", "::1")
 
 
 class Route:
@@ -22,6 +25,10 @@ class Route:
         api_key: the gateway's, or "".
         tls: for `https`; None trusts the system's certificates.
 
+    Attributes:
+        hosts: of the gateway or its proxy, to be tried in their order: localhost is this machine at both its addresses, whatever
+            the system's resolver knows of it.
+
     Raises:
         InvalidArgument: the URL, the key or the environment's proxy is invalid.
     """
@@ -31,6 +38,7 @@ class Route:
         self.url = self.address.url
         self.proxy = _proxy(self.address)
         self.peer = self.proxy or self.address
+        self.hosts = (self.peer.host, *(_LOOPBACK if self.peer.host == "localhost" else ()))
         self.tunnelled = self.proxy is not None and self.address.scheme == "https"
         self.tls = (tls or ssl.create_default_context()) if self.address.scheme == "https" else None
         self.heads = Heads(self.address, self.proxy, _fixed(self.address, api_key))

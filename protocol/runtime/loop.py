@@ -3,7 +3,7 @@
 How a process ends: SIGTERM comes from its manager and leaves the whole grace period to answer requests in flight. SIGINT comes from
 a person at a terminal: requests in flight get `QUICK` seconds, and the process is gone after `END_WITHIN`, because a thread that
 loads a model or waits for a server cannot be interrupted. A process that gets either signal before it is ready has no requests
-in flight, and ends within the same time.
+in flight, and ends within the same time. SIGHUP, of a terminal that is closed, counts as SIGTERM, unless nohup has it ignored.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ END_WITHIN: Final = 1.7
 CLOSED_WITHIN: Final = 10.0
 """Seconds within which a process must be gone once it has answered everything and closed its connections."""
 
-_STOP: Final = (signal.SIGTERM, signal.SIGINT)
 _END: Final = "end"
 
 _guarded: list[float] = []
@@ -87,15 +86,16 @@ def _new_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[StopEvent]:
-    """An event that SIGTERM and SIGINT set while the block lasts; afterwards they have their default effect, or, if the process
+    """An event that `stopping` signals set while the block lasts; afterwards they have their default effect, or, if the process
     is ending, none."""
     loop, asked = asyncio.get_running_loop(), StopEvent()
-    for number in _STOP:
-        loop.add_signal_handler(number, asked.on_signal, number)
+    numbers = stopping()
+    for number, meant in numbers.items():
+        loop.add_signal_handler(number, asked.on_signal, meant)
     try:
         yield asked
     finally:
-        for number in _STOP:
+        for number in numbers:
             loop.remove_signal_handler(number)
             if _guarded:
                 signal.signal(number, signal.SIG_DFL)
@@ -103,8 +103,17 @@ def stop_signals() -> Iterator[StopEvent]:
             end_soon(asked.number, CLOSED_WITHIN)
 
 
+def stopping() -> dict[int, int]:
+    """The signals that end a process in order, and the one that each is treated as."""
+    numbers: dict[int, int] = {signal.SIGTERM: signal.SIGTERM, signal.SIGINT: signal.SIGINT}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        numbers[signal.SIGHUP] = signal.SIGTERM
+    return numbers
+
+
 def pass_signals_on(stop: Callable[[int], None]) -> None:
-    """Call `stop` with the number of each SIGTERM and SIGINT from now on; SIGINT also ends the process within its time."""
+    """Call `stop` from now on with the number that each of the `stopping` signals is treated as; SIGINT also ends the process
+    within its time."""
 
     def on_signal(number: int) -> None:
         if number == signal.SIGINT:
@@ -112,8 +121,8 @@ def pass_signals_on(stop: Callable[[int], None]) -> None:
         stop(number)
 
     loop = asyncio.get_running_loop()
-    for number in _STOP:
-        loop.add_signal_handler(number, on_signal, number)
+    for number, meant in stopping().items():
+        loop.add_signal_handler(number, on_signal, meant)
 
 
 async def until(asked: asyncio.Event, work: Coroutine[Any, Any, None], seconds: float | None = None) -> bool:

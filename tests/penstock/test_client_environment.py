@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
 import ssl
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.client import requests
+from penstock.client import AsyncClient, Client, requests
 from penstock.client.environment import Route
 from protocol.errors import FleetError, InvalidArgument
 
@@ -86,3 +87,29 @@ def test_a_name_that_no_model_can_have_is_not_asked_for(name: str) -> None:
         requests.model_path(name)
     with pytest.raises(InvalidArgument, match="a model's name"):
         requests.load(name, {})
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+async def test_localhost_is_this_machine_at_both_its_addresses(address: str) -> None:
+    """Whatever the resolver says: it may know one of them, or none, as in a container without /etc/hosts."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    try:
+        server = await asyncio.start_server(answer, address, 0)
+    except OSError:
+        pytest.skip(f"this machine has no {address}")
+    url = f"http://localhost:{server.sockets[0].getsockname()[1]}"
+    async with server, AsyncClient(url, retries=0) as client:
+        assert await client.ready()
+        with Client(url, retries=0) as blocking:
+            assert await asyncio.to_thread(blocking.ready)
+
+
+def test_other_names_are_the_resolvers() -> None:
+    assert Route("http://localhost:8000").hosts == ("localhost", "127.0.0.1", "::1")
+    assert Route("http://model.example").hosts == ("model.example",)

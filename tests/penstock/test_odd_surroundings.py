@@ -106,7 +106,16 @@ def test_a_word_that_is_no_utf8_is_named() -> None:
     done = in_shell('"$@"', *PENSTOCK, "infer", b"add\xff", "--random", "--url", "http://127.0.0.1:1")
 
     assert done.returncode == 3
-    assert done.stderr == "penstock: 'add\\udcff' has bytes that are no UTF-8, and only names of files may\n"
+    assert done.stderr == "penstock: 'add\\udcff' is not valid Unicode\n"
+
+
+def test_a_word_that_nobody_checked_is_named_all_the_same() -> None:
+    with pytest.raises(UnicodeEncodeError) as caught:
+        "add\udcff".encode()
+    end = exit_of(caught.value)
+
+    assert end is not None
+    assert (end.code, end.text) == (3, "'add\\udcff' has bytes that are no UTF-8, and only names of files may")
 
 
 @pytest.mark.parametrize("name", [*[f"{name}.py" for name in NAMES], *NAMES])

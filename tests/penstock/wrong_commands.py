@@ -95,6 +95,7 @@ penstock batch submit digits rows.jsonl AT
 penstock worker
 penstock worker --kafka localhost:9092
 penstock gateway
+penstock gateway --kafka 127.0.0.1:1 --redis redis://127.0.0.1:1 --http-port PORT --grpc-port off --metrics-port 0
 penstock dead list
 penstock status --gateway http://127.0.0.1:1
 PENSTOCK_HTTP_PROT=9000 penstock new wine

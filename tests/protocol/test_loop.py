@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -39,11 +40,21 @@ async def test_an_error_of_the_work_is_raised() -> None:
         await until(StopEvent(), fail())
 
 
-@pytest.mark.parametrize(("number", "grace"), [(signal.SIGTERM, 30.0), (signal.SIGINT, QUICK)])
+@pytest.fixture
+def in_a_terminal() -> Iterator[None]:
+    """Whatever runs the tests may have SIGHUP ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("in_a_terminal")
+@pytest.mark.parametrize(("number", "grace"), [(signal.SIGTERM, 30.0), (signal.SIGHUP, 30.0), (signal.SIGINT, QUICK)])
 async def test_a_person_waits_less_long_than_a_manager(number: signal.Signals, grace: float) -> None:
     with stop_signals() as asked:
         os.kill(os.getpid(), number)
         await asked.wait()
+        assert asked.number in (number, signal.SIGTERM)
         assert asked.grace(30.0) == grace
         assert asked.grace(0.5) == 0.5
 
@@ -73,6 +84,15 @@ loop.run(main(), 0.3)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == code, done.stderr
     assert ("without waiting for what still ran" in done.stderr) == (code != 0)
+
+
+@pytest.mark.usefixtures("in_a_terminal")
+def test_under_nohup_the_end_of_the_terminal_ends_nothing() -> None:
+    assert loop.stopping()[signal.SIGHUP] == signal.SIGTERM
+
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    assert set(loop.stopping()) == {signal.SIGTERM, signal.SIGINT}
 
 
 async def _told(number: int) -> None:

@@ -99,6 +99,10 @@ class OnnxInstance(TensorInstance):
             "CPUExecutionProvider"
         ]  # a session's run may be called from any thread
 
+    def with_config(self, config: ModelConfig) -> OnnxInstance:
+        """See `opening`: a session keeps nothing of its runs."""
+        return type(self)(config, self._session)
+
     def compute(self, inputs: dict[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
         """One run of the graph."""
         try:

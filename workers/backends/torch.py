@@ -86,7 +86,14 @@ class TorchInstance(TensorInstance):
         self._parameters = bind(config, program.parameters, program.required)
         self._bfloat16 = frozenset(spec.name for spec in config.inputs if spec.datatype == "BF16")
         self._outputs = [spec.name for spec in config.outputs]
+        self._state = program.state()
         self._inference = config.parameters.get("INFERENCE_MODE", "true").lower() != "false"
+
+    def with_config(self, config: ModelConfig) -> TorchInstance | None:
+        """See `opening`: None for a program that keeps something of its runs, or may do so."""
+        assert self._program is not None
+        unchanged = self._state is not None and self._program.state() == self._state
+        return TorchInstance(config, self._program, self._device) if unchanged else None
 
     def compute(self, inputs: dict[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
         """Copy in, one forward, copy out."""

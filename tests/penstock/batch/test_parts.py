@@ -290,3 +290,12 @@ def test_images(tmp_path: Path) -> None:
 
 def test_marks_begin_at_the_first_line() -> None:
     assert Mark() == Mark(1, 0)
+
+
+def test_a_journal_that_cannot_be_written_is_named_with_its_flag(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(
+        ConfigError, match=r"the job's journal cannot be written to '.*/file/job': Not a directory; .* --state-dir"
+    ):
+        JobFolder(tmp_path / "file", "job").lock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -220,3 +221,15 @@ def test_json_is_read_a_block_at_a_time(tmp_path: Path) -> None:
     source.close()
     assert count + len(block.lines) == 1_500
     assert peak < 32 * 1024 * 1024
+
+
+@pytest.mark.parametrize(("kind", "text"), [("jsonl", '{"X": 1}\n'), ("csv", "X,Y\n1,2\n")])
+def test_utf16_is_refused_as_a_whole(tmp_path: Path, kind: str, text: str) -> None:
+    file = tmp_path / f"rows.{kind}"
+    file.write_text(text, encoding="utf-16")
+
+    with (
+        pytest.raises(InvalidArgument, match="the input is UTF-16 text: save it as UTF-8"),
+        contextlib.closing(open_source(str(file), kind, Mark(), 8)) as source,
+    ):
+        source.read()

@@ -6,6 +6,7 @@ import dataclasses
 import warnings
 import zipfile
 from collections import namedtuple
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import pytest
 import torch
 
 from protocol.errors import ConfigError
+from protocol.example_shapes import MAX_ELEMENTS
 from protocol.model_config import ModelConfig, TensorSpec, pbtxt
 from tests.workers.backends.models import request, run
 from workers.backends.torch import TorchBackend
+from workers.backends.torch_probe import probe_alone, probe_rows, tensors_of
 from workers.repository.completion import complete
 from workers.repository.model_files import ModelFile
 from workers.repository.placement import place
@@ -310,3 +313,21 @@ def test_an_archive_with_an_object_that_torch_would_unpickle_is_refused(tmp_path
     version = completed(tmp_path / "net.pt2")
     with pytest.raises(ConfigError, match=r"holds a pickled Python object \('data/constants/opaque_obj_0'\)"):
         answers(version, request(x=np.zeros((2, 4), np.float32)))
+
+
+@pytest.mark.parametrize("attempt", [probe_rows, probe_alone])
+@pytest.mark.parametrize("axes", [1, 4, 6])
+def test_no_size_that_nobody_asked_for_takes_all_memory(attempt: Any, axes: int) -> None:
+    """The sizes that are tried of a model that refuses all of them."""
+    seen: list[int] = []
+
+    def refuse(tensors: Mapping[str, torch.Tensor]) -> None:
+        seen.append(sum(tensor.numel() for tensor in tensors.values()))
+        raise ValueError("no")
+
+    inputs = list(tensors_of([TensorSpec("x", "FP32", (-1,) * axes)], rows=attempt is probe_rows))
+    with pytest.raises(ConfigError, match="does not run with zeros"):
+        attempt(refuse, inputs)
+
+    assert max(seen) <= MAX_ELEMENTS
+    assert min(seen) <= 2, "the smallest is tried"
