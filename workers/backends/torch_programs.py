@@ -55,7 +55,9 @@ class ScriptProgram:
 
     def __init__(self, module: Any) -> None:
         self._module = module
-        arguments = [argument for argument in module.forward.schema.arguments if argument.name != "self"]
+        arguments = list(module.forward.schema.arguments)
+        if arguments and arguments[0].type.kind() == "ClassType":  # the module, whatever its author calls `self`
+            arguments = arguments[1:]
         tensors = [argument for argument in arguments if str(argument.type) in ("Tensor", "Optional[Tensor]")]
         needed = [argument.name for argument in arguments if not argument.has_default_value()]
         self.parameters = tuple(argument.name for argument in tensors)

@@ -78,7 +78,8 @@ class RowChecks:
             self._running.discard(key)
         loaded.shapes = verdict.shapes
         if verdict.unjudged:
-            log.info(_UNJUDGED, model=version.model, version=version.version, reason=verdict.unjudged)
+            say = log.warning if verdict.unsteady else log.info
+            say(_UNJUDGED, model=version.model, version=version.version, reason=verdict.unjudged)
         if not verdict.influence:
             return
         log.warning(_UNBATCHED, model=version.model, version=version.version, reason=verdict.influence)
