@@ -137,12 +137,24 @@ def _run() -> None:
         sys.exit(130)  # a question was answered with no
     except click.ClickException as exc:
         exc.show()
+        if isinstance(exc, click.NoSuchOption):
+            _tell_of_file_with_dash()
         sys.exit(exc.exit_code)
     except Exception as exc:
         if interrupts.asked():  # a library has made an error of its own of the interrupt
             interrupts.end()
         _end(exc)
         raise
+
+
+def _tell_of_file_with_dash() -> None:
+    """Say how a file is named whose name was taken for an option."""
+    import shlex
+    from pathlib import Path
+
+    name = next((each for each in sys.argv[1:] if each.startswith("-") and Path(each).exists()), "")
+    if name:
+        click.echo(f"penstock: the file of this name is {shlex.quote(f'./{name}')}", err=True)
 
 
 def _warn_of_variables() -> None:

@@ -33,6 +33,7 @@ penstock serve models/digits/1
 penstock serve .
 penstock serve empty
 penstock serve model.onx
+penstock serve -model.onnx
 penstock serve a/model.onnx b/model.onnx
 penstock serve 'my models/model.onnx' model.onnx
 penstock serve model.onnx --http-prot 8080
@@ -122,6 +123,7 @@ def prepare(folder: Path) -> None:
     (folder / "models" / "add" / "1").mkdir(parents=True)
     (folder / "models" / "add" / "1" / "model.py").write_text(ADD)
     (folder / "empty").mkdir()
+    (folder / "-model.onnx").touch()
     (folder / "rows.jsonl").write_text("[[0]]\n")
     (folder / "digests.txt").touch()
     (folder / "windows.json").write_text('{"inputs": []}', encoding="utf-16")
