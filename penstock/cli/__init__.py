@@ -158,12 +158,14 @@ def _tell_of_file_with_dash() -> None:
 
 
 def _warn_of_variables() -> None:
-    """Name the environment variables that look like ours and mean nothing."""
+    """Name the environment variables that look like ours and mean nothing; remove those of Kubernetes that a flag would read."""
     ours = {name: value for name, value in os.environ.items() if name.startswith("PENSTOCK_")}
     if not ours or COMPLETE in os.environ:
         return
-    from penstock.cli.variables import problems
+    from penstock.cli.variables import problems, service_links
 
+    for name in service_links(ours):
+        del os.environ[name]
     for problem in problems(ours):
         click.echo(f"penstock: {problem}", err=True)
 

@@ -100,6 +100,7 @@ penstock gateway --kafka 127.0.0.1:1 --redis redis://127.0.0.1:1 --http-port POR
 penstock dead list
 penstock status --gateway http://127.0.0.1:1
 PENSTOCK_HTTP_PROT=9000 penstock new wine
+PENSTOCK_GRPC_PORT=tcp://10.0.0.1:8001 penstock gateway
 """.strip().splitlines()
 """AT is a server with a key, and PORT its port. The commands run in the folder that `prepare` fills."""
 KEY = "right"
